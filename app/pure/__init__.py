@@ -1,0 +1,1 @@
+"""Pure translation, values in, values out: no network, disk, clock, randomness, settings or log is seen from here."""
