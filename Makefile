@@ -1,0 +1,62 @@
+# Everything that is done here has a target; CI runs `make check`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo run test check lint types own-coverage format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv/ with everything locked; PYTHON=python3.12 chooses the interpreter
+
+$(INSTALLED): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Limner needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install ## Start a demo upstream with Limner in front of it: no key, no network
+	$(BIN)/limner demo $(ARGS)
+
+run: install ## Start the server; the settings come from LIMNER_ variables or .env
+	$(BIN)/limner serve $(ARGS)
+
+test: install ## Run all tests with branch coverage; ARGS="-k sizes" passes arguments to pytest
+	$(BIN)/pytest --cov $(ARGS)
+
+check: lint types test ## All that CI runs
+
+lint: install ## Rules and layout
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: install ## mypy, strict
+	$(BIN)/mypy
+
+own-coverage: install ## See that each file of app/pure is covered in full by its own test
+	@for file in app/pure/[a-z]*.py; do \
+		name=$$(basename $$file .py); echo "$$file"; \
+		$(BIN)/pytest -q --no-header tests/pure/test_$$name.py --cov=app.pure.$$name --cov-report=term-missing || exit 1; \
+	done
+
+format: install ## Put the code into the agreed layout and repair what can be repaired
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: install ## Measure against a relay and a bare translator in the same run
+	$(BIN)/python -m bench $(ARGS)
+
+lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade takes newer releases
+	$(COMPILE) --output-file requirements.lock $(ARGS)
+	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
+
+clean: ## Remove .venv/ and what tools left behind
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	find app tests -name __pycache__ -prune -exec rm -rf {} +
