@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
@@ -54,8 +54,9 @@ bench: install ## Measure against a relay and a bare translator in the same run
 	$(BIN)/python -m bench $(ARGS)
 
 lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade takes newer releases
-	$(COMPILE) --output-file requirements.lock $(ARGS)
-	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
+	$(COMPILE) pyproject.toml --output-file requirements.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
+	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock $(ARGS)
 
 clean: ## Remove .venv/ and what tools left behind
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist

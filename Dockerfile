@@ -1,0 +1,44 @@
+# syntax=docker/dockerfile:1
+
+FROM python:3.13-slim AS python
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+
+
+FROM python AS build
+WORKDIR /src
+COPY requirements.lock requirements-build.lock ./
+# Wheels only: this stage has no compiler either, and a missing wheel shall fail here and not at run time.
+RUN python -m venv --without-pip /opt/limner \
+    && pip --python /opt/limner/bin/python install --require-hashes --only-binary :all: -r requirements.lock \
+    && pip install --require-hashes --only-binary :all: -r requirements-build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && pip --python /opt/limner/bin/python install --no-deps --no-index dist/limner-*.whl
+
+
+FROM python
+LABEL org.opencontainers.image.title="limner" \
+      org.opencontainers.image.description="The OpenAI Images API in front of chat upstreams that paint" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT"
+# Numeric, so that Kubernetes can see that it is not root. A folder mounted over the state belongs to 10001 as well.
+RUN install --directory --owner=10001 --group=10001 /var/lib/limner /var/lib/limner/images /var/lib/limner/spool
+COPY --from=build /opt/limner /opt/limner
+ENV PATH=/opt/limner/bin:$PATH \
+    LIMNER_HOST=0.0.0.0 \
+    LIMNER_PORT=8000 \
+    LIMNER_IMAGE_STORE=disk:///var/lib/limner/images \
+    LIMNER_SPOOL_DIR=/var/lib/limner/spool
+USER 10001:10001
+WORKDIR /var/lib/limner
+VOLUME /var/lib/limner
+EXPOSE 8000
+# http.client obeys no proxy variables, which may well be set in a container.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['LIMNER_PORT']), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["limner"]
+CMD ["serve"]

@@ -1,0 +1,42 @@
+"""The guard around the tests guards."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests import conftest
+
+
+def test_a_connection_beyond_this_machine_fails_the_test() -> None:
+    with socket.socket() as stranger, pytest.raises(conftest.Strayed):
+        stranger.connect(("192.0.2.1", 80))
+    assert conftest.strayed.pop() == "socket.connect to ('192.0.2.1', 80)"
+
+
+def test_a_datagram_beyond_this_machine_fails_the_test() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as stranger, pytest.raises(conftest.Strayed):
+        stranger.sendto(b"?", ("192.0.2.1", 53))
+    assert conftest.strayed.pop() == "socket.sendto to ('192.0.2.1', 53)"
+
+
+def test_the_look_up_of_a_name_beyond_this_machine_fails_the_test() -> None:
+    with pytest.raises(conftest.Strayed):
+        socket.getaddrinfo("images.example.com", 443)
+    assert conftest.strayed.pop() == "socket.getaddrinfo of 'images.example.com'"
+
+
+def test_a_name_that_never_exists_is_not_asked_for() -> None:
+    with pytest.raises(socket.gaierror):
+        socket.getaddrinfo("nowhere.invalid", 443)
+
+
+def test_this_machine_can_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert client.getpeername() == server.getsockname()
+
+
+def test_no_setting_of_the_developer_is_seen() -> None:
+    assert not [name for name in os.environ if name.startswith("LIMNER_") or name.lower() in conftest.PROXIES]
+    assert not Path(".env").exists()
