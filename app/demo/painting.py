@@ -1,0 +1,173 @@
+"""Draws a landscape of any size with the prompt written in it: the same prompt gives the same picture."""
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import shake_256
+
+from PIL import Image, ImageColor, ImageDraw
+
+from app.demo.frames import hang_pictures
+from app.demo.lettering import write_caption
+
+#: Red, green, blue, 0 to 255.
+Colour = tuple[int, int, int]
+
+#: Up to here a picture is drawn twice as large and halved: smooth edges where a viewer would see the steps.
+SMOOTHED_PIXELS = 2_500_000
+
+#: Height of the picture's parts as shares of the whole: the far ridge, the near one, the foot of the farthest hill.
+FAR_RIDGE, NEAR_RIDGE, LAYERS = 0.40, 0.72, 6
+
+#: How each file type is saved. PNG at level 1: a large picture in a fraction of a second.
+ENCODINGS: dict[str, dict[str, int]] = {
+    "PNG": {"compress_level": 1},
+    "JPEG": {"quality": 88},
+    "WEBP": {"quality": 82, "method": 0},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    top: str
+    middle: str
+    horizon: str
+    sun: str
+    near: str
+
+
+#: One is chosen by the prompt. The near colour is dark in each: the prompt is written on it in white.
+PALETTES = (
+    Palette("#1b2a4e", "#6b5b95", "#f7b267", "#fff1c9", "#141a2e"),  # dusk
+    Palette("#2a6f97", "#89c2d9", "#fde2c4", "#fffdf3", "#0d2b3a"),  # morning at sea
+    Palette("#3c1642", "#b5446e", "#ffb38a", "#ffe8d1", "#220c2b"),  # late evening
+    Palette("#0b132b", "#1c4e66", "#6fc2b4", "#f4fbe8", "#07111f"),  # moonlight
+    Palette("#5f7c8a", "#a9bcc0", "#f3e9dc", "#ffffff", "#22323a"),  # mist
+    Palette("#7f2b1d", "#d9722e", "#fcd581", "#fff6d6", "#2a0f0c"),  # desert
+    Palette("#264653", "#2a9d8f", "#e9d8a6", "#fff7e0", "#10252b"),  # lagoon
+    Palette("#2b2d5b", "#7d83c4", "#fbc4d4", "#fff0f5", "#191a3a"),  # blossom
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`pictures` hang in the sky: the bytes of an image, or a label where there is no image at hand.
+
+    `variant` tells pictures of the same prompt apart.
+    """
+
+    prompt: str
+    width: int
+    height: int
+    quality: str = "auto"
+    pictures: tuple[bytes | str, ...] = ()
+    variant: int = 0
+
+    @property
+    def footer(self) -> str:
+        return f"{self.width}x{self.height}  ·  quality {self.quality}"
+
+
+@lru_cache(maxsize=16)
+def paint(scene: Scene, encoding: str = "PNG") -> bytes:
+    """A file of `encoding` (a key of ENCODINGS). Takes up to a second of CPU: not for an event loop."""
+    factor = 2 if scene.width * scene.height <= SMOOTHED_PIXELS else 1
+    chances = _chances(f"{scene.variant} {scene.prompt}")
+    with _paint_landscape(scene.width * factor, scene.height * factor, chances) as drawn, drawn.reduce(factor) as image:
+        hang_pictures(image, scene.pictures)
+        write_caption(image, scene.prompt, scene.footer)
+        file = io.BytesIO()
+        image.save(file, encoding, **ENCODINGS[encoding])
+        return file.getvalue()
+
+
+def _chances(seed: str) -> Iterator[float]:
+    """Numbers from 0 to 1 that depend on the seed alone."""
+    return (byte / 255 for byte in shake_256(seed.encode()).digest(256))
+
+
+def _paint_landscape(width: int, height: int, chances: Iterator[float]) -> Image.Image:
+    palette = PALETTES[min(int(next(chances) * len(PALETTES)), len(PALETTES) - 1)]
+    top, middle, horizon, sun, near = (
+        _rgb(colour) for colour in (palette.top, palette.middle, palette.horizon, palette.sun, palette.near)
+    )
+    image = _gradient(width, height, (top, middle, horizon, horizon))
+    _paint_stars(image, top, chances)
+    _paint_sun(image, sun, chances)
+    for layer in range(LAYERS):
+        depth = layer / (LAYERS - 1)
+        crest = _blend(horizon, near, 0.16 + 0.84 * depth**1.2)
+        foot = _blend(crest, horizon, 0.45 * (1 - depth))
+        _paint_hills(image, depth, (crest, foot), chances)
+    return image
+
+
+def _paint_stars(image: Image.Image, sky: Colour, chances: Iterator[float]) -> None:
+    """Only a dark sky has them."""
+    if sum(sky) > 150:
+        return
+    pen = ImageDraw.Draw(image)
+    for _ in range(40):
+        x, y, size = next(chances) * image.width, next(chances) * 0.3 * image.height, next(chances)
+        radius = (0.4 + size) * min(image.size) / 900
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_blend(sky, (255, 255, 255), 0.3 + size / 2))
+
+
+def _paint_sun(image: Image.Image, colour: Colour, chances: Iterator[float]) -> None:
+    short = min(image.size)
+    x, y = (0.55 + 0.33 * next(chances)) * image.width, (0.2 + 0.14 * next(chances)) * image.height
+    with (
+        Image.radial_gradient("L") as rings,
+        rings.point([170 * max(0, 128 - r) ** 2 // 128**2 for r in range(256)]) as soft,
+    ):
+        glow = int(short * 1.1)
+        with soft.resize((glow, glow), Image.Resampling.BICUBIC) as mask:
+            image.paste(colour, (int(x - glow / 2), int(y - glow / 2)), mask)
+    radius = short * (0.055 + 0.03 * next(chances))
+    ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _paint_hills(image: Image.Image, depth: float, colours: tuple[Colour, Colour], chances: Iterator[float]) -> None:
+    width, height = image.size
+    ridge = list(_ridge(width, height, depth, chances))
+    top = max(0, int(min(y for _, y in ridge)))
+    with Image.new("L", (width, height - top)) as mask, _gradient(width, height - top, colours) as colour:
+        shape = [(x, y - top) for x, y in ridge]
+        ImageDraw.Draw(mask).polygon([*shape, (width, height), (0, height)], fill=255)
+        image.paste(colour, (0, top), mask)
+
+
+def _ridge(width: int, height: int, depth: float, chances: Iterator[float]) -> Iterator[tuple[float, float]]:
+    """Peaks far away, rolling hills close by: folded waves there, plain ones here."""
+    waves = [(count, next(chances), 0.55**power) for power, count in enumerate((1.3, 2.9, 6.1, 13.7, 29.0))]
+    base = height * (FAR_RIDGE + (NEAR_RIDGE - FAR_RIDGE) * depth)
+    swing = min(width, height) * (0.20 - 0.13 * depth)
+    for step in range(241):
+        across = step / 240 * max(1.0, width / height)
+        peaks = sum((0.5 - abs(math.sin(math.pi * (across * n + p)))) * share for n, p, share in waves)
+        rolls = sum(math.sin(2 * math.pi * (across * n / 2 + p)) * share * 0.5 for n, p, share in waves[:3])
+        yield step / 240 * width, base - swing * (peaks * (1 - depth) + rolls * depth)
+
+
+def _gradient(width: int, height: int, colours: tuple[Colour, ...]) -> Image.Image:
+    """From top to bottom through all the colours at equal distances."""
+    steps = len(colours) - 1
+    with Image.new("RGB", (1, height)) as column:
+        for y in range(height):
+            place = y / height * steps
+            start = int(place)
+            column.putpixel((0, y), _blend(colours[start], colours[start + 1], place - start))
+        return column.resize((width, height), Image.Resampling.NEAREST)
+
+
+def _blend(one: Colour, other: Colour, share: float) -> Colour:
+    """`share` 0 is the one, 1 the other."""
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+def _rgb(name: str) -> Colour:
+    red, green, blue, *_ = ImageColor.getrgb(name)
+    return red, green, blue

@@ -1,0 +1,201 @@
+"""Reads a chat request as the documentation of `gpt-image-2-chat` describes it, or says what is wrong with it."""
+
+import binascii
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pybase64
+
+DEFAULT_SIZE = (1024, 1024)
+MIN_PIXELS, MAX_PIXELS, MAX_EDGE, MAX_RATIO, GRID = 655_360, 8_294_400, 3840, 3, 16
+
+#: What OpenRouter calls a picture's size, in pixels of a square.
+IMAGE_SIZES = {"1K": 1024**2, "2K": 2048**2, "4K": MAX_PIXELS}
+
+#: A size, a space, the prompt in quotes. The last quote of the text ends it: a prompt may have quotes of its own.
+_QUOTED = re.compile(r"(auto|[0-9]+x[0-9]+) '(.*)'[^']*", re.DOTALL)
+#: The documentation's own command line loses its quotes in a shell, and works.
+_UNQUOTED = re.compile(r"([0-9]+x[0-9]+) ([^'].*)", re.DOTALL)
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+
+
+class Refused(Exception):
+    """An answer other than a picture: a status and OpenAI's error object."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        type: str = "invalid_request_error",  # noqa: A002  the field's name in the API
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code} | extra}
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`pictures` are the links as they were sent: data URLs and others."""
+
+    model: str
+    prompt: str
+    width: int
+    height: int
+    quality: str
+    pictures: tuple[str, ...]
+    stream: bool
+    openrouter: bool
+
+
+def read_question(body: object) -> Question:
+    """Raises Refused."""
+    if not isinstance(body, dict):
+        raise Refused("We could not parse the JSON body of your request.")
+    text, pictures = _read_messages(body)
+    settings = _object(body, "metadata")
+    openrouter = _object(body, "image_config")
+    prefix, prompt = split_prefix(text)
+    width, height = _read_size(prefix, settings, openrouter)
+    return Question(
+        model=_string(body, "model"),
+        prompt=prompt,
+        width=width,
+        height=height,
+        quality=_string(settings, "quality", _string(openrouter, "quality", "auto")),
+        pictures=pictures,
+        stream=_boolean(body, "stream"),
+        openrouter="image" in (body.get("modalities") or ()),
+    )
+
+
+def split_prefix(text: str) -> tuple[str | None, str]:
+    """The size that stands before the prompt, and the prompt."""
+    found = _QUOTED.fullmatch(text) or _UNQUOTED.fullmatch(text)
+    return (found[1], found[2]) if found else (None, text)
+
+
+def decode_picture(url: str) -> bytes | None:
+    """The bytes of a data URL, None for another URL. Raises Refused where it is damaged."""
+    head = _DATA_URL.match(url)
+    if not head:
+        return None
+    try:
+        return pybase64.b64decode(url[head.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        raise bad_picture() from None
+
+
+def bad_picture() -> Refused:
+    formats = "['png', 'jpeg', 'gif', 'webp']"
+    message = (
+        f"You uploaded an unsupported image. Please make sure your image has of one the following formats: {formats}."
+    )
+    return Refused(message, code="invalid_image_format")
+
+
+def _read_messages(body: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The text of the last user message; the pictures of all, for they are context."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Refused("Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter")
+    asked = [list(_read_parts(m)) for m in messages if isinstance(m, dict) and m.get("role") == "user"]
+    texts = [value for kind, value in (asked or [[]])[-1] if kind == "text"]
+    if not any(texts):
+        raise Refused("There is no text in the last user message.", param="messages", code="invalid_value")
+    return "\n".join(texts), tuple(value for parts in asked for kind, value in parts if kind == "image_url")
+
+
+def _read_parts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    content = message.get("content")
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        value = part.get(kind) if kind in {"text", "image_url"} else None
+        if kind == "image_url" and isinstance(value, dict):
+            value = value.get("url")
+        if not isinstance(value, str) or kind is None:
+            raise Refused("Invalid content part.", param="messages", code="invalid_value")
+        yield kind, value
+
+
+def _read_size(prefix: str | None, settings: dict[str, Any], openrouter: dict[str, Any]) -> tuple[int, int]:
+    if prefix is None and "aspect_ratio" in openrouter | settings and "size" not in settings:
+        return _from_ratio(_string(openrouter, "aspect_ratio"), _string(openrouter, "image_size", "1K"))
+    size = prefix or _string(settings, "size", _string(openrouter, "size", "auto"))
+    if size == "auto":
+        return DEFAULT_SIZE
+    return check_size(size)
+
+
+def check_size(size: str) -> tuple[int, int]:
+    """Raises Refused where the size breaks one of the documented limits."""
+    found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", size)
+    if not found:
+        raise _bad_size(size, "Expected WIDTHxHEIGHT, for example '1824x1024'.")
+    width, height = int(found[1]), int(found[2])
+    limits = (
+        (width % GRID or height % GRID, "Width and height must both be divisible by 16."),
+        (max(width, height) > MAX_EDGE, "The longest edge must be less than or equal to 3840."),
+        (width * height < MIN_PIXELS, "Requested resolution is below the current minimum pixel budget."),
+        (width * height > MAX_PIXELS, "Requested resolution exceeds the current pixel budget."),
+        (max(width, height) > MAX_RATIO * min(width, height), "The aspect ratio must be between 1:3 and 3:1."),
+    )
+    for broken, reason in limits:
+        if broken:
+            raise _bad_size(size, reason)
+    return width, height
+
+
+def _from_ratio(ratio: str, image_size: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9][0-9]?):([1-9][0-9]?)", ratio)
+    pixels = IMAGE_SIZES.get(image_size)
+    if not found or pixels is None:
+        raise Refused("Invalid image_config.", param="image_config", code="invalid_value")
+    across, down = int(found[1]), int(found[2])
+    scale = min(math.sqrt(pixels / (across * down)), MAX_EDGE / max(across, down))
+    width, height = (int(side * scale) // GRID * GRID for side in (across, down))
+    return check_size(f"{width}x{height}")
+
+
+def _bad_size(size: str, reason: str) -> Refused:
+    message = f"Invalid size '{size}'. {reason}"
+    return Refused(message, type="image_generation_user_error", param="size", code="invalid_value")
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _bad_type(name, "an object")
+    return value
+
+
+def _string(body: dict[str, Any], name: str, default: str | None = None) -> str:
+    value = body.get(name)
+    if value is None and default is not None:
+        return default
+    if value is None:
+        raise Refused(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+    if not isinstance(value, str):
+        raise _bad_type(name, "a string")
+    return value
+
+
+def _boolean(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _bad_type(name, "a boolean")
+    return value is True
+
+
+def _bad_type(name: str, wanted: str) -> Refused:
+    return Refused(f"Invalid type for '{name}': expected {wanted}.", param=name, code="invalid_type")

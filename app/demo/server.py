@@ -1,0 +1,62 @@
+"""Serves an ASGI app on a real socket from a thread of its own."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+#: Seconds that running requests get when the server stops.
+GRACE = 1
+
+
+@contextmanager
+def serve(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, grace: int = GRACE) -> Iterator[str]:
+    """Yields the base URL, without a slash at its end, once the app has started; port 0 takes any free one.
+
+    Raises RuntimeError where the app does not start. When the block ends, running requests have `grace` seconds.
+    """
+    with socket.create_server((host, port)) as listener:
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=grace,
+        )
+        server = _Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), name="server", daemon=True)
+        thread.start()
+        server.settled.wait()
+        try:
+            if not server.started:
+                raise RuntimeError("the app did not start")
+            yield f"http://{host}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class _Server(uvicorn.Server):
+    """Says when it has started, or never will."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.settled.set()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:
+            self.settled.set()

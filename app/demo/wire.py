@@ -1,0 +1,134 @@
+"""Sends a chat reply as one JSON object or as a stream of chunks, whole or damaged on purpose."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
+
+from app.demo.gallery import CutShort
+from app.demo.questions import Question
+from app.demo.tellings import Delta, Reply, merge
+
+Sleep = Callable[[float], Awaitable[object]]
+
+#: Letters of a streamed piece: few enough to cut a link in the middle, while a data URL still comes in 64 pieces.
+PIECE, PIECES = 12, 64
+
+PROGRESS = (13, 55, 88)
+
+#: About what the documentation's example counts for one input picture.
+PICTURE_TOKENS = 1105
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How an answer travels. Seconds: `pace` between the pieces of a stream, `stalls` of silence in its middle."""
+
+    form: Literal["as asked", "json", "stream"] = "as asked"
+    pace: float = 0
+    stalls: float = 0
+    done: bool = True
+    usage: bool = True
+    line_end: str = "\n"
+    comments: bool = False
+    bytewise: bool = False
+    repeats: bool = False
+    choices: bool = True
+    breaks: Literal["never", "inside the link", "after the link", "inside the JSON"] = "never"
+
+
+class Unfinished(StreamingResponse):
+    """Leaves without the end of the body: the server then closes the connection."""
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for piece in self.body_iterator:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+def respond(question: Question, reply: Reply, wire: Wire, number: int, sleep: Sleep) -> Response:
+    """`number` of the call: its id is made of it."""
+    streams = question.stream if wire.form == "as asked" else wire.form == "stream"
+    kind = "chat.completion.chunk" if streams else "chat.completion"
+    head = {"id": f"chatcmpl-{number:06}", "object": kind, "created": int(time.time()), "model": question.model}
+    usage = _count_tokens(question, reply)
+    if not streams:
+        return _whole(head, reply, usage, wire)
+    pieces = _pace([piece for event in _events(head, reply, usage, wire) for piece in _cut(event, wire)], wire, sleep)
+    respond_with = StreamingResponse if wire.breaks in {"never", "inside the JSON"} else Unfinished
+    return respond_with(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
+
+
+def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: Wire) -> Response:
+    choice = {"index": 0, "message": merge(reply.deltas), "finish_reason": reply.finish_reason}
+    document = head | {"choices": [choice] if wire.choices else []} | ({"usage": usage} if wire.usage else {})
+    body = orjson.dumps(document)
+    if wire.breaks == "inside the JSON":
+        body = body[: len(body) // 2]
+    kind = Response if wire.breaks in {"never", "inside the JSON"} else CutShort
+    return kind(body, media_type="application/json")
+
+
+def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: Wire) -> Iterator[bytes]:
+    def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return _event(orjson.dumps(head | {"choices": choices if wire.choices else []} | more), wire)
+
+    def choice(delta: Delta, finish_reason: str | None = None, **more: Any) -> dict[str, Any]:
+        return {"index": 0, "delta": delta, "finish_reason": finish_reason} | more
+
+    *deltas, broken_off = _deltas(reply)
+    yield from (chunk([choice(delta)]) for delta in deltas)
+    if wire.breaks == "inside the link":
+        return
+    if wire.breaks == "inside the JSON":
+        yield _event(orjson.dumps(head)[:-9], wire)
+        return
+    yield chunk([choice(broken_off)])
+    if wire.breaks == "after the link":
+        yield chunk([choice({"content": "\n"})])
+        return
+    yield chunk([choice({}, reply.finish_reason, **({"message": merge(reply.deltas)} if wire.repeats else {}))])
+    if wire.usage:
+        yield chunk([], usage=usage)
+    if wire.done:
+        yield _event(b"[DONE]", wire)
+
+
+def _deltas(reply: Reply) -> Iterator[Delta]:
+    """The role, then the deltas in pieces, with lines of progress while there is something to wait for."""
+    yield {"role": "assistant", "content": ""}
+    yield from ({"content": f"> 进度 **{percent}%**\n"} for percent in PROGRESS)
+    yield {"content": "\n"}
+    for delta in reply.deltas:
+        ((key, value),) = delta.items()
+        step = max(PIECE, len(value) // PIECES) if isinstance(value, str) else len(value)
+        yield from ({key: value[start : start + step]} for start in range(0, len(value), step or 1))
+
+
+def _event(data: bytes, wire: Wire) -> bytes:
+    end = wire.line_end.encode()
+    return (b": keep-alive" + end + end if wire.comments else b"") + b"data: " + data + end + end
+
+
+def _cut(event: bytes, wire: Wire) -> Sequence[bytes]:
+    return [event[at : at + 1] for at in range(len(event))] if wire.bytewise else [event]
+
+
+async def _pace(pieces: Sequence[bytes], wire: Wire, sleep: Sleep) -> AsyncIterator[bytes]:
+    for index, piece in enumerate(pieces):
+        if wire.stalls and index == len(pieces) // 2:
+            await sleep(wire.stalls)
+        if wire.pace and index:
+            await sleep(wire.pace)
+        yield piece
+
+
+def _count_tokens(question: Question, reply: Reply) -> dict[str, int]:
+    """Plausible, and nothing more: a data URL in the reply would not be counted by its letters."""
+    asked = 8 + len(question.prompt.encode()) // 3 + PICTURE_TOKENS * len(question.pictures)
+    answered = 12 + sum(min(len(str(delta)), 400) for delta in reply.deltas) // 4
+    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
