@@ -1,0 +1,100 @@
+"""How each family of chat upstreams wants to be asked for a picture."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.pure.images import ImagesRequest
+from app.pure.json_holes import Hole
+from app.pure.sizes import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What an upstream reads. Streams are asked for by `stream` alone: none of them documents `stream_options`."""
+
+    #: The size in front of the prompt and the prompt in single quotes, `auto` written out too: a prompt that begins
+    #: with a size of its own then stands inside the quotes and chooses nothing.
+    prefix: bool = False
+    #: `metadata.size`, `auto` written out for the same reason.
+    size_in_metadata: bool = False
+    quality_in_metadata: bool = False
+    #: OpenRouter's `image_config`: aspect ratio, tier and quality.
+    image_config: bool = False
+    modalities: tuple[str, ...] = ()
+
+
+DIALECTS: dict[str, Dialect] = {
+    "gpt-image-2-chat": Dialect(prefix=True, quality_in_metadata=True),
+    "metadata": Dialect(size_in_metadata=True, quality_in_metadata=True),
+    # https://openrouter.ai/docs/guides/overview/multimodal/image-generation
+    "openrouter": Dialect(image_config=True, modalities=("image", "text")),
+}
+
+#: What the upstream is told about a mask, which is always the last picture.
+MASK_NOTE = (
+    "The last picture is a mask for the first one: change only the area where the mask is transparent, "
+    "and keep everything else exactly as it is."
+)
+
+#: OpenRouter's aspect ratios that every image model there shares.
+_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
+
+#: OpenRouter's tiers have about 1, 4 and 16 million pixels. 3840x2160, sold as 4K, has 8.
+_TIERS = ((2 * 1024**2, "1K"), (6 * 1024**2, "2K"))
+_TOP_TIER = "4K"
+
+
+def chat_body(
+    request: ImagesRequest, pictures: Sequence[str | Hole], *, dialect: str, model: str, stream: bool
+) -> dict[str, Any]:
+    """The body of one question, a document for HoleyJson. `pictures` are URLs or holes, the mask last."""
+    traits = DIALECTS[dialect]
+    urls = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": _text(request, traits)}, *urls]}],
+    }
+    optional = {
+        "modalities": list(traits.modalities),
+        "image_config": _image_config(request) if traits.image_config else {},
+        "metadata": _metadata(request, traits),
+        "user": request.user,
+    }
+    return body | {key: value for key, value in optional.items() if value} | {"stream": stream}
+
+
+def _text(request: ImagesRequest, traits: Dialect) -> str:
+    prompt = request.prompt if request.mask is None else f"{request.prompt}\n\n{MASK_NOTE}"
+    return f"{_asked_size(request)} '{prompt}'" if traits.prefix else prompt
+
+
+def _asked_size(request: ImagesRequest) -> str:
+    return "auto" if request.size is None else str(request.size.asked_as)
+
+
+def _metadata(request: ImagesRequest, traits: Dialect) -> dict[str, str]:
+    ours = {
+        "size": _asked_size(request) if traits.size_in_metadata else None,
+        "quality": request.quality if traits.quality_in_metadata else None,
+    }
+    return {**request.metadata, **{key: value for key, value in ours.items() if value is not None}}
+
+
+def _image_config(request: ImagesRequest) -> dict[str, str]:
+    config = {} if request.size is None else _ratio_and_tier(request.size.asked_as)
+    return config if request.quality is None else {**config, "quality": request.quality}
+
+
+def _ratio_and_tier(size: Size) -> dict[str, str]:
+    """The nearest of each: OpenRouter takes no pixels here."""
+    pixels = size.width * size.height
+    tier = next((tier for most, tier in _TIERS if pixels <= most), _TOP_TIER)
+    return {"aspect_ratio": min(_RATIOS, key=lambda ratio: _distance(ratio, size)), "image_size": tier}
+
+
+def _distance(ratio: str, size: Size) -> float:
+    """Twice as wide is as far as half as wide."""
+    width, height = map(int, ratio.split(":"))
+    return abs(math.log(width * size.height / (height * size.width)))

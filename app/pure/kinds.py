@@ -1,0 +1,268 @@
+"""Kinds of parameters: how a value of each kind is read from JSON and from a form, told in words and in JSON Schema.
+
+Each kind has `from_json(name, value)`, `from_form(name, parts)`, `words`, `schema(form)` and `TYPE`. Both readers raise
+InvalidRequest in OpenAI's wording, and give None for a value that says no more than an absent parameter would.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import orjson
+
+from app.errors import InvalidRequest
+from app.pure.json_holes import Source
+from app.pure.wording import (
+    QUOTED,
+    clean_name,
+    contradiction,
+    empty_text,
+    list_in_words,
+    not_convertible,
+    shorten,
+    too_long,
+    too_many_properties,
+    wrong_type,
+)
+
+Schema = dict[str, Any]
+
+_ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*"
+
+
+@dataclass(frozen=True, slots=True)
+class FormPart:
+    """One part of a multipart form: a text or a file. `name` as it came, brackets included."""
+
+    name: str
+    value: str | Source
+
+
+def single_text(name: str, parts: Sequence[FormPart], expected: str = "a string") -> str:
+    """The text of one or more parts that agree. Raises InvalidRequest for files, brackets and disagreement."""
+    texts = set()
+    for part in parts:
+        if not isinstance(part.value, str):
+            raise wrong_type(name, expected, part.value)
+        if part.name != name:
+            raise wrong_type(name, expected, [] if part.name.endswith("[]") else {})
+        texts.add(part.value)
+    if len(texts) > 1:
+        raise contradiction(name)
+    return texts.pop()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """`one_line`: without control characters, since it ends up in logs."""
+
+    TYPE: ClassVar[str] = "string"
+
+    maximum: int
+    minimum: int = 0
+    one_line: bool = False
+
+    @property
+    def words(self) -> str:
+        length = f"{self.minimum} to {self.maximum} characters" if self.minimum else f"up to {self.maximum} characters"
+        return f"{length}, no control characters" if self.one_line else length
+
+    def from_json(self, name: str, value: object) -> str | None:
+        if not isinstance(value, str):
+            raise wrong_type(name, "a string", value)
+        if not value and self.minimum:
+            raise empty_text(name)
+        if len(value) > self.maximum:
+            raise too_long(name, self.maximum, len(value))
+        if self.one_line and not re.fullmatch(_ONE_LINE, value):
+            message = f"Invalid '{name}': control characters are not allowed."
+            raise InvalidRequest(message, param=name, code="invalid_value")
+        return value or None
+
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> str | None:
+        return self.from_json(name, single_text(name, parts))
+
+    def schema(self, form: bool) -> Schema:
+        schema: Schema = {"type": "string", "minLength": self.minimum, "maxLength": self.maximum}
+        return schema | {"pattern": f"^{_ONE_LINE}$"} if self.one_line else schema
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """`unset` is what some clients write into a form for a number that nobody set."""
+
+    TYPE: ClassVar[str] = "integer"
+
+    minimum: int
+    maximum: int | None = None
+    unset: str = ""
+
+    @property
+    def words(self) -> str:
+        return f"{self.minimum} or more" if self.maximum is None else f"{self.minimum} to {self.maximum}"
+
+    def from_json(self, name: str, value: object) -> int:
+        if type(value) is not int:
+            raise wrong_type(name, "an integer", value)
+        if value < self.minimum:
+            message = f"integer below minimum value. Expected a value >= {self.minimum}, but got {value} instead."
+            raise InvalidRequest(f"Invalid '{name}': {message}", param=name, code="integer_below_min_value")
+        if self.maximum is not None and value > self.maximum:
+            message = f"integer above maximum value. Expected a value <= {self.maximum}, but got {value} instead."
+            raise InvalidRequest(f"Invalid '{name}': {message}", param=name, code="integer_above_max_value")
+        return value
+
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> int | None:
+        text = single_text(name, parts, "an integer")
+        if text == self.unset:
+            return None
+        if not re.fullmatch(rf"-?[0-9]{{1,{QUOTED}}}", text):
+            raise not_convertible(name, "an integer")
+        return self.from_json(name, int(text))
+
+    def schema(self, form: bool) -> Schema:
+        limits = (
+            {"minimum": self.minimum} if self.maximum is None else {"minimum": self.minimum, "maximum": self.maximum}
+        )
+        return {"type": "integer", **limits}
+
+
+@dataclass(frozen=True, slots=True)
+class Boolean:
+    TYPE: ClassVar[str] = "boolean"
+
+    words: ClassVar[str] = "`true`, `false`"
+
+    def from_json(self, name: str, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise wrong_type(name, "a boolean", value)
+        return value
+
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> bool:
+        text = single_text(name, parts, "a boolean")
+        if text not in {"true", "false"}:
+            raise not_convertible(name, "a boolean")
+        return text == "true"
+
+    def schema(self, form: bool) -> Schema:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of `values`, or one of `also` (name: the value it stands for). `default` says as much as absence."""
+
+    TYPE: ClassVar[str] = "string"
+
+    values: tuple[str, ...]
+    default: str | None = None
+    also: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        also = "; ".join(f"`{name}` means `{value}`" for name, value in self.also.items())
+        return ", ".join(f"`{value}`" for value in self.values) + (f"; {also}" if also else "")
+
+    def from_json(self, name: str, value: object) -> str | None:
+        if not isinstance(value, str):
+            raise wrong_type(name, "a string", value)
+        chosen = self.also.get(value, value)
+        if chosen not in self.values:
+            message = f"Invalid value: '{shorten(value)}'. Supported values are: {list_in_words(self.values)}."
+            raise InvalidRequest(message, param=name, code="invalid_value")
+        return None if chosen == self.default else chosen
+
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> str | None:
+        return self.from_json(name, single_text(name, parts))
+
+    def schema(self, form: bool) -> Schema:
+        return {"type": "string", "enum": [*self.values, *self.also]}
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    TYPE: ClassVar[str] = "object"
+
+    words: ClassVar[str] = "any object"
+
+    def from_json(self, name: str, value: object) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise wrong_type(name, "an object", value)
+        return value
+
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> dict[str, Any]:
+        return self.from_json(name, _gather(name, parts))
+
+    def schema(self, form: bool) -> Schema:
+        return {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Keys and short texts, with the limits of OpenAI's `metadata`. Numbers and booleans become their JSON text."""
+
+    TYPE: ClassVar[str] = "object"
+
+    maximum: int = 16
+    longest_key: int = 64
+    longest_value: int = 512
+
+    @property
+    def words(self) -> str:
+        return f"up to {self.maximum} pairs, keys ≤ {self.longest_key}, values ≤ {self.longest_value} characters"
+
+    def from_json(self, name: str, value: object) -> dict[str, str] | None:
+        entries = Object().from_json(name, value)
+        if len(entries) > self.maximum:
+            raise too_many_properties(name, self.maximum, len(entries))
+        texts = {key: self._text(name, key, entry) for key, entry in entries.items() if entry is not None}
+        return texts or None
+
+    def _text(self, name: str, key: str, value: object) -> str:
+        path = f"{name}.{clean_name(key)}"
+        if len(key) > self.longest_key:
+            raise too_long(path, self.longest_key, len(key))
+        if not isinstance(value, str | bool | int | float):
+            raise wrong_type(path, "a string", value)
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+        if len(text) > self.longest_value:
+            raise too_long(path, self.longest_value, len(text))
+        return text
+
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> dict[str, str] | None:
+        return self.from_json(name, _gather(name, parts))
+
+    def schema(self, form: bool) -> Schema:
+        values = {"type": ["string", "number", "boolean", "null"], "maxLength": self.longest_value}
+        keys = {"maxLength": self.longest_key}
+        return {
+            "type": "object",
+            "maxProperties": self.maximum,
+            "propertyNames": keys,
+            "additionalProperties": values,
+        }
+
+
+def _gather(name: str, parts: Sequence[FormPart]) -> dict[str, object]:
+    """An object from a form: `name[key]` parts, as SDKs write it, and JSON text under the bare name."""
+    gathered: dict[str, object] = {}
+    for part in parts:
+        for key, value in _entries(name, part).items():
+            if gathered.setdefault(key, value) != value:
+                raise contradiction(f"{name}.{clean_name(key)}")
+    return gathered
+
+
+def _entries(name: str, part: FormPart) -> dict[str, object]:
+    if part.name != name:
+        # The prefix is known: parts are grouped by what stands before the first bracket.
+        key, _, deeper = part.name[len(name) + 1 :].partition("]")
+        return {key: {deeper: part.value} if deeper else part.value}
+    if not isinstance(part.value, str):
+        raise wrong_type(name, "an object", part.value)
+    try:
+        entries = orjson.loads(part.value)
+    except orjson.JSONDecodeError:
+        raise wrong_type(name, "an object", part.value) from None
+    return Object().from_json(name, entries)

@@ -1,0 +1,94 @@
+"""OpenAI's wording of what is wrong with a parameter, and how much of a client's text it may quote."""
+
+import re
+from collections.abc import Sequence
+
+from app.errors import InvalidRequest
+
+#: Characters of a value that a message may quote.
+QUOTED = 40
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= QUOTED else text[:QUOTED] + "…"
+
+
+def clean_name(name: str) -> str:
+    """At most 64 characters that are safe in a message and in a header."""
+    return re.sub(r"[^A-Za-z0-9_.\[\]-]", "_", name[:64]) or "_"
+
+
+def list_in_words(values: Sequence[str]) -> str:
+    *most, last = (f"'{value}'" for value in values)
+    return f"{', '.join(most)}, and {last}" if len(most) > 1 else " and ".join([*most, last])
+
+
+def wrong_type(name: str, expected: str, value: object) -> InvalidRequest:
+    got = _TYPES.get(type(value), "a file")
+    message = f"Invalid type for '{name}': expected {expected}, but got {got} instead."
+    return InvalidRequest(message, param=name, code="invalid_type")
+
+
+_TYPES: dict[type, str] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+
+
+def not_convertible(name: str, expected: str) -> InvalidRequest:
+    message = (
+        f"Invalid type for '{name}': expected {expected}, "
+        f"but got a string value that could not be converted into {expected}."
+    )
+    return InvalidRequest(message, param=name, code="invalid_type")
+
+
+def too_long(name: str, maximum: int, length: int) -> InvalidRequest:
+    message = (
+        f"Invalid '{name}': string too long. "
+        f"Expected a string with maximum length {maximum}, but got a string with length {length} instead."
+    )
+    return InvalidRequest(message, param=name, code="string_above_max_length")
+
+
+def empty_text(name: str) -> InvalidRequest:
+    message = (
+        f"Invalid '{name}': empty string. Expected a string with minimum length 1, but got an empty string instead."
+    )
+    return InvalidRequest(message, param=name, code="empty_string")
+
+
+def empty_list(name: str) -> InvalidRequest:
+    message = f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+    return InvalidRequest(message, param=name, code="empty_array")
+
+
+def too_many_items(name: str, maximum: int, length: int) -> InvalidRequest:
+    message = (
+        f"Invalid '{name}': array too long. "
+        f"Expected an array with maximum length {maximum}, but got an array with length {length} instead."
+    )
+    return InvalidRequest(message, param=name, code="array_above_max_length")
+
+
+def too_many_properties(name: str, maximum: int, length: int) -> InvalidRequest:
+    message = (
+        f"Invalid '{name}': too many properties. "
+        f"Expected an object with at most {maximum} properties, but got an object with {length} properties instead."
+    )
+    return InvalidRequest(message, param=name, code="object_above_max_properties")
+
+
+def missing(name: str) -> InvalidRequest:
+    message = f"Missing required parameter: '{name}'."
+    return InvalidRequest(message, param=name, code="missing_required_parameter")
+
+
+def contradiction(name: str) -> InvalidRequest:
+    message = f"Invalid parameter: '{name}'. This parameter already has a different value in your parameters."
+    return InvalidRequest(message, param=name, code="invalid_value")
