@@ -1,0 +1,170 @@
+"""The shape of the code: who may import whom, and the house rules that no linter knows."""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: Who may import which of our files, by name or pattern. A file that no row names fails.
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "metrics": set(),
+    "log": set(),
+    "pure/*": {"errors", "pure/*"},
+    "blobs": {"errors"},
+    "settings": {"pure/dialects", "pure/netguard"},
+    "middleware": {"errors", "log", "metrics"},
+    "access": {"errors"},
+    "forms": {"errors", "blobs", "pure/*"},
+    "pipeline": {"errors", "pure/*"},
+    "upstream": {"errors", "log", "metrics", "blobs", "pure/*"},
+    "fetch": {"errors", "log", "metrics", "blobs", "pure/*"},
+    "store": {"errors", "log", "blobs", "pure/*"},
+    "transcode": {"errors", "blobs", "pure/*"},
+    "routes": {"errors", "log", "access", "forms", "blobs", "pipeline", "pure/*"},
+    "ops": {"errors", "metrics", "access", "store", "blobs", "pure/*"},
+    "check": {"errors", "settings", "upstream", "fetch", "blobs", "pipeline", "pure/*"},
+    "demo/*": {"errors", "pure/*", "demo/*"},
+    "main": {"*"},
+    "__main__": {"*"},
+}
+
+#: What translation needs of the world: nothing that reads a clock, a disk, a socket or chance.
+PURE_LIBRARIES = {
+    *("base64", "binascii", "bisect", "calendar", "collections", "collections.abc", "dataclasses", "datetime", "enum"),
+    *("email.utils", "functools", "html", "ipaddress", "itertools", "math", "operator", "re", "string", "struct"),
+    *("types", "typing", "unicodedata", "urllib.parse", "zlib"),
+    *("orjson", "pybase64"),
+}
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "now", "today", "utcnow", "formatdate", "localtime"}
+EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager"}
+
+#: Tests of the whole, which belong to no single file.
+TESTS_OF_THE_WHOLE = {"test_architecture", "test_conftest", "test_packaging", "test_docs"}
+
+SOURCES = {
+    path.relative_to(ROOT / "app").with_suffix("").as_posix(): ast.parse(path.read_bytes())
+    for path in sorted((ROOT / "app").rglob("*.py"))
+}
+MODULES = {name: tree for name, tree in SOURCES.items() if not name.endswith("__init__")}
+TESTS = {
+    path.relative_to(ROOT / "tests").with_suffix("").as_posix(): ast.parse(path.read_bytes())
+    for path in sorted((ROOT / "tests").rglob("*.py"))
+}
+
+each_source = pytest.mark.parametrize("name", SOURCES)
+each_module = pytest.mark.parametrize("name", MODULES)
+
+
+def imported_modules(tree: ast.Module) -> Iterator[str]:
+    """Dotted names, `from a import b` as both `a` and `a.b` where that is one of our files."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            ours = [f"{node.module}.{alias.name}" for alias in node.names if _file_of(f"{node.module}.{alias.name}")]
+            yield from ours or [str(node.module)]
+
+
+def _file_of(module: str) -> str | None:
+    """`app.pure.sse` → `pure/sse`, `app` → `__init__`; None where it is not ours."""
+    package, _, rest = module.partition(".")
+    path = rest.replace(".", "/")
+    return next((file for file in (path, f"{path}/__init__".lstrip("/")) if package == "app" and file in SOURCES), None)
+
+
+def imports(name: str) -> set[str]:
+    return {file for module in imported_modules(SOURCES[name]) if (file := _file_of(module))}
+
+
+def rule(name: str) -> set[str] | None:
+    rows = [row for row in MAY_IMPORT if fnmatch(name, row)]
+    return MAY_IMPORT[max(rows, key=len)] if rows else None
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """`path.open(…)` and `open(…)` are both calls of `open`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.func.id, node
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.func.attr, node
+
+
+@each_source
+def test_a_file_imports_only_what_its_row_names(name: str) -> None:
+    allowed = rule(name)
+    assert allowed is not None, f"app/{name}.py has no row in MAY_IMPORT"
+    strangers = {file for file in imports(name) if not any(fnmatch(file, row) for row in allowed)}
+    # The version may be read by anyone but pure code.
+    assert strangers <= (set() if name.startswith("pure/") else {"__init__"})
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    tuple(TopologicalSorter({name: imports(name) for name in SOURCES}).static_order())
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("pure/")])
+def test_pure_code_sees_nothing_of_the_world(name: str) -> None:
+    tree = SOURCES[name]
+    assert {module for module in imported_modules(tree) if not _file_of(module)} <= PURE_LIBRARIES
+    assert not [f"line {call.lineno}: {called}" for called, call in calls(tree) if called in IMPURE_CALLS]
+
+
+@each_source
+def test_only_the_settings_read_the_environment(name: str) -> None:
+    readers = [node for node in ast.walk(SOURCES[name]) if isinstance(node, ast.Attribute)]
+    found = [node.lineno for node in readers if node.attr in {"environ", "environb", "getenv"}]
+    assert name == "settings" or not found, f"lines {found}"
+
+
+@each_source
+def test_a_file_says_its_responsibility_in_its_first_line(name: str) -> None:
+    first = (ast.get_docstring(SOURCES[name]) or "").split("\n", maxsplit=1)[0]
+    assert first.endswith((".", ":"))
+
+
+@each_source
+def test_every_except_names_its_exception(name: str) -> None:
+    handlers = [node for node in ast.walk(SOURCES[name]) if isinstance(node, ast.ExceptHandler)]
+    caught = {handler.lineno: ast.unparse(handler.type) if handler.type else "everything" for handler in handlers}
+    assert not {line: kind for line, kind in caught.items() if kind in {"everything", "Exception", "BaseException"}}
+
+
+@each_source
+def test_files_and_functions_stay_short(name: str) -> None:
+    assert len((ROOT / "app" / f"{name}.py").read_text().splitlines()) <= 300
+    functions = [node for node in ast.walk(SOURCES[name]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {function.name: (function.end_lineno or 0) - function.lineno + 1 for function in functions}
+    assert not {function: length for function, length in lengths.items() if length > 40}
+
+
+def test_no_name_is_empty() -> None:
+    words = {word for name in (*SOURCES, *TESTS) for part in name.split("/") for word in part.split("_")}
+    assert not words & EMPTY_NAMES
+
+
+@each_module
+def test_every_file_has_its_test_file(name: str) -> None:
+    folder, _, file = name.rpartition("/")
+    assert f"{folder}/test_{file}".lstrip("/") in TESTS
+
+
+@pytest.mark.parametrize("name", [name for name in TESTS if name.rpartition("/")[2].startswith("test_")])
+def test_every_test_file_has_its_file(name: str) -> None:
+    folder, _, file = name.rpartition("/")
+    assert name in TESTS_OF_THE_WHOLE or f"{folder}/{file.removeprefix('test_')}".lstrip("/") in MODULES
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_no_test_sleeps(name: str) -> None:
+    """`asyncio.sleep(0)` lets others run and costs no time."""
+    sleeps = [call for called, call in calls(TESTS[name]) if called == "sleep"]
+    assert not [call.lineno for call in sleeps if not call.args or ast.unparse(call.args[0]) != "0"]

@@ -1,0 +1,213 @@
+"""Bytes come back as they went in, wherever they lie meanwhile, and leave nothing behind."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.blobs import IN_MEMORY, Blob, Spool
+from app.errors import SpoolFull
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    what: str
+    writes: tuple[bytes, ...]
+    in_file: bool
+
+
+CASES = [
+    Case("nothing at all stays in memory", (), False),
+    Case("an empty write stays in memory", (b"",), False),
+    Case("as much as memory may hold stays there", (b"12345678",), False),
+    Case("one byte more goes into a file", (b"123456789",), True),
+    Case("several writes up to the limit stay in memory", (b"1234", b"5678"), False),
+    Case("the write that crosses the limit takes the earlier ones along", (b"1234", b"5678", b"9"), True),
+    Case("what follows goes into the file too", (b"123456789", b"0", b"a" * 100), True),
+]
+
+
+def write(blob: Blob, *pieces: bytes) -> Blob:
+    for piece in pieces:
+        blob.write(piece)
+    return blob
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_where_the_bytes_lie(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = watch_files(monkeypatch)
+    with write(Blob(tmp_path, in_memory=8), *case.writes) as blob:
+        whole = b"".join(case.writes)
+        assert opened == [tmp_path] * case.in_file
+        assert (blob.size, blob.read_at(0, 1000)) == (len(whole), whole)
+        assert b"".join(blob.chunks(3)) == whole
+
+
+def watch_files(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
+    """The folders in which temporary files are made from now on."""
+    opened: list[Path | None] = []
+    real = tempfile.TemporaryFile
+
+    def make(**how: Any) -> IO[bytes]:
+        opened.append(how["dir"])
+        file: IO[bytes] = real(**how)
+        return file
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", make)
+    return opened
+
+
+@pytest.mark.parametrize(("size", "files"), [(IN_MEMORY, 0), (IN_MEMORY + 1, 1)], ids=["at the limit", "one byte over"])
+def test_a_quarter_of_a_mebibyte_is_held_in_memory(size: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = watch_files(monkeypatch)
+    with write(Blob(), bytes(size)):
+        assert (IN_MEMORY, len(opened)) == (256 * 1024, files)
+
+
+@given(pieces=st.lists(st.binary(max_size=12), max_size=8), step=st.integers(1, 7), at=st.integers(0, 60))
+def test_any_bytes_come_back_in_any_pieces(pieces: list[bytes], step: int, at: int) -> None:
+    whole = b"".join(pieces)
+    with write(Blob(in_memory=10), *pieces) as blob:
+        read = list(blob.chunks(step))
+        assert b"".join(read) == whole
+        assert all(len(piece) == step for piece in read[:-1])
+        assert blob.read_at(at, step) == whole[at : at + step]
+
+
+@pytest.mark.parametrize("in_memory", [100, 0], ids=["memory", "file"])
+def test_several_readers_do_not_disturb_each_other(in_memory: int) -> None:
+    with write(Blob(in_memory=in_memory), b"abcdef") as blob:
+        first, second = blob.chunks(2), blob.chunks(3)
+        assert [next(first), next(second), next(first), next(second), next(first)] == [
+            b"ab",
+            b"abc",
+            b"cd",
+            b"def",
+            b"ef",
+        ]
+        assert list(blob.chunks(6)) == [b"abcdef"]
+
+
+@pytest.mark.parametrize("in_memory", [100, 0], ids=["memory", "file"])
+def test_what_was_read_stays_when_more_is_written(in_memory: int) -> None:
+    with write(Blob(in_memory=in_memory), b"head") as blob:
+        head = blob.read_at(0, 4)
+        blob.write(b"tail")
+        assert (head, blob.read_at(0, 8)) == (b"head", b"headtail")
+
+
+def test_a_memoryview_is_written_like_bytes() -> None:
+    with Blob(in_memory=4) as blob:
+        blob.write(memoryview(b"abcdef")[1:3])
+        blob.write(memoryview(b"abcdef"))
+        assert blob.read_at(0, 10) == b"bcabcdef"
+
+
+def test_the_file_has_no_name_even_while_it_is_used(tmp_path: Path) -> None:
+    with write(Blob(tmp_path, in_memory=0), b"secret") as blob:
+        assert blob.read_at(0, 6) == b"secret"
+        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_closed_by_the_with_block_also_on_a_failure() -> None:
+    def fail(blob: Blob) -> None:
+        with write(blob, b"abc"):
+            raise ZeroDivisionError
+
+    blob = Blob(in_memory=0)
+    with pytest.raises(ZeroDivisionError):
+        fail(blob)
+    with pytest.raises(ValueError, match="closed file"):
+        blob.read_at(0, 3)
+
+
+def test_closing_twice_does_no_harm() -> None:
+    blob = write(Blob(in_memory=0), b"abc")
+    blob.close()
+    blob.close()
+
+
+def test_a_write_that_takes_only_a_part_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
+    with write(Blob(in_memory=2), b"ab", b"cdefghij", b"k") as blob:
+        assert blob.read_at(0, 100) == b"abcdefghijk"
+
+
+def full(number: int, after: int) -> Callable[[int, bytes], int]:
+    """A disk that takes `after` bytes and then answers with an errno."""
+    real = os.write
+    room = after
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(number, os.strerror(number))
+        taken = real(descriptor, bytes(data)[:room])
+        room -= taken
+        return taken
+
+    return write
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    what: str
+    number: int
+    after: int
+
+
+FULL = [
+    Fault("a disk without room", errno.ENOSPC, 0),
+    Fault("a disk that fills up within a write", errno.ENOSPC, 5),
+    Fault("a quota that is used up", errno.EDQUOT, 0),
+]
+
+
+@pytest.mark.parametrize("fault", FULL, ids=lambda fault: fault.what)
+def test_a_full_disk_is_an_error_that_no_client_repeats(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "write", full(fault.number, fault.after))
+    with Blob(tmp_path, in_memory=2) as blob, pytest.raises(SpoolFull) as caught:
+        blob.write(b"0123456789")
+    assert (caught.value.status, caught.value.headers["x-should-retry"]) == (413, "false")
+    assert caught.value.detail is not None
+    assert str(tmp_path) not in caught.value.message
+    assert caught.value.__cause__ is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_room_for_one_more_file_is_full_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with Blob(in_memory=0) as blob, pytest.raises(SpoolFull):
+        blob.write(b"1")
+
+
+def test_another_fault_of_the_disk_is_not_called_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", full(errno.EIO, 0))
+    with Blob(in_memory=0) as blob, pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        blob.write(b"1")
+
+
+def test_the_blobs_of_a_request_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = watch_files(monkeypatch)
+    spool = Spool(tmp_path)
+    mine, stranger = write(spool.blob(), bytes(IN_MEMORY + 1)), write(spool.adopt(Blob(in_memory=0)), b"abc")
+    assert opened == [tmp_path, None]
+    spool.close()
+    for blob in (mine, stranger):
+        with pytest.raises(ValueError, match="closed file"):
+            blob.read_at(0, 1)
+    spool.close()
