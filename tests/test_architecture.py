@@ -14,22 +14,31 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
-    "metrics": set(),
     "log": set(),
+    "metrics": set(),
+    "names": set(),
     "pure/*": {"errors", "pure/*"},
-    "blobs": {"errors"},
     "settings": {"pure/dialects", "pure/netguard"},
-    "middleware": {"errors", "log", "metrics"},
     "access": {"errors"},
-    "forms": {"errors", "blobs", "pure/*"},
+    "blobs": {"errors"},
+    "jobs": {"errors", "log"},
     "pipeline": {"errors", "pure/*"},
-    "upstream": {"errors", "log", "metrics", "blobs", "pure/*"},
-    "fetch": {"errors", "log", "metrics", "blobs", "pure/*"},
-    "store": {"errors", "log", "blobs", "pure/*"},
-    "transcode": {"errors", "blobs", "pure/*"},
-    "routes": {"errors", "log", "access", "forms", "blobs", "pipeline", "pure/*"},
-    "ops": {"errors", "metrics", "access", "store", "blobs", "pure/*"},
-    "check": {"errors", "settings", "upstream", "fetch", "blobs", "pipeline", "pure/*"},
+    "upstream": {"errors", "log", "pure/*"},
+    "fetch": {"errors", "log", "names", "blobs", "pure/*"},
+    "store": {"errors", "blobs", "pure/*"},
+    "codec": {"errors", "blobs", "pure/*"},
+    "transcode": {"errors", "blobs", "codec", "pure/*"},
+    "forms": {"errors", "blobs", "pure/*"},
+    "responses": {"errors", "pure/*"},
+    "exchange": {"errors", "jobs", "pipeline", "responses", "pure/*"},
+    "middleware": {"errors", "log", "responses"},
+    "openapi": {"pure/*"},
+    # A request's way from one part to the next: the parts do not know each other, these two know them.
+    "studio": {"errors", "access", "blobs", "exchange", "jobs", "pipeline", "responses", "pure/*"}
+    | {"fetch", "store", "transcode", "upstream"},
+    "routes": {"errors", "access", "blobs", "forms", "openapi", "settings", "studio", "pure/*"},
+    "ops": {"errors", "access", "openapi", "responses", "store"},
+    "check": {"errors", "blobs", "fetch", "pipeline", "settings", "upstream", "pure/*"},
     "demo/*": {"errors", "pure/*", "demo/*"},
     "main": {"*"},
     "__main__": {"*"},
@@ -37,13 +46,25 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 #: What translation needs of the world: nothing that reads a clock, a disk, a socket or chance.
 PURE_LIBRARIES = {
-    *("base64", "binascii", "bisect", "calendar", "collections", "collections.abc", "dataclasses", "datetime", "enum"),
-    *("email.utils", "functools", "html", "ipaddress", "itertools", "math", "operator", "re", "string", "struct"),
-    *("types", "typing", "unicodedata", "urllib.parse", "zlib"),
+    *(
+        "codecs",
+        "collections",
+        "collections.abc",
+        "dataclasses",
+        "datetime",
+        "email.utils",
+        "enum",
+        "functools",
+        "html",
+    ),
+    *("ipaddress", "itertools", "math", "re", "string", "struct", "typing", "unicodedata", "urllib.parse", "zlib"),
     *("orjson", "pybase64"),
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "now", "today", "utcnow", "formatdate", "localtime"}
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager"}
+
+#: Where a bug that nobody foresaw is logged and becomes a 500: nobody above could do it.
+LAST_RESORTS = {"jobs", "middleware"}
 
 #: Tests of the whole, which belong to no single file.
 TESTS_OF_THE_WHOLE = {"test_architecture", "test_conftest", "test_packaging", "test_docs"}
@@ -114,7 +135,7 @@ def test_no_file_imports_itself_in_a_circle() -> None:
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("pure/")])
 def test_pure_code_sees_nothing_of_the_world(name: str) -> None:
     tree = SOURCES[name]
-    assert {module for module in imported_modules(tree) if not _file_of(module)} <= PURE_LIBRARIES
+    assert {module for module in imported_modules(tree) if module.partition(".")[0] != "app"} <= PURE_LIBRARIES
     assert not [f"line {call.lineno}: {called}" for called, call in calls(tree) if called in IMPURE_CALLS]
 
 
@@ -133,14 +154,18 @@ def test_a_file_says_its_responsibility_in_its_first_line(name: str) -> None:
 
 @each_source
 def test_every_except_names_its_exception(name: str) -> None:
+    """`except BaseException` may tidy up, where it ends with a bare `raise`."""
     handlers = [node for node in ast.walk(SOURCES[name]) if isinstance(node, ast.ExceptHandler)]
-    caught = {handler.lineno: ast.unparse(handler.type) if handler.type else "everything" for handler in handlers}
-    assert not {line: kind for line, kind in caught.items() if kind in {"everything", "Exception", "BaseException"}}
+    caught = {handler: ast.unparse(handler.type) if handler.type else "" for handler in handlers}
+    broad = [handler for handler, kind in caught.items() if kind in {"", "Exception", "BaseException"}]
+    swallowed = [handler.lineno for handler in broad if ast.unparse(handler.body[-1]) != "raise"]
+    assert bool(swallowed) == (name in LAST_RESORTS), f"lines {swallowed}"
 
 
 @each_source
 def test_files_and_functions_stay_short(name: str) -> None:
-    assert len((ROOT / "app" / f"{name}.py").read_text().splitlines()) <= 300
+    lines = (ROOT / "app" / f"{name}.py").read_text().count("\n")
+    assert lines <= 300
     functions = [node for node in ast.walk(SOURCES[name]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = {function.name: (function.end_lineno or 0) - function.lineno + 1 for function in functions}
     assert not {function: length for function, length in lengths.items() if length > 40}
@@ -154,13 +179,14 @@ def test_no_name_is_empty() -> None:
 @each_module
 def test_every_file_has_its_test_file(name: str) -> None:
     folder, _, file = name.rpartition("/")
-    assert f"{folder}/test_{file}".lstrip("/") in TESTS
+    test = f"{folder}/test_{file}".lstrip("/")
+    assert test in list(TESTS), f"tests/{test}.py is missing"
 
 
 @pytest.mark.parametrize("name", [name for name in TESTS if name.rpartition("/")[2].startswith("test_")])
 def test_every_test_file_has_its_file(name: str) -> None:
-    folder, _, file = name.rpartition("/")
-    assert name in TESTS_OF_THE_WHOLE or f"{folder}/{file.removeprefix('test_')}".lstrip("/") in MODULES
+    file = name.replace("test_", "", 1)
+    assert name in TESTS_OF_THE_WHOLE or file in list(MODULES), f"app/{file}.py is missing"
 
 
 @pytest.mark.parametrize("name", TESTS)
