@@ -1,0 +1,233 @@
+"""What the package, the locks, the Makefile, the image and the compose files say agrees with each other."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml  # type: ignore[import-untyped]
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from app import __version__
+from app.settings import Settings, variable
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def locked(name: str) -> dict[str, Requirement]:
+    lines = re.findall(r"^([a-z0-9][^\\\n]*) \\$", read(name), re.MULTILINE)
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(text).name) for text in requirements}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_pins_and_hashes_everything_and_names_no_index(name: str) -> None:
+    text = read(name)
+    assert "#    make lock\n" in text
+    assert not re.search("://|^ *-", re.sub("^ +--hash=sha256:[0-9a-f]{64}( \\\\)?$", "", text, flags=re.MULTILINE))
+    for block in re.split(r"^(?=\S)", re.sub("^ *#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)[1:]:
+        assert re.match(r"[a-z0-9._-]+==\S+( ; .+)? \\\n", block), block
+        assert "--hash=sha256:" in block, block
+
+
+def test_the_locks_hold_what_the_project_asks_for() -> None:
+    run, dev, build = map(locked, LOCKS)
+    extras = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
+    assert names(PROJECT["dependencies"]) <= set(run)
+    assert names(extras) <= set(dev)
+    assert "hatchling" in build
+    for text in [*PROJECT["dependencies"], *extras]:
+        asked = Requirement(text)
+        pin = next(iter(dev[canonicalize_name(asked.name)].specifier))
+        assert asked.specifier.contains(pin.version), f"{asked} is locked as {pin}: run make lock"
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
+def test_what_is_tested_is_what_runs(name: str) -> None:
+    """The development lock holds the same releases as the one in the image."""
+    dev = locked("requirements-dev.lock")
+    assert {package: str(pin) for package, pin in locked(name).items()} == {
+        package: str(dev[package]) for package in locked(name)
+    }
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    assert re.search(r"^## \[(.+?)\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$", read("CHANGELOG.md"), re.MULTILINE)
+    assert re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)[0] == __version__
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "deploy/compose.yaml", "deploy/compose.demo.yaml"])
+def test_the_image_is_named_by_this_version(name: str) -> None:
+    assert re.findall(r'(?:limner:|image\.version=")([0-9][^"\s]*)', read(name)) == [__version__]
+
+
+def test_every_documented_python_can_be_installed() -> None:
+    versions = [line.split(" :: ")[-1] for line in PROJECT["classifiers"] if "Python :: 3." in line]
+    assert versions[0] == PROJECT["requires-python"].removeprefix(">=")
+
+
+def test_the_licence_is_the_one_that_is_named() -> None:
+    assert PROJECT["license"] == "MIT"
+    assert read("LICENSE").startswith("MIT License\n\nCopyright (c) 2026 The Limner authors\n")
+
+
+def test_make_help_lists_every_target() -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", read("Makefile"), re.MULTILINE)
+    assert phony
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  make (\S+) +\S", told, re.MULTILINE) == phony[1].split()
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "deploy/compose.yaml"])
+def test_every_target_that_is_spoken_of_exists(document: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    # In prose a command stands in backquotes, in a block it begins a line.
+    spoken = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", read(document), re.MULTILINE))
+    assert spoken <= targets
+
+
+def test_ci_runs_the_same_checks_as_a_developer() -> None:
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True)
+    assert re.search("^make check", read(".ci/run"), re.MULTILINE)
+
+
+DEPLOYED = ["Dockerfile", *(f"deploy/{path.name}" for path in (ROOT / "deploy").iterdir())]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", ".ci/run"]
+
+
+@pytest.mark.parametrize("name", [*DEPLOYED, *DOCUMENTS])
+def test_every_variable_that_is_spoken_of_is_a_setting(name: str) -> None:
+    spoken = set(re.findall(r"\bLIMNER_[A-Z0-9_]*[A-Z0-9]\b(?!_)", read(name)))
+    assert spoken <= {variable(field) for field in Settings.model_fields}
+
+
+def instructions(stage: str) -> list[tuple[str, str]]:
+    """Each instruction of a stage with its arguments, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", stage, flags=re.MULTILINE))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+STAGES = [instructions(stage) for stage in re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]]
+LAST = dict(STAGES[-1])
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    user, group = map(int, LAST["USER"].split(":"))
+    assert min(user, group) >= 10_000
+    assert [word for word, _ in STAGES[-1]].index("USER") < [word for word, _ in STAGES[-1]].index("ENTRYPOINT")
+
+
+def test_the_image_installs_only_what_is_locked() -> None:
+    """Hashed wheels from the locks, and then the project itself without asking an index."""
+    installs = re.findall(
+        r"pip (?:--python \S+ )?install (.+?)(?= &&|$)", "\n".join(rest for _, rest in STAGES[1]), re.MULTILINE
+    )
+    assert len(installs) == 3
+    for arguments in installs:
+        hashed = "--require-hashes --only-binary :all: -r requirements"
+        assert arguments.startswith((hashed, "--no-deps --no-index")), arguments
+
+
+def test_the_last_stage_has_nothing_to_build_with() -> None:
+    runs = [rest for word, rest in STAGES[-1] if word == "RUN"]
+    assert not re.findall(r"\b(?:pip|apt-get|apk|gcc|curl|git)\b", " ".join(runs))
+    copies = [rest for word, rest in STAGES[-1] if word in {"COPY", "ADD"}]
+    assert copies == ["--from=build /opt/limner /opt/limner"]
+
+
+def test_every_stage_has_the_same_slim_python_of_a_supported_version() -> None:
+    images = [rest for stage in STAGES for word, rest in stage if word == "FROM"]
+    assert images[1:] == ["python AS build", "python"]
+    assert re.fullmatch(r"python:3\.13-slim AS python", images[0])
+    assert "Programming Language :: Python :: 3.13" in PROJECT["classifiers"]
+
+
+def test_the_image_starts_the_server_without_a_shell() -> None:
+    """A shell would not hand on SIGTERM."""
+    assert orjson.loads(LAST["ENTRYPOINT"]) == ["limner"]
+    assert orjson.loads(LAST["CMD"]) == ["serve"]
+    assert "limner" in PROJECT["scripts"]
+
+
+def test_the_image_is_reachable_and_says_how_it_feels() -> None:
+    assert {"LIMNER_HOST=0.0.0.0", "LIMNER_PORT=8000"} <= set(LAST["ENV"].split())
+    assert LAST["EXPOSE"] == "8000"
+    program = orjson.loads(LAST["HEALTHCHECK"].partition("CMD ")[2])
+    assert program[:2] == ["python", "-c"]
+    assert "'/healthz'" in program[2]
+    compile(program[2], "HEALTHCHECK", "exec")
+
+
+def test_what_the_image_keeps_lies_in_its_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = dict(pair.split("=", 1) for pair in LAST["ENV"].split() if pair.startswith("LIMNER_"))
+    assert variables["LIMNER_IMAGE_STORE"].startswith(f"disk://{LAST['VOLUME']}/")
+    assert variables["LIMNER_SPOOL_DIR"].startswith(f"{LAST['VOLUME']}/")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", "https://upstream.invalid/v1")
+    assert Settings().host == "0.0.0.0"
+
+
+def test_the_image_is_built_from_the_sources_alone() -> None:
+    """What is not listed, such as .env, never reaches the builder."""
+    ignored = [line for line in read(".dockerignore").splitlines() if line and not line.startswith("#")]
+    assert ignored[0] == "*"
+    listed = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {name for word, rest in STAGES[1] if word == "COPY" for name in rest.split()[:-1]}
+    assert listed == copied
+    assert all((ROOT / name).exists() for name in listed)
+
+
+def service(name: str) -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load(read(f"deploy/{name}"))["services"]
+    assert list(services) == ["limner"]
+    return dict(services["limner"])
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.demo.yaml"])
+def test_the_container_may_do_little(name: str) -> None:
+    limner = service(name)
+    assert limner["read_only"] is True
+    assert limner["cap_drop"] == ["ALL"]
+    assert limner["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in limner
+    assert limner["ports"] == ["127.0.0.1:8000:8000"]
+
+
+def test_the_server_keeps_its_state_and_ends_its_questions() -> None:
+    limner = service("compose.yaml")
+    assert limner["volumes"] == [f"state:{LAST['VOLUME']}"]
+    grace = Settings.model_fields["shutdown_grace"].default
+    assert grace < 60 * int(limner["stop_grace_period"].removesuffix("m"))
+    assert (ROOT / "deploy" / f"{limner['env_file']}.example").is_file()
+
+
+def test_the_demo_needs_nothing_to_be_filled_in() -> None:
+    demo = service("compose.demo.yaml")
+    assert demo["command"] == ["demo"]
+    assert not demo.keys() & {"env_file", "environment", "secrets"}
+    assert "${" not in read("deploy/compose.demo.yaml")
+
+
+def test_the_example_of_the_settings_is_complete_but_for_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line.partition("=") for line in read("deploy/.env.example").splitlines() if line.startswith("LIMNER_")]
+    assert {name for name, _, value in lines if not value} == {"LIMNER_UPSTREAM_API_KEY", "LIMNER_API_KEYS"}
+    for name, _, value in lines:
+        monkeypatch.setenv(name, value or "a-key")
+    assert Settings(host="0.0.0.0").upstream_api_key is not None
