@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fetch": {"errors", "log", "names", "blobs", "pure/*"},
     "store": {"errors", "blobs", "pure/*"},
     "codec": {"errors", "blobs", "pure/*"},
-    "transcode": {"errors", "blobs", "codec", "pure/*"},
+    "masking": {"errors", "blobs", "codec", "pure/*"},
+    "transcode": {"errors", "blobs", "codec", "masking", "pure/*"},
     "forms": {"errors", "blobs", "pure/*"},
     "responses": {"errors", "pure/*"},
     "exchange": {"errors", "jobs", "pipeline", "responses", "pure/*"},
@@ -38,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"fetch", "store", "transcode", "upstream"},
     "routes": {"errors", "access", "blobs", "forms", "openapi", "settings", "studio", "pure/*"},
     "ops": {"errors", "access", "openapi", "responses", "store"},
-    "check": {"errors", "blobs", "fetch", "pipeline", "settings", "upstream", "pure/*"},
     "demo/*": {"errors", "pure/*", "demo/*"},
     "main": {"*"},
+    "check": {"errors", "main", "settings", "pure/*"},
+    "showcase": {"log", "main", "settings", "pure/*", "demo/*"},
     "__main__": {"*"},
 }
 
