@@ -1,0 +1,204 @@
+"""An upstream's error answer, translated into our own tree of errors: by what it says, and only then by its status."""
+
+import re
+from collections.abc import Callable, Collection, Container, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from app.errors import (
+    ApiError,
+    Forbidden,
+    InvalidRequest,
+    ModerationBlocked,
+    RateLimited,
+    TooLarge,
+    Unauthorized,
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamTimeout,
+    UserError,
+)
+from app.pure.complaints import Complaint
+
+
+class Again(Enum):
+    """Whether the same question may be asked again: not where a picture may have been paid for."""
+
+    SAFE = "surely no work was done"
+    AMBIGUOUS = "probably no work was done: the operator decides"
+    NEVER = "work may have been done, or a repeat would end the same way"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One attempt that failed. `retry_after` in seconds, as the upstream asked, however absurd."""
+
+    error: ApiError
+    again: Again = Again.NEVER
+    retry_after: float | None = None
+
+
+def _block(complaint: Complaint) -> ApiError:
+    details = complaint.moderation_details
+    message = complaint.message or "Your request was rejected by the upstream's safety system."
+    return ModerationBlocked(
+        message, extra={"moderation_details": details} if details else None, detail=complaint.detail
+    )
+
+
+def _refuse(complaint: Complaint) -> ApiError:
+    kind = UserError if complaint.type == UserError.type else InvalidRequest
+    message = complaint.message or f"The upstream refused the request (status {complaint.status})."
+    return kind(message, param=complaint.param, code=complaint.code, detail=complaint.detail)
+
+
+def _limit(complaint: Complaint) -> ApiError:
+    message = "The upstream takes no more requests right now. Please try again later."
+    return RateLimited(message, retry_after=complaint.retry_after or 1, detail=complaint.detail)
+
+
+def _limit_caller(complaint: Complaint) -> ApiError:
+    message = complaint.message or "Rate limit reached. Please try again later."
+    return RateLimited(message, retry_after=complaint.retry_after or 1, detail=complaint.detail)
+
+
+def _charge_caller(complaint: Complaint) -> ApiError:
+    """As OpenAI does: a 429 that no repeat will mend."""
+    message = complaint.message or "You exceeded your current quota, please check your plan and billing details."
+    name, never = "insufficient_quota", {"x-should-retry": "false"}
+    return RateLimited(message, type=name, code=name, headers=never, detail=complaint.detail)
+
+
+def _deny_caller(complaint: Complaint) -> ApiError:
+    message = complaint.message or "Incorrect API key provided."
+    if complaint.status == 403:
+        return Forbidden(message, code=complaint.code, detail=complaint.detail)
+    return Unauthorized(message, code="invalid_api_key", detail=complaint.detail)
+
+
+def _say(kind: type[ApiError], message: str, code: str | None = None) -> Callable[[Complaint], ApiError]:
+    """The upstream's own words stay in the log: they speak of the operator's account and network."""
+    return lambda complaint: kind(message.format(status=complaint.status), code=code, detail=complaint.detail)
+
+
+_no_credit = _say(UpstreamError, "This server's account with the upstream has no credit left.", "upstream_quota")
+_wrong_model = _say(
+    UpstreamError,
+    "The upstream does not offer the model that this server asks for. The operator should check LIMNER_UPSTREAM_MODEL.",
+    "upstream_model",
+)
+_wrong_key = _say(
+    UpstreamAuth,
+    "The upstream refused this server's key (status {status}). The operator should check LIMNER_UPSTREAM_API_KEY.",
+)
+_wrong_address = _say(
+    UpstreamError,
+    "The upstream has nothing at the configured address (status {status}). "
+    "The operator should check LIMNER_UPSTREAM_BASE_URL.",
+)
+_redirected = _say(
+    UpstreamBroken,
+    "The upstream redirects elsewhere (status {status}), which is not followed. "
+    "The operator should check LIMNER_UPSTREAM_BASE_URL.",
+)
+_too_large = _say(TooLarge, "The request is larger than the upstream takes. Send fewer or smaller images.")
+_too_slow = _say(UpstreamTimeout, "The upstream took too long (status {status}). The image may have been made.")
+_overloaded = _say(UpstreamError, "The upstream is overloaded (status {status}).", "upstream_overloaded")
+_failed = _say(UpstreamError, "The upstream answered with an error (status {status}).")
+
+
+def _words(*texts: str) -> re.Pattern[str]:
+    return re.compile("|".join(texts), re.IGNORECASE)
+
+
+_REFUSAL = _words(
+    *("moderation_blocked", "content[_ ]policy", "content[_ ]?filter", "responsible_?ai", "safety system"),
+    *("safety_violation", "sensitive_words", "prohibited[_ ]content", "敏感词", "内容审核"),
+)
+_CREDIT = _words(
+    *("insufficient[_ ](?:user[_ ])?(?:quota|balance|credit|funds)", "billing[_ ]hard[_ ]limit", "billing_not_active"),
+    *("credit_balance", "spend_limit_exceeded", "exceeded your current quota", "pre_consume_token_quota"),
+    *("token quota is not enough", "额度不足", "余额不足", "额度已用尽"),
+)
+_MODEL = _words("model_not_found", "no available channel", "model \\S{1,99} does not exist", "无可用渠道")
+_KEY = _words("invalid_api_key", "incorrect api key", "invalid api key", "api key not valid", "无效的令牌")
+_WRONG_VALUE = _words(
+    *("invalid size", "invalid_size", "invalid value:", "invalid type for", "unsupported value", "unknown parameter"),
+    *("invalid_value", "invalid_image", "context_length_exceeded", "maximum context length", "prompt is too long"),
+    "string_above_max_length",
+)
+_RATE = _words("rate_limit_exceeded", "rate limit reached", "too many requests", "负载已饱和", "请求过于频繁")
+_OVERLOAD = _words("server_is_overloaded", "overloaded_error", "slow_down")
+
+_ANY = range(200, 1000)
+_OUR_KEY, _CALLERS_KEY = False, True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Matches where the status is one of `statuses`, `words` are found, and the key is whose `pass_through` says."""
+
+    name: str
+    statuses: Container[int]
+    words: re.Pattern[str] | None
+    make: Callable[[Complaint], ApiError]
+    again: Again = Again.NEVER
+    pass_through: bool | None = None
+
+
+#: The first that matches counts. Relays put one fault under many statuses (an invalid size as 429, a refusal as 451),
+#: so words go before statuses. 408 is not safe to repeat: relays answer it when what is behind them was slow.
+ROWS: tuple[Row, ...] = (
+    Row("a redirect", range(300, 400), None, _redirected),
+    Row("a refusal, said", _ANY, _REFUSAL, _block),
+    Row("a refusal, by status", {451}, None, _block),
+    Row("no credit of ours, said", _ANY, _CREDIT, _no_credit, pass_through=_OUR_KEY),
+    Row("no credit of ours, by status", {402}, None, _no_credit, pass_through=_OUR_KEY),
+    Row("no credit of the caller's, said", _ANY, _CREDIT, _charge_caller, pass_through=_CALLERS_KEY),
+    Row("no credit of the caller's, by status", {402}, None, _charge_caller, pass_through=_CALLERS_KEY),
+    Row("a model that the caller may not use", {403}, _MODEL, _deny_caller, pass_through=_CALLERS_KEY),
+    Row("a model that is not there", _ANY, _MODEL, _wrong_model),
+    Row("our key, said", _ANY, _KEY, _wrong_key, pass_through=_OUR_KEY),
+    Row("our key, by status", {401, 403}, None, _wrong_key, pass_through=_OUR_KEY),
+    Row("the caller's key, said", _ANY, _KEY, _deny_caller, pass_through=_CALLERS_KEY),
+    Row("the caller's key, by status", {401, 403}, None, _deny_caller, pass_through=_CALLERS_KEY),
+    Row("a value that the upstream does not take", _ANY, _WRONG_VALUE, _refuse),
+    Row("too large", {413}, None, _too_large),
+    Row("too many of the caller's", {429}, None, _limit_caller, Again.SAFE, pass_through=_CALLERS_KEY),
+    Row("too many", {429}, None, _limit, Again.SAFE),
+    Row("overloaded", {503}, None, _overloaded, Again.SAFE),
+    Row("too many, said under another status", _ANY, _RATE, _limit),
+    Row("overloaded, said under another status", _ANY, _OVERLOAD, _overloaded),
+    Row("too slow", {408, 504, 520, 522, 524}, None, _too_slow),
+    Row("nothing there", {404, 405, 410}, None, _wrong_address),
+    Row("a request that the upstream does not take", {400, 409, 415, 422}, None, _refuse),
+    Row("a crash before any work, perhaps", {500, 502}, None, _failed, Again.AMBIGUOUS),
+    Row("anything else", _ANY, None, _failed),
+)
+
+
+def translate(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    pass_through: bool,
+    now: float,
+    secrets: Collection[str] = (),
+) -> Fault:
+    """`body` may be the beginning only. `now` is seconds since 1970, for dates; `secrets` never leave, wherever said.
+
+    An error object inside a 200 is translated likewise, with the status that it names, if it names one.
+    """
+    complaint = Complaint.read(status, headers, body, now=now, secrets=secrets)
+    row = next(row for row in ROWS if _matches(row, complaint, pass_through=pass_through))
+    return Fault(row.make(complaint), row.again if status >= 300 else Again.NEVER, complaint.retry_after)
+
+
+def _matches(row: Row, complaint: Complaint, *, pass_through: bool) -> bool:
+    return (
+        complaint.status in row.statuses
+        and row.pass_through in {None, pass_through}
+        and (row.words is None or row.words.search(complaint.words) is not None)
+    )

@@ -1,0 +1,233 @@
+"""The shapes in which upstreams complain, and what must not be seen of them."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime, formatdate
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.pure import complaints
+from app.pure.complaints import Complaint, read_retry_after
+
+NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
+
+
+def read(body: object, status: int = 400, *secrets: str) -> Complaint:
+    data = body if isinstance(body, bytes) else orjson.dumps(body)
+    return Complaint.read(status, {}, data, now=NOW, secrets=secrets)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    name: str
+    body: object
+    message: str
+    code: str | None = None
+    words: str | None = None
+
+
+SHAPES = (
+    Shape("the envelope", {"error": {"message": "m", "type": "t", "code": "c"}}, "m", "c", "m t c"),
+    Shape("a text for an error", {"error": "m"}, "m"),
+    Shape("a list around it", [{"error": {"message": "m", "status": "INVALID"}}], "m", None, "m INVALID"),
+    Shape("an error in an error", {"error": {"error": {"message": "m"}}}, "m"),
+    Shape("errors", {"errors": [{"msg": "m", "code": "c"}]}, "m", "c"),
+    Shape("a bare message", {"message": "m", "code": 7}, "m"),
+    Shape("FastAPI's detail", {"detail": "m"}, "m"),
+    Shape("FastAPI's list of details", {"detail": [{"msg": "m"}]}, "", None, ""),
+    Shape("a problem document", {"title": "m", "detail": ""}, "m"),
+    Shape(
+        "OpenRouter's error of its provider",
+        {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": "too big"}}},
+        "Provider returned error",
+        None,
+        "Provider returned error too big",
+    ),
+    Shape("a code with odd characters", {"error": {"message": "m", "code": "a b\r\n"}}, "m"),
+    Shape("a code that is a key", {"error": {"message": "m", "code": "sk-abcdef"}}, "m"),
+    Shape("text", b" no healthy upstream\n", "no healthy upstream"),
+    Shape("a page", b"<!doctype html><p>no", "", None, ""),
+    Shape("nothing", b"", "", None, ""),
+    Shape("an empty list", [], "", None, ""),
+    Shape("a number", 7, "", None, ""),
+    Shape("a message of another type", {"error": {"message": {"a": "b"}}}, "", None, "b"),
+    Shape("cut JSON", b'{"error":{"message":"a', '{"error":{"message":"a'),
+    Shape("not UTF-8", b"\xff\xfe", "\ufffd\ufffd"),
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_shapes(shape: Shape) -> None:
+    complaint = read(shape.body)
+    assert (complaint.message, complaint.code) == (shape.message, shape.code)
+    assert shape.words in {None, complaint.words}
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    name: str
+    said: str
+    shown: str
+
+
+LEAKS = (
+    Leak("a key", "Incorrect API key provided: sk-abc***xyz.", "Incorrect API key provided: [key]"),
+    Leak("a Google key", "key AIzaSyA-1", "key [key]"),
+    Leak("a bearer token", "got 'Bearer abc.def'", "got 'Bearer [key]'"),
+    Leak("our key, whatever it looks like", "not hunter2!", "not [key]!"),
+    Leak("a URL", 'Post "http://new-api:3000/v1/x": EOF', 'Post "[address]": EOF'),
+    Leak("an IPv4 address", "dial tcp 10.1.2.3:443: refused", "dial tcp [address]: refused"),
+    Leak("an IPv6 address", "dial tcp [fd00::1:2]:443: refused", "dial tcp [address]: refused"),
+    Leak("this machine", "connect to localhost:8000 or localhost", "connect to [address] or [address]"),
+    Leak("a host with a port", "redis-1:6379 and gpu.example.com:8080 fail", "[address] and [address] fail"),
+    Leak("an inner name", "no route to minio.prod.internal", "no route to [address]"),
+    Leak("a name that was looked up", "lookup api-inner: no such host", "lookup [address]: no such host"),
+    Leak("an account", "in organization org-ABCdef123 on images", "in organization [account] on images"),
+    Leak("line breaks and controls", "a\r\nb\x00c\u2028d", "a b c d"),
+    Leak("too many words", "x" * 600, "x" * 499 + "…"),
+)
+
+
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
+def test_leaks(leak: Leak) -> None:
+    assert read({"error": leak.said}, 400, "hunter2").message == leak.shown
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Invalid size '1792x936'. Width and height must both be divisible by 16.",
+        "Between 10:30 and 12:00 UTC, please.",
+        "Invalid 'n': integer below minimum value. Expected a value >= 1, but got 0 instead.",
+        "Please try again in 2.4s. Limit 5, Used 5 (request id: 20261122100000123456789abcdef)",
+        "include the request ID 123e4567-e89b-42d3-a456-426614174000. safety_violations=[sexual].",
+        "已生成图片失败：尺寸不对",
+    ],
+)
+def test_what_need_not_be_hidden_is_shown(said: str) -> None:
+    assert read({"error": said}).message == said
+
+
+@pytest.mark.parametrize("pattern", range(len(complaints._KEYS) + len(complaints._ADDRESSES)))
+def test_each_pattern_is_needed(pattern: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, addresses = list(complaints._KEYS), list(complaints._ADDRESSES)
+    (keys if pattern < len(keys) else addresses).pop(pattern if pattern < len(keys) else pattern - len(keys))
+    monkeypatch.setattr(complaints, "_KEYS", tuple(keys))
+    monkeypatch.setattr(complaints, "_ADDRESSES", tuple(addresses))
+    assert any(read({"error": leak.said}, 400, "hunter2").message != leak.shown for leak in LEAKS)
+
+
+def test_the_log_keeps_addresses_but_no_keys() -> None:
+    detail = read(b"10.1.2.3 sk-abc Bearer x hunter2" + b"x" * 3000, 500, "hunter2").detail
+    assert detail.startswith("upstream answered 500: 10.1.2.3 [key] Bearer [key] [key]xxx")
+    assert len(detail) < 2100
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    name: str
+    headers: dict[str, str]
+    seconds: float | None
+
+
+WAITS = (
+    Wait("absent", {}, None),
+    Wait("seconds", {"retry-after": " 7 "}, 7),
+    Wait("a part of a second", {"retry-after": "2.5"}, 2.5),
+    Wait("milliseconds go first", {"retry-after": "7", "retry-after-ms": "250"}, 0.25),
+    Wait("senseless milliseconds do not", {"retry-after": "7", "retry-after-ms": "x"}, 7),
+    Wait("a date", {"retry-after": formatdate(NOW + 30, usegmt=True)}, 30),
+    Wait("a date in the past", {"retry-after": formatdate(NOW - 30, usegmt=True)}, 0),
+    Wait(
+        "a date by the upstream's own clock",
+        {"retry-after": formatdate(NOW + 999, usegmt=True), "date": formatdate(NOW + 990, usegmt=True)},
+        9,
+    ),
+    Wait("a date without a zone", {"retry-after": "Sun, 22 Nov 2026 10:00:05 -0000"}, 5),
+    Wait("a year", {"retry-after": "31536000"}, 31_536_000),
+    Wait("negative", {"retry-after": "-5"}, None),
+    Wait("words", {"retry-after": "soon"}, None),
+    Wait("an exponent", {"retry-after": "1e3"}, None),
+    Wait("infinity", {"retry-after": "inf"}, None),
+    Wait("full-width digits", {"retry-after": "７"}, None),
+    Wait("more digits than sense", {"retry-after": "9" * 5000}, None),
+    Wait("an hour out of all range", {"retry-after": "Sun, 22 Nov 2026 99999999999999999999:00:00 GMT"}, None),
+)
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.name)
+def test_retry_after(wait: Wait) -> None:
+    assert read_retry_after(wait.headers, NOW) == wait.seconds
+
+
+@given(st.text(max_size=60) | st.datetimes().map(lambda at: format_datetime(at.replace(tzinfo=UTC), usegmt=True)))
+def test_any_retry_after_is_read_or_not(value: str) -> None:
+    seconds = read_retry_after({"retry-after": value, "date": value}, NOW)
+    assert seconds is None or seconds >= 0
+
+
+STAGE = {"moderation_stage": "input"}
+
+
+@pytest.mark.parametrize(
+    ("details", "good"),
+    [
+        ({"moderation_stage": "output", "categories": ["sexual", "self-harm/intent"]}, True),
+        ({"moderation_stage": "unknown", "categories": [], "more": 1}, True),
+        ({"moderation_stage": "later", "categories": []}, False),
+        ({"moderation_stage": [], "categories": []}, False),
+        (STAGE, False),
+        (STAGE | {"categories": ["x"] * 33}, False),
+        (STAGE | {"categories": [7]}, False),
+        (STAGE | {"categories": ["http://10.0.0.1"]}, False),
+        ("sexual", False),
+    ],
+)
+def test_details_of_a_refusal_are_as_documented_or_absent(details: object, good: bool) -> None:
+    found = read({"error": {"message": "m", "moderation_details": details}}).moderation_details
+    assert (found is not None) == good
+    assert found is None or set(found) == {"moderation_stage", "categories"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "meant"),
+    [
+        (200, {"code": 503}, 503),
+        (200, {"code": "429"}, 429),
+        (200, {"code": "x", "status": 400}, 400),
+        (200, {"code": 200}, 200),
+        (200, {"code": 50300}, 200),
+        (200, "503", 200),
+        (400, {"code": 503}, 400),
+    ],
+)
+def test_a_status_inside_a_200_counts(status: int, error: object, meant: int) -> None:
+    assert read({"error": error}, status).status == meant
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(0, 999) | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["error", "errors", "message", "code", "detail", "moderation_details", "status"]), inner
+            )
+        ),
+    )
+)
+def test_any_json_is_read(document: object) -> None:
+    complaint = read(document)
+    assert len(complaint.message) <= 500
+
+
+@pytest.mark.parametrize("text", ["a-" * 32_000, "a." * 32_000, "1:" * 32_000, "0" * 64_000, "a" * 64_000])
+def test_hostile_text_takes_no_time(text: str) -> None:
+    import time
+
+    started = time.process_time()
+    read({"error": text})
+    assert time.process_time() - started < 0.1

@@ -1,0 +1,342 @@
+"""Every way in which upstreams say no, and what the client is told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+import pytest
+
+from app.errors import (
+    ApiError,
+    Forbidden,
+    InvalidRequest,
+    ModerationBlocked,
+    RateLimited,
+    TooLarge,
+    Unauthorized,
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamTimeout,
+    UserError,
+)
+from app.pure import faults
+from app.pure.faults import ROWS, Again, Fault, Row, translate
+
+NOW = 1_795_341_600.0
+OURS, CALLERS = False, True
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`body` is an error object, or the whole body as bytes."""
+
+    name: str
+    status: int
+    body: Mapping[str, Any] | bytes
+    kind: type[ApiError]
+    code: str | None
+    again: Again = Again.NEVER
+    message: str | None = None
+    pass_through: bool = OURS
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def error(message: str, code: object = None, type: str | None = None, **more: object) -> dict[str, object]:  # noqa: A002
+    return {"message": message, "type": type, "param": None, "code": code} | more
+
+
+HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx at 10.0.0.7</body></html>"
+BLOCKED = "Your request was rejected by the safety system. safety_violations=[sexual]."
+UPSTREAM_QUOTA, UPSTREAM_MODEL, OVERLOADED = "upstream_quota", "upstream_model", "upstream_overloaded"
+
+CASES = (
+    Case("a temporary redirect", 307, b"", UpstreamBroken, "upstream_broken"),
+    Case("a permanent redirect with words of refusal", 301, error("content policy"), UpstreamBroken, "upstream_broken"),
+    Case(
+        "a refusal of OpenAI's, as it is",
+        400,
+        error(BLOCKED, "moderation_blocked", "image_generation_user_error"),
+        ModerationBlocked,
+        "moderation_blocked",
+        message=BLOCKED,
+    ),
+    Case(
+        "a refusal in its old form",
+        400,
+        error("Your request was rejected as a result of our safety system.", "content_policy_violation"),
+        ModerationBlocked,
+        "moderation_blocked",
+    ),
+    Case(
+        "a refusal of Azure's, one level deeper",
+        400,
+        error("The response was filtered", "x", innererror={"code": "ResponsibleAIPolicyViolation"}),
+        ModerationBlocked,
+        "moderation_blocked",
+    ),
+    Case(
+        "a refusal under a status that invites repeats",
+        500,
+        error("prompt blocked", "sensitive_words_detected"),
+        ModerationBlocked,
+        "moderation_blocked",
+    ),
+    Case("a refusal in Chinese", 429, error("提示词包含敏感词"), ModerationBlocked, "moderation_blocked"),
+    Case(
+        "a refusal by its status alone",
+        451,
+        b"",
+        ModerationBlocked,
+        "moderation_blocked",
+        message="Your request was rejected by the upstream's safety system.",
+    ),
+    Case("no credit, OpenAI's words", 429, error("x", "insufficient_quota"), UpstreamError, UPSTREAM_QUOTA),
+    Case("no credit, a relay's words", 403, error("用户额度不足"), UpstreamError, UPSTREAM_QUOTA),
+    Case("no credit, by status", 402, b"", UpstreamError, UPSTREAM_QUOTA),
+    Case(
+        "no credit, the caller's own",
+        403,
+        error("预扣费 failed", "insufficient_user_quota"),
+        RateLimited,
+        "insufficient_quota",
+        message="预扣费 failed",
+        pass_through=CALLERS,
+    ),
+    Case(
+        "no credit, the caller's own, by status",
+        402,
+        b"",
+        RateLimited,
+        "insufficient_quota",
+        message="You exceeded your current quota, please check your plan and billing details.",
+        pass_through=CALLERS,
+    ),
+    Case("no such model", 404, error("The model `x` does not exist", "m"), UpstreamError, UPSTREAM_MODEL),
+    Case(
+        "no such model, asked with our key",
+        403,
+        error("No access to model", "model_not_found"),
+        UpstreamError,
+        UPSTREAM_MODEL,
+    ),
+    Case(
+        "no such model, a relay's words",
+        503,
+        error("No available channel for model x under group default (distributor)", "model_not_found"),
+        UpstreamError,
+        UPSTREAM_MODEL,
+    ),
+    Case(
+        "a model that the caller may not use",
+        403,
+        error("Project `p` does not have access to model `x`", "model_not_found"),
+        Forbidden,
+        "model_not_found",
+        message="Project `p` does not have access to model `x`",
+        pass_through=CALLERS,
+    ),
+    Case(
+        "a model that is not there for the caller either",
+        404,
+        error("x", "model_not_found"),
+        UpstreamError,
+        UPSTREAM_MODEL,
+        pass_through=CALLERS,
+    ),
+    Case(
+        "our key refused",
+        401,
+        error("Incorrect API key provided: sk-abc", "invalid_api_key"),
+        UpstreamAuth,
+        "upstream_auth",
+        message="The upstream refused this server's key (status 401). "
+        "The operator should check LIMNER_UPSTREAM_API_KEY.",
+    ),
+    Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth"),
+    Case("this server refused", 403, HTML, UpstreamAuth, "upstream_auth"),
+    Case("our key refused under 400", 400, error("API key not valid."), UpstreamAuth, "upstream_auth"),
+    Case(
+        "the caller's key refused",
+        401,
+        error("无效的令牌"),
+        Unauthorized,
+        "invalid_api_key",
+        message="无效的令牌",
+        pass_through=CALLERS,
+    ),
+    Case(
+        "the caller's key refused under 400",
+        400,
+        error("Invalid API key"),
+        Unauthorized,
+        "invalid_api_key",
+        pass_through=CALLERS,
+    ),
+    Case(
+        "the caller's key refused without words",
+        401,
+        b"",
+        Unauthorized,
+        "invalid_api_key",
+        message="Incorrect API key provided.",
+        pass_through=CALLERS,
+    ),
+    Case("the caller forbidden", 403, error("No.", "region"), Forbidden, "region", message="No.", pass_through=CALLERS),
+    Case(
+        "a wrong size",
+        400,
+        error("Invalid size 'x'.", "invalid_value", "image_generation_user_error", param="size"),
+        UserError,
+        "invalid_value",
+        message="Invalid size 'x'.",
+    ),
+    Case("a wrong size as 429", 429, error("Invalid size '7x7'."), InvalidRequest, None, message="Invalid size '7x7'."),
+    Case(
+        "a context too long, as 500",
+        500,
+        error("This model's maximum context length is 8.", "context_length_exceeded"),
+        InvalidRequest,
+        "context_length_exceeded",
+    ),
+    Case("a body too large", 413, HTML, TooLarge, "request_too_large"),
+    Case(
+        "too many",
+        429,
+        error("Rate limit reached in organization org-x"),
+        RateLimited,
+        "rate_limit_exceeded",
+        Again.SAFE,
+    ),
+    Case(
+        "too many of the caller's",
+        429,
+        error("Rate limit reached for x."),
+        RateLimited,
+        "rate_limit_exceeded",
+        Again.SAFE,
+        message="Rate limit reached for x.",
+        pass_through=CALLERS,
+    ),
+    Case(
+        "too many of the caller's, without words",
+        429,
+        b"",
+        RateLimited,
+        "rate_limit_exceeded",
+        Again.SAFE,
+        message="Rate limit reached. Please try again later.",
+        pass_through=CALLERS,
+    ),
+    Case("too many, said in a 500", 500, error("x", "rate_limit_exceeded"), RateLimited, "rate_limit_exceeded"),
+    Case("overloaded", 503, b"no healthy upstream", UpstreamError, OVERLOADED, Again.SAFE),
+    Case("overloaded, with words of too many", 503, error("Too many requests"), UpstreamError, OVERLOADED, Again.SAFE),
+    Case("overloaded, said under 529", 529, error("x", None, "overloaded_error"), UpstreamError, OVERLOADED),
+    Case("too slow: 408", 408, b"", UpstreamTimeout, "upstream_timeout"),
+    Case("too slow: 504", 504, HTML, UpstreamTimeout, "upstream_timeout"),
+    Case("too slow: 520", 520, HTML, UpstreamTimeout, "upstream_timeout"),
+    Case("too slow: 522", 522, HTML, UpstreamTimeout, "upstream_timeout"),
+    Case("too slow: 524", 524, HTML, UpstreamTimeout, "upstream_timeout"),
+    Case("a wrong address", 404, HTML, UpstreamError, "upstream_error"),
+    Case("a wrong method", 405, b"", UpstreamError, "upstream_error"),
+    Case(
+        "any other bad request",
+        400,
+        error("Your prompt is odd. (request id: 2026)", "bad_response_status_code"),
+        InvalidRequest,
+        "bad_response_status_code",
+        message="Your prompt is odd. (request id: 2026)",
+    ),
+    Case(
+        "a bad request without words",
+        400,
+        HTML,
+        InvalidRequest,
+        None,
+        message="The upstream refused the request (status 400).",
+    ),
+    Case("unprocessable", 422, b'{"detail":"no"}', InvalidRequest, None, message="no"),
+    Case("a crash", 500, HTML, UpstreamError, "upstream_error", Again.AMBIGUOUS),
+    Case("a bad gateway", 502, HTML, UpstreamError, "upstream_error", Again.AMBIGUOUS),
+    Case("a client that left", 499, b"", UpstreamError, "upstream_error"),
+    Case("an unknown status", 599, b"", UpstreamError, "upstream_error"),
+    Case("a teapot", 418, error("short and stout"), UpstreamError, "upstream_error"),
+    Case(
+        "an error inside a 200, with a status",
+        200,
+        error("upstream overloaded", 503, "server_error"),
+        UpstreamError,
+        OVERLOADED,
+    ),
+    Case(
+        "an error inside a 200, as text",
+        200,
+        b'{"error":"boom"}',
+        UpstreamError,
+        "upstream_error",
+        message="The upstream answered with an error (status 200).",
+    ),
+    Case("a refusal inside a 200", 200, error("x", "content_filter"), ModerationBlocked, "moderation_blocked"),
+    Case("too many inside a 200", 200, error("x", "429"), RateLimited, "rate_limit_exceeded"),
+)
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def answer(case: Case) -> Fault:
+    body = case.body if isinstance(case.body, bytes) else orjson.dumps({"error": case.body})
+    return translate(case.status, case.headers, body, pass_through=case.pass_through, now=NOW)
+
+
+@each_case
+def test_faults(case: Case) -> None:
+    fault = answer(case)
+    assert (type(fault.error), fault.error.code, fault.again) == (case.kind, case.code, case.again)
+    assert case.message in {None, fault.error.message}
+    assert not any(word in fault.error.message for word in ("sk-", "org-", "10.0.0.7", "nginx", "<"))
+    assert fault.error.detail is not None
+    assert fault.error.detail.startswith(f"upstream answered {case.status}")
+
+
+@each_case
+def test_only_what_is_free_invites_a_repeat(case: Case) -> None:
+    asked_again = answer(case).error.headers.get("x-should-retry", "anyhow")
+    free = isinstance(answer(case).error, RateLimited) and case.code != "insufficient_quota"
+    assert asked_again == ("anyhow" if free else "false")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_each_row_is_needed(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [seen(case) for case in CASES]
+    monkeypatch.setattr(faults, "ROWS", tuple(replace(one, statuses=()) if one is row else one for one in ROWS))
+    assert [seen(case) for case in CASES] != before
+
+
+def seen(case: Case) -> object:
+    try:
+        fault = answer(case)
+    except StopIteration:
+        return None
+    return type(fault.error), fault.error.code, fault.error.message, fault.again
+
+
+def test_details_of_a_refusal_are_handed_on() -> None:
+    details = {"moderation_stage": "output", "categories": ["sexual"]}
+    case = Case("", 400, error(BLOCKED, "moderation_blocked", moderation_details=details), ModerationBlocked, "")
+    assert answer(case).error.body["error"]["moderation_details"] == details
+    assert "moderation_details" not in answer(replace(case, body=error(BLOCKED, "moderation_blocked"))).error.extra
+
+
+@pytest.mark.parametrize("pass_through", [OURS, CALLERS])
+def test_a_limit_says_how_long(pass_through: bool) -> None:
+    for asked, told in (("7", "7"), ("0", "1"), ("99999999", "60"), ("soon", "1")):
+        fault = translate(429, {"retry-after": asked}, b"", pass_through=pass_through, now=NOW)
+        assert fault.error.headers["retry-after"] == told
+        assert fault.retry_after == (None if asked == "soon" else float(asked))
+
+
+def test_our_key_is_never_told() -> None:
+    body = orjson.dumps({"error": {"message": "odd: hunter2-key", "code": "hunter2-key"}})
+    fault = translate(400, {}, body, pass_through=False, now=NOW, secrets=("hunter2-key",))
+    assert "hunter2" not in f"{fault.error.body} {fault.error.detail}"

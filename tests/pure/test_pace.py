@@ -1,0 +1,39 @@
+"""How often a growing reply is looked at: soon after a picture came, and seldom enough."""
+
+import pytest
+
+from app.pure.pace import Pace
+
+PROGRESS = b'data: {"choices":[{"delta":{"content":"."}}]}\n\n'
+
+
+@pytest.mark.parametrize("hint", [b"https://a", b"http://a", b"data:image/png", b'"b64_json"', b'"image_url"'])
+def test_a_picture_is_seen_at_once(hint: bytes) -> None:
+    pace = Pace(came=10_000, seen=10_000)
+    assert not pace.is_due(PROGRESS, grown=True)
+    assert pace.is_due(hint, grown=True)
+    assert not pace.is_due(PROGRESS, grown=True)
+
+
+def test_a_picture_is_seen_when_it_has_grown_into_the_reply() -> None:
+    pace = Pace(came=10_000, seen=10_000)
+    assert not pace.is_due(b"https://a", grown=False)
+    assert pace.is_due(PROGRESS, grown=True)
+
+
+def test_what_has_not_grown_is_not_looked_at() -> None:
+    assert not Pace().is_due(bytes(99), grown=False)
+
+
+def test_a_picture_in_tiny_pieces_is_seen_after_an_eighth_more() -> None:
+    pace = Pace()
+    pace.is_due(bytes(8000), grown=True)
+    assert [pace.is_due(bytes(500), grown=True) for _ in range(4)] == [False, True, False, False]
+
+
+def test_all_looks_together_are_linear() -> None:
+    pace, came, looked = Pace(), 0, 0
+    for _ in range(20_000):
+        came += 100
+        looked += came * pace.is_due(b"https://example.com/".ljust(100), grown=True)
+    assert looked < 12 * came
