@@ -40,7 +40,7 @@ class Blob:
     def _spill(self) -> int:
         """The file's descriptor; what was in memory goes first."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115  it outlives this call
             _write_all(self._file.fileno(), self._memory)
             self._memory = bytearray()
         return self._file.fileno()
@@ -71,3 +71,22 @@ def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+class Spool:
+    """The blobs of one request, gone together."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
+        self._blobs: list[Blob] = []
+
+    def blob(self) -> Blob:
+        return self.adopt(Blob(self._directory))
+
+    def adopt(self, blob: Blob) -> Blob:
+        self._blobs.append(blob)
+        return blob
+
+    def close(self) -> None:
+        while self._blobs:
+            self._blobs.pop().close()

@@ -1,0 +1,138 @@
+"""Who may call, and how many questions are under way at once."""
+
+import asyncio
+import hashlib
+import hmac
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+
+from app.errors import RateLimited, Unauthorized
+
+_NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Caller:
+    """`id` tells callers apart without telling their keys; `token` is what they presented, None where nothing."""
+
+    id: str
+    token: str | None
+
+
+class Access:
+    """`keys` empty: everybody may call, but in pass-through mode not without a key to pass on."""
+
+    def __init__(self, keys: Iterable[str], *, pass_through: bool) -> None:
+        self._keys = [key.encode() for key in keys]
+        self._pass_through = pass_through
+
+    def admit(self, headers: Headers) -> Caller:
+        """Raises Unauthorized. All keys are compared, each in constant time, as bytes."""
+        token = _bearer(headers)
+        if self._keys:
+            if token is None:
+                raise Unauthorized(_NO_KEY)
+            if sum([hmac.compare_digest(token.encode("latin-1"), key) for key in self._keys]) == 0:
+                raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
+        elif self._pass_through and token is None:
+            raise Unauthorized(_NO_KEY)
+        return Caller(_fingerprint(token), token)
+
+
+def _bearer(headers: Headers) -> str | None:
+    values = headers.getlist("authorization")
+    if not values:
+        return None
+    scheme, _, token = values[0].partition(" ")
+    token = token.strip()
+    # A token goes into a header of ours in pass-through mode: visible ASCII only, and only one of them.
+    if len(values) > 1 or scheme.lower() != "bearer" or not token or not (token.isascii() and token.isprintable()):
+        raise Unauthorized("Malformed Authorization header. Send exactly one, as: Authorization: Bearer YOUR_KEY")
+    return token
+
+
+def _fingerprint(token: str | None) -> str:
+    return hashlib.sha256((token or "").encode("latin-1")).hexdigest()[:16]
+
+
+class Turns:
+    """At most `limit` questions under way and `queue` requests waiting, fair between callers.
+
+    Callers that wait are served in rotation, each caller's own requests in order: two hundred requests of one caller
+    do not starve the one request of another.
+    """
+
+    def __init__(self, limit: int, queue: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.waiting = 0
+        self._queue = queue
+        self._lines: OrderedDict[str, deque[_Ticket]] = OrderedDict()
+
+    @asynccontextmanager
+    async def take(self, caller: str, questions: int = 1) -> AsyncIterator[None]:
+        """`questions` turns at once, so that no request holds some turns while it waits for others.
+
+        A request that needs more than there are takes all. Raises RateLimited where the queue is full.
+        """
+        share = min(questions, self.limit)
+        await self._enter(caller, share)
+        try:
+            yield
+        finally:
+            self.used -= share
+            self._admit()
+
+    async def _enter(self, caller: str, share: int) -> None:
+        if not self._lines and self.used + share <= self.limit:
+            self.used += share
+            return
+        if self.waiting >= self._queue:
+            raise RateLimited("Too many requests are waiting on this server. Please try again shortly.", retry_after=2)
+        ticket = _Ticket(share)
+        self._lines.setdefault(caller, deque()).append(ticket)
+        self.waiting += 1
+        try:
+            await ticket.called
+        except asyncio.CancelledError:
+            self._leave(caller, ticket)
+            raise
+
+    def _leave(self, caller: str, ticket: "_Ticket") -> None:
+        """A request whose client has gone gives back its turn if that came at the same moment, else its place."""
+        line = self._lines.get(caller, deque())
+        if not ticket.called.cancelled():
+            self.used -= ticket.share
+        elif ticket in line:
+            self.waiting -= 1
+            line.remove(ticket)
+            if not line:
+                del self._lines[caller]
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._lines:
+            caller, line = next(iter(self._lines.items()))
+            if self.used + line[0].share > self.limit:
+                return
+            ticket = line.popleft()
+            self.waiting -= 1
+            self._lines.move_to_end(caller)
+            if not line:
+                del self._lines[caller]
+            if not ticket.called.cancelled():
+                self.used += ticket.share
+                ticket.called.set_result(None)
+
+
+class _Ticket:
+    def __init__(self, share: int) -> None:
+        self.share = share
+        self.called: asyncio.Future[None] = asyncio.get_running_loop().create_future()

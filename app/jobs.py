@@ -1,0 +1,70 @@
+"""Work under way: its items are read by whoever is there, and it goes on when nobody is."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Generic, TypeVar
+
+from app.errors import ApiError, Unavailable
+from app.log import log
+
+Item = TypeVar("Item")
+
+
+class Job(Generic[Item]):
+    """A task that collects `items`; `fault` is what it ended with where it did not end well.
+
+    `close` is called once, when the work has ended and its last reader has left.
+    """
+
+    def __init__(self, items: AsyncGenerator[Item, None], close: Callable[[], None]) -> None:
+        self.items: list[Item] = []
+        self.fault: ApiError | None = None
+        self._close = close
+        self._readers = 1
+        self._news = asyncio.Event()
+        self.task = asyncio.create_task(self._run(items))
+        self.task.add_done_callback(self._end)
+
+    async def _run(self, items: AsyncGenerator[Item, None]) -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    self.items.append(item)
+                    self._news.set()
+        except ApiError as error:
+            # Without its frames, which hold the buffers of the request alive.
+            self.fault = error.with_traceback(None)
+        except asyncio.CancelledError:
+            self.fault = Unavailable("The server is shutting down. Please try again.")
+            raise
+        except Exception:  # noqa: BLE001  # reason: a bug must not leave its reader waiting; who gets a 500
+            log.exception("fault")
+            self.fault = ApiError()
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        self._news.set()
+        self._close_if_left()
+
+    async def more(self, have: int) -> bool:
+        """Wait until there are more than `have` items, or the end: then False where nothing is left to read."""
+        while len(self.items) <= have and not self.task.done():
+            self._news.clear()
+            await self._news.wait()
+        return len(self.items) > have
+
+    async def end(self) -> bool:
+        """Wait for the end of the work; always True."""
+        while not self.task.done():
+            self._news.clear()
+            await self._news.wait()
+        return True
+
+    def leave(self) -> None:
+        """The reader is done with the items, or gone."""
+        self._readers -= 1
+        self._close_if_left()
+
+    def _close_if_left(self) -> None:
+        if self._readers == 0 and self.task.done():
+            self._close()

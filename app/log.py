@@ -1,0 +1,48 @@
+"""One record per event: readable on a terminal, one JSON object a line elsewhere."""
+
+import logging
+import sys
+from typing import TextIO
+
+import orjson
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+#: Libraries that would write addresses of signed images, or every request once more.
+_NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart")
+
+
+def configure(log_format: str, level: str, stream: TextIO = sys.stderr) -> None:
+    """`log_format` is auto, console or json. Records of libraries (uvicorn's, warnings) take the same form."""
+    readable = stream.isatty() if log_format == "auto" else log_format == "console"
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=readable and stream.isatty())]
+        if readable
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[_strip, *last]))
+    logging.basicConfig(handlers=[handler], level=threshold, force=True)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+_strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+
+
+def _dumps(event: object, **_: object) -> str:
+    return orjson.dumps(event, default=str).decode()

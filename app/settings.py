@@ -1,0 +1,209 @@
+"""Every environment variable, with its reason; nothing else reads the environment."""
+
+import ipaddress
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.pure.dialects import DIALECTS
+from app.pure.netguard import Allowed, parse_allow
+
+PREFIX = "LIMNER_"
+
+#: What `GET /v1/models` lists: n8n's picker shows only ids that contain `gpt-image` or `dall-e`.
+OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in value:
+        raise PydanticCustomError(
+            "url", "an http(s) address without user name and query, like https://api.example.com/v1"
+        )
+    return value.rstrip("/")
+
+
+def _check_dialect(value: str) -> str:
+    if value not in DIALECTS:
+        raise PydanticCustomError("dialect", "one of {names}", {"names": ", ".join(DIALECTS)})
+    return value
+
+
+def _check_store(value: str) -> str:
+    if not value.startswith("disk:///"):
+        raise PydanticCustomError("store", "disk:///absolute/path")
+    return value
+
+
+def _parse_allow(value: object) -> object:
+    try:
+        return parse_allow(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Size = Annotated[ByteSize, Field(ge=1024)]
+
+
+def _default_store() -> str:
+    """The state folder of the user who runs the server, by the XDG rules: the only other variable that is read."""
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return f"disk://{Path(home).expanduser().absolute()}/limner/images"
+
+
+class Settings(BaseSettings):
+    """One field a variable. A description is the variable's line in the README."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    upstream_base_url: BaseUrl = Field(
+        description="Where the chat upstream is, like `https://api.aiearth.dev/v1`. Required by `serve` and `check`."
+    )
+    upstream_api_key: SecretStr | None = Field(
+        None, description="The upstream's key. Unset: each caller's own Bearer token is passed on (pass-through)."
+    )
+    upstream_model: str = Field(
+        "gpt-image-2-chat", min_length=1, description="What the upstream is asked for, whatever the client named."
+    )
+    upstream_dialect: Annotated[str, AfterValidator(_check_dialect)] = Field(
+        "gpt-image-2-chat",
+        description="How the upstream wants to be asked: `gpt-image-2-chat` (size as prompt prefix, quality in "
+        "metadata), "
+        "`metadata` (size in metadata too, prompt untouched), `openrouter` (modalities and image_config).",
+    )
+    upstream_stream: Literal["auto", "always", "never"] = Field(
+        "auto", description="Whether the upstream is asked for a stream. `auto`: when the client asked for one."
+    )
+    upstream_timeout: Seconds = Field(600, description="Seconds for one question, all attempts included.")
+    upstream_connect_timeout: Seconds = Field(5, description="Seconds to connect to the upstream.")
+    upstream_idle_timeout: Seconds = Field(120, description="Seconds of silence between two pieces of a reply.")
+    upstream_attempts: int = Field(3, ge=1, le=10, description="Tries of one question, the first counted.")
+    retry_ambiguous: bool = Field(
+        False, description="Also ask again after a 500 or 502: such a question may be paid for twice."
+    )
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Comma-separated keys, one of which a client must present."
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Let anyone who reaches this server spend the upstream key: needed to run open off loopback.",
+    )
+    models: Words = Field((), description="What `GET /v1/models` lists. Unset: official names and the upstream's.")
+    default_response_format: Literal["auto", "url", "b64_json"] = Field(
+        "auto",
+        description="What a client gets that did not ask. `auto`: `url` for `dall-e*` or no model, else `b64_json`.",
+    )
+
+    fetch_allow: Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)] = Field(
+        (),
+        description="Comma-separated CIDRs, hosts or `host:port` that image downloads may reach although not public. "
+        "Opens exactly what it names.",
+    )
+    fetch_timeout: Seconds = Field(120, description="Seconds for one image download, retries included.")
+    max_image_bytes: Size = Field(ByteSize(64 * 2**20), description="One image, in or out (`64MiB` is understood).")
+    max_request_bytes: Size = Field(ByteSize(256 * 2**20), description="One request body.")
+    max_concurrency: Count = Field(256, description="Questions under way at once, per process.")
+    max_queue: int = Field(256, ge=0, le=1_000_000, description="Requests waiting for a turn; one more gets a 429.")
+    keepalive_after: float = Field(
+        240,
+        ge=0,
+        le=86_400,
+        description="Seconds after which a plain JSON answer that is not ready yet begins with white space, so that "
+        "nobody between takes the silence for death; 0: never.",
+    )
+    shutdown_grace: Seconds = Field(300, description="Seconds that questions under way get when the server stops.")
+    spool_dir: Path | None = Field(
+        None, description="Folder for the unnamed temporary files of large images. Unset: the system's."
+    )
+
+    image_store: Annotated[str, AfterValidator(_check_store)] = Field(
+        default_factory=_default_store, description="Where kept images live: `disk:///absolute/path`."
+    )
+    image_ttl: Seconds = Field(86_400, description="Seconds a kept image can be fetched.")
+    rehost: Literal["never", "needed", "always"] = Field(
+        "needed",
+        description="Which images get a URL of this server: `needed` (only what has no URL of its own: data URLs, "
+        "converted images), `always`, or `never` (then such an image is answered as a data URL).",
+    )
+    public_url: BaseUrl | None = Field(
+        None, description="How clients reach this server, for the URLs of kept images. Unset: taken from the request."
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on.")
+    cors_origins: Words = Field(("*",), description="Origins whose pages may call this server, comma-separated.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+    @model_validator(mode="after")
+    def _refuse_to_run_open(self) -> Self:
+        paid_by_us = self.upstream_api_key is not None and not self.api_keys
+        if paid_by_us and not self.allow_anonymous and not is_loopback(self.host):
+            raise PydanticCustomError(
+                "open",
+                "LIMNER_API_KEYS: unset, while LIMNER_HOST={host} is reachable by others: anyone could spend the "
+                "upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is meant",
+                {"host": self.host},
+            )
+        return self
+
+    @property
+    def listed_models(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.models or (*OFFICIAL_MODELS, self.upstream_model)))
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """One readable line per bad variable: its name, its value where that cannot be a secret, the format."""
+    return [_complaint(problem) for problem in error.errors(include_url=False, include_context=False)]
+
+
+def _complaint(problem: Mapping[str, Any]) -> str:
+    if not problem["loc"]:
+        return f"{problem['msg']}. See README.md#settings"
+    field = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return f"{variable(field)}: required but not set. See README.md#settings"
+    value = repr(problem["input"])
+    shown = "" if "key" in field or "@" in value else f" {value}"
+    return f"{variable(field)}: invalid value{shown} (format: {problem['msg']}). See README.md#settings"
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """LIMNER_ variables that no field reads: mostly misspelt ones."""
+    known = {variable(field) for field in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)

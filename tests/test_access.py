@@ -1,0 +1,197 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from starlette.datastructures import Headers
+
+from app.access import Access, Turns
+from app.errors import RateLimited, Unauthorized
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    headers: list[str]
+    keys: tuple[str, ...] = ("sk-one", "sk-two")
+    pass_through: bool = False
+    refused: str | None = None
+
+
+CASES = [
+    Case("one of the keys", ["Bearer sk-two"]),
+    Case("the scheme in small letters, spaces around the key", ["bearer   sk-one "]),
+    Case("no key where keys are set", [], refused="You didn't provide an API key"),
+    Case("a wrong key", ["Bearer sk-three"], refused="Incorrect API key provided."),
+    Case("a prefix of a key", ["Bearer sk-on"], refused="Incorrect API key provided."),
+    Case("a key with something behind it", ["Bearer sk-one1"], refused="Incorrect API key provided."),
+    Case("another scheme", ["Basic c2stb25l"], refused="Malformed Authorization header"),
+    Case("a scheme without a key", ["Bearer "], refused="Malformed Authorization header"),
+    Case("two headers, one of them right", ["Bearer sk-one", "Bearer x"], refused="Malformed Authorization header"),
+    Case("a key that is not ASCII", ["Bearer schl\u00fcssel"], refused="Malformed Authorization header"),
+    Case("a key with a control character", ["Bearer a\x01b"], refused="Malformed Authorization header"),
+    Case("nobody needs a key where none is set", [], keys=()),
+    Case("a needless key does no harm", ["Bearer x"], keys=()),
+    Case("pass-through needs a key to pass on", [], keys=(), pass_through=True, refused="You didn't provide"),
+    Case("pass-through takes any key", ["Bearer sk-mine"], keys=(), pass_through=True),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_who_may_call(case: Case) -> None:
+    access = Access(case.keys, pass_through=case.pass_through)
+    headers = Headers(raw=[(b"authorization", value.encode("latin-1")) for value in case.headers])
+    if case.refused is None:
+        caller = access.admit(headers)
+        assert caller.token == (case.headers[0].split()[1] if case.headers else None)
+        return
+    with pytest.raises(Unauthorized, match=case.refused) as caught:
+        access.admit(headers)
+    assert caught.value.status == 401
+    assert caught.value.code == ("invalid_api_key" if "Incorrect" in case.refused else None)
+
+
+def test_callers_are_told_apart_without_telling_their_keys() -> None:
+    access = Access((), pass_through=True)
+    one, two = (access.admit(Headers({"authorization": f"Bearer {key}"})) for key in ("sk-one", "sk-two"))
+    assert one.id != two.id
+    assert one.id == access.admit(Headers({"authorization": "Bearer sk-one"})).id
+    assert "sk-one" not in repr(one) + one.id
+
+
+class Desk:
+    """Requests at the door: `come` starts one, `inside` lists who has a turn, in order of arrival there."""
+
+    def __init__(self, limit: int, queue: int) -> None:
+        self.turns = Turns(limit, queue)
+        self.inside: list[str] = []
+        self._go = dict[str, asyncio.Event]()
+        self.tasks = dict[str, asyncio.Task[None]]()
+
+    async def come(self, name: str, questions: int = 1) -> None:
+        """`name` begins with the caller's letter."""
+        self._go[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._stay(name, questions))
+        await self.settle()
+
+    async def _stay(self, name: str, questions: int) -> None:
+        async with self.turns.take(name[0], questions):
+            self.inside.append(name)
+            await self._go[name].wait()
+
+    async def finish(self, *names: str) -> None:
+        for name in names:
+            self._go[name].set()
+            await self.settle()
+
+    async def cancel(self, name: str) -> None:
+        self.tasks[name].cancel()
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def at_the_desk(limit: int, queue: int, scene: Callable[[Desk], Awaitable[None]]) -> None:
+    async def play() -> None:
+        desk = Desk(limit, queue)
+        await scene(desk)
+        await desk.finish(*desk.tasks)
+        assert (desk.turns.used, desk.turns.waiting) == (0, 0)
+
+    asyncio.run(play())
+
+
+def test_a_freed_turn_goes_to_the_one_who_waits() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.come("a1")
+        await desk.come("a2")
+        assert (desk.inside, desk.turns.waiting) == (["a1"], 1)
+        await desk.finish("a1")
+        assert desk.inside == ["a1", "a2"]
+
+    at_the_desk(1, 5, scene)
+
+
+def test_one_callers_many_requests_do_not_starve_anothers_one() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3", "a4", "b1"):
+            await desk.come(name)
+        await desk.finish("a1", "a2", "b1", "a3")
+        assert desk.inside == ["a1", "a2", "b1", "a3", "a4"]
+
+    at_the_desk(1, 10, scene)
+
+
+def test_a_full_queue_turns_away_with_a_time_to_come_back() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.come("a1")
+        await desk.come("a2")
+        await desk.come("b1")
+        with pytest.raises(RateLimited) as caught:
+            desk.tasks["b1"].result()
+        assert caught.value.headers["retry-after"] == "2"
+        assert caught.value.headers["retry-after-ms"] == "2000"
+        await desk.finish("a1")
+        assert desk.inside == ["a1", "a2"]
+
+    at_the_desk(1, 1, scene)
+
+
+def test_a_request_takes_all_its_turns_at_once_and_is_not_overtaken() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.come("a1", 2)
+        await desk.come("b1", 2)
+        await desk.come("c1", 1)
+        assert desk.inside == ["a1"]
+        await desk.finish("a1")
+        assert desk.inside == ["a1", "b1", "c1"]
+
+    at_the_desk(3, 5, scene)
+
+
+def test_a_request_for_more_turns_than_there_are_takes_all() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.come("a1", 10)
+        assert (desk.inside, desk.turns.used) == (["a1"], 2)
+
+    at_the_desk(2, 0, scene)
+
+
+def test_who_leaves_while_waiting_loses_the_place() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3", "b1"):
+            await desk.come(name)
+        await desk.cancel("b1")
+        await desk.cancel("a2")
+        assert desk.turns.waiting == 1
+        await desk.finish("a1")
+        assert desk.inside == ["a1", "a3"]
+
+    at_the_desk(1, 5, scene)
+
+
+def test_who_leaves_at_the_moment_of_the_turn_passes_it_on() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3"):
+            await desk.come(name)
+        desk._go["a1"].set()
+        await asyncio.sleep(0)  # a1 leaves and calls a2, whose task has not run yet
+        assert desk.turns.waiting == 1
+        await desk.cancel("a2")
+        assert desk.inside == ["a1", "a3"]
+
+    at_the_desk(1, 5, scene)
+
+
+def test_a_turn_that_is_freed_while_the_next_one_leaves_goes_to_the_one_after() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3"):
+            await desk.come(name)
+        desk._go["a1"].set()
+        desk.tasks["a2"].cancel()  # a1 runs first, and finds a2 at the head of the line
+        await desk.settle()
+        assert desk.inside == ["a1", "a3"]
+
+    at_the_desk(1, 5, scene)

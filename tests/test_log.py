@@ -1,0 +1,63 @@
+import io
+import logging
+from collections.abc import Iterator
+
+import orjson
+import pytest
+import structlog
+
+from app.log import configure, log
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_one_json_object_a_line_where_nobody_reads() -> None:
+    stream = io.StringIO()
+    configure("auto", "info", stream)
+    log.debug("too quiet")
+    log.info("request", status=200, form={"a": b"bytes"})
+    logging.getLogger("uvicorn.error").warning("from a library: %s", "x")
+    first, second = (orjson.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["event"], first["status"], first["level"]) == ("request", 200, "info")
+    assert (second["event"], second["level"]) == ("from a library: x", "warning")
+    assert first["timestamp"].endswith("Z")
+
+
+def test_a_stack_trace_is_part_of_its_record() -> None:
+    stream = io.StringIO()
+    configure("json", "info", stream)
+    try:
+        raise KeyError("gone")
+    except KeyError:
+        log.exception("fault")
+    record = orjson.loads(stream.getvalue())
+    assert "KeyError: 'gone'" in record["exception"]
+
+
+@pytest.mark.parametrize(("form", "stream"), [("auto", Terminal()), ("console", io.StringIO())])
+def test_readable_on_a_terminal_or_where_asked(form: str, stream: io.StringIO) -> None:
+    configure(form, "debug", stream)
+    log.debug("request", status=200)
+    line = stream.getvalue()
+    assert "request" in line
+    assert not line.startswith("{")
+
+
+def test_libraries_do_not_write_addresses() -> None:
+    stream = io.StringIO()
+    configure("json", "debug", stream)
+    for name in ("httpx", "aiohttp.client", "asyncio", "python_multipart.multipart"):
+        logging.getLogger(name).info("GET https://images.example.com/a.png?signature=secret")
+    assert stream.getvalue() == ""

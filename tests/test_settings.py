@@ -1,0 +1,127 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, complaints, is_loopback, unknown_variables, variable
+
+BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
+
+
+@dataclass(frozen=True)
+class Bad:
+    name: str
+    variables: dict[str, str]
+    complaint: str
+    says_not: str = "sk-"
+
+
+BAD = [
+    Bad("nothing set", {"LIMNER_UPSTREAM_BASE_URL": ""}, "LIMNER_UPSTREAM_BASE_URL: required but not set"),
+    Bad("no scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, "LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address"),
+    Bad("a key in the address is not repeated", {"LIMNER_UPSTREAM_BASE_URL": "https://u:sk-1@h/v1"}, "LIMNER_UPSTREAM_BASE_URL: invalid value (format"),
+    Bad("a query in the address", {"LIMNER_PUBLIC_URL": "https://h/?a=b"}, "LIMNER_PUBLIC_URL: invalid value 'https://h/?a=b'"),
+    Bad("an unknown dialect", {"LIMNER_UPSTREAM_DIALECT": "klingon"}, "LIMNER_UPSTREAM_DIALECT: invalid value 'klingon' (format: one of gpt-image-2-chat, metadata, openrouter)"),
+    Bad("a choice that is none", {"LIMNER_REHOST": "maybe"}, "LIMNER_REHOST: invalid value 'maybe' (format: Input should be 'never', 'needed' or 'always')"),
+    Bad("a port beyond the last", {"LIMNER_PORT": "70000"}, "LIMNER_PORT: invalid value '70000'"),
+    Bad("seconds that never end", {"LIMNER_UPSTREAM_TIMEOUT": "inf"}, "LIMNER_UPSTREAM_TIMEOUT: invalid value 'inf'"),
+    Bad("no attempt at all", {"LIMNER_UPSTREAM_ATTEMPTS": "0"}, "LIMNER_UPSTREAM_ATTEMPTS: invalid value '0'"),
+    Bad("bytes that are none", {"LIMNER_MAX_IMAGE_BYTES": "big"}, "LIMNER_MAX_IMAGE_BYTES: invalid value 'big'"),
+    Bad("a store that is not known", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path)"),
+    Bad("an allow list that is none", {"LIMNER_FETCH_ALLOW": "10.0.0.0/99"}, "LIMNER_FETCH_ALLOW: invalid value '10.0.0.0/99'"),
+    Bad("open to others with our key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
+def test_a_bad_variable_is_named_in_one_line(case: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**BASE, **case.variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (line,) = complaints(caught.value)
+    assert line.startswith(case.complaint)
+    assert line.endswith("See README.md#settings")
+    assert case.says_not not in line
+    assert "\n" not in line
+
+
+def test_each_bad_variable_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LIMNER_PORT": "x", "LIMNER_REHOST": "y"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    names = [line.partition(":")[0] for line in complaints(caught.value)]
+    assert sorted(names) == ["LIMNER_PORT", "LIMNER_REHOST", "LIMNER_UPSTREAM_BASE_URL"]
+
+
+@dataclass(frozen=True)
+class Good:
+    name: str
+    variables: dict[str, str]
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+GOOD = [
+    Good("the defaults", {}, {"upstream_model": "gpt-image-2-chat", "upstream_timeout": 600, "upstream_attempts": 3, "max_image_bytes": 64 * 2**20, "max_request_bytes": 256 * 2**20, "port": 8000, "host": "127.0.0.1", "cors_origins": ("*",), "upstream_api_key": None}),
+    Good("an address with a slash at its end", {"LIMNER_UPSTREAM_BASE_URL": "http://h:1/v1/"}, {"upstream_base_url": "http://h:1/v1"}),
+    Good("lists with spaces", {"LIMNER_MODELS": " a, b ,,"}, {"models": ("a", "b"), "listed_models": ("a", "b")}),
+    Good("bytes with a unit", {"LIMNER_MAX_IMAGE_BYTES": "2MiB"}, {"max_image_bytes": 2 * 2**20}),
+    Good("empty means unset", {"LIMNER_PORT": "", "LIMNER_API_KEYS": ""}, {"port": 8000, "api_keys": ()}),
+    Good("our key on loopback only", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "::1"}),
+    Good("our key behind client keys", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_API_KEYS": "a,b"}),
+    Good("our key open on purpose", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_ALLOW_ANONYMOUS": "true"}),
+    Good("callers with keys of their own may come from anywhere", {"LIMNER_HOST": "0.0.0.0"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
+def test_what_variables_mean(case: Good, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**BASE, **case.variables}.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert {name: getattr(settings, name) for name in case.fields} == case.fields
+
+
+def test_the_upstreams_model_is_listed_beside_the_official_ones() -> None:
+    models = Settings(upstream_base_url="http://h", upstream_model="dall-e-3").listed_models
+    assert len(models) == len(set(models))
+    assert "gpt-image-2" in models
+
+
+@pytest.mark.parametrize(("state_home", "folder"), [("/var/state", "/var/state"), ("", "/home/u/.local/state")])
+def test_kept_images_live_in_the_state_folder(state_home: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", state_home)
+    monkeypatch.setenv("HOME", "/home/u")
+    assert Settings(upstream_base_url="http://h").image_store == f"disk://{folder}/limner/images"
+
+
+def test_a_dot_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("LIMNER_UPSTREAM_BASE_URL=http://from-file\nOTHER=1\n")
+    assert Settings().upstream_base_url == "http://from-file"
+
+
+def test_keys_do_not_show() -> None:
+    settings = Settings(upstream_base_url="http://h", upstream_api_key="sk-upstream", api_keys="sk-client")
+    assert "sk-" not in repr(settings) + str(settings.model_dump())
+    assert [key.get_secret_value() for key in settings.api_keys] == ["sk-client"]
+
+
+def test_misspelt_variables_are_named() -> None:
+    environment = ["LIMNER_PROT", "LIMNER_PORT", "PATH", "LIMNER_API_KEY"]
+    assert unknown_variables(environment) == ["LIMNER_API_KEY", "LIMNER_PROT"]
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.com", False)])  # fmt: skip
+def test_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_variable_says_what_it_is_for(field: str) -> None:
+    description = Settings.model_fields[field].description
+    assert description
+    assert description.endswith(".")
+    assert variable(field) == f"LIMNER_{field.upper()}"
