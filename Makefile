@@ -41,10 +41,10 @@ types: install ## mypy, strict
 	$(BIN)/mypy
 
 own-coverage: install ## See that each file of app/pure is covered in full by its own test
-	@for file in app/pure/[a-z]*.py; do \
-		name=$$(basename $$file .py); echo "$$file"; \
-		$(BIN)/pytest -q --no-header tests/pure/test_$$name.py --cov=app.pure.$$name --cov-report=term-missing || exit 1; \
-	done
+	@failed=; for file in app/pure/[a-z]*.py; do \
+		name=$$(basename $$file .py); \
+		$(BIN)/pytest -qq --no-header tests/pure/test_$$name.py --cov=app.pure.$$name || failed="$$failed $$file"; \
+	done; if [ "$$failed" ]; then echo "not covered by their own tests:$$failed"; exit 1; fi
 
 format: install ## Put the code into the agreed layout and repair what can be repaired
 	$(BIN)/ruff check --fix
