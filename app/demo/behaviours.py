@@ -41,12 +41,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """`number`: what stands for N when the model name brings none; None: the name takes no number."""
+    """`number` stands for N where the model name brings none, `least` to `most`; None: the name takes no number."""
 
     name: str
     says: str
     change: Callable[[Plan, float], Plan]
     number: float | None = None
+    least: float = 0
+    most: float = 3600
 
     @property
     def title(self) -> str:
@@ -55,6 +57,11 @@ class Behaviour:
 
 def _tells(telling: Telling) -> Callable[[Plan, float], Plan]:
     return lambda plan, _: replace(plan, telling=telling)
+
+
+def _says(telling: Telling) -> Callable[[Plan, float], Plan]:
+    """Nothing is painted."""
+    return lambda plan, _: replace(plan, telling=telling, sketches=())
 
 
 def _sends(**changes: Any) -> Callable[[Plan, float], Plan]:
@@ -103,11 +110,11 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("json-text", "JSON of the Images API as text", _tells(tellings.json_text)),
     Behaviour("html", "an HTML image", _tells(tellings.html)),
     Behaviour("thinks", "a draft in `reasoning_content`, then the picture", _thinks),
-    Behaviour("refuses", "a refusal in words, with a link to the rules", _tells(tellings.refuses)),
-    Behaviour("content-filter", "no content, finish_reason content_filter", _tells(tellings.filtered)),
-    Behaviour("text-only", "a friendly question instead of a picture", _tells(tellings.text_only)),
-    Behaviour("echoes-input", "the client's own pictures again", _tells(tellings.echoes_input)),
-    Behaviour("says-nothing", "empty content", _tells(tellings.says_nothing)),
+    Behaviour("refuses", "a refusal in words, with a link to the rules", _says(tellings.refuses)),
+    Behaviour("content-filter", "no content, finish_reason content_filter", _says(tellings.filtered)),
+    Behaviour("text-only", "a friendly question instead of a picture", _says(tellings.text_only)),
+    Behaviour("echoes-input", "the client's own pictures again", _says(tellings.echoes_input)),
+    Behaviour("says-nothing", "empty content", _says(tellings.says_nothing)),
     # What is painted, and how its link behaves.
     Behaviour("previews", "two smaller pictures first, then the final one", _drafts(0.25, 0.5)),
     Behaviour("two-images", "two different pictures", lambda plan, _: replace(plan, sketches=plan.sketches * 2)),
@@ -130,8 +137,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("refuses-400", "error 400 moderation_blocked", _waits(lambda _: gates.moderate)),
     Behaviour("flaky", "503 the first N times for a prompt", _waits(gates.flaky), 1),
     Behaviour("limited", "429 with retry-after N the first time for a prompt", _waits(gates.limited), 1),
-    Behaviour("error", "status N with an error object", _waits(gates.fail), 500),
-    Behaviour("html", "status N with a gateway's HTML page", _waits(gates.show_page), 502),
+    Behaviour("error", "status N with an error object", _waits(gates.fail), 500, 400, 599),
+    Behaviour("html", "status N with a gateway's HTML page", _waits(gates.show_page), 502, 400, 599),
     Behaviour("error-in-200", "an error object with status 200", _waits(lambda _: gates.fail_in_200)),
     # How it is sent.
     Behaviour("pace", "N seconds between the pieces of a stream", _paces, 0.05),
@@ -162,8 +169,12 @@ def read_model(model: str) -> Plan | None:
             plan = _PLAIN[part].change(plan, 0)
         elif part in _NUMBERED:
             plan = _NUMBERED[part].change(plan, _NUMBERED[part].number or 0)
-        elif stem in _NUMBERED and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", digits):
+        elif stem in _NUMBERED and _is_number(digits, _NUMBERED[stem]):
             plan = _NUMBERED[stem].change(plan, float(digits))
         else:
             return None
     return plan
+
+
+def _is_number(digits: str, row: Behaviour) -> bool:
+    return bool(re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", digits)) and row.least <= float(digits) <= row.most

@@ -27,7 +27,7 @@ def hang_pictures(image: Image.Image, pictures: Sequence[bytes | str]) -> None:
     """As many as have room beside each other. A last one with transparent parts is the mask of the first."""
     if not pictures:
         return
-    edge = int(min(image.height * 0.34, image.width * 0.9 / len(pictures) * 0.86, image.width * 0.34))
+    edge = max(4, int(min(image.height * 0.34, image.width * 0.34, image.width * 0.77 / len(pictures))))
     gap = max(2, edge // 10)
     left, top = int(min(image.size) * 0.06), int(min(image.size) * 0.06)
     thumbnails = [_thumbnail(picture, edge) for picture in pictures]
@@ -58,8 +58,10 @@ def _open(data: bytes, box: tuple[int, int]) -> Image.Image:
             image.draft("RGB", box)
             upright = ImageOps.exif_transpose(image)
             with upright, upright.convert("RGBA") as pixels:
-                return ImageOps.contain(pixels, box, Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+                scale = min(box[0] / pixels.width, box[1] / pixels.height)
+                size = max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))
+                return pixels.resize(size, Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise NotAPicture(str(error)) from None
 
 

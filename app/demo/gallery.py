@@ -17,7 +17,7 @@ _OPEN_TO_ALL = {"access-control-allow-origin": "*", "cache-control": "public, ma
 
 @dataclass(slots=True)
 class Exhibit:
-    """What a picture's link answers: first `absent` 404s, `hops` redirects, `cuts` broken downloads, then the picture."""
+    """What a link answers: first `absent` 404s, `hops` redirects to itself, `cuts` broken bodies, then the picture."""
 
     data: bytes
     media_type: str
@@ -68,7 +68,7 @@ class Gallery:
             return Response("Not Found", 404, _OPEN_TO_ALL, "text/plain")
         if exhibit.hops:
             exhibit.hops -= 1
-            return RedirectResponse(request.url, 302, _OPEN_TO_ALL)
+            return RedirectResponse(request.url.path, 302, _OPEN_TO_ALL)
         if exhibit.cuts:
             exhibit.cuts -= 1
             return CutShort(exhibit.data, 200, _OPEN_TO_ALL, exhibit.media_type)

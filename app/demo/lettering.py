@@ -44,7 +44,7 @@ def write_caption(image: Image.Image, text: str, footer: str) -> None:
 
 
 def find_font(size: float, *, latin: bool) -> Font:
-    """The font that comes with Pillow knows Latin letters only; others are looked up for other scripts."""
+    """The font that comes with Pillow knows plain Latin letters only; another is looked up for other scripts."""
     return ImageFont.load_default(size) if latin else _installed_font(size)
 
 
@@ -68,7 +68,7 @@ def _write(
 
 
 def _is_latin(text: str) -> bool:
-    return all(ord(letter) < 0x250 or letter in "×·…—–‘’“”" for letter in text)
+    return all(letter.isascii() or letter in "·…‘’“”" for letter in text)
 
 
 def _fit(text: str, width: float, height: float, size: float) -> tuple[float, list[str]]:
@@ -81,7 +81,7 @@ def _fit(text: str, width: float, height: float, size: float) -> tuple[float, li
         if len(lines) <= rows:
             return size, lines
         if size <= 13:
-            return size, [*lines[: rows - 1], lines[rows - 1] + " …"]
+            return size, [*lines[: rows - 1], lines[rows - 1][:-2] + "…"]
         size = max(13.0, size * 0.86)
 
 

@@ -70,9 +70,15 @@ class Scene:
         return f"{self.width}x{self.height}  ·  quality {self.quality}"
 
 
-@lru_cache(maxsize=16)
 def paint(scene: Scene, encoding: str = "PNG") -> bytes:
-    """A file of `encoding` (a key of ENCODINGS). Takes up to a second of CPU: not for an event loop."""
+    """A file of `encoding` (a key of ENCODINGS). Takes up to a second of CPU: not for an event loop.
+
+    Raises NotAPicture (a ValueError). Scenes without pictures are remembered: those are small, and often asked for.
+    """
+    return _paint(scene, encoding) if scene.pictures else _paint_once(scene, encoding)
+
+
+def _paint(scene: Scene, encoding: str) -> bytes:
     factor = 2 if scene.width * scene.height <= SMOOTHED_PIXELS else 1
     chances = _chances(f"{scene.variant} {scene.prompt}")
     with _paint_landscape(scene.width * factor, scene.height * factor, chances) as drawn, drawn.reduce(factor) as image:
@@ -81,6 +87,9 @@ def paint(scene: Scene, encoding: str = "PNG") -> bytes:
         file = io.BytesIO()
         image.save(file, encoding, **ENCODINGS[encoding])
         return file.getvalue()
+
+
+_paint_once = lru_cache(maxsize=32)(_paint)
 
 
 def _chances(seed: str) -> Iterator[float]:

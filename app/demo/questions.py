@@ -12,6 +12,8 @@ import pybase64
 DEFAULT_SIZE = (1024, 1024)
 MIN_PIXELS, MAX_PIXELS, MAX_EDGE, MAX_RATIO, GRID = 655_360, 8_294_400, 3840, 3, 16
 
+QUALITIES = ("low", "medium", "high", "auto")
+
 #: What OpenRouter calls a picture's size, in pixels of a square.
 IMAGE_SIZES = {"1K": 1024**2, "2K": 2048**2, "4K": MAX_PIXELS}
 
@@ -60,20 +62,21 @@ def read_question(body: object) -> Question:
     """Raises Refused."""
     if not isinstance(body, dict):
         raise Refused("We could not parse the JSON body of your request.")
+    model = _string(body, "model")
     text, pictures = _read_messages(body)
-    settings = _object(body, "metadata")
+    settings = _read_metadata(body)
     openrouter = _object(body, "image_config")
     prefix, prompt = split_prefix(text)
     width, height = _read_size(prefix, settings, openrouter)
     return Question(
-        model=_string(body, "model"),
+        model=model,
         prompt=prompt,
         width=width,
         height=height,
-        quality=_string(settings, "quality", _string(openrouter, "quality", "auto")),
+        quality=_read_quality(settings, openrouter),
         pictures=pictures,
         stream=_boolean(body, "stream"),
-        openrouter="image" in (body.get("modalities") or ()),
+        openrouter="image" in _list(body, "modalities"),
     )
 
 
@@ -104,8 +107,8 @@ def bad_picture() -> Refused:
 
 def _read_messages(body: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The text of the last user message; the pictures of all, for they are context."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
+    messages = _list(body, "messages")
+    if not messages:
         raise Refused("Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter")
     asked = [list(_read_parts(m)) for m in messages if isinstance(m, dict) and m.get("role") == "user"]
     texts = [value for kind, value in (asked or [[]])[-1] if kind == "text"]
@@ -116,7 +119,7 @@ def _read_messages(body: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 def _read_parts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
     content = message.get("content")
-    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else _list(message, "content"):
         kind = part.get("type") if isinstance(part, dict) else None
         value = part.get(kind) if kind in {"text", "image_url"} else None
         if kind == "image_url" and isinstance(value, dict):
@@ -166,8 +169,37 @@ def _from_ratio(ratio: str, image_size: str) -> tuple[int, int]:
 
 
 def _bad_size(size: str, reason: str) -> Refused:
-    message = f"Invalid size '{size}'. {reason}"
+    message = f"Invalid size '{size:.64}'. {reason}"
     return Refused(message, type="image_generation_user_error", param="size", code="invalid_value")
+
+
+def _read_metadata(body: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's limits: 16 pairs, keys of 64 letters, values of 512, all of them strings."""
+    metadata = _object(body, "metadata")
+    for name in metadata:
+        if len(name) > 64 or len(_string(metadata, name)) > 512:
+            raise Refused(
+                f"Invalid 'metadata.{name:.64}': string too long.", param="metadata", code="string_above_max_length"
+            )
+    if len(metadata) > 16:
+        raise Refused("Invalid 'metadata': too many properties.", param="metadata", code="object_above_max_properties")
+    return metadata
+
+
+def _read_quality(settings: dict[str, Any], openrouter: dict[str, Any]) -> str:
+    quality = _string(settings, "quality", _string(openrouter, "quality", "auto"))
+    if quality not in QUALITIES:
+        *names, last = (f"'{name}'" for name in QUALITIES)
+        message = f"Invalid value: '{quality:.64}'. Supported values are: {', '.join(names)}, and {last}."
+        raise Refused(message, param="quality", code="invalid_value")
+    return quality
+
+
+def _list(body: dict[str, Any], name: str) -> list[Any]:
+    value = body.get(name)
+    if value is not None and not isinstance(value, list):
+        raise _bad_type(name, "an array")
+    return value or []
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:

@@ -58,5 +58,7 @@ class _Server(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             super().run(sockets)
+        except SystemExit:  # uvicorn's way to say that the app did not start
+            self.started = False
         finally:
             self.settled.set()

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class SeenRequest:
 
 
 class DemoState:
-    """`calls`: chat requests ever seen; `under_way`: those not answered yet; `painted`: pictures made for answers."""
+    """`calls`: chat requests; `under_way`: requests not answered to the end yet; `painted`: pictures, drafts too."""
 
     def __init__(self) -> None:
         self.gallery = Gallery()
@@ -35,12 +35,6 @@ class DemoState:
         self._held: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._released = False
         self._changed = threading.Condition()
-
-    @property
-    def models(self) -> Counter[str]:
-        """How often each model was asked for, among the remembered requests."""
-        bodies = [seen.body for seen in list(self.requests)]
-        return Counter(str(body.get("model")) for body in bodies if isinstance(body, dict))
 
     def reset(self) -> None:
         """Forgets everything; questions that are held stay so."""

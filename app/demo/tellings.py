@@ -36,13 +36,18 @@ class Reply:
     deltas: Sequence[Delta]
     finish_reason: str = "stop"
 
+    @property
+    def in_words(self) -> bool:
+        """False where its content is a list of parts: lines of progress cannot stand before it."""
+        return all(isinstance(delta.get("content", ""), str) for delta in self.deltas)
+
 
 #: What is told about the pictures painted, with the pictures that the client had sent.
 Telling = Callable[[Sequence[Painted], Sequence[str]], Reply]
 
 
 def merge(deltas: Iterable[Delta]) -> Delta:
-    """Texts and lists are joined."""
+    """Texts are joined, and lists."""
     message: Delta = {"role": "assistant", "content": None}
     for delta in deltas:
         for key, value in delta.items():
@@ -121,5 +126,4 @@ def says_nothing(pictures: Sequence[Painted], sent: Sequence[str]) -> Reply:
 
 def _lines(lines: Iterable[str]) -> Reply:
     """Each line a delta; no line break after the last, as in the documentation's example."""
-    first, *more = lines
-    return Reply([{"content": first}, *({"content": "\n" + line} for line in more)])
+    return Reply([{"content": "\n" * bool(index) + line} for index, line in enumerate(lines)])

@@ -1,9 +1,8 @@
 """The demo upstream's routes: one paints, one lists the models, one serves what was painted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from hmac import compare_digest
@@ -13,9 +12,11 @@ import httpx
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.demo import tellings
 from app.demo.behaviours import BEHAVIOURS, Plan, Sketch, read_model
@@ -58,11 +59,29 @@ def create_demo(
     ]
     app = Starlette(
         routes=routes,
-        lifespan=demo.work,
+        middleware=[Middleware(Turnstile, state=demo.state)],
         exception_handlers={Refused: _refuse, HTTPException: _refuse_route},
     )
     app.state.demo = demo.state
     return app
+
+
+class Turnstile:
+    """Counts the requests under way, to the last byte of their answers."""
+
+    def __init__(self, app: ASGIApp, state: DemoState) -> None:
+        self._app = app
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._state.move(+1)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._state.move(-1)
 
 
 class Demo:
@@ -74,26 +93,12 @@ class Demo:
         self._sleep = sleep
         self._painters = ThreadPoolExecutor(PAINTERS, "demo-painter")
 
-    @asynccontextmanager
-    async def work(self, app: Starlette) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            self._painters.shutdown(wait=False, cancel_futures=True)
-
     async def list_models(self, request: Request) -> Response:
         self._check_key(request)
         models = [{"id": row.title, "object": "model", "created": 0, "owned_by": "demo"} for row in BEHAVIOURS]
         return JSONResponse({"object": "list", "data": models})
 
     async def complete(self, request: Request) -> Response:
-        self.state.move(+1)
-        try:
-            return await self._answer(request)
-        finally:
-            self.state.move(-1)
-
-    async def _answer(self, request: Request) -> Response:
         body = await self._read_body(request)
         self._check_key(request)
         question = read_question(body)
@@ -105,8 +110,9 @@ class Demo:
         pictures = await self._gather(question.pictures)
         painted = await self._paint(question, plan, pictures, self._public_url or str(request.base_url).rstrip("/"))
         telling = plan.telling or (tellings.images_field if question.openrouter else tellings.documented)
-        wire = plan.wire if plan.wire.pace else replace(plan.wire, pace=self._pace)
-        return respond(question, telling(painted, question.pictures), wire, self.state.calls, self._sleep)
+        reply = telling(painted, question.pictures)
+        wire = replace(plan.wire, pace=plan.wire.pace or self._pace, progress=bool(painted) and reply.in_words)
+        return respond(question, reply, wire, self.state.calls, self._sleep)
 
     async def _read_body(self, request: Request) -> Any:
         raw = await request.body()
@@ -193,4 +199,4 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _refuse_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     message = f"Invalid URL ({request.method} {request.url.path})"
-    return JSONResponse(Refused(message).body, status)
+    return JSONResponse(Refused(message).body, status, getattr(error, "headers", None))

@@ -37,6 +37,7 @@ class Wire:
     comments: bool = False
     bytewise: bool = False
     repeats: bool = False
+    progress: bool = False
     choices: bool = True
     breaks: Literal["never", "inside the link", "after the link", "inside the JSON"] = "never"
 
@@ -80,7 +81,7 @@ def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: Wir
     def choice(delta: Delta, finish_reason: str | None = None, **more: Any) -> dict[str, Any]:
         return {"index": 0, "delta": delta, "finish_reason": finish_reason} | more
 
-    *deltas, broken_off = _deltas(reply)
+    *deltas, broken_off = _deltas(reply, wire)
     yield from (chunk([choice(delta)]) for delta in deltas)
     if wire.breaks == "inside the link":
         return
@@ -98,15 +99,16 @@ def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: Wir
         yield _event(b"[DONE]", wire)
 
 
-def _deltas(reply: Reply) -> Iterator[Delta]:
-    """The role, then the deltas in pieces, with lines of progress while there is something to wait for."""
-    yield {"role": "assistant", "content": ""}
-    yield from ({"content": f"> 进度 **{percent}%**\n"} for percent in PROGRESS)
-    yield {"content": "\n"}
-    for delta in reply.deltas:
+def _deltas(reply: Reply, wire: Wire) -> Iterator[Delta]:
+    """The role, then the deltas in pieces, with lines of progress spread before them."""
+    yield {"role": "assistant"}
+    for number, delta in enumerate(reply.deltas):
+        for index, percent in enumerate(PROGRESS if wire.progress else ()):
+            if index * len(reply.deltas) // len(PROGRESS) == number:
+                yield {"content": "\n" * bool(number) + f"> 进度 **{percent}%**\n"}
         ((key, value),) = delta.items()
-        step = max(PIECE, len(value) // PIECES) if isinstance(value, str) else len(value)
-        yield from ({key: value[start : start + step]} for start in range(0, len(value), step or 1))
+        step = max(PIECE, len(value) // PIECES) if isinstance(value, str) else 1
+        yield from ({key: value[start : start + step]} for start in range(0, len(value), step))
 
 
 def _event(data: bytes, wire: Wire) -> bytes:

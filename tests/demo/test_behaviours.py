@@ -1,0 +1,76 @@
+"""Model names choose rows of the table, alone, with a number, and joined."""
+
+from dataclasses import replace
+
+import pytest
+
+from app.demo import tellings
+from app.demo.behaviours import BEHAVIOURS, MODEL, Behaviour, Plan, Sketch, read_model
+
+
+def read(model: str) -> Plan:
+    plan = read_model(model)
+    assert plan is not None
+    return plan
+
+
+def test_the_documented_model_changes_nothing() -> None:
+    assert read(MODEL) == Plan()
+
+
+@pytest.mark.parametrize("row", [row for row in BEHAVIOURS if row.name != MODEL], ids=lambda row: row.title)
+def test_every_row_changes_the_plan(row: Behaviour) -> None:
+    model = row.name if row.number is None else f"{row.name}-{row.number:g}"
+    assert read(model) != Plan()
+
+
+def test_titles_are_unique_and_every_row_says_what_it_does() -> None:
+    assert len({row.title for row in BEHAVIOURS}) == len(BEHAVIOURS)
+    assert all(row.says for row in BEHAVIOURS)
+
+
+def test_names_that_are_numbered_have_a_number_of_their_own() -> None:
+    assert read("missing-image").sketches == read("missing-image-2").sketches == (Sketch(absent=2),)
+    assert read("pace").wire == read("pace-0.05").wire
+    assert read("redirects-3").sketches == (Sketch(hops=3),)
+
+
+def test_names_are_joined() -> None:
+    plan = read("previews+markdown+jpeg+pace-0.5+never-done")
+    assert plan.telling is tellings.markdown
+    assert plan.sketches == (
+        Sketch(draft=True, scale=0.25, encoding="JPEG"),
+        Sketch(draft=True, scale=0.5, encoding="JPEG"),
+        Sketch(encoding="JPEG"),
+    )
+    assert plan.wire == replace(Plan().wire, pace=0.5, done=False)
+    assert len(read("slow-2+flaky-1").gates) == 2
+
+
+@pytest.mark.parametrize("name", ["html", "refuses"])
+def test_a_name_with_a_number_is_another_row(name: str) -> None:
+    assert read(name).gates == ()
+    assert len(read({"html": "html-502", "refuses": "refuses-400"}[name]).gates) == 1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(
+            "gpt-image-2",
+            "",
+            "+",
+            "markdown+",
+            "markdown-2",
+            "slow-",
+            "slow-x",
+            "slow--1",
+            "slow-１",
+            "slow-1e3",
+            "slow-.5",
+        ),
+        *("slow-3601", "error-200", "error-600", "html-99", "flaky-1234567"),
+    ],
+)
+def test_names_nobody_knows(model: str) -> None:
+    assert read_model(model) is None

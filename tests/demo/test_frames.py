@@ -1,0 +1,101 @@
+"""Pictures that came along: any kind is shown, damaged ones are refused, the mask becomes an outline."""
+
+import io
+import zlib
+
+import pytest
+from PIL import Image, ImageChops
+
+from app.demo import frames
+from app.demo.frames import NotAPicture, check_picture, hang_pictures
+
+
+def encode(image: Image.Image, encoding: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, encoding)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+
+RED = encode(Image.new("RGB", (64, 64), (255, 0, 0)))
+
+
+def hang(*pictures: bytes | str) -> Image.Image:
+    image = Image.new("RGB", (800, 600), (40, 80, 120))
+    hang_pictures(image, pictures)
+    return image
+
+
+def count(image: Image.Image, colour: tuple[int, int, int]) -> int:
+    with Image.new("RGB", image.size, colour) as plain, ImageChops.difference(image, plain).convert("L") as distance:
+        return distance.histogram()[0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_any_mode(mode: str) -> None:
+    encoding = {"CMYK": "JPEG", "F": "TIFF"}.get(mode, "PNG")
+    check_picture(encode(Image.new(mode, (40, 30)), encoding))
+
+
+@pytest.mark.parametrize("encoding", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_any_encoding(encoding: str) -> None:
+    check_picture(encode(Image.new("RGB", (40, 30), (9, 99, 200)), encoding))
+
+
+def test_shapes_that_are_all_edge() -> None:
+    check_picture(encode(Image.new("RGB", (3000, 1))))
+    check_picture(encode(Image.new("RGB", (1, 3000))))
+
+
+DAMAGED = {
+    "no picture": b"<html>",
+    "nothing": b"",
+    "cut in the middle": encode(Image.effect_noise((64, 64), 50).convert("RGB"))[:2000],
+    "a broken chunk": RED[:45] + bytes(60),
+    "a text that unpacks to very much": RED[:33] + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80 << 20))) + RED[33:],
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_pictures(data: bytes) -> None:
+    with pytest.raises(NotAPicture):
+        check_picture(data)
+
+
+def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_PIXELS", 64 * 64 - 1)
+    with pytest.raises(NotAPicture, match="too many pixels"):
+        check_picture(RED)
+
+
+def test_nothing_to_hang_changes_nothing() -> None:
+    with hang() as image:
+        assert count(image, (40, 80, 120)) == 800 * 600
+
+
+def test_each_picture_hangs_in_its_frame() -> None:
+    blue = encode(Image.new("RGB", (64, 32), (0, 0, 255)))
+    with hang(RED, blue, "https://example.com/" + "a" * 300) as image:
+        assert count(image, (255, 0, 0)) == 2 * count(image, (0, 0, 255)) > 5000
+        assert count(image, (226, 229, 234)) > 5000
+
+
+def test_many_pictures_still_hang() -> None:
+    with hang(*[RED] * 300) as image:
+        assert count(image, (255, 0, 0)) > 100
+
+
+def test_the_mask_is_drawn_into_the_first_picture() -> None:
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (16, 16, 48, 48))
+    with hang(RED, encode(mask)) as image, hang(RED, encode(Image.new("RGBA", (64, 64)).convert("RGB"))) as without:
+        assert count(image, frames._OUTLINE) > 300
+        assert count(without, frames._OUTLINE) == 0
+
+
+def test_a_single_picture_with_holes_is_no_mask() -> None:
+    with hang(encode(Image.new("RGBA", (64, 64)))) as image:
+        assert count(image, frames._OUTLINE) == 0

@@ -1,0 +1,196 @@
+"""Plain answers and streams as bytes: whole, odd and broken off."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+from starlette.responses import Response
+
+from app.demo.questions import Question
+from app.demo.tellings import Reply, merge
+from app.demo.wire import PICTURE_TOKENS, Wire, respond
+
+TEXT = "已生成图片:http://127.0.0.1:8000/images/abcdefghijkl.png"
+REPLY = Reply([{"content": TEXT}])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`ended`: the body had its end."""
+
+    pieces: list[bytes]
+    ended: bool
+    slept: list[float]
+    headers: dict[str, str]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
+
+    @property
+    def events(self) -> list[bytes]:
+        lines = self.body.replace(b"\r\n", b"\n").split(b"\n\n")
+        assert lines[-1] == b"" or not self.ended
+        return [line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: ")]
+
+    @property
+    def chunks(self) -> list[dict[str, Any]]:
+        return [orjson.loads(event) for event in self.events if event != b"[DONE]"]
+
+    @property
+    def deltas(self) -> list[dict[str, Any]]:
+        return [choice["delta"] for chunk in self.chunks for choice in chunk["choices"]]
+
+
+def send(wire: Wire, *, stream: bool = False, reply: Reply = REPLY, pictures: Sequence[str] = ()) -> Answer:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    question = Question("markdown", "a fox", 1024, 1024, "auto", tuple(pictures), stream=stream, openrouter=False)
+    messages = asyncio.run(run(respond(question, reply, wire, 7, sleep)))
+    headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+    bodies = [message for message in messages if message["type"] == "http.response.body"]
+    return Answer([body["body"] for body in bodies], not bodies[-1].get("more_body"), slept, headers)
+
+
+async def run(response: Response) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    await response({"type": "http"}, receive, keep)
+    return sent
+
+
+def test_a_plain_answer_to_the_letter() -> None:
+    answer = send(Wire())
+    document = orjson.loads(answer.body)
+    assert list(document) == ["id", "object", "created", "model", "choices", "usage"]
+    assert (document["id"], document["object"], document["model"]) == ("chatcmpl-000007", "chat.completion", "markdown")
+    message = {"role": "assistant", "content": TEXT}
+    assert document["choices"] == [{"index": 0, "message": message, "finish_reason": "stop"}]
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-length"] == str(len(answer.body))
+
+
+def test_usage_adds_up() -> None:
+    few, many = (orjson.loads(send(Wire(), pictures=["x"] * count).body)["usage"] for count in (0, 2))
+    assert many["prompt_tokens"] - few["prompt_tokens"] == 2 * PICTURE_TOKENS
+    for usage in (few, many):
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_a_stream_to_the_letter() -> None:
+    answer = send(Wire(progress=True), stream=True)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.ended
+    assert answer.events[-1] == b"[DONE]"
+    assert {chunk["object"] for chunk in answer.chunks} == {"chat.completion.chunk"}
+    assert answer.chunks[-1]["choices"] == []
+    assert answer.chunks[-1]["usage"]["total_tokens"] > 0
+    assert answer.chunks[-2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    assert answer.deltas[0] == {"role": "assistant"}
+    assert [delta["content"] for delta in answer.deltas[1:4]] == [f"> 进度 **{n}%**\n" for n in (13, 55, 88)]
+    pieces = [delta["content"] for delta in answer.deltas[4:-1]]
+    assert "".join(pieces) == TEXT
+    assert len([piece for piece in pieces if "http" not in piece]) > 2, "cut inside the link"
+
+
+def test_progress_is_spread_between_several_pictures() -> None:
+    reply = Reply([{"content": "one"}, {"content": "\ntwo"}, {"content": "\nthree"}])
+    text = "".join(delta.get("content", "") for delta in send(Wire(progress=True), stream=True, reply=reply).deltas)
+    assert text == "> 进度 **13%**\none\n> 进度 **55%**\n\ntwo\n> 进度 **88%**\n\nthree"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply([{"reasoning_content": "so"}, {"content": "x" * 5000}]),
+        Reply([{"content": "a"}, {"images": [{"n": 1}]}, {"images": [{"n": 2}]}]),
+        Reply([{"content": [{"type": "text"}, {"type": "image_url"}]}]),
+        Reply([{"content": ""}]),
+        Reply([], "content_filter"),
+    ],
+)
+def test_a_stream_says_what_the_plain_answer_says(reply: Reply) -> None:
+    answer = send(Wire(), stream=True, reply=reply)
+    streamed = merge(delta | {"role": ""} for delta in answer.deltas)
+    assert (streamed.get("content") or None) == (merge(reply.deltas).get("content") or None)
+    assert streamed.get("images") == merge(reply.deltas).get("images")
+    assert answer.chunks[-2]["choices"][0]["finish_reason"] == reply.finish_reason
+    assert len(answer.events) < 80
+
+
+def test_pace_and_stalls() -> None:
+    assert send(Wire(), stream=True).slept == []
+    answer = send(Wire(pace=0.25), stream=True)
+    assert answer.slept == [0.25] * (len(answer.events) - 1)
+    assert send(Wire(stalls=30), stream=True).slept == [30]
+    assert send(Wire(pace=1, stalls=30)).slept == []
+
+
+def test_ends_that_are_left_out() -> None:
+    assert send(Wire(done=False), stream=True).events[-1] != b"[DONE]"
+    assert "usage" not in send(Wire(usage=False), stream=True).chunks[-1]
+    assert "usage" not in orjson.loads(send(Wire(usage=False)).body)
+    assert orjson.loads(send(Wire(choices=False)).body)["choices"] == []
+    assert send(Wire(choices=False), stream=True).deltas == []
+
+
+def test_a_form_nobody_asked_for() -> None:
+    assert orjson.loads(send(Wire(form="json"), stream=True).body)["object"] == "chat.completion"
+    assert send(Wire(form="stream")).events[-1] == b"[DONE]"
+
+
+def test_the_whole_message_once_more() -> None:
+    last = send(Wire(repeats=True), stream=True).chunks[-2]["choices"][0]
+    assert last["message"] == {"role": "assistant", "content": TEXT}
+
+
+def test_other_line_ends_and_comments() -> None:
+    answer = send(Wire(line_end="\r\n", comments=True), stream=True)
+    assert b"\n" not in answer.body.replace(b"\r\n", b"")
+    assert answer.body.startswith(b": keep-alive\r\n\r\ndata: ")
+    assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT
+
+
+def test_byte_by_byte() -> None:
+    answer = send(Wire(bytewise=True), stream=True)
+    assert {len(piece) for piece in answer.pieces[:-1]} == {1}
+    assert answer.body == send(Wire(), stream=True).body
+
+
+def test_breaking_off_inside_the_link() -> None:
+    answer = send(Wire(breaks="inside the link"), stream=True)
+    text = "".join(delta.get("content", "") for delta in answer.deltas)
+    assert not answer.ended
+    assert TEXT.startswith(text)
+    assert "http" in text
+    assert len(text) < len(TEXT)
+    plain = send(Wire(breaks="inside the link"))
+    assert not plain.ended
+    assert len(plain.body) < int(plain.headers["content-length"])
+
+
+def test_breaking_off_after_the_link() -> None:
+    answer = send(Wire(breaks="after the link"), stream=True)
+    assert not answer.ended
+    assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT + "\n"
+
+
+def test_json_that_is_cut() -> None:
+    with pytest.raises(orjson.JSONDecodeError):
+        orjson.loads(send(Wire(breaks="inside the JSON")).body)
+    answer = send(Wire(breaks="inside the JSON"), stream=True)
+    assert answer.ended
+    with pytest.raises(orjson.JSONDecodeError):
+        orjson.loads(answer.events[-1])
