@@ -12,7 +12,7 @@ from app.pure.pictures import OnePicture, Picture, PictureList
 from app.pure.sizes import Size, SizeText
 from app.pure.wording import clean_name, contradiction, missing
 
-__all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "Operation", "Parameter", "Picture", "read_form", "read_json"]
+__all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "Operation", "Picture", "read_form", "read_json", "schema"]
 
 #: Names in the header that lists what had no effect.
 _MOST_IGNORED = 32

@@ -1,0 +1,245 @@
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
+
+import orjson
+import pytest
+
+from app.pure import dialects
+from app.pure.dialects import DIALECTS, MASK_NOTE, Dialect, chat_body
+from app.pure.images import ImagesRequest, Operation, Picture, read_json
+from app.pure.json_holes import Hole, HoleyJson
+from app.pure.sizes import Size
+
+LINK = "https://example.com/source-image.png"
+
+
+class File:
+    size = 3
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        yield b"abc"
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    dialect: str
+    asked: dict[str, Any]
+    body: dict[str, Any]
+    pictures: tuple[str, ...] = ()
+    stream: bool = False
+    mask: bool = False
+
+
+def said(text: str, *urls: str) -> list[dict[str, Any]]:
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": text}, *pictures]}]
+
+
+def painted(**config: str) -> dict[str, Any]:
+    body = {"model": "m", "messages": said("a cat"), "modalities": ["image", "text"], "stream": False}
+    return body | {"image_config": config} if config else body
+
+
+CASES = [
+    Case(
+        "a size stands in front of the prompt",
+        "gpt-image-2-chat",
+        {"prompt": "a cat", "size": "1536x1024"},
+        {"model": "m", "messages": said("1536x1024 'a cat'"), "stream": False},
+    ),
+    Case(
+        "auto stands there too",
+        "gpt-image-2-chat",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": said("auto 'a cat'"), "stream": False},
+    ),
+    Case(
+        "a legacy size is asked for as a larger one",
+        "gpt-image-2-chat",
+        {"prompt": "a cat", "size": "512x512"},
+        {"model": "m", "messages": said("1024x1024 'a cat'"), "stream": False},
+    ),
+    Case(
+        "a prompt with a prefix of its own chooses nothing",
+        "gpt-image-2-chat",
+        {"prompt": "3840x2160 'a cat'"},
+        {"model": "m", "messages": said("auto '3840x2160 'a cat''"), "stream": False},
+    ),
+    Case(
+        "quotes, line breaks and other scripts arrive unharmed",
+        "gpt-image-2-chat",
+        {"prompt": "it's \"a\"\r\n' 猫 \\ \x00", "size": "1024x1024"},
+        {"model": "m", "messages": said("1024x1024 'it's \"a\"\r\n' 猫 \\ \x00'"), "stream": False},
+    ),
+    Case(
+        "quality goes into metadata, beside the client's own",
+        "gpt-image-2-chat",
+        {"prompt": "a cat", "quality": "hd", "metadata": {"project": "spring", "size": "1x1"}},
+        {
+            "model": "m",
+            "messages": said("auto 'a cat'"),
+            "metadata": {"project": "spring", "quality": "high"},
+            "stream": False,
+        },
+    ),
+    Case(
+        "a user and a stream",
+        "gpt-image-2-chat",
+        {"prompt": "a cat", "user": "u"},
+        {"model": "m", "messages": said("auto 'a cat'"), "user": "u", "stream": True},
+        stream=True,
+    ),
+    Case(
+        "pictures stand after the text, in order",
+        "gpt-image-2-chat",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": said("auto 'a cat'", LINK, "data:image/png;base64,AAAA"), "stream": False},
+        pictures=(LINK, "data:image/png;base64,AAAA"),
+    ),
+    Case(
+        "a mask is explained inside the quotes",
+        "gpt-image-2-chat",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": said(f"auto 'a cat\n\n{MASK_NOTE}'", LINK, LINK), "stream": False},
+        pictures=(LINK, LINK),
+        mask=True,
+    ),
+    Case(
+        "what else a client sends goes nowhere",
+        "gpt-image-2-chat",
+        {"prompt": "a cat", "messages": [], "tools": [], "api_base": "h", "style": "vivid", "output_format": "webp"},
+        {"model": "m", "messages": said("auto 'a cat'"), "stream": False},
+    ),
+    Case(
+        "size and quality in metadata",
+        "metadata",
+        {"prompt": "1x1 'a cat'", "size": "512x512", "quality": "low", "metadata": {"a": "b"}},
+        {
+            "model": "m",
+            "messages": said("1x1 'a cat'"),
+            "metadata": {"a": "b", "size": "1024x1024", "quality": "low"},
+            "stream": False,
+        },
+    ),
+    Case(
+        "auto in metadata",
+        "metadata",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": said("a cat"), "metadata": {"size": "auto"}, "stream": False},
+    ),
+    Case(
+        "a mask is explained after the prompt",
+        "metadata",
+        {"prompt": "a cat"},
+        {
+            "model": "m",
+            "messages": said(f"a cat\n\n{MASK_NOTE}", LINK, LINK),
+            "metadata": {"size": "auto"},
+            "stream": False,
+        },
+        pictures=(LINK, LINK),
+        mask=True,
+    ),
+    Case("OpenRouter chooses", "openrouter", {"prompt": "a cat"}, painted()),
+    Case(
+        "OpenRouter is told the quality",
+        "openrouter",
+        {"prompt": "a cat", "quality": "high", "metadata": {"a": "b"}, "user": "u"},
+        painted(quality="high") | {"metadata": {"a": "b"}, "user": "u"},
+    ),
+    *(
+        Case(
+            f"OpenRouter's words for {size}",
+            "openrouter",
+            {"prompt": "a cat", "size": size},
+            painted(aspect_ratio=ratio, image_size=tier),
+        )
+        for size, ratio, tier in [
+            ("256x256", "1:1", "1K"),
+            ("1024x1024", "1:1", "1K"),
+            ("832x1248", "2:3", "1K"),
+            ("1536x1024", "3:2", "1K"),
+            ("1152x1536", "3:4", "1K"),
+            ("1536x1152", "4:3", "1K"),
+            ("1024x1280", "4:5", "1K"),
+            ("1280x1024", "5:4", "1K"),
+            ("1024x1792", "9:16", "1K"),
+            ("1024x3072", "9:16", "2K"),
+            ("2048x1152", "16:9", "2K"),
+            ("2688x1152", "21:9", "2K"),
+            ("3072x1024", "21:9", "2K"),
+            ("2048x2048", "1:1", "2K"),
+            ("3840x2160", "16:9", "4K"),
+            ("2880x2880", "1:1", "4K"),
+        ]
+    ),
+]
+
+
+def body_of(case: Case) -> dict[str, Any]:
+    request = read_json(Operation.GENERATION, case.asked)
+    if case.mask:
+        request = replace(request, mask=Picture(url=LINK))
+    return chat_body(request, case.pictures, dialect=case.dialect, model="m", stream=case.stream)
+
+
+def fits(case: Case) -> bool:
+    return body_of(case) == case.body
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bodies(case: Case) -> None:
+    assert body_of(case) == case.body
+
+
+def test_every_dialect_has_a_case() -> None:
+    assert {case.dialect for case in CASES} == set(DIALECTS)
+
+
+TRAITS = [
+    (name, trait.name, trait.default)
+    for name, dialect in DIALECTS.items()
+    for trait in fields(Dialect)
+    if trait.default is not MISSING and getattr(dialect, trait.name) != trait.default
+]
+
+
+@pytest.mark.parametrize(("name", "trait", "default"), TRAITS)
+def test_every_trait_of_a_dialect_is_needed(
+    name: str, trait: str, default: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DIALECTS, name, replace(DIALECTS[name], **{trait: default}))
+    assert not all(map(fits, CASES))
+
+
+@pytest.mark.parametrize("ratio", dialects._RATIOS)
+def test_every_ratio_is_needed(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialects, "_RATIOS", tuple(other for other in dialects._RATIOS if other != ratio))
+    assert not all(map(fits, CASES))
+
+
+@pytest.mark.parametrize("tier", dialects._TIERS, ids=str)
+def test_every_tier_is_needed(tier: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialects, "_TIERS", tuple(other for other in dialects._TIERS if other != tier))
+    assert not all(map(fits, CASES))
+
+
+def test_the_documented_example_to_the_byte() -> None:
+    prompt = "参考这张图片,生成一张产品海报。保留主体风格,背景换成明亮的摄影棚。"
+    request = ImagesRequest(operation=Operation.EDIT, prompt=prompt, size=Size(3840, 2160))
+    body = chat_body(request, [LINK], dialect="gpt-image-2-chat", model="gpt-image-2-chat", stream=False)
+    assert orjson.dumps(body).decode() == (
+        '{"model":"gpt-image-2-chat","messages":[{"role":"user","content":['
+        f'{{"type":"text","text":"3840x2160 \'{prompt}\'"}},'
+        f'{{"type":"image_url","image_url":{{"url":"{LINK}"}}}}]}}],"stream":false}}'
+    )
+
+
+def test_pictures_may_be_holes() -> None:
+    request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
+    hole = Hole(File(), "data:image/png;base64,")
+    body = chat_body(request, [hole], dialect="metadata", model="m", stream=True)
+    sent = orjson.loads(b"".join(HoleyJson(body).pieces()))
+    assert sent["messages"] == said("a cat", "data:image/png;base64,YWJj")

@@ -1,0 +1,375 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.pure.kinds import Boolean, Choice, FormPart, Integer, Object, Pairs, Text
+
+QUALITY = Choice(("low", "high", "auto"), default="auto", also={"hd": "high"})
+
+
+class File:
+    size = 3
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        yield b"abc"
+
+
+Kind = Text | Integer | Boolean | Choice | Object | Pairs
+
+
+@dataclass(frozen=True)
+class Json:
+    name: str
+    kind: Kind
+    value: object
+    read: Any
+
+
+JSON = [
+    Json("a text", Text(9), "hello", "hello"),
+    Json("an empty text that may be absent", Text(9), "", None),
+    Json("white space is a text", Text(9, minimum=1), " \n", " \n"),
+    Json("exactly as long as allowed", Text(3), "abc", "abc"),
+    Json("length counts characters, not bytes", Text(3), "猫猫🐈", "猫猫🐈"),
+    Json("one line", Text(9, one_line=True), "gpt-é", "gpt-é"),
+    Json("the smallest number", Integer(1, 10), 1, 1),
+    Json("the largest number", Integer(1, 10), 10, 10),
+    Json("no largest number", Integer(1), 2**63, 2**63),
+    Json("true", Boolean(), True, True),
+    Json("false", Boolean(), False, False),
+    Json("a choice", QUALITY, "low", "low"),
+    Json("another name for a choice", QUALITY, "hd", "high"),
+    Json("the default choice", QUALITY, "auto", None),
+    Json("an object", Object(), {"a": [1]}, {"a": [1]}),
+    Json("pairs", Pairs(), {"a": "b"}, {"a": "b"}),
+    Json("no pairs", Pairs(), {}, None),
+    Json("pairs of null are none", Pairs(), {"a": None}, None),
+    Json(
+        "numbers and booleans become text",
+        Pairs(),
+        {"i": 1, "f": 1.5, "t": True, "f2": False},
+        {"i": "1", "f": "1.5", "t": "true", "f2": "false"},
+    ),
+    Json("sixteen pairs", Pairs(), {str(i): "" for i in range(16)}, {str(i): "" for i in range(16)}),
+    Json("the longest key and value", Pairs(), {"k" * 64: "v" * 512}, {"k" * 64: "v" * 512}),
+]
+
+
+@pytest.mark.parametrize("case", JSON, ids=lambda case: case.name)
+def test_json_is_read(case: Json) -> None:
+    read = case.kind.from_json("x", case.value)
+    assert read == case.read
+    assert type(read) is type(case.read)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    name: str
+    kind: Kind
+    value: Any
+    message: str
+    code: str
+    param: str = "x"
+
+
+NOT_A_STRING = "Invalid type for 'x': expected a string, but got {} instead."
+NOT_AN_INTEGER = "Invalid type for 'x': expected an integer, but got {} instead."
+NOT_AN_OBJECT = "Invalid type for 'x': expected an object, but got {} instead."
+
+WRONG_JSON = [
+    Wrong("a number is no text", Text(9), 5, NOT_A_STRING.format("an integer"), "invalid_type"),
+    Wrong("null is no text", Text(9), None, NOT_A_STRING.format("null"), "invalid_type"),
+    Wrong("an empty text that is needed", Text(9, minimum=1), "", "Invalid 'x': empty string. …", "empty_string"),
+    Wrong("a long text", Text(3), "abcd", "Invalid 'x': string too long. …", "string_above_max_length"),
+    Wrong(
+        "a second line",
+        Text(9, one_line=True),
+        "a\nb",
+        "Invalid 'x': control characters are not allowed.",
+        "invalid_value",
+    ),
+    Wrong(
+        "a line break at the end",
+        Text(9, one_line=True),
+        "a\n",
+        "Invalid 'x': control characters are not allowed.",
+        "invalid_value",
+    ),
+    Wrong("a text is no number", Integer(1, 10), "2", NOT_AN_INTEGER.format("a string"), "invalid_type"),
+    Wrong("true is no number", Integer(1, 10), True, NOT_AN_INTEGER.format("a boolean"), "invalid_type"),
+    Wrong("2.0 is no integer", Integer(1, 10), 2.0, NOT_AN_INTEGER.format("a decimal number"), "invalid_type"),
+    Wrong(
+        "a small number",
+        Integer(1, 10),
+        0,
+        "Invalid 'x': integer below minimum value. Expected a value >= 1, but got 0 instead.",
+        "integer_below_min_value",
+    ),
+    Wrong(
+        "a large number",
+        Integer(1, 10),
+        11,
+        "Invalid 'x': integer above maximum value. Expected a value <= 10, but got 11 instead.",
+        "integer_above_max_value",
+    ),
+    Wrong(
+        "a huge number",
+        Integer(1, 10),
+        2**64 - 1,
+        "Invalid 'x': integer above maximum value. Expected a value <= 10, but got 18446744073709551615 instead.",
+        "integer_above_max_value",
+    ),
+    Wrong(
+        "a number is no boolean",
+        Boolean(),
+        1,
+        "Invalid type for 'x': expected a boolean, but got an integer instead.",
+        "invalid_type",
+    ),
+    Wrong("a number is no choice", QUALITY, 5, NOT_A_STRING.format("an integer"), "invalid_type"),
+    Wrong(
+        "an unknown choice",
+        QUALITY,
+        "ultra",
+        "Invalid value: 'ultra'. Supported values are: 'low', 'high', and 'auto'.",
+        "invalid_value",
+    ),
+    Wrong(
+        "an empty choice",
+        QUALITY,
+        "",
+        "Invalid value: ''. Supported values are: 'low', 'high', and 'auto'.",
+        "invalid_value",
+    ),
+    Wrong(
+        "a long choice is quoted in part",
+        QUALITY,
+        "u" * 99,
+        f"Invalid value: '{'u' * 40}…'. Supported values are: 'low', 'high', and 'auto'.",
+        "invalid_value",
+    ),
+    Wrong("a list is no object", Object(), [], NOT_AN_OBJECT.format("an array"), "invalid_type"),
+    Wrong("a text is no pairs", Pairs(), "a=b", NOT_AN_OBJECT.format("a string"), "invalid_type"),
+    Wrong(
+        "seventeen pairs, null counted",
+        Pairs(),
+        {str(i): None for i in range(17)},
+        "Invalid 'x': too many properties. …",
+        "object_above_max_properties",
+    ),
+    Wrong(
+        "an object among the pairs",
+        Pairs(),
+        {"a": {}},
+        "Invalid type for 'x.a': expected a string, but got an object instead.",
+        "invalid_type",
+        "x.a",
+    ),
+    Wrong(
+        "a list among the pairs",
+        Pairs(),
+        {"a": []},
+        "Invalid type for 'x.a': expected a string, but got an array instead.",
+        "invalid_type",
+        "x.a",
+    ),
+    Wrong(
+        "a long key is quoted in part",
+        Pairs(),
+        {"k" * 65: ""},
+        f"Invalid 'x.{'k' * 64}': string too long. …",
+        "string_above_max_length",
+        f"x.{'k' * 64}",
+    ),
+    Wrong(
+        "a long value",
+        Pairs(),
+        {"a": "v" * 513},
+        "Invalid 'x.a': string too long. …",
+        "string_above_max_length",
+        "x.a",
+    ),
+]
+
+
+def check(caught: InvalidRequest, case: Wrong) -> None:
+    if case.message.endswith("…"):
+        assert caught.message.startswith(case.message[:-1])
+    else:
+        assert caught.message == case.message
+    assert (caught.type, caught.param, caught.code) == ("invalid_request_error", case.param, case.code)
+
+
+@pytest.mark.parametrize("case", WRONG_JSON, ids=lambda case: case.name)
+def test_wrong_json_is_refused(case: Wrong) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        case.kind.from_json("x", case.value)
+    check(caught.value, case)
+
+
+def parts(*given: tuple[str, Any]) -> list[FormPart]:
+    return [FormPart(name, value) for name, value in given]
+
+
+@dataclass(frozen=True)
+class Form:
+    name: str
+    kind: Kind
+    parts: list[FormPart]
+    read: Any
+
+
+FORM = [
+    Form("a text", Text(9), parts(("x", "hello")), "hello"),
+    Form("the same text twice", Text(9), parts(("x", "hello"), ("x", "hello")), "hello"),
+    Form("a number", Integer(1, 10), parts(("x", "2")), 2),
+    Form("a number with zeros in front", Integer(1, 10), parts(("x", "002")), 2),
+    Form("what a client writes for a number nobody set", Integer(1, 10, unset="0"), parts(("x", "0")), None),
+    Form("true", Boolean(), parts(("x", "true")), True),
+    Form("false", Boolean(), parts(("x", "false")), False),
+    Form("a choice", QUALITY, parts(("x", "hd")), "high"),
+    Form("an object as JSON text", Object(), parts(("x", '{"a": [1]}')), {"a": [1]}),
+    Form("an object in brackets", Object(), parts(("x[a]", "1"), ("x[b][c]", "2")), {"a": "1", "b": {"[c]": "2"}}),
+    Form("pairs in brackets", Pairs(), parts(("x[a]", "1"), ("x[b]", "2")), {"a": "1", "b": "2"}),
+    Form("pairs as JSON text", Pairs(), parts(("x", '{"a": 1, "b": null}')), {"a": "1"}),
+    Form("pairs in both ways", Pairs(), parts(("x", '{"a": "1"}'), ("x[b]", "2")), {"a": "1", "b": "2"}),
+    Form("the same pair twice", Pairs(), parts(("x[a]", "1"), ("x[a]", "1")), {"a": "1"}),
+    Form("brackets that are not closed", Pairs(), parts(("x[a", "1")), {"a": "1"}),
+]
+
+
+@pytest.mark.parametrize("case", FORM, ids=lambda case: case.name)
+def test_forms_are_read(case: Form) -> None:
+    read = case.kind.from_form("x", case.parts)
+    assert read == case.read
+    assert type(read) is type(case.read)
+
+
+TWICE = "Invalid parameter: 'x'. This parameter already has a different value in your parameters."
+NOT_INT = (
+    "Invalid type for 'x': expected an integer, but got a string value that could not be converted into an integer."
+)
+
+WRONG_FORM = [
+    Wrong("a file is no text", Text(9), parts(("x", File())), NOT_A_STRING.format("a file"), "invalid_type"),
+    Wrong("brackets are no text", Text(9), parts(("x[a]", "b")), NOT_A_STRING.format("an object"), "invalid_type"),
+    Wrong("empty brackets are no text", Text(9), parts(("x[]", "b")), NOT_A_STRING.format("an array"), "invalid_type"),
+    Wrong("two different texts", Text(9), parts(("x", "a"), ("x", "b")), TWICE, "invalid_value"),
+    Wrong("a file is no number", Integer(1), parts(("x", File())), NOT_AN_INTEGER.format("a file"), "invalid_type"),
+    Wrong("half a picture", Integer(1), parts(("x", "2.5")), NOT_INT, "invalid_type"),
+    Wrong("a word is no number", Integer(1), parts(("x", "abc")), NOT_INT, "invalid_type"),
+    Wrong("full-width digits are no number", Integer(1), parts(("x", "２")), NOT_INT, "invalid_type"),
+    Wrong("a line break behind a number", Integer(1), parts(("x", "2\n")), NOT_INT, "invalid_type"),
+    Wrong("an underscore in a number", Integer(1), parts(("x", "1_0")), NOT_INT, "invalid_type"),
+    Wrong("ten thousand digits", Integer(1), parts(("x", "9" * 10_000)), NOT_INT, "invalid_type"),
+    Wrong(
+        "a negative number is below the smallest",
+        Integer(1),
+        parts(("x", "-1")),
+        "Invalid 'x': integer below minimum value. Expected a value >= 1, but got -1 instead.",
+        "integer_below_min_value",
+    ),
+    Wrong(
+        "two zeros are not what clients write for nothing",
+        Integer(1, unset="0"),
+        parts(("x", "00")),
+        "Invalid 'x': integer below minimum value. Expected a value >= 1, but got 0 instead.",
+        "integer_below_min_value",
+    ),
+    Wrong(
+        "a capital is no boolean",
+        Boolean(),
+        parts(("x", "True")),
+        "Invalid type for 'x': expected a boolean, but got a string value that could not be converted into a boolean.",
+        "invalid_type",
+    ),
+    Wrong(
+        "a file is no boolean",
+        Boolean(),
+        parts(("x", File())),
+        "Invalid type for 'x': expected a boolean, but got a file instead.",
+        "invalid_type",
+    ),
+    Wrong("a file is no object", Object(), parts(("x", File())), NOT_AN_OBJECT.format("a file"), "invalid_type"),
+    Wrong(
+        "what JavaScript writes for an object",
+        Object(),
+        parts(("x", "[object Object]")),
+        NOT_AN_OBJECT.format("a string"),
+        "invalid_type",
+    ),
+    Wrong("JSON that is no object", Object(), parts(("x", "[1]")), NOT_AN_OBJECT.format("an array"), "invalid_type"),
+    Wrong(
+        "a file among the pairs",
+        Pairs(),
+        parts(("x[a]", File())),
+        "Invalid type for 'x.a': expected a string, but got a file instead.",
+        "invalid_type",
+        "x.a",
+    ),
+    Wrong(
+        "deeper brackets",
+        Pairs(),
+        parts(("x[a][b]", "1")),
+        "Invalid type for 'x.a': expected a string, but got an object instead.",
+        "invalid_type",
+        "x.a",
+    ),
+    Wrong(
+        "one pair with two values",
+        Pairs(),
+        parts(("x[a]", "1"), ("x", '{"a": "2"}')),
+        TWICE.replace("'x'", "'x.a'"),
+        "invalid_value",
+        "x.a",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", WRONG_FORM, ids=lambda case: case.name)
+def test_wrong_forms_are_refused(case: Wrong) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        case.kind.from_form("x", case.value)
+    check(caught.value, case)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Text(256), "up to 256 characters"),
+        (Text(32000, minimum=1), "1 to 32000 characters"),
+        (Text(256, one_line=True), "up to 256 characters, no control characters"),
+        (Integer(1, 10), "1 to 10"),
+        (Integer(1), "1 or more"),
+        (Boolean(), "`true`, `false`"),
+        (Choice(("url", "b64_json")), "`url`, `b64_json`"),
+        (QUALITY, "`low`, `high`, `auto`; `hd` means `high`"),
+        (Object(), "any object"),
+        (Pairs(), "up to 16 pairs, keys ≤ 64, values ≤ 512 characters"),
+    ],
+)
+def test_limits_in_words(kind: Kind, words: str) -> None:
+    assert kind.words == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        (Text(9, minimum=1), {"type": "string", "minLength": 1, "maxLength": 9}),
+        (Integer(1, 10), {"type": "integer", "minimum": 1, "maximum": 10}),
+        (Integer(1), {"type": "integer", "minimum": 1}),
+        (Boolean(), {"type": "boolean"}),
+        (QUALITY, {"type": "string", "enum": ["low", "high", "auto", "hd"]}),
+        (Object(), {"type": "object"}),
+    ],
+)
+def test_limits_as_json_schema(kind: Kind, schema: dict[str, object]) -> None:
+    assert kind.schema(form=False) == kind.schema(form=True) == schema
+
+
+def test_a_schema_says_where_control_characters_and_long_pairs_are_refused() -> None:
+    assert "pattern" in Text(9, one_line=True).schema(form=False)
+    assert Pairs().schema(form=False)["maxProperties"] == 16

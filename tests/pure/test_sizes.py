@@ -1,0 +1,138 @@
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import InvalidRequest, UserError
+from app.pure import sizes
+from app.pure.kinds import FormPart
+from app.pure.sizes import LEGACY, Size, SizeText, read_size
+
+
+@dataclass(frozen=True)
+class Allowed:
+    name: str
+    text: str
+    wanted: str | None
+    asked: str | None
+
+
+ALLOWED = [
+    Allowed("auto leaves the choice to the model", "auto", None, None),
+    Allowed("an empty text says nothing", "", None, None),
+    Allowed("the square", "1024x1024", "1024x1024", "1024x1024"),
+    Allowed("landscape", "1536x1024", "1536x1024", "1536x1024"),
+    Allowed("dall-e-3's landscape keeps to the rules", "1792x1024", "1792x1024", "1792x1024"),
+    Allowed("dall-e-3's portrait keeps to the rules", "1024x1792", "1024x1792", "1024x1792"),
+    Allowed("1088 is the multiple of 16 next to full HD", "1920x1088", "1920x1088", "1920x1088"),
+    Allowed("4K is the longest edge and the most pixels at once", "3840x2160", "3840x2160", "3840x2160"),
+    Allowed("4K upright", "2160x3840", "2160x3840", "2160x3840"),
+    Allowed("a square of the most pixels", "2880x2880", "2880x2880", "2880x2880"),
+    Allowed("a square with just enough pixels", "816x816", "816x816", "816x816"),
+    Allowed("exactly the fewest pixels", "1024x640", "1024x640", "1024x640"),
+    Allowed("exactly three to one", "3072x1024", "3072x1024", "3072x1024"),
+    Allowed("exactly one to three", "1024x3072", "1024x3072", "1024x3072"),
+    Allowed("dall-e-2's small square is painted large", "256x256", "256x256", "1024x1024"),
+    Allowed("Open WebUI's default is painted large", "512x512", "512x512", "1024x1024"),
+]
+
+
+@pytest.mark.parametrize("case", ALLOWED, ids=lambda case: case.name)
+def test_allowed(case: Allowed) -> None:
+    size = read_size(case.text)
+    assert (size and str(size)) == case.wanted
+    assert (size and str(size.asked_as)) == case.asked
+
+
+@pytest.mark.parametrize("size", LEGACY, ids=str)
+def test_each_legacy_size_is_needed(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sizes.LEGACY, size)
+    with pytest.raises(UserError):
+        read_size(str(size))
+
+
+@dataclass(frozen=True)
+class Refused:
+    name: str
+    text: str
+    message: str
+
+
+FORM = "Expected WIDTHxHEIGHT, for example '1824x1024'."
+GRID = "Width and height must both be divisible by 16."
+EDGE = "The longest edge must be less than or equal to 3840."
+RATIO = "The ratio of the longer to the shorter edge must not exceed 3:1."
+MOST = "Requested resolution is above the current maximum pixel budget."
+LEAST = "Requested resolution is below the current minimum pixel budget."
+
+REFUSED = [
+    Refused("a word", "bogus", f"Invalid size 'bogus'. {FORM}"),
+    Refused("a capital X", "1024X1024", f"Invalid size '1024X1024'. {FORM}"),
+    Refused("a times sign", "1024×1024", f"Invalid size '1024×1024'. {FORM}"),
+    Refused("a space in front", " 1024x1024", f"Invalid size ' 1024x1024'. {FORM}"),
+    Refused("a line break behind", "1024x1024\n", f"Invalid size '1024x1024\n'. {FORM}"),
+    Refused("full-width digits", "１０２４x１０２４", f"Invalid size '１０２４x１０２４'. {FORM}"),
+    Refused("exponents", "1e3x1e3", f"Invalid size '1e3x1e3'. {FORM}"),
+    Refused("nothing", "0x0", f"Invalid size '0x0'. {FORM}"),
+    Refused("a leading zero", "01024x1024", f"Invalid size '01024x1024'. {FORM}"),
+    Refused("negative", "-1024x1024", f"Invalid size '-1024x1024'. {FORM}"),
+    Refused("a tier", "2K", f"Invalid size '2K'. {FORM}"),
+    Refused("capitals", "AUTO", f"Invalid size 'AUTO'. {FORM}"),
+    Refused("one side only", "1024x", f"Invalid size '1024x'. {FORM}"),
+    Refused("three sides", "1024x1024x1024", f"Invalid size '1024x1024x1024'. {FORM}"),
+    Refused("ten digits", "1000000000x1024", f"Invalid size '1000000000x1024'. {FORM}"),
+    Refused(
+        "thirty digits, quoted in part", "9" * 30 + "x" + "9" * 30, f"Invalid size '{'9' * 30}x{'9' * 9}…'. {FORM}"
+    ),
+    Refused("nine digits are still a size", "160000000x1024", f"Invalid size '160000000x1024'. {EDGE}"),
+    Refused("height off the grid", "1792x936", f"Invalid size '1792x936'. {GRID}"),
+    Refused("width off the grid", "1000x1024", f"Invalid size '1000x1024'. {GRID}"),
+    Refused("full HD is off the grid", "1920x1080", f"Invalid size '1920x1080'. {GRID}"),
+    Refused("the grid comes before the edge", "4097x4096", f"Invalid size '4097x4096'. {GRID}"),
+    Refused("too long an edge", "4096x4096", f"Invalid size '4096x4096'. {EDGE}"),
+    Refused("one step too long", "3856x2160", f"Invalid size '3856x2160'. {EDGE}"),
+    Refused("one step too wide", "3088x1024", f"Invalid size '3088x1024'. {RATIO}"),
+    Refused("one step too tall", "1024x3088", f"Invalid size '1024x3088'. {RATIO}"),
+    Refused("too many pixels", "3840x3840", f"Invalid size '3840x3840'. {MOST}"),
+    Refused("one step too many pixels", "3840x2176", f"Invalid size '3840x2176'. {MOST}"),
+    Refused("too few pixels", "640x640", f"Invalid size '640x640'. {LEAST}"),
+    Refused("one step too few pixels", "1008x640", f"Invalid size '1008x640'. {LEAST}"),
+    Refused("a small size of nobody", "128x128", f"Invalid size '128x128'. {LEAST}"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_refused(case: Refused) -> None:
+    with pytest.raises(UserError) as caught:
+        read_size(case.text)
+    error = caught.value
+    assert error.message == case.message
+    assert (error.type, error.param, error.code) == ("image_generation_user_error", "size", "invalid_value")
+
+
+def test_the_name_that_the_client_used_is_the_one_complained_about() -> None:
+    with pytest.raises(UserError) as caught:
+        SizeText().from_form("image_size", [FormPart("image_size", "1K")])
+    assert caught.value.param == "image_size"
+
+
+def test_only_text_is_a_size() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"^Invalid type for 'size': expected a string, but got an integer instead\.$"
+    ):
+        SizeText().from_json("size", 1024)
+    assert SizeText().from_json("size", "1024x1024") == Size(1024, 1024)
+
+
+def test_the_schema_knows_what_can_be_a_size() -> None:
+    assert SizeText().schema(form=False)["type"] == "string"
+
+
+@given(st.text(max_size=60) | st.from_regex(r"[0-9]{1,12}x[0-9]{1,12}", fullmatch=True))
+@settings(max_examples=100)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with suppress(UserError):
+        size = read_size(text)
+        assert size is None or str(size) == text
