@@ -60,7 +60,7 @@ def create_demo(
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Turnstile, state=demo.state)],
-        exception_handlers={Refused: _refuse, HTTPException: _refuse_route},
+        exception_handlers={Refused: _refuse, HTTPException: _refuse},
     )
     app.state.demo = demo.state
     return app
@@ -191,12 +191,9 @@ async def _download(url: str) -> bytes | str:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    if not isinstance(error, Refused):
-        raise error
+    """The framework's own 404 and 405 look as the API's errors do."""
+    if isinstance(error, HTTPException):
+        message = f"Invalid URL ({request.method} {request.url.path})"
+        error = Refused(message, status=error.status_code, headers=error.headers)
+    assert isinstance(error, Refused)  # noqa: S101  the handler is registered for these two
     return JSONResponse(error.body, error.status, error.headers)
-
-
-async def _refuse_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    message = f"Invalid URL ({request.method} {request.url.path})"
-    return JSONResponse(Refused(message).body, status, getattr(error, "headers", None))
