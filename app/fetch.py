@@ -1,0 +1,283 @@
+"""The only file that downloads: checked address, pinned, few redirects, counted bytes, one deadline.
+
+Plain aiohttp, not httpx over it: a download is nothing but a GET, and the httpx layer would cost more than the rest of
+it together and cut the bytes into pieces of 16 KiB.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from app import __version__
+from app.blobs import Blob
+from app.errors import ImageUnavailable
+from app.log import log
+from app.names import Names
+from app.pure.netguard import Allowed, Refused, Target, check_answers, check_redirect, check_url
+
+MAX_REDIRECTS = 5
+
+#: Seconds between tries. The picture is paid for, and a CDN may need a while until every edge of it knows a new file.
+PAUSES = (0.2, 0.6, 1.8, 5.0)
+
+#: 202: still being written. The rest are faults that pass; so are all of 5xx.
+PASSING = frozenset({202, 404, 408, 425, 429})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+#: Nobody asked for these. Inflating a bomb would hold up everyone, so such a body is refused, not decoded.
+COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
+
+#: Seconds for a connection, and for the next byte. The deadline of the download stands above both.
+CONNECT_TIMEOUT = 10.0
+IDLE_TIMEOUT = 30.0
+
+#: Bytes gathered before they are written: a slow host sends many small pieces, and each may be a write to a file.
+PIECE = 64 * 1024
+
+_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"limner/{__version__}"}
+
+#: The addresses that this task may connect to now. One task downloads one picture, hop after hop.
+_checked: ContextVar[tuple[str, ...]] = ContextVar("_checked", default=())
+
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+
+
+class _Setback(Exception):
+    """One try has failed, `again`: the next may not. The reason is public, `detail` is for the log."""
+
+    def __init__(self, reason: str, *, again: bool, detail: str = "") -> None:
+        super().__init__(reason)
+        self.again = again
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class _Download:
+    """One picture. `inner`: it is reached only by the allow list, so its URL is nobody's business."""
+
+    url: str
+    inner: bool = False
+    last: str = ""
+
+    @property
+    def place(self) -> str:
+        """The URL as the log may have it: a query may be a signature, a user name brings a password."""
+        return re.sub(r"//[^/?#]*@", "//", self.url.partition("?")[0])[:300]
+
+    def failed(self, reason: str, detail: str = "") -> ImageUnavailable:
+        image = "The image" if self.inner else f"The image at {self.url}"
+        said = "; ".join(filter(None, (f"{self.place}: {reason}", detail)))
+        return ImageUnavailable(f"{image} could not be downloaded: {reason}.", detail=said)
+
+
+class Fetcher:
+    """To be made while the event loop runs.
+
+    `resolve` gives the addresses of a name and raises OSError; `sleep` waits between tries. `tls` None: what the system
+    trusts. Redirects from https to http are followed: nothing secret goes along, and the picture is paid for.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_blob: Callable[[], Blob],
+        allow: tuple[Allowed, ...] = (),
+        timeout: float = 120.0,
+        max_bytes: int = 64 * 1024 * 1024,
+        resolve: Resolve | None = None,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._new_blob = new_blob
+        self._allow = allow
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._names = Names()
+        self._resolve = resolve or self._names.look_up
+        self._sleep = sleep
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                force_close=True,
+                use_dns_cache=False,
+                resolver=_Pinned(),
+                socket_factory=_open_socket,
+                ssl=tls or True,
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=IDLE_TIMEOUT),
+            headers=_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=PIECE,
+            middlewares=(_once,),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+        self._names.close()
+
+    async def fetch(self, url: str) -> Blob:
+        """The caller closes the blob. Raises ImageUnavailable, whose message suits a client's own URL as well as a
+        result's: the former is a UserError with the same message. SpoolFull goes through."""
+        download = _Download(url)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._persist(download)
+        except TimeoutError:
+            raise download.failed(f"it took longer than {self._timeout:g} seconds", download.last) from None
+        except Refused as error:
+            download.inner = True
+            raise download.failed(str(error), error.detail) from None
+        except _Setback as error:
+            raise download.failed(str(error), error.detail) from None
+
+    async def _persist(self, download: _Download) -> Blob:
+        for pause in PAUSES:
+            try:
+                return await self._follow(download)
+            except _Setback as error:
+                if not error.again:
+                    raise
+                download.last = f"before that: {error}"
+                log.warning("image_download_again", place=download.place, reason=str(error), detail=error.detail)
+            await self._sleep(pause)
+        return await self._follow(download)
+
+    async def _follow(self, download: _Download) -> Blob:
+        """One try, always from the first URL: what it redirects to may be signed for a minute only."""
+        target = check_url(download.url, self._allow)
+        download.inner = any(entry.host == target.name for entry in self._allow)
+        download.inner |= await self._pin(target)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._session.get(URL(target.url, encoded=True), allow_redirects=False)
+            try:
+                location = response.headers.get("Location")
+                if response.status not in REDIRECTS or location is None:
+                    return await self._receive(response)
+            finally:
+                # At once, not by `async with`: a wait here could be cancelled, and nobody would close the blob.
+                response.close()
+            try:
+                target = check_redirect(target, location, self._allow)
+                await self._pin(target)
+            except Refused as error:
+                reason = "it redirects to where this server may not go"
+                raise _Setback(reason, again=False, detail=error.detail) from None
+        raise _Setback(f"it redirects more than {MAX_REDIRECTS} times", again=False)
+
+    async def _pin(self, target: Target) -> bool:
+        """From here on this task can connect to the checked addresses of `target` and to no other.
+
+        Whether it is open only by the allow list. Raises Refused.
+        """
+        answers = [str(target.address)] if target.address is not None else await self._look_up(target.name)
+        inner = check_answers(target, [ip_address(answer) for answer in answers], self._allow)
+        _checked.set(tuple(answers))
+        return inner
+
+    async def _look_up(self, name: str) -> Sequence[str]:
+        try:
+            return await self._resolve(name)
+        except OSError as error:
+            again = isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN
+            raise _Setback("its host name could not be looked up", again=again, detail=str(error)) from None
+
+    async def _receive(self, response: aiohttp.ClientResponse) -> Blob:
+        if response.status not in {200, 203}:
+            again = response.status in PASSING or response.status >= 500
+            raise _Setback(f"its host answered {response.status}", again=again)
+        codings = response.headers.get("Content-Encoding", "").lower().replace(" ", "").split(",")
+        if not COMPRESSIONS.isdisjoint(codings):
+            raise _Setback("its host sent it compressed", again=False)
+        if (response.content_length or 0) > self._max_bytes:
+            raise self._too_large()
+        with ExitStack() as undo:
+            blob = undo.enter_context(self._new_blob())
+            await self._spool(response.content, blob)
+            if not blob.size:
+                raise _Setback("its host sent no bytes", again=True)
+            undo.pop_all()
+        return blob
+
+    async def _spool(self, body: aiohttp.StreamReader, blob: Blob) -> None:
+        held: list[bytes] = []
+        holds = 0
+        while piece := await _read(body):
+            held.append(piece)
+            holds += len(piece)
+            if blob.size + holds > self._max_bytes:
+                raise self._too_large()
+            if holds >= PIECE:
+                blob.write(b"".join(held))
+                held, holds = [], 0
+        blob.write(b"".join(held))
+
+    def _too_large(self) -> _Setback:
+        return _Setback(f"it is larger than {self._max_bytes:,} bytes", again=False)
+
+
+class _Pinned(AbstractResolver):
+    """Hands the connector the checked addresses and never asks again: a name that changes its mind is too late."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            {"hostname": host, "host": address, "port": port, "family": family, "proto": 0, "flags": 0}
+            for address in _checked.get()
+        ]
+
+    async def close(self) -> None: ...
+
+
+def _open_socket(place: tuple[Any, ...]) -> socket.socket:
+    """The connector asks no resolver for a literal address, but it comes here with every one that it connects to."""
+    family, kind, protocol, _, address = place
+    if address[0] not in _checked.get():
+        raise RuntimeError("an address that was not checked")
+    return socket.socket(family, kind, protocol)
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp repeats a GET on its own where the connection breaks: here the tries are counted, and pauses kept."""
+    try:
+        return await send(request)
+    except aiohttp.ClientError as error:
+        raise _explain(error) from None
+
+
+async def _read(body: aiohttp.StreamReader) -> bytes:
+    try:
+        return await body.readany()
+    except aiohttp.ClientError as error:
+        raise _explain(error) from None
+
+
+#: The first row whose class fits.
+BREAKS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
+    (aiohttp.ClientSSLError, "its host cannot be trusted (TLS)", False),
+    (aiohttp.ClientConnectorError, "its host cannot be reached", True),
+    (aiohttp.ServerTimeoutError, "its host fell silent", True),
+    (aiohttp.ClientResponseError, "its host answered in no HTTP", True),
+    (aiohttp.ClientPayloadError, "it broke off before its end", True),
+    (aiohttp.ClientError, "its host broke the connection", True),
+)
+
+
+def _explain(error: aiohttp.ClientError) -> _Setback:
+    """The text of some aiohttp errors holds the whole URL: only the system's own words go into the log."""
+    reason, again = next((reason, again) for kind, reason, again in BREAKS if isinstance(error, kind))
+    detail = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    return _Setback(reason, again=again, detail=detail)
