@@ -5,11 +5,11 @@
     │   └── UserError                 400  image_generation_user_error
     │       ├── ModerationBlocked     400  … moderation_blocked
     │       └── NoImageInReply        400  … no_image_in_reply
-    ├── Unauthorized                  401  invalid_request_error    invalid_api_key
+    ├── Unauthorized                  401  invalid_request_error
     ├── Forbidden                     403  invalid_request_error
     ├── NotFound                      404  invalid_request_error
     ├── MethodNotAllowed              405  invalid_request_error
-    ├── BodyTimeout                   408  invalid_request_error    (the connection is closed, nobody repeats)
+    ├── BodyTimeout                   408  invalid_request_error    request_timeout
     ├── TooLarge                      413  invalid_request_error    request_too_large
     │   └── SpoolFull                 413  … spool_full             507 would be repeated, and fail, and cost again
     ├── RateLimited                   429  requests                 rate_limit_exceeded
@@ -25,6 +25,7 @@
 502 and 504 are not in the tree: CDNs replace the bodies of those.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -135,7 +136,7 @@ class RateLimited(ApiError):
 
     def __init__(self, message: str, *, retry_after: float = 1.0, **more: Any) -> None:
         seconds = min(60.0, max(1.0, retry_after))
-        waits = {"retry-after": f"{seconds:.0f}", "retry-after-ms": f"{seconds * 1000:.0f}"}
+        waits = {"retry-after": f"{math.ceil(seconds)}", "retry-after-ms": f"{math.ceil(seconds * 1000)}"}
         super().__init__(message, headers=waits | dict(more.pop("headers", None) or {}), **more)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -9,6 +10,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.blobs import Blob
 from app.errors import InvalidRequest, TooLarge
 from app.pure.images import FormPart
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 #: 16 pictures, a mask, and several times the parameters of the contract.
 MAX_PARTS = 256
@@ -56,7 +60,7 @@ class _Form:
         self._name = ""
         self._text = bytearray()
         self._file: Blob | None = None
-        self.callbacks = {
+        self.callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),

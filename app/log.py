@@ -24,7 +24,7 @@ def configure(log_format: str, level: str, stream: TextIO = sys.stderr) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=readable and stream.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
         if readable
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
     )

@@ -2,14 +2,14 @@
 
 import ipaddress
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from app.pure.dialects import DIALECTS
 from app.pure.netguard import Allowed, parse_allow
@@ -42,6 +42,12 @@ def _check_dialect(value: str) -> str:
 def _check_store(value: str) -> str:
     if not value.startswith("disk:///"):
         raise PydanticCustomError("store", "disk:///absolute/path")
+    return value
+
+
+def _check_folder(value: Path) -> Path:
+    if not value.is_dir() or not os.access(value, os.W_OK):
+        raise PydanticCustomError("folder", "a folder that exists and can be written to")
     return value
 
 
@@ -134,7 +140,7 @@ class Settings(BaseSettings):
         "nobody between takes the silence for death; 0: never.",
     )
     shutdown_grace: Seconds = Field(300, description="Seconds that questions under way get when the server stops.")
-    spool_dir: Path | None = Field(
+    spool_dir: Annotated[Path, AfterValidator(_check_folder)] | None = Field(
         None, description="Folder for the unnamed temporary files of large images. Unset: the system's."
     )
 
@@ -203,7 +209,8 @@ def _complaint(problem: Mapping[str, Any]) -> str:
     return f"{variable(field)}: invalid value{shown} (format: {problem['msg']}). See README.md#settings"
 
 
-def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """LIMNER_ variables that no field reads: mostly misspelt ones."""
+def unknown_variables() -> list[str]:
+    """LIMNER_ variables, of the environment or the .env file, that no field reads: mostly misspelt ones."""
     known = {variable(field) for field in Settings.model_fields}
-    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    given = os.environ.keys() | {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
+    return sorted(name for name in given if name.startswith(PREFIX) and name not in known)

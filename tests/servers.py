@@ -1,15 +1,21 @@
-"""The servers that tests talk to, on real sockets: any app, and the demo upstream."""
+"""The servers that tests talk to, on real sockets: any app, the demo upstream, and Limner in front of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from fastapi import FastAPI
 
 from app.demo.server import serve
 from app.demo.state import DemoState
 from app.demo.upstream import create_demo
+from app.main import create_app
+from app.settings import Settings
+from app.studio import Studio
 
-__all__ = ["RunningDemo", "run_demo", "serve"]
+__all__ = ["RunningDemo", "RunningLimner", "run_demo", "run_limner", "serve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +32,31 @@ def run_demo(**options: Any) -> Iterator[RunningDemo]:
     app = create_demo(**options)
     with serve(app) as url:
         yield RunningDemo(url, app.state.demo)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningLimner:
+    """`url` has no path; the API is under `url + "/v1"`."""
+
+    url: str
+    app: FastAPI
+
+    @property
+    def studio(self) -> Studio:
+        studio: Studio = self.app.state.studio
+        return studio
+
+
+@contextmanager
+def run_limner(upstream: str, **options: Any) -> Iterator[RunningLimner]:
+    """Limner in front of the upstream with that URL, whose pictures it may fetch. `options` are settings."""
+    with TemporaryDirectory() as folder:
+        defaults = {
+            "upstream_base_url": f"{upstream}/v1",
+            "upstream_api_key": "sk-upstream",
+            "fetch_allow": upstream.removeprefix("http://"),
+            "image_store": f"disk://{folder}",
+        }
+        app = create_app(Settings(**{**defaults, **options}))
+        with serve(app) as url:
+            yield RunningLimner(url, app)

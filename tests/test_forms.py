@@ -124,7 +124,9 @@ def test_boundaries(content_type: str) -> None:
     assert boundary_of(content_type) == BOUNDARIES[content_type]
 
 
-@pytest.mark.parametrize("boundary", ["", "; boundary=", "; boundary=\u00e9", "; boundary=" + "a" * 71, "; boundary=a;b"])
+@pytest.mark.parametrize(
+    "boundary", ["", "; boundary=", "; boundary=\u00e9", "; boundary=" + "a" * 71, "; boundary=a;b"]
+)
 def test_boundaries_that_are_none(boundary: str) -> None:
     if boundary == "; boundary=a;b":
         assert boundary_of(f"multipart/form-data{boundary}") == "a"

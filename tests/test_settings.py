@@ -30,6 +30,7 @@ BAD = [
     Bad("bytes that are none", {"LIMNER_MAX_IMAGE_BYTES": "big"}, "LIMNER_MAX_IMAGE_BYTES: invalid value 'big'"),
     Bad("a store that is not known", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path)"),
     Bad("an allow list that is none", {"LIMNER_FETCH_ALLOW": "10.0.0.0/99"}, "LIMNER_FETCH_ALLOW: invalid value '10.0.0.0/99'"),
+    Bad("a spool folder that is not there", {"LIMNER_SPOOL_DIR": "/no/such"}, "LIMNER_SPOOL_DIR: invalid value '/no/such' (format: a folder that exists"),
     Bad("open to others with our key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
 ]  # fmt: skip
 
@@ -109,9 +110,12 @@ def test_keys_do_not_show() -> None:
     assert [key.get_secret_value() for key in settings.api_keys] == ["sk-client"]
 
 
-def test_misspelt_variables_are_named() -> None:
-    environment = ["LIMNER_PROT", "LIMNER_PORT", "PATH", "LIMNER_API_KEY"]
-    assert unknown_variables(environment) == ["LIMNER_API_KEY", "LIMNER_PROT"]
+def test_misspelt_variables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("LIMNER_API_KEY=x\nLIMNER_HOST=h\nOTHER=1\n")
+    for name in ("LIMNER_PROT", "LIMNER_PORT"):
+        monkeypatch.setenv(name, "1")
+    assert unknown_variables() == ["LIMNER_API_KEY", "LIMNER_PROT"]
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.com", False)])  # fmt: skip

@@ -1,0 +1,74 @@
+"""The commands: serve, demo, check."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from pydantic import ValidationError
+
+from app import __version__
+from app.check import check
+from app.log import configure, log
+from app.main import create_app
+from app.settings import Settings, complaints, unknown_variables
+from app.showcase import demo
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 well, 1 a check failed, 2 a bad setting or command line."""
+    parser = argparse.ArgumentParser(
+        "limner", description="The OpenAI Images API in front of a chat model that paints."
+    )
+    parser.add_argument("--version", action="version", version=f"limner {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="run the server; its settings are LIMNER_ variables")
+    demo_parser = commands.add_parser("demo", help="run the server with a painter of its own: no key, no network")
+    demo_parser.add_argument(
+        "--once", metavar="DIR", help="paint one picture and edit it, write both into DIR, and end"
+    )
+    check_parser = commands.add_parser("check", help="ask the configured upstream, step by step")
+    check_parser.add_argument(
+        "--paint", action="store_true", help="also have one real picture painted, which costs money"
+    )
+    options = parser.parse_args(arguments)
+    if options.command == "demo":
+        return demo(options.once)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(*complaints(error), sep="\n", file=sys.stderr)
+        return 2
+    return check(settings, paint=options.paint) if options.command == "check" else serve(settings)
+
+
+def serve(settings: Settings) -> int:
+    configure(settings.log_format, settings.log_level)
+    for name in unknown_variables():
+        log.warning("unknown variable", name=name, see="README.md#settings")
+    if settings.upstream_api_key is not None and not settings.api_keys:
+        log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
+    server = uvicorn.Server(server_config(settings))
+    server.run()
+    return 0 if server.started else 1
+
+
+def server_config(settings: Settings) -> uvicorn.Config:
+    """uvloop and httptools are named, not left to chance: without them uvicorn falls back to slow parts in silence."""
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""One request on its way out: what its job brings becomes JSON or events, with signs of life in between."""
+
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app.jobs import Job
+from app.pipeline import Answer, Partial
+from app.pure.answers import completed_event, error_event, images_json, partial_event
+from app.pure.images import ImagesRequest
+from app.pure.json_holes import HoleyJson
+from app.pure.sse import comment
+from app.responses import SILENCE, Presence, joined
+
+Item = Partial | Answer
+
+
+class Stopwatch:
+    """Seconds during which at least one of several things was under way."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.started = False
+        self._running = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        self.started = True
+        if not self._running:
+            self._since = time.perf_counter()
+        self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._running -= 1
+        if not self._running:
+            self.seconds += time.perf_counter() - self._since
+
+
+@dataclass(slots=True)
+class Exchange:
+    """`waiting` runs while anybody outside is waited for, `upstream` while the upstream is."""
+
+    request: ImagesRequest
+    waiting: Stopwatch = field(default_factory=Stopwatch)
+    upstream: Stopwatch = field(default_factory=Stopwatch)
+    shrunk: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+    def headers(self, answer: Answer | None = None) -> dict[str, str]:
+        """What is known when the headers go out: of a stream only what the request itself tells."""
+        told = {"x-limner-ignored": ", ".join(self.request.ignored), "x-limner-shrunk": ", ".join(self.shrunk)}
+        early = {name: value for name, value in told.items() if value}
+        if answer is None:
+            return early
+        took = time.perf_counter() - self.began
+        failed = {"x-limner-failed": str(answer.failed)} if answer.failed else {}
+        return {
+            "x-limner-reply-form": ", ".join(dict.fromkeys(painted.form for painted in answer.painted)),
+            "x-limner-upstream-ms": f"{self.upstream.seconds * 1000:.0f}",
+            "x-limner-overhead-ms": f"{max(0.0, took - self.waiting.seconds) * 1000:.1f}",
+            **early,
+            **failed,
+        }
+
+    def json(self, answer: Answer) -> HoleyJson:
+        return HoleyJson(images_json(self.request, answer.painted, answer.usage, int(time.time())))
+
+    async def white_space_then_json(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
+        """The status has gone out as 200, so a failure ends with one stray byte after the error.
+
+        Every client then raises and none asks again; a cut connection makes Python and the AI SDK ask twice more, and a
+        well-formed error object passes for a success.
+        """
+        yield b" "
+        while not await presence.wait(job.end(), SILENCE):
+            yield b" "
+        if job.fault is not None:
+            yield orjson.dumps(job.fault.body) + b"!"
+        else:
+            for piece in joined(self.json(answer_of(job)).pieces()):
+                yield piece
+
+    async def events(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
+        """Never ends without `completed` or `error`."""
+        read = 0
+        while (more := await presence.wait(job.more(read), SILENCE)) is not False:
+            if more is None:
+                yield comment("keep-alive")
+                continue
+            for piece in joined(_event(*self._described(job.items[read], read))):
+                yield piece
+            read += 1
+        if job.fault is not None:
+            name, document = error_event(job.fault.body)
+            yield b"".join(_event(name, document))
+
+    def _described(self, item: Item, index: int) -> tuple[str, dict[str, Any]]:
+        now = int(time.time())
+        if isinstance(item, Partial):
+            return partial_event(self.request, item.painted, index, now)
+        return completed_event(self.request, item.painted[0], item.usage, now)
+
+
+def answer_of(job: Job[Item]) -> Answer:
+    """The last item of work that ended well."""
+    return next(item for item in reversed(job.items) if isinstance(item, Answer))
+
+
+def _event(name: str, document: Mapping[str, Any]) -> Iterator[bytes]:
+    yield f"event: {name}\ndata: ".encode()
+    yield from HoleyJson(document).pieces()
+    yield b"\n\n"

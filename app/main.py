@@ -1,0 +1,166 @@
+"""Builds the server from its parts, opens and closes them; the only file that knows them all."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from app import __version__
+from app.access import Access, Turns
+from app.blobs import Blob
+from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from app.fetch import Fetcher
+from app.log import log
+from app.middleware import LastResort, Record
+from app.ops import health_routes, kept_routes, model_routes
+from app.pipeline import Policy
+from app.responses import ErrorResponse
+from app.routes import image_routes
+from app.settings import Settings
+from app.store import Store, open_store
+from app.studio import Studio
+from app.transcode import Transcoder
+from app.upstream import Upstream, UpstreamConfig, open_client
+
+#: Browsers show scripts no other headers of an answer.
+EXPOSED = (
+    "x-request-id",
+    "x-should-retry",
+    "retry-after",
+    "retry-after-ms",
+    "x-limner-failed",
+    "x-limner-ignored",
+    "x-limner-overhead-ms",
+    "x-limner-reply-form",
+    "x-limner-shrunk",
+    "x-limner-upstream-ms",
+)
+
+#: Seconds between two sweeps of the image store, at most.
+_SWEEP = 600.0
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """`app.state.studio` is set while the app runs."""
+    app = FastAPI(
+        title="Limner",
+        version=__version__,
+        summary="The OpenAI Images API in front of a chat model that paints.",
+        lifespan=partial(open_parts, settings),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_exception_handler(ApiError, answer_fault)
+    app.add_exception_handler(HTTPException, answer_framework)
+    app.add_middleware(LastResort)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+        max_age=86_400,
+    )
+    app.add_middleware(Record)
+
+    access = Access(
+        (key.get_secret_value() for key in settings.api_keys), pass_through=settings.upstream_api_key is None
+    )
+    api = APIRouter()
+    api.include_router(image_routes(settings, access))
+    api.include_router(model_routes(settings.listed_models, access))
+    app.include_router(api, prefix="/v1")
+    # As a courtesy to clients whose base URL has no /v1.
+    app.include_router(api, include_in_schema=False)
+    app.include_router(health_routes())
+    app.include_router(kept_routes(settings.image_ttl))
+    return app
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings, app: FastAPI) -> AsyncGenerator[None, None]:
+    """Everything that needs an event loop; closed in the opposite order, after the questions under way have ended."""
+    new_blob = partial(Blob, settings.spool_dir)
+    store = open_store(settings.image_store, settings.image_ttl)
+    fetcher = Fetcher(
+        new_blob=new_blob,
+        allow=settings.fetch_allow,
+        timeout=settings.fetch_timeout,
+        max_bytes=settings.max_image_bytes,
+    )
+    transcoder = Transcoder(new_blob=new_blob)
+    client = open_client()
+    upstream = Upstream(upstream_config(settings), client)
+    studio = Studio(
+        turns=Turns(settings.max_concurrency, settings.max_queue),
+        upstream=upstream,
+        fetcher=fetcher,
+        transcoder=transcoder,
+        store=store,
+        policy=Policy(
+            dialect=settings.upstream_dialect,
+            model=settings.upstream_model,
+            stream=settings.upstream_stream,
+            default_format=settings.default_response_format,
+            rehost=settings.rehost,
+        ),
+        public_url=settings.public_url,
+        keepalive_after=settings.keepalive_after,
+    )
+    app.state.studio = studio
+    sweeper = asyncio.create_task(sweep(store, min(_SWEEP, settings.image_ttl)))
+    try:
+        yield
+    finally:
+        studio.closing = True
+        sweeper.cancel()
+        await asyncio.gather(sweeper, *studio.jobs, return_exceptions=True)
+        await upstream.close()
+        await fetcher.close()
+        transcoder.close()
+        store.close()
+
+
+def upstream_config(settings: Settings) -> UpstreamConfig:
+    return UpstreamConfig(
+        base_url=settings.upstream_base_url,
+        api_key=settings.upstream_api_key,
+        timeout=settings.upstream_timeout,
+        connect_timeout=settings.upstream_connect_timeout,
+        idle_timeout=settings.upstream_idle_timeout,
+        attempts=settings.upstream_attempts,
+        retry_ambiguous=settings.retry_ambiguous,
+        user_agent=f"limner/{__version__}",
+    )
+
+
+async def sweep(store: Store, seconds: float) -> None:
+    while True:
+        log.debug("sweep", removed=await store.sweep())
+        await asyncio.sleep(seconds)
+
+
+async def answer_fault(http: Request, error: Exception) -> Response:
+    """The client sees the message, the record in the log gets the detail."""
+    if not isinstance(error, ApiError):
+        raise error
+    http.scope["state"]["record"].update(error=error.code or error.type, detail=error.detail)
+    return ErrorResponse(error)
+
+
+async def answer_framework(http: Request, error: Exception) -> Response:
+    """What the router has to say, in OpenAI's words."""
+    if not isinstance(error, HTTPException):
+        raise error
+    line = f"{http.method} {http.url.path}"
+    faults = {
+        404: NotFound(f"Invalid URL ({line})"),
+        405: MethodNotAllowed(f"Not allowed: {line}", headers=error.headers),
+    }
+    return ErrorResponse(faults.get(error.status_code) or InvalidRequest(str(error.detail)))

@@ -1,0 +1,78 @@
+"""What every request passes: request id, access record, tidy path, last resort for faults. Plain ASGI classes."""
+
+import re
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import ApiError
+from app.log import log
+from app.responses import ErrorResponse
+
+#: Probes come every few seconds and say nothing new.
+_QUIET = {"/healthz", "/readyz"}
+
+
+class Record:
+    """Gives each request an id, answers it in `x-request-id`, and writes one record when it has ended.
+
+    What a route puts into `scope["state"]["record"]` joins the record.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request_id = f"req_{uuid.uuid4().hex}"
+        record: dict[str, object] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, record=record)
+        scope["path"] = tidy(scope["path"])
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        began = time.perf_counter()
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            write = log.debug if scope["path"] in _QUIET else log.info
+            ms = round((time.perf_counter() - began) * 1000, 1)
+            route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
+            write("request", request_id=request_id, **route, **record)
+
+
+def tidy(path: str) -> str:
+    """Open WebUI with a trailing slash in its base URL asks for `/v1//images/generations`."""
+    return re.sub("/{2,}", "/", path).rstrip("/") or "/"
+
+
+class LastResort:
+    """Whatever nobody foresaw becomes a 500 in OpenAI's envelope, and a stack trace in the log only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception:  # reason: the one place where a bug must not take the connection down
+            log.exception("fault", request_id=scope.get("state", {}).get("request_id"))
+            if started:
+                raise
+            await ErrorResponse(ApiError())(scope, receive, send)

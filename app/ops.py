@@ -1,0 +1,76 @@
+"""What operators and clients ask besides pictures: health, models, kept images."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+
+from app.access import Access
+from app.errors import NotFound, Unavailable
+from app.openapi import fault_responses
+from app.responses import JsonResponse
+
+#: 2024-12-01: a date that never changes, so that answers can be cached and compared.
+_CREATED = 1_733_011_200
+
+
+def health_routes() -> APIRouter:
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> Response:
+        return JsonResponse({"status": "ok"})
+
+    @router.get(
+        "/readyz", summary="Whether it takes questions: not while it is shutting down", responses=fault_responses(503)
+    )
+    async def readyz(http: Request) -> Response:
+        if http.app.state.studio.closing:
+            raise Unavailable("The server is shutting down.")
+        return JsonResponse({"status": "ready"})
+
+    return router
+
+
+def model_routes(names: tuple[str, ...], access: Access) -> APIRouter:
+    router = APIRouter(tags=["models"])
+    cards = {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
+
+    @router.get(
+        "/models", summary="The names that clients may use; any other is accepted too", responses=fault_responses(401)
+    )
+    async def models(http: Request) -> Response:
+        access.admit(http.headers)
+        return JsonResponse({"object": "list", "data": list(cards.values())})
+
+    @router.get("/models/{name:path}", summary="One of them", responses=fault_responses(401, 404))
+    async def model(name: str, http: Request) -> Response:
+        access.admit(http.headers)
+        if name not in cards:
+            raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
+        return JsonResponse(cards[name])
+
+    return router
+
+
+def kept_routes(ttl: float) -> APIRouter:
+    """No key: whoever has the address, which nobody can guess, may see the picture."""
+    router = APIRouter(tags=["kept images"])
+    headers = {
+        "cache-control": f"public, max-age={ttl:.0f}, immutable",
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "default-src 'none'",
+        "cross-origin-resource-policy": "cross-origin",
+    }
+
+    @router.api_route(
+        "/kept/{name}",
+        methods=["GET", "HEAD"],
+        summary="A picture that is kept for its time",
+        responses=fault_responses(404),
+    )
+    async def kept(name: str, http: Request) -> Response:
+        path = http.app.state.studio.store.find(name)
+        if path is None:
+            raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
+        return FileResponse(path, headers=headers)
+
+    return router

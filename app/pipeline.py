@@ -1,0 +1,265 @@
+"""The straight line: one request for pictures, read from top to bottom.
+
+    load the pictures it brings ─▶ write the question ─▶ ask, n times side by side ─▶ find the images in each reply
+    ─▶ download or decode each ─▶ measure ─▶ convert if asked ─▶ keep if it needs a URL ─▶ one item of the answer
+
+An edit is a generation that brings pictures; a stream is the same generator, encoded item by item.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar, cast
+from urllib.parse import urlsplit
+
+from app.errors import (
+    ApiError,
+    ImageUnavailable,
+    NoImageInReply,
+    UpstreamError,
+    UserError,
+)
+from app.pure.answers import Painted
+from app.pure.chat import ChatReply
+from app.pure.dialects import chat_body
+from app.pure.images import ImagesRequest, Picture
+from app.pure.json_holes import Hole, HoleyJson, Source
+from app.pure.media import ImageInfo, decode_data_url, measure
+from app.pure.previews import Previews
+from app.pure.refusals import why_no_image
+from app.pure.replies import FoundImage, find_images
+from app.pure.usage import Usage
+
+#: How the paths of links to each output format end.
+ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
+
+
+class Bytes(Source, Protocol):
+    """Bytes on their way, readable at any place."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+    def read_at(self, offset: int, size: int) -> bytes: ...
+
+
+B = TypeVar("B", bound=Bytes)
+
+
+class Ask(Protocol):
+    """Snapshots of one reply while it grows, the whole reply last. Raises UpstreamError and its kind."""
+
+    def __call__(self, body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Edge(Generic[B]):
+    """The edge of the world, all that a request needs from outside.
+
+    `fetch` raises ImageUnavailable. `prepare` makes an input picture fit for the upstream (its place among them; as
+    large as the picture that it is a mask for), `check_mask` compares a mask with its picture; both raise UserError.
+    `convert` gives the very same bytes back where nothing needs doing. `keep` gives a URL that works for a stranger.
+    """
+
+    ask: Ask
+    fetch: Callable[[str], Awaitable[B]]
+    blob: Callable[[], B]
+    prepare: Callable[[B, int, B | None], Awaitable[B]]
+    check_mask: Callable[[B, B], Awaitable[None]]
+    convert: Callable[[B, ImagesRequest], Awaitable[B]]
+    keep: Callable[[B, ImageInfo], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator has decided."""
+
+    dialect: str
+    model: str
+    stream: Literal["auto", "always", "never"] = "auto"
+    default_format: Literal["auto", "url", "b64_json"] = "auto"
+    rehost: Literal["never", "needed", "always"] = "needed"
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A picture on the way to the one asked for."""
+
+    painted: Painted
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All pictures of a request, in order of arrival; `failed` questions brought none."""
+
+    painted: tuple[Painted, ...]
+    usage: Usage
+    failed: int = 0
+
+
+async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncGenerator[Partial | Answer, None]:
+    """Partials as they come, then one Answer. Raises the first error where no question brought a picture."""
+    pictures = await load(request, edge)
+    stream = {"auto": request.stream, "always": True, "never": False}[policy.stream]
+    body = HoleyJson(chat_body(request, pictures, dialect=policy.dialect, model=policy.model, stream=stream))
+
+    painted: list[Painted] = []
+    usage = Usage()
+    faults: list[ApiError] = []
+    questions = [answer(request, edge.ask(body, stream=stream), edge, policy) for _ in range(request.n)]
+    async with aclosing(side_by_side(questions)) as items:
+        async for item in items:
+            match item:
+                case Partial():
+                    yield item
+                case Answer():
+                    painted += item.painted
+                    usage += item.usage
+                case ApiError():
+                    faults.append(item)
+    if not painted:
+        raise faults[0]
+    yield Answer(tuple(painted[: request.n]), usage, failed=len(faults))
+
+
+async def load(request: ImagesRequest, edge: Edge[B]) -> list[Hole]:
+    """The pictures of an edit as data URLs, the mask last. Raises UserError for what is not a picture."""
+    loaded = [await load_picture(picture, f"images[{index}]", edge) for index, picture in enumerate(request.images)]
+    fit = [await edge.prepare(blob, index, None) for index, blob in enumerate(loaded)]
+    if request.mask is not None:
+        mask = await load_picture(request.mask, "mask", edge)
+        await edge.check_mask(mask, loaded[0])
+        fit.append(await edge.prepare(mask, len(loaded), fit[0]))
+    return [Hole(blob, f"data:{media_type(blob)};base64,") for blob in fit]
+
+
+async def load_picture(picture: Picture, param: str, edge: Edge[B]) -> B:
+    """Raises UserError for a link that cannot be downloaded and for base64 that is none."""
+    if picture.url is None:
+        return cast("B", picture.source)
+    try:
+        return await bytes_of(picture.url, edge)
+    except ImageUnavailable as error:
+        raise UserError(error.message, param=param, code="invalid_image_url", detail=error.detail) from None
+    except ValueError:
+        raise UserError(f"Invalid base64 in '{param}'.", param=param, code="invalid_base64") from None
+
+
+async def bytes_of(url: str, edge: Edge[B]) -> B:
+    """Raises ImageUnavailable for a link, ValueError for a data URL that is no base64."""
+    if not url.startswith("data:"):
+        return await edge.fetch(url)
+    blob = edge.blob()
+    blob.write(decode_data_url(url))
+    return blob
+
+
+def media_type(blob: Bytes) -> str:
+    """Sniffed: clients send `application/octet-stream`, and label a JPEG as PNG."""
+    info = measure(blob.read_at)
+    return "application/octet-stream" if info is None else info.media_type
+
+
+async def answer(
+    request: ImagesRequest, snapshots: AsyncGenerator[ChatReply, None], edge: Edge[B], policy: Policy
+) -> AsyncGenerator[Partial | Answer, None]:
+    """What one question brings: pictures on the way where they are wanted, then those that count."""
+    sent = [picture.url for picture in request.images if picture.url is not None]
+    previews = Previews(request.partial_images if request.stream else 0)
+    reply, fault = None, None
+    try:
+        async with aclosing(snapshots):
+            async for reply in snapshots:
+                if previews.wanted and not reply.complete:
+                    for image in previews.overtaken_by(find_images(reply, sent)):
+                        yield Partial(await deliver(image, request, edge, policy))
+    except UpstreamError as error:
+        # A stream that breaks off after the picture was named is a success: it has been paid for.
+        fault = error
+    images = find_images(reply, sent) if reply is not None else []
+    if reply is None or not images:
+        raise fault or why_no_image(reply)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(attempt(image, request, edge, policy)) for image in images[-request.n :]]
+    outcomes = [task.result() for task in tasks]
+    painted = tuple(outcome for outcome in outcomes if isinstance(outcome, Painted))
+    if not painted:
+        raise next(outcome for outcome in outcomes if isinstance(outcome, ApiError))
+    yield Answer(painted, reply.usage)
+
+
+async def attempt(image: FoundImage, request: ImagesRequest, edge: Edge[B], policy: Policy) -> Painted | ApiError:
+    """One of several pictures that cannot be had does not take the others with it."""
+    try:
+        return await deliver(image, request, edge, policy)
+    except ApiError as error:
+        return error
+
+
+async def deliver(image: FoundImage, request: ImagesRequest, edge: Edge[B], policy: Policy) -> Painted:
+    """Bytes or URL, exactly what was asked. Raises ImageUnavailable, and NoImageInReply for what is no image."""
+    wanted = wanted_format(request, policy)
+    linked = not image.url.startswith("data:")
+    as_it_is = wanted == "url" and linked and policy.rehost != "always"
+    if as_it_is and (policy.rehost == "never" or has_format(image.url, request.output_format)):
+        return Painted(image.form, url=image.url)
+    blob = await bytes_of(image.url, edge)
+    info = measure(blob.read_at)
+    if info is None:
+        raise NoImageInReply("The upstream answered with a link to something that is not an image.", detail=image.url)
+    converted = await edge.convert(blob, request)
+    if converted is blob and as_it_is:
+        return Painted(image.form, url=image.url, info=info)
+    info = measure(converted.read_at) or info
+    if wanted == "b64_json":
+        return Painted(image.form, source=converted, info=info)
+    if policy.rehost == "never":
+        return Painted(image.form, url=Hole(converted, f"data:{info.media_type};base64,"), info=info)
+    return Painted(image.form, url=await edge.keep(converted, info), info=info)
+
+
+def wanted_format(request: ImagesRequest, policy: Policy) -> str:
+    """Events carry bytes always. Who did not ask gets what OpenAI gives for the model that the client named."""
+    if request.stream:
+        return "b64_json"
+    if request.response_format is not None:
+        return request.response_format
+    if policy.default_format != "auto":
+        return policy.default_format
+    return "url" if request.model is None or request.model.startswith("dall-e") else "b64_json"
+
+
+def has_format(url: str, wanted: str | None) -> bool:
+    """Whether a link may stay as it is: no format was asked for, or its path ends in the one that was."""
+    return wanted is None or urlsplit(url).path.lower().endswith(ENDINGS[wanted])
+
+
+async def side_by_side(
+    questions: Sequence[AsyncGenerator[Partial | Answer, None]],
+) -> AsyncGenerator[Partial | Answer | ApiError, None]:
+    """The items of all questions in order of arrival; the ApiError of one is an item too."""
+    arrived: asyncio.Queue[Partial | Answer | ApiError | asyncio.Task[None]] = asyncio.Queue()
+
+    async def run(question: AsyncGenerator[Partial | Answer, None]) -> None:
+        try:
+            async with aclosing(question):
+                async for item in question:
+                    arrived.put_nowait(item)
+        except ApiError as error:
+            arrived.put_nowait(error)
+
+    tasks = [asyncio.create_task(run(question)) for question in questions]
+    for task in tasks:
+        task.add_done_callback(arrived.put_nowait)
+    try:
+        running = len(tasks)
+        while running:
+            item = await arrived.get()
+            if isinstance(item, asyncio.Task):
+                running -= 1
+                item.result()
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,85 @@
+"""The Images API as it answers: one JSON object, or one event a picture, in the official order of keys."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.pure.usage import Usage
+from app.pure.images import ImagesRequest
+from app.pure.json_holes import Hole, Source
+from app.pure.media import ImageInfo
+
+#: What an upstream paints that was not told a quality: the dall-e name `standard` means the same.
+_STANDARD_QUALITY = "medium"
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """One picture of an answer: its bytes or a URL, exactly what was asked.
+
+    `info` is measured from the bytes and None where they did not pass through us.
+    """
+
+    form: str
+    source: Source | None = None
+    url: str | Hole | None = None
+    info: ImageInfo | None = None
+
+    @property
+    def as_data(self) -> dict[str, Any]:
+        return {"b64_json": Hole(self.source)} if self.source is not None else {"url": self.url}
+
+
+def images_json(request: ImagesRequest, painted: Sequence[Painted], usage: Usage, created: int) -> dict[str, Any]:
+    """`created` is integer seconds: .NET and Go clients throw on anything else."""
+    infos = [picture.info for picture in painted if picture.info is not None]
+    measured = _measured(infos[0]) if infos and len(infos) == len(painted) else {}
+    document = {
+        "created": created,
+        "background": measured.get("background"),
+        "data": [picture.as_data for picture in painted],
+        "output_format": measured.get("output_format"),
+        "quality": request.quality,
+        "size": measured.get("size") if len({info.size for info in infos}) == 1 else None,
+        "usage": usage.as_images_api(),
+        "safety_identifier": request.safety_identifier,
+    }
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def completed_event(request: ImagesRequest, painted: Painted, usage: Usage, created: int) -> tuple[str, dict[str, Any]]:
+    """The event's name and its document."""
+    name = f"{request.operation}.completed"
+    image = {"type": name, **painted.as_data, "created_at": created, "usage": usage.as_images_api()}
+    return name, image | _described(request, painted)
+
+
+def partial_event(request: ImagesRequest, painted: Painted, index: int, created: int) -> tuple[str, dict[str, Any]]:
+    """`index` counts from 0."""
+    name = f"{request.operation}.partial_image"
+    image = {"type": name, "partial_image_index": index, **painted.as_data, "created_at": created}
+    return name, image | _described(request, painted)
+
+
+def error_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The nested form: a flat one is handed out by the Python client as if it were a picture."""
+    return "error", {"type": "error", **body}
+
+
+def _described(request: ImagesRequest, painted: Painted) -> dict[str, Any]:
+    """All four are required in events; SDK types know no `auto` that we would mean."""
+    measured = _measured(painted.info) if painted.info is not None else {}
+    return {
+        "size": measured.get("size") or request.size_text,
+        "quality": request.quality or _STANDARD_QUALITY,
+        "background": measured.get("background", "opaque"),
+        "output_format": measured.get("output_format") or request.output_format or "png",
+    }
+
+
+def _measured(info: ImageInfo) -> dict[str, Any]:
+    return {
+        "background": "transparent" if info.alpha else "opaque",
+        "output_format": info.format,
+        "size": info.size,
+    }

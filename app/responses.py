@@ -1,0 +1,127 @@
+"""How answers leave: plain JSON, JSON that waits, events; pictures are encoded while they are being sent."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.errors import ApiError
+from app.pure.json_holes import HoleyJson
+
+T = TypeVar("T")
+
+#: Seconds of silence after which something is sent: middle boxes cut silent connections after 60 to 120.
+SILENCE = 15.0
+
+#: Small pieces are joined to this many bytes: a system call and a chunk header each would be waste.
+_JOINED = 64 * 1024
+
+
+class ClientGone(Exception):
+    """Nobody is left to answer."""
+
+
+class Presence:
+    """Watches whether the client is still there, from the moment its body has been read."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._gone = asyncio.create_task(_disconnected(receive))
+
+    async def wait(self, work: Awaitable[T], seconds: float | None) -> T | None:
+        """What `work` gives, None where it is not ready in time (it is cancelled then). Raises ClientGone."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task, self._gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if self._gone.done():
+                raise ClientGone
+            return None
+        finally:
+            task.cancel()
+
+    def stop(self) -> None:
+        self._gone.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class JsonResponse(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+class ErrorResponse(JsonResponse):
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.body, error.status, error.headers)
+
+
+class PicturesResponse(Response):
+    """JSON with pictures in it; the length goes ahead."""
+
+    media_type = "application/json"
+
+    def __init__(self, document: HoleyJson, headers: Mapping[str, str], leave: Callable[[], None]) -> None:
+        self._document, self._leave = document, leave
+        super().__init__(None, 200, {"content-length": str(document.length), **headers})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            for piece in joined(self._document.pieces()):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._leave()
+
+
+class FlowingResponse(Response):
+    """Whatever `pieces` yields, each sent at once: events, or white space and then JSON. The status is 200."""
+
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        media_type: str,
+        headers: Mapping[str, str],
+        leave: Callable[[], None],
+    ) -> None:
+        self.media_type = media_type
+        self._pieces, self._leave = pieces, leave
+        # nginx and CDNs would hold back what is meant to keep the connection alive.
+        unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(None, 200, {**headers, **unbuffered})
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with aclosing(self._pieces):
+                async for piece in self._pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except ClientGone:
+            return
+        finally:
+            self._leave()
+
+
+def joined(pieces: Iterable[bytes]) -> Iterable[bytes]:
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= _JOINED:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)

@@ -1,0 +1,91 @@
+"""The image endpoints: JSON or form in, JSON or events out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.access import Access
+from app.blobs import Spool
+from app.errors import InvalidRequest, NotFound, TooLarge
+from app.forms import boundary_of, read_parts
+from app.openapi import image_endpoint
+from app.pure.images import ImagesRequest, Operation, read_form, read_json
+from app.settings import Settings
+from app.studio import Studio
+
+_RETIRED = (
+    "The images/variations endpoint has been retired. Use /v1/images/edits with the image and a prompt that says what "
+    "should differ."
+)
+
+
+def image_routes(settings: Settings, access: Access) -> APIRouter:
+    """Route first, then the key, then the body: a stranger does not make the server read 256 MiB."""
+    router = APIRouter()
+
+    async def answer(operation: Operation, http: Request) -> Response:
+        caller = access.admit(http.headers)
+        spool = Spool(settings.spool_dir)
+        try:
+            request = await read(operation, http, spool, settings.max_request_bytes, settings.max_image_bytes)
+        except BaseException:
+            spool.close()
+            raise
+        studio: Studio = http.app.state.studio
+        return await studio.answer(request, caller, spool, http)
+
+    @router.post("/images/generations", **image_endpoint(Operation.GENERATION, "Paint"))
+    async def generations(http: Request) -> Response:
+        return await answer(Operation.GENERATION, http)
+
+    @router.post("/images/edits", **image_endpoint(Operation.EDIT, "Paint with pictures to start from"))
+    async def edits(http: Request) -> Response:
+        return await answer(Operation.EDIT, http)
+
+    @router.post("/images/variations", include_in_schema=False)
+    async def variations(http: Request) -> Response:
+        access.admit(http.headers)
+        raise NotFound(_RETIRED, code="endpoint_retired")
+
+    return router
+
+
+async def read(operation: Operation, http: Request, spool: Spool, max_body: int, max_image: int) -> ImagesRequest:
+    """Raises InvalidRequest for what is neither JSON nor a form, TooLarge for more than the operator allows."""
+    content_type = http.headers.get("content-type", "application/json")
+    body = counted(http, max_body)
+    match content_type.partition(";")[0].strip().lower():
+        case "multipart/form-data":
+            boundary = boundary_of(content_type)
+            parts = await read_parts(body, boundary, new_blob=spool.blob, max_part=max_image)
+            return read_form(operation, parts)
+        case "application/json" | "text/json" | "":
+            return read_json(operation, parse(b"".join([piece async for piece in body])))
+    raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
+
+
+async def counted(http: Request, most: int) -> AsyncIterator[bytes]:
+    announced = http.headers.get("content-length", "")
+    # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
+    if len(announced) > 18 or (announced.isdecimal() and int(announced) > most):
+        raise _too_large(most)
+    read = 0
+    async for piece in http.stream():
+        read += len(piece)
+        if read > most:
+            raise _too_large(most)
+        yield piece
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"Maximum content size limit ({most}) exceeded.")
+
+
+def parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("We could not parse the JSON body of your request.") from None

@@ -1,0 +1,99 @@
+"""`limner demo`: the server with a painter of its own, so that nothing but this machine is needed."""
+
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pybase64
+from pydantic import ValidationError
+
+from app.demo.server import serve
+from app.demo.upstream import create_demo
+from app.log import configure
+from app.main import create_app
+from app.pure.media import sniff
+from app.settings import Settings, complaints
+
+PROMPT = "A lighthouse in a storm, oil on canvas"
+
+_READY = """
+Limner is ready at {url}/v1 and paints with the demo upstream: no key, no network, no cost.
+
+    curl {url}/v1/images/generations \\
+      -H 'content-type: application/json' \\
+      -d '{{"model": "gpt-image-2", "prompt": "{prompt}", "size": "1536x1024", "response_format": "url"}}'
+
+In an existing client change two lines: base_url="{url}/v1", api_key="demo". Ctrl-C ends it.
+"""
+
+
+def demo(once: str | None) -> int:
+    """The exit code. `once`: the folder for one generation and one edit; without it the servers run until a signal."""
+    # Before any thread starts: they inherit the mask, so that the signals reach `sigwait` alone.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        with running(fixed_port=once is None) as url:
+            if once is not None:
+                paint_once(url, Path(once))
+                return 0
+            print(_READY.format(url=url.replace("0.0.0.0", "127.0.0.1"), prompt=PROMPT), flush=True)  # noqa: S104
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            return 0
+    except ValidationError as error:
+        print(*complaints(error), sep="\n", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"limner demo: cannot listen: {error.strerror}. Set LIMNER_PORT to a free port.", file=sys.stderr)
+        return 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
+@contextmanager
+def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
+    """Both servers; the base URL of Limner without `/v1`. `more` are settings."""
+    with ExitStack() as stack:
+        upstream = stack.enter_context(serve(create_demo(pace=0.2 if fixed_port else 0.0)))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="limner-demo-"))
+        settings = Settings(
+            upstream_base_url=f"{upstream}/v1",
+            upstream_api_key="demo",
+            upstream_model="gpt-image-2-chat",
+            upstream_dialect="gpt-image-2-chat",
+            api_keys="",
+            allow_anonymous=True,
+            fetch_allow=upstream.removeprefix("http://"),
+            image_store=f"disk://{folder}",
+            rehost="always",
+            **more,
+        )
+        configure(settings.log_format, settings.log_level)
+        port = settings.port if fixed_port else 0
+        yield stack.enter_context(serve(create_app(settings), settings.host, port))
+
+
+def paint_once(url: str, folder: Path) -> None:
+    """One generation and one edit in the wire form of the official client; writes the pictures, prints their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = {"model": "gpt-image-2", "prompt": PROMPT, "size": "1536x1024"}
+    with httpx.Client(
+        base_url=f"{url}/v1", headers={"authorization": "Bearer demo"}, timeout=120, trust_env=False
+    ) as http:
+        painted = save(http.post("/images/generations", json=asked), folder / "generated.png")
+        form = {"model": "gpt-image-2", "prompt": "Make it night", "size": "1024x1536"}
+        files = [("image[]", ("generated.png", painted, "image/png"))]
+        save(http.post("/images/edits", data=form, files=files), folder / "edited.png")
+
+
+def save(response: httpx.Response, path: Path) -> bytes:
+    response.raise_for_status()
+    data = pybase64.b64decode(response.json()["data"][0]["b64_json"], validate=True)
+    path.write_bytes(data)
+    info = sniff(data)
+    print(f"{path}: {info.size if info else 'not an image'}, {len(data):,} bytes")
+    return data

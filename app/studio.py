@@ -1,0 +1,139 @@
+"""Where requests are worked on: a turn, a job, the edge of the world for it, and the answer in the form that fits."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.access import Caller, Turns
+from app.blobs import Blob, Spool
+from app.errors import Unavailable
+from app.exchange import Exchange, Item, answer_of
+from app.fetch import Fetcher
+from app.jobs import Job
+from app.pipeline import Edge, Policy, paint
+from app.pure.chat import ChatReply
+from app.pure.images import ImagesRequest
+from app.pure.json_holes import HoleyJson
+from app.pure.media import ImageInfo, measure
+from app.responses import SILENCE, ClientGone, FlowingResponse, PicturesResponse, Presence
+from app.store import Store
+from app.transcode import Transcoder
+from app.upstream import Question, Upstream
+
+
+@dataclass(slots=True)
+class Studio:
+    """`jobs` are those under way, with or without a reader; `keepalive_after` is in seconds, 0 means never."""
+
+    turns: Turns
+    upstream: Upstream
+    fetcher: Fetcher
+    transcoder: Transcoder
+    store: Store
+    policy: Policy
+    public_url: str | None
+    keepalive_after: float
+    closing: bool = False
+    jobs: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def answer(self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request) -> Response:
+        """Takes over the spool. Raises the ApiError of the work where nothing has been sent yet."""
+        exchange = Exchange(request)
+        job = self._start(exchange, caller, spool, http)
+        presence = Presence(http.receive)
+
+        def leave() -> None:
+            presence.stop()
+            job.leave()
+
+        try:
+            return await self._respond(exchange, job, presence, http, leave)
+        except ClientGone:
+            if not exchange.upstream.started:
+                # Nothing has been asked yet, so nothing is lost; a question under way runs to its end.
+                job.task.cancel()
+            leave()
+            return Response(status_code=499)
+        except BaseException:
+            leave()
+            raise
+
+    def _start(self, exchange: Exchange, caller: Caller, spool: Spool, http: Request) -> Job[Item]:
+        if self.closing:
+            spool.close()
+            raise Unavailable("The server is shutting down. Please try again.")
+        edge = self._edge(exchange, caller, spool, http)
+        job = Job(self._work(exchange.request, caller, edge), spool.close)
+        self.jobs.add(job.task)
+        job.task.add_done_callback(self.jobs.discard)
+        return job
+
+    async def _work(self, request: ImagesRequest, caller: Caller, edge: Edge[Blob]) -> AsyncGenerator[Item, None]:
+        async with self.turns.take(caller.id, request.n), aclosing(paint(request, edge, self.policy)) as items:
+            async for item in items:
+                yield item
+
+    async def _respond(
+        self, exchange: Exchange, job: Job[Item], presence: Presence, http: Request, leave: Callable[[], None]
+    ) -> Response:
+        streamed = exchange.request.stream
+        # An HTTP/1.0 client knows no chunks: it gets everything at the end.
+        patient = http.scope["http_version"] == "1.0"
+        patience = SILENCE if streamed else self.keepalive_after or None
+        ready = await presence.wait(job.more(0) if streamed else job.end(), None if patient else patience)
+        if job.fault is not None and not job.items:
+            raise job.fault
+        if streamed:
+            events = exchange.events(job, presence)
+            return FlowingResponse(events, "text/event-stream", exchange.headers(), leave)
+        if ready is None:
+            pieces = exchange.white_space_then_json(job, presence)
+            return FlowingResponse(pieces, "application/json", exchange.headers(), leave)
+        answer = answer_of(job)
+        return PicturesResponse(exchange.json(answer), exchange.headers(answer), leave)
+
+    def _edge(self, exchange: Exchange, caller: Caller, spool: Spool, http: Request) -> Edge[Blob]:
+        """The parts as one request sees them: its key, its spool, its timers."""
+
+        async def ask(body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
+            question = Question(body, stream, caller.token, http.state.request_id)
+            with exchange.waiting, exchange.upstream:
+                async with aclosing(self.upstream.ask(question)) as snapshots:
+                    async for reply in snapshots:
+                        yield reply
+
+        async def fetch(url: str) -> Blob:
+            with exchange.waiting:
+                return spool.adopt(await self.fetcher.fetch(url))
+
+        async def prepare(blob: Blob, index: int, like: Blob | None) -> Blob:
+            size = None if like is None else pixels(like)
+            prepared = await self.transcoder.prepare(blob, index=index, size=size)
+            if prepared.shrunk is not None:
+                exchange.shrunk.append(prepared.shrunk)
+            return prepared.blob if prepared.blob is blob else spool.adopt(prepared.blob)
+
+        async def convert(blob: Blob, request: ImagesRequest) -> Blob:
+            legacy = request.size is not None and request.size.asked_as != request.size
+            target = (request.size.width, request.size.height) if request.size is not None and legacy else None
+            if target is None and request.output_format is None and request.output_compression is None:
+                return blob
+            converted = await self.transcoder.convert(
+                blob, format=request.output_format, compression=request.output_compression, size=target
+            )
+            return converted if converted is blob else spool.adopt(converted)
+
+        async def keep(blob: Blob, info: ImageInfo) -> str:
+            base = self.public_url or str(http.base_url).rstrip("/")
+            return f"{base}/kept/{await self.store.keep(blob, info)}"
+
+        return Edge(ask, fetch, spool.blob, prepare, self.transcoder.check_mask, convert, keep)
+
+
+def pixels(blob: Blob) -> tuple[int, int] | None:
+    info = measure(blob.read_at)
+    return None if info is None or info.width is None or info.height is None else (info.width, info.height)

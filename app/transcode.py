@@ -1,0 +1,232 @@
+"""Image work off the event loop: results as the client wants them, input pictures as the upstream takes them."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from PIL.ImageFile import ImageFile
+
+from app import masking
+from app.blobs import Blob
+from app.codec import (
+    MAX_PIXELS,
+    Blame,
+    Picture,
+    bad_input,
+    bad_result,
+    decode,
+    encode,
+    open_picture,
+    orientation,
+    upright_size,
+)
+from app.errors import ApiError
+
+#: Upstreams drop input pictures that are larger.
+MAX_BYTES = 20 * 1024 * 1024
+MAX_EDGE = 4096
+
+#: Of re-encoded inputs: no eye sees a difference, and the files stay near the size of a phone's.
+_INPUT_QUALITY = 92
+
+#: The Images API's name of what Pillow calls it; what is not here can be read but not asked for.
+_NAMES = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
+
+#: How a whole file ends. Opening a WebP already sees that it is whole.
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "WEBP": b""}
+
+_Size = tuple[int, int]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An input picture as it may be sent: `blob` is the client's own, or a new one that the caller closes.
+
+    `shrunk` says what was made smaller, in ASCII for a header; None where no limit was hit. `size` is upright.
+    """
+
+    blob: Blob
+    size: _Size
+    shrunk: str | None = None
+
+
+class Transcoder:
+    """At most `workers` pictures are held decoded at once, the others wait for their turn as blobs.
+
+    Cancelling takes a waiting picture out of the queue at once; for one under way it waits for the end of the work,
+    since its blobs may not be closed beneath it.
+    """
+
+    def __init__(self, workers: int = 2, max_pixels: int = MAX_PIXELS, new_blob: Callable[[], Blob] = Blob) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="transcode")
+        self._max_pixels = max_pixels
+        self._new_blob = new_blob
+
+    async def convert(
+        self,
+        blob: Blob,
+        *,
+        format: str | None = None,  # noqa: A002  the word of Pillow and of output_format
+        compression: int | None = None,
+        size: _Size | None = None,
+    ) -> Blob:
+        """A result in `format` (png, jpeg, webp; None: its own, png where that cannot be written), scaled down to fit
+        into `size`. The same blob where nothing needs doing.
+
+        `compression` is the API's output_compression, 0 to 100, the quality of jpeg and webp. 100 is its default and
+        no reason to encode again what already has the format. Of an animation the first frame is taken. Raises
+        ImageUnavailable.
+        """
+        return await self._run(partial(_convert, blob, _Wish(format, compression, size), self._max_pixels))
+
+    async def prepare(
+        self,
+        blob: Blob,
+        *,
+        index: int = 0,
+        max_bytes: int | None = MAX_BYTES,
+        max_edge: int | None = MAX_EDGE,
+        size: _Size | None = None,
+    ) -> Prepared:
+        """An input picture upright, in PNG, JPEG or WebP of 8 bits a channel, and within the limits.
+
+        Its format stays where it is one of these. `index` is its place among the inputs, from 0. `size` is for a mask,
+        which goes where its picture goes: exactly this size, and no limit. Raises UserError.
+        """
+        limits = _Limits(max_bytes, max_edge, size)
+        return await self._run(partial(_prepare, blob, index, limits, self._max_pixels))
+
+    async def check_mask(self, mask: Blob, image: Blob) -> None:
+        await self._run(lambda _: masking.check_mask(mask, image, self._max_pixels))
+
+    async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
+        return await self._run(partial(masking.restore, result, original, mask, self._max_pixels))
+
+    def close(self) -> None:
+        """Waits for what is under way; what waits is cancelled."""
+        self._pool.shutdown(cancel_futures=True)
+
+    async def _run(self, work: Callable[[Callable[[], Blob]], _T]) -> _T:
+        made: list[Blob] = []
+
+        def new_blob() -> Blob:
+            made.append(self._new_blob())
+            return made[-1]
+
+        future = self._pool.submit(work, new_blob)
+        done = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait({done})
+        except asyncio.CancelledError:
+            if not future.cancel():
+                done.add_done_callback(partial(_discard, made))
+                await asyncio.wait({done})
+            raise
+        error = done.exception()
+        if isinstance(error, ApiError):
+            error.__context__ = None  # the frames of Pillow and of the work hold the pixels
+            raise error.with_traceback(None)
+        return done.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    format: str | None
+    compression: int | None
+    size: _Size | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    max_bytes: int | None
+    max_edge: int | None
+    size: _Size | None
+
+    def fit(self, size: _Size) -> _Size:
+        if self.size is not None:
+            return self.size
+        return _fit(size, None if self.max_edge is None else (self.max_edge, self.max_edge))
+
+    def hold(self, blob: Blob) -> bool:
+        return self.size is not None or self.max_bytes is None or blob.size <= self.max_bytes
+
+
+def _discard(made: list[Blob], done: asyncio.Future[_T]) -> None:
+    done.exception()  # retrieved, or asyncio complains that nobody did
+    for blob in made:
+        blob.close()
+
+
+def _convert(blob: Blob, wish: _Wish, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
+    with Blame(bad_result()):
+        image = open_picture(blob, max_pixels)
+        own = _NAMES.get(image.format or "")
+        goal = wish.format or own or "png"
+        seen = upright_size(image)
+        target = _fit(seen, wish.size)
+        squeezed = wish.compression not in {None, 100} and goal != "png"
+        if target == seen and wish.format in {None, own} and not squeezed:
+            return blob
+        picture = decode(image, _ratio(seen, target))
+        picture = picture.scaled(_fit(picture.pixels.size, target))
+        return encode(picture, goal, 100 if wish.compression is None else wish.compression, new_blob)
+
+
+def _prepare(blob: Blob, index: int, limits: _Limits, max_pixels: int, new_blob: Callable[[], Blob]) -> Prepared:
+    with Blame(bad_input(index)):
+        image = open_picture(blob, max_pixels)
+        seen = upright_size(image)
+        target = limits.fit(seen)
+        if target == seen and limits.hold(blob) and _goes_as_it_is(image, blob):
+            if _ENDS[image.format or ""] not in blob.read_at(max(0, blob.size - 64), 64):
+                image.load()  # cut off, or something behind the end: only decoding tells
+            return Prepared(blob, seen)
+        picture = decode(image, _ratio(seen, target))
+        made, size = _encode_within(picture, target, _NAMES.get(image.format or "", "png"), limits, new_blob)
+    if size == seen and limits.hold(blob):
+        return Prepared(made, size)
+    return Prepared(made, size, f"image[{index}] {seen[0]}x{seen[1]}->{size[0]}x{size[1]}")
+
+
+def _goes_as_it_is(image: ImageFile, blob: Blob) -> bool:
+    return (
+        image.format in _ENDS
+        and image.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}
+        and not (image.format == "PNG" and blob.read_at(24, 1) == b"\x10")  # Pillow shows its 16 bits as 8
+        and not getattr(image, "is_animated", False)
+        and orientation(image) == 1
+    )
+
+
+def _encode_within(
+    picture: Picture,
+    size: _Size,
+    format: str,  # noqa: A002
+    limits: _Limits,
+    new_blob: Callable[[], Blob],
+) -> tuple[Blob, _Size]:
+    """As large as the bytes allow, and never larger than `size`: smaller by 5 % or more each time."""
+    while True:
+        made = encode(picture.scaled(size), format, _INPUT_QUALITY, new_blob)
+        if limits.hold(made) or size == (1, 1):
+            return made, size
+        ratio = 0.95 * min(1.0, math.sqrt((limits.max_bytes or 1) / made.size))
+        made.close()
+        size = max(1, math.floor(size[0] * ratio)), max(1, math.floor(size[1] * ratio))
+
+
+def _ratio(size: _Size, target: _Size) -> float:
+    return max(target[0] / size[0], target[1] / size[1])
+
+
+def _fit(size: _Size, box: _Size | None) -> _Size:
+    """The largest size of the same shape inside `box`, never larger than `size`."""
+    if box is None:
+        return size
+    ratio = min(1.0, box[0] / size[0], box[1] / size[1])
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))

@@ -1,0 +1,299 @@
+"""The only file that talks to the chat upstream: one question in, one reply out, however often it must be asked."""
+
+import asyncio
+import math
+import random
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import cast
+
+import aiohttp
+import httpx
+import orjson
+from httpx_aiohttp import AiohttpTransport
+from pydantic import SecretStr
+
+from app.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from app.log import log
+from app.pure.chat import ChatReply, ReplyReader
+from app.pure.faults import Again, Fault, translate
+from app.pure.inflate import Unpacker
+from app.pure.json_holes import HoleyJson
+from app.pure.pace import Pace
+from app.pure.retry import Budget, decide
+
+#: A body up to this size goes out in one piece; a larger one is made while it is being sent.
+_AT_ONCE = 64 * 1024
+
+#: Seconds that an unused connection is kept: less than the shortest habit of servers (5, Node and uvicorn). One that
+#: the server closes while a question is on its way to it is a question that may have been paid for.
+_KEEP_ALIVE = 4.0
+
+#: What is read of an error answer: bytes, and seconds for all of it.
+_COMPLAINT, _COMPLAINT_SECONDS = 64 * 1024, 5.0
+
+#: Faults that surely came before the question was sent. The cause is asked, not the exception of httpx: its transport
+#: calls every lost connection a ConnectTimeout.
+_UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx.ConnectError, httpx.ConnectTimeout)
+_LOST = (httpx.HTTPError, aiohttp.ClientError)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """Times in seconds. `timeout` is for one question with all its attempts, `idle_timeout` for silence inside a reply.
+
+    Without `api_key` each caller's own key is passed on. `retry_ambiguous` asks again after a 500 or 502.
+    """
+
+    base_url: str
+    api_key: SecretStr | None = None
+    timeout: float = 600
+    connect_timeout: float = 5
+    idle_timeout: float = 120
+    attempts: int = 3
+    max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
+    retry_ambiguous: bool = False
+    user_agent: str = "limner"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`key` is the caller's own, used only where the configuration has none."""
+
+    body: HoleyJson
+    stream: bool = False
+    key: str | None = field(default=None, repr=False)
+    request_id: str | None = None
+
+
+class Upstream:
+    """Time and chance come as arguments so that tests need not wait."""
+
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        client: httpx.AsyncClient,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._sleep, self._monotonic, self._now, self._chance = sleep, monotonic, now, chance
+        self._budget = Budget()
+        self._url = httpx.URL(f"{config.base_url.rstrip('/')}/chat/completions")
+        # Not the "read" limit of the transport: silence before the answer is a picture in the making.
+        self._extensions = {"timeout": {"connect": config.connect_timeout, "pool": config.connect_timeout}}
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def ask(self, question: Question) -> AsyncGenerator[ChatReply, None]:
+        """Snapshots of the reply while it grows, the whole reply last; then the error, if it ended in one.
+
+        A stream that breaks off yields what had come (`complete` is false) before it raises: a picture that was named
+        by then is paid for and good. Raises UpstreamError and its kind, or what the upstream's complaint means.
+        """
+        started = self._monotonic()
+        response = await self._open(question, started)
+        reader = ReplyReader()
+        try:
+            async with aclosing(self._grow(response, reader, started)) as snapshots:
+                async for reply in snapshots:
+                    yield reply
+        except UpstreamError:
+            reply = reader.reply()
+            yield reply
+            if not reply.complete and reply.error is None:
+                raise
+        else:
+            reply = reader.reply(ended=True)
+            yield reply
+        finally:
+            await _close(response)
+        if reply.error is not None:
+            raise self._translate(response, orjson.dumps({"error": reply.error}), question).error
+
+    async def _grow(
+        self, response: httpx.Response, reader: ReplyReader, started: float
+    ) -> AsyncGenerator[ChatReply, None]:
+        pace = Pace()
+        async with aclosing(self._pieces(response, started)) as pieces:
+            async for piece in pieces:
+                if pace.is_due(piece, grown=reader.feed(piece)):
+                    yield reader.reply()
+
+    async def _open(self, question: Question, started: float) -> httpx.Response:
+        """A response whose body is the reply; only the head has been read."""
+        self._budget.earn()
+        attempt = 1
+        while isinstance(outcome := await self._attempt(question, started), Fault):
+            delay = self._decide(outcome, attempt, self._monotonic() - started)
+            if delay is None or not self._budget.spend():
+                raise outcome.error
+            log.warning("upstream.repeat", attempt=attempt, seconds=round(delay, 3), reason=outcome.error.detail)
+            await self._sleep(delay)
+            attempt += 1
+        return outcome
+
+    def _decide(self, fault: Fault, attempt: int, elapsed: float) -> float | None:
+        return decide(
+            fault,
+            attempt=attempt,
+            attempts=self._config.attempts,
+            elapsed=elapsed,
+            deadline=self._config.timeout,
+            random=self._chance(),
+            ambiguous=self._config.retry_ambiguous,
+        )
+
+    async def _attempt(self, question: Question, started: float) -> httpx.Response | Fault:
+        try:
+            async with asyncio.timeout(self._left(started)):
+                response = await self._client.send(self._request(question), stream=True)
+        except TimeoutError:
+            return Fault(self._too_slow())
+        except _LOST as error:
+            return _fault_of(error)
+        if response.is_success:
+            return response
+        try:
+            body = await self._read_complaint(response, started)
+        finally:
+            await _close(response)
+        return self._translate(response, body, question)
+
+    def _request(self, question: Question) -> httpx.Request:
+        """Built here and not by the client, which would merge headers, cookies and parameters anew each time."""
+        headers = {
+            "content-type": "application/json",
+            "accept": "text/event-stream, application/json" if question.stream else "application/json",
+            "accept-encoding": "identity",
+            "user-agent": self._config.user_agent,
+            "content-length": str(question.body.length),
+        }
+        if key := self._key_for(question):
+            headers["authorization"] = f"Bearer {key}"
+        if question.request_id:
+            headers["x-request-id"] = question.request_id
+        small = question.body.length <= _AT_ONCE
+        content = b"".join(question.body.pieces()) if small else _send(question.body)
+        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return httpx.Request("POST", self._url, headers=fields, content=content, extensions=self._extensions)
+
+    def _key_for(self, question: Question) -> str | None:
+        return question.key if self._config.api_key is None else self._config.api_key.get_secret_value()
+
+    def _left(self, started: float) -> float:
+        return started + self._config.timeout - self._monotonic()
+
+    async def _pieces(self, response: httpx.Response, started: float) -> AsyncGenerator[bytes, None]:
+        """The unpacked body. Raises UpstreamTimeout and UpstreamBroken."""
+        unpacker = Unpacker(response.headers.get("content-encoding", ""))
+        packed = unpacked = 0
+        patience = math.inf
+        # Declared an iterator, in truth a generator, which is not left to the garbage collector.
+        raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
+        async with aclosing(raw) as chunks:
+            while (data := await self._next(chunks, patience, self._left(started))) is not None:
+                packed += len(data)
+                for piece in unpacker.feed(data):
+                    unpacked += len(piece)
+                    self._check_size(max(packed, unpacked))
+                    yield piece
+                patience = self._config.idle_timeout
+        unpacker.end()
+
+    async def _next(self, chunks: AsyncIterator[bytes], patience: float, left: float) -> bytes | None:
+        try:
+            async with asyncio.timeout(min(patience, left)):
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise self._too_slow(silent=patience < left) from None
+        except _LOST as error:
+            message = "The upstream broke off in the middle of its reply. The image may have been made."
+            raise UpstreamBroken(message, detail=_describe(error)) from None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._config.max_reply_bytes:
+            raise UpstreamBroken("The upstream's reply is larger than this server takes.")
+
+    async def _read_complaint(self, response: httpx.Response, started: float) -> bytes:
+        """As much as comes: the status says enough where the body is endless, slow or damaged."""
+        body = bytearray()
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(_COMPLAINT_SECONDS), aclosing(self._pieces(response, started)) as pieces:
+                async for piece in pieces:
+                    body += piece
+                    if len(body) >= _COMPLAINT:
+                        break
+        return bytes(body[:_COMPLAINT])
+
+    def _translate(self, response: httpx.Response, body: bytes, question: Question) -> Fault:
+        key = self._key_for(question)
+        return translate(
+            response.status_code,
+            response.headers,
+            body,
+            pass_through=self._config.api_key is None,
+            now=self._now(),
+            secrets=(key,) if key else (),
+        )
+
+    def _too_slow(self, *, silent: bool = False) -> UpstreamTimeout:
+        if silent:
+            what = f"fell silent for {self._config.idle_timeout:g} s in the middle of its reply"
+        else:
+            what = f"did not finish within {self._config.timeout:g} s"
+        return UpstreamTimeout(f"The upstream {what}. The image may have been made.")
+
+
+async def _send(body: HoleyJson) -> AsyncIterator[bytes]:
+    for piece in body.pieces():
+        yield piece
+
+
+def _fault_of(error: Exception) -> Fault:
+    """An attempt that brought no answer."""
+    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    if isinstance(cause, _UNREACHED):
+        return Fault(UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error)), Again.SAFE)
+    message = "The upstream gave no readable answer. The image may have been made."
+    return Fault(UpstreamBroken(message, detail=_describe(error)))
+
+
+def _describe(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
+
+
+async def _close(response: httpx.Response) -> None:
+    """What goes wrong while a body is thrown away changes nothing."""
+    with suppress(*_LOST):
+        await response.aclose()
+
+
+def open_client() -> httpx.AsyncClient:
+    """As many connections as there are questions: the transport's own session would quietly stop at 100.
+
+    Nothing is taken from the environment but the operating system's certificates (and SSL_CERT_FILE): a proxy variable
+    would send the key through the proxy. Redirects are not followed, cookies not kept.
+    """
+    context = ssl.create_default_context()
+
+    def open_session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=_KEEP_ALIVE)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+
+    return httpx.AsyncClient(
+        transport=AiohttpTransport(verify=context, client=open_session),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        follow_redirects=False,
+        trust_env=False,
+    )

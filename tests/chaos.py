@@ -1,0 +1,91 @@
+"""An upstream of raw sockets that answers in every wrong way, and counts."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Act(Enum):
+    RESET = "the connection is reset"
+    CLOSE = "the connection is closed"
+    HANG = "nothing more comes"
+    DEAF = "the request's body is not read"
+
+
+#: What happens on one call, in order: bytes are sent as they are, a number is a pause in seconds.
+Script = Sequence[bytes | Act | float]
+
+
+@dataclass(slots=True)
+class Chaos:
+    """`calls` holds each request as it came; the last script serves all calls beyond the scripts."""
+
+    scripts: Sequence[Script]
+    url: str = ""
+    connections: int = 0
+    calls: list[bytes] = field(default_factory=list)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(ConnectionError, asyncio.IncompleteReadError), closing(writer):
+            while head := await _read_head(reader):
+                await self._answer(head, reader, writer)
+
+    async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        script = self.scripts[min(len(self.calls), len(self.scripts) - 1)]
+        self.calls.append(head)
+        if Act.DEAF not in script:
+            self.calls[-1] += await reader.readexactly(_length_of(head))
+        for step in script:
+            await self._play(step, writer)
+
+    async def _play(self, step: bytes | Act | float, writer: asyncio.StreamWriter) -> None:
+        if isinstance(step, bytes):
+            writer.write(step)
+            await writer.drain()
+        elif isinstance(step, float):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.over.wait(), step)
+        elif step is Act.HANG:
+            await self.over.wait()
+        elif step is Act.CLOSE:
+            writer.close()
+        elif step is Act.RESET:
+            _linger_not(writer)
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def run_chaos(*scripts: Script) -> AsyncIterator[Chaos]:
+    chaos = Chaos(scripts)
+    server = await asyncio.start_server(chaos.serve, "127.0.0.1", 0, limit=1 << 20)
+    chaos.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    try:
+        yield chaos
+    finally:
+        chaos.over.set()
+        server.close()
+        await asyncio.sleep(0)
+
+
+async def _read_head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+
+
+def _length_of(head: bytes) -> int:
+    lines = [line.partition(b":") for line in head.lower().split(b"\r\n")]
+    return next(int(value) for name, _, value in lines if name == b"content-length")
+
+
+def _linger_not(writer: asyncio.StreamWriter) -> None:
+    """A close without linger is a reset."""
+    peer: socket.socket = writer.get_extra_info("socket")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,0 +1,97 @@
+from collections.abc import Iterator
+
+import orjson
+import pytest
+
+from app.pure.answers import Painted, completed_event, error_event, images_json, partial_event
+from app.pure.images import ImagesRequest, Operation
+from app.pure.json_holes import Hole, HoleyJson
+from app.pure.media import ImageInfo
+from app.pure.sizes import Size
+from app.pure.usage import Usage
+
+
+class Bytes:
+    size = 3
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        yield b"abc"
+
+
+PNG = ImageInfo("image/png", 1536, 1024, alpha=False)
+WEBP = ImageInfo("image/webp", 1024, 1024, alpha=True)
+USAGE = Usage(input_text_tokens=17, output_image_tokens=343)
+ASKED = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
+
+
+def written(document: object) -> bytes:
+    return b"".join(HoleyJson(document).pieces())
+
+
+def test_the_official_order_of_keys() -> None:
+    request = ImagesRequest(operation=Operation.EDIT, prompt="a fox", quality="high", safety_identifier="u")
+    document = images_json(request, [Painted("form", Bytes(), info=WEBP)], USAGE, 1713833628)
+    assert written(document) == (
+        b'{"created":1713833628,"background":"transparent","data":[{"b64_json":"YWJj"}],"output_format":"webp",'
+        b'"quality":"high","size":"1024x1024","usage":{"input_tokens":17,"input_tokens_details":{"image_tokens":0,'
+        b'"text_tokens":17},"output_tokens":343,"output_tokens_details":{"image_tokens":343,"text_tokens":0},'
+        b'"total_tokens":360},"safety_identifier":"u"}'
+    )
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    document = images_json(ASKED, [Painted("form", url="https://h/a.png")], Usage(), 1)
+    assert set(document) == {"created", "data", "usage"}
+    assert document["data"] == [{"url": "https://h/a.png"}]
+    assert orjson.loads(written(document))["usage"]["input_tokens_details"] == {"image_tokens": 0, "text_tokens": 0}
+
+
+def test_pictures_of_two_sizes_have_no_size_in_common() -> None:
+    two = [Painted("form", Bytes(), info=info) for info in (PNG, WEBP)]
+    assert "size" not in images_json(ASKED, two, Usage(), 1)
+    assert images_json(ASKED, two[:1] * 2, Usage(), 1)["size"] == "1536x1024"
+
+
+def test_one_picture_that_was_not_measured_spoils_the_description() -> None:
+    two = [Painted("form", url="https://h/a"), Painted("form", url="https://h/b", info=PNG)]
+    assert "output_format" not in images_json(ASKED, two, Usage(), 1)
+
+
+def test_a_picture_without_a_store_is_a_data_url() -> None:
+    document = images_json(ASKED, [Painted("form", url=Hole(Bytes(), "data:image/png;base64,"), info=PNG)], Usage(), 1)
+    assert b'{"url":"data:image/png;base64,YWJj"}' in written(document)
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_the_completed_event_has_every_required_field(operation: Operation) -> None:
+    request = ImagesRequest(operation=operation, prompt="a fox", stream=True)
+    name, document = completed_event(request, Painted("form", Bytes(), info=PNG), USAGE, 1761105722)
+    read = orjson.loads(written(document))
+    assert name == read["type"] == f"{operation.value}.completed"
+    assert {key: read[key] for key in ("size", "quality", "background", "output_format")} == {
+        "size": "1536x1024",
+        "quality": "medium",
+        "background": "opaque",
+        "output_format": "png",
+    }
+    assert (read["b64_json"], read["created_at"], read["usage"]["total_tokens"]) == ("YWJj", 1761105722, 360)
+    assert "auto" not in read.values()
+
+
+def test_a_partial_event_counts_from_0_and_has_no_usage() -> None:
+    request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", quality="low")
+    name, document = partial_event(request, Painted("form", Bytes(), info=WEBP), 0, 7)
+    read = orjson.loads(written(document))
+    assert name == read["type"] == "image_generation.partial_image"
+    assert (read["partial_image_index"], read["quality"], read["output_format"]) == (0, "low", "webp")
+    assert "usage" not in read
+
+
+def test_an_event_of_a_picture_nobody_measured_says_what_was_asked() -> None:
+    request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", size=Size(1536, 1024), output_format="webp")
+    _, document = completed_event(request, Painted("form", Bytes()), USAGE, 1)
+    assert (document["size"], document["output_format"]) == ("1536x1024", "webp")
+
+
+def test_an_error_event_nests_the_error() -> None:
+    assert error_event({"error": {"message": "m"}}) == ("error", {"type": "error", "error": {"message": "m"}})

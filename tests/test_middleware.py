@@ -1,0 +1,99 @@
+import asyncio
+import io
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+from starlette.types import Message, Receive, Scope, Send
+
+from app.log import configure
+from app.middleware import LastResort, Record, tidy
+
+
+def scope(path: str = "/v1/images/generations", kind: str = "http") -> dict[str, Any]:
+    return {"type": kind, "method": "POST", "path": path, "headers": [], "http_version": "1.1"}
+
+
+async def receive() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def call(app: Any, scope: dict[str, Any]) -> list[Message]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+@pytest.fixture
+def log_lines(request: pytest.FixtureRequest) -> io.StringIO:
+    stream = io.StringIO()
+    configure("json", "info", stream)
+    request.addfinalizer(structlog.reset_defaults)
+    return stream
+
+
+async def ok(scope: Scope, receive: Receive, send: Send) -> None:
+    scope["state"]["record"]["caller"] = "abc"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-path", scope["path"].encode())]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def test_each_request_has_an_id_in_its_answer_and_in_its_record(log_lines: io.StringIO) -> None:
+    first, second = (call(Record(ok), scope())[0] for _ in range(2))
+    ids = [dict(message["headers"])[b"x-request-id"].decode() for message in (first, second)]
+    records = [orjson.loads(line) for line in log_lines.getvalue().splitlines()]
+    assert ids[0] != ids[1]
+    assert [record["request_id"] for record in records] == ids
+    assert {"method": "POST", "path": "/v1/images/generations", "status": 200, "caller": "abc"}.items() <= records[
+        0
+    ].items()
+
+
+def test_probes_do_not_fill_the_log(log_lines: io.StringIO) -> None:
+    call(Record(ok), scope("/healthz"))
+    assert log_lines.getvalue() == ""
+
+
+def test_what_is_no_request_passes_untouched() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    call(Record(app), {"type": "lifespan"})
+    assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize(
+    ("path", "tidied"),
+    [("/v1//images/generations", "/v1/images/generations"), ("/v1/models/", "/v1/models"), ("//", "/"), ("/", "/")],
+)
+def test_paths_are_tidied(path: str, tidied: str, log_lines: io.StringIO) -> None:
+    assert tidy(path) == tidied
+    assert dict(call(Record(ok), scope(path))[0]["headers"])[b"x-path"] == tidied.encode()
+
+
+def test_a_bug_becomes_a_500_in_the_envelope_and_a_trace_in_the_log(log_lines: io.StringIO) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise KeyError("inner secret")
+
+    start, body = call(Record(LastResort(app)), scope())
+    error = orjson.loads(body["body"])["error"]
+    assert (start["status"], error["type"]) == (500, "server_error")
+    assert set(error) == {"message", "type", "param", "code"}
+    assert b"secret" not in body["body"]
+    assert "inner secret" in log_lines.getvalue()
+
+
+def test_a_bug_in_the_middle_of_an_answer_ends_the_connection(log_lines: io.StringIO) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise KeyError("late")
+
+    with pytest.raises(KeyError):
+        call(LastResort(app), scope())
