@@ -454,7 +454,7 @@ def test_a_bug_keeps_its_frames() -> None:
     assert caught.traceback[-1].name == "broken"
 
 
-def test_closing_waits_for_what_is_under_way() -> None:
+def test_closing_ends_the_threads() -> None:
     transcoder = Transcoder()
     before = {thread for thread in threading.enumerate() if thread.name.startswith("transcode")}
     asyncio.run(transcoder.convert(as_blob(PNG), format="jpeg"))
