@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import cast
+from typing import Any
 
 import aiohttp
 import httpx
@@ -198,9 +198,9 @@ class Upstream:
         unpacker = Unpacker(response.headers.get("content-encoding", ""))
         packed = unpacked = 0
         patience = math.inf
-        # Declared an iterator, in truth a generator, which is not left to the garbage collector.
-        raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
-        async with aclosing(raw) as chunks:
+        # The stream itself, declared to be of either kind: `aiter_raw` costs one generator more for each chunk.
+        stream: Any = response.stream
+        async with aclosing(aiter(stream)) as chunks:
             while (data := await self._next(chunks, patience, self._left(started))) is not None:
                 packed += len(data)
                 for piece in unpacker.feed(data):
