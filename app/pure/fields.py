@@ -1,0 +1,167 @@
+"""Images in structured values: what the keys of a JSON object say about the strings below them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.pure.base64_text import STAND_IN, Piece
+from app.pure.links import MAX_LENGTH, Look, look_of
+from app.pure.words import word_set
+
+#: Deeper values are no reply of any upstream.
+_MAX_DEPTH = 24
+#: Values looked at in one reply.
+_MAX_VALUES = 20_000
+
+_KEY_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+
+#: A key with one of these words holds something else than the result: what was sent, thought, quoted, a small copy.
+_ASIDE = word_set(
+    """
+    api arguments audio avatar callback cancel citation citations cover debug doc docs documentation draft
+    error errors favicon get grounding help homepage icon init input inputs logo logprobs mask messages
+    moderation page parameters partial permalink policy poster preview previews prompt reasoning ref reference
+    referenced references refusal request search self sources status support terms thinking thought thoughts
+    thumb thumbnail thumbnails thumbs tmb usage video videos watermark web webhook website
+    """
+)
+_DECLARED = word_set(
+    """
+    artwork gif image images img imgs jpeg jpg photo photos pic pics picture pictures png webp
+    """
+)
+_LINK = word_set("href link links src uri uris url urls")
+_BYTES = word_set("b64 base64 bytes blob")
+#: What the model says: searched like the text of a message.
+_SPOKEN = word_set(
+    """
+    answer body caption content data markdown message msg output outputs reply response result results text
+    value
+    """
+)
+#: Objects of these types are not the result, whatever they hold.
+_ASIDE_TYPE = re.compile(
+    r"(?:url|file|container_file)_?citation|citation|reasoning.*|thinking|redacted_thinking|(?:tool|function|custom_tool)_(?:use|call)"
+    r"|input_.*|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
+    re.IGNORECASE,
+)
+_UNFINISHED = word_set(
+    """
+    error failed failure in_progress pending processing queued running starting submitted
+    """
+)
+#: The first bytes of images in base64.
+_MAGIC = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk0")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """`declared`: a key or a type says that it is an image, whatever it looks like."""
+
+    value: str | Piece
+    path: str
+    declared: bool
+
+
+@dataclass(slots=True)
+class Walk:
+    """What one structured value holds: images, and texts that may hold more.
+
+    `pieces`: what was cut out of the text that the value was read from.
+    """
+
+    pieces: Sequence[Piece] = ()
+    fields: list[Field] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    _left: int = _MAX_VALUES
+
+    def enter(self, value: object, path: str = "", *, declared: bool = False, depth: int = 0) -> None:
+        self._left -= 1
+        if depth > _MAX_DEPTH or self._left < 0:
+            return
+        if isinstance(value, str):
+            self._string(value, path, declared)
+        elif isinstance(value, list):
+            for item in value:
+                self.enter(item, path, declared=declared, depth=depth + 1)
+        elif isinstance(value, dict):
+            self._object(value, path, declared, depth)
+
+    def _object(self, value: Mapping[str, Any], path: str, declared: bool, depth: int) -> None:
+        if _is_aside(value):
+            return
+        declared = declared or _says_image(value)
+        has_image = False
+        for key in sorted(value, key=_preference):
+            words = _words(key)
+            is_variant = isinstance(value[key], str) and bool(words & (_LINK | _DECLARED | _BYTES))
+            if words & _ASIDE or (has_image and is_variant) or (is_variant and _is_unready(value, key, words)):
+                continue
+            count = len(self.fields)
+            inner = declared or bool(words & _DECLARED)
+            self.enter(value[key], f"{path}.{key}" if path else key, declared=inner, depth=depth + 1)
+            has_image = has_image or (is_variant and len(self.fields) > count and not key[-1:].isdigit())
+
+    def _string(self, value: str, path: str, declared: bool) -> None:
+        words = _words(path.rpartition(".")[2])
+        if self.pieces and (piece := self._piece(value)):
+            self.fields.append(Field(piece, path, declared))
+        elif _is_base64(value, bool(words & _BYTES)):
+            head, _, payload = value.rpartition(",")
+            self.fields.append(Field(Piece(head and head + ",", payload), path, declared))
+        elif _is_address(value):
+            is_named = declared or bool(words & (_LINK | _SPOKEN))
+            if is_named or look_of(value) is Look.IMAGE:
+                self.fields.append(Field(value.strip(), path, declared))
+        elif words & _SPOKEN:
+            self.texts.append(value)
+
+    def _piece(self, value: str) -> Piece | None:
+        match = STAND_IN.fullmatch(value.strip())
+        return self.pieces[int(match[1])] if match else None
+
+
+def _is_aside(value: Mapping[str, Any]) -> bool:
+    kind = value.get("type")
+    media = value.get("mime_type") or value.get("mimeType") or value.get("media_type") or value.get("content_type")
+    return (
+        value.get("thought") is True
+        or value.get("role") in {"user", "system", "developer"}
+        or (isinstance(kind, str) and _ASIDE_TYPE.fullmatch(kind) is not None)
+        or (isinstance(media, str) and re.match(r"image/|application/octet-stream", media) is None)
+    )
+
+
+def _says_image(value: Mapping[str, Any]) -> bool:
+    return any(isinstance(value.get(key), str) and "image" in value[key] for key in ("type", "mime_type", "mimeType"))
+
+
+def _is_unready(value: Mapping[str, Any], key: str, words: frozenset[str]) -> bool:
+    """The address of a task that still runs is a page about it."""
+    status = value.get("status") or value.get("state")
+    is_running = isinstance(status, str) and status.lower() in _UNFINISHED
+    return is_running and not words & (_DECLARED | _BYTES) and look_of(value[key]) is not Look.IMAGE
+
+
+def _preference(key: str) -> int:
+    """Bytes at hand save a download; a key that says image is surer than one that says only link."""
+    words = _words(key)
+    return 0 if words & _BYTES else 1 if words & _DECLARED else 2 if key == "url" else 3
+
+
+def _words(key: str) -> frozenset[str]:
+    return frozenset(word.lower() for word in _KEY_WORD.findall(key[:80]))
+
+
+def _is_base64(value: str, is_named: bool) -> bool:
+    start = value[:80].lstrip()
+    if start[:5].lower() == "data:" or start.startswith("base64,"):
+        return True
+    return start.startswith(_MAGIC) or "GZ0eXB" in start[:16] or (is_named and len(value) > 64 and "://" not in start)
+
+
+def _is_address(value: str) -> bool:
+    return (
+        len(value) <= MAX_LENGTH and re.fullmatch(r"\s*(?:https?:)?//[^\s<>\"]+\s*", value, re.IGNORECASE) is not None
+    )

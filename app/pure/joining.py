@@ -1,0 +1,190 @@
+"""Chunks of a chat stream, or whole documents, joined to the messages that they are pieces of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.pure.usage import NO_USAGE, Usage, read_usage
+from app.pure.words import word_set
+
+#: Keys of a document that never hold an image.
+_FRAME = word_set(
+    """
+    choices created error id model object provider service_tier system_fingerprint type usage
+    """
+)
+#: Keys of a choice that are read one by one.
+_CHOICE = word_set(
+    """
+    content_filter_results delta error finish_reason index logprobs message native_finish_reason text
+    """
+)
+#: Events of other APIs behind a chat address: the ends of a Responses stream carry the whole response.
+_WHOLE = frozenset({"response.completed", "response.incomplete", "response.failed", "response.done"})
+#: Choices beyond these are no answer to one question.
+_MAX_CHOICES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyError:
+    """An error that came with status 200 or in the middle of a stream, in whichever form."""
+
+    message: str
+    type: str | None = None
+    code: str | int | None = None
+
+
+@dataclass(slots=True)
+class _Message:
+    """One choice while it grows."""
+
+    text: list[str] = field(default_factory=list)
+    length: int = 0
+    parts: list[Any] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        self.text.append(text)
+        self.length += len(text)
+
+    def whole(self) -> dict[str, Any]:
+        return {**self.fields, "content": "".join(self.text), "parts": list(self.parts)}
+
+    def take(self, piece: Mapping[str, Any], *, is_message: bool) -> None:
+        content = piece.get("content")
+        if isinstance(content, str):
+            # A whole message at the end of a stream repeats what its deltas have said.
+            if is_message and len(content) >= self.length and content.startswith("".join(self.text)):
+                self.text.clear()
+                self.length = 0
+            self.say(content)
+        elif isinstance(content, list | dict):
+            self._take_parts(content if isinstance(content, list) else [content])
+        self.merge({key: value for key, value in piece.items() if key not in {"content", "role"}})
+
+    def merge(self, fields: Mapping[str, Any]) -> None:
+        for key, value in fields.items():
+            old = self.fields.get(key)
+            if isinstance(old, list) and isinstance(value, list):
+                old.extend(value)
+            elif key == "refusal" and isinstance(old, str) and isinstance(value, str):
+                self.fields[key] = old + value
+            elif value is not None:
+                self.fields[key] = list(value) if isinstance(value, list) else value
+
+    def _take_parts(self, parts: list[Any]) -> None:
+        texts = []
+        for part in parts:
+            text = _text_of(part)
+            if text is None:
+                self.parts.append(part)
+            else:
+                texts.append(text)
+        self.say("\n".join(texts))
+
+
+def _text_of(part: object) -> str | None:
+    if isinstance(part, str):
+        return part
+    if (
+        not isinstance(part, Mapping)
+        or part.get("thought") is True
+        or part.get("type", "text") not in {"text", "output_text"}
+    ):
+        return None
+    text = part.get("text")
+    return (
+        text if isinstance(text, str) and len(part.keys() - {"type", "annotations", "logprobs", "index"}) == 1 else None
+    )
+
+
+@dataclass(slots=True)
+class Joined:
+    """What all documents so far say together."""
+
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    finish_reason: str | None = None
+    usage: Usage = NO_USAGE
+    error: ReplyError | None = None
+    _choices: dict[int, _Message] = field(default_factory=dict)
+
+    def messages(self) -> tuple[dict[str, Any], ...]:
+        return tuple(self._choices[index].whole() for index in sorted(self._choices))
+
+    def take(self, document: Mapping[str, Any]) -> bool:
+        """True when it brought more than its frame."""
+        kind = document.get("type")
+        if isinstance(kind, str) and kind.startswith(("response.", "image_")):
+            return self._take_event(kind, document)
+        self._note(document)
+        choices = document.get("choices")
+        if isinstance(choices, list):
+            for position, choice in enumerate(choices[:_MAX_CHOICES]):
+                if isinstance(choice, dict):
+                    self._take_choice(position, choice)
+        elif isinstance(document.get("message"), dict):  # Ollama's form
+            self._take_choice(0, {"delta": document["message"], "finish_reason": document.get("done_reason")})
+        body = {key: value for key, value in document.items() if key not in _FRAME and value}
+        if body:
+            self.bodies.append(body)
+        return bool(choices or body or self.error)
+
+    def _take_event(self, kind: str, event: Mapping[str, Any]) -> bool:
+        """Previews are left out: the finished picture follows, or the stream broke off."""
+        response, item, delta = event.get("response"), event.get("item"), event.get("delta")
+        if kind in _WHOLE and isinstance(response, dict):
+            self.finish_reason = self.finish_reason or kind.removeprefix("response.")
+            return self.take(response)
+        if kind == "response.output_item.done" and isinstance(item, dict):
+            self.bodies.append({"output": [item]})
+            return True
+        if kind == "response.output_text.delta" and isinstance(delta, str):
+            self._choice(0).say(delta)
+            return True
+        if kind.endswith(".completed") and not kind.startswith("response."):
+            self._note(event)
+            self.finish_reason = "stop"
+            self.bodies.append({"data": [dict(event)]})
+            return True
+        return False
+
+    def _note(self, document: Mapping[str, Any]) -> None:
+        usage = read_usage(document.get("usage"))
+        self.usage = usage if usage != NO_USAGE else self.usage
+        self.error = self.error or read_error(document)
+
+    def _take_choice(self, position: int, choice: Mapping[str, Any]) -> None:
+        index = choice.get("index")
+        message = self._choice(index if type(index) is int else position)
+        if isinstance(choice.get("text"), str):
+            message.say(choice["text"])
+        for name in ("delta", "message"):
+            if isinstance(choice.get(name), dict):
+                message.take(choice[name], is_message=name == "message")
+        message.merge({key: value for key, value in choice.items() if key not in _CHOICE})
+        reason = choice.get("finish_reason")
+        self.finish_reason = reason if isinstance(reason, str) and reason else self.finish_reason
+        self.error = self.error or read_error(choice)
+
+    def _choice(self, index: int) -> _Message:
+        return self._choices.setdefault(index, _Message())
+
+
+def read_error(document: Mapping[str, Any]) -> ReplyError | None:
+    """`{"error": …}` as an object or a text, `{"detail": …}`, or a code and a message where choices belong."""
+    error = document.get("error") or document.get("detail")
+    if isinstance(error, str):
+        return ReplyError(error)
+    if isinstance(error, dict):
+        return _error(error)
+    has_code = document.get("code") not in (None, 0, 200, "0", "200", "success", "")
+    return _error(document) if has_code and isinstance(document.get("message"), str) else None
+
+
+def _error(error: Mapping[str, Any]) -> ReplyError:
+    message, kind, code = error.get("message"), error.get("type"), error.get("code")
+    return ReplyError(
+        message if isinstance(message, str) else "",
+        kind if isinstance(kind, str) else None,
+        code if isinstance(code, str) or type(code) is int else None,
+    )

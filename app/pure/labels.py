@@ -1,0 +1,48 @@
+"""What the words around an address say about it: the result, a smaller copy, or something else altogether."""
+
+import re
+
+#: Something beside the result: taken only where there is nothing better.
+_LESSER_WORDS = re.compile(
+    r"\b(?:preview|thumb(?:nail)?s?|draft|sketch|partial|before|original|input|source|reference|uploaded|logo|icon|avatar|banner"
+    r"|badge|qr ?code|sponsor(?:ed)?|advert\w*|ads?|powered by)\b"
+    r"|预览|缩略|小图|草稿|草图|修改前|编辑前|原始|输入|上传|参考|头像|图标|广告|推广|赞助|二维码|扫码|客服|加群|交流群|公众号",
+    re.IGNORECASE,
+)
+_LESSER_PATH = re.compile(
+    r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicon|avatars?|banners?|qr(?:code)?|ads?|advert\w*)(?=[/_.?-]|$)"
+    r"|[/-]tbn[0-9]",
+    re.IGNORECASE,
+)
+#: Not the result, even where there is nothing else.
+_FOREIGN_WORDS = re.compile(
+    r"\b(?:similar|for example|e\.g\.|search results?|found (?:on|at|online)|source:|sources:|courtesy|see also"
+    r"|read more|learn more|reference:|documentation|docs)\b|例如|比如|示例|搜索结果|搜索|来源|类似|参考图|参考资料|文档|教程",
+    re.IGNORECASE,
+)
+#: Says that what follows is the result, whatever the address looks like.
+_RESULT_WORDS = re.compile(
+    r"图|生成结果|结果|下载|链接|地址|完成|已生成|画|\b(?:images?|pictures?|photos?|artwork|result|output"
+    r"|download|generated|here (?:is|are|you go)|here's|done|created|url|link|view|bild|imagen)\b|画像|이미지",
+    re.IGNORECASE,
+)
+#: Words of a link or a line that lead elsewhere, where only words could make an address the result.
+_ELSEWHERE_WORDS = re.compile(
+    r"\b(?:see|visit|docs?|documentation|guides?|polic(?:y|ies)|terms|more|similar|search|source|reference|status|progress"
+    r"|queue|task|can(?:'|’)t|cannot|unable|sorry|fail(?:ed|ure)?|error|help|support|contact|home ?page|website|notify"
+    r"|details|blog|tutorial|pricing|upgrade|subscribe)\b|官网|文档|教程|参考|来源|搜索|类似|群|政策|帮助|充值|购买|订阅|反馈"
+    r"|详情|进度|排队|查询|任务|抱歉|无法|失败|错误|联系|主页|网站|协议",
+    re.IGNORECASE,
+)
+
+
+def is_lesser(label: str, path: str) -> bool:
+    return _LESSER_WORDS.search(label) is not None or _LESSER_PATH.search(path) is not None
+
+
+def is_foreign(words: str) -> bool:
+    return _FOREIGN_WORDS.search(words) is not None
+
+
+def names_result(words: str) -> bool:
+    return _RESULT_WORDS.search(words) is not None and _ELSEWHERE_WORDS.search(words) is None

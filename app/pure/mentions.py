@@ -1,0 +1,203 @@
+"""Every address in a text, with the writing around it: Markdown, HTML, BBCode, a link, or plain words."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from app.pure.base64_text import MARK
+from app.pure.links import cut_delimited, cut_plain
+
+#: Addresses looked at in one text. A reply has a few; a text with more is no reply.
+_MAX_MENTIONS = 500
+#: How far back the writing around an address is read, and how much of it is kept as words.
+_BEFORE, _WORDS = 2000, 160
+
+_START = re.compile(rf"://(?=[^\s/:])|{MARK}[0-9]{{1,6}}{MARK}|[(\"'=<]//(?=[A-Za-z0-9])")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]{1,20}$")
+_BRACKET = re.compile(r"[\[\]]")
+_TAG = re.compile(r"<([A-Za-z]{1,10})[\s/]")
+_ATTRIBUTE = re.compile(r"([A-Za-z-]{2,20})\s{0,3}$")
+_BBCODE = re.compile(r"\[(?:img|image)(?:[= ][^\[\]]{0,60})?(?:\]\s{0,9}|=[\"']?)$", re.IGNORECASE)
+_DEFINITION = re.compile(r"[ ]{0,3}\[([^\[\]]{1,80})\]:[ ]{0,9}<?")
+_REFERENCE = re.compile(r"!\[([^\[\]\n]{0,300})\](?:\[([^\[\]\n]{0,80})\])?")
+#: Where the picture itself stands; lazily loaded pages put a stand-in into src.
+_SOURCES = {"data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
+
+
+class Kind(Enum):
+    MARKDOWN = "Markdown image"
+    HTML = "HTML image"
+    BBCODE = "BBCode image"
+    LINK = "link"
+    PLAIN = "plain address"
+
+
+PICTURES = frozenset({Kind.MARKDOWN, Kind.HTML, Kind.BBCODE})
+
+
+@dataclass(slots=True)
+class Mention:
+    """`label`: alternative text or the words of a link; `before`: the words in front, up to the address before.
+
+    `around`: the link that a picture is inside of.
+    """
+
+    kind: Kind
+    url: str
+    start: int
+    end: int
+    label: str = ""
+    before: str = ""
+    around: "Mention | None" = None
+    tag: tuple[str, str] = ("", "")
+    definition: str = field(default="")
+
+
+def find_mentions(text: str) -> list[Mention]:
+    mentions = list(_scan(text))
+    _resolve_references(text, mentions)
+    return _drop_labels(text, _drop_twins(mentions))
+
+
+def _scan(text: str) -> Iterator[Mention]:
+    previous, at = None, 0
+    for _ in range(_MAX_MENTIONS):
+        found = _START.search(text, at)
+        if found is None:
+            return
+        start = _start_of(text, found, at)
+        if start is None:
+            at = found.end()
+            continue
+        mention = _read(text, start, at, previous)
+        at = max(mention.end, found.end())
+        if mention.url:
+            previous = mention
+            yield mention
+
+
+def _start_of(text: str, found: re.Match[str], floor: int) -> int | None:
+    if found[0].startswith(MARK):
+        return found.start()
+    if found[0] != "://":
+        return found.start() + 1
+    scheme = _SCHEME.search(text, max(floor, found.start() - 20), found.start())
+    if scheme is None:
+        return None
+    # Words glued to the scheme belong to the text: "图片https://…", "imagehttps://…".
+    glued = re.search(r"https?$", scheme[0], re.IGNORECASE)
+    return scheme.start() + (glued.start() if glued else 0)
+
+
+def _read(text: str, start: int, floor: int, previous: Mention | None) -> Mention:
+    before = text[max(floor, start - _BEFORE) : start]
+    lead = before.rstrip(" \t\r\n<")
+    if lead.endswith("]("):
+        return _markdown(text, start, before, lead, previous)
+    tag = _tag_of(before, previous)
+    if tag[0]:
+        return _html(text, start, before, tag, previous)
+    if _BBCODE.search(before[-80:]):
+        url, end = cut_delimited(text, start, "[]")
+        return Mention(Kind.BBCODE, url, start, end, before=_words(before))
+    url, end = _cut_bare(text, start, before)
+    definition = _DEFINITION.fullmatch(before.rpartition("\n")[2])
+    return Mention(
+        Kind.PLAIN, url, start, end, before=_words(before), definition=definition[1].casefold() if definition else ""
+    )
+
+
+def _cut_bare(text: str, start: int, before: str) -> tuple[str, int]:
+    opening = before[-1:]
+    if opening and opening in "\"'<":
+        return cut_delimited(text, start, {"<": ">"}.get(opening, opening))
+    return cut_plain(text, start, in_emphasis=opening == "_")
+
+
+def _markdown(text: str, start: int, before: str, lead: str, previous: Mention | None) -> Mention:
+    closing = ">" if before.endswith("<") else ")"
+    url, end = cut_delimited(text, start, closing)
+    if lead == ")](" and previous is not None and previous.kind is Kind.MARKDOWN:
+        link = Mention(Kind.LINK, url, start, end, label=previous.label, before=previous.before)
+        previous.around = link
+        return link
+    opening = _opening_bracket(lead, len(lead) - 2)
+    is_image = opening > 0 and lead[opening - 1] == "!"
+    label = lead[opening + 1 : -2]
+    words = _words(lead[: max(opening - is_image, 0)])
+    return Mention(Kind.MARKDOWN if is_image else Kind.LINK, url, start, end, label, words)
+
+
+def _opening_bracket(text: str, end: int) -> int:
+    """Where the bracket opens that closes at `end`; the words inside may hold brackets too. 0 where none does."""
+    depth = 0
+    for bracket in reversed([*_BRACKET.finditer(text, max(0, end - _BEFORE), end + 1)]):
+        depth += 1 if bracket[0] == "]" else -1
+        if depth == 0:
+            return bracket.start()
+    return 0
+
+
+def _tag_of(before: str, previous: Mention | None) -> tuple[str, str]:
+    """Name and attribute of the HTML tag that the address stands in."""
+    value = before.rstrip(" \t\r\n\"'")
+    if not value.endswith("="):
+        return "", ""
+    attribute = _ATTRIBUTE.search(value, max(0, len(value) - 24), len(value) - 1)
+    opening = before.rfind("<")
+    if opening >= 0:
+        tag = _TAG.match(before, opening)
+        name = tag[1].lower() if tag and ">" not in before[opening:] else ""
+    else:
+        name = previous.tag[0] if previous and ">" not in before else ""
+    return (name, attribute[1].lower()) if name and attribute else ("", "")
+
+
+def _html(text: str, start: int, before: str, tag: tuple[str, str], previous: Mention | None) -> Mention:
+    quote = before.rstrip()[-1:]
+    url, end = cut_delimited(text, start, quote if quote and quote in "\"'" else " >")
+    is_image = tag[0] == "img" and tag[1] in _SOURCES
+    words = before[: before.rfind("<")] if "<" in before else ""
+    mention = Mention(Kind.HTML if is_image else Kind.LINK, url, start, end, _alt(before), _words(words), tag=tag)
+    if is_image and previous and previous.tag == ("a", "href") and "</a" not in before:
+        mention.around = previous
+    return mention
+
+
+def _alt(before: str) -> str:
+    _, found, rest = before.rpartition("alt=")
+    return rest[1:].partition(rest[:1])[0] if found and rest else ""
+
+
+def _words(before: str) -> str:
+    """The line in front of the address, or the one above where that is empty."""
+    lines = [line for line in before[-_WORDS:].splitlines() if line.strip(" \t>*-#`_|:：\"'<([1234567890.")]
+    return lines[-1] if lines else ""
+
+
+def _resolve_references(text: str, mentions: list[Mention]) -> None:
+    definitions = {mention.definition: mention for mention in mentions if mention.definition}
+    if definitions:
+        for match in _REFERENCE.finditer(text):
+            mention = definitions.get((match[2] or match[1]).casefold())
+            if mention is not None:
+                mention.kind, mention.label = Kind.MARKDOWN, match[1]
+
+
+def _drop_twins(mentions: list[Mention]) -> list[Mention]:
+    """Of the addresses in one HTML tag the one that is the picture."""
+    kept: list[Mention] = []
+    for mention in mentions:
+        last = kept[-1] if kept else None
+        if last and mention.kind is Kind.HTML is last.kind and mention.tag[1] != last.tag[1] and not mention.label:
+            if _SOURCES[mention.tag[1]] > _SOURCES[last.tag[1]]:
+                kept[-1] = mention
+            continue
+        kept.append(mention)
+    return kept
+
+
+def _drop_labels(text: str, mentions: list[Mention]) -> list[Mention]:
+    """An address that is itself the words of a link or of a picture says nothing new."""
+    return [mention for mention in mentions if not text.startswith("](", mention.end)]

@@ -1,0 +1,250 @@
+"""Where images hide in a chat reply, most explicit form first."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.pure.base64_text import Piece
+from app.pure.chat import ChatReply
+from app.pure.fields import Walk
+from app.pure.judgement import Judge
+from app.pure.labels import is_foreign, is_lesser, names_result
+from app.pure.links import Look, look_of
+from app.pure.mentions import PICTURES, Kind, Mention
+from app.pure.texts import Text
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """`url`: an http(s) address, or a data URL in the one spelling; `form`: the name of a row of FORMS."""
+
+    url: str
+    form: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """`candidate`: shortened; `reason`: in plain words."""
+
+    candidate: str
+    form: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    found: tuple[FoundImage, ...]
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """`is_lesser`: a preview, an advertisement, the picture before: taken only where nothing better is found."""
+
+    value: str | Piece
+    is_lesser: bool = False
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One message, or what stands beside the messages."""
+
+    parts: Walk
+    fields: Walk
+    texts: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Forms of one `rank` are equally explicit; a later rank is asked only where the ones before found nothing."""
+
+    name: str
+    rank: int
+    find: Callable[[Source], Iterable[Candidate]]
+
+
+def _in_walk(walk: Walk) -> Iterator[Candidate]:
+    for each in walk.fields:
+        yield Candidate(each.value, is_lesser=isinstance(each.value, str) and is_lesser("", each.value))
+
+
+def _in_parts(source: Source) -> Iterator[Candidate]:
+    return _in_walk(source.parts)
+
+
+def _in_fields(source: Source) -> Iterator[Candidate]:
+    return _in_walk(source.fields)
+
+
+def _in_whole_json(source: Source) -> Iterator[Candidate]:
+    return (candidate for text in source.texts for candidate in _in_walk(text.whole))
+
+
+def _in_inner_json(source: Source) -> Iterator[Candidate]:
+    return (candidate for text in source.texts for candidate in _in_walk(text.inner))
+
+
+def _in_pictures(kind: Kind) -> Callable[[Source], Iterator[Candidate]]:
+    def find(source: Source) -> Iterator[Candidate]:
+        for text in source.texts:
+            yield from (_picture(text, mention) for mention in text.mentions if mention.kind is kind)
+
+    return find
+
+
+def _picture(text: Text, mention: Mention) -> Candidate:
+    """A small copy inside a link to the full one stands for that one."""
+    around = mention.around
+    lesser = is_lesser(f"{mention.before[-40:]} {mention.label}", mention.url)
+    if around is not None and lesser:
+        if look_of(around.url) is Look.IMAGE:
+            return Candidate(around.url)
+        return Candidate(mention.url, why_not="it is a small copy that leads to a page")
+    return _candidate(text, mention, lesser)
+
+
+def _candidate(text: Text, mention: Mention, lesser: bool) -> Candidate:
+    why_not = "its words say that it is not the result" if is_foreign(f"{mention.before} {mention.label}") else ""
+    if text.has_video:
+        why_not = "the reply is a video, and this its poster"
+    return Candidate(text.piece(mention) or mention.url, lesser, why_not)
+
+
+def _in_data_urls(source: Source) -> Iterator[Candidate]:
+    return _pieces(source, is_data_url=True)
+
+
+def _in_base64(source: Source) -> Iterator[Candidate]:
+    return _pieces(source, is_data_url=False)
+
+
+def _pieces(source: Source, *, is_data_url: bool) -> Iterator[Candidate]:
+    for text in source.texts:
+        for mention in text.mentions:
+            piece = text.piece(mention)
+            if piece is not None and bool(piece.head) is is_data_url and mention.kind not in PICTURES:
+                yield _candidate(text, mention, lesser=False)
+
+
+def _in_links(source: Source) -> Iterator[Candidate]:
+    return _addresses(source, Kind.LINK)
+
+
+def _in_plain(source: Source) -> Iterator[Candidate]:
+    return _addresses(source, Kind.PLAIN)
+
+
+def _addresses(source: Source, kind: Kind) -> Iterator[Candidate]:
+    for text in source.texts:
+        for mention in text.mentions:
+            if mention.kind is kind and look_of(mention.url) is Look.IMAGE:
+                yield _candidate(text, mention, is_lesser(f"{mention.before} {mention.label}", mention.url))
+
+
+def _in_named_addresses(source: Source) -> Iterator[Candidate]:
+    """Addresses that look like nothing, where the words around say that they are the result."""
+    for text in source.texts:
+        for mention in text.mentions:
+            is_address = mention.kind in {Kind.LINK, Kind.PLAIN} and text.piece(mention) is None
+            if is_address and look_of(mention.url) is Look.OPEN and _is_named(text, mention):
+                yield _candidate(text, mention, lesser=False)
+
+
+def _is_named(text: Text, mention: Mention) -> bool:
+    is_alone = len(text.shown.strip()) <= len(mention.url) + 4
+    return is_alone or names_result(f"{mention.before} {mention.label}")
+
+
+FORMS = (
+    Form("content-part", 0, _in_parts),
+    Form("field", 1, _in_fields),
+    Form("json", 2, _in_whole_json),
+    Form("markdown-image", 3, _in_pictures(Kind.MARKDOWN)),
+    Form("html-image", 3, _in_pictures(Kind.HTML)),
+    Form("bbcode-image", 3, _in_pictures(Kind.BBCODE)),
+    Form("data-url", 4, _in_data_urls),
+    Form("base64", 5, _in_base64),
+    Form("embedded-json", 6, _in_inner_json),
+    Form("link", 7, _in_links),
+    Form("address", 7, _in_plain),
+    Form("named-address", 8, _in_named_addresses),
+)
+
+
+def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
+    """Each image once, in order of appearance. `sent`: URLs that the client itself had sent, which are no results."""
+    return list(explain(reply, sent).found)
+
+
+def explain(reply: ChatReply, sent: Collection[str] = ()) -> Findings:
+    """What was found, and why everything else that looked like an image was dropped."""
+    search = _Search(Judge(sent))
+    messages = [search.run(_message(message)) for message in reply.messages]
+    found = [image for images in messages for image in images]
+    structured = {form.name for form in FORMS if form.rank <= 1}
+    if not any(image.form in structured for image in found):
+        beside = search.run(_bodies(reply.bodies))
+        if not found or any(image.form in structured for image in beside):
+            found = beside
+    once = {image.url: image for image in reversed(found)}
+    return Findings(tuple(reversed(once.values())), tuple(dict.fromkeys(search.dropped)))
+
+
+def _message(message: Mapping[str, Any]) -> Source:
+    parts, fields = Walk(), Walk()
+    parts.enter(message["parts"])
+    fields.enter({key: value for key, value in message.items() if key not in {"content", "parts"}})
+    return Source(parts, fields, _texts([message["content"], *parts.texts, *fields.texts]))
+
+
+def _bodies(bodies: Iterable[Mapping[str, Any]]) -> Source:
+    walk = Walk()
+    walk.enter(list(bodies))
+    return Source(Walk(), walk, _texts(walk.texts))
+
+
+def _texts(said: Iterable[str]) -> tuple[Text, ...]:
+    """Texts that are JSON hold further texts."""
+    texts = [Text(raw) for raw in said if raw]
+    for text in texts:
+        texts.extend(text.texts(text.whole))
+        texts.extend(text.texts(text.inner))
+    return tuple(texts)
+
+
+@dataclass(slots=True)
+class _Search:
+    judge: Judge
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def run(self, source: Source) -> list[FoundImage]:
+        """The first rank that finds an image of full value; else the first that finds a lesser one."""
+        lesser: list[FoundImage] = []
+        for rank in sorted({form.rank for form in FORMS}):
+            found = [each for form in FORMS if form.rank == rank for each in self._accepted(form, source)]
+            full = [image for image, is_full in found if is_full]
+            if full:
+                self._drop_lesser(found)
+                return full
+            lesser = lesser or [image for image, _ in found]
+        return lesser
+
+    def _accepted(self, form: Form, source: Source) -> Iterator[tuple[FoundImage, bool]]:
+        for candidate in form.find(source):
+            url, reason = ("", candidate.why_not) if candidate.why_not else self.judge.judge(candidate.value)
+            if url:
+                yield FoundImage(url, form.name), not candidate.is_lesser
+            else:
+                self.dropped.append(Dropped(_shorten(candidate.value), form.name, reason))
+
+    def _drop_lesser(self, found: Iterable[tuple[FoundImage, bool]]) -> None:
+        for image, is_full in found:
+            if not is_full:
+                reason = "it is a preview, an advertisement or the like beside the result"
+                self.dropped.append(Dropped(_shorten(image.url), image.form, reason))
+
+
+def _shorten(value: str | Piece) -> str:
+    text = value.head + value.text[:80] if isinstance(value, Piece) else value
+    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -1,0 +1,75 @@
+"""Server-sent events, bytes ↔ events, by the rules of the WHATWG's HTML standard, section 9.2."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    data: str
+    name: str = "message"
+
+
+class Decoder:
+    """Bytes in any cut → events. Work is linear: an unfinished line is kept in pieces, letters cut in two included."""
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._data: list[str] = []
+        self._name = ""
+        self._is_first = True
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        return list(self._read(data))
+
+    def end(self) -> list[Event]:
+        """What is still waiting for its blank line. A browser drops it; an upstream that forgot the line was paid."""
+        return list(self._read(b"\n\n"))
+
+    def _read(self, data: bytes) -> Iterator[Event]:
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
+        if b"\r" in data:
+            self._after_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._line.append(line)
+            yield from self._take(self._text())
+        if rest:
+            self._line.append(rest)
+
+    def _text(self) -> str:
+        line = b"".join(self._line)
+        self._line.clear()
+        if self._is_first:
+            self._is_first = False
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        return line.decode("utf-8", "replace")
+
+    def _take(self, line: str) -> Iterator[Event]:
+        field, _, value = line.partition(":")
+        if not line:
+            yield from self._dispatch()
+        elif field == "data":
+            self._data.append(value.removeprefix(" "))
+        elif field == "event":
+            self._name = value.removeprefix(" ")
+
+    def _dispatch(self) -> Iterator[Event]:
+        if self._data:
+            yield Event("\n".join(self._data), self._name or "message")
+        self._data.clear()
+        self._name = ""
+
+
+def event(name: str, data: bytes) -> bytes:
+    """One event; `data` is a JSON document without line breaks."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), data)
+
+
+def comment(text: str = "keep-alive") -> bytes:
+    """Keeps a silent stream alive; clients ignore it. `text` is one line."""
+    return b": %b\n\n" % text.encode()

@@ -1,0 +1,96 @@
+"""One text of a reply, made ready for searching: base64 cut out, hidden parts dropped, addresses found once."""
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from app.pure.base64_text import MARK, STAND_IN, Piece, cut_out
+from app.pure.fields import Walk
+from app.pure.hidden import drop_hidden, is_page
+from app.pure.links import Look, look_of
+from app.pure.mentions import Kind, Mention, find_mentions
+
+#: Texts inside JSON inside texts: nobody means more.
+_MAX_DEPTH = 3
+#: Escapes of JSON and Markdown in addresses, where the text around them is no JSON that could be parsed.
+_ESCAPES = (("\\/", "/"), ("\\u0026", "&"), ("\\_", "_"), ("\\&", "&"), ("\\~", "~"), ("\\=", "="), ("\\#", "#"))
+_FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
+
+
+class Text:
+    """`pieces` are given where `raw` comes from a text whose base64 has been cut out already."""
+
+    def __init__(self, raw: str, pieces: tuple[Piece, ...] | None = None, depth: int = 0) -> None:
+        self._depth = depth
+        if pieces is None:
+            raw, pieces = cut_out(raw.replace("base64://", "data:;base64,") if "base64://" in raw else raw)
+        self.pieces = pieces
+        self.is_page = is_page(raw)
+        self._raw = raw if not self.is_page and ("//" in raw or "\\/" in raw or MARK in raw) else ""
+
+    @cached_property
+    def shown(self) -> str:
+        text = self._raw
+        for escape, letter in _ESCAPES if "\\" in text else ():
+            text = text.replace(escape, letter)
+        return drop_hidden(text)
+
+    @cached_property
+    def mentions(self) -> list[Mention]:
+        return find_mentions(self.shown)
+
+    @cached_property
+    def has_video(self) -> bool:
+        return any(look_of(mention.url) is Look.VIDEO for mention in self.mentions)
+
+    @cached_property
+    def whole(self) -> Walk:
+        """Where the text is one JSON document."""
+        return self._walk([self._raw.strip()])
+
+    @cached_property
+    def inner(self) -> Walk:
+        """JSON in fences or between words."""
+        return self._walk(_documents(self.shown))
+
+    def texts(self, walk: Walk) -> Iterator["Text"]:
+        if self._depth < _MAX_DEPTH:
+            yield from (Text(said, self.pieces, self._depth + 1) for said in walk.texts)
+
+    def piece(self, mention: Mention) -> Piece | None:
+        match = STAND_IN.fullmatch(mention.url)
+        return self.pieces[int(match[1])] if match else None
+
+    def _walk(self, documents: list[str]) -> Walk:
+        walk = Walk(self.pieces)
+        for document in documents:
+            value = _parse(document)
+            if isinstance(value, str):
+                walk.texts.append(value)
+            else:
+                walk.enter(value)
+        return walk
+
+
+def _parse(document: str) -> Any:
+    if document[:1] not in {"{", "[", '"'}:
+        return None
+    try:
+        return orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _documents(text: str) -> list[str]:
+    """Each is tried once, so the work stays within a few times the text."""
+    fenced = [part.partition("```")[0].strip() for part in _FENCE.split(text)[1:]]
+    start, end = text.find("{"), text.rfind("}") + 1
+    first = text.find("[{"), text.rfind("}]") + 2
+    spans = [text[start:end], text[first[0] : first[1]] if first[0] >= 0 else ""]
+    return [*fenced, *spans]
+
+
+__all__ = ["Kind", "Text"]
