@@ -4,13 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import uvicorn
 from pydantic import ValidationError
 
 from app import __version__
 from app.check import check
 from app.log import configure, log
-from app.main import create_app
+from app.server import Server
 from app.settings import Settings, complaints, unknown_variables
 from app.showcase import demo
 
@@ -48,26 +47,9 @@ def serve(settings: Settings) -> int:
         log.warning("unknown variable", name=name, see="README.md#settings")
     if settings.upstream_api_key is not None and not settings.api_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
-    server = uvicorn.Server(server_config(settings))
+    server = Server(settings)
     server.run()
     return 0 if server.started else 1
-
-
-def server_config(settings: Settings) -> uvicorn.Config:
-    """uvloop and httptools are named, not left to chance: without them uvicorn falls back to slow parts in silence."""
-    return uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.shutdown_grace),
-    )
 
 
 if __name__ == "__main__":

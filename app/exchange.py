@@ -13,7 +13,7 @@ from app.pure.answers import completed_event, error_event, images_json, partial_
 from app.pure.images import ImagesRequest
 from app.pure.json_holes import HoleyJson
 from app.pure.sse import comment
-from app.responses import SILENCE, Presence, joined
+from app.responses import Presence, joined
 
 Item = Partial | Answer
 
@@ -41,9 +41,13 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class Exchange:
-    """`waiting` runs while anybody outside is waited for, `upstream` while the upstream is."""
+    """`waiting` runs while anybody outside is waited for, `upstream` while the upstream is.
+
+    `silence`: seconds after which the client gets a sign of life.
+    """
 
     request: ImagesRequest
+    silence: float
     waiting: Stopwatch = field(default_factory=Stopwatch)
     upstream: Stopwatch = field(default_factory=Stopwatch)
     shrunk: list[str] = field(default_factory=list)
@@ -75,7 +79,7 @@ class Exchange:
         well-formed error object passes for a success.
         """
         yield b" "
-        while not await presence.wait(job.end(), SILENCE):
+        while not await presence.wait(job.end(), self.silence):
             yield b" "
         if job.fault is not None:
             yield orjson.dumps(job.fault.body) + b"!"
@@ -86,7 +90,7 @@ class Exchange:
     async def events(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
         """Never ends without `completed` or `error`."""
         read = 0
-        while (more := await presence.wait(job.more(read), SILENCE)) is not False:
+        while (more := await presence.wait(job.more(read), self.silence)) is not False:
             if more is None:
                 yield comment("keep-alive")
                 continue

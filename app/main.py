@@ -118,9 +118,9 @@ async def open_parts(settings: Settings, app: FastAPI) -> AsyncGenerator[None, N
     try:
         yield
     finally:
-        studio.closing = True
+        await studio.drain(settings.shutdown_grace)
         sweeper.cancel()
-        await asyncio.gather(sweeper, *studio.jobs, return_exceptions=True)
+        await asyncio.gather(sweeper, return_exceptions=True)
         await upstream.close()
         await fetcher.close()
         transcoder.close()

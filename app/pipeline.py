@@ -114,7 +114,7 @@ async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncG
                 case Answer():
                     painted += item.painted
                     usage += item.usage
-                case ApiError():
+                case _:
                     faults.append(item)
     if not painted:
         raise faults[0]

@@ -14,9 +14,6 @@ from app.pure.json_holes import HoleyJson
 
 T = TypeVar("T")
 
-#: Seconds of silence after which something is sent: middle boxes cut silent connections after 60 to 120.
-SILENCE = 15.0
-
 #: Small pieces are joined to this many bytes: a system call and a chunk header each would be waste.
 _JOINED = 64 * 1024
 

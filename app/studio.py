@@ -19,10 +19,13 @@ from app.pure.chat import ChatReply
 from app.pure.images import ImagesRequest
 from app.pure.json_holes import HoleyJson
 from app.pure.media import ImageInfo, measure
-from app.responses import SILENCE, ClientGone, FlowingResponse, PicturesResponse, Presence
+from app.responses import ClientGone, FlowingResponse, PicturesResponse, Presence
 from app.store import Store
 from app.transcode import Transcoder
 from app.upstream import Question, Upstream
+
+#: Seconds without a byte after which a sign of life is sent: middle boxes cut silent connections after 60 to 120.
+SILENCE = 15.0
 
 
 @dataclass(slots=True)
@@ -37,12 +40,13 @@ class Studio:
     policy: Policy
     public_url: str | None
     keepalive_after: float
+    silence: float = SILENCE
     closing: bool = False
     jobs: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def answer(self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request) -> Response:
         """Takes over the spool. Raises the ApiError of the work where nothing has been sent yet."""
-        exchange = Exchange(request)
+        exchange = Exchange(request, self.silence)
         job = self._start(exchange, caller, spool, http)
         presence = Presence(http.receive)
 
@@ -61,6 +65,15 @@ class Studio:
         except BaseException:
             leave()
             raise
+
+    async def drain(self, grace: float) -> None:
+        """Take no more questions, let those under way finish within `grace` seconds, end the rest with an error."""
+        self.closing = True
+        if self.jobs:
+            _, late = await asyncio.wait(self.jobs, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _start(self, exchange: Exchange, caller: Caller, spool: Spool, http: Request) -> Job[Item]:
         if self.closing:
@@ -83,7 +96,7 @@ class Studio:
         streamed = exchange.request.stream
         # An HTTP/1.0 client knows no chunks: it gets everything at the end.
         patient = http.scope["http_version"] == "1.0"
-        patience = SILENCE if streamed else self.keepalive_after or None
+        patience = self.silence if streamed else self.keepalive_after or None
         ready = await presence.wait(job.more(0) if streamed else job.end(), None if patient else patience)
         if job.fault is not None and not job.items:
             raise job.fault

@@ -184,7 +184,7 @@ class Upstream:
             headers["x-request-id"] = question.request_id
         small = question.body.length <= _AT_ONCE
         content = b"".join(question.body.pieces()) if small else _send(question.body)
-        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+        fields = httpx.Headers(headers, encoding="utf-8")
         return httpx.Request("POST", self._url, headers=fields, content=content, extensions=self._extensions)
 
     def _key_for(self, question: Question) -> str | None:

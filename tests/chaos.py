@@ -22,13 +22,16 @@ Script = Sequence[bytes | Act | float]
 
 @dataclass(slots=True)
 class Chaos:
-    """`calls` holds each request as it came; the last script serves all calls beyond the scripts."""
+    """`calls` holds each request as it came; the last script serves all calls beyond the scripts.
+
+    `left` is set when a client goes away that got no answer.
+    """
 
     scripts: Sequence[Script]
     url: str = ""
     connections: int = 0
     calls: list[bytes] = field(default_factory=list)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -42,17 +45,20 @@ class Chaos:
         if Act.DEAF not in script:
             self.calls[-1] += await reader.readexactly(_length_of(head))
         for step in script:
-            await self._play(step, writer)
+            await self._play(step, reader, writer)
 
-    async def _play(self, step: bytes | Act | float, writer: asyncio.StreamWriter) -> None:
+    async def _play(
+        self, step: bytes | Act | float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if isinstance(step, bytes):
             writer.write(step)
             await writer.drain()
         elif isinstance(step, float):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.over.wait(), step)
+                await asyncio.wait_for(reader.read(1), step)
         elif step is Act.HANG:
-            await self.over.wait()
+            await reader.read(1)
+            self.left.set()
         elif step is Act.CLOSE:
             writer.close()
         elif step is Act.RESET:
@@ -68,9 +74,7 @@ async def run_chaos(*scripts: Script) -> AsyncIterator[Chaos]:
     try:
         yield chaos
     finally:
-        chaos.over.set()
         server.close()
-        await asyncio.sleep(0)
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes:

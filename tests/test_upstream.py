@@ -2,19 +2,29 @@
 
 import asyncio
 import gzip
+import os
 import socket
+import ssl
 import time
-from collections.abc import AsyncGenerator, Mapping
+import tracemalloc
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
+import aiohttp
 import httpx
 import orjson
 import pytest
 import respx
+from httpx_aiohttp import AiohttpTransport
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from app import upstream
+from app.blobs import Blob
 from app.errors import (
     ApiError,
     InvalidRequest,
@@ -29,7 +39,7 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.pure.chat import ChatReply
-from app.pure.json_holes import HoleyJson
+from app.pure.json_holes import Hole, HoleyJson
 from app.upstream import Question, Upstream, UpstreamConfig, open_client
 from tests.chaos import Act, Chaos, Script, run_chaos
 
@@ -123,11 +133,15 @@ async def open_upstream(config: UpstreamConfig, clock: Clock | None = None) -> A
         await asked.close()
 
 
+def at(chaos: Chaos, config: UpstreamConfig = QUICK) -> UpstreamConfig:
+    return replace(config, base_url=chaos.url)
+
+
 def ask_chaos(
     *scripts: Script, config: UpstreamConfig = QUICK, question: Question | None = None, times: int = 1
 ) -> tuple[Outcome, Chaos]:
     async def run() -> tuple[Outcome, Chaos]:
-        async with run_chaos(*scripts) as chaos, open_upstream(replace(config, base_url=chaos.url)) as asked:
+        async with run_chaos(*scripts) as chaos, open_upstream(at(chaos, config)) as asked:
             for _ in range(times - 1):
                 await collect(asked.ask(question or Question(SMALL)))
             return await collect(asked.ask(question or Question(SMALL))), chaos
@@ -401,3 +415,282 @@ def test_answers(case: Answer) -> None:
         assert_final(outcome.error)
     key = KEY if case.config.api_key else CALLERS_KEY
     assert {call.request.headers["authorization"] for call in route.calls} == {f"Bearer {key}"}
+
+
+def test_the_budget_ends_repeats_for_everyone() -> None:
+    async def run() -> int:
+        async with run_chaos((answer(b"", "503 Busy"),)) as chaos, open_upstream(at(chaos)) as asked:
+            for _ in range(40):
+                await collect(asked.ask(Question(SMALL)))
+            return len(chaos.calls)
+
+    repeats = asyncio.run(run()) - 40
+    assert repeats == 10 + 40 // 5 - 1
+
+
+def test_one_deadline_is_around_all_attempts() -> None:
+    """A quarter of a second is waited for the repeat, what is left for its answer."""
+    config = replace(QUICK, timeout=0.4)
+    outcome, chaos = ask_chaos((answer(b"", "503 Busy"),), (Act.HANG,), config=config)
+    assert isinstance(outcome.error, UpstreamTimeout)
+    assert len(chaos.calls) == 2
+
+
+@pytest.mark.parametrize("body", ["", "Your key sk-limner-test-upstream is odd"])
+def test_a_slow_error_is_not_waited_for(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "_COMPLAINT_SECONDS", 0.05)
+    slow = (answer(body.encode(), "400 Bad Request", length=999), Act.HANG)
+    outcome, _ = ask_chaos(slow)
+    assert isinstance(outcome.error, InvalidRequest)
+    assert outcome.error.message == (body.replace(KEY, "[key]") or "The upstream refused the request (status 400).")
+
+
+def test_keys_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(f"busy, Bearer {KEY}!".encode(), "503 Busy")
+    ask_chaos((said,), OK)
+    printed = capsys.readouterr()
+    assert "upstream.repeat" in printed.out + printed.err
+    assert KEY not in printed.out + printed.err
+    assert CALLERS_KEY not in repr(Question(SMALL, key=CALLERS_KEY))
+
+
+# What goes over the wire.
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    name: str
+    question: Question
+    expected: dict[str, str]
+    config: UpstreamConfig = QUICK
+
+
+PLAIN = {"accept": "application/json", "accept-encoding": "identity", "content-type": "application/json"}
+PLAIN |= {"content-length": str(SMALL.length), "user-agent": "limner"}
+SENT = (
+    Sent("our key, whoever asks", Question(SMALL, key=CALLERS_KEY), PLAIN | {"authorization": f"Bearer {KEY}"}),
+    Sent("the caller's key", Question(SMALL, key="ключ"), PLAIN | {"authorization": "Bearer ключ"}, PASS_THROUGH),
+    Sent("no key at all", Question(SMALL), PLAIN, PASS_THROUGH),
+    Sent(
+        "a stream, with an id",
+        Question(SMALL, stream=True, request_id="req_1"),
+        PLAIN | {"accept": "text/event-stream, application/json", "x-request-id": "req_1"},
+        PASS_THROUGH,
+    ),
+)
+
+
+@pytest.mark.parametrize("sent", SENT, ids=lambda sent: sent.name)
+def test_nothing_else_is_sent(sent: Sent) -> None:
+    _, chaos = ask_chaos(OK, config=sent.config, question=sent.question)
+    head, _, body = chaos.calls[0].partition(b"\r\n\r\n")
+    request, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert request == "POST /v1/chat/completions HTTP/1.1"
+    assert headers.pop("host") in chaos.url
+    assert headers == {name: value.lower() for name, value in sent.expected.items()}
+    assert body == b"".join(SMALL.pieces())
+
+
+def large_body(picture: Blob, size: int) -> HoleyJson:
+    picture.write(os.urandom(size))
+    return HoleyJson({"messages": [{"image_url": {"url": Hole(picture, "data:image/png;base64,")}}]})
+
+
+def test_a_large_body_is_sent_whole_on_each_attempt() -> None:
+    with Blob() as picture:
+        body = large_body(picture, 700_001)
+        _, chaos = ask_chaos((answer(b"", "503 Busy"),), OK, question=Question(body))
+        whole = b"".join(body.pieces())
+    heads = [call[: -len(whole)].lower() for call in chaos.calls]
+    assert [call[-len(whole) :] == whole for call in chaos.calls] == [True, True]
+    assert all(f"content-length: {body.length}".encode() in head for head in heads)
+    assert not any(b"transfer-encoding" in head for head in heads)
+
+
+def test_a_large_body_is_never_held() -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        left = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        while left:
+            left -= len(await reader.read(min(left, 65_536)))
+        writer.write(answer(REPLY))
+
+    async def run(body: HoleyJson) -> int:
+        server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with server, open_upstream(replace(QUICK, base_url=address)) as asked:
+            tracemalloc.start()
+            outcome = await collect(asked.ask(Question(body)))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert outcome.text == URL
+        return peak
+
+    with Blob() as picture:
+        body = large_body(picture, 20 * 1024 * 1024)
+        assert asyncio.run(run(body)) < 3 * 1024 * 1024
+
+
+def test_a_body_that_cannot_be_read_is_no_success() -> None:
+    class Gone:
+        size = 300_000
+
+        def chunks(self, size: int) -> Iterator[bytes]:
+            yield bytes(size)
+            raise OSError(5, "Input/output error")
+
+    outcome, chaos = ask_chaos(OK, question=Question(HoleyJson({"image": Hole(Gone())})))
+    assert isinstance(outcome.error, UpstreamBroken)
+    assert_final(outcome.error)
+    assert chaos.connections == 1
+
+
+# Connections.
+
+
+def test_a_connection_is_used_again() -> None:
+    outcome, chaos = ask_chaos(OK, times=3)
+    assert outcome.text == URL
+    assert (chaos.connections, len(chaos.calls)) == (1, 3)
+
+
+def test_a_used_connection_that_was_closed_is_replaced() -> None:
+    outcome, chaos = ask_chaos((*OK, Act.CLOSE), OK, times=2)
+    assert outcome.text == URL
+    assert (chaos.connections, len(chaos.calls)) == (2, 2)
+
+
+def test_a_used_connection_that_breaks_is_not_asked_again() -> None:
+    """Some clients repeat by themselves then, although the first question may have been read."""
+    outcome, chaos = ask_chaos(OK, (Act.RESET,), OK, times=2)
+    assert isinstance(outcome.error, UpstreamBroken)
+    assert len(chaos.calls) == 2
+
+
+def test_cookies_are_not_kept() -> None:
+    _, chaos = ask_chaos((answer(REPLY, headers="set-cookie: a=b; path=/\r\n"),), times=2)
+    assert b"cookie" not in chaos.calls[1].lower()
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    outcome, chaos = ask_chaos(OK)
+    assert outcome.text == URL
+    assert len(chaos.calls) == 1
+
+
+def test_more_than_a_hundred_questions_wait_at_once() -> None:
+    """The server answers nobody before all have asked: with a limit of 100 this would never end."""
+    waiting, everyone = 0, asyncio.Event()
+
+    async def gather_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting
+        await reader.readuntil(b"\r\n\r\n")
+        waiting += 1
+        if waiting == 230:
+            everyone.set()
+        await everyone.wait()
+        writer.write(answer(REPLY, headers="connection: close\r\n"))
+        writer.close()
+
+    async def run() -> list[Outcome]:
+        server = await asyncio.start_server(gather_all, "127.0.0.1", 0, backlog=300)
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with server, open_upstream(replace(QUICK, base_url=address, timeout=20)) as asked:
+            return await asyncio.gather(*(collect(asked.ask(Question(SMALL))) for _ in range(230)))
+
+    assert {outcome.text for outcome in asyncio.run(run())} == {URL}
+
+
+@pytest.mark.parametrize("script", [(Act.HANG,), (answer(b"", length=9), Act.HANG)])
+def test_a_question_that_is_called_off_leaves_nothing_behind(script: Script) -> None:
+    async def run() -> None:
+        async with run_chaos(script) as chaos, open_upstream(at(chaos)) as asked:
+            question = asyncio.create_task(collect(asked.ask(Question(SMALL))))
+            while not chaos.calls:
+                await asyncio.sleep(0)
+            question.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await question
+            await chaos.left.wait()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+
+
+def test_a_reply_that_nobody_wants_any_more_is_let_go() -> None:
+    async def run() -> None:
+        script = (*chunked(delta(URL), end=False), Act.HANG)
+        async with run_chaos(script) as chaos, open_upstream(at(chaos)) as asked:
+            async with aclosing(asked.ask(Question(SMALL))) as snapshots:
+                assert not (await anext(snapshots)).complete
+            await chaos.left.wait()
+
+    asyncio.run(run())
+
+
+def test_certificates_are_checked() -> None:
+    async def run() -> ssl.SSLContext:
+        async with open_client() as client:
+            transport = client._transport
+            assert isinstance(transport, AiohttpTransport)
+            connector = transport.get_client().connector
+            assert isinstance(connector, aiohttp.TCPConnector)
+            context = connector._ssl
+            await connector.close()
+            assert isinstance(context, ssl.SSLContext)
+            return context
+
+    context = asyncio.run(run())
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+# Streams.
+
+
+def ask_stream(*pieces: bytes) -> Outcome:
+    async def stream() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    async def run() -> Outcome:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, content=stream()))
+        async with httpx.AsyncClient(transport=transport) as client:
+            asked = build(replace(QUICK, base_url="https://upstream.test/v1"), client)
+            return await collect(asked.ask(Question(SMALL, stream=True)))
+
+    return asyncio.run(run())
+
+
+def test_snapshots_come_when_a_picture_may_have() -> None:
+    progress = [delta(f"{percent} % ") for percent in range(100)]
+    outcome = ask_stream(*progress, delta(URL), *progress, delta("end", finish_reason="stop"))
+    complete = [reply.complete for reply in outcome.replies]
+    assert sum(complete) == complete[-1] == 1
+    assert len(outcome.replies) < 40
+    assert any(str(reply.messages[0]["content"]).endswith(URL) for reply in outcome.replies)
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=6).map(sorted))
+def test_a_stream_cut_anywhere_says_the_same(cuts: list[int]) -> None:
+    edges = pairwise([0, *cuts, len(STREAM)])
+    outcome = ask_stream(*(STREAM[start:end] for start, end in edges))
+    assert outcome.error is None
+    assert (outcome.text, outcome.replies[-1].complete) == (SAID, True)
+
+
+@pytest.mark.parametrize("end", range(len(STREAM)))
+def test_a_stream_that_stops_anywhere_says_so(end: int) -> None:
+    outcome = ask_stream(STREAM[:end])
+    assert outcome.error is None or isinstance(outcome.error, UpstreamError)
+
+
+def test_an_error_in_a_stream_comes_after_what_was_there() -> None:
+    outcome = ask_stream(delta(URL), b'data: {"error":{"message":"x","code":"server_is_overloaded"}}\n\n')
+    assert outcome.text == URL
+    assert isinstance(outcome.error, UpstreamError)
+    assert outcome.error.code == "upstream_overloaded"

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.pure.usage import Usage
 from app.pure.images import ImagesRequest
 from app.pure.json_holes import Hole, Source
 from app.pure.media import ImageInfo
+from app.pure.usage import Usage
 
 #: What an upstream paints that was not told a quality: the dall-e name `standard` means the same.
 _STANDARD_QUALITY = "medium"

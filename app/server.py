@@ -1,0 +1,68 @@
+"""The HTTP server around the app: stops listening only when the questions under way have been answered."""
+
+import asyncio
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from app.log import log
+from app.main import create_app
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    import socket
+
+    from app.studio import Studio
+
+#: Seconds that a slow client gets to take the last bytes of its answer.
+_LAST_BYTES = 30
+
+
+class Server(uvicorn.Server):
+    """The first SIGTERM or SIGINT makes `/readyz` fail and turns new questions away; a second one ends everything."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = create_app(settings)
+        self._grace = settings.shutdown_grace
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+        super().__init__(
+            # uvloop and httptools are named, not left to chance: uvicorn falls back to slow parts in silence.
+            uvicorn.Config(
+                self._app,
+                host=settings.host,
+                port=settings.port,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_LAST_BYTES,
+            )
+        )
+
+    async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._loop = asyncio.get_running_loop()
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            log.info("ready", address=f"http://{host}:{port}/v1")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by Python between two steps of the loop, at any place: it only leaves a note for the loop."""
+        if self._loop is None or self._draining is not None:
+            super().handle_exit(sig, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._start_draining)
+
+    def _start_draining(self) -> None:
+        self._draining = self._draining or asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        studio: Studio = self._app.state.studio
+        log.info("closing", under_way=len(studio.jobs), grace=self._grace)
+        await studio.drain(self._grace)
+        self.should_exit = True
