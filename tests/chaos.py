@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,17 +24,22 @@ Script = Sequence[bytes | Act | float]
 class Chaos:
     """`calls` holds each request as it came; the last script serves all calls beyond the scripts.
 
-    `left` is set when a client goes away that got no answer.
+    `asked` is set by the first call, `left` when a client goes away that got no answer. Clients are to be closed first.
     """
 
     scripts: Sequence[Script]
     url: str = ""
     connections: int = 0
     calls: list[bytes] = field(default_factory=list)
+    handlers: set[asyncio.Task[None]] = field(default_factory=set)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        handler = asyncio.current_task()
+        assert handler is not None
+        self.handlers.add(handler)
         with suppress(ConnectionError, asyncio.IncompleteReadError), closing(writer):
             while head := await _read_head(reader):
                 await self._answer(head, reader, writer)
@@ -44,6 +49,7 @@ class Chaos:
         self.calls.append(head)
         if Act.DEAF not in script:
             self.calls[-1] += await reader.readexactly(_length_of(head))
+        self.asked.set()
         for step in script:
             await self._play(step, reader, writer)
 
@@ -69,12 +75,19 @@ class Chaos:
 @asynccontextmanager
 async def run_chaos(*scripts: Script) -> AsyncIterator[Chaos]:
     chaos = Chaos(scripts)
-    server = await asyncio.start_server(chaos.serve, "127.0.0.1", 0, limit=1 << 20)
-    chaos.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    try:
+    async with run_server(chaos.serve) as chaos.url:
         yield chaos
-    finally:
-        server.close()
+        await asyncio.gather(*chaos.handlers)
+
+
+@asynccontextmanager
+async def run_server(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], scheme: str = "http"
+) -> AsyncIterator[str]:
+    """The API's address at a server whose connections `handler` serves, and closes."""
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, limit=1 << 20, backlog=300)
+    async with server:
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes:
