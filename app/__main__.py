@@ -48,7 +48,11 @@ def serve(settings: Settings) -> int:
     if settings.upstream_api_key is not None and not settings.api_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
     server = Server(settings)
-    server.run()
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        # The second Ctrl-C: 128 + SIGINT, as shells count.
+        return 130
     return 0 if server.started else 1
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.errors import ApiError
 from app.jobs import Job
 from app.pipeline import Answer, Partial
 from app.pure.answers import completed_event, error_event, images_json, partial_event
@@ -81,11 +82,12 @@ class Exchange:
         yield b" "
         while not await presence.wait(job.end(), self.silence):
             yield b" "
-        if job.fault is not None:
-            yield orjson.dumps(job.fault.body) + b"!"
-        else:
-            for piece in joined(self.json(answer_of(job)).pieces()):
-                yield piece
+        answer = answer_of(job)
+        if answer is None:
+            yield orjson.dumps((job.fault or ApiError()).body) + b"!"
+            return
+        for piece in joined(self.json(answer).pieces()):
+            yield piece
 
     async def events(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
         """Never ends without `completed` or `error`."""
@@ -94,26 +96,38 @@ class Exchange:
             if more is None:
                 yield comment("keep-alive")
                 continue
-            for piece in joined(_event(*self._described(job.items[read], read))):
+            for piece in joined(self._event(job.items[read], read).pieces()):
                 yield piece
             read += 1
         if job.fault is not None:
-            name, document = error_event(job.fault.body)
-            yield b"".join(_event(name, document))
+            yield b"".join(Event(*error_event(job.fault.body)).pieces())
 
-    def _described(self, item: Item, index: int) -> tuple[str, dict[str, Any]]:
+    def all_events(self, job: Job[Item]) -> list["Event"]:
+        """Of work that has ended."""
+        events = [self._event(item, index) for index, item in enumerate(job.items)]
+        return events if job.fault is None else [*events, Event(*error_event(job.fault.body))]
+
+    def _event(self, item: Item, index: int) -> "Event":
         now = int(time.time())
         if isinstance(item, Partial):
-            return partial_event(self.request, item.painted, index, now)
-        return completed_event(self.request, item.painted[0], item.usage, now)
+            return Event(*partial_event(self.request, item.painted, index, now))
+        return Event(*completed_event(self.request, item.painted[0], item.usage, now))
 
 
-def answer_of(job: Job[Item]) -> Answer:
-    """The last item of work that ended well."""
-    return next(item for item in reversed(job.items) if isinstance(item, Answer))
+class Event:
+    """One server-sent event whose data has pictures in it."""
+
+    def __init__(self, name: str, document: Mapping[str, Any]) -> None:
+        self._head = f"event: {name}\ndata: ".encode()
+        self._document = HoleyJson(document)
+        self.length = len(self._head) + self._document.length + 2
+
+    def pieces(self) -> Iterator[bytes]:
+        yield self._head
+        yield from self._document.pieces()
+        yield b"\n\n"
 
 
-def _event(name: str, document: Mapping[str, Any]) -> Iterator[bytes]:
-    yield f"event: {name}\ndata: ".encode()
-    yield from HoleyJson(document).pieces()
-    yield b"\n\n"
+def answer_of(job: Job[Item]) -> Answer | None:
+    """None where the work has not got so far."""
+    return next((item for item in job.items if isinstance(item, Answer)), None)

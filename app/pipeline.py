@@ -17,7 +17,6 @@ from app.errors import (
     ApiError,
     ImageUnavailable,
     NoImageInReply,
-    UpstreamError,
     UserError,
 )
 from app.pure.answers import Painted
@@ -26,7 +25,7 @@ from app.pure.dialects import chat_body
 from app.pure.images import ImagesRequest, Picture
 from app.pure.json_holes import Hole, HoleyJson, Source
 from app.pure.media import ImageInfo, decode_data_url, measure
-from app.pure.previews import Previews
+from app.pure.previews import Previews, settled
 from app.pure.refusals import why_no_image
 from app.pure.replies import FoundImage, find_images
 from app.pure.usage import Usage
@@ -169,13 +168,15 @@ async def answer(
     try:
         async with aclosing(snapshots):
             async for reply in snapshots:
-                if previews.wanted and not reply.complete:
-                    for image in previews.overtaken_by(find_images(reply, sent)):
-                        yield Partial(await deliver(image, request, edge, policy))
-    except UpstreamError as error:
+                if previews.wanted:
+                    for image in previews.overtaken_by(find_images(settled(reply), sent)):
+                        preview = await attempt(image, request, edge, policy)
+                        if isinstance(preview, Painted):
+                            yield Partial(preview)
+    except ApiError as error:
         # A stream that breaks off after the picture was named is a success: it has been paid for.
         fault = error
-    images = find_images(reply, sent) if reply is not None else []
+    images = find_images(settled(reply), sent) if reply is not None else []
     if reply is None or not images:
         raise fault or why_no_image(reply)
     async with asyncio.TaskGroup() as group:
@@ -188,7 +189,7 @@ async def answer(
 
 
 async def attempt(image: FoundImage, request: ImagesRequest, edge: Edge[B], policy: Policy) -> Painted | ApiError:
-    """One of several pictures that cannot be had does not take the others with it."""
+    """One of several pictures that cannot be had, or one on the way, does not take the others with it."""
     try:
         return await deliver(image, request, edge, policy)
     except ApiError as error:

@@ -1,16 +1,16 @@
 """How answers leave: plain JSON, JSON that waits, events; pictures are encoded while they are being sent."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import ApiError
-from app.pure.json_holes import HoleyJson
 
 T = TypeVar("T")
 
@@ -50,6 +50,14 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
+class Document(Protocol):
+    """Something whose length is known before its pieces are made."""
+
+    length: int
+
+    def pieces(self) -> Iterator[bytes]: ...
+
+
 class JsonResponse(Response):
     media_type = "application/json"
 
@@ -63,18 +71,20 @@ class ErrorResponse(JsonResponse):
 
 
 class PicturesResponse(Response):
-    """JSON with pictures in it; the length goes ahead."""
+    """One document with pictures in it, or several: their length goes ahead."""
 
-    media_type = "application/json"
-
-    def __init__(self, document: HoleyJson, headers: Mapping[str, str], leave: Callable[[], None]) -> None:
-        self._document, self._leave = document, leave
-        super().__init__(None, 200, {"content-length": str(document.length), **headers})
+    def __init__(
+        self, documents: Sequence[Document], media_type: str, headers: Mapping[str, str], leave: Callable[[], None]
+    ) -> None:
+        self.media_type = media_type
+        self._documents, self._leave = documents, leave
+        length = sum(document.length for document in documents)
+        super().__init__(None, 200, {"content-length": str(length), **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            for piece in joined(self._document.pieces()):
+            for piece in joined(chain.from_iterable(document.pieces() for document in self._documents)):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:

@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by Python between two steps of the loop, at any place: it only leaves a note for the loop."""
         if self._loop is None or self._draining is not None:
+            self.force_exit = self._draining is not None
             super().handle_exit(sig, frame)
         else:
             self._loop.call_soon_threadsafe(self._start_draining)

@@ -27,6 +27,8 @@ from app.upstream import Question, Upstream
 #: Seconds without a byte after which a sign of life is sent: middle boxes cut silent connections after 60 to 120.
 SILENCE = 15.0
 
+_JSON, _EVENTS = "application/json", "text/event-stream"
+
 
 @dataclass(slots=True)
 class Studio:
@@ -94,20 +96,24 @@ class Studio:
         self, exchange: Exchange, job: Job[Item], presence: Presence, http: Request, leave: Callable[[], None]
     ) -> Response:
         streamed = exchange.request.stream
-        # An HTTP/1.0 client knows no chunks: it gets everything at the end.
-        patient = http.scope["http_version"] == "1.0"
-        patience = self.silence if streamed else self.keepalive_after or None
-        ready = await presence.wait(job.more(0) if streamed else job.end(), None if patient else patience)
+        if http.scope["http_version"] == "1.0":
+            # Such a client knows no chunks: it gets everything at the end.
+            await presence.wait(job.end(), None)
+        elif streamed:
+            await presence.wait(job.more(0), self.silence)
+        else:
+            await presence.wait(job.end(), self.keepalive_after or None)
         if job.fault is not None and not job.items:
             raise job.fault
-        if streamed:
-            events = exchange.events(job, presence)
-            return FlowingResponse(events, "text/event-stream", exchange.headers(), leave)
-        if ready is None:
-            pieces = exchange.white_space_then_json(job, presence)
-            return FlowingResponse(pieces, "application/json", exchange.headers(), leave)
         answer = answer_of(job)
-        return PicturesResponse(exchange.json(answer), exchange.headers(answer), leave)
+        headers = exchange.headers(answer)
+        if http.scope["http_version"] == "1.0" and streamed:
+            return PicturesResponse(exchange.all_events(job), _EVENTS, headers, leave)
+        if streamed:
+            return FlowingResponse(exchange.events(job, presence), _EVENTS, headers, leave)
+        if answer is None:
+            return FlowingResponse(exchange.white_space_then_json(job, presence), _JSON, headers, leave)
+        return PicturesResponse([exchange.json(answer)], _JSON, headers, leave)
 
     def _edge(self, exchange: Exchange, caller: Caller, spool: Spool, http: Request) -> Edge[Blob]:
         """The parts as one request sees them: its key, its spool, its timers."""

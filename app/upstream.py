@@ -23,7 +23,7 @@ from app.pure.chat import ChatReply, ReplyReader
 from app.pure.faults import Again, Fault, translate
 from app.pure.inflate import Unpacker
 from app.pure.json_holes import HoleyJson
-from app.pure.pace import Pace
+from app.pure.pace import Pace, by_line
 from app.pure.retry import Budget, decide
 
 #: A body up to this size goes out in one piece; a larger one is made while it is being sent.
@@ -126,8 +126,9 @@ class Upstream:
         pace = Pace()
         async with aclosing(self._pieces(response, started)) as pieces:
             async for piece in pieces:
-                if pace.is_due(piece, grown=reader.feed(piece)):
-                    yield reader.reply()
+                for line in by_line(piece):
+                    if pace.is_due(line, grown=reader.feed(line)):
+                        yield reader.reply()
 
     async def _open(self, question: Question, started: float) -> httpx.Response:
         """A response whose body is the reply; only the head has been read."""

@@ -111,7 +111,9 @@ def test_an_error_is_answered_with_its_status_body_and_headers() -> None:
 def test_pictures_are_sent_in_pieces_and_their_length_goes_ahead() -> None:
     async def play(blob: Blob) -> tuple[Client, list[str]]:
         client, left = Client(), list[str]()
-        response = PicturesResponse(HoleyJson({"b64_json": Hole(blob)}), {"x-a": "b"}, lambda: left.append("left"))
+        response = PicturesResponse(
+            [HoleyJson({"b64_json": Hole(blob)})], "application/json", {"x-a": "b"}, lambda: left.append("left")
+        )
         await response({"type": "http"}, client.receive, client.send)
         return client, left
 
@@ -131,7 +133,7 @@ def test_a_client_that_hangs_up_leaves_nothing_behind() -> None:
         async def send(message: Message) -> None:
             raise OSError("gone")
 
-        response = PicturesResponse(HoleyJson({}), {}, lambda: left.append("left"))
+        response = PicturesResponse([HoleyJson({})], "application/json", {}, lambda: left.append("left"))
         with pytest.raises(OSError, match="gone"):
             await response({"type": "http"}, client.receive, send)
         return left

@@ -1,10 +1,16 @@
 """When a growing reply is worth another look."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: What a picture looks like in a stream, most often.
 _HINT = re.compile(rb"https?:|data:image|b64_json|image_url")
+
+
+def by_line(piece: bytes) -> Sequence[bytes]:
+    """Several events may arrive at once: each is worth a look of its own, or a picture on the way is never seen."""
+    return piece.splitlines(keepends=True) if b"\n" in piece else (piece,)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.pure.pace import Pace
+from app.pure.pace import Pace, by_line
 
 PROGRESS = b'data: {"choices":[{"delta":{"content":"."}}]}\n\n'
 
@@ -37,3 +37,11 @@ def test_all_looks_together_are_linear() -> None:
         came += 100
         looked += came * pace.is_due(b"https://example.com/".ljust(100), grown=True)
     assert looked < 12 * came
+
+
+@pytest.mark.parametrize(
+    ("piece", "lines"),
+    [(b"", [b""]), (b"abc", [b"abc"]), (b"a\r\n\r\nb", [b"a\r\n", b"\r\n", b"b"]), (b"a\n", [b"a\n"])],
+)
+def test_a_piece_is_fed_line_by_line(piece: bytes, lines: list[bytes]) -> None:
+    assert list(by_line(piece)) == lines

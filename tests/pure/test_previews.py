@@ -1,0 +1,76 @@
+from dataclasses import dataclass
+
+import orjson
+import pytest
+
+from app.pure.chat import ReplyReader
+from app.pure.previews import Previews, settled
+from app.pure.replies import FoundImage, find_images
+
+URL = "https://cdn.example.com/gen/1"
+#: The smallest whole PNG anybody would take for a picture.
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAA00lEQVR4nAHIADf/AEQggjz95vHCazD5DsfdAeSIdTSiDwsNBAHDbthLAwjvBtB5+Tsem+qfVMIKS0Ek8bkA/8kR9XzO1Fi7vyzgN1PJvfoP8BadyVdWBHU9VQLJ4j4c2U7Zh2cW2jnAV93iGQu5qgGp6g7McE65KLT2qPjD3YeYgqnfJ1zFpb0E2Wx9IZIZ0AreDh2LyDibBWBJDaZ2ULTBAsi8x07yzOiA1b4FFW/B4OjhG7lKlCVICgCBQgQTb+tXE8FmsTJp3WP8NceX/wimzZAWXGJNO54kSwAAAABJRU5ErkJggg=="
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    content: object
+    found: list[str]
+
+
+BROKEN_OFF = [
+    Case("inside an address", f"已生成图片:{URL}", []),
+    Case("behind the ending of an address", f"已生成图片:{URL}.png", [f"{URL}.png"]),
+    Case("behind the ending in large letters", f"已生成图片:{URL}.PNG", [f"{URL}.PNG"]),
+    Case("behind a line break", f"已生成图片:{URL}\n", [URL]),
+    Case("behind a Chinese full stop", f"已生成图片:{URL}。", [URL]),
+    Case("behind a Markdown image", f"![a]({URL})", [URL]),
+    Case("inside a Markdown image", f"![a]({URL}", []),
+    Case("inside a second address", f"![a]({URL}.png) ![b](https://cdn.exa", [f"{URL}.png"]),
+    Case("inside base64", f"![a](data:image/png;base64,{PNG[:200]}", []),
+    Case("behind base64", f"![a](data:image/png;base64,{PNG})", [f"data:image/png;base64,{PNG}"]),
+    Case("inside words", "One moment, I am paint", []),
+    Case("no text at all", None, []),
+]
+
+
+@pytest.mark.parametrize("case", BROKEN_OFF, ids=lambda case: case.name)
+def test_what_can_be_believed_of_a_stream_that_broke_off(case: Case) -> None:
+    reader = ReplyReader()
+    reader.feed(b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": case.content}}]}) + b"\n\n")
+    assert [image.url for image in find_images(settled(reader.reply()))] == case.found
+
+
+def test_a_whole_reply_is_believed_to_its_end() -> None:
+    reader = ReplyReader()
+    reader.feed(orjson.dumps({"choices": [{"index": 0, "message": {"content": f"已生成图片:{URL}"}}]}))
+    reply = reader.reply(ended=True)
+    assert settled(reply) is reply
+
+
+@dataclass(frozen=True)
+class Growth:
+    name: str
+    snapshots: list[list[str]]
+    overtaken: list[list[str]]
+    wanted: int = 3
+
+
+GROWTHS = [
+    Growth("one picture is the final one", [["a"], ["a"]], [[], []]),
+    Growth("a second one overtakes the first", [["a"], ["a", "b"], ["a", "b"]], [[], ["a"], []]),
+    Growth("two at once", [["a", "b"], ["a", "b", "c"]], [["a"], ["b"]]),
+    Growth("drafts that are gone once the final one is there", [["a"], ["a", "b"], ["c"]], [[], ["a"], ["b"]]),
+    Growth("no more than wanted", [["a", "b", "c"], ["a", "b", "c", "d"]], [["a"], []], wanted=1),
+    Growth("an address that goes on", [["https://h/1.p"], ["https://h/1.png"], ["https://h/1.png", "b"]], [[], [], ["https://h/1.png"]]),
+    Growth("an old one that comes up again", [["a", "b"], ["b", "a"]], [["a"], []]),
+    Growth("nothing yet", [[]], [[]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GROWTHS, ids=lambda case: case.name)
+def test_which_pictures_are_on_the_way(case: Growth) -> None:
+    previews = Previews(case.wanted)
+    seen = [previews.overtaken_by([FoundImage(url, "form") for url in snapshot]) for snapshot in case.snapshots]
+    assert [[image.url for image in images] for images in seen] == case.overtaken

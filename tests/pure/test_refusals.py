@@ -1,0 +1,63 @@
+from dataclasses import dataclass
+
+import orjson
+import pytest
+
+from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
+from app.pure.chat import ChatReply, read_reply
+from app.pure.refusals import is_refusal, shorten, why_no_image
+
+
+def reply(content: object, **more: object) -> ChatReply:
+    message = {"role": "assistant", "content": content, **{key: more[key] for key in ("refusal",) if key in more}}
+    choice = {"index": 0, "message": message, "finish_reason": more.get("finish_reason", "stop")}
+    return read_reply(orjson.dumps({"choices": [choice]}))
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    reply: ChatReply
+    refused: bool
+
+
+CASES = [
+    Case("a policy is named", reply("I can't generate that image. It violates our usage policies: https://openai.com/policies."), True),
+    Case("a safety system is named", reply("Your request was rejected by our safety system."), True),
+    Case("help is declined", reply("I'm sorry, but I can’t help with that."), True),
+    Case("in Chinese", reply("抱歉，您的请求违反了内容政策，无法生成图片。"), True),
+    Case("in Japanese", reply("コンテンツポリシーに違反しているため、生成できません。"), True),
+    Case("content is called inappropriate", reply("This prompt is inappropriate."), True),
+    Case("the refusal stands in its own field", reply(None, refusal="No."), True),
+    Case("a filter cut it off", reply(None, finish_reason="content_filter"), True),
+    Case("a filter of another house", reply("", finish_reason="SAFETY"), True),
+    Case("a busy queue", reply("Lots of people are creating images right now, so this might take a bit."), False),
+    Case("a busy queue in Chinese", reply("目前有很多人在创建图片，因此可能需要一点时间。"), False),
+    Case("a model that cannot draw", reply("This model cannot draw. See the documentation for details."), False),
+    Case("a question back", reply("Which colour should the fox have?"), False),
+    Case("a failure", reply("Failed to load the image."), False),
+    Case("silence", reply(""), False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_refusals(case: Case) -> None:
+    assert is_refusal(case.reply) is case.refused
+    error = why_no_image(case.reply)
+    assert type(error) is (ModerationBlocked if case.refused else NoImageInReply)
+    assert error.detail == case.reply.raw
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "It said nothing."), ("two\n  words", "It said: two words")])
+def test_what_the_model_said_is_told(content: str, message: str) -> None:
+    assert why_no_image(reply(content)).message.endswith(message)
+
+
+def test_no_reply_at_all_is_the_upstreams_fault() -> None:
+    error: ApiError = why_no_image(None)
+    assert isinstance(error, UpstreamBroken)
+
+
+def test_long_words_are_shortened() -> None:
+    assert shorten("a" * 300) == "a" * 300
+    assert shorten("a" * 301) == "a" * 299 + "…"

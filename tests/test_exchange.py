@@ -1,0 +1,103 @@
+"""Timers and headers of one request; its signs of life over real sockets are in test_studio.py."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import orjson
+import pytest
+
+from app.errors import ModerationBlocked
+from app.exchange import Event, Exchange, Item, Stopwatch, answer_of
+from app.jobs import Job
+from app.pipeline import Answer, Partial
+from app.pure.answers import Painted
+from app.pure.images import ImagesRequest, Operation
+from app.pure.usage import Usage
+from app.responses import Presence
+
+PAINTED = Painted("markdown-image", url="https://h/a.png")
+ANSWER = Answer((PAINTED, Painted("address", url="https://h/b.png"), PAINTED), Usage(), failed=2)
+
+
+def exchange(**more: object) -> Exchange:
+    request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", ignored=("style", "seed"))
+    return Exchange(request, silence=60, **more)  # type: ignore[arg-type]
+
+
+def test_a_stopwatch_counts_overlapping_work_once() -> None:
+    watch = Stopwatch()
+    assert not watch.started
+    with watch, watch:
+        pass
+    first = watch.seconds
+    with watch:
+        pass
+    assert watch.started
+    assert 0 < first < watch.seconds < 1
+
+
+def test_the_headers_of_an_answer() -> None:
+    headers = exchange(shrunk=["image[0] 8x8->4x4"]).headers(ANSWER)
+    assert headers.pop("x-limner-upstream-ms") == "0"
+    assert float(headers.pop("x-limner-overhead-ms")) >= 0
+    assert headers == {
+        "x-limner-reply-form": "markdown-image, address",
+        "x-limner-ignored": "style, seed",
+        "x-limner-shrunk": "image[0] 8x8->4x4",
+        "x-limner-failed": "2",
+    }
+
+
+def test_before_the_answer_only_the_request_is_known() -> None:
+    assert exchange().headers() == {"x-limner-ignored": "style, seed"}
+    nothing_ignored = Exchange(ImagesRequest(operation=Operation.EDIT, prompt="a fox"), silence=60)
+    assert nothing_ignored.headers() == {}
+
+
+def test_an_event_knows_its_length() -> None:
+    event = Event("image_generation.completed", {"type": "x"})
+    written = b"".join(event.pieces())
+    assert written == b'event: image_generation.completed\ndata: {"type":"x"}\n\n'
+    assert event.length == len(written)
+
+
+async def connected() -> dict[str, str]:
+    await asyncio.Event().wait()
+    return {}
+
+
+async def items(*given: Item, fault: Exception | None = None) -> AsyncGenerator[Item, None]:
+    for item in given:
+        yield item
+    if fault is not None:
+        raise fault
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_events_of_work_that_fails_after_a_picture_on_the_way(patient: bool) -> None:
+    async def play() -> bytes:
+        job = Job(items(Partial(PAINTED), fault=ModerationBlocked("no")), lambda: None)
+        presence = Presence(connected)
+        try:
+            if patient:
+                await job.end()
+                return b"".join(piece for event in exchange().all_events(job) for piece in event.pieces())
+            return b"".join([piece async for piece in exchange().events(job, presence)])
+        finally:
+            presence.stop()
+
+    first, second = asyncio.run(play()).removesuffix(b"\n\n").split(b"\n\n")
+    assert first.startswith(b"event: image_generation.partial_image\n")
+    name, _, data = second.partition(b"\n")
+    assert name == b"event: error"
+    assert orjson.loads(data.removeprefix(b"data: "))["error"]["code"] == "moderation_blocked"
+
+
+def test_the_answer_is_known_when_it_is_there() -> None:
+    async def play(*given: Item) -> Answer | None:
+        job = Job(items(*given), lambda: None)
+        await job.end()
+        return answer_of(job)
+
+    assert asyncio.run(play(Partial(PAINTED))) is None
+    assert asyncio.run(play(Partial(PAINTED), ANSWER)) is ANSWER

@@ -1,0 +1,135 @@
+"""The real process: signals, graceful end, exit codes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from tests.servers import RunningDemo, run_demo
+
+ASKED = {"model": "gpt-image-2", "prompt": "a fox"}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RunningDemo]:
+    with run_demo() as running:
+        yield running
+
+
+class Process:
+    def __init__(self, process: "subprocess.Popen[str]", lines: "list[dict[str, Any]]") -> None:
+        self.process = process
+        self.lines = lines
+        self.url = ""
+
+    def listen(self, event: str) -> dict[str, Any]:
+        """Reads the log up to a record of this event."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(orjson.loads(line))
+            if self.lines[-1]["event"] == event:
+                return self.lines[-1]
+        raise AssertionError(f"no {event} in {self.lines}")
+
+    def end(self) -> int:
+        assert self.process.stderr is not None
+        self.lines += [orjson.loads(line) for line in self.process.stderr]
+        return self.process.wait(20)
+
+
+@contextmanager
+def serve(demo: RunningDemo, folder: Path, **variables: str) -> Iterator[Process]:
+    environment = {
+        **os.environ,
+        "LIMNER_UPSTREAM_BASE_URL": f"{demo.url}/v1",
+        "LIMNER_UPSTREAM_API_KEY": "sk-upstream",
+        "LIMNER_UPSTREAM_MODEL": "holds",
+        "LIMNER_FETCH_ALLOW": demo.url.removeprefix("http://"),
+        "LIMNER_IMAGE_STORE": f"disk://{folder}",
+        "LIMNER_PORT": "0",
+        "LIMNER_LOG_FORMAT": "json",
+        "PYTHONWARNINGS": "error",
+        **variables,
+    }
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", "serve"], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        running = Process(process, [])
+        try:
+            running.url = running.listen("ready")["address"].removesuffix("/v1")
+            yield running
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def ask(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/images/generations", json=ASKED, timeout=30, trust_env=False)
+
+
+def test_sigterm_with_ten_questions_under_way_loses_none(demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    with serve(demo, tmp_path) as server, ThreadPoolExecutor(10) as clients:
+        answers = [clients.submit(ask, server.url) for _ in range(10)]
+        assert demo.state.wait_for_calls(10)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.listen("closing")["under_way"] == 10
+        ready = httpx.get(f"{server.url}/readyz", trust_env=False)
+        assert (ready.status_code, ready.json()["error"]["code"]) == (503, "server_is_overloaded")
+        assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
+        assert ask(server.url).status_code == 503
+        demo.state.release()
+        assert [answer.result().status_code for answer in answers] == [200] * 10
+        assert server.end() == 0
+    assert demo.state.calls == 10
+
+
+def test_questions_that_outlast_the_grace_get_a_proper_error(demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    with serve(demo, tmp_path, LIMNER_SHUTDOWN_GRACE="0.1") as server, ThreadPoolExecutor(1) as clients:
+        answer = clients.submit(ask, server.url)
+        assert demo.state.wait_for_calls(1)
+        server.process.send_signal(signal.SIGINT)
+        assert answer.result().status_code == 503
+        assert "shutting down" in answer.result().json()["error"]["message"]
+        assert server.end() == 0
+    demo.state.release()
+
+
+def test_a_second_signal_ends_everything(demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    with (
+        serve(demo, tmp_path) as server,
+        socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as line,
+    ):
+        body = orjson.dumps(ASKED)
+        line.sendall(
+            b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        assert demo.state.wait_for_calls(1)
+        server.process.send_signal(signal.SIGTERM)
+        server.listen("closing")
+        server.process.send_signal(signal.SIGINT)
+        assert server.end() == 130
+    demo.state.release()
+
+
+def test_a_port_that_is_taken_is_said(demo: RunningDemo, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {**os.environ, "LIMNER_UPSTREAM_BASE_URL": "http://127.0.0.1:9", "LIMNER_PORT": str(taken.getsockname()[1]), "LIMNER_IMAGE_STORE": f"disk://{tmp_path}"}  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "app", "serve"], cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=20, check=False)  # fmt: skip
+    assert done.returncode != 0
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
