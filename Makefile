@@ -8,7 +8,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test check lint types own-coverage format bench lock clean
+.PHONY: help install demo run test check lint types own-coverage format docs-tables bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ own-coverage: install ## See that each file of app/pure is covered in full by it
 format: install ## Put the code into the agreed layout and repair what can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs-tables: install ## Write the tables of README.md anew from the code
+	$(BIN)/python docs/tables.py
 
 bench: install ## Measure against a relay and a bare translator in the same run
 	$(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,82 @@
+"""Writes the tables of README.md that come from the code: settings and parameters."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pydantic import ByteSize
+from pydantic.fields import FieldInfo
+
+from app.pure.images import PARAMETERS
+from app.pure.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Parameter
+from app.settings import Settings, variable
+
+README = Path(__file__).parents[1] / "README.md"
+
+_OPERATIONS = {BOTH: "both", ONLY_GENERATION: "generations", ONLY_EDIT: "edits"}
+
+#: Defaults that depend on who runs the server.
+_COMPUTED = {"image_store": "`limner/images` in the user's state folder"}
+
+
+def settings_table() -> str:
+    rows = ((f"`{variable(name)}`", _default(name, field), field.description) for name, field in _fields())
+    return _table(("variable", "default", "meaning"), rows)
+
+
+def _fields() -> Iterable[tuple[str, FieldInfo]]:
+    return Settings.model_fields.items()
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    """As one would write it into `.env`, since that is where it is copied to."""
+    if name in _COMPUTED:
+        return _COMPUTED[name]
+    if field.is_required():
+        return "required"
+    match field.default:
+        case None | ():
+            return "unset"
+        case bool(value):
+            return f"`{str(value).lower()}`"
+        case ByteSize() as size:
+            return f"`{size.human_readable().replace('.0', '')}`"
+        case tuple(values):
+            return f"`{','.join(map(str, values))}`"
+    return f"`{field.default}`"
+
+
+def parameters_table() -> str:
+    rows = (
+        (_names(row), _OPERATIONS[row.operations], row.kind.words, row.goes.value, row.description)
+        for row in PARAMETERS
+    )
+    return _table(("parameter", "of", "values", "where it goes", "meaning"), rows)
+
+
+def _names(row: Parameter) -> str:
+    name = ", ".join(f"`{name}`" for name in dict.fromkeys((*row.names(form=False), *row.names(form=True))))
+    return f"{name} (required)" if row.required else name
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]]) -> str:
+    head = tuple(head)
+    lines = (head, ("---",) * len(head), *rows)
+    return "\n".join(f"| {' | '.join((cell or '').replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {"settings": settings_table, "parameters": parameters_table}
+
+
+def with_tables(text: str) -> str:
+    """The README with each table anew, between its two comments."""
+    for name, make in TABLES.items():
+        above, opening, rest = text.partition(f"<!-- {name}: made by `make docs-tables` -->\n")
+        _, closing, below = rest.partition(f"<!-- end of {name} -->")
+        if not closing:
+            raise SystemExit(f"README.md has no place for the table of {name}")
+        text = f"{above}{opening}\n{make()}\n\n{closing}{below}"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
