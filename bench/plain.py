@@ -1,0 +1,12 @@
+"""A bare ASGI app that reads its request and answers "ok": what uvicorn alone costs."""
+
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+
+_HEADERS = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
+
+
+async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    while (message := await receive())["type"] == "http.request" and message["more_body"]:
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": False})
+    await send({"type": "http.response.body", "body": b"ok", "more_body": False})

@@ -1,0 +1,110 @@
+"""A chat upstream that costs next to nothing: it answers as documented, at once or after a while, and serves pictures.
+
+The prompt says what is wanted: `bench SIZE HOLD FORM`, the picture's bytes, the milliseconds until the answer, and
+`link` or `data`. `python -m bench.upstream PORT`
+"""
+
+import asyncio
+import functools
+import re
+import sys
+
+import orjson
+import pybase64
+import uvloop
+
+from bench.pictures import picture
+from bench.wire import Message, answer_head, serve
+
+#: Where the prompt stands; pictures come after it.
+_HEAD = 4096
+_ORDER = re.compile(rb"bench ([0-9]+) ([0-9]+) (link|data)")
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Upstream:
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._asked = 0
+        self._received = 0
+
+    def answer(self, request: Message, transport: asyncio.Transport) -> None:
+        if request.url.startswith(b"/generated/"):
+            data = picture(int(request.url.removeprefix(b"/generated/").removesuffix(b".png")))
+            transport.write(answer_head(len(data), "image/png"))
+            transport.write(data)
+        elif request.url == b"/count":
+            # Asking takes the count away.
+            body = orjson.dumps({"asked": self._asked, "received": self._received})
+            self._asked = self._received = 0
+            transport.write(answer_head(len(body)) + body)
+        else:
+            self._asked += 1
+            self._received += request.size
+            self._chat(request, transport)
+
+    def _chat(self, request: Message, transport: asyncio.Transport) -> None:
+        order = _ORDER.search(request.body)
+        if order is None:
+            transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+            return
+        size, hold, form = int(order[1]), int(order[2]) / 1000, order[3].decode()
+        if request.url.startswith(b"/v1/images/") and b"b64_json" in request.body:
+            # A relay stands in between, which shall move the same bytes as Limner does.
+            body = images_json(size)
+            transport.write(answer_head(len(body)))
+            transport.write(body)
+            return
+        streamed = b'"stream":true' in request.body
+        if streamed:
+            transport.write(_STREAM_HEAD + _chunk({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}))
+        reply = functools.partial(self._stream if streamed else self._reply, size, form, transport)
+        if hold:
+            asyncio.get_running_loop().call_later(hold, reply)
+        else:
+            reply()
+
+    def _reply(self, size: int, form: str, transport: asyncio.Transport) -> None:
+        body = reply_json(self._port, size, form)
+        transport.write(answer_head(len(body)))
+        transport.write(body)
+
+    def _stream(self, size: int, form: str, transport: asyncio.Transport) -> None:
+        delta = {"content": content(self._port, size, form)}
+        last = _chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": "stop"}]})
+        transport.write(last + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+def _chunk(document: object) -> bytes:
+    event = b"data: " + orjson.dumps(document) + b"\n\n"
+    return f"{len(event):x}\r\n".encode() + event + b"\r\n"
+
+
+def content(port: int, size: int, form: str) -> str:
+    if form == "data":
+        return f"![image](data:image/png;base64,{pybase64.b64encode_as_string(picture(size))})"
+    return f"已生成图片:http://127.0.0.1:{port}/generated/{size}.png"
+
+
+@functools.cache
+def images_json(size: int) -> bytes:
+    return orjson.dumps({"created": 1741570283, "data": [{"b64_json": pybase64.b64encode_as_string(picture(size))}]})
+
+
+@functools.cache
+def reply_json(port: int, size: int, form: str) -> bytes:
+    """The documented reply, to the letter."""
+    message = {"role": "assistant", "content": content(port, size, form)}
+    document = {
+        "id": "chatcmpl-example",
+        "object": "chat.completion",
+        "created": 1741570283,
+        "model": "gpt-image-2-chat",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1117, "completion_tokens": 46, "total_tokens": 1163},
+    }
+    return orjson.dumps(document)
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Upstream(int(sys.argv[1])).answer, int(sys.argv[1]), _HEAD))
