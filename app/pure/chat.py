@@ -19,7 +19,8 @@ __all__ = ["ChatReply", "ReplyError", "ReplyReader", "Usage", "read_reply"]
 
 #: As much of a body is kept for the log.
 _RAW = 16 * 1024
-_BLANK = b" \t\r\n\xef\xbb\xbf"
+#: What keeps a connection alive before an answer, in front of events and of JSON.
+_LEAD = re.compile(rb"\A(?:[ \t\r\n\xef\xbb\xbf]+|:[^\r\n]*[\r\n])+")
 #: Half of a pair, where an upstream cut a text between the two: not Unicode, so no JSON parser takes it.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -67,6 +68,7 @@ class ReplyReader:
         self._read: _Json | _Stream | None = None
         self._raw: list[bytes] = []
         self._room = _RAW
+        self._comment = b""
 
     def feed(self, data: bytes) -> bool:
         """True when the reply grew by something."""
@@ -74,8 +76,9 @@ class ReplyReader:
             self._raw.append(data[: self._room])
             self._room -= len(data)
         if self._read is None:
-            data = data.lstrip(_BLANK)
-            if not data:
+            data = _LEAD.sub(b"", self._comment + data)
+            self._comment = data[:1] if data.startswith(b":") else b""
+            if not data or self._comment:
                 return False
             self._read = _Json() if data[:1] in b"{[<" else _Stream()
         return self._read.feed(data)

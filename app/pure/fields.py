@@ -14,7 +14,7 @@ _MAX_DEPTH = 24
 #: Values looked at in one reply.
 _MAX_VALUES = 20_000
 
-_KEY_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+_KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
 #: A key with one of these words holds something else than the result: what was sent, thought, quoted, a small copy.
 _ASIDE = word_set(
@@ -53,6 +53,11 @@ _UNFINISHED = word_set(
 )
 #: The first bytes of images in base64.
 _MAGIC = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk0")
+
+
+_ADDRESS = re.compile(r"\s*(?:https?:)?//[^\s<>\"]+[^\s<>\")\],.;]\s*", re.IGNORECASE)
+#: A text that shows an image says so under any key.
+_SIGNS = ("](http", "](data:", "<img")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class Walk:
             is_named = declared or bool(words & (_LINK | _SPOKEN))
             if is_named or look_of(value) is Look.IMAGE:
                 self.fields.append(Field(value.strip(), path, declared))
-        elif words & _SPOKEN:
+        elif words & _SPOKEN or any(sign in value for sign in _SIGNS):
             self.texts.append(value)
 
     def _piece(self, value: str) -> Piece | None:
@@ -144,6 +149,10 @@ def _is_unready(value: Mapping[str, Any], key: str, words: frozenset[str]) -> bo
     return is_running and not words & (_DECLARED | _BYTES) and look_of(value[key]) is not Look.IMAGE
 
 
+def is_aside_key(key: str) -> bool:
+    return not _ASIDE.isdisjoint(_words(key))
+
+
 def _preference(key: str) -> int:
     """Bytes at hand save a download; a key that says image is surer than one that says only link."""
     words = _words(key)
@@ -151,7 +160,8 @@ def _preference(key: str) -> int:
 
 
 def _words(key: str) -> frozenset[str]:
-    return frozenset(word.lower() for word in _KEY_WORD.findall(key[:80]))
+    words = [word.lower() for word in _KEY_WORD.findall(key[:80])]
+    return frozenset(words + [word.rstrip("0123456789") for word in words])
 
 
 def _is_base64(value: str, is_named: bool) -> bool:
@@ -162,6 +172,4 @@ def _is_base64(value: str, is_named: bool) -> bool:
 
 
 def _is_address(value: str) -> bool:
-    return (
-        len(value) <= MAX_LENGTH and re.fullmatch(r"\s*(?:https?:)?//[^\s<>\"]+\s*", value, re.IGNORECASE) is not None
-    )
+    return len(value) <= MAX_LENGTH and _ADDRESS.fullmatch(value) is not None

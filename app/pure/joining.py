@@ -124,6 +124,7 @@ class Joined:
                     self._take_choice(position, choice)
         elif isinstance(document.get("message"), dict):  # Ollama's form
             self._take_choice(0, {"delta": document["message"], "finish_reason": document.get("done_reason")})
+            document = {key: value for key, value in document.items() if key != "message"}
         body = {key: value for key, value in document.items() if key not in _FRAME and value}
         if body:
             self.bodies.append(body)
@@ -156,8 +157,9 @@ class Joined:
     def _take_choice(self, position: int, choice: Mapping[str, Any]) -> None:
         index = choice.get("index")
         message = self._choice(index if type(index) is int else position)
-        if isinstance(choice.get("text"), str):
-            message.say(choice["text"])
+        for spoken in (choice.get("text"), choice.get("message")):
+            if isinstance(spoken, str):
+                message.say(spoken)
         for name in ("delta", "message"):
             if isinstance(choice.get(name), dict):
                 message.take(choice[name], is_message=name == "message")

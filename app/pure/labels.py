@@ -2,22 +2,27 @@
 
 import re
 
+#: Alternative texts that are longer repeat the prompt.
+_LABEL = 80
+
 #: Something beside the result: taken only where there is nothing better.
 _LESSER_WORDS = re.compile(
-    r"\b(?:preview|thumb(?:nail)?s?|draft|sketch|partial|before|original|input|source|reference|uploaded|logo|icon|avatar|banner"
-    r"|badge|qr ?code|sponsor(?:ed)?|advert\w*|ads?|powered by)\b"
-    r"|预览|缩略|小图|草稿|草图|修改前|编辑前|原始|输入|上传|参考|头像|图标|广告|推广|赞助|二维码|扫码|客服|加群|交流群|公众号",
+    r"\b(?:preview|thumb(?:nail)?s?|draft|sketch|partial|before|original|input|source|reference|uploaded|similar|logo|icon"
+    r"|avatar|banner|badge|qr ?code|sponsor(?:ed)?|advert\w*|ads?)\b|预览|缩略|小图|草稿|草图|修改前|编辑前|原始|输入"
+    r"|上传|参考图|类似|示例|头像|图标|广告|推广|赞助|二维码|客服",
     re.IGNORECASE,
 )
 _LESSER_PATH = re.compile(
-    r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicon|avatars?|banners?|qr(?:code)?|ads?|advert\w*)(?=[/_.?-]|$)"
-    r"|[/-]tbn[0-9]",
+    r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicon|avatars?|banners?|qr(?:code)?|ads?"
+    r"|advert\w*)(?=[/_.?-]|$)|[/-]tbn[0-9]",
     re.IGNORECASE,
 )
 #: Not the result, even where there is nothing else.
 _FOREIGN_WORDS = re.compile(
-    r"\b(?:similar|for example|e\.g\.|search results?|found (?:on|at|online)|source:|sources:|courtesy|see also"
-    r"|read more|learn more|reference:|documentation|docs)\b|例如|比如|示例|搜索结果|搜索|来源|类似|参考图|参考资料|文档|教程",
+    r"\b(?:for example|e\.g\.|search results?|image search|web search|courtesy of|see also|read more|learn more"
+    r"|powered by|on the (?:web|internet)|from (?:the )?(?:web|internet|google|bing|unsplash|pexels|pixabay|wiki\w*))\b"
+    r"|\b(?:sources?|references?|citations?)\s?[:：]|documentation|例如|比如|搜索结果|来源\s?[:：]"
+    r"|出处|参考资料|参考链接|文档|教程|扫码|加群|交流群|公众号",
     re.IGNORECASE,
 )
 #: Says that what follows is the result, whatever the address looks like.
@@ -36,13 +41,26 @@ _ELSEWHERE_WORDS = re.compile(
 )
 
 
-def is_lesser(label: str, path: str) -> bool:
-    return _LESSER_WORDS.search(label) is not None or _LESSER_PATH.search(path) is not None
+#: Only the last clause speaks of the address: "from your reference, here is the picture: …".
+_CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")
 
 
-def is_foreign(words: str) -> bool:
-    return _FOREIGN_WORDS.search(words) is not None
+def is_lesser(words: str, label: str, url: str) -> bool:
+    return (
+        _LESSER_WORDS.search(last_clause(words)) is not None
+        or _LESSER_WORDS.search(label[:_LABEL]) is not None
+        or _LESSER_PATH.search(url[-_LABEL:]) is not None
+    )
 
 
-def names_result(words: str) -> bool:
-    return _RESULT_WORDS.search(words) is not None and _ELSEWHERE_WORDS.search(words) is None
+def is_foreign(words: str, label: str) -> bool:
+    return any(_FOREIGN_WORDS.search(text) for text in (last_clause(words), label[:_LABEL]))
+
+
+def names_result(words: str, label: str) -> bool:
+    text = f"{last_clause(words)} {label[:_LABEL]}"
+    return _RESULT_WORDS.search(text) is not None and _ELSEWHERE_WORDS.search(text) is None
+
+
+def last_clause(words: str) -> str:
+    return _CLAUSE_END.split(words.rstrip(" ，,。"))[-1]

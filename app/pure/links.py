@@ -124,6 +124,8 @@ _DELIMITED = re.compile(rf"[^\s<>\"\\{INVISIBLE}\ue000]+")
 _PARENTHESIS = re.compile(r"[()]")
 #: A second address behind the first, unless the first one takes it as its parameter.
 _NEXT = re.compile(r"(?<![=/&?#%(@])https?://", re.IGNORECASE)
+#: Behind a whole address the next entry of a list: ",url=…" of chat robots.
+_LISTED = re.compile(r"(?<=\.(?:png|jpg|gif))[,;](?=[a-z]{1,10}=)|(?<=jpeg|webp)[,;](?=[a-z]{1,10}=)")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _FOREIGN_IMAGE = re.compile(rf".*\.(?:{_IMAGE})(?![A-Za-z0-9])(?:\?[!-~]*)?", re.IGNORECASE)
 
@@ -137,7 +139,7 @@ def cut_plain(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int]:
     if match.end() - start > MAX_LENGTH:
         return "", match.end()
     url = text[start : match.end()]
-    following = _NEXT.search(url, 8)
+    following = _NEXT.search(url, 8) or _LISTED.search(url, 8)
     url = url[: following.start()] if following else url
     url = _cut_foreign(_cut_parenthesis(url)).rstrip(".,;:!?'*~$" + ("_" if in_emphasis else ""))
     return url, start + len(url)
@@ -160,11 +162,14 @@ def cut_delimited(text: str, start: int, closing: str) -> tuple[str, int]:
     if closing == ")":
         url = _cut_parenthesis(url)
         return _with_blanks(text, start, url) if len(url) == end - start else (url, start + len(url))
+    if closing in {">", '"', "'"} and (blanks := _BLANKS.match(text, end)) and look_of(url + blanks[1]) is Look.IMAGE:
+        return url + blanks[1], blanks.end() - 1
     cut = min((at for mark in closing if (at := url.find(mark)) >= 0), default=len(url))
     return url[:cut], start + cut
 
 
-_TITLE = re.compile(r"\s+[\"'(“]|\s*$")
+_BLANKS = re.compile(r"([ ][^\n()<>\"']{1,300})[>\"']")
+_TITLE = re.compile(r"\s+(?:[\"'(“]|=[0-9%]*x)|\s*$")
 _REST = re.compile(r"[ ][^\n()<>\"]{1,300}\)")
 
 
@@ -172,7 +177,7 @@ def _with_blanks(text: str, start: int, url: str) -> tuple[str, int]:
     """A blank in a Markdown address: a title follows, or a file name has blanks, or the reply was cut off."""
     end = start + len(url)
     rest = _REST.match(text, end)
-    if rest is None or "://" in rest[0]:
+    if rest is None or "://" in rest[0] or _TITLE.match(text, end):
         return (
             (url, end)
             if _TITLE.match(text, end) or text[end : end + 1] == ">"

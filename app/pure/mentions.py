@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from app.pure.base64_text import MARK
@@ -14,8 +14,10 @@ _MAX_MENTIONS = 500
 _BEFORE, _WORDS = 2000, 160
 
 _START = re.compile(rf"://(?=[^\s/:])|{MARK}[0-9]{{1,6}}{MARK}|[(\"'=<]//(?=[A-Za-z0-9])")
+_GLUED = re.compile(r"https?$", re.IGNORECASE)
+_KEY = re.compile(r"[\"']([A-Za-z_][\w-]{0,40})[\"']\s{0,9}:\s{0,9}\[?\s{0,9}[\"']$")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]{1,20}$")
-_BRACKET = re.compile(r"[\[\]]")
+_MAX_BRACKETS = 64
 _TAG = re.compile(r"<([A-Za-z]{1,10})[\s/]")
 _ATTRIBUTE = re.compile(r"([A-Za-z-]{2,20})\s{0,3}$")
 _BBCODE = re.compile(r"\[(?:img|image)(?:[= ][^\[\]]{0,60})?(?:\]\s{0,9}|=[\"']?)$", re.IGNORECASE)
@@ -23,6 +25,9 @@ _DEFINITION = re.compile(r"[ ]{0,3}\[([^\[\]]{1,80})\]:[ ]{0,9}<?")
 _REFERENCE = re.compile(r"!\[([^\[\]\n]{0,300})\](?:\[([^\[\]\n]{0,80})\])?")
 #: Where the picture itself stands; lazily loaded pages put a stand-in into src.
 _SOURCES = {"data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
+
+
+_TARGETS = frozenset({"href", "src", "srcset", "content", "data-url"})
 
 
 class Kind(Enum):
@@ -40,7 +45,8 @@ PICTURES = frozenset({Kind.MARKDOWN, Kind.HTML, Kind.BBCODE})
 class Mention:
     """`label`: alternative text or the words of a link; `before`: the words in front, up to the address before.
 
-    `around`: the link that a picture is inside of.
+    `around`: the link that a picture is inside of; `tag`: HTML attribute, and where its tag begins; `key`: the JSON key
+    in front; `is_cut`: the text ends before the writing around it is closed.
     """
 
     kind: Kind
@@ -50,8 +56,10 @@ class Mention:
     label: str = ""
     before: str = ""
     around: "Mention | None" = None
-    tag: tuple[str, str] = ("", "")
-    definition: str = field(default="")
+    tag: tuple[str, int] = ("", 0)
+    key: str = ""
+    definition: str = ""
+    is_cut: bool = False
 
 
 def find_mentions(text: str) -> list[Mention]:
@@ -83,28 +91,36 @@ def _start_of(text: str, found: re.Match[str], floor: int) -> int | None:
     if found[0] != "://":
         return found.start() + 1
     scheme = _SCHEME.search(text, max(floor, found.start() - 20), found.start())
-    if scheme is None:
+    if scheme is None or text[scheme.start() - 5 : scheme.start()] == "blob:":
         return None
-    # Words glued to the scheme belong to the text: "图片https://…", "imagehttps://…".
-    glued = re.search(r"https?$", scheme[0], re.IGNORECASE)
+    # Words glued to the scheme belong to the text: "imagehttps://…".
+    glued = _GLUED.search(scheme[0])
     return scheme.start() + (glued.start() if glued else 0)
 
 
 def _read(text: str, start: int, floor: int, previous: Mention | None) -> Mention:
-    before = text[max(floor, start - _BEFORE) : start]
+    before = text[max(0, start - _BEFORE) : start]
+    words = _words(before[max(0, len(before) - (start - floor)) :])
     lead = before.rstrip(" \t\r\n<")
     if lead.endswith("]("):
-        return _markdown(text, start, before, lead, previous)
-    tag = _tag_of(before, previous)
-    if tag[0]:
+        return _markdown(text, start, before, previous)
+    tag = _tag_of(before)
+    if tag is not None:
         return _html(text, start, before, tag, previous)
     if _BBCODE.search(before[-80:]):
         url, end = cut_delimited(text, start, "[]")
-        return Mention(Kind.BBCODE, url, start, end, before=_words(before))
+        return Mention(Kind.BBCODE, url, start, end, before=words)
     url, end = _cut_bare(text, start, before)
     definition = _DEFINITION.fullmatch(before.rpartition("\n")[2])
+    key = _KEY.search(before[-80:])
     return Mention(
-        Kind.PLAIN, url, start, end, before=_words(before), definition=definition[1].casefold() if definition else ""
+        Kind.PLAIN,
+        url,
+        start,
+        end,
+        before=words,
+        key=key[1] if key else "",
+        definition=definition[1].casefold() if definition else "",
     )
 
 
@@ -115,52 +131,56 @@ def _cut_bare(text: str, start: int, before: str) -> tuple[str, int]:
     return cut_plain(text, start, in_emphasis=opening == "_")
 
 
-def _markdown(text: str, start: int, before: str, lead: str, previous: Mention | None) -> Mention:
-    closing = ">" if before.endswith("<") else ")"
-    url, end = cut_delimited(text, start, closing)
-    if lead == ")](" and previous is not None and previous.kind is Kind.MARKDOWN:
-        link = Mention(Kind.LINK, url, start, end, label=previous.label, before=previous.before)
-        previous.around = link
-        return link
+def _markdown(text: str, start: int, before: str, previous: Mention | None) -> Mention:
+    url, end = cut_delimited(text, start, ">" if before.endswith("<") else ")")
+    lead = before.rstrip(" \t\r\n<")
+    if previous is not None and previous.kind is Kind.MARKDOWN and text[previous.end : start].strip(" >\n") == ")](":
+        previous.around = Mention(Kind.LINK, url, start, end, label=previous.label, before=previous.before)
+        return previous.around
     opening = _opening_bracket(lead, len(lead) - 2)
-    is_image = opening > 0 and lead[opening - 1] == "!"
-    label = lead[opening + 1 : -2]
-    words = _words(lead[: max(opening - is_image, 0)])
-    return Mention(Kind.MARKDOWN if is_image else Kind.LINK, url, start, end, label, words)
+    is_image = lead[:opening].endswith(("!", "！"))
+    words = _words(text[previous.end if previous else 0 : start - len(before) + opening].removesuffix("!"))
+    is_cut = len(text) == end
+    kind = Kind.MARKDOWN if is_image else Kind.LINK
+    return Mention(kind, url, start, end, lead[opening + 1 : -2], words, is_cut=is_cut)
 
 
 def _opening_bracket(text: str, end: int) -> int:
     """Where the bracket opens that closes at `end`; the words inside may hold brackets too. 0 where none does."""
-    depth = 0
-    for bracket in reversed([*_BRACKET.finditer(text, max(0, end - _BEFORE), end + 1)]):
-        depth += 1 if bracket[0] == "]" else -1
+    depth, at = 0, end + 1
+    for _ in range(_MAX_BRACKETS):
+        at = max(text.rfind("[", 0, at), text.rfind("]", 0, at))
+        if at < 0:
+            break
+        depth += 1 if text[at] == "]" else -1
         if depth == 0:
-            return bracket.start()
+            return at
     return 0
 
 
-def _tag_of(before: str, previous: Mention | None) -> tuple[str, str]:
-    """Name and attribute of the HTML tag that the address stands in."""
+def _tag_of(before: str) -> tuple[str, str, int] | None:
+    """Name, attribute and place of the HTML tag that the address stands in."""
     value = before.rstrip(" \t\r\n\"'")
-    if not value.endswith("="):
-        return "", ""
-    attribute = _ATTRIBUTE.search(value, max(0, len(value) - 24), len(value) - 1)
     opening = before.rfind("<")
-    if opening >= 0:
-        tag = _TAG.match(before, opening)
-        name = tag[1].lower() if tag and ">" not in before[opening:] else ""
-    else:
-        name = previous.tag[0] if previous and ">" not in before else ""
-    return (name, attribute[1].lower()) if name and attribute else ("", "")
+    if not value.endswith("=") or opening < 0 or ">" in before[opening:]:
+        return None
+    attribute = _ATTRIBUTE.search(value, max(0, len(value) - 24), len(value) - 1)
+    tag = _TAG.match(before, opening)
+    return (tag[1].lower(), attribute[1].lower(), opening) if tag and attribute else None
 
 
-def _html(text: str, start: int, before: str, tag: tuple[str, str], previous: Mention | None) -> Mention:
+def _html(text: str, start: int, before: str, tag: tuple[str, str, int], previous: Mention | None) -> Mention:
+    name, attribute, opening = tag
     quote = before.rstrip()[-1:]
     url, end = cut_delimited(text, start, quote if quote and quote in "\"'" else " >")
-    is_image = tag[0] == "img" and tag[1] in _SOURCES
-    words = before[: before.rfind("<")] if "<" in before else ""
-    mention = Mention(Kind.HTML if is_image else Kind.LINK, url, start, end, _alt(before), _words(words), tag=tag)
-    if is_image and previous and previous.tag == ("a", "href") and "</a" not in before:
+    is_image = name == "img" and attribute in _SOURCES
+    if not is_image and attribute not in _TARGETS:
+        return Mention(Kind.LINK, "", start, end)
+    kind = Kind.HTML if is_image else Kind.LINK
+    place = start - len(before) + opening
+    words = _words(text[previous.end if previous else 0 : place])
+    mention = Mention(kind, url, start, end, _alt(before[opening:]), words, tag=(attribute, place))
+    if is_image and previous and previous.tag[0] == "href" and "</a" not in text[previous.end : start]:
         mention.around = previous
     return mention
 
@@ -187,15 +207,14 @@ def _resolve_references(text: str, mentions: list[Mention]) -> None:
 
 def _drop_twins(mentions: list[Mention]) -> list[Mention]:
     """Of the addresses in one HTML tag the one that is the picture."""
-    kept: list[Mention] = []
+    best: dict[int, Mention] = {}
     for mention in mentions:
-        last = kept[-1] if kept else None
-        if last and mention.kind is Kind.HTML is last.kind and mention.tag[1] != last.tag[1] and not mention.label:
-            if _SOURCES[mention.tag[1]] > _SOURCES[last.tag[1]]:
-                kept[-1] = mention
-            continue
-        kept.append(mention)
-    return kept
+        if mention.kind is Kind.HTML:
+            place = mention.tag[1]
+            rival = best.get(place)
+            if rival is None or _SOURCES[mention.tag[0]] > _SOURCES[rival.tag[0]]:
+                best[place] = mention
+    return [mention for mention in mentions if mention.kind is not Kind.HTML or best[mention.tag[1]] is mention]
 
 
 def _drop_labels(text: str, mentions: list[Mention]) -> list[Mention]:

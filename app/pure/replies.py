@@ -6,10 +6,10 @@ from typing import Any
 
 from app.pure.base64_text import Piece
 from app.pure.chat import ChatReply
-from app.pure.fields import Walk
+from app.pure.fields import Walk, is_aside_key
 from app.pure.judgement import Judge
 from app.pure.labels import is_foreign, is_lesser, names_result
-from app.pure.links import Look, look_of
+from app.pure.links import Look, file_name, look_of
 from app.pure.mentions import PICTURES, Kind, Mention
 from app.pure.texts import Text
 
@@ -66,7 +66,7 @@ class Form:
 
 def _in_walk(walk: Walk) -> Iterator[Candidate]:
     for each in walk.fields:
-        yield Candidate(each.value, is_lesser=isinstance(each.value, str) and is_lesser("", each.value))
+        yield Candidate(each.value, is_lesser=isinstance(each.value, str) and is_lesser("", "", each.value))
 
 
 def _in_parts(source: Source) -> Iterator[Candidate]:
@@ -96,7 +96,7 @@ def _in_pictures(kind: Kind) -> Callable[[Source], Iterator[Candidate]]:
 def _picture(text: Text, mention: Mention) -> Candidate:
     """A small copy inside a link to the full one stands for that one."""
     around = mention.around
-    lesser = is_lesser(f"{mention.before[-40:]} {mention.label}", mention.url)
+    lesser = is_lesser(mention.before, mention.label, mention.url)
     if around is not None and lesser:
         if look_of(around.url) is Look.IMAGE:
             return Candidate(around.url)
@@ -105,9 +105,13 @@ def _picture(text: Text, mention: Mention) -> Candidate:
 
 
 def _candidate(text: Text, mention: Mention, lesser: bool) -> Candidate:
-    why_not = "its words say that it is not the result" if is_foreign(f"{mention.before} {mention.label}") else ""
-    if text.has_video:
+    why_not = ""
+    if is_foreign(mention.before, mention.label) or is_aside_key(mention.key):
+        why_not = "the words around it say that it is not the result"
+    elif text.has_video:
         why_not = "the reply is a video, and this its poster"
+    elif mention.is_cut and look_of(mention.url) is not Look.IMAGE:
+        why_not = "it is cut off"
     return Candidate(text.piece(mention) or mention.url, lesser, why_not)
 
 
@@ -139,7 +143,7 @@ def _addresses(source: Source, kind: Kind) -> Iterator[Candidate]:
     for text in source.texts:
         for mention in text.mentions:
             if mention.kind is kind and look_of(mention.url) is Look.IMAGE:
-                yield _candidate(text, mention, is_lesser(f"{mention.before} {mention.label}", mention.url))
+                yield _candidate(text, mention, is_lesser(mention.before, mention.label, mention.url))
 
 
 def _in_named_addresses(source: Source) -> Iterator[Candidate]:
@@ -153,7 +157,7 @@ def _in_named_addresses(source: Source) -> Iterator[Candidate]:
 
 def _is_named(text: Text, mention: Mention) -> bool:
     is_alone = len(text.shown.strip()) <= len(mention.url) + 4
-    return is_alone or names_result(f"{mention.before} {mention.label}")
+    return is_alone or names_result(mention.before, mention.label)
 
 
 FORMS = (
@@ -223,7 +227,7 @@ class _Search:
         lesser: list[FoundImage] = []
         for rank in sorted({form.rank for form in FORMS}):
             found = [each for form in FORMS if form.rank == rank for each in self._accepted(form, source)]
-            full = [image for image, is_full in found if is_full]
+            full = _drop_downloads([image for image, is_full in found if is_full])
             if full:
                 self._drop_lesser(found)
                 return full
@@ -243,6 +247,12 @@ class _Search:
             if not is_full:
                 reason = "it is a preview, an advertisement or the like beside the result"
                 self.dropped.append(Dropped(_shorten(image.url), image.form, reason))
+
+
+def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
+    """A link to save a picture brings the same file again."""
+    names = {file_name(image.url) for image in images if "download" not in image.url}
+    return [image for image in images if "download" not in image.url or file_name(image.url) not in names]
 
 
 def _shorten(value: str | Piece) -> str:

@@ -16,7 +16,8 @@ from app.pure.mentions import Kind, Mention, find_mentions
 #: Texts inside JSON inside texts: nobody means more.
 _MAX_DEPTH = 3
 #: Escapes of JSON and Markdown in addresses, where the text around them is no JSON that could be parsed.
-_ESCAPES = (("\\/", "/"), ("\\u0026", "&"), ("\\_", "_"), ("\\&", "&"), ("\\~", "~"), ("\\=", "="), ("\\#", "#"))
+_ESCAPES = (("\\/", "/"), ("\\u0026", "&"), *((f"\\{letter}", letter) for letter in "_&~=#*-.![]()"))
+_ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"))
 _FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
 
 
@@ -33,9 +34,11 @@ class Text:
 
     @cached_property
     def shown(self) -> str:
-        text = self._raw
-        for escape, letter in _ESCAPES if "\\" in text else ():
-            text = text.replace(escape, letter)
+        """Empty where the text is a JSON document: then its keys say what is what."""
+        text = "" if self._is_json else self._raw
+        for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):
+            for escape, letter in table if sign in text else ():
+                text = text.replace(escape, letter)
         return drop_hidden(text)
 
     @cached_property
@@ -47,14 +50,22 @@ class Text:
         return any(look_of(mention.url) is Look.VIDEO for mention in self.mentions)
 
     @cached_property
+    def _document(self) -> Any:
+        return _parse(self._raw.strip())
+
+    @property
+    def _is_json(self) -> bool:
+        return isinstance(self._document, dict | list)
+
+    @cached_property
     def whole(self) -> Walk:
         """Where the text is one JSON document."""
-        return self._walk([self._raw.strip()])
+        return self._walk([self._document])
 
     @cached_property
     def inner(self) -> Walk:
         """JSON in fences or between words."""
-        return self._walk(_documents(self.shown))
+        return self._walk([_parse(document) for document in _documents(self.shown)])
 
     def texts(self, walk: Walk) -> Iterator["Text"]:
         if self._depth < _MAX_DEPTH:
@@ -64,10 +75,9 @@ class Text:
         match = STAND_IN.fullmatch(mention.url)
         return self.pieces[int(match[1])] if match else None
 
-    def _walk(self, documents: list[str]) -> Walk:
+    def _walk(self, values: list[Any]) -> Walk:
         walk = Walk(self.pieces)
-        for document in documents:
-            value = _parse(document)
+        for value in values:
             if isinstance(value, str):
                 walk.texts.append(value)
             else:
