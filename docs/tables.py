@@ -15,7 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 _OPERATIONS = {BOTH: "both", ONLY_GENERATION: "generations", ONLY_EDIT: "edits"}
 
 #: Defaults that depend on who runs the server.
-_COMPUTED = {"image_store": "`limner/images` in the user's state folder"}
+_COMPUTED = {"image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`"}
 
 
 def settings_table() -> str:

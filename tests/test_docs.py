@@ -66,7 +66,11 @@ class Desk:
         self.folder, self.limner, self.state = folder, limner, state
         self.substitutions = {LIMNER: limner, UPSTREAM: f"{demo}/v1", COMMAND: f"{sys.executable} -m app"}
         own = {name: value for name, value in os.environ.items() if not name.startswith("LIMNER_")}
-        self.environment = own | {"LIMNER_FETCH_ALLOW": urlsplit(demo).netloc, "PYTHONPATH": str(ROOT)}
+        self.environment = own | {
+            "LIMNER_FETCH_ALLOW": urlsplit(demo).netloc,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "PYTHONPATH": str(ROOT),
+        }
 
     def here(self, code: str) -> str:
         for there, here in self.substitutions.items():
