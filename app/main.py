@@ -103,13 +103,7 @@ async def open_parts(settings: Settings, app: FastAPI) -> AsyncGenerator[None, N
         fetcher=fetcher,
         transcoder=transcoder,
         store=store,
-        policy=Policy(
-            dialect=settings.upstream_dialect,
-            model=settings.upstream_model,
-            stream=settings.upstream_stream,
-            default_format=settings.default_response_format,
-            rehost=settings.rehost,
-        ),
+        policy=policy(settings),
         public_url=settings.public_url,
         keepalive_after=settings.keepalive_after,
     )
@@ -125,6 +119,16 @@ async def open_parts(settings: Settings, app: FastAPI) -> AsyncGenerator[None, N
         await fetcher.close()
         transcoder.close()
         store.close()
+
+
+def policy(settings: Settings) -> Policy:
+    return Policy(
+        dialect=settings.upstream_dialect,
+        model=settings.upstream_model,
+        stream=settings.upstream_stream,
+        default_format=settings.default_response_format,
+        rehost=settings.rehost,
+    )
 
 
 def upstream_config(settings: Settings) -> UpstreamConfig:

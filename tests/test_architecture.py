@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"errors", "access", "openapi", "responses", "store"},
     "demo/*": {"errors", "pure/*", "demo/*"},
     "main": {"*"},
+    "server": {"log", "main", "settings", "studio"},
     "check": {"errors", "main", "settings", "pure/*"},
     "showcase": {"log", "main", "settings", "pure/*", "demo/*"},
     "__main__": {"*"},
@@ -69,7 +70,7 @@ EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc", "
 LAST_RESORTS = {"jobs", "middleware"}
 
 #: Tests of the whole, which belong to no single file.
-TESTS_OF_THE_WHOLE = {"test_architecture", "test_conftest", "test_packaging", "test_docs"}
+TESTS_OF_THE_WHOLE = {"test_architecture", "test_clients", "test_conftest", "test_docs", "test_packaging"}
 
 SOURCES = {
     path.relative_to(ROOT / "app").with_suffix("").as_posix(): ast.parse(path.read_bytes())

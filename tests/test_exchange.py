@@ -26,14 +26,20 @@ def exchange(**more: object) -> Exchange:
 
 def test_a_stopwatch_counts_overlapping_work_once() -> None:
     watch = Stopwatch()
-    assert not watch.started
     with watch, watch:
         pass
     first = watch.seconds
     with watch:
         pass
-    assert watch.started
     assert 0 < first < watch.seconds < 1
+
+
+def test_a_stopwatch_knows_whether_it_ever_ran() -> None:
+    watch = Stopwatch()
+    seen = [watch.started]
+    with watch:
+        seen.append(watch.started)
+    assert seen == [False, True]
 
 
 def test_the_headers_of_an_answer() -> None:

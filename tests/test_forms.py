@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.blobs import Blob
-from app.errors import ApiError, InvalidRequest, TooLarge
+from app.errors import InvalidRequest, TooLarge
 from app.forms import MAX_PARTS, boundary_of, read_parts
 from app.pure.images import FormPart
 
@@ -99,10 +99,8 @@ def test_a_form_in_any_cut(cuts: list[int]) -> None:
 
 @given(body=st.binary(max_size=300), framed=st.booleans())
 def test_garbage_is_refused_and_nothing_else_happens(body: bytes, framed: bool) -> None:
-    try:
+    with suppress(InvalidRequest):
         read(f"--{BOUNDARY}\r\n".encode() + body + b"\r\n" + END if framed else body)
-    except ApiError as error:
-        assert error.status == 400
 
 
 @pytest.mark.parametrize("disposition", ['form-data; name="image"; filename="a"', 'form-data; name="prompt"'])

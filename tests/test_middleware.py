@@ -1,5 +1,6 @@
 import asyncio
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -30,11 +31,11 @@ def call(app: Any, scope: dict[str, Any]) -> list[Message]:
 
 
 @pytest.fixture
-def log_lines(request: pytest.FixtureRequest) -> io.StringIO:
+def log_lines() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     configure("json", "info", stream)
-    request.addfinalizer(structlog.reset_defaults)
-    return stream
+    yield stream
+    structlog.reset_defaults()
 
 
 async def ok(scope: Scope, receive: Receive, send: Send) -> None:

@@ -174,12 +174,13 @@ def test_the_image_is_reachable_and_says_how_it_feels() -> None:
     compile(program[2], "HEALTHCHECK", "exec")
 
 
-def test_what_the_image_keeps_lies_in_its_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_image_keeps_lies_in_its_volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     variables = dict(pair.split("=", 1) for pair in LAST["ENV"].split() if pair.startswith("LIMNER_"))
     assert variables["LIMNER_IMAGE_STORE"].startswith(f"disk://{LAST['VOLUME']}/")
     assert variables["LIMNER_SPOOL_DIR"].startswith(f"{LAST['VOLUME']}/")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LIMNER_SPOOL_DIR", str(tmp_path))
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", "https://upstream.invalid/v1")
     assert Settings().host == "0.0.0.0"
 

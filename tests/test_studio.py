@@ -19,7 +19,7 @@ from app.pure.media import decode_data_url, sniff
 from tests.pictures import gradient, saved
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
-ASKED = {"model": "gpt-image-2", "prompt": "a fox"}
+ASKED: Any = {"model": "gpt-image-2", "prompt": "a fox"}
 HEADERS = {"authorization": "Bearer any"}
 
 
@@ -192,9 +192,9 @@ def test_pictures_on_the_way_come_before_the_final_one(demo: RunningDemo, edit: 
         limner_over(demo, "previews") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
     ):
-        more = {**ASKED, "stream": True, "partial_images": 2, "size": "1024x1024"}
+        more: Any = {**ASKED, "stream": True, "partial_images": 2, "size": "1024x1024"}
         if edit:
-            events = list(client.images.edit(image=saved(gradient(), "PNG"), **more))
+            events: list[Any] = list(client.images.edit(image=saved(gradient(), "PNG"), **more))
         else:
             events = list(client.images.generate(**more))
     kind = "image_edit" if edit else "image_generation"
