@@ -7,11 +7,11 @@ An edit is a generation that brings pictures; a stream is the same generator, en
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Generic, Literal, Protocol, TypeVar, cast
-from urllib.parse import urlsplit
 
 from app.errors import (
     ApiError,
@@ -19,7 +19,7 @@ from app.errors import (
     NoImageInReply,
     UserError,
 )
-from app.pure.answers import Painted
+from app.pure.answers import Painted, has_format, wanted_format
 from app.pure.chat import ChatReply
 from app.pure.dialects import chat_body
 from app.pure.images import ImagesRequest, Picture
@@ -28,10 +28,8 @@ from app.pure.media import ImageInfo, decode_data_url, measure
 from app.pure.previews import Previews, settled
 from app.pure.refusals import why_no_image
 from app.pure.replies import FoundImage, find_images
+from app.pure.standins import is_same
 from app.pure.usage import Usage
-
-#: How the paths of links to each output format end.
-ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 
 
 class Bytes(Source, Protocol):
@@ -95,16 +93,32 @@ class Answer:
     failed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Commission(Generic[B]):
+    """One request, what it brings, and all that it takes to serve it."""
+
+    request: ImagesRequest
+    edge: Edge[B]
+    policy: Policy
+    inputs: Sequence[B] = ()
+
+    @property
+    def stream(self) -> bool:
+        return {"auto": self.request.stream, "always": True, "never": False}[self.policy.stream]
+
+
 async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncGenerator[Partial | Answer, None]:
     """Partials as they come, then one Answer. Raises the first error where no question brought a picture."""
-    pictures = await load(request, edge)
-    stream = {"auto": request.stream, "always": True, "never": False}[policy.stream]
-    body = HoleyJson(chat_body(request, pictures, dialect=policy.dialect, model=policy.model, stream=stream))
+    inputs = await load(request, edge)
+    commission = Commission(request, edge, policy, inputs)
+    holes = [Hole(blob, f"data:{media_type(blob)};base64,") for blob in inputs]
+    document = chat_body(request, holes, dialect=policy.dialect, model=policy.model, stream=commission.stream)
+    body = HoleyJson(document)
 
     painted: list[Painted] = []
     usage = Usage()
     faults: list[ApiError] = []
-    questions = [answer(request, edge.ask(body, stream=stream), edge, policy) for _ in range(request.n)]
+    questions = [answer(commission, edge.ask(body, stream=commission.stream)) for _ in range(request.n)]
     async with aclosing(side_by_side(questions)) as items:
         async for item in items:
             match item:
@@ -120,15 +134,15 @@ async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncG
     yield Answer(tuple(painted[: request.n]), usage, failed=len(faults))
 
 
-async def load(request: ImagesRequest, edge: Edge[B]) -> list[Hole]:
-    """The pictures of an edit as data URLs, the mask last. Raises UserError for what is not a picture."""
+async def load(request: ImagesRequest, edge: Edge[B]) -> list[B]:
+    """The pictures of an edit, fit for the upstream, the mask last. Raises UserError for what is not a picture."""
     loaded = [await load_picture(picture, f"images[{index}]", edge) for index, picture in enumerate(request.images)]
     fit = [await edge.prepare(blob, index, None) for index, blob in enumerate(loaded)]
     if request.mask is not None:
         mask = await load_picture(request.mask, "mask", edge)
         await edge.check_mask(mask, loaded[0])
         fit.append(await edge.prepare(mask, len(loaded), fit[0]))
-    return [Hole(blob, f"data:{media_type(blob)};base64,") for blob in fit]
+    return fit
 
 
 async def load_picture(picture: Picture, param: str, edge: Edge[B]) -> B:
@@ -143,8 +157,10 @@ async def load_picture(picture: Picture, param: str, edge: Edge[B]) -> B:
         raise UserError(f"Invalid base64 in '{param}'.", param=param, code="invalid_base64") from None
 
 
-async def bytes_of(url: str, edge: Edge[B]) -> B:
-    """Raises ImageUnavailable for a link, ValueError for a data URL that is no base64."""
+async def bytes_of(url: str, edge: Edge[B], lifted: Mapping[str, Source] = MappingProxyType({})) -> B:
+    """`lifted`: what is decoded already. Raises ImageUnavailable for a link, ValueError for base64 that is none."""
+    if url in lifted:
+        return cast("B", lifted[url])
     if not url.startswith("data:"):
         return await edge.fetch(url)
     blob = edge.blob()
@@ -159,28 +175,28 @@ def media_type(blob: Bytes) -> str:
 
 
 async def answer(
-    request: ImagesRequest, snapshots: AsyncGenerator[ChatReply, None], edge: Edge[B], policy: Policy
+    commission: Commission[B], snapshots: AsyncGenerator[ChatReply, None]
 ) -> AsyncGenerator[Partial | Answer, None]:
     """What one question brings: pictures on the way where they are wanted, then those that count."""
-    sent = [picture.url for picture in request.images if picture.url is not None]
+    request = commission.request
     previews = Previews(request.partial_images if request.stream else 0)
     reply, fault = None, None
     try:
         async with aclosing(snapshots):
             async for reply in snapshots:
                 if previews.wanted:
-                    for image in previews.overtaken_by(find_images(settled(reply), sent)):
-                        preview = await attempt(image, request, edge, policy)
+                    for image in previews.overtaken_by(await find(commission, reply)):
+                        preview = await attempt(commission, reply, image)
                         if isinstance(preview, Painted):
                             yield Partial(preview)
     except ApiError as error:
         # A stream that breaks off after the picture was named is a success: it has been paid for.
         fault = error
-    images = find_images(settled(reply), sent) if reply is not None else []
+    images = await find(commission, reply) if reply is not None else []
     if reply is None or not images:
         raise fault or why_no_image(reply)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(attempt(image, request, edge, policy)) for image in images[-request.n :]]
+        tasks = [group.create_task(attempt(commission, reply, image)) for image in images[-request.n :]]
     outcomes = [task.result() for task in tasks]
     painted = tuple(outcome for outcome in outcomes if isinstance(outcome, Painted))
     if not painted:
@@ -188,22 +204,39 @@ async def answer(
     yield Answer(painted, reply.usage)
 
 
-async def attempt(image: FoundImage, request: ImagesRequest, edge: Edge[B], policy: Policy) -> Painted | ApiError:
+async def find(commission: Commission[B], reply: ChatReply) -> list[FoundImage]:
+    """The images of a reply, without those that the client itself has sent: by their links, and by their bytes."""
+    sent = [picture.url for picture in commission.request.images if picture.url is not None]
+    found = find_images(settled(reply), sent)
+    if not commission.inputs:
+        return found
+    return [image for image in found if not await is_echo(commission, reply, image)]
+
+
+async def is_echo(commission: Commission[B], reply: ChatReply, image: FoundImage) -> bool:
+    if not image.url.startswith("data:"):
+        return False
+    blob = await bytes_of(image.url, commission.edge, reply.lifted)
+    return any(is_same(blob, given) for given in commission.inputs)
+
+
+async def attempt(commission: Commission[B], reply: ChatReply, image: FoundImage) -> Painted | ApiError:
     """One of several pictures that cannot be had, or one on the way, does not take the others with it."""
     try:
-        return await deliver(image, request, edge, policy)
+        return await deliver(commission, reply, image)
     except ApiError as error:
         return error
 
 
-async def deliver(image: FoundImage, request: ImagesRequest, edge: Edge[B], policy: Policy) -> Painted:
+async def deliver(commission: Commission[B], reply: ChatReply, image: FoundImage) -> Painted:
     """Bytes or URL, exactly what was asked. Raises ImageUnavailable, and NoImageInReply for what is no image."""
-    wanted = wanted_format(request, policy)
+    request, edge, policy = commission.request, commission.edge, commission.policy
+    wanted = wanted_format(request, policy.default_format)
     linked = not image.url.startswith("data:")
     as_it_is = wanted == "url" and linked and policy.rehost != "always"
     if as_it_is and (policy.rehost == "never" or has_format(image.url, request.output_format)):
         return Painted(image.form, url=image.url)
-    blob = await bytes_of(image.url, edge)
+    blob = await bytes_of(image.url, edge, reply.lifted)
     info = measure(blob.read_at)
     if info is None:
         raise NoImageInReply("The upstream answered with a link to something that is not an image.", detail=image.url)
@@ -216,22 +249,6 @@ async def deliver(image: FoundImage, request: ImagesRequest, edge: Edge[B], poli
     if policy.rehost == "never":
         return Painted(image.form, url=Hole(converted, f"data:{info.media_type};base64,"), info=info)
     return Painted(image.form, url=await edge.keep(converted, info), info=info)
-
-
-def wanted_format(request: ImagesRequest, policy: Policy) -> str:
-    """Events carry bytes always. Who did not ask gets what OpenAI gives for the model that the client named."""
-    if request.stream:
-        return "b64_json"
-    if request.response_format is not None:
-        return request.response_format
-    if policy.default_format != "auto":
-        return policy.default_format
-    return "url" if request.model is None or request.model.startswith("dall-e") else "b64_json"
-
-
-def has_format(url: str, wanted: str | None) -> bool:
-    """Whether a link may stay as it is: no format was asked for, or its path ends in the one that was."""
-    return wanted is None or urlsplit(url).path.lower().endswith(ENDINGS[wanted])
 
 
 async def side_by_side(

@@ -119,7 +119,7 @@ class Studio:
         """The parts as one request sees them: its key, its spool, its timers."""
 
         async def ask(body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
-            question = Question(body, stream, caller.token, http.state.request_id)
+            question = Question(body, stream, caller.token, http.state.request_id, spool.blob)
             with exchange.waiting, exchange.upstream:
                 async with aclosing(self.upstream.ask(question)) as snapshots:
                     async for reply in snapshots:

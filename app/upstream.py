@@ -25,6 +25,7 @@ from app.pure.inflate import Unpacker
 from app.pure.json_holes import HoleyJson
 from app.pure.pace import Pace, by_line
 from app.pure.retry import Budget, decide
+from app.pure.standins import Sink
 
 #: A body up to this size goes out in one piece; a larger one is made while it is being sent.
 _AT_ONCE = 64 * 1024
@@ -62,12 +63,13 @@ class UpstreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`key` is the caller's own, used only where the configuration has none."""
+    """`key` is the caller's own, used only where the configuration has none; large pictures go into new sinks."""
 
     body: HoleyJson
     stream: bool = False
     key: str | None = field(default=None, repr=False)
     request_id: str | None = None
+    new_sink: Callable[[], Sink] | None = None
 
 
 class Upstream:
@@ -102,7 +104,7 @@ class Upstream:
         """
         started = self._monotonic()
         response = await self._open(question, started)
-        reader = ReplyReader()
+        reader = ReplyReader(question.new_sink)
         try:
             async with aclosing(self._grow(response, reader, started)) as snapshots:
                 async for reply in snapshots:
@@ -248,10 +250,8 @@ class Upstream:
         )
 
     def _too_slow(self, *, silent: bool = False) -> UpstreamTimeout:
-        if silent:
-            what = f"fell silent for {self._config.idle_timeout:g} s in the middle of its reply"
-        else:
-            what = f"did not finish within {self._config.timeout:g} s"
+        idle, whole = self._config.idle_timeout, self._config.timeout
+        what = f"fell silent for {idle:g} s in its reply" if silent else f"did not finish within {whole:g} s"
         return UpstreamTimeout(f"The upstream {what}. The image may have been made.")
 
 

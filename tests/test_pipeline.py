@@ -346,6 +346,24 @@ def test_the_clients_own_picture_does_not_come_back_as_a_result() -> None:
         run(edits(Picture(url=URL)), world)
 
 
+def test_the_clients_own_bytes_do_not_come_back_as_a_result() -> None:
+    world = World([[says(f"![yours]({data_url(PNG)}) ![mine]({data_url(JPEG, 'image/jpeg')})")]])
+    answer = answer_to(replace(edits(Picture(source=world.blob(PNG))), n=2), world)
+    assert [bytes_in(painted) for painted in answer.painted] == [JPEG, JPEG]
+    world = World([[says(f"![yours]({data_url(PNG)})")]])
+    with pytest.raises(NoImageInReply):
+        run(edits(Picture(source=world.blob(PNG))), world)
+
+
+def test_a_picture_that_was_lifted_out_of_the_reply_is_the_one_that_counts() -> None:
+    large = Blob()
+    large.write(JPEG)
+    reply = replace(says(f"![image]({data_url(PNG)})"), lifted={data_url(PNG): large})
+    answer = answer_to(asks(), World([[reply]]))
+    assert bytes_in(answer.painted[0]) == JPEG
+    assert answer.painted[0].info == ImageInfo("image/jpeg", 8, 8, alpha=False)
+
+
 BAD: list[tuple[str, Callable[[World], Picture], str, str, str]] = [
     ("a link that leads nowhere", lambda _: Picture(url="https://h/none.png"), "images[0]", "invalid_image_url", "could not be downloaded"),
     ("base64 that is none", lambda _: Picture(url="data:image/png;base64,%%%"), "images[0]", "invalid_base64", "Invalid base64 in 'images\\[0\\]'"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.pure.images import ImagesRequest
 from app.pure.json_holes import Hole, Source
@@ -11,6 +12,9 @@ from app.pure.usage import Usage
 
 #: What an upstream paints that was not told a quality: the dall-e name `standard` means the same.
 _STANDARD_QUALITY = "medium"
+
+#: How the paths of links to each output format end.
+_ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,24 @@ class Painted:
     @property
     def as_data(self) -> dict[str, Any]:
         return {"b64_json": Hole(self.source)} if self.source is not None else {"url": self.url}
+
+
+def wanted_format(request: ImagesRequest, default: str) -> str:
+    """`url` or `b64_json`. Events carry bytes always. `default` is for who did not ask; where that is `auto`, it is what
+    OpenAI gives for the model that the client named.
+    """
+    if request.stream:
+        return "b64_json"
+    if request.response_format is not None:
+        return request.response_format
+    if default != "auto":
+        return default
+    return "url" if request.model is None or request.model.startswith("dall-e") else "b64_json"
+
+
+def has_format(url: str, wanted: str | None) -> bool:
+    """Whether a link may stay as it is: no format was asked for, or its path ends in the one that was."""
+    return wanted is None or urlsplit(url).path.lower().endswith(_ENDINGS[wanted])
 
 
 def images_json(request: ImagesRequest, painted: Sequence[Painted], usage: Usage, created: int) -> dict[str, Any]:

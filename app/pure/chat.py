@@ -1,8 +1,8 @@
 """The chat API as upstreams answer it, whole or in a stream: bytes → one ChatReply."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -13,6 +13,8 @@ from app.pure.base64_text import cut_out
 from app.pure.fields import Walk
 from app.pure.hidden import drop_hidden
 from app.pure.joining import Joined, ReplyError
+from app.pure.json_holes import Source
+from app.pure.standins import Lifter, Sink
 from app.pure.usage import NO_USAGE, Usage
 
 __all__ = ["ChatReply", "ReplyError", "ReplyReader", "Usage", "read_reply"]
@@ -39,6 +41,7 @@ class ChatReply:
     error: ReplyError | None = None
     raw: str = ""
     complete: bool = True
+    lifted: Mapping[str, Source] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -64,7 +67,9 @@ def read_reply(body: bytes) -> ChatReply:
 class ReplyReader:
     """A body as it arrives, in any cut. Each feed costs what it brings; pieces are joined in `reply`."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_sink: Callable[[], Sink] | None = None) -> None:
+        """`new_sink`: where large pictures go while they arrive; without it they stay in the text."""
+        self._lifter = None if new_sink is None else Lifter(new_sink)
         self._read: _Json | _Stream | None = None
         self._raw: list[bytes] = []
         self._room = _RAW
@@ -72,6 +77,8 @@ class ReplyReader:
 
     def feed(self, data: bytes) -> bool:
         """True when the reply grew by something."""
+        if self._lifter is not None:
+            data = self._lifter.feed(data)
         if self._room > 0:
             self._raw.append(data[: self._room])
             self._room -= len(data)
@@ -93,7 +100,8 @@ class ReplyReader:
             if ended:
                 raise _broken("an empty body", raw)
             return ChatReply(raw=raw, complete=False)
-        return self._read.reply(raw, ended)
+        lifted = {} if self._lifter is None else self._lifter.lifted
+        return replace(self._read.reply(raw, ended), lifted=lifted)
 
 
 def _broken(what: str, raw: str) -> UpstreamBroken:
