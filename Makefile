@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NODE_CLIENTS := tests/clients/node/node_modules/.installed
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
@@ -28,8 +29,16 @@ demo: install ## Start a demo upstream with Limner in front of it: no key, no ne
 run: install ## Start the server; the settings come from LIMNER_ variables or .env
 	$(BIN)/limner serve $(ARGS)
 
+ifneq ($(shell command -v npm),)
+test: $(NODE_CLIENTS)
+endif
+
 test: install ## Run all tests with branch coverage; ARGS="-k sizes" passes arguments to pytest
 	$(BIN)/pytest --cov $(ARGS)
+
+$(NODE_CLIENTS): tests/clients/node/package.json tests/clients/node/package-lock.json
+	cd tests/clients/node && npm ci --loglevel=error
+	@touch $@
 
 check: lint types test ## All that CI runs
 
@@ -62,5 +71,5 @@ lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade t
 	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock $(ARGS)
 
 clean: ## Remove .venv/ and what tools left behind
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	rm -rf $(VENV) tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
 	find app tests -name __pycache__ -prune -exec rm -rf {} +

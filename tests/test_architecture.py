@@ -70,7 +70,14 @@ EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc", "
 LAST_RESORTS = {"jobs", "middleware"}
 
 #: Tests of the whole, which belong to no single file.
-TESTS_OF_THE_WHOLE = {"test_architecture", "test_clients", "test_conftest", "test_docs", "test_packaging"}
+TESTS_OF_THE_WHOLE = {
+    "test_architecture",
+    "test_clients",
+    "test_conftest",
+    "test_docs",
+    "test_node_clients",
+    "test_packaging",
+}
 
 SOURCES = {
     path.relative_to(ROOT / "app").with_suffix("").as_posix(): ast.parse(path.read_bytes())
