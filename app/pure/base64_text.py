@@ -1,18 +1,19 @@
 """Pictures written as base64 inside a text: cut out and numbered, so that nobody searches their megabytes again."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pybase64
 
 #: Around the number of a cut-out piece: a mark of Unicode's private area, which no address holds.
 MARK = "\ue000"
-STAND_IN = re.compile(rf"{MARK}([0-9]{{1,6}}){MARK}")
+_STAND_IN = re.compile(rf"{MARK}([0-9]{{1,6}}){MARK}")
 
 #: More pieces than these in one text are no pictures; they are left as they are.
 _MAX_PIECES = 1000
 _ALPHABET = "[A-Za-z0-9+/_-]"
-_DATA_URL = rf"data:[^,:\s\"'<>()]{{0,120}},\s?(?:{_ALPHABET}|%2[BFbf]){{16}}"
+_DATA_URL = rf"data:[^,:\s\"'<>()]{{0,120}}+,\s?(?:{_ALPHABET}|%2[BFbf]){{16}}"
 #: How the first bytes of each format look in base64. What follows keeps chance hits in words and paths away.
 _MAGIC = (
     rf"iVBORw0KGgo{_ALPHABET}{{24}}",
@@ -28,8 +29,8 @@ _PIECE = re.compile(rf"({_DATA_URL})|(?<![A-Za-z0-9+/_%=-])(?:{'|'.join(_MAGIC)}
 #: One of these is in every text that holds a piece; to look for them first is ten times faster than the pattern.
 _SIGNS = ("data:", "iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "GZ0eXB", "SUkqA", "TU0AK")
 _RUN = re.compile(rf"(?:{_ALPHABET}+|%(?:2[BFbf]|3[Dd]))*(?:={{1,2}})?")
-_LINE_BREAK = re.compile(r"(?:\\r)?\\n|\r?\n[ \t]*")
-#: A line without a blank that is as long as this is no prose.
+#: Between the lines of one piece: a line break, in JSON's escape too, or a blank where the breaks were lost.
+_GAP = re.compile(r"(?:\\r)?\\n|\r?\n[ \t]*|[ ]")
 _LINE = 32
 _SLICE = 64 * 1024
 
@@ -40,6 +41,12 @@ class Piece:
 
     head: str
     text: str
+
+
+def piece_of(text: str, pieces: Sequence[Piece]) -> Piece | None:
+    """The piece that the text stands for. A mark that came as an escape in JSON may name a piece that is not there."""
+    match = _STAND_IN.fullmatch(text)
+    return pieces[int(match[1])] if match and int(match[1]) < len(pieces) else None
 
 
 def cut_out(text: str) -> tuple[str, tuple[Piece, ...]]:
@@ -64,12 +71,13 @@ def cut_out(text: str) -> tuple[str, tuple[Piece, ...]]:
 
 
 def _run_end(text: str, start: int) -> int:
+    """Over line breaks too: a line of this length without a blank is no prose, a shorter one must end a whole."""
     end = _line_end(text, start)
-    while line_break := _LINE_BREAK.match(text, end):
-        next_end = _line_end(text, line_break.end())
-        length = next_end - line_break.end()
-        is_last = (length > 0 and (end + length - start) % 4 == 0) or text[next_end - 1 : next_end] == "="
-        if length < _LINE and not is_last:
+    while text[end - 1] != "=" and (gap := _GAP.match(text, end)):
+        next_end = _line_end(text, gap.end())
+        length = next_end - gap.end()
+        is_last = text[next_end - 1] == "=" or (gap[0] != " " and (end + length - start) % 4 == 0)
+        if length == 0 or (length < _LINE and not is_last):
             break
         end = next_end
         if length < _LINE:

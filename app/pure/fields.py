@@ -3,16 +3,22 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
-from app.pure.base64_text import STAND_IN, Piece
+from app.pure.base64_text import Piece, piece_of
 from app.pure.links import MAX_LENGTH, Look, look_of
 from app.pure.words import word_set
 
 #: Deeper values are no reply of any upstream.
 _MAX_DEPTH = 24
 #: Values looked at in one reply.
-_MAX_VALUES = 20_000
+_MAX_VALUES = 5_000
+#: Images and texts in one reply.
+_MAX_FOUND = 250
+#: Keys of one object.
+_MAX_KEYS = 200
 
 _KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
@@ -55,6 +61,7 @@ _UNFINISHED = word_set(
 _MAGIC = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk0")
 
 
+_PREFIX = re.compile(r"data:|(?:image/[a-z.+-]{1,20};)?base64,", re.IGNORECASE)
 _ADDRESS = re.compile(r"\s*(?:https?:)?//[^\s<>\"]+[^\s<>\")\],.;]\s*", re.IGNORECASE)
 #: A text that shows an image says so under any key.
 _SIGNS = ("](http", "](data:", "<img")
@@ -82,23 +89,27 @@ class Walk:
     _left: int = _MAX_VALUES
 
     def enter(self, value: object, path: str = "", *, declared: bool = False, depth: int = 0) -> None:
-        self._left -= 1
-        if depth > _MAX_DEPTH or self._left < 0:
+        if depth > _MAX_DEPTH or self._is_full():
             return
         if isinstance(value, str):
             self._string(value, path, declared)
         elif isinstance(value, list):
             for item in value:
-                self.enter(item, path, declared=declared, depth=depth + 1)
+                if isinstance(item, str | list | dict):  # arrays of numbers are long, and no images
+                    self.enter(item, path, declared=declared, depth=depth + 1)
         elif isinstance(value, dict):
             self._object(value, path, declared, depth)
+
+    def _is_full(self) -> bool:
+        self._left -= 1
+        return self._left < 0 or len(self.fields) >= _MAX_FOUND or len(self.texts) >= _MAX_FOUND
 
     def _object(self, value: Mapping[str, Any], path: str, declared: bool, depth: int) -> None:
         if _is_aside(value):
             return
         declared = declared or _says_image(value)
         has_image = False
-        for key in sorted(value, key=_preference):
+        for key in sorted(islice(value, _MAX_KEYS), key=_preference):
             words = _words(key)
             is_variant = isinstance(value[key], str) and bool(words & (_LINK | _DECLARED | _BYTES))
             if words & _ASIDE or (has_image and is_variant) or (is_variant and _is_unready(value, key, words)):
@@ -123,8 +134,7 @@ class Walk:
             self.texts.append(value)
 
     def _piece(self, value: str) -> Piece | None:
-        match = STAND_IN.fullmatch(value.strip())
-        return self.pieces[int(match[1])] if match else None
+        return piece_of(value.strip(), self.pieces)
 
 
 def _is_aside(value: Mapping[str, Any]) -> bool:
@@ -132,7 +142,7 @@ def _is_aside(value: Mapping[str, Any]) -> bool:
     media = value.get("mime_type") or value.get("mimeType") or value.get("media_type") or value.get("content_type")
     return (
         value.get("thought") is True
-        or value.get("role") in {"user", "system", "developer"}
+        or value.get("role") in ("user", "system", "developer")
         or (isinstance(kind, str) and _ASIDE_TYPE.fullmatch(kind) is not None)
         or (isinstance(media, str) and re.match(r"image/|application/octet-stream", media) is None)
     )
@@ -159,6 +169,7 @@ def _preference(key: str) -> int:
     return 0 if words & _BYTES else 1 if words & _DECLARED else 2 if key == "url" else 3
 
 
+@lru_cache(1024)
 def _words(key: str) -> frozenset[str]:
     words = [word.lower() for word in _KEY_WORD.findall(key[:80])]
     return frozenset(words + [word.rstrip("0123456789") for word in words])
@@ -166,7 +177,7 @@ def _words(key: str) -> frozenset[str]:
 
 def _is_base64(value: str, is_named: bool) -> bool:
     start = value[:80].lstrip()
-    if start[:5].lower() == "data:" or start.startswith("base64,"):
+    if _PREFIX.match(start):
         return True
     return start.startswith(_MAGIC) or "GZ0eXB" in start[:16] or (is_named and len(value) > 64 and "://" not in start)
 

@@ -6,9 +6,13 @@ from collections.abc import Callable
 #: More marks of one kind than these are an attack; what follows them is not read.
 _MAX_MARKS = 1000
 _REASONING = re.compile(
-    r"<(think|thinking|thoughts?|reasoning|analysis|scratchpad|antml:thinking)(?:\s[^<>]{0,200})?>", re.IGNORECASE
+    r"<(think|thinking|thoughts?|reasoning|analysis|scratchpad|(?:seed|antml):think(?:ing)?)(?:\s[^<>]{0,200})?>"
+    r"|\[(THINK)\]|◁(think)▷|<\|begin_of_(thought)\|>",
+    re.IGNORECASE,
 )
-_REASONING_END = re.compile(r"</(?:think|thinking|thoughts?|reasoning)>", re.IGNORECASE)
+_REASONING_END = re.compile(r"</(?:think|thinking|thoughts?|reasoning|seed:think)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+#: How the mark is closed, by the group of the pattern that opened it.
+_CLOSINGS = ("</{}>", "[/{}]", "◁/{}▷", "<|end_of_{}|>")
 _DETAILS = re.compile(
     r"<details\s[^<>]{0,200}(?:reasoning|think)[^<>]{0,200}>"
     r"|<details[^<>]{0,200}>\s{0,20}<summary>[^<]{0,80}(?:think|thought|reason|思考|推理)[^<]{0,80}</summary>",
@@ -30,12 +34,17 @@ def is_page(text: str) -> bool:
 
 
 def drop_hidden(text: str) -> str:
-    if "<" in text:
+    if any(mark in text for mark in "<[◁"):
         text = _after_stray_end(text)
-        text = _drop(text, _REASONING, lambda match: f"</{match[1]}>")
+        text = _drop(text, _REASONING, _closing)
         text = _drop(text, _DETAILS, lambda _: "</details>")
         text = _drop(text, _COMMENT, lambda _: "-->")
     return _drop(text, _CODE, lambda _: "```") if "```" in text else text
+
+
+def _closing(opening: re.Match[str]) -> str:
+    group = opening.lastindex or 1
+    return _CLOSINGS[group - 1].format(opening[group])
 
 
 def _after_stray_end(text: str) -> str:

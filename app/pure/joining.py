@@ -21,8 +21,10 @@ _CHOICE = word_set(
 )
 #: Events of other APIs behind a chat address: the ends of a Responses stream carry the whole response.
 _WHOLE = frozenset({"response.completed", "response.incomplete", "response.failed", "response.done"})
+#: Keys of a part of a content that holds words and nothing else.
+_WORDS = frozenset({"type", "text", "annotations", "logprobs", "index"})
 #: Choices beyond these are no answer to one question.
-_MAX_CHOICES = 128
+_MAX_CHOICES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class _Message:
         self.length += len(text)
 
     def whole(self) -> dict[str, Any]:
-        return {**self.fields, "content": "".join(self.text), "parts": list(self.parts)}
+        """A snapshot: what comes later does not change it."""
+        fields = {key: list(value) if isinstance(value, list) else value for key, value in self.fields.items()}
+        return {**fields, "content": "".join(self.text), "parts": list(self.parts)}
 
     def take(self, piece: Mapping[str, Any], *, is_message: bool) -> None:
         content = piece.get("content")
@@ -76,26 +80,23 @@ class _Message:
         texts = []
         for part in parts:
             text = _text_of(part)
-            if text is None:
-                self.parts.append(part)
-            else:
+            if text is not None:
                 texts.append(text)
+            elif isinstance(part, dict) and isinstance(part.get("refusal"), str):
+                self.merge({"refusal": part["refusal"]})
+            else:
+                self.parts.append(part)
         self.say("\n".join(texts))
 
 
 def _text_of(part: object) -> str | None:
+    """None for a part that is more than words."""
     if isinstance(part, str):
         return part
-    if (
-        not isinstance(part, Mapping)
-        or part.get("thought") is True
-        or part.get("type", "text") not in {"text", "output_text"}
-    ):
+    if not isinstance(part, dict) or part.keys() - _WORDS or part.get("type") not in (None, "text", "output_text"):
         return None
     text = part.get("text")
-    return (
-        text if isinstance(text, str) and len(part.keys() - {"type", "annotations", "logprobs", "index"}) == 1 else None
-    )
+    return text if isinstance(text, str) else None
 
 
 @dataclass(slots=True)
@@ -169,7 +170,12 @@ class Joined:
         self.error = self.error or read_error(choice)
 
     def _choice(self, index: int) -> _Message:
+        if len(self._choices) >= _MAX_CHOICES:
+            return self._choices.get(index, _Message())
         return self._choices.setdefault(index, _Message())
+
+
+_FINE = (None, 0, 200, "0", "200", "success", "")
 
 
 def read_error(document: Mapping[str, Any]) -> ReplyError | None:
@@ -179,8 +185,8 @@ def read_error(document: Mapping[str, Any]) -> ReplyError | None:
         return ReplyError(error)
     if isinstance(error, dict):
         return _error(error)
-    has_code = document.get("code") not in (None, 0, 200, "0", "200", "success", "")
-    return _error(document) if has_code and isinstance(document.get("message"), str) else None
+    has_failed = document.get("success") is False or document.get("code") not in _FINE
+    return _error(document) if has_failed and isinstance(document.get("message"), str) else None
 
 
 def _error(error: Mapping[str, Any]) -> ReplyError:

@@ -28,7 +28,7 @@ class Judge:
             return "", "it stands where a picture belongs, but is none"
         if (look := look_of(url)) in _NO_IMAGE:
             return "", f"it leads to {look.value}"
-        if fingerprint(url) in self._sent_links:
+        if self._sent_links and fingerprint(url) in self._sent_links:
             return "", "the client itself had sent it"
         return url, ""
 

@@ -4,6 +4,7 @@ import re
 
 #: Alternative texts that are longer repeat the prompt.
 _LABEL = 80
+_PATH = 300
 
 #: Something beside the result: taken only where there is nothing better.
 _LESSER_WORDS = re.compile(
@@ -14,7 +15,7 @@ _LESSER_WORDS = re.compile(
 )
 _LESSER_PATH = re.compile(
     r"(?:^|[/_.-])(?:thumb(?:nail)?s?|previews?|drafts?|tmb|logo|icons?|favicon|avatars?|banners?|qr(?:code)?|ads?"
-    r"|advert\w*)(?=[/_.?-]|$)|[/-]tbn[0-9]",
+    r"|advert\w*)(?=[/_.?-]|$)",
     re.IGNORECASE,
 )
 #: Not the result, even where there is nothing else.
@@ -35,8 +36,8 @@ _RESULT_WORDS = re.compile(
 _ELSEWHERE_WORDS = re.compile(
     r"\b(?:see|visit|docs?|documentation|guides?|polic(?:y|ies)|terms|more|similar|search|source|reference|status|progress"
     r"|queue|task|can(?:'|’)t|cannot|unable|sorry|fail(?:ed|ure)?|error|help|support|contact|home ?page|website|notify"
-    r"|details|blog|tutorial|pricing|upgrade|subscribe)\b|官网|文档|教程|参考|来源|搜索|类似|群|政策|帮助|充值|购买|订阅|反馈"
-    r"|详情|进度|排队|查询|任务|抱歉|无法|失败|错误|联系|主页|网站|协议",
+    r"|details|blog|tutorial|pricing|upgrade|subscribe|conversation|share|chat)\b|官网|文档|教程|参考|来源|搜索|类似|群|政策|帮助|充值|购买|订阅|反馈"
+    r"|详情|进度|排队|查询|任务|抱歉|无法|失败|错误|联系|主页|网站|协议|对话|分享",
     re.IGNORECASE,
 )
 
@@ -45,11 +46,16 @@ _ELSEWHERE_WORDS = re.compile(
 _CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")
 
 
+#: In the label alone: the line above a result often counts to 100 %.
+_PROGRESS = re.compile(r"\b[0-9]{1,3}\s?%|progress|进度", re.IGNORECASE)
+
+
 def is_lesser(words: str, label: str, url: str) -> bool:
     return (
         _LESSER_WORDS.search(last_clause(words)) is not None
         or _LESSER_WORDS.search(label[:_LABEL]) is not None
-        or _LESSER_PATH.search(url[-_LABEL:]) is not None
+        or _PROGRESS.search(label[:_LABEL]) is not None
+        or _LESSER_PATH.search(url.partition("?")[0][:_PATH]) is not None
     )
 
 

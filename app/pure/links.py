@@ -30,7 +30,7 @@ _SUFFIX = re.compile(r"\.([a-z][a-z0-9]{1,5})/?$", re.IGNORECASE)
 #: Files that are no picture we could hand on. An address that ends in another way may be anything.
 _OTHER_SUFFIXES = word_set(
     """
-    7z aac apk bin css csv doc docx exe flac gz htm html js json m4a md mp3 ogg pdf ppt pptx psd rar svg svgz
+    7z aac apk bin css csv doc docx exe flac gz htm html ico js json m4a md mp3 ogg pdf ppt pptx psd rar svg svgz
     tar ts txt wav xhtml xls xlsx xml zip
     """
 )
@@ -43,14 +43,14 @@ _PAGE_HOST = re.compile(
 _PAGE_PATH = re.compile(
     r"/(?:docs?|documentation|api-reference|(?:[\w-]+-)?polic(?:y|ies)|help|support|guides?|terms|privacy|legal|pricing|plans"
     r"|log-?in|sign-?up|register|accounts?|dashboard|console|about|blog|articles?|news|wiki|search|faqs?|community|forum"
-    r"|readme|issues|invite|join|settings|billing|status|tutorials?|tags?|topics?|questions|gallery|explore)(?:/|$)",
+    r"|readme|issues|invite|join|settings|billing|status|tutorials?|tags?|topics?|questions|gallery|explore|share|chat)(?:/|$)",
     re.IGNORECASE,
 )
 _STAND_IN = re.compile(
     r"placeholder|placehold\.|dummyimage|fakeimg|lorempixel|//(?:img\.)?shields\.io|//badgen\.net|/badges?/"
     r"|[/_.=-](?:your|insert)[-_]?(?:generated)?[-_]?(?:image|img|picture|photo|file|url|link|domain|cdn|bucket|host|server)s?\b"
     r"|/path[-_/]to[-_/]|image[-_]url[-_]here|\bx{3,}\b|[{<\[][a-z_ ]{0,20}(?:url|id|image)[}>\]]|\.\.\.|…"
-    r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)|[/_-]pixel\.gif",
+    r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)|[/_-]pixel\.gif|//encrypted-tbn[0-9]|[?&]q=tbn:|/th\?id=OIP",
     re.IGNORECASE,
 )
 _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
@@ -125,7 +125,7 @@ _PARENTHESIS = re.compile(r"[()]")
 #: A second address behind the first, unless the first one takes it as its parameter.
 _NEXT = re.compile(r"(?<![=/&?#%(@])https?://", re.IGNORECASE)
 #: Behind a whole address the next entry of a list: ",url=…" of chat robots.
-_LISTED = re.compile(r"(?<=\.(?:png|jpg|gif))[,;](?=[a-z]{1,10}=)|(?<=jpeg|webp)[,;](?=[a-z]{1,10}=)")
+_LISTED = re.compile(r"(?<=png|jpg|gif|ebp|peg),(?=[a-z]{1,10}=)")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _FOREIGN_IMAGE = re.compile(rf".*\.(?:{_IMAGE})(?![A-Za-z0-9])(?:\?[!-~]*)?", re.IGNORECASE)
 
@@ -139,7 +139,9 @@ def cut_plain(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int]:
     if match.end() - start > MAX_LENGTH:
         return "", match.end()
     url = text[start : match.end()]
-    following = _NEXT.search(url, 8) or _LISTED.search(url, 8)
+    following = _NEXT.search(url, 8) if "://" in url[8:] else None
+    if following is None and "," in url:
+        following = _LISTED.search(url)
     url = url[: following.start()] if following else url
     url = _cut_foreign(_cut_parenthesis(url)).rstrip(".,;:!?'*~$" + ("_" if in_emphasis else ""))
     return url, start + len(url)
@@ -164,7 +166,7 @@ def cut_delimited(text: str, start: int, closing: str) -> tuple[str, int]:
         return _with_blanks(text, start, url) if len(url) == end - start else (url, start + len(url))
     if closing in {">", '"', "'"} and (blanks := _BLANKS.match(text, end)) and look_of(url + blanks[1]) is Look.IMAGE:
         return url + blanks[1], blanks.end() - 1
-    cut = min((at for mark in closing if (at := url.find(mark)) >= 0), default=len(url))
+    cut = min((at for mark in closing.replace(">", ">|") if (at := url.find(mark)) >= 0), default=len(url))
     return url[:cut], start + cut
 
 

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 from app.pure.base64_text import MARK
 from app.pure.links import cut_delimited, cut_plain
 
 #: Addresses looked at in one text. A reply has a few; a text with more is no reply.
-_MAX_MENTIONS = 500
+_MAX_MENTIONS = 250
+_MAX_REFERENCES = 1000
 #: How far back the writing around an address is read, and how much of it is kept as words.
 _BEFORE, _WORDS = 2000, 160
 
@@ -199,7 +201,7 @@ def _words(before: str) -> str:
 def _resolve_references(text: str, mentions: list[Mention]) -> None:
     definitions = {mention.definition: mention for mention in mentions if mention.definition}
     if definitions:
-        for match in _REFERENCE.finditer(text):
+        for match in islice(_REFERENCE.finditer(text), _MAX_REFERENCES):
             mention = definitions.get((match[2] or match[1]).casefold())
             if mention is not None:
                 mention.kind, mention.label = Kind.MARKDOWN, match[1]

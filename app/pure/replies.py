@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from app.pure.base64_text import Piece
@@ -46,13 +47,39 @@ class Candidate:
     why_not: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+class Budget:
+    """Addresses that are still looked at in one reply; more are no answer to one question."""
+
+    left = 500
+
+
 class Source:
     """One message, or what stands beside the messages."""
 
-    parts: Walk
-    fields: Walk
-    texts: tuple[Text, ...]
+    def __init__(self, parts: Walk, fields: Walk, said: Iterable[str], budget: Budget) -> None:
+        self.parts = parts
+        self.fields = fields
+        self._budget = budget
+        self._said = (*said, *parts.texts, *fields.texts)
+
+    @cached_property
+    def texts(self) -> list[Text]:
+        """Texts that are JSON hold further texts."""
+        texts = [Text(raw) for raw in self._said[: Budget.left] if raw]
+        for text in texts:
+            if len(texts) < Budget.left:
+                texts.extend(text.texts(text.whole))
+                texts.extend(text.texts(text.inner))
+        return texts
+
+    @cached_property
+    def mentions(self) -> list[tuple[Text, Mention]]:
+        found: list[tuple[Text, Mention]] = []
+        for text in self.texts:
+            if self._budget.left > 0:
+                found.extend((text, mention) for mention in text.mentions)
+                self._budget.left -= len(text.mentions)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +112,9 @@ def _in_inner_json(source: Source) -> Iterator[Candidate]:
     return (candidate for text in source.texts for candidate in _in_walk(text.inner))
 
 
-def _in_pictures(kind: Kind) -> Callable[[Source], Iterator[Candidate]]:
-    def find(source: Source) -> Iterator[Candidate]:
-        for text in source.texts:
-            yield from (_picture(text, mention) for mention in text.mentions if mention.kind is kind)
+def _in_pictures(kind: Kind) -> Callable[[Source], Iterable[Candidate]]:
+    def find(source: Source) -> Iterable[Candidate]:
+        return (_picture(text, mention) for text, mention in source.mentions if mention.kind is kind)
 
     return find
 
@@ -124,11 +150,10 @@ def _in_base64(source: Source) -> Iterator[Candidate]:
 
 
 def _pieces(source: Source, *, is_data_url: bool) -> Iterator[Candidate]:
-    for text in source.texts:
-        for mention in text.mentions:
-            piece = text.piece(mention)
-            if piece is not None and bool(piece.head) is is_data_url and mention.kind not in PICTURES:
-                yield _candidate(text, mention, lesser=False)
+    for text, mention in source.mentions:
+        piece = text.piece(mention)
+        if piece is not None and bool(piece.head) is is_data_url and mention.kind not in PICTURES:
+            yield _candidate(text, mention, lesser=False)
 
 
 def _in_links(source: Source) -> Iterator[Candidate]:
@@ -140,19 +165,17 @@ def _in_plain(source: Source) -> Iterator[Candidate]:
 
 
 def _addresses(source: Source, kind: Kind) -> Iterator[Candidate]:
-    for text in source.texts:
-        for mention in text.mentions:
-            if mention.kind is kind and look_of(mention.url) is Look.IMAGE:
-                yield _candidate(text, mention, is_lesser(mention.before, mention.label, mention.url))
+    for text, mention in source.mentions:
+        if mention.kind is kind and look_of(mention.url) is Look.IMAGE:
+            yield _candidate(text, mention, is_lesser(mention.before, mention.label, mention.url))
 
 
 def _in_named_addresses(source: Source) -> Iterator[Candidate]:
     """Addresses that look like nothing, where the words around say that they are the result."""
-    for text in source.texts:
-        for mention in text.mentions:
-            is_address = mention.kind in {Kind.LINK, Kind.PLAIN} and text.piece(mention) is None
-            if is_address and look_of(mention.url) is Look.OPEN and _is_named(text, mention):
-                yield _candidate(text, mention, lesser=False)
+    for text, mention in source.mentions:
+        is_address = mention.kind not in PICTURES and text.piece(mention) is None
+        if is_address and look_of(mention.url) is Look.OPEN and _is_named(text, mention):
+            yield _candidate(text, mention, lesser=False)
 
 
 def _is_named(text: Text, mention: Mention) -> bool:
@@ -184,37 +207,29 @@ def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage
 def explain(reply: ChatReply, sent: Collection[str] = ()) -> Findings:
     """What was found, and why everything else that looked like an image was dropped."""
     search = _Search(Judge(sent))
-    messages = [search.run(_message(message)) for message in reply.messages]
+    budget = Budget()
+    messages = [search.run(_message(message, budget)) for message in reply.messages]
     found = [image for images in messages for image in images]
     structured = {form.name for form in FORMS if form.rank <= 1}
     if not any(image.form in structured for image in found):
-        beside = search.run(_bodies(reply.bodies))
+        beside = search.run(_bodies(reply.bodies, budget))
         if not found or any(image.form in structured for image in beside):
             found = beside
     once = {image.url: image for image in reversed(found)}
     return Findings(tuple(reversed(once.values())), tuple(dict.fromkeys(search.dropped)))
 
 
-def _message(message: Mapping[str, Any]) -> Source:
+def _message(message: Mapping[str, Any], budget: Budget) -> Source:
     parts, fields = Walk(), Walk()
     parts.enter(message["parts"])
     fields.enter({key: value for key, value in message.items() if key not in {"content", "parts"}})
-    return Source(parts, fields, _texts([message["content"], *parts.texts, *fields.texts]))
+    return Source(parts, fields, [message["content"]], budget)
 
 
-def _bodies(bodies: Iterable[Mapping[str, Any]]) -> Source:
+def _bodies(bodies: Iterable[Mapping[str, Any]], budget: Budget) -> Source:
     walk = Walk()
     walk.enter(list(bodies))
-    return Source(Walk(), walk, _texts(walk.texts))
-
-
-def _texts(said: Iterable[str]) -> tuple[Text, ...]:
-    """Texts that are JSON hold further texts."""
-    texts = [Text(raw) for raw in said if raw]
-    for text in texts:
-        texts.extend(text.texts(text.whole))
-        texts.extend(text.texts(text.inner))
-    return tuple(texts)
+    return Source(Walk(), walk, (), budget)
 
 
 @dataclass(slots=True)

@@ -7,17 +7,18 @@ from typing import Any
 
 import orjson
 
-from app.pure.base64_text import MARK, STAND_IN, Piece, cut_out
+from app.pure.base64_text import MARK, Piece, cut_out, piece_of
 from app.pure.fields import Walk
 from app.pure.hidden import drop_hidden, is_page
 from app.pure.links import Look, look_of
-from app.pure.mentions import Kind, Mention, find_mentions
+from app.pure.mentions import Mention, find_mentions
 
 #: Texts inside JSON inside texts: nobody means more.
 _MAX_DEPTH = 3
 #: Escapes of JSON and Markdown in addresses, where the text around them is no JSON that could be parsed.
-_ESCAPES = (("\\/", "/"), ("\\u0026", "&"), *((f"\\{letter}", letter) for letter in "_&~=#*-.![]()"))
+_ESCAPES = (("\\u0026", "&"), *((f"\\{letter}", letter) for letter in "_&~=#*-.![]()"))
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"))
+_MAX_FENCES = 50
 _FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
 
 
@@ -27,10 +28,10 @@ class Text:
     def __init__(self, raw: str, pieces: tuple[Piece, ...] | None = None, depth: int = 0) -> None:
         self._depth = depth
         if pieces is None:
-            raw, pieces = cut_out(raw.replace("base64://", "data:;base64,") if "base64://" in raw else raw)
+            raw, pieces = cut_out(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
         self.pieces = pieces
         self.is_page = is_page(raw)
-        self._raw = raw if not self.is_page and ("//" in raw or "\\/" in raw or MARK in raw) else ""
+        self._raw = raw if not self.is_page and ("//" in raw or MARK in raw) else ""
 
     @cached_property
     def shown(self) -> str:
@@ -72,8 +73,7 @@ class Text:
             yield from (Text(said, self.pieces, self._depth + 1) for said in walk.texts)
 
     def piece(self, mention: Mention) -> Piece | None:
-        match = STAND_IN.fullmatch(mention.url)
-        return self.pieces[int(match[1])] if match else None
+        return piece_of(mention.url, self.pieces)
 
     def _walk(self, values: list[Any]) -> Walk:
         walk = Walk(self.pieces)
@@ -96,11 +96,8 @@ def _parse(document: str) -> Any:
 
 def _documents(text: str) -> list[str]:
     """Each is tried once, so the work stays within a few times the text."""
-    fenced = [part.partition("```")[0].strip() for part in _FENCE.split(text)[1:]]
+    fenced = [part.partition("```")[0].strip() for part in _FENCE.split(text, _MAX_FENCES)[1:]]
     start, end = text.find("{"), text.rfind("}") + 1
     first = text.find("[{"), text.rfind("}]") + 2
     spans = [text[start:end], text[first[0] : first[1]] if first[0] >= 0 else ""]
     return [*fenced, *spans]
-
-
-__all__ = ["Kind", "Text"]
