@@ -17,6 +17,7 @@ from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
 from app.log import log
 from app.middleware import LastResort, Record
+from app.openapi import complete
 from app.ops import health_routes, kept_routes, model_routes
 from app.pipeline import Policy
 from app.responses import ErrorResponse
@@ -46,12 +47,13 @@ _SWEEP = 600.0
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """`app.state.studio` is set while the app runs."""
+    """`app.state.studio` is set while the app runs. Raises OSError where the image store cannot be opened."""
+    store = open_store(settings.image_store, settings.image_ttl)
     app = FastAPI(
         title="Limner",
         version=__version__,
         summary="The OpenAI Images API in front of a chat model that paints.",
-        lifespan=partial(open_parts, settings),
+        lifespan=partial(open_parts, settings, store),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -80,14 +82,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(api, include_in_schema=False)
     app.include_router(health_routes())
     app.include_router(kept_routes(settings.image_ttl))
+    complete(app.openapi())
     return app
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, app: FastAPI) -> AsyncGenerator[None, None]:
+async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGenerator[None, None]:
     """Everything that needs an event loop; closed in the opposite order, after the questions under way have ended."""
     new_blob = partial(Blob, settings.spool_dir)
-    store = open_store(settings.image_store, settings.image_ttl)
     fetcher = Fetcher(
         new_blob=new_blob,
         allow=settings.fetch_allow,
@@ -104,6 +106,7 @@ async def open_parts(settings: Settings, app: FastAPI) -> AsyncGenerator[None, N
         transcoder=transcoder,
         store=store,
         policy=policy(settings),
+        shrink=settings.shrink_inputs,
         public_url=settings.public_url,
         keepalive_after=settings.keepalive_after,
     )
@@ -128,6 +131,8 @@ def policy(settings: Settings) -> Policy:
         stream=settings.upstream_stream,
         default_format=settings.default_response_format,
         rehost=settings.rehost,
+        mask=settings.mask,
+        pass_links=settings.pass_image_urls,
     )
 
 
@@ -138,6 +143,7 @@ def upstream_config(settings: Settings) -> UpstreamConfig:
         timeout=settings.upstream_timeout,
         connect_timeout=settings.upstream_connect_timeout,
         idle_timeout=settings.upstream_idle_timeout,
+        max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
         attempts=settings.upstream_attempts,
         retry_ambiguous=settings.retry_ambiguous,
         user_agent=f"limner/{__version__}",

@@ -28,18 +28,10 @@ from app.pure.media import ImageInfo, decode_data_url, measure
 from app.pure.previews import Previews, settled
 from app.pure.refusals import why_no_image
 from app.pure.replies import FoundImage, find_images
-from app.pure.standins import is_same
+from app.pure.standins import Sink, is_same
 from app.pure.usage import Usage
 
-
-class Bytes(Source, Protocol):
-    """Bytes on their way, readable at any place."""
-
-    def write(self, data: bytes | memoryview) -> None: ...
-    def read_at(self, offset: int, size: int) -> bytes: ...
-
-
-B = TypeVar("B", bound=Bytes)
+B = TypeVar("B", bound=Sink)
 
 
 class Ask(Protocol):
@@ -54,7 +46,8 @@ class Edge(Generic[B]):
 
     `fetch` raises ImageUnavailable. `prepare` makes an input picture fit for the upstream (its place among them; as
     large as the picture that it is a mask for), `check_mask` compares a mask with its picture; both raise UserError.
-    `convert` gives the very same bytes back where nothing needs doing. `keep` gives a URL that works for a stranger.
+    `restore` puts back what a mask covers (result, original, mask). `convert` gives the very same bytes back where
+    nothing needs doing. `keep` gives a URL that works for a stranger.
     """
 
     ask: Ask
@@ -62,6 +55,7 @@ class Edge(Generic[B]):
     blob: Callable[[], B]
     prepare: Callable[[B, int, B | None], Awaitable[B]]
     check_mask: Callable[[B, B], Awaitable[None]]
+    restore: Callable[[B, B, B], Awaitable[B]]
     convert: Callable[[B, ImagesRequest], Awaitable[B]]
     keep: Callable[[B, ImageInfo], Awaitable[str]]
 
@@ -75,6 +69,8 @@ class Policy:
     stream: Literal["auto", "always", "never"] = "auto"
     default_format: Literal["auto", "url", "b64_json"] = "auto"
     rehost: Literal["never", "needed", "always"] = "needed"
+    mask: Literal["guide", "exact"] = "guide"
+    pass_links: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +90,38 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs(Generic[B]):
+    """The pictures of an edit as they go upstream (bytes, or links that may pass), as they came, and the mask where all
+    that it covers is to be put back exactly.
+    """
+
+    fit: Sequence[B | str] = ()
+    given: Sequence[B] = ()
+    mask: B | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Commission(Generic[B]):
     """One request, what it brings, and all that it takes to serve it."""
 
     request: ImagesRequest
     edge: Edge[B]
     policy: Policy
-    inputs: Sequence[B] = ()
-
-    @property
-    def stream(self) -> bool:
-        return {"auto": self.request.stream, "always": True, "never": False}[self.policy.stream]
+    inputs: Inputs[B]
 
 
 async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncGenerator[Partial | Answer, None]:
     """Partials as they come, then one Answer. Raises the first error where no question brought a picture."""
-    inputs = await load(request, edge)
+    inputs = await load(request, edge, policy)
     commission = Commission(request, edge, policy, inputs)
-    holes = [Hole(blob, f"data:{media_type(blob)};base64,") for blob in inputs]
-    document = chat_body(request, holes, dialect=policy.dialect, model=policy.model, stream=commission.stream)
-    body = HoleyJson(document)
+    stream = {"auto": request.stream, "always": True, "never": False}[policy.stream]
+    pictures = [as_url(picture) for picture in inputs.fit]
+    body = HoleyJson(chat_body(request, pictures, dialect=policy.dialect, model=policy.model, stream=stream))
 
     painted: list[Painted] = []
     usage = Usage()
     faults: list[ApiError] = []
-    questions = [answer(commission, edge.ask(body, stream=commission.stream)) for _ in range(request.n)]
+    questions = [answer(commission, edge.ask(body, stream=stream)) for _ in range(request.n)]
     async with aclosing(side_by_side(questions)) as items:
         async for item in items:
             match item:
@@ -134,15 +137,18 @@ async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncG
     yield Answer(tuple(painted[: request.n]), usage, failed=len(faults))
 
 
-async def load(request: ImagesRequest, edge: Edge[B]) -> list[B]:
-    """The pictures of an edit, fit for the upstream, the mask last. Raises UserError for what is not a picture."""
-    loaded = [await load_picture(picture, f"images[{index}]", edge) for index, picture in enumerate(request.images)]
-    fit = [await edge.prepare(blob, index, None) for index, blob in enumerate(loaded)]
-    if request.mask is not None:
-        mask = await load_picture(request.mask, "mask", edge)
-        await edge.check_mask(mask, loaded[0])
-        fit.append(await edge.prepare(mask, len(loaded), fit[0]))
-    return fit
+async def load(request: ImagesRequest, edge: Edge[B], policy: Policy) -> Inputs[B]:
+    """Raises UserError for what is not a picture."""
+    if policy.pass_links and request.mask is None and all(picture.is_link for picture in request.images):
+        return Inputs([picture.url for picture in request.images if picture.url is not None])
+    given = [await load_picture(picture, f"images[{index}]", edge) for index, picture in enumerate(request.images)]
+    fit = [await edge.prepare(blob, index, None) for index, blob in enumerate(given)]
+    if request.mask is None:
+        return Inputs(fit, given)
+    mask = await load_picture(request.mask, "mask", edge)
+    await edge.check_mask(mask, given[0])
+    fit.append(await edge.prepare(mask, len(given), fit[0]))
+    return Inputs(fit, given, mask if policy.mask == "exact" else None)
 
 
 async def load_picture(picture: Picture, param: str, edge: Edge[B]) -> B:
@@ -168,10 +174,13 @@ async def bytes_of(url: str, edge: Edge[B], lifted: Mapping[str, Source] = Mappi
     return blob
 
 
-def media_type(blob: Bytes) -> str:
-    """Sniffed: clients send `application/octet-stream`, and label a JPEG as PNG."""
-    info = measure(blob.read_at)
-    return "application/octet-stream" if info is None else info.media_type
+def as_url(picture: Sink | str) -> Hole | str:
+    """The type is sniffed: clients send `application/octet-stream`, and label a JPEG as PNG."""
+    if isinstance(picture, str):
+        return picture
+    info = measure(picture.read_at)
+    media_type = "application/octet-stream" if info is None else info.media_type
+    return Hole(picture, f"data:{media_type};base64,")
 
 
 async def answer(
@@ -208,16 +217,15 @@ async def find(commission: Commission[B], reply: ChatReply) -> list[FoundImage]:
     """The images of a reply, without those that the client itself has sent: by their links, and by their bytes."""
     sent = [picture.url for picture in commission.request.images if picture.url is not None]
     found = find_images(settled(reply), sent)
-    if not commission.inputs:
-        return found
     return [image for image in found if not await is_echo(commission, reply, image)]
 
 
 async def is_echo(commission: Commission[B], reply: ChatReply, image: FoundImage) -> bool:
-    if not image.url.startswith("data:"):
+    sent = [*commission.inputs.given, *(fit for fit in commission.inputs.fit if not isinstance(fit, str))]
+    if not sent or not image.url.startswith("data:"):
         return False
     blob = await bytes_of(image.url, commission.edge, reply.lifted)
-    return any(is_same(blob, given) for given in commission.inputs)
+    return any(is_same(blob, given) for given in sent)
 
 
 async def attempt(commission: Commission[B], reply: ChatReply, image: FoundImage) -> Painted | ApiError:
@@ -230,16 +238,18 @@ async def attempt(commission: Commission[B], reply: ChatReply, image: FoundImage
 
 async def deliver(commission: Commission[B], reply: ChatReply, image: FoundImage) -> Painted:
     """Bytes or URL, exactly what was asked. Raises ImageUnavailable, and NoImageInReply for what is no image."""
-    request, edge, policy = commission.request, commission.edge, commission.policy
+    request, edge, policy, inputs = commission.request, commission.edge, commission.policy, commission.inputs
     wanted = wanted_format(request, policy.default_format)
     linked = not image.url.startswith("data:")
-    as_it_is = wanted == "url" and linked and policy.rehost != "always"
+    as_it_is = wanted == "url" and linked and policy.rehost != "always" and inputs.mask is None
     if as_it_is and (policy.rehost == "never" or has_format(image.url, request.output_format)):
         return Painted(image.form, url=image.url)
     blob = await bytes_of(image.url, edge, reply.lifted)
     info = measure(blob.read_at)
     if info is None:
         raise NoImageInReply("The upstream answered with a link to something that is not an image.", detail=image.url)
+    if inputs.mask is not None:
+        blob = await edge.restore(blob, inputs.given[0], inputs.mask)
     converted = await edge.convert(blob, request)
     if converted is blob and as_it_is:
         return Painted(image.form, url=image.url, info=info)

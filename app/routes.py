@@ -1,6 +1,7 @@
 """The image endpoints: JSON or form in, JSON or events out."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from app.errors import InvalidRequest, NotFound, TooLarge
 from app.forms import boundary_of, read_parts
 from app.openapi import image_endpoint
 from app.pure.images import ImagesRequest, Operation, read_form, read_json
+from app.pure.standins import Lifter
 from app.settings import Settings
 from app.studio import Studio
 
@@ -63,8 +65,22 @@ async def read(operation: Operation, http: Request, spool: Spool, max_body: int,
             parts = await read_parts(body, boundary, new_blob=spool.blob, max_part=max_image)
             return read_form(operation, parts)
         case "application/json" | "text/json" | "":
-            return read_json(operation, parse(b"".join([piece async for piece in body])))
+            return await read_lifting(operation, body, spool, max_image)
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
+
+
+async def read_lifting(operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int) -> ImagesRequest:
+    """JSON whose large pictures go into blobs while they arrive."""
+    lifter = Lifter(spool.blob)
+    request = read_json(operation, parse(b"".join([lifter.feed(piece) async for piece in body])))
+    if any(blob.size > max_image for blob in lifter.lifted.values()):
+        raise TooLarge(f"One image of the request is larger than the limit of {max_image} bytes.")
+    images = tuple(picture.recover(lifter.lifted) for picture in request.images)
+    mask = request.mask and request.mask.recover(lifter.lifted)
+    recovered = [picture.source for picture in (*images, mask) if picture is not None]
+    if any(blob not in recovered for blob in lifter.lifted.values()):
+        raise InvalidRequest("The request holds base64 of an image where no image belongs.", code="invalid_value")
+    return replace(request, images=images, mask=mask)
 
 
 async def counted(http: Request, most: int) -> AsyncIterator[bytes]:

@@ -4,10 +4,19 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
@@ -49,6 +58,32 @@ def _check_folder(value: Path) -> Path:
     if not value.is_dir() or not os.access(value, os.W_OK):
         raise PydanticCustomError("folder", "a folder that exists and can be written to")
     return value
+
+
+class Shrink(NamedTuple):
+    """Limits of input pictures; None: none."""
+
+    max_bytes: int | None
+    max_edge: int | None
+
+    def __str__(self) -> str:
+        return "20MB,4096"
+
+
+def _parse_shrink(value: object) -> object:
+    """Sizes as pydantic reads them: MB are decimal, MiB binary."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() == "never":
+        return Shrink(None, None)
+    size, _, edge = (part.strip() for part in value.partition(","))
+    try:
+        limits = Shrink(TypeAdapter(ByteSize).validate_python(size), int(edge))
+    except ValueError:
+        limits = Shrink(0, 0)
+    if not (limits.max_bytes and limits.max_edge and limits.max_bytes > 0 and limits.max_edge > 0):
+        raise PydanticCustomError("shrink", "a size and a number of pixels, like 20MB,4096, or never")
+    return limits
 
 
 def _parse_allow(value: object) -> object:
@@ -120,6 +155,21 @@ class Settings(BaseSettings):
     default_response_format: Literal["auto", "url", "b64_json"] = Field(
         "auto",
         description="What a client gets that did not ask. `auto`: `url` for `dall-e*` or no model, else `b64_json`.",
+    )
+
+    mask: Literal["guide", "exact"] = Field(
+        "guide",
+        description="What a mask does: `guide` tells the upstream where to edit, `exact` also puts the rest back from "
+        "the original, pixel by pixel, into a PNG of the original's size.",
+    )
+    shrink_inputs: Annotated[Shrink, NoDecode, BeforeValidator(_parse_shrink)] = Field(
+        Shrink(20 * 10**6, 4096),
+        description="Input pictures over this size, or with an edge of more pixels, are made smaller, since upstreams "
+        "drop them: `20MB,4096`, or `never`.",
+    )
+    pass_image_urls: bool = Field(
+        False,
+        description="Hand links of input pictures on to the upstream instead of downloading them and sending bytes.",
     )
 
     fetch_allow: Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)] = Field(

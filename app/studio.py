@@ -20,6 +20,7 @@ from app.pure.images import ImagesRequest
 from app.pure.json_holes import HoleyJson
 from app.pure.media import ImageInfo, measure
 from app.responses import ClientGone, FlowingResponse, PicturesResponse, Presence
+from app.settings import Shrink
 from app.store import Store
 from app.transcode import Transcoder
 from app.upstream import Question, Upstream
@@ -40,6 +41,7 @@ class Studio:
     transcoder: Transcoder
     store: Store
     policy: Policy
+    shrink: Shrink
     public_url: str | None
     keepalive_after: float
     silence: float = SILENCE
@@ -131,10 +133,15 @@ class Studio:
 
         async def prepare(blob: Blob, index: int, like: Blob | None) -> Blob:
             size = None if like is None else pixels(like)
-            prepared = await self.transcoder.prepare(blob, index=index, size=size)
+            prepared = await self.transcoder.prepare(
+                blob, index=index, size=size, max_bytes=self.shrink.max_bytes, max_edge=self.shrink.max_edge
+            )
             if prepared.shrunk is not None:
                 exchange.shrunk.append(prepared.shrunk)
             return prepared.blob if prepared.blob is blob else spool.adopt(prepared.blob)
+
+        async def restore(result: Blob, original: Blob, mask: Blob) -> Blob:
+            return spool.adopt(await self.transcoder.restore(result, original, mask))
 
         async def convert(blob: Blob, request: ImagesRequest) -> Blob:
             legacy = request.size is not None and request.size.asked_as != request.size
@@ -150,7 +157,7 @@ class Studio:
             base = self.public_url or str(http.base_url).rstrip("/")
             return f"{base}/kept/{await self.store.keep(blob, info)}"
 
-        return Edge(ask, fetch, spool.blob, prepare, self.transcoder.check_mask, convert, keep)
+        return Edge(ask, fetch, spool.blob, prepare, self.transcoder.check_mask, restore, convert, keep)
 
 
 def pixels(blob: Blob) -> tuple[int, int] | None:

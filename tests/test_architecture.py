@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "openapi": {"pure/*"},
     # A request's way from one part to the next: the parts do not know each other, these two know them.
     "studio": {"errors", "access", "blobs", "exchange", "jobs", "pipeline", "responses", "pure/*"}
-    | {"fetch", "store", "transcode", "upstream"},
+    | {"fetch", "settings", "store", "transcode", "upstream"},
     "routes": {"errors", "access", "blobs", "forms", "openapi", "settings", "studio", "pure/*"},
     "ops": {"errors", "access", "openapi", "responses", "store"},
     "demo/*": {"errors", "pure/*", "demo/*"},

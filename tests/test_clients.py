@@ -13,6 +13,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
+from tests.pictures import noise, saved
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 
@@ -123,6 +124,27 @@ def test_a_json_edit_with_a_data_url(client: OpenAI) -> None:
     answer = client.post("/images/edits", body=body, cast_to=openai.types.ImagesResponse)
     assert answer.data is not None
     assert size_of(answer.data[0].b64_json) == (1024, 1024)
+
+
+def test_a_json_edit_with_large_pictures_keeps_every_byte(client: OpenAI, demo: RunningDemo) -> None:
+    large = saved(noise((300, 300)), "PNG")
+    small = png()
+    mask = saved(Image.effect_noise((300, 300), 200).convert("RGBA"), "PNG")
+    urls = [f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" for data in (large, small, large, mask)]
+    body = {"prompt": "a hat", "images": [{"image_url": url} for url in urls[:3]], "mask": urls[3]}
+    demo.state.reset()
+    answer = client.post("/images/edits", body=body, cast_to=openai.types.ImagesResponse)
+    assert answer.data
+    sent = [part["image_url"]["url"] for part in demo.state.requests[-1].body["messages"][0]["content"][1:]]
+    assert [base64.b64decode(url.partition(",")[2]) for url in sent] == [large, small, large, mask]
+
+
+def test_a_large_picture_in_the_prompt_is_refused(client: OpenAI, demo: RunningDemo) -> None:
+    demo.state.reset()
+    prompt = f"data:image/png;base64,{base64.b64encode(saved(noise((300, 300)), 'PNG')).decode()}"
+    with pytest.raises(openai.BadRequestError, match="where no image belongs"):
+        client.images.generate(prompt=prompt)
+    assert demo.state.calls == 0
 
 
 @pytest.mark.parametrize("edit", [False, True])

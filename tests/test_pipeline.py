@@ -23,6 +23,7 @@ from tests.pictures import gradient, saved
 
 PNG = saved(gradient(size=(8, 8)), "PNG")
 JPEG = saved(gradient(size=(8, 8)), "JPEG")
+WEBP = saved(gradient(size=(8, 8)), "WEBP")
 URL = "https://cdn.example.com/gen/1.png"
 
 
@@ -83,6 +84,10 @@ class World:
     async def check_mask(self, mask: Blob, image: Blob) -> None:
         self.masks.append((mask.read_at(0, mask.size), image.read_at(0, image.size)))
 
+    async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
+        self.masks.append((original.read_at(0, original.size), mask.read_at(0, mask.size)))
+        return self.blob(WEBP)
+
     async def convert(self, blob: Blob, request: ImagesRequest) -> Blob:
         return blob if self.converted is None else self.blob(self.converted)
 
@@ -91,7 +96,9 @@ class World:
         return f"https://limner.example/kept/{len(self.kept)}.png"
 
     def edge(self) -> Edge[Blob]:
-        return Edge(self.ask, self.fetch, self.blob, self.prepare, self.check_mask, self.convert, self.keep)
+        return Edge(
+            self.ask, self.fetch, self.blob, self.prepare, self.check_mask, self.restore, self.convert, self.keep
+        )
 
 
 def asks(**more: Any) -> ImagesRequest:
@@ -338,6 +345,31 @@ def test_the_mask_is_checked_and_goes_last() -> None:
     run(edits(Picture(source=world.blob(JPEG)), mask=Picture(source=world.blob(PNG))), world)
     assert world.masks == [(PNG, JPEG)]
     assert sent(world) == [data_url(JPEG, "image/jpeg"), data_url(PNG)]
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+def test_an_exact_mask_puts_back_what_it_covers(form: str) -> None:
+    world = World([[shows(URL)]])
+    request = edits(Picture(source=world.blob(JPEG)), mask=Picture(source=world.blob(PNG)))
+    (painted,) = answer_to(replace(request, response_format=form), world, replace(POLICY, mask="exact")).painted
+    assert world.masks == [(PNG, JPEG), (JPEG, PNG)]
+    assert painted.info == ImageInfo("image/webp", 8, 8, alpha=False)
+    assert world.kept == ([(WEBP, "image/webp")] if form == "url" else [])
+
+
+LET_PASS: list[tuple[str, dict[str, Any], bool]] = [
+    ("all are links", {"images": (Picture(url="https://h/1"), Picture(url="https://h/2"))}, True),
+    ("one is not", {"images": (Picture(url="https://h/1"), Picture(url=data_url(PNG)))}, False),
+    ("a mask must be checked", {"images": (Picture(url="https://h/1"),), "mask": Picture(url=data_url(PNG))}, False),
+]
+
+
+@pytest.mark.parametrize(("name", "asked", "passed"), LET_PASS, ids=[row[0] for row in LET_PASS])
+def test_links_pass_where_the_operator_lets_them(name: str, asked: dict[str, Any], passed: bool) -> None:
+    world = World([[shows(URL)]], web={URL: PNG, "https://h/1": JPEG})
+    run(asks(operation=Operation.EDIT, **asked), world, replace(POLICY, pass_links=True))
+    assert (sent(world) == ["https://h/1", "https://h/2"]) is passed
+    assert ("https://h/1" in world.fetched) is not passed
 
 
 def test_the_clients_own_picture_does_not_come_back_as_a_result() -> None:

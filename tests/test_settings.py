@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, complaints, is_loopback, unknown_variables, variable
+from app.settings import Settings, Shrink, complaints, is_loopback, unknown_variables, variable
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 
@@ -31,6 +31,8 @@ BAD = [
     Bad("a store that is not known", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path)"),
     Bad("an allow list that is none", {"LIMNER_FETCH_ALLOW": "10.0.0.0/99"}, "LIMNER_FETCH_ALLOW: invalid value '10.0.0.0/99'"),
     Bad("a spool folder that is not there", {"LIMNER_SPOOL_DIR": "/no/such"}, "LIMNER_SPOOL_DIR: invalid value '/no/such' (format: a folder that exists"),
+    Bad("a limit that is none", {"LIMNER_SHRINK_INPUTS": "20MB"}, "LIMNER_SHRINK_INPUTS: invalid value '20MB' (format: a size and a number of pixels, like 20MB,4096, or never)"),
+    Bad("a limit of nothing", {"LIMNER_SHRINK_INPUTS": "0,4096"}, "LIMNER_SHRINK_INPUTS: invalid value '0,4096'"),
     Bad("open to others with our key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
 ]  # fmt: skip
 
@@ -69,6 +71,8 @@ GOOD = [
     Good("an address with a slash at its end", {"LIMNER_UPSTREAM_BASE_URL": "http://h:1/v1/"}, {"upstream_base_url": "http://h:1/v1"}),
     Good("lists with spaces", {"LIMNER_MODELS": " a, b ,,"}, {"models": ("a", "b"), "listed_models": ("a", "b")}),
     Good("bytes with a unit", {"LIMNER_MAX_IMAGE_BYTES": "2MiB"}, {"max_image_bytes": 2 * 2**20}),
+    Good("limits of input pictures", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": Shrink(5 * 2**20, 2048)}),
+    Good("no limit of input pictures", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": Shrink(None, None)}),
     Good("empty means unset", {"LIMNER_PORT": "", "LIMNER_API_KEYS": ""}, {"port": 8000, "api_keys": ()}),
     Good("our key on loopback only", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "::1"}),
     Good("our key behind client keys", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_API_KEYS": "a,b"}),
@@ -102,6 +106,15 @@ def test_a_dot_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text("LIMNER_UPSTREAM_BASE_URL=http://from-file\nOTHER=1\n")
     assert Settings().upstream_base_url == "http://from-file"
+
+
+def test_the_default_limits_read_as_they_are_written() -> None:
+    settings = Settings(upstream_base_url="http://h")
+    assert Settings(upstream_base_url="http://h", shrink_inputs=str(settings.shrink_inputs)) == settings
+
+
+def test_a_spool_folder_that_is_there(tmp_path: Path) -> None:
+    assert Settings(upstream_base_url="http://h", spool_dir=tmp_path).spool_dir == tmp_path
 
 
 def test_keys_do_not_show() -> None:

@@ -35,8 +35,8 @@ class Painted:
 
 
 def wanted_format(request: ImagesRequest, default: str) -> str:
-    """`url` or `b64_json`. Events carry bytes always. `default` is for who did not ask; where that is `auto`, it is what
-    OpenAI gives for the model that the client named.
+    """`url` or `b64_json`. Events carry bytes always. `default` is for who did not ask; `auto` is what OpenAI gives for
+    the model that the client named.
     """
     if request.stream:
         return "b64_json"

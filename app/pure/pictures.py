@@ -1,7 +1,7 @@
 """The pictures that an edit brings: files of a form, links, data URLs and bare base64, in every shape clients send."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +29,16 @@ class Picture:
 
     source: Source | None = None
     url: str | None = None
+
+    @property
+    def is_link(self) -> bool:
+        return self.url is not None and not self.url.startswith("data:")
+
+    def recover(self, lifted: Mapping[str, Source]) -> "Picture":
+        """The bytes for which a stand-in came (see app.pure.standins), under whatever media type."""
+        payload = (self.url or "").partition(",")[2]
+        source = next((source for url, source in lifted.items() if url.partition(",")[2] == payload), None)
+        return self if source is None else Picture(source=source)
 
 
 @dataclass(frozen=True, slots=True)

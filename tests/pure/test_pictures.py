@@ -267,3 +267,18 @@ def test_hostile_text_is_read_in_linear_time(text: str) -> None:
     with suppress(InvalidRequest):
         MANY.from_json("images", text)
     assert time.process_time() - started < 0.2
+
+
+@pytest.mark.parametrize(
+    ("url", "is_link"), [("https://h/a.png", True), ("data:image/png;base64,AAAA", False), (None, False)]
+)
+def test_which_pictures_are_links(url: str | None, is_link: bool) -> None:
+    assert Picture(url=url).is_link is is_link
+
+
+def test_a_picture_recovers_the_bytes_that_were_lifted_out() -> None:
+    source = File("large")
+    lifted = {"data:image/png;base64,c3RhbmQtaW4=": source}
+    assert Picture(url="data:image/jpeg;base64,c3RhbmQtaW4=").recover(lifted) == Picture(source=source)
+    for other in (Picture(url="data:image/png;base64,AAAA"), Picture(url="https://h/a,b"), Picture(source=source)):
+        assert other.recover(lifted) is other
