@@ -123,7 +123,8 @@ class Joined:
             for position, choice in enumerate(choices[:_MAX_CHOICES]):
                 if isinstance(choice, dict):
                     self._take_choice(position, choice)
-        elif isinstance(document.get("message"), dict):  # Ollama's form
+        self._take_gemini(document.get("candidates"))
+        if not isinstance(choices, list) and isinstance(document.get("message"), dict):  # Ollama's form
             self._take_choice(0, {"delta": document["message"], "finish_reason": document.get("done_reason")})
             document = {key: value for key, value in document.items() if key != "message"}
         body = {key: value for key, value in document.items() if key not in _FRAME and value}
@@ -168,6 +169,12 @@ class Joined:
         reason = choice.get("finish_reason")
         self.finish_reason = reason if isinstance(reason, str) and reason else self.finish_reason
         self.error = self.error or read_error(choice)
+
+    def _take_gemini(self, candidates: object) -> None:
+        """Its pictures are found beside the choices; only the reason stands apart."""
+        for candidate in candidates if isinstance(candidates, list) else ():
+            reason = candidate.get("finishReason") if isinstance(candidate, dict) else None
+            self.finish_reason = reason if isinstance(reason, str) else self.finish_reason
 
     def _choice(self, index: int) -> _Message:
         if len(self._choices) >= _MAX_CHOICES:

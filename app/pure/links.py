@@ -170,22 +170,22 @@ def cut_delimited(text: str, start: int, closing: str) -> tuple[str, int]:
     return url[:cut], start + cut
 
 
+#: A name that goes on behind a blank, up to what closes the address.
 _BLANKS = re.compile(r"([ ][^\n()<>\"']{1,300})[>\"']")
-_TITLE = re.compile(r"\s+(?:[\"'(“]|=[0-9%]*x)|\s*$")
-_REST = re.compile(r"[ ][^\n()<>\"]{1,300}\)")
+_REST = re.compile(r"([ ][^\n()<>\"]{1,300})\)")
+#: A title, a size, or the end of the Markdown around the address.
+_CLOSED = re.compile(r"\s+(?:[\"'(“]|=[0-9%]*x)|\s*[>)]")
 
 
 def _with_blanks(text: str, start: int, url: str) -> tuple[str, int]:
     """A blank in a Markdown address: a title follows, or a file name has blanks, or the reply was cut off."""
     end = start + len(url)
+    if _CLOSED.match(text, end):
+        return url, end
     rest = _REST.match(text, end)
-    if rest is None or "://" in rest[0] or _TITLE.match(text, end):
-        return (
-            (url, end)
-            if _TITLE.match(text, end) or text[end : end + 1] == ">"
-            else cut_plain(text, start, in_emphasis=False)
-        )
-    return url + rest[0][:-1].rstrip(), rest.end() - 1
+    if rest and "://" not in rest[1] and look_of(url + rest[1].rstrip()) is Look.IMAGE:
+        return url + rest[1].rstrip(), rest.end() - 1
+    return cut_plain(text, start, in_emphasis=False)
 
 
 def _cut_parenthesis(url: str) -> str:

@@ -276,20 +276,21 @@ HOSTILE = [
 
 
 def seconds_for(content: str) -> float:
+    """Of the processor, so that other work on the machine does not count."""
     reply = reply_with(content)
     spans = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         find_images(reply)
-        spans.append(time.perf_counter() - start)
+        spans.append(time.process_time() - start)
     return min(spans)
 
 
 @pytest.mark.parametrize("unit", HOSTILE, ids=repr)
 def test_twice_the_hostile_text_takes_no_more_than_some_twice_the_time(unit: str) -> None:
-    """Quadratic work would take four times as long; a floor of 5 ms leaves out what the clock cannot tell."""
+    """Quadratic work takes four times as long, each time it is measured; under 5 ms the clock tells nothing."""
     text = unit * (200_000 // len(unit))
-    assert seconds_for(text * 2) < 3.2 * max(seconds_for(text), 0.005)
+    assert any(seconds_for(text * 2) < 3.2 * max(seconds_for(text), 0.005) for _ in range(5))
 
 
 #: What stands in front of this mark is reasoning.
@@ -303,3 +304,10 @@ def test_hostile_values_are_searched_up_to_a_bound() -> None:
     assert 0 < len(urls_in([{"type": "image_url", "image_url": many}])) <= 500
     assert 0 < len(urls_in("\n".join(many))) <= 500
     assert 0 < len(urls_in([{"x": {"text": url}} for url in many])) <= 500
+
+
+def test_texts_without_number_are_searched_up_to_a_bound() -> None:
+    spoken = [{"text": f"{LINK} {LINK}", "also": 1}] * 400
+    message = {"content": ["words", *spoken], "extra": spoken}
+    reply = read_reply(orjson.dumps({"choices": [{"message": message}] * 3}))
+    assert [image.url for image in find_images(reply)] == [LINK]

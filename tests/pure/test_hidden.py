@@ -1,0 +1,57 @@
+"""What of a text the reader is not told."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from app.pure.hidden import drop_hidden, is_page
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    text: str
+    shown: str
+
+
+CASES = [
+    Case("nothing hidden", "a < b [c]", "a < b [c]"),
+    Case("reasoning in marks", "a<think>x</think>b", "ab"),
+    Case("several times", "a<think>x</think>b<thinking>x</thinking>c", "abc"),
+    Case("marks with attributes, in large letters", 'a<THINK mode="x">x</THINK>b', "ab"),
+    Case("a mark that is not closed", "a<think>x", "a"),
+    Case("a closing mark alone", "x</think>a", "a"),
+    Case("square brackets", "a[THINK]x[/THINK]b", "ab"),
+    Case("triangles", "a◁think▷x◁/think▷b", "ab"),
+    Case("words of a thought", "a<|begin_of_thought|>x<|end_of_thought|>b", "ab"),
+    Case("folded reasoning", '<details type="reasoning" done="true">x</details>b', "b"),
+    Case("folded reasoning by its summary", "<details><summary>思考过程</summary>x</details>b", "b"),
+    Case("folded results", "<details><summary>图</summary>x</details>", "<details><summary>图</summary>x</details>"),
+    Case("a comment", "a<!-- x -->b", "ab"),
+    Case("a sample of code", "a\n```python\nx\n```\nb", "a\n\nb"),
+    Case("a fence of another kind", "```\nx\n```", "```\nx\n```"),
+    Case("a fence of JSON", "```json\nx\n```", "```json\nx\n```"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_hidden_parts_are_dropped(case: Case) -> None:
+    assert drop_hidden(case.text) == case.shown
+
+
+def test_marks_without_number_are_not_read_on() -> None:
+    assert drop_hidden("<think></think>a" * 2000).count("a") < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        ("<!DOCTYPE html><p>", True),
+        ("\n <html><p>", True),
+        ('<?xml version="1.0"?>\n<html>', True),
+        ("<img src=x>", False),
+        ("see <html>", False),
+    ],
+)
+def test_a_page_is_known_by_its_first_tag(text: str, page: bool) -> None:
+    assert is_page(text) is page

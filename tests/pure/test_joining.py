@@ -1,0 +1,167 @@
+"""Documents of several APIs joined to messages, errors, reasons and counts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from app.pure.joining import Joined, ReplyError, read_error
+from app.pure.usage import Usage
+
+
+def joined(*documents: dict[str, Any]) -> Joined:
+    result = Joined()
+    for document in documents:
+        result.take(document)
+    return result
+
+
+def chunk(delta: object, **choice: object) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, **choice}]}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    documents: list[dict[str, Any]]
+    content: str
+
+
+CASES = [
+    Case("deltas of text", [chunk({"content": "a"}), chunk({"content": "b"})], "ab"),
+    Case("a role alone", [chunk({"role": "assistant"}), chunk({"content": "b"})], "b"),
+    Case("null and other nonsense", [chunk(None), chunk({"content": 5}), chunk({"content": None})], ""),
+    Case(
+        "messages in pieces",
+        [{"choices": [{"message": {"content": "a"}}]}, {"choices": [{"message": {"content": "b"}}]}],
+        "ab",
+    ),
+    Case(
+        "a message that repeats the deltas",
+        [chunk({"content": "a"}), {"choices": [{"message": {"content": "ab"}}]}],
+        "ab",
+    ),
+    Case(
+        "parts of text", [chunk({"content": [{"type": "text", "text": "a"}, "b"]}), chunk({"content": ["c"]})], "a\nbc"
+    ),
+    Case("an old completion", [{"choices": [{"text": "a"}]}], "a"),
+    Case("a message that is text", [{"choices": [{"message": "a"}]}], "a"),
+    Case("Ollama", [{"message": {"content": "a"}}, {"message": {"content": "b"}, "done_reason": "stop"}], "ab"),
+    Case("a Responses stream", [{"type": "response.output_text.delta", "delta": "a"}] * 2, "aa"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_pieces_are_joined(case: Case) -> None:
+    assert "".join(message["content"] for message in joined(*case.documents).messages()) == case.content
+
+
+def test_lists_of_several_chunks_are_one_list_and_snapshots_keep_theirs() -> None:
+    result = joined(chunk({"images": [1]}))
+    (before,) = result.messages()
+    result.take(chunk({"images": [2], "image_url": "x", "nothing": None}))
+    (after,) = result.messages()
+    assert before["images"] == [1]
+    assert after == {"content": "", "parts": [], "images": [1, 2], "image_url": "x"}
+
+
+def test_refusals_are_joined_from_fields_and_parts() -> None:
+    result = joined(
+        chunk({"refusal": "a"}), chunk({"refusal": "b"}), chunk({"content": [{"type": "refusal", "refusal": "c"}]})
+    )
+    assert result.messages()[0]["refusal"] == "abc"
+
+
+def test_parts_that_are_more_than_words_stay_parts() -> None:
+    parts = [{"type": "image_url", "image_url": "x"}, {"text": 5}, {"type": ["text"], "text": "a"}, None]
+    (message,) = joined(chunk({"content": parts}), {"choices": ["x", None]}).messages()
+    assert message["parts"] == parts
+
+
+def test_choices_stand_in_the_order_of_their_index() -> None:
+    result = joined({"choices": [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}]})
+    assert [message["content"] for message in result.messages()] == ["a", "b"]
+
+
+def test_choices_without_end_are_not_kept() -> None:
+    result = joined(*({"choices": [{"index": index, "delta": {"content": "a"}}]} for index in range(1000)))
+    assert len(result.messages()) == 32
+    assert result.take({"choices": [{"index": 0, "delta": {"content": "b"}}]})
+    assert result.messages()[0]["content"] == "ab"
+
+
+def test_a_responses_stream_ends_with_the_whole_response() -> None:
+    whole = {"output": [{"type": "image_generation_call", "result": "x"}], "usage": {"input_tokens": 3}}
+    result = joined(
+        {"type": "response.created", "response": {}},
+        {"type": "response.image_generation_call.partial_image", "partial_image_b64": "x"},
+        {"type": "response.output_item.done", "item": {"type": "message"}},
+        {"type": "response.completed", "response": whole},
+    )
+    assert result.bodies == [{"output": [{"type": "message"}]}, {"output": whole["output"]}]
+    assert (result.finish_reason, result.usage) == ("completed", Usage(0, 3))
+
+
+def test_an_images_stream_keeps_only_the_finished_picture() -> None:
+    result = joined(
+        {"type": "image_generation.partial_image", "b64_json": "x"},
+        {"type": "image_edit.completed", "b64_json": "y", "usage": {"output_tokens": 4}},
+    )
+    assert [body["data"][0]["b64_json"] for body in result.bodies] == ["y"]
+    assert (result.finish_reason, result.usage) == ("stop", Usage(0, 0, 4))
+
+
+def test_the_last_usage_that_says_something_counts() -> None:
+    result = joined({"usage": {"prompt_tokens": 1}}, {"usage": {"prompt_tokens": 2}}, {"usage": {}}, {"usage": None})
+    assert result.usage == Usage(0, 2)
+
+
+def test_reasons_are_taken_from_every_api() -> None:
+    assert joined(chunk({}, finish_reason="stop"), chunk({}, finish_reason=None)).finish_reason == "stop"
+    assert joined({"candidates": [{"finishReason": "SAFETY"}, "x", {"finishReason": 5}]}).finish_reason == "SAFETY"
+
+
+@pytest.mark.parametrize(
+    ("document", "grew"),
+    [
+        (chunk({"content": "a"}), True),
+        ({"choices": [], "usage": {"prompt_tokens": 1}}, False),
+        ({"id": "x", "object": "chat.completion.chunk"}, False),
+        ({"data": [1]}, True),
+        ({"type": "response.created"}, False),
+    ],
+)
+def test_a_document_says_whether_it_brought_something(document: dict[str, Any], grew: bool) -> None:
+    assert Joined().take(document) is grew
+
+
+@dataclass(frozen=True)
+class Complaint:
+    name: str
+    document: dict[str, Any]
+    error: ReplyError | None
+
+
+COMPLAINTS = [
+    Complaint("an object", {"error": {"message": "m", "type": "t", "code": "c"}}, ReplyError("m", "t", "c")),
+    Complaint("a number as code", {"error": {"message": "m", "code": 503}}, ReplyError("m", None, 503)),
+    Complaint("nonsense inside", {"error": {"message": 1, "type": [], "code": True}}, ReplyError("")),
+    Complaint("a text", {"error": "m"}, ReplyError("m")),
+    Complaint("FastAPI's form", {"detail": "Not Found"}, ReplyError("Not Found")),
+    Complaint("a code and a message", {"code": 500, "message": "m"}, ReplyError("m", None, 500)),
+    Complaint("no success", {"success": False, "message": "m"}, ReplyError("m")),
+    Complaint("a code that says all is well", {"code": 0, "message": "ok"}, None),
+    Complaint("a code without a message", {"code": 500}, None),
+    Complaint("an empty error", {"error": None, "choices": []}, None),
+    Complaint("a list as error", {"error": [1]}, None),
+]
+
+
+@pytest.mark.parametrize("case", COMPLAINTS, ids=lambda case: case.name)
+def test_errors_are_read_in_every_form(case: Complaint) -> None:
+    assert read_error(case.document) == case.error
+    assert joined(case.document).error == case.error
+
+
+def test_an_error_may_stand_in_a_choice_and_the_first_one_counts() -> None:
+    assert joined(chunk({}, error={"message": "a"}), {"error": "b"}).error == ReplyError("a")

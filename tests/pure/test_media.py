@@ -1,0 +1,169 @@
+"""Images of every format as Pillow writes them: type, size, alpha, whether they are whole; data URLs in many spellings."""
+
+import io
+from dataclasses import dataclass
+
+import pybase64
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from app.pure.media import (
+    ImageInfo,
+    decode_base64,
+    decode_data_url,
+    image_data_url,
+    is_whole,
+    measure,
+    sniff,
+)
+
+
+def picture(format_: str, mode: str = "RGB", size: tuple[int, int] = (21, 13), **options: object) -> bytes:
+    file = io.BytesIO()
+    image = Image.effect_noise(size, 90).convert(mode)
+    if mode == "RGBA":
+        image.putpixel((2, 2), (9, 9, 9, 0))
+    image.save(file, format_, **options)
+    return file.getvalue()
+
+
+def palette_with_trns() -> bytes:
+    return picture("PNG", "P", transparency=3)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    data: bytes
+    info: ImageInfo
+    extension: str
+
+
+def info(format_: str, *, alpha: bool = False) -> ImageInfo:
+    return ImageInfo(f"image/{format_}", 21, 13, alpha)
+
+
+CASES = [
+    Case("a PNG without alpha", picture("PNG"), info("png"), "png"),
+    Case("a PNG with an alpha channel", picture("PNG", "RGBA"), info("png", alpha=True), "png"),
+    Case("a PNG whose palette has clear colours", palette_with_trns(), info("png", alpha=True), "png"),
+    Case("a JPEG", picture("JPEG"), info("jpeg"), "jpg"),
+    Case("a progressive JPEG", picture("JPEG", progressive=True), info("jpeg"), "jpg"),
+    Case("a JPEG with a long comment", picture("JPEG", comment=b"\xff\xd9" * 30000), info("jpeg"), "jpg"),
+    Case("a lossy WebP", picture("WEBP"), info("webp"), "webp"),
+    Case("a lossless WebP", picture("WEBP", lossless=True), info("webp"), "webp"),
+    Case("a WebP with alpha", picture("WEBP", "RGBA"), info("webp", alpha=True), "webp"),
+    Case("a lossless WebP with alpha", picture("WEBP", "RGBA", lossless=True), info("webp", alpha=True), "webp"),
+    Case("a GIF", picture("GIF"), info("gif"), "gif"),
+    Case("a GIF with a clear colour", picture("GIF", "RGBA"), info("gif", alpha=True), "gif"),
+    Case("an AVIF", picture("AVIF"), info("avif"), "avif"),
+    Case("a BMP", picture("BMP"), info("bmp"), "bmp"),
+    Case("a TIFF", picture("TIFF"), info("tiff"), "tif"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_type_size_and_alpha_stand_in_the_bytes(case: Case) -> None:
+    assert sniff(case.data) == case.info
+    assert case.info.size == "21x13"
+    assert case.info.extension == case.extension
+    assert is_whole(case.data)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_file_that_lost_its_end_is_still_known_but_not_whole(case: Case) -> None:
+    cut = case.data[: len(case.data) * 2 // 3]
+    found = sniff(cut)
+    assert found is not None
+    assert found.media_type == case.info.media_type
+    assert not is_whole(cut) or case.info.format == "tiff"
+
+
+def test_measuring_reads_little_of_a_large_file() -> None:
+    data = picture("PNG", size=(900, 900))
+    read = []
+
+    def read_at(offset: int, size: int) -> bytes:
+        read.append(size)
+        return data[offset : offset + size]
+
+    assert measure(read_at) is not None
+    assert sum(read) < 100
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG", b"<html></html>", b"RIFF\0\0\0\0WAVEfmt ", b"BM is a company"])
+def test_other_bytes_are_no_image(data: bytes) -> None:
+    assert sniff(data) is None
+    assert not is_whole(data)
+
+
+def test_an_image_of_unknown_size_has_none() -> None:
+    assert ImageInfo("image/png", None, None, False).size is None
+
+
+@given(st.sampled_from(CASES), st.integers(0, 400), st.binary(max_size=40))
+def test_no_bytes_behind_the_magic_make_measuring_fail(case: Case, at: int, junk: bytes) -> None:
+    for data in (case.data[:at], case.data[:16] + junk, case.data[:at] + junk + case.data[at:]):
+        sniff(data)
+        is_whole(data)
+
+
+PNG = CASES[0].data
+BASE64 = pybase64.b64encode_as_string(PNG)
+
+
+@dataclass(frozen=True)
+class Url:
+    name: str
+    url: str
+
+
+URLS = [
+    Url("plain", f"data:image/png;base64,{BASE64}"),
+    Url("upper-case scheme", f"DATA:image/png;BASE64,{BASE64}"),
+    Url("parameters", f"data:image/png;charset=utf-8;name=a.png;base64,{BASE64}"),
+    Url("no type", f"data:;base64,{BASE64}"),
+    Url("line breaks", f"data:image/png;base64,{BASE64[:76]}\r\n{BASE64[76:]}\n"),
+    Url("a blank behind the comma", f"data:image/png;base64, {BASE64}"),
+    Url("zero-width marks", f"data:image/png;base64,\u200b{BASE64}\ufeff"),
+    Url("no padding", f"data:image/png;base64,{BASE64.rstrip('=')}"),
+    Url("the URL-safe alphabet", f"data:image/png;base64,{BASE64.replace('+', '-').replace('/', '_')}"),
+    Url(
+        "percent escapes", f"data:image/png;base64,{BASE64.replace('+', '%2B').replace('/', '%2f').replace('=', '%3D')}"
+    ),
+    Url("no base64 at all", "data:image/png," + "".join(f"%{byte:02x}" for byte in PNG)),
+]
+
+
+@pytest.mark.parametrize("case", URLS, ids=lambda case: case.name)
+def test_a_data_url_is_decoded_however_it_is_spelled(case: Url) -> None:
+    assert decode_data_url(case.url) == PNG
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "data:",
+        "https://a.example/,",
+        "data:image/png;base64",
+        "data:;base64,a",
+        "data:;base64,äöü!",
+        "data:;base64,%zz",
+    ],
+)
+def test_what_is_no_data_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        decode_data_url(url)
+
+
+def test_base64_alone_is_decoded_too() -> None:
+    assert decode_base64(BASE64) == PNG
+
+
+def test_an_image_has_one_spelling_as_a_data_url() -> None:
+    assert image_data_url(PNG) == f"data:image/png;base64,{BASE64}"
+    with pytest.raises(ValueError, match="not an image"):
+        image_data_url(b"text")

@@ -1,0 +1,68 @@
+"""Events from bytes in any cut, and bytes from events."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.pure.sse import Decoder, Event, comment, event
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    body: bytes
+    events: list[Event]
+
+
+CASES = [
+    Case("one event", b"data: a\n\n", [Event("a")]),
+    Case("an event with a name", b"event: x\ndata: a\n\n", [Event("a", "x")]),
+    Case("a name is forgotten behind its event", b"event: x\ndata: a\n\ndata: b\n\n", [Event("a", "x"), Event("b")]),
+    Case("several lines of data", b"data: a\ndata: b\n\n", [Event("a\nb")]),
+    Case("only one leading space belongs to the framing", b"data:  a\n\n", [Event(" a")]),
+    Case("no space", b"data:a\n\n", [Event("a")]),
+    Case("a field without a colon", b"data\n\n", [Event("")]),
+    Case("a comment", b": hi\n\ndata: a\n\n", [Event("a")]),
+    Case("other fields", b"id: 1\nretry: 5\nfoo: x\ndata: a\n\n", [Event("a")]),
+    Case("a name without data", b"event: ping\n\ndata: a\n\n", [Event("a")]),
+    Case("blank lines alone", b"\n\n\n\n", []),
+    Case("lines that end in CR LF", b"data: a\r\ndata: b\r\n\r\n", [Event("a\nb")]),
+    Case("lines that end in CR", b"data: a\rdata: b\r\r", [Event("a\nb")]),
+    Case("a byte order mark", b"\xef\xbb\xbfdata: a\n\n", [Event("a")]),
+    Case("a second mark is data", b"data: \xef\xbb\xbfa\n\n", [Event("\ufeffa")]),
+    Case("letters of many bytes", "data: 图🎨\n\n".encode(), [Event("图🎨")]),
+    Case("bytes that are no text", b"data: \xffa\n\n", [Event("\ufffda")]),
+    Case("an event without its blank line", b"data: a\n", [Event("a")]),
+    Case("an event without its line end", b"data: a", [Event("a")]),
+]
+
+
+def read(body: bytes, cuts: list[int]) -> list[Event]:
+    decoder = Decoder()
+    edges = [0, *sorted(cuts), len(body)]
+    events = [each for start, end in zip(edges, edges[1:], strict=False) for each in decoder.feed(body[start:end])]
+    return events + decoder.end()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_events_are_read_whole_and_byte_by_byte(case: Case) -> None:
+    assert read(case.body, []) == case.events
+    assert read(case.body, list(range(len(case.body)))) == case.events
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(CASES), st.lists(st.integers(0, 40), max_size=4))
+def test_events_are_read_in_any_cut(case: Case, cuts: list[int]) -> None:
+    assert read(case.body, cuts) == case.events
+
+
+def test_what_is_written_can_be_read() -> None:
+    body = comment() + event("image_generation.completed", b'{"a":1}') + comment("bye")
+    assert read(body, []) == [Event('{"a":1}', "image_generation.completed")]
+
+
+def test_the_wire_form_is_that_of_the_api() -> None:
+    assert event("error", b"{}") == b"event: error\ndata: {}\n\n"
+    assert comment() == b": keep-alive\n\n"
