@@ -28,7 +28,7 @@ _FOREIGN_WORDS = re.compile(
 )
 #: Says that what follows is the result, whatever the address looks like.
 _RESULT_WORDS = re.compile(
-    r"图|生成结果|结果|下载|链接|地址|完成|已生成|画|\b(?:images?|pictures?|photos?|artwork|result|output"
+    r"图|结果|下载|查看|链接|地址|完成|已生成|画|\b(?:images?|pictures?|photos?|artwork|result|output"
     r"|download|generated|here (?:is|are|you go)|here's|done|created|url|link|view|bild|imagen)\b|画像|이미지",
     re.IGNORECASE,
 )

@@ -8,8 +8,8 @@ from urllib.parse import unquote
 from app.pure.words import word_set
 
 #: Longer ones are no addresses; signed ones of object stores have 1 to 3 KB.
-#: What tells their kind stands in the first or last few hundred letters.
 MAX_LENGTH = 8192
+#: What tells the kind of an address stands this near to its ends.
 _NEAR = 256
 
 #: Written beside text in all languages, part of no address: zero-width characters and marks of direction.
