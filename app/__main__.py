@@ -15,7 +15,7 @@ from app.showcase import demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 well, 1 a check failed, 2 a bad setting or command line."""
+    """The exit code: 0 well, 1 a check failed or the port is taken, 2 a bad setting or command line."""
     parser = argparse.ArgumentParser(
         "limner", description="The OpenAI Images API in front of a chat model that paints."
     )
@@ -38,22 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         print(*complaints(error), sep="\n", file=sys.stderr)
         return 2
+    configure(settings.log_format, settings.log_level)
     return check(settings, paint=options.paint) if options.command == "check" else serve(settings)
 
 
 def serve(settings: Settings) -> int:
-    configure(settings.log_format, settings.log_level)
     for name in unknown_variables():
         log.warning("unknown variable", name=name, see="README.md#settings")
     if settings.upstream_api_key is not None and not settings.api_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
-    server = Server(settings)
+    try:
+        server = Server(settings)
+    except OSError as error:
+        print(f"LIMNER_IMAGE_STORE: cannot be opened: {error}. See README.md#settings", file=sys.stderr)
+        return 2
     try:
         server.run()
+    except SystemExit:
+        # uvicorn's way to say that it cannot listen; it has logged why.
+        return 1
     except KeyboardInterrupt:
         # The second Ctrl-C: 128 + SIGINT, as shells count.
         return 130
-    return 0 if server.started else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import orjson
 
-from app.main import create_app, open_parts
+from app.main import create_app
 from app.settings import Settings
 
 
@@ -27,17 +27,23 @@ class Step:
 def check(settings: Settings, *, paint: bool) -> int:
     """The exit code. One line a step, with the milliseconds it took."""
     steps = [*STEPS, Step("paint", paint_one)] if paint else STEPS
-    for step in steps:
-        began = time.perf_counter()
-        try:
-            said = asyncio.run(step.run(settings))
-        except Failed as reason:
-            print(f"FAIL  {step.name:<8} {reason}")
-            return 1
-        print(f"ok    {step.name:<8} {said} ({(time.perf_counter() - began) * 1000:.0f} ms)")
+    if not all(take(step, settings) for step in steps):
+        return 1
     if not paint:
         print("      No picture was asked for: limner check --paint does that, and costs one picture.")
     return 0
+
+
+def take(step: Step, settings: Settings) -> bool:
+    """Whether it went well."""
+    began = time.perf_counter()
+    try:
+        said = asyncio.run(step.run(settings))
+    except Failed as reason:
+        print(f"FAIL  {step.name:<8} {reason}")
+        return False
+    print(f"ok    {step.name:<8} {said} ({(time.perf_counter() - began) * 1000:.0f} ms)")
+    return True
 
 
 async def reach(settings: Settings) -> str:
@@ -48,10 +54,10 @@ async def reach(settings: Settings) -> str:
             _, writer = await asyncio.open_connection(url.host, port)
     except TimeoutError:
         raise Failed(f"no answer from {url.host}:{port} within LIMNER_UPSTREAM_CONNECT_TIMEOUT") from None
+    except ConnectionRefusedError:
+        raise Failed(f"nothing listens at {url.host}:{port}. See LIMNER_UPSTREAM_BASE_URL") from None
     except OSError as error:
-        raise Failed(
-            f"cannot reach {url.host}:{port}: {error.strerror or error}. See LIMNER_UPSTREAM_BASE_URL"
-        ) from None
+        raise Failed(f"cannot reach {url.host}:{port}: {error}. See LIMNER_UPSTREAM_BASE_URL") from None
     peer = writer.get_extra_info("peername")[0]
     writer.close()
     await writer.wait_closed()
@@ -69,6 +75,7 @@ async def shake_hands(settings: Settings) -> str:
         raise Failed(f"no TLS with {url.host}: {error}") from None
     version = writer.get_extra_info("ssl_object").version()
     writer.close()
+    await writer.wait_closed()
     return f"{version}, certificate good for {url.host}"
 
 
@@ -79,7 +86,10 @@ async def list_models(settings: Settings) -> str:
         return "none: LIMNER_UPSTREAM_API_KEY is unset, callers bring their own"
     headers = {"authorization": f"Bearer {key.get_secret_value()}"}
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=settings.upstream_connect_timeout + 10) as http:
+        # The same certificates as for the questions, not those that come with httpx.
+        tls = ssl.create_default_context()
+        patience = settings.upstream_connect_timeout + 10
+        async with httpx.AsyncClient(trust_env=False, timeout=patience, verify=tls) as http:
             response = await http.get(f"{settings.upstream_base_url}/models", headers=headers)
     except httpx.HTTPError as error:
         raise Failed(f"no answer to GET /models: {type(error).__name__}") from None
@@ -101,11 +111,16 @@ def judge_model(body: bytes, model: str) -> str:
 
 async def paint_one(settings: Settings) -> str:
     """Through the whole server, so that download and conversion are tried too."""
-    app = create_app(settings)
+    if settings.upstream_api_key is None:
+        raise Failed("LIMNER_UPSTREAM_API_KEY is unset: only callers have keys, so nobody is here to pay")
+    try:
+        app = create_app(settings)
+    except OSError as error:
+        raise Failed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
     key = (*settings.api_keys, settings.upstream_api_key)[0]
-    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"}
     asked = {"prompt": "A small lighthouse", "size": "1024x1024", "quality": "low", "response_format": "b64_json"}
-    async with open_parts(settings, app):
+    async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://limner", timeout=None) as http:  # noqa: S113
             response = await http.post("/v1/images/generations", json=asked, headers=headers)

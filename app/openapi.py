@@ -1,4 +1,4 @@
-"""What the OpenAPI document says about the image endpoints: they read their bodies themselves."""
+"""What the OpenAPI document says: the endpoints read and write their bodies themselves, so FastAPI cannot know."""
 
 from typing import Any
 
@@ -47,6 +47,12 @@ IMAGES = {
     "required": ["created", "data", "usage"],
 }
 
+PROMISE = {
+    "type": "object",
+    "properties": {"id": _TEXT, "object": {"const": "image.result"}, "status": {"const": "in_progress"}},
+    "required": ["id", "object", "status"],
+}
+
 ERROR = {
     "type": "object",
     "properties": {
@@ -64,6 +70,20 @@ ERROR = {
     "required": ["error"],
 }
 
+MODEL = {
+    "type": "object",
+    "properties": {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT},
+    "required": ["id", "object", "created", "owned_by"],
+}
+
+MODELS = {
+    "type": "object",
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": MODEL}},
+    "required": ["object", "data"],
+}
+
+STATUS = {"type": "object", "properties": {"status": _TEXT}, "required": ["status"]}
+
 #: Statuses that any endpoint with a key may answer with, and what they mean.
 FAULTS = {
     400: "Something is wrong with the request, or the upstream refused to paint it; a repeat would not help.",
@@ -71,15 +91,32 @@ FAULTS = {
     403: "The key may not do this.",
     404: "There is no such thing.",
     413: "The body, or one image in it, is too large.",
+    422: "The Idempotency-Key was used with another body.",
     429: "Too many requests; `retry-after` says when to come back.",
     500: "The upstream or this server failed; `x-should-retry: false` where a repeat might be paid for twice.",
     503: "The server is shutting down.",
 }
 
 
+#: For an endpoint that asks for a key.
+NEEDS_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
+
+
+def json_response(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
 def fault_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": ERROR}}
-    return {status: {"description": FAULTS[status], "content": content} for status in statuses}
+    return {status: json_response(ERROR, FAULTS[status]) for status in statuses}
+
+
+def complete(document: dict[str, Any]) -> None:
+    """Say in FastAPI's document what it cannot know: how a key is sent, and that no parameter is ever worth a 422."""
+    document["components"] = {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}
+    for path in document["paths"].values():
+        for operation in path.values():
+            if operation["responses"].get("422", {}).get("description") == "Validation Error":
+                del operation["responses"]["422"]
 
 
 def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
@@ -91,9 +128,25 @@ def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
         "tags": ["images"],
         "summary": summary,
         "operation_id": operation.value,
-        "openapi_extra": {"requestBody": {"required": True, "content": content}, "security": [{"bearer": []}]},
+        "openapi_extra": {"requestBody": {"required": True, "content": content}, **NEEDS_KEY},
         "responses": {
             200: {"description": "The pictures, or with `stream` the events that end in one.", "content": answer},
+            202: json_response(PROMISE, "With `Prefer: respond-async`: `location` is where the answer will be."),
+            **fault_responses(*FAULTS),
+        },
+    }
+
+
+def result_endpoint() -> dict[str, Any]:
+    """Keyword arguments for the route."""
+    return {
+        "tags": ["images"],
+        "summary": "The answer to a question that was asked with `Prefer: respond-async`",
+        "operation_id": "image_result",
+        "openapi_extra": NEEDS_KEY,
+        "responses": {
+            200: json_response(IMAGES, "The pictures."),
+            202: json_response(PROMISE, "Not ready yet; `retry-after` says when to come back."),
             **fault_responses(*FAULTS),
         },
     }

@@ -5,22 +5,27 @@ from starlette.responses import FileResponse, Response
 
 from app.access import Access
 from app.errors import NotFound, Unavailable
-from app.openapi import fault_responses
+from app.openapi import MODEL, MODELS, NEEDS_KEY, STATUS, fault_responses, json_response
 from app.responses import JsonResponse
 
 #: 2024-12-01: a date that never changes, so that answers can be cached and compared.
 _CREATED = 1_733_011_200
 
+#: Endings that are not the format's own name.
+_FORMATS = {"jpg": "jpeg", "tif": "tiff"}
+
 
 def health_routes() -> APIRouter:
     router = APIRouter(tags=["operations"])
 
-    @router.get("/healthz", summary="Whether the process lives")
+    @router.get("/healthz", summary="Whether the process lives", responses={200: json_response(STATUS, "It does.")})
     async def healthz() -> Response:
         return JsonResponse({"status": "ok"})
 
     @router.get(
-        "/readyz", summary="Whether it takes questions: not while it is shutting down", responses=fault_responses(503)
+        "/readyz",
+        summary="Whether it takes questions: not while it is shutting down",
+        responses={200: json_response(STATUS, "It does."), **fault_responses(503)},
     )
     async def readyz(http: Request) -> Response:
         if http.app.state.studio.closing:
@@ -35,13 +40,21 @@ def model_routes(names: tuple[str, ...], access: Access) -> APIRouter:
     cards = {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
 
     @router.get(
-        "/models", summary="The names that clients may use; any other is accepted too", responses=fault_responses(401)
+        "/models",
+        summary="The names that clients may use; any other is accepted too",
+        responses={200: json_response(MODELS, "All of them."), **fault_responses(401)},
+        openapi_extra=NEEDS_KEY,
     )
     async def models(http: Request) -> Response:
         access.admit(http.headers)
         return JsonResponse({"object": "list", "data": list(cards.values())})
 
-    @router.get("/models/{name:path}", summary="One of them", responses=fault_responses(401, 404))
+    @router.get(
+        "/models/{name:path}",
+        summary="One of them",
+        responses={200: json_response(MODEL, "It is listed."), **fault_responses(401, 404)},
+        openapi_extra=NEEDS_KEY,
+    )
     async def model(name: str, http: Request) -> Response:
         access.admit(http.headers)
         if name not in cards:
@@ -61,16 +74,23 @@ def kept_routes(ttl: float) -> APIRouter:
         "cross-origin-resource-policy": "cross-origin",
     }
 
-    @router.api_route(
+    @router.head("/kept/{name}", include_in_schema=False)
+    @router.get(
         "/kept/{name}",
-        methods=["GET", "HEAD"],
         summary="A picture that is kept for its time",
-        responses=fault_responses(404),
+        response_class=FileResponse,
+        responses={200: {"description": "The picture.", "content": {"image/*": {}}}, **fault_responses(404)},
     )
     async def kept(name: str, http: Request) -> Response:
         path = http.app.state.studio.store.find(name)
         if path is None:
             raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
-        return FileResponse(path, headers=headers)
+        return FileResponse(path, headers=headers, media_type=media_type(name))
 
     return router
+
+
+def media_type(name: str) -> str:
+    """Not left to the standard library: before 3.13 it knows WebP only where the system has a file that lists it."""
+    ending = name.rpartition(".")[2]
+    return f"image/{_FORMATS.get(ending, ending)}"

@@ -39,8 +39,7 @@ def demo(once: str | None) -> int:
     try:
         with running(fixed_port=once is None) as url:
             if once is not None:
-                paint_once(url, Path(once))
-                return 0
+                return paint_once(url, Path(once))
             print(_READY.format(url=url.replace("0.0.0.0", "127.0.0.1"), prompt=PROMPT), flush=True)  # noqa: S104
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
             return 0
@@ -77,9 +76,19 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
         yield stack.enter_context(serve(create_app(settings), settings.host, port))
 
 
-def paint_once(url: str, folder: Path) -> None:
+def paint_once(url: str, folder: Path) -> int:
+    """The exit code. What cannot be written or painted is told in one line."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paint_both(url, folder)
+    except (OSError, httpx.HTTPError) as error:
+        print(f"limner demo --once: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def paint_both(url: str, folder: Path) -> None:
     """One generation and one edit in the wire form of the official client; writes the pictures, prints their sizes."""
-    folder.mkdir(parents=True, exist_ok=True)
     asked = {"model": "gpt-image-2", "prompt": PROMPT, "size": "1536x1024"}
     with httpx.Client(
         base_url=f"{url}/v1", headers={"authorization": "Bearer demo"}, timeout=120, trust_env=False
