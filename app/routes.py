@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.access import Access
@@ -33,6 +34,9 @@ def image_routes(settings: Settings, access: Access) -> APIRouter:
         spool = Spool(settings.spool_dir)
         try:
             request = await read(operation, http, spool, settings.max_request_bytes, settings.max_image_bytes)
+        except ClientDisconnect:
+            spool.close()
+            return Response(status_code=499)
         except BaseException:
             spool.close()
             raise

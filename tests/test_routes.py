@@ -1,14 +1,20 @@
 """What happens before a request is one: key, length, framing, content type, JSON."""
 
+import asyncio
 import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 import pytest
+import structlog
 from PIL import Image
+from starlette.types import Message
 
+from app.main import create_app
+from app.settings import Settings
 from tests.pictures import chunk
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 from tests.wire import ask, chunked, connect, request
@@ -194,3 +200,28 @@ def test_a_request_hidden_in_a_body_is_not_answered(limner: RunningLimner, name:
         wire.send(FRAMED[name].replace(b"HOST", wire.host.encode()))
         assert wire.reply().status == 400
         assert wire.rest() == b""
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(tmp_path: Path) -> None:
+    app = create_app(Settings(upstream_base_url="http://127.0.0.1:9/v1", image_store=f"disk://{tmp_path}"))
+    coming = iter([{"type": "http.request", "body": b'{"prompt":', "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return next(coming)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", b"Bearer x")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/images/generations",
+        "headers": headers,
+        "query_string": b"",
+    }
+    with structlog.testing.capture_logs() as records:
+        asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 499
+    assert [(record["event"], record["status"]) for record in records] == [("request", 499)]
