@@ -87,6 +87,14 @@ class Spool:
         self._blobs.append(blob)
         return blob
 
+    def take_over(self, other: "Spool") -> None:
+        self._blobs += other._blobs
+        other._blobs = []
+
+    @property
+    def size(self) -> int:
+        return sum(blob.size for blob in self._blobs)
+
     def close(self) -> None:
         while self._blobs:
             self._blobs.pop().close()

@@ -12,6 +12,7 @@
     ├── BodyTimeout                   408  invalid_request_error    request_timeout
     ├── TooLarge                      413  invalid_request_error    request_too_large
     │   └── SpoolFull                 413  … spool_full             507 would be repeated, and fail, and cost again
+    ├── IdempotencyKeyReused          422  invalid_request_error    idempotency_key_reused
     ├── RateLimited                   429  requests                 rate_limit_exceeded
     ├── UpstreamError                 500  server_error             upstream_error
     │   ├── UpstreamAuth              500  … upstream_auth          our key was refused: never a 401
@@ -124,6 +125,12 @@ class TooLarge(ApiError):
 
 class SpoolFull(TooLarge):
     code = "spool_full"
+
+
+class IdempotencyKeyReused(ApiError):
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
 
 
 class RateLimited(ApiError):

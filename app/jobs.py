@@ -14,14 +14,15 @@ Item = TypeVar("Item")
 class Job(Generic[Item]):
     """A task that collects `items`; `fault` is what it ended with where it did not end well.
 
-    `close` is called once, when the work has ended and its last reader has left.
+    Each of the `readers` reads from the first item, and calls `leave` at last. `settle` is called whenever the work has
+    ended and nobody reads it.
     """
 
-    def __init__(self, items: AsyncGenerator[Item, None], close: Callable[[], None]) -> None:
+    def __init__(self, items: AsyncGenerator[Item, None], settle: Callable[[], None], *, readers: int = 1) -> None:
         self.items: list[Item] = []
         self.fault: ApiError | None = None
-        self._close = close
-        self._readers = 1
+        self.readers = readers
+        self._settle = settle
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run(items))
         self.task.add_done_callback(self._end)
@@ -31,7 +32,7 @@ class Job(Generic[Item]):
             async with aclosing(items):
                 async for item in items:
                     self.items.append(item)
-                    self._news.set()
+                    self._ring()
         except ApiError as error:
             # Without its frames, which hold the buffers of the request alive.
             self.fault = error.with_traceback(None)
@@ -43,28 +44,31 @@ class Job(Generic[Item]):
             self.fault = ApiError()
 
     def _end(self, _: asyncio.Task[None]) -> None:
-        self._news.set()
-        self._close_if_left()
+        self._ring()
+        self._settle_if_left()
+
+    def _ring(self) -> None:
+        """Wakes all who wait, and gives those who come later something new to wait for."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     async def more(self, have: int) -> bool:
         """Wait until there are more than `have` items, or the end: then False where nothing is left to read."""
         while len(self.items) <= have and not self.task.done():
-            self._news.clear()
             await self._news.wait()
         return len(self.items) > have
 
     async def end(self) -> bool:
         """Wait for the end of the work; always True."""
         while not self.task.done():
-            self._news.clear()
             await self._news.wait()
         return True
 
     def leave(self) -> None:
         """The reader is done with the items, or gone."""
-        self._readers -= 1
-        self._close_if_left()
+        self.readers -= 1
+        self._settle_if_left()
 
-    def _close_if_left(self) -> None:
-        if self._readers == 0 and self.task.done():
-            self._close()
+    def _settle_if_left(self) -> None:
+        if self.readers == 0 and self.task.done():
+            self._settle()

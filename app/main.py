@@ -17,6 +17,7 @@ from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
 from app.log import log
 from app.middleware import LastResort, Record
+from app.once import Once
 from app.openapi import complete
 from app.ops import health_routes, kept_routes, model_routes
 from app.pipeline import Policy
@@ -27,15 +28,18 @@ from app.store import Store, open_store
 from app.studio import Studio
 from app.transcode import Transcoder
 from app.upstream import Upstream, UpstreamConfig, open_client
+from app.workbench import Parts
 
 #: Browsers show scripts no other headers of an answer.
 EXPOSED = (
     "x-request-id",
     "x-should-retry",
+    "location",
     "retry-after",
     "retry-after-ms",
     "x-limner-failed",
     "x-limner-ignored",
+    "x-limner-joined",
     "x-limner-overhead-ms",
     "x-limner-reply-form",
     "x-limner-shrunk",
@@ -99,15 +103,17 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
     transcoder = Transcoder(new_blob=new_blob)
     client = open_client()
     upstream = Upstream(upstream_config(settings), client)
+    once = Once(
+        ttl=settings.answer_ttl,
+        key_ttl=settings.idempotency_ttl,
+        most=settings.max_answers,
+        most_bytes=settings.max_answers_bytes,
+    )
     studio = Studio(
         turns=Turns(settings.max_concurrency, settings.max_queue),
-        upstream=upstream,
-        fetcher=fetcher,
-        transcoder=transcoder,
-        store=store,
+        parts=Parts(upstream, fetcher, transcoder, store, settings.shrink_inputs, settings.public_url),
         policy=policy(settings),
-        shrink=settings.shrink_inputs,
-        public_url=settings.public_url,
+        once=once,
         keepalive_after=settings.keepalive_after,
     )
     app.state.studio = studio
@@ -118,6 +124,7 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         await studio.drain(settings.shutdown_grace)
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
+        once.close()
         await upstream.close()
         await fetcher.close()
         transcoder.close()

@@ -82,7 +82,7 @@ def kept_routes(ttl: float) -> APIRouter:
         responses={200: {"description": "The picture.", "content": {"image/*": {}}}, **fault_responses(404)},
     )
     async def kept(name: str, http: Request) -> Response:
-        path = http.app.state.studio.store.find(name)
+        path = http.app.state.studio.parts.store.find(name)
         if path is None:
             raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
         return FileResponse(path, headers=headers, media_type=media_type(name))

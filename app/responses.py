@@ -1,7 +1,7 @@
 """How answers leave: plain JSON, JSON that waits, events; pictures are encoded while they are being sent."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import chain
 from typing import Any, Protocol, TypeVar
@@ -41,6 +41,12 @@ class Presence:
         finally:
             task.cancel()
 
+    async def is_here(self) -> bool:
+        """Gives the loop two turns first, in which it hears of a connection that was closed."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return not self._gone.done()
+
     def stop(self) -> None:
         self._gone.cancel()
 
@@ -70,55 +76,64 @@ class ErrorResponse(JsonResponse):
         super().__init__(error.body, error.status, error.headers)
 
 
+class Visit(Protocol):
+    """A client that waits for an answer; `leave` says whether it has got all of it."""
+
+    @property
+    def presence(self) -> Presence: ...
+
+    def leave(self, *, delivered: bool) -> None: ...
+
+
 class PicturesResponse(Response):
     """One document with pictures in it, or several: their length goes ahead."""
 
     def __init__(
-        self, documents: Sequence[Document], media_type: str, headers: Mapping[str, str], leave: Callable[[], None]
+        self, documents: Sequence[Document], media_type: str, headers: Mapping[str, str], visit: Visit
     ) -> None:
         self.media_type = media_type
-        self._documents, self._leave = documents, leave
+        self._documents, self._visit = documents, visit
         length = sum(document.length for document in documents)
         super().__init__(None, 200, {"content-length": str(length), **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        delivered = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             for piece in joined(chain.from_iterable(document.pieces() for document in self._documents)):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+            delivered = await self._visit.presence.is_here()
             await send({"type": "http.response.body", "body": b""})
         finally:
-            self._leave()
+            self._visit.leave(delivered=delivered)
 
 
 class FlowingResponse(Response):
     """Whatever `pieces` yields, each sent at once: events, or white space and then JSON. The status is 200."""
 
     def __init__(
-        self,
-        pieces: AsyncGenerator[bytes, None],
-        media_type: str,
-        headers: Mapping[str, str],
-        leave: Callable[[], None],
+        self, pieces: AsyncGenerator[bytes, None], media_type: str, headers: Mapping[str, str], visit: Visit
     ) -> None:
         self.media_type = media_type
-        self._pieces, self._leave = pieces, leave
+        self._pieces, self._visit = pieces, visit
         # nginx and CDNs would hold back what is meant to keep the connection alive.
         unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(None, 200, {**headers, **unbuffered})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        delivered = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with aclosing(self._pieces):
                 async for piece in self._pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
+            delivered = await self._visit.presence.is_here()
             await send({"type": "http.response.body", "body": b""})
         except ClientGone:
             return
         finally:
-            self._leave()
+            self._visit.leave(delivered=delivered)
 
 
 def joined(pieces: Iterable[bytes]) -> Iterable[bytes]:

@@ -13,7 +13,7 @@ from app.access import Access
 from app.blobs import Spool
 from app.errors import InvalidRequest, NotFound, TooLarge
 from app.forms import boundary_of, read_parts
-from app.openapi import image_endpoint
+from app.openapi import image_endpoint, result_endpoint
 from app.pure.images import ImagesRequest, Operation, read_form, read_json
 from app.pure.standins import Lifter
 from app.settings import Settings
@@ -50,6 +50,11 @@ def image_routes(settings: Settings, access: Access) -> APIRouter:
     @router.post("/images/edits", **image_endpoint(Operation.EDIT, "Paint with pictures to start from"))
     async def edits(http: Request) -> Response:
         return await answer(Operation.EDIT, http)
+
+    @router.get("/images/results/{result_id}", **result_endpoint())
+    async def results(result_id: str, http: Request) -> Response:
+        studio: Studio = http.app.state.studio
+        return await studio.result(result_id, access.admit(http.headers), http)
 
     @router.post("/images/variations", include_in_schema=False)
     async def variations(http: Request) -> Response:

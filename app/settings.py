@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -29,77 +30,6 @@ PREFIX = "LIMNER_"
 OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
 
 
-def _split(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _check_base_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in value:
-        raise PydanticCustomError(
-            "url", "an http(s) address without user name and query, like https://api.example.com/v1"
-        )
-    return value.rstrip("/")
-
-
-def _check_dialect(value: str) -> str:
-    if value not in DIALECTS:
-        raise PydanticCustomError("dialect", "one of {names}", {"names": ", ".join(DIALECTS)})
-    return value
-
-
-def _check_store(value: str) -> str:
-    if not value.startswith("disk:///"):
-        raise PydanticCustomError("store", "disk:///absolute/path")
-    return value
-
-
-def _check_folder(value: Path) -> Path:
-    if not value.is_dir() or not os.access(value, os.W_OK):
-        raise PydanticCustomError("folder", "a folder that exists and can be written to")
-    return value
-
-
-class Shrink(NamedTuple):
-    """Limits of input pictures; None: none."""
-
-    max_bytes: int | None
-    max_edge: int | None
-
-    def __str__(self) -> str:
-        return "20MB,4096"
-
-
-def _parse_shrink(value: object) -> object:
-    """Sizes as pydantic reads them: MB are decimal, MiB binary."""
-    if not isinstance(value, str):
-        return value
-    if value.strip().lower() == "never":
-        return Shrink(None, None)
-    size, _, edge = (part.strip() for part in value.partition(","))
-    try:
-        limits = Shrink(TypeAdapter(ByteSize).validate_python(size), int(edge))
-    except ValueError:
-        limits = Shrink(0, 0)
-    if not (limits.max_bytes and limits.max_edge and limits.max_bytes > 0 and limits.max_edge > 0):
-        raise PydanticCustomError("shrink", "a size and a number of pixels, like 20MB,4096, or never")
-    return limits
-
-
-def _parse_allow(value: object) -> object:
-    try:
-        return parse_allow(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Size = Annotated[ByteSize, Field(ge=1024)]
-
-
 def _default_store() -> str:
     """The state folder of the user who runs the server, by the XDG rules: the only other variable that is read."""
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
@@ -121,8 +51,10 @@ class Settings(BaseSettings):
     upstream_base_url: BaseUrl = Field(
         description="Where the chat upstream is, like `https://api.aiearth.dev/v1`. Required by `serve` and `check`."
     )
-    upstream_api_key: SecretStr | None = Field(
-        None, description="The upstream's key. Unset: each caller's own Bearer token is passed on (pass-through)."
+    upstream_api_key_file: KeyFile | None = Field(None, description="A file with the upstream's key, in its place.")
+    upstream_api_key: Key | None = Field(
+        default_factory=lambda given: given["upstream_api_key_file"],
+        description="The upstream's key. Unset: each caller's own Bearer token is passed on (pass-through).",
     )
     upstream_model: str = Field(
         "gpt-image-2-chat", min_length=1, description="What the upstream is asked for, whatever the client named."
@@ -144,8 +76,13 @@ class Settings(BaseSettings):
         False, description="Also ask again after a 500 or 502: such a question may be paid for twice."
     )
 
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="Comma-separated keys, one of which a client must present."
+    api_keys_file: Annotated[Keys, NoDecode, BeforeValidator(_split_lines), BeforeValidator(_read_file)] = Field(
+        (), description="A file with the keys of clients, one a line, in place of `LIMNER_API_KEYS`."
+    )
+    api_keys: Annotated[Keys, NoDecode, BeforeValidator(_split)] = Field(
+        default_factory=lambda given: given["api_keys_file"],
+        description="Comma-separated keys, one of which a client must present. `sha256:` and 64 hexadecimal digits "
+        "stand for a key that is not told.",
     )
     allow_anonymous: bool = Field(
         False,
@@ -182,6 +119,13 @@ class Settings(BaseSettings):
     max_request_bytes: Size = Field(ByteSize(256 * 2**20), description="One request body.")
     max_concurrency: Count = Field(256, description="Questions under way at once, per process.")
     max_queue: int = Field(256, ge=0, le=1_000_000, description="Requests waiting for a turn; one more gets a 429.")
+    client_header_timeout: Seconds = Field(
+        20, description="Seconds that a client gets to send the head of a request, and that it may be idle between two."
+    )
+    client_body_timeout: Seconds = Field(
+        60,
+        description="Seconds without progress after which a client is cut that sends a body or takes an answer.",
+    )
     keepalive_after: float = Field(
         240,
         ge=0,
@@ -190,6 +134,14 @@ class Settings(BaseSettings):
         "nobody between takes the silence for death; 0: never.",
     )
     shutdown_grace: Seconds = Field(300, description="Seconds that questions under way get when the server stops.")
+    answer_ttl: Seconds = Field(
+        600, description="Seconds that a paid answer nobody took is kept for the same question of the same caller."
+    )
+    idempotency_ttl: Seconds = Field(86_400, description="Seconds that an answer under an `Idempotency-Key` is kept.")
+    max_answers: int = Field(1000, ge=0, le=1_000_000, description="Kept answers at most; the oldest go first.")
+    max_answers_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(2**30), description="Bytes of the pictures of kept answers at most, in the spool folder."
+    )
     spool_dir: Annotated[Path, AfterValidator(_check_folder)] | None = Field(
         None, description="Folder for the unnamed temporary files of large images. Unset: the system's."
     )
@@ -214,6 +166,15 @@ class Settings(BaseSettings):
         "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+    @model_validator(mode="after")
+    def _refuse_two_sources(self) -> Self:
+        """Which of the two would win is nothing to guess about keys."""
+        for field in ("upstream_api_key", "api_keys"):
+            if getattr(self, f"{field}_file") and field in self.model_fields_set:
+                message = f"{variable(field)}_FILE: set together with {variable(field)}; one of them is enough"
+                raise PydanticCustomError("two_sources", "{message}", {"message": message})
+        return self
 
     @model_validator(mode="after")
     def _refuse_to_run_open(self) -> Self:
@@ -245,7 +206,9 @@ def variable(field: str) -> str:
 
 def complaints(error: ValidationError) -> list[str]:
     """One readable line per bad variable: its name, its value where that cannot be a secret, the format."""
-    return [_complaint(problem) for problem in error.errors(include_url=False, include_context=False)]
+    problems = error.errors(include_url=False, include_context=False)
+    # A default that hangs on a value that is wrong itself has nothing to add.
+    return [_complaint(problem) for problem in problems if problem["type"] != "default_factory_not_called"]
 
 
 def _complaint(problem: Mapping[str, Any]) -> str:

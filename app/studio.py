@@ -1,32 +1,30 @@
-"""Where requests are worked on: a turn, a job, the edge of the world for it, and the answer in the form that fits."""
+"""Where requests are worked on: a turn, a job that repeats may join, and the answer in the form that fits."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access import Caller, Turns
 from app.blobs import Blob, Spool
-from app.errors import Unavailable
+from app.errors import ApiError, NotFound, Unavailable
 from app.exchange import Exchange, Item, answer_of
-from app.fetch import Fetcher
 from app.jobs import Job
+from app.once import Errand, Once, identify
 from app.pipeline import Edge, Policy, paint
-from app.pure.chat import ChatReply
 from app.pure.images import ImagesRequest
-from app.pure.json_holes import HoleyJson
-from app.pure.media import ImageInfo, measure
-from app.responses import ClientGone, FlowingResponse, PicturesResponse, Presence
-from app.settings import Shrink
-from app.store import Store
-from app.transcode import Transcoder
-from app.upstream import Question, Upstream
+from app.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
+from app.workbench import Parts, Workbench
 
 #: Seconds without a byte after which a sign of life is sent: middle boxes cut silent connections after 60 to 120.
 SILENCE = 15.0
+
+#: Seconds after which it is worth asking again for an answer that is not there yet.
+_POLL = "5"
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
 
@@ -36,13 +34,9 @@ class Studio:
     """`jobs` are those under way, with or without a reader; `keepalive_after` is in seconds, 0 means never."""
 
     turns: Turns
-    upstream: Upstream
-    fetcher: Fetcher
-    transcoder: Transcoder
-    store: Store
+    parts: Parts
     policy: Policy
-    shrink: Shrink
-    public_url: str | None
+    once: Once
     keepalive_after: float
     silence: float = SILENCE
     closing: bool = False
@@ -50,24 +44,56 @@ class Studio:
 
     async def answer(self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request) -> Response:
         """Takes over the spool. Raises the ApiError of the work where nothing has been sent yet."""
-        exchange = Exchange(request, self.silence)
-        job = self._start(exchange, caller, spool, http)
-        presence = Presence(http.receive)
-
-        def leave() -> None:
-            presence.stop()
-            job.leave()
-
         try:
-            return await self._respond(exchange, job, presence, http, leave)
-        except ClientGone:
-            if not exchange.upstream.started:
-                # Nothing has been asked yet, so nothing is lost; a question under way runs to its end.
-                job.task.cancel()
-            leave()
-            return Response(status_code=499)
+            identity = await identify(request, caller, http.headers)
+            errand = self.once.find(identity)
+            if self.closing and (errand is None or errand.failed_to_deliver):
+                raise Unavailable("The server is shutting down. Please try again.")
         except BaseException:
-            leave()
+            spool.close()
+            raise
+        is_async = not request.stream and "respond-async" in http.headers.get("prefer", "").lower()
+        readers = 0 if is_async else 1
+        if errand is None:
+            errand = Errand(http.state.request_id, identity, Exchange(request, self.silence), spool, is_async)
+            self._start(errand, caller, http, readers)
+            self.once.add(errand)
+        elif errand.failed_to_deliver:
+            errand.reopen(spool, Exchange(request, self.silence))
+            self._start(errand, caller, http, readers)
+        else:
+            # What the repeat brings is what the first one brought.
+            spool.close()
+            errand.job.readers += readers
+        return accepted(errand, http) if is_async else await self.visit(errand, http)
+
+    async def result(self, id: str, caller: Caller, http: Request) -> Response:  # noqa: A002  the API's word
+        """What became of a question nobody waited for; until its time is over, as often as it is asked for."""
+        errand = self.once.get(caller, id)
+        if errand is None:
+            raise NotFound("There is no such result, or its time is over.", code="result_not_found")
+        if not errand.job.task.done():
+            return accepted(errand, http)
+        errand.job.readers += 1
+        return await self.visit(errand, http)
+
+    async def visit(self, errand: Errand, http: Request) -> Response:
+        """Wait for an errand and answer with what it brings."""
+        visit = Visit(errand, Presence(http.receive))
+        try:
+            return await self._respond(visit, http)
+        except ClientGone:
+            nobody_else = errand.job.readers == 1 and not errand.is_async
+            if nobody_else and not errand.exchange.upstream.started:
+                # Nothing has been asked yet, so nothing is lost; a question under way runs to its end.
+                errand.job.task.cancel()
+            visit.leave(delivered=False)
+            return Response(status_code=499)
+        except ApiError:
+            visit.leave(delivered=True)
+            raise
+        except BaseException:
+            visit.leave(delivered=False)
             raise
 
     async def drain(self, grace: float) -> None:
@@ -79,24 +105,20 @@ class Studio:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _start(self, exchange: Exchange, caller: Caller, spool: Spool, http: Request) -> Job[Item]:
-        if self.closing:
-            spool.close()
-            raise Unavailable("The server is shutting down. Please try again.")
-        edge = self._edge(exchange, caller, spool, http)
-        job = Job(self._work(exchange.request, caller, edge), spool.close)
-        self.jobs.add(job.task)
-        job.task.add_done_callback(self.jobs.discard)
-        return job
+    def _start(self, errand: Errand, caller: Caller, http: Request, readers: int) -> None:
+        bench = Workbench(self.parts, errand, caller.token, str(http.base_url))
+        work = self._work(errand.exchange.request, caller, bench.edge())
+        errand.job = Job(work, partial(self.once.settle, errand), readers=readers)
+        self.jobs.add(errand.job.task)
+        errand.job.task.add_done_callback(self.jobs.discard)
 
     async def _work(self, request: ImagesRequest, caller: Caller, edge: Edge[Blob]) -> AsyncGenerator[Item, None]:
         async with self.turns.take(caller.id, request.n), aclosing(paint(request, edge, self.policy)) as items:
             async for item in items:
                 yield item
 
-    async def _respond(
-        self, exchange: Exchange, job: Job[Item], presence: Presence, http: Request, leave: Callable[[], None]
-    ) -> Response:
+    async def _respond(self, visit: "Visit", http: Request) -> Response:
+        exchange, job, presence = visit.errand.exchange, visit.errand.job, visit.presence
         streamed = exchange.request.stream
         if http.scope["http_version"] == "1.0":
             # Such a client knows no chunks: it gets everything at the end.
@@ -109,57 +131,32 @@ class Studio:
             raise job.fault
         answer = answer_of(job)
         headers = exchange.headers(answer)
+        if visit.errand.id != http.state.request_id:
+            headers["x-limner-joined"] = visit.errand.id
         if http.scope["http_version"] == "1.0" and streamed:
-            return PicturesResponse(exchange.all_events(job), _EVENTS, headers, leave)
+            return PicturesResponse(exchange.all_events(job), _EVENTS, headers, visit)
         if streamed:
-            return FlowingResponse(exchange.events(job, presence), _EVENTS, headers, leave)
+            return FlowingResponse(exchange.events(job, presence), _EVENTS, headers, visit)
         if answer is None:
-            return FlowingResponse(exchange.white_space_then_json(job, presence), _JSON, headers, leave)
-        return PicturesResponse([exchange.json(answer)], _JSON, headers, leave)
-
-    def _edge(self, exchange: Exchange, caller: Caller, spool: Spool, http: Request) -> Edge[Blob]:
-        """The parts as one request sees them: its key, its spool, its timers."""
-
-        async def ask(body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
-            question = Question(body, stream, caller.token, http.state.request_id, spool.blob)
-            with exchange.waiting, exchange.upstream:
-                async with aclosing(self.upstream.ask(question)) as snapshots:
-                    async for reply in snapshots:
-                        yield reply
-
-        async def fetch(url: str) -> Blob:
-            with exchange.waiting:
-                return spool.adopt(await self.fetcher.fetch(url))
-
-        async def prepare(blob: Blob, index: int, like: Blob | None) -> Blob:
-            size = None if like is None else pixels(like)
-            prepared = await self.transcoder.prepare(
-                blob, index=index, size=size, max_bytes=self.shrink.max_bytes, max_edge=self.shrink.max_edge
-            )
-            if prepared.shrunk is not None:
-                exchange.shrunk.append(prepared.shrunk)
-            return prepared.blob if prepared.blob is blob else spool.adopt(prepared.blob)
-
-        async def restore(result: Blob, original: Blob, mask: Blob) -> Blob:
-            return spool.adopt(await self.transcoder.restore(result, original, mask))
-
-        async def convert(blob: Blob, request: ImagesRequest) -> Blob:
-            legacy = request.size is not None and request.size.asked_as != request.size
-            target = (request.size.width, request.size.height) if request.size is not None and legacy else None
-            if target is None and request.output_format is None and request.output_compression is None:
-                return blob
-            converted = await self.transcoder.convert(
-                blob, format=request.output_format, compression=request.output_compression, size=target
-            )
-            return converted if converted is blob else spool.adopt(converted)
-
-        async def keep(blob: Blob, info: ImageInfo) -> str:
-            base = self.public_url or str(http.base_url).rstrip("/")
-            return f"{base}/kept/{await self.store.keep(blob, info)}"
-
-        return Edge(ask, fetch, spool.blob, prepare, self.transcoder.check_mask, restore, convert, keep)
+            return FlowingResponse(exchange.white_space_then_json(job, presence), _JSON, headers, visit)
+        return PicturesResponse([exchange.json(answer)], _JSON, headers, visit)
 
 
-def pixels(blob: Blob) -> tuple[int, int] | None:
-    info = measure(blob.read_at)
-    return None if info is None or info.width is None or info.height is None else (info.width, info.height)
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A client that waits for an errand."""
+
+    errand: Errand
+    presence: Presence
+
+    def leave(self, *, delivered: bool) -> None:
+        self.presence.stop()
+        self.errand.delivered = self.errand.delivered or delivered
+        self.errand.job.leave()
+
+
+def accepted(errand: Errand, http: Request) -> Response:
+    """202 for who does not want to wait: the answer is fetched from `location`."""
+    place = f"{http.url.path.partition('/images/')[0]}/images/results/{errand.id}"
+    headers = {"location": place, "retry-after": _POLL, "preference-applied": "respond-async"}
+    return JsonResponse({"id": errand.id, "object": "image.result", "status": "in_progress"}, 202, headers)

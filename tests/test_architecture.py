@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {"errors", "jobs", "pipeline", "responses", "pure/*"},
     "middleware": {"errors", "log", "responses"},
     "openapi": {"pure/*"},
-    # A request's way from one part to the next: the parts do not know each other, these two know them.
-    "studio": {"errors", "access", "blobs", "exchange", "jobs", "pipeline", "responses", "pure/*"}
-    | {"fetch", "settings", "store", "transcode", "upstream"},
+    # A request's way from one part to the next: the parts do not know each other, the workbench knows them.
+    "workbench": {"blobs", "fetch", "once", "pipeline", "settings", "store", "transcode", "upstream", "pure/*"},
+    "studio": {"errors", "access", "blobs", "exchange", "jobs", "once", "pipeline", "responses", "workbench", "pure/*"},
+    "once": {"errors", "access", "blobs", "exchange", "jobs", "pure/*"},
     "routes": {"errors", "access", "blobs", "forms", "openapi", "settings", "studio", "pure/*"},
     "ops": {"errors", "access", "openapi", "responses", "store"},
     "demo/*": {"errors", "pure/*", "demo/*"},

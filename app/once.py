@@ -1,0 +1,198 @@
+"""The same question is asked once: repeats join what is under way, and get what was paid for but not delivered.
+
+SDKs repeat a request by themselves after a timeout or a cut connection, twice, and none of them sends a key. So an
+answer that nobody took is kept for the next identical question of the same caller, and a question whose client has gone
+runs to its end and is joined. Two identical questions of clients that are both still there are two questions.
+"""
+
+import asyncio
+import hashlib
+import math
+import re
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import orjson
+from starlette.datastructures import Headers
+
+from app.access import Caller
+from app.blobs import Spool
+from app.errors import (
+    IdempotencyKeyReused,
+    ImageUnavailable,
+    InvalidRequest,
+    ModerationBlocked,
+    NoImageInReply,
+    UpstreamBroken,
+    UpstreamTimeout,
+)
+from app.exchange import Exchange, Item
+from app.jobs import Job
+from app.pure.chat import ChatReply
+from app.pure.images import ImagesRequest, Picture
+
+#: Faults that may have been paid for: with a key the same question is not asked again.
+_COST_MONEY = (ModerationBlocked, NoImageInReply, UpstreamBroken, UpstreamTimeout)
+
+_HASHED_AT_ONCE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes two requests the same question: who asks what, under which key. `again`: it says it is a repeat."""
+
+    caller: str
+    fingerprint: str
+    key: str | None = None
+    again: bool = False
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where it is looked for: under its key, or else under what is asked."""
+        return self.caller, f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """A question under way, or answered. `replies` have been paid for, `spool` holds the bytes of the answer."""
+
+    id: str
+    identity: Identity
+    exchange: Exchange
+    spool: Spool
+    is_async: bool = False
+    replies: list[ChatReply] = field(default_factory=list)
+    delivered: bool = False
+    until: float = math.inf
+    job: Job[Item] = field(init=False)
+
+    @property
+    def failed_to_deliver(self) -> bool:
+        """The upstream has been paid, but its picture could not be fetched or kept: worth another try."""
+        return self.job.task.done() and isinstance(self.job.fault, ImageUnavailable)
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        if self.is_async or self.failed_to_deliver:
+            return True
+        if self.job.fault is None:
+            return self.identity.key is not None or not self.delivered
+        return self.identity.key is not None and isinstance(self.job.fault, _COST_MONEY)
+
+    def reopen(self, spool: Spool, exchange: Exchange) -> None:
+        """For another try at delivering; the bytes of the repeat join those of the first."""
+        self.spool.take_over(spool)
+        self.exchange = exchange
+        self.delivered, self.until = False, math.inf
+
+    def may_be_joined(self, identity: Identity) -> bool:
+        """With a key always; without one where its client has gone, or says that it has come again."""
+        if identity.key is not None or self.failed_to_deliver:
+            return True
+        return not (self.is_async or self.delivered) and (self.job.readers == 0 or identity.again)
+
+
+class Once:
+    """The errands of this process, in seconds and bytes; `now` never goes back.
+
+    `ttl` is for answers that nobody took, `key_ttl` for those under an Idempotency-Key. At most `most` finished errands
+    and `most_bytes` of their pictures are kept, those that end first go first.
+    """
+
+    def __init__(
+        self, *, ttl: float, key_ttl: float, most: int, most_bytes: int, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ttl, self._key_ttl, self._most, self._most_bytes = ttl, key_ttl, most, most_bytes
+        self._now = now
+        self._by_id: dict[str, Errand] = {}
+        self._by_place: dict[tuple[str, str], list[Errand]] = {}
+        self._next_end = math.inf
+
+    def add(self, errand: Errand) -> None:
+        self._by_id[errand.id] = errand
+        self._by_place.setdefault(errand.identity.place, []).append(errand)
+
+    def find(self, identity: Identity) -> Errand | None:
+        """An errand that this request may join. Raises IdempotencyKeyReused."""
+        self._sweep()
+        for errand in self._by_place.get(identity.place, ()):
+            if errand.identity.fingerprint != identity.fingerprint:
+                message = "This Idempotency-Key was used with another request body. Use a new key for a new question."
+                raise IdempotencyKeyReused(message)
+            if errand.may_be_joined(identity):
+                return errand
+        return None
+
+    def get(self, caller: Caller, id: str) -> Errand | None:  # noqa: A002  the name of the field in the API
+        self._sweep()
+        errand = self._by_id.get(id)
+        return errand if errand is not None and errand.identity.caller == caller.id else None
+
+    def settle(self, errand: Errand) -> None:
+        """The work has ended and nobody reads it: keep what somebody may come back for, let go of the rest."""
+        if not errand.is_worth_keeping:
+            self._drop(errand)
+            return
+        if errand.until == math.inf:
+            errand.until = self._now() + (self._ttl if errand.identity.key is None else self._key_ttl)
+            self._next_end = min(self._next_end, errand.until)
+        self._make_room()
+
+    def close(self) -> None:
+        for errand in list(self._by_id.values()):
+            self._drop(errand)
+
+    def _sweep(self) -> None:
+        if self._now() < self._next_end:
+            return
+        for errand in self._kept():
+            if errand.until <= self._now():
+                self._drop(errand)
+        self._next_end = min((errand.until for errand in self._kept()), default=math.inf)
+
+    def _make_room(self) -> None:
+        kept = sorted(self._kept(), key=lambda errand: errand.until)
+        size = sum(errand.spool.size for errand in kept)
+        while len(kept) > self._most or size > self._most_bytes:
+            oldest = kept.pop(0)
+            size -= oldest.spool.size
+            self._drop(oldest)
+
+    def _kept(self) -> list[Errand]:
+        """Finished, and nobody is reading them at this moment."""
+        return [errand for errand in self._by_id.values() if errand.until < math.inf and not errand.job.readers]
+
+    def _drop(self, errand: Errand) -> None:
+        if self._by_id.pop(errand.id, None) is not None:
+            line = self._by_place[errand.identity.place]
+            line.remove(errand)
+            if not line:
+                del self._by_place[errand.identity.place]
+        errand.spool.close()
+
+
+async def identify(request: ImagesRequest, caller: Caller, headers: Headers) -> Identity:
+    """Raises InvalidRequest for a key that is none. Only between pictures does it let others have the loop."""
+    key = headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
+        message = "Invalid Idempotency-Key: expected 1 to 255 visible ASCII characters."
+        raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
+    said = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in {"images", "mask"}}
+    digest = hashlib.sha256(orjson.dumps(said, str, orjson.OPT_SORT_KEYS))
+    for picture in (*request.images, request.mask):
+        digest.update(_summary(picture))
+        await asyncio.sleep(0)
+    again = headers.get("x-stainless-retry-count", "0") not in {"", "0"}
+    return Identity(caller.id, digest.hexdigest(), key, again)
+
+
+def _summary(picture: Picture | None) -> bytes:
+    """A caller can mislead only himself, so a checksum does; it costs a third of a hash."""
+    if picture is None or picture.source is None:
+        return orjson.dumps(picture and picture.url)
+    checksum = 0
+    for piece in picture.source.chunks(_HASHED_AT_ONCE):
+        checksum = zlib.crc32(piece, checksum)
+    return b"%d %d," % (picture.source.size, checksum)

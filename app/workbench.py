@@ -1,0 +1,114 @@
+"""The parts of the server as one request sees them: with its key, its spool, its timers."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from app.blobs import Blob
+from app.fetch import Fetcher
+from app.once import Errand
+from app.pipeline import Edge
+from app.pure.chat import ChatReply
+from app.pure.images import ImagesRequest
+from app.pure.json_holes import HoleyJson
+from app.pure.media import ImageInfo, measure
+from app.settings import Shrink
+from app.store import Store
+from app.transcode import Transcoder
+from app.upstream import Question, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`public_url`: how clients reach this server, where the operator has said so."""
+
+    upstream: Upstream
+    fetcher: Fetcher
+    transcoder: Transcoder
+    store: Store
+    shrink: Shrink
+    public_url: str | None
+
+
+@dataclass(slots=True)
+class Workbench:
+    """`token` is the caller's own key, `base_url` the address that the client asked."""
+
+    parts: Parts
+    errand: Errand
+    token: str | None
+    base_url: str
+    _paid: Iterator[ChatReply] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._paid = iter(tuple(self.errand.replies))
+
+    def edge(self) -> Edge[Blob]:
+        return Edge(
+            self.ask,
+            self.fetch,
+            self.errand.spool.blob,
+            self.prepare,
+            self.parts.transcoder.check_mask,
+            self.restore,
+            self.convert,
+            self.keep,
+        )
+
+    async def ask(self, body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
+        """What has been paid for already is not asked again."""
+        reply = next(self._paid, None)
+        if reply is not None:
+            yield reply
+            return
+        errand, exchange = self.errand, self.errand.exchange
+        question = Question(body, stream, self.token, errand.id, errand.spool.blob)
+        with exchange.waiting, exchange.upstream:
+            try:
+                async with aclosing(self.parts.upstream.ask(question)) as snapshots:
+                    async for reply in snapshots:
+                        yield reply
+            finally:
+                if reply is not None:
+                    errand.replies.append(reply)
+
+    async def fetch(self, url: str) -> Blob:
+        with self.errand.exchange.waiting:
+            return self.errand.spool.adopt(await self.parts.fetcher.fetch(url))
+
+    async def prepare(self, blob: Blob, index: int, like: Blob | None) -> Blob:
+        prepared = await self.parts.transcoder.prepare(
+            blob,
+            index=index,
+            size=None if like is None else pixels(like),
+            max_bytes=self.parts.shrink.max_bytes,
+            max_edge=self.parts.shrink.max_edge,
+        )
+        if prepared.shrunk is not None:
+            self.errand.exchange.shrunk.append(prepared.shrunk)
+        return self._own(prepared.blob, blob)
+
+    async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
+        return self._own(await self.parts.transcoder.restore(result, original, mask), result)
+
+    async def convert(self, blob: Blob, request: ImagesRequest) -> Blob:
+        """Into the format that was asked for, and down to a legacy size, which the upstream does not paint."""
+        size, form, compression = request.size, request.output_format, request.output_compression
+        legacy = None if size is None or size.asked_as == size else (size.width, size.height)
+        if legacy is None and form is None and compression is None:
+            return blob
+        converted = await self.parts.transcoder.convert(blob, format=form, compression=compression, size=legacy)
+        return self._own(converted, blob)
+
+    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+        base = self.parts.public_url or self.base_url.rstrip("/")
+        return f"{base}/kept/{await self.parts.store.keep(blob, info)}"
+
+    def _own(self, made: Blob, given: Blob) -> Blob:
+        """A new blob is gone with the request; the given one is its already."""
+        return made if made is given else self.errand.spool.adopt(made)
+
+
+def pixels(blob: Blob) -> tuple[int, int] | None:
+    info = measure(blob.read_at)
+    return None if info is None or info.width is None or info.height is None else (info.width, info.height)
