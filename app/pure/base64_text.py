@@ -13,21 +13,18 @@ _STAND_IN = re.compile(rf"{MARK}([0-9]{{1,6}}){MARK}")
 #: More pieces than these in one text are no pictures; they are left as they are.
 _MAX_PIECES = 1000
 _ALPHABET = "[A-Za-z0-9+/_-]"
-_DATA_URL = rf"data:[^,:\s\"'<>()]{{0,120}}+,\s?(?:{_ALPHABET}|%2[BFbf]){{16}}"
-#: How the first bytes of each format look in base64. What follows keeps chance hits in words and paths away.
-_MAGIC = (
-    rf"iVBORw0KGgo{_ALPHABET}{{24}}",
-    rf"/9j/{_ALPHABET}{{48}}",
-    rf"UklGR{_ALPHABET}{{48}}",
-    rf"R0lGOD{_ALPHABET}{{32}}",
-    rf"AAAA{_ALPHABET}GZ0eXB{_ALPHABET}{{48}}",
-    rf"SUkqA{_ALPHABET}{{48}}",
-    rf"TU0AK{_ALPHABET}{{48}}",
+#: What may not stand in front of base64 alone: it would be the middle of something longer.
+_MIDDLE = "[A-Za-z0-9+/_%=-]"
+#: How the first bytes of each format look in base64, and how much must follow to keep chance hits in words away.
+_MAGIC = (("iVBORw0KGgo", 24), ("/9j/", 48), ("UklGR", 48), ("R0lGOD", 32), ("SUkqA", 48), ("TU0AK", 48))
+#: Each begins with letters that are compared as they are: that is how a pattern is searched fast.
+_PIECES = (
+    re.compile(rf"data:[^,:\s\"'<>()]{{0,120}}+,\s?(?:{_ALPHABET}|%2[BFbf]){{16}}"),
+    *(re.compile(rf"{magic}(?<!{_MIDDLE}{magic}){_ALPHABET}{{{more}}}") for magic, more in _MAGIC),
+    re.compile(rf"AAAA(?<!{_MIDDLE}AAAA){_ALPHABET}GZ0eXB{_ALPHABET}{{48}}"),
 )
-#: In front of base64 alone none of its own letters: it would be the middle of something longer.
-_PIECE = re.compile(rf"({_DATA_URL})|(?<![A-Za-z0-9+/_%=-])(?:{'|'.join(_MAGIC)})")
-#: One of these is in every text that holds a piece; to look for them first is ten times faster than the pattern.
-_SIGNS = ("data:", "iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "GZ0eXB", "SUkqA", "TU0AK")
+#: No pattern needs more letters than these to match.
+_LONGEST = 200
 _RUN = re.compile(rf"(?:{_ALPHABET}+|%(?:2[BFbf]|3[Dd]))*(?:={{1,2}})?")
 #: Between the lines of one piece: a line break, in JSON's escape too, or a blank where the breaks were lost.
 _GAP = re.compile(r"(?:\\r)?\\n|\r?\n[ \t]*|[ ]")
@@ -43,6 +40,9 @@ class Piece:
     text: str
 
 
+_Ahead = tuple[int, re.Match[str] | None]
+
+
 def piece_of(text: str, pieces: Sequence[Piece]) -> Piece | None:
     """The piece that the text stands for. A mark that came as an escape in JSON may name a piece that is not there."""
     match = _STAND_IN.fullmatch(text)
@@ -53,14 +53,13 @@ def cut_out(text: str) -> tuple[str, tuple[Piece, ...]]:
     """The text with `MARK number MARK` for each piece."""
     if MARK in text:
         text = text.replace(MARK, "")
-    if not any(sign in text for sign in _SIGNS):
-        return text, ()
     kept: list[str] = []
     pieces: list[Piece] = []
+    ahead: list[_Ahead] = [(0, None)] * len(_PIECES)
     at = 0
-    while len(pieces) < _MAX_PIECES and (found := _PIECE.search(text, at)) is not None:
+    while len(pieces) < _MAX_PIECES and (found := _next(text, at, ahead)) is not None:
         start = found.start()
-        payload = text.index(",", start) + 1 if found[1] else start
+        payload = text.index(",", start) + 1 if found.re is _PIECES[0] else start
         end = _run_end(text, payload)
         kept.append(text[at:start])
         kept.append(f"{MARK}{len(pieces)}{MARK}")
@@ -68,6 +67,20 @@ def cut_out(text: str) -> tuple[str, tuple[Piece, ...]]:
         at = end
     kept.append(text[at:])
     return "".join(kept), tuple(pieces)
+
+
+def _next(text: str, at: int, ahead: list[_Ahead]) -> re.Match[str] | None:
+    """The next piece. `ahead`: how far each pattern has looked and what it found, so that none looks twice."""
+    best, limit = None, len(text)
+    for index, pattern in enumerate(_PIECES):
+        looked, match = ahead[index]
+        if match is None or match.start() < at:
+            looked = max(looked, at)
+            match = pattern.search(text, looked, limit + _LONGEST) if looked < limit else None
+            ahead[index] = (match.start() if match else max(looked, limit), match)
+        if match is not None and match.start() < limit:
+            best, limit = match, match.start()
+    return best
 
 
 def _run_end(text: str, start: int) -> int:

@@ -34,6 +34,7 @@ CASES_OF_TEXT = [
     Case("a data URL", f"![x]({HEAD}{PNG})", f"![x]({ONE})", (Piece(HEAD, PNG),)),
     Case("base64 alone", f"x {PNG} y", f"x {ONE} y", (Piece("", PNG),)),
     Case("two pieces", f"{HEAD}{PNG}\n\n{JPEG}", f"{ONE}\n\n{MARK}1{MARK}", (Piece(HEAD, PNG), Piece("", JPEG))),
+    Case("the other way round", f"{JPEG} {HEAD}{PNG}", f"{ONE} {MARK}1{MARK}", (Piece("", JPEG), Piece(HEAD, PNG))),
     Case("a large piece", f"{HEAD}{LARGE})", f"{ONE})", (Piece(HEAD, LARGE),)),
     Case("a large piece in the URL-safe alphabet", f"{HEAD}{SAFE})", f"{ONE})", (Piece(HEAD, SAFE),)),
     Case("lines", f"{HEAD}{wrapped(PNG, chr(10))})", f"{ONE})", (Piece(HEAD, wrapped(PNG, "\n")),)),
