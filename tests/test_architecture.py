@@ -73,6 +73,7 @@ LAST_RESORTS = {"jobs", "middleware"}
 #: Tests of the whole, which belong to no single file.
 TESTS_OF_THE_WHOLE = {
     "test_architecture",
+    "test_bench",
     "test_clients",
     "test_conftest",
     "test_docs",
