@@ -79,6 +79,7 @@ TESTS_OF_THE_WHOLE = {
     "test_docs",
     "test_node_clients",
     "test_packaging",
+    "test_wire",
 }
 
 SOURCES = {
