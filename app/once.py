@@ -137,7 +137,7 @@ class Once:
             return
         if errand.until == math.inf:
             errand.until = self._now() + (self._ttl if errand.identity.key is None else self._key_ttl)
-            self._next_end = min(self._next_end, errand.until)
+        self._next_end = min(self._next_end, errand.until)
         self._make_room()
 
     def close(self) -> None:

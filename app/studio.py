@@ -89,11 +89,8 @@ class Studio:
                 errand.job.task.cancel()
             visit.leave(delivered=False)
             return Response(status_code=499)
-        except ApiError:
-            visit.leave(delivered=True)
-            raise
-        except BaseException:
-            visit.leave(delivered=False)
+        except BaseException as error:
+            visit.leave(delivered=isinstance(error, ApiError))
             raise
 
     async def drain(self, grace: float) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from app.blobs import Blob
 from app.fetch import Fetcher
+from app.formats import Shrink
 from app.once import Errand
 from app.pipeline import Edge
 from app.pure.chat import ChatReply
 from app.pure.images import ImagesRequest
 from app.pure.json_holes import HoleyJson
 from app.pure.media import ImageInfo, measure
-from app.settings import Shrink
 from app.store import Store
 from app.transcode import Transcoder
 from app.upstream import Question, Upstream

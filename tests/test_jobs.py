@@ -61,6 +61,37 @@ def test_work_goes_on_when_its_reader_has_left_and_is_cleaned_up_at_its_end() ->
     asyncio.run(play())
 
 
+def test_each_reader_reads_from_the_first_item() -> None:
+    async def play() -> None:
+        bench = Bench()
+        job = bench.start()
+        job.readers += 1
+        readers = [asyncio.create_task(job.more(0)) for _ in range(2)]
+        await asyncio.sleep(0)
+        bench.orders.put_nowait(7)
+        bench.orders.put_nowait(None)
+        assert await asyncio.gather(*readers) == [True, True]
+        await job.end()
+        job.leave()
+        assert bench.closed == 0
+        job.leave()
+        assert bench.closed == 1
+
+    asyncio.run(play())
+
+
+def test_work_without_a_reader_settles_when_it_ends() -> None:
+    async def play() -> None:
+        bench = Bench()
+        job = Job(bench.items(), bench.close, readers=0)
+        bench.orders.put_nowait(None)
+        await job.end()
+        await asyncio.sleep(0)
+        assert bench.closed == 1
+
+    asyncio.run(play())
+
+
 def test_an_error_ends_it_without_its_frames() -> None:
     async def play() -> None:
         bench = Bench()

@@ -41,6 +41,18 @@ class Client:
         return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
 
 
+class Guest:
+    """A visit that notes how it ended."""
+
+    def __init__(self, client: Client, left: list[str]) -> None:
+        self.presence = Presence(client.receive)
+        self._left = left
+
+    def leave(self, *, delivered: bool) -> None:
+        self.presence.stop()
+        self._left.append("delivered" if delivered else "not delivered")
+
+
 async def soon(value: Any) -> Any:
     await asyncio.sleep(0)
     return value
@@ -112,7 +124,7 @@ def test_pictures_are_sent_in_pieces_and_their_length_goes_ahead() -> None:
     async def play(blob: Blob) -> tuple[Client, list[str]]:
         client, left = Client(), list[str]()
         response = PicturesResponse(
-            [HoleyJson({"b64_json": Hole(blob)})], "application/json", {"x-a": "b"}, lambda: left.append("left")
+            [HoleyJson({"b64_json": Hole(blob)})], "application/json", {"x-a": "b"}, Guest(client, left)
         )
         await response({"type": "http"}, client.receive, client.send)
         return client, left
@@ -123,7 +135,7 @@ def test_pictures_are_sent_in_pieces_and_their_length_goes_ahead() -> None:
     assert client.body == b'{"b64_json":"' + b"AAAA" * 1_000_000 + b'"}'
     assert client.headers == {"content-length": "4000015", "x-a": "b", "content-type": "application/json"}
     assert max(len(message.get("body", b"")) for message in client.sent) < 400_000
-    assert left == ["left"]
+    assert left == ["delivered"]
 
 
 def test_a_client_that_hangs_up_leaves_nothing_behind() -> None:
@@ -133,12 +145,12 @@ def test_a_client_that_hangs_up_leaves_nothing_behind() -> None:
         async def send(message: Message) -> None:
             raise OSError("gone")
 
-        response = PicturesResponse([HoleyJson({})], "application/json", {}, lambda: left.append("left"))
+        response = PicturesResponse([HoleyJson({})], "application/json", {}, Guest(client, left))
         with pytest.raises(OSError, match="gone"):
             await response({"type": "http"}, client.receive, send)
         return left
 
-    assert asyncio.run(play()) == ["left"]
+    assert asyncio.run(play()) == ["not delivered"]
 
 
 def test_pieces_that_flow_are_sent_one_by_one_and_never_held_back() -> None:
@@ -146,9 +158,11 @@ def test_pieces_that_flow_are_sent_one_by_one_and_never_held_back() -> None:
         yield b"one"
         yield b"two"
 
+    left: list[str] = []
+
     async def play() -> Client:
         client = Client()
-        response = FlowingResponse(pieces(), "text/event-stream", {"x-a": "b"}, lambda: None)
+        response = FlowingResponse(pieces(), "text/event-stream", {"x-a": "b"}, Guest(client, left))
         await response({"type": "http"}, client.receive, client.send)
         return client
 
@@ -157,6 +171,7 @@ def test_pieces_that_flow_are_sent_one_by_one_and_never_held_back() -> None:
     assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert (client.headers["cache-control"], client.headers["x-accel-buffering"]) == ("no-cache", "no")
     assert "content-length" not in client.headers
+    assert left == ["delivered"]
 
 
 def test_a_flow_ends_when_its_client_has_gone() -> None:
@@ -171,12 +186,31 @@ def test_a_flow_ends_when_its_client_has_gone() -> None:
 
     async def play() -> Client:
         client = Client()
-        response = FlowingResponse(pieces(), "application/json", {}, lambda: closed.append("left"))
+        response = FlowingResponse(pieces(), "application/json", {}, Guest(client, closed))
         await response({"type": "http"}, client.receive, client.send)
         return client
 
     assert asyncio.run(play()).body == b"one"
-    assert closed == ["pieces", "left"]
+    assert closed == ["pieces", "not delivered"]
+
+
+@pytest.mark.parametrize("flowing", [False, True])
+def test_what_is_sent_to_nobody_is_not_delivered(flowing: bool) -> None:
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+
+    async def play() -> list[str]:
+        client, left = Client(), list[str]()
+        guest = Guest(client, left)
+        client.leave()
+        if flowing:
+            await FlowingResponse(pieces(), "application/json", {}, guest)({}, client.receive, client.send)
+        else:
+            documents = [HoleyJson({"url": "https://h/a.png"})]
+            await PicturesResponse(documents, "application/json", {}, guest)({}, client.receive, client.send)
+        return left
+
+    assert asyncio.run(play()) == ["not delivered"]
 
 
 def test_small_pieces_are_joined_and_large_ones_not_held() -> None:

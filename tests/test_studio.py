@@ -1,12 +1,9 @@
 """A request from the door to the answer: waiting, leaving, closing. Over real sockets where a client would be."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -16,10 +13,10 @@ from openai import OpenAI
 from PIL import Image
 
 from app.pure.media import decode_data_url, sniff
+from tests.lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
 from tests.pictures import gradient, saved
-from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.servers import RunningDemo, run_demo
 
-ASKED: Any = {"model": "gpt-image-2", "prompt": "a fox"}
 HEADERS = {"authorization": "Bearer any"}
 
 
@@ -36,51 +33,6 @@ def _reset(demo: RunningDemo) -> Iterator[None]:
     demo.state.release()
 
 
-@contextmanager
-def limner_over(demo: RunningDemo, model: str, **options: Any) -> Iterator[RunningLimner]:
-    with run_limner(demo.url, upstream_model=model, **options) as limner:
-        limner.studio.silence = 0.02
-        yield limner
-
-
-class Line:
-    """A raw HTTP/1.1 connection that has asked and now listens."""
-
-    def __init__(self, limner: RunningLimner, body: dict[str, Any], version: str = "1.1") -> None:
-        host, port = urlsplit(limner.url).netloc.split(":")
-        data = orjson.dumps(body)
-        head = f"POST /v1/images/generations HTTP/{version}\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        self._socket = socket.create_connection((host, int(port)), timeout=10)
-        self._socket.sendall(head.encode() + data)
-        self.heard = b""
-
-    def hear_until(self, mark: bytes, times: int = 1) -> bytes:
-        while self.heard.count(mark) < times:
-            piece = self._socket.recv(65536)
-            assert piece, self.heard
-            self.heard += piece
-        return self.heard
-
-    def hear_all(self) -> bytes:
-        with self._socket:
-            while piece := self._socket.recv(65536):
-                self.heard += piece
-        return self.heard
-
-    def hang_up(self) -> None:
-        self._socket.close()
-
-
-def wait_for_jobs(limner: RunningLimner, number: int) -> None:
-    """The job set belongs to the server's thread: looked at until it is as expected."""
-    done = threading.Event()
-    for _ in range(2000):
-        if len(limner.studio.jobs) == number:
-            return
-        done.wait(0.005)
-    raise AssertionError(f"{len(limner.studio.jobs)} jobs")
-
-
 def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> None:
     with limner_over(demo, "holds", keepalive_after=0.02) as limner:
         line = Line(limner, ASKED)
@@ -93,15 +45,6 @@ def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> Non
     assert b"x-accel-buffering: no" in head
     document = orjson.loads(unchunk(body))
     assert document["data"][0]["b64_json"].startswith("iVBOR")
-
-
-def unchunk(body: bytes) -> bytes:
-    joined = b""
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        joined += rest[: int(size, 16)]
-        body = rest[int(size, 16) + 2 :]
-    return joined
 
 
 def test_a_late_failure_raises_in_the_client_and_is_not_repeated(demo: RunningDemo) -> None:
