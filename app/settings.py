@@ -2,27 +2,31 @@
 
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ByteSize,
-    Field,
-    SecretStr,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from app.pure.dialects import DIALECTS
-from app.pure.netguard import Allowed, parse_allow
+from app.formats import (
+    AllowList,
+    BaseUrl,
+    Count,
+    DialectName,
+    Folder,
+    Key,
+    KeyFile,
+    Keys,
+    KeysFile,
+    Seconds,
+    Shrink,
+    ShrinkLimits,
+    Size,
+    StoreUrl,
+    Words,
+)
 
 PREFIX = "LIMNER_"
 
@@ -59,7 +63,7 @@ class Settings(BaseSettings):
     upstream_model: str = Field(
         "gpt-image-2-chat", min_length=1, description="What the upstream is asked for, whatever the client named."
     )
-    upstream_dialect: Annotated[str, AfterValidator(_check_dialect)] = Field(
+    upstream_dialect: DialectName = Field(
         "gpt-image-2-chat",
         description="How the upstream wants to be asked: `gpt-image-2-chat` (size as prompt prefix, quality in "
         "metadata), "
@@ -76,10 +80,10 @@ class Settings(BaseSettings):
         False, description="Also ask again after a 500 or 502: such a question may be paid for twice."
     )
 
-    api_keys_file: Annotated[Keys, NoDecode, BeforeValidator(_split_lines), BeforeValidator(_read_file)] = Field(
+    api_keys_file: KeysFile = Field(
         (), description="A file with the keys of clients, one a line, in place of `LIMNER_API_KEYS`."
     )
-    api_keys: Annotated[Keys, NoDecode, BeforeValidator(_split)] = Field(
+    api_keys: Keys = Field(
         default_factory=lambda given: given["api_keys_file"],
         description="Comma-separated keys, one of which a client must present. `sha256:` and 64 hexadecimal digits "
         "stand for a key that is not told.",
@@ -99,7 +103,7 @@ class Settings(BaseSettings):
         description="What a mask does: `guide` tells the upstream where to edit, `exact` also puts the rest back from "
         "the original, pixel by pixel, into a PNG of the original's size.",
     )
-    shrink_inputs: Annotated[Shrink, NoDecode, BeforeValidator(_parse_shrink)] = Field(
+    shrink_inputs: ShrinkLimits = Field(
         Shrink(20 * 10**6, 4096),
         description="Input pictures over this size, or with an edge of more pixels, are made smaller, since upstreams "
         "drop them: `20MB,4096`, or `never`.",
@@ -109,7 +113,7 @@ class Settings(BaseSettings):
         description="Hand links of input pictures on to the upstream instead of downloading them and sending bytes.",
     )
 
-    fetch_allow: Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)] = Field(
+    fetch_allow: AllowList = Field(
         (),
         description="Comma-separated CIDRs, hosts or `host:port` that image downloads may reach although not public. "
         "Opens exactly what it names.",
@@ -142,11 +146,11 @@ class Settings(BaseSettings):
     max_answers_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
         ByteSize(2**30), description="Bytes of the pictures of kept answers at most, in the spool folder."
     )
-    spool_dir: Annotated[Path, AfterValidator(_check_folder)] | None = Field(
+    spool_dir: Folder | None = Field(
         None, description="Folder for the unnamed temporary files of large images. Unset: the system's."
     )
 
-    image_store: Annotated[str, AfterValidator(_check_store)] = Field(
+    image_store: StoreUrl = Field(
         default_factory=_default_store, description="Where kept images live: `disk:///absolute/path`."
     )
     image_ttl: Seconds = Field(86_400, description="Seconds a kept image can be fetched.")

@@ -15,7 +15,11 @@ README = Path(__file__).parents[1] / "README.md"
 _OPERATIONS = {BOTH: "both", ONLY_GENERATION: "generations", ONLY_EDIT: "edits"}
 
 #: Defaults that depend on who runs the server.
-_COMPUTED = {"image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`"}
+_COMPUTED = {
+    "image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`",
+    "upstream_api_key": "unset",
+    "api_keys": "unset",
+}
 
 
 def settings_table() -> str:

@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ from starlette.datastructures import Headers
 
 from app.access import Access, Turns
 from app.errors import RateLimited, Unauthorized
+
+DIGEST = f"sha256:{hashlib.sha256(b'sk-three').hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ CASES = [
     Case("a wrong key", ["Bearer sk-three"], refused="Incorrect API key provided."),
     Case("a prefix of a key", ["Bearer sk-on"], refused="Incorrect API key provided."),
     Case("a key with something behind it", ["Bearer sk-one1"], refused="Incorrect API key provided."),
+    Case("a key that is told as its digest", ["Bearer sk-three"], keys=("sk-one", DIGEST)),
+    Case("the digest itself is no key", [f"Bearer {DIGEST}"], keys=(DIGEST,), refused="Incorrect API key provided."),
+    Case("nor are its digits", [f"Bearer {DIGEST[7:]}"], keys=(DIGEST,), refused="Incorrect API key provided."),
     Case("another scheme", ["Basic c2stb25l"], refused="Malformed Authorization header"),
     Case("a scheme without a key", ["Bearer "], refused="Malformed Authorization header"),
     Case("two headers, one of them right", ["Bearer sk-one", "Bearer x"], refused="Malformed Authorization header"),

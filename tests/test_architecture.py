@@ -18,7 +18,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": set(),
     "names": set(),
     "pure/*": {"errors", "pure/*"},
-    "settings": {"pure/dialects", "pure/netguard"},
+    "formats": {"pure/dialects", "pure/netguard"},
+    "settings": {"formats"},
     "access": {"errors"},
     "blobs": {"errors"},
     "jobs": {"errors", "log"},
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "middleware": {"errors", "log", "responses"},
     "openapi": {"pure/*"},
     # A request's way from one part to the next: the parts do not know each other, the workbench knows them.
-    "workbench": {"blobs", "fetch", "once", "pipeline", "settings", "store", "transcode", "upstream", "pure/*"},
+    "workbench": {"blobs", "fetch", "formats", "once", "pipeline", "store", "transcode", "upstream", "pure/*"},
     "studio": {"errors", "access", "blobs", "exchange", "jobs", "once", "pipeline", "responses", "workbench", "pure/*"},
     "once": {"errors", "access", "blobs", "exchange", "jobs", "pure/*"},
     "routes": {"errors", "access", "blobs", "forms", "openapi", "settings", "studio", "pure/*"},

@@ -50,7 +50,7 @@ CASES = [
     Case("a model that is not listed", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT among its ", HINT)),
     Case("an address without the list", KEYED | {"upstream_base_url": "URL/v2"}, (*REACHED, "ok    key      not known: GET /models answers 404 (", HINT)),
     Case("a picture", KEYED, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
-    Case("a picture although clients need a key", KEYED | {"api_keys": "sk-client"}, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
+    Case("a picture although clients need a key, known by its digest", KEYED | {"api_keys": f"sha256:{'a' * 64}"}, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
     Case("a model that the upstream does not have", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT", "FAIL  paint    "), 1, paint=True),
     Case("a model that refuses", KEYED | {"upstream_model": "refuses-400"}, (*REACHED, "ok    key      accepted; refuses-400 is among", "FAIL  paint    Your request was rejected by the safety system"), 1, paint=True),
     Case("a picture nobody here has a key for", {}, (*REACHED, "ok    key      none", "FAIL  paint    LIMNER_UPSTREAM_API_KEY is unset: only callers have keys, so nobody is here to pay"), 1, paint=True),

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, Shrink, complaints, is_loopback, unknown_variables, variable
+from app.formats import Shrink
+from app.settings import Settings, complaints, is_loopback, unknown_variables, variable
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 
@@ -33,6 +34,9 @@ BAD = [
     Bad("a spool folder that is not there", {"LIMNER_SPOOL_DIR": "/no/such"}, "LIMNER_SPOOL_DIR: invalid value '/no/such' (format: a folder that exists"),
     Bad("a limit that is none", {"LIMNER_SHRINK_INPUTS": "20MB"}, "LIMNER_SHRINK_INPUTS: invalid value '20MB' (format: a size and a number of pixels, like 20MB,4096, or never)"),
     Bad("a limit of nothing", {"LIMNER_SHRINK_INPUTS": "0,4096"}, "LIMNER_SHRINK_INPUTS: invalid value '0,4096'"),
+    Bad("a key that would write headers", {"LIMNER_UPSTREAM_API_KEY": "sk-1\nx: y"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces)"),
+    Bad("a digest that is none", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
+    Bad("a key file that is not there", {"LIMNER_UPSTREAM_API_KEY_FILE": "/no/such"}, "LIMNER_UPSTREAM_API_KEY_FILE: invalid value (format: a text file that can be read)"),
     Bad("open to others with our key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
 ]  # fmt: skip
 
@@ -115,6 +119,22 @@ def test_the_default_limits_read_as_they_are_written() -> None:
 
 def test_a_spool_folder_that_is_there(tmp_path: Path) -> None:
     assert Settings(upstream_base_url="http://h", spool_dir=tmp_path).spool_dir == tmp_path
+
+
+def test_keys_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in {"UPSTREAM_API_KEY_FILE": "sk-upstream\n", "API_KEYS_FILE": "sk-one\nsk-two\n"}.items():
+        (tmp_path / name).write_text(content)
+        monkeypatch.setenv(f"LIMNER_{name}", str(tmp_path / name))
+    settings = Settings(upstream_base_url="http://h", host="0.0.0.0")
+    assert settings.upstream_api_key is not None
+    keys = [key.get_secret_value() for key in (settings.upstream_api_key, *settings.api_keys)]
+    assert keys == ["sk-upstream", "sk-one", "sk-two"]
+    assert "sk-" not in repr(settings) + str(settings.model_dump()) + settings.model_dump_json()
+    monkeypatch.setenv("LIMNER_API_KEYS", "sk-three")
+    with pytest.raises(ValidationError) as caught:
+        Settings(upstream_base_url="http://h")
+    (line,) = complaints(caught.value)
+    assert line.startswith("LIMNER_API_KEYS_FILE: set together with LIMNER_API_KEYS")
 
 
 def test_keys_do_not_show() -> None:

@@ -1,0 +1,126 @@
+"""How the values of variables are written: each kind with its check, and the words that answer a wrong one."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, TypeAdapter
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+from app.pure.dialects import DIALECTS
+from app.pure.netguard import Allowed, parse_allow
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _strip(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _check_base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in value:
+        raise PydanticCustomError(
+            "url", "an http(s) address without user name and query, like https://api.example.com/v1"
+        )
+    return value.rstrip("/")
+
+
+def _check_dialect(value: str) -> str:
+    if value not in DIALECTS:
+        raise PydanticCustomError("dialect", "one of {names}", {"names": ", ".join(DIALECTS)})
+    return value
+
+
+def _check_store(value: str) -> str:
+    if not value.startswith("disk:///"):
+        raise PydanticCustomError("store", "disk:///absolute/path")
+    return value
+
+
+def _check_folder(value: Path) -> Path:
+    if not value.is_dir() or not os.access(value, os.W_OK):
+        raise PydanticCustomError("folder", "a folder that exists and can be written to")
+    return value
+
+
+def _check_key(value: SecretStr) -> SecretStr:
+    """A key travels in a header: one with a line break would write headers of its own."""
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise PydanticCustomError("secret", "visible ASCII characters without spaces")
+    return value
+
+
+def _check_client_key(value: SecretStr) -> SecretStr:
+    if re.fullmatch(r"sha256:(?![0-9a-f]{64}$).*", value.get_secret_value()):
+        raise PydanticCustomError("digest", "a key, or sha256: and the 64 hexadecimal digits of its SHA-256")
+    return _check_key(value)
+
+
+def _read_file(value: object) -> object:
+    """The content in place of the name."""
+    try:
+        return Path(value).read_text() if isinstance(value, str | Path) else value
+    except (OSError, UnicodeDecodeError):
+        raise PydanticCustomError("file", "a text file that can be read") from None
+
+
+def _split_lines(value: object) -> object:
+    return _split(value.replace("\n", ",")) if isinstance(value, str) else value
+
+
+class Shrink(NamedTuple):
+    """Limits of input pictures; None: none."""
+
+    max_bytes: int | None
+    max_edge: int | None
+
+    def __str__(self) -> str:
+        return "20MB,4096"
+
+
+def _parse_shrink(value: object) -> object:
+    """Sizes as pydantic reads them: MB are decimal, MiB binary."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() == "never":
+        return Shrink(None, None)
+    size, _, edge = (part.strip() for part in value.partition(","))
+    try:
+        limits = Shrink(TypeAdapter(ByteSize).validate_python(size), int(edge))
+    except ValueError:
+        limits = Shrink(0, 0)
+    if not (limits.max_bytes and limits.max_edge and limits.max_bytes > 0 and limits.max_edge > 0):
+        raise PydanticCustomError("shrink", "a size and a number of pixels, like 20MB,4096, or never")
+    return limits
+
+
+def _parse_allow(value: object) -> object:
+    try:
+        return parse_allow(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Size = Annotated[ByteSize, Field(ge=1024)]
+BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+DialectName = Annotated[str, AfterValidator(_check_dialect)]
+Folder = Annotated[Path, AfterValidator(_check_folder)]
+StoreUrl = Annotated[str, AfterValidator(_check_store)]
+ShrinkLimits = Annotated[Shrink, NoDecode, BeforeValidator(_parse_shrink)]
+AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)]
+
+# The last of several BeforeValidators runs first.
+_ClientKeys = tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...]
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
+KeyFile = Annotated[Key, BeforeValidator(_strip), BeforeValidator(_read_file)]
+Keys = Annotated[_ClientKeys, NoDecode, BeforeValidator(_split)]
+KeysFile = Annotated[_ClientKeys, NoDecode, BeforeValidator(_split_lines), BeforeValidator(_read_file)]

@@ -1,0 +1,77 @@
+"""How values are written; how a wrong one is complained of is told in tests/test_settings.py."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, TypeAdapter, ValidationError
+
+from app.formats import BaseUrl, Key, KeyFile, Keys, KeysFile, Shrink, ShrinkLimits, Words
+
+DIGEST = hashlib.sha256(b"sk-client").hexdigest()
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    kind: Any
+    written: object
+    read: object
+
+
+READ = [
+    Case("words with spaces", Words, " a, b ,,", ("a", "b")),
+    Case("words that are words already", Words, ("a",), ("a",)),
+    Case("an address with a slash at its end", BaseUrl, "http://h/v1/", "http://h/v1"),
+    Case("limits that are limits already", ShrinkLimits, Shrink(1, 2), Shrink(1, 2)),
+    Case("a key", Key, "sk-1", SecretStr("sk-1")),
+    Case("keys", Keys, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
+    Case("a key told as its digest", Keys, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),
+    Case("no keys", KeysFile, (), ()),
+]
+
+
+@pytest.mark.parametrize("case", READ, ids=lambda case: case.name)
+def test_what_is_written_is_read(case: Case) -> None:
+    assert TypeAdapter(case.kind).validate_python(case.written) == case.read
+
+
+def test_keys_come_from_files(tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    one.write_text("sk-1\n")
+    several.write_text("sk-1\r\n\nsk-2, sk-3\n")
+    assert TypeAdapter(KeyFile).validate_python(str(one)) == SecretStr("sk-1")
+    keys = TypeAdapter(KeysFile).validate_python(several)
+    assert [key.get_secret_value() for key in keys] == ["sk-1", "sk-2", "sk-3"]
+
+
+REFUSED = [
+    ("a key with a line break", Key, "sk-1\r\nx-evil: 1"),
+    ("a key with a space", Key, "sk 1"),
+    ("a key that no header can carry", Key, "schlüssel"),
+    ("a digest that is too short", Keys, f"sha256:{DIGEST[:-1]}"),
+    ("a digest in capitals", Keys, f"sha256:{DIGEST.upper()}"),
+    ("a digest with something behind it", Keys, f"sha256:{DIGEST}0"),
+    ("a file that is not there", KeyFile, "/no/such"),
+    ("a folder", KeysFile, "/"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "written"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_what_is_no_key_is_refused_(name: str, kind: Any, written: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(kind).validate_python(written)
+
+
+def test_a_key_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValidationError, match="a text file that can be read"):
+        TypeAdapter(KeyFile).validate_python(tmp_path / "key")
+
+
+def test_an_empty_key_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    with pytest.raises(ValidationError, match="visible ASCII"):
+        TypeAdapter(KeyFile).validate_python(tmp_path / "key")
