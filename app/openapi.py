@@ -70,6 +70,13 @@ ERROR = {
     "required": ["error"],
 }
 
+#: One event of a stream: `data` is JSON.
+EVENT = {
+    "type": "object",
+    "properties": {"event": _TEXT, "data": {"type": "string", "contentMediaType": "application/json"}},
+    "required": ["event", "data"],
+}
+
 MODEL = {
     "type": "object",
     "properties": {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT},
@@ -123,7 +130,7 @@ def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
     """Keyword arguments for the route."""
     form = schema(operation, form=True)
     content = {"application/json": {"schema": schema(operation, form=False)}, "multipart/form-data": {"schema": form}}
-    answer = {"application/json": {"schema": IMAGES}, "text/event-stream": {"schema": _TEXT}}
+    answer = {"application/json": {"schema": IMAGES}, "text/event-stream": {"schema": EVENT}}
     return {
         "tags": ["images"],
         "summary": summary,

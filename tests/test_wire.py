@@ -125,6 +125,16 @@ GO_BOUNDARY = b"5c9e7f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071829304"
 CURL_BOUNDARY = b"------------------------d74496d66958873e"
 DATA_URL = "data:image/png;base64," + base64.b64encode(RED).decode()
 
+#: How the picture of a JSON edit is brought along.
+SHAPES: dict[str, dict[str, Any]] = {
+    "images as OpenAI has them": {"images": [{"image_url": DATA_URL}]},
+    "images as bare data URLs": {"images": [DATA_URL]},
+    "one image as a data URL": {"image": DATA_URL},
+    "bare base64": {"image": base64.b64encode(RED).decode()},
+    "images in the chat form": {"images": [{"image_url": {"url": DATA_URL}}]},
+    "an image with url and type": {"image": {"url": DATA_URL, "type": "image_url"}},
+}
+
 CASES = [
     # OpenAI's own clients.
     Case("openai-python: a prompt alone", json(G, b'{"prompt":"a fox"}', PYTHON + b"Content-Type: application/json\r\n"), "auto 'a fox'", format="url"),
@@ -163,14 +173,7 @@ CASES = [
     Case("a bot of old: another model, another count; a link stays as large as it was painted", json(G, b'{"prompt":"a fox","num_images":1,"model":"image-alpha-001","size":"512x512","response_format":"url"}'), "1024x1024 'a fox'", format="url", ignored="num_images"),
     Case("curl as the reference shows it", post(E, b"User-Agent: curl/8.5.0\r\nAccept: */*\r\nContent-Type: multipart/form-data; boundary=%s\r\n" % CURL_BOUNDARY, form(CURL_BOUNDARY, text(b"model", b"gpt-image-2"), file(b"image[]", b"a.png", b"image/png", RED), file(b"image[]", b"b.png", b"image/png", GREEN), text(b"prompt", b"a hat"))), "auto 'a hat'", (RED, GREEN)),
     # JSON edits.
-    *(Case(f"a JSON edit with {name}", json(E, orjson.dumps({"model": "gpt-image-2", "prompt": "a hat", **shape})), "auto 'a hat'", (RED,)) for name, shape in {
-        "images as OpenAI has them": {"images": [{"image_url": DATA_URL}]},
-        "images as bare data URLs": {"images": [DATA_URL]},
-        "one image as a data URL": {"image": DATA_URL},
-        "bare base64": {"image": base64.b64encode(RED).decode()},
-        "images in the chat form": {"images": [{"image_url": {"url": DATA_URL}}]},
-        "an image with url and type": {"image": {"url": DATA_URL, "type": "image_url"}},
-    }.items()),
+    *(Case(f"a JSON edit with {name}", json(E, orjson.dumps({"model": "gpt-image-2", "prompt": "a hat"} | shape)), "auto 'a hat'", (RED,)) for name, shape in SHAPES.items()),
 ]  # fmt: skip
 
 
