@@ -14,8 +14,9 @@ log: FilteringBoundLogger = structlog.get_logger()
 _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart")
 
 
-def configure(log_format: str, level: str, stream: TextIO = sys.stderr) -> None:
+def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
     """`log_format` is auto, console or json. Records of libraries (uvicorn's, warnings) take the same form."""
+    stream = stream or sys.stderr
     readable = stream.isatty() if log_format == "auto" else log_format == "console"
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
@@ -24,7 +25,7 @@ def configure(log_format: str, level: str, stream: TextIO = sys.stderr) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if readable
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
     )

@@ -3,6 +3,8 @@
 import re
 import time
 import uuid
+from collections import deque
+from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,11 +20,13 @@ _QUIET = {"/healthz", "/readyz"}
 class Record:
     """Gives each request an id, answers it in `x-request-id`, and writes one record when it has ended.
 
-    What a route puts into `scope["state"]["record"]` joins the record.
+    What a route puts into `scope["state"]["record"]` joins the record. Those of questions about pictures go into
+    `outcomes` too, with the time of their end.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, outcomes: deque[Mapping[str, object]] | None = None) -> None:
         self._app = app
+        self._outcomes = deque(maxlen=0) if outcomes is None else outcomes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,6 +52,8 @@ class Record:
             ms = round((time.perf_counter() - began) * 1000, 1)
             route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
             write("request", request_id=request_id, **route, **record)
+            if "/images/" in scope["path"] and scope["method"] != "OPTIONS":
+                self._outcomes.append({"id": request_id, "at": time.time(), **route, **record})
 
 
 def tidy(path: str) -> str:
@@ -62,6 +68,8 @@ class LastResort:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
         started = False
 
         async def watch(message: Message) -> None:

@@ -199,9 +199,11 @@ async def answer(
                         if isinstance(preview, Painted):
                             yield Partial(preview)
     except ApiError as error:
-        # A stream that breaks off after the picture was named is a success: it has been paid for.
+        # A stream that breaks off after the picture was named is a success, it has been paid for; a draft is not one.
         fault = error
     images = await find(commission, reply) if reply is not None else []
+    if fault is not None:
+        images = [image for image in images if not image.is_lesser]
     if reply is None or not images:
         raise fault or why_no_image(reply)
     async with asyncio.TaskGroup() as group:

@@ -109,18 +109,16 @@ class Upstream:
             async with aclosing(self._grow(response, reader, started)) as snapshots:
                 async for reply in snapshots:
                     yield reply
-        except UpstreamError:
-            reply = reader.reply()
-            yield reply
-            if not reply.complete and reply.error is None:
-                raise
-        else:
-            reply = reader.reply(ended=True)
-            yield reply
+            reply, end = reader.reply(ended=True), _broke_off("in the middle of an event")
+        except UpstreamError as error:
+            reply, end = reader.reply(), error
         finally:
             await _close(response)
+        yield reply
         if reply.error is not None:
             raise self._translate(response, orjson.dumps({"error": reply.error}), question).error
+        if not reply.complete:
+            raise end
 
     async def _grow(
         self, response: httpx.Response, reader: ReplyReader, started: float
@@ -260,6 +258,10 @@ async def _send(body: HoleyJson) -> AsyncIterator[bytes]:
         yield piece
 
 
+def _broke_off(how: str) -> UpstreamError:
+    return UpstreamBroken("The upstream broke off in its reply. The image may have been made.", detail=how)
+
+
 def _fault_of(error: Exception) -> Fault:
     """An attempt that brought no answer."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
@@ -270,12 +272,10 @@ def _fault_of(error: Exception) -> Fault:
 
 
 def _describe(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {cause}"
+    return f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
 
 
 async def _close(response: httpx.Response) -> None:
-    """What goes wrong while a body is thrown away changes nothing."""
     with suppress(*_LOST):
         await response.aclose()
 

@@ -147,6 +147,16 @@ def test_a_large_picture_in_the_prompt_is_refused(client: OpenAI, demo: RunningD
     assert demo.state.calls == 0
 
 
+@pytest.mark.parametrize("where", ["prompt", "images"])
+def test_a_large_picture_that_was_cut_off_is_refused(client: OpenAI, demo: RunningDemo, where: str) -> None:
+    demo.state.reset()
+    url = f"data:image/png;base64,{base64.b64encode(saved(noise((300, 300)), 'PNG')[:-100]).decode()}"
+    body = {"prompt": url} if where == "prompt" else {"prompt": "a hat", "images": [{"image_url": url}]}
+    with pytest.raises(openai.BadRequestError, match="cut off"):
+        client.post("/images/edits" if where == "images" else "/images/generations", body=body, cast_to=object)
+    assert demo.state.calls == 0
+
+
 @pytest.mark.parametrize("edit", [False, True])
 def test_a_stream_ends_in_one_completed_event(client: OpenAI, edit: bool) -> None:
     if edit:

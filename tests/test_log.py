@@ -28,7 +28,7 @@ def test_one_json_object_a_line_where_nobody_reads() -> None:
     configure("auto", "info", stream)
     log.debug("too quiet")
     log.info("request", status=200, form={"a": b"bytes"})
-    logging.getLogger("uvicorn.error").warning("from a library: %s", "x")
+    logging.getLogger("a.library").warning("from a library: %s", "x")
     records = {record["event"]: record for record in map(orjson.loads, stream.getvalue().splitlines())}
     assert "too quiet" not in records
     first, second = records["request"], records["from a library: x"]

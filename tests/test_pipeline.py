@@ -320,6 +320,12 @@ def test_a_stream_that_breaks_off_after_its_picture_is_a_success() -> None:
     assert bytes_in(answer_to(asks(stream=True), world).painted[0]) == PNG
 
 
+def test_a_draft_of_a_stream_that_broke_off_is_not_the_picture() -> None:
+    draft = replace(says(f"预览图:{URL}\n", complete=False))
+    with pytest.raises(UpstreamBroken, match="cut"):
+        run(asks(stream=True), World([[draft, UpstreamBroken("cut")]]))
+
+
 def test_a_stream_that_breaks_off_before_its_picture_is_the_error_it_is() -> None:
     with pytest.raises(UpstreamBroken, match="cut"):
         run(asks(stream=True), World([[says("10 %", complete=False), UpstreamBroken("cut")]]))

@@ -146,6 +146,26 @@ def test_pictures_on_the_way_come_before_the_final_one(demo: RunningDemo, edit: 
     assert [event.size for event in events] == ["256x256", "512x512", "1024x1024"]
 
 
+@pytest.mark.parametrize("model", ["previews+breaks-mid-stream", "broken-json", "breaks-mid-stream"])
+def test_a_stream_that_breaks_off_before_its_picture_raises(demo: RunningDemo, model: str) -> None:
+    with (
+        limner_over(demo, model) as limner,
+        OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
+        pytest.raises(openai.APIError) as caught,
+    ):
+        list(client.images.generate(**ASKED, stream=True, partial_images=1))
+    assert caught.value.code == "upstream_broken"
+
+
+def test_a_stream_that_breaks_off_after_its_picture_is_a_success(demo: RunningDemo) -> None:
+    with (
+        limner_over(demo, "previews+breaks-after-url") as limner,
+        OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        *_, last = client.images.generate(**ASKED, stream=True, size="1536x1024")
+    assert (last.type, last.size) == ("image_generation.completed", "1536x1024")
+
+
 def test_large_input_pictures_are_made_smaller_and_that_is_said(demo: RunningDemo) -> None:
     with limner_over(demo, "gpt-image-2-chat") as limner:
         wide = saved(gradient(size=(5000, 20)), "PNG")

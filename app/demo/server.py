@@ -1,9 +1,11 @@
 """Serves an ASGI app on a real socket from a thread of its own."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,16 +15,23 @@ GRACE = 1
 
 
 @contextmanager
-def serve(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, grace: int = GRACE) -> Iterator[str]:
+def serve(
+    app: ASGIApp,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    grace: int = GRACE,
+    http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
+) -> Iterator[str]:
     """Yields the base URL, without a slash at its end, once the app has started; port 0 takes any free one.
 
     Raises RuntimeError where the app does not start. When the block ends, running requests have `grace` seconds.
     """
-    with socket.create_server((host, port)) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listener:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=http,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -38,7 +47,7 @@ def serve(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, grace: int = GRA
         try:
             if not server.started:
                 raise RuntimeError("the app did not start")
-            yield f"http://{host}:{listener.getsockname()[1]}"
+            yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -168,6 +168,7 @@ class _Stream:
     joined: Joined = field(default_factory=Joined)
     is_done: bool = False
     is_read: bool = False
+    is_cut: bool = False
 
     def feed(self, data: bytes) -> bool:
         return self._take(self.decoder.feed(data))
@@ -177,7 +178,8 @@ class _Stream:
             self._take(self.decoder.end())
             if not self.is_read:
                 raise _broken("no event of a chat", raw)
-        return _reply(self.joined, raw, complete=ended or self.is_done or self.joined.finish_reason is not None)
+        said_so = self.is_done or self.joined.finish_reason is not None
+        return _reply(self.joined, raw, complete=said_so or (ended and not self.is_cut))
 
     def _take(self, events: list[sse.Event]) -> bool:
         grew = False
@@ -187,5 +189,8 @@ class _Stream:
             if isinstance(document, dict):
                 self.is_read = True
                 grew = self.joined.take(document) or grew
+            else:
+                # Other things that are not JSON are somebody's way to keep the connection alive.
+                self.is_cut = self.is_cut or event.data.lstrip().startswith("{")
         self.is_read = self.is_read or self.is_done
         return grew

@@ -149,7 +149,7 @@ class ImagesRequest:
         int | None, Parameter(Integer(2, 16), Goes.NOWHERE, "Of animated GIFs, which are not made here.")
     ] = None
     frame_duration_ms: Annotated[
-        int | None, Parameter(Integer(1), Goes.NOWHERE, "Of animated GIFs, which are not made here.")
+        int | None, Parameter(Integer(1, 60_000), Goes.NOWHERE, "Of animated GIFs, which are not made here.")
     ] = None
     svg: Annotated[
         Mapping[str, Any] | None, Parameter(Object(), Goes.NOWHERE, "Of vector images, which are not made here.")

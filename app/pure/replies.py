@@ -17,10 +17,12 @@ from app.pure.texts import Text
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """`url`: an http(s) address, or a data URL in the one spelling; `form`: the name of a row of FORMS."""
+    """`url`: an http(s) address, or a data URL in the one spelling; `form`: the name of a row of FORMS; `is_lesser`: a
+    preview or the like, found because there is nothing better."""
 
     url: str
     form: str
+    is_lesser: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class _Search:
         for candidate in form.find(source):
             url, reason = ("", candidate.why_not) if candidate.why_not else self.judge.judge(candidate.value)
             if url:
-                yield FoundImage(url, form.name), not candidate.is_lesser
+                yield FoundImage(url, form.name, candidate.is_lesser), not candidate.is_lesser
             else:
                 self.dropped.append(Dropped(_shorten(candidate.value), form.name, reason))
 

@@ -40,10 +40,11 @@ class Sink(Source, Protocol):
 
 
 class Lifter:
-    """`lifted`: the sinks by the data URLs that stand in for them."""
+    """`lifted`: the sinks by the data URLs that stand in for them; `dropped`: large ones that were no whole picture."""
 
     def __init__(self, new_sink: Callable[[], Sink]) -> None:
         self.lifted: dict[str, Sink] = {}
+        self.dropped = 0
         self._new_sink = new_sink
         self._run: _Run | None = None
 
@@ -74,6 +75,7 @@ class Lifter:
         if sink.size < _SMALL:
             return b"".join(base64_pieces(sink))
         if not _is_whole(sink):
+            self.dropped += 1
             return b""
         # Some relays tell the same picture twice, in a field and in the text: it is one picture.
         twin = next((url for url, other in self.lifted.items() if is_same(sink, other)), None)

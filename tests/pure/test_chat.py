@@ -201,3 +201,12 @@ def test_large_pictures_go_where_the_caller_wants_them() -> None:
         reader.feed(WHOLE[start : start + 9])
     reply = reader.reply(ended=True)
     assert (reply.text, reply.lifted) == ("Hi 图", {})
+
+
+@pytest.mark.parametrize(
+    ("noise", "complete"), [(b'data: {"choices":[{"delta":{"con', False), (b"data: ping\n\n", True)]
+)
+def test_an_event_that_was_cut_off_is_no_end(noise: bytes, complete: bool) -> None:
+    reader = ReplyReader()
+    reader.feed(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n' + noise)
+    assert reader.reply(ended=True).complete is complete

@@ -142,6 +142,12 @@ def test_bytes_go_into_the_sink_in_portions() -> None:
     assert sinks[0].writes < 10
 
 
+def test_what_is_dropped_is_counted() -> None:
+    lifter = Lifter(Memory)
+    lifter.feed(body(f"data:text/plain;base64,{b64(NOISE)}"))
+    assert lifter.dropped == 1
+
+
 def test_of_a_run_that_never_ends_nothing_comes_out() -> None:
     out, lifted = lift(body(f"![a](data:image/png;base64,{b64(png())})")[:100_000])
     assert out.endswith(b"base64,")
