@@ -108,7 +108,9 @@ def _rows(work: Work, upstream: Process, cores: Cores, plan: Plan, rounds: int) 
             with subject.start(upstream.port, cores.measured) as process:
                 rest = _rest(subject, process)
                 for number in at_once:
-                    sample = uvloop.run(measure(process, work, number, plan.seconds, rest))
+                    sample = uvloop.run(
+                        measure(process, upstream.port, work, at_once=number, seconds=plan.seconds, rest=rest)
+                    )
                     samples[number][subject.name].append(sample)
     return [row(work, number, of_number) for number, of_number in samples.items()]
 

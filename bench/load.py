@@ -24,9 +24,10 @@ class Sample:
     peak: float
 
 
-async def measure(process: Process, work: Work, at_once: int, seconds: float, rest: float) -> Sample:
-    """Each connection works for that long, and on until its request has been answered."""
+async def measure(process: Process, upstream: int, work: Work, *, at_once: int, seconds: float, rest: float) -> Sample:
+    """Each connection works for that long, and on until its request has been answered. `upstream` is its port."""
     request = work.request()
+    await _count(upstream)
     connections = [await connect(process.port, KEEP) for _ in range(at_once)]
     process.forget_peak()
     cpu, began = process.cpu, time.perf_counter()
@@ -36,6 +37,9 @@ async def measure(process: Process, work: Work, at_once: int, seconds: float, re
     for connection in connections:
         connection.close()
     done, failed = (sum(column) for column in zip(*outcomes, strict=True))
+    if await _count(upstream) < (done - failed) * work.uploaded:
+        # Answers came, but the pictures did not reach the upstream whole.
+        failed = done
     return Sample(done, failed, cpu, wall, process.peak - rest)
 
 
@@ -49,6 +53,14 @@ async def _work(connection: Connection, work: Work, request: Sequence[bytes], un
             return done, failed + 1
         failed += answer.status != 200 or not work.is_answered_by(answer.size)
     return done, failed
+
+
+async def _count(upstream: int) -> int:
+    """The bytes of all requests that have reached the upstream since the last call."""
+    connection = await connect(upstream, KEEP)
+    answer = await connection.ask([b"GET /count HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"])
+    connection.close()
+    return int(answer.body)
 
 
 async def warm_up(process: Process, work: Work, requests: int) -> None:

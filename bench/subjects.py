@@ -45,7 +45,8 @@ def _uvicorn(port: int, _upstream: int, _folder: Path) -> list[str]:
 
 
 def _settings(upstream: int, folder: Path) -> dict[str, str]:
-    """As an operator would run it, but that the pictures come from this machine and 1,000 requests may wait."""
+    """As an operator would run it, but that pictures come from this machine, 1,000 requests may wait, and pictures of
+    20 MiB go up as they are."""
     return {
         "LIMNER_UPSTREAM_BASE_URL": f"http://127.0.0.1:{upstream}/v1",
         "LIMNER_UPSTREAM_API_KEY": "sk-upstream",
@@ -53,6 +54,7 @@ def _settings(upstream: int, folder: Path) -> dict[str, str]:
         "LIMNER_IMAGE_STORE": f"disk://{folder}",
         "LIMNER_MAX_CONCURRENCY": "2000",
         "LIMNER_MAX_REQUEST_BYTES": "512MiB",
+        "LIMNER_SHRINK_INPUTS": "20MiB,4096",
     }
 
 

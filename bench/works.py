@@ -29,9 +29,14 @@ class Work:
         return "b64_json" if self.answer else "url"
 
     @property
+    def uploaded(self) -> int:
+        """Bytes of pictures in one request."""
+        return self.upload * self.pictures
+
+    @property
     def moved(self) -> int:
         """Bytes of pictures in one request and its answer."""
-        return self.answer + self.upload * self.pictures
+        return self.answer + self.uploaded
 
     def prompt(self, hold: float = 0) -> str:
         return f"bench {self.answer} {hold * 1000:.0f} {self.form}"

@@ -30,7 +30,7 @@ def test_every_kind_of_work_is_answered_rightly(subject: Subject) -> None:
     with start_upstream(core) as upstream, subject.start(upstream.port, core) as process:
         for work in KINDS:
             asyncio.run(load.warm_up(process, work, 1))
-            sample = asyncio.run(load.measure(process, work, at_once=2, seconds=0, rest=process.memory))
+            sample = asyncio.run(load.measure(process, upstream.port, work, at_once=2, seconds=0, rest=process.memory))
             assert (sample.done, sample.failed) == (2, 0), work.name
         waited = asyncio.run(wait(process, Crowd("few", 3, arriving=0.02, hold=0.05), process.memory))
         assert waited.failed == 0
