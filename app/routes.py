@@ -1,5 +1,6 @@
 """The image endpoints: JSON or form in, JSON or events out."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,16 @@ from starlette.responses import Response
 
 from app.access import Access
 from app.blobs import Spool
-from app.errors import InvalidRequest, NotFound, TooLarge
+from app.errors import BodyTimeout, InvalidRequest, NotFound, TooLarge, UserError
 from app.forms import boundary_of, read_parts
 from app.openapi import image_endpoint, result_endpoint
 from app.pure.images import ImagesRequest, Operation, read_form, read_json
 from app.pure.standins import Lifter
 from app.settings import Settings
 from app.studio import Studio
+
+#: Bytes of JSON without its pictures: a hundred times the longest prompt.
+_MAX_TEXT = 4 * 2**20
 
 _RETIRED = (
     "The images/variations endpoint has been retired. Use /v1/images/edits with the image and a prompt that says what "
@@ -33,7 +37,7 @@ def image_routes(settings: Settings, access: Access) -> APIRouter:
         caller = access.admit(http.headers)
         spool = Spool(settings.spool_dir)
         try:
-            request = await read(operation, http, spool, settings.max_request_bytes, settings.max_image_bytes)
+            request = await read(operation, http, spool, settings)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)
@@ -64,10 +68,13 @@ def image_routes(settings: Settings, access: Access) -> APIRouter:
     return router
 
 
-async def read(operation: Operation, http: Request, spool: Spool, max_body: int, max_image: int) -> ImagesRequest:
-    """Raises InvalidRequest for what is neither JSON nor a form, TooLarge for more than the operator allows."""
+async def read(operation: Operation, http: Request, spool: Spool, settings: Settings) -> ImagesRequest:
+    """Raises InvalidRequest for what is neither JSON nor a form, TooLarge for more than the operator allows, and
+    BodyTimeout.
+    """
     content_type = http.headers.get("content-type", "application/json")
-    body = counted(http, max_body)
+    body = counted(http, settings.max_request_bytes, settings.client_body_timeout)
+    max_image = settings.max_image_bytes
     match content_type.partition(";")[0].strip().lower():
         case "multipart/form-data":
             boundary = boundary_of(content_type)
@@ -81,7 +88,10 @@ async def read(operation: Operation, http: Request, spool: Spool, max_body: int,
 async def read_lifting(operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int) -> ImagesRequest:
     """JSON whose large pictures go into blobs while they arrive."""
     lifter = Lifter(spool.blob)
-    request = read_json(operation, parse(b"".join([lifter.feed(piece) async for piece in body])))
+    request = read_json(operation, parse(await read_text(body, lifter)))
+    if lifter.dropped:
+        message = "Invalid image file: the base64 of an image in the request is cut off, or no image."
+        raise UserError(message, code="invalid_image_file")
     if any(blob.size > max_image for blob in lifter.lifted.values()):
         raise TooLarge(f"One image of the request is larger than the limit of {max_image} bytes.")
     images = tuple(picture.recover(lifter.lifted) for picture in request.images)
@@ -92,24 +102,45 @@ async def read_lifting(operation: Operation, body: AsyncIterator[bytes], spool: 
     return replace(request, images=images, mask=mask)
 
 
-async def counted(http: Request, most: int) -> AsyncIterator[bytes]:
+async def read_text(body: AsyncIterator[bytes], lifter: Lifter) -> bytearray:
+    """What is left of JSON when the pictures have been lifted out: all of it is held, so it must be small."""
+    text = bytearray()
+    async for piece in body:
+        text += lifter.feed(piece)
+        if len(text) > _MAX_TEXT:
+            raise TooLarge(f"The JSON of the request, without its pictures, is larger than {_MAX_TEXT} bytes.")
+    return text
+
+
+async def counted(http: Request, most: int, patience: float) -> AsyncIterator[bytes]:
+    """The body. Raises TooLarge for more than `most` bytes, BodyTimeout after `patience` seconds without one."""
     announced = http.headers.get("content-length", "")
     # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
     if len(announced) > 18 or (announced.isdecimal() and int(announced) > most):
         raise _too_large(most)
     read = 0
-    async for piece in http.stream():
+    pieces = aiter(http.stream())
+    while (piece := await _next(pieces, patience)) is not None:
         read += len(piece)
         if read > most:
             raise _too_large(most)
         yield piece
 
 
+async def _next(pieces: AsyncIterator[bytes], patience: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(patience):
+            return await anext(pieces, None)
+    except TimeoutError:
+        message = f"The body of the request did not come: no byte within {patience:g} s."
+        raise BodyTimeout(message, headers={"connection": "close"}) from None
+
+
 def _too_large(most: int) -> TooLarge:
     return TooLarge(f"Maximum content size limit ({most}) exceeded.")
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytearray) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

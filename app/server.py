@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from app.connection import connection
 from app.log import log
 from app.main import create_app
 from app.settings import Settings
@@ -28,13 +29,13 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
         super().__init__(
-            # uvloop and httptools are named, not left to chance: uvicorn falls back to slow parts in silence.
+            # uvloop is named, not left to chance: uvicorn falls back to slow parts in silence.
             uvicorn.Config(
                 self._app,
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http="httptools",
+                http=connection(settings.client_header_timeout, settings.client_body_timeout),
                 ws="none",
                 lifespan="on",
                 log_config=None,

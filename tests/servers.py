@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.connection import connection
 from app.demo.server import serve
 from app.demo.state import DemoState
 from app.demo.upstream import create_demo
@@ -57,6 +58,8 @@ def run_limner(upstream: str, **options: Any) -> Iterator[RunningLimner]:
             "fetch_allow": upstream.removeprefix("http://"),
             "image_store": f"disk://{folder}",
         }
-        app = create_app(Settings(**{**defaults, **options}))
-        with serve(app) as url:
+        settings = Settings(**{**defaults, **options})
+        app = create_app(settings)
+        http = connection(settings.client_header_timeout, settings.client_body_timeout)
+        with serve(app, http=http) as url:
             yield RunningLimner(url, app)

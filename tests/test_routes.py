@@ -227,3 +227,31 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(tmp_path: Pa
         asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == 499
     assert [(record["event"], record["status"]) for record in records] == [("request", 499)]
+
+
+FORM = "multipart/form-data; boundary=B"
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("application/json", b""), ("application/json", b'{"prompt":'), (FORM, b""), (FORM, b"--B\r\n")])  # fmt: skip
+def test_a_body_that_does_not_come_is_not_waited_for(demo: RunningDemo, kind: str, sent: bytes) -> None:
+    head = ("authorization: Bearer x", f"content-type: {kind}", "content-length: 100")
+    with run_limner(demo.url, client_body_timeout=0.05) as limner, connect(limner.url) as wire:
+        wire.send(request("POST /v1/images/edits", *head), sent)
+        reply = wire.reply()
+        assert (reply.status, reply.json()["error"]["code"]) == (408, "request_timeout")
+        assert (reply.headers["x-should-retry"], wire.rest()) == ("false", b"")
+
+
+def test_a_body_that_comes_slowly_is_waited_for(demo: RunningDemo) -> None:
+    body = b'{"prompt":"a fox"}'
+    with run_limner(demo.url, client_body_timeout=20) as limner, connect(limner.url) as wire:
+        wire.send(request("POST /v1/images/generations", "authorization: Bearer x", f"content-length: {len(body)}"))
+        wire.send(*(body[at : at + 1] for at in range(len(body))))
+        assert wire.reply().status == 200
+
+
+def test_json_that_is_large_without_its_pictures_is_refused(demo: RunningDemo) -> None:
+    with run_limner(demo.url) as limner:
+        body = b'{"prompt":"a fox","more":[' + b"{}," * 1_500_000
+        reply = ask(limner.url, request("POST /v1/images/generations", "authorization: Bearer x", body=body))
+    assert (reply.status, reply.json()["error"]["code"]) == (413, "request_too_large")

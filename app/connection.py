@@ -1,0 +1,197 @@
+"""One client's connection: how long it is waited for, and how much it may send that is not yet a request.
+
+uvicorn waits for ever for a head, for a body that has stalled, and for a reader that does not read; its parser holds a
+head of any size. The app itself gives up on stalled bodies (app/routes.py); the rest is here.
+"""
+
+import asyncio
+
+import orjson
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from app.errors import ApiError, BodyTimeout, InvalidRequest, TooLarge
+from app.log import log
+
+#: Bytes of a head, of what follows a body, or of a chunk's size line. Node takes 16 KiB, nginx 32 KiB.
+MAX_HEAD = 64 * 1024
+
+#: Seconds for a client that is refused to stop sending and to read the refusal.
+_LINGER = 2.0
+
+_NO_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
+
+
+class Connection(HttpToolsProtocol):
+    """`head_seconds` for a head to come whole, `stall_seconds` for a reader to take what has been written."""
+
+    head_seconds: float
+    stall_seconds: float
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _fault: ApiError | None = None
+    #: Bytes that have come since there was a whole head, a piece of a body, or the end of one.
+    _pending = 0
+    _has_begun = False
+    #: Nothing that comes is read any more.
+    _has_ended = False
+    #: What is being answered, or was last; uvicorn's own `cycle` is the last that came.
+    _current: RequestResponseCycle | None = None
+    #: The head of a request that offers another protocol, without the offer.
+    _offer = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive = self.head_seconds  # type: ignore[assignment]  # only loop.call_later gets it
+        self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._stop_watching()
+        self._hang_up()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._has_ended:
+            return
+        if self._head_timer is None and not self._is_busy():
+            self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+        self._pending += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except HttpParserError:
+            self._refuse(self._fault or InvalidRequest(_NO_HTTP))
+        if self._pending > MAX_HEAD and not self._has_ended:
+            self._refuse(_too_large())
+
+    def _feed(self, data: bytes) -> None:
+        """Java's client offers HTTP/2 with its first request, and the parser leaves out the body of an offer: so it is
+        read again without it.
+        """
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            self.parser = HttpRequestParser(self)
+            request, self._offer = self._offer + data[offer.args[0] :], b""
+            self._feed(request)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._has_begun = True
+
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        if self.parser.should_upgrade():
+            self._offer = self._without_offer()
+            return
+        self._stop_waiting()
+        self._pending = 0
+        self._has_begun = False
+        self.transport.set_write_buffer_limits()
+        super().on_headers_complete()
+        # What is named behind a body is no header of the request any more.
+        self.headers = []
+        if self.expect_100_continue:
+            # A body that was announced and not asked for may never come: nothing behind it could be understood.
+            self.cycle.keep_alive = False
+
+    def _check_head(self) -> None:
+        """The parser turns what is raised here into its own error, so the fault is left for `data_received`."""
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            self._fault = _too_large()
+        elif self.parser.get_http_version() not in {"1.0", "1.1"} or self.parser.get_method() == b"CONNECT":
+            self._fault = InvalidRequest(_NO_HTTP)
+        if self._fault is not None:
+            raise self._fault
+
+    def _without_offer(self) -> bytes:
+        line = b" ".join((self.parser.get_method(), self.url, b"HTTP/1.1\r\n"))
+        fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        return b"".join((line, *fields, b"\r\n"))
+
+    def on_body(self, body: bytes) -> None:
+        self._pending = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._offer:
+            return
+        self._pending = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.transport.get_write_buffer_size():
+            # From now on any byte that is left unread counts, not only more than a buffer of them.
+            self.transport.set_write_buffer_limits(high=0)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stop_watching()
+        self._stall_timer = self.loop.call_later(self.stall_seconds, self._abandon)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching()
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if self._has_begun:
+            self._refuse(BodyTimeout(f"The head of the request did not come within {self.head_seconds:g} s."))
+        else:
+            self.transport.close()
+
+    def _abandon(self) -> None:
+        log.info("connection.stalled", seconds=self.stall_seconds)
+        self.transport.abort()
+
+    def _refuse(self, error: ApiError) -> None:
+        """Nothing that follows can be understood, so the connection ends; an answer under way breaks off.
+
+        Who is still sending gets time to read why: a socket that is closed with bytes unread resets the connection.
+        """
+        if self._current is None or self._current.response_complete or not self._current.response_started:
+            body = orjson.dumps(error.body)
+            fields = {"content-type": "application/json", "content-length": f"{len(body)}", "connection": "close"}
+            head = "".join(f"{name}: {value}\r\n" for name, value in {**error.headers, **fields}.items())
+            self.transport.write(STATUS_LINE[error.status] + head.encode() + b"\r\n" + body)
+        self._hang_up()
+        self._has_ended = True
+        self.transport.write_eof()
+        self._stop_waiting()
+        self._head_timer = self.loop.call_later(min(self.head_seconds, _LINGER), self.transport.abort)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._current = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _is_busy(self) -> bool:
+        return self._current is not None and not self._current.response_complete
+
+    def _hang_up(self) -> None:
+        """Tell the app that nobody listens; uvicorn tells only the last of several requests that came together."""
+        if self._current is not None and not self._current.response_complete:
+            self._current.disconnected = True
+            self._current.message_event.set()
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_watching(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"The head of the request is larger than {MAX_HEAD} bytes.")
+
+
+def connection(head_seconds: float, stall_seconds: float) -> type[Connection]:
+    """The class that uvicorn makes one object of for each connection."""
+    return type("Connection", (Connection,), {"head_seconds": head_seconds, "stall_seconds": stall_seconds})
