@@ -1,4 +1,4 @@
-"""The commands: serve, demo, check."""
+"""The commands: serve, demo, check, explain."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.check import check
+from app.explanation import explain
 from app.log import configure, log
 from app.server import Server
 from app.settings import Settings, complaints, unknown_variables
@@ -30,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_parser.add_argument(
         "--paint", action="store_true", help="also have one real picture painted, which costs money"
     )
+    add_explain(commands)
     options = parser.parse_args(arguments)
+    if options.command == "explain":
+        return explain(options.file, sent=options.sent, as_json=options.json)
     if options.command == "demo":
         return demo(options.once)
     try:
@@ -40,6 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     configure(settings.log_format, settings.log_level)
     return check(settings, paint=options.paint) if options.command == "check" else serve(settings)
+
+
+def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "explain", help="show which pictures are found in a chat reply, and why others are not"
+    )
+    parser.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="the reply: a body, a stream, a message or its words"
+    )
+    parser.add_argument(
+        "--sent", action="append", default=[], metavar="URL", help="a picture that the question had brought along"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs, with addresses in full")
 
 
 def serve(settings: Settings) -> int:

@@ -128,6 +128,14 @@ def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatc
     assert given == [None, "out", NOWHERE, False, NOWHERE, True]
 
 
+def test_explain_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (environment / "reply.txt").write_text("![a](https://e.com/a.png) ![b](https://e.com/b.png)")
+    assert commands.main(["explain", str(environment / "reply.txt"), "--sent", "https://e.com/a.png"]) == 0
+    assert "1. markdown-image: https://e.com/b.png" in capsys.readouterr().out
+    assert commands.main(["explain", str(environment / "reply.txt"), "--json"]) == 0
+    assert len(orjson.loads(capsys.readouterr().out)["found"]) == 2
+
+
 @dataclass(slots=True)
 class Ended:
     """In place of the server: it ends at once, in one of several ways."""

@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "main": {"*"},
     "connection": {"errors", "log"},
     "server": {"connection", "log", "main", "settings", "studio"},
+    "explanation": {"pure/*"},
     "check": {"errors", "main", "settings", "pure/*"},
     "showcase": {"log", "main", "settings", "pure/*", "demo/*"},
     "__main__": {"*"},

@@ -103,9 +103,14 @@ def test_a_curl_of_the_readme_brings_a_picture(desk: Desk, code: str) -> None:
 
 def test_a_stranger_can_follow_the_upstream_chapter(desk: Desk) -> None:
     (desk.folder / ".env").write_text(desk.here(only("ini")))
-    (commands,) = [code for code in runnable("sh") if COMMAND in code]
+    (commands,) = [code for code in runnable("sh") if f"{COMMAND} check" in code]
     said = desk.run("bash", "-euc", desk.here(commands))
     assert re.findall(r"^ok +(\w+)", said, re.MULTILINE) == ["address", "tls", "key", "address", "tls", "key", "paint"]
+
+
+def test_explain_says_what_the_readme_says(desk: Desk) -> None:
+    (command,) = [code for code in runnable("sh") if f"{COMMAND} explain" in code]
+    assert desk.run("bash", "-euc", desk.here(command)) == only("text")
 
 
 def test_the_python_client_does_what_the_readme_says(desk: Desk) -> None:

@@ -1,0 +1,48 @@
+"""What a person pastes of a chat as a ChatReply: a body, a stream, one message of it, or the words alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.errors import UpstreamBroken
+from app.pure.chat import ChatReply, read_reply
+
+
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    """`kind`: as what it was read, in plain words."""
+
+    kind: str
+    reply: ChatReply
+
+
+def read_pasted(pasted: bytes) -> Pasted:
+    """Never fails: what is nothing else is what a model said."""
+    pasted = pasted.removeprefix(b"\xef\xbb\xbf")
+    try:
+        value = orjson.loads(pasted)
+    except orjson.JSONDecodeError:
+        return _read_unparsed(pasted)
+    if isinstance(value, str):
+        return _in_body("a JSON text", {"message": {"content": value}})
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "type" in part for part in value):
+        return _in_body("a list of content parts", {"message": {"content": value}})
+    if isinstance(value, dict) and "choices" not in value:
+        if "message" in value or "delta" in value:
+            return _in_body("one choice", value)
+        if "content" in value or "role" in value:
+            return _in_body("one message", {"message": value})
+    return _read_unparsed(pasted)
+
+
+def _read_unparsed(pasted: bytes) -> Pasted:
+    try:
+        reply = read_reply(pasted)
+    except UpstreamBroken:
+        return _in_body("plain words", {"message": {"content": pasted.decode("utf-8", "replace")}})
+    return Pasted("a body in JSON" if pasted.lstrip()[:1] in b"{[" else "a stream of events", reply)
+
+
+def _in_body(kind: str, choice: dict[str, Any]) -> Pasted:
+    return Pasted(kind, read_reply(orjson.dumps({"choices": [choice]})))

@@ -1,0 +1,64 @@
+"""Whatever is pasted is read as something."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.pure.pasted import read_pasted
+from app.pure.replies import find_images
+
+A = "https://cdn.example/a.png"
+STREAM = f'data: {{"choices":[{{"delta":{{"content":"![a]({A})"}}}}]}}\n\ndata: [DONE]\n\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    pasted: str
+    kind: str
+    found: tuple[str, ...] = (A,)
+
+
+CASES = [
+    Case("a whole body", f'{{"choices":[{{"message":{{"content":"![a]({A})"}}}}]}}', "a body in JSON"),
+    Case("a whole body behind white space and a mark", f'\ufeff \n{{"choices":[{{"message":{{"content":"![a]({A})"}}}}]}}', "a body in JSON"),
+    Case("a body of another form", f'{{"data":[{{"url":"{A}"}}]}}', "a body in JSON"),
+    Case("documents, one a line", f'{{"choices":[{{"delta":{{"content":"![a]({A}"}}}}]}}\n{{"choices":[{{"delta":{{"content":")"}}}}]}}', "a body in JSON"),
+    Case("a stream", STREAM, "a stream of events"),
+    Case("a stream after a comment", f": keep-alive\n\n{STREAM}", "a stream of events"),
+    Case("one message", f'{{"role":"assistant","content":"![a]({A})"}}', "one message"),
+    Case("a message that says nothing but has its picture beside", f'{{"role":"assistant","images":[{{"image_url":{{"url":"{A}"}}}}]}}', "one message"),
+    Case("a content alone", f'{{"content":"![a]({A})"}}', "one message"),
+    Case("one choice", f'{{"index":0,"message":{{"content":"![a]({A})"}}}}', "one choice"),
+    Case("one choice of a stream", f'{{"index":0,"delta":{{"content":"![a]({A})"}}}}', "one choice"),
+    Case("content parts", f'[{{"type":"image_url","image_url":{{"url":"{A}"}}}}]', "a list of content parts"),
+    Case("bodies in a list", f'[{{"choices":[{{"message":{{"content":"![a]({A})"}}}}]}}]', "a body in JSON"),
+    Case("a text in JSON", f'"![a]({A})\\n"', "a JSON text"),
+    Case("plain words", f"Here it is: ![a]({A})", "plain words"),
+    Case("words in brackets", f"[Here it is] ![a]({A})", "plain words"),
+    Case("a cut body", f'{{"choices":[{{"message":{{"content":"![a]({A})', "plain words"),
+    Case("a page", f'<html><img src="{A}"></html>', "plain words", ()),
+    Case("a list of numbers", "[1]", "plain words", ()),
+    Case("an empty list", "[]", "plain words", ()),
+    Case("a number", "7", "plain words", ()),
+    Case("nothing", "", "plain words", ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_pasted_is_read_as_what_it_is(case: Case) -> None:
+    pasted = read_pasted(case.pasted.encode())
+    assert pasted.kind == case.kind
+    assert tuple(image.url for image in find_images(pasted.reply)) == case.found
+
+
+def test_a_cut_stream_says_so() -> None:
+    assert not read_pasted(STREAM.partition("\n\n")[0].encode() + b'\n\ndata: {"choi').reply.complete
+
+
+@settings(max_examples=100)
+@given(st.binary() | st.text(alphabet='{}[]":,dat\n 1\\u').map(str.encode))
+def test_nothing_fails(pasted: bytes) -> None:
+    assert read_pasted(pasted).kind
