@@ -10,8 +10,9 @@ from app import __version__
 from app.check import check
 from app.explanation import explain
 from app.log import configure, log
+from app.objections import complaints
 from app.server import Server
-from app.settings import Settings, complaints, unknown_variables
+from app.settings import Settings, unknown_variables
 from app.showcase import demo
 
 
@@ -62,7 +63,7 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def serve(settings: Settings) -> int:
     for name in unknown_variables():
         log.warning("unknown variable", name=name, see="README.md#settings")
-    if settings.upstream_api_key is not None and not settings.api_keys:
+    if not settings.pass_through and not settings.api_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
     try:
         server = Server(settings)

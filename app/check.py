@@ -11,7 +11,7 @@ import httpx
 import orjson
 
 from app.main import create_app
-from app.settings import Settings
+from app.settings import Settings, variable
 
 
 class Failed(Exception):
@@ -20,18 +20,24 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """`run` gets settings with one upstream."""
+
     name: str
     run: Callable[[Settings], Coroutine[Any, Any, str]]
 
 
 def check(settings: Settings, *, paint: bool) -> int:
-    """The exit code. One line a step, with the milliseconds it took."""
+    """The exit code. One line a step, with the milliseconds it took; each upstream is taken as far as it goes."""
     steps = [*STEPS, Step("paint", paint_one)] if paint else STEPS
-    if not all(take(step, settings) for step in steps):
-        return 1
-    if not paint:
+    went_well = True
+    for entry in settings.roster:
+        if settings.upstreams:
+            print(f"{entry.name}:")
+        alone = settings.model_copy(update={"upstreams": (entry,)}) if settings.upstreams else settings
+        went_well = all(take(step, alone) for step in steps) and went_well
+    if went_well and not paint:
         print("      No picture was asked for: limner check --paint does that, and costs one picture.")
-    return 0
+    return 0 if went_well else 1
 
 
 def take(step: Step, settings: Settings) -> bool:
@@ -47,7 +53,8 @@ def take(step: Step, settings: Settings) -> bool:
 
 
 async def reach(settings: Settings) -> str:
-    url = httpx.URL(settings.upstream_base_url)
+    url = httpx.URL(settings.roster[0].base_url)
+    see = f"See {place(settings, 'base_url')}"
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     try:
         async with asyncio.timeout(settings.upstream_connect_timeout):
@@ -55,9 +62,9 @@ async def reach(settings: Settings) -> str:
     except TimeoutError:
         raise Failed(f"no answer from {url.host}:{port} within LIMNER_UPSTREAM_CONNECT_TIMEOUT") from None
     except ConnectionRefusedError:
-        raise Failed(f"nothing listens at {url.host}:{port}. See LIMNER_UPSTREAM_BASE_URL") from None
+        raise Failed(f"nothing listens at {url.host}:{port}. {see}") from None
     except OSError as error:
-        raise Failed(f"cannot reach {url.host}:{port}: {error}. See LIMNER_UPSTREAM_BASE_URL") from None
+        raise Failed(f"cannot reach {url.host}:{port}: {error}. {see}") from None
     peer = writer.get_extra_info("peername")[0]
     writer.close()
     await writer.wait_closed()
@@ -65,7 +72,7 @@ async def reach(settings: Settings) -> str:
 
 
 async def shake_hands(settings: Settings) -> str:
-    url = httpx.URL(settings.upstream_base_url)
+    url = httpx.URL(settings.roster[0].base_url)
     if url.scheme == "http":
         return "none: plain http, the key travels unencrypted"
     try:
@@ -81,23 +88,24 @@ async def shake_hands(settings: Settings) -> str:
 
 async def list_models(settings: Settings) -> str:
     """Few upstreams document the list; where there is none, only a picture can tell."""
-    key = settings.upstream_api_key
-    if key is None:
-        return "none: LIMNER_UPSTREAM_API_KEY is unset, callers bring their own"
-    headers = {"authorization": f"Bearer {key.get_secret_value()}"}
+    (entry,) = settings.roster
+    if entry.api_key is None:
+        return f"none: {place(settings, 'api_key')} is unset, callers bring their own"
+    headers = {"authorization": f"Bearer {entry.api_key.get_secret_value()}"}
     try:
         # The same certificates as for the questions, not those that come with httpx.
         tls = ssl.create_default_context()
         patience = settings.upstream_connect_timeout + 10
         async with httpx.AsyncClient(trust_env=False, timeout=patience, verify=tls) as http:
-            response = await http.get(f"{settings.upstream_base_url}/models", headers=headers)
+            response = await http.get(f"{entry.base_url}/models", headers=headers)
     except httpx.HTTPError as error:
         raise Failed(f"no answer to GET /models: {type(error).__name__}") from None
     if response.status_code in {401, 403}:
-        raise Failed(f"the upstream refuses LIMNER_UPSTREAM_API_KEY with status {response.status_code}")
+        raise Failed(f"the upstream refuses {place(settings, 'api_key')} with status {response.status_code}")
     if not response.is_success:
         return f"not known: GET /models answers {response.status_code}"
-    return f"accepted; {judge_model(response.content, settings.upstream_model)}"
+    models = dict.fromkeys(model for model in (entry.rest, *entry.models.values()) if model is not None)
+    return f"accepted; {', '.join(judge_model(response.content, model) for model in models)}"
 
 
 def judge_model(body: bytes, model: str) -> str:
@@ -111,23 +119,30 @@ def judge_model(body: bytes, model: str) -> str:
 
 async def paint_one(settings: Settings) -> str:
     """Through the whole server, so that download and conversion are tried too."""
-    if settings.upstream_api_key is None:
-        raise Failed("LIMNER_UPSTREAM_API_KEY is unset: only callers have keys, so nobody is here to pay")
+    (entry,) = settings.roster
+    if entry.api_key is None:
+        raise Failed(f"{place(settings, 'api_key')} is unset: only callers have keys, so nobody is here to pay")
     try:
         # Without the keys of clients, which may be known as digests only: nobody else can reach this server.
         app = create_app(settings.model_copy(update={"api_keys": ()}))
     except OSError as error:
         raise Failed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
     asked = {"prompt": "A small lighthouse", "size": "1024x1024", "quality": "low", "response_format": "b64_json"}
+    named = {} if entry.rest is not None else {"model": next(iter(entry.models))}
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://limner", timeout=None) as http:  # noqa: S113
-            response = await http.post("/v1/images/generations", json=asked)
+            response = await http.post("/v1/images/generations", json=asked | named)
     answer = response.json()
     if not response.is_success:
         raise Failed(answer["error"]["message"])
     form = response.headers["x-limner-reply-form"]
     return f"{answer['size']} {answer['output_format']}, found as {form}"
+
+
+def place(settings: Settings, field: str) -> str:
+    """Where the operator has written this."""
+    return f"{field} in LIMNER_UPSTREAMS" if settings.upstreams else variable(f"upstream_{field}")
 
 
 STEPS = [Step("address", reach), Step("tls", shake_hands), Step("key", list_models)]

@@ -44,7 +44,8 @@ class Stopwatch:
 class Exchange:
     """`waiting` runs while anybody outside is waited for, `upstream` while the upstream is.
 
-    `silence`: seconds after which the client gets a sign of life.
+    `silence`: seconds after which the client gets a sign of life. `answered_by`: where there are several upstreams, the
+    names of those that had something to say, in the order of their first words.
     """
 
     request: ImagesRequest
@@ -52,11 +53,16 @@ class Exchange:
     waiting: Stopwatch = field(default_factory=Stopwatch)
     upstream: Stopwatch = field(default_factory=Stopwatch)
     shrunk: list[str] = field(default_factory=list)
+    answered_by: dict[str, None] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     def headers(self, answer: Answer | None = None) -> dict[str, str]:
         """What is known when the headers go out: of a stream only what the request itself tells."""
-        told = {"x-limner-ignored": ", ".join(self.request.ignored), "x-limner-shrunk": ", ".join(self.shrunk)}
+        told = {
+            "x-limner-ignored": ", ".join(self.request.ignored),
+            "x-limner-shrunk": ", ".join(self.shrunk),
+            "x-limner-upstream": ", ".join(self.answered_by),
+        }
         early = {name: value for name, value in told.items() if value}
         if answer is None:
             return early

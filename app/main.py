@@ -22,12 +22,14 @@ from app.openapi import complete
 from app.ops import health_routes, kept_routes, model_routes
 from app.pipeline import Policy
 from app.responses import ErrorResponse
+from app.roster import Entry
 from app.routes import image_routes
 from app.settings import Settings
 from app.store import Store, open_store
 from app.studio import Studio
 from app.transcode import Transcoder
 from app.upstream import Upstream, UpstreamConfig, open_client
+from app.upstreams import Member, Upstreams
 from app.workbench import Parts
 
 #: Browsers show scripts no other headers of an answer.
@@ -43,6 +45,7 @@ EXPOSED = (
     "x-limner-overhead-ms",
     "x-limner-reply-form",
     "x-limner-shrunk",
+    "x-limner-upstream",
     "x-limner-upstream-ms",
 )
 
@@ -75,9 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(Record)
 
-    access = Access(
-        (key.get_secret_value() for key in settings.api_keys), pass_through=settings.upstream_api_key is None
-    )
+    access = Access((key.get_secret_value() for key in settings.api_keys), pass_through=settings.pass_through)
     api = APIRouter()
     api.include_router(image_routes(settings, access))
     api.include_router(model_routes(settings.listed_models, access))
@@ -101,8 +102,7 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         max_bytes=settings.max_image_bytes,
     )
     transcoder = Transcoder(new_blob=new_blob)
-    client = open_client()
-    upstream = Upstream(upstream_config(settings), client)
+    upstreams = open_upstreams(settings)
     once = Once(
         ttl=settings.answer_ttl,
         key_ttl=settings.idempotency_ttl,
@@ -110,8 +110,8 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         most_bytes=settings.max_answers_bytes,
     )
     studio = Studio(
-        turns=Turns(settings.max_concurrency, settings.max_queue),
-        parts=Parts(upstream, fetcher, transcoder, store, settings.shrink_inputs, settings.public_url),
+        turns=Turns(turns(settings), settings.max_queue),
+        parts=Parts(upstreams, fetcher, transcoder, store, settings.shrink_inputs, settings.public_url),
         policy=policy(settings),
         once=once,
         keepalive_after=settings.keepalive_after,
@@ -125,7 +125,7 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
         once.close()
-        await upstream.close()
+        await upstreams.close()
         await fetcher.close()
         transcoder.close()
         store.close()
@@ -133,8 +133,6 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
 
 def policy(settings: Settings) -> Policy:
     return Policy(
-        dialect=settings.upstream_dialect,
-        model=settings.upstream_model,
         stream=settings.upstream_stream,
         default_format=settings.default_response_format,
         rehost=settings.rehost,
@@ -143,16 +141,31 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def upstream_config(settings: Settings) -> UpstreamConfig:
+def turns(settings: Settings) -> int:
+    """No more than the upstreams take together: the rest waits in the queue, which is fair between callers."""
+    limits = [entry.max_concurrency for entry in settings.roster]
+    all_of_them = sum(limit for limit in limits if limit is not None)
+    return settings.max_concurrency if None in limits else min(settings.max_concurrency, all_of_them)
+
+
+def open_upstreams(settings: Settings) -> Upstreams:
+    client = open_client()
+    return Upstreams(
+        [Member(entry, Upstream(upstream_config(entry, settings), client)) for entry in settings.roster],
+        timeout=settings.upstream_timeout,
+        attempts=settings.upstream_attempts,
+        ambiguous=settings.retry_ambiguous,
+    )
+
+
+def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
     return UpstreamConfig(
-        base_url=settings.upstream_base_url,
-        api_key=settings.upstream_api_key,
+        base_url=entry.base_url,
+        api_key=entry.api_key,
         timeout=settings.upstream_timeout,
         connect_timeout=settings.upstream_connect_timeout,
         idle_timeout=settings.upstream_idle_timeout,
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
-        attempts=settings.upstream_attempts,
-        retry_ambiguous=settings.retry_ambiguous,
         user_agent=f"limner/{__version__}",
     )
 

@@ -91,6 +91,19 @@ MODELS = {
 
 STATUS = {"type": "object", "properties": {"status": _TEXT}, "required": ["status"]}
 
+READINESS = {
+    "type": "object",
+    "properties": {
+        "status": _TEXT,
+        "upstreams": {
+            "type": "object",
+            "description": "The circuit of each upstream, by its name.",
+            "additionalProperties": {"enum": ["closed", "open", "half-open"]},
+        },
+    },
+    "required": ["status", "upstreams"],
+}
+
 #: Statuses that any endpoint with a key may answer with, and what they mean.
 FAULTS = {
     400: "Something is wrong with the request, or the upstream refused to paint it; a repeat would not help.",

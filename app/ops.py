@@ -5,7 +5,7 @@ from starlette.responses import FileResponse, Response
 
 from app.access import Access
 from app.errors import NotFound, Unavailable
-from app.openapi import MODEL, MODELS, NEEDS_KEY, STATUS, fault_responses, json_response
+from app.openapi import MODEL, MODELS, NEEDS_KEY, READINESS, STATUS, fault_responses, json_response
 from app.responses import JsonResponse
 
 #: 2024-12-01: a date that never changes, so that answers can be cached and compared.
@@ -25,12 +25,13 @@ def health_routes() -> APIRouter:
     @router.get(
         "/readyz",
         summary="Whether it takes questions: not while it is shutting down",
-        responses={200: json_response(STATUS, "It does."), **fault_responses(503)},
+        responses={200: json_response(READINESS, "It does."), **fault_responses(503)},
     )
     async def readyz(http: Request) -> Response:
         if http.app.state.studio.closing:
             raise Unavailable("The server is shutting down.")
-        return JsonResponse({"status": "ready"})
+        # An open circuit turns nobody away: where there is no better upstream, this one is asked nevertheless.
+        return JsonResponse({"status": "ready", "upstreams": http.app.state.studio.parts.upstreams.circuits()})
 
     return router
 

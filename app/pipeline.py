@@ -10,15 +10,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
-from app.errors import (
-    ApiError,
-    ImageUnavailable,
-    NoImageInReply,
-    UserError,
-)
+from app.errors import ApiError, ImageUnavailable, NoImageInReply, UserError
 from app.pure.answers import Painted, has_format, wanted_format
 from app.pure.chat import ChatReply
 from app.pure.dialects import chat_body
@@ -34,10 +30,14 @@ from app.pure.usage import Usage
 B = TypeVar("B", bound=Sink)
 
 
+#: The question as an upstream wants it put, by its dialect and what it calls the model.
+Put = Callable[[str, str], HoleyJson]
+
+
 class Ask(Protocol):
     """Snapshots of one reply while it grows, the whole reply last. Raises UpstreamError and its kind."""
 
-    def __call__(self, body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]: ...
+    def __call__(self, put: Put, *, stream: bool) -> AsyncGenerator[ChatReply, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,6 @@ class Edge(Generic[B]):
 class Policy:
     """What the operator has decided."""
 
-    dialect: str
-    model: str
     stream: Literal["auto", "always", "never"] = "auto"
     default_format: Literal["auto", "url", "b64_json"] = "auto"
     rehost: Literal["never", "needed", "always"] = "needed"
@@ -116,12 +114,15 @@ async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncG
     commission = Commission(request, edge, policy, inputs)
     stream = {"auto": request.stream, "always": True, "never": False}[policy.stream]
     pictures = [as_url(picture) for picture in inputs.fit]
-    body = HoleyJson(chat_body(request, pictures, dialect=policy.dialect, model=policy.model, stream=stream))
+
+    @cache
+    def put(dialect: str, model: str) -> HoleyJson:
+        return HoleyJson(chat_body(request, pictures, dialect=dialect, model=model, stream=stream))
 
     painted: list[Painted] = []
     usage = Usage()
     faults: list[ApiError] = []
-    questions = [answer(commission, edge.ask(body, stream=stream)) for _ in range(request.n)]
+    questions = [answer(commission, edge.ask(put, stream=stream)) for _ in range(request.n)]
     async with aclosing(side_by_side(questions)) as items:
         async for item in items:
             match item:

@@ -2,11 +2,10 @@
 
 import ipaddress
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ByteSize, Field, ValidationError, model_validator
+from pydantic import ByteSize, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
@@ -27,8 +26,12 @@ from app.formats import (
     StoreUrl,
     Words,
 )
+from app.roster import REST, Entry, Roster
 
 PREFIX = "LIMNER_"
+
+#: Where several upstreams may be listed.
+FILE = "limner.toml"
 
 #: What `GET /v1/models` lists: n8n's picker shows only ids that contain `gpt-image` or `dall-e`.
 OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
@@ -52,8 +55,9 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    upstream_base_url: BaseUrl = Field(
-        description="Where the chat upstream is, like `https://api.aiearth.dev/v1`. Required by `serve` and `check`."
+    upstream_base_url: BaseUrl | None = Field(
+        description="Where the chat upstream is, like `https://api.aiearth.dev/v1`. Required by `serve` and `check`, "
+        "but where `LIMNER_UPSTREAMS` or a file lists several."
     )
     upstream_api_key_file: KeyFile | None = Field(None, description="A file with the upstream's key, in its place.")
     upstream_api_key: Key | None = Field(
@@ -68,6 +72,16 @@ class Settings(BaseSettings):
         description="How the upstream wants to be asked: `gpt-image-2-chat` (size as prompt prefix, quality in "
         "metadata), "
         "`metadata` (size in metadata too, prompt untouched), `openrouter` (modalities and image_config).",
+    )
+    upstreams: Roster = Field(
+        (),
+        description="Several upstreams, as a JSON list: see [Several upstreams](#several-upstreams). Takes the place "
+        "of address, key, model and dialect above.",
+    )
+    config: Path | None = Field(
+        None,
+        description="A TOML file that lists them instead. Unset: `limner.toml` in the folder where Limner is started, "
+        "if it is there and no variable names an upstream.",
     )
     upstream_stream: Literal["auto", "always", "never"] = Field(
         "auto", description="Whether the upstream is asked for a stream. `auto`: when the client asked for one."
@@ -171,6 +185,24 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _find_file(cls, given: dict[str, Any]) -> dict[str, Any]:
+        named = given.get("config")
+        found = named or ("upstream_base_url" not in given and Path(FILE).is_file())
+        if found and "upstreams" not in given:
+            given = given | {"upstreams": Path(named or FILE)}
+        return {"upstream_base_url": None} | given if given.get("upstreams") else given
+
+    @model_validator(mode="after")
+    def _refuse_one_and_several(self) -> Self:
+        one = ("upstream_base_url", "upstream_api_key", "upstream_api_key_file", "upstream_model", "upstream_dialect")
+        for field in one:
+            if self.upstreams and field in self.model_fields_set and getattr(self, field) is not None:
+                message = f"{variable(field)}: set together with LIMNER_UPSTREAMS, where each upstream has its own"
+                raise PydanticCustomError("one_and_several", "{message}", {"message": message})
+        return self
+
     @model_validator(mode="after")
     def _refuse_two_sources(self) -> Self:
         """Which of the two would win is nothing to guess about keys."""
@@ -182,7 +214,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_to_run_open(self) -> Self:
-        paid_by_us = self.upstream_api_key is not None and not self.api_keys
+        paid_by_us = not self.pass_through and not self.api_keys
         if paid_by_us and not self.allow_anonymous and not is_loopback(self.host):
             raise PydanticCustomError(
                 "open",
@@ -193,8 +225,29 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def roster(self) -> tuple[Entry, ...]:
+        """All upstreams: those listed, or the one that the variables for one describe."""
+        return self.upstreams or (
+            Entry(
+                name="default",
+                base_url=self.upstream_base_url or "",
+                api_key=self.upstream_api_key,
+                model=self.upstream_model,
+                dialect=self.upstream_dialect,
+            ),
+        )
+
+    @property
+    def pass_through(self) -> bool:
+        """Whether callers bring the upstream's keys."""
+        return all(entry.api_key is None for entry in self.roster)
+
+    @property
     def listed_models(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.models or (*OFFICIAL_MODELS, self.upstream_model)))
+        """The official names where all names are taken, what the upstreams call them, and what they are mapped from."""
+        rest = [entry.rest for entry in self.roster if entry.rest is not None]
+        mapped = [name for entry in self.roster for name in entry.models if name != REST]
+        return tuple(dict.fromkeys(self.models or (*(OFFICIAL_MODELS if rest else ()), *rest, *mapped)))
 
 
 def is_loopback(host: str) -> bool:
@@ -206,24 +259,6 @@ def is_loopback(host: str) -> bool:
 
 def variable(field: str) -> str:
     return PREFIX + field.upper()
-
-
-def complaints(error: ValidationError) -> list[str]:
-    """One readable line per bad variable: its name, its value where that cannot be a secret, the format."""
-    problems = error.errors(include_url=False, include_context=False)
-    # A default that hangs on a value that is wrong itself has nothing to add.
-    return [_complaint(problem) for problem in problems if problem["type"] != "default_factory_not_called"]
-
-
-def _complaint(problem: Mapping[str, Any]) -> str:
-    if not problem["loc"]:
-        return f"{problem['msg']}. See README.md#settings"
-    field = str(problem["loc"][0])
-    if problem["type"] == "missing":
-        return f"{variable(field)}: required but not set. See README.md#settings"
-    value = repr(problem["input"])
-    shown = "" if "key" in field or "@" in value else f" {value}"
-    return f"{variable(field)}: invalid value{shown} (format: {problem['msg']}). See README.md#settings"
 
 
 def unknown_variables() -> list[str]:

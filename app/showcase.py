@@ -16,8 +16,9 @@ from app.demo.server import serve
 from app.demo.upstream import create_demo
 from app.log import configure
 from app.main import create_app
+from app.objections import complaints
 from app.pure.media import sniff
-from app.settings import Settings, complaints
+from app.settings import Settings
 
 PROMPT = "A lighthouse in a storm, oil on canvas"
 
@@ -60,6 +61,7 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
         upstream = stack.enter_context(serve(create_demo(pace=0.2 if fixed_port else 0.0)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="limner-demo-"))
         settings = Settings(
+            upstreams=(),
             upstream_base_url=f"{upstream}/v1",
             upstream_api_key="demo",
             upstream_model="gpt-image-2-chat",

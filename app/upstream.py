@@ -1,11 +1,10 @@
-"""The only file that talks to the chat upstream: one question in, one reply out, however often it must be asked."""
+"""The only file that talks to a chat upstream: one attempt at one question, and the reply while it is read."""
 
 import asyncio
 import math
-import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -18,13 +17,11 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import SecretStr
 
 from app.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from app.log import log
 from app.pure.chat import ChatReply, ReplyReader
 from app.pure.faults import Again, Fault, translate
 from app.pure.inflate import Unpacker
 from app.pure.json_holes import HoleyJson
 from app.pure.pace import Pace, by_line
-from app.pure.retry import Budget, decide
 from app.pure.standins import Sink
 
 #: A body up to this size goes out in one piece; a larger one is made while it is being sent.
@@ -47,7 +44,7 @@ _LOST = (httpx.HTTPError, aiohttp.ClientError)
 class UpstreamConfig:
     """Times in seconds. `timeout` is for one question with all its attempts, `idle_timeout` for silence inside a reply.
 
-    Without `api_key` each caller's own key is passed on. `retry_ambiguous` asks again after a 500 or 502.
+    Without `api_key` each caller's own key is passed on.
     """
 
     base_url: str
@@ -55,9 +52,7 @@ class UpstreamConfig:
     timeout: float = 600
     connect_timeout: float = 5
     idle_timeout: float = 120
-    attempts: int = 3
     max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
-    retry_ambiguous: bool = False
     user_agent: str = "limner"
 
 
@@ -73,22 +68,19 @@ class Question:
 
 
 class Upstream:
-    """Time and chance come as arguments so that tests need not wait."""
+    """`started` is when the question came, by `monotonic`; `now` is seconds since 1970, for dates in answers."""
 
     def __init__(
         self,
         config: UpstreamConfig,
         client: httpx.AsyncClient,
         *,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
-        chance: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
         self._client = client
-        self._sleep, self._monotonic, self._now, self._chance = sleep, monotonic, now, chance
-        self._budget = Budget()
+        self._monotonic, self._now = monotonic, now
         self._url = httpx.URL(f"{config.base_url.rstrip('/')}/chat/completions")
         # Not the "read" limit of the transport: silence before the answer is a picture in the making.
         self._extensions = {"timeout": {"connect": config.connect_timeout, "pool": config.connect_timeout}}
@@ -96,14 +88,36 @@ class Upstream:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def ask(self, question: Question) -> AsyncGenerator[ChatReply, None]:
+    @property
+    def pass_through(self) -> bool:
+        """Whether callers bring the keys, so that a key that is refused is theirs."""
+        return self._config.api_key is None
+
+    async def attempt(self, question: Question, started: float) -> httpx.Response | Fault:
+        """A response whose body is the reply, to be given to `read`: only its head has been read."""
+        try:
+            async with asyncio.timeout(self._left(started)):
+                response = await self._client.send(self._request(question), stream=True)
+        except TimeoutError:
+            return Fault(self._too_slow())
+        except _LOST as error:
+            return _fault_of(error)
+        if response.is_success:
+            return response
+        try:
+            body = await self._read_complaint(response, started)
+        finally:
+            await _close(response)
+        return self._translate(response, body, question)
+
+    async def read(
+        self, response: httpx.Response, question: Question, started: float
+    ) -> AsyncGenerator[ChatReply, None]:
         """Snapshots of the reply while it grows, the whole reply last; then the error, if it ended in one.
 
         A stream that breaks off yields what had come (`complete` is false) before it raises: a picture that was named
         by then is paid for and good. Raises UpstreamError and its kind, or what the upstream's complaint means.
         """
-        started = self._monotonic()
-        response = await self._open(question, started)
         reader = ReplyReader(question.new_sink)
         try:
             async with aclosing(self._grow(response, reader, started)) as snapshots:
@@ -129,46 +143,6 @@ class Upstream:
                 for line in by_line(piece):
                     if pace.is_due(line, grown=reader.feed(line)):
                         yield reader.reply()
-
-    async def _open(self, question: Question, started: float) -> httpx.Response:
-        """A response whose body is the reply; only the head has been read."""
-        self._budget.earn()
-        attempt = 1
-        while isinstance(outcome := await self._attempt(question, started), Fault):
-            delay = self._decide(outcome, attempt, self._monotonic() - started)
-            if delay is None or not self._budget.spend():
-                raise outcome.error
-            log.warning("upstream.repeat", attempt=attempt, seconds=round(delay, 3), reason=outcome.error.detail)
-            await self._sleep(delay)
-            attempt += 1
-        return outcome
-
-    def _decide(self, fault: Fault, attempt: int, elapsed: float) -> float | None:
-        return decide(
-            fault,
-            attempt=attempt,
-            attempts=self._config.attempts,
-            elapsed=elapsed,
-            deadline=self._config.timeout,
-            random=self._chance(),
-            ambiguous=self._config.retry_ambiguous,
-        )
-
-    async def _attempt(self, question: Question, started: float) -> httpx.Response | Fault:
-        try:
-            async with asyncio.timeout(self._left(started)):
-                response = await self._client.send(self._request(question), stream=True)
-        except TimeoutError:
-            return Fault(self._too_slow())
-        except _LOST as error:
-            return _fault_of(error)
-        if response.is_success:
-            return response
-        try:
-            body = await self._read_complaint(response, started)
-        finally:
-            await _close(response)
-        return self._translate(response, body, question)
 
     def _request(self, question: Question) -> httpx.Request:
         """Built here and not by the client, which would merge headers, cookies and parameters anew each time."""
@@ -242,7 +216,7 @@ class Upstream:
             response.status_code,
             response.headers,
             body,
-            pass_through=self._config.api_key is None,
+            pass_through=self.pass_through,
             now=self._now(),
             secrets=(key,) if key else (),
         )

@@ -8,21 +8,21 @@ from app.blobs import Blob
 from app.fetch import Fetcher
 from app.formats import Shrink
 from app.once import Errand
-from app.pipeline import Edge
+from app.pipeline import Edge, Put
 from app.pure.chat import ChatReply
 from app.pure.images import ImagesRequest
-from app.pure.json_holes import HoleyJson
 from app.pure.media import ImageInfo, measure
 from app.store import Store
 from app.transcode import Transcoder
-from app.upstream import Question, Upstream
+from app.upstream import Question
+from app.upstreams import Upstreams
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """`public_url`: how clients reach this server, where the operator has said so."""
 
-    upstream: Upstream
+    upstreams: Upstreams
     fetcher: Fetcher
     transcoder: Transcoder
     store: Store
@@ -55,18 +55,23 @@ class Workbench:
             self.keep,
         )
 
-    async def ask(self, body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
+    async def ask(self, put: Put, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
         """What has been paid for already is not asked again."""
         reply = next(self._paid, None)
         if reply is not None:
             yield reply
             return
         errand, exchange = self.errand, self.errand.exchange
-        question = Question(body, stream, self.token, errand.id, errand.spool.blob)
+
+        def question(dialect: str, model: str) -> Question:
+            return Question(put(dialect, model), stream, self.token, errand.id, errand.spool.blob)
+
         with exchange.waiting, exchange.upstream:
             try:
-                async with aclosing(self.parts.upstream.ask(question)) as snapshots:
-                    async for reply in snapshots:
+                async with aclosing(self.parts.upstreams.ask(question, exchange.request.model)) as snapshots:
+                    async for name, reply in snapshots:
+                        if self.parts.upstreams.are_several:
+                            exchange.answered_by[name] = None
                         yield reply
             finally:
                 if reply is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import uvicorn
 
@@ -221,3 +222,35 @@ LISTS: dict[str, tuple[bytes, str]] = {
 def test_whether_the_model_is_listed(name: str) -> None:
     body, says = LISTS[name]
     assert judge_model(body, "a") == says
+
+
+def test_each_of_several_is_taken_as_far_as_it_goes(
+    demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"name": "good", "base_url": f"{demo.url}/v1", "api_key": "sk-upstream"}
+    gone = {"name": "gone", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-gone"}
+    wrong = {**good, "name": "wrong", "api_key": "sk-wrong"}
+    mapped = {**good, "name": "mapped", "models": {"fine": "gpt-image-2-chat", "odd": "nothing"}}
+    listed = orjson.dumps([good, gone, wrong, mapped]).decode()
+    demo.state.reset()
+    assert check(settings(demo.url, tmp_path, upstream_base_url=None, upstreams=listed), paint=True) == 1
+    lines = [
+        line for line in capsys.readouterr().out.splitlines() if not line.startswith(("ok    address", "ok    tls"))
+    ]
+    said = (
+        "good:",
+        "ok    key      accepted; gpt-image-2-chat is among its ",
+        "ok    paint    1024x1024 png, found as ",
+        "gone:",
+        "FAIL  address  nothing listens at 127.0.0.1:9. See base_url in LIMNER_UPSTREAMS",
+        "wrong:",
+        "FAIL  key      the upstream refuses api_key in LIMNER_UPSTREAMS with status 401",
+        "mapped:",
+        "ok    key      accepted; gpt-image-2-chat is among its ",
+        "ok    paint    1024x1024 png, found as ",
+    )
+    shown = [line for line in lines if line.startswith(("ok ", "FAIL ")) or line.endswith(":")]
+    for line, expected in zip(shown, said, strict=True):
+        assert line.startswith(expected)
+    assert ", nothing is NOT among its " in shown[8]
+    assert demo.state.calls == 2

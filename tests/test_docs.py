@@ -86,6 +86,16 @@ class Desk:
         return done.stdout
 
 
+def test_the_list_of_upstreams_in_the_readme_is_read(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-1")
+    file = tmp_path / "limner.toml"
+    file.write_text(re.sub(r"/run/secrets/\w+", f"{tmp_path}/key", only("toml")))
+    main, spare = Settings(config=file).roster
+    assert (main.name, main.max_concurrency, main.priority) == ("main", 20, 0)
+    assert (spare.priority, spare.weight, spare.dialect) == (1, 2, "openrouter")
+    assert (spare.model_for("gpt-image-2"), spare.rest) == ("openai/gpt-image-2", "google/gemini-3-pro-image")
+
+
 @pytest.mark.parametrize("code", [code for code in runnable("sh") if code.startswith("curl")])
 def test_a_curl_of_the_readme_brings_a_picture(desk: Desk, code: str) -> None:
     need("curl")

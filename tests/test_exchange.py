@@ -54,6 +54,10 @@ def test_the_headers_of_an_answer() -> None:
     }
 
 
+def test_upstreams_are_named_in_the_order_of_their_first_words() -> None:
+    assert exchange(answered_by=dict.fromkeys(["b", "a"])).headers(ANSWER)["x-limner-upstream"] == "b, a"
+
+
 def test_before_the_answer_only_the_request_is_known() -> None:
     assert exchange().headers() == {"x-limner-ignored": "style, seed"}
     nothing_ignored = Exchange(ImagesRequest(operation=Operation.EDIT, prompt="a fox"), silence=60)

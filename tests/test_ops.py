@@ -50,7 +50,7 @@ def png() -> bytes:
 def keep(limner: RunningLimner, media_type: str = "image/png") -> str:
     """The path of a picture kept by the running server."""
     info = ImageInfo(media_type, 8, 8, alpha=False)
-    return f"/kept/{asyncio.run(limner.studio.store.keep(as_blob(png()), info))}"
+    return f"/kept/{asyncio.run(limner.studio.parts.store.keep(as_blob(png()), info))}"
 
 
 KEY = {"authorization": "Bearer sk-client"}
@@ -68,7 +68,7 @@ class Asked:
 
 ASKED = [
     Asked("whether it lives, without a key", "/healthz", says={"status": "ok"}),
-    Asked("whether it is ready, without a key", "/readyz", says={"status": "ready"}),
+    Asked("whether it is ready, without a key", "/readyz", says={"status": "ready", "upstreams": {"default": "closed"}}),
     Asked("all models", "/v1/models", headers=KEY, says={"object": "list", "data": [CARD | {"id": "a/b"}, CARD]}),
     Asked("all models without the prefix", "/models", headers=KEY, says={"object": "list", "data": [CARD | {"id": "a/b"}, CARD]}),
     Asked("one model", "/v1/models/one", headers=KEY, says=CARD),
@@ -183,7 +183,7 @@ def test_a_kept_picture_has_its_time(limner: RunningLimner, http: httpx.Client, 
     assert (response.status_code, response.json()["error"]["code"]) == (404, "image_not_found")
     assert response.headers["access-control-allow-origin"] == "*"
     assert "cache-control" not in response.headers
-    assert asyncio.run(limner.studio.store.sweep()) == 1
+    assert asyncio.run(limner.studio.parts.store.sweep()) == 1
     assert not file.exists()
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from app.blobs import Blob, Spool
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamBroken, UserError
-from app.pipeline import Answer, Edge, Partial, Policy, paint
+from app.pipeline import Answer, Edge, Partial, Policy, Put, paint
 from app.pure.answers import Painted
 from app.pure.chat import ChatReply, read_reply
 from app.pure.images import ImagesRequest, Operation, Picture
-from app.pure.json_holes import Hole, HoleyJson
+from app.pure.json_holes import Hole
 from app.pure.media import ImageInfo
 from app.pure.sizes import Size
 from tests.pictures import gradient, saved
@@ -55,7 +55,8 @@ class World:
     masks: list[tuple[bytes, bytes]] = field(default_factory=list)
     open_questions: int = 0
 
-    async def ask(self, body: HoleyJson, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
+    async def ask(self, put: Put, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
+        body = put("gpt-image-2-chat", "gpt-image-2-chat")
         self.asked.append((orjson.loads(b"".join(body.pieces())), stream))
         self.open_questions += 1
         try:
@@ -106,7 +107,7 @@ def asks(**more: Any) -> ImagesRequest:
     return ImagesRequest(**fields)
 
 
-POLICY = Policy(dialect="gpt-image-2-chat", model="gpt-image-2-chat")
+POLICY = Policy()
 
 
 def run(request: ImagesRequest, world: World, policy: Policy = POLICY) -> list[Partial | Answer]:

@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.formats import Shrink
-from app.settings import Settings, complaints, is_loopback, unknown_variables, variable
+from app.objections import complaints
+from app.settings import Settings, is_loopback, unknown_variables, variable
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 

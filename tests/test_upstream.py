@@ -40,7 +40,9 @@ from app.errors import (
 )
 from app.pure.chat import ChatReply
 from app.pure.json_holes import Hole, HoleyJson
+from app.roster import Entry
 from app.upstream import Question, Upstream, UpstreamConfig, open_client
+from app.upstreams import Member, Upstreams
 from tests.chaos import Act, Chaos, Script, run_chaos, run_server
 
 KEY = "sk-limner-test-upstream"
@@ -114,18 +116,42 @@ async def collect(asked: AsyncGenerator[ChatReply, None]) -> Outcome:
     return outcome
 
 
-QUICK = UpstreamConfig(base_url="", api_key=SecretStr(KEY), timeout=60, idle_timeout=30, connect_timeout=5)
+@dataclass(frozen=True, slots=True)
+class Manner(UpstreamConfig):
+    """With what belongs to the whole way of a question."""
+
+    attempts: int = 3
+    ambiguous: bool = False
 
 
-def build(config: UpstreamConfig, client: httpx.AsyncClient, clock: Clock | None = None) -> Upstream:
+QUICK = Manner(base_url="", api_key=SecretStr(KEY), timeout=60, idle_timeout=30, connect_timeout=5)
+
+
+def build(config: Manner, client: httpx.AsyncClient, clock: Clock | None = None) -> Upstreams:
+    """It alone: how several work together is in test_upstreams.py."""
     clock = clock or Clock()
-    return Upstream(
-        config, client, sleep=clock.sleep, monotonic=clock.read, now=lambda: 1_795_341_600.0, chance=lambda: 0.5
+    alone = Upstream(config, client, monotonic=clock.read, now=lambda: 1_795_341_600.0)
+    entry = Entry(name="alone", base_url="http://upstream.test/v1")
+    return Upstreams(
+        [Member(entry, alone)],
+        timeout=config.timeout,
+        attempts=config.attempts,
+        ambiguous=config.ambiguous,
+        sleep=clock.sleep,
+        monotonic=clock.read,
+        chance=lambda: 0.5,
     )
 
 
+async def asking(upstreams: Upstreams, question: Question) -> AsyncGenerator[ChatReply, None]:
+    async with aclosing(upstreams.ask(lambda *_: question, None)) as replies:
+        async for name, reply in replies:
+            assert name == "alone"
+            yield reply
+
+
 @asynccontextmanager
-async def open_upstream(config: UpstreamConfig, clock: Clock | None = None) -> AsyncGenerator[Upstream, None]:
+async def open_upstream(config: Manner, clock: Clock | None = None) -> AsyncGenerator[Upstreams, None]:
     asked = build(config, open_client(), clock)
     try:
         yield asked
@@ -133,18 +159,18 @@ async def open_upstream(config: UpstreamConfig, clock: Clock | None = None) -> A
         await asked.close()
 
 
-def at(chaos: Chaos, config: UpstreamConfig = QUICK) -> UpstreamConfig:
+def at(chaos: Chaos, config: Manner = QUICK) -> Manner:
     return replace(config, base_url=chaos.url)
 
 
 def ask_chaos(
-    *scripts: Script, config: UpstreamConfig = QUICK, question: Question | None = None, times: int = 1
+    *scripts: Script, config: Manner = QUICK, question: Question | None = None, times: int = 1
 ) -> tuple[Outcome, Chaos]:
     async def run() -> tuple[Outcome, Chaos]:
         async with run_chaos(*scripts) as chaos, open_upstream(at(chaos, config)) as asked:
             for _ in range(times - 1):
-                await collect(asked.ask(question or Question(SMALL)))
-            return await collect(asked.ask(question or Question(SMALL))), chaos
+                await collect(asking(asked, question or Question(SMALL)))
+            return await collect(asking(asked, question or Question(SMALL))), chaos
 
     return asyncio.run(run())
 
@@ -162,7 +188,7 @@ class Fault:
     text: str = ""
     calls: int = 1
     then: Script = ()
-    config: UpstreamConfig = QUICK
+    config: Manner = QUICK
 
 
 OK: Script = (answer(REPLY),)
@@ -253,12 +279,12 @@ def assert_final(error: ApiError | None) -> None:
 # What keeps a question from reaching an upstream.
 
 
-def ask_address(base_url: str, *, config: UpstreamConfig = QUICK) -> tuple[Outcome, Clock]:
+def ask_address(base_url: str, *, config: Manner = QUICK) -> tuple[Outcome, Clock]:
     clock = Clock()
 
     async def run() -> Outcome:
         async with open_upstream(replace(config, base_url=base_url), clock) as asked:
-            return await collect(asked.ask(Question(SMALL)))
+            return await collect(asking(asked, Question(SMALL)))
 
     return asyncio.run(run()), clock
 
@@ -275,13 +301,13 @@ def test_a_refused_connection_is_tried_again(scheme: str) -> None:
         port = unused.getsockname()[1]
     outcome, clock = ask_address(f"{scheme}://127.0.0.1:{port}/v1")
     assert_unreachable(outcome)
-    assert clock.waits == [0.25, 0.5]
+    assert clock.waits == pytest.approx([0.25, 0.5])
 
 
 def test_a_name_that_does_not_exist_is_tried_again() -> None:
     outcome, clock = ask_address("https://upstream.invalid/v1")
     assert_unreachable(outcome)
-    assert clock.waits == [0.25, 0.5]
+    assert clock.waits == pytest.approx([0.25, 0.5])
 
 
 def test_a_connection_that_takes_too_long_is_tried_again() -> None:
@@ -293,7 +319,7 @@ def test_a_connection_that_takes_too_long_is_tried_again() -> None:
             address = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
             outcome, clock = ask_address(address, config=replace(QUICK, connect_timeout=0.05))
     assert_unreachable(outcome)
-    assert clock.waits == [0.25, 0.5]
+    assert clock.waits == pytest.approx([0.25, 0.5])
 
 
 def test_what_speaks_no_tls_is_tried_again() -> None:
@@ -307,7 +333,7 @@ def test_what_speaks_no_tls_is_tried_again() -> None:
 
     async def run() -> Outcome:
         async with run_server(refuse, "https") as url, open_upstream(replace(QUICK, base_url=url)) as asked:
-            return await collect(asked.ask(Question(SMALL)))
+            return await collect(asking(asked, Question(SMALL)))
 
     assert_unreachable(asyncio.run(run()))
     assert connections == 3
@@ -324,7 +350,7 @@ class Answer:
     answers: tuple[httpx.Response | Exception, ...]
     kind: type[ApiError] | None = None
     waits: tuple[float, ...] = ()
-    config: UpstreamConfig = QUICK
+    config: Manner = QUICK
 
 
 def status(code: int, error: Mapping[str, Any] | str | None = None, **headers: str) -> httpx.Response:
@@ -341,7 +367,7 @@ def broken(reply: str) -> httpx.Response:
 GOOD = httpx.Response(200, content=REPLY)
 ONCE, TWICE = (0.25,), (0.25, 0.5)
 PASS_THROUGH = replace(QUICK, api_key=None)
-DARING = replace(QUICK, retry_ambiguous=True)
+DARING = replace(QUICK, ambiguous=True)
 SINGLE = replace(QUICK, attempts=1)
 SOON = status(429, retry_after="7")
 AT_TEN = status(429, retry_after="Sun, 22 Nov 2026 10:00:09 GMT")
@@ -402,7 +428,7 @@ def test_answers(case: Answer) -> None:
     async def run() -> Outcome:
         async with httpx.AsyncClient(transport=httpx.MockTransport(router.async_handler)) as client:
             asked = build(replace(case.config, base_url="https://upstream.test/v1/"), client, clock)
-            return await collect(asked.ask(Question(SMALL, key=CALLERS_KEY)))
+            return await collect(asking(asked, Question(SMALL, key=CALLERS_KEY)))
 
     outcome = asyncio.run(run())
     assert type(outcome.error) is (case.kind or type(None))
@@ -421,7 +447,7 @@ def test_the_budget_ends_repeats_for_everyone() -> None:
     async def run() -> int:
         async with run_chaos((answer(b"", "503 Busy"),)) as chaos, open_upstream(at(chaos)) as asked:
             for _ in range(40):
-                await collect(asked.ask(Question(SMALL)))
+                await collect(asking(asked, Question(SMALL)))
             return len(chaos.calls)
 
     repeats = asyncio.run(run()) - 40
@@ -462,7 +488,7 @@ class Sent:
     name: str
     question: Question
     expected: dict[str, str]
-    config: UpstreamConfig = QUICK
+    config: Manner = QUICK
 
 
 PLAIN = {"accept": "application/json", "accept-encoding": "identity", "content-type": "application/json"}
@@ -520,7 +546,7 @@ def test_a_large_body_is_never_held() -> None:
     async def run(body: HoleyJson) -> int:
         async with run_server(swallow) as url, open_upstream(replace(QUICK, base_url=url)) as asked:
             tracemalloc.start()
-            outcome = await collect(asked.ask(Question(body)))
+            outcome = await collect(asking(asked, Question(body)))
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert outcome.text == URL
@@ -557,11 +583,11 @@ def test_a_connection_is_used_again() -> None:
 def test_a_used_connection_that_was_closed_is_replaced() -> None:
     async def run() -> tuple[Outcome, Chaos]:
         async with run_chaos((*OK, Act.CLOSE), OK) as chaos, open_upstream(at(chaos)) as asked:
-            await collect(asked.ask(Question(SMALL)))
+            await collect(asking(asked, Question(SMALL)))
             await asyncio.gather(*chaos.handlers)
             for _ in range(9):
                 await asyncio.sleep(0)  # for the news to arrive
-            return await collect(asked.ask(Question(SMALL))), chaos
+            return await collect(asking(asked, Question(SMALL))), chaos
 
     outcome, chaos = asyncio.run(run())
     assert outcome.text == URL
@@ -604,7 +630,7 @@ def test_more_than_a_hundred_questions_wait_at_once() -> None:
 
     async def run() -> list[Outcome]:
         async with run_server(gather_all) as url, open_upstream(replace(QUICK, base_url=url)) as asked:
-            return await asyncio.gather(*(collect(asked.ask(Question(SMALL))) for _ in range(230)))
+            return await asyncio.gather(*(collect(asking(asked, Question(SMALL))) for _ in range(230)))
 
     assert {outcome.text for outcome in asyncio.run(run())} == {URL}
 
@@ -613,7 +639,7 @@ def test_more_than_a_hundred_questions_wait_at_once() -> None:
 def test_a_question_that_is_called_off_leaves_nothing_behind(script: Script) -> None:
     async def run() -> None:
         async with run_chaos(script) as chaos, open_upstream(at(chaos)) as asked:
-            question = asyncio.create_task(collect(asked.ask(Question(SMALL))))
+            question = asyncio.create_task(collect(asking(asked, Question(SMALL))))
             await chaos.asked.wait()
             question.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -628,7 +654,7 @@ def test_a_reply_that_nobody_wants_any_more_is_let_go() -> None:
     async def run() -> None:
         script: Script = (*chunked(delta(URL), end=False), Act.HANG)
         async with run_chaos(script) as chaos, open_upstream(at(chaos)) as asked:
-            async with aclosing(asked.ask(Question(SMALL))) as snapshots:
+            async with aclosing(asking(asked, Question(SMALL))) as snapshots:
                 assert not (await anext(snapshots)).complete
             await chaos.left.wait()
 
@@ -663,7 +689,7 @@ def ask_stream(*pieces: bytes) -> Outcome:
         transport = httpx.MockTransport(lambda _: httpx.Response(200, content=stream()))
         async with httpx.AsyncClient(transport=transport) as client:
             asked = build(replace(QUICK, base_url="https://upstream.test/v1"), client)
-            return await collect(asked.ask(Question(SMALL, stream=True)))
+            return await collect(asking(asked, Question(SMALL, stream=True)))
 
     return asyncio.run(run())
 

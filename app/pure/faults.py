@@ -26,6 +26,7 @@ class Again(Enum):
     """Whether the same question may be asked again: not where a picture may have been paid for."""
 
     SAFE = "surely no work was done"
+    ELSEWHERE = "surely no work was done, and only another upstream can help"
     AMBIGUOUS = "probably no work was done: the operator decides"
     NEVER = "work may have been done, or a repeat would end the same way"
 
@@ -150,17 +151,17 @@ class Row:
 #: The first that matches counts. Relays put one fault under many statuses (an invalid size as 429, a refusal as 451),
 #: so words go before statuses. 408 is not safe to repeat: relays answer it when what is behind them was slow.
 ROWS: tuple[Row, ...] = (
-    Row("a redirect", range(300, 400), None, _redirected),
+    Row("a redirect", range(300, 400), None, _redirected, Again.ELSEWHERE),
     Row("a refusal, said", _ANY, _REFUSAL, _block),
     Row("a refusal, by status", {451}, None, _block),
-    Row("no credit of ours, said", _ANY, _CREDIT, _no_credit, pass_through=_OUR_KEY),
-    Row("no credit of ours, by status", {402}, None, _no_credit, pass_through=_OUR_KEY),
+    Row("no credit of ours, said", _ANY, _CREDIT, _no_credit, Again.ELSEWHERE, pass_through=_OUR_KEY),
+    Row("no credit of ours, by status", {402}, None, _no_credit, Again.ELSEWHERE, pass_through=_OUR_KEY),
     Row("no credit of the caller's, said", _ANY, _CREDIT, _charge_caller, pass_through=_CALLERS_KEY),
     Row("no credit of the caller's, by status", {402}, None, _charge_caller, pass_through=_CALLERS_KEY),
     Row("a model that the caller may not use", {403}, _MODEL, _deny_caller, pass_through=_CALLERS_KEY),
-    Row("a model that is not there", _ANY, _MODEL, _wrong_model),
-    Row("our key, said", _ANY, _KEY, _wrong_key, pass_through=_OUR_KEY),
-    Row("our key, by status", {401, 403}, None, _wrong_key, pass_through=_OUR_KEY),
+    Row("a model that is not there", _ANY, _MODEL, _wrong_model, Again.ELSEWHERE),
+    Row("our key, said", _ANY, _KEY, _wrong_key, Again.ELSEWHERE, pass_through=_OUR_KEY),
+    Row("our key, by status", {401, 403}, None, _wrong_key, Again.ELSEWHERE, pass_through=_OUR_KEY),
     Row("the caller's key, said", _ANY, _KEY, _deny_caller, pass_through=_CALLERS_KEY),
     Row("the caller's key, by status", {401, 403}, None, _deny_caller, pass_through=_CALLERS_KEY),
     Row("a value that the upstream does not take", _ANY, _WRONG_VALUE, _refuse),
@@ -171,7 +172,7 @@ ROWS: tuple[Row, ...] = (
     Row("too many, said under another status", _ANY, _RATE, _limit),
     Row("overloaded, said under another status", _ANY, _OVERLOAD, _overloaded),
     Row("too slow", {408, 504, 520, 522, 524}, None, _too_slow),
-    Row("nothing there", {404, 405, 410}, None, _wrong_address),
+    Row("nothing there", {404, 405, 410}, None, _wrong_address, Again.ELSEWHERE),
     Row("a request that the upstream does not take", {400, 409, 415, 422}, None, _refuse),
     Row("a crash before any work, perhaps", {500, 502}, None, _failed, Again.AMBIGUOUS),
     Row("anything else", _ANY, None, _failed),

@@ -52,8 +52,15 @@ BLOCKED = "Your request was rejected by the safety system. safety_violations=[se
 UPSTREAM_QUOTA, UPSTREAM_MODEL, OVERLOADED = "upstream_quota", "upstream_model", "upstream_overloaded"
 
 CASES = (
-    Case("a temporary redirect", 307, b"", UpstreamBroken, "upstream_broken"),
-    Case("a permanent redirect with words of refusal", 301, error("content policy"), UpstreamBroken, "upstream_broken"),
+    Case("a temporary redirect", 307, b"", UpstreamBroken, "upstream_broken", Again.ELSEWHERE),
+    Case(
+        "a permanent redirect with words of refusal",
+        301,
+        error("content policy"),
+        UpstreamBroken,
+        "upstream_broken",
+        Again.ELSEWHERE,
+    ),
     Case(
         "a refusal of OpenAI's, as it is",
         400,
@@ -92,9 +99,16 @@ CASES = (
         "moderation_blocked",
         message="Your request was rejected by the upstream's safety system.",
     ),
-    Case("no credit, OpenAI's words", 429, error("x", "insufficient_quota"), UpstreamError, UPSTREAM_QUOTA),
-    Case("no credit, a relay's words", 403, error("用户额度不足"), UpstreamError, UPSTREAM_QUOTA),
-    Case("no credit, by status", 402, b"", UpstreamError, UPSTREAM_QUOTA),
+    Case(
+        "no credit, OpenAI's words",
+        429,
+        error("x", "insufficient_quota"),
+        UpstreamError,
+        UPSTREAM_QUOTA,
+        Again.ELSEWHERE,
+    ),
+    Case("no credit, a relay's words", 403, error("用户额度不足"), UpstreamError, UPSTREAM_QUOTA, Again.ELSEWHERE),
+    Case("no credit, by status", 402, b"", UpstreamError, UPSTREAM_QUOTA, Again.ELSEWHERE),
     Case(
         "no credit, the caller's own",
         403,
@@ -113,13 +127,16 @@ CASES = (
         message="You exceeded your current quota, please check your plan and billing details.",
         pass_through=CALLERS,
     ),
-    Case("no such model", 404, error("The model `x` does not exist", "m"), UpstreamError, UPSTREAM_MODEL),
+    Case(
+        "no such model", 404, error("The model `x` does not exist", "m"), UpstreamError, UPSTREAM_MODEL, Again.ELSEWHERE
+    ),
     Case(
         "no such model, asked with our key",
         403,
         error("No access to model", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
+        Again.ELSEWHERE,
     ),
     Case(
         "no such model, a relay's words",
@@ -127,6 +144,7 @@ CASES = (
         error("No available channel for model x under group default (distributor)", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
+        Again.ELSEWHERE,
     ),
     Case(
         "a model that the caller may not use",
@@ -143,6 +161,7 @@ CASES = (
         error("x", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
+        Again.ELSEWHERE,
         pass_through=CALLERS,
     ),
     Case(
@@ -151,12 +170,13 @@ CASES = (
         error("Incorrect API key provided: sk-abc", "invalid_api_key"),
         UpstreamAuth,
         "upstream_auth",
+        Again.ELSEWHERE,
         message="The upstream refused this server's key (status 401). "
         "The operator should check LIMNER_UPSTREAM_API_KEY.",
     ),
-    Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth"),
-    Case("this server refused", 403, HTML, UpstreamAuth, "upstream_auth"),
-    Case("our key refused under 400", 400, error("API key not valid."), UpstreamAuth, "upstream_auth"),
+    Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
+    Case("this server refused", 403, HTML, UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
+    Case("our key refused under 400", 400, error("API key not valid."), UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
     Case(
         "the caller's key refused",
         401,
@@ -238,8 +258,8 @@ CASES = (
     Case("too slow: 520", 520, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 522", 522, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 524", 524, HTML, UpstreamTimeout, "upstream_timeout"),
-    Case("a wrong address", 404, HTML, UpstreamError, "upstream_error"),
-    Case("a wrong method", 405, b"", UpstreamError, "upstream_error"),
+    Case("a wrong address", 404, HTML, UpstreamError, "upstream_error", Again.ELSEWHERE),
+    Case("a wrong method", 405, b"", UpstreamError, "upstream_error", Again.ELSEWHERE),
     Case(
         "any other bad request",
         400,

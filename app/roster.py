@@ -1,0 +1,100 @@
+"""The upstreams as an operator lists them: JSON in LIMNER_UPSTREAMS, or the `[[upstreams]]` tables of a TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+import orjson
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+from app.formats import BaseUrl, Count, DialectName, Key, KeyFile
+
+#: Which upstream's name stands for all that a client may call a model and that `models` does not list.
+REST = "*"
+
+_DEFAULT = "gpt-image-2-chat"
+
+
+class Entry(BaseModel):
+    """One upstream. Without a key each caller's own is passed on. A lower `priority` is asked first, those of equal
+    priority in proportion to their `weight`, none with more than `max_concurrency` questions at once.
+
+    `model` is asked for whatever the client named. `models` maps what clients call a model to what the upstream calls
+    it, `*` being the rest, for which `model` is another word; without either this upstream serves those names only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    base_url: BaseUrl
+    api_key_file: KeyFile | None = None
+    api_key: Key | None = Field(default_factory=lambda given: given.get("api_key_file"))
+    model: Annotated[str, Field(min_length=1)] | None = None
+    models: dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]] = {}
+    dialect: DialectName = _DEFAULT
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+    weight: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 1.0
+    max_concurrency: Count | None = None
+
+    @model_validator(mode="after")
+    def _refuse_two_sources(self) -> Self:
+        if self.model is not None and REST in self.models:
+            raise PydanticCustomError("two_models", "either `model` or `*` in `models`: they mean the same")
+        if self.api_key_file is not None and "api_key" in self.model_fields_set:
+            raise PydanticCustomError("two_keys", "either `api_key` or `api_key_file`")
+        return self
+
+    @property
+    def rest(self) -> str | None:
+        """What is asked for where `models` does not list what the client named; None: nothing."""
+        return self.model or self.models.get(REST) or (None if self.models else _DEFAULT)
+
+    def model_for(self, name: str | None) -> str | None:
+        """`name` as the client gave it, if it did. None: this upstream has no such model."""
+        return self.rest if name is None or name == REST else self.models.get(name, self.rest)
+
+
+def _parse(value: object) -> object:
+    """JSON, or the file at a path."""
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        entries = _tables(value) if isinstance(value, Path) else orjson.loads(value)
+    except orjson.JSONDecodeError:
+        entries = []
+    if not entries or not isinstance(entries, list):
+        raise PydanticCustomError("roster", 'a JSON list like [{"name": "main", "base_url": "https://…"}]')
+    return entries
+
+
+def _tables(path: Path) -> object:
+    """Nothing else is read from the file, so nothing else may be there to be without effect."""
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise _wrong(path, f"cannot be read: {type(error).__name__}") from None
+    except tomllib.TOMLDecodeError as error:
+        # It tells a place, and quotes no values.
+        raise _wrong(path, f"is no TOML: {error}") from None
+    if document.keys() - {"upstreams"}:
+        raise _wrong(path, "holds something besides [[upstreams]] tables")
+    return document.get("upstreams")
+
+
+def _wrong(path: Path, why: str) -> PydanticCustomError:
+    return PydanticCustomError("file", "{path} {why}", {"path": str(path), "why": why})
+
+
+def _check(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("names", "names of which no two are equal")
+    if len({entry.api_key is None for entry in entries}) > 1:
+        # A caller's key is either ours to check or the upstream's: passed on to some, it would be shown to strangers.
+        raise PydanticCustomError("keys", "a key for each, or for none (then each caller's own is passed on)")
+    return entries
+
+
+Roster = Annotated[tuple[Entry, ...], NoDecode, BeforeValidator(_parse), AfterValidator(_check)]

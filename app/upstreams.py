@@ -1,0 +1,240 @@
+"""Which upstream is asked, and which next: elsewhere or again only where the question surely cost nothing."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, UpstreamError
+from app.log import log
+from app.pure.chat import ChatReply
+from app.pure.choice import Candidate, Nobody, choose
+from app.pure.circuit import Circuit, Ticket
+from app.pure.faults import Again, Fault
+from app.pure.retry import Budget, decide
+from app.roster import Entry
+from app.upstream import Question, Upstream
+
+_BUSY = "All upstreams are busy. Please try again later."
+
+#: The question as an upstream of that dialect and with that model wants it put.
+Put = Callable[[str, str], Question]
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One upstream, and how it does: its circuit, and the questions that are under way there."""
+
+    entry: Entry
+    upstream: Upstream
+    circuit: Circuit = field(default_factory=Circuit)
+    under_way: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.entry.max_concurrency is not None and self.under_way >= self.entry.max_concurrency
+
+
+@dataclass(slots=True)
+class Course:
+    """One question's way through the upstreams, by their names: where it has been, and when it may go there again.
+
+    `models`: what each calls the model. `error` is raised where the way ends.
+    """
+
+    models: Mapping[str, str]
+    started: float | None = None
+    asked: set[str] = field(default_factory=set)
+    due: dict[str, float] = field(default_factory=dict)
+    repeats: int = 0
+    failed_at: float = 0.0
+    error: ApiError = field(default_factory=partial(RateLimited, _BUSY, retry_after=10))
+
+
+@dataclass(slots=True)
+class Visit:
+    """A question at one upstream. `error`: what its answer was, where that was none."""
+
+    ticket: Ticket
+    error: ApiError | None = None
+
+
+class Upstreams:
+    """Seconds and chance as for Upstream. `attempts` of one question: the first, and what is asked again somewhere.
+
+    To move on to an upstream that has not been asked is not counted, and not paid from the budget for repeats.
+    `ambiguous` also moves on and asks again after a 500 or 502.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        timeout: float = 600,
+        attempts: int = 3,
+        ambiguous: bool = False,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._members = {member.entry.name: member for member in members}
+        self._timeout, self._attempts, self._ambiguous = timeout, attempts, ambiguous
+        self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
+        self._budget = Budget()
+        self._freed = asyncio.Event()
+
+    async def close(self) -> None:
+        for member in self._members.values():
+            await member.upstream.close()
+
+    @property
+    def are_several(self) -> bool:
+        return len(self._members) > 1
+
+    def circuits(self) -> dict[str, str]:
+        """By name: closed, open, half-open."""
+        now = self._monotonic()
+        return {name: member.circuit.state(now).value for name, member in self._members.items()}
+
+    async def ask(self, put: Put, model: str | None) -> AsyncGenerator[tuple[str, ChatReply], None]:
+        """Snapshots of the reply while it grows, the whole reply last, each with the name of the upstream.
+
+        `model` is what the client named. Raises as `Upstream.read` does, and what the last upstream had to say where
+        none could be asked; RateLimited where none had a place, NotFound where none has the model.
+        """
+        course = Course(self._models_for(model))
+        self._budget.earn()
+        while True:
+            member = await self._next(course)
+            course.started = self._monotonic() if course.started is None else course.started
+            question = put(member.entry.dialect, course.models[member.entry.name])
+            with self._visit(member) as visit:
+                outcome = await member.upstream.attempt(question, course.started)
+                if not isinstance(outcome, Fault):
+                    async with aclosing(member.upstream.read(outcome, question, course.started)) as replies:
+                        async for reply in replies:
+                            yield member.entry.name, reply
+                    return
+                visit.error = outcome.error
+            self._note(course, member, outcome)
+
+    def _models_for(self, name: str | None) -> dict[str, str]:
+        found = {upstream: member.entry.model_for(name) for upstream, member in self._members.items()}
+        models = {upstream: model for upstream, model in found.items() if model is not None}
+        if not models and name is None:
+            raise InvalidRequest(
+                "You must provide a model parameter.", param="model", code="missing_required_parameter"
+            )
+        if not models:
+            raise NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
+        return models
+
+    @contextmanager
+    def _visit(self, member: Member) -> Iterator[Visit]:
+        """Takes a place, and tells the circuit what became of the question; nothing if it was called off."""
+        visit = Visit(member.circuit.enter(self._monotonic()))
+        member.under_way += 1
+        try:
+            yield visit
+        except ApiError as error:
+            self._judge(member, visit.ticket, error)
+            raise
+        except BaseException:
+            member.circuit.withdraw(visit.ticket)
+            raise
+        else:
+            self._judge(member, visit.ticket, visit.error)
+        finally:
+            member.under_way -= 1
+            self._freed.set()
+            self._freed = asyncio.Event()
+
+    def _judge(self, member: Member, ticket: Ticket, error: ApiError | None) -> None:
+        now = self._monotonic()
+        before = member.circuit.state(now)
+        if error is not None and _is_its_fault(error, member.upstream):
+            member.circuit.fail(ticket, now, self._chance())
+        else:
+            member.circuit.succeed(ticket, now)
+        if (after := member.circuit.state(now)) is not before:
+            log.warning("upstream.circuit", upstream=member.entry.name, state=after.value)
+
+    def _note(self, course: Course, member: Member, fault: Fault) -> None:
+        """Raises the error where the question must not be asked anywhere else."""
+        free = fault.again in {Again.SAFE, Again.ELSEWHERE} or (self._ambiguous and fault.again is Again.AMBIGUOUS)
+        if not free:
+            raise fault.error
+        name, course.failed_at = member.entry.name, self._monotonic()
+        if not course.asked or fault.again is not Again.ELSEWHERE:
+            # In the end the client is told rather what time may mend than what only the operator can.
+            course.error = fault.error
+        course.asked.add(name)
+        delay = decide(
+            fault,
+            attempt=course.repeats + 1,
+            attempts=self._attempts,
+            elapsed=course.failed_at - (course.started or 0.0),
+            deadline=self._timeout,
+            random=self._chance(),
+            ambiguous=self._ambiguous,
+        )
+        if delay is not None:
+            course.due[name] = course.failed_at + delay
+
+    async def _next(self, course: Course) -> Member:
+        """Raises the error of the course where it has come to its end."""
+        while isinstance(chosen := self._choose(course), Nobody):
+            await (self._place(course) if chosen is Nobody.FREE else self._rest(course))
+        if course.asked:
+            log.warning("upstream.next", upstream=chosen, after=sorted(course.asked), reason=course.error.detail)
+        return self._members[chosen]
+
+    def _choose(self, course: Course) -> str | Nobody:
+        now = self._monotonic()
+        candidates = [
+            Candidate(
+                name,
+                priority=self._members[name].entry.priority,
+                weight=self._members[name].entry.weight,
+                welcome=self._members[name].circuit.admits(now),
+                full=self._members[name].is_full,
+                asked=name in course.asked,
+            )
+            for name in course.models
+        ]
+        return choose(candidates, self._chance())
+
+    async def _place(self, course: Course) -> None:
+        """Wait until a question somewhere has ended."""
+        elapsed = 0.0 if course.started is None else self._monotonic() - course.started
+        try:
+            async with asyncio.timeout(self._timeout - elapsed):
+                await self._freed.wait()
+        except TimeoutError:
+            raise course.error from None
+
+    async def _rest(self, course: Course) -> None:
+        """Wait until the question may be put again to one that has turned it away, the first that allows it."""
+        may_repeat = course.due and course.repeats < self._attempts - 1
+        if not may_repeat or not self._budget.spend():
+            raise course.error
+        name = min(course.due, key=course.due.__getitem__)
+        seconds = max(0.0, course.due.pop(name) - course.failed_at)
+        course.repeats += 1
+        log.warning(
+            "upstream.repeat",
+            upstream=name,
+            attempt=course.repeats,
+            seconds=round(seconds, 3),
+            reason=course.error.detail,
+        )
+        await self._sleep(seconds)
+        course.asked.discard(name)
+
+
+def _is_its_fault(error: ApiError, upstream: Upstream) -> bool:
+    """A refusal of what a client asks, or of a key that a client has brought, tells nothing about the upstream."""
+    return isinstance(error, UpstreamError) or (isinstance(error, RateLimited) and not upstream.pass_through)

@@ -1,0 +1,147 @@
+"""The list of upstreams: where it is found, and which model of whom a client's name means."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from pydantic import SecretStr
+
+from app.roster import Entry
+from app.settings import OFFICIAL_MODELS, Settings
+
+TABLES = """
+[[upstreams]]
+name = "main"
+base_url = "https://main.example/v1/"
+api_key = "sk-main"
+weight = 3
+max_concurrency = 8
+
+[upstreams.models]
+gpt-image-2 = "gpt-image-2-chat"
+"*" = "cheap-chat"
+
+[[upstreams]]
+name = "spare"
+base_url = "https://spare.example/v1"
+api_key_file = "KEY"
+model = "google/gemini-3-pro-image"
+dialect = "openrouter"
+priority = 1
+"""
+
+MAIN = Entry(
+    name="main",
+    base_url="https://main.example/v1",
+    api_key=SecretStr("sk-main"),
+    weight=3,
+    max_concurrency=8,
+    models={"gpt-image-2": "gpt-image-2-chat", "*": "cheap-chat"},
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to start in, with the key of the spare upstream in a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key").write_text("sk-spare\n")
+    return tmp_path
+
+
+def write(path: Path) -> None:
+    path.write_text(TABLES.replace("KEY", "key"))
+
+
+def assert_both(settings: Settings) -> None:
+    main, spare = settings.roster
+    assert main == MAIN
+    assert spare.api_key is not None
+    assert spare.api_key.get_secret_value() == "sk-spare"
+    assert (spare.name, spare.dialect, spare.priority, spare.model) == (
+        "spare",
+        "openrouter",
+        1,
+        "google/gemini-3-pro-image",
+    )
+    assert (spare.weight, spare.max_concurrency, spare.models) == (1, None, {})
+    assert "sk-" not in repr(settings) + str(settings.model_dump())
+
+
+def test_a_file_in_the_folder_where_it_is_started(here: Path) -> None:
+    write(here / "limner.toml")
+    assert_both(Settings())
+
+
+def test_a_file_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here / "ours.toml")
+    monkeypatch.setenv("LIMNER_CONFIG", "ours.toml")
+    assert_both(Settings())
+
+
+def test_a_variable(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [entry.model_dump(exclude_unset=True, exclude={"api_key"}) for entry in (MAIN,)]
+    spare = {
+        "name": "spare",
+        "base_url": "https://spare.example/v1",
+        "api_key_file": "key",
+        "model": "google/gemini-3-pro-image",
+        "dialect": "openrouter",
+        "priority": 1,
+    }
+    written = orjson.dumps([entries[0] | {"api_key": "sk-main"}, spare]).decode()
+    monkeypatch.setenv("LIMNER_UPSTREAMS", written)
+    (here / "limner.toml").write_text("not read")
+    assert_both(Settings())
+
+
+@pytest.mark.parametrize("given", [{"upstream_base_url": "http://one/v1"}, {"upstream_base_url": "http://one/v1", "upstreams": ()}])  # fmt: skip
+def test_variables_for_one_win_over_a_file_that_happens_to_be_there(here: Path, given: dict[str, Any]) -> None:
+    write(here / "limner.toml")
+    (entry,) = Settings(**given).roster
+    assert (entry.name, entry.base_url) == ("default", "http://one/v1")
+
+
+def test_the_variables_for_one_mean_a_list_of_one() -> None:
+    given: dict[str, Any] = {
+        "upstream_base_url": "http://one/v1",
+        "upstream_api_key": "sk-1",
+        "upstream_model": "m",
+        "upstream_dialect": "metadata",
+    }
+    one = Entry(name="default", base_url="http://one/v1", api_key=SecretStr("sk-1"), model="m", dialect="metadata")
+    assert Settings(**given).roster == (one,)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`asks`: what clients call a model, and what the upstream is asked for then."""
+
+    name: str
+    entry: dict[str, Any]
+    asks: dict[str | None, str | None]
+    listed: tuple[str, ...] = field(default=OFFICIAL_MODELS)
+
+
+CASES = [
+    Case("nothing said: the default, whatever the client named", {}, {"x": "gpt-image-2-chat", None: "gpt-image-2-chat"}, (*OFFICIAL_MODELS, "gpt-image-2-chat")),
+    Case("a model: for all", {"model": "m"}, {"x": "m", None: "m", "*": "m"}, (*OFFICIAL_MODELS, "m")),
+    Case("a map and the rest", {"models": {"a": "b", "*": "m"}}, {"a": "b", "x": "m", None: "m", "*": "m"}, (*OFFICIAL_MODELS, "m", "a")),
+    Case("a map and a model are the same", {"models": {"a": "b"}, "model": "m"}, {"a": "b", "x": "m", None: "m"}, (*OFFICIAL_MODELS, "m", "a")),
+    Case("a map alone: no other", {"models": {"a": "b"}}, {"a": "b", "b": None, "x": None, None: None, "*": None}, ("a",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_a_name_means(case: Case) -> None:
+    entry = {"name": "main", "base_url": "http://h/v1", **case.entry}
+    settings = Settings(upstreams=orjson.dumps([entry]).decode())
+    (read,) = settings.roster
+    assert {name: read.model_for(name) for name in case.asks} == case.asks
+    assert settings.listed_models == case.listed
+    assert settings.pass_through
+
+
+def test_an_upstream_with_a_key_is_paid_by_the_operator() -> None:
+    assert not Settings(upstreams='[{"name":"a","base_url":"http://h","api_key":"sk-1"}]').pass_through

@@ -1,0 +1,584 @@
+"""Several upstreams: who is asked, how often, in which order, and who is left alone for a while.
+
+First with an upstream of plain scripts, where time is a number; then with demo upstreams behind the whole server.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import structlog
+
+from app.errors import (
+    ApiError,
+    InvalidRequest,
+    ModerationBlocked,
+    NotFound,
+    RateLimited,
+    Unauthorized,
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from app.pure.chat import ChatReply, read_reply
+from app.pure.faults import Again, Fault
+from app.pure.json_holes import HoleyJson
+from app.roster import Entry
+from app.upstream import Question, Upstream, UpstreamConfig
+from app.upstreams import Member, Upstreams
+from tests import clock
+from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
+
+REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/a.png"}, "finish_reason": "stop"}]}))
+NOTHING = HoleyJson({})
+
+
+@dataclass(slots=True)
+class Time:
+    """Stands still but for waits and for what a test adds."""
+
+    now: float = 1000.0
+    waits: list[float] = field(default_factory=list)
+
+    def read(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(round(seconds, 3))
+        self.now += seconds
+
+
+class Scripted(Upstream):
+    """`script`: what comes of each attempt in turn, the last for ever. An ApiError breaks the reply off."""
+
+    def __init__(self, log: list[str], name: str, script: Sequence[Fault | ApiError | None], config: UpstreamConfig):
+        super().__init__(config, httpx.AsyncClient())
+        self.log, self.name, self.script = log, name, script
+        self.calls = 0
+        self.gate: asyncio.Event | None = None
+
+    async def attempt(self, question: Question, started: float) -> httpx.Response | Fault:
+        self.log.append(self.name)
+        step = self.script[min(self.calls, len(self.script) - 1)]
+        self.calls += 1
+        await asyncio.sleep(0)
+        if self.gate is not None:
+            await self.gate.wait()
+        return step if isinstance(step, Fault) else httpx.Response(200, extensions={"step": step})
+
+    async def read(
+        self, response: httpx.Response, question: Question, started: float
+    ) -> AsyncGenerator[ChatReply, None]:
+        yield REPLY
+        if response.extensions["step"] is not None:
+            raise response.extensions["step"]
+        yield REPLY
+
+
+@dataclass
+class World:
+    """`asked` are the names of the upstreams in the order of the calls."""
+
+    members: list[Member]
+    upstreams: Upstreams
+    asked: list[str]
+    time: Time
+
+    async def ask(self, model: str | None = None) -> tuple[str | None, ApiError | None]:
+        """Who answered, and how it ended."""
+        name = None
+        async with aclosing(self.upstreams.ask(lambda *_: Question(NOTHING), model)) as replies:
+            try:
+                async for name, _ in replies:  # noqa: B007
+                    pass
+            except ApiError as error:
+                return name, error
+        return name, None
+
+    def upstream(self, name: str) -> Scripted:
+        (found,) = [member.upstream for member in self.members if member.entry.name == name]
+        assert isinstance(found, Scripted)
+        return found
+
+
+def build(
+    scripts: dict[str, Sequence[Fault | ApiError | None]],
+    *,
+    entries: dict[str, dict[str, Any]] | None = None,
+    config: UpstreamConfig | None = None,
+    chance: float | Random = 0.0,
+    **options: Any,
+) -> World:
+    """By default the first of the names is asked first, the second where that fails, and so on."""
+    asked: list[str] = []
+    time = Time()
+    members = []
+    for priority, (name, script) in zip(count(), scripts.items()):
+        more = {"priority": priority} | (entries or {}).get(name, {})
+        entry = Entry(**{"name": name, "base_url": f"https://{name}.example/v1", "api_key": f"sk-{name}", **more})
+        upstream = Scripted(asked, name, script, config or UpstreamConfig(entry.base_url, entry.api_key))
+        members.append(Member(entry, upstream))
+    random = chance.random if isinstance(chance, Random) else lambda: chance
+    upstreams = Upstreams(members, sleep=time.sleep, monotonic=time.read, chance=random, **options)
+    return World(members, upstreams, asked, time)
+
+
+DOWN = Fault(UpstreamUnreachable("down", detail="down"), Again.SAFE)
+BUSY = Fault(RateLimited("busy"), Again.SAFE)
+LATER = Fault(RateLimited("busy"), Again.SAFE, retry_after=30)
+NO_KEY = Fault(UpstreamAuth("key"), Again.ELSEWHERE)
+NO_QUOTA = Fault(UpstreamError("quota", code="upstream_quota"), Again.ELSEWHERE)
+CRASH = Fault(UpstreamError("crash"), Again.AMBIGUOUS)
+SLOW = Fault(UpstreamTimeout("slow"))
+REFUSAL = Fault(ModerationBlocked("no"))
+OK = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """`asked`: the calls in their order; `ends` with the upstream that answered, or with an error."""
+
+    name: str
+    scripts: dict[str, Sequence[Fault | ApiError | None]]
+    asked: str
+    ends: str | type[ApiError]
+    waits: tuple[float, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+WAYS = [
+    Way("the first answers", {"a": [OK], "b": [OK]}, "a", "a"),
+    Way("the first is down: the second, at once", {"a": [DOWN], "b": [OK]}, "ab", "b"),
+    Way("the first is busy for long: the second, at once", {"a": [LATER], "b": [OK]}, "ab", "b"),
+    Way("the first has no quota left", {"a": [NO_QUOTA], "b": [OK]}, "ab", "b"),
+    Way("the first refuses our key", {"a": [NO_KEY], "b": [OK]}, "ab", "b"),
+    Way("two are down: the third", {"a": [DOWN], "b": [NO_KEY], "c": [OK]}, "abc", "c"),
+    Way("more are down than there are attempts: the last", {"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, "abcd", "d"),
+    Way("a single attempt still goes elsewhere", {"a": [DOWN], "b": [OK]}, "ab", "b", options={"attempts": 1}),
+    Way("all are down: each again while attempts last, the first that is due", {"a": [DOWN], "b": [DOWN]}, "abab", UpstreamUnreachable, (0, 0)),
+    Way("the one that is back sooner is asked again", {"a": [LATER], "b": [BUSY, OK]}, "abb", "b", (0,)),
+    Way("what only the operator can mend is not asked again", {"a": [NO_KEY], "b": [BUSY, OK]}, "abb", "b", (0,)),
+    Way("nobody can be asked again", {"a": [NO_KEY], "b": [NO_QUOTA]}, "ab", UpstreamAuth),
+    Way("the client is told what time may mend", {"a": [BUSY], "b": [NO_KEY]}, "abaa", RateLimited, (0, 0)),
+    Way("the client is told what time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abbb", RateLimited, (0, 0)),
+    Way("a crash may have been paid for", {"a": [CRASH], "b": [OK]}, "a", UpstreamError),
+    Way("a crash, with leave to ask again", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"ambiguous": True}),
+    Way("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"ambiguous": True}),
+    Way("a reply that breaks off has been paid for", {"a": [UpstreamBroken("cut")], "b": [OK]}, "a", UpstreamBroken, options={"ambiguous": True}),
+    Way("a refusal would be one everywhere", {"a": [REFUSAL], "b": [OK]}, "a", ModerationBlocked),
+    Way("no time is left to wait for one", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
+    Way("alone and down: again while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
+    Way("alone and busy: after its time", {"a": [LATER, OK]}, "aa", "a", (30,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_the_way_of_a_question(way: Way) -> None:
+    world = build(way.scripts, **way.options)
+    name, error = asyncio.run(world.ask())
+    assert "".join(world.asked) == way.asked
+    assert tuple(world.time.waits) == way.waits
+    if isinstance(way.ends, str):
+        assert (name, error) == (way.ends, None)
+    else:
+        assert type(error) is way.ends
+
+
+def test_where_it_goes_next_is_in_the_log() -> None:
+    world = build({"a": [DOWN], "b": [BUSY, OK]})
+    with structlog.testing.capture_logs() as records:
+        asyncio.run(world.ask())
+    assert [{k: v for k, v in record.items() if k != "log_level"} for record in records] == [
+        {"event": "upstream.next", "upstream": "b", "after": ["a"], "reason": "down"},
+        {"event": "upstream.repeat", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": None},
+        {"event": "upstream.next", "upstream": "a", "after": ["b"], "reason": None},
+        {"event": "upstream.repeat", "upstream": "b", "attempt": 2, "seconds": 0.0, "reason": "down"},
+        {"event": "upstream.next", "upstream": "b", "after": ["a"], "reason": "down"},
+    ]
+
+
+def test_each_is_asked_in_its_dialect_for_its_model() -> None:
+    entries: dict[str, dict[str, Any]] = {
+        "a": {"models": {"x": "alpha"}, "dialect": "metadata"},
+        "b": {"model": "beta", "dialect": "openrouter"},
+    }
+    world = build({"a": [DOWN], "b": [OK]}, entries=entries)
+    put: list[tuple[str, str]] = []
+
+    def question(dialect: str, model: str) -> Question:
+        put.append((dialect, model))
+        return Question(NOTHING)
+
+    async def run(model: str | None) -> None:
+        async with aclosing(world.upstreams.ask(question, model)) as replies:
+            assert [name async for name, _ in replies] == ["b", "b"]
+
+    asyncio.run(run("x"))
+    asyncio.run(run(None))
+    assert put == [("metadata", "alpha"), ("openrouter", "beta"), ("openrouter", "beta")]
+
+
+@pytest.mark.parametrize(("model", "kind", "code"), [("z", NotFound, "model_not_found"), (None, InvalidRequest, "missing_required_parameter")])  # fmt: skip
+def test_a_model_that_nobody_has(model: str | None, kind: type[ApiError], code: str) -> None:
+    world = build({"a": [OK]}, entries={"a": {"models": {"x": "alpha"}}})
+    _, error = asyncio.run(world.ask(model))
+    assert (type(error), error and error.code, world.asked) == (kind, code, [])
+
+
+def test_equals_share_by_weight() -> None:
+    world = build(
+        {"a": [OK], "b": [OK]},
+        entries={"a": {"priority": 1, "weight": 1}, "b": {"priority": 1, "weight": 3}},
+        chance=Random(11),
+    )
+
+    async def run() -> None:
+        for _ in range(400):
+            await world.ask()
+
+    asyncio.run(run())
+    assert world.asked.count("a") + world.asked.count("b") == 400
+    assert 80 <= world.asked.count("a") <= 120
+
+
+def test_moving_on_is_not_paid_from_the_budget_for_repeats() -> None:
+    """Forty questions at once find the first one down before any circuit could open."""
+    world = build({"a": [DOWN], "b": [OK]})
+
+    async def run() -> list[tuple[str | None, ApiError | None]]:
+        return await asyncio.gather(*(world.ask() for _ in range(40)))
+
+    assert set(asyncio.run(run())) == {("b", None)}
+    assert (world.asked.count("a"), world.asked.count("b")) == (40, 40)
+
+
+def test_repeats_are_paid_from_one_budget() -> None:
+    world = build({"a": [DOWN], "b": [DOWN]})
+
+    async def run() -> None:
+        for _ in range(40):
+            await world.ask()
+
+    asyncio.run(run())
+    assert len(world.asked) - 2 * 40 <= 10 + 40 // 5
+
+
+def test_a_circuit_opens_probes_once_and_closes() -> None:
+    world = build({"a": [*[DOWN] * 6, OK], "b": [OK]})
+    a = world.upstream("a")
+
+    async def run() -> None:
+        for _ in range(8):
+            assert await world.ask() == ("b", None)
+        assert "".join(world.asked) == "ab" * 5 + "b" * 3
+        assert world.upstreams.circuits() == {"a": "open", "b": "closed"}
+
+        world.time.now += 10
+        assert world.upstreams.circuits() == {"a": "half-open", "b": "closed"}
+        a.gate = asyncio.Event()
+        probing = [asyncio.create_task(world.ask()) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert world.asked[13:].count("a") == 1
+        a.gate.set()
+        assert {name for name, _ in await asyncio.gather(*probing)} == {"b"}
+        assert world.upstreams.circuits()["a"] == "open"
+
+        world.time.now += 19.9
+        assert await world.ask() == ("b", None)
+        world.time.now += 0.1
+        assert [await world.ask(), await world.ask()] == [("a", None), ("a", None)]
+        assert world.upstreams.circuits() == {"a": "closed", "b": "closed"}
+
+    with structlog.testing.capture_logs() as records:
+        asyncio.run(run())
+    changes = [record["state"] for record in records if record["event"] == "upstream.circuit"]
+    assert changes == ["open", "open", "closed"]
+    assert a.calls == 8
+
+
+def test_a_probe_that_is_called_off_is_none() -> None:
+    world = build({"a": [*[DOWN] * 5, OK], "b": [OK]})
+
+    async def run() -> None:
+        for _ in range(5):
+            await world.ask()
+        world.time.now += 10
+        world.upstream("a").gate = asyncio.Event()
+        probe = asyncio.create_task(world.ask())
+        await asyncio.sleep(0)
+        assert world.asked[-1] == "a"
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+        world.upstream("a").gate = None
+        assert await world.ask() == ("a", None)
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_leaves_says_nothing_about_the_upstream() -> None:
+    world = build({"a": [OK]})
+
+    async def run() -> None:
+        for _ in range(9):
+            async with aclosing(world.upstreams.ask(lambda *_: Question(NOTHING), None)) as replies:
+                await anext(replies)
+        assert world.members[0].under_way == 0
+
+    asyncio.run(run())
+    assert world.upstreams.circuits() == {"a": "closed"}
+
+
+@pytest.mark.parametrize("script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, UpstreamBroken("cut")])
+def test_what_opens_a_circuit(script: Fault | ApiError) -> None:
+    assert circuit_after(script) == "open"
+
+
+@pytest.mark.parametrize("script", [REFUSAL, OK, Fault(InvalidRequest("size"))])
+def test_what_a_client_brings_upon_itself_does_not(script: Fault | ApiError | None) -> None:
+    assert circuit_after(script) == "closed"
+
+
+@pytest.mark.parametrize("script", [Fault(Unauthorized("key")), BUSY])
+def test_a_callers_own_key_closes_nobody_elses_way(script: Fault) -> None:
+    assert circuit_after(script, UpstreamConfig("https://a.example/v1")) == "closed"
+
+
+def circuit_after(script: Fault | ApiError | None, config: UpstreamConfig | None = None) -> str:
+    world = build({"a": [script]}, config=config, attempts=1)
+
+    async def run() -> None:
+        for _ in range(5):
+            await world.ask()
+
+    asyncio.run(run())
+    return world.upstreams.circuits()["a"]
+
+
+def test_alone_it_is_asked_even_while_its_circuit_is_open() -> None:
+    world = build({"a": [*[SLOW] * 6, OK]})
+
+    async def run() -> None:
+        for _ in range(6):
+            assert isinstance((await world.ask())[1], UpstreamTimeout)
+        assert world.upstreams.circuits() == {"a": "open"}
+        assert await world.ask() == ("a", None)
+        assert world.upstreams.circuits() == {"a": "closed"}
+
+    asyncio.run(run())
+
+
+def test_one_that_is_full_hands_over_to_the_next_and_then_all_wait() -> None:
+    world = build({"a": [OK], "b": [OK]}, entries={"a": {"max_concurrency": 2}, "b": {"max_concurrency": 1}})
+
+    async def run() -> None:
+        gates = [asyncio.Event(), asyncio.Event()]
+        for name, gate in zip("ab", gates, strict=True):
+            world.upstream(name).gate = gate
+        asking = [asyncio.create_task(world.ask()) for _ in range(6)]
+        await asyncio.sleep(0)
+        assert world.asked == ["a", "a", "b"]
+        gates[1].set()
+        await asyncio.wait(asking[2:3])
+        assert [member.under_way for member in world.members] == [2, 0]
+        gates[0].set()
+        assert {error for _, error in await asyncio.gather(*asking)} == {None}
+
+    asyncio.run(run())
+    assert len(world.asked) == 6
+    assert [member.under_way for member in world.members] == [0, 0]
+
+
+def test_nobody_waits_for_a_place_for_ever() -> None:
+    world = build({"a": [OK]}, entries={"a": {"max_concurrency": 1}}, timeout=60)
+
+    async def run() -> None:
+        world.upstream("a").gate = asyncio.Event()
+        first = asyncio.create_task(world.ask())
+        await asyncio.sleep(0)
+        second = asyncio.create_task(world.ask())
+        await asyncio.sleep(0)
+        clock.skip(61)
+        name, error = await second
+        assert (name, type(error)) == (None, RateLimited)
+        assert error is not None
+        assert error.headers["retry-after"] == "10"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    clock.run(run())
+    assert world.asked == ["a"]
+
+
+def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:
+    world = build({"a": [OK, DOWN], "b": [OK]}, entries={"b": {"max_concurrency": 1}}, timeout=60)
+
+    async def run() -> None:
+        world.upstream("b").gate = asyncio.Event()
+        holder = asyncio.create_task(world.ask())
+        await holder
+        world.members[1].under_way = 1
+        late = asyncio.create_task(world.ask())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        world.time.now += 59
+        clock.skip(61)
+        assert isinstance((await late)[1], UpstreamUnreachable)
+
+    clock.run(run())
+    assert world.asked == ["a", "a"]
+
+
+# Behind the whole server.
+
+
+@dataclass
+class Fleet:
+    """`demos` by name, in the order of their priority; `limner` in front of them."""
+
+    demos: dict[str, RunningDemo]
+    limner: RunningLimner
+
+    def ask(self, prompt: str = "a fox", **more: Any) -> httpx.Response:
+        body = {"model": "gpt-image-2", "prompt": prompt, "response_format": "url", **more}
+        url = f"{self.limner.url}/v1/images/generations"
+        return httpx.post(url, json=body, timeout=30, trust_env=False)
+
+    @property
+    def calls(self) -> list[int]:
+        return [demo.state.calls for demo in self.demos.values()]
+
+    def readiness(self) -> Any:
+        return httpx.get(f"{self.limner.url}/readyz", trust_env=False).json()
+
+
+@contextmanager
+def running(
+    models: dict[str, str], entries: dict[str, dict[str, Any]] | None = None, **options: Any
+) -> Iterator[Fleet]:
+    """Demo upstreams with these behaviours, the first to be asked first. `down`: nothing listens there."""
+    with ExitStack() as stack:
+        demos = {name: stack.enter_context(run_demo(api_key=f"sk-{name}")) for name in models}
+        listed = []
+        for priority, (name, model) in enumerate(models.items()):
+            url = "http://127.0.0.1:9" if model == "down" else demos[name].url
+            entry = {"name": name, "base_url": f"{url}/v1", "api_key": f"sk-{name}", "priority": priority}
+            listed.append({**entry, "model": model, **(entries or {}).get(name, {})})
+        more = {
+            "upstream_base_url": None,
+            "upstream_api_key": None,
+            "upstreams": orjson.dumps(listed).decode(),
+            "fetch_allow": ",".join(demo.url.removeprefix("http://") for demo in demos.values()),
+        }
+        yield Fleet(demos, stack.enter_context(run_limner("http://unused.invalid", **{**more, **options})))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`calls` to each; `answered` by whom, or the code of the error."""
+
+    name: str
+    models: dict[str, str]
+    calls: list[int]
+    answered: str
+    status: int = 200
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+GOOD = "gpt-image-2-chat"
+CASES = [
+    Case("the first is well", {"a": GOOD, "b": GOOD}, [1, 0], "a"),
+    Case("the first is down", {"a": "down", "b": GOOD}, [0, 1], "b"),
+    Case("the first has refused our key", {"a": "error-401", "b": GOOD}, [1, 1], "b"),
+    Case("the first is over quota", {"a": "error-402", "b": GOOD}, [1, 1], "b"),
+    Case("the first is busy", {"a": "error-429", "b": GOOD}, [1, 1], "b"),
+    Case("the first is overloaded", {"a": "flaky-1", "b": GOOD}, [1, 1], "b"),
+    Case("the first does not have the model", {"a": "error-404", "b": GOOD}, [1, 1], "b"),
+    Case("one after the other fails", {"a": "down", "b": "error-401", "c": "error-429", "d": GOOD}, [0, 1, 1, 1], "d"),
+    Case("a gateway's timeout is never asked elsewhere", {"a": "html-504", "b": GOOD}, [1, 0], "upstream_timeout", 500),
+    Case("nor is a crash", {"a": "error-500", "b": GOOD}, [1, 0], "upstream_error", 500),
+    Case("nor a reply that breaks off", {"a": "broken-json", "b": GOOD}, [1, 0], "upstream_broken", 500),
+    Case("nor a stream that breaks off", {"a": "breaks-mid-stream", "b": GOOD}, [1, 0], "upstream_broken", 500),
+    Case("nor an error inside a 200", {"a": "error-in-200", "b": GOOD}, [1, 0], "upstream_overloaded", 500),
+    Case("nor a refusal", {"a": "refuses-400", "b": GOOD}, [1, 0], "moderation_blocked", 400),
+    Case("nor a reply without a picture", {"a": "text-only", "b": GOOD}, [1, 0], "no_image_in_reply", 400),
+    Case("each has its own dialect", {"a": "error-503", "b": GOOD}, [1, 1], "b", entries={"a": {"dialect": "metadata"}, "b": {"dialect": "metadata"}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_behind_the_whole_server(case: Case) -> None:
+    with running(case.models, case.entries) as fleet:
+        response = fleet.ask(stream=True) if "mid-stream" in case.models["a"] else fleet.ask()
+        assert fleet.calls == case.calls
+        keys = {
+            name: seen.headers["authorization"]
+            for name, demo in fleet.demos.items()
+            for seen in demo.state.requests
+            if seen.path.endswith("completions")
+        }
+    assert keys == {name: f"Bearer sk-{name}" for name in keys}
+    assert response.status_code == case.status or response.headers["content-type"].startswith("text/event-stream")
+    if case.status == 200:
+        assert response.headers["x-limner-upstream"] == case.answered
+        assert response.json()["data"][0]["url"].startswith("http://")
+    else:
+        assert case.answered in response.text
+
+
+def test_one_that_stays_down_is_soon_left_alone_and_that_is_told() -> None:
+    with running({"a": "error-401", "b": GOOD}) as fleet:
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "closed", "b": "closed"}}
+        assert {fleet.ask(f"fox {number}").status_code for number in range(7)} == {200}
+        assert fleet.calls == [5, 7]
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "open", "b": "closed"}}
+
+
+def test_the_questions_of_one_request_find_their_own_ways() -> None:
+    entries = {"a": {"priority": 0, "weight": 1000}, "b": {"priority": 0, "weight": 1000, "max_concurrency": 1}}
+    with running({"a": "error-503", "b": GOOD}, entries) as fleet:
+        response = fleet.ask(n=3)
+        assert (response.status_code, len(response.json()["data"])) == (200, 3)
+        assert response.headers["x-limner-upstream"] == "b"
+        assert fleet.calls[1] == 3
+
+
+def test_a_limit_holds_whatever_comes() -> None:
+    entries = {"a": {"max_concurrency": 2}, "b": {"max_concurrency": 1}}
+    with running({"a": "holds", "b": "holds"}, entries) as fleet, ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(fleet.ask, f"fox {number}") for number in range(8)]
+        a, b = fleet.demos.values()
+        assert a.state.wait_for_calls(2)
+        assert b.state.wait_for_calls(1)
+        assert fleet.limner.studio.turns.used == 3
+        a.state.release()
+        assert a.state.wait_for_calls(7)
+        assert fleet.calls == [7, 1]
+        b.state.release()
+        assert {answer.result().status_code for answer in answers} == {200}
+
+
+def test_a_client_chooses_among_the_names_of_the_map() -> None:
+    entries = {"a": {"model": None, "models": {"fast": GOOD}}, "b": {"model": None, "models": {"fine": GOOD}}}
+    with running({"a": GOOD, "b": GOOD}, entries) as fleet:
+        assert [fleet.ask(model=model).headers["x-limner-upstream"] for model in ("fine", "fast")] == ["b", "a"]
+        refused = fleet.ask(model="gpt-image-2")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        listed = httpx.get(f"{fleet.limner.url}/v1/models", trust_env=False).json()["data"]
+        assert [card["id"] for card in listed] == ["fast", "fine"]
+
+
+def test_one_alone_is_not_named() -> None:
+    with run_demo() as demo, run_limner(demo.url) as limner:
+        response = Fleet({"alone": demo}, limner).ask()
+        assert response.status_code == 200
+        assert "x-limner-upstream" not in response.headers
