@@ -19,6 +19,17 @@ from app.responses import Presence, joined
 Item = Partial | Answer
 
 
+def outline(request: ImagesRequest) -> dict[str, object]:
+    """What logs and operators may know of a request: nothing that it says or shows."""
+    return {
+        "operation": str(request.operation),
+        "n": request.n,
+        "size": request.size_text,
+        "quality": request.quality,
+        "stream": request.stream,
+    }
+
+
 class Stopwatch:
     """Seconds during which at least one of several things was under way."""
 

@@ -1,7 +1,8 @@
 """Builds the server from its parts, opens and closes them; the only file that knows them all."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -20,11 +21,13 @@ from app.middleware import LastResort, Record
 from app.once import Once
 from app.openapi import complete
 from app.ops import health_routes, kept_routes, model_routes
+from app.pages import page_routes
 from app.pipeline import Policy
 from app.responses import ErrorResponse
 from app.roster import Entry
 from app.routes import image_routes
 from app.settings import Settings
+from app.status import REMEMBERED, status_routes
 from app.store import Store, open_store
 from app.studio import Studio
 from app.transcode import Transcoder
@@ -76,7 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
         expose_headers=EXPOSED,
         max_age=86_400,
     )
-    app.add_middleware(Record)
+    outcomes: deque[Mapping[str, object]] = deque(maxlen=REMEMBERED)
+    app.add_middleware(Record, outcomes=outcomes)
 
     access = Access((key.get_secret_value() for key in settings.api_keys), pass_through=settings.pass_through)
     api = APIRouter()
@@ -87,6 +91,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(api, include_in_schema=False)
     app.include_router(health_routes())
     app.include_router(kept_routes(settings.image_ttl))
+    app.include_router(status_routes(settings, outcomes), prefix="/v1")
+    if settings.page:
+        app.include_router(page_routes(settings))
     complete(app.openapi())
     return app
 

@@ -13,8 +13,8 @@ from app.errors import ApiError
 from app.log import log
 from app.responses import ErrorResponse
 
-#: Probes come every few seconds and say nothing new.
-_QUIET = {"/healthz", "/readyz"}
+#: Probes come every few seconds and say nothing new; a page has two dozen files.
+_QUIET = ("/healthz", "/readyz", "/web/", "/v1/status")
 
 
 class Record:
@@ -48,7 +48,7 @@ class Record:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            write = log.debug if scope["path"] in _QUIET else log.info
+            write = log.debug if scope["path"].startswith(_QUIET) else log.info
             ms = round((time.perf_counter() - began) * 1000, 1)
             route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
             write("request", request_id=request_id, **route, **record)

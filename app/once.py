@@ -130,6 +130,10 @@ class Once:
         errand = self._by_id.get(id)
         return errand if errand is not None and errand.identity.caller == caller.id else None
 
+    def under_way(self) -> list[Errand]:
+        """Those without an answer yet, in the order in which they came."""
+        return [errand for errand in self._by_id.values() if not errand.job.task.done()]
+
     def settle(self, errand: Errand) -> None:
         """The work has ended and nobody reads it: keep what somebody may come back for, let go of the rest."""
         if not errand.is_worth_keeping:

@@ -177,6 +177,12 @@ class Settings(BaseSettings):
         None, description="How clients reach this server, for the URLs of kept images. Unset: taken from the request."
     )
 
+    page: bool = Field(True, description="Whether there are pages: to try it at `/`, for operators at `/status`.")
+    status_key: Key | None = Field(
+        None,
+        description="The key for `/status`. Unset: one of `LIMNER_API_KEYS`, or none while listening on loopback "
+        "without such keys.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on.")
     cors_origins: Words = Field(("*",), description="Origins whose pages may call this server, comma-separated.")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from app.access import Caller, Turns
 from app.blobs import Blob, Spool
 from app.errors import ApiError, NotFound, Unavailable
-from app.exchange import Exchange, Item, answer_of
+from app.exchange import Exchange, Item, answer_of, outline
 from app.jobs import Job
 from app.once import Errand, Once, identify
 from app.pipeline import Edge, Policy, paint
@@ -79,7 +79,8 @@ class Studio:
 
     async def visit(self, errand: Errand, http: Request) -> Response:
         """Wait for an errand and answer with what it brings."""
-        visit = Visit(errand, Presence(http.receive))
+        visit = Visit(errand, Presence(http.receive), http.scope["state"]["record"])
+        visit.record.update(outline(errand.exchange.request))
         try:
             return await self._respond(visit, http)
         except ClientGone:
@@ -141,13 +142,18 @@ class Studio:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A client that waits for an errand."""
+    """A client that waits for an errand; `record` is that of its request."""
 
     errand: Errand
     presence: Presence
+    record: dict[str, object]
 
     def leave(self, *, delivered: bool) -> None:
+        """Notes what went wrong: an answer that has begun has no other place for it but its end."""
         self.presence.stop()
+        fault = self.errand.job.fault
+        if fault is not None:
+            self.record.update(error=fault.code or fault.type, detail=fault.detail)
         self.errand.delivered = self.errand.delivered or delivered
         self.errand.job.leave()
 

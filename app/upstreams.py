@@ -94,6 +94,10 @@ class Upstreams:
     def are_several(self) -> bool:
         return len(self._members) > 1
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self._members.values())
+
     def circuits(self) -> dict[str, str]:
         """By name: closed, open, half-open."""
         now = self._monotonic()

@@ -55,6 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "once": {"errors", "access", "blobs", "exchange", "jobs", "pure/*"},
     "routes": {"errors", "access", "blobs", "forms", "openapi", "settings", "studio", "pure/*"},
     "ops": {"errors", "access", "openapi", "responses", "store"},
+    "pages": {"errors", "settings", "pure/sizes"},
+    "status": {"errors", "access", "exchange", "once", "responses", "settings", "studio", "upstreams"},
     "demo/*": {"errors", "pure/*", "demo/*"},
     "main": {"*"},
     "connection": {"errors", "log"},
@@ -91,6 +93,7 @@ LAST_RESORTS = {"jobs", "middleware"}
 TESTS_OF_THE_WHOLE = {
     "test_architecture",
     "test_bench",
+    "test_browser",
     "test_clients",
     "test_conftest",
     "test_docs",

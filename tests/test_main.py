@@ -46,7 +46,6 @@ class Framework:
 
 FRAMEWORK = [
     Framework("an unknown path", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)"),
-    Framework("the root", "GET /", 404, "Invalid URL (GET /)"),
     Framework("an endpoint of another API", "POST /v1/chat/completions", 404, "Invalid URL (POST /v1/chat/completions)"),
     Framework("an escaped question mark", "GET /a%3Fb", 404, "Invalid URL (GET /a%3Fb)"),
     Framework("escapes that are no text", "GET /%ff%00", 404, "Invalid URL (GET /\ufffd\x00)"),

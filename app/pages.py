@@ -1,0 +1,113 @@
+"""The pages for people, at `/` and `/status`: the files of app/web, sent with a strict Content-Security-Policy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app import __version__
+from app.errors import NotFound
+from app.pure import sizes
+from app.settings import Settings
+
+FOLDER = Path(__file__).parent / "web"
+
+#: Nothing from elsewhere, nothing inline, no HTML made of text; pictures come as bytes and are shown as `blob:`.
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+
+_HEADERS = {
+    # Asked for again each time, and mostly answered with 304: an old script with a new page would be a riddle.
+    "cache-control": "no-cache",
+    "content-security-policy": POLICY,
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+}
+
+_NAMED = {"/": "index.html", "/status": "status.html"}
+
+
+@dataclass(frozen=True, slots=True)
+class WebFile:
+    body: bytes
+    media_type: str
+    etag: str
+
+
+def page_routes(settings: Settings) -> APIRouter:
+    """No key: what is sent is the same for everybody and tells no secret. Raises OSError where a file is missing."""
+    files = dict(web_files(settings))
+    router = APIRouter()
+
+    def answer(name: str, http: Request) -> Response:
+        file = files.get(name)
+        if file is None:
+            raise NotFound(f"Invalid URL ({http.method} {http.url.path})")
+        headers = {**_HEADERS, "etag": file.etag}
+        if file.etag in http.headers.get("if-none-match", ""):
+            return Response(None, 304, headers)
+        return Response(file.body, 200, headers, file.media_type)
+
+    async def page(http: Request) -> Response:
+        return answer(_NAMED[http.url.path], http)
+
+    async def asset(name: str, http: Request) -> Response:
+        return answer(name, http)
+
+    for path in _NAMED:
+        router.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
+    router.add_api_route("/web/{name}", asset, methods=["GET", "HEAD"], include_in_schema=False)
+    return router
+
+
+def web_files(settings: Settings) -> Iterator[tuple[str, WebFile]]:
+    for path in sorted(FOLDER.iterdir()):
+        yield path.name, web_file(path.name, path.read_bytes())
+    yield "server.json", web_file("server.json", orjson.dumps(about(settings)))
+
+
+def web_file(name: str, body: bytes) -> WebFile:
+    return WebFile(body, _TYPES[Path(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
+
+
+def about(settings: Settings) -> dict[str, object]:
+    """What the page must know of its server: whose key it takes, and which rules hold."""
+    return {
+        "version": __version__,
+        "key": "client" if settings.api_keys else "upstream" if settings.pass_through else "none",
+        "max_image_bytes": int(settings.max_image_bytes),
+        "size": {
+            "step": sizes.STEP,
+            "longest_edge": sizes.LONGEST_EDGE,
+            "ratio": sizes.RATIO,
+            "least_pixels": sizes.LEAST_PIXELS,
+            "most_pixels": sizes.MOST_PIXELS,
+            "legacy": [str(size) for size in sizes.LEGACY],
+        },
+    }

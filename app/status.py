@@ -1,0 +1,103 @@
+"""What operators ask at `/v1/status`: what is under way, who waits, what became of the last requests, which limits."""
+
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app import __version__
+from app.access import Access
+from app.errors import Forbidden
+from app.exchange import outline
+from app.once import Errand
+from app.responses import JsonResponse
+from app.settings import Settings, is_loopback, variable
+from app.studio import Studio
+from app.upstreams import Upstreams
+
+#: Requests that are remembered.
+REMEMBERED = 100
+
+_CLOSED = (
+    "This server has no key for its status. Set LIMNER_STATUS_KEY, or LIMNER_API_KEYS, and present it as: "
+    "Authorization: Bearer YOUR_KEY"
+)
+
+#: What may be shown of a record; its `detail` may hold what an upstream said, or somebody's prompt.
+_SHOWN = ("id", "at", "method", "path", "status", "ms", "operation", "n", "size", "stream", "error")
+
+#: Settings that decide what is done, and hold neither a secret nor a place.
+_SETTINGS = (
+    *("upstream_stream", "upstream_timeout", "upstream_attempts"),
+    *("retry_ambiguous", "default_response_format", "mask", "rehost", "image_ttl", "fetch_timeout"),
+    *("max_image_bytes", "max_request_bytes", "max_concurrency", "max_queue", "keepalive_after"),
+    *("answer_ttl", "idempotency_ttl", "max_answers", "max_answers_bytes", "shutdown_grace"),
+)
+
+Outcome = Mapping[str, object]
+
+
+def status_routes(settings: Settings, outcomes: Collection[Outcome]) -> APIRouter:
+    """`outcomes`: the last requests, oldest first."""
+    keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
+    access = Access((key.get_secret_value() for key in keys), pass_through=False)
+    is_open = bool(keys) or is_loopback(settings.host)
+    router = APIRouter()
+
+    @router.get("/status", include_in_schema=False)
+    async def status(http: Request) -> Response:
+        access.admit(http.headers)
+        if not is_open:
+            raise Forbidden(_CLOSED, code="status_key_not_set")
+        return JsonResponse(report(http.app.state.studio, settings, outcomes), headers={"cache-control": "no-store"})
+
+    return router
+
+
+def report(studio: Studio, settings: Settings, outcomes: Collection[Outcome]) -> dict[str, Any]:
+    turns = studio.turns
+    return {
+        "object": "status",
+        "version": __version__,
+        "now": time.time(),
+        "closing": studio.closing,
+        "turns": {"used": turns.used, "limit": turns.limit, "waiting": turns.waiting, "queue": settings.max_queue},
+        "under_way": [told(errand) for errand in studio.once.under_way()],
+        "upstreams": upstreams(studio.parts.upstreams),
+        "outcomes": [{name: outcome.get(name) for name in _SHOWN} for outcome in reversed(list(outcomes))],
+        "settings": {variable(name): plain(getattr(settings, name)) for name in _SETTINGS},
+    }
+
+
+def told(errand: Errand) -> dict[str, Any]:
+    exchange = errand.exchange
+    return {
+        "id": errand.id,
+        **outline(exchange.request),
+        "seconds": round(time.perf_counter() - exchange.began, 1),
+        "asked": exchange.upstream.started,
+        "readers": errand.job.readers,
+    }
+
+
+def upstreams(asked: Upstreams) -> list[dict[str, Any]]:
+    circuits = asked.circuits()
+    return [
+        {
+            "name": member.entry.name,
+            "host": urlsplit(member.entry.base_url).netloc,
+            "model": member.entry.rest,
+            "circuit": circuits[member.entry.name],
+            "under_way": member.under_way,
+            "limit": member.entry.max_concurrency,
+        }
+        for member in asked.members
+    ]
+
+
+def plain(value: object) -> object:
+    """ByteSize is an int that would be told as text."""
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,178 @@
+// The mask editor: what is painted over becomes transparent in a PNG as large as the picture.
+
+import { $, chosen, el } from "./dom.js";
+
+const COLOUR = "#e5482d";
+
+export class MaskEditor {
+  constructor() {
+    this.dialog = $("mask");
+    this.strokes = [];
+    this.stroke = null;
+    this.#listen();
+  }
+
+  /** The painted mask as a blob, null where nothing is painted, undefined where nothing was decided. */
+  async edit(picture, mask) {
+    await this.#open(picture, mask);
+    return new Promise((resolve) => (this.resolve = resolve));
+  }
+
+  async #open(picture, mask) {
+    const bitmap = await createImageBitmap(picture);
+    const { width, height } = bitmap;
+    this.canvas = el("canvas", { width, height, className: "paint" });
+    this.cursor = el("span", { className: "cursor", hidden: true });
+    const shown = el("canvas", { width, height });
+    shown.getContext("2d").drawImage(bitmap, 0, 0);
+    bitmap.close();
+    this.before = mask && (await holesOf(mask, width, height));
+    this.strokes = [];
+    this.at = { x: width / 2, y: height / 2 };
+    $("mask-canvas").replaceChildren(shown, this.canvas, this.cursor);
+    $("mask-canvas").style.aspectRatio = `${width} / ${height}`;
+    $("mask-canvas").style.setProperty("--ratio", String(width / height));
+    this.#draw();
+    this.dialog.showModal();
+    $("mask-canvas").focus();
+  }
+
+  #listen() {
+    const area = $("mask-canvas");
+    area.addEventListener("pointerdown", (event) => this.#begin(event));
+    area.addEventListener("pointermove", (event) => this.#move(event));
+    area.addEventListener("pointerup", () => (this.stroke = null));
+    area.addEventListener("pointercancel", () => (this.stroke = null));
+    area.addEventListener("pointerleave", () => (this.cursor.hidden = document.activeElement !== area));
+    area.addEventListener("keydown", (event) => this.#press(event));
+    area.addEventListener("focus", () => this.#point());
+    $("brush").addEventListener("input", () => this.#point());
+    $("undo").addEventListener("click", () => this.#redo(this.strokes.slice(0, -1)));
+    $("clear").addEventListener("click", () => this.#wipe());
+    $("mask-cancel").addEventListener("click", () => this.dialog.close());
+    $("mask-done").addEventListener("click", () => this.#finish());
+    // Escape and the button both end here; who has finished has resolved before.
+    this.dialog.addEventListener("close", () => this.resolve?.(undefined));
+  }
+
+  get #radius() {
+    return (Math.max(this.canvas.width, this.canvas.height) * $("brush").valueAsNumber) / 200;
+  }
+
+  #place(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const scale = this.canvas.width / box.width;
+    return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
+  }
+
+  #begin(event) {
+    if (event.button !== 0) return;
+    event.currentTarget.setPointerCapture(event.pointerId);
+    this.at = this.#place(event);
+    this.#start();
+  }
+
+  #start() {
+    this.stroke = { erase: chosen("tool") === "erase", radius: this.#radius, points: [this.at] };
+    this.strokes.push(this.stroke);
+    this.#drawStroke(this.stroke);
+    this.#point();
+  }
+
+  #move(event) {
+    this.at = this.#place(event);
+    this.#point();
+    if (!this.stroke) return;
+    const { points } = this.stroke;
+    const drawn = points.length - 1;
+    for (const each of event.getCoalescedEvents?.() ?? []) points.push(this.#place(each));
+    points.push(this.at);
+    this.#drawStroke({ ...this.stroke, points: points.slice(drawn) });
+  }
+
+  /** Arrows move by half a brush, Space paints one dab; with Shift, arrows paint. */
+  #press(event) {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const step = steps[event.key];
+    if (!step && event.key !== " ") return;
+    event.preventDefault();
+    if (step) {
+      const { width, height } = this.canvas;
+      const within = (value, most) => Math.min(most, Math.max(0, value));
+      const [x, y] = [this.at.x + (step[0] * this.#radius) / 2, this.at.y + (step[1] * this.#radius) / 2];
+      this.at = { x: within(x, width), y: within(y, height) };
+      this.#point();
+    }
+    if (!step || event.shiftKey) this.#start();
+    this.stroke = null;
+  }
+
+  #point() {
+    const percent = (value, whole) => `${(100 * value) / whole}%`;
+    this.cursor.hidden = false;
+    this.cursor.style.left = percent(this.at.x, this.canvas.width);
+    this.cursor.style.top = percent(this.at.y, this.canvas.height);
+    this.cursor.style.width = percent(2 * this.#radius, this.canvas.width);
+  }
+
+  #redo(strokes) {
+    this.strokes = strokes;
+    this.#draw();
+  }
+
+  #wipe() {
+    this.before = null;
+    this.#redo([]);
+  }
+
+  #draw() {
+    const pen = this.canvas.getContext("2d");
+    pen.globalCompositeOperation = "source-over";
+    pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (this.before) pen.drawImage(this.before, 0, 0);
+    for (const stroke of this.strokes) this.#drawStroke(stroke);
+  }
+
+  #drawStroke({ erase, radius, points }) {
+    const pen = this.canvas.getContext("2d");
+    pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
+    pen.strokeStyle = COLOUR;
+    pen.lineWidth = 2 * radius;
+    pen.lineCap = pen.lineJoin = "round";
+    pen.beginPath();
+    pen.moveTo(points[0].x, points[0].y);
+    for (const { x, y } of points) pen.lineTo(x, y);
+    pen.stroke();
+  }
+
+  async #finish() {
+    const isEmpty = !this.strokes.length && !this.before;
+    this.resolve(isEmpty ? null : await asMask(this.canvas));
+    this.dialog.close();
+  }
+}
+
+/** Opaque black, with holes where the canvas is painted. */
+async function asMask(painted) {
+  const { width, height } = painted;
+  const canvas = el("canvas", { width, height });
+  punch(canvas, painted);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+/** A mask as the canvas it came from. */
+async function holesOf(mask, width, height) {
+  const bitmap = await createImageBitmap(mask);
+  const canvas = el("canvas", { width, height });
+  punch(canvas, bitmap, COLOUR);
+  bitmap.close();
+  return canvas;
+}
+
+function punch(canvas, holes, colour = "#000") {
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = colour;
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.globalCompositeOperation = "destination-out";
+  pen.drawImage(holes, 0, 0);
+}
