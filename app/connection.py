@@ -5,6 +5,7 @@ head of any size. The app itself gives up on stalled bodies (app/routes.py); the
 """
 
 import asyncio
+import re
 
 import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -19,6 +20,9 @@ MAX_HEAD = 64 * 1024
 
 #: Seconds for a client that is refused to stop sending and to read the refusal.
 _LINGER = 2.0
+
+#: Names, addresses, ports; underscores too, since services of a compose file are named with them.
+_HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
 _NO_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
 
@@ -104,6 +108,10 @@ class Connection(HttpToolsProtocol):
             self._fault = _too_large()
         elif self.parser.get_http_version() not in {"1.0", "1.1"} or self.parser.get_method() == b"CONNECT":
             self._fault = InvalidRequest(_NO_HTTP)
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
+            # RFC 9112, 3.2. The addresses of kept pictures are made from it.
+            self._fault = InvalidRequest("The Host header of the request is not the name of a host.")
         if self._fault is not None:
             raise self._fault
 

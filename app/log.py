@@ -6,7 +6,7 @@ from typing import TextIO
 
 import orjson
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -24,8 +24,10 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # No traceback with the values of variables, among which are keys and prompts.
+    plain = structlog.dev.plain_traceback
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [_escape, structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
         if readable
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
     )
@@ -43,6 +45,15 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
 
 
 _strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+
+
+def _escape(_: object, __: str, event: EventDict) -> EventDict:
+    """Strangers write some of what is logged, and terminals obey control characters."""
+    return {name: repr(value) if _is_unprintable(value) else value for name, value in event.items()}
+
+
+def _is_unprintable(value: object) -> bool:
+    return isinstance(value, str) and not value.isprintable()
 
 
 def _dumps(event: object, **_: object) -> str:

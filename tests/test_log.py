@@ -56,6 +56,18 @@ def test_readable_on_a_terminal_or_where_asked(form: str, stream: io.StringIO) -
     assert not line.startswith("{")
 
 
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_what_strangers_write_does_not_steer_the_terminal(form: str) -> None:
+    stream = io.StringIO()
+    configure(form, "debug", stream)
+    log.info("request", path="/\x1b[2J\r\nfake\x00", other="狐 a")
+    logging.getLogger("a.library").warning("of \x1b[2J\n%s", "x")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() and "[2J" in line for line in lines)
+    assert "狐 a" in lines[0]
+
+
 def test_libraries_do_not_write_addresses() -> None:
     stream = io.StringIO()
     configure("json", "debug", stream)
