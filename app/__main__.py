@@ -1,8 +1,9 @@
-"""The commands: serve, demo, check, explain."""
+"""The commands: serve, demo, check, paint, explain."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -11,6 +12,7 @@ from app.check import check
 from app.explanation import explain
 from app.log import configure, log
 from app.objections import complaints
+from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
 from app.server import Server
 from app.settings import Settings, unknown_variables
 from app.showcase import demo
@@ -32,8 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_parser.add_argument(
         "--paint", action="store_true", help="also have one real picture painted, which costs money"
     )
+    add_paint(commands)
     add_explain(commands)
     options = parser.parse_args(arguments)
+    if options.command == "paint":
+        return paint(order_of(options))
     if options.command == "explain":
         return explain(options.file, sent=options.sent, as_json=options.json)
     if options.command == "demo":
@@ -45,6 +50,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     configure(settings.log_format, settings.log_level)
     return check(settings, paint=options.paint) if options.command == "check" else serve(settings)
+
+
+def add_paint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    said = "have a picture painted by any server of the Images API"
+    parser = commands.add_parser("paint", help=said, argument_default=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("prompt", metavar="PROMPT", help="what to paint, or what to change")
+    add("-o", dest="out", type=Path, required=True, metavar="FILE", help="where to; out-1.png, … where -n is above 1")
+    add("--size", metavar="WxH", help="like 1536x1024")
+    add("--quality", metavar="Q", help="low, medium or high")
+    add("--image", dest="images", type=Path, action="append", metavar="FILE", help="a picture to edit")
+    add("--mask", type=Path, metavar="FILE", help="a PNG; where it is transparent, the first picture is edited")
+    add("-n", type=count, metavar="COUNT", help="how many pictures, 1 if unset")
+    add("--model", metavar="NAME", help=f"{MODEL} if unset")
+    add("--base-url", metavar="URL", help=f"{BASE_URL} if unset")
+    add("--api-key-file", type=Path, metavar="FILE", help="holds the key; without it the key is 'limner'")
+    add("--partial-images", type=count, metavar="COUNT", help="pictures on the way, which may cost extra")
+    add("--no-stream", dest="stream", action="store_false", help="for servers that know no streams")
+    add("--timeout", type=float, metavar="SECONDS", help=f"of silence, {TIMEOUT} if unset")
+
+
+def count(text: str) -> int:
+    if text not in {str(number) for number in range(1, 11)}:
+        raise argparse.ArgumentTypeError("a number from 1 to 10")
+    return int(text)
+
+
+def order_of(options: argparse.Namespace) -> Order:
+    said = {name: value for name, value in vars(options).items() if name != "command"}
+    return Order(**said | {"images": tuple(said.get("images", ()))})
 
 
 def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

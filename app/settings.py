@@ -263,6 +263,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def terminal_names() -> tuple[str, ...]:
+    """What the terminal calls itself: it decides nothing but whether `limner paint` shows the picture."""
+    return tuple(filter(None, map(os.environ.get, ("TERM", "TERM_PROGRAM"))))
+
+
 def variable(field: str) -> str:
     return PREFIX + field.upper()
 

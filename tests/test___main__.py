@@ -18,6 +18,7 @@ import structlog
 
 from app import __main__ as commands
 from app import __version__
+from app.painting import Order
 from tests.servers import run_demo
 from tests.wire import ask, connect, request
 
@@ -103,7 +104,7 @@ def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["paint"], 2, "invalid choice: 'paint'"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
+@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["draw"], 2, "invalid choice: 'draw'"), (["paint", "a fox"], 2, "required: -o"), (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "argument -n: a number from 1 to 10"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
 def test_what_the_command_line_itself_answers(
     arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +135,29 @@ def test_explain_needs_no_settings(environment: Path, capsys: pytest.CaptureFixt
     assert "1. markdown-image: https://e.com/b.png" in capsys.readouterr().out
     assert commands.main(["explain", str(environment / "reply.txt"), "--json"]) == 0
     assert len(orjson.loads(capsys.readouterr().out)["found"]) == 2
+
+
+PAINT = {
+    "as little as possible": (["a fox", "-o", "a.png"], Order("a fox", Path("a.png"))),
+    "all there is": (
+        ["a", "-o", "b.jpg", "--size", "1x1", "--quality", "low", "--image", "c", "--image", "d", "--mask", "e", "-n", "4", "--model", "m", "--base-url", "http://f/v1", "--api-key-file", "g", "--partial-images", "2", "--no-stream", "--timeout", "1.5"],
+        Order("a", Path("b.jpg"), "http://f/v1", Path("g"), "m", 4, "1x1", "low", (Path("c"), Path("d")), Path("e"), False, 2, 1.5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAINT)
+def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Order] = []
+
+    def note(order: Order) -> int:
+        given.append(order)
+        return 7
+
+    monkeypatch.setattr(commands, "paint", note)
+    arguments, order = PAINT[name]
+    assert commands.main(["paint", *arguments]) == 7
+    assert given == [order]
 
 
 @dataclass(slots=True)

@@ -118,6 +118,12 @@ def test_a_stranger_can_follow_the_upstream_chapter(desk: Desk) -> None:
     assert re.findall(r"^ok +(\w+)", said, re.MULTILINE) == ["address", "tls", "key", "address", "tls", "key", "paint"]
 
 
+def test_paint_does_what_the_readme_says(desk: Desk) -> None:
+    (commands,) = [code for code in runnable("sh") if f"{COMMAND} paint" in code]
+    said = desk.run("bash", "-euc", desk.here(commands))
+    assert re.findall(r"^(\S+): (\S+ \w+)", said, re.MULTILINE) == [("fox.png", "1536x1024 png"), ("scarf-1.webp", "1024x1024 webp"), ("scarf-2.webp", "1024x1024 webp")]  # fmt: skip
+
+
 def test_explain_says_what_the_readme_says(desk: Desk) -> None:
     (command,) = [code for code in runnable("sh") if f"{COMMAND} explain" in code]
     assert desk.run("bash", "-euc", desk.here(command)) == only("text")

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from app.formats import Shrink
 from app.objections import complaints
-from app.settings import Settings, is_loopback, unknown_variables, variable
+from app.settings import Settings, is_loopback, terminal_names, unknown_variables, variable
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 
@@ -163,3 +163,12 @@ def test_every_variable_says_what_it_is_for(field: str) -> None:
     assert description
     assert description.endswith(".")
     assert variable(field) == f"LIMNER_{field.upper()}"
+
+
+def test_what_the_terminal_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("TERM_PROGRAM", "iTerm.app")
+    assert terminal_names() == ("xterm-256color", "iTerm.app")
+    monkeypatch.delenv("TERM")
+    monkeypatch.setenv("TERM_PROGRAM", "")
+    assert terminal_names() == ()

@@ -1,0 +1,262 @@
+"""`limner paint`: a small client of any Images API, which waits with the reader and writes the pictures into files."""
+
+import ssl
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pybase64
+
+from app.pure.media import decode_data_url, sniff
+from app.pure.sse import Decoder, Event
+from app.settings import terminal_names
+from app.terminal import Progress, show
+
+#: What an order says that says nothing of it; the time in seconds.
+BASE_URL = "http://127.0.0.1:8000/v1"
+MODEL = "gpt-image-2"
+TIMEOUT = 900
+
+#: Seconds between two drawings of the progress line.
+_PAUSE = 0.1
+
+#: What an ending asks for; elsewhere the API's own default stands.
+_FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+
+
+class Failed(Exception):
+    """Why there is no picture, in one line."""
+
+
+class Unusable(Failed):
+    """The command asks for what cannot be done; nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`timeout`: seconds of silence. With `images` it is an edit."""
+
+    prompt: str
+    out: Path
+    base_url: str = BASE_URL
+    api_key_file: Path | None = None
+    model: str = MODEL
+    n: int = 1
+    size: str | None = None
+    quality: str | None = None
+    images: tuple[Path, ...] = ()
+    mask: Path | None = None
+    stream: bool = True
+    partial_images: int = 0
+    timeout: float = TIMEOUT
+
+    def fields(self) -> dict[str, Any]:
+        """Only what was said: what an API does not know it may refuse. A stream is for one picture."""
+        said = {
+            "model": self.model,
+            "prompt": self.prompt,
+            "size": self.size,
+            "quality": self.quality,
+            "output_format": _FORMATS.get(self.out.suffix.lower()),
+            "n": self.n if self.n > 1 else None,
+        }
+        if self.stream and self.n == 1:
+            said |= {"stream": True, "partial_images": self.partial_images or None}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+def paint(order: Order, progress: Progress | None = None) -> int:
+    """The exit code: 0 well, 1 pictures are missing, 2 the command cannot be carried out, 130 Ctrl-C."""
+    progress = progress or Progress()
+    try:
+        pictures = ask(order, progress)
+        progress.clear()
+        write(order, pictures)
+    except (Failed, OSError) as reason:
+        progress.clear()
+        print(f"limner paint: {reason}", file=sys.stderr)
+        return 2 if isinstance(reason, Unusable) else 1
+    except KeyboardInterrupt:
+        progress.clear()
+        return 130
+    if len(pictures) < order.n:
+        print(f"limner paint: {len(pictures)} of {order.n} pictures came", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ask(order: Order, progress: Progress) -> list[bytes]:
+    question = prepare(order)
+    progress.tell(f"{order.base_url} paints")
+    try:
+        with drawn(progress), connected(order) as http:
+            with http.stream("POST", **question) as response:
+                items = read(response, progress)
+            return [bytes_of(item, progress) for item in items]
+    except httpx.ReadTimeout:
+        raise Failed(f"silence for {order.timeout:g} s; the picture may have been painted") from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise Unusable(f"not an address: {order.base_url}") from None
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        raise Failed(f"nobody answers at {order.base_url}") from None
+    except httpx.HTTPError as error:
+        raise Failed(f"the connection broke ({type(error).__name__}); the picture may have been painted") from None
+
+
+def prepare(order: Order) -> dict[str, Any]:
+    """What is sent, as arguments for httpx. Whatever could fail afterwards is tried before money is spent."""
+    if order.mask and not order.images:
+        raise Unusable("--mask needs an --image")
+    if not order.out.parent.is_dir():
+        raise Unusable(f"no such folder: {order.out.parent}")
+    if not order.images:
+        return {"url": "images/generations", "json": order.fields()}
+    named = [("image[]" if len(order.images) > 1 else "image", path) for path in order.images]
+    named += [("mask", order.mask)] if order.mask else []
+    form = {name: str(value).lower() if value is True else str(value) for name, value in order.fields().items()}
+    return {"url": "images/edits", "data": form, "files": [(name, upload(path)) for name, path in named]}
+
+
+def upload(path: Path) -> tuple[str, bytes, str]:
+    data = contents(path)
+    info = sniff(data)
+    return path.name, data, info.media_type if info else "application/octet-stream"
+
+
+def contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def connected(order: Order) -> Iterator[httpx.Client]:
+    """No proxy of the environment sees the key."""
+    key = contents(order.api_key_file).decode().strip() if order.api_key_file else "limner"
+    with httpx.Client(
+        base_url=order.base_url,
+        headers={"authorization": f"Bearer {key}"},
+        timeout=httpx.Timeout(order.timeout, connect=10),
+        verify=ssl.create_default_context(),
+        trust_env=False,
+    ) as http:
+        yield http
+
+
+@contextmanager
+def drawn(progress: Progress) -> Iterator[None]:
+    """Again and again while something is waited for."""
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.wait(_PAUSE):
+            progress.draw()
+
+    drawing = threading.Thread(target=draw, daemon=True)
+    drawing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        drawing.join()
+
+
+def read(response: httpx.Response, progress: Progress) -> list[Mapping[str, Any]]:
+    """The items of the answer, which comes as events or, from those who know no streams, as JSON."""
+    if response.is_success and response.headers.get("content-type", "").startswith("text/event-stream"):
+        return [read_events(response, progress)]
+    body = response.read()
+    if not response.is_success:
+        raise Failed(f"{response.status_code} {complaint(body)}")
+    document = parsed(body)
+    items = document.get("data")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items) or not items:
+        raise Failed(f"an answer without pictures: {complaint(body)}")
+    return items
+
+
+def read_events(response: httpx.Response, progress: Progress) -> Mapping[str, Any]:
+    partials = 0
+    decoder = Decoder()
+    for piece in response.iter_bytes():
+        for event in decoder.feed(piece):
+            kind, document = told(event)
+            if kind.endswith(".completed"):
+                return document
+            if kind == "error" or "error" in document:
+                raise Failed(complaint(event.data.encode()))
+            if kind.endswith(".partial_image"):
+                partials += 1
+                progress.tell(f"partial picture {partials}")
+    raise Failed("the stream ended without a picture")
+
+
+def told(event: Event) -> tuple[str, dict[str, Any]]:
+    """The kind of an event, which stands beside its data or in it."""
+    if event.data.strip() == "[DONE]":
+        return "", {}
+    document = parsed(event.data.encode())
+    return event.name if event.name != "message" else str(document.get("type", "")), document
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise Failed(f"an answer that is not JSON: {complaint(body)}") from None
+    return document if isinstance(document, dict) else {}
+
+
+def complaint(body: bytes) -> str:
+    """The message of an error in OpenAI's form with its code, else what was said, in one line."""
+    try:
+        error = orjson.loads(body)["error"]
+        words = f"{error.get('code') or error.get('type') or 'error'}: {error['message']}"
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        words = body.decode("utf-8", "replace") or "and no word"
+    line = "".join(letter for letter in " ".join(words.split()) if letter.isprintable())
+    return line if len(line) <= 500 else f"{line[:499]}…"
+
+
+def bytes_of(item: Mapping[str, Any], progress: Progress) -> bytes:
+    """A link is asked without the key: it may lead anywhere."""
+    try:
+        if isinstance(data := item.get("b64_json"), str):
+            return decode_data_url(data) if data.startswith("data:") else pybase64.b64decode(data, validate=True)
+        url = str(item.get("url") or "")
+        if url.startswith("data:"):
+            return decode_data_url(url)
+    except ValueError:
+        raise Failed("a picture whose base64 cannot be read") from None
+    if not url.startswith(("http://", "https://")):
+        raise Failed("an answer with neither b64_json nor url")
+    progress.tell("downloading")
+    tls = ssl.create_default_context()
+    with httpx.Client(verify=tls, trust_env=False, follow_redirects=True, timeout=60) as http:
+        response = http.get(url)
+    if not response.is_success:
+        raise Failed(f"the picture was painted, but its address answers {response.status_code}: {url}")
+    return response.content
+
+
+def write(order: Order, pictures: list[bytes]) -> None:
+    for path, picture in zip(names(order.out, len(pictures)), pictures, strict=True):
+        path.write_bytes(picture)
+        info = sniff(picture)
+        print(f"{path}: {f'{info.size} {info.format}' if info else 'not an image'}, {len(picture):,} bytes")
+        show(picture, terminal_names(), sys.stdout)
+
+
+def names(out: Path, count: int) -> Iterator[Path]:
+    """`out.png`, or `out-1.png`, `out-2.png` where there are several."""
+    if count == 1:
+        yield out
+    else:
+        yield from (out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1))
