@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.check import check
+from app.errors import InvalidRequest
 from app.explanation import explain
 from app.log import configure, log
 from app.objections import complaints
@@ -16,6 +17,7 @@ from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
 from app.server import Server
 from app.settings import Settings, unknown_variables
 from app.showcase import demo
+from app.silence import read_length
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_parser.add_argument(
         "--paint", action="store_true", help="also have one real picture painted, which costs money"
     )
+    check_parser.add_argument(
+        "--patience",
+        nargs="?",
+        const=150.0,
+        type=silence,
+        metavar="SECONDS",
+        help="also try that much silence through LIMNER_PUBLIC_URL of the running server, 150 s if unset",
+    )
     add_paint(commands)
     add_explain(commands)
     options = parser.parse_args(arguments)
@@ -49,7 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*complaints(error), sep="\n", file=sys.stderr)
         return 2
     configure(settings.log_format, settings.log_level)
-    return check(settings, paint=options.paint) if options.command == "check" else serve(settings)
+    if options.command == "check":
+        return check(settings, paint=options.paint, patience=options.patience)
+    return serve(settings)
+
+
+def silence(text: str) -> float:
+    try:
+        return read_length(text)
+    except InvalidRequest as error:
+        raise argparse.ArgumentTypeError(error.message) from None
 
 
 def add_paint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

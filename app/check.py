@@ -1,17 +1,24 @@
 """`limner check`: asks the configured upstream step by step, and stops at the first step that fails."""
 
 import asyncio
+import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
 import orjson
 
 from app.main import create_app
+from app.pure.patience import who_gives_up
 from app.settings import Settings, variable
+
+#: What helps against something that cuts silent answers.
+_SHORTER = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"
 
 
 class Failed(Exception):
@@ -26,8 +33,11 @@ class Step:
     run: Callable[[Settings], Coroutine[Any, Any, str]]
 
 
-def check(settings: Settings, *, paint: bool) -> int:
-    """The exit code. One line a step, with the milliseconds it took; each upstream is taken as far as it goes."""
+def check(settings: Settings, *, paint: bool, patience: float | None = None) -> int:
+    """The exit code. One line a step, with the milliseconds it took; each upstream is taken as far as it goes.
+
+    `patience`: seconds of silence to try on the way that clients take to the running server.
+    """
     steps = [*STEPS, Step("paint", paint_one)] if paint else STEPS
     went_well = True
     for entry in settings.roster:
@@ -35,6 +45,8 @@ def check(settings: Settings, *, paint: bool) -> int:
             print(f"{entry.name}:")
         alone = settings.model_copy(update={"upstreams": (entry,)}) if settings.upstreams else settings
         went_well = all(take(step, alone) for step in steps) and went_well
+    if patience is not None:
+        went_well = take(Step("patience", partial(keep_silent, seconds=patience)), settings) and went_well
     if went_well and not paint:
         print("      No picture was asked for: limner check --paint does that, and costs one picture.")
     return 0 if went_well else 1
@@ -56,19 +68,32 @@ async def reach(settings: Settings) -> str:
     url = httpx.URL(settings.roster[0].base_url)
     see = f"See {place(settings, 'base_url')}"
     port = url.port or {"http": 80, "https": 443}[url.scheme]
+    began = time.perf_counter()
     try:
         async with asyncio.timeout(settings.upstream_connect_timeout):
-            _, writer = await asyncio.open_connection(url.host, port)
+            addresses = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+            resolved = time.perf_counter()
+            writer = await connect([str(address[4][0]) for address in addresses], port)
     except TimeoutError:
         raise Failed(f"no answer from {url.host}:{port} within LIMNER_UPSTREAM_CONNECT_TIMEOUT") from None
     except ConnectionRefusedError:
         raise Failed(f"nothing listens at {url.host}:{port}. {see}") from None
     except OSError as error:
         raise Failed(f"cannot reach {url.host}:{port}: {error}. {see}") from None
+    connected = time.perf_counter()
     peer = writer.get_extra_info("peername")[0]
     writer.close()
     await writer.wait_closed()
-    return f"{url.host}:{port} is {peer}"
+    times = f"name {(resolved - began) * 1000:.0f} ms, connect {(connected - resolved) * 1000:.0f} ms"
+    return f"{url.host}:{port} is {peer}; {times}"
+
+
+async def connect(addresses: Sequence[str], port: int) -> asyncio.StreamWriter:
+    """The first that lets us; raises what the last one said."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return (await asyncio.open_connection(address, port))[1]
+    return (await asyncio.open_connection(addresses[-1], port))[1]
 
 
 async def shake_hands(settings: Settings) -> str:
@@ -136,8 +161,43 @@ async def paint_one(settings: Settings) -> str:
     answer = response.json()
     if not response.is_success:
         raise Failed(answer["error"]["message"])
-    form = response.headers["x-limner-reply-form"]
-    return f"{answer['size']} {answer['output_format']}, found as {form}"
+    return f"{answer['size']} {answer['output_format']}, {way_of(response.headers)}"
+
+
+def way_of(headers: Mapping[str, str]) -> str:
+    """How the picture was found, how long it took, and who would not have waited for it."""
+    upstream = float(headers["x-limner-upstream-ms"])
+    took = f"upstream {upstream:.0f} ms, Limner {float(headers['x-limner-overhead-ms']):.0f} ms"
+    gone = who_gives_up(upstream / 1000)
+    cut = f"; without a stream cut by {gone}" if gone else ""
+    return f"found as {headers['x-limner-reply-form']}; {took}{cut}"
+
+
+async def keep_silent(settings: Settings, seconds: float) -> str:
+    """As a client of the running server, from outside: what stands between may cut an answer that is silent."""
+    if settings.public_url is None:
+        raise Failed("LIMNER_PUBLIC_URL is unset: nobody says which way clients take")
+    keys = [key.get_secret_value() for key in settings.api_keys]
+    known = [key for key in keys if not key.startswith("sha256:")]
+    if keys and not known:
+        raise Failed("LIMNER_API_KEYS has only digests of keys, and this needs a key")
+    headers = {"authorization": f"Bearer {known[0] if known else 'limner-check'}"}
+    began = time.perf_counter()
+    try:
+        tls = ssl.create_default_context()
+        async with httpx.AsyncClient(trust_env=False, timeout=seconds + 30, verify=tls) as http:
+            response = await http.get(f"{settings.public_url}/v1/silence/{seconds:g}", headers=headers)
+    except httpx.HTTPError as error:
+        raise Failed(f"{cut_after(began)}: {type(error).__name__}. {_SHORTER}") from None
+    if response.status_code == 404:
+        raise Failed(f"no Limner of this version answers at {settings.public_url}")
+    if not response.is_success:
+        raise Failed(f"{cut_after(began)}: status {response.status_code}. {_SHORTER}")
+    return f"{seconds:g} s of silence pass through {settings.public_url}"
+
+
+def cut_after(began: float) -> str:
+    return f"cut after {time.perf_counter() - began:.0f} s"
 
 
 def place(settings: Settings, field: str) -> str:

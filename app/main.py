@@ -27,6 +27,7 @@ from app.responses import ErrorResponse
 from app.roster import Entry
 from app.routes import image_routes
 from app.settings import Settings
+from app.silence import silence_routes
 from app.status import REMEMBERED, status_routes
 from app.store import Store, open_store
 from app.studio import Studio
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     api = APIRouter()
     api.include_router(image_routes(settings, access))
     api.include_router(model_routes(settings.listed_models, access))
+    api.include_router(silence_routes(access))
     app.include_router(api, prefix="/v1")
     # As a courtesy to clients whose base URL has no /v1.
     app.include_router(api, include_in_schema=False)

@@ -104,7 +104,7 @@ def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["draw"], 2, "invalid choice: 'draw'"), (["paint", "a fox"], 2, "required: -o"), (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "argument -n: a number from 1 to 10"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
+@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["draw"], 2, "invalid choice: 'draw'"), (["check", "--patience", "1e3"], 2, "argument --patience: A silence has 0 to 900 seconds."), (["paint", "a fox"], 2, "required: -o"), (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "argument -n: a number from 1 to 10"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
 def test_what_the_command_line_itself_answers(
     arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,11 +122,11 @@ def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatc
         return 7
 
     monkeypatch.setattr(commands, "demo", note)
-    monkeypatch.setattr(commands, "check", lambda settings, paint: note(settings.upstream_base_url, paint=paint))
+    monkeypatch.setattr(commands, "check", lambda settings, **more: note(settings.upstream_base_url, **more))
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
-    lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--paint"])
-    assert [commands.main(line) for line in lines] == [7] * 4
-    assert given == [None, "out", NOWHERE, False, NOWHERE, True]
+    lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
+    assert [commands.main(line) for line in lines] == [7] * 5
+    assert given == [None, "out", NOWHERE, False, None, NOWHERE, True, 150, NOWHERE, False, 2.5]
 
 
 def test_explain_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "main": {"*"},
     "connection": {"errors", "log"},
     "server": {"connection", "log", "main", "settings", "studio"},
+    "silence": {"errors", "access", "responses"},
     "explanation": {"pure/*"},
     "terminal": set(),
     "painting": {"settings", "terminal", "pure/*"},
@@ -107,6 +108,7 @@ TESTS_OF_THE_WHOLE = {
     "test_hostile",
     "test_node_clients",
     "test_packaging",
+    "test_secrets",
     "test_wire",
 }
 

@@ -1,6 +1,7 @@
 """`limner check` against the demo upstream and against what is none."""
 
 import asyncio
+import hashlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from app.check import check, judge_model
 from app.demo.upstream import create_demo
 from app.settings import Settings
 from tests.certificate import CERTIFICATE, KEY
-from tests.servers import RunningDemo, run_demo
+from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ class Case:
 
 KEYED = {"upstream_api_key": "sk-upstream"}
 HINT = "      No picture was asked for: limner check --paint does that, and costs one picture."
-REACHED = ("ok    address  HOST is 127.0.0.1 (", "ok    tls      none: plain http, the key travels unencrypted (")
+REACHED = ("ok    address  HOST is 127.0.0.1; name ", "ok    tls      none: plain http, the key travels unencrypted (")
 ACCEPTED = (*REACHED, "ok    key      accepted; gpt-image-2-chat is among its ")
 
 CASES = [
@@ -254,3 +255,72 @@ def test_each_of_several_is_taken_as_far_as_it_goes(
         assert line.startswith(expected)
     assert ", nothing is NOT among its " in shown[8]
     assert demo.state.calls == 2
+
+
+def test_an_address_that_does_not_answer_is_passed_over() -> None:
+    async def run(port: int) -> None:
+        writer = await steps.connect(["127.0.0.2", "127.0.0.1"], port)
+        writer.close()
+        await writer.wait_closed()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(run(listener.getsockname()[1]))
+
+
+def headers(ms: int) -> dict[str, str]:
+    return {"x-limner-upstream-ms": str(ms), "x-limner-overhead-ms": "4.6", "x-limner-reply-form": "link"}
+
+
+def test_who_would_not_have_waited_is_said() -> None:
+    assert steps.way_of(headers(29_000)) == "found as link; upstream 29000 ms, Limner 5 ms"
+    said = "found as link; upstream 31000 ms, Limner 5 ms; without a stream cut by Haystack and Heroku (30 s)"
+    assert steps.way_of(headers(31_000)) == said
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """`public`: LIMNER stands for the address of a running one, whose key is sk-client."""
+
+    name: str
+    public: str | None
+    says: str
+    keys: str = "sk-client"
+    seconds: float = 0.01
+
+
+LIMNER = "LIMNER"
+DIGEST = f"sha256:{hashlib.sha256(b'sk-client').hexdigest()}"
+SILENCES = [
+    Silence("it passes", LIMNER, "ok    patience 0.01 s of silence pass through LIMNER ("),
+    Silence("the key is not the first", LIMNER, "ok    patience 0.01 s of silence pass through LIMNER (", f"{DIGEST},sk-client"),
+    Silence("only digests of keys", LIMNER, "FAIL  patience LIMNER_API_KEYS has only digests of keys, and this needs a key", DIGEST),
+    Silence("a key the server does not know", LIMNER, "FAIL  patience cut after 0 s: status 401. Set LIMNER_KEEPALIVE_AFTER", "sk-other"),
+    Silence("no key at all", LIMNER, "FAIL  patience cut after 0 s: status 401. Set LIMNER_KEEPALIVE_AFTER", ""),
+    Silence("nobody says where", None, "FAIL  patience LIMNER_PUBLIC_URL is unset: nobody says which way clients take"),
+    Silence("something else is there", "LIMNER/else", "FAIL  patience no Limner of this version answers at LIMNER/else"),
+    Silence("the connection is cut", "http://127.0.0.1:9", "FAIL  patience cut after 0 s: ConnectError. Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def limner() -> Iterator[RunningLimner]:
+    with run_limner("http://127.0.0.1:9", api_keys="sk-client") as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", SILENCES, ids=lambda case: case.name)
+def test_a_silence_is_tried_on_the_way_of_clients(
+    limner: RunningLimner,
+    case: Silence,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "STEPS", [])
+    public = {"public_url": case.public.replace(LIMNER, limner.url)} if case.public else {}
+    here = settings("http://127.0.0.1:9", tmp_path, api_keys=case.keys, **public)
+    assert check(here, paint=False, patience=case.seconds) == int(case.says.startswith("FAIL"))
+    said = [line for line in capsys.readouterr().out.splitlines() if "patience" in line]
+    assert said[0].startswith(
+        case.says.replace("LIMNER/", f"{limner.url}/").replace("through LIMNER", f"through {limner.url}")
+    )
