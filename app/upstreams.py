@@ -42,10 +42,12 @@ class Member:
 class Course:
     """One question's way through the upstreams, by their names: where it has been, and when it may go there again.
 
-    `models`: what each calls the model. `error` is raised where the way ends.
+    `models`: what each calls the model. `came` is when it wanted to be asked, `started` when it first was. `error` is
+    raised where the way ends.
     """
 
     models: Mapping[str, str]
+    came: float
     started: float | None = None
     asked: set[str] = field(default_factory=set)
     due: dict[str, float] = field(default_factory=dict)
@@ -109,7 +111,7 @@ class Upstreams:
         `model` is what the client named. Raises as `Upstream.read` does, and what the last upstream had to say where
         none could be asked; RateLimited where none had a place, NotFound where none has the model.
         """
-        course = Course(self._models_for(model))
+        course = Course(self._models_for(model), self._monotonic())
         self._budget.earn()
         while True:
             member = await self._next(course)
@@ -161,6 +163,8 @@ class Upstreams:
         before = member.circuit.state(now)
         if error is not None and _is_its_fault(error, member.upstream):
             member.circuit.fail(ticket, now, self._chance())
+            if self.are_several:
+                log.warning("upstream.fault", upstream=member.entry.name, code=error.code, reason=error.detail)
         else:
             member.circuit.succeed(ticket, now)
         if (after := member.circuit.state(now)) is not before:
@@ -192,8 +196,6 @@ class Upstreams:
         """Raises the error of the course where it has come to its end."""
         while isinstance(chosen := self._choose(course), Nobody):
             await (self._place(course) if chosen is Nobody.FREE else self._rest(course))
-        if course.asked:
-            log.warning("upstream.next", upstream=chosen, after=sorted(course.asked), reason=course.error.detail)
         return self._members[chosen]
 
     def _choose(self, course: Course) -> str | Nobody:
@@ -213,9 +215,8 @@ class Upstreams:
 
     async def _place(self, course: Course) -> None:
         """Wait until a question somewhere has ended."""
-        elapsed = 0.0 if course.started is None else self._monotonic() - course.started
         try:
-            async with asyncio.timeout(self._timeout - elapsed):
+            async with asyncio.timeout(course.came + self._timeout - self._monotonic()):
                 await self._freed.wait()
         except TimeoutError:
             raise course.error from None

@@ -4,6 +4,7 @@ First with an upstream of plain scripts, where time is a number; then with demo 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager
@@ -16,6 +17,8 @@ import httpx
 import orjson
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.errors import (
     ApiError,
@@ -65,10 +68,12 @@ class Scripted(Upstream):
         super().__init__(config, httpx.AsyncClient())
         self.log, self.name, self.script = log, name, script
         self.calls = 0
+        self.started: list[float] = []
         self.gate: asyncio.Event | None = None
 
     async def attempt(self, question: Question, started: float) -> httpx.Response | Fault:
         self.log.append(self.name)
+        self.started.append(started)
         step = self.script[min(self.calls, len(self.script) - 1)]
         self.calls += 1
         await asyncio.sleep(0)
@@ -179,6 +184,8 @@ WAYS = [
     Way("no time is left to wait for one", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
     Way("alone and down: again while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
     Way("alone and busy: after its time", {"a": [LATER, OK]}, "aa", "a", (30,)),
+    Way("alone and busy twice: after its time each", {"a": [LATER, LATER, OK]}, "aaa", "a", (30, 30)),
+    Way("alone and busy twice: no time for a second wait", {"a": [LATER]}, "aa", RateLimited, (30,), {"timeout": 50}),
 ]  # fmt: skip
 
 
@@ -194,17 +201,56 @@ def test_the_way_of_a_question(way: Way) -> None:
         assert type(error) is way.ends
 
 
-def test_where_it_goes_next_is_in_the_log() -> None:
-    world = build({"a": [DOWN], "b": [BUSY, OK]})
+def test_its_way_is_in_the_log() -> None:
+    world = build({"a": [DOWN], "b": [NO_QUOTA]}, attempts=2)
     with structlog.testing.capture_logs() as records:
         asyncio.run(world.ask())
-    assert [{k: v for k, v in record.items() if k != "log_level"} for record in records] == [
-        {"event": "upstream.next", "upstream": "b", "after": ["a"], "reason": "down"},
-        {"event": "upstream.repeat", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": None},
-        {"event": "upstream.next", "upstream": "a", "after": ["b"], "reason": None},
-        {"event": "upstream.repeat", "upstream": "b", "attempt": 2, "seconds": 0.0, "reason": "down"},
-        {"event": "upstream.next", "upstream": "b", "after": ["a"], "reason": "down"},
-    ]
+    fault = {"event": "upstream.fault", "log_level": "warning", "upstream": "a", "code": "upstream_unreachable"}
+    assert records == [
+        {**fault, "reason": "down"},
+        {**fault, "upstream": "b", "code": "upstream_quota", "reason": None},
+        {"event": "upstream.repeat", "log_level": "warning", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": "down"},
+        {**fault, "reason": "down"},
+    ]  # fmt: skip
+
+
+def test_of_one_alone_only_repeats_are_logged() -> None:
+    world = build({"a": [DOWN, OK]})
+    with structlog.testing.capture_logs() as records:
+        asyncio.run(world.ask())
+    assert [record["event"] for record in records] == ["upstream.repeat"]
+
+
+STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, REFUSAL])
+
+
+@given(
+    st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.booleans(),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_nothing_is_asked_twice_that_may_have_been_paid_for(
+    scripts: list[list[Fault | None]], attempts: int, ambiguous: bool, chance: float
+) -> None:
+    world = build(dict(zip("abc", scripts, strict=False)), attempts=attempts, ambiguous=ambiguous, chance=chance)
+    name, error = asyncio.run(world.ask())
+    calls: Counter[str] = Counter()
+    outcomes = []
+    for asked in world.asked:
+        script = world.upstream(asked).script
+        outcomes.append((asked, script[min(calls[asked], len(script) - 1)]))
+        calls[asked] += 1
+    free = {Again.SAFE, Again.ELSEWHERE} | ({Again.AMBIGUOUS} if ambiguous else set())
+    assert all(isinstance(step, Fault) and step.again in free for _, step in outcomes[:-1])
+    assert len(outcomes) <= len(scripts) + attempts - 1
+    for index, (asked, step) in enumerate(outcomes):
+        if isinstance(step, Fault) and step.again is Again.ELSEWHERE:
+            assert asked not in world.asked[index + 1 :]
+    last, step = outcomes[-1]
+    assert (name, error is None) == ((last, True) if step is OK else (None, False))
+    if error is not None:
+        assert error in [step.error for _, step in outcomes if isinstance(step, Fault)]
 
 
 def test_each_is_asked_in_its_dialect_for_its_model() -> None:
@@ -270,7 +316,14 @@ def test_repeats_are_paid_from_one_budget() -> None:
             await world.ask()
 
     asyncio.run(run())
-    assert len(world.asked) - 2 * 40 <= 10 + 40 // 5
+    assert len(world.asked) - 2 * 40 == 10 + 39 // 5
+
+
+def test_one_deadline_is_around_all_upstreams_and_attempts() -> None:
+    world = build({"a": [LATER, OK], "b": [NO_KEY]})
+    asyncio.run(world.ask())
+    assert world.time.now == 1030
+    assert world.upstream("a").started + world.upstream("b").started == [1000, 1000, 1000]
 
 
 def test_a_circuit_opens_probes_once_and_closes() -> None:
@@ -417,6 +470,29 @@ def test_nobody_waits_for_a_place_for_ever() -> None:
 
     clock.run(run())
     assert world.asked == ["a"]
+
+
+def test_who_loses_a_place_to_another_does_not_wait_anew() -> None:
+    world = build({"a": [OK]}, entries={"a": {"max_concurrency": 1}}, timeout=60)
+
+    async def run() -> None:
+        gate = world.upstream("a").gate = asyncio.Event()
+        first, second, third = (asyncio.create_task(world.ask()) for _ in range(3))
+        await asyncio.sleep(0)
+        world.time.now += 59
+        clock.skip(59)
+        gate.set()
+        await first
+        gate.clear()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert world.asked == ["a", "a"]
+        clock.skip(2)
+        assert isinstance((await third)[1], RateLimited)
+        gate.set()
+        assert await second == ("a", None)
+
+    clock.run(run())
 
 
 def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:

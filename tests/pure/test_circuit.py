@@ -88,6 +88,14 @@ def test_a_probe_that_succeeds_closes_it_and_all_is_forgotten() -> None:
     assert circuit.state(now) is State.CLOSED
 
 
+def test_what_opened_it_is_not_held_against_it_later() -> None:
+    circuit = Circuit()
+    now = play(circuit, "--+--+" * 3 + "+-")
+    circuit.succeed(circuit.enter(now + 10), now + 10)
+    now = play(circuit, "-", start=now + 10)
+    assert circuit.state(now) is State.CLOSED
+
+
 def failed_probes(number: int) -> tuple[Circuit, list[int]]:
     """And how long it stayed open after each."""
     circuit, now, times = opened(), 10, []
