@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Route
 
 from app import __version__
 from app.access import Access, Turns
@@ -32,7 +34,7 @@ from app.status import REMEMBERED, status_routes
 from app.store import Store, open_store
 from app.studio import Studio
 from app.transcode import Transcoder
-from app.upstream import Upstream, UpstreamConfig, open_client
+from app.upstream import Upstream, UpstreamConfig, open_transport
 from app.upstreams import Member, Upstreams
 from app.workbench import Parts
 
@@ -68,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_exception_handler(ApiError, answer_fault)
     app.add_exception_handler(HTTPException, answer_framework)
@@ -85,7 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     access = Access((key.get_secret_value() for key in settings.api_keys), pass_through=settings.pass_through)
     api = APIRouter()
-    api.include_router(image_routes(settings, access))
+    images = image_routes(settings, access)
+    api.include_router(images)
     api.include_router(model_routes(settings.listed_models, access))
     api.include_router(silence_routes(access))
     app.include_router(api, prefix="/v1")
@@ -97,7 +101,21 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.page:
         app.include_router(page_routes(settings))
     complete(app.openapi())
+    serve_directly(app, images)
     return app
+
+
+def serve_directly(app: FastAPI, router: APIRouter) -> None:
+    """FastAPI has written the document from these routes; it would serve them at twice the cost of what is beneath it.
+
+    Those with parameters in their path stay with it.
+    """
+    plain = [route for route in router.routes if isinstance(route, APIRoute) and "{" not in route.path]
+    app.router.routes[:0] = [
+        Route(f"{prefix}{route.path}", route.endpoint, methods=list(route.methods or ()))
+        for prefix in ("/v1", "")
+        for route in plain
+    ]
 
 
 @asynccontextmanager
@@ -158,9 +176,9 @@ def turns(settings: Settings) -> int:
 
 
 def open_upstreams(settings: Settings) -> Upstreams:
-    client = open_client()
+    transport = open_transport()
     return Upstreams(
-        [Member(entry, Upstream(upstream_config(entry, settings), client)) for entry in settings.roster],
+        [Member(entry, Upstream(upstream_config(entry, settings), transport)) for entry in settings.roster],
         timeout=settings.upstream_timeout,
         attempts=settings.upstream_attempts,
         ambiguous=settings.retry_ambiguous,

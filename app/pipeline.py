@@ -17,7 +17,7 @@ from typing import Generic, Literal, Protocol, TypeVar, cast
 from app.errors import ApiError, ImageUnavailable, NoImageInReply, UserError
 from app.pure.answers import Painted, has_format, wanted_format
 from app.pure.chat import ChatReply
-from app.pure.dialects import chat_body
+from app.pure.dialects import as_url, chat_body
 from app.pure.images import ImagesRequest, Picture
 from app.pure.json_holes import Hole, HoleyJson, Source
 from app.pure.media import ImageInfo, decode_data_url, measure
@@ -123,7 +123,8 @@ async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncG
     usage = Usage()
     faults: list[ApiError] = []
     questions = [answer(commission, edge.ask(put, stream=stream)) for _ in range(request.n)]
-    async with aclosing(side_by_side(questions)) as items:
+    items = alone(questions[0]) if request.n == 1 else side_by_side(questions)
+    async with aclosing(items):
         async for item in items:
             match item:
                 case Partial():
@@ -173,15 +174,6 @@ async def bytes_of(url: str, edge: Edge[B], lifted: Mapping[str, Source] = Mappi
     blob = edge.blob()
     blob.write(decode_data_url(url))
     return blob
-
-
-def as_url(picture: Sink | str) -> Hole | str:
-    """The type is sniffed: clients send `application/octet-stream`, and label a JPEG as PNG."""
-    if isinstance(picture, str):
-        return picture
-    info = measure(picture.read_at)
-    media_type = "application/octet-stream" if info is None else info.media_type
-    return Hole(picture, f"data:{media_type};base64,")
 
 
 async def answer(
@@ -262,6 +254,16 @@ async def deliver(commission: Commission[B], reply: ChatReply, image: FoundImage
     if policy.rehost == "never":
         return Painted(image.form, url=Hole(converted, f"data:{info.media_type};base64,"), info=info)
     return Painted(image.form, url=await edge.keep(converted, info), info=info)
+
+
+async def alone(question: AsyncGenerator[Partial | Answer, None]) -> AsyncGenerator[Partial | Answer | ApiError, None]:
+    """Most requests ask one question: no task and no queue for it."""
+    try:
+        async with aclosing(question):
+            async for item in question:
+                yield item
+    except ApiError as error:
+        yield error
 
 
 async def side_by_side(

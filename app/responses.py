@@ -100,10 +100,13 @@ class PicturesResponse(Response):
         delivered = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            last = b""
             for piece in joined(chain.from_iterable(document.pieces() for document in self._documents)):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if last:
+                    await send({"type": "http.response.body", "body": last, "more_body": True})
+                last = piece
             delivered = await self._visit.presence.is_here()
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": last})
         finally:
             self._visit.leave(delivered=delivered)
 

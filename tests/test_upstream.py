@@ -41,7 +41,7 @@ from app.errors import (
 from app.pure.chat import ChatReply
 from app.pure.json_holes import Hole, HoleyJson
 from app.roster import Entry
-from app.upstream import Question, Upstream, UpstreamConfig, open_client
+from app.upstream import Question, Upstream, UpstreamConfig, open_transport
 from app.upstreams import Member, Upstreams
 from tests.chaos import Act, Chaos, Script, run_chaos, run_server
 
@@ -127,7 +127,7 @@ class Manner(UpstreamConfig):
 QUICK = Manner(base_url="", api_key=SecretStr(KEY), timeout=60, idle_timeout=30, connect_timeout=5)
 
 
-def build(config: Manner, client: httpx.AsyncClient, clock: Clock | None = None) -> Upstreams:
+def build(config: Manner, client: httpx.AsyncBaseTransport, clock: Clock | None = None) -> Upstreams:
     """It alone: how several work together is in test_upstreams.py."""
     clock = clock or Clock()
     alone = Upstream(config, client, monotonic=clock.read, now=lambda: 1_795_341_600.0)
@@ -152,7 +152,7 @@ async def asking(upstreams: Upstreams, question: Question) -> AsyncGenerator[Cha
 
 @asynccontextmanager
 async def open_upstream(config: Manner, clock: Clock | None = None) -> AsyncGenerator[Upstreams, None]:
-    asked = build(config, open_client(), clock)
+    asked = build(config, open_transport(), clock)
     try:
         yield asked
     finally:
@@ -426,7 +426,7 @@ def test_answers(case: Answer) -> None:
     route.side_effect = [*case.answers, *[case.answers[-1]] * 3]
 
     async def run() -> Outcome:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(router.async_handler)) as client:
+        async with httpx.MockTransport(router.async_handler) as client:
             asked = build(replace(case.config, base_url="https://upstream.test/v1/"), client, clock)
             return await collect(asking(asked, Question(SMALL, key=CALLERS_KEY)))
 
@@ -663,8 +663,8 @@ def test_a_reply_that_nobody_wants_any_more_is_let_go() -> None:
 
 def test_certificates_are_checked() -> None:
     async def run() -> ssl.SSLContext:
-        async with open_client() as client:
-            transport = client._transport
+        async with open_transport() as client:
+            transport = client
             assert isinstance(transport, AiohttpTransport)
             async with transport.get_client() as session:
                 assert isinstance(session.connector, aiohttp.TCPConnector)
@@ -687,7 +687,7 @@ def ask_stream(*pieces: bytes) -> Outcome:
 
     async def run() -> Outcome:
         transport = httpx.MockTransport(lambda _: httpx.Response(200, content=stream()))
-        async with httpx.AsyncClient(transport=transport) as client:
+        async with transport as client:
             asked = build(replace(QUICK, base_url="https://upstream.test/v1"), client)
             return await collect(asking(asked, Question(SMALL, stream=True)))
 

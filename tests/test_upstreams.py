@@ -65,7 +65,7 @@ class Scripted(Upstream):
     """`script`: what comes of each attempt in turn, the last for ever. An ApiError breaks the reply off."""
 
     def __init__(self, log: list[str], name: str, script: Sequence[Fault | ApiError | None], config: UpstreamConfig):
-        super().__init__(config, httpx.AsyncClient())
+        super().__init__(config, httpx.MockTransport(lambda _: httpx.Response(500)))
         self.log, self.name, self.script = log, name, script
         self.calls = 0
         self.started: list[float] = []

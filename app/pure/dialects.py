@@ -7,7 +7,9 @@ from typing import Any
 
 from app.pure.images import ImagesRequest
 from app.pure.json_holes import Hole
+from app.pure.media import measure
 from app.pure.sizes import Size
+from app.pure.standins import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +100,12 @@ def _distance(ratio: str, size: Size) -> float:
     """Twice as wide is as far as half as wide."""
     width, height = map(int, ratio.split(":"))
     return abs(math.log(width * size.height / (height * size.width)))
+
+
+def as_url(picture: Sink | str) -> Hole | str:
+    """The type is sniffed: clients send `application/octet-stream`, and label a JPEG as PNG."""
+    if isinstance(picture, str):
+        return picture
+    info = measure(picture.read_at)
+    media_type = "application/octet-stream" if info is None else info.media_type
+    return Hole(picture, f"data:{media_type};base64,")

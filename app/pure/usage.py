@@ -1,7 +1,7 @@
 """Token counts: as chat upstreams report them, as the Images API does."""
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -13,7 +13,12 @@ class Usage:
     output_text_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return Usage(
+            self.input_image_tokens + other.input_image_tokens,
+            self.input_text_tokens + other.input_text_tokens,
+            self.output_image_tokens + other.output_image_tokens,
+            self.output_text_tokens + other.output_text_tokens,
+        )
 
     def as_images_api(self) -> dict[str, Any]:
         """Complete, always, and in the order of real answers: clients crash on a part that is missing."""

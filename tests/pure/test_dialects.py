@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from app.pure import dialects
-from app.pure.dialects import DIALECTS, MASK_NOTE, Dialect, chat_body
+from app.pure.dialects import DIALECTS, MASK_NOTE, Dialect, as_url, chat_body
 from app.pure.images import ImagesRequest, Operation, Picture, read_json
 from app.pure.json_holes import Hole, HoleyJson
 from app.pure.sizes import Size
@@ -243,3 +243,34 @@ def test_pictures_may_be_holes() -> None:
     body = chat_body(request, [hole], dialect="metadata", model="m", stream=True)
     sent = orjson.loads(b"".join(HoleyJson(body).pieces()))
     assert sent["messages"] == said("a cat", "data:image/png;base64,YWJj")
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def write(self, data: bytes) -> None: ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._data[offset : offset + size]
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        yield self._data
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "image/png"),
+        (b"\xff\xd8\xff\xe0" + bytes(30), "image/jpeg"),
+        (b"?", "application/octet-stream"),
+    ],
+)
+def test_bytes_go_as_data_urls_with_the_type_that_they_have(data: bytes, media_type: str) -> None:
+    source = Bytes(data)
+    assert as_url(source) == Hole(source, f"data:{media_type};base64,")
+
+
+def test_links_that_may_pass_go_as_they_are() -> None:
+    assert as_url("https://h/a.png") == "https://h/a.png"
