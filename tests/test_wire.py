@@ -122,6 +122,7 @@ NET_BOUNDARY = b"a4e5b6c7-d8f9-4a0b-b1c2-d3e4f5a6b7c8"
 JAVA_BOUNDARY = b"66d3f4a1-0f7c-4a0e-9c6e-b7a8d9e0f1a2"
 RUBY_BOUNDARY = b"-----------RubyMultipartPost-0a1b2c3d4e5f"
 GO_BOUNDARY = b"5c9e7f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071829304"
+PHP_BOUNDARY = b"0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
 CURL_BOUNDARY = b"------------------------d74496d66958873e"
 DATA_URL = "data:image/png;base64," + base64.b64encode(RED).decode()
 
@@ -159,7 +160,17 @@ CASES = [
     Case("Semantic Kernel: an edit without a model, one picture in a list", post(E, b"Content-Type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"prompt", b"a hat"), text(b"n", b"1"), file(b"image[]", b"image_0.png", b"image/png", RED))), "auto 'a hat'", (RED,), format="url"),
     Case("LangChain: dall-e-2's defaults want a link", json(G, b'{"prompt": "a fox", "n": 1, "size": "1024x1024", "model": "dall-e-2"}'), "1024x1024 'a fox'", format="url"),
     Case("LangChain.js: dall-e-3's defaults", json(G, b'{"model":"dall-e-3","prompt":"a fox","n":1,"size":"1024x1024","response_format":"url","style":"vivid","quality":"standard"}'), "1024x1024 'a fox'", format="url", ignored="style", quality="medium"),
+    Case("LlamaIndex: dall-e-3's defaults", json(G, b'{"prompt": "a fox", "n": 1, "model": "dall-e-3", "quality": "standard", "size": "1024x1024", "response_format": "url", "style": "vivid"}'), "1024x1024 'a fox'", format="url", ignored="style", quality="medium"),
+    Case("Haystack: reads base64 and never asks for it", json(G, b'{"model": "gpt-image-2", "prompt": "a fox", "size": "1024x1024", "quality": "auto", "n": 1}'), "1024x1024 'a fox'"),
+    Case("Semantic Kernel: a generation", json(G, b'{"prompt": "a fox", "model": "gpt-image-1", "n": 1, "size": "1024x1024"}'), "1024x1024 'a fox'"),
+    Case("Spring AI: its default model", json(G, b'{"prompt":"a fox","model":"gpt-image-1-mini"}', b"content-type: application/json\r\nuser-agent: OpenAI/Java 4.5.0\r\nx-stainless-lang: java\r\n"), "auto 'a fox'"),
+    Case("openai-go: a list of files", post(E, b"Content-Type: multipart/form-data; boundary=%s\r\nUser-Agent: OpenAI/Go 3.1.0\r\n" % GO_BOUNDARY, form(GO_BOUNDARY, file(b"image[]", b"a.png", b"image/png", RED), file(b"image[]", b"b.png", b"image/png", GREEN), text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2"))), "auto 'a hat'", (RED, GREEN)),
+    Case("openai-php: a length in every part", post(E, b'content-type: multipart/form-data; boundary="%s"\r\n' % PHP_BOUNDARY, form(PHP_BOUNDARY, text(b"model", b"gpt-image-2", b"\r\nContent-Length: 11"), text(b"prompt", b"a hat", b"\r\nContent-Length: 5"), part(b'Content-Disposition: form-data; name="image[]"; filename="a.png"\r\nContent-Length: %d\r\nContent-Type: image/png' % len(RED), RED))), "auto 'a hat'", (RED,)),
     # Applications.
+    Case("Dify: the tool for dall-e-3", json(G, b'{"prompt": "a fox", "model": "dall-e-3", "size": "1024x1024", "n": 1, "response_format": "b64_json", "style": "vivid", "quality": "standard"}'), "1024x1024 'a fox'", ignored="style", quality="medium"),
+    Case("Dify: the tool for gpt-image sends what is not auto", json(G, b'{"prompt": "a fox", "model": "gpt-image-2"}'), "auto 'a fox'"),
+    Case("n8n: a generation", json(G, b'{"prompt":"a fox","model":"gpt-image-1","quality":"medium","size":"1024x1024"}'), "1024x1024 'a fox'", quality="medium"),
+    Case("LobeChat: a generation", json(G, b'{"model":"gpt-image-1","n":1,"prompt":"a fox"}'), "auto 'a fox'"),
     Case("Open WebUI: a double slash, an API version, its default size", json(b"/v1//images/generations?api-version=2025-04-01-preview", b'{"model": "gpt-image-2", "prompt": "a fox", "n": 1, "size": "512x512"}'), "1024x1024 'a fox'", size="512x512"),
     Case("LibreChat: the image tool's defaults", json(G, b'{"model":"gpt-image-1","prompt":"a fox","n":1,"background":"auto","output_format":"png","quality":"auto","size":"auto"}'), "auto 'a fox'"),
     Case("LibreChat: a chunked edit", stream(E, b"content-type: multipart/form-data; boundary=--------------------------498105206734\r\n", form(b"--------------------------498105206734", text(b"model", b"gpt-image-1"), text(b"prompt", b"a hat"), text(b"quality", b"auto"), text(b"size", b"auto"), file(b"image[]", b"a.png", b"image/png", RED))), "auto 'a hat'", (RED,)),
