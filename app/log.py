@@ -11,7 +11,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor
 log: FilteringBoundLogger = structlog.get_logger()
 
 #: Libraries that would write addresses of signed images, or every request once more.
-_NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart")
+_NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart", "PIL")
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:

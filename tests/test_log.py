@@ -71,6 +71,6 @@ def test_what_strangers_write_does_not_steer_the_terminal(form: str) -> None:
 def test_libraries_do_not_write_addresses() -> None:
     stream = io.StringIO()
     configure("json", "debug", stream)
-    for name in ("httpx", "aiohttp.client", "asyncio", "python_multipart.multipart"):
+    for name in ("httpx", "aiohttp.client", "asyncio", "python_multipart.multipart", "PIL.PngImagePlugin"):
         logging.getLogger(name).info("GET https://images.example.com/a.png?signature=secret")
     assert stream.getvalue() == ""
