@@ -488,7 +488,7 @@ def test_who_loses_a_place_to_another_does_not_wait_anew() -> None:
             await asyncio.sleep(0)
         assert world.asked == ["a", "a"]
         clock.skip(2)
-        assert isinstance((await third)[1], RateLimited)
+        assert isinstance((await asyncio.wait_for(third, 5))[1], RateLimited)
         gate.set()
         assert await second == ("a", None)
 
