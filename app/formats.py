@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 
 from app.pure.dialects import DIALECTS
 from app.pure.netguard import Allowed, parse_allow
+from app.store import check_url
 
 
 def _split(value: object) -> object:
@@ -38,8 +39,10 @@ def _check_dialect(value: str) -> str:
 
 
 def _check_store(value: str) -> str:
-    if not value.startswith("disk:///"):
-        raise PydanticCustomError("store", "disk:///absolute/path")
+    try:
+        check_url(value)
+    except ValueError as error:
+        raise PydanticCustomError("store", "{form}", {"form": str(error)}) from None
     return value
 
 
@@ -81,7 +84,7 @@ class Shrink(NamedTuple):
     max_edge: int | None
 
     def __str__(self) -> str:
-        return "20MB,4096"
+        return "20MiB,4096"
 
 
 def _parse_shrink(value: object) -> object:
@@ -96,7 +99,7 @@ def _parse_shrink(value: object) -> object:
     except ValueError:
         limits = Shrink(0, 0)
     if not (limits.max_bytes and limits.max_edge and limits.max_bytes > 0 and limits.max_edge > 0):
-        raise PydanticCustomError("shrink", "a size and a number of pixels, like 20MB,4096, or never")
+        raise PydanticCustomError("shrink", "a size and a number of pixels, like 20MiB,4096, or never")
     return limits
 
 
@@ -122,5 +125,7 @@ AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allo
 _ClientKeys = tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 KeyFile = Annotated[Key, BeforeValidator(_strip), BeforeValidator(_read_file)]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+SecretFile = Annotated[Secret, BeforeValidator(_strip), BeforeValidator(_read_file)]
 Keys = Annotated[_ClientKeys, NoDecode, BeforeValidator(_split)]
 KeysFile = Annotated[_ClientKeys, NoDecode, BeforeValidator(_split_lines), BeforeValidator(_read_file)]

@@ -32,6 +32,7 @@ from app.settings import Settings
 from app.silence import silence_routes
 from app.status import REMEMBERED, status_routes
 from app.store import Store, open_store
+from app.stored import StoreConfig
 from app.studio import Studio
 from app.transcode import Transcoder
 from app.upstream import Upstream, UpstreamConfig, open_transport
@@ -61,7 +62,7 @@ _SWEEP = 600.0
 
 def create_app(settings: Settings) -> FastAPI:
     """`app.state.studio` is set while the app runs. Raises OSError where the image store cannot be opened."""
-    store = open_store(settings.image_store, settings.image_ttl)
+    store = open_store(store_config(settings))
     app = FastAPI(
         title="Limner",
         version=__version__,
@@ -168,6 +169,16 @@ def policy(settings: Settings) -> Policy:
     )
 
 
+def store_config(settings: Settings) -> StoreConfig:
+    return StoreConfig(
+        url=settings.image_store,
+        ttl=settings.image_ttl,
+        max_bytes=settings.image_store_max_bytes,
+        key=settings.image_store_key,
+        serve=settings.store_serve,
+    )
+
+
 def turns(settings: Settings) -> int:
     """No more than the upstreams take together: the rest waits in the queue, which is fair between callers."""
     limits = [entry.max_concurrency for entry in settings.roster]
@@ -199,7 +210,10 @@ def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
 
 async def sweep(store: Store, seconds: float) -> None:
     while True:
-        log.debug("sweep", removed=await store.sweep())
+        try:
+            log.debug("sweep", removed=await store.sweep())
+        except ApiError as error:
+            log.warning("sweep", error=error.detail)
         await asyncio.sleep(seconds)
 
 

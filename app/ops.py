@@ -1,18 +1,17 @@
 """What operators and clients ask besides pictures: health, models, kept images."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from app.access import Access
 from app.errors import NotFound, Unavailable
+from app.kept import KeptResponse
 from app.openapi import MODEL, MODELS, NEEDS_KEY, READINESS, STATUS, fault_responses, json_response
 from app.responses import JsonResponse
+from app.stored import cache_control
 
 #: 2024-12-01: a date that never changes, so that answers can be cached and compared.
 _CREATED = 1_733_011_200
-
-#: Endings that are not the format's own name.
-_FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 
 
 def health_routes() -> APIRouter:
@@ -69,7 +68,7 @@ def kept_routes(ttl: float) -> APIRouter:
     """No key: whoever has the address, which nobody can guess, may see the picture."""
     router = APIRouter(tags=["kept images"])
     headers = {
-        "cache-control": f"public, max-age={ttl:.0f}, immutable",
+        "cache-control": cache_control(ttl),
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'",
         "cross-origin-resource-policy": "cross-origin",
@@ -79,19 +78,13 @@ def kept_routes(ttl: float) -> APIRouter:
     @router.get(
         "/kept/{name}",
         summary="A picture that is kept for its time",
-        response_class=FileResponse,
+        response_class=Response,
         responses={200: {"description": "The picture.", "content": {"image/*": {}}}, **fault_responses(404)},
     )
     async def kept(name: str, http: Request) -> Response:
-        path = http.app.state.studio.parts.store.find(name)
-        if path is None:
+        stored = await http.app.state.studio.parts.store.find(name)
+        if stored is None:
             raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
-        return FileResponse(path, headers=headers, media_type=media_type(name))
+        return KeptResponse(stored, http.headers, headers)
 
     return router
-
-
-def media_type(name: str) -> str:
-    """Not left to the standard library: before 3.13 it knows WebP only where the system has a file that lists it."""
-    ending = name.rpartition(".")[2]
-    return f"image/{_FORMATS.get(ending, ending)}"

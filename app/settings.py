@@ -20,6 +20,8 @@ from app.formats import (
     Keys,
     KeysFile,
     Seconds,
+    Secret,
+    SecretFile,
     Shrink,
     ShrinkLimits,
     Size,
@@ -118,9 +120,9 @@ class Settings(BaseSettings):
         "the original, pixel by pixel, into a PNG of the original's size.",
     )
     shrink_inputs: ShrinkLimits = Field(
-        Shrink(20 * 10**6, 4096),
+        Shrink(20 * 2**20, 4096),
         description="Input pictures over this size, or with an edge of more pixels, are made smaller, since upstreams "
-        "drop them: `20MB,4096`, or `never`.",
+        "drop them: `20MiB,4096`, or `never`.",
     )
     pass_image_urls: bool = Field(
         False,
@@ -165,7 +167,24 @@ class Settings(BaseSettings):
     )
 
     image_store: StoreUrl = Field(
-        default_factory=_default_store, description="Where kept images live: `disk:///absolute/path`."
+        default_factory=_default_store,
+        description="Where kept images live: `disk:///absolute/path`, `s3://bucket/prefix`, `gs://bucket/prefix`, "
+        "`az://container/prefix` or `memory:`; see [Where pictures are kept](#where-pictures-are-kept).",
+    )
+    image_store_key_file: SecretFile | None = Field(None, description="A file with the bucket's key, in its place.")
+    image_store_key: Secret | None = Field(
+        default_factory=lambda given: given["image_store_key_file"],
+        description="The bucket's key: `ID:SECRET` of S3, `ACCOUNT:KEY` of Azure, the JSON of a Google service "
+        "account. Unset: what the provider's own tools would use.",
+    )
+    image_store_max_bytes: Size | None = Field(
+        None,
+        description="Bytes of kept images at most, the oldest go first. Unset: `10GiB` on disk, `256MiB` in memory. "
+        "Buckets are not bounded.",
+    )
+    store_serve: Literal["presigned", "proxy"] = Field(
+        "presigned",
+        description="How clients get at images in a bucket: `presigned` URLs of its own, or through this server.",
     )
     image_ttl: Seconds = Field(86_400, description="Seconds a kept image can be fetched.")
     rehost: Literal["never", "needed", "always"] = Field(
@@ -212,7 +231,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _refuse_two_sources(self) -> Self:
         """Which of the two would win is nothing to guess about keys."""
-        for field in ("upstream_api_key", "api_keys"):
+        for field in ("upstream_api_key", "api_keys", "image_store_key"):
             if getattr(self, f"{field}_file") and field in self.model_fields_set:
                 message = f"{variable(field)}_FILE: set together with {variable(field)}; one of them is enough"
                 raise PydanticCustomError("two_sources", "{message}", {"message": message})

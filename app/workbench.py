@@ -106,8 +106,9 @@ class Workbench:
         return self._own(converted, blob)
 
     async def keep(self, blob: Blob, info: ImageInfo) -> str:
+        name = await self.parts.store.keep(blob, info)
         base = self.parts.public_url or self.base_url.rstrip("/")
-        return f"{base}/kept/{await self.parts.store.keep(blob, info)}"
+        return await self.parts.store.link(name) or f"{base}/kept/{name}"
 
     def _own(self, made: Blob, given: Blob) -> Blob:
         """A new blob is gone with the request; the given one is its already."""

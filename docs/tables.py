@@ -18,6 +18,7 @@ _OPERATIONS = {BOTH: "both", ONLY_GENERATION: "generations", ONLY_EDIT: "edits"}
 _COMPUTED = {
     "image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`",
     "upstream_api_key": "unset",
+    "image_store_key": "unset",
     "api_keys": "unset",
 }
 

@@ -1,4 +1,4 @@
-"""A certificate for `cdn.test` that nobody trusts, and its key: worth nothing anywhere but in tests."""
+"""Keys that are worth nothing anywhere but in tests: a certificate for `cdn.test` that nobody trusts, a signer's."""
 
 KEY = """\
 -----BEGIN PRIVATE KEY-----
@@ -20,4 +20,35 @@ htiSMWNenqd12fOyUjAOBgNVHQ8BAf8EBAMCAoQwCgYIKoZIzj0EAwIDSAAwRQIg
 ZXHETU32E4FFf9McwJs5PFEZtq0JRT8qB23dAzVRzoYCIQCyB8HiReSbTIaqov3a
 90spBqAxtne/BSWb3BkSdN8AsA==
 -----END CERTIFICATE-----
+"""
+
+SIGNER = """\
+-----BEGIN PRIVATE KEY-----
+MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC6yRnHXpplon0Z
+Kj8vYqOn2Fy/AIs5hvwoFOGwFy8AEoXmU5JGTL2SNuUaNjlHWoKU6NwzDMu19EvA
+pz5az8dm41xprMnxcB8YK2vr6Vupk9VL00Sztk9DxpkzRLRv4gU5KXopMMN2ova4
+g5+odJr4RQF7HLJLBiYBCE4+m+p5OaWeR6rS/kVWPLgqlpzIYq3KJv+tH6LMbD1/
+sGVQeueRdKWtiEIu4lRiSheZeaMg62wGay+Nv8WKR+bllF3S/f5R5VDrwxyAJ6cp
+Z2lojpiGx2Jl8x8q/T+G9XgLgD88HalAJDvqW5FnFLgRRNFBx/wipPWpincw/4Up
+2j3DzCdlAgMBAAECggEANOs3xf/b/3J/Pct11k98bVfDwwt85mIDe7mazWBsHPmi
+fQRtW0Rvqwapdvko1jni6BxnEoGMD3N0qNLZPDJE3LYKnxfoqOIqtRbMPyzAnvU2
+x4JGIyJCJ8IS8m8DLfWbpDvHk/bwUeLOwqzr5XaP10n5pu8U5mOKDd3UCTH0Rr6d
+8IrRwYtsddnTKOJBA1FN6kNCFNiA0sNOOIXtfgEvc4UX7Xrl/XNamWQGthYgWiC5
+PH+EfX5nsLDGSWX6pAq2D7NwwX0eBeaY4FKxYep/Qv1gdtulzgOaPhzo/fGLsisp
+IMbccmYnSlV5AMB/izp6wLtzF/KoB/RtSKSXbjdoewKBgQDbvjeFQCdaZtBQHEyO
+ne4RwV9NK2hUXRsSXmZFLkvRp/yKlXBcgErHOd7YU+BTq2cVKwxpvi4q/U+yGqur
+D5N7jPu28c9RX9Vo4k202IgfsKmQs9M5hIAHxymI0pekJBHyanE9sHMtcJB4NlGm
+Z3wdyQyhqpmtkU5qXG+GM7SwPwKBgQDZmsi3YrDkQh/BKWkZcWwlzGNm7AmUxnBO
+zsFd5U15UvwKGZd5QIV5qnRN3Uqh949WMu5rEy1oPReLrB/o8PAI5UBKil1bh5vg
+7+9HO5ze8K0e1zfpp0T3znptksEqKETN5TCL0E0AnDRjLQNkKFAS8k2Nx+Px3jnK
+fvevyE4/WwKBgHR1Wl1vg6vAo5Rhex12i86zKjvuzmsvsQJKL29outwRaKFV0+fi
+Qj9V50nFIjWVuJsaZojANx2nhI5C3kpZhfNL47ewbgyVergMf9xhibsp2KQM+dwY
+4fW9UsDlw2JFj5FnYj6sfk5NwvNC7oD/hWMPw3cGwE2hnep2tNBuJMvnAoGBAMch
+Ww5elOu9CxwTzibHYaVRXaGA3N+1nG6xy8gmH3ioFRcVBkWiYsLM1nOuzy5awmOq
+Zf28ZfAe/94EHItpeO9bAzNzXS12cpIsXzY7ejmV24b+gh8iv/1ZiTWed4Ahq50T
+YBKCAwVM7K/ZMGJGdchwzcGyK4lZyF7jQ7wrvFdDAoGAOPpUxoKnU4Ry7YOH8uQO
+kGgQPsEG4/ItAF4d7Ffad2hBtiB60OyYyjeuUjAPW9WFEz00EuxdKqBatHA5oyQ8
+/n24DXLL4gLLIpjWfe4OSrz+wsakINiv+J2TuVLqHLcJrymV4ItNGeuBBrOhsrii
+kj+joTEl0Y4jQH6dPi9IG7k=
+-----END PRIVATE KEY-----
 """

@@ -13,6 +13,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+#: Fixtures of more than one file.
+pytest_plugins = ["tests.stores"]
+
+#: Where object stores' own tools look for keys and addresses.
+CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "ws_proxy", "wss_proxy", "no_proxy"}
 
 settings.register_profile("limner", deadline=None, max_examples=60, derandomize="CI" in os.environ)
@@ -73,10 +78,10 @@ def _stay_here() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No LIMNER_ variable and no proxy of the developer's, and a working directory without a .env file."""
+    """No LIMNER_ variable, no proxy and no object store of the developer's, and a working directory without a .env file."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
-            if name.startswith("LIMNER_") or name.lower() in PROXIES:
+            if name.startswith(("LIMNER_", *CLOUDS)) or name.lower() in PROXIES:
                 patch.delenv(name)
         patch.chdir(tmp_path_factory.mktemp("empty"))
         yield

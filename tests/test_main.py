@@ -15,6 +15,7 @@ from starlette.requests import Request
 from app.errors import NotFound
 from app.main import EXPOSED, answer_fault, answer_framework, create_app, sweep, turns
 from app.settings import Settings
+from app.stored import not_reached
 from tests.servers import RunningLimner, run_demo, run_limner
 from tests.wire import Reply, ask, connect, request
 
@@ -185,6 +186,8 @@ def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> 
 
         async def sweep(self) -> int:
             self.swept += 1
+            if self.swept == 2:
+                raise not_reached("away for a while")
             return self.swept
 
     slept: list[float] = []
@@ -199,7 +202,9 @@ def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> 
     with structlog.testing.capture_logs() as records, pytest.raises(Enough):
         asyncio.run(sweep(store, 7.0))  # type: ignore[arg-type]
     assert (store.swept, slept) == (3, [7.0] * 3)
-    assert [record["removed"] for record in records] == [1, 2, 3]
+    assert [record.get("removed") for record in records] == [1, None, 3]
+    assert records[1]["log_level"] == "warning"
+    assert records[1]["error"] == "LIMNER_IMAGE_STORE: away for a while"
 
 
 def test_closing_gives_up_the_questions_that_do_not_end(tmp_path: Path) -> None:

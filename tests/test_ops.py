@@ -162,7 +162,8 @@ RANGES = [
     Range("the last four bytes", {"range": "bytes=-4"}, 206, slice(-4, None), f"bytes {SIZE - 4}-{SIZE - 1}/{SIZE}"),
     Range("of another picture", {"range": "bytes=0-7", "if-range": '"other"'}, 200, slice(None)),
     Range("beyond the end", {"range": f"bytes={SIZE}-"}, 416, None, f"bytes */{SIZE}"),
-    Range("in no unit", {"range": "nonsense"}, 400, None),
+    Range("in no unit", {"range": "nonsense"}, 200, slice(None)),
+    Range("several at once", {"range": "bytes=0-1,4-5"}, 200, slice(None)),
 ]
 
 

@@ -30,10 +30,11 @@ BAD = [
     Bad("seconds that never end", {"LIMNER_UPSTREAM_TIMEOUT": "inf"}, "LIMNER_UPSTREAM_TIMEOUT: invalid value 'inf'"),
     Bad("no attempt at all", {"LIMNER_UPSTREAM_ATTEMPTS": "0"}, "LIMNER_UPSTREAM_ATTEMPTS: invalid value '0'"),
     Bad("bytes that are none", {"LIMNER_MAX_IMAGE_BYTES": "big"}, "LIMNER_MAX_IMAGE_BYTES: invalid value 'big'"),
-    Bad("a store that is not known", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path)"),
+    Bad("a store that is not known", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path, memory:, s3://"),
+    Bad("a store with a key in its address", {"LIMNER_IMAGE_STORE": "s3://id:sk-1@bucket"}, "LIMNER_IMAGE_STORE: invalid value (format: s3://bucket/prefix"),
     Bad("an allow list that is none", {"LIMNER_FETCH_ALLOW": "10.0.0.0/99"}, "LIMNER_FETCH_ALLOW: invalid value '10.0.0.0/99'"),
     Bad("a spool folder that is not there", {"LIMNER_SPOOL_DIR": "/no/such"}, "LIMNER_SPOOL_DIR: invalid value '/no/such' (format: a folder that exists"),
-    Bad("a limit that is none", {"LIMNER_SHRINK_INPUTS": "20MB"}, "LIMNER_SHRINK_INPUTS: invalid value '20MB' (format: a size and a number of pixels, like 20MB,4096, or never)"),
+    Bad("a limit that is none", {"LIMNER_SHRINK_INPUTS": "20MB"}, "LIMNER_SHRINK_INPUTS: invalid value '20MB' (format: a size and a number of pixels, like 20MiB,4096, or never)"),
     Bad("a limit of nothing", {"LIMNER_SHRINK_INPUTS": "0,4096"}, "LIMNER_SHRINK_INPUTS: invalid value '0,4096'"),
     Bad("a key that would write headers", {"LIMNER_UPSTREAM_API_KEY": "sk-1\nx: y"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces)"),
     Bad("a digest that is none", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
@@ -123,13 +124,16 @@ def test_a_spool_folder_that_is_there(tmp_path: Path) -> None:
 
 
 def test_keys_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, content in {"UPSTREAM_API_KEY_FILE": "sk-upstream\n", "API_KEYS_FILE": "sk-one\nsk-two\n"}.items():
+    files = {"UPSTREAM_API_KEY_FILE": "sk-upstream\n", "API_KEYS_FILE": "sk-one\nsk-two\n"}
+    for name, content in (files | {"IMAGE_STORE_KEY_FILE": '{"private_key":\n"sk-store"}\n'}).items():
         (tmp_path / name).write_text(content)
         monkeypatch.setenv(f"LIMNER_{name}", str(tmp_path / name))
     settings = Settings(upstream_base_url="http://h", host="0.0.0.0")
     assert settings.upstream_api_key is not None
-    keys = [key.get_secret_value() for key in (settings.upstream_api_key, *settings.api_keys)]
-    assert keys == ["sk-upstream", "sk-one", "sk-two"]
+    assert settings.image_store_key is not None
+    given = (settings.upstream_api_key, *settings.api_keys, settings.image_store_key)
+    keys = [key.get_secret_value() for key in given]
+    assert keys == ["sk-upstream", "sk-one", "sk-two", '{"private_key":\n"sk-store"}']
     assert "sk-" not in repr(settings) + str(settings.model_dump()) + settings.model_dump_json()
     monkeypatch.setenv("LIMNER_API_KEYS", "sk-three")
     with pytest.raises(ValidationError) as caught:

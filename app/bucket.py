@@ -1,0 +1,219 @@
+"""Pictures in a bucket of an object store: Amazon's S3 and all that speak it, Google's, Azure's."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
+
+from obstore import sign_async
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from app.blobs import Blob
+from app.pure.media import ImageInfo
+from app.stored import StoreConfig, Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ClientConfig, RetryConfig
+
+#: The smallest part of an upload in parts that S3 takes. One upload holds at most two of them.
+_PART = 5 * 2**20
+
+#: Uploads at once; together with the size of a part that bounds the memory they take.
+_UPLOADS = 8
+
+#: An object store that is away for longer is away: the client waits for its picture.
+_RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+
+#: How much of what an object store says goes into the log.
+_SAID = 500
+
+Remote = S3Store | GCSStore | AzureStore
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the URL of a store says; `public`: how clients reach the service, where that is not how this server does."""
+
+    scheme: str
+    bucket: str
+    prefix: str | None
+    config: Mapping[str, str]
+    endpoint: str | None
+    public: str | None
+    sweep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """`options`: those of the URL, with obstore's names. `read_key`: LIMNER_IMAGE_STORE_KEY in obstore's names."""
+
+    form: str
+    connect: Callable[..., Remote]
+    endpoint: str
+    options: Mapping[str, str]
+    read_key: Callable[[str], Mapping[str, str]]
+
+
+def _read_pair(names: tuple[str, str], key: str) -> Mapping[str, str]:
+    public, colon, secret = key.partition(":")
+    if not colon:
+        raise OSError(f"LIMNER_IMAGE_STORE_KEY is not of the form {':'.join(names)}")
+    return dict(zip(names, (public, secret), strict=True))
+
+
+CLOUDS = {
+    "s3": Cloud(
+        "s3://bucket/prefix?endpoint=https://…&region=…",
+        S3Store,
+        # Among S3Store's names for it the one that wins.
+        "aws_endpoint_url_s3",
+        {"region": "region"},
+        partial(_read_pair, ("access_key_id", "secret_access_key")),
+    ),
+    "gs": Cloud("gs://bucket/prefix", GCSStore, "base_url", {}, lambda key: {"service_account_key": key}),
+    "az": Cloud(
+        "az://container/prefix?account=…",
+        AzureStore,
+        "endpoint",
+        {"account": "account_name"},
+        partial(_read_pair, ("account_name", "account_key")),
+    ),
+}
+
+
+class BucketStore:
+    """Asks nothing of the object store until a picture comes.
+
+    Where no key is set, obstore looks for one in the places usual for its provider: that is the one exception to the
+    rule that only the settings read the environment, since roles of machines and pods are found in no other way.
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        """Raises OSError for a key or an address that obstore cannot use."""
+        place = read_place(config.url)
+        key = {} if config.key is None else CLOUDS[place.scheme].read_key(config.key.get_secret_value())
+        self._remote = connect(place, place.endpoint, key)
+        # The address is part of what is signed.
+        self._signer = self._remote if place.public is None else connect(place, place.public, key)
+        self._secrets = tuple(key.values())[-1:]
+        self._sweeps = place.sweep
+        self._ttl = config.ttl
+        self._serve = config.serve
+        self._now = config.now
+        self._uploads = asyncio.Semaphore(_UPLOADS)
+
+    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+        name = new_name(info)
+        told = {"Content-Type": media_type(name), "Cache-Control": cache_control(self._ttl)}
+        try:
+            async with self._uploads:
+                # Pieces are read when they are sent, by a thread of obstore's.
+                data = blob.read_at(0, blob.size) if blob.size <= _PART else blob.chunks(_PART)
+                await self._remote.put_async(name, data, attributes=told, chunk_size=_PART, max_concurrency=1)
+        except (BaseError, OSError, ValueError) as error:
+            raise not_kept(self._explain(error)) from None
+        return name
+
+    async def link(self, name: str) -> str | None:
+        if self._serve == "proxy":
+            return None
+        try:
+            return await sign_async(self._signer, "GET", name, timedelta(seconds=self._ttl))
+        except (BaseError, OSError, ValueError) as error:
+            raise not_kept(self._explain(error)) from None
+
+    async def find(self, name: str) -> Stored | None:
+        if not is_name(name):
+            return None
+        try:
+            meta = await self._remote.head_async(name)
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise not_reached(self._explain(error)) from None
+        modified = _modified(meta)
+        return None if self._is_over(modified) else Stored(name, meta["size"], modified, partial(self._read, name))
+
+    async def sweep(self) -> int:
+        """Nothing where it is left to the rules of the bucket: listing a large one costs."""
+        if not self._sweeps:
+            return 0
+        removed = 0
+        try:
+            async for page in self._remote.list(chunk_size=1000):
+                over = [meta["path"] for meta in page if is_name(meta["path"]) and self._is_over(_modified(meta))]
+                if over:
+                    await self._remote.delete_async(over)
+                    removed += len(over)
+        except (BaseError, OSError) as error:
+            raise not_reached(self._explain(error)) from None
+        return removed
+
+    def close(self) -> None:
+        """Connections end by themselves."""
+
+    async def _read(self, name: str, offset: int, size: int) -> bytes:
+        try:
+            return bytes(await self._remote.get_range_async(name, start=offset, length=size))
+        except (BaseError, OSError) as error:
+            raise not_reached(self._explain(error)) from None
+
+    def _is_over(self, modified: float) -> bool:
+        return modified + self._ttl < self._now()
+
+    def _explain(self, error: Exception) -> str:
+        """What happened, without obstore's inside, and without what nobody may read."""
+        said = str(error).partition("\n\nDebug source")[0]
+        for secret in self._secrets:
+            said = said.replace(secret, "***")
+        return said[:_SAID]
+
+
+def _modified(meta: "ObjectMeta") -> float:
+    return meta["last_modified"].timestamp()
+
+
+def read_place(url: str) -> Place:
+    """Raises ValueError."""
+    parts = urlsplit(url)
+    cloud = CLOUDS[parts.scheme]
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    known = {*cloud.options, "endpoint", "public", "sweep"}
+    sweep = options.get("sweep", "false")
+    if not parts.hostname or "@" in parts.netloc or parts.fragment or not options.keys() <= known:
+        raise ValueError(f"{cloud.form} with the options {', '.join(sorted(known))}; keys belong elsewhere")
+    if sweep not in {"true", "false"} or not all(_is_address(options.get(name)) for name in ("endpoint", "public")):
+        raise ValueError(f"{cloud.form}, where endpoint and public are http(s) addresses, sweep is true or false")
+    return Place(
+        parts.scheme,
+        parts.netloc,
+        parts.path.strip("/") or None,
+        {cloud.options[name]: value for name, value in options.items() if name in cloud.options},
+        options.get("endpoint"),
+        options.get("public"),
+        sweep == "true",
+    )
+
+
+def _is_address(value: str | None) -> bool:
+    parts = urlsplit(value or "https://default")
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
+
+
+def connect(place: Place, endpoint: str | None, key: Mapping[str, str]) -> Remote:
+    """Raises OSError."""
+    cloud = CLOUDS[place.scheme]
+    address = {} if endpoint is None else {cloud.endpoint: endpoint.rstrip("/")}
+    options: ClientConfig = {"allow_http": endpoint is not None and endpoint.startswith("http:")}
+    try:
+        config = {**key, **place.config, **address}
+        return cloud.connect(
+            place.bucket, prefix=place.prefix, config=config, client_options=options, retry_config=_RETRIES
+        )
+    except (BaseError, ValueError) as error:
+        raise OSError(str(error).partition("\n\nDebug source")[0]) from None

@@ -1,0 +1,65 @@
+"""A kept picture over HTTP: whole, in part, or not again where the client has it."""
+
+from collections.abc import Mapping
+from email.utils import formatdate
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.pure.ranges import read_range
+from app.stored import Stored, media_type
+
+#: How much of a picture is read before it is sent.
+_PIECE = 2**20
+
+
+class KeptResponse(Response):
+    """Takes over the picture. `headers` are those that all kept pictures have."""
+
+    def __init__(self, stored: Stored, asked: Headers, headers: Mapping[str, str]) -> None:
+        self._stored = stored
+        modified = formatdate(stored.modified, usegmt=True)
+        told = {**headers, "accept-ranges": "bytes", "etag": stored.etag, "last-modified": modified}
+        part = wanted_part(asked, stored, modified)
+        whole = part is None
+        self._part = range(stored.size) if part is None else part
+        status = 200 if whole else 206
+        if has_it(asked, stored.etag):
+            status, self._part = 304, range(0)
+        elif not self._part:
+            status, told["content-range"] = 416, f"bytes */{stored.size}"
+        elif not whole:
+            told["content-range"] = f"bytes {self._part[0]}-{self._part[-1]}/{stored.size}"
+        super().__init__(None, status, told, media_type(stored.name))
+        if status != 304:
+            self.headers["content-length"] = str(len(self._part))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        part = range(0) if scope["method"] == "HEAD" else self._part
+        try:
+            # Before the status is out, so that a store that does not answer is an error and no torn picture.
+            piece = await self._read(part)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            while piece:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                part = part[len(piece) :]
+                piece = await self._read(part)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._stored.close()
+
+    async def _read(self, part: range) -> bytes:
+        return await self._stored.read(part.start, min(len(part), _PIECE)) if part else b""
+
+
+def has_it(asked: Headers, etag: str) -> bool:
+    tags = {tag.strip().removeprefix("W/") for tag in asked.get("if-none-match", "").split(",")}
+    return bool(tags & {etag, "*"})
+
+
+def wanted_part(asked: Headers, stored: Stored, modified: str) -> range | None:
+    """None: the whole, also for a client that goes on with another picture than this one."""
+    if asked.get("if-range", stored.etag) not in {stored.etag, modified}:
+        return None
+    return read_range(asked.get("range"), stored.size)

@@ -1,0 +1,85 @@
+"""A real S3 server for tests: SeaweedFS, all of it in one process, on free ports of this machine."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import orjson
+
+#: It comes with a package, so it lies beside the interpreter.
+WEED = Path(sys.executable).with_name("weed")
+
+PORTS = ("master", "volume", "filer", "s3", "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningWeed:
+    """`key` is ID:SECRET of one who may do everything, `guest` of one who may only read. Buckets make themselves."""
+
+    endpoint: str
+    key: str = "limner:a-secret-of-tests"
+    guest: str = "guest:another-secret"
+
+
+def identity(key: str, *actions: str) -> dict[str, object]:
+    name, _, secret = key.partition(":")
+    return {"name": name, "credentials": [{"accessKey": name, "secretKey": secret}], "actions": actions}
+
+
+@contextmanager
+def run_weed() -> Iterator[RunningWeed]:
+    ports = free_ports(2 * len(PORTS))
+    http, grpc = ports[: len(PORTS)], ports[len(PORTS) :]
+    weed = RunningWeed(f"http://127.0.0.1:{http[PORTS.index('s3')]}")
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        users = [identity(weed.key, "Admin"), identity(weed.guest, "Read", "List")]
+        Path(folder, "s3.json").write_bytes(orjson.dumps({"identities": users}))
+        command = [
+            str(WEED),
+            "mini",
+            f"-dir={folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-s3.config={folder}/s3.json",
+        ]
+        command += [f"-{name}.port={port}" for name, port in zip(PORTS, http, strict=True)]
+        command += [f"-{name}.port.grpc={port}" for name, port in zip(PORTS, grpc, strict=True)]
+        command += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+        log = stack.enter_context(Path(folder, "log").open("wb"))
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        try:
+            wait(process, weed.endpoint, Path(folder, "log"))
+            yield weed
+        finally:
+            # Nothing of it is to be kept, so it need not put its things in order, which takes seconds.
+            process.kill()
+            process.wait()
+            for port in ports:
+                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    left.unlink(missing_ok=True)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def wait(process: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    with httpx.Client(trust_env=False, timeout=5) as http:
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if http.get(f"{endpoint}/healthz").is_success:
+                    return
+            # A pause that ends early where the server dies.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+    raise AssertionError(log.read_text()[-2000:])
