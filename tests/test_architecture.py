@@ -81,6 +81,7 @@ PURE_LIBRARIES = {
         "codecs",
         "collections",
         "collections.abc",
+        "contextlib",
         "dataclasses",
         "datetime",
         "email.utils",
@@ -108,6 +109,7 @@ TESTS_OF_THE_WHOLE = {
     "test_hostile",
     "test_node_clients",
     "test_packaging",
+    "test_recipes",
     "test_secrets",
     "test_wire",
 }

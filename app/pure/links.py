@@ -87,6 +87,10 @@ def look_of(url: str) -> Look:
     return Look.PAGE if is_page else Look.OPEN
 
 
+#: No address has them, and whoever shows or logs one would be steered by them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def is_stand_in(url: str) -> bool:
     """Written where an address belongs, or served where a picture belongs: samples of code, badges, spinners."""
     return _STAND_IN.search(unquote(url[:_NEAR])) is not None
@@ -98,7 +102,7 @@ def normalise(url: str) -> str | None:
     if url.startswith("//"):
         url = "https:" + url
     scheme, mark, rest = url.partition("://")
-    if not mark or scheme.lower() not in {"http", "https"} or len(url) > MAX_LENGTH:
+    if not mark or scheme.lower() not in {"http", "https"} or len(url) > MAX_LENGTH or _CONTROL.search(url):
         return None
     host = _HOST.match(rest)
     if not host or rest[host.end() : host.end() + 1] not in {"", "/", "?", "#"}:

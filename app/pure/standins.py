@@ -7,6 +7,7 @@ looks for images afterwards finds the stand-in, a valid PNG of 8x8 pixels, exact
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import pybase64
@@ -103,7 +104,9 @@ class _Run:
         except ValueError:
             match = _RUN.match(data)
             end = match.end() if match else 0
-            self._decode(data[:end].rstrip(b"="))
+            # What the last piece ended with may be what is wrong.
+            with suppress(ValueError):
+                self._decode(data[:end].rstrip(b"="))
         return end
 
     def _decode(self, base64: bytes) -> None:
@@ -123,8 +126,8 @@ class _Run:
 
     def end(self) -> Sink:
         rest = self._carry.rstrip(b"=")
-        if len(rest) > 1:
-            self._portion.append(pybase64.b64decode(rest + b"=" * (-len(rest) % 4)))
+        with suppress(ValueError):
+            self._portion.append(pybase64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
         self._flush()
         return self._sink
 

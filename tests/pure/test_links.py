@@ -104,6 +104,9 @@ def test_an_address_in_marks_ends_before(case: Delimited) -> None:
         ("/x.png", None),
         ("x", None),
         ("https://a.example/" + "x" * 9000, None),
+        ("https://a.exa\x00mple/x.png", None),
+        ("https://a.example/\r\nx: y", None),
+        ("https://a.example/x.png\x9b2J", None),
     ],
 )
 def test_an_address_is_spelled_as_a_browser_asks_for_it(url: str, normal: str | None) -> None:

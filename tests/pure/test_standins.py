@@ -148,6 +148,17 @@ def test_what_is_dropped_is_counted() -> None:
     assert lifter.dropped == 1
 
 
+@pytest.mark.parametrize("end", [b"ab=", b"a*", b"a=b", b"===", b"a"])
+@pytest.mark.parametrize("more", [b'"', b"c" * 600 + b'"', b"=" * 600, b"*"])
+def test_base64_that_turns_out_to_be_none_is_no_fault(end: bytes, more: bytes) -> None:
+    """Wrong where one piece of the body ends and the next begins."""
+    lifter = Lifter(Memory)
+    lifter.feed(b'{"a":"data:image/png;base64,' + b"A" * 600 + end)
+    lifter.feed(more)
+    lifter.feed(b'"}')
+    assert lifter.lifted == {}
+
+
 def test_of_a_run_that_never_ends_nothing_comes_out() -> None:
     out, lifted = lift(body(f"![a](data:image/png;base64,{b64(png())})")[:100_000])
     assert out.endswith(b"base64,")

@@ -1,0 +1,163 @@
+"""What is fuzzed, with what, and what must hold whatever comes: only errors that a client may see are raised."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+
+import orjson
+
+from app.blobs import Blob
+from app.errors import ApiError
+from app.forms import read_parts
+from app.pure.chat import ChatReply, ReplyReader, read_reply
+from app.pure.images import Operation, read_form, read_json
+from app.pure.media import decode_data_url, sniff
+from app.pure.netguard import Refused, check_url
+from app.pure.replies import explain
+from app.pure.sse import Decoder
+from app.pure.standins import Lifter
+from fuzz.mutation import Stock
+from tests.pictures import noise, saved
+from tests.replies import read_rows
+
+PICTURES = [saved(noise((40, 40)), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`check` raises for what must not happen."""
+
+    name: str
+    stock: Stock
+    check: Callable[[Random, bytes], None]
+
+
+def cuts(random: Random, data: bytes) -> Iterator[bytes]:
+    """In pieces as a network brings them, sometimes byte by byte."""
+    largest = random.choice((1, 7, 1000, len(data) + 1)) if len(data) < 20_000 else 65_536
+    while data:
+        size = random.randint(1, largest)
+        yield data[:size]
+        data = data[size:]
+
+
+def check_reply(random: Random, data: bytes) -> None:
+    """Read whole and read in pieces, a reply says the same; what is found in it is a link or a picture.
+
+    Lifting may drop damaged pictures where a piece ends, so with it only the absence of faults is to be seen.
+    """
+    lifted = _in_pieces(random, data, Blob)
+    if lifted is not None:
+        explain(lifted)
+    whole, pieces = _whole(data), _in_pieces(random, data)
+    assert type(whole) is type(pieces)
+    if not isinstance(whole, ChatReply) or not isinstance(pieces, ChatReply):
+        return
+    assert (whole.text, whole.refusal, whole.usage) == (pieces.text, pieces.refusal, pieces.usage)
+    found = explain(whole).found
+    assert [image.url for image in found] == [image.url for image in explain(pieces).found]
+    for image in found:
+        if image.url.startswith("data:"):
+            decode_data_url(image.url)
+        else:
+            assert image.url.startswith(("http://", "https://"))
+            assert not re.search(r"[\x00-\x20\x7f-\x9f]", image.url)
+
+
+def _whole(data: bytes) -> ChatReply | None:
+    try:
+        return read_reply(data)
+    except ApiError:
+        return None
+
+
+def _in_pieces(random: Random, data: bytes, new_sink: Callable[[], Blob] | None = None) -> ChatReply | None:
+    reader = ReplyReader(new_sink)
+    try:
+        for piece in cuts(random, data):
+            reader.feed(piece)
+        return reader.reply(ended=True)
+    except ApiError:
+        return None
+
+
+def check_events(random: Random, data: bytes) -> None:
+    whole, pieces = Decoder(), Decoder()
+    events = [event for piece in cuts(random, data) for event in pieces.feed(piece)] + pieces.end()
+    assert events == whole.feed(data) + whole.end()
+
+
+def check_form(random: Random, data: bytes) -> None:
+    blobs: list[Blob] = []
+
+    def new_blob() -> Blob:
+        blobs.append(Blob(in_memory=1024))
+        return blobs[-1]
+
+    async def body() -> AsyncIterator[bytes]:
+        for piece in cuts(random, data):
+            yield piece
+
+    with suppress(ApiError):
+        parts = asyncio.run(read_parts(body(), "B", new_blob=new_blob, max_part=LARGEST_PART))
+        read_form(Operation.EDIT, parts)
+    for blob in blobs:
+        blob.close()
+
+
+LARGEST_PART = 100_000
+
+
+def check_request(random: Random, data: bytes) -> None:
+    """As it comes, in pieces, with large pictures lifted out of it."""
+    lifter = Lifter(Blob)
+    text = b"".join(lifter.feed(piece) for piece in cuts(random, data))
+    for operation in Operation:
+        with suppress(ApiError, orjson.JSONDecodeError):
+            request = read_json(operation, orjson.loads(text))
+            assert all(name.isascii() and name.isprintable() for name in request.ignored)
+            assert request.size is None or request.size.width * request.size.height <= 8_294_400
+
+
+def check_picture(_: Random, data: bytes) -> None:
+    info = sniff(data)
+    assert info is None or info.size is None or all(int(edge) > 0 for edge in info.size.split("x"))
+
+
+def check_address(_: Random, data: bytes) -> None:
+    with suppress(Refused):
+        target = check_url(data.decode("utf-8", "replace"))
+        assert target.url.startswith(("http://", "https://"))
+
+
+_REPLIES = [row.body for name in ("replies.jsonl", "more_replies.jsonl") for row in read_rows(name)]
+_FORM = (
+    b'--B\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na hat\r\n'
+    b'--B\r\ncontent-disposition: form-data; name="image[]"; filename="a.png"\r\ncontent-type: image/png\r\n\r\n'
+    + PICTURES[0]
+    + b'\r\n--B\r\ncontent-disposition: form-data; name="n"\r\n\r\n1\r\n--B--\r\n'
+)
+_REQUESTS = [
+    b'{"prompt":"a","n":1,"size":"1024x1024","quality":"high","metadata":{"a":"b"},"stream":false}',
+    b'{"prompt":"a","images":[{"image_url":"data:image/png;base64,iVBORw0KGgoAAAA="}],"mask":{"image_url":"https://h/a.png"}}',
+]
+_ADDRESSES = [b"http://127.0.0.1/", b"https://[::ffff:1.2.3.4]:8443/a?b#c", b"http://user@xn--bcher-kva.example:80/", b"http://0x7f.1/"]  # fmt: skip
+
+_JSON = [b"{", b"}", b"[", b"]", b'"', b"\\", b"\\u0000", b"\\ud800", b"null", b"true", b"1e999", b"-0", b",", b":", b"\xff"]  # fmt: skip
+_MARKS = [b"![", b"](", b"<img src=", b"data:image/png;base64,", b"https://", b"```", b"(", b")", b"<", b"&amp;", b"%0a", b"=="]  # fmt: skip
+_LINES = [b"\r", b"\n", b"\r\n", b"\n\n", b"data: ", b"data: [DONE]\n\n", b": ", b"event: error\n", b"\xef\xbb\xbf"]
+_PARTS = [b"\r\n--B\r\n", b"--B--", b"\r\n", b'name="image[0]"', b"filename*=UTF-8''a", b"; ", b":", b"\r\n\r\n", b"\0"]
+_DOTS = [b".", b":", b"[", b"]", b"@", b"%", b"\\", b"//", b"0x", b"::", "。".encode(), "①".encode(), b"\0", b" ", b"#"]
+_BYTES = [b"\0", b"\xff", b"\xff\xd9", b"IHDR", b"IEND", b"VP8X", b"\xff\xff\xff\xff", b"ftypavif"]
+
+TARGETS = (
+    Target("replies", Stock(_REPLIES, _JSON + _MARKS + _LINES), check_reply),
+    Target("events", Stock([body for body in _REPLIES if body.startswith(b"data:")], _JSON + _LINES), check_events),
+    Target("forms", Stock([_FORM], _PARTS), check_form),
+    Target("requests", Stock(_REQUESTS, _JSON + _MARKS), check_request),
+    Target("pictures", Stock(PICTURES, _BYTES), check_picture),
+    Target("addresses", Stock(_ADDRESSES, _DOTS), check_address),
+)
