@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test check lint types own-coverage format docs-tables bench lock clean
+.PHONY: help install demo run test clients check lint types own-coverage format docs-tables docs bench fuzz soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,14 @@ $(NODE_CLIENTS): tests/clients/node/package.json tests/clients/node/package-lock
 	cd tests/clients/node && npm ci --loglevel=error
 	@touch $@
 
+clients: install .venv-clients/.installed ## Run the recipes of docs/clients.md whose clients are too heavy for the tests
+	$(BIN)/pytest tests/clients/python/recipes.py $(ARGS)
+
+.venv-clients/.installed: tests/clients/python/requirements.lock
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 check: lint types test ## All that CI runs
 
 lint: install ## Rules and layout
@@ -62,14 +70,30 @@ format: install ## Put the code into the agreed layout and repair what can be re
 docs-tables: install ## Write the tables of README.md anew from the code
 	$(BIN)/python docs/tables.py
 
+docs: docs-tables .venv-docs/.installed ## Build the documentation into site/; a warning is an error
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.installed: requirements-docs.lock
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 bench: install ## Measure against a relay and a bare translator in the same run
 	$(BIN)/python -m bench $(ARGS)
+
+fuzz: install ## Damage what strangers send at random, for a minute; ARGS="--seconds 600" for longer
+	$(BIN)/python -m fuzz $(ARGS)
+
+soak: install ## Mixed load with 30 % faults for a minute: nothing may grow; ARGS="--seconds 300" for longer
+	$(BIN)/python -m bench.soak $(ARGS)
 
 lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade takes newer releases
 	$(COMPILE) pyproject.toml --output-file requirements.lock $(ARGS)
 	$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
+	$(COMPILE) docs/requirements.in --output-file requirements-docs.lock $(ARGS)
+	$(COMPILE) tests/clients/python/requirements.in --output-file tests/clients/python/requirements.lock $(ARGS)
 	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock $(ARGS)
 
 clean: ## Remove .venv/ and what tools left behind
-	rm -rf $(VENV) tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	rm -rf $(VENV) .venv-clients .venv-docs site tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
 	find app tests -name __pycache__ -prune -exec rm -rf {} +
