@@ -75,17 +75,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_exception_handler(ApiError, answer_fault)
     app.add_exception_handler(HTTPException, answer_framework)
-    app.add_middleware(LastResort)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=EXPOSED,
-        max_age=86_400,
-    )
     outcomes: deque[Mapping[str, object]] = deque(maxlen=REMEMBERED)
-    app.add_middleware(Record, outcomes=outcomes)
+    add_middleware(app, settings, outcomes)
 
     access = Access((key.get_secret_value() for key in settings.api_keys), pass_through=settings.pass_through)
     api = APIRouter()
@@ -104,6 +95,20 @@ def create_app(settings: Settings) -> FastAPI:
     complete(app.openapi())
     serve_directly(app, images)
     return app
+
+
+def add_middleware(app: FastAPI, settings: Settings, outcomes: deque[Mapping[str, object]]) -> None:
+    """The last one added sees a request first."""
+    app.add_middleware(LastResort)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+        max_age=86_400,
+    )
+    app.add_middleware(Record, outcomes=outcomes)
 
 
 def serve_directly(app: FastAPI, router: APIRouter) -> None:

@@ -68,14 +68,15 @@ def page_routes(settings: Settings) -> APIRouter:
     def answer(name: str, http: Request) -> Response:
         file = files.get(name)
         if file is None:
-            raise NotFound(f"Invalid URL ({http.method} {http.url.path})")
+            raise NotFound(f"Invalid URL ({http.method} {http.scope['path']})")
         headers = {**_HEADERS, "etag": file.etag}
         if file.etag in http.headers.get("if-none-match", ""):
             return Response(None, 304, headers)
         return Response(file.body, 200, headers, file.media_type)
 
     async def page(http: Request) -> Response:
-        return answer(_NAMED[http.url.path], http)
+        # Not `http.url`, which the client's Host header has a say in.
+        return answer(_NAMED[http.scope["path"]], http)
 
     async def asset(name: str, http: Request) -> Response:
         return answer(name, http)

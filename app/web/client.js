@@ -22,7 +22,11 @@ export async function* ask(asked, key, signal) {
     yield { kind: "failed", offline: true };
     return;
   }
-  const answer = { status: response.status, headers: [...response.headers], id: response.headers.get("x-request-id") };
+  const answer = {
+    status: response.status,
+    headers: [...response.headers],
+    id: response.headers.get("x-request-id"),
+  };
   yield { kind: "answered", ...answer };
   try {
     const streamed = response.headers.get("content-type")?.startsWith("text/event-stream");

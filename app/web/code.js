@@ -43,7 +43,13 @@ export class CodeTabs {
       this.open = name;
       this.write();
     };
-    return el("button", { type: "button", role: "tab", "data-name": name, "aria-controls": "code", onclick: choose });
+    return el("button", {
+      type: "button",
+      role: "tab",
+      "data-name": name,
+      "aria-controls": "code",
+      onclick: choose,
+    });
   }
 
   /** Arrows change between tabs, as screen readers say they do. */

@@ -135,7 +135,7 @@ export default {
   fault_busy: "Too much is going on right now",
   fault_busy_advice: "Wait a moment, then paint again.",
   fault_unreachable: "The painter is not there",
-  fault_unreachable_advice: "Limner works, but the upstream behind it does not answer. Nothing was spent; try again later.",
+  fault_unreachable_advice: "Limner works, but the upstream behind it is silent. Nothing was spent; try again later.",
   fault_upstream_key: "The upstream turns this server away",
   fault_upstream_key_advice: "Its operator has to look at the upstream's key and model.",
   fault_slow: "It took too long",

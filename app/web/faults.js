@@ -1,9 +1,18 @@
 // What went wrong, in plain words: what it means, and what to do.
 
 const by = {
-  code: (...codes) => ({ error }) => codes.includes(error?.code),
-  status: (...statuses) => ({ status }) => statuses.includes(status),
-  param: (...names) => ({ error }) => names.includes(error?.param),
+  code:
+    (...codes) =>
+    ({ error }) =>
+      codes.includes(error?.code),
+  status:
+    (...statuses) =>
+    ({ status }) =>
+      statuses.includes(status),
+  param:
+    (...names) =>
+    ({ error }) =>
+      names.includes(error?.param),
 };
 
 /** The first row that fits names the texts `fault_…` and `fault_…_advice`; `field` is where the reader can help. */

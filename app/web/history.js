@@ -82,9 +82,18 @@ export class History {
     const { prompt } = entry.fields;
     const label = t("history_entry", { prompt, at: time(entry.at) });
     const picture = show(entry.pictures[0].blob, "");
-    const choose = el("button", { type: "button", title: label, "aria-label": label, onclick: () => this.choose(entry) });
+    const choose = el("button", {
+      type: "button",
+      title: label,
+      "aria-label": label,
+      onclick: () => this.choose(entry),
+    });
     choose.append(picture);
-    const remove = el("button", { type: "button", className: "plain square remove", onclick: () => this.#remove(entry) });
+    const remove = el("button", {
+      type: "button",
+      className: "plain square remove",
+      onclick: () => this.#remove(entry),
+    });
     remove.setAttribute("aria-label", t("remove", { name: label }));
     remove.append(icon("close"));
     return el("li", {}, choose, remove);

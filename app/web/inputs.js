@@ -37,7 +37,8 @@ export class Inputs {
     for (const blob of files) {
       const size = await measure(blob);
       if (size.width === null) this.#refuse(t("not_a_picture", { name: blob.name ?? "" }));
-      else if (blob.size > this.limit) this.#refuse(t("too_large", { name: blob.name ?? "", limit: bytes(this.limit) }));
+      else if (blob.size > this.limit)
+        this.#refuse(t("too_large", { name: blob.name ?? "", limit: bytes(this.limit) }));
       else if (this.pictures.length >= MOST) this.#refuse(t("too_many", { most: MOST }));
       else this.pictures.push({ blob, ...size });
     }
@@ -73,7 +74,11 @@ export class Inputs {
 
   #item({ blob, width, height }, at) {
     const name = t("input", { number: at + 1 });
-    const remove = el("button", { type: "button", className: "plain square", onclick: () => this.#remove(at) }, icon("close"));
+    const remove = el(
+      "button",
+      { type: "button", className: "plain square", onclick: () => this.#remove(at) },
+      icon("close"),
+    );
     remove.setAttribute("aria-label", t("remove", { name }));
     const facts = el("small", {}, `${width}×${height}, ${bytes(blob.size)}`);
     const tools = at === 0 ? el("span", { className: "tools" }, ...this.#maskTools()) : null;
@@ -81,9 +86,18 @@ export class Inputs {
   }
 
   #maskTools() {
-    const paint = el("button", { type: "button", id: "paint-mask", className: "link", onclick: () => this.#paintMask() });
+    const paint = el("button", {
+      type: "button",
+      id: "paint-mask",
+      className: "link",
+      onclick: () => this.#paintMask(),
+    });
     paint.append(icon("brush"), t(this.mask ? "change_mask" : "paint_mask"));
-    const drop = el("button", { type: "button", className: "link", onclick: () => this.#setMask(null) }, t("drop_mask"));
+    const drop = el(
+      "button",
+      { type: "button", className: "link", onclick: () => this.#setMask(null) },
+      t("drop_mask"),
+    );
     return this.mask ? [paint, drop] : [paint];
   }
 

@@ -168,7 +168,8 @@ function choose(name, value) {
 }
 
 function busy(is) {
-  $("paint").disabled = is;
+  // Not `disabled`, which would take the focus away.
+  $("paint").setAttribute("aria-disabled", String(is));
   $("stop").hidden = !is;
   $("outcome").setAttribute("aria-busy", String(is));
 }

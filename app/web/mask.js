@@ -136,9 +136,13 @@ export class MaskEditor {
   #drawStroke({ erase, radius, points }) {
     const pen = this.canvas.getContext("2d");
     pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    pen.strokeStyle = COLOUR;
+    pen.fillStyle = pen.strokeStyle = COLOUR;
     pen.lineWidth = 2 * radius;
     pen.lineCap = pen.lineJoin = "round";
+    // A line of no length is not drawn: its first point is a dab of its own.
+    pen.beginPath();
+    pen.arc(points[0].x, points[0].y, radius, 0, 2 * Math.PI);
+    pen.fill();
     pen.beginPath();
     pen.moveTo(points[0].x, points[0].y);
     for (const { x, y } of points) pen.lineTo(x, y);
@@ -146,10 +150,14 @@ export class MaskEditor {
   }
 
   async #finish() {
-    const isEmpty = !this.strokes.length && !this.before;
-    this.resolve(isEmpty ? null : await asMask(this.canvas));
+    this.resolve(isEmpty(this.canvas) ? null : await asMask(this.canvas));
     this.dialog.close();
   }
+}
+
+function isEmpty(canvas) {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return new Uint32Array(data.buffer).every((pixel) => pixel === 0);
 }
 
 /** Opaque black, with holes where the canvas is painted. */

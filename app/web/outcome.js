@@ -122,7 +122,9 @@ const ROWS = {
 function factList(facts) {
   return Object.entries(ROWS)
     .filter(([name]) => facts[name] !== undefined && facts[name] !== null)
-    .map(([name, say]) => el("div", { className: name }, el("dt", {}, t(`fact_${name}`)), el("dd", {}, say(facts[name]))));
+    .map(([name, say]) =>
+      el("div", { className: name }, el("dt", {}, t(`fact_${name}`)), el("dd", {}, say(facts[name]))),
+    );
 }
 
 function failure(failed) {

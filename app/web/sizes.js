@@ -38,10 +38,12 @@ export function nearest(width, height, rules) {
     return [0, 1, -1, 2, -2].map((offset) => (whole + offset) * rules.step);
   };
   const distance = ([w, h]) => Math.abs(Math.log(w / ideal)) + Math.abs(Math.log((h * ratio) / ideal));
-  return around(ideal)
-    .flatMap((w) => around(ideal / ratio).map((h) => [w, h]))
-    .filter(([w, h]) => w > 0 && h > 0 && brokenRule(w, h, rules) === null)
-    .sort((one, other) => distance(one) - distance(other))[0] ?? null;
+  return (
+    around(ideal)
+      .flatMap((w) => around(ideal / ratio).map((h) => [w, h]))
+      .filter(([w, h]) => w > 0 && h > 0 && brokenRule(w, h, rules) === null)
+      .sort((one, other) => distance(one) - distance(other))[0] ?? null
+  );
 }
 
 /** 3:2 for 1536 and 1024; where the terms would be large, how often one goes into the other. */

@@ -27,7 +27,11 @@ async function refresh({ quietly = false } = {}) {
   $("ask").hidden = report !== null && !$("key").value;
   const { title, advice } = told.failed ? explain(told.failed) : {};
   const said = told.failed?.error?.message ?? (advice && t(advice));
-  complain($("key"), $("key-fault"), told.failed && !(quietly && told.failed.status === 401) ? `${t(title)}. ${said}` : null);
+  complain(
+    $("key"),
+    $("key-fault"),
+    told.failed && !(quietly && told.failed.status === 401) ? `${t(title)}. ${said}` : null,
+  );
   document.documentElement.dataset.ready = "";
   write();
   if (report && !document.hidden) timer = setTimeout(refresh, EVERY);
@@ -51,7 +55,12 @@ function write() {
   const { turns } = report;
   $("report").replaceChildren(
     ...(report.closing ? [el("p", { className: "fault", role: "alert" }, t("status_closing"))] : []),
-    el("dl", { className: "gauges" }, gauge("status_under_way", turns.used, turns.limit), gauge("status_waiting", turns.waiting, turns.queue)),
+    el(
+      "dl",
+      { className: "gauges" },
+      gauge("status_under_way", turns.used, turns.limit),
+      gauge("status_waiting", turns.waiting, turns.queue),
+    ),
     section("status_under_way", ["id", "what", "state", "readers", "took"], report.under_way.map(errand)),
     section("status_upstreams", ["name", "host", "model", "circuit", "under_way"], report.upstreams.map(upstream)),
     section("status_outcomes", ["when", "id", "what", "end", "took"], report.outcomes.map(outcome)),
@@ -94,7 +103,11 @@ function upstream({ name, host, model, circuit, under_way: asked, limit }) {
 
 function outcome(each) {
   const bad = each.status >= 400 || Boolean(each.error);
-  const end = el("td", { className: bad ? "bad" : "good" }, each.error ? `${each.status} ${each.error}` : String(each.status));
+  const end = el(
+    "td",
+    { className: bad ? "bad" : "good" },
+    each.error ? `${each.status} ${each.error}` : String(each.status),
+  );
   return [time(each.at * 1000, "medium"), cellOf(each.id), what(each), end, seconds(each.ms)];
 }
 

@@ -10,7 +10,8 @@ const TEXTS = {
   asked: (step) => t("step_asked", { path: step.path, size: bytes(step.size) }),
   answered: (step) => t("step_answered", { status: step.status }),
   alive: (step) => t("step_alive", { times: step.times }),
-  bytes: (step) => t(step.announced ? "step_bytes_of" : "step_bytes", { size: bytes(step.size), all: bytes(step.announced ?? 0) }),
+  bytes: (step) =>
+    t(step.announced ? "step_bytes_of" : "step_bytes", { size: bytes(step.size), all: bytes(step.announced ?? 0) }),
   partial: (step) => t("step_partial", { number: step.number }),
   completed: (step) => t("step_completed", { count: step.pictures.length, size: bytes(step.size) }),
   shown: () => t("step_shown"),
