@@ -67,11 +67,12 @@ format: install ## Put the code into the agreed layout and repair what can be re
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs-tables: install ## Write the tables of README.md anew from the code
+docs-tables: install ## Write the tables of README.md and the pages of docs/ that come from the code anew
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/pages.py
 
 docs: docs-tables .venv-docs/.installed ## Build the documentation into site/; a warning is an error
-	.venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 .venv-docs/.installed: requirements-docs.lock
 	$(PYTHON) -m venv .venv-docs

@@ -27,6 +27,7 @@ from app.demo.state import DemoState
 from app.errors import ApiError
 from app.pure.replies import FORMS
 from app.settings import Settings, variable
+from docs.pages import PAGES
 from docs.tables import README, with_tables
 from tests.servers import run_demo, run_limner
 
@@ -193,6 +194,25 @@ def test_the_tables_come_from_the_code() -> None:
     assert with_tables(TEXT) == TEXT, "README.md is behind the code: run make docs-tables"
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_come_from_the_code(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == PAGES[name](), f"docs/{name} is behind the code: run make docs-tables"
+
+
+def test_every_page_has_its_place_in_the_documentation() -> None:
+    """`make docs` itself fails on links that lead nowhere."""
+    listed = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
+def test_the_first_page_paints(desk: Desk) -> None:
+    (code,) = [match[3] for match in BLOCK.finditer((ROOT / "docs/index.md").read_text()) if match[1]]
+    desk.run("bash", "-euc", desk.here(code.strip()) + f" --base-url {desk.limner}/v1")
+    with Image.open(desk.folder / "lighthouse.png") as image:
+        assert image.size == (1536, 1024)
+
+
 def test_every_setting_is_in_the_readme() -> None:
     assert {variable(field) for field in Settings.model_fields} <= set(
         re.findall(r"^\| `(LIMNER_\w+)`", TEXT, re.MULTILINE)
@@ -249,6 +269,32 @@ def literals() -> set[str]:
     trees = (ast.parse(path.read_bytes()) for path in (ROOT / "app").rglob("*.py"))
     nodes = (node for tree in trees for node in ast.walk(tree))
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def codes() -> set[str]:
+    """Those of the tree, and those that are given where an error is raised."""
+    given = {error.code for error in kinds() if error.code}
+    for path in (ROOT / "app").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            is_code = isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant)
+            if is_code and "demo" not in path.parts:
+                given.add(node.value.value)  # type: ignore[attr-defined]
+    return given
+
+
+ROWS = [line.split(" | ") for line in (ROOT / "docs/errors.md").read_text().splitlines() if line.startswith("| `")]
+
+
+def test_every_error_has_its_line_that_says_what_to_do() -> None:
+    told = {code for row in ROWS for code in re.findall(r"`(\w+)`", row[0])}
+    readme = {code for row in table_below("When something goes wrong") for code in re.findall(r"`(\w+)`", row[3])}
+    assert (codes() | readme) - told == set()
+    assert told - literals() == set()
+
+
+@pytest.mark.parametrize("error", [error for error in kinds() if error.code], ids=lambda error: error.__name__)
+def test_every_error_is_told_with_its_status(error: type[ApiError]) -> None:
+    assert str(error.status) in {row[1] for row in ROWS if f"`{error.code}`" in row[0]}
 
 
 @pytest.mark.parametrize("row", table_below("When something goes wrong"), ids=lambda row: row[0])
