@@ -22,6 +22,25 @@ from app.silence import read_length
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 well, 1 a check failed or the port is taken, 2 a bad setting or command line."""
+    options = command_line().parse_args(arguments)
+    if options.command == "paint":
+        return paint(order_of(options))
+    if options.command == "explain":
+        return explain(options.file, sent=options.sent, as_json=options.json)
+    if options.command == "demo":
+        return demo(options.once)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(*complaints(error), sep="\n", file=sys.stderr)
+        return 2
+    configure(settings.log_format, settings.log_level)
+    if options.command == "check":
+        return check(settings, paint=options.paint, patience=options.patience)
+    return serve(settings)
+
+
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "limner", description="The OpenAI Images API in front of a chat model that paints."
     )
@@ -46,22 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_paint(commands)
     add_explain(commands)
-    options = parser.parse_args(arguments)
-    if options.command == "paint":
-        return paint(order_of(options))
-    if options.command == "explain":
-        return explain(options.file, sent=options.sent, as_json=options.json)
-    if options.command == "demo":
-        return demo(options.once)
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        print(*complaints(error), sep="\n", file=sys.stderr)
-        return 2
-    configure(settings.log_format, settings.log_level)
-    if options.command == "check":
-        return check(settings, paint=options.paint, patience=options.patience)
-    return serve(settings)
+    return parser
 
 
 def silence(text: str) -> float:

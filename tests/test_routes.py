@@ -229,10 +229,10 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(tmp_path: Pa
     assert [(record["event"], record["status"]) for record in records] == [("request", 499)]
 
 
-FORM = "multipart/form-data; boundary=B"
+FORM_TYPE = "multipart/form-data; boundary=B"
 
 
-@pytest.mark.parametrize(("kind", "sent"), [("application/json", b""), ("application/json", b'{"prompt":'), (FORM, b""), (FORM, b"--B\r\n")])  # fmt: skip
+@pytest.mark.parametrize(("kind", "sent"), [("application/json", b""), ("application/json", b'{"prompt":'), (FORM_TYPE, b""), (FORM_TYPE, b"--B\r\n")])  # fmt: skip
 def test_a_body_that_does_not_come_is_not_waited_for(demo: RunningDemo, kind: str, sent: bytes) -> None:
     head = ("authorization: Bearer x", f"content-type: {kind}", "content-length: 100")
     with run_limner(demo.url, client_body_timeout=0.05) as limner, connect(limner.url) as wire:
