@@ -206,7 +206,8 @@ def test_a_request_hidden_in_a_body_is_not_answered(limner: RunningLimner, name:
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(tmp_path: Path) -> None:
     app = create_app(Settings(upstream_base_url="http://127.0.0.1:9/v1", image_store=f"disk://{tmp_path}"))
-    coming = iter([{"type": "http.request", "body": b'{"prompt":', "more_body": True}, {"type": "http.disconnect"}])
+    begun: Message = {"type": "http.request", "body": b'{"prompt":', "more_body": True}
+    coming: Iterator[Message] = iter([begun, {"type": "http.disconnect"}])
     sent: list[Message] = []
 
     async def receive() -> Message:
