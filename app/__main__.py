@@ -1,4 +1,4 @@
-"""The commands: serve, demo, check, paint, explain."""
+"""The commands: serve, demo, check, paint, explain, keys."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from app import __version__
 from app.check import check
 from app.errors import InvalidRequest
 from app.explanation import explain
+from app.keys import KeysBroken, new_key
 from app.log import configure, log
 from app.objections import complaints
 from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return paint(order_of(options))
     if options.command == "explain":
         return explain(options.file, sent=options.sent, as_json=options.json)
+    if options.command == "keys":
+        return tell_new_key(options.name)
     if options.command == "demo":
         return demo(options.once)
     try:
@@ -65,6 +68,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     add_paint(commands)
     add_explain(commands)
+    add_keys(commands)
     return parser
 
 
@@ -118,13 +122,34 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--json", action="store_true", help="for programs, with addresses in full")
 
 
+def add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    actions = commands.add_parser("keys", help="keys for clients").add_subparsers(required=True, metavar="ACTION")
+    parser = actions.add_parser("new", help="make a key: it is shown once, its table is for LIMNER_KEYS_FILE")
+    parser.add_argument("name", metavar="NAME", help="who is to have it")
+
+
+def tell_new_key(name: str) -> int:
+    """The table alone goes to the standard output, so that it can be appended to the file."""
+    try:
+        key, table = new_key(name)
+    except KeysBroken as error:
+        print(f"NAME: {error}", file=sys.stderr)
+        return 2
+    print(f"The key of {name}, shown only here: {key}", file=sys.stderr)
+    print(table)
+    return 0
+
+
 def serve(settings: Settings) -> int:
     for name in unknown_variables():
         log.warning("unknown variable", name=name, see="README.md#settings")
-    if not settings.pass_through and not settings.api_keys:
+    if not settings.pass_through and not settings.has_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
     try:
         server = Server(settings)
+    except KeysBroken as error:
+        print(f"LIMNER_KEYS_FILE: {error}. See README.md#keys-and-limits", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"LIMNER_IMAGE_STORE: cannot be opened: {error}. See README.md#settings", file=sys.stderr)
         return 2

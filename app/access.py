@@ -7,10 +7,12 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
 
 from app.errors import RateLimited, Unauthorized
+from app.keys import KeyBook, KeyRow
 
 _NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -20,31 +22,52 @@ _NO_KEY = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Caller:
-    """`id` tells callers apart without telling their keys; `token` is what they presented, None where nothing."""
+    """`id` tells callers apart without telling their keys; `token` is what they presented, None where nothing.
+
+    `row` is that of the file of keys, None for who has no key there.
+    """
 
     id: str
     token: str | None
+    row: KeyRow | None = None
+
+    @property
+    def name(self) -> str | None:
+        return None if self.row is None else self.row.name
 
 
 class Access:
-    """`keys`, or `sha256:` and their digests; empty: everybody may call, but pass-through needs a key to pass on."""
+    """`keys`, or `sha256:` and their digests, and those of the `book`.
 
-    def __init__(self, keys: Iterable[str], *, pass_through: bool) -> None:
+    Neither of them: everybody may call, but pass-through needs a key to pass on.
+    """
+
+    def __init__(self, keys: Iterable[str], *, pass_through: bool, book: KeyBook | None = None) -> None:
         self._digests = [_digest(key) for key in keys]
         self._pass_through = pass_through
+        self._book = book
 
     def admit(self, headers: Headers) -> Caller:
-        """Raises Unauthorized. All keys are compared, each in constant time: digests, so not even a length tells."""
+        """Raises Unauthorized."""
         token = _bearer(headers)
-        if self._digests:
-            if token is None:
-                raise Unauthorized(_NO_KEY)
-            presented = hashlib.sha256(token.encode()).digest()
-            if sum([hmac.compare_digest(presented, digest) for digest in self._digests]) == 0:
-                raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
-        elif self._pass_through and token is None:
+        closed = self._book is not None or bool(self._digests)
+        if token is None and (closed or self._pass_through):
             raise Unauthorized(_NO_KEY)
-        return Caller(_fingerprint(token), token)
+        row = self._row_of(token) if closed and token is not None else None
+        return Caller(_fingerprint(token), token, row)
+
+    def _row_of(self, token: str) -> KeyRow | None:
+        """All keys are compared, each in constant time: digests, so not even a length tells."""
+        presented = hashlib.sha256(token.encode()).digest()
+        known = sum([hmac.compare_digest(presented, digest) for digest in self._digests])
+        rows = self._book.rows() if self._book is not None else ()
+        held = [row for row in rows if hmac.compare_digest(presented, row.sha256)]
+        if not known and not held:
+            raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
+        row = held[0] if held else None
+        if row is not None and row.expires is not None and row.expires <= datetime.now(UTC):
+            raise Unauthorized("This API key has expired.", code="invalid_api_key")
+        return row
 
 
 def _digest(key: str) -> bytes:

@@ -149,7 +149,7 @@ async def paint_one(settings: Settings) -> str:
         raise Failed(f"{place(settings, 'api_key')} is unset: only callers have keys, so nobody is here to pay")
     try:
         # Without the keys of clients, which may be known as digests only: nobody else can reach this server.
-        app = create_app(settings.model_copy(update={"api_keys": ()}))
+        app = create_app(settings.model_copy(update={"api_keys": (), "keys_file": None}))
     except OSError as error:
         raise Failed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
     asked = {"prompt": "A small lighthouse", "size": "1024x1024", "quality": "low", "response_format": "b64_json"}

@@ -1,5 +1,6 @@
 """How the values of variables are written: each kind with its check, and the words that answer a wrong one."""
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -108,6 +109,13 @@ def _parse_allow(value: object) -> object:
         return parse_allow(value) if isinstance(value, str) else value
     except ValueError as error:
         raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]

@@ -18,6 +18,7 @@ from app.access import Access, Turns
 from app.blobs import Blob
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
+from app.keys import KeyBook
 from app.log import log
 from app.middleware import LastResort, Record
 from app.once import Once
@@ -61,7 +62,8 @@ _SWEEP = 600.0
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """`app.state.studio` is set while the app runs. Raises OSError where the image store cannot be opened."""
+    """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, KeysBroken."""
+    book = None if settings.keys_file is None else KeyBook(settings.keys_file)
     store = open_store(store_config(settings))
     app = FastAPI(
         title="Limner",
@@ -73,12 +75,16 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.state.keys = book
     app.add_exception_handler(ApiError, answer_fault)
     app.add_exception_handler(HTTPException, answer_framework)
     outcomes: deque[Mapping[str, object]] = deque(maxlen=REMEMBERED)
     add_middleware(app, settings, outcomes)
+    add_routes(app, settings, open_access(settings, book), outcomes)
+    return app
 
-    access = Access((key.get_secret_value() for key in settings.api_keys), pass_through=settings.pass_through)
+
+def add_routes(app: FastAPI, settings: Settings, access: Access, outcomes: deque[Mapping[str, object]]) -> None:
     api = APIRouter()
     images = image_routes(settings, access)
     api.include_router(images)
@@ -94,7 +100,6 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(page_routes(settings))
     complete(app.openapi())
     serve_directly(app, images)
-    return app
 
 
 def add_middleware(app: FastAPI, settings: Settings, outcomes: deque[Mapping[str, object]]) -> None:
@@ -162,6 +167,11 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         await fetcher.close()
         transcoder.close()
         store.close()
+
+
+def open_access(settings: Settings, book: KeyBook | None) -> Access:
+    keys = (key.get_secret_value() for key in settings.api_keys)
+    return Access(keys, pass_through=settings.pass_through, book=book)
 
 
 def policy(settings: Settings) -> Policy:

@@ -35,6 +35,8 @@ def image_routes(settings: Settings, access: Access) -> APIRouter:
 
     async def answer(operation: Operation, http: Request) -> Response:
         caller = access.admit(http.headers)
+        if caller.name is not None:
+            http.scope["state"]["record"]["key"] = caller.name
         spool = Spool(settings.spool_dir)
         try:
             request = await read(operation, http, spool, settings)

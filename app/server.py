@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import signal
+import threading
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     import socket
 
+    from app.keys import KeyBook
     from app.studio import Studio
 
 #: Seconds that a slow client gets to take the last bytes of its answer.
@@ -57,6 +60,13 @@ class Server(uvicorn.Server):
             self._loop = asyncio.get_running_loop()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             log.info("ready", address=f"http://{host}:{port}/v1")
+            self._reread_keys_on_hangup(self._loop)
+
+    def _reread_keys_on_hangup(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Signals belong to the main thread; without a file of keys SIGHUP ends the process, as everywhere."""
+        book: KeyBook | None = self._app.state.keys
+        if book is not None and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, book.reload)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by Python between two steps of the loop, at any place: it only leaves a note for the loop."""

@@ -1,11 +1,10 @@
 """Every environment variable, with its reason; nothing else reads the environment."""
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import ByteSize, Field, FilePath, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
@@ -27,6 +26,7 @@ from app.formats import (
     Size,
     StoreUrl,
     Words,
+    is_loopback,
 )
 from app.roster import REST, Entry, Roster
 
@@ -72,8 +72,7 @@ class Settings(BaseSettings):
     upstream_dialect: DialectName = Field(
         "gpt-image-2-chat",
         description="How the upstream wants to be asked: `gpt-image-2-chat` (size as prompt prefix, quality in "
-        "metadata), "
-        "`metadata` (size in metadata too, prompt untouched), `openrouter` (modalities and image_config).",
+        "metadata), `metadata` (size in metadata too, prompt untouched), `openrouter` (modalities and image_config).",
     )
     upstreams: Roster = Field(
         (),
@@ -104,6 +103,7 @@ class Settings(BaseSettings):
         description="Comma-separated keys, one of which a client must present. `sha256:` and 64 hexadecimal digits "
         "stand for a key that is not told.",
     )
+    keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](#keys-and-limits).")
     allow_anonymous: bool = Field(
         False,
         description="Let anyone who reaches this server spend the upstream key: needed to run open off loopback.",
@@ -239,7 +239,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_to_run_open(self) -> Self:
-        paid_by_us = not self.pass_through and not self.api_keys
+        paid_by_us = not self.pass_through and not self.has_keys
         if paid_by_us and not self.allow_anonymous and not is_loopback(self.host):
             raise PydanticCustomError(
                 "open",
@@ -268,18 +268,16 @@ class Settings(BaseSettings):
         return all(entry.api_key is None for entry in self.roster)
 
     @property
+    def has_keys(self) -> bool:
+        """Whether a client must present one."""
+        return bool(self.api_keys) or self.keys_file is not None
+
+    @property
     def listed_models(self) -> tuple[str, ...]:
         """The official names where all names are taken, what the upstreams call them, and what they are mapped from."""
         rest = [entry.rest for entry in self.roster if entry.rest is not None]
         mapped = [name for entry in self.roster for name in entry.models if name != REST]
         return tuple(dict.fromkeys(self.models or (*(OFFICIAL_MODELS if rest else ()), *rest, *mapped)))
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def terminal_names() -> tuple[str, ...]:

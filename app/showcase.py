@@ -67,6 +67,7 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
             upstream_model="gpt-image-2-chat",
             upstream_dialect="gpt-image-2-chat",
             api_keys="",
+            keys_file=None,
             allow_anonymous=True,
             fetch_allow=upstream.removeprefix("http://"),
             image_store=f"disk://{folder}",

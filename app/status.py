@@ -12,9 +12,10 @@ from app import __version__
 from app.access import Access
 from app.errors import Forbidden
 from app.exchange import outline
+from app.formats import is_loopback
 from app.once import Errand
 from app.responses import JsonResponse
-from app.settings import Settings, is_loopback, variable
+from app.settings import Settings, variable
 from app.studio import Studio
 from app.upstreams import Upstreams
 
@@ -44,7 +45,7 @@ def status_routes(settings: Settings, outcomes: Collection[Outcome]) -> APIRoute
     """`outcomes`: the last requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
     access = Access((key.get_secret_value() for key in keys), pass_through=False)
-    is_open = bool(keys) or is_loopback(settings.host)
+    is_open = bool(keys) or (is_loopback(settings.host) and not settings.has_keys)
     router = APIRouter()
 
     @router.get("/status", include_in_schema=False)

@@ -1,5 +1,6 @@
 """The command line: exit codes and readable lines, in processes of their own where signals and ports matter."""
 
+import hashlib
 import os
 import runpy
 import signal
@@ -18,6 +19,7 @@ import structlog
 
 from app import __main__ as commands
 from app import __version__
+from app.keys import read_keys
 from app.painting import Order
 from tests.servers import run_demo
 from tests.wire import ask, connect, request
@@ -81,6 +83,8 @@ BAD = [
     Bad("an address without a scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, ("LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address without user name and query, like https://api.example.com/v1). See README.md#settings",)),
     Bad("two variables, a line each", WHERE | {"LIMNER_PORT": "99999", "LIMNER_UPSTREAM_DIALECT": "french"}, ("LIMNER_UPSTREAM_DIALECT: invalid value 'french' (format: one of gpt-image-2-chat, metadata, openrouter). See README.md#settings", "LIMNER_PORT: invalid value '99999' (format: Input should be less than or equal to 65535). See README.md#settings")),
     Bad("open to others with a key to spend", WHERE | {"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_HOST": "0.0.0.0"}, ("LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0 is reachable by others: anyone could spend the upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is meant. See README.md#settings",)),
+    Bad("a file of keys that is none", WHERE | {"LIMNER_KEYS_FILE": __file__}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See README.md#keys-and-limits",)),
+    Bad("a file of keys that is not there", WHERE | {"LIMNER_KEYS_FILE": "/nowhere"}, ("LIMNER_KEYS_FILE: invalid value (format: Path does not point to a file). See README.md#settings",)),
     Bad("a store that cannot be made", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See README.md#settings",)),
 ]  # fmt: skip
 
@@ -160,6 +164,20 @@ def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert given == [order]
 
 
+def test_a_new_key_is_told_once_and_its_table_is_for_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["keys", "new", "alice"]) == 0
+    out, err = capsys.readouterr()
+    [row] = read_keys(out)
+    key = err.removeprefix("The key of alice, shown only here: ").strip()
+    assert (row.name, row.sha256) == ("alice", hashlib.sha256(key.encode()).digest())
+    assert key not in out
+
+
+def test_a_key_needs_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["keys", "new", "no body"]) == 2
+    assert capsys.readouterr() == ("", "NAME: expected 1 to 64 letters, digits and the characters . _ @ -\n")
+
+
 @dataclass(slots=True)
 class Ended:
     """In place of the server: it ends at once, in one of several ways."""
@@ -194,6 +212,7 @@ WARNED = {
         {"LIMNER_UPSTREAM_API_KEY": "sk-secret"},
         ["no LIMNER_API_KEYS: whoever reaches this address spends the upstream key"],
     ),
+    "a file of keys": ({"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_KEYS_FILE": __file__}, []),
     "keys on both sides": ({"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_API_KEYS": "sk-client"}, []),
 }
 

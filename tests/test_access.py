@@ -2,12 +2,14 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
 
 from app.access import Access, Turns
 from app.errors import RateLimited, Unauthorized
+from app.keys import KeyBook
 
 DIGEST = f"sha256:{hashlib.sha256(b'sk-three').hexdigest()}"
 
@@ -63,6 +65,54 @@ def test_callers_are_told_apart_without_telling_their_keys() -> None:
     assert one.id != two.id
     assert one.id == access.admit(Headers({"authorization": "Bearer sk-one"})).id
     assert "sk-one" not in repr(one) + one.id
+
+
+def table(name: str, key: str, more: str = "") -> str:
+    return f'[[keys]]\nname = "{name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n{more}\n'
+
+
+@dataclass(frozen=True)
+class Held:
+    name: str
+    key: str | None
+    holder: str | None = None
+    refused: str | None = None
+
+
+HELD = [
+    Held("a key of the file", "sk-alice", "alice"),
+    Held("another one", "sk-bob", "bob"),
+    Held("one of the settings has no row", "sk-one"),
+    Held("one that has expired", "sk-old", refused="This API key has expired."),
+    Held("a wrong one", "sk-carol", refused="Incorrect API key provided."),
+    Held("none", None, refused="You didn't provide an API key"),
+]
+
+
+@pytest.mark.parametrize("case", HELD, ids=lambda case: case.name)
+def test_who_holds_a_key_of_the_file(case: Held, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(
+        table("alice", "sk-alice", "expires = 2999-01-01")
+        + table("bob", "sk-bob")
+        + table("old", "sk-old", "expires = 2020-01-01")
+    )
+    access = Access(["sk-one"], pass_through=False, book=KeyBook(file))
+    headers = Headers({} if case.key is None else {"authorization": f"Bearer {case.key}"})
+    if case.refused is None:
+        caller = access.admit(headers)
+        assert (caller.name, caller.row and caller.row.name) == (case.holder, case.holder)
+        return
+    with pytest.raises(Unauthorized, match=case.refused) as caught:
+        access.admit(headers)
+    assert caught.value.code == (None if case.key is None else "invalid_api_key")
+
+
+def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text("")
+    access = Access((), pass_through=True, book=KeyBook(tmp_path / "keys.toml"))
+    with pytest.raises(Unauthorized, match="Incorrect API key"):
+        access.admit(Headers({"authorization": "Bearer x"}))
 
 
 class Desk:

@@ -1,5 +1,6 @@
 """The real process: signals, graceful end, exit codes."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -124,6 +125,20 @@ def test_a_second_signal_ends_everything(demo: RunningDemo, tmp_path: Path) -> N
         server.process.send_signal(signal.SIGINT)
         assert server.end() == 130
     demo.state.release()
+
+
+def test_keys_are_read_anew_when_the_line_hangs_up(demo: RunningDemo, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text("")
+    with serve(demo, tmp_path, LIMNER_KEYS_FILE=str(file)) as server:
+        models = f"{server.url}/v1/models"
+        assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 401
+        file.write_text(f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"')
+        server.process.send_signal(signal.SIGHUP)
+        assert server.listen("keys file read")["keys"] == 1
+        assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end() == 0
 
 
 def test_a_port_that_is_taken_is_said(demo: RunningDemo, tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.formats import Shrink
+from app.formats import Shrink, is_loopback
 from app.objections import complaints
-from app.settings import Settings, is_loopback, terminal_names, unknown_variables, variable
+from app.settings import Settings, terminal_names, unknown_variables, variable
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 

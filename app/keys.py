@@ -1,0 +1,213 @@
+"""The file of keys: who holds one and what it may do; read anew when the file changes."""
+
+import hashlib
+import re
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from app.errors import UserError
+from app.log import log
+from app.pure.sizes import Size, read_size
+
+#: Seconds between two looks at the file, at least.
+_PATIENCE = 1.0
+
+
+class KeysBroken(ValueError):
+    """A file of keys that cannot be used; its text names each line and the reason."""
+
+
+class Rate(NamedTuple):
+    """So many in any stretch of one minute, hour or day."""
+
+    amount: int
+    period: str
+
+
+def _parse_name(value: object) -> object:
+    """It goes into logs and error messages."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._@-]{1,64}", value):
+        raise PydanticCustomError("name", "expected 1 to 64 letters, digits and the characters . _ @ -")
+    return value
+
+
+def _parse_digest(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        raise PydanticCustomError("digest", "expected the 64 hexadecimal digits of the key's SHA-256")
+    return bytes.fromhex(value)
+
+
+def _parse_rate(value: object) -> object:
+    match = re.fullmatch(r"([1-9][0-9]{0,6})/(minute|hour|day)", value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError("rate", 'expected texts like "30/minute", "200/hour" or "500/day"')
+    return Rate(int(match[1]), match[2])
+
+
+def _parse_size(value: object) -> object:
+    try:
+        size = read_size(value) if isinstance(value, str) else None
+    except UserError as error:
+        raise PydanticCustomError("size", "{reason}", {"reason": error.message}) from None
+    if size is None:
+        raise PydanticCustomError("size", 'expected a size like "1536x1024"')
+    return size
+
+
+def _parse_end(value: object) -> object:
+    """A date is valid to its end; times without a zone, and dates, are those of UTC."""
+    try:
+        moment = _moment(value) if isinstance(value, str) else value
+    except ValueError:
+        moment = None
+    if isinstance(moment, datetime):
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if not isinstance(moment, date):
+        raise PydanticCustomError("end", "expected a date like 2027-01-31, or a date with a time")
+    return datetime(moment.year, moment.month, moment.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def _moment(text: str) -> date:
+    return date.fromisoformat(text) if len(text) == len("2027-01-31") else datetime.fromisoformat(text)
+
+
+Rates = tuple[Annotated[Rate, BeforeValidator(_parse_rate)], ...]
+Names = tuple[Annotated[str, Field(min_length=1, max_length=256)], ...]
+Amount = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+
+
+class KeyRow(BaseModel):
+    """One `[[keys]]` table. What it leaves out is not limited; `expires` is the first moment without the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    name: Annotated[str, BeforeValidator(_parse_name)]
+    sha256: Annotated[bytes, BeforeValidator(_parse_digest)]
+    requests: Rates = ()
+    images: Rates = ()
+    concurrency: Amount | None = None
+    models: Names = ()
+    max_size: Annotated[Size, BeforeValidator(_parse_size)] | None = None
+    max_quality: Literal["low", "medium", "high"] | None = None
+    upstream: str | None = None
+    expires: Annotated[datetime, BeforeValidator(_parse_end)] | None = None
+    monthly_images: Amount | None = None
+
+
+class KeyBook:
+    """The rows of the file as it is now, or as it was when it was last fit to be read."""
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
+        """Raises KeysBroken."""
+        self._path = path
+        self._now = now
+        self._looked = now()
+        self._stamp = self._look()
+        self._rows = self._read()
+
+    def rows(self) -> tuple[KeyRow, ...]:
+        """Looks at the file, but at most once a second."""
+        if self._now() - self._looked >= _PATIENCE and self._look() != self._stamp:
+            self.reload()
+        return self._rows
+
+    def reload(self) -> None:
+        """A broken file is complained of once, and changes nothing."""
+        self._stamp = self._look()
+        try:
+            self._rows = self._read()
+        except KeysBroken as error:
+            log.error("keys file not read, the keys stay as they were", path=str(self._path), reason=str(error))
+        else:
+            log.info("keys file read", path=str(self._path), keys=len(self._rows))
+
+    def _look(self) -> tuple[int, ...] | None:
+        self._looked = self._now()
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _read(self) -> tuple[KeyRow, ...]:
+        try:
+            return read_keys(self._path.read_text("utf-8"))
+        except OSError as error:
+            raise KeysBroken(f"cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise KeysBroken("is not UTF-8") from None
+
+
+def read_keys(text: str) -> tuple[KeyRow, ...]:
+    """Raises KeysBroken, with a line of its own for each thing that is wrong."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise KeysBroken(str(error)) from None
+    tables = document.pop("keys", [])
+    if document or not isinstance(tables, list):
+        raise KeysBroken("expected [[keys]] tables and nothing else")
+    places = _places(text, len(tables))
+    rows, wrong = list[KeyRow](), list[str]()
+    for number, table in enumerate(tables):
+        try:
+            rows.append(KeyRow.model_validate(table))
+        except ValidationError as error:
+            wrong += _complaints(error, places[number])
+    wrong += _repeated(rows)
+    if wrong:
+        raise KeysBroken("; ".join(wrong))
+    return tuple(rows)
+
+
+#: Where a table begins, and where each of its fields is; in words.
+_Place = tuple[str, dict[str, str]]
+
+
+def _places(text: str, tables: int) -> list[_Place]:
+    """Tables are counted where they are not written under headers of their own, as in `keys = [{...}]`."""
+    places: list[_Place] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        field = re.match(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=", line)
+        if re.match(r"\s*\[\[\s*[\"']?keys[\"']?\s*\]\]", line):
+            places.append((f"line {number}", {}))
+        elif places and field:
+            places[-1][1].setdefault(field[1], f"line {number}")
+    return places if len(places) == tables else [(f"table {number}", {}) for number in range(1, tables + 1)]
+
+
+def _complaints(error: ValidationError, place: _Place) -> Iterator[str]:
+    start, fields = place
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        field = str(problem["loc"][0]) if problem["loc"] else "keys"
+        yield f"{fields.get(field, start)}: {field}: {problem['msg']}"
+
+
+def _repeated(rows: list[KeyRow]) -> Iterator[str]:
+    seen: dict[str | bytes, str] = {}
+    for row in rows:
+        if row.name in seen:
+            yield f"two keys have the name {row.name}"
+        elif row.sha256 in seen:
+            yield f"{seen[row.sha256]} and {row.name} have the same key"
+        seen |= {row.name: row.name, row.sha256: row.name}
+
+
+def new_key(name: str) -> tuple[str, str]:
+    """A key that nobody can guess, and its table for the file. Raises KeysBroken for a name that is none."""
+    key = f"sk-limner-{secrets.token_urlsafe(32)}"
+    table = f'[[keys]]\nname = "{name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
+    fields: dict[str, Any] = {"name": name, "sha256": "0" * 64}
+    try:
+        KeyRow.model_validate(fields)
+    except ValidationError as error:
+        raise KeysBroken(error.errors()[0]["msg"]) from None
+    return key, table

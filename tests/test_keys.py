@@ -1,0 +1,165 @@
+"""The file of keys: what a table may say, how mistakes are told, when it is read again."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.keys import KeyBook, KeysBroken, Rate, new_key, read_keys
+from app.pure.sizes import Size
+
+DIGEST = hashlib.sha256(b"sk-alice").hexdigest()
+HEAD = f'[[keys]]\nname = "alice"\nsha256 = "{DIGEST}"\n'
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    line: str
+    field: str
+    value: Any
+
+
+CASES = [
+    Case("its name", "", "name", "alice"),
+    Case("its digest", "", "sha256", bytes.fromhex(DIGEST)),
+    Case("no limit where none is set", "", "requests", ()),
+    Case("requests a minute", 'requests = ["30/minute"]', "requests", (Rate(30, "minute"),)),
+    Case("images an hour and a day", 'images = ["10/hour", "500/day"]', "images", (Rate(10, "hour"), Rate(500, "day"))),
+    Case("questions at once", "concurrency = 4", "concurrency", 4),
+    Case("models", 'models = ["gpt-image-1"]', "models", ("gpt-image-1",)),
+    Case("the largest size", 'max_size = "1536x1024"', "max_size", Size(1536, 1024)),
+    Case("the best quality", 'max_quality = "medium"', "max_quality", "medium"),
+    Case("an upstream", 'upstream = "spare"', "upstream", "spare"),
+    Case("images a month", "monthly_images = 1000", "monthly_images", 1000),
+    Case("a day, to its end", "expires = 2027-01-31", "expires", datetime(2027, 2, 1, tzinfo=UTC)),
+    Case("a day as text", 'expires = "2027-01-31"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
+    Case("a moment", "expires = 2027-01-31T10:00:00+01:00", "expires", datetime(2027, 1, 31, 9, tzinfo=UTC)),
+    Case("a moment without a zone is one of UTC", 'expires = "2027-01-31T10:00"', "expires", datetime(2027, 1, 31, 10, tzinfo=UTC)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_a_table_says(case: Case) -> None:
+    [row] = read_keys(HEAD + case.line)
+    assert getattr(row, case.field) == case.value
+
+
+@dataclass(frozen=True)
+class Wrong:
+    name: str
+    text: str
+    says: str
+
+
+TWO = HEAD.replace("alice", "bob").replace(DIGEST, "0" * 64)
+RATE = 'expected texts like "30/minute", "200/hour" or "500/day"'
+WRONG = [
+    Wrong("no TOML", "[[keys]]\nname = \n", "Invalid value (at line 2, column 8)"),
+    Wrong("something else", "models = 1", "expected [[keys]] tables and nothing else"),
+    Wrong("one table", '[keys]\nname = "alice"', "expected [[keys]] tables and nothing else"),
+    Wrong("no tables", "keys = [1]", "table 1: keys: Input should be a valid dictionary or instance of KeyRow"),
+    Wrong("no name", f'# mine\n\n[[keys]]\nsha256 = "{DIGEST}"', "line 3: name: Field required"),
+    Wrong("a name that breaks logs", HEAD.replace("alice", "a b"), "line 2: name: expected 1 to 64 letters, digits and the characters . _ @ -"),
+    Wrong("the key itself", HEAD.replace(DIGEST, "sk-alice"), "line 3: sha256: expected the 64 hexadecimal digits of the key's SHA-256"),
+    Wrong("a digest that is a number", "[[keys]]\nname = 'a'\nsha256 = 1", "line 3: sha256: expected the 64 hexadecimal digits of the key's SHA-256"),
+    Wrong("a misspelt field, of the second table", HEAD + TWO + "request = []", "line 7: request: Extra inputs are not permitted"),
+    Wrong("a rate in other words", HEAD + 'requests = ["30 per minute"]', f"line 4: requests: {RATE}"),
+    Wrong("a rate of nothing", HEAD + 'images = ["0/day"]', f"line 4: images: {RATE}"),
+    Wrong("a rate that is a number", HEAD + "images = [3]", f"line 4: images: {RATE}"),
+    Wrong("a size that is none", HEAD + 'max_size = "large"', "line 4: max_size: Invalid size 'large'. Expected WIDTHxHEIGHT, for example '1824x1024'."),
+    Wrong("a size that is no limit", HEAD + 'max_size = "auto"', 'line 4: max_size: expected a size like "1536x1024"'),
+    Wrong("a size that is a number", HEAD + "max_size = 1", 'line 4: max_size: expected a size like "1536x1024"'),
+    Wrong("a quality that is none", HEAD + 'max_quality = "best"', "line 4: max_quality: Input should be 'low', 'medium' or 'high'"),
+    Wrong("concurrency as text", HEAD + 'concurrency = "4"', "line 4: concurrency: Input should be a valid integer"),
+    Wrong("an end that is none", HEAD + 'expires = "soon"', "line 4: expires: expected a date like 2027-01-31, or a date with a time"),
+    Wrong("a time of day", HEAD + "expires = 10:00:00", "line 4: expires: expected a date like 2027-01-31, or a date with a time"),
+    Wrong("two of one name", HEAD + HEAD.replace(DIGEST, "0" * 64), "two keys have the name alice"),
+    Wrong("two of one key", HEAD + HEAD.replace("alice", "bob"), "alice and bob have the same key"),
+    Wrong("two mistakes, both told", HEAD + "concurrency = 0\nimages = 3", "line 5: images: Input should be a valid tuple; line 4: concurrency: Input should be greater than or equal to 1"),
+    Wrong("tables on one line", "keys = [{name = 'a'}]", "table 1: sha256: Field required"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
+def test_how_mistakes_are_told(case: Wrong) -> None:
+    with pytest.raises(KeysBroken) as caught:
+        read_keys(case.text)
+    assert str(caught.value) == case.says
+
+
+class File:
+    """A file of keys and a clock, both moved by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "keys.toml"
+        self.now = 0.0
+        self.write(HEAD)
+        self.book = KeyBook(self.path, lambda: self.now)
+
+    def write(self, text: str) -> None:
+        self.path.write_text(text)
+        self.now += 1
+        # Two writings within one tick of the file system's clock are told apart all the same.
+        os.utime(self.path, (self.now, self.now))
+
+    def names(self) -> list[str]:
+        return [row.name for row in self.book.rows()]
+
+
+def test_a_changed_file_is_read_a_second_later(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.write(HEAD + TWO)
+    file.now -= 0.1
+    assert file.names() == ["alice"]
+    file.now += 0.1
+    assert file.names() == ["alice", "bob"]
+
+
+def test_a_file_that_has_not_changed_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = File(tmp_path)
+    monkeypatch.setattr(file.book, "reload", lambda: pytest.fail("read again"))
+    file.now += 10
+    assert file.names() == ["alice"]
+
+
+BROKEN: dict[str, tuple[Callable[[File], Any], str]] = {
+    "a mistake": (lambda file: file.write(HEAD + "concurrency = 0"), "line 4: concurrency: Input should be greater than or equal to 1"),
+    "no text": (lambda file: file.path.write_bytes(b"\xff"), "is not UTF-8"),
+    "no file": (lambda file: file.path.unlink(), "cannot be read: No such file or directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_told_of_once_and_changes_nothing(name: str, tmp_path: Path) -> None:
+    breaks, reason = BROKEN[name]
+    file = File(tmp_path)
+    breaks(file)
+    with capture_logs() as logs:
+        for _ in range(3):
+            file.now += 1
+            assert file.names() == ["alice"]
+        assert [(each["log_level"], each["reason"]) for each in logs] == [("error", reason)]
+        file.write(TWO)
+        assert file.names() == ["bob"]
+        assert (logs[-1]["event"], logs[-1]["keys"]) == ("keys file read", 1)
+
+
+def test_a_broken_file_at_the_start_is_none(tmp_path: Path) -> None:
+    with pytest.raises(KeysBroken, match="No such file"):
+        KeyBook(tmp_path / "none")
+
+
+def test_a_new_key_opens_its_row() -> None:
+    key, table = new_key("alice")
+    [row] = read_keys(table)
+    assert row.sha256 == hashlib.sha256(key.encode()).digest()
+    assert key != new_key("alice")[0]
+    with pytest.raises(KeysBroken, match="expected 1 to 64"):
+        new_key('a"b')
