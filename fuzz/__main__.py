@@ -1,4 +1,4 @@
-"""Fuzz for a bounded time: `python -m fuzz [--seconds N] [--only NAME] [--seed N]`; 1 where something must not happen."""
+"""Fuzz for a bounded time: `python -m fuzz [--seconds N] [--only NAME] [--seed N]`; 1 where something went wrong."""
 
 import argparse
 import logging

@@ -1,0 +1,30 @@
+"""`limner serve` that tells at `/gauges` what it holds: tasks, questions under way, and turns that are taken."""
+
+import asyncio
+import sys
+
+from fastapi import FastAPI
+
+from app.log import configure
+from app.server import Server
+from app.settings import Settings
+
+
+def main() -> int:
+    settings = Settings()
+    configure(settings.log_format, settings.log_level)
+    server = Server(settings)
+    served = server.config.app
+    assert isinstance(served, FastAPI)
+
+    @served.get("/gauges")
+    async def gauges() -> dict[str, int]:
+        studio = served.state.studio
+        return {"tasks": len(asyncio.all_tasks()), "jobs": len(studio.jobs), "turns": studio.turns.used}
+
+    server.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
