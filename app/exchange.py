@@ -56,11 +56,12 @@ class Exchange:
     """`waiting` runs while anybody outside is waited for, `upstream` while the upstream is.
 
     `silence`: seconds after which the client gets a sign of life. `answered_by`: where there are several upstreams, the
-    names of those that had something to say, in the order of their first words.
+    names of those that had something to say, in order of first words. `limits`: what a key has left, as headers.
     """
 
     request: ImagesRequest
     silence: float
+    limits: Mapping[str, str] = field(default_factory=dict)
     waiting: Stopwatch = field(default_factory=Stopwatch)
     upstream: Stopwatch = field(default_factory=Stopwatch)
     shrunk: list[str] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Exchange:
             "x-limner-shrunk": ", ".join(self.shrunk),
             "x-limner-upstream": ", ".join(self.answered_by),
         }
-        early = {name: value for name, value in told.items() if value}
+        early = {name: value for name, value in told.items() if value} | dict(self.limits)
         if answer is None:
             return early
         took = time.perf_counter() - self.began

@@ -47,6 +47,12 @@ def _check_store(value: str) -> str:
     return value
 
 
+def _check_state(value: str) -> str:
+    if value != "memory:" and not (re.match("rediss?://", value) and urlsplit(value).hostname):
+        raise PydanticCustomError("state", "memory:, or a URL like redis://host:6379")
+    return value
+
+
 def _check_folder(value: Path) -> Path:
     if not value.is_dir() or not os.access(value, os.W_OK):
         raise PydanticCustomError("folder", "a folder that exists and can be written to")
@@ -125,6 +131,7 @@ Size = Annotated[ByteSize, Field(ge=1024)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 DialectName = Annotated[str, AfterValidator(_check_dialect)]
 Folder = Annotated[Path, AfterValidator(_check_folder)]
+StateUrl = Annotated[str, AfterValidator(_check_state)]
 StoreUrl = Annotated[str, AfterValidator(_check_store)]
 ShrinkLimits = Annotated[Shrink, NoDecode, BeforeValidator(_parse_shrink)]
 AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)]

@@ -19,6 +19,7 @@ from app.blobs import Blob
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
 from app.keys import KeyBook
+from app.limits import Limits
 from app.log import log
 from app.middleware import LastResort, Record
 from app.once import Once
@@ -31,6 +32,7 @@ from app.roster import Entry
 from app.routes import image_routes
 from app.settings import Settings
 from app.silence import silence_routes
+from app.state import State
 from app.status import REMEMBERED, status_routes
 from app.store import Store, open_store
 from app.stored import StoreConfig
@@ -47,6 +49,7 @@ EXPOSED = (
     "location",
     "retry-after",
     "retry-after-ms",
+    *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "images")),
     "x-limner-failed",
     "x-limner-ignored",
     "x-limner-joined",
@@ -147,8 +150,10 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         most=settings.max_answers,
         most_bytes=settings.max_answers_bytes,
     )
+    state = State(settings.shared_state, closed=settings.state_down == "closed")
     studio = Studio(
         turns=Turns(turns(settings), settings.max_queue),
+        limits=Limits(state, settings.max_queue),
         parts=Parts(upstreams, fetcher, transcoder, store, settings.shrink_inputs, settings.public_url),
         policy=policy(settings),
         once=once,
@@ -163,6 +168,7 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
         once.close()
+        await state.close()
         await upstreams.close()
         await fetcher.close()
         transcoder.close()

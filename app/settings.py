@@ -24,6 +24,7 @@ from app.formats import (
     Shrink,
     ShrinkLimits,
     Size,
+    StateUrl,
     StoreUrl,
     Words,
     is_loopback,
@@ -104,6 +105,8 @@ class Settings(BaseSettings):
         "stand for a key that is not told.",
     )
     keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](#keys-and-limits).")
+    shared_state: StateUrl = Field("memory:", description="`redis://host:6379`: where replicas count limits together.")
+    state_down: Literal["open", "closed"] = Field("open", description="Without Redis: `open` counts alone, or 503.")
     allow_anonymous: bool = Field(
         False,
         description="Let anyone who reaches this server spend the upstream key: needed to run open off loopback.",

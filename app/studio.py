@@ -14,6 +14,7 @@ from app.blobs import Blob, Spool
 from app.errors import ApiError, NotFound, Unavailable
 from app.exchange import Exchange, Item, answer_of, outline
 from app.jobs import Job
+from app.limits import Limits, within
 from app.once import Errand, Once, identify
 from app.pipeline import Edge, Policy, paint
 from app.pure.images import ImagesRequest
@@ -34,6 +35,7 @@ class Studio:
     """`jobs` are those under way, with or without a reader; `keepalive_after` is in seconds, 0 means never."""
 
     turns: Turns
+    limits: Limits
     parts: Parts
     policy: Policy
     once: Once
@@ -44,18 +46,30 @@ class Studio:
 
     async def answer(self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request) -> Response:
         """Takes over the spool. Raises the ApiError of the work where nothing has been sent yet."""
+        is_async = not request.stream and "respond-async" in http.headers.get("prefer", "").lower()
+        async with self.limits.door(caller):
+            errand = await self._enter(request, caller, spool, http, is_async)
+        return accepted(errand, http) if is_async else await self.visit(errand, http)
+
+    async def _enter(
+        self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request, is_async: bool
+    ) -> Errand:
+        """Only a new question is counted: not one that joins another, nor one that has been paid for."""
+        told: dict[str, str] = {}
         try:
+            request = within(caller.row, request)
             identity = await identify(request, caller, http.headers)
             errand = self.once.find(identity)
             if self.closing and (errand is None or errand.failed_to_deliver):
                 raise Unavailable("The server is shutting down. Please try again.")
+            if errand is None:
+                told = await self.limits.count(caller, request.n)
         except BaseException:
             spool.close()
             raise
-        is_async = not request.stream and "respond-async" in http.headers.get("prefer", "").lower()
         readers = 0 if is_async else 1
         if errand is None:
-            errand = Errand(http.state.request_id, identity, Exchange(request, self.silence), spool, is_async)
+            errand = Errand(http.state.request_id, identity, Exchange(request, self.silence, told), spool, is_async)
             self._start(errand, caller, http, readers)
             self.once.add(errand)
         elif errand.failed_to_deliver:
@@ -65,7 +79,7 @@ class Studio:
             # What the repeat brings is what the first one brought.
             spool.close()
             errand.job.readers += readers
-        return accepted(errand, http) if is_async else await self.visit(errand, http)
+        return errand
 
     async def result(self, id: str, caller: Caller, http: Request) -> Response:  # noqa: A002  the API's word
         """What became of a question nobody waited for; until its time is over, as often as it is asked for."""
@@ -111,7 +125,12 @@ class Studio:
         errand.job.task.add_done_callback(self.jobs.discard)
 
     async def _work(self, request: ImagesRequest, caller: Caller, edge: Edge[Blob]) -> AsyncGenerator[Item, None]:
-        async with self.turns.take(caller.id, request.n), aclosing(paint(request, edge, self.policy)) as items:
+        """A turn of the key first: who waits for one of those holds none that others could use."""
+        async with (
+            self.limits.turn(caller, request.n),
+            self.turns.take(caller.id, request.n),
+            aclosing(paint(request, edge, self.policy)) as items,
+        ):
             async for item in items:
                 yield item
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from app.formats import BaseUrl, Key, KeyFile, Keys, KeysFile, Shrink, ShrinkLimits, Words
+from app.formats import BaseUrl, Key, KeyFile, Keys, KeysFile, Shrink, ShrinkLimits, StateUrl, Words
 
 DIGEST = hashlib.sha256(b"sk-client").hexdigest()
 
@@ -22,6 +22,8 @@ class Case:
 
 
 READ = [
+    Case("no shared state", StateUrl, "memory:", "memory:"),
+    Case("a Redis", StateUrl, "rediss://:secret@h:1/2", "rediss://:secret@h:1/2"),
     Case("words with spaces", Words, " a, b ,,", ("a", "b")),
     Case("words that are words already", Words, ("a",), ("a",)),
     Case("an address with a slash at its end", BaseUrl, "http://h/v1/", "http://h/v1"),
@@ -48,6 +50,8 @@ def test_keys_come_from_files(tmp_path: Path) -> None:
 
 
 REFUSED = [
+    ("a state that is none", StateUrl, "memcached://h"),
+    ("a Redis nowhere", StateUrl, "redis:///0"),
     ("a key with a line break", Key, "sk-1\r\nx-evil: 1"),
     ("a key with a space", Key, "sk 1"),
     ("a key that no header can carry", Key, "schlüssel"),

@@ -1,0 +1,33 @@
+"""A real Redis on loopback, to be killed and started again."""
+
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+
+class RedisServer:
+    """Nothing of it is on disk: one that has been killed has forgotten everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port: int = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
+        for _ in range(1000):
+            try:
+                socket.create_connection(("127.0.0.1", self._port)).close()
+                return
+            except ConnectionRefusedError:
+                threading.Event().wait(0.01)
+        raise AssertionError("redis-server did not start")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()

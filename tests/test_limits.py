@@ -1,0 +1,200 @@
+"""What a key may ask for and how much, alone and through two servers that share a Redis."""
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.access import Caller
+from app.errors import ApiError, InvalidRequest, RateLimited
+from app.keys import KeyRow, read_keys
+from app.limits import Limits, within
+from app.pure.images import ImagesRequest, Operation
+from app.pure.sizes import Size
+from app.state import State
+from tests.redis_server import RedisServer
+from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
+
+HEAD = f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"\n'
+KEY = {"authorization": "Bearer sk-alice"}
+NOBODY = Caller("id", None)
+
+
+def caller(lines: str) -> Caller:
+    [row] = read_keys(HEAD + lines)
+    return Caller("id", "sk-alice", row)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    line: str
+    asked: dict[str, Any] = field(default_factory=dict)
+    becomes: dict[str, Any] = field(default_factory=dict)
+    says: str | None = None
+    code: str | None = None
+
+
+CASES = [
+    Case("no limit", "", {"size": Size(3840, 2160), "quality": "high", "model": "x"}),
+    Case("a model of the list", 'models = ["a", "b"]', {"model": "b"}),
+    Case("another model", 'models = ["a", "b"]', {"model": "c"}, {}, "This key does not have access to the model 'c'.", "model_not_found"),
+    Case("no model", 'models = ["a"]', {}, {}, "This key does not have access to requests that name no model.", "model_not_found"),
+    Case("the largest size, on its side", 'max_size = "1536x1024"', {"size": Size(1024, 1536)}),
+    Case("a larger size", 'max_size = "1024x1024"', {"size": Size(1536, 1024)}, {}, "Invalid size '1536x1024'. This key may ask for as many pixels as 1024x1024 has.", "invalid_value"),
+    Case("a small size that is painted large", 'max_size = "1024x640"', {"size": Size(256, 256)}, {}, "Invalid size '256x256'. This key may ask for as many pixels as 1024x640 has.", "invalid_value"),
+    Case("a size left to us", 'max_size = "1024x1024"', {}, {"size": Size(1024, 1024)}),
+    Case("the best quality", 'max_quality = "medium"', {"quality": "medium"}),
+    Case("a better quality", 'max_quality = "medium"', {"quality": "high"}, {}, "Invalid value: 'high'. This key may ask for 'medium' at most.", "invalid_value"),
+    Case("a quality left to us", 'max_quality = "medium"', {}, {"quality": "medium"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_a_key_may_ask_for(case: Case) -> None:
+    request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", **case.asked)
+    row: KeyRow | None = caller(case.line).row
+    if case.says is None:
+        made = within(row, request)
+        assert {name: getattr(made, name) for name in case.asked | case.becomes} == case.asked | case.becomes
+        return
+    with pytest.raises(ApiError) as caught:
+        within(row, request)
+    assert (caught.value.message, caught.value.code) == (case.says, case.code)
+
+
+class Meter:
+    """Counting, with a clock for the months."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.limits = Limits(State("memory:", closed=False), queue=5)
+
+    async def count(self, who: Caller, images: int = 1) -> dict[str, str] | RateLimited:
+        try:
+            return await self.limits.count(who, images)
+        except RateLimited as error:
+            return error
+
+
+def test_who_has_no_row_is_not_counted() -> None:
+    assert asyncio.run(Meter().count(NOBODY)) == {}
+    assert within(None, ImagesRequest(operation=Operation.GENERATION, prompt="a")).size is None
+
+
+def test_what_is_left_is_told_and_then_refused_as_openai_does() -> None:
+    who = caller('requests = ["3/minute"]\nimages = ["500/day", "4/minute"]')
+
+    async def scene() -> None:
+        meter = Meter()
+        told = await meter.count(who, 2)
+        assert isinstance(told, dict)
+        assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-remaining-requests"]) == ("3", "2")
+        assert (told["x-ratelimit-limit-images"], told["x-ratelimit-remaining-images"]) == ("4", "2")
+        refused = await meter.count(who, 3)
+        assert isinstance(refused, RateLimited)
+        assert refused.message.startswith(
+            "Rate limit reached for alice on images per minute: Limit 4, Used 2, Requested 3. Please try again in "
+        )
+        assert (refused.status, refused.type, refused.code) == (429, "images", "rate_limit_exceeded")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["x-ratelimit-remaining-images"] == "2"
+        # What was refused has not been counted.
+        assert isinstance(await meter.count(who, 2), dict)
+        assert isinstance(await meter.count(who, 1), RateLimited)
+
+    asyncio.run(scene())
+
+
+def test_more_at_once_than_ever_fits_is_no_matter_of_time() -> None:
+    with pytest.raises(InvalidRequest, match="this key may ask for 4 images per minute, but got 5"):
+        asyncio.run(Limits(State("memory:", closed=False), 5).count(caller('images = ["4/minute"]'), 5))
+
+
+def test_a_budget_is_for_a_calendar_month() -> None:
+    who = caller("monthly_images = 5")
+    now = 0.0
+    limits = Limits(State("memory:", closed=False), 5, lambda: now)
+
+    async def scene() -> None:
+        nonlocal now
+        await limits.count(who, 4)
+        with pytest.raises(RateLimited, match="budget of 5 images a month") as caught:
+            await limits.count(who, 2)
+        assert (caught.value.code, caught.value.headers["x-should-retry"]) == ("insufficient_quota", "false")
+        assert await limits.count(who, 1) == {}
+        now = 40 * 86_400.0
+        assert await limits.count(who, 5) == {}
+
+    asyncio.run(scene())
+
+
+def test_a_race_that_is_lost_between_look_and_count_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from limits.aio.strategies import MovingWindowRateLimiter
+
+    async def lost(*_: object, **__: object) -> bool:
+        return False
+
+    monkeypatch.setattr(MovingWindowRateLimiter, "hit", lost)
+    refused = asyncio.run(Meter().count(caller('images = ["4/minute"]')))
+    assert isinstance(refused, RateLimited)
+    assert "Limit 4, Used 4, Requested 1" in refused.message
+
+
+def test_questions_of_a_key_at_once() -> None:
+    async def scene() -> None:
+        limits = Limits(State("memory:", closed=False), queue=0)
+        async with limits.turn(NOBODY, 9), limits.turn(caller(""), 9), limits.turn(caller("concurrency = 2"), 2):
+            with pytest.raises(RateLimited):
+                async with limits.turn(caller("concurrency = 2"), 1):
+                    pass
+            # The file has changed.
+            async with limits.turn(caller("concurrency = 3"), 1):
+                pass
+
+    asyncio.run(scene())
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RunningDemo]:
+    with run_demo() as running:
+        yield running
+
+
+def ask(limner: RunningLimner, prompt: str, **headers: str) -> httpx.Response:
+    return httpx.post(
+        f"{limner.url}/v1/images/generations",
+        json={"prompt": prompt},
+        headers=KEY | headers,
+        timeout=30,
+        trust_env=False,
+    )
+
+
+def test_a_repeat_that_joins_is_not_counted(demo: RunningDemo, tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text(HEAD + 'images = ["2/minute"]')
+    with run_limner(demo.url, keys_file=tmp_path / "keys.toml") as limner:
+        first = ask(limner, "a fox", **{"idempotency-key": "one"})
+        again = ask(limner, "a fox", **{"idempotency-key": "one"})
+        assert (first.headers["x-ratelimit-remaining-images"], again.status_code) == ("1", 200)
+        assert [ask(limner, "a hare").status_code, ask(limner, "a bear").status_code] == [200, 429]
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_a_limit_of_ten_a_minute_holds_exactly_over_two_servers(demo: RunningDemo, tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text(HEAD + 'images = ["10/minute"]')
+    redis = RedisServer(tmp_path)
+    redis.start()
+    options: dict[str, Any] = {"keys_file": tmp_path / "keys.toml", "shared_state": redis.url}
+    with run_limner(demo.url, **options) as one, run_limner(demo.url, **options) as other:
+        got = [ask((one, other)[number % 2], f"fox {number}") for number in range(14)]
+        assert [each.status_code for each in got] == [200] * 10 + [429] * 4
+        assert got[9].headers["x-ratelimit-remaining-images"] == "0"
+        redis.kill()
+        assert ask(one, "a fox while nobody counts for all").status_code == 200

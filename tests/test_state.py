@@ -1,0 +1,92 @@
+"""What replicas share: counted in a real Redis, which goes away and comes back."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from limits import RateLimitItemPerMinute
+from limits.aio.strategies import MovingWindowRateLimiter
+from structlog.testing import capture_logs
+
+from app.errors import Unavailable
+from app.state import State
+from tests.redis_server import RedisServer
+
+TEN = RateLimitItemPerMinute(10)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+async def hit(limiter: MovingWindowRateLimiter) -> bool:
+    return await limiter.hit(TEN, "alice")
+
+
+def test_without_a_url_each_process_counts_for_itself() -> None:
+    async def scene() -> None:
+        one, other = State("memory:", closed=True), State("memory:", closed=True)
+        assert sum([await one.ask(hit) for _ in range(12)]) == 10
+        assert await other.ask(hit)
+        await one.close()
+
+    asyncio.run(scene())
+
+
+def test_two_count_together(redis: RedisServer) -> None:
+    async def scene() -> None:
+        states = [State(redis.url, closed=False) for _ in range(2)]
+        got = await asyncio.gather(*(states[number % 2].ask(hit) for number in range(30)))
+        assert sum(got) == 10
+        for state in states:
+            await state.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open: counted here", "closed: refused"])
+def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> None:
+    now = 0.0
+
+    async def scene() -> None:
+        nonlocal now
+        state = State(redis.url, closed=closed, now=lambda: now)
+        assert await state.ask(hit)
+        redis.kill()
+        with capture_logs() as logs:
+            for _ in range(3):
+                if closed:
+                    with pytest.raises(Unavailable):
+                        await state.ask(hit)
+                else:
+                    assert await state.ask(hit)
+                now += 2
+            redis.start()
+            assert sum([await state.ask(hit) for _ in range(12)]) == 10
+            # A connection that was closed in the meantime is opened anew: that is no loss.
+            redis.kill()
+            redis.start()
+            assert await state.ask(hit)
+        assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
+        await state.close()
+
+    asyncio.run(scene())
+
+
+def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
+    async def scene() -> None:
+        state = State("redis://127.0.0.1:9", closed=False, now=lambda: 0.0)
+        with capture_logs() as logs:
+            assert sum([await state.ask(hit) for _ in range(12)]) == 10
+        assert len(logs) == 1
+        await state.close()
+
+    asyncio.run(scene())
