@@ -90,7 +90,7 @@ soak: install ## Mixed load with 30 % faults for a minute: nothing may grow; ARG
 
 lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade takes newer releases
 	$(COMPILE) pyproject.toml --output-file requirements.lock $(ARGS)
-	$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra dev --extra otel --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
 	$(COMPILE) docs/requirements.in --output-file requirements-docs.lock $(ARGS)
 	$(COMPILE) tests/clients/python/requirements.in --output-file tests/clients/python/requirements.lock $(ARGS)
 	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock $(ARGS)

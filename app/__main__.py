@@ -1,4 +1,4 @@
-"""The commands: serve, demo, check, paint, explain, keys."""
+"""The commands: serve, demo, check, paint, explain, keys, ledger."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ from app.keys import KeysBroken, new_key
 from app.log import configure, log
 from app.objections import complaints
 from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
+from app.report import GROUPS, sum_up
 from app.server import Server
 from app.settings import Settings, unknown_variables
 from app.showcase import demo
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return explain(options.file, sent=options.sent, as_json=options.json)
     if options.command == "keys":
         return tell_new_key(options.name)
+    if options.command == "ledger":
+        return sum_up(options.file, options.by)
     if options.command == "demo":
         return demo(options.once)
     try:
@@ -69,6 +72,7 @@ def command_line() -> argparse.ArgumentParser:
     add_paint(commands)
     add_explain(commands)
     add_keys(commands)
+    add_ledger(commands)
     return parser
 
 
@@ -138,6 +142,12 @@ def tell_new_key(name: str) -> int:
     print(f"The key of {name}, shown only here: {key}", file=sys.stderr)
     print(table)
     return 0
+
+
+def add_ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("ledger", help="sum up what LIMNER_LEDGER has recorded")
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="the ledger; without it, standard input")
+    parser.add_argument("--by", choices=tuple(GROUPS), default="key", help="a line for each of these")
 
 
 def serve(settings: Settings) -> int:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from app.errors import SpoolFull
+from app.metrics import SPOOL
 
 #: What one blob may hold in memory. Most uploads of a chat are smaller, a photo is larger.
 IN_MEMORY = 256 * 1024
@@ -30,6 +31,8 @@ class Blob:
         if self._file is None and self.size <= self._in_memory:
             self._memory += data
             return
+        if self._file is not None:
+            SPOOL.inc(len(data))
         try:
             _write_all(self._spill(), data)
         except OSError as error:
@@ -41,6 +44,7 @@ class Blob:
         """The file's descriptor; what was in memory goes first."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115  it outlives this call
+            SPOOL.inc(self.size)
             _write_all(self._file.fileno(), self._memory)
             self._memory = bytearray()
         return self._file.fileno()
@@ -56,8 +60,9 @@ class Blob:
 
     def close(self) -> None:
         self._memory = bytearray()
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
             self._file.close()
+            SPOOL.dec(self.size)
 
     def __enter__(self) -> Self:
         return self

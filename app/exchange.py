@@ -15,6 +15,7 @@ from app.pure.images import ImagesRequest
 from app.pure.json_holes import HoleyJson
 from app.pure.sse import comment
 from app.responses import Presence, joined
+from app.traces import Trace
 
 Item = Partial | Answer
 
@@ -53,10 +54,11 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class Exchange:
-    """`waiting` runs while anybody outside is waited for, `upstream` while the upstream is.
+    """`waiting` runs while anybody outside is waited for, `upstream` and `download` while those are.
 
-    `silence`: seconds after which the client gets a sign of life. `answered_by`: where there are several upstreams, the
-    names of those that had something to say, in order of first words. `limits`: what a key has left, as headers.
+    `silence`: seconds after which the client gets a sign of life. `heard`: the names of the upstreams that had
+    something to say, in order of first words; `answered_by`: the same where there are several, for clients to know.
+    `limits`: what a key has left, as headers. `turn`: seconds of waiting for it.
     """
 
     request: ImagesRequest
@@ -64,9 +66,14 @@ class Exchange:
     limits: Mapping[str, str] = field(default_factory=dict)
     waiting: Stopwatch = field(default_factory=Stopwatch)
     upstream: Stopwatch = field(default_factory=Stopwatch)
+    download: Stopwatch = field(default_factory=Stopwatch)
     shrunk: list[str] = field(default_factory=list)
     answered_by: dict[str, None] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
+    trace: Trace = field(default_factory=Trace)
+    heard: dict[str, None] = field(default_factory=dict)
+    attempts: int = 0
+    turn: float = 0.0
 
     def headers(self, answer: Answer | None = None) -> dict[str, str]:
         """What is known when the headers go out: of a stream only what the request itself tells."""
@@ -78,15 +85,18 @@ class Exchange:
         early = {name: value for name, value in told.items() if value} | dict(self.limits)
         if answer is None:
             return early
-        took = time.perf_counter() - self.began
         failed = {"x-limner-failed": str(answer.failed)} if answer.failed else {}
         return {
             "x-limner-reply-form": ", ".join(dict.fromkeys(painted.form for painted in answer.painted)),
             "x-limner-upstream-ms": f"{self.upstream.seconds * 1000:.0f}",
-            "x-limner-overhead-ms": f"{max(0.0, took - self.waiting.seconds) * 1000:.1f}",
+            "x-limner-overhead-ms": f"{self.overhead(time.perf_counter()) * 1000:.1f}",
             **early,
             **failed,
         }
+
+    def overhead(self, until: float) -> float:
+        """Seconds that Limner itself took."""
+        return max(0.0, until - self.began - self.waiting.seconds - self.turn)
 
     def json(self, answer: Answer) -> HoleyJson:
         return HoleyJson(images_json(self.request, answer.painted, answer.usage, int(time.time())))

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
@@ -14,6 +15,9 @@ from pydantic_settings import NoDecode
 from app.pure.dialects import DIALECTS
 from app.pure.netguard import Allowed, parse_allow
 from app.store import check_url
+
+#: As programs are told on the command line.
+STANDARD_OUTPUT = Path("-")
 
 
 def _split(value: object) -> object:
@@ -57,6 +61,22 @@ def _check_folder(value: Path) -> Path:
     if not value.is_dir() or not os.access(value, os.W_OK):
         raise PydanticCustomError("folder", "a folder that exists and can be written to")
     return value
+
+
+def _check_ledger(value: Path) -> Path:
+    if value != STANDARD_OUTPUT and (
+        value.is_dir() or not value.parent.is_dir() or not os.access(value.parent, os.W_OK)
+    ):
+        raise PydanticCustomError("ledger", "a file in a folder that exists and can be written to, or -")
+    return value
+
+
+def _check_collector(value: str) -> str:
+    try:
+        import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ImportError:
+        raise PydanticCustomError("extra", "needs more than is installed: pip install 'limner[otel]'") from None
+    return _check_base_url(value)
 
 
 def _check_key(value: SecretStr) -> SecretStr:
@@ -132,6 +152,8 @@ BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 DialectName = Annotated[str, AfterValidator(_check_dialect)]
 Folder = Annotated[Path, AfterValidator(_check_folder)]
 StateUrl = Annotated[str, AfterValidator(_check_state)]
+LedgerFile = Annotated[Path, AfterValidator(_check_ledger)]
+Collector = Annotated[str, AfterValidator(_check_collector)]
 StoreUrl = Annotated[str, AfterValidator(_check_store)]
 ShrinkLimits = Annotated[Shrink, NoDecode, BeforeValidator(_parse_shrink)]
 AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)]

@@ -15,16 +15,20 @@ from starlette.routing import Route
 
 from app import __version__
 from app.access import Access, Turns
+from app.accounts import Books
 from app.blobs import Blob
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
+from app.formats import STANDARD_OUTPUT
 from app.keys import KeyBook
+from app.ledger import Ledger
 from app.limits import Limits
 from app.log import log
+from app.metrics import watch
 from app.middleware import LastResort, Record
 from app.once import Once
 from app.openapi import complete
-from app.ops import health_routes, kept_routes, model_routes
+from app.ops import health_routes, kept_routes, metrics_routes, model_routes
 from app.pages import page_routes
 from app.pipeline import Policy
 from app.responses import ErrorResponse
@@ -37,6 +41,7 @@ from app.status import REMEMBERED, status_routes
 from app.store import Store, open_store
 from app.stored import StoreConfig
 from app.studio import Studio
+from app.traces import Tracing
 from app.transcode import Transcoder
 from app.upstream import Upstream, UpstreamConfig, open_transport
 from app.upstreams import Member, Upstreams
@@ -68,11 +73,12 @@ def create_app(settings: Settings) -> FastAPI:
     """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, KeysBroken."""
     book = None if settings.keys_file is None else KeyBook(settings.keys_file)
     store = open_store(store_config(settings))
+    books = open_books(settings)
     app = FastAPI(
         title="Limner",
         version=__version__,
         summary="The OpenAI Images API in front of a chat model that paints.",
-        lifespan=partial(open_parts, settings, store),
+        lifespan=partial(open_parts, settings, store, books),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -83,13 +89,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_framework)
     outcomes: deque[Mapping[str, object]] = deque(maxlen=REMEMBERED)
     add_middleware(app, settings, outcomes)
-    add_routes(app, settings, open_access(settings, book), outcomes)
+    add_routes(app, settings, open_access(settings, book), books, outcomes)
     return app
 
 
-def add_routes(app: FastAPI, settings: Settings, access: Access, outcomes: deque[Mapping[str, object]]) -> None:
+def add_routes(
+    app: FastAPI, settings: Settings, access: Access, books: Books, outcomes: deque[Mapping[str, object]]
+) -> None:
     api = APIRouter()
-    images = image_routes(settings, access)
+    images = image_routes(settings, access, books)
     api.include_router(images)
     api.include_router(model_routes(settings.listed_models, access))
     api.include_router(silence_routes(access))
@@ -97,6 +105,8 @@ def add_routes(app: FastAPI, settings: Settings, access: Access, outcomes: deque
     # As a courtesy to clients whose base URL has no /v1.
     app.include_router(api, include_in_schema=False)
     app.include_router(health_routes())
+    if settings.metrics:
+        app.include_router(metrics_routes())
     app.include_router(kept_routes(settings.image_ttl))
     app.include_router(status_routes(settings, outcomes), prefix="/v1")
     if settings.page:
@@ -133,7 +143,7 @@ def serve_directly(app: FastAPI, router: APIRouter) -> None:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGenerator[None, None]:
+async def open_parts(settings: Settings, store: Store, books: Books, app: FastAPI) -> AsyncGenerator[None, None]:
     """Everything that needs an event loop; closed in the opposite order, after the questions under way have ended."""
     new_blob = partial(Blob, settings.spool_dir)
     fetcher = Fetcher(
@@ -144,12 +154,7 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
     )
     transcoder = Transcoder(new_blob=new_blob)
     upstreams = open_upstreams(settings)
-    once = Once(
-        ttl=settings.answer_ttl,
-        key_ttl=settings.idempotency_ttl,
-        most=settings.max_answers,
-        most_bytes=settings.max_answers_bytes,
-    )
+    once = open_once(settings)
     state = State(settings.shared_state, closed=settings.state_down == "closed")
     studio = Studio(
         turns=Turns(turns(settings), settings.max_queue),
@@ -160,19 +165,24 @@ async def open_parts(settings: Settings, store: Store, app: FastAPI) -> AsyncGen
         keepalive_after=settings.keepalive_after,
     )
     app.state.studio = studio
-    sweeper = asyncio.create_task(sweep(store, min(_SWEEP, settings.image_ttl)))
+    beside = [
+        asyncio.create_task(sweep(store, min(_SWEEP, settings.image_ttl))),
+        asyncio.create_task(watch(studio.turns, upstreams.circuits)),
+    ]
     try:
         yield
     finally:
         await studio.drain(settings.shutdown_grace)
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         once.close()
         await state.close()
         await upstreams.close()
         await fetcher.close()
         transcoder.close()
         store.close()
+        await books.close()
 
 
 def open_access(settings: Settings, book: KeyBook | None) -> Access:
@@ -197,6 +207,22 @@ def store_config(settings: Settings) -> StoreConfig:
         max_bytes=settings.image_store_max_bytes,
         key=settings.image_store_key,
         serve=settings.store_serve,
+    )
+
+
+def open_books(settings: Settings) -> Books:
+    to_stdout = settings.ledger == STANDARD_OUTPUT
+    ledger = None if settings.ledger is None else Ledger(None if to_stdout else settings.ledger)
+    tracing = None if settings.traces is None else Tracing(settings.traces, __version__)
+    return Books(ledger, tracing, log_prompts=settings.log_prompts)
+
+
+def open_once(settings: Settings) -> Once:
+    return Once(
+        ttl=settings.answer_ttl,
+        key_ttl=settings.idempotency_ttl,
+        most=settings.max_answers,
+        most_bytes=settings.max_answers_bytes,
     )
 
 

@@ -5,23 +5,32 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from app.errors import ApiError
 from app.log import log
 from app.responses import ErrorResponse
 
 #: Probes come every few seconds and say nothing new; a page has two dozen files.
-_QUIET = ("/healthz", "/readyz", "/web/", "/v1/status")
+_QUIET = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
+
+
+class Account(Protocol):
+    def close(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What there is to say of the request that has ended with this record."""
+        ...
 
 
 class Record:
     """Gives each request an id, answers it in `x-request-id`, and writes one record when it has ended.
 
-    What a route puts into `scope["state"]["record"]` joins the record. Those of questions about pictures go into
-    `outcomes` too, with the time of their end.
+    What a route puts into `scope["state"]["record"]` joins the record, and what the account says that it has opened in
+    `scope["state"]["account"]`. Those of questions about pictures go into `outcomes` too, with the time of their end.
+    All that is logged on the way has the request's id.
     """
 
     def __init__(self, app: ASGIApp, outcomes: deque[Mapping[str, object]] | None = None) -> None:
@@ -35,23 +44,35 @@ class Record:
         record: dict[str, object] = {}
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         scope["path"] = tidy(scope["path"])
-        status = 0
+        bind_contextvars(request_id=request_id)
+        status = bytes_in = bytes_out = 0
+
+        async def count_in() -> Message:
+            nonlocal bytes_in
+            message = await receive()
+            bytes_in += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+            bytes_out += len(message.get("body", b""))
             await send(message)
 
         began = time.perf_counter()
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, count_in, send_with_id)
         finally:
             write = log.debug if scope["path"].startswith(_QUIET) else log.info
             ms = round((time.perf_counter() - began) * 1000, 1)
+            record.update(bytes_in=bytes_in, bytes_out=bytes_out)
+            account: Account | None = scope["state"].get("account")
+            if account is not None:
+                record.update(account.close({"status": status, **record}))
             route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
-            write("request", request_id=request_id, **route, **record)
+            write("request", **route, **record)
             if "/images/" in scope["path"] and scope["method"] != "OPTIONS":
                 self._outcomes.append({"id": request_id, "at": time.time(), **route, **record})
 
@@ -80,7 +101,7 @@ class LastResort:
         try:
             await self._app(scope, receive, watch)
         except Exception:  # reason: the one place where a bug must not take the connection down
-            log.exception("fault", request_id=scope.get("state", {}).get("request_id"))
+            log.exception("fault")
             if started:
                 raise
             await ErrorResponse(ApiError())(scope, receive, send)

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from app.access import Access
 from app.errors import NotFound, Unavailable
 from app.kept import KeptResponse
+from app.metrics import render
 from app.openapi import MODEL, MODELS, NEEDS_KEY, READINESS, STATUS, fault_responses, json_response
 from app.responses import JsonResponse
 from app.stored import cache_control
@@ -31,6 +32,24 @@ def health_routes() -> APIRouter:
             raise Unavailable("The server is shutting down.")
         # An open circuit turns nobody away: where there is no better upstream, this one is asked nevertheless.
         return JsonResponse({"status": "ready", "upstreams": http.app.state.studio.parts.upstreams.circuits()})
+
+    return router
+
+
+def metrics_routes() -> APIRouter:
+    """No key: nothing here tells who asks, or what."""
+    router = APIRouter(tags=["operations"])
+
+    # Not async, so that it runs beside the event loop: with several workers it reads the files of all.
+    @router.get(
+        "/metrics",
+        summary="What is counted and timed, for Prometheus",
+        responses={200: {"description": "All metrics.", "content": {"text/plain": {}}}},
+        response_class=Response,
+    )
+    def metrics(http: Request) -> Response:
+        body, media_type = render(http.headers.get("accept", ""))
+        return Response(body, headers={"content-type": media_type})
 
     return router
 

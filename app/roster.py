@@ -11,6 +11,9 @@ from pydantic_settings import NoDecode
 
 from app.formats import BaseUrl, Count, DialectName, Key, KeyFile
 
+#: What `GET /v1/models` lists: n8n's picker shows only ids that contain `gpt-image` or `dall-e`.
+OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
+
 #: Which upstream's name stands for all that a client may call a model and that `models` does not list.
 REST = "*"
 

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.access import Access
+from app.accounts import Books
 from app.blobs import Spool
 from app.errors import BodyTimeout, InvalidRequest, NotFound, TooLarge, UserError
 from app.forms import boundary_of, read_parts
@@ -29,17 +30,18 @@ _RETIRED = (
 )
 
 
-def image_routes(settings: Settings, access: Access) -> APIRouter:
+def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
     """Route first, then the key, then the body: a stranger does not make the server read 256 MiB."""
     router = APIRouter()
 
     async def answer(operation: Operation, http: Request) -> Response:
         caller = access.admit(http.headers)
-        if caller.name is not None:
-            http.scope["state"]["record"]["key"] = caller.name
+        account = books.open(http.state.request_id, caller, operation, http.headers.get("traceparent"))
+        http.state.account = account
         spool = Spool(settings.spool_dir)
         try:
-            request = await read(operation, http, spool, settings)
+            with account.trace.step("read"):
+                request = await read(operation, http, spool, settings)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)

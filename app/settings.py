@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 from app.formats import (
     AllowList,
     BaseUrl,
+    Collector,
     Count,
     DialectName,
     Folder,
@@ -18,6 +19,7 @@ from app.formats import (
     KeyFile,
     Keys,
     KeysFile,
+    LedgerFile,
     Seconds,
     Secret,
     SecretFile,
@@ -29,15 +31,12 @@ from app.formats import (
     Words,
     is_loopback,
 )
-from app.roster import REST, Entry, Roster
+from app.roster import OFFICIAL_MODELS, REST, Entry, Roster
 
 PREFIX = "LIMNER_"
 
 #: Where several upstreams may be listed.
 FILE = "limner.toml"
-
-#: What `GET /v1/models` lists: n8n's picker shows only ids that contain `gpt-image` or `dall-e`.
-OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
 
 
 def _default_store() -> str:
@@ -165,9 +164,7 @@ class Settings(BaseSettings):
     max_answers_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
         ByteSize(2**30), description="Bytes of the pictures of kept answers at most, in the spool folder."
     )
-    spool_dir: Folder | None = Field(
-        None, description="Folder for the unnamed temporary files of large images. Unset: the system's."
-    )
+    spool_dir: Folder | None = Field(None, description="Folder for temporary files of images. Unset: the system's.")
 
     image_store: StoreUrl = Field(
         default_factory=_default_store,
@@ -212,6 +209,10 @@ class Settings(BaseSettings):
         "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_prompts: bool = Field(False, description="Also write prompts into the log and the ledger.")
+    ledger: LedgerFile | None = Field(None, description="A file for one line of JSON a question; `-`: standard output.")
+    metrics: bool = Field(True, description="Whether Prometheus, or anyone without a key, may read `/metrics`.")
+    traces: Collector | None = Field(None, description="A collector of OTLP over HTTP. Needs `limner[otel]`.")
 
     @model_validator(mode="before")
     @classmethod

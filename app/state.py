@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from app.errors import Unavailable
 from app.log import log
+from app.metrics import STATE_ERRORS
 
 T = TypeVar("T")
 
@@ -47,7 +48,8 @@ class State:
         return await use(self._own)
 
     def _lose(self, error: Exception) -> None:
-        """Told once, not at every try."""
+        """Told once, not at every try; counted each time."""
+        STATE_ERRORS.inc()
         if self._away_until is None:
             log.error("shared state is away", closed=self._closed, error=type(error).__name__)
         self._away_until = self._now() + _PATIENCE

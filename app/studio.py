@@ -68,16 +68,18 @@ class Studio:
             spool.close()
             raise
         readers = 0 if is_async else 1
+        exchange = Exchange(request, self.silence, told, trace=http.state.account.trace)
         if errand is None:
-            errand = Errand(http.state.request_id, identity, Exchange(request, self.silence, told), spool, is_async)
+            errand = Errand(http.state.request_id, identity, exchange, spool, is_async)
             self._start(errand, caller, http, readers)
             self.once.add(errand)
         elif errand.failed_to_deliver:
-            errand.reopen(spool, Exchange(request, self.silence))
+            errand.reopen(spool, exchange)
             self._start(errand, caller, http, readers)
         else:
             # What the repeat brings is what the first one brought.
             spool.close()
+            http.state.account.join(errand)
             errand.job.readers += readers
         return errand
 
@@ -119,20 +121,24 @@ class Studio:
 
     def _start(self, errand: Errand, caller: Caller, http: Request, readers: int) -> None:
         bench = Workbench(self.parts, errand, caller.token, str(http.base_url))
-        work = self._work(errand.exchange.request, caller, bench.edge())
+        work = self._work(errand.exchange, caller, bench.edge())
         errand.job = Job(work, partial(self.once.settle, errand), readers=readers)
         self.jobs.add(errand.job.task)
         errand.job.task.add_done_callback(self.jobs.discard)
+        http.state.account.start(errand)
 
-    async def _work(self, request: ImagesRequest, caller: Caller, edge: Edge[Blob]) -> AsyncGenerator[Item, None]:
+    async def _work(self, exchange: Exchange, caller: Caller, edge: Edge[Blob]) -> AsyncGenerator[Item, None]:
         """A turn of the key first: who waits for one of those holds none that others could use."""
-        async with (
-            self.limits.turn(caller, request.n),
-            self.turns.take(caller.id, request.n),
-            aclosing(paint(request, edge, self.policy)) as items,
-        ):
-            async for item in items:
-                yield item
+        request = exchange.request
+        with exchange.trace.step("turn") as turn:
+            async with (
+                self.limits.turn(caller, request.n),
+                self.turns.take(caller.id, request.n),
+                aclosing(paint(request, edge, self.policy)) as items,
+            ):
+                exchange.turn = turn.stop()
+                async for item in items:
+                    yield item
 
     async def _respond(self, visit: "Visit", http: Request) -> Response:
         exchange, job, presence = visit.errand.exchange, visit.errand.job, visit.presence

@@ -4,7 +4,7 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,7 @@ class Question:
     body: HoleyJson
     stream: bool = False
     key: str | None = field(default=None, repr=False)
-    request_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     new_sink: Callable[[], Sink] | None = None
 
 
@@ -151,11 +151,10 @@ class Upstream:
             "accept-encoding": "identity",
             "user-agent": self._config.user_agent,
             "content-length": str(question.body.length),
+            **question.headers,
         }
         if key := self._key_for(question):
             headers["authorization"] = f"Bearer {key}"
-        if question.request_id:
-            headers["x-request-id"] = question.request_id
         small = question.body.length <= _AT_ONCE
         content = b"".join(question.body.pieces()) if small else _send(question.body)
         fields = httpx.Headers(headers, encoding="utf-8")

@@ -10,6 +10,7 @@ from functools import partial
 
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, UpstreamError
 from app.log import log
+from app.metrics import ATTEMPTS
 from app.pure.chat import ChatReply
 from app.pure.choice import Candidate, Nobody, choose
 from app.pure.circuit import Circuit, Ticket
@@ -159,6 +160,7 @@ class Upstreams:
             self._freed = asyncio.Event()
 
     def _judge(self, member: Member, ticket: Ticket, error: ApiError | None) -> None:
+        ATTEMPTS.of(member.entry.name, "ok" if error is None else error.code or error.type).inc()
         now = self._monotonic()
         before = member.circuit.state(now)
         if error is not None and _is_its_fault(error, member.upstream):

@@ -5,14 +5,17 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from app.blobs import Blob
+from app.errors import ImageUnavailable
 from app.fetch import Fetcher
 from app.formats import Shrink
+from app.metrics import DOWNLOADED, STORE_ERRORS
 from app.once import Errand
 from app.pipeline import Edge, Put
 from app.pure.chat import ChatReply
 from app.pure.images import ImagesRequest
 from app.pure.media import ImageInfo, measure
 from app.store import Store
+from app.traces import Step
 from app.transcode import Transcoder
 from app.upstream import Question
 from app.upstreams import Upstreams
@@ -63,13 +66,17 @@ class Workbench:
             return
         errand, exchange = self.errand, self.errand.exchange
 
-        def question(dialect: str, model: str) -> Question:
-            return Question(put(dialect, model), stream, self.token, errand.id, errand.spool.blob)
+        with exchange.waiting, exchange.upstream, exchange.trace.step("ask") as step:
+            headers = {"x-request-id": errand.id, **step.headers}
 
-        with exchange.waiting, exchange.upstream:
+            def question(dialect: str, model: str) -> Question:
+                exchange.attempts += 1
+                return Question(put(dialect, model), stream, self.token, headers, errand.spool.blob)
+
             try:
                 async with aclosing(self.parts.upstreams.ask(question, exchange.request.model)) as snapshots:
                     async for name, reply in snapshots:
+                        exchange.heard[name] = None
                         if self.parts.upstreams.are_several:
                             exchange.answered_by[name] = None
                         yield reply
@@ -78,23 +85,28 @@ class Workbench:
                     errand.replies.append(reply)
 
     async def fetch(self, url: str) -> Blob:
-        with self.errand.exchange.waiting:
-            return self.errand.spool.adopt(await self.parts.fetcher.fetch(url))
+        exchange = self.errand.exchange
+        with exchange.waiting, exchange.download, exchange.trace.step("fetch"):
+            blob = self.errand.spool.adopt(await self.parts.fetcher.fetch(url))
+        DOWNLOADED.inc(blob.size)
+        return blob
 
     async def prepare(self, blob: Blob, index: int, like: Blob | None) -> Blob:
-        prepared = await self.parts.transcoder.prepare(
-            blob,
-            index=index,
-            size=None if like is None else pixels(like),
-            max_bytes=self.parts.shrink.max_bytes,
-            max_edge=self.parts.shrink.max_edge,
-        )
+        with self._step("prepare"):
+            prepared = await self.parts.transcoder.prepare(
+                blob,
+                index=index,
+                size=None if like is None else pixels(like),
+                max_bytes=self.parts.shrink.max_bytes,
+                max_edge=self.parts.shrink.max_edge,
+            )
         if prepared.shrunk is not None:
             self.errand.exchange.shrunk.append(prepared.shrunk)
         return self._own(prepared.blob, blob)
 
     async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
-        return self._own(await self.parts.transcoder.restore(result, original, mask), result)
+        with self._step("restore"):
+            return self._own(await self.parts.transcoder.restore(result, original, mask), result)
 
     async def convert(self, blob: Blob, request: ImagesRequest) -> Blob:
         """Into the format that was asked for, and down to a legacy size, which the upstream does not paint."""
@@ -102,13 +114,23 @@ class Workbench:
         legacy = None if size is None or size.asked_as == size else (size.width, size.height)
         if legacy is None and form is None and compression is None:
             return blob
-        converted = await self.parts.transcoder.convert(blob, format=form, compression=compression, size=legacy)
+        with self._step("convert"):
+            converted = await self.parts.transcoder.convert(blob, format=form, compression=compression, size=legacy)
         return self._own(converted, blob)
 
     async def keep(self, blob: Blob, info: ImageInfo) -> str:
-        name = await self.parts.store.keep(blob, info)
+        try:
+            with self._step("keep"):
+                name = await self.parts.store.keep(blob, info)
+                address = await self.parts.store.link(name)
+        except ImageUnavailable:
+            STORE_ERRORS.inc()
+            raise
         base = self.parts.public_url or self.base_url.rstrip("/")
-        return await self.parts.store.link(name) or f"{base}/kept/{name}"
+        return address or f"{base}/kept/{name}"
+
+    def _step(self, name: str) -> Step:
+        return self.errand.exchange.trace.step(name)
 
     def _own(self, made: Blob, given: Blob) -> Blob:
         """A new blob is gone with the request; the given one is its already."""

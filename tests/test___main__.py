@@ -133,6 +133,13 @@ def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatc
     assert given == [None, "out", NOWHERE, False, None, NOWHERE, True, 150, NOWHERE, False, 2.5]
 
 
+def test_the_ledger_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = environment / "ledger.jsonl"
+    path.write_text("nothing\n")
+    assert commands.main(["ledger", str(path), "--by", "day"]) == 0
+    assert capsys.readouterr().out.startswith("day  questions")
+
+
 def test_explain_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (environment / "reply.txt").write_text("![a](https://e.com/a.png) ![b](https://e.com/b.png)")
     assert commands.main(["explain", str(environment / "reply.txt"), "--sent", "https://e.com/a.png"]) == 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from app.blobs import IN_MEMORY, Blob, Spool
 from app.errors import SpoolFull
+from app.metrics import REGISTRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,3 +212,16 @@ def test_the_blobs_of_a_request_go_together(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(ValueError, match="closed file"):
             blob.read_at(0, 1)
     spool.close()
+
+
+def test_what_lies_in_files_is_counted_until_it_is_gone() -> None:
+    def spooled() -> float:
+        return REGISTRY.get_sample_value("limner_spool_bytes") or 0.0
+
+    before = spooled()
+    small, large = write(Blob(in_memory=8), b"12345678"), write(Blob(in_memory=8), b"1234", b"56789", b"abc")
+    assert spooled() - before == 12
+    large.close()
+    large.close()
+    small.close()
+    assert spooled() == before

@@ -1,6 +1,7 @@
 """How values are written; how a wrong one is complained of is told in tests/test_settings.py."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,21 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from app.formats import BaseUrl, Key, KeyFile, Keys, KeysFile, Shrink, ShrinkLimits, StateUrl, Words
+from app.formats import (
+    STANDARD_OUTPUT,
+    BaseUrl,
+    Collector,
+    Key,
+    KeyFile,
+    Keys,
+    KeysFile,
+    LedgerFile,
+    Shrink,
+    ShrinkLimits,
+    StateUrl,
+    Words,
+    is_loopback,
+)
 
 DIGEST = hashlib.sha256(b"sk-client").hexdigest()
 
@@ -32,6 +47,9 @@ READ = [
     Case("keys", Keys, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
     Case("a key told as its digest", Keys, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),
     Case("no keys", KeysFile, (), ()),
+    Case("a ledger that is not there yet", LedgerFile, "/tmp/ledger.jsonl", Path("/tmp/ledger.jsonl")),
+    Case("a ledger on standard output", LedgerFile, "-", STANDARD_OUTPUT),
+    Case("a collector", Collector, "http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
 ]
 
 
@@ -58,6 +76,9 @@ REFUSED = [
     ("a digest that is too short", Keys, f"sha256:{DIGEST[:-1]}"),
     ("a digest in capitals", Keys, f"sha256:{DIGEST.upper()}"),
     ("a digest with something behind it", Keys, f"sha256:{DIGEST}0"),
+    ("a ledger in a folder that is not there", LedgerFile, "/no/such/ledger.jsonl"),
+    ("a ledger that is a folder", LedgerFile, "/tmp"),
+    ("a collector without a scheme", Collector, "127.0.0.1:4318"),
     ("a file that is not there", KeyFile, "/no/such"),
     ("a folder", KeysFile, "/"),
 ]
@@ -79,3 +100,14 @@ def test_an_empty_key_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").touch()
     with pytest.raises(ValidationError, match="visible ASCII"):
         TypeAdapter(KeyFile).validate_python(tmp_path / "key")
+
+
+def test_a_collector_needs_what_is_not_always_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(ValidationError, match=r"pip install 'limner\[otel\]'"):
+        TypeAdapter(Collector).validate_python("http://127.0.0.1:4318")
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.com", False)])  # fmt: skip
+def test_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback

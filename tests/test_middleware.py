@@ -1,6 +1,6 @@
 import asyncio
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -53,6 +53,26 @@ def test_each_request_has_an_id_in_its_answer_and_in_its_record(log_lines: io.St
     assert {"method": "POST", "path": "/v1/images/generations", "status": 200, "caller": "abc"}.items() <= records[
         0
     ].items()
+
+
+def test_an_account_is_closed_with_the_record_and_joins_it(log_lines: io.StringIO) -> None:
+    closed: list[Mapping[str, Any]] = []
+
+    class Account:
+        def close(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+            closed.append(record)
+            return {"outcome": "fine"}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["account"] = Account()
+        structlog.get_logger().info("on the way", body=(await receive())["type"])
+        await ok(scope, receive, send)
+
+    call(Record(app), scope())
+    on_the_way, record = (orjson.loads(line) for line in log_lines.getvalue().splitlines())
+    assert closed == [{"status": 200, "caller": "abc", "bytes_in": 0, "bytes_out": 2}]
+    assert {"outcome": "fine", "bytes_in": 0, "bytes_out": 2}.items() <= record.items()
+    assert on_the_way["request_id"] == record["request_id"]
 
 
 def test_probes_do_not_fill_the_log(log_lines: io.StringIO) -> None:

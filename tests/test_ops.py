@@ -194,3 +194,14 @@ def test_a_kept_picture_cannot_be_changed(limner: RunningLimner, http: httpx.Cli
         response = http.request(method, path)
         assert (response.status_code, response.json()["error"]["type"]) == (405, "invalid_request_error")
     assert http.get(path).content == png()
+
+
+def test_prometheus_needs_no_key(limner: RunningLimner) -> None:
+    answer = httpx.get(f"{limner.url}/metrics", trust_env=False)
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "limner_turns_limit" in answer.text
+
+
+def test_metrics_can_be_turned_off() -> None:
+    with run_limner("http://127.0.0.1:9", metrics=False) as closed:
+        assert httpx.get(f"{closed.url}/metrics", trust_env=False).status_code == 404

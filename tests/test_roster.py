@@ -8,8 +8,8 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from app.roster import Entry
-from app.settings import OFFICIAL_MODELS, Settings
+from app.roster import OFFICIAL_MODELS, Entry
+from app.settings import Settings
 
 TABLES = """
 [[upstreams]]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.formats import Shrink, is_loopback
+from app.formats import Shrink
 from app.objections import complaints
 from app.settings import Settings, terminal_names, unknown_variables, variable
 
@@ -154,11 +154,6 @@ def test_misspelt_variables_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("LIMNER_PROT", "LIMNER_PORT"):
         monkeypatch.setenv(name, "1")
     assert unknown_variables() == ["LIMNER_API_KEY", "LIMNER_PROT"]
-
-
-@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.com", False)])  # fmt: skip
-def test_loopback(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)

@@ -11,6 +11,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from structlog.testing import capture_logs
 
 from app.errors import Unavailable
+from app.metrics import REGISTRY
 from app.state import State
 from tests.redis_server import RedisServer
 
@@ -81,12 +82,18 @@ def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> Non
     asyncio.run(scene())
 
 
+def failures() -> float:
+    return REGISTRY.get_sample_value("limner_part_errors_total", {"part": "state"}) or 0.0
+
+
 def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
+    before = failures()
+
     async def scene() -> None:
         state = State("redis://127.0.0.1:9", closed=False, now=lambda: 0.0)
         with capture_logs() as logs:
             assert sum([await state.ask(hit) for _ in range(12)]) == 10
-        assert len(logs) == 1
+        assert (len(logs), failures() - before) == (1, 1)
         await state.close()
 
     asyncio.run(scene())

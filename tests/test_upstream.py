@@ -499,7 +499,7 @@ SENT = (
     Sent("no key at all", Question(SMALL), PLAIN, PASS_THROUGH),
     Sent(
         "a stream, with an id",
-        Question(SMALL, stream=True, request_id="req_1"),
+        Question(SMALL, stream=True, headers={"x-request-id": "req_1"}),
         PLAIN | {"accept": "text/event-stream, application/json", "x-request-id": "req_1"},
         PASS_THROUGH,
     ),

@@ -10,6 +10,9 @@ import pytest
 from PIL import Image, ImageChops
 
 from app.blobs import Blob
+from app.errors import ImageUnavailable
+from app.metrics import REGISTRY
+from app.pure.media import ImageInfo
 from app.workbench import pixels
 from tests.lines import ASKED, limner_over
 from tests.pictures import as_blob, noise, saved
@@ -72,3 +75,18 @@ def test_untouched_pictures_keep_every_byte(demo: RunningDemo) -> None:
         httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files={"image": ("a", sent)}, timeout=20)
     part = demo.state.requests[-1].body["messages"][0]["content"][1]
     assert part["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(sent).decode()}"
+
+
+def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failures() -> float:
+        return REGISTRY.get_sample_value("limner_part_errors_total", {"part": "store"}) or 0.0
+
+    async def fail(blob: Blob, info: ImageInfo) -> str:
+        raise ImageUnavailable("No room.", code="image_not_kept")
+
+    before = failures()
+    with limner_over(demo, "data-url") as limner:
+        monkeypatch.setattr(limner.studio.parts.store, "keep", fail)
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "response_format": "url"}, timeout=20)
+    assert answer.json()["error"]["code"] == "image_not_kept"
+    assert failures() - before == 1

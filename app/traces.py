@@ -1,0 +1,140 @@
+"""The steps of one question: how long each took, and a span of OpenTelemetry for it where the operator wants traces."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from app.metrics import STEPS
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+#: W3C Trace Context: version, trace, span, flags; a trace or span of zeros is none, and there is no version ff.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Span(Protocol):
+    """`traceparent` is how the span is called by whom it asks."""
+
+    traceparent: str
+
+    def child(self, name: str) -> "Span": ...
+
+    def end(self, error: str | None, facts: Mapping[str, Any]) -> None: ...
+
+
+#: Begins the span of a request; its parent is what the client's `traceparent` names.
+Begin = Callable[[str, str | None], Span]
+
+
+class Step:
+    """Timed from its making until it is stopped, or left. `headers`: for what it asks of others."""
+
+    __slots__ = ("_began", "_name", "_seconds", "_span", "headers")
+
+    def __init__(self, name: str, span: Span | None, traceparent: str | None) -> None:
+        self._name = name
+        self._span = span
+        self._seconds: float | None = None
+        traceparent = traceparent if span is None else span.traceparent
+        self.headers = {} if traceparent is None else {"traceparent": traceparent}
+        self._began = time.perf_counter()
+
+    def stop(self, error: str | None = None) -> float:
+        """The seconds it took; the first call counts."""
+        if self._seconds is None:
+            self._seconds = time.perf_counter() - self._began
+            STEPS[self._name].observe(self._seconds)
+            if self._span is not None:
+                self._span.end(error, {})
+        return self._seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # The name alone: what an error says may be a secret or a prompt.
+        self.stop(None if kind is None else kind.__name__)
+
+
+class Trace:
+    """One question. Without `begin` its steps are only timed, and what the client calls it goes upstream as it is."""
+
+    __slots__ = ("_root", "_traceparent")
+
+    def __init__(self, name: str = "", traceparent: str | None = None, begin: Begin | None = None) -> None:
+        known = traceparent if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) else None
+        self._root = None if begin is None else begin(name, known)
+        self._traceparent = known if self._root is None else self._root.traceparent
+
+    @property
+    def id(self) -> str | None:
+        return None if self._traceparent is None else self._traceparent[3:35]
+
+    def step(self, name: str) -> Step:
+        return Step(name, None if self._root is None else self._root.child(name), self._traceparent)
+
+    def end(self, error: str | None, facts: Mapping[str, Any]) -> None:
+        if self._root is not None:
+            self._root.end(error, facts)
+
+
+class Tracing:
+    """Sends spans to a collector that speaks OTLP over HTTP, in a thread of its own, until it is closed.
+
+    Needs the extra `limner[otel]`, which is why it imports where it does. `exporter`: another place for the spans.
+    """
+
+    def __init__(self, address: str, version: str, exporter: "SpanExporter | None" = None) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        resource = Resource.create({"service.name": "limner", "service.version": version})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        exporter = exporter or OTLPSpanExporter(f"{address}/v1/traces", timeout=5)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("limner", version)
+
+    def begin(self, name: str, traceparent: str | None) -> Span:
+        from opentelemetry.trace import SpanKind  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+
+        carrier = {} if traceparent is None else {"traceparent": traceparent}
+        context = TraceContextTextMapPropagator().extract(carrier)
+        return OtelSpan(self._tracer, self._tracer.start_span(name, context, SpanKind.SERVER))
+
+    def close(self) -> None:
+        """Sends what is left; blocks while it does."""
+        self._provider.shutdown()
+
+
+class OtelSpan:
+    """Parents are named, not taken from the surroundings: the steps of one question run side by side."""
+
+    def __init__(self, tracer: Any, span: Any) -> None:
+        self._tracer = tracer
+        self._span = span
+        context = span.get_span_context()
+        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def child(self, name: str) -> "OtelSpan":
+        from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
+
+        return OtelSpan(self._tracer, self._tracer.start_span(name, set_span_in_context(self._span)))
+
+    def end(self, error: str | None, facts: Mapping[str, Any]) -> None:
+        from opentelemetry.trace import StatusCode  # noqa: PLC0415
+
+        self._span.set_attributes({f"limner.{name}": fact for name, fact in flat(facts).items()})
+        if error is not None:
+            self._span.set_status(StatusCode.ERROR, error)
+        self._span.end()
+
+
+def flat(facts: Mapping[str, Any]) -> dict[str, str | int]:
+    """What a span can hold; prompts are for the log and the ledger only."""
+    return {name: fact for name, fact in facts.items() if isinstance(fact, str | int) and name != "prompt"}

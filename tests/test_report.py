@@ -1,0 +1,101 @@
+"""Sums of the ledger, and lines that are none."""
+
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from app.report import GROUPS, sum_up, summarise
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    usage = {"input_tokens": 20, "output_tokens": 1000}
+    line = {"at": "2026-11-22T08:00:00.000+00:00", "key": "k1", "model": "gpt-image-2", "outcome": "ok", "bytes_in": 500_000, "bytes_out": 3_000_000, "images": 1, "attempts": 1, "usage": usage, "seconds": {"total": 60.0}}  # fmt: skip
+    return line | more
+
+
+PAID = entry()
+#: A request that joined: what it cost stands in the other's line.
+JOINED = {
+    name: fact for name, fact in entry(joined="req_1", key="k2").items() if name not in {"images", "attempts", "usage"}
+}
+REFUSED = {
+    "at": "2026-11-23T00:00:00.000+00:00",
+    "key": "k1",
+    "outcome": "invalid_value",
+    "bytes_in": 100,
+    "bytes_out": 200,
+    "seconds": {"total": 0.001},
+}
+LINES = [orjson.dumps(line) for line in (PAID, JOINED, REFUSED, entry(images=3, attempts=4))]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    by: str
+    rows: dict[str, tuple[int, int, int, int]]
+
+
+#: Questions, ok, joined, images.
+CASES = [
+    Case("by key", "key", {"k1": (3, 2, 0, 4), "k2": (1, 1, 1, 0), "all": (4, 3, 1, 4)}),
+    Case("by day", "day", {"2026-11-22": (3, 3, 1, 4), "2026-11-23": (1, 0, 0, 0), "all": (4, 3, 1, 4)}),
+    Case("by outcome", "outcome", {"invalid_value": (1, 0, 0, 0), "ok": (3, 3, 1, 4), "all": (4, 3, 1, 4)}),
+    Case("by model, which a refused request has not told", "model", {"-": (1, 0, 0, 0), "gpt-image-2": (3, 3, 1, 4), "all": (4, 3, 1, 4)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_lines_are_summed(case: Case) -> None:
+    head, *rows = (line.split() for line in summarise(LINES, case.by))
+    assert head[0] == case.by
+    assert {row[0]: tuple(map(int, row[1:5])) for row in rows} == case.rows
+
+
+def test_every_group_has_a_case() -> None:
+    assert {case.by for case in CASES} == set(GROUPS)
+
+
+def test_the_whole_table() -> None:
+    assert summarise(LINES, "key") == [
+        "key  questions  ok  joined  images  attempts  tokens in  tokens out  MB in  MB out  mean s",
+        "k1           3   2       0       4         5         40       2,000    1.0     6.0    40.0",
+        "k2           1   1       1       0         0          0           0    0.5     3.0    60.0",
+        "all          4   3       1       4         5         40       2,000    1.5     9.0    45.0",
+    ]
+
+
+UNREADABLE = [b'{"at": "2026', b"[]", b"7", b'{"at": "2026-11-22"}', orjson.dumps(entry(usage={"input_tokens": "many"})), orjson.dumps(entry(seconds=7))]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", UNREADABLE)
+def test_a_line_that_cannot_be_read_is_counted_and_left_out(line: bytes) -> None:
+    *table, told = summarise([*LINES, line, b"\n"], "key")
+    assert (table, told) == (summarise(LINES, "key"), "1 lines cannot be read")
+
+
+def test_an_empty_ledger_has_an_empty_table() -> None:
+    assert [line.split()[:2] for line in summarise([], "day")] == [["day", "questions"], ["all", "0"]]
+
+
+def test_a_file_is_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b"\n".join(LINES))
+    assert sum_up(str(path), "key") == 0
+    assert capsys.readouterr().out.splitlines() == summarise(LINES, "key")
+
+
+def test_the_standard_input_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES[0])))
+    assert sum_up("-", "model") == 0
+    assert capsys.readouterr().out.splitlines() == summarise(LINES[:1], "model")
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sum_up(f"{tmp_path}/none", "key") == 2
+    assert capsys.readouterr().err == f"limner ledger: {tmp_path}/none: No such file or directory\n"

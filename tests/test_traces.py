@@ -1,0 +1,169 @@
+"""Steps are timed, spans hang where they belong, and what a client calls its trace goes on."""
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from app.metrics import REGISTRY
+from app.traces import Trace, Tracing, flat
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+GIVEN = f"00-{TRACE}-{SPAN}-01"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    name: str
+    traceparent: str | None
+    is_known: bool = False
+
+
+TRACEPARENTS = [
+    Given("as W3C writes it", GIVEN, is_known=True),
+    Given("of a later version", f"01-{TRACE}-{SPAN}-00", is_known=True),
+    Given("none", None),
+    Given("a version that never is", f"ff-{TRACE}-{SPAN}-01"),
+    Given("a trace of zeros", f"00-{'0' * 32}-{SPAN}-01"),
+    Given("a span of zeros", f"00-{TRACE}-{'0' * 16}-01"),
+    Given("in capitals", GIVEN.upper()),
+    Given("too short", GIVEN[:-1]),
+    Given("with a line of its own", GIVEN + "\r\nauthorization: x"),
+]
+
+
+@pytest.mark.parametrize("case", TRACEPARENTS, ids=lambda case: case.name)
+def test_without_a_collector_the_name_of_the_trace_goes_on(case: Given) -> None:
+    trace = Trace("image_edit", case.traceparent)
+    step = trace.step("ask")
+    trace.end(None, {})
+    assert trace.id == (None if not case.is_known else TRACE)
+    assert step.headers == ({"traceparent": case.traceparent} if case.is_known else {})
+
+
+def timed(step: str) -> tuple[float, float]:
+    found = [REGISTRY.get_sample_value(f"limner_step_seconds_{what}", {"step": step}) for what in ("count", "sum")]
+    return found[0] or 0.0, found[1] or 0.0
+
+
+def test_a_step_is_timed_once() -> None:
+    before = timed("turn")
+    with Trace().step("turn") as step:
+        first = step.stop()
+        assert step.stop() == first
+    after = timed("turn")
+    assert after[0] - before[0] == 1
+    assert after[1] - before[1] == pytest.approx(first)
+
+
+def test_a_step_that_fails_is_timed_too() -> None:
+    before = timed("fetch")
+    with pytest.raises(ValueError, match="secret"), Trace().step("fetch"):
+        raise ValueError("secret")
+    assert timed("fetch")[0] - before[0] == 1
+
+
+def record(traceparent: str | None) -> tuple[dict[str, ReadableSpan], str]:
+    """The spans of one question by their names, and how it was called upstream."""
+    exporter = InMemorySpanExporter()
+    tracing = Tracing("http://127.0.0.1:9", "1.2.3", exporter)
+    trace = Trace("image_edit", traceparent, tracing.begin)
+    with trace.step("turn"):
+        pass
+    with trace.step("ask") as ask, pytest.raises(ValueError, match="secret"), trace.step("fetch"):
+        raise ValueError("secret")
+    trace.end("upstream_broken", {"images": 0, "model": "gpt-image-2"})
+    tracing.close()
+    return {span.name: span for span in exporter.get_finished_spans()}, ask.headers["traceparent"]
+
+
+def test_each_step_is_a_span_of_its_question() -> None:
+    spans, told = record(GIVEN)
+    root = spans["image_edit"]
+    assert list(spans) == ["turn", "fetch", "ask", "image_edit"]
+    assert (root.kind, root.parent and f"{root.parent.span_id:016x}") == (SpanKind.SERVER, SPAN)
+    assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {TRACE}
+    parents = {name: span.parent for name, span in spans.items() if name != "image_edit"}
+    assert {parent and parent.span_id for parent in parents.values()} == {root.context.span_id}
+    assert told == f"00-{TRACE}-{spans['ask'].context.span_id:016x}-01"
+    assert root.resource.attributes["service.name"] == "limner"
+    assert root.attributes == {"limner.images": 0, "limner.model": "gpt-image-2"}
+
+
+def test_a_failure_is_told_by_its_name_alone() -> None:
+    spans, _ = record(None)
+    told = {name: (span.status.status_code, span.status.description) for name, span in spans.items()}
+    assert told == {
+        "turn": (StatusCode.UNSET, None),
+        "ask": (StatusCode.UNSET, None),
+        "fetch": (StatusCode.ERROR, "ValueError"),
+        "image_edit": (StatusCode.ERROR, "upstream_broken"),
+    }
+    assert not any(span.events for span in spans.values())
+
+
+def test_a_trace_that_nobody_began_is_begun() -> None:
+    spans, told = record(None)
+    assert spans["image_edit"].parent is None
+    assert told[3:35] == f"{spans['ask'].context.trace_id:032x}"
+
+
+def test_a_trace_that_the_client_does_not_record_is_not_sent() -> None:
+    spans, told = record(GIVEN[:-1] + "0")
+    assert (spans, told[3:35], told[-2:]) == ({}, TRACE, "00")
+
+
+def test_spans_of_questions_side_by_side_keep_their_parents() -> None:
+    exporter = InMemorySpanExporter()
+    tracing = Tracing("http://127.0.0.1:9", "1.2.3", exporter)
+
+    async def question(name: str) -> None:
+        trace = Trace(name, None, tracing.begin)
+        with trace.step("ask"):
+            await asyncio.sleep(0)
+        trace.end(None, {})
+
+    async def both() -> None:
+        await asyncio.gather(question("a"), question("b"))
+
+    asyncio.run(both())
+    tracing.close()
+    spans = exporter.get_finished_spans()
+    roots = {span.context.span_id for span in spans if span.name in "ab"}
+    assert {span.parent.span_id for span in spans if span.name == "ask" and span.parent} == roots
+
+
+def test_a_span_holds_plain_values_and_no_prompt() -> None:
+    facts = {"n": 2, "model": "m", "stream": True, "quality": None, "sizes": ["1x1"], "prompt": "secret"}
+    assert flat(facts) == {"n": 2, "model": "m", "stream": True}
+
+
+def test_a_collector_gets_them() -> None:
+    seen: list[tuple[str, str | None, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            seen.append((self.path, self.headers["content-type"], body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        tracing = Tracing(f"http://127.0.0.1:{server.server_port}", "1.2.3")
+        Trace("image_edit", None, tracing.begin).end(None, {})
+        tracing.close()
+        server.shutdown()
+        thread.join()
+    ((path, kind, body),) = seen
+    assert (path, kind) == ("/v1/traces", "application/x-protobuf")
+    assert b"image_edit" in body
