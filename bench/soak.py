@@ -33,6 +33,9 @@ _WARM_UP = 5
 #: Seconds that an answer which nobody took is kept; afterwards all must be as before.
 _KEPT = 2
 
+#: Seconds after which idle connections to the upstream are closed, twice what Limner keeps them.
+_IDLE = 9
+
 #: A process that has warmed up may still grow by this much, in MiB: its allocator does not give all back.
 _SLACK = 12.0
 
@@ -182,7 +185,7 @@ async def rest(process: Process, number: str) -> Gauge:
     """What it holds when all is done and what was kept is over; one more question sweeps that out."""
     await asyncio.sleep(_KEPT + 1)
     await visit(process.port, KINDS[0], number, Ledger())
-    await asyncio.sleep(1)
+    await asyncio.sleep(_IDLE)
     return await gauge(process)
 
 
