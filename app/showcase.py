@@ -24,6 +24,7 @@ PROMPT = "A lighthouse in a storm, oil on canvas"
 
 _READY = """
 Limner is ready at {url}/v1 and paints with the demo upstream: no key, no network, no cost.
+Open {url}/ in a browser, or paste this:
 
     curl {url}/v1/images/generations \\
       -H 'content-type: application/json' \\

@@ -164,7 +164,7 @@ def test_an_edit_with_a_painted_mask(page: Page, demo: RunningDemo) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.5, steps=8)
     page.mouse.up()
-    page.click("#mask-done")
+    use_mask(page)
     expect(page.locator("#paint-mask")).to_have_text("Change the mask")
     paint(page, "A boat", stream=False)
     assert shown(page) == [(1536, 1024)]
@@ -186,6 +186,11 @@ def alpha_after(page: Page, demo: RunningDemo) -> Image.Image:
     return image_of(asked(demo)[1][-1]).getchannel("A")
 
 
+def use_mask(page: Page) -> None:
+    page.click("#mask-done")
+    expect(page.locator("#mask")).to_be_hidden()
+
+
 def dab(page: Page, across: float, down: float) -> None:
     expect(page.locator("#mask")).to_be_visible()
     box = page.locator("#mask-canvas").bounding_box()
@@ -199,13 +204,13 @@ def test_a_mask_can_be_undone_kept_and_dropped(page: Page, demo: RunningDemo) ->
     dab(page, 0.25, 0.5)
     dab(page, 0.75, 0.5)
     page.click("#undo")
-    page.click("#mask-done")
+    use_mask(page)
     page.click("#paint-mask")
     dab(page, 0.5, 0.75)
     page.keyboard.press("Escape")
     page.click("#paint-mask")
     dab(page, 0.5, 0.25)
-    page.click("#mask-done")
+    use_mask(page)
     alpha = alpha_after(page, demo)
     # Kept from before, undone, called off, added.
     assert [alpha.getpixel(at) for at in ((160, 240), (480, 240), (320, 360), (320, 120))] == [0, 255, 255, 0]
@@ -227,7 +232,7 @@ def test_a_mask_of_nothing_is_none(page: Page, how: str) -> None:
         page.click("#tool label:has-text('Erase')")
         page.fill("#brush", "20")
         dab(page, 0.5, 0.5)
-    page.click("#mask-done")
+    use_mask(page)
     expect(page.locator("#paint-mask")).to_have_text("Paint a mask")
 
 

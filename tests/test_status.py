@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -56,6 +58,19 @@ KNOCKS = [
     Knock("and opens to its own key", {**OPEN, "status_key": "sk-operator"}, "sk-operator", (200, None)),
     Knock("whoever passes a key on is no operator", {"upstream_api_key": None, "host": "0.0.0.0"}, "sk-other", (403, "status_key_not_set")),
 ]  # fmt: skip
+
+
+def test_a_client_of_the_file_of_keys_is_no_operator(demo: RunningDemo, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(f'[[keys]]\nname = "guest"\nsha256 = "{sha256(b"sk-guest").hexdigest()}"\n')
+    headers = {"authorization": "Bearer sk-guest"}
+    with run_limner(demo.url, keys_file=file) as limner:
+        assert httpx.get(f"{limner.url}/v1/models", headers=headers, trust_env=False).status_code == 200
+        assert status(limner, headers).json()["error"]["code"] == "status_key_not_set"
+        assert httpx.get(f"{limner.url}/web/server.json", trust_env=False).json()["key"] == "client"
+    with run_limner(demo.url, keys_file=file, status_key="sk-operator") as limner:
+        assert status(limner, headers).status_code == 401
+        assert status(limner, {"authorization": "Bearer sk-operator"}).status_code == 200
 
 
 @pytest.mark.parametrize("case", KNOCKS, ids=lambda case: case.name)
@@ -117,7 +132,7 @@ class Ended:
 ENDED = [
     Ended("a picture", {"size": "1536x1024"}, {"status": 200, "operation": "image_generation", "n": 1, "size": "1536x1024", "stream": False, "error": None}),
     Ended("three of them", {"n": 3}, {"status": 200, "n": 3, "size": "auto"}),
-    Ended("a wrong size", {"size": "1x1"}, {"status": 400, "operation": None, "error": "invalid_value"}),
+    Ended("a wrong size", {"size": "1x1"}, {"status": 400, "error": "invalid_value"}),
     Ended("a refusal", {}, {"status": 400, "operation": "image_generation", "error": "moderation_blocked"}, "refuses"),
     Ended("a refusal before the stream has begun", {"stream": True}, {"status": 400, "stream": True, "error": "moderation_blocked"}, "refuses"),
     Ended("a stream that ends in an error, although its status is 200", {"stream": True, "partial_images": 1}, {"status": 200, "stream": True, "error": "upstream_broken"}, "previews+breaks-mid-stream"),

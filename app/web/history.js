@@ -30,9 +30,7 @@ export class History {
   async add(entry) {
     const kept = withinBounds([entry, ...this.entries]);
     const gone = this.entries.filter((each) => !kept.includes(each));
-    this.entries = kept;
-    this.#write();
-    await this.#change((store) => {
+    await this.#change(kept, (store) => {
       store.put(entry);
       for (const { at } of gone) store.delete(at);
     });
@@ -40,27 +38,27 @@ export class History {
 
   async #remove(entry) {
     const at = this.entries.indexOf(entry);
-    this.entries.splice(at, 1);
-    this.#write();
+    const rest = this.entries.filter((each) => each !== entry);
+    await this.#change(rest, (store) => store.delete(entry.at));
     const place = $("history").children[Math.min(at, this.entries.length - 1)];
     (place?.querySelector("button") ?? $("prompt")).focus();
-    await this.#change((store) => store.delete(entry.at));
   }
 
   async #forgetAll() {
-    this.entries = [];
-    this.#write();
+    await this.#change([], (store) => store.clear());
     $("prompt").focus();
-    await this.#change((store) => store.clear());
   }
 
-  async #change(work) {
+  /** What is shown as forgotten is forgotten. */
+  async #change(entries, work) {
     try {
       await this.#run("readwrite", work);
     } catch {
-      // The disk is full, or the storage was taken away: what is on the page stays.
+      // The disk is full, or the storage was taken away: the page goes on without.
       this.base = null;
     }
+    this.entries = entries;
+    this.#write();
   }
 
   #run(mode, work) {

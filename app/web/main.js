@@ -78,12 +78,18 @@ function check() {
   return !first;
 }
 
-function visit(id) {
+function visit(id, { quietly = false } = {}) {
   const field = $(id);
   if (!field || field.closest("[hidden]")) return;
   const folded = field.closest("details");
   if (folded) folded.open = true;
-  field.focus();
+  field.focus({ preventScroll: quietly });
+}
+
+/** On a phone the outcome is below the form. */
+function reveal() {
+  const { top, bottom } = $("outcome").getBoundingClientRect();
+  if (top > innerHeight * 0.7 || bottom < 0) $("outcome").scrollIntoView({ block: "start" });
 }
 
 async function run(asked) {
@@ -92,6 +98,7 @@ async function run(asked) {
   timeline.start();
   outcome.wait(asked.fields.size);
   code.show(null);
+  reveal();
   announce(t("step_announced"));
   try {
     await follow(asked, running.signal);
@@ -134,13 +141,16 @@ async function finish(asked, answer, step) {
   const sizesShown = pictures.map(({ width, height }) => `${width}×${height}`).join(", ");
   announce(t("step_done", { count: pictures.length, sizes: sizesShown, took: seconds(facts.took) }));
   const { fields, images, mask } = asked;
-  await history.add({ at: Date.now(), fields, images, mask, pictures, facts });
+  // Not waited for: the next question need not wait for the disk.
+  history.add({ at: Date.now(), fields, images, mask, pictures, facts });
 }
 
 function fail(failed) {
   outcome.fail(failed);
   const { field } = explain(failed);
-  if (field) visit(field);
+  // Where the eye is stays where it is: the reason is to be read first.
+  if (field) visit(field, { quietly: true });
+  reveal();
 }
 
 /** An entry of the history, with the form as it was. */
