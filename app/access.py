@@ -124,8 +124,8 @@ class Turns:
         if not self._lines and self.used + share <= self.limit:
             self.used += share
             return
-        if self.waiting >= self._queue:
-            raise RateLimited("Too many requests are waiting on this server. Please try again shortly.", retry_after=2)
+        if self.waiting >= self._queue and not self._make_room(caller):
+            raise _crowded()
         ticket = _Ticket(share)
         self._lines.setdefault(caller, deque()).append(ticket)
         self.waiting += 1
@@ -135,11 +135,23 @@ class Turns:
             self._leave(caller, ticket)
             raise
 
+    def _make_room(self, caller: str) -> bool:
+        """A caller with less in the queue takes the last place of the one with most: nobody fills it alone."""
+        line = max(self._lines.values(), key=len, default=deque())
+        if len(line) < len(self._lines.get(caller, ())) + 2:
+            return False
+        last = line.pop()
+        self.waiting -= 1
+        if not last.called.cancelled():
+            last.called.set_exception(_crowded())
+        return True
+
     def _leave(self, caller: str, ticket: "_Ticket") -> None:
         """A request whose client has gone gives back its turn if that came at the same moment, else its place."""
         line = self._lines.get(caller, deque())
         if not ticket.called.cancelled():
-            self.used -= ticket.share
+            # Turned away at the same moment: it has neither.
+            self.used -= ticket.share if ticket.called.exception() is None else 0
         elif ticket in line:
             self.waiting -= 1
             line.remove(ticket)
@@ -160,6 +172,10 @@ class Turns:
             if not ticket.called.cancelled():
                 self.used += ticket.share
                 ticket.called.set_result(None)
+
+
+def _crowded() -> RateLimited:
+    return RateLimited("Too many requests are waiting on this server. Please try again shortly.", retry_after=2)
 
 
 class _Ticket:

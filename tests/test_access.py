@@ -251,3 +251,30 @@ def test_a_turn_that_is_freed_while_the_next_one_leaves_goes_to_the_one_after() 
         assert desk.inside == ["a1", "a3"]
 
     at_the_desk(1, 5, scene)
+
+
+def test_a_full_queue_has_room_for_who_has_less_in_it() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3", "a4", "b1", "b2"):
+            await desk.come(name)
+        for name in ("a4", "b2"):
+            with pytest.raises(RateLimited):
+                desk.tasks[name].result()
+        assert desk.turns.waiting == 3
+        await desk.finish("a1", "a2", "b1")
+        assert desk.inside == ["a1", "a2", "b1", "a3"]
+
+    at_the_desk(1, 3, scene)
+
+
+def test_who_leaves_at_the_moment_of_being_turned_away_takes_nothing_along() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3"):
+            await desk.come(name)
+        desk._go["b1"] = asyncio.Event()
+        desk.tasks["b1"] = asyncio.create_task(desk._stay("b1", 1))
+        await asyncio.sleep(0)  # b1 takes the place of a3, whose task has not run yet
+        await desk.cancel("a3")
+        assert (desk.turns.used, desk.turns.waiting) == (1, 2)
+
+    at_the_desk(1, 2, scene)
