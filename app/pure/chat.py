@@ -119,10 +119,12 @@ class _Json:
         return False
 
     def reply(self, raw: str, ended: bool) -> ChatReply:
-        if not ended:
+        body = b"".join(self.pieces)
+        # What broke off behind the whole document (a wrong length, no last chunk) has said all, and it is paid for.
+        if not ended and not isinstance(_parse(body.decode("utf-8", "replace")), dict):
             return ChatReply(raw=raw, complete=False)
         joined = Joined()
-        for document in _documents(b"".join(self.pieces), raw):
+        for document in _documents(body, raw):
             joined.take(document)
         return _reply(joined, raw, complete=True)
 

@@ -114,7 +114,7 @@ ENDS = [
     End("the last mark is there", line("a") + DONE, True, True),
     End("a reason is there", line("a", "stop"), True, True),
     End("neither is there", line("a"), False, True),
-    End("a JSON body", WHOLE, False, True),
+    End("a JSON body", WHOLE, True, True),
 ]
 
 
@@ -210,3 +210,11 @@ def test_an_event_that_was_cut_off_is_no_end(noise: bytes, complete: bool) -> No
     reader = ReplyReader()
     reader.feed(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n' + noise)
     assert reader.reply(ended=True).complete is complete
+
+
+@pytest.mark.parametrize(("body", "complete"), [(WHOLE, True), (WHOLE[:-1], False), (b"null", False), (b"[]", False)])
+def test_a_document_that_is_there_whole_needs_no_end(body: bytes, complete: bool) -> None:
+    reader = ReplyReader()
+    reader.feed(body)
+    reply = reader.reply()
+    assert (reply.complete, bool(reply.messages)) == (complete, complete)
