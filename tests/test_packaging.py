@@ -107,7 +107,10 @@ def test_ci_runs_the_same_checks_as_a_developer() -> None:
     assert re.search("^make check", read(".ci/run"), re.MULTILINE)
 
 
-DEPLOYED = ["Dockerfile", *(f"deploy/{path.name}" for path in (ROOT / "deploy").iterdir())]
+DEPLOYED = [
+    "Dockerfile",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file()),
+]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", ".ci/run"]
 
 
