@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -127,7 +127,7 @@ class Upstream:
             reply, end = reader.reply(), error
         finally:
             await _close(response)
-        yield reply
+        yield replace(reply, secrets=self._secrets(question))
         if reply.error is not None:
             raise self._translate(response, orjson.dumps({"error": reply.error}), question).error
         if not reply.complete:
@@ -209,15 +209,18 @@ class Upstream:
         return bytes(body[:_COMPLAINT])
 
     def _translate(self, response: httpx.Response, body: bytes, question: Question) -> Fault:
-        key = self._key_for(question)
         return translate(
             response.status_code,
             response.headers,
             body,
             pass_through=self.pass_through,
             now=self._now(),
-            secrets=(key,) if key else (),
+            secrets=self._secrets(question),
         )
+
+    def _secrets(self, question: Question) -> tuple[str, ...]:
+        key = self._key_for(question)
+        return (key,) if key else ()
 
     def _too_slow(self, *, silent: bool = False) -> UpstreamTimeout:
         idle, whole = self._config.idle_timeout, self._config.timeout

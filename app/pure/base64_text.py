@@ -49,6 +49,11 @@ def piece_of(text: str, pieces: Sequence[Piece]) -> Piece | None:
     return pieces[int(match[1])] if match and int(match[1]) < len(pieces) else None
 
 
+def drop_out(text: str) -> str:
+    """The text without any piece."""
+    return _STAND_IN.sub("", cut_out(text)[0])
+
+
 def cut_out(text: str) -> tuple[str, tuple[Piece, ...]]:
     """The text with `MARK number MARK` for each piece."""
     if MARK in text:

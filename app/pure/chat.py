@@ -9,7 +9,7 @@ import orjson
 
 from app.errors import UpstreamBroken
 from app.pure import sse
-from app.pure.base64_text import cut_out
+from app.pure.base64_text import drop_out
 from app.pure.fields import Walk
 from app.pure.hidden import drop_hidden
 from app.pure.joining import Joined, ReplyError
@@ -32,6 +32,7 @@ class ChatReply:
     """`messages`: one a choice, `content` its joined text, `parts` what else was in it; `bodies`: all beside choices.
 
     `complete`: the upstream said all it wanted to. `raw`: the first 16 KiB as they came, for the log.
+    `secrets`: keys that may be in the words and belong into nobody's hands.
     """
 
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -42,6 +43,7 @@ class ChatReply:
     raw: str = ""
     complete: bool = True
     lifted: Mapping[str, Source] = field(default_factory=dict)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def text(self) -> str:
@@ -49,7 +51,7 @@ class ChatReply:
         walk = Walk()
         walk.enter(list(self.bodies))
         said = [message["content"] for message in self.messages] + walk.texts
-        return "\n".join(filter(None, (drop_hidden(cut_out(text)[0]).strip() for text in said)))
+        return "\n".join(filter(None, (drop_hidden(drop_out(text)).strip() for text in said)))
 
     @property
     def refusal(self) -> str | None:

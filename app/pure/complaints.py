@@ -163,6 +163,15 @@ def _moderation_details(error: object) -> Mapping[str, Any] | None:
     return {"moderation_stage": stage, "categories": categories}
 
 
+def without_keys(text: str, secrets: Collection[str]) -> str:
+    return _replace(text, secrets, _KEYS)
+
+
+def without_secrets(text: str, secrets: Collection[str]) -> str:
+    """Keys and inner addresses go. Links stay: one may lead to a picture that nobody has recognised."""
+    return _CONTROLS.sub(" ", _replace(text, secrets, (*_KEYS, *_ADDRESSES[1:])))
+
+
 def _show(message: str, secrets: Collection[str]) -> str:
     text = " ".join(_CONTROLS.sub(" ", _blot(message, secrets, (*_KEYS, *_ADDRESSES))).split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
@@ -171,7 +180,12 @@ def _show(message: str, secrets: Collection[str]) -> str:
 def _blot(text: str, secrets: Collection[str], patterns: tuple[tuple[re.Pattern[str], str], ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, "[key]")
-    text = text[:_LOGGED]
+    return _replace(text[:_LOGGED], (), patterns)
+
+
+def _replace(text: str, secrets: Collection[str], patterns: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "[key]")
     for pattern, stand_in in patterns:
         text = pattern.sub(stand_in, text)
     return text

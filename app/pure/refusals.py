@@ -4,6 +4,7 @@ import re
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
 from app.pure.chat import ChatReply
+from app.pure.complaints import without_keys, without_secrets
 
 #: Words of safety systems, as upstreams of several houses put them. None of them is in an apology for a busy queue.
 _WORDS = re.compile(
@@ -32,14 +33,13 @@ def why_no_image(reply: ChatReply | None) -> ApiError:
     """A 4xx on purpose: clients repeat a 5xx by themselves, and each time costs money."""
     if reply is None:
         return UpstreamBroken("The upstream ended its answer without saying anything.")
-    words = " ".join(reply.text.split())
+    words = without_secrets(" ".join(reply.text[:_LOOKED_AT].split()), reply.secrets)
+    raw = without_keys(reply.raw, reply.secrets)
     if is_refusal(reply):
         said = f" It said: {shorten(words)}" if words else ""
-        return ModerationBlocked(
-            f"Your request was rejected by the safety system of the upstream.{said}", detail=reply.raw
-        )
+        return ModerationBlocked(f"Your request was rejected by the safety system of the upstream.{said}", detail=raw)
     said = f"It said: {shorten(words)}" if words else "It said nothing."
-    return NoImageInReply(f"The upstream's reply contains no image. {said}", detail=reply.raw)
+    return NoImageInReply(f"The upstream's reply contains no image. {said}", detail=raw)
 
 
 def shorten(words: str, most: int = 300) -> str:

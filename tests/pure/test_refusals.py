@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import orjson
 import pytest
@@ -61,3 +62,20 @@ def test_no_reply_at_all_is_the_upstreams_fault() -> None:
 def test_long_words_are_shortened() -> None:
     assert shorten("a" * 300) == "a" * 300
     assert shorten("a" * 301) == "a" * 299 + "…"
+
+
+WORDS = [
+    ("see https://example.com/a1b2", "see https://example.com/a1b2"),
+    ("dial tcp 10.0.0.5:8080: refused", "dial tcp [address]: refused"),
+    ("http://relay.internal:3000/v1 is down", "http://[address]/v1 is down"),
+    ("Bearer sk-limner-test-0123 is wrong", "Bearer [key] is wrong"),
+    ("the key hush-hush has no quota", "the key [key] has no quota"),
+    (f"![a](data:image/png;base64,iVBORw0KGgo{'A' * 60})", "![a]()"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WORDS)
+def test_keys_and_inner_addresses_are_not_told(content: str, message: str) -> None:
+    error = why_no_image(replace(reply(content), secrets=("hush-hush",)))
+    assert error.message.endswith(f"It said: {message}")
+    assert not re.search("hush|sk-", str(error.detail))
