@@ -84,11 +84,12 @@ class Account:
     def _settle(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         facts = self._facts(record)
         count(facts)
-        named = {"request_id": self.request_id, "status": record["status"]}
-        self.trace.end(None if facts["outcome"] == "ok" else facts["outcome"], named | facts)
-        if self.books.ledger is not None:
+        if self.books.ledger is not None or self.books.tracing is not None:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self.books.ledger.write({"at": at} | named | facts)
+            entry = {"at": at, "request_id": self.request_id, "status": record["status"], **facts}
+            self.trace.end(None if facts["outcome"] == "ok" else facts["outcome"], entry)
+            if self.books.ledger is not None:
+                self.books.ledger.write(entry)
         return facts
 
     def _facts(self, record: Mapping[str, Any]) -> dict[str, Any]:
