@@ -360,3 +360,14 @@ def test_books_without_a_page_cost_nothing_to_close() -> None:
     account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
     assert account.close({"status": 200, "bytes_in": 1, "bytes_out": 2})["outcome"] == "ok"
     assert traces.Trace().id is None
+
+
+def test_a_collector_needs_no_ledger() -> None:
+    exporter = InMemorySpanExporter()
+    books = Books(tracing=Tracing("http://127.0.0.1:9", "1.2.3", exporter))
+    account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
+    account.close({"status": 499, "bytes_in": 1, "bytes_out": 0})
+    asyncio.run(books.close())
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert (span.attributes["limner.request_id"], span.attributes["limner.outcome"]) == ("req_1", "client_gone")
