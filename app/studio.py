@@ -27,6 +27,9 @@ SILENCE = 15.0
 #: Seconds after which it is worth asking again for an answer that is not there yet.
 _POLL = "5"
 
+#: Asked of another server, it would be paid for once more.
+_CUT_OFF = "The server is shutting down. The image may have been made."
+
 _JSON, _EVENTS = "application/json", "text/event-stream"
 
 
@@ -137,8 +140,13 @@ class Studio:
                 aclosing(paint(request, edge, self.policy)) as items,
             ):
                 exchange.turn = turn.stop()
-                async for item in items:
-                    yield item
+                try:
+                    async for item in items:
+                        yield item
+                except asyncio.CancelledError:
+                    if exchange.upstream.started:
+                        raise Unavailable(_CUT_OFF, headers={"x-should-retry": "false"}) from None
+                    raise
 
     async def _respond(self, visit: "Visit", http: Request) -> Response:
         exchange, job, presence = visit.errand.exchange, visit.errand.job, visit.presence

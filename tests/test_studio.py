@@ -233,9 +233,25 @@ def test_questions_that_outlast_the_grace_end_with_a_proper_error(demo: RunningD
         loop = next(iter(limner.studio.jobs)).get_loop()
         asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
         assert plain.hear_until(b"shutting down").startswith(b"HTTP/1.1 503")
+        assert b"x-should-retry: false" in plain.heard
         assert b"event: error" in stream.hear_until(b"shutting down")
         plain.hang_up()
         stream.hang_up()
+
+
+def test_a_question_that_was_not_asked_yet_may_be_asked_of_another_server(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds", keepalive_after=0, max_concurrency=1) as limner:
+        first = Line(limner, ASKED)
+        demo.state.wait_for_calls(1)
+        second = Line(limner, {**ASKED, "prompt": "another"})
+        wait_for_jobs(limner, 2)
+        loop = next(iter(limner.studio.jobs)).get_loop()
+        asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
+        assert second.hear_until(b"try again").startswith(b"HTTP/1.1 503")
+        assert b"x-should-retry" not in second.heard
+        first.hang_up()
+        second.hang_up()
+    assert demo.state.calls == 1
 
 
 def test_the_headers_tell_what_was_done(demo: RunningDemo) -> None:
