@@ -91,13 +91,15 @@ def _next(text: str, at: int, ahead: list[_Ahead]) -> re.Match[str] | None:
 def _run_end(text: str, start: int) -> int:
     """Over line breaks too: a line of this length without a blank is no prose, a shorter one must end a whole."""
     end = _line_end(text, start)
+    letters = end - start
     while text[end - 1] != "=" and (gap := _GAP.match(text, end)):
         next_end = _line_end(text, gap.end())
         length = next_end - gap.end()
-        is_last = text[next_end - 1] == "=" or (gap[0] != " " and (end + length - start) % 4 == 0)
+        is_last = text[next_end - 1] == "=" or (gap[0] != " " and (letters + length) % 4 == 0)
         if length == 0 or (length < _LINE and not is_last):
             break
         end = next_end
+        letters += length
         if length < _LINE:
             break
     return end

@@ -56,6 +56,13 @@ def test_pieces_are_cut_out(case: Case) -> None:
     assert cut_out(case.text) == (case.short, case.pieces)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\\n"])
+@pytest.mark.parametrize("size", range(60, 400))
+def test_the_last_line_belongs_to_its_piece(size: int, end: str) -> None:
+    text = wrapped(pybase64.b64encode_as_string(b"\x89PNG\r\n\x1a\n" + bytes(size)), end)
+    assert cut_out(f"{HEAD}{text})") == (f"{ONE})", (Piece(HEAD, text),))
+
+
 def test_pieces_without_number_are_left() -> None:
     short, pieces = cut_out(f"{HEAD}{'A' * 16} " * 1500)
     assert len(pieces) == 1000
