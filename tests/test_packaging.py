@@ -73,7 +73,7 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 @pytest.mark.parametrize("name", ["Dockerfile", "deploy/compose.yaml", "deploy/compose.demo.yaml"])
 def test_the_image_is_named_by_this_version(name: str) -> None:
-    assert re.findall(r'(?:limner:|image\.version=")([0-9][^"\s]*)', read(name)) == [__version__]
+    assert re.findall(r'(?:limner:|image\.version=")([0-9]+\.[^"\s]*)', read(name)) == [__version__]
 
 
 def test_every_documented_python_can_be_installed() -> None:
@@ -198,20 +198,54 @@ def test_the_image_is_built_from_the_sources_alone() -> None:
     assert all((ROOT / name).exists() for name in listed)
 
 
+def services(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(read(f"deploy/{name}"))["services"]
+    return found
+
+
 def service(name: str) -> dict[str, Any]:
-    services: dict[str, Any] = yaml.safe_load(read(f"deploy/{name}"))["services"]
-    assert list(services) == ["limner"]
-    return dict(services["limner"])
+    return dict(services(name)["limner"])
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.demo.yaml"])
-def test_the_container_may_do_little(name: str) -> None:
-    limner = service(name)
-    assert limner["read_only"] is True
-    assert limner["cap_drop"] == ["ALL"]
-    assert limner["security_opt"] == ["no-new-privileges:true"]
-    assert "privileged" not in limner
-    assert limner["ports"] == ["127.0.0.1:8000:8000"]
+def test_a_container_may_do_little_and_is_reached_from_this_machine_only(name: str) -> None:
+    for container in services(name).values():
+        assert container["read_only"] is True
+        assert container["cap_drop"] == ["ALL"]
+        assert container["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in container
+        assert all(port.startswith("127.0.0.1:") for port in container.get("ports", ()))
+    assert not service("compose.yaml").keys() & {"ports", "cap_add"}
+
+
+def test_everything_starts_after_what_it_needs_and_in_a_certain_version() -> None:
+    found = services("compose.yaml")
+    assert list(found) == ["limner", "caddy", "redis", "store"]
+    for container in found.values():
+        assert re.search(r":[0-9][0-9a-z.-]*$", container["image"])
+        for needed, how in container.get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"}
+            assert "healthcheck" in found[needed]
+
+
+def test_volumes_are_declared_and_used() -> None:
+    declared = set(yaml.safe_load(read("deploy/compose.yaml"))["volumes"])
+    mounted = {mount.split(":")[0] for each in services("compose.yaml").values() for mount in each.get("volumes", ())}
+    assert {name for name in mounted if not name.startswith(".")} == declared
+    assert all((ROOT / "deploy" / name).is_file() for name in mounted - declared)
+
+
+def test_the_servers_beside_limner_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = service("compose.yaml")["environment"]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, re.sub(r"\$\{(?:\w+:-(\w+)|\w+:\?[^}]+)\}", lambda found: found[1] or "secret", value))
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", "https://upstream.invalid/v1")
+    settings = Settings()
+    assert settings.shared_state == "redis://redis:6379"
+    assert "endpoint=http://store:8333" in settings.image_store
+    assert services("compose.yaml")["caddy"]["environment"]["SERVER_ADDRESS"] == "limner:8000"
+    asked = set(re.findall(r"\$\{(\w+)", read("deploy/compose.yaml")))
+    assert asked <= set(re.findall(r"(?m)^(\w+)=", read("deploy/.env.example")))
 
 
 def test_the_server_keeps_its_state_and_ends_its_questions() -> None:
