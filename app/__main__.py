@@ -21,6 +21,9 @@ from app.settings import Settings, unknown_variables
 from app.showcase import demo
 from app.silence import read_length
 
+#: The second Ctrl-C: 128 + SIGINT, as shells count.
+_INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 well, 1 a check failed or the port is taken, 2 a bad setting or command line."""

@@ -59,6 +59,7 @@ class _Form:
         self._disposition = b""
         self._name = ""
         self._text = bytearray()
+        self._text_size = 0
         self._file: Blob | None = None
         self.callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin,
@@ -93,14 +94,15 @@ class _Form:
         self._text.clear()
 
     def _write(self, data: bytes, start: int, end: int) -> None:
-        held = self._file.size if self._file is not None else len(self._text)
-        if held + end - start > self._max_part:
-            raise TooLarge(f"One part of the form is larger than the limit of {self._max_part} bytes.")
         piece = memoryview(data)[start:end]
-        if self._file is not None:
-            self._file.write(piece)
-        else:
+        if self._file is None:
+            # Text is held in memory, so all of it together has the limit of one part.
+            self._text_size += len(piece)
             self._text.extend(piece)
+        else:
+            self._file.write(piece)
+        if max(self._text_size, self._file.size if self._file is not None else 0) > self._max_part:
+            raise TooLarge(f"A part of the form is larger than the limit of {self._max_part} bytes.")
 
     def _close(self) -> None:
         self.parts.append(FormPart(self._name, self._file if self._file is not None else self._decode()))

@@ -166,7 +166,7 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
     )
     app.state.studio = studio
     beside = [
-        asyncio.create_task(sweep(store, min(_SWEEP, settings.image_ttl))),
+        asyncio.create_task(sweep(store, once, min(_SWEEP, settings.image_ttl, settings.answer_ttl))),
         asyncio.create_task(watch(studio.turns, upstreams.circuits)),
     ]
     try:
@@ -255,8 +255,9 @@ def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
     )
 
 
-async def sweep(store: Store, seconds: float) -> None:
+async def sweep(store: Store, once: Once, seconds: float) -> None:
     while True:
+        once.sweep()
         try:
             log.debug("sweep", removed=await store.sweep())
         except ApiError as error:

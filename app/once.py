@@ -116,7 +116,7 @@ class Once:
 
     def find(self, identity: Identity) -> Errand | None:
         """An errand that this request may join. Raises IdempotencyKeyReused."""
-        self._sweep()
+        self.sweep()
         for errand in self._by_place.get(identity.place, ()):
             if errand.identity.fingerprint != identity.fingerprint:
                 message = "This Idempotency-Key was used with another request body. Use a new key for a new question."
@@ -126,7 +126,7 @@ class Once:
         return None
 
     def get(self, caller: Caller, id: str) -> Errand | None:  # noqa: A002  the name of the field in the API
-        self._sweep()
+        self.sweep()
         errand = self._by_id.get(id)
         return errand if errand is not None and errand.identity.caller == caller.id else None
 
@@ -148,7 +148,8 @@ class Once:
         for errand in list(self._by_id.values()):
             self._drop(errand)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Let go of what nobody came back for in time."""
         if self._now() < self._next_end:
             return
         for errand in self._kept():

@@ -6,9 +6,6 @@ from typing import TypeVar
 
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from app.errors import Unavailable
 from app.log import log
@@ -28,7 +25,8 @@ class State:
         self._now = now
         self._away_until: float | None = None
         self._own = MovingWindowRateLimiter(MemoryStorage())
-        self._redis = None if url == "memory:" else open_redis(url)
+        self._lost: tuple[type[Exception], ...] = (OSError,)
+        self._redis = None if url == "memory:" else self._open_redis(url)
         self._shared = None if self._redis is None else MovingWindowRateLimiter(self._redis)
 
     async def ask(self, use: Callable[[MovingWindowRateLimiter], Awaitable[T]]) -> T:
@@ -38,7 +36,7 @@ class State:
         if self._away_until is None or self._now() >= self._away_until:
             try:
                 given = await use(self._shared)
-            except (RedisError, OSError) as error:
+            except self._lost as error:
                 self._lose(error)
             else:
                 self._find()
@@ -63,14 +61,21 @@ class State:
         if self._redis is not None:
             await self._redis.bridge.storage.aclose()  # type: ignore[attr-defined]  # reason: limits has no way to close
 
+    def _open_redis(self, url: str) -> RedisStorage:
+        """One more try, at once: a connection may have been closed since it was used last.
 
-def open_redis(url: str) -> RedisStorage:
-    """One more try, at once: a connection may have been closed since it was used last."""
-    return RedisStorage(
-        f"async+{url}",
-        implementation="redispy",
-        key_prefix="limner",
-        socket_timeout=_PATIENCE,
-        socket_connect_timeout=_PATIENCE,
-        retry=Retry(NoBackoff(), 1),  # type: ignore[arg-type]  # reason: redis-py takes more than limits says
-    )
+        Imported here, since who counts alone should not hold seven megabytes of a client for it.
+        """
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.exceptions import RedisError  # noqa: PLC0415
+
+        self._lost = (RedisError, OSError)
+        return RedisStorage(
+            f"async+{url}",
+            implementation="redispy",
+            key_prefix="limner",
+            socket_timeout=_PATIENCE,
+            socket_connect_timeout=_PATIENCE,
+            retry=Retry(NoBackoff(), 1),  # type: ignore[arg-type]  # reason: redis-py takes more than limits says
+        )

@@ -110,6 +110,13 @@ def test_a_part_over_the_limit(disposition: str) -> None:
     assert read(part(disposition, b"012345678") + END, max_part=9)
 
 
+def test_all_texts_together_have_the_limit_of_one_part() -> None:
+    form = [part(f'form-data; name="{name}"', b"01234") for name in "ab"]
+    with pytest.raises(TooLarge, match="limit of 9 bytes"):
+        read(b"".join(form) + END, max_part=9)
+    assert read(b"".join(form) + END, max_part=10) == [("a", "01234"), ("b", "01234")]
+
+
 BOUNDARIES = {
     "multipart/form-data; boundary=abc": "abc",
     'multipart/form-data; boundary="a b:c"': "a b:c",

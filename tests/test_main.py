@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from app.errors import NotFound
 from app.main import EXPOSED, answer_fault, answer_framework, create_app, sweep, turns
+from app.once import Once
 from app.settings import Settings
 from app.stored import not_reached
 from tests.servers import RunningLimner, run_demo, run_limner
@@ -199,7 +200,7 @@ def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> 
     store = Store()
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with structlog.testing.capture_logs() as records, pytest.raises(Enough):
-        asyncio.run(sweep(store, 7.0))  # type: ignore[arg-type]
+        asyncio.run(sweep(store, Once(ttl=1, key_ttl=1, most=1, most_bytes=1), 7.0))  # type: ignore[arg-type]
     assert (store.swept, slept) == (3, [7.0] * 3)
     assert [record.get("removed") for record in records] == [1, None, 3]
     assert records[1]["log_level"] == "warning"
