@@ -18,7 +18,6 @@ from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
 from app.report import GROUPS, sum_up
 from app.server import Server
 from app.settings import Settings, unknown_variables
-from app.showcase import demo
 from app.silence import read_length
 
 #: The second Ctrl-C: 128 + SIGINT, as shells count.
@@ -47,6 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "check":
         return check(settings, paint=options.paint, patience=options.patience)
     return serve(settings)
+
+
+def demo(once: str | None) -> int:
+    """Loaded here: the server that pays for its memory needs no painter."""
+    from app import showcase  # noqa: PLC0415
+
+    return showcase.demo(once)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -50,17 +50,17 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
+        """Raises SystemExit where the app or the socket cannot be opened."""
         await super().startup(sockets)
-        if self.started:
-            # Requests leave no cycles behind, so a collector that walks through all modules every few requests is a
-            # fifth of the processor's time for nothing, and pauses of a quarter of a second among a thousand who wait.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(10_000, 50, 1_000)
-            self._loop = asyncio.get_running_loop()
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            log.info("ready", address=f"http://{host}:{port}/v1")
-            self._reread_keys_on_hangup(self._loop)
+        # Requests leave no cycles behind, so a collector that walks through all modules every few requests is a
+        # fifth of the processor's time for nothing, and pauses of a quarter of a second among a thousand who wait.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 50, 1_000)
+        self._loop = asyncio.get_running_loop()
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        log.info("ready", address=f"http://{host}:{port}/v1")
+        self._reread_keys_on_hangup(self._loop)
 
     def _reread_keys_on_hangup(self, loop: asyncio.AbstractEventLoop) -> None:
         """Signals belong to the main thread; without a file of keys SIGHUP ends the process, as everywhere."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.blobs import Blob
-from app.bucket import CLOUDS, BucketStore, read_place
 from app.disk import DiskStore, read_folder
 from app.memory import MemoryStore, read_nothing
 from app.pure.media import ImageInfo
@@ -44,10 +43,25 @@ class Kind:
     open: Callable[[StoreConfig], Store]
 
 
+def _read_place(url: str) -> object:
+    """Loaded where a bucket is asked for: its library takes four megabytes."""
+    from app.bucket import read_place  # noqa: PLC0415
+
+    return read_place(url)
+
+
+def _open_bucket(config: StoreConfig) -> Store:
+    from app.bucket import BucketStore  # noqa: PLC0415
+
+    return BucketStore(config)
+
+
 STORES: dict[str, Kind] = {
     "disk": Kind("disk:///absolute/path", read_folder, DiskStore),
     "memory": Kind("memory:", read_nothing, MemoryStore),
-    **{scheme: Kind(cloud.form, read_place, BucketStore) for scheme, cloud in CLOUDS.items()},
+    "s3": Kind("s3://bucket/prefix?endpoint=https://…&region=…", _read_place, _open_bucket),
+    "gs": Kind("gs://bucket/prefix", _read_place, _open_bucket),
+    "az": Kind("az://container/prefix?account=…", _read_place, _open_bucket),
 }
 
 

@@ -1,21 +1,27 @@
 """The real process: signals, graceful end, exit codes."""
 
+import asyncio
+import gc
 import hashlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import orjson
 import pytest
 
+from app.server import Server
+from app.settings import Settings
 from tests.servers import RunningDemo, run_demo
 
 ASKED = {"model": "gpt-image-2", "prompt": "a fox"}
@@ -148,3 +154,88 @@ def test_a_port_that_is_taken_is_said(demo: RunningDemo, tmp_path: Path) -> None
     assert done.returncode != 0
     assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class InProcess:
+    """The same server in a thread of this process; signals are told, not sent."""
+
+    def __init__(self, demo: RunningDemo, folder: Path, **options: Any) -> None:
+        keys = folder / "keys.toml"
+        keys.write_text("")
+        settings = Settings(
+            upstream_base_url=f"{demo.url}/v1",
+            upstream_model="holds",
+            image_store=f"disk://{folder}",
+            port=0,
+            keys_file=keys,
+            **options,
+        )
+        self.server = Server(settings)
+        self.thread = threading.Thread(target=self.server.run)
+
+    def __enter__(self) -> "InProcess":
+        self.thread.start()
+        for _ in range(2000):
+            if self.server._loop is not None:
+                return self
+            threading.Event().wait(0.005)
+        raise AssertionError("it did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        gc.unfreeze()
+        gc.set_threshold(700, 10, 10)
+        logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
+
+
+def test_the_first_signal_drains_and_the_server_ends(demo: RunningDemo, tmp_path: Path) -> None:
+    with InProcess(demo, tmp_path) as running:
+        running.server.handle_exit(signal.SIGTERM, None)
+    assert running.server.started
+    assert not running.server.force_exit
+
+
+def test_the_second_signal_is_the_last(demo: RunningDemo, tmp_path: Path) -> None:
+    with InProcess(demo, tmp_path) as running:
+        running.server._start_draining = lambda: None  # type: ignore[method-assign]
+        running.server._draining = asyncio.Future(loop=running.server._loop)  # type: ignore[assignment]
+        running.server.handle_exit(signal.SIGINT, None)
+    assert running.server.force_exit
+
+
+def test_a_server_that_cannot_listen_is_not_ready(demo: RunningDemo, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(
+            upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=taken.getsockname()[1]
+        )
+        server = Server(settings)
+        with pytest.raises(SystemExit):
+            server.run()
+    assert server._loop is None
+
+
+def test_a_server_whose_parts_do_not_open_does_not_start(demo: RunningDemo, tmp_path: Path) -> None:
+    def fail(_: object) -> AbstractAsyncContextManager[None]:
+        raise OSError("no room")
+
+    server = Server(Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=0))
+    server._app.router.lifespan_context = fail
+    with pytest.raises(SystemExit):
+        server.run()
+    assert not server.started
+
+
+def test_the_keys_are_read_again_on_a_hangup(demo: RunningDemo, tmp_path: Path) -> None:
+    class Loop:
+        heard: ClassVar[dict[int, Any]] = {}
+
+        def add_signal_handler(self, sig: int, handler: Any) -> None:
+            self.heard[sig] = handler
+
+    keys = tmp_path / "keys.toml"
+    keys.write_text("")
+    settings = Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", keys_file=keys)
+    server = Server(settings)
+    server._reread_keys_on_hangup(Loop())  # type: ignore[arg-type]
+    assert Loop.heard == {signal.SIGHUP: server._app.state.keys.reload}

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from app.bucket import CLOUDS
 from app.errors import ImageUnavailable
 from app.store import STORES, Store, check_url, open_store
 from app.stored import StoreConfig
@@ -187,3 +188,9 @@ def test_an_address_that_is_not_understood_is_answered_with_the_form(case: Url) 
     with pytest.raises(ValueError, match=re.escape(case.form)) as caught:
         check_url(case.url)
     assert "word" not in str(caught.value)
+
+
+def test_every_cloud_is_a_store_with_the_same_form() -> None:
+    assert {scheme: cloud.form for scheme, cloud in CLOUDS.items()}.items() <= {
+        scheme: kind.form for scheme, kind in STORES.items()
+    }.items()
