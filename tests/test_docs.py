@@ -101,6 +101,13 @@ def test_a_curl_of_the_readme_brings_a_picture(desk: Desk, code: str) -> None:
     need("curl")
     desk.state.reset()
     answer = desk.run("bash", "-euc", desk.here(code).replace("curl ", "curl --silent --show-error --fail "))
+    if "respond-async" in code:
+        assert answer.startswith("HTTP/1.1 202")
+        place = re.search(r"^location: (/v1/images/results/\S+)$", answer, re.MULTILINE)
+        assert place is not None
+        assert httpx.get(f"{desk.limner}{place[1]}", trust_env=False).status_code in {200, 202}
+        assert desk.state.wait_for_calls(1)
+        return
     assert desk.state.calls == 1
     if "stream" in code:
         event, data = answer.strip().split("\n")
