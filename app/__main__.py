@@ -178,9 +178,9 @@ def serve(settings: Settings) -> int:
         # uvicorn's way to say that it cannot listen; it has logged why.
         return 1
     except KeyboardInterrupt:
-        # The second Ctrl-C: 128 + SIGINT, as shells count.
-        return 130
-    return 0
+        return _INTERRUPTED
+    # Where SIGINT was ignored when the process began, as in a background job, there is no KeyboardInterrupt.
+    return _INTERRUPTED if server.force_exit else 0
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class _Form:
         else:
             self._file.write(piece)
         if max(self._text_size, self._file.size if self._file is not None else 0) > self._max_part:
-            raise TooLarge(f"A part of the form is larger than the limit of {self._max_part} bytes.")
+            raise TooLarge(f"One part of the form is larger than the limit of {self._max_part} bytes.")
 
     def _close(self) -> None:
         self.parts.append(FormPart(self._name, self._file if self._file is not None else self._decode()))

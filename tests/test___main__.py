@@ -190,6 +190,7 @@ class Ended:
     """In place of the server: it ends at once, in one of several ways."""
 
     by: type[BaseException] | None = None
+    force_exit: bool = False
     settings: list[Any] = field(default_factory=list)
 
     def __call__(self, settings: Any) -> "Ended":
@@ -201,12 +202,12 @@ class Ended:
             raise self.by
 
 
-@pytest.mark.parametrize(("by", "code"), [(None, 0), (SystemExit, 1), (KeyboardInterrupt, 130)])
+@pytest.mark.parametrize(("by", "code"), [(None, 0), (None, 130), (SystemExit, 1), (KeyboardInterrupt, 130)])
 def test_how_the_server_ended_is_the_exit_code(
     by: type[BaseException] | None, code: int, environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
-    ended = Ended(by)
+    ended = Ended(by, force_exit=code == 130)
     monkeypatch.setattr(commands, "Server", ended)
     assert commands.main(["serve"]) == code
     assert ended.settings[0].upstream_base_url == NOWHERE
@@ -288,3 +289,8 @@ def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
     assert (process.returncode, out) == (1, "")
     (fault,) = [record for record in records(err) if record["level"] == "error"]
     assert "address already in use" in fault["event"]
+
+
+def test_the_demo_is_loaded_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.showcase.demo", lambda once: 7 if once == "out" else 8)
+    assert commands.main(["demo", "--once", "out"]) == 7

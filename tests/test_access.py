@@ -278,3 +278,18 @@ def test_who_leaves_at_the_moment_of_being_turned_away_takes_nothing_along() -> 
         assert (desk.turns.used, desk.turns.waiting) == (1, 2)
 
     at_the_desk(1, 2, scene)
+
+
+def test_who_is_turned_away_at_the_moment_of_leaving_leaves() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3"):
+            await desk.come(name)
+        desk._go["b1"] = asyncio.Event()
+        desk.tasks["b1"] = asyncio.create_task(desk._stay("b1", 1))
+        desk.tasks["a3"].cancel()  # b1 runs first, and takes the place of a3
+        await desk.settle()
+        assert desk.turns.waiting == 2
+        await desk.finish("a1", "a2")
+        assert desk.inside == ["a1", "a2", "b1"]
+
+    at_the_desk(1, 2, scene)

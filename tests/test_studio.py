@@ -1,6 +1,7 @@
 """A request from the door to the answer: waiting, leaving, closing. Over real sockets where a client would be."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -286,3 +287,15 @@ def test_kept_pictures_have_the_address_that_clients_know(demo: RunningDemo) -> 
         url = httpx.post(f"{limner.url}/v1/images/generations", json=asked).json()["data"][0]["url"]
     assert url.startswith("https://images.example.com/limner/kept/")
     assert url.endswith(".png")
+
+
+def test_who_leaves_while_an_input_picture_is_fetched_has_asked_nothing(demo: RunningDemo) -> None:
+    demo.state.reset()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        with limner_over(demo, "gpt-image-2-chat", fetch_allow=place) as limner:
+            asked = {"prompt": "a hat", "images": [{"image_url": f"http://{place}/a.png"}]}
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{limner.url}/v1/images/edits", json=asked, timeout=0.3)
+            wait_for_jobs(limner, 0)
+    assert demo.state.calls == 0
