@@ -91,7 +91,7 @@ class DiskStore:
                 for piece in blob.chunks(_COPIED_AT_ONCE):
                     file.write(piece)
             Path(aside).rename(path)
-        except BaseException:
+        except BaseException:  # reason: tidied up, and raised again
             Path(aside).unlink(missing_ok=True)
             raise
 

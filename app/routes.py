@@ -45,7 +45,7 @@ def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)
-        except BaseException:
+        except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
         studio: Studio = http.app.state.studio

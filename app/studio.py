@@ -67,7 +67,7 @@ class Studio:
                 raise Unavailable("The server is shutting down. Please try again.")
             if errand is None:
                 told = await self.limits.count(caller, request.n)
-        except BaseException:
+        except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
         readers = 0 if is_async else 1

@@ -149,7 +149,7 @@ class Upstreams:
         except ApiError as error:
             self._judge(member, visit.ticket, error)
             raise
-        except BaseException:
+        except BaseException:  # reason: tidied up, and raised again
             member.circuit.withdraw(visit.ticket)
             raise
         else:
