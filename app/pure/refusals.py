@@ -5,6 +5,7 @@ import re
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
 from app.pure.chat import ChatReply
 from app.pure.complaints import without_keys, without_secrets
+from app.pure.wording import cut
 
 #: Words of safety systems, as upstreams of several houses put them. None of them is in an apology for a busy queue.
 _WORDS = re.compile(
@@ -18,6 +19,9 @@ _WORDS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+
+#: Characters of the model's words that an error repeats.
+_QUOTED = 300
 
 #: As far as a refusal is looked for: it comes at the start.
 _LOOKED_AT = 4_000
@@ -36,11 +40,7 @@ def why_no_image(reply: ChatReply | None) -> ApiError:
     words = without_secrets(" ".join(reply.text[:_LOOKED_AT].split()), reply.secrets)
     raw = without_keys(reply.raw, reply.secrets)
     if is_refusal(reply):
-        said = f" It said: {shorten(words)}" if words else ""
+        said = f" It said: {cut(words, _QUOTED)}" if words else ""
         return ModerationBlocked(f"Your request was rejected by the safety system of the upstream.{said}", detail=raw)
-    said = f"It said: {shorten(words)}" if words else "It said nothing."
+    said = f"It said: {cut(words, _QUOTED)}" if words else "It said nothing."
     return NoImageInReply(f"The upstream's reply contains no image. {said}", detail=raw)
-
-
-def shorten(words: str, most: int = 300) -> str:
-    return words if len(words) <= most else words[: most - 1] + "…"

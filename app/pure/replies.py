@@ -13,6 +13,7 @@ from app.pure.labels import is_foreign, is_lesser, names_result
 from app.pure.links import Look, file_name, look_of
 from app.pure.mentions import PICTURES, Kind, Mention
 from app.pure.texts import Text
+from app.pure.wording import cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,4 +275,4 @@ def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
 
 def _shorten(value: str | Piece) -> str:
     text = value.head + value.text[:80] if isinstance(value, Piece) else value
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    return cut(text, 200)

@@ -13,6 +13,11 @@ def shorten(text: str) -> str:
     return text if len(text) <= QUOTED else text[:QUOTED] + "…"
 
 
+def cut(text: str, most: int) -> str:
+    """At most `most` characters, the mark of the cut included."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def clean_name(name: str) -> str:
     """At most 64 characters that are safe in a message and in a header."""
     return re.sub(r"[^A-Za-z0-9_.\[\]-]", "_", name[:64]) or "_"

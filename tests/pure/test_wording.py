@@ -140,3 +140,8 @@ def test_names_are_made_safe_for_a_header(name: str, clean: str) -> None:
 def test_only_the_beginning_of_a_long_value_is_quoted() -> None:
     assert wording.shorten("x" * 40) == "x" * 40
     assert wording.shorten("x" * 41) == "x" * 40 + "…"
+
+
+def test_a_text_is_cut_with_its_mark() -> None:
+    assert wording.cut("a" * 300, 300) == "a" * 300
+    assert wording.cut("a" * 301, 300) == "a" * 299 + "…"
