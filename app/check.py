@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import orjson
 
+from app.formats import variable
 from app.main import create_app
 from app.pure.patience import who_gives_up
-from app.settings import Settings, variable
+from app.settings import Settings
 
 #: What helps against something that cuts silent answers.
 _SHORTER = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"

@@ -1,4 +1,4 @@
-"""How the values of variables are written: each kind with its check, and the words that answer a wrong one."""
+"""How variables and their values are written: each kind with its check, and the words that answer a wrong one."""
 
 import ipaddress
 import os
@@ -15,6 +15,8 @@ from pydantic_settings import NoDecode
 from app.pure.dialects import DIALECTS
 from app.pure.netguard import Allowed, parse_allow
 from app.store import check_url
+
+PREFIX = "LIMNER_"
 
 #: As programs are told on the command line.
 STANDARD_OUTPUT = Path("-")
@@ -135,6 +137,10 @@ def _parse_allow(value: object) -> object:
         return parse_allow(value) if isinstance(value, str) else value
     except ValueError as error:
         raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
+
+
+def variable(field: str) -> str:
+    return PREFIX + field.upper()
 
 
 def is_loopback(host: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.settings import variable
+from app.formats import variable
 
 
 def complaints(error: ValidationError) -> list[str]:

@@ -8,7 +8,9 @@ from pydantic import ByteSize, Field, FilePath, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
+from app.contradictions import CONTRADICTIONS
 from app.formats import (
+    PREFIX,
     AllowList,
     BaseUrl,
     Collector,
@@ -29,11 +31,9 @@ from app.formats import (
     StateUrl,
     StoreUrl,
     Words,
-    is_loopback,
+    variable,
 )
 from app.roster import OFFICIAL_MODELS, REST, Entry, Roster
-
-PREFIX = "LIMNER_"
 
 #: Where several upstreams may be listed.
 FILE = "limner.toml"
@@ -224,33 +224,10 @@ class Settings(BaseSettings):
         return {"upstream_base_url": None} | given if given.get("upstreams") else given
 
     @model_validator(mode="after")
-    def _refuse_one_and_several(self) -> Self:
-        one = ("upstream_base_url", "upstream_api_key", "upstream_api_key_file", "upstream_model", "upstream_dialect")
-        for field in one:
-            if self.upstreams and field in self.model_fields_set and getattr(self, field) is not None:
-                message = f"{variable(field)}: set together with LIMNER_UPSTREAMS, where each upstream has its own"
-                raise PydanticCustomError("one_and_several", "{message}", {"message": message})
-        return self
-
-    @model_validator(mode="after")
-    def _refuse_two_sources(self) -> Self:
-        """Which of the two would win is nothing to guess about keys."""
-        for field in ("upstream_api_key", "api_keys", "image_store_key"):
-            if getattr(self, f"{field}_file") and field in self.model_fields_set:
-                message = f"{variable(field)}_FILE: set together with {variable(field)}; one of them is enough"
-                raise PydanticCustomError("two_sources", "{message}", {"message": message})
-        return self
-
-    @model_validator(mode="after")
-    def _refuse_to_run_open(self) -> Self:
-        paid_by_us = not self.pass_through and not self.has_keys
-        if paid_by_us and not self.allow_anonymous and not is_loopback(self.host):
-            raise PydanticCustomError(
-                "open",
-                "LIMNER_API_KEYS: unset, while LIMNER_HOST={host} is reachable by others: anyone could spend the "
-                "upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is meant",
-                {"host": self.host},
-            )
+    def _refuse_contradictions(self) -> Self:
+        for find in CONTRADICTIONS:
+            if (message := find(self)) is not None:
+                raise PydanticCustomError("contradiction", "{message}", {"message": message})
         return self
 
     @property
@@ -287,10 +264,6 @@ class Settings(BaseSettings):
 def terminal_names() -> tuple[str, ...]:
     """What the terminal calls itself: it decides nothing but whether `limner paint` shows the picture."""
     return tuple(filter(None, map(os.environ.get, ("TERM", "TERM_PROGRAM"))))
-
-
-def variable(field: str) -> str:
-    return PREFIX + field.upper()
 
 
 def unknown_variables() -> list[str]:

@@ -12,10 +12,10 @@ from app import __version__
 from app.access import Access
 from app.errors import Forbidden
 from app.exchange import outline
-from app.formats import is_loopback
+from app.formats import is_loopback, variable
 from app.once import Errand
 from app.responses import JsonResponse
-from app.settings import Settings, variable
+from app.settings import Settings
 from app.studio import Studio
 from app.upstreams import Upstreams
 

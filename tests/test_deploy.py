@@ -9,9 +9,10 @@ import orjson
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from app.formats import variable
 from app.main import create_app
 from app.metrics import REGISTRY
-from app.settings import Settings, variable
+from app.settings import Settings
 from tests.chart import CHART, Chart, values
 
 DEPLOY = CHART.parent

@@ -24,8 +24,9 @@ from PIL import Image
 
 from app.demo.state import DemoState
 from app.errors import ApiError
+from app.formats import variable
 from app.pure.replies import FORMS
-from app.settings import Settings, variable
+from app.settings import Settings
 from docs.pages import PAGES
 from docs.tables import README, with_tables
 from tests.servers import run_demo, run_limner

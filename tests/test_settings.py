@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.formats import Shrink
+from app.formats import Shrink, variable
 from app.objections import complaints
-from app.settings import Settings, terminal_names, unknown_variables, variable
+from app.settings import Settings, terminal_names, unknown_variables
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 
