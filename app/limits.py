@@ -77,7 +77,7 @@ class Limits:
             if images > rate.amount:
                 message = f"Invalid 'n': this key may ask for {rate.amount} images per {rate.period}, but got {images}."
                 raise InvalidRequest(message, param="n", code="invalid_value")
-        return await self._state.ask(lambda limiter: self._count(limiter, row, images))
+        return await self._state.count(lambda limiter: self._count(limiter, row, images))
 
     async def _count(self, limiter: MovingWindowRateLimiter, row: KeyRow, images: int) -> dict[str, str]:
         """Nothing is counted of a request that is refused; only one that loses a race may count in shorter windows."""

@@ -1,8 +1,8 @@
-"""What replicas share: counters, in this process or in Redis."""
+"""What replicas share: in this process, or in Redis."""
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
@@ -11,6 +11,9 @@ from app.errors import Unavailable
 from app.log import log
 from app.metrics import STATE_ERRORS
 
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
 T = TypeVar("T")
 
 #: Seconds for one command, and seconds without another try after one that failed.
@@ -18,7 +21,7 @@ _PATIENCE = 1.0
 
 
 class State:
-    """`url` is `memory:` or that of a Redis. While Redis is away this process counts for itself, unless `closed`."""
+    """`url` is `memory:` or that of a Redis. While Redis is away this process is on its own, unless `closed`."""
 
     def __init__(self, url: str, *, closed: bool, now: Callable[[], float] = time.monotonic) -> None:
         self._closed = closed
@@ -26,24 +29,46 @@ class State:
         self._away_until: float | None = None
         self._own = MovingWindowRateLimiter(MemoryStorage())
         self._lost: tuple[type[Exception], ...] = (OSError,)
-        self._redis = None if url == "memory:" else self._open_redis(url)
-        self._shared = None if self._redis is None else MovingWindowRateLimiter(self._redis)
+        self._redis = None if url == "memory:" else self._connect(url)
+        self._limiter = None if self._redis is None else _limiter(url, self._redis)
 
-    async def ask(self, use: Callable[[MovingWindowRateLimiter], Awaitable[T]]) -> T:
-        """Raises what `use` raises, and Unavailable where Redis is away and `closed` says so."""
-        if self._shared is None:
+    @property
+    def is_shared(self) -> bool:
+        return self._redis is not None
+
+    async def count(self, use: Callable[[MovingWindowRateLimiter], Awaitable[T]]) -> T:
+        """With all replicas, or else alone. Raises what `use` raises, and Unavailable where alone is not allowed."""
+        if (limiter := self._limiter) is None:
             return await use(self._own)
-        if self._away_until is None or self._now() >= self._away_until:
-            try:
-                given = await use(self._shared)
-            except self._lost as error:
-                self._lose(error)
-            else:
-                self._find()
-                return given
+        given = await self._reach(lambda: use(limiter))
+        if given is None:
+            self._refuse_if_closed()
+            return await use(self._own)
+        return given[0]
+
+    async def share(self, use: Callable[["Redis"], Awaitable[T]], *, vital: bool = False) -> T | None:
+        """None where nothing is shared or Redis is away: then what is `vital` raises Unavailable, if `closed`."""
+        if (redis := self._redis) is None:
+            return None
+        given = await self._reach(lambda: use(redis))
+        if given is None and vital:
+            self._refuse_if_closed()
+        return None if given is None else given[0]
+
+    async def _reach(self, use: Callable[[], Awaitable[T]]) -> tuple[T] | None:
+        if self._away_until is not None and self._now() < self._away_until:
+            return None
+        try:
+            given = await use()
+        except self._lost as error:
+            self._lose(error)
+            return None
+        self._find()
+        return (given,)
+
+    def _refuse_if_closed(self) -> None:
         if self._closed:
             raise Unavailable("The server cannot count at the moment. Please try again.", detail="Redis is away")
-        return await use(self._own)
 
     def _lose(self, error: Exception) -> None:
         """Told once, not at every try; counted each time."""
@@ -59,23 +84,29 @@ class State:
 
     async def close(self) -> None:
         if self._redis is not None:
-            await self._redis.bridge.storage.aclose()  # type: ignore[attr-defined]  # reason: limits has no way to close
+            await self._redis.aclose()
 
-    def _open_redis(self, url: str) -> RedisStorage:
+    def _connect(self, url: str) -> "Redis":
         """One more try, at once: a connection may have been closed since it was used last.
 
         Imported here, since who counts alone should not hold seven megabytes of a client for it.
         """
+        from redis.asyncio import Redis  # noqa: PLC0415
         from redis.asyncio.retry import Retry  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.exceptions import RedisError  # noqa: PLC0415
 
         self._lost = (RedisError, OSError)
-        return RedisStorage(
-            f"async+{url}",
-            implementation="redispy",
-            key_prefix="limner",
-            socket_timeout=_PATIENCE,
-            socket_connect_timeout=_PATIENCE,
-            retry=Retry(NoBackoff(), 1),  # type: ignore[arg-type]  # reason: redis-py takes more than limits says
+        return Redis.from_url(
+            url, retry=Retry(NoBackoff(), 1), socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
         )
+
+
+def _limiter(url: str, redis: "Redis") -> MovingWindowRateLimiter:
+    storage = RedisStorage(
+        f"async+{url}",
+        implementation="redispy",
+        key_prefix="limner",
+        connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # reason: limits passes on what redis-py takes
+    )
+    return MovingWindowRateLimiter(storage)

@@ -35,8 +35,8 @@ async def hit(limiter: MovingWindowRateLimiter) -> bool:
 def test_without_a_url_each_process_counts_for_itself() -> None:
     async def scene() -> None:
         one, other = State("memory:", closed=True), State("memory:", closed=True)
-        assert sum([await one.ask(hit) for _ in range(12)]) == 10
-        assert await other.ask(hit)
+        assert sum([await one.count(hit) for _ in range(12)]) == 10
+        assert await other.count(hit)
         await one.close()
 
     asyncio.run(scene())
@@ -45,7 +45,7 @@ def test_without_a_url_each_process_counts_for_itself() -> None:
 def test_two_count_together(redis: RedisServer) -> None:
     async def scene() -> None:
         states = [State(redis.url, closed=False) for _ in range(2)]
-        got = await asyncio.gather(*(states[number % 2].ask(hit) for number in range(30)))
+        got = await asyncio.gather(*(states[number % 2].count(hit) for number in range(30)))
         assert sum(got) == 10
         for state in states:
             await state.close()
@@ -60,22 +60,22 @@ def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> Non
     async def scene() -> None:
         nonlocal now
         state = State(redis.url, closed=closed, now=lambda: now)
-        assert await state.ask(hit)
+        assert await state.count(hit)
         redis.kill()
         with capture_logs() as logs:
             for _ in range(3):
                 if closed:
                     with pytest.raises(Unavailable):
-                        await state.ask(hit)
+                        await state.count(hit)
                 else:
-                    assert await state.ask(hit)
+                    assert await state.count(hit)
                 now += 2
             redis.start()
-            assert sum([await state.ask(hit) for _ in range(12)]) == 10
+            assert sum([await state.count(hit) for _ in range(12)]) == 10
             # A connection that was closed in the meantime is opened anew: that is no loss.
             redis.kill()
             redis.start()
-            assert await state.ask(hit)
+            assert await state.count(hit)
         assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
         await state.close()
 
@@ -92,8 +92,41 @@ def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
     async def scene() -> None:
         state = State("redis://127.0.0.1:9", closed=False, now=lambda: 0.0)
         with capture_logs() as logs:
-            assert sum([await state.ask(hit) for _ in range(12)]) == 10
+            assert sum([await state.count(hit) for _ in range(12)]) == 10
         assert (len(logs), failures() - before) == (1, 1)
+        await state.close()
+
+    asyncio.run(scene())
+
+
+def test_something_of_their_own_is_shared(redis: RedisServer) -> None:
+    async def scene() -> None:
+        states = [State(redis.url, closed=False) for _ in range(2)]
+        await states[0].share(lambda shared: shared.set("limner:x", "1"))
+        assert await states[1].share(lambda shared: shared.get("limner:x")) == b"1"
+        for state in states:
+            await state.close()
+
+    asyncio.run(scene())
+
+
+def test_alone_there_is_nothing_to_share() -> None:
+    alone = State("memory:", closed=True)
+    assert not alone.is_shared
+    assert asyncio.run(alone.share(lambda shared: shared.ping(), vital=True)) is None
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_only_what_is_vital_is_refused_without_redis(closed: bool) -> None:
+    async def scene() -> None:
+        state = State("redis://127.0.0.1:9", closed=closed)
+        assert state.is_shared
+        assert await state.share(lambda shared: shared.ping()) is None
+        if closed:
+            with pytest.raises(Unavailable):
+                await state.share(lambda shared: shared.ping(), vital=True)
+        else:
+            assert await state.share(lambda shared: shared.ping(), vital=True) is None
         await state.close()
 
     asyncio.run(scene())
