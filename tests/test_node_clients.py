@@ -99,13 +99,17 @@ class Node:
         return told
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
+def need_node_clients() -> None:
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     if not (FOLDER / "node_modules" / ".installed").exists():
         pytest.skip("the Node clients are not installed: `make test` installs them")
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    need_node_clients()
     command = ["node", "errands.js"]
     with subprocess.Popen(command, cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield Node(process)
