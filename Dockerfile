@@ -10,6 +10,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
 FROM python AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
+# requirements.lock holds what limner[otel] needs too, so that LIMNER_TRACES works.
 # Wheels only: this stage has no compiler either, and a missing wheel shall fail here and not at run time.
 RUN python -m venv --without-pip /opt/limner \
     && pip --python /opt/limner/bin/python install --require-hashes --only-binary :all: -r requirements.lock \

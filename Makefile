@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test clients check lint types own-coverage format docs-tables docs bench fuzz soak lock clean
+.PHONY: help install demo run test clients check lint types own-coverage format docs-tables docs bench fuzz soak lock build release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,11 +89,18 @@ soak: install ## Mixed load with 30 % faults for a minute: nothing may grow; ARG
 	$(BIN)/python -m bench.soak $(ARGS)
 
 lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade takes newer releases
-	$(COMPILE) pyproject.toml --output-file requirements.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra otel --output-file requirements.lock $(ARGS)
 	$(COMPILE) pyproject.toml --extra dev --extra otel --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
 	$(COMPILE) docs/requirements.in --output-file requirements-docs.lock $(ARGS)
 	$(COMPILE) tests/clients/python/requirements.in --output-file tests/clients/python/requirements.lock $(ARGS)
 	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock $(ARGS)
+
+build: install ## Make the wheel and the sdist in dist/, with the locked build tools and no network
+	$(BIN)/uv build --quiet --offline --no-build-isolation --python $(BIN)/python --clear
+
+release-check: ## See that the tag TAG=v1.2.3 names the version, and that CHANGELOG.md begins with it
+	@grep -qxF '__version__ = "$(TAG:v%=%)"' app/__init__.py || { echo "$(TAG) is not the version in app/__init__.py"; exit 1; }
+	@grep -m 1 '^## ' CHANGELOG.md | grep -qF '## [$(TAG:v%=%)] - ' || { echo "CHANGELOG.md does not begin with $(TAG)"; exit 1; }
 
 clean: ## Remove .venv/ and what tools left behind
 	rm -rf $(VENV) .venv-clients .venv-docs site tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist

@@ -135,8 +135,10 @@ TESTS_OF_THE_WHOLE = {
     "test_node_clients",
     "test_packaging",
     "test_recipes",
+    "test_releases",
     "test_secrets",
     "test_wire",
+    "test_workflows",
 }
 
 SOURCES = {

@@ -1,5 +1,6 @@
 """What the package, the locks, the Makefile, the image and the compose files say agrees with each other."""
 
+import datetime
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from app import __version__
 from app.formats import variable
@@ -51,6 +53,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     extras = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
     assert names(PROJECT["dependencies"]) <= set(run)
     assert names(extras) <= set(dev)
+    assert names(PROJECT["optional-dependencies"]["otel"]) <= set(run), "the image could not send traces"
     assert "hatchling" in build
     for text in [*PROJECT["dependencies"], *extras]:
         asked = Requirement(text)
@@ -67,9 +70,21 @@ def test_what_is_tested_is_what_runs(name: str) -> None:
     }
 
 
-def test_the_changelog_begins_with_this_version() -> None:
-    assert re.search(r"^## \[(.+?)\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$", read("CHANGELOG.md"), re.MULTILINE)
-    assert re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)[0] == __version__
+RELEASES = re.findall(r"^## \[(.+?)\](.*)$", read("CHANGELOG.md"), re.MULTILINE)
+
+
+def test_the_changelog_begins_with_this_version_or_with_what_is_unreleased() -> None:
+    (newest, *_), *older = RELEASES
+    assert newest == __version__ or (newest == "Unreleased" and older[0][0] == __version__)
+
+
+def test_the_changelog_goes_from_new_to_old() -> None:
+    dated = [(Version(version), date) for version, date in RELEASES if version != "Unreleased"]
+    assert [version for version, _ in dated] == sorted({version for version, _ in dated}, reverse=True)
+    days = [datetime.date.fromisoformat(date.removeprefix(" - ")) for _, date in dated]
+    assert days == sorted(days, reverse=True)
+    kinds = set(re.findall(r"^### (.+)$", read("CHANGELOG.md"), re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "deploy/compose.yaml", "deploy/compose.demo.yaml"])
