@@ -19,6 +19,9 @@ T = TypeVar("T")
 #: Seconds for one command, and seconds without another try after one that failed.
 _PATIENCE = 1.0
 
+#: Connections to Redis, and seconds that a command waits for one of them.
+_CONNECTIONS, _CROWDED = 16, 10.0
+
 
 class State:
     """`url` is `memory:` or that of a Redis. While Redis is away this process is on its own, unless `closed`."""
@@ -91,15 +94,21 @@ class State:
 
         Imported here, since who counts alone should not hold seven megabytes of a client for it.
         """
-        from redis.asyncio import Redis  # noqa: PLC0415
+        from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
         from redis.asyncio.retry import Retry  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.exceptions import RedisError  # noqa: PLC0415
 
         self._lost = (RedisError, OSError)
-        return Redis.from_url(
-            url, retry=Retry(NoBackoff(), 1), socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_CROWDED,
+            retry=Retry(NoBackoff(), 1),
+            socket_timeout=_PATIENCE,
+            socket_connect_timeout=_PATIENCE,
         )
+        return Redis.from_pool(pool)
 
 
 def _limiter(url: str, redis: "Redis") -> MovingWindowRateLimiter:

@@ -130,3 +130,15 @@ def test_only_what_is_vital_is_refused_without_redis(closed: bool) -> None:
         await state.close()
 
     asyncio.run(scene())
+
+
+def test_a_crowd_is_counted_together_too(redis: RedisServer) -> None:
+    before = failures()
+
+    async def scene() -> None:
+        state = State(redis.url, closed=True)
+        assert sum(await asyncio.gather(*(state.count(hit) for _ in range(400)))) == 10
+        await state.close()
+
+    asyncio.run(scene())
+    assert failures() == before
