@@ -57,14 +57,12 @@ class Access:
         return Caller(_fingerprint(token), token, row)
 
     def _row_of(self, token: str) -> KeyRow | None:
-        """All keys are compared, each in constant time: digests, so not even a length tells."""
+        """Keys of the settings are all compared, each in constant time: digests, so not even a length tells."""
         presented = hashlib.sha256(token.encode()).digest()
         known = sum([hmac.compare_digest(presented, digest) for digest in self._digests])
-        rows = self._book.rows() if self._book is not None else ()
-        held = [row for row in rows if hmac.compare_digest(presented, row.sha256)]
-        if not known and not held:
+        row = None if self._book is None else self._book.find(presented)
+        if not known and row is None:
             raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
-        row = held[0] if held else None
         if row is not None and row.expires is not None and row.expires <= datetime.now(UTC):
             raise Unauthorized("This API key has expired.", code="invalid_api_key")
         return row

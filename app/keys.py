@@ -5,20 +5,22 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from app.errors import UserError
 from app.log import log
 from app.pure.sizes import Size, read_size
 
-#: Seconds between two looks at the file, at least.
+#: Seconds between two looks at the file, at least; and since it was written to, so that nobody is in the midst of it.
 _PATIENCE = 1.0
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class KeysBroken(ValueError):
@@ -72,11 +74,24 @@ def _parse_end(value: object) -> object:
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if not isinstance(moment, date):
         raise PydanticCustomError("end", "expected a date like 2027-01-31, or a date with a time")
-    return datetime(moment.year, moment.month, moment.day, tzinfo=UTC) + timedelta(days=1)
+    # The last day that there is stands for never.
+    last = moment == date.max
+    return _NEVER if last else datetime(moment.year, moment.month, moment.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def _parse_upstream(value: object, given: ValidationInfo) -> object:
+    known = (given.context or {}).get("upstreams")
+    if not isinstance(value, str) or (known is not None and value not in known):
+        names = ", ".join(known or ())
+        raise PydanticCustomError("upstream", "expected the name of an upstream: {names}", {"names": names})
+    return value
 
 
 def _moment(text: str) -> date:
-    return date.fromisoformat(text) if len(text) == len("2027-01-31") else datetime.fromisoformat(text)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return datetime.fromisoformat(text)
 
 
 Rates = tuple[Annotated[Rate, BeforeValidator(_parse_rate)], ...]
@@ -97,27 +112,48 @@ class KeyRow(BaseModel):
     models: Names = ()
     max_size: Annotated[Size, BeforeValidator(_parse_size)] | None = None
     max_quality: Literal["low", "medium", "high"] | None = None
-    upstream: str | None = None
+    upstream: Annotated[str, BeforeValidator(_parse_upstream)] | None = None
     expires: Annotated[datetime, BeforeValidator(_parse_end)] | None = None
     monthly_images: Amount | None = None
 
 
-class KeyBook:
-    """The rows of the file as it is now, or as it was when it was last fit to be read."""
+class _Stamp(NamedTuple):
+    """What tells one state of a file from another; `written` is in nanoseconds."""
 
-    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
+    written: int
+    size: int
+    inode: int
+
+
+class KeyBook:
+    """The rows of the file as it is now, or as it was when it was last fit to be read.
+
+    `upstreams`: the names that a row may choose from.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        upstreams: Collection[str] | None = None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Raises KeysBroken."""
         self._path = path
-        self._now = now
+        self._upstreams = upstreams
+        self._now, self._clock = now, clock
         self._looked = now()
         self._stamp = self._look()
         self._rows = self._read()
 
-    def rows(self) -> tuple[KeyRow, ...]:
-        """Looks at the file, but at most once a second."""
-        if self._now() - self._looked >= _PATIENCE and self._look() != self._stamp:
-            self.reload()
-        return self._rows
+    def find(self, digest: bytes) -> KeyRow | None:
+        """By the SHA-256 of a key: how long that takes tells of digests only. Looks at the file once a second."""
+        if self._now() - self._looked >= _PATIENCE:
+            stamp = self._look()
+            if stamp != self._stamp and not self._is_fresh(stamp):
+                self.reload()
+        return self._rows.get(digest)
 
     def reload(self) -> None:
         """A broken file is complained of once, and changes nothing."""
@@ -129,28 +165,33 @@ class KeyBook:
         else:
             log.info("keys file read", path=str(self._path), keys=len(self._rows))
 
-    def _look(self) -> tuple[int, ...] | None:
+    def _is_fresh(self, stamp: _Stamp | None) -> bool:
+        """Half of a file can be whole tables, without their last limits. A time that is yet to come says nothing."""
+        return stamp is not None and 0 <= self._clock() - stamp.written / 1e9 < _PATIENCE
+
+    def _look(self) -> _Stamp | None:
         self._looked = self._now()
         try:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return _Stamp(found.st_mtime_ns, found.st_size, found.st_ino)
 
-    def _read(self) -> tuple[KeyRow, ...]:
+    def _read(self) -> dict[bytes, KeyRow]:
         try:
-            return read_keys(self._path.read_text("utf-8"))
+            return {row.sha256: row for row in read_keys(self._path.read_text("utf-8"), self._upstreams)}
         except OSError as error:
             raise KeysBroken(f"cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise KeysBroken("is not UTF-8") from None
 
 
-def read_keys(text: str) -> tuple[KeyRow, ...]:
-    """Raises KeysBroken, with a line of its own for each thing that is wrong."""
+def read_keys(text: str, upstreams: Collection[str] | None = None) -> tuple[KeyRow, ...]:
+    """Raises KeysBroken, with a part of its text for each thing that is wrong. Without `upstreams` any name will do."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # Of TOML, or a number with thousands of digits.
         raise KeysBroken(str(error)) from None
     tables = document.pop("keys", [])
     if document or not isinstance(tables, list):
@@ -159,7 +200,7 @@ def read_keys(text: str) -> tuple[KeyRow, ...]:
     rows, wrong = list[KeyRow](), list[str]()
     for number, table in enumerate(tables):
         try:
-            rows.append(KeyRow.model_validate(table))
+            rows.append(KeyRow.model_validate(table, context={"upstreams": upstreams}))
         except ValidationError as error:
             wrong += _complaints(error, places[number])
     wrong += _repeated(rows)

@@ -39,6 +39,8 @@ CASES = [
     Case("an upstream", 'upstream = "spare"', "upstream", "spare"),
     Case("images a month", "monthly_images = 1000", "monthly_images", 1000),
     Case("a day, to its end", "expires = 2027-01-31", "expires", datetime(2027, 2, 1, tzinfo=UTC)),
+    Case("a day as text, without hyphens", 'expires = "20270131"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
+    Case("the last day that there is", "expires = 9999-12-31", "expires", datetime.max.replace(tzinfo=UTC)),
     Case("a day as text", 'expires = "2027-01-31"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
     Case("a moment", "expires = 2027-01-31T10:00:00+01:00", "expires", datetime(2027, 1, 31, 9, tzinfo=UTC)),
     Case("a moment without a zone is one of UTC", 'expires = "2027-01-31T10:00"', "expires", datetime(2027, 1, 31, 10, tzinfo=UTC)),
@@ -83,6 +85,9 @@ WRONG = [
     Wrong("two of one name", HEAD + HEAD.replace(DIGEST, "0" * 64), "two keys have the name alice"),
     Wrong("two of one key", HEAD + HEAD.replace("alice", "bob"), "alice and bob have the same key"),
     Wrong("two mistakes, both told", HEAD + "concurrency = 0\nimages = 3", "line 5: images: Input should be a valid tuple; line 4: concurrency: Input should be greater than or equal to 1"),
+    Wrong("a number with more digits than anyone reads", HEAD + f"concurrency = {'9' * 5000}", "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit"),
+    Wrong("an upstream that is not there", HEAD + 'upstream = "spar"', "line 4: upstream: expected the name of an upstream: main, spare"),
+    Wrong("an upstream that is a number", HEAD + "upstream = 1", "line 4: upstream: expected the name of an upstream: main, spare"),
     Wrong("tables on one line", "keys = [{name = 'a'}]", "table 1: sha256: Field required"),
 ]  # fmt: skip
 
@@ -90,7 +95,7 @@ WRONG = [
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
 def test_how_mistakes_are_told(case: Wrong) -> None:
     with pytest.raises(KeysBroken) as caught:
-        read_keys(case.text)
+        read_keys(case.text, ["main", "spare"])
     assert str(caught.value) == case.says
 
 
@@ -100,8 +105,9 @@ class File:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "keys.toml"
         self.now = 0.0
+        self.age = 60.0
         self.write(HEAD)
-        self.book = KeyBook(self.path, lambda: self.now)
+        self.book = KeyBook(self.path, ["main"], now=lambda: self.now, clock=lambda: self.now + self.age)
 
     def write(self, text: str) -> None:
         self.path.write_text(text)
@@ -110,7 +116,8 @@ class File:
         os.utime(self.path, (self.now, self.now))
 
     def names(self) -> list[str]:
-        return [row.name for row in self.book.rows()]
+        found = [self.book.find(bytes.fromhex(digest)) for digest in (DIGEST, "0" * 64)]
+        return [row.name for row in found if row is not None]
 
 
 def test_a_changed_file_is_read_a_second_later(tmp_path: Path) -> None:
@@ -131,6 +138,7 @@ def test_a_file_that_has_not_changed_is_not_read(tmp_path: Path, monkeypatch: py
 
 BROKEN: dict[str, tuple[Callable[[File], Any], str]] = {
     "a mistake": (lambda file: file.write(HEAD + "concurrency = 0"), "line 4: concurrency: Input should be greater than or equal to 1"),
+    "an upstream that is not there": (lambda file: file.write(HEAD + 'upstream = "spar"'), "line 4: upstream: expected the name of an upstream: main"),
     "no text": (lambda file: file.path.write_bytes(b"\xff"), "is not UTF-8"),
     "no file": (lambda file: file.path.unlink(), "cannot be read: No such file or directory"),
 }  # fmt: skip
@@ -149,6 +157,32 @@ def test_a_broken_file_is_told_of_once_and_changes_nothing(name: str, tmp_path: 
         file.write(TWO)
         assert file.names() == ["bob"]
         assert (logs[-1]["event"], logs[-1]["keys"]) == ("keys file read", 1)
+
+
+def test_a_file_that_is_being_written_is_left_alone_for_a_second(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.write(HEAD + TWO)
+    file.age = 0.0
+    assert file.names() == ["alice"]
+    file.age = 1.0
+    assert file.names() == ["alice"]
+    file.now += 1
+    assert file.names() == ["alice", "bob"]
+
+
+def test_a_time_that_is_yet_to_come_delays_nothing(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.write(HEAD + TWO)
+    file.age = -3600.0
+    assert file.names() == ["alice", "bob"]
+
+
+def test_a_hangup_reads_at_once(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    file.age = 0.0
+    file.write(TWO)
+    file.book.reload()
+    assert file.names() == ["bob"]
 
 
 def test_a_broken_file_at_the_start_is_none(tmp_path: Path) -> None:
