@@ -24,16 +24,28 @@ def read_pasted(pasted: bytes) -> Pasted:
         value = orjson.loads(pasted)
     except orjson.JSONDecodeError:
         return _read_unparsed(pasted)
+    kind, choice = _as_choice(value)
+    if choice is None:
+        return _read_unparsed(pasted)
+    try:
+        return _in_body(kind, choice)
+    except orjson.JSONEncodeError:
+        # More can be read than be written: it nests too deeply.
+        return _read_unparsed(pasted)
+
+
+def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
+    """None for what is a whole body, or nothing of a chat."""
     if isinstance(value, str):
-        return _in_body("a JSON text", {"message": {"content": value}})
+        return "a JSON text", {"message": {"content": value}}
     if isinstance(value, list) and value and all(isinstance(part, dict) and "type" in part for part in value):
-        return _in_body("a list of content parts", {"message": {"content": value}})
+        return "a list of content parts", {"message": {"content": value}}
     if isinstance(value, dict) and "choices" not in value:
         if "message" in value or "delta" in value:
-            return _in_body("one choice", value)
+            return "one choice", value
         if "content" in value or "role" in value:
-            return _in_body("one message", {"message": value})
-    return _read_unparsed(pasted)
+            return "one message", {"message": value}
+    return "", None
 
 
 def _read_unparsed(pasted: bytes) -> Pasted:

@@ -44,6 +44,7 @@ CASES = [
     Case("an empty list", "[]", "plain words", ()),
     Case("a number", "7", "plain words", ()),
     Case("nothing", "", "plain words", ()),
+    Case("a message that nests too deeply", f'{{"content":{"[" * 500}"![a]({A})"{"]" * 500}}}', "a body in JSON", ()),
 ]  # fmt: skip
 
 
