@@ -21,6 +21,7 @@ from app.pure.faults import Again, Fault, translate
 from app.pure.inflate import Unpacker
 from app.pure.json_holes import HoleyJson
 from app.pure.pace import Pace, by_line
+from app.pure.replies import find_images
 from app.pure.standins import Sink
 
 #: A body up to this size goes out in one piece; a larger one is made while it is being sent.
@@ -111,25 +112,33 @@ class Upstream:
 
     async def read(
         self, response: httpx.Response, question: Question, started: float
-    ) -> AsyncGenerator[ChatReply, None]:
+    ) -> AsyncGenerator[ChatReply | Fault, None]:
         """Snapshots of the reply while it grows, the whole reply last; then the error, if it ended in one.
 
-        A stream that breaks off yields what had come (`complete` is false) before it raises: a picture that was named
-        by then is paid for and good. Raises UpstreamError and its kind, or what the upstream's complaint means.
+        A reply that is nothing but a complaint is the Fault alone that it would have been as a status. A stream that
+        breaks off yields what had come (`complete` is false) before it raises: a picture that was named by then is paid
+        for and good. Raises UpstreamError and its kind, or what the upstream's complaint means.
         """
         reader = ReplyReader(question.new_sink)
         try:
             async with aclosing(self._grow(response, reader, started)) as snapshots:
                 async for reply in snapshots:
-                    yield reply
+                    if reply.has_begun:
+                        yield reply
             reply, end = reader.reply(ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
             reply, end = reader.reply(), error
         finally:
             await _close(response)
-        yield replace(reply, secrets=self._secrets(question))
+        fault = None
         if reply.error is not None:
-            raise self._translate(response, orjson.dumps({"error": reply.error}), question).error
+            fault = self._translate(response, orjson.dumps({"error": reply.error}), question)
+        if fault is not None and not reply.has_begun and not find_images(reply):
+            yield fault
+            return
+        yield replace(reply, secrets=self._secrets(question))
+        if fault is not None:
+            raise fault.error
         if not reply.complete:
             raise end
 

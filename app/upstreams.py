@@ -123,7 +123,11 @@ class Upstreams:
                 if not isinstance(outcome, Fault):
                     async with aclosing(member.upstream.read(outcome, question, course.started)) as replies:
                         async for reply in replies:
-                            yield member.entry.name, reply
+                            if isinstance(reply, Fault):
+                                outcome = reply
+                            else:
+                                yield member.entry.name, reply
+                if not isinstance(outcome, Fault):
                     return
                 visit.error = outcome.error
             self._note(course, member, outcome)

@@ -378,6 +378,7 @@ NO_CREDIT = status(429, {"message": "x", "code": "insufficient_quota"})
 WRONG_SIZE = status(429, {"message": "Invalid size 'x'."})
 BLOCKED = {"message": "No.", "code": "moderation_blocked"}
 OVERLOADED = status(200, {"message": "upstream overloaded", "code": 503})
+CRASHED = status(200, {"message": "crash", "code": 500})
 AWAY = "https://evil.invalid/v1/chat/completions"
 
 ANSWERS = (
@@ -410,7 +411,11 @@ ANSWERS = (
     Answer("the caller's key refused", (status(401), GOOD), Unauthorized, config=PASS_THROUGH),
     Answer("a refusal", (status(400, BLOCKED), GOOD), ModerationBlocked),
     Answer("too large", (status(413), GOOD), TooLarge),
-    Answer("an error inside a 200", (OVERLOADED, GOOD), UpstreamError, config=DARING),
+    Answer("an error inside a 200", (OVERLOADED, GOOD), None, ONCE),
+    Answer("a crash inside a 200, with leave to repeat", (CRASHED, GOOD), UpstreamError, config=DARING),
+    Answer(
+        "no credit inside a 200", (status(200, {"message": "x", "code": "insufficient_quota"}), GOOD), UpstreamError
+    ),
     Answer("an error as text inside a 200", (status(200, "boom"), GOOD), UpstreamError, config=DARING),
     Answer("a refusal inside a 200", (status(200, BLOCKED), GOOD), ModerationBlocked),
     Answer("a redirect for good", (status(301, location=AWAY), GOOD), UpstreamBroken),
@@ -724,3 +729,38 @@ def test_an_error_in_a_stream_comes_after_what_was_there() -> None:
     assert outcome.text == URL
     assert isinstance(outcome.error, UpstreamError)
     assert outcome.error.code == "upstream_overloaded"
+
+
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
+NO_QUOTA = b'data: {"error":{"message":"x","code":"insufficient_quota"}}\n\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an upstream does after it has said 200; `elsewhere`: whether another upstream may be asked."""
+
+    name: str
+    pieces: tuple[bytes, ...]
+    elsewhere: bool
+
+
+TOLD = [
+    Told("a complaint as the first event", (NO_QUOTA,), True),
+    Told("a complaint after signs of life", (b": PING\n\n", b"data: working\n\n", NO_QUOTA), True),
+    Told("a complaint after a role", (ROLE, NO_QUOTA), True),
+    Told("a complaint and an end", (NO_QUOTA, b"data: [DONE]\n\n"), True),
+    Told("a complaint as JSON", (NO_QUOTA.removeprefix(b"data: "),), True),
+    Told("a complaint in a list", (b'[{"error":{"code":401,"message":"API key not valid"}}]',), True),
+    Told("a relay's complaint", (b'{"code":"insufficient_user_quota","msg":"x","request_id":"1"}',), True),
+    Told("a complaint after a word", (delta("P"), NO_QUOTA), False),
+    Told("a complaint after an event that was cut", (b'data: {"choices":[{"delta"\n\n', NO_QUOTA), False),
+    Told("a complaint beside a picture", (b'{"error":{"code":"insufficient_quota"},"url":"https://h/a.png"}',), False),
+    Told("a complaint beside tokens", (b'{"error":{"code":401},"usage":{"completion_tokens":9}}',), False),
+]
+
+
+@pytest.mark.parametrize("case", TOLD, ids=lambda case: case.name)
+def test_a_complaint_inside_a_200_is_a_fault_while_no_work_may_have_been_done(case: Told) -> None:
+    outcome = ask_stream(*case.pieces)
+    assert isinstance(outcome.error, UpstreamError)
+    assert bool(outcome.replies) is not case.elsewhere

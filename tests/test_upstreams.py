@@ -46,6 +46,17 @@ REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/
 NOTHING = HoleyJson({})
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A fault that is told inside a 200."""
+
+    fault: Fault
+
+
+#: What comes of one attempt; None: a picture.
+Outcome = Fault | Inside | ApiError | None
+
+
 @dataclass(slots=True)
 class Time:
     """Stands still but for waits and for what a test adds."""
@@ -64,7 +75,7 @@ class Time:
 class Scripted(Upstream):
     """`script`: what comes of each attempt in turn, the last for ever. An ApiError breaks the reply off."""
 
-    def __init__(self, log: list[str], name: str, script: Sequence[Fault | ApiError | None], config: UpstreamConfig):
+    def __init__(self, log: list[str], name: str, script: Sequence[Outcome], config: UpstreamConfig):
         super().__init__(config, httpx.MockTransport(lambda _: httpx.Response(500)))
         self.log, self.name, self.script = log, name, script
         self.calls = 0
@@ -83,10 +94,14 @@ class Scripted(Upstream):
 
     async def read(
         self, response: httpx.Response, question: Question, started: float
-    ) -> AsyncGenerator[ChatReply, None]:
+    ) -> AsyncGenerator[ChatReply | Fault, None]:
+        step = response.extensions["step"]
+        if isinstance(step, Inside):
+            yield step.fault
+            return
         yield REPLY
-        if response.extensions["step"] is not None:
-            raise response.extensions["step"]
+        if step is not None:
+            raise step
         yield REPLY
 
 
@@ -117,7 +132,7 @@ class World:
 
 
 def build(
-    scripts: dict[str, Sequence[Fault | ApiError | None]],
+    scripts: dict[str, Sequence[Outcome]],
     *,
     entries: dict[str, dict[str, Any]] | None = None,
     config: UpstreamConfig | None = None,
@@ -154,7 +169,7 @@ class Way:
     """`asked`: the calls in their order; `ends` with the upstream that answered, or with an error."""
 
     name: str
-    scripts: dict[str, Sequence[Fault | ApiError | None]]
+    scripts: dict[str, Sequence[Outcome]]
     asked: str
     ends: str | type[ApiError]
     waits: tuple[float, ...] = ()
@@ -173,6 +188,10 @@ WAYS = [
     Way("all are down: each again while attempts last, the first that is due", {"a": [DOWN], "b": [DOWN]}, "abab", UpstreamUnreachable, (0, 0)),
     Way("the one that is back sooner is asked again", {"a": [LATER], "b": [BUSY, OK]}, "abb", "b", (0,)),
     Way("what only the operator can mend is not asked again", {"a": [NO_KEY], "b": [BUSY, OK]}, "abb", "b", (0,)),
+    Way("no quota, told inside a 200", {"a": [Inside(NO_QUOTA)], "b": [OK]}, "ab", "b"),
+    Way("our key refused inside a 200", {"a": [Inside(NO_KEY)], "b": [OK]}, "ab", "b"),
+    Way("busy, told inside a 200: after its time", {"a": [Inside(LATER), OK]}, "aa", "a", (30,)),
+    Way("what is told inside a 200, and may have been paid for", {"a": [Inside(SLOW)], "b": [OK]}, "a", UpstreamTimeout),
     Way("nobody can be asked again", {"a": [NO_KEY], "b": [NO_QUOTA]}, "ab", UpstreamAuth),
     Way("the client is told what time may mend", {"a": [BUSY], "b": [NO_KEY]}, "abaa", RateLimited, (0, 0)),
     Way("the client is told what time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abbb", RateLimited, (0, 0)),
@@ -391,13 +410,13 @@ def test_a_reader_that_leaves_says_nothing_about_the_upstream() -> None:
     assert world.upstreams.circuits() == {"a": "closed"}
 
 
-@pytest.mark.parametrize("script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, UpstreamBroken("cut")])
-def test_what_opens_a_circuit(script: Fault | ApiError) -> None:
+@pytest.mark.parametrize("script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, Inside(NO_KEY), UpstreamBroken("cut")])
+def test_what_opens_a_circuit(script: Outcome) -> None:
     assert circuit_after(script) == "open"
 
 
-@pytest.mark.parametrize("script", [REFUSAL, OK, Fault(InvalidRequest("size"))])
-def test_what_a_client_brings_upon_itself_does_not(script: Fault | ApiError | None) -> None:
+@pytest.mark.parametrize("script", [REFUSAL, Inside(REFUSAL), OK, Fault(InvalidRequest("size"))])
+def test_what_a_client_brings_upon_itself_does_not(script: Outcome) -> None:
     assert circuit_after(script) == "closed"
 
 
@@ -406,7 +425,7 @@ def test_a_callers_own_key_closes_nobody_elses_way(script: Fault) -> None:
     assert circuit_after(script, UpstreamConfig("https://a.example/v1")) == "closed"
 
 
-def circuit_after(script: Fault | ApiError | None, config: UpstreamConfig | None = None) -> str:
+def circuit_after(script: Outcome, config: UpstreamConfig | None = None) -> str:
     world = build({"a": [script]}, config=config, attempts=1)
 
     async def run() -> None:
@@ -448,7 +467,7 @@ def test_one_that_is_full_hands_over_to_the_next_and_then_all_wait() -> None:
 
     asyncio.run(run())
     assert len(world.asked) == 6
-    assert [member.under_way for member in world.members] == [0, 0]
+    assert [member.under_way for member in world.upstreams.members] == [0, 0]
 
 
 def test_nobody_waits_for_a_place_for_ever() -> None:
@@ -579,12 +598,16 @@ CASES = [
     Case("the first is busy", {"a": "error-429", "b": GOOD}, [1, 1], "b"),
     Case("the first is overloaded", {"a": "flaky-1", "b": GOOD}, [1, 1], "b"),
     Case("the first does not have the model", {"a": "error-404", "b": GOOD}, [1, 1], "b"),
+    Case("the first is over quota, and says so inside a 200", {"a": "error-in-200-402", "b": GOOD}, [1, 1], "b"),
+    Case("the first refuses our key inside a 200", {"a": "error-in-200-401", "b": GOOD}, [1, 1], "b"),
+    Case("the first is busy, and says so inside a 200", {"a": "error-in-200-429", "b": GOOD}, [1, 1], "b"),
+    Case("the first is overloaded, and says so inside a 200", {"a": "error-in-200", "b": GOOD}, [1, 1], "b"),
     Case("one after the other fails", {"a": "down", "b": "error-401", "c": "error-429", "d": GOOD}, [0, 1, 1, 1], "d"),
     Case("a gateway's timeout is never asked elsewhere", {"a": "html-504", "b": GOOD}, [1, 0], "upstream_timeout", 500),
     Case("nor is a crash", {"a": "error-500", "b": GOOD}, [1, 0], "upstream_error", 500),
     Case("nor a reply that breaks off", {"a": "broken-json", "b": GOOD}, [1, 0], "upstream_broken", 500),
     Case("nor a stream that breaks off", {"a": "breaks-mid-stream", "b": GOOD}, [1, 0], "upstream_broken", 500),
-    Case("nor an error inside a 200", {"a": "error-in-200", "b": GOOD}, [1, 0], "upstream_overloaded", 500),
+    Case("nor a crash inside a 200", {"a": "error-in-200-500", "b": GOOD}, [1, 0], "upstream_error", 500),
     Case("nor a refusal", {"a": "refuses-400", "b": GOOD}, [1, 0], "moderation_blocked", 400),
     Case("nor a reply without a picture", {"a": "text-only", "b": GOOD}, [1, 0], "no_image_in_reply", 400),
     Case("each has its own dialect", {"a": "error-503", "b": GOOD}, [1, 1], "b", entries={"a": {"dialect": "metadata"}, "b": {"dialect": "metadata"}}),

@@ -139,7 +139,9 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("limited", "429 with retry-after N the first time for a prompt", _waits(gates.limited), 1),
     Behaviour("error", "status N with an error object", _waits(gates.fail), 500, 400, 599),
     Behaviour("html", "status N with a gateway's HTML page", _waits(gates.show_page), 502, 400, 599),
-    Behaviour("error-in-200", "an error object with status 200", _waits(lambda _: gates.fail_in_200)),
+    Behaviour(
+        "error-in-200", "the error object of status N, with status 200", _waits(gates.fail_in_200), 503, 400, 599
+    ),
     # How it is sent.
     Behaviour("pace", "N seconds between the pieces of a stream", _paces, 0.05),
     Behaviour("stalls", "N seconds of silence in the middle of a stream", _stalls, 1),

@@ -85,8 +85,11 @@ def show_page(status: float) -> Gate:
     return show
 
 
-async def fail_in_200(call: Call) -> Response:
-    return JSONResponse(_error(503).body)
+def fail_in_200(status: float) -> Gate:
+    async def tell(call: Call) -> Response:
+        return JSONResponse(_error(int(status)).body)
+
+    return tell
 
 
 def _error(status: int, headers: dict[str, str] | None = None) -> Refused:

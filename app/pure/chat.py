@@ -31,7 +31,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 class ChatReply:
     """`messages`: one a choice, `content` its joined text, `parts` what else was in it; `bodies`: all beside choices.
 
-    `complete`: the upstream said all it wanted to. `raw`: the first 16 KiB as they came, for the log.
+    `complete`: the upstream said all it wanted to. `raw`: the first 16 KiB as they came, for the log. `has_begun`: more
+    came than a complaint, so work may have been done.
     `secrets`: keys that may be in the words and belong into nobody's hands.
     """
 
@@ -42,6 +43,7 @@ class ChatReply:
     error: ReplyError | None = None
     raw: str = ""
     complete: bool = True
+    has_begun: bool = True
     lifted: Mapping[str, Source] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -131,7 +133,7 @@ class _Json:
         return _reply(joined, raw, complete=True)
 
 
-def _reply(joined: Joined, raw: str, *, complete: bool) -> ChatReply:
+def _reply(joined: Joined, raw: str, *, complete: bool, has_begun: bool = False) -> ChatReply:
     return ChatReply(
         messages=joined.messages(),
         bodies=tuple(joined.bodies),
@@ -140,6 +142,7 @@ def _reply(joined: Joined, raw: str, *, complete: bool) -> ChatReply:
         error=joined.error,
         raw=raw,
         complete=complete,
+        has_begun=has_begun or joined.has_begun,
     )
 
 
@@ -183,7 +186,8 @@ class _Stream:
             if not self.is_read:
                 raise _broken("no event of a chat", raw)
         said_so = self.is_done or self.joined.finish_reason is not None
-        return _reply(self.joined, raw, complete=said_so or (ended and not self.is_cut))
+        complete = said_so or (ended and not self.is_cut)
+        return _reply(self.joined, raw, complete=complete, has_begun=self.is_cut)
 
     def _take(self, events: list[sse.Event]) -> bool:
         grew = False

@@ -30,6 +30,8 @@ _ADDRESSES = (
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 _STATUS = re.compile(r"[45][0-9][0-9]")
+#: Codes of OpenAI that belong to one status each.
+_STATUSES = {"rate_limit_exceeded": 429, "server_is_overloaded": 503}
 _STAGES = ("input", "output", "unknown")
 _CATEGORY = re.compile(r"[A-Za-z0-9_/ -]{1,64}")
 _CATEGORIES = 32
@@ -145,9 +147,10 @@ def _name_of(error: object, key: str, secrets: Collection[str]) -> str | None:
 
 
 def _status_in(error: object) -> int | None:
-    """Some relays answer 200 and put the status into the error."""
-    found = [error.get(key) for key in ("code", "status")] if isinstance(error, dict) else []
-    return next((int(value) for value in map(str, found) if _STATUS.fullmatch(value)), None)
+    """Some relays answer 200 and put the status into the error, or nothing but a code."""
+    found = [str(error.get(key)) for key in ("code", "status")] if isinstance(error, dict) else []
+    told = next((int(value) for value in found if _STATUS.fullmatch(value)), None)
+    return told or next((_STATUSES[value] for value in found if value in _STATUSES), None)
 
 
 def _moderation_details(error: object) -> Mapping[str, Any] | None:

@@ -190,11 +190,13 @@ def translate(
 ) -> Fault:
     """`body` may be the beginning only. `now` is seconds since 1970, for dates; `secrets` never leave, wherever said.
 
-    An error object inside a 200 is translated likewise, with the status that it names, if it names one.
+    An error object inside a 200 is translated likewise, with the status that it names, if it names one; but nobody may
+    ask again after a crash there, since an answer had begun.
     """
     complaint = Complaint.read(status, headers, body, now=now, secrets=secrets)
     row = next(row for row in ROWS if _matches(row, complaint, pass_through=pass_through))
-    return Fault(row.make(complaint), row.again if status >= 300 else Again.NEVER, complaint.retry_after)
+    again = Again.NEVER if status < 300 and row.again is Again.AMBIGUOUS else row.again
+    return Fault(row.make(complaint), again, complaint.retry_after)
 
 
 def _matches(row: Row, complaint: Complaint, *, pass_through: bool) -> bool:

@@ -27,13 +27,8 @@ _WORDS = frozenset({"type", "text", "annotations", "logprobs", "index"})
 _MAX_CHOICES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyError:
-    """An error that came with status 200 or in the middle of a stream, in whichever form."""
-
-    message: str
-    type: str | None = None
-    code: str | int | None = None
+#: An error that came with status 200 or in the middle of a stream: an error object, to be read by app.pure.complaints.
+ReplyError = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -108,6 +103,13 @@ class Joined:
     usage: Usage = NO_USAGE
     error: ReplyError | None = None
     _choices: dict[int, _Message] = field(default_factory=dict)
+    _worked: bool = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether more came than a complaint, and than a role that has yet to speak: then work may have been done."""
+        said = any(value for message in self.messages() for value in message.values())
+        return self._worked or said or self.usage != NO_USAGE
 
     def messages(self) -> tuple[dict[str, Any], ...]:
         return tuple(self._choices[index].whole() for index in sorted(self._choices))
@@ -117,7 +119,7 @@ class Joined:
         kind = document.get("type")
         if isinstance(kind, str) and kind.startswith(("response.", "image_")):
             return self._take_event(kind, document)
-        self._note(document)
+        complains = self._note(document)
         choices = document.get("choices")
         if isinstance(choices, list):
             for position, choice in enumerate(choices[:_MAX_CHOICES]):
@@ -130,6 +132,7 @@ class Joined:
         body = {key: value for key, value in document.items() if key not in _FRAME and value}
         if body:
             self.bodies.append(body)
+            self._worked = self._worked or not complains
         return bool(choices or body or self.error)
 
     def _take_event(self, kind: str, event: Mapping[str, Any]) -> bool:
@@ -138,6 +141,7 @@ class Joined:
         if kind in _WHOLE and isinstance(response, dict):
             self.finish_reason = self.finish_reason or kind.removeprefix("response.")
             return self.take(response)
+        self._worked = True
         if kind == "response.output_item.done" and isinstance(item, dict):
             self.bodies.append({"output": [item]})
             return True
@@ -151,10 +155,13 @@ class Joined:
             return True
         return False
 
-    def _note(self, document: Mapping[str, Any]) -> None:
+    def _note(self, document: Mapping[str, Any]) -> bool:
+        """Whether it complains."""
         usage = read_usage(document.get("usage"))
         self.usage = usage if usage != NO_USAGE else self.usage
-        self.error = self.error or read_error(document)
+        error = read_error(document)
+        self.error = self.error or error
+        return error is not None
 
     def _take_choice(self, position: int, choice: Mapping[str, Any]) -> None:
         index = choice.get("index")
@@ -183,23 +190,25 @@ class Joined:
 
 
 _FINE = (None, 0, 200, "0", "200", "success", "")
+#: Where a document has no error object, these of its keys are one.
+_COMPLAINT = ("message", "msg", "detail", "error", "title", "type", "param", "code", "status")
 
 
 def read_error(document: Mapping[str, Any]) -> ReplyError | None:
-    """`{"error": …}` as an object or a text, `{"detail": …}`, or a code and a message where choices belong."""
-    error = document.get("error") or document.get("detail")
-    if isinstance(error, str):
-        return ReplyError(error)
-    if isinstance(error, dict):
-        return _error(error)
+    """`{"error": …}` as an object, a list of them or a text, likewise `errors` and `detail`, or a code and a message
+    where choices belong.
+    """
+    for name in ("error", "errors", "detail"):
+        told = document.get(name)
+        first = told[0] if isinstance(told, list) and told else told
+        if isinstance(first, dict) and first:
+            return first
+        if isinstance(first, str) and first:
+            return {**_complaint(document), "message": first}
     has_failed = document.get("success") is False or document.get("code") not in _FINE
-    return _error(document) if has_failed and isinstance(document.get("message"), str) else None
+    speaks = any(isinstance(document.get(name), str) for name in ("message", "msg"))
+    return _complaint(document) if has_failed and speaks else None
 
 
-def _error(error: Mapping[str, Any]) -> ReplyError:
-    message, kind, code = error.get("message"), error.get("type"), error.get("code")
-    return ReplyError(
-        message if isinstance(message, str) else "",
-        kind if isinstance(kind, str) else None,
-        code if isinstance(code, str) or type(code) is int else None,
-    )
+def _complaint(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: document[key] for key in _COMPLAINT if key in document}

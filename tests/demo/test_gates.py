@@ -91,7 +91,7 @@ def test_a_gateways_page(status: int, title: str) -> None:
 
 
 def test_an_error_that_looks_like_success() -> None:
-    answer = pass_through(gates.fail_in_200, call())
+    answer = pass_through(gates.fail_in_200(402), call())
     assert answer is not None
     assert answer.status_code == 200
-    assert b'"error"' in bytes(answer.body)
+    assert b'"insufficient_quota"' in bytes(answer.body)

@@ -173,6 +173,7 @@ FAILURES = (
     Failure("error-401", (401,), "invalid_api_key"),
     Failure("error", (500,)),
     Failure("error-in-200", (200,), "server_is_overloaded"),
+    Failure("error-in-200-402", (200,), "insufficient_quota"),
     Failure("no-such-model", (404,), "model_not_found"),
 )
 

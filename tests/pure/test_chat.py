@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
-from app.pure.chat import ChatReply, ReplyError, ReplyReader, Usage, read_reply
+from app.pure.chat import ChatReply, ReplyReader, Usage, read_reply
 
 WHOLE = orjson.dumps(
     {
@@ -99,7 +99,7 @@ def test_what_nobody_can_read_is_refused_and_kept_for_the_log(body: bytes) -> No
 def test_usage_reason_and_error_are_read() -> None:
     reply = read_reply(WHOLE)
     assert (reply.usage, reply.finish_reason, reply.error) == (Usage(0, 3, 4), "stop", None)
-    assert read_reply(b'{"error":{"message":"m","code":"c"}}').error == ReplyError("m", None, "c")
+    assert read_reply(b'{"error":{"message":"m","code":"c"}}').error == {"message": "m", "code": "c"}
 
 
 @dataclass(frozen=True)

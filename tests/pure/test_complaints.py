@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.pure import complaints
-from app.pure.complaints import Complaint, read_retry_after
+from app.pure.complaints import Complaint, read_retry_after, without_keys, without_secrets
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
 
@@ -198,6 +198,8 @@ def test_details_of_a_refusal_are_as_documented_or_absent(details: object, good:
         (200, {"code": 503}, 503),
         (200, {"code": "429"}, 429),
         (200, {"code": "x", "status": 400}, 400),
+        (200, {"code": "rate_limit_exceeded"}, 429),
+        (200, {"code": "rate_limit_exceeded", "status": 503}, 503),
         (200, {"code": 200}, 200),
         (200, {"code": 50300}, 200),
         (200, "503", 200),
@@ -231,3 +233,9 @@ def test_hostile_text_takes_no_time(text: str) -> None:
     started = time.process_time()
     read({"error": text})
     assert time.process_time() - started < 0.1
+
+
+def test_words_of_a_reply_are_quoted_without_keys_and_inner_addresses() -> None:
+    said = "Bearer sk-abc of our-key at 10.0.0.7\nsee https://h/a.png"
+    assert without_keys(said, ["our-key"]) == "Bearer [key] of [key] at 10.0.0.7\nsee https://h/a.png"
+    assert without_secrets(said, ["our-key"]) == "Bearer [key] of [key] at [address] see https://h/a.png"

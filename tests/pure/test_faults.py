@@ -288,6 +288,7 @@ CASES = (
         error("upstream overloaded", 503, "server_error"),
         UpstreamError,
         OVERLOADED,
+        Again.SAFE,
     ),
     Case(
         "an error inside a 200, as text",
@@ -298,7 +299,36 @@ CASES = (
         message="The upstream answered with an error (status 200).",
     ),
     Case("a refusal inside a 200", 200, error("x", "content_filter"), ModerationBlocked, "moderation_blocked"),
-    Case("too many inside a 200", 200, error("x", "429"), RateLimited, "rate_limit_exceeded"),
+    Case("too many inside a 200", 200, error("x", "429"), RateLimited, "rate_limit_exceeded", Again.SAFE),
+    Case(
+        "too many inside a 200, by its code",
+        200,
+        error("x", "rate_limit_exceeded"),
+        RateLimited,
+        "rate_limit_exceeded",
+        Again.SAFE,
+    ),
+    Case(
+        "overloaded inside a 200, by its code",
+        200,
+        error("x", "server_is_overloaded"),
+        UpstreamError,
+        OVERLOADED,
+        Again.SAFE,
+    ),
+    Case("overloaded inside a 200, in words", 200, error("overloaded_error"), UpstreamError, OVERLOADED),
+    Case(
+        "no credit inside a 200", 200, error("x", "insufficient_quota"), UpstreamError, UPSTREAM_QUOTA, Again.ELSEWHERE
+    ),
+    Case(
+        "our key refused inside a 200",
+        200,
+        error("x", "invalid_api_key"),
+        UpstreamAuth,
+        "upstream_auth",
+        Again.ELSEWHERE,
+    ),
+    Case("a crash inside a 200", 200, error("x", 500), UpstreamError, "upstream_error"),
 )
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -142,18 +142,25 @@ class Complaint:
     error: ReplyError | None
 
 
+OBJECT = {"message": "m", "type": "t", "code": "c", "innererror": {"code": "i"}}
 COMPLAINTS = [
-    Complaint("an object", {"error": {"message": "m", "type": "t", "code": "c"}}, ReplyError("m", "t", "c")),
-    Complaint("a number as code", {"error": {"message": "m", "code": 503}}, ReplyError("m", None, 503)),
-    Complaint("nonsense inside", {"error": {"message": 1, "type": [], "code": True}}, ReplyError("")),
-    Complaint("a text", {"error": "m"}, ReplyError("m")),
-    Complaint("FastAPI's form", {"detail": "Not Found"}, ReplyError("Not Found")),
-    Complaint("a code and a message", {"code": 500, "message": "m"}, ReplyError("m", None, 500)),
-    Complaint("no success", {"success": False, "message": "m"}, ReplyError("m")),
+    Complaint("an object, with all that it holds", {"error": OBJECT}, OBJECT),
+    Complaint("nonsense inside", {"error": {"message": 1, "code": True}}, {"message": 1, "code": True}),
+    Complaint("a list of objects", {"error": [OBJECT]}, OBJECT),
+    Complaint("a list of objects under its plural", {"errors": [OBJECT, {}]}, OBJECT),
+    Complaint("a list of texts", {"errors": ["m", "n"]}, {"message": "m"}),
+    Complaint("a text", {"error": "m"}, {"message": "m", "error": "m"}),
+    Complaint("a text, and a code beside it", {"error": "m", "code": 402}, {"message": "m", "error": "m", "code": 402}),
+    Complaint("FastAPI's form", {"detail": "Not Found"}, {"message": "Not Found", "detail": "Not Found"}),
+    Complaint("FastAPI's form for values", {"detail": [{"msg": "m"}]}, {"msg": "m"}),
+    Complaint("a code and a message", {"code": 500, "message": "m", "id": 1}, {"code": 500, "message": "m"}),
+    Complaint("a code and its message, shorter", {"code": 401, "msg": "m", "data": None}, {"code": 401, "msg": "m"}),
+    Complaint("no success", {"success": False, "message": "m"}, {"message": "m"}),
     Complaint("a code that says all is well", {"code": 0, "message": "ok"}, None),
     Complaint("a code without a message", {"code": 500}, None),
     Complaint("an empty error", {"error": None, "choices": []}, None),
-    Complaint("a list as error", {"error": [1]}, None),
+    Complaint("empty errors of all kinds", {"error": {}, "errors": [], "detail": ""}, None),
+    Complaint("a list that holds no error", {"error": [1]}, None),
 ]
 
 
@@ -164,4 +171,34 @@ def test_errors_are_read_in_every_form(case: Complaint) -> None:
 
 
 def test_an_error_may_stand_in_a_choice_and_the_first_one_counts() -> None:
-    assert joined(chunk({}, error={"message": "a"}), {"error": "b"}).error == ReplyError("a")
+    assert joined(chunk({}, error={"message": "a"}), {"error": "b"}).error == {"message": "a"}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    name: str
+    documents: list[dict[str, Any]]
+    has_begun: bool
+
+
+QUOTA = {"error": {"code": "insufficient_quota"}}
+BEGINNINGS = [
+    Beginning("nothing", [], False),
+    Beginning("a complaint", [QUOTA], False),
+    Beginning("a complaint with what belongs to it", [{"code": 401, "message": "m", "request_id": "1", "choices": []}], False),
+    Beginning("a role, then a complaint", [chunk({"role": "assistant", "content": ""}), QUOTA], False),
+    Beginning("a complaint in a choice", [chunk({"content": None}, error={"message": "m"})], False),
+    Beginning("a failed response", [{"type": "response.failed", "response": QUOTA}], False),
+    Beginning("a word", [chunk({"content": "P"}), QUOTA], True),
+    Beginning("a thought", [chunk({"reasoning_content": "P"}), QUOTA], True),
+    Beginning("a part", [chunk({"content": [{"type": "image_url"}]}), QUOTA], True),
+    Beginning("tokens that were counted", [{**QUOTA, "usage": {"completion_tokens": 1}}], True),
+    Beginning("something beside the choices", [{"data": [{"url": "https://h/a.png"}]}, QUOTA], True),
+    Beginning("a preview, which is left out", [{"type": "image_generation.partial_image"}, QUOTA], True),
+    Beginning("a response in the making", [{"type": "response.in_progress"}, QUOTA], True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BEGINNINGS, ids=lambda case: case.name)
+def test_a_reply_knows_whether_work_may_have_begun(case: Beginning) -> None:
+    assert joined(*case.documents).has_begun is case.has_begun
