@@ -34,21 +34,21 @@ test: $(NODE_CLIENTS)
 endif
 
 test: install ## Run all tests with branch coverage; ARGS="-k sizes" passes arguments to pytest
-	$(BIN)/pytest --cov $(ARGS)
+	$(BIN)/pytest --cov $(REPORT:%=--junitxml=%/tests.xml) $(ARGS)
 
 $(NODE_CLIENTS): tests/clients/node/package.json tests/clients/node/package-lock.json
 	cd tests/clients/node && npm ci --loglevel=error
 	@touch $@
 
 clients: install .venv-clients/.installed ## Run the recipes of docs/clients.md whose clients are too heavy for the tests
-	$(BIN)/pytest tests/clients/python/recipes.py $(ARGS)
+	$(BIN)/pytest tests/clients/python/recipes.py $(REPORT:%=--junitxml=%/clients.xml) $(ARGS)
 
 .venv-clients/.installed: tests/clients/python/requirements.lock
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-check: lint types test ## All that CI runs
+check: lint types test clients docs ## All that CI runs; REPORT=folder keeps what the tests say, as JUnit's XML
 
 lint: install ## Rules and layout
 	$(BIN)/ruff check

@@ -1,7 +1,9 @@
-"""The workflows in .github/: no mistake that actionlint knows, no right too many, and they run what there is."""
+"""CI: the workflows have no mistake that actionlint knows and no right too many, and .ci/run counts what was run."""
 
 import re
+import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,3 +156,44 @@ def test_dependabot_looks_where_there_is_something() -> None:
     assert {update["package-ecosystem"] for update in updates} == set(manifests)
     for update in updates:
         assert (ROOT / update["directory"].strip("/") / manifests[update["package-ecosystem"]]).is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What `make check` leaves behind: its exit code, and of each report how many tests, failures, errors, skipped."""
+
+    name: str
+    code: int
+    reports: tuple[tuple[int, int, int, int], ...]
+    said: str
+    good: bool = False
+
+
+RUNS = [
+    Run("both runs pass", 0, ((8, 0, 0, 0), (5, 0, 0, 0)), "13 passed, 0 failed, 0 skipped", good=True),
+    Run("a test of the second run fails", 2, ((8, 0, 0, 0), (5, 1, 0, 0)), "12 passed, 1 failed, 0 skipped"),
+    Run("a test cannot begin", 2, ((8, 0, 1, 0),), "7 passed, 1 failed, 0 skipped"),
+    Run("a test is skipped", 0, ((8, 0, 0, 0), (5, 0, 0, 2)), "11 passed, 0 failed, 2 skipped"),
+    Run("the tests pass, the documentation is not built", 2, ((8, 0, 0, 0),), "8 passed, 0 failed, 0 skipped"),
+    Run("there is no test", 0, ((0, 0, 0, 0),), "0 passed, 0 failed, 0 skipped"),
+    Run("types are wrong", 2, (), "No test was run: lint, types or the collection of tests failed, see above."),
+]
+
+
+@pytest.mark.parametrize("case", RUNS, ids=lambda case: case.name)
+def test_ci_counts_all_that_was_run_and_takes_nothing_skipped_for_well(case: Run, tmp_path: Path) -> None:
+    """`make` is a stand-in, and nothing can be installed: there is no apt-get."""
+    for program in ("bash", "dirname", "mktemp", "rm"):
+        (tmp_path / program).symlink_to(shutil.which(program) or program)
+    (tmp_path / "python3").symlink_to(sys.executable)
+    lines = ["#!/bin/bash"]
+    for number, (tests, failures, errors, skipped) in enumerate(case.reports):
+        suite = f'<testsuite tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}"/>'
+        lines.append(f"echo '<testsuites>{suite}</testsuites>' > ${{2#REPORT=}}/{number}.xml")
+    (tmp_path / "make").write_text("\n".join([*lines, f"exit {case.code}"]))
+    (tmp_path / "make").chmod(0o755)
+    done = subprocess.run(
+        (ROOT / ".ci/run",), env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout + done.stderr).splitlines()[-1] == case.said
+    assert (done.returncode == 0) == case.good
