@@ -71,7 +71,8 @@ _SWEEP = 600.0
 
 def create_app(settings: Settings) -> FastAPI:
     """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, KeysBroken."""
-    book = None if settings.keys_file is None else KeyBook(settings.keys_file)
+    names = [entry.name for entry in settings.roster]
+    book = None if settings.keys_file is None else KeyBook(settings.keys_file, names)
     store = open_store(store_config(settings))
     books = open_books(settings)
     app = FastAPI(
@@ -99,7 +100,7 @@ def add_routes(
     api = APIRouter()
     images = image_routes(settings, access, books)
     api.include_router(images)
-    api.include_router(model_routes(settings.listed_models, access))
+    api.include_router(model_routes(settings.list_models, access))
     api.include_router(silence_routes(access))
     app.include_router(api, prefix="/v1")
     # As a courtesy to clients whose base URL has no /v1.

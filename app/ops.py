@@ -1,5 +1,7 @@
 """What operators and clients ask besides pictures: health, models, kept images."""
 
+from collections.abc import Callable, Iterable
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -54,9 +56,18 @@ def metrics_routes() -> APIRouter:
     return router
 
 
-def model_routes(names: tuple[str, ...], access: Access) -> APIRouter:
+#: The names of models at an upstream, None being any of them, and of those only the ones that are given, if any are.
+ListModels = Callable[[str | None, tuple[str, ...]], Iterable[str]]
+
+
+def model_routes(list_models: ListModels, access: Access) -> APIRouter:
+    """A key with a row in the file of keys is told of what it may use, and of nothing else."""
     router = APIRouter(tags=["models"])
-    cards = {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
+
+    def cards(http: Request) -> dict[str, dict[str, object]]:
+        row = access.admit(http.headers).row
+        names = list_models(None, ()) if row is None else list_models(row.upstream, row.models)
+        return {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
 
     @router.get(
         "/models",
@@ -65,8 +76,7 @@ def model_routes(names: tuple[str, ...], access: Access) -> APIRouter:
         openapi_extra=NEEDS_KEY,
     )
     async def models(http: Request) -> Response:
-        access.admit(http.headers)
-        return JsonResponse({"object": "list", "data": list(cards.values())})
+        return JsonResponse({"object": "list", "data": list(cards(http).values())})
 
     @router.get(
         "/models/{name:path}",
@@ -75,10 +85,10 @@ def model_routes(names: tuple[str, ...], access: Access) -> APIRouter:
         openapi_extra=NEEDS_KEY,
     )
     async def model(name: str, http: Request) -> Response:
-        access.admit(http.headers)
-        if name not in cards:
+        card = cards(http).get(name)
+        if card is None:
             raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
-        return JsonResponse(cards[name])
+        return JsonResponse(card)
 
     return router
 

@@ -253,12 +253,19 @@ class Settings(BaseSettings):
         """Whether a client must present one."""
         return bool(self.api_keys) or self.keys_file is not None
 
-    @property
-    def listed_models(self) -> tuple[str, ...]:
-        """The official names where all names are taken, what the upstreams call them, and what they are mapped from."""
-        rest = [entry.rest for entry in self.roster if entry.rest is not None]
-        mapped = [name for entry in self.roster for name in entry.models if name != REST]
-        return tuple(dict.fromkeys(self.models or (*(OFFICIAL_MODELS if rest else ()), *rest, *mapped)))
+    def list_models(self, upstream: str | None = None, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Those of `names`, or else of LIMNER_MODELS, that the upstream has; None: any of them.
+
+        Without either the official names where all names are taken, what the upstreams call them, and what they are
+        mapped from.
+        """
+        entries = [entry for entry in self.roster if upstream in {None, entry.name}]
+        chosen = [name for name in names or self.models if any(entry.model_for(name) for entry in entries)]
+        if names or self.models:
+            return tuple(dict.fromkeys(chosen))
+        rest = [entry.rest for entry in entries if entry.rest is not None]
+        mapped = [name for entry in entries for name in entry.models if name != REST]
+        return tuple(dict.fromkeys((*(OFFICIAL_MODELS if rest else ()), *rest, *mapped)))
 
 
 def terminal_names() -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Health, models and kept images over real HTTP."""
 
 import asyncio
+import hashlib
 import io
 import mimetypes
 import os
@@ -30,7 +31,15 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def limner(folder: Path) -> Iterator[RunningLimner]:
-    options = {"api_keys": "sk-client", "image_store": f"disk://{folder}", "image_ttl": TTL, "models": "a/b,one"}
+    keys = folder / "keys.toml"
+    keys.write_text(ROW)
+    options = {
+        "api_keys": "sk-client",
+        "keys_file": keys,
+        "image_store": f"disk://{folder / 'images'}",
+        "image_ttl": TTL,
+        "models": "a/b,one",
+    }
     with run_limner(NO_UPSTREAM, **options) as running:
         yield running
 
@@ -54,6 +63,13 @@ def keep(limner: RunningLimner, media_type: str = "image/png") -> str:
 
 
 KEY = {"authorization": "Bearer sk-client"}
+GUEST = {"authorization": "Bearer sk-guest"}
+ROW = f"""
+[[keys]]
+name = "guest"
+sha256 = "{hashlib.sha256(b"sk-guest").hexdigest()}"
+models = ["one", "two"]
+"""
 CARD = {"id": "one", "object": "model", "created": 1_733_011_200, "owned_by": "limner"}
 
 
@@ -78,6 +94,9 @@ ASKED = [
     Asked("a model with a name too long to repeat", f"/v1/models/{'x' * 200}", 404, KEY, ("model_not_found", "model", f"The model '{'x' * 100}' does not exist.")),
     Asked("all models without a key", "/v1/models", 401, {}, (None, None, "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).")),
     Asked("one model without a key, whether it is there or not", "/v1/models/two", 401, {"authorization": "Bearer sk-wrong"}, ("invalid_api_key", None, "Incorrect API key provided.")),
+    Asked("what a key of the file may use", "/v1/models", headers=GUEST, says={"object": "list", "data": [CARD, CARD | {"id": "two"}]}),
+    Asked("a model that a key of the file may use", "/v1/models/two", headers=GUEST, says=CARD | {"id": "two"}),
+    Asked("a model that another key may use", "/v1/models/a/b", 404, GUEST, ("model_not_found", "model", "The model 'a/b' does not exist.")),
     Asked("a picture that nobody kept", f"/kept/{'A' * 32}.png", 404, {}, ("image_not_found", None, "This image does not exist, or its time is over.")),
     Asked("a file beside the pictures", "/kept/..%2Fsecret.png", 404, {}, (None, None, "Invalid URL (GET /kept/../secret.png)")),
     Asked("the folder of the pictures", "/kept/", 404, {}, (None, None, "Invalid URL (GET /kept)")),
@@ -177,7 +196,7 @@ def test_parts_of_a_kept_picture(limner: RunningLimner, http: httpx.Client, case
 
 def test_a_kept_picture_has_its_time(limner: RunningLimner, http: httpx.Client, folder: Path) -> None:
     path = keep(limner)
-    file = folder / path.rpartition("/")[2]
+    file = folder / "images" / path.rpartition("/")[2]
     long_ago = time.time() - TTL - 1
     os.utime(file, (long_ago, long_ago))
     response = http.get(path, headers={"origin": "https://app.example"})

@@ -139,7 +139,7 @@ def test_what_a_name_means(case: Case) -> None:
     settings = Settings(upstreams=orjson.dumps([entry]).decode())
     (read,) = settings.roster
     assert {name: read.model_for(name) for name in case.asks} == case.asks
-    assert settings.listed_models == case.listed
+    assert settings.list_models() == case.listed
     assert settings.pass_through
 
 

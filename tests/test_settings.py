@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from app.formats import Shrink, variable
 from app.objections import complaints
+from app.roster import OFFICIAL_MODELS
 from app.settings import Settings, terminal_names, unknown_variables
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
@@ -75,7 +76,7 @@ class Good:
 GOOD = [
     Good("the defaults", {}, {"upstream_model": "gpt-image-2-chat", "upstream_timeout": 600, "upstream_attempts": 3, "max_image_bytes": 64 * 2**20, "max_request_bytes": 256 * 2**20, "port": 8000, "host": "127.0.0.1", "cors_origins": ("*",), "upstream_api_key": None}),
     Good("an address with a slash at its end", {"LIMNER_UPSTREAM_BASE_URL": "http://h:1/v1/"}, {"upstream_base_url": "http://h:1/v1"}),
-    Good("lists with spaces", {"LIMNER_MODELS": " a, b ,,"}, {"models": ("a", "b"), "listed_models": ("a", "b")}),
+    Good("lists with spaces", {"LIMNER_MODELS": " a, b ,,"}, {"models": ("a", "b")}),
     Good("bytes with a unit", {"LIMNER_MAX_IMAGE_BYTES": "2MiB"}, {"max_image_bytes": 2 * 2**20}),
     Good("limits of input pictures", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": Shrink(5 * 2**20, 2048)}),
     Good("no limit of input pictures", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": Shrink(None, None)}),
@@ -95,8 +96,41 @@ def test_what_variables_mean(case: Good, monkeypatch: pytest.MonkeyPatch) -> Non
     assert {name: getattr(settings, name) for name in case.fields} == case.fields
 
 
+TWO = [
+    {"name": "any", "base_url": "http://any", "model": "m"},
+    {"name": "few", "base_url": "http://few", "models": {"a": "x", "b": "x"}},
+]
+
+
+@dataclass(frozen=True)
+class Listed:
+    name: str
+    models: str
+    upstream: str | None
+    names: tuple[str, ...]
+    listed: tuple[str, ...]
+
+
+LISTED = [
+    Listed("all that the upstreams have", "", None, (), (*OFFICIAL_MODELS, "m", "a", "b")),
+    Listed("all that one has that takes any name", "", "any", (), (*OFFICIAL_MODELS, "m")),
+    Listed("all that one has that knows few", "", "few", (), ("a", "b")),
+    Listed("those of the settings", "c, a, a", None, (), ("c", "a")),
+    Listed("those of the settings that one upstream has", "c, a", "few", (), ("a",)),
+    Listed("those of a key, whatever the settings say", "c", None, ("d", "a"), ("d", "a")),
+    Listed("those of a key that its upstream has", "c", "few", ("d", "a"), ("a",)),
+    Listed("a key for what its upstream does not have", "", "few", ("d",), ()),
+]
+
+
+@pytest.mark.parametrize("case", LISTED, ids=lambda case: case.name)
+def test_which_models_are_listed(case: Listed) -> None:
+    settings = Settings(upstreams=TWO, models=case.models)
+    assert settings.list_models(case.upstream, case.names) == case.listed
+
+
 def test_the_upstreams_model_is_listed_beside_the_official_ones() -> None:
-    models = Settings(upstream_base_url="http://h", upstream_model="dall-e-3").listed_models
+    models = Settings(upstream_base_url="http://h", upstream_model="dall-e-3").list_models()
     assert len(models) == len(set(models))
     assert "gpt-image-2" in models
 
