@@ -106,13 +106,16 @@ class Upstreams:
         now = self._monotonic()
         return {name: member.circuit.state(now).value for name, member in self._members.items()}
 
-    async def ask(self, put: Put, model: str | None) -> AsyncGenerator[tuple[str, ChatReply], None]:
+    async def ask(
+        self, put: Put, model: str | None, upstream: str | None = None
+    ) -> AsyncGenerator[tuple[str, ChatReply], None]:
         """Snapshots of the reply while it grows, the whole reply last, each with the name of the upstream.
 
-        `model` is what the client named. Raises as `Upstream.read` does, and what the last upstream had to say where
-        none could be asked; RateLimited where none had a place, NotFound where none has the model.
+        `model` is what the client named, `upstream` the only one that may be asked. Raises as `Upstream.read` does, and
+        what the last upstream had to say where none could be asked; RateLimited where none had a place, NotFound where
+        none has the model.
         """
-        course = Course(self._models_for(model), self._monotonic())
+        course = Course(self._models_for(model, upstream), self._monotonic())
         self._budget.earn()
         while True:
             member = await self._next(course)
@@ -132,9 +135,9 @@ class Upstreams:
                 visit.error = outcome.error
             self._note(course, member, outcome)
 
-    def _models_for(self, name: str | None) -> dict[str, str]:
+    def _models_for(self, name: str | None, only: str | None) -> dict[str, str]:
         found = {upstream: member.entry.model_for(name) for upstream, member in self._members.items()}
-        models = {upstream: model for upstream, model in found.items() if model is not None}
+        models = {place: model for place, model in found.items() if model is not None and only in {None, place}}
         if not models and name is None:
             raise InvalidRequest(
                 "You must provide a model parameter.", param="model", code="missing_required_parameter"
