@@ -28,7 +28,7 @@ class File:
         yield self.data
 
 
-ONE, TWO, EMPTY = File(), File(), File(b"")
+ONE, TWO, EMPTY = File(), File(b"def"), File(b"")
 
 
 def parts(*given: tuple[str, Any]) -> list[FormPart]:

@@ -17,12 +17,13 @@ DATA = f"data:image/png;base64,{BASE64}"
 
 
 class File:
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", data: bytes = b"abc") -> None:
         self.name = name
-        self.size = 3
+        self.data = data
+        self.size = len(data)
 
     def chunks(self, size: int) -> Iterator[bytes]:
-        yield b"abc"
+        yield self.data
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,24 @@ def test_a_mask_is_one_picture() -> None:
     assert mask.from_form("mask", [FormPart("mask", LINK)]) == Picture(url=LINK)
 
 
-def test_two_masks_contradict_each_other() -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(ONE, File("the same bytes")), (LINK, LINK), (LINK, f" {LINK}")],
+    ids=["files", "links", "links but for white space"],
+)
+def test_a_mask_that_is_sent_twice_is_one_mask(first: File | str, second: File | str) -> None:
+    mask = OnePicture().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
+    assert mask == (Picture(url=LINK) if isinstance(first, str) else Picture(first))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(ONE, File(data=b"abd")), (ONE, File(data=b"abcd")), (ONE, LINK), (LINK, ONE), (LINK, f"{LINK}?2")],
+    ids=["a bit", "a length", "a file and a link", "a link and a file", "links"],
+)
+def test_two_masks_contradict_each_other(first: File | str, second: File | str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        OnePicture().from_form("mask", [FormPart("mask", ONE), FormPart("mask[]", ONE)])
+        OnePicture().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
     message = "Invalid parameter: 'mask'. This parameter already has a different value in your parameters."
     assert (caught.value.message, caught.value.param) == (message, "mask")
 
