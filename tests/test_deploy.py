@@ -1,6 +1,8 @@
 """The files of deploy/ fit the server: its variables, metrics, routes and times; the chart makes what it should."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,22 @@ def test_systemd_waits_for_questions_under_way() -> None:
     assert int(stop[1]) > GRACE
 
 
+def test_systemd_finds_nothing_wrong_in_the_unit_and_little_that_it_may_do(tmp_path: Path) -> None:
+    """An exposure of 1.5 of 10. The program is not installed where this is tested."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    unit = tmp_path / "limner.service"
+    unit.write_text(read("limner.service").replace("/opt/limner/bin/limner", "/bin/true"))
+    for command in (["verify", "--man=no"], ["security", "--no-pager", "--offline=true", "--threshold=15"]):
+        done = subprocess.run(["systemd-analyze", *command, unit], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_memory_is_managed_alike_with_and_without_containers() -> None:
+    given = [set(re.findall(r"MALLOC_\w+_=[0-9]+", text)) for text in (read("limner.service"), read("../Dockerfile"))]
+    assert given[0] == given[1] != set()
+
+
 def objects(**more: Any) -> dict[str, Any]:
     return {each["kind"]: each for each in Chart(values(**more)).objects()}
 
@@ -87,6 +105,34 @@ def test_a_part_can_be_left_out(part: str, kind: str) -> None:
 def test_without_autoscaling_the_replicas_are_as_given() -> None:
     assert "replicas" not in ALL["Deployment"]["spec"]
     assert objects(autoscaling={"enabled": False}, replicas=5)["Deployment"]["spec"]["replicas"] == 5
+
+
+def test_what_may_be_changed_is_used_and_checked() -> None:
+    used = set(re.findall(r"\.Values\.([a-zA-Z.]+)", "".join(path.read_text() for path in CHART.glob("templates/*"))))
+    schema, told = orjson.loads(read("chart/values.schema.json")), yaml.safe_load(read("chart/values.yaml"))
+    assert {name.partition(".")[0] for name in used} == set(told) == set(schema["properties"]) - {"global"}
+    for name in {name.partition(".")[0] for name in used if "." in name}:
+        fields = {each.partition(".")[2] for each in used if each.startswith(f"{name}.")}
+        assert fields == set(told[name]) == set(schema["properties"][name]["properties"])
+
+
+def test_pods_are_added_by_what_fills_them() -> None:
+    """Not by their processors, which are idle while an upstream paints."""
+    (measured,) = ALL["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    metric, target = measured["pods"]["metric"], measured["pods"]["target"]
+    assert metric == {"name": "limner_turns", "selector": {"matchLabels": {"state": "used"}}}
+    assert int(target["averageValue"]) == round(0.7 * Settings.model_fields["max_concurrency"].default, -1)
+
+
+def test_a_node_can_be_emptied() -> None:
+    """Also with a single replica, which `minAvailable: 1` would hold forever."""
+    assert ALL["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    assert "minAvailable" not in ALL["PodDisruptionBudget"]["spec"]
+
+
+def test_alerts_ask_for_the_job_that_prometheus_makes_of_the_pods() -> None:
+    label = ALL["ServiceMonitor"]["spec"]["jobLabel"]
+    assert f'job="{ALL["Service"]["metadata"]["labels"][label]}"' in read("alerts.yaml")
 
 
 def test_all_that_selects_pods_selects_these() -> None:
@@ -174,6 +220,12 @@ def test_the_settings_of_the_chart_are_settings(monkeypatch: pytest.MonkeyPatch)
 def test_helm_refuses_what_cannot_work(settings: dict[str, Any], well: bool) -> None:
     schema = orjson.loads(read("chart/values.schema.json"))
     assert jsonschema_rs.is_valid(schema, values(settings=settings)) is well
+
+
+@pytest.mark.parametrize("wrong", [{"replica": 3}, {"image": {"version": "1"}}, {"autoscaling": {"cpu": 60}}])
+def test_helm_refuses_what_is_misspelt(wrong: dict[str, Any]) -> None:
+    schema = orjson.loads(read("chart/values.schema.json"))
+    assert not jsonschema_rs.is_valid(schema, values(**wrong))
 
 
 def test_helm_refuses_a_chart_that_was_told_nothing() -> None:
