@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -18,6 +19,9 @@ from app.responses import Presence, joined
 from app.traces import Trace
 
 Item = Partial | Answer
+
+#: Seconds between two looks at what the upstream says of its work.
+_LOOK = 1.0
 
 
 def outline(request: ImagesRequest) -> dict[str, object]:
@@ -58,7 +62,8 @@ class Exchange:
 
     `silence`: seconds after which the client gets a sign of life. `heard`: the names of the upstreams that had
     something to say, in order of first words; `answered_by`: the same where there are several, for clients to know.
-    `limits`: what a key has left, as headers. `turn`: seconds of waiting for it.
+    `limits`: what a key has left, as headers. `turn`: seconds of waiting for it. `progress`: what the upstream said
+    last of its work, in one line.
     """
 
     request: ImagesRequest
@@ -74,6 +79,7 @@ class Exchange:
     heard: dict[str, None] = field(default_factory=dict)
     attempts: int = 0
     turn: float = 0.0
+    progress: str = ""
 
     def headers(self, answer: Answer | None = None) -> dict[str, str]:
         """What is known when the headers go out: of a stream only what the request itself tells."""
@@ -93,6 +99,11 @@ class Exchange:
             **early,
             **failed,
         }
+
+    def remarks(self, item: Item) -> bytes:
+        """What the headers of a stream were too early for, as comments of it ahead of the answer."""
+        told = self.headers(item) if isinstance(item, Answer) else {}
+        return b"".join(comment(f"{name}: {told[name]}") for name in told if name not in self.limits)
 
     def overhead(self, until: float) -> float:
         """Seconds that Limner itself took."""
@@ -118,15 +129,22 @@ class Exchange:
             yield piece
 
     async def events(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
-        """Never ends without `completed` or `error`."""
-        read = 0
-        while (more := await presence.wait(job.more(read), self.silence)) is not False:
-            if more is None:
+        """Never ends without `completed` or `error`. What the upstream says of its work is a sign of life too."""
+        read, quiet, told = 0, 0.0, ""
+        look = min(_LOOK, self.silence)
+        while (more := await presence.wait(job.more(read), look)) is not False:
+            quiet += look
+            if more:
+                item = job.items[read]
+                for piece in joined(chain((self.remarks(item),), self._event(item, read).pieces())):
+                    yield piece
+                read, quiet = read + 1, 0.0
+            elif told != self.progress:
+                told, quiet = self.progress, 0.0
+                yield comment(f"progress {told}")
+            elif quiet >= self.silence:
+                quiet = 0.0
                 yield comment("keep-alive")
-                continue
-            for piece in joined(self._event(job.items[read], read).pieces()):
-                yield piece
-            read += 1
         if job.fault is not None:
             yield b"".join(Event(*error_event(job.fault.body)).pieces())
 

@@ -124,7 +124,7 @@ class Upstream:
             async with aclosing(self._grow(response, reader, started)) as snapshots:
                 async for reply in snapshots:
                     if reply.has_begun:
-                        yield reply
+                        yield replace(reply, secrets=self._secrets(question))
             reply, end = reader.reply(ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
             reply, end = reader.reply(), error

@@ -38,9 +38,31 @@ differs:
 | `usage` | counted | what the upstream counts, zeros where it counts nothing |
 | a mask | guidance | guidance, or exact with `LIMNER_MASK=exact` |
 | a repeated question | paid for again | joined, where the first has not been delivered |
+| [comments of a stream](#comments-of-a-stream) | none | signs of life, progress, what headers were too early for |
 | `/v1/images/variations` | retired | retired: 404 `endpoint_retired` |
 
 These are accepted so that clients which send them work, and have no effect: {ignored}.
+
+## Comments of a stream
+
+The headers of a stream go out before its picture is there. What those of other answers tell is told in comments, which every
+reader of server-sent events skips:
+
+    : keep-alive
+
+    : progress Painting… 40 %
+
+    : x-limner-reply-form: markdown-image
+
+    : x-limner-upstream-ms: 48211
+
+    : x-limner-overhead-ms: 3.9
+
+    event: image_generation.completed
+    data: {{"type":"image_generation.completed",…}}
+
+`progress` is the newest line of what the upstream has said so far, where that is short and holds no link, no key and
+nothing of the prompt: at most one a second, only when it has changed. A silence of 15 s is broken by `keep-alive`.
 
 ## Every parameter
 

@@ -1,7 +1,8 @@
 """Timers and headers of one request; its signs of life over real sockets are in test_studio.py."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TypeVar
 
 import orjson
 import pytest
@@ -14,6 +15,8 @@ from app.pure.answers import Painted
 from app.pure.images import ImagesRequest, Operation
 from app.pure.usage import Usage
 from app.responses import Presence
+
+T = TypeVar("T")
 
 PAINTED = Painted("markdown-image", url="https://h/a.png")
 ANSWER = Answer((PAINTED, Painted("address", url="https://h/b.png"), PAINTED), Usage(), failed=2)
@@ -101,6 +104,79 @@ def test_events_of_work_that_fails_after_a_picture_on_the_way(patient: bool) -> 
     name, _, data = second.partition(b"\n")
     assert name == b"event: error"
     assert orjson.loads(data.removeprefix(b"data: "))["error"]["code"] == "moderation_blocked"
+
+
+async def spoken(told: Exchange, work: AsyncGenerator[Item, None]) -> list[bytes]:
+    presence = Presence(connected)
+    try:
+        return [piece async for piece in told.events(Job(work, lambda: None), presence)]
+    finally:
+        presence.stop()
+
+
+def test_a_stream_tells_at_its_end_what_its_headers_could_not() -> None:
+    told = exchange(limits={"x-ratelimit-remaining-images": "7"}, answered_by={"one": None})
+    partial, answer = asyncio.run(spoken(told, items(Partial(PAINTED), ANSWER)))
+    assert partial.startswith(b"event: image_generation.partial_image\n")
+    *remarks, event = answer.removesuffix(b"\n\n").split(b"\n\n")
+    assert event.startswith(b"event: image_generation.completed\n")
+    names = [remark.partition(b": ")[2].partition(b": ")[0].decode() for remark in remarks]
+    assert set(names) == told.headers(ANSWER).keys() - {"x-ratelimit-remaining-images"}
+    assert remarks[0] == b": x-limner-reply-form: markdown-image, address"
+
+
+def test_what_the_upstream_says_of_its_work_is_told_once_and_is_a_sign_of_life() -> None:
+    told = Exchange(ImagesRequest(operation=Operation.GENERATION, prompt="a fox"), silence=0.001)
+
+    async def play() -> list[bytes]:
+        done = asyncio.Event()
+
+        async def work() -> AsyncGenerator[Item, None]:
+            await done.wait()
+            yield ANSWER
+
+        said = []
+        presence = Presence(connected)
+        async for piece in told.events(Job(work(), lambda: None), presence):
+            said.append(piece)
+            told.progress = {1: "40 %", 3: "80 %"}.get(len(said), told.progress)
+            if len(said) == 5:
+                done.set()
+        presence.stop()
+        return said[:5]
+
+    keep_alive = b": keep-alive\n\n"
+    assert asyncio.run(play()) == [keep_alive, b": progress 40 %\n\n", keep_alive, b": progress 80 %\n\n", keep_alive]
+
+
+def test_between_two_signs_of_life_there_is_silence() -> None:
+    """Looks are more frequent than signs."""
+
+    async def play() -> int:
+        told = Exchange(ImagesRequest(operation=Operation.GENERATION, prompt="a fox"), silence=60)
+        looks = 0
+
+        class Impatient(Presence):
+            async def wait(self, work: Awaitable[T], seconds: float | None) -> T | None:
+                nonlocal looks
+                assert seconds == 1
+                looks += 1
+                return await super().wait(work, 0)
+
+        presence = Impatient(connected)
+        job = Job(holding(), lambda: None)
+        piece = await anext(told.events(job, presence))
+        job.task.cancel()
+        presence.stop()
+        assert piece == b": keep-alive\n\n"
+        return looks
+
+    assert asyncio.run(play()) == 60
+
+
+async def holding() -> AsyncGenerator[Item, None]:
+    await asyncio.Event().wait()
+    yield ANSWER
 
 
 def test_the_answer_is_known_when_it_is_there() -> None:

@@ -708,6 +708,8 @@ def test_snapshots_come_when_a_picture_may_have() -> None:
     assert sum(complete) == complete[-1] == 1
     assert len(outcome.replies) < 40
     assert any(str(reply.messages[0]["content"]).endswith(URL) for reply in outcome.replies)
+    # Each is shown to somebody, so each says what must not be.
+    assert {reply.secrets for reply in outcome.replies} == {(KEY,)}
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=6).map(sorted))

@@ -90,3 +90,18 @@ def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch
         answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "response_format": "url"}, timeout=20)
     assert answer.json()["error"]["code"] == "image_not_kept"
     assert failures() - before == 1
+
+
+def test_a_stream_tells_how_far_the_upstream_is_and_at_its_end_in_which_form_the_picture_came(
+    demo: RunningDemo,
+) -> None:
+    with limner_over(demo, "pace-0.06") as limner:
+        asked = {**ASKED, "stream": True}
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked, timeout=20, trust_env=False)
+    told = [line.removeprefix(": ") for line in answer.text.splitlines() if line.startswith(": ")]
+    lines = [line for line in told if line.startswith("progress ")]
+    # A busy machine may miss one.
+    assert lines
+    assert lines == [f"progress 进度 {part}%" for part in (13, 55, 88) if f"progress 进度 {part}%" in lines]
+    assert told[-3] == "x-limner-reply-form: address"
+    assert "x-limner-reply-form" not in answer.headers
