@@ -20,10 +20,12 @@ _CREATED = 1_733_011_200
 def health_routes() -> APIRouter:
     router = APIRouter(tags=["operations"])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Whether the process lives", responses={200: json_response(STATUS, "It does.")})
     async def healthz() -> Response:
         return JsonResponse({"status": "ok"})
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
         summary="Whether it takes questions: not while it is shutting down",
@@ -43,6 +45,7 @@ def metrics_routes() -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     # Not async, so that it runs beside the event loop: with several workers it reads the files of all.
+    @router.head("/metrics", include_in_schema=False)
     @router.get(
         "/metrics",
         summary="What is counted and timed, for Prometheus",
@@ -69,6 +72,7 @@ def model_routes(list_models: ListModels, access: Access) -> APIRouter:
         names = list_models(None, ()) if row is None else list_models(row.upstream, row.models)
         return {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
 
+    @router.head("/models", include_in_schema=False)
     @router.get(
         "/models",
         summary="The names that clients may use; any other is accepted too",
@@ -78,6 +82,7 @@ def model_routes(list_models: ListModels, access: Access) -> APIRouter:
     async def models(http: Request) -> Response:
         return JsonResponse({"object": "list", "data": list(cards(http).values())})
 
+    @router.head("/models/{name:path}", include_in_schema=False)
     @router.get(
         "/models/{name:path}",
         summary="One of them",

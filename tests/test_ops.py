@@ -116,6 +116,25 @@ def test_what_is_asked_besides_pictures(http: httpx.Client, case: Asked) -> None
         assert response.json() == case.says
 
 
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/metrics", "/v1/models", "/models", "/v1/models/one", "/v1/models/two", "/"]
+)
+@pytest.mark.parametrize("headers", [KEY, {}], ids=["with a key", "without one"])
+def test_a_head_tells_what_a_get_would(http: httpx.Client, path: str, headers: dict[str, str]) -> None:
+    """Load balancers probe with it."""
+    head, whole = http.head(path, headers=headers), http.get(path, headers=headers)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    told = [head.headers.get(name) for name in ("content-type", "access-control-allow-origin", "cache-control")]
+    assert told == [
+        whole.headers.get(name) for name in ("content-type", "access-control-allow-origin", "cache-control")
+    ]
+    assert path == "/metrics" or head.headers["content-length"] == whole.headers["content-length"]
+
+
+def test_a_head_of_what_takes_pictures_is_refused(http: httpx.Client) -> None:
+    assert http.head("/v1/images/generations", headers=KEY).status_code == 405
+
+
 def test_it_is_not_ready_while_it_is_shutting_down(limner: RunningLimner, http: httpx.Client) -> None:
     limner.studio.closing = True
     try:
