@@ -45,8 +45,8 @@ These are accepted so that clients which send them work, and have no effect: {ig
 
 ## Comments of a stream
 
-The headers of a stream go out before its picture is there. What those of other answers tell is told in comments, which every
-reader of server-sent events skips:
+The headers of a stream go out before its picture is there. What those of other answers tell is told in comments, which
+every reader of server-sent events skips:
 
     : keep-alive
 
