@@ -19,6 +19,7 @@
     │   ├── UpstreamUnreachable       500  … upstream_unreachable   surely no work was done
     │   ├── UpstreamTimeout           500  … upstream_timeout       the picture may have been made
     │   └── UpstreamBroken            500  … upstream_broken        an answer nobody can read
+    ├── QuestionLost                  500  server_error             question_lost  its server died, perhaps after paying
     ├── ImageUnavailable              500  image_generation_server_error  image_download_failed
     └── Unavailable                   503  server_error             server_is_overloaded
 
@@ -165,6 +166,14 @@ class UpstreamTimeout(UpstreamError):
 
 class UpstreamBroken(UpstreamError):
     code = "upstream_broken"
+
+
+class QuestionLost(ApiError):
+    code = "question_lost"
+
+    def __init__(self, **more: Any) -> None:
+        message = "The server that worked on this question has died, perhaps after the image was paid for."
+        super().__init__(f"{message} Asked again, it is paid for again.", **more)
 
 
 class ImageUnavailable(ApiError):

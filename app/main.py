@@ -17,9 +17,11 @@ from app import __version__
 from app.access import Access, Turns
 from app.accounts import Books
 from app.blobs import Blob
+from app.board import Board
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
 from app.formats import STANDARD_OUTPUT
+from app.handover import Handover
 from app.keys import KeyBook
 from app.ledger import Ledger
 from app.limits import Limits
@@ -157,18 +159,21 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
     upstreams = open_upstreams(settings)
     once = open_once(settings)
     state = State(settings.shared_state, closed=settings.state_down == "closed")
+    board = Board(state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl)
     studio = Studio(
         turns=Turns(turns(settings), settings.max_queue),
         limits=Limits(state, settings.max_queue),
-        parts=Parts(upstreams, fetcher, transcoder, store, settings.shrink_inputs, settings.public_url),
+        parts=Parts(upstreams, fetcher, transcoder, store, board, settings.shrink_inputs, settings.public_url),
         policy=policy(settings),
         once=once,
+        handover=Handover(once, board, store),
         keepalive_after=settings.keepalive_after,
     )
     app.state.studio = studio
     beside = [
         asyncio.create_task(sweep(store, once, min(_SWEEP, settings.image_ttl, settings.answer_ttl))),
         asyncio.create_task(watch(studio.turns, upstreams.circuits)),
+        asyncio.create_task(board.beat()),
     ]
     try:
         yield

@@ -38,6 +38,8 @@ _COST_MONEY = (ModerationBlocked, NoImageInReply, UpstreamBroken, UpstreamTimeou
 
 _HASHED_AT_ONCE = 1024 * 1024
 
+REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -56,13 +58,17 @@ class Identity:
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """A question under way, or answered. `replies` have been paid for, `spool` holds the bytes of the answer."""
+    """A question under way, or answered. `replies` have been paid for, `spool` holds the bytes of the answer.
+
+    `reader`: the name under which this replica waits for it, where another one works on it.
+    """
 
     id: str
     identity: Identity
     exchange: Exchange
     spool: Spool
     is_async: bool = False
+    reader: str = ""
     replies: list[ChatReply] = field(default_factory=list)
     delivered: bool = False
     until: float = math.inf
@@ -72,6 +78,11 @@ class Errand:
     def failed_to_deliver(self) -> bool:
         """The upstream has been paid, but its picture could not be fetched or kept: worth another try."""
         return self.job.task.done() and isinstance(self.job.fault, ImageUnavailable)
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """At no further cost: nothing has been asked yet, or all that is missing is the delivery."""
+        return self.failed_to_deliver or (self.job.fault is not None and not self.exchange.upstream.started)
 
     @property
     def is_worth_keeping(self) -> bool:
@@ -119,8 +130,7 @@ class Once:
         self.sweep()
         for errand in self._by_place.get(identity.place, ()):
             if errand.identity.fingerprint != identity.fingerprint:
-                message = "This Idempotency-Key was used with another request body. Use a new key for a new question."
-                raise IdempotencyKeyReused(message)
+                raise IdempotencyKeyReused(REUSED)
             if errand.may_be_joined(identity):
                 return errand
         return None
@@ -130,6 +140,9 @@ class Once:
         errand = self._by_id.get(id)
         return errand if errand is not None and errand.identity.caller == caller.id else None
 
+    def known(self, id: str | None) -> Errand | None:  # noqa: A002  the name of the field in the API
+        return None if id is None else self._by_id.get(id)
+
     def under_way(self) -> list[Errand]:
         """Those without an answer yet, in the order in which they came."""
         return [errand for errand in self._by_id.values() if not errand.job.task.done()]
@@ -137,16 +150,24 @@ class Once:
     def settle(self, errand: Errand) -> None:
         """The work has ended and nobody reads it: keep what somebody may come back for, let go of the rest."""
         if not errand.is_worth_keeping:
-            self._drop(errand)
+            self.forget(errand)
             return
         if errand.until == math.inf:
             errand.until = self._now() + (self._ttl if errand.identity.key is None else self._key_ttl)
         self._next_end = min(self._next_end, errand.until)
         self._make_room()
 
+    def forget(self, errand: Errand) -> None:
+        if self._by_id.pop(errand.id, None) is not None:
+            line = self._by_place[errand.identity.place]
+            line.remove(errand)
+            if not line:
+                del self._by_place[errand.identity.place]
+        errand.spool.close()
+
     def close(self) -> None:
         for errand in list(self._by_id.values()):
-            self._drop(errand)
+            self.forget(errand)
 
     def sweep(self) -> None:
         """Let go of what nobody came back for in time."""
@@ -154,7 +175,7 @@ class Once:
             return
         for errand in self._kept():
             if errand.until <= self._now():
-                self._drop(errand)
+                self.forget(errand)
         self._next_end = min((errand.until for errand in self._kept()), default=math.inf)
 
     def _make_room(self) -> None:
@@ -163,19 +184,11 @@ class Once:
         while len(kept) > self._most or size > self._most_bytes:
             oldest = kept.pop(0)
             size -= oldest.spool.size
-            self._drop(oldest)
+            self.forget(oldest)
 
     def _kept(self) -> list[Errand]:
         """Finished, and nobody is reading them at this moment."""
         return [errand for errand in self._by_id.values() if errand.until < math.inf and not errand.job.readers]
-
-    def _drop(self, errand: Errand) -> None:
-        if self._by_id.pop(errand.id, None) is not None:
-            line = self._by_place[errand.identity.place]
-            line.remove(errand)
-            if not line:
-                del self._by_place[errand.identity.place]
-        errand.spool.close()
 
 
 async def identify(request: ImagesRequest, caller: Caller, headers: Headers) -> Identity:

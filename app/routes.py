@@ -62,7 +62,7 @@ def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
     @router.get("/images/results/{result_id}", **result_endpoint())
     async def results(result_id: str, http: Request) -> Response:
         studio: Studio = http.app.state.studio
-        return await studio.result(result_id, access.admit(http.headers), http)
+        return await studio.result(result_id, access.admit(http.headers), Spool(settings.spool_dir), http)
 
     @router.post("/images/variations", include_in_schema=False)
     async def variations(http: Request) -> Response:

@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access import Caller, Turns
-from app.blobs import Blob, Spool
-from app.errors import ApiError, NotFound, Unavailable
+from app.blobs import Spool
+from app.errors import ApiError, Unavailable
 from app.exchange import Exchange, Item, answer_of, outline
+from app.handover import Handover
 from app.jobs import Job
 from app.limits import Limits, within
-from app.once import Errand, Once, identify
-from app.pipeline import Edge, Policy, paint
+from app.once import Errand, Identity, Once, identify
+from app.pipeline import Policy, paint
 from app.pure.images import ImagesRequest
 from app.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
 from app.workbench import Parts, Workbench
@@ -42,6 +43,7 @@ class Studio:
     parts: Parts
     policy: Policy
     once: Once
+    handover: Handover
     keepalive_after: float
     silence: float = SILENCE
     closing: bool = False
@@ -52,13 +54,15 @@ class Studio:
         is_async = not request.stream and "respond-async" in http.headers.get("prefer", "").lower()
         async with self.limits.door(caller):
             errand = await self._enter(request, caller, spool, http, is_async)
-        return accepted(errand, http) if is_async else await self.visit(errand, http)
+        return accepted(errand.id, http) if is_async else await self.visit(errand, http)
 
     async def _enter(
         self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request, is_async: bool
     ) -> Errand:
         """Only a new question is counted: not one that joins another, nor one that has been paid for."""
         told: dict[str, str] = {}
+        elsewhere: str | None = None
+        own: str = http.state.request_id
         try:
             request = within(caller.row, request)
             identity = await identify(request, caller, http.headers)
@@ -66,15 +70,16 @@ class Studio:
             if self.closing and (errand is None or errand.failed_to_deliver):
                 raise Unavailable("The server is shutting down. Please try again.")
             if errand is None:
-                told = await self.limits.count(caller, request.n)
+                elsewhere, told = await self._post(own, identity, caller, request.n, is_async=is_async)
+                errand = self.once.known(elsewhere)
         except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
         readers = 0 if is_async else 1
         exchange = Exchange(request, self.silence, told, trace=http.state.account.trace)
         if errand is None:
-            errand = Errand(http.state.request_id, identity, exchange, spool, is_async)
-            self._start(errand, caller, http, readers)
+            errand = Errand(elsewhere or own, identity, exchange, spool, is_async, reader=own)
+            self._start(errand, caller, http, readers, follows=elsewhere is not None)
             self.once.add(errand)
         elif errand.failed_to_deliver:
             errand.reopen(spool, exchange)
@@ -86,19 +91,48 @@ class Studio:
             errand.job.readers += readers
         return errand
 
-    async def result(self, id: str, caller: Caller, http: Request) -> Response:  # noqa: A002  the API's word
+    async def _post(
+        self, own: str, identity: Identity, caller: Caller, n: int, *, is_async: bool
+    ) -> tuple[str | None, dict[str, str]]:
+        """The id of an errand of another replica to join; or None, and what the key of a new question has left."""
+        board = self.handover.board
+        elsewhere = await board.enter(own, identity, is_async=is_async)
+        if elsewhere is not None:
+            return elsewhere, {}
+        try:
+            return None, await self.limits.count(caller, n)
+        except BaseException:  # reason: tidied up, and raised again
+            await board.withdraw(own, identity)
+            raise
+
+    async def result(self, id: str, caller: Caller, spool: Spool, http: Request) -> Response:  # noqa: A002  the API's word
         """What became of a question nobody waited for; until its time is over, as often as it is asked for."""
         errand = self.once.get(caller, id)
         if errand is None:
-            raise NotFound("There is no such result, or its time is over.", code="result_not_found")
-        if not errand.job.task.done():
-            return accepted(errand, http)
-        errand.job.readers += 1
+            errand = await self._recall(id, caller, spool)
+        elif errand.job.task.done():
+            errand.job.readers += 1
+        if errand is None or not errand.job.task.done():
+            return accepted(id, http)
         return await self.visit(errand, http)
+
+    async def _recall(self, id: str, caller: Caller, spool: Spool) -> Errand | None:  # noqa: A002  the API's word
+        """As if it had been asked here; None while another replica works on it. Raises NotFound and QuestionLost."""
+        try:
+            letter = await self.handover.recall(id, caller.id, spool)
+        except BaseException:  # reason: tidied up, and raised again
+            spool.close()
+            raise
+        if letter is None:
+            return None
+        errand = Errand(id, Identity(caller.id, ""), Exchange(letter.request, self.silence), spool, is_async=True)
+        errand.job = Job(letter.items(), spool.close)
+        await errand.job.end()
+        return errand
 
     async def visit(self, errand: Errand, http: Request) -> Response:
         """Wait for an errand and answer with what it brings."""
-        visit = Visit(errand, Presence(http.receive), http.scope["state"]["record"])
+        visit = Visit(errand, self.handover, Presence(http.receive), http.scope["state"]["record"])
         visit.record.update(outline(errand.exchange.request))
         try:
             return await self._respond(visit, http)
@@ -121,18 +155,35 @@ class Studio:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await self.handover.drain(grace)
 
-    def _start(self, errand: Errand, caller: Caller, http: Request, readers: int) -> None:
-        bench = Workbench(self.parts, errand, caller.token, str(http.base_url))
-        work = self._work(errand.exchange, caller, bench.edge())
-        errand.job = Job(work, partial(self.once.settle, errand), readers=readers)
+    def _start(self, errand: Errand, caller: Caller, http: Request, readers: int, *, follows: bool = False) -> None:
+        work = self._follow if follows else self._work
+        errand.job = Job(work(errand, caller, http), partial(self.handover.settle, errand), readers=readers)
         self.jobs.add(errand.job.task)
         errand.job.task.add_done_callback(self.jobs.discard)
-        http.state.account.start(errand)
+        if follows:
+            http.state.account.join(errand)
+        else:
+            http.state.account.start(errand)
+            self.handover.board.own(errand)
 
-    async def _work(self, exchange: Exchange, caller: Caller, edge: Edge[Blob]) -> AsyncGenerator[Item, None]:
+    async def _follow(self, errand: Errand, caller: Caller, http: Request) -> AsyncGenerator[Item, None]:
+        """What another replica brings; where that one can bring nothing and nothing is lost by it, the work itself."""
+        answer = await self.handover.follow(errand)
+        if answer is not None:
+            yield answer
+            return
+        http.state.account.start(errand)
+        async with aclosing(self._work(errand, caller, http)) as items:
+            async for item in items:
+                yield item
+
+    async def _work(self, errand: Errand, caller: Caller, http: Request) -> AsyncGenerator[Item, None]:
         """A turn of the key first: who waits for one of those holds none that others could use."""
-        request = exchange.request
+        exchange, request = errand.exchange, errand.exchange.request
+        upstream = None if caller.row is None else caller.row.upstream
+        edge = Workbench(self.parts, errand, caller.token, str(http.base_url), upstream).edge()
         with exchange.trace.step("turn") as turn:
             async with (
                 self.limits.turn(caller, request.n),
@@ -178,6 +229,7 @@ class Visit:
     """A client that waits for an errand; `record` is that of its request."""
 
     errand: Errand
+    handover: Handover
     presence: Presence
     record: dict[str, object]
 
@@ -189,10 +241,11 @@ class Visit:
             self.record.update(error=fault.code or fault.type, detail=fault.detail)
         self.errand.delivered = self.errand.delivered or delivered
         self.errand.job.leave()
+        self.handover.note(self.errand)
 
 
-def accepted(errand: Errand, http: Request) -> Response:
+def accepted(id: str, http: Request) -> Response:  # noqa: A002  the API's word
     """202 for who does not want to wait: the answer is fetched from `location`."""
-    place = f"{http.url.path.partition('/images/')[0]}/images/results/{errand.id}"
+    place = f"{http.url.path.partition('/images/')[0]}/images/results/{id}"
     headers = {"location": place, "retry-after": _POLL, "preference-applied": "respond-async"}
-    return JsonResponse({"id": errand.id, "object": "image.result", "status": "in_progress"}, 202, headers)
+    return JsonResponse({"id": id, "object": "image.result", "status": "in_progress"}, 202, headers)

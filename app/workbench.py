@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from app.blobs import Blob
+from app.board import Board
 from app.errors import ImageUnavailable
 from app.fetch import Fetcher
 from app.formats import Shrink
@@ -30,18 +31,23 @@ class Parts:
     fetcher: Fetcher
     transcoder: Transcoder
     store: Store
+    board: Board
     shrink: Shrink
     public_url: str | None
 
 
 @dataclass(slots=True)
 class Workbench:
-    """`token` is the caller's own key, `base_url` the address that the client asked."""
+    """`token` is the caller's own key, `base_url` the address that the client asked.
+
+    `upstream`: the only one that the caller's questions may be asked of; None: whichever is well.
+    """
 
     parts: Parts
     errand: Errand
     token: str | None
     base_url: str
+    upstream: str | None = None
     _paid: Iterator[ChatReply] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,15 +73,21 @@ class Workbench:
             return
         errand, exchange = self.errand, self.errand.exchange
 
+        is_first = not exchange.upstream.started
         with exchange.waiting, exchange.upstream, exchange.trace.step("ask") as step:
             headers = {"x-request-id": errand.id, **step.headers}
+
+            if is_first and self.parts.board.owns(errand):
+                # Before it may cost something: who finds this replica dead must not ask again.
+                await self.parts.board.tell(errand)
 
             def question(dialect: str, model: str) -> Question:
                 exchange.attempts += 1
                 return Question(put(dialect, model), stream, self.token, headers, errand.spool.blob)
 
             try:
-                async with aclosing(self.parts.upstreams.ask(question, exchange.request.model)) as snapshots:
+                asked = self.parts.upstreams.ask(question, exchange.request.model, self.upstream)
+                async with aclosing(asked) as snapshots:
                     async for name, reply in snapshots:
                         exchange.heard[name] = None
                         if self.parts.upstreams.are_several:

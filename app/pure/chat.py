@@ -48,6 +48,11 @@ class ChatReply:
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
+    def is_told_by_raw(self) -> bool:
+        """Whether `raw` is all that came, so that reading it gives the same reply again."""
+        return self.complete and not self.lifted and len(self.raw) < _RAW
+
+    @property
     def text(self) -> str:
         """What the model says in words, without reasoning and without pictures written as base64."""
         walk = Walk()

@@ -1,0 +1,232 @@
+"""What replicas tell each other of their errands, in Redis: who works on what, who waits for it, what came of it.
+
+Nothing that a client says is written there, only digests of it. The rules are in board.lua, since each is one step.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from app.errors import IdempotencyKeyReused, QuestionLost, Unavailable
+from app.once import REUSED, Errand, Identity
+from app.state import State
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+#: Seconds between two signs of life, and without one after which an owner is taken for dead.
+BEAT, PATIENCE = 2.0, 15.0
+
+#: Seconds between two looks at what another replica works on.
+LOOK = 0.5
+
+#: Seconds for which somebody counts as a reader: who looks again and again, and who is being sent what he has found.
+_LEASE, _SENDING = 15, 60
+
+#: One tag in all keys, so that a cluster keeps them together.
+_PREFIX = "limner:{errands}:"
+
+_TAKEN_OVER = "Another replica of this server has taken over the question. Please ask again: that costs nothing more."
+
+
+class Heard(NamedTuple):
+    """What the board answers: a word, and an id, a place or an outcome with it."""
+
+    word: str
+    about: bytes = b""
+
+
+class Board:
+    """`ttl` and `key_ttl`: seconds for which an errand is remembered, without and with an Idempotency-Key.
+
+    Where nothing is shared, and while Redis is away, every call is as if nobody else were there; only `enter` raises
+    Unavailable then, where a replica may not go on alone.
+    """
+
+    def __init__(
+        self, state: State, *, ttl: float, key_ttl: float, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    ) -> None:
+        self._state = state
+        self._ttl, self._key_ttl = ttl, key_ttl
+        self._sleep = sleep
+        self._owner = secrets.token_hex(8)
+        self._mine: dict[str, Errand] = {}
+
+    @property
+    def is_shared(self) -> bool:
+        return self._state.is_shared
+
+    def owns(self, errand: Errand) -> bool:
+        return errand.id in self._mine
+
+    async def enter(self, id: str, identity: Identity, *, is_async: bool) -> str | None:  # noqa: A002  the API's word
+        """The id of an errand to join; None: there is none, and others find this one from now on.
+
+        Raises IdempotencyKeyReused, and QuestionLost where the question has died with its replica.
+        """
+        fields = self._fields(identity, is_async=is_async, here=0 if is_async else 1)
+        said: dict[str, Any] = {"reader": id, "again": identity.again, "fields": fields}
+        heard = await self._call("enter", id, identity, vital=True, ttl=self._memory(identity), **said)
+        match heard.word:
+            case "reused":
+                raise IdempotencyKeyReused(REUSED)
+            case "lost":
+                raise QuestionLost(detail=f"errand {heard.about.decode()}")
+            case "joined":
+                return heard.about.decode()
+        return None
+
+    async def withdraw(self, id: str, identity: Identity) -> bool:  # noqa: A002  the API's word
+        """Nothing will come of it; False where somebody waits for what does."""
+        self._mine.pop(id, None)
+        return (await self._call("drop", id, identity)).word != "kept"
+
+    def own(self, errand: Errand) -> None:
+        """From now on its signs of life are given."""
+        if self.is_shared:
+            self._mine[errand.id] = errand
+
+    async def tell(self, errand: Errand, outcome: bytes = b"", *, seconds: float | None = None) -> bool:
+        """How it stands, or what has come of it, remembered for so long. False where nobody has heard it.
+
+        Raises Unavailable where another replica has taken it over.
+        """
+        identity, job = errand.identity, errand.job
+        fields = self._fields(
+            identity,
+            is_async=errand.is_async,
+            here=job.readers,
+            asked=errand.exchange.upstream.started,
+            delivered=errand.delivered,
+            free=bool(outcome) and errand.may_be_tried_again,
+        )
+        ttl = self._memory(identity) if seconds is None else seconds
+        heard = await self._call("tell", errand.id, identity, outcome, fields=fields, ttl=ttl)
+        if heard.word == "taken":
+            self._mine.pop(errand.id, None)
+            raise Unavailable(_TAKEN_OVER)
+        return heard.word == "told"
+
+    async def finish(self, errand: Errand, outcome: bytes, *, briefly: bool) -> bool:
+        """False where nobody has heard it. `briefly`: for those only who wait for it now."""
+        self._mine.pop(errand.id, None)
+        kept = self._ttl if errand.identity.key is None else self._key_ttl
+        return await self.tell(errand, outcome, seconds=_SENDING if briefly else kept)
+
+    async def wait(self, errand: Errand) -> bytes | None:
+        """What came of an errand of another replica; None where it is ours now, since nothing has been asked yet.
+
+        Raises QuestionLost.
+        """
+        missed = 0.0
+        while missed < PATIENCE:
+            heard = await self._call("look", errand.id, errand.identity, reader=errand.reader, ttl=self._ttl)
+            match heard.word:
+                case "done":
+                    return heard.about
+                case "lost":
+                    break
+                case "orphan" if await self.adopt(errand):
+                    return None
+            # A Redis that has forgotten everything is told again by the owners.
+            missed = missed + LOOK if heard.word in {"gone", ""} else 0.0
+            await self._sleep(LOOK)
+        raise QuestionLost(detail=f"errand {errand.id}")
+
+    async def adopt(self, errand: Errand) -> bool:
+        """Take over what has cost nothing yet, or is paid for and was not delivered; one of several gets it."""
+        fields = self._fields(errand.identity, is_async=errand.is_async, here=errand.job.readers)
+        heard = await self._call(
+            "adopt", errand.id, errand.identity, reader=errand.reader, fields=fields, ttl=self._memory(errand.identity)
+        )
+        if heard.word == "adopted":
+            self.own(errand)
+        return heard.word == "adopted"
+
+    async def leave(self, errand: Errand) -> bool:
+        """Nobody here waits for an errand of another replica any more. False where nobody has heard it."""
+        delivered = errand.delivered and errand.job.fault is None
+        said: dict[str, Any] = {"reader": errand.reader, "delivered": delivered}
+        return (await self._call("leave", errand.id, errand.identity, **said)).word == "left"
+
+    async def find(self, id: str, caller: str) -> Heard:  # noqa: A002  the API's word
+        """For who comes back with an id alone: `done` with what came of it, `under way`, `lost`, `gone`."""
+        return await self._call("find", id, Identity(caller, ""), caller=caller)
+
+    async def beat(self) -> None:
+        """Signs of life of all that this replica works on, again and again."""
+        while self.is_shared:
+            await self._sleep(BEAT)
+            for errand in list(self._mine.values()):
+                if not errand.job.task.done():
+                    await self._give_sign(errand)
+
+    async def _give_sign(self, errand: Errand) -> None:
+        try:
+            await self.tell(errand)
+        except Unavailable:
+            # What it will bring is given to those who wait here; the others have another one that works for them.
+            return
+
+    def _fields(self, identity: Identity, *, is_async: bool, here: int, **more: bool) -> dict[str, Any]:
+        flags = {"asked": False, "delivered": False, "free": False, **more, "async": is_async}
+        return {
+            "owner": self._owner,
+            "caller": identity.caller,
+            "fingerprint": identity.fingerprint,
+            "here": here,
+            **{name: "1" if value else "0" for name, value in flags.items()},
+        }
+
+    def _memory(self, identity: Identity) -> float:
+        """An owner that has died is remembered for as long as its answer would be."""
+        return max(self._ttl if identity.key is None else self._key_ttl, 4 * PATIENCE)
+
+    async def _call(
+        self,
+        command: str,
+        id: str,  # noqa: A002  the API's word
+        identity: Identity,
+        outcome: bytes = b"",
+        *,
+        vital: bool = False,
+        ttl: float = 0,
+        **said: Any,
+    ) -> Heard:
+        """An empty word where Redis does not answer."""
+        if not self.is_shared:
+            return Heard("")
+        told = {
+            "prefix": _PREFIX,
+            "id": id,
+            "keyed": identity.key is not None,
+            "ttl": max(1, round(ttl * 1000)),
+            "patience": PATIENCE * 1000,
+            "lease": _LEASE * 1000,
+            "sending": _SENDING * 1000,
+            **said,
+        }
+        arguments = [command, orjson.dumps(told), outcome]
+        heard = await self._state.share(lambda redis: _run(redis, _place(identity), arguments), vital=vital)
+        return Heard("") if heard is None else Heard(heard[0].decode(), *heard[1:])
+
+
+@cache
+def _rules() -> str:
+    return files("app").joinpath("board.lua").read_text()
+
+
+async def _run(redis: "Redis", place: str, arguments: list[Any]) -> list[bytes]:
+    heard: list[bytes] = await redis.register_script(_rules())([place], arguments)
+    return heard
+
+
+def _place(identity: Identity) -> str:
+    """A key may be a secret of the client's."""
+    return _PREFIX + "at:" + hashlib.sha256("\0".join(identity.place).encode()).hexdigest()
