@@ -18,6 +18,7 @@ from app.access import Access, Turns
 from app.accounts import Books
 from app.blobs import Blob
 from app.board import Board
+from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
 from app.formats import STANDARD_OUTPUT
@@ -104,6 +105,8 @@ def add_routes(
     api.include_router(images)
     api.include_router(model_routes(settings.list_models, access))
     api.include_router(silence_routes(access))
+    if settings.page:
+        api.include_router(diagnosis_routes(access, settings.client_body_timeout))
     app.include_router(api, prefix="/v1")
     # As a courtesy to clients whose base URL has no /v1.
     app.include_router(api, include_in_schema=False)

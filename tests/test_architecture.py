@@ -96,6 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": {"connection", "keys", "log", "main", "settings", "studio"},
     "silence": {"errors", "access", "responses"},
     "explanation": {"pure/*"},
+    "diagnosis": {"errors", "access", "explanation", "responses", "routes", "pure/*"},
     "terminal": set(),
     "painting": {"settings", "terminal", "pure/*"},
     "check": {"errors", "formats", "main", "settings", "pure/*"},
