@@ -1,7 +1,13 @@
-"""The benchmark, for a few requests of each kind: that it measures right answers, and how it prints what it measured."""
+"""The benchmark, for a few requests of each kind: that it measures right answers, and how it prints what it measured;
+and the laws that its simulation of a day must obey.
+"""
 
 import asyncio
-from dataclasses import dataclass
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,12 +16,14 @@ from bench import load, works
 from bench.load import Sample
 from bench.pictures import picture
 from bench.process import choose_cores
+from bench.simulation import DAY, PAINTING, QUANTITIES, Fleet, Run, Slot, simulate
 from bench.subjects import LIMNER, TRANSLATOR, Subject, start_upstream
 from bench.table import print_table, row, wait_row
 from bench.waiting import Crowd, Wait, wait
 from bench.works import SMALL, Work
 
 KIB = 1024
+ROOT = Path(__file__).parents[1]
 KINDS = (
     SMALL,
     Work("base64", answer=300 * KIB),
@@ -81,3 +89,85 @@ def test_the_table_has_medians_of_time_and_the_worst_of_memory() -> None:
 def test_waiting_is_told_per_request() -> None:
     line = wait_row("limner", Crowd("plain JSON", 512, 1.0, 1.0), [Wait(0, 10.0, 0.004, 1.024, 0)])
     assert line == ["plain JSON", "limner", "512", "10.0", "20", "4.0", "2.00", "0", "0"]
+
+
+def flat(pictures: float, hours: float) -> tuple[Slot, ...]:
+    """`pictures` come in each of so many hours."""
+    return (Slot(3600 * hours, pictures),)
+
+
+#: A fleet that is too small for the day of a test.
+NARROW = Fleet("narrow", 1.0, workers=3, turns=8, queue=4)
+
+
+def run(**changes: Any) -> Run:
+    return simulate(replace(NARROW, **changes), flat(900, 12))
+
+
+def test_nothing_is_lost_in_the_simulation() -> None:
+    day = run()
+    assert day.asked == day.served + day.refused
+    assert min(day.served, day.refused, len(day.waited)) > 0
+    assert day.most == 3 * 8
+    assert day.held == 8 + 4
+    assert sum(day.levels.values()) == pytest.approx(day.seconds)
+
+
+def test_littles_law_holds_for_questions_under_way_and_for_those_that_wait() -> None:
+    """The number that are there on average is the rate times the time that each stays."""
+    day = run()
+    assert day.under_way == pytest.approx(day.painted)
+    assert day.waiting == pytest.approx(sum(day.waited))
+    assert day.under_way == pytest.approx(sum(level * seconds for level, seconds in day.levels.items()))
+
+
+def test_without_a_queue_erlangs_formula_tells_how_many_are_turned_away() -> None:
+    """Whatever the spread of the times is: the formula knows their mean alone."""
+    places, load = 10, 250 / 3600 * sum(PAINTING) / 3
+    blocked = 1.0
+    for place in range(1, places + 1):
+        blocked = load * blocked / (place + load * blocked)
+    day = simulate(Fleet("Erlang", 1.0, turns=places, queue=0), flat(250, 200))
+    assert day.refused / day.asked == pytest.approx(blocked, rel=0.05)
+
+
+@pytest.mark.parametrize("knob", ["workers", "turns", "queue"])
+def test_more_of_anything_never_refuses_more(knob: str) -> None:
+    refused = [run(**{knob: amount}).refused for amount in (1, 2, 4, 8, 32)]
+    assert refused == sorted(refused, reverse=True)
+    assert refused[0] > refused[-1]
+
+
+def test_more_requests_are_more_under_way_and_in_the_spool() -> None:
+    fleet = Fleet("wide", 1.0, turns=10_000)
+    days = [simulate(fleet, flat(pictures, 6)) for pictures in (50, 200, 800)]
+    for told in ("under_way", "most", "held", "spooled", "bytes"):
+        values = [getattr(day, told) for day in days]
+        assert values == sorted(set(values))
+    assert all(day.refused == len(day.waited) == 0 for day in days)
+
+
+def test_upstreams_bound_what_is_under_way() -> None:
+    """As in Limner, which has no more turns than its upstreams take together."""
+    assert run(upstreams=5) == run(turns=5)
+    assert run(upstreams=50) == run()
+
+
+def test_the_same_seed_is_the_same_day() -> None:
+    assert simulate(NARROW, flat(300, 2), seed=7) == simulate(NARROW, flat(300, 2), seed=7)
+    assert simulate(NARROW, flat(300, 2), seed=7) != simulate(NARROW, flat(300, 2), seed=8)
+
+
+def test_the_busiest_hour_of_the_day_has_what_the_fleet_is_named_for() -> None:
+    hours = [slot.share * slot.seconds / 3600 for slot in DAY]
+    assert sum(slot.seconds for slot in DAY) == 86_400
+    assert sum(hours[10:13]) == pytest.approx(1)
+    assert max(hours[:10] + hours[13:]) < 1
+
+
+def test_the_table_of_the_documentation_is_what_the_simulation_prints() -> None:
+    """In a process of its own, since a debugger or a measurement of coverage would make it five times as slow."""
+    command = [sys.executable, "-m", "bench.simulation"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.count("\n| ") == 1 + len(QUANTITIES)
+    assert printed in (ROOT / "docs" / "scaling.md").read_text(), "docs/scaling.md is behind what the simulation prints"
