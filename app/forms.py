@@ -47,7 +47,7 @@ async def read_parts(
 
 
 class _Form:
-    """What the parser calls back into. A part is a file if its disposition has any kind of file name."""
+    """What the parser calls back into. A part is a file if it has any kind of file name, or a type of bytes."""
 
     def __init__(self, new_blob: Callable[[], Blob], max_part: int) -> None:
         self.parts: list[FormPart] = []
@@ -57,6 +57,7 @@ class _Form:
         self._header = bytearray()
         self._value = bytearray()
         self._disposition = b""
+        self._type = b""
         self._name = ""
         self._text = bytearray()
         self._text_size = 0
@@ -75,11 +76,14 @@ class _Form:
     def _begin(self) -> None:
         if len(self.parts) == MAX_PARTS:
             raise InvalidRequest(f"Too many parts: a form may have at most {MAX_PARTS}.")
-        self._disposition = b""
+        self._disposition = self._type = b""
 
     def _keep_header(self) -> None:
-        if self._header.strip().lower() == b"content-disposition":
-            self._disposition = bytes(self._value)
+        match self._header.strip().lower():
+            case b"content-disposition":
+                self._disposition = bytes(self._value)
+            case b"content-type":
+                self._type = bytes(self._value).strip().lower()
         self._header.clear()
         self._value.clear()
 
@@ -89,7 +93,9 @@ class _Form:
             raise InvalidRequest(f"{_MALFORMED} A part has no name.")
         self._name = options[b"name"].decode("utf-8", "replace")
         # .NET writes filename*= beside filename=, some libraries write it alone.
-        is_file = b"filename" in options or re.search(rb";\s*filename\*=", self._disposition)
+        named = b"filename" in options or re.search(rb";\s*filename\*=", self._disposition)
+        # openai-java and Spring name no file where they were given bytes, a stream or a list.
+        is_file = named or self._type.startswith((b"image/", b"application/octet-stream"))
         self._file = self._new_blob() if is_file else None
         self._text.clear()
 
