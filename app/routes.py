@@ -1,12 +1,14 @@
 """The image endpoints: JSON or form in, JSON or events out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -24,6 +26,10 @@ from app.studio import Studio
 #: Bytes of JSON without its pictures: a hundred times the longest prompt.
 _MAX_TEXT = 4 * 2**20
 
+#: How Azure's paths end, and its rule for the name of a deployment.
+_AZURE = {"generations": Operation.GENERATION, "edits": Operation.EDIT}
+_DEPLOYMENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 _RETIRED = (
     "The images/variations endpoint has been retired. Use /v1/images/edits with the image and a prompt that says what "
     "should differ."
@@ -34,7 +40,7 @@ def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
     """Route first, then the key, then the body: a stranger does not make the server read 256 MiB."""
     router = APIRouter()
 
-    async def answer(operation: Operation, http: Request) -> Response:
+    async def answer(operation: Operation, http: Request, deployment: str | None = None) -> Response:
         caller = access.admit(http.headers)
         account = books.open(http.state.request_id, caller, operation, http.headers.get("traceparent"))
         http.state.account = account
@@ -49,7 +55,8 @@ def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
             spool.close()
             raise
         studio: Studio = http.app.state.studio
-        return await studio.answer(request, caller, spool, http)
+        named = replace(request, model=request.model or deployment)
+        return await studio.answer(named, caller, spool, http)
 
     @router.post("/images/generations", **image_endpoint(Operation.GENERATION, "Paint"))
     async def generations(http: Request) -> Response:
@@ -64,12 +71,26 @@ def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
         studio: Studio = http.app.state.studio
         return await studio.result(result_id, access.admit(http.headers), Spool(settings.spool_dir), http)
 
+    add_azure(router, answer)
+    retire_variations(router, access)
+    return router
+
+
+def add_azure(router: APIRouter, answer: Callable[[Operation, Request, str], Awaitable[Response]]) -> None:
+    """The paths of Azure's clients, which name the model there and seldom in the body."""
+
+    @router.post("/openai/deployments/{deployment}/images/{operation}", include_in_schema=False)
+    async def azure(deployment: str, operation: str, http: Request) -> Response:
+        if operation not in _AZURE or not _DEPLOYMENT.fullmatch(deployment):
+            raise HTTPException(404)
+        return await answer(_AZURE[operation], http, deployment)
+
+
+def retire_variations(router: APIRouter, access: Access) -> None:
     @router.post("/images/variations", include_in_schema=False)
     async def variations(http: Request) -> Response:
         access.admit(http.headers)
         raise NotFound(_RETIRED, code="endpoint_retired")
-
-    return router
 
 
 async def read(operation: Operation, http: Request, spool: Spool, settings: Settings) -> ImagesRequest:

@@ -109,6 +109,11 @@ CASES = [
     Case("text that is not UTF-8", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\xff"}'), 400, NOT_JSON),
     Case("UTF-16", request(GENERATIONS, KEY, JSON, body=SMALL.decode().encode("utf-16")), 400, NOT_JSON),
     Case("a list", request(GENERATIONS, KEY, JSON, body=b"[]"), 400, "The body of the request must be a JSON object.", "invalid_type"),
+    # Azure's paths.
+    Case("a deployment", request("POST /openai/deployments/gpt-image-2/images/generations?api-version=1", KEY, JSON, body=SMALL)),
+    Case("a deployment, but no key", request("POST /openai/deployments/gpt-image-2/images/generations", JSON, body=SMALL), 401, "You didn't provide an API key. …"),
+    Case("a deployment with another endpoint", request("POST /openai/deployments/gpt-image-2/images/others", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/gpt-image-2/images/others)"),
+    Case("a deployment that is no name", request("POST /openai/deployments/a%20b/images/generations", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/a b/images/generations)"),
     # Forms.
     Case("a form on generations", request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), ("n", "1"), ("response_format", "url")))),
     Case("a form on generations, in chunks", request(GENERATIONS, KEY, FORM, CHUNKED) + chunked(*[bytes([byte]) for byte in form(("prompt", "a fox"), ("response_format", "url"))])),

@@ -118,11 +118,13 @@ NODE_FORM = form(
     NODE_BOUNDARY, file(b"image", b"a.png", OCTETS, RED), text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2")
 )
 AI_BOUNDARY = b"----formdata-undici-012345678901"
-NET_BOUNDARY = b"a4e5b6c7-d8f9-4a0b-b1c2-d3e4f5a6b7c8"
+NET_BOUNDARY = b"Qf=7_xK2mZ0pLw9=aBcD_3eFgHiJ4kLmN5oPqR6sTuV=7wXyZ8_0aBcDeFgHiJkLmNoPq="
 JAVA_BOUNDARY = b"66d3f4a1-0f7c-4a0e-9c6e-b7a8d9e0f1a2"
+JAVA_TEXT, JAVA_BYTES = b"\r\nContent-Type: text/plain; charset=utf-8", b"\r\nContent-Type: application/octet-stream"
 RUBY_BOUNDARY = b"-----------RubyMultipartPost-0a1b2c3d4e5f"
 GO_BOUNDARY = b"5c9e7f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071829304"
-PHP_BOUNDARY = b"0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
+PHP_BOUNDARY = b"6920fa3b8c1d24.87654321"
+AIOHTTP_BOUNDARY = b"c1f0e5d4a3b2c13b2c7bd0f1d3a0b9c6"
 CURL_BOUNDARY = b"------------------------d74496d66958873e"
 DATA_URL = "data:image/png;base64," + base64.b64encode(RED).decode()
 
@@ -148,8 +150,10 @@ CASES = [
     Case("openai-node: createReadStream is chunked, files come before the prompt", stream(E, NODE + b"content-type: multipart/form-data; boundary=%s\r\n" % NODE_BOUNDARY, *[NODE_FORM[start : start + 70] for start in range(0, len(NODE_FORM), 70)]), "auto 'a hat'", (RED,)),
     Case("openai-node: a picture given as a data URL is a text field", post(E, NODE + b"content-type: multipart/form-data; boundary=%s\r\n" % NODE_BOUNDARY, form(NODE_BOUNDARY, text(b"image", DATA_URL.encode()), text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2"))), "auto 'a hat'", (RED,)),
     Case("openai-node 4: JSON with line breaks", json(G, b'{\n  "model": "gpt-image-2",\n  "prompt": "a fox"\n}', NODE + b"x-stainless-timeout: 600000\r\ncontent-type: application/json\r\n"), "auto 'a fox'"),
-    Case("openai-dotnet: names without quotes, a quoted boundary, filename*", post(E, b'Content-Type: multipart/form-data; boundary="%s"\r\n' % NET_BOUNDARY, form(NET_BOUNDARY, part(b"Content-Type: application/octet-stream\r\nContent-Disposition: form-data; name=image; filename=a.png; filename*=utf-8''a.png", RED), part(b"Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=prompt", b"a hat"), part(b"Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=model", b"gpt-image-2"))), "auto 'a hat'", (RED,)),
-    Case("openai-java: text parts with a content type", post(E, b"Content-Type: multipart/form-data; boundary=%s\r\n" % JAVA_BOUNDARY, form(JAVA_BOUNDARY, text(b"prompt", b"a hat", b"\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: 8bit"), text(b"model", b"gpt-image-2", b"\r\nContent-Type: text/plain"), text(b"n", b"1", b"\r\nContent-Type: text/plain"), file(b"image[]", b"a.png", OCTETS, RED))), "auto 'a hat'", (RED,)),
+    Case("openai-dotnet: names without quotes, a quoted boundary of 70 characters with =, filename* and no type", post(E, b'Content-Type: multipart/form-data; boundary="%s"\r\n' % NET_BOUNDARY, form(NET_BOUNDARY, part(b"Content-Disposition: form-data; name=image; filename=a.png; filename*=utf-8''a.png", RED), part(b"Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=prompt", b"a hat"), part(b"Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=model", b"gpt-image-2"))), "auto 'a hat'", (RED,)),
+    Case("openai-java: text parts with a content type", post(E, b"Content-Type: multipart/form-data; boundary=%s\r\n" % JAVA_BOUNDARY, form(JAVA_BOUNDARY, file(b"image", b"a.png", OCTETS, RED), text(b"prompt", b"a hat", JAVA_TEXT), text(b"model", b"gpt-image-2", JAVA_TEXT), text(b"n", b"1", JAVA_TEXT))), "auto 'a hat'", (RED,)),
+    Case("openai-java: streams and lists have neither a file name nor a length", stream(E, b"Content-Type: multipart/form-data; boundary=%s\r\n" % JAVA_BOUNDARY, form(JAVA_BOUNDARY, text(b"image[]", RED, JAVA_BYTES), text(b"image[]", GREEN, JAVA_BYTES), text(b"prompt", b"a hat", JAVA_TEXT), text(b"mask", CLEAR, JAVA_BYTES), text(b"model", b"gpt-image-2", JAVA_TEXT))), "auto 'a hat", (RED, GREEN, CLEAR)),
+    Case("Retrofit: text parts with a transfer encoding and a length", post(E, b"Content-Type: multipart/form-data; boundary=%s\r\n" % JAVA_BOUNDARY, form(JAVA_BOUNDARY, text(b"prompt", b"a hat", b"\r\nContent-Transfer-Encoding: binary\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 5"), text(b"model", b"gpt-image-2", JAVA_TEXT), file(b"image", b"a.png", b"image/png", RED))), "auto 'a hat'", (RED,)),
     # Other libraries.
     Case("Vercel AI SDK: response_format and n always", json(G, b'{"model":"my-model","prompt":"a fox","n":1,"response_format":"b64_json"}', b"accept: */*\r\nuser-agent: ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/22\r\ncontent-type: application/json\r\n"), "auto 'a fox'"),
     Case("Vercel AI SDK: an edit whose file is named blob, n as text", post(E, b"accept: */*\r\ncontent-type: multipart/form-data; boundary=%s\r\n" % AI_BOUNDARY, form(AI_BOUNDARY, text(b"model", b"gpt-image-2"), text(b"prompt", b"a hat"), file(b"image", b"blob", b"image/png", RED), file(b"mask", b"blob", b"image/png", CLEAR), text(b"n", b"1"), text(b"moderation", b"low"))), "auto 'a hat", (RED, CLEAR), ignored="moderation"),
@@ -165,13 +169,15 @@ CASES = [
     Case("Semantic Kernel: a generation", json(G, b'{"prompt": "a fox", "model": "gpt-image-1", "n": 1, "size": "1024x1024"}'), "1024x1024 'a fox'"),
     Case("Spring AI: its default model", json(G, b'{"prompt":"a fox","model":"gpt-image-1-mini"}', b"content-type: application/json\r\nuser-agent: OpenAI/Java 4.5.0\r\nx-stainless-lang: java\r\n"), "auto 'a fox'"),
     Case("openai-go: a list of files", post(E, b"Content-Type: multipart/form-data; boundary=%s\r\nUser-Agent: OpenAI/Go 3.1.0\r\n" % GO_BOUNDARY, form(GO_BOUNDARY, file(b"image[]", b"a.png", b"image/png", RED), file(b"image[]", b"b.png", b"image/png", GREEN), text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2"))), "auto 'a hat'", (RED, GREEN)),
-    Case("openai-php: a length in every part", post(E, b'content-type: multipart/form-data; boundary="%s"\r\n' % PHP_BOUNDARY, form(PHP_BOUNDARY, text(b"model", b"gpt-image-2", b"\r\nContent-Length: 11"), text(b"prompt", b"a hat", b"\r\nContent-Length: 5"), part(b'Content-Disposition: form-data; name="image[]"; filename="a.png"\r\nContent-Length: %d\r\nContent-Type: image/png' % len(RED), RED))), "auto 'a hat'", (RED,)),
+    Case("openai-php: a length in every part", post(E, b"content-type: multipart/form-data; boundary=%s\r\n" % PHP_BOUNDARY, form(PHP_BOUNDARY, text(b"model", b"gpt-image-2", b"\r\nContent-Length: 11"), text(b"prompt", b"a hat", b"\r\nContent-Length: 5"), part(b'Content-Disposition: form-data; name="image[]"; filename="a.png"\r\nContent-Length: %d\r\nContent-Type: image/png' % len(RED), RED))), "auto 'a hat'", (RED,)),
     # Applications.
     Case("Dify: the tool for dall-e-3", json(G, b'{"prompt": "a fox", "model": "dall-e-3", "size": "1024x1024", "n": 1, "response_format": "b64_json", "style": "vivid", "quality": "standard"}'), "1024x1024 'a fox'", ignored="style", quality="medium"),
     Case("Dify: the tool for gpt-image sends what is not auto", json(G, b'{"prompt": "a fox", "model": "gpt-image-2"}'), "auto 'a fox'"),
     Case("n8n: a generation", json(G, b'{"prompt":"a fox","model":"gpt-image-1","quality":"medium","size":"1024x1024"}'), "1024x1024 'a fox'", quality="medium"),
     Case("LobeChat: a generation", json(G, b'{"model":"gpt-image-1","n":1,"prompt":"a fox"}'), "auto 'a fox'"),
     Case("Open WebUI: a double slash, an API version, its default size", json(b"/v1//images/generations?api-version=2025-04-01-preview", b'{"model": "gpt-image-2", "prompt": "a fox", "n": 1, "size": "512x512"}'), "1024x1024 'a fox'", size="512x512"),
+    Case("Open WebUI: without a model it is dall-e-2, in base64", json(G, b'{"model": "dall-e-2", "prompt": "a fox", "n": 1, "size": "512x512", "response_format": "b64_json"}'), "1024x1024 'a fox'", size="512x512"),
+    Case("Open WebUI: an edit, the type before the name in each part", post(E, b"Content-Type: multipart/form-data; boundary=%s\r\n" % AIOHTTP_BOUNDARY, form(AIOHTTP_BOUNDARY, part(b'Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name="model"', b"gpt-image-2"), part(b'Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name="prompt"', b"a hat"), part(b'Content-Type: image/png\r\nContent-Disposition: form-data; name="image[]"; filename="1b4e28ba-2fa1-11d2-883f-0016d3cca427.png"', RED))), "auto 'a hat'", (RED,)),
     Case("LibreChat: the image tool's defaults", json(G, b'{"model":"gpt-image-1","prompt":"a fox","n":1,"background":"auto","output_format":"png","quality":"auto","size":"auto"}'), "auto 'a fox'"),
     Case("LibreChat: a chunked edit", stream(E, b"content-type: multipart/form-data; boundary=--------------------------498105206734\r\n", form(b"--------------------------498105206734", text(b"model", b"gpt-image-1"), text(b"prompt", b"a hat"), text(b"quality", b"auto"), text(b"size", b"auto"), file(b"image[]", b"a.png", b"image/png", RED))), "auto 'a hat'", (RED,)),
     Case("LibreChat: the DALL-E 3 tool", json(G, b'{"model":"dall-e-3","quality":"standard","style":"vivid","size":"1024x1024","prompt":"a fox","n":1}'), "1024x1024 'a fox'", format="url", ignored="style", quality="medium"),
@@ -183,6 +189,10 @@ CASES = [
     Case("AnythingLLM: a JPEG that is called a PNG", post(E, b"content-type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"model", b"gpt-image-1"), text(b"prompt", b"a hat"), file(b"image", b"reference-0.png", b"image/png", JPEG))), "auto 'a hat'", (JPEG,)),
     Case("a bot of old: another model, another count; a link stays as large as it was painted", json(G, b'{"prompt":"a fox","num_images":1,"model":"image-alpha-001","size":"512x512","response_format":"url"}'), "1024x1024 'a fox'", format="url", ignored="num_images"),
     Case("curl as the reference shows it", post(E, b"User-Agent: curl/8.5.0\r\nAccept: */*\r\nContent-Type: multipart/form-data; boundary=%s\r\n" % CURL_BOUNDARY, form(CURL_BOUNDARY, text(b"model", b"gpt-image-2"), file(b"image[]", b"a.png", b"image/png", RED), file(b"image[]", b"b.png", b"image/png", GREEN), text(b"prompt", b"a hat"))), "auto 'a hat'", (RED, GREEN)),
+    # Azure's paths, the name of the model in them.
+    Case("Azure: the deployment names the model", json(b"/openai/deployments/gpt-image-2/images/generations?api-version=2025-04-01-preview", b'{"prompt":"a fox","n":1}'), "auto 'a fox'"),
+    Case("Azure: an edit", post(b"/openai/deployments/dall-e-2/images/edits?api-version=2025-04-01-preview", b"Content-Type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"prompt", b"a hat"), file(b"image[]", b"a.png", b"image/png", RED))), "auto 'a hat'", (RED,), format="url"),
+    Case("Azure: a model in the body comes first", json(b"/openai/deployments/dall-e-2/images/generations?api-version=2025-04-01-preview", b'{"prompt":"a fox","model":"gpt-image-2"}'), "auto 'a fox'"),
     # JSON edits.
     *(Case(f"a JSON edit with {name}", json(E, orjson.dumps({"model": "gpt-image-2", "prompt": "a hat"} | shape)), "auto 'a hat'", (RED,)) for name, shape in SHAPES.items()),
 ]  # fmt: skip
