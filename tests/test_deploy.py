@@ -254,6 +254,11 @@ def test_alerts_say_what_is_wrong_and_how_urgent_it_is() -> None:
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
 
 
+def test_operators_are_told_what_to_do_about_each_alert() -> None:
+    told = re.findall(r"(?m)^\| `(Limner\w+)` \|", read("../docs/operations.md"))
+    assert told == [rule["alert"] for rule in ALERTS]
+
+
 def test_alerts_know_the_codes_of_errors() -> None:
     told = set(re.findall(r"`([a-z_]+)`", (DEPLOY.parent / "docs" / "errors.md").read_text()))
     asked = {code for query in QUERIES for codes in re.findall('outcome=~?"(.+?)"', query) for code in codes.split("|")}
