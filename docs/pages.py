@@ -48,18 +48,20 @@ These are accepted so that clients which send them work, and have no effect: {ig
 The headers of a stream go out before its picture is there. What those of other answers tell is told in comments, which
 every reader of server-sent events skips:
 
-    : keep-alive
+```text
+: keep-alive
 
-    : progress Painting… 40 %
+: progress Painting… 40 %
 
-    : x-limner-reply-form: markdown-image
+: x-limner-reply-form: markdown-image
 
-    : x-limner-upstream-ms: 48211
+: x-limner-upstream-ms: 48211
 
-    : x-limner-overhead-ms: 3.9
+: x-limner-overhead-ms: 3.9
 
-    event: image_generation.completed
-    data: {{"type":"image_generation.completed",…}}
+event: image_generation.completed
+data: {{"type":"image_generation.completed",…}}
+```
 
 `progress` is the newest line of what the upstream has said so far, where that is short and holds no link, no key and
 nothing of the prompt: at most one a second, only when it has changed. A silence of 15 s is broken by `keep-alive`.

@@ -2,22 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-CLIENTS = Path(__file__).parents[1] / "docs" / "clients.md"
-LIMNER = "http://127.0.0.1:8000"
+from tests.documents import ROOT, Block, blocks
+
+CLIENTS = ROOT / "docs" / "clients.md"
 
 _PROOF = re.compile(r"<!-- proof: (run|replayed), (.+) -->")
-_BLOCK = re.compile(r"(?:<!-- (run|clients) -->\n)?```([a-z]+)\n(.*?)```", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """`where` it is run: "run" in the suite, "clients" by `make clients`, empty: nowhere."""
-
-    where: str
-    language: str
-    code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +25,7 @@ def read(chapter: str) -> Recipe:
     name, _, words = chapter.partition("\n")
     proof = _PROOF.search(words)
     assert proof, f"{name}: no proof"
-    blocks = tuple(Block(*match.groups("")) for match in _BLOCK.finditer(words))
-    return Recipe(name, proof[1], proof[2], blocks, words)
+    return Recipe(name, proof[1], proof[2], tuple(blocks(words)), words)
 
 
 RECIPES = [read(chapter) for chapter in CLIENTS.read_text().split("\n## ")[1:]]

@@ -131,6 +131,7 @@ LAST_RESORTS = {"jobs", "middleware"}
 TESTS_OF_THE_WHOLE = {
     "test_architecture",
     "test_bench",
+    "test_blocks",
     "test_browser",
     "test_caddy",
     "test_clients",
@@ -142,6 +143,7 @@ TESTS_OF_THE_WHOLE = {
     "test_node_clients",
     "test_packaging",
     "test_prometheus",
+    "test_readme",
     "test_recipes",
     "test_releases",
     "test_secrets",

@@ -11,7 +11,8 @@ import orjson
 import pytest
 from PIL import Image
 
-from tests.recipes import LIMNER, RECIPES, Block, Recipe
+from tests.documents import LIMNER, Block
+from tests.recipes import RECIPES, Recipe
 from tests.servers import RunningLimner, run_demo, run_limner
 from tests.test_node_clients import FOLDER as NODE
 from tests.test_node_clients import need_node_clients

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.recipes import LIMNER, RECIPES
+from tests.documents import LIMNER
+from tests.recipes import RECIPES
 from tests.servers import RunningLimner, run_demo, run_limner
 
 PYTHON = Path(__file__).parents[3] / ".venv-clients" / "bin" / "python"
