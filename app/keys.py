@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from app.errors import UserError
@@ -54,6 +54,12 @@ def _parse_rate(value: object) -> object:
     return Rate(int(match[1]), match[2])
 
 
+def _check_rates(rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
+    if len({rate.period for rate in rates}) < len(rates):
+        raise PydanticCustomError("rates", "expected one limit at most for a minute, an hour and a day each")
+    return rates
+
+
 def _parse_size(value: object) -> object:
     try:
         size = read_size(value) if isinstance(value, str) else None
@@ -94,7 +100,7 @@ def _moment(text: str) -> date:
         return datetime.fromisoformat(text)
 
 
-Rates = tuple[Annotated[Rate, BeforeValidator(_parse_rate)], ...]
+Rates = Annotated[tuple[Annotated[Rate, BeforeValidator(_parse_rate)], ...], AfterValidator(_check_rates)]
 Names = tuple[Annotated[str, Field(min_length=1, max_length=256)], ...]
 Amount = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 

@@ -8,22 +8,15 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerHour, RateLimitItemPerMinute
-from limits.aio.strategies import MovingWindowRateLimiter
-
 from app.access import Caller, Turns
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
-from app.keys import KeyRow
+from app.keys import KeyRow, Rate
 from app.pure.images import ImagesRequest
 from app.pure.sizes import Size
 from app.pure.wording import shorten
-from app.state import State
+from app.state import Counters, State
 
-_PERIODS: dict[str, type[RateLimitItem]] = {
-    "minute": RateLimitItemPerMinute,
-    "hour": RateLimitItemPerHour,
-    "day": RateLimitItemPerDay,
-}
+_SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400}
 
 _QUALITIES = ("low", "medium", "high")
 
@@ -33,17 +26,25 @@ _MONTH = 32 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much of one limit is used; `free_in` is in seconds, until the oldest part of it counts no more."""
+    """How much of one limit is used; `free_in` is in seconds, until the oldest part of it counts no more.
+
+    `place` does not tell the amount: a limit that is changed has not forgotten what was used.
+    """
 
     kind: str
-    item: RateLimitItem
+    rate: Rate
     cost: int
-    used: int
-    free_in: float
+    place: str
+    used: int = 0
+    free_in: float = 0.0
+
+    @property
+    def seconds(self) -> int:
+        return _SECONDS[self.rate.period]
 
     @property
     def left(self) -> int:
-        return self.item.amount - self.used
+        return max(0, self.rate.amount - self.used)
 
 
 class Limits:
@@ -77,61 +78,87 @@ class Limits:
             if images > rate.amount:
                 message = f"Invalid 'n': this key may ask for {rate.amount} images per {rate.period}, but got {images}."
                 raise InvalidRequest(message, param="n", code="invalid_value")
-        return await self._state.count(lambda limiter: self._count(limiter, row, images))
+        return await self._state.count(row.name, lambda counters: self._count(counters, row, images))
 
-    async def _count(self, limiter: MovingWindowRateLimiter, row: KeyRow, images: int) -> dict[str, str]:
-        """Nothing is counted of a request that is refused; only one that loses a race may count in shorter windows."""
-        windows = await self._windows(limiter, row, images)
+    async def _count(self, counters: Counters, row: KeyRow, images: int) -> dict[str, str]:
+        """All limits are looked at before anything is counted, so that nothing is counted of what is refused.
+
+        Should replicas ever count at the same moment, each limit still holds, and only a shorter one is charged for
+        what a longer one refuses.
+        """
+        month = f"month/{row.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
+        if row.monthly_images is not None and await counters.get(month) + images > row.monthly_images:
+            raise _spent(row.monthly_images)
+        windows = [await self._look(counters, window) for window in _windows(row, images)]
+        if any(window.left < window.cost for window in windows):
+            raise await self._refusal(counters, row, windows)
+        for window in windows:
+            if not await counters.acquire_entry(window.place, window.rate.amount, window.seconds, window.cost):
+                full = replace(window, used=window.rate.amount)
+                raise await self._refusal(counters, row, [full if each is window else each for each in windows])
+        if row.monthly_images is not None:
+            await self._spend(counters, month, images, row.monthly_images)
+        return _headers([replace(window, used=window.used + window.cost) for window in windows])
+
+    async def _look(self, counters: Counters, window: Window) -> Window:
+        begun, used = await counters.get_moving_window(window.place, window.rate.amount, window.seconds)
+        return replace(window, used=used, free_in=max(0.0, begun + window.seconds - self._now()))
+
+    async def _refusal(self, counters: Counters, row: KeyRow, windows: list[Window]) -> RateLimited:
+        """For the limit that lasts longest: until there is room for all that was asked for.
+
+        In memory the library tells no more than when there will be room for one.
+        """
+        waits = []
         for window in windows:
             if window.left < window.cost:
-                raise self._refusal(row, window)
-        for window in windows:
-            if not await limiter.hit(window.item, row.name, window.kind, cost=window.cost):
-                raise self._refusal(row, replace(window, used=window.item.amount))
-        if row.monthly_images is not None:
-            await self._spend(limiter, row, images, row.monthly_images)
-        return _headers(windows)
-
-    async def _windows(self, limiter: MovingWindowRateLimiter, row: KeyRow, images: int) -> list[Window]:
-        """Shortest first."""
-        rates = [("requests", rate, 1) for rate in row.requests] + [("images", rate, images) for rate in row.images]
-        windows = []
-        for kind, rate, cost in sorted(rates, key=lambda each: _PERIODS[each[1].period].GRANULARITY.seconds):
-            item = _PERIODS[rate.period](rate.amount)
-            stats = await limiter.get_window_stats(item, row.name, kind)
-            free_in = max(0.0, stats.reset_time - self._now())
-            windows.append(Window(kind, item, cost, item.amount - stats.remaining, free_in))
-        return windows
-
-    def _refusal(self, row: KeyRow, window: Window) -> RateLimited:
-        wait = max(window.free_in, 0.001)
+                among = replace(window, rate=Rate(window.rate.amount - window.cost + 1, window.rate.period))
+                waits.append(((await self._look(counters, among)).free_in, window))
+        wait, window = max(waits, key=lambda each: each[0])
         message = (
-            f"Rate limit reached for {row.name} on {window.kind} per {window.item.GRANULARITY.name}: "
-            f"Limit {window.item.amount}, Used {window.used}, Requested {window.cost}. "
-            f"Please try again in {wait:.3g}s."
+            f"Rate limit reached for {row.name} on {window.kind} per {window.rate.period}: "
+            f"Limit {window.rate.amount}, Used {window.used}, Requested {window.cost}. "
+            f"Please try again in {max(wait, 0.001):.3g}s."
         )
-        return RateLimited(message, type=window.kind, retry_after=wait, headers=_headers([replace(window, cost=0)]))
+        told = _headers(windows) | _headers([window])
+        return RateLimited(message, type=window.kind, retry_after=wait, headers=told)
 
-    async def _spend(self, limiter: MovingWindowRateLimiter, row: KeyRow, images: int, budget: int) -> None:
-        """By calendar months, in UTC. Counted first and given back, so that replicas together never exceed it."""
-        place = f"month/{row.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
-        spent = await limiter.storage.incr(place, _MONTH, images)
-        if spent > budget:
-            await limiter.storage.incr(place, _MONTH, -images)
-            message = f"This key's budget of {budget} images a month is used up."
-            quota, never = "insufficient_quota", {"x-should-retry": "false"}
-            raise RateLimited(message, type=quota, code=quota, retry_after=60, headers=never)
+    async def _spend(self, counters: Counters, month: str, images: int, budget: int) -> None:
+        """Given back where another replica was faster."""
+        if await counters.incr(month, _MONTH, images) > budget:
+            await counters.incr(month, _MONTH, -images)
+            raise _spent(budget)
+
+
+def _windows(row: KeyRow, images: int) -> list[Window]:
+    """Shortest first."""
+    rates = [("requests", rate, 1) for rate in row.requests] + [("images", rate, images) for rate in row.images]
+    windows = [Window(kind, rate, cost, f"{kind}/{row.name}/{rate.period}") for kind, rate, cost in rates]
+    return sorted(windows, key=lambda window: window.seconds)
+
+
+def _spent(budget: int) -> RateLimited:
+    """By calendar months, in UTC."""
+    message = f"This key's budget of {budget} images a month is used up."
+    quota, never = "insufficient_quota", {"x-should-retry": "false"}
+    return RateLimited(message, type=quota, code=quota, retry_after=60, headers=never)
 
 
 def _headers(windows: list[Window]) -> dict[str, str]:
-    """As OpenAI tells them; of several windows of a kind the one with least left."""
+    """As OpenAI tells them; of several windows of a kind the one with least left, of equal ones the longest."""
     told: dict[str, str] = {}
-    for window in sorted(windows, key=lambda each: each.cost - each.left):
-        left = max(0, window.left - window.cost)
-        told[f"x-ratelimit-limit-{window.kind}"] = str(window.item.amount)
-        told[f"x-ratelimit-remaining-{window.kind}"] = str(left)
-        told[f"x-ratelimit-reset-{window.kind}"] = f"{math.ceil(window.free_in)}s"
+    for window in sorted(windows, key=lambda each: (-each.left, each.seconds)):
+        told[f"x-ratelimit-limit-{window.kind}"] = str(window.rate.amount)
+        told[f"x-ratelimit-remaining-{window.kind}"] = str(window.left)
+        told[f"x-ratelimit-reset-{window.kind}"] = _duration(math.ceil(window.free_in))
     return told
+
+
+def _duration(seconds: int) -> str:
+    """As OpenAI writes them: `6m0s`."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
 def within(row: KeyRow | None, request: ImagesRequest) -> ImagesRequest:

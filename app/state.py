@@ -2,22 +2,29 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.aio.strategies import MovingWindowRateLimiter
 
-from app.errors import Unavailable
+from app.errors import ApiError, Unavailable
 from app.log import log
 from app.metrics import STATE_ERRORS
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+    from redis.asyncio.lock import Lock
 
 T = TypeVar("T")
 
+#: What both can do: `acquire_entry` and `get_moving_window` for limits, `incr` and `get` for plain numbers.
+Counters = MemoryStorage | RedisStorage
+
 #: Seconds for one command, and seconds without another try after one that failed.
 _PATIENCE = 1.0
+
+#: Seconds that one waits at most to be the one that counts, and between two tries.
+_WAIT, _STEP = 1.0, 0.01
 
 #: Connections to Redis, and seconds that a command waits for one of them.
 _CONNECTIONS, _CROWDED = 16, 10.0
@@ -30,20 +37,24 @@ class State:
         self._closed = closed
         self._now = now
         self._away_until: float | None = None
-        self._own = MovingWindowRateLimiter(MemoryStorage())
+        self._own = MemoryStorage()
         self._lost: tuple[type[Exception], ...] = (OSError,)
         self._redis = None if url == "memory:" else self._connect(url)
-        self._limiter = None if self._redis is None else _limiter(url, self._redis)
+        self._counters = None if self._redis is None else _open_counters(self._redis)
 
     @property
     def is_shared(self) -> bool:
         return self._redis is not None
 
-    async def count(self, use: Callable[[MovingWindowRateLimiter], Awaitable[T]]) -> T:
-        """With all replicas, or else alone. Raises what `use` raises, and Unavailable where alone is not allowed."""
-        if (limiter := self._limiter) is None:
+    async def count(self, name: str, use: Callable[[Counters], Awaitable[T]]) -> T:
+        """With all replicas, one at a time of those with that name; or else alone.
+
+        Raises what `use` raises, and Unavailable where alone is not allowed.
+        """
+        if (redis := self._redis) is None or (counters := self._counters) is None:
             return await use(self._own)
-        given = await self._reach(lambda: use(limiter))
+        lock = redis.lock(f"limner:lock:{name}", timeout=_WAIT, blocking_timeout=_WAIT, sleep=_STEP)
+        given = await self._reach(lambda: self._one_at_a_time(lock, lambda: use(counters)))
         if given is None:
             self._refuse_if_closed()
             return await use(self._own)
@@ -58,6 +69,17 @@ class State:
             self._refuse_if_closed()
         return None if given is None else given[0]
 
+    async def _one_at_a_time(self, lock: "Lock", use: Callable[[], Awaitable[T]]) -> T:
+        """Who does not get the lock in time goes on without: it keeps several limits in step, each holds by itself."""
+        is_ours = await lock.acquire()
+        try:
+            return await use()
+        finally:
+            if is_ours:
+                # What cannot be given back comes to its end by itself.
+                with suppress(*self._lost):
+                    await lock.release()
+
     async def _reach(self, use: Callable[[], Awaitable[T]]) -> tuple[T] | None:
         if self._away_until is not None and self._now() < self._away_until:
             return None
@@ -66,6 +88,10 @@ class State:
         except self._lost as error:
             self._lose(error)
             return None
+        except ApiError:
+            # Counted, and refused.
+            self._find()
+            raise
         self._find()
         return (given,)
 
@@ -111,11 +137,11 @@ class State:
         return Redis.from_pool(pool)
 
 
-def _limiter(url: str, redis: "Redis") -> MovingWindowRateLimiter:
-    storage = RedisStorage(
-        f"async+{url}",
+def _open_counters(redis: "Redis") -> RedisStorage:
+    """The address that counts is that of the pool; the other one has only to be well-formed, and tells no password."""
+    return RedisStorage(
+        "async+redis://",
         implementation="redispy",
         key_prefix="limner",
         connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # reason: limits passes on what redis-py takes
     )
-    return MovingWindowRateLimiter(storage)

@@ -75,6 +75,7 @@ WRONG = [
     Wrong("a rate in other words", HEAD + 'requests = ["30 per minute"]', f"line 4: requests: {RATE}"),
     Wrong("a rate of nothing", HEAD + 'images = ["0/day"]', f"line 4: images: {RATE}"),
     Wrong("a rate that is a number", HEAD + "images = [3]", f"line 4: images: {RATE}"),
+    Wrong("two limits for one time", HEAD + 'images = ["9/day", "1/hour", "8/day"]', "line 4: images: expected one limit at most for a minute, an hour and a day each"),
     Wrong("a size that is none", HEAD + 'max_size = "large"', "line 4: max_size: Invalid size 'large'. Expected WIDTHxHEIGHT, for example '1824x1024'."),
     Wrong("a size that is no limit", HEAD + 'max_size = "auto"', 'line 4: max_size: expected a size like "1536x1024"'),
     Wrong("a size that is a number", HEAD + "max_size = 1", 'line 4: max_size: expected a size like "1536x1024"'),

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from limits.aio.storage import MemoryStorage
 
 from app.access import Caller
 from app.errors import ApiError, InvalidRequest, RateLimited
@@ -136,15 +137,82 @@ def test_a_budget_is_for_a_calendar_month() -> None:
 
 
 def test_a_race_that_is_lost_between_look_and_count_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from limits.aio.strategies import MovingWindowRateLimiter
-
-    async def lost(*_: object, **__: object) -> bool:
+    async def lost(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(MovingWindowRateLimiter, "hit", lost)
+    monkeypatch.setattr(MemoryStorage, "acquire_entry", lost)
     refused = asyncio.run(Meter().count(caller('images = ["4/minute"]')))
     assert isinstance(refused, RateLimited)
     assert "Limit 4, Used 4, Requested 1" in refused.message
+
+
+def test_a_budget_that_a_faster_replica_has_spent_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        meter = Meter()
+        with monkeypatch.context() as patched:
+
+            async def late(*_: object) -> int:
+                return 0
+
+            await meter.count(caller("monthly_images = 3"), 2)
+            patched.setattr(MemoryStorage, "get", late)
+            assert isinstance(await meter.count(caller("monthly_images = 3"), 2), RateLimited)
+        assert await meter.count(caller("monthly_images = 3"), 1) == {}
+
+    asyncio.run(scene())
+
+
+@dataclass(frozen=True)
+class Refused:
+    """`lines` of the key, the pictures that were `asked` for and counted, then those that are too many."""
+
+    name: str
+    lines: str
+    asked: list[int]
+    too_many: int
+    kind: str
+    told: dict[str, str]
+    left: int
+
+
+REFUSED = [
+    Refused("by requests, nothing counts as images", 'requests = ["1/minute"]\nimages = ["9/minute"]', [1], 2, "requests", {"remaining-requests": "0", "remaining-images": "8", "reset-requests": "1m0s"}, 8),
+    Refused("by images, nothing counts as a request", 'requests = ["9/minute"]\nimages = ["4/hour"]', [1, 1], 3, "images", {"remaining-requests": "7", "remaining-images": "2", "limit-images": "4", "reset-images": "1h0m0s"}, 2),
+    Refused("by the longer limit, nothing counts for the shorter", 'images = ["9/minute", "4/day"]', [3], 2, "images", {"remaining-images": "1", "limit-images": "4", "reset-images": "24h0m0s"}, 1),
+    Refused("by the shorter limit, nothing counts for the longer", 'images = ["4/minute", "5/day"]', [3], 2, "images", {"remaining-images": "1", "limit-images": "4", "reset-images": "1m0s"}, 1),
+    Refused("by both, for as long as the longer", 'images = ["4/minute", "4/hour"]', [4], 1, "images", {"remaining-images": "0", "reset-images": "1h0m0s"}, 0),
+    Refused("by the budget, nothing counts for a limit", 'images = ["9/minute"]\nmonthly_images = 4', [3], 2, "insufficient_quota", {}, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_what_is_refused_is_counted_nowhere(case: Refused) -> None:
+    async def scene() -> None:
+        meter, who = Meter(), caller(case.lines)
+        for images in case.asked:
+            assert isinstance(await meter.count(who, images), dict)
+        for _ in range(2):
+            refused = await meter.count(who, case.too_many)
+            assert isinstance(refused, RateLimited)
+            assert refused.type == case.kind
+            assert {name: refused.headers[f"x-ratelimit-{name}"] for name in case.told} == case.told
+        if case.left:
+            assert isinstance(await meter.count(caller(case.lines.replace("1/minute", "2/minute")), case.left), dict)
+
+    asyncio.run(scene())
+
+
+def test_a_limit_that_is_changed_has_not_forgotten_what_was_used() -> None:
+    async def scene() -> None:
+        meter = Meter()
+        await meter.count(caller('images = ["5/day"]'), 5)
+        assert isinstance(await meter.count(caller('images = ["3/day"]'), 1), RateLimited)
+        told = await meter.count(caller('images = ["6/day"]'), 1)
+        assert isinstance(told, dict)
+        assert told["x-ratelimit-remaining-images"] == "0"
+        assert isinstance(await meter.count(caller('images = ["6/day"]'), 1), RateLimited)
+
+    asyncio.run(scene())
 
 
 def test_questions_of_a_key_at_once() -> None:

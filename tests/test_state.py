@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from limits import RateLimitItemPerMinute
-from limits.aio.strategies import MovingWindowRateLimiter
 from structlog.testing import capture_logs
 
-from app.errors import Unavailable
+from app.errors import RateLimited, Unavailable
 from app.metrics import REGISTRY
-from app.state import State
+from app.state import Counters, State
 from tests.redis_server import RedisServer
-
-TEN = RateLimitItemPerMinute(10)
 
 
 @pytest.fixture
@@ -28,15 +24,16 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
-async def hit(limiter: MovingWindowRateLimiter) -> bool:
-    return await limiter.hit(TEN, "alice")
+async def hit(counters: Counters) -> bool:
+    """One of ten a minute."""
+    return await counters.acquire_entry("alice", 10, 60)
 
 
 def test_without_a_url_each_process_counts_for_itself() -> None:
     async def scene() -> None:
         one, other = State("memory:", closed=True), State("memory:", closed=True)
-        assert sum([await one.count(hit) for _ in range(12)]) == 10
-        assert await other.count(hit)
+        assert sum([await one.count("alice", hit) for _ in range(12)]) == 10
+        assert await other.count("alice", hit)
         await one.close()
 
     asyncio.run(scene())
@@ -45,7 +42,7 @@ def test_without_a_url_each_process_counts_for_itself() -> None:
 def test_two_count_together(redis: RedisServer) -> None:
     async def scene() -> None:
         states = [State(redis.url, closed=False) for _ in range(2)]
-        got = await asyncio.gather(*(states[number % 2].count(hit) for number in range(30)))
+        got = await asyncio.gather(*(states[number % 2].count("alice", hit) for number in range(30)))
         assert sum(got) == 10
         for state in states:
             await state.close()
@@ -60,22 +57,22 @@ def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> Non
     async def scene() -> None:
         nonlocal now
         state = State(redis.url, closed=closed, now=lambda: now)
-        assert await state.count(hit)
+        assert await state.count("alice", hit)
         redis.kill()
         with capture_logs() as logs:
             for _ in range(3):
                 if closed:
                     with pytest.raises(Unavailable):
-                        await state.count(hit)
+                        await state.count("alice", hit)
                 else:
-                    assert await state.count(hit)
+                    assert await state.count("alice", hit)
                 now += 2
             redis.start()
-            assert sum([await state.count(hit) for _ in range(12)]) == 10
+            assert sum([await state.count("alice", hit) for _ in range(12)]) == 10
             # A connection that was closed in the meantime is opened anew: that is no loss.
             redis.kill()
             redis.start()
-            assert await state.count(hit)
+            assert await state.count("alice", hit)
         assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
         await state.close()
 
@@ -92,7 +89,7 @@ def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
     async def scene() -> None:
         state = State("redis://127.0.0.1:9", closed=False, now=lambda: 0.0)
         with capture_logs() as logs:
-            assert sum([await state.count(hit) for _ in range(12)]) == 10
+            assert sum([await state.count("alice", hit) for _ in range(12)]) == 10
         assert (len(logs), failures() - before) == (1, 1)
         await state.close()
 
@@ -137,8 +134,82 @@ def test_a_crowd_is_counted_together_too(redis: RedisServer) -> None:
 
     async def scene() -> None:
         state = State(redis.url, closed=True)
-        assert sum(await asyncio.gather(*(state.count(hit) for _ in range(400)))) == 10
+        assert sum(await asyncio.gather(*(state.count("alice", hit) for _ in range(400)))) == 10
         await state.close()
 
     asyncio.run(scene())
     assert failures() == before
+
+
+def test_a_refusal_is_an_answer_of_redis_too(redis: RedisServer) -> None:
+    now = 0.0
+
+    async def refuse(_: Counters) -> None:
+        raise RateLimited("Enough.")
+
+    async def scene() -> None:
+        nonlocal now
+        state = State(redis.url, closed=False, now=lambda: now)
+        redis.kill()
+        with capture_logs() as logs:
+            assert await state.count("alice", hit)
+            redis.start()
+            now += 2
+            with pytest.raises(RateLimited):
+                await state.count("alice", refuse)
+        assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
+        await state.close()
+
+    asyncio.run(scene())
+
+
+def test_one_counts_at_a_time_with_a_name(redis: RedisServer) -> None:
+    inside = most = 0
+
+    async def look(counters: Counters) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        inside -= 1
+
+    async def scene() -> None:
+        states = [State(redis.url, closed=False) for _ in range(2)]
+        await asyncio.gather(*(states[number % 2].count("alice", look) for number in range(6)))
+        assert most == 1
+        await asyncio.gather(*(states[number % 2].count(f"alice {number}", look) for number in range(2)))
+        assert most == 2
+        for state in states:
+            await state.close()
+
+    asyncio.run(scene())
+
+
+def test_whoever_holds_up_the_others_for_long_is_passed_by(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.state._WAIT", 0.02)
+
+    async def scene() -> None:
+        state = State(redis.url, closed=False)
+        await state.share(lambda shared: shared.set("limner:lock:alice", "of one that was killed"))
+        assert await state.count("alice", hit)
+        assert await state.share(lambda shared: shared.get("limner:lock:alice")) is not None
+        await state.close()
+
+    asyncio.run(scene())
+
+
+def test_a_lock_that_was_lost_is_no_fault(redis: RedisServer) -> None:
+    async def scene() -> None:
+        state = State(redis.url, closed=False)
+
+        async def outlast(counters: Counters) -> bool:
+            await state.share(lambda shared: shared.delete("limner:lock:alice"))
+            return await hit(counters)
+
+        with capture_logs() as logs:
+            assert await state.count("alice", outlast)
+        assert logs == []
+        await state.close()
+
+    asyncio.run(scene())

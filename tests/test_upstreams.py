@@ -4,12 +4,14 @@ First with an upstream of plain scripts, where time is a number; then with demo 
 """
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -543,10 +545,11 @@ class Fleet:
     demos: dict[str, RunningDemo]
     limner: RunningLimner
 
-    def ask(self, prompt: str = "a fox", **more: Any) -> httpx.Response:
+    def ask(self, prompt: str = "a fox", key: str = "sk-client", **more: Any) -> httpx.Response:
         body = {"model": "gpt-image-2", "prompt": prompt, "response_format": "url", **more}
         url = f"{self.limner.url}/v1/images/generations"
-        return httpx.post(url, json=body, timeout=30, trust_env=False)
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.post(url, json=body, headers=headers, timeout=30, trust_env=False)
 
     @property
     def calls(self) -> list[int]:
@@ -681,3 +684,24 @@ def test_one_alone_is_not_named() -> None:
         response = Fleet({"alone": demo}, limner).ask()
         assert response.status_code == 200
         assert "x-limner-upstream" not in response.headers
+
+
+PINNED = [
+    Case("to the second, while the first is well", {"a": GOOD, "b": GOOD}, [0, 1], "b"),
+    Case("to one that is busy: nobody else is asked", {"a": GOOD, "b": "error-429"}, [0, 3], "rate_limit_exceeded", 429),
+    Case("to one that is down", {"a": GOOD, "b": "down"}, [0, 0], "upstream_unreachable", 500),
+    Case("to one without the model", {"a": GOOD, "b": GOOD}, [0, 0], "model_not_found", 404, {"b": {"model": None, "models": {"x": GOOD}}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PINNED, ids=lambda case: case.name)
+def test_a_key_that_is_bound_to_an_upstream(case: Case, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"sk-alice").hexdigest()
+    (tmp_path / "keys.toml").write_text(f'[[keys]]\nname = "alice"\nsha256 = "{digest}"\nupstream = "b"\n')
+    with running(case.models, case.entries, keys_file=tmp_path / "keys.toml") as fleet:
+        response = fleet.ask(key="sk-alice")
+        assert (response.status_code, fleet.calls) == (case.status, case.calls)
+    if case.status == 200:
+        assert response.headers["x-limner-upstream"] == case.answered
+    else:
+        assert response.json()["error"]["code"] == case.answered
