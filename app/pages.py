@@ -76,7 +76,12 @@ def page_routes(settings: Settings) -> APIRouter:
 
     async def page(http: Request) -> Response:
         # Not `http.url`, which the client's Host header has a say in.
-        return answer(_NAMED[http.scope["path"]], http)
+        path: str = http.scope["path"]
+        given = http.scope["raw_path"].decode("latin-1")
+        if path != "/" and (slashes := len(given) - len(given.rstrip("/"))):
+            # What the page links to is beside it, and not below.
+            return Response(None, 308, {**_HEADERS, "location": "../" * slashes + path.rpartition("/")[2]})
+        return answer(_NAMED[path], http)
 
     async def asset(name: str, http: Request) -> Response:
         return answer(name, http)

@@ -12,6 +12,7 @@ import pytest
 from app import __version__
 from app.pages import FOLDER, POLICY, about
 from app.pure.images import PARAMETERS
+from app.pure.links import Look
 from app.settings import Settings
 from tests.servers import RunningLimner, run_limner
 from tests.wire import ask, request
@@ -94,11 +95,20 @@ def test_a_host_that_brings_a_path_changes_nothing(limner: RunningLimner) -> Non
     assert reply.status == 200
 
 
+@pytest.mark.parametrize(("path", "place"), [("/status/", "../status"), ("/status//", "../../status")])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_slash_behind_a_page_leads_to_it(limner: RunningLimner, path: str, place: str, method: str) -> None:
+    """Relative, so that it works behind a path of a proxy too."""
+    reply = httpx.request(method, limner.url + path, trust_env=False)
+    assert (reply.status_code, reply.headers["location"]) == (308, place)
+    assert str(reply.next_request.url) == f"{limner.url}/status"  # type: ignore[union-attr]
+
+
 def test_the_pages_can_be_switched_off() -> None:
     with run_limner(NO_UPSTREAM, page=False) as limner:
-        paths = ("/", "/status", "/web/main.js", "/web/server.json")
+        paths = ("/", "/status", "/status/", "/web/main.js", "/web/server.json")
         statuses = [ask(limner.url, request(f"GET {path}")).status for path in paths]
-    assert statuses == [404] * 4
+    assert statuses == [404] * 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +193,20 @@ def test_every_text_of_the_markup_can_be_translated(name: str) -> None:
     assert marked
     for key, text in [*marked, *labels]:
         assert english[key].startswith(text.strip().rstrip(".")), key
+
+
+def test_the_page_knows_all_that_is_said_of_a_pasted_reply() -> None:
+    """So that it can be said in Chinese too; the page sends no pictures along that could have been the client's own."""
+    pure = FOLDER.parent / "pure"
+    judged = "".join((pure / f"{name}.py").read_text() for name in ("replies", "judgement"))
+    reasons = re.findall(r'(?:why_not=|why_not = |reason = |return "", |\("", )f?"([^"]+)"', judged)
+    looks = [reasons.pop(at) for at, each in enumerate(reasons) if "{look.value}" in each]
+    reasons += [looks[0].replace("{look.value}", look.value) for look in (Look.VIDEO, Look.OTHER)]
+    kinds = re.findall(r'(?:return |_in_body\(|Pasted\(|else )"([a-zA-Z ]+)"', (pure / "pasted.py").read_text())
+    told = dict(re.findall(r'^ {2}"([^"]+)": "(\w+)",$', SCRIPTS["explainer.js"], re.MULTILINE))
+    assert told.keys() == {*reasons, *kinds} - {"the client itself had sent it"}
+    english = texts("en")
+    assert {words: english[name] for words, name in told.items()} == {words: words for words in told}
 
 
 def test_every_text_is_used() -> None:

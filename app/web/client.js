@@ -7,8 +7,8 @@ import { decode } from "./pictures.js";
 export const address = (path) => new URL(path, new URL("./", document.baseURI)).href;
 
 /**
- * Yields `{kind, …}`: asked, answered, alive, bytes, partial, completed, failed. `asked` as of request.js; `key` may be
- * empty. Never throws but for an abort by `signal`.
+ * Yields `{kind, …}`: asked, answered, alive, progress, late, bytes, partial, completed, failed. `asked` as of
+ * request.js; `key` may be empty. Never throws but for an abort by `signal`.
  */
 export async function* ask(asked, key, signal) {
   const { body, headers, size } = asked.body();
@@ -52,7 +52,7 @@ async function* readStream(response) {
   let ended = false;
   for await (const event of readEvents(chunksOf(response, (length) => (size += length)))) {
     if (event.comment !== undefined) {
-      yield { kind: "alive" };
+      yield remark(event.comment);
       continue;
     }
     const document = JSON.parse(event.data);
@@ -63,6 +63,14 @@ async function* readStream(response) {
     ended = ended || event.name === "error" || event.name.endsWith(".completed");
   }
   if (!ended) yield { kind: "failed", status: response.status, cut: true };
+}
+
+/** A comment is a header that the stream was too early for, or what the upstream says, or a mere sign of life. */
+function remark(comment) {
+  const [, name, value] = /^(x-limner-[a-z-]+): (.*)$/.exec(comment) ?? [];
+  if (name) return { kind: "late", header: [name, value] };
+  const [, text] = /^progress (.+)$/.exec(comment) ?? [];
+  return text ? { kind: "progress", text } : { kind: "alive" };
 }
 
 /** White space in front is a sign of life. */
@@ -104,6 +112,18 @@ function picture(document) {
 /** What the server tells about itself. */
 export async function about() {
   return (await fetch("web/server.json")).json();
+}
+
+/** What is found in a chat reply: `{document}`, or `{failed}` as of `ask`. */
+export async function diagnose(reply, key) {
+  const headers = { "content-type": "text/plain", ...(key && { authorization: `Bearer ${key}` }) };
+  try {
+    const response = await fetch(address("v1/explain"), { method: "POST", headers, body: reply });
+    const document = await response.json();
+    return response.ok ? { document } : { failed: { status: response.status, error: document.error } };
+  } catch {
+    return { failed: { offline: true } };
+  }
 }
 
 /** The names that clients may use; none where the key does not open the list. */

@@ -3,6 +3,7 @@
 import { about, ask, models } from "./client.js";
 import { CodeTabs } from "./code.js";
 import { $, chosen, complain } from "./dom.js";
+import { Explainer } from "./explainer.js";
 import { explain } from "./faults.js";
 import { History } from "./history.js";
 import { seconds, speak, t } from "./i18n.js";
@@ -25,6 +26,7 @@ const inputs = new Inputs(server.max_image_bytes, changed);
 const timeline = new Timeline();
 const outcome = new Outcome((blob) => inputs.replace([blob], null).then(() => $("prompt").focus()));
 const history = new History(recall);
+new Explainer(key, announce);
 code = new CodeTabs(() => ({ asked: read(), keyed: server.key !== "none" || Boolean(key.value) }));
 
 $("composer").querySelector("details").open = key.isMissing;
@@ -118,7 +120,8 @@ async function follow(asked, signal) {
   let answer = { status: 0, headers: [] };
   const documents = [];
   for await (const step of ask(asked, key.value, signal)) {
-    timeline.add(step);
+    if (step.kind === "late") answer.headers.push(step.header);
+    else timeline.add(step);
     if (step.document) documents.push(step.document);
     if (step.kind === "answered") answer = step;
     if (step.kind === "partial") await showPartial(step);

@@ -3,12 +3,13 @@
 import { $, el } from "./dom.js";
 import { bytes, seconds, t } from "./i18n.js";
 
-/** Signs of life and bytes come again and again: they change their line instead of adding one. */
-const REPEATED = new Set(["alive", "bytes"]);
+/** Signs of life, progress and bytes come again and again: they change their line instead of adding one. */
+const REPEATED = new Set(["alive", "progress", "bytes"]);
 
 const TEXTS = {
   asked: (step) => t("step_asked", { path: step.path, size: bytes(step.size) }),
   answered: (step) => t("step_answered", { status: step.status }),
+  progress: (step) => t("step_progress", { text: step.text }),
   alive: (step) => t("step_alive", { times: step.times }),
   bytes: (step) =>
     t(step.announced ? "step_bytes_of" : "step_bytes", { size: bytes(step.size), all: bytes(step.announced ?? 0) }),
@@ -40,15 +41,20 @@ export class Timeline {
   }
 
   add(step) {
-    const last = this.steps.at(-1);
     const at = performance.now() - this.began;
-    if (REPEATED.has(step.kind) && last?.kind === step.kind) {
-      Object.assign(last, step, { at, times: last.times + 1 });
+    const again = this.#since().find(({ kind }) => kind === step.kind);
+    if (again) {
+      Object.assign(again, step, { at, times: again.times + 1 });
     } else {
       const number = this.steps.filter(({ kind }) => kind === step.kind).length + 1;
       this.steps.push({ ...step, at, number, times: 1 });
     }
     this.#write();
+  }
+
+  /** What came since the last step that is told once. */
+  #since() {
+    return this.steps.slice(this.steps.findLastIndex(({ kind }) => !REPEATED.has(kind)) + 1);
   }
 
   hide() {
