@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tree_sitter
@@ -83,7 +84,8 @@ def read_variables(code: str, _: Path) -> None:
     parser.read_string(f"[all]\n{code}")
     ours = {name: value for name, value in parser["all"].items() if name.startswith("LIMNER_")}
     fields = {variable(field): field for field in Settings.model_fields}
-    Settings(**{"upstream_base_url": "https://upstream.invalid/v1"} | {fields[name]: ours[name] for name in ours})
+    values: dict[str, Any] = {fields[name]: value for name, value in ours.items()}
+    Settings(**{"upstream_base_url": "https://upstream.invalid/v1"} | values)
 
 
 def read_tables(code: str, folder: Path) -> None:
