@@ -146,6 +146,7 @@ TESTS_OF_THE_WHOLE = {
     "test_readme",
     "test_recipes",
     "test_releases",
+    "test_replicas",
     "test_secrets",
     "test_wire",
     "test_workflows",
