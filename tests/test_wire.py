@@ -172,7 +172,8 @@ CASES = [
     Case("openai-php: a length in every part", post(E, b"content-type: multipart/form-data; boundary=%s\r\n" % PHP_BOUNDARY, form(PHP_BOUNDARY, text(b"model", b"gpt-image-2", b"\r\nContent-Length: 11"), text(b"prompt", b"a hat", b"\r\nContent-Length: 5"), part(b'Content-Disposition: form-data; name="image[]"; filename="a.png"\r\nContent-Length: %d\r\nContent-Type: image/png' % len(RED), RED))), "auto 'a hat'", (RED,)),
     # Applications.
     Case("Dify: the tool for dall-e-3", json(G, b'{"prompt": "a fox", "model": "dall-e-3", "size": "1024x1024", "n": 1, "response_format": "b64_json", "style": "vivid", "quality": "standard"}'), "1024x1024 'a fox'", ignored="style", quality="medium"),
-    Case("Dify: the tool for gpt-image sends what is not auto", json(G, b'{"prompt": "a fox", "model": "gpt-image-2"}'), "auto 'a fox'"),
+    Case("Dify: the tool for gpt-image-2 sends what is not auto, and n", json(G, b'{"prompt":"a fox","model":"gpt-image-2","n":1}', PYTHON + b"Content-Type: application/json\r\n"), "auto 'a fox'"),
+    Case("Dify: an edit with a mask", python_form(text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2"), text(b"n", b"1"), file(b"image[]", b"input_image.png", b"image/png", RED), file(b"mask", b"mask_image.png", b"image/png", CLEAR)), "auto 'a hat", (RED, CLEAR)),
     Case("n8n: a generation", json(G, b'{"prompt":"a fox","model":"gpt-image-1","quality":"medium","size":"1024x1024"}'), "1024x1024 'a fox'", quality="medium"),
     Case("LobeChat: a generation", json(G, b'{"model":"gpt-image-1","n":1,"prompt":"a fox"}'), "auto 'a fox'"),
     Case("Open WebUI: a double slash, an API version, its default size", json(b"/v1//images/generations?api-version=2025-04-01-preview", b'{"model": "gpt-image-2", "prompt": "a fox", "n": 1, "size": "512x512"}'), "1024x1024 'a fox'", size="512x512"),
