@@ -4,13 +4,17 @@ import asyncio
 import hashlib
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from limits.aio.storage import MemoryStorage
+from redis import Redis
 
 from app.access import Caller
 from app.errors import ApiError, InvalidRequest, RateLimited
@@ -19,6 +23,7 @@ from app.limits import Limits, within
 from app.pure.images import ImagesRequest, Operation
 from app.pure.sizes import Size
 from app.state import State
+from tests.processes import Process, serve
 from tests.redis_server import RedisServer
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -266,3 +271,125 @@ def test_a_limit_of_ten_a_minute_holds_exactly_over_two_servers(demo: RunningDem
         assert got[9].headers["x-ratelimit-remaining-images"] == "0"
         redis.kill()
         assert ask(one, "a fox while nobody counts for all").status_code == 200
+
+
+# Two processes that share a Redis.
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two Limners; requests go to both in turn. `redis` has been started; `counted` reads it."""
+
+    demo: RunningDemo
+    redis: RedisServer
+    processes: tuple[Process, Process]
+
+    def ask(self, number: int, **more: Any) -> httpx.Response:
+        url = f"{self.processes[number % 2].url}/v1/images/generations"
+        body = {"prompt": f"fox {number}", "response_format": "url", **more}
+        return httpx.post(url, json=body, headers=KEY, timeout=60, trust_env=False)
+
+    def ask_at_once(self, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
+        with ThreadPoolExecutor(len(bodies)) as clients:
+            return list(clients.map(lambda number: self.ask(number, **bodies[number]), range(len(bodies))))
+
+    def counted(self, place: str) -> int:
+        """Entries of a window, or the number of a month."""
+        with Redis.from_url(self.redis.url) as shared:
+            [key] = shared.keys(f"limner:{place}*")
+            return int(shared.get(key)) if place.startswith("month") else shared.llen(key)
+
+    def logged(self, event: str) -> list[int]:
+        """How often each of the two has told that. Ends them."""
+        for process in self.processes:
+            process.process.terminate()
+            assert process.end() == 0
+        return [sum(line["event"] == event for line in process.lines) for process in self.processes]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@contextmanager
+def pair(
+    demo: RunningDemo, redis: RedisServer, folder: Path, lines: str, model: str = "gpt-image-2-chat", **variables: str
+) -> Iterator[Pair]:
+    demo.state.reset()
+    keys = folder / "keys.toml"
+    keys.write_text(HEAD + lines)
+    shared = {
+        "LIMNER_KEYS_FILE": str(keys),
+        "LIMNER_SHARED_STATE": redis.url,
+        "LIMNER_UPSTREAM_MODEL": model,
+        **variables,
+    }
+    with serve(demo, folder / "one", **shared) as one, serve(demo, folder / "other", **shared) as other:
+        yield Pair(demo, redis, (one, other))
+
+
+MIXED = [{"n": 3 if number % 3 == 0 else 1} for number in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "places"),
+    [
+        ('images = ["10/minute"]', ["images/alice/minute"]),
+        ('images = ["500/minute", "10/hour"]', ["images/alice/minute", "images/alice/hour"]),
+        ("monthly_images = 10", ["month/alice"]),
+    ],
+    ids=["a minute", "the longer of two", "the month"],
+)
+def test_ten_images_are_ten_whoever_asks_where(
+    lines: str, places: list[str], demo: RunningDemo, redis: RedisServer, tmp_path: Path
+) -> None:
+    with pair(demo, redis, tmp_path, f'requests = ["1000/minute"]\n{lines}') as both:
+        answers = both.ask_at_once(MIXED)
+        good = [answer for answer in answers if answer.status_code == 200]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert sum(len(answer.json()["data"]) for answer in good) == 10
+        assert demo.state.calls == 10
+        assert both.counted("requests/alice/minute") == len(good)
+        assert [both.counted(place) for place in places] == [10] * len(places)
+
+
+def status_of(answer: httpx.Response) -> str:
+    return f"{answer.status_code} {answer.json().get('error', {}).get('code', '')}".strip()
+
+
+@pytest.mark.parametrize(
+    ("policy", "while_away"), [("open", {"200"}), ("closed", {"503 server_is_overloaded"})], ids=["open", "closed"]
+)
+def test_redis_is_killed_and_comes_back_while_requests_run(
+    policy: str, while_away: set[str], demo: RunningDemo, redis: RedisServer, tmp_path: Path
+) -> None:
+    lines = 'images = ["1000/minute"]\nmonthly_images = 1000\nconcurrency = 4'
+    with pair(demo, redis, tmp_path, lines, LIMNER_STATE_DOWN=policy) as both, ThreadPoolExecutor(8) as clients:
+        numbers = count()
+
+        def start() -> list[Future[httpx.Response]]:
+            return [clients.submit(both.ask, next(numbers)) for _ in range(8)]
+
+        assert {status_of(each.result()) for each in start()} == {"200"}
+        running = start()
+        redis.kill()
+        seen = {status_of(each.result()) for each in running}
+        seen |= {status_of(each.result()) for each in start()}
+        assert while_away <= seen <= {"200"} | while_away
+        running = start()
+        redis.start()
+        assert {status_of(each.result()) for each in running} <= {"200"} | while_away
+        assert any({status_of(each.result()) for each in start()} == {"200"} for _ in range(20))
+        failures = [httpx.get(f"{each.url}/metrics", trust_env=False).text for each in both.processes]
+        assert all('limner_part_errors_total{part="state"} 0.0' not in each for each in failures)
+        assert (both.logged("shared state is away"), both.counted("images/alice/minute") > 0) == ([1, 1], True)
+        assert [sum(line["event"] == "shared state is back" for line in each.lines) for each in both.processes] == [
+            1,
+            1,
+        ]
