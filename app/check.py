@@ -13,13 +13,17 @@ from typing import Any
 import httpx
 import orjson
 
-from app.formats import variable
 from app.main import create_app
+from app.places import place
 from app.pure.patience import who_gives_up
 from app.settings import Settings
 
 #: What helps against something that cuts silent answers.
 _SHORTER = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"
+
+
+#: What of the upstream's configuration an error speaks of, by its code.
+AT_FAULT = {"upstream_auth": "api_key", "upstream_quota": "api_key", "upstream_model": "model"}
 
 
 class Failed(Exception):
@@ -67,7 +71,7 @@ def take(step: Step, settings: Settings) -> bool:
 
 async def reach(settings: Settings) -> str:
     url = httpx.URL(settings.roster[0].base_url)
-    see = f"See {place(settings, 'base_url')}"
+    see = f"See {place(settings, settings.roster[0], 'base_url')}"
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     began = time.perf_counter()
     try:
@@ -116,7 +120,7 @@ async def list_models(settings: Settings) -> str:
     """Few upstreams document the list; where there is none, only a picture can tell."""
     (entry,) = settings.roster
     if entry.api_key is None:
-        return f"none: {place(settings, 'api_key')} is unset, callers bring their own"
+        return f"none: {place(settings, entry, 'api_key')} is unset, callers bring their own"
     headers = {"authorization": f"Bearer {entry.api_key.get_secret_value()}"}
     try:
         # The same certificates as for the questions, not those that come with httpx.
@@ -127,7 +131,7 @@ async def list_models(settings: Settings) -> str:
     except httpx.HTTPError as error:
         raise Failed(f"no answer to GET /models: {type(error).__name__}") from None
     if response.status_code in {401, 403}:
-        raise Failed(f"the upstream refuses {place(settings, 'api_key')} with status {response.status_code}")
+        raise Failed(f"the upstream refuses {place(settings, entry, 'api_key')} with status {response.status_code}")
     if not response.is_success:
         return f"not known: GET /models answers {response.status_code}"
     models = dict.fromkeys(model for model in (entry.rest, *entry.models.values()) if model is not None)
@@ -147,7 +151,7 @@ async def paint_one(settings: Settings) -> str:
     """Through the whole server, so that download and conversion are tried too."""
     (entry,) = settings.roster
     if entry.api_key is None:
-        raise Failed(f"{place(settings, 'api_key')} is unset: only callers have keys, so nobody is here to pay")
+        raise Failed(f"{place(settings, entry, 'api_key')} is unset: only callers have keys, so nobody is here to pay")
     try:
         # Without the keys of clients, which may be known as digests only: nobody else can reach this server.
         app = create_app(settings.model_copy(update={"api_keys": (), "keys_file": None}))
@@ -161,7 +165,8 @@ async def paint_one(settings: Settings) -> str:
             response = await http.post("/v1/images/generations", json=asked | named)
     answer = response.json()
     if not response.is_success:
-        raise Failed(answer["error"]["message"])
+        message, field = answer["error"]["message"], AT_FAULT.get(answer["error"]["code"])
+        raise Failed(message if field is None else f"{message} See {place(settings, entry, field)}")
     return f"{answer['size']} {answer['output_format']}, {way_of(response.headers)}"
 
 
@@ -199,11 +204,6 @@ async def keep_silent(settings: Settings, seconds: float) -> str:
 
 def cut_after(began: float) -> str:
     return f"cut after {time.perf_counter() - began:.0f} s"
-
-
-def place(settings: Settings, field: str) -> str:
-    """Where the operator has written this."""
-    return f"{field} in LIMNER_UPSTREAMS" if settings.upstreams else variable(f"upstream_{field}")
 
 
 STEPS = [Step("address", reach), Step("tls", shake_hands), Step("key", list_models)]

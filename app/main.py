@@ -34,6 +34,7 @@ from app.openapi import complete
 from app.ops import health_routes, kept_routes, metrics_routes, model_routes
 from app.pages import page_routes
 from app.pipeline import Policy
+from app.places import places
 from app.responses import ErrorResponse
 from app.roster import Entry
 from app.routes import image_routes
@@ -261,6 +262,7 @@ def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
         idle_timeout=settings.upstream_idle_timeout,
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
         user_agent=f"limner/{__version__}",
+        places=places(settings, entry),
     )
 
 

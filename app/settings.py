@@ -217,10 +217,10 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _find_file(cls, given: dict[str, Any]) -> dict[str, Any]:
-        named = given.get("config")
-        found = named or ("upstream_base_url" not in given and Path(FILE).is_file())
-        if found and "upstreams" not in given:
-            given = given | {"upstreams": Path(named or FILE)}
+        """`config` is afterwards the file that the list comes from."""
+        file = given.get("config") or (FILE if "upstream_base_url" not in given and Path(FILE).is_file() else "")
+        found = {"upstreams": Path(file), "config": file} if file and "upstreams" not in given else {"config": None}
+        given = given | found
         return {"upstream_base_url": None} | given if given.get("upstreams") else given
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ _LOST = (httpx.HTTPError, aiohttp.ClientError)
 class UpstreamConfig:
     """Times in seconds. `timeout` is for one question with all its attempts, `idle_timeout` for silence inside a reply.
 
-    Without `api_key` each caller's own key is passed on.
+    Without `api_key` each caller's own key is passed on. `places`: where the operator has written what, for the log.
     """
 
     base_url: str
@@ -54,6 +54,7 @@ class UpstreamConfig:
     idle_timeout: float = 120
     max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
     user_agent: str = "limner"
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +226,7 @@ class Upstream:
             pass_through=self.pass_through,
             now=self._now(),
             secrets=self._secrets(question),
+            places=self._config.places,
         )
 
     def _secrets(self, question: Question) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "blobs": {"errors", "metrics"},
     "traces": {"metrics"},
     "ledger": {"log", "metrics"},
+    "places": {"formats", "roster", "settings"},
     "report": set(),
     "jobs": {"errors", "log"},
     "pipeline": {"errors", "pure/*"},
@@ -99,7 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnosis": {"errors", "access", "explanation", "responses", "routes", "pure/*"},
     "terminal": set(),
     "painting": {"settings", "terminal", "pure/*"},
-    "check": {"errors", "formats", "main", "settings", "pure/*"},
+    "check": {"errors", "main", "places", "settings", "pure/*"},
     "showcase": {"log", "main", "objections", "settings", "pure/*", "demo/*"},
     "__main__": {"*"},
 }

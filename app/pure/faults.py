@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from app.errors import (
@@ -83,25 +83,22 @@ def _say(kind: type[ApiError], message: str, code: str | None = None) -> Callabl
     return lambda complaint: kind(message.format(status=complaint.status), code=code, detail=complaint.detail)
 
 
+_MEND = "Only the operator of this server can mend that."
+
 _no_credit = _say(UpstreamError, "This server's account with the upstream has no credit left.", "upstream_quota")
 _wrong_model = _say(
     UpstreamError,
-    "The upstream does not offer the model that this server asks for. The operator should check LIMNER_UPSTREAM_MODEL.",
+    f"The upstream does not offer the model that this server asks for. {_MEND}",
     "upstream_model",
 )
-_wrong_key = _say(
-    UpstreamAuth,
-    "The upstream refused this server's key (status {status}). The operator should check LIMNER_UPSTREAM_API_KEY.",
-)
+_wrong_key = _say(UpstreamAuth, f"The upstream refused this server's key (status {{status}}). {_MEND}")
 _wrong_address = _say(
     UpstreamError,
-    "The upstream has nothing at the configured address (status {status}). "
-    "The operator should check LIMNER_UPSTREAM_BASE_URL.",
+    f"The upstream has nothing at the configured address (status {{status}}). {_MEND}",
 )
 _redirected = _say(
     UpstreamBroken,
-    "The upstream redirects elsewhere (status {status}), which is not followed. "
-    "The operator should check LIMNER_UPSTREAM_BASE_URL.",
+    f"The upstream redirects elsewhere (status {{status}}), which is not followed. {_MEND}",
 )
 _too_large = _say(TooLarge, "The request is larger than the upstream takes. Send fewer or smaller images.")
 _too_slow = _say(UpstreamTimeout, "The upstream took too long (status {status}). The image may have been made.")
@@ -138,7 +135,10 @@ _OUR_KEY, _CALLERS_KEY = False, True
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Matches where the status is one of `statuses`, `words` are found, and the key is whose `pass_through` says."""
+    """Matches where the status is one of `statuses`, `words` are found, and the key is whose `pass_through` says.
+
+    `place`: what of the upstream's configuration is at fault.
+    """
 
     name: str
     statuses: Container[int]
@@ -146,22 +146,23 @@ class Row:
     make: Callable[[Complaint], ApiError]
     again: Again = Again.NEVER
     pass_through: bool | None = None
+    place: str | None = None
 
 
 #: The first that matches counts. Relays put one fault under many statuses (an invalid size as 429, a refusal as 451),
 #: so words go before statuses. 408 is not safe to repeat: relays answer it when what is behind them was slow.
 ROWS: tuple[Row, ...] = (
-    Row("a redirect", range(300, 400), None, _redirected, Again.ELSEWHERE),
+    Row("a redirect", range(300, 400), None, _redirected, Again.ELSEWHERE, place="base_url"),
     Row("a refusal, said", _ANY, _REFUSAL, _block),
     Row("a refusal, by status", {451}, None, _block),
-    Row("no credit of ours, said", _ANY, _CREDIT, _no_credit, Again.ELSEWHERE, pass_through=_OUR_KEY),
-    Row("no credit of ours, by status", {402}, None, _no_credit, Again.ELSEWHERE, pass_through=_OUR_KEY),
+    Row("no credit of ours, said", _ANY, _CREDIT, _no_credit, Again.ELSEWHERE, _OUR_KEY, "api_key"),
+    Row("no credit of ours, by status", {402}, None, _no_credit, Again.ELSEWHERE, _OUR_KEY, "api_key"),
     Row("no credit of the caller's, said", _ANY, _CREDIT, _charge_caller, pass_through=_CALLERS_KEY),
     Row("no credit of the caller's, by status", {402}, None, _charge_caller, pass_through=_CALLERS_KEY),
     Row("a model that the caller may not use", {403}, _MODEL, _deny_caller, pass_through=_CALLERS_KEY),
-    Row("a model that is not there", _ANY, _MODEL, _wrong_model, Again.ELSEWHERE),
-    Row("our key, said", _ANY, _KEY, _wrong_key, Again.ELSEWHERE, pass_through=_OUR_KEY),
-    Row("our key, by status", {401, 403}, None, _wrong_key, Again.ELSEWHERE, pass_through=_OUR_KEY),
+    Row("a model that is not there", _ANY, _MODEL, _wrong_model, Again.ELSEWHERE, place="model"),
+    Row("our key, said", _ANY, _KEY, _wrong_key, Again.ELSEWHERE, _OUR_KEY, "api_key"),
+    Row("our key, by status", {401, 403}, None, _wrong_key, Again.ELSEWHERE, _OUR_KEY, "api_key"),
     Row("the caller's key, said", _ANY, _KEY, _deny_caller, pass_through=_CALLERS_KEY),
     Row("the caller's key, by status", {401, 403}, None, _deny_caller, pass_through=_CALLERS_KEY),
     Row("a value that the upstream does not take", _ANY, _WRONG_VALUE, _refuse),
@@ -172,7 +173,7 @@ ROWS: tuple[Row, ...] = (
     Row("too many, said under another status", _ANY, _RATE, _limit),
     Row("overloaded, said under another status", _ANY, _OVERLOAD, _overloaded),
     Row("too slow", {408, 504, 520, 522, 524}, None, _too_slow),
-    Row("nothing there", {404, 405, 410}, None, _wrong_address, Again.ELSEWHERE),
+    Row("nothing there", {404, 405, 410}, None, _wrong_address, Again.ELSEWHERE, place="base_url"),
     Row("a request that the upstream does not take", {400, 409, 415, 422}, None, _refuse),
     Row("a crash before any work, perhaps", {500, 502}, None, _failed, Again.AMBIGUOUS),
     Row("anything else", _ANY, None, _failed),
@@ -187,14 +188,18 @@ def translate(
     pass_through: bool,
     now: float,
     secrets: Collection[str] = (),
+    places: Mapping[str, str] | None = None,
 ) -> Fault:
     """`body` may be the beginning only. `now` is seconds since 1970, for dates; `secrets` never leave, wherever said.
+    `places`: where the operator has written the address, the key and the model, by the names in ROWS; for the log.
 
     An error object inside a 200 is translated likewise, with the status that it names, if it names one; but nobody may
     ask again after a crash there, since an answer had begun.
     """
     complaint = Complaint.read(status, headers, body, now=now, secrets=secrets)
     row = next(row for row in ROWS if _matches(row, complaint, pass_through=pass_through))
+    if place := (places or {}).get(row.place or ""):
+        complaint = replace(complaint, detail=f"see {place}: {complaint.detail}")
     again = Again.NEVER if status < 300 and row.again is Again.AMBIGUOUS else row.again
     return Fault(row.make(complaint), again, complaint.retry_after)
 

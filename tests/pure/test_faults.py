@@ -171,8 +171,7 @@ CASES = (
         UpstreamAuth,
         "upstream_auth",
         Again.ELSEWHERE,
-        message="The upstream refused this server's key (status 401). "
-        "The operator should check LIMNER_UPSTREAM_API_KEY.",
+        message="The upstream refused this server's key (status 401). Only the operator of this server can mend that.",
     ),
     Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
     Case("this server refused", 403, HTML, UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
@@ -347,6 +346,32 @@ def test_faults(case: Case) -> None:
     assert not any(word in fault.error.message for word in ("sk-", "org-", "10.0.0.7", "nginx", "<"))
     assert fault.error.detail is not None
     assert fault.error.detail.startswith(f"upstream answered {case.status}")
+
+
+PLACES = {"base_url": "BASE", "api_key": "KEY", "model": "MODEL"}
+SENT_TO = {
+    "a temporary redirect": "BASE",
+    "no credit, by status": "KEY",
+    "no credit, OpenAI's words": "KEY",
+    "no such model": "MODEL",
+    "a model that is not there for the caller either": "MODEL",
+    "our key refused": "KEY",
+    "our key refused, without words": "KEY",
+    "our key refused inside a 200": "KEY",
+    "the caller's key refused": None,
+    "a wrong address": "BASE",
+    "a crash": None,
+}
+
+
+@pytest.mark.parametrize("name", SENT_TO)
+def test_the_log_says_where_the_operator_can_mend_it(name: str) -> None:
+    (case,) = (case for case in CASES if case.name == name)
+    body = case.body if isinstance(case.body, bytes) else orjson.dumps({"error": case.body})
+    error = translate(case.status, {}, body, pass_through=case.pass_through, now=NOW, places=PLACES).error
+    begins = f"see {SENT_TO[name]}: upstream answered" if SENT_TO[name] else "upstream answered"
+    assert (error.detail or "").startswith(begins)
+    assert not any(place in error.message for place in PLACES.values())
 
 
 @each_case
