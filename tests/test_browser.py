@@ -149,6 +149,10 @@ def test_a_stream_shows_pictures_on_the_way(browser: Browser) -> None:
             assert shown(page) == [(1536, 1024)]
             for step in ("A picture on the way: 1", "A picture on the way: 2", "sign of life", "Downloaded"):
                 assert step in course(page)
+            assert re.search(r"The upstream says: 进度 (13|55|88)%", course(page))
+            assert "Found as\naddress" in page.inner_text("#facts")
+            page.click("#tabs button:has-text('Answer')")
+            assert "\nx-limner-reply-form: address\n" in page.inner_text("#code")
             assert list(dict.fromkeys(seen.json_value())) == [384, 768]
 
 
@@ -617,7 +621,7 @@ def test_everything_can_be_read_in_light_and_dark(browser: Browser, limner: Runn
         assert (background == "rgb(20, 19, 18)") == (scheme == "dark")
 
 
-@pytest.mark.parametrize("width", [320, 375])
+@pytest.mark.parametrize("width", [320, 360])
 @pytest.mark.parametrize("path", ["/", "/status"])
 def test_nothing_is_wider_than_a_phone(browser: Browser, limner: RunningLimner, width: int, path: str) -> None:
     phone = {"viewport": {"width": width, "height": 720}, "has_touch": True, "is_mobile": True}
@@ -628,6 +632,8 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, limner: RunningLimner, 
             page.set_input_files("#files", [picture()])
             paint(page)
             assert shown(page) == [(1536, 1024)]
+            explain(page, f"![a](https://e.com/{'a' * 300}.png) ![b](data:image/png;base64,{'A' * 300})")
+            expect(page.locator("#findings li")).to_have_count(2)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         if path == "/":
             page.click("#paint-mask")
@@ -658,12 +664,100 @@ def test_the_page_speaks_chinese(browser: Browser, limner: RunningLimner) -> Non
         assert page.inner_text("label[for=prompt]") == "Prompt"
 
 
+def test_what_comes_again_and_again_takes_one_line(page: Page) -> None:
+    """In the order in which the last of each kind came."""
+    remarks = ("keep-alive", "progress 13 %", "keep-alive", "progress 55 %", "x-limner-reply-form: link")
+    body = "".join(f": {remark}\n\n" for remark in remarks)
+    page.route("**/v1/images/*", lambda route: route.fulfill(status=200, body=body, content_type="text/event-stream"))
+    paint(page)
+    expect(page.locator("#failure h3")).to_have_text("The answer broke off")
+    lines = page.locator("#timeline span").all_inner_texts()
+    assert lines[2:] == ["Still painting, sign of life 2", "The upstream says: 55 %", "Failed"]
+
+
+def explain(page: Page, reply: str) -> None:
+    page.click(".explain summary")
+    page.fill("#pasted", reply)
+    page.click("#explainer button")
+
+
+def test_a_pasted_reply_is_explained(page: Page) -> None:
+    inside = "data:image/png;base64," + base64.b64encode(picture(size=(96, 64))["buffer"]).decode()
+    explain(page, f"> 进度 **34%**\n![a]({inside})\n![b](https://e.com/b.png)\n![logo](https://e.com/c.svg)")
+    found = page.locator("#findings li:not(.lost)")
+    expect(found).to_have_count(2)
+    assert found.nth(0).inner_text().startswith("markdown-image\n96×64 · PNG · ")
+    assert page.eval_on_selector("#findings img", "image => image.decode().then(() => image.naturalWidth)") == 96
+    link = found.nth(1).locator("a")
+    told = [link.get_attribute(name) for name in ("href", "target", "rel")]
+    assert told == ["https://e.com/b.png", "_blank", "noopener noreferrer"]
+    lost = page.locator("#findings .lost")
+    expect(lost).to_have_count(1)
+    expect(lost).to_contain_text("it leads to a file that is not an image")
+    expect(page.locator("#announcer")).to_have_text("Found: 2. Dropped: 1.")
+    with page.expect_download() as download:
+        page.click("#findings button:has-text('Download')")
+    assert download.value.suggested_filename == "limner-explained.png"
+    page.click("#language")
+    expect(page.locator("#findings .hint")).to_have_text("按普通文字读取。")
+    expect(lost).to_contain_text("指向的文件不是图片")
+
+
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    name: str
+    reply: str
+    says: str
+
+
+PASTED = [
+    Pasted("a refusal", "I cannot help with that: it violates our content policy.", "400 moderation_blocked: "),
+    Pasted("a stream that broke off", 'data: {"choices":[{"delta":{"content":"Wait"}}]}\n\ndata: {"cho', "Read as a stream of events, which broke off."),
+    Pasted("markup that would do something", "<img src=x onerror=\"document.title='gone'\"><script>document.title = 'gone'</script>", "Found: 0"),
+    Pasted("a picture that is no picture", f"![a](data:image/svg+xml;base64,{'PHN2Zz4g' * 40})", "its bytes are no image"),
+    Pasted("an address that would do something", "![a](javascript:alert(1)) ![b](https://e.com/b.png)", "https://e.com/b.png"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PASTED, ids=lambda case: case.name)
+def test_whatever_is_pasted_is_shown_as_text(page: Page, case: Pasted) -> None:
+    explain(page, case.reply)
+    expect(page.locator("#findings")).to_contain_text(case.says)
+    assert page.title() == "Limner"
+    links = page.eval_on_selector_all("#findings a", "all => all.map((each) => each.protocol)")
+    assert set(links) <= {"https:"}
+
+
+def test_a_reply_that_cannot_be_explained_says_why(browser: Browser, demo: RunningDemo) -> None:
+    with run_limner(demo.url, api_keys="sk-client") as limner, open_page(browser, limner) as page:
+        explain(page, " ")
+        fault = page.locator("#pasted-fault")
+        expect(fault).to_have_text("Paste a reply first.")
+        expect(page.locator("#pasted")).to_be_focused()
+        page.fill("#pasted", "![a](https://e.com/a.png)")
+        page.click("#explainer button")
+        expect(fault).to_have_text("This server wants a key.")
+        page.fill("#key", "sk-wrong")
+        page.focus("#pasted")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(fault).to_have_text("The key does not fit. Incorrect API key provided.")
+        page.fill("#key", "sk-client")
+        page.click("#explainer button")
+        expect(page.locator("#findings a")).to_have_count(1)
+        expect(fault).to_be_hidden()
+        page.context.set_offline(True)
+        page.click("#explainer button")
+        expect(fault).to_contain_text("Limner cannot be reached.")
+        expect(page.locator("#findings")).to_be_hidden()
+
+
 def test_operators_see_what_is_going_on(browser: Browser, demo: RunningDemo) -> None:
     demo.state.reset()
     with (
         run_limner(demo.url, upstream_model="holds", status_key="sk-operator") as limner,
         open_page(browser, limner) as painter,
-        open_page(browser, limner, "/status") as page,
+        open_page(browser, limner, "/status/") as page,
     ):
         assert page.is_hidden("#report")
         assert page.is_hidden("#key-fault")

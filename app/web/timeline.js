@@ -3,7 +3,7 @@
 import { $, el } from "./dom.js";
 import { bytes, seconds, t } from "./i18n.js";
 
-/** Signs of life, progress and bytes come again and again: they change their line instead of adding one. */
+/** Signs of life, progress and bytes come again and again: the newest takes the place of the one before. */
 const REPEATED = new Set(["alive", "progress", "bytes"]);
 
 const TEXTS = {
@@ -43,12 +43,9 @@ export class Timeline {
   add(step) {
     const at = performance.now() - this.began;
     const again = this.#since().find(({ kind }) => kind === step.kind);
-    if (again) {
-      Object.assign(again, step, { at, times: again.times + 1 });
-    } else {
-      const number = this.steps.filter(({ kind }) => kind === step.kind).length + 1;
-      this.steps.push({ ...step, at, number, times: 1 });
-    }
+    const number = this.steps.filter(({ kind }) => kind === step.kind).length + 1;
+    this.steps = this.steps.filter((each) => each !== again);
+    this.steps.push({ ...step, at, number, times: (again?.times ?? 0) + 1 });
     this.#write();
   }
 
