@@ -10,7 +10,7 @@ from app.pure.words import word_set
 #: Keys of a document that never hold an image.
 _FRAME = word_set(
     """
-    choices created error id model object provider service_tier system_fingerprint type usage
+    choices created error id model object provider service_tier system_fingerprint type usage usageMetadata
     """
 )
 #: Keys of a choice that are read one by one.
@@ -157,7 +157,7 @@ class Joined:
 
     def _note(self, document: Mapping[str, Any]) -> bool:
         """Whether it complains."""
-        usage = read_usage(document.get("usage"))
+        usage = read_usage(document.get("usage") or document.get("usageMetadata"))
         self.usage = usage if usage != NO_USAGE else self.usage
         error = read_error(document)
         self.error = self.error or error

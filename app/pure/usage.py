@@ -37,15 +37,41 @@ NO_USAGE = Usage()
 
 
 def read_usage(value: object) -> Usage:
-    """Chat's form or the Images API's own. Zeros where the upstream says nothing or nonsense.
+    """Chat's form, the Images API's own or Gemini's. Zeros where the upstream says nothing or nonsense.
 
     Input is text and output is image unless the details say otherwise.
     """
     if not isinstance(value, Mapping):
         return NO_USAGE
+    if _GEMINI & value.keys():
+        value = _like_chat(value)
     given, image = _side(value, ("prompt", "input"), "image_tokens", "text_tokens")
     made, text = _side(value, ("completion", "output"), "text_tokens", "image_tokens")
     return Usage(image, given - image, made - text, text)
+
+
+_GEMINI = {"promptTokenCount", "candidatesTokenCount"}
+
+
+def _like_chat(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Gemini counts by modality, and thoughts, which are text, apart from the answer."""
+    thoughts = _count(usage.get("thoughtsTokenCount"))
+    given, made = (_of_modalities(usage.get(f"{side}TokensDetails")) for side in ("prompt", "candidates"))
+    return {
+        "prompt_tokens": usage.get("promptTokenCount"),
+        "prompt_tokens_details": given,
+        "completion_tokens": _count(usage.get("candidatesTokenCount")) + thoughts,
+        "completion_tokens_details": made | {"text_tokens": made.get("text_tokens", 0) + thoughts},
+    }
+
+
+def _of_modalities(details: object) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for entry in details if isinstance(details, list) else ():
+        if isinstance(entry, Mapping) and isinstance(entry.get("modality"), str):
+            name = f"{entry['modality'].lower()}_tokens"
+            counts[name] = counts.get(name, 0) + _count(entry.get("tokenCount"))
+    return counts
 
 
 def _side(usage: Mapping[str, Any], names: tuple[str, str], rare: str, usual: str) -> tuple[int, int]:

@@ -111,6 +111,13 @@ def test_an_images_stream_keeps_only_the_finished_picture() -> None:
     assert (result.finish_reason, result.usage) == ("stop", Usage(0, 0, 4))
 
 
+def test_usage_is_read_where_gemini_tells_it() -> None:
+    result = joined(
+        {"candidates": [{"content": {}}], "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 9}}
+    )
+    assert result.usage == Usage(0, 7, 9)
+
+
 def test_the_last_usage_that_says_something_counts() -> None:
     result = joined({"usage": {"prompt_tokens": 1}}, {"usage": {"prompt_tokens": 2}}, {"usage": {}}, {"usage": None})
     assert result.usage == Usage(0, 2)

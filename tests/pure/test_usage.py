@@ -54,6 +54,45 @@ CASES = [
         "more in the details than in all", {"prompt_tokens": 2, "prompt_tokens_details": {"image_tokens": 9}}, Usage(2)
     ),
     Case("more usual tokens than all", {"prompt_tokens": 2, "prompt_tokens_details": {"text_tokens": 9}}, Usage(0, 2)),
+    Case(
+        "Gemini's form",
+        {"promptTokenCount": 7, "candidatesTokenCount": 1290, "totalTokenCount": 1297},
+        Usage(0, 7, 1290),
+    ),
+    Case(
+        "Gemini's form with details",
+        {
+            "promptTokenCount": 265,
+            "candidatesTokenCount": 1300,
+            "thoughtsTokenCount": 50,
+            "totalTokenCount": 1615,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 7}, {"modality": "IMAGE", "tokenCount": 258}],
+            "candidatesTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 10},
+                {"modality": "IMAGE", "tokenCount": 1290},
+            ],
+        },
+        Usage(258, 7, 1290, 60),
+    ),
+    Case(
+        "Gemini's pictures in two rows",
+        {"promptTokenCount": 9, "promptTokensDetails": [{"modality": "IMAGE", "tokenCount": 4}] * 2},
+        Usage(8, 1),
+    ),
+    Case(
+        "Gemini's thoughts without details",
+        {"candidatesTokenCount": 1290, "thoughtsTokenCount": 50},
+        Usage(0, 0, 1290, 50),
+    ),
+    Case(
+        "nonsense in Gemini's details",
+        {
+            "promptTokenCount": 7,
+            "promptTokensDetails": [1, {"modality": 2}, {"modality": "IMAGE", "tokenCount": "x"}],
+            "candidatesTokensDetails": {},
+        },
+        Usage(0, 7),
+    ),
     Case("a total alone", {"total_tokens": 5}, NO_USAGE),
     Case("nothing", None, NO_USAGE),
     Case("a list", [1], NO_USAGE),
