@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
@@ -21,10 +22,8 @@ from app.board import Board
 from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
-from app.formats import STANDARD_OUTPUT
 from app.handover import Handover
 from app.keys import KeyBook
-from app.ledger import Ledger
 from app.limits import Limits
 from app.log import log
 from app.metrics import watch
@@ -33,22 +32,24 @@ from app.once import Once
 from app.openapi import complete
 from app.ops import health_routes, kept_routes, metrics_routes, model_routes
 from app.pages import page_routes
-from app.pipeline import Policy
-from app.places import places
+from app.parts import (
+    open_access,
+    open_books,
+    open_once,
+    open_upstreams,
+    policy,
+    store_config,
+    turns,
+)
 from app.responses import ErrorResponse
-from app.roster import Entry
 from app.routes import image_routes
 from app.settings import Settings
 from app.silence import silence_routes
 from app.state import State
 from app.status import REMEMBERED, status_routes
 from app.store import Store, open_store
-from app.stored import StoreConfig
 from app.studio import Studio
-from app.traces import Tracing
 from app.transcode import Transcoder
-from app.upstream import Upstream, UpstreamConfig, open_transport
-from app.upstreams import Member, Upstreams
 from app.workbench import Parts
 
 #: Browsers show scripts no other headers of an answer.
@@ -174,11 +175,7 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
         keepalive_after=settings.keepalive_after,
     )
     app.state.studio = studio
-    beside = [
-        asyncio.create_task(sweep(store, once, min(_SWEEP, settings.image_ttl, settings.answer_ttl))),
-        asyncio.create_task(watch(studio.turns, upstreams.circuits)),
-        asyncio.create_task(board.beat()),
-    ]
+    beside = [asyncio.create_task(work) for work in recurring(settings, studio, store)]
     try:
         yield
     finally:
@@ -195,75 +192,12 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
         await books.close()
 
 
-def open_access(settings: Settings, book: KeyBook | None) -> Access:
-    keys = (key.get_secret_value() for key in settings.api_keys)
-    return Access(keys, pass_through=settings.pass_through, book=book)
-
-
-def policy(settings: Settings) -> Policy:
-    return Policy(
-        stream=settings.upstream_stream,
-        default_format=settings.default_response_format,
-        rehost=settings.rehost,
-        mask=settings.mask,
-        pass_links=settings.pass_image_urls,
-    )
-
-
-def store_config(settings: Settings) -> StoreConfig:
-    return StoreConfig(
-        url=settings.image_store,
-        ttl=settings.image_ttl,
-        max_bytes=settings.image_store_max_bytes,
-        key=settings.image_store_key,
-        serve=settings.store_serve,
-    )
-
-
-def open_books(settings: Settings) -> Books:
-    to_stdout = settings.ledger == STANDARD_OUTPUT
-    ledger = None if settings.ledger is None else Ledger(None if to_stdout else settings.ledger)
-    tracing = None if settings.traces is None else Tracing(settings.traces, __version__)
-    return Books(ledger, tracing, log_prompts=settings.log_prompts)
-
-
-def open_once(settings: Settings) -> Once:
-    return Once(
-        ttl=settings.answer_ttl,
-        key_ttl=settings.idempotency_ttl,
-        most=settings.max_answers,
-        most_bytes=settings.max_answers_bytes,
-    )
-
-
-def turns(settings: Settings) -> int:
-    """No more than the upstreams take together: the rest waits in the queue, which is fair between callers."""
-    limits = [entry.max_concurrency for entry in settings.roster]
-    all_of_them = sum(limit for limit in limits if limit is not None)
-    return settings.max_concurrency if None in limits else min(settings.max_concurrency, all_of_them)
-
-
-def open_upstreams(settings: Settings) -> Upstreams:
-    transport = open_transport()
-    return Upstreams(
-        [Member(entry, Upstream(upstream_config(entry, settings), transport)) for entry in settings.roster],
-        timeout=settings.upstream_timeout,
-        attempts=settings.upstream_attempts,
-        ambiguous=settings.retry_ambiguous,
-    )
-
-
-def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
-    return UpstreamConfig(
-        base_url=entry.base_url,
-        api_key=entry.api_key,
-        timeout=settings.upstream_timeout,
-        connect_timeout=settings.upstream_connect_timeout,
-        idle_timeout=settings.upstream_idle_timeout,
-        max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
-        user_agent=f"limner/{__version__}",
-        places=places(settings, entry),
-    )
+def recurring(settings: Settings, studio: Studio, store: Store) -> list[Coroutine[Any, Any, None]]:
+    return [
+        sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
+        watch(studio.turns, studio.parts.upstreams.circuits),
+        studio.handover.board.beat(),
+    ]
 
 
 async def sweep(store: Store, once: Once, seconds: float) -> None:

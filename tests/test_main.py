@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.errors import NotFound
-from app.main import EXPOSED, answer_fault, answer_framework, create_app, sweep, turns
+from app.main import EXPOSED, answer_fault, answer_framework, create_app, sweep
 from app.once import Once
 from app.settings import Settings
 from app.stored import not_reached
@@ -238,19 +238,3 @@ def test_connections_are_kept_and_requests_answered_in_order(limner: RunningLimn
 def test_the_document_is_served(limner: RunningLimner) -> None:
     document = httpx.get(f"{limner.url}/openapi.json", trust_env=False).json()
     assert document["info"]["title"] == "Limner"
-
-
-LIMITS: dict[str, tuple[list[int | None], int]] = {
-    "one without a limit: as many as the process takes": ([4, None], 100),
-    "all with one: no more than they take together": ([4, 3], 7),
-    "more than the process takes": ([90, 90], 100),
-}
-
-
-@pytest.mark.parametrize("name", LIMITS)
-def test_questions_wait_in_the_fair_queue_for_upstreams_that_are_full(name: str, tmp_path: Path) -> None:
-    limits, expected = LIMITS[name]
-    listed = [
-        {"name": f"u{index}", "base_url": "http://h/v1", "max_concurrency": limit} for index, limit in enumerate(limits)
-    ]
-    assert turns(settings(tmp_path, upstream_base_url=None, upstreams=listed, max_concurrency=100)) == expected

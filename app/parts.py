@@ -1,0 +1,88 @@
+"""What the settings mean for each part of the server: how it is built from them."""
+
+from app import __version__
+from app.access import Access
+from app.accounts import Books
+from app.formats import STANDARD_OUTPUT
+from app.keys import KeyBook
+from app.ledger import Ledger
+from app.once import Once
+from app.pipeline import Policy
+from app.places import places
+from app.roster import Entry
+from app.settings import Settings
+from app.stored import StoreConfig
+from app.traces import Tracing
+from app.upstream import Upstream, UpstreamConfig, open_transport
+from app.upstreams import Member, Upstreams
+
+
+def open_access(settings: Settings, book: KeyBook | None) -> Access:
+    keys = (key.get_secret_value() for key in settings.api_keys)
+    return Access(keys, pass_through=settings.pass_through, book=book)
+
+
+def policy(settings: Settings) -> Policy:
+    return Policy(
+        stream=settings.upstream_stream,
+        default_format=settings.default_response_format,
+        rehost=settings.rehost,
+        mask=settings.mask,
+        pass_links=settings.pass_image_urls,
+    )
+
+
+def store_config(settings: Settings) -> StoreConfig:
+    return StoreConfig(
+        url=settings.image_store,
+        ttl=settings.image_ttl,
+        max_bytes=settings.image_store_max_bytes,
+        key=settings.image_store_key,
+        serve=settings.store_serve,
+    )
+
+
+def open_books(settings: Settings) -> Books:
+    to_stdout = settings.ledger == STANDARD_OUTPUT
+    ledger = None if settings.ledger is None else Ledger(None if to_stdout else settings.ledger)
+    tracing = None if settings.traces is None else Tracing(settings.traces, __version__)
+    return Books(ledger, tracing, log_prompts=settings.log_prompts)
+
+
+def open_once(settings: Settings) -> Once:
+    return Once(
+        ttl=settings.answer_ttl,
+        key_ttl=settings.idempotency_ttl,
+        most=settings.max_answers,
+        most_bytes=settings.max_answers_bytes,
+    )
+
+
+def turns(settings: Settings) -> int:
+    """No more than the upstreams take together: the rest waits in the queue, which is fair between callers."""
+    limits = [entry.max_concurrency for entry in settings.roster]
+    all_of_them = sum(limit for limit in limits if limit is not None)
+    return settings.max_concurrency if None in limits else min(settings.max_concurrency, all_of_them)
+
+
+def open_upstreams(settings: Settings) -> Upstreams:
+    transport = open_transport()
+    return Upstreams(
+        [Member(entry, Upstream(upstream_config(entry, settings), transport)) for entry in settings.roster],
+        timeout=settings.upstream_timeout,
+        attempts=settings.upstream_attempts,
+        ambiguous=settings.retry_ambiguous,
+    )
+
+
+def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
+    return UpstreamConfig(
+        base_url=entry.base_url,
+        api_key=entry.api_key,
+        timeout=settings.upstream_timeout,
+        connect_timeout=settings.upstream_connect_timeout,
+        idle_timeout=settings.upstream_idle_timeout,
+        max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
+        user_agent=f"limner/{__version__}",
+        places=places(settings, entry),
+    )
