@@ -222,7 +222,10 @@ def check(answer: dict[str, Any], format: str, limner: RunningLimner) -> str:  #
     assert set(item) == {format}
     usage = answer["usage"]
     assert {type(usage[name]) for name in ("input_tokens", "output_tokens", "total_tokens")} == {int}
-    assert set(usage["input_tokens_details"]) == {"image_tokens", "text_tokens"}
+    # openai-php and openai-dotnet read these, too, as integers or not at all.
+    details = usage["input_tokens_details"]
+    assert set(details) == {"image_tokens", "text_tokens"}
+    assert {type(tokens) for tokens in details.values()} == {int}
     if format == "b64_json":
         data = base64.b64decode(item["b64_json"], validate=True)
         assert answer["output_format"] == "png"
@@ -260,15 +263,15 @@ def test_curl_waits_for_the_go_ahead_before_a_large_body(limner: RunningLimner) 
     assert check(reply.json(), "b64_json", limner) == "1024x1024"
 
 
-def old(body: bytes) -> bytes:
-    head = b"POST %s HTTP/1.0\r\nHost: HOST\r\n%sContent-Type: application/json\r\nConnection: close\r\n" % (G, AUTH)
+def old(body: bytes, path: bytes, kind: bytes) -> bytes:
+    head = b"POST %s HTTP/1.0\r\nHost: HOST\r\n%sContent-Type: %s\r\nConnection: close\r\n" % (path, AUTH, kind)
     return head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
-def ask_the_old_way(limner: RunningLimner, body: bytes) -> Reply:
+def ask_the_old_way(limner: RunningLimner, body: bytes, path: bytes = G, kind: bytes = b"application/json") -> Reply:
     """As nginx does by default. Also sees that the connection is closed, and that nothing comes behind the answer."""
     with connect(limner.url) as wire:
-        wire.send(old(body).replace(b"HOST", wire.host.encode()))
+        wire.send(old(body, path, kind).replace(b"HOST", wire.host.encode()))
         reply = wire.reply()
         assert wire.rest() == b""
     assert "transfer-encoding" not in reply.headers
@@ -277,6 +280,12 @@ def ask_the_old_way(limner: RunningLimner, body: bytes) -> Reply:
 
 def test_an_http_1_0_client_gets_no_chunks(limner: RunningLimner) -> None:
     reply = ask_the_old_way(limner, b'{"model":"gpt-image-2","prompt":"a fox"}')
+    assert check(reply.json(), "b64_json", limner) == "1024x1024"
+
+
+def test_an_http_1_0_client_edits(limner: RunningLimner) -> None:
+    body = form(b"B", text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2"), file(b"image", b"a.png", OCTETS, RED))
+    reply = ask_the_old_way(limner, body, E, b"multipart/form-data; boundary=B")
     assert check(reply.json(), "b64_json", limner) == "1024x1024"
 
 
