@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.examples import ANSWER, FAULTS, KEPT, PROMISED, QUESTION_ID, QUESTIONS
 from app.pure.images import Operation, schema
 
 _TEXT = {"type": "string"}
@@ -104,54 +105,92 @@ READINESS = {
     "required": ["status", "upstreams"],
 }
 
-#: Statuses that any endpoint with a key may answer with, and what they mean.
-FAULTS = {
-    400: "Something is wrong with the request, or the upstream refused to paint it; a repeat would not help.",
-    401: "No key, or a wrong one.",
-    403: "The key may not do this.",
-    404: "There is no such thing.",
-    413: "The body, or one image in it, is too large.",
-    422: "The Idempotency-Key was used with another body.",
-    429: "Too many requests; `retry-after` says when to come back.",
-    500: "The upstream or this server failed; `x-should-retry: false` where a repeat might be paid for twice.",
-    503: "The server is shutting down.",
-}
-
-
 #: For an endpoint that asks for a key.
 NEEDS_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
 
 
-def json_response(schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def json_response(schema: dict[str, Any], description: str, *examples: Any) -> dict[str, Any]:
+    content = {"schema": schema} | ({"example": examples[0]} if examples else {})
+    return {"description": description, "content": {"application/json": content}}
 
 
-def fault_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: json_response(ERROR, FAULTS[status]) for status in statuses}
+def fault_responses(*statuses: int, missing: str = "model_not_found") -> dict[int | str, dict[str, Any]]:
+    """`missing`: the code of a 404 at this endpoint."""
+    return {status: _fault_response(status, missing) for status in statuses}
+
+
+def _fault_response(status: int, missing: str) -> dict[str, Any]:
+    fault = FAULTS[status]
+    examples = {
+        error.code or error.type: {"value": error.body}
+        for error in fault.examples
+        if status != 404 or error.code == missing
+    }
+    return {
+        "description": fault.meaning,
+        "content": {"application/json": {"schema": ERROR, "examples": examples}},
+    }
 
 
 def complete(document: dict[str, Any]) -> None:
-    """Say in FastAPI's document what it cannot know: how a key is sent, and that no parameter is ever worth a 422."""
+    """Say in FastAPI's document what it cannot know: how a key is sent, what stands in paths, and that no parameter is
+    ever worth a 422."""
     document["components"] = {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             if operation["responses"].get("422", {}).get("description") == "Validation Error":
                 del operation["responses"]["422"]
+            for parameter in operation.get("parameters", ()):
+                parameter.update(_IN_PATHS.get(path, {}) if parameter["in"] == "path" else {})
+
+
+_HEADERS = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Questions with the same key and the same body are one question, for a day.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "example": "order-4711",
+    },
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`respond-async` asks for a 202 at once. It has no effect on a stream.",
+        "schema": {"type": "string"},
+        "example": "respond-async",
+    },
+]
+
+#: What stands in the path of an endpoint.
+_IN_PATHS: dict[str, dict[str, Any]] = {
+    "/v1/images/results/{result_id}": {
+        "description": "The `id` of a 202, as in its `location`.",
+        "example": QUESTION_ID,
+    },
+    "/v1/models/{name}": {"description": "A name, as `GET /v1/models` tells it.", "example": "gpt-image-2"},
+    "/kept/{name}": {
+        "description": "As in the `url` of an answer.",
+        "example": KEPT,
+    },
+}
 
 
 def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
     """Keyword arguments for the route."""
     form = schema(operation, form=True)
-    content = {"application/json": {"schema": schema(operation, form=False)}, "multipart/form-data": {"schema": form}}
-    answer = {"application/json": {"schema": IMAGES}, "text/event-stream": {"schema": EVENT}}
+    body = {"schema": schema(operation, form=False), "examples": QUESTIONS[operation]}
+    content = {"application/json": body, "multipart/form-data": {"schema": form}}
+    answer = {"application/json": {"schema": IMAGES, "example": ANSWER}, "text/event-stream": {"schema": EVENT}}
     return {
         "tags": ["images"],
         "summary": summary,
         "operation_id": operation.value,
-        "openapi_extra": {"requestBody": {"required": True, "content": content}, **NEEDS_KEY},
+        "openapi_extra": {"requestBody": {"required": True, "content": content}, "parameters": _HEADERS, **NEEDS_KEY},
         "responses": {
             200: {"description": "The pictures, or with `stream` the events that end in one.", "content": answer},
-            202: json_response(PROMISE, "With `Prefer: respond-async`: `location` is where the answer will be."),
+            202: json_response(
+                PROMISE, "With `Prefer: respond-async`: `location` is where the answer will be.", PROMISED
+            ),
             **fault_responses(*FAULTS),
         },
     }
@@ -165,8 +204,8 @@ def result_endpoint() -> dict[str, Any]:
         "operation_id": "image_result",
         "openapi_extra": NEEDS_KEY,
         "responses": {
-            200: json_response(IMAGES, "The pictures."),
-            202: json_response(PROMISE, "Not ready yet; `retry-after` says when to come back."),
-            **fault_responses(*FAULTS),
+            200: json_response(IMAGES, "The pictures.", ANSWER),
+            202: json_response(PROMISE, "Not ready yet; `retry-after` says when to come back.", PROMISED),
+            **fault_responses(*FAULTS, missing="result_not_found"),
         },
     }

@@ -113,7 +113,10 @@ def kept_routes(ttl: float) -> APIRouter:
         "/kept/{name}",
         summary="A picture that is kept for its time",
         response_class=Response,
-        responses={200: {"description": "The picture.", "content": {"image/*": {}}}, **fault_responses(404)},
+        responses={
+            200: {"description": "The picture.", "content": {"image/*": {}}},
+            **fault_responses(404, missing="image_not_found"),
+        },
     )
     async def kept(name: str, http: Request) -> Response:
         stored = await http.app.state.studio.parts.store.find(name)

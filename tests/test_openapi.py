@@ -18,9 +18,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.openapi import ERROR, EVENT, FAULTS, IMAGES, MODEL, MODELS, STATUS, USAGE, complete, fault_responses
+from app.examples import FAULTS
+from app.openapi import ERROR, EVENT, IMAGES, MODEL, MODELS, STATUS, USAGE, complete, fault_responses
 from app.pure.answers import images_json
 from app.pure.images import PARAMETERS, ImagesRequest, Operation
+from app.pure.parameters import Goes, Parameter
 from app.pure.usage import Usage
 from tests.servers import RunningLimner, run_demo, run_limner
 
@@ -118,10 +120,57 @@ def test_each_answer_is_a_valid_schema(schema: dict[str, Any]) -> None:
     assert not Draft202012Validator(schema).is_valid({})
 
 
-def test_a_status_says_what_it_means() -> None:
-    assert fault_responses(401) == {
-        401: {"description": FAULTS[401], "content": {"application/json": {"schema": ERROR}}}
-    }
+def test_a_status_says_what_it_means_and_how_it_looks() -> None:
+    (error,) = FAULTS[401].examples
+    content = {"schema": ERROR, "examples": {"invalid_api_key": {"value": error.body}}}
+    assert fault_responses(401) == {401: {"description": FAULTS[401].meaning, "content": {"application/json": content}}}
+
+
+@pytest.mark.parametrize("code", ["model_not_found", "result_not_found", "image_not_found"])
+def test_a_404_shows_what_is_missing_there(code: str) -> None:
+    assert list(fault_responses(404, missing=code)[404]["content"]["application/json"]["examples"]) == [code]
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
+
+
+def test_every_parameter_of_a_path_or_a_header_is_described_with_an_example(document: dict[str, Any]) -> None:
+    described = [(path, parameter) for path, each in operations(document) for parameter in each.get("parameters", ())]
+    assert len(described) == 7
+    for path, parameter in described:
+        assert parameter["description"], path
+        schema = {name: value for name, value in parameter["schema"].items() if name != "title"}
+        Draft202012Validator(schema).validate(parameter["example"])
+
+
+def test_every_error_has_an_example(document: dict[str, Any]) -> None:
+    for path, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                examples = response["content"]["application/json"]["examples"]
+                assert examples, f"{path}: {status}"
+                assert all(list(example["value"]) == ["error"] for example in examples.values())
+
+
+#: Kinds of values that are all listed, or have an example inside.
+SHOWN = {"enum", "properties", "items"}
+
+
+@pytest.mark.parametrize("row", [row for row in PARAMETERS if row.goes is not Goes.NOWHERE], ids=lambda row: row.name)
+def test_every_parameter_that_does_something_has_an_example_that_is_taken(row: Parameter) -> None:
+    own = row.kind.schema(form=False)
+    assert row.examples or own["type"] == "boolean" or own.keys() & SHOWN
+    for example in row.examples:
+        Draft202012Validator(row.schema(form=False)).validate(example)
+
+
+@pytest.mark.parametrize("row", PARAMETERS, ids=lambda row: row.name)
+def test_every_parameter_has_a_limit(row: Parameter) -> None:
+    """`svg` has no effect, whatever it is."""
+    limits = {"enum", "maximum", "maxLength", "maxProperties", "pattern", "properties", "maxItems"}
+    own = row.kind.schema(form=False)
+    assert row.name == "svg" or own["type"] == "boolean" or own.keys() & limits
 
 
 def test_completing_takes_away_fastapi_s_own_422_which_never_comes() -> None:

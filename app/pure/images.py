@@ -69,7 +69,9 @@ class ImagesRequest:
             ONLY_EDIT,
         ),
     ] = None
-    n: Annotated[int, Parameter(Integer(1, 10, unset="0"), Goes.HERE, "How many pictures; one question each.")] = 1
+    n: Annotated[
+        int, Parameter(Integer(1, 10, unset="0"), Goes.HERE, "How many pictures; one question each.", examples=(2,))
+    ] = 1
     quality: Annotated[
         str | None,
         Parameter(
@@ -83,7 +85,7 @@ class ImagesRequest:
         ),
     ] = None
     output_compression: Annotated[
-        int | None, Parameter(Integer(0, 100), Goes.HERE, "Quality of a JPEG or WebP, in percent.")
+        int | None, Parameter(Integer(0, 100), Goes.HERE, "Quality of a JPEG or WebP, in percent.", examples=(80,))
     ] = None
     size: Annotated[
         Size | None,
@@ -113,13 +115,17 @@ class ImagesRequest:
     ] = None
     stream: Annotated[bool, Parameter(Boolean(), Goes.HERE, "Answer with server-sent events; needs `n` = 1.")] = False
     partial_images: Annotated[
-        int, Parameter(Integer(0, 3), Goes.HERE, "How many pictures on the way a stream may show.")
+        int, Parameter(Integer(0, 3), Goes.HERE, "How many pictures on the way a stream may show.", examples=(2,))
     ] = 0
     safety_identifier: Annotated[
-        str | None, Parameter(Text(512), Goes.TOP_LEVEL, "Identifies the end user; goes upstream as `user`.")
+        str | None,
+        Parameter(Text(512), Goes.TOP_LEVEL, "Identifies the end user; goes upstream as `user`.", examples=("u-17",)),
     ] = None
     user: Annotated[
-        str | None, Parameter(Text(512), Goes.TOP_LEVEL, "Identifies the end user, without a `safety_identifier`.")
+        str | None,
+        Parameter(
+            Text(512), Goes.TOP_LEVEL, "Identifies the end user, without a `safety_identifier`.", examples=("u-17",)
+        ),
     ] = None
     metadata: Annotated[
         Mapping[str, str],
