@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
 from app.errors import ApiError, ImageUnavailable, NoImageInReply, UserError
-from app.pure.answers import Painted, has_format, wanted_format
+from app.pure.answers import Painted, is_as_asked, wanted_format
 from app.pure.chat import ChatReply
 from app.pure.dialects import as_url, chat_body
 from app.pure.images import ImagesRequest, Picture
@@ -237,7 +237,7 @@ async def deliver(commission: Commission[B], reply: ChatReply, image: FoundImage
     wanted = wanted_format(request, policy.default_format)
     linked = not image.url.startswith("data:")
     as_it_is = wanted == "url" and linked and policy.rehost != "always" and inputs.mask is None
-    if as_it_is and (policy.rehost == "never" or has_format(image.url, request.output_format)):
+    if as_it_is and is_as_asked(image.url, request):
         return Painted(image.form, url=image.url)
     blob = await bytes_of(image.url, edge, reply.lifted)
     info = measure(blob.read_at)

@@ -25,6 +25,7 @@ PNG = saved(gradient(size=(8, 8)), "PNG")
 JPEG = saved(gradient(size=(8, 8)), "JPEG")
 WEBP = saved(gradient(size=(8, 8)), "WEBP")
 URL = "https://cdn.example.com/gen/1.png"
+JPEG_URL = "https://cdn.example.com/gen/1.jpg"
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
@@ -46,7 +47,7 @@ class World:
     """`replies`: for each question the snapshots of its reply, or an error at their end. `web`: what can be fetched."""
 
     replies: list[list[ChatReply | ApiError]]
-    web: dict[str, bytes] = field(default_factory=lambda: {URL: PNG})
+    web: dict[str, bytes] = field(default_factory=lambda: {URL: PNG, JPEG_URL: PNG})
     asked: list[tuple[dict[str, Any], bool]] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     kept: list[tuple[bytes, str]] = field(default_factory=list)
@@ -176,7 +177,12 @@ WAYS = [
     Way("a link with the ending of the asked format is believed", URL, {"response_format": "url", "output_format": "png"}, URL),
     Way("a link with another ending is looked at, and left alone if it has the format", URL, {"response_format": "url", "output_format": "webp"}, URL, fetched=True),
     Way("a link in another format is converted and kept", URL, {"response_format": "url", "output_format": "jpeg"}, "kept", {}, JPEG, fetched=True, kept=True),
-    Way("a link is left alone where nothing is kept", URL, {"response_format": "url", "output_format": "jpeg"}, URL, {"rehost": "never"}, JPEG),
+    Way("a link with the ending of the asked format is looked at where it is to be compressed", JPEG_URL, {"response_format": "url", "output_format": "jpeg", "output_compression": 50}, "kept", {}, JPEG, fetched=True, kept=True),
+    Way("a link that may be compressed by nothing is believed", JPEG_URL, {"response_format": "url", "output_format": "jpeg", "output_compression": 100}, JPEG_URL),
+    Way("a compression that has no effect changes no link", URL, {"response_format": "url", "output_compression": 50}, URL),
+    Way("a link stays a link where nothing is kept", URL, {"response_format": "url"}, URL, {"rehost": "never"}),
+    Way("a link that has the format stays a link where nothing is kept", URL, {"response_format": "url", "output_format": "webp"}, URL, {"rehost": "never"}, fetched=True),
+    Way("a link in another format is converted into a data URL where nothing is kept", URL, {"response_format": "url", "output_format": "jpeg"}, "converted data", {"rehost": "never"}, JPEG, fetched=True),
     Way("converted bytes leave instead of the upstream's", URL, {"output_format": "jpeg"}, "converted", {}, JPEG, fetched=True),
     Way("no model means a url", URL, {"model": None}, URL),
     Way("dall-e means a url", URL, {"model": "dall-e-3"}, URL),
@@ -195,7 +201,9 @@ def test_how_a_picture_leaves(way: Way) -> None:
         assert way.leaves == ("bytes" if bytes_in(painted) == PNG else "converted")
         assert painted.info is not None
     elif isinstance(painted.url, Hole):
-        assert (way.leaves, painted.url.prefix) == ("data", "data:image/png;base64,")
+        form = "png" if way.leaves == "data" else "jpeg"
+        assert way.leaves in {"data", "converted data"}
+        assert painted.url.prefix == f"data:image/{form};base64,"
     else:
         assert painted.url == ("https://limner.example/kept/1.png" if way.leaves == "kept" else way.leaves)
     assert (bool(world.fetched), bool(world.kept)) == (way.fetched, way.kept)

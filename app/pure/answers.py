@@ -47,9 +47,13 @@ def wanted_format(request: ImagesRequest, default: str) -> str:
     return "url" if request.model is None or request.model.startswith("dall-e") else "b64_json"
 
 
-def has_format(url: str, wanted: str | None) -> bool:
-    """Whether a link may stay as it is: no format was asked for, or its path ends in the one that was."""
-    return wanted is None or urlsplit(url).path.lower().endswith(_ENDINGS[wanted])
+def is_as_asked(url: str, request: ImagesRequest) -> bool:
+    """Whether a link may stay unseen: no format was asked for, or its path ends in the one that was, and no compression
+    has an effect there.
+    """
+    wanted = request.output_format
+    squeezed = wanted not in {None, "png"} and request.output_compression not in {None, 100}
+    return not squeezed and (wanted is None or urlsplit(url).path.lower().endswith(_ENDINGS[wanted]))
 
 
 def images_json(request: ImagesRequest, painted: Sequence[Painted], usage: Usage, created: int) -> dict[str, Any]:

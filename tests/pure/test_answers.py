@@ -1,9 +1,19 @@
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
 
-from app.pure.answers import Painted, completed_event, error_event, images_json, partial_event
+from app.pure.answers import (
+    Painted,
+    completed_event,
+    error_event,
+    images_json,
+    is_as_asked,
+    partial_event,
+    wanted_format,
+)
 from app.pure.images import ImagesRequest, Operation
 from app.pure.json_holes import Hole, HoleyJson
 from app.pure.media import ImageInfo
@@ -95,3 +105,35 @@ def test_an_event_of_a_picture_nobody_measured_says_what_was_asked() -> None:
 
 def test_an_error_event_nests_the_error() -> None:
     assert error_event({"error": {"message": "m"}}) == ("error", {"type": "error", "error": {"message": "m"}})
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "format"),
+    [
+        ({"stream": True, "response_format": "url"}, "url", "b64_json"),
+        ({"response_format": "url"}, "b64_json", "url"),
+        ({"model": "dall-e-3"}, "b64_json", "b64_json"),
+        ({"model": "dall-e-3"}, "auto", "url"),
+        ({"model": None}, "auto", "url"),
+        ({"model": "gpt-image-2"}, "auto", "b64_json"),
+    ],
+)
+def test_a_link_or_bytes(asked: dict[str, Any], default: str, format: str) -> None:  # noqa: A002  the field's name
+    assert wanted_format(replace(ASKED, **asked), default) == format
+
+
+@pytest.mark.parametrize(
+    ("url", "asked", "stays"),
+    [
+        ("https://h/a.png", {}, True),
+        ("https://h/a", {"output_compression": 50}, True),
+        ("https://h/a.JPG?signed", {"output_format": "jpeg"}, True),
+        ("https://h/a.jpeg", {"output_format": "jpeg", "output_compression": 100}, True),
+        ("https://h/a.jpeg", {"output_format": "jpeg", "output_compression": 50}, False),
+        ("https://h/a.png", {"output_format": "png", "output_compression": 50}, True),
+        ("https://h/a.png", {"output_format": "webp"}, False),
+        ("https://h/a?b=.png", {"output_format": "png"}, False),
+    ],
+)
+def test_which_links_may_stay_unseen(url: str, asked: dict[str, Any], stays: bool) -> None:
+    assert is_as_asked(url, replace(ASKED, **asked)) is stays
