@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from PIL import Image
 
 from tests.pictures import noise, saved
@@ -73,6 +73,16 @@ def test_generate_gives_a_url_where_one_is_asked_for(client: OpenAI) -> None:
 def test_who_does_not_ask_gets_what_openai_gives_for_the_model(client: OpenAI, model: str | None, form: str) -> None:
     answer = client.images.generate(prompt="a fox", **({"model": model} if model else {}))  # type: ignore[call-overload]
     assert [name for name in ("url", "b64_json") if getattr(answer.data[0], name)] == [form]
+
+
+def test_the_client_for_azure_paints_and_edits_with_a_bearer_token(limner: RunningLimner, demo: RunningDemo) -> None:
+    demo.state.reset()
+    with AzureOpenAI(azure_endpoint=limner.url, azure_ad_token="sk-client", api_version="2025-04-01-preview") as client:
+        painted = client.images.generate(model="gpt-image-2", prompt="a fox", size="1024x1536")
+        edited = client.images.edit(model="gpt-image-2", image=png(), prompt="a hat", size="1536x1024")
+    pictures = [*(painted.data or ()), *(edited.data or ())]
+    assert [size_of(picture.b64_json) for picture in pictures] == [(1024, 1536), (1536, 1024)]
+    assert demo.state.calls == 2
 
 
 def test_the_async_client_asks_for_several(limner: RunningLimner, demo: RunningDemo) -> None:
