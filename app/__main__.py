@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -11,14 +12,19 @@ from app import __version__
 from app.check import check
 from app.errors import InvalidRequest
 from app.explanation import explain
-from app.keys import KeysBroken, new_key
+from app.keys import KeyBook, KeysBroken, new_key
 from app.log import configure, log
+from app.main import store_config
 from app.objections import complaints
 from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
 from app.report import GROUPS, sum_up
 from app.server import Server
 from app.settings import Settings, unknown_variables
 from app.silence import read_length
+from app.store import open_store
+
+if TYPE_CHECKING:
+    from app.workers import Workers
 
 #: The second Ctrl-C: 128 + SIGINT, as shells count.
 _INTERRUPTED = 130
@@ -164,8 +170,9 @@ def serve(settings: Settings) -> int:
         log.warning("unknown variable", name=name, see="README.md#settings")
     if not settings.pass_through and not settings.has_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
+    warn_of_workers(settings)
     try:
-        server = Server(settings)
+        server = open_workers(settings) if settings.workers > 1 else Server(settings)
     except KeysBroken as error:
         print(f"LIMNER_KEYS_FILE: {error}. See README.md#keys-and-limits", file=sys.stderr)
         return 2
@@ -181,6 +188,24 @@ def serve(settings: Settings) -> int:
         return _INTERRUPTED
     # Where SIGINT was ignored when the process began, as in a background job, there is no KeyboardInterrupt.
     return _INTERRUPTED if server.force_exit else 0
+
+
+def warn_of_workers(settings: Settings) -> None:
+    if settings.workers > 1 and settings.shared_state == "memory:":
+        log.warning(
+            f"LIMNER_WORKERS={settings.workers} without LIMNER_SHARED_STATE=redis://…: "
+            "limits, kept answers and repeated questions are each worker's own"
+        )
+
+
+def open_workers(settings: Settings) -> "Workers":
+    """Loaded here, for the same reason. What would keep every worker from starting is found first, and told once."""
+    from app.workers import Workers  # noqa: PLC0415
+
+    if settings.keys_file is not None:
+        KeyBook(settings.keys_file)
+    open_store(store_config(settings)).close()
+    return Workers(settings)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ class Said(Protocol):
     def allow_anonymous(self) -> bool: ...
     @property
     def host(self) -> str: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def image_store(self) -> str: ...
 
 
 def one_and_several(said: Said) -> str | None:
@@ -53,5 +57,14 @@ def open_to_all(said: Said) -> str | None:
     )
 
 
+def kept_by_one(said: Said) -> str | None:
+    if said.workers == 1 or said.image_store != "memory:":
+        return None
+    return (
+        f"LIMNER_IMAGE_STORE: memory: is seen by one process alone, and LIMNER_WORKERS={said.workers}: most links to "
+        "kept images would lead nowhere. Keep them on disk or in a bucket"
+    )
+
+
 #: Each takes the settings, and gives the line that names the variable, or None.
-CONTRADICTIONS = (one_and_several, two_sources, open_to_all)
+CONTRADICTIONS = (one_and_several, two_sources, open_to_all, kept_by_one)

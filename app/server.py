@@ -2,23 +2,33 @@
 
 import asyncio
 import gc
+import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from structlog.contextvars import bind_contextvars
 
 from app.connection import connection
-from app.log import log
+from app.keys import KeyBook, KeysBroken
+from app.log import configure, log
 from app.main import create_app
+from app.metrics import WORKER_DEATHS
 from app.settings import Settings
 
 if TYPE_CHECKING:
     import socket
+    from multiprocessing.connection import Connection
 
-    from app.keys import KeyBook
     from app.studio import Studio
+
+#: What a worker tells its supervisor.
+READY, LEAVING = b"ready", b"leaving"
+#: What it is told.
+DRAIN, RELOAD, COUNT_DEATH = b"drain", b"reload", b"count death"
 
 #: Seconds that a slow client gets to take the last bytes of its answer.
 _LAST_BYTES = 30
@@ -58,9 +68,11 @@ class Server(uvicorn.Server):
         gc.freeze()
         gc.set_threshold(10_000, 50, 1_000)
         self._loop = asyncio.get_running_loop()
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        log.info("ready", address=f"http://{host}:{port}/v1")
         self._reread_keys_on_hangup(self._loop)
+        self._tell_ready(self._loop)
+
+    def _tell_ready(self, _: asyncio.AbstractEventLoop) -> None:
+        log.info("ready", address=address_of(self.servers[0].sockets[0].getsockname()))
 
     def _reread_keys_on_hangup(self, loop: asyncio.AbstractEventLoop) -> None:
         """Signals belong to the main thread; without a file of keys SIGHUP ends the process, as everywhere."""
@@ -84,3 +96,67 @@ class Server(uvicorn.Server):
         log.info("closing", under_way=len(studio.jobs), grace=self._grace)
         await studio.drain(self._grace)
         self.should_exit = True
+
+
+class Worker(Server):
+    """One of several, each with its own sockets for the port. Its supervisor tells it over the line what to do.
+
+    Where it alone gets a SIGTERM, or the supervisor has gone, it first stops listening: others get what comes then.
+    """
+
+    def __init__(self, settings: Settings, line: "Connection") -> None:
+        super().__init__(settings)
+        self._line = line
+
+    def _tell_ready(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self._line.fileno(), self._hear, loop)
+        self._tell(READY)
+        # Held back until now by the supervisor.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            said = self._line.recv_bytes()
+        except (EOFError, OSError):
+            loop.remove_reader(self._line.fileno())
+            self._leave()
+            return
+        if said == DRAIN:
+            self._start_draining()
+        elif said == COUNT_DEATH:
+            WORKER_DEATHS.inc()
+        elif said == RELOAD:
+            self._app.state.keys.reload()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A SIGINT is everybody's who runs in the same terminal: the supervisor says what becomes of it."""
+        if self._loop is not None and sig == signal.SIGTERM:
+            self._loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        for server in self.servers:
+            server.close()
+        self._tell(LEAVING)
+        self._start_draining()
+
+    def _tell(self, message: bytes) -> None:
+        with suppress(OSError):
+            self._line.send_bytes(message)
+
+
+def work(settings: Settings, sockets: "list[socket.socket]", line: "Connection") -> None:
+    """What a worker's process does. Raises SystemExit where the app cannot be opened."""
+    configure(settings.log_format, settings.log_level)
+    bind_contextvars(pid=os.getpid())
+    try:
+        worker = Worker(settings, line)
+    except (KeysBroken, OSError) as error:
+        log.error("worker cannot start", error=str(error))
+        raise SystemExit(2) from None
+    worker.run(sockets)
+
+
+def address_of(name: tuple[str, int]) -> str:
+    """`name`: of a socket."""
+    host, port = name[:2]
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"

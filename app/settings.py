@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     max_image_bytes: Size = Field(ByteSize(64 * 2**20), description="One image, in or out (`64MiB` is understood).")
     max_request_bytes: Size = Field(ByteSize(256 * 2**20), description="One request body.")
     max_concurrency: Count = Field(256, description="Questions under way at once, per process.")
-    max_queue: int = Field(256, ge=0, le=1_000_000, description="Requests waiting for a turn; one more gets a 429.")
+    max_queue: int = Field(256, ge=0, le=1_000_000, description="Requests waiting for a turn, per process; one more gets a 429.")
     client_header_timeout: Seconds = Field(
         20, description="Seconds that a client gets to send the head of a request, and that it may be idle between two."
     )
@@ -204,6 +204,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that share the port, each with its own turns.")
     cors_origins: Words = Field(("*",), description="Origins whose pages may call this server, comma-separated.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
@@ -271,6 +272,11 @@ class Settings(BaseSettings):
 def terminal_names() -> tuple[str, ...]:
     """What the terminal calls itself: it decides nothing but whether `limner paint` shows the picture."""
     return tuple(filter(None, map(os.environ.get, ("TERM", "TERM_PROGRAM"))))
+
+
+def set_variable(name: str, value: str) -> None:
+    """For a library that reads it in the processes that this one starts."""
+    os.environ[name] = value
 
 
 def unknown_variables() -> list[str]:

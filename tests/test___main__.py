@@ -85,6 +85,8 @@ BAD = [
     Bad("open to others with a key to spend", WHERE | {"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_HOST": "0.0.0.0"}, ("LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0 is reachable by others: anyone could spend the upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is meant. See README.md#settings",)),
     Bad("a file of keys that is none", WHERE | {"LIMNER_KEYS_FILE": __file__}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See README.md#keys-and-limits",)),
     Bad("a file of keys that is not there", WHERE | {"LIMNER_KEYS_FILE": "/nowhere"}, ("LIMNER_KEYS_FILE: invalid value (format: Path does not point to a file). See README.md#settings",)),
+    Bad("a file of keys that is none, before any worker is started", WHERE | {"LIMNER_KEYS_FILE": __file__, "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See README.md#keys-and-limits",)),
+    Bad("a store that cannot be made, before any worker is started", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images", "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See README.md#settings",)),
     Bad("a store that cannot be made", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See README.md#settings",)),
 ]  # fmt: skip
 
@@ -213,6 +215,16 @@ def test_how_the_server_ended_is_the_exit_code(
     assert ended.settings[0].upstream_base_url == NOWHERE
 
 
+def test_several_workers_are_supervised(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text("")
+    for name, value in (WHERE | {"LIMNER_WORKERS": "3", "LIMNER_KEYS_FILE": str(tmp_path / "keys.toml")}).items():
+        monkeypatch.setenv(name, value)
+    ended = Ended()
+    monkeypatch.setattr("app.workers.Workers", ended)
+    assert commands.main(["serve"]) == 0
+    assert ended.settings[0].workers == 3
+
+
 WARNED = {
     "nothing to warn of": ({}, []),
     "a misspelt variable": ({"LIMNER_UPSTREM_KEY": "x", "LIMNER_ZOO": "y"}, ["unknown variable", "unknown variable"]),
@@ -221,6 +233,13 @@ WARNED = {
         ["no LIMNER_API_KEYS: whoever reaches this address spends the upstream key"],
     ),
     "a file of keys": ({"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_KEYS_FILE": __file__}, []),
+    "workers that share nothing": (
+        {"LIMNER_WORKERS": "4"},
+        [
+            "LIMNER_WORKERS=4 without LIMNER_SHARED_STATE=redis://…: limits, kept answers and repeated questions are each worker's own"
+        ],
+    ),
+    "workers that share a Redis": ({"LIMNER_WORKERS": "4", "LIMNER_SHARED_STATE": "redis://h"}, []),
     "keys on both sides": ({"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_API_KEYS": "sk-client"}, []),
 }
 
@@ -231,6 +250,7 @@ def test_what_the_server_warns_of_when_it_starts(name: str, environment: Path, m
     for variable, value in (WHERE | variables).items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(commands, "Server", Ended())
+    monkeypatch.setattr(commands, "open_workers", Ended())
     # It would put the records beyond the reach of this test.
     monkeypatch.setattr(commands, "configure", lambda *_: None)
     with structlog.testing.capture_logs() as records:

@@ -37,6 +37,9 @@ CASES = [
     Case("our key, for whoever is on this machine", OPEN | {"host": "::1"}),
     Case("our key, for whoever has one of ours", OPEN | {"api_keys": "a"}),
     Case("our key, for everybody, and that is meant", OPEN | {"allow_anonymous": True}),
+    Case("several workers, and pictures on disk", ONE | {"workers": 2, "image_store": "disk:///tmp/x"}),
+    Case("several workers, and pictures in the memory of one", ONE | {"workers": 2, "image_store": "memory:"}, "LIMNER_IMAGE_STORE: memory: is seen by one process alone, and LIMNER_WORKERS=2"),
+    Case("one worker, and pictures in its memory", ONE | {"image_store": "memory:"}),
     Case("everybody's own key", ONE | {"host": "0.0.0.0"}),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 
 import pytest
@@ -107,13 +108,13 @@ def test_every_metric_is_explained_and_ours_are_named_so() -> None:
     families = list(text_string_to_metric_families(render("")[0].decode()))
     ours = [family for family in families if not family.name.startswith("process_")]
     assert all(family.name.startswith("limner_") and family.documentation.endswith(".") for family in ours)
-    assert len(ours) == 13
+    assert len(ours) == 14
 
 
 def test_every_metric_is_in_the_readme() -> None:
     told = (ROOT / "README.md").read_text()
     names = re.findall("^# TYPE limner_([a-z_]+) ", render("")[0].decode(), re.MULTILINE)
-    assert len(names) == 13
+    assert len(names) == 14
     assert [name for name in names if f"`{name}" not in told] == []
 
 
@@ -137,3 +138,16 @@ def test_what_all_workers_share_is_read_in_this_process_too(tmp_path: Path, monk
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr(values.ValueClass, "_multiprocess", True)
     assert render("")[0] == b""
+
+
+@pytest.mark.parametrize(("process", "file"), [("MainProcess", "counter_PID.db"), ("worker-3", "counter_worker-3.db")])
+def test_a_worker_counts_on_in_the_files_of_the_one_before_it(
+    process: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(current_process(), "name", process)
+    monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())  # type: ignore[no-untyped-call]
+    metrics.name_files_by_place()
+    Counter("seen", "…", registry=CollectorRegistry()).inc()
+    assert [found.name for found in tmp_path.iterdir()] == [file.replace("PID", str(os.getpid()))]
+    values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]

@@ -10,17 +10,21 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 import orjson
 import pytest
+import structlog
 
-from app.server import Server
+from app import metrics
+from app.server import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, Server, Worker, address_of, work
 from app.settings import Settings
 from tests.processes import serve
 from tests.servers import RunningDemo, run_demo
@@ -112,7 +116,14 @@ def test_a_port_that_is_taken_is_said(demo: RunningDemo, tmp_path: Path) -> None
 class InProcess:
     """The same server in a thread of this process; signals are told, not sent."""
 
-    def __init__(self, demo: RunningDemo, folder: Path, **options: Any) -> None:
+    def __init__(
+        self,
+        demo: RunningDemo,
+        folder: Path,
+        make: Callable[[Settings], Server] = Server,
+        sockets: list[socket.socket] | None = None,
+        **options: Any,
+    ) -> None:
         keys = folder / "keys.toml"
         keys.write_text("")
         settings = Settings(
@@ -123,8 +134,8 @@ class InProcess:
             keys_file=keys,
             **options,
         )
-        self.server = Server(settings)
-        self.thread = threading.Thread(target=self.server.run)
+        self.server = make(settings)
+        self.thread = threading.Thread(target=self.server.run, args=(sockets,))
 
     def __enter__(self) -> "InProcess":
         self.thread.start()
@@ -192,3 +203,94 @@ def test_the_keys_are_read_again_on_a_hangup(demo: RunningDemo, tmp_path: Path) 
     server = Server(settings)
     server._reread_keys_on_hangup(Loop())  # type: ignore[arg-type]
     assert Loop.heard == {signal.SIGHUP: server._app.state.keys.reload}
+
+
+class AWorker(InProcess):
+    """One of several, in a thread of this process, which is its supervisor."""
+
+    def __init__(self, demo: RunningDemo, folder: Path) -> None:
+        self.line, theirs = Pipe()
+        self.theirs = theirs
+        bound = socket.create_server(("127.0.0.1", 0))
+        self.place: tuple[str, int] = bound.getsockname()
+        super().__init__(demo, folder, lambda settings: Worker(settings, theirs), [bound])
+
+    def __enter__(self) -> "AWorker":
+        super().__enter__()
+        assert self.line.recv_bytes() == READY
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.line.close()
+        self.theirs.close()
+
+
+def test_a_worker_does_what_its_supervisor_says(
+    demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = metrics.WORKER_DEATHS._value.get()
+    with AWorker(demo, tmp_path) as worker:
+        read = threading.Event()
+        monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
+        for said in (RELOAD, COUNT_DEATH, b"what a later version may say", DRAIN):
+            worker.line.send_bytes(said)
+        assert read.wait(20)
+    assert metrics.WORKER_DEATHS._value.get() == deaths + 1
+
+
+def test_a_worker_without_a_supervisor_stops_listening_and_ends(demo: RunningDemo, tmp_path: Path) -> None:
+    with AWorker(demo, tmp_path) as worker:
+        worker.line.close()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(worker.place)
+
+
+def test_a_worker_that_is_to_leave_says_so(demo: RunningDemo, tmp_path: Path) -> None:
+    with AWorker(demo, tmp_path) as worker:
+        worker.server.handle_exit(signal.SIGINT, None)
+        assert not worker.line.poll(0)
+        worker.server.handle_exit(signal.SIGTERM, None)
+        assert worker.line.recv_bytes() == LEAVING
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    name: str
+    settings: dict[str, Any]
+    says: str
+
+
+BROKEN = [
+    Broken("keys that cannot be read", {"keys_file": __file__}, "Expected '=' after a key"),
+    Broken("a store that cannot be made", {"image_store": "disk:///dev/null/images"}, "Not a directory"),
+]
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
+def test_a_worker_that_cannot_start_says_why(case: Broken, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = Pipe()
+    settings = Settings(upstream_base_url="http://h", log_format="json", **case.settings)
+    with ours, theirs, pytest.raises(SystemExit) as ended:
+        work(settings, [], theirs)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    told = orjson.loads(capsys.readouterr().err)
+    assert (ended.value.code, told["event"], told["pid"]) == (2, "worker cannot start", os.getpid())
+    assert case.says in told["error"]
+
+
+def test_a_workers_process_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(Worker, "run", lambda _, sockets: given.append(sockets))
+    ours, theirs = Pipe()
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as bound:
+        work(Settings(upstream_base_url="http://h", image_store="memory:"), [bound], theirs)
+        assert given == [[bound]]
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.mark.parametrize(("name", "address"), [(("127.0.0.1", 80), "http://127.0.0.1:80/v1"), (("::1", 80, 0, 0), "http://[::1]:80/v1")])  # fmt: skip
+def test_an_address_is_told_as_clients_write_it(name: tuple[str, int], address: str) -> None:
+    assert address_of(name) == address

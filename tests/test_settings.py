@@ -1,3 +1,4 @@
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 from app.formats import Shrink, variable
 from app.objections import complaints
 from app.roster import OFFICIAL_MODELS
-from app.settings import Settings, terminal_names, unknown_variables
+from app.settings import Settings, set_variable, terminal_names, unknown_variables
 
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 
@@ -30,6 +31,7 @@ BAD = [
     Bad("a port beyond the last", {"LIMNER_PORT": "70000"}, "LIMNER_PORT: invalid value '70000'"),
     Bad("seconds that never end", {"LIMNER_UPSTREAM_TIMEOUT": "inf"}, "LIMNER_UPSTREAM_TIMEOUT: invalid value 'inf'"),
     Bad("no attempt at all", {"LIMNER_UPSTREAM_ATTEMPTS": "0"}, "LIMNER_UPSTREAM_ATTEMPTS: invalid value '0'"),
+    Bad("no worker at all", {"LIMNER_WORKERS": "0"}, "LIMNER_WORKERS: invalid value '0'"),
     Bad("bytes that are none", {"LIMNER_MAX_IMAGE_BYTES": "big"}, "LIMNER_MAX_IMAGE_BYTES: invalid value 'big'"),
     Bad("a store that is not known", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path, memory:, s3://"),
     Bad("a store with a key in its address", {"LIMNER_IMAGE_STORE": "s3://id:sk-1@bucket"}, "LIMNER_IMAGE_STORE: invalid value (format: s3://bucket/prefix"),
@@ -205,3 +207,9 @@ def test_what_the_terminal_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("TERM")
     monkeypatch.setenv("TERM_PROGRAM", "")
     assert terminal_names() == ()
+
+
+def test_processes_that_this_one_starts_see_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEN_BY_CHILDREN", "")
+    set_variable("SEEN_BY_CHILDREN", "yes")
+    assert subprocess.check_output(["printenv", "SEEN_BY_CHILDREN"], text=True) == "yes\n"
