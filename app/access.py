@@ -110,21 +110,27 @@ class Turns:
 
         A request that needs more than there are takes all. Raises RateLimited where the queue is full.
         """
-        share = min(questions, self.limit)
-        await self._enter(caller, share)
+        share = await self._enter(caller, questions)
         try:
             yield
         finally:
             self.used -= share
             self._admit()
 
-    async def _enter(self, caller: str, share: int) -> None:
+    def resize(self, limit: int) -> None:
+        """Who waits goes on where there is room now. Fewer than are in use: none is taken away."""
+        self.limit = limit
+        self._admit()
+
+    async def _enter(self, caller: str, questions: int) -> int:
+        """How many turns it has."""
+        share = min(questions, self.limit)
         if not self._lines and self.used + share <= self.limit:
             self.used += share
-            return
+            return share
         if self.waiting >= self._queue and not self._make_room(caller):
             raise _crowded()
-        ticket = _Ticket(share)
+        ticket = _Ticket(questions)
         self._lines.setdefault(caller, deque()).append(ticket)
         self.waiting += 1
         try:
@@ -132,6 +138,7 @@ class Turns:
         except asyncio.CancelledError:
             self._leave(caller, ticket)
             raise
+        return ticket.share
 
     def _make_room(self, caller: str) -> bool:
         """A caller with less in the queue takes the last place of the one with most: nobody fills it alone."""
@@ -160,6 +167,8 @@ class Turns:
     def _admit(self) -> None:
         while self._lines:
             caller, line = next(iter(self._lines.items()))
+            # Not when it came: by now there may be fewer in all than it needs.
+            line[0].share = min(line[0].questions, self.limit)
             if self.used + line[0].share > self.limit:
                 return
             ticket = line.popleft()
@@ -177,6 +186,9 @@ def _crowded() -> RateLimited:
 
 
 class _Ticket:
-    def __init__(self, share: int) -> None:
-        self.share = share
+    """`share`: the turns that it gets for its questions."""
+
+    def __init__(self, questions: int) -> None:
+        self.questions = questions
+        self.share = 0
         self.called: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -3,14 +3,15 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from app.access import Caller, Turns
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
 from app.keys import KeyRow, Rate
+from app.leases import Leases
 from app.pure.images import ImagesRequest
 from app.pure.sizes import Size
 from app.pure.wording import shorten
@@ -56,18 +57,23 @@ class Limits:
         self._now = now
         self._doors: dict[str, asyncio.Lock] = {}
         self._turns: dict[str, Turns] = {}
+        self._leases = Leases(state)
 
     def door(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """One request of a key at a time, so that of two equal ones the second finds the first, and is not counted."""
         return nullcontext() if caller.row is None else self._doors.setdefault(caller.row.name, asyncio.Lock())
 
-    def turn(self, caller: Caller, questions: int) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def turn(self, caller: Caller, questions: int) -> AsyncIterator[None]:
+        """Of this process first, which is fair and bounds who waits, then of all replicas."""
         row = caller.row
         if row is None or row.concurrency is None:
-            return nullcontext()
+            yield
+            return
         turns = self._turns.setdefault(row.name, Turns(row.concurrency, self._queue))
-        turns.limit = row.concurrency
-        return turns.take(caller.id, questions)
+        turns.resize(row.concurrency)
+        async with turns.take(caller.id, questions), self._leases.take(row.name, questions, lambda: turns.limit):
+            yield
 
     async def count(self, caller: Caller, images: int) -> dict[str, str]:
         """The headers that tell what is left. Raises RateLimited, and InvalidRequest for more than ever fits."""

@@ -293,3 +293,25 @@ def test_who_is_turned_away_at_the_moment_of_leaving_leaves() -> None:
         assert desk.inside == ["a1", "a2", "b1"]
 
     at_the_desk(1, 2, scene)
+
+
+def test_more_turns_than_before_go_to_those_who_wait() -> None:
+    async def scene(desk: Desk) -> None:
+        for name in ("a1", "a2", "a3", "a4"):
+            await desk.come(name)
+        desk.turns.resize(3)
+        await desk.settle()
+        assert desk.inside == ["a1", "a2", "a3"]
+
+    at_the_desk(1, 5, scene)
+
+
+def test_who_waits_for_more_turns_than_are_left_in_all_takes_all() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.come("a1", 4)
+        await desk.come("b1", 4)
+        desk.turns.resize(2)
+        await desk.finish("a1")
+        assert (desk.inside, desk.turns.used) == (["a1", "b1"], 2)
+
+    at_the_desk(4, 5, scene)

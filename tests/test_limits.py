@@ -393,3 +393,41 @@ def test_redis_is_killed_and_comes_back_while_requests_run(
             1,
             1,
         ]
+
+
+def most_at_once(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each question that comes or ends: how many there are."""
+    seen: list[int] = []
+    move = demo.state.move
+
+    def watch(step: int) -> None:
+        move(step)
+        seen.append(demo.state.under_way)
+
+    monkeypatch.setattr(demo.state, "move", watch)
+    return seen
+
+
+def test_so_many_questions_at_once_wherever_they_are_asked(
+    demo: RunningDemo, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = most_at_once(demo, monkeypatch)
+    with pair(demo, redis, tmp_path, "concurrency = 3", "slow-0.1") as both:
+        answers = both.ask_at_once([{"n": 2 if number % 5 == 0 else 1} for number in range(12)])
+        assert [answer.status_code for answer in answers] == [200] * 12
+    assert (max(seen), demo.state.calls) == (3, 15)
+
+
+def test_the_turns_of_a_process_that_is_killed_are_free_again(
+    demo: RunningDemo, redis: RedisServer, tmp_path: Path
+) -> None:
+    with pair(demo, redis, tmp_path, "concurrency = 2", "holds") as both, ThreadPoolExecutor(4) as clients:
+        cut = [clients.submit(both.ask, number) for number in (0, 2)]
+        assert demo.state.wait_for_calls(2)
+        waits = [clients.submit(both.ask, number) for number in (1, 3)]
+        assert not demo.state.wait_for_calls(3, timeout=0.5)
+        both.processes[0].process.kill()
+        assert demo.state.wait_for_calls(4)
+        demo.state.release()
+        assert [each.result().status_code for each in waits] == [200, 200]
+        assert all(isinstance(each.exception(), httpx.TransportError) for each in cut)
