@@ -14,9 +14,9 @@ from app.errors import InvalidRequest
 from app.explanation import explain
 from app.keys import KeyBook, KeysBroken, new_key
 from app.log import configure, log
-from app.main import store_config
 from app.objections import complaints
 from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
+from app.parts import store_config
 from app.report import GROUPS, sum_up
 from app.server import Server
 from app.settings import Settings, unknown_variables

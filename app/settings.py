@@ -140,7 +140,9 @@ class Settings(BaseSettings):
     max_image_bytes: Size = Field(ByteSize(64 * 2**20), description="One image, in or out (`64MiB` is understood).")
     max_request_bytes: Size = Field(ByteSize(256 * 2**20), description="One request body.")
     max_concurrency: Count = Field(256, description="Questions under way at once, per process.")
-    max_queue: int = Field(256, ge=0, le=1_000_000, description="Requests waiting for a turn, per process; one more gets a 429.")
+    max_queue: int = Field(
+        256, ge=0, le=1_000_000, description="Requests waiting for a turn, per process; one more gets a 429."
+    )
     client_header_timeout: Seconds = Field(
         20, description="Seconds that a client gets to send the head of a request, and that it may be idle between two."
     )
