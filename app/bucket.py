@@ -1,7 +1,8 @@
 """Pictures in a bucket of an object store: Amazon's S3 and all that speak it, Google's, Azure's."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -31,6 +32,16 @@ _RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=
 
 #: How much of what an object store says goes into the log.
 _SAID = 500
+
+#: Keys of roles are known to obstore alone. A store that refuses a signature repeats all that was signed, the token of
+#: the session among it; an address that was not reached may be signed, or be the one that gives out such keys.
+_HIDDEN = "***"
+_SECRETS = (
+    re.compile(r"""(\?)[^\s"'<>)]+"""),
+    re.compile(r"(?i)\b(bearer\s+)[^\s\"'<,]+"),
+    re.compile(r"""(?i)([\w-]*(?:token|secret|signature|authorization)[\w-]*["']?\s*[:=>]\s*["']?)[^\s"'<,]+"""),
+    re.compile(r"()[A-Za-z0-9+/=_.%~-]{100,}"),
+)
 
 Remote = S3Store | GCSStore | AzureStore
 
@@ -167,11 +178,17 @@ class BucketStore:
         return modified + self._ttl < self._now()
 
     def _explain(self, error: Exception) -> str:
-        """What happened, without obstore's inside, and without what nobody may read."""
-        said = str(error).partition("\n\nDebug source")[0]
-        for secret in self._secrets:
-            said = said.replace(secret, "***")
-        return said[:_SAID]
+        return explain(error, self._secrets)
+
+
+def explain(error: Exception, secrets: Collection[str]) -> str:
+    """What happened, without obstore's inside, and without what nobody may read."""
+    said = str(error).partition("\n\nDebug source")[0]
+    for secret in secrets:
+        said = said.replace(secret, _HIDDEN)
+    for pattern in _SECRETS:
+        said = pattern.sub(rf"\1{_HIDDEN}", said)
+    return said[:_SAID]
 
 
 def _modified(meta: "ObjectMeta") -> float:
@@ -216,4 +233,4 @@ def connect(place: Place, endpoint: str | None, key: Mapping[str, str]) -> Remot
             place.bucket, prefix=place.prefix, config=config, client_options=options, retry_config=_RETRIES
         )
     except (BaseError, ValueError) as error:
-        raise OSError(str(error).partition("\n\nDebug source")[0]) from None
+        raise OSError(explain(error, tuple(key.values())[-1:])) from None

@@ -14,7 +14,7 @@ from obstore.store import S3Store
 from pydantic import SecretStr
 
 from app.blobs import Blob
-from app.bucket import BucketStore, Place, read_place
+from app.bucket import BucketStore, Place, explain, read_place
 from app.errors import ImageUnavailable, Unavailable
 from app.stored import StoreConfig
 from tests.clouds import Clouds
@@ -205,6 +205,31 @@ def test_a_link_that_cannot_be_signed_is_told(s3_store: StoreConfig, monkeypatch
     assert caught.value.code == "image_not_kept"
     assert caught.value.detail == "LIMNER_IMAGE_STORE: no role, and by the way: ***"
     assert asyncio.run(BucketStore(replace(s3_store, serve="proxy")).link(NAME)) is None
+
+
+TOKEN = "IQoJb3JpZ2luX2VjEJ7" + "aB3/+x9=" * 30
+SAID = [
+    f"403: <CanonicalRequest>PUT\nhost:h\nx-amz-security-token:{TOKEN}\nx-amz-date:1</CanonicalRequest>",
+    f"error sending request for url (https://sts.h/?Action=AssumeRoleWithWebIdentity&WebIdentityToken={TOKEN})",
+    f"https://h/a.png?X-Amz-Security-Token={TOKEN}&X-Amz-Signature=c0ffee is not reached",
+    f'cannot read {{"Token": "{TOKEN[:40]}", "SecretAccessKey": "{TOKEN[40:80]}"}}',
+    f"Authorization: Bearer {TOKEN[:60]}",
+    f"x-amz-security-token:{TOKEN[:60]}",
+    f"what is that: {TOKEN}?",
+]
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_keys_of_roles_which_only_the_library_knows_are_told_nobody(said: str) -> None:
+    told = explain(GenericError(said), ())
+    assert not [start for start in range(0, len(TOKEN) - 16, 8) if TOKEN[start : start + 16] in told]
+    assert "c0ffee" not in told
+    assert "***" in told
+
+
+def test_what_is_no_secret_is_told() -> None:
+    said = "Generic S3 error: Error performing PUT http://127.0.0.1:9/pictures/a/AAAA.png in 9ms: Connection refused"
+    assert explain(GenericError(said), ()) == said
 
 
 def test_the_key_of_the_settings_wins_over_that_of_the_environment(
