@@ -6,11 +6,12 @@ tests/test_readme.py runs those of the README, tests/test_recipes.py and `make c
 import configparser
 import hashlib
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import tree_sitter_php
 import tree_sitter_ruby
 import yaml  # type: ignore[import-untyped]
 
+from app.__main__ import command_line
 from app.formats import variable
 from app.keys import read_keys
 from app.settings import Settings
@@ -52,14 +54,12 @@ done
 if [ "$1" = clone ]; then mkdir "${@: -1}"; fi
 """
 MAKE = f'#!/bin/bash\nexec {shutil.which("make")} --silent --dry-run --directory {ROOT} "$@" > /dev/null\n'
-PARSE = (
-    f"#!{sys.executable}\nimport sys\nfrom app.__main__ import command_line\ncommand_line().parse_args(sys.argv[1:])\n"
-)
+NOTE = """#!/bin/bash\nprintf '%q ' "$@" >> "$CALLS"\necho >> "$CALLS"\n"""
 STOOD_IN = ("curl", "docker", "git", "helm", "kubectl", "pbpaste", "pip", "pipx", "python", "sudo", "systemctl", "uv")
 
 
 def rehearse(code: str, folder: Path) -> None:
-    """Bash reads and runs it, `limner` parses its arguments, `make` looks for its target, the rest are stand-ins."""
+    """Bash reads and runs it, arguments of `limner` are parsed, `make` looks for its target, the rest are stand-ins."""
     programs = folder / "programs"
     programs.mkdir()
     shutil.copytree(ROOT / "deploy", folder / "deploy")
@@ -67,14 +67,19 @@ def rehearse(code: str, folder: Path) -> None:
     (folder / "dist" / "limner-1.2.3-py3-none-any.whl").touch()
     (folder / ".venv").mkdir()
     (folder / ".venv" / "bin").symlink_to(programs)
-    for name, script in ({"make": MAKE, "limner": PARSE} | dict.fromkeys(STOOD_IN, STAND_IN)).items():
+    for name, script in ({"make": MAKE, "limner": NOTE} | dict.fromkeys(STOOD_IN, STAND_IN)).items():
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
-    own = {"PATH": f"{programs}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    calls = folder / "calls"
+    calls.touch()
+    own = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls)}
     done = subprocess.run(
         ("bash", "-euc", code), cwd=folder, env=own, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    for call in calls.read_text().splitlines():
+        with pytest.raises(SystemExit) if "--version" in call else nullcontext():
+            command_line().parse_args(shlex.split(call))
 
 
 def read_variables(code: str, _: Path) -> None:
@@ -147,7 +152,14 @@ def test_every_other_block_is_read(name: str, block: Block, tmp_path: Path) -> N
 
 
 WRONG = {
-    "sh": ("make no-such-target", "limner paint", "no-such-program", "docker compose -f deploy/none.yaml up", "if"),
+    "sh": (
+        "make no-such-target",
+        "limner paint",
+        "mkdir a; cd a; limner check --all",
+        "no-such-program",
+        "docker compose -f deploy/none.yaml up",
+        "if",
+    ),
     "ini": ("LIMNER_PORTS=1", "LIMNER_PORT=none", "no line of settings"),
     "toml": ("[[keys]]\nname = 1", "[[upstreams]]\nname = 'main'", "[other]", "="),
     "yaml": ("a: b: c", "no mapping"),
@@ -162,5 +174,5 @@ WRONG = {
     ("language", "code"), [(language, code) for language, codes in WRONG.items() for code in codes]
 )
 def test_a_reader_sees_what_is_wrong(language: str, code: str, tmp_path: Path) -> None:
-    with pytest.raises((AssertionError, KeyError, ValueError, configparser.Error, yaml.YAMLError)):
+    with pytest.raises((AssertionError, KeyError, SystemExit, ValueError, configparser.Error, yaml.YAMLError)):
         READERS[language](f"{code}\n", tmp_path)
