@@ -152,6 +152,12 @@ def test_the_image_runs_as_nobody_in_particular() -> None:
     assert [word for word, _ in STAGES[-1]].index("USER") < [word for word, _ in STAGES[-1]].index("ENTRYPOINT")
 
 
+def test_the_image_says_what_it_is() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]+)"', LAST["LABEL"]))
+    assert set(labels) == {"title", "description", "version", "licenses"}
+    assert labels["licenses"] == PROJECT["license"]
+
+
 def test_the_image_installs_only_what_is_locked() -> None:
     """Hashed wheels from the locks, and then the project itself without asking an index."""
     installs = re.findall(
