@@ -12,12 +12,14 @@ import httpx
 import pybase64
 from pydantic import ValidationError
 
+from app.demo.behaviours import EXAMPLES, MODEL, read_model
 from app.demo.server import serve
 from app.demo.upstream import create_demo
-from app.log import configure
+from app.log import configure, log
 from app.main import create_app
 from app.objections import complaints
 from app.pure.media import sniff
+from app.roster import Entry
 from app.settings import Settings
 
 PROMPT = "A lighthouse in a storm, oil on canvas"
@@ -30,7 +32,8 @@ Open {url}/ in a browser, or paste this:
       -H 'content-type: application/json' \\
       -d '{{"model": "gpt-image-2", "prompt": "{prompt}", "size": "1536x1024", "response_format": "url"}}'
 
-In an existing client change two lines: base_url="{url}/v1", api_key="demo". Ctrl-C ends it.
+In an existing client change two lines: base_url="{url}/v1", api_key="demo".
+Name a model of {url}/v1/models to see what upstreams can do, like "refuses-400". Ctrl-C ends it.
 """
 
 
@@ -65,7 +68,6 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
             upstreams=(),
             upstream_base_url=f"{upstream}/v1",
             upstream_api_key="demo",
-            upstream_model="gpt-image-2-chat",
             upstream_dialect="gpt-image-2-chat",
             api_keys="",
             keys_file=None,
@@ -76,8 +78,25 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
             **more,
         )
         configure(settings.log_format, settings.log_level)
+        shown = settings.model_copy(update={"upstreams": (entry(settings),)})
         port = settings.port if fixed_port else 0
-        yield stack.enter_context(serve(create_app(settings), settings.host, port))
+        yield stack.enter_context(serve(create_app(shown), settings.host, port))
+
+
+def entry(settings: Settings) -> Entry:
+    """A client that names one of the demo's oddities gets it. Any other name stands for LIMNER_UPSTREAM_MODEL, which
+    may be any oddity, but is left aside where it belongs to a real upstream.
+    """
+    (alone,) = settings.roster
+    known = read_model(settings.upstream_model) is not None
+    if not known:
+        log.warning("demo.model", unknown=settings.upstream_model, instead=MODEL)
+    return alone.model_copy(
+        update={
+            "model": settings.upstream_model if known else MODEL,
+            "models": {name: name for name in EXAMPLES if name != MODEL},
+        }
+    )
 
 
 def paint_once(url: str, folder: Path) -> int:

@@ -121,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "terminal": set(),
     "painting": {"settings", "terminal", "pure/*"},
     "check": {"errors", "main", "places", "settings", "pure/*"},
-    "showcase": {"log", "main", "objections", "settings", "pure/*", "demo/*"},
+    "showcase": {"log", "main", "objections", "roster", "settings", "pure/*", "demo/*"},
     "__main__": {"*"},
 }
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -70,6 +71,40 @@ def test_once_with_a_setting_that_no_picture_can_meet(
     monkeypatch.setenv("LIMNER_MAX_IMAGE_BYTES", "1KiB")
     assert demo(str(tmp_path)) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("limner demo --once: Server error '500 ")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """`ours` is LIMNER_UPSTREAM_MODEL, `named` what the client names; the answer has this status and code."""
+
+    name: str
+    ours: str | None
+    named: str
+    status: int = 200
+    code: str | None = None
+
+
+NAMED = [
+    Named("any name", None, "gpt-image-2"),
+    Named("an oddity", None, "refuses-400", 400, "moderation_blocked"),
+    Named("an oddity with a number", None, "error-402", 500, "upstream_quota"),
+    Named("any name, where the operator has chosen an oddity", "error-in-200-401", "gpt-image-2", 500, "upstream_auth"),
+    Named("an oddity, where the operator has chosen another", "error-401", "text-only", 400, "no_image_in_reply"),
+    Named("any name, where the operator has another upstream by day", "openai/gpt-5-image", "gpt-image-2"),
+]
+
+
+@pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
+def test_a_model_shows_what_upstreams_do(case: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case.ours is not None:
+        monkeypatch.setenv("LIMNER_UPSTREAM_MODEL", case.ours)
+    with showcase.running(fixed_port=False) as url:
+        asked = {"model": case.named, "prompt": "a fox", "response_format": "url"}
+        answer = httpx.post(f"{url}/v1/images/generations", json=asked, trust_env=False, timeout=30)
+        listed = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
+    assert answer.status_code == case.status
+    assert answer.json().get("error", {}).get("code") == case.code
+    assert {"gpt-image-2", "refuses-400", "slow-30"} <= {card["id"] for card in listed}
 
 
 def test_a_bad_setting_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

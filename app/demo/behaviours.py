@@ -158,6 +158,12 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("bytewise", "a stream byte by byte, cut inside letters", _sends(bytewise=True)),
 )
 
+#: Names that can be tried without further ado: each row, and numbers that tell something of their own.
+EXAMPLES = (
+    *dict.fromkeys(behaviour.name for behaviour in BEHAVIOURS if behaviour.name != "holds"),
+    *("error-401", "error-402", "error-429", "error-in-200-402", "html-504", "slow-30"),
+)
+
 _PLAIN = {behaviour.name: behaviour for behaviour in BEHAVIOURS if behaviour.number is None}
 _NUMBERED = {behaviour.name: behaviour for behaviour in BEHAVIOURS if behaviour.number is not None}
 
