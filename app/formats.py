@@ -3,10 +3,11 @@
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, TypeAdapter
 from pydantic_core import PydanticCustomError
@@ -53,9 +54,39 @@ def _check_store(value: str) -> str:
     return value
 
 
+_REDIS = re.compile(
+    r"(?:(?:redis|valkey)s?://(?:[^/?#@]*@)?(?:[^/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[0-9]{0,4})?"
+    r"|unix://(?:[^/?#@]*@)?/[^?#]+)(?:\?(?P<options>[^#]+))?"
+)
+
+#: What may follow the `?` of such a URL: how the server's certificate is checked, which one it is shown, a database.
+_REDIS_OPTIONS: dict[str, Callable[[str], bool]] = {
+    "ssl_ca_certs": os.path.isfile,
+    "ssl_certfile": os.path.isfile,
+    "ssl_keyfile": os.path.isfile,
+    "ssl_check_hostname": {"true", "false"}.__contains__,
+    "ssl_cert_reqs": {"required", "none"}.__contains__,
+    "db": str.isdecimal,
+}
+
+
 def _check_state(value: str) -> str:
-    if value != "memory:" and not (re.match("rediss?://", value) and urlsplit(value).hostname):
-        raise PydanticCustomError("state", "memory:, or a URL like redis://host:6379")
+    """What redis-py would pass over, or find out with the first question."""
+    if value == "memory:":
+        return value
+    match = _REDIS.fullmatch(value)
+    if match is None or not 0 < (urlsplit(value).port or 1) < 65_536:
+        raise PydanticCustomError(
+            "state",
+            "memory:, or the address of one server like redis://user:password@host:6379/0, also rediss:, valkey:, "
+            "valkeys:, unix:///path; no Sentinel, no Cluster; special characters of a password as %40",
+        )
+    is_secure = value.startswith(("rediss:", "valkeys:"))
+    known = {name: check for name, check in _REDIS_OPTIONS.items() if is_secure or not name.startswith("ssl_")}
+    options = parse_qsl(match["options"] or "", keep_blank_values=True)
+    if not all(name in known and known[name](given) for name, given in options):
+        names = ", ".join(known)
+        raise PydanticCustomError("state", "after ? nothing but {names}; files must exist", {"names": names})
     return value
 
 

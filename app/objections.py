@@ -36,4 +36,5 @@ def _may_be_secret(problem: Mapping[str, Any]) -> bool:
     place, value = problem["loc"], problem["input"]
     is_upstream = place[0] == "upstreams" and (len(place) < 3 or isinstance(value, dict | list))
     is_key = any("key" in str(step) for step in place)
-    return is_key or is_upstream or problem["type"] == "extra_forbidden" or "@" in repr(value)
+    is_address = any(sign in repr(value) for sign in ("@", "password"))
+    return is_key or is_upstream or is_address or problem["type"] == "extra_forbidden"

@@ -104,7 +104,9 @@ class Settings(BaseSettings):
         "stand for a key that is not told.",
     )
     keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](#keys-and-limits).")
-    shared_state: StateUrl = Field("memory:", description="`redis://host:6379`: where replicas count limits together.")
+    shared_state: StateUrl = Field(
+        "memory:", repr=False, description="`redis://host:6379`: where replicas count limits together."
+    )
     state_down: Literal["open", "closed"] = Field("open", description="Without Redis: `open` counts alone, or 503.")
     allow_anonymous: bool = Field(
         False,

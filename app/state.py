@@ -1,5 +1,6 @@
 """What replicas share: in this process, or in Redis."""
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -127,7 +128,8 @@ class State:
 
         self._lost = (RedisError, OSError)
         pool = BlockingConnectionPool.from_url(
-            url,
+            # Their protocol is one, and so are their addresses but for this word.
+            re.sub("^valkey", "redis", url),
             max_connections=_CONNECTIONS,
             timeout=_CROWDED,
             retry=Retry(NoBackoff(), 1),

@@ -7,21 +7,36 @@ from pathlib import Path
 
 
 class RedisServer:
-    """Nothing of it is on disk: one that has been killed has forgotten everything."""
+    """Nothing of it is on disk: one that has been killed has forgotten everything. `options` as on its command line."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port: int = free.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [
+            "redis-server",
+            "--port",
+            str(self._port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            *self._options,
+        ]
         self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
         for _ in range(1000):
             try:
-                socket.create_connection(("127.0.0.1", self._port)).close()
+                with socket.create_connection(("127.0.0.1", self._port)) as line:
+                    # It answers when all its sockets are open.
+                    line.sendall(b"PING\r\n")
+                    line.recv(64)
                 return
             except ConnectionRefusedError:
                 threading.Event().wait(0.01)

@@ -39,6 +39,11 @@ class Case:
 READ = [
     Case("no shared state", StateUrl, "memory:", "memory:"),
     Case("a Redis", StateUrl, "rediss://:secret@h:1/2", "rediss://:secret@h:1/2"),
+    Case("a Redis by its name alone", StateUrl, "redis://h", "redis://h"),
+    Case("a Valkey over TLS", StateUrl, "valkeys://[::1]:1", "valkeys://[::1]:1"),
+    Case("a password with special characters", StateUrl, "redis://u:%40%2F@h/", "redis://u:%40%2F@h/"),
+    Case("a certificate", StateUrl, f"rediss://h?ssl_ca_certs={__file__}&ssl_check_hostname=false", f"rediss://h?ssl_ca_certs={__file__}&ssl_check_hostname=false"),
+    Case("a socket", StateUrl, "unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
     Case("words with spaces", Words, " a, b ,,", ("a", "b")),
     Case("words that are words already", Words, ("a",), ("a",)),
     Case("an address with a slash at its end", BaseUrl, "http://h/v1/", "http://h/v1"),
@@ -50,7 +55,7 @@ READ = [
     Case("a ledger that is not there yet", LedgerFile, "/tmp/ledger.jsonl", Path("/tmp/ledger.jsonl")),
     Case("a ledger on standard output", LedgerFile, "-", STANDARD_OUTPUT),
     Case("a collector", Collector, "http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.name)
@@ -70,6 +75,19 @@ def test_keys_come_from_files(tmp_path: Path) -> None:
 REFUSED = [
     ("a state that is none", StateUrl, "memcached://h"),
     ("a Redis nowhere", StateUrl, "redis:///0"),
+    ("a Redis with a port that is none", StateUrl, "redis://h:70000"),
+    ("a Redis with a port in words", StateUrl, "redis://h:port"),
+    ("a Redis with a database in words", StateUrl, "redis://h/main"),
+    ("a password that ends the address", StateUrl, "redis://:a#b@h"),
+    ("a password with a slash", StateUrl, "redis://:a/b@h"),
+    ("a sentinel", StateUrl, "redis+sentinel://h:26379/main"),
+    ("a cluster", StateUrl, "redis+cluster://a:1,b:2"),
+    ("two servers", StateUrl, "redis://a:1,b:2"),
+    ("a socket nowhere", StateUrl, "unix://"),
+    ("an option that is none", StateUrl, "redis://h?decode_responses=1"),
+    ("TLS where there is none", StateUrl, f"redis://h?ssl_ca_certs={__file__}"),
+    ("a certificate that is not there", StateUrl, "rediss://h?ssl_ca_certs=/no/such"),
+    ("a check that is none", StateUrl, "rediss://h?ssl_cert_reqs=optional"),
     ("a key with a line break", Key, "sk-1\r\nx-evil: 1"),
     ("a key with a space", Key, "sk 1"),
     ("a key that no header can carry", Key, "schlüssel"),

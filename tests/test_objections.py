@@ -13,6 +13,7 @@ from app.settings import Settings
 
 GOOD = {"name": "main", "base_url": "https://main.example/v1", "api_key": "sk-main"}
 SPARE = {"name": "spare", "base_url": "https://spare.example/v1", "api_key": "sk-spare"}
+ONE = {"upstream_base_url": "http://h"}
 LIST = 'LIMNER_UPSTREAMS: invalid value (format: a JSON list like [{"name": "main", "base_url": "https://…"}])'
 
 
@@ -28,6 +29,8 @@ class Case:
 
 
 CASES = [
+    Case("a password of Redis", {"shared_state": "redis://:hunter2@h/main", **ONE}, ("LIMNER_SHARED_STATE: invalid value (format: memory:, or the address of one server like redis://user:password@host:6379/0",)),
+    Case("a password of Redis as an option", {"shared_state": "redis://h?password=hunter2", **ONE}, ("LIMNER_SHARED_STATE: invalid value (format: after ? nothing but db; files must exist)",)),
     Case("no upstream at all", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set",)),
     Case("no JSON", {"upstreams": "[{sk-1"}, (LIST,)),
     Case("an object instead of a list", {"upstreams": '{"name": "main", "api_key": "sk-1"}'}, (LIST,)),

@@ -2,15 +2,19 @@
 
 import asyncio
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from structlog.testing import capture_logs
 
 from app.errors import RateLimited, Unavailable
+from app.formats import StateUrl
 from app.metrics import REGISTRY
 from app.state import Counters, State
+from tests import certificate
 from tests.redis_server import RedisServer
 
 
@@ -81,6 +85,52 @@ def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> Non
 
 def failures() -> float:
     return REGISTRY.get_sample_value("limner_part_errors_total", {"part": "state"}) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("url", "works"),
+    [
+        ("redis://:{password}@127.0.0.1:{port}", True),
+        ("valkey://:{password}@127.0.0.1:{port}/3", True),
+        ("unix://:{password}@{folder}/socket?db=1", True),
+        ("rediss://:{password}@127.0.0.1:{tls}?ssl_ca_certs={folder}/certificate&ssl_check_hostname=false", True),
+        ("valkeys://:{password}@127.0.0.1:{tls}?ssl_cert_reqs=none", True),
+        ("rediss://:{password}@127.0.0.1:{tls}?ssl_ca_certs={folder}/certificate", False),
+        ("rediss://:{password}@127.0.0.1:{tls}", False),
+        ("rediss://:{password}@127.0.0.1:{port}", False),
+        ("redis://:wrong@127.0.0.1:{port}", False),
+        ("redis://127.0.0.1:{port}", False),
+    ],
+)
+def test_each_form_of_address(url: str, works: bool, tmp_path: Path) -> None:
+    """That of a server with a password, a socket, and a certificate for another name that nobody has signed."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    (tmp_path / "key").write_text(certificate.KEY)
+    (tmp_path / "certificate").write_text(certificate.CERTIFICATE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        tls = free.getsockname()[1]
+    server = RedisServer(
+        tmp_path,
+        *("--requirepass", "s/e c@r#t", "--unixsocket", "socket", "--tls-port", str(tls), "--tls-auth-clients", "no"),
+        *("--tls-cert-file", "certificate", "--tls-key-file", "key", "--tls-ca-cert-file", "certificate"),
+    )
+    server.start()
+    url = url.format(password="s%2Fe%20c%40r%23t", port=server.url.rpartition(":")[2], tls=tls, folder=tmp_path)
+
+    async def scene() -> None:
+        state = State(TypeAdapter(StateUrl).validate_python(url), closed=False)
+        with capture_logs() as logs:
+            assert await state.count("alice", hit)
+            assert await state.share(lambda shared: shared.ping()) is (True if works else None)
+        assert [each["event"] for each in logs] == ([] if works else ["shared state is away"])
+        assert "wrong" not in str(logs)
+        await state.close()
+
+    try:
+        asyncio.run(scene())
+    finally:
+        server.kill()
 
 
 def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
