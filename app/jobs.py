@@ -23,6 +23,7 @@ class Job(Generic[Item]):
         self.fault: ApiError | None = None
         self.readers = readers
         self._settle = settle
+        self._ended = False
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run(items))
         self.task.add_done_callback(self._end)
@@ -44,6 +45,7 @@ class Job(Generic[Item]):
             self.fault = ApiError()
 
     def _end(self, _: asyncio.Task[None]) -> None:
+        self._ended = True
         self._ring()
         self._settle_if_left()
 
@@ -70,5 +72,6 @@ class Job(Generic[Item]):
         self._settle_if_left()
 
     def _settle_if_left(self) -> None:
-        if self.readers == 0 and self.task.done():
+        """Not before `_end`, which does it too: a reader may hear of the end, and leave, before."""
+        if self.readers == 0 and self._ended:
             self._settle()

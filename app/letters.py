@@ -44,10 +44,9 @@ class Letter:
 
     async def items(self) -> AsyncGenerator[Answer, None]:
         """As a job brings them. Raises the fault."""
-        if self.fault is not None:
-            raise self.fault
-        if self.answer is not None:
-            yield self.answer
+        if self.answer is None:
+            raise self.fault or ApiError()
+        yield self.answer
 
 
 async def write_letter(errand: Errand, store: Store) -> bytes:

@@ -92,6 +92,21 @@ def test_work_without_a_reader_settles_when_it_ends() -> None:
     asyncio.run(play())
 
 
+def test_who_hears_of_the_end_and_leaves_at_once_settles_it_once() -> None:
+    async def play() -> None:
+        bench = Bench()
+        job = bench.start()
+        bench.orders.put_nowait(7)
+        bench.orders.put_nowait(None)
+        await job.end()
+        job.leave()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert bench.closed == 1
+
+    asyncio.run(play())
+
+
 def test_an_error_ends_it_without_its_frames() -> None:
     async def play() -> None:
         bench = Bench()

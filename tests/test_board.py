@@ -1,0 +1,433 @@
+"""What replicas tell each other: the rules that hold within one of them hold between two; against a real Redis."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from app.blobs import Spool
+from app.board import PATIENCE, Board, Heard
+from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, QuestionLost, Unavailable
+from app.exchange import Exchange, Item
+from app.jobs import Job
+from app.once import Errand, Identity
+from app.state import State
+from tests.redis_server import RedisServer
+from tests.test_once import ANSWER, CASES, KEYED, ME, REQUEST, RUNNING, Case
+
+AGAIN = replace(ME, again=True)
+NOBODY = "redis://127.0.0.1:9"
+RECORD = "limner:{errands}:req_1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis(server: RedisServer) -> Iterator[Redis]:
+    client: Redis = Redis.from_url(server.url, decode_responses=True)
+    client.flushall()
+    yield client
+    client.close()
+
+
+class Replica:
+    """A board, and errands without a server. `between` is done in each pause of the board's."""
+
+    def __init__(self, url: str, *, closed: bool = False) -> None:
+        self.state = State(url, closed=closed)
+        self.board = Board(self.state, ttl=600, key_ttl=86_400, sleep=self.sleep)
+        self.between: Callable[[], Coroutine[Any, Any, object]] | None = None
+        self.pauses = 0
+
+    async def sleep(self, _: float) -> None:
+        self.pauses += 1
+        if self.between is not None:
+            await self.between()
+
+    def errand(
+        self,
+        identity: Identity = ME,
+        id: str = "req_1",  # noqa: A002  the API's word
+        *,
+        asked: bool = True,
+        fault: ApiError | None = None,
+        is_async: bool = False,
+    ) -> Errand:
+        """One whose work ends at the next turn of the loop."""
+
+        async def work() -> AsyncGenerator[Item, None]:
+            if fault is not None:
+                raise fault
+            yield ANSWER
+
+        exchange = Exchange(REQUEST, 60)
+        exchange.upstream.started = asked
+        errand = Errand(id, identity, exchange, Spool(), is_async, reader="me")
+        errand.job = Job(work(), lambda: None, readers=0 if is_async else 1)
+        return errand
+
+    async def post(self, identity: Identity = ME, id: str = "req_1", **options: Any) -> Errand:  # noqa: A002
+        assert await self.board.enter(id, identity, is_async=options.get("is_async", False)) is None
+        errand = self.errand(identity, id, **options)
+        self.board.own(errand)
+        assert await self.board.tell(errand)
+        return errand
+
+
+def play(scene: Callable[[Replica, Replica], Awaitable[None]], server: RedisServer) -> None:
+    async def run() -> None:
+        replicas = Replica(server.url), Replica(server.url)
+        await scene(*replicas)
+        for replica in replicas:
+            await replica.state.close()
+
+    asyncio.run(run())
+
+
+async def end(replica: Replica, errand: Errand, *, delivered: bool) -> None:
+    """Its work has ended and its reader left: what somebody may come back for is handed over."""
+    await errand.job.end()
+    errand.delivered = delivered
+    errand.job.readers = 0
+    if errand.is_worth_keeping or not await replica.board.withdraw(errand.id, errand.identity):
+        assert await replica.board.finish(errand, b"{}", briefly=not errand.is_worth_keeping)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.later], ids=lambda case: case.name)
+def test_who_gets_what_was_paid_for_elsewhere(case: Case, server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post(case.first, fault=case.fault, is_async=case.is_async)
+        await end(one, errand, delivered=case.delivered)
+        found = await other.board.enter("req_2", case.then, is_async=False)
+        assert found == ("req_1" if case.joins else None)
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize("case", RUNNING, ids=lambda case: case.name)
+def test_who_joins_what_is_under_way_elsewhere(case: Case, server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(case.first)
+        assert await other.board.enter("req_2", case.then, is_async=False) == ("req_1" if case.joins else None)
+
+    play(scene, server)
+
+
+def test_who_waits_elsewhere_counts_as_a_reader(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post()
+        errand.job.readers = 0
+        await one.board.tell(errand)
+        assert await other.board.enter("req_2", ME, is_async=False) == "req_1"
+        assert await other.board.enter("req_3", ME, is_async=False) is None
+        assert not await one.board.withdraw("req_1", ME)
+        follower = other.errand()
+        follower.reader = "req_2"
+        assert await other.board.leave(follower)
+        assert await one.board.withdraw("req_1", ME)
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize(("identity", "kept"), [(ME, False), (KEYED, True)], ids=["without a key", "under a key"])
+@pytest.mark.parametrize("delivered", [False, True])
+def test_what_was_delivered_elsewhere_is_forgotten_but_under_a_key(
+    identity: Identity, kept: bool, delivered: bool, server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await end(one, await one.post(identity), delivered=False)
+        assert await other.board.enter("req_2", identity, is_async=False) == "req_1"
+        follower = other.errand(identity)
+        follower.reader, follower.delivered = "req_2", delivered
+        await other.board.leave(follower)
+        assert redis.exists(RECORD) == (kept or not delivered)
+
+    play(scene, server)
+
+
+def test_a_key_with_another_body_is_refused_everywhere(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(KEYED)
+        with pytest.raises(IdempotencyKeyReused):
+            await other.board.enter("req_2", replace(KEYED, fingerprint="cat"), is_async=False)
+
+    play(scene, server)
+
+
+def test_a_call_whose_answer_was_lost_may_be_made_again(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        assert [await one.board.enter("req_1", AGAIN, is_async=False) for _ in range(2)] == [None, None]
+        await one.board.tell(one.errand())
+        (place,) = redis.keys("limner:{errands}:at:*")
+        assert redis.lrange(place, 0, -1) == ["req_1"]
+
+    play(scene, server)
+
+
+def test_what_is_told_is_forgotten_in_its_time(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        await one.post(KEYED, "req_1")
+        brief = await one.post(ME, "req_2")
+        await brief.job.end()
+        assert redis.ttl(RECORD) > 86_000
+        assert 590 < redis.ttl("limner:{errands}:req_2") <= 600
+        assert await one.board.finish(brief, b"{}", briefly=True)
+        assert 50 < redis.ttl("limner:{errands}:req_2") <= 60
+
+    play(scene, server)
+
+
+def bury(redis: Redis) -> None:
+    redis.hset(RECORD, mapping={"beat": 0})
+
+
+ORPHANS: list[tuple[str, Identity, bool, list[str]]] = [
+    ("nothing was asked: it is as if it had never been", ME, False, ["new"]),
+    ("something was asked: that is told once", ME, True, ["question_lost", "new"]),
+    ("nothing was asked, under a key", KEYED, False, ["new"]),
+    ("something was asked, under a key: that is told always", KEYED, True, ["question_lost", "question_lost"]),
+]
+
+
+@pytest.mark.parametrize(("name", "identity", "asked", "told"), ORPHANS, ids=[row[0] for row in ORPHANS])
+def test_what_becomes_of_the_questions_of_a_replica_that_has_died(
+    name: str, identity: Identity, asked: bool, told: list[str], server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(identity, asked=asked)
+        bury(redis)
+        heard = []
+        for _ in told:
+            try:
+                heard.append(await other.board.enter("req_2", identity, is_async=False) or "new")
+            except QuestionLost as error:
+                heard.append(str(error.code))
+        assert heard == told
+
+    play(scene, server)
+
+
+def test_who_waits_gets_what_has_come_of_it(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post()
+        await other.board.enter("req_2", AGAIN, is_async=False)
+
+        async def finish() -> None:
+            await errand.job.end()
+            await one.board.finish(errand, b"what came", briefly=False)
+
+        other.between = finish
+        assert await other.board.wait(other.errand()) == b"what came"
+        assert other.pauses == 1
+
+    play(scene, server)
+
+
+def test_what_is_done_outlives_its_replica(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await end(one, await one.post(), delivered=False)
+        bury(redis)
+        assert await other.board.enter("req_2", ME, is_async=False) == "req_1"
+        assert await other.board.wait(other.errand()) == b"{}"
+
+    play(scene, server)
+
+
+def test_who_looks_is_counted_for_a_while_and_for_longer_when_it_is_done(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post()
+        scores: list[object] = []
+
+        async def finish() -> None:
+            scores.append(redis.zscore(f"{RECORD}:readers", "me"))
+            await end(one, errand, delivered=True)
+
+        other.between = finish
+        await other.board.wait(other.errand())
+        scores.append(redis.zscore(f"{RECORD}:readers", "me"))
+        first, last = (float(str(score)) for score in scores)
+        assert 40_000 < last - first < 50_000
+
+    play(scene, server)
+
+
+def test_who_waits_for_one_that_dies_takes_over_what_was_not_asked(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(asked=False)
+        follower = other.errand(asked=False)
+        other.between = lambda: asyncio.to_thread(bury, redis)
+        assert await other.board.wait(follower) is None
+        assert other.board.owns(follower)
+        assert redis.hget(RECORD, "here") == "1"
+
+    play(scene, server)
+
+
+def test_what_may_be_paid_for_is_not_taken_over(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post()
+        bury(redis)
+        assert not await other.board.adopt(other.errand())
+
+    play(scene, server)
+
+
+def test_what_was_delivered_is_only_for_those_who_wait_for_it_already(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post()
+        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
+        await end(one, errand, delivered=True)
+        assert await other.board.wait(other.errand()) == b"{}"
+        assert await other.board.enter("req_3", AGAIN, is_async=False) is None
+
+    play(scene, server)
+
+
+def test_of_two_who_wait_one_takes_over(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(asked=False)
+        bury(redis)
+        followers = [other.errand(asked=False), one.errand(asked=False)]
+        assert await other.board.adopt(followers[0])
+        assert not await one.board.adopt(followers[1])
+
+    play(scene, server)
+
+
+def test_what_was_paid_for_and_not_delivered_can_be_taken_over(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post(fault=ImageUnavailable("404"))
+        assert not await other.board.adopt(other.errand())
+        await end(one, errand, delivered=True)
+        assert await other.board.adopt(other.errand())
+        assert not redis.hexists(RECORD, "outcome")
+
+    play(scene, server)
+
+
+def test_who_waits_for_one_that_dies_after_asking_is_told(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post()
+        bury(redis)
+        with pytest.raises(QuestionLost):
+            await other.board.wait(other.errand())
+
+    play(scene, server)
+
+
+def test_a_record_that_does_not_come_back_is_lost(server: RedisServer, redis: Redis) -> None:
+    async def scene(_: Replica, other: Replica) -> None:
+        with pytest.raises(QuestionLost):
+            await other.board.wait(other.errand())
+        assert other.pauses * 0.5 == PATIENCE
+
+    play(scene, server)
+
+
+def test_signs_of_life_are_given_while_the_work_lasts(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        errand, done = await one.post(), await one.post(id="req_2")
+        await done.job.end()
+        errand.job = Job(hanging(), lambda: None)
+        redis.flushall()
+
+        async def stop_after_two() -> None:
+            if one.pauses > 2:
+                raise asyncio.CancelledError
+
+        one.between = stop_after_two
+        with pytest.raises(asyncio.CancelledError):
+            await one.board.beat()
+        assert redis.exists(RECORD)
+        assert not redis.exists("limner:{errands}:req_2")
+        errand.job.task.cancel()
+
+    play(scene, server)
+
+
+async def hanging() -> AsyncGenerator[Item, None]:
+    await asyncio.Event().wait()
+    yield ANSWER
+
+
+def test_a_replica_that_was_taken_for_dead_learns_it(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post(asked=False)
+        errand.job = Job(hanging(), lambda: None)
+        bury(redis)
+        assert await other.board.adopt(other.errand(asked=False))
+        with pytest.raises(Unavailable, match="taken over"):
+            await one.board.tell(errand)
+        assert not one.board.owns(errand)
+        one.board.own(errand)
+
+        async def stop_after_two() -> None:
+            if one.pauses > 2:
+                raise asyncio.CancelledError
+
+        one.between = stop_after_two
+        with pytest.raises(asyncio.CancelledError):
+            await one.board.beat()
+        assert redis.hget(RECORD, "owner") == other.board._owner
+        errand.job.task.cancel()
+
+    play(scene, server)
+
+
+def test_what_is_found_by_its_id_alone(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post(is_async=True)
+        assert await other.board.find("req_1", "me") == Heard("under way")
+        assert await other.board.find("req_1", "you") == Heard("gone")
+        assert await other.board.find("req_9", "me") == Heard("gone")
+        await end(one, errand, delivered=False)
+        assert await other.board.find("req_1", "me") == Heard("done", b"{}")
+        await one.post(ME, "req_2")
+        redis.hset("limner:{errands}:req_2", "beat", 0)
+        assert await other.board.find("req_2", "me") == Heard("lost")
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize("url", ["memory:", NOBODY], ids=["nothing is shared", "Redis is away"])
+def test_alone_it_is_as_if_nobody_else_were_there(url: str) -> None:
+    async def scene() -> None:
+        replica = Replica(url)
+        board = replica.board
+        errand = replica.errand()
+        assert await board.enter("req_1", ME, is_async=False) is None
+        board.own(errand)
+        assert board.owns(errand) is board.is_shared is (url == NOBODY)
+        assert not await board.tell(errand)
+        assert not await board.finish(errand, b"{}", briefly=False)
+        assert not await board.leave(errand)
+        assert not await board.adopt(errand)
+        assert await board.withdraw("req_1", ME)
+        assert (await board.find("req_1", "me")).word == ""
+        if url == "memory:":
+            await board.beat()
+        await replica.state.close()
+
+    asyncio.run(scene())
+
+
+def test_where_a_replica_may_not_go_on_alone_nothing_new_is_asked() -> None:
+    async def scene() -> None:
+        replica = Replica(NOBODY, closed=True)
+        with pytest.raises(Unavailable):
+            await replica.board.enter("req_1", ME, is_async=False)
+        await replica.state.close()
+
+    asyncio.run(scene())

@@ -1,0 +1,273 @@
+"""Which answers stay with a replica and which go to all of them; the way over real sockets is in test_replicas.py."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.blobs import Blob, Spool
+from app.board import Board, Heard
+from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, QuestionLost, Unavailable
+from app.exchange import Exchange, Item
+from app.handover import Handover
+from app.jobs import Job
+from app.letters import write_letter
+from app.memory import MemoryStore
+from app.once import Errand, Identity, Once
+from app.pipeline import Answer
+from app.pure.answers import Painted
+from app.pure.chat import read_reply
+from app.pure.media import ImageInfo, measure
+from app.stored import StoreConfig, not_kept
+from tests.pictures import as_blob, gradient, saved
+from tests.test_once import ANSWER, KEYED, ME, REQUEST
+
+PNG = saved(gradient("RGB", (16, 16)), "PNG")
+
+
+@dataclass
+class Notes:
+    """A board that writes down what it is told. `followed`: somebody waits elsewhere; `away`: nobody hears anything."""
+
+    followed: bool = False
+    away: bool = False
+    taken: bool = False
+    is_shared: bool = True
+    outcome: bytes | None = b""
+    mine: set[str] = field(default_factory=set)
+    heard: list[str] = field(default_factory=list)
+
+    def owns(self, errand: Errand) -> bool:
+        return errand.id in self.mine
+
+    async def tell(self, errand: Errand) -> bool:
+        self.heard.append(f"{errand.job.readers} here")
+        if self.taken:
+            raise Unavailable("taken over")
+        return not self.away
+
+    async def withdraw(self, id: str, identity: Identity) -> bool:  # noqa: A002  the API's word
+        self.heard.append("withdrawn")
+        return not self.followed
+
+    async def finish(self, errand: Errand, outcome: bytes, *, briefly: bool) -> bool:
+        self.heard.append("handed over briefly" if briefly else "handed over")
+        return not self.away
+
+    async def leave(self, errand: Errand) -> bool:
+        self.heard.append("left")
+        return not self.away
+
+    async def wait(self, errand: Errand) -> bytes | None:
+        return self.outcome
+
+    async def adopt(self, errand: Errand) -> bool:
+        self.heard.append("adopted")
+        return not self.taken
+
+    async def find(self, id: str, caller: str) -> Heard:  # noqa: A002  the API's word
+        return Heard(id, self.outcome or b"")
+
+
+class BrokenStore(MemoryStore):
+    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+        raise not_kept("the bucket is away")
+
+
+class Scene:
+    def __init__(self, notes: Notes, *, broken: bool = False) -> None:
+        self.notes = notes
+        self.once = Once(ttl=600, key_ttl=86_400, most=10, most_bytes=10_000_000)
+        config = StoreConfig("memory:", 60)
+        self.store = BrokenStore(config) if broken else MemoryStore(config)
+        self.handover = Handover(self.once, cast("Board", notes), self.store)
+
+    def start(
+        self, identity: Identity = ME, fault: ApiError | None = None, answer: Answer = ANSWER, *, own: bool = True
+    ) -> Errand:
+        async def work() -> AsyncGenerator[Item, None]:
+            if fault is not None:
+                raise fault
+            yield answer
+
+        exchange = Exchange(REQUEST, 60)
+        exchange.upstream.started = True
+        errand = Errand("req_1", identity, exchange, Spool())
+        errand.job = Job(work(), lambda: self.handover.settle(errand))
+        self.once.add(errand)
+        if own:
+            self.notes.mine.add(errand.id)
+        return errand
+
+    async def end(self, errand: Errand, *, delivered: bool) -> bool:
+        """Whether it is still here when all has been told."""
+        await errand.job.end()
+        errand.delivered = delivered
+        errand.job.leave()
+        await asyncio.sleep(0)
+        await self.handover.drain(10)
+        return self.once.known(errand.id) is not None
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    heard: list[str]
+    stays: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+    delivered: bool = False
+    identity: Identity = ME
+    fault: ApiError | None = None
+    own: bool = True
+
+
+CASES = [
+    Case("delivered: nobody needs to know more", ["withdrawn"], delivered=True),
+    Case("delivered, and somebody waits for it elsewhere", ["withdrawn", "handed over briefly"], delivered=True, notes={"followed": True}),
+    Case("not delivered", ["handed over"]),
+    Case("delivered, under a key", ["handed over"], delivered=True, identity=KEYED),
+    Case("a refusal", ["withdrawn"], fault=ModerationBlocked("no"), delivered=True),
+    Case("a refusal under a key", ["handed over"], fault=ModerationBlocked("no"), delivered=True, identity=KEYED),
+    Case("paid for and not fetched", ["handed over"], fault=ImageUnavailable("404"), delivered=True),
+    Case("not delivered, and nobody hears it", ["handed over"], True, notes={"away": True}),
+    Case("delivered, and nobody hears it", ["withdrawn"], delivered=True, notes={"away": True}),
+    Case("another replica's", ["left"], delivered=True, own=False),
+    Case("another replica's, not delivered, and nobody hears it", ["left"], True, own=False, notes={"away": True}),
+    Case("alone, not delivered", [], True, notes={"is_shared": False}),
+    Case("alone, delivered", [], delivered=True, notes={"is_shared": False}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_where_an_answer_goes(case: Case) -> None:
+    async def play() -> None:
+        scene = Scene(Notes(**case.notes))
+        errand = scene.start(case.identity, case.fault, own=case.own)
+        assert await scene.end(errand, delivered=case.delivered) is case.stays
+        assert scene.notes.heard == case.heard
+        scene.once.close()
+
+    asyncio.run(play())
+
+
+def test_a_picture_that_the_store_does_not_take_stays_here() -> None:
+    blob = as_blob(PNG)
+    answer = Answer((Painted("form", source=blob, info=measure(blob.read_at)),), ANSWER.usage)
+
+    async def play() -> None:
+        scene = Scene(Notes(), broken=True)
+        with capture_logs() as logs:
+            assert await scene.end(scene.start(answer=answer), delivered=False)
+        assert [(each["event"], each["error"]) for each in logs] == [
+            ("handover", "LIMNER_IMAGE_STORE: the bucket is away")
+        ]
+        scene.once.close()
+
+    asyncio.run(play())
+
+
+def test_who_comes_while_it_is_handed_over_reads_it_here() -> None:
+    async def play() -> None:
+        scene = Scene(Notes())
+        errand = scene.start()
+        await errand.job.end()
+        await asyncio.sleep(0)
+        errand.job.leave()
+        errand.job.readers += 1
+        await scene.handover.drain(10)
+        assert scene.once.known("req_1") is errand
+        scene.notes.mine.clear()
+        errand.job.leave()
+        await scene.handover.drain(10)
+        assert scene.once.known("req_1") is None
+        assert scene.notes.heard == ["handed over", "left"]
+
+    asyncio.run(play())
+
+
+def test_who_leaves_before_the_end_is_told_of() -> None:
+    async def play() -> None:
+        scene = Scene(Notes())
+        errand = scene.start()
+        scene.handover.note(errand)
+        await scene.handover.drain(10)
+        assert scene.notes.heard == ["1 here"]
+        await errand.job.end()
+        scene.handover.note(errand)
+        scene.notes.mine.clear()
+        scene.handover.note(errand)
+        assert scene.notes.heard == ["1 here"]
+        scene.once.close()
+
+    asyncio.run(play())
+
+
+def test_what_another_replica_has_taken_over_is_only_logged() -> None:
+    async def play() -> None:
+        scene = Scene(Notes(taken=True))
+        errand = scene.start()
+        with capture_logs() as logs:
+            scene.handover.note(errand)
+            await scene.handover.drain(10)
+        assert [each["error"] for each in logs] == ["taken over"]
+        scene.once.close()
+
+    asyncio.run(play())
+
+
+def letter(answer: Answer = ANSWER, fault: ApiError | None = None, *, told: bool = True) -> bytes:
+    async def write() -> bytes:
+        scene = Scene(Notes(is_shared=False))
+        errand = scene.start(fault=fault, answer=answer)
+        if told:
+            errand.replies.append(read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'))
+        await errand.job.end()
+        return await write_letter(errand, scene.store)
+
+    return asyncio.run(write())
+
+
+UNDELIVERED = letter(fault=ImageUnavailable("404"))
+LETTERS: list[tuple[str, bytes | None, bool, str]] = [
+    ("an answer", letter(), False, "answer"),
+    ("a refusal", letter(fault=ModerationBlocked("no")), False, "moderation_blocked"),
+    ("what could not be delivered is tried here", UNDELIVERED, False, "work with 1 paid"),
+    ("what could not be delivered is tried by another", UNDELIVERED, True, "image_download_failed"),
+    ("nothing, for its replica has died before it asked", None, False, "work with 0 paid"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "outcome", "taken", "comes"), LETTERS, ids=[row[0] for row in LETTERS])
+def test_what_a_follower_gets(name: str, outcome: bytes | None, taken: bool, comes: str) -> None:
+    async def play() -> str:
+        scene = Scene(Notes(outcome=outcome, taken=taken))
+        errand = scene.start(own=False)
+        try:
+            answer = await scene.handover.follow(errand)
+        except ApiError as error:
+            return str(error.code)
+        finally:
+            scene.once.close()
+        return f"work with {len(errand.replies)} paid" if answer is None else "answer"
+
+    assert asyncio.run(play()) == comes
+
+
+def test_what_is_recalled_by_its_id() -> None:
+    async def play() -> None:
+        scene = Scene(Notes(outcome=letter_of_answer))
+        found = await scene.handover.recall("done", "me", Spool())
+        assert found is not None
+        assert found.answer is not None
+        assert await scene.handover.recall("under way", "me", Spool()) is None
+        with pytest.raises(QuestionLost):
+            await scene.handover.recall("lost", "me", Spool())
+        for word in ("gone", ""):
+            with pytest.raises(NotFound):
+                await scene.handover.recall(word, "me", Spool())
+
+    letter_of_answer = letter()
+    asyncio.run(play())
