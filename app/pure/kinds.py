@@ -193,6 +193,12 @@ class Object:
     def from_json(self, name: str, value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise wrong_type(name, "an object", value)
+        try:
+            # As for comparing two requests, where it stands inside others: less deep can be written than read.
+            orjson.dumps([[[[value]]]], default=str)
+        except orjson.JSONEncodeError:
+            message = f"Invalid '{name}': an object that nests too deeply."
+            raise InvalidRequest(message, param=name, code="invalid_value") from None
         return value
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> dict[str, Any]:

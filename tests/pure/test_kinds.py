@@ -168,6 +168,13 @@ WRONG_JSON = [
         "invalid_value",
     ),
     Wrong("a list is no object", Object(), [], NOT_AN_OBJECT.format("an array"), "invalid_type"),
+    Wrong(
+        "an object that nests too deeply",
+        Object(),
+        orjson.loads('{"a":' * 400 + "1" + "}" * 400),
+        "Invalid 'x': an object that nests too deeply.",
+        "invalid_value",
+    ),
     Wrong("a text is no pairs", Pairs(), "a=b", NOT_AN_OBJECT.format("a string"), "invalid_type"),
     Wrong(
         "seventeen pairs, null counted",
