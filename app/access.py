@@ -75,7 +75,8 @@ def _digest(key: str) -> bytes:
 
 
 def _bearer(headers: Headers) -> str | None:
-    values = headers.getlist("authorization")
+    # Clients of Azure's have a header of their own for it.
+    values = headers.getlist("authorization") or [f"Bearer {key}" for key in headers.getlist("api-key")]
     if not values:
         return None
     scheme, _, token = values[0].partition(" ")

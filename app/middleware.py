@@ -78,8 +78,11 @@ class Record:
 
 
 def tidy(path: str) -> str:
-    """Open WebUI with a trailing slash in its base URL asks for `/v1//images/generations`."""
-    return re.sub("/{2,}", "/", path).rstrip("/") or "/"
+    """Open WebUI with a trailing slash in its base URL asks for `/v1//images/generations`; Spring AI and NextChat add
+    a `/v1` of their own to one that has it.
+    """
+    single = re.sub("/{2,}", "/", path).rstrip("/") or "/"
+    return re.sub("^(/v1){2,}(?=/|$)", "/v1", single)
 
 
 class LastResort:

@@ -21,6 +21,7 @@ class Case:
     keys: tuple[str, ...] = ("sk-one", "sk-two")
     pass_through: bool = False
     refused: str | None = None
+    of_azure: tuple[str, ...] = ()
 
 
 CASES = [
@@ -41,6 +42,10 @@ CASES = [
     Case("nobody needs a key where none is set", [], keys=()),
     Case("a needless key does no harm", ["Bearer x"], keys=()),
     Case("pass-through needs a key to pass on", [], keys=(), pass_through=True, refused="You didn't provide"),
+    Case("a key in Azure's header", [], of_azure=("sk-two",)),
+    Case("a wrong key in Azure's header", [], of_azure=("sk-three",), refused="Incorrect API key provided."),
+    Case("two keys in Azure's header", [], of_azure=("sk-one", "sk-two"), refused="Malformed Authorization header"),
+    Case("a key in each header: that of all others counts", ["Bearer sk-one"], of_azure=("sk-three",)),
     Case("pass-through takes any key", ["Bearer sk-mine"], keys=(), pass_through=True),
 ]
 
@@ -48,10 +53,12 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_who_may_call(case: Case) -> None:
     access = Access(case.keys, pass_through=case.pass_through)
-    headers = Headers(raw=[(b"authorization", value.encode("latin-1")) for value in case.headers])
+    raw = [(b"authorization", value.encode("latin-1")) for value in case.headers]
+    headers = Headers(raw=raw + [(b"api-key", value.encode()) for value in case.of_azure])
     if case.refused is None:
         caller = access.admit(headers)
-        assert caller.token == (case.headers[0].split()[1] if case.headers else None)
+        presented = [value.split()[1] for value in case.headers] + list(case.of_azure)
+        assert caller.token == (presented[0] if presented else None)
         return
     with pytest.raises(Unauthorized, match=case.refused) as caught:
         access.admit(headers)

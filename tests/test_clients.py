@@ -75,9 +75,10 @@ def test_who_does_not_ask_gets_what_openai_gives_for_the_model(client: OpenAI, m
     assert [name for name in ("url", "b64_json") if getattr(answer.data[0], name)] == [form]
 
 
-def test_the_client_for_azure_paints_and_edits_with_a_bearer_token(limner: RunningLimner, demo: RunningDemo) -> None:
+@pytest.mark.parametrize("key", [{"api_key": "sk-client"}, {"azure_ad_token": "sk-client"}], ids=str)
+def test_the_client_for_azure_paints_and_edits(key: Any, limner: RunningLimner, demo: RunningDemo) -> None:
     demo.state.reset()
-    with AzureOpenAI(azure_endpoint=limner.url, azure_ad_token="sk-client", api_version="2025-04-01-preview") as client:
+    with AzureOpenAI(azure_endpoint=limner.url, api_version="2025-04-01-preview", **key) as client:
         painted = client.images.generate(model="gpt-image-2", prompt="a fox", size="1024x1536")
         edited = client.images.edit(model="gpt-image-2", image=png(), prompt="a hat", size="1536x1024")
     pictures = [*(painted.data or ()), *(edited.data or ())]

@@ -92,7 +92,16 @@ def test_what_is_no_request_passes_untouched() -> None:
 
 @pytest.mark.parametrize(
     ("path", "tidied"),
-    [("/v1//images/generations", "/v1/images/generations"), ("/v1/models/", "/v1/models"), ("//", "/"), ("/", "/")],
+    [
+        ("/v1//images/generations", "/v1/images/generations"),
+        ("/v1/models/", "/v1/models"),
+        ("//", "/"),
+        ("/", "/"),
+        ("/v1/v1/models", "/v1/models"),
+        ("/v1//v1/", "/v1"),
+        ("/v1/v10/models", "/v1/v10/models"),
+        ("/v1/kept/v1/v1", "/v1/kept/v1/v1"),
+    ],
 )
 def test_paths_are_tidied(path: str, tidied: str, log_lines: io.StringIO) -> None:
     assert tidy(path) == tidied
