@@ -4,19 +4,22 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import httpx
 import orjson
 
+from app import surroundings
 from app.main import create_app
+from app.parts import upstream_config
 from app.places import place
 from app.pure.patience import who_gives_up
 from app.settings import Settings
+from app.steps import Failed, Step, take
+from app.stopwatch import Stopwatch
+from app.upstream import Upstream, open_transport
 
 #: What helps against something that cuts silent answers.
 _SHORTER = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"
@@ -26,23 +29,13 @@ _SHORTER = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"
 AT_FAULT = {"upstream_auth": "api_key", "upstream_quota": "api_key", "upstream_model": "model"}
 
 
-class Failed(Exception):
-    """Why a step failed and what to do, in one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """`run` gets settings with one upstream."""
-
-    name: str
-    run: Callable[[Settings], Coroutine[Any, Any, str]]
-
-
 def check(settings: Settings, *, paint: bool, patience: float | None = None) -> int:
-    """The exit code. One line a step, with the milliseconds it took; each upstream is taken as far as it goes.
+    """The exit code. What costs nothing comes first; each upstream is taken as far as it goes.
 
     `patience`: seconds of silence to try on the way that clients take to the running server.
     """
+    if not all(take(step, settings) for step in surroundings.steps(settings)):
+        return 1
     steps = [*STEPS, Step("paint", paint_one)] if paint else STEPS
     went_well = True
     for entry in settings.roster:
@@ -55,18 +48,6 @@ def check(settings: Settings, *, paint: bool, patience: float | None = None) -> 
     if went_well and not paint:
         print("      No picture was asked for: limner check --paint does that, and costs one picture.")
     return 0 if went_well else 1
-
-
-def take(step: Step, settings: Settings) -> bool:
-    """Whether it went well."""
-    began = time.perf_counter()
-    try:
-        said = asyncio.run(step.run(settings))
-    except Failed as reason:
-        print(f"FAIL  {step.name:<8} {reason}")
-        return False
-    print(f"ok    {step.name:<8} {said} ({(time.perf_counter() - began) * 1000:.0f} ms)")
-    return True
 
 
 async def reach(settings: Settings) -> str:
@@ -107,13 +88,16 @@ async def shake_hands(settings: Settings) -> str:
         return "none: plain http, the key travels unencrypted"
     try:
         async with asyncio.timeout(settings.upstream_connect_timeout):
-            _, writer = await asyncio.open_connection(url.host, url.port or 443, ssl=ssl.create_default_context())
+            _, writer = await asyncio.open_connection(url.host, url.port or 443)
+            began = time.perf_counter()
+            await writer.start_tls(ssl.create_default_context(), server_hostname=url.host)
     except (TimeoutError, OSError) as error:
         raise Failed(f"no TLS with {url.host}: {error}") from None
+    took = (time.perf_counter() - began) * 1000
     version = writer.get_extra_info("ssl_object").version()
     writer.close()
     await writer.wait_closed()
-    return f"{version}, certificate good for {url.host}"
+    return f"{version}, certificate good for {url.host}; handshake {took:.0f} ms"
 
 
 async def list_models(settings: Settings) -> str:
@@ -160,6 +144,10 @@ async def paint_one(settings: Settings) -> str:
     asked = {"prompt": "A small lighthouse", "size": "1024x1024", "quality": "low", "response_format": "b64_json"}
     named = {} if entry.rest is not None else {"model": next(iter(entry.models))}
     async with app.router.lifespan_context(app):
+        (member,) = app.state.studio.parts.upstreams.members
+        await member.upstream.close()
+        watch = Stopwatch(open_transport())
+        member.upstream = Upstream(upstream_config(entry, settings), watch)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://limner", timeout=None) as http:  # noqa: S113
             response = await http.post("/v1/images/generations", json=asked | named)
@@ -167,13 +155,14 @@ async def paint_one(settings: Settings) -> str:
     if not response.is_success:
         message, field = answer["error"]["message"], AT_FAULT.get(answer["error"]["code"])
         raise Failed(message if field is None else f"{message} See {place(settings, entry, field)}")
-    return f"{answer['size']} {answer['output_format']}, {way_of(response.headers)}"
+    return f"{answer['size']} {answer['output_format']}, {way_of(response.headers, watch)}"
 
 
-def way_of(headers: Mapping[str, str]) -> str:
+def way_of(headers: Mapping[str, str], watch: Stopwatch) -> str:
     """How the picture was found, how long it took, and who would not have waited for it."""
     upstream = float(headers["x-limner-upstream-ms"])
-    took = f"upstream {upstream:.0f} ms, Limner {float(headers['x-limner-overhead-ms']):.0f} ms"
+    answered = f"first byte {(watch.first_byte or 0) * 1000:.0f} ms, whole {(watch.whole or 0) * 1000:.0f} ms"
+    took = f"upstream {upstream:.0f} ms ({answered}), Limner {float(headers['x-limner-overhead-ms']):.0f} ms"
     gone = who_gives_up(upstream / 1000)
     cut = f"; without a stream cut by {gone}" if gone else ""
     return f"found as {headers['x-limner-reply-form']}; {took}{cut}"

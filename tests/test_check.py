@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 import uvicorn
@@ -18,6 +20,7 @@ from app import check as steps
 from app.check import check, judge_model
 from app.demo.upstream import create_demo
 from app.settings import Settings
+from app.stopwatch import Stopwatch
 from tests.certificate import CERTIFICATE, KEY
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -41,7 +44,12 @@ class Case:
 
 KEYED = {"upstream_api_key": "sk-upstream"}
 HINT = "      No picture was asked for: limner check --paint does that, and costs one picture."
-REACHED = ("ok    address  HOST is 127.0.0.1; name ", "ok    tls      none: plain http, the key travels unencrypted (")
+STORED = "ok    store    a picture written and read; served by this server ("
+REACHED = (
+    STORED,
+    "ok    address  HOST is 127.0.0.1; name ",
+    "ok    tls      none: plain http, the key travels unencrypted (",
+)
 ACCEPTED = (*REACHED, "ok    key      accepted; gpt-image-2-chat is among its ")
 
 CASES = [
@@ -56,7 +64,8 @@ CASES = [
     Case("a model that the upstream does not have", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT", "FAIL  paint    The upstream does not offer the model that this server asks for. Only the operator of this server can mend that. See LIMNER_UPSTREAM_MODEL"), 1, paint=True),
     Case("a model that refuses", KEYED | {"upstream_model": "refuses-400"}, (*REACHED, "ok    key      accepted; refuses-400 is among", "FAIL  paint    Your request was rejected by the safety system"), 1, paint=True),
     Case("a picture nobody here has a key for", {}, (*REACHED, "ok    key      none", "FAIL  paint    LIMNER_UPSTREAM_API_KEY is unset: only callers have keys, so nobody is here to pay"), 1, paint=True),
-    Case("a picture without a place to keep pictures", KEYED | {"image_store": "disk:///dev/null/images"}, (*ACCEPTED, "FAIL  paint    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"), 1, paint=True),
+    Case("no place to keep pictures, which costs no picture", KEYED | {"image_store": "disk:///dev/null/images"}, ("FAIL  store    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'",), 1, paint=True),
+    Case("no place for what is not kept, but for answers", KEYED | {"rehost": "never", "image_store": "disk:///dev/null/images"}, (*ACCEPTED[1:], "FAIL  paint    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"), 1, paint=True),
 ]  # fmt: skip
 
 
@@ -95,6 +104,7 @@ def test_the_picture_comes_last(
         return "done"
 
     monkeypatch.setattr(steps, "STEPS", [])
+    monkeypatch.setattr("app.surroundings.steps", lambda _: [])
     monkeypatch.setattr(steps, "paint_one", paint_one)
     assert check(settings("http://127.0.0.1:9", tmp_path), paint=paint) == 0
     assert capsys.readouterr().out.startswith("ok    paint    done (" if paint else HINT)
@@ -183,8 +193,8 @@ def test_a_certificate_that_the_operator_trusts_is_good_for_every_step(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
     with tls_upstream(tmp_path, monkeypatch) as url:
         assert check(settings(url, tmp_path, **KEYED), paint=False) == 0
-    _, tls, key, _ = capsys.readouterr().out.splitlines()
-    assert tls.startswith("ok    tls      TLSv1.3, certificate good for cdn.test (")
+    _, _, tls, key, _ = capsys.readouterr().out.splitlines()
+    assert tls.startswith("ok    tls      TLSv1.3, certificate good for cdn.test; handshake ")
     assert key.startswith("ok    key      accepted; gpt-image-2-chat is among its ")
 
 
@@ -236,7 +246,9 @@ def test_each_of_several_is_taken_as_far_as_it_goes(
     demo.state.reset()
     assert check(settings(demo.url, tmp_path, upstream_base_url=None, upstreams=listed), paint=True) == 1
     lines = [
-        line for line in capsys.readouterr().out.splitlines() if not line.startswith(("ok    address", "ok    tls"))
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if not line.startswith(("ok    store", "ok    address", "ok    tls"))
     ]
     said = (
         "good:",
@@ -272,9 +284,22 @@ def headers(ms: int) -> dict[str, str]:
 
 
 def test_who_would_not_have_waited_is_said() -> None:
-    assert steps.way_of(headers(29_000)) == "found as link; upstream 29000 ms, Limner 5 ms"
-    said = "found as link; upstream 31000 ms, Limner 5 ms; without a stream cut by Haystack and Heroku (30 s)"
-    assert steps.way_of(headers(31_000)) == said
+    watch = Stopwatch(httpx.MockTransport(lambda _: httpx.Response(200)))
+    watch.first_byte, watch.whole = 28.0, 29.0
+    upstream = "(first byte 28000 ms, whole 29000 ms), Limner 5 ms"
+    assert steps.way_of(headers(29_000), watch) == f"found as link; upstream 29000 ms {upstream}"
+    said = f"found as link; upstream 31000 ms {upstream}; without a stream cut by Haystack and Heroku (30 s)"
+    assert steps.way_of(headers(31_000), watch) == said
+
+
+def test_a_picture_is_timed_from_its_first_byte_to_its_last(
+    demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(settings(demo.url, tmp_path, **KEYED, upstream_model="slow-0.05"), paint=True) == 0
+    found = re.search(r"upstream (\d+) ms \(first byte (\d+) ms, whole (\d+) ms\)", failure(capsys))
+    assert found is not None
+    upstream, first, whole = map(int, found.groups())
+    assert 50 <= first <= whole <= upstream + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +342,7 @@ def test_a_silence_is_tried_on_the_way_of_clients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(steps, "STEPS", [])
+    monkeypatch.setattr("app.surroundings.steps", lambda _: [])
     public = {"public_url": case.public.replace(LIMNER, limner.url)} if case.public else {}
     here = settings("http://127.0.0.1:9", tmp_path, api_keys=case.keys, **public)
     assert check(here, paint=False, patience=case.seconds) == int(case.says.startswith("FAIL"))

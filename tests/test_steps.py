@@ -1,0 +1,28 @@
+"""A line for each step, whether it goes well or not."""
+
+import pytest
+
+from app.settings import Settings
+from app.steps import Failed, Step, take
+
+SETTINGS = Settings(upstream_base_url="https://h/v1")
+
+
+async def find(settings: Settings) -> str:
+    return f"found {settings.upstream_base_url}"
+
+
+async def fail(_: Settings) -> str:
+    raise Failed("nothing there. See LIMNER_PORT")
+
+
+def test_a_step_that_goes_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert take(Step("tls", find), SETTINGS)
+    said = capsys.readouterr().out
+    assert said.startswith("ok    tls      found https://h/v1 (")
+    assert said.endswith(" ms)\n")
+
+
+def test_a_step_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not take(Step("address", fail), SETTINGS)
+    assert capsys.readouterr().out == "FAIL  address  nothing there. See LIMNER_PORT\n"
