@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from tests.processes import Process
 from tests.servers import RunningDemo, RunningLimner, run_limner
 
 ASKED: Any = {"model": "gpt-image-2", "prompt": "a fox"}
@@ -24,7 +25,9 @@ def limner_over(demo: RunningDemo, model: str, **options: Any) -> Iterator[Runni
 class Line:
     """A raw HTTP/1.1 connection that has asked and now listens."""
 
-    def __init__(self, limner: RunningLimner, body: dict[str, Any], version: str = "1.1", **headers: str) -> None:
+    def __init__(
+        self, limner: RunningLimner | Process, body: dict[str, Any], version: str = "1.1", **headers: str
+    ) -> None:
         host, port = urlsplit(limner.url).netloc.split(":")
         data = orjson.dumps(body)
         more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())

@@ -14,8 +14,10 @@ import pytest
 from redis import Redis
 
 from tests.lines import ASKED, Line, wait_for_jobs
+from tests.processes import Process, serve
 from tests.redis_server import RedisServer
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.weed import RunningWeed
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ class Fleet:
     def pair(self, model: str, **options: Any) -> tuple[RunningLimner, RunningLimner]:
         return self.replica(model, **options), self.replica(model, **options)
 
-    def line(self, limner: RunningLimner, asked: dict[str, Any] = ASKED, **headers: str) -> Line:
+    def line(self, limner: RunningLimner | Process, asked: dict[str, Any] = ASKED, **headers: str) -> Line:
         line = Line(limner, asked, **headers)
         self.stack.callback(line.hang_up)
         return line
@@ -85,9 +87,14 @@ class Fleet:
         raise AssertionError("it did not come to that")
 
     def bury(self) -> None:
-        """As if every owner had been dead for a minute."""
+        """As if every owner had been dead for a minute, and did not know it."""
         for key in self.records():
             self.redis.hset(key, mapping={"owner": "somebody who died", "beat": 0})
+
+    def age(self) -> None:
+        """As if no sign of life had come for a minute: those who live give one soon."""
+        for key in self.records():
+            self.redis.hset(key, "beat", 0)
 
 
 @pytest.fixture
@@ -99,12 +106,12 @@ def fleet(demo: RunningDemo, server: RedisServer, tmp_path: Path) -> Iterator[Fl
         demo.state.release()
 
 
-def ask(limner: RunningLimner, asked: dict[str, Any] = ASKED, **headers: str) -> httpx.Response:
+def ask(limner: RunningLimner | Process, asked: dict[str, Any] = ASKED, **headers: str) -> httpx.Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.post(f"{limner.url}/v1/images/generations", json=asked, headers=names, timeout=20)
 
 
-def cut_off(fleet: Fleet, limner: RunningLimner, asked: dict[str, Any] = ASKED, **headers: str) -> None:
+def cut_off(fleet: Fleet, limner: RunningLimner | Process, asked: dict[str, Any] = ASKED, **headers: str) -> None:
     """A client whose connection is cut while the upstream paints."""
     calls = fleet.demo.state.calls
     line = fleet.line(limner, asked, **headers)
@@ -372,3 +379,56 @@ def test_nothing_that_a_client_says_is_in_redis(fleet: Fleet) -> None:
     dump = repr([(key, fleet.redis.hgetall(key)) for key in fleet.records()])
     for secret in ("secret fox", "me@example.com", "my-key"):
         assert secret not in dump
+
+
+# Two processes, one Redis, one bucket.
+
+
+@pytest.fixture
+def processes(fleet: Fleet, weed: RunningWeed, tmp_path: Path) -> tuple[Process, Process]:
+    variables = {
+        "LIMNER_SHARED_STATE": fleet.server.url,
+        "LIMNER_IMAGE_STORE": f"s3://pictures/{tmp_path.name}?endpoint={weed.endpoint}",
+        "LIMNER_IMAGE_STORE_KEY": weed.key,
+        "LIMNER_KEEPALIVE_AFTER": "0",
+        "LIMNER_MAX_CONCURRENCY": "2",
+    }
+    one, other = (fleet.stack.enter_context(serve(fleet.demo, tmp_path, **variables)) for _ in range(2))
+    return one, other
+
+
+def test_a_client_that_is_cut_off_by_one_process_gets_its_picture_from_the_other(
+    fleet: Fleet, processes: tuple[Process, Process]
+) -> None:
+    one, other = processes
+    cut_off(fleet, one)
+    threading.Timer(0.2, fleet.demo.state.release).start()
+    answer = ask(other)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-limner-joined"].startswith("req_")
+    assert answer.json()["data"][0]["b64_json"].startswith("iVBOR")
+    assert fleet.demo.state.calls == 1
+
+
+def test_a_process_that_is_killed_loses_only_what_it_was_working_on(
+    fleet: Fleet, processes: tuple[Process, Process]
+) -> None:
+    one, other = processes
+    asked, queued, elsewhere = ({**ASKED, "prompt": prompt} for prompt in ("asked", "queued", "elsewhere"))
+    cut_off(fleet, one, asked)
+    cut_off(fleet, one, {**ASKED, "prompt": "takes the other turn"})
+    fleet.line(one, queued)
+    safe = fleet.line(other, elsewhere)
+    assert fleet.demo.state.wait_for_calls(3)
+    fleet.wait_until(lambda: len(fleet.records()) == 4)
+    one.process.kill()
+    one.process.wait()
+    fleet.age()
+    assert [ask(other, asked).json()["error"]["code"]] == ["question_lost"]
+    repeat = fleet.line(other, queued)
+    assert fleet.demo.state.wait_for_calls(4)
+    fleet.demo.state.release()
+    for line in (safe, repeat):
+        assert b"b64_json" in line.hear_until(b"b64_json")
+    assert ask(other, asked).status_code == 200
+    assert fleet.demo.state.calls == 5
