@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 
-from app.pure.chat import ReplyError
 from app.pure.media import decode_data_url, sniff
 from app.pure.pasted import Pasted, read_pasted
 from app.pure.refusals import why_no_image
@@ -62,16 +61,9 @@ def document(pasted: Pasted, findings: Findings) -> dict[str, Any]:
 def outcome(pasted: Pasted) -> str:
     """What a client is told where there is no picture."""
     if pasted.reply.error is not None:
-        return f"the upstream's own error: {written(pasted.reply.error)}"
+        return f"the upstream's own error: {orjson.dumps(pasted.reply.error).decode()}"
     error = why_no_image(pasted.reply)
     return f"{error.status} {error.code}: {error.message}"
-
-
-def written(error: ReplyError) -> str:
-    try:
-        return orjson.dumps(error).decode()
-    except orjson.JSONEncodeError:
-        return "nested too deeply to be shown"
 
 
 def described(url: str) -> str:

@@ -198,6 +198,11 @@ def read_error(document: Mapping[str, Any]) -> ReplyError | None:
     """`{"error": …}` as an object, a list of them or a text, likewise `errors` and `detail`, or a code and a message
     where choices belong.
     """
+    error = _error_of(document)
+    return None if error is None else _shallow(error)
+
+
+def _error_of(document: Mapping[str, Any]) -> dict[str, Any] | None:
     for name in ("error", "errors", "detail"):
         told = document.get(name)
         first = told[0] if isinstance(told, list) and told else told
@@ -212,3 +217,12 @@ def read_error(document: Mapping[str, Any]) -> ReplyError | None:
 
 def _complaint(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: document[key] for key in _COMPLAINT if key in document}
+
+
+def _shallow(value: Any, levels: int = 8) -> Any:
+    """Nobody's errors are deeper, and not all that can be read could be written again."""
+    if isinstance(value, dict):
+        return {key: _shallow(each, levels - 1) for key, each in value.items()} if levels else {}
+    if isinstance(value, list):
+        return [_shallow(each, levels - 1) for each in value] if levels else []
+    return value

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pytest
 
 from app.pure.joining import Joined, ReplyError, read_error
@@ -152,6 +153,14 @@ class Complaint:
 OBJECT = {"message": "m", "type": "t", "code": "c", "innererror": {"code": "i"}}
 COMPLAINTS = [
     Complaint("an object, with all that it holds", {"error": OBJECT}, OBJECT),
+    Complaint(
+        "objects within each other, as deep as they make sense",
+        {"error": orjson.loads('{"a":' * 400 + "1" + "}" * 400)},
+        orjson.loads('{"a":' * 8 + "{}" + "}" * 8),
+    ),
+    Complaint(
+        "lists within each other", {"error": {"a": orjson.loads("[" * 400 + "]" * 400)}}, {"a": [[[[[[[[]]]]]]]]}
+    ),
     Complaint("nonsense inside", {"error": {"message": 1, "code": True}}, {"message": 1, "code": True}),
     Complaint("a list of objects", {"error": [OBJECT]}, OBJECT),
     Complaint("a list of objects under its plural", {"errors": [OBJECT, {}]}, OBJECT),
