@@ -95,9 +95,7 @@ def run_servers(demo: str, folder: str, count: int) -> Iterator[list[int]]:
                 "LIMNER_LOG_LEVEL": "error",
             }
             command = [sys.executable, "-m", "app", "serve"]
-            process = stack.enter_context(
-                subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.DEVNULL)
-            )
+            process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=os.environ | environment))
             stack.callback(process.terminate)
             wait(port)
         yield ports

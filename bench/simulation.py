@@ -31,9 +31,9 @@ _CPU, _CPU_MIB = 3.5, 1.4
 #: File descriptors of a request at most: its client, its upstream, its picture's download, two files of the spool.
 _DESCRIPTORS = 5
 
-#: Redis commands of a question: ten count it, where its key has two limits of requests, two of images and a budget;
-#: three tell other workers of it, and one more every two seconds while it is under way.
-_COMMANDS, _BEAT = 13, 2.0
+#: Commands to Redis for a question: nine count it, where its key has two limits of requests, two of images and a
+#: budget; four tell other workers of it, and one more every two seconds while it is under way.
+COMMANDS, _BEAT = 13, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ QUANTITIES: tuple[tuple[str, Callable[[Fleet, Run], str]], ...] = (
     ("store, if all are kept for a day, GB", lambda _, run: f"{run.bytes / 1e9:,.1f}"),
     (
         "Redis commands a second in the rush",
-        lambda fleet, run: f"{_rate(fleet) * _COMMANDS + run.most / _BEAT:,.0f}",
+        lambda fleet, run: f"{_rate(fleet) * COMMANDS + run.most / _BEAT:,.0f}",
     ),
 )
 

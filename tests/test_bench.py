@@ -3,24 +3,30 @@ and the laws that its simulation of a day must obey.
 """
 
 import asyncio
+import hashlib
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from redis import Redis
 
 from app.pure.media import sniff
 from bench import load, works
 from bench.load import Sample
 from bench.pictures import picture
 from bench.process import choose_cores
-from bench.simulation import DAY, PAINTING, QUANTITIES, Fleet, Run, Slot, simulate
+from bench.simulation import COMMANDS, DAY, PAINTING, QUANTITIES, Fleet, Run, Slot, simulate
 from bench.subjects import LIMNER, TRANSLATOR, Subject, start_upstream
 from bench.table import print_table, row, wait_row
 from bench.waiting import Crowd, Wait, wait
 from bench.works import SMALL, Work
+from tests.redis_server import RedisServer
+from tests.servers import run_demo, run_limner
 
 KIB = 1024
 ROOT = Path(__file__).parents[1]
@@ -163,6 +169,33 @@ def test_the_busiest_hour_of_the_day_has_what_the_fleet_is_named_for() -> None:
     assert sum(slot.seconds for slot in DAY) == 86_400
     assert sum(hours[10:13]) == pytest.approx(1)
     assert max(hours[:10] + hours[13:]) < 1
+
+
+def test_redis_is_asked_as_often_as_the_simulation_says(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server")
+    limits = 'requests = ["100/minute", "100/day"]\nimages = ["100/minute", "100/day"]\nmonthly_images = 100\n'
+    digest = hashlib.sha256(b"sk-a").hexdigest()
+    (tmp_path / "keys.toml").write_text(f'[[keys]]\nname = "a"\nsha256 = "{digest}"\n{limits}')
+    redis = RedisServer(tmp_path)
+    redis.start()
+    try:
+        calls = []
+        with (
+            Redis.from_url(redis.url) as observer,
+            run_demo() as demo,
+            run_limner(demo.url, shared_state=redis.url, keys_file=tmp_path / "keys.toml") as limner,
+            httpx.Client(base_url=limner.url, headers={"authorization": "Bearer sk-a"}, trust_env=False) as http,
+        ):
+            for number in range(6):
+                asked = http.post("/v1/images/generations", json={"prompt": f"{number}", "response_format": "url"})
+                assert asked.status_code == 200
+                # Scripts, each a command; what they do within Redis is none.
+                calls.append(observer.info("commandstats")["cmdstat_evalsha"]["calls"])
+    finally:
+        redis.kill()
+    # A sign of life may fall into one of them, or the last word on one into the next.
+    assert round((calls[-1] - calls[0]) / 5) == COMMANDS
 
 
 def test_the_table_of_the_documentation_is_what_the_simulation_prints() -> None:
