@@ -23,6 +23,7 @@ from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.fetch import Fetcher
 from app.handover import Handover
+from app.hints import exchange_hints
 from app.keys import KeyBook
 from app.limits import Limits
 from app.log import log
@@ -175,7 +176,7 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
         keepalive_after=settings.keepalive_after,
     )
     app.state.studio = studio
-    beside = [asyncio.create_task(work) for work in recurring(settings, studio, store)]
+    beside = [asyncio.create_task(work) for work in recurring(settings, studio, store, state)]
     try:
         yield
     finally:
@@ -192,11 +193,12 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
         await books.close()
 
 
-def recurring(settings: Settings, studio: Studio, store: Store) -> list[Coroutine[Any, Any, None]]:
+def recurring(settings: Settings, studio: Studio, store: Store, state: State) -> list[Coroutine[Any, Any, None]]:
     return [
         sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
         watch(studio.turns, studio.parts.upstreams.circuits),
         studio.handover.board.beat(),
+        exchange_hints(state, studio.parts.upstreams),
     ]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,9 @@ from app.pure.faults import Again, Fault
 from app.pure.retry import Budget, decide
 from app.roster import Entry
 from app.upstream import Question, Upstream
+
+#: More than any priority: one that others find broken is asked after all the rest.
+_LAST = 1_000_000
 
 _BUSY = "All upstreams are busy. Please try again later."
 
@@ -69,7 +72,7 @@ class Upstreams:
     """Seconds and chance as for Upstream. `attempts` of one question: the first, and what is asked again somewhere.
 
     To move on to an upstream that has not been asked is not counted, and not paid from the budget for repeats.
-    `ambiguous` also moves on and asks again after a 500 or 502.
+    `ambiguous` also moves on and asks again after a 500 or 502. `suspected`: what other replicas find broken.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Upstreams:
         self._members = {member.entry.name: member for member in members}
         self._timeout, self._attempts, self._ambiguous = timeout, attempts, ambiguous
         self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
+        self.suspected: Collection[str] = ()
         self._budget = Budget()
         self._freed = asyncio.Event()
 
@@ -212,7 +216,7 @@ class Upstreams:
         candidates = [
             Candidate(
                 name,
-                priority=self._members[name].entry.priority,
+                priority=self._members[name].entry.priority + (_LAST if name in self.suspected else 0),
                 weight=self._members[name].entry.weight,
                 welcome=self._members[name].circuit.admits(now),
                 full=self._members[name].is_full,

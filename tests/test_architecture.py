@@ -87,6 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "once": {"errors", "access", "blobs", "exchange", "jobs", "pure/*"},
     "board": {"errors", "once", "state"},
+    "hints": {"state"},
     "letters": {"errors", "blobs", "exchange", "once", "pipeline", "store", "pure/*"},
     "handover": {"errors", "blobs", "board", "letters", "log", "once", "pipeline", "store"},
     "routes": {"errors", "access", "accounts", "blobs", "forms", "openapi", "settings", "studio", "pure/*"},

@@ -451,6 +451,19 @@ def test_alone_it_is_asked_even_while_its_circuit_is_open() -> None:
     asyncio.run(run())
 
 
+def test_one_that_others_find_broken_is_asked_where_no_other_can_be() -> None:
+    world = build({"a": [OK], "b": [OK, DOWN]})
+    world.upstreams.suspected = ["a"]
+
+    async def run() -> None:
+        assert await world.ask() == ("b", None)
+        assert await world.ask() == ("a", None)
+        world.upstreams.suspected = ()
+        assert await world.ask() == ("a", None)
+
+    asyncio.run(run())
+
+
 def test_one_that_is_full_hands_over_to_the_next_and_then_all_wait() -> None:
     world = build({"a": [OK], "b": [OK]}, entries={"a": {"max_concurrency": 2}, "b": {"max_concurrency": 1}})
 
