@@ -754,6 +754,12 @@ TOLD = [
     Told("a complaint as JSON", (NO_QUOTA.removeprefix(b"data: "),), True),
     Told("a complaint in a list", (b'[{"error":{"code":401,"message":"API key not valid"}}]',), True),
     Told("a relay's complaint", (b'{"code":"insufficient_user_quota","msg":"x","request_id":"1"}',), True),
+    Told(
+        "a complaint that only its event calls an error",
+        (b'event: error\ndata: {"message":"Insufficient balance"}\n\n',),
+        True,
+    ),
+    Told("a complaint as a status in JSON", (b'{"status":402,"message":"Payment required"}',), True),
     Told("a complaint after a word", (delta("P"), NO_QUOTA), False),
     Told("a complaint after an event that was cut", (b'data: {"choices":[{"delta"\n\n', NO_QUOTA), False),
     Told("a complaint beside a picture", (b'{"error":{"code":"insufficient_quota"},"url":"https://h/a.png"}',), False),

@@ -200,6 +200,7 @@ class _Stream:
             self.is_done = self.is_done or event.data.strip() == "[DONE]"
             document = _parse(event.data)
             if isinstance(document, dict):
+                document = {"error": document} if event.name == "error" and "error" not in document else document
                 self.is_read = True
                 grew = self.joined.take(document) or grew
             else:

@@ -116,11 +116,13 @@ _REFUSAL = _words(
 )
 _CREDIT = _words(
     *("insufficient[_ ](?:user[_ ])?(?:quota|balance|credit|funds)", "billing[_ ]hard[_ ]limit", "billing_not_active"),
-    *("credit_balance", "spend_limit_exceeded", "exceeded your current quota", "pre_consume_token_quota"),
+    *("credit[_ ]balance", "spend_limit_exceeded", "exceeded your current quota", "pre_consume_token_quota"),
     *("token quota is not enough", "额度不足", "余额不足", "额度已用尽"),
 )
 _MODEL = _words("model_not_found", "no available channel", "model \\S{1,99} does not exist", "无可用渠道")
-_KEY = _words("invalid_api_key", "incorrect api key", "invalid api key", "api key not valid", "无效的令牌")
+_KEY = _words(
+    "invalid_api_key", "incorrect api key", "invalid api key", "api key not valid", "authentication_error", "无效的令牌"
+)
 _WRONG_VALUE = _words(
     *("invalid size", "invalid_size", "invalid value:", "invalid type for", "unsupported value", "unknown parameter"),
     *("invalid_value", "invalid_image", "context_length_exceeded", "maximum context length", "prompt is too long"),

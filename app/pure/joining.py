@@ -190,6 +190,7 @@ class Joined:
 
 
 _FINE = (None, 0, 200, "0", "200", "success", "")
+_FAILED = ("error", "fail", "failed", *range(400, 600))
 #: Where a document has no error object, these of its keys are one.
 _COMPLAINT = ("message", "msg", "detail", "error", "title", "type", "param", "code", "status")
 
@@ -210,7 +211,12 @@ def _error_of(document: Mapping[str, Any]) -> dict[str, Any] | None:
             return first
         if isinstance(first, str) and first:
             return {**_complaint(document), "message": first}
-    has_failed = document.get("success") is False or document.get("code") not in _FINE
+    has_failed = (
+        document.get("error") is True
+        or document.get("success") is False
+        or document.get("code") not in _FINE
+        or document.get("status") in _FAILED
+    )
     speaks = any(isinstance(document.get(name), str) for name in ("message", "msg"))
     return _complaint(document) if has_failed and speaks else None
 

@@ -100,6 +100,8 @@ def test_usage_reason_and_error_are_read() -> None:
     reply = read_reply(WHOLE)
     assert (reply.usage, reply.finish_reason, reply.error) == (Usage(0, 3, 4), "stop", None)
     assert read_reply(b'{"error":{"message":"m","code":"c"}}').error == {"message": "m", "code": "c"}
+    assert read_reply(b'event: error\ndata: {"message":"m"}\n\n').error == {"message": "m"}
+    assert read_reply(b'event: error\ndata: {"error":{"message":"m"}}\n\n').error == {"message": "m"}
 
 
 @dataclass(frozen=True)

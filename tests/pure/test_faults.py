@@ -327,6 +327,22 @@ CASES = (
         "upstream_auth",
         Again.ELSEWHERE,
     ),
+    Case(
+        "our key refused inside a 200, Anthropic's words",
+        200,
+        error("invalid x-api-key", type="authentication_error"),
+        UpstreamAuth,
+        "upstream_auth",
+        Again.ELSEWHERE,
+    ),
+    Case(
+        "no credit inside a 200, Anthropic's words",
+        200,
+        error("Your credit balance is too low to access the API."),
+        UpstreamError,
+        UPSTREAM_QUOTA,
+        Again.ELSEWHERE,
+    ),
     Case("a crash inside a 200", 200, error("x", 500), UpstreamError, "upstream_error"),
 )
 
