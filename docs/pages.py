@@ -64,7 +64,8 @@ data: {{"type":"image_generation.completed",…}}
 ```
 
 `progress` is the newest line of what the upstream has said so far, where that is short and holds no link, no key and
-nothing of the prompt: at most one a second, only when it has changed. A silence of 15 s is broken by `keep-alive`.
+nothing of the prompt: at most one a second, only when it has changed. A silence of 15 s is broken by `keep-alive`. The
+head of a stream goes out with its first picture or after 15 s: what fails before is an error with its status.
 
 ## Every parameter
 

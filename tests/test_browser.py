@@ -632,6 +632,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, limner: RunningLimner, 
             page.set_input_files("#files", [picture()])
             paint(page)
             assert shown(page) == [(1536, 1024)]
+            expect(page.get_by_role("button", name="Copy", exact=True)).to_be_visible()
             explain(page, f"![a](https://e.com/{'a' * 300}.png) ![b](data:image/png;base64,{'A' * 300})")
             expect(page.locator("#findings li")).to_have_count(2)
         assert page.evaluate("document.documentElement.scrollWidth") == width

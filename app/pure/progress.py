@@ -12,8 +12,8 @@ _REPLY, _LINE, _LINES = 16 * 1024, 100, 8
 #: Characters that a line may have in common with the prompt: more is the prompt told again.
 _IN_COMMON = 12
 
-#: Addresses with and without a scheme, Markdown around them, markup, JSON, code.
-_NO_PROGRESS = re.compile(r"\]\(|://|data:|base64|[\w-]\.[a-z]{2}|[<{}`]", re.IGNORECASE)
+#: Addresses with and without a scheme, Markdown around them, markup, JSON, code, what is longer than words.
+_NO_PROGRESS = re.compile(r"\]\(|://|data:|base64|[\w-]\.[a-z]{2}|[<{}`]|[a-z0-9+/=_-]{32}", re.IGNORECASE)
 _ORNAMENTS = " \t>*_#-|~"
 #: A line that still grows is believed where it ends like this.
 _ENDS = ("%", "…", "...")

@@ -1,12 +1,15 @@
 """What is shown of a growing reply as progress, and what never is."""
 
+import base64
 from dataclasses import dataclass
 
 import pytest
 
 from app.pure.chat import ChatReply
 from app.pure.progress import progress
+from tests.pictures import noise, saved
 
+PICTURE = base64.encodebytes(saved(noise((20, 20)), "PNG")).decode()
 PROMPT = "A lighthouse in a storm,\n oil on canvas"
 
 
@@ -32,6 +35,8 @@ CASES = [
     Case("an address without a scheme", "Queued\nSee files.example/a\n", "Queued"),
     Case("an address of the operator's network", "Queued\nworker 10.0.0.7\n", "Queued"),
     Case("a picture in base64", f"Queued\ndata:image/png;base64,{'iVBORw0KGgo' * 40}\n", "Queued"),
+    Case("a picture in lines of base64, the last one short", f"Queued\n{PICTURE}", "Queued"),
+    Case("letters that are no words", f"Queued\n{'yMnKy8' * 8}\n", "Queued"),
     Case("a key", "Queued\nsk-verysecret\n", "Queued"),
     Case("the server's own key", "Queued\nfor 1234-abcd\n", "Queued"),
     Case("reasoning", "<think>\nLet me see\n", ""),
