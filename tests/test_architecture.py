@@ -171,6 +171,7 @@ TESTS_OF_THE_WHOLE = {
     "test_browser",
     "test_caddy",
     "test_clients",
+    "test_compose",
     "test_conftest",
     "test_docs",
     "test_deploy",
