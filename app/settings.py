@@ -105,9 +105,9 @@ class Settings(BaseSettings):
     )
     keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](#keys-and-limits).")
     shared_state: StateUrl = Field(
-        "memory:", repr=False, description="`redis://host:6379`: where replicas count limits together."
+        "memory:", repr=False, description="`redis://host:6379`: makes [several servers](#several-servers) one."
     )
-    state_down: Literal["open", "closed"] = Field("open", description="Without Redis: `open` counts alone, or 503.")
+    state_down: Literal["open", "closed"] = Field("open", description="Without Redis: `open` goes on alone, or 503.")
     allow_anonymous: bool = Field(
         False,
         description="Let anyone who reaches this server spend the upstream key: needed to run open off loopback.",
