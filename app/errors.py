@@ -31,6 +31,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+_LOST = (
+    "The server that worked on this question has died, perhaps after the image was paid for. "
+    "Asked again, it is paid for again."
+)
+
 
 class ApiError(Exception):
     """`asked_again` becomes the header x-should-retry where it is not None: official SDKs obey it.
@@ -171,9 +176,8 @@ class UpstreamBroken(UpstreamError):
 class QuestionLost(ApiError):
     code = "question_lost"
 
-    def __init__(self, **more: Any) -> None:
-        message = "The server that worked on this question has died, perhaps after the image was paid for."
-        super().__init__(f"{message} Asked again, it is paid for again.", **more)
+    def __init__(self, message: str = _LOST, **more: Any) -> None:
+        super().__init__(message, **more)
 
 
 class ImageUnavailable(ApiError):

@@ -34,7 +34,7 @@ def run_prometheus(folder: Path, lines: Sequence[str] = (), config: str = "") ->
     assert PROMTOOL is not None
     if lines:
         (folder / "samples").write_text("\n".join([*lines, "# EOF\n"]))
-        command = [PROMTOOL, "tsdb", "create-blocks-from", "openmetrics", folder / "samples", folder / "data"]
+        command = [PROMTOOL, "tsdb", "create-blocks-from", "openmetrics", f"{folder}/samples", f"{folder}/data"]
         subprocess.run(command, check=True, capture_output=True)
     (folder / "prometheus.yml").write_text(config)
     (port,) = free_ports(1)

@@ -28,7 +28,7 @@ def test_questions_wait_in_the_fair_queue_for_upstreams_that_are_full(name: str)
 
 @pytest.mark.parametrize("ledger", [None, STANDARD_OUTPUT, Path("ledger.jsonl")], ids=str)
 def test_books_are_kept_where_the_operator_says(ledger: Path | None, tmp_path: Path) -> None:
-    file = tmp_path / ledger if ledger not in {None, STANDARD_OUTPUT} else ledger  # type: ignore[operator]
+    file = tmp_path / ledger if ledger not in {None, STANDARD_OUTPUT} else ledger
     books = open_books(Settings(upstream_base_url="http://h/v1", ledger=file))
     asyncio.run(books.close())
     assert (books.ledger is None) is (ledger is None)
