@@ -20,6 +20,13 @@ def obey(heard: Path, _: object, sockets: list[socket.socket], line: Connection)
             file.write(said + b"\n")
 
 
+def tell_mask(heard: Path, settings: object, sockets: list[socket.socket], line: Connection) -> None:
+    """Writes down which signals it does not get yet."""
+    blocked = sorted(signal.Signals(each).name for each in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    (heard / "mask").write_text(" ".join(blocked))
+    obey(heard, settings, sockets, line)
+
+
 def leave(_: Path, __: object, sockets: list[socket.socket], line: Connection) -> None:
     """Listens, and then no longer, though it has not ended."""
     line.send_bytes(READY)

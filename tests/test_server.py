@@ -246,9 +246,15 @@ def test_a_worker_without_a_supervisor_stops_listening_and_ends(demo: RunningDem
         socket.create_connection(worker.place)
 
 
-def test_a_worker_that_is_to_leave_says_so(demo: RunningDemo, tmp_path: Path) -> None:
+def test_a_worker_leaves_at_a_signal_of_its_own_and_says_so(
+    demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with AWorker(demo, tmp_path) as worker:
+        read = threading.Event()
+        monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
         worker.server.handle_exit(signal.SIGINT, None)
+        worker.line.send_bytes(RELOAD)
+        assert read.wait(20)
         assert not worker.line.poll(0)
         worker.server.handle_exit(signal.SIGTERM, None)
         assert worker.line.recv_bytes() == LEAVING

@@ -80,8 +80,14 @@ def supervise(
     return supervisor
 
 
-def files_of_metrics() -> list[Path]:
+def folders_of_metrics() -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob("limner-metrics-*"))
+
+
+def metrics_of(place: str) -> Path:
+    """What a worker there holds at the moment: what it has counted outlives it."""
+    (folder,) = folders_of_metrics()
+    return folder / f"gauge_livesum_{place}.db"
 
 
 def is_listened_to(port: int) -> bool:
@@ -94,12 +100,12 @@ def test_it_is_ready_when_all_listen_and_ends_when_all_have_drained(tmp_path: Pa
         ready = await log.hear("ready")
         port = int(ready["address"].removesuffix("/v1").rpartition(":")[2])
         assert (ready["workers"], log.count("worker ready")) == (2, 2)
-        assert len(files_of_metrics()) == 1
+        assert len(folders_of_metrics()) == 1
         assert is_listened_to(port)
         supervisor.stop()
 
     assert not supervise(crew.obey, tmp_path, drive).force_exit
-    assert not files_of_metrics()
+    assert not folders_of_metrics()
     assert log.count("worker died") == 0
 
 
@@ -108,9 +114,12 @@ def test_one_that_dies_is_replaced_and_counted_by_one_that_serves(tmp_path: Path
         await log.hear("ready")
         first, other = supervisor._serving
         assert first.process.pid is not None
+        gauges = metrics_of(first.process.name)
+        gauges.touch()
         os.kill(first.process.pid, signal.SIGKILL)
         died = await log.hear("worker died")
         assert (died["pid"], died["exit_code"]) == (first.process.pid, -signal.SIGKILL)
+        assert not gauges.exists()
         assert (await log.hear("worker ready"))["pid"] not in {first.process.pid, other.process.pid}
         supervisor.stop()
 
@@ -179,6 +188,32 @@ def test_one_that_dies_twice_is_waited_with_unless_the_server_ends(tmp_path: Pat
     # It would wait for longer than the test.
     supervise(crew.obey, tmp_path, drive, pause=1000)
     assert log.count("worker died") == 2
+    heard = b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.name.isdecimal())
+    assert heard.splitlines() == [COUNT_DEATH] * 2
+
+
+def test_the_port_is_kept_while_nobody_listens(tmp_path: Path, log: Log) -> None:
+    async def drive(supervisor: Workers) -> None:
+        for _ in range(2):
+            os.kill((await log.hear("worker ready"))["pid"], signal.SIGKILL)
+            await log.hear("worker died")
+        _, place = supervisor._addresses[0]
+        assert not is_listened_to(place[1])
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(place)
+        supervisor.stop()
+
+    supervise(crew.obey, tmp_path, drive, pause=1000, workers=1)
+
+
+def test_signals_wait_until_a_worker_can_act_upon_them(tmp_path: Path, log: Log) -> None:
+    async def drive(supervisor: Workers) -> None:
+        await log.hear("ready")
+        supervisor.stop()
+
+    supervise(crew.tell_mask, tmp_path, drive, workers=1)
+    assert (tmp_path / "mask").read_text() == "SIGHUP SIGINT SIGTERM"
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_whoever_has_served_long_is_replaced_at_once_each_time(
@@ -272,7 +307,9 @@ def who_answers(server: Process, wire: Wire) -> int:
     """The worker at the other end."""
     wire.send(request("GET /v1/models"))
     assert wire.reply().status == 200
-    return int(server.listen("request")["pid"])
+    while (record := server.listen("request"))["path"] != "/v1/models":
+        pass
+    return int(record["pid"])
 
 
 @contextmanager
