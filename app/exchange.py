@@ -1,5 +1,6 @@
 """One request on its way out: what its job brings becomes JSON or events, with signs of life in between."""
 
+import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +20,6 @@ from app.responses import Presence, joined
 from app.traces import Trace
 
 Item = Partial | Answer
-
-#: Seconds between two looks at what the upstream says of its work.
-_LOOK = 1.0
 
 
 def outline(request: ImagesRequest) -> dict[str, object]:
@@ -63,7 +61,7 @@ class Exchange:
     `silence`: seconds after which the client gets a sign of life. `heard`: the names of the upstreams that had
     something to say, in order of first words; `answered_by`: the same where there are several, for clients to know.
     `limits`: what a key has left, as headers. `turn`: seconds of waiting for it. `progress`: what the upstream said
-    last of its work, in one line.
+    last of its work, in one line; `listened`: when it was listened to last.
     """
 
     request: ImagesRequest
@@ -80,6 +78,7 @@ class Exchange:
     attempts: int = 0
     turn: float = 0.0
     progress: str = ""
+    listened: float = -math.inf
 
     def headers(self, answer: Answer | None = None) -> dict[str, str]:
         """What is known when the headers go out: of a stream only what the request itself tells."""
@@ -130,21 +129,18 @@ class Exchange:
 
     async def events(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
         """Never ends without `completed` or `error`. What the upstream says of its work is a sign of life too."""
-        read, quiet, told = 0, 0.0, ""
-        look = min(_LOOK, self.silence)
-        while (more := await presence.wait(job.more(read), look)) is not False:
-            quiet += look
-            if more:
+        read = stirs = 0
+        while (more := await presence.wait(job.more(read, stirs), self.silence)) is not False:
+            if more is None:
+                yield comment("keep-alive")
+            elif len(job.items) > read:
                 item = job.items[read]
                 for piece in joined(chain((self.remarks(item),), self._event(item, read).pieces())):
                     yield piece
-                read, quiet = read + 1, 0.0
-            elif told != self.progress:
-                told, quiet = self.progress, 0.0
-                yield comment(f"progress {told}")
-            elif quiet >= self.silence:
-                quiet = 0.0
-                yield comment("keep-alive")
+                read += 1
+            else:
+                stirs = job.stirs
+                yield comment(f"progress {self.progress}")
         if job.fault is not None:
             yield b"".join(Event(*error_event(job.fault.body)).pieces())
 

@@ -15,13 +15,14 @@ class Job(Generic[Item]):
     """A task that collects `items`; `fault` is what it ended with where it did not end well.
 
     Each of the `readers` reads from the first item, and calls `leave` at last. `settle` is called whenever the work has
-    ended and nobody reads it.
+    ended and nobody reads it. `stirs`: how often there was something to tell of the work that is no item.
     """
 
     def __init__(self, items: AsyncGenerator[Item, None], settle: Callable[[], None], *, readers: int = 1) -> None:
         self.items: list[Item] = []
         self.fault: ApiError | None = None
         self.readers = readers
+        self.stirs = 0
         self._settle = settle
         self._ended = False
         self._news = asyncio.Event()
@@ -54,11 +55,18 @@ class Job(Generic[Item]):
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def more(self, have: int) -> bool:
-        """Wait until there are more than `have` items, or the end: then False where nothing is left to read."""
-        while len(self.items) <= have and not self.task.done():
+    def stir(self) -> None:
+        self.stirs += 1
+        self._ring()
+
+    async def more(self, have: int, stirs: int | None = None) -> bool:
+        """Wait until there are more than `have` items, or the end: then False where nothing is left to read.
+
+        Who knows of so many `stirs` is called for one more of them, too.
+        """
+        while len(self.items) <= have and not self.task.done() and stirs in {None, self.stirs}:
             await self._news.wait()
-        return len(self.items) > have
+        return len(self.items) > have or not self.task.done()
 
     async def end(self) -> bool:
         """Wait for the end of the work; always True."""

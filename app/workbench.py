@@ -1,5 +1,6 @@
 """The parts of the server as one request sees them: with its key, its spool, its timers."""
 
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from app.traces import Step
 from app.transcode import Transcoder
 from app.upstream import Question
 from app.upstreams import Upstreams
+
+#: Seconds between two looks at what the upstream says of its work.
+_LISTENS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +97,22 @@ class Workbench:
                         if self.parts.upstreams.are_several:
                             exchange.answered_by[name] = None
                         if exchange.request.stream and not reply.complete:
-                            exchange.progress = progress(reply, exchange.request.prompt) or exchange.progress
+                            self._listen(reply)
                         yield reply
             finally:
                 if reply is not None:
                     errand.replies.append(reply)
+
+    def _listen(self, reply: ChatReply) -> None:
+        """For a sign of how far the upstream is: not at each of its words, since all of them are read for it."""
+        exchange, now = self.errand.exchange, time.perf_counter()
+        if now - exchange.listened < _LISTENS:
+            return
+        exchange.listened = now
+        line = progress(reply, exchange.request.prompt)
+        if line and line != exchange.progress:
+            exchange.progress = line
+            self.errand.job.stir()
 
     async def fetch(self, url: str) -> Blob:
         exchange = self.errand.exchange

@@ -1,8 +1,7 @@
 """Timers and headers of one request; its signs of life over real sockets are in test_studio.py."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncGenerator
 
 import orjson
 import pytest
@@ -15,8 +14,6 @@ from app.pure.answers import Painted
 from app.pure.images import ImagesRequest, Operation
 from app.pure.usage import Usage
 from app.responses import Presence
-
-T = TypeVar("T")
 
 PAINTED = Painted("markdown-image", url="https://h/a.png")
 ANSWER = Answer((PAINTED, Painted("address", url="https://h/b.png"), PAINTED), Usage(), failed=2)
@@ -136,47 +133,19 @@ def test_what_the_upstream_says_of_its_work_is_told_once_and_is_a_sign_of_life()
             yield ANSWER
 
         said = []
-        presence = Presence(connected)
-        async for piece in told.events(Job(work(), lambda: None), presence):
+        presence, job = Presence(connected), Job(work(), lambda: None)
+        async for piece in told.events(job, presence):
             said.append(piece)
-            told.progress = {1: "40 %", 3: "80 %"}.get(len(said), told.progress)
+            if len(said) in {1, 3}:
+                told.progress = f"{len(said)}0 %"
+                job.stir()
             if len(said) == 5:
                 done.set()
         presence.stop()
         return said[:5]
 
     keep_alive = b": keep-alive\n\n"
-    assert asyncio.run(play()) == [keep_alive, b": progress 40 %\n\n", keep_alive, b": progress 80 %\n\n", keep_alive]
-
-
-def test_between_two_signs_of_life_there_is_silence() -> None:
-    """Looks are more frequent than signs."""
-
-    async def play() -> int:
-        told = Exchange(ImagesRequest(operation=Operation.GENERATION, prompt="a fox"), silence=60)
-        looks = 0
-
-        class Impatient(Presence):
-            async def wait(self, work: Awaitable[T], seconds: float | None) -> T | None:
-                nonlocal looks
-                assert seconds == 1
-                looks += 1
-                return await super().wait(work, 0)
-
-        presence = Impatient(connected)
-        job = Job(holding(), lambda: None)
-        piece = await anext(told.events(job, presence))
-        job.task.cancel()
-        presence.stop()
-        assert piece == b": keep-alive\n\n"
-        return looks
-
-    assert asyncio.run(play()) == 60
-
-
-async def holding() -> AsyncGenerator[Item, None]:
-    await asyncio.Event().wait()
-    yield ANSWER
+    assert asyncio.run(play()) == [keep_alive, b": progress 10 %\n\n", keep_alive, b": progress 30 %\n\n", keep_alive]
 
 
 def test_the_answer_is_known_when_it_is_there() -> None:

@@ -80,6 +80,26 @@ def test_each_reader_reads_from_the_first_item() -> None:
     asyncio.run(play())
 
 
+def test_who_follows_the_work_closely_is_called_when_it_is_stirred() -> None:
+    async def play() -> None:
+        bench = Bench()
+        job = bench.start()
+        close, distant = (asyncio.create_task(job.more(0, stirs)) for stirs in (0, None))
+        await asyncio.sleep(0)
+        job.stir()
+        assert await close
+        assert await job.more(0, 0)
+        assert not distant.done()
+        bench.orders.put_nowait(7)
+        assert await distant
+        bench.orders.put_nowait(None)
+        await job.end()
+        assert not await job.more(1, 0)
+        job.leave()
+
+    asyncio.run(play())
+
+
 def test_work_without_a_reader_settles_when_it_ends() -> None:
     async def play() -> None:
         bench = Bench()
