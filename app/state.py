@@ -82,8 +82,11 @@ class State:
                     await lock.release()
 
     async def _reach(self, use: Callable[[], Awaitable[T]]) -> tuple[T] | None:
-        if self._away_until is not None and self._now() < self._away_until:
-            return None
+        if self._away_until is not None:
+            if self._now() < self._away_until:
+                return None
+            # One finds out whether it is back; the others need not wait for that.
+            self._away_until = self._now() + 2 * _PATIENCE
         try:
             given = await use()
         except self._lost as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from app.errors import RateLimited, Unavailable
@@ -260,6 +261,33 @@ def test_a_lock_that_was_lost_is_no_fault(redis: RedisServer) -> None:
         with capture_logs() as logs:
             assert await state.count("alice", outlast)
         assert logs == []
+        await state.close()
+
+    asyncio.run(scene())
+
+
+def test_one_finds_out_whether_redis_is_back_and_nobody_waits_for_that(redis: RedisServer) -> None:
+    now = 0.0
+
+    async def scene() -> None:
+        nonlocal now
+        state = State(redis.url, closed=False, now=lambda: now)
+        redis.kill()
+        assert await state.share(lambda shared: shared.ping()) is None
+        redis.start()
+        now += 1
+        answered = asyncio.Event()
+
+        async def look(shared: Redis) -> bool:
+            await answered.wait()
+            return bool(await shared.ping())
+
+        probe = asyncio.create_task(state.share(look))
+        await asyncio.sleep(0)
+        assert await state.share(lambda shared: shared.ping()) is None
+        answered.set()
+        assert await probe
+        assert await state.share(lambda shared: shared.ping())
         await state.close()
 
     asyncio.run(scene())
