@@ -115,8 +115,15 @@ class Workers:
         sockets: list[socket.socket] = []
         early = 0
         while not self._closing.is_set():
-            sockets = sockets or self._bind()
-            seconds = await self._watch(self._start(place, sockets), sockets)
+            try:
+                sockets = sockets or self._bind()
+                worker = self._start(place, sockets)
+            except OSError as error:
+                # Memory, processes or files have run out: no reason to give up those who serve.
+                log.error("worker cannot start", error=str(error))
+                seconds = 0.0
+            else:
+                seconds = await self._watch(worker, sockets)
             early = 0 if seconds > _LONG else early + 1
             if early >= _MOST_DEATHS and not self._serving and not self._closing.is_set():
                 log.error("workers die as soon as they are started", deaths=early)

@@ -1,7 +1,9 @@
 """Several workers: in this process with workers that only obey, and as real processes with questions under way."""
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -21,6 +23,7 @@ from app.settings import Settings
 from app.workers import Workers, bind, find_addresses
 from tests import crew
 from tests.processes import Process, serve
+from tests.redis_server import RedisServer
 from tests.servers import RunningDemo, run_demo
 from tests.wire import Wire, connect, request
 
@@ -171,6 +174,29 @@ def test_workers_that_never_start_end_the_server(tmp_path: Path, log: Log) -> No
     assert log.count("workers die as soon as they are started") == 1
     assert {record["exit_code"] for record in log.records if record["event"] == "worker died"} == {7}
     assert log.count("ready") == 0
+
+
+def test_a_process_that_the_kernel_refuses_is_asked_for_again(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Workers._start
+    refusals = iter([OSError(errno.EAGAIN, "no more processes")] * 2)
+
+    def refuse(supervisor: Workers, place: str, sockets: list[socket.socket]) -> workers.Worker:
+        for refusal in refusals:
+            raise refusal
+        return start(supervisor, place, sockets)
+
+    monkeypatch.setattr(Workers, "_start", refuse)
+
+    async def drive(supervisor: Workers) -> None:
+        await log.hear("ready")
+        supervisor.stop()
+
+    supervise(crew.obey, tmp_path, drive, workers=1)
+    assert [record["error"] for record in log.records if "error" in record] == [
+        f"[Errno {errno.EAGAIN}] no more processes"
+    ] * 2
 
 
 def test_one_that_dies_twice_is_waited_with_unless_the_server_ends(tmp_path: Path, log: Log) -> None:
@@ -428,6 +454,29 @@ def test_connections_are_spread_over_the_workers(demo: RunningDemo, tmp_path: Pa
         pids = [who_answers(server, stack.enter_context(connect(server.url))) for _ in range(64)]
     assert min(pids.count(pid) for pid in set(pids)) >= 10
     assert len(set(pids)) == 2
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_workers_share_what_servers_share(demo: RunningDemo, redis: RedisServer, tmp_path: Path) -> None:
+    with serve_two(demo, tmp_path, LIMNER_SHARED_STATE=redis.url) as server, a_line_to_each(server) as lines:
+        demo.state.release()
+        answers = []
+        for wire in lines.values():
+            wire.send(QUESTION.replace(b"\r\n", b"\r\nidempotency-key: k\r\n", 1))
+            answers.append(wire.reply())
+        assert [answer.status for answer in answers] == [200, 200]
+        assert answers[0].body == answers[1].body
+        assert demo.state.calls == 1
+        assert not [record for record in server.lines if "LIMNER_SHARED_STATE" in record["event"]]
 
 
 def test_keys_are_read_anew_by_all(demo: RunningDemo, tmp_path: Path) -> None:
