@@ -75,13 +75,22 @@ EXPOSED = (
 _SWEEP = 600.0
 
 
+class App(FastAPI):
+    """Its document is made when somebody asks for it: that takes a megabyte, and most never do."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            complete(super().openapi())
+        return super().openapi()
+
+
 def create_app(settings: Settings) -> FastAPI:
     """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, KeysBroken."""
     names = [entry.name for entry in settings.roster]
     book = None if settings.keys_file is None else KeyBook(settings.keys_file, names)
     store = open_store(store_config(settings))
     books = open_books(settings)
-    app = FastAPI(
+    app = App(
         title="Limner",
         version=__version__,
         summary="The OpenAI Images API in front of a chat model that paints.",
@@ -120,7 +129,6 @@ def add_routes(
     app.include_router(status_routes(settings, outcomes), prefix="/v1")
     if settings.page:
         app.include_router(page_routes(settings))
-    complete(app.openapi())
     serve_directly(app, images)
 
 
@@ -139,7 +147,7 @@ def add_middleware(app: FastAPI, settings: Settings, outcomes: deque[Mapping[str
 
 
 def serve_directly(app: FastAPI, router: APIRouter) -> None:
-    """FastAPI has written the document from these routes; it would serve them at twice the cost of what is beneath it.
+    """FastAPI writes the document from these routes; it would serve them at twice the cost of what is beneath it.
 
     Those with parameters in their path stay with it.
     """
