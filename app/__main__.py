@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from app import __version__
-from app.check import check
 from app.errors import InvalidRequest
 from app.explanation import explain
 from app.keys import KeyBook, KeysBroken, new_key
@@ -52,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "check":
         return check(settings, paint=options.paint, patience=options.patience)
     return serve(settings)
+
+
+def check(settings: Settings, *, paint: bool, patience: float | None) -> int:
+    """Loaded here, like the demo: the server needs none of it."""
+    from app import check as steps  # noqa: PLC0415
+
+    return steps.check(settings, paint=paint, patience=patience)
 
 
 def demo(once: str | None) -> int:

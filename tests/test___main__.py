@@ -128,7 +128,7 @@ def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatc
         return 7
 
     monkeypatch.setattr(commands, "demo", note)
-    monkeypatch.setattr(commands, "check", lambda settings, **more: note(settings.upstream_base_url, **more))
+    monkeypatch.setattr("app.check.check", lambda settings, **more: note(settings.upstream_base_url, **more))
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
     lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
     assert [commands.main(line) for line in lines] == [7] * 5
