@@ -169,7 +169,7 @@ class Workers:
         self._serving.add(worker)
         self._count_deaths()
         log.info("worker ready", pid=worker.process.pid)
-        if len(self._serving) == self._settings.workers and not self._is_ready:
+        if len(self._serving) == self._settings.workers and not (self._is_ready or self._closing.is_set()):
             self._is_ready = True
             log.info("ready", address=address_of(self._addresses[0][1]), workers=self._settings.workers)
 

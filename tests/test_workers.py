@@ -112,6 +112,20 @@ def test_it_is_ready_when_all_listen_and_ends_when_all_have_drained(tmp_path: Pa
     assert log.count("worker died") == 0
 
 
+def test_a_server_that_is_stopped_while_it_starts_is_never_ready(tmp_path: Path, log: Log) -> None:
+    settings = Settings(upstream_base_url="http://h", port=0, workers=1)
+    supervisor = Workers(settings, work=partial(crew.obey, tmp_path))
+
+    def end(_: object, __: str, event: Any) -> Any:
+        if event["event"] == "worker ready":
+            supervisor.stop()
+        return event
+
+    structlog.configure(processors=[end, log])
+    supervisor.run()
+    assert (log.count("worker ready"), log.count("ready")) == (1, 0)
+
+
 def test_one_that_dies_is_replaced_and_counted_by_one_that_serves(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Workers) -> None:
         await log.hear("ready")
