@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 import orjson
@@ -12,6 +13,16 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 #: Libraries that would write addresses of signed images, or every request once more.
 _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart", "PIL")
+
+
+class Writer(structlog.WriteLogger):
+    """A log that nobody can read, on a full disk or in a pipe without an end, is no reason to stop painting."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
@@ -34,7 +45,7 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=lambda *_: Writer(stream),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)

@@ -74,3 +74,16 @@ def test_libraries_do_not_write_addresses() -> None:
     for name in ("httpx", "aiohttp.client", "asyncio", "python_multipart.multipart", "PIL.PngImagePlugin"):
         logging.getLogger(name).info("GET https://images.example.com/a.png?signature=secret")
     assert stream.getvalue() == ""
+
+
+class Gone(io.StringIO):
+    """The reader has gone, or the disk is full."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical", "exception"])
+def test_a_log_that_cannot_be_written_is_no_failure(level: str) -> None:
+    configure("json", "debug", Gone())
+    getattr(log, level)("request")

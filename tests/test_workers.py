@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import select
 import shutil
 import signal
 import socket
@@ -432,6 +433,18 @@ def test_without_their_supervisor_workers_answer_what_they_have_and_end(demo: Ru
         assert wire.reply().status == 200
         # The log ends when nobody is left who could write into it.
         assert server.end() == -9
+
+
+def test_workers_whose_log_has_gone_with_their_supervisor_end_too(demo: RunningDemo, tmp_path: Path) -> None:
+    with serve_two(demo, tmp_path) as server, a_line_to_each(server) as lines, ExitStack() as stack:
+        ends = [os.pidfd_open(pid) for pid in lines]
+        for end in ends:
+            stack.callback(os.close, end)
+        assert server.process.stderr is not None
+        server.process.stderr.close()
+        server.process.kill()
+        for end in ends:
+            assert select.select([end], [], [], 20)[0]
 
 
 def test_a_worker_that_is_asked_to_go_leaves_new_connections_to_the_others(demo: RunningDemo, tmp_path: Path) -> None:
