@@ -118,7 +118,7 @@ class Exchange:
         well-formed error object passes for a success.
         """
         yield b" "
-        while not await presence.wait(job.end(), self.silence):
+        while not await presence.outlast(job.task, self.silence):
             yield b" "
         answer = answer_of(job)
         if answer is None:

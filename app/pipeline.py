@@ -29,7 +29,6 @@ from app.pure.usage import Usage
 
 B = TypeVar("B", bound=Sink)
 
-
 #: The question as an upstream wants it put, by its dialect and what it calls the model.
 Put = Callable[[str, str], HoleyJson]
 
@@ -89,9 +88,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Inputs(Generic[B]):
-    """The pictures of an edit as they go upstream (bytes, or links that may pass), as they came, and the mask where all
-    that it covers is to be put back exactly.
-    """
+    """The pictures of an edit as they go upstream (bytes or links), as they came, and a mask that holds exactly."""
 
     fit: Sequence[B | str] = ()
     given: Sequence[B] = ()
@@ -199,9 +196,13 @@ async def answer(
         images = [image for image in images if not image.is_lesser]
     if reply is None or not images:
         raise fault or why_no_image(reply)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(attempt(commission, reply, image)) for image in images[-request.n :]]
-    outcomes = [task.result() for task in tasks]
+    wanted = images[-request.n :]
+    if len(wanted) == 1:  # As most replies have: no task for it.
+        outcomes = [await attempt(commission, reply, wanted[0])]
+    else:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(attempt(commission, reply, image)) for image in wanted]
+        outcomes = [task.result() for task in tasks]
     painted = tuple(outcome for outcome in outcomes if isinstance(outcome, Painted))
     if not painted:
         raise next(outcome for outcome in outcomes if isinstance(outcome, ApiError))

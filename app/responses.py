@@ -41,6 +41,13 @@ class Presence:
         finally:
             task.cancel()
 
+    async def outlast(self, task: "asyncio.Task[None]", seconds: float | None) -> bool:
+        """Whether the task, which goes on in any case, has ended in time. Raises ClientGone."""
+        await asyncio.wait((task, self._gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() and self._gone.done():
+            raise ClientGone
+        return task.done()
+
     async def is_here(self) -> bool:
         """Gives the loop two turns first, in which it hears of a connection that was closed."""
         await asyncio.sleep(0)

@@ -204,11 +204,11 @@ class Studio:
         streamed = exchange.request.stream
         if http.scope["http_version"] == "1.0":
             # Such a client knows no chunks: it gets everything at the end.
-            await presence.wait(job.end(), None)
+            await presence.outlast(job.task, None)
         elif streamed:
             await presence.wait(job.more(0), self.silence)
         else:
-            await presence.wait(job.end(), self.keepalive_after or None)
+            await presence.outlast(job.task, self.keepalive_after or None)
         if job.fault is not None and not job.items:
             raise job.fault
         answer = answer_of(job)

@@ -72,6 +72,7 @@ class Desk:
         await errand.job.end()
         errand.delivered = delivered
         errand.job.leave()
+        await asyncio.sleep(0)
         return errand
 
     def start(

@@ -261,15 +261,16 @@ def test_a_link_to_something_else_is_no_picture() -> None:
         run(asks(), World([[shows(URL)]], web={URL: b"<html>log in</html>"}))
 
 
-def test_a_bug_is_not_swallowed_and_no_question_stays_open() -> None:
+@pytest.mark.parametrize("urls", [[URL], [URL, f"{URL}?2"]], ids=["one picture", "two"])
+def test_a_bug_is_not_swallowed_and_no_question_stays_open(urls: list[str]) -> None:
     class Clumsy(World):
         async def fetch(self, url: str) -> Blob:
             raise KeyError(url)
 
-    world = Clumsy([[shows(URL)], [says("painting", complete=False)] * 50])
-    with pytest.raises(BaseExceptionGroup) as caught:
+    world = Clumsy([[shows(*urls)], [says("painting", complete=False)] * 50])
+    with pytest.raises((KeyError, BaseExceptionGroup)) as caught:
         run(asks(n=2), world)
-    assert caught.group_contains(KeyError)
+    assert isinstance(caught.value, KeyError) or caught.group_contains(KeyError)
     assert world.open_questions == 0
 
 

@@ -83,6 +83,38 @@ def test_presence_gives_nothing_where_time_is_over_and_ends_the_waiting() -> Non
     asyncio.run(play())
 
 
+def test_presence_waits_for_a_task_that_goes_on_in_any_case() -> None:
+    async def play() -> None:
+        presence = Presence(Client().receive)
+        task = asyncio.create_task(asyncio.sleep(0))
+        assert await presence.outlast(task, None)
+        endless: asyncio.Task[None] = asyncio.create_task(hanging())
+        assert not await presence.outlast(endless, 0.001)
+        assert not endless.done()
+        endless.cancel()
+        presence.stop()
+
+    asyncio.run(play())
+
+
+def test_a_task_goes_on_when_the_client_has_gone() -> None:
+    async def play() -> None:
+        client = Client()
+        presence = Presence(client.receive)
+        client.leave()
+        endless: asyncio.Task[None] = asyncio.create_task(hanging())
+        with pytest.raises(ClientGone):
+            await presence.outlast(endless, None)
+        assert not endless.done()
+        endless.cancel()
+
+    asyncio.run(play())
+
+
+async def hanging() -> None:
+    await asyncio.Event().wait()
+
+
 def test_presence_tells_when_the_client_has_gone() -> None:
     async def play() -> None:
         client = Client()

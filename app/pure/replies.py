@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from app.pure.base64_text import Piece
@@ -64,6 +65,10 @@ class Source:
         self.fields = fields
         self._budget = budget
         self._said = (*said, *parts.texts, *fields.texts)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.parts.fields or self.fields.fields or any(self._said))
 
     @cached_property
     def texts(self) -> list[Text]:
@@ -186,6 +191,7 @@ def _is_named(text: Text, mention: Mention) -> bool:
     return is_alone or names_result(mention.before, mention.label)
 
 
+#: In the order of their ranks.
 FORMS = (
     Form("content-part", 0, _in_parts),
     Form("field", 1, _in_fields),
@@ -243,10 +249,11 @@ class _Search:
     def run(self, source: Source) -> list[FoundImage]:
         """The first rank that finds an image of full value; else the first that finds a lesser one."""
         lesser: list[FoundImage] = []
-        for rank in sorted({form.rank for form in FORMS}):
-            found = [each for form in FORMS if form.rank == rank for each in self._accepted(form, source)]
-            full = _drop_downloads([image for image, is_full in found if is_full])
-            if full:
+        if source.is_empty:
+            return lesser
+        for _, forms in groupby(FORMS, lambda form: form.rank):
+            found = [each for form in forms for each in self._accepted(form, source)]
+            if full := _drop_downloads([image for image, is_full in found if is_full]):
                 self._drop_lesser(found)
                 return full
             lesser = lesser or [image for image, _ in found]
@@ -269,6 +276,8 @@ class _Search:
 
 def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
     """A link to save a picture brings the same file again."""
+    if len(images) < 2:
+        return images
     names = {file_name(image.url) for image in images if "download" not in image.url}
     return [image for image in images if "download" not in image.url or file_name(image.url) not in names]
 
