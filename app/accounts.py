@@ -43,7 +43,8 @@ class Account:
     """One request for pictures, from its key to its last byte; where its client leaves, to the end of the work.
 
     It is settled once. The `exchange` is that of the work it started: a request that joined another's has none, so what
-    that one cost is counted there and nowhere else.
+    that one cost is counted there and nowhere else. Where the other's replica dies, and the work is started here after
+    the request has ended, it is settled once more with what that cost.
     """
 
     books: Books
@@ -70,10 +71,10 @@ class Account:
 
     def close(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """The request has ended, with that record. What joins it: all facts, or none while the work goes on."""
-        if self._task is None or self._task.done():
+        if self._task is not None and self._task.done():
             return self._settle(record)
         self._record = record
-        return {}
+        return self._settle(record) if self._task is None else {}
 
     def _end(self, _: object) -> None:
         self._worked = time.perf_counter()

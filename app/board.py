@@ -29,6 +29,9 @@ LOOK = 0.5
 #: Seconds for which somebody counts as a reader: who looks again and again, and who is being sent what he has found.
 _LEASE, _SENDING = 15, 60
 
+#: Signs of life in one command, and errands that have ended while Redis was away, of which it is told later.
+_AT_ONCE, _UNTOLD = 200, 1000
+
 #: One tag in all keys, so that a cluster keeps them together.
 _PREFIX = "limner:{errands}:"
 
@@ -36,7 +39,7 @@ _TAKEN_OVER = "Another replica of this server has taken over the question. Pleas
 
 
 class Heard(NamedTuple):
-    """What the board answers: a word, and an id, a place or an outcome with it."""
+    """What the board answers: a word, and an id or an outcome with it. Empty where Redis does not answer."""
 
     word: str
     about: bytes = b""
@@ -82,42 +85,73 @@ class Board:
                 return heard.about.decode()
         return None
 
-    async def withdraw(self, id: str, identity: Identity) -> bool:  # noqa: A002  the API's word
-        """Nothing will come of it; False where somebody waits for what does."""
-        self._mine.pop(id, None)
-        return (await self._call("drop", id, identity)).word != "kept"
+    async def withdraw(self, id: str, identity: Identity) -> str:  # noqa: A002  the API's word
+        """Nothing will come of it: `dropped`, or `kept` where somebody waits for what does; empty: nobody has heard."""
+        word = (await self._call("drop", id, identity)).word
+        if word in {"dropped", "taken"}:
+            self.let_go(id)
+        return word
 
     def own(self, errand: Errand) -> None:
         """From now on its signs of life are given."""
         if self.is_shared:
             self._mine[errand.id] = errand
 
-    async def tell(self, errand: Errand, outcome: bytes = b"", *, seconds: float | None = None) -> bool:
-        """How it stands, or what has come of it, remembered for so long. False where nobody has heard it.
+    def let_go(self, id: str) -> None:  # noqa: A002  the API's word
+        """No more signs of life: it is told, or it looks as if its replica were dead."""
+        self._mine.pop(id, None)
+
+    async def announce(self, errand: Errand) -> None:
+        """Before it may cost something: who finds this replica dead then must not ask again.
+
+        Raises Unavailable where another replica has taken it over, or this one may not go on alone.
+        """
+        async with errand.telling:
+            if not self.owns(errand):
+                raise Unavailable(_TAKEN_OVER)
+            await self._tell(errand, asked=True, vital=True)
+
+    async def tell(self, errand: Errand) -> None:
+        """How it stands. Raises Unavailable where another replica has taken it over."""
+        async with errand.telling:
+            if self.owns(errand) and not errand.is_idle:
+                await self._tell(errand)
+
+    async def finish(self, errand: Errand, outcome: bytes, *, briefly: bool) -> bool:
+        """What has come of it. False where nobody has heard it. `briefly`: for those only who wait for it now.
 
         Raises Unavailable where another replica has taken it over.
         """
-        identity, job = errand.identity, errand.job
+        kept = self._ttl if errand.identity.key is None else self._key_ttl
+        is_heard = await self._tell(errand, outcome, seconds=_SENDING if briefly else kept)
+        if is_heard:
+            self.let_go(errand.id)
+        return is_heard
+
+    async def _tell(
+        self,
+        errand: Errand,
+        outcome: bytes = b"",
+        *,
+        asked: bool = False,
+        seconds: float | None = None,
+        vital: bool = False,
+    ) -> bool:
+        identity = errand.identity
         fields = self._fields(
             identity,
             is_async=errand.is_async,
-            here=job.readers,
-            asked=errand.exchange.upstream.started,
+            here=errand.job.readers,
+            asked=asked or errand.may_have_cost,
             delivered=errand.delivered,
             free=bool(outcome) and errand.may_be_tried_again,
         )
         ttl = self._memory(identity) if seconds is None else seconds
-        heard = await self._call("tell", errand.id, identity, outcome, fields=fields, ttl=ttl)
+        heard = await self._call("tell", errand.id, identity, outcome, vital=vital, fields=fields, ttl=ttl)
         if heard.word == "taken":
-            self._mine.pop(errand.id, None)
+            self.let_go(errand.id)
             raise Unavailable(_TAKEN_OVER)
         return heard.word == "told"
-
-    async def finish(self, errand: Errand, outcome: bytes, *, briefly: bool) -> bool:
-        """False where nobody has heard it. `briefly`: for those only who wait for it now."""
-        self._mine.pop(errand.id, None)
-        kept = self._ttl if errand.identity.key is None else self._key_ttl
-        return await self.tell(errand, outcome, seconds=_SENDING if briefly else kept)
 
     async def wait(self, errand: Errand) -> bytes | None:
         """What came of an errand of another replica; None where it is ours now, since nothing has been asked yet.
@@ -126,7 +160,7 @@ class Board:
         """
         missed = 0.0
         while missed < PATIENCE:
-            heard = await self._call("look", errand.id, errand.identity, reader=errand.reader, ttl=self._ttl)
+            heard = await self._call("look", errand.id, errand.identity, reader=errand.reader)
             match heard.word:
                 case "done":
                     return heard.about
@@ -159,15 +193,37 @@ class Board:
         """For who comes back with an id alone: `done` with what came of it, `under way`, `lost`, `gone`."""
         return await self._call("find", id, Identity(caller, ""), caller=caller)
 
-    async def beat(self) -> None:
-        """Signs of life of all that this replica works on, again and again."""
-        while self.is_shared:
-            await self._sleep(BEAT)
-            for errand in list(self._mine.values()):
-                if not errand.job.task.done():
-                    await self._give_sign(errand)
+    async def beat(self) -> list[Errand]:
+        """Signs of life of all that this replica has. What has ended and could not be told of, if Redis is back."""
+        for errand in [errand for errand in self._mine.values() if errand.is_idle][:-_UNTOLD]:
+            self.let_go(errand.id)
+        mine = list(self._mine.values())
+        for first in range(0, len(mine), _AT_ONCE):
+            unknown = await self._give_signs(mine[first : first + _AT_ONCE])
+            if unknown is None:
+                return []
+            for errand in unknown:
+                await self._tell_anew(errand)
+        return [errand for errand in mine if errand.is_idle and self.owns(errand)]
 
-    async def _give_sign(self, errand: Errand) -> None:
+    async def rest(self) -> None:
+        await self._sleep(BEAT)
+
+    async def _give_signs(self, errands: list[Errand]) -> list[Errand] | None:
+        """In one command, for Redis may be slow. Those that are not known as ours; None where it does not answer."""
+        signs = [
+            {
+                "id": errand.id,
+                "here": errand.job.readers,
+                "asked": errand.may_have_cost,
+                "ttl": round(self._memory(errand.identity) * 1000),
+            }
+            for errand in errands
+        ]
+        heard = await self._run("beat", [_place(errand.identity) for errand in errands], {"signs": signs})
+        return None if heard is None else [errand for errand in errands if errand.id.encode() in heard]
+
+    async def _tell_anew(self, errand: Errand) -> None:
         try:
             await self.tell(errand)
         except Unavailable:
@@ -177,7 +233,6 @@ class Board:
     def _fields(self, identity: Identity, *, is_async: bool, here: int, **more: bool) -> dict[str, Any]:
         flags = {"asked": False, "delivered": False, "free": False, **more, "async": is_async}
         return {
-            "owner": self._owner,
             "caller": identity.caller,
             "fingerprint": identity.fingerprint,
             "here": here,
@@ -199,32 +254,33 @@ class Board:
         ttl: float = 0,
         **said: Any,
     ) -> Heard:
-        """An empty word where Redis does not answer."""
-        if not self.is_shared:
-            return Heard("")
-        told = {
+        told = {"id": id, "keyed": identity.key is not None, "ttl": max(1, round(ttl * 1000)), **said}
+        heard = await self._run(command, [_place(identity)], told, outcome, vital=vital)
+        return Heard("") if heard is None else Heard(heard[0].decode(), *heard[1:])
+
+    async def _run(
+        self, command: str, places: list[str], told: dict[str, Any], outcome: bytes = b"", *, vital: bool = False
+    ) -> list[bytes] | None:
+        """What board.lua answers; None where Redis does not."""
+        told |= {
             "prefix": _PREFIX,
-            "id": id,
-            "keyed": identity.key is not None,
-            "ttl": max(1, round(ttl * 1000)),
+            "owner": self._owner,
             "patience": PATIENCE * 1000,
             "lease": _LEASE * 1000,
             "sending": _SENDING * 1000,
-            **said,
         }
-        arguments = [command, orjson.dumps(told), outcome]
-        heard = await self._state.share(lambda redis: _run(redis, _place(identity), arguments), vital=vital)
-        return Heard("") if heard is None else Heard(heard[0].decode(), *heard[1:])
+        arguments: list[str | bytes] = [command, orjson.dumps(told), outcome]
+
+        async def run(redis: "Redis") -> list[bytes]:
+            heard: list[bytes] = await redis.register_script(_rules())(places, arguments)
+            return heard
+
+        return await self._state.share(run, vital=vital)
 
 
 @cache
 def _rules() -> str:
     return files("app").joinpath("board.lua").read_text()
-
-
-async def _run(redis: "Redis", place: str, arguments: list[Any]) -> list[bytes]:
-    heard: list[bytes] = await redis.register_script(_rules())([place], arguments)
-    return heard
 
 
 def _place(identity: Identity) -> str:

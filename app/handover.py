@@ -31,17 +31,21 @@ class Handover:
         """
         outcome = await self.board.wait(errand)
         if outcome is None:
+            errand.follows = False
             return None
         letter = await read_letter(outcome, self.store, errand.spool)
         if letter.fault is None:
             return letter.answer
         if letter.may_be_tried_again and await self.board.adopt(errand):
             errand.replies += letter.replies
+            errand.follows = False
             return None
         raise letter.fault
 
     async def recall(self, id: str, caller: str, spool: Spool) -> Letter | None:  # noqa: A002  the API's word
-        """What came of an errand that is not known here, None while it is under way. Raises NotFound, QuestionLost."""
+        """What came of an errand that is not known here, None while it is under way. Raises NotFound, QuestionLost,
+        and Unavailable.
+        """
         heard = await self.board.find(id, caller)
         match heard.word:
             case "done":
@@ -50,6 +54,8 @@ class Handover:
                 return None
             case "lost":
                 raise QuestionLost(detail=f"errand {id}")
+            case "" if self.board.is_shared:
+                raise Unavailable("The server cannot look for this result at the moment. Please try again.")
         raise NotFound("There is no such result, or its time is over.", code="result_not_found")
 
     def note(self, errand: Errand) -> None:
@@ -58,11 +64,21 @@ class Handover:
             self._go(self._tell(errand))
 
     def settle(self, errand: Errand) -> None:
-        """The work has ended, and nobody here reads it."""
+        """The work has ended, and nobody here reads it; or so it was: a repeat may have started it once more."""
+        if not errand.is_idle:
+            return
         if self.board.is_shared:
             self._go(self._settle(errand))
         else:
             self.once.settle(errand)
+
+    async def beat(self) -> None:
+        """Signs of life again and again, and what nobody could hear when it ended, since Redis was away."""
+        while self.board.is_shared:
+            await self.board.rest()
+            for errand in await self.board.beat():
+                if errand.is_idle and not errand.telling.locked():
+                    self._go(self._settle(errand))
 
     async def drain(self, seconds: float) -> None:
         """All that others may come back for is theirs, or the time is over."""
@@ -70,26 +86,40 @@ class Handover:
             await asyncio.wait(self.under_way, timeout=seconds)
 
     async def _settle(self, errand: Errand) -> None:
-        if self.board.owns(errand):
-            is_told = await self._hand_over(errand)
-        else:
-            is_told = await self.board.leave(errand)
-        if is_told and not errand.job.readers:
-            self.once.forget(errand)
-        elif not is_told:
-            self.once.settle(errand)
+        """Who comes meanwhile reads it here, and has it settled again when he leaves."""
+        is_told = False
+        async with errand.telling:
+            try:
+                if errand.is_idle:
+                    is_told = await (self._hand_over(errand) if self.board.owns(errand) else self.board.leave(errand))
+            except BaseException:  # reason: tidied up, and raised again
+                self.board.let_go(errand.id)
+                raise
+            finally:
+                if errand.is_idle:
+                    (self.once.forget if is_told else self.once.settle)(errand)
 
     async def _hand_over(self, errand: Errand) -> bool:
         """False: nobody could be told, so this replica keeps it."""
-        wanted = errand.is_worth_keeping
-        if not wanted and await self.board.withdraw(errand.id, errand.identity):
+        if errand.is_cut_off and (errand.identity.key is not None or not errand.delivered):
+            # As if this replica had died: who asks again is told that it may have been paid for.
+            self.board.let_go(errand.id)
+            return True
+        is_here = self.once.known(errand.id) is errand
+        wanted = is_here and errand.is_worth_keeping
+        if not wanted and (word := await self.board.withdraw(errand.id, errand.identity)) != "kept":
+            return word != ""
+        if not is_here:
+            # It was not kept for as long as nobody could be told.
+            self.board.let_go(errand.id)
             return True
         try:
             letter = await write_letter(errand, self.store)
-            return await self.board.finish(errand, letter, briefly=not wanted)
+            is_told = await self.board.finish(errand, letter, briefly=not wanted)
         except ApiError as error:
             log.warning("handover", errand=errand.id, error=error.detail or error.message)
             return False
+        return is_told and not errand.is_bound_here
 
     async def _tell(self, errand: Errand) -> None:
         try:
@@ -100,4 +130,9 @@ class Handover:
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self.under_way.add(task)
-        task.add_done_callback(self.under_way.discard)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.under_way.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            log.error("fault", exc_info=bug)

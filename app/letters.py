@@ -61,7 +61,7 @@ async def write_letter(errand: Errand, store: Store) -> bytes:
         fault = errand.job.fault or ApiError()
         letter["fault"] = {"class": type(fault).__name__, "headers": fault.headers, **fault.body}
         letter["replies"] = [reply.raw for reply in errand.replies]
-        letter["again"] = errand.may_be_tried_again and all(reply.is_told_by_raw for reply in errand.replies)
+        letter["again"] = errand.may_be_tried_again and not errand.is_bound_here
     return orjson.dumps(letter)
 
 

@@ -205,7 +205,7 @@ def recurring(settings: Settings, studio: Studio, store: Store, state: State) ->
     return [
         sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
         watch(studio.turns, studio.parts.upstreams.circuits),
-        studio.handover.board.beat(),
+        studio.handover.beat(),
         exchange_hints(state, studio.parts.upstreams),
     ]
 

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from weakref import WeakValueDictionary
 
 import orjson
 from starlette.datastructures import Headers
@@ -60,7 +61,8 @@ class Identity:
 class Errand:
     """A question under way, or answered. `replies` have been paid for, `spool` holds the bytes of the answer.
 
-    `reader`: the name under which this replica waits for it, where another one works on it.
+    `reader`: the name under which this replica waits for it; `follows`: another one works on it. `is_cut_off`: by the
+    end of this replica, perhaps after paying. `telling` is held while others are told of it.
     """
 
     id: str
@@ -69,20 +71,44 @@ class Errand:
     spool: Spool
     is_async: bool = False
     reader: str = ""
+    follows: bool = False
     replies: list[ChatReply] = field(default_factory=list)
     delivered: bool = False
+    is_cut_off: bool = False
     until: float = math.inf
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     job: Job[Item] = field(init=False)
 
     @property
+    def is_idle(self) -> bool:
+        """Its work has ended, and nobody here reads it."""
+        return self.job.task.done() and not self.job.readers
+
+    @property
+    def may_have_cost(self) -> bool:
+        """The upstream may have been paid, now or by an earlier try."""
+        return self.exchange.upstream.started or bool(self.replies)
+
+    @property
     def failed_to_deliver(self) -> bool:
-        """The upstream has been paid, but its picture could not be fetched or kept: worth another try."""
-        return self.job.task.done() and isinstance(self.job.fault, ImageUnavailable)
+        """The upstream has been paid, but its picture could not be fetched or kept, or nobody was there any more who
+        wanted it: worth another try.
+        """
+        fault = self.job.fault if self.job.task.done() and not self.follows else None
+        if isinstance(fault, ImageUnavailable):
+            return True
+        is_paid_already = self.may_have_cost and not self.exchange.upstream.started
+        return is_paid_already and fault is not None and not isinstance(fault, InvalidRequest)
+
+    @property
+    def is_bound_here(self) -> bool:
+        """No other replica can deliver it: the pictures came with the replies."""
+        return self.failed_to_deliver and not all(reply.is_told_by_raw for reply in self.replies)
 
     @property
     def may_be_tried_again(self) -> bool:
         """At no further cost: nothing has been asked yet, or all that is missing is the delivery."""
-        return self.failed_to_deliver or (self.job.fault is not None and not self.exchange.upstream.started)
+        return self.failed_to_deliver or (self.job.fault is not None and not self.may_have_cost)
 
     @property
     def is_worth_keeping(self) -> bool:
@@ -120,6 +146,11 @@ class Once:
         self._by_id: dict[str, Errand] = {}
         self._by_place: dict[tuple[str, str], list[Errand]] = {}
         self._next_end = math.inf
+        self._doors: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    def door(self, identity: Identity) -> asyncio.Lock:
+        """Held while an errand is looked for until one is added: of two equal requests the second finds the first."""
+        return self._doors.setdefault(identity.place, asyncio.Lock())
 
     def add(self, errand: Errand) -> None:
         self._by_id[errand.id] = errand

@@ -59,27 +59,42 @@ class Studio:
     async def _enter(
         self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request, is_async: bool
     ) -> Errand:
+        """What it joins, or what has just been started for it."""
+        try:
+            request = within(caller.row, request)
+            identity = await identify(request, caller, http.headers)
+            async with self.once.door(identity):
+                return await self._join_or_start(request, identity, caller, spool, http, is_async=is_async)
+        except BaseException:  # reason: tidied up, and raised again
+            spool.close()
+            raise
+
+    async def _join_or_start(
+        self,
+        request: ImagesRequest,
+        identity: Identity,
+        caller: Caller,
+        spool: Spool,
+        http: Request,
+        *,
+        is_async: bool,
+    ) -> Errand:
         """Only a new question is counted: not one that joins another, nor one that has been paid for."""
         told: dict[str, str] = {}
         elsewhere: str | None = None
         own: str = http.state.request_id
-        try:
-            request = within(caller.row, request)
-            identity = await identify(request, caller, http.headers)
-            errand = self.once.find(identity)
-            if self.closing and (errand is None or errand.failed_to_deliver):
-                raise Unavailable("The server is shutting down. Please try again.")
-            if errand is None:
-                elsewhere, told = await self._post(own, identity, caller, request.n, is_async=is_async)
-                errand = self.once.known(elsewhere)
-        except BaseException:  # reason: tidied up, and raised again
-            spool.close()
-            raise
+        errand = self.once.find(identity)
+        if self.closing and (errand is None or errand.failed_to_deliver):
+            raise Unavailable("The server is shutting down. Please try again.")
+        if errand is None:
+            elsewhere, told = await self._post(own, identity, caller, request.n, is_async=is_async)
+            errand = self.once.known(elsewhere)
         readers = 0 if is_async else 1
         exchange = Exchange(request, self.silence, told, trace=http.state.account.trace)
         if errand is None:
-            errand = Errand(elsewhere or own, identity, exchange, spool, is_async, reader=own)
-            self._start(errand, caller, http, readers, follows=elsewhere is not None)
+            follows = elsewhere is not None
+            errand = Errand(elsewhere or own, identity, exchange, spool, is_async, reader=own, follows=follows)
+            self._start(errand, caller, http, readers)
             self.once.add(errand)
         elif errand.failed_to_deliver:
             errand.reopen(spool, exchange)
@@ -132,15 +147,15 @@ class Studio:
 
     async def visit(self, errand: Errand, http: Request) -> Response:
         """Wait for an errand and answer with what it brings."""
-        visit = Visit(errand, self.handover, Presence(http.receive), http.scope["state"]["record"])
+        visit = Visit(errand, errand.job, self.handover, Presence(http.receive), http.scope["state"]["record"])
         visit.record.update(outline(errand.exchange.request))
         try:
             return await self._respond(visit, http)
         except ClientGone:
-            nobody_else = errand.job.readers == 1 and not errand.is_async
-            if nobody_else and not errand.exchange.upstream.started:
+            nobody_else = visit.job.readers == 1 and not errand.is_async
+            if nobody_else and not errand.may_have_cost:
                 # Nothing has been asked yet, so nothing is lost; a question under way runs to its end.
-                errand.job.task.cancel()
+                visit.job.task.cancel()
             visit.leave(delivered=False)
             return Response(status_code=499)
         except BaseException as error:
@@ -157,12 +172,12 @@ class Studio:
             await asyncio.gather(*late, return_exceptions=True)
         await self.handover.drain(grace)
 
-    def _start(self, errand: Errand, caller: Caller, http: Request, readers: int, *, follows: bool = False) -> None:
-        work = self._follow if follows else self._work
+    def _start(self, errand: Errand, caller: Caller, http: Request, readers: int) -> None:
+        work = self._follow if errand.follows else self._work
         errand.job = Job(work(errand, caller, http), partial(self.handover.settle, errand), readers=readers)
         self.jobs.add(errand.job.task)
         errand.job.task.add_done_callback(self.jobs.discard)
-        if follows:
+        if errand.follows:
             http.state.account.join(errand)
         else:
             http.state.account.start(errand)
@@ -196,11 +211,12 @@ class Studio:
                         yield item
                 except asyncio.CancelledError:
                     if exchange.upstream.started:
+                        errand.is_cut_off = True
                         raise Unavailable(_CUT_OFF, headers={"x-should-retry": "false"}) from None
                     raise
 
     async def _respond(self, visit: "Visit", http: Request) -> Response:
-        exchange, job, presence = visit.errand.exchange, visit.errand.job, visit.presence
+        exchange, job, presence = visit.errand.exchange, visit.job, visit.presence
         streamed = exchange.request.stream
         if http.scope["http_version"] == "1.0":
             # Such a client knows no chunks: it gets everything at the end.
@@ -226,9 +242,13 @@ class Studio:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A client that waits for an errand; `record` is that of its request."""
+    """A client that waits for an errand; `record` is that of its request.
+
+    `job`: what it waits for. That may fail, and be started once more for somebody else, while the client is still told.
+    """
 
     errand: Errand
+    job: Job[Item]
     handover: Handover
     presence: Presence
     record: dict[str, object]
@@ -236,11 +256,12 @@ class Visit:
     def leave(self, *, delivered: bool) -> None:
         """Notes what went wrong: an answer that has begun has no other place for it but its end."""
         self.presence.stop()
-        fault = self.errand.job.fault
+        fault = self.job.fault
         if fault is not None:
             self.record.update(error=fault.code or fault.type, detail=fault.detail)
-        self.errand.delivered = self.errand.delivered or delivered
-        self.errand.job.leave()
+        if self.job is self.errand.job:
+            self.errand.delivered = self.errand.delivered or delivered
+        self.job.leave()
         self.handover.note(self.errand)
 
 

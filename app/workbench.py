@@ -1,5 +1,6 @@
 """The parts of the server as one request sees them: with its key, its spool, its timers."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -53,6 +54,7 @@ class Workbench:
     base_url: str
     upstream: str | None = None
     _paid: Iterator[ChatReply] = field(init=False)
+    _announced: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
         self._paid = iter(tuple(self.errand.replies))
@@ -76,14 +78,10 @@ class Workbench:
             yield reply
             return
         errand, exchange = self.errand, self.errand.exchange
-
-        is_first = not exchange.upstream.started
         with exchange.waiting, exchange.upstream, exchange.trace.step("ask") as step:
             headers = {"x-request-id": errand.id, **step.headers}
 
-            if is_first and self.parts.board.owns(errand):
-                # Before it may cost something: who finds this replica dead must not ask again.
-                await self.parts.board.tell(errand)
+            await self._announce()
 
             def question(dialect: str, model: str) -> Question:
                 exchange.attempts += 1
@@ -113,6 +111,14 @@ class Workbench:
         if line and line != exchange.progress:
             exchange.progress = line
             self.errand.job.stir()
+
+    async def _announce(self) -> None:
+        """Of several questions none is asked before all replicas know of it."""
+        if not self.parts.board.is_shared:
+            return
+        if self._announced is None:
+            self._announced = asyncio.ensure_future(self.parts.board.announce(self.errand))
+        await self._announced
 
     async def fetch(self, url: str) -> Blob:
         exchange = self.errand.exchange

@@ -78,11 +78,19 @@ class Replica:
         errand.job = Job(work(), lambda: None, readers=0 if is_async else 1)
         return errand
 
-    async def post(self, identity: Identity = ME, id: str = "req_1", **options: Any) -> Errand:  # noqa: A002
+    async def post(
+        self,
+        identity: Identity = ME,
+        id: str = "req_1",  # noqa: A002  the API's word
+        *,
+        asked: bool = True,
+        **options: Any,
+    ) -> Errand:
         assert await self.board.enter(id, identity, is_async=options.get("is_async", False)) is None
-        errand = self.errand(identity, id, **options)
+        errand = self.errand(identity, id, asked=asked, **options)
         self.board.own(errand)
-        assert await self.board.tell(errand)
+        if asked:
+            await self.board.announce(errand)
         return errand
 
 
@@ -101,7 +109,7 @@ async def end(replica: Replica, errand: Errand, *, delivered: bool) -> None:
     await errand.job.end()
     errand.delivered = delivered
     errand.job.readers = 0
-    if errand.is_worth_keeping or not await replica.board.withdraw(errand.id, errand.identity):
+    if errand.is_worth_keeping or await replica.board.withdraw(errand.id, errand.identity) == "kept":
         assert await replica.board.finish(errand, b"{}", briefly=not errand.is_worth_keeping)
 
 
@@ -128,15 +136,16 @@ def test_who_joins_what_is_under_way_elsewhere(case: Case, server: RedisServer, 
 def test_who_waits_elsewhere_counts_as_a_reader(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
         errand = await one.post()
-        errand.job.readers = 0
+        errand.job = Job(hanging(), lambda: None, readers=0)
         await one.board.tell(errand)
         assert await other.board.enter("req_2", ME, is_async=False) == "req_1"
+        errand.job.task.cancel()
         assert await other.board.enter("req_3", ME, is_async=False) is None
-        assert not await one.board.withdraw("req_1", ME)
+        assert await one.board.withdraw("req_1", ME) == "kept"
         follower = other.errand()
         follower.reader = "req_2"
         assert await other.board.leave(follower)
-        assert await one.board.withdraw("req_1", ME)
+        assert await one.board.withdraw("req_1", ME) == "dropped"
 
     play(scene, server)
 
@@ -169,7 +178,6 @@ def test_a_key_with_another_body_is_refused_everywhere(server: RedisServer, redi
 def test_a_call_whose_answer_was_lost_may_be_made_again(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         assert [await one.board.enter("req_1", AGAIN, is_async=False) for _ in range(2)] == [None, None]
-        await one.board.tell(one.errand())
         (place,) = redis.keys("limner:{errands}:at:*")
         assert redis.lrange(place, 0, -1) == ["req_1"]
 
@@ -209,9 +217,9 @@ def test_what_becomes_of_the_questions_of_a_replica_that_has_died(
         await one.post(identity, asked=asked)
         bury(redis)
         heard = []
-        for _ in told:
+        for number in range(len(told)):
             try:
-                heard.append(await other.board.enter("req_2", identity, is_async=False) or "new")
+                heard.append(await other.board.enter(f"req_{2 + number}", identity, is_async=False) or "new")
             except QuestionLost as error:
                 heard.append(str(error.code))
         assert heard == told
@@ -300,6 +308,7 @@ def test_of_two_who_wait_one_takes_over(server: RedisServer, redis: Redis) -> No
         await one.post(asked=False)
         bury(redis)
         followers = [other.errand(asked=False), one.errand(asked=False)]
+        followers[1].reader = "somebody else"
         assert await other.board.adopt(followers[0])
         assert not await one.board.adopt(followers[1])
 
@@ -336,23 +345,73 @@ def test_a_record_that_does_not_come_back_is_lost(server: RedisServer, redis: Re
     play(scene, server)
 
 
-def test_signs_of_life_are_given_while_the_work_lasts(server: RedisServer, redis: Redis) -> None:
+def test_signs_of_life_are_given_until_it_is_told_what_has_come_of_it(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        errand, done = await one.post(), await one.post(id="req_2")
-        await done.job.end()
-        errand.job = Job(hanging(), lambda: None)
+        errands = [await one.post(id=f"req_{number}") for number in (1, 2, 3)]
+        running, read, idle = errands
+        running.job = Job(hanging(), lambda: None)
+        await asyncio.gather(read.job.end(), idle.job.end())
+        idle.job.readers = 0
+        bury(redis)
+        assert await one.board.beat() == [idle]
+        assert float(str(redis.hget(RECORD, "beat"))) > 0
         redis.flushall()
+        await one.board.beat()
+        assert [redis.exists(f"limner:{{errands}}:{errand.id}") for errand in errands] == [1, 1, 0]
+        one.board.let_go("req_2")
+        redis.flushall()
+        assert await one.board.beat() == [idle]
+        assert [redis.exists(f"limner:{{errands}}:{errand.id}") for errand in errands] == [1, 0, 0]
+        running.job.task.cancel()
 
-        async def stop_after_two() -> None:
-            if one.pauses > 2:
-                raise asyncio.CancelledError
+    play(scene, server)
 
-        one.between = stop_after_two
-        with pytest.raises(asyncio.CancelledError):
-            await one.board.beat()
-        assert redis.exists(RECORD)
-        assert not redis.exists("limner:{errands}:req_2")
-        errand.job.task.cancel()
+
+def test_signs_of_life_of_many_are_few_commands(
+    server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.board._AT_ONCE", 2)
+
+    async def scene(one: Replica, _: Replica) -> None:
+        for number in range(5):
+            await one.post(id=f"req_{number}")
+        calls: Any = redis.info("commandstats")
+        await one.board.beat()
+        more: Any = redis.info("commandstats")
+        assert more["cmdstat_evalsha"]["calls"] - calls["cmdstat_evalsha"]["calls"] == 3
+        await one.board.rest()
+        assert one.pauses == 1
+
+    play(scene, server)
+
+
+def test_a_sign_of_life_keeps_the_place_and_says_how_it_stands(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        errand = await one.post(asked=False)
+        errand.exchange.upstream.started = True
+        errand.job.readers = 2
+        (place,) = redis.keys("limner:{errands}:at:*")
+        redis.pexpire(place, 5000)
+        redis.pexpire(RECORD, 5000)
+        await one.board.beat()
+        assert redis.hmget(RECORD, "here", "asked") == ["2", "1"]
+        assert min(redis.ttl(place), redis.ttl(RECORD)) > 500
+
+    play(scene, server)
+
+
+def test_of_what_has_ended_while_redis_was_away_the_oldest_is_forgotten_first(
+    server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.board._UNTOLD", 1)
+
+    async def scene(one: Replica, _: Replica) -> None:
+        errands = [await one.post(id=f"req_{number}") for number in (1, 2)]
+        for errand in errands:
+            await errand.job.end()
+            errand.job.readers = 0
+        assert await one.board.beat() == errands[1:]
+        assert not one.board.owns(errands[0])
 
     play(scene, server)
 
@@ -372,15 +431,173 @@ def test_a_replica_that_was_taken_for_dead_learns_it(server: RedisServer, redis:
             await one.board.tell(errand)
         assert not one.board.owns(errand)
         one.board.own(errand)
-
-        async def stop_after_two() -> None:
-            if one.pauses > 2:
-                raise asyncio.CancelledError
-
-        one.between = stop_after_two
-        with pytest.raises(asyncio.CancelledError):
-            await one.board.beat()
+        assert await one.board.beat() == []
+        assert not one.board.owns(errand)
         assert redis.hget(RECORD, "owner") == other.board._owner
+        errand.job.task.cancel()
+
+    play(scene, server)
+
+
+def test_what_another_has_taken_over_is_not_asked_however_long_ago_it_was_learnt(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post(asked=False)
+        errand.job = Job(hanging(), lambda: None)
+        bury(redis)
+        assert await other.board.adopt(other.errand(asked=False))
+        await one.board.beat()
+        with pytest.raises(Unavailable, match="taken over"):
+            await one.board.announce(errand)
+        errand.job.task.cancel()
+
+    play(scene, server)
+
+
+def test_what_was_paid_for_stays_so_whoever_takes_it_over(server: RedisServer, redis: Redis) -> None:
+    """Dead in its turn, it must not leave behind what looks as if nothing had been asked."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await end(one, await one.post(fault=ImageUnavailable("404")), delivered=True)
+        follower = other.errand(asked=False)
+        assert await other.board.adopt(follower)
+        await other.board.tell(follower)
+        await other.board.beat()
+        bury(redis)
+        with pytest.raises(QuestionLost):
+            await one.board.enter("req_3", ME, is_async=False)
+
+    play(scene, server)
+
+
+def test_taking_over_may_be_said_twice(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(asked=False)
+        bury(redis)
+        follower = other.errand(asked=False)
+        assert [await other.board.adopt(follower) for _ in range(2)] == [True, True]
+
+    play(scene, server)
+
+
+def test_a_loss_is_told_again_where_the_answer_was_lost(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post()
+        bury(redis)
+        for _ in range(2):
+            with pytest.raises(QuestionLost):
+                await other.board.enter("req_2", ME, is_async=False)
+        assert await other.board.enter("req_3", ME, is_async=False) is None
+
+    play(scene, server)
+
+
+def test_who_was_told_of_a_loss_while_waiting_is_not_told_again(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post()
+        bury(redis)
+        with pytest.raises(QuestionLost):
+            await other.board.wait(other.errand())
+        assert await other.board.enter("req_3", ME, is_async=False) is None
+
+    play(scene, server)
+
+
+def test_of_two_who_wait_the_second_gets_what_the_first_has_taken(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post()
+        followers = [other.errand(), other.errand()]
+        for follower, name in zip(followers, ("req_2", "req_3"), strict=True):
+            follower.reader = name
+            assert await other.board.enter(name, AGAIN, is_async=False) == "req_1"
+        await end(one, errand, delivered=False)
+        assert await other.board.wait(followers[0]) == b"{}"
+        followers[0].delivered = True
+        await other.board.leave(followers[0])
+        assert await other.board.enter("req_4", ME, is_async=False) is None
+        assert await other.board.wait(followers[1]) == b"{}"
+        followers[1].delivered = True
+        await other.board.leave(followers[1])
+        assert not redis.exists(RECORD)
+
+    play(scene, server)
+
+
+def test_what_somebody_waits_for_is_not_forgotten_under_his_hands(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post()
+        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
+        await end(one, errand, delivered=False)
+        redis.pexpire(RECORD, 1000)
+        assert await other.board.wait(other.errand()) == b"{}"
+        assert redis.ttl(RECORD) > 50
+        assert redis.ttl(f"{RECORD}:readers") > 50
+
+    play(scene, server)
+
+
+def test_an_answer_that_is_kept_for_a_second_is_kept_for_those_who_wait(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        one.board._ttl = 1
+        errand = await one.post()
+        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
+        await end(one, errand, delivered=False)
+        assert redis.ttl(RECORD) > 50
+
+    play(scene, server)
+
+
+def test_what_a_new_question_has_replaced_is_not_asked_by_an_owner_that_comes_back(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        errand = await one.post(asked=False)
+        errand.job = Job(hanging(), lambda: None)
+        bury(redis)
+        assert await other.board.enter("req_2", ME, is_async=False) is None
+        with pytest.raises(Unavailable, match="taken over"):
+            await one.board.announce(errand)
+        late = other.errand(asked=False)
+        late.reader = "req_0"
+        assert not await other.board.adopt(late)
+        errand.job.task.cancel()
+
+    play(scene, server)
+
+
+def test_a_new_question_leaves_to_those_who_wait_what_they_will_take_over(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(asked=False)
+        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
+        bury(redis)
+        assert await one.board.enter("req_3", ME, is_async=False) is None
+        assert await one.board.enter("req_4", AGAIN, is_async=False) == "req_1"
+        follower = other.errand(asked=False)
+        follower.reader = "req_2"
+        assert await other.board.wait(follower) is None
+
+    play(scene, server)
+
+
+def test_an_owner_that_was_replaced_does_not_forget_what_is_anothers(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post(asked=False)
+        bury(redis)
+        assert await other.board.adopt(other.errand(asked=False))
+        assert await one.board.withdraw("req_1", ME) == "taken"
+        assert redis.exists(RECORD)
+
+    play(scene, server)
+
+
+def test_who_has_asked_once_has_asked(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        errand = await one.post()
+        errand.exchange.upstream.started = False
+        errand.job = Job(hanging(), lambda: None)
+        await one.board.tell(errand)
+        assert redis.hget(RECORD, "asked") == "1"
         errand.job.task.cancel()
 
     play(scene, server)
@@ -410,14 +627,13 @@ def test_alone_it_is_as_if_nobody_else_were_there(url: str) -> None:
         assert await board.enter("req_1", ME, is_async=False) is None
         board.own(errand)
         assert board.owns(errand) is board.is_shared is (url == NOBODY)
-        assert not await board.tell(errand)
+        await board.tell(errand)
         assert not await board.finish(errand, b"{}", briefly=False)
         assert not await board.leave(errand)
         assert not await board.adopt(errand)
-        assert await board.withdraw("req_1", ME)
+        assert await board.withdraw("req_1", ME) == ""
         assert (await board.find("req_1", "me")).word == ""
-        if url == "memory:":
-            await board.beat()
+        assert await board.beat() == []
         await replica.state.close()
 
     asyncio.run(scene())
@@ -428,6 +644,10 @@ def test_where_a_replica_may_not_go_on_alone_nothing_new_is_asked() -> None:
         replica = Replica(NOBODY, closed=True)
         with pytest.raises(Unavailable):
             await replica.board.enter("req_1", ME, is_async=False)
+        errand = replica.errand(asked=False)
+        replica.board.own(errand)
+        with pytest.raises(Unavailable):
+            await replica.board.announce(errand)
         await replica.state.close()
 
     asyncio.run(scene())

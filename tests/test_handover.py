@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -22,7 +22,7 @@ from app.pure.answers import Painted
 from app.pure.chat import read_reply
 from app.pure.media import ImageInfo, measure
 from app.stored import StoreConfig, not_kept
-from tests.pictures import as_blob, gradient, saved
+from tests.pictures import as_blob, as_bytes, gradient, saved
 from tests.test_once import ANSWER, KEYED, ME, REQUEST
 
 PNG = saved(gradient("RGB", (16, 16)), "PNG")
@@ -37,25 +37,44 @@ class Notes:
     taken: bool = False
     is_shared: bool = True
     outcome: bytes | None = b""
+    rests: int = 1
+    owned: list[Errand] = field(default_factory=list)
     mine: set[str] = field(default_factory=set)
     heard: list[str] = field(default_factory=list)
 
     def owns(self, errand: Errand) -> bool:
         return errand.id in self.mine
 
-    async def tell(self, errand: Errand) -> bool:
+    async def tell(self, errand: Errand) -> None:
         self.heard.append(f"{errand.job.readers} here")
         if self.taken:
             raise Unavailable("taken over")
-        return not self.away
 
-    async def withdraw(self, id: str, identity: Identity) -> bool:  # noqa: A002  the API's word
+    def let_go(self, id: str) -> None:  # noqa: A002  the API's word
+        self.mine.discard(id)
+
+    async def withdraw(self, id: str, identity: Identity) -> str:  # noqa: A002  the API's word
         self.heard.append("withdrawn")
-        return not self.followed
+        if self.away:
+            return ""
+        if self.followed:
+            return "kept"
+        self.let_go(id)
+        return "dropped"
 
     async def finish(self, errand: Errand, outcome: bytes, *, briefly: bool) -> bool:
         self.heard.append("handed over briefly" if briefly else "handed over")
+        if not self.away:
+            self.let_go(errand.id)
         return not self.away
+
+    async def rest(self) -> None:
+        if self.rests == 0:
+            raise asyncio.CancelledError
+        self.rests -= 1
+
+    async def beat(self) -> list[Errand]:
+        return [errand for errand in self.owned if errand.id in self.mine]
 
     async def leave(self, errand: Errand) -> bool:
         self.heard.append("left")
@@ -98,8 +117,10 @@ class Scene:
         errand = Errand("req_1", identity, exchange, Spool())
         errand.job = Job(work(), lambda: self.handover.settle(errand))
         self.once.add(errand)
+        errand.follows = not own
         if own:
             self.notes.mine.add(errand.id)
+            self.notes.owned.append(errand)
         return errand
 
     async def end(self, errand: Errand, *, delivered: bool) -> bool:
@@ -169,7 +190,7 @@ def test_a_picture_that_the_store_does_not_take_stays_here() -> None:
     asyncio.run(play())
 
 
-def test_who_comes_while_it_is_handed_over_reads_it_here() -> None:
+def test_who_comes_before_it_is_handed_over_reads_it_here() -> None:
     async def play() -> None:
         scene = Scene(Notes())
         errand = scene.start()
@@ -179,11 +200,183 @@ def test_who_comes_while_it_is_handed_over_reads_it_here() -> None:
         errand.job.readers += 1
         await scene.handover.drain(10)
         assert scene.once.known("req_1") is errand
-        scene.notes.mine.clear()
+        assert scene.notes.heard == []
         errand.job.leave()
         await scene.handover.drain(10)
         assert scene.once.known("req_1") is None
+        assert scene.notes.heard == ["handed over"]
+
+    asyncio.run(play())
+
+
+class SlowStore(MemoryStore):
+    """Takes nothing before it may; `kept` is what it has been given."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreConfig("memory:", 60))
+        self.may = asyncio.Event()
+        self.kept: list[bytes] = []
+
+    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+        await self.may.wait()
+        self.kept.append(as_bytes(blob))
+        return await super().keep(blob, info)
+
+
+def test_who_comes_while_it_is_handed_over_does_not_take_it_away() -> None:
+    """His having it is told when the other has been; a spool is not closed under the hands of who reads it."""
+
+    async def play() -> None:
+        scene = Scene(Notes())
+        scene.handover.store = store = SlowStore()
+        blob = as_blob(PNG)
+        errand = scene.start(answer=Answer((Painted("form", source=blob, info=measure(blob.read_at)),), ANSWER.usage))
+        errand.spool.adopt(blob)
+        await errand.job.end()
+        await asyncio.sleep(0)
+        errand.job.leave()
+        await asyncio.sleep(0)
+        errand.job.readers += 1
+        errand.delivered = True
+        errand.job.leave()
+        await asyncio.sleep(0)
+        store.may.set()
+        while scene.handover.under_way:
+            await scene.handover.drain(10)
+        assert store.kept == [PNG]
         assert scene.notes.heard == ["handed over", "left"]
+        assert scene.once.known("req_1") is None
+        assert errand.spool.size == 0
+
+    asyncio.run(play())
+
+
+def test_what_a_repeat_has_started_once_more_is_not_settled() -> None:
+    async def play() -> None:
+        scene = Scene(Notes())
+        errand = scene.start(fault=ImageUnavailable("404"))
+        await errand.job.end()
+        await asyncio.sleep(0)
+        errand.job.leave()
+        errand.job = Job(forever(), lambda: None, readers=0)
+        await scene.handover.drain(10)
+        scene.handover.settle(errand)
+        assert not scene.handover.under_way
+        assert scene.notes.heard == []
+        assert scene.once.known("req_1") is errand
+        errand.job.task.cancel()
+        scene.once.close()
+
+    asyncio.run(play())
+
+
+async def forever() -> AsyncGenerator[Item, None]:
+    await asyncio.Event().wait()
+    yield ANSWER
+
+
+LATER: list[tuple[str, bool, bool, list[str]]] = [
+    ("not delivered, and Redis comes back", False, True, ["handed over", "handed over"]),
+    ("delivered, and Redis comes back", True, True, ["withdrawn", "withdrawn"]),
+    ("not delivered, and not kept until Redis comes back", False, False, ["handed over", "withdrawn"]),
+]
+
+
+@pytest.mark.parametrize(("name", "delivered", "kept", "heard"), LATER, ids=[row[0] for row in LATER])
+def test_what_nobody_could_hear_is_told_later(name: str, delivered: bool, kept: bool, heard: list[str]) -> None:
+    async def play() -> None:
+        scene = Scene(Notes(away=True))
+        errand = scene.start()
+        assert await scene.end(errand, delivered=delivered) is not delivered
+        if not kept:
+            scene.once.forget(errand)
+        scene.notes.away = False
+        with pytest.raises(asyncio.CancelledError):
+            await scene.handover.beat()
+        await scene.handover.drain(10)
+        assert scene.notes.heard == heard
+        assert not scene.notes.mine
+        assert scene.once.known(errand.id) is None
+
+    asyncio.run(play())
+
+
+def test_what_somebody_is_read_or_told_of_is_not_told_beside_it() -> None:
+    async def play() -> None:
+        scene = Scene(Notes())
+        errand = scene.start()
+        with pytest.raises(asyncio.CancelledError):
+            await scene.handover.beat()
+        await scene.handover.drain(10)
+        assert scene.notes.heard == []
+        await scene.end(errand, delivered=True)
+        scene.notes.is_shared = False
+        await scene.handover.beat()
+
+    asyncio.run(play())
+
+
+def test_what_was_delivered_and_is_gone_here_cannot_be_handed_over_later() -> None:
+    async def play() -> None:
+        scene = Scene(Notes(away=True))
+        errand = scene.start()
+        await scene.end(errand, delivered=True)
+        scene.notes.away, scene.notes.followed = False, True
+        with pytest.raises(asyncio.CancelledError):
+            await scene.handover.beat()
+        await scene.handover.drain(10)
+        assert scene.notes.heard == ["withdrawn", "withdrawn"]
+        assert not scene.notes.mine
+
+    asyncio.run(play())
+
+
+CUT: list[tuple[str, Identity, bool, list[str]]] = [
+    ("nobody knows of it", ME, False, []),
+    ("its client has been told", ME, True, ["withdrawn"]),
+    ("under a key it stays so", KEYED, True, []),
+]
+
+
+@pytest.mark.parametrize(("name", "identity", "delivered", "heard"), CUT, ids=[row[0] for row in CUT])
+def test_what_the_end_of_a_replica_cuts_off_looks_as_if_it_had_died(
+    name: str, identity: Identity, delivered: bool, heard: list[str]
+) -> None:
+    async def play() -> None:
+        scene = Scene(Notes())
+        errand = scene.start(identity, Unavailable("The server is shutting down."))
+        errand.is_cut_off = True
+        assert not await scene.end(errand, delivered=delivered)
+        assert scene.notes.heard == heard
+        assert not scene.notes.mine
+
+    asyncio.run(play())
+
+
+def test_what_only_this_replica_can_deliver_stays_here() -> None:
+    async def play() -> None:
+        scene = Scene(Notes())
+        errand = scene.start(fault=ImageUnavailable("no room"))
+        reply = read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}')
+        errand.replies.append(replace(reply, lifted={"data:": Blob()}))
+        assert await scene.end(errand, delivered=True)
+        assert scene.notes.heard == ["handed over"]
+        scene.once.close()
+
+    asyncio.run(play())
+
+
+def test_a_bug_is_logged_and_what_was_paid_for_stays_here() -> None:
+    async def play() -> None:
+        scene = Scene(Notes())
+        blob = as_blob(PNG)
+        errand = scene.start(answer=Answer((Painted("form", source=blob),), ANSWER.usage))
+        with capture_logs() as logs:
+            assert await scene.end(errand, delivered=False)
+            await asyncio.sleep(0)
+        assert [(each["event"], type(each["exc_info"])) for each in logs] == [("fault", TypeError)]
+        assert not scene.notes.mine
+        scene.once.close()
 
     asyncio.run(play())
 
@@ -265,9 +458,13 @@ def test_what_is_recalled_by_its_id() -> None:
         assert await scene.handover.recall("under way", "me", Spool()) is None
         with pytest.raises(QuestionLost):
             await scene.handover.recall("lost", "me", Spool())
-        for word in ("gone", ""):
-            with pytest.raises(NotFound):
-                await scene.handover.recall(word, "me", Spool())
+        with pytest.raises(NotFound):
+            await scene.handover.recall("gone", "me", Spool())
+        with pytest.raises(Unavailable):
+            await scene.handover.recall("", "me", Spool())
+        scene.notes.is_shared = False
+        with pytest.raises(NotFound):
+            await scene.handover.recall("", "me", Spool())
 
     letter_of_answer = letter()
     asyncio.run(play())

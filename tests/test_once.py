@@ -23,7 +23,9 @@ from app.errors import (
     ImageUnavailable,
     InvalidRequest,
     ModerationBlocked,
+    NoImageInReply,
     RateLimited,
+    Unavailable,
     UpstreamTimeout,
     UpstreamUnreachable,
     UserError,
@@ -33,6 +35,7 @@ from app.jobs import Job
 from app.once import Errand, Identity, Once, identify
 from app.pipeline import Answer
 from app.pure.answers import Painted
+from app.pure.chat import read_reply
 from app.pure.images import ImagesRequest, Operation, Picture
 from app.pure.usage import Usage
 from tests.lines import ASKED, Line, limner_over, wait_for_jobs
@@ -218,6 +221,37 @@ def test_what_is_read_at_the_moment_is_not_swept() -> None:
     asyncio.run(play())
 
 
+PAID: list[tuple[str, ApiError, bool, bool]] = [
+    ("there was no room to wait in line", RateLimited("crowded"), False, True),
+    ("the server ended", Unavailable("shutting down"), False, True),
+    ("there is no picture behind its link any more", NoImageInReply("a page"), False, False),
+    ("it could not be fetched", ImageUnavailable("404"), False, True),
+    ("it could not be fetched from another replica, which has paid", ImageUnavailable("404"), True, False),
+]
+
+
+@pytest.mark.parametrize(("name", "fault", "follows", "kept"), PAID, ids=[row[0] for row in PAID])
+def test_a_reply_that_was_paid_for_before_is_kept_whatever_comes_between(
+    name: str, fault: ApiError, follows: bool, kept: bool
+) -> None:
+    async def play() -> bool:
+        desk = Desk()
+        errand = desk.start(ME, fault)
+        errand.follows = follows
+        if not follows:
+            errand.replies.append(read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'))
+        await errand.job.end()
+        errand.delivered = True
+        errand.job.leave()
+        assert desk.once.known(None) is None
+        is_kept = desk.once.known(errand.id) is errand
+        assert errand.failed_to_deliver is is_kept
+        desk.once.close()
+        return is_kept
+
+    assert asyncio.run(play()) is kept
+
+
 def test_a_result_is_its_callers_own() -> None:
     async def play() -> None:
         desk = Desk()
@@ -386,6 +420,39 @@ def test_a_picture_that_could_not_be_fetched_is_fetched_for_the_repeat(demo: Run
         second = ask(limner)
     assert second.status_code == 200
     assert base64.b64decode(second.json()["data"][0]["b64_json"]).startswith(b"\x89PNG")
+    assert demo.state.calls == 1
+
+
+def wait_for_readers(limner: RunningLimner, number: int) -> None:
+    done = threading.Event()
+    for _ in range(2000):
+        if sum(errand.job.readers for errand in limner.studio.once._by_id.values()) == number:
+            return
+        done.wait(0.005)
+    raise AssertionError("somebody still reads")
+
+
+def test_a_repeat_that_leaves_while_the_picture_is_fetched_again_loses_nothing(demo: RunningDemo) -> None:
+    with limner_over(demo, "missing-image-3", fetch_timeout=0.3, keepalive_after=0) as limner:
+        assert ask(limner).json()["error"]["code"] == "image_download_failed"
+        fetcher = limner.studio.parts.fetcher
+        fetcher._timeout = 20
+        held, left, fetch = threading.Event(), threading.Event(), fetcher.fetch
+
+        async def wait(url: str) -> Blob:
+            held.set()
+            await asyncio.to_thread(left.wait, 10)
+            return await fetch(url)
+
+        fetcher.fetch = wait  # type: ignore[method-assign]
+        line = Line(limner, ASKED)
+        assert held.wait(10)
+        line.hang_up()
+        wait_for_readers(limner, 0)
+        left.set()
+        wait_for_jobs(limner, 0)
+        answer = ask(limner)
+    assert answer.status_code == 200
     assert demo.state.calls == 1
 
 

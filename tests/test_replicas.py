@@ -1,5 +1,6 @@
 """Two servers, one Redis, one image store: what one has paid for, the other hands out."""
 
+import asyncio
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from tests.lines import ASKED, Line, wait_for_jobs
 from tests.processes import Process, serve
@@ -320,6 +322,90 @@ def test_a_replica_that_was_taken_for_dead_does_not_ask_what_another_has_asked(f
     fleet.demo.state.release()
     assert b"b64_json" in repeat.hear_until(b"b64_json")
     assert fleet.demo.state.calls == 2
+
+
+def test_of_several_questions_none_is_asked_that_another_has_taken_over(fleet: Fleet) -> None:
+    one, other = fleet.replica("slow-1", max_concurrency=2), fleet.replica("holds")
+    cut_off(fleet, one, {**ASKED, "prompt": "something else"})
+    first = fleet.line(one, {**ASKED, "n": 2})
+    wait_for_jobs(one, 2)
+    repeat = fleet.line(other, {**ASKED, "n": 2}, x_stainless_retry_count="1")
+    wait_for_jobs(other, 1)
+    fleet.bury()
+    assert b"taken over" in first.hear_until(b"taken over")
+    fleet.demo.state.release()
+    assert b"b64_json" in repeat.hear_until(b"b64_json", times=2)
+    assert fleet.demo.state.calls == 3
+
+
+def test_of_two_equal_requests_at_once_the_second_finds_the_first(fleet: Fleet) -> None:
+    """However long it takes until Redis has answered the first one."""
+    one = fleet.replica("holds")
+    board = one.studio.handover.board
+    enter, answers = board.enter, iter([0.3, 0.0])
+
+    async def late(*said: Any, **more: Any) -> str | None:
+        found = await enter(*said, **more)
+        await asyncio.to_thread(threading.Event().wait, next(answers))
+        return found
+
+    board.enter = late  # type: ignore[method-assign]
+    lines = [fleet.line(one, ASKED, idempotency_key="k") for _ in range(2)]
+    assert fleet.demo.state.wait_for_calls(1)
+    fleet.wait_until(lambda: [errand.job.readers for errand in one.studio.once.under_way()] == [2])
+    fleet.demo.state.release()
+    for line in lines:
+        assert b"b64_json" in line.hear_until(b"b64_json")
+    assert fleet.demo.state.calls == 1
+
+
+def test_what_it_costs_to_take_over_is_told_though_nobody_waits(fleet: Fleet) -> None:
+    one, other = fleet.pair("holds", max_concurrency=1)
+    cut_off(fleet, one, {**ASKED, "prompt": "something else"})
+    fleet.line(one, ASKED, idempotency_key="k")
+    wait_for_jobs(one, 2)
+    with capture_logs() as logs:
+        assert ask(other, idempotency_key="k", prefer="respond-async").status_code == 202
+        fleet.bury()
+        assert fleet.demo.state.wait_for_calls(2)
+        fleet.demo.state.release()
+        wait_for_jobs(other, 0)
+        fleet.wait_until(lambda: any(each["event"] == "question" and "joined" in each for each in logs))
+    told = [each for each in logs if "joined" in each and "attempts" in each]
+    assert [each["usage"]["total_tokens"] > 0 for each in told] == [True]
+
+
+def test_a_client_that_takes_its_time_does_not_make_its_replica_look_dead(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.board.BEAT", 0.02)
+    one, other = fleet.pair("holds+data-url")
+    fleet.line(one, ASKED, idempotency_key="k")
+    assert fleet.demo.state.wait_for_calls(1)
+    (errand,) = one.studio.once.under_way()
+    errand.job.readers += 1
+    fleet.demo.state.release()
+    wait_for_jobs(one, 0)
+    fleet.age()
+    (record,) = fleet.records()
+    fleet.wait_until(lambda: fleet.redis.hget(record, "beat") != b"0")
+    threading.Timer(0.2, errand.job.task.get_loop().call_soon_threadsafe, [errand.job.leave]).start()
+    assert ask(other, idempotency_key="k").status_code == 200
+    assert fleet.demo.state.calls == 1
+
+
+def test_what_ends_while_redis_is_away_is_told_when_it_is_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.board.BEAT", 0.02)
+    monkeypatch.setattr("app.state._PATIENCE", 0.5)
+    one, other = fleet.pair("holds+data-url")
+    cut_off(fleet, one)
+    fleet.server.kill()
+    fleet.demo.state.release()
+    wait_for_jobs(one, 0)
+    fleet.server.start()
+    fleet.wait_until(lambda: any(fleet.redis.hexists(key, "outcome") for key in fleet.records()))
+    assert ask(other).headers["x-limner-joined"].startswith("req_")
+    assert fleet.demo.state.calls == 1
 
 
 def test_a_replica_that_stops_leaves_its_answers_to_the_others(fleet: Fleet) -> None:

@@ -13,10 +13,21 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
+from app.blobs import Spool
+from app.board import Board
+from app.errors import ImageUnavailable
+from app.exchange import Exchange
+from app.handover import Handover
+from app.memory import MemoryStore
 from app.pure.media import decode_data_url, sniff
+from app.responses import Presence
+from app.state import State
+from app.stored import StoreConfig
+from app.studio import Visit
 from tests.lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
 from tests.pictures import gradient, saved
 from tests.servers import RunningDemo, run_demo
+from tests.test_once import ME, REQUEST, Desk
 
 HEADERS = {"authorization": "Bearer any"}
 
@@ -299,3 +310,22 @@ def test_who_leaves_while_an_input_picture_is_fetched_has_asked_nothing(demo: Ru
                 httpx.post(f"{limner.url}/v1/images/edits", json=asked, timeout=0.3)
             wait_for_jobs(limner, 0)
     assert demo.state.calls == 0
+
+
+def test_who_is_still_told_of_a_failure_does_not_count_for_the_next_try() -> None:
+    async def play() -> None:
+        desk = Desk()
+        errand = desk.start(ME, ImageUnavailable("404"))
+        board = Board(State("memory:", closed=False), ttl=600, key_ttl=600)
+        handover = Handover(desk.once, board, MemoryStore(StoreConfig("memory:", 60)))
+        visit = Visit(errand, errand.job, handover, Presence(asyncio.Event().wait), {})  # type: ignore[arg-type]
+        await errand.job.end()
+        errand.reopen(Spool(), Exchange(REQUEST, 60))
+        again = desk.start(ME)
+        errand.job = again.job
+        visit.leave(delivered=True)
+        assert (errand.job.readers, errand.delivered) == (1, False)
+        await errand.job.end()
+        desk.once.close()
+
+    asyncio.run(play())
