@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.documents import LIMNER
+from tests.documents import LIMNER, ROOT, blocks
 from tests.recipes import RECIPES
 from tests.servers import RunningLimner, run_demo, run_limner
 
@@ -25,12 +25,49 @@ def limner() -> Iterator[RunningLimner]:
         yield running
 
 
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    own = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "PAINTER_KEY": "demo"}
+    command = (str(PYTHON), "-c", code)
+    return subprocess.run(
+        command, cwd=folder, env=QUIET | own, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_recipe_paints(limner: RunningLimner, name: str, tmp_path: Path) -> None:
-    code = BLOCKS[name].replace(LIMNER, limner.url)
-    environment = QUIET | {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1"}
-    command = (str(PYTHON), "-c", code)
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
+    done = run(BLOCKS[name].replace(LIMNER, limner.url), tmp_path)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "fox.png") as image:
         assert image.size == (1024, 1024)
+
+
+#: What LiteLLM's proxy does with its file of settings, but for the file.
+ROUTER = """
+import base64, yaml
+from litellm import Router
+
+read = yaml.safe_load({settings!r})
+router = Router(model_list=read["model_list"], **read.get("router_settings", {{}}))
+answer = router.image_generation(model="gpt-image-2", prompt="A fox in the snow", size="1024x1024")
+open("fox.png", "wb").write(base64.b64decode(answer.data[0].b64_json))
+"""
+
+
+def litellm_before(limner: RunningLimner) -> str:
+    page = (ROOT / "docs/coming-from.md").read_text()
+    (settings,) = [block.code for block in blocks(page) if block.language == "yaml"]
+    return ROUTER.format(settings=settings.replace(LIMNER, limner.url))
+
+
+def test_litellm_hands_questions_on_to_limner(limner: RunningLimner, tmp_path: Path) -> None:
+    done = run(litellm_before(limner), tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "fox.png") as image:
+        assert image.size == (1024, 1024)
+
+
+def test_litellm_does_not_ask_again_what_may_be_paid_for(tmp_path: Path) -> None:
+    with run_demo() as demo, run_limner(demo.url, upstream_model="error-500") as limner:
+        done = run(litellm_before(limner), tmp_path)
+        assert "InternalServerError" in done.stderr
+        assert demo.state.calls == 1
