@@ -191,8 +191,9 @@ def alpha_after(page: Page, demo: RunningDemo) -> Image.Image:
 
 
 def use_mask(page: Page) -> None:
+    """Chromium encodes a canvas when it has nothing else to do, which may take seconds on a busy machine."""
     page.click("#mask-done")
-    expect(page.locator("#mask")).to_be_hidden()
+    expect(page.locator("#mask")).to_be_hidden(timeout=20_000)
 
 
 def dab(page: Page, across: float, down: float) -> None:

@@ -236,5 +236,6 @@ def test_connections_are_kept_and_requests_answered_in_order(limner: RunningLimn
 
 
 def test_the_document_is_served(limner: RunningLimner) -> None:
-    document = httpx.get(f"{limner.url}/openapi.json", trust_env=False).json()
-    assert document["info"]["title"] == "Limner"
+    documents = [httpx.get(f"{limner.url}/openapi.json", trust_env=False).json() for _ in range(2)]
+    assert documents[0] == documents[1]
+    assert documents[0]["info"]["title"] == "Limner"
