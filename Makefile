@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 INSTALLED := $(VENV)/.installed
 NODE_CLIENTS := tests/clients/node/node_modules/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
@@ -16,17 +18,22 @@ help: ## List the targets
 
 install: $(INSTALLED) ## Make .venv/ with everything locked; PYTHON=python3.12 chooses the interpreter
 
-$(INSTALLED): requirements-dev.lock pyproject.toml
+# What running needs is a fifth of what the tests and tools need: who only looks need not wait for these.
+$(READY): requirements.lock requirements-build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Limner needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install ## Start a demo upstream with Limner in front of it: no key, no network
+$(INSTALLED): $(READY) requirements-dev.lock
+	$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: $(READY) ## Start a demo upstream with Limner in front of it: no key, no network
 	$(BIN)/limner demo $(ARGS)
 
-run: install ## Start the server; the settings come from LIMNER_ variables or .env
+run: $(READY) ## Start the server; the settings come from LIMNER_ variables or .env
 	$(BIN)/limner serve $(ARGS)
 
 ifneq ($(shell command -v npm),)
