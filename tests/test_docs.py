@@ -13,6 +13,7 @@ import pytest
 
 from app.errors import ApiError
 from app.formats import variable
+from app.pure.dialects import DIALECTS
 from app.pure.replies import FORMS
 from app.settings import Settings
 from docs.pages import PAGES
@@ -74,6 +75,13 @@ def test_every_anchor_that_a_message_names_is_in_the_readme() -> None:
     named = set(re.findall(r"README\.md#([\w-]+)", sources))
     assert named
     assert named <= anchors(README)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_is_told_of(name: str) -> None:
+    """Where it is chosen, and on the page that says what it does."""
+    assert f"`{name}`" in (Settings.model_fields["upstream_dialect"].description or "")
+    assert f"\n| `{name}` | " in (ROOT / "docs/upstreams.md").read_text()
 
 
 def table_below(heading: str) -> list[list[str]]:
