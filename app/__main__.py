@@ -69,16 +69,18 @@ def demo(once: str | None) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "limner", description="The OpenAI Images API in front of a chat model that paints."
+        "limner",
+        description="The OpenAI Images API in front of a chat model that paints.",
+        epilog="To see it work: limner demo. With an upstream of your own: limner check, then limner serve.",
     )
     parser.add_argument("--version", action="version", version=f"limner {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("serve", help="run the server; its settings are LIMNER_ variables")
+    commands.add_parser("serve", help="run the server; its settings are LIMNER_ variables, .env and limner.toml")
     demo_parser = commands.add_parser("demo", help="run the server with a painter of its own: no key, no network")
     demo_parser.add_argument(
         "--once", metavar="DIR", help="paint one picture and edit it, write both into DIR, and end"
     )
-    check_parser = commands.add_parser("check", help="ask the configured upstream, step by step")
+    check_parser = commands.add_parser("check", help="try the settings: the store, the shared state, each upstream")
     check_parser.add_argument(
         "--paint", action="store_true", help="also have one real picture painted, which costs money"
     )
