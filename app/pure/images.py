@@ -1,11 +1,11 @@
 """The Images API as clients speak it: every parameter, and the request that is read from a JSON body or a form."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Annotated, Any, get_type_hints
 
 from app.errors import InvalidRequest, UserError
+from app.pure.ignored import is_ours, without_effect
 from app.pure.kinds import Boolean, Choice, FormPart, Integer, Object, Pairs, Schema, Text
 from app.pure.parameters import ONLY_EDIT, ONLY_GENERATION, Goes, Operation, Parameter
 from app.pure.pictures import OnePicture, Picture, PictureList
@@ -13,12 +13,6 @@ from app.pure.sizes import Size, SizeText
 from app.pure.wording import clean_name, contradiction, missing
 
 __all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "Operation", "Picture", "read_form", "read_json", "schema"]
-
-#: Names in the header that lists what had no effect.
-_MOST_IGNORED = 32
-
-#: Entries of the client's metadata that would choose over ours.
-_OUR_METADATA = {"size", "quality"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,8 +240,8 @@ def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> Imag
             raise missing(row.names(form)[0])
     said = {name: value for name, value in values.items() if value is not None}
     _check_together(said)
-    ignored = chain(_without_effect(said), (name for name in given if name not in used))
-    return ImagesRequest(operation=operation, **_settle(said), ignored=_for_header(ignored))
+    ignored = without_effect(PARAMETERS, said, (name for name in given if name not in used))
+    return ImagesRequest(operation=operation, **_settle(said), ignored=ignored)
 
 
 def _check_together(said: Mapping[str, Any]) -> None:
@@ -259,34 +253,8 @@ def _check_together(said: Mapping[str, Any]) -> None:
 
 
 def _settle(said: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = {key: text for key, text in said.get("metadata", {}).items() if not _is_ours(key)}
+    metadata = {key: text for key, text in said.get("metadata", {}).items() if not is_ours(key)}
     return {**said, "metadata": metadata, "user": said.get("safety_identifier") or said.get("user")}
-
-
-def _is_ours(key: str) -> bool:
-    return key.strip().lower() in _OUR_METADATA
-
-
-def _without_effect(said: Mapping[str, Any]) -> Iterator[str]:
-    for row in PARAMETERS:
-        if row.goes is Goes.NOWHERE and row.name in said:
-            yield row.name
-    if said.get("output_compression", 100) != 100 and said.get("output_format", "png") == "png":
-        yield "output_compression"
-    if said.get("partial_images") and not said.get("stream"):
-        yield "partial_images"
-    for key in filter(_is_ours, said.get("metadata", ())):
-        yield f"metadata.{key}"
-
-
-def _for_header(names: Iterable[str]) -> tuple[str, ...]:
-    """Looks no further than it needs to: a body may have millions of keys."""
-    clean: dict[str, None] = {}
-    for name in names:
-        if len(clean) == _MOST_IGNORED:
-            break
-        clean[clean_name(name)] = None
-    return tuple(clean)
 
 
 def schema(operation: Operation, *, form: bool) -> Schema:
