@@ -29,6 +29,9 @@ _PAUSE = 0.1
 #: What an ending asks for; elsewhere the API's own default stands.
 _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
+#: What to do about a status.
+_ADVICE = {401: " (--api-key-file names the file that holds your key)"}
+
 
 class Failed(Exception):
     """Why there is no picture, in one line."""
@@ -174,7 +177,7 @@ def read(response: httpx.Response, progress: Progress) -> list[Mapping[str, Any]
         return [read_events(response, progress)]
     body = response.read()
     if not response.is_success:
-        raise Failed(f"{response.status_code} {complaint(body)}")
+        raise Failed(f"{response.status_code} {complaint(body)}{_ADVICE.get(response.status_code, '')}")
     document = parsed(body)
     items = document.get("data")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items) or not items:

@@ -154,7 +154,7 @@ CASES = [
     Case("an event nobody knows", events(("ping", {}), DONE), stream=True, written=1),
     Case("fewer than asked for", b'{"data":[{"b64_json":"%b"}]}' % BASE64.encode(), "limner paint: 1 of 4 pictures came", n=4, written=1),
     Case("an error", b'{"error":{"message":"Try\\nanother.","type":"t","code":"moderation_blocked"}}', "limner paint: 400 moderation_blocked: Try another.", 400),
-    Case("an error without a code", b'{"error":{"message":"No.","type":"invalid_request_error","code":null}}', "limner paint: 401 invalid_request_error: No.", 401),
+    Case("an error without a code", b'{"error":{"message":"No.","type":"invalid_request_error","code":null}}', "limner paint: 401 invalid_request_error: No. (--api-key-file names the file that holds your key)", 401),
     Case("an error of something in between", b"<html>Bad Gateway</html>", "limner paint: 502 <html>Bad Gateway</html>", 502),
     Case("an error without a word", b"", "limner paint: 500 and no word", 500),
     Case("an error event", events(("error", {"error": {"message": "Busy.", "code": "upstream_overloaded"}})), "limner paint: upstream_overloaded: Busy.", stream=True),
