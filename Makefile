@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test clients check lint types own-coverage format docs-tables docs bench fuzz soak lock build release-check clean
+.PHONY: help install demo run test clients check lint types own-coverage format docs-tables docs bench fuzz soak fleet lock build release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ fuzz: install ## Damage what strangers send at random, for a minute; ARGS="--sec
 
 soak: install ## Mixed load with 30 % faults for a minute: nothing may grow; ARGS="--seconds 300" for longer
 	$(BIN)/python -m bench.soak $(ARGS)
+
+fleet: install ## Three servers that are killed, a Redis that dies, clients that hang up: nothing may be paid for twice
+	$(BIN)/python -m bench.fleet $(ARGS)
 
 lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade takes newer releases
 	$(COMPILE) pyproject.toml --extra otel --output-file requirements.lock $(ARGS)

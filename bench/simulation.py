@@ -32,7 +32,7 @@ _CPU, _CPU_MIB = 3.5, 1.4
 _DESCRIPTORS = 5
 
 #: Commands to Redis for a question: nine count it, where its key has two limits of requests, two of images and a
-#: budget; four tell other workers of it, and one more every two seconds while it is under way.
+#: budget; four tell other workers of it. A worker tells of all that it has under way in one, every two seconds.
 COMMANDS, _BEAT = 13, 2.0
 
 
@@ -270,7 +270,7 @@ QUANTITIES: tuple[tuple[str, Callable[[Fleet, Run], str]], ...] = (
     ("store, if all are kept for a day, GB", lambda _, run: f"{run.bytes / 1e9:,.1f}"),
     (
         "Redis commands a second in the rush",
-        lambda fleet, run: f"{_rate(fleet) * COMMANDS + run.most / _BEAT:,.0f}",
+        lambda fleet, _: f"{_rate(fleet) * COMMANDS + fleet.workers / _BEAT:,.0f}",
     ),
 )
 

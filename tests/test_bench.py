@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from app.pure.media import sniff
-from bench import load, works
+from bench import fleet, load, works
 from bench.load import Sample
 from bench.pictures import picture
 from bench.process import choose_cores
@@ -204,3 +204,35 @@ def test_the_table_of_the_documentation_is_what_the_simulation_prints() -> None:
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.count("\n| ") == 1 + len(QUANTITIES)
     assert printed in (ROOT / "docs" / "scaling.md").read_text(), "docs/scaling.md is behind what the simulation prints"
+
+
+# The fleet: that nothing is paid for twice, and that it would be seen.
+
+
+def test_a_fleet_that_is_killed_again_and_again_pays_for_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    said = ["--seconds", "5", "--rate", "6", "--seed", "3", "--kill-every", "2.5", "--outage-every", "60"]
+    code, out = fleet.main(said), capsys.readouterr().out
+    assert code == 0, out
+    assert "\n0 replicas killed" not in out
+
+
+KIND = fleet.Kind("slow-0.5", 0.5)
+TWICE: list[tuple[str, dict[str, Any], list[float], str]] = [
+    ("asked once", {}, [1.0], ""),
+    ("asked twice", {}, [1.0, 2.0], "1 x slow-0.5, plain: 2 calls, 1 allowed"),
+    ("asked twice, knowingly", {"lost": 1}, [1.0, 2.0], ""),
+    ("asked again, the answer may have been on its way", {"left": [1.6]}, [1.0, 3.0], ""),
+    ("asked again, the client had left long before", {"left": [0.2]}, [1.0, 3.0], "1 x slow-0.5, plain: 2 calls, 1 allowed"),
+    ("asked again, under a key", {"left": [1.6], "manner": "key"}, [1.0, 3.0], "1 x slow-0.5, key: 2 calls, 1 allowed"),
+    ("no picture", {"ended": None}, [1.0], "1 x slow-0.5, plain: no picture after 1 attempts"),
+    ("asked twice while Redis was away", {"began": 90.0, "ended": 95.0}, [91.0, 92.0], ""),
+    ("something else than a picture", {"wrong": "500 oh"}, [1.0], "1 x 500 oh"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "said", "asked", "found"), TWICE, ids=[row[0] for row in TWICE])
+def test_what_is_paid_for_twice_is_seen(name: str, said: dict[str, Any], asked: list[float], found: str) -> None:
+    question = fleet.Question(**{"prompt": "p", "kind": KIND, "manner": "plain", "began": 0.0, "ended": 5.0, "attempts": 1, **said})  # fmt: skip
+    assert fleet.judge([question], {"p": asked}, [(80.0, 100.0)]) == ([found] if found else [])

@@ -1,0 +1,92 @@
+"""Replicas of `limner serve` over one Redis and one folder, to be killed and started again.
+
+`python -m bench.replicas` is one of them: it takes others for dead after four seconds, so that a fleet can die often.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import orjson
+
+from app import board
+from app.__main__ import main
+from bench.process import Process, choose_cores, free_port, run
+from bench.soak import open_files
+from tests.redis_server import RedisServer
+from tests.servers import RunningDemo, run_demo
+
+#: Seconds between two signs of life, and without one after which a replica is dead, in place of 2 and 15.
+BEAT, PATIENCE = 0.5, 4.0
+
+#: Seconds that answers are kept, without and with a key.
+KEPT, KEPT_WITH_KEY = 3, 20
+
+
+class Fleet:
+    """Replicas by their ports, over one Redis and one folder. `outages` of Redis: from, to."""
+
+    def __init__(self, demo: RunningDemo, redis: RedisServer, folder: Path, number: int, models: Iterable[str]) -> None:
+        self.redis = redis
+        self.ports = [free_port() for _ in range(number)]
+        self.outages: list[tuple[float, float]] = []
+        self.kills = 0
+        self._replicas: dict[int, ExitStack] = {}
+        self._processes: dict[int, Process] = {}
+        named = {model: model for model in models}
+        upstream = {"name": "demo", "base_url": f"{demo.url}/v1", "api_key": "sk-upstream", "models": named}
+        self._environment = {
+            "LIMNER_UPSTREAMS": orjson.dumps([upstream]).decode(),
+            "LIMNER_FETCH_ALLOW": demo.url.removeprefix("http://"),
+            "LIMNER_SHARED_STATE": redis.url,
+            "LIMNER_IMAGE_STORE": f"disk://{folder}",
+            "LIMNER_ANSWER_TTL": str(KEPT),
+            "LIMNER_IDEMPOTENCY_TTL": str(KEPT_WITH_KEY),
+            "LIMNER_LOG_LEVEL": "error",
+        }
+
+    def start(self, port: int) -> None:
+        command = [sys.executable, "-m", "bench.replicas"]
+        self._replicas[port] = stack = ExitStack()
+        environment = {**self._environment, "LIMNER_PORT": str(port)}
+        self._processes[port] = stack.enter_context(run(command, port, choose_cores().measured, environment))
+
+    def kill(self, port: int) -> None:
+        self.kills += 1
+        os.kill(self._processes.pop(port).pid, signal.SIGKILL)
+        self._replicas.pop(port).close()
+
+    def stop(self) -> None:
+        for stack in self._replicas.values():
+            stack.close()
+
+    def spooled(self) -> int:
+        """Temporary files that are still open; the first three are each process's own output."""
+        files = [file for process in self._processes.values() for file in open_files(process.pid).items()]
+        return sum("(deleted)" in target for number, target in files if number > 2)
+
+
+@contextmanager
+def run_fleet(folder: Path, number: int, models: Iterable[str]) -> Iterator[tuple[Fleet, RunningDemo]]:
+    """In front of a demo upstream in this process."""
+    redis = RedisServer(folder)
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    redis.start()
+    with run_demo(pace=0.0) as demo:
+        fleet = Fleet(demo, redis, pictures, number, models)
+        try:
+            for port in fleet.ports:
+                fleet.start(port)
+            yield fleet, demo
+        finally:
+            fleet.stop()
+            redis.kill()
+
+
+if __name__ == "__main__":
+    board.BEAT, board.PATIENCE = BEAT, PATIENCE
+    sys.exit(main(["serve"]))
