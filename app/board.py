@@ -203,7 +203,9 @@ class Board:
             if unknown is None:
                 return []
             for errand in unknown:
-                await self._tell_anew(errand)
+                # Who is telling of it at this moment may take long, and the others must not look dead meanwhile.
+                if not errand.telling.locked():
+                    await self._tell_anew(errand)
         return [errand for errand in mine if errand.is_idle and self.owns(errand)]
 
     async def rest(self) -> None:

@@ -400,6 +400,21 @@ def test_a_sign_of_life_keeps_the_place_and_says_how_it_stands(server: RedisServ
     play(scene, server)
 
 
+def test_who_takes_long_to_tell_of_one_errand_does_not_silence_the_others(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        errand = await one.post()
+        errand.job = Job(hanging(), lambda: None)
+        redis.flushall()
+        async with errand.telling:
+            await one.board.beat()
+        assert not redis.exists(RECORD)
+        await one.board.beat()
+        assert redis.exists(RECORD)
+        errand.job.task.cancel()
+
+    play(scene, server)
+
+
 def test_of_what_has_ended_while_redis_was_away_the_oldest_is_forgotten_first(
     server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,7 +301,7 @@ def test_what_nobody_could_hear_is_told_later(name: str, delivered: bool, kept: 
     asyncio.run(play())
 
 
-def test_what_somebody_is_read_or_told_of_is_not_told_beside_it() -> None:
+def test_what_is_read_at_the_moment_is_not_told_of() -> None:
     async def play() -> None:
         scene = Scene(Notes())
         errand = scene.start()
@@ -312,6 +312,26 @@ def test_what_somebody_is_read_or_told_of_is_not_told_beside_it() -> None:
         await scene.end(errand, delivered=True)
         scene.notes.is_shared = False
         await scene.handover.beat()
+
+    asyncio.run(play())
+
+
+def test_a_bug_in_one_sign_of_life_is_not_the_end_of_all() -> None:
+    async def play() -> None:
+        notes = Notes(rests=2)
+        scene = Scene(notes)
+        beats = iter([ValueError("a bug"), None])
+
+        async def beat() -> list[Errand]:
+            if bug := next(beats):
+                raise bug
+            return []
+
+        notes.beat = beat  # type: ignore[method-assign]
+        with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+            await scene.handover.beat()
+        assert [(each["event"], type(each["exc_info"])) for each in logs] == [("fault", ValueError)]
+        assert next(beats, "both were given") == "both were given"
 
     asyncio.run(play())
 
