@@ -1,5 +1,6 @@
 """What operators ask at `/v1/status`: what is under way, who waits, what became of the last requests, which limits."""
 
+import os
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -64,6 +65,8 @@ def report(studio: Studio, settings: Settings, outcomes: Collection[Outcome]) ->
     return {
         "object": "status",
         "version": __version__,
+        # Which of several workers has answered: the log names it, too.
+        "pid": os.getpid(),
         "now": time.time(),
         "closing": studio.closing,
         "turns": {"used": turns.used, "limit": turns.limit, "waiting": turns.waiting, "queue": settings.max_queue},

@@ -1,5 +1,6 @@
 """What operators are told at /v1/status: over real HTTP, with questions under way."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -93,6 +94,7 @@ def test_a_server_at_rest(limner: RunningLimner, demo: RunningDemo) -> None:
     assert answer.headers["cache-control"] == "no-store"
     assert told["turns"] == {"used": 0, "limit": 1, "waiting": 0, "queue": 7}
     assert (told["under_way"], told["outcomes"], told["closing"]) == ([], [], False)
+    assert told["pid"] == os.getpid()
     (upstream,) = told["upstreams"]
     assert upstream.items() >= {"host": demo.url.removeprefix("http://"), "model": "gpt-image-2-chat", "circuit": "closed", "under_way": 0}.items()  # fmt: skip
     assert told["settings"].items() >= {"LIMNER_MAX_IMAGE_BYTES": 64 * 2**20, "LIMNER_MAX_QUEUE": 7, "LIMNER_MASK": "guide", "LIMNER_RETRY_AMBIGUOUS": False}.items()  # fmt: skip
