@@ -48,7 +48,9 @@ local function bury(id)
 end
 
 local function is_orphan(told) return not told.outcome and now - told.beat > said.patience end
-local function count_readers(id) return redis.call('ZCOUNT', readers_of(id), now, '+inf') end
+
+-- Those whose lease lasts for so many milliseconds more.
+local function count_readers(id, left) return redis.call('ZCOUNT', readers_of(id), now + left, '+inf') end
 
 -- What somebody waits for is not forgotten under his hands.
 local function lease(id, milliseconds)
@@ -57,10 +59,12 @@ local function lease(id, milliseconds)
   remember(key_of(id), milliseconds)
 end
 
--- With a key always; without one where nobody waits for it any more, or the request says that it has come again.
+-- With a key always; without one where nobody waits for it any more, or the request says that it has come again, or the
+-- owner, or who waits elsewhere, is so silent that he may be dead, and this the client that he has lost.
 local function may_be_joined(id, told)
   if said.keyed or told.free == '1' then return true end
-  local is_free = said.again or told.here + count_readers(id) == 0
+  local is_silent = not told.outcome and now - told.beat > said.silence
+  local is_free = said.again or is_silent or told.here + count_readers(id, said.lease - said.silence) == 0
   return is_free and told.async ~= '1' and told.delivered ~= '1'
 end
 
@@ -84,7 +88,7 @@ function commands.enter()
     elseif is_orphan(told) and told.asked == '1' then
       if not is_told_of_loss(id, told, said.id) then return {'lost', id} end
       forget(id)
-    elseif is_orphan(told) and count_readers(id) == 0 then
+    elseif is_orphan(told) and count_readers(id, 0) == 0 then
       -- Of those who wait for it one takes it over; where nobody does, this request.
       bury(id)
     elseif may_be_joined(id, told) then
@@ -100,7 +104,7 @@ end
 function commands.tell()
   if is_anothers(said.id) then return {'taken'} end
   if redis.call('HGET', key_of(said.id), 'asked') == '1' then said.fields.asked = '1' end
-  if outcome ~= '' and count_readers(said.id) > 0 then said.ttl = math.max(said.ttl, said.sending) end
+  if outcome ~= '' and count_readers(said.id, 0) > 0 then said.ttl = math.max(said.ttl, said.sending) end
   write(said.id, said.fields)
   if outcome ~= '' then redis.call('HSET', key_of(said.id), 'outcome', outcome) end
   return {'told'}
@@ -154,7 +158,7 @@ function commands.leave()
   redis.call('ZREM', readers_of(said.id), said.reader)
   local told = said.delivered and not said.keyed and read(said.id)
   if not (told and told.outcome) then return {'left'} end
-  if count_readers(said.id) == 0 then
+  if count_readers(said.id, 0) == 0 then
     forget(said.id)
   else
     redis.call('HSET', key_of(said.id), 'delivered', '1')
@@ -165,7 +169,7 @@ end
 -- Its owner does not need it any more; it stays where others wait for what has come of it.
 function commands.drop()
   if is_anothers(said.id) then return {'taken'} end
-  if count_readers(said.id) > 0 then return {'kept'} end
+  if count_readers(said.id, 0) > 0 then return {'kept'} end
   forget(said.id)
   return {'dropped'}
 end

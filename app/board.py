@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Seconds between two signs of life, and without one after which an owner is taken for dead.
 BEAT, PATIENCE = 2.0, 15.0
 
+#: So many of the former without a sign, and it may be dead.
+_SILENCE = 2.5
+
 #: Seconds between two looks at what another replica works on.
 LOOK = 0.5
 
@@ -267,6 +270,7 @@ class Board:
         told |= {
             "prefix": _PREFIX,
             "owner": self._owner,
+            "silence": _SILENCE * BEAT * 1000,
             "patience": PATIENCE * 1000,
             "lease": _LEASE * 1000,
             "sending": _SENDING * 1000,

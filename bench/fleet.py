@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import orjson
 from redis import Redis
 
-from bench.replicas import KEPT_WITH_KEY, PATIENCE, Fleet, run_fleet
+from bench.replicas import KEPT_WITH_KEY, SILENCE, Fleet, run_fleet
 from bench.wire import connect, head
 from tests.redis_server import RedisServer
 from tests.servers import RunningDemo
@@ -158,8 +158,8 @@ async def ask(question: Question, ports: Sequence[int], chance: random.Random) -
         if await attempt(question, chance.choice(ports), chance.uniform(0.02, 0.9) if hurried else _LONGEST):
             question.ended = time.monotonic()
             return
-        # A repeat that does not say so is a second client until the first has left, or its server is known to be dead.
-        await asyncio.sleep(PATIENCE + _PAUSE if question.is_cut and question.manner == "plain" else _PAUSE)
+        # A repeat that does not say so is a second client until the first has left, or its server has been silent.
+        await asyncio.sleep(SILENCE + _PAUSE if question.is_cut and question.manner == "plain" else _PAUSE)
         question.is_cut = False
 
 

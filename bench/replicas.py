@@ -22,6 +22,9 @@ from tests.servers import RunningDemo, run_demo
 #: Seconds between two signs of life, and without one after which a replica is dead, in place of 2 and 15.
 BEAT, PATIENCE = 0.5, 4.0
 
+#: Seconds without a sign after which a replica may be dead.
+SILENCE = 2.5 * BEAT
+
 #: Seconds that answers are kept, without and with a key.
 KEPT, KEPT_WITH_KEY = 3, 20
 

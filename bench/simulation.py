@@ -31,8 +31,8 @@ _CPU, _CPU_MIB = 3.5, 1.4
 #: File descriptors of a request at most: its client, its upstream, its picture's download, two files of the spool.
 _DESCRIPTORS = 5
 
-#: Commands to Redis for a question: nine count it, where its key has two limits of requests, two of images and a
-#: budget; four tell other workers of it. A worker tells of all that it has under way in one, every two seconds.
+#: Commands to Redis for a question: ten count it, where its key has two limits of requests, two of images and a
+#: budget; three tell other workers of it. A worker tells of all that it has under way in one, every two seconds.
 COMMANDS, _BEAT = 13, 2.0
 
 

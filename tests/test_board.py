@@ -303,6 +303,32 @@ def test_what_was_delivered_is_only_for_those_who_wait_for_it_already(server: Re
     play(scene, server)
 
 
+@pytest.mark.parametrize(("seconds", "joins"), [(4, False), (6, True)])
+def test_who_comes_while_a_replica_is_silent_may_be_the_client_that_it_has_lost(
+    seconds: int, joins: bool, server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post()
+        redis.hincrby(RECORD, "beat", -1000 * seconds)
+        assert await other.board.enter("req_2", ME, is_async=False) == ("req_1" if joins else None)
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize(("seconds", "joins"), [(4, False), (6, True)])
+def test_who_comes_while_one_who_waits_is_silent_may_be_the_client_that_it_has_lost(
+    seconds: int, joins: bool, server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.post()
+        redis.hset(RECORD, "here", 0)
+        assert await other.board.enter("req_2", ME, is_async=False) == "req_1"
+        redis.zincrby(f"{RECORD}:readers", -1000 * seconds, "req_2")
+        assert await one.board.enter("req_3", ME, is_async=False) == ("req_1" if joins else None)
+
+    play(scene, server)
+
+
 def test_of_two_who_wait_one_takes_over(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
         await one.post(asked=False)
@@ -586,7 +612,7 @@ def test_a_new_question_leaves_to_those_who_wait_what_they_will_take_over(server
         await one.post(asked=False)
         assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
         bury(redis)
-        assert await one.board.enter("req_3", ME, is_async=False) is None
+        assert await one.board.enter("req_3", ME, is_async=False) == "req_1"
         assert await one.board.enter("req_4", AGAIN, is_async=False) == "req_1"
         follower = other.errand(asked=False)
         follower.reader = "req_2"
