@@ -418,6 +418,18 @@ def test_a_replica_that_stops_leaves_its_answers_to_the_others(fleet: Fleet) -> 
     assert fleet.demo.state.calls == 1
 
 
+@pytest.mark.parametrize("headers", [{}, {"idempotency_key": "k"}], ids=["without a key", "under a key"])
+def test_what_a_replica_that_stops_has_cut_off_is_not_asked_in_silence(fleet: Fleet, headers: dict[str, str]) -> None:
+    other = fleet.replica("holds")
+    with ExitStack() as brief:
+        one = Fleet(fleet.demo, fleet.server, fleet.folder, brief).replica("holds", shutdown_grace=0.05)
+        cut_off(fleet, one, **headers)
+        fleet.wait_until(lambda: all(fleet.redis.hget(key, "here") == b"0" for key in fleet.records()))
+    fleet.age()
+    assert ask(other, **headers).json()["error"]["code"] == "question_lost"
+    assert fleet.demo.state.calls == 1
+
+
 def test_a_redis_that_forgets_everything_is_told_again(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.board.BEAT", 0.02)
     one, other = fleet.pair("holds")
