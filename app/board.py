@@ -76,6 +76,8 @@ class Board:
 
         Raises IdempotencyKeyReused, and QuestionLost where the question has died with its replica.
         """
+        if not self.is_shared:
+            return None
         fields = self._fields(identity, is_async=is_async, here=0 if is_async else 1)
         said: dict[str, Any] = {"reader": id, "again": identity.again, "fields": fields}
         heard = await self._call("enter", id, identity, vital=True, ttl=self._memory(identity), **said)

@@ -154,7 +154,7 @@ def need(program: str) -> None:
 
 def test_make_demo_is_the_demo_after_an_installation_of_no_more_than_it_needs() -> None:
     need("make")
-    command = ("make", "--dry-run", "--always-make", "demo")
+    command = ("make", "--dry-run", "--always-make", "--no-print-directory", "demo")
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.findall(r"-r (\S+)", told) == ["requirements.lock", "requirements-build.lock"]
     assert told.endswith("\n.venv/bin/limner demo \n")
