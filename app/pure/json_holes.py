@@ -49,7 +49,9 @@ class HoleyJson:
             holes.append(value)
             return orjson.Fragment(_MARK)
 
-        self._texts = orjson.dumps(document, mark, orjson.OPT_PASSTHROUGH_DATACLASS).split(_MARK)
+        texts = orjson.dumps(document, mark, orjson.OPT_PASSTHROUGH_DATACLASS).split(_MARK)
+        # Copied: orjson leaves what it has written in a block of 4 KiB, and a question is kept for minutes.
+        self._texts = [bytes(memoryview(text)) for text in texts]
         self._holes = holes
         # Two quotes around each hole.
         self.length = sum(map(len, self._texts)) + sum(hole.length + 2 for hole in holes)

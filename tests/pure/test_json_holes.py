@@ -1,6 +1,7 @@
 """The document is what was meant, and exactly as long as was said."""
 
 import base64
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -132,3 +133,12 @@ def test_what_is_not_json_is_refused_by_its_name(stranger: object) -> None:
 def test_the_length_of_a_hole_is_known_without_reading_it(size: int) -> None:
     hole = Hole(Bytes(bytes(size)), "data:,")
     assert hole.length == len("data:,") + len(encode(bytes(size)))
+
+
+def test_a_document_holds_no_more_memory_than_it_is_long() -> None:
+    document = {"messages": [{"role": "user", "content": "a fox"}]}
+    tracemalloc.start()
+    kept = [HoleyJson(document) for _ in range(100)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / len(kept) < 1024
