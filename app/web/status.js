@@ -65,7 +65,11 @@ function write() {
     section("status_upstreams", ["name", "host", "model", "circuit", "under_way"], report.upstreams.map(upstream)),
     section("status_outcomes", ["when", "id", "what", "end", "took"], report.outcomes.map(outcome)),
     section("status_limits", ["variable", "value"], Object.entries(report.settings).map(setting)),
-    el("p", { className: "hint" }, `Limner ${report.version} · PID ${report.pid} · ${time(report.now * 1000)} · ${t("status_every")}`),
+    el(
+      "p",
+      { className: "hint" },
+      `Limner ${report.version} · PID ${report.pid} · ${time(report.now * 1000)} · ${t("status_every")}`,
+    ),
   );
 }
 
