@@ -7,18 +7,13 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from app.errors import IdempotencyKeyReused, QuestionLost, Unavailable
 from app.once import REUSED, Errand, Identity
 from app.state import State
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 #: Seconds between two signs of life, and without one after which an owner is taken for dead.
 BEAT, PATIENCE = 2.0, 15.0
@@ -277,18 +272,9 @@ class Board:
             "lease": _LEASE * 1000,
             "sending": _SENDING * 1000,
         }
-        arguments: list[str | bytes] = [command, orjson.dumps(told), outcome]
-
-        async def run(redis: "Redis") -> list[bytes]:
-            heard: list[bytes] = await redis.register_script(_rules())(places, arguments)
-            return heard
-
-        return await self._state.share(run, vital=vital)
-
-
-@cache
-def _rules() -> str:
-    return files("app").joinpath("board.lua").read_text()
+        said = [command, orjson.dumps(told), outcome]
+        heard: list[bytes] | None = await self._state.step("board.lua", places, said, vital=vital)
+        return heard
 
 
 def _place(identity: Identity) -> str:

@@ -5,14 +5,8 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from app.state import State
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 #: Seconds that a lease lasts, and between two signs of life: two of them may be lost.
 _LEASE, _BEAT = 6.0, 2.0
@@ -32,13 +26,9 @@ class Lease:
     async def tell(self, command: str, share: int, limit: int = 0, *, vital: bool = False) -> int | None:
         """What leases.lua answers; None where Redis is away. Raises Unavailable then, if it is vital and so set."""
         keys = [f"limner:turns:{{{self.name}}}:{part}" for part in ("held", "line", "alive")]
-        said: list[str | int] = [command, self.id, share, limit, round(_LEASE * 1000), round(_PATIENCE * 1000)]
-
-        async def run(redis: "Redis") -> int:
-            answer: int = await redis.register_script(_rules())(keys, said)
-            return answer
-
-        return await self.state.share(run, vital=vital)
+        said = [command, self.id, share, limit, round(_LEASE * 1000), round(_PATIENCE * 1000)]
+        answer: int | None = await self.state.step("leases.lua", keys, said, vital=vital)
+        return answer
 
     async def keep(self, share: int, sleep: Callable[[float], Awaitable[object]]) -> None:
         while True:
@@ -80,8 +70,3 @@ class Leases:
         while await lease.tell("take", share := min(questions, limit()), limit(), vital=True) == 0:
             await self._sleep(_LOOK)
         return share
-
-
-@cache
-def _rules() -> str:
-    return files("app").joinpath("leases.lua").read_text()

@@ -1,6 +1,5 @@
 """What `limner check` asks beside the upstreams: the store of pictures, and the state that replicas share."""
 
-import re
 import ssl
 from contextlib import closing
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from app.parts import store_config
 from app.pure.media import ImageInfo
 from app.pure.standins import stand_in
 from app.settings import Settings
+from app.state import redis_address
 from app.steps import Failed, Step
 from app.store import Store, open_store
 from app.stored import Stored
@@ -80,7 +80,7 @@ async def try_state(settings: Settings) -> str:
     from redis.asyncio import Redis  # noqa: PLC0415  reason: seven megabytes for who shares nothing
     from redis.exceptions import RedisError  # noqa: PLC0415
 
-    url = re.sub("^valkey", "redis", settings.shared_state)
+    url = redis_address(settings.shared_state)
     parts = urlsplit(url)
     host = parts.path if parts.hostname is None else f"{parts.hostname}:{parts.port or 6379}"
     try:

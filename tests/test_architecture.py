@@ -123,7 +123,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "painting": {"settings", "terminal", "pure/*"},
     "steps": {"settings"},
     "stopwatch": set(),
-    "surroundings": {"errors", "blobs", "parts", "settings", "steps", "store", "stored", "pure/*"},
+    "surroundings": {"errors", "blobs", "parts", "settings", "state", "steps", "store", "stored", "pure/*"},
     "check": {
         "errors",
         "main",
