@@ -1,9 +1,14 @@
 """A real Redis on loopback, to be killed and started again."""
 
+import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 
 class RedisServer:
@@ -46,3 +51,16 @@ class RedisServer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+@contextmanager
+def run_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """Skips the test where there is none."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(folder, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -1,7 +1,6 @@
 """What replicas tell each other: the rules that hold within one of them hold between two; against a real Redis."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from app.exchange import Exchange, Item
 from app.jobs import Job
 from app.once import Errand, Identity
 from app.state import State
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, run_redis
 from tests.test_once import ANSWER, CASES, KEYED, ME, REQUEST, RUNNING, Case
 
 AGAIN = replace(ME, again=True)
@@ -26,12 +25,8 @@ RECORD = "limner:{errands}:req_1"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+    with run_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What replicas tell each other of upstreams that are down, through a real Redis."""
 
 import asyncio
-import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -10,17 +9,13 @@ from redis import Redis
 
 from app.hints import exchange_hints
 from app.state import State
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, run_redis
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with run_redis(tmp_path) as server:
+        yield server
 
 
 class Replica:

@@ -1,7 +1,6 @@
 """Turns over all replicas, counted in a real Redis that goes away and comes back."""
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,13 @@ import pytest
 from app.errors import Unavailable
 from app.leases import Leases
 from app.state import State
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, run_redis
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with run_redis(tmp_path) as server:
+        yield server
 
 
 class Replica:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from app.pure.images import ImagesRequest, Operation
 from app.pure.sizes import Size
 from app.state import State
 from tests.processes import Process, serve
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, run_redis
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 HEAD = f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"\n'
@@ -259,11 +258,10 @@ def test_a_repeat_that_joins_is_not_counted(demo: RunningDemo, tmp_path: Path) -
         assert [ask(limner, "a hare").status_code, ask(limner, "a bear").status_code] == [200, 429]
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
-def test_a_limit_of_ten_a_minute_holds_exactly_over_two_servers(demo: RunningDemo, tmp_path: Path) -> None:
+def test_a_limit_of_ten_a_minute_holds_exactly_over_two_servers(
+    demo: RunningDemo, redis: RedisServer, tmp_path: Path
+) -> None:
     (tmp_path / "keys.toml").write_text(HEAD + 'images = ["10/minute"]')
-    redis = RedisServer(tmp_path)
-    redis.start()
     options: dict[str, Any] = {"keys_file": tmp_path / "keys.toml", "shared_state": redis.url}
     with run_limner(demo.url, **options) as one, run_limner(demo.url, **options) as other:
         got = [ask((one, other)[number % 2], f"fox {number}") for number in range(14)]
@@ -309,12 +307,8 @@ class Pair:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with run_redis(tmp_path) as server:
+        yield server
 
 
 @contextmanager

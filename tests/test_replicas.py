@@ -1,7 +1,6 @@
 """Two servers, one Redis, one image store: what one has paid for, the other hands out."""
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from structlog.testing import capture_logs
 
 from tests.lines import ASKED, Line, wait_for_jobs
 from tests.processes import Process, serve
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, run_redis
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 from tests.weed import RunningWeed
 
@@ -40,12 +39,8 @@ def _reset(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+    with run_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """What replicas share: counted in a real Redis, which goes away and comes back."""
 
 import asyncio
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +15,13 @@ from app.formats import StateUrl
 from app.metrics import REGISTRY
 from app.state import Counters, State
 from tests import certificate
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, run_redis
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with run_redis(tmp_path) as server:
+        yield server
 
 
 async def hit(counters: Counters) -> bool:
@@ -105,33 +100,27 @@ def failures() -> float:
 )
 def test_each_form_of_address(url: str, works: bool, tmp_path: Path) -> None:
     """That of a server with a password, a socket, and a certificate for another name that nobody has signed."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
     (tmp_path / "key").write_text(certificate.KEY)
     (tmp_path / "certificate").write_text(certificate.CERTIFICATE)
     with socket.create_server(("127.0.0.1", 0)) as free:
         tls = free.getsockname()[1]
-    server = RedisServer(
-        tmp_path,
+    options = (
         *("--requirepass", "s/e c@r#t", "--unixsocket", "socket", "--tls-port", str(tls), "--tls-auth-clients", "no"),
         *("--tls-cert-file", "certificate", "--tls-key-file", "key", "--tls-ca-cert-file", "certificate"),
     )
-    server.start()
-    url = url.format(password="s%2Fe%20c%40r%23t", port=server.url.rpartition(":")[2], tls=tls, folder=tmp_path)
+    with run_redis(tmp_path, *options) as server:
+        url = url.format(password="s%2Fe%20c%40r%23t", port=server.url.rpartition(":")[2], tls=tls, folder=tmp_path)
 
-    async def scene() -> None:
-        state = State(TypeAdapter(StateUrl).validate_python(url), closed=False)
-        with capture_logs() as logs:
-            assert await state.count("alice", hit)
-            assert await state.share(lambda shared: shared.ping()) is (True if works else None)
-        assert [each["event"] for each in logs] == ([] if works else ["shared state is away"])
-        assert "wrong" not in str(logs)
-        await state.close()
+        async def scene() -> None:
+            state = State(TypeAdapter(StateUrl).validate_python(url), closed=False)
+            with capture_logs() as logs:
+                assert await state.count("alice", hit)
+                assert await state.share(lambda shared: shared.ping()) is (True if works else None)
+            assert [each["event"] for each in logs] == ([] if works else ["shared state is away"])
+            assert "wrong" not in str(logs)
+            await state.close()
 
-    try:
         asyncio.run(scene())
-    finally:
-        server.kill()
 
 
 def test_a_redis_that_is_away_is_not_asked_each_time() -> None:

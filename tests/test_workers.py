@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import select
-import shutil
 import signal
 import socket
 import tempfile
@@ -24,7 +23,7 @@ from app.settings import Settings
 from app.workers import Workers, bind, find_addresses
 from tests import crew
 from tests.processes import Process, serve
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, run_redis
 from tests.servers import RunningDemo, run_demo
 from tests.wire import Wire, connect, request
 
@@ -485,12 +484,8 @@ def test_connections_are_spread_over_the_workers(demo: RunningDemo, tmp_path: Pa
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with run_redis(tmp_path) as server:
+        yield server
 
 
 def test_workers_share_what_servers_share(demo: RunningDemo, redis: RedisServer, tmp_path: Path) -> None:
