@@ -11,14 +11,15 @@ FROM python AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
 # requirements.lock holds what limner[otel] needs too, so that LIMNER_TRACES works.
-# Wheels only: this stage has no compiler either, and a missing wheel shall fail here and not at run time.
+# The locks list everything, so nothing is resolved (--no-deps). Wheels only: this stage has no compiler either, and a missing wheel shall fail here and not at run time.
 RUN python -m venv --without-pip /opt/limner \
-    && pip --python /opt/limner/bin/python install --require-hashes --only-binary :all: -r requirements.lock \
-    && pip install --require-hashes --only-binary :all: -r requirements-build.lock
+    && pip --python /opt/limner/bin/python install --no-deps --require-hashes --only-binary :all: -r requirements.lock \
+    && pip install --no-deps --require-hashes --only-binary :all: -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && pip --python /opt/limner/bin/python install --no-deps --no-index dist/limner-*.whl
+    && pip --python /opt/limner/bin/python install --no-deps --no-index dist/limner-*.whl \
+    && pip --python /opt/limner/bin/python check
 
 
 FROM python

@@ -6,7 +6,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALLED := $(VENV)/.installed
 NODE_CLIENTS := tests/clients/node/node_modules/.installed
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# A lock lists everything, so nothing is resolved: a resolver looks at newer releases too, and pip 23.2 (which comes with
+# Python 3.11) then stops at a package that is required with an extra. `pip check` says what resolving would have found.
+# uv.lock would do the same, but it holds the address of the index.
+PIP := -m pip --disable-pip-version-check
+LOCKED := $(PIP) install --quiet --no-deps --require-hashes
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
@@ -22,12 +26,14 @@ install: $(INSTALLED) ## Make .venv/ with everything locked; PYTHON=python3.12 c
 $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Limner needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python $(LOCKED) -r requirements.lock -r requirements-build.lock
+	$(BIN)/python $(PIP) install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python $(PIP) check
 	@touch $@
 
 $(INSTALLED): $(READY) requirements-dev.lock
-	$(PIP) --require-hashes -r requirements-dev.lock
+	$(BIN)/python $(LOCKED) -r requirements-dev.lock
+	$(BIN)/python $(PIP) check
 	@touch $@
 
 demo: $(READY) ## Start a demo upstream with Limner in front of it: no key, no network
@@ -52,7 +58,8 @@ clients: install .venv-clients/.installed ## Run the recipes of docs/clients.md 
 
 .venv-clients/.installed: tests/clients/python/requirements.lock
 	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	.venv-clients/bin/python $(LOCKED) -r $<
+	.venv-clients/bin/python $(PIP) check
 	@touch $@
 
 check: lint types test clients docs ## All that CI runs; REPORT=folder keeps what the tests say, as JUnit's XML
@@ -83,7 +90,8 @@ docs: docs-tables .venv-docs/.installed ## Build the documentation into site/; a
 
 .venv-docs/.installed: requirements-docs.lock
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	.venv-docs/bin/python $(LOCKED) -r $<
+	.venv-docs/bin/python $(PIP) check
 	@touch $@
 
 bench: install ## Measure against a relay and a bare translator in the same run

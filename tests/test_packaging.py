@@ -1,10 +1,13 @@
 """What the package, the locks, the Makefile, the image and the compose files say agrees with each other."""
 
 import datetime
+import hashlib
 import os
 import re
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,57 @@ def test_what_is_tested_is_what_runs(name: str) -> None:
     assert {package: str(pin) for package, pin in locked(name).items()} == {
         package: str(dev[package]) for package in locked(name)
     }
+
+
+def wheel(folder: Path, name: str, version: str, *metadata: str) -> Path:
+    """Write the smallest wheel that pip installs."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{info}/METADATA": "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata, ""]),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in files.items():
+            archive.writestr(file, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"]))
+    return path
+
+
+def install_lock(folder: Path, *locked: Path, offered: Path) -> subprocess.CompletedProcess[str]:
+    """Run the Makefile's own rule for a virtual environment, with a lock and an index of the test."""
+    hashes = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in locked}
+    pins = ["{}=={}".format(*path.name.split("-")[:2]) + f" --hash=sha256:{digest}" for path, digest in hashes.items()]
+    (folder / "requirements-docs.lock").write_text("\n".join(pins))
+    (folder / "Makefile").write_text(read("Makefile"))
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(offered), "PIP_CONFIG_FILE": os.devnull}
+    command = ["make", f"PYTHON={sys.executable}", ".venv-docs/.installed"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | offline)
+
+
+def test_a_lock_installs_although_a_newer_release_of_a_package_required_with_an_extra_is_out(tmp_path: Path) -> None:
+    """With a resolver in between, the pip of Python 3.11 stops: "all requirements must have their versions pinned"."""
+    plugin = wheel(tmp_path, "plugin", "1.0", "Requires-Dist: cover[toml]>=1")
+    cover = wheel(tmp_path, "cover", "1.0", "Provides-Extra: toml")
+    wheel(tmp_path, "cover", "1.1", "Provides-Extra: toml")
+    done = install_lock(tmp_path, plugin, cover, offered=tmp_path)
+    assert done.returncode == 0, done.stderr
+    python = tmp_path / ".venv-docs/bin/python"
+    installed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout
+    assert installed.split() == ["cover==1.0", "plugin==1.0"]
+
+
+def test_a_lock_that_lacks_a_package_is_refused(tmp_path: Path) -> None:
+    plugin = wheel(tmp_path, "plugin", "1.0", "Requires-Dist: cover[toml]>=1")
+    done = install_lock(tmp_path, plugin, offered=tmp_path)
+    assert done.returncode == 2
+    assert "plugin 1.0 requires cover, which is not installed" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile", ".ci/run", ".github/workflows/tests.yml"])
+def test_no_lock_is_resolved_anew(name: str) -> None:
+    commands = re.findall(r"pip .*install .*--require-hashes.*|pip .*install .*-r .*", read(name))
+    assert all("--no-deps" in command for command in commands)
 
 
 RELEASES = re.findall(r"^## \[(.+?)\](.*)$", read("CHANGELOG.md"), re.MULTILINE)
@@ -165,7 +219,7 @@ def test_the_image_installs_only_what_is_locked() -> None:
     )
     assert len(installs) == 3
     for arguments in installs:
-        hashed = "--require-hashes --only-binary :all: -r requirements"
+        hashed = "--no-deps --require-hashes --only-binary :all: -r requirements"
         assert arguments.startswith((hashed, "--no-deps --no-index")), arguments
 
 
