@@ -9,7 +9,6 @@ from typing import Any
 
 from app.pure.base64_text import Piece, piece_of
 from app.pure.links import MAX_LENGTH, Look, look_of
-from app.pure.words import word_set
 
 #: Deeper values are no reply of any upstream.
 _MAX_DEPTH = 24
@@ -23,28 +22,28 @@ _MAX_KEYS = 200
 _KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
 #: A key with one of these words holds something else than the result: what was sent, thought, quoted, a small copy.
-_ASIDE = word_set(
+_ASIDE = frozenset(
     """
     api arguments audio avatar callback cancel citation citations cover debug doc docs documentation draft
     error errors favicon get grounding help homepage icon init input inputs logo logprobs mask messages
     moderation page parameters partial permalink policy poster preview previews prompt reasoning ref reference
     referenced references refusal request search self sources status support terms thinking thought thoughts
     thumb thumbnail thumbnails thumbs tmb usage video videos watermark web webhook website
-    """
+    """.split()
 )
-_DECLARED = word_set(
+_DECLARED = frozenset(
     """
     artwork gif image images img imgs jpeg jpg photo photos pic pics picture pictures png webp
-    """
+    """.split()
 )
-_LINK = word_set("href link links src uri uris url urls")
-_BYTES = word_set("b64 base64 bytes blob")
+_LINK = frozenset("href link links src uri uris url urls".split())
+_BYTES = frozenset("b64 base64 bytes blob".split())
 #: What the model says: searched like the text of a message.
-_SPOKEN = word_set(
+_SPOKEN = frozenset(
     """
     answer body caption content data markdown message msg output outputs reply response result results text
     value
-    """
+    """.split()
 )
 #: Objects of these types are not the result, whatever they hold.
 _ASIDE_TYPE = re.compile(
@@ -52,10 +51,10 @@ _ASIDE_TYPE = re.compile(
     r"|input_.*|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
     re.IGNORECASE,
 )
-_UNFINISHED = word_set(
+_UNFINISHED = frozenset(
     """
     error failed failure in_progress pending processing queued running starting submitted
-    """
+    """.split()
 )
 #: The first bytes of images in base64.
 _MAGIC = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk0")

@@ -5,19 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.pure.usage import NO_USAGE, Usage, read_usage
-from app.pure.words import word_set
 
 #: Keys of a document that never hold an image.
-_FRAME = word_set(
+_FRAME = frozenset(
     """
     choices created error id model object provider service_tier system_fingerprint type usage usageMetadata
-    """
+    """.split()
 )
 #: Keys of a choice that are read one by one.
-_CHOICE = word_set(
+_CHOICE = frozenset(
     """
     content_filter_results delta error finish_reason index logprobs message native_finish_reason text
-    """
+    """.split()
 )
 #: Events of other APIs behind a chat address: the ends of a Responses stream carry the whole response.
 _WHOLE = frozenset({"response.completed", "response.incomplete", "response.failed", "response.done"})

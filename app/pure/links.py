@@ -5,8 +5,6 @@ import re
 from enum import Enum
 from urllib.parse import unquote
 
-from app.pure.words import word_set
-
 #: Longer ones are no addresses; signed ones of object stores have 1 to 3 KB.
 MAX_LENGTH = 8192
 #: What tells the kind of an address stands this near to its ends.
@@ -28,13 +26,13 @@ _WIDTH = re.compile(r"(?:^|&)(?:w|width)=[0-9]", re.IGNORECASE)
 _HEIGHT = re.compile(r"(?:^|&)(?:h|height)=[0-9]", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.([a-z][a-z0-9]{1,5})/?$", re.IGNORECASE)
 #: Files that are no picture we could hand on. An address that ends in another way may be anything.
-_OTHER_SUFFIXES = word_set(
+_OTHER_SUFFIXES = frozenset(
     """
     7z aac apk bin css csv doc docx exe flac gz htm html ico js json m4a md mp3 ogg pdf ppt pptx psd rar svg svgz
     tar ts txt wav xhtml xls xlsx xml zip
-    """
+    """.split()
 )
-_VIDEO_SUFFIXES = word_set("avi m3u8 m4v mkv mov mp4 mpeg mpg webm")
+_VIDEO_SUFFIXES = frozenset("avi m3u8 m4v mkv mov mp4 mpeg mpg webm".split())
 
 #: Host and path parts of pages for people.
 _PAGE_HOST = re.compile(
