@@ -13,8 +13,8 @@ from app.ledger import Ledger
 from app.log import log
 from app.metrics import BYTES_IN, BYTES_OUT, IMAGES, QUESTIONS, STEPS, TOKENS_IN, TOKENS_OUT
 from app.once import Errand
-from app.pure.images import Operation
-from app.pure.usage import NO_USAGE
+from app.protocol.image_request import Operation
+from app.protocol.usage import NO_USAGE
 from app.traces import Trace, Tracing
 
 

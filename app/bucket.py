@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from app.blobs import Blob
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 from app.stored import StoreConfig, Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
 
 if TYPE_CHECKING:

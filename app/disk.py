@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.blobs import Blob
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 from app.stored import StoreConfig, Stored, is_name, new_name, not_kept, not_reached
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from app.errors import (
     UpstreamTimeout,
     UserError,
 )
-from app.pure.images import Operation
+from app.protocol.image_request import Operation
 
 #: The name of a kept picture, and the id of a question.
 KEPT = "Zk3v0yq1mE7r9wXc5uT8bN2hD4jL6pAf.png"

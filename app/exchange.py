@@ -12,10 +12,10 @@ import orjson
 from app.errors import ApiError
 from app.jobs import Job
 from app.pipeline import Answer, Partial
-from app.pure.answers import completed_event, error_event, images_json, partial_event
-from app.pure.images import ImagesRequest
-from app.pure.json_holes import HoleyJson
-from app.pure.sse import comment
+from app.protocol.image_request import ImagesRequest
+from app.protocol.image_response import completed_event, error_event, images_json, partial_event
+from app.protocol.json_stream import HoleyJson
+from app.protocol.sse import comment
 from app.responses import Presence, joined
 from app.traces import Trace
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from app.pure.media import decode_data_url, sniff
+from app.protocol.data_url import decode_data_url
+from app.protocol.image_format import sniff
 from app.pure.pasted import Pasted, read_pasted
 from app.pure.refusals import why_no_image
 from app.pure.replies import Findings

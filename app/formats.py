@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.pure.dialects import DIALECTS
+from app.protocol.dialects import DIALECTS
 from app.pure.netguard import Allowed, parse_allow
 from app.store import check_url
 

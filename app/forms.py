@@ -9,7 +9,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.blobs import Blob
 from app.errors import InvalidRequest, TooLarge
-from app.pure.images import FormPart
+from app.protocol.image_request import FormPart
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from app.errors import UserError
 from app.log import log
-from app.pure.sizes import Size, read_size
+from app.protocol.sizes import Size, read_size
 
 #: Seconds between two looks at the file, at least; and since it was written to, so that nobody is in the midst of it.
 _PATIENCE = 1.0

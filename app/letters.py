@@ -11,13 +11,13 @@ from app.errors import ApiError, ImageUnavailable
 from app.exchange import answer_of
 from app.once import Errand
 from app.pipeline import Answer
-from app.pure.answers import Painted
-from app.pure.chat import ChatReply, read_reply
-from app.pure.images import ImagesRequest, Operation
-from app.pure.json_holes import Hole
-from app.pure.media import ImageInfo, measure
-from app.pure.sizes import read_size
-from app.pure.usage import Usage
+from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.image_format import ImageInfo, measure
+from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_response import Painted
+from app.protocol.json_stream import Hole
+from app.protocol.sizes import read_size
+from app.protocol.usage import Usage
 from app.store import Store
 
 #: Bytes of a picture that are read at a time.

@@ -12,9 +12,9 @@ from app.access import Caller, Turns
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
 from app.keys import KeyRow, Rate
 from app.leases import Leases
-from app.pure.images import ImagesRequest
-from app.pure.sizes import Size
-from app.pure.wording import shorten
+from app.protocol.image_request import ImagesRequest
+from app.protocol.sizes import Size
+from app.protocol.validation_errors import shorten
 from app.state import Counters, State
 
 _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400}

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 from app.blobs import Blob
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 from app.stored import StoreConfig, Stored, is_name, new_name, not_kept
 
 _MAX_BYTES = 256 * 2**20

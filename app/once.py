@@ -31,8 +31,8 @@ from app.errors import (
 )
 from app.exchange import Exchange, Item
 from app.jobs import Job
-from app.pure.chat import ChatReply
-from app.pure.images import ImagesRequest, Picture
+from app.protocol.chat_reply import ChatReply
+from app.protocol.image_request import ImagesRequest, Picture
 
 #: Faults that may have been paid for: with a key the same question is not asked again.
 _COST_MONEY = (ModerationBlocked, NoImageInReply, UpstreamBroken, UpstreamTimeout)

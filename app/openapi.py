@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.examples import ANSWER, FAULTS, KEPT, PROMISED, QUESTION_ID, QUESTIONS
-from app.pure.images import Operation, schema
+from app.protocol.image_request import Operation, schema
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}

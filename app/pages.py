@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from app import __version__
 from app.errors import NotFound
-from app.pure import sizes
+from app.protocol import sizes
 from app.settings import Settings
 
 FOLDER = Path(__file__).parent / "web"

@@ -13,8 +13,9 @@ import httpx
 import orjson
 import pybase64
 
-from app.pure.media import decode_data_url, sniff
-from app.pure.sse import Decoder, Event
+from app.protocol.data_url import decode_data_url
+from app.protocol.image_format import sniff
+from app.protocol.sse import Decoder, Event
 from app.settings import terminal_names
 from app.terminal import Progress, show
 

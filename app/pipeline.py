@@ -15,17 +15,18 @@ from types import MappingProxyType
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
 from app.errors import ApiError, ImageUnavailable, NoImageInReply, UserError
-from app.pure.answers import Painted, is_as_asked, wanted_format
-from app.pure.chat import ChatReply
-from app.pure.dialects import as_url, chat_body
-from app.pure.images import ImagesRequest, Picture
-from app.pure.json_holes import Hole, HoleyJson, Source
-from app.pure.media import ImageInfo, decode_data_url, measure
+from app.protocol.chat_reply import ChatReply
+from app.protocol.data_url import decode_data_url
+from app.protocol.dialects import as_url, chat_body
+from app.protocol.image_format import ImageInfo, measure
+from app.protocol.image_request import ImagesRequest, Picture
+from app.protocol.image_response import Painted, is_as_asked, wanted_format
+from app.protocol.inline_images import Sink, is_same
+from app.protocol.json_stream import Hole, HoleyJson, Source
+from app.protocol.usage import Usage
 from app.pure.previews import Previews, settled
 from app.pure.refusals import why_no_image
 from app.pure.replies import FoundImage, find_images
-from app.pure.standins import Sink, is_same
-from app.pure.usage import Usage
 
 B = TypeVar("B", bound=Sink)
 

@@ -18,8 +18,8 @@ from app.blobs import Spool
 from app.errors import BodyTimeout, InvalidRequest, NotFound, TooLarge, UserError
 from app.forms import boundary_of, read_parts
 from app.openapi import image_endpoint, result_endpoint
-from app.pure.images import ImagesRequest, Operation, read_form, read_json
-from app.pure.standins import Lifter
+from app.protocol.image_request import ImagesRequest, Operation, read_form, read_json
+from app.protocol.inline_images import Lifter
 from app.settings import Settings
 from app.studio import Studio
 

@@ -18,7 +18,7 @@ from app.demo.upstream import create_demo
 from app.log import configure, log
 from app.main import create_app
 from app.objections import complaints
-from app.pure.media import sniff
+from app.protocol.image_format import sniff
 from app.roster import Entry
 from app.settings import Settings
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from app.blobs import Blob
 from app.disk import DiskStore, read_folder
 from app.memory import MemoryStore, read_nothing
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 from app.stored import StoreConfig, Stored
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from app.errors import ImageUnavailable, Unavailable
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 
 #: 192 random bits and what the picture is: nobody guesses a name, and nothing else is ever looked up.
 _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(png|jpg|webp|gif|avif|bmp|tif|heic)")

@@ -18,7 +18,7 @@ from app.jobs import Job
 from app.limits import Limits, within
 from app.once import Errand, Identity, Once, identify
 from app.pipeline import Policy, paint
-from app.pure.images import ImagesRequest
+from app.protocol.image_request import ImagesRequest
 from app.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
 from app.workbench import Parts, Workbench
 

@@ -9,8 +9,8 @@ import httpx
 from app.blobs import Blob
 from app.errors import ApiError
 from app.parts import store_config
-from app.pure.media import ImageInfo
-from app.pure.standins import stand_in
+from app.protocol.image_format import ImageInfo
+from app.protocol.inline_images import stand_in
 from app.settings import Settings
 from app.state import redis_address
 from app.steps import Failed, Step

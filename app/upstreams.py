@@ -11,7 +11,7 @@ from functools import partial
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, UpstreamError
 from app.log import log
 from app.metrics import ATTEMPTS
-from app.pure.chat import ChatReply
+from app.protocol.chat_reply import ChatReply
 from app.pure.choice import Candidate, Nobody, choose
 from app.pure.circuit import Circuit, Ticket
 from app.pure.faults import Again, Fault

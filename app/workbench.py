@@ -14,9 +14,9 @@ from app.formats import Shrink
 from app.metrics import DOWNLOADED, STORE_ERRORS
 from app.once import Errand
 from app.pipeline import Edge, Put
-from app.pure.chat import ChatReply
-from app.pure.images import ImagesRequest
-from app.pure.media import ImageInfo, measure
+from app.protocol.chat_reply import ChatReply
+from app.protocol.image_format import ImageInfo, measure
+from app.protocol.image_request import ImagesRequest
 from app.pure.progress import progress
 from app.store import Store
 from app.traces import Step

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from app.pure.images import PARAMETERS
-from app.pure.parameters import Goes
+from app.protocol.image_request import PARAMETERS
+from app.protocol.parameters import Goes
 from docs.tables import parameters_table, settings_table
 
 DOCS = Path(__file__).parent

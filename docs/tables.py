@@ -7,8 +7,8 @@ from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from app.formats import variable
-from app.pure.images import PARAMETERS
-from app.pure.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Parameter
+from app.protocol.image_request import PARAMETERS
+from app.protocol.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Parameter
 from app.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"

@@ -12,13 +12,14 @@ import orjson
 from app.blobs import Blob
 from app.errors import ApiError
 from app.forms import read_parts
-from app.pure.chat import ChatReply, ReplyReader, read_reply
-from app.pure.images import Operation, read_form, read_json
-from app.pure.media import decode_data_url, sniff
+from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
+from app.protocol.data_url import decode_data_url
+from app.protocol.image_format import sniff
+from app.protocol.image_request import Operation, read_form, read_json
+from app.protocol.inline_images import Lifter
+from app.protocol.sse import Decoder
 from app.pure.netguard import Refused, check_url
 from app.pure.replies import explain
-from app.pure.sse import Decoder
-from app.pure.standins import Lifter
 from fuzz.mutation import Stock
 from tests.pictures import noise, saved
 from tests.replies import read_rows

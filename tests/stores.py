@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from app.blobs import Blob
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 from app.store import Store
 from app.stored import StoreConfig, Stored
 from tests.certificate import SIGNER

@@ -20,7 +20,7 @@ from app.access import Caller
 from app.accounts import Books
 from app.log import configure
 from app.metrics import REGISTRY
-from app.pure.images import Operation
+from app.protocol.image_request import Operation
 from app.traces import Tracing
 from tests.lines import ASKED, Line, limner_over, wait_for_jobs
 from tests.pictures import gradient, saved

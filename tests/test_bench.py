@@ -15,7 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.pure.media import sniff
+from app.protocol.image_format import sniff
 from bench import fleet, load, works
 from bench.load import Sample
 from bench.pictures import picture

@@ -381,7 +381,7 @@ def test_a_wrong_size_is_told_at_once_and_repaired(page: Page, demo: RunningDemo
 def test_the_page_and_the_server_agree_on_sizes(page: Page) -> None:
     """The rules are told by the server, but the page applies them itself."""
     from app.errors import UserError
-    from app.pure.sizes import read_size
+    from app.protocol.sizes import read_size
 
     def allowed(width: int, height: int) -> bool:
         try:

@@ -13,7 +13,7 @@ import pytest
 
 from app.errors import ApiError
 from app.formats import variable
-from app.pure.dialects import DIALECTS
+from app.protocol.dialects import DIALECTS
 from app.pure.replies import FORMS
 from app.settings import Settings
 from docs.pages import PAGES

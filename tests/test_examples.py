@@ -11,7 +11,7 @@ from openai.types.images_response import ImagesResponse
 from app.errors import ApiError
 from app.examples import ANSWER, FAULTS, KEPT, PROMISED, QUESTION_ID, QUESTIONS
 from app.openapi import ERROR, IMAGES, PROMISE
-from app.pure.images import Operation, read_json
+from app.protocol.image_request import Operation, read_json
 from app.stored import is_name
 from tests.servers import RunningLimner, run_demo, run_limner
 

@@ -10,9 +10,9 @@ from app.errors import ModerationBlocked
 from app.exchange import Event, Exchange, Item, Stopwatch, answer_of
 from app.jobs import Job
 from app.pipeline import Answer, Partial
-from app.pure.answers import Painted
-from app.pure.images import ImagesRequest, Operation
-from app.pure.usage import Usage
+from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_response import Painted
+from app.protocol.usage import Usage
 from app.responses import Presence
 
 PAINTED = Painted("markdown-image", url="https://h/a.png")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.blobs import Blob
 from app.errors import InvalidRequest, TooLarge
 from app.forms import MAX_PARTS, boundary_of, read_parts
-from app.pure.images import FormPart
+from app.protocol.image_request import FormPart
 
 BOUNDARY = "limner-0123"
 

@@ -18,9 +18,9 @@ from app.letters import write_letter
 from app.memory import MemoryStore
 from app.once import Errand, Identity, Once
 from app.pipeline import Answer
-from app.pure.answers import Painted
-from app.pure.chat import read_reply
-from app.pure.media import ImageInfo, measure
+from app.protocol.chat_reply import read_reply
+from app.protocol.image_format import ImageInfo, measure
+from app.protocol.image_response import Painted
 from app.stored import StoreConfig, not_kept
 from tests.pictures import as_blob, as_bytes, gradient, saved
 from tests.test_once import ANSWER, KEYED, ME, REQUEST

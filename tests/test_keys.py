@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.keys import KeyBook, KeysBroken, Rate, new_key, read_keys
-from app.pure.sizes import Size
+from app.protocol.sizes import Size
 
 DIGEST = hashlib.sha256(b"sk-alice").hexdigest()
 HEAD = f'[[keys]]\nname = "alice"\nsha256 = "{DIGEST}"\n'

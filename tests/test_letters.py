@@ -15,13 +15,13 @@ from app.letters import Letter, read_letter, write_letter
 from app.memory import MemoryStore
 from app.once import Errand, Identity
 from app.pipeline import Answer
-from app.pure.answers import Painted
-from app.pure.chat import ChatReply, read_reply
-from app.pure.images import ImagesRequest, Operation
-from app.pure.json_holes import Hole
-from app.pure.media import ImageInfo
-from app.pure.sizes import Size
-from app.pure.usage import Usage
+from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.image_format import ImageInfo
+from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_response import Painted
+from app.protocol.json_stream import Hole
+from app.protocol.sizes import Size
+from app.protocol.usage import Usage
 from app.stored import StoreConfig
 from tests.pictures import as_blob, as_bytes, gradient, saved
 

@@ -19,8 +19,8 @@ from app.access import Caller
 from app.errors import ApiError, InvalidRequest, RateLimited
 from app.keys import KeyRow, read_keys
 from app.limits import Limits, within
-from app.pure.images import ImagesRequest, Operation
-from app.pure.sizes import Size
+from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.sizes import Size
 from app.state import State
 from tests.processes import Process, serve
 from tests.redis_server import RedisServer, run_redis

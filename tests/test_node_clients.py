@@ -15,7 +15,7 @@ import orjson
 import pytest
 from PIL import Image
 
-from app.pure.sse import comment
+from app.protocol.sse import comment
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 FOLDER = Path(__file__).parent / "clients" / "node"

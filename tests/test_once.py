@@ -34,10 +34,10 @@ from app.exchange import Exchange, Item
 from app.jobs import Job
 from app.once import Errand, Identity, Once, identify
 from app.pipeline import Answer
-from app.pure.answers import Painted
-from app.pure.chat import read_reply
-from app.pure.images import ImagesRequest, Operation, Picture
-from app.pure.usage import Usage
+from app.protocol.chat_reply import read_reply
+from app.protocol.image_request import ImagesRequest, Operation, Picture
+from app.protocol.image_response import Painted
+from app.protocol.usage import Usage
 from tests.lines import ASKED, Line, limner_over, wait_for_jobs
 from tests.servers import RunningDemo, RunningLimner, run_demo
 

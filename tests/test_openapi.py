@@ -20,10 +20,10 @@ from schemathesis.specs.openapi.checks import (
 
 from app.examples import FAULTS
 from app.openapi import ERROR, EVENT, IMAGES, MODEL, MODELS, STATUS, USAGE, complete, fault_responses
-from app.pure.answers import images_json
-from app.pure.images import PARAMETERS, ImagesRequest, Operation
-from app.pure.parameters import Goes, Parameter
-from app.pure.usage import Usage
+from app.protocol.image_request import PARAMETERS, ImagesRequest, Operation
+from app.protocol.image_response import images_json
+from app.protocol.parameters import Goes, Parameter
+from app.protocol.usage import Usage
 from tests.servers import RunningLimner, run_demo, run_limner
 
 KEY = {"Authorization": "Bearer sk-client"}

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 from tests.pictures import as_blob
 from tests.servers import RunningLimner, run_limner
 

@@ -11,7 +11,7 @@ import pytest
 
 from app import __version__
 from app.pages import FOLDER, POLICY, about
-from app.pure.images import PARAMETERS
+from app.protocol.image_request import PARAMETERS
 from app.pure.links import Look
 from app.settings import Settings
 from tests.servers import RunningLimner, run_limner
@@ -221,9 +221,9 @@ def test_every_text_is_used() -> None:
 def test_the_form_knows_the_limits_of_the_parameters() -> None:
     rows = {row.name: row.kind for row in PARAMETERS}
     html = HTML["index.html"]
-    assert f'maxlength="{rows["prompt"].maximum}"' in html  # type: ignore[union-attr]
-    assert f'id="count" type="number" inputmode="numeric" min="1" max="{rows["n"].maximum}"' in html  # type: ignore[union-attr]
-    assert f'"compression" type="number" inputmode="numeric" min="0" max="{rows["output_compression"].maximum}"' in html  # type: ignore[union-attr]
+    assert f'maxlength="{rows["prompt"].maximum}"' in html  # type: ignore[attr-defined]
+    assert f'id="count" type="number" inputmode="numeric" min="1" max="{rows["n"].maximum}"' in html  # type: ignore[attr-defined]
+    assert f'"compression" type="number" inputmode="numeric" min="0" max="{rows["output_compression"].maximum}"' in html  # type: ignore[attr-defined]
     for name, field in (("quality", "quality"), ("output_format", "format")):
         offered = re.findall(rf'name="{field}" value="([a-z]+)"', html)
-        assert set(offered) <= set(rows[name].values)  # type: ignore[union-attr]
+        assert set(offered) <= set(rows[name].values)  # type: ignore[attr-defined]

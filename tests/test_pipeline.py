@@ -13,12 +13,12 @@ import pytest
 from app.blobs import Blob, Spool
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamBroken, UserError
 from app.pipeline import Answer, Edge, Partial, Policy, Put, paint
-from app.pure.answers import Painted
-from app.pure.chat import ChatReply, read_reply
-from app.pure.images import ImagesRequest, Operation, Picture
-from app.pure.json_holes import Hole
-from app.pure.media import ImageInfo
-from app.pure.sizes import Size
+from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.image_format import ImageInfo
+from app.protocol.image_request import ImagesRequest, Operation, Picture
+from app.protocol.image_response import Painted
+from app.protocol.json_stream import Hole
+from app.protocol.sizes import Size
 from tests.pictures import gradient, saved
 
 PNG = saved(gradient(size=(8, 8)), "PNG")

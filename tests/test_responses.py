@@ -7,7 +7,7 @@ from starlette.types import Message
 
 from app.blobs import Blob
 from app.errors import NotFound
-from app.pure.json_holes import Hole, HoleyJson
+from app.protocol.json_stream import Hole, HoleyJson
 from app.responses import ClientGone, ErrorResponse, FlowingResponse, PicturesResponse, Presence, joined
 
 

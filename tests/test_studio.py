@@ -19,7 +19,8 @@ from app.errors import ImageUnavailable
 from app.exchange import Exchange
 from app.handover import Handover
 from app.memory import MemoryStore
-from app.pure.media import decode_data_url, sniff
+from app.protocol.data_url import decode_data_url
+from app.protocol.image_format import sniff
 from app.responses import Presence
 from app.state import State
 from app.stored import StoreConfig

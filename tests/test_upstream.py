@@ -38,8 +38,8 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.pure.chat import ChatReply
-from app.pure.json_holes import Hole, HoleyJson
+from app.protocol.chat_reply import ChatReply
+from app.protocol.json_stream import Hole, HoleyJson
 from app.roster import Entry
 from app.upstream import Question, Upstream, UpstreamConfig, open_transport
 from app.upstreams import Member, Upstreams

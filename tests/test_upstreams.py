@@ -35,9 +35,9 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.pure.chat import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.json_stream import HoleyJson
 from app.pure.faults import Again, Fault
-from app.pure.json_holes import HoleyJson
 from app.roster import Entry
 from app.upstream import Question, Upstream, UpstreamConfig
 from app.upstreams import Member, Upstreams

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 from app.blobs import Blob
 from app.errors import ImageUnavailable
 from app.metrics import REGISTRY
-from app.pure.media import ImageInfo
+from app.protocol.image_format import ImageInfo
 from app.workbench import pixels
 from tests.lines import ASKED, limner_over
 from tests.pictures import as_blob, noise, saved

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection
 
+from app.protocol.data_url import decode_base64, decode_data_url, image_data_url
+from app.protocol.image_format import is_whole, sniff
 from app.pure.base64_text import Piece
 from app.pure.links import Look, fingerprint, is_stand_in, look_of, normalise
-from app.pure.media import decode_base64, decode_data_url, image_data_url, is_whole, sniff
 
 _NO_IMAGE = {Look.VIDEO, Look.OTHER}
 

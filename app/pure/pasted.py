@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from app.errors import UpstreamBroken
-from app.pure.chat import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply, read_reply
 
 
 @dataclass(frozen=True, slots=True)

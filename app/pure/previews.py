@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app.pure.chat import ChatReply
+from app.protocol.chat_reply import ChatReply
 from app.pure.replies import FoundImage
 
 #: Behind any of these, an address or a run of base64 is whole.

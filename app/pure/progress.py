@@ -2,8 +2,8 @@
 
 import re
 
+from app.protocol.chat_reply import ChatReply
 from app.pure.base64_text import drop_out
-from app.pure.chat import ChatReply
 from app.pure.complaints import without_secrets
 from app.pure.hidden import drop_hidden
 

@@ -3,9 +3,9 @@
 import re
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
-from app.pure.chat import ChatReply
+from app.protocol.chat_reply import ChatReply
+from app.protocol.validation_errors import cut
 from app.pure.complaints import without_keys, without_secrets
-from app.pure.wording import cut
 
 #: Words of safety systems, as upstreams of several houses put them. None of them is in an apology for a busy queue.
 _WORDS = re.compile(

@@ -5,7 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
-from app.pure.answers import (
+from app.protocol.image_format import ImageInfo
+from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_response import (
     Painted,
     completed_event,
     error_event,
@@ -14,11 +16,9 @@ from app.pure.answers import (
     partial_event,
     wanted_format,
 )
-from app.pure.images import ImagesRequest, Operation
-from app.pure.json_holes import Hole, HoleyJson
-from app.pure.media import ImageInfo
-from app.pure.sizes import Size
-from app.pure.usage import Usage
+from app.protocol.json_stream import Hole, HoleyJson
+from app.protocol.sizes import Size
+from app.protocol.usage import Usage
 
 
 class Bytes:

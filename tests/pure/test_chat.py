@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
-from app.pure.chat import ChatReply, ReplyReader, Usage, read_reply
+from app.protocol.chat_reply import ChatReply, ReplyReader, Usage, read_reply
 
 WHOLE = orjson.dumps(
     {

@@ -5,11 +5,11 @@ from typing import Any
 import orjson
 import pytest
 
-from app.pure import dialects
-from app.pure.dialects import DIALECTS, MASK_NOTE, Dialect, as_url, chat_body
-from app.pure.images import ImagesRequest, Operation, Picture, read_json
-from app.pure.json_holes import Hole, HoleyJson
-from app.pure.sizes import Size
+from app.protocol import dialects
+from app.protocol.dialects import DIALECTS, MASK_NOTE, Dialect, as_url, chat_body
+from app.protocol.image_request import ImagesRequest, Operation, Picture, read_json
+from app.protocol.json_stream import Hole, HoleyJson
+from app.protocol.sizes import Size
 
 LINK = "https://example.com/source-image.png"
 

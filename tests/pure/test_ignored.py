@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.pure.ignored import is_ours, without_effect
-from app.pure.kinds import Text
-from app.pure.parameters import Goes, Parameter
+from app.protocol.image_request import is_ours, without_effect
+from app.protocol.parameters import Goes, Parameter, Text
 
 ROWS = (
     Parameter(Text(8), Goes.NOWHERE, "", name="style"),

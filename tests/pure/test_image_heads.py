@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.pure.image_heads import HEADS, Head
-from app.pure.media import ImageInfo, is_whole, sniff
+from app.protocol.image_format import HEADS, Head, ImageInfo, is_whole, sniff
 from tests.pure.test_media import CASES
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"

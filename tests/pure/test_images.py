@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.pure import images
-from app.pure.images import PARAMETERS, FormPart, ImagesRequest, Operation, Picture, read_form, read_json, schema
-from app.pure.parameters import Goes
-from app.pure.sizes import Size
+from app.protocol import image_request as images
+from app.protocol.image_request import (
+    PARAMETERS,
+    FormPart,
+    ImagesRequest,
+    Operation,
+    Picture,
+    read_form,
+    read_json,
+    schema,
+)
+from app.protocol.parameters import Goes
+from app.protocol.sizes import Size
 
 GENERATION, EDIT = Operation.GENERATION, Operation.EDIT
 LINK = "https://example.com/cat.png"

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.pure.joining import Joined, ReplyError, read_error
-from app.pure.usage import Usage
+from app.protocol.chat_reply import Joined, ReplyError, read_error
+from app.protocol.usage import Usage
 
 
 def joined(*documents: dict[str, Any]) -> Joined:

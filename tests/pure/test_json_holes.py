@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pure.json_holes import CHUNK, Hole, HoleyJson, base64_pieces
+from app.protocol.json_stream import CHUNK, Hole, HoleyJson, base64_pieces
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from app.errors import InvalidRequest
-from app.pure.kinds import Boolean, Choice, FormPart, Integer, Object, Pairs, Text
+from app.protocol.parameters import Boolean, Choice, FormPart, Integer, Object, Pairs, Text
 
 QUALITY = Choice(("low", "high", "auto"), default="auto", also={"hd": "high"})
 

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.pure.media import (
-    ImageInfo,
-    decode_base64,
-    decode_data_url,
-    image_data_url,
-    is_whole,
-    measure,
-    sniff,
-)
+from app.protocol.data_url import decode_base64, decode_data_url, image_data_url
+from app.protocol.image_format import ImageInfo, is_whole, measure, sniff
 
 
 def picture(format_: str, mode: str = "RGB", size: tuple[int, int] = (21, 13), **options: object) -> bytes:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.pure.pace import Pace, by_line
+from app.protocol.chat_reply import Pace, by_line
 
 PROGRESS = b'data: {"choices":[{"delta":{"content":"."}}]}\n\n'
 

@@ -1,6 +1,5 @@
-from app.pure.kinds import Boolean, Text
-from app.pure.parameters import BOTH, Goes, Operation, Parameter
-from app.pure.pictures import OnePicture, PictureList
+from app.protocol.input_images import OnePicture, PictureList
+from app.protocol.parameters import BOTH, Boolean, Goes, Operation, Parameter, Text
 
 PLAIN = Parameter(Boolean(), Goes.HERE, "Whether.", name="stream")
 ALIASED = Parameter(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.pure.kinds import FormPart
-from app.pure.pictures import LONGEST_LINK, OnePicture, Picture, PictureList
+from app.protocol.input_images import LONGEST_LINK, OnePicture, Picture, PictureList
+from app.protocol.parameters import FormPart
 
 MANY = PictureList(16)
 LINK = "https://example.com/cat.png"

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
-from app.pure.chat import ReplyReader
+from app.protocol.chat_reply import ReplyReader
 from app.pure.previews import Previews, settled
 from app.pure.replies import FoundImage, find_images
 

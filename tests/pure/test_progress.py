@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.pure.chat import ChatReply
+from app.protocol.chat_reply import ChatReply
 from app.pure.progress import progress
 from tests.pictures import noise, saved
 

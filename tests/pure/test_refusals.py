@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
-from app.pure.chat import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply, read_reply
 from app.pure.refusals import is_refusal, why_no_image
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
+from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
 from app.pure import replies
-from app.pure.chat import ChatReply, ReplyReader, read_reply
 from app.pure.replies import FORMS, Findings, explain, find_images
 from tests.replies import Row, read_rows
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest, UserError
-from app.pure import sizes
-from app.pure.kinds import FormPart
-from app.pure.sizes import LEGACY, Size, SizeText, read_size
+from app.protocol import sizes
+from app.protocol.parameters import FormPart
+from app.protocol.sizes import LEGACY, Size, SizeText, read_size
 
 
 @dataclass(frozen=True)

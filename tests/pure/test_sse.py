@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.pure.sse import Decoder, Event, comment, event
+from app.protocol.sse import Decoder, Event, comment, event
 
 
 @dataclass(frozen=True)

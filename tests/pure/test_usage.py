@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.pure.usage import NO_USAGE, Usage, read_usage
+from app.protocol.usage import NO_USAGE, Usage, read_usage
 
 
 @dataclass(frozen=True)

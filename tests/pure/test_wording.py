@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 
 from app.errors import InvalidRequest
-from app.pure import wording
+from app.protocol import validation_errors as wording
 
 
 @dataclass(frozen=True)

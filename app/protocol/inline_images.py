@@ -12,8 +12,8 @@ from typing import Protocol
 
 import pybase64
 
-from app.pure.json_holes import Source, base64_pieces
-from app.pure.media import measure
+from app.protocol.image_format import measure
+from app.protocol.json_stream import Source, base64_pieces
 
 #: The body is looked at in pieces of this size, so that every picture worth lifting reaches beyond one.
 _PIECE = 16 * 1024

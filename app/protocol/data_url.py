@@ -1,15 +1,11 @@
 """Which image some bytes are: media type, pixel size, alpha; and the data URLs that carry them."""
 
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import pybase64
 
-from app.pure.image_heads import HEADS, Head, ReadAt
-
-#: Extensions where they differ from the format's own name.
-_EXTENSIONS = {"jpeg": "jpg", "tiff": "tif"}
+from app.protocol.image_format import _head, _reader
 
 #: What lenient base64 may hold beside its alphabet: line breaks, blanks, and marks nobody sees.
 _BLANKS = re.compile(r"[\s\u200b-\u200d\u2060\ufeff\u00ad]+")
@@ -17,57 +13,6 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 #: A data URL's media type and parameters are short; without this bound a text without commas is searched to its end.
 _LONGEST_HEAD = 512
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """`width` and `height` are None where the format is known but its size is not; `alpha`: some pixel may be clear."""
-
-    media_type: str
-    width: int | None
-    height: int | None
-    alpha: bool
-
-    @property
-    def size(self) -> str | None:
-        return f"{self.width}x{self.height}" if self.width and self.height else None
-
-    @property
-    def format(self) -> str:
-        return self.media_type.removeprefix("image/")
-
-    @property
-    def extension(self) -> str:
-        return _EXTENSIONS.get(self.format, self.format)
-
-
-def measure(read_at: ReadAt) -> ImageInfo | None:
-    """`read_at(offset, size)` gives fewer bytes at the end. Reads a few KiB, whatever the file's size."""
-    head = _head(read_at)
-    if head is None:
-        return None
-    width, height, alpha = head.measure(read_at)
-    return ImageInfo(f"image/{head.format}", width, height, alpha)
-
-
-def sniff(data: bytes) -> ImageInfo | None:
-    """Works on the first bytes of a file too, though sizes that stand further back are then None."""
-    return measure(_reader(data))
-
-
-def is_whole(data: bytes) -> bool:
-    """Whether an image's end is there: a reply that was cut off still begins like a picture."""
-    head = _head(_reader(data))
-    return head is not None and head.is_whole(data)
-
-
-def _head(read_at: ReadAt) -> Head | None:
-    start = read_at(0, 16)
-    return next((head for head in HEADS if head.magic.match(start)), None)
-
-
-def _reader(data: bytes) -> ReadAt:
-    return lambda offset, size: data[offset : offset + size]
 
 
 def decode_data_url(url: str) -> bytes:

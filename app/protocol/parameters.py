@@ -1,19 +1,16 @@
-"""Kinds of parameters: how a value of each kind is read from JSON and from a form, told in words and in JSON Schema.
-
-Each kind has `from_json(name, value)`, `from_form(name, parts)`, `words`, `schema(form)` and `TYPE`. Both readers raise
-InvalidRequest in OpenAI's wording, and give None for a value that says no more than an absent parameter would.
-"""
+"""What there is to know about one parameter of the Images API: its kind, where it goes, who has it."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
 
 import orjson
 
 from app.errors import InvalidRequest
-from app.pure.json_holes import Source
-from app.pure.wording import (
+from app.protocol.json_stream import Source
+from app.protocol.validation_errors import (
     QUOTED,
     clean_name,
     contradiction,
@@ -276,3 +273,72 @@ def _entries(name: str, part: FormPart) -> dict[str, object]:
     except orjson.JSONDecodeError:
         raise wrong_type(name, "an object", part.value) from None
     return Object().from_json(name, entries)
+
+
+class Operation(StrEnum):
+    GENERATION = "image_generation"
+    EDIT = "image_edit"
+
+
+class Goes(StrEnum):
+    """Where a parameter goes, in the words of the README."""
+
+    MESSAGE = "upstream, in the message"
+    PREFIX = "upstream, in front of the prompt"
+    METADATA = "upstream, in `metadata`"
+    TOP_LEVEL = "upstream, top level"
+    HERE = "handled here"
+    NOWHERE = "no effect"
+
+
+BOTH = frozenset(Operation)
+ONLY_GENERATION = frozenset({Operation.GENERATION})
+ONLY_EDIT = frozenset({Operation.EDIT})
+
+
+class ParameterType(Protocol):
+    """How values of a parameter are read and described: one of the classes above, or one of a file beside this one."""
+
+    TYPE: ClassVar[str]
+
+    @property
+    def words(self) -> str:
+        """What is allowed, for the documentation."""
+
+    def from_json(self, name: str, value: object) -> object:
+        """Return the checked value. Raises `InvalidRequest`."""
+
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> object:
+        """Return the checked value of all parts of that name. Raises `InvalidRequest`."""
+
+    def schema(self, form: bool) -> Schema:
+        """Return the JSON schema for OpenAPI."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`in_json` and `in_form` are the names that clients use, `name` where empty; the first one given counts."""
+
+    kind: ParameterType
+    goes: Goes
+    description: str
+    operations: frozenset[Operation] = BOTH
+    required: bool = False
+    examples: tuple[Any, ...] = ()
+    in_json: tuple[str, ...] = ()
+    in_form: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def is_picture(self) -> bool:
+        return self.kind.TYPE in {"file", "files"}
+
+    def names(self, form: bool) -> tuple[str, ...]:
+        return (self.in_form if form else self.in_json) or (self.name,)
+
+    def schema(self, form: bool) -> Schema:
+        """JSON has a null that means absent; a form has not."""
+        own = self.kind.schema(form)
+        described: Schema = own if form or self.required else {"anyOf": [own, {"type": "null"}]}
+        examples = {"examples": list(self.examples)} if self.examples else {}
+        return described | {"description": self.description} | examples

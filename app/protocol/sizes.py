@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.errors import UserError
-from app.pure.kinds import FormPart, Schema, single_text
-from app.pure.wording import shorten, wrong_type
+from app.protocol.parameters import FormPart, Schema, single_text
+from app.protocol.validation_errors import shorten, wrong_type
 
 #: The rules of gpt-image-2. The upstream's own page has the first, third and fifth.
 STEP = 16

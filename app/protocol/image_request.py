@@ -1,16 +1,65 @@
 """The Images API as clients speak it: every parameter, and the request that is read from a JSON body or a form."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Annotated, Any, get_type_hints
 
 from app.errors import InvalidRequest, UserError
-from app.pure.ignored import is_ours, without_effect
-from app.pure.kinds import Boolean, Choice, FormPart, Integer, Object, Pairs, Schema, Text
-from app.pure.parameters import ONLY_EDIT, ONLY_GENERATION, Goes, Operation, Parameter
-from app.pure.pictures import OnePicture, Picture, PictureList
-from app.pure.sizes import Size, SizeText
-from app.pure.wording import clean_name, contradiction, missing
+from app.protocol.input_images import OnePicture, Picture, PictureList
+from app.protocol.parameters import (
+    ONLY_EDIT,
+    ONLY_GENERATION,
+    Boolean,
+    Choice,
+    FormPart,
+    Goes,
+    Integer,
+    Object,
+    Operation,
+    Pairs,
+    Parameter,
+    Schema,
+    Text,
+)
+from app.protocol.sizes import Size, SizeText
+from app.protocol.validation_errors import clean_name, contradiction, missing
+
+#: Names in the header.
+_MOST = 32
+
+#: Entries of the client's metadata that would choose over ours.
+_OURS = {"size", "quality"}
+
+
+def is_ours(key: str) -> bool:
+    return key.strip().lower() in _OURS
+
+
+def without_effect(rows: Iterable[Parameter], said: Mapping[str, Any], unread: Iterable[str]) -> tuple[str, ...]:
+    """`said`: values by the names of `rows`; `unread`: what else the client sent.
+
+    Looks no further than it needs to: a body may have millions of keys.
+    """
+    clean: dict[str, None] = {}
+    for name in chain(_idle(rows, said), unread):
+        if len(clean) == _MOST:
+            break
+        clean[clean_name(name)] = None
+    return tuple(clean)
+
+
+def _idle(rows: Iterable[Parameter], said: Mapping[str, Any]) -> Iterator[str]:
+    for row in rows:
+        if row.goes is Goes.NOWHERE and row.name in said:
+            yield row.name
+    if said.get("output_compression", 100) != 100 and said.get("output_format", "png") == "png":
+        yield "output_compression"
+    if said.get("partial_images") and not said.get("stream"):
+        yield "partial_images"
+    for key in filter(is_ours, said.get("metadata", ())):
+        yield f"metadata.{key}"
+
 
 __all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "Operation", "Picture", "read_form", "read_json", "schema"]
 

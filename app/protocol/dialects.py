@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.pure.images import ImagesRequest
-from app.pure.json_holes import Hole
-from app.pure.media import measure
-from app.pure.sizes import Size
-from app.pure.standins import Sink
+from app.protocol.image_format import measure
+from app.protocol.image_request import ImagesRequest
+from app.protocol.inline_images import Sink
+from app.protocol.json_stream import Hole
+from app.protocol.sizes import Size
 
 
 @dataclass(frozen=True, slots=True)

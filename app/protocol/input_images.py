@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.errors import InvalidRequest
-from app.pure.json_holes import Source
-from app.pure.kinds import FormPart, Schema
-from app.pure.wording import contradiction, empty_list, too_long, too_many_items, wrong_type
+from app.protocol.json_stream import Source
+from app.protocol.parameters import FormPart, Schema
+from app.protocol.validation_errors import contradiction, empty_list, too_long, too_many_items, wrong_type
 
 #: OpenAI's limit for `image_url`. Data URLs may fill the whole body.
 LONGEST_LINK = 20_971_520

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.pure.images import ImagesRequest
-from app.pure.json_holes import Hole, Source
-from app.pure.media import ImageInfo
-from app.pure.usage import Usage
+from app.protocol.image_format import ImageInfo
+from app.protocol.image_request import ImagesRequest
+from app.protocol.json_stream import Hole, Source
+from app.protocol.usage import Usage
 
 #: What an upstream paints that was not told a quality: the dall-e name `standard` means the same.
 _STANDARD_QUALITY = "medium"

@@ -1,4 +1,4 @@
-"""How each image format begins and ends: magic bytes, where its size and alpha stand, how a cut-off file is told."""
+"""Which image some bytes are: media type, pixel size, alpha; and the data URLs that carry them."""
 
 import re
 import struct
@@ -203,3 +203,57 @@ HEADS = (
     Head("bmp", _magic(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0"), _measure_bmp, _is_whole_bmp),
     Head("tiff", _magic(rb"II\*\0|MM\0\*"), _measure_tiff, _is_whole_tiff),
 )
+
+#: Extensions where they differ from the format's own name.
+_EXTENSIONS = {"jpeg": "jpg", "tiff": "tif"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """`width` and `height` are None where the format is known but its size is not; `alpha`: some pixel may be clear."""
+
+    media_type: str
+    width: int | None
+    height: int | None
+    alpha: bool
+
+    @property
+    def size(self) -> str | None:
+        return f"{self.width}x{self.height}" if self.width and self.height else None
+
+    @property
+    def format(self) -> str:
+        return self.media_type.removeprefix("image/")
+
+    @property
+    def extension(self) -> str:
+        return _EXTENSIONS.get(self.format, self.format)
+
+
+def measure(read_at: ReadAt) -> ImageInfo | None:
+    """`read_at(offset, size)` gives fewer bytes at the end. Reads a few KiB, whatever the file's size."""
+    head = _head(read_at)
+    if head is None:
+        return None
+    width, height, alpha = head.measure(read_at)
+    return ImageInfo(f"image/{head.format}", width, height, alpha)
+
+
+def sniff(data: bytes) -> ImageInfo | None:
+    """Works on the first bytes of a file too, though sizes that stand further back are then None."""
+    return measure(_reader(data))
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether an image's end is there: a reply that was cut off still begins like a picture."""
+    head = _head(_reader(data))
+    return head is not None and head.is_whole(data)
+
+
+def _head(read_at: ReadAt) -> Head | None:
+    start = read_at(0, 16)
+    return next((head for head in HEADS if head.magic.match(start)), None)
+
+
+def _reader(data: bytes) -> ReadAt:
+    return lambda offset, size: data[offset : offset + size]
