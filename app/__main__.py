@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from app import __version__
+from app.cli.explain import explain
 from app.errors import InvalidRequest
-from app.explanation import explain
 from app.keys import KeyBook, KeysBroken, new_key
 from app.log import configure, log
 from app.objections import complaints

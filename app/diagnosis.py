@@ -8,9 +8,8 @@ from starlette.responses import Response
 
 from app.access import Access
 from app.errors import RateLimited
-from app.explanation import document
-from app.pure.pasted import read_pasted
-from app.pure.replies import explain
+from app.extraction.explain import document, read_pasted
+from app.extraction.forms import explain
 from app.responses import JsonResponse
 from app.routes import counted
 

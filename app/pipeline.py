@@ -15,6 +15,9 @@ from types import MappingProxyType
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
 from app.errors import ApiError, ImageUnavailable, NoImageInReply, UserError
+from app.extraction.forms import FoundImage, find_images
+from app.extraction.partial import Previews, settled
+from app.extraction.refusal import why_no_image
 from app.protocol.chat_reply import ChatReply
 from app.protocol.data_url import decode_data_url
 from app.protocol.dialects import as_url, chat_body
@@ -24,9 +27,6 @@ from app.protocol.image_response import Painted, is_as_asked, wanted_format
 from app.protocol.inline_images import Sink, is_same
 from app.protocol.json_stream import Hole, HoleyJson, Source
 from app.protocol.usage import Usage
-from app.pure.previews import Previews, settled
-from app.pure.refusals import why_no_image
-from app.pure.replies import FoundImage, find_images
 
 B = TypeVar("B", bound=Sink)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from app.blobs import Blob
 from app.board import Board
 from app.errors import ImageUnavailable
+from app.extraction.partial import progress
 from app.fetch import Fetcher
 from app.formats import Shrink
 from app.metrics import DOWNLOADED, STORE_ERRORS
@@ -17,7 +18,6 @@ from app.pipeline import Edge, Put
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, measure
 from app.protocol.image_request import ImagesRequest
-from app.pure.progress import progress
 from app.store import Store
 from app.traces import Step
 from app.transcode import Transcoder

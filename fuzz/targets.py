@@ -11,6 +11,8 @@ import orjson
 
 from app.blobs import Blob
 from app.errors import ApiError
+from app.extraction.forms import explain
+from app.extraction.text import visible_text
 from app.forms import read_parts
 from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
 from app.protocol.data_url import decode_data_url
@@ -19,7 +21,6 @@ from app.protocol.image_request import Operation, read_form, read_json
 from app.protocol.inline_images import Lifter
 from app.protocol.sse import Decoder
 from app.pure.netguard import Refused, check_url
-from app.pure.replies import explain
 from fuzz.mutation import Stock
 from tests.pictures import noise, saved
 from tests.replies import read_rows
@@ -57,7 +58,7 @@ def check_reply(random: Random, data: bytes) -> None:
     assert type(whole) is type(pieces)
     if not isinstance(whole, ChatReply) or not isinstance(pieces, ChatReply):
         return
-    assert (whole.text, whole.refusal, whole.usage) == (pieces.text, pieces.refusal, pieces.usage)
+    assert (visible_text(whole), whole.refusal, whole.usage) == (visible_text(pieces), pieces.refusal, pieces.usage)
     found = explain(whole).found
     assert [image.url for image in found] == [image.url for image in explain(pieces).found]
     for image in found:

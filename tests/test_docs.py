@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.errors import ApiError
+from app.extraction.forms import FORMS
 from app.formats import variable
 from app.protocol.dialects import DIALECTS
-from app.pure.replies import FORMS
 from app.settings import Settings
 from docs.pages import PAGES
 from docs.tables import README, with_tables

@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.explanation import described, explain, shown
+from app.cli.explain import explain
+from app.extraction.explain import described, shown
 from tests.pictures import noise, saved
 
 PICTURE = saved(noise((64, 48)), "PNG")

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from app import __version__
+from app.extraction.urls import Look
 from app.pages import FOLDER, POLICY, about
 from app.protocol.image_request import PARAMETERS
-from app.pure.links import Look
 from app.settings import Settings
 from tests.servers import RunningLimner, run_limner
 from tests.wire import ask, request

@@ -12,9 +12,6 @@ from app.protocol import sse
 from app.protocol.inline_images import Lifter, Sink
 from app.protocol.json_stream import Source
 from app.protocol.usage import NO_USAGE, Usage, read_usage
-from app.pure.base64_text import drop_out
-from app.pure.fields import Walk
-from app.pure.hidden import drop_hidden
 
 #: Keys of a document that never hold an image.
 _FRAME = frozenset(
@@ -310,14 +307,6 @@ class ChatReply:
     def is_told_by_raw(self) -> bool:
         """Whether `raw` is all that came, so that reading it gives the same reply again."""
         return self.complete and not self.lifted and len(self.raw) < _RAW
-
-    @property
-    def text(self) -> str:
-        """What the model says in words, without reasoning and without pictures written as base64."""
-        walk = Walk()
-        walk.enter(list(self.bodies))
-        said = [message["content"] for message in self.messages] + walk.texts
-        return "\n".join(filter(None, (drop_hidden(drop_out(text)).strip() for text in said)))
 
     @property
     def refusal(self) -> str | None:

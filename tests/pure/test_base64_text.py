@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pybase64
 import pytest
 
-from app.pure.base64_text import MARK, Piece, cut_out, piece_of
+from app.extraction.base64_runs import MARK, Piece, cut_out, piece_of
 from tests.pure.test_media import CASES
 
 PNG = pybase64.b64encode_as_string(CASES[0].data)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.pure.base64_text import MARK, Piece
-from app.pure.fields import Walk, is_aside_key
+from app.extraction.base64_runs import MARK, Piece
+from app.extraction.structured import Walk, is_aside_key
 from tests.pure.test_base64_text import PNG
 
 URL = "https://a.example/x.png"

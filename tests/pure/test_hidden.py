@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.pure.hidden import drop_hidden, is_page
+from app.extraction.text import drop_hidden, is_page
 
 
 @dataclass(frozen=True)

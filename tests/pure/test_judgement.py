@@ -6,8 +6,8 @@ import pybase64
 import pytest
 from PIL import Image
 
-from app.pure.base64_text import Piece
-from app.pure.judgement import Judge
+from app.extraction.base64_runs import Piece
+from app.extraction.filters import Judge
 from tests.pure.test_media import CASES
 
 PNG = CASES[0].data

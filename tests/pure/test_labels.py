@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.pure.labels import is_foreign, is_lesser, last_clause, names_result
+from app.extraction.filters import is_foreign, is_lesser, last_clause, names_result
 
 URL = "https://cdn.example.com/gen/a1.png"
 

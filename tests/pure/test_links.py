@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.pure.links import Look, cut_delimited, cut_plain, file_name, fingerprint, is_stand_in, look_of, normalise
+from app.extraction.urls import (
+    Look,
+    cut_delimited,
+    cut_plain,
+    file_name,
+    fingerprint,
+    is_stand_in,
+    look_of,
+    normalise,
+)
 
 URL = "https://a.example/x.png"
 

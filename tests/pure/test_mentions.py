@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.pure.base64_text import MARK
-from app.pure.mentions import Kind, find_mentions
+from app.extraction.base64_runs import MARK
+from app.extraction.mentions import Kind, find_mentions
 
 URL = "https://a.example/x.png"
 OTHER = "https://a.example/y.png"

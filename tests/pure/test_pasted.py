@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.pure.pasted import read_pasted
-from app.pure.replies import find_images
+from app.extraction.explain import read_pasted
+from app.extraction.forms import find_images
 
 A = "https://cdn.example/a.png"
 STREAM = f'data: {{"choices":[{{"delta":{{"content":"![a]({A})"}}}}]}}\n\ndata: [DONE]\n\n'

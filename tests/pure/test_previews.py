@@ -3,9 +3,9 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
+from app.extraction.forms import FoundImage, find_images
+from app.extraction.partial import Previews, settled
 from app.protocol.chat_reply import ReplyReader
-from app.pure.previews import Previews, settled
-from app.pure.replies import FoundImage, find_images
 
 URL = "https://cdn.example.com/gen/1"
 #: The smallest whole PNG anybody would take for a picture.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from app.extraction.partial import progress
 from app.protocol.chat_reply import ChatReply
-from app.pure.progress import progress
 from tests.pictures import noise, saved
 
 PICTURE = base64.encodebytes(saved(noise((20, 20)), "PNG")).decode()

@@ -5,8 +5,8 @@ import orjson
 import pytest
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
+from app.extraction.refusal import is_refusal, why_no_image
 from app.protocol.chat_reply import ChatReply, read_reply
-from app.pure.refusals import is_refusal, why_no_image
 
 
 def reply(content: object, **more: object) -> ChatReply:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
+from app.extraction import forms as replies
+from app.extraction.forms import FORMS, Findings, explain, find_images
+from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
-from app.pure import replies
-from app.pure.replies import FORMS, Findings, explain, find_images
 from tests.replies import Row, read_rows
 
 ROWS = read_rows("replies.jsonl") + read_rows("more_replies.jsonl")
@@ -180,7 +181,7 @@ def test_no_message_makes_the_search_fail(message: object) -> None:
     body = {"choices": [{"message": message}, {"delta": message}]}
     reply = read_reply(orjson.dumps(body))
     assert isinstance(explain(reply, [LINK, PNG]), Findings)
-    assert isinstance(reply.text, str)
+    assert isinstance(visible_text(reply), str)
 
 
 MARKS = [

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.extraction.forms import find_images
 from app.protocol.chat_reply import ReplyReader
 from app.protocol.image_format import is_whole, sniff
 from app.protocol.inline_images import Lifter, stand_in
-from app.pure.replies import find_images
 
 NOISE = Random(7).randbytes(150_000)
 

@@ -1,7 +1,7 @@
 """Texts made ready for searching."""
 
-from app.pure.base64_text import Piece
-from app.pure.texts import Text
+from app.extraction.base64_runs import Piece
+from app.extraction.text import Text
 from tests.pure.test_base64_text import PNG
 
 URL = "https://a.example/x.png"

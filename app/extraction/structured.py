@@ -7,8 +7,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from app.pure.base64_text import Piece, piece_of
-from app.pure.links import MAX_LENGTH, Look, look_of
+from app.extraction.base64_runs import Piece, piece_of
+from app.extraction.urls import MAX_LENGTH, Look, look_of
 
 #: Deeper values are no reply of any upstream.
 _MAX_DEPTH = 24

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
-from app.pure.base64_text import MARK
-from app.pure.links import cut_delimited, cut_plain
+from app.extraction.base64_runs import MARK
+from app.extraction.urls import cut_delimited, cut_plain
 
 #: Addresses looked at in one text. A reply has a few; a text with more is no reply.
 _MAX_MENTIONS = 250

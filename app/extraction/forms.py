@@ -6,15 +6,14 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from app.extraction.base64_runs import Piece
+from app.extraction.filters import Judge, is_foreign, is_lesser, names_result
+from app.extraction.mentions import PICTURES, Kind, Mention
+from app.extraction.structured import Walk, is_aside_key
+from app.extraction.text import Text
+from app.extraction.urls import Look, file_name, look_of
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import cut
-from app.pure.base64_text import Piece
-from app.pure.fields import Walk, is_aside_key
-from app.pure.judgement import Judge
-from app.pure.labels import is_foreign, is_lesser, names_result
-from app.pure.links import Look, file_name, look_of
-from app.pure.mentions import PICTURES, Kind, Mention
-from app.pure.texts import Text
 
 
 @dataclass(frozen=True, slots=True)

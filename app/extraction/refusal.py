@@ -3,6 +3,7 @@
 import re
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
+from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import cut
 from app.pure.complaints import without_keys, without_secrets
@@ -30,14 +31,14 @@ _LOOKED_AT = 4_000
 def is_refusal(reply: ChatReply) -> bool:
     if reply.refusal or reply.finish_reason in {"content_filter", "safety", "SAFETY", "IMAGE_SAFETY", "refusal"}:
         return True
-    return _WORDS.search(reply.text[:_LOOKED_AT]) is not None
+    return _WORDS.search(visible_text(reply)[:_LOOKED_AT]) is not None
 
 
 def why_no_image(reply: ChatReply | None) -> ApiError:
     """A 4xx on purpose: clients repeat a 5xx by themselves, and each time costs money."""
     if reply is None:
         return UpstreamBroken("The upstream ended its answer without saying anything.")
-    words = without_secrets(" ".join(reply.text[:_LOOKED_AT].split()), reply.secrets)
+    words = without_secrets(" ".join(visible_text(reply)[:_LOOKED_AT].split()), reply.secrets)
     raw = without_keys(reply.raw, reply.secrets)
     if is_refusal(reply):
         said = f" It said: {cut(words, _QUOTED)}" if words else ""

@@ -1,0 +1,4 @@
+"""The commands: one module each, and `main.py` which lists them.
+
+May import everything.
+"""
