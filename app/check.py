@@ -19,7 +19,7 @@ from app.pure.patience import who_gives_up
 from app.settings import Settings
 from app.steps import Failed, Step, take
 from app.stopwatch import Stopwatch
-from app.upstream import Upstream, open_transport
+from app.upstream.client import Upstream, open_transport
 
 #: What helps against something that cuts silent answers.
 _SHORTER = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"

@@ -13,8 +13,8 @@ from app.roster import Entry
 from app.settings import Settings
 from app.stored import StoreConfig
 from app.traces import Tracing
-from app.upstream import Upstream, UpstreamConfig, open_transport
-from app.upstreams import Member, Upstreams
+from app.upstream.client import Upstream, UpstreamConfig, open_transport
+from app.upstream.pool import Member, Upstreams
 
 
 def open_access(settings: Settings, book: KeyBook | None) -> Access:

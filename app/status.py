@@ -18,7 +18,7 @@ from app.once import Errand
 from app.responses import JsonResponse
 from app.settings import Settings
 from app.studio import Studio
-from app.upstreams import Upstreams
+from app.upstream.pool import Upstreams
 
 #: Requests that are remembered.
 REMEMBERED = 100

@@ -21,8 +21,8 @@ from app.protocol.image_request import ImagesRequest
 from app.store import Store
 from app.traces import Step
 from app.transcode import Transcoder
-from app.upstream import Question
-from app.upstreams import Upstreams
+from app.upstream.client import Question
+from app.upstream.pool import Upstreams
 
 #: Seconds between two looks at what the upstream says of its work.
 _LISTENS = 0.5

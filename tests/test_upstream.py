@@ -23,7 +23,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app import upstream
 from app.blobs import Blob
 from app.errors import (
     ApiError,
@@ -41,8 +40,9 @@ from app.errors import (
 from app.protocol.chat_reply import ChatReply
 from app.protocol.json_stream import Hole, HoleyJson
 from app.roster import Entry
-from app.upstream import Question, Upstream, UpstreamConfig, open_transport
-from app.upstreams import Member, Upstreams
+from app.upstream import client as upstream
+from app.upstream.client import Question, Upstream, UpstreamConfig, open_transport
+from app.upstream.pool import Member, Upstreams
 from tests.chaos import Act, Chaos, Script, run_chaos, run_server
 
 KEY = "sk-limner-test-upstream"

@@ -37,10 +37,10 @@ from app.errors import (
 )
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.json_stream import HoleyJson
-from app.pure.faults import Again, Fault
 from app.roster import Entry
-from app.upstream import Question, Upstream, UpstreamConfig
-from app.upstreams import Member, Upstreams
+from app.upstream.client import Question, Upstream, UpstreamConfig
+from app.upstream.error_mapping import Again, Fault
+from app.upstream.pool import Member, Upstreams
 from tests import clock
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 

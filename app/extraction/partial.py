@@ -9,7 +9,7 @@ from app.extraction.base64_runs import drop_out
 from app.extraction.forms import FoundImage
 from app.extraction.text import drop_hidden
 from app.protocol.chat_reply import ChatReply
-from app.pure.complaints import without_secrets
+from app.protocol.redaction import redact_secrets
 
 #: Behind any of these, an address or a run of base64 is whole.
 _ENDS = " \n\r\t\"'<>)]}|`*,，。、；！？）】」』》"
@@ -86,7 +86,7 @@ def _clean(line: str) -> str:
 
 
 def _is_fit(line: str, asked: str, secrets: tuple[str, ...]) -> bool:
-    if not any(map(str.isalnum, line)) or _NO_PROGRESS.search(line) or without_secrets(line, secrets) != line:
+    if not any(map(str.isalnum, line)) or _NO_PROGRESS.search(line) or redact_secrets(line, secrets) != line:
         return False
     said = line.casefold()
     runs = (said[start : start + _IN_COMMON] for start in range(len(said) - _IN_COMMON + 1))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pure.choice import Candidate, Nobody, choose
+from app.upstream.selection import Candidate, Nobody, choose
 
 
 @dataclass(frozen=True, slots=True)

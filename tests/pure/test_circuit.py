@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pure.circuit import Circuit, State, Ticket
+from app.upstream.circuit_breaker import Circuit, State, Ticket
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pure import complaints
-from app.pure.complaints import Complaint, read_retry_after, without_keys, without_secrets
+from app.protocol import redaction
+from app.protocol.redaction import redact_keys, redact_secrets
+from app.upstream.error_mapping import Complaint, read_retry_after
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
 
@@ -111,12 +112,12 @@ def test_what_need_not_be_hidden_is_shown(said: str) -> None:
     assert read({"error": said}).message == said
 
 
-@pytest.mark.parametrize("pattern", range(len(complaints._KEYS) + len(complaints._ADDRESSES)))
+@pytest.mark.parametrize("pattern", range(len(redaction._KEYS) + len(redaction._ADDRESSES)))
 def test_each_pattern_is_needed(pattern: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys, addresses = list(complaints._KEYS), list(complaints._ADDRESSES)
+    keys, addresses = list(redaction._KEYS), list(redaction._ADDRESSES)
     (keys if pattern < len(keys) else addresses).pop(pattern if pattern < len(keys) else pattern - len(keys))
-    monkeypatch.setattr(complaints, "_KEYS", tuple(keys))
-    monkeypatch.setattr(complaints, "_ADDRESSES", tuple(addresses))
+    monkeypatch.setattr(redaction, "_KEYS", tuple(keys))
+    monkeypatch.setattr(redaction, "_ADDRESSES", tuple(addresses))
     assert any(read({"error": leak.said}, 400, "hunter2").message != leak.shown for leak in LEAKS)
 
 
@@ -237,5 +238,5 @@ def test_hostile_text_takes_no_time(text: str) -> None:
 
 def test_words_of_a_reply_are_quoted_without_keys_and_inner_addresses() -> None:
     said = "Bearer sk-abc of our-key at 10.0.0.7\nsee https://h/a.png"
-    assert without_keys(said, ["our-key"]) == "Bearer [key] of [key] at 10.0.0.7\nsee https://h/a.png"
-    assert without_secrets(said, ["our-key"]) == "Bearer [key] of [key] at [address] see https://h/a.png"
+    assert redact_keys(said, ["our-key"]) == "Bearer [key] of [key] at 10.0.0.7\nsee https://h/a.png"
+    assert redact_secrets(said, ["our-key"]) == "Bearer [key] of [key] at [address] see https://h/a.png"

@@ -21,8 +21,8 @@ from app.errors import (
     UpstreamTimeout,
     UserError,
 )
-from app.pure import faults
-from app.pure.faults import ROWS, Again, Fault, Row, translate
+from app.upstream import error_mapping as faults
+from app.upstream.error_mapping import ROWS, Again, Fault, Row, translate
 
 NOW = 1_795_341_600.0
 OURS, CALLERS = False, True

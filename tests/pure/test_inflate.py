@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
-from app.pure.inflate import PIECE, Unpacker
+from app.upstream.decoding import PIECE, Unpacker
 
 TEXT = b'{"choices":[]}' * 9000
 GZIP = gzip.compress(TEXT)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UpstreamError
-from app.pure.faults import Again, Fault
-from app.pure.retry import Budget, decide
+from app.upstream.error_mapping import Again, Fault
+from app.upstream.retry import Budget, decide
 
 
 def fault(again: Again, retry_after: float | None = None) -> Fault:

@@ -3,7 +3,12 @@
 import re
 from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from enum import Enum
+from typing import Any, Self
+
+import orjson
 
 from app.errors import (
     ApiError,
@@ -19,7 +24,143 @@ from app.errors import (
     UpstreamTimeout,
     UserError,
 )
-from app.pure.complaints import Complaint
+from app.protocol.redaction import MAX_LOGGED, loggable_text, public_text
+
+_STATUS = re.compile(r"[45][0-9][0-9]")
+#: Codes of OpenAI that belong to one status each.
+_STATUSES = {"rate_limit_exceeded": 429, "server_is_overloaded": 503}
+_STAGES = ("input", "output", "unknown")
+_CATEGORY = re.compile(r"[A-Za-z0-9_/ -]{1,64}")
+_CATEGORIES = 32
+_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?")
+_MESSAGE_KEYS = ("message", "msg", "detail", "error", "title")
+#: `{"error": {"error": …}}` and `[{"error": …}]` are seen; deeper is nobody's dialect.
+_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """`message` may be shown and is empty where there is none; `words` and `detail` are not for clients.
+
+    `words` is every short text of the error object, to be searched. `retry_after` is in seconds, however absurd.
+    """
+
+    status: int
+    words: str = ""
+    message: str = ""
+    type: str | None = None
+    param: str | None = None
+    code: str | None = None
+    moderation_details: Mapping[str, Any] | None = None
+    retry_after: float | None = None
+    detail: str = ""
+
+    @classmethod
+    def read(
+        cls, status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: Collection[str] = ()
+    ) -> Self:
+        """`headers` answers to lower-case names; `now` is seconds since 1970; `secrets` are blotted out literally."""
+        error = _unwrap(_parse(body))
+        texts = _texts(error)
+        return cls(
+            status=status if status >= 300 else _status_in(error) or status,
+            words=" ".join(texts)[:MAX_LOGGED],
+            message=public_text(_message_of(error), secrets),
+            type=_name_of(error, "type", secrets),
+            param=_name_of(error, "param", secrets),
+            code=_name_of(error, "code", secrets),
+            moderation_details=_moderation_details(error),
+            retry_after=read_retry_after(headers, now),
+            detail=f"upstream answered {status}: {loggable_text(body.decode(errors='replace'), secrets)}",
+        )
+
+
+def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); None where there is nothing sensible."""
+    milliseconds = headers.get("retry-after-ms", "").strip()
+    if _SECONDS.fullmatch(milliseconds):
+        return float(milliseconds) / 1000
+    value = headers.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    at = _read_date(value)
+    # Measured by the upstream's own clock where it is told: ours may go wrong.
+    since = _read_date(headers.get("date", "")) or now
+    return max(0.0, at - since) if at is not None else None
+
+
+def _read_date(value: str) -> float | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
+
+
+def _parse(body: bytes) -> object:
+    """The JSON, or the text where it is not a page for browsers."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        text = body.decode(errors="replace").strip()
+        return "" if text.startswith("<") else text
+
+
+def _unwrap(document: object) -> object:
+    """The innermost error object or text."""
+    for _ in range(_DEPTH):
+        if isinstance(document, list):
+            document = document[0] if document else ""
+        elif isinstance(document, dict) and isinstance(document.get("error"), dict | list):
+            document = document["error"]
+        elif isinstance(document, dict) and isinstance(document.get("errors"), list):
+            document = document["errors"]
+    return document
+
+
+def _texts(error: object) -> list[str]:
+    """Two levels deep: Azure and OpenRouter put the reason into an object beside the message."""
+    if isinstance(error, str):
+        return [error]
+    if not isinstance(error, dict):
+        return []
+    inner = [value for node in error.values() if isinstance(node, dict) for value in node.values()]
+    return [value for value in (*error.values(), *inner) if isinstance(value, str)]
+
+
+def _message_of(error: object) -> str:
+    if isinstance(error, str):
+        return error
+    found = [error.get(key) for key in _MESSAGE_KEYS] if isinstance(error, dict) else []
+    return next((text for text in found if isinstance(text, str) and text), "")
+
+
+def _name_of(error: object, key: str, secrets: Collection[str]) -> str | None:
+    value = error.get(key) if isinstance(error, dict) else None
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        return None
+    return value if loggable_text(value, secrets) == value else None
+
+
+def _status_in(error: object) -> int | None:
+    """Some relays answer 200 and put the status into the error, or nothing but a code."""
+    found = [str(error.get(key)) for key in ("code", "status")] if isinstance(error, dict) else []
+    told = next((int(value) for value in found if _STATUS.fullmatch(value)), None)
+    return told or next((_STATUSES[value] for value in found if value in _STATUSES), None)
+
+
+def _moderation_details(error: object) -> Mapping[str, Any] | None:
+    """The two documented fields, or None where they are not as documented."""
+    details = error.get("moderation_details") if isinstance(error, dict) else None
+    if not isinstance(details, dict):
+        return None
+    stage, categories = details.get("moderation_stage"), details.get("categories")
+    if stage not in _STAGES or not isinstance(categories, list) or len(categories) > _CATEGORIES:
+        return None
+    if not all(isinstance(category, str) and _CATEGORY.fullmatch(category) for category in categories):
+        return None
+    return {"moderation_stage": stage, "categories": categories}
 
 
 class Again(Enum):

@@ -12,12 +12,12 @@ from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, Upstream
 from app.log import log
 from app.metrics import ATTEMPTS
 from app.protocol.chat_reply import ChatReply
-from app.pure.choice import Candidate, Nobody, choose
-from app.pure.circuit import Circuit, Ticket
-from app.pure.faults import Again, Fault
-from app.pure.retry import Budget, decide
 from app.roster import Entry
-from app.upstream import Question, Upstream
+from app.upstream.circuit_breaker import Circuit, Ticket
+from app.upstream.client import Question, Upstream
+from app.upstream.error_mapping import Again, Fault
+from app.upstream.retry import Budget, decide
+from app.upstream.selection import Candidate, Nobody, choose
 
 #: More than any priority: one that others find broken is asked after all the rest.
 _LAST = 1_000_000

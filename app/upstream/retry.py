@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.pure.faults import Again, Fault
+from app.upstream.error_mapping import Again, Fault
 
 #: Seconds. Full jitter: anything from nothing up to `_BASE` x 2^(attempt - 1), at most `_CAP`.
 _BASE, _CAP = 0.5, 8.0

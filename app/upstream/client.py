@@ -20,8 +20,8 @@ from app.extraction.forms import find_images
 from app.protocol.chat_reply import ChatReply, Pace, ReplyReader, by_line
 from app.protocol.inline_images import Sink
 from app.protocol.json_stream import HoleyJson
-from app.pure.faults import Again, Fault, translate
-from app.pure.inflate import Unpacker
+from app.upstream.decoding import Unpacker
+from app.upstream.error_mapping import Again, Fault, translate
 
 #: A body up to this size goes out in one piece; a larger one is made while it is being sent.
 _AT_ONCE = 64 * 1024

@@ -1,0 +1,62 @@
+"""Take keys and inner addresses out of text that others wrote, before a client or the log gets it."""
+
+import re
+from collections.abc import Collection
+
+#: Characters of an upstream's words that a client is shown, and that the log keeps.
+_MAX_PUBLIC, MAX_LOGGED = 500, 2000
+
+_Patterns = tuple[tuple[re.Pattern[str], str], ...]
+
+_KEYS = (
+    (re.compile(r"\bbearer\s+[^\s\"',;]+", re.IGNORECASE), "Bearer [key]"),
+    (re.compile(r"\b(?:sk-|AIza)[^\s\"',;]+"), "[key]"),
+)
+#: Any address may be one of the operator's own network, so none is shown.
+_ADDRESSES = (
+    (re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+", re.IGNORECASE), "[address]"),
+    (re.compile(r"\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]+)?"), "[address]"),
+    (re.compile(r"\[?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){3,7}(?:\]:[0-9]+)?", re.IGNORECASE), "[address]"),
+    (re.compile(r"\blocalhost\b(?::[0-9]+)?", re.IGNORECASE), "[address]"),
+    (re.compile(r"\b[a-z][a-z0-9_-]{0,62}(?:\.[a-z0-9_-]{1,63}){0,8}:[0-9]{2,5}\b", re.IGNORECASE), "[address]"),
+    (re.compile(r"\b[a-z0-9_.-]{1,99}\.(?:internal|local|localdomain|lan|svc|corp)\b", re.IGNORECASE), "[address]"),
+    (re.compile(r"\blookup\s+[^\s:]+", re.IGNORECASE), "lookup [address]"),
+    (re.compile(r"\b(?:org|proj)[-_][a-z0-9]{8,}", re.IGNORECASE), "[account]"),
+)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def redact_keys(text: str, secrets: Collection[str] = ()) -> str:
+    """Replace API keys by `[key]`: the given `secrets` literally, and whatever looks like a key."""
+    return _replace(text, secrets, _KEYS)
+
+
+def redact_secrets(text: str, secrets: Collection[str] = ()) -> str:
+    """Replace keys and addresses of inner networks. Links stay: one may lead to an image that was not recognized."""
+    return _CONTROLS.sub(" ", _replace(text, secrets, (*_KEYS, *_ADDRESSES[1:])))
+
+
+def public_text(text: str, secrets: Collection[str] = ()) -> str:
+    """Return at most 500 characters on one line, without keys and addresses, fit to be shown to a client."""
+    line = " ".join(_CONTROLS.sub(" ", _replace_in_short(text, secrets, (*_KEYS, *_ADDRESSES))).split())
+    return line if len(line) <= _MAX_PUBLIC else f"{line[: _MAX_PUBLIC - 1]}…"
+
+
+def loggable_text(text: str, secrets: Collection[str] = ()) -> str:
+    """Return at most 2,000 characters without keys, for the log. Addresses stay, operators need them."""
+    return _replace_in_short(text, secrets, _KEYS)
+
+
+def _replace_in_short(text: str, secrets: Collection[str], patterns: _Patterns) -> str:
+    # A secret must not be cut in two, so it goes first; the patterns only see what is kept.
+    for secret in secrets:
+        text = text.replace(secret, "[key]")
+    return _replace(text[:MAX_LOGGED], (), patterns)
+
+
+def _replace(text: str, secrets: Collection[str], patterns: _Patterns) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "[key]")
+    for pattern, placeholder in patterns:
+        text = pattern.sub(placeholder, text)
+    return text
