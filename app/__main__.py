@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from app import __version__
 from app.cli.explain import explain
 from app.errors import InvalidRequest
+from app.images.stores import open_store
 from app.keys import KeyBook, KeysBroken, new_key
 from app.log import configure, log
 from app.objections import complaints
@@ -20,7 +21,6 @@ from app.report import GROUPS, sum_up
 from app.server import Server
 from app.settings import Settings, unknown_variables
 from app.silence import read_length
-from app.store import open_store
 
 if TYPE_CHECKING:
     from app.workers import Workers

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from app.images.ssrf import Allowed, parse_allow
+from app.images.stores import check_url
 from app.protocol.dialects import DIALECTS
-from app.pure.netguard import Allowed, parse_allow
-from app.store import check_url
 
 PREFIX = "LIMNER_"
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.blobs import Blob
 from app.errors import InvalidRequest, TooLarge
+from app.images.blob import Blob
 from app.protocol.image_request import FormPart
 
 if TYPE_CHECKING:

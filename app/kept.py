@@ -7,8 +7,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.images.store import Stored, media_type
 from app.pure.ranges import read_range
-from app.stored import Stored, media_type
 
 #: How much of a picture is read before it is sent.
 _PIECE = 2**20

@@ -6,9 +6,10 @@ from typing import Any
 
 import orjson
 
-from app.blobs import Blob, Spool
 from app.errors import ApiError, ImageUnavailable
 from app.exchange import answer_of
+from app.images.blob import Blob, Spool
+from app.images.store import Store
 from app.once import Errand
 from app.pipeline import Answer
 from app.protocol.chat_reply import ChatReply, read_reply
@@ -18,7 +19,6 @@ from app.protocol.image_response import Painted
 from app.protocol.json_stream import Hole
 from app.protocol.sizes import read_size
 from app.protocol.usage import Usage
-from app.store import Store
 
 #: Bytes of a picture that are read at a time.
 _PIECE = 2**20

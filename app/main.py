@@ -17,13 +17,16 @@ from starlette.routing import Route
 from app import __version__
 from app.access import Access, Turns
 from app.accounts import Books
-from app.blobs import Blob
 from app.board import Board
 from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from app.fetch import Fetcher
 from app.handover import Handover
 from app.hints import exchange_hints
+from app.images.blob import Blob
+from app.images.fetch import Fetcher
+from app.images.store import Store
+from app.images.stores import open_store
+from app.images.transcode import Transcoder
 from app.keys import KeyBook
 from app.limits import Limits
 from app.log import log
@@ -48,9 +51,7 @@ from app.settings import Settings
 from app.silence import silence_routes
 from app.state import State
 from app.status import REMEMBERED, status_routes
-from app.store import Store, open_store
 from app.studio import Studio
-from app.transcode import Transcoder
 from app.workbench import Parts
 
 #: Browsers show scripts no other headers of an answer.

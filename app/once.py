@@ -19,7 +19,6 @@ import orjson
 from starlette.datastructures import Headers
 
 from app.access import Caller
-from app.blobs import Spool
 from app.errors import (
     IdempotencyKeyReused,
     ImageUnavailable,
@@ -30,6 +29,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.exchange import Exchange, Item
+from app.images.blob import Spool
 from app.jobs import Job
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest, Picture

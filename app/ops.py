@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from app.access import Access
 from app.errors import NotFound, Unavailable
+from app.images.store import cache_control
 from app.kept import KeptResponse
 from app.metrics import render
 from app.openapi import MODEL, MODELS, NEEDS_KEY, READINESS, STATUS, fault_responses, json_response
 from app.responses import JsonResponse
-from app.stored import cache_control
 
 #: 2024-12-01: a date that never changes, so that answers can be cached and compared.
 _CREATED = 1_733_011_200

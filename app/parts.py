@@ -4,6 +4,7 @@ from app import __version__
 from app.access import Access
 from app.accounts import Books
 from app.formats import STANDARD_OUTPUT
+from app.images.store import StoreConfig
 from app.keys import KeyBook
 from app.ledger import Ledger
 from app.once import Once
@@ -11,7 +12,6 @@ from app.pipeline import Policy
 from app.places import places
 from app.roster import Entry
 from app.settings import Settings
-from app.stored import StoreConfig
 from app.traces import Tracing
 from app.upstream.client import Upstream, UpstreamConfig, open_transport
 from app.upstream.pool import Member, Upstreams

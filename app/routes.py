@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from app.access import Access
 from app.accounts import Books
-from app.blobs import Spool
 from app.errors import BodyTimeout, InvalidRequest, NotFound, TooLarge, UserError
 from app.forms import boundary_of, read_parts
+from app.images.blob import Spool
 from app.openapi import image_endpoint, result_endpoint
 from app.protocol.image_request import ImagesRequest, Operation, read_form, read_json
 from app.protocol.inline_images import Lifter

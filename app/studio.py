@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access import Caller, Turns
-from app.blobs import Spool
 from app.errors import ApiError, Unavailable
 from app.exchange import Exchange, Item, answer_of, outline
 from app.handover import Handover
+from app.images.blob import Spool
 from app.jobs import Job
 from app.limits import Limits, within
 from app.once import Errand, Identity, Once, identify

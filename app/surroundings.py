@@ -6,16 +6,16 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.blobs import Blob
 from app.errors import ApiError
+from app.images.blob import Blob
+from app.images.store import Store, Stored
+from app.images.stores import open_store
 from app.parts import store_config
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import stand_in
 from app.settings import Settings
 from app.state import redis_address
 from app.steps import Failed, Step
-from app.store import Store, open_store
-from app.stored import Stored
 
 #: A picture of some hundred bytes. Stores cannot remove one, so it stays for its time.
 _SAMPLE = stand_in(0)

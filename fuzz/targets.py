@@ -9,18 +9,18 @@ from random import Random
 
 import orjson
 
-from app.blobs import Blob
 from app.errors import ApiError
 from app.extraction.forms import explain
 from app.extraction.text import visible_text
 from app.forms import read_parts
+from app.images.blob import Blob
+from app.images.ssrf import Refused, check_url
 from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.protocol.image_request import Operation, read_form, read_json
 from app.protocol.inline_images import Lifter
 from app.protocol.sse import Decoder
-from app.pure.netguard import Refused, check_url
 from fuzz.mutation import Stock
 from tests.pictures import noise, saved
 from tests.replies import read_rows

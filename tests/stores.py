@@ -11,10 +11,9 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from app.blobs import Blob
+from app.images.blob import Blob
+from app.images.store import Store, StoreConfig, Stored
 from app.protocol.image_format import ImageInfo
-from app.store import Store
-from app.stored import StoreConfig, Stored
 from tests.certificate import SIGNER
 from tests.clouds import Clouds, create_clouds
 from tests.servers import serve

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.blobs import IN_MEMORY, Blob, Spool
 from app.errors import SpoolFull
+from app.images.blob import IN_MEMORY, Blob, Spool
 from app.metrics import REGISTRY
 
 

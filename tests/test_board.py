@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.blobs import Spool
 from app.board import PATIENCE, Board, Heard
 from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, QuestionLost, Unavailable
 from app.exchange import Exchange, Item
+from app.images.blob import Spool
 from app.jobs import Job
 from app.once import Errand, Identity
 from app.state import State

@@ -13,10 +13,10 @@ from obstore.exceptions import GenericError
 from obstore.store import S3Store
 from pydantic import SecretStr
 
-from app.blobs import Blob
-from app.bucket import BucketStore, Place, explain, read_place
 from app.errors import ImageUnavailable, Unavailable
-from app.stored import StoreConfig
+from app.images.blob import Blob
+from app.images.bucket import BucketStore, Place, explain, read_place
+from app.images.store import StoreConfig
 from tests.clouds import Clouds
 from tests.servers import RunningDemo, run_demo, run_limner
 from tests.stores import AZURE_KEY, DAY, PNG, keep, read, service_account
@@ -164,7 +164,7 @@ BROKEN = [
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, clouds: tuple[str, Clouds]) -> Iterator[None]:
     """Nothing is tried again, and the clouds are away."""
-    monkeypatch.setattr("app.bucket._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("app.images.bucket._RETRIES", {"max_retries": 0})
     clouds[1].down = AZURE_KEY.partition(":")[2]
     yield
     clouds[1].down = ""
@@ -199,7 +199,7 @@ def test_a_link_that_cannot_be_signed_is_told(s3_store: StoreConfig, monkeypatch
     async def fail(*_: object) -> str:
         raise GenericError("no role, and by the way: a-secret-of-tests\n\nDebug source:\nthe inside")
 
-    monkeypatch.setattr("app.bucket.sign_async", fail)
+    monkeypatch.setattr("app.images.bucket.sign_async", fail)
     with pytest.raises(ImageUnavailable) as caught:
         asyncio.run(BucketStore(s3_store).link(NAME))
     assert caught.value.code == "image_not_kept"
@@ -320,7 +320,7 @@ def test_what_is_kept_and_where_it_is_fetched_from(
 def test_a_picture_that_cannot_be_kept_is_an_error_that_is_not_repeated(demo: RunningDemo) -> None:
     options = {"image_store": "s3://pictures?endpoint=http://127.0.0.1:9", "image_store_key": "limner:a-secret"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.bucket._RETRIES", {"max_retries": 0})
+        patch.setattr("app.images.bucket._RETRIES", {"max_retries": 0})
         with run_limner(demo.url, rehost="always", **options) as limner:
             asked = {"prompt": "a fox", "response_format": "url"}
             answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked, trust_env=False, timeout=30)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageChops, ImageCms
 from PIL.PngImagePlugin import iTXt
 
-from app import codec
-from app.blobs import Blob
-from app.codec import DAMAGE, Blame, BlobReader, BlobWriter, Picture, bad_input, bad_result, decode, encode
 from app.errors import ApiError, ImageUnavailable, UserError
-from app.pure import exif as exif_data
+from app.images import codec
+from app.images import codec as exif_data
+from app.images.blob import Blob
+from app.images.codec import DAMAGE, Blame, BlobReader, BlobWriter, Picture, bad_input, bad_result, decode, encode
 from tests.pictures import GREY, SRGB, as_blob, as_bytes, as_image, chunk, exif, gradient, noise, png, saved
 
 LIMIT = 1 << 16

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.blobs import Blob
-from app.disk import DiskStore, read_folder
 from app.errors import ImageUnavailable, Unavailable
-from app.stored import StoreConfig
+from app.images.blob import Blob
+from app.images.disk import DiskStore, read_folder
+from app.images.store import StoreConfig
 from tests.stores import DAY, PNG, blob_of, keep, read
 
 

@@ -10,9 +10,9 @@ from openai.types.images_response import ImagesResponse
 
 from app.errors import ApiError
 from app.examples import ANSWER, FAULTS, KEPT, PROMISED, QUESTION_ID, QUESTIONS
+from app.images.store import is_name
 from app.openapi import ERROR, IMAGES, PROMISE
 from app.protocol.image_request import Operation, read_json
-from app.stored import is_name
 from tests.servers import RunningLimner, run_demo, run_limner
 
 EXAMPLES = [(status, error) for status, fault in FAULTS.items() for error in fault.examples]

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from app import __version__
-from app.blobs import Blob
 from app.errors import ImageUnavailable, SpoolFull
-from app.fetch import BREAKS, MAX_REDIRECTS, PAUSES, PIECE, Fetcher
-from app.pure import netguard
-from app.pure.netguard import parse_allow
+from app.images import ssrf as netguard
+from app.images.blob import Blob
+from app.images.fetch import BREAKS, MAX_REDIRECTS, PAUSES, PIECE, Fetcher
+from app.images.ssrf import parse_allow
 from tests.certificate import CERTIFICATE, KEY
 from tests.clock import run, skip
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.blobs import Blob
 from app.errors import InvalidRequest, TooLarge
 from app.forms import MAX_PARTS, boundary_of, read_parts
+from app.images.blob import Blob
 from app.protocol.image_request import FormPart
 
 BOUNDARY = "limner-0123"

@@ -8,20 +8,20 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from app.blobs import Blob, Spool
 from app.board import Board, Heard
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, QuestionLost, Unavailable
 from app.exchange import Exchange, Item
 from app.handover import Handover
+from app.images.blob import Blob, Spool
+from app.images.memory import MemoryStore
+from app.images.store import StoreConfig, not_kept
 from app.jobs import Job
 from app.letters import write_letter
-from app.memory import MemoryStore
 from app.once import Errand, Identity, Once
 from app.pipeline import Answer
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_format import ImageInfo, measure
 from app.protocol.image_response import Painted
-from app.stored import StoreConfig, not_kept
 from tests.pictures import as_blob, as_bytes, gradient, saved
 from tests.test_once import ANSWER, KEYED, ME, REQUEST
 

@@ -9,8 +9,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.errors import Unavailable
+from app.images.store import Stored, not_reached
 from app.kept import KeptResponse
-from app.stored import Stored, not_reached
 
 NAME = "a" * 32 + ".png"
 DATA = bytes(range(256)) * 10_000

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from app.blobs import Blob, Spool
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, RateLimited, UpstreamTimeout
 from app.exchange import Exchange, Item
+from app.images.blob import Blob, Spool
+from app.images.memory import MemoryStore
+from app.images.store import StoreConfig
 from app.jobs import Job
 from app.letters import Letter, read_letter, write_letter
-from app.memory import MemoryStore
 from app.once import Errand, Identity
 from app.pipeline import Answer
 from app.protocol.chat_reply import ChatReply, read_reply
@@ -22,7 +23,6 @@ from app.protocol.image_response import Painted
 from app.protocol.json_stream import Hole
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage
-from app.stored import StoreConfig
 from tests.pictures import as_blob, as_bytes, gradient, saved
 
 PNG = saved(gradient("RGB", (16, 16)), "PNG")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from app.blobs import Blob
 from app.errors import ApiError, ImageUnavailable, UserError
-from app.masking import check_mask, restore
+from app.images.blob import Blob
+from app.images.transcode import check_mask, restore
 from tests.pictures import GREY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
 
 LIMIT = 1 << 16

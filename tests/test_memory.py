@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from app.errors import ImageUnavailable
-from app.memory import MemoryStore, read_nothing
-from app.stored import StoreConfig
+from app.images.memory import MemoryStore, read_nothing
+from app.images.store import StoreConfig
 from tests.stores import keep, read
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from app.names import MOST_REMEMBERED, REMEMBERED, TIMEOUT, Names, ask_system
+from app.images.fetch import MOST_REMEMBERED, REMEMBERED, TIMEOUT, Names, ask_system
 from tests.clock import run, skip
 
 

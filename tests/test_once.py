@@ -16,7 +16,6 @@ from openai import OpenAI
 from starlette.datastructures import Headers
 
 from app.access import Caller
-from app.blobs import Blob, Spool
 from app.errors import (
     ApiError,
     IdempotencyKeyReused,
@@ -31,6 +30,7 @@ from app.errors import (
     UserError,
 )
 from app.exchange import Exchange, Item
+from app.images.blob import Blob, Spool
 from app.jobs import Job
 from app.once import Errand, Identity, Once, identify
 from app.pipeline import Answer

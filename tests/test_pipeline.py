@@ -10,8 +10,8 @@ import orjson
 import pybase64
 import pytest
 
-from app.blobs import Blob, Spool
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamBroken, UserError
+from app.images.blob import Blob, Spool
 from app.pipeline import Answer, Edge, Partial, Policy, Put, paint
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo

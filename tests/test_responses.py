@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from app.blobs import Blob
 from app.errors import NotFound
+from app.images.blob import Blob
 from app.protocol.json_stream import Hole, HoleyJson
 from app.responses import ClientGone, ErrorResponse, FlowingResponse, PicturesResponse, Presence, joined
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.bucket import CLOUDS
 from app.errors import ImageUnavailable
-from app.store import STORES, Store, check_url, open_store
-from app.stored import StoreConfig
+from app.images.bucket import CLOUDS
+from app.images.store import Store, StoreConfig
+from app.images.stores import STORES, check_url, open_store
 from tests.servers import run_limner
 from tests.stores import JPEG, PNG, blob_of, keep, read, signing
 
@@ -143,7 +143,7 @@ def test_every_store_is_served_alike(config: StoreConfig) -> None:
 def test_a_store_that_fails_says_so_without_its_secret(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, config: StoreConfig
 ) -> None:
-    monkeypatch.setattr("app.bucket._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("app.images.bucket._RETRIES", {"max_retries": 0})
     scheme = config.url.partition(":")[0]
     broken = {
         "disk": replace(config, max_bytes=1024),

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from app.errors import ImageUnavailable, Unavailable
+from app.images.store import Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
 from app.protocol.image_format import ImageInfo
-from app.stored import Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
 
 KINDS = ["png", "jpeg", "webp", "gif", "avif", "bmp", "tiff", "heic"]
 

@@ -13,17 +13,17 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from app.blobs import Spool
 from app.board import Board
 from app.errors import ImageUnavailable
 from app.exchange import Exchange
 from app.handover import Handover
-from app.memory import MemoryStore
+from app.images.blob import Spool
+from app.images.memory import MemoryStore
+from app.images.store import StoreConfig
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.responses import Presence
 from app.state import State
-from app.stored import StoreConfig
 from app.studio import Visit
 from tests.lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
 from tests.pictures import gradient, saved

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import pytest
 from PIL import Image
 
-from app.blobs import Blob
 from app.errors import ApiError, ImageUnavailable, UserError
-from app.transcode import Prepared, Transcoder
+from app.images.blob import Blob
+from app.images.transcode import Prepared, Transcoder
 from tests.pictures import SRGB, as_blob, as_bytes, as_image, exif, gradient, noise, png, saved
 
 T = TypeVar("T")

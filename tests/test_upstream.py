@@ -23,7 +23,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.blobs import Blob
 from app.errors import (
     ApiError,
     InvalidRequest,
@@ -37,6 +36,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply
 from app.protocol.json_stream import Hole, HoleyJson
 from app.roster import Entry

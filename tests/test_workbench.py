@@ -9,8 +9,8 @@ import httpx
 import pytest
 from PIL import Image, ImageChops
 
-from app.blobs import Blob
 from app.errors import ImageUnavailable
+from app.images.blob import Blob
 from app.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
 from app.workbench import pixels

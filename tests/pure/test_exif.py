@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pure.exif import MARK, turn_up
+from app.images.codec import MARK, turn_up
 
 
 def directory(order: str, *entries: tuple[int, int]) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pure.hosts import Address, read_host
+from app.images.ssrf import Address, read_host
 
 
 @dataclass(frozen=True)

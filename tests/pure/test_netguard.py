@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.pure import netguard
-from app.pure.hosts import Address
-from app.pure.netguard import (
+from app.images import ssrf as netguard
+from app.images.ssrf import (
     NETS_V4,
     NETS_V6,
     PORTS,
+    Address,
     Allowed,
     Refused,
     Target,

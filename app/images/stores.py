@@ -2,36 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-from app.blobs import Blob
-from app.disk import DiskStore, read_folder
-from app.memory import MemoryStore, read_nothing
-from app.protocol.image_format import ImageInfo
-from app.stored import StoreConfig, Stored
-
-
-class Store(Protocol):
-    async def keep(self, blob: Blob, info: ImageInfo) -> str:
-        """The name under which the picture is found from now on, until its time is over. Raises ImageUnavailable."""
-        ...
-
-    async def link(self, name: str) -> str | None:
-        """An address of the store's own that works for a stranger; None where this server has to serve the picture.
-
-        Raises ImageUnavailable.
-        """
-        ...
-
-    async def find(self, name: str) -> Stored | None:
-        """None where there is no such picture, or its time is over. Raises Unavailable."""
-        ...
-
-    async def sweep(self) -> int:
-        """Remove what is older than its time; how many pictures that were. Raises Unavailable."""
-        ...
-
-    def close(self) -> None: ...
+from app.images.disk import DiskStore, read_folder
+from app.images.memory import MemoryStore, read_nothing
+from app.images.store import Store, StoreConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +19,13 @@ class Kind:
 
 def _read_place(url: str) -> object:
     """Loaded where a bucket is asked for: its library takes four megabytes."""
-    from app.bucket import read_place  # noqa: PLC0415
+    from app.images.bucket import read_place  # noqa: PLC0415
 
     return read_place(url)
 
 
 def _open_bucket(config: StoreConfig) -> Store:
-    from app.bucket import BucketStore  # noqa: PLC0415
+    from app.images.bucket import BucketStore  # noqa: PLC0415
 
     return BucketStore(config)
 

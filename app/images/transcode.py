@@ -4,15 +4,16 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from app import masking
-from app.blobs import Blob
-from app.codec import (
+from app.errors import ApiError, UserError
+from app.images.blob import Blob
+from app.images.codec import (
     MAX_PIXELS,
     Blame,
     Picture,
@@ -24,7 +25,57 @@ from app.codec import (
     orientation,
     upright_size,
 )
-from app.errors import ApiError
+
+_SIZE = "Invalid mask image format - mask size does not match image size"
+_ALPHA = "Invalid mask image format - mask image missing alpha channel"
+_FORMAT = "Invalid mask image format - mask image must be a PNG"
+
+
+def check_mask(mask: Blob, image: Blob, max_pixels: int) -> None:
+    """Reads both headers only. Raises UserError in the official words."""
+    with Blame(_bad_mask(_FORMAT)):
+        opened = open_picture(mask, max_pixels)
+    if opened.format != "PNG":
+        raise _bad_mask(_FORMAT)
+    if not opened.has_transparency_data:
+        raise _bad_mask(_ALPHA)
+    with Blame(bad_input(0)):
+        size = upright_size(open_picture(image, max_pixels))
+    if upright_size(opened) != size:
+        raise _bad_mask(_SIZE)
+
+
+def restore(result: Blob, original: Blob, mask: Blob, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
+    """A PNG of the original's size: `mask` alpha 255 shows the original, 0 the result, and a value a between them
+    (a * original + (255 - a) * result) / 255 in each channel, alpha too, rounded to the nearest integer.
+
+    A result of another size is scaled first. The original's colour profile stays, since the upstream was shown its
+    numbers and answered in numbers. What is 16 bits or CMYK in the original is its 8 bits of RGB here.
+    """
+    with Blame(bad_input(0)):
+        kept = decode(open_picture(original, max_pixels))
+    keep = _alpha(mask, max_pixels)
+    if keep.size != kept.pixels.size:
+        raise _bad_mask(_SIZE)
+    with Blame(bad_result()):
+        painted = decode(open_picture(result, max_pixels)).scaled(keep.size)
+        mode = "RGBA" if any(picture.pixels.mode.endswith("A") for picture in (kept, painted)) else "RGB"
+        pixels = painted.pixels.convert(mode)
+        pixels.paste(kept.pixels.convert(mode), mask=keep)
+        return encode(replace(painted, pixels=pixels, profile=kept.profile), "png", 100, new_blob)
+
+
+def _alpha(mask: Blob, max_pixels: int) -> Image.Image:
+    with Blame(_bad_mask(_FORMAT)):
+        pixels = decode(open_picture(mask, max_pixels)).pixels
+    if not pixels.mode.endswith("A"):
+        raise _bad_mask(_ALPHA)
+    return pixels.getchannel("A")
+
+
+def _bad_mask(message: str) -> UserError:
+    return UserError(message, param="mask", code="invalid_mask_image_format")
+
 
 #: Upstreams drop input pictures that are larger.
 MAX_BYTES = 20 * 1024 * 1024
@@ -102,10 +153,10 @@ class Transcoder:
         return await self._run(partial(_prepare, blob, index, limits, self._max_pixels))
 
     async def check_mask(self, mask: Blob, image: Blob) -> None:
-        await self._run(lambda _: masking.check_mask(mask, image, self._max_pixels))
+        await self._run(lambda _: check_mask(mask, image, self._max_pixels))
 
     async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
-        return await self._run(partial(masking.restore, result, original, mask, self._max_pixels))
+        return await self._run(partial(restore, result, original, mask, self._max_pixels))
 
     def close(self) -> None:
         """Waits for what is under way; what waits is cancelled."""

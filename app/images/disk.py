@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from app.blobs import Blob
+from app.images.blob import Blob
+from app.images.store import StoreConfig, Stored, is_name, new_name, not_kept, not_reached
 from app.protocol.image_format import ImageInfo
-from app.stored import StoreConfig, Stored, is_name, new_name, not_kept, not_reached
 
 T = TypeVar("T")
 

@@ -1,15 +1,16 @@
-"""What all image stores share: names that nobody guesses, pictures as they are found again, the words of failure."""
+"""Where a picture is kept that needs a URL of its own: the stores, each chosen by the scheme of its URL."""
 
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
 from app.errors import ImageUnavailable, Unavailable
+from app.images.blob import Blob
 from app.protocol.image_format import ImageInfo
 
 #: 192 random bits and what the picture is: nobody guesses a name, and nothing else is ever looked up.
@@ -81,3 +82,26 @@ def not_kept(reason: str) -> ImageUnavailable:
 def not_reached(reason: str) -> Unavailable:
     message = "The image store cannot be reached. Please try again."
     return Unavailable(message, code="image_store_unavailable", detail=f"LIMNER_IMAGE_STORE: {reason}")
+
+
+class Store(Protocol):
+    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+        """The name under which the picture is found from now on, until its time is over. Raises ImageUnavailable."""
+        ...
+
+    async def link(self, name: str) -> str | None:
+        """An address of the store's own that works for a stranger; None where this server has to serve the picture.
+
+        Raises ImageUnavailable.
+        """
+        ...
+
+    async def find(self, name: str) -> Stored | None:
+        """None where there is no such picture, or its time is over. Raises Unavailable."""
+        ...
+
+    async def sweep(self) -> int:
+        """Remove what is older than its time; how many pictures that were. Raises Unavailable."""
+        ...
+
+    def close(self) -> None: ...

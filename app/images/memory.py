@@ -2,9 +2,9 @@
 
 from collections import OrderedDict
 
-from app.blobs import Blob
+from app.images.blob import Blob
+from app.images.store import StoreConfig, Stored, is_name, new_name, not_kept
 from app.protocol.image_format import ImageInfo
-from app.stored import StoreConfig, Stored, is_name, new_name, not_kept
 
 _MAX_BYTES = 256 * 2**20
 

@@ -13,9 +13,9 @@ from obstore import sign_async
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from app.blobs import Blob
+from app.images.blob import Blob
+from app.images.store import StoreConfig, Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
 from app.protocol.image_format import ImageInfo
-from app.stored import StoreConfig, Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
