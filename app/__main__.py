@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from app import __version__
+from app.access.keys import KeyBook, KeysBroken, new_key
 from app.cli.explain import explain
 from app.errors import InvalidRequest
 from app.images.stores import open_store
-from app.keys import KeyBook, KeysBroken, new_key
-from app.log import configure, log
 from app.objections import complaints
+from app.observability.logging import configure, log
 from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
 from app.parts import store_config
 from app.report import GROUPS, sum_up

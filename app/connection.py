@@ -13,7 +13,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import ApiError, BodyTimeout, InvalidRequest, TooLarge
-from app.log import log
+from app.observability.logging import log
 
 #: Bytes of a head, of what follows a body, or of a chunk's size line. Node takes 16 KiB, nginx 32 KiB.
 MAX_HEAD = 64 * 1024

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.access import Access
+from app.access.auth import Access
 from app.errors import RateLimited
 from app.extraction.explain import document, read_pasted
 from app.extraction.forms import explain

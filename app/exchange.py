@@ -11,13 +11,13 @@ import orjson
 
 from app.errors import ApiError
 from app.jobs import Job
+from app.observability.tracing import Trace
 from app.pipeline import Answer, Partial
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import completed_event, error_event, images_json, partial_event
 from app.protocol.json_stream import HoleyJson
 from app.protocol.sse import comment
 from app.responses import Presence, joined
-from app.traces import Trace
 
 Item = Partial | Answer
 

@@ -5,14 +5,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.board import Board
 from app.errors import ApiError, NotFound, QuestionLost, Unavailable
 from app.images.blob import Spool
 from app.images.store import Store
 from app.letters import Letter, read_letter, write_letter
-from app.log import log
+from app.observability.logging import log
 from app.once import Errand, Once
 from app.pipeline import Answer
+from app.state.job_table import Board
 
 
 @dataclass(slots=True)

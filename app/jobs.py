@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from app.errors import ApiError, Unavailable
-from app.log import log
+from app.observability.logging import log
 
 Item = TypeVar("Item")
 

@@ -15,23 +15,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app import __version__
-from app.access import Access, Turns
+from app.access.auth import Access
+from app.access.concurrency import Turns
+from app.access.keys import KeyBook
+from app.access.limits import Limits
 from app.accounts import Books
-from app.board import Board
 from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.handover import Handover
-from app.hints import exchange_hints
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import Store
 from app.images.stores import open_store
 from app.images.transcode import Transcoder
-from app.keys import KeyBook
-from app.limits import Limits
-from app.log import log
-from app.metrics import watch
 from app.middleware import LastResort, Record
+from app.observability.logging import log
+from app.observability.metrics import watch
 from app.once import Once
 from app.openapi import complete
 from app.ops import health_routes, kept_routes, metrics_routes, model_routes
@@ -49,7 +48,9 @@ from app.responses import ErrorResponse
 from app.routes import image_routes
 from app.settings import Settings
 from app.silence import silence_routes
-from app.state import State
+from app.state.circuit_reports import exchange_hints
+from app.state.job_table import Board
+from app.state.shared_state import State
 from app.status import REMEMBERED, status_routes
 from app.studio import Studio
 from app.workbench import Parts

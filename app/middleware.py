@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from app.errors import ApiError
-from app.log import log
+from app.observability.logging import log
 from app.responses import ErrorResponse
 
 #: Probes come every few seconds and say nothing new; a page has two dozen files.

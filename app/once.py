@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import orjson
 from starlette.datastructures import Headers
 
-from app.access import Caller
+from app.access.auth import Caller
 from app.errors import (
     IdempotencyKeyReused,
     ImageUnavailable,

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.access import Access
+from app.access.auth import Access
 from app.errors import NotFound, Unavailable
 from app.images.store import cache_control
 from app.kept import KeptResponse
-from app.metrics import render
+from app.observability.metrics import render
 from app.openapi import MODEL, MODELS, NEEDS_KEY, READINESS, STATUS, fault_responses, json_response
 from app.responses import JsonResponse
 

@@ -1,18 +1,18 @@
 """What the settings mean for each part of the server: how it is built from them."""
 
 from app import __version__
-from app.access import Access
+from app.access.auth import Access
+from app.access.keys import KeyBook
 from app.accounts import Books
 from app.formats import STANDARD_OUTPUT
 from app.images.store import StoreConfig
-from app.keys import KeyBook
-from app.ledger import Ledger
+from app.observability.ledger import Ledger
+from app.observability.tracing import Tracing
 from app.once import Once
 from app.pipeline import Policy
 from app.places import places
 from app.roster import Entry
 from app.settings import Settings
-from app.traces import Tracing
 from app.upstream.client import Upstream, UpstreamConfig, open_transport
 from app.upstream.pool import Member, Upstreams
 

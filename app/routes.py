@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.access import Access
+from app.access.auth import Access
 from app.accounts import Books
 from app.errors import BodyTimeout, InvalidRequest, NotFound, TooLarge, UserError
 from app.forms import boundary_of, read_parts

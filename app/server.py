@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import uvicorn
 from structlog.contextvars import bind_contextvars
 
+from app.access.keys import KeyBook, KeysBroken
 from app.connection import connection
-from app.keys import KeyBook, KeysBroken
-from app.log import configure, log
 from app.main import create_app
-from app.metrics import WORKER_DEATHS
+from app.observability.logging import configure, log
+from app.observability.metrics import WORKER_DEATHS
 from app.settings import Settings
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from app.demo.behaviours import EXAMPLES, MODEL, read_model
 from app.demo.server import serve
 from app.demo.upstream import create_demo
-from app.log import configure, log
 from app.main import create_app
 from app.objections import complaints
+from app.observability.logging import configure, log
 from app.protocol.image_format import sniff
 from app.roster import Entry
 from app.settings import Settings

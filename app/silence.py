@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.access import Access
+from app.access.auth import Access
 from app.errors import InvalidRequest, RateLimited
 from app.responses import JsonResponse
 

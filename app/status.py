@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app import __version__
-from app.access import Access
+from app.access.auth import Access
 from app.errors import Forbidden
 from app.exchange import outline
 from app.formats import is_loopback, variable

@@ -9,13 +9,14 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.access import Caller, Turns
+from app.access.auth import Caller
+from app.access.concurrency import Turns
+from app.access.limits import Limits, within
 from app.errors import ApiError, Unavailable
 from app.exchange import Exchange, Item, answer_of, outline
 from app.handover import Handover
 from app.images.blob import Spool
 from app.jobs import Job
-from app.limits import Limits, within
 from app.once import Errand, Identity, Once, identify
 from app.pipeline import Policy, paint
 from app.protocol.image_request import ImagesRequest

@@ -14,7 +14,7 @@ from app.parts import store_config
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import stand_in
 from app.settings import Settings
-from app.state import redis_address
+from app.state.shared_state import redis_address
 from app.steps import Failed, Step
 
 #: A picture of some hundred bytes. Stores cannot remove one, so it stays for its time.

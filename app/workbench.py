@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from app.board import Board
 from app.errors import ImageUnavailable
 from app.extraction.partial import progress
 from app.formats import Shrink
@@ -14,13 +13,14 @@ from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import Store
 from app.images.transcode import Transcoder
-from app.metrics import DOWNLOADED, STORE_ERRORS
+from app.observability.metrics import DOWNLOADED, STORE_ERRORS
+from app.observability.tracing import Step
 from app.once import Errand
 from app.pipeline import Edge, Put
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, measure
 from app.protocol.image_request import ImagesRequest
-from app.traces import Step
+from app.state.job_table import Board
 from app.upstream.client import Question
 from app.upstream.pool import Upstreams
 

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from app.log import log
+from app.observability.logging import log
 from app.server import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, address_of, work
 from app.settings import Settings, set_variable
 

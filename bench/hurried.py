@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.log import configure
+from app.observability.logging import configure
 from app.server import Server
 from app.settings import Settings
 from bench.subjects import SILENCE

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import orjson
 
-from app import board
 from app.__main__ import main
+from app.state import job_table as board
 from bench.process import Process, choose_cores, free_port, run
 from bench.soak import open_files
 from tests.redis_server import RedisServer

@@ -5,7 +5,7 @@ import sys
 
 from fastapi import FastAPI
 
-from app.log import configure
+from app.observability.logging import configure
 from app.server import Server
 from app.settings import Settings
 

@@ -19,7 +19,7 @@ import structlog
 
 from app import __main__ as commands
 from app import __version__
-from app.keys import read_keys
+from app.access.keys import read_keys
 from app.painting import Order
 from tests.servers import run_demo
 from tests.wire import ask, connect, request

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
-from app.access import Access, Turns
+from app.access.auth import Access
+from app.access.concurrency import Turns
+from app.access.keys import KeyBook
 from app.errors import RateLimited, Unauthorized
-from app.keys import KeyBook
 
 DIGEST = f"sha256:{hashlib.sha256(b'sk-three').hexdigest()}"
 

@@ -15,13 +15,13 @@ import pytest
 import structlog
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app import traces
-from app.access import Caller
+from app.access.auth import Caller
 from app.accounts import Books
-from app.log import configure
-from app.metrics import REGISTRY
+from app.observability import tracing as traces
+from app.observability.logging import configure
+from app.observability.metrics import REGISTRY
+from app.observability.tracing import Tracing
 from app.protocol.image_request import Operation
-from app.traces import Tracing
 from tests.lines import ASKED, Line, limner_over, wait_for_jobs
 from tests.pictures import gradient, saved
 from tests.servers import RunningDemo, RunningLimner, run_demo

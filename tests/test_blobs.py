@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.errors import SpoolFull
 from app.images.blob import IN_MEMORY, Blob, Spool
-from app.metrics import REGISTRY
+from app.observability.metrics import REGISTRY
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ import tree_sitter_ruby
 import yaml  # type: ignore[import-untyped]
 
 from app.__main__ import command_line
+from app.access.keys import read_keys
 from app.formats import variable
-from app.keys import read_keys
 from app.settings import Settings
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, without_blocks
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.board import PATIENCE, Board, Heard
 from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, QuestionLost, Unavailable
 from app.exchange import Exchange, Item
 from app.images.blob import Spool
 from app.jobs import Job
 from app.once import Errand, Identity
-from app.state import State
+from app.state.job_table import PATIENCE, Board, Heard
+from app.state.shared_state import State
 from tests.redis_server import RedisServer, run_redis
 from tests.test_once import ANSWER, CASES, KEYED, ME, REQUEST, RUNNING, Case
 
@@ -391,7 +391,7 @@ def test_signs_of_life_are_given_until_it_is_told_what_has_come_of_it(server: Re
 def test_signs_of_life_of_many_are_few_commands(
     server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.board._AT_ONCE", 2)
+    monkeypatch.setattr("app.state.job_table._AT_ONCE", 2)
 
     async def scene(one: Replica, _: Replica) -> None:
         for number in range(5):
@@ -439,7 +439,7 @@ def test_who_takes_long_to_tell_of_one_errand_does_not_silence_the_others(server
 def test_of_what_has_ended_while_redis_was_away_the_oldest_is_forgotten_first(
     server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.board._UNTOLD", 1)
+    monkeypatch.setattr("app.state.job_table._UNTOLD", 1)
 
     async def scene(one: Replica, _: Replica) -> None:
         errands = [await one.post(id=f"req_{number}") for number in (1, 2)]

@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from app.formats import variable
 from app.main import create_app
-from app.metrics import REGISTRY
+from app.observability.metrics import REGISTRY
 from app.settings import Settings
 from tests.chart import CHART, Chart, values
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from fastapi import FastAPI
 
-from app.access import Access
+from app.access.auth import Access
 from app.diagnosis import MOST, MOST_BYTES, diagnosis_routes
 from app.errors import ApiError
 from app.main import answer_fault

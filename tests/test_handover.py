@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from app.board import Board, Heard
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, QuestionLost, Unavailable
 from app.exchange import Exchange, Item
 from app.handover import Handover
@@ -22,6 +21,7 @@ from app.pipeline import Answer
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_format import ImageInfo, measure
 from app.protocol.image_response import Painted
+from app.state.job_table import Board, Heard
 from tests.pictures import as_blob, as_bytes, gradient, saved
 from tests.test_once import ANSWER, KEYED, ME, REQUEST
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.hints import exchange_hints
-from app.state import State
+from app.state.circuit_reports import exchange_hints
+from app.state.shared_state import State
 from tests.redis_server import RedisServer, run_redis
 
 

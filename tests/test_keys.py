@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.keys import KeyBook, KeysBroken, Rate, new_key, read_keys
+from app.access.keys import KeyBook, KeysBroken, Rate, new_key, read_keys
 from app.protocol.sizes import Size
 
 DIGEST = hashlib.sha256(b"sk-alice").hexdigest()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.errors import Unavailable
-from app.leases import Leases
-from app.state import State
+from app.state.semaphore import Leases
+from app.state.shared_state import State
 from tests.redis_server import RedisServer, run_redis
 
 

@@ -9,15 +9,15 @@ import orjson
 import pytest
 import structlog
 
-from app.ledger import Ledger
-from app.metrics import REGISTRY
+from app.observability.ledger import Ledger
+from app.observability.metrics import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 
 WRITER = """
 import sys
 from pathlib import Path
-from app.ledger import Ledger
+from app.observability.ledger import Ledger
 book = Ledger(Path(sys.argv[1]))
 for index in range(500):
     book.write({"who": sys.argv[2], "index": index, "filling": "x" * 700})

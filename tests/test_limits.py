@@ -15,13 +15,13 @@ import pytest
 from limits.aio.storage import MemoryStorage
 from redis import Redis
 
-from app.access import Caller
+from app.access.auth import Caller
+from app.access.keys import KeyRow, read_keys
+from app.access.limits import Limits, within
 from app.errors import ApiError, InvalidRequest, RateLimited
-from app.keys import KeyRow, read_keys
-from app.limits import Limits, within
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.sizes import Size
-from app.state import State
+from app.state.shared_state import State
 from tests.processes import Process, serve
 from tests.redis_server import RedisServer, run_redis
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner

@@ -6,7 +6,7 @@ import orjson
 import pytest
 import structlog
 
-from app.log import configure, log
+from app.observability.logging import configure, log
 
 
 @pytest.fixture(autouse=True)

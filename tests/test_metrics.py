@@ -13,14 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, values
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import metrics
-from app.metrics import Family, render, watch
+from app.observability import metrics
+from app.observability.metrics import Family, render, watch
 
 ROOT = Path(__file__).parents[1]
 
 #: What a worker does, then what the last one tells of all.
 WORKER = """
-from app import metrics
+from app.observability import metrics
 metrics.QUESTIONS.of("image_edit", "ok").inc()
 metrics.STEPS["ask"].observe(45)
 metrics.SPOOL.inc(1000)

@@ -8,8 +8,8 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from app.log import configure
 from app.middleware import LastResort, Record, tidy
+from app.observability.logging import configure
 
 
 def scope(path: str = "/v1/images/generations", kind: str = "http") -> dict[str, Any]:

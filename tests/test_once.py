@@ -15,7 +15,7 @@ import pytest
 from openai import OpenAI
 from starlette.datastructures import Headers
 
-from app.access import Caller
+from app.access.auth import Caller
 from app.errors import (
     ApiError,
     IdempotencyKeyReused,

@@ -30,8 +30,8 @@ def demo() -> Iterator[RunningDemo]:
 @pytest.fixture(autouse=True)
 def _reset(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine that is busy with other tests is no Redis that is away."""
-    monkeypatch.setattr("app.state._PATIENCE", 10.0)
-    monkeypatch.setattr("app.board.LOOK", 0.02)
+    monkeypatch.setattr("app.state.shared_state._PATIENCE", 10.0)
+    monkeypatch.setattr("app.state.job_table.LOOK", 0.02)
     demo.state.reset()
     yield
     demo.state.release()
@@ -373,7 +373,7 @@ def test_what_it_costs_to_take_over_is_told_though_nobody_waits(fleet: Fleet) ->
 def test_a_client_that_takes_its_time_does_not_make_its_replica_look_dead(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.board.BEAT", 0.02)
+    monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
     one, other = fleet.pair("holds+data-url")
     fleet.line(one, ASKED, idempotency_key="k")
     assert fleet.demo.state.wait_for_calls(1)
@@ -390,8 +390,8 @@ def test_a_client_that_takes_its_time_does_not_make_its_replica_look_dead(
 
 
 def test_what_ends_while_redis_is_away_is_told_when_it_is_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.board.BEAT", 0.02)
-    monkeypatch.setattr("app.state._PATIENCE", 0.5)
+    monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
+    monkeypatch.setattr("app.state.shared_state._PATIENCE", 0.5)
     one, other = fleet.pair("holds+data-url")
     cut_off(fleet, one)
     fleet.server.kill()
@@ -426,7 +426,7 @@ def test_what_a_replica_that_stops_has_cut_off_is_not_asked_in_silence(fleet: Fl
 
 
 def test_a_redis_that_forgets_everything_is_told_again(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.board.BEAT", 0.02)
+    monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
     one, other = fleet.pair("holds")
     cut_off(fleet, one)
     fleet.server.kill()

@@ -15,9 +15,9 @@ import pytest
 import structlog
 from pydantic import ValidationError
 
-from app.access import Caller
-from app.log import configure
+from app.access.auth import Caller
 from app.objections import complaints
+from app.observability.logging import configure
 from app.settings import Settings
 from tests.pictures import noise, saved
 from tests.servers import RunningLimner, run_demo, run_limner
@@ -124,7 +124,7 @@ def test_an_edit_and_a_bug_tell_no_secret(lines: io.StringIO, monkeypatch: pytes
 
         monkeypatch.setattr("app.upstream.client.Upstream._request", fail)
         answers.append(httpx.post(url, data=form, files=files, headers=headers, trust_env=False))
-        monkeypatch.setattr("app.access._fingerprint", fail)
+        monkeypatch.setattr("app.access.auth._fingerprint", fail)
         answers.append(httpx.post(url, data=form, files=files, headers=headers, trust_env=False))
     assert [answer.status_code for answer in answers] == [200, 500, 500]
     assert lines.getvalue().count("Traceback") == len(re.findall("bug, [0-9]+ letters", lines.getvalue())) == 2

@@ -23,7 +23,7 @@ import orjson
 import pytest
 import structlog
 
-from app import metrics
+from app.observability import metrics
 from app.server import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, Server, Worker, address_of, work
 from app.settings import Settings
 from tests.processes import serve

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.access import Access
+from app.access.auth import Access
 from app.errors import ApiError
 from app.main import answer_fault
 from app.middleware import Record

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from app.errors import RateLimited, Unavailable
 from app.formats import StateUrl
-from app.metrics import REGISTRY
-from app.state import Counters, State
+from app.observability.metrics import REGISTRY
+from app.state.shared_state import Counters, State
 from tests import certificate
 from tests.redis_server import RedisServer, run_redis
 
@@ -227,7 +227,7 @@ def test_one_counts_at_a_time_with_a_name(redis: RedisServer) -> None:
 
 
 def test_whoever_holds_up_the_others_for_long_is_passed_by(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.state._WAIT", 0.02)
+    monkeypatch.setattr("app.state.shared_state._WAIT", 0.02)
 
     async def scene() -> None:
         state = State(redis.url, closed=False)

@@ -13,7 +13,6 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from app.board import Board
 from app.errors import ImageUnavailable
 from app.exchange import Exchange
 from app.handover import Handover
@@ -23,7 +22,8 @@ from app.images.store import StoreConfig
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.responses import Presence
-from app.state import State
+from app.state.job_table import Board
+from app.state.shared_state import State
 from app.studio import Visit
 from tests.lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
 from tests.pictures import gradient, saved

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
-from app.metrics import REGISTRY
+from app.observability.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
 from app.workbench import pixels
 from tests.lines import ASKED, limner_over

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from app.errors import SpoolFull
-from app.metrics import SPOOL
+from app.observability.metrics import SPOOL
 
 #: What one blob may hold in memory. Most uploads of a chat are smaller, a photo is larger.
 IN_MEMORY = 256 * 1024

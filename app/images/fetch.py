@@ -24,7 +24,7 @@ from app import __version__
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
 from app.images.ssrf import Allowed, Refused, Target, check_answers, check_redirect, check_url
-from app.log import log
+from app.observability.logging import log
 
 #: A name server that hangs takes one of these for its whole time, and never one that others work in.
 THREADS = 16

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, UpstreamError
-from app.log import log
-from app.metrics import ATTEMPTS
+from app.observability.logging import log
+from app.observability.metrics import ATTEMPTS
 from app.protocol.chat_reply import ChatReply
 from app.roster import Entry
 from app.upstream.circuit_breaker import Circuit, Ticket

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from app.state import State
+from app.state.shared_state import State
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

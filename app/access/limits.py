@@ -8,14 +8,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from app.access import Caller, Turns
+from app.access.auth import Caller
+from app.access.concurrency import Turns
+from app.access.keys import KeyRow, Rate
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
-from app.keys import KeyRow, Rate
-from app.leases import Leases
 from app.protocol.image_request import ImagesRequest
 from app.protocol.sizes import Size
 from app.protocol.validation_errors import shorten
-from app.state import Counters, State
+from app.state.semaphore import Leases
+from app.state.shared_state import Counters, State
 
 _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import orjson
 
-from app.log import log
-from app.metrics import LEDGER_ERRORS
+from app.observability.logging import log
+from app.observability.metrics import LEDGER_ERRORS
 
 _STANDARD_OUTPUT = 1
 

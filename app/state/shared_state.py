@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from limits.aio.storage import MemoryStorage, RedisStorage
 
 from app.errors import ApiError, Unavailable
-from app.log import log
-from app.metrics import STATE_ERRORS
+from app.observability.logging import log
+from app.observability.metrics import STATE_ERRORS
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -80,7 +80,7 @@ class State:
     def _script(self, redis: "Redis", rules: str) -> "AsyncScript":
         """Read and hashed once: that would take as long as a command."""
         if rules not in self._scripts:
-            self._scripts[rules] = redis.register_script(files("app").joinpath(rules).read_text())
+            self._scripts[rules] = redis.register_script(files("app.state").joinpath(rules).read_text())
         return self._scripts[rules]
 
     async def _one_at_a_time(self, lock: "Lock", use: Callable[[], Awaitable[T]]) -> T:

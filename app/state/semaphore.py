@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.state import State
+from app.state.shared_state import State
 
 #: Seconds that a lease lasts, and between two signs of life: two of them may be lost.
 _LEASE, _BEAT = 6.0, 2.0
@@ -24,10 +24,10 @@ class Lease:
     id: str
 
     async def tell(self, command: str, share: int, limit: int = 0, *, vital: bool = False) -> int | None:
-        """What leases.lua answers; None where Redis is away. Raises Unavailable then, if it is vital and so set."""
+        """What semaphore.lua answers; None where Redis is away. Raises Unavailable then, if it is vital and so set."""
         keys = [f"limner:turns:{{{self.name}}}:{part}" for part in ("held", "line", "alive")]
         said = [command, self.id, share, limit, round(_LEASE * 1000), round(_PATIENCE * 1000)]
-        answer: int | None = await self.state.step("leases.lua", keys, said, vital=vital)
+        answer: int | None = await self.state.step("semaphore.lua", keys, said, vital=vital)
         return answer
 
     async def keep(self, share: int, sleep: Callable[[float], Awaitable[object]]) -> None:

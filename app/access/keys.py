@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from app.errors import UserError
-from app.log import log
+from app.observability.logging import log
 from app.protocol.sizes import Size, read_size
 
 #: Seconds between two looks at the file, at least; and since it was written to, so that nobody is in the midst of it.

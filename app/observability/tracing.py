@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from app.metrics import STEPS
+from app.observability.metrics import STEPS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

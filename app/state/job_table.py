@@ -1,6 +1,6 @@
 """What replicas tell each other of their errands, in Redis: who works on what, who waits for it, what came of it.
 
-Nothing that a client says is written there, only digests of it. The rules are in board.lua, since each is one step.
+Nothing that a client says is written there, only digests of it. The rules are in job_table.lua, since each is one step.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import orjson
 
 from app.errors import IdempotencyKeyReused, QuestionLost, Unavailable
 from app.once import REUSED, Errand, Identity
-from app.state import State
+from app.state.shared_state import State
 
 #: Seconds between two signs of life, and without one after which an owner is taken for dead.
 BEAT, PATIENCE = 2.0, 15.0
@@ -263,7 +263,7 @@ class Board:
     async def _run(
         self, command: str, places: list[str], told: dict[str, Any], outcome: bytes = b"", *, vital: bool = False
     ) -> list[bytes] | None:
-        """What board.lua answers; None where Redis does not."""
+        """What job_table.lua answers; None where Redis does not."""
         told |= {
             "prefix": _PREFIX,
             "owner": self._owner,
@@ -273,7 +273,7 @@ class Board:
             "sending": _SENDING * 1000,
         }
         said = [command, orjson.dumps(told), outcome]
-        heard: list[bytes] | None = await self._state.step("board.lua", places, said, vital=vital)
+        heard: list[bytes] | None = await self._state.step("job_table.lua", places, said, vital=vital)
         return heard
 
 
