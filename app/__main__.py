@@ -11,15 +11,15 @@ from pydantic import ValidationError
 from app import __version__
 from app.access.keys import KeyBook, KeysBroken, new_key
 from app.cli.explain import explain
+from app.config.settings import Settings, unknown_variables
+from app.config.validation import complaints
 from app.errors import InvalidRequest
 from app.images.stores import open_store
-from app.objections import complaints
 from app.observability.logging import configure, log
 from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
 from app.parts import store_config
 from app.report import GROUPS, sum_up
 from app.server import Server
-from app.settings import Settings, unknown_variables
 from app.silence import read_length
 
 if TYPE_CHECKING:

@@ -12,11 +12,10 @@ import httpx
 import orjson
 
 from app import surroundings
+from app.config.settings import Settings, place
 from app.main import create_app
-from app.parts import upstream_config
-from app.places import place
+from app.parts import upstream_spec
 from app.pure.patience import who_gives_up
-from app.settings import Settings
 from app.steps import Failed, Step, take
 from app.stopwatch import Stopwatch
 from app.upstream.client import Upstream, open_transport
@@ -118,7 +117,7 @@ async def list_models(settings: Settings) -> str:
         raise Failed(f"the upstream refuses {place(settings, entry, 'api_key')} with status {response.status_code}")
     if not response.is_success:
         return f"not known: GET /models answers {response.status_code}"
-    models = dict.fromkeys(model for model in (entry.rest, *entry.models.values()) if model is not None)
+    models = dict.fromkeys(model for model in (entry.model_map.default, *entry.models.values()) if model is not None)
     return f"accepted; {', '.join(judge_model(response.content, model) for model in models)}"
 
 
@@ -142,12 +141,12 @@ async def paint_one(settings: Settings) -> str:
     except OSError as error:
         raise Failed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
     asked = {"prompt": "A small lighthouse", "size": "1024x1024", "quality": "low", "response_format": "b64_json"}
-    named = {} if entry.rest is not None else {"model": next(iter(entry.models))}
+    named = {} if entry.model_map.default is not None else {"model": next(iter(entry.models))}
     async with app.router.lifespan_context(app):
         (member,) = app.state.studio.parts.upstreams.members
         await member.upstream.close()
         watch = Stopwatch(open_transport())
-        member.upstream = Upstream(upstream_config(entry, settings), watch)
+        member.upstream = Upstream(upstream_spec(entry, settings), watch)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://limner", timeout=None) as http:  # noqa: S113
             response = await http.post("/v1/images/generations", json=asked | named)

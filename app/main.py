@@ -20,6 +20,7 @@ from app.access.concurrency import Turns
 from app.access.keys import KeyBook
 from app.access.limits import Limits
 from app.accounts import Books
+from app.config.settings import Settings
 from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.handover import Handover
@@ -46,7 +47,6 @@ from app.parts import (
 )
 from app.responses import ErrorResponse
 from app.routes import image_routes
-from app.settings import Settings
 from app.silence import silence_routes
 from app.state.circuit_reports import exchange_hints
 from app.state.job_table import Board

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app import __version__
+from app.config.settings import Settings
 from app.errors import NotFound
 from app.protocol import sizes
-from app.settings import Settings
 
 FOLDER = Path(__file__).parent / "web"
 

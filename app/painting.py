@@ -13,10 +13,10 @@ import httpx
 import orjson
 import pybase64
 
+from app.config.settings import terminal_names
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.protocol.sse import Decoder, Event
-from app.settings import terminal_names
 from app.terminal import Progress, show
 
 #: What an order says that says nothing of it; the time in seconds.

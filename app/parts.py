@@ -4,17 +4,17 @@ from app import __version__
 from app.access.auth import Access
 from app.access.keys import KeyBook
 from app.accounts import Books
-from app.formats import STANDARD_OUTPUT
+from app.config.field_types import STANDARD_OUTPUT
+from app.config.settings import Settings, places
+from app.config.upstreams import Entry
 from app.images.store import StoreConfig
 from app.observability.ledger import Ledger
 from app.observability.tracing import Tracing
 from app.once import Once
 from app.pipeline import Policy
-from app.places import places
-from app.roster import Entry
-from app.settings import Settings
-from app.upstream.client import Upstream, UpstreamConfig, open_transport
+from app.upstream.client import Upstream, open_transport
 from app.upstream.pool import Member, Upstreams
+from app.upstream.spec import UpstreamSpec
 
 
 def open_access(settings: Settings, book: KeyBook | None) -> Access:
@@ -67,16 +67,23 @@ def turns(settings: Settings) -> int:
 
 def open_upstreams(settings: Settings) -> Upstreams:
     transport = open_transport()
+    specs = [upstream_spec(entry, settings) for entry in settings.roster]
     return Upstreams(
-        [Member(entry, Upstream(upstream_config(entry, settings), transport)) for entry in settings.roster],
+        [Member(spec, Upstream(spec, transport)) for spec in specs],
         timeout=settings.upstream_timeout,
         attempts=settings.upstream_attempts,
         ambiguous=settings.retry_ambiguous,
     )
 
 
-def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
-    return UpstreamConfig(
+def upstream_spec(entry: Entry, settings: Settings) -> UpstreamSpec:
+    return UpstreamSpec(
+        name=entry.name,
+        models=entry.model_map,
+        dialect=entry.dialect,
+        priority=entry.priority,
+        weight=entry.weight,
+        max_concurrency=entry.max_concurrency,
         base_url=entry.base_url,
         api_key=entry.api_key,
         timeout=settings.upstream_timeout,
@@ -84,5 +91,5 @@ def upstream_config(entry: Entry, settings: Settings) -> UpstreamConfig:
         idle_timeout=settings.upstream_idle_timeout,
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
         user_agent=f"limner/{__version__}",
-        places=places(settings, entry),
+        origin=places(settings, entry),
     )

@@ -14,13 +14,13 @@ from starlette.responses import Response
 
 from app.access.auth import Access
 from app.accounts import Books
+from app.config.settings import Settings
 from app.errors import BodyTimeout, InvalidRequest, NotFound, TooLarge, UserError
 from app.forms import boundary_of, read_parts
 from app.images.blob import Spool
 from app.openapi import image_endpoint, result_endpoint
 from app.protocol.image_request import ImagesRequest, Operation, read_form, read_json
 from app.protocol.inline_images import Lifter
-from app.settings import Settings
 from app.studio import Studio
 
 #: Bytes of JSON without its pictures: a hundred times the longest prompt.

@@ -13,11 +13,11 @@ import uvicorn
 from structlog.contextvars import bind_contextvars
 
 from app.access.keys import KeyBook, KeysBroken
+from app.config.settings import Settings
 from app.connection import connection
 from app.main import create_app
 from app.observability.logging import configure, log
 from app.observability.metrics import WORKER_DEATHS
-from app.settings import Settings
 
 if TYPE_CHECKING:
     import socket

@@ -12,15 +12,15 @@ import httpx
 import pybase64
 from pydantic import ValidationError
 
+from app.config.settings import Settings
+from app.config.upstreams import Entry
+from app.config.validation import complaints
 from app.demo.behaviours import EXAMPLES, MODEL, read_model
 from app.demo.server import serve
 from app.demo.upstream import create_demo
 from app.main import create_app
-from app.objections import complaints
 from app.observability.logging import configure, log
 from app.protocol.image_format import sniff
-from app.roster import Entry
-from app.settings import Settings
 
 PROMPT = "A lighthouse in a storm, oil on canvas"
 

@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from app import __version__
 from app.access.auth import Access
+from app.config.field_types import is_loopback, variable
+from app.config.settings import Settings
 from app.errors import Forbidden
 from app.exchange import outline
-from app.formats import is_loopback, variable
 from app.once import Errand
 from app.responses import JsonResponse
-from app.settings import Settings
 from app.studio import Studio
 from app.upstream.pool import Upstreams
 
@@ -92,12 +92,12 @@ def upstreams(asked: Upstreams) -> list[dict[str, Any]]:
     circuits = asked.circuits()
     return [
         {
-            "name": member.entry.name,
-            "host": urlsplit(member.entry.base_url).netloc,
-            "model": member.entry.rest,
-            "circuit": circuits[member.entry.name],
+            "name": member.spec.name,
+            "host": urlsplit(member.spec.base_url).netloc,
+            "model": member.spec.models.default,
+            "circuit": circuits[member.spec.name],
             "under_way": member.under_way,
-            "limit": member.entry.max_concurrency,
+            "limit": member.spec.max_concurrency,
         }
         for member in asked.members
     ]

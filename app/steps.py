@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from app.settings import Settings
+from app.config.settings import Settings
 
 
 class Failed(Exception):

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from app.config.settings import Settings
 from app.errors import ApiError
 from app.images.blob import Blob
 from app.images.store import Store, Stored
@@ -13,7 +14,6 @@ from app.images.stores import open_store
 from app.parts import store_config
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import stand_in
-from app.settings import Settings
 from app.state.shared_state import redis_address
 from app.steps import Failed, Step
 

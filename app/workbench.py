@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from app.errors import ImageUnavailable
 from app.extraction.partial import progress
-from app.formats import Shrink
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import Store
-from app.images.transcode import Transcoder
+from app.images.transcode import InputLimits, Transcoder
 from app.observability.metrics import DOWNLOADED, STORE_ERRORS
 from app.observability.tracing import Step
 from app.once import Errand
@@ -37,7 +36,7 @@ class Parts:
     transcoder: Transcoder
     store: Store
     board: Board
-    shrink: Shrink
+    shrink: InputLimits
     public_url: str | None
 
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from app.config.settings import Settings
 from app.observability.logging import configure
 from app.server import Server
-from app.settings import Settings
 from bench.subjects import SILENCE
 
 

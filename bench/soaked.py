@@ -5,9 +5,9 @@ import sys
 
 from fastapi import FastAPI
 
+from app.config.settings import Settings
 from app.observability.logging import configure
 from app.server import Server
-from app.settings import Settings
 
 
 def main() -> int:

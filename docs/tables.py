@@ -6,10 +6,11 @@ from pathlib import Path
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
-from app.formats import variable
+from app.config.field_types import variable
+from app.config.settings import Settings
+from app.images.transcode import InputLimits
 from app.protocol.image_request import PARAMETERS
 from app.protocol.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Parameter
-from app.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -46,6 +47,8 @@ def _default(name: str, field: FieldInfo) -> str:
             return f"`{str(value).lower()}`"
         case ByteSize() as size:
             return f"`{size.human_readable().replace('.0', '')}`"
+        case InputLimits(int(max_bytes), max_edge):
+            return f"`{ByteSize(max_bytes).human_readable().replace('.0', '')},{max_edge}`"
         case tuple(values):
             return f"`{','.join(map(str, values))}`"
     return f"`{field.default}`"

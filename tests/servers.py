@@ -8,12 +8,12 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.config.settings import Settings
 from app.connection import connection
 from app.demo.server import serve
 from app.demo.state import DemoState
 from app.demo.upstream import create_demo
 from app.main import create_app
-from app.settings import Settings
 from app.studio import Studio
 
 __all__ = ["RunningDemo", "RunningLimner", "run_demo", "run_limner", "serve"]

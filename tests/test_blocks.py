@@ -25,8 +25,8 @@ import yaml  # type: ignore[import-untyped]
 
 from app.__main__ import command_line
 from app.access.keys import read_keys
-from app.formats import variable
-from app.settings import Settings
+from app.config.field_types import variable
+from app.config.settings import Settings
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, without_blocks
 
 ALL = [(path.relative_to(ROOT).as_posix(), block) for path in DOCUMENTS for block in blocks(path.read_text())]

@@ -18,8 +18,8 @@ import uvicorn
 
 from app import check as steps
 from app.check import check, judge_model
+from app.config.settings import Settings
 from app.demo.upstream import create_demo
-from app.settings import Settings
 from app.stopwatch import Stopwatch
 from tests.certificate import CERTIFICATE, KEY
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner

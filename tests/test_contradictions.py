@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.contradictions import CONTRADICTIONS
-from app.settings import Settings
+from app.config.settings import Settings
+from app.config.validation import CONTRADICTIONS
 
 ONE = {"upstream_base_url": "http://h/v1"}
 LISTED = {"upstreams": [{"name": "main", "base_url": "http://h/v1", "api_key": "sk-1"}]}
@@ -68,5 +68,5 @@ def test_settings_that_contradict_each_other(case: Case, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("row", CONTRADICTIONS, ids=lambda row: row.__name__)
 def test_every_row_is_needed(row: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.settings.CONTRADICTIONS", tuple(each for each in CONTRADICTIONS if each is not row))
+    monkeypatch.setattr("app.config.settings.CONTRADICTIONS", tuple(each for each in CONTRADICTIONS if each is not row))
     assert any(is_let_through(case, tmp_path) for case in CASES if case.says is not None)

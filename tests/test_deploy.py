@@ -11,10 +11,10 @@ import orjson
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.formats import variable
+from app.config.field_types import variable
+from app.config.settings import Settings
 from app.main import create_app
 from app.observability.metrics import REGISTRY
-from app.settings import Settings
 from tests.chart import CHART, Chart, values
 
 DEPLOY = CHART.parent

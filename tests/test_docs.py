@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from app.config.field_types import variable
+from app.config.settings import Settings
 from app.errors import ApiError
 from app.extraction.forms import FORMS
-from app.formats import variable
 from app.protocol.dialects import DIALECTS
-from app.settings import Settings
 from docs.pages import PAGES
 from docs.tables import README, with_tables
 from tests.documents import DOCUMENTS, ROOT, without_blocks

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from app.formats import (
+from app.config.field_types import (
     STANDARD_OUTPUT,
     BaseUrl,
     Collector,
@@ -18,12 +18,12 @@ from app.formats import (
     Keys,
     KeysFile,
     LedgerFile,
-    Shrink,
     ShrinkLimits,
     StateUrl,
     Words,
     is_loopback,
 )
+from app.images.transcode import InputLimits
 
 DIGEST = hashlib.sha256(b"sk-client").hexdigest()
 
@@ -47,7 +47,7 @@ READ = [
     Case("words with spaces", Words, " a, b ,,", ("a", "b")),
     Case("words that are words already", Words, ("a",), ("a",)),
     Case("an address with a slash at its end", BaseUrl, "http://h/v1/", "http://h/v1"),
-    Case("limits that are limits already", ShrinkLimits, Shrink(1, 2), Shrink(1, 2)),
+    Case("limits that are limits already", ShrinkLimits, InputLimits(1, 2), InputLimits(1, 2)),
     Case("a key", Key, "sk-1", SecretStr("sk-1")),
     Case("keys", Keys, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
     Case("a key told as its digest", Keys, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),

@@ -12,11 +12,11 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from app.config.settings import Settings
 from app.errors import NotFound
 from app.images.store import not_reached
 from app.main import EXPOSED, answer_fault, answer_framework, create_app, sweep
 from app.once import Once
-from app.settings import Settings
 from tests.servers import RunningLimner, run_demo, run_limner
 from tests.wire import Reply, ask, connect, request
 

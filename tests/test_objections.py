@@ -8,8 +8,8 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from app.objections import complaints
-from app.settings import Settings
+from app.config.settings import Settings
+from app.config.validation import complaints
 
 GOOD = {"name": "main", "base_url": "https://main.example/v1", "api_key": "sk-main"}
 SPARE = {"name": "spare", "base_url": "https://spare.example/v1", "api_key": "sk-spare"}

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from app import __version__
+from app.config.settings import Settings
 from app.extraction.urls import Look
 from app.pages import FOLDER, POLICY, about
 from app.protocol.image_request import PARAMETERS
-from app.settings import Settings
 from tests.servers import RunningLimner, run_limner
 from tests.wire import ask, request
 

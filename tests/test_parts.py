@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.formats import STANDARD_OUTPUT
+from app.config.field_types import STANDARD_OUTPUT
+from app.config.settings import Settings
 from app.parts import open_books, open_upstreams, turns
-from app.settings import Settings
 
 LIMITS: dict[str, tuple[list[int | None], int]] = {
     "one without a limit: as many as the process takes": ([4, None], 100),
@@ -37,7 +37,7 @@ def test_books_are_kept_where_the_operator_says(ledger: Path | None, tmp_path: P
 def test_the_upstream_that_single_variables_describe_is_one_of_a_list() -> None:
     async def scene() -> None:
         upstreams = open_upstreams(Settings(upstream_base_url="http://h/v1"))
-        assert [member.entry.name for member in upstreams.members] == ["default"]
+        assert [member.spec.name for member in upstreams.members] == ["default"]
         await upstreams.close()
 
     asyncio.run(scene())

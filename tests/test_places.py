@@ -7,8 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.places import places
-from app.settings import Settings
+from app.config.settings import Settings, places
 
 LISTED = {"name": "main", "base_url": "https://h/v1", "api_key": "sk-1"}
 TABLE = '[[upstreams]]\nname = "main"\nbase_url = "https://h/v1"\n'

@@ -21,8 +21,8 @@ import orjson
 import pytest
 from PIL import Image
 
+from app.config.settings import Settings
 from app.demo.state import DemoState
-from app.settings import Settings
 from tests.documents import DOCUMENTS, LIMNER, README, ROOT, blocks
 from tests.servers import run_demo, run_limner
 from tests.test_node_clients import FOLDER as NODE
@@ -214,7 +214,10 @@ def test_the_list_of_upstreams_in_the_readme_is_read(tmp_path: Path) -> None:
     main, spare = Settings(config=file).roster
     assert (main.name, main.max_concurrency, main.priority) == ("main", 20, 0)
     assert (spare.priority, spare.weight, spare.dialect) == (1, 2, "openrouter")
-    assert (spare.model_for("gpt-image-2"), spare.rest) == ("openai/gpt-image-2", "google/gemini-3-pro-image")
+    assert (spare.model_map.resolve("gpt-image-2"), spare.model_map.default) == (
+        "openai/gpt-image-2",
+        "google/gemini-3-pro-image",
+    )
 
 
 def test_every_block_that_is_to_be_run_is_run() -> None:

@@ -8,8 +8,8 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from app.roster import OFFICIAL_MODELS, Entry
-from app.settings import Settings
+from app.config.settings import Settings
+from app.config.upstreams import OFFICIAL_MODELS, Entry
 
 TABLES = """
 [[upstreams]]
@@ -138,7 +138,7 @@ def test_what_a_name_means(case: Case) -> None:
     entry = {"name": "main", "base_url": "http://h/v1", **case.entry}
     settings = Settings(upstreams=orjson.dumps([entry]).decode())
     (read,) = settings.roster
-    assert {name: read.model_for(name) for name in case.asks} == case.asks
+    assert {name: read.model_map.resolve(name) for name in case.asks} == case.asks
     assert settings.list_models() == case.listed
     assert settings.pass_through
 

@@ -13,8 +13,8 @@ import structlog
 from PIL import Image
 from starlette.types import Message
 
+from app.config.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from tests.pictures import chunk
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 from tests.wire import ask, chunked, connect, request

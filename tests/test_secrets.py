@@ -16,9 +16,9 @@ import structlog
 from pydantic import ValidationError
 
 from app.access.auth import Caller
-from app.objections import complaints
+from app.config.settings import Settings
+from app.config.validation import complaints
 from app.observability.logging import configure
-from app.settings import Settings
 from tests.pictures import noise, saved
 from tests.servers import RunningLimner, run_demo, run_limner
 

@@ -1,3 +1,4 @@
+import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -5,11 +6,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.formats import Shrink, variable
-from app.objections import complaints
-from app.roster import OFFICIAL_MODELS
-from app.settings import Settings, set_variable, terminal_names, unknown_variables
+from app.config.field_types import variable
+from app.config.settings import Settings, set_variable, terminal_names, unknown_variables
+from app.config.upstreams import OFFICIAL_MODELS
+from app.config.validation import complaints
+from app.images.transcode import InputLimits
 
+ROOT = Path(__file__).parents[1]
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
 
 
@@ -80,8 +83,8 @@ GOOD = [
     Good("an address with a slash at its end", {"LIMNER_UPSTREAM_BASE_URL": "http://h:1/v1/"}, {"upstream_base_url": "http://h:1/v1"}),
     Good("lists with spaces", {"LIMNER_MODELS": " a, b ,,"}, {"models": ("a", "b")}),
     Good("bytes with a unit", {"LIMNER_MAX_IMAGE_BYTES": "2MiB"}, {"max_image_bytes": 2 * 2**20}),
-    Good("limits of input pictures", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": Shrink(5 * 2**20, 2048)}),
-    Good("no limit of input pictures", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": Shrink(None, None)}),
+    Good("limits of input pictures", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": InputLimits(5 * 2**20, 2048)}),
+    Good("no limit of input pictures", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": InputLimits(None, None)}),
     Good("empty means unset", {"LIMNER_PORT": "", "LIMNER_API_KEYS": ""}, {"port": 8000, "api_keys": ()}),
     Good("our key on loopback only", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "::1"}),
     Good("our key behind client keys", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_API_KEYS": "a,b"}),
@@ -150,9 +153,11 @@ def test_a_dot_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert Settings().upstream_base_url == "http://from-file"
 
 
-def test_the_default_limits_read_as_they_are_written() -> None:
+def test_the_documented_default_of_the_input_limits_is_the_default() -> None:
+    documented = re.search(r"\| `LIMNER_SHRINK_INPUTS` \| `(.+?)` \|", (ROOT / "docs" / "settings.md").read_text())
+    assert documented
     settings = Settings(upstream_base_url="http://h")
-    assert Settings(upstream_base_url="http://h", shrink_inputs=str(settings.shrink_inputs)) == settings
+    assert Settings(upstream_base_url="http://h", shrink_inputs=documented[1]) == settings
 
 
 def test_a_spool_folder_that_is_there(tmp_path: Path) -> None:

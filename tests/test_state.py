@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from app.config.field_types import StateUrl
 from app.errors import RateLimited, Unavailable
-from app.formats import StateUrl
 from app.observability.metrics import REGISTRY
 from app.state.shared_state import Counters, State
 from tests import certificate

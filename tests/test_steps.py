@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.settings import Settings
+from app.config.settings import Settings
 from app.steps import Failed, Step, take
 
 SETTINGS = Settings(upstream_base_url="https://h/v1")

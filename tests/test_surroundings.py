@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app import surroundings
-from app.settings import Settings
+from app.config.settings import Settings
 from app.steps import Failed
 from app.surroundings import follow, try_state, try_store
 from tests.redis_server import RedisServer

@@ -39,10 +39,10 @@ from app.errors import (
 from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply
 from app.protocol.json_stream import Hole, HoleyJson
-from app.roster import Entry
 from app.upstream import client as upstream
-from app.upstream.client import Question, Upstream, UpstreamConfig, open_transport
+from app.upstream.client import Question, Upstream, open_transport
 from app.upstream.pool import Member, Upstreams
+from app.upstream.spec import UpstreamSpec
 from tests.chaos import Act, Chaos, Script, run_chaos, run_server
 
 KEY = "sk-limner-test-upstream"
@@ -117,23 +117,22 @@ async def collect(asked: AsyncGenerator[ChatReply, None]) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner(UpstreamConfig):
+class Manner(UpstreamSpec):
     """With what belongs to the whole way of a question."""
 
     attempts: int = 3
     ambiguous: bool = False
 
 
-QUICK = Manner(base_url="", api_key=SecretStr(KEY), timeout=60, idle_timeout=30, connect_timeout=5)
+QUICK = Manner(name="alone", base_url="", api_key=SecretStr(KEY), timeout=60, idle_timeout=30, connect_timeout=5)
 
 
 def build(config: Manner, client: httpx.AsyncBaseTransport, clock: Clock | None = None) -> Upstreams:
     """It alone: how several work together is in test_upstreams.py."""
     clock = clock or Clock()
     alone = Upstream(config, client, monotonic=clock.read, now=lambda: 1_795_341_600.0)
-    entry = Entry(name="alone", base_url="http://upstream.test/v1")
     return Upstreams(
-        [Member(entry, alone)],
+        [Member(config, alone)],
         timeout=config.timeout,
         attempts=config.attempts,
         ambiguous=config.ambiguous,

@@ -21,6 +21,7 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from app.errors import (
     ApiError,
@@ -37,10 +38,10 @@ from app.errors import (
 )
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.json_stream import HoleyJson
-from app.roster import Entry
-from app.upstream.client import Question, Upstream, UpstreamConfig
+from app.upstream.client import Question, Upstream
 from app.upstream.error_mapping import Again, Fault
 from app.upstream.pool import Member, Upstreams
+from app.upstream.spec import ModelMap, UpstreamSpec
 from tests import clock
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -77,7 +78,7 @@ class Time:
 class Scripted(Upstream):
     """`script`: what comes of each attempt in turn, the last for ever. An ApiError breaks the reply off."""
 
-    def __init__(self, log: list[str], name: str, script: Sequence[Outcome], config: UpstreamConfig):
+    def __init__(self, log: list[str], name: str, script: Sequence[Outcome], config: UpstreamSpec):
         super().__init__(config, httpx.MockTransport(lambda _: httpx.Response(500)))
         self.log, self.name, self.script = log, name, script
         self.calls = 0
@@ -128,7 +129,7 @@ class World:
         return name, None
 
     def upstream(self, name: str) -> Scripted:
-        (found,) = [member.upstream for member in self.members if member.entry.name == name]
+        (found,) = [member.upstream for member in self.members if member.spec.name == name]
         assert isinstance(found, Scripted)
         return found
 
@@ -137,7 +138,7 @@ def build(
     scripts: dict[str, Sequence[Outcome]],
     *,
     entries: dict[str, dict[str, Any]] | None = None,
-    config: UpstreamConfig | None = None,
+    config: UpstreamSpec | None = None,
     chance: float | Random = 0.0,
     **options: Any,
 ) -> World:
@@ -147,9 +148,15 @@ def build(
     members = []
     for priority, (name, script) in zip(count(), scripts.items()):
         more = {"priority": priority} | (entries or {}).get(name, {})
-        entry = Entry(**{"name": name, "base_url": f"https://{name}.example/v1", "api_key": f"sk-{name}", **more})
-        upstream = Scripted(asked, name, script, config or UpstreamConfig(entry.base_url, entry.api_key))
-        members.append(Member(entry, upstream))
+        models = more.pop("models", {})
+        spec = UpstreamSpec(
+            name=name,
+            base_url=f"https://{name}.example/v1",
+            api_key=SecretStr(f"sk-{name}"),
+            models=ModelMap(None if models else "gpt-image-2-chat", models),
+            **more,
+        )
+        members.append(Member(spec, Scripted(asked, name, script, config or spec)))
     random = chance.random if isinstance(chance, Random) else lambda: chance
     upstreams = Upstreams(members, sleep=time.sleep, monotonic=time.read, chance=random, **options)
     return World(members, upstreams, asked, time)
@@ -424,10 +431,10 @@ def test_what_a_client_brings_upon_itself_does_not(script: Outcome) -> None:
 
 @pytest.mark.parametrize("script", [Fault(Unauthorized("key")), BUSY])
 def test_a_callers_own_key_closes_nobody_elses_way(script: Fault) -> None:
-    assert circuit_after(script, UpstreamConfig("https://a.example/v1")) == "closed"
+    assert circuit_after(script, UpstreamSpec("https://a.example/v1")) == "closed"
 
 
-def circuit_after(script: Outcome, config: UpstreamConfig | None = None) -> str:
+def circuit_after(script: Outcome, config: UpstreamSpec | None = None) -> str:
     world = build({"a": [script]}, config=config, attempts=1)
 
     async def run() -> None:

@@ -18,8 +18,8 @@ import pytest
 import structlog
 
 from app import workers
+from app.config.settings import Settings
 from app.server import COUNT_DEATH, RELOAD
-from app.settings import Settings
 from app.workers import Workers, bind, find_addresses
 from tests import crew
 from tests.processes import Process, serve

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
@@ -75,6 +75,13 @@ def _alpha(mask: Blob, max_pixels: int) -> Image.Image:
 
 def _bad_mask(message: str) -> UserError:
     return UserError(message, param="mask", code="invalid_mask_image_format")
+
+
+class InputLimits(NamedTuple):
+    """The limits of input images, over which they are made smaller; None means no limit. `max_edge` is in pixels."""
+
+    max_bytes: int | None
+    max_edge: int | None
 
 
 #: Upstreams drop input pictures that are larger.

@@ -13,7 +13,6 @@ import aiohttp
 import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
-from pydantic import SecretStr
 
 from app.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
@@ -22,6 +21,7 @@ from app.protocol.inline_images import Sink
 from app.protocol.json_stream import HoleyJson
 from app.upstream.decoding import Unpacker
 from app.upstream.error_mapping import Again, Fault, translate
+from app.upstream.spec import UpstreamSpec
 
 #: A body up to this size goes out in one piece; a larger one is made while it is being sent.
 _AT_ONCE = 64 * 1024
@@ -40,23 +40,6 @@ _LOST = (httpx.HTTPError, aiohttp.ClientError)
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamConfig:
-    """Times in seconds. `timeout` is for one question with all its attempts, `idle_timeout` for silence inside a reply.
-
-    Without `api_key` each caller's own key is passed on. `places`: where the operator has written what, for the log.
-    """
-
-    base_url: str
-    api_key: SecretStr | None = None
-    timeout: float = 600
-    connect_timeout: float = 5
-    idle_timeout: float = 120
-    max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
-    user_agent: str = "limner"
-    places: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
     """`key` is the caller's own, used only where the configuration has none; large pictures go into new sinks."""
 
@@ -72,18 +55,18 @@ class Upstream:
 
     def __init__(
         self,
-        config: UpstreamConfig,
+        spec: UpstreamSpec,
         transport: httpx.AsyncBaseTransport,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._config = config
+        self._spec = spec
         self._transport = transport
         self._monotonic, self._now = monotonic, now
-        self._url = httpx.URL(f"{config.base_url.rstrip('/')}/chat/completions")
+        self._url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
         # Not the "read" limit of the transport: silence before the answer is a picture in the making.
-        self._extensions = {"timeout": {"connect": config.connect_timeout, "pool": config.connect_timeout}}
+        self._extensions = {"timeout": {"connect": spec.connect_timeout, "pool": spec.connect_timeout}}
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -91,7 +74,7 @@ class Upstream:
     @property
     def pass_through(self) -> bool:
         """Whether callers bring the keys, so that a key that is refused is theirs."""
-        return self._config.api_key is None
+        return self._spec.api_key is None
 
     async def attempt(self, question: Question, started: float) -> httpx.Response | Fault:
         """A response whose body is the reply, to be given to `read`: only its head has been read."""
@@ -158,7 +141,7 @@ class Upstream:
             "content-type": "application/json",
             "accept": "text/event-stream, application/json" if question.stream else "application/json",
             "accept-encoding": "identity",
-            "user-agent": self._config.user_agent,
+            "user-agent": self._spec.user_agent,
             "content-length": str(question.body.length),
             **question.headers,
         }
@@ -170,10 +153,10 @@ class Upstream:
         return httpx.Request("POST", self._url, headers=fields, content=content, extensions=self._extensions)
 
     def _key_for(self, question: Question) -> str | None:
-        return question.key if self._config.api_key is None else self._config.api_key.get_secret_value()
+        return question.key if self._spec.api_key is None else self._spec.api_key.get_secret_value()
 
     def _left(self, started: float) -> float:
-        return started + self._config.timeout - self._monotonic()
+        return started + self._spec.timeout - self._monotonic()
 
     async def _pieces(self, response: httpx.Response, started: float) -> AsyncGenerator[bytes, None]:
         """The unpacked body. Raises UpstreamTimeout and UpstreamBroken."""
@@ -189,7 +172,7 @@ class Upstream:
                     unpacked += len(piece)
                     self._check_size(max(packed, unpacked))
                     yield piece
-                patience = self._config.idle_timeout
+                patience = self._spec.idle_timeout
         unpacker.end()
 
     async def _next(self, chunks: AsyncIterator[bytes], patience: float, left: float) -> bytes | None:
@@ -203,7 +186,7 @@ class Upstream:
             raise UpstreamBroken(message, detail=_describe(error)) from None
 
     def _check_size(self, size: int) -> None:
-        if size > self._config.max_reply_bytes:
+        if size > self._spec.max_reply_bytes:
             raise UpstreamBroken("The upstream's reply is larger than this server takes.")
 
     async def _read_complaint(self, response: httpx.Response, started: float) -> bytes:
@@ -225,7 +208,7 @@ class Upstream:
             pass_through=self.pass_through,
             now=self._now(),
             secrets=self._secrets(question),
-            places=self._config.places,
+            places=self._spec.origin,
         )
 
     def _secrets(self, question: Question) -> tuple[str, ...]:
@@ -233,7 +216,7 @@ class Upstream:
         return (key,) if key else ()
 
     def _too_slow(self, *, silent: bool = False) -> UpstreamTimeout:
-        idle, whole = self._config.idle_timeout, self._config.timeout
+        idle, whole = self._spec.idle_timeout, self._spec.timeout
         what = f"fell silent for {idle:g} s in its reply" if silent else f"did not finish within {whole:g} s"
         return UpstreamTimeout(f"The upstream {what}. The image may have been made.")
 

@@ -12,12 +12,12 @@ from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, Upstream
 from app.observability.logging import log
 from app.observability.metrics import ATTEMPTS
 from app.protocol.chat_reply import ChatReply
-from app.roster import Entry
 from app.upstream.circuit_breaker import Circuit, Ticket
 from app.upstream.client import Question, Upstream
 from app.upstream.error_mapping import Again, Fault
 from app.upstream.retry import Budget, decide
 from app.upstream.selection import Candidate, Nobody, choose
+from app.upstream.spec import UpstreamSpec
 
 #: More than any priority: one that others find broken is asked after all the rest.
 _LAST = 1_000_000
@@ -32,14 +32,14 @@ Put = Callable[[str, str], Question]
 class Member:
     """One upstream, and how it does: its circuit, and the questions that are under way there."""
 
-    entry: Entry
+    spec: UpstreamSpec
     upstream: Upstream
     circuit: Circuit = field(default_factory=Circuit)
     under_way: int = 0
 
     @property
     def is_full(self) -> bool:
-        return self.entry.max_concurrency is not None and self.under_way >= self.entry.max_concurrency
+        return self.spec.max_concurrency is not None and self.under_way >= self.spec.max_concurrency
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class Upstreams:
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._members = {member.entry.name: member for member in members}
+        self._members = {member.spec.name: member for member in members}
         self._timeout, self._attempts, self._ambiguous = timeout, attempts, ambiguous
         self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
         self.suspected: Collection[str] = ()
@@ -124,7 +124,7 @@ class Upstreams:
         while True:
             member = await self._next(course)
             course.started = self._monotonic() if course.started is None else course.started
-            question = put(member.entry.dialect, course.models[member.entry.name])
+            question = put(member.spec.dialect, course.models[member.spec.name])
             with self._visit(member) as visit:
                 outcome = await member.upstream.attempt(question, course.started)
                 if not isinstance(outcome, Fault):
@@ -133,14 +133,14 @@ class Upstreams:
                             if isinstance(reply, Fault):
                                 outcome = reply
                             else:
-                                yield member.entry.name, reply
+                                yield member.spec.name, reply
                 if not isinstance(outcome, Fault):
                     return
                 visit.error = outcome.error
             self._note(course, member, outcome)
 
     def _models_for(self, name: str | None, only: str | None) -> dict[str, str]:
-        found = {upstream: member.entry.model_for(name) for upstream, member in self._members.items()}
+        found = {upstream: member.spec.models.resolve(name) for upstream, member in self._members.items()}
         models = {place: model for place, model in found.items() if model is not None and only in {None, place}}
         if not models and name is None:
             raise InvalidRequest(
@@ -171,24 +171,24 @@ class Upstreams:
             self._freed = asyncio.Event()
 
     def _judge(self, member: Member, ticket: Ticket, error: ApiError | None) -> None:
-        ATTEMPTS.of(member.entry.name, "ok" if error is None else error.code or error.type).inc()
+        ATTEMPTS.of(member.spec.name, "ok" if error is None else error.code or error.type).inc()
         now = self._monotonic()
         before = member.circuit.state(now)
         if error is not None and _is_its_fault(error, member.upstream):
             member.circuit.fail(ticket, now, self._chance())
             if self.are_several:
-                log.warning("upstream.fault", upstream=member.entry.name, code=error.code, reason=error.detail)
+                log.warning("upstream.fault", upstream=member.spec.name, code=error.code, reason=error.detail)
         else:
             member.circuit.succeed(ticket, now)
         if (after := member.circuit.state(now)) is not before:
-            log.warning("upstream.circuit", upstream=member.entry.name, state=after.value)
+            log.warning("upstream.circuit", upstream=member.spec.name, state=after.value)
 
     def _note(self, course: Course, member: Member, fault: Fault) -> None:
         """Raises the error where the question must not be asked anywhere else."""
         free = fault.again in {Again.SAFE, Again.ELSEWHERE} or (self._ambiguous and fault.again is Again.AMBIGUOUS)
         if not free:
             raise fault.error
-        name, course.failed_at = member.entry.name, self._monotonic()
+        name, course.failed_at = member.spec.name, self._monotonic()
         if not course.asked or fault.again is not Again.ELSEWHERE:
             # In the end the client is told rather what time may mend than what only the operator can.
             course.error = fault.error
@@ -216,8 +216,8 @@ class Upstreams:
         candidates = [
             Candidate(
                 name,
-                priority=self._members[name].entry.priority + (_LAST if name in self.suspected else 0),
-                weight=self._members[name].entry.weight,
+                priority=self._members[name].spec.priority + (_LAST if name in self.suspected else 0),
+                weight=self._members[name].spec.weight,
                 welcome=self._members[name].circuit.admits(now),
                 full=self._members[name].is_full,
                 asked=name in course.asked,

@@ -9,15 +9,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.formats import BaseUrl, Count, DialectName, Key, KeyFile
+from app.config.field_types import BaseUrl, Count, DialectName, Key, KeyFile
+from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
 #: What `GET /v1/models` lists: n8n's picker shows only ids that contain `gpt-image` or `dall-e`.
 OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
-
-#: Which upstream's name stands for all that a client may call a model and that `models` does not list.
-REST = "*"
-
-_DEFAULT = "gpt-image-2-chat"
 
 
 class Entry(BaseModel):
@@ -36,27 +32,24 @@ class Entry(BaseModel):
     api_key: Key | None = Field(default_factory=lambda given: given.get("api_key_file"))
     model: Annotated[str, Field(min_length=1)] | None = None
     models: dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]] = {}
-    dialect: DialectName = _DEFAULT
+    dialect: DialectName = DEFAULT_MODEL
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
     weight: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 1.0
     max_concurrency: Count | None = None
 
     @model_validator(mode="after")
     def _refuse_two_sources(self) -> Self:
-        if self.model is not None and REST in self.models:
+        if self.model is not None and WILDCARD in self.models:
             raise PydanticCustomError("two_models", "either `model` or `*` in `models`: they mean the same")
         if self.api_key_file is not None and "api_key" in self.model_fields_set:
             raise PydanticCustomError("two_keys", "either `api_key` or `api_key_file`")
         return self
 
     @property
-    def rest(self) -> str | None:
-        """What is asked for where `models` does not list what the client named; None: nothing."""
-        return self.model or self.models.get(REST) or (None if self.models else _DEFAULT)
-
-    def model_for(self, name: str | None) -> str | None:
-        """`name` as the client gave it, if it did. None: this upstream has no such model."""
-        return self.rest if name is None or name == REST else self.models.get(name, self.rest)
+    def model_map(self) -> ModelMap:
+        """The upstream's names by those that clients use."""
+        default = self.model or self.models.get(WILDCARD) or (None if self.models else DEFAULT_MODEL)
+        return ModelMap(default, self.models)
 
 
 def _parse(value: object) -> object:

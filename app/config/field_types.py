@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, TypeAdapter
@@ -15,6 +15,7 @@ from pydantic_settings import NoDecode
 
 from app.images.ssrf import Allowed, parse_allow
 from app.images.stores import check_url
+from app.images.transcode import InputLimits
 from app.protocol.dialects import DIALECTS
 
 PREFIX = "LIMNER_"
@@ -137,27 +138,17 @@ def _split_lines(value: object) -> object:
     return _split(value.replace("\n", ",")) if isinstance(value, str) else value
 
 
-class Shrink(NamedTuple):
-    """Limits of input pictures; None: none."""
-
-    max_bytes: int | None
-    max_edge: int | None
-
-    def __str__(self) -> str:
-        return "20MiB,4096"
-
-
 def _parse_shrink(value: object) -> object:
     """Sizes as pydantic reads them: MB are decimal, MiB binary."""
     if not isinstance(value, str):
         return value
     if value.strip().lower() == "never":
-        return Shrink(None, None)
+        return InputLimits(None, None)
     size, _, edge = (part.strip() for part in value.partition(","))
     try:
-        limits = Shrink(TypeAdapter(ByteSize).validate_python(size), int(edge))
+        limits = InputLimits(TypeAdapter(ByteSize).validate_python(size), int(edge))
     except ValueError:
-        limits = Shrink(0, 0)
+        limits = InputLimits(0, 0)
     if not (limits.max_bytes and limits.max_edge and limits.max_bytes > 0 and limits.max_edge > 0):
         raise PydanticCustomError("shrink", "a size and a number of pixels, like 20MiB,4096, or never")
     return limits
@@ -192,7 +183,7 @@ StateUrl = Annotated[str, AfterValidator(_check_state)]
 LedgerFile = Annotated[Path, AfterValidator(_check_ledger)]
 Collector = Annotated[str, AfterValidator(_check_collector)]
 StoreUrl = Annotated[str, AfterValidator(_check_store)]
-ShrinkLimits = Annotated[Shrink, NoDecode, BeforeValidator(_parse_shrink)]
+ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_shrink)]
 AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)]
 
 # The last of several BeforeValidators runs first.

@@ -1,9 +1,12 @@
 """Settings that are right by themselves and wrong together: each with the sentence that says so."""
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import Any, Protocol
 
-from app.formats import is_loopback, variable
+from pydantic import ValidationError
+
+from app.config.field_types import is_loopback, variable
 
 #: Of one upstream; where several are listed, each has its own.
 _OF_ONE = ("upstream_base_url", "upstream_api_key", "upstream_api_key_file", "upstream_model", "upstream_dialect")
@@ -68,3 +71,35 @@ def kept_by_one(said: Said) -> str | None:
 
 #: Each takes the settings, and gives the line that names the variable, or None.
 CONTRADICTIONS = (one_and_several, two_sources, open_to_all, kept_by_one)
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """One readable line per bad variable: its name, its value where that cannot be a secret, the format."""
+    problems = error.errors(include_url=False, include_context=False)
+    # A default that hangs on a value that is wrong itself has nothing to add.
+    return [_complaint(problem) for problem in problems if problem["type"] != "default_factory_not_called"]
+
+
+def _complaint(problem: Mapping[str, Any]) -> str:
+    if not problem["loc"]:
+        return f"{problem['msg']}. See README.md#settings"
+    name = _name(*problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name}: required but not set. See README.md#settings"
+    shown = "" if _may_be_secret(problem) else f" {problem['input']!r}"
+    return f"{name}: invalid value{shown} (format: {problem['msg']}). See README.md#settings"
+
+
+def _name(field: str, *inside: str | int) -> str:
+    """Of an upstream in the list as one would write it in code."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in inside if field == "upstreams")
+    return variable(field) + "".join(steps)
+
+
+def _may_be_secret(problem: Mapping[str, Any]) -> bool:
+    """Keys, addresses with one in them, and what may hold either: a whole upstream, or what has a misspelt name."""
+    place, value = problem["loc"], problem["input"]
+    is_upstream = place[0] == "upstreams" and (len(place) < 3 or isinstance(value, dict | list))
+    is_key = any("key" in str(step) for step in place)
+    is_address = any(sign in repr(value) for sign in ("@", "password"))
+    return is_key or is_upstream or is_address or problem["type"] == "extra_forbidden"

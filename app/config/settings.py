@@ -8,8 +8,7 @@ from pydantic import ByteSize, Field, FilePath, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from app.contradictions import CONTRADICTIONS
-from app.formats import (
+from app.config.field_types import (
     PREFIX,
     AllowList,
     BaseUrl,
@@ -25,7 +24,6 @@ from app.formats import (
     Seconds,
     Secret,
     SecretFile,
-    Shrink,
     ShrinkLimits,
     Size,
     StateUrl,
@@ -33,7 +31,10 @@ from app.formats import (
     Words,
     variable,
 )
-from app.roster import OFFICIAL_MODELS, REST, Entry, Roster
+from app.config.upstreams import OFFICIAL_MODELS, Entry, Roster
+from app.config.validation import CONTRADICTIONS
+from app.images.transcode import InputLimits
+from app.upstream.spec import WILDCARD
 
 #: Where several upstreams may be listed.
 FILE = "limner.toml"
@@ -124,7 +125,7 @@ class Settings(BaseSettings):
         "the original, pixel by pixel, into a PNG of the original's size.",
     )
     shrink_inputs: ShrinkLimits = Field(
-        Shrink(20 * 2**20, 4096),
+        InputLimits(20 * 2**20, 4096),
         description="Input pictures over this size, or with an edge of more pixels, are made smaller, since upstreams "
         "drop them: `20MiB,4096`, or `never`.",
     )
@@ -265,11 +266,11 @@ class Settings(BaseSettings):
         mapped from.
         """
         entries = [entry for entry in self.roster if upstream in {None, entry.name}]
-        chosen = [name for name in names or self.models if any(entry.model_for(name) for entry in entries)]
+        chosen = [name for name in names or self.models if any(entry.model_map.resolve(name) for entry in entries)]
         if names or self.models:
             return tuple(dict.fromkeys(chosen))
-        rest = [entry.rest for entry in entries if entry.rest is not None]
-        mapped = [name for entry in entries for name in entry.models if name != REST]
+        rest = [entry.model_map.default for entry in entries if entry.model_map.default is not None]
+        mapped = [name for entry in entries for name in entry.models if name != WILDCARD]
         return tuple(dict.fromkeys((*(OFFICIAL_MODELS if rest else ()), *rest, *mapped)))
 
 
@@ -288,3 +289,17 @@ def unknown_variables() -> list[str]:
     known = {variable(field) for field in Settings.model_fields}
     given = os.environ.keys() | {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
     return sorted(name for name in given if name.startswith(PREFIX) and name not in known)
+
+
+def place(settings: Settings, entry: Entry, field: str) -> str:
+    """Of `base_url`, `api_key` or `model`: the variable, or the line of the list and where that is."""
+    if not settings.upstreams:
+        from_file = field == "api_key" and settings.upstream_api_key_file is not None
+        return variable(f"upstream_{field}_file" if from_file else f"upstream_{field}")
+    from_file = field == "api_key" and entry.api_key_file is not None
+    line = f"{field}_file" if from_file else "models" if field == "model" and entry.models else field
+    return f"{line} of the upstream '{entry.name}' in {settings.config or 'LIMNER_UPSTREAMS'}"
+
+
+def places(settings: Settings, entry: Entry) -> dict[str, str]:
+    return {field: place(settings, entry, field) for field in ("base_url", "api_key", "model")}

@@ -1,0 +1,56 @@
+"""What an operator says about one upstream, as the pool and the client need it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+#: The name in `ModelMap.names` that stands for all names that are not listed.
+WILDCARD = "*"
+
+#: The first upstream's model, and the name of the dialect that it speaks.
+DEFAULT_MODEL = "gpt-image-2-chat"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMap:
+    """Map the model that a client names to the name that the upstream uses.
+
+    `names` lists pairs of both; `default` is requested for any other name, `None` means that there is no such model.
+    """
+
+    default: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def resolve(self, name: str | None) -> str | None:
+        """Return the upstream's name for `name` (None: the client named no model), None where it has no such model."""
+        return self.default if name is None or name == WILDCARD else self.names.get(name, self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """One upstream: its address, how it is asked, and its share of the requests. Times are in seconds.
+
+    Attributes:
+        api_key: None passes each caller's own key on.
+        priority: Lower is asked first; equal ones in proportion to `weight`.
+        max_concurrency: Requests in flight at once; None means no limit.
+        timeout: For one request with all its attempts.
+        idle_timeout: For silence inside a reply.
+        origin: Where the operator has set `base_url`, `api_key` and `model`, for hints in the log.
+    """
+
+    base_url: str
+    api_key: SecretStr | None = None
+    name: str = "default"
+    models: ModelMap = ModelMap(DEFAULT_MODEL)
+    dialect: str = DEFAULT_MODEL
+    priority: int = 0
+    weight: float = 1.0
+    max_concurrency: int | None = None
+    timeout: float = 600
+    connect_timeout: float = 5
+    idle_timeout: float = 120
+    max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
+    user_agent: str = "limner"
+    origin: Mapping[str, str] = field(default_factory=dict)
