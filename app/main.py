@@ -19,20 +19,22 @@ from app.access.auth import Access
 from app.access.concurrency import Turns
 from app.access.keys import KeyBook
 from app.access.limits import Limits
-from app.accounts import Books
 from app.config.settings import Settings
 from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from app.handover import Handover
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import Store
 from app.images.stores import open_store
 from app.images.transcode import Transcoder
+from app.jobs.pipeline_io import Parts
+from app.jobs.registry import Once
+from app.jobs.service import Studio
+from app.jobs.sharing import Handover
+from app.jobs.usage_record import Books
 from app.middleware import LastResort, Record
 from app.observability.logging import log
 from app.observability.metrics import watch
-from app.once import Once
 from app.openapi import complete
 from app.ops import health_routes, kept_routes, metrics_routes, model_routes
 from app.pages import page_routes
@@ -52,8 +54,6 @@ from app.state.circuit_reports import exchange_hints
 from app.state.job_table import Board
 from app.state.shared_state import State
 from app.status import REMEMBERED, status_routes
-from app.studio import Studio
-from app.workbench import Parts
 
 #: Browsers show scripts no other headers of an answer.
 EXPOSED = (

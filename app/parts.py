@@ -3,15 +3,15 @@
 from app import __version__
 from app.access.auth import Access
 from app.access.keys import KeyBook
-from app.accounts import Books
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings, places
 from app.config.upstreams import Entry
 from app.images.store import StoreConfig
+from app.jobs.pipeline import Policy
+from app.jobs.registry import Once
+from app.jobs.usage_record import Books
 from app.observability.ledger import Ledger
 from app.observability.tracing import Tracing
-from app.once import Once
-from app.pipeline import Policy
 from app.upstream.client import Upstream, open_transport
 from app.upstream.pool import Member, Upstreams
 from app.upstream.spec import UpstreamSpec

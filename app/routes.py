@@ -13,15 +13,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.access.auth import Access
-from app.accounts import Books
 from app.config.settings import Settings
 from app.errors import BodyTimeout, InvalidRequest, NotFound, TooLarge, UserError
 from app.forms import boundary_of, read_parts
 from app.images.blob import Spool
+from app.jobs.service import Studio
+from app.jobs.usage_record import Books
 from app.openapi import image_endpoint, result_endpoint
 from app.protocol.image_request import ImagesRequest, Operation, read_form, read_json
 from app.protocol.inline_images import Lifter
-from app.studio import Studio
 
 #: Bytes of JSON without its pictures: a hundred times the longest prompt.
 _MAX_TEXT = 4 * 2**20

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from multiprocessing.connection import Connection
 
-    from app.studio import Studio
+    from app.jobs.service import Studio
 
 #: What a worker tells its supervisor.
 READY, LEAVING = b"ready", b"leaving"

@@ -14,10 +14,9 @@ from app.access.auth import Access
 from app.config.field_types import is_loopback, variable
 from app.config.settings import Settings
 from app.errors import Forbidden
-from app.exchange import outline
-from app.once import Errand
+from app.jobs.job import Errand, outline
+from app.jobs.service import Studio
 from app.responses import JsonResponse
-from app.studio import Studio
 from app.upstream.pool import Upstreams
 
 #: Requests that are remembered.

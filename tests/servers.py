@@ -13,8 +13,8 @@ from app.connection import connection
 from app.demo.server import serve
 from app.demo.state import DemoState
 from app.demo.upstream import create_demo
+from app.jobs.service import Studio
 from app.main import create_app
-from app.studio import Studio
 
 __all__ = ["RunningDemo", "RunningLimner", "run_demo", "run_limner", "serve"]
 

@@ -16,7 +16,7 @@ import structlog
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app.access.auth import Caller
-from app.accounts import Books
+from app.jobs.usage_record import Books
 from app.observability import tracing as traces
 from app.observability.logging import configure
 from app.observability.metrics import REGISTRY

@@ -9,10 +9,8 @@ import pytest
 from redis import Redis
 
 from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, QuestionLost, Unavailable
-from app.exchange import Exchange, Item
 from app.images.blob import Spool
-from app.jobs import Job
-from app.once import Errand, Identity
+from app.jobs.job import Errand, Exchange, Identity, Item, Job
 from app.state.job_table import PATIENCE, Board, Heard
 from app.state.shared_state import State
 from tests.redis_server import RedisServer, run_redis

@@ -7,9 +7,8 @@ import orjson
 import pytest
 
 from app.errors import ModerationBlocked
-from app.exchange import Event, Exchange, Item, Stopwatch, answer_of
-from app.jobs import Job
-from app.pipeline import Answer, Partial
+from app.jobs.job import Event, Exchange, Item, Job, Stopwatch, answer_of
+from app.jobs.pipeline import Answer, Partial
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import Painted
 from app.protocol.usage import Usage

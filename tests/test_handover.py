@@ -9,15 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, QuestionLost, Unavailable
-from app.exchange import Exchange, Item
-from app.handover import Handover
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, not_kept
-from app.jobs import Job
-from app.letters import write_letter
-from app.once import Errand, Identity, Once
-from app.pipeline import Answer
+from app.jobs.job import Errand, Exchange, Identity, Item, Job
+from app.jobs.pipeline import Answer
+from app.jobs.registry import Once
+from app.jobs.sharing import Handover, write_letter
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_format import ImageInfo, measure
 from app.protocol.image_response import Painted

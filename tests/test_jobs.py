@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from app.errors import ApiError, NotFound, Unavailable
-from app.jobs import Job
+from app.jobs.job import Job
 
 
 class Bench:

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, RateLimited, UpstreamTimeout
-from app.exchange import Exchange, Item
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs import Job
-from app.letters import Letter, read_letter, write_letter
-from app.once import Errand, Identity
-from app.pipeline import Answer
+from app.jobs.job import Errand, Exchange, Identity, Item, Job
+from app.jobs.pipeline import Answer
+from app.jobs.sharing import Letter, read_letter, write_letter
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from app.config.settings import Settings
 from app.errors import NotFound
 from app.images.store import not_reached
+from app.jobs.registry import Once
 from app.main import EXPOSED, answer_fault, answer_framework, create_app, sweep
-from app.once import Once
 from tests.servers import RunningLimner, run_demo, run_limner
 from tests.wire import Reply, ask, connect, request
 

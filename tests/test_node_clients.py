@@ -273,7 +273,7 @@ def test_comments_that_keep_a_stream_alive_disturb_nobody(
         sent.release()
         return comment(text)
 
-    monkeypatch.setattr("app.exchange.comment", noticed)
+    monkeypatch.setattr("app.jobs.job.comment", noticed)
     with impatient_limner(demo, "holds") as limner:
         node.start("openai 6", limner, method="images.generate", body={**ASKED, "stream": True})
         assert all(sent.acquire(timeout=PATIENCE) for _ in range(3))

@@ -29,11 +29,10 @@ from app.errors import (
     UpstreamUnreachable,
     UserError,
 )
-from app.exchange import Exchange, Item
 from app.images.blob import Blob, Spool
-from app.jobs import Job
-from app.once import Errand, Identity, Once, identify
-from app.pipeline import Answer
+from app.jobs.job import Errand, Exchange, Identity, Item, Job
+from app.jobs.pipeline import Answer
+from app.jobs.registry import Once, identify
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest, Operation, Picture
 from app.protocol.image_response import Painted

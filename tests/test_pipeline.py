@@ -12,7 +12,7 @@ import pytest
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamBroken, UserError
 from app.images.blob import Blob, Spool
-from app.pipeline import Answer, Edge, Partial, Policy, Put, paint
+from app.jobs.pipeline import Answer, Edge, Partial, Policy, Put, paint
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation, Picture

@@ -14,17 +14,17 @@ from openai import OpenAI
 from PIL import Image
 
 from app.errors import ImageUnavailable
-from app.exchange import Exchange
-from app.handover import Handover
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
+from app.jobs.job import Exchange
+from app.jobs.service import Visit
+from app.jobs.sharing import Handover
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.responses import Presence
 from app.state.job_table import Board
 from app.state.shared_state import State
-from app.studio import Visit
 from tests.lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
 from tests.pictures import gradient, saved
 from tests.servers import RunningDemo, run_demo

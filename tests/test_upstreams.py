@@ -148,12 +148,13 @@ def build(
     members = []
     for priority, (name, script) in zip(count(), scripts.items()):
         more = {"priority": priority} | (entries or {}).get(name, {})
-        models = more.pop("models", {})
+        names = more.pop("models", {})
+        default = more.pop("model", None if names else "gpt-image-2-chat")
         spec = UpstreamSpec(
             name=name,
             base_url=f"https://{name}.example/v1",
             api_key=SecretStr(f"sk-{name}"),
-            models=ModelMap(None if models else "gpt-image-2-chat", models),
+            models=ModelMap(default, names),
             **more,
         )
         members.append(Member(spec, Scripted(asked, name, script, config or spec)))

@@ -11,9 +11,9 @@ from PIL import Image, ImageChops
 
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
+from app.jobs.pipeline_io import pixels
 from app.observability.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
-from app.workbench import pixels
 from tests.lines import ASKED, limner_over
 from tests.pictures import as_blob, noise, saved
 from tests.servers import RunningDemo, run_demo

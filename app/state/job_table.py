@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.errors import IdempotencyKeyReused, QuestionLost, Unavailable
-from app.once import REUSED, Errand, Identity
+from app.jobs.job import Errand, Identity
+from app.jobs.registry import REUSED
 from app.state.shared_state import State
 
 #: Seconds between two signs of life, and without one after which an owner is taken for dead.

@@ -12,10 +12,10 @@ from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import Store
 from app.images.transcode import InputLimits, Transcoder
+from app.jobs.job import Errand
+from app.jobs.pipeline import Edge, Put
 from app.observability.metrics import DOWNLOADED, STORE_ERRORS
 from app.observability.tracing import Step
-from app.once import Errand
-from app.pipeline import Edge, Put
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, measure
 from app.protocol.image_request import ImagesRequest

@@ -12,7 +12,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from weakref import WeakValueDictionary
 
 import orjson
@@ -21,114 +21,14 @@ from starlette.datastructures import Headers
 from app.access.auth import Caller
 from app.errors import (
     IdempotencyKeyReused,
-    ImageUnavailable,
     InvalidRequest,
-    ModerationBlocked,
-    NoImageInReply,
-    UpstreamBroken,
-    UpstreamTimeout,
 )
-from app.exchange import Exchange, Item
-from app.images.blob import Spool
-from app.jobs import Job
-from app.protocol.chat_reply import ChatReply
+from app.jobs.job import Errand, Identity
 from app.protocol.image_request import ImagesRequest, Picture
-
-#: Faults that may have been paid for: with a key the same question is not asked again.
-_COST_MONEY = (ModerationBlocked, NoImageInReply, UpstreamBroken, UpstreamTimeout)
 
 _HASHED_AT_ONCE = 1024 * 1024
 
 REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What makes two requests the same question: who asks what, under which key. `again`: it says it is a repeat."""
-
-    caller: str
-    fingerprint: str
-    key: str | None = None
-    again: bool = False
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Where it is looked for: under its key, or else under what is asked."""
-        return self.caller, f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
-
-
-@dataclass(slots=True, eq=False)
-class Errand:
-    """A question under way, or answered. `replies` have been paid for, `spool` holds the bytes of the answer.
-
-    `reader`: the name under which this replica waits for it; `follows`: another one works on it. `is_cut_off`: by the
-    end of this replica, perhaps after paying. `telling` is held while others are told of it.
-    """
-
-    id: str
-    identity: Identity
-    exchange: Exchange
-    spool: Spool
-    is_async: bool = False
-    reader: str = ""
-    follows: bool = False
-    replies: list[ChatReply] = field(default_factory=list)
-    delivered: bool = False
-    is_cut_off: bool = False
-    until: float = math.inf
-    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
-    job: Job[Item] = field(init=False)
-
-    @property
-    def is_idle(self) -> bool:
-        """Its work has ended, and nobody here reads it."""
-        return self.job.task.done() and not self.job.readers
-
-    @property
-    def may_have_cost(self) -> bool:
-        """The upstream may have been paid, now or by an earlier try."""
-        return self.exchange.upstream.started or bool(self.replies)
-
-    @property
-    def failed_to_deliver(self) -> bool:
-        """The upstream has been paid, but its picture could not be fetched or kept, or nobody was there any more who
-        wanted it: worth another try.
-        """
-        fault = self.job.fault if self.job.task.done() and not self.follows else None
-        if isinstance(fault, ImageUnavailable):
-            return True
-        is_paid_already = self.may_have_cost and not self.exchange.upstream.started
-        return is_paid_already and fault is not None and not isinstance(fault, InvalidRequest)
-
-    @property
-    def is_bound_here(self) -> bool:
-        """No other replica can deliver it: the pictures came with the replies."""
-        return self.failed_to_deliver and not all(reply.is_told_by_raw for reply in self.replies)
-
-    @property
-    def may_be_tried_again(self) -> bool:
-        """At no further cost: nothing has been asked yet, or all that is missing is the delivery."""
-        return self.failed_to_deliver or (self.job.fault is not None and not self.may_have_cost)
-
-    @property
-    def is_worth_keeping(self) -> bool:
-        if self.is_async or self.failed_to_deliver:
-            return True
-        if self.job.fault is None:
-            return self.identity.key is not None or not self.delivered
-        return self.identity.key is not None and isinstance(self.job.fault, _COST_MONEY)
-
-    def reopen(self, spool: Spool, exchange: Exchange) -> None:
-        """For another try at delivering; the bytes of the repeat join those of the first."""
-        self.spool.take_over(spool)
-        self.exchange = exchange
-        self.delivered, self.until = False, math.inf
-
-    def may_be_joined(self, identity: Identity) -> bool:
-        """With a key always; without one where its client has gone, or says that it has come again."""
-        if identity.key is not None or self.failed_to_deliver:
-            return True
-        return not (self.is_async or self.delivered) and (self.job.readers == 0 or identity.again)
 
 
 class Once:

@@ -13,15 +13,14 @@ from app.access.auth import Caller
 from app.access.concurrency import Turns
 from app.access.limits import Limits, within
 from app.errors import ApiError, Unavailable
-from app.exchange import Exchange, Item, answer_of, outline
-from app.handover import Handover
 from app.images.blob import Spool
-from app.jobs import Job
-from app.once import Errand, Identity, Once, identify
-from app.pipeline import Policy, paint
+from app.jobs.job import Errand, Exchange, Identity, Item, Job, answer_of, outline
+from app.jobs.pipeline import Policy, paint
+from app.jobs.pipeline_io import Parts, Workbench
+from app.jobs.registry import Once, identify
+from app.jobs.sharing import Handover
 from app.protocol.image_request import ImagesRequest
 from app.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
-from app.workbench import Parts, Workbench
 
 #: Seconds without a byte after which a sign of life is sent: middle boxes cut silent connections after 60 to 120.
 SILENCE = 15.0

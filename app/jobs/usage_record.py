@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.access.auth import Caller
-from app.exchange import Exchange, answer_of, outline
+from app.jobs.job import Errand, Exchange, answer_of, outline
 from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import BYTES_IN, BYTES_OUT, IMAGES, QUESTIONS, STEPS, TOKENS_IN, TOKENS_OUT
 from app.observability.tracing import Trace, Tracing
-from app.once import Errand
 from app.protocol.image_request import Operation
 from app.protocol.usage import NO_USAGE
 
