@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.access.keys import KeyBook, KeysBroken, new_key
+from app.api.diagnostics import read_length
 from app.cli.explain import explain
 from app.config.settings import Settings, unknown_variables
 from app.config.validation import complaints
@@ -17,13 +18,12 @@ from app.errors import InvalidRequest
 from app.images.stores import open_store
 from app.observability.logging import configure, log
 from app.painting import BASE_URL, MODEL, TIMEOUT, Order, paint
-from app.parts import store_config
 from app.report import GROUPS, sum_up
-from app.server import Server
-from app.silence import read_length
+from app.server.draining import Server
+from app.services import store_config
 
 if TYPE_CHECKING:
-    from app.workers import Workers
+    from app.server.supervisor import Workers
 
 #: The second Ctrl-C: 128 + SIGINT, as shells count.
 _INTERRUPTED = 130
@@ -208,7 +208,7 @@ def warn_of_workers(settings: Settings) -> None:
 
 def open_workers(settings: Settings) -> "Workers":
     """Loaded here, for the same reason. What would keep every worker from starting is found first, and told once."""
-    from app.workers import Workers  # noqa: PLC0415
+    from app.server.supervisor import Workers  # noqa: PLC0415
 
     if settings.keys_file is not None:
         KeyBook(settings.keys_file)

@@ -14,8 +14,8 @@ import orjson
 from app import surroundings
 from app.config.settings import Settings, place
 from app.main import create_app
-from app.parts import upstream_spec
 from app.pure.patience import who_gives_up
+from app.services import upstream_spec
 from app.steps import Failed, Step, take
 from app.stopwatch import Stopwatch
 from app.upstream.client import Upstream, open_transport

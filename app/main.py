@@ -1,9 +1,7 @@
 """Builds the server from its parts, opens and closes them; the only file that knows them all."""
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,44 +14,22 @@ from starlette.routing import Route
 
 from app import __version__
 from app.access.auth import Access
-from app.access.concurrency import Turns
 from app.access.keys import KeyBook
-from app.access.limits import Limits
+from app.api.diagnostics import diagnosis_routes, silence_routes
+from app.api.health import health_routes, metrics_routes
+from app.api.images import image_routes
+from app.api.middleware import LastResort, Record
+from app.api.models import model_routes
+from app.api.openapi import complete
+from app.api.pages import page_routes
+from app.api.responses import ErrorResponse
+from app.api.status import REMEMBERED, status_routes
+from app.api.stored_images import kept_routes
 from app.config.settings import Settings
-from app.diagnosis import diagnosis_routes
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from app.images.blob import Blob
-from app.images.fetch import Fetcher
-from app.images.store import Store
 from app.images.stores import open_store
-from app.images.transcode import Transcoder
-from app.jobs.pipeline_io import Parts
-from app.jobs.registry import Once
-from app.jobs.service import Studio
-from app.jobs.sharing import Handover
 from app.jobs.usage_record import Books
-from app.middleware import LastResort, Record
-from app.observability.logging import log
-from app.observability.metrics import watch
-from app.openapi import complete
-from app.ops import health_routes, kept_routes, metrics_routes, model_routes
-from app.pages import page_routes
-from app.parts import (
-    open_access,
-    open_books,
-    open_once,
-    open_upstreams,
-    policy,
-    store_config,
-    turns,
-)
-from app.responses import ErrorResponse
-from app.routes import image_routes
-from app.silence import silence_routes
-from app.state.circuit_reports import exchange_hints
-from app.state.job_table import Board
-from app.state.shared_state import State
-from app.status import REMEMBERED, status_routes
+from app.services import open_access, open_books, open_parts, store_config
 
 #: Browsers show scripts no other headers of an answer.
 EXPOSED = (
@@ -72,9 +48,6 @@ EXPOSED = (
     "x-limner-upstream",
     "x-limner-upstream-ms",
 )
-
-#: Seconds between two sweeps of the image store, at most.
-_SWEEP = 600.0
 
 
 class App(FastAPI):
@@ -159,67 +132,6 @@ def serve_directly(app: FastAPI, router: APIRouter) -> None:
         for prefix in ("/v1", "")
         for route in plain
     ]
-
-
-@asynccontextmanager
-async def open_parts(settings: Settings, store: Store, books: Books, app: FastAPI) -> AsyncGenerator[None, None]:
-    """Everything that needs an event loop; closed in the opposite order, after the questions under way have ended."""
-    new_blob = partial(Blob, settings.spool_dir)
-    fetcher = Fetcher(
-        new_blob=new_blob,
-        allow=settings.fetch_allow,
-        timeout=settings.fetch_timeout,
-        max_bytes=settings.max_image_bytes,
-    )
-    transcoder = Transcoder(new_blob=new_blob)
-    upstreams = open_upstreams(settings)
-    once = open_once(settings)
-    state = State(settings.shared_state, closed=settings.state_down == "closed")
-    board = Board(state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl)
-    studio = Studio(
-        turns=Turns(turns(settings), settings.max_queue),
-        limits=Limits(state, settings.max_queue),
-        parts=Parts(upstreams, fetcher, transcoder, store, board, settings.shrink_inputs, settings.public_url),
-        policy=policy(settings),
-        once=once,
-        handover=Handover(once, board, store),
-        keepalive_after=settings.keepalive_after,
-    )
-    app.state.studio = studio
-    beside = [asyncio.create_task(work) for work in recurring(settings, studio, store, state)]
-    try:
-        yield
-    finally:
-        await studio.drain(settings.shutdown_grace)
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-        once.close()
-        await state.close()
-        await upstreams.close()
-        await fetcher.close()
-        transcoder.close()
-        store.close()
-        await books.close()
-
-
-def recurring(settings: Settings, studio: Studio, store: Store, state: State) -> list[Coroutine[Any, Any, None]]:
-    return [
-        sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
-        watch(studio.turns, studio.parts.upstreams.circuits),
-        studio.handover.beat(),
-        exchange_hints(state, studio.parts.upstreams),
-    ]
-
-
-async def sweep(store: Store, once: Once, seconds: float) -> None:
-    while True:
-        once.sweep()
-        try:
-            log.debug("sweep", removed=await store.sweep())
-        except ApiError as error:
-            log.warning("sweep", error=error.detail)
-        await asyncio.sleep(seconds)
 
 
 async def answer_fault(http: Request, error: Exception) -> Response:

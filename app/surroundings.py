@@ -11,9 +11,9 @@ from app.errors import ApiError
 from app.images.blob import Blob
 from app.images.store import Store, Stored
 from app.images.stores import open_store
-from app.parts import store_config
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import stand_in
+from app.services import store_config
 from app.state.shared_state import redis_address
 from app.steps import Failed, Step
 

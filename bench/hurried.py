@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from app.config.settings import Settings
 from app.observability.logging import configure
-from app.server import Server
+from app.server.draining import Server
 from bench.subjects import SILENCE
 
 

@@ -9,10 +9,10 @@ from random import Random
 
 import orjson
 
+from app.api.body import read_parts
 from app.errors import ApiError
 from app.extraction.forms import explain
 from app.extraction.text import visible_text
-from app.forms import read_parts
 from app.images.blob import Blob
 from app.images.ssrf import Refused, check_url
 from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply

@@ -220,7 +220,7 @@ def test_several_workers_are_supervised(environment: Path, monkeypatch: pytest.M
     for name, value in (WHERE | {"LIMNER_WORKERS": "3", "LIMNER_KEYS_FILE": str(tmp_path / "keys.toml")}).items():
         monkeypatch.setenv(name, value)
     ended = Ended()
-    monkeypatch.setattr("app.workers.Workers", ended)
+    monkeypatch.setattr("app.server.supervisor.Workers", ended)
     assert commands.main(["serve"]) == 0
     assert ended.settings[0].workers == 3
 

@@ -327,7 +327,7 @@ def test_each_arrow_is_a_span_and_the_upstream_hears_of_the_trace(
     demo: RunningDemo, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr("app.parts.Tracing", lambda address, version: Tracing(address, version, exporter))
+    monkeypatch.setattr("app.services.Tracing", lambda address, version: Tracing(address, version, exporter))
     edit: Any = {"files": {"image": ("a", saved(gradient(size=(5000, 20)), "PNG"))}, "timeout": 20}
     with watched(demo, kept, traces="http://127.0.0.1:9", log_prompts=True) as limner:
         form = {"prompt": "a hat", "output_format": "webp", "response_format": "url"}

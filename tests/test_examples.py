@@ -8,10 +8,9 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 from openai.types.images_response import ImagesResponse
 
+from app.api.openapi import ANSWER, ERROR, FAULTS, IMAGES, KEPT, PROMISE, PROMISED, QUESTION_ID, QUESTIONS
 from app.errors import ApiError
-from app.examples import ANSWER, FAULTS, KEPT, PROMISED, QUESTION_ID, QUESTIONS
 from app.images.store import is_name
-from app.openapi import ERROR, IMAGES, PROMISE
 from app.protocol.image_request import Operation, read_json
 from tests.servers import RunningLimner, run_demo, run_limner
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator
 import orjson
 import pytest
 
+from app.api.responses import Presence
 from app.errors import ModerationBlocked
 from app.jobs.job import Event, Exchange, Item, Job, Stopwatch, answer_of
 from app.jobs.pipeline import Answer, Partial
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import Painted
 from app.protocol.usage import Usage
-from app.responses import Presence
 
 PAINTED = Painted("markdown-image", url="https://h/a.png")
 ANSWER = Answer((PAINTED, Painted("address", url="https://h/b.png"), PAINTED), Usage(), failed=2)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api.body import MAX_PARTS, boundary_of, read_parts
 from app.errors import InvalidRequest, TooLarge
-from app.forms import MAX_PARTS, boundary_of, read_parts
 from app.images.blob import Blob
 from app.protocol.image_request import FormPart
 

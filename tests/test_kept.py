@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from app.api.stored_images import KeptResponse
 from app.errors import Unavailable
 from app.images.store import Stored, not_reached
-from app.kept import KeptResponse
 
 NAME = "a" * 32 + ".png"
 DATA = bytes(range(256)) * 10_000

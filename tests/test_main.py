@@ -16,7 +16,8 @@ from app.config.settings import Settings
 from app.errors import NotFound
 from app.images.store import not_reached
 from app.jobs.registry import Once
-from app.main import EXPOSED, answer_fault, answer_framework, create_app, sweep
+from app.main import EXPOSED, answer_fault, answer_framework, create_app
+from app.services import sweep
 from tests.servers import RunningLimner, run_demo, run_limner
 from tests.wire import Reply, ask, connect, request
 

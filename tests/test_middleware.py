@@ -8,7 +8,7 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from app.middleware import LastResort, Record, tidy
+from app.api.middleware import LastResort, Record, tidy
 from app.observability.logging import configure
 
 

@@ -18,8 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.examples import FAULTS
-from app.openapi import ERROR, EVENT, IMAGES, MODEL, MODELS, STATUS, USAGE, complete, fault_responses
+from app.api.openapi import ERROR, EVENT, FAULTS, IMAGES, MODEL, MODELS, STATUS, USAGE, complete, fault_responses
 from app.protocol.image_request import PARAMETERS, ImagesRequest, Operation
 from app.protocol.image_response import images_json
 from app.protocol.parameters import Goes, Parameter

@@ -10,15 +10,15 @@ import httpx
 import pytest
 
 from app import __version__
+from app.api.pages import POLICY, WEB_DIR, about
 from app.config.settings import Settings
 from app.extraction.urls import Look
-from app.pages import FOLDER, POLICY, about
 from app.protocol.image_request import PARAMETERS
 from tests.servers import RunningLimner, run_limner
 from tests.wire import ask, request
 
 NO_UPSTREAM = "http://127.0.0.1:9"
-FILES = {path.name: path.read_text() for path in sorted(FOLDER.iterdir())}
+FILES = {path.name: path.read_text() for path in sorted(WEB_DIR.iterdir())}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 HTML = {name: text for name, text in FILES.items() if name.endswith(".html")}
 
@@ -197,7 +197,7 @@ def test_every_text_of_the_markup_can_be_translated(name: str) -> None:
 
 def test_the_page_knows_all_that_is_said_of_a_pasted_reply() -> None:
     """So that it can be said in Chinese too; the page sends no pictures along that could have been the client's own."""
-    pure = FOLDER.parent / "pure"
+    pure = WEB_DIR.parent / "pure"
     judged = "".join((pure / f"{name}.py").read_text() for name in ("replies", "judgement"))
     reasons = re.findall(r'(?:why_not=|why_not = |reason = |return "", |\("", )f?"([^"]+)"', judged)
     looks = [reasons.pop(at) for at, each in enumerate(reasons) if "{look.value}" in each]

@@ -7,7 +7,7 @@ import pytest
 
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
-from app.parts import open_books, open_upstreams, turns
+from app.services import open_books, open_upstreams, turns
 
 LIMITS: dict[str, tuple[list[int | None], int]] = {
     "one without a limit: as many as the process takes": ([4, None], 100),

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from app.api.responses import ClientGone, ErrorResponse, FlowingResponse, PicturesResponse, Presence, joined
 from app.errors import NotFound
 from app.images.blob import Blob
 from app.protocol.json_stream import Hole, HoleyJson
-from app.responses import ClientGone, ErrorResponse, FlowingResponse, PicturesResponse, Presence, joined
 
 
 class Client:

@@ -25,7 +25,7 @@ import structlog
 
 from app.config.settings import Settings
 from app.observability import metrics
-from app.server import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, Server, Worker, address_of, work
+from app.server.draining import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, Server, Worker, address_of, work
 from tests.processes import serve
 from tests.servers import RunningDemo, run_demo
 

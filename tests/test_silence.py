@@ -8,10 +8,11 @@ import pytest
 from fastapi import FastAPI
 
 from app.access.auth import Access
+from app.api.diagnostics import LONGEST, silence_routes
+from app.api.diagnostics import MAX_SILENCE as MOST
+from app.api.middleware import Record
 from app.errors import ApiError
 from app.main import answer_fault
-from app.middleware import Record
-from app.silence import LONGEST, MOST, silence_routes
 from tests.servers import RunningLimner, run_limner
 
 KEY = {"authorization": "Bearer sk-client"}

@@ -13,6 +13,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
+from app.api.responses import Presence
 from app.errors import ImageUnavailable
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
@@ -22,7 +23,6 @@ from app.jobs.service import Visit
 from app.jobs.sharing import Handover
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
-from app.responses import Presence
 from app.state.job_table import Board
 from app.state.shared_state import State
 from tests.lines import ASKED, Line, limner_over, unchunk, wait_for_jobs

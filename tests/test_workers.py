@@ -17,10 +17,10 @@ import httpx
 import pytest
 import structlog
 
-from app import workers
 from app.config.settings import Settings
-from app.server import COUNT_DEATH, RELOAD
-from app.workers import Workers, bind, find_addresses
+from app.server import supervisor as workers
+from app.server.draining import COUNT_DEATH, RELOAD
+from app.server.supervisor import Workers, bind, find_addresses
 from tests import crew
 from tests.processes import Process, serve
 from tests.redis_server import RedisServer, run_redis

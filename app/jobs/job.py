@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 
+from app.api.responses import Presence, joined
 from app.errors import (
     ApiError,
     ImageUnavailable,
@@ -30,7 +31,6 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import completed_event, error_event, images_json, partial_event
 from app.protocol.json_stream import HoleyJson
 from app.protocol.sse import comment
-from app.responses import Presence, joined
 
 ItemT = TypeVar("ItemT")
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from app.access.auth import Caller
 from app.access.concurrency import Turns
 from app.access.limits import Limits, within
+from app.api.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
 from app.errors import ApiError, Unavailable
 from app.images.blob import Spool
 from app.jobs.job import Errand, Exchange, Identity, Item, Job, answer_of, outline
@@ -20,7 +21,6 @@ from app.jobs.pipeline_io import Parts, Workbench
 from app.jobs.registry import Once, identify
 from app.jobs.sharing import Handover
 from app.protocol.image_request import ImagesRequest
-from app.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
 
 #: Seconds without a byte after which a sign of life is sent: middle boxes cut silent connections after 60 to 120.
 SILENCE = 15.0

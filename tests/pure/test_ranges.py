@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pure.ranges import read_range
+from app.api.stored_images import read_range
 
 
 @dataclass(frozen=True, slots=True)

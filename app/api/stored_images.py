@@ -1,14 +1,34 @@
 """A kept picture over HTTP: whole, in part, or not again where the client has it."""
 
+import re
 from collections.abc import Mapping
 from email.utils import formatdate
 
+from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.images.store import Stored, media_type
-from app.pure.ranges import read_range
+from app.api.openapi import fault_responses
+from app.errors import NotFound
+from app.images.store import Stored, cache_control, media_type
+
+#: One range only: of several, a server may send the whole (RFC 9110, 14.2).
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.ASCII | re.IGNORECASE)
+
+
+def read_range(header: str | None, size: int) -> range | None:
+    """None where it asks for nothing that is understood, so that the whole is sent; empty where nothing is there."""
+    match = _RANGE.fullmatch(header or "")
+    if match is None or match.group(1, 2) == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(0, size - int(last)), size)
+    if last and int(last) < int(first):
+        return None
+    return range(int(first), min(size, int(last) + 1) if last else size)
+
 
 #: How much of a picture is read before it is sent.
 _PIECE = 2**20
@@ -63,3 +83,32 @@ def wanted_part(asked: Headers, stored: Stored, modified: str) -> range | None:
     if asked.get("if-range", stored.etag) not in {stored.etag, modified}:
         return None
     return read_range(asked.get("range"), stored.size)
+
+
+def kept_routes(ttl: float) -> APIRouter:
+    """No key: whoever has the address, which nobody can guess, may see the picture."""
+    router = APIRouter(tags=["kept images"])
+    headers = {
+        "cache-control": cache_control(ttl),
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "default-src 'none'",
+        "cross-origin-resource-policy": "cross-origin",
+    }
+
+    @router.head("/kept/{name}", include_in_schema=False)
+    @router.get(
+        "/kept/{name}",
+        summary="A picture that is kept for its time",
+        response_class=Response,
+        responses={
+            200: {"description": "The picture.", "content": {"image/*": {}}},
+            **fault_responses(404, missing="image_not_found"),
+        },
+    )
+    async def kept(name: str, http: Request) -> Response:
+        stored = await http.app.state.studio.parts.store.find(name)
+        if stored is None:
+            raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
+        return KeptResponse(stored, http.headers, headers)
+
+    return router

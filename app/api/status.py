@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from app import __version__
 from app.access.auth import Access
+from app.api.responses import JsonResponse
 from app.config.field_types import is_loopback, variable
 from app.config.settings import Settings
 from app.errors import Forbidden
 from app.jobs.job import Errand, outline
 from app.jobs.service import Studio
-from app.responses import JsonResponse
 from app.upstream.pool import Upstreams
 
 #: Requests that are remembered.

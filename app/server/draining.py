@@ -14,10 +14,10 @@ from structlog.contextvars import bind_contextvars
 
 from app.access.keys import KeyBook, KeysBroken
 from app.config.settings import Settings
-from app.connection import connection
 from app.main import create_app
 from app.observability.logging import configure, log
 from app.observability.metrics import WORKER_DEATHS
+from app.server.http_protocol import connection
 
 if TYPE_CHECKING:
     import socket

@@ -1,17 +1,39 @@
 """What the settings mean for each part of the server: how it is built from them."""
 
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+
 from app import __version__
 from app.access.auth import Access
+from app.access.concurrency import Turns
 from app.access.keys import KeyBook
+from app.access.limits import Limits
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings, places
 from app.config.upstreams import Entry
-from app.images.store import StoreConfig
+from app.errors import ApiError
+from app.images.blob import Blob
+from app.images.fetch import Fetcher
+from app.images.store import Store, StoreConfig
+from app.images.transcode import Transcoder
 from app.jobs.pipeline import Policy
+from app.jobs.pipeline_io import Parts
 from app.jobs.registry import Once
+from app.jobs.service import Studio
+from app.jobs.sharing import Handover
 from app.jobs.usage_record import Books
 from app.observability.ledger import Ledger
+from app.observability.logging import log
+from app.observability.metrics import watch
 from app.observability.tracing import Tracing
+from app.state.circuit_reports import exchange_hints
+from app.state.job_table import Board
+from app.state.shared_state import State
 from app.upstream.client import Upstream, open_transport
 from app.upstream.pool import Member, Upstreams
 from app.upstream.spec import UpstreamSpec
@@ -93,3 +115,68 @@ def upstream_spec(entry: Entry, settings: Settings) -> UpstreamSpec:
         user_agent=f"limner/{__version__}",
         origin=places(settings, entry),
     )
+
+
+#: Seconds between two sweeps of the image store, at most.
+_SWEEP = 600.0
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings, store: Store, books: Books, app: FastAPI) -> AsyncGenerator[None, None]:
+    """Everything that needs an event loop; closed in the opposite order, after the questions under way have ended."""
+    new_blob = partial(Blob, settings.spool_dir)
+    fetcher = Fetcher(
+        new_blob=new_blob,
+        allow=settings.fetch_allow,
+        timeout=settings.fetch_timeout,
+        max_bytes=settings.max_image_bytes,
+    )
+    transcoder = Transcoder(new_blob=new_blob)
+    upstreams = open_upstreams(settings)
+    once = open_once(settings)
+    state = State(settings.shared_state, closed=settings.state_down == "closed")
+    board = Board(state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl)
+    studio = Studio(
+        turns=Turns(turns(settings), settings.max_queue),
+        limits=Limits(state, settings.max_queue),
+        parts=Parts(upstreams, fetcher, transcoder, store, board, settings.shrink_inputs, settings.public_url),
+        policy=policy(settings),
+        once=once,
+        handover=Handover(once, board, store),
+        keepalive_after=settings.keepalive_after,
+    )
+    app.state.studio = studio
+    beside = [asyncio.create_task(work) for work in recurring(settings, studio, store, state)]
+    try:
+        yield
+    finally:
+        await studio.drain(settings.shutdown_grace)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        once.close()
+        await state.close()
+        await upstreams.close()
+        await fetcher.close()
+        transcoder.close()
+        store.close()
+        await books.close()
+
+
+def recurring(settings: Settings, studio: Studio, store: Store, state: State) -> list[Coroutine[Any, Any, None]]:
+    return [
+        sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
+        watch(studio.turns, studio.parts.upstreams.circuits),
+        studio.handover.beat(),
+        exchange_hints(state, studio.parts.upstreams),
+    ]
+
+
+async def sweep(store: Store, once: Once, seconds: float) -> None:
+    while True:
+        once.sweep()
+        try:
+            log.debug("sweep", removed=await store.sweep())
+        except ApiError as error:
+            log.warning("sweep", error=error.detail)
+        await asyncio.sleep(seconds)

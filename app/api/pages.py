@@ -14,7 +14,7 @@ from app.config.settings import Settings
 from app.errors import NotFound
 from app.protocol import sizes
 
-FOLDER = Path(__file__).parent / "web"
+WEB_DIR = Path(__file__).parents[1] / "web"
 
 #: Nothing from elsewhere, nothing inline, no HTML made of text; pictures come as bytes and are shown as `blob:`.
 POLICY = "; ".join(
@@ -93,7 +93,7 @@ def page_routes(settings: Settings) -> APIRouter:
 
 
 def web_files(settings: Settings) -> Iterator[tuple[str, WebFile]]:
-    for path in sorted(FOLDER.iterdir()):
+    for path in sorted(WEB_DIR.iterdir()):
         yield path.name, web_file(path.name, path.read_bytes())
     yield "server.json", web_file("server.json", orjson.dumps(about(settings)))
 

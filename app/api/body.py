@@ -1,18 +1,107 @@
-"""Multipart forms as they arrive: text parts as text, file parts straight into blobs."""
+"""The image endpoints: JSON or form in, JSON or events out."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+import orjson
+from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.errors import InvalidRequest, TooLarge
-from app.images.blob import Blob
-from app.protocol.image_request import FormPart
+from app.config.settings import Settings
+from app.errors import BodyTimeout, InvalidRequest, TooLarge, UserError
+from app.images.blob import Blob, Spool
+from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_form, read_json
+from app.protocol.inline_images import Lifter
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
+
+#: Bytes of JSON without its pictures: a hundred times the longest prompt.
+_MAX_TEXT = 4 * 2**20
+
+
+async def read(operation: Operation, http: Request, spool: Spool, settings: Settings) -> ImagesRequest:
+    """Raises InvalidRequest for what is neither JSON nor a form, TooLarge for more than the operator allows, and
+    BodyTimeout.
+    """
+    content_type = http.headers.get("content-type", "application/json")
+    body = counted(http, settings.max_request_bytes, settings.client_body_timeout)
+    max_image = settings.max_image_bytes
+    match content_type.partition(";")[0].strip().lower():
+        case "multipart/form-data":
+            boundary = boundary_of(content_type)
+            parts = await read_parts(body, boundary, new_blob=spool.blob, max_part=max_image)
+            return read_form(operation, parts)
+        case "application/json" | "text/json" | "":
+            return await read_lifting(operation, body, spool, max_image)
+    raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
+
+
+async def read_lifting(operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int) -> ImagesRequest:
+    """JSON whose large pictures go into blobs while they arrive."""
+    lifter = Lifter(spool.blob)
+    request = read_json(operation, parse(await read_text(body, lifter)))
+    if lifter.dropped:
+        message = "Invalid image file: the base64 of an image in the request is cut off, or no image."
+        raise UserError(message, code="invalid_image_file")
+    if any(blob.size > max_image for blob in lifter.lifted.values()):
+        raise TooLarge(f"One image of the request is larger than the limit of {max_image} bytes.")
+    images = tuple(picture.recover(lifter.lifted) for picture in request.images)
+    mask = request.mask and request.mask.recover(lifter.lifted)
+    recovered = [picture.source for picture in (*images, mask) if picture is not None]
+    if any(blob not in recovered for blob in lifter.lifted.values()):
+        raise InvalidRequest("The request holds base64 of an image where no image belongs.", code="invalid_value")
+    return replace(request, images=images, mask=mask)
+
+
+async def read_text(body: AsyncIterator[bytes], lifter: Lifter) -> bytearray:
+    """What is left of JSON when the pictures have been lifted out: all of it is held, so it must be small."""
+    text = bytearray()
+    async for piece in body:
+        text += lifter.feed(piece)
+        if len(text) > _MAX_TEXT:
+            raise TooLarge(f"The JSON of the request, without its pictures, is larger than {_MAX_TEXT} bytes.")
+    return text
+
+
+async def counted(http: Request, most: int, patience: float) -> AsyncIterator[bytes]:
+    """The body. Raises TooLarge for more than `most` bytes, BodyTimeout after `patience` seconds without one."""
+    announced = http.headers.get("content-length", "")
+    # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
+    if len(announced) > 18 or (announced.isdecimal() and int(announced) > most):
+        raise _too_large(most)
+    read = 0
+    pieces = aiter(http.stream())
+    while (piece := await _next(pieces, patience)) is not None:
+        read += len(piece)
+        if read > most:
+            raise _too_large(most)
+        yield piece
+
+
+async def _next(pieces: AsyncIterator[bytes], patience: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(patience):
+            return await anext(pieces, None)
+    except TimeoutError:
+        message = f"The body of the request did not come: no byte within {patience:g} s."
+        raise BodyTimeout(message, headers={"connection": "close"}) from None
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"Maximum content size limit ({most}) exceeded.")
+
+
+def parse(body: bytearray) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("We could not parse the JSON body of your request.") from None
+
 
 #: 16 pictures, a mask, and several times the parameters of the contract.
 MAX_PARTS = 256

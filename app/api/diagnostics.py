@@ -1,22 +1,24 @@
 """`POST /v1/explain`: what `limner explain` says of a chat reply, for the page that it was pasted into."""
 
 import asyncio
+import re
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.access.auth import Access
-from app.errors import RateLimited
+from app.api.body import counted
+from app.api.responses import JsonResponse
+from app.errors import InvalidRequest, RateLimited
 from app.extraction.explain import document, read_pasted
 from app.extraction.forms import explain
-from app.responses import JsonResponse
-from app.routes import counted
 
 #: Bytes of one reply: four million pixels in base64. Read with malice they cost two seconds of a processor.
 MOST_BYTES = 16 * 2**20
 #: Replies that are read at once: one processor at most is kept from painting.
-MOST = 2
+MAX_PASTED = 2
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -30,7 +32,7 @@ def diagnosis_routes(access: Access, patience: float) -> APIRouter:
     async def diagnose(http: Request) -> Response:
         nonlocal reading
         access.admit(http.headers)
-        if reading == MOST:
+        if reading == MAX_PASTED:
             raise RateLimited("Others have their replies explained. Please try again shortly.")
         reading += 1
         try:
@@ -48,3 +50,35 @@ def diagnosis_routes(access: Access, patience: float) -> APIRouter:
 def diagnosis(reply: bytes) -> Response:
     pasted = read_pasted(reply)
     return JsonResponse(document(pasted, explain(pasted.reply)), headers=_HEADERS)
+
+
+#: Seconds at most, and how many may wait at once: each holds a connection.
+LONGEST, MAX_SILENCE = 900, 4
+
+
+def silence_routes(access: Access, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> APIRouter:
+    """Costs nothing, but needs a key as a picture does."""
+    router = APIRouter()
+    waiting = 0
+
+    @router.get("/silence/{seconds}", include_in_schema=False)
+    async def silence(seconds: str, http: Request) -> Response:
+        nonlocal waiting
+        access.admit(http.headers)
+        length = read_length(seconds)
+        if waiting == MAX_SILENCE:
+            raise RateLimited("Others are listening to the silence. Please try again shortly.")
+        waiting += 1
+        try:
+            await sleep(length)
+        finally:
+            waiting -= 1
+        return JsonResponse({"object": "silence", "seconds": length})
+
+    return router
+
+
+def read_length(seconds: str) -> float:
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", seconds) is None or float(seconds) > LONGEST:
+        raise InvalidRequest(f"A silence has 0 to {LONGEST} seconds.", param="seconds", code="invalid_value")
+    return float(seconds)

@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from app.config.settings import Settings, set_variable
 from app.observability.logging import log
-from app.server import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, address_of, work
+from app.server.draining import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, address_of, work
 
 #: A fresh interpreter for each worker: a copy of this process would share its threads' locks.
 _SPAWN = multiprocessing.get_context("spawn")

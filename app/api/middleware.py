@@ -11,9 +11,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from app.api.responses import ErrorResponse
 from app.errors import ApiError
 from app.observability.logging import log
-from app.responses import ErrorResponse
 
 #: Probes come every few seconds and say nothing new; a page has two dozen files.
 _QUIET = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")

@@ -1,0 +1,53 @@
+"""What operators and clients ask besides pictures: health, models, kept images."""
+
+from collections.abc import Callable, Iterable
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.access.auth import Access
+from app.api.openapi import MODEL, MODELS, NEEDS_KEY, fault_responses, json_response
+from app.api.responses import JsonResponse
+from app.errors import NotFound
+
+#: 2024-12-01: a date that never changes, so that answers can be cached and compared.
+_CREATED = 1_733_011_200
+
+
+#: The names of models at an upstream, None being any of them, and of those only the ones that are given, if any are.
+ListModels = Callable[[str | None, tuple[str, ...]], Iterable[str]]
+
+
+def model_routes(list_models: ListModels, access: Access) -> APIRouter:
+    """A key with a row in the file of keys is told of what it may use, and of nothing else."""
+    router = APIRouter(tags=["models"])
+
+    def cards(http: Request) -> dict[str, dict[str, object]]:
+        row = access.admit(http.headers).row
+        names = list_models(None, ()) if row is None else list_models(row.upstream, row.models)
+        return {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
+
+    @router.head("/models", include_in_schema=False)
+    @router.get(
+        "/models",
+        summary="The names that clients may use; any other is accepted too",
+        responses={200: json_response(MODELS, "All of them."), **fault_responses(401)},
+        openapi_extra=NEEDS_KEY,
+    )
+    async def models(http: Request) -> Response:
+        return JsonResponse({"object": "list", "data": list(cards(http).values())})
+
+    @router.head("/models/{name:path}", include_in_schema=False)
+    @router.get(
+        "/models/{name:path}",
+        summary="One of them",
+        responses={200: json_response(MODEL, "It is listed."), **fault_responses(401, 404)},
+        openapi_extra=NEEDS_KEY,
+    )
+    async def model(name: str, http: Request) -> Response:
+        card = cards(http).get(name)
+        if card is None:
+            raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
+        return JsonResponse(card)
+
+    return router
