@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from app.__main__ import main
+from app.cli.main import main
 from app.state import job_table as board
 from bench.process import Process, choose_cores, free_port, run
 from bench.soak import open_files

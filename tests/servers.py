@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.config.settings import Settings
+from app.demo.app import create_demo
 from app.demo.server import serve
 from app.demo.state import DemoState
-from app.demo.upstream import create_demo
 from app.jobs.service import Studio
 from app.main import create_app
 from app.server.http_protocol import connection

@@ -17,10 +17,10 @@ import orjson
 import pytest
 import structlog
 
-from app import __main__ as commands
 from app import __version__
 from app.access.keys import read_keys
-from app.painting import Order
+from app.cli import main as commands
+from app.cli.paint import Order
 from tests.servers import run_demo
 from tests.wire import ask, connect, request
 
@@ -128,7 +128,7 @@ def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatc
         return 7
 
     monkeypatch.setattr(commands, "demo", note)
-    monkeypatch.setattr("app.check.check", lambda settings, **more: note(settings.upstream_base_url, **more))
+    monkeypatch.setattr("app.cli.check.check", lambda settings, **more: note(settings.upstream_base_url, **more))
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
     lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
     assert [commands.main(line) for line in lines] == [7] * 5
@@ -312,5 +312,5 @@ def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
 
 
 def test_the_demo_is_loaded_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.showcase.demo", lambda once: 7 if once == "out" else 8)
+    monkeypatch.setattr("app.cli.demo.demo", lambda once: 7 if once == "out" else 8)
     assert commands.main(["demo", "--once", "out"]) == 7

@@ -23,8 +23,8 @@ import tree_sitter_php
 import tree_sitter_ruby
 import yaml  # type: ignore[import-untyped]
 
-from app.__main__ import command_line
 from app.access.keys import read_keys
+from app.cli.main import command_line
 from app.config.field_types import variable
 from app.config.settings import Settings
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, without_blocks

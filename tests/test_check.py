@@ -16,11 +16,10 @@ import orjson
 import pytest
 import uvicorn
 
-from app import check as steps
-from app.check import check, judge_model
+from app.cli import check as steps
+from app.cli.check import Stopwatch, check, judge_model
 from app.config.settings import Settings
-from app.demo.upstream import create_demo
-from app.stopwatch import Stopwatch
+from app.demo.app import create_demo
 from tests.certificate import CERTIFICATE, KEY
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -104,7 +103,7 @@ def test_the_picture_comes_last(
         return "done"
 
     monkeypatch.setattr(steps, "STEPS", [])
-    monkeypatch.setattr("app.surroundings.steps", lambda _: [])
+    monkeypatch.setattr("app.cli.check.environment_steps", lambda _: [])
     monkeypatch.setattr(steps, "paint_one", paint_one)
     assert check(settings("http://127.0.0.1:9", tmp_path), paint=paint) == 0
     assert capsys.readouterr().out.startswith("ok    paint    done (" if paint else HINT)
@@ -342,7 +341,7 @@ def test_a_silence_is_tried_on_the_way_of_clients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(steps, "STEPS", [])
-    monkeypatch.setattr("app.surroundings.steps", lambda _: [])
+    monkeypatch.setattr("app.cli.check.environment_steps", lambda _: [])
     public = {"public_url": case.public.replace(LIMNER, limner.url)} if case.public else {}
     here = settings("http://127.0.0.1:9", tmp_path, api_keys=case.keys, **public)
     assert check(here, paint=False, patience=case.seconds) == int(case.says.startswith("FAIL"))

@@ -197,12 +197,13 @@ def test_every_text_of_the_markup_can_be_translated(name: str) -> None:
 
 def test_the_page_knows_all_that_is_said_of_a_pasted_reply() -> None:
     """So that it can be said in Chinese too; the page sends no pictures along that could have been the client's own."""
-    pure = WEB_DIR.parent / "pure"
-    judged = "".join((pure / f"{name}.py").read_text() for name in ("replies", "judgement"))
+    extraction = WEB_DIR.parent / "extraction"
+    judged = "".join((extraction / f"{name}.py").read_text() for name in ("forms", "filters"))
     reasons = re.findall(r'(?:why_not=|why_not = |reason = |return "", |\("", )f?"([^"]+)"', judged)
     looks = [reasons.pop(at) for at, each in enumerate(reasons) if "{look.value}" in each]
     reasons += [looks[0].replace("{look.value}", look.value) for look in (Look.VIDEO, Look.OTHER)]
-    kinds = re.findall(r'(?:return |_in_body\(|Pasted\(|else )"([a-zA-Z ]+)"', (pure / "pasted.py").read_text())
+    pasted = (extraction / "explain.py").read_text().partition("\ndef lines(")[0]
+    kinds = re.findall(r'(?:return |_in_body\(|Pasted\(|else )"([a-zA-Z ]+)"', pasted)
     told = dict(re.findall(r'^ {2}"([^"]+)": "(\w+)",$', SCRIPTS["explainer.js"], re.MULTILINE))
     assert told.keys() == {*reasons, *kinds} - {"the client itself had sent it"}
     english = texts("en")

@@ -18,9 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app import painting
-from app.painting import Order, complaint, names, paint
-from app.terminal import Progress
+from app.cli import paint as painting
+from app.cli.paint import Order, Progress, complaint, names, paint
 from tests.pictures import noise, saved
 from tests.servers import RunningDemo, RunningLimner, run_demo, run_limner, serve
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.report import GROUPS, sum_up, summarise
+from app.cli.ledger import GROUPS, sum_up, summarise
 
 
 def entry(**more: Any) -> dict[str, Any]:

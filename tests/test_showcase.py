@@ -14,8 +14,8 @@ import pytest
 import structlog
 from PIL import Image
 
-from app import showcase
-from app.showcase import demo
+from app.cli import demo as showcase
+from app.cli.demo import demo
 from tests.test___main__ import limner
 from tests.wire import ask, request
 

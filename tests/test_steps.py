@@ -2,8 +2,8 @@
 
 import pytest
 
+from app.cli.check import Failed, Step, take
 from app.config.settings import Settings
-from app.steps import Failed, Step, take
 
 SETTINGS = Settings(upstream_base_url="https://h/v1")
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from app.stopwatch import Stopwatch
+from app.cli.check import Stopwatch
 
 
 class Clock:

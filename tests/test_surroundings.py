@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from app import surroundings
+from app.cli import check as surroundings
+from app.cli.check import Failed, follow, try_state, try_store
 from app.config.settings import Settings
-from app.steps import Failed
-from app.surroundings import follow, try_state, try_store
 from tests.redis_server import RedisServer
 from tests.weed import RunningWeed, run_weed
 
@@ -30,7 +29,7 @@ def settings(**more: Any) -> Settings:
     ],
 )
 def test_what_is_configured_is_asked(given: dict[str, Any], names: list[str]) -> None:
-    assert [step.name for step in surroundings.steps(settings(**given))] == names
+    assert [step.name for step in surroundings.environment_steps(settings(**given))] == names
 
 
 def test_a_folder_is_written_and_read(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from app.terminal import PROTOCOLS, Progress, in_kitty, show
+from app.cli.paint import PROTOCOLS, Progress, in_kitty, show
 from tests.pictures import noise, saved
 
 PNG, JPEG = saved(noise((120, 90)), "PNG"), saved(noise((120, 90)), "JPEG")

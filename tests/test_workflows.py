@@ -132,9 +132,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_release_is_of_the_version_that_its_tag_names(case: Case) -> None:
-    check = ("make", "--silent", "release-check", f"TAG={case.tag}")
-    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_release_is_of_the_version_that_its_tag_names(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/__init__.py").write_text((ROOT / "app/__init__.py").read_text())
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{__version__}] - 2026-01-01\n")
+    check = ("make", "--silent", "--file", ROOT / "Makefile", "release-check", f"TAG={case.tag}")
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == (not case.said)
     assert case.said in done.stdout
 

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.demo import gates, tellings
-from app.demo.gates import Gate
-from app.demo.tellings import Telling
-from app.demo.wire import Wire
+from app.demo import interruptions as gates
+from app.demo import reply_forms as tellings
+from app.demo.chat_response import Wire
+from app.demo.interruptions import Gate
+from app.demo.reply_forms import Telling
 
 MODEL = "gpt-image-2-chat"
 

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
-from app.demo.gallery import Gallery
+from app.demo.image_host import Gallery
 
 MAX_REQUESTS = 1000
 #: What all remembered bodies may hold together; the oldest go first, but for the last one.

@@ -33,7 +33,7 @@ _WORDS = frozenset({"type", "text", "annotations", "logprobs", "index"})
 _MAX_CHOICES = 32
 
 
-#: An error that came with status 200 or in the middle of a stream: an error object, to be read by app.pure.complaints.
+#: An error that came with status 200 or in the middle of a stream: an error object, read by upstream/error_mapping.
 ReplyError = Mapping[str, Any]
 
 

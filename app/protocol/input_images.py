@@ -38,7 +38,7 @@ class Picture:
         return self.url is not None and not self.url.startswith("data:")
 
     def recover(self, lifted: Mapping[str, Source]) -> "Picture":
-        """The bytes for which a stand-in came (see app.pure.standins), under whatever media type."""
+        """The bytes for which a stand-in came (see app.protocol.inline_images), under whatever media type."""
         payload = (self.url or "").partition(",")[2]
         source = next((source for url, source in lifted.items() if url.partition(",")[2] == payload), None)
         return self if source is None else Picture(source=source)
@@ -46,7 +46,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class OnePicture:
-    """The kind of a parameter that is a single picture (see app.pure.kinds)."""
+    """The kind of a parameter that is a single picture (see app.protocol.parameters)."""
 
     TYPE: ClassVar[str] = "file"
 
@@ -68,7 +68,7 @@ class OnePicture:
 
 @dataclass(frozen=True, slots=True)
 class PictureList:
-    """The kind of a parameter that is one or more pictures (see app.pure.kinds)."""
+    """The kind of a parameter that is one or more pictures (see app.protocol.parameters)."""
 
     TYPE: ClassVar[str] = "files"
 

@@ -69,7 +69,7 @@ def _invalid(text: str, rule: str, param: str) -> UserError:
 
 @dataclass(frozen=True, slots=True)
 class SizeText:
-    """The kind of the `size` parameter (see app.pure.kinds)."""
+    """The kind of the `size` parameter (see app.protocol.parameters)."""
 
     TYPE: ClassVar[str] = "string"
 

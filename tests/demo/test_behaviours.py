@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.demo import tellings
+from app.demo import reply_forms as tellings
 from app.demo.behaviours import BEHAVIOURS, MODEL, Behaviour, Plan, Sketch, read_model
 
 

@@ -6,8 +6,8 @@ import zlib
 import pytest
 from PIL import Image, ImageChops
 
-from app.demo import frames
-from app.demo.frames import NotAPicture, check_picture, hang_pictures
+from app.demo import drawing as frames
+from app.demo.drawing import NotAPicture, check_picture, hang_pictures
 
 
 def encode(image: Image.Image, encoding: str = "PNG") -> bytes:

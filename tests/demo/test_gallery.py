@@ -5,7 +5,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from app.demo.gallery import Exhibit, Gallery
+from app.demo.image_host import Exhibit, Gallery
 from tests.servers import serve
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from app.demo import gates
-from app.demo.gates import Call, Gate
-from app.demo.questions import Question, Refused
+from app.demo import interruptions as gates
+from app.demo.chat_request import Question, Refused
+from app.demo.interruptions import Call, Gate
 from app.demo.state import DemoState
 
 

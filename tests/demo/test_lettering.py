@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image, ImageChops, ImageFont
 
-from app.demo import lettering
-from app.demo.lettering import find_font, write_caption
+from app.demo import drawing as lettering
+from app.demo.drawing import find_font, write_caption
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from app.demo.painting import ENCODINGS, PALETTES, Scene, paint
+from app.demo.drawing import ENCODINGS, PALETTES, Scene, paint
 
 PROMPTS = {
     "empty": "",

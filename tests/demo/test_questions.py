@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.demo.questions import Refused, check_size, decode_picture, read_question, split_prefix
+from app.demo.chat_request import Refused, check_size, decode_picture, read_question, split_prefix
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 

@@ -8,8 +8,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from app.demo.app import create_demo
 from app.demo.server import serve
-from app.demo.upstream import create_demo
 
 
 def test_it_answers_until_the_block_ends() -> None:

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from app.demo import state as states
-from app.demo.gallery import Exhibit
+from app.demo.image_host import Exhibit
 from app.demo.state import DemoState, SeenRequest
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.demo import tellings
-from app.demo.tellings import Painted, Telling, merge
+from app.demo import reply_forms as tellings
+from app.demo.reply_forms import Painted, Telling, merge
 
 DRAFT = Painted("http://demo/1.png", b"one", "image/png", draft=True)
 FINAL = Painted("http://demo/2.png", b"two", "image/jpeg")

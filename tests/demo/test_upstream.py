@@ -13,8 +13,8 @@ import pybase64
 import pytest
 from PIL import Image
 
+from app.demo.app import create_demo
 from app.demo.behaviours import BEHAVIOURS, MODEL
-from app.demo.upstream import create_demo
 from tests.servers import RunningDemo, run_demo
 
 

@@ -9,9 +9,9 @@ import orjson
 import pytest
 from starlette.responses import Response
 
-from app.demo.questions import Question
-from app.demo.tellings import Reply, merge
-from app.demo.wire import PICTURE_TOKENS, Wire, respond
+from app.demo.chat_request import Question
+from app.demo.chat_response import PICTURE_TOKENS, Wire, respond
+from app.demo.reply_forms import Reply, merge
 
 TEXT = "已生成图片:http://127.0.0.1:8000/images/abcdefghijkl.png"
 REPLY = Reply([{"content": TEXT}])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.pure.patience import LIMITS, who_gives_up
+from app.cli.check import LIMITS, who_gives_up
 
 
 @pytest.mark.parametrize(("limit", "who"), LIMITS)

@@ -2,15 +2,108 @@
 
 import io
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import shake_256
 
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from app.demo.frames import hang_pictures
-from app.demo.lettering import write_caption
+#: Files that show more than Latin letters, best first; the first that is installed is taken.
+FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansSC-Regular.otf",
+    "SourceHanSansSC-Regular.otf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "msyh.ttc",
+    "DejaVuSans.ttf",
+)
+
+#: Letters of a prompt that are written; nobody reads more in a picture.
+LETTERS = 700
+
+#: What may start a new line: each character of the scripts without spaces, each word of the others.
+_TOKEN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]|[^\s\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]+|\s+")
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def write_caption(image: Image.Image, text: str, footer: str) -> None:
+    width, height = image.size
+    margin = 0.06 * min(width, height)
+    room = height * 0.20
+    size, lines = _fit(text, width - 2 * margin, room, min(width, height) * 0.07)
+    pen = ImageDraw.Draw(image)
+    y = height * 0.725 + (room - len(lines) * size * 1.3) / 2
+    for line in lines:
+        _write(pen, (margin, y), line, size, (255, 255, 255))
+        y += size * 1.3
+    small = max(11.0, min(width, height) * 0.022)
+    _write(pen, (margin, height - margin / 2 - small * 1.2), footer, small, (214, 220, 228))
+
+
+def find_font(size: float, *, latin: bool) -> Font:
+    """The font that comes with Pillow knows plain Latin letters only; another is looked up for other scripts."""
+    return ImageFont.load_default(size) if latin else _installed_font(size)
+
+
+@lru_cache(maxsize=32)
+def _installed_font(size: float) -> Font:
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, size, layout_engine=ImageFont.Layout.BASIC)
+        except OSError:  # not on this machine
+            continue
+    return ImageFont.load_default(size)
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: float, ink: tuple[int, int, int]
+) -> None:
+    font = find_font(size, latin=_is_latin(text))
+    shade = max(1.0, size / 24)
+    pen.text((at[0] + shade, at[1] + shade), text, font=font, fill=(0, 0, 0))
+    pen.text(at, text, font=font, fill=ink)
+
+
+def _is_latin(text: str) -> bool:
+    return all(letter.isascii() or letter in "·…‘’“”" for letter in text)
+
+
+def _fit(text: str, width: float, height: float, size: float) -> tuple[float, list[str]]:
+    """The largest letters with which all of the text has room; at the smallest, as much of it as has."""
+    short = text if len(text) <= LETTERS else text[:LETTERS] + " …"
+    printable = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in short)
+    while True:
+        lines = list(_wrap(printable, find_font(size, latin=_is_latin(printable.replace("\n", ""))), width))
+        rows = max(1, int(height / (size * 1.3)))
+        if len(lines) <= rows:
+            return size, lines
+        if size <= 13:
+            return size, [*lines[: rows - 1], lines[rows - 1][:-2] + "…"]
+        size = max(13.0, size * 0.86)
+
+
+def _wrap(text: str, font: Font, width: float) -> Iterator[str]:
+    for paragraph in text.split("\n"):
+        line = ""
+        for token in _TOKEN.findall(paragraph):
+            if font.getlength(line + token) > width and line:
+                yield line.rstrip()
+                line = token.lstrip()
+            else:
+                line += token
+            while font.getlength(line) > width:
+                fits = max(1, int(len(line) * width / font.getlength(line)))
+                yield line[:fits]
+                line = line[fits:]
+        yield line
+
 
 #: Red, green, blue, 0 to 255.
 Colour = tuple[int, int, int]
@@ -180,3 +273,90 @@ def _blend(one: Colour, other: Colour, share: float) -> Colour:
 def _rgb(name: str) -> Colour:
     red, green, blue, *_ = ImageColor.getrgb(name)
     return red, green, blue
+
+
+#: Larger input pictures are not decoded: what they would need in memory is none of a demo's business.
+MAX_PIXELS = 64_000_000
+
+_PAPER = (250, 248, 243)
+_OUTLINE = (235, 64, 82)
+
+
+class NotAPicture(ValueError):
+    """Bytes that no decoder takes, or more pixels than MAX_PIXELS."""
+
+
+def check_picture(data: bytes) -> None:
+    """Raises NotAPicture. Decodes the whole of it: a cut file shows only there."""
+    _open(data, (64, 64)).close()
+
+
+def hang_pictures(image: Image.Image, pictures: Sequence[bytes | str]) -> None:
+    """As many as have room beside each other. A last one with transparent parts is the mask of the first."""
+    if not pictures:
+        return
+    edge = max(4, int(min(image.height * 0.34, image.width * 0.34, image.width * 0.77 / len(pictures))))
+    gap = max(2, edge // 10)
+    left, top = int(min(image.size) * 0.06), int(min(image.size) * 0.06)
+    thumbnails = [_thumbnail(picture, edge) for picture in pictures]
+    if len(thumbnails) > 1 and _has_holes(thumbnails[-1]):
+        _outline_holes(thumbnails[0], thumbnails[-1])
+    for thumbnail in thumbnails:
+        with thumbnail:
+            _hang(image, thumbnail, (left, top))
+            left += thumbnail.width + gap
+
+
+def _thumbnail(picture: bytes | str, edge: int) -> Image.Image:
+    if isinstance(picture, bytes):
+        return _open(picture, (edge, edge))
+    card = Image.new("RGBA", (edge, edge), (226, 229, 234, 255))
+    pen = ImageDraw.Draw(card)
+    size = max(9.0, edge / 14)
+    text = "\n".join(picture[start : start + 22] for start in range(0, min(len(picture), 132), 22))
+    pen.multiline_text((edge * 0.08, edge * 0.1), text, fill=(70, 76, 86), font=find_font(size, latin=True))
+    return card
+
+
+def _open(data: bytes, box: tuple[int, int]) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise NotAPicture("too many pixels")
+            image.draft("RGB", box)
+            upright = ImageOps.exif_transpose(image)
+            with upright, upright.convert("RGBA") as pixels:
+                scale = min(box[0] / pixels.width, box[1] / pixels.height)
+                size = max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))
+                return pixels.resize(size, Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise NotAPicture(str(error)) from None
+
+
+def _has_holes(image: Image.Image) -> bool:
+    with image.getchannel("A") as alpha:
+        low, _ = alpha.getextrema()
+        return isinstance(low, int | float) and low < 128
+
+
+def _outline_holes(image: Image.Image, mask: Image.Image) -> None:
+    """A hole is what may be painted anew."""
+    with (
+        mask.getchannel("A") as alpha,
+        alpha.resize(image.size) as fitted,
+        fitted.point([255] * 128 + [0] * 128) as holes,
+        holes.filter(ImageFilter.MaxFilter(7)) as grown,
+        ImageChops.subtract(grown, holes) as outline,
+    ):
+        image.paste(_OUTLINE, (0, 0), outline)
+
+
+def _hang(image: Image.Image, thumbnail: Image.Image, at: tuple[int, int]) -> None:
+    border = max(3, min(image.size) // 110)
+    left, top = at
+    right, bottom = left + thumbnail.width, top + thumbnail.height
+    pen = ImageDraw.Draw(image, "RGBA")
+    frame = (left - border, top - border, right + border, bottom + border)
+    pen.rectangle(tuple(edge + border // 2 + 1 for edge in frame), fill=(0, 0, 0, 70))
+    pen.rectangle(frame, fill=_PAPER)
+    image.paste(thumbnail, at, thumbnail)

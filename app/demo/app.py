@@ -18,16 +18,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.demo import tellings
+from app.demo import reply_forms as tellings
 from app.demo.behaviours import BEHAVIOURS, Plan, Sketch, read_model
-from app.demo.frames import NotAPicture, check_picture
-from app.demo.gallery import Exhibit
-from app.demo.gates import Call
-from app.demo.painting import Scene, paint
-from app.demo.questions import Question, Refused, bad_picture, decode_picture, read_question
+from app.demo.chat_request import Question, Refused, bad_picture, decode_picture, read_question
+from app.demo.chat_response import Sleep, respond
+from app.demo.drawing import NotAPicture, Scene, check_picture, paint
+from app.demo.image_host import Exhibit
+from app.demo.interruptions import Call
+from app.demo.reply_forms import Painted
 from app.demo.state import DemoState, SeenRequest
-from app.demo.tellings import Painted
-from app.demo.wire import Sleep, respond
 
 #: Hosts whose pictures are downloaded. The demo needs no network: other links hang in the picture as a label.
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}

@@ -4,21 +4,179 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
 
-from app import surroundings
 from app.config.settings import Settings, place
+from app.errors import ApiError
+from app.images.blob import Blob
+from app.images.store import Store, Stored
+from app.images.stores import open_store
 from app.main import create_app
-from app.pure.patience import who_gives_up
-from app.services import upstream_spec
-from app.steps import Failed, Step, take
-from app.stopwatch import Stopwatch
+from app.protocol.image_format import ImageInfo
+from app.protocol.inline_images import stand_in
+from app.services import store_config, upstream_spec
+from app.state.shared_state import redis_address
 from app.upstream.client import Upstream, open_transport
+
+#: Seconds, and who waits no longer unless told otherwise.
+LIMITS = (
+    (30, "Haystack and Heroku"),
+    (60, "nginx, AWS load balancers, Spring AI and LangChain4j"),
+    (100, "Cloudflare and .NET"),
+    (120, "ruby-openai"),
+    (600, "the OpenAI SDKs"),
+)
+
+
+def who_gives_up(seconds: float) -> str:
+    """In words; empty where everybody waits."""
+    known = [f"{who} ({limit} s)" for limit, who in LIMITS if seconds >= limit]
+    return ", ".join(known)
+
+
+class Stopwatch(httpx.AsyncBaseTransport):
+    """Seconds since the last question was sent: until the head of its answer came, and until the answer ended."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, now: Callable[[], float] = time.perf_counter) -> None:
+        self.first_byte: float | None = None
+        self.whole: float | None = None
+        self._transport = transport
+        self._now = now
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        began = self._now()
+        response = await self._transport.handle_async_request(request)
+        self.first_byte = self._now() - began
+        response.stream = _Watched(response, lambda: self._stop(began))
+        return response
+
+    def _stop(self, began: float) -> None:
+        self.whole = self._now() - began
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class _Watched(httpx.AsyncByteStream):
+    def __init__(self, response: httpx.Response, stop: Callable[[], None]) -> None:
+        # Declared to be of either kind.
+        self._stream: Any = response.stream
+        self._stop = stop
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            yield chunk
+        self._stop()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Failed(Exception):
+    """Why a step failed and what to do, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`run` says what it has found, or raises Failed."""
+
+    name: str
+    run: Callable[[Settings], Coroutine[Any, Any, str]]
+
+
+def take(step: Step, settings: Settings) -> bool:
+    """Whether it went well. Prints its line, with the milliseconds it took."""
+    began = time.perf_counter()
+    try:
+        said = asyncio.run(step.run(settings))
+    except Failed as reason:
+        print(f"FAIL  {step.name:<8} {reason}")
+        return False
+    print(f"ok    {step.name:<8} {said} ({(time.perf_counter() - began) * 1000:.0f} ms)")
+    return True
+
+
+#: A picture of some hundred bytes. Stores cannot remove one, so it stays for its time.
+_SAMPLE = stand_in(0)
+
+#: Seconds.
+_PATIENCE = 5.0
+
+
+def environment_steps(settings: Settings) -> list[Step]:
+    """Those for which there is something to ask."""
+    keeps, shares = settings.rehost != "never", settings.shared_state != "memory:"
+    return [*([Step("store", try_store)] if keeps else []), *([Step("state", try_state)] if shares else [])]
+
+
+async def try_store(settings: Settings) -> str:
+    try:
+        store = open_store(store_config(settings))
+    except OSError as error:
+        raise Failed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
+    with closing(store):
+        try:
+            name = await write(store, settings)
+            stored = await store.find(name)
+            data = b"" if stored is None else await read(stored)
+            link = await store.link(name)
+        except ApiError as error:
+            raise Failed(error.detail or error.message) from None
+    if data != _SAMPLE:
+        raise Failed("what LIMNER_IMAGE_STORE was given cannot be read back")
+    return f"a picture written and read; {await follow(link)}"
+
+
+async def write(store: Store, settings: Settings) -> str:
+    with closing(Blob(settings.spool_dir)) as blob:
+        blob.write(_SAMPLE)
+        return await store.keep(blob, ImageInfo("image/png", 8, 8, alpha=False))
+
+
+async def read(stored: Stored) -> bytes:
+    with closing(stored):
+        return await stored.read(0, stored.size)
+
+
+async def follow(link: str | None) -> str:
+    """A link that only clients can reach is none that fails."""
+    if link is None:
+        return "served by this server"
+    host = urlsplit(link).netloc
+    try:
+        tls = ssl.create_default_context()
+        async with httpx.AsyncClient(trust_env=False, timeout=_PATIENCE, verify=tls) as http:
+            response = await http.get(link)
+    except httpx.HTTPError as error:
+        return f"its link to {host} cannot be reached from here: {type(error).__name__}"
+    if response.content != _SAMPLE:
+        raise Failed(f"the link to {host} answers {response.status_code} in place of the picture")
+    return f"its link to {host} works"
+
+
+async def try_state(settings: Settings) -> str:
+    """Without what is in front of the host: a password."""
+    from redis.asyncio import Redis  # noqa: PLC0415  reason: seven megabytes for who shares nothing
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    url = redis_address(settings.shared_state)
+    parts = urlsplit(url)
+    host = parts.path if parts.hostname is None else f"{parts.hostname}:{parts.port or 6379}"
+    try:
+        async with Redis.from_url(url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE) as redis:
+            await redis.ping()
+    except (RedisError, OSError) as error:
+        raise Failed(f"no answer from {host}: {error}. See LIMNER_SHARED_STATE") from None
+    return f"{host} answers"
+
 
 #: What helps against something that cuts silent answers.
 _SHORTER = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"
@@ -33,7 +191,7 @@ def check(settings: Settings, *, paint: bool, patience: float | None = None) -> 
 
     `patience`: seconds of silence to try on the way that clients take to the running server.
     """
-    if not all(take(step, settings) for step in surroundings.steps(settings)):
+    if not all(take(step, settings) for step in environment_steps(settings)):
         return 1
     steps = [*STEPS, Step("paint", paint_one)] if paint else STEPS
     went_well = True

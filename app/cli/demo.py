@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from app.config.settings import Settings
 from app.config.upstreams import Entry
 from app.config.validation import complaints
+from app.demo.app import create_demo
 from app.demo.behaviours import EXAMPLES, MODEL, read_model
 from app.demo.server import serve
-from app.demo.upstream import create_demo
 from app.main import create_app
 from app.observability.logging import configure, log
 from app.protocol.image_format import sniff

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse, Response
 
-from app.demo.questions import Question, Refused
+from app.demo.chat_request import Question, Refused
+from app.demo.chat_response import Sleep
 from app.demo.state import DemoState
-from app.demo.wire import Sleep
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import orjson
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from app.demo.gallery import CutShort
-from app.demo.questions import Question
-from app.demo.tellings import Delta, Reply, merge
+from app.demo.chat_request import Question
+from app.demo.image_host import CutShort
+from app.demo.reply_forms import Delta, Reply, merge
 
 Sleep = Callable[[float], Awaitable[object]]
 
