@@ -72,7 +72,7 @@ types: install ## mypy, strict
 	$(BIN)/mypy
 
 own-coverage: install ## See that each pure package is covered in full by its own unit tests
-	$(BIN)/pytest -qq --no-header tests/pure --cov=app.protocol --cov=app.extraction
+	$(BIN)/pytest -qq --no-header tests/unit/protocol tests/unit/extraction --cov=app.protocol --cov=app.extraction
 
 format: install ## Put the code into the agreed layout and repair what can be repaired
 	$(BIN)/ruff check --fix

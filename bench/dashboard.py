@@ -25,10 +25,10 @@ import httpx
 import orjson
 from PIL import Image
 
-from tests.browser import run_browser
-from tests.prometheus import Prometheus, run_prometheus
-from tests.servers import run_demo
-from tests.weed import free_ports
+from tests.support.browser import run_browser
+from tests.support.prometheus import Prometheus, run_prometheus
+from tests.support.seaweedfs import free_ports
+from tests.support.servers import run_demo
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "dashboard.png"

@@ -20,8 +20,8 @@ from redis import Redis
 
 from bench.replicas import KEPT_WITH_KEY, SILENCE, Fleet, run_fleet
 from bench.wire import connect, head
-from tests.redis_server import RedisServer
-from tests.servers import RunningDemo
+from tests.support.redis import RedisServer
+from tests.support.servers import RunningDemo
 
 #: Seconds that anything may be remembered in Redis, after all.
 _REMEMBERED = 60

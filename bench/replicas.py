@@ -16,8 +16,8 @@ from app.cli.main import main
 from app.state import job_table as board
 from bench.process import Process, choose_cores, free_port, run
 from bench.soak import open_files
-from tests.redis_server import RedisServer
-from tests.servers import RunningDemo, run_demo
+from tests.support.redis import RedisServer
+from tests.support.servers import RunningDemo, run_demo
 
 #: Seconds between two signs of life, and without one after which a replica is dead, in place of 2 and 15.
 BEAT, PATIENCE = 0.5, 4.0

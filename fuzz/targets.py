@@ -22,8 +22,8 @@ from app.protocol.image_request import Operation, read_form, read_json
 from app.protocol.inline_images import Lifter
 from app.protocol.sse import Decoder
 from fuzz.mutation import Stock
-from tests.pictures import noise, saved
-from tests.replies import read_rows
+from tests.support.reply_corpus import read_rows
+from tests.support.sample_images import noise, saved
 
 PICTURES = [saved(noise((40, 40)), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 #: Fixtures of more than one file.
-pytest_plugins = ["tests.stores"]
+pytest_plugins = ["tests.support.store_fixtures"]
 
 #: Where object stores' own tools look for keys and addresses.
 CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")

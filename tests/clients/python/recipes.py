@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.documents import LIMNER, ROOT, blocks
-from tests.recipes import RECIPES
-from tests.servers import RunningLimner, run_demo, run_limner
+from tests.support.markdown import LIMNER, ROOT, blocks
+from tests.support.recipes import RECIPES
+from tests.support.servers import RunningLimner, run_demo, run_limner
 
 PYTHON = Path(__file__).parents[3] / ".venv-clients" / "bin" / "python"
 

@@ -1,0 +1,399 @@
+"""The clients that Node users have, in front of a real server and the demo upstream: openai 6 and 4, Vercel's AI SDK."""
+
+import base64
+import io
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from PIL import Image
+
+from app.protocol.sse import comment
+from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+
+FOLDER = Path(__file__).parents[1] / "clients" / "node"
+KEY = "sk-client"
+
+#: Seconds that a client may be silent; none of these errands takes more than one.
+PATIENCE = 30
+
+OFFICIAL = ["openai 6", "openai 4"]
+VERCEL = ["ai with openai", "ai with openai-compatible"]
+
+# 1024 x 640 is the smallest picture there is to ask for, and the quickest to paint.
+SIZE = (1024, 640)
+ASKED = {"model": "gpt-image-2", "prompt": "a fox", "size": "1024x640"}
+
+#: What openai-node adds to a page's request, all of which a browser asks about beforehand.
+STAINLESS = [f"x-stainless-{name}" for name in ("arch", "lang", "os", "package-version", "retry-count", "runtime", "runtime-version", "timeout")]  # fmt: skip
+
+
+class Outcome:
+    """`items`: what the client handed out; `requests`: how many it sent; `error`: how it raised, None: it did not."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.items: list[dict[str, Any]] = told["items"]
+        self.requests: int = told["requests"]
+        self.error: dict[str, Any] | None = told["error"]
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        assert self.error is None, self.error
+        (item,) = self.items
+        return item
+
+    @property
+    def fault(self) -> dict[str, Any]:
+        assert self.error is not None, "nothing was raised"
+        return self.error
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.items]
+
+
+class Node:
+    """One Node process that runs errands, one after the other."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def start(self, client: str, limner: RunningLimner, **errand: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(orjson.dumps({"client": client, "url": limner.url, "key": KEY} | errand) + b"\n")
+        self._process.stdin.flush()
+
+    def wait_for_status(self) -> int:
+        """Of the response whose head arrives next, while its body may be a long time coming."""
+        told = self._read()
+        assert "status" in told, told
+        status: int = told["status"]
+        return status
+
+    def finish(self) -> Outcome:
+        while "requests" not in (told := self._read()):
+            pass
+        return Outcome(told)
+
+    def run(self, client: str, limner: RunningLimner, **errand: Any) -> Outcome:
+        self.start(client, limner, **errand)
+        return self.finish()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(PATIENCE, self._process.kill)
+        watchdog.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        assert line, "the Node process has ended, or had to be ended"
+        told: dict[str, Any] = orjson.loads(line)
+        return told
+
+
+def need_node_clients() -> None:
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    if not (FOLDER / "node_modules" / ".installed").exists():
+        pytest.skip("the Node clients are not installed: `make test` installs them")
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    need_node_clients()
+    command = ["node", "errands.js"]
+    with subprocess.Popen(command, cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield Node(process)
+
+
+@pytest.fixture(scope="module")
+def running_demo() -> Iterator[RunningDemo]:
+    with run_demo() as running:
+        yield running
+
+
+@pytest.fixture
+def demo(running_demo: RunningDemo) -> Iterator[RunningDemo]:
+    running_demo.state.reset()
+    yield running_demo
+    running_demo.state.release()
+
+
+@pytest.fixture(scope="module")
+def limner(running_demo: RunningDemo) -> Iterator[RunningLimner]:
+    with run_limner(running_demo.url, api_keys=KEY) as running:
+        yield running
+
+
+@contextmanager
+def impatient_limner(demo: RunningDemo, model: str) -> Iterator[RunningLimner]:
+    """Which gives signs of life as soon as it has to wait, and ends what a failed test leaves held."""
+    with run_limner(demo.url, upstream_model=model, keepalive_after=0.05, shutdown_grace=1) as running:
+        running.studio.silence = 0.05
+        yield running
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """By their paths: three pictures, and a mask for them."""
+    made = {"red.png": ("RGB", "red"), "green.png": ("RGB", "green"), "blue.png": ("RGB", "blue"), "mask.png": ("RGBA", (0, 0, 0, 0))}  # fmt: skip
+    for name, (mode, colour) in made.items():
+        Image.new(mode, (64, 64), colour).save(tmp_path / name)  # type: ignore[arg-type]
+    return {str(tmp_path / name): (tmp_path / name).read_bytes() for name in made}
+
+
+def size_of(picture: dict[str, Any]) -> tuple[int, int]:
+    with Image.open(io.BytesIO(base64.b64decode(picture["b64_json"], validate=True))) as image:
+        image.load()
+        return image.size
+
+
+def pictures_sent(demo: RunningDemo) -> list[bytes]:
+    """Those of the last question."""
+    _, *pictures = demo.state.requests[-1].body["messages"][0]["content"]
+    return [base64.b64decode(part["image_url"]["url"].partition(",")[2]) for part in pictures]
+
+
+@pytest.mark.parametrize("client", OFFICIAL)
+def test_the_official_client_generates_a_picture_of_the_asked_size(
+    node: Node, limner: RunningLimner, client: str
+) -> None:
+    answer = node.run(client, limner, method="images.generate", body=ASKED).answer
+    assert [size_of(picture) for picture in answer["data"]] == [SIZE]
+    assert (answer["size"], answer["output_format"]) == ("1024x640", "png")
+    assert answer["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("client", OFFICIAL)
+def test_the_official_client_gets_a_url_where_it_asks_for_one(node: Node, limner: RunningLimner, client: str) -> None:
+    answer = node.run(client, limner, method="images.generate", body={**ASKED, "response_format": "url"}).answer
+    (picture,) = answer["data"]
+    assert "b64_json" not in picture
+    with Image.open(io.BytesIO(httpx.get(picture["url"], trust_env=False).content)) as image:
+        assert image.size == SIZE
+
+
+@pytest.mark.parametrize("client", OFFICIAL)
+def test_an_opened_file_is_edited_although_its_length_and_type_are_not_told(
+    node: Node, limner: RunningLimner, demo: RunningDemo, files: dict[str, bytes], client: str
+) -> None:
+    path = next(iter(files))
+    answer = node.run(client, limner, method="images.edit", body={**ASKED, "image": {"$stream": path}}).answer
+    assert [size_of(picture) for picture in answer["data"]] == [SIZE]
+    assert pictures_sent(demo) == [files[path]]
+
+
+def test_a_list_of_pictures_and_a_mask_keep_their_order(
+    node: Node, limner: RunningLimner, demo: RunningDemo, files: dict[str, bytes]
+) -> None:
+    *pictures, mask = ({"$stream": path} for path in files)
+    body = {**ASKED, "image": pictures, "mask": mask}
+    answer = node.run("openai 6", limner, method="images.edit", body=body).answer
+    assert [size_of(picture) for picture in answer["data"]] == [SIZE]
+    assert pictures_sent(demo) == list(files.values())
+
+
+def test_files_may_come_before_the_prompt(
+    node: Node, limner: RunningLimner, demo: RunningDemo, files: dict[str, bytes]
+) -> None:
+    *pictures, mask = ({"$stream": path} for path in files)
+    body = {"mask": mask, "image": pictures, **ASKED}
+    answer = node.run("openai 6", limner, method="images.edit", body=body).answer
+    assert [size_of(picture) for picture in answer["data"]] == [SIZE]
+    assert pictures_sent(demo) == list(files.values())
+
+
+@pytest.mark.parametrize(("method", "operation"), [("images.generate", "image_generation"), ("images.edit", "image_edit")])  # fmt: skip
+def test_a_stream_shows_pictures_on_the_way_and_then_the_final_one(
+    node: Node, demo: RunningDemo, files: dict[str, bytes], method: str, operation: str
+) -> None:
+    image = {"image": {"$stream": next(iter(files))}} if method == "images.edit" else {}
+    with run_limner(demo.url, upstream_model="previews") as limner:
+        outcome = node.run(
+            "openai 6", limner, method=method, body={**ASKED, **image, "stream": True, "partial_images": 2}
+        )
+    assert outcome.error is None
+    assert outcome.types == [f"{operation}.partial_image"] * 2 + [f"{operation}.completed"]
+    assert [event.get("partial_image_index") for event in outcome.items] == [0, 1, None]
+    assert [size_of(event) for event in outcome.items] == [(256, 160), (512, 320), SIZE]
+    assert demo.state.calls == 1
+
+
+def test_a_stream_whose_upstream_breaks_before_any_picture_raises_and_is_not_repeated(
+    node: Node, demo: RunningDemo
+) -> None:
+    with run_limner(demo.url, upstream_model="breaks-mid-stream") as limner:
+        outcome = node.run(
+            "openai 6", limner, method="images.generate", body={**ASKED, "stream": True, "partial_images": 2}
+        )
+    assert "APIError" in outcome.fault["kinds"]
+    assert outcome.fault["code"] == "upstream_broken"
+    assert (len(outcome.items), outcome.requests, demo.state.calls) == (0, 1, 1)
+
+
+def test_a_stream_that_fails_after_pictures_on_the_way_raises_and_is_not_repeated(
+    node: Node, demo: RunningDemo
+) -> None:
+    with run_limner(demo.url, upstream_model="not-an-image+previews") as limner:
+        outcome = node.run(
+            "openai 6", limner, method="images.generate", body={**ASKED, "stream": True, "partial_images": 2}
+        )
+    assert outcome.types == ["image_generation.partial_image"] * 2
+    assert "APIError" in outcome.fault["kinds"]
+    assert outcome.fault["code"] == "no_image_in_reply"
+    assert (outcome.requests, demo.state.calls) == (1, 1)
+
+
+def test_a_stream_that_fails_after_signs_of_life_raises_and_is_not_repeated(node: Node, demo: RunningDemo) -> None:
+    with impatient_limner(demo, "holds+refuses") as limner:
+        node.start("openai 6", limner, method="images.generate", body={**ASKED, "stream": True})
+        assert node.wait_for_status() == 200
+        demo.state.release()
+        outcome = node.finish()
+    assert "APIError" in outcome.fault["kinds"]
+    assert outcome.fault["code"] == "moderation_blocked"
+    assert (len(outcome.items), outcome.requests, demo.state.calls) == (0, 1, 1)
+
+
+def test_comments_that_keep_a_stream_alive_disturb_nobody(
+    node: Node, demo: RunningDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = threading.Semaphore(0)
+
+    def noticed(text: str) -> bytes:
+        sent.release()
+        return comment(text)
+
+    monkeypatch.setattr("app.jobs.job.comment", noticed)
+    with impatient_limner(demo, "holds") as limner:
+        node.start("openai 6", limner, method="images.generate", body={**ASKED, "stream": True})
+        assert all(sent.acquire(timeout=PATIENCE) for _ in range(3))
+        demo.state.release()
+        outcome = node.finish()
+    assert (outcome.types, outcome.error) == (["image_generation.completed"], None)
+    assert size_of(outcome.items[0]) == SIZE
+
+
+@pytest.mark.parametrize("client", OFFICIAL)
+def test_errors_have_their_types(node: Node, limner: RunningLimner, demo: RunningDemo, client: str) -> None:
+    refused = node.run(client, limner, method="images.generate", body={**ASKED, "n": 11})
+    assert refused.fault["kinds"][0] == "BadRequestError"
+    assert (refused.fault["param"], refused.fault["code"]) == ("n", "integer_above_max_value")
+    unknown = node.run(client, limner, method="images.generate", body=ASKED, key="sk-wrong")
+    assert unknown.fault["kinds"][0] == "AuthenticationError"
+    assert unknown.fault["code"] == "invalid_api_key"
+    assert (refused.requests, unknown.requests, demo.state.calls) == (1, 1, 0)
+    with run_limner(demo.url, upstream_model="error-429", upstream_attempts=1) as busy:
+        limited = node.run(client, busy, method="images.generate", body=ASKED, retries=0)
+    assert limited.fault["kinds"][0] == "RateLimitError"
+    assert limited.fault["code"] == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("client", OFFICIAL)
+def test_a_failure_that_may_have_cost_something_is_not_repeated(node: Node, demo: RunningDemo, client: str) -> None:
+    with run_limner(demo.url, upstream_model="broken-json") as limner:
+        outcome = node.run(client, limner, method="images.generate", body=ASKED)
+    assert outcome.fault["kinds"][0] == "InternalServerError"
+    assert outcome.fault["code"] == "upstream_broken"
+    assert (outcome.requests, demo.state.calls) == (1, 1)
+
+
+@pytest.mark.parametrize("client", OFFICIAL)
+def test_models_are_listed(node: Node, limner: RunningLimner, client: str) -> None:
+    outcome = node.run(client, limner, method="models.list")
+    assert {"gpt-image-2", "dall-e-3"} <= {model["id"] for model in outcome.items}
+
+
+@pytest.mark.parametrize("client", VERCEL)
+def test_the_ai_sdk_generates_a_picture(node: Node, limner: RunningLimner, client: str) -> None:
+    picture = node.run(client, limner, body=ASKED).answer
+    assert size_of(picture) == SIZE
+    assert picture["media_type"] == "image/png"
+
+
+@pytest.mark.parametrize(("client", "requests"), [("ai with openai", 3), ("ai with openai-compatible", 1)])
+def test_the_ai_sdk_gets_three_pictures_in_as_many_requests_as_it_likes(
+    node: Node, limner: RunningLimner, demo: RunningDemo, client: str, requests: int
+) -> None:
+    """With a model that it does not know, the `openai` provider asks for one picture three times at once."""
+    outcome = node.run(client, limner, body={**ASKED, "model": "my-model", "n": 3})
+    assert outcome.error is None
+    assert [size_of(picture) for picture in outcome.items] == [SIZE] * 3
+    assert (outcome.requests, demo.state.calls) == (requests, 3)
+
+
+@pytest.mark.parametrize("client", VERCEL)
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_ai_sdk_edits_pictures_with_a_mask(
+    node: Node, limner: RunningLimner, demo: RunningDemo, files: dict[str, bytes], client: str, number: int
+) -> None:
+    *pictures, mask = ({"$bytes": path} for path in files)
+    prompt = {"text": "a hat", "images": pictures[:number], "mask": mask}
+    assert size_of(node.run(client, limner, body={**ASKED, "prompt": prompt}).answer) == SIZE
+    *pictures_read, mask_read = files.values()
+    assert pictures_sent(demo) == [*pictures_read[:number], mask_read]
+
+
+@pytest.mark.parametrize("client", VERCEL)
+@pytest.mark.parametrize("model", ["refuses", "text-only"])
+def test_the_ai_sdk_does_not_repeat_what_would_cost_again(
+    node: Node, demo: RunningDemo, client: str, model: str
+) -> None:
+    with run_limner(demo.url, upstream_model=model) as limner:
+        outcome = node.run(client, limner, body=ASKED)
+    assert (outcome.fault["name"], outcome.fault["status"]) == ("AI_APICallError", 400)
+    assert (len(outcome.items), outcome.requests, demo.state.calls) == (0, 1, 1)
+
+
+def errand_of(client: str) -> dict[str, Any]:
+    return {"body": ASKED} | ({"method": "images.generate"} if client in OFFICIAL else {})
+
+
+@pytest.mark.parametrize("client", OFFICIAL + VERCEL)
+def test_white_space_before_a_late_answer_disturbs_nobody(node: Node, demo: RunningDemo, client: str) -> None:
+    with impatient_limner(demo, "holds") as limner:
+        node.start(client, limner, **errand_of(client))
+        assert node.wait_for_status() == 200
+        demo.state.release()
+        outcome = node.finish()
+    picture = outcome.answer["data"][0] if client in OFFICIAL else outcome.answer
+    assert size_of(picture) == SIZE
+    assert (outcome.requests, demo.state.calls) == (1, 1)
+
+
+@pytest.mark.parametrize("client", OFFICIAL + VERCEL)
+def test_a_late_failure_raises_and_is_not_repeated(node: Node, demo: RunningDemo, client: str) -> None:
+    with impatient_limner(demo, "holds+refuses") as limner:
+        node.start(client, limner, **errand_of(client))
+        assert node.wait_for_status() == 200
+        demo.state.release()
+        outcome = node.finish()
+    assert "JSON" in outcome.fault["message"]
+    assert (len(outcome.items), outcome.requests, demo.state.calls) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits"])
+def test_a_browser_may_send_the_headers_of_the_official_client(node: Node, limner: RunningLimner, path: str) -> None:
+    asked = ["authorization", "content-type", *STAINLESS]
+    headers = {"origin": "https://page.example", "access-control-request-method": "POST", "access-control-request-headers": ",".join(asked)}  # fmt: skip
+    answer = node.run("browser", limner, path=path, headers=headers).answer
+    assert answer["status"] in {200, 204}
+    assert answer["headers"]["access-control-allow-origin"] in {"*", "https://page.example"}
+    assert "POST" in answer["headers"]["access-control-allow-methods"]
+    allowed = answer["headers"]["access-control-allow-headers"].lower()
+    assert {name.strip() for name in allowed.split(",")} >= set(asked)
+
+
+def test_the_lock_names_no_registry() -> None:
+    packages = orjson.loads((FOLDER / "package-lock.json").read_bytes())["packages"]
+    assert not [path for path, package in packages.items() if "resolved" in package]
+    assert [path for path, package in packages.items() if path and "integrity" not in package] == []

@@ -1,0 +1,242 @@
+"""The whole app at its edges: paths, preflights, errors of the framework, start and end."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from app.config.settings import Settings
+from app.errors import NotFound
+from app.images.store import not_reached
+from app.jobs.registry import Once
+from app.main import EXPOSED, answer_fault, answer_framework, create_app
+from app.services import sweep
+from tests.support.raw_http import Reply, ask, connect, request
+from tests.support.servers import RunningLimner, run_demo, run_limner
+
+PAGE = "https://app.example"
+
+
+@pytest.fixture(scope="module")
+def limner() -> Iterator[RunningLimner]:
+    with run_demo() as demo, run_limner(demo.url, api_keys="sk-client") as running:
+        yield running
+
+
+def settings(folder: Path, **more: Any) -> Settings:
+    return Settings(**{"upstream_base_url": "http://127.0.0.1:9/v1", "image_store": f"disk://{folder}/store", **more})
+
+
+def error(message: str, type: str = "invalid_request_error", code: str | None = None) -> dict[str, Any]:  # noqa: A002
+    return {"error": {"message": message, "type": type, "param": None, "code": code}}
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    name: str
+    line: str
+    status: int
+    message: str
+    headers: tuple[str, ...] = ()
+
+
+FRAMEWORK = [
+    Framework("an unknown path", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)"),
+    Framework("an endpoint of another API", "POST /v1/chat/completions", 404, "Invalid URL (POST /v1/chat/completions)"),
+    Framework("an escaped question mark", "GET /a%3Fb", 404, "Invalid URL (GET /a%3Fb)"),
+    Framework("escapes that are no text", "GET /%ff%00", 404, "Invalid URL (GET /\ufffd\x00)"),
+    Framework("a host that is no host", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)", ("host: [",)),
+    Framework("another method", "GET /v1/images/generations", 405, "Not allowed: GET /v1/images/generations"),
+    Framework("a method nobody knows", "PROPFIND /healthz", 405, "Not allowed: PROPFIND /healthz"),
+    Framework("OPTIONS that is no preflight", "OPTIONS /v1/models", 405, "Not allowed: OPTIONS /v1/models"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FRAMEWORK, ids=lambda case: case.name)
+def test_what_the_framework_has_to_say_is_said_in_the_envelope(limner: RunningLimner, case: Framework) -> None:
+    hosted = case.headers or ("host: HOST",)
+    raw = "\r\n".join([f"{case.line} HTTP/1.1", *hosted, f"origin: {PAGE}", "", ""]).encode()
+    reply = ask(limner.url, raw)
+    assert (reply.status, reply.headers["content-type"]) == (case.status, "application/json")
+    assert reply.json() == error(case.message)
+    assert reply.headers["x-request-id"].startswith("req_")
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert reply.headers["x-should-retry"] == "false"
+    assert ("allow" in reply.headers) == (case.status == 405)
+
+
+PATHS = [
+    "/v1/images/generations",
+    "/images/generations",
+    "/v1//images/generations",
+    "//v1/images/generations",
+    "/v1/images/generations/",
+    "/v1//images///generations//",
+    "/v1/images/generations?api-version=2025-04-01-preview",
+    "/v1//images/generations?api-version=",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_paths_that_clients_make_of_their_base_url(limner: RunningLimner, path: str) -> None:
+    body = b'{"model":"gpt-image-2","prompt":"a fox","response_format":"url"}'
+    reply = ask(limner.url, request(f"POST {path}", "authorization: Bearer sk-client", body=body))
+    assert reply.status == 200
+    assert reply.json()["data"][0]["url"].startswith("http://")
+
+
+STAINLESS = "authorization, cache-control, content-type, pragma, x-stainless-arch, x-stainless-lang, x-stainless-os, x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version, x-stainless-timeout"
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1//images/edits", "/images/edits", "/v1/models", f"/kept/{'A' * 32}.png", "/nothing"])  # fmt: skip
+def test_a_preflight_needs_no_key_and_gets_back_every_header_it_names(limner: RunningLimner, path: str) -> None:
+    asks = (f"access-control-request-headers: {STAINLESS}", "access-control-request-method: POST")
+    reply = ask(limner.url, request(f"OPTIONS {path}", f"origin: {PAGE}", *asks))
+    assert reply.status == 200
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert reply.headers["access-control-allow-headers"] == STAINLESS
+    assert "POST" in reply.headers["access-control-allow-methods"].split(", ")
+    assert reply.headers["access-control-max-age"] == "86400"
+    assert "access-control-allow-credentials" not in reply.headers
+    assert reply.headers["x-request-id"].startswith("req_")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    name: str
+    raw: bytes
+    status: int
+
+
+ANSWERED = [
+    Answered("a picture", request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":"a fox"}'), 200),
+    Answered("a stranger", request("POST /v1/images/generations", f"origin: {PAGE}", body=b'{"prompt":"a fox"}'), 401),
+    Answered("a bad parameter", request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":""}'), 400),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ANSWERED, ids=lambda case: case.name)
+def test_scripts_of_any_page_may_read_answers_and_their_headers(limner: RunningLimner, case: Answered) -> None:
+    reply = ask(limner.url, case.raw)
+    assert reply.status == case.status
+    assert reply.headers["access-control-allow-origin"] == "*"
+    exposed = reply.headers["access-control-expose-headers"].split(", ")
+    assert set(EXPOSED) == set(exposed)
+    ours = {name for name in reply.headers if name.startswith(("x-", "retry-"))}
+    assert ours <= set(exposed)
+
+
+def test_only_the_origins_that_are_named_may_call() -> None:
+    with run_limner("http://127.0.0.1:9", cors_origins=PAGE) as limner:
+        mine, other = (ask(limner.url, request("GET /v1/models", f"origin: {o}")) for o in (PAGE, "https://b.example"))
+    assert mine.headers["access-control-allow-origin"] == PAGE
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_bug_is_a_500_that_pages_can_read(limner: RunningLimner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(limner.studio.parts.store, "find", fail)
+    reply = ask(limner.url, request(f"GET /kept/{'A' * 32}.png", f"origin: {PAGE}"))
+    assert reply.status == 500
+    message = "The server had an error while processing your request. Sorry about that!"
+    assert reply.json() == error(message, "server_error")
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert reply.headers["x-request-id"].startswith("req_")
+
+
+def scoped(path: str = "/v1/nothing") -> Request:
+    return Request({"type": "http", "method": "GET", "path": path, "headers": [], "state": {"record": {}}})
+
+
+def test_the_detail_of_an_error_is_for_the_record_only() -> None:
+    http = scoped()
+    response = asyncio.run(answer_fault(http, NotFound("Gone.", code="gone", detail="inner address")))
+    assert http.scope["state"]["record"] == {"error": "gone", "detail": "inner address"}
+    assert b"inner" not in bytes(response.body)
+    asyncio.run(answer_fault(http, NotFound("Gone.")))
+    assert http.scope["state"]["record"] == {"error": "invalid_request_error", "detail": None}
+
+
+def test_what_is_no_error_of_ours_or_the_framework_goes_on() -> None:
+    for handler in (answer_fault, answer_framework):
+        with pytest.raises(KeyError):
+            asyncio.run(handler(scoped(), KeyError("bug")))
+
+
+def test_whatever_else_the_framework_refuses_is_a_bad_request() -> None:
+    response = asyncio.run(answer_framework(scoped(), HTTPException(418, "Too short.")))
+    assert response.status_code == 400
+    assert b'"Too short."' in bytes(response.body)
+
+
+def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(Exception):
+        pass
+
+    class Store:
+        swept = 0
+
+        async def sweep(self) -> int:
+            self.swept += 1
+            if self.swept == 2:
+                raise not_reached("away for a while")
+            return self.swept
+
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise Enough
+
+    store = Store()
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with structlog.testing.capture_logs() as records, pytest.raises(Enough):
+        asyncio.run(sweep(store, Once(ttl=1, key_ttl=1, most=1, most_bytes=1), 7.0))  # type: ignore[arg-type]
+    assert (store.swept, slept) == (3, [7.0] * 3)
+    assert [record.get("removed") for record in records] == [1, None, 3]
+    assert records[1]["log_level"] == "warning"
+    assert records[1]["error"] == "LIMNER_IMAGE_STORE: away for a while"
+
+
+def test_closing_gives_up_the_questions_that_do_not_end(tmp_path: Path) -> None:
+    app = create_app(settings(tmp_path, shutdown_grace=0.01))
+
+    async def run() -> asyncio.Task[Any]:
+        async with app.router.lifespan_context(app):
+            endless = asyncio.create_task(asyncio.Event().wait())
+            app.state.studio.jobs.add(endless)
+            assert not app.state.studio.closing
+        assert app.state.studio.closing
+        return endless
+
+    assert asyncio.run(run()).cancelled()
+
+
+def test_nothing_is_built_on_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "store").write_bytes(b"a file where the folder belongs")
+    with pytest.raises(OSError, match="store"):
+        create_app(settings(tmp_path))
+
+
+def test_connections_are_kept_and_requests_answered_in_order(limner: RunningLimner) -> None:
+    with connect(limner.url) as wire:
+        wire.send(request("GET /healthz") + request("GET /v1/models") + request("GET /nothing"))
+        replies: list[Reply] = [wire.reply() for _ in range(3)]
+    assert [reply.status for reply in replies] == [200, 401, 404]
+    assert len({reply.headers["x-request-id"] for reply in replies}) == 3
+
+
+def test_the_document_is_served(limner: RunningLimner) -> None:
+    documents = [httpx.get(f"{limner.url}/openapi.json", trust_env=False).json() for _ in range(2)]
+    assert documents[0] == documents[1]
+    assert documents[0]["info"]["title"] == "Limner"

@@ -1,0 +1,351 @@
+"""`limner check` against the demo upstream and against what is none."""
+
+import asyncio
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import uvicorn
+
+from app.cli import check as steps
+from app.cli.check import Stopwatch, check, judge_model
+from app.config.settings import Settings
+from app.demo.app import create_demo
+from tests.support.certificates import CERTIFICATE, KEY
+from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RunningDemo]:
+    with run_demo(api_key="sk-upstream") as running:
+        yield running
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`lines` are those that are printed, as they begin; HOST is the demo's host and port, URL its address."""
+
+    name: str
+    settings: dict[str, Any]
+    lines: tuple[str, ...]
+    code: int = 0
+    paint: bool = False
+
+
+KEYED = {"upstream_api_key": "sk-upstream"}
+HINT = "      No picture was asked for: limner check --paint does that, and costs one picture."
+STORED = "ok    store    a picture written and read; served by this server ("
+REACHED = (
+    STORED,
+    "ok    address  HOST is 127.0.0.1; name ",
+    "ok    tls      none: plain http, the key travels unencrypted (",
+)
+ACCEPTED = (*REACHED, "ok    key      accepted; gpt-image-2-chat is among its ")
+
+CASES = [
+    Case("all is well", KEYED, (*ACCEPTED, HINT)),
+    Case("without a key of ours", {}, (*REACHED, "ok    key      none: LIMNER_UPSTREAM_API_KEY is unset, callers bring their own (", HINT)),
+    Case("a wrong key", {"upstream_api_key": "sk-wrong"}, (*REACHED, "FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401"), 1),
+    Case("a wrong key in the variable for clients", {"api_keys": "sk-upstream", "upstream_api_key": "sk-wrong"}, (*REACHED, "FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401"), 1),
+    Case("a model that is not listed", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT among its ", HINT)),
+    Case("an address without the list", KEYED | {"upstream_base_url": "URL/v2"}, (*REACHED, "ok    key      not known: GET /models answers 404 (", HINT)),
+    Case("a picture", KEYED, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
+    Case("a picture although clients need a key, known by its digest", KEYED | {"api_keys": f"sha256:{'a' * 64}"}, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
+    Case("a model that the upstream does not have", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT", "FAIL  paint    The upstream does not offer the model that this server asks for. Only the operator of this server can mend that. See LIMNER_UPSTREAM_MODEL"), 1, paint=True),
+    Case("a model that refuses", KEYED | {"upstream_model": "refuses-400"}, (*REACHED, "ok    key      accepted; refuses-400 is among", "FAIL  paint    Your request was rejected by the safety system"), 1, paint=True),
+    Case("a picture nobody here has a key for", {}, (*REACHED, "ok    key      none", "FAIL  paint    LIMNER_UPSTREAM_API_KEY is unset: only callers have keys, so nobody is here to pay"), 1, paint=True),
+    Case("no place to keep pictures, which costs no picture", KEYED | {"image_store": "disk:///dev/null/images"}, ("FAIL  store    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'",), 1, paint=True),
+    Case("no place for what is not kept, but for answers", KEYED | {"rehost": "never", "image_store": "disk:///dev/null/images"}, (*ACCEPTED[1:], "FAIL  paint    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"), 1, paint=True),
+]  # fmt: skip
+
+
+def settings(url: str, folder: Path, **more: Any) -> Settings:
+    defaults = {"upstream_base_url": f"{url}/v1", "image_store": f"disk://{folder}/store"}
+    allowed = {"fetch_allow": url.partition("//")[2]}
+    return Settings(**{**defaults, **allowed, **more})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_it_says_step_by_step(
+    demo: RunningDemo, case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {name: value.replace("URL", demo.url) for name, value in case.settings.items()}
+    assert check(settings(demo.url, tmp_path, **given), paint=case.paint) == case.code
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ok ", "FAIL ", "   "))]
+    for line, expected in zip(lines, case.lines, strict=True):
+        assert line.startswith(expected.replace("HOST", demo.url.removeprefix("http://")))
+    assert "sk-" not in "".join(lines)
+
+
+def test_no_picture_is_paid_for_unasked(demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    check(settings(demo.url, tmp_path, **KEYED), paint=False)
+    assert demo.state.calls == 0
+    check(settings(demo.url, tmp_path, **KEYED), paint=True)
+    assert demo.state.calls == 1
+    assert demo.state.requests[0].body["metadata"] == {"quality": "low"}
+
+
+@pytest.mark.parametrize("paint", [False, True])
+def test_the_picture_comes_last(
+    paint: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def paint_one(_: Settings) -> str:
+        return "done"
+
+    monkeypatch.setattr(steps, "STEPS", [])
+    monkeypatch.setattr("app.cli.check.environment_steps", lambda _: [])
+    monkeypatch.setattr(steps, "paint_one", paint_one)
+    assert check(settings("http://127.0.0.1:9", tmp_path), paint=paint) == 0
+    assert capsys.readouterr().out.startswith("ok    paint    done (" if paint else HINT)
+
+
+def failure(capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line."""
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_port_where_nothing_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        assert check(settings(f"http://{address}", tmp_path), paint=False) == 1
+    assert failure(capsys) == f"FAIL  address  nothing listens at {address}. See LIMNER_UPSTREAM_BASE_URL"
+
+
+@pytest.mark.parametrize(("url", "where"), [("http://upstream.invalid", "upstream.invalid:80"), ("https://upstream.invalid", "upstream.invalid:443")])  # fmt: skip
+def test_a_name_that_nobody_knows(url: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(settings(url, tmp_path, fetch_allow=""), paint=False) == 1
+    said = failure(capsys)
+    assert said.startswith(f"FAIL  address  cannot reach {where}: ")
+    assert "Name or service not known" in said
+
+
+def test_an_address_that_does_not_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait(host: str, port: int, **_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "open_connection", wait)
+    quick = settings("http://192.0.2.1:81", tmp_path, upstream_connect_timeout=0.01)
+    assert check(quick, paint=False) == 1
+    assert failure(capsys) == "FAIL  address  no answer from 192.0.2.1:81 within LIMNER_UPSTREAM_CONNECT_TIMEOUT"
+
+
+def test_https_on_a_port_that_speaks_plain_http(
+    demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(settings(demo.url.replace("http:", "https:"), tmp_path), paint=False) == 1
+    assert failure(capsys).startswith("FAIL  tls      no TLS with 127.0.0.1: [SSL")
+
+
+@contextmanager
+def tls_upstream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The demo upstream behind TLS as `cdn.test`, with a certificate that signs itself; its base URL."""
+    for name, text in (("key.pem", KEY), ("certificate.pem", CERTIFICATE)):
+        (folder / name).write_text(text)
+    config = uvicorn.Config(
+        create_demo(api_key="sk-upstream"),
+        ssl_keyfile=folder / "key.pem",
+        ssl_certfile=str(folder / "certificate.pem"),
+        log_config=None,
+        lifespan="off",
+    )
+    found = socket.getaddrinfo
+
+    def find(host: Any, *more: Any, **named: Any) -> Any:
+        return found("127.0.0.1" if host in {"cdn.test", b"cdn.test"} else host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield f"https://cdn.test:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_a_certificate_that_nobody_trusts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tls_upstream(tmp_path, monkeypatch) as url:
+        assert check(settings(url, tmp_path), paint=False) == 1
+    assert failure(capsys).startswith("FAIL  tls      no TLS with cdn.test: [SSL: CERTIFICATE_VERIFY_FAILED]")
+
+
+def test_a_certificate_that_the_operator_trusts_is_good_for_every_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    with tls_upstream(tmp_path, monkeypatch) as url:
+        assert check(settings(url, tmp_path, **KEYED), paint=False) == 0
+    _, _, tls, key, _ = capsys.readouterr().out.splitlines()
+    assert tls.startswith("ok    tls      TLSv1.3, certificate good for cdn.test; handshake ")
+    assert key.startswith("ok    key      accepted; gpt-image-2-chat is among its ")
+
+
+def test_an_upstream_that_hangs_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=hang_up, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert check(settings(url, tmp_path, **KEYED), paint=False) == 1
+        thread.join()
+    assert failure(capsys) == "FAIL  key      no answer to GET /models: RemoteProtocolError"
+
+
+def hang_up(listener: socket.socket) -> None:
+    """On the first connection, which only tries the address, and on the second, which asks."""
+    for _ in range(2):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+
+
+LISTS: dict[str, tuple[bytes, str]] = {
+    "the model is there": (b'{"data":[{"id":"a"},{"id":"b"}]}', "a is among its 2 models"),
+    "the model is not there": (b'{"data":[{"id":"b"}]}', "a is NOT among its 1 models"),
+    "an empty list": (b'{"data":[]}', "a is NOT among its 0 models"),
+    "no JSON": (b"<html>", "its list of models cannot be read"),
+    "a list without its frame": (b'[{"id":"a"}]', "its list of models cannot be read"),
+    "an entry without a name": (b'{"data":[{"name":"a"}]}', "its list of models cannot be read"),
+    "names alone": (b'{"data":["a"]}', "its list of models cannot be read"),
+    "a number": (b"7", "its list of models cannot be read"),
+    "names that are lists": (b'{"data":[{"id":["a"]}]}', "its list of models cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_whether_the_model_is_listed(name: str) -> None:
+    body, says = LISTS[name]
+    assert judge_model(body, "a") == says
+
+
+def test_each_of_several_is_taken_as_far_as_it_goes(
+    demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"name": "good", "base_url": f"{demo.url}/v1", "api_key": "sk-upstream"}
+    gone = {"name": "gone", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-gone"}
+    wrong = {**good, "name": "wrong", "api_key": "sk-wrong"}
+    mapped = {**good, "name": "mapped", "models": {"fine": "gpt-image-2-chat", "odd": "nothing"}}
+    listed = orjson.dumps([good, gone, wrong, mapped]).decode()
+    demo.state.reset()
+    assert check(settings(demo.url, tmp_path, upstream_base_url=None, upstreams=listed), paint=True) == 1
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if not line.startswith(("ok    store", "ok    address", "ok    tls"))
+    ]
+    said = (
+        "good:",
+        "ok    key      accepted; gpt-image-2-chat is among its ",
+        "ok    paint    1024x1024 png, found as ",
+        "gone:",
+        "FAIL  address  nothing listens at 127.0.0.1:9. See base_url of the upstream 'gone' in LIMNER_UPSTREAMS",
+        "wrong:",
+        "FAIL  key      the upstream refuses api_key of the upstream 'wrong' in LIMNER_UPSTREAMS with status 401",
+        "mapped:",
+        "ok    key      accepted; gpt-image-2-chat is among its ",
+        "ok    paint    1024x1024 png, found as ",
+    )
+    shown = [line for line in lines if line.startswith(("ok ", "FAIL ")) or line.endswith(":")]
+    for line, expected in zip(shown, said, strict=True):
+        assert line.startswith(expected)
+    assert ", nothing is NOT among its " in shown[8]
+    assert demo.state.calls == 2
+
+
+def test_an_address_that_does_not_answer_is_passed_over() -> None:
+    async def run(port: int) -> None:
+        writer = await steps.connect(["127.0.0.2", "127.0.0.1"], port)
+        writer.close()
+        await writer.wait_closed()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(run(listener.getsockname()[1]))
+
+
+def headers(ms: int) -> dict[str, str]:
+    return {"x-limner-upstream-ms": str(ms), "x-limner-overhead-ms": "4.6", "x-limner-reply-form": "link"}
+
+
+def test_who_would_not_have_waited_is_said() -> None:
+    watch = Stopwatch(httpx.MockTransport(lambda _: httpx.Response(200)))
+    watch.first_byte, watch.whole = 28.0, 29.0
+    upstream = "(first byte 28000 ms, whole 29000 ms), Limner 5 ms"
+    assert steps.way_of(headers(29_000), watch) == f"found as link; upstream 29000 ms {upstream}"
+    said = f"found as link; upstream 31000 ms {upstream}; without a stream cut by Haystack and Heroku (30 s)"
+    assert steps.way_of(headers(31_000), watch) == said
+
+
+def test_a_picture_is_timed_from_its_first_byte_to_its_last(
+    demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(settings(demo.url, tmp_path, **KEYED, upstream_model="slow-0.05"), paint=True) == 0
+    found = re.search(r"upstream (\d+) ms \(first byte (\d+) ms, whole (\d+) ms\)", failure(capsys))
+    assert found is not None
+    upstream, first, whole = map(int, found.groups())
+    assert 50 <= first <= whole <= upstream + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """`public`: LIMNER stands for the address of a running one, whose key is sk-client."""
+
+    name: str
+    public: str | None
+    says: str
+    keys: str = "sk-client"
+    seconds: float = 0.01
+
+
+LIMNER = "LIMNER"
+DIGEST = f"sha256:{hashlib.sha256(b'sk-client').hexdigest()}"
+SILENCES = [
+    Silence("it passes", LIMNER, "ok    patience 0.01 s of silence pass through LIMNER ("),
+    Silence("the key is not the first", LIMNER, "ok    patience 0.01 s of silence pass through LIMNER (", f"{DIGEST},sk-client"),
+    Silence("only digests of keys", LIMNER, "FAIL  patience LIMNER_API_KEYS has only digests of keys, and this needs a key", DIGEST),
+    Silence("a key the server does not know", LIMNER, "FAIL  patience cut after 0 s: status 401. Set LIMNER_KEEPALIVE_AFTER", "sk-other"),
+    Silence("no key at all", LIMNER, "FAIL  patience cut after 0 s: status 401. Set LIMNER_KEEPALIVE_AFTER", ""),
+    Silence("nobody says where", None, "FAIL  patience LIMNER_PUBLIC_URL is unset: nobody says which way clients take"),
+    Silence("something else is there", "LIMNER/else", "FAIL  patience no Limner of this version answers at LIMNER/else"),
+    Silence("the connection is cut", "http://127.0.0.1:9", "FAIL  patience cut after 0 s: ConnectError. Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def limner() -> Iterator[RunningLimner]:
+    with run_limner("http://127.0.0.1:9", api_keys="sk-client") as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", SILENCES, ids=lambda case: case.name)
+def test_a_silence_is_tried_on_the_way_of_clients(
+    limner: RunningLimner,
+    case: Silence,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "STEPS", [])
+    monkeypatch.setattr("app.cli.check.environment_steps", lambda _: [])
+    public = {"public_url": case.public.replace(LIMNER, limner.url)} if case.public else {}
+    here = settings("http://127.0.0.1:9", tmp_path, api_keys=case.keys, **public)
+    assert check(here, paint=False, patience=case.seconds) == int(case.says.startswith("FAIL"))
+    said = [line for line in capsys.readouterr().out.splitlines() if "patience" in line]
+    assert said[0].startswith(
+        case.says.replace("LIMNER/", f"{limner.url}/").replace("through LIMNER", f"through {limner.url}")
+    )

@@ -1,0 +1,316 @@
+"""The command line: exit codes and readable lines, in processes of their own where signals and ports matter."""
+
+import hashlib
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+
+from app import __version__
+from app.access.keys import read_keys
+from app.cli import main as commands
+from app.cli.paint import Order
+from tests.support.raw_http import ask, connect, request
+from tests.support.servers import run_demo
+
+NOWHERE = "http://127.0.0.1:9/v1"
+WHERE = {"LIMNER_UPSTREAM_BASE_URL": NOWHERE}
+
+
+@pytest.fixture(autouse=True)
+def _default_log() -> Iterator[None]:
+    """Commands configure the log on the standard error of this test."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIMNER_IMAGE_STORE", f"disk://{tmp_path}/store")
+    return tmp_path
+
+
+@contextmanager
+def limner(*arguments: str, folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own, and nothing of the variables of this one's user."""
+    root = str(Path(__file__).parents[2])
+    own = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": root, "LIMNER_PORT": "0", **environment}
+    command = [sys.executable, "-m", "app", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=own, cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in text.splitlines()]
+
+
+def wait_until_ready(process: subprocess.Popen[str]) -> str:
+    """The address that the server tells in its log."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        record = orjson.loads(line)
+        if record["event"] == "ready":
+            return str(record["address"]).removesuffix("/v1")
+    raise AssertionError("it ended before it was ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    name: str
+    variables: dict[str, str]
+    says: tuple[str, ...]
+    arguments: tuple[str, ...] = ("serve",)
+
+
+BAD = [
+    Bad("nothing is set", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See README.md#settings",)),
+    Bad("check needs an upstream too", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See README.md#settings",), ("check",)),
+    Bad("an address without a scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, ("LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address without user name and query, like https://api.example.com/v1). See README.md#settings",)),
+    Bad("two variables, a line each", WHERE | {"LIMNER_PORT": "99999", "LIMNER_UPSTREAM_DIALECT": "french"}, ("LIMNER_UPSTREAM_DIALECT: invalid value 'french' (format: one of gpt-image-2-chat, metadata, openrouter). See README.md#settings", "LIMNER_PORT: invalid value '99999' (format: Input should be less than or equal to 65535). See README.md#settings")),
+    Bad("open to others with a key to spend", WHERE | {"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_HOST": "0.0.0.0"}, ("LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0 is reachable by others: anyone could spend the upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is meant. See README.md#settings",)),
+    Bad("a file of keys that is none", WHERE | {"LIMNER_KEYS_FILE": __file__}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See README.md#keys-and-limits",)),
+    Bad("a file of keys that is not there", WHERE | {"LIMNER_KEYS_FILE": "/nowhere"}, ("LIMNER_KEYS_FILE: invalid value (format: Path does not point to a file). See README.md#settings",)),
+    Bad("a file of keys that is none, before any worker is started", WHERE | {"LIMNER_KEYS_FILE": __file__, "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See README.md#keys-and-limits",)),
+    Bad("a store that cannot be made, before any worker is started", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images", "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See README.md#settings",)),
+    Bad("a store that cannot be made", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See README.md#settings",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
+def test_a_bad_setting_is_told_in_a_line_and_ends_with_2(
+    case: Bad, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in case.variables.items():
+        monkeypatch.setenv(name, value)
+    assert commands.main(case.arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, tuple(err.splitlines())) == ("", case.says)
+
+
+def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
+    with limner("serve", folder=tmp_path, LIMNER_UPSTREAM_BASE_URL="nonsense") as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("LIMNER_UPSTREAM_BASE_URL: invalid value 'nonsense'")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["draw"], 2, "invalid choice: 'draw'"), (["check", "--patience", "1e3"], 2, "argument --patience: A silence has 0 to 900 seconds."), (["paint", "a fox"], 2, "required: -o"), (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "argument -n: a number from 1 to 10"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
+def test_what_the_command_line_itself_answers(
+    arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        commands.main(arguments)
+    assert ended.value.code == code
+    assert says in "".join(capsys.readouterr())
+
+
+def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatch, environment: Path) -> None:
+    given: list[object] = []
+
+    def note(*positional: object, **named: object) -> int:
+        given.extend([*positional[-1:], *named.values()])
+        return 7
+
+    monkeypatch.setattr(commands, "demo", note)
+    monkeypatch.setattr("app.cli.check.check", lambda settings, **more: note(settings.upstream_base_url, **more))
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
+    lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
+    assert [commands.main(line) for line in lines] == [7] * 5
+    assert given == [None, "out", NOWHERE, False, None, NOWHERE, True, 150, NOWHERE, False, 2.5]
+
+
+def test_the_ledger_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = environment / "ledger.jsonl"
+    path.write_text("nothing\n")
+    assert commands.main(["ledger", str(path), "--by", "day"]) == 0
+    assert capsys.readouterr().out.startswith("day  questions")
+
+
+def test_explain_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (environment / "reply.txt").write_text("![a](https://e.com/a.png) ![b](https://e.com/b.png)")
+    assert commands.main(["explain", str(environment / "reply.txt"), "--sent", "https://e.com/a.png"]) == 0
+    assert "1. markdown-image: https://e.com/b.png" in capsys.readouterr().out
+    assert commands.main(["explain", str(environment / "reply.txt"), "--json"]) == 0
+    assert len(orjson.loads(capsys.readouterr().out)["found"]) == 2
+
+
+PAINT = {
+    "as little as possible": (["a fox", "-o", "a.png"], Order("a fox", Path("a.png"))),
+    "all there is": (
+        ["a", "-o", "b.jpg", "--size", "1x1", "--quality", "low", "--image", "c", "--image", "d", "--mask", "e", "-n", "4", "--model", "m", "--base-url", "http://f/v1", "--api-key-file", "g", "--partial-images", "2", "--no-stream", "--timeout", "1.5"],
+        Order("a", Path("b.jpg"), "http://f/v1", Path("g"), "m", 4, "1x1", "low", (Path("c"), Path("d")), Path("e"), False, 2, 1.5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAINT)
+def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Order] = []
+
+    def note(order: Order) -> int:
+        given.append(order)
+        return 7
+
+    monkeypatch.setattr(commands, "paint", note)
+    arguments, order = PAINT[name]
+    assert commands.main(["paint", *arguments]) == 7
+    assert given == [order]
+
+
+def test_a_new_key_is_told_once_and_its_table_is_for_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["keys", "new", "alice"]) == 0
+    out, err = capsys.readouterr()
+    [row] = read_keys(out)
+    key = err.removeprefix("The key of alice, shown only here: ").strip()
+    assert (row.name, row.sha256) == ("alice", hashlib.sha256(key.encode()).digest())
+    assert key not in out
+
+
+def test_a_key_needs_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["keys", "new", "no body"]) == 2
+    assert capsys.readouterr() == ("", "NAME: expected 1 to 64 letters, digits and the characters . _ @ -\n")
+
+
+@dataclass(slots=True)
+class Ended:
+    """In place of the server: it ends at once, in one of several ways."""
+
+    by: type[BaseException] | None = None
+    force_exit: bool = False
+    settings: list[Any] = field(default_factory=list)
+
+    def __call__(self, settings: Any) -> "Ended":
+        self.settings.append(settings)
+        return self
+
+    def run(self) -> None:
+        if self.by is not None:
+            raise self.by
+
+
+@pytest.mark.parametrize(("by", "code"), [(None, 0), (None, 130), (SystemExit, 1), (KeyboardInterrupt, 130)])
+def test_how_the_server_ended_is_the_exit_code(
+    by: type[BaseException] | None, code: int, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
+    ended = Ended(by, force_exit=code == 130)
+    monkeypatch.setattr(commands, "Server", ended)
+    assert commands.main(["serve"]) == code
+    assert ended.settings[0].upstream_base_url == NOWHERE
+
+
+def test_several_workers_are_supervised(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text("")
+    for name, value in (WHERE | {"LIMNER_WORKERS": "3", "LIMNER_KEYS_FILE": str(tmp_path / "keys.toml")}).items():
+        monkeypatch.setenv(name, value)
+    ended = Ended()
+    monkeypatch.setattr("app.server.supervisor.Workers", ended)
+    assert commands.main(["serve"]) == 0
+    assert ended.settings[0].workers == 3
+
+
+WARNED = {
+    "nothing to warn of": ({}, []),
+    "a misspelt variable": ({"LIMNER_UPSTREM_KEY": "x", "LIMNER_ZOO": "y"}, ["unknown variable", "unknown variable"]),
+    "no keys on loopback": (
+        {"LIMNER_UPSTREAM_API_KEY": "sk-secret"},
+        ["no LIMNER_API_KEYS: whoever reaches this address spends the upstream key"],
+    ),
+    "a file of keys": ({"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_KEYS_FILE": __file__}, []),
+    "workers that share nothing": (
+        {"LIMNER_WORKERS": "4"},
+        [
+            "LIMNER_WORKERS=4 without LIMNER_SHARED_STATE=redis://…: limits, kept answers and repeated questions are each worker's own"
+        ],
+    ),
+    "workers that share a Redis": ({"LIMNER_WORKERS": "4", "LIMNER_SHARED_STATE": "redis://h"}, []),
+    "keys on both sides": ({"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_API_KEYS": "sk-client"}, []),
+}
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_what_the_server_warns_of_when_it_starts(name: str, environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables, events = WARNED[name]
+    for variable, value in (WHERE | variables).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(commands, "Server", Ended())
+    monkeypatch.setattr(commands, "open_workers", Ended())
+    # It would put the records beyond the reach of this test.
+    monkeypatch.setattr(commands, "configure", lambda *_: None)
+    with structlog.testing.capture_logs() as records:
+        assert commands.main(["serve"]) == 0
+    assert [record["event"] for record in records] == events
+    assert [record["name"] for record in records if "name" in record] == [
+        variable for variable in variables if "unknown variable" in events
+    ]
+    assert "sk-secret" not in str(records)
+
+
+def test_the_package_is_a_program_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["limner", "--version"])
+    with pytest.raises(SystemExit) as ended, pytest.warns(RuntimeWarning, match="unpredictable"):
+        runpy.run_module("app", run_name="__main__", alter_sys=True)
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"limner {__version__}\n")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
+    with limner("serve", folder=tmp_path, **WHERE) as process:
+        url = wait_until_ready(process)
+        assert ask(url, request("GET /healthz")).status == 200
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "")
+    assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_it_in_the_middle_of_a_question(tmp_path: Path) -> None:
+    with (
+        run_demo() as demo,
+        limner(
+            "serve", folder=tmp_path, LIMNER_UPSTREAM_BASE_URL=f"{demo.url}/v1", LIMNER_UPSTREAM_MODEL="holds"
+        ) as process,
+        connect(wait_until_ready(process)) as wire,
+    ):
+        wire.send(request("POST /v1/images/generations", "authorization: Bearer x", body=b'{"prompt":"a fox"}'))
+        assert demo.state.wait_for_calls(1)
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        assert any(orjson.loads(line)["event"] == "closing" for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        demo.state.release()
+    assert process.returncode == 130
+    # Records to the last line: Python itself has nothing to say.
+    assert records(err)
+
+
+def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with limner("serve", folder=tmp_path, **WHERE | {"LIMNER_PORT": port}) as process:
+            out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (1, "")
+    (fault,) = [record for record in records(err) if record["level"] == "error"]
+    assert "address already in use" in fault["event"]
+
+
+def test_the_demo_is_loaded_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cli.demo.demo", lambda once: 7 if once == "out" else 8)
+    assert commands.main(["demo", "--once", "out"]) == 7

@@ -1,0 +1,183 @@
+"""`limner demo`: both servers, in a process of its own where signals and ports matter."""
+
+import io
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+from PIL import Image
+
+from app.cli import demo as showcase
+from app.cli.demo import demo
+from tests.integration.test_cli import limner
+from tests.support.raw_http import ask, request
+
+SIZES = {"generated.png": (1536, 1024), "edited.png": (1024, 1536)}
+
+
+@pytest.fixture(autouse=True)
+def _default_log() -> Iterator[None]:
+    """The demo configures the log on the standard error of this test."""
+    yield
+    structlog.reset_defaults()
+
+
+def sizes(folder: Path) -> dict[str, tuple[int, int]]:
+    found = {}
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            image.load()
+            found[path.name] = image.size
+    return found
+
+
+def test_once_writes_two_pictures_and_says_how_large_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "some" / "where"
+    assert demo(str(folder)) == 0
+    assert sizes(folder) == SIZES
+    lines = capsys.readouterr().out.splitlines()
+    for line, (name, (width, height)) in zip(lines, SIZES.items(), strict=True):
+        length = (folder / name).stat().st_size
+        assert line == f"{folder / name}: {width}x{height}, {length:,} bytes"
+
+
+def test_once_as_a_process(tmp_path: Path) -> None:
+    with limner("demo", "--once", "out", folder=tmp_path) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, sizes(tmp_path / "out")) == (0, SIZES)
+    assert out.count("\n") == 2
+    assert "Traceback" not in err
+
+
+def test_once_into_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_bytes(b"a file")
+    assert demo(str(tmp_path / "out")) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"limner demo --once: [Errno 17] File exists: '{tmp_path / 'out'}'"
+
+
+def test_once_with_a_setting_that_no_picture_can_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LIMNER_MAX_IMAGE_BYTES", "1KiB")
+    assert demo(str(tmp_path)) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("limner demo --once: Server error '500 ")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """`ours` is LIMNER_UPSTREAM_MODEL, `named` what the client names; the answer has this status and code."""
+
+    name: str
+    ours: str | None
+    named: str
+    status: int = 200
+    code: str | None = None
+
+
+NAMED = [
+    Named("any name", None, "gpt-image-2"),
+    Named("an oddity", None, "refuses-400", 400, "moderation_blocked"),
+    Named("an oddity with a number", None, "error-402", 500, "upstream_quota"),
+    Named("any name, where the operator has chosen an oddity", "error-in-200-401", "gpt-image-2", 500, "upstream_auth"),
+    Named("an oddity, where the operator has chosen another", "error-401", "text-only", 400, "no_image_in_reply"),
+    Named("any name, where the operator has another upstream by day", "openai/gpt-5-image", "gpt-image-2"),
+]
+
+
+@pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
+def test_a_model_shows_what_upstreams_do(case: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case.ours is not None:
+        monkeypatch.setenv("LIMNER_UPSTREAM_MODEL", case.ours)
+    with showcase.running(fixed_port=False) as url:
+        asked = {"model": case.named, "prompt": "a fox", "response_format": "url"}
+        answer = httpx.post(f"{url}/v1/images/generations", json=asked, trust_env=False, timeout=30)
+        listed = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
+    assert answer.status_code == case.status
+    assert answer.json().get("error", {}).get("code") == case.code
+    assert {"gpt-image-2", "refuses-400", "slow-30"} <= {card["id"] for card in listed}
+
+
+def test_a_bad_setting_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LIMNER_LOG_LEVEL", "loud")
+    assert demo("out") == 2
+    assert capsys.readouterr().err.startswith("LIMNER_LOG_LEVEL: invalid value 'loud' (format: ")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_it_paints_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
+    with limner("demo", folder=tmp_path) as process:
+        said = ready_line(process)
+        command = said[said.index("curl ") : said.index("In an existing client")]
+        url = re.findall(r"http://127\.0\.0\.1:[0-9]+", said)[0]
+        # What the line says can be pasted into a shell.
+        answer = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=True)
+        (link,) = re.findall(rb'"url":"([^"]+)"', answer.stdout)
+        picture = httpx.get(link.decode(), trust_env=False)
+        with Image.open(io.BytesIO(picture.content)) as image:
+            assert image.size == (1536, 1024)
+        assert ask(url, request("GET /v1/models", "authorization: Bearer demo")).status == 200
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
+def ready_line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    said = ""
+    while "Ctrl-C" not in said:
+        line = process.stdout.readline()
+        assert line, "it ended before it was ready"
+        said += line
+    return said
+
+
+def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with limner("demo", folder=tmp_path, LIMNER_PORT=str(port)) as process:
+            out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("limner demo: cannot listen: Address already in use")
+    assert err.endswith("Set LIMNER_PORT to a free port.\n")
+    assert err.count("\n") == 1
+
+
+def test_it_waits_for_a_signal_and_lets_signals_through_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, with the signals held back: the ones of the test run are not touched."""
+    waited: list[set[signal.Signals]] = []
+    monkeypatch.setattr(signal, "sigwait", waited.append)
+    monkeypatch.setenv("LIMNER_PORT", "0")
+    monkeypatch.setenv("LIMNER_HOST", "0.0.0.0")
+    assert demo(None) == 0
+    assert waited == [{signal.SIGINT, signal.SIGTERM}]
+    assert "curl http://127.0.0.1:" in capsys.readouterr().out
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
+def test_a_port_that_is_taken_in_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("LIMNER_PORT", str(taken.getsockname()[1]))
+        assert demo(None) == 1
+    assert "cannot listen" in capsys.readouterr().err
+
+
+def test_what_is_not_an_image_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = httpx.Request("POST", "http://limner/v1/images/generations")
+    response = httpx.Response(200, json={"data": [{"b64_json": "bm90aGluZw=="}]}, request=asked)
+    assert showcase.save(response, tmp_path / "a.png") == b"nothing"
+    assert capsys.readouterr().out == f"{tmp_path / 'a.png'}: not an image, 7 bytes\n"

@@ -1,0 +1,302 @@
+"""The real process: signals, graceful end, exit codes."""
+
+import asyncio
+import gc
+import hashlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import orjson
+import pytest
+import structlog
+
+from app.config.settings import Settings
+from app.observability import metrics
+from app.server.draining import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, Server, Worker, address_of, work
+from tests.support.processes import serve
+from tests.support.servers import RunningDemo, run_demo
+
+ASKED = {"model": "gpt-image-2", "prompt": "a fox"}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RunningDemo]:
+    with run_demo() as running:
+        yield running
+
+
+def ask(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/images/generations", json=ASKED, timeout=30, trust_env=False)
+
+
+def test_sigterm_with_ten_questions_under_way_loses_none(demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    with serve(demo, tmp_path) as server, ThreadPoolExecutor(10) as clients:
+        answers = [clients.submit(ask, server.url) for _ in range(10)]
+        assert demo.state.wait_for_calls(10)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.listen("closing")["under_way"] == 10
+        ready = httpx.get(f"{server.url}/readyz", trust_env=False)
+        assert (ready.status_code, ready.json()["error"]["code"]) == (503, "server_is_overloaded")
+        assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
+        assert ask(server.url).status_code == 503
+        demo.state.release()
+        assert [answer.result().status_code for answer in answers] == [200] * 10
+        assert server.end() == 0
+    assert demo.state.calls == 10
+
+
+def test_questions_that_outlast_the_grace_get_a_proper_error(demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    with serve(demo, tmp_path, LIMNER_SHUTDOWN_GRACE="0.1") as server, ThreadPoolExecutor(1) as clients:
+        answer = clients.submit(ask, server.url)
+        assert demo.state.wait_for_calls(1)
+        server.process.send_signal(signal.SIGINT)
+        assert answer.result().status_code == 503
+        assert "shutting down" in answer.result().json()["error"]["message"]
+        assert server.end() == 0
+    demo.state.release()
+
+
+def test_a_second_signal_ends_everything(demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    with (
+        serve(demo, tmp_path) as server,
+        socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as line,
+    ):
+        body = orjson.dumps(ASKED)
+        line.sendall(
+            b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        assert demo.state.wait_for_calls(1)
+        server.process.send_signal(signal.SIGTERM)
+        server.listen("closing")
+        server.process.send_signal(signal.SIGINT)
+        assert server.end() == 130
+    demo.state.release()
+
+
+def test_keys_are_read_anew_when_the_line_hangs_up(demo: RunningDemo, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text("")
+    with serve(demo, tmp_path, LIMNER_KEYS_FILE=str(file)) as server:
+        models = f"{server.url}/v1/models"
+        assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 401
+        file.write_text(f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"')
+        server.process.send_signal(signal.SIGHUP)
+        assert server.listen("keys file read")["keys"] == 1
+        assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+
+
+def test_a_port_that_is_taken_is_said(demo: RunningDemo, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {**os.environ, "LIMNER_UPSTREAM_BASE_URL": "http://127.0.0.1:9", "LIMNER_PORT": str(taken.getsockname()[1]), "LIMNER_IMAGE_STORE": f"disk://{tmp_path}"}  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "app", "serve"], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=20, check=False)  # fmt: skip
+    assert done.returncode != 0
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class InProcess:
+    """The same server in a thread of this process; signals are told, not sent."""
+
+    def __init__(
+        self,
+        demo: RunningDemo,
+        folder: Path,
+        make: Callable[[Settings], Server] = Server,
+        sockets: list[socket.socket] | None = None,
+        **options: Any,
+    ) -> None:
+        keys = folder / "keys.toml"
+        keys.write_text("")
+        settings = Settings(
+            upstream_base_url=f"{demo.url}/v1",
+            upstream_model="holds",
+            image_store=f"disk://{folder}",
+            port=0,
+            keys_file=keys,
+            **options,
+        )
+        self.server = make(settings)
+        self.thread = threading.Thread(target=self.server.run, args=(sockets,))
+
+    def __enter__(self) -> "InProcess":
+        self.thread.start()
+        for _ in range(2000):
+            if self.server._loop is not None:
+                return self
+            threading.Event().wait(0.005)
+        raise AssertionError("it did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        gc.unfreeze()
+        gc.set_threshold(700, 10, 10)
+        logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
+
+
+def test_the_first_signal_drains_and_the_server_ends(demo: RunningDemo, tmp_path: Path) -> None:
+    with InProcess(demo, tmp_path) as running:
+        running.server.handle_exit(signal.SIGTERM, None)
+    assert running.server.started
+    assert not running.server.force_exit
+
+
+def test_the_second_signal_is_the_last(demo: RunningDemo, tmp_path: Path) -> None:
+    with InProcess(demo, tmp_path) as running:
+        running.server._start_draining = lambda: None  # type: ignore[method-assign]
+        running.server._draining = asyncio.Future(loop=running.server._loop)  # type: ignore[assignment]
+        running.server.handle_exit(signal.SIGINT, None)
+    assert running.server.force_exit
+
+
+def test_a_server_that_cannot_listen_is_not_ready(demo: RunningDemo, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(
+            upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=taken.getsockname()[1]
+        )
+        server = Server(settings)
+        with pytest.raises(SystemExit):
+            server.run()
+    assert server._loop is None
+
+
+def test_a_server_whose_parts_do_not_open_does_not_start(demo: RunningDemo, tmp_path: Path) -> None:
+    def fail(_: object) -> AbstractAsyncContextManager[None]:
+        raise OSError("no room")
+
+    server = Server(Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=0))
+    server._app.router.lifespan_context = fail
+    with pytest.raises(SystemExit):
+        server.run()
+    assert not server.started
+
+
+def test_the_keys_are_read_again_on_a_hangup(demo: RunningDemo, tmp_path: Path) -> None:
+    class Loop:
+        heard: ClassVar[dict[int, Any]] = {}
+
+        def add_signal_handler(self, sig: int, handler: Any) -> None:
+            self.heard[sig] = handler
+
+    keys = tmp_path / "keys.toml"
+    keys.write_text("")
+    settings = Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", keys_file=keys)
+    server = Server(settings)
+    server._reread_keys_on_hangup(Loop())  # type: ignore[arg-type]
+    assert Loop.heard == {signal.SIGHUP: server._app.state.keys.reload}
+
+
+class AWorker(InProcess):
+    """One of several, in a thread of this process, which is its supervisor."""
+
+    def __init__(self, demo: RunningDemo, folder: Path) -> None:
+        self.line, theirs = Pipe()
+        self.theirs = theirs
+        bound = socket.create_server(("127.0.0.1", 0))
+        self.place: tuple[str, int] = bound.getsockname()
+        super().__init__(demo, folder, lambda settings: Worker(settings, theirs), [bound])
+
+    def __enter__(self) -> "AWorker":
+        super().__enter__()
+        assert self.line.recv_bytes() == READY
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.line.close()
+        self.theirs.close()
+
+
+def test_a_worker_does_what_its_supervisor_says(
+    demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = metrics.WORKER_DEATHS._value.get()
+    with AWorker(demo, tmp_path) as worker:
+        read = threading.Event()
+        monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
+        for said in (RELOAD, COUNT_DEATH, b"what a later version may say", DRAIN):
+            worker.line.send_bytes(said)
+        assert read.wait(20)
+    assert metrics.WORKER_DEATHS._value.get() == deaths + 1
+
+
+def test_a_worker_without_a_supervisor_stops_listening_and_ends(demo: RunningDemo, tmp_path: Path) -> None:
+    with AWorker(demo, tmp_path) as worker:
+        worker.line.close()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(worker.place)
+
+
+def test_a_worker_leaves_at_a_signal_of_its_own_and_says_so(
+    demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AWorker(demo, tmp_path) as worker:
+        read = threading.Event()
+        monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
+        worker.server.handle_exit(signal.SIGINT, None)
+        worker.line.send_bytes(RELOAD)
+        assert read.wait(20)
+        assert not worker.line.poll(0)
+        worker.server.handle_exit(signal.SIGTERM, None)
+        assert worker.line.recv_bytes() == LEAVING
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    name: str
+    settings: dict[str, Any]
+    says: str
+
+
+BROKEN = [
+    Broken("keys that cannot be read", {"keys_file": __file__}, "Expected '=' after a key"),
+    Broken("a store that cannot be made", {"image_store": "disk:///dev/null/images"}, "Not a directory"),
+]
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
+def test_a_worker_that_cannot_start_says_why(case: Broken, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = Pipe()
+    settings = Settings(upstream_base_url="http://h", log_format="json", **case.settings)
+    with ours, theirs, pytest.raises(SystemExit) as ended:
+        work(settings, [], theirs)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    told = orjson.loads(capsys.readouterr().err)
+    assert (ended.value.code, told["event"], told["pid"]) == (2, "worker cannot start", os.getpid())
+    assert case.says in told["error"]
+
+
+def test_a_workers_process_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(Worker, "run", lambda _, sockets: given.append(sockets))
+    ours, theirs = Pipe()
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as bound:
+        work(Settings(upstream_base_url="http://h", image_store="memory:"), [bound], theirs)
+        assert given == [[bound]]
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.mark.parametrize(("name", "address"), [(("127.0.0.1", 80), "http://127.0.0.1:80/v1"), (("::1", 80, 0, 0), "http://[::1]:80/v1")])  # fmt: skip
+def test_an_address_is_told_as_clients_write_it(name: tuple[str, int], address: str) -> None:
+    assert address_of(name) == address

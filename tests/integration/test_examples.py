@@ -1,0 +1,72 @@
+"""The examples are true: questions are read, answers and errors are what the server gives."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema_rs import Draft202012Validator
+from openai.types.images_response import ImagesResponse
+
+from app.api.openapi import ANSWER, ERROR, FAULTS, IMAGES, KEPT, PROMISE, PROMISED, QUESTION_ID, QUESTIONS
+from app.errors import ApiError
+from app.images.store import is_name
+from app.protocol.image_request import Operation, read_json
+from tests.support.servers import RunningLimner, run_demo, run_limner
+
+EXAMPLES = [(status, error) for status, fault in FAULTS.items() for error in fault.examples]
+
+
+@pytest.fixture(scope="module")
+def limner() -> Iterator[RunningLimner]:
+    with run_demo() as demo, run_limner(demo.url, api_keys="sk-client") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("operation", "title"), [(each, title) for each, titles in QUESTIONS.items() for title in titles]
+)
+def test_a_question_is_read_and_nothing_of_it_is_without_effect(operation: Operation, title: str) -> None:
+    assert read_json(operation, QUESTIONS[operation][title]["value"]).ignored == ()
+
+
+def test_each_operation_has_a_question() -> None:
+    assert set(QUESTIONS) == set(Operation)
+
+
+def test_the_answers_are_as_the_schemas_and_the_official_sdk_say() -> None:
+    Draft202012Validator(IMAGES).validate(ANSWER)
+    Draft202012Validator(PROMISE).validate(PROMISED)
+    assert ImagesResponse.model_validate(ANSWER, strict=True).usage
+
+
+def test_names_have_the_form_of_real_ones() -> None:
+    assert is_name(KEPT)
+    assert ANSWER["data"][0]["url"].endswith(f"/kept/{KEPT}")
+    assert PROMISED["id"] == QUESTION_ID
+
+
+@pytest.mark.parametrize(("status", "error"), EXAMPLES)
+def test_an_error_has_its_status_and_its_form(status: int, error: ApiError) -> None:
+    assert error.status == status
+    Draft202012Validator(ERROR).validate(error.body)
+
+
+GIVEN: list[tuple[int, str, str, dict[str, Any]]] = [
+    (400, "POST", "/v1/images/generations", {"json": {"prompt": "a fox", "n": 11}}),
+    (400, "POST", "/v1/images/generations", {"json": {"prompt": "a fox", "size": "100x100"}}),
+    (401, "POST", "/v1/images/generations", {"headers": {"authorization": "Bearer wrong"}}),
+    (404, "GET", "/v1/models/dall-e-9", {}),
+    (404, "GET", f"/v1/images/results/{QUESTION_ID}", {}),
+    (404, "GET", f"/kept/{KEPT}", {}),
+]
+
+
+@pytest.mark.parametrize(("status", "method", "path", "how"), GIVEN)
+def test_an_error_is_given_word_for_word(
+    limner: RunningLimner, status: int, method: str, path: str, how: dict[str, Any]
+) -> None:
+    headers = {"authorization": "Bearer sk-client"} | how.get("headers", {})
+    answer = httpx.request(method, f"{limner.url}{path}", trust_env=False, **how | {"headers": headers})
+    assert answer.status_code == status
+    assert answer.json() in [error.body for error in FAULTS[status].examples]

@@ -1,0 +1,107 @@
+"""What the parts do for one request, over the real ones and the demo upstream."""
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image, ImageChops
+
+from app.errors import ImageUnavailable
+from app.images.blob import Blob
+from app.jobs.pipeline_io import pixels
+from app.observability.metrics import REGISTRY
+from app.protocol.image_format import ImageInfo
+from tests.support.raw_http_lines import ASKED, limner_over
+from tests.support.sample_images import as_blob, noise, saved
+from tests.support.servers import RunningDemo, run_demo
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RunningDemo]:
+    with run_demo() as running:
+        yield running
+
+
+def opened(b64_json: str) -> Image.Image:
+    image = Image.open(io.BytesIO(base64.b64decode(b64_json, validate=True)))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize("size", ["1024x1024", "1536x1024"])
+def test_an_exact_mask_keeps_every_pixel_that_it_covers(demo: RunningDemo, size: str) -> None:
+    original = noise((200, 120))
+    mask = Image.new("RGBA", original.size, (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (50, 30, 90, 70))
+    files = [("image", ("a", saved(original, "PNG"))), ("mask", ("b", saved(mask, "PNG")))]
+    with limner_over(demo, "gpt-image-2-chat", mask="exact") as limner:
+        form = {"prompt": "a hat", "response_format": "b64_json", "size": size}
+        answer = httpx.post(f"{limner.url}/v1/images/edits", data=form, files=files, timeout=20)
+    result = opened(answer.json()["data"][0]["b64_json"]).convert("RGB")
+    assert answer.json()["size"] == "200x120"
+    covered = mask.getchannel("A").convert("1")
+    black = Image.new("RGB", original.size)
+    difference = Image.composite(ImageChops.difference(result, original.convert("RGB")), black, covered)
+    assert difference.getbbox() is None
+    assert ImageChops.difference(result, original.convert("RGB")).getbbox() == (50, 30, 90, 70)
+
+
+LEGACY: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
+    ("256x256 is painted larger and scaled down", {"size": "256x256"}, (256, 256)),
+    ("512x512 too, in another format", {"size": "512x512", "output_format": "webp"}, (512, 512)),
+    ("a size of today stays as it is", {"size": "1024x1536"}, (1024, 1536)),
+]
+
+
+@pytest.mark.parametrize(("name", "asked", "size"), LEGACY, ids=[row[0] for row in LEGACY])
+def test_sizes(demo: RunningDemo, name: str, asked: dict[str, Any], size: tuple[int, int]) -> None:
+    with limner_over(demo, "gpt-image-2-chat") as limner:
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, **asked}, timeout=20).json()
+    assert opened(answer["data"][0]["b64_json"]).size == size
+
+
+def test_a_blob_that_is_no_picture_has_no_size() -> None:
+    with Blob() as nothing, as_blob(saved(noise((30, 20)), "PNG")) as picture:
+        assert (pixels(nothing), pixels(picture)) == (None, (30, 20))
+
+
+def test_untouched_pictures_keep_every_byte(demo: RunningDemo) -> None:
+    demo.state.reset()
+    sent = saved(noise((300, 200)), "JPEG")
+    with limner_over(demo, "gpt-image-2-chat") as limner:
+        httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files={"image": ("a", sent)}, timeout=20)
+    part = demo.state.requests[-1].body["messages"][0]["content"][1]
+    assert part["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(sent).decode()}"
+
+
+def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failures() -> float:
+        return REGISTRY.get_sample_value("limner_part_errors_total", {"part": "store"}) or 0.0
+
+    async def fail(blob: Blob, info: ImageInfo) -> str:
+        raise ImageUnavailable("No room.", code="image_not_kept")
+
+    before = failures()
+    with limner_over(demo, "data-url") as limner:
+        monkeypatch.setattr(limner.studio.parts.store, "keep", fail)
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "response_format": "url"}, timeout=20)
+    assert answer.json()["error"]["code"] == "image_not_kept"
+    assert failures() - before == 1
+
+
+def test_a_stream_tells_how_far_the_upstream_is_and_at_its_end_in_which_form_the_picture_came(
+    demo: RunningDemo,
+) -> None:
+    with limner_over(demo, "pace-0.06") as limner:
+        asked = {**ASKED, "stream": True}
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked, timeout=20, trust_env=False)
+    told = [line.removeprefix(": ") for line in answer.text.splitlines() if line.startswith(": ")]
+    lines = [line for line in told if line.startswith("progress ")]
+    # A busy machine may miss one.
+    assert lines
+    assert lines == [f"progress 进度 {part}%" for part in (13, 55, 88) if f"progress 进度 {part}%" in lines]
+    assert told[-3] == "x-limner-reply-form: address"
+    assert "x-limner-reply-form" not in answer.headers

@@ -1,0 +1,728 @@
+"""Several upstreams: who is asked, how often, in which order, and who is left alone for a while.
+
+First with an upstream of plain scripts, where time is a number; then with demo upstreams behind the whole server.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from app.errors import (
+    ApiError,
+    InvalidRequest,
+    ModerationBlocked,
+    NotFound,
+    RateLimited,
+    Unauthorized,
+    UpstreamAuth,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.json_stream import HoleyJson
+from app.upstream.client import Question, Upstream
+from app.upstream.error_mapping import Again, Fault
+from app.upstream.pool import Member, Upstreams
+from app.upstream.spec import ModelMap, UpstreamSpec
+from tests.support import manual_clock as clock
+from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+
+REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/a.png"}, "finish_reason": "stop"}]}))
+NOTHING = HoleyJson({})
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A fault that is told inside a 200."""
+
+    fault: Fault
+
+
+#: What comes of one attempt; None: a picture.
+Outcome = Fault | Inside | ApiError | None
+
+
+@dataclass(slots=True)
+class Time:
+    """Stands still but for waits and for what a test adds."""
+
+    now: float = 1000.0
+    waits: list[float] = field(default_factory=list)
+
+    def read(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(round(seconds, 3))
+        self.now += seconds
+
+
+class Scripted(Upstream):
+    """`script`: what comes of each attempt in turn, the last for ever. An ApiError breaks the reply off."""
+
+    def __init__(self, log: list[str], name: str, script: Sequence[Outcome], config: UpstreamSpec):
+        super().__init__(config, httpx.MockTransport(lambda _: httpx.Response(500)))
+        self.log, self.name, self.script = log, name, script
+        self.calls = 0
+        self.started: list[float] = []
+        self.gate: asyncio.Event | None = None
+
+    async def attempt(self, question: Question, started: float) -> httpx.Response | Fault:
+        self.log.append(self.name)
+        self.started.append(started)
+        step = self.script[min(self.calls, len(self.script) - 1)]
+        self.calls += 1
+        await asyncio.sleep(0)
+        if self.gate is not None:
+            await self.gate.wait()
+        return step if isinstance(step, Fault) else httpx.Response(200, extensions={"step": step})
+
+    async def read(
+        self, response: httpx.Response, question: Question, started: float
+    ) -> AsyncGenerator[ChatReply | Fault, None]:
+        step = response.extensions["step"]
+        if isinstance(step, Inside):
+            yield step.fault
+            return
+        yield REPLY
+        if step is not None:
+            raise step
+        yield REPLY
+
+
+@dataclass
+class World:
+    """`asked` are the names of the upstreams in the order of the calls."""
+
+    members: list[Member]
+    upstreams: Upstreams
+    asked: list[str]
+    time: Time
+
+    async def ask(self, model: str | None = None) -> tuple[str | None, ApiError | None]:
+        """Who answered, and how it ended."""
+        name = None
+        async with aclosing(self.upstreams.ask(lambda *_: Question(NOTHING), model)) as replies:
+            try:
+                async for name, _ in replies:  # noqa: B007
+                    pass
+            except ApiError as error:
+                return name, error
+        return name, None
+
+    def upstream(self, name: str) -> Scripted:
+        (found,) = [member.upstream for member in self.members if member.spec.name == name]
+        assert isinstance(found, Scripted)
+        return found
+
+
+def build(
+    scripts: dict[str, Sequence[Outcome]],
+    *,
+    entries: dict[str, dict[str, Any]] | None = None,
+    config: UpstreamSpec | None = None,
+    chance: float | Random = 0.0,
+    **options: Any,
+) -> World:
+    """By default the first of the names is asked first, the second where that fails, and so on."""
+    asked: list[str] = []
+    time = Time()
+    members = []
+    for priority, (name, script) in zip(count(), scripts.items()):
+        more = {"priority": priority} | (entries or {}).get(name, {})
+        names = more.pop("models", {})
+        default = more.pop("model", None if names else "gpt-image-2-chat")
+        spec = UpstreamSpec(
+            name=name,
+            base_url=f"https://{name}.example/v1",
+            api_key=SecretStr(f"sk-{name}"),
+            models=ModelMap(default, names),
+            **more,
+        )
+        members.append(Member(spec, Scripted(asked, name, script, config or spec)))
+    random = chance.random if isinstance(chance, Random) else lambda: chance
+    upstreams = Upstreams(members, sleep=time.sleep, monotonic=time.read, chance=random, **options)
+    return World(members, upstreams, asked, time)
+
+
+DOWN = Fault(UpstreamUnreachable("down", detail="down"), Again.SAFE)
+BUSY = Fault(RateLimited("busy"), Again.SAFE)
+LATER = Fault(RateLimited("busy"), Again.SAFE, retry_after=30)
+NO_KEY = Fault(UpstreamAuth("key"), Again.ELSEWHERE)
+NO_QUOTA = Fault(UpstreamError("quota", code="upstream_quota"), Again.ELSEWHERE)
+CRASH = Fault(UpstreamError("crash"), Again.AMBIGUOUS)
+SLOW = Fault(UpstreamTimeout("slow"))
+REFUSAL = Fault(ModerationBlocked("no"))
+OK = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """`asked`: the calls in their order; `ends` with the upstream that answered, or with an error."""
+
+    name: str
+    scripts: dict[str, Sequence[Outcome]]
+    asked: str
+    ends: str | type[ApiError]
+    waits: tuple[float, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+WAYS = [
+    Way("the first answers", {"a": [OK], "b": [OK]}, "a", "a"),
+    Way("the first is down: the second, at once", {"a": [DOWN], "b": [OK]}, "ab", "b"),
+    Way("the first is busy for long: the second, at once", {"a": [LATER], "b": [OK]}, "ab", "b"),
+    Way("the first has no quota left", {"a": [NO_QUOTA], "b": [OK]}, "ab", "b"),
+    Way("the first refuses our key", {"a": [NO_KEY], "b": [OK]}, "ab", "b"),
+    Way("two are down: the third", {"a": [DOWN], "b": [NO_KEY], "c": [OK]}, "abc", "c"),
+    Way("more are down than there are attempts: the last", {"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, "abcd", "d"),
+    Way("a single attempt still goes elsewhere", {"a": [DOWN], "b": [OK]}, "ab", "b", options={"attempts": 1}),
+    Way("all are down: each again while attempts last, the first that is due", {"a": [DOWN], "b": [DOWN]}, "abab", UpstreamUnreachable, (0, 0)),
+    Way("the one that is back sooner is asked again", {"a": [LATER], "b": [BUSY, OK]}, "abb", "b", (0,)),
+    Way("what only the operator can mend is not asked again", {"a": [NO_KEY], "b": [BUSY, OK]}, "abb", "b", (0,)),
+    Way("no quota, told inside a 200", {"a": [Inside(NO_QUOTA)], "b": [OK]}, "ab", "b"),
+    Way("our key refused inside a 200", {"a": [Inside(NO_KEY)], "b": [OK]}, "ab", "b"),
+    Way("busy, told inside a 200: after its time", {"a": [Inside(LATER), OK]}, "aa", "a", (30,)),
+    Way("what is told inside a 200, and may have been paid for", {"a": [Inside(SLOW)], "b": [OK]}, "a", UpstreamTimeout),
+    Way("nobody can be asked again", {"a": [NO_KEY], "b": [NO_QUOTA]}, "ab", UpstreamAuth),
+    Way("the client is told what time may mend", {"a": [BUSY], "b": [NO_KEY]}, "abaa", RateLimited, (0, 0)),
+    Way("the client is told what time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abbb", RateLimited, (0, 0)),
+    Way("a crash may have been paid for", {"a": [CRASH], "b": [OK]}, "a", UpstreamError),
+    Way("a crash, with leave to ask again", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"ambiguous": True}),
+    Way("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"ambiguous": True}),
+    Way("a reply that breaks off has been paid for", {"a": [UpstreamBroken("cut")], "b": [OK]}, "a", UpstreamBroken, options={"ambiguous": True}),
+    Way("a refusal would be one everywhere", {"a": [REFUSAL], "b": [OK]}, "a", ModerationBlocked),
+    Way("no time is left to wait for one", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
+    Way("alone and down: again while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
+    Way("alone and busy: after its time", {"a": [LATER, OK]}, "aa", "a", (30,)),
+    Way("alone and busy twice: after its time each", {"a": [LATER, LATER, OK]}, "aaa", "a", (30, 30)),
+    Way("alone and busy twice: no time for a second wait", {"a": [LATER]}, "aa", RateLimited, (30,), {"timeout": 50}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_the_way_of_a_question(way: Way) -> None:
+    world = build(way.scripts, **way.options)
+    name, error = asyncio.run(world.ask())
+    assert "".join(world.asked) == way.asked
+    assert tuple(world.time.waits) == way.waits
+    if isinstance(way.ends, str):
+        assert (name, error) == (way.ends, None)
+    else:
+        assert type(error) is way.ends
+
+
+def test_its_way_is_in_the_log() -> None:
+    world = build({"a": [DOWN], "b": [NO_QUOTA]}, attempts=2)
+    with structlog.testing.capture_logs() as records:
+        asyncio.run(world.ask())
+    fault = {"event": "upstream.fault", "log_level": "warning", "upstream": "a", "code": "upstream_unreachable"}
+    assert records == [
+        {**fault, "reason": "down"},
+        {**fault, "upstream": "b", "code": "upstream_quota", "reason": None},
+        {"event": "upstream.repeat", "log_level": "warning", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": "down"},
+        {**fault, "reason": "down"},
+    ]  # fmt: skip
+
+
+def test_of_one_alone_only_repeats_are_logged() -> None:
+    world = build({"a": [DOWN, OK]})
+    with structlog.testing.capture_logs() as records:
+        asyncio.run(world.ask())
+    assert [record["event"] for record in records] == ["upstream.repeat"]
+
+
+STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, REFUSAL])
+
+
+@given(
+    st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.booleans(),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_nothing_is_asked_twice_that_may_have_been_paid_for(
+    scripts: list[list[Fault | None]], attempts: int, ambiguous: bool, chance: float
+) -> None:
+    world = build(dict(zip("abc", scripts, strict=False)), attempts=attempts, ambiguous=ambiguous, chance=chance)
+    name, error = asyncio.run(world.ask())
+    calls: Counter[str] = Counter()
+    outcomes = []
+    for asked in world.asked:
+        script = world.upstream(asked).script
+        outcomes.append((asked, script[min(calls[asked], len(script) - 1)]))
+        calls[asked] += 1
+    free = {Again.SAFE, Again.ELSEWHERE} | ({Again.AMBIGUOUS} if ambiguous else set())
+    assert all(isinstance(step, Fault) and step.again in free for _, step in outcomes[:-1])
+    assert len(outcomes) <= len(scripts) + attempts - 1
+    for index, (asked, step) in enumerate(outcomes):
+        if isinstance(step, Fault) and step.again is Again.ELSEWHERE:
+            assert asked not in world.asked[index + 1 :]
+    last, step = outcomes[-1]
+    assert (name, error is None) == ((last, True) if step is OK else (None, False))
+    if error is not None:
+        assert error in [step.error for _, step in outcomes if isinstance(step, Fault)]
+
+
+def test_each_is_asked_in_its_dialect_for_its_model() -> None:
+    entries: dict[str, dict[str, Any]] = {
+        "a": {"models": {"x": "alpha"}, "dialect": "metadata"},
+        "b": {"model": "beta", "dialect": "openrouter"},
+    }
+    world = build({"a": [DOWN], "b": [OK]}, entries=entries)
+    put: list[tuple[str, str]] = []
+
+    def question(dialect: str, model: str) -> Question:
+        put.append((dialect, model))
+        return Question(NOTHING)
+
+    async def run(model: str | None) -> None:
+        async with aclosing(world.upstreams.ask(question, model)) as replies:
+            assert [name async for name, _ in replies] == ["b", "b"]
+
+    asyncio.run(run("x"))
+    asyncio.run(run(None))
+    assert put == [("metadata", "alpha"), ("openrouter", "beta"), ("openrouter", "beta")]
+
+
+@pytest.mark.parametrize(("model", "kind", "code"), [("z", NotFound, "model_not_found"), (None, InvalidRequest, "missing_required_parameter")])  # fmt: skip
+def test_a_model_that_nobody_has(model: str | None, kind: type[ApiError], code: str) -> None:
+    world = build({"a": [OK]}, entries={"a": {"models": {"x": "alpha"}}})
+    _, error = asyncio.run(world.ask(model))
+    assert (type(error), error and error.code, world.asked) == (kind, code, [])
+
+
+def test_equals_share_by_weight() -> None:
+    world = build(
+        {"a": [OK], "b": [OK]},
+        entries={"a": {"priority": 1, "weight": 1}, "b": {"priority": 1, "weight": 3}},
+        chance=Random(11),
+    )
+
+    async def run() -> None:
+        for _ in range(400):
+            await world.ask()
+
+    asyncio.run(run())
+    assert world.asked.count("a") + world.asked.count("b") == 400
+    assert 80 <= world.asked.count("a") <= 120
+
+
+def test_moving_on_is_not_paid_from_the_budget_for_repeats() -> None:
+    """Forty questions at once find the first one down before any circuit could open."""
+    world = build({"a": [DOWN], "b": [OK]})
+
+    async def run() -> list[tuple[str | None, ApiError | None]]:
+        return await asyncio.gather(*(world.ask() for _ in range(40)))
+
+    assert set(asyncio.run(run())) == {("b", None)}
+    assert (world.asked.count("a"), world.asked.count("b")) == (40, 40)
+
+
+def test_repeats_are_paid_from_one_budget() -> None:
+    world = build({"a": [DOWN], "b": [DOWN]})
+
+    async def run() -> None:
+        for _ in range(40):
+            await world.ask()
+
+    asyncio.run(run())
+    assert len(world.asked) - 2 * 40 == 10 + 39 // 5
+
+
+def test_one_deadline_is_around_all_upstreams_and_attempts() -> None:
+    world = build({"a": [LATER, OK], "b": [NO_KEY]})
+    asyncio.run(world.ask())
+    assert world.time.now == 1030
+    assert world.upstream("a").started + world.upstream("b").started == [1000, 1000, 1000]
+
+
+def test_a_circuit_opens_probes_once_and_closes() -> None:
+    world = build({"a": [*[DOWN] * 6, OK], "b": [OK]})
+    a = world.upstream("a")
+
+    async def run() -> None:
+        for _ in range(8):
+            assert await world.ask() == ("b", None)
+        assert "".join(world.asked) == "ab" * 5 + "b" * 3
+        assert world.upstreams.circuits() == {"a": "open", "b": "closed"}
+
+        world.time.now += 10
+        assert world.upstreams.circuits() == {"a": "half-open", "b": "closed"}
+        a.gate = asyncio.Event()
+        probing = [asyncio.create_task(world.ask()) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert world.asked[13:].count("a") == 1
+        a.gate.set()
+        assert {name for name, _ in await asyncio.gather(*probing)} == {"b"}
+        assert world.upstreams.circuits()["a"] == "open"
+
+        world.time.now += 19.9
+        assert await world.ask() == ("b", None)
+        world.time.now += 0.1
+        assert [await world.ask(), await world.ask()] == [("a", None), ("a", None)]
+        assert world.upstreams.circuits() == {"a": "closed", "b": "closed"}
+
+    with structlog.testing.capture_logs() as records:
+        asyncio.run(run())
+    changes = [record["state"] for record in records if record["event"] == "upstream.circuit"]
+    assert changes == ["open", "open", "closed"]
+    assert a.calls == 8
+
+
+def test_a_probe_that_is_called_off_is_none() -> None:
+    world = build({"a": [*[DOWN] * 5, OK], "b": [OK]})
+
+    async def run() -> None:
+        for _ in range(5):
+            await world.ask()
+        world.time.now += 10
+        world.upstream("a").gate = asyncio.Event()
+        probe = asyncio.create_task(world.ask())
+        await asyncio.sleep(0)
+        assert world.asked[-1] == "a"
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+        world.upstream("a").gate = None
+        assert await world.ask() == ("a", None)
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_leaves_says_nothing_about_the_upstream() -> None:
+    world = build({"a": [OK]})
+
+    async def run() -> None:
+        for _ in range(9):
+            async with aclosing(world.upstreams.ask(lambda *_: Question(NOTHING), None)) as replies:
+                await anext(replies)
+        assert world.members[0].under_way == 0
+
+    asyncio.run(run())
+    assert world.upstreams.circuits() == {"a": "closed"}
+
+
+@pytest.mark.parametrize("script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, Inside(NO_KEY), UpstreamBroken("cut")])
+def test_what_opens_a_circuit(script: Outcome) -> None:
+    assert circuit_after(script) == "open"
+
+
+@pytest.mark.parametrize("script", [REFUSAL, Inside(REFUSAL), OK, Fault(InvalidRequest("size"))])
+def test_what_a_client_brings_upon_itself_does_not(script: Outcome) -> None:
+    assert circuit_after(script) == "closed"
+
+
+@pytest.mark.parametrize("script", [Fault(Unauthorized("key")), BUSY])
+def test_a_callers_own_key_closes_nobody_elses_way(script: Fault) -> None:
+    assert circuit_after(script, UpstreamSpec("https://a.example/v1")) == "closed"
+
+
+def circuit_after(script: Outcome, config: UpstreamSpec | None = None) -> str:
+    world = build({"a": [script]}, config=config, attempts=1)
+
+    async def run() -> None:
+        for _ in range(5):
+            await world.ask()
+
+    asyncio.run(run())
+    return world.upstreams.circuits()["a"]
+
+
+def test_alone_it_is_asked_even_while_its_circuit_is_open() -> None:
+    world = build({"a": [*[SLOW] * 6, OK]})
+
+    async def run() -> None:
+        for _ in range(6):
+            assert isinstance((await world.ask())[1], UpstreamTimeout)
+        assert world.upstreams.circuits() == {"a": "open"}
+        assert await world.ask() == ("a", None)
+        assert world.upstreams.circuits() == {"a": "closed"}
+
+    asyncio.run(run())
+
+
+def test_one_that_others_find_broken_is_asked_where_no_other_can_be() -> None:
+    world = build({"a": [OK], "b": [OK, DOWN]})
+    world.upstreams.suspected = ["a"]
+
+    async def run() -> None:
+        assert await world.ask() == ("b", None)
+        assert await world.ask() == ("a", None)
+        world.upstreams.suspected = ()
+        assert await world.ask() == ("a", None)
+
+    asyncio.run(run())
+
+
+def test_one_that_is_full_hands_over_to_the_next_and_then_all_wait() -> None:
+    world = build({"a": [OK], "b": [OK]}, entries={"a": {"max_concurrency": 2}, "b": {"max_concurrency": 1}})
+
+    async def run() -> None:
+        gates = [asyncio.Event(), asyncio.Event()]
+        for name, gate in zip("ab", gates, strict=True):
+            world.upstream(name).gate = gate
+        asking = [asyncio.create_task(world.ask()) for _ in range(6)]
+        await asyncio.sleep(0)
+        assert world.asked == ["a", "a", "b"]
+        gates[1].set()
+        await asyncio.wait(asking[2:3])
+        assert [member.under_way for member in world.members] == [2, 0]
+        gates[0].set()
+        assert {error for _, error in await asyncio.gather(*asking)} == {None}
+
+    asyncio.run(run())
+    assert len(world.asked) == 6
+    assert [member.under_way for member in world.upstreams.members] == [0, 0]
+
+
+def test_nobody_waits_for_a_place_for_ever() -> None:
+    world = build({"a": [OK]}, entries={"a": {"max_concurrency": 1}}, timeout=60)
+
+    async def run() -> None:
+        world.upstream("a").gate = asyncio.Event()
+        first = asyncio.create_task(world.ask())
+        await asyncio.sleep(0)
+        second = asyncio.create_task(world.ask())
+        await asyncio.sleep(0)
+        clock.skip(61)
+        name, error = await second
+        assert (name, type(error)) == (None, RateLimited)
+        assert error is not None
+        assert error.headers["retry-after"] == "10"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    clock.run(run())
+    assert world.asked == ["a"]
+
+
+def test_who_loses_a_place_to_another_does_not_wait_anew() -> None:
+    world = build({"a": [OK]}, entries={"a": {"max_concurrency": 1}}, timeout=60)
+
+    async def run() -> None:
+        gate = world.upstream("a").gate = asyncio.Event()
+        first, second, third = (asyncio.create_task(world.ask()) for _ in range(3))
+        await asyncio.sleep(0)
+        world.time.now += 59
+        clock.skip(59)
+        gate.set()
+        await first
+        gate.clear()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert world.asked == ["a", "a"]
+        clock.skip(2)
+        assert isinstance((await asyncio.wait_for(third, 5))[1], RateLimited)
+        gate.set()
+        assert await second == ("a", None)
+
+    clock.run(run())
+
+
+def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:
+    world = build({"a": [OK, DOWN], "b": [OK]}, entries={"b": {"max_concurrency": 1}}, timeout=60)
+
+    async def run() -> None:
+        world.upstream("b").gate = asyncio.Event()
+        holder = asyncio.create_task(world.ask())
+        await holder
+        world.members[1].under_way = 1
+        late = asyncio.create_task(world.ask())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        world.time.now += 59
+        clock.skip(61)
+        assert isinstance((await late)[1], UpstreamUnreachable)
+
+    clock.run(run())
+    assert world.asked == ["a", "a"]
+
+
+# Behind the whole server.
+
+
+@dataclass
+class Fleet:
+    """`demos` by name, in the order of their priority; `limner` in front of them."""
+
+    demos: dict[str, RunningDemo]
+    limner: RunningLimner
+
+    def ask(self, prompt: str = "a fox", key: str = "sk-client", **more: Any) -> httpx.Response:
+        body = {"model": "gpt-image-2", "prompt": prompt, "response_format": "url", **more}
+        url = f"{self.limner.url}/v1/images/generations"
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.post(url, json=body, headers=headers, timeout=30, trust_env=False)
+
+    @property
+    def calls(self) -> list[int]:
+        return [demo.state.calls for demo in self.demos.values()]
+
+    def readiness(self) -> Any:
+        return httpx.get(f"{self.limner.url}/readyz", trust_env=False).json()
+
+
+@contextmanager
+def running(
+    models: dict[str, str], entries: dict[str, dict[str, Any]] | None = None, **options: Any
+) -> Iterator[Fleet]:
+    """Demo upstreams with these behaviours, the first to be asked first. `down`: nothing listens there."""
+    with ExitStack() as stack:
+        demos = {name: stack.enter_context(run_demo(api_key=f"sk-{name}")) for name in models}
+        listed = []
+        for priority, (name, model) in enumerate(models.items()):
+            url = "http://127.0.0.1:9" if model == "down" else demos[name].url
+            entry = {"name": name, "base_url": f"{url}/v1", "api_key": f"sk-{name}", "priority": priority}
+            listed.append({**entry, "model": model, **(entries or {}).get(name, {})})
+        more = {
+            "upstream_base_url": None,
+            "upstream_api_key": None,
+            "upstreams": orjson.dumps(listed).decode(),
+            "fetch_allow": ",".join(demo.url.removeprefix("http://") for demo in demos.values()),
+        }
+        yield Fleet(demos, stack.enter_context(run_limner("http://unused.invalid", **{**more, **options})))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`calls` to each; `answered` by whom, or the code of the error."""
+
+    name: str
+    models: dict[str, str]
+    calls: list[int]
+    answered: str
+    status: int = 200
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+GOOD = "gpt-image-2-chat"
+CASES = [
+    Case("the first is well", {"a": GOOD, "b": GOOD}, [1, 0], "a"),
+    Case("the first is down", {"a": "down", "b": GOOD}, [0, 1], "b"),
+    Case("the first has refused our key", {"a": "error-401", "b": GOOD}, [1, 1], "b"),
+    Case("the first is over quota", {"a": "error-402", "b": GOOD}, [1, 1], "b"),
+    Case("the first is busy", {"a": "error-429", "b": GOOD}, [1, 1], "b"),
+    Case("the first is overloaded", {"a": "flaky-1", "b": GOOD}, [1, 1], "b"),
+    Case("the first does not have the model", {"a": "error-404", "b": GOOD}, [1, 1], "b"),
+    Case("the first is over quota, and says so inside a 200", {"a": "error-in-200-402", "b": GOOD}, [1, 1], "b"),
+    Case("the first refuses our key inside a 200", {"a": "error-in-200-401", "b": GOOD}, [1, 1], "b"),
+    Case("the first is busy, and says so inside a 200", {"a": "error-in-200-429", "b": GOOD}, [1, 1], "b"),
+    Case("the first is overloaded, and says so inside a 200", {"a": "error-in-200", "b": GOOD}, [1, 1], "b"),
+    Case("one after the other fails", {"a": "down", "b": "error-401", "c": "error-429", "d": GOOD}, [0, 1, 1, 1], "d"),
+    Case("a gateway's timeout is never asked elsewhere", {"a": "html-504", "b": GOOD}, [1, 0], "upstream_timeout", 500),
+    Case("nor is a crash", {"a": "error-500", "b": GOOD}, [1, 0], "upstream_error", 500),
+    Case("nor a reply that breaks off", {"a": "broken-json", "b": GOOD}, [1, 0], "upstream_broken", 500),
+    Case("nor a stream that breaks off", {"a": "breaks-mid-stream", "b": GOOD}, [1, 0], "upstream_broken", 500),
+    Case("nor a crash inside a 200", {"a": "error-in-200-500", "b": GOOD}, [1, 0], "upstream_error", 500),
+    Case("nor a refusal", {"a": "refuses-400", "b": GOOD}, [1, 0], "moderation_blocked", 400),
+    Case("nor a reply without a picture", {"a": "text-only", "b": GOOD}, [1, 0], "no_image_in_reply", 400),
+    Case("each has its own dialect", {"a": "error-503", "b": GOOD}, [1, 1], "b", entries={"a": {"dialect": "metadata"}, "b": {"dialect": "metadata"}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_behind_the_whole_server(case: Case) -> None:
+    with running(case.models, case.entries) as fleet:
+        response = fleet.ask(stream=True) if "mid-stream" in case.models["a"] else fleet.ask()
+        assert fleet.calls == case.calls
+        keys = {
+            name: seen.headers["authorization"]
+            for name, demo in fleet.demos.items()
+            for seen in demo.state.requests
+            if seen.path.endswith("completions")
+        }
+    assert keys == {name: f"Bearer sk-{name}" for name in keys}
+    assert response.status_code == case.status or response.headers["content-type"].startswith("text/event-stream")
+    if case.status == 200:
+        assert response.headers["x-limner-upstream"] == case.answered
+        assert response.json()["data"][0]["url"].startswith("http://")
+    else:
+        assert case.answered in response.text
+
+
+def test_one_that_stays_down_is_soon_left_alone_and_that_is_told() -> None:
+    with running({"a": "error-401", "b": GOOD}) as fleet:
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "closed", "b": "closed"}}
+        assert {fleet.ask(f"fox {number}").status_code for number in range(7)} == {200}
+        assert fleet.calls == [5, 7]
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "open", "b": "closed"}}
+
+
+def test_the_questions_of_one_request_find_their_own_ways() -> None:
+    entries = {"a": {"priority": 0, "weight": 1000}, "b": {"priority": 0, "weight": 1000, "max_concurrency": 1}}
+    with running({"a": "error-503", "b": GOOD}, entries) as fleet:
+        response = fleet.ask(n=3)
+        assert (response.status_code, len(response.json()["data"])) == (200, 3)
+        assert response.headers["x-limner-upstream"] == "b"
+        assert fleet.calls[1] == 3
+
+
+def test_a_limit_holds_whatever_comes() -> None:
+    entries = {"a": {"max_concurrency": 2}, "b": {"max_concurrency": 1}}
+    with running({"a": "holds", "b": "holds"}, entries) as fleet, ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(fleet.ask, f"fox {number}") for number in range(8)]
+        a, b = fleet.demos.values()
+        assert a.state.wait_for_calls(2)
+        assert b.state.wait_for_calls(1)
+        assert fleet.limner.studio.turns.used == 3
+        a.state.release()
+        assert a.state.wait_for_calls(7)
+        assert fleet.calls == [7, 1]
+        b.state.release()
+        assert {answer.result().status_code for answer in answers} == {200}
+
+
+def test_a_client_chooses_among_the_names_of_the_map() -> None:
+    entries = {"a": {"model": None, "models": {"fast": GOOD}}, "b": {"model": None, "models": {"fine": GOOD}}}
+    with running({"a": GOOD, "b": GOOD}, entries) as fleet:
+        assert [fleet.ask(model=model).headers["x-limner-upstream"] for model in ("fine", "fast")] == ["b", "a"]
+        refused = fleet.ask(model="gpt-image-2")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        listed = httpx.get(f"{fleet.limner.url}/v1/models", trust_env=False).json()["data"]
+        assert [card["id"] for card in listed] == ["fast", "fine"]
+
+
+def test_one_alone_is_not_named() -> None:
+    with run_demo() as demo, run_limner(demo.url) as limner:
+        response = Fleet({"alone": demo}, limner).ask()
+        assert response.status_code == 200
+        assert "x-limner-upstream" not in response.headers
+
+
+PINNED = [
+    Case("to the second, while the first is well", {"a": GOOD, "b": GOOD}, [0, 1], "b"),
+    Case("to one that is busy: nobody else is asked", {"a": GOOD, "b": "error-429"}, [0, 3], "rate_limit_exceeded", 429),
+    Case("to one that is down", {"a": GOOD, "b": "down"}, [0, 0], "upstream_unreachable", 500),
+    Case("to one without the model", {"a": GOOD, "b": GOOD}, [0, 0], "model_not_found", 404, {"b": {"model": None, "models": {"x": GOOD}}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PINNED, ids=lambda case: case.name)
+def test_a_key_that_is_bound_to_an_upstream(case: Case, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"sk-alice").hexdigest()
+    (tmp_path / "keys.toml").write_text(f'[[keys]]\nname = "alice"\nsha256 = "{digest}"\nupstream = "b"\n')
+    with running(case.models, case.entries, keys_file=tmp_path / "keys.toml") as fleet:
+        response = fleet.ask(key="sk-alice")
+        assert (response.status_code, fleet.calls) == (case.status, case.calls)
+    if case.status == 200:
+        assert response.headers["x-limner-upstream"] == case.answered
+    else:
+        assert response.json()["error"]["code"] == case.answered

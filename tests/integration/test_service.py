@@ -1,0 +1,332 @@
+"""A request from the door to the answer: waiting, leaving, closing. Over real sockets where a client would be."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import orjson
+import pytest
+from openai import OpenAI
+from PIL import Image
+
+from app.api.responses import Presence
+from app.errors import ImageUnavailable
+from app.images.blob import Spool
+from app.images.memory import MemoryStore
+from app.images.store import StoreConfig
+from app.jobs.job import Exchange
+from app.jobs.service import Visit
+from app.jobs.sharing import Handover
+from app.protocol.data_url import decode_data_url
+from app.protocol.image_format import sniff
+from app.state.job_table import Board
+from app.state.shared_state import State
+from tests.support.raw_http_lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
+from tests.support.sample_images import gradient, saved
+from tests.support.servers import RunningDemo, run_demo
+from tests.unit.jobs.test_registry import ME, REQUEST, Desk
+
+HEADERS = {"authorization": "Bearer any"}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RunningDemo]:
+    with run_demo() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _reset(demo: RunningDemo) -> Iterator[None]:
+    demo.state.reset()
+    yield
+    demo.state.release()
+
+
+def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds", keepalive_after=0.02) as limner:
+        line = Line(limner, ASKED)
+        line.hear_until(b"1\r\n \r\n", times=3)
+        demo.state.release()
+        heard = line.hear_until(b"\r\n0\r\n\r\n")
+        line.hang_up()
+    head, _, body = heard.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in head
+    assert b"x-accel-buffering: no" in head
+    document = orjson.loads(unchunk(body))
+    assert document["data"][0]["b64_json"].startswith("iVBOR")
+
+
+def test_a_late_failure_raises_in_the_client_and_is_not_repeated(demo: RunningDemo) -> None:
+    with (
+        limner_over(demo, "holds+refuses", keepalive_after=0.02) as limner,
+        OpenAI(base_url=f"{limner.url}/v1", api_key="any") as client,
+    ):
+        threading.Timer(0.3, demo.state.release).start()
+        with pytest.raises(ValueError, match="Extra data"):
+            client.images.generate(**ASKED)
+        assert demo.state.calls == 1
+
+
+def test_a_late_failure_is_the_error_and_one_stray_byte(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds+refuses", keepalive_after=0.02) as limner:
+        line = Line(limner, ASKED)
+        line.hear_until(b"1\r\n \r\n")
+        demo.state.release()
+        body = unchunk(line.hear_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")[2]).strip()
+        line.hang_up()
+    assert body.endswith(b"}!")
+    assert orjson.loads(body[:-1])["error"]["code"] == "moderation_blocked"
+
+
+def test_without_keepalive_the_status_waits_for_the_answer(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds+refuses", keepalive_after=0) as limner:
+        line = Line(limner, ASKED)
+        demo.state.wait_for_calls(1)
+        demo.state.release()
+        assert line.hear_until(b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        line.hang_up()
+
+
+def test_a_stream_shows_signs_of_life_and_ends_with_its_blank_line(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds") as limner:
+        line = Line(limner, {**ASKED, "stream": True})
+        line.hear_until(b": keep-alive\n\n", times=3)
+        demo.state.release()
+        head, _, body = line.hear_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")
+        line.hang_up()
+    assert b"content-type: text/event-stream" in head
+    assert b"cache-control: no-cache" in head
+    text = unchunk(body)
+    assert text.count(b"event: image_generation.completed\n") == 1
+    assert text.endswith(b"}\n\n")
+    assert b"[DONE]" not in text
+
+
+def test_an_error_before_the_first_byte_keeps_its_status_in_a_stream_too(demo: RunningDemo) -> None:
+    with limner_over(demo, "refuses") as limner:
+        limner.studio.silence = 10
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "stream": True})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "moderation_blocked"
+
+
+def test_a_late_error_in_a_stream_is_an_event_that_raises(demo: RunningDemo) -> None:
+    with (
+        limner_over(demo, "holds+refuses") as limner,
+        OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        threading.Timer(0.3, demo.state.release).start()
+        with pytest.raises(openai.APIError, match="safety system") as caught:
+            list(client.images.generate(**ASKED, stream=True))
+        assert caught.value.code == "moderation_blocked"
+
+
+OLD: list[tuple[str, dict[str, Any], str, bytes]] = [
+    ("plain JSON", {}, "gpt-image-2-chat", b"}"),
+    ("a stream", {"stream": True, "partial_images": 2}, "previews", b"}\n\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "asked", "model", "end"), OLD, ids=[row[0] for row in OLD])
+def test_an_old_client_gets_no_chunks(
+    demo: RunningDemo, name: str, asked: dict[str, Any], model: str, end: bytes
+) -> None:
+    with limner_over(demo, model, keepalive_after=0.001) as limner:
+        head, _, body = Line(limner, {**ASKED, **asked}, version="1.0").hear_all().partition(b"\r\n\r\n")
+    assert b"chunked" not in head.lower()
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert body.endswith(end)
+
+
+@pytest.mark.parametrize("edit", [False, True])
+def test_pictures_on_the_way_come_before_the_final_one(demo: RunningDemo, edit: bool) -> None:
+    with (
+        limner_over(demo, "previews") as limner,
+        OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        more: Any = {**ASKED, "stream": True, "partial_images": 2, "size": "1024x1024"}
+        if edit:
+            events: list[Any] = list(client.images.edit(image=saved(gradient(), "PNG"), **more))
+        else:
+            events = list(client.images.generate(**more))
+    kind = "image_edit" if edit else "image_generation"
+    assert [event.type for event in events] == [f"{kind}.partial_image"] * 2 + [f"{kind}.completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
+    assert [event.size for event in events] == ["256x256", "512x512", "1024x1024"]
+
+
+@pytest.mark.parametrize("model", ["previews+breaks-mid-stream", "broken-json", "breaks-mid-stream"])
+def test_a_stream_that_breaks_off_before_its_picture_raises(demo: RunningDemo, model: str) -> None:
+    with (
+        limner_over(demo, model) as limner,
+        OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
+        pytest.raises(openai.APIError) as caught,
+    ):
+        list(client.images.generate(**ASKED, stream=True, partial_images=1))
+    assert caught.value.code == "upstream_broken"
+
+
+def test_a_stream_that_breaks_off_after_its_picture_is_a_success(demo: RunningDemo) -> None:
+    with (
+        limner_over(demo, "previews+breaks-after-url") as limner,
+        OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        *_, last = client.images.generate(**ASKED, stream=True, size="1536x1024")
+    assert (last.type, last.size) == ("image_generation.completed", "1536x1024")
+
+
+def test_large_input_pictures_are_made_smaller_and_that_is_said(demo: RunningDemo) -> None:
+    with limner_over(demo, "gpt-image-2-chat") as limner:
+        wide = saved(gradient(size=(5000, 20)), "PNG")
+        mask = saved(Image.new("RGBA", (5000, 20)), "PNG")
+        files = [("image", ("a", wide)), ("mask", ("b", mask))]
+        answer = httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-limner-shrunk"] == "image[0] 5000x20->4096x16, image[1] 5000x20->4096x16"
+    sent = [part["image_url"]["url"] for part in demo.state.requests[-1].body["messages"][0]["content"][1:]]
+    sizes = [sniff(decode_data_url(url)) for url in sent]
+    assert [info and info.size for info in sizes] == ["4096x16", "4096x16"]
+
+
+def test_who_leaves_before_anything_was_asked_frees_the_turn_at_once(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds", max_concurrency=1) as limner:
+        first, second = Line(limner, ASKED), None
+        demo.state.wait_for_calls(1)
+        second = Line(limner, {**ASKED, "prompt": "second"})
+        wait_for_jobs(limner, 2)
+        second.hang_up()
+        wait_for_jobs(limner, 1)
+        assert limner.studio.turns.waiting == 0
+        demo.state.release()
+        first.hear_until(b"b64_json")
+        first.hang_up()
+    assert demo.state.calls == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: RunningDemo, stream: bool) -> None:
+    with limner_over(demo, "holds", keepalive_after=0.02) as limner:
+        line = Line(limner, {**ASKED, "stream": stream})
+        demo.state.wait_for_calls(1)
+        line.hear_until(b"\r\n\r\n")
+        line.hang_up()
+        early = Line(limner, {**ASKED, "prompt": "left before the first byte", "stream": stream})
+        demo.state.wait_for_calls(2)
+        early.hang_up()
+        wait_for_jobs(limner, 2)
+        demo.state.release()
+        wait_for_jobs(limner, 0)
+        assert limner.studio.turns.used == 0
+    assert demo.state.painted == 2
+
+
+def test_a_server_that_is_closing_takes_no_new_questions(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds") as limner:
+        line = Line(limner, ASKED)
+        demo.state.wait_for_calls(1)
+        limner.studio.closing = True
+        refused = httpx.post(f"{limner.url}/v1/images/generations", json=ASKED)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_is_overloaded")
+        assert httpx.get(f"{limner.url}/readyz").status_code == 503
+        demo.state.release()
+        line.hear_until(b"b64_json")
+        line.hang_up()
+    assert demo.state.calls == 1
+
+
+def test_questions_that_outlast_the_grace_end_with_a_proper_error(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds", keepalive_after=0) as limner:
+        plain, stream = Line(limner, ASKED), Line(limner, {**ASKED, "stream": True})
+        demo.state.wait_for_calls(2)
+        stream.hear_until(b"keep-alive")
+        loop = next(iter(limner.studio.jobs)).get_loop()
+        asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
+        assert plain.hear_until(b"shutting down").startswith(b"HTTP/1.1 503")
+        assert b"x-should-retry: false" in plain.heard
+        assert b"event: error" in stream.hear_until(b"shutting down")
+        plain.hang_up()
+        stream.hang_up()
+
+
+def test_a_question_that_was_not_asked_yet_may_be_asked_of_another_server(demo: RunningDemo) -> None:
+    with limner_over(demo, "holds", keepalive_after=0, max_concurrency=1) as limner:
+        first = Line(limner, ASKED)
+        demo.state.wait_for_calls(1)
+        second = Line(limner, {**ASKED, "prompt": "another"})
+        wait_for_jobs(limner, 2)
+        loop = next(iter(limner.studio.jobs)).get_loop()
+        asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
+        assert second.hear_until(b"try again").startswith(b"HTTP/1.1 503")
+        assert b"x-should-retry" not in second.heard
+        first.hang_up()
+        second.hang_up()
+    assert demo.state.calls == 1
+
+
+def test_the_headers_tell_what_was_done(demo: RunningDemo) -> None:
+    with limner_over(demo, "data-url") as limner:
+        asked = {**ASKED, "style": "vivid", "seed": 7, "size": "512x512", "n": 2}
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked)
+    assert answer.headers["x-limner-ignored"] == "style, seed"
+    assert answer.headers["x-limner-reply-form"] != ""
+    assert float(answer.headers["x-limner-upstream-ms"]) > 0
+    assert float(answer.headers["x-limner-overhead-ms"]) >= 0
+    assert "x-limner-failed" not in answer.headers
+    assert answer.json()["size"] == "512x512"
+
+
+def test_failed_questions_are_counted(demo: RunningDemo) -> None:
+    with limner_over(demo, "limited-1", upstream_attempts=1) as limner:
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "n": 3})
+    assert (answer.status_code, answer.headers["x-limner-failed"], len(answer.json()["data"])) == (200, "1", 2)
+
+
+@pytest.mark.parametrize(("asked", "magic"), [({"output_format": "jpeg"}, "/9j/"), ({"output_format": "webp", "output_compression": 30}, "UklG"), ({"output_format": "png"}, "iVBO")])  # fmt: skip
+def test_the_asked_format_is_what_comes(demo: RunningDemo, asked: dict[str, Any], magic: str) -> None:
+    with limner_over(demo, "gpt-image-2-chat") as limner:
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, **asked}).json()
+    assert answer["data"][0]["b64_json"].startswith(magic)
+    assert answer["output_format"] == asked["output_format"]
+
+
+def test_kept_pictures_have_the_address_that_clients_know(demo: RunningDemo) -> None:
+    with limner_over(demo, "data-url", public_url="https://images.example.com/limner") as limner:
+        asked = {**ASKED, "response_format": "url"}
+        url = httpx.post(f"{limner.url}/v1/images/generations", json=asked).json()["data"][0]["url"]
+    assert url.startswith("https://images.example.com/limner/kept/")
+    assert url.endswith(".png")
+
+
+def test_who_leaves_while_an_input_picture_is_fetched_has_asked_nothing(demo: RunningDemo) -> None:
+    demo.state.reset()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        with limner_over(demo, "gpt-image-2-chat", fetch_allow=place) as limner:
+            asked = {"prompt": "a hat", "images": [{"image_url": f"http://{place}/a.png"}]}
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{limner.url}/v1/images/edits", json=asked, timeout=0.3)
+            wait_for_jobs(limner, 0)
+    assert demo.state.calls == 0
+
+
+def test_who_is_still_told_of_a_failure_does_not_count_for_the_next_try() -> None:
+    async def play() -> None:
+        desk = Desk()
+        errand = desk.start(ME, ImageUnavailable("404"))
+        board = Board(State("memory:", closed=False), ttl=600, key_ttl=600)
+        handover = Handover(desk.once, board, MemoryStore(StoreConfig("memory:", 60)))
+        visit = Visit(errand, errand.job, handover, Presence(asyncio.Event().wait), {})  # type: ignore[arg-type]
+        await errand.job.end()
+        errand.reopen(Spool(), Exchange(REQUEST, 60))
+        again = desk.start(ME)
+        errand.job = again.job
+        visit.leave(delivered=True)
+        assert (errand.job.readers, errand.delivered) == (1, False)
+        await errand.job.end()
+        desk.once.close()
+
+    asyncio.run(play())

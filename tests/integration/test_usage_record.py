@@ -1,0 +1,373 @@
+"""What is told of each question at its end: in the ledger, in the log, in the counters and in traces."""
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import structlog
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from app.access.auth import Caller
+from app.jobs.usage_record import Books
+from app.observability import tracing as traces
+from app.observability.logging import configure
+from app.observability.metrics import REGISTRY
+from app.observability.tracing import Tracing
+from app.protocol.image_request import Operation
+from tests.support.raw_http import connect, request
+from tests.support.raw_http_lines import ASKED, Line, limner_over, wait_for_jobs
+from tests.support.sample_images import gradient, saved
+from tests.support.servers import RunningDemo, RunningLimner, run_demo
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+GIVEN = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RunningDemo]:
+    with run_demo() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _reset(demo: RunningDemo) -> Iterator[None]:
+    demo.state.reset()
+    yield
+    demo.state.release()
+
+
+@dataclass(slots=True)
+class Kept:
+    """What has been written down, complete when the server has stopped."""
+
+    path: Path
+    stream: io.StringIO = field(default_factory=io.StringIO)
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in self.path.read_bytes().splitlines()] if self.path.exists() else []
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        (entry,) = self.entries
+        return entry
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in self.stream.getvalue().splitlines()]
+
+
+@contextmanager
+def watched(demo: RunningDemo, kept: Kept, model: str = "gpt-image-2-chat", **options: Any) -> Iterator[RunningLimner]:
+    with limner_over(demo, model, ledger=str(kept.path), **options) as limner:
+        configure("json", "info", kept.stream)
+        yield limner
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    yield Kept(tmp_path / "ledger.jsonl")
+    structlog.reset_defaults()
+
+
+def ask(limner: RunningLimner, asked: dict[str, Any] = ASKED, **headers: str) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(f"{limner.url}/v1/images/generations", json=asked, headers=named, timeout=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    says: dict[str, Any]
+    model: str = "gpt-image-2-chat"
+    asked: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+#: What has not been worked on has cost nothing, and none of these.
+NOTHING = {"attempts": None, "usage": None, "images": None}
+CASES = [
+    Case("a picture", {"operation": "image_generation", "model": "gpt-image-2", "outcome": "ok", "status": 200, "delivered": True, "attempts": 1, "images": 1, "failed": 0, "quality": None, "n": 1, "stream": False, "prompt": None, "joined": None}),
+    Case("its size as asked and as measured", {"size": "1536x1024", "sizes": ["1536x1024"]}, asked={"size": "1536x1024"}),
+    Case("a size that was left open", {"size": "auto", "sizes": ["1024x1024"]}),
+    Case("a link that passed unseen has no size", {"sizes": [], "images": 1}, asked={"response_format": "url"}),
+    Case("quality", {"quality": "high"}, asked={"quality": "high"}),
+    Case("several, side by side", {"n": 3, "attempts": 3, "images": 3}, asked={"n": 3}),
+    Case("several, of which one failed", {"n": 3, "images": 2, "failed": 1, "outcome": "ok"}, "limited-1", {"n": 3}, {"upstream_attempts": 1}),
+    Case("a repeat of ours", {"attempts": 2, "images": 1}, "limited-1"),
+    Case("a stream", {"stream": True, "outcome": "ok", "images": 1}, asked={"stream": True}),
+    Case("a refusal", {"status": 400, "outcome": "moderation_blocked", "attempts": 1, "images": 0, "delivered": True}, "refuses"),
+    Case("a reply in words", {"status": 400, "outcome": "no_image_in_reply", "attempts": 1, "images": 0}, "text-only"),
+    Case("an answer that broke off in a stream", {"outcome": "upstream_broken", "images": 0}, "broken-json", {"stream": True}),
+    Case("a wrong size, which is never asked", {"status": 400, "outcome": "invalid_value", "model": None, "delivered": None, **NOTHING}, asked={"size": "7x7"}),
+    Case("a prompt, where the operator wants it", {"prompt": "a fox"}, settings={"log_prompts": True}),
+    Case("the client's trace", {"trace": TRACE}, headers={"traceparent": GIVEN}),
+    Case("no trace", {"trace": None}, headers={"traceparent": "my-trace"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_ledger_and_the_log_tell_the_same(case: Case, demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept, case.model, **case.settings) as limner:
+        answer = ask(limner, {**ASKED, **case.asked}, **case.headers)
+    entry, record = kept.entry, kept.records[-1]
+    assert {name: entry.get(name) for name in case.says} == case.says
+    assert entry["request_id"] == record["request_id"] == answer.headers["x-request-id"]
+    assert (entry["bytes_in"], entry["bytes_out"]) == (
+        int(answer.request.headers["content-length"]),
+        len(answer.content),
+    )
+    assert record["event"] == "request"
+    facts = {name: fact for name, fact in entry.items() if name != "at"}
+    assert {name: record[name] for name in facts} == facts
+
+
+def test_no_line_holds_a_prompt_or_a_key(demo: RunningDemo, kept: Kept) -> None:
+    asked = {**ASKED, "prompt": "an-unheard-of-fox"}
+    with watched(demo, kept, api_keys="sk-client-secret") as limner:
+        ask(limner, asked, authorization="Bearer sk-client-secret", traceparent=GIVEN)
+    told = kept.path.read_text() + kept.stream.getvalue()
+    assert kept.entry["outcome"] == "ok"
+    assert "unheard" not in told
+    assert "secret" not in told
+
+
+def test_a_stranger_is_not_in_the_ledger(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept, api_keys="sk-client") as limner:
+        assert ask(limner).status_code == 401
+        httpx.get(f"{limner.url}/v1/models", headers={"authorization": "Bearer sk-client"})
+    assert kept.entries == []
+    assert [record["status"] for record in kept.records if record["event"] == "request"] == [401, 200]
+
+
+def test_usage_and_times_are_those_of_the_work(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept) as limner:
+        answer = ask(limner, {**ASKED, "n": 2}).json()
+    entry = kept.entry
+    assert entry["usage"] == answer["usage"]
+    assert entry["usage"]["total_tokens"] > 0
+    seconds = entry["seconds"]
+    assert set(seconds) == {"total", "turn", "upstream", "download", "overhead", "send"}
+    assert 0 < seconds["upstream"] < seconds["total"]
+    assert 0 < seconds["download"] < seconds["total"]
+    assert seconds["turn"] + seconds["upstream"] <= seconds["total"]
+
+
+def test_who_has_gone_is_told_when_the_work_has_ended(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept, "holds", keepalive_after=0.02) as limner:
+        line = Line(limner, ASKED)
+        line.hear_until(b"\r\n\r\n")
+        demo.state.wait_for_calls(1)
+        line.hang_up()
+        first_id = wait_for_record(kept, "request")["request_id"]
+        assert kept.entries == []
+        demo.state.release()
+        wait_for_jobs(limner, 0)
+        joined = ask(limner)
+    orphan, repeat = kept.entries
+    paid = {name: orphan[name] for name in ("request_id", "outcome", "delivered", "images", "attempts", "status")}
+    assert paid == {
+        "request_id": first_id,
+        "outcome": "ok",
+        "delivered": False,
+        "images": 1,
+        "attempts": 1,
+        "status": 200,
+    }
+    assert (repeat["request_id"], repeat["joined"]) == (joined.headers["x-request-id"], first_id)
+    assert (repeat["outcome"], repeat["delivered"], repeat["model"]) == ("ok", True, "gpt-image-2")
+    assert set(repeat["seconds"]) == {"total"}
+    assert not {"usage", "images", "attempts"} & set(repeat)
+    (told,) = [record for record in kept.records if record["event"] == "question"]
+    assert (told["request_id"], told["images"]) == (first_id, 1)
+    assert demo.state.calls == 1
+
+
+def wait_for_record(kept: Kept, event: str) -> dict[str, Any]:
+    """The log belongs to the server's thread: looked at until the record is there."""
+    wait_until(lambda: any(f'"event":"{event}"' in line for line in kept.stream.getvalue().split("\n")[:-1]))
+    return next(record for record in kept.records if record["event"] == event)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    done = threading.Event()
+    for _ in range(2000):
+        if is_so():
+            return
+        done.wait(0.005)
+    raise AssertionError
+
+
+def test_who_leaves_before_anything_was_asked_has_cost_nothing(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept, "holds", max_concurrency=1) as limner:
+        first, second = Line(limner, ASKED), None
+        demo.state.wait_for_calls(1)
+        second = Line(limner, {**ASKED, "prompt": "second"})
+        wait_for_jobs(limner, 2)
+        second.hang_up()
+        wait_for_jobs(limner, 1)
+        demo.state.release()
+        first.hear_until(b"b64_json")
+        first.hang_up()
+    gone, paid = kept.entries
+    assert (gone["outcome"], gone["status"], gone["attempts"], gone["images"]) == ("client_gone", 499, 0, 0)
+    assert (paid["outcome"], paid["attempts"]) == ("ok", 1)
+
+
+def test_a_repeat_that_leaves_too_has_gone(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept, "holds") as limner:
+        first = Line(limner, ASKED)
+        demo.state.wait_for_calls(1)
+        second = Line(limner, ASKED, x_stainless_retry_count="1")
+        wait_until(lambda: readers(limner) == 2)
+        second.hang_up()
+        wait_until(lambda: readers(limner) == 1)
+        demo.state.release()
+        first.hear_until(b"b64_json")
+        first.hang_up()
+    repeat, paid = kept.entries
+    assert (repeat["outcome"], repeat["status"], repeat["joined"]) == ("client_gone", 499, paid["request_id"])
+
+
+def readers(limner: RunningLimner) -> int:
+    return sum(errand.job.readers for errand in limner.studio.once.under_way())
+
+
+def test_a_body_that_never_came_whole_is_told(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept) as limner:
+        with connect(limner.url) as wire:
+            wire.send(
+                request("POST /v1/images/generations", "content-length: 999").replace(b"HOST", b"h"), b'{"prompt":'
+            )
+        wait_for_record(kept, "request")
+    assert (kept.entry["outcome"], kept.entry["status"], kept.entry["bytes_in"]) == ("client_gone", 499, 10)
+
+
+def test_a_second_try_at_delivering_is_charged_to_nobody(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept, "missing-image-3", fetch_timeout=0.3) as limner:
+        failed = ask(limner)
+        assert failed.json()["error"]["code"] == "image_download_failed"
+        ask(limner)
+    first, second = kept.entries
+    assert (first["outcome"], first["attempts"]) == ("image_download_failed", 1)
+    assert (second["joined"], second["attempts"]) == (first["request_id"], 0)
+    assert first["usage"]["total_tokens"] > 0 == second["usage"]["total_tokens"]
+    assert demo.state.calls == 1
+
+
+def test_who_does_not_wait_is_told_of_at_the_end(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept, "holds") as limner:
+        accepted = ask(limner, prefer="respond-async")
+        assert accepted.status_code == 202
+        demo.state.wait_for_calls(1)
+        demo.state.release()
+        wait_for_jobs(limner, 0)
+    assert (kept.entry["outcome"], kept.entry["status"], kept.entry["delivered"]) == ("ok", 202, False)
+
+
+def test_a_bug_is_an_outcome(demo: RunningDemo, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched(demo, kept) as limner:
+        monkeypatch.setattr(limner.studio.once, "find", lambda _: 1 / 0)
+        assert ask(limner).status_code == 500
+    assert (kept.entry["outcome"], kept.entry["status"]) == ("server_error", 500)
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"limner_{name}", labels) or 0.0
+
+
+def test_everything_is_counted(demo: RunningDemo, kept: Kept) -> None:
+    def figures() -> list[float]:
+        return [
+            counted("questions_total", operation="image_generation", outcome="ok"),
+            counted("questions_total", operation="image_generation", outcome="moderation_blocked"),
+            counted("images_total"),
+            counted("tokens_total", direction="in") > 0,
+            counted("client_bytes_total", direction="in"),
+            counted("client_bytes_total", direction="out"),
+            *(counted("step_seconds_count", step=step) for step in ("read", "turn", "ask", "fetch", "send", "total")),
+        ]
+
+    before = figures()
+    with watched(demo, kept) as limner:
+        answer = ask(limner, {**ASKED, "n": 2})
+    asked, answered = int(answer.request.headers["content-length"]), len(answer.content)
+    after = figures()
+    grown = [new - old for new, old in zip(after, before, strict=True)]
+    assert grown == [1, 0, 2, grown[3], asked, answered, 1, 1, 2, 2, 1, 1]
+    assert counted("downloaded_bytes_total") > 0
+
+
+def test_attempts_are_counted_by_upstream(demo: RunningDemo, kept: Kept) -> None:
+    name = "upstream"
+    with watched(demo, kept, "limited-1") as limner:
+        (name,) = limner.studio.parts.upstreams.circuits()
+        before = [
+            counted("upstream_attempts_total", upstream=name, outcome=outcome)
+            for outcome in ("ok", "rate_limit_exceeded")
+        ]
+        ask(limner)
+    after = [
+        counted("upstream_attempts_total", upstream=name, outcome=outcome) for outcome in ("ok", "rate_limit_exceeded")
+    ]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1]
+    assert kept.entry["upstream"] == name
+
+
+def test_each_arrow_is_a_span_and_the_upstream_hears_of_the_trace(
+    demo: RunningDemo, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = InMemorySpanExporter()
+    monkeypatch.setattr("app.services.Tracing", lambda address, version: Tracing(address, version, exporter))
+    edit: Any = {"files": {"image": ("a", saved(gradient(size=(5000, 20)), "PNG"))}, "timeout": 20}
+    with watched(demo, kept, traces="http://127.0.0.1:9", log_prompts=True) as limner:
+        form = {"prompt": "a hat", "output_format": "webp", "response_format": "url"}
+        answer = httpx.post(f"{limner.url}/v1/images/edits", data=form, headers={"traceparent": GIVEN}, **edit)
+    assert answer.status_code == 200
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert list(spans) == ["read", "turn", "prepare", "ask", "fetch", "convert", "keep", "image_edit"]
+    root = spans["image_edit"]
+    assert root.attributes is not None
+    told = {
+        name: root.attributes[f"limner.{name}"] for name in ("request_id", "outcome", "status", "images", "upstream")
+    }
+    assert told == {name: kept.entry[name] for name in told}
+    assert not any("a hat" in str(value) for value in root.attributes.values())
+    assert demo.state.requests[-1].headers["traceparent"] == f"00-{TRACE}-{spans['ask'].context.span_id:016x}-01"
+    assert kept.entry["trace"] == TRACE
+
+
+def test_without_traces_the_upstream_hears_the_client_s_own(demo: RunningDemo, kept: Kept) -> None:
+    with watched(demo, kept) as limner:
+        ask(limner, traceparent=GIVEN)
+        assert demo.state.requests[-1].headers["traceparent"] == GIVEN
+        ask(limner, traceparent="nonsense")
+        assert "traceparent" not in demo.state.requests[-1].headers
+
+
+def test_books_without_a_page_cost_nothing_to_close() -> None:
+    books = Books()
+    asyncio.run(books.close())
+    account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
+    assert account.close({"status": 200, "bytes_in": 1, "bytes_out": 2})["outcome"] == "ok"
+    assert traces.Trace().id is None
+
+
+def test_a_collector_needs_no_ledger() -> None:
+    exporter = InMemorySpanExporter()
+    books = Books(tracing=Tracing("http://127.0.0.1:9", "1.2.3", exporter))
+    account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
+    account.close({"status": 499, "bytes_in": 1, "bytes_out": 0})
+    asyncio.run(books.close())
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert (span.attributes["limner.request_id"], span.attributes["limner.outcome"]) == ("req_1", "client_gone")

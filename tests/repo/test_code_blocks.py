@@ -1,0 +1,178 @@
+"""Every block of code in the documents that is not run is read by what would read it, by its language.
+
+tests/repo/test_readme.py runs those of the README, tests/e2e/test_recipes.py and `make clients` those of docs/clients.md.
+"""
+
+import configparser
+import hashlib
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tree_sitter
+import tree_sitter_c_sharp
+import tree_sitter_go
+import tree_sitter_php
+import tree_sitter_ruby
+import yaml  # type: ignore[import-untyped]
+
+from app.access.keys import read_keys
+from app.cli.main import command_line
+from app.config.field_types import variable
+from app.config.settings import Settings
+from tests.support.markdown import DOCUMENTS, ROOT, Block, blocks, without_blocks
+
+ALL = [(path.relative_to(ROOT).as_posix(), block) for path in DOCUMENTS for block in blocks(path.read_text())]
+UNRUN = [(name, block) for name, block in ALL if not block.where]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_code_stands_outside_a_block(path: Path) -> None:
+    """Neither indented, where no test would find it, nor in a fence that has another form than ours."""
+    prose = without_blocks(path.read_text())
+    assert "```" not in prose
+    assert "~~~" not in prose
+    assert not re.findall(r"^\n(?: {4}|\t)\S.*$", prose, re.MULTILINE)
+
+
+#: Stands in for programs that are not here, or would change what is. Paths that it is given must exist.
+STAND_IN = """\
+#!/bin/bash
+for argument in "$@"; do
+  case "$argument" in
+    -* | *://* | *[!A-Za-z0-9._/-]*) ;;
+    */*) [ -e "$argument" ] || { echo "$0: there is no $argument" >&2; exit 1; } ;;
+  esac
+done
+if [ "$1" = clone ]; then mkdir "${@: -1}"; fi
+"""
+MAKE = f'#!/bin/bash\nexec {shutil.which("make")} --silent --dry-run --directory {ROOT} "$@" > /dev/null\n'
+NOTE = """#!/bin/bash\nprintf '%q ' "$@" >> "$CALLS"\necho >> "$CALLS"\n"""
+STOOD_IN = ("curl", "docker", "git", "helm", "kubectl", "pbpaste", "pip", "pipx", "python", "sudo", "systemctl", "uv")
+
+
+def rehearse(code: str, folder: Path) -> None:
+    """Bash reads and runs it, arguments of `limner` are parsed, `make` looks for its target, the rest are stand-ins."""
+    programs = folder / "programs"
+    programs.mkdir()
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    (folder / "dist").mkdir()
+    (folder / "dist" / "limner-1.2.3-py3-none-any.whl").touch()
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(programs)
+    for name, script in ({"make": MAKE, "limner": NOTE} | dict.fromkeys(STOOD_IN, STAND_IN)).items():
+        (programs / name).write_text(script)
+        (programs / name).chmod(0o755)
+    calls = folder / "calls"
+    calls.touch()
+    own = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls)}
+    done = subprocess.run(
+        ("bash", "-euc", code), cwd=folder, env=own, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for call in calls.read_text().splitlines():
+        with pytest.raises(SystemExit) if "--version" in call else nullcontext():
+            command_line().parse_args(shlex.split(call))
+
+
+def read_variables(code: str, _: Path) -> None:
+    """Ours are settings with values that are taken; others are at least lines of a file of settings."""
+    parser = configparser.ConfigParser(delimiters="=", interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(f"[all]\n{code}")
+    ours = {name: value for name, value in parser["all"].items() if name.startswith("LIMNER_")}
+    fields = {variable(field): field for field in Settings.model_fields}
+    values: dict[str, Any] = {fields[name]: value for name, value in ours.items()}
+    Settings(**{"upstream_base_url": "https://upstream.invalid/v1"} | values)
+
+
+def read_tables(code: str, folder: Path) -> None:
+    (folder / "key").write_text("sk-1")
+    code = re.sub(r"/run/secrets/\w+", f"{folder}/key", code)
+    code = code.replace('"9f86d0…"', f'"{hashlib.sha256(b"test").hexdigest()}"')
+    (folder / "limner.toml").write_text(code)
+    (kind,) = tomllib.loads(code)
+    assert kind in {"keys", "upstreams"}
+    assert read_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").roster
+
+
+GRAMMARS = {
+    "csharp": tree_sitter_c_sharp.language,
+    "go": tree_sitter_go.language,
+    "php": tree_sitter_php.language_php_only,
+    "ruby": tree_sitter_ruby.language,
+}
+
+
+def errors(language: str, code: str) -> bool:
+    # A fragment of Go stands in a function; of the others at the top of a file.
+    whole = f"package main\nfunc main() {{\n{code}}}\n" if language == "go" else code
+    parser = tree_sitter.Parser(tree_sitter.Language(GRAMMARS[language]()))
+    return parser.parse(whole.encode()).root_node.has_error
+
+
+def read_grammar(language: str) -> Callable[[str, Path], None]:
+    def read(code: str, _: Path) -> None:
+        assert not errors(language, code)
+
+    return read
+
+
+def read_yaml(code: str, _: Path) -> None:
+    assert isinstance(yaml.safe_load(code), dict | list)
+
+
+def leave(_code: str, _folder: Path) -> None:
+    """What a program prints, compared by the test that runs it, or a drawing."""
+
+
+READERS: dict[str, Callable[[str, Path], None]] = {
+    "sh": rehearse,
+    "ini": read_variables,
+    "toml": read_tables,
+    "yaml": read_yaml,
+    "text": leave,
+    **{language: read_grammar(language) for language in GRAMMARS},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), UNRUN, ids=[f"{name}: {block.code.splitlines()[0]}" for name, block in UNRUN]
+)
+def test_every_other_block_is_read(name: str, block: Block, tmp_path: Path) -> None:
+    assert block.language in READERS, f"{name}: run this block (`<!-- run -->`), or give its language a reader"
+    READERS[block.language](block.code, tmp_path)
+
+
+WRONG = {
+    "sh": (
+        "make no-such-target",
+        "limner paint",
+        "mkdir a; cd a; limner check --all",
+        "no-such-program",
+        "docker compose -f deploy/none.yaml up",
+        "if",
+    ),
+    "ini": ("LIMNER_PORTS=1", "LIMNER_PORT=none", "no line of settings"),
+    "toml": ("[[keys]]\nname = 1", "[[upstreams]]\nname = 'main'", "[other]", "="),
+    "yaml": ("a: b: c", "no mapping"),
+    "csharp": ("var options = new Options {",),
+    "go": ("client := openai.NewClient(",),
+    "php": ("$client = OpenAI::factory(;",),
+    "ruby": ("client = OpenAI::Client.new(uri_base: ",),
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "code"), [(language, code) for language, codes in WRONG.items() for code in codes]
+)
+def test_a_reader_sees_what_is_wrong(language: str, code: str, tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, KeyError, SystemExit, ValueError, configparser.Error, yaml.YAMLError)):
+        READERS[language](f"{code}\n", tmp_path)

@@ -1,0 +1,174 @@
+"""What the documents say is so: their tables come from the code, their links lead somewhere, their errors exist.
+
+tests/repo/test_readme.py and tests/repo/test_code_blocks.py look at their commands and code, tests/repo/test_packaging.py at versions, at make
+targets, and at variables in the image and in deploy/.
+"""
+
+import ast
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from app.config.field_types import variable
+from app.config.settings import Settings
+from app.errors import ApiError
+from app.extraction.forms import FORMS
+from app.protocol.dialects import DIALECTS
+from docs.pages import PAGES
+from docs.tables import README, with_tables
+from tests.support.markdown import DOCUMENTS, ROOT, without_blocks
+
+TEXT = README.read_text()
+
+
+def test_the_tables_come_from_the_code() -> None:
+    assert with_tables(TEXT) == TEXT, "README.md is behind the code: run make docs-tables"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_come_from_the_code(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == PAGES[name](), f"docs/{name} is behind the code: run make docs-tables"
+
+
+def test_every_page_has_its_place_in_the_documentation() -> None:
+    """`make docs` itself fails on links that lead nowhere."""
+    listed = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    assert {variable(field) for field in Settings.model_fields} <= set(
+        re.findall(r"^\| `(LIMNER_\w+)`", TEXT, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "app").rglob("*.py"))], ids=lambda path: path.name)
+def test_every_variable_that_a_document_or_a_message_names_is_a_setting(path: Path) -> None:
+    spoken = set(re.findall(r"\bLIMNER_[A-Z0-9_]*[A-Z0-9]\b(?!_)", path.read_text()))
+    assert spoken <= {variable(field) for field in Settings.model_fields}
+
+
+def anchors(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    prose = without_blocks(path.read_text())
+    return {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_inside_the_project_leads_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if not urlsplit(link).scheme:
+            name, _, anchor = link.partition("#")
+            target = path.parent / name if name else path
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_every_anchor_that_a_message_names_is_in_the_readme() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "app").rglob("*.py"))
+    named = set(re.findall(r"README\.md#([\w-]+)", sources))
+    assert named
+    assert named <= anchors(README)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_is_told_of(name: str) -> None:
+    """Where it is chosen, and on the page that says what it does."""
+    assert f"`{name}`" in (Settings.model_fields["upstream_dialect"].description or "")
+    assert f"\n| `{name}` | " in (ROOT / "docs/upstreams.md").read_text()
+
+
+def table_below(heading: str) -> list[list[str]]:
+    chapter = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in chapter.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def kinds() -> list[type[ApiError]]:
+    found = [ApiError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found
+
+
+def literals() -> set[str]:
+    """Codes that are given where an error is raised are literal texts."""
+    trees = (ast.parse(path.read_bytes()) for path in (ROOT / "app").rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def codes() -> set[str]:
+    """Those of the tree, and those that are given where an error is raised."""
+    given = {error.code for error in kinds() if error.code}
+    for path in (ROOT / "app").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            is_code = isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant)
+            if is_code and "demo" not in path.parts:
+                given.add(node.value.value)  # type: ignore[attr-defined]
+    return given
+
+
+ROWS = [line.split(" | ") for line in (ROOT / "docs/errors.md").read_text().splitlines() if line.startswith("| `")]
+
+
+def test_every_error_has_its_line_that_says_what_to_do() -> None:
+    told = {code for row in ROWS for code in re.findall(r"`(\w+)`", row[0])}
+    readme = {code for row in table_below("When something goes wrong") for code in re.findall(r"`(\w+)`", row[3])}
+    assert (codes() | readme) - told == set()
+    assert told - literals() == set()
+
+
+@pytest.mark.parametrize("error", [error for error in kinds() if error.code], ids=lambda error: error.__name__)
+def test_every_error_is_told_with_its_status(error: type[ApiError]) -> None:
+    assert str(error.status) in {row[1] for row in ROWS if f"`{error.code}`" in row[0]}
+
+
+@pytest.mark.parametrize("row", table_below("When something goes wrong"), ids=lambda row: row[0])
+def test_every_error_of_the_readme_exists(row: list[str]) -> None:
+    _, status, kind, codes, repeated = row
+    said = literals()
+    for code in re.findall(r"`(\w+)`", codes):
+        assert code in said | {error.code for error in kinds()}, code
+    # A 429 for a used-up account is given its type and its header where it is raised.
+    if kind == "`insufficient_quota`":
+        assert (status, repeated) == ("429", "no")
+        return
+    same = [error for error in kinds() if f"{error.status}" == status and f"`{error.type}`" == kind]
+    assert {"no" if error.asked_again is False else "yes" for error in same} == {repeated}
+
+
+def test_every_status_and_type_of_the_tree_is_in_the_readme() -> None:
+    told = {(row[1], row[2]) for row in table_below("When something goes wrong")}
+    raised = {(f"{error.status}", f"`{error.type}`") for error in kinds()}
+    assert raised <= told
+
+
+def test_the_counts_in_the_readme_are_right() -> None:
+    words = " ".join(TEXT.split())
+    replies = (ROOT / "tests/data/replies.jsonl").read_text().count("\n")
+    assert f"in {len(FORMS)} forms" in words
+    assert f"All {replies} recorded replies" in words
+
+
+def test_decisions_are_short_numbered_and_listed() -> None:
+    listed = re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs/decisions/README.md").read_text())
+    assert listed == sorted(path.name for path in (ROOT / "docs/decisions").glob("[0-9]*.md"))
+    for number, name in enumerate(listed, 1):
+        lines = (ROOT / "docs/decisions" / name).read_text().splitlines()
+        assert lines[0].startswith(f"# {number}. ")
+        assert len(lines) <= 60
+        assert "## Turned down" in lines
+
+
+def test_pictures_are_small() -> None:
+    pictures = list((ROOT / "docs/images").iterdir())
+    shown = (name for path in DOCUMENTS for name in re.findall(r"\((?:docs/)?images/(\S+)\)", path.read_text()))
+    assert {path.name for path in pictures} == set(shown)
+    assert max(path.stat().st_size for path in pictures) < 100_000

@@ -1,0 +1,72 @@
+"""What is written on terminals, and elsewhere."""
+
+import base64
+import io
+import re
+
+import pytest
+
+from app.cli.paint import PROTOCOLS, Progress, in_kitty, show
+from tests.support.sample_images import noise, saved
+
+PNG, JPEG = saved(noise((120, 90)), "PNG"), saved(noise((120, 90)), "JPEG")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_one_line_is_drawn_over_and_over() -> None:
+    now = [10.0]
+    terminal = Terminal()
+    progress = Progress(terminal, lambda: now[0])
+    progress.tell("paints")
+    now[0] = 12.34
+    progress.draw()
+    progress.clear()
+    assert terminal.getvalue() == "\r\x1b[K   0.0 s  paints\r\x1b[K   2.3 s  paints\r\x1b[K"
+
+
+def test_elsewhere_each_news_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(clock=lambda: 3.0)
+    progress.tell("paints")
+    progress.draw()
+    progress.clear()
+    assert capsys.readouterr().err == "   0.0 s  paints\n"
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_picture_is_shown_in_the_protocol_of_the_terminal(name: str) -> None:
+    terminal = Terminal()
+    show(PNG, ("xterm-256color", name), terminal)
+    written = terminal.getvalue()
+    assert written.endswith("\n")
+    if PROTOCOLS[name] == "iterm2":
+        head, _, data = written.rstrip("\a\n").partition(":")
+        assert head == f"\x1b]1337;File=inline=1;width=60;size={len(PNG)}"
+        assert base64.b64decode(data) == PNG
+    else:
+        pieces = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", written)
+        assert pieces[0][0] == "a=T,f=100,q=2,c=60,m=1"
+        assert {control for control, _ in pieces[1:-1]} == {"m=1"}
+        assert pieces[-1][0] == "m=0"
+        assert max(len(data) for _, data in pieces) == 4096
+        assert base64.b64decode("".join(data for _, data in pieces)) == PNG
+
+
+def test_a_small_picture_is_one_piece() -> None:
+    assert list(in_kitty(b"\x89PNG")) == ["\x1b_Ga=T,f=100,q=2,c=60,m=0;iVBORw==\x1b\\"]
+
+
+def test_nothing_is_shown_where_nobody_could_see_it() -> None:
+    for picture, names, stream in (
+        (PNG, ("xterm-256color",), Terminal()),
+        (PNG, ("xterm-kitty",), io.StringIO()),
+        (JPEG, ("xterm-256color", "Apple_Terminal"), Terminal()),
+    ):
+        show(picture, names, stream)
+        assert stream.getvalue() == ""
+    terminal = Terminal()
+    show(JPEG, ("xterm-kitty",), terminal)
+    assert terminal.getvalue() == ""

@@ -1,0 +1,213 @@
+"""A mask is a PNG with alpha that fits its picture, and what it keeps comes back pixel by pixel."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+
+from app.errors import ApiError, ImageUnavailable, UserError
+from app.images.blob import Blob
+from app.images.transcode import check_mask, restore
+from tests.support.sample_images import GREY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
+
+LIMIT = 1 << 16
+SIZE = "mask size does not match image size"
+FORMAT = "mask image must be a PNG"
+ALPHA = "mask image missing alpha channel"
+MASK = saved(gradient("RGBA"), "PNG")
+IMAGE = saved(gradient(), "PNG")
+
+
+@dataclass(frozen=True)
+class Case:
+    what: str
+    mask: bytes
+    image: bytes
+    problem: str | None
+
+
+CASES = (
+    Case("colours and alpha", MASK, IMAGE, None),
+    Case("greys and alpha", saved(gradient("LA"), "PNG"), IMAGE, None),
+    Case("a palette with alpha", saved(gradient().quantize(4), "PNG", transparency=1), IMAGE, None),
+    Case("a picture in another format", MASK, saved(gradient(), "JPEG"), None),
+    Case("a picture that is shown turned", MASK, saved(gradient(size=(16, 24)), "JPEG", exif=exif(6)), None),
+    Case("a picture that lies turned", MASK, saved(gradient(), "JPEG", exif=exif(6)), SIZE),
+    Case("another width", saved(gradient("RGBA", (25, 16)), "PNG"), IMAGE, SIZE),
+    Case("another height", saved(gradient("RGBA", (24, 15)), "PNG"), IMAGE, SIZE),
+    Case("no alpha", IMAGE, IMAGE, ALPHA),
+    Case("not a PNG, although with alpha", saved(gradient("RGBA"), "WEBP"), IMAGE, FORMAT),
+    Case("not a picture", b"a mask", IMAGE, FORMAT),
+    Case("a palette PNG without a palette", png((24, 16), 8, 3, bytes(24)), IMAGE, FORMAT),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_check_mask(case: Case) -> None:
+    if case.problem is None:
+        check_mask(as_blob(case.mask), as_blob(case.image), LIMIT)
+        return
+    with pytest.raises(UserError) as caught:
+        check_mask(as_blob(case.mask), as_blob(case.image), LIMIT)
+    assert caught.value.body["error"] == {
+        "message": f"Invalid mask image format - {case.problem}",
+        "type": "image_generation_user_error",
+        "param": "mask",
+        "code": "invalid_mask_image_format",
+    }
+
+
+def test_a_damaged_picture_under_a_mask() -> None:
+    with pytest.raises(UserError, match="for image 1,"):
+        check_mask(as_blob(MASK), as_blob(IMAGE[:20]), LIMIT)
+
+
+def mask(alpha: Image.Image) -> bytes:
+    return saved(Image.merge("LA", (alpha, alpha)), "PNG")
+
+
+def restored(result: bytes, original: bytes, mask: bytes) -> Image.Image:
+    blob = restore(as_blob(result), as_blob(original), as_blob(mask), LIMIT, Blob)
+    image = as_image(blob)
+    assert image.format == "PNG"
+    return image
+
+
+def in_one_mode(picture: bytes, mode: str) -> Image.Image:
+    return as_image(as_blob(picture)).convert(mode)
+
+
+@dataclass(frozen=True)
+class Original:
+    what: str
+    original: bytes
+    result: bytes
+    mode: str
+
+
+OTHER = gradient().transpose(Image.Transpose.ROTATE_180)
+OTHER_PNG = saved(OTHER, "PNG")
+DEEP = png((24, 16), 16, 2, bytes(range(144)))
+ORIGINALS = (
+    Original("RGB", IMAGE, OTHER_PNG, "RGB"),
+    Original("RGBA", MASK, OTHER_PNG, "RGBA"),
+    Original("greys", saved(gradient("L"), "PNG"), OTHER_PNG, "RGB"),
+    Original("greys with alpha", saved(gradient("LA"), "PNG"), OTHER_PNG, "RGBA"),
+    Original("black and white", saved(gradient("1"), "PNG"), OTHER_PNG, "RGB"),
+    Original("a palette", saved(gradient().quantize(9), "PNG"), OTHER_PNG, "RGB"),
+    Original("a palette with alpha", saved(gradient().quantize(9), "PNG", transparency=2), OTHER_PNG, "RGBA"),
+    Original("16 bits a channel", DEEP, OTHER_PNG, "RGB"),
+    Original("JPEG", saved(gradient(), "JPEG"), OTHER_PNG, "RGB"),
+    Original("CMYK", saved(gradient("CMYK"), "JPEG"), OTHER_PNG, "RGB"),
+    Original("WebP", saved(gradient("RGBA"), "WEBP"), OTHER_PNG, "RGBA"),
+    Original("a result with alpha", IMAGE, saved(OTHER.convert("RGBA"), "PNG"), "RGBA"),
+    Original("a grey result", IMAGE, saved(OTHER.convert("L"), "PNG"), "RGB"),
+    Original("a JPEG result", IMAGE, saved(OTHER, "JPEG"), "RGB"),
+    Original("a WebP result", IMAGE, saved(OTHER, "WEBP"), "RGB"),
+)
+
+
+@pytest.mark.parametrize("case", ORIGINALS, ids=lambda case: case.what)
+def test_the_untouched_area_is_the_original(case: Original) -> None:
+    """Every pixel: the left half is kept, the right half is painted."""
+    alpha = Image.new("L", (24, 16), 0)
+    alpha.paste(255, (0, 0, 12, 16))
+    made = restored(case.result, case.original, mask(alpha))
+    assert (made.mode, made.size) == (case.mode, (24, 16))
+    halves = ((0, 0, 12, 16), case.original), ((12, 0, 24, 16), case.result)
+    for box, source in halves:
+        expected = in_one_mode(source, case.mode).crop(box)
+        assert made.crop(box).tobytes() == expected.tobytes()
+
+
+def test_soft_edges_are_exact() -> None:
+    """All alphas against all differences: the nearest integer to the weighted mean, which is never halfway."""
+    across = Image.linear_gradient("L").rotate(90)
+    down = Image.linear_gradient("L")
+    for kept, painted in ((across, Image.new("L", (256, 256), 0)), (Image.new("L", (256, 256), 201), across)):
+        result, original = (saved(image.convert("RGB"), "PNG") for image in (painted, kept))
+        made = restored(result, original, mask(down))
+        rows = zip(*(image.tobytes() for image in (kept, painted, down)), strict=True)
+        expected = bytes((2 * (a * k + (255 - a) * p) + 255) // 510 for k, p, a in rows)
+        assert made.getchannel("R").tobytes() == expected
+        assert ImageChops.difference(made.getchannel("R"), made.getchannel("B")).getbbox() is None
+
+
+@given(*(st.binary(min_size=16, max_size=16) for _ in range(2)), st.binary(min_size=4, max_size=4))
+def test_every_channel_is_blended_alpha_too(kept: bytes, painted: bytes, alpha: bytes) -> None:
+    result, original = (saved(Image.frombytes("RGBA", (4, 1), data), "PNG") for data in (painted, kept))
+    made = restored(result, original, mask(Image.frombytes("L", (4, 1), alpha))).tobytes()
+    weights = [weight for weight in alpha for _ in range(4)]
+    assert made == bytes(
+        (2 * (a * k + (255 - a) * p) + 255) // 510 for k, p, a in zip(kept, painted, weights, strict=True)
+    )
+
+
+def test_a_result_of_another_size_is_scaled_to_the_originals() -> None:
+    alpha = Image.new("L", (24, 16), 0)
+    alpha.paste(255, (0, 0, 12, 16))
+    large = saved(Image.new("RGB", (48, 40), "red"), "PNG")
+    made = restored(large, IMAGE, mask(alpha))
+    assert made.crop((0, 0, 12, 16)).tobytes() == gradient().crop((0, 0, 12, 16)).tobytes()
+    assert made.crop((12, 0, 24, 16)).getcolors() == [(12 * 16, (255, 0, 0))]
+
+
+def test_a_turned_original_is_put_back_upright() -> None:
+    original = saved(gradient(size=(16, 24)), "PNG", exif=exif(6))
+    made = restored(OTHER_PNG, original, mask(Image.new("L", (24, 16), 255)))
+    assert made.tobytes() == gradient(size=(16, 24)).transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+@dataclass(frozen=True)
+class Profile:
+    what: str
+    original: bytes
+    result: bytes
+    profile: bytes | None
+
+
+PROFILES = (
+    Profile("the original's", saved(gradient(), "PNG", icc_profile=SRGB), OTHER_PNG, SRGB),
+    Profile("not the result's", IMAGE, saved(OTHER, "PNG", icc_profile=SRGB), None),
+    Profile("not one for greys", saved(gradient("L"), "PNG", icc_profile=GREY), OTHER_PNG, None),
+)
+
+
+@pytest.mark.parametrize("case", PROFILES, ids=lambda case: case.what)
+def test_profile(case: Profile) -> None:
+    assert restored(case.result, case.original, MASK).info.get("icc_profile") == case.profile
+
+
+def test_the_results_text_stays() -> None:
+    result = OTHER_PNG[:33] + chunk(b"tEXt", b"Software\0painter") + OTHER_PNG[33:]
+    assert restored(result, IMAGE, MASK).info["Software"] == "painter"
+
+
+@dataclass(frozen=True)
+class Broken:
+    what: str
+    result: bytes
+    original: bytes
+    mask: bytes
+    error: type[ApiError]
+    says: str
+
+
+BROKEN = (
+    Broken("the result", OTHER_PNG[:60], IMAGE, MASK, ImageUnavailable, "cannot be read"),
+    Broken("the original", OTHER_PNG, IMAGE[:60], MASK, UserError, "for image 1,"),
+    Broken("the mask", OTHER_PNG, IMAGE, MASK[:60], UserError, FORMAT),
+    Broken("the mask's alpha", OTHER_PNG, IMAGE, IMAGE, UserError, ALPHA),
+    Broken("the mask's size", OTHER_PNG, saved(gradient(size=(9, 9)), "PNG"), MASK, UserError, SIZE),
+)
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.what)
+def test_whose_fault_it_is(case: Broken) -> None:
+    with pytest.raises(case.error, match=case.says) as caught:
+        restored(case.result, case.original, case.mask)
+    assert type(caught.value) is case.error
+    assert cast(UserError, caught.value).param == ("mask" if case.what.startswith("the mask") else None)

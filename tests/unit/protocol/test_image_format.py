@@ -1,0 +1,92 @@
+"""The rows of HEADS: each is needed, and each copes with files that are odd but valid, or cut short."""
+
+import struct
+from dataclasses import dataclass
+
+import pytest
+
+from app.protocol.image_format import HEADS, Head, ImageInfo, is_whole, sniff
+from tests.unit.protocol.test_data_url import CASES
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
+META = b"\0\0\0\x20meta\0\0\0\0" + b"\0\0\0\x14ispe\0\0\0\0" + struct.pack(">II", 21, 13)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    data: bytes
+    info: ImageInfo
+    whole: bool
+
+
+def info(format_: str, width: int | None = None, height: int | None = None, *, alpha: bool = False) -> ImageInfo:
+    return ImageInfo(f"image/{format_}", width, height, alpha)
+
+
+def bmp(header: bytes) -> bytes:
+    return b"BM" + struct.pack("<IHHI", 14 + len(header), 0, 0, 26) + header
+
+
+CASES_OF_ODD_FILES = [
+    Case("a PNG of eight bytes", b"\x89PNG\r\n\x1a\n", info("png"), False),
+    Case("a PNG that ends in its first chunk", CASES[0].data[:40], info("png", 21, 13), False),
+    Case(
+        "a PNG of chunks without pixels",
+        CASES[0].data[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 600,
+        info("png", 21, 13),
+        False,
+    ),
+    Case("a JPEG with fill bytes", b"\xff\xd8\xff\xff\xff" + CASES[3].data[3:], info("jpeg", 21, 13), True),
+    Case("a JPEG of markers only", b"\xff\xd8" + b"\xff\xe0\0\2" * 600, info("jpeg"), False),
+    Case("a JPEG that goes astray", b"\xff\xd8\xff\xe0\0\2" + b"\0" * 20, info("jpeg"), False),
+    Case("a WebP without a size", b"RIFF\x40\0\0\0WEBPVP8 ", info("webp"), False),
+    Case(
+        "an extended WebP with alpha",
+        b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\x14\0\0\x0c\0\0",
+        info("webp", 21, 13, alpha=True),
+        True,
+    ),
+    Case("a GIF without a size", b"GIF89a\x15\0", info("gif"), False),
+    Case("a GIF without a colour table", b"GIF89a\x15\0\x0d\0\0\0\0;", info("gif", 21, 13), True),
+    Case("a HEIC", HEIC + META, info("heic", 21, 13), True),
+    Case("a HEIC without a size", HEIC, info("heic"), True),
+    Case("a HEIC whose last box is open", HEIC + b"\0\0\0\0mdatxx", info("heic"), True),
+    Case("a HEIC with a long box", HEIC + b"\0\0\0\1mdat" + struct.pack(">Q", 20) + b"xxxx", info("heic"), True),
+    Case("a HEIC that is cut off", HEIC + META[:20], info("heic"), False),
+    Case("a HEIC of tiny boxes", HEIC + b"\0\0\0\x08free" * 600, info("heic"), False),
+    Case("a BMP of OS/2", bmp(struct.pack("<IHHHH", 12, 21, 13, 1, 24) + b"1234"), info("bmp", 21, 13), True),
+    Case(
+        "a BMP from top to bottom",
+        bmp(struct.pack("<IiiHH", 40, 21, -13, 1, 32)),
+        info("bmp", 21, 13, alpha=True),
+        True,
+    ),
+    Case("a BMP without a size", bmp(b"\x28\0\0\0"), info("bmp"), False),
+    Case("a TIFF of eight bytes", b"II*\0\x08\0\0\0", info("tiff"), False),
+    Case("a TIFF whose directory is not there", b"II*\0\xff\0\0\0", info("tiff"), False),
+    Case("a TIFF of four bytes", b"MM\0*", info("tiff"), False),
+    Case(
+        "a TIFF in the other byte order, with alpha",
+        b"MM\0*\0\0\0\x08\0\4"
+        + struct.pack(">HHIHH", 256, 3, 1, 21, 0)
+        + struct.pack(">HHII", 257, 4, 1, 13)
+        + struct.pack(">HHII", 270, 2, 4, 0)
+        + struct.pack(">HHIHH", 338, 3, 1, 2, 0),
+        info("tiff", 21, 13, alpha=True),
+        True,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES_OF_ODD_FILES, ids=lambda case: case.name)
+def test_an_odd_file_is_measured_as_far_as_it_goes(case: Case) -> None:
+    assert sniff(case.data) == case.info
+    assert is_whole(case.data) is case.whole
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.format)
+def test_every_row_is_needed(head: Head) -> None:
+    files = [case.data for case in CASES] + [HEIC]
+    needing = [data for data in files if [other for other in HEADS if other.magic.match(data[:16])] == [head]]
+    assert needing
