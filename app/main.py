@@ -61,7 +61,7 @@ class App(FastAPI):
 
 def create_app(settings: Settings) -> FastAPI:
     """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, KeysBroken."""
-    names = [entry.name for entry in settings.roster]
+    names = [entry.name for entry in settings.effective_upstreams]
     book = None if settings.keys_file is None else KeyBook(settings.keys_file, names)
     store = open_store(store_config(settings))
     books = open_books(settings)

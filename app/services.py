@@ -14,8 +14,8 @@ from app.access.concurrency import Turns
 from app.access.keys import KeyBook
 from app.access.limits import Limits
 from app.config.field_types import STANDARD_OUTPUT
-from app.config.settings import Settings, places
-from app.config.upstreams import Entry
+from app.config.settings import Settings
+from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
@@ -82,14 +82,14 @@ def open_once(settings: Settings) -> Once:
 
 def turns(settings: Settings) -> int:
     """No more than the upstreams take together: the rest waits in the queue, which is fair between callers."""
-    limits = [entry.max_concurrency for entry in settings.roster]
+    limits = [entry.max_concurrency for entry in settings.effective_upstreams]
     all_of_them = sum(limit for limit in limits if limit is not None)
     return settings.max_concurrency if None in limits else min(settings.max_concurrency, all_of_them)
 
 
 def open_upstreams(settings: Settings) -> Upstreams:
     transport = open_transport()
-    specs = [upstream_spec(entry, settings) for entry in settings.roster]
+    specs = [upstream_spec(entry, settings) for entry in settings.effective_upstreams]
     return Upstreams(
         [Member(spec, Upstream(spec, transport)) for spec in specs],
         timeout=settings.upstream_timeout,
@@ -98,7 +98,7 @@ def open_upstreams(settings: Settings) -> Upstreams:
     )
 
 
-def upstream_spec(entry: Entry, settings: Settings) -> UpstreamSpec:
+def upstream_spec(entry: UpstreamEntry, settings: Settings) -> UpstreamSpec:
     return UpstreamSpec(
         name=entry.name,
         models=entry.model_map,
@@ -113,7 +113,7 @@ def upstream_spec(entry: Entry, settings: Settings) -> UpstreamSpec:
         idle_timeout=settings.upstream_idle_timeout,
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
         user_agent=f"limner/{__version__}",
-        origin=places(settings, entry),
+        origin={field: settings.location_of(entry, field) for field in ("base_url", "api_key", "model")},
     )
 
 

@@ -17,7 +17,7 @@ README = Path(__file__).parents[1] / "README.md"
 _OPERATIONS = {BOTH: "both", ONLY_GENERATION: "generations", ONLY_EDIT: "edits"}
 
 #: Defaults that depend on who runs the server.
-_COMPUTED = {
+_COMPUTED_DEFAULTS = {
     "image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`",
     "upstream_api_key": "unset",
     "image_store_key": "unset",
@@ -36,8 +36,8 @@ def _fields() -> Iterable[tuple[str, FieldInfo]]:
 
 def _default(name: str, field: FieldInfo) -> str:
     """As one would write it into `.env`, since that is where it is copied to."""
-    if name in _COMPUTED:
-        return _COMPUTED[name]
+    if name in _COMPUTED_DEFAULTS:
+        return _COMPUTED_DEFAULTS[name]
     if field.is_required():
         return "required"
     match field.default:

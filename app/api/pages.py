@@ -106,7 +106,7 @@ def about(settings: Settings) -> dict[str, object]:
     """What the page must know of its server: whose key it takes, and which rules hold."""
     return {
         "version": __version__,
-        "key": "client" if settings.has_keys else "upstream" if settings.pass_through else "none",
+        "key": "client" if settings.has_client_keys else "upstream" if settings.pass_through else "none",
         "max_image_bytes": int(settings.max_image_bytes),
         "size": {
             "step": sizes.STEP,

@@ -46,7 +46,7 @@ def status_routes(settings: Settings, outcomes: Collection[Outcome]) -> APIRoute
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
     access = Access((key.get_secret_value() for key in keys), pass_through=False)
     # Who has a key in the file of keys is a guest with limits, and no operator.
-    is_open = bool(keys) or (is_loopback(settings.host) and not settings.has_keys)
+    is_open = bool(keys) or (is_loopback(settings.host) and not settings.has_client_keys)
     router = APIRouter()
 
     @router.get("/status", include_in_schema=False)

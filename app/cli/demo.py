@@ -13,8 +13,8 @@ import pybase64
 from pydantic import ValidationError
 
 from app.config.settings import Settings
-from app.config.upstreams import Entry
-from app.config.validation import complaints
+from app.config.upstreams import UpstreamEntry
+from app.config.validation import describe_errors
 from app.demo.app import create_demo
 from app.demo.behaviours import EXAMPLES, MODEL, read_model
 from app.demo.server import serve
@@ -37,19 +37,19 @@ Name a model of {url}/v1/models to see what upstreams can do, like "refuses-400"
 """
 
 
-def demo(once: str | None) -> int:
+def run_demo(once: str | None) -> int:
     """The exit code. `once`: the folder for one generation and one edit; without it the servers run until a signal."""
     # Before any thread starts: they inherit the mask, so that the signals reach `sigwait` alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with running(fixed_port=once is None) as url:
             if once is not None:
-                return paint_once(url, Path(once))
+                return generate_once(url, Path(once))
             print(_READY.format(url=url.replace("0.0.0.0", "127.0.0.1"), prompt=PROMPT), flush=True)  # noqa: S104
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
             return 0
     except ValidationError as error:
-        print(*complaints(error), sep="\n", file=sys.stderr)
+        print(*describe_errors(error), sep="\n", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"limner demo: cannot listen: {error.strerror}. Set LIMNER_PORT to a free port.", file=sys.stderr)
@@ -78,16 +78,16 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
             **more,
         )
         configure(settings.log_format, settings.log_level)
-        shown = settings.model_copy(update={"upstreams": (entry(settings),)})
+        shown = settings.model_copy(update={"upstreams": (demo_entry(settings),)})
         port = settings.port if fixed_port else 0
         yield stack.enter_context(serve(create_app(shown), settings.host, port))
 
 
-def entry(settings: Settings) -> Entry:
+def demo_entry(settings: Settings) -> UpstreamEntry:
     """A client that names one of the demo's oddities gets it. Any other name stands for LIMNER_UPSTREAM_MODEL, which
     may be any oddity, but is left aside where it belongs to a real upstream.
     """
-    (alone,) = settings.roster
+    (alone,) = settings.effective_upstreams
     known = read_model(settings.upstream_model) is not None
     if not known:
         log.warning("demo.model", unknown=settings.upstream_model, instead=MODEL)
@@ -99,30 +99,30 @@ def entry(settings: Settings) -> Entry:
     )
 
 
-def paint_once(url: str, folder: Path) -> int:
+def generate_once(url: str, folder: Path) -> int:
     """The exit code. What cannot be written or painted is told in one line."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paint_both(url, folder)
+        generate_and_edit(url, folder)
     except (OSError, httpx.HTTPError) as error:
         print(f"limner demo --once: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     return 0
 
 
-def paint_both(url: str, folder: Path) -> None:
+def generate_and_edit(url: str, folder: Path) -> None:
     """One generation and one edit in the wire form of the official client; writes the pictures, prints their sizes."""
     asked = {"model": "gpt-image-2", "prompt": PROMPT, "size": "1536x1024"}
     with httpx.Client(
         base_url=f"{url}/v1", headers={"authorization": "Bearer demo"}, timeout=120, trust_env=False
     ) as http:
-        painted = save(http.post("/images/generations", json=asked), folder / "generated.png")
+        painted = save_image(http.post("/images/generations", json=asked), folder / "generated.png")
         form = {"model": "gpt-image-2", "prompt": "Make it night", "size": "1024x1536"}
         files = [("image[]", ("generated.png", painted, "image/png"))]
-        save(http.post("/images/edits", data=form, files=files), folder / "edited.png")
+        save_image(http.post("/images/edits", data=form, files=files), folder / "edited.png")
 
 
-def save(response: httpx.Response, path: Path) -> bytes:
+def save_image(response: httpx.Response, path: Path) -> bytes:
     response.raise_for_status()
     data = pybase64.b64decode(response.json()["data"][0]["b64_json"], validate=True)
     path.write_bytes(data)

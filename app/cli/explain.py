@@ -10,7 +10,7 @@ from app.extraction.explain import document, lines, read_pasted
 from app.extraction.forms import explain as search
 
 
-def explain(file: str, *, sent: Sequence[str] = (), as_json: bool = False) -> int:
+def explain_file(file: str, *, sent: Sequence[str] = (), as_json: bool = False) -> int:
     """The exit code: 0 a picture was found, 1 none, 2 no such file. `-` is the standard input."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()

@@ -20,38 +20,38 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 _COLUMNS = ("questions", "ok", "joined", "images", "attempts", "tokens in", "tokens out", "MB in", "MB out", "mean s")
 
 
-def sum_up(file: str, by: str) -> int:
+def report_ledger(file: str, by: str) -> int:
     """The exit code: 0 well, 2 no such file. `-` is the standard input."""
     try:
         with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as lines:
-            print("\n".join(summarise(lines, by)))
+            print("\n".join(summarize(lines, by)))
     except OSError as error:
         print(f"limner ledger: {file}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 
 
-def summarise(lines: Iterable[bytes], by: str) -> list[str]:
+def summarize(lines: Iterable[bytes], by: str) -> list[str]:
     """The lines of a table, the sum of all last; lines that nobody can read are counted below."""
     sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
     unreadable = 0
     for line in lines:
         try:
             entry = orjson.loads(line)
-            group, figures = GROUPS[by](entry), read(entry)
+            group, figures = GROUPS[by](entry), read_figures(entry)
         except (ValueError, KeyError, TypeError, AttributeError):
             unreadable += bool(line.strip())
             continue
         sums[group].update(figures)
-    rows = [row(name, sums[name]) for name in sorted(sums)]
+    rows = [format_row(name, sums[name]) for name in sorted(sums)]
     total: Counter[str] = Counter()
     for group in sums:
         total.update(sums[group])
-    table = align([(by, *_COLUMNS), *rows, row("all", total)])
+    table = align_columns([(by, *_COLUMNS), *rows, format_row("all", total)])
     return [*table, f"{unreadable} lines cannot be read"] if unreadable else table
 
 
-def read(entry: Mapping[str, Any]) -> dict[str, float]:
+def read_figures(entry: Mapping[str, Any]) -> dict[str, float]:
     """What a request that joined another's has cost stands in the other's line."""
     usage = entry.get("usage") or {}
     figures = {
@@ -69,7 +69,7 @@ def read(entry: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(figure) for name, figure in figures.items()}
 
 
-def row(name: str, figures: Mapping[str, float]) -> tuple[str, ...]:
+def format_row(name: str, figures: Mapping[str, float]) -> tuple[str, ...]:
     def cell(column: str) -> str:
         figure = figures.get(column, 0)
         if column.startswith("MB"):
@@ -81,7 +81,7 @@ def row(name: str, figures: Mapping[str, float]) -> tuple[str, ...]:
     return (name, *map(cell, _COLUMNS))
 
 
-def align(rows: Iterable[tuple[str, ...]]) -> list[str]:
+def align_columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Names to the left, figures to the right."""
     rows = list(rows)
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from app import __version__
 from app.access.keys import KeyBook, KeysBroken, new_key
 from app.api.diagnostics import read_length
-from app.cli.explain import explain
-from app.cli.ledger import GROUPS, sum_up
-from app.cli.paint import BASE_URL, MODEL, TIMEOUT, Order, paint
+from app.cli.explain import explain_file
+from app.cli.ledger import GROUPS, report_ledger
+from app.cli.paint import BASE_URL, MODEL, TIMEOUT, PaintOptions, paint
 from app.config.settings import Settings, unknown_variables
-from app.config.validation import complaints
+from app.config.validation import describe_errors
 from app.errors import InvalidRequest
 from app.images.stores import open_store
 from app.observability.logging import configure, log
@@ -35,17 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "paint":
         return paint(order_of(options))
     if options.command == "explain":
-        return explain(options.file, sent=options.sent, as_json=options.json)
+        return explain_file(options.file, sent=options.sent, as_json=options.json)
     if options.command == "keys":
         return tell_new_key(options.name)
     if options.command == "ledger":
-        return sum_up(options.file, options.by)
+        return report_ledger(options.file, options.by)
     if options.command == "demo":
         return demo(options.once)
     try:
         settings = Settings()
     except ValidationError as error:
-        print(*complaints(error), sep="\n", file=sys.stderr)
+        print(*describe_errors(error), sep="\n", file=sys.stderr)
         return 2
     configure(settings.log_format, settings.log_level)
     if options.command == "check":
@@ -57,14 +57,14 @@ def check(settings: Settings, *, paint: bool, patience: float | None) -> int:
     """Loaded here, like the demo: the server needs none of it."""
     from app.cli import check as steps  # noqa: PLC0415
 
-    return steps.check(settings, paint=paint, patience=patience)
+    return steps.run_checks(settings, with_generation=paint, idle_seconds=patience)
 
 
 def demo(once: str | None) -> int:
     """Loaded here: the server that pays for its memory needs no painter."""
     from app.cli import demo as showcase  # noqa: PLC0415
 
-    return showcase.demo(once)
+    return showcase.run_demo(once)
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -131,9 +131,9 @@ def count(text: str) -> int:
     return int(text)
 
 
-def order_of(options: argparse.Namespace) -> Order:
+def order_of(options: argparse.Namespace) -> PaintOptions:
     said = {name: value for name, value in vars(options).items() if name != "command"}
-    return Order(**said | {"images": tuple(said.get("images", ()))})
+    return PaintOptions(**said | {"images": tuple(said.get("images", ()))})
 
 
 def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -176,7 +176,7 @@ def add_ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def serve(settings: Settings) -> int:
     for name in unknown_variables():
         log.warning("unknown variable", name=name, see="README.md#settings")
-    if not settings.pass_through and not settings.has_keys:
+    if not settings.pass_through and not settings.has_client_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
     warn_of_workers(settings)
     try:

@@ -20,7 +20,7 @@ from app.protocol.image_format import sniff
 from app.protocol.sse import Decoder, Event
 
 #: By what a terminal calls itself in TERM or TERM_PROGRAM: the protocol in which it shows pictures.
-PROTOCOLS = {
+TERMINAL_PROTOCOLS = {
     "xterm-kitty": "kitty",
     "xterm-ghostty": "kitty",
     "ghostty": "kitty",
@@ -29,10 +29,10 @@ PROTOCOLS = {
 }
 
 #: Width of a picture, in columns.
-_COLUMNS = 60
+_IMAGE_COLUMNS = 60
 
 #: The kitty protocol's limit for one piece of base64.
-_PIECE = 4096
+_KITTY_CHUNK = 4096
 
 
 class Progress:
@@ -41,16 +41,16 @@ class Progress:
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stderr
         self._clock = clock
-        self._began = clock()
+        self._started_at = clock()
         self._is_live = self._stream.isatty()
-        self._news = ""
+        self._message = ""
 
     @property
     def seconds(self) -> float:
-        return self._clock() - self._began
+        return self._clock() - self._started_at
 
-    def tell(self, news: str) -> None:
-        self._news = news
+    def update(self, news: str) -> None:
+        self._message = news
         if self._is_live:
             self.draw()
         else:
@@ -66,38 +66,38 @@ class Progress:
 
     @property
     def _line(self) -> str:
-        return f"{self.seconds:6.1f} s  {self._news}"
+        return f"{self.seconds:6.1f} s  {self._message}"
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
 
 
-def show(picture: bytes, names: Iterable[str], stream: TextIO) -> None:
+def show_image(picture: bytes, names: Iterable[str], stream: TextIO) -> None:
     """`names`: what the terminal calls itself. Nothing where it cannot show the picture."""
-    protocol = next((PROTOCOLS[name] for name in names if name in PROTOCOLS), None)
+    protocol = next((TERMINAL_PROTOCOLS[name] for name in names if name in TERMINAL_PROTOCOLS), None)
     if not stream.isatty():
         return
     if protocol == "iterm2":
-        stream.write(f"{in_iterm2(picture)}\n")
+        stream.write(f"{iterm2_sequence(picture)}\n")
     elif protocol == "kitty" and picture.startswith(b"\x89PNG"):
-        stream.writelines((*in_kitty(picture), "\n"))
+        stream.writelines((*kitty_sequences(picture), "\n"))
     stream.flush()
 
 
-def in_iterm2(picture: bytes) -> str:
+def iterm2_sequence(picture: bytes) -> str:
     """https://iterm2.com/documentation-images.html"""
     data = pybase64.b64encode(picture).decode()
-    return f"\x1b]1337;File=inline=1;width={_COLUMNS};size={len(picture)}:{data}\x07"
+    return f"\x1b]1337;File=inline=1;width={_IMAGE_COLUMNS};size={len(picture)}:{data}\x07"
 
 
-def in_kitty(picture: bytes) -> Iterator[str]:
+def kitty_sequences(picture: bytes) -> Iterator[str]:
     """https://sw.kovidgoyal.net/kitty/graphics-protocol/ shows PNG only; only the first piece tells what comes."""
     data = pybase64.b64encode(picture).decode()
-    for start in range(0, len(data), _PIECE):
-        control = f"a=T,f=100,q=2,c={_COLUMNS}," if start == 0 else ""
-        more = int(start + _PIECE < len(data))
-        yield f"\x1b_G{control}m={more};{data[start : start + _PIECE]}\x1b\\"
+    for start in range(0, len(data), _KITTY_CHUNK):
+        control = f"a=T,f=100,q=2,c={_IMAGE_COLUMNS}," if start == 0 else ""
+        more = int(start + _KITTY_CHUNK < len(data))
+        yield f"\x1b_G{control}m={more};{data[start : start + _KITTY_CHUNK]}\x1b\\"
 
 
 #: What an order says that says nothing of it; the time in seconds.
@@ -106,7 +106,7 @@ MODEL = "gpt-image-2"
 TIMEOUT = 900
 
 #: Seconds between two drawings of the progress line.
-_PAUSE = 0.1
+_REDRAW_INTERVAL = 0.1
 
 #: What an ending asks for; elsewhere the API's own default stands.
 _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -115,16 +115,16 @@ _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _ADVICE = {401: " (--api-key-file names the file that holds your key)"}
 
 
-class Failed(Exception):
+class PaintError(Exception):
     """Why there is no picture, in one line."""
 
 
-class Unusable(Failed):
+class UsageError(PaintError):
     """The command asks for what cannot be done; nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class PaintOptions:
     """`timeout`: seconds of silence. With `images` it is an edit."""
 
     prompt: str
@@ -156,17 +156,17 @@ class Order:
         return {name: value for name, value in said.items() if value is not None}
 
 
-def paint(order: Order, progress: Progress | None = None) -> int:
+def paint(order: PaintOptions, progress: Progress | None = None) -> int:
     """The exit code: 0 well, 1 pictures are missing, 2 the command cannot be carried out, 130 Ctrl-C."""
     progress = progress or Progress()
     try:
-        pictures = ask(order, progress)
+        pictures = request_images(order, progress)
         progress.clear()
-        write(order, pictures)
-    except (Failed, OSError) as reason:
+        write_images(order, pictures)
+    except (PaintError, OSError) as reason:
         progress.clear()
         print(f"limner paint: {reason}", file=sys.stderr)
-        return 2 if isinstance(reason, Unusable) else 1
+        return 2 if isinstance(reason, UsageError) else 1
     except KeyboardInterrupt:
         progress.clear()
         return 130
@@ -176,55 +176,55 @@ def paint(order: Order, progress: Progress | None = None) -> int:
     return 0
 
 
-def ask(order: Order, progress: Progress) -> list[bytes]:
-    question = prepare(order)
-    progress.tell(f"{order.base_url} paints")
+def request_images(order: PaintOptions, progress: Progress) -> list[bytes]:
+    question = build_request(order)
+    progress.update(f"{order.base_url} paints")
     try:
-        with drawn(progress), connected(order) as http:
+        with live_progress(progress), open_client(order) as http:
             with http.stream("POST", **question) as response:
-                items = read(response, progress)
-            return [bytes_of(item, progress) for item in items]
+                items = read_response(response, progress)
+            return [image_bytes(item, progress) for item in items]
     except httpx.ReadTimeout:
-        raise Failed(f"silence for {order.timeout:g} s; the picture may have been painted") from None
+        raise PaintError(f"silence for {order.timeout:g} s; the picture may have been painted") from None
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        raise Unusable(f"not an address: {order.base_url}") from None
+        raise UsageError(f"not an address: {order.base_url}") from None
     except (httpx.ConnectError, httpx.ConnectTimeout):
-        raise Failed(f"nobody answers at {order.base_url}") from None
+        raise PaintError(f"nobody answers at {order.base_url}") from None
     except httpx.HTTPError as error:
-        raise Failed(f"the connection broke ({type(error).__name__}); the picture may have been painted") from None
+        raise PaintError(f"the connection broke ({type(error).__name__}); the picture may have been painted") from None
 
 
-def prepare(order: Order) -> dict[str, Any]:
+def build_request(order: PaintOptions) -> dict[str, Any]:
     """What is sent, as arguments for httpx. Whatever could fail afterwards is tried before money is spent."""
     if order.mask and not order.images:
-        raise Unusable("--mask needs an --image")
+        raise UsageError("--mask needs an --image")
     if not order.out.parent.is_dir():
-        raise Unusable(f"no such folder: {order.out.parent}")
+        raise UsageError(f"no such folder: {order.out.parent}")
     if not order.images:
         return {"url": "images/generations", "json": order.fields()}
     named = [("image[]" if len(order.images) > 1 else "image", path) for path in order.images]
     named += [("mask", order.mask)] if order.mask else []
     form = {name: str(value).lower() if value is True else str(value) for name, value in order.fields().items()}
-    return {"url": "images/edits", "data": form, "files": [(name, upload(path)) for name, path in named]}
+    return {"url": "images/edits", "data": form, "files": [(name, file_part(path)) for name, path in named]}
 
 
-def upload(path: Path) -> tuple[str, bytes, str]:
-    data = contents(path)
+def file_part(path: Path) -> tuple[str, bytes, str]:
+    data = read_file(path)
     info = sniff(data)
     return path.name, data, info.media_type if info else "application/octet-stream"
 
 
-def contents(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Unusable(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 @contextmanager
-def connected(order: Order) -> Iterator[httpx.Client]:
+def open_client(order: PaintOptions) -> Iterator[httpx.Client]:
     """No proxy of the environment sees the key."""
-    key = contents(order.api_key_file).decode().strip() if order.api_key_file else "limner"
+    key = read_file(order.api_key_file).decode().strip() if order.api_key_file else "limner"
     with httpx.Client(
         base_url=order.base_url,
         headers={"authorization": f"Bearer {key}"},
@@ -236,12 +236,12 @@ def connected(order: Order) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def drawn(progress: Progress) -> Iterator[None]:
+def live_progress(progress: Progress) -> Iterator[None]:
     """Again and again while something is waited for."""
     done = threading.Event()
 
     def draw() -> None:
-        while not done.wait(_PAUSE):
+        while not done.wait(_REDRAW_INTERVAL):
             progress.draw()
 
     drawing = threading.Thread(target=draw, daemon=True)
@@ -253,17 +253,17 @@ def drawn(progress: Progress) -> Iterator[None]:
         drawing.join()
 
 
-def read(response: httpx.Response, progress: Progress) -> list[Mapping[str, Any]]:
+def read_response(response: httpx.Response, progress: Progress) -> list[Mapping[str, Any]]:
     """The items of the answer, which comes as events or, from those who know no streams, as JSON."""
     if response.is_success and response.headers.get("content-type", "").startswith("text/event-stream"):
         return [read_events(response, progress)]
     body = response.read()
     if not response.is_success:
-        raise Failed(f"{response.status_code} {complaint(body)}{_ADVICE.get(response.status_code, '')}")
-    document = parsed(body)
+        raise PaintError(f"{response.status_code} {error_text(body)}{_ADVICE.get(response.status_code, '')}")
+    document = parse_object(body)
     items = document.get("data")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items) or not items:
-        raise Failed(f"an answer without pictures: {complaint(body)}")
+        raise PaintError(f"an answer without pictures: {error_text(body)}")
     return items
 
 
@@ -272,34 +272,34 @@ def read_events(response: httpx.Response, progress: Progress) -> Mapping[str, An
     decoder = Decoder()
     for piece in response.iter_bytes():
         for event in decoder.feed(piece):
-            kind, document = told(event)
+            kind, document = event_kind(event)
             if kind.endswith(".completed"):
                 return document
             if kind == "error" or "error" in document:
-                raise Failed(complaint(event.data.encode()))
+                raise PaintError(error_text(event.data.encode()))
             if kind.endswith(".partial_image"):
                 partials += 1
-                progress.tell(f"partial picture {partials}")
-    raise Failed("the stream ended without a picture")
+                progress.update(f"partial picture {partials}")
+    raise PaintError("the stream ended without a picture")
 
 
-def told(event: Event) -> tuple[str, dict[str, Any]]:
+def event_kind(event: Event) -> tuple[str, dict[str, Any]]:
     """The kind of an event, which stands beside its data or in it."""
     if event.data.strip() == "[DONE]":
         return "", {}
-    document = parsed(event.data.encode())
+    document = parse_object(event.data.encode())
     return event.name if event.name != "message" else str(document.get("type", "")), document
 
 
-def parsed(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise Failed(f"an answer that is not JSON: {complaint(body)}") from None
+        raise PaintError(f"an answer that is not JSON: {error_text(body)}") from None
     return document if isinstance(document, dict) else {}
 
 
-def complaint(body: bytes) -> str:
+def error_text(body: bytes) -> str:
     """The message of an error in OpenAI's form with its code, else what was said, in one line."""
     try:
         error = orjson.loads(body)["error"]
@@ -310,7 +310,7 @@ def complaint(body: bytes) -> str:
     return line if len(line) <= 500 else f"{line[:499]}…"
 
 
-def bytes_of(item: Mapping[str, Any], progress: Progress) -> bytes:
+def image_bytes(item: Mapping[str, Any], progress: Progress) -> bytes:
     """A link is asked without the key: it may lead anywhere."""
     try:
         if isinstance(data := item.get("b64_json"), str):
@@ -319,27 +319,27 @@ def bytes_of(item: Mapping[str, Any], progress: Progress) -> bytes:
         if url.startswith("data:"):
             return decode_data_url(url)
     except ValueError:
-        raise Failed("a picture whose base64 cannot be read") from None
+        raise PaintError("a picture whose base64 cannot be read") from None
     if not url.startswith(("http://", "https://")):
-        raise Failed("an answer with neither b64_json nor url")
-    progress.tell("downloading")
+        raise PaintError("an answer with neither b64_json nor url")
+    progress.update("downloading")
     tls = ssl.create_default_context()
     with httpx.Client(verify=tls, trust_env=False, follow_redirects=True, timeout=60) as http:
         response = http.get(url)
     if not response.is_success:
-        raise Failed(f"the picture was painted, but its address answers {response.status_code}: {url}")
+        raise PaintError(f"the picture was painted, but its address answers {response.status_code}: {url}")
     return response.content
 
 
-def write(order: Order, pictures: list[bytes]) -> None:
-    for path, picture in zip(names(order.out, len(pictures)), pictures, strict=True):
+def write_images(order: PaintOptions, pictures: list[bytes]) -> None:
+    for path, picture in zip(output_paths(order.out, len(pictures)), pictures, strict=True):
         path.write_bytes(picture)
         info = sniff(picture)
         print(f"{path}: {f'{info.size} {info.format}' if info else 'not an image'}, {len(picture):,} bytes")
-        show(picture, terminal_names(), sys.stdout)
+        show_image(picture, terminal_names(), sys.stdout)
 
 
-def names(out: Path, count: int) -> Iterator[Path]:
+def output_paths(out: Path, count: int) -> Iterator[Path]:
     """`out.png`, or `out-1.png`, `out-2.png` where there are several."""
     if count == 1:
         yield out

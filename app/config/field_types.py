@@ -47,7 +47,7 @@ def _check_dialect(value: str) -> str:
     return value
 
 
-def _check_store(value: str) -> str:
+def _check_store_url(value: str) -> str:
     try:
         check_url(value)
     except ValueError as error:
@@ -55,7 +55,7 @@ def _check_store(value: str) -> str:
     return value
 
 
-_REDIS = re.compile(
+_REDIS_URL = re.compile(
     r"(?:(?:redis|valkey)s?://(?:[^/?#@]*@)?(?:[^/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[0-9]{0,4})?"
     r"|unix://(?:[^/?#@]*@)?/[^?#]+)(?:\?(?P<options>[^#]+))?"
 )
@@ -71,11 +71,11 @@ _REDIS_OPTIONS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def _check_state(value: str) -> str:
+def _check_state_url(value: str) -> str:
     """What redis-py would pass over, or find out with the first question."""
     if value == "memory:":
         return value
-    match = _REDIS.fullmatch(value)
+    match = _REDIS_URL.fullmatch(value)
     if match is None or not 0 < (urlsplit(value).port or 1) < 65_536:
         raise PydanticCustomError(
             "state",
@@ -91,13 +91,13 @@ def _check_state(value: str) -> str:
     return value
 
 
-def _check_folder(value: Path) -> Path:
+def _check_writable_dir(value: Path) -> Path:
     if not value.is_dir() or not os.access(value, os.W_OK):
         raise PydanticCustomError("folder", "a folder that exists and can be written to")
     return value
 
 
-def _check_ledger(value: Path) -> Path:
+def _check_ledger_file(value: Path) -> Path:
     if value != STANDARD_OUTPUT and (
         value.is_dir() or not value.parent.is_dir() or not os.access(value.parent, os.W_OK)
     ):
@@ -105,7 +105,7 @@ def _check_ledger(value: Path) -> Path:
     return value
 
 
-def _check_collector(value: str) -> str:
+def _check_otlp_endpoint(value: str) -> str:
     try:
         import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     except ImportError:
@@ -113,7 +113,7 @@ def _check_collector(value: str) -> str:
     return _check_base_url(value)
 
 
-def _check_key(value: SecretStr) -> SecretStr:
+def _check_header_secret(value: SecretStr) -> SecretStr:
     """A key travels in a header: one with a line break would write headers of its own."""
     if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
         raise PydanticCustomError("secret", "visible ASCII characters without spaces")
@@ -123,7 +123,7 @@ def _check_key(value: SecretStr) -> SecretStr:
 def _check_client_key(value: SecretStr) -> SecretStr:
     if re.fullmatch(r"sha256:(?![0-9a-f]{64}$).*", value.get_secret_value()):
         raise PydanticCustomError("digest", "a key, or sha256: and the 64 hexadecimal digits of its SHA-256")
-    return _check_key(value)
+    return _check_header_secret(value)
 
 
 def _read_file(value: object) -> object:
@@ -138,7 +138,7 @@ def _split_lines(value: object) -> object:
     return _split(value.replace("\n", ",")) if isinstance(value, str) else value
 
 
-def _parse_shrink(value: object) -> object:
+def _parse_input_limits(value: object) -> object:
     """Sizes as pydantic reads them: MB are decimal, MiB binary."""
     if not isinstance(value, str):
         return value
@@ -154,7 +154,7 @@ def _parse_shrink(value: object) -> object:
     return limits
 
 
-def _parse_allow(value: object) -> object:
+def _parse_allow_list(value: object) -> object:
     try:
         return parse_allow(value) if isinstance(value, str) else value
     except ValueError as error:
@@ -172,25 +172,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Size = Annotated[ByteSize, Field(ge=1024)]
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
+ByteCount = Annotated[ByteSize, Field(ge=1024)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 DialectName = Annotated[str, AfterValidator(_check_dialect)]
-Folder = Annotated[Path, AfterValidator(_check_folder)]
-StateUrl = Annotated[str, AfterValidator(_check_state)]
-LedgerFile = Annotated[Path, AfterValidator(_check_ledger)]
-Collector = Annotated[str, AfterValidator(_check_collector)]
-StoreUrl = Annotated[str, AfterValidator(_check_store)]
-ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_shrink)]
-AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow)]
+WritableDir = Annotated[Path, AfterValidator(_check_writable_dir)]
+StateUrl = Annotated[str, AfterValidator(_check_state_url)]
+LedgerFile = Annotated[Path, AfterValidator(_check_ledger_file)]
+OtlpEndpoint = Annotated[str, AfterValidator(_check_otlp_endpoint)]
+StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_input_limits)]
+AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow_list)]
 
 # The last of several BeforeValidators runs first.
-_ClientKeys = tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...]
-Key = Annotated[SecretStr, AfterValidator(_check_key)]
-KeyFile = Annotated[Key, BeforeValidator(_strip), BeforeValidator(_read_file)]
+_ClientKeyTuple = tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...]
+HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret)]
+HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(_strip), BeforeValidator(_read_file)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 SecretFile = Annotated[Secret, BeforeValidator(_strip), BeforeValidator(_read_file)]
-Keys = Annotated[_ClientKeys, NoDecode, BeforeValidator(_split)]
-KeysFile = Annotated[_ClientKeys, NoDecode, BeforeValidator(_split_lines), BeforeValidator(_read_file)]
+ClientKeyList = Annotated[_ClientKeyTuple, NoDecode, BeforeValidator(_split)]
+ClientKeyListFile = Annotated[_ClientKeyTuple, NoDecode, BeforeValidator(_split_lines), BeforeValidator(_read_file)]

@@ -12,32 +12,32 @@ from app.config.field_types import (
     PREFIX,
     AllowList,
     BaseUrl,
-    Collector,
-    Count,
+    ByteCount,
+    ClientKeyList,
+    ClientKeyListFile,
     DialectName,
-    Folder,
-    Key,
-    KeyFile,
-    Keys,
-    KeysFile,
+    HeaderSecret,
+    HeaderSecretFile,
     LedgerFile,
+    OtlpEndpoint,
+    PositiveInt,
     Seconds,
     Secret,
     SecretFile,
     ShrinkLimits,
-    Size,
     StateUrl,
     StoreUrl,
-    Words,
+    StringList,
+    WritableDir,
     variable,
 )
-from app.config.upstreams import OFFICIAL_MODELS, Entry, Roster
-from app.config.validation import CONTRADICTIONS
+from app.config.upstreams import OFFICIAL_MODELS, UpstreamEntry, UpstreamList
+from app.config.validation import CROSS_FIELD_RULES
 from app.images.transcode import InputLimits
 from app.upstream.spec import WILDCARD
 
 #: Where several upstreams may be listed.
-FILE = "limner.toml"
+CONFIG_FILE = "limner.toml"
 
 
 def _default_store() -> str:
@@ -62,8 +62,10 @@ class Settings(BaseSettings):
         description="Where the chat upstream is, like `https://api.aiearth.dev/v1`. Required by `serve` and `check`, "
         "but where `LIMNER_UPSTREAMS` or a file lists several."
     )
-    upstream_api_key_file: KeyFile | None = Field(None, description="A file with the upstream's key, in its place.")
-    upstream_api_key: Key | None = Field(
+    upstream_api_key_file: HeaderSecretFile | None = Field(
+        None, description="A file with the upstream's key, in its place."
+    )
+    upstream_api_key: HeaderSecret | None = Field(
         default_factory=lambda given: given["upstream_api_key_file"],
         description="The upstream's key. Unset: each caller's own Bearer token is passed on (pass-through).",
     )
@@ -75,7 +77,7 @@ class Settings(BaseSettings):
         description="How the upstream wants to be asked: `gpt-image-2-chat` (size as prompt prefix, quality in "
         "metadata), `metadata` (size in metadata too, prompt untouched), `openrouter` (modalities and image_config).",
     )
-    upstreams: Roster = Field(
+    upstreams: UpstreamList = Field(
         (),
         description="Several upstreams, as a JSON list: see [Several upstreams](#several-upstreams). Takes the place "
         "of address, key, model and dialect above.",
@@ -96,10 +98,10 @@ class Settings(BaseSettings):
         False, description="Also ask again after a 500 or 502: such a question may be paid for twice."
     )
 
-    api_keys_file: KeysFile = Field(
+    api_keys_file: ClientKeyListFile = Field(
         (), description="A file with the keys of clients, one a line, in place of `LIMNER_API_KEYS`."
     )
-    api_keys: Keys = Field(
+    api_keys: ClientKeyList = Field(
         default_factory=lambda given: given["api_keys_file"],
         description="Comma-separated keys, one of which a client must present. `sha256:` and 64 hexadecimal digits "
         "stand for a key that is not told.",
@@ -113,7 +115,7 @@ class Settings(BaseSettings):
         False,
         description="Let anyone who reaches this server spend the upstream key: needed to run open off loopback.",
     )
-    models: Words = Field((), description="What `GET /v1/models` lists. Unset: official names and the upstream's.")
+    models: StringList = Field((), description="What `GET /v1/models` lists. Unset: official names and the upstream's.")
     default_response_format: Literal["auto", "url", "b64_json"] = Field(
         "auto",
         description="What a client gets that did not ask. `auto`: `url` for `dall-e*` or no model, else `b64_json`.",
@@ -140,9 +142,11 @@ class Settings(BaseSettings):
         "Opens exactly what it names.",
     )
     fetch_timeout: Seconds = Field(120, description="Seconds for one image download, retries included.")
-    max_image_bytes: Size = Field(ByteSize(64 * 2**20), description="One image, in or out (`64MiB` is understood).")
-    max_request_bytes: Size = Field(ByteSize(256 * 2**20), description="One request body.")
-    max_concurrency: Count = Field(256, description="Questions under way at once, per process.")
+    max_image_bytes: ByteCount = Field(
+        ByteSize(64 * 2**20), description="One image, in or out (`64MiB` is understood)."
+    )
+    max_request_bytes: ByteCount = Field(ByteSize(256 * 2**20), description="One request body.")
+    max_concurrency: PositiveInt = Field(256, description="Questions under way at once, per process.")
     max_queue: int = Field(
         256, ge=0, le=1_000_000, description="Requests waiting for a turn, per process; one more gets a 429."
     )
@@ -169,7 +173,9 @@ class Settings(BaseSettings):
     max_answers_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
         ByteSize(2**30), description="Bytes of the pictures of kept answers at most, in the spool folder."
     )
-    spool_dir: Folder | None = Field(None, description="Folder for temporary files of images. Unset: the system's.")
+    spool_dir: WritableDir | None = Field(
+        None, description="Folder for temporary files of images. Unset: the system's."
+    )
 
     image_store: StoreUrl = Field(
         default_factory=_default_store,
@@ -182,7 +188,7 @@ class Settings(BaseSettings):
         description="The bucket's key: `ID:SECRET` of S3, `ACCOUNT:KEY` of Azure, the JSON of a Google service "
         "account. Unset: what the provider's own tools would use.",
     )
-    image_store_max_bytes: Size | None = Field(
+    image_store_max_bytes: ByteCount | None = Field(
         None,
         description="Bytes of kept images at most, the oldest go first. Unset: `10GiB` on disk, `256MiB` in memory. "
         "Buckets are not bounded.",
@@ -202,7 +208,7 @@ class Settings(BaseSettings):
     )
 
     page: bool = Field(True, description="Whether there are pages: to try it at `/`, for operators at `/status`.")
-    status_key: Key | None = Field(
+    status_key: HeaderSecret | None = Field(
         None,
         description="The key for `/status`. Unset: one of `LIMNER_API_KEYS`, or none while listening on loopback "
         "without such keys.",
@@ -210,7 +216,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on.")
     workers: int = Field(1, ge=1, le=256, description="Processes that share the port, each with its own turns.")
-    cors_origins: Words = Field(("*",), description="Origins whose pages may call this server, comma-separated.")
+    cors_origins: StringList = Field(("*",), description="Origins whose pages may call this server, comma-separated.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
     )
@@ -218,29 +224,31 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(False, description="Also write prompts into the log and the ledger.")
     ledger: LedgerFile | None = Field(None, description="A file for one line of JSON a question; `-`: standard output.")
     metrics: bool = Field(True, description="Whether Prometheus, or anyone without a key, may read `/metrics`.")
-    traces: Collector | None = Field(None, description="A collector of OTLP over HTTP. Needs `limner[otel]`.")
+    traces: OtlpEndpoint | None = Field(None, description="A collector of OTLP over HTTP. Needs `limner[otel]`.")
 
     @model_validator(mode="before")
     @classmethod
-    def _find_file(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _find_config_file(cls, given: dict[str, Any]) -> dict[str, Any]:
         """`config` is afterwards the file that the list comes from."""
-        file = given.get("config") or (FILE if "upstream_base_url" not in given and Path(FILE).is_file() else "")
+        file = given.get("config") or (
+            CONFIG_FILE if "upstream_base_url" not in given and Path(CONFIG_FILE).is_file() else ""
+        )
         found = {"upstreams": Path(file), "config": file} if file and "upstreams" not in given else {"config": None}
         given = given | found
         return {"upstream_base_url": None} | given if given.get("upstreams") else given
 
     @model_validator(mode="after")
-    def _refuse_contradictions(self) -> Self:
-        for find in CONTRADICTIONS:
+    def _check_cross_field_rules(self) -> Self:
+        for find in CROSS_FIELD_RULES:
             if (message := find(self)) is not None:
                 raise PydanticCustomError("contradiction", "{message}", {"message": message})
         return self
 
     @property
-    def roster(self) -> tuple[Entry, ...]:
+    def effective_upstreams(self) -> tuple[UpstreamEntry, ...]:
         """All upstreams: those listed, or the one that the variables for one describe."""
         return self.upstreams or (
-            Entry(
+            UpstreamEntry(
                 name="default",
                 base_url=self.upstream_base_url or "",
                 api_key=self.upstream_api_key,
@@ -252,10 +260,10 @@ class Settings(BaseSettings):
     @property
     def pass_through(self) -> bool:
         """Whether callers bring the upstream's keys."""
-        return all(entry.api_key is None for entry in self.roster)
+        return all(entry.api_key is None for entry in self.effective_upstreams)
 
     @property
-    def has_keys(self) -> bool:
+    def has_client_keys(self) -> bool:
         """Whether a client must present one."""
         return bool(self.api_keys) or self.keys_file is not None
 
@@ -265,13 +273,26 @@ class Settings(BaseSettings):
         Without either the official names where all names are taken, what the upstreams call them, and what they are
         mapped from.
         """
-        entries = [entry for entry in self.roster if upstream in {None, entry.name}]
+        entries = [entry for entry in self.effective_upstreams if upstream in {None, entry.name}]
         chosen = [name for name in names or self.models if any(entry.model_map.resolve(name) for entry in entries)]
         if names or self.models:
             return tuple(dict.fromkeys(chosen))
         rest = [entry.model_map.default for entry in entries if entry.model_map.default is not None]
         mapped = [name for entry in entries for name in entry.models if name != WILDCARD]
         return tuple(dict.fromkeys((*(OFFICIAL_MODELS if rest else ()), *rest, *mapped)))
+
+    def location_of(self, entry: UpstreamEntry, field: str) -> str:
+        """Return where an operator has set a field of this upstream, as text for messages.
+
+        `field` is `base_url`, `api_key` or `model`. The text names the variable, or the field within the list of
+        upstreams and the place of that list.
+        """
+        if not self.upstreams:
+            from_file = field == "api_key" and self.upstream_api_key_file is not None
+            return variable(f"upstream_{field}_file" if from_file else f"upstream_{field}")
+        from_file = field == "api_key" and entry.api_key_file is not None
+        name = f"{field}_file" if from_file else "models" if field == "model" and entry.models else field
+        return f"{name} of the upstream '{entry.name}' in {self.config or 'LIMNER_UPSTREAMS'}"
 
 
 def terminal_names() -> tuple[str, ...]:
@@ -289,17 +310,3 @@ def unknown_variables() -> list[str]:
     known = {variable(field) for field in Settings.model_fields}
     given = os.environ.keys() | {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
     return sorted(name for name in given if name.startswith(PREFIX) and name not in known)
-
-
-def place(settings: Settings, entry: Entry, field: str) -> str:
-    """Of `base_url`, `api_key` or `model`: the variable, or the line of the list and where that is."""
-    if not settings.upstreams:
-        from_file = field == "api_key" and settings.upstream_api_key_file is not None
-        return variable(f"upstream_{field}_file" if from_file else f"upstream_{field}")
-    from_file = field == "api_key" and entry.api_key_file is not None
-    line = f"{field}_file" if from_file else "models" if field == "model" and entry.models else field
-    return f"{line} of the upstream '{entry.name}' in {settings.config or 'LIMNER_UPSTREAMS'}"
-
-
-def places(settings: Settings, entry: Entry) -> dict[str, str]:
-    return {field: place(settings, entry, field) for field in ("base_url", "api_key", "model")}

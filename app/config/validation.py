@@ -9,7 +9,13 @@ from pydantic import ValidationError
 from app.config.field_types import is_loopback, variable
 
 #: Of one upstream; where several are listed, each has its own.
-_OF_ONE = ("upstream_base_url", "upstream_api_key", "upstream_api_key_file", "upstream_model", "upstream_dialect")
+_SINGLE_UPSTREAM_FIELDS = (
+    "upstream_base_url",
+    "upstream_api_key",
+    "upstream_api_key_file",
+    "upstream_model",
+    "upstream_dialect",
+)
 
 #: Which may be told in a file too.
 _KEYS = ("upstream_api_key", "api_keys", "image_store_key")
@@ -25,7 +31,7 @@ class Said(Protocol):
     @property
     def pass_through(self) -> bool: ...
     @property
-    def has_keys(self) -> bool: ...
+    def has_client_keys(self) -> bool: ...
     @property
     def allow_anonymous(self) -> bool: ...
     @property
@@ -36,8 +42,12 @@ class Said(Protocol):
     def image_store(self) -> str: ...
 
 
-def one_and_several(said: Said) -> str | None:
-    given = [field for field in _OF_ONE if field in said.model_fields_set and getattr(said, field) is not None]
+def single_and_list(said: Said) -> str | None:
+    given = [
+        field
+        for field in _SINGLE_UPSTREAM_FIELDS
+        if field in said.model_fields_set and getattr(said, field) is not None
+    ]
     if not said.upstreams or not given:
         return None
     return f"{variable(given[0])}: set together with LIMNER_UPSTREAMS, where each upstream has its own"
@@ -51,8 +61,8 @@ def two_sources(said: Said) -> str | None:
     return f"{variable(both[0])}_FILE: set together with {variable(both[0])}; one of them is enough"
 
 
-def open_to_all(said: Said) -> str | None:
-    if said.pass_through or said.has_keys or said.allow_anonymous or is_loopback(said.host):
+def unprotected_bind(said: Said) -> str | None:
+    if said.pass_through or said.has_client_keys or said.allow_anonymous or is_loopback(said.host):
         return None
     return (
         f"LIMNER_API_KEYS: unset, while LIMNER_HOST={said.host} is reachable by others: anyone could spend the "
@@ -60,7 +70,7 @@ def open_to_all(said: Said) -> str | None:
     )
 
 
-def kept_by_one(said: Said) -> str | None:
+def memory_store_with_workers(said: Said) -> str | None:
     if said.workers == 1 or said.image_store != "memory:":
         return None
     return (
@@ -70,27 +80,27 @@ def kept_by_one(said: Said) -> str | None:
 
 
 #: Each takes the settings, and gives the line that names the variable, or None.
-CONTRADICTIONS = (one_and_several, two_sources, open_to_all, kept_by_one)
+CROSS_FIELD_RULES = (single_and_list, two_sources, unprotected_bind, memory_store_with_workers)
 
 
-def complaints(error: ValidationError) -> list[str]:
+def describe_errors(error: ValidationError) -> list[str]:
     """One readable line per bad variable: its name, its value where that cannot be a secret, the format."""
     problems = error.errors(include_url=False, include_context=False)
     # A default that hangs on a value that is wrong itself has nothing to add.
-    return [_complaint(problem) for problem in problems if problem["type"] != "default_factory_not_called"]
+    return [_describe_error(problem) for problem in problems if problem["type"] != "default_factory_not_called"]
 
 
-def _complaint(problem: Mapping[str, Any]) -> str:
+def _describe_error(problem: Mapping[str, Any]) -> str:
     if not problem["loc"]:
         return f"{problem['msg']}. See README.md#settings"
-    name = _name(*problem["loc"])
+    name = _variable_path(*problem["loc"])
     if problem["type"] == "missing":
         return f"{name}: required but not set. See README.md#settings"
     shown = "" if _may_be_secret(problem) else f" {problem['input']!r}"
     return f"{name}: invalid value{shown} (format: {problem['msg']}). See README.md#settings"
 
 
-def _name(field: str, *inside: str | int) -> str:
+def _variable_path(field: str, *inside: str | int) -> str:
     """Of an upstream in the list as one would write it in code."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in inside if field == "upstreams")
     return variable(field) + "".join(steps)

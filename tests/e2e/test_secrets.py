@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from app.access.auth import Caller
 from app.config.settings import Settings
-from app.config.validation import complaints
+from app.config.validation import describe_errors
 from app.observability.logging import configure
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningLimner, run_demo, run_limner
@@ -143,7 +143,7 @@ def test_a_setting_that_is_refused_shows_no_key(field: str) -> None:
     value = f"http://{UPSTREAM_KEY}@h/v1" if "url" in field else f"{UPSTREAM_KEY}\r\nx: y"
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({"upstream_base_url": "http://h", field: value})
-    assert not leaks("\n".join([*complaints(caught.value), str(caught.value)]))
+    assert not leaks("\n".join([*describe_errors(caught.value), str(caught.value)]))
 
 
 def test_a_caller_shows_no_key() -> None:

@@ -16,8 +16,8 @@ import orjson
 import pytest
 import uvicorn
 
-from app.cli import check as steps
-from app.cli.check import Stopwatch, check, judge_model
+from app.cli import check as check_module
+from app.cli.check import TimingTransport, describe_model, run_checks
 from app.config.settings import Settings
 from app.demo.app import create_demo
 from tests.support.certificates import CERTIFICATE, KEY
@@ -79,7 +79,7 @@ def test_what_it_says_step_by_step(
     demo: RunningDemo, case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = {name: value.replace("URL", demo.url) for name, value in case.settings.items()}
-    assert check(settings(demo.url, tmp_path, **given), paint=case.paint) == case.code
+    assert run_checks(settings(demo.url, tmp_path, **given), with_generation=case.paint) == case.code
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ok ", "FAIL ", "   "))]
     for line, expected in zip(lines, case.lines, strict=True):
         assert line.startswith(expected.replace("HOST", demo.url.removeprefix("http://")))
@@ -88,9 +88,9 @@ def test_what_it_says_step_by_step(
 
 def test_no_picture_is_paid_for_unasked(demo: RunningDemo, tmp_path: Path) -> None:
     demo.state.reset()
-    check(settings(demo.url, tmp_path, **KEYED), paint=False)
+    run_checks(settings(demo.url, tmp_path, **KEYED), with_generation=False)
     assert demo.state.calls == 0
-    check(settings(demo.url, tmp_path, **KEYED), paint=True)
+    run_checks(settings(demo.url, tmp_path, **KEYED), with_generation=True)
     assert demo.state.calls == 1
     assert demo.state.requests[0].body["metadata"] == {"quality": "low"}
 
@@ -102,10 +102,10 @@ def test_the_picture_comes_last(
     async def paint_one(_: Settings) -> str:
         return "done"
 
-    monkeypatch.setattr(steps, "STEPS", [])
-    monkeypatch.setattr("app.cli.check.environment_steps", lambda _: [])
-    monkeypatch.setattr(steps, "paint_one", paint_one)
-    assert check(settings("http://127.0.0.1:9", tmp_path), paint=paint) == 0
+    monkeypatch.setattr(check_module, "UPSTREAM_CHECKS", [])
+    monkeypatch.setattr("app.cli.check.environment_checks", lambda _: [])
+    monkeypatch.setattr(check_module, "check_generation", paint_one)
+    assert run_checks(settings("http://127.0.0.1:9", tmp_path), with_generation=paint) == 0
     assert capsys.readouterr().out.startswith("ok    paint    done (" if paint else HINT)
 
 
@@ -118,13 +118,13 @@ def test_a_port_where_nothing_listens(tmp_path: Path, capsys: pytest.CaptureFixt
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
-        assert check(settings(f"http://{address}", tmp_path), paint=False) == 1
+        assert run_checks(settings(f"http://{address}", tmp_path), with_generation=False) == 1
     assert failure(capsys) == f"FAIL  address  nothing listens at {address}. See LIMNER_UPSTREAM_BASE_URL"
 
 
 @pytest.mark.parametrize(("url", "where"), [("http://upstream.invalid", "upstream.invalid:80"), ("https://upstream.invalid", "upstream.invalid:443")])  # fmt: skip
 def test_a_name_that_nobody_knows(url: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(settings(url, tmp_path, fetch_allow=""), paint=False) == 1
+    assert run_checks(settings(url, tmp_path, fetch_allow=""), with_generation=False) == 1
     said = failure(capsys)
     assert said.startswith(f"FAIL  address  cannot reach {where}: ")
     assert "Name or service not known" in said
@@ -138,14 +138,14 @@ def test_an_address_that_does_not_answer(
 
     monkeypatch.setattr(asyncio, "open_connection", wait)
     quick = settings("http://192.0.2.1:81", tmp_path, upstream_connect_timeout=0.01)
-    assert check(quick, paint=False) == 1
+    assert run_checks(quick, with_generation=False) == 1
     assert failure(capsys) == "FAIL  address  no answer from 192.0.2.1:81 within LIMNER_UPSTREAM_CONNECT_TIMEOUT"
 
 
 def test_https_on_a_port_that_speaks_plain_http(
     demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(settings(demo.url.replace("http:", "https:"), tmp_path), paint=False) == 1
+    assert run_checks(settings(demo.url.replace("http:", "https:"), tmp_path), with_generation=False) == 1
     assert failure(capsys).startswith("FAIL  tls      no TLS with 127.0.0.1: [SSL")
 
 
@@ -182,7 +182,7 @@ def test_a_certificate_that_nobody_trusts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tls_upstream(tmp_path, monkeypatch) as url:
-        assert check(settings(url, tmp_path), paint=False) == 1
+        assert run_checks(settings(url, tmp_path), with_generation=False) == 1
     assert failure(capsys).startswith("FAIL  tls      no TLS with cdn.test: [SSL: CERTIFICATE_VERIFY_FAILED]")
 
 
@@ -191,7 +191,7 @@ def test_a_certificate_that_the_operator_trusts_is_good_for_every_step(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
     with tls_upstream(tmp_path, monkeypatch) as url:
-        assert check(settings(url, tmp_path, **KEYED), paint=False) == 0
+        assert run_checks(settings(url, tmp_path, **KEYED), with_generation=False) == 0
     _, _, tls, key, _ = capsys.readouterr().out.splitlines()
     assert tls.startswith("ok    tls      TLSv1.3, certificate good for cdn.test; handshake ")
     assert key.startswith("ok    key      accepted; gpt-image-2-chat is among its ")
@@ -202,7 +202,7 @@ def test_an_upstream_that_hangs_up(tmp_path: Path, capsys: pytest.CaptureFixture
         thread = threading.Thread(target=hang_up, args=(listener,))
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert check(settings(url, tmp_path, **KEYED), paint=False) == 1
+        assert run_checks(settings(url, tmp_path, **KEYED), with_generation=False) == 1
         thread.join()
     assert failure(capsys) == "FAIL  key      no answer to GET /models: RemoteProtocolError"
 
@@ -231,7 +231,7 @@ LISTS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", LISTS)
 def test_whether_the_model_is_listed(name: str) -> None:
     body, says = LISTS[name]
-    assert judge_model(body, "a") == says
+    assert describe_model(body, "a") == says
 
 
 def test_each_of_several_is_taken_as_far_as_it_goes(
@@ -243,7 +243,7 @@ def test_each_of_several_is_taken_as_far_as_it_goes(
     mapped = {**good, "name": "mapped", "models": {"fine": "gpt-image-2-chat", "odd": "nothing"}}
     listed = orjson.dumps([good, gone, wrong, mapped]).decode()
     demo.state.reset()
-    assert check(settings(demo.url, tmp_path, upstream_base_url=None, upstreams=listed), paint=True) == 1
+    assert run_checks(settings(demo.url, tmp_path, upstream_base_url=None, upstreams=listed), with_generation=True) == 1
     lines = [
         line
         for line in capsys.readouterr().out.splitlines()
@@ -270,7 +270,7 @@ def test_each_of_several_is_taken_as_far_as_it_goes(
 
 def test_an_address_that_does_not_answer_is_passed_over() -> None:
     async def run(port: int) -> None:
-        writer = await steps.connect(["127.0.0.2", "127.0.0.1"], port)
+        writer = await check_module.connect_to_any(["127.0.0.2", "127.0.0.1"], port)
         writer.close()
         await writer.wait_closed()
 
@@ -283,18 +283,18 @@ def headers(ms: int) -> dict[str, str]:
 
 
 def test_who_would_not_have_waited_is_said() -> None:
-    watch = Stopwatch(httpx.MockTransport(lambda _: httpx.Response(200)))
-    watch.first_byte, watch.whole = 28.0, 29.0
+    watch = TimingTransport(httpx.MockTransport(lambda _: httpx.Response(200)))
+    watch.first_byte, watch.last_byte = 28.0, 29.0
     upstream = "(first byte 28000 ms, whole 29000 ms), Limner 5 ms"
-    assert steps.way_of(headers(29_000), watch) == f"found as link; upstream 29000 ms {upstream}"
+    assert check_module.describe_generation(headers(29_000), watch) == f"found as link; upstream 29000 ms {upstream}"
     said = f"found as link; upstream 31000 ms {upstream}; without a stream cut by Haystack and Heroku (30 s)"
-    assert steps.way_of(headers(31_000), watch) == said
+    assert check_module.describe_generation(headers(31_000), watch) == said
 
 
 def test_a_picture_is_timed_from_its_first_byte_to_its_last(
     demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(settings(demo.url, tmp_path, **KEYED, upstream_model="slow-0.05"), paint=True) == 0
+    assert run_checks(settings(demo.url, tmp_path, **KEYED, upstream_model="slow-0.05"), with_generation=True) == 0
     found = re.search(r"upstream (\d+) ms \(first byte (\d+) ms, whole (\d+) ms\)", failure(capsys))
     assert found is not None
     upstream, first, whole = map(int, found.groups())
@@ -340,11 +340,11 @@ def test_a_silence_is_tried_on_the_way_of_clients(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(steps, "STEPS", [])
-    monkeypatch.setattr("app.cli.check.environment_steps", lambda _: [])
+    monkeypatch.setattr(check_module, "UPSTREAM_CHECKS", [])
+    monkeypatch.setattr("app.cli.check.environment_checks", lambda _: [])
     public = {"public_url": case.public.replace(LIMNER, limner.url)} if case.public else {}
     here = settings("http://127.0.0.1:9", tmp_path, api_keys=case.keys, **public)
-    assert check(here, paint=False, patience=case.seconds) == int(case.says.startswith("FAIL"))
+    assert run_checks(here, with_generation=False, idle_seconds=case.seconds) == int(case.says.startswith("FAIL"))
     said = [line for line in capsys.readouterr().out.splitlines() if "patience" in line]
     assert said[0].startswith(
         case.says.replace("LIMNER/", f"{limner.url}/").replace("through LIMNER", f"through {limner.url}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.cli import check as surroundings
-from app.cli.check import Failed, follow, try_state, try_store
+from app.cli.check import CheckFailed, check_link, check_state, check_store
 from app.config.settings import Settings
 from tests.support.redis import RedisServer
 from tests.support.seaweedfs import RunningWeed, run_weed
@@ -29,11 +29,11 @@ def settings(**more: Any) -> Settings:
     ],
 )
 def test_what_is_configured_is_asked(given: dict[str, Any], names: list[str]) -> None:
-    assert [step.name for step in surroundings.environment_steps(settings(**given))] == names
+    assert [step.name for step in surroundings.environment_checks(settings(**given))] == names
 
 
 def test_a_folder_is_written_and_read(tmp_path: Path) -> None:
-    said = asyncio.run(try_store(settings(image_store=f"disk://{tmp_path}")))
+    said = asyncio.run(check_store(settings(image_store=f"disk://{tmp_path}")))
     assert said == "a picture written and read; served by this server"
     assert len(list(tmp_path.rglob("*.png"))) == 1
 
@@ -49,23 +49,23 @@ def bucket(weed: RunningWeed, key: str, options: str = "") -> Settings:
 
 
 def test_a_bucket_is_written_and_read_and_its_link_followed(weed: RunningWeed) -> None:
-    said = asyncio.run(try_store(bucket(weed, weed.key)))
+    said = asyncio.run(check_store(bucket(weed, weed.key)))
     assert said == f"a picture written and read; its link to {weed.endpoint.removeprefix('http://')} works"
 
 
 def test_a_link_for_clients_alone_is_none_that_fails(weed: RunningWeed) -> None:
-    said = asyncio.run(try_store(bucket(weed, weed.key, "&public=http://127.0.0.1:9")))
+    said = asyncio.run(check_store(bucket(weed, weed.key, "&public=http://127.0.0.1:9")))
     assert said == "a picture written and read; its link to 127.0.0.1:9 cannot be reached from here: ConnectError"
 
 
 def failure(run: Callable[[Settings], Any], given: Settings) -> str:
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(CheckFailed) as caught:
         asyncio.run(run(given))
     return str(caught.value)
 
 
 def test_a_key_that_may_only_read_is_told(weed: RunningWeed) -> None:
-    said = failure(try_store, bucket(weed, weed.guest))
+    said = failure(check_store, bucket(weed, weed.guest))
     assert said.startswith("LIMNER_IMAGE_STORE: ")
     assert "AccessDenied" in said
     assert "another-secret" not in said
@@ -74,8 +74,8 @@ def test_a_key_that_may_only_read_is_told(weed: RunningWeed) -> None:
 def test_a_link_that_leads_to_something_else_is_told(weed: RunningWeed) -> None:
     host = weed.endpoint.removeprefix("http://")
     said = f"the link to {host} answers 403 in place of the picture"
-    with pytest.raises(Failed, match=f"^{said}$"):
-        asyncio.run(follow(f"{weed.endpoint}/pictures/none.png"))
+    with pytest.raises(CheckFailed, match=f"^{said}$"):
+        asyncio.run(check_link(f"{weed.endpoint}/pictures/none.png"))
 
 
 def test_a_picture_that_does_not_come_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,12 +83,12 @@ def test_a_picture_that_does_not_come_back_is_told(tmp_path: Path, monkeypatch: 
         return None
 
     monkeypatch.setattr("app.images.disk.DiskStore.find", nothing)
-    said = failure(try_store, settings(image_store=f"disk://{tmp_path}"))
+    said = failure(check_store, settings(image_store=f"disk://{tmp_path}"))
     assert said == "what LIMNER_IMAGE_STORE was given cannot be read back"
 
 
 def test_a_store_that_cannot_be_opened_is_told() -> None:
-    said = failure(try_store, settings(image_store="disk:///dev/null/images"))
+    said = failure(check_store, settings(image_store="disk:///dev/null/images"))
     assert said == "LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"
 
 
@@ -97,11 +97,11 @@ def test_a_redis_answers_or_is_away(tmp_path: Path) -> None:
     redis = RedisServer(tmp_path)
     host = redis.url.removeprefix("redis://")
     given = settings(shared_state=redis.url.replace("//", "//user:a-password@"))
-    assert failure(try_state, given).startswith(f"no answer from {host}: Error 111 connecting to {host}.")
+    assert failure(check_state, given).startswith(f"no answer from {host}: Error 111 connecting to {host}.")
     redis.start()
     try:
-        assert asyncio.run(try_state(settings(shared_state=redis.url))) == f"{host} answers"
-        said = failure(try_state, given)
+        assert asyncio.run(check_state(settings(shared_state=redis.url))) == f"{host} answers"
+        said = failure(check_state, given)
     finally:
         redis.kill()
     assert said.startswith(f"no answer from {host}: ")

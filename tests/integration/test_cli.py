@@ -20,7 +20,7 @@ import structlog
 from app import __version__
 from app.access.keys import read_keys
 from app.cli import main as commands
-from app.cli.paint import Order
+from app.cli.paint import PaintOptions
 from tests.support.raw_http import ask, connect, request
 from tests.support.servers import run_demo
 
@@ -128,7 +128,7 @@ def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatc
         return 7
 
     monkeypatch.setattr(commands, "demo", note)
-    monkeypatch.setattr("app.cli.check.check", lambda settings, **more: note(settings.upstream_base_url, **more))
+    monkeypatch.setattr("app.cli.check.run_checks", lambda settings, **more: note(settings.upstream_base_url, **more))
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
     lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
     assert [commands.main(line) for line in lines] == [7] * 5
@@ -151,19 +151,19 @@ def test_explain_needs_no_settings(environment: Path, capsys: pytest.CaptureFixt
 
 
 PAINT = {
-    "as little as possible": (["a fox", "-o", "a.png"], Order("a fox", Path("a.png"))),
+    "as little as possible": (["a fox", "-o", "a.png"], PaintOptions("a fox", Path("a.png"))),
     "all there is": (
         ["a", "-o", "b.jpg", "--size", "1x1", "--quality", "low", "--image", "c", "--image", "d", "--mask", "e", "-n", "4", "--model", "m", "--base-url", "http://f/v1", "--api-key-file", "g", "--partial-images", "2", "--no-stream", "--timeout", "1.5"],
-        Order("a", Path("b.jpg"), "http://f/v1", Path("g"), "m", 4, "1x1", "low", (Path("c"), Path("d")), Path("e"), False, 2, 1.5),
+        PaintOptions("a", Path("b.jpg"), "http://f/v1", Path("g"), "m", 4, "1x1", "low", (Path("c"), Path("d")), Path("e"), False, 2, 1.5),
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAINT)
 def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Order] = []
+    given: list[PaintOptions] = []
 
-    def note(order: Order) -> int:
+    def note(order: PaintOptions) -> int:
         given.append(order)
         return 7
 
@@ -312,5 +312,5 @@ def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
 
 
 def test_the_demo_is_loaded_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cli.demo.demo", lambda once: 7 if once == "out" else 8)
+    monkeypatch.setattr("app.cli.demo.run_demo", lambda once: 7 if once == "out" else 8)
     assert commands.main(["demo", "--once", "out"]) == 7

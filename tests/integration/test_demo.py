@@ -15,7 +15,7 @@ import structlog
 from PIL import Image
 
 from app.cli import demo as showcase
-from app.cli.demo import demo
+from app.cli.demo import run_demo
 from tests.integration.test_cli import limner
 from tests.support.raw_http import ask, request
 
@@ -42,7 +42,7 @@ def test_once_writes_two_pictures_and_says_how_large_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "some" / "where"
-    assert demo(str(folder)) == 0
+    assert run_demo(str(folder)) == 0
     assert sizes(folder) == SIZES
     lines = capsys.readouterr().out.splitlines()
     for line, (name, (width, height)) in zip(lines, SIZES.items(), strict=True):
@@ -60,7 +60,7 @@ def test_once_as_a_process(tmp_path: Path) -> None:
 
 def test_once_into_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_bytes(b"a file")
-    assert demo(str(tmp_path / "out")) == 1
+    assert run_demo(str(tmp_path / "out")) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f"limner demo --once: [Errno 17] File exists: '{tmp_path / 'out'}'"
 
@@ -69,7 +69,7 @@ def test_once_with_a_setting_that_no_picture_can_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LIMNER_MAX_IMAGE_BYTES", "1KiB")
-    assert demo(str(tmp_path)) == 1
+    assert run_demo(str(tmp_path)) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("limner demo --once: Server error '500 ")
 
 
@@ -109,7 +109,7 @@ def test_a_model_shows_what_upstreams_do(case: Named, monkeypatch: pytest.Monkey
 
 def test_a_bad_setting_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LIMNER_LOG_LEVEL", "loud")
-    assert demo("out") == 2
+    assert run_demo("out") == 2
     assert capsys.readouterr().err.startswith("LIMNER_LOG_LEVEL: invalid value 'loud' (format: ")
 
 
@@ -161,7 +161,7 @@ def test_it_waits_for_a_signal_and_lets_signals_through_again(
     monkeypatch.setattr(signal, "sigwait", waited.append)
     monkeypatch.setenv("LIMNER_PORT", "0")
     monkeypatch.setenv("LIMNER_HOST", "0.0.0.0")
-    assert demo(None) == 0
+    assert run_demo(None) == 0
     assert waited == [{signal.SIGINT, signal.SIGTERM}]
     assert "curl http://127.0.0.1:" in capsys.readouterr().out
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
@@ -172,12 +172,12 @@ def test_a_port_that_is_taken_in_this_process(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("LIMNER_PORT", str(taken.getsockname()[1]))
-        assert demo(None) == 1
+        assert run_demo(None) == 1
     assert "cannot listen" in capsys.readouterr().err
 
 
 def test_what_is_not_an_image_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = httpx.Request("POST", "http://limner/v1/images/generations")
     response = httpx.Response(200, json={"data": [{"b64_json": "bm90aGluZw=="}]}, request=asked)
-    assert showcase.save(response, tmp_path / "a.png") == b"nothing"
+    assert showcase.save_image(response, tmp_path / "a.png") == b"nothing"
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}: not an image, 7 bytes\n"

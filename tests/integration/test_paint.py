@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.cli import paint as painting
-from app.cli.paint import Order, Progress, complaint, names, paint
+from app.cli.paint import PaintOptions, Progress, error_text, output_paths, paint
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner, serve
 
@@ -39,10 +39,10 @@ def limner(demo: RunningDemo) -> Iterator[RunningLimner]:
         yield running
 
 
-def order(limner: RunningLimner, folder: Path, **more: Any) -> Order:
+def order(limner: RunningLimner, folder: Path, **more: Any) -> PaintOptions:
     (folder / "key").write_text("sk-client\n")
     defaults = {"out": folder / "out.png", "base_url": f"{limner.url}/v1", "api_key_file": folder / "key"}
-    return Order("a fox", **{**defaults, **more})
+    return PaintOptions("a fox", **{**defaults, **more})
 
 
 def size_and_format(path: Path) -> tuple[tuple[int, int], str | None]:
@@ -174,7 +174,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_becomes_of_an_answer(api: Api, case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     api.answers(case.status, case.body, "text/event-stream" if case.stream else "application/json")
-    code = paint(Order("a fox", tmp_path / "out.png", api.url, n=case.n))
+    code = paint(PaintOptions("a fox", tmp_path / "out.png", api.url, n=case.n))
     out, err = capsys.readouterr()
     assert code == int(case.says.startswith("limner paint"))
     assert err.splitlines()[-1].endswith(case.says)
@@ -183,7 +183,7 @@ def test_what_becomes_of_an_answer(api: Api, case: Case, tmp_path: Path, capsys:
 
 
 def test_only_what_was_said_is_sent(api: Api, tmp_path: Path) -> None:
-    plainest = Order("a fox", tmp_path / "out.png", api.answers(500).url, stream=False)
+    plainest = PaintOptions("a fox", tmp_path / "out.png", api.answers(500).url, stream=False)
     paint(plainest)
     paint(replace(plainest, out=tmp_path / "o.webp", size="auto", quality="high", partial_images=2, stream=True))
     paint(replace(plainest, n=2, stream=True))
@@ -197,7 +197,7 @@ def test_one_picture_is_image_and_several_are_a_list(api: Api, tmp_path: Path) -
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "b").write_bytes(b"no picture")
     for pictures in ((tmp_path / "a.png",), (tmp_path / "a.png", tmp_path / "b")):
-        paint(Order("a fox", tmp_path / "out.png", api.url, images=pictures))
+        paint(PaintOptions("a fox", tmp_path / "out.png", api.url, images=pictures))
     one, two = (body for _, body in api.asked)
     assert b'name="image"; filename="a.png"\r\nContent-Type: image/png' in one
     assert b'name="stream"\r\n\r\ntrue' in one
@@ -207,7 +207,7 @@ def test_one_picture_is_image_and_several_are_a_list(api: Api, tmp_path: Path) -
 def test_a_link_that_leads_nowhere(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     link = f"{api.url}/gone"
     api.answers(body=orjson.dumps({"data": [{"url": link}]}))
-    assert paint(Order("a fox", tmp_path / "out.png", api.url)) == 1
+    assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url)) == 1
     said = f"limner paint: the picture was painted, but its address answers 404: {link}\n"
     assert capsys.readouterr().err.endswith(said)
     assert api.asked[1:] == [("", b"")]
@@ -228,7 +228,7 @@ def test_a_command_that_cannot_be_carried_out_sends_nothing(
     name: str, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes, says = UNUSABLE[name]
-    assert paint(replace(Order("a fox", tmp_path / "out.png", api.url), **changes)) == 2
+    assert paint(replace(PaintOptions("a fox", tmp_path / "out.png", api.url), **changes)) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"limner paint: {says}"
     assert api.asked == []
 
@@ -236,7 +236,7 @@ def test_a_command_that_cannot_be_carried_out_sends_nothing(
 def test_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    assert paint(Order("a fox", tmp_path / "out.png", url)) == 1
+    assert paint(PaintOptions("a fox", tmp_path / "out.png", url)) == 1
     assert capsys.readouterr().err.endswith(f"limner paint: nobody answers at {url}\n")
 
 
@@ -256,15 +256,15 @@ def test_a_question_that_does_not_end_well(
     def fail(response: httpx.Response, progress: Progress) -> None:
         raise kind("broken")
 
-    monkeypatch.setattr(painting, "read", fail)
-    assert paint(Order("a fox", tmp_path / "out.png", api.url)) == code
+    monkeypatch.setattr(painting, "read_response", fail)
+    assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url)) == code
     assert capsys.readouterr().err.endswith(says)
 
 
 def test_a_file_that_cannot_be_written(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out.png").mkdir()
     api.answers(body=b'{"data":[{"b64_json":"AAAA"}]}')
-    assert paint(Order("a fox", tmp_path / "out.png", api.url)) == 1
+    assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url)) == 1
     assert "Is a directory" in capsys.readouterr().err
 
 
@@ -278,18 +278,18 @@ def test_the_line_is_drawn_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> No
                 enough.set()
 
     terminal, enough = Terminal(), threading.Event()
-    monkeypatch.setattr(painting, "_PAUSE", 0)
-    with painting.drawn(Progress(terminal)):
+    monkeypatch.setattr(painting, "_REDRAW_INTERVAL", 0)
+    with painting.live_progress(Progress(terminal)):
         assert enough.wait(10)
 
 
 def test_names() -> None:
-    assert list(names(Path("a/b.png"), 1)) == [Path("a/b.png")]
-    assert list(names(Path("a/b.png"), 2)) == [Path("a/b-1.png"), Path("a/b-2.png")]
-    assert list(names(Path("b"), 2)) == [Path("b-1"), Path("b-2")]
+    assert list(output_paths(Path("a/b.png"), 1)) == [Path("a/b.png")]
+    assert list(output_paths(Path("a/b.png"), 2)) == [Path("a/b-1.png"), Path("a/b-2.png")]
+    assert list(output_paths(Path("b"), 2)) == [Path("b-1"), Path("b-2")]
 
 
 def test_a_complaint_is_one_line_of_visible_letters() -> None:
-    assert complaint(b"a\x1b[31m\nb") == "a[31m b"
-    assert complaint(b"a" * 501) == "a" * 499 + "…"
-    assert complaint(b'{"error":"a"}') == '{"error":"a"}'
+    assert error_text(b"a\x1b[31m\nb") == "a[31m b"
+    assert error_text(b"a" * 501) == "a" * 499 + "…"
+    assert error_text(b'{"error":"a"}') == '{"error":"a"}'

@@ -100,7 +100,7 @@ def read_tables(code: str, folder: Path) -> None:
     (folder / "limner.toml").write_text(code)
     (kind,) = tomllib.loads(code)
     assert kind in {"keys", "upstreams"}
-    assert read_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").roster
+    assert read_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").effective_upstreams
 
 
 GRAMMARS = {

@@ -211,7 +211,7 @@ def test_the_list_of_upstreams_in_the_readme_is_read(tmp_path: Path) -> None:
     (tables,) = [block.code for block in BLOCKS if "[[upstreams]]" in block.code]
     file = tmp_path / "limner.toml"
     file.write_text(re.sub(r"/run/secrets/\w+", f"{tmp_path}/key", tables))
-    main, spare = Settings(config=file).roster
+    main, spare = Settings(config=file).effective_upstreams
     assert (main.name, main.max_concurrency, main.priority) == ("main", 20, 0)
     assert (spare.priority, spare.weight, spare.dialect) == (1, 2, "openrouter")
     assert (spare.model_map.resolve("gpt-image-2"), spare.model_map.default) == (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.cli.check import Failed, Step, take
+from app.cli.check import Check, CheckFailed, run_check
 from app.config.settings import Settings
 
 SETTINGS = Settings(upstream_base_url="https://h/v1")
@@ -13,16 +13,16 @@ async def find(settings: Settings) -> str:
 
 
 async def fail(_: Settings) -> str:
-    raise Failed("nothing there. See LIMNER_PORT")
+    raise CheckFailed("nothing there. See LIMNER_PORT")
 
 
 def test_a_step_that_goes_well(capsys: pytest.CaptureFixture[str]) -> None:
-    assert take(Step("tls", find), SETTINGS)
+    assert run_check(Check("tls", find), SETTINGS)
     said = capsys.readouterr().out
     assert said.startswith("ok    tls      found https://h/v1 (")
     assert said.endswith(" ms)\n")
 
 
 def test_a_step_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not take(Step("address", fail), SETTINGS)
+    assert not run_check(Check("address", fail), SETTINGS)
     assert capsys.readouterr().out == "FAIL  address  nothing there. See LIMNER_PORT\n"

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.cli.ledger import GROUPS, sum_up, summarise
+from app.cli.ledger import GROUPS, report_ledger, summarize
 
 
 def entry(**more: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_lines_are_summed(case: Case) -> None:
-    head, *rows = (line.split() for line in summarise(LINES, case.by))
+    head, *rows = (line.split() for line in summarize(LINES, case.by))
     assert head[0] == case.by
     assert {row[0]: tuple(map(int, row[1:5])) for row in rows} == case.rows
 
@@ -62,7 +62,7 @@ def test_every_group_has_a_case() -> None:
 
 
 def test_the_whole_table() -> None:
-    assert summarise(LINES, "key") == [
+    assert summarize(LINES, "key") == [
         "key  questions  ok  joined  images  attempts  tokens in  tokens out  MB in  MB out  mean s",
         "k1           3   2       0       4         5         40       2,000    1.0     6.0    40.0",
         "k2           1   1       1       0         0          0           0    0.5     3.0    60.0",
@@ -75,27 +75,27 @@ UNREADABLE = [b'{"at": "2026', b"[]", b"7", b'{"at": "2026-11-22"}', orjson.dump
 
 @pytest.mark.parametrize("line", UNREADABLE)
 def test_a_line_that_cannot_be_read_is_counted_and_left_out(line: bytes) -> None:
-    *table, told = summarise([*LINES, line, b"\n"], "key")
-    assert (table, told) == (summarise(LINES, "key"), "1 lines cannot be read")
+    *table, told = summarize([*LINES, line, b"\n"], "key")
+    assert (table, told) == (summarize(LINES, "key"), "1 lines cannot be read")
 
 
 def test_an_empty_ledger_has_an_empty_table() -> None:
-    assert [line.split()[:2] for line in summarise([], "day")] == [["day", "questions"], ["all", "0"]]
+    assert [line.split()[:2] for line in summarize([], "day")] == [["day", "questions"], ["all", "0"]]
 
 
 def test_a_file_is_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_bytes(b"\n".join(LINES))
-    assert sum_up(str(path), "key") == 0
-    assert capsys.readouterr().out.splitlines() == summarise(LINES, "key")
+    assert report_ledger(str(path), "key") == 0
+    assert capsys.readouterr().out.splitlines() == summarize(LINES, "key")
 
 
 def test_the_standard_input_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES[0])))
-    assert sum_up("-", "model") == 0
-    assert capsys.readouterr().out.splitlines() == summarise(LINES[:1], "model")
+    assert report_ledger("-", "model") == 0
+    assert capsys.readouterr().out.splitlines() == summarize(LINES[:1], "model")
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sum_up(f"{tmp_path}/none", "key") == 2
+    assert report_ledger(f"{tmp_path}/none", "key") == 2
     assert capsys.readouterr().err == f"limner ledger: {tmp_path}/none: No such file or directory\n"

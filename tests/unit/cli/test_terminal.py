@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from app.cli.paint import PROTOCOLS, Progress, in_kitty, show
+from app.cli.paint import TERMINAL_PROTOCOLS, Progress, kitty_sequences, show_image
 from tests.support.sample_images import noise, saved
 
 PNG, JPEG = saved(noise((120, 90)), "PNG"), saved(noise((120, 90)), "JPEG")
@@ -21,7 +21,7 @@ def test_on_a_terminal_one_line_is_drawn_over_and_over() -> None:
     now = [10.0]
     terminal = Terminal()
     progress = Progress(terminal, lambda: now[0])
-    progress.tell("paints")
+    progress.update("paints")
     now[0] = 12.34
     progress.draw()
     progress.clear()
@@ -30,19 +30,19 @@ def test_on_a_terminal_one_line_is_drawn_over_and_over() -> None:
 
 def test_elsewhere_each_news_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(clock=lambda: 3.0)
-    progress.tell("paints")
+    progress.update("paints")
     progress.draw()
     progress.clear()
     assert capsys.readouterr().err == "   0.0 s  paints\n"
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", TERMINAL_PROTOCOLS)
 def test_a_picture_is_shown_in_the_protocol_of_the_terminal(name: str) -> None:
     terminal = Terminal()
-    show(PNG, ("xterm-256color", name), terminal)
+    show_image(PNG, ("xterm-256color", name), terminal)
     written = terminal.getvalue()
     assert written.endswith("\n")
-    if PROTOCOLS[name] == "iterm2":
+    if TERMINAL_PROTOCOLS[name] == "iterm2":
         head, _, data = written.rstrip("\a\n").partition(":")
         assert head == f"\x1b]1337;File=inline=1;width=60;size={len(PNG)}"
         assert base64.b64decode(data) == PNG
@@ -56,7 +56,7 @@ def test_a_picture_is_shown_in_the_protocol_of_the_terminal(name: str) -> None:
 
 
 def test_a_small_picture_is_one_piece() -> None:
-    assert list(in_kitty(b"\x89PNG")) == ["\x1b_Ga=T,f=100,q=2,c=60,m=0;iVBORw==\x1b\\"]
+    assert list(kitty_sequences(b"\x89PNG")) == ["\x1b_Ga=T,f=100,q=2,c=60,m=0;iVBORw==\x1b\\"]
 
 
 def test_nothing_is_shown_where_nobody_could_see_it() -> None:
@@ -65,8 +65,8 @@ def test_nothing_is_shown_where_nobody_could_see_it() -> None:
         (PNG, ("xterm-kitty",), io.StringIO()),
         (JPEG, ("xterm-256color", "Apple_Terminal"), Terminal()),
     ):
-        show(picture, names, stream)
+        show_image(picture, names, stream)
         assert stream.getvalue() == ""
     terminal = Terminal()
-    show(JPEG, ("xterm-kitty",), terminal)
+    show_image(JPEG, ("xterm-kitty",), terminal)
     assert terminal.getvalue() == ""

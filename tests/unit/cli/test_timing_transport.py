@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from app.cli.check import Stopwatch
+from app.cli.check import TimingTransport
 
 
 class Clock:
@@ -27,12 +27,12 @@ def test_the_head_and_the_end_of_an_answer_are_timed() -> None:
         clock.now += 2
         return httpx.Response(200, content=body())
 
-    watch = Stopwatch(httpx.MockTransport(answer), clock.read)
+    watch = TimingTransport(httpx.MockTransport(answer), clock.read)
 
     async def ask() -> None:
         async with httpx.AsyncClient(transport=watch) as http, http.stream("GET", "http://h/") as response:
-            assert (watch.first_byte, watch.whole) == (2.0, None)
+            assert (watch.first_byte, watch.last_byte) == (2.0, None)
             assert [piece async for piece in response.aiter_raw()] == [b"a", b"b"]
 
     asyncio.run(ask())
-    assert (watch.first_byte, watch.whole) == (2.0, 12.0)
+    assert (watch.first_byte, watch.last_byte) == (2.0, 12.0)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config.settings import Settings
-from app.config.validation import complaints
+from app.config.validation import describe_errors
 
 GOOD = {"name": "main", "base_url": "https://main.example/v1", "api_key": "sk-main"}
 SPARE = {"name": "spare", "base_url": "https://spare.example/v1", "api_key": "sk-spare"}
@@ -35,7 +35,7 @@ CASES = [
     Case("no JSON", {"upstreams": "[{sk-1"}, (LIST,)),
     Case("an object instead of a list", {"upstreams": '{"name": "main", "api_key": "sk-1"}'}, (LIST,)),
     Case("an empty list", {"upstreams": "[]"}, (LIST,)),
-    Case("a list of something else", {"upstreams": '["sk-1"]'}, ("LIMNER_UPSTREAMS[0]: invalid value (format: Input should be a valid dictionary or instance of Entry)",)),
+    Case("a list of something else", {"upstreams": '["sk-1"]'}, ("LIMNER_UPSTREAMS[0]: invalid value (format: Input should be a valid dictionary or instance of UpstreamEntry)",)),
     Case("a name is missing, and an address", listed(GOOD, {"api_key": "sk-1"}), ("LIMNER_UPSTREAMS[1].name: required but not set", "LIMNER_UPSTREAMS[1].base_url: required but not set")),
     Case("a name with spaces", listed(GOOD | {"name": "the main one"}), ("LIMNER_UPSTREAMS[0].name: invalid value 'the main one' (format: String should match pattern '^[a-z0-9][a-z0-9._-]{0,62}$')",)),
     Case("two of one name", listed(GOOD, SPARE | {"name": "main"}), ("LIMNER_UPSTREAMS: invalid value (format: names of which no two are equal)",)),
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_said_in_one_line(case: Case, tmp_path: Path) -> None:
     }
     with pytest.raises(ValidationError) as caught:
         Settings(**given)
-    lines = complaints(caught.value)
+    lines = describe_errors(caught.value)
     assert len(lines) == len(case.says)
     for line, says in zip(lines, case.says, strict=True):
         assert line.startswith(says.replace("HERE", here))

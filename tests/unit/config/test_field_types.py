@@ -12,15 +12,15 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from app.config.field_types import (
     STANDARD_OUTPUT,
     BaseUrl,
-    Collector,
-    Key,
-    KeyFile,
-    Keys,
-    KeysFile,
+    ClientKeyList,
+    ClientKeyListFile,
+    HeaderSecret,
+    HeaderSecretFile,
     LedgerFile,
+    OtlpEndpoint,
     ShrinkLimits,
     StateUrl,
-    Words,
+    StringList,
     is_loopback,
 )
 from app.images.transcode import InputLimits
@@ -44,17 +44,17 @@ READ = [
     Case("a password with special characters", StateUrl, "redis://u:%40%2F@h/", "redis://u:%40%2F@h/"),
     Case("a certificate", StateUrl, f"rediss://h?ssl_ca_certs={__file__}&ssl_check_hostname=false", f"rediss://h?ssl_ca_certs={__file__}&ssl_check_hostname=false"),
     Case("a socket", StateUrl, "unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
-    Case("words with spaces", Words, " a, b ,,", ("a", "b")),
-    Case("words that are words already", Words, ("a",), ("a",)),
+    Case("words with spaces", StringList, " a, b ,,", ("a", "b")),
+    Case("words that are words already", StringList, ("a",), ("a",)),
     Case("an address with a slash at its end", BaseUrl, "http://h/v1/", "http://h/v1"),
     Case("limits that are limits already", ShrinkLimits, InputLimits(1, 2), InputLimits(1, 2)),
-    Case("a key", Key, "sk-1", SecretStr("sk-1")),
-    Case("keys", Keys, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
-    Case("a key told as its digest", Keys, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),
-    Case("no keys", KeysFile, (), ()),
+    Case("a key", HeaderSecret, "sk-1", SecretStr("sk-1")),
+    Case("keys", ClientKeyList, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
+    Case("a key told as its digest", ClientKeyList, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),
+    Case("no keys", ClientKeyListFile, (), ()),
     Case("a ledger that is not there yet", LedgerFile, "/tmp/ledger.jsonl", Path("/tmp/ledger.jsonl")),
     Case("a ledger on standard output", LedgerFile, "-", STANDARD_OUTPUT),
-    Case("a collector", Collector, "http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
+    Case("a collector", OtlpEndpoint, "http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
 ]  # fmt: skip
 
 
@@ -67,8 +67,8 @@ def test_keys_come_from_files(tmp_path: Path) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
     one.write_text("sk-1\n")
     several.write_text("sk-1\r\n\nsk-2, sk-3\n")
-    assert TypeAdapter(KeyFile).validate_python(str(one)) == SecretStr("sk-1")
-    keys = TypeAdapter(KeysFile).validate_python(several)
+    assert TypeAdapter(HeaderSecretFile).validate_python(str(one)) == SecretStr("sk-1")
+    keys = TypeAdapter(ClientKeyListFile).validate_python(several)
     assert [key.get_secret_value() for key in keys] == ["sk-1", "sk-2", "sk-3"]
 
 
@@ -88,17 +88,17 @@ REFUSED = [
     ("TLS where there is none", StateUrl, f"redis://h?ssl_ca_certs={__file__}"),
     ("a certificate that is not there", StateUrl, "rediss://h?ssl_ca_certs=/no/such"),
     ("a check that is none", StateUrl, "rediss://h?ssl_cert_reqs=optional"),
-    ("a key with a line break", Key, "sk-1\r\nx-evil: 1"),
-    ("a key with a space", Key, "sk 1"),
-    ("a key that no header can carry", Key, "schlüssel"),
-    ("a digest that is too short", Keys, f"sha256:{DIGEST[:-1]}"),
-    ("a digest in capitals", Keys, f"sha256:{DIGEST.upper()}"),
-    ("a digest with something behind it", Keys, f"sha256:{DIGEST}0"),
+    ("a key with a line break", HeaderSecret, "sk-1\r\nx-evil: 1"),
+    ("a key with a space", HeaderSecret, "sk 1"),
+    ("a key that no header can carry", HeaderSecret, "schlüssel"),
+    ("a digest that is too short", ClientKeyList, f"sha256:{DIGEST[:-1]}"),
+    ("a digest in capitals", ClientKeyList, f"sha256:{DIGEST.upper()}"),
+    ("a digest with something behind it", ClientKeyList, f"sha256:{DIGEST}0"),
     ("a ledger in a folder that is not there", LedgerFile, "/no/such/ledger.jsonl"),
     ("a ledger that is a folder", LedgerFile, "/tmp"),
-    ("a collector without a scheme", Collector, "127.0.0.1:4318"),
-    ("a file that is not there", KeyFile, "/no/such"),
-    ("a folder", KeysFile, "/"),
+    ("a collector without a scheme", OtlpEndpoint, "127.0.0.1:4318"),
+    ("a file that is not there", HeaderSecretFile, "/no/such"),
+    ("a folder", ClientKeyListFile, "/"),
 ]
 
 
@@ -111,19 +111,19 @@ def test_what_is_no_key_is_refused_(name: str, kind: Any, written: str) -> None:
 def test_a_key_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe")
     with pytest.raises(ValidationError, match="a text file that can be read"):
-        TypeAdapter(KeyFile).validate_python(tmp_path / "key")
+        TypeAdapter(HeaderSecretFile).validate_python(tmp_path / "key")
 
 
 def test_an_empty_key_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").touch()
     with pytest.raises(ValidationError, match="visible ASCII"):
-        TypeAdapter(KeyFile).validate_python(tmp_path / "key")
+        TypeAdapter(HeaderSecretFile).validate_python(tmp_path / "key")
 
 
 def test_a_collector_needs_what_is_not_always_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ValidationError, match=r"pip install 'limner\[otel\]'"):
-        TypeAdapter(Collector).validate_python("http://127.0.0.1:4318")
+        TypeAdapter(OtlpEndpoint).validate_python("http://127.0.0.1:4318")
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.com", False)])  # fmt: skip

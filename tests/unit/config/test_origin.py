@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.config.settings import Settings, places
+from app.config.settings import Settings
 
 LISTED = {"name": "main", "base_url": "https://h/v1", "api_key": "sk-1"}
 TABLE = '[[upstreams]]\nname = "main"\nbase_url = "https://h/v1"\n'
@@ -66,7 +66,8 @@ def test_where_it_is_written(case: Case, tmp_path: Path) -> None:
     (tmp_path / "list.toml").write_text(case.file.replace("HERE", str(tmp_path)))
     settings = Settings(**{name: value.replace("HERE", str(tmp_path)) for name, value in case.settings.items()})
     expected = {"base_url": case.base_url, "api_key": case.api_key, "model": case.model}
-    found = places(settings, settings.roster[0])
+    (entry,) = settings.effective_upstreams
+    found = {field: settings.location_of(entry, field) for field in expected}
     assert found == {name: place.replace("HERE", str(tmp_path)) for name, place in expected.items()}
 
 
@@ -74,4 +75,5 @@ def test_the_file_that_is_there_without_being_named(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     Path("limner.toml").write_text(TABLE)
     settings = Settings()
-    assert places(settings, settings.roster[0])["api_key"] == "api_key of the upstream 'main' in limner.toml"
+    (entry,) = settings.effective_upstreams
+    assert settings.location_of(entry, "api_key") == "api_key of the upstream 'main' in limner.toml"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from app.config.field_types import variable
 from app.config.settings import Settings, set_variable, terminal_names, unknown_variables
 from app.config.upstreams import OFFICIAL_MODELS
-from app.config.validation import complaints
+from app.config.validation import describe_errors
 from app.images.transcode import InputLimits
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +55,7 @@ def test_a_bad_variable_is_named_in_one_line(case: Bad, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as caught:
         Settings()
-    (line,) = complaints(caught.value)
+    (line,) = describe_errors(caught.value)
     assert line.startswith(case.complaint)
     assert line.endswith("See README.md#settings")
     assert case.says_not not in line
@@ -67,7 +67,7 @@ def test_each_bad_variable_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as caught:
         Settings()
-    names = [line.partition(":")[0] for line in complaints(caught.value)]
+    names = [line.partition(":")[0] for line in describe_errors(caught.value)]
     assert sorted(names) == ["LIMNER_PORT", "LIMNER_REHOST", "LIMNER_UPSTREAM_BASE_URL"]
 
 
@@ -179,7 +179,7 @@ def test_keys_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LIMNER_API_KEYS", "sk-three")
     with pytest.raises(ValidationError) as caught:
         Settings(upstream_base_url="http://h")
-    (line,) = complaints(caught.value)
+    (line,) = describe_errors(caught.value)
     assert line.startswith("LIMNER_API_KEYS_FILE: set together with LIMNER_API_KEYS")
 
 

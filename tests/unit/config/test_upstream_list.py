@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.config.settings import Settings
-from app.config.upstreams import OFFICIAL_MODELS, Entry
+from app.config.upstreams import OFFICIAL_MODELS, UpstreamEntry
 
 TABLES = """
 [[upstreams]]
@@ -32,7 +32,7 @@ dialect = "openrouter"
 priority = 1
 """
 
-MAIN = Entry(
+MAIN = UpstreamEntry(
     name="main",
     base_url="https://main.example/v1",
     api_key=SecretStr("sk-main"),
@@ -55,7 +55,7 @@ def write(path: Path) -> None:
 
 
 def assert_both(settings: Settings) -> None:
-    main, spare = settings.roster
+    main, spare = settings.effective_upstreams
     assert main == MAIN
     assert spare.api_key is not None
     assert spare.api_key.get_secret_value() == "sk-spare"
@@ -99,7 +99,7 @@ def test_a_variable(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("given", [{"upstream_base_url": "http://one/v1"}, {"upstream_base_url": "http://one/v1", "upstreams": ()}])  # fmt: skip
 def test_variables_for_one_win_over_a_file_that_happens_to_be_there(here: Path, given: dict[str, Any]) -> None:
     write(here / "limner.toml")
-    (entry,) = Settings(**given).roster
+    (entry,) = Settings(**given).effective_upstreams
     assert (entry.name, entry.base_url) == ("default", "http://one/v1")
 
 
@@ -110,8 +110,10 @@ def test_the_variables_for_one_mean_a_list_of_one() -> None:
         "upstream_model": "m",
         "upstream_dialect": "metadata",
     }
-    one = Entry(name="default", base_url="http://one/v1", api_key=SecretStr("sk-1"), model="m", dialect="metadata")
-    assert Settings(**given).roster == (one,)
+    one = UpstreamEntry(
+        name="default", base_url="http://one/v1", api_key=SecretStr("sk-1"), model="m", dialect="metadata"
+    )
+    assert Settings(**given).effective_upstreams == (one,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ CASES = [
 def test_what_a_name_means(case: Case) -> None:
     entry = {"name": "main", "base_url": "http://h/v1", **case.entry}
     settings = Settings(upstreams=orjson.dumps([entry]).decode())
-    (read,) = settings.roster
+    (read,) = settings.effective_upstreams
     assert {name: read.model_map.resolve(name) for name in case.asks} == case.asks
     assert settings.list_models() == case.listed
     assert settings.pass_through

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.cli.explain import explain
+from app.cli.explain import explain_file
 from app.extraction.explain import described, shown
 from tests.support.sample_images import noise, saved
 
@@ -44,7 +44,7 @@ CASES = [
 def test_what_a_person_reads(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "reply.txt"
     file.write_text(case.pasted)
-    assert explain(str(file), sent=case.sent) == case.code
+    assert explain_file(str(file), sent=case.sent) == case.code
     assert tuple(capsys.readouterr().out.splitlines()) == case.says
 
 
@@ -56,7 +56,7 @@ class Pipe:
 def test_what_a_program_reads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     url = DATA_URL
     monkeypatch.setattr(sys, "stdin", Pipe(f"![]({url}) ![logo](https://e.com/a.svg)".encode()))
-    assert explain("-", as_json=True) == 0
+    assert explain_file("-", as_json=True) == 0
     assert orjson.loads(capsys.readouterr().out) == {
         "read_as": "plain words",
         "complete": True,
@@ -65,12 +65,12 @@ def test_what_a_program_reads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         "answer": None,
     }  # fmt: skip
     monkeypatch.setattr(sys, "stdin", Pipe(b"Hello"))
-    assert explain("-", as_json=True) == 1
+    assert explain_file("-", as_json=True) == 1
     assert orjson.loads(capsys.readouterr().out)["answer"].startswith("400 no_image_in_reply: ")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain(str(tmp_path / "none")) == 2
+    assert explain_file(str(tmp_path / "none")) == 2
     assert capsys.readouterr().err == f"limner explain: {tmp_path}/none: No such file or directory\n"
 
 
