@@ -22,7 +22,7 @@ from app.protocol.image_request import Operation, read_form, read_json
 from app.protocol.inline_images import Lifter
 from app.protocol.sse import Decoder
 from fuzz.mutation import Stock
-from tests.support.reply_corpus import read_rows
+from tests.support.reply_corpus import read_corpus
 from tests.support.sample_images import noise, saved
 
 PICTURES = [saved(noise((40, 40)), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
@@ -59,8 +59,8 @@ def check_reply(random: Random, data: bytes) -> None:
     if not isinstance(whole, ChatReply) or not isinstance(pieces, ChatReply):
         return
     assert (visible_text(whole), whole.refusal, whole.usage) == (visible_text(pieces), pieces.refusal, pieces.usage)
-    found = explain(whole).found
-    assert [image.url for image in found] == [image.url for image in explain(pieces).found]
+    found = explain(whole).images
+    assert [image.url for image in found] == [image.url for image in explain(pieces).images]
     for image in found:
         if image.url.startswith("data:"):
             decode_data_url(image.url)
@@ -135,7 +135,7 @@ def check_address(_: Random, data: bytes) -> None:
         assert target.url.startswith(("http://", "https://"))
 
 
-_REPLIES = [row.body for name in ("replies.jsonl", "more_replies.jsonl") for row in read_rows(name)]
+_REPLIES = [row.body for name in ("replies.jsonl", "more_replies.jsonl") for row in read_corpus(name)]
 _FORM = (
     b'--B\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na hat\r\n'
     b'--B\r\ncontent-disposition: form-data; name="image[]"; filename="a.png"\r\ncontent-type: image/png\r\n\r\n'

@@ -12,7 +12,7 @@ from app.access.auth import Access
 from app.api.body import counted
 from app.api.responses import JsonResponse
 from app.errors import InvalidRequest, RateLimited
-from app.extraction.explain import document, read_pasted
+from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
 
 #: Bytes of one reply: four million pixels in base64. Read with malice they cost two seconds of a processor.
@@ -48,8 +48,8 @@ def diagnosis_routes(access: Access, patience: float) -> APIRouter:
 
 
 def diagnosis(reply: bytes) -> Response:
-    pasted = read_pasted(reply)
-    return JsonResponse(document(pasted, explain(pasted.reply)), headers=_HEADERS)
+    pasted = parse_pasted(reply)
+    return JsonResponse(json_report(pasted, explain(pasted.reply)), headers=_HEADERS)
 
 
 #: Seconds at most, and how many may wait at once: each holds a connection.

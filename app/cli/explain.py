@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from app.extraction.explain import document, lines, read_pasted
+from app.extraction.explain import json_report, parse_pasted, text_report
 from app.extraction.forms import explain as search
 
 
@@ -17,10 +17,10 @@ def explain_file(file: str, *, sent: Sequence[str] = (), as_json: bool = False) 
     except OSError as error:
         print(f"limner explain: {file}: {error.strerror}", file=sys.stderr)
         return 2
-    pasted = read_pasted(data)
+    pasted = parse_pasted(data)
     findings = search(pasted.reply, sent)
     if as_json:
-        print(orjson.dumps(document(pasted, findings), option=orjson.OPT_INDENT_2).decode())
+        print(orjson.dumps(json_report(pasted, findings), option=orjson.OPT_INDENT_2).decode())
     else:
-        print("\n".join(lines(pasted, findings)))
-    return 0 if findings.found else 1
+        print("\n".join(text_report(pasted, findings)))
+    return 0 if findings.images else 1

@@ -33,33 +33,33 @@ _SLICE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Base64Run:
     """`text` is a data URL where `head` is not empty, else base64 alone."""
 
-    head: str
-    text: str
+    prefix: str
+    payload: str
 
 
 _Ahead = tuple[int, re.Match[str] | None]
 
 
-def piece_of(text: str, pieces: Sequence[Piece]) -> Piece | None:
+def resolve_run(text: str, runs: Sequence[Base64Run]) -> Base64Run | None:
     """The piece that the text stands for. A mark that came as an escape in JSON may name a piece that is not there."""
     match = _STAND_IN.fullmatch(text)
-    return pieces[int(match[1])] if match and int(match[1]) < len(pieces) else None
+    return runs[int(match[1])] if match and int(match[1]) < len(runs) else None
 
 
-def drop_out(text: str) -> str:
+def strip_base64(text: str) -> str:
     """The text without any piece."""
-    return _STAND_IN.sub("", cut_out(text)[0])
+    return _STAND_IN.sub("", extract_base64(text)[0])
 
 
-def cut_out(text: str) -> tuple[str, tuple[Piece, ...]]:
+def extract_base64(text: str) -> tuple[str, tuple[Base64Run, ...]]:
     """The text with `MARK number MARK` for each piece."""
     if MARK in text:
         text = text.replace(MARK, "")
     kept: list[str] = []
-    pieces: list[Piece] = []
+    pieces: list[Base64Run] = []
     ahead: list[_Ahead] = [(0, None)] * len(_PIECES)
     at = 0
     while len(pieces) < _MAX_PIECES and (found := _next(text, at, ahead)) is not None:
@@ -68,7 +68,7 @@ def cut_out(text: str) -> tuple[str, tuple[Piece, ...]]:
         end = _run_end(text, payload)
         kept.append(text[at:start])
         kept.append(f"{MARK}{len(pieces)}{MARK}")
-        pieces.append(Piece(text[start:payload], text[payload:end]))
+        pieces.append(Base64Run(text[start:payload], text[payload:end]))
         at = end
     kept.append(text[at:])
     return "".join(kept), tuple(pieces)

@@ -7,22 +7,22 @@ from typing import Any
 import orjson
 
 from app.errors import UpstreamBroken
-from app.extraction.forms import Findings
-from app.extraction.refusal import why_no_image
+from app.extraction.forms import ExtractionResult
+from app.extraction.refusal import no_image_error
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 
 
 @dataclass(frozen=True, slots=True)
-class Pasted:
+class PastedReply:
     """`kind`: as what it was read, in plain words."""
 
     kind: str
     reply: ChatReply
 
 
-def read_pasted(pasted: bytes) -> Pasted:
+def parse_pasted(pasted: bytes) -> PastedReply:
     """Never fails: what is nothing else is what a model said."""
     pasted = pasted.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -53,65 +53,67 @@ def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
     return "", None
 
 
-def _read_unparsed(pasted: bytes) -> Pasted:
+def _read_unparsed(pasted: bytes) -> PastedReply:
     try:
         reply = read_reply(pasted)
     except UpstreamBroken:
         return _in_body("plain words", {"message": {"content": pasted.decode("utf-8", "replace")}})
-    return Pasted("a body in JSON" if pasted.lstrip()[:1] in b"{[" else "a stream of events", reply)
+    return PastedReply("a body in JSON" if pasted.lstrip()[:1] in b"{[" else "a stream of events", reply)
 
 
-def _in_body(kind: str, choice: dict[str, Any]) -> Pasted:
-    return Pasted(kind, read_reply(orjson.dumps({"choices": [choice]})))
+def _in_body(kind: str, choice: dict[str, Any]) -> PastedReply:
+    return PastedReply(kind, read_reply(orjson.dumps({"choices": [choice]})))
 
 
 #: Of an address or a text on one line of a terminal.
 _SHOWN = 160
 
 
-def lines(pasted: Pasted, findings: Findings) -> Iterator[str]:
+def text_report(pasted: PastedReply, findings: ExtractionResult) -> Iterator[str]:
     whole = "" if pasted.reply.complete else ", which broke off"
     yield f"read as  {pasted.kind}{whole}"
-    yield f"found    {len(findings.found)}"
-    for number, image in enumerate(findings.found, 1):
-        yield f"  {number}. {image.form}: {described(image.url)}"
-        if image.is_lesser:
+    yield f"found    {len(findings.images)}"
+    for number, image in enumerate(findings.images, 1):
+        yield f"  {number}. {image.form}: {describe_url(image.url)}"
+        if image.is_secondary:
             yield "     a preview or the like, taken because there is nothing better"
-    yield f"dropped  {len(findings.dropped)}"
-    for dropped in findings.dropped:
-        yield f"  - {dropped.form}: {shown(dropped.candidate)}"
+    yield f"dropped  {len(findings.rejected)}"
+    for dropped in findings.rejected:
+        yield f"  - {dropped.form}: {printable(dropped.candidate)}"
         yield f"    {dropped.reason}"
-    if not findings.found:
-        yield f"answer   {shown(outcome(pasted), 400)}"
+    if not findings.images:
+        yield f"answer   {printable(client_error(pasted), 400)}"
 
 
-def document(pasted: Pasted, findings: Findings) -> dict[str, Any]:
+def json_report(pasted: PastedReply, findings: ExtractionResult) -> dict[str, Any]:
     """For programs: addresses in full."""
-    found = [{"form": image.form, "url": image.url, "is_lesser": image.is_lesser} for image in findings.found]
-    dropped = [{"form": each.form, "candidate": each.candidate, "reason": each.reason} for each in findings.dropped]
-    answer = None if findings.found else outcome(pasted)
+    found = [{"form": image.form, "url": image.url, "is_lesser": image.is_secondary} for image in findings.images]
+    dropped = [{"form": each.form, "candidate": each.candidate, "reason": each.reason} for each in findings.rejected]
+    answer = None if findings.images else client_error(pasted)
     whole = pasted.reply.complete
     return {"read_as": pasted.kind, "complete": whole, "found": found, "dropped": dropped, "answer": answer}
 
 
-def outcome(pasted: Pasted) -> str:
+def client_error(pasted: PastedReply) -> str:
     """What a client is told where there is no picture."""
     if pasted.reply.error is not None:
         return f"the upstream's own error: {orjson.dumps(pasted.reply.error).decode()}"
-    error = why_no_image(pasted.reply)
+    error = no_image_error(pasted.reply)
     return f"{error.status} {error.code}: {error.message}"
 
 
-def described(url: str) -> str:
+def describe_url(url: str) -> str:
     if not url.startswith("data:"):
-        return shown(url)
+        return printable(url)
     data = decode_data_url(url)
     info = sniff(data)
     kind = f"{info.size} {info.format}" if info else "not an image"
     return f"data URL, {kind}, {len(data):,} bytes"
 
 
-def shown(text: str, most: int = _SHOWN) -> str:
+def printable(text: str, max_length: int = _SHOWN) -> str:
     """Without what a reply could tell the terminal to do."""
-    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[: most + 1])
-    return clean if len(text) <= most else f"{clean[: most - 1]}…"
+    clean = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[: max_length + 1]
+    )
+    return clean if len(text) <= max_length else f"{clean[: max_length - 1]}…"

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Collection
 
-from app.extraction.base64_runs import Piece
-from app.extraction.urls import Look, fingerprint, is_stand_in, look_of, normalise
+from app.extraction.base64_runs import Base64Run
+from app.extraction.urls import UrlKind, classify_url, is_placeholder, normalize_url, url_fingerprint
 from app.protocol.data_url import decode_base64, decode_data_url, image_data_url
 from app.protocol.image_format import is_whole, sniff
 
@@ -56,7 +56,7 @@ _CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")
 _PROGRESS = re.compile(r"\b[0-9]{1,3}\s?%|progress|进度", re.IGNORECASE)
 
 
-def is_lesser(words: str, label: str, url: str) -> bool:
+def is_secondary(words: str, label: str, url: str) -> bool:
     return (
         _LESSER_WORDS.search(last_clause(words)) is not None
         or _LESSER_WORDS.search(label[:_LABEL]) is not None
@@ -65,11 +65,11 @@ def is_lesser(words: str, label: str, url: str) -> bool:
     )
 
 
-def is_foreign(words: str, label: str) -> bool:
+def is_unrelated(words: str, label: str) -> bool:
     return any(_FOREIGN_WORDS.search(text) for text in (last_clause(words), label[:_LABEL]))
 
 
-def names_result(words: str, label: str) -> bool:
+def announces_result(words: str, label: str) -> bool:
     text = f"{last_clause(words)} {label[:_LABEL]}"
     return _RESULT_WORDS.search(text) is not None and _ELSEWHERE_WORDS.search(text) is None
 
@@ -78,33 +78,33 @@ def last_clause(words: str) -> str:
     return _CLAUSE_END.split(words.rstrip(" ，,。"))[-1]
 
 
-_NO_IMAGE = {Look.VIDEO, Look.OTHER}
+_NO_IMAGE = {UrlKind.VIDEO, UrlKind.OTHER_FILE}
 
 
-class Judge:
+class CandidateFilter:
     """`sent`: addresses and data URLs that the client itself had sent."""
 
     def __init__(self, sent: Collection[str]) -> None:
-        self._sent_links = {fingerprint(normalise(url) or url) for url in sent if url[:5].lower() != "data:"}
+        self._sent_links = {url_fingerprint(normalize_url(url) or url) for url in sent if url[:5].lower() != "data:"}
         self._sent_pictures = [url for url in sent if url[:5].lower() == "data:"]
 
-    def judge(self, value: str | Piece) -> tuple[str, str]:
+    def check(self, value: str | Base64Run) -> tuple[str, str]:
         """The URL, or an empty one and the reason in plain words."""
-        return self._judge_piece(value) if isinstance(value, Piece) else self._judge_link(value)
+        return self._check_run(value) if isinstance(value, Base64Run) else self._check_url(value)
 
-    def _judge_link(self, value: str) -> tuple[str, str]:
-        url = normalise(value)
+    def _check_url(self, value: str) -> tuple[str, str]:
+        url = normalize_url(value)
         if url is None:
             return "", "it is no http or https address"
-        if is_stand_in(url):
+        if is_placeholder(url):
             return "", "it stands where a picture belongs, but is none"
-        if (look := look_of(url)) in _NO_IMAGE:
+        if (look := classify_url(url)) in _NO_IMAGE:
             return "", f"it leads to {look.value}"
-        if self._sent_links and fingerprint(url) in self._sent_links:
+        if self._sent_links and url_fingerprint(url) in self._sent_links:
             return "", "the client itself had sent it"
         return url, ""
 
-    def _judge_piece(self, piece: Piece) -> tuple[str, str]:
+    def _check_run(self, piece: Base64Run) -> tuple[str, str]:
         try:
             data = _decode(piece)
         except ValueError:
@@ -133,8 +133,8 @@ def _equals(sent: str, data: bytes) -> bool:
         return False
 
 
-def _decode(piece: Piece) -> bytes:
-    text = piece.text.replace("\\r", "").replace("\\n", "") if "\\" in piece.text else piece.text
-    if not piece.head or piece.head.rstrip().lower().endswith("base64,"):
+def _decode(piece: Base64Run) -> bytes:
+    text = piece.payload.replace("\\r", "").replace("\\n", "") if "\\" in piece.payload else piece.payload
+    if not piece.prefix or piece.prefix.rstrip().lower().endswith("base64,"):
         return decode_base64(text)
     raise ValueError("a data URL in another encoding")

@@ -6,12 +6,12 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from app.extraction.base64_runs import Piece
-from app.extraction.filters import Judge, is_foreign, is_lesser, names_result
-from app.extraction.mentions import PICTURES, Kind, Mention
-from app.extraction.structured import Walk, is_aside_key
-from app.extraction.text import Text
-from app.extraction.urls import Look, file_name, look_of
+from app.extraction.base64_runs import Base64Run
+from app.extraction.filters import CandidateFilter, announces_result, is_secondary, is_unrelated
+from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
+from app.extraction.structured import JsonWalker, is_auxiliary_key
+from app.extraction.text import ReplyText
+from app.extraction.urls import UrlKind, classify_url, file_name
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import cut
 
@@ -23,11 +23,11 @@ class FoundImage:
 
     url: str
     form: str
-    is_lesser: bool = False
+    is_secondary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class RejectedCandidate:
     """`candidate`: shortened; `reason`: in plain words."""
 
     candidate: str
@@ -36,216 +36,216 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    found: tuple[FoundImage, ...]
-    dropped: tuple[Dropped, ...]
+class ExtractionResult:
+    images: tuple[FoundImage, ...]
+    rejected: tuple[RejectedCandidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ImageCandidate:
     """`is_lesser`: a preview, an advertisement, the picture before: taken only where nothing better is found."""
 
-    value: str | Piece
-    is_lesser: bool = False
-    why_not: str = ""
+    value: str | Base64Run
+    is_secondary: bool = False
+    rejection: str = ""
 
 
-class Budget:
+class UrlBudget:
     """Addresses that are still looked at in one reply; more are no answer to one question."""
 
-    left = 500
+    remaining = 500
 
 
-class Source:
+class MessageContent:
     """One message, or what stands beside the messages."""
 
-    def __init__(self, parts: Walk, fields: Walk, said: Iterable[str], budget: Budget) -> None:
-        self.parts = parts
-        self.fields = fields
+    def __init__(self, parts: JsonWalker, fields: JsonWalker, said: Iterable[str], budget: UrlBudget) -> None:
+        self.part_walker = parts
+        self.field_walker = fields
         self._budget = budget
         self._said = (*said, *parts.texts, *fields.texts)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.parts.fields or self.fields.fields or any(self._said))
+        return not (self.part_walker.fields or self.field_walker.fields or any(self._said))
 
     @cached_property
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[ReplyText]:
         """Texts that are JSON hold further texts."""
-        texts = [Text(raw) for raw in self._said[: Budget.left] if raw]
+        texts = [ReplyText(raw) for raw in self._said[: UrlBudget.remaining] if raw]
         for text in texts:
-            if len(texts) < Budget.left:
-                texts.extend(text.texts(text.whole))
-                texts.extend(text.texts(text.inner))
+            if len(texts) < UrlBudget.remaining:
+                texts.extend(text.nested_texts(text.whole_json))
+                texts.extend(text.nested_texts(text.embedded_json))
         return texts
 
     @cached_property
-    def mentions(self) -> list[tuple[Text, Mention]]:
-        found: list[tuple[Text, Mention]] = []
+    def mentions(self) -> list[tuple[ReplyText, UrlMention]]:
+        found: list[tuple[ReplyText, UrlMention]] = []
         for text in self.texts:
-            if self._budget.left > 0:
+            if self._budget.remaining > 0:
                 found.extend((text, mention) for mention in text.mentions)
-                self._budget.left -= len(text.mentions)
+                self._budget.remaining -= len(text.mentions)
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ReplyForm:
     """Forms of one `rank` are equally explicit; a later rank is asked only where the ones before found nothing."""
 
     name: str
     rank: int
-    find: Callable[[Source], Iterable[Candidate]]
+    find: Callable[[MessageContent], Iterable[ImageCandidate]]
 
 
-def _in_walk(walk: Walk) -> Iterator[Candidate]:
+def _in_walk(walk: JsonWalker) -> Iterator[ImageCandidate]:
     for each in walk.fields:
-        yield Candidate(each.value, is_lesser=isinstance(each.value, str) and is_lesser("", "", each.value))
+        yield ImageCandidate(each.value, is_secondary=isinstance(each.value, str) and is_secondary("", "", each.value))
 
 
-def _in_parts(source: Source) -> Iterator[Candidate]:
-    return _in_walk(source.parts)
+def _in_parts(source: MessageContent) -> Iterator[ImageCandidate]:
+    return _in_walk(source.part_walker)
 
 
-def _in_fields(source: Source) -> Iterator[Candidate]:
-    return _in_walk(source.fields)
+def _in_fields(source: MessageContent) -> Iterator[ImageCandidate]:
+    return _in_walk(source.field_walker)
 
 
-def _in_whole_json(source: Source) -> Iterator[Candidate]:
-    return (candidate for text in source.texts for candidate in _in_walk(text.whole))
+def _in_whole_json(source: MessageContent) -> Iterator[ImageCandidate]:
+    return (candidate for text in source.texts for candidate in _in_walk(text.whole_json))
 
 
-def _in_inner_json(source: Source) -> Iterator[Candidate]:
-    return (candidate for text in source.texts for candidate in _in_walk(text.inner))
+def _in_inner_json(source: MessageContent) -> Iterator[ImageCandidate]:
+    return (candidate for text in source.texts for candidate in _in_walk(text.embedded_json))
 
 
-def _in_pictures(kind: Kind) -> Callable[[Source], Iterable[Candidate]]:
-    def find(source: Source) -> Iterable[Candidate]:
+def _in_pictures(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
+    def find(source: MessageContent) -> Iterable[ImageCandidate]:
         return (_picture(text, mention) for text, mention in source.mentions if mention.kind is kind)
 
     return find
 
 
-def _picture(text: Text, mention: Mention) -> Candidate:
+def _picture(text: ReplyText, mention: UrlMention) -> ImageCandidate:
     """A small copy inside a link to the full one stands for that one."""
-    around = mention.around
-    lesser = is_lesser(mention.before, mention.label, mention.url)
+    around = mention.enclosing_link
+    lesser = is_secondary(mention.before, mention.label, mention.url)
     if around is not None and lesser:
-        if look_of(around.url) is Look.IMAGE:
-            return Candidate(around.url)
-        return Candidate(mention.url, why_not="it is a small copy that leads to a page")
+        if classify_url(around.url) is UrlKind.IMAGE:
+            return ImageCandidate(around.url)
+        return ImageCandidate(mention.url, rejection="it is a small copy that leads to a page")
     return _candidate(text, mention, lesser)
 
 
-def _candidate(text: Text, mention: Mention, lesser: bool) -> Candidate:
-    why_not = ""
-    if is_foreign(mention.before, mention.label) or is_aside_key(mention.key):
-        why_not = "the words around it say that it is not the result"
+def _candidate(text: ReplyText, mention: UrlMention, lesser: bool) -> ImageCandidate:
+    rejection = ""
+    if is_unrelated(mention.before, mention.label) or is_auxiliary_key(mention.key):
+        rejection = "the words around it say that it is not the result"
     elif text.has_video:
-        why_not = "the reply is a video, and this its poster"
-    elif mention.is_cut and look_of(mention.url) is not Look.IMAGE:
-        why_not = "it is cut off"
-    return Candidate(text.piece(mention) or mention.url, lesser, why_not)
+        rejection = "the reply is a video, and this its poster"
+    elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
+        rejection = "it is cut off"
+    return ImageCandidate(text.run_of(mention) or mention.url, lesser, rejection)
 
 
-def _in_data_urls(source: Source) -> Iterator[Candidate]:
+def _in_data_urls(source: MessageContent) -> Iterator[ImageCandidate]:
     return _pieces(source, is_data_url=True)
 
 
-def _in_base64(source: Source) -> Iterator[Candidate]:
+def _in_base64(source: MessageContent) -> Iterator[ImageCandidate]:
     return _pieces(source, is_data_url=False)
 
 
-def _pieces(source: Source, *, is_data_url: bool) -> Iterator[Candidate]:
+def _pieces(source: MessageContent, *, is_data_url: bool) -> Iterator[ImageCandidate]:
     for text, mention in source.mentions:
-        piece = text.piece(mention)
-        if piece is not None and bool(piece.head) is is_data_url and mention.kind not in PICTURES:
+        piece = text.run_of(mention)
+        if piece is not None and bool(piece.prefix) is is_data_url and mention.kind not in IMAGE_MARKUP:
             yield _candidate(text, mention, lesser=False)
 
 
-def _in_links(source: Source) -> Iterator[Candidate]:
-    return _addresses(source, Kind.LINK)
+def _in_links(source: MessageContent) -> Iterator[ImageCandidate]:
+    return _addresses(source, MarkupKind.LINK)
 
 
-def _in_plain(source: Source) -> Iterator[Candidate]:
-    return _addresses(source, Kind.PLAIN)
+def _in_plain(source: MessageContent) -> Iterator[ImageCandidate]:
+    return _addresses(source, MarkupKind.PLAIN)
 
 
-def _addresses(source: Source, kind: Kind) -> Iterator[Candidate]:
+def _addresses(source: MessageContent, kind: MarkupKind) -> Iterator[ImageCandidate]:
     for text, mention in source.mentions:
-        if mention.kind is kind and look_of(mention.url) is Look.IMAGE:
-            yield _candidate(text, mention, is_lesser(mention.before, mention.label, mention.url))
+        if mention.kind is kind and classify_url(mention.url) is UrlKind.IMAGE:
+            yield _candidate(text, mention, is_secondary(mention.before, mention.label, mention.url))
 
 
-def _in_named_addresses(source: Source) -> Iterator[Candidate]:
+def _in_named_addresses(source: MessageContent) -> Iterator[ImageCandidate]:
     """Addresses that look like nothing, where the words around say that they are the result."""
     for text, mention in source.mentions:
-        is_address = mention.kind not in PICTURES and text.piece(mention) is None
-        if is_address and look_of(mention.url) is Look.OPEN and _is_named(text, mention):
+        is_address = mention.kind not in IMAGE_MARKUP and text.run_of(mention) is None
+        if is_address and classify_url(mention.url) is UrlKind.UNKNOWN and _is_named(text, mention):
             yield _candidate(text, mention, lesser=False)
 
 
-def _is_named(text: Text, mention: Mention) -> bool:
-    is_alone = len(text.shown.strip()) <= len(mention.url) + 4
-    return is_alone or names_result(mention.before, mention.label)
+def _is_named(text: ReplyText, mention: UrlMention) -> bool:
+    is_alone = len(text.visible.strip()) <= len(mention.url) + 4
+    return is_alone or announces_result(mention.before, mention.label)
 
 
 #: In the order of their ranks.
 FORMS = (
-    Form("content-part", 0, _in_parts),
-    Form("field", 1, _in_fields),
-    Form("json", 2, _in_whole_json),
-    Form("markdown-image", 3, _in_pictures(Kind.MARKDOWN)),
-    Form("html-image", 3, _in_pictures(Kind.HTML)),
-    Form("bbcode-image", 3, _in_pictures(Kind.BBCODE)),
-    Form("data-url", 4, _in_data_urls),
-    Form("base64", 5, _in_base64),
-    Form("embedded-json", 6, _in_inner_json),
-    Form("link", 7, _in_links),
-    Form("address", 7, _in_plain),
-    Form("named-address", 8, _in_named_addresses),
+    ReplyForm("content-part", 0, _in_parts),
+    ReplyForm("field", 1, _in_fields),
+    ReplyForm("json", 2, _in_whole_json),
+    ReplyForm("markdown-image", 3, _in_pictures(MarkupKind.MARKDOWN)),
+    ReplyForm("html-image", 3, _in_pictures(MarkupKind.HTML)),
+    ReplyForm("bbcode-image", 3, _in_pictures(MarkupKind.BBCODE)),
+    ReplyForm("data-url", 4, _in_data_urls),
+    ReplyForm("base64", 5, _in_base64),
+    ReplyForm("embedded-json", 6, _in_inner_json),
+    ReplyForm("link", 7, _in_links),
+    ReplyForm("address", 7, _in_plain),
+    ReplyForm("named-address", 8, _in_named_addresses),
 )
 
 
 def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
     """Each image once, in order of appearance. `sent`: URLs that the client itself had sent, which are no results."""
-    return list(explain(reply, sent).found)
+    return list(explain(reply, sent).images)
 
 
-def explain(reply: ChatReply, sent: Collection[str] = ()) -> Findings:
+def explain(reply: ChatReply, sent: Collection[str] = ()) -> ExtractionResult:
     """What was found, and why everything else that looked like an image was dropped."""
-    search = _Search(Judge(sent))
-    budget = Budget()
-    messages = [search.run(_message(message, budget)) for message in reply.messages]
+    search = _Extractor(CandidateFilter(sent))
+    budget = UrlBudget()
+    messages = [search.extract(_message(message, budget)) for message in reply.messages]
     found = [image for images in messages for image in images]
     structured = {form.name for form in FORMS if form.rank <= 1}
     if not any(image.form in structured for image in found):
-        beside = search.run(_bodies(reply.bodies, budget))
+        beside = search.extract(_bodies(reply.bodies, budget))
         if not found or any(image.form in structured for image in beside):
             found = beside
     once = {image.url: image for image in reversed(found)}
-    return Findings(tuple(reversed(once.values())), tuple(dict.fromkeys(search.dropped)))
+    return ExtractionResult(tuple(reversed(once.values())), tuple(dict.fromkeys(search.rejected)))
 
 
-def _message(message: Mapping[str, Any], budget: Budget) -> Source:
-    parts, fields = Walk(), Walk()
-    parts.enter(message["parts"])
-    fields.enter({key: value for key, value in message.items() if key not in {"content", "parts"}})
-    return Source(parts, fields, [message["content"]], budget)
+def _message(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent:
+    parts, fields = JsonWalker(), JsonWalker()
+    parts.walk(message["parts"])
+    fields.walk({key: value for key, value in message.items() if key not in {"content", "parts"}})
+    return MessageContent(parts, fields, [message["content"]], budget)
 
 
-def _bodies(bodies: Iterable[Mapping[str, Any]], budget: Budget) -> Source:
-    walk = Walk()
-    walk.enter(list(bodies))
-    return Source(Walk(), walk, (), budget)
+def _bodies(bodies: Iterable[Mapping[str, Any]], budget: UrlBudget) -> MessageContent:
+    walk = JsonWalker()
+    walk.walk(list(bodies))
+    return MessageContent(JsonWalker(), walk, (), budget)
 
 
 @dataclass(slots=True)
-class _Search:
-    judge: Judge
-    dropped: list[Dropped] = field(default_factory=list)
+class _Extractor:
+    candidate_filter: CandidateFilter
+    rejected: list[RejectedCandidate] = field(default_factory=list)
 
-    def run(self, source: Source) -> list[FoundImage]:
+    def extract(self, source: MessageContent) -> list[FoundImage]:
         """The first rank that finds an image of full value; else the first that finds a lesser one."""
         lesser: list[FoundImage] = []
         if source.is_empty:
@@ -258,19 +258,21 @@ class _Search:
             lesser = lesser or [image for image, _ in found]
         return lesser
 
-    def _accepted(self, form: Form, source: Source) -> Iterator[tuple[FoundImage, bool]]:
+    def _accepted(self, form: ReplyForm, source: MessageContent) -> Iterator[tuple[FoundImage, bool]]:
         for candidate in form.find(source):
-            url, reason = ("", candidate.why_not) if candidate.why_not else self.judge.judge(candidate.value)
+            url, reason = (
+                ("", candidate.rejection) if candidate.rejection else self.candidate_filter.check(candidate.value)
+            )
             if url:
-                yield FoundImage(url, form.name, candidate.is_lesser), not candidate.is_lesser
+                yield FoundImage(url, form.name, candidate.is_secondary), not candidate.is_secondary
             else:
-                self.dropped.append(Dropped(_shorten(candidate.value), form.name, reason))
+                self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
 
     def _drop_lesser(self, found: Iterable[tuple[FoundImage, bool]]) -> None:
         for image, is_full in found:
             if not is_full:
                 reason = "it is a preview, an advertisement or the like beside the result"
-                self.dropped.append(Dropped(_shorten(image.url), image.form, reason))
+                self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, reason))
 
 
 def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
@@ -281,6 +283,6 @@ def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
     return [image for image in images if "download" not in image.url or file_name(image.url) not in names]
 
 
-def _shorten(value: str | Piece) -> str:
-    text = value.head + value.text[:80] if isinstance(value, Piece) else value
+def _shorten(value: str | Base64Run) -> str:
+    text = value.prefix + value.payload[:80] if isinstance(value, Base64Run) else value
     return cut(text, 200)

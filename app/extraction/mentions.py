@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import islice
 
 from app.extraction.base64_runs import MARK
-from app.extraction.urls import cut_delimited, cut_plain
+from app.extraction.urls import read_bare_url, read_delimited_url
 
 #: Addresses looked at in one text. A reply has a few; a text with more is no reply.
 _MAX_MENTIONS = 250
@@ -32,7 +32,7 @@ _SOURCES = {"data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
 _TARGETS = frozenset({"href", "src", "srcset", "content", "data-url"})
 
 
-class Kind(Enum):
+class MarkupKind(Enum):
     MARKDOWN = "Markdown image"
     HTML = "HTML image"
     BBCODE = "BBCode image"
@@ -40,37 +40,37 @@ class Kind(Enum):
     PLAIN = "plain address"
 
 
-PICTURES = frozenset({Kind.MARKDOWN, Kind.HTML, Kind.BBCODE})
+IMAGE_MARKUP = frozenset({MarkupKind.MARKDOWN, MarkupKind.HTML, MarkupKind.BBCODE})
 
 
 @dataclass(slots=True)
-class Mention:
+class UrlMention:
     """`label`: alternative text or the words of a link; `before`: the words in front, up to the address before.
 
     `around`: the link that a picture is inside of; `tag`: HTML attribute, and where its tag begins; `key`: the JSON key
     in front; `is_cut`: the text ends before the writing around it is closed.
     """
 
-    kind: Kind
+    kind: MarkupKind
     url: str
     start: int
     end: int
     label: str = ""
     before: str = ""
-    around: "Mention | None" = None
+    enclosing_link: "UrlMention | None" = None
     tag: tuple[str, int] = ("", 0)
     key: str = ""
     definition: str = ""
-    is_cut: bool = False
+    is_truncated: bool = False
 
 
-def find_mentions(text: str) -> list[Mention]:
+def find_mentions(text: str) -> list[UrlMention]:
     mentions = list(_scan(text))
     _resolve_references(text, mentions)
     return _drop_labels(text, _drop_twins(mentions))
 
 
-def _scan(text: str) -> Iterator[Mention]:
+def _scan(text: str) -> Iterator[UrlMention]:
     previous, at = None, 0
     for _ in range(_MAX_MENTIONS):
         found = _START.search(text, at)
@@ -100,7 +100,7 @@ def _start_of(text: str, found: re.Match[str], floor: int) -> int | None:
     return scheme.start() + (glued.start() if glued else 0)
 
 
-def _read(text: str, start: int, floor: int, previous: Mention | None) -> Mention:
+def _read(text: str, start: int, floor: int, previous: UrlMention | None) -> UrlMention:
     before = text[max(0, start - _BEFORE) : start]
     words = _words(before[max(0, len(before) - (start - floor)) :])
     lead = before.rstrip(" \t\r\n<")
@@ -110,13 +110,13 @@ def _read(text: str, start: int, floor: int, previous: Mention | None) -> Mentio
     if tag is not None:
         return _html(text, start, before, tag, previous)
     if _BBCODE.search(before[-80:]):
-        url, end = cut_delimited(text, start, "[]")
-        return Mention(Kind.BBCODE, url, start, end, before=words)
+        url, end = read_delimited_url(text, start, "[]")
+        return UrlMention(MarkupKind.BBCODE, url, start, end, before=words)
     url, end = _cut_bare(text, start, before)
     definition = _DEFINITION.fullmatch(before.rpartition("\n")[2])
     key = _KEY.search(before[-80:])
-    return Mention(
-        Kind.PLAIN,
+    return UrlMention(
+        MarkupKind.PLAIN,
         url,
         start,
         end,
@@ -129,22 +129,28 @@ def _read(text: str, start: int, floor: int, previous: Mention | None) -> Mentio
 def _cut_bare(text: str, start: int, before: str) -> tuple[str, int]:
     opening = before[-1:]
     if opening and opening in "\"'<":
-        return cut_delimited(text, start, {"<": ">"}.get(opening, opening))
-    return cut_plain(text, start, in_emphasis=opening == "_")
+        return read_delimited_url(text, start, {"<": ">"}.get(opening, opening))
+    return read_bare_url(text, start, in_emphasis=opening == "_")
 
 
-def _markdown(text: str, start: int, before: str, previous: Mention | None) -> Mention:
-    url, end = cut_delimited(text, start, ">" if before.endswith("<") else ")")
+def _markdown(text: str, start: int, before: str, previous: UrlMention | None) -> UrlMention:
+    url, end = read_delimited_url(text, start, ">" if before.endswith("<") else ")")
     lead = before.rstrip(" \t\r\n<")
-    if previous is not None and previous.kind is Kind.MARKDOWN and text[previous.end : start].strip(" >\n") == ")](":
-        previous.around = Mention(Kind.LINK, url, start, end, label=previous.label, before=previous.before)
-        return previous.around
+    if (
+        previous is not None
+        and previous.kind is MarkupKind.MARKDOWN
+        and text[previous.end : start].strip(" >\n") == ")]("
+    ):
+        previous.enclosing_link = UrlMention(
+            MarkupKind.LINK, url, start, end, label=previous.label, before=previous.before
+        )
+        return previous.enclosing_link
     opening = _opening_bracket(lead, len(lead) - 2)
     is_image = lead[:opening].endswith(("!", "！"))
     words = _words(text[previous.end if previous else 0 : start - len(before) + opening].removesuffix("!"))
     is_cut = len(text) == end
-    kind = Kind.MARKDOWN if is_image else Kind.LINK
-    return Mention(kind, url, start, end, lead[opening + 1 : -2], words, is_cut=is_cut)
+    kind = MarkupKind.MARKDOWN if is_image else MarkupKind.LINK
+    return UrlMention(kind, url, start, end, lead[opening + 1 : -2], words, is_truncated=is_cut)
 
 
 def _opening_bracket(text: str, end: int) -> int:
@@ -171,19 +177,19 @@ def _tag_of(before: str) -> tuple[str, str, int] | None:
     return (tag[1].lower(), attribute[1].lower(), opening) if tag and attribute else None
 
 
-def _html(text: str, start: int, before: str, tag: tuple[str, str, int], previous: Mention | None) -> Mention:
+def _html(text: str, start: int, before: str, tag: tuple[str, str, int], previous: UrlMention | None) -> UrlMention:
     name, attribute, opening = tag
     quote = before.rstrip()[-1:]
-    url, end = cut_delimited(text, start, quote if quote and quote in "\"'" else " >")
+    url, end = read_delimited_url(text, start, quote if quote and quote in "\"'" else " >")
     is_image = name == "img" and attribute in _SOURCES
     if not is_image and attribute not in _TARGETS:
-        return Mention(Kind.LINK, "", start, end)
-    kind = Kind.HTML if is_image else Kind.LINK
+        return UrlMention(MarkupKind.LINK, "", start, end)
+    kind = MarkupKind.HTML if is_image else MarkupKind.LINK
     place = start - len(before) + opening
     words = _words(text[previous.end if previous else 0 : place])
-    mention = Mention(kind, url, start, end, _alt(before[opening:]), words, tag=(attribute, place))
+    mention = UrlMention(kind, url, start, end, _alt(before[opening:]), words, tag=(attribute, place))
     if is_image and previous and previous.tag[0] == "href" and "</a" not in text[previous.end : start]:
-        mention.around = previous
+        mention.enclosing_link = previous
     return mention
 
 
@@ -198,27 +204,27 @@ def _words(before: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _resolve_references(text: str, mentions: list[Mention]) -> None:
+def _resolve_references(text: str, mentions: list[UrlMention]) -> None:
     definitions = {mention.definition: mention for mention in mentions if mention.definition}
     if definitions:
         for match in islice(_REFERENCE.finditer(text), _MAX_REFERENCES):
             mention = definitions.get((match[2] or match[1]).casefold())
             if mention is not None:
-                mention.kind, mention.label = Kind.MARKDOWN, match[1]
+                mention.kind, mention.label = MarkupKind.MARKDOWN, match[1]
 
 
-def _drop_twins(mentions: list[Mention]) -> list[Mention]:
+def _drop_twins(mentions: list[UrlMention]) -> list[UrlMention]:
     """Of the addresses in one HTML tag the one that is the picture."""
-    best: dict[int, Mention] = {}
+    best: dict[int, UrlMention] = {}
     for mention in mentions:
-        if mention.kind is Kind.HTML:
+        if mention.kind is MarkupKind.HTML:
             place = mention.tag[1]
             rival = best.get(place)
             if rival is None or _SOURCES[mention.tag[0]] > _SOURCES[rival.tag[0]]:
                 best[place] = mention
-    return [mention for mention in mentions if mention.kind is not Kind.HTML or best[mention.tag[1]] is mention]
+    return [mention for mention in mentions if mention.kind is not MarkupKind.HTML or best[mention.tag[1]] is mention]
 
 
-def _drop_labels(text: str, mentions: list[Mention]) -> list[Mention]:
+def _drop_labels(text: str, mentions: list[UrlMention]) -> list[UrlMention]:
     """An address that is itself the words of a link or of a picture says nothing new."""
     return [mention for mention in mentions if not text.startswith("](", mention.end)]

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app.extraction.base64_runs import drop_out
+from app.extraction.base64_runs import strip_base64
 from app.extraction.forms import FoundImage
-from app.extraction.text import drop_hidden
+from app.extraction.text import strip_hidden
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_secrets
 
@@ -18,7 +18,7 @@ _ENDS = " \n\r\t\"'<>)]}|`*,，。、；！？）】」』》"
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 
 
-def settled(reply: ChatReply) -> ChatReply:
+def without_open_end(reply: ChatReply) -> ChatReply:
     """The reply without its open end, where an address may stand of which half is still to come."""
     return reply if reply.complete else replace(reply, messages=tuple(map(_settle, reply.messages)))
 
@@ -30,15 +30,15 @@ def _settle(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**message, "content": text[: max(text.rfind(end) for end in _ENDS) + 1]}
 
 
-class Previews:
+class PartialImageTracker:
     """All but the newest picture, which may be the final one; each is named once, `wanted` in all."""
 
     def __init__(self, wanted: int) -> None:
-        self.wanted = wanted
+        self.remaining = wanted
         self._named: set[str] = set()
         self._newest: FoundImage | None = None
 
-    def overtaken_by(self, images: Sequence[FoundImage]) -> list[FoundImage]:
+    def superseded(self, images: Sequence[FoundImage]) -> list[FoundImage]:
         """Those that turn out not to be the newest, in the order in which they came."""
         overtaken = []
         for image in images:
@@ -50,8 +50,8 @@ class Previews:
             if newest is not None and not image.url.startswith(newest.url):
                 self._named.add(newest.url)
                 overtaken.append(newest)
-        given = overtaken[: self.wanted]
-        self.wanted -= len(given)
+        given = overtaken[: self.remaining]
+        self.remaining -= len(given)
         return given
 
 
@@ -67,12 +67,12 @@ _ORNAMENTS = " \t>*_#-|~"
 _LINE_ENDS = ("%", "…", "...")
 
 
-def progress(reply: ChatReply, prompt: str) -> str:
+def progress_line(reply: ChatReply, prompt: str) -> str:
     """One short line of printable letters, empty where there is none: no link, no key, nothing of the prompt."""
     said = reply.messages[-1]["content"] if reply.messages else ""
     if len(said) > _REPLY:
         return ""
-    *whole, growing = drop_hidden(drop_out(said)).split("\n")
+    *whole, growing = strip_hidden(strip_base64(said)).split("\n")
     if growing.rstrip(_ORNAMENTS).endswith(_LINE_ENDS):
         whole.append(growing)
     asked = " ".join(prompt.casefold().split())

@@ -34,7 +34,7 @@ def is_refusal(reply: ChatReply) -> bool:
     return _WORDS.search(visible_text(reply)[:_LOOKED_AT]) is not None
 
 
-def why_no_image(reply: ChatReply | None) -> ApiError:
+def no_image_error(reply: ChatReply | None) -> ApiError:
     """A 4xx on purpose: clients repeat a 5xx by themselves, and each time costs money."""
     if reply is None:
         return UpstreamBroken("The upstream ended its answer without saying anything.")

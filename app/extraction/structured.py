@@ -7,8 +7,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from app.extraction.base64_runs import Piece, piece_of
-from app.extraction.urls import MAX_LENGTH, Look, look_of
+from app.extraction.base64_runs import Base64Run, resolve_run
+from app.extraction.urls import MAX_LENGTH, UrlKind, classify_url
 
 #: Deeper values are no reply of any upstream.
 _MAX_DEPTH = 24
@@ -67,27 +67,27 @@ _SIGNS = ("](http", "](data:", "<img")
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class ImageField:
     """`declared`: a key or a type says that it is an image, whatever it looks like."""
 
-    value: str | Piece
+    value: str | Base64Run
     path: str
     declared: bool
 
 
 @dataclass(slots=True)
-class Walk:
+class JsonWalker:
     """What one structured value holds: images, and texts that may hold more.
 
     `pieces`: what was cut out of the text that the value was read from.
     """
 
-    pieces: Sequence[Piece] = ()
-    fields: list[Field] = field(default_factory=list)
+    runs: Sequence[Base64Run] = ()
+    fields: list[ImageField] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     _left: int = _MAX_VALUES
 
-    def enter(self, value: object, path: str = "", *, declared: bool = False, depth: int = 0) -> None:
+    def walk(self, value: object, path: str = "", *, declared: bool = False, depth: int = 0) -> None:
         if depth > _MAX_DEPTH or self._is_full():
             return
         if isinstance(value, str):
@@ -95,7 +95,7 @@ class Walk:
         elif isinstance(value, list):
             for item in value:
                 if isinstance(item, str | list | dict):  # arrays of numbers are long, and no images
-                    self.enter(item, path, declared=declared, depth=depth + 1)
+                    self.walk(item, path, declared=declared, depth=depth + 1)
         elif isinstance(value, dict):
             self._object(value, path, declared, depth)
 
@@ -115,25 +115,25 @@ class Walk:
                 continue
             count = len(self.fields)
             inner = declared or bool(words & _DECLARED)
-            self.enter(value[key], f"{path}.{key}" if path else key, declared=inner, depth=depth + 1)
+            self.walk(value[key], f"{path}.{key}" if path else key, declared=inner, depth=depth + 1)
             has_image = has_image or (is_variant and len(self.fields) > count and not key[-1:].isdigit())
 
     def _string(self, value: str, path: str, declared: bool) -> None:
         words = _words(path.rpartition(".")[2])
-        if self.pieces and (piece := self._piece(value)):
-            self.fields.append(Field(piece, path, declared))
+        if self.runs and (piece := self._piece(value)):
+            self.fields.append(ImageField(piece, path, declared))
         elif _is_base64(value, bool(words & _BYTES)):
             head, _, payload = value.rpartition(",")
-            self.fields.append(Field(Piece(head and head + ",", payload), path, declared))
+            self.fields.append(ImageField(Base64Run(head and head + ",", payload), path, declared))
         elif _is_address(value):
             is_named = declared or bool(words & (_LINK | _SPOKEN))
-            if is_named or look_of(value) is Look.IMAGE:
-                self.fields.append(Field(value.strip(), path, declared))
+            if is_named or classify_url(value) is UrlKind.IMAGE:
+                self.fields.append(ImageField(value.strip(), path, declared))
         elif words & _SPOKEN or any(sign in value for sign in _SIGNS):
             self.texts.append(value)
 
-    def _piece(self, value: str) -> Piece | None:
-        return piece_of(value.strip(), self.pieces)
+    def _piece(self, value: str) -> Base64Run | None:
+        return resolve_run(value.strip(), self.runs)
 
 
 def _is_aside(value: Mapping[str, Any]) -> bool:
@@ -155,10 +155,10 @@ def _is_unready(value: Mapping[str, Any], key: str, words: frozenset[str]) -> bo
     """The address of a task that still runs is a page about it."""
     status = value.get("status") or value.get("state")
     is_running = isinstance(status, str) and status.lower() in _UNFINISHED
-    return is_running and not words & (_DECLARED | _BYTES) and look_of(value[key]) is not Look.IMAGE
+    return is_running and not words & (_DECLARED | _BYTES) and classify_url(value[key]) is not UrlKind.IMAGE
 
 
-def is_aside_key(key: str) -> bool:
+def is_auxiliary_key(key: str) -> bool:
     return not _ASIDE.isdisjoint(_words(key))
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from app.extraction.base64_runs import MARK, Piece, cut_out, drop_out, piece_of
-from app.extraction.mentions import Mention, find_mentions
-from app.extraction.structured import Walk
-from app.extraction.urls import Look, look_of
+from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run, strip_base64
+from app.extraction.mentions import UrlMention, find_mentions
+from app.extraction.structured import JsonWalker
+from app.extraction.urls import UrlKind, classify_url
 from app.protocol.chat_reply import ChatReply
 
 #: More marks of one kind than these are an attack; what follows them is not read.
@@ -38,20 +38,20 @@ _CODE = re.compile(
 _PAGE = re.compile(r"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
 
-def is_page(text: str) -> bool:
+def is_html_page(text: str) -> bool:
     """A gateway's error page where an answer belongs: its pictures are logos."""
     return _PAGE.match(text) is not None
 
 
 def visible_text(reply: ChatReply) -> str:
     """Return what the model says in words, without reasoning and without images written as base64."""
-    walk = Walk()
-    walk.enter(list(reply.bodies))
+    walk = JsonWalker()
+    walk.walk(list(reply.bodies))
     texts = [message["content"] for message in reply.messages] + walk.texts
-    return "\n".join(filter(None, (drop_hidden(drop_out(text)).strip() for text in texts)))
+    return "\n".join(filter(None, (strip_hidden(strip_base64(text)).strip() for text in texts)))
 
 
-def drop_hidden(text: str) -> str:
+def strip_hidden(text: str) -> str:
     if any(mark in text for mark in "<[◁"):
         text = _after_stray_end(text)
         text = _drop(text, _REASONING, _closing)
@@ -99,33 +99,33 @@ _MAX_FENCES = 50
 _FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
 
 
-class Text:
+class ReplyText:
     """`pieces` are given where `raw` comes from a text whose base64 has been cut out already."""
 
-    def __init__(self, raw: str, pieces: tuple[Piece, ...] | None = None, depth: int = 0) -> None:
+    def __init__(self, raw: str, pieces: tuple[Base64Run, ...] | None = None, depth: int = 0) -> None:
         self._depth = depth
         if pieces is None:
-            raw, pieces = cut_out(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
-        self.pieces = pieces
-        self.is_page = is_page(raw)
+            raw, pieces = extract_base64(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
+        self.runs = pieces
+        self.is_page = is_html_page(raw)
         self._raw = raw if not self.is_page and ("//" in raw or MARK in raw) else ""
 
     @cached_property
-    def shown(self) -> str:
+    def visible(self) -> str:
         """Empty where the text is a JSON document: then its keys say what is what."""
         text = "" if self._is_json else self._raw
         for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):
             for escape, letter in table if sign in text else ():
                 text = text.replace(escape, letter)
-        return drop_hidden(text)
+        return strip_hidden(text)
 
     @cached_property
-    def mentions(self) -> list[Mention]:
-        return find_mentions(self.shown)
+    def mentions(self) -> list[UrlMention]:
+        return find_mentions(self.visible)
 
     @cached_property
     def has_video(self) -> bool:
-        return any(look_of(mention.url) is Look.VIDEO for mention in self.mentions)
+        return any(classify_url(mention.url) is UrlKind.VIDEO for mention in self.mentions)
 
     @cached_property
     def _document(self) -> Any:
@@ -136,29 +136,29 @@ class Text:
         return isinstance(self._document, dict | list)
 
     @cached_property
-    def whole(self) -> Walk:
+    def whole_json(self) -> JsonWalker:
         """Where the text is one JSON document."""
         return self._walk([self._document])
 
     @cached_property
-    def inner(self) -> Walk:
+    def embedded_json(self) -> JsonWalker:
         """JSON in fences or between words."""
-        return self._walk([_parse(document) for document in _documents(self.shown)])
+        return self._walk([_parse(document) for document in _documents(self.visible)])
 
-    def texts(self, walk: Walk) -> Iterator["Text"]:
+    def nested_texts(self, walk: JsonWalker) -> Iterator["ReplyText"]:
         if self._depth < _MAX_DEPTH:
-            yield from (Text(said, self.pieces, self._depth + 1) for said in walk.texts)
+            yield from (ReplyText(said, self.runs, self._depth + 1) for said in walk.texts)
 
-    def piece(self, mention: Mention) -> Piece | None:
-        return piece_of(mention.url, self.pieces)
+    def run_of(self, mention: UrlMention) -> Base64Run | None:
+        return resolve_run(mention.url, self.runs)
 
-    def _walk(self, values: list[Any]) -> Walk:
-        walk = Walk(self.pieces)
+    def _walk(self, values: list[Any]) -> JsonWalker:
+        walk = JsonWalker(self.runs)
         for value in values:
             if isinstance(value, str):
                 walk.texts.append(value)
             else:
-                walk.enter(value)
+                walk.walk(value)
         return walk
 
 

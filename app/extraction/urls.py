@@ -55,12 +55,12 @@ _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
 
 
-class Look(Enum):
+class UrlKind(Enum):
     IMAGE = "an image"
     VIDEO = "a video"
-    OTHER = "a file that is not an image"
+    OTHER_FILE = "a file that is not an image"
     PAGE = "a page"
-    OPEN = "anything"
+    UNKNOWN = "anything"
 
 
 def split_url(url: str) -> tuple[str, str, str]:
@@ -71,30 +71,30 @@ def split_url(url: str) -> tuple[str, str, str]:
     return host, slash + path, query
 
 
-def look_of(url: str) -> Look:
+def classify_url(url: str) -> UrlKind:
     host, path, query = split_url(url)
     if _IMAGE_PATH.search(path[-_NEAR:]):
-        return Look.IMAGE
+        return UrlKind.IMAGE
     suffix = _SUFFIX.search(path[-_NEAR:])
     ending = suffix[1].lower() if suffix else ""
     if ending in _OTHER_SUFFIXES | _VIDEO_SUFFIXES:
-        return Look.VIDEO if ending in _VIDEO_SUFFIXES else Look.OTHER
+        return UrlKind.VIDEO if ending in _VIDEO_SUFFIXES else UrlKind.OTHER_FILE
     if _IMAGE_QUERY.search(unquote(query[-4 * _NEAR :])) or (_WIDTH.search(query) and _HEIGHT.search(query)):
-        return Look.IMAGE
+        return UrlKind.IMAGE
     is_page = _PAGE_HOST.search(host[:_NEAR]) or _PAGE_PATH.search(path[:_NEAR]) or (path in {"", "/"} and not query)
-    return Look.PAGE if is_page else Look.OPEN
+    return UrlKind.PAGE if is_page else UrlKind.UNKNOWN
 
 
 #: No address has them, and whoever shows or logs one would be steered by them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def is_stand_in(url: str) -> bool:
+def is_placeholder(url: str) -> bool:
     """Written where an address belongs, or served where a picture belongs: samples of code, badges, spinners."""
     return _STAND_IN.search(unquote(url[:_NEAR])) is not None
 
 
-def normalise(url: str) -> str | None:
+def normalize_url(url: str) -> str | None:
     """As a browser would ask for it: None where it could not. Letters of other scripts stay as they are."""
     url = _ENTITY.sub(lambda entity: html.unescape(entity[0]), url.strip())
     if url.startswith("//"):
@@ -108,7 +108,7 @@ def normalise(url: str) -> str | None:
     return f"{scheme.lower()}://{host[0].lower()}{rest[host.end() :]}".replace(" ", "%20")
 
 
-def fingerprint(url: str) -> str:
+def url_fingerprint(url: str) -> str:
     """Equal for addresses that ask for the same: other escapes, other marks at the end, a fragment."""
     return unquote(url.partition("#")[0]).rstrip("/.,;:!?'\")]}&*_`> ").casefold()
 
@@ -132,12 +132,12 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _FOREIGN_IMAGE = re.compile(rf".*\.(?:{_IMAGE})(?![A-Za-z0-9])(?:\?[!-~]*)?", re.IGNORECASE)
 
 
-def cut_plain(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int]:
+def read_bare_url(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int]:
     """The address that begins at `start` in plain text, and where it ends."""
     scheme_end = text.find("//", start, start + 24) + 2
     match = _PLAIN.match(text, scheme_end) if scheme_end > 1 else None
     if match is None:
-        return cut_mark(text, start)
+        return read_run_mark(text, start)
     if match.end() - start > MAX_LENGTH:
         return "", match.end()
     url = text[start : match.end()]
@@ -149,15 +149,15 @@ def cut_plain(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int]:
     return url, start + len(url)
 
 
-def cut_mark(text: str, start: int) -> tuple[str, int]:
+def read_run_mark(text: str, start: int) -> tuple[str, int]:
     end = text.find("\ue000", start + 1, start + 9) + 1
     return (text[start:end], end) if end else ("", start)
 
 
-def cut_delimited(text: str, start: int, closing: str) -> tuple[str, int]:
+def read_delimited_url(text: str, start: int, closing: str) -> tuple[str, int]:
     """The address that begins at `start` and that one of the characters of `closing` ends."""
     if text.startswith("\ue000", start):
-        return cut_mark(text, start)
+        return read_run_mark(text, start)
     match = _DELIMITED.match(text, start)
     end = match.end() if match else start
     if end - start > MAX_LENGTH:
@@ -166,7 +166,11 @@ def cut_delimited(text: str, start: int, closing: str) -> tuple[str, int]:
     if closing == ")":
         url = _cut_parenthesis(url)
         return _with_blanks(text, start, url) if len(url) == end - start else (url, start + len(url))
-    if closing in {">", '"', "'"} and (blanks := _BLANKS.match(text, end)) and look_of(url + blanks[1]) is Look.IMAGE:
+    if (
+        closing in {">", '"', "'"}
+        and (blanks := _BLANKS.match(text, end))
+        and classify_url(url + blanks[1]) is UrlKind.IMAGE
+    ):
         return url + blanks[1], blanks.end() - 1
     cut = min((at for mark in closing.replace(">", ">|") if (at := url.find(mark)) >= 0), default=len(url))
     return url[:cut], start + cut
@@ -185,9 +189,9 @@ def _with_blanks(text: str, start: int, url: str) -> tuple[str, int]:
     if _CLOSED.match(text, end):
         return url, end
     rest = _REST.match(text, end)
-    if rest and "://" not in rest[1] and look_of(url + rest[1].rstrip()) is Look.IMAGE:
+    if rest and "://" not in rest[1] and classify_url(url + rest[1].rstrip()) is UrlKind.IMAGE:
         return url + rest[1].rstrip(), rest.end() - 1
-    return cut_plain(text, start, in_emphasis=False)
+    return read_bare_url(text, start, in_emphasis=False)
 
 
 def _cut_parenthesis(url: str) -> str:
@@ -208,6 +212,6 @@ def _cut_foreign(url: str) -> str:
         return url
     head = url[: foreign.start()]
     name = _FOREIGN_IMAGE.match(url, foreign.start())
-    if name is None or (look_of(head) is Look.IMAGE and "?" not in head):
+    if name is None or (classify_url(head) is UrlKind.IMAGE and "?" not in head):
         return head
     return url[: name.end()]

@@ -16,8 +16,8 @@ from typing import Generic, Literal, Protocol, TypeVar, cast
 
 from app.errors import ApiError, ImageUnavailable, NoImageInReply, UserError
 from app.extraction.forms import FoundImage, find_images
-from app.extraction.partial import Previews, settled
-from app.extraction.refusal import why_no_image
+from app.extraction.partial import PartialImageTracker, without_open_end
+from app.extraction.refusal import no_image_error
 from app.protocol.chat_reply import ChatReply
 from app.protocol.data_url import decode_data_url
 from app.protocol.dialects import as_url, chat_body
@@ -179,13 +179,13 @@ async def answer(
 ) -> AsyncGenerator[Partial | Answer, None]:
     """What one question brings: pictures on the way where they are wanted, then those that count."""
     request = commission.request
-    previews = Previews(request.partial_images if request.stream else 0)
+    previews = PartialImageTracker(request.partial_images if request.stream else 0)
     reply, fault = None, None
     try:
         async with aclosing(snapshots):
             async for reply in snapshots:
-                if previews.wanted:
-                    for image in previews.overtaken_by(await find(commission, reply)):
+                if previews.remaining:
+                    for image in previews.superseded(await find(commission, reply)):
                         preview = await attempt(commission, reply, image)
                         if isinstance(preview, Painted):
                             yield Partial(preview)
@@ -194,9 +194,9 @@ async def answer(
         fault = error
     images = await find(commission, reply) if reply is not None else []
     if fault is not None:
-        images = [image for image in images if not image.is_lesser]
+        images = [image for image in images if not image.is_secondary]
     if reply is None or not images:
-        raise fault or why_no_image(reply)
+        raise fault or no_image_error(reply)
     wanted = images[-request.n :]
     if len(wanted) == 1:  # As most replies have: no task for it.
         outcomes = [await attempt(commission, reply, wanted[0])]
@@ -213,7 +213,7 @@ async def answer(
 async def find(commission: Commission[B], reply: ChatReply) -> list[FoundImage]:
     """The images of a reply, without those that the client itself has sent: by their links, and by their bytes."""
     sent = [picture.url for picture in commission.request.images if picture.url is not None]
-    found = find_images(settled(reply), sent)
+    found = find_images(without_open_end(reply), sent)
     return [image for image in found if not await is_echo(commission, reply, image)]
 
 

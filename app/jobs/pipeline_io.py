@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from app.errors import ImageUnavailable
-from app.extraction.partial import progress
+from app.extraction.partial import progress_line
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import Store
@@ -106,7 +106,7 @@ class Workbench:
         if now - exchange.listened < _LISTENS:
             return
         exchange.listened = now
-        line = progress(reply, exchange.request.prompt)
+        line = progress_line(reply, exchange.request.prompt)
         if line and line != exchange.progress:
             exchange.progress = line
             self.errand.job.stir()

@@ -22,14 +22,14 @@ _SHARE, _WINDOW, _ENOUGH, _REMEMBERED = 0.5, 60.0, 20, 100
 _COOL_DOWN, _LONGEST, _JITTER = 10.0, 300.0, 0.25
 
 
-class State(StrEnum):
+class CircuitState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class Permit:
     """One question, and the time that it belongs to: what began before the circuit last changed says nothing now."""
 
     epoch: int
@@ -37,7 +37,7 @@ class Ticket:
 
 
 @dataclass(slots=True)
-class Circuit:
+class CircuitBreaker:
     """`now` is in seconds of a clock that never goes back, `random` from [0, 1). Each ticket is handed in once."""
 
     _until: float | None = None
@@ -47,24 +47,24 @@ class Circuit:
     _probing: bool = False
     _outcomes: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> CircuitState:
         if self._until is None:
-            return State.CLOSED
-        return State.OPEN if now < self._until else State.HALF_OPEN
+            return CircuitState.CLOSED
+        return CircuitState.OPEN if now < self._until else CircuitState.HALF_OPEN
 
-    def admits(self, now: float) -> bool:
+    def allows(self, now: float) -> bool:
         """Whether a question is welcome: while half-open only the first, which is the probe."""
         state = self.state(now)
-        return state is State.CLOSED or (state is State.HALF_OPEN and not self._probing)
+        return state is CircuitState.CLOSED or (state is CircuitState.HALF_OPEN and not self._probing)
 
-    def enter(self, now: float) -> Ticket:
+    def acquire(self, now: float) -> Permit:
         """For each question that is asked, also for one that is not welcome because there is no other choice."""
-        probe = self.state(now) is State.HALF_OPEN and not self._probing
+        probe = self.state(now) is CircuitState.HALF_OPEN and not self._probing
         self._probing = self._probing or probe
-        return Ticket(self._epoch, probe)
+        return Permit(self._epoch, probe)
 
-    def succeed(self, ticket: Ticket, now: float) -> None:
-        if ticket.epoch != self._epoch:
+    def record_success(self, permit: Permit, now: float) -> None:
+        if permit.epoch != self._epoch:
             return
         if self._until is None:
             self._row = 0
@@ -72,20 +72,20 @@ class Circuit:
         else:
             self._change(None, trips=0)
 
-    def fail(self, ticket: Ticket, now: float, random: float) -> None:
-        if ticket.epoch != self._epoch:
+    def record_failure(self, permit: Permit, now: float, random: float) -> None:
+        if permit.epoch != self._epoch:
             return
         if self._until is None:
             self._row += 1
             self._outcomes.append((now, False))
             if self._row >= _ROW or self._is_failing(now):
                 self._open(now, random)
-        elif ticket.probe:
+        elif permit.probe:
             self._open(now, random)
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def cancel(self, permit: Permit) -> None:
         """A question that was called off tells nothing; the next one is the probe."""
-        if ticket.probe and ticket.epoch == self._epoch:
+        if permit.probe and permit.epoch == self._epoch:
             self._probing = False
 
     def _is_failing(self, now: float) -> bool:

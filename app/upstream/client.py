@@ -19,8 +19,8 @@ from app.extraction.forms import find_images
 from app.protocol.chat_reply import ChatReply, Pace, ReplyReader, by_line
 from app.protocol.inline_images import Sink
 from app.protocol.json_stream import HoleyJson
-from app.upstream.decoding import Unpacker
-from app.upstream.error_mapping import Again, Fault, translate
+from app.upstream.decoding import ContentDecoder
+from app.upstream.error_mapping import RetrySafety, UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
 
 #: A body up to this size goes out in one piece; a larger one is made while it is being sent.
@@ -76,13 +76,13 @@ class Upstream:
         """Whether callers bring the keys, so that a key that is refused is theirs."""
         return self._spec.api_key is None
 
-    async def attempt(self, question: Question, started: float) -> httpx.Response | Fault:
+    async def attempt(self, question: Question, started: float) -> httpx.Response | UpstreamFailure:
         """A response whose body is the reply, to be given to `read`: only its head has been read."""
         try:
             async with asyncio.timeout(self._left(started)):
                 response = await self._transport.handle_async_request(self._request(question))
         except TimeoutError:
-            return Fault(self._too_slow())
+            return UpstreamFailure(self._too_slow())
         except _LOST as error:
             return _fault_of(error)
         if response.is_success:
@@ -95,7 +95,7 @@ class Upstream:
 
     async def read(
         self, response: httpx.Response, question: Question, started: float
-    ) -> AsyncGenerator[ChatReply | Fault, None]:
+    ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
         """Snapshots of the reply while it grows, the whole reply last; then the error, if it ended in one.
 
         A reply that is nothing but a complaint is the Fault alone that it would have been as a status. A stream that
@@ -160,7 +160,7 @@ class Upstream:
 
     async def _pieces(self, response: httpx.Response, started: float) -> AsyncGenerator[bytes, None]:
         """The unpacked body. Raises UpstreamTimeout and UpstreamBroken."""
-        unpacker = Unpacker(response.headers.get("content-encoding", ""))
+        unpacker = ContentDecoder(response.headers.get("content-encoding", ""))
         packed = unpacked = 0
         patience = math.inf
         # The stream itself, declared to be of either kind: `aiter_raw` costs one generator more for each chunk.
@@ -173,7 +173,7 @@ class Upstream:
                     self._check_size(max(packed, unpacked))
                     yield piece
                 patience = self._spec.idle_timeout
-        unpacker.end()
+        unpacker.finish()
 
     async def _next(self, chunks: AsyncIterator[bytes], patience: float, left: float) -> bytes | None:
         try:
@@ -200,8 +200,8 @@ class Upstream:
                         break
         return bytes(body[:_COMPLAINT])
 
-    def _translate(self, response: httpx.Response, body: bytes, question: Question) -> Fault:
-        return translate(
+    def _translate(self, response: httpx.Response, body: bytes, question: Question) -> UpstreamFailure:
+        return classify(
             response.status_code,
             response.headers,
             body,
@@ -230,13 +230,15 @@ def _broke_off(how: str) -> UpstreamError:
     return UpstreamBroken("The upstream broke off in its reply. The image may have been made.", detail=how)
 
 
-def _fault_of(error: Exception) -> Fault:
+def _fault_of(error: Exception) -> UpstreamFailure:
     """An attempt that brought no answer."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, _UNREACHED):
-        return Fault(UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error)), Again.SAFE)
+        return UpstreamFailure(
+            UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error)), RetrySafety.SAFE
+        )
     message = "The upstream gave no readable answer. The image may have been made."
-    return Fault(UpstreamBroken(message, detail=_describe(error)))
+    return UpstreamFailure(UpstreamBroken(message, detail=_describe(error)))
 
 
 def _describe(error: Exception) -> str:

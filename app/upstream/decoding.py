@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from app.errors import UpstreamBroken
 
 #: Bytes that are unpacked at a time: a bomb is noticed by whoever counts them, after at most one piece too many.
-PIECE = 64 * 1024
+MAX_CHUNK = 64 * 1024
 
 #: Tells gzip and zlib apart by itself.
 _EITHER = zlib.MAX_WBITS | 32
 
 
-class Unpacker:
+class ContentDecoder:
     """Raises UpstreamBroken for an encoding that was not asked for and for what is not in that encoding."""
 
     def __init__(self, content_encoding: str) -> None:
@@ -30,12 +30,12 @@ class Unpacker:
             return
         while data and not inflater.eof:
             try:
-                yield inflater.decompress(data, PIECE)
+                yield inflater.decompress(data, MAX_CHUNK)
             except zlib.error as error:
                 raise UpstreamBroken("The upstream's compressed reply is damaged.", detail=str(error)) from None
             data = inflater.unconsumed_tail
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Raises UpstreamBroken where the body stops too early."""
         if self._inflater is not None and not self._inflater.eof:
             raise UpstreamBroken("The upstream's compressed reply is cut off.")

@@ -40,15 +40,15 @@ _DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class UpstreamErrorBody:
     """`message` may be shown and is empty where there is none; `words` and `detail` are not for clients.
 
     `words` is every short text of the error object, to be searched. `retry_after` is in seconds, however absurd.
     """
 
     status: int
-    words: str = ""
-    message: str = ""
+    searchable: str = ""
+    public_message: str = ""
     type: str | None = None
     param: str | None = None
     code: str | None = None
@@ -57,7 +57,7 @@ class Complaint:
     detail: str = ""
 
     @classmethod
-    def read(
+    def parse(
         cls, status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: Collection[str] = ()
     ) -> Self:
         """`headers` answers to lower-case names; `now` is seconds since 1970; `secrets` are blotted out literally."""
@@ -65,18 +65,18 @@ class Complaint:
         texts = _texts(error)
         return cls(
             status=status if status >= 300 else _status_in(error) or status,
-            words=" ".join(texts)[:MAX_LOGGED],
-            message=public_text(_message_of(error), secrets),
+            searchable=" ".join(texts)[:MAX_LOGGED],
+            public_message=public_text(_message_of(error), secrets),
             type=_name_of(error, "type", secrets),
             param=_name_of(error, "param", secrets),
             code=_name_of(error, "code", secrets),
             moderation_details=_moderation_details(error),
-            retry_after=read_retry_after(headers, now),
+            retry_after=parse_retry_after(headers, now),
             detail=f"upstream answered {status}: {loggable_text(body.decode(errors='replace'), secrets)}",
         )
 
 
-def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); None where there is nothing sensible."""
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _SECONDS.fullmatch(milliseconds):
@@ -163,63 +163,63 @@ def _moderation_details(error: object) -> Mapping[str, Any] | None:
     return {"moderation_stage": stage, "categories": categories}
 
 
-class Again(Enum):
+class RetrySafety(Enum):
     """Whether the same question may be asked again: not where a picture may have been paid for."""
 
     SAFE = "surely no work was done"
-    ELSEWHERE = "surely no work was done, and only another upstream can help"
+    OTHER_UPSTREAM = "surely no work was done, and only another upstream can help"
     AMBIGUOUS = "probably no work was done: the operator decides"
-    NEVER = "work may have been done, or a repeat would end the same way"
+    UNSAFE = "work may have been done, or a repeat would end the same way"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class UpstreamFailure:
     """One attempt that failed. `retry_after` in seconds, as the upstream asked, however absurd."""
 
     error: ApiError
-    again: Again = Again.NEVER
+    retry_safety: RetrySafety = RetrySafety.UNSAFE
     retry_after: float | None = None
 
 
-def _block(complaint: Complaint) -> ApiError:
+def _block(complaint: UpstreamErrorBody) -> ApiError:
     details = complaint.moderation_details
-    message = complaint.message or "Your request was rejected by the upstream's safety system."
+    message = complaint.public_message or "Your request was rejected by the upstream's safety system."
     return ModerationBlocked(
         message, extra={"moderation_details": details} if details else None, detail=complaint.detail
     )
 
 
-def _refuse(complaint: Complaint) -> ApiError:
+def _refuse(complaint: UpstreamErrorBody) -> ApiError:
     kind = UserError if complaint.type == UserError.type else InvalidRequest
-    message = complaint.message or f"The upstream refused the request (status {complaint.status})."
+    message = complaint.public_message or f"The upstream refused the request (status {complaint.status})."
     return kind(message, param=complaint.param, code=complaint.code, detail=complaint.detail)
 
 
-def _limit(complaint: Complaint) -> ApiError:
+def _limit(complaint: UpstreamErrorBody) -> ApiError:
     message = "The upstream takes no more requests right now. Please try again later."
     return RateLimited(message, retry_after=complaint.retry_after or 1, detail=complaint.detail)
 
 
-def _limit_caller(complaint: Complaint) -> ApiError:
-    message = complaint.message or "Rate limit reached. Please try again later."
+def _limit_caller(complaint: UpstreamErrorBody) -> ApiError:
+    message = complaint.public_message or "Rate limit reached. Please try again later."
     return RateLimited(message, retry_after=complaint.retry_after or 1, detail=complaint.detail)
 
 
-def _charge_caller(complaint: Complaint) -> ApiError:
+def _charge_caller(complaint: UpstreamErrorBody) -> ApiError:
     """As OpenAI does: a 429 that no repeat will mend."""
-    message = complaint.message or "You exceeded your current quota, please check your plan and billing details."
+    message = complaint.public_message or "You exceeded your current quota, please check your plan and billing details."
     name, never = "insufficient_quota", {"x-should-retry": "false"}
     return RateLimited(message, type=name, code=name, headers=never, detail=complaint.detail)
 
 
-def _deny_caller(complaint: Complaint) -> ApiError:
-    message = complaint.message or "Incorrect API key provided."
+def _deny_caller(complaint: UpstreamErrorBody) -> ApiError:
+    message = complaint.public_message or "Incorrect API key provided."
     if complaint.status == 403:
         return Forbidden(message, code=complaint.code, detail=complaint.detail)
     return Unauthorized(message, code="invalid_api_key", detail=complaint.detail)
 
 
-def _say(kind: type[ApiError], message: str, code: str | None = None) -> Callable[[Complaint], ApiError]:
+def _say(kind: type[ApiError], message: str, code: str | None = None) -> Callable[[UpstreamErrorBody], ApiError]:
     """The upstream's own words stay in the log: they speak of the operator's account and network."""
     return lambda complaint: kind(message.format(status=complaint.status), code=code, detail=complaint.detail)
 
@@ -277,7 +277,7 @@ _OUR_KEY, _CALLERS_KEY = False, True
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ErrorRule:
     """Matches where the status is one of `statuses`, `words` are found, and the key is whose `pass_through` says.
 
     `place`: what of the upstream's configuration is at fault.
@@ -285,45 +285,45 @@ class Row:
 
     name: str
     statuses: Container[int]
-    words: re.Pattern[str] | None
-    make: Callable[[Complaint], ApiError]
-    again: Again = Again.NEVER
+    pattern: re.Pattern[str] | None
+    build_error: Callable[[UpstreamErrorBody], ApiError]
+    retry_safety: RetrySafety = RetrySafety.UNSAFE
     pass_through: bool | None = None
-    place: str | None = None
+    setting: str | None = None
 
 
 #: The first that matches counts. Relays put one fault under many statuses (an invalid size as 429, a refusal as 451),
 #: so words go before statuses. 408 is not safe to repeat: relays answer it when what is behind them was slow.
-ROWS: tuple[Row, ...] = (
-    Row("a redirect", range(300, 400), None, _redirected, Again.ELSEWHERE, place="base_url"),
-    Row("a refusal, said", _ANY, _REFUSAL, _block),
-    Row("a refusal, by status", {451}, None, _block),
-    Row("no credit of ours, said", _ANY, _CREDIT, _no_credit, Again.ELSEWHERE, _OUR_KEY, "api_key"),
-    Row("no credit of ours, by status", {402}, None, _no_credit, Again.ELSEWHERE, _OUR_KEY, "api_key"),
-    Row("no credit of the caller's, said", _ANY, _CREDIT, _charge_caller, pass_through=_CALLERS_KEY),
-    Row("no credit of the caller's, by status", {402}, None, _charge_caller, pass_through=_CALLERS_KEY),
-    Row("a model that the caller may not use", {403}, _MODEL, _deny_caller, pass_through=_CALLERS_KEY),
-    Row("a model that is not there", _ANY, _MODEL, _wrong_model, Again.ELSEWHERE, place="model"),
-    Row("our key, said", _ANY, _KEY, _wrong_key, Again.ELSEWHERE, _OUR_KEY, "api_key"),
-    Row("our key, by status", {401, 403}, None, _wrong_key, Again.ELSEWHERE, _OUR_KEY, "api_key"),
-    Row("the caller's key, said", _ANY, _KEY, _deny_caller, pass_through=_CALLERS_KEY),
-    Row("the caller's key, by status", {401, 403}, None, _deny_caller, pass_through=_CALLERS_KEY),
-    Row("a value that the upstream does not take", _ANY, _WRONG_VALUE, _refuse),
-    Row("too large", {413}, None, _too_large),
-    Row("too many of the caller's", {429}, None, _limit_caller, Again.SAFE, pass_through=_CALLERS_KEY),
-    Row("too many", {429}, None, _limit, Again.SAFE),
-    Row("overloaded", {503}, None, _overloaded, Again.SAFE),
-    Row("too many, said under another status", _ANY, _RATE, _limit),
-    Row("overloaded, said under another status", _ANY, _OVERLOAD, _overloaded),
-    Row("too slow", {408, 504, 520, 522, 524}, None, _too_slow),
-    Row("nothing there", {404, 405, 410}, None, _wrong_address, Again.ELSEWHERE, place="base_url"),
-    Row("a request that the upstream does not take", {400, 409, 415, 422}, None, _refuse),
-    Row("a crash before any work, perhaps", {500, 502}, None, _failed, Again.AMBIGUOUS),
-    Row("anything else", _ANY, None, _failed),
+ERROR_RULES: tuple[ErrorRule, ...] = (
+    ErrorRule("a redirect", range(300, 400), None, _redirected, RetrySafety.OTHER_UPSTREAM, setting="base_url"),
+    ErrorRule("a refusal, said", _ANY, _REFUSAL, _block),
+    ErrorRule("a refusal, by status", {451}, None, _block),
+    ErrorRule("no credit of ours, said", _ANY, _CREDIT, _no_credit, RetrySafety.OTHER_UPSTREAM, _OUR_KEY, "api_key"),
+    ErrorRule("no credit of ours, by status", {402}, None, _no_credit, RetrySafety.OTHER_UPSTREAM, _OUR_KEY, "api_key"),
+    ErrorRule("no credit of the caller's, said", _ANY, _CREDIT, _charge_caller, pass_through=_CALLERS_KEY),
+    ErrorRule("no credit of the caller's, by status", {402}, None, _charge_caller, pass_through=_CALLERS_KEY),
+    ErrorRule("a model that the caller may not use", {403}, _MODEL, _deny_caller, pass_through=_CALLERS_KEY),
+    ErrorRule("a model that is not there", _ANY, _MODEL, _wrong_model, RetrySafety.OTHER_UPSTREAM, setting="model"),
+    ErrorRule("our key, said", _ANY, _KEY, _wrong_key, RetrySafety.OTHER_UPSTREAM, _OUR_KEY, "api_key"),
+    ErrorRule("our key, by status", {401, 403}, None, _wrong_key, RetrySafety.OTHER_UPSTREAM, _OUR_KEY, "api_key"),
+    ErrorRule("the caller's key, said", _ANY, _KEY, _deny_caller, pass_through=_CALLERS_KEY),
+    ErrorRule("the caller's key, by status", {401, 403}, None, _deny_caller, pass_through=_CALLERS_KEY),
+    ErrorRule("a value that the upstream does not take", _ANY, _WRONG_VALUE, _refuse),
+    ErrorRule("too large", {413}, None, _too_large),
+    ErrorRule("too many of the caller's", {429}, None, _limit_caller, RetrySafety.SAFE, pass_through=_CALLERS_KEY),
+    ErrorRule("too many", {429}, None, _limit, RetrySafety.SAFE),
+    ErrorRule("overloaded", {503}, None, _overloaded, RetrySafety.SAFE),
+    ErrorRule("too many, said under another status", _ANY, _RATE, _limit),
+    ErrorRule("overloaded, said under another status", _ANY, _OVERLOAD, _overloaded),
+    ErrorRule("too slow", {408, 504, 520, 522, 524}, None, _too_slow),
+    ErrorRule("nothing there", {404, 405, 410}, None, _wrong_address, RetrySafety.OTHER_UPSTREAM, setting="base_url"),
+    ErrorRule("a request that the upstream does not take", {400, 409, 415, 422}, None, _refuse),
+    ErrorRule("a crash before any work, perhaps", {500, 502}, None, _failed, RetrySafety.AMBIGUOUS),
+    ErrorRule("anything else", _ANY, None, _failed),
 )
 
 
-def translate(
+def classify(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
@@ -332,24 +332,24 @@ def translate(
     now: float,
     secrets: Collection[str] = (),
     places: Mapping[str, str] | None = None,
-) -> Fault:
+) -> UpstreamFailure:
     """`body` may be the beginning only. `now` is seconds since 1970, for dates; `secrets` never leave, wherever said.
     `places`: where the operator has written the address, the key and the model, by the names in ROWS; for the log.
 
     An error object inside a 200 is translated likewise, with the status that it names, if it names one; but nobody may
     ask again after a crash there, since an answer had begun.
     """
-    complaint = Complaint.read(status, headers, body, now=now, secrets=secrets)
-    row = next(row for row in ROWS if _matches(row, complaint, pass_through=pass_through))
-    if place := (places or {}).get(row.place or ""):
+    complaint = UpstreamErrorBody.parse(status, headers, body, now=now, secrets=secrets)
+    row = next(row for row in ERROR_RULES if _matches(row, complaint, pass_through=pass_through))
+    if place := (places or {}).get(row.setting or ""):
         complaint = replace(complaint, detail=f"see {place}: {complaint.detail}")
-    again = Again.NEVER if status < 300 and row.again is Again.AMBIGUOUS else row.again
-    return Fault(row.make(complaint), again, complaint.retry_after)
+    again = RetrySafety.UNSAFE if status < 300 and row.retry_safety is RetrySafety.AMBIGUOUS else row.retry_safety
+    return UpstreamFailure(row.build_error(complaint), again, complaint.retry_after)
 
 
-def _matches(row: Row, complaint: Complaint, *, pass_through: bool) -> bool:
+def _matches(row: ErrorRule, complaint: UpstreamErrorBody, *, pass_through: bool) -> bool:
     return (
         complaint.status in row.statuses
         and row.pass_through in {None, pass_through}
-        and (row.words is None or row.words.search(complaint.words) is not None)
+        and (row.pattern is None or row.pattern.search(complaint.searchable) is not None)
     )

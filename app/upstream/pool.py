@@ -12,11 +12,11 @@ from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, Upstream
 from app.observability.logging import log
 from app.observability.metrics import ATTEMPTS
 from app.protocol.chat_reply import ChatReply
-from app.upstream.circuit_breaker import Circuit, Ticket
+from app.upstream.circuit_breaker import CircuitBreaker, Permit
 from app.upstream.client import Question, Upstream
-from app.upstream.error_mapping import Again, Fault
-from app.upstream.retry import Budget, decide
-from app.upstream.selection import Candidate, Nobody, choose
+from app.upstream.error_mapping import RetrySafety, UpstreamFailure
+from app.upstream.retry import RetryBudget, retry_delay
+from app.upstream.selection import Candidate, NoCandidate, select
 from app.upstream.spec import UpstreamSpec
 
 #: More than any priority: one that others find broken is asked after all the rest.
@@ -34,7 +34,7 @@ class Member:
 
     spec: UpstreamSpec
     upstream: Upstream
-    circuit: Circuit = field(default_factory=Circuit)
+    circuit: CircuitBreaker = field(default_factory=CircuitBreaker)
     under_way: int = 0
 
     @property
@@ -64,7 +64,7 @@ class Course:
 class Visit:
     """A question at one upstream. `error`: what its answer was, where that was none."""
 
-    ticket: Ticket
+    ticket: Permit
     error: ApiError | None = None
 
 
@@ -90,7 +90,7 @@ class Upstreams:
         self._timeout, self._attempts, self._ambiguous = timeout, attempts, ambiguous
         self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
         self.suspected: Collection[str] = ()
-        self._budget = Budget()
+        self._budget = RetryBudget()
         self._freed = asyncio.Event()
 
     async def close(self) -> None:
@@ -120,21 +120,21 @@ class Upstreams:
         none has the model.
         """
         course = Course(self._models_for(model, upstream), self._monotonic())
-        self._budget.earn()
+        self._budget.deposit()
         while True:
             member = await self._next(course)
             course.started = self._monotonic() if course.started is None else course.started
             question = put(member.spec.dialect, course.models[member.spec.name])
             with self._visit(member) as visit:
                 outcome = await member.upstream.attempt(question, course.started)
-                if not isinstance(outcome, Fault):
+                if not isinstance(outcome, UpstreamFailure):
                     async with aclosing(member.upstream.read(outcome, question, course.started)) as replies:
                         async for reply in replies:
-                            if isinstance(reply, Fault):
+                            if isinstance(reply, UpstreamFailure):
                                 outcome = reply
                             else:
                                 yield member.spec.name, reply
-                if not isinstance(outcome, Fault):
+                if not isinstance(outcome, UpstreamFailure):
                     return
                 visit.error = outcome.error
             self._note(course, member, outcome)
@@ -153,7 +153,7 @@ class Upstreams:
     @contextmanager
     def _visit(self, member: Member) -> Iterator[Visit]:
         """Takes a place, and tells the circuit what became of the question; nothing if it was called off."""
-        visit = Visit(member.circuit.enter(self._monotonic()))
+        visit = Visit(member.circuit.acquire(self._monotonic()))
         member.under_way += 1
         try:
             yield visit
@@ -161,7 +161,7 @@ class Upstreams:
             self._judge(member, visit.ticket, error)
             raise
         except BaseException:  # reason: tidied up, and raised again
-            member.circuit.withdraw(visit.ticket)
+            member.circuit.cancel(visit.ticket)
             raise
         else:
             self._judge(member, visit.ticket, visit.error)
@@ -170,61 +170,63 @@ class Upstreams:
             self._freed.set()
             self._freed = asyncio.Event()
 
-    def _judge(self, member: Member, ticket: Ticket, error: ApiError | None) -> None:
+    def _judge(self, member: Member, ticket: Permit, error: ApiError | None) -> None:
         ATTEMPTS.of(member.spec.name, "ok" if error is None else error.code or error.type).inc()
         now = self._monotonic()
         before = member.circuit.state(now)
         if error is not None and _is_its_fault(error, member.upstream):
-            member.circuit.fail(ticket, now, self._chance())
+            member.circuit.record_failure(ticket, now, self._chance())
             if self.are_several:
                 log.warning("upstream.fault", upstream=member.spec.name, code=error.code, reason=error.detail)
         else:
-            member.circuit.succeed(ticket, now)
+            member.circuit.record_success(ticket, now)
         if (after := member.circuit.state(now)) is not before:
             log.warning("upstream.circuit", upstream=member.spec.name, state=after.value)
 
-    def _note(self, course: Course, member: Member, fault: Fault) -> None:
+    def _note(self, course: Course, member: Member, fault: UpstreamFailure) -> None:
         """Raises the error where the question must not be asked anywhere else."""
-        free = fault.again in {Again.SAFE, Again.ELSEWHERE} or (self._ambiguous and fault.again is Again.AMBIGUOUS)
+        free = fault.retry_safety in {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM} or (
+            self._ambiguous and fault.retry_safety is RetrySafety.AMBIGUOUS
+        )
         if not free:
             raise fault.error
         name, course.failed_at = member.spec.name, self._monotonic()
-        if not course.asked or fault.again is not Again.ELSEWHERE:
+        if not course.asked or fault.retry_safety is not RetrySafety.OTHER_UPSTREAM:
             # In the end the client is told rather what time may mend than what only the operator can.
             course.error = fault.error
         course.asked.add(name)
-        delay = decide(
+        delay = retry_delay(
             fault,
             attempt=course.repeats + 1,
-            attempts=self._attempts,
+            max_attempts=self._attempts,
             elapsed=course.failed_at - (course.started or 0.0),
             deadline=self._timeout,
             random=self._chance(),
-            ambiguous=self._ambiguous,
+            retry_ambiguous=self._ambiguous,
         )
         if delay is not None:
             course.due[name] = course.failed_at + delay
 
     async def _next(self, course: Course) -> Member:
         """Raises the error of the course where it has come to its end."""
-        while isinstance(chosen := self._choose(course), Nobody):
-            await (self._place(course) if chosen is Nobody.FREE else self._rest(course))
+        while isinstance(chosen := self._choose(course), NoCandidate):
+            await (self._place(course) if chosen is NoCandidate.BUSY else self._rest(course))
         return self._members[chosen]
 
-    def _choose(self, course: Course) -> str | Nobody:
+    def _choose(self, course: Course) -> str | NoCandidate:
         now = self._monotonic()
         candidates = [
             Candidate(
                 name,
                 priority=self._members[name].spec.priority + (_LAST if name in self.suspected else 0),
                 weight=self._members[name].spec.weight,
-                welcome=self._members[name].circuit.admits(now),
+                available=self._members[name].circuit.allows(now),
                 full=self._members[name].is_full,
-                asked=name in course.asked,
+                tried=name in course.asked,
             )
             for name in course.models
         ]
-        return choose(candidates, self._chance())
+        return select(candidates, self._chance())
 
     async def _place(self, course: Course) -> None:
         """Wait until a question somewhere has ended."""
@@ -237,7 +239,7 @@ class Upstreams:
     async def _rest(self, course: Course) -> None:
         """Wait until the question may be put again to one that has turned it away, the first that allows it."""
         may_repeat = course.due and course.repeats < self._attempts - 1
-        if not may_repeat or not self._budget.spend():
+        if not may_repeat or not self._budget.withdraw():
             raise course.error
         name = min(course.due, key=course.due.__getitem__)
         seconds = max(0.0, course.due.pop(name) - course.failed_at)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.upstream.error_mapping import Again, Fault
+from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 
 #: Seconds. Full jitter: anything from nothing up to `_BASE` x 2^(attempt - 1), at most `_CAP`.
 _BASE, _CAP = 0.5, 8.0
@@ -14,44 +14,46 @@ _ROOM = 0.1
 _PRICE, _RESERVE = 5, 10
 
 
-def decide(
-    fault: Fault,
+def retry_delay(
+    failure: UpstreamFailure,
     *,
     attempt: int,
-    attempts: int,
+    max_attempts: int,
     elapsed: float,
     deadline: float,
     random: float,
-    ambiguous: bool = False,
+    retry_ambiguous: bool = False,
 ) -> float | None:
     """Seconds to wait before the next attempt, None for no more.
 
     `attempt` counts from 1 and is the one that failed. `elapsed` and `deadline` are seconds since the question came.
     `random` is from [0, 1). `ambiguous` allows to repeat what probably cost nothing.
     """
-    allowed = fault.again is Again.SAFE or (ambiguous and fault.again is Again.AMBIGUOUS)
-    if not allowed or attempt >= attempts:
+    allowed = failure.retry_safety is RetrySafety.SAFE or (
+        retry_ambiguous and failure.retry_safety is RetrySafety.AMBIGUOUS
+    )
+    if not allowed or attempt >= max_attempts:
         return None
-    delay = (fault.retry_after or 0.0) + random * min(_CAP, _BASE * 2 ** (attempt - 1))
+    delay = (failure.retry_after or 0.0) + random * min(_CAP, _BASE * 2 ** (attempt - 1))
     return delay if elapsed + delay <= deadline * (1 - _ROOM) else None
 
 
 @dataclass(slots=True)
-class Budget:
+class RetryBudget:
     """What a whole process may repeat: one question more for every five asked, and a reserve for quiet times.
 
     Without it, an upstream that is down gets several times its usual load from everyone's retries.
     """
 
-    saved: int = _PRICE * _RESERVE
+    balance: int = _PRICE * _RESERVE
 
-    def earn(self) -> None:
+    def deposit(self) -> None:
         """Once for every question, its repeats not counted."""
-        self.saved = min(_PRICE * _RESERVE, self.saved + 1)
+        self.balance = min(_PRICE * _RESERVE, self.balance + 1)
 
-    def spend(self) -> bool:
+    def withdraw(self) -> bool:
         """Whether one more repeat is within the budget; if so it is taken."""
-        if self.saved < _PRICE:
+        if self.balance < _PRICE:
             return False
-        self.saved -= _PRICE
+        self.balance -= _PRICE
         return True

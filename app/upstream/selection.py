@@ -16,28 +16,28 @@ class Candidate:
     name: str
     priority: int = 0
     weight: float = 1.0
-    welcome: bool = True
+    available: bool = True
     full: bool = False
-    asked: bool = False
+    tried: bool = False
 
 
-class Nobody(Enum):
+class NoCandidate(Enum):
     """Why no upstream is chosen."""
 
-    FREE = "one that is left has no place now"
-    LEFT = "none is left that this question has not been to"
+    BUSY = "one that is left has no place now"
+    EXHAUSTED = "none is left that this question has not been to"
 
 
-def choose(candidates: Sequence[Candidate], random: float) -> str | Nobody:
+def select(candidates: Sequence[Candidate], random: float) -> str | NoCandidate:
     """A name, by weight among those of equal priority; `random` is from [0, 1).
 
     A circuit is a reason to go elsewhere, not to refuse: where none admits the question, they do not count.
     """
-    nobody_is_welcome = not any(candidate.welcome for candidate in candidates)
-    left = [one for one in candidates if not one.asked and (one.welcome or nobody_is_welcome)]
+    nobody_is_welcome = not any(candidate.available for candidate in candidates)
+    left = [one for one in candidates if not one.tried and (one.available or nobody_is_welcome)]
     free = [one for one in left if not one.full]
     if not free:
-        return Nobody.FREE if left else Nobody.LEFT
+        return NoCandidate.BUSY if left else NoCandidate.EXHAUSTED
     first = min(one.priority for one in free)
     equals = [one for one in free if one.priority == first]
     *sums, total = accumulate(one.weight for one in equals)

@@ -12,7 +12,7 @@ import pytest
 from app import __version__
 from app.api.pages import POLICY, WEB_DIR, about
 from app.config.settings import Settings
-from app.extraction.urls import Look
+from app.extraction.urls import UrlKind
 from app.protocol.image_request import PARAMETERS
 from tests.support.raw_http import ask, request
 from tests.support.servers import RunningLimner, run_limner
@@ -199,11 +199,11 @@ def test_the_page_knows_all_that_is_said_of_a_pasted_reply() -> None:
     """So that it can be said in Chinese too; the page sends no pictures along that could have been the client's own."""
     extraction = WEB_DIR.parent / "extraction"
     judged = "".join((extraction / f"{name}.py").read_text() for name in ("forms", "filters"))
-    reasons = re.findall(r'(?:why_not=|why_not = |reason = |return "", |\("", )f?"([^"]+)"', judged)
+    reasons = re.findall(r'(?:rejection=|rejection = |reason = |return "", |\("", )f?"([^"]+)"', judged)
     looks = [reasons.pop(at) for at, each in enumerate(reasons) if "{look.value}" in each]
-    reasons += [looks[0].replace("{look.value}", look.value) for look in (Look.VIDEO, Look.OTHER)]
-    pasted = (extraction / "explain.py").read_text().partition("\ndef lines(")[0]
-    kinds = re.findall(r'(?:return |_in_body\(|Pasted\(|else )"([a-zA-Z ]+)"', pasted)
+    reasons += [looks[0].replace("{look.value}", look.value) for look in (UrlKind.VIDEO, UrlKind.OTHER_FILE)]
+    pasted = (extraction / "explain.py").read_text().partition("\ndef text_report(")[0]
+    kinds = re.findall(r'(?:return |_in_body\(|PastedReply\(|else )"([a-zA-Z ]+)"', pasted)
     told = dict(re.findall(r'^ {2}"([^"]+)": "(\w+)",$', SCRIPTS["explainer.js"], re.MULTILINE))
     assert told.keys() == {*reasons, *kinds} - {"the client itself had sent it"}
     english = texts("en")

@@ -39,7 +39,7 @@ from app.errors import (
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.json_stream import HoleyJson
 from app.upstream.client import Question, Upstream
-from app.upstream.error_mapping import Again, Fault
+from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 from app.upstream.pool import Member, Upstreams
 from app.upstream.spec import ModelMap, UpstreamSpec
 from tests.support import manual_clock as clock
@@ -53,11 +53,11 @@ NOTHING = HoleyJson({})
 class Inside:
     """A fault that is told inside a 200."""
 
-    fault: Fault
+    fault: UpstreamFailure
 
 
 #: What comes of one attempt; None: a picture.
-Outcome = Fault | Inside | ApiError | None
+Outcome = UpstreamFailure | Inside | ApiError | None
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Scripted(Upstream):
         self.started: list[float] = []
         self.gate: asyncio.Event | None = None
 
-    async def attempt(self, question: Question, started: float) -> httpx.Response | Fault:
+    async def attempt(self, question: Question, started: float) -> httpx.Response | UpstreamFailure:
         self.log.append(self.name)
         self.started.append(started)
         step = self.script[min(self.calls, len(self.script) - 1)]
@@ -93,11 +93,11 @@ class Scripted(Upstream):
         await asyncio.sleep(0)
         if self.gate is not None:
             await self.gate.wait()
-        return step if isinstance(step, Fault) else httpx.Response(200, extensions={"step": step})
+        return step if isinstance(step, UpstreamFailure) else httpx.Response(200, extensions={"step": step})
 
     async def read(
         self, response: httpx.Response, question: Question, started: float
-    ) -> AsyncGenerator[ChatReply | Fault, None]:
+    ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
         step = response.extensions["step"]
         if isinstance(step, Inside):
             yield step.fault
@@ -163,14 +163,14 @@ def build(
     return World(members, upstreams, asked, time)
 
 
-DOWN = Fault(UpstreamUnreachable("down", detail="down"), Again.SAFE)
-BUSY = Fault(RateLimited("busy"), Again.SAFE)
-LATER = Fault(RateLimited("busy"), Again.SAFE, retry_after=30)
-NO_KEY = Fault(UpstreamAuth("key"), Again.ELSEWHERE)
-NO_QUOTA = Fault(UpstreamError("quota", code="upstream_quota"), Again.ELSEWHERE)
-CRASH = Fault(UpstreamError("crash"), Again.AMBIGUOUS)
-SLOW = Fault(UpstreamTimeout("slow"))
-REFUSAL = Fault(ModerationBlocked("no"))
+DOWN = UpstreamFailure(UpstreamUnreachable("down", detail="down"), RetrySafety.SAFE)
+BUSY = UpstreamFailure(RateLimited("busy"), RetrySafety.SAFE)
+LATER = UpstreamFailure(RateLimited("busy"), RetrySafety.SAFE, retry_after=30)
+NO_KEY = UpstreamFailure(UpstreamAuth("key"), RetrySafety.OTHER_UPSTREAM)
+NO_QUOTA = UpstreamFailure(UpstreamError("quota", code="upstream_quota"), RetrySafety.OTHER_UPSTREAM)
+CRASH = UpstreamFailure(UpstreamError("crash"), RetrySafety.AMBIGUOUS)
+SLOW = UpstreamFailure(UpstreamTimeout("slow"))
+REFUSAL = UpstreamFailure(ModerationBlocked("no"))
 OK = None
 
 
@@ -260,7 +260,7 @@ STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, R
     st.floats(0, 1, exclude_max=True),
 )
 def test_nothing_is_asked_twice_that_may_have_been_paid_for(
-    scripts: list[list[Fault | None]], attempts: int, ambiguous: bool, chance: float
+    scripts: list[list[UpstreamFailure | None]], attempts: int, ambiguous: bool, chance: float
 ) -> None:
     world = build(dict(zip("abc", scripts, strict=False)), attempts=attempts, ambiguous=ambiguous, chance=chance)
     name, error = asyncio.run(world.ask())
@@ -270,16 +270,16 @@ def test_nothing_is_asked_twice_that_may_have_been_paid_for(
         script = world.upstream(asked).script
         outcomes.append((asked, script[min(calls[asked], len(script) - 1)]))
         calls[asked] += 1
-    free = {Again.SAFE, Again.ELSEWHERE} | ({Again.AMBIGUOUS} if ambiguous else set())
-    assert all(isinstance(step, Fault) and step.again in free for _, step in outcomes[:-1])
+    free = {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM} | ({RetrySafety.AMBIGUOUS} if ambiguous else set())
+    assert all(isinstance(step, UpstreamFailure) and step.retry_safety in free for _, step in outcomes[:-1])
     assert len(outcomes) <= len(scripts) + attempts - 1
     for index, (asked, step) in enumerate(outcomes):
-        if isinstance(step, Fault) and step.again is Again.ELSEWHERE:
+        if isinstance(step, UpstreamFailure) and step.retry_safety is RetrySafety.OTHER_UPSTREAM:
             assert asked not in world.asked[index + 1 :]
     last, step = outcomes[-1]
     assert (name, error is None) == ((last, True) if step is OK else (None, False))
     if error is not None:
-        assert error in [step.error for _, step in outcomes if isinstance(step, Fault)]
+        assert error in [step.error for _, step in outcomes if isinstance(step, UpstreamFailure)]
 
 
 def test_each_is_asked_in_its_dialect_for_its_model() -> None:
@@ -425,13 +425,13 @@ def test_what_opens_a_circuit(script: Outcome) -> None:
     assert circuit_after(script) == "open"
 
 
-@pytest.mark.parametrize("script", [REFUSAL, Inside(REFUSAL), OK, Fault(InvalidRequest("size"))])
+@pytest.mark.parametrize("script", [REFUSAL, Inside(REFUSAL), OK, UpstreamFailure(InvalidRequest("size"))])
 def test_what_a_client_brings_upon_itself_does_not(script: Outcome) -> None:
     assert circuit_after(script) == "closed"
 
 
-@pytest.mark.parametrize("script", [Fault(Unauthorized("key")), BUSY])
-def test_a_callers_own_key_closes_nobody_elses_way(script: Fault) -> None:
+@pytest.mark.parametrize("script", [UpstreamFailure(Unauthorized("key")), BUSY])
+def test_a_callers_own_key_closes_nobody_elses_way(script: UpstreamFailure) -> None:
     assert circuit_after(script, UpstreamSpec("https://a.example/v1")) == "closed"
 
 

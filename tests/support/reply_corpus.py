@@ -8,14 +8,14 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CorpusReply:
     id: str
     body: bytes
     expected: tuple[str, ...]
     sent: tuple[str, ...]
 
 
-def read_rows(name: str) -> list[Row]:
+def read_corpus(name: str) -> list[CorpusReply]:
     return [
         _row(orjson.loads(line))
         for line in (Path(__file__).parents[1] / "data" / name).read_bytes().splitlines()
@@ -23,8 +23,8 @@ def read_rows(name: str) -> list[Row]:
     ]
 
 
-def _row(row: dict[str, Any]) -> Row:
-    return Row(row["id"], _body(row["reply"]), tuple(row["expected"]), tuple(row.get("request_images", ())))
+def _row(row: dict[str, Any]) -> CorpusReply:
+    return CorpusReply(row["id"], _body(row["reply"]), tuple(row["expected"]), tuple(row.get("request_images", ())))
 
 
 def _body(reply: Any) -> bytes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pybase64
 import pytest
 
-from app.extraction.base64_runs import MARK, Piece, cut_out, piece_of
+from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run
 from tests.unit.protocol.test_data_url import CASES
 
 PNG = pybase64.b64encode_as_string(CASES[0].data)
@@ -27,26 +27,36 @@ class Case:
     name: str
     text: str
     short: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Base64Run, ...]
 
 
 HEAD = "data:image/png;base64,"
 CASES_OF_TEXT = [
     Case("no base64", "data: https://a.example/x", "data: https://a.example/x", ()),
-    Case("a data URL", f"![x]({HEAD}{PNG})", f"![x]({ONE})", (Piece(HEAD, PNG),)),
-    Case("base64 alone", f"x {PNG} y", f"x {ONE} y", (Piece("", PNG),)),
-    Case("two pieces", f"{HEAD}{PNG}\n\n{JPEG}", f"{ONE}\n\n{MARK}1{MARK}", (Piece(HEAD, PNG), Piece("", JPEG))),
-    Case("the other way round", f"{JPEG} {HEAD}{PNG}", f"{ONE} {MARK}1{MARK}", (Piece("", JPEG), Piece(HEAD, PNG))),
-    Case("a large piece", f"{HEAD}{LARGE})", f"{ONE})", (Piece(HEAD, LARGE),)),
-    Case("a large piece in the URL-safe alphabet", f"{HEAD}{SAFE})", f"{ONE})", (Piece(HEAD, SAFE),)),
-    Case("lines", f"{HEAD}{wrapped(PNG, chr(10))})", f"{ONE})", (Piece(HEAD, wrapped(PNG, "\n")),)),
-    Case("lines with escaped breaks", f"{wrapped(PNG, chr(92) + 'n')}", ONE, (Piece("", wrapped(PNG, "\\n")),)),
+    Case("a data URL", f"![x]({HEAD}{PNG})", f"![x]({ONE})", (Base64Run(HEAD, PNG),)),
+    Case("base64 alone", f"x {PNG} y", f"x {ONE} y", (Base64Run("", PNG),)),
     Case(
-        "lines whose breaks became blanks", f"{HEAD}{wrapped(PNG, ' ')})", f"{ONE})", (Piece(HEAD, wrapped(PNG, " ")),)
+        "two pieces", f"{HEAD}{PNG}\n\n{JPEG}", f"{ONE}\n\n{MARK}1{MARK}", (Base64Run(HEAD, PNG), Base64Run("", JPEG))
     ),
-    Case("a word behind padding", f"{HEAD}{PADDED}\ndone", f"{ONE}\ndone", (Piece(HEAD, PADDED),)),
-    Case("a word below", f"{HEAD}{'A' * 40}\nok", f"{ONE}\nok", (Piece(HEAD, "A" * 40),)),
-    Case("an empty line below", f"{HEAD}{'A' * 40}\n\nok", f"{ONE}\n\nok", (Piece(HEAD, "A" * 40),)),
+    Case(
+        "the other way round",
+        f"{JPEG} {HEAD}{PNG}",
+        f"{ONE} {MARK}1{MARK}",
+        (Base64Run("", JPEG), Base64Run(HEAD, PNG)),
+    ),
+    Case("a large piece", f"{HEAD}{LARGE})", f"{ONE})", (Base64Run(HEAD, LARGE),)),
+    Case("a large piece in the URL-safe alphabet", f"{HEAD}{SAFE})", f"{ONE})", (Base64Run(HEAD, SAFE),)),
+    Case("lines", f"{HEAD}{wrapped(PNG, chr(10))})", f"{ONE})", (Base64Run(HEAD, wrapped(PNG, "\n")),)),
+    Case("lines with escaped breaks", f"{wrapped(PNG, chr(92) + 'n')}", ONE, (Base64Run("", wrapped(PNG, "\\n")),)),
+    Case(
+        "lines whose breaks became blanks",
+        f"{HEAD}{wrapped(PNG, ' ')})",
+        f"{ONE})",
+        (Base64Run(HEAD, wrapped(PNG, " ")),),
+    ),
+    Case("a word behind padding", f"{HEAD}{PADDED}\ndone", f"{ONE}\ndone", (Base64Run(HEAD, PADDED),)),
+    Case("a word below", f"{HEAD}{'A' * 40}\nok", f"{ONE}\nok", (Base64Run(HEAD, "A" * 40),)),
+    Case("an empty line below", f"{HEAD}{'A' * 40}\n\nok", f"{ONE}\n\nok", (Base64Run(HEAD, "A" * 40),)),
     Case("an ellipsis", f"{HEAD}...", f"{HEAD}...", ()),
     Case("the middle of something longer", f"https://a.example/x{JPEG}", f"https://a.example/x{JPEG}", ()),
     Case("a mark in the text", f"a{MARK}b", "ab", ()),
@@ -55,24 +65,24 @@ CASES_OF_TEXT = [
 
 @pytest.mark.parametrize("case", CASES_OF_TEXT, ids=lambda case: case.name)
 def test_pieces_are_cut_out(case: Case) -> None:
-    assert cut_out(case.text) == (case.short, case.pieces)
+    assert extract_base64(case.text) == (case.short, case.pieces)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\\n"])
 @pytest.mark.parametrize("size", range(60, 400))
 def test_the_last_line_belongs_to_its_piece(size: int, end: str) -> None:
     text = wrapped(pybase64.b64encode_as_string(b"\x89PNG\r\n\x1a\n" + bytes(size)), end)
-    assert cut_out(f"{HEAD}{text})") == (f"{ONE})", (Piece(HEAD, text),))
+    assert extract_base64(f"{HEAD}{text})") == (f"{ONE})", (Base64Run(HEAD, text),))
 
 
 def test_pieces_without_number_are_left() -> None:
-    short, pieces = cut_out(f"{HEAD}{'A' * 16} " * 1500)
+    short, pieces = extract_base64(f"{HEAD}{'A' * 16} " * 1500)
     assert len(pieces) == 1000
     assert short.count("data:") == 500
 
 
 def test_a_stand_in_names_its_piece_or_none() -> None:
-    piece = Piece("", PNG)
-    assert piece_of(ONE, [piece]) is piece
-    assert piece_of(f"{MARK}1{MARK}", [piece]) is None
-    assert piece_of("x", [piece]) is None
+    piece = Base64Run("", PNG)
+    assert resolve_run(ONE, [piece]) is piece
+    assert resolve_run(f"{MARK}1{MARK}", [piece]) is None
+    assert resolve_run("x", [piece]) is None

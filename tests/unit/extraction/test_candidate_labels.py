@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.extraction.filters import is_foreign, is_lesser, last_clause, names_result
+from app.extraction.filters import announces_result, is_secondary, is_unrelated, last_clause
 
 URL = "https://cdn.example.com/gen/a1.png"
 
@@ -24,7 +24,7 @@ URL = "https://cdn.example.com/gen/a1.png"
     ],
 )
 def test_lesser_pictures_are_known_by_words_label_or_path(words: str, label: str, url: str, lesser: bool) -> None:
-    assert is_lesser(words, label, url) is lesser
+    assert is_secondary(words, label, url) is lesser
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_lesser_pictures_are_known_by_words_label_or_path(words: str, label: str
     [("Source: ", "", True), ("", "powered by x", True), ("来源：", "", True), ("Result: ", "image", False)],
 )
 def test_pictures_of_others_are_known_by_words(words: str, label: str, foreign: bool) -> None:
-    assert is_foreign(words, label) is foreign
+    assert is_unrelated(words, label) is foreign
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_pictures_of_others_are_known_by_words(words: str, label: str, foreign: 
     ],
 )
 def test_the_result_is_known_by_words(words: str, label: str, result: bool) -> None:
-    assert names_result(words, label) is result
+    assert announces_result(words, label) is result
 
 
 @pytest.mark.parametrize(

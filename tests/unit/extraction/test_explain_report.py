@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from app.cli.explain import explain_file
-from app.extraction.explain import described, shown
+from app.extraction.explain import describe_url, printable
 from tests.support.sample_images import noise, saved
 
 PICTURE = saved(noise((64, 48)), "PNG")
@@ -75,10 +75,10 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_data_url_is_told_by_what_is_in_it() -> None:
-    assert described(DATA_URL) == f"data URL, 64x48 png, {len(PICTURE):,} bytes"
-    assert described("data:image/png;base64,AAAA") == "data URL, not an image, 3 bytes"
+    assert describe_url(DATA_URL) == f"data URL, 64x48 png, {len(PICTURE):,} bytes"
+    assert describe_url("data:image/png;base64,AAAA") == "data URL, not an image, 3 bytes"
 
 
 def test_a_reply_cannot_tell_the_terminal_what_to_do() -> None:
-    assert shown("a\x1b[31m\nb") == "a\ufffd[31m\ufffdb"
-    assert shown("a" * 7, 5) == "aaaa…"
+    assert printable("a\x1b[31m\nb") == "a\ufffd[31m\ufffdb"
+    assert printable("a" * 7, 5) == "aaaa…"

@@ -6,8 +6,8 @@ import pybase64
 import pytest
 from PIL import Image
 
-from app.extraction.base64_runs import Piece
-from app.extraction.filters import Judge
+from app.extraction.base64_runs import Base64Run
+from app.extraction.filters import CandidateFilter
 from tests.unit.protocol.test_data_url import CASES
 
 PNG = CASES[0].data
@@ -26,14 +26,14 @@ def pixel() -> str:
     ("value", "url"),
     [
         (" //a.example/x.png", URL),
-        (Piece("", BASE64), HEAD + BASE64),
-        (Piece("data:image/jpeg;base64,", BASE64), HEAD + BASE64),
-        (Piece("data:;base64, ", BASE64.rstrip("=")), HEAD + BASE64),
-        (Piece(HEAD, BASE64[:40] + "\\r\\n" + BASE64[40:]), HEAD + BASE64),
+        (Base64Run("", BASE64), HEAD + BASE64),
+        (Base64Run("data:image/jpeg;base64,", BASE64), HEAD + BASE64),
+        (Base64Run("data:;base64, ", BASE64.rstrip("=")), HEAD + BASE64),
+        (Base64Run(HEAD, BASE64[:40] + "\\r\\n" + BASE64[40:]), HEAD + BASE64),
     ],
 )
-def test_an_image_gets_its_one_spelling(value: str | Piece, url: str) -> None:
-    assert Judge(()).judge(value) == (url, "")
+def test_an_image_gets_its_one_spelling(value: str | Base64Run, url: str) -> None:
+    assert CandidateFilter(()).check(value) == (url, "")
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_an_image_gets_its_one_spelling(value: str | Piece, url: str) -> None:
         ("https://your-image-url/x.png", "is none"),
         ("https://a.example/x.mp4", "a video"),
         ("https://a.example/x.zip", "not an image"),
-        (Piece(HEAD, "!"), "not base64"),
-        (Piece("data:image/svg+xml,", BASE64), "not base64"),
-        (Piece(HEAD, "aGVsbG8="), "no image"),
-        (Piece(HEAD, BASE64[:200]), "cut off"),
-        (Piece(HEAD, pixel()), "single pixel"),
+        (Base64Run(HEAD, "!"), "not base64"),
+        (Base64Run("data:image/svg+xml,", BASE64), "not base64"),
+        (Base64Run(HEAD, "aGVsbG8="), "no image"),
+        (Base64Run(HEAD, BASE64[:200]), "cut off"),
+        (Base64Run(HEAD, pixel()), "single pixel"),
     ],
 )
-def test_what_is_no_image_has_a_reason(value: str | Piece, reason: str) -> None:
-    url, why_not = Judge(()).judge(value)
+def test_what_is_no_image_has_a_reason(value: str | Base64Run, reason: str) -> None:
+    url, why_not = CandidateFilter(()).check(value)
     assert not url
     assert reason in why_not
 
@@ -61,18 +61,18 @@ def test_what_is_no_image_has_a_reason(value: str | Piece, reason: str) -> None:
     [
         (URL, URL),
         ("https://a.example/x y.png", "https://a.example/x%20y.png#z"),
-        (HEAD + BASE64, Piece(HEAD, BASE64)),
-        (f"data:image/x;base64,{BASE64.rstrip('=')}", Piece("", BASE64)),
+        (HEAD + BASE64, Base64Run(HEAD, BASE64)),
+        (f"data:image/x;base64,{BASE64.rstrip('=')}", Base64Run("", BASE64)),
     ],
 )
-def test_what_the_client_sent_is_no_result(sent: str, value: str | Piece) -> None:
-    assert Judge([sent]).judge(value) == ("", "the client itself had sent it")
+def test_what_the_client_sent_is_no_result(sent: str, value: str | Base64Run) -> None:
+    assert CandidateFilter([sent]).check(value) == ("", "the client itself had sent it")
 
 
 @pytest.mark.parametrize(
     "sent", ["https://a.example/y.png", "data:,x", HEAD + "A" * len(BASE64), HEAD + "!" * len(BASE64)]
 )
 def test_what_the_client_sent_does_not_stand_in_the_way_of_another(sent: str) -> None:
-    judge = Judge([sent])
-    assert judge.judge(URL) == (URL, "")
-    assert judge.judge(Piece(HEAD, BASE64)) == (HEAD + BASE64, "")
+    judge = CandidateFilter([sent])
+    assert judge.check(URL) == (URL, "")
+    assert judge.check(Base64Run(HEAD, BASE64)) == (HEAD + BASE64, "")

@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
 from app.extraction import forms as replies
-from app.extraction.forms import FORMS, Findings, explain, find_images
+from app.extraction.forms import FORMS, ExtractionResult, explain, find_images
 from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
-from tests.support.reply_corpus import Row, read_rows
+from tests.support.reply_corpus import CorpusReply, read_corpus
 
-ROWS = read_rows("replies.jsonl") + read_rows("more_replies.jsonl")
+ROWS = read_corpus("replies.jsonl") + read_corpus("more_replies.jsonl")
 PNG = next(row for row in ROWS if row.id == "b64-scheme").expected[0]
 LINK = "https://cdn.example.com/gen/2026/a1b2c3.png"
 
 
-def findings_of(row: Row) -> Findings:
+def findings_of(row: CorpusReply) -> ExtractionResult:
     try:
         return explain(read_reply(row.body), row.sent)
     except UpstreamBroken:
-        return Findings((), ())
+        return ExtractionResult((), ())
 
 
-def urls_of(row: Row) -> tuple[str, ...]:
-    return tuple(image.url for image in findings_of(row).found)
+def urls_of(row: CorpusReply) -> tuple[str, ...]:
+    return tuple(image.url for image in findings_of(row).images)
 
 
 def reply_with(content: object) -> ChatReply:
@@ -40,7 +40,7 @@ def urls_in(content: object) -> list[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_every_known_reply_form_gives_exactly_its_images(row: Row) -> None:
+def test_every_known_reply_form_gives_exactly_its_images(row: CorpusReply) -> None:
     assert urls_of(row) == row.expected
 
 
@@ -49,8 +49,8 @@ def test_the_rows_have_different_names() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_every_form_is_needed_by_some_row(form: replies.Form, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row for row in ROWS if any(image.form == form.name for image in findings_of(row).found)]
+def test_every_form_is_needed_by_some_row(form: replies.ReplyForm, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row for row in ROWS if any(image.form == form.name for image in findings_of(row).images)]
     monkeypatch.setattr(replies, "FORMS", tuple(other for other in FORMS if other is not form))
     assert any(urls_of(row) != row.expected for row in rows)
 
@@ -59,7 +59,7 @@ STREAMS = [row for row in ROWS if row.id.startswith(("stream-", "raw-"))]
 
 
 @pytest.mark.parametrize("row", STREAMS, ids=lambda row: row.id)
-def test_a_stream_gives_the_same_images_byte_by_byte(row: Row) -> None:
+def test_a_stream_gives_the_same_images_byte_by_byte(row: CorpusReply) -> None:
     reader = ReplyReader()
     for at in range(len(row.body)):
         reader.feed(row.body[at : at + 1])
@@ -68,7 +68,7 @@ def test_a_stream_gives_the_same_images_byte_by_byte(row: Row) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(STREAMS), st.lists(st.integers(0, 2000), max_size=5))
-def test_a_stream_gives_the_same_images_in_any_cut(row: Row, cuts: list[int]) -> None:
+def test_a_stream_gives_the_same_images_in_any_cut(row: CorpusReply, cuts: list[int]) -> None:
     reader = ReplyReader()
     edges = [0, *sorted(cuts), len(row.body)]
     for start, end in zip(edges, edges[1:], strict=False):
@@ -102,19 +102,19 @@ EXPLAINED = [
 
 @pytest.mark.parametrize("case", EXPLAINED, ids=lambda case: case.name)
 def test_what_is_dropped_has_a_reason_in_plain_words(case: Explained) -> None:
-    (dropped,) = explain(reply_with(case.content)).dropped
+    (dropped,) = explain(reply_with(case.content)).rejected
     assert dropped.form == case.form
     assert case.reason in dropped.reason
     assert len(dropped.candidate) <= 200
 
 
 def test_a_long_candidate_is_shortened() -> None:
-    (dropped,) = explain(reply_with(f"![x](https://a.example/{'x' * 300}.pdf)")).dropped
+    (dropped,) = explain(reply_with(f"![x](https://a.example/{'x' * 300}.pdf)")).rejected
     assert dropped.candidate.endswith("…")
 
 
 def test_what_the_client_sent_is_dropped_with_a_reason() -> None:
-    (dropped,) = explain(reply_with(f"![x]({LINK})"), [LINK]).dropped
+    (dropped,) = explain(reply_with(f"![x]({LINK})"), [LINK]).rejected
     assert "sent it" in dropped.reason
 
 
@@ -180,7 +180,7 @@ def test_no_body_makes_the_search_fail(body: dict[str, object]) -> None:
 def test_no_message_makes_the_search_fail(message: object) -> None:
     body = {"choices": [{"message": message}, {"delta": message}]}
     reply = read_reply(orjson.dumps(body))
-    assert isinstance(explain(reply, [LINK, PNG]), Findings)
+    assert isinstance(explain(reply, [LINK, PNG]), ExtractionResult)
     assert isinstance(visible_text(reply), str)
 
 

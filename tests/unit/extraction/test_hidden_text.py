@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.extraction.text import drop_hidden, is_page
+from app.extraction.text import is_html_page, strip_hidden
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_hidden_parts_are_dropped(case: Case) -> None:
-    assert drop_hidden(case.text) == case.shown
+    assert strip_hidden(case.text) == case.shown
 
 
 def test_marks_without_number_are_not_read_on() -> None:
-    assert drop_hidden("<think></think>a" * 2000).count("a") < 1000
+    assert strip_hidden("<think></think>a" * 2000).count("a") < 1000
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_marks_without_number_are_not_read_on() -> None:
     ],
 )
 def test_a_page_is_known_by_its_first_tag(text: str, page: bool) -> None:
-    assert is_page(text) is page
+    assert is_html_page(text) is page

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from app.extraction.base64_runs import MARK
-from app.extraction.mentions import Kind, find_mentions
+from app.extraction.mentions import MarkupKind, find_mentions
 
 URL = "https://a.example/x.png"
 OTHER = "https://a.example/y.png"
@@ -15,10 +15,10 @@ OTHER = "https://a.example/y.png"
 class Case:
     name: str
     text: str
-    found: list[tuple[Kind, str]]
+    found: list[tuple[MarkupKind, str]]
 
 
-MARKDOWN, HTML, BBCODE, LINK, PLAIN = Kind
+MARKDOWN, HTML, BBCODE, LINK, PLAIN = MarkupKind
 CASES = [
     Case("plain", f"x {URL} y", [(PLAIN, URL)]),
     Case("words glued in front", f"图{URL} image{URL}", [(PLAIN, URL), (PLAIN, URL)]),
@@ -69,13 +69,17 @@ def test_the_link_around_a_picture_is_known() -> None:
     in_markdown, _ = find_mentions(f"[![x]({URL})]({OTHER})")
     _, in_html = find_mentions(f'<a href="{OTHER}"><img src="{URL}"></a>')
     _, beside = find_mentions(f'<a href="{OTHER}">x</a><img src="{URL}">')
-    assert [mention.around and mention.around.url for mention in (in_markdown, in_html, beside)] == [OTHER, OTHER, None]
+    assert [mention.enclosing_link and mention.enclosing_link.url for mention in (in_markdown, in_html, beside)] == [
+        OTHER,
+        OTHER,
+        None,
+    ]
 
 
 def test_the_key_in_front_is_known_and_the_end_of_the_text() -> None:
     (quoted,) = find_mentions(f"{{'thumbnail': '{URL}'}}")
     (cut,) = find_mentions(f"![x]({URL}")
-    assert (quoted.key, quoted.is_cut, cut.is_cut) == ("thumbnail", False, True)
+    assert (quoted.key, quoted.is_truncated, cut.is_truncated) == ("thumbnail", False, True)
 
 
 def test_addresses_without_number_are_not_read() -> None:

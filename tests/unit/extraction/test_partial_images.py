@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from app.extraction.forms import FoundImage, find_images
-from app.extraction.partial import Previews, settled
+from app.extraction.partial import PartialImageTracker, without_open_end
 from app.protocol.chat_reply import ReplyReader
 
 URL = "https://cdn.example.com/gen/1"
@@ -39,14 +39,14 @@ BROKEN_OFF = [
 def test_what_can_be_believed_of_a_stream_that_broke_off(case: Case) -> None:
     reader = ReplyReader()
     reader.feed(b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": case.content}}]}) + b"\n\n")
-    assert [image.url for image in find_images(settled(reader.reply()))] == case.found
+    assert [image.url for image in find_images(without_open_end(reader.reply()))] == case.found
 
 
 def test_a_whole_reply_is_believed_to_its_end() -> None:
     reader = ReplyReader()
     reader.feed(orjson.dumps({"choices": [{"index": 0, "message": {"content": f"已生成图片:{URL}"}}]}))
     reply = reader.reply(ended=True)
-    assert settled(reply) is reply
+    assert without_open_end(reply) is reply
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,6 @@ GROWTHS = [
 
 @pytest.mark.parametrize("case", GROWTHS, ids=lambda case: case.name)
 def test_which_pictures_are_on_the_way(case: Growth) -> None:
-    previews = Previews(case.wanted)
-    seen = [previews.overtaken_by([FoundImage(url, "form") for url in snapshot]) for snapshot in case.snapshots]
+    previews = PartialImageTracker(case.wanted)
+    seen = [previews.superseded([FoundImage(url, "form") for url in snapshot]) for snapshot in case.snapshots]
     assert [[image.url for image in images] for images in seen] == case.overtaken

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.extraction.explain import read_pasted
+from app.extraction.explain import parse_pasted
 from app.extraction.forms import find_images
 
 A = "https://cdn.example/a.png"
@@ -50,16 +50,16 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_is_pasted_is_read_as_what_it_is(case: Case) -> None:
-    pasted = read_pasted(case.pasted.encode())
+    pasted = parse_pasted(case.pasted.encode())
     assert pasted.kind == case.kind
     assert tuple(image.url for image in find_images(pasted.reply)) == case.found
 
 
 def test_a_cut_stream_says_so() -> None:
-    assert not read_pasted(STREAM.partition("\n\n")[0].encode() + b'\n\ndata: {"choi').reply.complete
+    assert not parse_pasted(STREAM.partition("\n\n")[0].encode() + b'\n\ndata: {"choi').reply.complete
 
 
 @settings(max_examples=100)
 @given(st.binary() | st.text(alphabet='{}[]":,dat\n 1\\u').map(str.encode))
 def test_nothing_fails(pasted: bytes) -> None:
-    assert read_pasted(pasted).kind
+    assert parse_pasted(pasted).kind

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.extraction.partial import progress
+from app.extraction.partial import progress_line
 from app.protocol.chat_reply import ChatReply
 from tests.support.sample_images import noise, saved
 
@@ -54,8 +54,8 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_newest_line_that_is_fit_to_be_shown(case: Case) -> None:
     reply = ChatReply(({"content": "Another choice\n"}, {"content": case.said}), secrets=("1234-abcd",))
-    assert progress(reply, case.prompt) == case.shown
+    assert progress_line(reply, case.prompt) == case.shown
 
 
 def test_a_reply_without_a_message() -> None:
-    assert progress(ChatReply(), PROMPT) == ""
+    assert progress_line(ChatReply(), PROMPT) == ""

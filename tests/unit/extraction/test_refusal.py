@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
-from app.extraction.refusal import is_refusal, why_no_image
+from app.extraction.refusal import is_refusal, no_image_error
 from app.protocol.chat_reply import ChatReply, read_reply
 
 
@@ -44,24 +44,24 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_refusals(case: Case) -> None:
     assert is_refusal(case.reply) is case.refused
-    error = why_no_image(case.reply)
+    error = no_image_error(case.reply)
     assert type(error) is (ModerationBlocked if case.refused else NoImageInReply)
     assert error.detail == case.reply.raw
 
 
 @pytest.mark.parametrize(("content", "message"), [("", "It said nothing."), ("two\n  words", "It said: two words")])
 def test_what_the_model_said_is_told(content: str, message: str) -> None:
-    assert why_no_image(reply(content)).message.endswith(message)
+    assert no_image_error(reply(content)).message.endswith(message)
 
 
 def test_no_reply_at_all_is_the_upstreams_fault() -> None:
-    error: ApiError = why_no_image(None)
+    error: ApiError = no_image_error(None)
     assert isinstance(error, UpstreamBroken)
 
 
 def test_long_words_are_shortened() -> None:
-    assert why_no_image(reply("a" * 300)).message.endswith("It said: " + "a" * 300)
-    assert why_no_image(reply("a" * 301)).message.endswith("It said: " + "a" * 299 + "…")
+    assert no_image_error(reply("a" * 300)).message.endswith("It said: " + "a" * 300)
+    assert no_image_error(reply("a" * 301)).message.endswith("It said: " + "a" * 299 + "…")
 
 
 WORDS = [
@@ -76,6 +76,6 @@ WORDS = [
 
 @pytest.mark.parametrize(("content", "message"), WORDS)
 def test_keys_and_inner_addresses_are_not_told(content: str, message: str) -> None:
-    error = why_no_image(replace(reply(content), secrets=("hush-hush",)))
+    error = no_image_error(replace(reply(content), secrets=("hush-hush",)))
     assert error.message.endswith(f"It said: {message}")
     assert not re.search("hush|sk-", str(error.detail))

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.extraction.base64_runs import MARK, Piece
-from app.extraction.structured import Walk, is_aside_key
+from app.extraction.base64_runs import MARK, Base64Run
+from app.extraction.structured import JsonWalker, is_auxiliary_key
 from tests.unit.extraction.test_base64_runs import PNG
 
 URL = "https://a.example/x.png"
@@ -61,15 +61,17 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_value_is_walked(case: Case) -> None:
-    walk = Walk([Piece("", "piece")])
-    walk.enter(case.value)
-    assert [each.value.text if isinstance(each.value, Piece) else each.value for each in walk.fields] == case.found
+    walk = JsonWalker([Base64Run("", "piece")])
+    walk.walk(case.value)
+    assert [
+        each.value.payload if isinstance(each.value, Base64Run) else each.value for each in walk.fields
+    ] == case.found
     assert walk.texts == case.texts
 
 
 def test_a_field_says_where_it_stood_and_whether_it_was_declared() -> None:
-    walk = Walk()
-    walk.enter({"output": [{"image": {"url": URL}}], "x": URL})
+    walk = JsonWalker()
+    walk.walk({"output": [{"image": {"url": URL}}], "x": URL})
     assert [(each.path, each.declared) for each in walk.fields] == [("output.image.url", True), ("x", False)]
 
 
@@ -77,11 +79,11 @@ def test_values_without_end_are_not_walked() -> None:
     deep: Any = URL
     for _ in range(100):
         deep = [deep]
-    walk = Walk()
-    walk.enter([deep, [{"x": URL}] * 6000, {str(number): URL for number in range(6000)}])
+    walk = JsonWalker()
+    walk.walk([deep, [{"x": URL}] * 6000, {str(number): URL for number in range(6000)}])
     assert len(walk.fields) == 250
 
 
 def test_a_key_alone_tells_what_is_aside() -> None:
-    assert is_aside_key("thumbnail_url")
-    assert not is_aside_key("url")
+    assert is_auxiliary_key("thumbnail_url")
+    assert not is_auxiliary_key("url")

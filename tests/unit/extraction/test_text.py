@@ -1,47 +1,47 @@
 """Texts made ready for searching."""
 
-from app.extraction.base64_runs import Piece
-from app.extraction.text import Text
+from app.extraction.base64_runs import Base64Run
+from app.extraction.text import ReplyText
 from tests.unit.extraction.test_base64_runs import PNG
 
 URL = "https://a.example/x.png"
 
 
 def test_a_text_without_addresses_is_not_searched() -> None:
-    assert Text("hello").shown == ""
-    assert Text("<html><img src='https://a.example/x.png'>").mentions == []
+    assert ReplyText("hello").visible == ""
+    assert ReplyText("<html><img src='https://a.example/x.png'>").mentions == []
 
 
 def test_escapes_and_entities_are_undone() -> None:
-    assert Text("https:\\/\\/a.example\\/x\\_y?a=1\\u0026b=2").shown == "https://a.example/x_y?a=1&b=2"
-    assert Text("&lt;img src=&quot;https://a.example/x&quot;&gt;").shown == '<img src="https://a.example/x">'
+    assert ReplyText("https:\\/\\/a.example\\/x\\_y?a=1\\u0026b=2").visible == "https://a.example/x_y?a=1&b=2"
+    assert ReplyText("&lt;img src=&quot;https://a.example/x&quot;&gt;").visible == '<img src="https://a.example/x">'
 
 
 def test_base64_is_cut_out_once() -> None:
-    text = Text(f"![x](base64://{PNG})")
+    text = ReplyText(f"![x](base64://{PNG})")
     (mention,) = text.mentions
-    assert text.piece(mention) == Piece("data:;base64,", PNG)
+    assert text.run_of(mention) == Base64Run("data:;base64,", PNG)
 
 
 def test_a_json_document_is_walked_and_not_searched() -> None:
-    text = Text(f'{{"thumbnail":"{URL}","image":"{URL}"}}')
+    text = ReplyText(f'{{"thumbnail":"{URL}","image":"{URL}"}}')
     assert text.mentions == []
-    assert [each.value for each in text.whole.fields] == [URL]
+    assert [each.value for each in text.whole_json.fields] == [URL]
 
 
 def test_json_in_fences_and_between_words_is_walked() -> None:
-    text = Text(f'a ```json\n{{"url":"{URL}1"}}\n``` b [{{"url":"{URL}2"}}] c')
-    assert [each.value for each in text.inner.fields] == [f"{URL}1", f"{URL}2"]
+    text = ReplyText(f'a ```json\n{{"url":"{URL}1"}}\n``` b [{{"url":"{URL}2"}}] c')
+    assert [each.value for each in text.embedded_json.fields] == [f"{URL}1", f"{URL}2"]
 
 
 def test_texts_in_texts_are_read_to_a_depth() -> None:
-    depth, texts = 0, [Text(f'"\\"\\\\\\"{URL}\\\\\\"\\""')]
+    depth, texts = 0, [ReplyText(f'"\\"\\\\\\"{URL}\\\\\\"\\""')]
     while texts:
         depth += 1
-        texts = [inner for text in texts for inner in text.texts(text.whole)]
+        texts = [inner for text in texts for inner in text.nested_texts(text.whole_json)]
     assert 2 <= depth <= 4
 
 
 def test_a_video_is_noticed() -> None:
-    assert Text("https://a.example/x.mp4").has_video
-    assert not Text(URL).has_video
+    assert ReplyText("https://a.example/x.mp4").has_video
+    assert not ReplyText(URL).has_video

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import pytest
 
 from app.extraction.urls import (
-    Look,
-    cut_delimited,
-    cut_plain,
+    UrlKind,
+    classify_url,
     file_name,
-    fingerprint,
-    is_stand_in,
-    look_of,
-    normalise,
+    is_placeholder,
+    normalize_url,
+    read_bare_url,
+    read_delimited_url,
+    url_fingerprint,
 )
 
 URL = "https://a.example/x.png"
@@ -51,12 +51,12 @@ PLAIN = [
 
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.name)
 def test_an_address_in_plain_text_ends_before(case: Cut) -> None:
-    assert cut_plain(case.text, 0, in_emphasis=False)[0] == case.url
+    assert read_bare_url(case.text, 0, in_emphasis=False)[0] == case.url
 
 
 def test_a_line_below_belongs_to_emphasis_where_one_stands_in_front() -> None:
-    assert cut_plain("https://a.example/x_", 0, in_emphasis=True)[0] == "https://a.example/x"
-    assert cut_plain("https://a.example/x_", 0, in_emphasis=False)[0] == "https://a.example/x_"
+    assert read_bare_url("https://a.example/x_", 0, in_emphasis=True)[0] == "https://a.example/x"
+    assert read_bare_url("https://a.example/x_", 0, in_emphasis=False)[0] == "https://a.example/x_"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ DELIMITED = [
 
 @pytest.mark.parametrize("case", DELIMITED, ids=lambda case: case.name)
 def test_an_address_in_marks_ends_before(case: Delimited) -> None:
-    url, end = cut_delimited(case.text, 0, case.closing)
+    url, end = read_delimited_url(case.text, 0, case.closing)
     assert url == case.url
     assert end <= len(case.text)
 
@@ -119,36 +119,36 @@ def test_an_address_in_marks_ends_before(case: Delimited) -> None:
     ],
 )
 def test_an_address_is_spelled_as_a_browser_asks_for_it(url: str, normal: str | None) -> None:
-    assert normalise(url) == normal
+    assert normalize_url(url) == normal
 
 
 @pytest.mark.parametrize(
     ("url", "look"),
     [
-        (URL, Look.IMAGE),
-        ("https://a.example/X.JPEG?x=1#y", Look.IMAGE),
-        ("https://a.example/x.png!w800", Look.IMAGE),
-        ("https://a.example/x.jpeg~tplv-1.image", Look.IMAGE),
-        ("https://a.example/view?filename=x.png&type=output", Look.IMAGE),
-        ("https://a.example/x?format=webp", Look.IMAGE),
-        ("https://a.example/x?rsct=image%2Fpng&type=image/png", Look.IMAGE),
-        ("https://a.example/x?x-oss-process=image/resize", Look.IMAGE),
-        ("https://a.example/x?imageMogr2/thumbnail", Look.IMAGE),
-        ("https://a.example/x?w=9&h=9", Look.IMAGE),
-        ("https://a.example/x?w=9", Look.OPEN),
-        ("https://a.example/x.mp4?x=1", Look.VIDEO),
-        ("https://a.example/x.pdf", Look.OTHER),
-        ("https://a.example/x.svg", Look.OTHER),
-        ("https://a.example/docs/x", Look.PAGE),
-        ("https://docs.a.example/x", Look.PAGE),
-        ("https://a.example", Look.PAGE),
-        ("https://a.example/", Look.PAGE),
-        ("https://a.example/?id=1", Look.OPEN),
-        ("https://a.example/v1/files/1/content", Look.OPEN),
+        (URL, UrlKind.IMAGE),
+        ("https://a.example/X.JPEG?x=1#y", UrlKind.IMAGE),
+        ("https://a.example/x.png!w800", UrlKind.IMAGE),
+        ("https://a.example/x.jpeg~tplv-1.image", UrlKind.IMAGE),
+        ("https://a.example/view?filename=x.png&type=output", UrlKind.IMAGE),
+        ("https://a.example/x?format=webp", UrlKind.IMAGE),
+        ("https://a.example/x?rsct=image%2Fpng&type=image/png", UrlKind.IMAGE),
+        ("https://a.example/x?x-oss-process=image/resize", UrlKind.IMAGE),
+        ("https://a.example/x?imageMogr2/thumbnail", UrlKind.IMAGE),
+        ("https://a.example/x?w=9&h=9", UrlKind.IMAGE),
+        ("https://a.example/x?w=9", UrlKind.UNKNOWN),
+        ("https://a.example/x.mp4?x=1", UrlKind.VIDEO),
+        ("https://a.example/x.pdf", UrlKind.OTHER_FILE),
+        ("https://a.example/x.svg", UrlKind.OTHER_FILE),
+        ("https://a.example/docs/x", UrlKind.PAGE),
+        ("https://docs.a.example/x", UrlKind.PAGE),
+        ("https://a.example", UrlKind.PAGE),
+        ("https://a.example/", UrlKind.PAGE),
+        ("https://a.example/?id=1", UrlKind.UNKNOWN),
+        ("https://a.example/v1/files/1/content", UrlKind.UNKNOWN),
     ],
 )
-def test_an_address_looks_like(url: str, look: Look) -> None:
-    assert look_of(url) is look
+def test_an_address_looks_like(url: str, look: UrlKind) -> None:
+    assert classify_url(url) is look
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,14 @@ def test_an_address_looks_like(url: str, look: Look) -> None:
     ],
 )
 def test_stand_ins_are_known(url: str, stand_in: bool) -> None:
-    assert is_stand_in(url) is stand_in
+    assert is_placeholder(url) is stand_in
 
 
 @pytest.mark.parametrize(
     "url", ["https://A.example/x%20y.png", "https://a.example/x y.png#z", "https://a.example/x y.png."]
 )
 def test_addresses_that_ask_for_the_same_have_one_fingerprint(url: str) -> None:
-    assert fingerprint(url) == fingerprint("https://a.example/x%20y.png")
+    assert url_fingerprint(url) == url_fingerprint("https://a.example/x%20y.png")
 
 
 def test_the_file_name_is_the_end_of_the_path() -> None:

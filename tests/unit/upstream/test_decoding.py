@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
-from app.upstream.decoding import PIECE, Unpacker
+from app.upstream.decoding import MAX_CHUNK, ContentDecoder
 
 TEXT = b'{"choices":[]}' * 9000
 GZIP = gzip.compress(TEXT)
@@ -18,9 +18,9 @@ PLAIN = {"": TEXT, "identity": TEXT}
 
 
 def unpack(encoding: str, *chunks: bytes) -> bytes:
-    unpacker = Unpacker(encoding)
+    unpacker = ContentDecoder(encoding)
     unpacked = b"".join(piece for chunk in chunks for piece in unpacker.feed(chunk))
-    unpacker.end()
+    unpacker.finish()
     return unpacked
 
 
@@ -40,8 +40,8 @@ def test_any_cut(cuts: list[int]) -> None:
 
 def test_a_bomb_comes_in_small_pieces() -> None:
     bomb = gzip.compress(bytes(10_000_000))
-    sizes = [len(piece) for piece in Unpacker("gzip").feed(bomb)]
-    assert max(sizes) <= PIECE
+    sizes = [len(piece) for piece in ContentDecoder("gzip").feed(bomb)]
+    assert max(sizes) <= MAX_CHUNK
     assert sum(sizes) == 10_000_000
 
 
@@ -69,4 +69,4 @@ def test_a_damaged_body_is_broken(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "nonsense"])
 def test_other_encodings_were_not_asked_for(encoding: str) -> None:
     with pytest.raises(UpstreamBroken, match="nobody asked"):
-        Unpacker(encoding)
+        ContentDecoder(encoding)

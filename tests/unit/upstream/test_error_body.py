@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from app.protocol import redaction
 from app.protocol.redaction import redact_keys, redact_secrets
-from app.upstream.error_mapping import Complaint, read_retry_after
+from app.upstream.error_mapping import UpstreamErrorBody, parse_retry_after
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
 
 
-def read(body: object, status: int = 400, *secrets: str) -> Complaint:
+def read(body: object, status: int = 400, *secrets: str) -> UpstreamErrorBody:
     data = body if isinstance(body, bytes) else orjson.dumps(body)
-    return Complaint.read(status, {}, data, now=NOW, secrets=secrets)
+    return UpstreamErrorBody.parse(status, {}, data, now=NOW, secrets=secrets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ SHAPES = (
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_shapes(shape: Shape) -> None:
     complaint = read(shape.body)
-    assert (complaint.message, complaint.code) == (shape.message, shape.code)
-    assert shape.words in {None, complaint.words}
+    assert (complaint.public_message, complaint.code) == (shape.message, shape.code)
+    assert shape.words in {None, complaint.searchable}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ LEAKS = (
 
 @pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
 def test_leaks(leak: Leak) -> None:
-    assert read({"error": leak.said}, 400, "hunter2").message == leak.shown
+    assert read({"error": leak.said}, 400, "hunter2").public_message == leak.shown
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_leaks(leak: Leak) -> None:
     ],
 )
 def test_what_need_not_be_hidden_is_shown(said: str) -> None:
-    assert read({"error": said}).message == said
+    assert read({"error": said}).public_message == said
 
 
 @pytest.mark.parametrize("pattern", range(len(redaction._KEYS) + len(redaction._ADDRESSES)))
@@ -118,7 +118,7 @@ def test_each_pattern_is_needed(pattern: int, monkeypatch: pytest.MonkeyPatch) -
     (keys if pattern < len(keys) else addresses).pop(pattern if pattern < len(keys) else pattern - len(keys))
     monkeypatch.setattr(redaction, "_KEYS", tuple(keys))
     monkeypatch.setattr(redaction, "_ADDRESSES", tuple(addresses))
-    assert any(read({"error": leak.said}, 400, "hunter2").message != leak.shown for leak in LEAKS)
+    assert any(read({"error": leak.said}, 400, "hunter2").public_message != leak.shown for leak in LEAKS)
 
 
 def test_the_log_keeps_addresses_but_no_keys() -> None:
@@ -161,12 +161,12 @@ WAITS = (
 
 @pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.name)
 def test_retry_after(wait: Wait) -> None:
-    assert read_retry_after(wait.headers, NOW) == wait.seconds
+    assert parse_retry_after(wait.headers, NOW) == wait.seconds
 
 
 @given(st.text(max_size=60) | st.datetimes().map(lambda at: format_datetime(at.replace(tzinfo=UTC), usegmt=True)))
 def test_any_retry_after_is_read_or_not(value: str) -> None:
-    seconds = read_retry_after({"retry-after": value, "date": value}, NOW)
+    seconds = parse_retry_after({"retry-after": value, "date": value}, NOW)
     assert seconds is None or seconds >= 0
 
 
@@ -224,7 +224,7 @@ def test_a_status_inside_a_200_counts(status: int, error: object, meant: int) ->
 )
 def test_any_json_is_read(document: object) -> None:
     complaint = read(document)
-    assert len(complaint.message) <= 500
+    assert len(complaint.public_message) <= 500
 
 
 @pytest.mark.parametrize("text", ["a-" * 32_000, "a." * 32_000, "1:" * 32_000, "0" * 64_000, "a" * 64_000])

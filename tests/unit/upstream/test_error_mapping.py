@@ -22,7 +22,7 @@ from app.errors import (
     UserError,
 )
 from app.upstream import error_mapping as faults
-from app.upstream.error_mapping import ROWS, Again, Fault, Row, translate
+from app.upstream.error_mapping import ERROR_RULES, ErrorRule, RetrySafety, UpstreamFailure, classify
 
 NOW = 1_795_341_600.0
 OURS, CALLERS = False, True
@@ -37,7 +37,7 @@ class Case:
     body: Mapping[str, Any] | bytes
     kind: type[ApiError]
     code: str | None
-    again: Again = Again.NEVER
+    again: RetrySafety = RetrySafety.UNSAFE
     message: str | None = None
     pass_through: bool = OURS
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -52,14 +52,14 @@ BLOCKED = "Your request was rejected by the safety system. safety_violations=[se
 UPSTREAM_QUOTA, UPSTREAM_MODEL, OVERLOADED = "upstream_quota", "upstream_model", "upstream_overloaded"
 
 CASES = (
-    Case("a temporary redirect", 307, b"", UpstreamBroken, "upstream_broken", Again.ELSEWHERE),
+    Case("a temporary redirect", 307, b"", UpstreamBroken, "upstream_broken", RetrySafety.OTHER_UPSTREAM),
     Case(
         "a permanent redirect with words of refusal",
         301,
         error("content policy"),
         UpstreamBroken,
         "upstream_broken",
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case(
         "a refusal of OpenAI's, as it is",
@@ -105,10 +105,17 @@ CASES = (
         error("x", "insufficient_quota"),
         UpstreamError,
         UPSTREAM_QUOTA,
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
     ),
-    Case("no credit, a relay's words", 403, error("用户额度不足"), UpstreamError, UPSTREAM_QUOTA, Again.ELSEWHERE),
-    Case("no credit, by status", 402, b"", UpstreamError, UPSTREAM_QUOTA, Again.ELSEWHERE),
+    Case(
+        "no credit, a relay's words",
+        403,
+        error("用户额度不足"),
+        UpstreamError,
+        UPSTREAM_QUOTA,
+        RetrySafety.OTHER_UPSTREAM,
+    ),
+    Case("no credit, by status", 402, b"", UpstreamError, UPSTREAM_QUOTA, RetrySafety.OTHER_UPSTREAM),
     Case(
         "no credit, the caller's own",
         403,
@@ -128,7 +135,12 @@ CASES = (
         pass_through=CALLERS,
     ),
     Case(
-        "no such model", 404, error("The model `x` does not exist", "m"), UpstreamError, UPSTREAM_MODEL, Again.ELSEWHERE
+        "no such model",
+        404,
+        error("The model `x` does not exist", "m"),
+        UpstreamError,
+        UPSTREAM_MODEL,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case(
         "no such model, asked with our key",
@@ -136,7 +148,7 @@ CASES = (
         error("No access to model", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case(
         "no such model, a relay's words",
@@ -144,7 +156,7 @@ CASES = (
         error("No available channel for model x under group default (distributor)", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case(
         "a model that the caller may not use",
@@ -161,7 +173,7 @@ CASES = (
         error("x", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
         pass_through=CALLERS,
     ),
     Case(
@@ -170,12 +182,19 @@ CASES = (
         error("Incorrect API key provided: sk-abc", "invalid_api_key"),
         UpstreamAuth,
         "upstream_auth",
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
         message="The upstream refused this server's key (status 401). Only the operator of this server can mend that.",
     ),
-    Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
-    Case("this server refused", 403, HTML, UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
-    Case("our key refused under 400", 400, error("API key not valid."), UpstreamAuth, "upstream_auth", Again.ELSEWHERE),
+    Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth", RetrySafety.OTHER_UPSTREAM),
+    Case("this server refused", 403, HTML, UpstreamAuth, "upstream_auth", RetrySafety.OTHER_UPSTREAM),
+    Case(
+        "our key refused under 400",
+        400,
+        error("API key not valid."),
+        UpstreamAuth,
+        "upstream_auth",
+        RetrySafety.OTHER_UPSTREAM,
+    ),
     Case(
         "the caller's key refused",
         401,
@@ -226,7 +245,7 @@ CASES = (
         error("Rate limit reached in organization org-x"),
         RateLimited,
         "rate_limit_exceeded",
-        Again.SAFE,
+        RetrySafety.SAFE,
     ),
     Case(
         "too many of the caller's",
@@ -234,7 +253,7 @@ CASES = (
         error("Rate limit reached for x."),
         RateLimited,
         "rate_limit_exceeded",
-        Again.SAFE,
+        RetrySafety.SAFE,
         message="Rate limit reached for x.",
         pass_through=CALLERS,
     ),
@@ -244,21 +263,28 @@ CASES = (
         b"",
         RateLimited,
         "rate_limit_exceeded",
-        Again.SAFE,
+        RetrySafety.SAFE,
         message="Rate limit reached. Please try again later.",
         pass_through=CALLERS,
     ),
     Case("too many, said in a 500", 500, error("x", "rate_limit_exceeded"), RateLimited, "rate_limit_exceeded"),
-    Case("overloaded", 503, b"no healthy upstream", UpstreamError, OVERLOADED, Again.SAFE),
-    Case("overloaded, with words of too many", 503, error("Too many requests"), UpstreamError, OVERLOADED, Again.SAFE),
+    Case("overloaded", 503, b"no healthy upstream", UpstreamError, OVERLOADED, RetrySafety.SAFE),
+    Case(
+        "overloaded, with words of too many",
+        503,
+        error("Too many requests"),
+        UpstreamError,
+        OVERLOADED,
+        RetrySafety.SAFE,
+    ),
     Case("overloaded, said under 529", 529, error("x", None, "overloaded_error"), UpstreamError, OVERLOADED),
     Case("too slow: 408", 408, b"", UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 504", 504, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 520", 520, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 522", 522, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 524", 524, HTML, UpstreamTimeout, "upstream_timeout"),
-    Case("a wrong address", 404, HTML, UpstreamError, "upstream_error", Again.ELSEWHERE),
-    Case("a wrong method", 405, b"", UpstreamError, "upstream_error", Again.ELSEWHERE),
+    Case("a wrong address", 404, HTML, UpstreamError, "upstream_error", RetrySafety.OTHER_UPSTREAM),
+    Case("a wrong method", 405, b"", UpstreamError, "upstream_error", RetrySafety.OTHER_UPSTREAM),
     Case(
         "any other bad request",
         400,
@@ -276,8 +302,8 @@ CASES = (
         message="The upstream refused the request (status 400).",
     ),
     Case("unprocessable", 422, b'{"detail":"no"}', InvalidRequest, None, message="no"),
-    Case("a crash", 500, HTML, UpstreamError, "upstream_error", Again.AMBIGUOUS),
-    Case("a bad gateway", 502, HTML, UpstreamError, "upstream_error", Again.AMBIGUOUS),
+    Case("a crash", 500, HTML, UpstreamError, "upstream_error", RetrySafety.AMBIGUOUS),
+    Case("a bad gateway", 502, HTML, UpstreamError, "upstream_error", RetrySafety.AMBIGUOUS),
     Case("a client that left", 499, b"", UpstreamError, "upstream_error"),
     Case("an unknown status", 599, b"", UpstreamError, "upstream_error"),
     Case("a teapot", 418, error("short and stout"), UpstreamError, "upstream_error"),
@@ -287,7 +313,7 @@ CASES = (
         error("upstream overloaded", 503, "server_error"),
         UpstreamError,
         OVERLOADED,
-        Again.SAFE,
+        RetrySafety.SAFE,
     ),
     Case(
         "an error inside a 200, as text",
@@ -298,14 +324,14 @@ CASES = (
         message="The upstream answered with an error (status 200).",
     ),
     Case("a refusal inside a 200", 200, error("x", "content_filter"), ModerationBlocked, "moderation_blocked"),
-    Case("too many inside a 200", 200, error("x", "429"), RateLimited, "rate_limit_exceeded", Again.SAFE),
+    Case("too many inside a 200", 200, error("x", "429"), RateLimited, "rate_limit_exceeded", RetrySafety.SAFE),
     Case(
         "too many inside a 200, by its code",
         200,
         error("x", "rate_limit_exceeded"),
         RateLimited,
         "rate_limit_exceeded",
-        Again.SAFE,
+        RetrySafety.SAFE,
     ),
     Case(
         "overloaded inside a 200, by its code",
@@ -313,11 +339,16 @@ CASES = (
         error("x", "server_is_overloaded"),
         UpstreamError,
         OVERLOADED,
-        Again.SAFE,
+        RetrySafety.SAFE,
     ),
     Case("overloaded inside a 200, in words", 200, error("overloaded_error"), UpstreamError, OVERLOADED),
     Case(
-        "no credit inside a 200", 200, error("x", "insufficient_quota"), UpstreamError, UPSTREAM_QUOTA, Again.ELSEWHERE
+        "no credit inside a 200",
+        200,
+        error("x", "insufficient_quota"),
+        UpstreamError,
+        UPSTREAM_QUOTA,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case(
         "our key refused inside a 200",
@@ -325,7 +356,7 @@ CASES = (
         error("x", "invalid_api_key"),
         UpstreamAuth,
         "upstream_auth",
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case(
         "our key refused inside a 200, Anthropic's words",
@@ -333,7 +364,7 @@ CASES = (
         error("invalid x-api-key", type="authentication_error"),
         UpstreamAuth,
         "upstream_auth",
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case(
         "no credit inside a 200, Anthropic's words",
@@ -341,7 +372,7 @@ CASES = (
         error("Your credit balance is too low to access the API."),
         UpstreamError,
         UPSTREAM_QUOTA,
-        Again.ELSEWHERE,
+        RetrySafety.OTHER_UPSTREAM,
     ),
     Case("a crash inside a 200", 200, error("x", 500), UpstreamError, "upstream_error"),
 )
@@ -349,15 +380,15 @@ CASES = (
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def answer(case: Case) -> Fault:
+def answer(case: Case) -> UpstreamFailure:
     body = case.body if isinstance(case.body, bytes) else orjson.dumps({"error": case.body})
-    return translate(case.status, case.headers, body, pass_through=case.pass_through, now=NOW)
+    return classify(case.status, case.headers, body, pass_through=case.pass_through, now=NOW)
 
 
 @each_case
 def test_faults(case: Case) -> None:
     fault = answer(case)
-    assert (type(fault.error), fault.error.code, fault.again) == (case.kind, case.code, case.again)
+    assert (type(fault.error), fault.error.code, fault.retry_safety) == (case.kind, case.code, case.again)
     assert case.message in {None, fault.error.message}
     assert not any(word in fault.error.message for word in ("sk-", "org-", "10.0.0.7", "nginx", "<"))
     assert fault.error.detail is not None
@@ -384,7 +415,7 @@ SENT_TO = {
 def test_the_log_says_where_the_operator_can_mend_it(name: str) -> None:
     (case,) = (case for case in CASES if case.name == name)
     body = case.body if isinstance(case.body, bytes) else orjson.dumps({"error": case.body})
-    error = translate(case.status, {}, body, pass_through=case.pass_through, now=NOW, places=PLACES).error
+    error = classify(case.status, {}, body, pass_through=case.pass_through, now=NOW, places=PLACES).error
     begins = f"see {SENT_TO[name]}: upstream answered" if SENT_TO[name] else "upstream answered"
     assert (error.detail or "").startswith(begins)
     assert not any(place in error.message for place in PLACES.values())
@@ -397,10 +428,12 @@ def test_only_what_is_free_invites_a_repeat(case: Case) -> None:
     assert asked_again == ("anyhow" if free else "false")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_each_row_is_needed(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("row", ERROR_RULES, ids=lambda row: row.name)
+def test_each_row_is_needed(row: ErrorRule, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [seen(case) for case in CASES]
-    monkeypatch.setattr(faults, "ROWS", tuple(replace(one, statuses=()) if one is row else one for one in ROWS))
+    monkeypatch.setattr(
+        faults, "ERROR_RULES", tuple(replace(one, statuses=()) if one is row else one for one in ERROR_RULES)
+    )
     assert [seen(case) for case in CASES] != before
 
 
@@ -409,7 +442,7 @@ def seen(case: Case) -> object:
         fault = answer(case)
     except StopIteration:
         return None
-    return type(fault.error), fault.error.code, fault.error.message, fault.again
+    return type(fault.error), fault.error.code, fault.error.message, fault.retry_safety
 
 
 def test_details_of_a_refusal_are_handed_on() -> None:
@@ -422,12 +455,12 @@ def test_details_of_a_refusal_are_handed_on() -> None:
 @pytest.mark.parametrize("pass_through", [OURS, CALLERS])
 def test_a_limit_says_how_long(pass_through: bool) -> None:
     for asked, told in (("7", "7"), ("0", "1"), ("99999999", "60"), ("soon", "1")):
-        fault = translate(429, {"retry-after": asked}, b"", pass_through=pass_through, now=NOW)
+        fault = classify(429, {"retry-after": asked}, b"", pass_through=pass_through, now=NOW)
         assert fault.error.headers["retry-after"] == told
         assert fault.retry_after == (None if asked == "soon" else float(asked))
 
 
 def test_our_key_is_never_told() -> None:
     body = orjson.dumps({"error": {"message": "odd: hunter2-key", "code": "hunter2-key"}})
-    fault = translate(400, {}, body, pass_through=False, now=NOW, secrets=("hunter2-key",))
+    fault = classify(400, {}, body, pass_through=False, now=NOW, secrets=("hunter2-key",))
     assert "hunter2" not in f"{fault.error.body} {fault.error.detail}"

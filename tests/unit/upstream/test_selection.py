@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.upstream.selection import Candidate, Nobody, choose
+from app.upstream.selection import Candidate, NoCandidate, select
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     name: str
     candidates: tuple[Candidate, ...]
-    chosen: str | Nobody
+    chosen: str | NoCandidate
     random: float = 0.5
 
 
@@ -32,30 +32,30 @@ CASES = [
     Case("by weight: the next light one", (A, B, LOUD), "b", random=0.19),
     Case("by weight: the heavy one", (A, B, LOUD), "c", random=0.2),
     Case("weight does not outdo priority", (replace(A, priority=1, weight=1000), B), "b"),
-    Case("an open circuit is passed over", (replace(A, welcome=False), replace(B, priority=9)), "b"),
+    Case("an open circuit is passed over", (replace(A, available=False), replace(B, priority=9)), "b"),
     Case("a full one is passed over", (replace(A, full=True), replace(B, priority=9)), "b"),
-    Case("one that was asked already is passed over", (replace(A, asked=True), replace(B, priority=9)), "b"),
+    Case("one that was asked already is passed over", (replace(A, tried=True), replace(B, priority=9)), "b"),
     Case("the weight of who is passed over does not count", (replace(LOUD, full=True), A, B), "a", random=0.4),
-    Case("all full: wait", (replace(A, full=True), replace(B, full=True)), Nobody.FREE),
-    Case("the welcome one is full: wait for it", (replace(A, welcome=False), replace(B, full=True)), Nobody.FREE),
-    Case("all asked: nobody is left", (replace(A, asked=True), replace(B, asked=True)), Nobody.LEFT),
-    Case("the one that was not asked is not welcome, the other is", (replace(A, welcome=False), replace(B, asked=True)), Nobody.LEFT),
-    Case("nobody is welcome: one is asked nevertheless", (replace(A, welcome=False),), "a"),
-    Case("nobody is welcome: by priority as ever", (replace(A, welcome=False), replace(B, welcome=False, priority=-1)), "b"),
-    Case("nobody is welcome: the next that was not asked", (replace(A, welcome=False, asked=True), replace(B, welcome=False)), "b"),
-    Case("nobody is welcome and all are full: wait", (replace(A, welcome=False, full=True),), Nobody.FREE),
+    Case("all full: wait", (replace(A, full=True), replace(B, full=True)), NoCandidate.BUSY),
+    Case("the welcome one is full: wait for it", (replace(A, available=False), replace(B, full=True)), NoCandidate.BUSY),
+    Case("all asked: nobody is left", (replace(A, tried=True), replace(B, tried=True)), NoCandidate.EXHAUSTED),
+    Case("the one that was not asked is not welcome, the other is", (replace(A, available=False), replace(B, tried=True)), NoCandidate.EXHAUSTED),
+    Case("nobody is welcome: one is asked nevertheless", (replace(A, available=False),), "a"),
+    Case("nobody is welcome: by priority as ever", (replace(A, available=False), replace(B, available=False, priority=-1)), "b"),
+    Case("nobody is welcome: the next that was not asked", (replace(A, available=False, tried=True), replace(B, available=False)), "b"),
+    Case("nobody is welcome and all are full: wait", (replace(A, available=False, full=True),), NoCandidate.BUSY),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_who_is_next(case: Case) -> None:
-    assert choose(case.candidates, case.random) == case.chosen
+    assert select(case.candidates, case.random) == case.chosen
 
 
 def test_weights_are_shares() -> None:
     chance = Random(7).random
     candidates = [replace(A, weight=1), replace(B, weight=3), replace(C, weight=6)]
-    chosen = Counter(choose(candidates, chance()) for _ in range(10_000))
+    chosen = Counter(select(candidates, chance()) for _ in range(10_000))
     assert {name: round(number / 10_000, 2) for name, number in chosen.items()} == pytest.approx(
         {"a": 0.1, "b": 0.3, "c": 0.6}, abs=0.02
     )
@@ -78,12 +78,12 @@ CANDIDATES = st.lists(
 
 @given(CANDIDATES, st.floats(0, 1, exclude_max=True))
 def test_whoever_is_chosen_may_be_asked(candidates: list[Candidate], random: float) -> None:
-    chosen = choose(candidates, random)
-    if isinstance(chosen, Nobody):
-        welcome = [one for one in candidates if one.welcome]
-        assert all(one.asked or one.full for one in welcome or candidates)
+    chosen = select(candidates, random)
+    if isinstance(chosen, NoCandidate):
+        welcome = [one for one in candidates if one.available]
+        assert all(one.tried or one.full for one in welcome or candidates)
         return
     (one,) = [one for one in candidates if one.name == chosen]
-    assert not one.asked
+    assert not one.tried
     assert not one.full
-    assert one.welcome or not any(other.welcome for other in candidates)
+    assert one.available or not any(other.available for other in candidates)
