@@ -1,4 +1,4 @@
-"""The one tree of errors that a client may see, each with its OpenAI body and headers.
+"""Define every error that a client can see, with its HTTP status, OpenAI error body and headers.
 
     ApiError                          500  server_error
     ├── InvalidRequest                400  invalid_request_error
@@ -9,22 +9,22 @@
     ├── Forbidden                     403  invalid_request_error
     ├── NotFound                      404  invalid_request_error
     ├── MethodNotAllowed              405  invalid_request_error
-    ├── BodyTimeout                   408  invalid_request_error    request_timeout
-    ├── TooLarge                      413  invalid_request_error    request_too_large
-    │   └── SpoolFull                 413  … spool_full             507 would be repeated, and fail, and cost again
+    ├── RequestTimeout                408  invalid_request_error    request_timeout
+    ├── RequestTooLarge               413  invalid_request_error    request_too_large
+    │   └── SpoolFull                 413  … spool_full             not 507: SDKs would retry that, fail again, and pay
     ├── IdempotencyKeyReused          422  invalid_request_error    idempotency_key_reused
     ├── RateLimited                   429  requests                 rate_limit_exceeded
     ├── UpstreamError                 500  server_error             upstream_error
-    │   ├── UpstreamAuth              500  … upstream_auth          our key was refused: never a 401
-    │   ├── UpstreamUnreachable       500  … upstream_unreachable   surely no work was done
-    │   ├── UpstreamTimeout           500  … upstream_timeout       the picture may have been made
-    │   └── UpstreamBroken            500  … upstream_broken        an answer nobody can read
-    ├── QuestionLost                  500  server_error             question_lost  its server died, perhaps after paying
+    │   ├── UpstreamAuth              500  … upstream_auth          our upstream key was refused: never a 401
+    │   ├── UpstreamUnreachable       500  … upstream_unreachable   certainly no image was generated
+    │   ├── UpstreamTimeout           500  … upstream_timeout       an image may have been generated
+    │   └── UpstreamInvalidReply      500  … upstream_broken        the reply could not be parsed
+    ├── JobLost                       500  server_error             question_lost  its replica died, it may be paid for
     ├── ImageUnavailable              500  image_generation_server_error  image_download_failed
-    └── Unavailable                   503  server_error             server_is_overloaded
+    └── ServiceUnavailable            503  server_error             server_is_overloaded
 
-`message` is public: no secret, prompt, stack trace or inner address is ever put into it. `detail` is for the log only.
-502 and 504 are not in the tree: CDNs replace the bodies of those.
+`message` is public and must never contain a secret, prompt, stack trace or internal address. `detail` goes to the log
+only. No error has the status 502 or 504, because CDNs replace the bodies of such responses.
 """
 
 import math
@@ -46,7 +46,7 @@ class ApiError(Exception):
     status: ClassVar[int] = 500
     type: str = "server_error"
     code: str | None = None
-    asked_again: bool | None = False
+    should_retry: bool | None = False
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        if self.asked_again is None:
+        if self.should_retry is None:
             return self._headers
-        return {"x-should-retry": str(self.asked_again).lower()} | self._headers
+        return {"x-should-retry": str(self.should_retry).lower()} | self._headers
 
 
 class InvalidRequest(ApiError):
@@ -117,19 +117,19 @@ class MethodNotAllowed(ApiError):
     type = "invalid_request_error"
 
 
-class BodyTimeout(ApiError):
+class RequestTimeout(ApiError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
 
 
-class TooLarge(ApiError):
+class RequestTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
 
 
-class SpoolFull(TooLarge):
+class SpoolFull(RequestTooLarge):
     code = "spool_full"
 
 
@@ -140,12 +140,12 @@ class IdempotencyKeyReused(ApiError):
 
 
 class RateLimited(ApiError):
-    """The one error that invites a repeat: `retry_after` seconds, 1 to 60, since SDKs ignore more."""
+    """An invitation to retry after `retry_after` seconds, limited to 1 to 60 because SDKs ignore longer waits."""
 
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
-    asked_again = None
+    should_retry = None
 
     def __init__(self, message: str, *, retry_after: float = 1.0, **more: Any) -> None:
         seconds = min(60.0, max(1.0, retry_after))
@@ -169,11 +169,11 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
 
-class UpstreamBroken(UpstreamError):
+class UpstreamInvalidReply(UpstreamError):
     code = "upstream_broken"
 
 
-class QuestionLost(ApiError):
+class JobLost(ApiError):
     code = "question_lost"
 
     def __init__(self, message: str = _LOST, **more: Any) -> None:
@@ -185,7 +185,7 @@ class ImageUnavailable(ApiError):
     code = "image_download_failed"
 
 
-class Unavailable(ApiError):
+class ServiceUnavailable(ApiError):
     status = 503
     code = "server_is_overloaded"
-    asked_again = None
+    should_retry = None

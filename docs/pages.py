@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.protocol.image_request import PARAMETERS
-from app.protocol.parameters import Goes
+from app.protocol.parameters import Destination
 from docs.tables import parameters_table, settings_table
 
 DOCS = Path(__file__).parent
@@ -78,7 +78,7 @@ def settings_page() -> str:
 
 
 def differences_page() -> str:
-    ignored = ", ".join(f"`{row.name}`" for row in PARAMETERS if row.goes is Goes.NOWHERE)
+    ignored = ", ".join(f"`{row.name}`" for row in PARAMETERS if row.destination is Destination.NONE)
     return _DIFFERENCES.format(ignored=ignored, table=_without_anchors(parameters_table()))
 
 

@@ -56,7 +56,7 @@ def _default(name: str, field: FieldInfo) -> str:
 
 def parameters_table() -> str:
     rows = (
-        (_names(row), _OPERATIONS[row.operations], row.kind.words, row.goes.value, row.description)
+        (_names(row), _OPERATIONS[row.operations], row.type.describe(), row.destination.value, row.description)
         for row in PARAMETERS
     )
     return _table(("parameter", "of", "values", "where it goes", "meaning"), rows)

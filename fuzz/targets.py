@@ -15,11 +15,11 @@ from app.extraction.forms import explain
 from app.extraction.text import visible_text
 from app.images.blob import Blob
 from app.images.ssrf import Refused, check_url
-from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
+from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.protocol.image_request import Operation, read_form, read_json
-from app.protocol.inline_images import Lifter
+from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.sse import Decoder
 from fuzz.mutation import Stock
 from tests.support.reply_corpus import read_corpus
@@ -77,7 +77,7 @@ def _whole(data: bytes) -> ChatReply | None:
 
 
 def _in_pieces(random: Random, data: bytes, new_sink: Callable[[], Blob] | None = None) -> ChatReply | None:
-    reader = ReplyReader(new_sink)
+    reader = ReplyParser(new_sink)
     try:
         for piece in cuts(random, data):
             reader.feed(piece)
@@ -115,7 +115,7 @@ LARGEST_PART = 100_000
 
 def check_request(random: Random, data: bytes) -> None:
     """As it comes, in pieces, with large pictures lifted out of it."""
-    lifter = Lifter(Blob)
+    lifter = InlineImageSpooler(Blob)
     text = b"".join(lifter.feed(piece) for piece in cuts(random, data))
     for operation in Operation:
         with suppress(ApiError, orjson.JSONDecodeError):

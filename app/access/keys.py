@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from app.errors import UserError
 from app.observability.logging import log
-from app.protocol.sizes import Size, read_size
+from app.protocol.sizes import Size, parse_size
 
 #: Seconds between two looks at the file, at least; and since it was written to, so that nobody is in the midst of it.
 _PATIENCE = 1.0
@@ -62,7 +62,7 @@ def _check_rates(rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
 
 def _parse_size(value: object) -> object:
     try:
-        size = read_size(value) if isinstance(value, str) else None
+        size = parse_size(value) if isinstance(value, str) else None
     except UserError as error:
         raise PydanticCustomError("size", "{reason}", {"reason": error.message}) from None
     if size is None:

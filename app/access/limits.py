@@ -14,7 +14,7 @@ from app.access.keys import KeyRow, Rate
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
 from app.protocol.image_request import ImagesRequest
 from app.protocol.sizes import Size
-from app.protocol.validation_errors import shorten
+from app.protocol.validation_errors import quote
 from app.state.semaphore import Leases
 from app.state.shared_state import Counters, State
 
@@ -173,10 +173,10 @@ def within(row: KeyRow | None, request: ImagesRequest) -> ImagesRequest:
     if row is None:
         return request
     if row.models and request.model not in row.models:
-        named = f"the model '{shorten(request.model)}'" if request.model else "requests that name no model"
+        named = f"the model '{quote(request.model)}'" if request.model else "requests that name no model"
         raise Forbidden(f"This key does not have access to {named}.", param="model", code="model_not_found")
     size, quality = request.size or row.max_size, request.quality or row.max_quality
-    if size and row.max_size and _pixels(size.asked_as) > _pixels(row.max_size):
+    if size and row.max_size and _pixels(size.upstream_size) > _pixels(row.max_size):
         message = f"Invalid size '{size}'. This key may ask for as many pixels as {row.max_size} has."
         raise UserError(message, param="size", code="invalid_value")
     if quality and row.max_quality and _QUALITIES.index(quality) > _QUALITIES.index(row.max_quality):

@@ -12,10 +12,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.config.settings import Settings
-from app.errors import BodyTimeout, InvalidRequest, TooLarge, UserError
+from app.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UserError
 from app.images.blob import Blob, Spool
 from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_form, read_json
-from app.protocol.inline_images import Lifter
+from app.protocol.inline_images import InlineImageSpooler
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -43,28 +43,28 @@ async def read(operation: Operation, http: Request, spool: Spool, settings: Sett
 
 async def read_lifting(operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int) -> ImagesRequest:
     """JSON whose large pictures go into blobs while they arrive."""
-    lifter = Lifter(spool.blob)
+    lifter = InlineImageSpooler(spool.blob)
     request = read_json(operation, parse(await read_text(body, lifter)))
-    if lifter.dropped:
+    if lifter.discarded:
         message = "Invalid image file: the base64 of an image in the request is cut off, or no image."
         raise UserError(message, code="invalid_image_file")
-    if any(blob.size > max_image for blob in lifter.lifted.values()):
-        raise TooLarge(f"One image of the request is larger than the limit of {max_image} bytes.")
-    images = tuple(picture.recover(lifter.lifted) for picture in request.images)
-    mask = request.mask and request.mask.recover(lifter.lifted)
+    if any(blob.size > max_image for blob in lifter.spooled.values()):
+        raise RequestTooLarge(f"One image of the request is larger than the limit of {max_image} bytes.")
+    images = tuple(picture.resolve_spooled(lifter.spooled) for picture in request.images)
+    mask = request.mask and request.mask.resolve_spooled(lifter.spooled)
     recovered = [picture.source for picture in (*images, mask) if picture is not None]
-    if any(blob not in recovered for blob in lifter.lifted.values()):
+    if any(blob not in recovered for blob in lifter.spooled.values()):
         raise InvalidRequest("The request holds base64 of an image where no image belongs.", code="invalid_value")
     return replace(request, images=images, mask=mask)
 
 
-async def read_text(body: AsyncIterator[bytes], lifter: Lifter) -> bytearray:
+async def read_text(body: AsyncIterator[bytes], lifter: InlineImageSpooler) -> bytearray:
     """What is left of JSON when the pictures have been lifted out: all of it is held, so it must be small."""
     text = bytearray()
     async for piece in body:
         text += lifter.feed(piece)
         if len(text) > _MAX_TEXT:
-            raise TooLarge(f"The JSON of the request, without its pictures, is larger than {_MAX_TEXT} bytes.")
+            raise RequestTooLarge(f"The JSON of the request, without its pictures, is larger than {_MAX_TEXT} bytes.")
     return text
 
 
@@ -89,11 +89,11 @@ async def _next(pieces: AsyncIterator[bytes], patience: float) -> bytes | None:
             return await anext(pieces, None)
     except TimeoutError:
         message = f"The body of the request did not come: no byte within {patience:g} s."
-        raise BodyTimeout(message, headers={"connection": "close"}) from None
+        raise RequestTimeout(message, headers={"connection": "close"}) from None
 
 
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"Maximum content size limit ({most}) exceeded.")
+def _too_large(most: int) -> RequestTooLarge:
+    return RequestTooLarge(f"Maximum content size limit ({most}) exceeded.")
 
 
 def parse(body: bytearray) -> Any:
@@ -197,7 +197,7 @@ class _Form:
         else:
             self._file.write(piece)
         if max(self._text_size, self._file.size if self._file is not None else 0) > self._max_part:
-            raise TooLarge(f"One part of the form is larger than the limit of {self._max_part} bytes.")
+            raise RequestTooLarge(f"One part of the form is larger than the limit of {self._max_part} bytes.")
 
     def _close(self) -> None:
         self.parts.append(FormPart(self._name, self._file if self._file is not None else self._decode()))

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from app.api.openapi import READINESS, STATUS, fault_responses, json_response
 from app.api.responses import JsonResponse
-from app.errors import Unavailable
+from app.errors import ServiceUnavailable
 from app.observability.metrics import render
 
 
@@ -25,7 +25,7 @@ def health_routes() -> APIRouter:
     )
     async def readyz(http: Request) -> Response:
         if http.app.state.studio.closing:
-            raise Unavailable("The server is shutting down.")
+            raise ServiceUnavailable("The server is shutting down.")
         # An open circuit turns nobody away: where there is no better upstream, this one is asked nevertheless.
         return JsonResponse({"status": "ready", "upstreams": http.app.state.studio.parts.upstreams.circuits()})
 

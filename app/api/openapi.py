@@ -5,16 +5,16 @@ from typing import Any
 
 from app.errors import (
     ApiError,
-    BodyTimeout,
     Forbidden,
     IdempotencyKeyReused,
     InvalidRequest,
     ModerationBlocked,
     NotFound,
     RateLimited,
-    TooLarge,
+    RequestTimeout,
+    RequestTooLarge,
+    ServiceUnavailable,
     Unauthorized,
-    Unavailable,
     UpstreamTimeout,
     UserError,
 )
@@ -97,11 +97,11 @@ FAULTS: dict[int, Fault] = {
         ),
     ),
     408: Fault(
-        "The body stopped coming.", (BodyTimeout("The body of the request did not come: no byte within 60 s."),)
+        "The body stopped coming.", (RequestTimeout("The body of the request did not come: no byte within 60 s."),)
     ),
     413: Fault(
         "The body, or one image in it, is too large.",
-        (TooLarge("One image of the request is larger than the limit of 67108864 bytes."),),
+        (RequestTooLarge("One image of the request is larger than the limit of 67108864 bytes."),),
     ),
     422: Fault(
         "The Idempotency-Key was used with another body.",
@@ -119,7 +119,7 @@ FAULTS: dict[int, Fault] = {
         "The upstream or this server failed; `x-should-retry: false` where a repeat might be paid for twice.",
         (UpstreamTimeout("The upstream did not finish within 600 s. The image may have been made."), ApiError()),
     ),
-    503: Fault("The server is shutting down.", (Unavailable("The server is shutting down. Please try again."),)),
+    503: Fault("The server is shutting down.", (ServiceUnavailable("The server is shutting down. Please try again."),)),
 }
 
 _TEXT = {"type": "string"}

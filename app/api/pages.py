@@ -109,11 +109,11 @@ def about(settings: Settings) -> dict[str, object]:
         "key": "client" if settings.has_client_keys else "upstream" if settings.pass_through else "none",
         "max_image_bytes": int(settings.max_image_bytes),
         "size": {
-            "step": sizes.STEP,
-            "longest_edge": sizes.LONGEST_EDGE,
-            "ratio": sizes.RATIO,
-            "least_pixels": sizes.LEAST_PIXELS,
-            "most_pixels": sizes.MOST_PIXELS,
-            "legacy": [str(size) for size in sizes.LEGACY],
+            "step": sizes.SIZE_MULTIPLE,
+            "longest_edge": sizes.MAX_EDGE,
+            "ratio": sizes.MAX_ASPECT_RATIO,
+            "least_pixels": sizes.MIN_PIXELS,
+            "most_pixels": sizes.MAX_PIXELS,
+            "legacy": [str(size) for size in sizes.LEGACY_SIZES],
         },
     }

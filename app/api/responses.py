@@ -68,7 +68,7 @@ class Document(Protocol):
 
     length: int
 
-    def pieces(self) -> Iterator[bytes]: ...
+    def chunks(self) -> Iterator[bytes]: ...
 
 
 class JsonResponse(Response):
@@ -108,7 +108,7 @@ class PicturesResponse(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             last = b""
-            for piece in joined(chain.from_iterable(document.pieces() for document in self._documents)):
+            for piece in joined(chain.from_iterable(document.chunks() for document in self._documents)):
                 if last:
                     await send({"type": "http.response.body", "body": last, "more_body": True})
                 last = piece

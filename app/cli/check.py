@@ -21,7 +21,7 @@ from app.images.store import Store, Stored
 from app.images.stores import open_store
 from app.main import create_app
 from app.protocol.image_format import ImageInfo
-from app.protocol.inline_images import stand_in
+from app.protocol.inline_images import placeholder_png
 from app.services import store_config, upstream_spec
 from app.state.shared_state import redis_address
 from app.upstream.client import Upstream, open_transport
@@ -105,7 +105,7 @@ def run_check(step: Check, settings: Settings) -> bool:
 
 
 #: A picture of some hundred bytes. Stores cannot remove one, so it stays for its time.
-_SAMPLE = stand_in(0)
+_SAMPLE = placeholder_png(0)
 
 #: Seconds.
 _TIMEOUT = 5.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.errors import UpstreamBroken
+from app.errors import UpstreamInvalidReply
 from app.extraction.forms import ExtractionResult
 from app.extraction.refusal import no_image_error
 from app.protocol.chat_reply import ChatReply, read_reply
@@ -56,7 +56,7 @@ def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
 def _read_unparsed(pasted: bytes) -> PastedReply:
     try:
         reply = read_reply(pasted)
-    except UpstreamBroken:
+    except UpstreamInvalidReply:
         return _in_body("plain words", {"message": {"content": pasted.decode("utf-8", "replace")}})
     return PastedReply("a body in JSON" if pasted.lstrip()[:1] in b"{[" else "a stream of events", reply)
 

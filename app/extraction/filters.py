@@ -6,7 +6,7 @@ from collections.abc import Collection
 from app.extraction.base64_runs import Base64Run
 from app.extraction.urls import UrlKind, classify_url, is_placeholder, normalize_url, url_fingerprint
 from app.protocol.data_url import decode_base64, decode_data_url, image_data_url
-from app.protocol.image_format import is_whole, sniff
+from app.protocol.image_format import bytes_reader, is_complete, sniff
 
 #: Alternative texts that are longer repeat the prompt.
 _LABEL = 80
@@ -112,7 +112,7 @@ class CandidateFilter:
         info = sniff(data)
         if info is None:
             return "", "its bytes are no image"
-        if not is_whole(data):
+        if not is_complete(bytes_reader(data), len(data)):
             return "", "its bytes are cut off"
         if info.width == info.height == 1:
             return "", "it is a single pixel, which stands where a picture belongs"

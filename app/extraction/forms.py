@@ -13,7 +13,7 @@ from app.extraction.structured import JsonWalker, is_auxiliary_key
 from app.extraction.text import ReplyText
 from app.extraction.urls import UrlKind, classify_url, file_name
 from app.protocol.chat_reply import ChatReply
-from app.protocol.validation_errors import cut
+from app.protocol.validation_errors import truncate
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,4 +285,4 @@ def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
 
 def _shorten(value: str | Base64Run) -> str:
     text = value.prefix + value.payload[:80] if isinstance(value, Base64Run) else value
-    return cut(text, 200)
+    return truncate(text, 200)

@@ -2,11 +2,11 @@
 
 import re
 
-from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
+from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
 from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_keys, redact_secrets
-from app.protocol.validation_errors import cut
+from app.protocol.validation_errors import truncate
 
 #: Words of safety systems, as upstreams of several houses put them. None of them is in an apology for a busy queue.
 _WORDS = re.compile(
@@ -37,11 +37,11 @@ def is_refusal(reply: ChatReply) -> bool:
 def no_image_error(reply: ChatReply | None) -> ApiError:
     """A 4xx on purpose: clients repeat a 5xx by themselves, and each time costs money."""
     if reply is None:
-        return UpstreamBroken("The upstream ended its answer without saying anything.")
+        return UpstreamInvalidReply("The upstream ended its answer without saying anything.")
     words = redact_secrets(" ".join(visible_text(reply)[:_LOOKED_AT].split()), reply.secrets)
     raw = redact_keys(reply.raw, reply.secrets)
     if is_refusal(reply):
-        said = f" It said: {cut(words, _QUOTED)}" if words else ""
+        said = f" It said: {truncate(words, _QUOTED)}" if words else ""
         return ModerationBlocked(f"Your request was rejected by the safety system of the upstream.{said}", detail=raw)
-    said = f"It said: {cut(words, _QUOTED)}" if words else "It said nothing."
+    said = f"It said: {truncate(words, _QUOTED)}" if words else "It said nothing."
     return NoImageInReply(f"The upstream's reply contains no image. {said}", detail=raw)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
-from app.errors import ImageUnavailable, Unavailable
+from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.blob import Blob
 from app.protocol.image_format import ImageInfo
 
@@ -79,9 +79,9 @@ def not_kept(reason: str) -> ImageUnavailable:
     return ImageUnavailable(message, code="image_not_kept", detail=f"LIMNER_IMAGE_STORE: {reason}")
 
 
-def not_reached(reason: str) -> Unavailable:
+def not_reached(reason: str) -> ServiceUnavailable:
     message = "The image store cannot be reached. Please try again."
-    return Unavailable(message, code="image_store_unavailable", detail=f"LIMNER_IMAGE_STORE: {reason}")
+    return ServiceUnavailable(message, code="image_store_unavailable", detail=f"LIMNER_IMAGE_STORE: {reason}")
 
 
 class Store(Protocol):

@@ -3,11 +3,11 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import orjson
 
@@ -18,8 +18,8 @@ from app.errors import (
     InvalidRequest,
     ModerationBlocked,
     NoImageInReply,
-    Unavailable,
-    UpstreamBroken,
+    ServiceUnavailable,
+    UpstreamInvalidReply,
     UpstreamTimeout,
 )
 from app.images.blob import Spool
@@ -29,8 +29,8 @@ from app.observability.tracing import Trace
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import completed_event, error_event, images_json, partial_event
-from app.protocol.json_stream import HoleyJson
-from app.protocol.sse import comment
+from app.protocol.json_stream import StreamingJson
+from app.protocol.sse import StreamingEvent, comment
 
 ItemT = TypeVar("ItemT")
 
@@ -63,7 +63,7 @@ class Job(Generic[ItemT]):
             # Without its frames, which hold the buffers of the request alive.
             self.fault = error.with_traceback(None)
         except asyncio.CancelledError:
-            self.fault = Unavailable("The server is shutting down. Please try again.")
+            self.fault = ServiceUnavailable("The server is shutting down. Please try again.")
             raise
         except Exception:  # noqa: BLE001  # reason: a bug must not leave its reader waiting; who gets a 500
             log.exception("fault")
@@ -198,8 +198,8 @@ class Exchange:
         """Seconds that Limner itself took."""
         return max(0.0, until - self.began - self.waiting.seconds - self.turn)
 
-    def json(self, answer: Answer) -> HoleyJson:
-        return HoleyJson(images_json(self.request, answer.painted, answer.usage, int(time.time())))
+    def json(self, answer: Answer) -> StreamingJson:
+        return StreamingJson(images_json(self.request, answer.painted, answer.usage, int(time.time())))
 
     async def white_space_then_json(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
         """The status has gone out as 200, so a failure ends with one stray byte after the error.
@@ -214,7 +214,7 @@ class Exchange:
         if answer is None:
             yield orjson.dumps((job.fault or ApiError()).body) + b"!"
             return
-        for piece in joined(self.json(answer).pieces()):
+        for piece in joined(self.json(answer).chunks()):
             yield piece
 
     async def events(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
@@ -225,39 +225,25 @@ class Exchange:
                 yield comment("keep-alive")
             elif len(job.items) > read:
                 item = job.items[read]
-                for piece in joined(chain((self.remarks(item),), self._event(item, read).pieces())):
+                for piece in joined(chain((self.remarks(item),), self._event(item, read).chunks())):
                     yield piece
                 read += 1
             else:
                 stirs = job.stirs
                 yield comment(f"progress {self.progress}")
         if job.fault is not None:
-            yield b"".join(Event(*error_event(job.fault.body)).pieces())
+            yield b"".join(StreamingEvent(*error_event(job.fault.body)).chunks())
 
-    def all_events(self, job: Job[Item]) -> list["Event"]:
+    def all_events(self, job: Job[Item]) -> list[StreamingEvent]:
         """Of work that has ended."""
         events = [self._event(item, index) for index, item in enumerate(job.items)]
-        return events if job.fault is None else [*events, Event(*error_event(job.fault.body))]
+        return events if job.fault is None else [*events, StreamingEvent(*error_event(job.fault.body))]
 
-    def _event(self, item: Item, index: int) -> "Event":
+    def _event(self, item: Item, index: int) -> StreamingEvent:
         now = int(time.time())
         if isinstance(item, Partial):
-            return Event(*partial_event(self.request, item.painted, index, now))
-        return Event(*completed_event(self.request, item.painted[0], item.usage, now))
-
-
-class Event:
-    """One server-sent event whose data has pictures in it."""
-
-    def __init__(self, name: str, document: Mapping[str, Any]) -> None:
-        self._head = f"event: {name}\ndata: ".encode()
-        self._document = HoleyJson(document)
-        self.length = len(self._head) + self._document.length + 2
-
-    def pieces(self) -> Iterator[bytes]:
-        yield self._head
-        yield from self._document.pieces()
-        yield b"\n\n"
+            return StreamingEvent(*partial_event(self.request, item.painted, index, now))
+        return StreamingEvent(*completed_event(self.request, item.painted[0], item.usage, now))
 
 
 def answer_of(job: Job[Item]) -> Answer | None:
@@ -266,7 +252,7 @@ def answer_of(job: Job[Item]) -> Answer | None:
 
 
 #: Faults that may have been paid for: with a key the same question is not asked again.
-_COST_MONEY = (ModerationBlocked, NoImageInReply, UpstreamBroken, UpstreamTimeout)
+_COST_MONEY = (ModerationBlocked, NoImageInReply, UpstreamInvalidReply, UpstreamTimeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +316,7 @@ class Errand:
     @property
     def is_bound_here(self) -> bool:
         """No other replica can deliver it: the pictures came with the replies."""
-        return self.failed_to_deliver and not all(reply.is_told_by_raw for reply in self.replies)
+        return self.failed_to_deliver and not all(reply.is_reproducible for reply in self.replies)
 
     @property
     def may_be_tried_again(self) -> bool:

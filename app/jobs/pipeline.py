@@ -20,18 +20,18 @@ from app.extraction.partial import PartialImageTracker, without_open_end
 from app.extraction.refusal import no_image_error
 from app.protocol.chat_reply import ChatReply
 from app.protocol.data_url import decode_data_url
-from app.protocol.dialects import as_url, chat_body
-from app.protocol.image_format import ImageInfo, measure
-from app.protocol.image_request import ImagesRequest, Picture
-from app.protocol.image_response import Painted, is_as_asked, wanted_format
-from app.protocol.inline_images import Sink, is_same
-from app.protocol.json_stream import Hole, HoleyJson, Source
+from app.protocol.dialects import chat_body, to_image_url
+from app.protocol.image_format import ImageInfo, read_info
+from app.protocol.image_request import ImagesRequest, InputImage
+from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request
+from app.protocol.inline_images import ByteSink, probably_equal
+from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.protocol.usage import Usage
 
-B = TypeVar("B", bound=Sink)
+B = TypeVar("B", bound=ByteSink)
 
 #: The question as an upstream wants it put, by its dialect and what it calls the model.
-Put = Callable[[str, str], HoleyJson]
+Put = Callable[[str, str], StreamingJson]
 
 
 class Ask(Protocol):
@@ -75,14 +75,14 @@ class Policy:
 class Partial:
     """A picture on the way to the one asked for."""
 
-    painted: Painted
+    painted: OutputImage
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """All pictures of a request, in order of arrival; `failed` questions brought none."""
 
-    painted: tuple[Painted, ...]
+    painted: tuple[OutputImage, ...]
     usage: Usage
     failed: int = 0
 
@@ -111,13 +111,13 @@ async def paint(request: ImagesRequest, edge: Edge[B], policy: Policy) -> AsyncG
     inputs = await load(request, edge, policy)
     commission = Commission(request, edge, policy, inputs)
     stream = {"auto": request.stream, "always": True, "never": False}[policy.stream]
-    pictures = [as_url(picture) for picture in inputs.fit]
+    pictures = [to_image_url(picture) for picture in inputs.fit]
 
     @cache
-    def put(dialect: str, model: str) -> HoleyJson:
-        return HoleyJson(chat_body(request, pictures, dialect=dialect, model=model, stream=stream))
+    def put(dialect: str, model: str) -> StreamingJson:
+        return StreamingJson(chat_body(request, pictures, dialect=dialect, model=model, stream=stream))
 
-    painted: list[Painted] = []
+    painted: list[OutputImage] = []
     usage = Usage()
     faults: list[ApiError] = []
     questions = [answer(commission, edge.ask(put, stream=stream)) for _ in range(request.n)]
@@ -151,7 +151,7 @@ async def load(request: ImagesRequest, edge: Edge[B], policy: Policy) -> Inputs[
     return Inputs(fit, given, mask if policy.mask == "exact" else None)
 
 
-async def load_picture(picture: Picture, param: str, edge: Edge[B]) -> B:
+async def load_picture(picture: InputImage, param: str, edge: Edge[B]) -> B:
     """Raises UserError for a link that cannot be downloaded and for base64 that is none."""
     if picture.url is None:
         return cast("B", picture.source)
@@ -163,7 +163,7 @@ async def load_picture(picture: Picture, param: str, edge: Edge[B]) -> B:
         raise UserError(f"Invalid base64 in '{param}'.", param=param, code="invalid_base64") from None
 
 
-async def bytes_of(url: str, edge: Edge[B], lifted: Mapping[str, Source] = MappingProxyType({})) -> B:
+async def bytes_of(url: str, edge: Edge[B], lifted: Mapping[str, ByteSource] = MappingProxyType({})) -> B:
     """`lifted`: what is decoded already. Raises ImageUnavailable for a link, ValueError for base64 that is none."""
     if url in lifted:
         return cast("B", lifted[url])
@@ -187,7 +187,7 @@ async def answer(
                 if previews.remaining:
                     for image in previews.superseded(await find(commission, reply)):
                         preview = await attempt(commission, reply, image)
-                        if isinstance(preview, Painted):
+                        if isinstance(preview, OutputImage):
                             yield Partial(preview)
     except ApiError as error:
         # A stream that breaks off after the picture was named is a success, it has been paid for; a draft is not one.
@@ -204,7 +204,7 @@ async def answer(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(attempt(commission, reply, image)) for image in wanted]
         outcomes = [task.result() for task in tasks]
-    painted = tuple(outcome for outcome in outcomes if isinstance(outcome, Painted))
+    painted = tuple(outcome for outcome in outcomes if isinstance(outcome, OutputImage))
     if not painted:
         raise next(outcome for outcome in outcomes if isinstance(outcome, ApiError))
     yield Answer(painted, reply.usage)
@@ -221,11 +221,11 @@ async def is_echo(commission: Commission[B], reply: ChatReply, image: FoundImage
     sent = [*commission.inputs.given, *(fit for fit in commission.inputs.fit if not isinstance(fit, str))]
     if not sent or not image.url.startswith("data:"):
         return False
-    blob = await bytes_of(image.url, commission.edge, reply.lifted)
-    return any(is_same(blob, given) for given in sent)
+    blob = await bytes_of(image.url, commission.edge, reply.spooled_images)
+    return any(probably_equal(blob, given) for given in sent)
 
 
-async def attempt(commission: Commission[B], reply: ChatReply, image: FoundImage) -> Painted | ApiError:
+async def attempt(commission: Commission[B], reply: ChatReply, image: FoundImage) -> OutputImage | ApiError:
     """One of several pictures that cannot be had, or one on the way, does not take the others with it."""
     try:
         return await deliver(commission, reply, image)
@@ -233,29 +233,29 @@ async def attempt(commission: Commission[B], reply: ChatReply, image: FoundImage
         return error
 
 
-async def deliver(commission: Commission[B], reply: ChatReply, image: FoundImage) -> Painted:
+async def deliver(commission: Commission[B], reply: ChatReply, image: FoundImage) -> OutputImage:
     """Bytes or URL, exactly what was asked. Raises ImageUnavailable, and NoImageInReply for what is no image."""
     request, edge, policy, inputs = commission.request, commission.edge, commission.policy, commission.inputs
-    wanted = wanted_format(request, policy.default_format)
+    wanted = effective_response_format(request, policy.default_format)
     linked = not image.url.startswith("data:")
     as_it_is = wanted == "url" and linked and policy.rehost != "always" and inputs.mask is None
-    if as_it_is and is_as_asked(image.url, request):
-        return Painted(image.form, url=image.url)
-    blob = await bytes_of(image.url, edge, reply.lifted)
-    info = measure(blob.read_at)
+    if as_it_is and link_matches_request(image.url, request):
+        return OutputImage(image.form, url=image.url)
+    blob = await bytes_of(image.url, edge, reply.spooled_images)
+    info = read_info(blob.read_at)
     if info is None:
         raise NoImageInReply("The upstream answered with a link to something that is not an image.", detail=image.url)
     if inputs.mask is not None:
         blob = await edge.restore(blob, inputs.given[0], inputs.mask)
     converted = await edge.convert(blob, request)
     if converted is blob and as_it_is:
-        return Painted(image.form, url=image.url, info=info)
-    info = measure(converted.read_at) or info
+        return OutputImage(image.form, url=image.url, info=info)
+    info = read_info(converted.read_at) or info
     if wanted == "b64_json":
-        return Painted(image.form, source=converted, info=info)
+        return OutputImage(image.form, source=converted, info=info)
     if policy.rehost == "never":
-        return Painted(image.form, url=Hole(converted, f"data:{info.media_type};base64,"), info=info)
-    return Painted(image.form, url=await edge.keep(converted, info), info=info)
+        return OutputImage(image.form, url=Base64String(converted, f"data:{info.media_type};base64,"), info=info)
+    return OutputImage(image.form, url=await edge.keep(converted, info), info=info)
 
 
 async def alone(question: AsyncGenerator[Partial | Answer, None]) -> AsyncGenerator[Partial | Answer | ApiError, None]:

@@ -17,7 +17,7 @@ from app.jobs.pipeline import Edge, Put
 from app.observability.metrics import DOWNLOADED, STORE_ERRORS
 from app.observability.tracing import Step
 from app.protocol.chat_reply import ChatReply
-from app.protocol.image_format import ImageInfo, measure
+from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.state.job_table import Board
 from app.upstream.client import Question
@@ -146,7 +146,7 @@ class Workbench:
     async def convert(self, blob: Blob, request: ImagesRequest) -> Blob:
         """Into the format that was asked for, and down to a legacy size, which the upstream does not paint."""
         size, form, compression = request.size, request.output_format, request.output_compression
-        legacy = None if size is None or size.asked_as == size else (size.width, size.height)
+        legacy = None if size is None or size.upstream_size == size else (size.width, size.height)
         if legacy is None and form is None and compression is None:
             return blob
         with self._step("convert"):
@@ -173,5 +173,5 @@ class Workbench:
 
 
 def pixels(blob: Blob) -> tuple[int, int] | None:
-    info = measure(blob.read_at)
+    info = read_info(blob.read_at)
     return None if info is None or info.width is None or info.height is None else (info.width, info.height)

@@ -24,7 +24,7 @@ from app.errors import (
     InvalidRequest,
 )
 from app.jobs.job import Errand, Identity
-from app.protocol.image_request import ImagesRequest, Picture
+from app.protocol.image_request import ImagesRequest, InputImage
 
 _HASHED_AT_ONCE = 1024 * 1024
 
@@ -137,7 +137,7 @@ async def identify(request: ImagesRequest, caller: Caller, headers: Headers) -> 
     return Identity(caller.id, digest.hexdigest(), key, again)
 
 
-def _summary(picture: Picture | None) -> bytes:
+def _summary(picture: InputImage | None) -> bytes:
     """A caller can mislead only himself, so a checksum does; it costs a third of a hash."""
     if picture is None or picture.source is None:
         return orjson.dumps(picture and picture.url)

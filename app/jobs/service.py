@@ -13,7 +13,7 @@ from app.access.auth import Caller
 from app.access.concurrency import Turns
 from app.access.limits import Limits, within
 from app.api.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
-from app.errors import ApiError, Unavailable
+from app.errors import ApiError, ServiceUnavailable
 from app.images.blob import Spool
 from app.jobs.job import Errand, Exchange, Identity, Item, Job, answer_of, outline
 from app.jobs.pipeline import Policy, paint
@@ -85,7 +85,7 @@ class Studio:
         own: str = http.state.request_id
         errand = self.once.find(identity)
         if self.closing and (errand is None or errand.failed_to_deliver):
-            raise Unavailable("The server is shutting down. Please try again.")
+            raise ServiceUnavailable("The server is shutting down. Please try again.")
         if errand is None:
             elsewhere, told = await self._post(own, identity, caller, request.n, is_async=is_async)
             errand = self.once.known(elsewhere)
@@ -212,7 +212,7 @@ class Studio:
                 except asyncio.CancelledError:
                     if exchange.upstream.started:
                         errand.is_cut_off = True
-                        raise Unavailable(_CUT_OFF, headers={"x-should-retry": "false"}) from None
+                        raise ServiceUnavailable(_CUT_OFF, headers={"x-should-retry": "false"}) from None
                     raise
 
     async def _respond(self, visit: "Visit", http: Request) -> Response:

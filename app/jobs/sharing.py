@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.errors import ApiError, ImageUnavailable, NotFound, QuestionLost, Unavailable
+from app.errors import ApiError, ImageUnavailable, JobLost, NotFound, ServiceUnavailable
 from app.images.blob import Blob, Spool
 from app.images.store import Store
 from app.jobs.job import Errand, answer_of
@@ -15,11 +15,11 @@ from app.jobs.pipeline import Answer
 from app.jobs.registry import Once
 from app.observability.logging import log
 from app.protocol.chat_reply import ChatReply, read_reply
-from app.protocol.image_format import ImageInfo, measure
+from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest, Operation
-from app.protocol.image_response import Painted
-from app.protocol.json_stream import Hole
-from app.protocol.sizes import read_size
+from app.protocol.image_response import OutputImage
+from app.protocol.json_stream import Base64String
+from app.protocol.sizes import parse_size
 from app.protocol.usage import Usage
 from app.state.job_table import Board
 
@@ -68,15 +68,15 @@ async def write_letter(errand: Errand, store: Store) -> bytes:
     return orjson.dumps(letter)
 
 
-async def _write_painted(picture: Painted, store: Store) -> dict[str, Any]:
+async def _write_painted(picture: OutputImage, store: Store) -> dict[str, Any]:
     told: dict[str, Any] = {"form": picture.form, "info": None if picture.info is None else astuple(picture.info)}
-    source = picture.url.source if isinstance(picture.url, Hole) else picture.source
+    source = picture.url.source if isinstance(picture.url, Base64String) else picture.source
     if source is None:
         return told | {"url": picture.url}
     if not isinstance(source, Blob) or picture.info is None:
         raise TypeError("a picture of an answer is a measured blob")
     name = await store.keep(source, picture.info)
-    return told | {"name": name, "prefix": picture.url.prefix if isinstance(picture.url, Hole) else None}
+    return told | {"name": name, "prefix": picture.url.prefix if isinstance(picture.url, Base64String) else None}
 
 
 async def read_letter(data: bytes, store: Store, spool: Spool) -> Letter:
@@ -86,7 +86,7 @@ async def read_letter(data: bytes, store: Store, spool: Spool) -> Letter:
     request = ImagesRequest(
         operation=Operation(said.pop("operation")),
         prompt="",
-        size=read_size(said.pop("size")),
+        size=parse_size(said.pop("size")),
         **said | {"ignored": tuple(said["ignored"])},
     )
     if (answer := told.get("answer")) is not None:
@@ -99,14 +99,14 @@ async def read_letter(data: bytes, store: Store, spool: Spool) -> Letter:
     return Letter(request, fault=fault, replies=replies, may_be_tried_again=True)
 
 
-async def _read_painted(told: dict[str, Any], store: Store, spool: Spool) -> Painted:
+async def _read_painted(told: dict[str, Any], store: Store, spool: Spool) -> OutputImage:
     info = None if told["info"] is None else ImageInfo(*told["info"])
     if "url" in told:
-        return Painted(told["form"], url=told["url"], info=info)
+        return OutputImage(told["form"], url=told["url"], info=info)
     blob = await _fetch(told["name"], store, spool)
     if told["prefix"] is None:
-        return Painted(told["form"], source=blob, info=measure(blob.read_at))
-    return Painted(told["form"], url=Hole(blob, told["prefix"]), info=info)
+        return OutputImage(told["form"], source=blob, info=read_info(blob.read_at))
+    return OutputImage(told["form"], url=Base64String(blob, told["prefix"]), info=info)
 
 
 async def _fetch(name: str, store: Store, spool: Spool) -> Blob:
@@ -176,9 +176,9 @@ class Handover:
             case "under way":
                 return None
             case "lost":
-                raise QuestionLost(detail=f"errand {id}")
+                raise JobLost(detail=f"errand {id}")
             case "" if self.board.is_shared:
-                raise Unavailable("The server cannot look for this result at the moment. Please try again.")
+                raise ServiceUnavailable("The server cannot look for this result at the moment. Please try again.")
         raise NotFound("There is no such result, or its time is over.", code="result_not_found")
 
     def note(self, errand: Errand) -> None:
@@ -251,7 +251,7 @@ class Handover:
     async def _tell(self, errand: Errand) -> None:
         try:
             await self.board.tell(errand)
-        except Unavailable as error:
+        except ServiceUnavailable as error:
             log.warning("handover", errand=errand.id, error=error.message)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

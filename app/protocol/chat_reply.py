@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from app.errors import UpstreamBroken
+from app.errors import UpstreamInvalidReply
 from app.protocol import sse
-from app.protocol.inline_images import Lifter, Sink
-from app.protocol.json_stream import Source
+from app.protocol.inline_images import ByteSink, InlineImageSpooler
+from app.protocol.json_stream import ByteSource
 from app.protocol.usage import NO_USAGE, Usage, read_usage
 
 #: Keys of a document that never hold an image.
@@ -38,7 +38,7 @@ ReplyError = Mapping[str, Any]
 
 
 @dataclass(slots=True)
-class _Message:
+class _MessageBuilder:
     """One choice while it grows."""
 
     text: list[str] = field(default_factory=list)
@@ -46,25 +46,25 @@ class _Message:
     parts: list[Any] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def say(self, text: str) -> None:
+    def append(self, text: str) -> None:
         self.text.append(text)
         self.length += len(text)
 
-    def whole(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """A snapshot: what comes later does not change it."""
         fields = {key: list(value) if isinstance(value, list) else value for key, value in self.fields.items()}
         return {**fields, "content": "".join(self.text), "parts": list(self.parts)}
 
-    def take(self, piece: Mapping[str, Any], *, is_message: bool) -> None:
+    def add(self, piece: Mapping[str, Any], *, is_message: bool) -> None:
         content = piece.get("content")
         if isinstance(content, str):
             # A whole message at the end of a stream repeats what its deltas have said.
             if is_message and len(content) >= self.length and content.startswith("".join(self.text)):
                 self.text.clear()
                 self.length = 0
-            self.say(content)
+            self.append(content)
         elif isinstance(content, list | dict):
-            self._take_parts(content if isinstance(content, list) else [content])
+            self._add_parts(content if isinstance(content, list) else [content])
         self.merge({key: value for key, value in piece.items() if key not in {"content", "role"}})
 
     def merge(self, fields: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class _Message:
             elif value is not None:
                 self.fields[key] = list(value) if isinstance(value, list) else value
 
-    def _take_parts(self, parts: list[Any]) -> None:
+    def _add_parts(self, parts: list[Any]) -> None:
         texts = []
         for part in parts:
             text = _text_of(part)
@@ -87,7 +87,7 @@ class _Message:
                 self.merge({"refusal": part["refusal"]})
             else:
                 self.parts.append(part)
-        self.say("\n".join(texts))
+        self.append("\n".join(texts))
 
 
 def _text_of(part: object) -> str | None:
@@ -101,26 +101,26 @@ def _text_of(part: object) -> str | None:
 
 
 @dataclass(slots=True)
-class Joined:
+class ReplyAccumulator:
     """What all documents so far say together."""
 
     bodies: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Usage = NO_USAGE
     error: ReplyError | None = None
-    _choices: dict[int, _Message] = field(default_factory=dict)
+    _choices: dict[int, _MessageBuilder] = field(default_factory=dict)
     _worked: bool = False
 
     @property
-    def has_begun(self) -> bool:
+    def has_content(self) -> bool:
         """Whether more came than a complaint, and than a role that has yet to speak: then work may have been done."""
         said = any(value for message in self.messages() for value in message.values())
         return self._worked or said or self.usage != NO_USAGE
 
     def messages(self) -> tuple[dict[str, Any], ...]:
-        return tuple(self._choices[index].whole() for index in sorted(self._choices))
+        return tuple(self._choices[index].snapshot() for index in sorted(self._choices))
 
-    def take(self, document: Mapping[str, Any]) -> bool:
+    def add(self, document: Mapping[str, Any]) -> bool:
         """True when it brought more than its frame."""
         kind = document.get("type")
         if isinstance(kind, str) and kind.startswith(("response.", "image_")):
@@ -146,13 +146,13 @@ class Joined:
         response, item, delta = event.get("response"), event.get("item"), event.get("delta")
         if kind in _WHOLE and isinstance(response, dict):
             self.finish_reason = self.finish_reason or kind.removeprefix("response.")
-            return self.take(response)
+            return self.add(response)
         self._worked = True
         if kind == "response.output_item.done" and isinstance(item, dict):
             self.bodies.append({"output": [item]})
             return True
         if kind == "response.output_text.delta" and isinstance(delta, str):
-            self._choice(0).say(delta)
+            self._choice(0).append(delta)
             return True
         if kind.endswith(".completed") and not kind.startswith("response."):
             self._note(event)
@@ -165,7 +165,7 @@ class Joined:
         """Whether it complains."""
         usage = read_usage(document.get("usage") or document.get("usageMetadata"))
         self.usage = usage if usage != NO_USAGE else self.usage
-        error = read_error(document)
+        error = find_error(document)
         self.error = self.error or error
         return error is not None
 
@@ -174,14 +174,14 @@ class Joined:
         message = self._choice(index if type(index) is int else position)
         for spoken in (choice.get("text"), choice.get("message")):
             if isinstance(spoken, str):
-                message.say(spoken)
+                message.append(spoken)
         for name in ("delta", "message"):
             if isinstance(choice.get(name), dict):
-                message.take(choice[name], is_message=name == "message")
+                message.add(choice[name], is_message=name == "message")
         message.merge({key: value for key, value in choice.items() if key not in _CHOICE})
         reason = choice.get("finish_reason")
         self.finish_reason = reason if isinstance(reason, str) and reason else self.finish_reason
-        self.error = self.error or read_error(choice)
+        self.error = self.error or find_error(choice)
 
     def _take_gemini(self, candidates: object) -> None:
         """Its pictures are found beside the choices; only the reason stands apart."""
@@ -189,10 +189,10 @@ class Joined:
             reason = candidate.get("finishReason") if isinstance(candidate, dict) else None
             self.finish_reason = reason if isinstance(reason, str) else self.finish_reason
 
-    def _choice(self, index: int) -> _Message:
+    def _choice(self, index: int) -> _MessageBuilder:
         if len(self._choices) >= _MAX_CHOICES:
-            return self._choices.get(index, _Message())
-        return self._choices.setdefault(index, _Message())
+            return self._choices.get(index, _MessageBuilder())
+        return self._choices.setdefault(index, _MessageBuilder())
 
 
 _FINE = (None, 0, 200, "0", "200", "success", "")
@@ -201,7 +201,7 @@ _FAILED = ("error", "fail", "failed", *range(400, 600))
 _COMPLAINT = ("message", "msg", "detail", "error", "title", "type", "param", "code", "status")
 
 
-def read_error(document: Mapping[str, Any]) -> ReplyError | None:
+def find_error(document: Mapping[str, Any]) -> ReplyError | None:
     """`{"error": …}` as an object, a list of them or a text, likewise `errors` and `detail`, or a code and a message
     where choices belong.
     """
@@ -244,13 +244,13 @@ def _shallow(value: Any, levels: int = 8) -> Any:
 _HINT = re.compile(rb"https?:|data:image|b64_json|image_url")
 
 
-def by_line(piece: bytes) -> Sequence[bytes]:
+def split_lines(chunk: bytes) -> Sequence[bytes]:
     """Several events may arrive at once: each is worth a look of its own, or a picture on the way is never seen."""
-    return piece.splitlines(keepends=True) if b"\n" in piece else (piece,)
+    return chunk.splitlines(keepends=True) if b"\n" in chunk else (chunk,)
 
 
 @dataclass(slots=True)
-class Pace:
+class SnapshotThrottle:
     """Looking costs the length of the whole reply, so it is done where something like a picture came, a bounded number
     of times, and else each time the reply has grown by an eighth: all looks together stay linear.
     """
@@ -260,7 +260,7 @@ class Pace:
     hints: int = 64
     hinted: bool = False
 
-    def is_due(self, piece: bytes, *, grown: bool) -> bool:
+    def should_snapshot(self, piece: bytes, *, grown: bool) -> bool:
         self.came += len(piece)
         self.hinted = self.hinted or _HINT.search(piece) is not None
         if not grown:
@@ -273,7 +273,7 @@ class Pace:
         return True
 
 
-__all__ = ["ChatReply", "ReplyError", "ReplyReader", "Usage", "read_reply"]
+__all__ = ["ChatReply", "ReplyError", "ReplyParser", "Usage", "read_reply"]
 
 #: As much of a body is kept for the log.
 _RAW = 16 * 1024
@@ -299,14 +299,14 @@ class ChatReply:
     error: ReplyError | None = None
     raw: str = ""
     complete: bool = True
-    has_begun: bool = True
-    lifted: Mapping[str, Source] = field(default_factory=dict)
+    has_content: bool = True
+    spooled_images: Mapping[str, ByteSource] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
-    def is_told_by_raw(self) -> bool:
+    def is_reproducible(self) -> bool:
         """Whether `raw` is all that came, so that reading it gives the same reply again."""
-        return self.complete and not self.lifted and len(self.raw) < _RAW
+        return self.complete and not self.spooled_images and len(self.raw) < _RAW
 
     @property
     def refusal(self) -> str | None:
@@ -316,26 +316,26 @@ class ChatReply:
 
 def read_reply(body: bytes) -> ChatReply:
     """A whole body, JSON or SSE, whichever it is. Raises UpstreamBroken where nobody can read it."""
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(body)
     return reader.reply(ended=True)
 
 
-class ReplyReader:
+class ReplyParser:
     """A body as it arrives, in any cut. Each feed costs what it brings; pieces are joined in `reply`."""
 
-    def __init__(self, new_sink: Callable[[], Sink] | None = None) -> None:
+    def __init__(self, new_sink: Callable[[], ByteSink] | None = None) -> None:
         """`new_sink`: where large pictures go while they arrive; without it they stay in the text."""
-        self._lifter = None if new_sink is None else Lifter(new_sink)
-        self._read: _Json | _Stream | None = None
+        self._spooler = None if new_sink is None else InlineImageSpooler(new_sink)
+        self._read: _JsonBody | _EventStream | None = None
         self._raw: list[bytes] = []
         self._room = _RAW
         self._comment = b""
 
     def feed(self, data: bytes) -> bool:
         """True when the reply grew by something."""
-        if self._lifter is not None:
-            data = self._lifter.feed(data)
+        if self._spooler is not None:
+            data = self._spooler.feed(data)
         if self._room > 0:
             self._raw.append(data[: self._room])
             self._room -= len(data)
@@ -344,7 +344,7 @@ class ReplyReader:
             self._comment = data[:1] if data.startswith(b":") else b""
             if not data or self._comment:
                 return False
-            self._read = _Json() if data[:1] in b"{[<" else _Stream()
+            self._read = _JsonBody() if data[:1] in b"{[<" else _EventStream()
         return self._read.feed(data)
 
     def reply(self, *, ended: bool = False) -> ChatReply:
@@ -357,36 +357,36 @@ class ReplyReader:
             if ended:
                 raise _broken("an empty body", raw)
             return ChatReply(raw=raw, complete=False)
-        lifted = {} if self._lifter is None else self._lifter.lifted
-        return replace(self._read.reply(raw, ended), lifted=lifted)
+        spooled = {} if self._spooler is None else self._spooler.spooled
+        return replace(self._read.reply(raw, ended), spooled_images=spooled)
 
 
-def _broken(what: str, raw: str) -> UpstreamBroken:
-    return UpstreamBroken("The upstream's answer could not be read.", detail=f"{what}: {raw[:2000]}")
+def _broken(what: str, raw: str) -> UpstreamInvalidReply:
+    return UpstreamInvalidReply("The upstream's answer could not be read.", detail=f"{what}: {raw[:2000]}")
 
 
 @dataclass(slots=True)
-class _Json:
+class _JsonBody:
     """A body that does not come in events, or one JSON document a line."""
 
-    pieces: list[bytes] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
 
     def feed(self, data: bytes) -> bool:
-        self.pieces.append(data)
+        self.chunks.append(data)
         return False
 
     def reply(self, raw: str, ended: bool) -> ChatReply:
-        body = b"".join(self.pieces)
+        body = b"".join(self.chunks)
         # What broke off behind the whole document (a wrong length, no last chunk) has said all, and it is paid for.
         if not ended and not isinstance(_parse(body.decode("utf-8", "replace")), dict):
             return ChatReply(raw=raw, complete=False)
-        joined = Joined()
+        joined = ReplyAccumulator()
         for document in _documents(body, raw):
-            joined.take(document)
+            joined.add(document)
         return _reply(joined, raw, complete=True)
 
 
-def _reply(joined: Joined, raw: str, *, complete: bool, has_begun: bool = False) -> ChatReply:
+def _reply(joined: ReplyAccumulator, raw: str, *, complete: bool, has_begun: bool = False) -> ChatReply:
     return ChatReply(
         messages=joined.messages(),
         bodies=tuple(joined.bodies),
@@ -395,7 +395,7 @@ def _reply(joined: Joined, raw: str, *, complete: bool, has_begun: bool = False)
         error=joined.error,
         raw=raw,
         complete=complete,
-        has_begun=has_begun or joined.has_begun,
+        has_content=has_begun or joined.has_content,
     )
 
 
@@ -423,9 +423,9 @@ def _parse(text: str) -> Any:
 
 
 @dataclass(slots=True)
-class _Stream:
+class _EventStream:
     decoder: sse.Decoder = field(default_factory=sse.Decoder)
-    joined: Joined = field(default_factory=Joined)
+    joined: ReplyAccumulator = field(default_factory=ReplyAccumulator)
     is_done: bool = False
     is_read: bool = False
     is_cut: bool = False
@@ -450,7 +450,7 @@ class _Stream:
             if isinstance(document, dict):
                 document = {"error": document} if event.name == "error" and "error" not in document else document
                 self.is_read = True
-                grew = self.joined.take(document) or grew
+                grew = self.joined.add(document) or grew
             else:
                 # Other things that are not JSON are somebody's way to keep the connection alive.
                 self.is_cut = self.is_cut or event.data.lstrip().startswith("{")

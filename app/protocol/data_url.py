@@ -5,7 +5,7 @@ from urllib.parse import unquote_to_bytes
 
 import pybase64
 
-from app.protocol.image_format import _head, _reader
+from app.protocol.image_format import sniff
 
 #: What lenient base64 may hold beside its alphabet: line breaks, blanks, and marks nobody sees.
 _BLANKS = re.compile(r"[\s\u200b-\u200d\u2060\ufeff\u00ad]+")
@@ -45,7 +45,7 @@ def _decode_lenient(text: str) -> bytes:
 
 def image_data_url(data: bytes) -> str:
     """In the one spelling: the type that the bytes have, padded base64 on one line. `data` is an image."""
-    head = _head(_reader(data))
-    if head is None:
+    info = sniff(data)
+    if info is None:
         raise ValueError("not an image")
-    return f"data:image/{head.format};base64,{pybase64.b64encode_as_string(data)}"
+    return f"data:{info.media_type};base64,{pybase64.b64encode_as_string(data)}"

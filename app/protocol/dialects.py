@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.protocol.image_format import measure
+from app.protocol.image_format import read_info
 from app.protocol.image_request import ImagesRequest
-from app.protocol.inline_images import Sink
-from app.protocol.json_stream import Hole
+from app.protocol.inline_images import ByteSink
+from app.protocol.json_stream import Base64String
 from app.protocol.sizes import Size
 
 
@@ -18,7 +18,7 @@ class Dialect:
 
     #: The size in front of the prompt and the prompt in single quotes, `auto` written out too: a prompt that begins
     #: with a size of its own then stands inside the quotes and chooses nothing.
-    prefix: bool = False
+    size_prefix: bool = False
     #: `metadata.size`, `auto` written out for the same reason.
     size_in_metadata: bool = False
     quality_in_metadata: bool = False
@@ -28,14 +28,14 @@ class Dialect:
 
 
 DIALECTS: dict[str, Dialect] = {
-    "gpt-image-2-chat": Dialect(prefix=True, quality_in_metadata=True),
+    "gpt-image-2-chat": Dialect(size_prefix=True, quality_in_metadata=True),
     "metadata": Dialect(size_in_metadata=True, quality_in_metadata=True),
     # https://openrouter.ai/docs/guides/overview/multimodal/image-generation
     "openrouter": Dialect(image_config=True, modalities=("image", "text")),
 }
 
 #: What the upstream is told about a mask, which is always the last picture.
-MASK_NOTE = (
+MASK_INSTRUCTION = (
     "The last picture is a mask for the first one: change only the area where the mask is transparent, "
     "and keep everything else exactly as it is."
 )
@@ -49,7 +49,7 @@ _TOP_TIER = "4K"
 
 
 def chat_body(
-    request: ImagesRequest, pictures: Sequence[str | Hole], *, dialect: str, model: str, stream: bool
+    request: ImagesRequest, pictures: Sequence[str | Base64String], *, dialect: str, model: str, stream: bool
 ) -> dict[str, Any]:
     """The body of one question, a document for HoleyJson. `pictures` are URLs or holes, the mask last."""
     traits = DIALECTS[dialect]
@@ -68,12 +68,12 @@ def chat_body(
 
 
 def _text(request: ImagesRequest, traits: Dialect) -> str:
-    prompt = request.prompt if request.mask is None else f"{request.prompt}\n\n{MASK_NOTE}"
-    return f"{_asked_size(request)} '{prompt}'" if traits.prefix else prompt
+    prompt = request.prompt if request.mask is None else f"{request.prompt}\n\n{MASK_INSTRUCTION}"
+    return f"{_asked_size(request)} '{prompt}'" if traits.size_prefix else prompt
 
 
 def _asked_size(request: ImagesRequest) -> str:
-    return "auto" if request.size is None else str(request.size.asked_as)
+    return "auto" if request.size is None else str(request.size.upstream_size)
 
 
 def _metadata(request: ImagesRequest, traits: Dialect) -> dict[str, str]:
@@ -85,7 +85,7 @@ def _metadata(request: ImagesRequest, traits: Dialect) -> dict[str, str]:
 
 
 def _image_config(request: ImagesRequest) -> dict[str, str]:
-    config = {} if request.size is None else _ratio_and_tier(request.size.asked_as)
+    config = {} if request.size is None else _ratio_and_tier(request.size.upstream_size)
     return config if request.quality is None else {**config, "quality": request.quality}
 
 
@@ -102,10 +102,10 @@ def _distance(ratio: str, size: Size) -> float:
     return abs(math.log(width * size.height / (height * size.width)))
 
 
-def as_url(picture: Sink | str) -> Hole | str:
+def to_image_url(picture: ByteSink | str) -> Base64String | str:
     """The type is sniffed: clients send `application/octet-stream`, and label a JPEG as PNG."""
     if isinstance(picture, str):
         return picture
-    info = measure(picture.read_at)
+    info = read_info(picture.read_at)
     media_type = "application/octet-stream" if info is None else info.media_type
-    return Hole(picture, f"data:{media_type};base64,")
+    return Base64String(picture, f"data:{media_type};base64,")

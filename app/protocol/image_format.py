@@ -7,25 +7,27 @@ from dataclasses import dataclass
 
 ReadAt = Callable[[int, int], bytes]
 #: Width, height (None where they are not found) and whether some pixel may be transparent.
-Measure = tuple[int | None, int | None, bool]
+Measurement = tuple[int | None, int | None, bool]
 
 #: Headers, segments or boxes looked at before a file counts as one without a size.
 _MAX_STEPS = 512
 #: Bytes read where a format must be searched.
 _HEAD = 64 * 1024
+#: Bytes at the end of a file that are searched for the end of a PNG or JPEG.
+_TAIL = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class FormatSpec:
     """`magic` is matched against the first 16 bytes."""
 
     format: str
     magic: re.Pattern[bytes]
-    measure: Callable[[ReadAt], Measure]
-    is_whole: Callable[[bytes], bool]
+    measure: Callable[[ReadAt], Measurement]
+    is_complete: Callable[[ReadAt, int], bool]
 
 
-def _measure_png(read_at: ReadAt) -> Measure:
+def _measure_png(read_at: ReadAt) -> Measurement:
     ihdr = read_at(16, 10)
     if len(ihdr) < 10:
         return None, None, False
@@ -46,15 +48,15 @@ def _has_trns(read_at: ReadAt) -> bool:
     return False
 
 
-def _is_whole_png(data: bytes) -> bool:
-    return data.rfind(b"IEND\xaeB`\x82") > 0
+def _is_complete_png(read_at: ReadAt, size: int) -> bool:
+    return _last_bytes(read_at, size).rfind(b"IEND\xaeB`\x82") > 0
 
 
 #: Start-of-frame markers; C4, C8 and CC in that range mean something else.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def _measure_jpeg(read_at: ReadAt) -> Measure:
+def _measure_jpeg(read_at: ReadAt) -> Measurement:
     offset = 2
     for _ in range(_MAX_STEPS):
         segment = read_at(offset, 9)
@@ -70,12 +72,14 @@ def _measure_jpeg(read_at: ReadAt) -> Measure:
     return None, None, False
 
 
-def _is_whole_jpeg(data: bytes) -> bool:
-    """The last scan must have an end; the end of a thumbnail in the metadata stands before that scan."""
-    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") > 0
+def _is_complete_jpeg(read_at: ReadAt, size: int) -> bool:
+    """Look for an end-of-image marker behind the last scan: that of a thumbnail stands before the image's own scan."""
+    tail = _last_bytes(read_at, size)
+    scan = tail.rfind(b"\xff\xda")
+    return tail.rfind(b"\xff\xd9") > scan and (scan > 0 or size > len(tail))
 
 
-def _measure_webp(read_at: ReadAt) -> Measure:
+def _measure_webp(read_at: ReadAt) -> Measurement:
     head = read_at(0, 30)
     if len(head) < 30:
         return None, None, False
@@ -89,16 +93,20 @@ def _measure_webp(read_at: ReadAt) -> Measure:
             return _le(head[26:28]) & 0x3FFF, _le(head[28:30]) & 0x3FFF, False
 
 
-def _is_whole_webp(data: bytes) -> bool:
-    """Some encoders leave out the last padding byte that they counted."""
-    return len(data) + 1 >= 8 + _le(data[4:8])
+def _is_complete_webp(read_at: ReadAt, size: int) -> bool:
+    # Some encoders count a last padding byte that they do not write.
+    return size + 1 >= 8 + _le(read_at(4, 4))
+
+
+def _last_bytes(read_at: ReadAt, size: int) -> bytes:
+    return read_at(max(0, size - _TAIL), _TAIL)
 
 
 def _le(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-def _measure_gif(read_at: ReadAt) -> Measure:
+def _measure_gif(read_at: ReadAt) -> Measurement:
     head = read_at(0, 13)
     if len(head) < 13:
         return None, None, False
@@ -112,11 +120,11 @@ def _is_gif_clear(blocks: bytes) -> bool:
     return 0 <= control < len(blocks) - 3 and bool(blocks[control + 3] & 1)
 
 
-def _is_whole_gif(data: bytes) -> bool:
-    return data[-64:].rstrip(b"\0\r\n ").endswith(b";")
+def _is_complete_gif(read_at: ReadAt, size: int) -> bool:
+    return read_at(max(0, size - 64), 64).rstrip(b"\0\r\n ").endswith(b";")
 
 
-def _measure_iso(read_at: ReadAt) -> Measure:
+def _measure_iso(read_at: ReadAt) -> Measurement:
     """AVIF and HEIC: the largest item's size counts, since tiles and thumbnails have sizes too."""
     head = read_at(0, _HEAD)
     sizes = [struct.unpack_from(">II", head, at + 8) for at in _places(head, b"ispe") if at + 16 <= len(head)]
@@ -131,21 +139,22 @@ def _places(data: bytes, mark: bytes) -> Iterator[int]:
         at = data.find(mark, at + 1)
 
 
-def _is_whole_iso(data: bytes) -> bool:
+def _is_complete_iso(read_at: ReadAt, size: int) -> bool:
     offset = 0
     for _ in range(_MAX_STEPS):
-        size = int.from_bytes(data[offset : offset + 4], "big")
-        if size == 1:
-            size = int.from_bytes(data[offset + 8 : offset + 16], "big")
-        elif size == 0:  # the last box reaches to the end
-            return offset + 8 < len(data)
-        offset += max(size, 8)
-        if offset >= len(data):
-            return offset == len(data)
+        box = read_at(offset, 16)
+        length = int.from_bytes(box[:4], "big")
+        if length == 1:
+            length = int.from_bytes(box[8:], "big")
+        elif length == 0:  # The last box extends to the end of the file.
+            return offset + 8 < size
+        offset += max(length, 8)
+        if offset >= size:
+            return offset == size
     return False
 
 
-def _measure_bmp(read_at: ReadAt) -> Measure:
+def _measure_bmp(read_at: ReadAt) -> Measurement:
     head = read_at(14, 16)
     if len(head) < 16:
         return None, None, False
@@ -155,11 +164,11 @@ def _measure_bmp(read_at: ReadAt) -> Measure:
     return abs(width), abs(height), bits == 32
 
 
-def _is_whole_bmp(data: bytes) -> bool:
-    return len(data) > 26 and len(data) >= _le(data[2:6])
+def _is_complete_bmp(read_at: ReadAt, size: int) -> bool:
+    return size > 26 and size >= _le(read_at(2, 4))
 
 
-def _measure_tiff(read_at: ReadAt) -> Measure:
+def _measure_tiff(read_at: ReadAt) -> Measurement:
     """Of the first page; ExtraSamples (338) tells of alpha."""
     order = "<" if read_at(0, 1) == b"I" else ">"
     tags = dict(_tiff_tags(read_at, order))
@@ -183,25 +192,25 @@ def _tiff_count(data: bytes, order: str) -> int:
     return int.from_bytes(data, "little" if order == "<" else "big")
 
 
-def _is_whole_tiff(data: bytes) -> bool:
-    """Directory and pixels stand in any order: only that the directory is there can be told cheaply."""
-    return _measure_tiff(lambda offset, size: data[offset : offset + size])[0] is not None
+def _is_complete_tiff(read_at: ReadAt, _: int) -> bool:
+    # Directory and pixels stand in any order, so only the presence of the directory can be checked cheaply.
+    return _measure_tiff(read_at)[0] is not None
 
 
 def _magic(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
 
-HEADS = (
-    Head("png", _magic(rb"\x89PNG\r\n\x1a\n"), _measure_png, _is_whole_png),
-    Head("jpeg", _magic(rb"\xff\xd8\xff"), _measure_jpeg, _is_whole_jpeg),
-    Head("webp", _magic(rb"RIFF.{4}WEBP"), _measure_webp, _is_whole_webp),
-    Head("gif", _magic(rb"GIF8[79]a"), _measure_gif, _is_whole_gif),
-    Head("avif", _magic(rb".{4}ftypavi[fs]"), _measure_iso, _is_whole_iso),
-    Head("heic", _magic(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"), _measure_iso, _is_whole_iso),
+FORMATS = (
+    FormatSpec("png", _magic(rb"\x89PNG\r\n\x1a\n"), _measure_png, _is_complete_png),
+    FormatSpec("jpeg", _magic(rb"\xff\xd8\xff"), _measure_jpeg, _is_complete_jpeg),
+    FormatSpec("webp", _magic(rb"RIFF.{4}WEBP"), _measure_webp, _is_complete_webp),
+    FormatSpec("gif", _magic(rb"GIF8[79]a"), _measure_gif, _is_complete_gif),
+    FormatSpec("avif", _magic(rb".{4}ftypavi[fs]"), _measure_iso, _is_complete_iso),
+    FormatSpec("heic", _magic(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"), _measure_iso, _is_complete_iso),
     # Two letters are no magic: reserved fields that are zero and a header size that exists belong to it.
-    Head("bmp", _magic(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0"), _measure_bmp, _is_whole_bmp),
-    Head("tiff", _magic(rb"II\*\0|MM\0\*"), _measure_tiff, _is_whole_tiff),
+    FormatSpec("bmp", _magic(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0"), _measure_bmp, _is_complete_bmp),
+    FormatSpec("tiff", _magic(rb"II\*\0|MM\0\*"), _measure_tiff, _is_complete_tiff),
 )
 
 #: Extensions where they differ from the format's own name.
@@ -230,9 +239,9 @@ class ImageInfo:
         return _EXTENSIONS.get(self.format, self.format)
 
 
-def measure(read_at: ReadAt) -> ImageInfo | None:
+def read_info(read_at: ReadAt) -> ImageInfo | None:
     """`read_at(offset, size)` gives fewer bytes at the end. Reads a few KiB, whatever the file's size."""
-    head = _head(read_at)
+    head = _find_format(read_at)
     if head is None:
         return None
     width, height, alpha = head.measure(read_at)
@@ -241,19 +250,24 @@ def measure(read_at: ReadAt) -> ImageInfo | None:
 
 def sniff(data: bytes) -> ImageInfo | None:
     """Works on the first bytes of a file too, though sizes that stand further back are then None."""
-    return measure(_reader(data))
+    return read_info(bytes_reader(data))
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether an image's end is there: a reply that was cut off still begins like a picture."""
-    head = _head(_reader(data))
-    return head is not None and head.is_whole(data)
+def is_complete(read_at: ReadAt, size: int) -> bool:
+    """Whether a file of `size` bytes is an image with its end present. A truncated image still begins like one.
+
+    Reads at most 64 KiB (for a TIFF a few KiB more), whatever the file's size. PNG and JPEG may have up to 64 KiB of
+    other data behind their end. For a TIFF only the directory is checked.
+    """
+    spec = _find_format(read_at)
+    return spec is not None and spec.is_complete(read_at, size)
 
 
-def _head(read_at: ReadAt) -> Head | None:
+def _find_format(read_at: ReadAt) -> FormatSpec | None:
     start = read_at(0, 16)
-    return next((head for head in HEADS if head.magic.match(start)), None)
+    return next((head for head in FORMATS if head.magic.match(start)), None)
 
 
-def _reader(data: bytes) -> ReadAt:
+def bytes_reader(data: bytes) -> ReadAt:
+    """Return a `read_at` function over bytes in memory."""
     return lambda offset, size: data[offset : offset + size]

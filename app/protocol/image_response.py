@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
-from app.protocol.json_stream import Hole, Source
+from app.protocol.json_stream import Base64String, ByteSource
 from app.protocol.usage import Usage
 
 #: What an upstream paints that was not told a quality: the dall-e name `standard` means the same.
@@ -18,23 +18,23 @@ _ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 
 
 @dataclass(frozen=True, slots=True)
-class Painted:
+class OutputImage:
     """One picture of an answer: its bytes or a URL, exactly what was asked.
 
     `info` is measured from the bytes and None where they did not pass through us.
     """
 
     form: str
-    source: Source | None = None
-    url: str | Hole | None = None
+    source: ByteSource | None = None
+    url: str | Base64String | None = None
     info: ImageInfo | None = None
 
     @property
-    def as_data(self) -> dict[str, Any]:
-        return {"b64_json": Hole(self.source)} if self.source is not None else {"url": self.url}
+    def as_item(self) -> dict[str, Any]:
+        return {"b64_json": Base64String(self.source)} if self.source is not None else {"url": self.url}
 
 
-def wanted_format(request: ImagesRequest, default: str) -> str:
+def effective_response_format(request: ImagesRequest, default: str) -> str:
     """`url` or `b64_json`. Events carry bytes always. `default` is for who did not ask; `auto` is what OpenAI gives for
     the model that the client named.
     """
@@ -47,7 +47,7 @@ def wanted_format(request: ImagesRequest, default: str) -> str:
     return "url" if request.model is None or request.model.startswith("dall-e") else "b64_json"
 
 
-def is_as_asked(url: str, request: ImagesRequest) -> bool:
+def link_matches_request(url: str, request: ImagesRequest) -> bool:
     """Whether a link may stay unseen: no format was asked for, or its path ends in the one that was, and no compression
     has an effect there.
     """
@@ -56,14 +56,14 @@ def is_as_asked(url: str, request: ImagesRequest) -> bool:
     return not squeezed and (wanted is None or urlsplit(url).path.lower().endswith(_ENDINGS[wanted]))
 
 
-def images_json(request: ImagesRequest, painted: Sequence[Painted], usage: Usage, created: int) -> dict[str, Any]:
+def images_json(request: ImagesRequest, images: Sequence[OutputImage], usage: Usage, created: int) -> dict[str, Any]:
     """`created` is integer seconds: .NET and Go clients throw on anything else."""
-    infos = [picture.info for picture in painted if picture.info is not None]
-    measured = _measured(infos[0]) if infos and len(infos) == len(painted) else {}
+    infos = [picture.info for picture in images if picture.info is not None]
+    measured = _measured_fields(infos[0]) if infos and len(infos) == len(images) else {}
     document = {
         "created": created,
         "background": measured.get("background"),
-        "data": [picture.as_data for picture in painted],
+        "data": [picture.as_item for picture in images],
         "output_format": measured.get("output_format"),
         "quality": request.quality,
         "size": measured.get("size") if len({info.size for info in infos}) == 1 else None,
@@ -73,18 +73,20 @@ def images_json(request: ImagesRequest, painted: Sequence[Painted], usage: Usage
     return {key: value for key, value in document.items() if value is not None}
 
 
-def completed_event(request: ImagesRequest, painted: Painted, usage: Usage, created: int) -> tuple[str, dict[str, Any]]:
+def completed_event(
+    request: ImagesRequest, image: OutputImage, usage: Usage, created: int
+) -> tuple[str, dict[str, Any]]:
     """The event's name and its document."""
     name = f"{request.operation}.completed"
-    image = {"type": name, **painted.as_data, "created_at": created, "usage": usage.as_images_api()}
-    return name, image | _described(request, painted)
+    document = {"type": name, **image.as_item, "created_at": created, "usage": usage.as_images_api()}
+    return name, document | _image_fields(request, image)
 
 
-def partial_event(request: ImagesRequest, painted: Painted, index: int, created: int) -> tuple[str, dict[str, Any]]:
+def partial_event(request: ImagesRequest, image: OutputImage, index: int, created: int) -> tuple[str, dict[str, Any]]:
     """`index` counts from 0."""
     name = f"{request.operation}.partial_image"
-    image = {"type": name, "partial_image_index": index, **painted.as_data, "created_at": created}
-    return name, image | _described(request, painted)
+    document = {"type": name, "partial_image_index": index, **image.as_item, "created_at": created}
+    return name, document | _image_fields(request, image)
 
 
 def error_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -92,9 +94,9 @@ def error_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return "error", {"type": "error", **body}
 
 
-def _described(request: ImagesRequest, painted: Painted) -> dict[str, Any]:
+def _image_fields(request: ImagesRequest, image: OutputImage) -> dict[str, Any]:
     """All four are required in events; SDK types know no `auto` that we would mean."""
-    measured = _measured(painted.info) if painted.info is not None else {}
+    measured = _measured_fields(image.info) if image.info is not None else {}
     return {
         "size": measured.get("size") or request.size_text,
         "quality": request.quality or _STANDARD_QUALITY,
@@ -103,7 +105,7 @@ def _described(request: ImagesRequest, painted: Painted) -> dict[str, Any]:
     }
 
 
-def _measured(info: ImageInfo) -> dict[str, Any]:
+def _measured_fields(info: ImageInfo) -> dict[str, Any]:
     return {
         "background": "transparent" if info.alpha else "opaque",
         "output_format": info.format,

@@ -6,14 +6,14 @@ looks for images afterwards finds the stand-in, a valid PNG of 8x8 pixels, exact
 
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 import pybase64
 
-from app.protocol.image_format import measure
-from app.protocol.json_stream import Source, base64_pieces
+from app.protocol.image_format import is_complete
+from app.protocol.json_stream import ByteSource, base64_chunks
 
 #: The body is looked at in pieces of this size, so that every picture worth lifting reaches beyond one.
 _PIECE = 16 * 1024
@@ -33,21 +33,21 @@ _STOPS = (b'"', b"\\", b")", b" ")
 _RUN = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 
 
-class Sink(Source, Protocol):
+class ByteSink(ByteSource, Protocol):
     """Bytes that are written once, from front to back, and read afterwards."""
 
     def write(self, data: bytes) -> None: ...
     def read_at(self, offset: int, size: int) -> bytes: ...
 
 
-class Lifter:
+class InlineImageSpooler:
     """`lifted`: the sinks by the data URLs that stand in for them; `dropped`: large ones that were no whole picture."""
 
-    def __init__(self, new_sink: Callable[[], Sink]) -> None:
-        self.lifted: dict[str, Sink] = {}
-        self.dropped = 0
+    def __init__(self, new_sink: Callable[[], ByteSink]) -> None:
+        self.spooled: dict[str, ByteSink] = {}
+        self.discarded = 0
         self._new_sink = new_sink
-        self._run: _Run | None = None
+        self._run: _Base64Run | None = None
 
     def feed(self, data: bytes) -> bytes:
         """The body goes through here in any cut; what comes out is small. Nothing comes out of a run without an end."""
@@ -61,7 +61,7 @@ class Lifter:
                 out.append(data[:start])
                 data = data[start:]
                 if data:
-                    self._run = _Run(self._new_sink())
+                    self._run = _Base64Run(self._new_sink())
             else:
                 end = self._run.take(data)
                 if end == len(data):
@@ -71,25 +71,25 @@ class Lifter:
                 self._run = None
         return b"".join(out)
 
-    def _replace(self, run: "_Run") -> bytes:
+    def _replace(self, run: "_Base64Run") -> bytes:
         sink = run.end()
         if sink.size < _SMALL:
-            return b"".join(base64_pieces(sink))
-        if not _is_whole(sink):
-            self.dropped += 1
+            return b"".join(base64_chunks(sink))
+        if not is_complete(sink.read_at, sink.size):
+            self.discarded += 1
             return b""
         # Some relays tell the same picture twice, in a field and in the text: it is one picture.
-        twin = next((url for url, other in self.lifted.items() if is_same(sink, other)), None)
+        twin = next((url for url, other in self.spooled.items() if probably_equal(sink, other)), None)
         if twin is None:
-            twin = f"data:image/png;base64,{pybase64.b64encode_as_string(stand_in(len(self.lifted)))}"
-            self.lifted[twin] = sink
+            twin = f"data:image/png;base64,{pybase64.b64encode_as_string(placeholder_png(len(self.spooled)))}"
+            self.spooled[twin] = sink
         return twin.partition(",")[2].encode()
 
 
-class _Run:
+class _Base64Run:
     """Base64 under way into a sink."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: ByteSink) -> None:
         self._sink = sink
         self._carry = b""
         self._portion: list[bytes] = []
@@ -124,7 +124,7 @@ class _Run:
         self._portion.clear()
         self._held = 0
 
-    def end(self) -> Sink:
+    def end(self) -> ByteSink:
         rest = self._carry.rstrip(b"=")
         with suppress(ValueError):
             self._portion.append(pybase64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
@@ -143,27 +143,19 @@ def _start_of_run(data: bytes) -> int:
     return tail if tail and data.startswith(_MAGIC, tail) else len(data)
 
 
-def _is_whole(sink: Sink) -> bool:
-    """A picture whose end is there, as far as the end of its format tells."""
-    info = measure(sink.read_at)
-    tail = sink.read_at(max(0, sink.size - 1024), 1024)
-    ends: Mapping[str, bytes] = {"png": b"IEND\xaeB`\x82", "jpeg": b"\xff\xd9"}
-    return info is not None and ends.get(info.format, b"") in tail
-
-
 class Readable(Protocol):
     @property
     def size(self) -> int: ...
     def read_at(self, offset: int, size: int) -> bytes: ...
 
 
-def is_same(one: Readable, other: Readable) -> bool:
+def probably_equal(one: Readable, other: Readable) -> bool:
     """Whether two pictures are one: compressed pixels that differ do so everywhere, so three places tell."""
     places = (0, one.size // 2, max(0, one.size - 1024))
     return one.size == other.size and all(one.read_at(at, 1024) == other.read_at(at, 1024) for at in places)
 
 
-def stand_in(number: int) -> bytes:
+def placeholder_png(number: int) -> bytes:
     """A PNG of 8x8 grey pixels, a different file for each number."""
     pixels = zlib.compress(b"\x00" * 9 * 8)
     chunks = ((b"IHDR", b"\0\0\0\x08\0\0\0\x08\x08\0\0\0\0"), (b"tEXt", b"Stand-in\0%d" % number), (b"IDAT", pixels))

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.errors import InvalidRequest
-from app.protocol.json_stream import Source
+from app.protocol.json_stream import ByteSource
 from app.protocol.parameters import FormPart, Schema
-from app.protocol.validation_errors import contradiction, empty_list, too_long, too_many_items, wrong_type
+from app.protocol.validation_errors import conflicting_values, empty_list, too_long, too_many_items, wrong_type
 
 #: OpenAI's limit for `image_url`. Data URLs may fill the whole body.
-LONGEST_LINK = 20_971_520
+MAX_LINK_LENGTH = 20_971_520
 
 #: Shorter text is a file id, a file name or a mistake; the smallest PNG has 90 characters of base64.
 _SHORTEST_BASE64 = 40
@@ -27,39 +27,40 @@ _LINK = re.compile(r"https?://[^\x00-\x20\x7f]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class InputImage:
     """Either bytes that came with the request, or a URL that the client named: `http…`, or `data:` in lower case."""
 
-    source: Source | None = None
+    source: ByteSource | None = None
     url: str | None = None
 
     @property
     def is_link(self) -> bool:
         return self.url is not None and not self.url.startswith("data:")
 
-    def recover(self, lifted: Mapping[str, Source]) -> "Picture":
+    def resolve_spooled(self, spooled: Mapping[str, ByteSource]) -> "InputImage":
         """The bytes for which a stand-in came (see app.protocol.inline_images), under whatever media type."""
         payload = (self.url or "").partition(",")[2]
-        source = next((source for url, source in lifted.items() if url.partition(",")[2] == payload), None)
-        return self if source is None else Picture(source=source)
+        source = next((source for url, source in spooled.items() if url.partition(",")[2] == payload), None)
+        return self if source is None else InputImage(source=source)
 
 
 @dataclass(frozen=True, slots=True)
-class OnePicture:
+class ImageParam:
     """The kind of a parameter that is a single picture (see app.protocol.parameters)."""
 
-    TYPE: ClassVar[str] = "file"
+    holds_image: ClassVar[bool] = True
 
-    words: ClassVar[str] = "one picture"
+    def describe(self) -> str:
+        return "one picture"
 
-    def from_json(self, name: str, value: object) -> Picture:
+    def from_json(self, name: str, value: object) -> InputImage:
         return _read_item(name, value)
 
-    def from_form(self, name: str, parts: Sequence[FormPart]) -> Picture:
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> InputImage:
         """Of parts that agree, as of texts: clients exist that write one mask as both `mask` and `mask[]`."""
         first, *others = (_read_part(name, part) for part in parts)
         if not all(_is_same(first, other) for other in others):
-            raise contradiction(name)
+            raise conflicting_values(name)
         return first
 
     def schema(self, form: bool) -> Schema:
@@ -67,18 +68,17 @@ class OnePicture:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureList:
+class ImageListParam:
     """The kind of a parameter that is one or more pictures (see app.protocol.parameters)."""
 
-    TYPE: ClassVar[str] = "files"
+    holds_image: ClassVar[bool] = True
 
     maximum: int
 
-    @property
-    def words(self) -> str:
+    def describe(self) -> str:
         return f"1 to {self.maximum} pictures"
 
-    def from_json(self, name: str, value: object) -> tuple[Picture, ...]:
+    def from_json(self, name: str, value: object) -> tuple[InputImage, ...]:
         if isinstance(value, str | dict):
             return (_read_item(name, value),)
         if not isinstance(value, list):
@@ -86,7 +86,7 @@ class PictureList:
         self._check_length(name, len(value))
         return tuple(_read_item(f"{name}[{index}]", item) for index, item in enumerate(value))
 
-    def from_form(self, name: str, parts: Sequence[FormPart]) -> tuple[Picture, ...]:
+    def from_form(self, name: str, parts: Sequence[FormPart]) -> tuple[InputImage, ...]:
         self._check_length(name, len(parts))
         ordered = sorted(parts, key=_index)
         return tuple(_read_part(f"{name}[{index}]", part) for index, part in enumerate(ordered))
@@ -122,17 +122,17 @@ def _index(part: FormPart) -> int:
     return int(match[1]) if match else 0
 
 
-def _read_part(name: str, part: FormPart) -> Picture:
+def _read_part(name: str, part: FormPart) -> InputImage:
     """Node's client puts the link into the form as text where it was given a string."""
     if not isinstance(part.value, str):
-        return Picture(source=part.value)
+        return InputImage(source=part.value)
     url = _read_url(name, part.value)
     if url is None:
         raise wrong_type(name, "a file", part.value)
-    return Picture(url=url)
+    return InputImage(url=url)
 
 
-def _is_same(one: Picture, other: Picture) -> bool:
+def _is_same(one: InputImage, other: InputImage) -> bool:
     """Byte by byte: two masks may be equal but for a few pixels."""
     if one.source is None or other.source is None:
         return one == other
@@ -142,7 +142,7 @@ def _is_same(one: Picture, other: Picture) -> bool:
     return all(mine == yours for mine, yours in pieces)
 
 
-def _read_item(name: str, item: object) -> Picture:
+def _read_item(name: str, item: object) -> InputImage:
     """OpenAI's `{"image_url": …}`, and what clients make of it: `{"url": …}`, the chat form, bare strings."""
     if isinstance(item, str):
         return _read_text(name, item)
@@ -163,14 +163,14 @@ def _read_item(name: str, item: object) -> Picture:
     return _read_text(path, value)
 
 
-def _read_text(name: str, text: str) -> Picture:
+def _read_text(name: str, text: str) -> InputImage:
     url = _read_url(name, text)
     if url is None and len(text) >= _SHORTEST_BASE64 and _BASE64.fullmatch(text[:_LOOKED_AT]):
         url = f"data:;base64,{text}"
     if url is None:
         message = f"Invalid '{name}': expected an http or https link, or a data URL with base64."
         raise InvalidRequest(message, param=name, code="invalid_value")
-    return Picture(url=url)
+    return InputImage(url=url)
 
 
 def _read_url(name: str, text: str) -> str | None:
@@ -180,7 +180,7 @@ def _read_url(name: str, text: str) -> str | None:
         case "data:":
             return text if text.startswith("data:") else f"data:{text[5:]}"
         case "http:" | "https":
-            if len(text) > LONGEST_LINK:
-                raise too_long(name, LONGEST_LINK, len(text))
+            if len(text) > MAX_LINK_LENGTH:
+                raise too_long(name, MAX_LINK_LENGTH, len(text))
             return text if _LINK.fullmatch(text) else None
     return None

@@ -14,7 +14,7 @@ CHUNK = 3 * 64 * 1024
 _MARK = b"\xff"
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes that can be read again and again, by several readers at once."""
 
     @property
@@ -26,10 +26,10 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Base64String:
     """A JSON string: `prefix`, then the base64 of `source`. `prefix` is plain ASCII without quotes or backslashes."""
 
-    source: Source
+    source: ByteSource
     prefix: str = ""
 
     @property
@@ -37,14 +37,14 @@ class Hole:
         return len(self.prefix) + 4 * ((self.source.size + 2) // 3)
 
 
-class HoleyJson:
+class StreamingJson:
     """One serialised document: `length` bytes in all, made piece by piece as often as wanted."""
 
     def __init__(self, document: Any) -> None:
-        holes: list[Hole] = []
+        holes: list[Base64String] = []
 
         def mark(value: object) -> orjson.Fragment:
-            if not isinstance(value, Hole):
+            if not isinstance(value, Base64String):
                 raise TypeError(f"{type(value).__name__} is not JSON")
             holes.append(value)
             return orjson.Fragment(_MARK)
@@ -56,13 +56,13 @@ class HoleyJson:
         # Two quotes around each hole.
         self.length = sum(map(len, self._texts)) + sum(hole.length + 2 for hole in holes)
 
-    def pieces(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
         yield self._texts[0]
         for hole, text in zip(self._holes, self._texts[1:], strict=True):
             yield b'"' + hole.prefix.encode("ascii")
-            yield from base64_pieces(hole.source)
+            yield from base64_chunks(hole.source)
             yield b'"' + text
 
 
-def base64_pieces(source: Source) -> Iterator[bytes]:
+def base64_chunks(source: ByteSource) -> Iterator[bytes]:
     return map(pybase64.b64encode, source.chunks(CHUNK))

@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from app.errors import InvalidRequest
-from app.protocol.json_stream import Source
+from app.protocol.json_stream import ByteSource
 from app.protocol.validation_errors import (
-    QUOTED,
-    clean_name,
-    contradiction,
+    MAX_QUOTED,
+    conflicting_values,
     empty_text,
-    list_in_words,
+    english_list,
+    header_safe_name,
     not_convertible,
-    shorten,
+    quote,
     too_long,
     too_many_properties,
     wrong_type,
@@ -33,7 +33,7 @@ class FormPart:
     """One part of a multipart form: a text or a file. `name` as it came, brackets included."""
 
     name: str
-    value: str | Source
+    value: str | ByteSource
 
 
 def single_text(name: str, parts: Sequence[FormPart], expected: str = "a string") -> str:
@@ -46,22 +46,21 @@ def single_text(name: str, parts: Sequence[FormPart], expected: str = "a string"
             raise wrong_type(name, expected, [] if part.name.endswith("[]") else {})
         texts.add(part.value)
     if len(texts) > 1:
-        raise contradiction(name)
+        raise conflicting_values(name)
     return texts.pop()
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextParam:
     """`one_line`: without control characters, since it ends up in logs."""
 
-    TYPE: ClassVar[str] = "string"
+    holds_image: ClassVar[bool] = False
 
     maximum: int
     minimum: int = 0
     one_line: bool = False
 
-    @property
-    def words(self) -> str:
+    def describe(self) -> str:
         length = f"{self.minimum} to {self.maximum} characters" if self.minimum else f"up to {self.maximum} characters"
         return f"{length}, no control characters" if self.one_line else length
 
@@ -86,17 +85,16 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Integer:
+class IntegerParam:
     """`unset` is what some clients write into a form for a number that nobody set."""
 
-    TYPE: ClassVar[str] = "integer"
+    holds_image: ClassVar[bool] = False
 
     minimum: int
     maximum: int
     unset: str = ""
 
-    @property
-    def words(self) -> str:
+    def describe(self) -> str:
         return f"{self.minimum} to {self.maximum}"
 
     def from_json(self, name: str, value: object) -> int:
@@ -112,8 +110,8 @@ class Integer:
         if not re.fullmatch("-?[0-9]+", text):
             raise not_convertible(name, "an integer")
         # Python refuses to make an integer of thousands of digits.
-        if len(text) > QUOTED:
-            return self._check(name, float(text), shorten(text))
+        if len(text) > MAX_QUOTED:
+            return self._check(name, float(text), quote(text))
         return self._check(name, int(text), str(int(text)))
 
     def _check(self, name: str, value: float, shown: str) -> int:
@@ -130,10 +128,11 @@ class Integer:
 
 
 @dataclass(frozen=True, slots=True)
-class Boolean:
-    TYPE: ClassVar[str] = "boolean"
+class BooleanParam:
+    holds_image: ClassVar[bool] = False
 
-    words: ClassVar[str] = "`true`, `false`"
+    def describe(self) -> str:
+        return "`true`, `false`"
 
     def from_json(self, name: str, value: object) -> bool:
         if not isinstance(value, bool):
@@ -151,26 +150,25 @@ class Boolean:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChoiceParam:
     """One of `values`, or one of `also` (name: the value it stands for). `default` says as much as absence."""
 
-    TYPE: ClassVar[str] = "string"
+    holds_image: ClassVar[bool] = False
 
     values: tuple[str, ...]
     default: str | None = None
-    also: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def words(self) -> str:
-        also = "; ".join(f"`{name}` means `{value}`" for name, value in self.also.items())
+    def describe(self) -> str:
+        also = "; ".join(f"`{name}` means `{value}`" for name, value in self.aliases.items())
         return ", ".join(f"`{value}`" for value in self.values) + (f"; {also}" if also else "")
 
     def from_json(self, name: str, value: object) -> str | None:
         if not isinstance(value, str):
             raise wrong_type(name, "a string", value)
-        chosen = self.also.get(value, value)
+        chosen = self.aliases.get(value, value)
         if chosen not in self.values:
-            message = f"Invalid value: '{shorten(value)}'. Supported values are: {list_in_words(self.values)}."
+            message = f"Invalid value: '{quote(value)}'. Supported values are: {english_list(self.values)}."
             raise InvalidRequest(message, param=name, code="invalid_value")
         return None if chosen == self.default else chosen
 
@@ -178,14 +176,15 @@ class Choice:
         return self.from_json(name, single_text(name, parts))
 
     def schema(self, form: bool) -> Schema:
-        return {"type": "string", "enum": [*self.values, *self.also]}
+        return {"type": "string", "enum": [*self.values, *self.aliases]}
 
 
 @dataclass(frozen=True, slots=True)
-class Object:
-    TYPE: ClassVar[str] = "object"
+class ObjectParam:
+    holds_image: ClassVar[bool] = False
 
-    words: ClassVar[str] = "any object"
+    def describe(self) -> str:
+        return "any object"
 
     def from_json(self, name: str, value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -206,43 +205,42 @@ class Object:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class StringMapParam:
     """Keys and short texts, with the limits of OpenAI's `metadata`. Numbers and booleans become their JSON text."""
 
-    TYPE: ClassVar[str] = "object"
+    holds_image: ClassVar[bool] = False
 
     maximum: int = 16
-    longest_key: int = 64
-    longest_value: int = 512
+    max_key: int = 64
+    max_value: int = 512
 
-    @property
-    def words(self) -> str:
-        return f"up to {self.maximum} pairs, keys ≤ {self.longest_key}, values ≤ {self.longest_value} characters"
+    def describe(self) -> str:
+        return f"up to {self.maximum} pairs, keys ≤ {self.max_key}, values ≤ {self.max_value} characters"
 
     def from_json(self, name: str, value: object) -> dict[str, str] | None:
-        entries = Object().from_json(name, value)
+        entries = ObjectParam().from_json(name, value)
         if len(entries) > self.maximum:
             raise too_many_properties(name, self.maximum, len(entries))
         texts = {key: self._text(name, key, entry) for key, entry in entries.items() if entry is not None}
         return texts or None
 
     def _text(self, name: str, key: str, value: object) -> str:
-        path = f"{name}.{clean_name(key)}"
-        if len(key) > self.longest_key:
-            raise too_long(path, self.longest_key, len(key))
+        path = f"{name}.{header_safe_name(key)}"
+        if len(key) > self.max_key:
+            raise too_long(path, self.max_key, len(key))
         if not isinstance(value, str | bool | int | float):
             raise wrong_type(path, "a string", value)
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        if len(text) > self.longest_value:
-            raise too_long(path, self.longest_value, len(text))
+        if len(text) > self.max_value:
+            raise too_long(path, self.max_value, len(text))
         return text
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> dict[str, str] | None:
         return self.from_json(name, _gather(name, parts))
 
     def schema(self, form: bool) -> Schema:
-        values = {"type": ["string", "number", "boolean", "null"], "maxLength": self.longest_value}
-        keys = {"maxLength": self.longest_key}
+        values = {"type": ["string", "number", "boolean", "null"], "maxLength": self.max_value}
+        keys = {"maxLength": self.max_key}
         return {
             "type": "object",
             "maxProperties": self.maximum,
@@ -257,7 +255,7 @@ def _gather(name: str, parts: Sequence[FormPart]) -> dict[str, object]:
     for part in parts:
         for key, value in _entries(name, part).items():
             if gathered.setdefault(key, value) != value:
-                raise contradiction(f"{name}.{clean_name(key)}")
+                raise conflicting_values(f"{name}.{header_safe_name(key)}")
     return gathered
 
 
@@ -272,7 +270,7 @@ def _entries(name: str, part: FormPart) -> dict[str, object]:
         entries = orjson.loads(part.value)
     except orjson.JSONDecodeError:
         raise wrong_type(name, "an object", part.value) from None
-    return Object().from_json(name, entries)
+    return ObjectParam().from_json(name, entries)
 
 
 class Operation(StrEnum):
@@ -280,15 +278,15 @@ class Operation(StrEnum):
     EDIT = "image_edit"
 
 
-class Goes(StrEnum):
+class Destination(StrEnum):
     """Where a parameter goes, in the words of the README."""
 
     MESSAGE = "upstream, in the message"
     PREFIX = "upstream, in front of the prompt"
     METADATA = "upstream, in `metadata`"
     TOP_LEVEL = "upstream, top level"
-    HERE = "handled here"
-    NOWHERE = "no effect"
+    LOCAL = "handled here"
+    NONE = "no effect"
 
 
 BOTH = frozenset(Operation)
@@ -299,10 +297,9 @@ ONLY_EDIT = frozenset({Operation.EDIT})
 class ParameterType(Protocol):
     """How values of a parameter are read and described: one of the classes above, or one of a file beside this one."""
 
-    TYPE: ClassVar[str]
+    holds_image: ClassVar[bool]
 
-    @property
-    def words(self) -> str:
+    def describe(self) -> str:
         """What is allowed, for the documentation."""
 
     def from_json(self, name: str, value: object) -> object:
@@ -319,26 +316,26 @@ class ParameterType(Protocol):
 class Parameter:
     """`in_json` and `in_form` are the names that clients use, `name` where empty; the first one given counts."""
 
-    kind: ParameterType
-    goes: Goes
+    type: ParameterType
+    destination: Destination
     description: str
     operations: frozenset[Operation] = BOTH
     required: bool = False
     examples: tuple[Any, ...] = ()
-    in_json: tuple[str, ...] = ()
-    in_form: tuple[str, ...] = ()
+    json_names: tuple[str, ...] = ()
+    form_names: tuple[str, ...] = ()
     name: str = ""
 
     @property
-    def is_picture(self) -> bool:
-        return self.kind.TYPE in {"file", "files"}
+    def holds_image(self) -> bool:
+        return self.type.holds_image
 
     def names(self, form: bool) -> tuple[str, ...]:
-        return (self.in_form if form else self.in_json) or (self.name,)
+        return (self.form_names if form else self.json_names) or (self.name,)
 
     def schema(self, form: bool) -> Schema:
         """JSON has a null that means absent; a form has not."""
-        own = self.kind.schema(form)
+        own = self.type.schema(form)
         described: Schema = own if form or self.required else {"anyOf": [own, {"type": "null"}]}
         examples = {"examples": list(self.examples)} if self.examples else {}
         return described | {"description": self.description} | examples

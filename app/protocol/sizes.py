@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from app.errors import UserError
 from app.protocol.parameters import FormPart, Schema, single_text
-from app.protocol.validation_errors import shorten, wrong_type
+from app.protocol.validation_errors import quote, wrong_type
 
 #: The rules of gpt-image-2. The upstream's own page has the first, third and fifth.
-STEP = 16
-LONGEST_EDGE = 3840
-RATIO = 3
-MOST_PIXELS = 3840 * 2160
-LEAST_PIXELS = 655_360
+SIZE_MULTIPLE = 16
+MAX_EDGE = 3840
+MAX_ASPECT_RATIO = 3
+MAX_PIXELS = 3840 * 2160
+MIN_PIXELS = 655_360
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +28,31 @@ class Size:
         return f"{self.width}x{self.height}"
 
     @property
-    def asked_as(self) -> "Size":
+    def upstream_size(self) -> "Size":
         """What the upstream is asked for: larger for a size of LEGACY, whose picture is then to be scaled down."""
-        return LEGACY.get(self, self)
+        return LEGACY_SIZES.get(self, self)
 
 
 #: dall-e-2's small squares. Clients still send them by default, and no upstream paints them any more.
-LEGACY = {Size(256, 256): Size(1024, 1024), Size(512, 512): Size(1024, 1024)}
+LEGACY_SIZES = {Size(256, 256): Size(1024, 1024), Size(512, 512): Size(1024, 1024)}
 
 
 def _broken_rule(size: Size) -> str | None:
     short, long = sorted((size.width, size.height))
     rules = (
-        (short % STEP or long % STEP, f"Width and height must both be divisible by {STEP}."),
-        (long > LONGEST_EDGE, f"The longest edge must be less than or equal to {LONGEST_EDGE}."),
-        (long > RATIO * short, f"The ratio of the longer to the shorter edge must not exceed {RATIO}:1."),
-        (short * long > MOST_PIXELS, "Requested resolution is above the current maximum pixel budget."),
-        (short * long < LEAST_PIXELS, "Requested resolution is below the current minimum pixel budget."),
+        (short % SIZE_MULTIPLE or long % SIZE_MULTIPLE, f"Width and height must both be divisible by {SIZE_MULTIPLE}."),
+        (long > MAX_EDGE, f"The longest edge must be less than or equal to {MAX_EDGE}."),
+        (
+            long > MAX_ASPECT_RATIO * short,
+            f"The ratio of the longer to the shorter edge must not exceed {MAX_ASPECT_RATIO}:1.",
+        ),
+        (short * long > MAX_PIXELS, "Requested resolution is above the current maximum pixel budget."),
+        (short * long < MIN_PIXELS, "Requested resolution is below the current minimum pixel budget."),
     )
     return next((rule for broken, rule in rules if broken), None)
 
 
-def read_size(text: str, param: str = "size") -> Size | None:
+def parse_size(text: str, param: str = "size") -> Size | None:
     """None where the model may choose: `auto` and empty text. Raises UserError in the official wording."""
     if text in {"", "auto"}:
         return None
@@ -57,31 +60,33 @@ def read_size(text: str, param: str = "size") -> Size | None:
     if match is None:
         raise _invalid(text, "Expected WIDTHxHEIGHT, for example '1824x1024'.", param)
     size = Size(int(match[1]), int(match[2]))
-    rule = None if size in LEGACY else _broken_rule(size)
+    rule = None if size in LEGACY_SIZES else _broken_rule(size)
     if rule is not None:
         raise _invalid(text, rule, param)
     return size
 
 
 def _invalid(text: str, rule: str, param: str) -> UserError:
-    return UserError(f"Invalid size '{shorten(text)}'. {rule}", param=param, code="invalid_value")
+    return UserError(f"Invalid size '{quote(text)}'. {rule}", param=param, code="invalid_value")
 
 
 @dataclass(frozen=True, slots=True)
-class SizeText:
+class SizeParam:
     """The kind of the `size` parameter (see app.protocol.parameters)."""
 
-    TYPE: ClassVar[str] = "string"
+    holds_image: ClassVar[bool] = False
 
-    words: ClassVar[str] = (
-        f"`auto`, or `WIDTHxHEIGHT`: multiples of {STEP}, longest edge ≤ {LONGEST_EDGE}, ratio ≤ {RATIO}:1, "
-        f"{LEAST_PIXELS} to {MOST_PIXELS} pixels; {' and '.join(f'`{size}`' for size in LEGACY)} are scaled down"
-    )
+    def describe(self) -> str:
+        legacy = " and ".join(f"`{size}`" for size in LEGACY_SIZES)
+        return (
+            f"`auto`, or `WIDTHxHEIGHT`: multiples of {SIZE_MULTIPLE}, longest edge ≤ {MAX_EDGE}, "
+            f"ratio ≤ {MAX_ASPECT_RATIO}:1, {MIN_PIXELS} to {MAX_PIXELS} pixels; {legacy} are scaled down"
+        )
 
     def from_json(self, name: str, value: object) -> Size | None:
         if not isinstance(value, str):
             raise wrong_type(name, "a string", value)
-        return read_size(value, name)
+        return parse_size(value, name)
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> Size | None:
         return self.from_json(name, single_text(name, parts))

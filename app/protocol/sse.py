@@ -1,7 +1,10 @@
 """Server-sent events, bytes ↔ events, by the rules of the WHATWG's HTML standard, section 9.2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from app.protocol.json_stream import StreamingJson
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,21 @@ class Decoder:
         self._name = ""
 
 
-def event(name: str, data: bytes) -> bytes:
-    """One event; `data` is a JSON document without line breaks."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), data)
+class StreamingEvent:
+    """One event with a JSON document as its data, encoded while it is being sent.
+
+    `length` is the number of bytes that `chunks` yields. The document may hold `Base64String`s.
+    """
+
+    def __init__(self, name: str, document: Mapping[str, Any]) -> None:
+        self._head = f"event: {name}\ndata: ".encode("ascii")
+        self._document = StreamingJson(document)
+        self.length = len(self._head) + self._document.length + 2
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self._head
+        yield from self._document.chunks()
+        yield b"\n\n"
 
 
 def comment(text: str = "keep-alive") -> bytes:

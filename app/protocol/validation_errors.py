@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from app.errors import InvalidRequest
 
 #: Characters of a value that a message may quote.
-QUOTED = 40
+MAX_QUOTED = 40
 
 
-def shorten(text: str) -> str:
-    return text if len(text) <= QUOTED else text[:QUOTED] + "…"
+def quote(text: str) -> str:
+    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
 
 
-def cut(text: str, most: int) -> str:
+def truncate(text: str, max_length: int) -> str:
     """At most `most` characters, the mark of the cut included."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
-def clean_name(name: str) -> str:
+def header_safe_name(name: str) -> str:
     """At most 64 characters that are safe in a message and in a header."""
     return re.sub(r"[^A-Za-z0-9_.\[\]-]", "_", name[:64]) or "_"
 
 
-def list_in_words(values: Sequence[str]) -> str:
+def english_list(values: Sequence[str]) -> str:
     *most, last = (f"'{value}'" for value in values)
     return f"{', '.join(most)}, and {last}" if len(most) > 1 else " and ".join([*most, last])
 
@@ -89,11 +89,11 @@ def too_many_properties(name: str, maximum: int, length: int) -> InvalidRequest:
     return InvalidRequest(message, param=name, code="object_above_max_properties")
 
 
-def missing(name: str) -> InvalidRequest:
+def missing_parameter(name: str) -> InvalidRequest:
     message = f"Missing required parameter: '{name}'."
     return InvalidRequest(message, param=name, code="missing_required_parameter")
 
 
-def contradiction(name: str) -> InvalidRequest:
+def conflicting_values(name: str) -> InvalidRequest:
     message = f"Invalid parameter: '{name}'. This parameter already has a different value in your parameters."
     return InvalidRequest(message, param=name, code="invalid_value")

@@ -12,7 +12,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app.errors import ApiError, BodyTimeout, InvalidRequest, TooLarge
+from app.errors import ApiError, InvalidRequest, RequestTimeout, RequestTooLarge
 from app.observability.logging import log
 
 #: Bytes of a head, of what follows a body, or of a chunk's size line. Node takes 16 KiB, nginx 32 KiB.
@@ -148,7 +148,7 @@ class Connection(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         if self._has_begun:
-            self._refuse(BodyTimeout(f"The head of the request did not come within {self.head_seconds:g} s."))
+            self._refuse(RequestTimeout(f"The head of the request did not come within {self.head_seconds:g} s."))
         else:
             self.transport.close()
 
@@ -196,8 +196,8 @@ class Connection(HttpToolsProtocol):
             self._stall_timer = None
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"The head of the request is larger than {MAX_HEAD} bytes.")
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(f"The head of the request is larger than {MAX_HEAD} bytes.")
 
 
 def connection(head_seconds: float, stall_seconds: float) -> type[Connection]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.errors import IdempotencyKeyReused, QuestionLost, Unavailable
+from app.errors import IdempotencyKeyReused, JobLost, ServiceUnavailable
 from app.jobs.job import Errand, Identity
 from app.jobs.registry import REUSED
 from app.state.shared_state import State
@@ -81,7 +81,7 @@ class Board:
             case "reused":
                 raise IdempotencyKeyReused(REUSED)
             case "lost":
-                raise QuestionLost(detail=f"errand {heard.about.decode()}")
+                raise JobLost(detail=f"errand {heard.about.decode()}")
             case "joined":
                 return heard.about.decode()
         return None
@@ -109,7 +109,7 @@ class Board:
         """
         async with errand.telling:
             if not self.owns(errand):
-                raise Unavailable(_TAKEN_OVER)
+                raise ServiceUnavailable(_TAKEN_OVER)
             await self._tell(errand, asked=True, vital=True)
 
     async def tell(self, errand: Errand) -> None:
@@ -151,7 +151,7 @@ class Board:
         heard = await self._call("tell", errand.id, identity, outcome, vital=vital, fields=fields, ttl=ttl)
         if heard.word == "taken":
             self.let_go(errand.id)
-            raise Unavailable(_TAKEN_OVER)
+            raise ServiceUnavailable(_TAKEN_OVER)
         return heard.word == "told"
 
     async def wait(self, errand: Errand) -> bytes | None:
@@ -172,7 +172,7 @@ class Board:
             # A Redis that has forgotten everything is told again by the owners.
             missed = missed + LOOK if heard.word in {"gone", ""} else 0.0
             await self._sleep(LOOK)
-        raise QuestionLost(detail=f"errand {errand.id}")
+        raise JobLost(detail=f"errand {errand.id}")
 
     async def adopt(self, errand: Errand) -> bool:
         """Take over what has cost nothing yet, or is paid for and was not delivered; one of several gets it."""
@@ -229,7 +229,7 @@ class Board:
     async def _tell_anew(self, errand: Errand) -> None:
         try:
             await self.tell(errand)
-        except Unavailable:
+        except ServiceUnavailable:
             # What it will bring is given to those who wait here; the others have another one that works for them.
             return
 

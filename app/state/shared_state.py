@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from limits.aio.storage import MemoryStorage, RedisStorage
 
-from app.errors import ApiError, Unavailable
+from app.errors import ApiError, ServiceUnavailable
 from app.observability.logging import log
 from app.observability.metrics import STATE_ERRORS
 
@@ -114,7 +114,7 @@ class State:
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise Unavailable("The server cannot count at the moment. Please try again.", detail="Redis is away")
+            raise ServiceUnavailable("The server cannot count at the moment. Please try again.", detail="Redis is away")
 
     def _lose(self, error: Exception) -> None:
         """Told once, not at every try; counted each time."""

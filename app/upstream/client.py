@@ -14,11 +14,11 @@ import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
 
-from app.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from app.errors import UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
-from app.protocol.chat_reply import ChatReply, Pace, ReplyReader, by_line
-from app.protocol.inline_images import Sink
-from app.protocol.json_stream import HoleyJson
+from app.protocol.chat_reply import ChatReply, ReplyParser, SnapshotThrottle, split_lines
+from app.protocol.inline_images import ByteSink
+from app.protocol.json_stream import StreamingJson
 from app.upstream.decoding import ContentDecoder
 from app.upstream.error_mapping import RetrySafety, UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
@@ -43,11 +43,11 @@ _LOST = (httpx.HTTPError, aiohttp.ClientError)
 class Question:
     """`key` is the caller's own, used only where the configuration has none; large pictures go into new sinks."""
 
-    body: HoleyJson
+    body: StreamingJson
     stream: bool = False
     key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
-    new_sink: Callable[[], Sink] | None = None
+    new_sink: Callable[[], ByteSink] | None = None
 
 
 class Upstream:
@@ -102,11 +102,11 @@ class Upstream:
         breaks off yields what had come (`complete` is false) before it raises: a picture that was named by then is paid
         for and good. Raises UpstreamError and its kind, or what the upstream's complaint means.
         """
-        reader = ReplyReader(question.new_sink)
+        reader = ReplyParser(question.new_sink)
         try:
             async with aclosing(self._grow(response, reader, started)) as snapshots:
                 async for reply in snapshots:
-                    if reply.has_begun:
+                    if reply.has_content:
                         yield replace(reply, secrets=self._secrets(question))
             reply, end = reader.reply(ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
@@ -116,7 +116,7 @@ class Upstream:
         fault = None
         if reply.error is not None:
             fault = self._translate(response, orjson.dumps({"error": reply.error}), question)
-        if fault is not None and not reply.has_begun and not find_images(reply):
+        if fault is not None and not reply.has_content and not find_images(reply):
             yield fault
             return
         yield replace(reply, secrets=self._secrets(question))
@@ -126,13 +126,13 @@ class Upstream:
             raise end
 
     async def _grow(
-        self, response: httpx.Response, reader: ReplyReader, started: float
+        self, response: httpx.Response, reader: ReplyParser, started: float
     ) -> AsyncGenerator[ChatReply, None]:
-        pace = Pace()
+        pace = SnapshotThrottle()
         async with aclosing(self._pieces(response, started)) as pieces:
             async for piece in pieces:
-                for line in by_line(piece):
-                    if pace.is_due(line, grown=reader.feed(line)):
+                for line in split_lines(piece):
+                    if pace.should_snapshot(line, grown=reader.feed(line)):
                         yield reader.reply()
 
     def _request(self, question: Question) -> httpx.Request:
@@ -148,7 +148,7 @@ class Upstream:
         if key := self._key_for(question):
             headers["authorization"] = f"Bearer {key}"
         small = question.body.length <= _AT_ONCE
-        content = b"".join(question.body.pieces()) if small else _send(question.body)
+        content = b"".join(question.body.chunks()) if small else _send(question.body)
         fields = httpx.Headers(headers, encoding="utf-8")
         return httpx.Request("POST", self._url, headers=fields, content=content, extensions=self._extensions)
 
@@ -159,7 +159,7 @@ class Upstream:
         return started + self._spec.timeout - self._monotonic()
 
     async def _pieces(self, response: httpx.Response, started: float) -> AsyncGenerator[bytes, None]:
-        """The unpacked body. Raises UpstreamTimeout and UpstreamBroken."""
+        """The unpacked body. Raises UpstreamTimeout and UpstreamInvalidReply."""
         unpacker = ContentDecoder(response.headers.get("content-encoding", ""))
         packed = unpacked = 0
         patience = math.inf
@@ -183,11 +183,11 @@ class Upstream:
             raise self._too_slow(silent=patience < left) from None
         except _LOST as error:
             message = "The upstream broke off in the middle of its reply. The image may have been made."
-            raise UpstreamBroken(message, detail=_describe(error)) from None
+            raise UpstreamInvalidReply(message, detail=_describe(error)) from None
 
     def _check_size(self, size: int) -> None:
         if size > self._spec.max_reply_bytes:
-            raise UpstreamBroken("The upstream's reply is larger than this server takes.")
+            raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.")
 
     async def _read_complaint(self, response: httpx.Response, started: float) -> bytes:
         """As much as comes: the status says enough where the body is endless, slow or damaged."""
@@ -221,13 +221,13 @@ class Upstream:
         return UpstreamTimeout(f"The upstream {what}. The image may have been made.")
 
 
-async def _send(body: HoleyJson) -> AsyncIterator[bytes]:
-    for piece in body.pieces():
+async def _send(body: StreamingJson) -> AsyncIterator[bytes]:
+    for piece in body.chunks():
         yield piece
 
 
 def _broke_off(how: str) -> UpstreamError:
-    return UpstreamBroken("The upstream broke off in its reply. The image may have been made.", detail=how)
+    return UpstreamInvalidReply("The upstream broke off in its reply. The image may have been made.", detail=how)
 
 
 def _fault_of(error: Exception) -> UpstreamFailure:
@@ -238,7 +238,7 @@ def _fault_of(error: Exception) -> UpstreamFailure:
             UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error)), RetrySafety.SAFE
         )
     message = "The upstream gave no readable answer. The image may have been made."
-    return UpstreamFailure(UpstreamBroken(message, detail=_describe(error)))
+    return UpstreamFailure(UpstreamInvalidReply(message, detail=_describe(error)))
 
 
 def _describe(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator
 
-from app.errors import UpstreamBroken
+from app.errors import UpstreamInvalidReply
 
 #: Bytes that are unpacked at a time: a bomb is noticed by whoever counts them, after at most one piece too many.
 MAX_CHUNK = 64 * 1024
@@ -19,7 +19,7 @@ class ContentDecoder:
         """`identity` was asked for; gzip and deflate are understood since some send them all the same."""
         encoding = content_encoding.strip().lower()
         if encoding not in {"", "identity", "gzip", "x-gzip", "deflate"}:
-            raise UpstreamBroken("The upstream compressed its reply in a way that nobody asked for.")
+            raise UpstreamInvalidReply("The upstream compressed its reply in a way that nobody asked for.")
         # It takes seven KiB for as long as the reply takes, and nearly all replies come as they are.
         self._inflater = None if encoding in {"", "identity"} else zlib.decompressobj(_EITHER)
 
@@ -32,10 +32,10 @@ class ContentDecoder:
             try:
                 yield inflater.decompress(data, MAX_CHUNK)
             except zlib.error as error:
-                raise UpstreamBroken("The upstream's compressed reply is damaged.", detail=str(error)) from None
+                raise UpstreamInvalidReply("The upstream's compressed reply is damaged.", detail=str(error)) from None
             data = inflater.unconsumed_tail
 
     def finish(self) -> None:
         """Raises UpstreamBroken where the body stops too early."""
         if self._inflater is not None and not self._inflater.eof:
-            raise UpstreamBroken("The upstream's compressed reply is cut off.")
+            raise UpstreamInvalidReply("The upstream's compressed reply is cut off.")

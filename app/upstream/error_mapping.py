@@ -16,11 +16,11 @@ from app.errors import (
     InvalidRequest,
     ModerationBlocked,
     RateLimited,
-    TooLarge,
+    RequestTooLarge,
     Unauthorized,
     UpstreamAuth,
-    UpstreamBroken,
     UpstreamError,
+    UpstreamInvalidReply,
     UpstreamTimeout,
     UserError,
 )
@@ -238,10 +238,10 @@ _wrong_address = _say(
     f"The upstream has nothing at the configured address (status {{status}}). {_MEND}",
 )
 _redirected = _say(
-    UpstreamBroken,
+    UpstreamInvalidReply,
     f"The upstream redirects elsewhere (status {{status}}), which is not followed. {_MEND}",
 )
-_too_large = _say(TooLarge, "The request is larger than the upstream takes. Send fewer or smaller images.")
+_too_large = _say(RequestTooLarge, "The request is larger than the upstream takes. Send fewer or smaller images.")
 _too_slow = _say(UpstreamTimeout, "The upstream took too long (status {status}). The image may have been made.")
 _overloaded = _say(UpstreamError, "The upstream is overloaded (status {status}).", "upstream_overloaded")
 _failed = _say(UpstreamError, "The upstream answered with an error (status {status}).")

@@ -381,11 +381,11 @@ def test_a_wrong_size_is_told_at_once_and_repaired(page: Page, demo: RunningDemo
 def test_the_page_and_the_server_agree_on_sizes(page: Page) -> None:
     """The rules are told by the server, but the page applies them itself."""
     from app.errors import UserError
-    from app.protocol.sizes import read_size
+    from app.protocol.sizes import parse_size
 
     def allowed(width: int, height: int) -> bool:
         try:
-            return read_size(f"{width}x{height}") is not None
+            return parse_size(f"{width}x{height}") is not None
         except UserError:
             return False
 

@@ -13,7 +13,7 @@ from obstore.exceptions import GenericError
 from obstore.store import S3Store
 from pydantic import SecretStr
 
-from app.errors import ImageUnavailable, Unavailable
+from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.blob import Blob
 from app.images.bucket import BucketStore, Place, explain, read_place
 from app.images.store import StoreConfig
@@ -179,11 +179,11 @@ def test_a_bucket_that_fails_is_told_with_the_reason_and_without_the_secret(
     store = BucketStore(StoreConfig(url, DAY, key=SecretStr(case.key)))
     with pytest.raises(ImageUnavailable) as not_kept:
         keep(store, b"x")
-    faults: list[ImageUnavailable | Unavailable] = [not_kept.value]
+    faults: list[ImageUnavailable | ServiceUnavailable] = [not_kept.value]
     assert case.says in str(not_kept.value.detail)
     if "guest" not in case.key:
         for work in (store.find(NAME), store.sweep(), store._read(NAME, 0, 1)):
-            with pytest.raises(Unavailable) as not_reached:
+            with pytest.raises(ServiceUnavailable) as not_reached:
                 asyncio.run(work)
             faults.append(not_reached.value)
     for fault in faults:

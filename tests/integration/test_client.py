@@ -28,17 +28,17 @@ from app.errors import (
     InvalidRequest,
     ModerationBlocked,
     RateLimited,
-    TooLarge,
+    RequestTooLarge,
     Unauthorized,
     UpstreamAuth,
-    UpstreamBroken,
     UpstreamError,
+    UpstreamInvalidReply,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
 from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply
-from app.protocol.json_stream import Hole, HoleyJson
+from app.protocol.json_stream import Base64String, StreamingJson
 from app.upstream import client as upstream
 from app.upstream.client import Question, Upstream, open_transport
 from app.upstream.pool import Member, Upstreams
@@ -48,7 +48,7 @@ from tests.support.faulty_upstream import Act, Chaos, Script, run_chaos, run_ser
 KEY = "sk-limner-test-upstream"
 CALLERS_KEY = "sk-limner-test-caller"
 URL = "https://example.com/generated-image.png"
-SMALL = HoleyJson({"model": "gpt-image-2-chat", "messages": [{"role": "user", "content": "auto 'a cat'"}]})
+SMALL = StreamingJson({"model": "gpt-image-2-chat", "messages": [{"role": "user", "content": "auto 'a cat'"}]})
 
 REPLY = orjson.dumps(
     {
@@ -212,47 +212,51 @@ FAULTS = (
     Fault("no length: until it closes", (b"HTTP/1.1 200 OK\r\n\r\n" + REPLY, Act.CLOSE), text=URL),
     Fault("a stream in small chunks", IN_PIECES, text=SAID),
     Fault("a stream where JSON was asked for", (answer(STREAM),), text=SAID),
-    Fault("a reset after the request", (Act.RESET,), UpstreamBroken),
-    Fault("a close after the request", (Act.CLOSE,), UpstreamBroken),
-    Fault("a reset before the body was read", (Act.DEAF, Act.RESET), UpstreamBroken),
-    Fault("a reset inside the head", (b"HTTP/1.1 200 OK\r\ncontent-", Act.RESET), UpstreamBroken),
-    Fault("a reset after the head", (*HEAD, Act.RESET), UpstreamBroken),
-    Fault("a close after the head", (*HEAD, Act.CLOSE), UpstreamBroken),
-    Fault("a reset inside the body", (*CUT, Act.RESET), UpstreamBroken),
-    Fault("a close inside the body", (*CUT, Act.CLOSE), UpstreamBroken),
+    Fault("a reset after the request", (Act.RESET,), UpstreamInvalidReply),
+    Fault("a close after the request", (Act.CLOSE,), UpstreamInvalidReply),
+    Fault("a reset before the body was read", (Act.DEAF, Act.RESET), UpstreamInvalidReply),
+    Fault("a reset inside the head", (b"HTTP/1.1 200 OK\r\ncontent-", Act.RESET), UpstreamInvalidReply),
+    Fault("a reset after the head", (*HEAD, Act.RESET), UpstreamInvalidReply),
+    Fault("a close after the head", (*HEAD, Act.CLOSE), UpstreamInvalidReply),
+    Fault("a reset inside the body", (*CUT, Act.RESET), UpstreamInvalidReply),
+    Fault("a close inside the body", (*CUT, Act.CLOSE), UpstreamInvalidReply),
     Fault("a reset after the body", (*OK, Act.RESET), text=URL),
     Fault("no word at all", (Act.HANG,), UpstreamTimeout, config=IMPATIENT),
     Fault("half a head, then silence", (b"HTTP/1.1 200 OK\r\n", Act.HANG), UpstreamTimeout, config=IMPATIENT),
-    Fault("a head, then silence: a picture in the making", (*HEAD, 0.15, REPLY[:9]), UpstreamBroken, config=IDLE),
+    Fault("a head, then silence: a picture in the making", (*HEAD, 0.15, REPLY[:9]), UpstreamInvalidReply, config=IDLE),
     Fault("a head, then silence for ever", (*HEAD, Act.HANG), UpstreamTimeout, config=BOTH),
     Fault("half a body, then silence", (*CUT, Act.HANG), UpstreamTimeout, config=IDLE),
     Fault("a byte now and then", DRIP, UpstreamTimeout, config=BOTH),
     Fault("less than its length says", (answer(REPLY, length=len(REPLY) + 5), Act.CLOSE), text=URL),
     Fault("a whole document without its last chunk", (*chunked(REPLY, end=False), Act.CLOSE), text=URL),
-    Fault("half a document without its last chunk", (*chunked(REPLY[:-4], end=False), Act.RESET), UpstreamBroken),
-    Fault("more than its length says", (answer(REPLY, length=len(REPLY) - 5), Act.CLOSE), UpstreamBroken),
-    Fault("a length that is no number", (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", Act.CLOSE), UpstreamBroken),
-    Fault("chunks with a senseless size", (chunked()[0] + b"zz\r\n", Act.CLOSE), UpstreamBroken),
-    Fault("not HTTP", (b"SSH-2.0-OpenSSH_9.6\r\n", Act.CLOSE), UpstreamBroken),
-    Fault("a flood of headers", (FLOOD, Act.CLOSE), UpstreamBroken),
-    Fault("an endless header", (b"HTTP/1.1 200 OK\r\nx-a: " + b"b" * 900_000, Act.CLOSE), UpstreamBroken),
-    Fault("a stream that just ends", (*chunked(delta("One "), end=False), Act.CLOSE), UpstreamBroken, "One "),
-    Fault("a stream that ends inside a URL", (*chunked(HALF, end=False), Act.CLOSE), UpstreamBroken, "Painting … "),
+    Fault("half a document without its last chunk", (*chunked(REPLY[:-4], end=False), Act.RESET), UpstreamInvalidReply),
+    Fault("more than its length says", (answer(REPLY, length=len(REPLY) - 5), Act.CLOSE), UpstreamInvalidReply),
+    Fault(
+        "a length that is no number", (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", Act.CLOSE), UpstreamInvalidReply
+    ),
+    Fault("chunks with a senseless size", (chunked()[0] + b"zz\r\n", Act.CLOSE), UpstreamInvalidReply),
+    Fault("not HTTP", (b"SSH-2.0-OpenSSH_9.6\r\n", Act.CLOSE), UpstreamInvalidReply),
+    Fault("a flood of headers", (FLOOD, Act.CLOSE), UpstreamInvalidReply),
+    Fault("an endless header", (b"HTTP/1.1 200 OK\r\nx-a: " + b"b" * 900_000, Act.CLOSE), UpstreamInvalidReply),
+    Fault("a stream that just ends", (*chunked(delta("One "), end=False), Act.CLOSE), UpstreamInvalidReply, "One "),
+    Fault(
+        "a stream that ends inside a URL", (*chunked(HALF, end=False), Act.CLOSE), UpstreamInvalidReply, "Painting … "
+    ),
     Fault("a stream silent after it", (*chunked(delta(URL), end=False), Act.HANG), UpstreamTimeout, URL, config=IDLE),
     Fault("a stream reset after its last word", (*chunked(STREAM, end=False), Act.RESET), text=SAID),
-    Fault("a body that is too long", (answer(b" " * 300_000),), UpstreamBroken, config=TINY),
-    Fault("a body without end", chunked(*[b" " * 50_000] * 9, end=False), UpstreamBroken, config=TINY),
+    Fault("a body that is too long", (answer(b" " * 300_000),), UpstreamInvalidReply, config=TINY),
+    Fault("a body without end", chunked(*[b" " * 50_000] * 9, end=False), UpstreamInvalidReply, config=TINY),
     Fault("gzip", (answer(ZIPPED, headers=GZIP),), text=URL),
-    Fault("a gzip bomb", (answer(BOMB, headers=GZIP),), UpstreamBroken, config=TINY),
-    Fault("cut gzip", (answer(ZIPPED[:-9], headers=GZIP),), UpstreamBroken),
-    Fault("an unknown compression", (answer(REPLY, headers="content-encoding: br\r\n"),), UpstreamBroken),
-    Fault("HTML with status 200", (answer(b"<html>hello</html>"),), UpstreamBroken),
-    Fault("broken JSON", (answer(REPLY[:-4]),), UpstreamBroken),
-    Fault("nothing with status 200", (answer(b""),), UpstreamBroken),
-    Fault("nothing with status 204", (b"HTTP/1.1 204 No Content\r\n\r\n",), UpstreamBroken),
+    Fault("a gzip bomb", (answer(BOMB, headers=GZIP),), UpstreamInvalidReply, config=TINY),
+    Fault("cut gzip", (answer(ZIPPED[:-9], headers=GZIP),), UpstreamInvalidReply),
+    Fault("an unknown compression", (answer(REPLY, headers="content-encoding: br\r\n"),), UpstreamInvalidReply),
+    Fault("HTML with status 200", (answer(b"<html>hello</html>"),), UpstreamInvalidReply),
+    Fault("broken JSON", (answer(REPLY[:-4]),), UpstreamInvalidReply),
+    Fault("nothing with status 200", (answer(b""),), UpstreamInvalidReply),
+    Fault("nothing with status 204", (b"HTTP/1.1 204 No Content\r\n\r\n",), UpstreamInvalidReply),
     Fault("an error without its body", (answer(b"", "503 Busy", length=9), Act.CLOSE), None, URL, 2, OK),
     Fault("an error with an endless body", (ENDLESS, Act.HANG), None, URL, 2, OK),
-    Fault("a reset on the second call", (answer(b"", "429 Slow"),), UpstreamBroken, "", 2, (Act.RESET,)),
+    Fault("a reset on the second call", (answer(b"", "429 Slow"),), UpstreamInvalidReply, "", 2, (Act.RESET,)),
 )
 
 
@@ -402,14 +406,14 @@ ANSWERS = (
     Answer("504, with leave to repeat", (status(504), GOOD), UpstreamTimeout, config=DARING),
     Answer("520, with leave to repeat", (status(520), GOOD), UpstreamTimeout, config=DARING),
     Answer("524, with leave to repeat", (status(524), GOOD), UpstreamTimeout, config=DARING),
-    Answer("a broken reply, with leave to repeat", (broken("{"), GOOD), UpstreamBroken, config=DARING),
-    Answer("a lost answer, with leave to repeat", (httpx.ReadError("x"), GOOD), UpstreamBroken, config=DARING),
-    Answer("a late answer, with leave to repeat", (httpx.ReadTimeout("x"), GOOD), UpstreamBroken, config=DARING),
+    Answer("a broken reply, with leave to repeat", (broken("{"), GOOD), UpstreamInvalidReply, config=DARING),
+    Answer("a lost answer, with leave to repeat", (httpx.ReadError("x"), GOOD), UpstreamInvalidReply, config=DARING),
+    Answer("a late answer, with leave to repeat", (httpx.ReadTimeout("x"), GOOD), UpstreamInvalidReply, config=DARING),
     Answer("no connection, says another transport", NO_ROUTE, None, TWICE),
     Answer("our key refused", (status(401), GOOD), UpstreamAuth),
     Answer("the caller's key refused", (status(401), GOOD), Unauthorized, config=PASS_THROUGH),
     Answer("a refusal", (status(400, BLOCKED), GOOD), ModerationBlocked),
-    Answer("too large", (status(413), GOOD), TooLarge),
+    Answer("too large", (status(413), GOOD), RequestTooLarge),
     Answer("an error inside a 200", (OVERLOADED, GOOD), None, ONCE),
     Answer("a crash inside a 200, with leave to repeat", (CRASHED, GOOD), UpstreamError, config=DARING),
     Answer(
@@ -417,10 +421,10 @@ ANSWERS = (
     ),
     Answer("an error as text inside a 200", (status(200, "boom"), GOOD), UpstreamError, config=DARING),
     Answer("a refusal inside a 200", (status(200, BLOCKED), GOOD), ModerationBlocked),
-    Answer("a redirect for good", (status(301, location=AWAY), GOOD), UpstreamBroken),
-    Answer("a redirect that repeats the body", (status(307, location=AWAY), GOOD), UpstreamBroken),
-    Answer("a redirect to nowhere", (status(308, location="https://[::1"), GOOD), UpstreamBroken),
-    Answer("a redirect without an address", (status(302), GOOD), UpstreamBroken),
+    Answer("a redirect for good", (status(301, location=AWAY), GOOD), UpstreamInvalidReply),
+    Answer("a redirect that repeats the body", (status(307, location=AWAY), GOOD), UpstreamInvalidReply),
+    Answer("a redirect to nowhere", (status(308, location="https://[::1"), GOOD), UpstreamInvalidReply),
+    Answer("a redirect without an address", (status(302), GOOD), UpstreamInvalidReply),
 )
 
 
@@ -521,19 +525,19 @@ def test_nothing_else_is_sent(sent: Sent) -> None:
     assert request == "POST /v1/chat/completions HTTP/1.1"
     assert headers.pop("host") in chaos.url
     assert headers == {name: value.lower() for name, value in sent.expected.items()}
-    assert body == b"".join(SMALL.pieces())
+    assert body == b"".join(SMALL.chunks())
 
 
-def large_body(picture: Blob, size: int) -> HoleyJson:
+def large_body(picture: Blob, size: int) -> StreamingJson:
     picture.write(os.urandom(size))
-    return HoleyJson({"messages": [{"image_url": {"url": Hole(picture, "data:image/png;base64,")}}]})
+    return StreamingJson({"messages": [{"image_url": {"url": Base64String(picture, "data:image/png;base64,")}}]})
 
 
 def test_a_large_body_is_sent_whole_on_each_attempt() -> None:
     with Blob() as picture:
         body = large_body(picture, 700_001)
         _, chaos = ask_chaos((answer(b"", "503 Busy"),), OK, question=Question(body))
-        whole = b"".join(body.pieces())
+        whole = b"".join(body.chunks())
     heads = [call[: -len(whole)].lower() for call in chaos.calls]
     assert [call[-len(whole) :] == whole for call in chaos.calls] == [True, True]
     assert all(f"content-length: {body.length}".encode() in head for head in heads)
@@ -549,7 +553,7 @@ def test_a_large_body_is_never_held() -> None:
         writer.write(answer(REPLY))
         writer.close()
 
-    async def run(body: HoleyJson) -> int:
+    async def run(body: StreamingJson) -> int:
         async with run_server(swallow) as url, open_upstream(replace(QUICK, base_url=url)) as asked:
             tracemalloc.start()
             outcome = await collect(asking(asked, Question(body)))
@@ -571,8 +575,8 @@ def test_a_body_that_cannot_be_read_is_no_success() -> None:
             yield bytes(size)
             raise OSError(5, "Input/output error")
 
-    outcome, chaos = ask_chaos(OK, question=Question(HoleyJson({"image": Hole(Gone())})))
-    assert isinstance(outcome.error, UpstreamBroken)
+    outcome, chaos = ask_chaos(OK, question=Question(StreamingJson({"image": Base64String(Gone())})))
+    assert isinstance(outcome.error, UpstreamInvalidReply)
     assert_final(outcome.error)
     assert chaos.connections == 1
 
@@ -603,7 +607,7 @@ def test_a_used_connection_that_was_closed_is_replaced() -> None:
 def test_a_used_connection_that_breaks_is_not_asked_again() -> None:
     """Some clients repeat by themselves then, although the first question may have been read."""
     outcome, chaos = ask_chaos(OK, (Act.RESET,), OK, times=2)
-    assert isinstance(outcome.error, UpstreamBroken)
+    assert isinstance(outcome.error, UpstreamInvalidReply)
     assert len(chaos.calls) == 2
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, QuestionLost, Unavailable
+from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost, ServiceUnavailable
 from app.images.blob import Spool
 from app.jobs.job import Errand, Exchange, Identity, Item, Job
 from app.state.job_table import PATIENCE, Board, Heard
@@ -213,7 +213,7 @@ def test_what_becomes_of_the_questions_of_a_replica_that_has_died(
         for number in range(len(told)):
             try:
                 heard.append(await other.board.enter(f"req_{2 + number}", identity, is_async=False) or "new")
-            except QuestionLost as error:
+            except JobLost as error:
                 heard.append(str(error.code))
         assert heard == told
 
@@ -349,7 +349,7 @@ def test_who_waits_for_one_that_dies_after_asking_is_told(server: RedisServer, r
     async def scene(one: Replica, other: Replica) -> None:
         await one.post()
         bury(redis)
-        with pytest.raises(QuestionLost):
+        with pytest.raises(JobLost):
             await other.board.wait(other.errand())
 
     play(scene, server)
@@ -357,7 +357,7 @@ def test_who_waits_for_one_that_dies_after_asking_is_told(server: RedisServer, r
 
 def test_a_record_that_does_not_come_back_is_lost(server: RedisServer, redis: Redis) -> None:
     async def scene(_: Replica, other: Replica) -> None:
-        with pytest.raises(QuestionLost):
+        with pytest.raises(JobLost):
             await other.board.wait(other.errand())
         assert other.pauses * 0.5 == PATIENCE
 
@@ -461,7 +461,7 @@ def test_a_replica_that_was_taken_for_dead_learns_it(server: RedisServer, redis:
         errand.job = Job(hanging(), lambda: None)
         bury(redis)
         assert await other.board.adopt(other.errand(asked=False))
-        with pytest.raises(Unavailable, match="taken over"):
+        with pytest.raises(ServiceUnavailable, match="taken over"):
             await one.board.tell(errand)
         assert not one.board.owns(errand)
         one.board.own(errand)
@@ -482,7 +482,7 @@ def test_what_another_has_taken_over_is_not_asked_however_long_ago_it_was_learnt
         bury(redis)
         assert await other.board.adopt(other.errand(asked=False))
         await one.board.beat()
-        with pytest.raises(Unavailable, match="taken over"):
+        with pytest.raises(ServiceUnavailable, match="taken over"):
             await one.board.announce(errand)
         errand.job.task.cancel()
 
@@ -499,7 +499,7 @@ def test_what_was_paid_for_stays_so_whoever_takes_it_over(server: RedisServer, r
         await other.board.tell(follower)
         await other.board.beat()
         bury(redis)
-        with pytest.raises(QuestionLost):
+        with pytest.raises(JobLost):
             await one.board.enter("req_3", ME, is_async=False)
 
     play(scene, server)
@@ -520,7 +520,7 @@ def test_a_loss_is_told_again_where_the_answer_was_lost(server: RedisServer, red
         await one.post()
         bury(redis)
         for _ in range(2):
-            with pytest.raises(QuestionLost):
+            with pytest.raises(JobLost):
                 await other.board.enter("req_2", ME, is_async=False)
         assert await other.board.enter("req_3", ME, is_async=False) is None
 
@@ -531,7 +531,7 @@ def test_who_was_told_of_a_loss_while_waiting_is_not_told_again(server: RedisSer
     async def scene(one: Replica, other: Replica) -> None:
         await one.post()
         bury(redis)
-        with pytest.raises(QuestionLost):
+        with pytest.raises(JobLost):
             await other.board.wait(other.errand())
         assert await other.board.enter("req_3", ME, is_async=False) is None
 
@@ -590,7 +590,7 @@ def test_what_a_new_question_has_replaced_is_not_asked_by_an_owner_that_comes_ba
         errand.job = Job(hanging(), lambda: None)
         bury(redis)
         assert await other.board.enter("req_2", ME, is_async=False) is None
-        with pytest.raises(Unavailable, match="taken over"):
+        with pytest.raises(ServiceUnavailable, match="taken over"):
             await one.board.announce(errand)
         late = other.errand(asked=False)
         late.reader = "req_0"
@@ -676,11 +676,11 @@ def test_alone_it_is_as_if_nobody_else_were_there(url: str) -> None:
 def test_where_a_replica_may_not_go_on_alone_nothing_new_is_asked() -> None:
     async def scene() -> None:
         replica = Replica(NOBODY, closed=True)
-        with pytest.raises(Unavailable):
+        with pytest.raises(ServiceUnavailable):
             await replica.board.enter("req_1", ME, is_async=False)
         errand = replica.errand(asked=False)
         replica.board.own(errand)
-        with pytest.raises(Unavailable):
+        with pytest.raises(ServiceUnavailable):
             await replica.board.announce(errand)
         await replica.state.close()
 

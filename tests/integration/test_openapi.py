@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from app.api.openapi import ERROR, EVENT, FAULTS, IMAGES, MODEL, MODELS, STATUS, USAGE, complete, fault_responses
 from app.protocol.image_request import PARAMETERS, ImagesRequest, Operation
 from app.protocol.image_response import images_json
-from app.protocol.parameters import Goes, Parameter
+from app.protocol.parameters import Destination, Parameter
 from app.protocol.usage import Usage
 from tests.support.servers import RunningLimner, run_demo, run_limner
 
@@ -85,7 +85,7 @@ def test_every_parameter_is_there_with_its_limits(document: dict[str, Any], oper
         assert told["description"] == row.description
         assert tuple(told.get("examples", ())) == row.examples
         own = told if form or row.required else told["anyOf"][0]
-        assert own.items() >= row.kind.schema(form).items()
+        assert own.items() >= row.type.schema(form).items()
     Draft202012Validator(body)
     assert metaschema.is_valid({"$schema": "https://json-schema.org/draft/2020-12/schema", **body})
 
@@ -156,9 +156,11 @@ def test_every_error_has_an_example(document: dict[str, Any]) -> None:
 SHOWN = {"enum", "properties", "items"}
 
 
-@pytest.mark.parametrize("row", [row for row in PARAMETERS if row.goes is not Goes.NOWHERE], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in PARAMETERS if row.destination is not Destination.NONE], ids=lambda row: row.name
+)
 def test_every_parameter_that_does_something_has_an_example_that_is_taken(row: Parameter) -> None:
-    own = row.kind.schema(form=False)
+    own = row.type.schema(form=False)
     assert row.examples or own["type"] == "boolean" or own.keys() & SHOWN
     for example in row.examples:
         Draft202012Validator(row.schema(form=False)).validate(example)
@@ -168,7 +170,7 @@ def test_every_parameter_that_does_something_has_an_example_that_is_taken(row: P
 def test_every_parameter_has_a_limit(row: Parameter) -> None:
     """`svg` has no effect, whatever it is."""
     limits = {"enum", "maximum", "maxLength", "maxProperties", "pattern", "properties", "maxItems"}
-    own = row.kind.schema(form=False)
+    own = row.type.schema(form=False)
     assert row.name == "svg" or own["type"] == "boolean" or own.keys() & limits
 
 

@@ -220,7 +220,7 @@ def test_every_text_is_used() -> None:
 
 
 def test_the_form_knows_the_limits_of_the_parameters() -> None:
-    rows = {row.name: row.kind for row in PARAMETERS}
+    rows = {row.name: row.type for row in PARAMETERS}
     html = HTML["index.html"]
     assert f'maxlength="{rows["prompt"].maximum}"' in html  # type: ignore[attr-defined]
     assert f'id="count" type="number" inputmode="numeric" min="1" max="{rows["n"].maximum}"' in html  # type: ignore[attr-defined]

@@ -31,13 +31,13 @@ from app.errors import (
     RateLimited,
     Unauthorized,
     UpstreamAuth,
-    UpstreamBroken,
     UpstreamError,
+    UpstreamInvalidReply,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
 from app.protocol.chat_reply import ChatReply, read_reply
-from app.protocol.json_stream import HoleyJson
+from app.protocol.json_stream import StreamingJson
 from app.upstream.client import Question, Upstream
 from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 from app.upstream.pool import Member, Upstreams
@@ -46,7 +46,7 @@ from tests.support import manual_clock as clock
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/a.png"}, "finish_reason": "stop"}]}))
-NOTHING = HoleyJson({})
+NOTHING = StreamingJson({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ WAYS = [
     Way("a crash may have been paid for", {"a": [CRASH], "b": [OK]}, "a", UpstreamError),
     Way("a crash, with leave to ask again", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"ambiguous": True}),
     Way("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"ambiguous": True}),
-    Way("a reply that breaks off has been paid for", {"a": [UpstreamBroken("cut")], "b": [OK]}, "a", UpstreamBroken, options={"ambiguous": True}),
+    Way("a reply that breaks off has been paid for", {"a": [UpstreamInvalidReply("cut")], "b": [OK]}, "a", UpstreamInvalidReply, options={"ambiguous": True}),
     Way("a refusal would be one everywhere", {"a": [REFUSAL], "b": [OK]}, "a", ModerationBlocked),
     Way("no time is left to wait for one", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
     Way("alone and down: again while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
@@ -420,7 +420,9 @@ def test_a_reader_that_leaves_says_nothing_about_the_upstream() -> None:
     assert world.upstreams.circuits() == {"a": "closed"}
 
 
-@pytest.mark.parametrize("script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, Inside(NO_KEY), UpstreamBroken("cut")])
+@pytest.mark.parametrize(
+    "script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, Inside(NO_KEY), UpstreamInvalidReply("cut")]
+)
 def test_what_opens_a_circuit(script: Outcome) -> None:
     assert circuit_after(script) == "open"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import Unavailable
+from app.errors import ServiceUnavailable
 from app.state.semaphore import Leases
 from app.state.shared_state import State
 from tests.support.redis import RedisServer, run_redis
@@ -235,7 +235,7 @@ def test_nobody_goes_on_without_redis_where_that_is_set() -> None:
     async def play() -> None:
         replica = Replica("redis://127.0.0.1:9", [], closed=True)
         replica.begin("a")
-        with pytest.raises(Unavailable):
+        with pytest.raises(ServiceUnavailable):
             await replica.tasks["a"]
         await replica.close()
 

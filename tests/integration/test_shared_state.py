@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from app.config.field_types import StateUrl
-from app.errors import RateLimited, Unavailable
+from app.errors import RateLimited, ServiceUnavailable
 from app.observability.metrics import REGISTRY
 from app.state.shared_state import Counters, State
 from tests.support import certificates as certificate
@@ -62,7 +62,7 @@ def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> Non
         with capture_logs() as logs:
             for _ in range(3):
                 if closed:
-                    with pytest.raises(Unavailable):
+                    with pytest.raises(ServiceUnavailable):
                         await state.count("alice", hit)
                 else:
                     assert await state.count("alice", hit)
@@ -160,7 +160,7 @@ def test_only_what_is_vital_is_refused_without_redis(closed: bool) -> None:
         assert state.is_shared
         assert await state.share(lambda shared: shared.ping()) is None
         if closed:
-            with pytest.raises(Unavailable):
+            with pytest.raises(ServiceUnavailable):
                 await state.share(lambda shared: shared.ping(), vital=True)
         else:
             assert await state.share(lambda shared: shared.ping(), vital=True) is None

@@ -141,7 +141,7 @@ def test_every_error_of_the_readme_exists(row: list[str]) -> None:
         assert (status, repeated) == ("429", "no")
         return
     same = [error for error in kinds() if f"{error.status}" == status and f"`{error.type}`" == kind]
-    assert {"no" if error.asked_again is False else "yes" for error in same} == {repeated}
+    assert {"no" if error.should_retry is False else "yes" for error in same} == {repeated}
 
 
 def test_every_status_and_type_of_the_tree_is_in_the_readme() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import errors
-from app.errors import ApiError, InvalidRequest, ModerationBlocked, RateLimited, Unauthorized, Unavailable
+from app.errors import ApiError, InvalidRequest, ModerationBlocked, RateLimited, ServiceUnavailable, Unauthorized
 
 CLASSES = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ApiError)}
 
@@ -60,7 +60,7 @@ def test_no_error_has_a_status_whose_body_a_cdn_replaces() -> None:
 def test_a_repeat_is_forbidden_but_where_it_costs_nothing(name: str) -> None:
     """A repeat after 429 and 503 is free: nothing was asked upstream."""
     forbidden = CLASSES[name]("why").headers.get("x-should-retry")
-    assert forbidden == (None if name in {"RateLimited", "Unavailable"} else "false")
+    assert forbidden == (None if name in {"RateLimited", "ServiceUnavailable"} else "false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ CASES = [
     ),
     Case(
         "an overload says nothing about a repeat of its own",
-        Unavailable("Later."),
+        ServiceUnavailable("Later."),
         503,
         "Later.",
         "server_error",

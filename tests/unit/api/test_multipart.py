@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.body import MAX_PARTS, boundary_of, read_parts
-from app.errors import InvalidRequest, TooLarge
+from app.errors import InvalidRequest, RequestTooLarge
 from app.images.blob import Blob
 from app.protocol.image_request import FormPart
 
@@ -108,14 +108,14 @@ def test_garbage_is_refused_and_nothing_else_happens(body: bytes, framed: bool) 
 
 @pytest.mark.parametrize("disposition", ['form-data; name="image"; filename="a"', 'form-data; name="prompt"'])
 def test_a_part_over_the_limit(disposition: str) -> None:
-    with pytest.raises(TooLarge, match="limit of 9 bytes"):
+    with pytest.raises(RequestTooLarge, match="limit of 9 bytes"):
         read(part(disposition, b"0123456789") + END, max_part=9)
     assert read(part(disposition, b"012345678") + END, max_part=9)
 
 
 def test_all_texts_together_have_the_limit_of_one_part() -> None:
     form = [part(f'form-data; name="{name}"', b"01234") for name in "ab"]
-    with pytest.raises(TooLarge, match="limit of 9 bytes"):
+    with pytest.raises(RequestTooLarge, match="limit of 9 bytes"):
         read(b"".join(form) + END, max_part=9)
     assert read(b"".join(form) + END, max_part=10) == [("a", "01234"), ("b", "01234")]
 

@@ -8,7 +8,7 @@ from starlette.types import Message
 from app.api.responses import ClientGone, ErrorResponse, FlowingResponse, PicturesResponse, Presence, joined
 from app.errors import NotFound
 from app.images.blob import Blob
-from app.protocol.json_stream import Hole, HoleyJson
+from app.protocol.json_stream import Base64String, StreamingJson
 
 
 class Client:
@@ -156,7 +156,7 @@ def test_pictures_are_sent_in_pieces_and_their_length_goes_ahead() -> None:
     async def play(blob: Blob) -> tuple[Client, list[str]]:
         client, left = Client(), list[str]()
         response = PicturesResponse(
-            [HoleyJson({"b64_json": Hole(blob)})], "application/json", {"x-a": "b"}, Guest(client, left)
+            [StreamingJson({"b64_json": Base64String(blob)})], "application/json", {"x-a": "b"}, Guest(client, left)
         )
         await response({"type": "http"}, client.receive, client.send)
         return client, left
@@ -177,7 +177,7 @@ def test_a_client_that_hangs_up_leaves_nothing_behind() -> None:
         async def send(message: Message) -> None:
             raise OSError("gone")
 
-        response = PicturesResponse([HoleyJson({})], "application/json", {}, Guest(client, left))
+        response = PicturesResponse([StreamingJson({})], "application/json", {}, Guest(client, left))
         with pytest.raises(OSError, match="gone"):
             await response({"type": "http"}, client.receive, send)
         return left
@@ -238,7 +238,7 @@ def test_what_is_sent_to_nobody_is_not_delivered(flowing: bool) -> None:
         if flowing:
             await FlowingResponse(pieces(), "application/json", {}, guest)({}, client.receive, client.send)
         else:
-            documents = [HoleyJson({"url": "https://h/a.png"})]
+            documents = [StreamingJson({"url": "https://h/a.png"})]
             await PicturesResponse(documents, "application/json", {}, guest)({}, client.receive, client.send)
         return left
 

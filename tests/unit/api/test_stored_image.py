@@ -9,7 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.api.stored_images import KeptResponse
-from app.errors import Unavailable
+from app.errors import ServiceUnavailable
 from app.images.store import Stored, not_reached
 
 NAME = "a" * 32 + ".png"
@@ -122,14 +122,14 @@ def test_it_is_read_in_pieces_of_a_mebibyte() -> None:
 
 def test_a_store_that_is_away_is_an_error_and_no_torn_picture() -> None:
     sent, shelf = Sent(), Shelf(fails=1)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServiceUnavailable):
         send_to(sent, shelf, {})
     assert (sent.status, shelf.closed) == (0, 1)
 
 
 def test_a_store_that_goes_away_meanwhile_ends_the_answer() -> None:
     sent, shelf = Sent(), Shelf(fails=3)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServiceUnavailable):
         send_to(sent, shelf, {})
     assert (len(sent.body), sent.ended, shelf.closed) == (2 * 2**20, False, 1)
 

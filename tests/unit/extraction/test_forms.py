@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import UpstreamBroken
+from app.errors import UpstreamInvalidReply
 from app.extraction import forms as replies
 from app.extraction.forms import FORMS, ExtractionResult, explain, find_images
 from app.extraction.text import visible_text
-from app.protocol.chat_reply import ChatReply, ReplyReader, read_reply
+from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
 from tests.support.reply_corpus import CorpusReply, read_corpus
 
 ROWS = read_corpus("replies.jsonl") + read_corpus("more_replies.jsonl")
@@ -23,7 +23,7 @@ LINK = "https://cdn.example.com/gen/2026/a1b2c3.png"
 def findings_of(row: CorpusReply) -> ExtractionResult:
     try:
         return explain(read_reply(row.body), row.sent)
-    except UpstreamBroken:
+    except UpstreamInvalidReply:
         return ExtractionResult((), ())
 
 
@@ -60,7 +60,7 @@ STREAMS = [row for row in ROWS if row.id.startswith(("stream-", "raw-"))]
 
 @pytest.mark.parametrize("row", STREAMS, ids=lambda row: row.id)
 def test_a_stream_gives_the_same_images_byte_by_byte(row: CorpusReply) -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     for at in range(len(row.body)):
         reader.feed(row.body[at : at + 1])
     assert tuple(image.url for image in find_images(reader.reply(ended=True), row.sent)) == row.expected
@@ -69,7 +69,7 @@ def test_a_stream_gives_the_same_images_byte_by_byte(row: CorpusReply) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(STREAMS), st.lists(st.integers(0, 2000), max_size=5))
 def test_a_stream_gives_the_same_images_in_any_cut(row: CorpusReply, cuts: list[int]) -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     edges = [0, *sorted(cuts), len(row.body)]
     for start, end in zip(edges, edges[1:], strict=False):
         reader.feed(row.body[start:end])

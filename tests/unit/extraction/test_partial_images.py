@@ -5,7 +5,7 @@ import pytest
 
 from app.extraction.forms import FoundImage, find_images
 from app.extraction.partial import PartialImageTracker, without_open_end
-from app.protocol.chat_reply import ReplyReader
+from app.protocol.chat_reply import ReplyParser
 
 URL = "https://cdn.example.com/gen/1"
 #: The smallest whole PNG anybody would take for a picture.
@@ -37,13 +37,13 @@ BROKEN_OFF = [
 
 @pytest.mark.parametrize("case", BROKEN_OFF, ids=lambda case: case.name)
 def test_what_can_be_believed_of_a_stream_that_broke_off(case: Case) -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": case.content}}]}) + b"\n\n")
     assert [image.url for image in find_images(without_open_end(reader.reply()))] == case.found
 
 
 def test_a_whole_reply_is_believed_to_its_end() -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(orjson.dumps({"choices": [{"index": 0, "message": {"content": f"已生成图片:{URL}"}}]}))
     reply = reader.reply(ended=True)
     assert without_open_end(reply) is reply

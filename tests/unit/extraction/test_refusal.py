@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 import orjson
 import pytest
 
-from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamBroken
+from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
 from app.extraction.refusal import is_refusal, no_image_error
 from app.protocol.chat_reply import ChatReply, read_reply
 
@@ -56,7 +56,7 @@ def test_what_the_model_said_is_told(content: str, message: str) -> None:
 
 def test_no_reply_at_all_is_the_upstreams_fault() -> None:
     error: ApiError = no_image_error(None)
-    assert isinstance(error, UpstreamBroken)
+    assert isinstance(error, UpstreamInvalidReply)
 
 
 def test_long_words_are_shortened() -> None:

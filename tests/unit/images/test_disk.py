@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import ImageUnavailable, Unavailable
+from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.blob import Blob
 from app.images.disk import DiskStore, read_folder
 from app.images.store import StoreConfig
@@ -155,14 +155,14 @@ def test_a_folder_that_goes_away_is_said(stores: list[DiskStore], tmp_path: Path
     name = keep(store, b"x")
     (folder / name).unlink()
     (folder / name).symlink_to(tmp_path)
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(ServiceUnavailable) as caught:
         asyncio.run(store.find(name))
     assert str(folder) in str(caught.value.detail)
     assert str(folder) not in caught.value.message
     (folder / name).unlink()
     assert read(store, name) is None
     folder.rmdir()
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServiceUnavailable):
         asyncio.run(store.sweep())
     with pytest.raises(ImageUnavailable):
         keep(store, b"x")

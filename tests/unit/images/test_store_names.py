@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.errors import ImageUnavailable, Unavailable
+from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.store import Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
 from app.protocol.image_format import ImageInfo
 
@@ -42,7 +42,7 @@ def test_a_picture_that_never_changes_is_known_by_its_name() -> None:
 
 
 def test_what_went_wrong_is_for_the_log_only() -> None:
-    for error, kind, code in ((not_kept("10.0.0.7 is away"), ImageUnavailable, "image_not_kept"), (not_reached("10.0.0.7 is away"), Unavailable, "image_store_unavailable")):  # fmt: skip
+    for error, kind, code in ((not_kept("10.0.0.7 is away"), ImageUnavailable, "image_not_kept"), (not_reached("10.0.0.7 is away"), ServiceUnavailable, "image_store_unavailable")):  # fmt: skip
         assert isinstance(error, kind)
         assert error.code == code
         assert error.detail == "LIMNER_IMAGE_STORE: 10.0.0.7 is away"

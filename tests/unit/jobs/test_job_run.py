@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from app.errors import ApiError, NotFound, Unavailable
+from app.errors import ApiError, NotFound, ServiceUnavailable
 from app.jobs.job import Job
 
 
@@ -158,7 +158,7 @@ def test_cancelled_work_says_that_the_server_is_stopping() -> None:
         await asyncio.sleep(0)
         job.task.cancel()
         await job.end()
-        assert isinstance(job.fault, Unavailable)
+        assert isinstance(job.fault, ServiceUnavailable)
         assert bench.generator_closed
 
     asyncio.run(play())

@@ -17,8 +17,8 @@ from app.jobs.sharing import Letter, read_letter, write_letter
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation
-from app.protocol.image_response import Painted
-from app.protocol.json_stream import Hole
+from app.protocol.image_response import OutputImage
+from app.protocol.json_stream import Base64String
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved
@@ -76,20 +76,20 @@ def pass_on(*, lose: bool = False, **brought: Any) -> tuple[Letter, bytes, Spool
 @dataclass(frozen=True)
 class Case:
     name: str
-    painted: Painted
+    painted: OutputImage
 
 
 CASES = [
-    Case("bytes", Painted("b64", source=as_blob(PNG), info=INFO)),
-    Case("a link that was not looked at", Painted("markdown", url="https://h/a.png")),
-    Case("a link to a picture that was measured", Painted("markdown", url="https://h/a.png", info=INFO)),
-    Case("a data URL", Painted("parts", url=Hole(as_blob(PNG), "data:image/png;base64,"), info=INFO)),
+    Case("bytes", OutputImage("b64", source=as_blob(PNG), info=INFO)),
+    Case("a link that was not looked at", OutputImage("markdown", url="https://h/a.png")),
+    Case("a link to a picture that was measured", OutputImage("markdown", url="https://h/a.png", info=INFO)),
+    Case("a data URL", OutputImage("parts", url=Base64String(as_blob(PNG), "data:image/png;base64,"), info=INFO)),
 ]  # fmt: skip
 
 
-def told(picture: Painted) -> tuple[object, ...]:
+def told(picture: OutputImage) -> tuple[object, ...]:
     """All of it, with bytes in place of what holds them."""
-    url = (picture.url.prefix, content(picture.url.source)) if isinstance(picture.url, Hole) else picture.url
+    url = (picture.url.prefix, content(picture.url.source)) if isinstance(picture.url, Base64String) else picture.url
     return picture.form, picture.info, url, picture.source and content(picture.source)
 
 
@@ -153,7 +153,7 @@ def test_what_cost_nothing_may_be_tried_again() -> None:
     assert letter.replies == ()
 
 
-@pytest.mark.parametrize("reply", [replace(read_reply(REPLY), raw="x" * 16 * 1024), replace(read_reply(REPLY), complete=False), replace(read_reply(REPLY), lifted={"data:": as_blob(PNG)})], ids=["longer than what is kept", "cut", "with pictures of its own"])  # fmt: skip
+@pytest.mark.parametrize("reply", [replace(read_reply(REPLY), raw="x" * 16 * 1024), replace(read_reply(REPLY), complete=False), replace(read_reply(REPLY), spooled_images={"data:": as_blob(PNG)})], ids=["longer than what is kept", "cut", "with pictures of its own"])  # fmt: skip
 def test_a_reply_that_cannot_be_told_again_is_not_paid_for_again(reply: ChatReply) -> None:
     letter, _, _ = pass_on(fault=ImageUnavailable("404"), replies=(read_reply(REPLY), reply))
     assert (letter.may_be_tried_again, letter.replies) == (False, ())
@@ -166,7 +166,7 @@ def test_a_picture_that_the_reader_has_not_in_its_store() -> None:
 
 def test_a_picture_that_is_no_measured_blob_is_a_bug() -> None:
     with pytest.raises(TypeError):
-        pass_on(answer=Answer((Painted("form", source=as_blob(PNG)),), Usage()))
+        pass_on(answer=Answer((OutputImage("form", source=as_blob(PNG)),), Usage()))
 
 
 @pytest.mark.parametrize("brought", [{"answer": Answer((), Usage())}, {"fault": ModerationBlocked("no")}])

@@ -10,14 +10,14 @@ import orjson
 import pybase64
 import pytest
 
-from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamBroken, UserError
+from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamInvalidReply, UserError
 from app.images.blob import Blob, Spool
 from app.jobs.pipeline import Answer, Edge, Partial, Policy, Put, paint
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo
-from app.protocol.image_request import ImagesRequest, Operation, Picture
-from app.protocol.image_response import Painted
-from app.protocol.json_stream import Hole
+from app.protocol.image_request import ImagesRequest, InputImage, Operation
+from app.protocol.image_response import OutputImage
+from app.protocol.json_stream import Base64String
 from app.protocol.sizes import Size
 from tests.support.sample_images import gradient, saved
 
@@ -58,7 +58,7 @@ class World:
 
     async def ask(self, put: Put, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
         body = put("gpt-image-2-chat", "gpt-image-2-chat")
-        self.asked.append((orjson.loads(b"".join(body.pieces())), stream))
+        self.asked.append((orjson.loads(b"".join(body.chunks())), stream))
         self.open_questions += 1
         try:
             for item in self.replies[min(len(self.asked), len(self.replies)) - 1]:
@@ -126,7 +126,7 @@ def answer_to(request: ImagesRequest, world: World, policy: Policy = POLICY) -> 
     return answer
 
 
-def bytes_in(painted: Painted) -> bytes:
+def bytes_in(painted: OutputImage) -> bytes:
     assert painted.source is not None
     return b"".join(painted.source.chunks(1000))
 
@@ -200,7 +200,7 @@ def test_how_a_picture_leaves(way: Way) -> None:
     if painted.source is not None:
         assert way.leaves == ("bytes" if bytes_in(painted) == PNG else "converted")
         assert painted.info is not None
-    elif isinstance(painted.url, Hole):
+    elif isinstance(painted.url, Base64String):
         form = "png" if way.leaves == "data" else "jpeg"
         assert way.leaves in {"data", "converted data"}
         assert painted.url.prefix == f"data:image/{form};base64,"
@@ -294,7 +294,7 @@ def test_a_reply_without_an_image_is_a_4xx(name: str, reply: ChatReply, kind: ty
 
 
 def test_an_upstream_that_ends_without_a_word() -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamInvalidReply):
         run(asks(), World([[]]))
 
 
@@ -326,22 +326,22 @@ def test_partials_are_for_streams() -> None:
 
 
 def test_a_stream_that_breaks_off_after_its_picture_is_a_success() -> None:
-    world = World([[preview(URL), UpstreamBroken("cut")]])
+    world = World([[preview(URL), UpstreamInvalidReply("cut")]])
     assert bytes_in(answer_to(asks(stream=True), world).painted[0]) == PNG
 
 
 def test_a_draft_of_a_stream_that_broke_off_is_not_the_picture() -> None:
     draft = replace(says(f"预览图:{URL}\n", complete=False))
-    with pytest.raises(UpstreamBroken, match="cut"):
-        run(asks(stream=True), World([[draft, UpstreamBroken("cut")]]))
+    with pytest.raises(UpstreamInvalidReply, match="cut"):
+        run(asks(stream=True), World([[draft, UpstreamInvalidReply("cut")]]))
 
 
 def test_a_stream_that_breaks_off_before_its_picture_is_the_error_it_is() -> None:
-    with pytest.raises(UpstreamBroken, match="cut"):
-        run(asks(stream=True), World([[says("10 %", complete=False), UpstreamBroken("cut")]]))
+    with pytest.raises(UpstreamInvalidReply, match="cut"):
+        run(asks(stream=True), World([[says("10 %", complete=False), UpstreamInvalidReply("cut")]]))
 
 
-def edits(*pictures: Picture, mask: Picture | None = None) -> ImagesRequest:
+def edits(*pictures: InputImage, mask: InputImage | None = None) -> ImagesRequest:
     return asks(operation=Operation.EDIT, images=pictures, mask=mask)
 
 
@@ -352,13 +352,18 @@ def sent(world: World) -> list[str]:
 def test_pictures_go_as_data_urls_with_the_type_of_their_bytes() -> None:
     world = World([[shows(URL)]], web={URL: PNG, "https://h/cat.gif": JPEG})
     first = world.blob(PNG)
-    run(edits(Picture(source=first), Picture(url=data_url(JPEG, "image/png")), Picture(url="https://h/cat.gif")), world)
+    run(
+        edits(
+            InputImage(source=first), InputImage(url=data_url(JPEG, "image/png")), InputImage(url="https://h/cat.gif")
+        ),
+        world,
+    )
     assert sent(world) == [data_url(PNG), data_url(JPEG, "image/jpeg"), data_url(JPEG, "image/jpeg")]
 
 
 def test_the_mask_is_checked_and_goes_last() -> None:
     world = World([[shows(URL)]])
-    run(edits(Picture(source=world.blob(JPEG)), mask=Picture(source=world.blob(PNG))), world)
+    run(edits(InputImage(source=world.blob(JPEG)), mask=InputImage(source=world.blob(PNG))), world)
     assert world.masks == [(PNG, JPEG)]
     assert sent(world) == [data_url(JPEG, "image/jpeg"), data_url(PNG)]
 
@@ -366,7 +371,7 @@ def test_the_mask_is_checked_and_goes_last() -> None:
 @pytest.mark.parametrize("form", ["url", "b64_json"])
 def test_an_exact_mask_puts_back_what_it_covers(form: str) -> None:
     world = World([[shows(URL)]])
-    request = edits(Picture(source=world.blob(JPEG)), mask=Picture(source=world.blob(PNG)))
+    request = edits(InputImage(source=world.blob(JPEG)), mask=InputImage(source=world.blob(PNG)))
     (painted,) = answer_to(replace(request, response_format=form), world, replace(POLICY, mask="exact")).painted
     assert world.masks == [(PNG, JPEG), (JPEG, PNG)]
     assert painted.info == ImageInfo("image/webp", 8, 8, alpha=False)
@@ -374,9 +379,13 @@ def test_an_exact_mask_puts_back_what_it_covers(form: str) -> None:
 
 
 LET_PASS: list[tuple[str, dict[str, Any], bool]] = [
-    ("all are links", {"images": (Picture(url="https://h/1"), Picture(url="https://h/2"))}, True),
-    ("one is not", {"images": (Picture(url="https://h/1"), Picture(url=data_url(PNG)))}, False),
-    ("a mask must be checked", {"images": (Picture(url="https://h/1"),), "mask": Picture(url=data_url(PNG))}, False),
+    ("all are links", {"images": (InputImage(url="https://h/1"), InputImage(url="https://h/2"))}, True),
+    ("one is not", {"images": (InputImage(url="https://h/1"), InputImage(url=data_url(PNG)))}, False),
+    (
+        "a mask must be checked",
+        {"images": (InputImage(url="https://h/1"),), "mask": InputImage(url=data_url(PNG))},
+        False,
+    ),
 ]
 
 
@@ -391,36 +400,36 @@ def test_links_pass_where_the_operator_lets_them(name: str, asked: dict[str, Any
 def test_the_clients_own_picture_does_not_come_back_as_a_result() -> None:
     world = World([[shows(URL)]])
     with pytest.raises(NoImageInReply):
-        run(edits(Picture(url=URL)), world)
+        run(edits(InputImage(url=URL)), world)
 
 
 def test_the_clients_own_bytes_do_not_come_back_as_a_result() -> None:
     world = World([[says(f"![yours]({data_url(PNG)}) ![mine]({data_url(JPEG, 'image/jpeg')})")]])
-    answer = answer_to(replace(edits(Picture(source=world.blob(PNG))), n=2), world)
+    answer = answer_to(replace(edits(InputImage(source=world.blob(PNG))), n=2), world)
     assert [bytes_in(painted) for painted in answer.painted] == [JPEG, JPEG]
     world = World([[says(f"![yours]({data_url(PNG)})")]])
     with pytest.raises(NoImageInReply):
-        run(edits(Picture(source=world.blob(PNG))), world)
+        run(edits(InputImage(source=world.blob(PNG))), world)
 
 
 def test_a_picture_that_was_lifted_out_of_the_reply_is_the_one_that_counts() -> None:
     large = Blob()
     large.write(JPEG)
-    reply = replace(says(f"![image]({data_url(PNG)})"), lifted={data_url(PNG): large})
+    reply = replace(says(f"![image]({data_url(PNG)})"), spooled_images={data_url(PNG): large})
     answer = answer_to(asks(), World([[reply]]))
     assert bytes_in(answer.painted[0]) == JPEG
     assert answer.painted[0].info == ImageInfo("image/jpeg", 8, 8, alpha=False)
 
 
-BAD: list[tuple[str, Callable[[World], Picture], str, str, str]] = [
-    ("a link that leads nowhere", lambda _: Picture(url="https://h/none.png"), "images[0]", "invalid_image_url", "could not be downloaded"),
-    ("base64 that is none", lambda _: Picture(url="data:image/png;base64,%%%"), "images[0]", "invalid_base64", "Invalid base64 in 'images\\[0\\]'"),
+BAD: list[tuple[str, Callable[[World], InputImage], str, str, str]] = [
+    ("a link that leads nowhere", lambda _: InputImage(url="https://h/none.png"), "images[0]", "invalid_image_url", "could not be downloaded"),
+    ("base64 that is none", lambda _: InputImage(url="data:image/png;base64,%%%"), "images[0]", "invalid_base64", "Invalid base64 in 'images\\[0\\]'"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "make", "param", "code", "message"), BAD, ids=[row[0] for row in BAD])
 def test_a_picture_that_is_none_costs_nothing(
-    name: str, make: Callable[[World], Picture], param: str, code: str, message: str
+    name: str, make: Callable[[World], InputImage], param: str, code: str, message: str
 ) -> None:
     world = World([[shows(URL)]])
     with pytest.raises(UserError, match=message) as caught:
@@ -431,5 +440,5 @@ def test_a_picture_that_is_none_costs_nothing(
 def test_bytes_nobody_knows_are_labelled_as_such() -> None:
     """The edge refuses what it cannot open; what it lets pass goes as it is."""
     world = World([[shows(URL)]])
-    run(edits(Picture(source=world.blob(b"heic?"))), world)
+    run(edits(InputImage(source=world.blob(b"heic?"))), world)
     assert sent(world) == ["data:application/octet-stream;base64,aGVpYz8="]

@@ -24,7 +24,7 @@ from app.errors import (
     ModerationBlocked,
     NoImageInReply,
     RateLimited,
-    Unavailable,
+    ServiceUnavailable,
     UpstreamTimeout,
     UpstreamUnreachable,
     UserError,
@@ -34,13 +34,13 @@ from app.jobs.job import Errand, Exchange, Identity, Item, Job
 from app.jobs.pipeline import Answer
 from app.jobs.registry import Once, identify
 from app.protocol.chat_reply import read_reply
-from app.protocol.image_request import ImagesRequest, Operation, Picture
-from app.protocol.image_response import Painted
+from app.protocol.image_request import ImagesRequest, InputImage, Operation
+from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
 from tests.support.raw_http_lines import ASKED, Line, limner_over, wait_for_jobs
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 
-ANSWER = Answer((Painted("form", url="https://h/a.png"),), Usage())
+ANSWER = Answer((OutputImage("form", url="https://h/a.png"),), Usage())
 REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
 
 
@@ -222,7 +222,7 @@ def test_what_is_read_at_the_moment_is_not_swept() -> None:
 
 PAID: list[tuple[str, ApiError, bool, bool]] = [
     ("there was no room to wait in line", RateLimited("crowded"), False, True),
-    ("the server ended", Unavailable("shutting down"), False, True),
+    ("the server ended", ServiceUnavailable("shutting down"), False, True),
     ("there is no picture behind its link any more", NoImageInReply("a page"), False, False),
     ("it could not be fetched", ImageUnavailable("404"), False, True),
     ("it could not be fetched from another replica, which has paid", ImageUnavailable("404"), True, False),
@@ -289,10 +289,10 @@ ASKED_DIFFERENTLY: list[tuple[str, dict[str, Any]]] = [
     ("another format of the answer", {"response_format": "url"}),
     ("a stream", {"stream": True}),
     ("other metadata", {"metadata": {"a": "b"}}),
-    ("another picture of the same size", {"images": (Picture(source=blob_of(b"abd")),)}),
-    ("a link", {"images": (Picture(url="https://h/a.png"),)}),
-    ("a mask", {"images": (Picture(source=blob_of(b"abc")),), "mask": Picture(source=blob_of(b"abc"))}),
-    ("a picture more", {"images": (Picture(source=blob_of(b"abc")),) * 2}),
+    ("another picture of the same size", {"images": (InputImage(source=blob_of(b"abd")),)}),
+    ("a link", {"images": (InputImage(url="https://h/a.png"),)}),
+    ("a mask", {"images": (InputImage(source=blob_of(b"abc")),), "mask": InputImage(source=blob_of(b"abc"))}),
+    ("a picture more", {"images": (InputImage(source=blob_of(b"abc")),) * 2}),
 ]
 
 
@@ -302,7 +302,7 @@ def fingerprint(**fields: Any) -> str:
 
 
 def test_the_same_question_has_the_same_fingerprint() -> None:
-    one, two = ((Picture(source=blob_of(b"abc")),) for _ in range(2))
+    one, two = ((InputImage(source=blob_of(b"abc")),) for _ in range(2))
     assert fingerprint(images=one, metadata={"a": "1", "b": "2"}) == fingerprint(
         images=two, metadata={"b": "2", "a": "1"}
     )
@@ -310,7 +310,7 @@ def test_the_same_question_has_the_same_fingerprint() -> None:
 
 @pytest.mark.parametrize(("name", "fields"), ASKED_DIFFERENTLY, ids=[row[0] for row in ASKED_DIFFERENTLY])
 def test_another_question_has_another_fingerprint(name: str, fields: dict[str, Any]) -> None:
-    assert fingerprint(**fields) != fingerprint(images=(Picture(source=blob_of(b"abc")),))
+    assert fingerprint(**fields) != fingerprint(images=(InputImage(source=blob_of(b"abc")),))
     assert fingerprint(**fields) != fingerprint()
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, QuestionLost, Unavailable
+from app.errors import ApiError, ImageUnavailable, JobLost, ModerationBlocked, NotFound, ServiceUnavailable
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, not_kept
@@ -17,8 +17,8 @@ from app.jobs.pipeline import Answer
 from app.jobs.registry import Once
 from app.jobs.sharing import Handover, write_letter
 from app.protocol.chat_reply import read_reply
-from app.protocol.image_format import ImageInfo, measure
-from app.protocol.image_response import Painted
+from app.protocol.image_format import ImageInfo, read_info
+from app.protocol.image_response import OutputImage
 from app.state.job_table import Board, Heard
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved
 from tests.unit.jobs.test_registry import ANSWER, KEYED, ME, REQUEST
@@ -46,7 +46,7 @@ class Notes:
     async def tell(self, errand: Errand) -> None:
         self.heard.append(f"{errand.job.readers} here")
         if self.taken:
-            raise Unavailable("taken over")
+            raise ServiceUnavailable("taken over")
 
     def let_go(self, id: str) -> None:  # noqa: A002  the API's word
         self.mine.discard(id)
@@ -174,7 +174,7 @@ def test_where_an_answer_goes(case: Case) -> None:
 
 def test_a_picture_that_the_store_does_not_take_stays_here() -> None:
     blob = as_blob(PNG)
-    answer = Answer((Painted("form", source=blob, info=measure(blob.read_at)),), ANSWER.usage)
+    answer = Answer((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
 
     async def play() -> None:
         scene = Scene(Notes(), broken=True)
@@ -228,7 +228,9 @@ def test_who_comes_while_it_is_handed_over_does_not_take_it_away() -> None:
         scene = Scene(Notes())
         scene.handover.store = store = SlowStore()
         blob = as_blob(PNG)
-        errand = scene.start(answer=Answer((Painted("form", source=blob, info=measure(blob.read_at)),), ANSWER.usage))
+        errand = scene.start(
+            answer=Answer((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
+        )
         errand.spool.adopt(blob)
         await errand.job.end()
         await asyncio.sleep(0)
@@ -362,7 +364,7 @@ def test_what_the_end_of_a_replica_cuts_off_looks_as_if_it_had_died(
 ) -> None:
     async def play() -> None:
         scene = Scene(Notes())
-        errand = scene.start(identity, Unavailable("The server is shutting down."))
+        errand = scene.start(identity, ServiceUnavailable("The server is shutting down."))
         errand.is_cut_off = True
         assert not await scene.end(errand, delivered=delivered)
         assert scene.notes.heard == heard
@@ -376,7 +378,7 @@ def test_what_only_this_replica_can_deliver_stays_here() -> None:
         scene = Scene(Notes())
         errand = scene.start(fault=ImageUnavailable("no room"))
         reply = read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}')
-        errand.replies.append(replace(reply, lifted={"data:": Blob()}))
+        errand.replies.append(replace(reply, spooled_images={"data:": Blob()}))
         assert await scene.end(errand, delivered=True)
         assert scene.notes.heard == ["handed over"]
         scene.once.close()
@@ -388,7 +390,7 @@ def test_a_bug_is_logged_and_what_was_paid_for_stays_here() -> None:
     async def play() -> None:
         scene = Scene(Notes())
         blob = as_blob(PNG)
-        errand = scene.start(answer=Answer((Painted("form", source=blob),), ANSWER.usage))
+        errand = scene.start(answer=Answer((OutputImage("form", source=blob),), ANSWER.usage))
         with capture_logs() as logs:
             assert await scene.end(errand, delivered=False)
             await asyncio.sleep(0)
@@ -474,11 +476,11 @@ def test_what_is_recalled_by_its_id() -> None:
         assert found is not None
         assert found.answer is not None
         assert await scene.handover.recall("under way", "me", Spool()) is None
-        with pytest.raises(QuestionLost):
+        with pytest.raises(JobLost):
             await scene.handover.recall("lost", "me", Spool())
         with pytest.raises(NotFound):
             await scene.handover.recall("gone", "me", Spool())
-        with pytest.raises(Unavailable):
+        with pytest.raises(ServiceUnavailable):
             await scene.handover.recall("", "me", Spool())
         scene.notes.is_shared = False
         with pytest.raises(NotFound):

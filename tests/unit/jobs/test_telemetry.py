@@ -8,14 +8,14 @@ import pytest
 
 from app.api.responses import Presence
 from app.errors import ModerationBlocked
-from app.jobs.job import Event, Exchange, Item, Job, Stopwatch, answer_of
+from app.jobs.job import Exchange, Item, Job, Stopwatch, answer_of
 from app.jobs.pipeline import Answer, Partial
 from app.protocol.image_request import ImagesRequest, Operation
-from app.protocol.image_response import Painted
+from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
 
-PAINTED = Painted("markdown-image", url="https://h/a.png")
-ANSWER = Answer((PAINTED, Painted("address", url="https://h/b.png"), PAINTED), Usage(), failed=2)
+PAINTED = OutputImage("markdown-image", url="https://h/a.png")
+ANSWER = Answer((PAINTED, OutputImage("address", url="https://h/b.png"), PAINTED), Usage(), failed=2)
 
 
 def exchange(**more: object) -> Exchange:
@@ -63,13 +63,6 @@ def test_before_the_answer_only_the_request_is_known() -> None:
     assert nothing_ignored.headers() == {}
 
 
-def test_an_event_knows_its_length() -> None:
-    event = Event("image_generation.completed", {"type": "x"})
-    written = b"".join(event.pieces())
-    assert written == b'event: image_generation.completed\ndata: {"type":"x"}\n\n'
-    assert event.length == len(written)
-
-
 async def connected() -> dict[str, str]:
     await asyncio.Event().wait()
     return {}
@@ -90,7 +83,7 @@ def test_events_of_work_that_fails_after_a_picture_on_the_way(patient: bool) -> 
         try:
             if patient:
                 await job.end()
-                return b"".join(piece for event in exchange().all_events(job) for piece in event.pieces())
+                return b"".join(piece for event in exchange().all_events(job) for piece in event.chunks())
             return b"".join([piece async for piece in exchange().events(job, presence)])
         finally:
             presence.stop()

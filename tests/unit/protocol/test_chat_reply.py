@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import UpstreamBroken
+from app.errors import UpstreamInvalidReply
 from app.extraction.text import visible_text
-from app.protocol.chat_reply import ChatReply, ReplyReader, Usage, read_reply
+from app.protocol.chat_reply import ChatReply, ReplyParser, Usage, read_reply
 
 WHOLE = orjson.dumps(
     {
@@ -57,7 +57,7 @@ def test_a_body_is_read_whole_and_byte_by_byte(case: Case) -> None:
     reply = read_reply(case.body)
     assert visible_text(reply) == case.text
     assert reply.complete
-    reader = ReplyReader()
+    reader = ReplyParser()
     for at in range(len(case.body)):
         reader.feed(case.body[at : at + 1])
     assert reader.reply(ended=True) == reply
@@ -66,7 +66,7 @@ def test_a_body_is_read_whole_and_byte_by_byte(case: Case) -> None:
 @settings(max_examples=60)
 @given(st.sampled_from(READABLE), st.lists(st.integers(0, 250), max_size=4))
 def test_a_body_is_read_in_any_cut(case: Case, cuts: list[int]) -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     edges = [0, *sorted(cuts), len(case.body)]
     for start, end in zip(edges, edges[1:], strict=False):
         reader.feed(case.body[start:end])
@@ -91,7 +91,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("body", UNREADABLE, ids=repr)
 def test_what_nobody_can_read_is_refused_and_kept_for_the_log(body: bytes) -> None:
-    with pytest.raises(UpstreamBroken) as caught:
+    with pytest.raises(UpstreamInvalidReply) as caught:
         read_reply(body)
     assert "could not be read" in caught.value.message
     assert body.decode().strip()[:10] in str(caught.value.detail)
@@ -123,14 +123,14 @@ ENDS = [
 
 @pytest.mark.parametrize("case", ENDS, ids=lambda case: case.name)
 def test_whether_a_reply_is_complete_is_said_by_marks_or_by_the_transport(case: End) -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(case.body)
     assert reader.reply().complete is case.open
     assert reader.reply(ended=True).complete is case.ended
 
 
 def test_feeding_says_whether_the_reply_grew() -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     assert not reader.feed(b"")
     assert not reader.reply().complete
     assert not reader.feed(b": wait\n\n")
@@ -141,7 +141,7 @@ def test_feeding_says_whether_the_reply_grew() -> None:
 
 
 def test_snapshots_grow_and_keep_what_they_were() -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(line("a"))
     before = reader.reply()
     reader.feed(line("b"))
@@ -152,7 +152,7 @@ def test_the_first_bytes_are_kept_for_the_log() -> None:
     reply = read_reply(orjson.dumps({"choices": [{"message": {"content": "x" * 40_000}}]}))
     assert len(reply.raw) == 16 * 1024
     assert reply.raw.startswith('{"choices"')
-    reader = ReplyReader()
+    reader = ReplyParser()
     for _ in range(300):
         reader.feed(line("x" * 100))
     assert len(reader.reply(ended=True).raw) == 16 * 1024
@@ -199,25 +199,25 @@ def test_large_pictures_go_where_the_caller_wants_them() -> None:
         def chunks(self, size: int) -> Iterator[bytes]:
             return (self.read_at(offset, size) for offset in range(0, len(self), size))
 
-    reader = ReplyReader(Memory)
+    reader = ReplyParser(Memory)
     for start in range(0, len(WHOLE), 9):
         reader.feed(WHOLE[start : start + 9])
     reply = reader.reply(ended=True)
-    assert (visible_text(reply), reply.lifted) == ("Hi 图", {})
+    assert (visible_text(reply), reply.spooled_images) == ("Hi 图", {})
 
 
 @pytest.mark.parametrize(
     ("noise", "complete"), [(b'data: {"choices":[{"delta":{"con', False), (b"data: ping\n\n", True)]
 )
 def test_an_event_that_was_cut_off_is_no_end(noise: bytes, complete: bool) -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n' + noise)
     assert reader.reply(ended=True).complete is complete
 
 
 @pytest.mark.parametrize(("body", "complete"), [(WHOLE, True), (WHOLE[:-1], False), (b"null", False), (b"[]", False)])
 def test_a_document_that_is_there_whole_needs_no_end(body: bytes, complete: bool) -> None:
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(body)
     reply = reader.reply()
     assert (reply.complete, bool(reply.messages)) == (complete, complete)

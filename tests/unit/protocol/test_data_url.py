@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.protocol.data_url import decode_base64, decode_data_url, image_data_url
-from app.protocol.image_format import ImageInfo, is_whole, measure, sniff
+from app.protocol.image_format import ImageInfo, bytes_reader, is_complete, read_info, sniff
 
 
 def picture(format_: str, mode: str = "RGB", size: tuple[int, int] = (21, 13), **options: object) -> bytes:
@@ -62,7 +62,7 @@ def test_type_size_and_alpha_stand_in_the_bytes(case: Case) -> None:
     assert sniff(case.data) == case.info
     assert case.info.size == "21x13"
     assert case.info.extension == case.extension
-    assert is_whole(case.data)
+    assert is_complete(bytes_reader(case.data), len(case.data))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -71,7 +71,7 @@ def test_a_file_that_lost_its_end_is_still_known_but_not_whole(case: Case) -> No
     found = sniff(cut)
     assert found is not None
     assert found.media_type == case.info.media_type
-    assert not is_whole(cut) or case.info.format == "tiff"
+    assert not is_complete(bytes_reader(cut), len(cut)) or case.info.format == "tiff"
 
 
 def test_measuring_reads_little_of_a_large_file() -> None:
@@ -82,14 +82,14 @@ def test_measuring_reads_little_of_a_large_file() -> None:
         read.append(size)
         return data[offset : offset + size]
 
-    assert measure(read_at) is not None
+    assert read_info(read_at) is not None
     assert sum(read) < 100
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG", b"<html></html>", b"RIFF\0\0\0\0WAVEfmt ", b"BM is a company"])
 def test_other_bytes_are_no_image(data: bytes) -> None:
     assert sniff(data) is None
-    assert not is_whole(data)
+    assert not is_complete(bytes_reader(data), len(data))
 
 
 def test_an_image_of_unknown_size_has_none() -> None:
@@ -100,7 +100,7 @@ def test_an_image_of_unknown_size_has_none() -> None:
 def test_no_bytes_behind_the_magic_make_measuring_fail(case: Case, at: int, junk: bytes) -> None:
     for data in (case.data[:at], case.data[:16] + junk, case.data[:at] + junk + case.data[at:]):
         sniff(data)
-        is_whole(data)
+        is_complete(bytes_reader(data), len(data))
 
 
 PNG = CASES[0].data

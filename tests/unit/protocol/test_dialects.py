@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from app.protocol import dialects
-from app.protocol.dialects import DIALECTS, MASK_NOTE, Dialect, as_url, chat_body
-from app.protocol.image_request import ImagesRequest, Operation, Picture, read_json
-from app.protocol.json_stream import Hole, HoleyJson
+from app.protocol.dialects import DIALECTS, MASK_INSTRUCTION, Dialect, chat_body, to_image_url
+from app.protocol.image_request import ImagesRequest, InputImage, Operation, read_json
+from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.sizes import Size
 
 LINK = "https://example.com/source-image.png"
@@ -102,7 +102,7 @@ CASES = [
         "a mask is explained inside the quotes",
         "gpt-image-2-chat",
         {"prompt": "a cat"},
-        {"model": "m", "messages": said(f"auto 'a cat\n\n{MASK_NOTE}'", LINK, LINK), "stream": False},
+        {"model": "m", "messages": said(f"auto 'a cat\n\n{MASK_INSTRUCTION}'", LINK, LINK), "stream": False},
         pictures=(LINK, LINK),
         mask=True,
     ),
@@ -135,7 +135,7 @@ CASES = [
         {"prompt": "a cat"},
         {
             "model": "m",
-            "messages": said(f"a cat\n\n{MASK_NOTE}", LINK, LINK),
+            "messages": said(f"a cat\n\n{MASK_INSTRUCTION}", LINK, LINK),
             "metadata": {"size": "auto"},
             "stream": False,
         },
@@ -181,7 +181,7 @@ CASES = [
 def body_of(case: Case) -> dict[str, Any]:
     request = read_json(Operation.GENERATION, case.asked)
     if case.mask:
-        request = replace(request, mask=Picture(url=LINK))
+        request = replace(request, mask=InputImage(url=LINK))
     return chat_body(request, case.pictures, dialect=case.dialect, model="m", stream=case.stream)
 
 
@@ -239,9 +239,9 @@ def test_the_documented_example_to_the_byte() -> None:
 
 def test_pictures_may_be_holes() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
-    hole = Hole(File(), "data:image/png;base64,")
+    hole = Base64String(File(), "data:image/png;base64,")
     body = chat_body(request, [hole], dialect="metadata", model="m", stream=True)
-    sent = orjson.loads(b"".join(HoleyJson(body).pieces()))
+    sent = orjson.loads(b"".join(StreamingJson(body).chunks()))
     assert sent["messages"] == said("a cat", "data:image/png;base64,YWJj")
 
 
@@ -269,8 +269,8 @@ class Bytes:
 )
 def test_bytes_go_as_data_urls_with_the_type_that_they_have(data: bytes, media_type: str) -> None:
     source = Bytes(data)
-    assert as_url(source) == Hole(source, f"data:{media_type};base64,")
+    assert to_image_url(source) == Base64String(source, f"data:{media_type};base64,")
 
 
 def test_links_that_may_pass_go_as_they_are() -> None:
-    assert as_url("https://h/a.png") == "https://h/a.png"
+    assert to_image_url("https://h/a.png") == "https://h/a.png"

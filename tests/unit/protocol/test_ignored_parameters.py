@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from app.protocol.image_request import is_ours, without_effect
-from app.protocol.parameters import Goes, Parameter, Text
+from app.protocol.image_request import ignored_parameters, is_reserved_metadata
+from app.protocol.parameters import Destination, Parameter, TextParam
 
 ROWS = (
-    Parameter(Text(8), Goes.NOWHERE, "", name="style"),
-    Parameter(Text(8), Goes.MESSAGE, "", name="prompt"),
+    Parameter(TextParam(8), Destination.NONE, "", name="style"),
+    Parameter(TextParam(8), Destination.MESSAGE, "", name="prompt"),
 )
 
 
@@ -41,7 +41,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_has_no_effect_is_named(case: Case) -> None:
-    assert without_effect(ROWS, case.said, case.unread) == case.ignored
+    assert ignored_parameters(ROWS, case.said, case.unread) == case.ignored
 
 
 def test_no_more_is_looked_at_than_a_header_carries() -> None:
@@ -52,10 +52,10 @@ def test_no_more_is_looked_at_than_a_header_carries() -> None:
         for seen in count(1):
             yield f"x{seen}"
 
-    assert without_effect(ROWS, {}, endless()) == tuple(f"x{number}" for number in range(1, 33))
+    assert ignored_parameters(ROWS, {}, endless()) == tuple(f"x{number}" for number in range(1, 33))
     assert seen == 33
 
 
 @pytest.mark.parametrize(("key", "ours"), [("size", True), (" Quality ", True), ("sizes", False)])
 def test_metadata_of_ours_is_told_by_its_key(key: str, ours: bool) -> None:
-    assert is_ours(key) is ours
+    assert is_reserved_metadata(key) is ours

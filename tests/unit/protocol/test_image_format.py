@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.protocol.image_format import HEADS, Head, ImageInfo, is_whole, sniff
+from app.protocol.image_format import FORMATS, FormatSpec, ImageInfo, bytes_reader, is_complete, sniff
 from tests.unit.protocol.test_data_url import CASES
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
@@ -82,11 +82,11 @@ CASES_OF_ODD_FILES = [
 @pytest.mark.parametrize("case", CASES_OF_ODD_FILES, ids=lambda case: case.name)
 def test_an_odd_file_is_measured_as_far_as_it_goes(case: Case) -> None:
     assert sniff(case.data) == case.info
-    assert is_whole(case.data) is case.whole
+    assert is_complete(bytes_reader(case.data), len(case.data)) is case.whole
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.format)
-def test_every_row_is_needed(head: Head) -> None:
+@pytest.mark.parametrize("head", FORMATS, ids=lambda head: head.format)
+def test_every_row_is_needed(head: FormatSpec) -> None:
     files = [case.data for case in CASES] + [HEIC]
-    needing = [data for data in files if [other for other in HEADS if other.magic.match(data[:16])] == [head]]
+    needing = [data for data in files if [other for other in FORMATS if other.magic.match(data[:16])] == [head]]
     assert needing

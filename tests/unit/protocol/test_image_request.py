@@ -14,13 +14,13 @@ from app.protocol.image_request import (
     PARAMETERS,
     FormPart,
     ImagesRequest,
+    InputImage,
     Operation,
-    Picture,
     read_form,
     read_json,
     schema,
 )
-from app.protocol.parameters import Goes
+from app.protocol.parameters import Destination
 from app.protocol.sizes import Size
 
 GENERATION, EDIT = Operation.GENERATION, Operation.EDIT
@@ -141,18 +141,18 @@ JSON = [
     Json("no pictures in a list of pictures", {"images": []}, {"images": (), "ignored": ("images",)}),
     Json("fidelity belongs to edits", {"input_fidelity": "high"}, {"ignored": ("input_fidelity",)}),
     Json("fidelity belongs to edits, right or wrong", {"input_fidelity": 5}, {"ignored": ("input_fidelity",)}),
-    Json("an edit", {"images": [{"image_url": LINK}]}, {"images": (Picture(url=LINK),), "mask": None}, EDIT),
-    Json("an edit of a single image", {"image": LINK}, {"images": (Picture(url=LINK),), "ignored": ()}, EDIT),
+    Json("an edit", {"images": [{"image_url": LINK}]}, {"images": (InputImage(url=LINK),), "mask": None}, EDIT),
+    Json("an edit of a single image", {"image": LINK}, {"images": (InputImage(url=LINK),), "ignored": ()}, EDIT),
     Json(
         "an empty second name of the images",
         {"images": [LINK], "image": []},
-        {"images": (Picture(url=LINK),), "ignored": ("image",)},
+        {"images": (InputImage(url=LINK),), "ignored": ("image",)},
         EDIT,
     ),
     Json(
         "a mask",
         {"images": [LINK], "mask": {"image_url": LINK}},
-        {"mask": Picture(url=LINK), "ignored": ()},
+        {"mask": InputImage(url=LINK), "ignored": ()},
         EDIT,
     ),
     Json("markup has no effect", {"images": [LINK], "markup": LINK}, {"ignored": ("markup",)}, EDIT),
@@ -388,11 +388,15 @@ class Form:
 
 
 FORM = [
-    Form("a prompt and a picture", parts(("image", ONE)), {"prompt": "a cat", "images": (Picture(ONE),)}),
-    Form("a list of pictures", parts(("image[]", ONE), ("image[]", TWO)), {"images": (Picture(ONE), Picture(TWO))}),
-    Form("numbered pictures", parts(("image[1]", TWO), ("image[0]", ONE)), {"images": (Picture(ONE), Picture(TWO))}),
-    Form("a mask in brackets", parts(("image", ONE), ("mask[]", TWO)), {"mask": Picture(TWO)}),
-    Form("a link in place of a file", parts(("image", LINK)), {"images": (Picture(url=LINK),)}),
+    Form("a prompt and a picture", parts(("image", ONE)), {"prompt": "a cat", "images": (InputImage(ONE),)}),
+    Form(
+        "a list of pictures", parts(("image[]", ONE), ("image[]", TWO)), {"images": (InputImage(ONE), InputImage(TWO))}
+    ),
+    Form(
+        "numbered pictures", parts(("image[1]", TWO), ("image[0]", ONE)), {"images": (InputImage(ONE), InputImage(TWO))}
+    ),
+    Form("a mask in brackets", parts(("image", ONE), ("mask[]", TWO)), {"mask": InputImage(TWO)}),
+    Form("a link in place of a file", parts(("image", LINK)), {"images": (InputImage(url=LINK),)}),
     Form(
         "an empty file is absent",
         parts(("image", ONE), ("mask", EMPTY), ("photo", EMPTY)),
@@ -568,8 +572,8 @@ class Sample:
 SAMPLES = {
     "model": Sample("m", "m"),
     "prompt": Sample("p", "p"),
-    "images": Sample([LINK], (Picture(url=LINK),)),
-    "mask": Sample(LINK, Picture(url=LINK)),
+    "images": Sample([LINK], (InputImage(url=LINK),)),
+    "mask": Sample(LINK, InputImage(url=LINK)),
     "n": Sample(2, 2),
     "quality": Sample("hd", "high"),
     "output_compression": Sample(5, 5),
@@ -589,7 +593,7 @@ SAMPLES = {
     "frame_count": Sample(2, 2),
     "frame_duration_ms": Sample(1, 1),
     "svg": Sample({"model": "m"}, {"model": "m"}),
-    "markup": Sample(LINK, Picture(url=LINK)),
+    "markup": Sample(LINK, InputImage(url=LINK)),
 }
 
 
@@ -607,8 +611,8 @@ def test_each_parameter_is_read(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_each_row_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     operation = SAMPLES[name].operation
-    rows = tuple(row for row in images._ROWS[operation] if row.name != name)
-    monkeypatch.setitem(images._ROWS, operation, rows)
+    rows = tuple(row for row in images._PARAMETERS_OF[operation] if row.name != name)
+    monkeypatch.setitem(images._PARAMETERS_OF, operation, rows)
     with suppress(TypeError):  # the prompt has no default
         request = read_json(operation, body_with(name))
         assert getattr(request, name) != SAMPLES[name].read
@@ -619,12 +623,11 @@ def test_every_parameter_is_described_once() -> None:
     assert [row.name for row in PARAMETERS] == list(SAMPLES)
     for row in PARAMETERS:
         assert row.description.endswith(".")
-        assert row.kind.words
-        assert row.kind.TYPE
+        assert row.type.describe()
 
 
 def test_what_goes_nowhere_says_so() -> None:
-    nowhere = [row.name for row in PARAMETERS if row.goes is Goes.NOWHERE]
+    nowhere = [row.name for row in PARAMETERS if row.destination is Destination.NONE]
     assert nowhere == [
         "background",
         "moderation",

@@ -8,15 +8,15 @@ import pytest
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import (
-    Painted,
+    OutputImage,
     completed_event,
+    effective_response_format,
     error_event,
     images_json,
-    is_as_asked,
+    link_matches_request,
     partial_event,
-    wanted_format,
 )
-from app.protocol.json_stream import Hole, HoleyJson
+from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage
 
@@ -35,12 +35,12 @@ ASKED = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
 
 
 def written(document: object) -> bytes:
-    return b"".join(HoleyJson(document).pieces())
+    return b"".join(StreamingJson(document).chunks())
 
 
 def test_the_official_order_of_keys() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a fox", quality="high", safety_identifier="u")
-    document = images_json(request, [Painted("form", Bytes(), info=WEBP)], USAGE, 1713833628)
+    document = images_json(request, [OutputImage("form", Bytes(), info=WEBP)], USAGE, 1713833628)
     assert written(document) == (
         b'{"created":1713833628,"background":"transparent","data":[{"b64_json":"YWJj"}],"output_format":"webp",'
         b'"quality":"high","size":"1024x1024","usage":{"input_tokens":17,"input_tokens_details":{"image_tokens":0,'
@@ -50,32 +50,34 @@ def test_the_official_order_of_keys() -> None:
 
 
 def test_what_was_not_measured_is_absent() -> None:
-    document = images_json(ASKED, [Painted("form", url="https://h/a.png")], Usage(), 1)
+    document = images_json(ASKED, [OutputImage("form", url="https://h/a.png")], Usage(), 1)
     assert set(document) == {"created", "data", "usage"}
     assert document["data"] == [{"url": "https://h/a.png"}]
     assert orjson.loads(written(document))["usage"]["input_tokens_details"] == {"image_tokens": 0, "text_tokens": 0}
 
 
 def test_pictures_of_two_sizes_have_no_size_in_common() -> None:
-    two = [Painted("form", Bytes(), info=info) for info in (PNG, WEBP)]
+    two = [OutputImage("form", Bytes(), info=info) for info in (PNG, WEBP)]
     assert "size" not in images_json(ASKED, two, Usage(), 1)
     assert images_json(ASKED, two[:1] * 2, Usage(), 1)["size"] == "1536x1024"
 
 
 def test_one_picture_that_was_not_measured_spoils_the_description() -> None:
-    two = [Painted("form", url="https://h/a"), Painted("form", url="https://h/b", info=PNG)]
+    two = [OutputImage("form", url="https://h/a"), OutputImage("form", url="https://h/b", info=PNG)]
     assert "output_format" not in images_json(ASKED, two, Usage(), 1)
 
 
 def test_a_picture_without_a_store_is_a_data_url() -> None:
-    document = images_json(ASKED, [Painted("form", url=Hole(Bytes(), "data:image/png;base64,"), info=PNG)], Usage(), 1)
+    document = images_json(
+        ASKED, [OutputImage("form", url=Base64String(Bytes(), "data:image/png;base64,"), info=PNG)], Usage(), 1
+    )
     assert b'{"url":"data:image/png;base64,YWJj"}' in written(document)
 
 
 @pytest.mark.parametrize("operation", Operation)
 def test_the_completed_event_has_every_required_field(operation: Operation) -> None:
     request = ImagesRequest(operation=operation, prompt="a fox", stream=True)
-    name, document = completed_event(request, Painted("form", Bytes(), info=PNG), USAGE, 1761105722)
+    name, document = completed_event(request, OutputImage("form", Bytes(), info=PNG), USAGE, 1761105722)
     read = orjson.loads(written(document))
     assert name == read["type"] == f"{operation.value}.completed"
     assert {key: read[key] for key in ("size", "quality", "background", "output_format")} == {
@@ -90,7 +92,7 @@ def test_the_completed_event_has_every_required_field(operation: Operation) -> N
 
 def test_a_partial_event_counts_from_0_and_has_no_usage() -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", quality="low")
-    name, document = partial_event(request, Painted("form", Bytes(), info=WEBP), 0, 7)
+    name, document = partial_event(request, OutputImage("form", Bytes(), info=WEBP), 0, 7)
     read = orjson.loads(written(document))
     assert name == read["type"] == "image_generation.partial_image"
     assert (read["partial_image_index"], read["quality"], read["output_format"]) == (0, "low", "webp")
@@ -99,7 +101,7 @@ def test_a_partial_event_counts_from_0_and_has_no_usage() -> None:
 
 def test_an_event_of_a_picture_nobody_measured_says_what_was_asked() -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", size=Size(1536, 1024), output_format="webp")
-    _, document = completed_event(request, Painted("form", Bytes()), USAGE, 1)
+    _, document = completed_event(request, OutputImage("form", Bytes()), USAGE, 1)
     assert (document["size"], document["output_format"]) == ("1536x1024", "webp")
 
 
@@ -119,7 +121,7 @@ def test_an_error_event_nests_the_error() -> None:
     ],
 )
 def test_a_link_or_bytes(asked: dict[str, Any], default: str, format: str) -> None:  # noqa: A002  the field's name
-    assert wanted_format(replace(ASKED, **asked), default) == format
+    assert effective_response_format(replace(ASKED, **asked), default) == format
 
 
 @pytest.mark.parametrize(
@@ -136,4 +138,4 @@ def test_a_link_or_bytes(asked: dict[str, Any], default: str, format: str) -> No
     ],
 )
 def test_which_links_may_stay_unseen(url: str, asked: dict[str, Any], stays: bool) -> None:
-    assert is_as_asked(url, replace(ASKED, **asked)) is stays
+    assert link_matches_request(url, replace(ASKED, **asked)) is stays

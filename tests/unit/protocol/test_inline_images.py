@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.extraction.forms import find_images
-from app.protocol.chat_reply import ReplyReader
-from app.protocol.image_format import is_whole, sniff
-from app.protocol.inline_images import Lifter, stand_in
+from app.protocol.chat_reply import ReplyParser
+from app.protocol.image_format import bytes_reader, is_complete, sniff
+from app.protocol.inline_images import InlineImageSpooler, placeholder_png
 
 NOISE = Random(7).randbytes(150_000)
 
@@ -38,7 +38,7 @@ class Memory:
 
 
 def png(noise: bytes = NOISE) -> bytes:
-    small = stand_in(99)
+    small = placeholder_png(99)
     return small[:-12] + len(noise).to_bytes(4, "big") + b"tEXt" + noise + b"\0\0\0\0" + small[-12:]
 
 
@@ -55,9 +55,9 @@ def body(content: object, **message: object) -> bytes:
 
 
 def lift(data: bytes, cut: int = 16_384) -> tuple[bytes, list[bytes]]:
-    lifter = Lifter(Memory)
+    lifter = InlineImageSpooler(Memory)
     out = b"".join(lifter.feed(data[start : start + cut]) for start in range(0, len(data), cut))
-    return out, [sink.read_at(0, sink.size) for sink in lifter.lifted.values()]
+    return out, [sink.read_at(0, sink.size) for sink in lifter.spooled.values()]
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ def test_large_pictures_are_lifted_out(case: Case) -> None:
 
 
 def found(data: bytes) -> list[str]:
-    reader = ReplyReader()
+    reader = ReplyParser()
     reader.feed(data)
     return [image.url for image in find_images(reader.reply(ended=True))]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.lifted], ids=lambda case: case.name)
 def test_the_stand_in_is_found_where_the_picture_stood(case: Case) -> None:
-    lifter = Lifter(Memory)
-    assert found(lifter.feed(case.body[:20_000]) + lifter.feed(case.body[20_000:])) == list(lifter.lifted)
+    lifter = InlineImageSpooler(Memory)
+    assert found(lifter.feed(case.body[:20_000]) + lifter.feed(case.body[20_000:])) == list(lifter.spooled)
 
 
 def test_what_is_put_back_is_what_was_there() -> None:
@@ -119,11 +119,11 @@ def test_what_is_put_back_is_what_was_there() -> None:
 
 @given(cuts=st.lists(st.integers(1, len(CASES[5].body)), max_size=6))
 def test_any_cut(cuts: list[int]) -> None:
-    lifter = Lifter(Memory)
+    lifter = InlineImageSpooler(Memory)
     places = [0, *sorted(cuts), len(CASES[5].body)]
     out = b"".join(lifter.feed(CASES[5].body[a:b]) for a, b in zip(places, places[1:], strict=False))
     restored = out
-    for url, sink in lifter.lifted.items():
+    for url, sink in lifter.spooled.items():
         restored = restored.replace(url.partition(",")[2].encode(), pybase64.b64encode(sink.read_at(0, sink.size)))
     assert restored == CASES[5].body
 
@@ -135,7 +135,7 @@ def test_bytes_go_into_the_sink_in_portions() -> None:
         sinks.append(Memory())
         return sinks[-1]
 
-    lifter = Lifter(new)
+    lifter = InlineImageSpooler(new)
     data = body(f"![a](data:image/png;base64,{b64(png(NOISE * 8))})")
     for start in range(0, len(data), 4096):
         lifter.feed(data[start : start + 4096])
@@ -143,20 +143,20 @@ def test_bytes_go_into_the_sink_in_portions() -> None:
 
 
 def test_what_is_dropped_is_counted() -> None:
-    lifter = Lifter(Memory)
+    lifter = InlineImageSpooler(Memory)
     lifter.feed(body(f"data:text/plain;base64,{b64(NOISE)}"))
-    assert lifter.dropped == 1
+    assert lifter.discarded == 1
 
 
 @pytest.mark.parametrize("end", [b"ab=", b"a*", b"a=b", b"===", b"a"])
 @pytest.mark.parametrize("more", [b'"', b"c" * 600 + b'"', b"=" * 600, b"*"])
 def test_base64_that_turns_out_to_be_none_is_no_fault(end: bytes, more: bytes) -> None:
     """Wrong where one piece of the body ends and the next begins."""
-    lifter = Lifter(Memory)
+    lifter = InlineImageSpooler(Memory)
     lifter.feed(b'{"a":"data:image/png;base64,' + b"A" * 600 + end)
     lifter.feed(more)
     lifter.feed(b'"}')
-    assert lifter.lifted == {}
+    assert lifter.spooled == {}
 
 
 def test_of_a_run_that_never_ends_nothing_comes_out() -> None:
@@ -166,8 +166,8 @@ def test_of_a_run_that_never_ends_nothing_comes_out() -> None:
 
 
 def test_stand_ins_are_pictures_and_no_two_are_the_same() -> None:
-    info = sniff(stand_in(0))
+    info = sniff(placeholder_png(0))
     assert info is not None
     assert (info.size, info.media_type) == ("8x8", "image/png")
-    assert is_whole(stand_in(0))
-    assert len({stand_in(number) for number in range(20)}) == 20
+    assert is_complete(bytes_reader(placeholder_png(0)), len(placeholder_png(0)))
+    assert len({placeholder_png(number) for number in range(20)}) == 20

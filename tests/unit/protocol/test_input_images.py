@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.protocol.input_images import LONGEST_LINK, OnePicture, Picture, PictureList
+from app.protocol.input_images import MAX_LINK_LENGTH, ImageListParam, ImageParam, InputImage
 from app.protocol.parameters import FormPart
 
-MANY = PictureList(16)
+MANY = ImageListParam(16)
 LINK = "https://example.com/cat.png"
 BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAX+XDSwAAAABJRU5ErkJggg=="
 DATA = f"data:image/png;base64,{BASE64}"
@@ -56,14 +56,14 @@ JSON = [
     Json("a link in capitals", ["HTTPS://EXAMPLE.COM/CAT.PNG"], ["HTTPS://EXAMPLE.COM/CAT.PNG"]),
     Json("http", ["http://example.com/猫.png?a=b#c"], ["http://example.com/猫.png?a=b#c"]),
     Json("white space around", [f" {LINK}\n"], [LINK]),
-    Json("the longest link", ["https://" + "a" * (LONGEST_LINK - 8)], ["https://" + "a" * (LONGEST_LINK - 8)]),
-    Json("data URLs may be longer", ["data:" + "a" * LONGEST_LINK], ["data:" + "a" * LONGEST_LINK]),
+    Json("the longest link", ["https://" + "a" * (MAX_LINK_LENGTH - 8)], ["https://" + "a" * (MAX_LINK_LENGTH - 8)]),
+    Json("data URLs may be longer", ["data:" + "a" * MAX_LINK_LENGTH], ["data:" + "a" * MAX_LINK_LENGTH]),
 ]
 
 
 @pytest.mark.parametrize("case", JSON, ids=lambda case: case.name)
 def test_json_is_read(case: Json) -> None:
-    assert MANY.from_json("images", case.value) == tuple(Picture(url=url) for url in case.urls)
+    assert MANY.from_json("images", case.value) == tuple(InputImage(url=url) for url in case.urls)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ WRONG_JSON = [
     Wrong("prose", ["the picture of a cat, " * 9], f"Invalid 'images[0]': {NO_LINK}", "images[0]", "invalid_value"),
     Wrong(
         "too long a link",
-        ["https://" + "a" * (LONGEST_LINK - 7)],
+        ["https://" + "a" * (MAX_LINK_LENGTH - 7)],
         "Invalid 'images[0]': string too long. …",
         "images[0]",
         "string_above_max_length",
@@ -178,20 +178,22 @@ ONE, TWO, THREE = File("one"), File("two"), File("three")
 class Form:
     name: str
     parts: list[FormPart]
-    pictures: list[Picture]
+    pictures: list[InputImage]
 
 
 FORM = [
-    Form("one file", [FormPart("image", ONE)], [Picture(ONE)]),
-    Form("a repeated name", [FormPart("image", ONE), FormPart("image", TWO)], [Picture(ONE), Picture(TWO)]),
-    Form("brackets", [FormPart("image[]", ONE), FormPart("image[]", TWO)], [Picture(ONE), Picture(TWO)]),
+    Form("one file", [FormPart("image", ONE)], [InputImage(ONE)]),
+    Form("a repeated name", [FormPart("image", ONE), FormPart("image", TWO)], [InputImage(ONE), InputImage(TWO)]),
+    Form("brackets", [FormPart("image[]", ONE), FormPart("image[]", TWO)], [InputImage(ONE), InputImage(TWO)]),
     Form(
         "numbers choose the order",
         [FormPart("image[10]", THREE), FormPart("image[0]", ONE), FormPart("image[2]", TWO)],
-        [Picture(ONE), Picture(TWO), Picture(THREE)],
+        [InputImage(ONE), InputImage(TWO), InputImage(THREE)],
     ),
-    Form("a link as text", [FormPart("image", LINK)], [Picture(url=LINK)]),
-    Form("a data URL as text", [FormPart("image", DATA), FormPart("image", ONE)], [Picture(url=DATA), Picture(ONE)]),
+    Form("a link as text", [FormPart("image", LINK)], [InputImage(url=LINK)]),
+    Form(
+        "a data URL as text", [FormPart("image", DATA), FormPart("image", ONE)], [InputImage(url=DATA), InputImage(ONE)]
+    ),
 ]
 
 
@@ -233,11 +235,11 @@ def test_wrong_forms_are_refused(case: Wrong) -> None:
 
 
 def test_a_mask_is_one_picture() -> None:
-    mask = OnePicture()
-    assert mask.from_json("mask", {"image_url": LINK}) == Picture(url=LINK)
-    assert mask.from_json("mask", DATA) == Picture(url=DATA)
-    assert mask.from_form("mask", [FormPart("mask[]", ONE)]) == Picture(ONE)
-    assert mask.from_form("mask", [FormPart("mask", LINK)]) == Picture(url=LINK)
+    mask = ImageParam()
+    assert mask.from_json("mask", {"image_url": LINK}) == InputImage(url=LINK)
+    assert mask.from_json("mask", DATA) == InputImage(url=DATA)
+    assert mask.from_form("mask", [FormPart("mask[]", ONE)]) == InputImage(ONE)
+    assert mask.from_form("mask", [FormPart("mask", LINK)]) == InputImage(url=LINK)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +248,8 @@ def test_a_mask_is_one_picture() -> None:
     ids=["files", "links", "links but for white space"],
 )
 def test_a_mask_that_is_sent_twice_is_one_mask(first: File | str, second: File | str) -> None:
-    mask = OnePicture().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
-    assert mask == (Picture(url=LINK) if isinstance(first, str) else Picture(first))
+    mask = ImageParam().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
+    assert mask == (InputImage(url=LINK) if isinstance(first, str) else InputImage(first))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_a_mask_that_is_sent_twice_is_one_mask(first: File | str, second: File |
 )
 def test_two_masks_contradict_each_other(first: File | str, second: File | str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        OnePicture().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
+        ImageParam().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
     message = "Invalid parameter: 'mask'. This parameter already has a different value in your parameters."
     assert (caught.value.message, caught.value.param) == (message, "mask")
 
@@ -266,15 +268,15 @@ def test_a_mask_that_is_a_list_is_refused() -> None:
     with pytest.raises(
         InvalidRequest, match=r"^Invalid type for 'mask': expected an object, but got an array instead\.$"
     ):
-        OnePicture().from_json("mask", [LINK])
+        ImageParam().from_json("mask", [LINK])
 
 
 def test_files_and_links_are_described() -> None:
-    assert MANY.words == "1 to 16 pictures"
+    assert MANY.describe() == "1 to 16 pictures"
     file = {"type": "string", "format": "binary"}
     assert MANY.schema(form=True) == {"type": "array", "items": file, "minItems": 1, "maxItems": 16}
-    assert OnePicture().schema(form=True) == file
-    assert OnePicture().schema(form=False) == MANY.schema(form=False)["items"]
+    assert ImageParam().schema(form=True) == file
+    assert ImageParam().schema(form=False) == MANY.schema(form=False)["items"]
 
 
 @pytest.mark.parametrize("text", ["A" + " " * 10**6 + "!", "https://" + "a" * 10**6 + " ", "A=" * 10**6])
@@ -289,12 +291,16 @@ def test_hostile_text_is_read_in_linear_time(text: str) -> None:
     ("url", "is_link"), [("https://h/a.png", True), ("data:image/png;base64,AAAA", False), (None, False)]
 )
 def test_which_pictures_are_links(url: str | None, is_link: bool) -> None:
-    assert Picture(url=url).is_link is is_link
+    assert InputImage(url=url).is_link is is_link
 
 
 def test_a_picture_recovers_the_bytes_that_were_lifted_out() -> None:
     source = File("large")
     lifted = {"data:image/png;base64,c3RhbmQtaW4=": source}
-    assert Picture(url="data:image/jpeg;base64,c3RhbmQtaW4=").recover(lifted) == Picture(source=source)
-    for other in (Picture(url="data:image/png;base64,AAAA"), Picture(url="https://h/a,b"), Picture(source=source)):
-        assert other.recover(lifted) is other
+    assert InputImage(url="data:image/jpeg;base64,c3RhbmQtaW4=").resolve_spooled(lifted) == InputImage(source=source)
+    for other in (
+        InputImage(url="data:image/png;base64,AAAA"),
+        InputImage(url="https://h/a,b"),
+        InputImage(source=source),
+    ):
+        assert other.resolve_spooled(lifted) is other

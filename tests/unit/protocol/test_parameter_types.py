@@ -6,9 +6,17 @@ import orjson
 import pytest
 
 from app.errors import InvalidRequest
-from app.protocol.parameters import Boolean, Choice, FormPart, Integer, Object, Pairs, Text
+from app.protocol.parameters import (
+    BooleanParam,
+    ChoiceParam,
+    FormPart,
+    IntegerParam,
+    ObjectParam,
+    StringMapParam,
+    TextParam,
+)
 
-QUALITY = Choice(("low", "high", "auto"), default="auto", also={"hd": "high"})
+QUALITY = ChoiceParam(("low", "high", "auto"), default="auto", aliases={"hd": "high"})
 
 
 class File:
@@ -18,7 +26,7 @@ class File:
         yield b"abc"
 
 
-Kind = Text | Integer | Boolean | Choice | Object | Pairs
+Kind = TextParam | IntegerParam | BooleanParam | ChoiceParam | ObjectParam | StringMapParam
 
 
 @dataclass(frozen=True)
@@ -30,31 +38,31 @@ class Json:
 
 
 JSON = [
-    Json("a text", Text(9), "hello", "hello"),
-    Json("an empty text that may be absent", Text(9), "", None),
-    Json("white space is a text", Text(9, minimum=1), " \n", " \n"),
-    Json("exactly as long as allowed", Text(3), "abc", "abc"),
-    Json("length counts characters, not bytes", Text(3), "猫猫🐈", "猫猫🐈"),
-    Json("one line", Text(9, one_line=True), "gpt-é", "gpt-é"),
-    Json("the smallest number", Integer(1, 10), 1, 1),
-    Json("the largest number", Integer(1, 10), 10, 10),
-    Json("true", Boolean(), True, True),
-    Json("false", Boolean(), False, False),
+    Json("a text", TextParam(9), "hello", "hello"),
+    Json("an empty text that may be absent", TextParam(9), "", None),
+    Json("white space is a text", TextParam(9, minimum=1), " \n", " \n"),
+    Json("exactly as long as allowed", TextParam(3), "abc", "abc"),
+    Json("length counts characters, not bytes", TextParam(3), "猫猫🐈", "猫猫🐈"),
+    Json("one line", TextParam(9, one_line=True), "gpt-é", "gpt-é"),
+    Json("the smallest number", IntegerParam(1, 10), 1, 1),
+    Json("the largest number", IntegerParam(1, 10), 10, 10),
+    Json("true", BooleanParam(), True, True),
+    Json("false", BooleanParam(), False, False),
     Json("a choice", QUALITY, "low", "low"),
     Json("another name for a choice", QUALITY, "hd", "high"),
     Json("the default choice", QUALITY, "auto", None),
-    Json("an object", Object(), {"a": [1]}, {"a": [1]}),
-    Json("pairs", Pairs(), {"a": "b"}, {"a": "b"}),
-    Json("no pairs", Pairs(), {}, None),
-    Json("pairs of null are none", Pairs(), {"a": None}, None),
+    Json("an object", ObjectParam(), {"a": [1]}, {"a": [1]}),
+    Json("pairs", StringMapParam(), {"a": "b"}, {"a": "b"}),
+    Json("no pairs", StringMapParam(), {}, None),
+    Json("pairs of null are none", StringMapParam(), {"a": None}, None),
     Json(
         "numbers and booleans become text",
-        Pairs(),
+        StringMapParam(),
         {"i": 1, "f": 1.5, "t": True, "f2": False},
         {"i": "1", "f": "1.5", "t": "true", "f2": "false"},
     ),
-    Json("sixteen pairs", Pairs(), {str(i): "" for i in range(16)}, {str(i): "" for i in range(16)}),
-    Json("the longest key and value", Pairs(), {"k" * 64: "v" * 512}, {"k" * 64: "v" * 512}),
+    Json("sixteen pairs", StringMapParam(), {str(i): "" for i in range(16)}, {str(i): "" for i in range(16)}),
+    Json("the longest key and value", StringMapParam(), {"k" * 64: "v" * 512}, {"k" * 64: "v" * 512}),
 ]
 
 
@@ -82,65 +90,65 @@ NOT_AN_INTEGER = "Invalid type for 'x': expected an integer, but got {} instead.
 NOT_AN_OBJECT = "Invalid type for 'x': expected an object, but got {} instead."
 
 WRONG_JSON = [
-    Wrong("a number is no text", Text(9), 5, NOT_A_STRING.format("an integer"), "invalid_type"),
-    Wrong("null is no text", Text(9), None, NOT_A_STRING.format("null"), "invalid_type"),
-    Wrong("an empty text that is needed", Text(9, minimum=1), "", "Invalid 'x': empty string. …", "empty_string"),
-    Wrong("a long text", Text(3), "abcd", "Invalid 'x': string too long. …", "string_above_max_length"),
+    Wrong("a number is no text", TextParam(9), 5, NOT_A_STRING.format("an integer"), "invalid_type"),
+    Wrong("null is no text", TextParam(9), None, NOT_A_STRING.format("null"), "invalid_type"),
+    Wrong("an empty text that is needed", TextParam(9, minimum=1), "", "Invalid 'x': empty string. …", "empty_string"),
+    Wrong("a long text", TextParam(3), "abcd", "Invalid 'x': string too long. …", "string_above_max_length"),
     Wrong(
         "a second line",
-        Text(9, one_line=True),
+        TextParam(9, one_line=True),
         "a\nb",
         "Invalid 'x': control characters are not allowed.",
         "invalid_value",
     ),
     Wrong(
         "a line break at the end",
-        Text(9, one_line=True),
+        TextParam(9, one_line=True),
         "a\n",
         "Invalid 'x': control characters are not allowed.",
         "invalid_value",
     ),
-    Wrong("a text is no number", Integer(1, 10), "2", NOT_AN_INTEGER.format("a string"), "invalid_type"),
-    Wrong("true is no number", Integer(1, 10), True, NOT_AN_INTEGER.format("a boolean"), "invalid_type"),
-    Wrong("2.0 is no integer", Integer(1, 10), 2.0, NOT_AN_INTEGER.format("a decimal number"), "invalid_type"),
+    Wrong("a text is no number", IntegerParam(1, 10), "2", NOT_AN_INTEGER.format("a string"), "invalid_type"),
+    Wrong("true is no number", IntegerParam(1, 10), True, NOT_AN_INTEGER.format("a boolean"), "invalid_type"),
+    Wrong("2.0 is no integer", IntegerParam(1, 10), 2.0, NOT_AN_INTEGER.format("a decimal number"), "invalid_type"),
     Wrong(
         "a small number",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         0,
         "Invalid 'x': integer below minimum value. Expected a value >= 1, but got 0 instead.",
         "integer_below_min_value",
     ),
     Wrong(
         "a large number",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         11,
         "Invalid 'x': integer above maximum value. Expected a value <= 10, but got 11 instead.",
         "integer_above_max_value",
     ),
     Wrong(
         "a huge number",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         2**64 - 1,
         "Invalid 'x': integer above maximum value. Expected a value <= 10, but got 18446744073709551615 instead.",
         "integer_above_max_value",
     ),
     Wrong(
         "a number beyond 64 bits",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         orjson.loads(str(10**30)),
         ABOVE.format("1e+30"),
         "integer_above_max_value",
     ),
     Wrong(
         "a number beyond 64 bits, below zero",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         orjson.loads(str(-(10**30))),
         BELOW.format("-1e+30"),
         "integer_below_min_value",
     ),
     Wrong(
         "a number is no boolean",
-        Boolean(),
+        BooleanParam(),
         1,
         "Invalid type for 'x': expected a boolean, but got an integer instead.",
         "invalid_type",
@@ -167,25 +175,25 @@ WRONG_JSON = [
         f"Invalid value: '{'u' * 40}…'. Supported values are: 'low', 'high', and 'auto'.",
         "invalid_value",
     ),
-    Wrong("a list is no object", Object(), [], NOT_AN_OBJECT.format("an array"), "invalid_type"),
+    Wrong("a list is no object", ObjectParam(), [], NOT_AN_OBJECT.format("an array"), "invalid_type"),
     Wrong(
         "an object that nests too deeply",
-        Object(),
+        ObjectParam(),
         orjson.loads('{"a":' * 400 + "1" + "}" * 400),
         "Invalid 'x': an object that nests too deeply.",
         "invalid_value",
     ),
-    Wrong("a text is no pairs", Pairs(), "a=b", NOT_AN_OBJECT.format("a string"), "invalid_type"),
+    Wrong("a text is no pairs", StringMapParam(), "a=b", NOT_AN_OBJECT.format("a string"), "invalid_type"),
     Wrong(
         "seventeen pairs, null counted",
-        Pairs(),
+        StringMapParam(),
         {str(i): None for i in range(17)},
         "Invalid 'x': too many properties. …",
         "object_above_max_properties",
     ),
     Wrong(
         "an object among the pairs",
-        Pairs(),
+        StringMapParam(),
         {"a": {}},
         "Invalid type for 'x.a': expected a string, but got an object instead.",
         "invalid_type",
@@ -193,7 +201,7 @@ WRONG_JSON = [
     ),
     Wrong(
         "a list among the pairs",
-        Pairs(),
+        StringMapParam(),
         {"a": []},
         "Invalid type for 'x.a': expected a string, but got an array instead.",
         "invalid_type",
@@ -201,7 +209,7 @@ WRONG_JSON = [
     ),
     Wrong(
         "a long key is quoted in part",
-        Pairs(),
+        StringMapParam(),
         {"k" * 65: ""},
         f"Invalid 'x.{'k' * 64}': string too long. …",
         "string_above_max_length",
@@ -209,7 +217,7 @@ WRONG_JSON = [
     ),
     Wrong(
         "a long value",
-        Pairs(),
+        StringMapParam(),
         {"a": "v" * 513},
         "Invalid 'x.a': string too long. …",
         "string_above_max_length",
@@ -246,22 +254,22 @@ class Form:
 
 
 FORM = [
-    Form("a text", Text(9), parts(("x", "hello")), "hello"),
-    Form("the same text twice", Text(9), parts(("x", "hello"), ("x", "hello")), "hello"),
-    Form("a number", Integer(1, 10), parts(("x", "2")), 2),
-    Form("a number with zeros in front", Integer(1, 10), parts(("x", "002")), 2),
-    Form("a number with ten thousand zeros in front", Integer(1, 10), parts(("x", "0" * 10_000 + "2")), 2),
-    Form("what a client writes for a number nobody set", Integer(1, 10, unset="0"), parts(("x", "0")), None),
-    Form("true", Boolean(), parts(("x", "true")), True),
-    Form("false", Boolean(), parts(("x", "false")), False),
+    Form("a text", TextParam(9), parts(("x", "hello")), "hello"),
+    Form("the same text twice", TextParam(9), parts(("x", "hello"), ("x", "hello")), "hello"),
+    Form("a number", IntegerParam(1, 10), parts(("x", "2")), 2),
+    Form("a number with zeros in front", IntegerParam(1, 10), parts(("x", "002")), 2),
+    Form("a number with ten thousand zeros in front", IntegerParam(1, 10), parts(("x", "0" * 10_000 + "2")), 2),
+    Form("what a client writes for a number nobody set", IntegerParam(1, 10, unset="0"), parts(("x", "0")), None),
+    Form("true", BooleanParam(), parts(("x", "true")), True),
+    Form("false", BooleanParam(), parts(("x", "false")), False),
     Form("a choice", QUALITY, parts(("x", "hd")), "high"),
-    Form("an object as JSON text", Object(), parts(("x", '{"a": [1]}')), {"a": [1]}),
-    Form("an object in brackets", Object(), parts(("x[a]", "1"), ("x[b][c]", "2")), {"a": "1", "b": {"[c]": "2"}}),
-    Form("pairs in brackets", Pairs(), parts(("x[a]", "1"), ("x[b]", "2")), {"a": "1", "b": "2"}),
-    Form("pairs as JSON text", Pairs(), parts(("x", '{"a": 1, "b": null}')), {"a": "1"}),
-    Form("pairs in both ways", Pairs(), parts(("x", '{"a": "1"}'), ("x[b]", "2")), {"a": "1", "b": "2"}),
-    Form("the same pair twice", Pairs(), parts(("x[a]", "1"), ("x[a]", "1")), {"a": "1"}),
-    Form("brackets that are not closed", Pairs(), parts(("x[a", "1")), {"a": "1"}),
+    Form("an object as JSON text", ObjectParam(), parts(("x", '{"a": [1]}')), {"a": [1]}),
+    Form("an object in brackets", ObjectParam(), parts(("x[a]", "1"), ("x[b][c]", "2")), {"a": "1", "b": {"[c]": "2"}}),
+    Form("pairs in brackets", StringMapParam(), parts(("x[a]", "1"), ("x[b]", "2")), {"a": "1", "b": "2"}),
+    Form("pairs as JSON text", StringMapParam(), parts(("x", '{"a": 1, "b": null}')), {"a": "1"}),
+    Form("pairs in both ways", StringMapParam(), parts(("x", '{"a": "1"}'), ("x[b]", "2")), {"a": "1", "b": "2"}),
+    Form("the same pair twice", StringMapParam(), parts(("x[a]", "1"), ("x[a]", "1")), {"a": "1"}),
+    Form("brackets that are not closed", StringMapParam(), parts(("x[a", "1")), {"a": "1"}),
 ]
 
 
@@ -278,77 +286,87 @@ NOT_INT = (
 )
 
 WRONG_FORM = [
-    Wrong("a file is no text", Text(9), parts(("x", File())), NOT_A_STRING.format("a file"), "invalid_type"),
-    Wrong("brackets are no text", Text(9), parts(("x[a]", "b")), NOT_A_STRING.format("an object"), "invalid_type"),
-    Wrong("empty brackets are no text", Text(9), parts(("x[]", "b")), NOT_A_STRING.format("an array"), "invalid_type"),
-    Wrong("two different texts", Text(9), parts(("x", "a"), ("x", "b")), TWICE, "invalid_value"),
-    Wrong("a file is no number", Integer(1, 10), parts(("x", File())), NOT_AN_INTEGER.format("a file"), "invalid_type"),
-    Wrong("half a picture", Integer(1, 10), parts(("x", "2.5")), NOT_INT, "invalid_type"),
-    Wrong("a word is no number", Integer(1, 10), parts(("x", "abc")), NOT_INT, "invalid_type"),
-    Wrong("full-width digits are no number", Integer(1, 10), parts(("x", "２")), NOT_INT, "invalid_type"),
-    Wrong("a line break behind a number", Integer(1, 10), parts(("x", "2\n")), NOT_INT, "invalid_type"),
-    Wrong("an underscore in a number", Integer(1, 10), parts(("x", "1_0")), NOT_INT, "invalid_type"),
+    Wrong("a file is no text", TextParam(9), parts(("x", File())), NOT_A_STRING.format("a file"), "invalid_type"),
+    Wrong("brackets are no text", TextParam(9), parts(("x[a]", "b")), NOT_A_STRING.format("an object"), "invalid_type"),
+    Wrong(
+        "empty brackets are no text", TextParam(9), parts(("x[]", "b")), NOT_A_STRING.format("an array"), "invalid_type"
+    ),
+    Wrong("two different texts", TextParam(9), parts(("x", "a"), ("x", "b")), TWICE, "invalid_value"),
+    Wrong(
+        "a file is no number",
+        IntegerParam(1, 10),
+        parts(("x", File())),
+        NOT_AN_INTEGER.format("a file"),
+        "invalid_type",
+    ),
+    Wrong("half a picture", IntegerParam(1, 10), parts(("x", "2.5")), NOT_INT, "invalid_type"),
+    Wrong("a word is no number", IntegerParam(1, 10), parts(("x", "abc")), NOT_INT, "invalid_type"),
+    Wrong("full-width digits are no number", IntegerParam(1, 10), parts(("x", "２")), NOT_INT, "invalid_type"),
+    Wrong("a line break behind a number", IntegerParam(1, 10), parts(("x", "2\n")), NOT_INT, "invalid_type"),
+    Wrong("an underscore in a number", IntegerParam(1, 10), parts(("x", "1_0")), NOT_INT, "invalid_type"),
     Wrong(
         "ten thousand digits",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         parts(("x", "9" * 10_000)),
         ABOVE.format("9" * 40 + "…"),
         "integer_above_max_value",
     ),
     Wrong(
         "a number beyond 64 bits",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         parts(("x", "1" + "0" * 30)),
         ABOVE.format(10**30),
         "integer_above_max_value",
     ),
     Wrong(
         "ten thousand digits below zero",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         parts(("x", "-" + "9" * 10_000)),
         BELOW.format("-" + "9" * 39 + "…"),
         "integer_below_min_value",
     ),
     Wrong(
         "a negative number is below the smallest",
-        Integer(1, 10),
+        IntegerParam(1, 10),
         parts(("x", "-1")),
         "Invalid 'x': integer below minimum value. Expected a value >= 1, but got -1 instead.",
         "integer_below_min_value",
     ),
     Wrong(
         "two zeros are not what clients write for nothing",
-        Integer(1, 10, unset="0"),
+        IntegerParam(1, 10, unset="0"),
         parts(("x", "00")),
         "Invalid 'x': integer below minimum value. Expected a value >= 1, but got 0 instead.",
         "integer_below_min_value",
     ),
     Wrong(
         "a capital is no boolean",
-        Boolean(),
+        BooleanParam(),
         parts(("x", "True")),
         "Invalid type for 'x': expected a boolean, but got a string value that could not be converted into a boolean.",
         "invalid_type",
     ),
     Wrong(
         "a file is no boolean",
-        Boolean(),
+        BooleanParam(),
         parts(("x", File())),
         "Invalid type for 'x': expected a boolean, but got a file instead.",
         "invalid_type",
     ),
-    Wrong("a file is no object", Object(), parts(("x", File())), NOT_AN_OBJECT.format("a file"), "invalid_type"),
+    Wrong("a file is no object", ObjectParam(), parts(("x", File())), NOT_AN_OBJECT.format("a file"), "invalid_type"),
     Wrong(
         "what JavaScript writes for an object",
-        Object(),
+        ObjectParam(),
         parts(("x", "[object Object]")),
         NOT_AN_OBJECT.format("a string"),
         "invalid_type",
     ),
-    Wrong("JSON that is no object", Object(), parts(("x", "[1]")), NOT_AN_OBJECT.format("an array"), "invalid_type"),
+    Wrong(
+        "JSON that is no object", ObjectParam(), parts(("x", "[1]")), NOT_AN_OBJECT.format("an array"), "invalid_type"
+    ),
     Wrong(
         "a file among the pairs",
-        Pairs(),
+        StringMapParam(),
         parts(("x[a]", File())),
         "Invalid type for 'x.a': expected a string, but got a file instead.",
         "invalid_type",
@@ -356,7 +374,7 @@ WRONG_FORM = [
     ),
     Wrong(
         "deeper brackets",
-        Pairs(),
+        StringMapParam(),
         parts(("x[a][b]", "1")),
         "Invalid type for 'x.a': expected a string, but got an object instead.",
         "invalid_type",
@@ -364,7 +382,7 @@ WRONG_FORM = [
     ),
     Wrong(
         "one pair with two values",
-        Pairs(),
+        StringMapParam(),
         parts(("x[a]", "1"), ("x", '{"a": "2"}')),
         TWICE.replace("'x'", "'x.a'"),
         "invalid_value",
@@ -383,29 +401,29 @@ def test_wrong_forms_are_refused(case: Wrong) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Text(256), "up to 256 characters"),
-        (Text(32000, minimum=1), "1 to 32000 characters"),
-        (Text(256, one_line=True), "up to 256 characters, no control characters"),
-        (Integer(1, 10), "1 to 10"),
-        (Boolean(), "`true`, `false`"),
-        (Choice(("url", "b64_json")), "`url`, `b64_json`"),
+        (TextParam(256), "up to 256 characters"),
+        (TextParam(32000, minimum=1), "1 to 32000 characters"),
+        (TextParam(256, one_line=True), "up to 256 characters, no control characters"),
+        (IntegerParam(1, 10), "1 to 10"),
+        (BooleanParam(), "`true`, `false`"),
+        (ChoiceParam(("url", "b64_json")), "`url`, `b64_json`"),
         (QUALITY, "`low`, `high`, `auto`; `hd` means `high`"),
-        (Object(), "any object"),
-        (Pairs(), "up to 16 pairs, keys ≤ 64, values ≤ 512 characters"),
+        (ObjectParam(), "any object"),
+        (StringMapParam(), "up to 16 pairs, keys ≤ 64, values ≤ 512 characters"),
     ],
 )
 def test_limits_in_words(kind: Kind, words: str) -> None:
-    assert kind.words == words
+    assert kind.describe() == words
 
 
 @pytest.mark.parametrize(
     ("kind", "schema"),
     [
-        (Text(9, minimum=1), {"type": "string", "minLength": 1, "maxLength": 9}),
-        (Integer(1, 10), {"type": "integer", "minimum": 1, "maximum": 10}),
-        (Boolean(), {"type": "boolean"}),
+        (TextParam(9, minimum=1), {"type": "string", "minLength": 1, "maxLength": 9}),
+        (IntegerParam(1, 10), {"type": "integer", "minimum": 1, "maximum": 10}),
+        (BooleanParam(), {"type": "boolean"}),
         (QUALITY, {"type": "string", "enum": ["low", "high", "auto", "hd"]}),
-        (Object(), {"type": "object"}),
+        (ObjectParam(), {"type": "object"}),
     ],
 )
 def test_limits_as_json_schema(kind: Kind, schema: dict[str, object]) -> None:
@@ -413,5 +431,5 @@ def test_limits_as_json_schema(kind: Kind, schema: dict[str, object]) -> None:
 
 
 def test_a_schema_says_where_control_characters_and_long_pairs_are_refused() -> None:
-    assert "pattern" in Text(9, one_line=True).schema(form=False)
-    assert Pairs().schema(form=False)["maxProperties"] == 16
+    assert "pattern" in TextParam(9, one_line=True).schema(form=False)
+    assert StringMapParam().schema(form=False)["maxProperties"] == 16

@@ -1,9 +1,14 @@
-from app.protocol.input_images import OnePicture, PictureList
-from app.protocol.parameters import BOTH, Boolean, Goes, Operation, Parameter, Text
+from app.protocol.input_images import ImageListParam, ImageParam
+from app.protocol.parameters import BOTH, BooleanParam, Destination, Operation, Parameter, TextParam
 
-PLAIN = Parameter(Boolean(), Goes.HERE, "Whether.", name="stream")
+PLAIN = Parameter(BooleanParam(), Destination.LOCAL, "Whether.", name="stream")
 ALIASED = Parameter(
-    PictureList(16), Goes.MESSAGE, "Which.", required=True, in_json=("images", "image"), in_form=("image",)
+    ImageListParam(16),
+    Destination.MESSAGE,
+    "Which.",
+    required=True,
+    json_names=("images", "image"),
+    form_names=("image",),
 )
 
 
@@ -18,9 +23,9 @@ def test_both_operations_have_a_parameter_unless_it_says_otherwise() -> None:
 
 
 def test_pictures_are_known_as_such() -> None:
-    assert ALIASED.is_picture
-    assert Parameter(OnePicture(), Goes.MESSAGE, "").is_picture
-    assert not PLAIN.is_picture
+    assert ALIASED.holds_image
+    assert Parameter(ImageParam(), Destination.MESSAGE, "").holds_image
+    assert not PLAIN.holds_image
 
 
 def test_optional_parameters_may_be_null_in_json_only() -> None:
@@ -30,5 +35,5 @@ def test_optional_parameters_may_be_null_in_json_only() -> None:
 
 
 def test_examples_are_shown() -> None:
-    prompt = Parameter(Text(9), Goes.MESSAGE, "What.", required=True, examples=("a cat",))
+    prompt = Parameter(TextParam(9), Destination.MESSAGE, "What.", required=True, examples=("a cat",))
     assert prompt.schema(form=False)["examples"] == ["a cat"]

@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 import pytest
 
-from app.protocol.chat_reply import Joined, ReplyError, read_error
+from app.protocol.chat_reply import ReplyAccumulator, ReplyError, find_error
 from app.protocol.usage import Usage
 
 
-def joined(*documents: dict[str, Any]) -> Joined:
-    result = Joined()
+def joined(*documents: dict[str, Any]) -> ReplyAccumulator:
+    result = ReplyAccumulator()
     for document in documents:
-        result.take(document)
+        result.add(document)
     return result
 
 
@@ -60,7 +60,7 @@ def test_pieces_are_joined(case: Case) -> None:
 def test_lists_of_several_chunks_are_one_list_and_snapshots_keep_theirs() -> None:
     result = joined(chunk({"images": [1]}))
     (before,) = result.messages()
-    result.take(chunk({"images": [2], "image_url": "x", "nothing": None}))
+    result.add(chunk({"images": [2], "image_url": "x", "nothing": None}))
     (after,) = result.messages()
     assert before["images"] == [1]
     assert after == {"content": "", "parts": [], "images": [1, 2], "image_url": "x"}
@@ -87,7 +87,7 @@ def test_choices_stand_in_the_order_of_their_index() -> None:
 def test_choices_without_end_are_not_kept() -> None:
     result = joined(*({"choices": [{"index": index, "delta": {"content": "a"}}]} for index in range(1000)))
     assert len(result.messages()) == 32
-    assert result.take({"choices": [{"index": 0, "delta": {"content": "b"}}]})
+    assert result.add({"choices": [{"index": 0, "delta": {"content": "b"}}]})
     assert result.messages()[0]["content"] == "ab"
 
 
@@ -140,7 +140,7 @@ def test_reasons_are_taken_from_every_api() -> None:
     ],
 )
 def test_a_document_says_whether_it_brought_something(document: dict[str, Any], grew: bool) -> None:
-    assert Joined().take(document) is grew
+    assert ReplyAccumulator().add(document) is grew
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ COMPLAINTS = [
 
 @pytest.mark.parametrize("case", COMPLAINTS, ids=lambda case: case.name)
 def test_errors_are_read_in_every_form(case: Complaint) -> None:
-    assert read_error(case.document) == case.error
+    assert find_error(case.document) == case.error
     assert joined(case.document).error == case.error
 
 
@@ -223,4 +223,4 @@ BEGINNINGS = [
 
 @pytest.mark.parametrize("case", BEGINNINGS, ids=lambda case: case.name)
 def test_a_reply_knows_whether_work_may_have_begun(case: Beginning) -> None:
-    assert joined(*case.documents).has_begun is case.has_begun
+    assert joined(*case.documents).has_content is case.has_begun

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from app.errors import InvalidRequest, UserError
 from app.protocol import sizes
 from app.protocol.parameters import FormPart
-from app.protocol.sizes import LEGACY, Size, SizeText, read_size
+from app.protocol.sizes import LEGACY_SIZES, Size, SizeParam, parse_size
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ ALLOWED = [
 
 @pytest.mark.parametrize("case", ALLOWED, ids=lambda case: case.name)
 def test_allowed(case: Allowed) -> None:
-    size = read_size(case.text)
+    size = parse_size(case.text)
     assert (size and str(size)) == case.wanted
-    assert (size and str(size.asked_as)) == case.asked
+    assert (size and str(size.upstream_size)) == case.asked
 
 
-@pytest.mark.parametrize("size", LEGACY, ids=str)
+@pytest.mark.parametrize("size", LEGACY_SIZES, ids=str)
 def test_each_legacy_size_is_needed(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sizes.LEGACY, size)
+    monkeypatch.delitem(sizes.LEGACY_SIZES, size)
     with pytest.raises(UserError):
-        read_size(str(size))
+        parse_size(str(size))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ REFUSED = [
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 def test_refused(case: Refused) -> None:
     with pytest.raises(UserError) as caught:
-        read_size(case.text)
+        parse_size(case.text)
     error = caught.value
     assert error.message == case.message
     assert (error.type, error.param, error.code) == ("image_generation_user_error", "size", "invalid_value")
@@ -114,7 +114,7 @@ def test_refused(case: Refused) -> None:
 
 def test_the_name_that_the_client_used_is_the_one_complained_about() -> None:
     with pytest.raises(UserError) as caught:
-        SizeText().from_form("image_size", [FormPart("image_size", "1K")])
+        SizeParam().from_form("image_size", [FormPart("image_size", "1K")])
     assert caught.value.param == "image_size"
 
 
@@ -122,17 +122,17 @@ def test_only_text_is_a_size() -> None:
     with pytest.raises(
         InvalidRequest, match=r"^Invalid type for 'size': expected a string, but got an integer instead\.$"
     ):
-        SizeText().from_json("size", 1024)
-    assert SizeText().from_json("size", "1024x1024") == Size(1024, 1024)
+        SizeParam().from_json("size", 1024)
+    assert SizeParam().from_json("size", "1024x1024") == Size(1024, 1024)
 
 
 def test_the_schema_knows_what_can_be_a_size() -> None:
-    assert SizeText().schema(form=False)["type"] == "string"
+    assert SizeParam().schema(form=False)["type"] == "string"
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[0-9]{1,12}x[0-9]{1,12}", fullmatch=True))
 @settings(max_examples=100)
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(UserError):
-        size = read_size(text)
+        size = parse_size(text)
         assert size is None or str(size) == text

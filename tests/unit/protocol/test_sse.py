@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.protocol.sse import Decoder, Event, comment, event
+from app.protocol.sse import Decoder, Event, StreamingEvent, comment
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,13 @@ def test_events_are_read_in_any_cut(case: Case, cuts: list[int]) -> None:
 
 
 def test_what_is_written_can_be_read() -> None:
-    body = comment() + event("image_generation.completed", b'{"a":1}') + comment("bye")
+    body = comment() + b"".join(StreamingEvent("image_generation.completed", {"a": 1}).chunks()) + comment("bye")
     assert read(body, []) == [Event('{"a":1}', "image_generation.completed")]
 
 
 def test_the_wire_form_is_that_of_the_api() -> None:
-    assert event("error", b"{}") == b"event: error\ndata: {}\n\n"
+    event = StreamingEvent("error", {"type": "error"})
+    written = b"".join(event.chunks())
+    assert written == b'event: error\ndata: {"type":"error"}\n\n'
+    assert event.length == len(written)
     assert comment() == b": keep-alive\n\n"

@@ -33,7 +33,7 @@ CASES = [
     ),
     Case(
         "a missing parameter",
-        wording.missing("prompt"),
+        wording.missing_parameter("prompt"),
         "Missing required parameter: 'prompt'.",
         "prompt",
         "missing_required_parameter",
@@ -78,7 +78,7 @@ CASES = [
     ),
     Case(
         "two values for one parameter",
-        wording.contradiction("mask"),
+        wording.conflicting_values("mask"),
         "Invalid parameter: 'mask'. This parameter already has a different value in your parameters.",
         "mask",
         "invalid_value",
@@ -119,7 +119,7 @@ def test_each_type_has_its_words(value: object, words: str) -> None:
     ],
 )
 def test_lists_in_words(values: tuple[str, ...], words: str) -> None:
-    assert wording.list_in_words(values) == words
+    assert wording.english_list(values) == words
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_lists_in_words(values: tuple[str, ...], words: str) -> None:
     ],
 )
 def test_names_are_made_safe_for_a_header(name: str, clean: str) -> None:
-    assert wording.clean_name(name) == clean
+    assert wording.header_safe_name(name) == clean
 
 
 def test_only_the_beginning_of_a_long_value_is_quoted() -> None:
-    assert wording.shorten("x" * 40) == "x" * 40
-    assert wording.shorten("x" * 41) == "x" * 40 + "…"
+    assert wording.quote("x" * 40) == "x" * 40
+    assert wording.quote("x" * 41) == "x" * 40 + "…"
 
 
 def test_a_text_is_cut_with_its_mark() -> None:
-    assert wording.cut("a" * 300, 300) == "a" * 300
-    assert wording.cut("a" * 301, 300) == "a" * 299 + "…"
+    assert wording.truncate("a" * 300, 300) == "a" * 300
+    assert wording.truncate("a" * 301, 300) == "a" * 299 + "…"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import UpstreamBroken
+from app.errors import UpstreamInvalidReply
 from app.upstream.decoding import MAX_CHUNK, ContentDecoder
 
 TEXT = b'{"choices":[]}' * 9000
@@ -50,23 +50,23 @@ def test_what_follows_the_end_is_not_read() -> None:
 
 
 def test_nothing_at_all_is_no_gzip() -> None:
-    with pytest.raises(UpstreamBroken, match="cut off"):
+    with pytest.raises(UpstreamInvalidReply, match="cut off"):
         unpack("gzip")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_cut_body_is_broken(encoding: str) -> None:
-    with pytest.raises(UpstreamBroken, match="cut off"):
+    with pytest.raises(UpstreamInvalidReply, match="cut off"):
         unpack(encoding, PACKED[encoding][:-3])
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_damaged_body_is_broken(encoding: str) -> None:
-    with pytest.raises(UpstreamBroken, match="damaged"):
+    with pytest.raises(UpstreamInvalidReply, match="damaged"):
         unpack(encoding, b"<html>")
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "nonsense"])
 def test_other_encodings_were_not_asked_for(encoding: str) -> None:
-    with pytest.raises(UpstreamBroken, match="nobody asked"):
+    with pytest.raises(UpstreamInvalidReply, match="nobody asked"):
         ContentDecoder(encoding)

@@ -13,11 +13,11 @@ from app.errors import (
     InvalidRequest,
     ModerationBlocked,
     RateLimited,
-    TooLarge,
+    RequestTooLarge,
     Unauthorized,
     UpstreamAuth,
-    UpstreamBroken,
     UpstreamError,
+    UpstreamInvalidReply,
     UpstreamTimeout,
     UserError,
 )
@@ -52,12 +52,12 @@ BLOCKED = "Your request was rejected by the safety system. safety_violations=[se
 UPSTREAM_QUOTA, UPSTREAM_MODEL, OVERLOADED = "upstream_quota", "upstream_model", "upstream_overloaded"
 
 CASES = (
-    Case("a temporary redirect", 307, b"", UpstreamBroken, "upstream_broken", RetrySafety.OTHER_UPSTREAM),
+    Case("a temporary redirect", 307, b"", UpstreamInvalidReply, "upstream_broken", RetrySafety.OTHER_UPSTREAM),
     Case(
         "a permanent redirect with words of refusal",
         301,
         error("content policy"),
-        UpstreamBroken,
+        UpstreamInvalidReply,
         "upstream_broken",
         RetrySafety.OTHER_UPSTREAM,
     ),
@@ -238,7 +238,7 @@ CASES = (
         InvalidRequest,
         "context_length_exceeded",
     ),
-    Case("a body too large", 413, HTML, TooLarge, "request_too_large"),
+    Case("a body too large", 413, HTML, RequestTooLarge, "request_too_large"),
     Case(
         "too many",
         429,
