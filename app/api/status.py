@@ -82,7 +82,7 @@ def told(errand: Errand) -> dict[str, Any]:
         "id": errand.id,
         **outline(exchange.request),
         "seconds": round(time.perf_counter() - exchange.began, 1),
-        "asked": exchange.upstream.started,
+        "asked": exchange.was_submitted,
         "readers": errand.job.readers,
     }
 

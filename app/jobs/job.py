@@ -128,12 +128,10 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.started = False
         self._running = 0
         self._since = 0.0
 
     def __enter__(self) -> None:
-        self.started = True
         if not self._running:
             self._since = time.perf_counter()
         self._running += 1
@@ -151,7 +149,8 @@ class Exchange:
     `silence`: seconds after which the client gets a sign of life. `heard`: the names of the upstreams that had
     something to say, in order of first words; `answered_by`: the same where there are several, for clients to know.
     `limits`: what a key has left, as headers. `turn`: seconds of waiting for it. `progress`: what the upstream said
-    last of its work, in one line; `listened`: when it was listened to last.
+    last of its work, in one line; `listened`: when it was listened to last. `was_submitted`: something was sent to an
+    upstream; `unsettled`: how many attempts were sent and have not surely cost nothing.
     """
 
     request: ImagesRequest
@@ -169,6 +168,17 @@ class Exchange:
     turn: float = 0.0
     progress: str = ""
     listened: float = -math.inf
+    was_submitted: bool = False
+    unsettled: int = 0
+
+    def submit(self) -> None:
+        """One more attempt is put on the wire."""
+        self.was_submitted = True
+        self.unsettled += 1
+
+    def withdraw(self) -> None:
+        """An attempt has failed in a way that cost nothing."""
+        self.unsettled -= 1
 
     def headers(self, answer: Answer | None = None) -> dict[str, str]:
         """What is known when the headers go out: of a stream only what the request itself tells."""
@@ -300,7 +310,12 @@ class Errand:
     @property
     def may_have_cost(self) -> bool:
         """The upstream may have been paid, now or by an earlier try."""
-        return self.exchange.upstream.started or bool(self.replies)
+        return self.exchange.unsettled > 0 or bool(self.replies)
+
+    @property
+    def was_submitted(self) -> bool:
+        """Something was sent to an upstream, now or by an earlier try, whether or not it has cost anything."""
+        return self.exchange.was_submitted or bool(self.replies)
 
     @property
     def failed_to_deliver(self) -> bool:
@@ -310,7 +325,7 @@ class Errand:
         fault = self.job.fault if self.job.task.done() and not self.follows else None
         if isinstance(fault, ImageUnavailable):
             return True
-        is_paid_already = self.may_have_cost and not self.exchange.upstream.started
+        is_paid_already = bool(self.replies) and not self.exchange.was_submitted
         return is_paid_already and fault is not None and not isinstance(fault, InvalidRequest)
 
     @property
@@ -321,7 +336,7 @@ class Errand:
     @property
     def may_be_tried_again(self) -> bool:
         """At no further cost: nothing has been asked yet, or all that is missing is the delivery."""
-        return self.failed_to_deliver or (self.job.fault is not None and not self.may_have_cost)
+        return self.failed_to_deliver or (self.job.fault is not None and not self.was_submitted)
 
     @property
     def is_worth_keeping(self) -> bool:

@@ -80,14 +80,22 @@ class Workbench:
         with exchange.waiting, exchange.upstream, exchange.trace.step("ask") as step:
             headers = {"x-request-id": errand.id, **step.headers}
 
-            await self._announce()
+            async def before_send() -> None:
+                await self._announce()
+                exchange.submit()
 
             def question(dialect: str, model: str) -> Question:
                 exchange.attempts += 1
                 return Question(put(dialect, model), stream, self.token, headers, errand.spool.blob)
 
             try:
-                asked = self.parts.upstreams.ask(question, exchange.request.model, self.upstream)
+                asked = self.parts.upstreams.ask(
+                    question,
+                    exchange.request.model,
+                    self.upstream,
+                    before_send=before_send,
+                    after_free_failure=exchange.withdraw,
+                )
                 async with aclosing(asked) as snapshots:
                     async for name, reply in snapshots:
                         exchange.heard[name] = None

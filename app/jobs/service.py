@@ -210,7 +210,7 @@ class Studio:
                     async for item in items:
                         yield item
                 except asyncio.CancelledError:
-                    if exchange.upstream.started:
+                    if exchange.unsettled:
                         errand.is_cut_off = True
                         raise ServiceUnavailable(_CUT_OFF, headers={"x-should-retry": "false"}) from None
                     raise

@@ -147,7 +147,7 @@ class Account:
             if record["status"] == 499:
                 return "client_gone"
             return str(record.get("error") or ("server_error" if record["status"] >= 500 else "ok"))
-        if self._task.cancelled() and not self.exchange.upstream.started:
+        if self._task.cancelled() and not self.exchange.unsettled:
             return "client_gone"
         fault = self.errand.job.fault
         return "ok" if fault is None else fault.code or fault.type

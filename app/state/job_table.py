@@ -143,7 +143,7 @@ class Board:
             identity,
             is_async=errand.is_async,
             here=errand.job.readers,
-            asked=asked or errand.may_have_cost,
+            asked=asked or errand.was_submitted,
             delivered=errand.delivered,
             free=bool(outcome) and errand.may_be_tried_again,
         )
@@ -218,7 +218,7 @@ class Board:
             {
                 "id": errand.id,
                 "here": errand.job.readers,
-                "asked": errand.may_have_cost,
+                "asked": errand.was_submitted,
                 "ttl": round(self._memory(errand.identity) * 1000),
             }
             for errand in errands

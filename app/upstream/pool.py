@@ -28,6 +28,10 @@ _BUSY = "All upstreams are busy. Please try again later."
 Put = Callable[[str, str], Question]
 
 
+async def _nothing_to_announce() -> None:
+    return
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """One upstream, and how it does: its circuit, and the questions that are under way there."""
@@ -65,6 +69,7 @@ class Visit:
     """A question at one upstream. `error`: what its answer was, where that was none."""
 
     ticket: Permit
+    is_sent: bool = False
     error: ApiError | None = None
 
 
@@ -111,13 +116,22 @@ class Upstreams:
         return {name: member.circuit.state(now).value for name, member in self._members.items()}
 
     async def ask(
-        self, put: Put, model: str | None, upstream: str | None = None
+        self,
+        put: Put,
+        model: str | None,
+        upstream: str | None = None,
+        *,
+        before_send: Callable[[], Awaitable[None]] = _nothing_to_announce,
+        after_free_failure: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[tuple[str, ChatReply], None]:
         """Snapshots of the reply while it grows, the whole reply last, each with the name of the upstream.
 
         `model` is what the client named, `upstream` the only one that may be asked. Raises as `Upstream.read` does, and
         what the last upstream had to say where none could be asked; RateLimited where none had a place, NotFound where
         none has the model.
+
+        `before_send` is awaited before each attempt, when its upstream has been chosen and has capacity: from then on
+        it may cost something. `after_free_failure` is called when an attempt has failed in a way that cost nothing.
         """
         course = Course(self._models_for(model, upstream), self._monotonic())
         self._budget.deposit()
@@ -126,6 +140,8 @@ class Upstreams:
             course.started = self._monotonic() if course.started is None else course.started
             question = put(member.spec.dialect, course.models[member.spec.name])
             with self._visit(member) as visit:
+                await before_send()
+                visit.is_sent = True
                 outcome = await member.upstream.attempt(question, course.started)
                 if not isinstance(outcome, UpstreamFailure):
                     async with aclosing(member.upstream.read(outcome, question, course.started)) as replies:
@@ -137,6 +153,8 @@ class Upstreams:
                 if not isinstance(outcome, UpstreamFailure):
                     return
                 visit.error = outcome.error
+            if outcome.retry_safety in {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM}:
+                after_free_failure()
             self._note(course, member, outcome)
 
     def _models_for(self, name: str | None, only: str | None) -> dict[str, str]:
@@ -158,7 +176,10 @@ class Upstreams:
         try:
             yield visit
         except ApiError as error:
-            self._judge(member, visit.ticket, error)
+            if visit.is_sent:
+                self._judge(member, visit.ticket, error)
+            else:
+                member.circuit.cancel(visit.ticket)
             raise
         except BaseException:  # reason: tidied up, and raised again
             member.circuit.cancel(visit.ticket)

@@ -66,7 +66,7 @@ class Replica:
             yield ANSWER
 
         exchange = Exchange(REQUEST, 60)
-        exchange.upstream.started = asked
+        exchange.was_submitted = asked
         errand = Errand(id, identity, exchange, Spool(), is_async, reader="me")
         errand.job = Job(work(), lambda: None, readers=0 if is_async else 1)
         return errand
@@ -407,7 +407,7 @@ def test_signs_of_life_of_many_are_few_commands(
 def test_a_sign_of_life_keeps_the_place_and_says_how_it_stands(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         errand = await one.post(asked=False)
-        errand.exchange.upstream.started = True
+        errand.exchange.was_submitted = True
         errand.job.readers = 2
         (place,) = redis.keys("limner:{errands}:at:*")
         redis.pexpire(place, 5000)
@@ -628,7 +628,7 @@ def test_an_owner_that_was_replaced_does_not_forget_what_is_anothers(server: Red
 def test_who_has_asked_once_has_asked(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         errand = await one.post()
-        errand.exchange.upstream.started = False
+        errand.exchange.was_submitted = False
         errand.job = Job(hanging(), lambda: None)
         await one.board.tell(errand)
         assert redis.hget(RECORD, "asked") == "1"

@@ -43,6 +43,7 @@ from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 from app.upstream.pool import Member, Upstreams
 from app.upstream.spec import ModelMap, UpstreamSpec
 from tests.support import manual_clock as clock
+from tests.support.raw_http_lines import ASKED, Line, wait_for_jobs, wait_until
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/a.png"}, "finish_reason": "stop"}]}))
@@ -728,3 +729,34 @@ def test_a_key_that_is_bound_to_an_upstream(case: Case, tmp_path: Path) -> None:
         assert response.headers["x-limner-upstream"] == case.answered
     else:
         assert response.json()["error"]["code"] == case.answered
+
+
+def test_a_client_that_leaves_while_its_request_waits_for_capacity_is_never_charged_for(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"sk-alice").hexdigest()
+    (tmp_path / "keys.toml").write_text(f'[[keys]]\nname = "alice"\nsha256 = "{digest}"\nupstream = "a"\n')
+    limits = {"a": {"max_concurrency": 1}}
+    with running({"a": "holds", "b": GOOD}, limits, keys_file=tmp_path / "keys.toml") as fleet:
+        first, second = (
+            Line(fleet.limner, {**ASKED, "prompt": prompt}, authorization="Bearer sk-alice") for prompt in "12"
+        )
+        fleet.demos["a"].state.wait_for_calls(1)
+        wait_until(lambda: fleet.limner.studio.turns.used == 2)
+        second.hang_up()
+        wait_for_jobs(fleet.limner, 1)
+        fleet.demos["a"].state.release()
+        assert b" 200 OK\r\n" in first.hear_until(b"\r\n\r\n")
+        first.hang_up()
+        wait_for_jobs(fleet.limner, 0)
+        assert fleet.calls == [1, 0]
+        assert fleet.limner.studio.turns.used == 0
+
+
+def test_a_client_that_leaves_between_a_refusal_and_its_retry_is_never_charged_for() -> None:
+    """A 429 has cost nothing, so until the next attempt there is nothing to lose."""
+    with running({"a": "limited-30"}) as fleet:
+        line = Line(fleet.limner, ASKED, authorization="Bearer any")
+        fleet.demos["a"].state.wait_for_calls(1)
+        wait_until(lambda: next(iter(fleet.limner.studio.parts.upstreams.members)).under_way == 0)
+        line.hang_up()
+        wait_for_jobs(fleet.limner, 0)
+        assert fleet.calls == [1]

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,13 +54,17 @@ class Line:
 
 
 def wait_for_jobs(limner: RunningLimner, number: int) -> None:
-    """The job set belongs to the server's thread: looked at until it is as expected."""
-    done = threading.Event()
+    wait_until(lambda: len(limner.studio.jobs) == number)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Poll what belongs to the server's thread until it is as expected; fail after 10 s."""
+    pause = threading.Event()
     for _ in range(2000):
-        if len(limner.studio.jobs) == number:
+        if holds():
             return
-        done.wait(0.005)
-    raise AssertionError(f"{len(limner.studio.jobs)} jobs")
+        pause.wait(0.005)
+    raise AssertionError("not within 10 s")
 
 
 def unchunk(body: bytes) -> bytes:

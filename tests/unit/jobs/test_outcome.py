@@ -52,7 +52,7 @@ def ended(
             yield answer
 
     exchange = Exchange(REQUEST, 60)
-    exchange.upstream.started = asked
+    exchange.was_submitted = asked
     errand = Errand("req_1", Identity("me", "fox"), exchange, Spool(), replies=list(replies))
     errand.job = Job(work(), lambda: None)
     return errand

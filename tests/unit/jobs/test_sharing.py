@@ -111,7 +111,7 @@ class Scene:
             yield answer
 
         exchange = Exchange(REQUEST, 60)
-        exchange.upstream.started = True
+        exchange.was_submitted = True
         errand = Errand("req_1", identity, exchange, Spool())
         errand.job = Job(work(), lambda: self.handover.settle(errand))
         self.once.add(errand)

@@ -33,14 +33,6 @@ def test_a_stopwatch_counts_overlapping_work_once() -> None:
     assert 0 < first < watch.seconds < 1
 
 
-def test_a_stopwatch_knows_whether_it_ever_ran() -> None:
-    watch = Stopwatch()
-    seen = [watch.started]
-    with watch:
-        seen.append(watch.started)
-    assert seen == [False, True]
-
-
 def test_the_headers_of_an_answer() -> None:
     headers = exchange(shrunk=["image[0] 8x8->4x4"]).headers(ANSWER)
     assert headers.pop("x-limner-upstream-ms") == "0"
