@@ -130,14 +130,14 @@ class Upstreams:
         what the last upstream had to say where none could be asked; RateLimited where none had a place, NotFound where
         none has the model.
 
-        `before_send` is awaited before each attempt, when its upstream has been chosen and has capacity: from then on
-        it may cost something. `after_free_failure` is called when an attempt has failed in a way that cost nothing.
+        `before_send` is awaited when an upstream has been chosen and has capacity: then an attempt may cost something.
+        `after_free_failure` is called when one has failed and cost nothing.
         """
         course = Course(self._models_for(model, upstream), self._monotonic())
         self._budget.deposit()
         while True:
             member = await self._next(course)
-            course.started = self._monotonic() if course.started is None else course.started
+            course.started = course.started or self._monotonic()
             question = put(member.spec.dialect, course.models[member.spec.name])
             with self._visit(member) as visit:
                 await before_send()
