@@ -21,7 +21,7 @@ from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.state.job_table import Board
 from app.upstream.client import Question
-from app.upstream.pool import Upstreams
+from app.upstream.pool import Submission, Upstreams
 
 #: Seconds between two looks at what the upstream says of its work.
 _LISTENS = 0.5
@@ -89,13 +89,8 @@ class Workbench:
                 return Question(put(dialect, model), stream, self.token, headers, errand.spool.blob)
 
             try:
-                asked = self.parts.upstreams.ask(
-                    question,
-                    exchange.request.model,
-                    self.upstream,
-                    before_send=before_send,
-                    after_free_failure=exchange.withdraw,
-                )
+                submission = Submission(before_send, exchange.withdraw)
+                asked = self.parts.upstreams.ask(question, exchange.request.model, self.upstream, submission)
                 async with aclosing(asked) as snapshots:
                     async for name, reply in snapshots:
                         exchange.heard[name] = None

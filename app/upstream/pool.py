@@ -22,14 +22,33 @@ from app.upstream.spec import UpstreamSpec
 #: More than any priority: one that others find broken is asked after all the rest.
 _LAST = 1_000_000
 
+#: Failures that have surely cost nothing.
+_FREE = {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM}
+
 _BUSY = "All upstreams are busy. Please try again later."
 
 #: The question as an upstream of that dialect and with that model wants it put.
 Put = Callable[[str, str], Question]
 
 
-async def _nothing_to_announce() -> None:
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Observe when a request may begin to cost something.
+
+    Attributes:
+        before_send: Awaited before each attempt, when its upstream has been chosen and has capacity.
+        after_free_failure: Called when an attempt has failed in a way that surely cost nothing.
+    """
+
+    before_send: Callable[[], Awaitable[None]]
+    after_free_failure: Callable[[], None]
+
+
+async def _send_unobserved() -> None:
     return
+
+
+_UNOBSERVED = Submission(_send_unobserved, lambda: None)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,31 +135,22 @@ class Upstreams:
         return {name: member.circuit.state(now).value for name, member in self._members.items()}
 
     async def ask(
-        self,
-        put: Put,
-        model: str | None,
-        upstream: str | None = None,
-        *,
-        before_send: Callable[[], Awaitable[None]] = _nothing_to_announce,
-        after_free_failure: Callable[[], None] = lambda: None,
+        self, put: Put, model: str | None, upstream: str | None = None, submission: Submission = _UNOBSERVED
     ) -> AsyncGenerator[tuple[str, ChatReply], None]:
         """Snapshots of the reply while it grows, the whole reply last, each with the name of the upstream.
 
         `model` is what the client named, `upstream` the only one that may be asked. Raises as `Upstream.read` does, and
         what the last upstream had to say where none could be asked; RateLimited where none had a place, NotFound where
         none has the model.
-
-        `before_send` is awaited when an upstream has been chosen and has capacity: then an attempt may cost something.
-        `after_free_failure` is called when one has failed and cost nothing.
         """
         course = Course(self._models_for(model, upstream), self._monotonic())
         self._budget.deposit()
         while True:
             member = await self._next(course)
-            course.started = course.started or self._monotonic()
+            course.started = self._monotonic() if course.started is None else course.started
             question = put(member.spec.dialect, course.models[member.spec.name])
             with self._visit(member) as visit:
-                await before_send()
+                await submission.before_send()
                 visit.is_sent = True
                 outcome = await member.upstream.attempt(question, course.started)
                 if not isinstance(outcome, UpstreamFailure):
@@ -153,8 +163,8 @@ class Upstreams:
                 if not isinstance(outcome, UpstreamFailure):
                     return
                 visit.error = outcome.error
-            if outcome.retry_safety in {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM}:
-                after_free_failure()
+            if outcome.retry_safety in _FREE:
+                submission.after_free_failure()
             self._note(course, member, outcome)
 
     def _models_for(self, name: str | None, only: str | None) -> dict[str, str]:
@@ -206,9 +216,7 @@ class Upstreams:
 
     def _note(self, course: Course, member: Member, fault: UpstreamFailure) -> None:
         """Raises the error where the question must not be asked anywhere else."""
-        free = fault.retry_safety in {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM} or (
-            self._ambiguous and fault.retry_safety is RetrySafety.AMBIGUOUS
-        )
+        free = fault.retry_safety in _FREE or (self._ambiguous and fault.retry_safety is RetrySafety.AMBIGUOUS)
         if not free:
             raise fault.error
         name, course.failed_at = member.spec.name, self._monotonic()
