@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app import __version__
-from app.access.auth import Access
-from app.access.keys import KeyBook
+from app.access.auth import Authenticator
+from app.access.keys import KeyFile
 from app.api.diagnostics import diagnosis_routes, silence_routes
 from app.api.health import health_routes, metrics_routes
 from app.api.images import image_routes
@@ -60,9 +60,9 @@ class App(FastAPI):
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, KeysBroken."""
+    """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, InvalidKeyFile."""
     names = [entry.name for entry in settings.effective_upstreams]
-    book = None if settings.keys_file is None else KeyBook(settings.keys_file, names)
+    book = None if settings.keys_file is None else KeyFile(settings.keys_file, names)
     store = open_store(store_config(settings))
     books = open_books(settings)
     app = App(
@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def add_routes(
-    app: FastAPI, settings: Settings, access: Access, books: Books, outcomes: deque[Mapping[str, object]]
+    app: FastAPI, settings: Settings, access: Authenticator, books: Books, outcomes: deque[Mapping[str, object]]
 ) -> None:
     api = APIRouter()
     images = image_routes(settings, access, books)

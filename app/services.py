@@ -9,17 +9,17 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import __version__
-from app.access.auth import Access
-from app.access.concurrency import Turns
-from app.access.keys import KeyBook
-from app.access.limits import Limits
+from app.access.auth import Authenticator
+from app.access.concurrency import FairSemaphore
+from app.access.keys import KeyFile
+from app.access.limits import KeyLimits
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
-from app.images.store import Store, StoreConfig
+from app.images.store import ImageStore, StoreConfig
 from app.images.transcode import Transcoder
 from app.jobs.pipeline import Policy
 from app.jobs.pipeline_io import Parts
@@ -31,17 +31,17 @@ from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import watch
 from app.observability.tracing import Tracing
-from app.state.circuit_reports import exchange_hints
+from app.state.circuit_reports import exchange_circuit_reports
 from app.state.job_table import Board
-from app.state.shared_state import State
+from app.state.shared_state import SharedState
 from app.upstream.client import Upstream, open_transport
 from app.upstream.pool import Member, Upstreams
 from app.upstream.spec import UpstreamSpec
 
 
-def open_access(settings: Settings, book: KeyBook | None) -> Access:
+def open_access(settings: Settings, book: KeyFile | None) -> Authenticator:
     keys = (key.get_secret_value() for key in settings.api_keys)
-    return Access(keys, pass_through=settings.pass_through, book=book)
+    return Authenticator(keys, pass_through=settings.pass_through, key_file=book)
 
 
 def policy(settings: Settings) -> Policy:
@@ -122,7 +122,7 @@ _SWEEP = 600.0
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, store: Store, books: Books, app: FastAPI) -> AsyncGenerator[None, None]:
+async def open_parts(settings: Settings, store: ImageStore, books: Books, app: FastAPI) -> AsyncGenerator[None, None]:
     """Everything that needs an event loop; closed in the opposite order, after the questions under way have ended."""
     new_blob = partial(Blob, settings.spool_dir)
     fetcher = Fetcher(
@@ -134,11 +134,11 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
     transcoder = Transcoder(new_blob=new_blob)
     upstreams = open_upstreams(settings)
     once = open_once(settings)
-    state = State(settings.shared_state, closed=settings.state_down == "closed")
+    state = SharedState(settings.shared_state, fail_closed=settings.state_down == "closed")
     board = Board(state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl)
     studio = Studio(
-        turns=Turns(turns(settings), settings.max_queue),
-        limits=Limits(state, settings.max_queue),
+        turns=FairSemaphore(turns(settings), settings.max_queue),
+        limits=KeyLimits(state, settings.max_queue),
         parts=Parts(upstreams, fetcher, transcoder, store, board, settings.shrink_inputs, settings.public_url),
         policy=policy(settings),
         once=once,
@@ -163,20 +163,22 @@ async def open_parts(settings: Settings, store: Store, books: Books, app: FastAP
         await books.close()
 
 
-def recurring(settings: Settings, studio: Studio, store: Store, state: State) -> list[Coroutine[Any, Any, None]]:
+def recurring(
+    settings: Settings, studio: Studio, store: ImageStore, state: SharedState
+) -> list[Coroutine[Any, Any, None]]:
     return [
         sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
         watch(studio.turns, studio.parts.upstreams.circuits),
         studio.handover.beat(),
-        exchange_hints(state, studio.parts.upstreams),
+        exchange_circuit_reports(state, studio.parts.upstreams),
     ]
 
 
-async def sweep(store: Store, once: Once, seconds: float) -> None:
+async def sweep(store: ImageStore, once: Once, seconds: float) -> None:
     while True:
         once.sweep()
         try:
-            log.debug("sweep", removed=await store.sweep())
+            log.debug("sweep", removed=await store.delete_expired())
         except ApiError as error:
             log.warning("sweep", error=error.detail)
         await asyncio.sleep(seconds)

@@ -20,7 +20,7 @@ def main() -> int:
     @served.get("/gauges")
     async def gauges() -> dict[str, int]:
         studio = served.state.studio
-        return {"tasks": len(asyncio.all_tasks()), "jobs": len(studio.jobs), "turns": studio.turns.used}
+        return {"tasks": len(asyncio.all_tasks()), "jobs": len(studio.jobs), "turns": studio.turns.in_use}
 
     server.run()
     return 0

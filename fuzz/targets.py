@@ -14,7 +14,7 @@ from app.errors import ApiError
 from app.extraction.forms import explain
 from app.extraction.text import visible_text
 from app.images.blob import Blob
-from app.images.ssrf import Refused, check_url
+from app.images.ssrf import AddressBlocked, check_url
 from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
@@ -130,7 +130,7 @@ def check_picture(_: Random, data: bytes) -> None:
 
 
 def check_address(_: Random, data: bytes) -> None:
-    with suppress(Refused):
+    with suppress(AddressBlocked):
         target = check_url(data.decode("utf-8", "replace"))
         assert target.url.startswith(("http://", "https://"))
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
 
-from app.access.keys import KeyBook, KeyRow
+from app.access.keys import ClientKey, KeyFile
 from app.errors import Unauthorized
 
 _NO_KEY = (
@@ -26,38 +26,38 @@ class Caller:
 
     id: str
     token: str | None
-    row: KeyRow | None = None
+    key: ClientKey | None = None
 
     @property
     def name(self) -> str | None:
-        return None if self.row is None else self.row.name
+        return None if self.key is None else self.key.name
 
 
-class Access:
+class Authenticator:
     """`keys`, or `sha256:` and their digests, and those of the `book`.
 
     Neither of them: everybody may call, but pass-through needs a key to pass on.
     """
 
-    def __init__(self, keys: Iterable[str], *, pass_through: bool, book: KeyBook | None = None) -> None:
+    def __init__(self, keys: Iterable[str], *, pass_through: bool, key_file: KeyFile | None = None) -> None:
         self._digests = [_digest(key) for key in keys]
         self._pass_through = pass_through
-        self._book = book
+        self._key_file = key_file
 
-    def admit(self, headers: Headers) -> Caller:
+    def authenticate(self, headers: Headers) -> Caller:
         """Raises Unauthorized."""
-        token = _bearer(headers)
-        closed = self._book is not None or bool(self._digests)
+        token = _parse_bearer(headers)
+        closed = self._key_file is not None or bool(self._digests)
         if token is None and (closed or self._pass_through):
             raise Unauthorized(_NO_KEY)
-        row = self._row_of(token) if closed and token is not None else None
+        row = self._match_key(token) if closed and token is not None else None
         return Caller(_fingerprint(token), token, row)
 
-    def _row_of(self, token: str) -> KeyRow | None:
+    def _match_key(self, token: str) -> ClientKey | None:
         """Keys of the settings are all compared, each in constant time: digests, so not even a length tells."""
         presented = hashlib.sha256(token.encode()).digest()
         known = sum([hmac.compare_digest(presented, digest) for digest in self._digests])
-        row = None if self._book is None else self._book.find(presented)
+        row = None if self._key_file is None else self._key_file.lookup(presented)
         if not known and row is None:
             raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
         if row is not None and row.expires is not None and row.expires <= datetime.now(UTC):
@@ -71,7 +71,7 @@ def _digest(key: str) -> bytes:
     return bytes.fromhex(digits) if scheme == "sha256" else hashlib.sha256(key.encode()).digest()
 
 
-def _bearer(headers: Headers) -> str | None:
+def _parse_bearer(headers: Headers) -> str | None:
     # Clients of Azure's have a header of their own for it.
     values = headers.getlist("authorization") or [f"Bearer {key}" for key in headers.getlist("api-key")]
     if not values:

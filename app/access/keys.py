@@ -18,12 +18,12 @@ from app.observability.logging import log
 from app.protocol.sizes import Size, parse_size
 
 #: Seconds between two looks at the file, at least; and since it was written to, so that nobody is in the midst of it.
-_PATIENCE = 1.0
+_CHECK_INTERVAL = 1.0
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-class KeysBroken(ValueError):
+class InvalidKeyFile(ValueError):
     """A file of keys that cannot be used; its text names each line and the reason."""
 
 
@@ -70,10 +70,10 @@ def _parse_size(value: object) -> object:
     return size
 
 
-def _parse_end(value: object) -> object:
+def _parse_expiry(value: object) -> object:
     """A date is valid to its end; times without a zone, and dates, are those of UTC."""
     try:
-        moment = _moment(value) if isinstance(value, str) else value
+        moment = _parse_date_or_time(value) if isinstance(value, str) else value
     except ValueError:
         moment = None
     if isinstance(moment, datetime):
@@ -93,7 +93,7 @@ def _parse_upstream(value: object, given: ValidationInfo) -> object:
     return value
 
 
-def _moment(text: str) -> date:
+def _parse_date_or_time(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -101,11 +101,11 @@ def _moment(text: str) -> date:
 
 
 Rates = Annotated[tuple[Annotated[Rate, BeforeValidator(_parse_rate)], ...], AfterValidator(_check_rates)]
-Names = tuple[Annotated[str, Field(min_length=1, max_length=256)], ...]
+ModelNames = tuple[Annotated[str, Field(min_length=1, max_length=256)], ...]
 Amount = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 
 
-class KeyRow(BaseModel):
+class ClientKey(BaseModel):
     """One `[[keys]]` table. What it leaves out is not limited; `expires` is the first moment without the key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
@@ -115,23 +115,23 @@ class KeyRow(BaseModel):
     requests: Rates = ()
     images: Rates = ()
     concurrency: Amount | None = None
-    models: Names = ()
+    models: ModelNames = ()
     max_size: Annotated[Size, BeforeValidator(_parse_size)] | None = None
     max_quality: Literal["low", "medium", "high"] | None = None
     upstream: Annotated[str, BeforeValidator(_parse_upstream)] | None = None
-    expires: Annotated[datetime, BeforeValidator(_parse_end)] | None = None
+    expires: Annotated[datetime, BeforeValidator(_parse_expiry)] | None = None
     monthly_images: Amount | None = None
 
 
-class _Stamp(NamedTuple):
+class _FileVersion(NamedTuple):
     """What tells one state of a file from another; `written` is in nanoseconds."""
 
-    written: int
+    modified_ns: int
     size: int
     inode: int
 
 
-class KeyBook:
+class KeyFile:
     """The rows of the file as it is now, or as it was when it was last fit to be read.
 
     `upstreams`: the names that a row may choose from.
@@ -142,86 +142,86 @@ class KeyBook:
         path: Path,
         upstreams: Collection[str] | None = None,
         *,
-        now: Callable[[], float] = time.monotonic,
-        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Raises KeysBroken."""
         self._path = path
         self._upstreams = upstreams
-        self._now, self._clock = now, clock
-        self._looked = now()
-        self._stamp = self._look()
-        self._rows = self._read()
+        self._monotonic, self._wall_clock = monotonic, wall_clock
+        self._checked_at = monotonic()
+        self._version = self._stat()
+        self._keys = self._read()
 
-    def find(self, digest: bytes) -> KeyRow | None:
+    def lookup(self, digest: bytes) -> ClientKey | None:
         """By the SHA-256 of a key: how long that takes tells of digests only. Looks at the file once a second."""
-        if self._now() - self._looked >= _PATIENCE:
-            stamp = self._look()
-            if stamp != self._stamp and not self._is_fresh(stamp):
+        if self._monotonic() - self._checked_at >= _CHECK_INTERVAL:
+            stamp = self._stat()
+            if stamp != self._version and not self._was_just_written(stamp):
                 self.reload()
-        return self._rows.get(digest)
+        return self._keys.get(digest)
 
     def reload(self) -> None:
         """A broken file is complained of once, and changes nothing."""
-        self._stamp = self._look()
+        self._version = self._stat()
         try:
-            self._rows = self._read()
-        except KeysBroken as error:
+            self._keys = self._read()
+        except InvalidKeyFile as error:
             log.error("keys file not read, the keys stay as they were", path=str(self._path), reason=str(error))
         else:
-            log.info("keys file read", path=str(self._path), keys=len(self._rows))
+            log.info("keys file read", path=str(self._path), keys=len(self._keys))
 
-    def _is_fresh(self, stamp: _Stamp | None) -> bool:
+    def _was_just_written(self, stamp: _FileVersion | None) -> bool:
         """Half of a file can be whole tables, without their last limits. A time that is yet to come says nothing."""
-        return stamp is not None and 0 <= self._clock() - stamp.written / 1e9 < _PATIENCE
+        return stamp is not None and 0 <= self._wall_clock() - stamp.modified_ns / 1e9 < _CHECK_INTERVAL
 
-    def _look(self) -> _Stamp | None:
-        self._looked = self._now()
+    def _stat(self) -> _FileVersion | None:
+        self._checked_at = self._monotonic()
         try:
             found = self._path.stat()
         except OSError:
             return None
-        return _Stamp(found.st_mtime_ns, found.st_size, found.st_ino)
+        return _FileVersion(found.st_mtime_ns, found.st_size, found.st_ino)
 
-    def _read(self) -> dict[bytes, KeyRow]:
+    def _read(self) -> dict[bytes, ClientKey]:
         try:
-            return {row.sha256: row for row in read_keys(self._path.read_text("utf-8"), self._upstreams)}
+            return {row.sha256: row for row in parse_keys(self._path.read_text("utf-8"), self._upstreams)}
         except OSError as error:
-            raise KeysBroken(f"cannot be read: {error.strerror}") from None
+            raise InvalidKeyFile(f"cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise KeysBroken("is not UTF-8") from None
+            raise InvalidKeyFile("is not UTF-8") from None
 
 
-def read_keys(text: str, upstreams: Collection[str] | None = None) -> tuple[KeyRow, ...]:
+def parse_keys(text: str, upstreams: Collection[str] | None = None) -> tuple[ClientKey, ...]:
     """Raises KeysBroken, with a part of its text for each thing that is wrong. Without `upstreams` any name will do."""
     try:
         document = tomllib.loads(text)
     except ValueError as error:
         # Of TOML, or a number with thousands of digits.
-        raise KeysBroken(str(error)) from None
+        raise InvalidKeyFile(str(error)) from None
     tables = document.pop("keys", [])
     if document or not isinstance(tables, list):
-        raise KeysBroken("expected [[keys]] tables and nothing else")
-    places = _places(text, len(tables))
-    rows, wrong = list[KeyRow](), list[str]()
+        raise InvalidKeyFile("expected [[keys]] tables and nothing else")
+    places = _source_locations(text, len(tables))
+    rows, wrong = list[ClientKey](), list[str]()
     for number, table in enumerate(tables):
         try:
-            rows.append(KeyRow.model_validate(table, context={"upstreams": upstreams}))
+            rows.append(ClientKey.model_validate(table, context={"upstreams": upstreams}))
         except ValidationError as error:
-            wrong += _complaints(error, places[number])
-    wrong += _repeated(rows)
+            wrong += _describe_errors(error, places[number])
+    wrong += _find_duplicates(rows)
     if wrong:
-        raise KeysBroken("; ".join(wrong))
+        raise InvalidKeyFile("; ".join(wrong))
     return tuple(rows)
 
 
 #: Where a table begins, and where each of its fields is; in words.
-_Place = tuple[str, dict[str, str]]
+_SourceLocation = tuple[str, dict[str, str]]
 
 
-def _places(text: str, tables: int) -> list[_Place]:
+def _source_locations(text: str, tables: int) -> list[_SourceLocation]:
     """Tables are counted where they are not written under headers of their own, as in `keys = [{...}]`."""
-    places: list[_Place] = []
+    places: list[_SourceLocation] = []
     for number, line in enumerate(text.splitlines(), 1):
         field = re.match(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=", line)
         if re.match(r"\s*\[\[\s*[\"']?keys[\"']?\s*\]\]", line):
@@ -231,14 +231,14 @@ def _places(text: str, tables: int) -> list[_Place]:
     return places if len(places) == tables else [(f"table {number}", {}) for number in range(1, tables + 1)]
 
 
-def _complaints(error: ValidationError, place: _Place) -> Iterator[str]:
+def _describe_errors(error: ValidationError, place: _SourceLocation) -> Iterator[str]:
     start, fields = place
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "keys"
         yield f"{fields.get(field, start)}: {field}: {problem['msg']}"
 
 
-def _repeated(rows: list[KeyRow]) -> Iterator[str]:
+def _find_duplicates(rows: list[ClientKey]) -> Iterator[str]:
     seen: dict[str | bytes, str] = {}
     for row in rows:
         if row.name in seen:
@@ -248,13 +248,13 @@ def _repeated(rows: list[KeyRow]) -> Iterator[str]:
         seen |= {row.name: row.name, row.sha256: row.name}
 
 
-def new_key(name: str) -> tuple[str, str]:
+def generate_key(name: str) -> tuple[str, str]:
     """A key that nobody can guess, and its table for the file. Raises KeysBroken for a name that is none."""
     key = f"sk-limner-{secrets.token_urlsafe(32)}"
     table = f'[[keys]]\nname = "{name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
     fields: dict[str, Any] = {"name": name, "sha256": "0" * 64}
     try:
-        KeyRow.model_validate(fields)
+        ClientKey.model_validate(fields)
     except ValidationError as error:
-        raise KeysBroken(error.errors()[0]["msg"]) from None
+        raise InvalidKeyFile(error.errors()[0]["msg"]) from None
     return key, table

@@ -34,7 +34,7 @@ async def read(operation: Operation, http: Request, spool: Spool, settings: Sett
     match content_type.partition(";")[0].strip().lower():
         case "multipart/form-data":
             boundary = boundary_of(content_type)
-            parts = await read_parts(body, boundary, new_blob=spool.blob, max_part=max_image)
+            parts = await read_parts(body, boundary, new_blob=spool.new_blob, max_part=max_image)
             return read_form(operation, parts)
         case "application/json" | "text/json" | "":
             return await read_lifting(operation, body, spool, max_image)
@@ -43,7 +43,7 @@ async def read(operation: Operation, http: Request, spool: Spool, settings: Sett
 
 async def read_lifting(operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int) -> ImagesRequest:
     """JSON whose large pictures go into blobs while they arrive."""
-    lifter = InlineImageSpooler(spool.blob)
+    lifter = InlineImageSpooler(spool.new_blob)
     request = read_json(operation, parse(await read_text(body, lifter)))
     if lifter.discarded:
         message = "Invalid image file: the base64 of an image in the request is cut off, or no image."

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.access.auth import Access
+from app.access.auth import Authenticator
 from app.api.body import counted
 from app.api.responses import JsonResponse
 from app.errors import InvalidRequest, RateLimited
@@ -23,7 +23,7 @@ MAX_PASTED = 2
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-def diagnosis_routes(access: Access, patience: float) -> APIRouter:
+def diagnosis_routes(access: Authenticator, patience: float) -> APIRouter:
     """`patience`: seconds without a byte of the reply. Costs no money, but needs a key as a picture does."""
     router = APIRouter()
     reading = 0
@@ -31,7 +31,7 @@ def diagnosis_routes(access: Access, patience: float) -> APIRouter:
     @router.post("/explain", include_in_schema=False)
     async def diagnose(http: Request) -> Response:
         nonlocal reading
-        access.admit(http.headers)
+        access.authenticate(http.headers)
         if reading == MAX_PASTED:
             raise RateLimited("Others have their replies explained. Please try again shortly.")
         reading += 1
@@ -56,7 +56,7 @@ def diagnosis(reply: bytes) -> Response:
 LONGEST, MAX_SILENCE = 900, 4
 
 
-def silence_routes(access: Access, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> APIRouter:
+def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> APIRouter:
     """Costs nothing, but needs a key as a picture does."""
     router = APIRouter()
     waiting = 0
@@ -64,7 +64,7 @@ def silence_routes(access: Access, sleep: Callable[[float], Awaitable[object]] =
     @router.get("/silence/{seconds}", include_in_schema=False)
     async def silence(seconds: str, http: Request) -> Response:
         nonlocal waiting
-        access.admit(http.headers)
+        access.authenticate(http.headers)
         length = read_length(seconds)
         if waiting == MAX_SILENCE:
             raise RateLimited("Others are listening to the silence. Please try again shortly.")

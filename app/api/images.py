@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.access.auth import Access
+from app.access.auth import Authenticator
 from app.api.body import read
 from app.api.openapi import image_endpoint, result_endpoint
 from app.config.settings import Settings
@@ -29,12 +29,12 @@ _RETIRED = (
 )
 
 
-def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
+def image_routes(settings: Settings, access: Authenticator, books: Books) -> APIRouter:
     """Route first, then the key, then the body: a stranger does not make the server read 256 MiB."""
     router = APIRouter()
 
     async def answer(operation: Operation, http: Request, deployment: str | None = None) -> Response:
-        caller = access.admit(http.headers)
+        caller = access.authenticate(http.headers)
         account = books.open(http.state.request_id, caller, operation, http.headers.get("traceparent"))
         http.state.account = account
         spool = Spool(settings.spool_dir)
@@ -62,7 +62,7 @@ def image_routes(settings: Settings, access: Access, books: Books) -> APIRouter:
     @router.get("/images/results/{result_id}", **result_endpoint())
     async def results(result_id: str, http: Request) -> Response:
         studio: Studio = http.app.state.studio
-        return await studio.result(result_id, access.admit(http.headers), Spool(settings.spool_dir), http)
+        return await studio.result(result_id, access.authenticate(http.headers), Spool(settings.spool_dir), http)
 
     add_azure(router, answer)
     retire_variations(router, access)
@@ -79,8 +79,8 @@ def add_azure(router: APIRouter, answer: Callable[[Operation, Request, str], Awa
         return await answer(_AZURE[operation], http, deployment)
 
 
-def retire_variations(router: APIRouter, access: Access) -> None:
+def retire_variations(router: APIRouter, access: Authenticator) -> None:
     @router.post("/images/variations", include_in_schema=False)
     async def variations(http: Request) -> Response:
-        access.admit(http.headers)
+        access.authenticate(http.headers)
         raise NotFound(_RETIRED, code="endpoint_retired")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.access.auth import Access
+from app.access.auth import Authenticator
 from app.api.openapi import MODEL, MODELS, NEEDS_KEY, fault_responses, json_response
 from app.api.responses import JsonResponse
 from app.errors import NotFound
@@ -18,12 +18,12 @@ _CREATED = 1_733_011_200
 ListModels = Callable[[str | None, tuple[str, ...]], Iterable[str]]
 
 
-def model_routes(list_models: ListModels, access: Access) -> APIRouter:
+def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     """A key with a row in the file of keys is told of what it may use, and of nothing else."""
     router = APIRouter(tags=["models"])
 
     def cards(http: Request) -> dict[str, dict[str, object]]:
-        row = access.admit(http.headers).row
+        row = access.authenticate(http.headers).key
         names = list_models(None, ()) if row is None else list_models(row.upstream, row.models)
         return {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app import __version__
-from app.access.auth import Access
+from app.access.auth import Authenticator
 from app.api.responses import JsonResponse
 from app.config.field_types import is_loopback, variable
 from app.config.settings import Settings
@@ -44,14 +44,14 @@ Outcome = Mapping[str, object]
 def status_routes(settings: Settings, outcomes: Collection[Outcome]) -> APIRouter:
     """`outcomes`: the last requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
-    access = Access((key.get_secret_value() for key in keys), pass_through=False)
+    access = Authenticator((key.get_secret_value() for key in keys), pass_through=False)
     # Who has a key in the file of keys is a guest with limits, and no operator.
     is_open = bool(keys) or (is_loopback(settings.host) and not settings.has_client_keys)
     router = APIRouter()
 
     @router.get("/status", include_in_schema=False)
     async def status(http: Request) -> Response:
-        access.admit(http.headers)
+        access.authenticate(http.headers)
         if not is_open:
             raise Forbidden(_CLOSED, code="status_key_not_set")
         return JsonResponse(report(http.app.state.studio, settings, outcomes), headers={"cache-control": "no-store"})
@@ -68,7 +68,7 @@ def report(studio: Studio, settings: Settings, outcomes: Collection[Outcome]) ->
         "pid": os.getpid(),
         "now": time.time(),
         "closing": studio.closing,
-        "turns": {"used": turns.used, "limit": turns.limit, "waiting": turns.waiting, "queue": settings.max_queue},
+        "turns": {"used": turns.in_use, "limit": turns.limit, "waiting": turns.waiting, "queue": settings.max_queue},
         "under_way": [told(errand) for errand in studio.once.under_way()],
         "upstreams": upstreams(studio.parts.upstreams),
         "outcomes": [{name: outcome.get(name) for name in _SHOWN} for outcome in reversed(list(outcomes))],

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.openapi import fault_responses
 from app.errors import NotFound
-from app.images.store import Stored, cache_control, media_type
+from app.images.store import StoredImage, cache_control, media_type
 
 #: One range only: of several, a server may send the whole (RFC 9110, 14.2).
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.ASCII | re.IGNORECASE)
@@ -37,7 +37,7 @@ _PIECE = 2**20
 class KeptResponse(Response):
     """Takes over the picture. `headers` are those that all kept pictures have."""
 
-    def __init__(self, stored: Stored, asked: Headers, headers: Mapping[str, str]) -> None:
+    def __init__(self, stored: StoredImage, asked: Headers, headers: Mapping[str, str]) -> None:
         self._stored = stored
         modified = formatdate(stored.modified, usegmt=True)
         told = {**headers, "accept-ranges": "bytes", "etag": stored.etag, "last-modified": modified}
@@ -78,7 +78,7 @@ def has_it(asked: Headers, etag: str) -> bool:
     return bool(tags & {etag, "*"})
 
 
-def wanted_part(asked: Headers, stored: Stored, modified: str) -> range | None:
+def wanted_part(asked: Headers, stored: StoredImage, modified: str) -> range | None:
     """None: the whole, also for a client that goes on with another picture than this one."""
     if asked.get("if-range", stored.etag) not in {stored.etag, modified}:
         return None
@@ -106,7 +106,7 @@ def kept_routes(ttl: float) -> APIRouter:
         },
     )
     async def kept(name: str, http: Request) -> Response:
-        stored = await http.app.state.studio.parts.store.find(name)
+        stored = await http.app.state.studio.parts.store.get(name)
         if stored is None:
             raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
         return KeptResponse(stored, http.headers, headers)

@@ -17,7 +17,7 @@ import orjson
 from app.config.settings import Settings
 from app.errors import ApiError
 from app.images.blob import Blob
-from app.images.store import Store, Stored
+from app.images.store import ImageStore, StoredImage
 from app.images.stores import open_store
 from app.main import create_app
 from app.protocol.image_format import ImageInfo
@@ -125,9 +125,9 @@ async def check_store(settings: Settings) -> str:
     with closing(store):
         try:
             name = await write_sample(store, settings)
-            stored = await store.find(name)
+            stored = await store.get(name)
             data = b"" if stored is None else await read_sample(stored)
-            link = await store.link(name)
+            link = await store.url_for(name)
         except ApiError as error:
             raise CheckFailed(error.detail or error.message) from None
     if data != _SAMPLE:
@@ -135,13 +135,13 @@ async def check_store(settings: Settings) -> str:
     return f"a picture written and read; {await check_link(link)}"
 
 
-async def write_sample(store: Store, settings: Settings) -> str:
+async def write_sample(store: ImageStore, settings: Settings) -> str:
     with closing(Blob(settings.spool_dir)) as blob:
         blob.write(_SAMPLE)
-        return await store.keep(blob, ImageInfo("image/png", 8, 8, alpha=False))
+        return await store.put(blob, ImageInfo("image/png", 8, 8, alpha=False))
 
 
-async def read_sample(stored: Stored) -> bytes:
+async def read_sample(stored: StoredImage) -> bytes:
     with closing(stored):
         return await stored.read(0, stored.size)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from app import __version__
-from app.access.keys import KeyBook, KeysBroken, new_key
+from app.access.keys import InvalidKeyFile, KeyFile, generate_key
 from app.api.diagnostics import read_length
 from app.cli.explain import explain_file
 from app.cli.ledger import GROUPS, report_ledger
@@ -158,8 +158,8 @@ def add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def tell_new_key(name: str) -> int:
     """The table alone goes to the standard output, so that it can be appended to the file."""
     try:
-        key, table = new_key(name)
-    except KeysBroken as error:
+        key, table = generate_key(name)
+    except InvalidKeyFile as error:
         print(f"NAME: {error}", file=sys.stderr)
         return 2
     print(f"The key of {name}, shown only here: {key}", file=sys.stderr)
@@ -181,7 +181,7 @@ def serve(settings: Settings) -> int:
     warn_of_workers(settings)
     try:
         server = open_workers(settings) if settings.workers > 1 else Server(settings)
-    except KeysBroken as error:
+    except InvalidKeyFile as error:
         print(f"LIMNER_KEYS_FILE: {error}. See README.md#keys-and-limits", file=sys.stderr)
         return 2
     except OSError as error:
@@ -211,6 +211,6 @@ def open_workers(settings: Settings) -> "Workers":
     from app.server.supervisor import Workers  # noqa: PLC0415
 
     if settings.keys_file is not None:
-        KeyBook(settings.keys_file)
+        KeyFile(settings.keys_file)
     open_store(store_config(settings)).close()
     return Workers(settings)

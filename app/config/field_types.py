@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.images.ssrf import Allowed, parse_allow
-from app.images.stores import check_url
+from app.images.ssrf import AllowRule, parse_allow
+from app.images.stores import check_store_url
 from app.images.transcode import InputLimits
 from app.protocol.dialects import DIALECTS
 
@@ -49,7 +49,7 @@ def _check_dialect(value: str) -> str:
 
 def _check_store_url(value: str) -> str:
     try:
-        check_url(value)
+        check_store_url(value)
     except ValueError as error:
         raise PydanticCustomError("store", "{form}", {"form": str(error)}) from None
     return value
@@ -184,7 +184,7 @@ LedgerFile = Annotated[Path, AfterValidator(_check_ledger_file)]
 OtlpEndpoint = Annotated[str, AfterValidator(_check_otlp_endpoint)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_input_limits)]
-AllowList = Annotated[tuple[Allowed, ...], NoDecode, BeforeValidator(_parse_allow_list)]
+AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_allow_list)]
 
 # The last of several BeforeValidators runs first.
 _ClientKeyTuple = tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...]

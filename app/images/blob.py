@@ -12,13 +12,13 @@ from app.errors import SpoolFull
 from app.observability.metrics import SPOOL
 
 #: What one blob may hold in memory. Most uploads of a chat are smaller, a photo is larger.
-IN_MEMORY = 256 * 1024
+MAX_IN_MEMORY = 256 * 1024
 
 
 class Blob:
     """Written once from front to back, then read as often as wanted, by several readers at once."""
 
-    def __init__(self, directory: Path | None = None, in_memory: int = IN_MEMORY) -> None:
+    def __init__(self, directory: Path | None = None, in_memory: int = MAX_IN_MEMORY) -> None:
         self.size = 0
         self._directory = directory
         self._in_memory = in_memory
@@ -85,14 +85,14 @@ class Spool:
         self._directory = directory
         self._blobs: list[Blob] = []
 
-    def blob(self) -> Blob:
-        return self.adopt(Blob(self._directory))
+    def new_blob(self) -> Blob:
+        return self.add(Blob(self._directory))
 
-    def adopt(self, blob: Blob) -> Blob:
+    def add(self, blob: Blob) -> Blob:
         self._blobs.append(blob)
         return blob
 
-    def take_over(self, other: "Spool") -> None:
+    def absorb(self, other: "Spool") -> None:
         self._blobs += other._blobs
         other._blobs = []
 

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.images.blob import Blob
-from app.images.store import StoreConfig, Stored, is_name, new_name, not_kept, not_reached
+from app.images.store import StoreConfig, StoredImage, generate_name, is_name, store_failed, store_unreachable
 from app.protocol.image_format import ImageInfo
 
 T = TypeVar("T")
 
 _MAX_BYTES = 10 * 2**30
-_COPIED_AT_ONCE = 2**20
+_CHUNK_SIZE = 2**20
 
 #: How files begin that are being written; no name of a picture does.
-_ASIDE = ".limner-"
+_TEMPORARY_PREFIX = ".limner-"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class _FileEntry:
     path: Path
     modified: float
     size: int
@@ -40,28 +40,28 @@ class DiskStore:
 
     def __init__(self, config: StoreConfig) -> None:
         """Raises OSError where the folder cannot be made."""
-        self._folder = read_folder(config.url)
+        self._folder = parse_disk_url(config.url)
         self._ttl = config.ttl
         self._max_bytes = config.max_bytes or _MAX_BYTES
         self._now = config.now
-        self._room = 0
+        self._remaining = 0
         self._lock = threading.Lock()
         # Its own threads: the default executor is shared with name look-ups.
         self._threads = ThreadPoolExecutor(2, "store")
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    async def keep(self, blob: Blob, info: ImageInfo) -> str:
-        name = new_name(info)
+    async def put(self, blob: Blob, info: ImageInfo) -> str:
+        name = generate_name(info)
         try:
             await self._run(partial(self._write, blob, self._folder / name))
         except OSError as error:
-            raise not_kept(str(error)) from None
+            raise store_failed(str(error)) from None
         return name
 
-    async def link(self, name: str) -> str | None:
+    async def url_for(self, name: str) -> str | None:
         return None
 
-    async def find(self, name: str) -> Stored | None:
+    async def get(self, name: str) -> StoredImage | None:
         if not is_name(name):
             return None
         try:
@@ -69,13 +69,13 @@ class DiskStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise not_reached(str(error)) from None
+            raise store_unreachable(str(error)) from None
 
-    async def sweep(self) -> int:
+    async def delete_expired(self) -> int:
         try:
-            return await self._run(self._sweep)
+            return await self._run(self._delete_expired)
         except OSError as error:
-            raise not_reached(str(error)) from None
+            raise store_unreachable(str(error)) from None
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
@@ -85,10 +85,10 @@ class DiskStore:
 
     def _write(self, blob: Blob, path: Path) -> None:
         self._reserve(blob.size)
-        descriptor, aside = tempfile.mkstemp(dir=self._folder, prefix=_ASIDE)
+        descriptor, aside = tempfile.mkstemp(dir=self._folder, prefix=_TEMPORARY_PREFIX)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                for piece in blob.chunks(_COPIED_AT_ONCE):
+                for piece in blob.chunks(_CHUNK_SIZE):
                     file.write(piece)
             Path(aside).rename(path)
         except BaseException:  # reason: tidied up, and raised again
@@ -100,13 +100,13 @@ class DiskStore:
         if size > self._max_bytes:
             raise OSError(f"a picture of {size} bytes is more than LIMNER_IMAGE_STORE_MAX_BYTES")
         with self._lock:
-            if size > self._room:
+            if size > self._remaining:
                 self._make_room(size)
-            self._room -= size
+            self._remaining -= size
 
     def _make_room(self, size: int) -> None:
         """A little more than is needed, so that a full folder is not listed for every picture."""
-        entries = sorted(self._pictures(), key=lambda entry: entry.modified)
+        entries = sorted(self._images(), key=lambda entry: entry.modified)
         taken = sum(entry.size for entry in entries)
         goal = self._max_bytes - max(size, self._max_bytes // 16)
         for entry in entries if taken + size > self._max_bytes else ():
@@ -114,41 +114,41 @@ class DiskStore:
                 break
             entry.path.unlink(missing_ok=True)
             taken -= entry.size
-        self._room = self._max_bytes - taken
+        self._remaining = self._max_bytes - taken
 
-    def _pictures(self) -> Iterator[Entry]:
+    def _images(self) -> Iterator[_FileEntry]:
         return (entry for entry in self._entries() if is_name(entry.path.name))
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self) -> Iterator[_FileEntry]:
         """Ours only: whatever else lies in the folder is never touched."""
         with os.scandir(self._folder) as found:
             for file in found:
-                if is_name(file.name) or file.name.startswith(_ASIDE):
+                if is_name(file.name) or file.name.startswith(_TEMPORARY_PREFIX):
                     try:
                         status = file.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         # Another process was faster.
                         continue
-                    yield Entry(Path(file.path), status.st_mtime, status.st_size)
+                    yield _FileEntry(Path(file.path), status.st_mtime, status.st_size)
 
-    def _open(self, name: str) -> Stored | None:
+    def _open(self, name: str) -> StoredImage | None:
         """Raises FileNotFoundError."""
         descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW)
         status = os.fstat(descriptor)
-        if self._is_over(status.st_mtime):
+        if self._is_expired(status.st_mtime):
             os.close(descriptor)
             return None
 
         async def read(offset: int, size: int) -> bytes:
             return await self._run(partial(os.pread, descriptor, size, offset))
 
-        return Stored(name, status.st_size, status.st_mtime, read, partial(os.close, descriptor))
+        return StoredImage(name, status.st_size, status.st_mtime, read, partial(os.close, descriptor))
 
-    def _is_over(self, modified: float) -> bool:
+    def _is_expired(self, modified: float) -> bool:
         return modified + self._ttl < self._now()
 
-    def _sweep(self) -> int:
-        over = [entry.path for entry in self._entries() if self._is_over(entry.modified)]
+    def _delete_expired(self) -> int:
+        over = [entry.path for entry in self._entries() if self._is_expired(entry.modified)]
         for path in over:
             path.unlink(missing_ok=True)
         with self._lock:
@@ -156,7 +156,7 @@ class DiskStore:
         return len(over)
 
 
-def read_folder(url: str) -> Path:
+def parse_disk_url(url: str) -> Path:
     """Raises ValueError."""
     folder = url.removeprefix("disk://")
     if not folder.startswith("/"):

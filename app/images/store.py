@@ -39,7 +39,7 @@ def _nothing() -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredImage:
     """A kept picture, which never changes under its name. `modified` is in seconds since the epoch.
 
     `read(offset, size)` gives less than `size` only at the end, and raises Unavailable; `close` when all is read.
@@ -56,7 +56,7 @@ class Stored:
         return f'"{self.name}"'
 
 
-def new_name(info: ImageInfo) -> str:
+def generate_name(info: ImageInfo) -> str:
     return f"{secrets.token_urlsafe(24)}.{info.extension}"
 
 
@@ -74,33 +74,33 @@ def cache_control(ttl: float) -> str:
     return f"public, max-age={ttl:.0f}, immutable"
 
 
-def not_kept(reason: str) -> ImageUnavailable:
+def store_failed(reason: str) -> ImageUnavailable:
     message = "The image was painted, but this server could not keep it."
     return ImageUnavailable(message, code="image_not_kept", detail=f"LIMNER_IMAGE_STORE: {reason}")
 
 
-def not_reached(reason: str) -> ServiceUnavailable:
+def store_unreachable(reason: str) -> ServiceUnavailable:
     message = "The image store cannot be reached. Please try again."
     return ServiceUnavailable(message, code="image_store_unavailable", detail=f"LIMNER_IMAGE_STORE: {reason}")
 
 
-class Store(Protocol):
-    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+class ImageStore(Protocol):
+    async def put(self, blob: Blob, info: ImageInfo) -> str:
         """The name under which the picture is found from now on, until its time is over. Raises ImageUnavailable."""
         ...
 
-    async def link(self, name: str) -> str | None:
+    async def url_for(self, name: str) -> str | None:
         """An address of the store's own that works for a stranger; None where this server has to serve the picture.
 
         Raises ImageUnavailable.
         """
         ...
 
-    async def find(self, name: str) -> Stored | None:
+    async def get(self, name: str) -> StoredImage | None:
         """None where there is no such picture, or its time is over. Raises Unavailable."""
         ...
 
-    async def sweep(self) -> int:
+    async def delete_expired(self) -> int:
         """Remove what is older than its time; how many pictures that were. Raises Unavailable."""
         ...
 

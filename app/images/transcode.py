@@ -15,14 +15,14 @@ from app.errors import ApiError, UserError
 from app.images.blob import Blob
 from app.images.codec import (
     MAX_PIXELS,
-    Blame,
-    Picture,
-    bad_input,
-    bad_result,
+    DecodedImage,
     decode,
     encode,
-    open_picture,
+    open_image,
     orientation,
+    raising,
+    unreadable_input,
+    unreadable_result,
     upright_size,
 )
 
@@ -33,32 +33,32 @@ _FORMAT = "Invalid mask image format - mask image must be a PNG"
 
 def check_mask(mask: Blob, image: Blob, max_pixels: int) -> None:
     """Reads both headers only. Raises UserError in the official words."""
-    with Blame(_bad_mask(_FORMAT)):
-        opened = open_picture(mask, max_pixels)
+    with raising(_bad_mask(_FORMAT)):
+        opened = open_image(mask, max_pixels)
     if opened.format != "PNG":
         raise _bad_mask(_FORMAT)
     if not opened.has_transparency_data:
         raise _bad_mask(_ALPHA)
-    with Blame(bad_input(0)):
-        size = upright_size(open_picture(image, max_pixels))
+    with raising(unreadable_input(0)):
+        size = upright_size(open_image(image, max_pixels))
     if upright_size(opened) != size:
         raise _bad_mask(_SIZE)
 
 
-def restore(result: Blob, original: Blob, mask: Blob, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
+def apply_mask(result: Blob, original: Blob, mask: Blob, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
     """A PNG of the original's size: `mask` alpha 255 shows the original, 0 the result, and a value a between them
     (a * original + (255 - a) * result) / 255 in each channel, alpha too, rounded to the nearest integer.
 
     A result of another size is scaled first. The original's colour profile stays, since the upstream was shown its
     numbers and answered in numbers. What is 16 bits or CMYK in the original is its 8 bits of RGB here.
     """
-    with Blame(bad_input(0)):
-        kept = decode(open_picture(original, max_pixels))
+    with raising(unreadable_input(0)):
+        kept = decode(open_image(original, max_pixels))
     keep = _alpha(mask, max_pixels)
     if keep.size != kept.pixels.size:
         raise _bad_mask(_SIZE)
-    with Blame(bad_result()):
-        painted = decode(open_picture(result, max_pixels)).scaled(keep.size)
+    with raising(unreadable_result()):
+        painted = decode(open_image(result, max_pixels)).scaled(keep.size)
         mode = "RGBA" if any(picture.pixels.mode.endswith("A") for picture in (kept, painted)) else "RGB"
         pixels = painted.pixels.convert(mode)
         pixels.paste(kept.pixels.convert(mode), mask=keep)
@@ -66,8 +66,8 @@ def restore(result: Blob, original: Blob, mask: Blob, max_pixels: int, new_blob:
 
 
 def _alpha(mask: Blob, max_pixels: int) -> Image.Image:
-    with Blame(_bad_mask(_FORMAT)):
-        pixels = decode(open_picture(mask, max_pixels)).pixels
+    with raising(_bad_mask(_FORMAT)):
+        pixels = decode(open_image(mask, max_pixels)).pixels
     if not pixels.mode.endswith("A"):
         raise _bad_mask(_ALPHA)
     return pixels.getchannel("A")
@@ -85,24 +85,24 @@ class InputLimits(NamedTuple):
 
 
 #: Upstreams drop input pictures that are larger.
-MAX_BYTES = 20 * 1024 * 1024
-MAX_EDGE = 4096
+MAX_INPUT_BYTES = 20 * 1024 * 1024
+MAX_INPUT_EDGE = 4096
 
 #: Of re-encoded inputs: no eye sees a difference, and the files stay near the size of a phone's.
 _INPUT_QUALITY = 92
 
 #: The Images API's name of what Pillow calls it; what is not here can be read but not asked for.
-_NAMES = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
+_FORMAT_NAMES = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
 
 #: How a whole file ends. Opening a WebP already sees that it is whole.
-_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "WEBP": b""}
+_FILE_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "WEBP": b""}
 
 _Size = tuple[int, int]
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedInput:
     """An input picture as it may be sent: `blob` is the client's own, or a new one that the caller closes.
 
     `shrunk` says what was made smaller, in ASCII for a header; None where no limit was hit. `size` is upright.
@@ -129,7 +129,7 @@ class Transcoder:
         self,
         blob: Blob,
         *,
-        format: str | None = None,  # noqa: A002  the word of Pillow and of output_format
+        image_format: str | None = None,
         compression: int | None = None,
         size: _Size | None = None,
     ) -> Blob:
@@ -140,30 +140,32 @@ class Transcoder:
         no reason to encode again what already has the format. Of an animation the first frame is taken. Raises
         ImageUnavailable.
         """
-        return await self._run(partial(_convert, blob, _Wish(format, compression, size), self._max_pixels))
+        return await self._run(
+            partial(_convert, blob, _ConvertOptions(image_format, compression, size), self._max_pixels)
+        )
 
     async def prepare(
         self,
         blob: Blob,
         *,
         index: int = 0,
-        max_bytes: int | None = MAX_BYTES,
-        max_edge: int | None = MAX_EDGE,
+        max_bytes: int | None = MAX_INPUT_BYTES,
+        max_edge: int | None = MAX_INPUT_EDGE,
         size: _Size | None = None,
-    ) -> Prepared:
+    ) -> PreparedInput:
         """An input picture upright, in PNG, JPEG or WebP of 8 bits a channel, and within the limits.
 
         Its format stays where it is one of these. `index` is its place among the inputs, from 0. `size` is for a mask,
         which goes where its picture goes: exactly this size, and no limit. Raises UserError.
         """
-        limits = _Limits(max_bytes, max_edge, size)
+        limits = _InputLimits(max_bytes, max_edge, size)
         return await self._run(partial(_prepare, blob, index, limits, self._max_pixels))
 
     async def check_mask(self, mask: Blob, image: Blob) -> None:
         await self._run(lambda _: check_mask(mask, image, self._max_pixels))
 
-    async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
-        return await self._run(partial(restore, result, original, mask, self._max_pixels))
+    async def apply_mask(self, result: Blob, original: Blob, mask: Blob) -> Blob:
+        return await self._run(partial(apply_mask, result, original, mask, self._max_pixels))
 
     def close(self) -> None:
         """Waits for what is under way; what waits is cancelled."""
@@ -182,7 +184,7 @@ class Transcoder:
             await asyncio.wait({done})
         except asyncio.CancelledError:
             if not future.cancel():
-                done.add_done_callback(partial(_discard, made))
+                done.add_done_callback(partial(_close_blobs, made))
                 await asyncio.wait({done})
             raise
         error = done.exception()
@@ -193,67 +195,69 @@ class Transcoder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _ConvertOptions:
     format: str | None
     compression: int | None
     size: _Size | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
+class _InputLimits:
     max_bytes: int | None
     max_edge: int | None
     size: _Size | None
 
-    def fit(self, size: _Size) -> _Size:
+    def target_size(self, size: _Size) -> _Size:
         if self.size is not None:
             return self.size
         return _fit(size, None if self.max_edge is None else (self.max_edge, self.max_edge))
 
-    def hold(self, blob: Blob) -> bool:
+    def permits(self, blob: Blob) -> bool:
         return self.size is not None or self.max_bytes is None or blob.size <= self.max_bytes
 
 
-def _discard(made: list[Blob], done: asyncio.Future[_T]) -> None:
+def _close_blobs(made: list[Blob], done: asyncio.Future[_T]) -> None:
     done.exception()  # retrieved, or asyncio complains that nobody did
     for blob in made:
         blob.close()
 
 
-def _convert(blob: Blob, wish: _Wish, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
-    with Blame(bad_result()):
-        image = open_picture(blob, max_pixels)
-        own = _NAMES.get(image.format or "")
+def _convert(blob: Blob, wish: _ConvertOptions, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
+    with raising(unreadable_result()):
+        image = open_image(blob, max_pixels)
+        own = _FORMAT_NAMES.get(image.format or "")
         goal = wish.format or own or "png"
         seen = upright_size(image)
         target = _fit(seen, wish.size)
         squeezed = wish.compression not in {None, 100} and goal != "png"
         if target == seen and wish.format in {None, own} and not squeezed:
             return blob
-        picture = decode(image, _ratio(seen, target))
+        picture = decode(image, _scale_ratio(seen, target))
         picture = picture.scaled(_fit(picture.pixels.size, target))
         return encode(picture, goal, 100 if wish.compression is None else wish.compression, new_blob)
 
 
-def _prepare(blob: Blob, index: int, limits: _Limits, max_pixels: int, new_blob: Callable[[], Blob]) -> Prepared:
-    with Blame(bad_input(index)):
-        image = open_picture(blob, max_pixels)
+def _prepare(
+    blob: Blob, index: int, limits: _InputLimits, max_pixels: int, new_blob: Callable[[], Blob]
+) -> PreparedInput:
+    with raising(unreadable_input(index)):
+        image = open_image(blob, max_pixels)
         seen = upright_size(image)
-        target = limits.fit(seen)
-        if target == seen and limits.hold(blob) and _goes_as_it_is(image, blob):
-            if _ENDS[image.format or ""] not in blob.read_at(max(0, blob.size - 64), 64):
+        target = limits.target_size(seen)
+        if target == seen and limits.permits(blob) and _needs_no_conversion(image, blob):
+            if _FILE_ENDS[image.format or ""] not in blob.read_at(max(0, blob.size - 64), 64):
                 image.load()  # cut off, or something behind the end: only decoding tells
-            return Prepared(blob, seen)
-        picture = decode(image, _ratio(seen, target))
-        made, size = _encode_within(picture, target, _NAMES.get(image.format or "", "png"), limits, new_blob)
-    if size == seen and limits.hold(blob):
-        return Prepared(made, size)
-    return Prepared(made, size, f"image[{index}] {seen[0]}x{seen[1]}->{size[0]}x{size[1]}")
+            return PreparedInput(blob, seen)
+        picture = decode(image, _scale_ratio(seen, target))
+        made, size = _encode_within(picture, target, _FORMAT_NAMES.get(image.format or "", "png"), limits, new_blob)
+    if size == seen and limits.permits(blob):
+        return PreparedInput(made, size)
+    return PreparedInput(made, size, f"image[{index}] {seen[0]}x{seen[1]}->{size[0]}x{size[1]}")
 
 
-def _goes_as_it_is(image: ImageFile, blob: Blob) -> bool:
+def _needs_no_conversion(image: ImageFile, blob: Blob) -> bool:
     return (
-        image.format in _ENDS
+        image.format in _FILE_ENDS
         and image.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}
         and not (image.format == "PNG" and blob.read_at(24, 1) == b"\x10")  # Pillow shows its 16 bits as 8
         and not getattr(image, "is_animated", False)
@@ -262,23 +266,23 @@ def _goes_as_it_is(image: ImageFile, blob: Blob) -> bool:
 
 
 def _encode_within(
-    picture: Picture,
+    picture: DecodedImage,
     size: _Size,
-    format: str,  # noqa: A002
-    limits: _Limits,
+    image_format: str,
+    limits: _InputLimits,
     new_blob: Callable[[], Blob],
 ) -> tuple[Blob, _Size]:
     """As large as the bytes allow, and never larger than `size`: smaller by 5 % or more each time."""
     while True:
-        made = encode(picture.scaled(size), format, _INPUT_QUALITY, new_blob)
-        if limits.hold(made) or size == (1, 1):
+        made = encode(picture.scaled(size), image_format, _INPUT_QUALITY, new_blob)
+        if limits.permits(made) or size == (1, 1):
             return made, size
         ratio = 0.95 * min(1.0, math.sqrt((limits.max_bytes or 1) / made.size))
         made.close()
         size = max(1, math.floor(size[0] * ratio)), max(1, math.floor(size[1] * ratio))
 
 
-def _ratio(size: _Size, target: _Size) -> float:
+def _scale_ratio(size: _Size, target: _Size) -> float:
     return max(target[0] / size[0], target[1] / size[1])
 
 

@@ -348,7 +348,7 @@ class Errand:
 
     def reopen(self, spool: Spool, exchange: Exchange) -> None:
         """For another try at delivering; the bytes of the repeat join those of the first."""
-        self.spool.take_over(spool)
+        self.spool.absorb(spool)
         self.exchange = exchange
         self.delivered, self.until = False, math.inf
 

@@ -10,7 +10,7 @@ from app.errors import ImageUnavailable
 from app.extraction.partial import progress_line
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
-from app.images.store import Store
+from app.images.store import ImageStore
 from app.images.transcode import InputLimits, Transcoder
 from app.jobs.job import Errand
 from app.jobs.pipeline import Edge, Put
@@ -34,7 +34,7 @@ class Parts:
     upstreams: Upstreams
     fetcher: Fetcher
     transcoder: Transcoder
-    store: Store
+    store: ImageStore
     board: Board
     shrink: InputLimits
     public_url: str | None
@@ -62,7 +62,7 @@ class Workbench:
         return Edge(
             self.ask,
             self.fetch,
-            self.errand.spool.blob,
+            self.errand.spool.new_blob,
             self.prepare,
             self.parts.transcoder.check_mask,
             self.restore,
@@ -86,7 +86,7 @@ class Workbench:
 
             def question(dialect: str, model: str) -> Question:
                 exchange.attempts += 1
-                return Question(put(dialect, model), stream, self.token, headers, errand.spool.blob)
+                return Question(put(dialect, model), stream, self.token, headers, errand.spool.new_blob)
 
             try:
                 submission = Submission(before_send, exchange.withdraw)
@@ -125,7 +125,7 @@ class Workbench:
     async def fetch(self, url: str) -> Blob:
         exchange = self.errand.exchange
         with exchange.waiting, exchange.download, exchange.trace.step("fetch"):
-            blob = self.errand.spool.adopt(await self.parts.fetcher.fetch(url))
+            blob = self.errand.spool.add(await self.parts.fetcher.fetch(url))
         DOWNLOADED.inc(blob.size)
         return blob
 
@@ -144,7 +144,7 @@ class Workbench:
 
     async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
         with self._step("restore"):
-            return self._own(await self.parts.transcoder.restore(result, original, mask), result)
+            return self._own(await self.parts.transcoder.apply_mask(result, original, mask), result)
 
     async def convert(self, blob: Blob, request: ImagesRequest) -> Blob:
         """Into the format that was asked for, and down to a legacy size, which the upstream does not paint."""
@@ -153,14 +153,16 @@ class Workbench:
         if legacy is None and form is None and compression is None:
             return blob
         with self._step("convert"):
-            converted = await self.parts.transcoder.convert(blob, format=form, compression=compression, size=legacy)
+            converted = await self.parts.transcoder.convert(
+                blob, image_format=form, compression=compression, size=legacy
+            )
         return self._own(converted, blob)
 
     async def keep(self, blob: Blob, info: ImageInfo) -> str:
         try:
             with self._step("keep"):
-                name = await self.parts.store.keep(blob, info)
-                address = await self.parts.store.link(name)
+                name = await self.parts.store.put(blob, info)
+                address = await self.parts.store.url_for(name)
         except ImageUnavailable:
             STORE_ERRORS.inc()
             raise
@@ -172,7 +174,7 @@ class Workbench:
 
     def _own(self, made: Blob, given: Blob) -> Blob:
         """A new blob is gone with the request; the given one is its already."""
-        return made if made is given else self.errand.spool.adopt(made)
+        return made if made is given else self.errand.spool.add(made)
 
 
 def pixels(blob: Blob) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access.auth import Caller
-from app.access.concurrency import Turns
-from app.access.limits import Limits, within
+from app.access.concurrency import FairSemaphore
+from app.access.limits import KeyLimits, apply_key_policy
 from app.api.responses import ClientGone, FlowingResponse, JsonResponse, PicturesResponse, Presence
 from app.errors import ApiError, ServiceUnavailable
 from app.images.blob import Spool
@@ -38,8 +38,8 @@ _JSON, _EVENTS = "application/json", "text/event-stream"
 class Studio:
     """`jobs` are those under way, with or without a reader; `keepalive_after` is in seconds, 0 means never."""
 
-    turns: Turns
-    limits: Limits
+    turns: FairSemaphore
+    limits: KeyLimits
     parts: Parts
     policy: Policy
     once: Once
@@ -52,7 +52,7 @@ class Studio:
     async def answer(self, request: ImagesRequest, caller: Caller, spool: Spool, http: Request) -> Response:
         """Takes over the spool. Raises the ApiError of the work where nothing has been sent yet."""
         is_async = not request.stream and "respond-async" in http.headers.get("prefer", "").lower()
-        async with self.limits.door(caller):
+        async with self.limits.lock(caller):
             errand = await self._enter(request, caller, spool, http, is_async)
         return accepted(errand.id, http) if is_async else await self.visit(errand, http)
 
@@ -61,7 +61,7 @@ class Studio:
     ) -> Errand:
         """What it joins, or what has just been started for it."""
         try:
-            request = within(caller.row, request)
+            request = apply_key_policy(caller.key, request)
             identity = await identify(request, caller, http.headers)
             async with self.once.door(identity):
                 return await self._join_or_start(request, identity, caller, spool, http, is_async=is_async)
@@ -115,7 +115,7 @@ class Studio:
         if elsewhere is not None:
             return elsewhere, {}
         try:
-            return None, await self.limits.count(caller, n)
+            return None, await self.limits.charge(caller, n)
         except BaseException:  # reason: tidied up, and raised again
             await board.withdraw(own, identity)
             raise
@@ -197,12 +197,12 @@ class Studio:
     async def _work(self, errand: Errand, caller: Caller, http: Request) -> AsyncGenerator[Item, None]:
         """A turn of the key first: who waits for one of those holds none that others could use."""
         exchange, request = errand.exchange, errand.exchange.request
-        upstream = None if caller.row is None else caller.row.upstream
+        upstream = None if caller.key is None else caller.key.upstream
         edge = Workbench(self.parts, errand, caller.token, str(http.base_url), upstream).edge()
         with exchange.trace.step("turn") as turn:
             async with (
-                self.limits.turn(caller, request.n),
-                self.turns.take(caller.id, request.n),
+                self.limits.slot(caller, request.n),
+                self.turns.acquire(caller.id, request.n),
                 aclosing(paint(request, edge, self.policy)) as items,
             ):
                 exchange.turn = turn.stop()

@@ -9,7 +9,7 @@ import orjson
 
 from app.errors import ApiError, ImageUnavailable, JobLost, NotFound, ServiceUnavailable
 from app.images.blob import Blob, Spool
-from app.images.store import Store
+from app.images.store import ImageStore
 from app.jobs.job import Errand, answer_of
 from app.jobs.pipeline import Answer
 from app.jobs.registry import Once
@@ -52,7 +52,7 @@ class Letter:
         yield self.answer
 
 
-async def write_letter(errand: Errand, store: Store) -> bytes:
+async def write_letter(errand: Errand, store: ImageStore) -> bytes:
     """Of an errand that has ended. Raises ImageUnavailable where a picture cannot be kept."""
     request, answer = errand.exchange.request, answer_of(errand.job)
     repeated = {name: getattr(request, name) for name in _REPEATED}
@@ -68,18 +68,18 @@ async def write_letter(errand: Errand, store: Store) -> bytes:
     return orjson.dumps(letter)
 
 
-async def _write_painted(picture: OutputImage, store: Store) -> dict[str, Any]:
+async def _write_painted(picture: OutputImage, store: ImageStore) -> dict[str, Any]:
     told: dict[str, Any] = {"form": picture.form, "info": None if picture.info is None else astuple(picture.info)}
     source = picture.url.source if isinstance(picture.url, Base64String) else picture.source
     if source is None:
         return told | {"url": picture.url}
     if not isinstance(source, Blob) or picture.info is None:
         raise TypeError("a picture of an answer is a measured blob")
-    name = await store.keep(source, picture.info)
+    name = await store.put(source, picture.info)
     return told | {"name": name, "prefix": picture.url.prefix if isinstance(picture.url, Base64String) else None}
 
 
-async def read_letter(data: bytes, store: Store, spool: Spool) -> Letter:
+async def read_letter(data: bytes, store: ImageStore, spool: Spool) -> Letter:
     """The pictures go into the spool. Raises ImageUnavailable where one is not in this replica's store."""
     told = orjson.loads(data)
     said = told["request"]
@@ -99,7 +99,7 @@ async def read_letter(data: bytes, store: Store, spool: Spool) -> Letter:
     return Letter(request, fault=fault, replies=replies, may_be_tried_again=True)
 
 
-async def _read_painted(told: dict[str, Any], store: Store, spool: Spool) -> OutputImage:
+async def _read_painted(told: dict[str, Any], store: ImageStore, spool: Spool) -> OutputImage:
     info = None if told["info"] is None else ImageInfo(*told["info"])
     if "url" in told:
         return OutputImage(told["form"], url=told["url"], info=info)
@@ -109,11 +109,11 @@ async def _read_painted(told: dict[str, Any], store: Store, spool: Spool) -> Out
     return OutputImage(told["form"], url=Base64String(blob, told["prefix"]), info=info)
 
 
-async def _fetch(name: str, store: Store, spool: Spool) -> Blob:
-    stored = await store.find(name)
+async def _fetch(name: str, store: ImageStore, spool: Spool) -> Blob:
+    stored = await store.get(name)
     if stored is None:
         raise ImageUnavailable(_NOT_SHARED, detail="LIMNER_IMAGE_STORE: not there; do all replicas share it?")
-    blob = spool.blob()
+    blob = spool.new_blob()
     try:
         while blob.size < stored.size:
             blob.write(await stored.read(blob.size, min(_PIECE, stored.size - blob.size)))
@@ -144,7 +144,7 @@ class Handover:
 
     once: Once
     board: Board
-    store: Store
+    store: ImageStore
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def follow(self, errand: Errand) -> Answer | None:

@@ -122,7 +122,7 @@ _LAG = Histogram("limner_event_loop_lag_seconds", "How late the event loop wakes
 
 
 class Turns(Protocol):
-    used: int
+    in_use: int
     waiting: int
     limit: int
 
@@ -139,7 +139,7 @@ async def watch(
     `circuits`: by the upstream's name, closed, half-open or open.
     """
     while True:
-        _TURNS_USED.set(turns.used)
+        _TURNS_USED.set(turns.in_use)
         _TURNS_WAITING.set(turns.waiting)
         _TURNS_LIMIT.set(turns.limit)
         for upstream, state in circuits().items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from structlog.contextvars import bind_contextvars
 
-from app.access.keys import KeyBook, KeysBroken
+from app.access.keys import InvalidKeyFile, KeyFile
 from app.config.settings import Settings
 from app.main import create_app
 from app.observability.logging import configure, log
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
 
     def _reread_keys_on_hangup(self, loop: asyncio.AbstractEventLoop) -> None:
         """Signals belong to the main thread; without a file of keys SIGHUP ends the process, as everywhere."""
-        book: KeyBook | None = self._app.state.keys
+        book: KeyFile | None = self._app.state.keys
         if book is not None and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, book.reload)
 
@@ -150,7 +150,7 @@ def work(settings: Settings, sockets: "list[socket.socket]", line: "Connection")
     bind_contextvars(pid=os.getpid())
     try:
         worker = Worker(settings, line)
-    except (KeysBroken, OSError) as error:
+    except (InvalidKeyFile, OSError) as error:
         log.error("worker cannot start", error=str(error))
         raise SystemExit(2) from None
     worker.run(sockets)

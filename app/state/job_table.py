@@ -14,7 +14,7 @@ import orjson
 from app.errors import IdempotencyKeyReused, JobLost, ServiceUnavailable
 from app.jobs.job import Errand, Identity
 from app.jobs.registry import REUSED
-from app.state.shared_state import State
+from app.state.shared_state import SharedState
 
 #: Seconds between two signs of life, and without one after which an owner is taken for dead.
 BEAT, PATIENCE = 2.0, 15.0
@@ -52,7 +52,12 @@ class Board:
     """
 
     def __init__(
-        self, state: State, *, ttl: float, key_ttl: float, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+        self,
+        state: SharedState,
+        *,
+        ttl: float,
+        key_ttl: float,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._state = state
         self._ttl, self._key_ttl = ttl, key_ttl
@@ -274,7 +279,7 @@ class Board:
             "sending": _SENDING * 1000,
         }
         said = [command, orjson.dumps(told), outcome]
-        heard: list[bytes] | None = await self._state.step("job_table.lua", places, said, vital=vital)
+        heard: list[bytes] | None = await self._state.run_script("job_table.lua", places, said, required=vital)
         return heard
 
 

@@ -23,23 +23,23 @@ end
 local commands = {}
 
 -- 1: it has its turns. 0: it waits, behind all who came before it.
-function commands.take()
+function commands.acquire()
   redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
   line_up()
   local is_first = redis.call('ZRANGE', line, 0, 0)[1] == id
   if not is_first or redis.call('ZCARD', held) + share > limit then return 0 end
   step_out(id)
-  return commands.keep()
+  return commands.renew()
 end
 
 -- A sign of life. Writes anew what Redis has forgotten: who paints, paints, whatever is written.
-function commands.keep()
+function commands.renew()
   for turn = 1, share do redis.call('ZADD', held, now + lease, id .. ':' .. turn) end
   redis.call('PEXPIRE', held, lease)
   return 1
 end
 
-function commands.leave()
+function commands.release()
   for turn = 1, share do redis.call('ZREM', held, id .. ':' .. turn) end
   step_out(id)
   return 1

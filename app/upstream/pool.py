@@ -96,7 +96,7 @@ class Upstreams:
     """Seconds and chance as for Upstream. `attempts` of one question: the first, and what is asked again somewhere.
 
     To move on to an upstream that has not been asked is not counted, and not paid from the budget for repeats.
-    `ambiguous` also moves on and asks again after a 500 or 502. `suspected`: what other replicas find broken.
+    `ambiguous` also moves on and asks again after a 500 or 502. See also `report_down`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Upstreams:
         self._members = {member.spec.name: member for member in members}
         self._timeout, self._attempts, self._ambiguous = timeout, attempts, ambiguous
         self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
-        self.suspected: Collection[str] = ()
+        self._reported_down: Collection[str] = ()
         self._budget = RetryBudget()
         self._freed = asyncio.Event()
 
@@ -133,6 +133,10 @@ class Upstreams:
         """By name: closed, open, half-open."""
         now = self._monotonic()
         return {name: member.circuit.state(now).value for name, member in self._members.items()}
+
+    def report_down(self, names: Collection[str]) -> None:
+        """Choose these upstreams last, since other replicas report them down. Each call replaces the previous names."""
+        self._reported_down = names
 
     async def ask(
         self, put: Put, model: str | None, upstream: str | None = None, submission: Submission = _UNOBSERVED
@@ -247,7 +251,7 @@ class Upstreams:
         candidates = [
             Candidate(
                 name,
-                priority=self._members[name].spec.priority + (_LAST if name in self.suspected else 0),
+                priority=self._members[name].spec.priority + (_LAST if name in self._reported_down else 0),
                 weight=self._members[name].spec.weight,
                 available=self._members[name].circuit.allows(now),
                 full=self._members[name].is_full,

@@ -39,7 +39,7 @@ def _alive_after(demo: RunningDemo, limner: RunningLimner) -> Iterator[None]:
     demo.state.reset()
     yield
     assert ask(limner.url, request("GET /readyz")).status == 200
-    assert limner.studio.turns.used == limner.studio.turns.waiting == len(limner.studio.jobs) == 0
+    assert limner.studio.turns.in_use == limner.studio.turns.waiting == len(limner.studio.jobs) == 0
 
 
 def painted(limner: RunningLimner, body: bytes | dict[str, Any], *headers: str) -> Reply:

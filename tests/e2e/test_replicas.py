@@ -30,7 +30,7 @@ def demo() -> Iterator[RunningDemo]:
 @pytest.fixture(autouse=True)
 def _reset(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine that is busy with other tests is no Redis that is away."""
-    monkeypatch.setattr("app.state.shared_state._PATIENCE", 10.0)
+    monkeypatch.setattr("app.state.shared_state._TIMEOUT", 10.0)
     monkeypatch.setattr("app.state.job_table.LOOK", 0.02)
     demo.state.reset()
     yield
@@ -391,7 +391,7 @@ def test_a_client_that_takes_its_time_does_not_make_its_replica_look_dead(
 
 def test_what_ends_while_redis_is_away_is_told_when_it_is_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
-    monkeypatch.setattr("app.state.shared_state._PATIENCE", 0.5)
+    monkeypatch.setattr("app.state.shared_state._TIMEOUT", 0.5)
     one, other = fleet.pair("holds+data-url")
     cut_off(fleet, one)
     fleet.server.kill()

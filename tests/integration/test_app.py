@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from app.config.settings import Settings
 from app.errors import NotFound
-from app.images.store import not_reached
+from app.images.store import store_unreachable
 from app.jobs.registry import Once
 from app.main import EXPOSED, answer_fault, answer_framework, create_app
 from app.services import sweep
@@ -144,7 +144,7 @@ def test_a_bug_is_a_500_that_pages_can_read(limner: RunningLimner, monkeypatch: 
     def fail(name: str) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(limner.studio.parts.store, "find", fail)
+    monkeypatch.setattr(limner.studio.parts.store, "get", fail)
     reply = ask(limner.url, request(f"GET /kept/{'A' * 32}.png", f"origin: {PAGE}"))
     assert reply.status == 500
     message = "The server had an error while processing your request. Sorry about that!"
@@ -185,10 +185,10 @@ def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> 
     class Store:
         swept = 0
 
-        async def sweep(self) -> int:
+        async def delete_expired(self) -> int:
             self.swept += 1
             if self.swept == 2:
-                raise not_reached("away for a while")
+                raise store_unreachable("away for a while")
             return self.swept
 
     slept: list[float] = []

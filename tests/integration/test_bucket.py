@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.blob import Blob
-from app.images.bucket import BucketStore, Place, explain, read_place
+from app.images.bucket import BucketLocation, BucketStore, describe_error, parse_bucket_url
 from app.images.store import StoreConfig
 from tests.support.fake_clouds import Clouds
 from tests.support.seaweedfs import RunningWeed
@@ -29,20 +29,20 @@ NAME = "a" * 32 + ".png"
 class Url:
     name: str
     url: str
-    place: Place
+    place: BucketLocation
 
 
 PLACES = [
-    Url("a bucket", "s3://pictures", Place("s3", "pictures", None, {}, None, None, False)),
-    Url("a prefix", "gs://pictures/a/b/", Place("gs", "pictures", "a/b", {}, None, None, False)),
-    Url("all that can be said of S3", "s3://b/p?endpoint=http://minio:9000/&region=eu-1&public=https://cdn&sweep=true", Place("s3", "b", "p", {"region": "eu-1"}, "http://minio:9000/", "https://cdn", True)),
-    Url("an account of Azure's", "az://b?account=limner", Place("az", "b", None, {"account_name": "limner"}, None, None, False)),
+    Url("a bucket", "s3://pictures", BucketLocation("s3", "pictures", None, {}, None, None, False)),
+    Url("a prefix", "gs://pictures/a/b/", BucketLocation("gs", "pictures", "a/b", {}, None, None, False)),
+    Url("all that can be said of S3", "s3://b/p?endpoint=http://minio:9000/&region=eu-1&public=https://cdn&sweep=true", BucketLocation("s3", "b", "p", {"region": "eu-1"}, "http://minio:9000/", "https://cdn", True)),
+    Url("an account of Azure's", "az://b?account=limner", BucketLocation("az", "b", None, {"account_name": "limner"}, None, None, False)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", PLACES, ids=lambda case: case.name)
 def test_what_an_address_says(case: Url) -> None:
-    assert read_place(case.url) == case.place
+    assert parse_bucket_url(case.url) == case.place
 
 
 BAD_URLS = ["s3://", "s3://key:word@bucket", "s3://bucket#x", "s3://bucket?word=x", "s3://bucket?sweep=1", "s3://bucket?endpoint=minio:9000", "s3://bucket?public=https://u:word@h"]  # fmt: skip
@@ -51,7 +51,7 @@ BAD_URLS = ["s3://", "s3://key:word@bucket", "s3://bucket#x", "s3://bucket?word=
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ValueError, match="s3://bucket/prefix") as caught:
-        read_place(url)
+        parse_bucket_url(url)
     assert "word" not in str(caught.value)
 
 
@@ -82,11 +82,11 @@ def test_a_large_picture_goes_up_in_parts_and_is_never_held(s3_store: StoreConfi
             return data
 
     store = BucketStore(s3_store)
-    assert (asyncio.run(store.find("../x")), read(store, NAME)) == (None, None)
+    assert (asyncio.run(store.get("../x")), read(store, NAME)) == (None, None)
     with Watched() as blob:
         for number in range(13):
             blob.write(bytes([number]) * 2**20)
-        name = asyncio.run(store.keep(blob, PNG))
+        name = asyncio.run(store.put(blob, PNG))
         assert (blob.read, blob.largest) == (13 * 2**20, 5 * 2**20)
     assert read(store, name) == b"".join(bytes([number]) * 2**20 for number in range(13))
 
@@ -101,7 +101,7 @@ def test_a_broken_upload_leaves_no_picture(s3_store: StoreConfig) -> None:
     with Gone() as blob:
         blob.write(b"x" * 11 * 2**20)
         with pytest.raises(ImageUnavailable) as caught:
-            asyncio.run(BucketStore(s3_store).keep(blob, PNG))
+            asyncio.run(BucketStore(s3_store).put(blob, PNG))
     assert "closed file" in str(caught.value.detail)
     assert names(s3_store) == []
 
@@ -117,11 +117,11 @@ def test_only_pictures_of_ours_are_swept_and_only_where_that_is_asked_for(s3_sto
     store = BucketStore(replace(later, url=f"{later.url}&sweep=true"))
     keep(store, b"x")
     asyncio.run(store._remote.put_async("holiday.png", b"x"))
-    assert asyncio.run(BucketStore(later).sweep()) == 0
+    assert asyncio.run(BucketStore(later).delete_expired()) == 0
     assert len(names(s3_store)) == 2
-    assert asyncio.run(store.sweep()) == 1
+    assert asyncio.run(store.delete_expired()) == 1
     assert names(s3_store) == ["holiday.png"]
-    assert asyncio.run(store.sweep()) == 0
+    assert asyncio.run(store.delete_expired()) == 0
 
 
 def test_clients_may_reach_the_bucket_elsewhere(s3_store: StoreConfig, weed: RunningWeed) -> None:
@@ -129,7 +129,7 @@ def test_clients_may_reach_the_bucket_elsewhere(s3_store: StoreConfig, weed: Run
     public = weed.endpoint.replace("127.0.0.1", "localhost")
     store = BucketStore(replace(s3_store, url=f"{s3_store.url}&public={public}"))
     name = keep(store, b"picture")
-    link = asyncio.run(store.link(name))
+    link = asyncio.run(store.url_for(name))
     assert link is not None
     assert link.startswith(f"{public}/pictures/")
     assert httpx.get(link, trust_env=False).content == b"picture"
@@ -138,7 +138,7 @@ def test_clients_may_reach_the_bucket_elsewhere(s3_store: StoreConfig, weed: Run
 
 @pytest.mark.parametrize(("ttl", "told"), [(60.0, "60"), (DAY, "86400")])
 def test_a_link_lives_as_long_as_the_picture(s3_store: StoreConfig, ttl: float, told: str) -> None:
-    link = asyncio.run(BucketStore(replace(s3_store, ttl=ttl)).link(NAME))
+    link = asyncio.run(BucketStore(replace(s3_store, ttl=ttl)).url_for(NAME))
     assert parse_qs(urlsplit(str(link)).query)["X-Amz-Expires"] == [told]
 
 
@@ -182,7 +182,7 @@ def test_a_bucket_that_fails_is_told_with_the_reason_and_without_the_secret(
     faults: list[ImageUnavailable | ServiceUnavailable] = [not_kept.value]
     assert case.says in str(not_kept.value.detail)
     if "guest" not in case.key:
-        for work in (store.find(NAME), store.sweep(), store._read(NAME, 0, 1)):
+        for work in (store.get(NAME), store.delete_expired(), store._read(NAME, 0, 1)):
             with pytest.raises(ServiceUnavailable) as not_reached:
                 asyncio.run(work)
             faults.append(not_reached.value)
@@ -201,10 +201,10 @@ def test_a_link_that_cannot_be_signed_is_told(s3_store: StoreConfig, monkeypatch
 
     monkeypatch.setattr("app.images.bucket.sign_async", fail)
     with pytest.raises(ImageUnavailable) as caught:
-        asyncio.run(BucketStore(s3_store).link(NAME))
+        asyncio.run(BucketStore(s3_store).url_for(NAME))
     assert caught.value.code == "image_not_kept"
     assert caught.value.detail == "LIMNER_IMAGE_STORE: no role, and by the way: ***"
-    assert asyncio.run(BucketStore(replace(s3_store, serve="proxy")).link(NAME)) is None
+    assert asyncio.run(BucketStore(replace(s3_store, serve="proxy")).url_for(NAME)) is None
 
 
 TOKEN = "IQoJb3JpZ2luX2VjEJ7" + "aB3/+x9=" * 30
@@ -221,7 +221,7 @@ SAID = [
 
 @pytest.mark.parametrize("said", SAID)
 def test_keys_of_roles_which_only_the_library_knows_are_told_nobody(said: str) -> None:
-    told = explain(GenericError(said), ())
+    told = describe_error(GenericError(said), ())
     assert not [start for start in range(0, len(TOKEN) - 16, 8) if TOKEN[start : start + 16] in told]
     assert "c0ffee" not in told
     assert "***" in told
@@ -229,7 +229,7 @@ def test_keys_of_roles_which_only_the_library_knows_are_told_nobody(said: str) -
 
 def test_what_is_no_secret_is_told() -> None:
     said = "Generic S3 error: Error performing PUT http://127.0.0.1:9/pictures/a/AAAA.png in 9ms: Connection refused"
-    assert explain(GenericError(said), ()) == said
+    assert describe_error(GenericError(said), ()) == said
 
 
 def test_the_key_of_the_settings_wins_over_that_of_the_environment(

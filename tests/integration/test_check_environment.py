@@ -82,7 +82,7 @@ def test_a_picture_that_does_not_come_back_is_told(tmp_path: Path, monkeypatch: 
     async def nothing(*_: object) -> None:
         return None
 
-    monkeypatch.setattr("app.images.disk.DiskStore.find", nothing)
+    monkeypatch.setattr("app.images.disk.DiskStore.get", nothing)
     said = failure(check_store, settings(image_store=f"disk://{tmp_path}"))
     assert said == "what LIMNER_IMAGE_STORE was given cannot be read back"
 

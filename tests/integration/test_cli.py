@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from app import __version__
-from app.access.keys import read_keys
+from app.access.keys import parse_keys
 from app.cli import main as commands
 from app.cli.paint import PaintOptions
 from tests.support.raw_http import ask, connect, request
@@ -176,7 +176,7 @@ def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_new_key_is_told_once_and_its_table_is_for_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["keys", "new", "alice"]) == 0
     out, err = capsys.readouterr()
-    [row] = read_keys(out)
+    [row] = parse_keys(out)
     key = err.removeprefix("The key of alice, shown only here: ").strip()
     assert (row.name, row.sha256) == ("alice", hashlib.sha256(key.encode()).digest())
     assert key not in out

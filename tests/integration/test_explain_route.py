@@ -11,7 +11,7 @@ import orjson
 import pytest
 from fastapi import FastAPI
 
-from app.access.auth import Access
+from app.access.auth import Authenticator
 from app.api.diagnostics import MAX_PASTED as MOST
 from app.api.diagnostics import MOST_BYTES, diagnosis_routes
 from app.api.middleware import LastResort, Record
@@ -104,7 +104,7 @@ def app() -> FastAPI:
     made.add_exception_handler(ApiError, answer_fault)
     made.add_middleware(LastResort)
     made.add_middleware(Record)
-    made.include_router(diagnosis_routes(Access(["sk-client"], pass_through=False), 10))
+    made.include_router(diagnosis_routes(Authenticator(["sk-client"], pass_through=False), 10))
     return made
 
 

@@ -59,7 +59,7 @@ def png() -> bytes:
 def keep(limner: RunningLimner, media_type: str = "image/png") -> str:
     """The path of a picture kept by the running server."""
     info = ImageInfo(media_type, 8, 8, alpha=False)
-    return f"/kept/{asyncio.run(limner.studio.parts.store.keep(as_blob(png()), info))}"
+    return f"/kept/{asyncio.run(limner.studio.parts.store.put(as_blob(png()), info))}"
 
 
 KEY = {"authorization": "Bearer sk-client"}
@@ -222,7 +222,7 @@ def test_a_kept_picture_has_its_time(limner: RunningLimner, http: httpx.Client, 
     assert (response.status_code, response.json()["error"]["code"]) == (404, "image_not_found")
     assert response.headers["access-control-allow-origin"] == "*"
     assert "cache-control" not in response.headers
-    assert asyncio.run(limner.studio.parts.store.sweep()) == 1
+    assert asyncio.run(limner.studio.parts.store.delete_expired()) == 1
     assert not file.exists()
 
 

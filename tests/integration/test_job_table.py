@@ -12,7 +12,7 @@ from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost
 from app.images.blob import Spool
 from app.jobs.job import Errand, Exchange, Identity, Item, Job
 from app.state.job_table import PATIENCE, Board, Heard
-from app.state.shared_state import State
+from app.state.shared_state import SharedState
 from tests.support.redis import RedisServer, run_redis
 from tests.unit.jobs.test_registry import ANSWER, CASES, KEYED, ME, REQUEST, RUNNING, Case
 
@@ -39,7 +39,7 @@ class Replica:
     """A board, and errands without a server. `between` is done in each pause of the board's."""
 
     def __init__(self, url: str, *, closed: bool = False) -> None:
-        self.state = State(url, closed=closed)
+        self.state = SharedState(url, fail_closed=closed)
         self.board = Board(self.state, ttl=600, key_ttl=86_400, sleep=self.sleep)
         self.between: Callable[[], Coroutine[Any, Any, object]] | None = None
         self.pauses = 0

@@ -16,12 +16,12 @@ from limits.aio.storage import MemoryStorage
 from redis import Redis
 
 from app.access.auth import Caller
-from app.access.keys import KeyRow, read_keys
-from app.access.limits import Limits, within
+from app.access.keys import ClientKey, parse_keys
+from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import ApiError, InvalidRequest, RateLimited
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.sizes import Size
-from app.state.shared_state import State
+from app.state.shared_state import SharedState
 from tests.support.processes import Process, serve
 from tests.support.redis import RedisServer, run_redis
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
@@ -32,7 +32,7 @@ NOBODY = Caller("id", None)
 
 
 def caller(lines: str) -> Caller:
-    [row] = read_keys(HEAD + lines)
+    [row] = parse_keys(HEAD + lines)
     return Caller("id", "sk-alice", row)
 
 
@@ -64,13 +64,13 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_a_key_may_ask_for(case: Case) -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", **case.asked)
-    row: KeyRow | None = caller(case.line).row
+    row: ClientKey | None = caller(case.line).key
     if case.says is None:
-        made = within(row, request)
+        made = apply_key_policy(row, request)
         assert {name: getattr(made, name) for name in case.asked | case.becomes} == case.asked | case.becomes
         return
     with pytest.raises(ApiError) as caught:
-        within(row, request)
+        apply_key_policy(row, request)
     assert (caught.value.message, caught.value.code) == (case.says, case.code)
 
 
@@ -79,18 +79,18 @@ class Meter:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.limits = Limits(State("memory:", closed=False), queue=5)
+        self.limits = KeyLimits(SharedState("memory:", fail_closed=False), max_waiting=5)
 
     async def count(self, who: Caller, images: int = 1) -> dict[str, str] | RateLimited:
         try:
-            return await self.limits.count(who, images)
+            return await self.limits.charge(who, images)
         except RateLimited as error:
             return error
 
 
 def test_who_has_no_row_is_not_counted() -> None:
     assert asyncio.run(Meter().count(NOBODY)) == {}
-    assert within(None, ImagesRequest(operation=Operation.GENERATION, prompt="a")).size is None
+    assert apply_key_policy(None, ImagesRequest(operation=Operation.GENERATION, prompt="a")).size is None
 
 
 def test_what_is_left_is_told_and_then_refused_as_openai_does() -> None:
@@ -119,23 +119,23 @@ def test_what_is_left_is_told_and_then_refused_as_openai_does() -> None:
 
 def test_more_at_once_than_ever_fits_is_no_matter_of_time() -> None:
     with pytest.raises(InvalidRequest, match="this key may ask for 4 images per minute, but got 5"):
-        asyncio.run(Limits(State("memory:", closed=False), 5).count(caller('images = ["4/minute"]'), 5))
+        asyncio.run(KeyLimits(SharedState("memory:", fail_closed=False), 5).charge(caller('images = ["4/minute"]'), 5))
 
 
 def test_a_budget_is_for_a_calendar_month() -> None:
     who = caller("monthly_images = 5")
     now = 0.0
-    limits = Limits(State("memory:", closed=False), 5, lambda: now)
+    limits = KeyLimits(SharedState("memory:", fail_closed=False), 5, lambda: now)
 
     async def scene() -> None:
         nonlocal now
-        await limits.count(who, 4)
+        await limits.charge(who, 4)
         with pytest.raises(RateLimited, match="budget of 5 images a month") as caught:
-            await limits.count(who, 2)
+            await limits.charge(who, 2)
         assert (caught.value.code, caught.value.headers["x-should-retry"]) == ("insufficient_quota", "false")
-        assert await limits.count(who, 1) == {}
+        assert await limits.charge(who, 1) == {}
         now = 40 * 86_400.0
-        assert await limits.count(who, 5) == {}
+        assert await limits.charge(who, 5) == {}
 
     asyncio.run(scene())
 
@@ -221,13 +221,13 @@ def test_a_limit_that_is_changed_has_not_forgotten_what_was_used() -> None:
 
 def test_questions_of_a_key_at_once() -> None:
     async def scene() -> None:
-        limits = Limits(State("memory:", closed=False), queue=0)
-        async with limits.turn(NOBODY, 9), limits.turn(caller(""), 9), limits.turn(caller("concurrency = 2"), 2):
+        limits = KeyLimits(SharedState("memory:", fail_closed=False), max_waiting=0)
+        async with limits.slot(NOBODY, 9), limits.slot(caller(""), 9), limits.slot(caller("concurrency = 2"), 2):
             with pytest.raises(RateLimited):
-                async with limits.turn(caller("concurrency = 2"), 1):
+                async with limits.slot(caller("concurrency = 2"), 1):
                     pass
             # The file has changed.
-            async with limits.turn(caller("concurrency = 3"), 1):
+            async with limits.slot(caller("concurrency = 3"), 1):
                 pass
 
     asyncio.run(scene())

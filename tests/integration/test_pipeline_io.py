@@ -86,7 +86,7 @@ def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch
 
     before = failures()
     with limner_over(demo, "data-url") as limner:
-        monkeypatch.setattr(limner.studio.parts.store, "keep", fail)
+        monkeypatch.setattr(limner.studio.parts.store, "put", fail)
         answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "response_format": "url"}, timeout=20)
     assert answer.json()["error"]["code"] == "image_not_kept"
     assert failures() - before == 1

@@ -464,12 +464,12 @@ def test_alone_it_is_asked_even_while_its_circuit_is_open() -> None:
 
 def test_one_that_others_find_broken_is_asked_where_no_other_can_be() -> None:
     world = build({"a": [OK], "b": [OK, DOWN]})
-    world.upstreams.suspected = ["a"]
+    world.upstreams.report_down(["a"])
 
     async def run() -> None:
         assert await world.ask() == ("b", None)
         assert await world.ask() == ("a", None)
-        world.upstreams.suspected = ()
+        world.upstreams.report_down(())
         assert await world.ask() == ("a", None)
 
     asyncio.run(run())
@@ -685,7 +685,7 @@ def test_a_limit_holds_whatever_comes() -> None:
         a, b = fleet.demos.values()
         assert a.state.wait_for_calls(2)
         assert b.state.wait_for_calls(1)
-        assert fleet.limner.studio.turns.used == 3
+        assert fleet.limner.studio.turns.in_use == 3
         a.state.release()
         assert a.state.wait_for_calls(7)
         assert fleet.calls == [7, 1]
@@ -740,7 +740,7 @@ def test_a_client_that_leaves_while_its_request_waits_for_capacity_is_never_char
             Line(fleet.limner, {**ASKED, "prompt": prompt}, authorization="Bearer sk-alice") for prompt in "12"
         )
         fleet.demos["a"].state.wait_for_calls(1)
-        wait_until(lambda: fleet.limner.studio.turns.used == 2)
+        wait_until(lambda: fleet.limner.studio.turns.in_use == 2)
         second.hang_up()
         wait_for_jobs(fleet.limner, 1)
         fleet.demos["a"].state.release()
@@ -748,7 +748,7 @@ def test_a_client_that_leaves_while_its_request_waits_for_capacity_is_never_char
         first.hang_up()
         wait_for_jobs(fleet.limner, 0)
         assert fleet.calls == [1, 0]
-        assert fleet.limner.studio.turns.used == 0
+        assert fleet.limner.studio.turns.in_use == 0
 
 
 def test_a_client_that_leaves_between_a_refusal_and_its_retry_is_never_charged_for() -> None:

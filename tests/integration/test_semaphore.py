@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.errors import ServiceUnavailable
-from app.state.semaphore import Leases
-from app.state.shared_state import State
+from app.state.semaphore import DistributedSemaphore
+from app.state.shared_state import SharedState
 from tests.support.redis import RedisServer, run_redis
 
 
@@ -23,12 +23,12 @@ class Replica:
     """`begin` starts a request that holds its turns until `end`; `inside` lists who has some, over all replicas."""
 
     def __init__(self, url: str, inside: list[str], *, closed: bool = False) -> None:
-        self.state = State(url, closed=closed, now=lambda: 0.0)
+        self.state = SharedState(url, fail_closed=closed, now=lambda: 0.0)
         self.inside = inside
         self.limit = 2
         self.looks = 0
         self.beat = asyncio.Event()
-        self.leases = Leases(self.state, self.rest)
+        self.leases = DistributedSemaphore(self.state, self.rest)
         self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -45,7 +45,7 @@ class Replica:
         self.tasks[who] = asyncio.create_task(self.request(who, questions))
 
     async def request(self, who: str, questions: int) -> None:
-        async with self.leases.take("alice", questions, lambda: self.limit):
+        async with self.leases.acquire("alice", questions, lambda: self.limit):
             self.inside.append(who)
             await self.ends[who].wait()
             self.inside.remove(who)
@@ -110,7 +110,7 @@ def held(inside: Replica) -> Awaitable[list[bytes] | None]:
         members: list[bytes] = await redis.zrange("limner:turns:{alice}:held", 0, -1)
         return members
 
-    return inside.state.share(look)
+    return inside.state.run(look)
 
 
 def test_who_needs_many_is_not_passed_by_those_who_need_few(redis: RedisServer) -> None:
@@ -140,13 +140,13 @@ def test_what_is_given_back_is_forgotten(redis: RedisServer) -> None:
         other.tasks["b"].cancel()
         await one.end("a")
         await asyncio.gather(other.tasks["b"], return_exceptions=True)
-        assert await one.state.share(lambda shared: shared.keys("*")) == []
+        assert await one.state.run(lambda shared: shared.keys("*")) == []
 
     scene(redis, play)
 
 
 async def write(replica: Replica, part: str, who: str, score: float) -> None:
-    await replica.state.share(lambda shared: shared.zadd(f"limner:turns:{{alice}}:{part}", {who: score}))
+    await replica.state.run(lambda shared: shared.zadd(f"limner:turns:{{alice}}:{part}", {who: score}))
 
 
 def test_the_dead_give_back_their_turns_and_their_places(redis: RedisServer) -> None:
@@ -174,10 +174,10 @@ def test_who_works_long_stays_known(redis: RedisServer) -> None:
         one.begin("a", 2)
         await until(lambda: inside == ["a"])
         before = await held(one)
-        await one.state.share(lambda shared: shared.flushall())
+        await one.state.run(lambda shared: shared.flushall())
         one.beat.set()
         await until(lambda: one.looks == 1)
-        await one.state.share(lambda shared: shared.ping())
+        await one.state.run(lambda shared: shared.ping())
         assert (await held(other), len(before or [])) == (before, 2)
 
     scene(redis, play)

@@ -24,7 +24,7 @@ from app.jobs.sharing import Handover
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.state.job_table import Board
-from app.state.shared_state import State
+from app.state.shared_state import SharedState
 from tests.support.raw_http_lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, run_demo
@@ -220,7 +220,7 @@ def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: R
         wait_for_jobs(limner, 2)
         demo.state.release()
         wait_for_jobs(limner, 0)
-        assert limner.studio.turns.used == 0
+        assert limner.studio.turns.in_use == 0
     assert demo.state.painted == 2
 
 
@@ -317,7 +317,7 @@ def test_who_is_still_told_of_a_failure_does_not_count_for_the_next_try() -> Non
     async def play() -> None:
         desk = Desk()
         errand = desk.start(ME, ImageUnavailable("404"))
-        board = Board(State("memory:", closed=False), ttl=600, key_ttl=600)
+        board = Board(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
         handover = Handover(desk.once, board, MemoryStore(StoreConfig("memory:", 60)))
         visit = Visit(errand, errand.job, handover, Presence(asyncio.Event().wait), {})  # type: ignore[arg-type]
         await errand.job.end()

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from app.config.field_types import StateUrl
 from app.errors import RateLimited, ServiceUnavailable
 from app.observability.metrics import REGISTRY
-from app.state.shared_state import Counters, State
+from app.state.shared_state import Counters, SharedState
 from tests.support import certificates as certificate
 from tests.support.redis import RedisServer, run_redis
 
@@ -31,9 +31,9 @@ async def hit(counters: Counters) -> bool:
 
 def test_without_a_url_each_process_counts_for_itself() -> None:
     async def scene() -> None:
-        one, other = State("memory:", closed=True), State("memory:", closed=True)
-        assert sum([await one.count("alice", hit) for _ in range(12)]) == 10
-        assert await other.count("alice", hit)
+        one, other = SharedState("memory:", fail_closed=True), SharedState("memory:", fail_closed=True)
+        assert sum([await one.with_counters("alice", hit) for _ in range(12)]) == 10
+        assert await other.with_counters("alice", hit)
         await one.close()
 
     asyncio.run(scene())
@@ -41,8 +41,8 @@ def test_without_a_url_each_process_counts_for_itself() -> None:
 
 def test_two_count_together(redis: RedisServer) -> None:
     async def scene() -> None:
-        states = [State(redis.url, closed=False) for _ in range(2)]
-        got = await asyncio.gather(*(states[number % 2].count("alice", hit) for number in range(30)))
+        states = [SharedState(redis.url, fail_closed=False) for _ in range(2)]
+        got = await asyncio.gather(*(states[number % 2].with_counters("alice", hit) for number in range(30)))
         assert sum(got) == 10
         for state in states:
             await state.close()
@@ -56,23 +56,23 @@ def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> Non
 
     async def scene() -> None:
         nonlocal now
-        state = State(redis.url, closed=closed, now=lambda: now)
-        assert await state.count("alice", hit)
+        state = SharedState(redis.url, fail_closed=closed, now=lambda: now)
+        assert await state.with_counters("alice", hit)
         redis.kill()
         with capture_logs() as logs:
             for _ in range(3):
                 if closed:
                     with pytest.raises(ServiceUnavailable):
-                        await state.count("alice", hit)
+                        await state.with_counters("alice", hit)
                 else:
-                    assert await state.count("alice", hit)
+                    assert await state.with_counters("alice", hit)
                 now += 2
             redis.start()
-            assert sum([await state.count("alice", hit) for _ in range(12)]) == 10
+            assert sum([await state.with_counters("alice", hit) for _ in range(12)]) == 10
             # A connection that was closed in the meantime is opened anew: that is no loss.
             redis.kill()
             redis.start()
-            assert await state.count("alice", hit)
+            assert await state.with_counters("alice", hit)
         assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
         await state.close()
 
@@ -112,10 +112,10 @@ def test_each_form_of_address(url: str, works: bool, tmp_path: Path) -> None:
         url = url.format(password="s%2Fe%20c%40r%23t", port=server.url.rpartition(":")[2], tls=tls, folder=tmp_path)
 
         async def scene() -> None:
-            state = State(TypeAdapter(StateUrl).validate_python(url), closed=False)
+            state = SharedState(TypeAdapter(StateUrl).validate_python(url), fail_closed=False)
             with capture_logs() as logs:
-                assert await state.count("alice", hit)
-                assert await state.share(lambda shared: shared.ping()) is (True if works else None)
+                assert await state.with_counters("alice", hit)
+                assert await state.run(lambda shared: shared.ping()) is (True if works else None)
             assert [each["event"] for each in logs] == ([] if works else ["shared state is away"])
             assert "wrong" not in str(logs)
             await state.close()
@@ -127,9 +127,9 @@ def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
     before = failures()
 
     async def scene() -> None:
-        state = State("redis://127.0.0.1:9", closed=False, now=lambda: 0.0)
+        state = SharedState("redis://127.0.0.1:9", fail_closed=False, now=lambda: 0.0)
         with capture_logs() as logs:
-            assert sum([await state.count("alice", hit) for _ in range(12)]) == 10
+            assert sum([await state.with_counters("alice", hit) for _ in range(12)]) == 10
         assert (len(logs), failures() - before) == (1, 1)
         await state.close()
 
@@ -138,9 +138,9 @@ def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
 
 def test_something_of_their_own_is_shared(redis: RedisServer) -> None:
     async def scene() -> None:
-        states = [State(redis.url, closed=False) for _ in range(2)]
-        await states[0].share(lambda shared: shared.set("limner:x", "1"))
-        assert await states[1].share(lambda shared: shared.get("limner:x")) == b"1"
+        states = [SharedState(redis.url, fail_closed=False) for _ in range(2)]
+        await states[0].run(lambda shared: shared.set("limner:x", "1"))
+        assert await states[1].run(lambda shared: shared.get("limner:x")) == b"1"
         for state in states:
             await state.close()
 
@@ -148,22 +148,22 @@ def test_something_of_their_own_is_shared(redis: RedisServer) -> None:
 
 
 def test_alone_there_is_nothing_to_share() -> None:
-    alone = State("memory:", closed=True)
+    alone = SharedState("memory:", fail_closed=True)
     assert not alone.is_shared
-    assert asyncio.run(alone.share(lambda shared: shared.ping(), vital=True)) is None
+    assert asyncio.run(alone.run(lambda shared: shared.ping(), required=True)) is None
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
 def test_only_what_is_vital_is_refused_without_redis(closed: bool) -> None:
     async def scene() -> None:
-        state = State("redis://127.0.0.1:9", closed=closed)
+        state = SharedState("redis://127.0.0.1:9", fail_closed=closed)
         assert state.is_shared
-        assert await state.share(lambda shared: shared.ping()) is None
+        assert await state.run(lambda shared: shared.ping()) is None
         if closed:
             with pytest.raises(ServiceUnavailable):
-                await state.share(lambda shared: shared.ping(), vital=True)
+                await state.run(lambda shared: shared.ping(), required=True)
         else:
-            assert await state.share(lambda shared: shared.ping(), vital=True) is None
+            assert await state.run(lambda shared: shared.ping(), required=True) is None
         await state.close()
 
     asyncio.run(scene())
@@ -173,8 +173,8 @@ def test_a_crowd_is_counted_together_too(redis: RedisServer) -> None:
     before = failures()
 
     async def scene() -> None:
-        state = State(redis.url, closed=True)
-        assert sum(await asyncio.gather(*(state.count("alice", hit) for _ in range(400)))) == 10
+        state = SharedState(redis.url, fail_closed=True)
+        assert sum(await asyncio.gather(*(state.with_counters("alice", hit) for _ in range(400)))) == 10
         await state.close()
 
     asyncio.run(scene())
@@ -189,14 +189,14 @@ def test_a_refusal_is_an_answer_of_redis_too(redis: RedisServer) -> None:
 
     async def scene() -> None:
         nonlocal now
-        state = State(redis.url, closed=False, now=lambda: now)
+        state = SharedState(redis.url, fail_closed=False, now=lambda: now)
         redis.kill()
         with capture_logs() as logs:
-            assert await state.count("alice", hit)
+            assert await state.with_counters("alice", hit)
             redis.start()
             now += 2
             with pytest.raises(RateLimited):
-                await state.count("alice", refuse)
+                await state.with_counters("alice", refuse)
         assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
         await state.close()
 
@@ -215,10 +215,10 @@ def test_one_counts_at_a_time_with_a_name(redis: RedisServer) -> None:
         inside -= 1
 
     async def scene() -> None:
-        states = [State(redis.url, closed=False) for _ in range(2)]
-        await asyncio.gather(*(states[number % 2].count("alice", look) for number in range(6)))
+        states = [SharedState(redis.url, fail_closed=False) for _ in range(2)]
+        await asyncio.gather(*(states[number % 2].with_counters("alice", look) for number in range(6)))
         assert most == 1
-        await asyncio.gather(*(states[number % 2].count(f"alice {number}", look) for number in range(2)))
+        await asyncio.gather(*(states[number % 2].with_counters(f"alice {number}", look) for number in range(2)))
         assert most == 2
         for state in states:
             await state.close()
@@ -227,13 +227,13 @@ def test_one_counts_at_a_time_with_a_name(redis: RedisServer) -> None:
 
 
 def test_whoever_holds_up_the_others_for_long_is_passed_by(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.state.shared_state._WAIT", 0.02)
+    monkeypatch.setattr("app.state.shared_state._LOCK_TIMEOUT", 0.02)
 
     async def scene() -> None:
-        state = State(redis.url, closed=False)
-        await state.share(lambda shared: shared.set("limner:lock:alice", "of one that was killed"))
-        assert await state.count("alice", hit)
-        assert await state.share(lambda shared: shared.get("limner:lock:alice")) is not None
+        state = SharedState(redis.url, fail_closed=False)
+        await state.run(lambda shared: shared.set("limner:lock:alice", "of one that was killed"))
+        assert await state.with_counters("alice", hit)
+        assert await state.run(lambda shared: shared.get("limner:lock:alice")) is not None
         await state.close()
 
     asyncio.run(scene())
@@ -241,14 +241,14 @@ def test_whoever_holds_up_the_others_for_long_is_passed_by(redis: RedisServer, m
 
 def test_a_lock_that_was_lost_is_no_fault(redis: RedisServer) -> None:
     async def scene() -> None:
-        state = State(redis.url, closed=False)
+        state = SharedState(redis.url, fail_closed=False)
 
         async def outlast(counters: Counters) -> bool:
-            await state.share(lambda shared: shared.delete("limner:lock:alice"))
+            await state.run(lambda shared: shared.delete("limner:lock:alice"))
             return await hit(counters)
 
         with capture_logs() as logs:
-            assert await state.count("alice", outlast)
+            assert await state.with_counters("alice", outlast)
         assert logs == []
         await state.close()
 
@@ -260,9 +260,9 @@ def test_one_finds_out_whether_redis_is_back_and_nobody_waits_for_that(redis: Re
 
     async def scene() -> None:
         nonlocal now
-        state = State(redis.url, closed=False, now=lambda: now)
+        state = SharedState(redis.url, fail_closed=False, now=lambda: now)
         redis.kill()
-        assert await state.share(lambda shared: shared.ping()) is None
+        assert await state.run(lambda shared: shared.ping()) is None
         redis.start()
         now += 1
         answered = asyncio.Event()
@@ -271,12 +271,12 @@ def test_one_finds_out_whether_redis_is_back_and_nobody_waits_for_that(redis: Re
             await answered.wait()
             return bool(await shared.ping())
 
-        probe = asyncio.create_task(state.share(look))
+        probe = asyncio.create_task(state.run(look))
         await asyncio.sleep(0)
-        assert await state.share(lambda shared: shared.ping()) is None
+        assert await state.run(lambda shared: shared.ping()) is None
         answered.set()
         assert await probe
-        assert await state.share(lambda shared: shared.ping())
+        assert await state.run(lambda shared: shared.ping())
         await state.close()
 
     asyncio.run(scene())

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.access.auth import Access
+from app.access.auth import Authenticator
 from app.api.diagnostics import LONGEST, silence_routes
 from app.api.diagnostics import MAX_SILENCE as MOST
 from app.api.middleware import Record
@@ -36,7 +36,7 @@ def app(clock: Clock) -> FastAPI:
     made = FastAPI()
     made.add_exception_handler(ApiError, answer_fault)
     made.add_middleware(Record)
-    made.include_router(silence_routes(Access(["sk-client"], pass_through=False), clock.sleep))
+    made.include_router(silence_routes(Authenticator(["sk-client"], pass_through=False), clock.sleep))
     return made
 
 

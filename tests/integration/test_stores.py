@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from app.errors import ImageUnavailable
-from app.images.bucket import CLOUDS
-from app.images.store import Store, StoreConfig
-from app.images.stores import STORES, check_url, open_store
+from app.images.bucket import CLOUD_PROVIDERS
+from app.images.store import ImageStore, StoreConfig
+from app.images.stores import STORES, check_store_url, open_store
 from tests.support.servers import run_limner
 from tests.support.store_fixtures import JPEG, PNG, blob_of, keep, read, signing
 
@@ -33,7 +33,7 @@ def config(request: pytest.FixtureRequest) -> StoreConfig:
 
 
 @contextmanager
-def opened(config: StoreConfig) -> Iterator[Store]:
+def opened(config: StoreConfig) -> Iterator[ImageStore]:
     store = open_store(config)
     try:
         yield store
@@ -55,7 +55,7 @@ def test_a_picture_is_read_in_parts(config: StoreConfig) -> None:
         name = keep(store, DATA)
 
         async def read_parts() -> tuple[int, float, list[bytes]]:
-            stored = await store.find(name)
+            stored = await store.get(name)
             assert stored is not None
             parts = [await stored.read(*part) for part in ((0, 4), (255, 3), (len(DATA) - 2, 100))]
             stored.close()
@@ -70,7 +70,7 @@ def test_many_are_kept_at_once(config: StoreConfig) -> None:
 
         async def keep_all() -> list[str]:
             blobs = [blob_of(bytes([number]) * 1000) for number in range(20)]
-            return await asyncio.gather(*(store.keep(blob, PNG) for blob in blobs))
+            return await asyncio.gather(*(store.put(blob, PNG) for blob in blobs))
 
         names = asyncio.run(keep_all())
         assert [read(store, name) for name in names] == [bytes([number]) * 1000 for number in range(20)]
@@ -82,7 +82,7 @@ def test_no_other_name_is_found(config: StoreConfig, name: str, tmp_path: Path) 
         if config.url.startswith("disk:"):
             (tmp_path / "state" / "secret.png").write_bytes(b"secret")
             (tmp_path / "state" / "images" / ("a" * 32 + ".svg")).write_bytes(b"secret")
-        assert asyncio.run(store.find(name)) is None
+        assert asyncio.run(store.get(name)) is None
 
 
 def test_a_picture_is_gone_after_its_time(config: StoreConfig) -> None:
@@ -91,11 +91,11 @@ def test_a_picture_is_gone_after_its_time(config: StoreConfig) -> None:
     now = 0.0
     with opened(replace(config, url=sweeping, now=lambda: now)) as store:
         name = keep(store, DATA)
-        assert asyncio.run(store.sweep()) == 0
+        assert asyncio.run(store.delete_expired()) == 0
         assert read(store, name) == DATA
         now = time.time() + config.ttl + 10
         assert read(store, name) is None
-        assert asyncio.run(store.sweep()) == 1
+        assert asyncio.run(store.delete_expired()) == 1
         now = 0
         assert read(store, name) is None
 
@@ -104,7 +104,7 @@ def test_a_link_works_for_a_stranger(config: StoreConfig) -> None:
     scheme = config.url.partition(":")[0]
     with opened(config) as store, opened(signing(config)) as signer:
         name = keep(store, DATA)
-        link = asyncio.run(signer.link(name))
+        link = asyncio.run(signer.url_for(name))
     assert (link is not None) == (scheme in BUCKETS)
     if link is not None:
         assert urlsplit(link).path.endswith(f"/{name}")
@@ -117,7 +117,7 @@ def test_a_link_works_for_a_stranger(config: StoreConfig) -> None:
 
 def test_there_is_no_link_where_this_server_serves(config: StoreConfig) -> None:
     with opened(replace(config, serve="proxy")) as store:
-        assert asyncio.run(store.link("a" * 32 + ".png")) is None
+        assert asyncio.run(store.url_for("a" * 32 + ".png")) is None
 
 
 def test_every_store_is_served_alike(config: StoreConfig) -> None:
@@ -186,11 +186,11 @@ BAD = [
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
 def test_an_address_that_is_not_understood_is_answered_with_the_form(case: Url) -> None:
     with pytest.raises(ValueError, match=re.escape(case.form)) as caught:
-        check_url(case.url)
+        check_store_url(case.url)
     assert "word" not in str(caught.value)
 
 
 def test_every_cloud_is_a_store_with_the_same_form() -> None:
-    assert {scheme: cloud.form for scheme, cloud in CLOUDS.items()}.items() <= {
-        scheme: kind.form for scheme, kind in STORES.items()
+    assert {scheme: cloud.url_format for scheme, cloud in CLOUD_PROVIDERS.items()}.items() <= {
+        scheme: kind.url_format for scheme, kind in STORES.items()
     }.items()

@@ -23,7 +23,7 @@ import tree_sitter_php
 import tree_sitter_ruby
 import yaml  # type: ignore[import-untyped]
 
-from app.access.keys import read_keys
+from app.access.keys import parse_keys
 from app.cli.main import command_line
 from app.config.field_types import variable
 from app.config.settings import Settings
@@ -100,7 +100,7 @@ def read_tables(code: str, folder: Path) -> None:
     (folder / "limner.toml").write_text(code)
     (kind,) = tomllib.loads(code)
     assert kind in {"keys", "upstreams"}
-    assert read_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").effective_upstreams
+    assert parse_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").effective_upstreams
 
 
 GRAMMARS = {

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from app.images.blob import Blob
-from app.images.store import Store, StoreConfig, Stored
+from app.images.store import ImageStore, StoreConfig, StoredImage
 from app.protocol.image_format import ImageInfo
 from tests.support.certificates import SIGNER
 from tests.support.fake_clouds import Clouds, create_clouds
@@ -86,16 +86,16 @@ def blob_of(data: bytes) -> Blob:
     return blob
 
 
-def keep(store: Store, data: bytes, info: ImageInfo = PNG) -> str:
+def keep(store: ImageStore, data: bytes, info: ImageInfo = PNG) -> str:
     with blob_of(data) as blob:
-        return asyncio.run(store.keep(blob, info))
+        return asyncio.run(store.put(blob, info))
 
 
-def read(store: Store, name: str) -> bytes | None:
+def read(store: ImageStore, name: str) -> bytes | None:
     """In one piece."""
 
     async def read_all() -> bytes | None:
-        stored: Stored | None = await store.find(name)
+        stored: StoredImage | None = await store.get(name)
         if stored is None:
             return None
         try:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
-from app.access.auth import Access
-from app.access.concurrency import Turns
-from app.access.keys import KeyBook
+from app.access.auth import Authenticator
+from app.access.concurrency import FairSemaphore
+from app.access.keys import KeyFile
 from app.errors import RateLimited, Unauthorized
 
 DIGEST = f"sha256:{hashlib.sha256(b'sk-three').hexdigest()}"
@@ -53,25 +53,25 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_who_may_call(case: Case) -> None:
-    access = Access(case.keys, pass_through=case.pass_through)
+    access = Authenticator(case.keys, pass_through=case.pass_through)
     raw = [(b"authorization", value.encode("latin-1")) for value in case.headers]
     headers = Headers(raw=raw + [(b"api-key", value.encode()) for value in case.of_azure])
     if case.refused is None:
-        caller = access.admit(headers)
+        caller = access.authenticate(headers)
         presented = [value.split()[1] for value in case.headers] + list(case.of_azure)
         assert caller.token == (presented[0] if presented else None)
         return
     with pytest.raises(Unauthorized, match=case.refused) as caught:
-        access.admit(headers)
+        access.authenticate(headers)
     assert caught.value.status == 401
     assert caught.value.code == ("invalid_api_key" if "Incorrect" in case.refused else None)
 
 
 def test_callers_are_told_apart_without_telling_their_keys() -> None:
-    access = Access((), pass_through=True)
-    one, two = (access.admit(Headers({"authorization": f"Bearer {key}"})) for key in ("sk-one", "sk-two"))
+    access = Authenticator((), pass_through=True)
+    one, two = (access.authenticate(Headers({"authorization": f"Bearer {key}"})) for key in ("sk-one", "sk-two"))
     assert one.id != two.id
-    assert one.id == access.admit(Headers({"authorization": "Bearer sk-one"})).id
+    assert one.id == access.authenticate(Headers({"authorization": "Bearer sk-one"})).id
     assert "sk-one" not in repr(one) + one.id
 
 
@@ -105,29 +105,29 @@ def test_who_holds_a_key_of_the_file(case: Held, tmp_path: Path) -> None:
         + table("bob", "sk-bob")
         + table("old", "sk-old", "expires = 2020-01-01")
     )
-    access = Access(["sk-one"], pass_through=False, book=KeyBook(file))
+    access = Authenticator(["sk-one"], pass_through=False, key_file=KeyFile(file))
     headers = Headers({} if case.key is None else {"authorization": f"Bearer {case.key}"})
     if case.refused is None:
-        caller = access.admit(headers)
-        assert (caller.name, caller.row and caller.row.name) == (case.holder, case.holder)
+        caller = access.authenticate(headers)
+        assert (caller.name, caller.key and caller.key.name) == (case.holder, case.holder)
         return
     with pytest.raises(Unauthorized, match=case.refused) as caught:
-        access.admit(headers)
+        access.authenticate(headers)
     assert caught.value.code == (None if case.key is None else "invalid_api_key")
 
 
 def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text("")
-    access = Access((), pass_through=True, book=KeyBook(tmp_path / "keys.toml"))
+    access = Authenticator((), pass_through=True, key_file=KeyFile(tmp_path / "keys.toml"))
     with pytest.raises(Unauthorized, match="Incorrect API key"):
-        access.admit(Headers({"authorization": "Bearer x"}))
+        access.authenticate(Headers({"authorization": "Bearer x"}))
 
 
 class Desk:
     """Requests at the door: `come` starts one, `inside` lists who has a turn, in order of arrival there."""
 
     def __init__(self, limit: int, queue: int) -> None:
-        self.turns = Turns(limit, queue)
+        self.turns = FairSemaphore(limit, queue)
         self.inside: list[str] = []
         self._go = dict[str, asyncio.Event]()
         self.tasks = dict[str, asyncio.Task[None]]()
@@ -139,7 +139,7 @@ class Desk:
         await self.settle()
 
     async def _stay(self, name: str, questions: int) -> None:
-        async with self.turns.take(name[0], questions):
+        async with self.turns.acquire(name[0], questions):
             self.inside.append(name)
             await self._go[name].wait()
 
@@ -162,7 +162,7 @@ def at_the_desk(limit: int, queue: int, scene: Callable[[Desk], Awaitable[None]]
         desk = Desk(limit, queue)
         await scene(desk)
         await desk.finish(*desk.tasks)
-        assert (desk.turns.used, desk.turns.waiting) == (0, 0)
+        assert (desk.turns.in_use, desk.turns.waiting) == (0, 0)
 
     asyncio.run(play())
 
@@ -218,7 +218,7 @@ def test_a_request_takes_all_its_turns_at_once_and_is_not_overtaken() -> None:
 def test_a_request_for_more_turns_than_there_are_takes_all() -> None:
     async def scene(desk: Desk) -> None:
         await desk.come("a1", 10)
-        assert (desk.inside, desk.turns.used) == (["a1"], 2)
+        assert (desk.inside, desk.turns.in_use) == (["a1"], 2)
 
     at_the_desk(2, 0, scene)
 
@@ -283,7 +283,7 @@ def test_who_leaves_at_the_moment_of_being_turned_away_takes_nothing_along() -> 
         desk.tasks["b1"] = asyncio.create_task(desk._stay("b1", 1))
         await asyncio.sleep(0)  # b1 takes the place of a3, whose task has not run yet
         await desk.cancel("a3")
-        assert (desk.turns.used, desk.turns.waiting) == (1, 2)
+        assert (desk.turns.in_use, desk.turns.waiting) == (1, 2)
 
     at_the_desk(1, 2, scene)
 
@@ -307,7 +307,7 @@ def test_more_turns_than_before_go_to_those_who_wait() -> None:
     async def scene(desk: Desk) -> None:
         for name in ("a1", "a2", "a3", "a4"):
             await desk.come(name)
-        desk.turns.resize(3)
+        desk.turns.set_limit(3)
         await desk.settle()
         assert desk.inside == ["a1", "a2", "a3"]
 
@@ -318,8 +318,8 @@ def test_who_waits_for_more_turns_than_are_left_in_all_takes_all() -> None:
     async def scene(desk: Desk) -> None:
         await desk.come("a1", 4)
         await desk.come("b1", 4)
-        desk.turns.resize(2)
+        desk.turns.set_limit(2)
         await desk.finish("a1")
-        assert (desk.inside, desk.turns.used) == (["a1", "b1"], 2)
+        assert (desk.inside, desk.turns.in_use) == (["a1", "b1"], 2)
 
     at_the_desk(4, 5, scene)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.access.keys import KeyBook, KeysBroken, Rate, new_key, read_keys
+from app.access.keys import InvalidKeyFile, KeyFile, Rate, generate_key, parse_keys
 from app.protocol.sizes import Size
 
 DIGEST = hashlib.sha256(b"sk-alice").hexdigest()
@@ -49,7 +49,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_a_table_says(case: Case) -> None:
-    [row] = read_keys(HEAD + case.line)
+    [row] = parse_keys(HEAD + case.line)
     assert getattr(row, case.field) == case.value
 
 
@@ -66,7 +66,7 @@ WRONG = [
     Wrong("no TOML", "[[keys]]\nname = \n", "Invalid value (at line 2, column 8)"),
     Wrong("something else", "models = 1", "expected [[keys]] tables and nothing else"),
     Wrong("one table", '[keys]\nname = "alice"', "expected [[keys]] tables and nothing else"),
-    Wrong("no tables", "keys = [1]", "table 1: keys: Input should be a valid dictionary or instance of KeyRow"),
+    Wrong("no tables", "keys = [1]", "table 1: keys: Input should be a valid dictionary or instance of ClientKey"),
     Wrong("no name", f'# mine\n\n[[keys]]\nsha256 = "{DIGEST}"', "line 3: name: Field required"),
     Wrong("a name that breaks logs", HEAD.replace("alice", "a b"), "line 2: name: expected 1 to 64 letters, digits and the characters . _ @ -"),
     Wrong("the key itself", HEAD.replace(DIGEST, "sk-alice"), "line 3: sha256: expected the 64 hexadecimal digits of the key's SHA-256"),
@@ -95,8 +95,8 @@ WRONG = [
 
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
 def test_how_mistakes_are_told(case: Wrong) -> None:
-    with pytest.raises(KeysBroken) as caught:
-        read_keys(case.text, ["main", "spare"])
+    with pytest.raises(InvalidKeyFile) as caught:
+        parse_keys(case.text, ["main", "spare"])
     assert str(caught.value) == case.says
 
 
@@ -108,7 +108,7 @@ class File:
         self.now = 0.0
         self.age = 60.0
         self.write(HEAD)
-        self.book = KeyBook(self.path, ["main"], now=lambda: self.now, clock=lambda: self.now + self.age)
+        self.book = KeyFile(self.path, ["main"], monotonic=lambda: self.now, wall_clock=lambda: self.now + self.age)
 
     def write(self, text: str) -> None:
         self.path.write_text(text)
@@ -117,7 +117,7 @@ class File:
         os.utime(self.path, (self.now, self.now))
 
     def names(self) -> list[str]:
-        found = [self.book.find(bytes.fromhex(digest)) for digest in (DIGEST, "0" * 64)]
+        found = [self.book.lookup(bytes.fromhex(digest)) for digest in (DIGEST, "0" * 64)]
         return [row.name for row in found if row is not None]
 
 
@@ -187,14 +187,14 @@ def test_a_hangup_reads_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_at_the_start_is_none(tmp_path: Path) -> None:
-    with pytest.raises(KeysBroken, match="No such file"):
-        KeyBook(tmp_path / "none")
+    with pytest.raises(InvalidKeyFile, match="No such file"):
+        KeyFile(tmp_path / "none")
 
 
 def test_a_new_key_opens_its_row() -> None:
-    key, table = new_key("alice")
-    [row] = read_keys(table)
+    key, table = generate_key("alice")
+    [row] = parse_keys(table)
     assert row.sha256 == hashlib.sha256(key.encode()).digest()
-    assert key != new_key("alice")[0]
-    with pytest.raises(KeysBroken, match="expected 1 to 64"):
-        new_key('a"b')
+    assert key != generate_key("alice")[0]
+    with pytest.raises(InvalidKeyFile, match="expected 1 to 64"):
+        generate_key('a"b')

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from app.api.stored_images import KeptResponse
 from app.errors import ServiceUnavailable
-from app.images.store import Stored, not_reached
+from app.images.store import StoredImage, store_unreachable
 
 NAME = "a" * 32 + ".png"
 DATA = bytes(range(256)) * 10_000
@@ -29,14 +29,14 @@ class Shelf:
     async def read(self, offset: int, size: int) -> bytes:
         self.reads.append((offset, size))
         if len(self.reads) >= self.fails:
-            raise not_reached("away")
+            raise store_unreachable("away")
         return DATA[: self.cut][offset : offset + size]
 
     def close(self) -> None:
         self.closed += 1
 
-    def stored(self) -> Stored:
-        return Stored(NAME, len(DATA), 1000.0, self.read, self.close)
+    def stored(self) -> StoredImage:
+        return StoredImage(NAME, len(DATA), 1000.0, self.read, self.close)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import SpoolFull
-from app.images.blob import IN_MEMORY, Blob, Spool
+from app.images.blob import MAX_IN_MEMORY, Blob, Spool
 from app.observability.metrics import REGISTRY
 
 
@@ -65,11 +65,13 @@ def watch_files(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
     return opened
 
 
-@pytest.mark.parametrize(("size", "files"), [(IN_MEMORY, 0), (IN_MEMORY + 1, 1)], ids=["at the limit", "one byte over"])
+@pytest.mark.parametrize(
+    ("size", "files"), [(MAX_IN_MEMORY, 0), (MAX_IN_MEMORY + 1, 1)], ids=["at the limit", "one byte over"]
+)
 def test_a_quarter_of_a_mebibyte_is_held_in_memory(size: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = watch_files(monkeypatch)
     with write(Blob(), bytes(size)):
-        assert (IN_MEMORY, len(opened)) == (256 * 1024, files)
+        assert (MAX_IN_MEMORY, len(opened)) == (256 * 1024, files)
 
 
 @given(pieces=st.lists(st.binary(max_size=12), max_size=8), step=st.integers(1, 7), at=st.integers(0, 60))
@@ -205,7 +207,7 @@ def test_another_fault_of_the_disk_is_not_called_full(monkeypatch: pytest.Monkey
 def test_the_blobs_of_a_request_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = watch_files(monkeypatch)
     spool = Spool(tmp_path)
-    mine, stranger = write(spool.blob(), bytes(IN_MEMORY + 1)), write(spool.adopt(Blob(in_memory=0)), b"abc")
+    mine, stranger = write(spool.new_blob(), bytes(MAX_IN_MEMORY + 1)), write(spool.add(Blob(in_memory=0)), b"abc")
     assert opened == [tmp_path, None]
     spool.close()
     for blob in (mine, stranger):

@@ -17,7 +17,17 @@ from app.errors import ApiError, ImageUnavailable, UserError
 from app.images import codec
 from app.images import codec as exif_data
 from app.images.blob import Blob
-from app.images.codec import DAMAGE, Blame, BlobReader, BlobWriter, Picture, bad_input, bad_result, decode, encode
+from app.images.codec import (
+    DECODE_ERRORS,
+    BlobReader,
+    BlobWriter,
+    DecodedImage,
+    decode,
+    encode,
+    raising,
+    unreadable_input,
+    unreadable_result,
+)
 from tests.support.sample_images import (
     GREY,
     SRGB,
@@ -35,11 +45,11 @@ from tests.support.sample_images import (
 LIMIT = 1 << 16
 
 
-def decoded(data: bytes, ratio: float = 1.0) -> Picture:
-    return decode(codec.open_picture(as_blob(data), LIMIT), ratio)
+def decoded(data: bytes, ratio: float = 1.0) -> DecodedImage:
+    return decode(codec.open_image(as_blob(data), LIMIT), ratio)
 
 
-def encoded(picture: Picture, format: str, quality: int = 100) -> Blob:  # noqa: A002
+def encoded(picture: DecodedImage, format: str, quality: int = 100) -> Blob:  # noqa: A002
     return encode(picture, format, quality, Blob)
 
 
@@ -180,8 +190,8 @@ def test_pixels(case: Decoded) -> None:
 
 
 def test_every_format_that_is_opened_is_among_the_cases() -> None:
-    for format_ in codec.FORMATS:
-        others = [name for name in codec.FORMATS if name != format_]
+    for format_ in codec.READABLE_FORMATS:
+        others = [name for name in codec.READABLE_FORMATS if name != format_]
         assert any(not opens(case.data, others) for case in DECODED), format_
 
 
@@ -213,15 +223,15 @@ def test_upright(format_: str, turn: int) -> None:
     undo = {value: key for key, value in {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}.items()}[turn]
     upright = Image.new("RGB", (32, 16), "blue")
     upright.paste("red", (0, 0, 16, 8))
-    lying = upright.transpose(codec._TURNS[undo]) if undo in codec._TURNS else upright
+    lying = upright.transpose(codec._TRANSPOSITIONS[undo]) if undo in codec._TRANSPOSITIONS else upright
     data = saved(lying, format_, exif=exif(turn))
-    image = codec.open_picture(as_blob(data), LIMIT)
+    image = codec.open_image(as_blob(data), LIMIT)
     assert codec.upright_size(image) == (32, 16)
     picture = decode(image)
     assert picture.pixels.size == (32, 16)
     corners = [cast(tuple[int, ...], picture.pixels.getpixel(at)) for at in ((2, 2), (29, 2), (2, 13), (29, 13))]
     assert [corner[0] > 128 for corner in corners] == [True, False, False, False]
-    assert exif_data.turn_up(picture.exif)[1] == 1
+    assert exif_data.reset_orientation(picture.exif)[1] == 1
 
 
 def test_a_jpeg_to_be_made_smaller_is_decoded_at_a_fraction() -> None:
@@ -232,7 +242,7 @@ def test_a_jpeg_to_be_made_smaller_is_decoded_at_a_fraction() -> None:
 
 
 def test_scaled() -> None:
-    picture = Picture(gradient(), profile=b"kept")
+    picture = DecodedImage(gradient(), profile=b"kept")
     assert picture.scaled((24, 16)) is picture
     assert (picture.scaled((12, 8)).pixels.size, picture.scaled((12, 8)).profile) == ((12, 8), b"kept")
 
@@ -252,7 +262,7 @@ def test_every_entry_needs_its_type(key: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delitem(codec._INFO_TYPES, key)
     try:
         picture = decoded(PRETENDER)
-    except DAMAGE:
+    except DECODE_ERRORS:
         return
     assert not all(isinstance(said, bytes) for said in (picture.profile, picture.xmp))
 
@@ -307,7 +317,7 @@ DAMAGED = (
 
 @pytest.mark.parametrize("case", DAMAGED, ids=lambda case: case.what)
 def test_damage(case: Damaged) -> None:
-    with pytest.raises(DAMAGE):
+    with pytest.raises(DECODE_ERRORS):
         decoded(case.data)
 
 
@@ -320,9 +330,9 @@ def test_as_many_scans_as_honest_files_have_are_read() -> None:
 
 def test_as_many_pixels_as_the_limit_are_read() -> None:
     blob = as_blob(saved(Image.new("1", (8, 8)), "PNG"))
-    assert codec.open_picture(blob, 64).size == (8, 8)
+    assert codec.open_image(blob, 64).size == (8, 8)
     with pytest.raises(Image.DecompressionBombError, match="8x8 is more than 63 pixels"):
-        codec.open_picture(blob, 63)
+        codec.open_image(blob, 63)
 
 
 @settings(max_examples=100)
@@ -337,7 +347,7 @@ def test_a_mutated_file_is_a_picture_or_damage(case: Decoded, data: st.DataObjec
     try:
         picture = decoded(bytes(file))
         encoded(picture, data.draw(st.sampled_from(("png", "jpeg", "webp"))), 50)
-    except DAMAGE:
+    except DECODE_ERRORS:
         return
     assert picture.pixels.mode in {"L", "LA", "RGB", "RGBA"}
 
@@ -348,7 +358,7 @@ def test_a_mutated_file_is_a_picture_or_damage(case: Decoded, data: st.DataObjec
 @dataclass(frozen=True)
 class Encoded:
     what: str
-    picture: Picture
+    picture: DecodedImage
     format: str
     pixels: Image.Image
     within: int = 0
@@ -360,36 +370,40 @@ XMP = b"<x:xmpmeta/>"
 TEXT = {"Description": "Häuser", "Software": "paint", "other": "日本"}
 
 ENCODED = (
-    Encoded("RGB to PNG", Picture(gradient()), "png", gradient()),
-    Encoded("RGBA to PNG", Picture(gradient("RGBA")), "png", gradient("RGBA")),
-    Encoded("greys to PNG", Picture(gradient("L")), "png", gradient("L")),
-    Encoded("greys with alpha to PNG", Picture(gradient("LA")), "png", gradient("LA")),
-    Encoded("RGB to JPEG", Picture(gradient()), "jpeg", gradient(), within=4),
-    Encoded("greys to JPEG", Picture(gradient("L")), "jpeg", gradient("L"), within=2),
+    Encoded("RGB to PNG", DecodedImage(gradient()), "png", gradient()),
+    Encoded("RGBA to PNG", DecodedImage(gradient("RGBA")), "png", gradient("RGBA")),
+    Encoded("greys to PNG", DecodedImage(gradient("L")), "png", gradient("L")),
+    Encoded("greys with alpha to PNG", DecodedImage(gradient("LA")), "png", gradient("LA")),
+    Encoded("RGB to JPEG", DecodedImage(gradient()), "jpeg", gradient(), within=4),
+    Encoded("greys to JPEG", DecodedImage(gradient("L")), "jpeg", gradient("L"), within=2),
     Encoded(
         "alpha lies on white in a JPEG",
-        Picture(CLEAR_RED),
+        DecodedImage(CLEAR_RED),
         "jpeg",
         Image.new("RGB", (16, 16), (255, 127, 127)),
         within=2,
     ),
-    Encoded("greys with alpha too", Picture(Image.new("LA", (16, 16), (0, 0))), "jpeg", Image.new("L", (16, 16), 255)),
-    Encoded("RGBA to WebP", Picture(CLEAR_RED), "webp", CLEAR_RED, within=4),
+    Encoded(
+        "greys with alpha too", DecodedImage(Image.new("LA", (16, 16), (0, 0))), "jpeg", Image.new("L", (16, 16), 255)
+    ),
+    Encoded("RGBA to WebP", DecodedImage(CLEAR_RED), "webp", CLEAR_RED, within=4),
     Encoded(
         "greys to WebP",
-        Picture(Image.new("L", (16, 16), 99)),
+        DecodedImage(Image.new("L", (16, 16), 99)),
         "webp",
         Image.new("RGB", (16, 16), (99, 99, 99)),
         within=2,
     ),
-    Encoded("a profile in PNG", Picture(gradient(), SRGB), "png", gradient(), info={"icc_profile": SRGB}),
-    Encoded("a profile in JPEG", Picture(gradient(), SRGB), "jpeg", gradient(), 4, info={"icc_profile": SRGB}),
-    Encoded("a profile in WebP", Picture(CLEAR_RED, SRGB), "webp", CLEAR_RED, 4, info={"icc_profile": SRGB}),
-    Encoded("a profile for greys", Picture(gradient("L"), GREY), "png", gradient("L"), info={"icc_profile": GREY}),
-    Encoded("a profile for greys on colours", Picture(gradient(), GREY), "png", gradient(), info={"icc_profile": None}),
+    Encoded("a profile in PNG", DecodedImage(gradient(), SRGB), "png", gradient(), info={"icc_profile": SRGB}),
+    Encoded("a profile in JPEG", DecodedImage(gradient(), SRGB), "jpeg", gradient(), 4, info={"icc_profile": SRGB}),
+    Encoded("a profile in WebP", DecodedImage(CLEAR_RED, SRGB), "webp", CLEAR_RED, 4, info={"icc_profile": SRGB}),
+    Encoded("a profile for greys", DecodedImage(gradient("L"), GREY), "png", gradient("L"), info={"icc_profile": GREY}),
+    Encoded(
+        "a profile for greys on colours", DecodedImage(gradient(), GREY), "png", gradient(), info={"icc_profile": None}
+    ),
     Encoded(
         "a profile for colours on greys",
-        Picture(gradient("L"), SRGB),
+        DecodedImage(gradient("L"), SRGB),
         "jpeg",
         gradient("L"),
         2,
@@ -397,42 +411,52 @@ ENCODED = (
     ),
     Encoded(
         "a profile for greys in WebP",
-        Picture(Image.new("L", (16, 16), 99), GREY),
+        DecodedImage(Image.new("L", (16, 16), 99), GREY),
         "webp",
         Image.new("RGB", (16, 16), (99, 99, 99)),
         2,
         info={"icc_profile": None},
     ),
-    Encoded("EXIF in PNG", Picture(gradient(), exif=exif(1)), "png", gradient(), info={"exif": exif(1)}),
-    Encoded("EXIF in JPEG", Picture(gradient(), exif=exif(1)), "jpeg", gradient(), 4, info={"exif": exif(1)}),
+    Encoded("EXIF in PNG", DecodedImage(gradient(), exif=exif(1)), "png", gradient(), info={"exif": exif(1)}),
+    Encoded("EXIF in JPEG", DecodedImage(gradient(), exif=exif(1)), "jpeg", gradient(), 4, info={"exif": exif(1)}),
     Encoded(
         "EXIF in WebP",
-        Picture(CLEAR_RED, exif=exif(1)),
+        DecodedImage(CLEAR_RED, exif=exif(1)),
         "webp",
         CLEAR_RED,
         4,
         info={"exif": exif(1).removeprefix(b"Exif\0\0")},
     ),
-    Encoded("XMP in PNG", Picture(gradient(), xmp=XMP), "png", gradient(), info={"xmp": XMP}),
+    Encoded("XMP in PNG", DecodedImage(gradient(), xmp=XMP), "png", gradient(), info={"xmp": XMP}),
     Encoded(
         "XMP in PNG, once",
-        Picture(gradient(), xmp=XMP, text={"XML:com.adobe.xmp": iTXt("<other/>")}),
+        DecodedImage(gradient(), xmp=XMP, text={"XML:com.adobe.xmp": iTXt("<other/>")}),
         "png",
         gradient(),
         info={"xmp": b"<other/>"},
     ),
-    Encoded("XMP in JPEG", Picture(gradient(), xmp=XMP), "jpeg", gradient(), 4, info={"xmp": XMP}),
-    Encoded("XMP in WebP", Picture(CLEAR_RED, xmp=XMP), "webp", CLEAR_RED, 4, info={"xmp": XMP}),
-    Encoded("text in PNG", Picture(gradient(), text=TEXT), "png", gradient(), info=dict(TEXT)),
+    Encoded("XMP in JPEG", DecodedImage(gradient(), xmp=XMP), "jpeg", gradient(), 4, info={"xmp": XMP}),
+    Encoded("XMP in WebP", DecodedImage(CLEAR_RED, xmp=XMP), "webp", CLEAR_RED, 4, info={"xmp": XMP}),
+    Encoded("text in PNG", DecodedImage(gradient(), text=TEXT), "png", gradient(), info=dict(TEXT)),
     Encoded(
-        "EXIF that no JPEG can hold", Picture(gradient(), exif=bytes(65534)), "jpeg", gradient(), 4, info={"exif": None}
+        "EXIF that no JPEG can hold",
+        DecodedImage(gradient(), exif=bytes(65534)),
+        "jpeg",
+        gradient(),
+        4,
+        info={"exif": None},
     ),
     Encoded(
-        "XMP that no JPEG can hold", Picture(gradient(), xmp=b" " * 65505), "jpeg", gradient(), 4, info={"xmp": None}
+        "XMP that no JPEG can hold",
+        DecodedImage(gradient(), xmp=b" " * 65505),
+        "jpeg",
+        gradient(),
+        4,
+        info={"xmp": None},
     ),
     Encoded(
         "XMP that a JPEG can just hold",
-        Picture(gradient(), xmp=b"_" * 65504),
+        DecodedImage(gradient(), xmp=b"_" * 65504),
         "jpeg",
         gradient(),
         4,
@@ -440,7 +464,7 @@ ENCODED = (
     ),
     Encoded(
         "a profile that no JPEG can hold",
-        Picture(gradient(), profile=SRGB.ljust(255 * 65519 + 1)),
+        DecodedImage(gradient(), profile=SRGB.ljust(255 * 65519 + 1)),
         "jpeg",
         gradient(),
         4,
@@ -459,16 +483,16 @@ def test_written(case: Encoded) -> None:
 
 @pytest.mark.parametrize("format_", ["jpeg", "webp"])
 def test_text_becomes_exif_elsewhere(format_: str) -> None:
-    said = dict.fromkeys(codec.EXIF_OF_TEXT, "Häuser")
-    tags = as_image(encoded(Picture(gradient(), text=said | {"other": "lost"}), format_)).getexif()
+    said = dict.fromkeys(codec.EXIF_TAG_OF_TEXT, "Häuser")
+    tags = as_image(encoded(DecodedImage(gradient(), text=said | {"other": "lost"}), format_)).getexif()
     assert {tag: str(value).encode("latin-1").decode() for tag, value in tags.items()} == dict.fromkeys(
-        codec.EXIF_OF_TEXT.values(), "Häuser"
+        codec.EXIF_TAG_OF_TEXT.values(), "Häuser"
     )
     assert {ExifTags.TAGS[tag] for tag in tags} == {"ImageDescription", "Software", "Artist", "Copyright"}
 
 
 def test_text_gives_way_to_exif_of_its_own() -> None:
-    picture = Picture(gradient(), exif=exif(1), text={"Software": "paint"})
+    picture = DecodedImage(gradient(), exif=exif(1), text={"Software": "paint"})
     assert as_image(encoded(picture, "jpeg")).info["exif"] == exif(1)
 
 
@@ -476,7 +500,7 @@ def test_text_gives_way_to_exif_of_its_own() -> None:
 class Kept:
     what: str
     data: bytes
-    picture: Picture
+    picture: DecodedImage
 
 
 TEXT_PNG = saved(gradient(), "PNG")[:-12] + chunk(b"tEXt", b"late\0text") + chunk(b"IEND", b"")
@@ -485,22 +509,24 @@ KEPT = (
     Kept(
         "profile, EXIF, XMP of a JPEG",
         saved(gradient(), "JPEG", icc_profile=SRGB, exif=exif(1), xmp=XMP),
-        Picture(gradient(), SRGB, exif(1), XMP),
+        DecodedImage(gradient(), SRGB, exif(1), XMP),
     ),
     Kept(
         "of a WebP, whose EXIF has no mark",
         saved(gradient(), "WEBP", icc_profile=SRGB, exif=exif(1), xmp=XMP),
-        Picture(gradient(), SRGB, exif(1), XMP),
+        DecodedImage(gradient(), SRGB, exif(1), XMP),
     ),
     Kept(
         "of an AVIF",
         saved(gradient(), "AVIF", icc_profile=SRGB, exif=exif(6), xmp=XMP),
-        Picture(gradient(), SRGB, exif(1), XMP),
+        DecodedImage(gradient(), SRGB, exif(1), XMP),
     ),
-    Kept("of a PNG", saved(gradient(), "PNG", icc_profile=SRGB, exif=exif(1)), Picture(gradient(), SRGB, exif(1))),
-    Kept("text behind the pixels", TEXT_PNG, Picture(gradient(), text={"late": "text"})),
-    Kept("no text of a TIFF", saved(gradient(), "TIFF", compression="tiff_lzw"), Picture(gradient())),
-    Kept("no EXIF that nobody can read", saved(gradient(), "JPEG", exif=b"Exif\0\0unreadable"), Picture(gradient())),
+    Kept("of a PNG", saved(gradient(), "PNG", icc_profile=SRGB, exif=exif(1)), DecodedImage(gradient(), SRGB, exif(1))),
+    Kept("text behind the pixels", TEXT_PNG, DecodedImage(gradient(), text={"late": "text"})),
+    Kept("no text of a TIFF", saved(gradient(), "TIFF", compression="tiff_lzw"), DecodedImage(gradient())),
+    Kept(
+        "no EXIF that nobody can read", saved(gradient(), "JPEG", exif=b"Exif\0\0unreadable"), DecodedImage(gradient())
+    ),
 )
 
 
@@ -516,13 +542,13 @@ def test_what_belongs_to_a_picture(case: Kept) -> None:
 
 
 def test_png_text_survives_with_its_script() -> None:
-    once = encoded(Picture(gradient(), text=TEXT), "png")
+    once = encoded(DecodedImage(gradient(), text=TEXT), "png")
     assert decoded(as_bytes(once)).text == TEXT
 
 
 def test_quality_is_the_apis() -> None:
     """Pillow takes 0 as it is, and not for its default of 75."""
-    picture = Picture(noise((32, 32)))
+    picture = DecodedImage(noise((32, 32)))
     for format_ in ("jpeg", "webp"):
         sizes = [encoded(picture, format_, quality).size for quality in (0, 20, 75, 100)]
         assert sizes == sorted(set(sizes))
@@ -531,7 +557,7 @@ def test_quality_is_the_apis() -> None:
 def test_colours_at_full_resolution_from_90_on() -> None:
     red_line = Image.new("RGB", (16, 16), "white")
     red_line.paste("red", (7, 0, 8, 16))
-    off = [distance(as_image(encoded(Picture(red_line), "jpeg", quality)), red_line) for quality in (89, 90)]
+    off = [distance(as_image(encoded(DecodedImage(red_line), "jpeg", quality)), red_line) for quality in (89, 90)]
     assert off[0] > 100 > off[1]
 
 
@@ -552,30 +578,30 @@ def test_what_was_written_is_closed_where_writing_fails() -> None:
         return made[-1]
 
     with pytest.raises(UserError, match="full"):
-        encode(Picture(gradient()), "png", 100, new_blob)
+        encode(DecodedImage(gradient()), "png", 100, new_blob)
     assert [cast(Full, blob).closed for blob in made] == [True]
 
 
 # Errors, and blobs as files
 
 
-@pytest.mark.parametrize("cause", DAMAGE)
+@pytest.mark.parametrize("cause", DECODE_ERRORS)
 def test_damage_is_blamed(cause: type[BaseException]) -> None:
-    with pytest.raises(ImageUnavailable) as caught, Blame(bad_result()):
+    with pytest.raises(ImageUnavailable) as caught, raising(unreadable_result()):
         raise cause("inside")
     assert caught.value.detail == f"{cause.__name__}: inside"
     assert (caught.value.status, caught.value.code) == (500, "image_unreadable")
 
 
 def test_nothing_else_is_blamed() -> None:
-    with pytest.raises(KeyError), Blame(bad_result()):
+    with pytest.raises(KeyError), raising(unreadable_result()):
         raise KeyError
-    with Blame(bad_result()):
+    with raising(unreadable_result()):
         pass
 
 
 def test_a_bad_input_has_the_official_words() -> None:
-    error: ApiError = bad_input(1)
+    error: ApiError = unreadable_input(1)
     assert error.body["error"] == {
         "message": "Invalid image file or mode for image 2, please check your image file.",
         "type": "image_generation_user_error",

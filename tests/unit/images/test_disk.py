@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.blob import Blob
-from app.images.disk import DiskStore, read_folder
+from app.images.disk import DiskStore, parse_disk_url
 from app.images.store import StoreConfig
 from tests.support.store_fixtures import DAY, PNG, blob_of, keep, read
 
@@ -74,7 +74,7 @@ def test_what_other_processes_keep_counts_too(stores: list[DiskStore], tmp_path:
     old = keep_aged(ours, tmp_path, 500, 100)
     keep(theirs, b"x" * 500)
     keep(ours, b"x" * 500)
-    assert asyncio.run(theirs.sweep()) == 0
+    assert asyncio.run(theirs.delete_expired()) == 0
     assert read(ours, old) is None
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) == 1000
 
@@ -90,7 +90,7 @@ def test_what_is_swept(stores: list[DiskStore], tmp_path: Path) -> None:
     (tmp_path / "a folder").mkdir()
     now = 1061
     assert read(store, old) is None
-    assert asyncio.run(store.sweep()) == 2
+    assert asyncio.run(store.delete_expired()) == 2
     assert read(store, young) == b"x"
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([young, "a folder", "holiday.png"])
 
@@ -117,7 +117,7 @@ def test_a_file_that_another_process_removes_meanwhile_is_passed_over(
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(os, "scandir", Scan)
-    assert asyncio.run(store.sweep()) == 1
+    assert asyncio.run(store.delete_expired()) == 1
     assert not (tmp_path / name).exists()
 
 
@@ -145,7 +145,7 @@ def test_a_picture_whose_request_is_gone_leaves_nothing_half_written(stores: lis
     blob = Gone()
     blob.write(b"x")
     with pytest.raises(ValueError, match="closed"):
-        asyncio.run(store.keep(blob, PNG))
+        asyncio.run(store.put(blob, PNG))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,14 +156,14 @@ def test_a_folder_that_goes_away_is_said(stores: list[DiskStore], tmp_path: Path
     (folder / name).unlink()
     (folder / name).symlink_to(tmp_path)
     with pytest.raises(ServiceUnavailable) as caught:
-        asyncio.run(store.find(name))
+        asyncio.run(store.get(name))
     assert str(folder) in str(caught.value.detail)
     assert str(folder) not in caught.value.message
     (folder / name).unlink()
     assert read(store, name) is None
     folder.rmdir()
     with pytest.raises(ServiceUnavailable):
-        asyncio.run(store.sweep())
+        asyncio.run(store.delete_expired())
     with pytest.raises(ImageUnavailable):
         keep(store, b"x")
 
@@ -173,7 +173,7 @@ def test_a_picture_that_is_being_read_outlives_its_file(stores: list[DiskStore],
     name = keep(store, b"picture")
 
     async def read_late() -> bytes:
-        stored = await store.find(name)
+        stored = await store.get(name)
         assert stored is not None
         (tmp_path / name).unlink()
         try:
@@ -187,13 +187,13 @@ def test_a_picture_that_is_being_read_outlives_its_file(stores: list[DiskStore],
 def test_the_blob_is_still_there_for_others(stores: list[DiskStore], tmp_path: Path) -> None:
     store = store_at(stores, tmp_path)
     with blob_of(b"picture") as blob:
-        name = asyncio.run(store.keep(blob, PNG))
-        assert asyncio.run(store.link(name)) is None
-        assert asyncio.run(store.find("../images")) is None
+        name = asyncio.run(store.put(blob, PNG))
+        assert asyncio.run(store.url_for(name)) is None
+        assert asyncio.run(store.get("../images")) is None
         assert blob.read_at(0, 10) == b"picture"
 
 
 @pytest.mark.parametrize("url", ["disk:", "disk://", "disk://images", "disk:images"])
 def test_a_folder_that_depends_on_where_one_stands(url: str) -> None:
     with pytest.raises(ValueError, match="disk:///absolute/path"):
-        read_folder(url)
+        parse_disk_url(url)

@@ -6,19 +6,19 @@ import threading
 
 import pytest
 
-from app.images.fetch import MOST_REMEMBERED, REMEMBERED, TIMEOUT, Names, ask_system
+from app.images.fetch import DNS_CACHE_SECONDS, DNS_CACHE_SIZE, DNS_TIMEOUT, DnsResolver, system_lookup
 from tests.support.manual_clock import run, skip
 
 
 def test_the_system_knows_this_machine() -> None:
-    assert "127.0.0.1" in ask_system("localhost")
+    assert "127.0.0.1" in system_lookup("localhost")
 
 
 def test_an_unknown_name_is_the_systems_error() -> None:
     async def look_up() -> None:
-        names = Names()
+        names = DnsResolver()
         try:
-            await names.look_up("cdn.invalid")
+            await names.resolve("cdn.invalid")
         finally:
             names.close()
 
@@ -34,10 +34,10 @@ def test_an_answer_is_remembered_for_seconds() -> None:
         return [f"192.0.2.{len(asked)}"]
 
     async def look_up() -> list[list[str]]:
-        names = Names(ask)
-        answers = [await names.look_up(name) for name in ("a", "a", "b")]
-        skip(REMEMBERED)
-        answers.append(await names.look_up("a"))
+        names = DnsResolver(ask)
+        answers = [await names.resolve(name) for name in ("a", "a", "b")]
+        skip(DNS_CACHE_SECONDS)
+        answers.append(await names.resolve("a"))
         names.close()
         return answers
 
@@ -54,10 +54,10 @@ def test_a_failure_is_not_remembered() -> None:
         return ["192.0.2.1"]
 
     async def look_up() -> list[str]:
-        names = Names(ask)
+        names = DnsResolver(ask)
         with pytest.raises(socket.gaierror):
-            await names.look_up("a")
-        answers = await names.look_up("a")
+            await names.resolve("a")
+        answers = await names.resolve("a")
         names.close()
         return answers
 
@@ -72,15 +72,15 @@ def test_what_is_remembered_is_bounded() -> None:
         return []
 
     async def look_up() -> None:
-        names = Names(ask)
-        for number in range(MOST_REMEMBERED + 1):
-            await names.look_up(str(number))
-        await names.look_up("0")
-        await names.look_up(str(MOST_REMEMBERED))
+        names = DnsResolver(ask)
+        for number in range(DNS_CACHE_SIZE + 1):
+            await names.resolve(str(number))
+        await names.resolve("0")
+        await names.resolve(str(DNS_CACHE_SIZE))
         names.close()
 
     run(look_up())
-    assert asked[-2:] == [str(MOST_REMEMBERED), "0"]
+    assert asked[-2:] == [str(DNS_CACHE_SIZE), "0"]
 
 
 def test_a_name_server_that_hangs_is_left_and_holds_up_nobody_else() -> None:
@@ -92,10 +92,10 @@ def test_a_name_server_that_hangs_is_left_and_holds_up_nobody_else() -> None:
         return ["192.0.2.1"]
 
     async def look_up() -> list[str]:
-        names = Names(ask)
-        slow = asyncio.create_task(names.look_up("slow"))
-        answers = await names.look_up("quick")
-        skip(TIMEOUT)
+        names = DnsResolver(ask)
+        slow = asyncio.create_task(names.resolve("slow"))
+        answers = await names.resolve("quick")
+        skip(DNS_TIMEOUT)
         with pytest.raises(TimeoutError):
             await slow
         answered.set()

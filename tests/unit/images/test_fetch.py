@@ -22,12 +22,12 @@ from app import __version__
 from app.errors import ImageUnavailable, SpoolFull
 from app.images import ssrf as netguard
 from app.images.blob import Blob
-from app.images.fetch import BREAKS, MAX_REDIRECTS, PAUSES, PIECE, Fetcher
+from app.images.fetch import CHUNK_SIZE, CLIENT_ERRORS, MAX_REDIRECTS, RETRY_DELAYS, Fetcher
 from app.images.ssrf import parse_allow
 from tests.support.certificates import CERTIFICATE, KEY
 from tests.support.manual_clock import run, skip
 
-TRIES = len(PAUSES) + 1
+TRIES = len(RETRY_DELAYS) + 1
 PICTURE = bytes(range(256)) * 8
 
 Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -132,7 +132,7 @@ class Desk:
         """The bytes, and no blob left open whatever happens."""
         try:
             with await self.fetcher.fetch(url) as blob:
-                return b"".join(blob.chunks(PIECE))
+                return b"".join(blob.chunks(CHUNK_SIZE))
         finally:
             assert self.open == []
 
@@ -175,10 +175,10 @@ async def fetching(
 @pytest.fixture
 def _here_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 and every port count as public; 127.0.0.2 and the rest of loopback do not."""
-    shut = netguard._net("127.0.0.2/32", "loopback")
-    nets = tuple(shut if net.written == "127.0.0.0/8" else net for net in netguard.NETS_V4)
-    monkeypatch.setattr(netguard, "NETS_V4", nets)
-    monkeypatch.setattr(netguard, "PORTS", frozenset(range(1, 65536)))
+    shut = netguard._blocked("127.0.0.2/32", "loopback")
+    nets = tuple(shut if net.notation == "127.0.0.0/8" else net for net in netguard.BLOCKED_V4)
+    monkeypatch.setattr(netguard, "BLOCKED_V4", nets)
+    monkeypatch.setattr(netguard, "ALLOWED_PORTS", frozenset(range(1, 65536)))
 
 
 here_is_public = pytest.mark.usefixtures("_here_is_public")
@@ -241,7 +241,7 @@ def test_a_picture_comes(case: Comes) -> None:
         async with serve(*case.answers) as server, fetching(f"127.0.0.1:{server.port}") as desk:
             assert await desk.read(server.url) == case.body
             assert len(server.heads) == case.tries
-            assert desk.slept == list(PAUSES[: case.tries - 1])
+            assert desk.slept == list(RETRY_DELAYS[: case.tries - 1])
 
     run(download())
 
@@ -367,15 +367,15 @@ def test_any_cut_of_the_stream_gives_the_same_picture(body: bytes, cuts: list[in
 
 def test_small_pieces_are_gathered_before_they_are_written() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(reply(length=5 * PIECE))
+        writer.write(reply(length=5 * CHUNK_SIZE))
         for _ in range(5 * 64):
-            writer.write(b"x" * (PIECE // 64))
+            writer.write(b"x" * (CHUNK_SIZE // 64))
             await asyncio.sleep(0)
 
     async def download() -> None:
         async with serve(behave) as server, fetching(f"127.0.0.1:{server.port}") as desk:
-            assert await desk.read(server.url) == b"x" * (5 * PIECE)
-            assert all(size >= PIECE for size in desk.pieces[:-1])
+            assert await desk.read(server.url) == b"x" * (5 * CHUNK_SIZE)
+            assert all(size >= CHUNK_SIZE for size in desk.pieces[:-1])
 
     run(download())
 
@@ -405,7 +405,7 @@ def test_an_endless_body_is_ended_by_the_limit() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
-            writer.write(b"x" * PIECE)
+            writer.write(b"x" * CHUNK_SIZE)
             await writer.drain()
 
     async def download() -> None:
@@ -657,7 +657,7 @@ def test_no_redirect_leads_there(location: str) -> None:
 
 
 def test_every_reason_can_be_reached() -> None:
-    kinds = [kind for kind, _, _ in BREAKS]
+    kinds = [kind for kind, _, _ in CLIENT_ERRORS]
     assert not [kind for row, kind in enumerate(kinds) if issubclass(kind, tuple(kinds[:row]))]
 
 
@@ -776,7 +776,7 @@ def test_a_host_that_refuses_connections_is_tried_again() -> None:
             with pytest.raises(ImageUnavailable, match="its host cannot be reached") as caught:
                 await desk.read(server.url)
             assert "Connect call failed" in str(caught.value.detail)
-            assert desk.slept == list(PAUSES)
+            assert desk.slept == list(RETRY_DELAYS)
 
     run(download())
 
@@ -797,7 +797,7 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     with capture_logs() as records:
         run(download())
-    assert [record["event"] for record in records] == ["image_download_again"] * len(PAUSES)
+    assert [record["event"] for record in records] == ["image_download_again"] * len(RETRY_DELAYS)
     assert records[0]["place"].endswith("/a.png")
     assert "secret" not in str(records) + caplog.text
 

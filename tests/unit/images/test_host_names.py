@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.images.ssrf import Address, read_host
+from app.images.ssrf import Address, parse_host
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_read_host(case: Case) -> None:
-    assert read_host(case.text) == case.host
+    assert parse_host(case.text) == case.host
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,18 @@ WRONG = [
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
 def test_refused(case: Wrong) -> None:
     with pytest.raises(ValueError, match=f"^{case.reason}$"):
-        read_host(case.text)
+        parse_host(case.text)
 
 
 @given(st.text(max_size=40) | st.text("0123456789x.。１٣abf:[]%", max_size=20))
 def test_what_passes_is_canonical(text: str) -> None:
     """Whatever was written, the result reads as itself, is ASCII, and no name among them looks like an address."""
     try:
-        host = read_host(text)
+        host = parse_host(text)
     except ValueError:
         return
     if isinstance(host, str):
-        assert read_host(host) == host
+        assert parse_host(host) == host
         assert host.isascii()
         assert not host.replace(".", "").isdigit()
     elif isinstance(host, IPv4Address):
@@ -130,4 +130,4 @@ def test_what_passes_is_canonical(text: str) -> None:
 
 @given(st.ip_addresses())
 def test_addresses_are_read_as_written(address: Address) -> None:
-    assert read_host(str(address) if address.version == 4 else f"[{address}]") == address
+    assert parse_host(str(address) if address.version == 4 else f"[{address}]") == address

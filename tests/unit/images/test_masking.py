@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 
 from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
-from app.images.transcode import check_mask, restore
+from app.images.transcode import apply_mask, check_mask
 from tests.support.sample_images import GREY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
 
 LIMIT = 1 << 16
@@ -70,7 +70,7 @@ def mask(alpha: Image.Image) -> bytes:
 
 
 def restored(result: bytes, original: bytes, mask: bytes) -> Image.Image:
-    blob = restore(as_blob(result), as_blob(original), as_blob(mask), LIMIT, Blob)
+    blob = apply_mask(as_blob(result), as_blob(original), as_blob(mask), LIMIT, Blob)
     image = as_image(blob)
     assert image.format == "PNG"
     return image

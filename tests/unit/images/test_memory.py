@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.errors import ImageUnavailable
-from app.images.memory import MemoryStore, read_nothing
+from app.images.memory import MemoryStore, check_memory_url
 from app.images.store import StoreConfig
 from tests.support.store_fixtures import keep, read
 
@@ -29,7 +29,7 @@ def test_what_is_swept_or_closed_leaves_its_room() -> None:
     now = 50
     young = keep(store, b"x" * 400)
     now = 70
-    assert asyncio.run(store.sweep()) == 1
+    assert asyncio.run(store.delete_expired()) == 1
     names = [keep(store, b"x" * 300), keep(store, b"x" * 300)]
     assert None not in [read(store, name) for name in (young, *names)]
     store.close()
@@ -41,12 +41,12 @@ def test_what_is_over_is_not_found_before_it_is_swept() -> None:
     now = 0.0
     store = MemoryStore(StoreConfig("memory:", 60, now=lambda: now))
     name = keep(store, b"x")
-    assert asyncio.run(store.link(name)) is None
+    assert asyncio.run(store.url_for(name)) is None
     now = 61
     assert read(store, name) is None
 
 
 def test_memory_is_no_place() -> None:
-    read_nothing("memory:")
+    check_memory_url("memory:")
     with pytest.raises(ValueError, match="memory:"):
-        read_nothing("memory:///here")
+        check_memory_url("memory:///here")

@@ -5,7 +5,15 @@ import asyncio
 import pytest
 
 from app.errors import ImageUnavailable, ServiceUnavailable
-from app.images.store import Stored, cache_control, is_name, media_type, new_name, not_kept, not_reached
+from app.images.store import (
+    StoredImage,
+    cache_control,
+    generate_name,
+    is_name,
+    media_type,
+    store_failed,
+    store_unreachable,
+)
 from app.protocol.image_format import ImageInfo
 
 KINDS = ["png", "jpeg", "webp", "gif", "avif", "bmp", "tiff", "heic"]
@@ -14,7 +22,7 @@ KINDS = ["png", "jpeg", "webp", "gif", "avif", "bmp", "tiff", "heic"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_name_is_one_nobody_guesses_and_says_what_the_picture_is(kind: str) -> None:
     info = ImageInfo(f"image/{kind}", 8, 8, alpha=False)
-    names = {new_name(info) for _ in range(100)}
+    names = {generate_name(info) for _ in range(100)}
     assert len(names) == 100
     for name in names:
         assert is_name(name)
@@ -30,7 +38,7 @@ def test_a_picture_that_never_changes_is_known_by_its_name() -> None:
     async def read(offset: int, size: int) -> bytes:
         return b"picture"[offset : offset + size]
 
-    stored = Stored("a.png", 7, 0, read)
+    stored = StoredImage("a.png", 7, 0, read)
     stored.close()
     assert stored.etag == '"a.png"'
 
@@ -42,7 +50,7 @@ def test_a_picture_that_never_changes_is_known_by_its_name() -> None:
 
 
 def test_what_went_wrong_is_for_the_log_only() -> None:
-    for error, kind, code in ((not_kept("10.0.0.7 is away"), ImageUnavailable, "image_not_kept"), (not_reached("10.0.0.7 is away"), ServiceUnavailable, "image_store_unavailable")):  # fmt: skip
+    for error, kind, code in ((store_failed("10.0.0.7 is away"), ImageUnavailable, "image_not_kept"), (store_unreachable("10.0.0.7 is away"), ServiceUnavailable, "image_store_unavailable")):  # fmt: skip
         assert isinstance(error, kind)
         assert error.code == code
         assert error.detail == "LIMNER_IMAGE_STORE: 10.0.0.7 is away"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
-from app.images.transcode import Prepared, Transcoder
+from app.images.transcode import PreparedInput, Transcoder
 from tests.support.sample_images import SRGB, as_blob, as_bytes, as_image, exif, gradient, noise, png, saved
 
 T = TypeVar("T")
@@ -47,17 +47,17 @@ class Same:
 
 SAME = (
     Same("nothing asked", PNG, {}),
-    Same("PNG has its format", PNG, {"format": "png"}),
-    Same("JPEG has its format", JPEG, {"format": "jpeg"}),
-    Same("WebP has its format", WEBP, {"format": "webp"}),
-    Same("MPO is JPEG too", MPO, {"format": "jpeg"}),
+    Same("PNG has its format", PNG, {"image_format": "png"}),
+    Same("JPEG has its format", JPEG, {"image_format": "jpeg"}),
+    Same("WebP has its format", WEBP, {"image_format": "webp"}),
+    Same("MPO is JPEG too", MPO, {"image_format": "jpeg"}),
     Same("a format that cannot be written, and none asked", saved(gradient(), "GIF"), {}),
-    Same("PNG has no compression", PNG, {"format": "png", "compression": 50}),
-    Same("100 is the default", JPEG, {"format": "jpeg", "compression": 100}),
+    Same("PNG has no compression", PNG, {"image_format": "png", "compression": 50}),
+    Same("100 is the default", JPEG, {"image_format": "jpeg", "compression": 100}),
     Same("just as large", PNG, {"size": (24, 16)}),
     Same("smaller already", PNG, {"size": (512, 512)}),
     Same("shown turned, and as large then", saved(gradient(), "JPEG", exif=exif(6)), {"size": (16, 24)}),
-    Same("animated", saved(gradient(), "PNG", **MANY), {"format": "png"}),
+    Same("animated", saved(gradient(), "PNG", **MANY), {"image_format": "png"}),
 )
 
 
@@ -77,16 +77,18 @@ class Converted:
 
 
 CONVERTED = (
-    Converted("PNG to JPEG", PNG, {"format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
-    Converted("PNG to WebP", PNG, {"format": "webp"}, ("WEBP", "RGB", (24, 16))),
-    Converted("JPEG to PNG", JPEG, {"format": "png"}, ("PNG", "RGB", (24, 16))),
-    Converted("WebP to JPEG", WEBP, {"format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
-    Converted("GIF to PNG", saved(gradient("P"), "GIF"), {"format": "png"}, ("PNG", "RGB", (24, 16))),
-    Converted("MPO to PNG", MPO, {"format": "png"}, ("PNG", "RGB", (24, 16))),
-    Converted("alpha to JPEG", saved(gradient("RGBA"), "PNG"), {"format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
-    Converted("alpha to WebP", saved(gradient("RGBA"), "PNG"), {"format": "webp"}, ("WEBP", "RGBA", (24, 16))),
+    Converted("PNG to JPEG", PNG, {"image_format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
+    Converted("PNG to WebP", PNG, {"image_format": "webp"}, ("WEBP", "RGB", (24, 16))),
+    Converted("JPEG to PNG", JPEG, {"image_format": "png"}, ("PNG", "RGB", (24, 16))),
+    Converted("WebP to JPEG", WEBP, {"image_format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
+    Converted("GIF to PNG", saved(gradient("P"), "GIF"), {"image_format": "png"}, ("PNG", "RGB", (24, 16))),
+    Converted("MPO to PNG", MPO, {"image_format": "png"}, ("PNG", "RGB", (24, 16))),
+    Converted("alpha to JPEG", saved(gradient("RGBA"), "PNG"), {"image_format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
+    Converted("alpha to WebP", saved(gradient("RGBA"), "PNG"), {"image_format": "webp"}, ("WEBP", "RGBA", (24, 16))),
     Converted("compressed", JPEG, {"compression": 50}, ("JPEG", "RGB", (24, 16))),
-    Converted("compressed as much as can be", WEBP, {"format": "webp", "compression": 0}, ("WEBP", "RGB", (24, 16))),
+    Converted(
+        "compressed as much as can be", WEBP, {"image_format": "webp", "compression": 0}, ("WEBP", "RGB", (24, 16))
+    ),
     Converted("scaled down", PNG, {"size": (12, 8)}, ("PNG", "RGB", (12, 8))),
     Converted("scaled to fit, in its shape", PNG, {"size": (12, 12)}, ("PNG", "RGB", (12, 8))),
     Converted("scaled to fit a wide box", PNG, {"size": (100, 2)}, ("PNG", "RGB", (3, 2))),
@@ -94,7 +96,7 @@ CONVERTED = (
     Converted(
         "a JPEG scaled far down", saved(gradient(size=(64, 64)), "JPEG"), {"size": (4, 4)}, ("JPEG", "RGB", (4, 4))
     ),
-    Converted("scaled and converted", PNG, {"size": (12, 12), "format": "jpeg"}, ("JPEG", "RGB", (12, 8))),
+    Converted("scaled and converted", PNG, {"size": (12, 12), "image_format": "jpeg"}, ("JPEG", "RGB", (12, 8))),
     Converted("a GIF scaled becomes PNG", saved(gradient("P"), "GIF"), {"size": (12, 8)}, ("PNG", "RGB", (12, 8))),
     Converted("turned and scaled", saved(gradient(), "JPEG", exif=exif(6)), {"size": (8, 8)}, ("JPEG", "RGB", (5, 8))),
 )
@@ -125,7 +127,7 @@ def test_compression_is_quality() -> None:
 
     async def sizes(transcoder: Transcoder) -> list[int]:
         levels = (0, 40, 90, 100, None)
-        return [(await transcoder.convert(blob, format="jpeg", compression=level)).size for level in levels]
+        return [(await transcoder.convert(blob, image_format="jpeg", compression=level)).size for level in levels]
 
     made = transcode(sizes)
     assert made == sorted(made)
@@ -134,7 +136,7 @@ def test_compression_is_quality() -> None:
 
 def test_metadata_is_kept() -> None:
     blob = as_blob(saved(gradient(), "JPEG", icc_profile=SRGB, exif=exif(3, software="painter")))
-    made = as_image(transcode(lambda transcoder: transcoder.convert(blob, format="webp")))
+    made = as_image(transcode(lambda transcoder: transcoder.convert(blob, image_format="webp")))
     assert made.info["icc_profile"] == SRGB
     assert dict(made.getexif()) == {0x0112: 1, 0x0131: "painter"}
 
@@ -143,8 +145,8 @@ def test_metadata_is_kept() -> None:
     ("data", "options"),
     [
         (b"no picture", {}),
-        (PNG[:60], {"format": "jpeg"}),
-        (saved(Image.new("1", (16384, 1)), "PNG"), {"format": "webp"}),
+        (PNG[:60], {"image_format": "jpeg"}),
+        (saved(Image.new("1", (16384, 1)), "PNG"), {"image_format": "webp"}),
     ],
     ids=["not a picture", "cut off", "longer than the format can hold"],
 )
@@ -157,7 +159,7 @@ def test_a_result_that_cannot_be_converted(data: bytes, options: dict[str, Any])
 
 def test_a_bomb_is_not_decoded() -> None:
     with pytest.raises(ImageUnavailable) as caught:
-        transcode(lambda transcoder: transcoder.convert(as_blob(PNG), format="jpeg"), max_pixels=383)
+        transcode(lambda transcoder: transcoder.convert(as_blob(PNG), image_format="jpeg"), max_pixels=383)
     assert caught.value.detail == "DecompressionBombError: 24x16 is more than 383 pixels"
 
 
@@ -194,7 +196,7 @@ UNTOUCHED = (
 def test_what_can_go_as_it_is_does(case: Untouched) -> None:
     blob = as_blob(case.data)
     prepared = transcode(lambda transcoder: transcoder.prepare(blob, **case.options))
-    assert prepared == Prepared(blob, as_image(blob).size, None)
+    assert prepared == PreparedInput(blob, as_image(blob).size, None)
     assert prepared.blob is blob
 
 
@@ -299,7 +301,7 @@ def test_masks() -> None:
         await transcoder.check_mask(mask, image)
         with pytest.raises(UserError, match="alpha"):
             await transcoder.check_mask(image, image)
-        return await transcoder.restore(other, image, mask)
+        return await transcoder.apply_mask(other, image, mask)
 
     assert as_image(transcode(check_and_restore)).size == (24, 16)
 
@@ -358,7 +360,7 @@ def test_the_loop_runs_on_and_no_more_than_the_workers_work() -> None:
 
     async def many(transcoder: Transcoder) -> list[Blob]:
         blobs = [as_blob(PNG) for _ in range(6)]
-        tasks = [asyncio.create_task(transcoder.convert(blob, format="jpeg")) for blob in blobs]
+        tasks = [asyncio.create_task(transcoder.convert(blob, image_format="jpeg")) for blob in blobs]
         await gate.entered(2)
         for _ in range(100):
             await asyncio.sleep(0)
@@ -375,7 +377,7 @@ def test_a_waiting_picture_is_cancelled_at_once_and_one_under_way_at_its_end() -
 
     async def cancel(transcoder: Transcoder) -> None:
         running, waiting = (
-            asyncio.create_task(transcoder.convert(as_blob(data), format="jpeg")) for data in (PNG, WEBP)
+            asyncio.create_task(transcoder.convert(as_blob(data), image_format="jpeg")) for data in (PNG, WEBP)
         )
         await gate.entered(1)
         waiting.cancel()
@@ -395,7 +397,7 @@ def test_cancelled_twice_what_is_under_way_is_still_closed() -> None:
     gate = Gate()
 
     async def cancel(transcoder: Transcoder) -> None:
-        running = asyncio.create_task(transcoder.convert(as_blob(PNG), format="jpeg"))
+        running = asyncio.create_task(transcoder.convert(as_blob(PNG), image_format="jpeg"))
         await gate.entered(1)
         for _ in range(2):
             running.cancel()
@@ -416,7 +418,7 @@ def test_an_error_after_cancelling_is_nobodys(caplog: pytest.LogCaptureFixture) 
         raise UserError("full")
 
     async def cancel(transcoder: Transcoder) -> None:
-        running = asyncio.create_task(transcoder.convert(as_blob(PNG), format="jpeg"))
+        running = asyncio.create_task(transcoder.convert(as_blob(PNG), image_format="jpeg"))
         await gate.entered(1)
         running.cancel()
         await asyncio.sleep(0)
@@ -433,7 +435,7 @@ def test_an_error_holds_no_pixels() -> None:
 
     async def fail(transcoder: Transcoder) -> ApiError:
         with pytest.raises(ApiError) as caught:
-            await transcoder.convert(as_blob(PNG[:60]), format="jpeg")
+            await transcoder.convert(as_blob(PNG[:60]), image_format="jpeg")
         return caught.value
 
     error = transcode(fail)
@@ -450,13 +452,13 @@ def test_a_bug_keeps_its_frames() -> None:
         raise KeyError
 
     with pytest.raises(KeyError) as caught:
-        transcode(lambda transcoder: transcoder.convert(as_blob(PNG), format="jpeg"), new_blob=broken)
+        transcode(lambda transcoder: transcoder.convert(as_blob(PNG), image_format="jpeg"), new_blob=broken)
     assert caught.traceback[-1].name == "broken"
 
 
 def test_closing_ends_the_threads() -> None:
     transcoder = Transcoder()
     before = {thread for thread in threading.enumerate() if thread.name.startswith("transcode")}
-    asyncio.run(transcoder.convert(as_blob(PNG), format="jpeg"))
+    asyncio.run(transcoder.convert(as_blob(PNG), image_format="jpeg"))
     transcoder.close()
     assert {thread for thread in threading.enumerate() if thread.name.startswith("transcode")} <= before

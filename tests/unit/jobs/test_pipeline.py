@@ -70,7 +70,7 @@ class World:
             self.open_questions -= 1
 
     def blob(self, data: bytes = b"") -> Blob:
-        blob = self.spool.blob()
+        blob = self.spool.new_blob()
         blob.write(data)
         return blob
 

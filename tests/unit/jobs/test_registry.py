@@ -87,7 +87,7 @@ class Desk:
 
         self.count += 1
         spool = Spool()
-        spool.blob().write(bytes(size))
+        spool.new_blob().write(bytes(size))
         errand = Errand(f"req_{self.count}", identity, Exchange(REQUEST, 60), spool, is_async)
         errand.job = Job(work(), lambda: self.once.settle(errand))
         self.once.add(errand)
@@ -269,7 +269,7 @@ def test_an_errand_that_starts_once_more_is_as_new() -> None:
         desk = Desk()
         errand = await desk.run(ME, ImageUnavailable("404"), size=10, delivered=True)
         more = Spool()
-        more.blob().write(b"12345")
+        more.new_blob().write(b"12345")
         errand.reopen(more, Exchange(REQUEST, 60))
         assert (errand.delivered, errand.until, errand.spool.size, more.size) == (False, math.inf, 15, 0)
         desk.once.close()

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from app.errors import ApiError, ImageUnavailable, JobLost, ModerationBlocked, NotFound, ServiceUnavailable
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
-from app.images.store import StoreConfig, not_kept
+from app.images.store import StoreConfig, store_failed
 from app.jobs.job import Errand, Exchange, Identity, Item, Job
 from app.jobs.pipeline import Answer
 from app.jobs.registry import Once
@@ -90,8 +90,8 @@ class Notes:
 
 
 class BrokenStore(MemoryStore):
-    async def keep(self, blob: Blob, info: ImageInfo) -> str:
-        raise not_kept("the bucket is away")
+    async def put(self, blob: Blob, info: ImageInfo) -> str:
+        raise store_failed("the bucket is away")
 
 
 class Scene:
@@ -215,10 +215,10 @@ class SlowStore(MemoryStore):
         self.may = asyncio.Event()
         self.kept: list[bytes] = []
 
-    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+    async def put(self, blob: Blob, info: ImageInfo) -> str:
         await self.may.wait()
         self.kept.append(as_bytes(blob))
-        return await super().keep(blob, info)
+        return await super().put(blob, info)
 
 
 def test_who_comes_while_it_is_handed_over_does_not_take_it_away() -> None:
@@ -231,7 +231,7 @@ def test_who_comes_while_it_is_handed_over_does_not_take_it_away() -> None:
         errand = scene.start(
             answer=Answer((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
         )
-        errand.spool.adopt(blob)
+        errand.spool.add(blob)
         await errand.job.end()
         await asyncio.sleep(0)
         errand.job.leave()

@@ -68,7 +68,7 @@ def test_only_so_many_labels_are_told_apart() -> None:
 
 @dataclass
 class Places:
-    used: int = 3
+    in_use: int = 3
     waiting: int = 2
     limit: int = 8
 
