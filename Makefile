@@ -46,8 +46,10 @@ ifneq ($(shell command -v npm),)
 test: $(NODE_CLIENTS)
 endif
 
-test: install ## Run all tests with branch coverage; ARGS="-k sizes" passes arguments to pytest
-	$(BIN)/pytest --cov $(REPORT:%=--junitxml=%/tests.xml) $(ARGS)
+# One process per core. `worksteal` begins with one contiguous half of the tests each, so the servers that a module's
+# fixtures start are started once or twice, and evens out the rest while the tests run.
+test: install ## Run all tests with branch coverage; ARGS="-k sizes" goes to pytest, ARGS="-n 0" uses one process
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --cov $(REPORT:%=--junitxml=%/tests.xml) $(ARGS)
 
 $(NODE_CLIENTS): tests/clients/node/package.json tests/clients/node/package-lock.json
 	cd tests/clients/node && npm ci --loglevel=error

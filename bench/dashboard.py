@@ -26,8 +26,8 @@ import orjson
 from PIL import Image
 
 from tests.support.browser import run_browser
+from tests.support.ports import free_ports
 from tests.support.prometheus import Prometheus, run_prometheus
-from tests.support.seaweedfs import free_ports
 from tests.support.servers import run_demo
 
 ROOT = Path(__file__).parents[1]

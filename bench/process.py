@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from tests.support.ports import free_ports
+
 _TICK = os.sysconf("SC_CLK_TCK")
 _ROOT = Path(__file__).parents[1]
 MIB = 1024 * 1024
@@ -101,7 +103,5 @@ def _await_answer(server: subprocess.Popen[bytes], port: int, began: float) -> f
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    (port,) = free_ports(1)
+    return port

@@ -8,7 +8,9 @@ import ipaddress
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -78,10 +80,17 @@ def _stay_here() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No LIMNER_ variable, no proxy and no object store of the developer's, and a working directory without a .env file."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Hide the developer's LIMNER_ variables, proxies and object stores, and run in a folder without a .env file.
+
+    Each pytest-xdist worker gets a folder of its own for temporary files, since some tests look for what a server has
+    left there. Its path is short: the path of a Unix socket holds about a hundred characters.
+    """
+    work = tmp_path_factory.mktemp("empty")
+    with TemporaryDirectory(prefix="limner-") as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", None)
         for name in os.environ:
             if name.startswith(("LIMNER_", *CLOUDS)) or name.lower() in PROXIES:
                 patch.delenv(name)
-        patch.chdir(tmp_path_factory.mktemp("empty"))
+        patch.chdir(work)
         yield

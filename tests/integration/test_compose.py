@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import yaml  # type: ignore[import-untyped]
 
-from tests.support.seaweedfs import WEED, free_ports, wait
+from tests.support.ports import free_ports
+from tests.support.seaweedfs import WEED, wait
 from tests.support.servers import run_demo, run_limner
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(

@@ -176,9 +176,12 @@ def test_who_works_long_stays_known(redis: RedisServer) -> None:
         before = await held(one)
         await one.state.run(lambda shared: shared.flushall())
         one.beat.set()
-        await until(lambda: one.looks == 1)
-        await one.state.run(lambda shared: shared.ping())
-        assert (await held(other), len(before or [])) == (before, 2)
+        # The renewal and this look travel over different connections, so the order in which Redis sees them is open.
+        after: list[bytes] | None = []
+        for _ in range(1000):
+            if after := await held(other):
+                break
+        assert (after, len(before or [])) == (before, 2)
 
     scene(redis, play)
 

@@ -1,7 +1,6 @@
 """What replicas share: counted in a real Redis, which goes away and comes back."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from app.errors import RateLimited, ServiceUnavailable
 from app.observability.metrics import REGISTRY
 from app.state.shared_state import Counters, SharedState
 from tests.support import certificates as certificate
+from tests.support.ports import free_ports
 from tests.support.redis import RedisServer, run_redis
 
 
@@ -102,8 +102,7 @@ def test_each_form_of_address(url: str, works: bool, tmp_path: Path) -> None:
     """That of a server with a password, a socket, and a certificate for another name that nobody has signed."""
     (tmp_path / "key").write_text(certificate.KEY)
     (tmp_path / "certificate").write_text(certificate.CERTIFICATE)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        tls = free.getsockname()[1]
+    (tls,) = free_ports(1)
     options = (
         *("--requirepass", "s/e c@r#t", "--unixsocket", "socket", "--tls-port", str(tls), "--tls-auth-clients", "no"),
         *("--tls-cert-file", "certificate", "--tls-key-file", "key", "--tls-ca-cert-file", "certificate"),

@@ -2,11 +2,13 @@
 
 import os
 import socket
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from tests import conftest
+from tests.support import ports
 
 
 def test_a_connection_beyond_this_machine_fails_the_test() -> None:
@@ -40,3 +42,16 @@ def test_this_machine_can_be_reached() -> None:
 def test_no_setting_of_the_developer_is_seen() -> None:
     assert not [name for name in os.environ if name.startswith("LIMNER_") or name.lower() in conftest.PROXIES]
     assert not Path(".env").exists()
+
+
+def test_parallel_test_processes_take_their_ports_from_separate_ranges() -> None:
+    ranges = [set(islice(ports._candidates(f"gw{worker}", process=worker), 2000)) for worker in range(16)]
+    assert all(len(one) > 1000 for one in ranges)
+    assert len(set().union(*ranges)) == sum(map(len, ranges))
+
+
+def test_a_port_on_which_a_program_listens_is_not_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not ports._is_free(server.getsockname()[1])
+    first, second = ports.free_ports(2)
+    assert first != second

@@ -6,6 +6,7 @@ targets, and at variables in the image and in deploy/.
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -97,6 +98,7 @@ def kinds() -> list[type[ApiError]]:
     return found
 
 
+@cache
 def literals() -> set[str]:
     """Codes that are given where an error is raised are literal texts."""
     trees = (ast.parse(path.read_bytes()) for path in (ROOT / "app").rglob("*.py"))

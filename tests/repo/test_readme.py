@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from app.demo.state import DemoState
 from tests.e2e.test_node_clients import FOLDER as NODE
 from tests.e2e.test_node_clients import need_node_clients
 from tests.support.markdown import DOCUMENTS, LIMNER, README, ROOT, blocks
+from tests.support.ports import free_ports
 from tests.support.servers import run_demo, run_limner
 
 BLOCKS = list(blocks(README.read_text()))
@@ -162,8 +162,7 @@ def test_make_demo_is_the_demo_after_an_installation_of_no_more_than_it_needs() 
 
 def test_the_demo_prints_the_curl_of_the_readme_and_ends_on_ctrl_c(desk: Desk) -> None:
     need("curl")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     demo = subprocess.Popen(
         (sys.executable, "-m", "app", "demo"),
         cwd=desk.folder,

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from tests.support.nginx import wait
-from tests.support.seaweedfs import free_ports
+from tests.support.ports import free_ports
 
 CADDY = shutil.which("caddy")
 OURS = (Path(__file__).parents[2] / "deploy" / "Caddyfile").read_text()

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from tests.support.certificates import CERTIFICATE, KEY
-from tests.support.seaweedfs import free_ports
+from tests.support.ports import free_ports
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 OURS = (Path(__file__).parents[2] / "deploy" / "nginx.conf").read_text()

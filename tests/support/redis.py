@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_ports
+
 
 class RedisServer:
     """Nothing of it is on disk: one that has been killed has forgotten everything. `options` as on its command line."""
@@ -18,8 +20,7 @@ class RedisServer:
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port: int = free.getsockname()[1]
+        (self._port,) = free_ports(1)
         self.url = f"redis://127.0.0.1:{self._port}"
 
     def start(self) -> None:

@@ -1,6 +1,5 @@
 """A real S3 server for tests: SeaweedFS, all of it in one process, on free ports of this machine."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import orjson
+
+from tests.support.ports import free_ports
 
 #: It comes with a package, so it lies beside the interpreter.
 WEED = Path(sys.executable).with_name("weed")
@@ -64,12 +65,6 @@ def run_weed() -> Iterator[RunningWeed]:
             for port in ports:
                 for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                     left.unlink(missing_ok=True)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def wait(process: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:
