@@ -1,4 +1,8 @@
-"""Pictures written as base64 inside a text: cut out and numbered, so that nobody searches their megabytes again."""
+"""Cut images written as base64 out of a text, so that their megabytes are searched only once.
+
+A short numbered mark replaces each run of base64. The text around it can then be searched for URLs and JSON cheaply,
+and a mark that is found in place of a URL leads back to its run.
+"""
 
 import re
 from collections.abc import Sequence
@@ -6,125 +10,145 @@ from dataclasses import dataclass
 
 import pybase64
 
-#: Around the number of a cut-out piece: a mark of Unicode's private area, which no address holds.
+#: Encloses the number of a run that was cut out: a character of Unicode's private use area, which no URL contains.
 MARK = "\ue000"
-_STAND_IN = re.compile(rf"{MARK}([0-9]{{1,6}}){MARK}")
+_NUMBERED_MARK = re.compile(rf"{MARK}([0-9]{{1,6}}){MARK}")
 
-#: More pieces than these in one text are no pictures; they are left as they are.
-_MAX_PIECES = 1000
+#: A text with more runs than these is no reply with images. Further runs stay in the text.
+_MAX_RUNS = 1000
 _ALPHABET = "[A-Za-z0-9+/_-]"
-#: What may not stand in front of base64 alone: it would be the middle of something longer.
-_MIDDLE = "[A-Za-z0-9+/_%=-]"
-#: How the first bytes of each format look in base64, and how much must follow to keep chance hits in words away.
+#: Base64 without a data URL's head must not follow one of these: it would be the middle of a longer word or URL.
+_NOT_BEFORE = "[A-Za-z0-9+/_%=-]"
+#: How the first bytes of each image format look in base64, and how many more characters must follow: with fewer, words
+#: of prose would match by chance.
 _MAGIC = (("iVBORw0KGgo", 24), ("/9j/", 48), ("UklGR", 48), ("R0lGOD", 32), ("SUkqA", 48), ("TU0AK", 48))
-#: Each begins with letters that are compared as they are: that is how a pattern is searched fast.
-_PIECES = (
+#: Where a run begins. Each pattern starts with literal characters, since `re` searches for a literal prefix fast.
+_STARTS = (
     re.compile(rf"data:[^,:\s\"'<>()]{{0,120}}+,\s?(?:{_ALPHABET}|%2[BFbf]){{16}}"),
-    *(re.compile(rf"{magic}(?<!{_MIDDLE}{magic}){_ALPHABET}{{{more}}}") for magic, more in _MAGIC),
-    re.compile(rf"AAAA(?<!{_MIDDLE}AAAA){_ALPHABET}GZ0eXB{_ALPHABET}{{48}}"),
+    *(re.compile(rf"{magic}(?<!{_NOT_BEFORE}{magic}){_ALPHABET}{{{more}}}") for magic, more in _MAGIC),
+    re.compile(rf"AAAA(?<!{_NOT_BEFORE}AAAA){_ALPHABET}GZ0eXB{_ALPHABET}{{48}}"),
 )
-#: No pattern needs more letters than these to match.
-_LONGEST = 200
-_RUN = re.compile(rf"(?:{_ALPHABET}+|%(?:2[BFbf]|3[Dd]))*(?:={{1,2}})?")
-#: Between the lines of one piece: a line break, in JSON's escape too, or a blank where the breaks were lost.
+#: No pattern of `_STARTS` matches more characters than these.
+_MAX_START = 200
+_LINE = re.compile(rf"(?:{_ALPHABET}+|%(?:2[BFbf]|3[Dd]))*(?:={{1,2}})?")
+#: Between two lines of one run: a line break, its JSON escape, or a blank where line breaks became blanks.
 _GAP = re.compile(r"(?:\\r)?\\n|\r?\n[ \t]*|[ ]")
-_LINE = 32
+#: A line with at least this many characters and no blank is not prose, so the run continues there.
+_MIN_LINE = 32
+#: Characters that the base64 decoder validates at a time.
 _SLICE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Base64Run:
-    """`text` is a data URL where `head` is not empty, else base64 alone."""
+    """One image written as base64.
+
+    Attributes:
+        prefix: A data URL up to and including its comma, empty for base64 that stands alone.
+        payload: The base64 as written: in either alphabet, with line breaks, escapes and padding.
+    """
 
     prefix: str
     payload: str
 
 
-_Ahead = tuple[int, re.Match[str] | None]
-
-
-def resolve_run(text: str, runs: Sequence[Base64Run]) -> Base64Run | None:
-    """The piece that the text stands for. A mark that came as an escape in JSON may name a piece that is not there."""
-    match = _STAND_IN.fullmatch(text)
-    return runs[int(match[1])] if match and int(match[1]) < len(runs) else None
-
-
-def strip_base64(text: str) -> str:
-    """The text without any piece."""
-    return _STAND_IN.sub("", extract_base64(text)[0])
+#: The position up to which a pattern of `_STARTS` has searched, and its next match.
+_Lookahead = tuple[int, re.Match[str] | None]
 
 
 def extract_base64(text: str) -> tuple[str, tuple[Base64Run, ...]]:
-    """The text with `MARK number MARK` for each piece."""
+    """Return the text with `MARK number MARK` in place of each run, and the runs by number."""
     if MARK in text:
         text = text.replace(MARK, "")
-    kept: list[str] = []
-    pieces: list[Base64Run] = []
-    ahead: list[_Ahead] = [(0, None)] * len(_PIECES)
-    at = 0
-    while len(pieces) < _MAX_PIECES and (found := _next(text, at, ahead)) is not None:
-        start = found.start()
-        payload = text.index(",", start) + 1 if found.re is _PIECES[0] else start
+    parts: list[str] = []
+    runs: list[Base64Run] = []
+    lookahead: list[_Lookahead] = [(0, None)] * len(_STARTS)
+    position = 0
+    while len(runs) < _MAX_RUNS and (match := _next_start(text, position, lookahead)) is not None:
+        start = match.start()
+        payload = text.index(",", start) + 1 if match.re is _STARTS[0] else start
         end = _run_end(text, payload)
-        kept.append(text[at:start])
-        kept.append(f"{MARK}{len(pieces)}{MARK}")
-        pieces.append(Base64Run(text[start:payload], text[payload:end]))
-        at = end
-    kept.append(text[at:])
-    return "".join(kept), tuple(pieces)
+        parts.append(text[position:start])
+        parts.append(f"{MARK}{len(runs)}{MARK}")
+        runs.append(Base64Run(text[start:payload], text[payload:end]))
+        position = end
+    parts.append(text[position:])
+    return "".join(parts), tuple(runs)
 
 
-def _next(text: str, at: int, ahead: list[_Ahead]) -> re.Match[str] | None:
-    """The next piece. `ahead`: how far each pattern has looked and what it found, so that none looks twice."""
-    best, limit = None, len(text)
-    for index, pattern in enumerate(_PIECES):
-        looked, match = ahead[index]
-        if match is None or match.start() < at:
-            looked = max(looked, at)
-            match = pattern.search(text, looked, limit + _LONGEST) if looked < limit else None
-            ahead[index] = (match.start() if match else max(looked, limit), match)
+def strip_base64(text: str) -> str:
+    """Remove every run from the text."""
+    return _NUMBERED_MARK.sub("", extract_base64(text)[0])
+
+
+def resolve_run(text: str, runs: Sequence[Base64Run]) -> Base64Run | None:
+    """Return the run for which `text` is the mark, `None` for any other text.
+
+    A mark that was written as a JSON escape survives `extract_base64`, so its number may have no run.
+    """
+    match = _NUMBERED_MARK.fullmatch(text)
+    return runs[int(match[1])] if match and int(match[1]) < len(runs) else None
+
+
+def _next_start(text: str, position: int, lookahead: list[_Lookahead]) -> re.Match[str] | None:
+    """Return the first match of any pattern at or after `position`; `lookahead` is updated in place.
+
+    Each pattern keeps its match until `position` has passed the match, and never searches a part of the text twice.
+    """
+    first, limit = None, len(text)
+    for index, pattern in enumerate(_STARTS):
+        searched, match = lookahead[index]
+        if match is None or match.start() < position:
+            searched = max(searched, position)
+            match = pattern.search(text, searched, limit + _MAX_START) if searched < limit else None
+            lookahead[index] = (match.start() if match else max(searched, limit), match)
         if match is not None and match.start() < limit:
-            best, limit = match, match.start()
-    return best
+            first, limit = match, match.start()
+    return first
 
 
 def _run_end(text: str, start: int) -> int:
-    """Over line breaks too: a line of this length without a blank is no prose, a shorter one must end a whole."""
+    """Return the end of the run whose payload begins at `start`, over all its lines.
+
+    A long line continues the run. A short line belongs to the run only if it completes the base64: with padding or,
+    unless it follows a blank, to a multiple of four characters. So the prose behind an image stays outside.
+    """
     end = _line_end(text, start)
-    letters = end - start
+    length = end - start
     while text[end - 1] != "=" and (gap := _GAP.match(text, end)):
         next_end = _line_end(text, gap.end())
-        length = next_end - gap.end()
-        is_last = text[next_end - 1] == "=" or (gap[0] != " " and (letters + length) % 4 == 0)
-        if length == 0 or (length < _LINE and not is_last):
+        line = next_end - gap.end()
+        is_last = text[next_end - 1] == "=" or (gap[0] != " " and (length + line) % 4 == 0)
+        if line == 0 or (line < _MIN_LINE and not is_last):
             break
         end = next_end
-        letters += length
-        if length < _LINE:
+        length += line
+        if line < _MIN_LINE:
             break
     return end
 
 
 def _line_end(text: str, start: int) -> int:
-    """Whole slices are checked by the decoder, which is many times faster than a pattern."""
-    at = start
-    if (near := _match_run(text, start, start + 256)) < start + 256:
-        return near
-    while _is_base64(text[at : at + _SLICE]):
-        at += _SLICE
-    return _match_run(text, at, len(text))
+    # The decoder validates whole slices many times faster than a pattern matches them.
+    position = start
+    if (near_end := _match_line(text, start, start + 256)) < start + 256:
+        return near_end
+    while _is_base64(text[position : position + _SLICE]):
+        position += _SLICE
+    return _match_line(text, position, len(text))
 
 
-def _match_run(text: str, start: int, limit: int) -> int:
-    match = _RUN.match(text, start, limit)
+def _match_line(text: str, start: int, limit: int) -> int:
+    match = _LINE.match(text, start, limit)
     return match.end() if match else start
 
 
-def _is_base64(piece: str) -> bool:
-    if len(piece) < _SLICE or piece.endswith("="):
+def _is_base64(text: str) -> bool:
+    """Check for a full slice of base64 that continues, hence is not padded."""
+    if len(text) < _SLICE or text.endswith("="):
         return False
     try:
-        pybase64.b64decode(piece, validate=True)
+        pybase64.b64decode(text, validate=True)
     except ValueError:
         return False
     return True

@@ -1,4 +1,8 @@
-"""Every address in a text, with the writing around it: Markdown, HTML, BBCode, a link, or plain words."""
+"""Find every URL in a text together with its markup: Markdown, HTML, BBCode, a link, or none.
+
+The markup and the words around a URL tell whether the URL is the image that was asked for. `forms.py` and `filters.py`
+judge that; this module only reads.
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,27 +13,29 @@ from itertools import islice
 from app.extraction.base64_runs import MARK
 from app.extraction.urls import read_bare_url, read_delimited_url
 
-#: Addresses looked at in one text. A reply has a few; a text with more is no reply.
+#: URLs read from one text. A reply has a few; a text with more is no reply.
 _MAX_MENTIONS = 250
 _MAX_REFERENCES = 1000
-#: How far back the writing around an address is read, and how much of it is kept as words.
-_BEFORE, _WORDS = 2000, 160
-
-_START = re.compile(rf"://(?=[^\s/:])|{MARK}[0-9]{{1,6}}{MARK}|[(\"'=<]//(?=[A-Za-z0-9])")
-_GLUED = re.compile(r"https?$", re.IGNORECASE)
-_KEY = re.compile(r"[\"']([A-Za-z_][\w-]{0,40})[\"']\s{0,9}:\s{0,9}\[?\s{0,9}[\"']$")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]{1,20}$")
 _MAX_BRACKETS = 64
+#: Characters before a URL that are searched for its markup.
+_MARKUP_WINDOW = 2000
+#: Characters before a URL that are kept as words.
+_MAX_WORDS = 160
+
+#: What a URL begins with: "://" behind a scheme, the mark of a run of base64, or "//" where an attribute or link opens.
+_START = re.compile(rf"://(?=[^\s/:])|{MARK}[0-9]{{1,6}}{MARK}|[(\"'=<]//(?=[A-Za-z0-9])")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]{1,20}$")
+_HTTP_SCHEME = re.compile(r"https?$", re.IGNORECASE)
+_JSON_KEY = re.compile(r"[\"']([A-Za-z_][\w-]{0,40})[\"']\s{0,9}:\s{0,9}\[?\s{0,9}[\"']$")
 _TAG = re.compile(r"<([A-Za-z]{1,10})[\s/]")
 _ATTRIBUTE = re.compile(r"([A-Za-z-]{2,20})\s{0,3}$")
 _BBCODE = re.compile(r"\[(?:img|image)(?:[= ][^\[\]]{0,60})?(?:\]\s{0,9}|=[\"']?)$", re.IGNORECASE)
 _DEFINITION = re.compile(r"[ ]{0,3}\[([^\[\]]{1,80})\]:[ ]{0,9}<?")
 _REFERENCE = re.compile(r"!\[([^\[\]\n]{0,300})\](?:\[([^\[\]\n]{0,80})\])?")
-#: Where the picture itself stands; lazily loaded pages put a stand-in into src.
-_SOURCES = {"data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
-
-
-_TARGETS = frozenset({"href", "src", "srcset", "content", "data-url"})
+#: Attributes of <img> that hold the image, by preference: pages that load images lazily put a placeholder into src.
+_IMAGE_ATTRIBUTES = {"data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
+#: Attributes of any other tag that hold a link.
+_LINK_ATTRIBUTES = frozenset({"href", "src", "srcset", "content", "data-url"})
 
 
 class MarkupKind(Enum):
@@ -40,15 +46,23 @@ class MarkupKind(Enum):
     PLAIN = "plain address"
 
 
+#: Markup that shows an image, in place of only leading to one.
 IMAGE_MARKUP = frozenset({MarkupKind.MARKDOWN, MarkupKind.HTML, MarkupKind.BBCODE})
 
 
 @dataclass(slots=True)
 class UrlMention:
-    """`label`: alternative text or the words of a link; `before`: the words in front, up to the address before.
+    """One URL in a text.
 
-    `around`: the link that a picture is inside of; `tag`: HTML attribute, and where its tag begins; `key`: the JSON key
-    in front; `is_cut`: the text ends before the writing around it is closed.
+    Attributes:
+        url: As written, or the mark of a run of base64.
+        label: The alternative text of an image, or the words of a link.
+        before: The words in front of the URL, at most back to the previous URL.
+        enclosing_link: The link that an image stands inside of.
+        tag: The name of the HTML attribute, and the position of its tag in the text.
+        key: The JSON key in front of the URL.
+        definition: The name that a Markdown reference definition gives to the URL.
+        is_truncated: The text ends before the markup around the URL is closed.
     """
 
     kind: MarkupKind
@@ -65,56 +79,59 @@ class UrlMention:
 
 
 def find_mentions(text: str) -> list[UrlMention]:
+    """Return the URLs of the text in order, `_MAX_MENTIONS` at most."""
     mentions = list(_scan(text))
     _resolve_references(text, mentions)
-    return _drop_labels(text, _drop_twins(mentions))
+    return _without_labels(text, _best_of_each_tag(mentions))
 
 
 def _scan(text: str) -> Iterator[UrlMention]:
-    previous, at = None, 0
+    previous, position = None, 0
     for _ in range(_MAX_MENTIONS):
-        found = _START.search(text, at)
-        if found is None:
+        match = _START.search(text, position)
+        if match is None:
             return
-        start = _start_of(text, found, at)
+        start = _start_of_url(text, match, position)
         if start is None:
-            at = found.end()
+            position = match.end()
             continue
-        mention = _read(text, start, at, previous)
-        at = max(mention.end, found.end())
+        mention = _read(text, start, position, previous)
+        position = max(mention.end, match.end())
         if mention.url:
             previous = mention
             yield mention
 
 
-def _start_of(text: str, found: re.Match[str], floor: int) -> int | None:
-    if found[0].startswith(MARK):
-        return found.start()
-    if found[0] != "://":
-        return found.start() + 1
-    scheme = _SCHEME.search(text, max(floor, found.start() - 20), found.start())
+def _start_of_url(text: str, match: re.Match[str], floor: int) -> int | None:
+    """Return where the URL at a match of `_START` begins, if any does. Text up to `floor` is read already."""
+    if match[0].startswith(MARK):
+        return match.start()
+    if match[0] != "://":
+        return match.start() + 1
+    scheme = _SCHEME.search(text, max(floor, match.start() - 20), match.start())
+    # A blob URL names an object inside the browser that made it.
     if scheme is None or text[scheme.start() - 5 : scheme.start()] == "blob:":
         return None
-    # Words glued to the scheme belong to the text: "imagehttps://…".
-    glued = _GLUED.search(scheme[0])
-    return scheme.start() + (glued.start() if glued else 0)
+    # Letters directly before the scheme are words of the text: "imagehttps://…".
+    http = _HTTP_SCHEME.search(scheme[0])
+    return scheme.start() + (http.start() if http else 0)
 
 
 def _read(text: str, start: int, floor: int, previous: UrlMention | None) -> UrlMention:
-    before = text[max(0, start - _BEFORE) : start]
-    words = _words(before[max(0, len(before) - (start - floor)) :])
+    before = text[max(0, start - _MARKUP_WINDOW) : start]
+    words = _last_line(before[max(0, len(before) - (start - floor)) :])
     lead = before.rstrip(" \t\r\n<")
     if lead.endswith("]("):
-        return _markdown(text, start, before, previous)
-    tag = _tag_of(before)
+        return _read_markdown(text, start, before, previous)
+    tag = _open_tag(before)
     if tag is not None:
-        return _html(text, start, before, tag, previous)
+        return _read_html(text, start, before, tag, previous)
     if _BBCODE.search(before[-80:]):
         url, end = read_delimited_url(text, start, "[]")
         return UrlMention(MarkupKind.BBCODE, url, start, end, before=words)
-    url, end = _cut_bare(text, start, before)
+    url, end = _read_plain(text, start, before)
     definition = _DEFINITION.fullmatch(before.rpartition("\n")[2])
-    key = _KEY.search(before[-80:])
+    key = _JSON_KEY.search(before[-80:])
     return UrlMention(
         MarkupKind.PLAIN,
         url,
@@ -126,48 +143,48 @@ def _read(text: str, start: int, floor: int, previous: UrlMention | None) -> Url
     )
 
 
-def _cut_bare(text: str, start: int, before: str) -> tuple[str, int]:
+def _read_plain(text: str, start: int, before: str) -> tuple[str, int]:
     opening = before[-1:]
     if opening and opening in "\"'<":
         return read_delimited_url(text, start, {"<": ">"}.get(opening, opening))
     return read_bare_url(text, start, in_emphasis=opening == "_")
 
 
-def _markdown(text: str, start: int, before: str, previous: UrlMention | None) -> UrlMention:
+def _read_markdown(text: str, start: int, before: str, previous: UrlMention | None) -> UrlMention:
     url, end = read_delimited_url(text, start, ">" if before.endswith("<") else ")")
     lead = before.rstrip(" \t\r\n<")
-    if (
-        previous is not None
-        and previous.kind is MarkupKind.MARKDOWN
-        and text[previous.end : start].strip(" >\n") == ")]("
-    ):
-        previous.enclosing_link = UrlMention(
-            MarkupKind.LINK, url, start, end, label=previous.label, before=previous.before
-        )
-        return previous.enclosing_link
+    if previous is not None and previous.kind is MarkupKind.MARKDOWN and _closes_link(text[previous.end : start]):
+        link = UrlMention(MarkupKind.LINK, url, start, end, label=previous.label, before=previous.before)
+        previous.enclosing_link = link
+        return link
     opening = _opening_bracket(lead, len(lead) - 2)
     is_image = lead[:opening].endswith(("!", "！"))
-    words = _words(text[previous.end if previous else 0 : start - len(before) + opening].removesuffix("!"))
-    is_cut = len(text) == end
+    words = _last_line(text[previous.end if previous else 0 : start - len(before) + opening].removesuffix("!"))
+    is_truncated = len(text) == end
     kind = MarkupKind.MARKDOWN if is_image else MarkupKind.LINK
-    return UrlMention(kind, url, start, end, lead[opening + 1 : -2], words, is_truncated=is_cut)
+    return UrlMention(kind, url, start, end, lead[opening + 1 : -2], words, is_truncated=is_truncated)
+
+
+def _closes_link(between: str) -> bool:
+    """Check for the markup between the two URLs of `[![label](image)](link)`."""
+    return between.strip(" >\n") == ")]("
 
 
 def _opening_bracket(text: str, end: int) -> int:
-    """Where the bracket opens that closes at `end`; the words inside may hold brackets too. 0 where none does."""
-    depth, at = 0, end + 1
+    """Return where the bracket opens that closes at `end`, 0 where none does. The label may contain brackets too."""
+    depth, position = 0, end + 1
     for _ in range(_MAX_BRACKETS):
-        at = max(text.rfind("[", 0, at), text.rfind("]", 0, at))
-        if at < 0:
+        position = max(text.rfind("[", 0, position), text.rfind("]", 0, position))
+        if position < 0:
             break
-        depth += 1 if text[at] == "]" else -1
+        depth += 1 if text[position] == "]" else -1
         if depth == 0:
-            return at
+            return position
     return 0
 
 
-def _tag_of(before: str) -> tuple[str, str, int] | None:
-    """Name, attribute and place of the HTML tag that the address stands in."""
+def _open_tag(before: str) -> tuple[str, str, int] | None:
+    """Return name, attribute and position of the HTML tag whose attribute value begins at the end of `before`."""
     value = before.rstrip(" \t\r\n\"'")
     opening = before.rfind("<")
     if not value.endswith("=") or opening < 0 or ">" in before[opening:]:
@@ -177,34 +194,38 @@ def _tag_of(before: str) -> tuple[str, str, int] | None:
     return (tag[1].lower(), attribute[1].lower(), opening) if tag and attribute else None
 
 
-def _html(text: str, start: int, before: str, tag: tuple[str, str, int], previous: UrlMention | None) -> UrlMention:
+def _read_html(
+    text: str, start: int, before: str, tag: tuple[str, str, int], previous: UrlMention | None
+) -> UrlMention:
     name, attribute, opening = tag
     quote = before.rstrip()[-1:]
     url, end = read_delimited_url(text, start, quote if quote and quote in "\"'" else " >")
-    is_image = name == "img" and attribute in _SOURCES
-    if not is_image and attribute not in _TARGETS:
+    is_image = name == "img" and attribute in _IMAGE_ATTRIBUTES
+    if not is_image and attribute not in _LINK_ATTRIBUTES:
         return UrlMention(MarkupKind.LINK, "", start, end)
     kind = MarkupKind.HTML if is_image else MarkupKind.LINK
-    place = start - len(before) + opening
-    words = _words(text[previous.end if previous else 0 : place])
-    mention = UrlMention(kind, url, start, end, _alt(before[opening:]), words, tag=(attribute, place))
+    position = start - len(before) + opening
+    words = _last_line(text[previous.end if previous else 0 : position])
+    mention = UrlMention(kind, url, start, end, _alt(before[opening:]), words, tag=(attribute, position))
     if is_image and previous and previous.tag[0] == "href" and "</a" not in text[previous.end : start]:
         mention.enclosing_link = previous
     return mention
 
 
-def _alt(before: str) -> str:
-    _, found, rest = before.rpartition("alt=")
+def _alt(tag: str) -> str:
+    """Return the value of the alt attribute of an HTML tag."""
+    _, found, rest = tag.rpartition("alt=")
     return rest[1:].partition(rest[:1])[0] if found and rest else ""
 
 
-def _words(before: str) -> str:
-    """The line in front of the address, or the one above where that is empty."""
-    lines = [line for line in before[-_WORDS:].splitlines() if line.strip(" \t>*-#`_|:：\"'<([1234567890.")]
+def _last_line(before: str) -> str:
+    """Return the last line with words in front of a URL: the line of the URL, or the one above if that has none."""
+    lines = [line for line in before[-_MAX_WORDS:].splitlines() if line.strip(" \t>*-#`_|:：\"'<([1234567890.")]
     return lines[-1] if lines else ""
 
 
 def _resolve_references(text: str, mentions: list[UrlMention]) -> None:
+    """Turn the definition behind `![label][name]` into a Markdown image, in place."""
     definitions = {mention.definition: mention for mention in mentions if mention.definition}
     if definitions:
         for match in islice(_REFERENCE.finditer(text), _MAX_REFERENCES):
@@ -213,18 +234,18 @@ def _resolve_references(text: str, mentions: list[UrlMention]) -> None:
                 mention.kind, mention.label = MarkupKind.MARKDOWN, match[1]
 
 
-def _drop_twins(mentions: list[UrlMention]) -> list[UrlMention]:
-    """Of the addresses in one HTML tag the one that is the picture."""
+def _best_of_each_tag(mentions: list[UrlMention]) -> list[UrlMention]:
+    """Keep one URL of each HTML image: the one of the attribute that holds the image itself."""
     best: dict[int, UrlMention] = {}
     for mention in mentions:
         if mention.kind is MarkupKind.HTML:
-            place = mention.tag[1]
-            rival = best.get(place)
-            if rival is None or _SOURCES[mention.tag[0]] > _SOURCES[rival.tag[0]]:
-                best[place] = mention
+            position = mention.tag[1]
+            other = best.get(position)
+            if other is None or _IMAGE_ATTRIBUTES[mention.tag[0]] > _IMAGE_ATTRIBUTES[other.tag[0]]:
+                best[position] = mention
     return [mention for mention in mentions if mention.kind is not MarkupKind.HTML or best[mention.tag[1]] is mention]
 
 
-def _drop_labels(text: str, mentions: list[UrlMention]) -> list[UrlMention]:
-    """An address that is itself the words of a link or of a picture says nothing new."""
+def _without_labels(text: str, mentions: list[UrlMention]) -> list[UrlMention]:
+    """Remove URLs that are themselves the label of a link or an image."""
     return [mention for mention in mentions if not text.startswith("](", mention.end)]

@@ -1,4 +1,7 @@
-"""One text of a reply, made ready for searching: base64 cut out, hidden parts dropped, addresses found once."""
+"""Prepare a text of a reply for searching: base64 cut out, hidden parts removed, URLs and JSON read once.
+
+Hidden is what a person does not see as the answer: reasoning, comments, sample code.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -13,106 +16,57 @@ from app.extraction.structured import JsonWalker
 from app.extraction.urls import UrlKind, classify_url
 from app.protocol.chat_reply import ChatReply
 
-#: More marks of one kind than these are an attack; what follows them is not read.
-_MAX_MARKS = 1000
+#: Texts inside JSON inside texts are read down to this depth.
+_MAX_DEPTH = 3
+#: Hidden parts of one kind that are removed. More are an attack: the text behind them is not read.
+_MAX_HIDDEN = 1000
+_MAX_FENCES = 50
+
 _REASONING = re.compile(
     r"<(think|thinking|thoughts?|reasoning|analysis|scratchpad|(?:seed|antml):think(?:ing)?)(?:\s[^<>]{0,200})?>"
     r"|\[(THINK)\]|◁(think)▷|<\|begin_of_(thought)\|>",
     re.IGNORECASE,
 )
 _REASONING_END = re.compile(r"</(?:think|thinking|thoughts?|reasoning|seed:think)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
-#: How the mark is closed, by the group of the pattern that opened it.
-_CLOSINGS = ("</{}>", "[/{}]", "◁/{}▷", "<|end_of_{}|>")
+#: The closing tag, by the group of `_REASONING` that matched the opening one.
+_CLOSING_TAGS = ("</{}>", "[/{}]", "◁/{}▷", "<|end_of_{}|>")
 _DETAILS = re.compile(
     r"<details\s[^<>]{0,200}(?:reasoning|think)[^<>]{0,200}>"
     r"|<details[^<>]{0,200}>\s{0,20}<summary>[^<]{0,80}(?:think|thought|reason|思考|推理)[^<]{0,80}</summary>",
     re.IGNORECASE,
 )
 _COMMENT = re.compile("<!--")
-#: The language of a fence that shows how something is done; a fence of any other kind may hold the result.
+#: Languages of sample code, which shows how something is done. A code block in any other language may hold the result.
 _CODE = re.compile(
     r"```[ \t]*(?:python|py|bash|sh|shell|zsh|console|curl|http|javascript|js|typescript|ts|jsx|tsx|node|java|go|golang"
     r"|php|ruby|rust|c|cpp|csharp|cs|kotlin|swift|powershell|sql|lua|css|svg|dockerfile|yaml|toml)\b",
     re.IGNORECASE,
 )
-_PAGE = re.compile(r"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+_HTML_PAGE = re.compile(r"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+_JSON_FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
 
-
-def is_html_page(text: str) -> bool:
-    """A gateway's error page where an answer belongs: its pictures are logos."""
-    return _PAGE.match(text) is not None
-
-
-def visible_text(reply: ChatReply) -> str:
-    """Return what the model says in words, without reasoning and without images written as base64."""
-    walk = JsonWalker()
-    walk.walk(list(reply.bodies))
-    texts = [message["content"] for message in reply.messages] + walk.texts
-    return "\n".join(filter(None, (strip_hidden(strip_base64(text)).strip() for text in texts)))
-
-
-def strip_hidden(text: str) -> str:
-    if any(mark in text for mark in "<[◁"):
-        text = _after_stray_end(text)
-        text = _drop(text, _REASONING, _closing)
-        text = _drop(text, _DETAILS, lambda _: "</details>")
-        text = _drop(text, _COMMENT, lambda _: "-->")
-    return _drop(text, _CODE, lambda _: "```") if "```" in text else text
-
-
-def _closing(opening: re.Match[str]) -> str:
-    group = opening.lastindex or 1
-    return _CLOSINGS[group - 1].format(opening[group])
-
-
-def _after_stray_end(text: str) -> str:
-    """Some templates put the opening mark into the prompt, so that only the closing one is answered."""
-    end = _REASONING_END.search(text)
-    if end is None:
-        return text
-    return text if _REASONING.search(text, 0, end.start()) else text[end.end() :]
-
-
-def _drop(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[str]], str]) -> str:
-    """Without its closing mark, what was opened reaches to the end: the reply was cut off inside."""
-    kept: list[str] = []
-    at = 0
-    for _ in range(_MAX_MARKS):
-        start = opening.search(text, at)
-        if start is None:
-            return "".join(kept) + text[at:] if kept else text[at:]
-        kept.append(text[at : start.start()])
-        mark = closing(start)
-        end = text.find(mark, start.end())
-        if end < 0:
-            break
-        at = end + len(mark)
-    return "".join(kept)
-
-
-#: Texts inside JSON inside texts: nobody means more.
-_MAX_DEPTH = 3
-#: Escapes of JSON and Markdown in addresses, where the text around them is no JSON that could be parsed.
+#: Escapes of JSON and Markdown in URLs, for texts that are not JSON that could be parsed.
 _ESCAPES = (("\\u0026", "&"), *((f"\\{letter}", letter) for letter in "_&~=#*-.![]()"))
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"))
-_MAX_FENCES = 50
-_FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
 
 
 class ReplyText:
-    """`pieces` are given where `raw` comes from a text whose base64 has been cut out already."""
+    """One text of a reply. Everything read from it is read on first use and kept.
 
-    def __init__(self, raw: str, pieces: tuple[Base64Run, ...] | None = None, depth: int = 0) -> None:
+    A text without any URL or base64, and the HTML page of a gateway, count as empty.
+    """
+
+    def __init__(self, raw: str, runs: tuple[Base64Run, ...] | None = None, depth: int = 0) -> None:
+        """Cut the base64 out of `raw`, or take `runs` where `raw` comes from a text whose base64 is cut out already."""
         self._depth = depth
-        if pieces is None:
-            raw, pieces = extract_base64(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
-        self.runs = pieces
-        self.is_page = is_html_page(raw)
-        self._raw = raw if not self.is_page and ("//" in raw or MARK in raw) else ""
+        if runs is None:
+            raw, runs = extract_base64(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
+        self.runs = runs
+        self._raw = raw if not is_html_page(raw) and ("//" in raw or MARK in raw) else ""
 
     @cached_property
     def visible(self) -> str:
-        """Empty where the text is a JSON document: then its keys say what is what."""
+        """The text without hidden parts. Empty where it is a JSON document: there, keys tell more than words."""
         text = "" if self._is_json else self._raw
         for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):
             for escape, letter in table if sign in text else ():
@@ -128,41 +82,100 @@ class ReplyText:
         return any(classify_url(mention.url) is UrlKind.VIDEO for mention in self.mentions)
 
     @cached_property
+    def whole_json(self) -> JsonWalker:
+        """The images of the text where all of it is one JSON document."""
+        return self._walk([self._document])
+
+    @cached_property
+    def embedded_json(self) -> JsonWalker:
+        """The images of JSON in code blocks or between words."""
+        return self._walk([_parse_json(document) for document in _json_documents(self.visible)])
+
+    def nested_texts(self, walker: JsonWalker) -> Iterator["ReplyText"]:
+        """Yield the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""
+        if self._depth < _MAX_DEPTH:
+            yield from (ReplyText(text, self.runs, self._depth + 1) for text in walker.texts)
+
+    def run_of(self, mention: UrlMention) -> Base64Run | None:
+        """Return the run of base64 that stands in place of a URL, `None` where it is a URL."""
+        return resolve_run(mention.url, self.runs)
+
+    @cached_property
     def _document(self) -> Any:
-        return _parse(self._raw.strip())
+        return _parse_json(self._raw.strip())
 
     @property
     def _is_json(self) -> bool:
         return isinstance(self._document, dict | list)
 
-    @cached_property
-    def whole_json(self) -> JsonWalker:
-        """Where the text is one JSON document."""
-        return self._walk([self._document])
-
-    @cached_property
-    def embedded_json(self) -> JsonWalker:
-        """JSON in fences or between words."""
-        return self._walk([_parse(document) for document in _documents(self.visible)])
-
-    def nested_texts(self, walk: JsonWalker) -> Iterator["ReplyText"]:
-        if self._depth < _MAX_DEPTH:
-            yield from (ReplyText(said, self.runs, self._depth + 1) for said in walk.texts)
-
-    def run_of(self, mention: UrlMention) -> Base64Run | None:
-        return resolve_run(mention.url, self.runs)
-
     def _walk(self, values: list[Any]) -> JsonWalker:
-        walk = JsonWalker(self.runs)
+        walker = JsonWalker(self.runs)
         for value in values:
             if isinstance(value, str):
-                walk.texts.append(value)
+                walker.texts.append(value)
             else:
-                walk.walk(value)
-        return walk
+                walker.walk(value)
+        return walker
 
 
-def _parse(document: str) -> Any:
+def visible_text(reply: ChatReply) -> str:
+    """Return what the model says in words, without reasoning and without images written as base64."""
+    walker = JsonWalker()
+    walker.walk(list(reply.bodies))
+    texts = [message["content"] for message in reply.messages] + walker.texts
+    return "\n".join(filter(None, (strip_hidden(strip_base64(text)).strip() for text in texts)))
+
+
+def is_html_page(text: str) -> bool:
+    """Check for an HTML document: the error page of a gateway, whose images are logos."""
+    return _HTML_PAGE.match(text) is not None
+
+
+def strip_hidden(text: str) -> str:
+    """Remove reasoning, comments and sample code."""
+    if any(mark in text for mark in "<[◁"):
+        text = _after_unopened_reasoning(text)
+        text = _remove(text, _REASONING, _closing_tag)
+        text = _remove(text, _DETAILS, lambda _: "</details>")
+        text = _remove(text, _COMMENT, lambda _: "-->")
+    return _remove(text, _CODE, lambda _: "```") if "```" in text else text
+
+
+def _closing_tag(opening: re.Match[str]) -> str:
+    group = opening.lastindex or 1
+    return _CLOSING_TAGS[group - 1].format(opening[group])
+
+
+def _after_unopened_reasoning(text: str) -> str:
+    # Some chat templates put the opening tag into the prompt, so that the reply contains the closing one only.
+    end = _REASONING_END.search(text)
+    if end is None:
+        return text
+    return text if _REASONING.search(text, 0, end.start()) else text[end.end() :]
+
+
+def _remove(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[str]], str]) -> str:
+    """Remove each part from a match of `opening` to its closing tag.
+
+    A part without closing tag reaches to the end of the text: the reply was cut off inside.
+    """
+    parts: list[str] = []
+    position = 0
+    for _ in range(_MAX_HIDDEN):
+        start = opening.search(text, position)
+        if start is None:
+            return "".join(parts) + text[position:] if parts else text[position:]
+        parts.append(text[position : start.start()])
+        tag = closing(start)
+        end = text.find(tag, start.end())
+        if end < 0:
+            break
+        position = end + len(tag)
+    return "".join(parts)
+
+
+def _parse_json(document: str) -> Any:
+    """Return the value of a JSON object, list or string, `None` for anything else."""
     if document[:1] not in {"{", "[", '"'}:
         return None
     try:
@@ -171,10 +184,12 @@ def _parse(document: str) -> Any:
         return None
 
 
-def _documents(text: str) -> list[str]:
-    """Each is tried once, so the work stays within a few times the text."""
-    fenced = [part.partition("```")[0].strip() for part in _FENCE.split(text, _MAX_FENCES)[1:]]
+def _json_documents(text: str) -> list[str]:
+    """Return what may be JSON: code blocks, and the longest spans in braces and in brackets around braces.
+
+    Only these few are tried, so the work stays within a few times the length of the text.
+    """
+    fenced = [part.partition("```")[0].strip() for part in _JSON_FENCE.split(text, _MAX_FENCES)[1:]]
     start, end = text.find("{"), text.rfind("}") + 1
-    first = text.find("[{"), text.rfind("}]") + 2
-    spans = [text[start:end], text[first[0] : first[1]] if first[0] >= 0 else ""]
-    return [*fenced, *spans]
+    list_start, list_end = text.find("[{"), text.rfind("}]") + 2
+    return [*fenced, text[start:end], text[list_start:list_end] if list_start >= 0 else ""]

@@ -200,8 +200,8 @@ def test_the_page_knows_all_that_is_said_of_a_pasted_reply() -> None:
     extraction = WEB_DIR.parent / "extraction"
     judged = "".join((extraction / f"{name}.py").read_text() for name in ("forms", "filters"))
     reasons = re.findall(r'(?:rejection=|rejection = |reason = |return "", |\("", )f?"([^"]+)"', judged)
-    looks = [reasons.pop(at) for at, each in enumerate(reasons) if "{look.value}" in each]
-    reasons += [looks[0].replace("{look.value}", look.value) for look in (UrlKind.VIDEO, UrlKind.OTHER_FILE)]
+    kinds_of_files = [reasons.pop(at) for at, each in enumerate(reasons) if "{kind.value}" in each]
+    reasons += [kinds_of_files[0].replace("{kind.value}", kind.value) for kind in (UrlKind.VIDEO, UrlKind.OTHER_FILE)]
     pasted = (extraction / "explain.py").read_text().partition("\ndef text_report(")[0]
     kinds = re.findall(r'(?:return |_in_body\(|PastedReply\(|else )"([a-zA-Z ]+)"', pasted)
     told = dict(re.findall(r'^ {2}"([^"]+)": "(\w+)",$', SCRIPTS["explainer.js"], re.MULTILINE))
