@@ -1,4 +1,8 @@
-"""What a person pastes of a chat as a ChatReply: a body, a stream, one message of it, or the words alone."""
+"""Report which images a pasted reply contains, and why everything else was rejected.
+
+Used by `limner explain` and `POST /v1/explain`. A reply may be pasted as a whole body, as a stream, as one message of
+either, or as the model's words alone.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,34 +17,42 @@ from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 
+#: Characters of a URL or a text on one line of a terminal.
+_MAX_SHOWN = 160
+#: Characters of a client's error on one line.
+_MAX_ERROR = 400
+
 
 @dataclass(frozen=True, slots=True)
 class PastedReply:
-    """`kind`: as what it was read, in plain words."""
+    """`kind`: what the pasted bytes were read as. The page translates these words (`app/web/explainer.js`)."""
 
     kind: str
     reply: ChatReply
 
 
 def parse_pasted(pasted: bytes) -> PastedReply:
-    """Never fails: what is nothing else is what a model said."""
+    """Read pasted bytes as the most specific part of a chat reply that they can be. Never fails.
+
+    Bytes that are nothing else are what a model said.
+    """
     pasted = pasted.removeprefix(b"\xef\xbb\xbf")
     try:
         value = orjson.loads(pasted)
     except orjson.JSONDecodeError:
-        return _read_unparsed(pasted)
+        return _parse_body(pasted)
     kind, choice = _as_choice(value)
     if choice is None:
-        return _read_unparsed(pasted)
+        return _parse_body(pasted)
     try:
         return _in_body(kind, choice)
     except orjson.JSONEncodeError:
-        # More can be read than be written: it nests too deeply.
-        return _read_unparsed(pasted)
+        # orjson reads deeper nesting than it writes.
+        return _parse_body(pasted)
 
 
 def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
-    """None for what is a whole body, or nothing of a chat."""
+    """Turn a part of a reply into a choice; `None` for a whole body, and for JSON that is no part of a chat reply."""
     if isinstance(value, str):
         return "a JSON text", {"message": {"content": value}}
     if isinstance(value, list) and value and all(isinstance(part, dict) and "type" in part for part in value):
@@ -53,7 +65,7 @@ def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
     return "", None
 
 
-def _read_unparsed(pasted: bytes) -> PastedReply:
+def _parse_body(pasted: bytes) -> PastedReply:
     try:
         reply = read_reply(pasted)
     except UpstreamInvalidReply:
@@ -65,37 +77,38 @@ def _in_body(kind: str, choice: dict[str, Any]) -> PastedReply:
     return PastedReply(kind, read_reply(orjson.dumps({"choices": [choice]})))
 
 
-#: Of an address or a text on one line of a terminal.
-_SHOWN = 160
-
-
-def text_report(pasted: PastedReply, findings: ExtractionResult) -> Iterator[str]:
-    whole = "" if pasted.reply.complete else ", which broke off"
-    yield f"read as  {pasted.kind}{whole}"
-    yield f"found    {len(findings.images)}"
-    for number, image in enumerate(findings.images, 1):
+def text_report(pasted: PastedReply, result: ExtractionResult) -> Iterator[str]:
+    """Yield the lines of the report for people. They contain no control characters."""
+    suffix = "" if pasted.reply.complete else ", which broke off"
+    yield f"read as  {pasted.kind}{suffix}"
+    yield f"found    {len(result.images)}"
+    for number, image in enumerate(result.images, 1):
         yield f"  {number}. {image.form}: {describe_url(image.url)}"
         if image.is_secondary:
             yield "     a preview or the like, taken because there is nothing better"
-    yield f"dropped  {len(findings.rejected)}"
-    for dropped in findings.rejected:
-        yield f"  - {dropped.form}: {printable(dropped.candidate)}"
-        yield f"    {dropped.reason}"
-    if not findings.images:
-        yield f"answer   {printable(client_error(pasted), 400)}"
+    yield f"dropped  {len(result.rejected)}"
+    for rejected in result.rejected:
+        yield f"  - {rejected.form}: {printable(rejected.candidate)}"
+        yield f"    {rejected.reason}"
+    if not result.images:
+        yield f"answer   {printable(client_error(pasted), _MAX_ERROR)}"
 
 
-def json_report(pasted: PastedReply, findings: ExtractionResult) -> dict[str, Any]:
-    """For programs: addresses in full."""
-    found = [{"form": image.form, "url": image.url, "is_lesser": image.is_secondary} for image in findings.images]
-    dropped = [{"form": each.form, "candidate": each.candidate, "reason": each.reason} for each in findings.rejected]
-    answer = None if findings.images else client_error(pasted)
-    whole = pasted.reply.complete
-    return {"read_as": pasted.kind, "complete": whole, "found": found, "dropped": dropped, "answer": answer}
+def json_report(pasted: PastedReply, result: ExtractionResult) -> dict[str, Any]:
+    """Return the report for programs, with URLs in full."""
+    return {
+        "read_as": pasted.kind,
+        "complete": pasted.reply.complete,
+        "found": [{"form": each.form, "url": each.url, "is_lesser": each.is_secondary} for each in result.images],
+        "dropped": [
+            {"form": each.form, "candidate": each.candidate, "reason": each.reason} for each in result.rejected
+        ],
+        "answer": None if result.images else client_error(pasted),
+    }
 
 
 def client_error(pasted: PastedReply) -> str:
-    """What a client is told where there is no picture."""
+    """Return the error that a client would receive for a reply without an image."""
     if pasted.reply.error is not None:
         return f"the upstream's own error: {orjson.dumps(pasted.reply.error).decode()}"
     error = no_image_error(pasted.reply)
@@ -103,6 +116,7 @@ def client_error(pasted: PastedReply) -> str:
 
 
 def describe_url(url: str) -> str:
+    """Return the URL, or what a data URL contains."""
     if not url.startswith("data:"):
         return printable(url)
     data = decode_data_url(url)
@@ -111,9 +125,8 @@ def describe_url(url: str) -> str:
     return f"data URL, {kind}, {len(data):,} bytes"
 
 
-def printable(text: str, max_length: int = _SHOWN) -> str:
-    """Without what a reply could tell the terminal to do."""
-    clean = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[: max_length + 1]
-    )
+def printable(text: str, max_length: int = _MAX_SHOWN) -> str:
+    """Truncate the text and replace control characters, with which a reply could steer the terminal."""
+    start = text[: max_length + 1]
+    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in start)
     return clean if len(text) <= max_length else f"{clean[: max_length - 1]}…"

@@ -1,4 +1,8 @@
-"""Where images hide in a chat reply, most explicit form first."""
+"""Find the images of a chat reply: a table of reply forms, tried from the most to the least explicit.
+
+To add a form, write a function from a `MessageContent` to candidates and give it a row in `FORMS`. Every form needs a
+sample reply in `tests/data/` that no other form covers.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +19,23 @@ from app.extraction.urls import UrlKind, classify_url, file_name
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import truncate
 
+#: URLs looked at in one reply. More are not the answer to one request.
+_MAX_URLS = 500
+#: Texts looked at in one message, those inside JSON included.
+_MAX_TEXTS = 500
+#: Characters of a rejected candidate that are shown.
+_MAX_SHOWN = 200
+
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """`url`: an http(s) address, or a data URL in the one spelling; `form`: the name of a row of FORMS; `is_lesser`: a
-    preview or the like, found because there is nothing better."""
+    """One image of a reply.
+
+    Attributes:
+        url: An http(s) URL, or a data URL in normalized spelling.
+        form: The name of the row of `FORMS` that found the image.
+        is_secondary: A preview or the like, found because there is nothing better.
+    """
 
     url: str
     form: str
@@ -28,7 +44,13 @@ class FoundImage:
 
 @dataclass(frozen=True, slots=True)
 class RejectedCandidate:
-    """`candidate`: shortened; `reason`: in plain words."""
+    """Something that looks like an image but is not a result, and why.
+
+    Attributes:
+        candidate: The URL or base64, truncated.
+        form: The name of the row of `FORMS` that found the candidate.
+        reason: In plain words.
+    """
 
     candidate: str
     form: str
@@ -43,44 +65,52 @@ class ExtractionResult:
 
 @dataclass(frozen=True, slots=True)
 class ImageCandidate:
-    """`is_lesser`: a preview, an advertisement, the picture before: taken only where nothing better is found."""
+    """Something in a reply that looks like an image.
+
+    Attributes:
+        is_secondary: A preview, an advertisement, the input image: taken only if there is nothing better.
+        rejection: Why the candidate is not a result, empty if nothing speaks against it so far.
+    """
 
     value: str | Base64Run
     is_secondary: bool = False
     rejection: str = ""
 
 
+@dataclass(slots=True)
 class UrlBudget:
-    """Addresses that are still looked at in one reply; more are no answer to one question."""
+    """How many more URLs of one reply are looked at. All messages of the reply share one budget."""
 
-    remaining = 500
+    remaining: int = _MAX_URLS
 
 
 class MessageContent:
-    """One message, or what stands beside the messages."""
+    """What one message contains, or what a reply contains beside its messages. Read on first use and kept."""
 
-    def __init__(self, parts: JsonWalker, fields: JsonWalker, said: Iterable[str], budget: UrlBudget) -> None:
+    def __init__(self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], budget: UrlBudget) -> None:
+        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text."""
         self.part_walker = parts
         self.field_walker = fields
         self._budget = budget
-        self._said = (*said, *parts.texts, *fields.texts)
+        self._raw_texts = (*texts, *parts.texts, *fields.texts)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.part_walker.fields or self.field_walker.fields or any(self._said))
+        return not (self.part_walker.fields or self.field_walker.fields or any(self._raw_texts))
 
     @cached_property
     def texts(self) -> list[ReplyText]:
-        """Texts that are JSON hold further texts."""
-        texts = [ReplyText(raw) for raw in self._said[: UrlBudget.remaining] if raw]
+        """The texts of the message, followed by the texts inside those that are JSON or contain JSON."""
+        texts = [ReplyText(raw) for raw in self._raw_texts[:_MAX_TEXTS] if raw]
         for text in texts:
-            if len(texts) < UrlBudget.remaining:
+            if len(texts) < _MAX_TEXTS:
                 texts.extend(text.nested_texts(text.whole_json))
                 texts.extend(text.nested_texts(text.embedded_json))
         return texts
 
     @cached_property
     def mentions(self) -> list[tuple[ReplyText, UrlMention]]:
+        """The URLs of all texts, each with its text, as far as the budget allows."""
         found: list[tuple[ReplyText, UrlMention]] = []
         for text in self.texts:
             if self._budget.remaining > 0:
@@ -91,53 +121,59 @@ class MessageContent:
 
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
-    """Forms of one `rank` are equally explicit; a later rank is asked only where the ones before found nothing."""
+    """One way in which replies carry images.
+
+    Attributes:
+        rank: Forms of one rank are equally explicit. A later rank is tried only if the ranks before found nothing.
+        find: Yields the candidates of a message in this form, in order of appearance.
+    """
 
     name: str
     rank: int
     find: Callable[[MessageContent], Iterable[ImageCandidate]]
 
 
-def _in_walk(walk: JsonWalker) -> Iterator[ImageCandidate]:
-    for each in walk.fields:
-        yield ImageCandidate(each.value, is_secondary=isinstance(each.value, str) and is_secondary("", "", each.value))
+def _from_walker(walker: JsonWalker) -> Iterator[ImageCandidate]:
+    for each in walker.fields:
+        secondary = isinstance(each.value, str) and is_secondary("", "", each.value)
+        yield ImageCandidate(each.value, is_secondary=secondary)
 
 
-def _in_parts(source: MessageContent) -> Iterator[ImageCandidate]:
-    return _in_walk(source.part_walker)
+def _in_parts(content: MessageContent) -> Iterator[ImageCandidate]:
+    return _from_walker(content.part_walker)
 
 
-def _in_fields(source: MessageContent) -> Iterator[ImageCandidate]:
-    return _in_walk(source.field_walker)
+def _in_fields(content: MessageContent) -> Iterator[ImageCandidate]:
+    return _from_walker(content.field_walker)
 
 
-def _in_whole_json(source: MessageContent) -> Iterator[ImageCandidate]:
-    return (candidate for text in source.texts for candidate in _in_walk(text.whole_json))
+def _in_whole_json(content: MessageContent) -> Iterator[ImageCandidate]:
+    return (candidate for text in content.texts for candidate in _from_walker(text.whole_json))
 
 
-def _in_inner_json(source: MessageContent) -> Iterator[ImageCandidate]:
-    return (candidate for text in source.texts for candidate in _in_walk(text.embedded_json))
+def _in_embedded_json(content: MessageContent) -> Iterator[ImageCandidate]:
+    return (candidate for text in content.texts for candidate in _from_walker(text.embedded_json))
 
 
-def _in_pictures(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
-    def find(source: MessageContent) -> Iterable[ImageCandidate]:
-        return (_picture(text, mention) for text, mention in source.mentions if mention.kind is kind)
+def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
+    def find(content: MessageContent) -> Iterable[ImageCandidate]:
+        return (_shown_image(text, mention) for text, mention in content.mentions if mention.kind is kind)
 
     return find
 
 
-def _picture(text: ReplyText, mention: UrlMention) -> ImageCandidate:
-    """A small copy inside a link to the full one stands for that one."""
-    around = mention.enclosing_link
-    lesser = is_secondary(mention.before, mention.label, mention.url)
-    if around is not None and lesser:
-        if classify_url(around.url) is UrlKind.IMAGE:
-            return ImageCandidate(around.url)
+def _shown_image(text: ReplyText, mention: UrlMention) -> ImageCandidate:
+    """Return the candidate of an image in markup. A thumbnail that links to the full image stands for that image."""
+    link = mention.enclosing_link
+    secondary = is_secondary(mention.before, mention.label, mention.url)
+    if link is not None and secondary:
+        if classify_url(link.url) is UrlKind.IMAGE:
+            return ImageCandidate(link.url)
         return ImageCandidate(mention.url, rejection="it is a small copy that leads to a page")
-    return _candidate(text, mention, lesser)
+    return _candidate(text, mention, secondary)
 
 
-def _candidate(text: ReplyText, mention: UrlMention, lesser: bool) -> ImageCandidate:
+def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCandidate:
     rejection = ""
     if is_unrelated(mention.before, mention.label) or is_auxiliary_key(mention.key):
         rejection = "the words around it say that it is not the result"
@@ -145,47 +181,43 @@ def _candidate(text: ReplyText, mention: UrlMention, lesser: bool) -> ImageCandi
         rejection = "the reply is a video, and this its poster"
     elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
         rejection = "it is cut off"
-    return ImageCandidate(text.run_of(mention) or mention.url, lesser, rejection)
+    return ImageCandidate(text.run_of(mention) or mention.url, secondary, rejection)
 
 
-def _in_data_urls(source: MessageContent) -> Iterator[ImageCandidate]:
-    return _pieces(source, is_data_url=True)
+def _in_data_urls(content: MessageContent) -> Iterator[ImageCandidate]:
+    return _in_base64_runs(content, is_data_url=True)
 
 
-def _in_base64(source: MessageContent) -> Iterator[ImageCandidate]:
-    return _pieces(source, is_data_url=False)
+def _in_bare_base64(content: MessageContent) -> Iterator[ImageCandidate]:
+    return _in_base64_runs(content, is_data_url=False)
 
 
-def _pieces(source: MessageContent, *, is_data_url: bool) -> Iterator[ImageCandidate]:
-    for text, mention in source.mentions:
-        piece = text.run_of(mention)
-        if piece is not None and bool(piece.prefix) is is_data_url and mention.kind not in IMAGE_MARKUP:
-            yield _candidate(text, mention, lesser=False)
+def _in_base64_runs(content: MessageContent, *, is_data_url: bool) -> Iterator[ImageCandidate]:
+    for text, mention in content.mentions:
+        run = text.run_of(mention)
+        if run is not None and bool(run.prefix) is is_data_url and mention.kind not in IMAGE_MARKUP:
+            yield _candidate(text, mention, secondary=False)
 
 
-def _in_links(source: MessageContent) -> Iterator[ImageCandidate]:
-    return _addresses(source, MarkupKind.LINK)
+def _in_image_urls(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
+    def find(content: MessageContent) -> Iterator[ImageCandidate]:
+        for text, mention in content.mentions:
+            if mention.kind is kind and classify_url(mention.url) is UrlKind.IMAGE:
+                yield _candidate(text, mention, is_secondary(mention.before, mention.label, mention.url))
+
+    return find
 
 
-def _in_plain(source: MessageContent) -> Iterator[ImageCandidate]:
-    return _addresses(source, MarkupKind.PLAIN)
+def _in_announced_urls(content: MessageContent) -> Iterator[ImageCandidate]:
+    """Yield URLs that may lead to anything, where the words around them say that they are the result."""
+    for text, mention in content.mentions:
+        is_url = mention.kind not in IMAGE_MARKUP and text.run_of(mention) is None
+        if is_url and classify_url(mention.url) is UrlKind.UNKNOWN and _is_announced(text, mention):
+            yield _candidate(text, mention, secondary=False)
 
 
-def _addresses(source: MessageContent, kind: MarkupKind) -> Iterator[ImageCandidate]:
-    for text, mention in source.mentions:
-        if mention.kind is kind and classify_url(mention.url) is UrlKind.IMAGE:
-            yield _candidate(text, mention, is_secondary(mention.before, mention.label, mention.url))
-
-
-def _in_named_addresses(source: MessageContent) -> Iterator[ImageCandidate]:
-    """Addresses that look like nothing, where the words around say that they are the result."""
-    for text, mention in source.mentions:
-        is_address = mention.kind not in IMAGE_MARKUP and text.run_of(mention) is None
-        if is_address and classify_url(mention.url) is UrlKind.UNKNOWN and _is_named(text, mention):
-            yield _candidate(text, mention, lesser=False)
-
-
-def _is_named(text: ReplyText, mention: UrlMention) -> bool:
+def _is_announced(text: ReplyText, mention: UrlMention) -> bool:
+    """Check whether words announce the URL, or whether it is all that the text says but for its markup."""
     is_alone = len(text.visible.strip()) <= len(mention.url) + 4
     return is_alone or announces_result(mention.before, mention.label)
 
@@ -195,49 +227,59 @@ FORMS = (
     ReplyForm("content-part", 0, _in_parts),
     ReplyForm("field", 1, _in_fields),
     ReplyForm("json", 2, _in_whole_json),
-    ReplyForm("markdown-image", 3, _in_pictures(MarkupKind.MARKDOWN)),
-    ReplyForm("html-image", 3, _in_pictures(MarkupKind.HTML)),
-    ReplyForm("bbcode-image", 3, _in_pictures(MarkupKind.BBCODE)),
+    ReplyForm("markdown-image", 3, _in_markup(MarkupKind.MARKDOWN)),
+    ReplyForm("html-image", 3, _in_markup(MarkupKind.HTML)),
+    ReplyForm("bbcode-image", 3, _in_markup(MarkupKind.BBCODE)),
     ReplyForm("data-url", 4, _in_data_urls),
-    ReplyForm("base64", 5, _in_base64),
-    ReplyForm("embedded-json", 6, _in_inner_json),
-    ReplyForm("link", 7, _in_links),
-    ReplyForm("address", 7, _in_plain),
-    ReplyForm("named-address", 8, _in_named_addresses),
+    ReplyForm("base64", 5, _in_bare_base64),
+    ReplyForm("embedded-json", 6, _in_embedded_json),
+    ReplyForm("link", 7, _in_image_urls(MarkupKind.LINK)),
+    ReplyForm("address", 7, _in_image_urls(MarkupKind.PLAIN)),
+    ReplyForm("named-address", 8, _in_announced_urls),
 )
+#: Ranks of the forms that need no text to be searched.
+_STRUCTURED_RANKS = range(2)
 
 
 def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
-    """Each image once, in order of appearance. `sent`: URLs that the client itself had sent, which are no results."""
+    """Return each image of the reply once, in order of appearance.
+
+    An image that appears several times counts at its last place, in the form of its first one. `sent`: URLs of the
+    request's own images, which are not results.
+    """
     return list(explain(reply, sent).images)
 
 
 def explain(reply: ChatReply, sent: Collection[str] = ()) -> ExtractionResult:
-    """What was found, and why everything else that looked like an image was dropped."""
-    search = _Extractor(CandidateFilter(sent))
+    """Return the images of the reply, and why everything else that looks like an image was rejected.
+
+    What stands beside the messages is searched if they hold no image in structured form. It replaces their images if
+    they hold none at all, or if it holds one in structured form.
+    """
+    extractor = _Extractor(CandidateFilter(sent))
     budget = UrlBudget()
-    messages = [search.extract(_message(message, budget)) for message in reply.messages]
+    messages = [extractor.extract(_content_of(message, budget)) for message in reply.messages]
     found = [image for images in messages for image in images]
-    structured = {form.name for form in FORMS if form.rank <= 1}
+    structured = {form.name for form in FORMS if form.rank in _STRUCTURED_RANKS}
     if not any(image.form in structured for image in found):
-        beside = search.extract(_bodies(reply.bodies, budget))
+        beside = extractor.extract(_content_beside(reply.bodies, budget))
         if not found or any(image.form in structured for image in beside):
             found = beside
-    once = {image.url: image for image in reversed(found)}
-    return ExtractionResult(tuple(reversed(once.values())), tuple(dict.fromkeys(search.rejected)))
+    unique = {image.url: image for image in reversed(found)}
+    return ExtractionResult(tuple(reversed(unique.values())), tuple(dict.fromkeys(extractor.rejected)))
 
 
-def _message(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent:
+def _content_of(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent:
     parts, fields = JsonWalker(), JsonWalker()
     parts.walk(message["parts"])
     fields.walk({key: value for key, value in message.items() if key not in {"content", "parts"}})
     return MessageContent(parts, fields, [message["content"]], budget)
 
 
-def _bodies(bodies: Iterable[Mapping[str, Any]], budget: UrlBudget) -> MessageContent:
-    walk = JsonWalker()
-    walk.walk(list(bodies))
-    return MessageContent(JsonWalker(), walk, (), budget)
+def _content_beside(bodies: Iterable[Mapping[str, Any]], budget: UrlBudget) -> MessageContent:
+    fields = JsonWalker()
+    fields.walk(list(bodies))
+    return MessageContent(JsonWalker(), fields, (), budget)
 
 
 @dataclass(slots=True)
@@ -245,38 +287,38 @@ class _Extractor:
     candidate_filter: CandidateFilter
     rejected: list[RejectedCandidate] = field(default_factory=list)
 
-    def extract(self, source: MessageContent) -> list[FoundImage]:
-        """The first rank that finds an image of full value; else the first that finds a lesser one."""
-        lesser: list[FoundImage] = []
-        if source.is_empty:
-            return lesser
+    def extract(self, content: MessageContent) -> list[FoundImage]:
+        """Return the images of the first rank that finds a primary one, else of the first with a secondary one."""
+        secondary: list[FoundImage] = []
+        if content.is_empty:
+            return secondary
         for _, forms in groupby(FORMS, lambda form: form.rank):
-            found = [each for form in forms for each in self._accepted(form, source)]
-            if full := _drop_downloads([image for image, is_full in found if is_full]):
-                self._drop_lesser(found)
-                return full
-            lesser = lesser or [image for image, _ in found]
-        return lesser
+            found = [image for form in forms for image in self._accepted(form, content)]
+            if primary := _without_download_links([image for image in found if not image.is_secondary]):
+                self._reject_secondary(found)
+                return primary
+            secondary = secondary or found
+        return secondary
 
-    def _accepted(self, form: ReplyForm, source: MessageContent) -> Iterator[tuple[FoundImage, bool]]:
-        for candidate in form.find(source):
-            url, reason = (
-                ("", candidate.rejection) if candidate.rejection else self.candidate_filter.check(candidate.value)
-            )
+    def _accepted(self, form: ReplyForm, content: MessageContent) -> Iterator[FoundImage]:
+        for candidate in form.find(content):
+            url, reason = "", candidate.rejection
+            if not reason:
+                url, reason = self.candidate_filter.check(candidate.value)
             if url:
-                yield FoundImage(url, form.name, candidate.is_secondary), not candidate.is_secondary
+                yield FoundImage(url, form.name, candidate.is_secondary)
             else:
                 self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
 
-    def _drop_lesser(self, found: Iterable[tuple[FoundImage, bool]]) -> None:
-        for image, is_full in found:
-            if not is_full:
+    def _reject_secondary(self, found: Iterable[FoundImage]) -> None:
+        for image in found:
+            if image.is_secondary:
                 reason = "it is a preview, an advertisement or the like beside the result"
                 self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, reason))
 
 
-def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
-    """A link to save a picture brings the same file again."""
+def _without_download_links(images: list[FoundImage]) -> list[FoundImage]:
+    """Remove links for saving an image: they lead to the same file again."""
     if len(images) < 2:
         return images
     names = {file_name(image.url) for image in images if "download" not in image.url}
@@ -285,4 +327,4 @@ def _drop_downloads(images: list[FoundImage]) -> list[FoundImage]:
 
 def _shorten(value: str | Base64Run) -> str:
     text = value.prefix + value.payload[:80] if isinstance(value, Base64Run) else value
-    return truncate(text, 200)
+    return truncate(text, _MAX_SHOWN)

@@ -1,4 +1,4 @@
-"""Replies that are still growing, or broke off: what of them can be believed, and what was only on the way."""
+"""Read replies that are still growing or broke off: complete images, partial images and progress."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,73 +11,82 @@ from app.extraction.text import strip_hidden
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_secrets
 
-#: Behind any of these, an address or a run of base64 is whole.
-_ENDS = " \n\r\t\"'<>)]}|`*,，。、；！？）】」』》"
+#: Behind any of these characters, a URL or a run of base64 is complete.
+_DELIMITERS = " \n\r\t\"'<>)]}|`*,，。、；！？）】」』》"
 
-#: An address that stops here is whole, as far as anybody can tell.
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+#: A URL that ends like this is taken for complete.
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 
+#: Where progress is looked for: in replies and lines of at most so many characters, in so many lines from the end.
+_MAX_REPLY, _MAX_LINE, _MAX_LINES = 16 * 1024, 100, 8
+#: Characters that a line may have in common with the prompt. A line with more repeats the prompt.
+_MAX_IN_COMMON = 12
 
-def without_open_end(reply: ChatReply) -> ChatReply:
-    """The reply without its open end, where an address may stand of which half is still to come."""
-    return reply if reply.complete else replace(reply, messages=tuple(map(_settle, reply.messages)))
-
-
-def _settle(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    text = message.get("content")
-    if not isinstance(text, str) or text.lower().endswith(_PICTURES):
-        return message
-    return {**message, "content": text[: max(text.rfind(end) for end in _ENDS) + 1]}
-
-
-class PartialImageTracker:
-    """All but the newest picture, which may be the final one; each is named once, `wanted` in all."""
-
-    def __init__(self, wanted: int) -> None:
-        self.remaining = wanted
-        self._named: set[str] = set()
-        self._newest: FoundImage | None = None
-
-    def superseded(self, images: Sequence[FoundImage]) -> list[FoundImage]:
-        """Those that turn out not to be the newest, in the order in which they came."""
-        overtaken = []
-        for image in images:
-            newest = self._newest
-            if image.url in self._named or image == newest:
-                continue
-            self._newest = image
-            # An address that goes on was the same picture all along.
-            if newest is not None and not image.url.startswith(newest.url):
-                self._named.add(newest.url)
-                overtaken.append(newest)
-        given = overtaken[: self.remaining]
-        self.remaining -= len(given)
-        return given
-
-
-#: Characters of a reply, of a line, and lines, beyond which nobody tells of progress any more.
-_REPLY, _LINE, _LINES = 16 * 1024, 100, 8
-#: Characters that a line may have in common with the prompt: more is the prompt told again.
-_IN_COMMON = 12
-
-#: Addresses with and without a scheme, Markdown around them, markup, JSON, code, what is longer than words.
+#: URLs with and without a scheme, Markdown around them, markup, JSON, code, and anything longer than words.
 _NO_PROGRESS = re.compile(r"\]\(|://|data:|base64|[\w-]\.[a-z]{2}|[<{}`]|[a-z0-9+/=_-]{32}", re.IGNORECASE)
 _ORNAMENTS = " \t>*_#-|~"
-#: A line that still grows is believed where it ends like this.
+#: A line that may still grow counts as complete if it ends like this.
 _LINE_ENDS = ("%", "…", "...")
 
 
+def without_open_end(reply: ChatReply) -> ChatReply:
+    """Cut an incomplete reply where its last URL or base64 may be incomplete too."""
+    return reply if reply.complete else replace(reply, messages=tuple(map(_cut_open_end, reply.messages)))
+
+
+def _cut_open_end(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    text = message.get("content")
+    if not isinstance(text, str) or text.lower().endswith(_IMAGE_SUFFIXES):
+        return message
+    return {**message, "content": text[: max(text.rfind(delimiter) for delimiter in _DELIMITERS) + 1]}
+
+
+class PartialImageTracker:
+    """Find the partial images in the snapshots of one growing reply.
+
+    Every image but the newest is a partial image, since the newest may be the final one. Each is returned once.
+    """
+
+    def __init__(self, count: int) -> None:
+        """`count`: how many partial images are wanted in all; `remaining` of them are still wanted."""
+        self.remaining = count
+        self._returned: set[str] = set()
+        self._newest: FoundImage | None = None
+
+    def superseded(self, images: Sequence[FoundImage]) -> list[FoundImage]:
+        """Return the images that a newer one has superseded since the last call, in order, `remaining` at most.
+
+        `images`: all images of the present snapshot, in order.
+        """
+        superseded = []
+        for image in images:
+            newest = self._newest
+            if image.url in self._returned or image == newest:
+                continue
+            self._newest = image
+            # A URL that continues the newest one is the same image: the snapshot before had cut the URL.
+            if newest is not None and not image.url.startswith(newest.url):
+                self._returned.add(newest.url)
+                superseded.append(newest)
+        wanted = superseded[: self.remaining]
+        self.remaining -= len(wanted)
+        return wanted
+
+
 def progress_line(reply: ChatReply, prompt: str) -> str:
-    """One short line of printable letters, empty where there is none: no link, no key, nothing of the prompt."""
-    said = reply.messages[-1]["content"] if reply.messages else ""
-    if len(said) > _REPLY:
+    """Return the newest line of a growing reply that tells of progress, empty if none does.
+
+    The line is short and printable, and contains no link, no key and nothing of the prompt.
+    """
+    text = reply.messages[-1]["content"] if reply.messages else ""
+    if len(text) > _MAX_REPLY:
         return ""
-    *whole, growing = strip_hidden(strip_base64(said)).split("\n")
+    *lines, growing = strip_hidden(strip_base64(text)).split("\n")
     if growing.rstrip(_ORNAMENTS).endswith(_LINE_ENDS):
-        whole.append(growing)
-    asked = " ".join(prompt.casefold().split())
-    lines = (_clean(line) for line in reversed(whole[-_LINES:]) if len(line) <= _LINE)
-    return next((line for line in lines if _is_fit(line, asked, reply.secrets)), "")
+        lines.append(growing)
+    plain_prompt = " ".join(prompt.casefold().split())
+    newest_first = (_clean(line) for line in reversed(lines[-_MAX_LINES:]) if len(line) <= _MAX_LINE)
+    return next((line for line in newest_first if _is_presentable(line, plain_prompt, reply.secrets)), "")
 
 
 def _clean(line: str) -> str:
@@ -85,9 +94,9 @@ def _clean(line: str) -> str:
     return " ".join(printable.replace("**", "").split()).strip(_ORNAMENTS)
 
 
-def _is_fit(line: str, asked: str, secrets: tuple[str, ...]) -> bool:
+def _is_presentable(line: str, prompt: str, secrets: tuple[str, ...]) -> bool:
     if not any(map(str.isalnum, line)) or _NO_PROGRESS.search(line) or redact_secrets(line, secrets) != line:
         return False
-    said = line.casefold()
-    runs = (said[start : start + _IN_COMMON] for start in range(len(said) - _IN_COMMON + 1))
-    return asked not in said and not any(run in asked for run in runs)
+    folded = line.casefold()
+    parts = (folded[start : start + _MAX_IN_COMMON] for start in range(len(folded) - _MAX_IN_COMMON + 1))
+    return prompt not in folded and not any(part in prompt for part in parts)

@@ -1,4 +1,4 @@
-"""What a reply without an image means: a refusal by a safety system, or a model that only chatted."""
+"""Explain a reply without an image: a refusal by a safety system, or a model that only talked."""
 
 import re
 
@@ -8,8 +8,8 @@ from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_keys, redact_secrets
 from app.protocol.validation_errors import truncate
 
-#: Words of safety systems, as upstreams of several houses put them. None of them is in an apology for a busy queue.
-_WORDS = re.compile(
+#: Words of the safety systems of several vendors. None of them occurs in an apology for a busy queue.
+_REFUSAL = re.compile(
     r"""
       (content|usage|safety|community)[ -]?(polic|guideline|standard|filter|system)
     | \bviolat(e|es|ed|ing|ion)
@@ -20,28 +20,33 @@ _WORDS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_REFUSAL_REASONS = {"content_filter", "safety", "SAFETY", "IMAGE_SAFETY", "refusal"}
 
-#: Characters of the model's words that an error repeats.
-_QUOTED = 300
-
-#: As far as a refusal is looked for: it comes at the start.
-_LOOKED_AT = 4_000
+#: Characters of the model's words that an error message quotes.
+_MAX_QUOTED = 300
+#: Characters that are searched for a refusal, which comes at the start.
+_MAX_SEARCHED = 4_000
 
 
 def is_refusal(reply: ChatReply) -> bool:
-    if reply.refusal or reply.finish_reason in {"content_filter", "safety", "SAFETY", "IMAGE_SAFETY", "refusal"}:
+    if reply.refusal or reply.finish_reason in _REFUSAL_REASONS:
         return True
-    return _WORDS.search(visible_text(reply)[:_LOOKED_AT]) is not None
+    return _REFUSAL.search(visible_text(reply)[:_MAX_SEARCHED]) is not None
 
 
 def no_image_error(reply: ChatReply | None) -> ApiError:
-    """A 4xx on purpose: clients repeat a 5xx by themselves, and each time costs money."""
+    """Return the error for a reply without an image; `reply` is `None` if nothing was received.
+
+    The model's words are quoted without keys and inner addresses. A reply without an image is a 400 on purpose: clients
+    retry a 5xx by themselves, and each time costs money.
+    """
     if reply is None:
         return UpstreamInvalidReply("The upstream ended its answer without saying anything.")
-    words = redact_secrets(" ".join(visible_text(reply)[:_LOOKED_AT].split()), reply.secrets)
+    words = redact_secrets(" ".join(visible_text(reply)[:_MAX_SEARCHED].split()), reply.secrets)
     raw = redact_keys(reply.raw, reply.secrets)
+    quoted = truncate(words, _MAX_QUOTED)
     if is_refusal(reply):
-        said = f" It said: {truncate(words, _QUOTED)}" if words else ""
-        return ModerationBlocked(f"Your request was rejected by the safety system of the upstream.{said}", detail=raw)
-    said = f"It said: {truncate(words, _QUOTED)}" if words else "It said nothing."
-    return NoImageInReply(f"The upstream's reply contains no image. {said}", detail=raw)
+        suffix = f" It said: {quoted}" if words else ""
+        return ModerationBlocked(f"Your request was rejected by the safety system of the upstream.{suffix}", detail=raw)
+    suffix = f"It said: {quoted}" if words else "It said nothing."
+    return NoImageInReply(f"The upstream's reply contains no image. {suffix}", detail=raw)
