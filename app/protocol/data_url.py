@@ -1,4 +1,4 @@
-"""Which image some bytes are: media type, pixel size, alpha; and the data URLs that carry them."""
+"""Read and write data URLs and the base64 in them, as loosely as clients and upstreams spell them."""
 
 import re
 from urllib.parse import unquote_to_bytes
@@ -7,20 +7,22 @@ import pybase64
 
 from app.protocol.image_format import sniff
 
-#: What lenient base64 may hold beside its alphabet: line breaks, blanks, and marks nobody sees.
+#: What loosely written base64 may contain beside its alphabet: line breaks, blanks and invisible characters.
 _BLANKS = re.compile(r"[\s\u200b-\u200d\u2060\ufeff\u00ad]+")
 _URL_SAFE = str.maketrans("-_", "+/")
 
-#: A data URL's media type and parameters are short; without this bound a text without commas is searched to its end.
-_LONGEST_HEAD = 512
+#: Characters in which the comma is looked for. Media type and parameters are short; without this bound a long text
+#: without commas would be searched to its end.
+_MAX_HEAD = 512
 
 
 def decode_data_url(url: str) -> bytes:
-    """Any media type; base64 with line breaks, the URL-safe alphabet, %-escapes or without padding is understood.
+    """Decode a data URL of any media type, written as percent-encoded text or as base64 (see `decode_base64`).
 
-    Raises ValueError for everything else.
+    Raises:
+        ValueError: The text is not a data URL, or its base64 is invalid.
     """
-    comma = url.find(",", 0, _LONGEST_HEAD)
+    comma = url.find(",", 0, _MAX_HEAD)
     if comma < 0 or url[:5].lower() != "data:":
         raise ValueError("not a data URL")
     if not url[:comma].rstrip().lower().endswith(";base64"):
@@ -29,14 +31,18 @@ def decode_data_url(url: str) -> bytes:
 
 
 def decode_base64(text: str) -> bytes:
-    """Raises ValueError where something else than base64 in one of its spellings is in the text."""
+    """Decode base64 that may have line breaks, the URL-safe alphabet, %-escapes or no padding.
+
+    Raises:
+        ValueError: The text contains anything else.
+    """
     try:
         return pybase64.b64decode(text, validate=True)
     except ValueError:
-        return _decode_lenient(text)
+        return _decode_loose(text)
 
 
-def _decode_lenient(text: str) -> bytes:
+def _decode_loose(text: str) -> bytes:
     if "%" in text:
         text = unquote_to_bytes(text).decode("ascii")
     text = _BLANKS.sub("", text).translate(_URL_SAFE).rstrip("=")
@@ -44,7 +50,11 @@ def _decode_lenient(text: str) -> bytes:
 
 
 def image_data_url(data: bytes) -> str:
-    """In the one spelling: the type that the bytes have, padded base64 on one line. `data` is an image."""
+    """Return the canonical data URL of an image: the media type of its bytes, and padded base64 on one line.
+
+    Raises:
+        ValueError: The bytes are not an image.
+    """
     info = sniff(data)
     if info is None:
         raise ValueError("not an image")

@@ -1,4 +1,4 @@
-"""How each family of chat upstreams wants to be asked for a picture."""
+"""Build the body of a chat request for an image, in the dialect of each family of upstreams."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,18 @@ from app.protocol.sizes import Size
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What an upstream reads. Streams are asked for by `stream` alone: none of them documents `stream_options`."""
+    """Where a family of upstreams reads size and quality, and what else its requests need.
 
-    #: The size in front of the prompt and the prompt in single quotes, `auto` written out too: a prompt that begins
-    #: with a size of its own then stands inside the quotes and chooses nothing.
+    All of them are asked to stream by `stream` alone, because none documents `stream_options`.
+    """
+
+    #: Put the size in front of the prompt, and the prompt in single quotes. `auto` is written too: a prompt that begins
+    #: with a size of its own is then inside the quotes, so that size has no effect.
     size_prefix: bool = False
-    #: `metadata.size`, `auto` written out for the same reason.
+    #: Send `metadata.size`, `auto` too, for the same reason.
     size_in_metadata: bool = False
     quality_in_metadata: bool = False
-    #: OpenRouter's `image_config`: aspect ratio, tier and quality.
+    #: Send OpenRouter's `image_config`: aspect ratio, tier and quality.
     image_config: bool = False
     modalities: tuple[str, ...] = ()
 
@@ -34,13 +37,13 @@ DIALECTS: dict[str, Dialect] = {
     "openrouter": Dialect(image_config=True, modalities=("image", "text")),
 }
 
-#: What the upstream is told about a mask, which is always the last picture.
+#: Added to the prompt of a request with a mask. The mask is always the last image.
 MASK_INSTRUCTION = (
     "The last picture is a mask for the first one: change only the area where the mask is transparent, "
     "and keep everything else exactly as it is."
 )
 
-#: OpenRouter's aspect ratios that every image model there shares.
+#: The aspect ratios that all image models of OpenRouter have in common.
 _RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 
 #: OpenRouter's tiers have about 1, 4 and 16 million pixels. 3840x2160, sold as 4K, has 8.
@@ -90,22 +93,25 @@ def _image_config(request: ImagesRequest) -> dict[str, str]:
 
 
 def _ratio_and_tier(size: Size) -> dict[str, str]:
-    """The nearest of each: OpenRouter takes no pixels here."""
+    """Return the nearest of each, because OpenRouter takes no size in pixels."""
     pixels = size.width * size.height
-    tier = next((tier for most, tier in _TIERS if pixels <= most), _TOP_TIER)
+    tier = next((tier for max_pixels, tier in _TIERS if pixels <= max_pixels), _TOP_TIER)
     return {"aspect_ratio": min(_RATIOS, key=lambda ratio: _distance(ratio, size)), "image_size": tier}
 
 
 def _distance(ratio: str, size: Size) -> float:
-    """Twice as wide is as far as half as wide."""
+    """Compare aspect ratios on a logarithmic scale: twice as wide is as far away as half as wide."""
     width, height = map(int, ratio.split(":"))
     return abs(math.log(width * size.height / (height * size.width)))
 
 
-def to_image_url(picture: ByteSink | str) -> Base64String | str:
-    """The type is sniffed: clients send `application/octet-stream`, and label a JPEG as PNG."""
-    if isinstance(picture, str):
-        return picture
-    info = read_info(picture.read_at)
+def to_image_url(image: ByteSink | str) -> Base64String | str:
+    """Return a link unchanged, and bytes as a data URL with the media type that the bytes have.
+
+    What clients say of the type is not used: they send `application/octet-stream`, and label a JPEG as PNG.
+    """
+    if isinstance(image, str):
+        return image
+    info = read_info(image.read_at)
     media_type = "application/octet-stream" if info is None else info.media_type
-    return Base64String(picture, f"data:{media_type};base64,")
+    return Base64String(image, f"data:{media_type};base64,")

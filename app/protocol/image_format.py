@@ -1,17 +1,18 @@
-"""Which image some bytes are: media type, pixel size, alpha; and the data URLs that carry them."""
+"""Recognize image files by their bytes: format, pixel size, transparency, and whether the file is complete."""
 
 import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+#: `read_at(offset, size)` returns `size` bytes, fewer only at the end of the file.
 ReadAt = Callable[[int, int], bytes]
-#: Width, height (None where they are not found) and whether some pixel may be transparent.
+#: Width and height (None if not found), and whether some pixel may be transparent.
 Measurement = tuple[int | None, int | None, bool]
 
-#: Headers, segments or boxes looked at before a file counts as one without a size.
+#: Chunks, segments, boxes or tags that are read before the search for a size is given up.
 _MAX_STEPS = 512
-#: Bytes read where a format must be searched.
+#: Bytes at the start of an AVIF or HEIC that are searched for sizes.
 _HEAD = 64 * 1024
 #: Bytes at the end of a file that are searched for the end of a PNG or JPEG.
 _TAIL = 64 * 1024
@@ -19,7 +20,7 @@ _TAIL = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FormatSpec:
-    """`magic` is matched against the first 16 bytes."""
+    """One image format: how to recognize, measure and check it. `magic` is matched against the first 16 bytes."""
 
     format: str
     magic: re.Pattern[bytes]
@@ -36,7 +37,7 @@ def _measure_png(read_at: ReadAt) -> Measurement:
 
 
 def _has_trns(read_at: ReadAt) -> bool:
-    """tRNS stands before the pixels, so the walk ends at the first IDAT."""
+    # A tRNS chunk must precede the pixels, so the search ends at the first IDAT.
     offset = 33
     for _ in range(_MAX_STEPS):
         chunk = read_at(offset, 8)
@@ -52,7 +53,7 @@ def _is_complete_png(read_at: ReadAt, size: int) -> bool:
     return _last_bytes(read_at, size).rfind(b"IEND\xaeB`\x82") > 0
 
 
-#: Start-of-frame markers; C4, C8 and CC in that range mean something else.
+#: Start-of-frame markers; C4, C8 and CC in the same range have other meanings.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -62,7 +63,7 @@ def _measure_jpeg(read_at: ReadAt) -> Measurement:
         segment = read_at(offset, 9)
         if len(segment) < 9 or segment[0] != 0xFF:
             break
-        if segment[1] == 0xFF:  # a fill byte
+        if segment[1] == 0xFF:  # A fill byte.
             offset += 1
             continue
         if segment[1] in _SOF:
@@ -73,7 +74,7 @@ def _measure_jpeg(read_at: ReadAt) -> Measurement:
 
 
 def _is_complete_jpeg(read_at: ReadAt, size: int) -> bool:
-    """Look for an end-of-image marker behind the last scan: that of a thumbnail stands before the image's own scan."""
+    # An end-of-image marker must follow the last scan; that of an embedded thumbnail precedes the image's own scan.
     tail = _last_bytes(read_at, size)
     scan = tail.rfind(b"\xff\xda")
     return tail.rfind(b"\xff\xd9") > scan and (scan > 0 or size > len(tail))
@@ -111,11 +112,11 @@ def _measure_gif(read_at: ReadAt) -> Measurement:
     if len(head) < 13:
         return None, None, False
     table = 3 << (head[10] & 7) + 1 if head[10] & 0x80 else 0
-    return _le(head[6:8]), _le(head[8:10]), _is_gif_clear(read_at(13 + table, 4096))
+    return _le(head[6:8]), _le(head[8:10]), _has_transparent_color(read_at(13 + table, 4096))
 
 
-def _is_gif_clear(blocks: bytes) -> bool:
-    """Looks for the first graphic control extension; `blocks` follow the global colour table."""
+def _has_transparent_color(blocks: bytes) -> bool:
+    """Read the first graphic control extension in the `blocks` behind the global color table of a GIF."""
     control = blocks.find(b"\x21\xf9\x04")
     return 0 <= control < len(blocks) - 3 and bool(blocks[control + 3] & 1)
 
@@ -125,14 +126,14 @@ def _is_complete_gif(read_at: ReadAt, size: int) -> bool:
 
 
 def _measure_iso(read_at: ReadAt) -> Measurement:
-    """AVIF and HEIC: the largest item's size counts, since tiles and thumbnails have sizes too."""
+    """Measure an AVIF or HEIC by its largest item, since tiles and thumbnails have sizes too."""
     head = read_at(0, _HEAD)
-    sizes = [struct.unpack_from(">II", head, at + 8) for at in _places(head, b"ispe") if at + 16 <= len(head)]
+    sizes = [struct.unpack_from(">II", head, at + 8) for at in _offsets(head, b"ispe") if at + 16 <= len(head)]
     width, height = max(sizes, key=lambda size: size[0] * size[1], default=(None, None))
     return width, height, b"auxiliary:alpha" in head or b"auxid:1" in head
 
 
-def _places(data: bytes, mark: bytes) -> Iterator[int]:
+def _offsets(data: bytes, mark: bytes) -> Iterator[int]:
     at = data.find(mark)
     while at >= 0:
         yield at
@@ -158,7 +159,7 @@ def _measure_bmp(read_at: ReadAt) -> Measurement:
     head = read_at(14, 16)
     if len(head) < 16:
         return None, None, False
-    if _le(head[:4]) == 12:  # the format of OS/2
+    if _le(head[:4]) == 12:  # The older header of OS/2.
         return _le(head[4:6]), _le(head[6:8]), False
     width, height, _, bits = struct.unpack("<iiHH", head[4:16])
     return abs(width), abs(height), bits == 32
@@ -169,23 +170,23 @@ def _is_complete_bmp(read_at: ReadAt, size: int) -> bool:
 
 
 def _measure_tiff(read_at: ReadAt) -> Measurement:
-    """Of the first page; ExtraSamples (338) tells of alpha."""
+    """Measure the first page. The tag ExtraSamples (338) stands for an alpha channel."""
     order = "<" if read_at(0, 1) == b"I" else ">"
     tags = dict(_tiff_tags(read_at, order))
     return tags.get(256), tags.get(257), bool(tags.get(338))
 
 
 def _tiff_tags(read_at: ReadAt, order: str) -> Iterator[tuple[int, int]]:
-    """Values of type SHORT (3) and LONG (4) that stand in the entry itself."""
+    """Yield tags and values of type SHORT (3) and LONG (4), whose values are stored in the entry itself."""
     head = read_at(0, 8)
     if len(head) < 8:
         return
     (directory,) = struct.unpack_from(order + "I", head, 4)
     entries = read_at(directory + 2, 12 * min(_MAX_STEPS, _tiff_count(read_at(directory, 2), order)))
     for at in range(0, len(entries) - 11, 12):
-        tag, kind = struct.unpack_from(order + "HH", entries, at)
-        if kind in {3, 4}:
-            yield tag, struct.unpack_from(order + ("H" if kind == 3 else "I"), entries, at + 8)[0]
+        tag, value_type = struct.unpack_from(order + "HH", entries, at)
+        if value_type in {3, 4}:
+            yield tag, struct.unpack_from(order + ("H" if value_type == 3 else "I"), entries, at + 8)[0]
 
 
 def _tiff_count(data: bytes, order: str) -> int:
@@ -208,18 +209,23 @@ FORMATS = (
     FormatSpec("gif", _magic(rb"GIF8[79]a"), _measure_gif, _is_complete_gif),
     FormatSpec("avif", _magic(rb".{4}ftypavi[fs]"), _measure_iso, _is_complete_iso),
     FormatSpec("heic", _magic(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"), _measure_iso, _is_complete_iso),
-    # Two letters are no magic: reserved fields that are zero and a header size that exists belong to it.
+    # Two letters are too weak a signature, so the reserved fields must be zero and the header size a known one.
     FormatSpec("bmp", _magic(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0"), _measure_bmp, _is_complete_bmp),
     FormatSpec("tiff", _magic(rb"II\*\0|MM\0\*"), _measure_tiff, _is_complete_tiff),
 )
 
-#: Extensions where they differ from the format's own name.
+#: File extensions that differ from the name of the format.
 _EXTENSIONS = {"jpeg": "jpg", "tiff": "tif"}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """`width` and `height` are None where the format is known but its size is not; `alpha`: some pixel may be clear."""
+    """What the first bytes of an image file say about it.
+
+    Attributes:
+        width: In pixels; None, like `height`, if the size was not found.
+        alpha: Whether some pixel may be transparent.
+    """
 
     media_type: str
     width: int | None
@@ -240,24 +246,24 @@ class ImageInfo:
 
 
 def read_info(read_at: ReadAt) -> ImageInfo | None:
-    """`read_at(offset, size)` gives fewer bytes at the end. Reads a few KiB, whatever the file's size."""
-    head = _find_format(read_at)
-    if head is None:
+    """Describe an image file, or return None if its format is unknown. Reads 64 KiB at most, whatever its size."""
+    spec = _find_format(read_at)
+    if spec is None:
         return None
-    width, height, alpha = head.measure(read_at)
-    return ImageInfo(f"image/{head.format}", width, height, alpha)
+    width, height, alpha = spec.measure(read_at)
+    return ImageInfo(f"image/{spec.format}", width, height, alpha)
 
 
 def sniff(data: bytes) -> ImageInfo | None:
-    """Works on the first bytes of a file too, though sizes that stand further back are then None."""
+    """Describe an image as `read_info` does. The first bytes of a file suffice, but its size may then be missing."""
     return read_info(bytes_reader(data))
 
 
 def is_complete(read_at: ReadAt, size: int) -> bool:
-    """Whether a file of `size` bytes is an image with its end present. A truncated image still begins like one.
+    """Check whether a file of `size` bytes is an image that is not cut off. A truncated image still begins like one.
 
-    Reads at most 64 KiB (for a TIFF a few KiB more), whatever the file's size. PNG and JPEG may have up to 64 KiB of
-    other data behind their end. For a TIFF only the directory is checked.
+    Reads about 64 KiB at most. A PNG or JPEG may have up to 64 KiB of other data after its end. Of a TIFF only the
+    directory is checked.
     """
     spec = _find_format(read_at)
     return spec is not None and spec.is_complete(read_at, size)
@@ -265,7 +271,7 @@ def is_complete(read_at: ReadAt, size: int) -> bool:
 
 def _find_format(read_at: ReadAt) -> FormatSpec | None:
     start = read_at(0, 16)
-    return next((head for head in FORMATS if head.magic.match(start)), None)
+    return next((spec for spec in FORMATS if spec.magic.match(start)), None)
 
 
 def bytes_reader(data: bytes) -> ReadAt:

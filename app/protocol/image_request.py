@@ -1,4 +1,4 @@
-"""The Images API as clients speak it: every parameter, and the request that is read from a JSON body or a form."""
+"""Read requests of the Images API: every parameter, and the request that a JSON body or a form makes of them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,50 +25,22 @@ from app.protocol.parameters import (
 from app.protocol.sizes import Size, SizeParam
 from app.protocol.validation_errors import conflicting_values, header_safe_name, missing_parameter
 
-#: Names in the header.
+__all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "InputImage", "Operation", "read_form", "read_json", "schema"]
+
+#: Names in the header `x-limner-ignored`.
 _MAX_IGNORED = 32
 
-#: Entries of the client's metadata that would choose over ours.
+#: Entries of the client's metadata that would override those of Limner.
 _RESERVED_METADATA = {"size", "quality"}
-
-
-def is_reserved_metadata(key: str) -> bool:
-    return key.strip().lower() in _RESERVED_METADATA
-
-
-def ignored_parameters(rows: Iterable[Parameter], values: Mapping[str, Any], unread: Iterable[str]) -> tuple[str, ...]:
-    """`said`: values by the names of `rows`; `unread`: what else the client sent.
-
-    Looks no further than it needs to: a body may have millions of keys.
-    """
-    clean: dict[str, None] = {}
-    for name in chain(_ignored_names(rows, values), unread):
-        if len(clean) == _MAX_IGNORED:
-            break
-        clean[header_safe_name(name)] = None
-    return tuple(clean)
-
-
-def _ignored_names(rows: Iterable[Parameter], said: Mapping[str, Any]) -> Iterator[str]:
-    for row in rows:
-        if row.destination is Destination.NONE and row.name in said:
-            yield row.name
-    if said.get("output_compression", 100) != 100 and said.get("output_format", "png") == "png":
-        yield "output_compression"
-    if said.get("partial_images") and not said.get("stream"):
-        yield "partial_images"
-    for key in filter(is_reserved_metadata, said.get("metadata", ())):
-        yield f"metadata.{key}"
-
-
-__all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "InputImage", "Operation", "read_form", "read_json", "schema"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesRequest:
-    """One checked request, its fields in the order of the checks. None: not said, so the model may choose.
+    """One checked request. Its fields stand in the order of the checks; None leaves the choice to the model.
 
-    `user` is the safety identifier where both are given. `ignored` names, fit for a header, what had no effect.
+    Attributes:
+        user: The safety identifier if the client sent one, else the client's `user`.
+        ignored: Names of parameters without effect, safe in a header.
     """
 
     operation: Operation
@@ -77,7 +49,7 @@ class ImagesRequest:
         Parameter(
             TextParam(256, one_line=True),
             Destination.LOCAL,
-            "Any name. It decides what `response_format` is by default; the upstream is asked for its own model.",
+            "Any name. Decides the default of `response_format`; the upstream is sent the name of its own model.",
             examples=("gpt-image-2",),
         ),
     ] = None
@@ -86,7 +58,7 @@ class ImagesRequest:
         Parameter(
             TextParam(32_000, minimum=1),
             Destination.MESSAGE,
-            "What to paint, or what to change.",
+            "What to generate, or what to change.",
             required=True,
             examples=("A lighthouse in a storm, oil on canvas",),
         ),
@@ -96,7 +68,7 @@ class ImagesRequest:
         Parameter(
             ImageListParam(16),
             Destination.MESSAGE,
-            "The pictures to edit. In a form: `image`, repeated, `image[]` or `image[0]`.",
+            "The images to edit. In a form: `image`, repeated, `image[]` or `image[0]`.",
             ONLY_EDIT,
             required=True,
             json_names=("images", "image"),
@@ -108,14 +80,17 @@ class ImagesRequest:
         Parameter(
             ImageParam(),
             Destination.MESSAGE,
-            "A PNG as large as the first picture; where it is transparent, the picture is edited.",
+            "A PNG as large as the first image; where it is transparent, the image is edited.",
             ONLY_EDIT,
         ),
     ] = None
     n: Annotated[
         int,
         Parameter(
-            IntegerParam(1, 10, unset="0"), Destination.LOCAL, "How many pictures; one question each.", examples=(2,)
+            IntegerParam(1, 10, unset="0"),
+            Destination.LOCAL,
+            "How many images; one upstream request each.",
+            examples=(2,),
         ),
     ] = 1
     quality: Annotated[
@@ -127,7 +102,7 @@ class ImagesRequest:
                 aliases={"standard": "medium", "hd": "high", "xhigh": "high", "max": "high"},
             ),
             Destination.METADATA,
-            "How much care is taken.",
+            "How much effort goes into the image.",
         ),
     ] = None
     output_compression: Annotated[
@@ -139,7 +114,7 @@ class ImagesRequest:
         Parameter(
             SizeParam(),
             Destination.PREFIX,
-            "How large the picture is to be. `image_size` is read where there is no `size`.",
+            "The size of the image. `image_size` is read if there is no `size`.",
             examples=("1536x1024",),
             json_names=("size", "image_size"),
             form_names=("size", "image_size"),
@@ -158,7 +133,7 @@ class ImagesRequest:
         Parameter(
             ChoiceParam(("png", "jpeg", "webp")),
             Destination.LOCAL,
-            "Converted where the upstream's picture has another one.",
+            "Converted if the upstream's image has another format.",
         ),
     ] = None
     response_format: Annotated[
@@ -169,9 +144,7 @@ class ImagesRequest:
     ] = False
     partial_images: Annotated[
         int,
-        Parameter(
-            IntegerParam(0, 3), Destination.LOCAL, "How many pictures on the way a stream may show.", examples=(2,)
-        ),
+        Parameter(IntegerParam(0, 3), Destination.LOCAL, "How many partial images a stream may have.", examples=(2,)),
     ] = 0
     safety_identifier: Annotated[
         str | None,
@@ -221,48 +194,59 @@ class ImagesRequest:
         Parameter(ChoiceParam(("low", "medium", "high")), Destination.NONE, "The upstream has no such choice."),
     ] = None
     frame_count: Annotated[
-        int | None, Parameter(IntegerParam(2, 16), Destination.NONE, "Of animated GIFs, which are not made here.")
+        int | None, Parameter(IntegerParam(2, 16), Destination.NONE, "Of animated GIFs, which are not supported.")
     ] = None
     frame_duration_ms: Annotated[
-        int | None, Parameter(IntegerParam(1, 60_000), Destination.NONE, "Of animated GIFs, which are not made here.")
+        int | None, Parameter(IntegerParam(1, 60_000), Destination.NONE, "Of animated GIFs, which are not supported.")
     ] = None
     svg: Annotated[
         Mapping[str, Any] | None,
-        Parameter(ObjectParam(), Destination.NONE, "Of vector images, which are not made here."),
+        Parameter(ObjectParam(), Destination.NONE, "Of vector images, which are not supported."),
     ] = None
     markup: Annotated[
         InputImage | None,
-        Parameter(ImageParam(), Destination.NONE, "Of gpt-image-2.5. Send it as one more picture.", ONLY_EDIT),
+        Parameter(ImageParam(), Destination.NONE, "Of gpt-image-2.5. Send it as one more image.", ONLY_EDIT),
     ] = None
     ignored: tuple[str, ...] = ()
 
     @property
     def size_text(self) -> str:
-        """As in the API: `WxH` of the picture that the client is to get, or `auto`."""
+        """The requested size as the API writes it: `WIDTHxHEIGHT` or `auto`."""
         return "auto" if self.size is None else str(self.size)
 
 
-def _annotated() -> Iterator[Parameter]:
+def _annotated_fields() -> Iterator[Parameter]:
     for name, hint in get_type_hints(ImagesRequest, include_extras=True).items():
         for parameter in getattr(hint, "__metadata__", ()):
             yield replace(parameter, name=name)
 
 
 #: All parameters, in the order of the checks.
-PARAMETERS = tuple(_annotated())
+PARAMETERS = tuple(_annotated_fields())
 
-_PARAMETERS_OF = {operation: tuple(row for row in PARAMETERS if operation in row.operations) for operation in Operation}
+_PARAMETERS_OF = {
+    operation: tuple(parameter for parameter in PARAMETERS if operation in parameter.operations)
+    for operation in Operation
+}
 
 _IMAGE_NAMES = frozenset(
-    name for row in PARAMETERS if row.holds_image for form in (False, True) for name in row.names(form)
+    name
+    for parameter in PARAMETERS
+    if parameter.holds_image
+    for form in (False, True)
+    for name in parameter.names(form)
 )
 
 
 def read_json(operation: Operation, body: object) -> ImagesRequest:
-    """`body` as orjson reads it. Raises InvalidRequest: the first thing that is wrong, in OpenAI's words."""
+    """Read the request from a body that orjson has parsed.
+
+    Raises:
+        InvalidRequest: A parameter is wrong; the first one is named, in OpenAI's wording.
+    """
     if not isinstance(body, dict):
         raise InvalidRequest("The body of the request must be a JSON object.", code="invalid_type")
-    never_null = {row.names(form=False)[0] for row in _PARAMETERS_OF[operation] if row.required}
+    never_null = {parameter.names(form=False)[0] for parameter in _PARAMETERS_OF[operation] if parameter.required}
     given = {name: value for name, value in body.items() if value is not None or name in never_null}
     for name, value in given.items():
         if operation is Operation.GENERATION and name in _IMAGE_NAMES and value:
@@ -273,13 +257,17 @@ def read_json(operation: Operation, body: object) -> ImagesRequest:
 
 
 def read_form(operation: Operation, parts: Sequence[FormPart]) -> ImagesRequest:
-    """`parts` in the order of the body. Raises InvalidRequest: the first thing that is wrong, in OpenAI's words."""
+    """Read the request from the parts of a form, in the order of the body.
+
+    Raises:
+        InvalidRequest: A parameter is wrong; the first one is named, in OpenAI's wording.
+    """
     given: dict[str, list[FormPart]] = {}
     for part in parts:
         name = part.name.partition("[")[0]
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)
-    known = {name for row in _PARAMETERS_OF[operation] for name in row.names(form=True)}
+    known = {name for parameter in _PARAMETERS_OF[operation] for name in parameter.names(form=True)}
     for name, values in given.items():
         if name not in known and (name in _IMAGE_NAMES or any(not isinstance(part.value, str) for part in values)):
             raise _misplaced_image(operation, name)
@@ -287,12 +275,12 @@ def read_form(operation: Operation, parts: Sequence[FormPart]) -> ImagesRequest:
 
 
 def _is_empty(part: FormPart) -> bool:
-    """Browsers send an empty file for an input nobody used, go-openai an empty text for a field nobody set."""
+    # Browsers send an empty file for an unused file input, go-openai an empty text for an unset field.
     return part.value == "" if isinstance(part.value, str) else part.value.size == 0
 
 
 def _misplaced_image(operation: Operation, name: str) -> InvalidRequest:
-    """A picture nobody would look at is refused before it costs money."""
+    """Refuse an image that would be ignored, before the request costs money."""
     if operation is Operation.GENERATION:
         return _belongs_to_edits(name)
     message = f"Unknown parameter: '{header_safe_name(name)}'. For multipart/form-data use 'image' or 'image[]'."
@@ -307,37 +295,70 @@ def _belongs_to_edits(name: str) -> InvalidRequest:
 def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> ImagesRequest:
     values: dict[str, Any] = {}
     used = set()
-    for row in _PARAMETERS_OF[operation]:
-        name = next((name for name in row.names(form) if name in given), None)
+    for parameter in _PARAMETERS_OF[operation]:
+        name = next((name for name in parameter.names(form) if name in given), None)
         if name is not None:
             used.add(name)
-            values[row.name] = (row.type.from_form if form else row.type.from_json)(name, given[name])
-        elif row.required:
-            raise missing_parameter(row.names(form)[0])
-    said = {name: value for name, value in values.items() if value is not None}
-    _check_combinations(said)
-    ignored = ignored_parameters(PARAMETERS, said, (name for name in given if name not in used))
-    return ImagesRequest(operation=operation, **_normalize(said), ignored=ignored)
+            value = (parameter.type.from_form if form else parameter.type.from_json)(name, given[name])
+            if value is not None:
+                values[parameter.name] = value
+        elif parameter.required:
+            raise missing_parameter(parameter.names(form)[0])
+    _check_combinations(values)
+    ignored = ignored_parameters(PARAMETERS, values, (name for name in given if name not in used))
+    return ImagesRequest(operation=operation, **_normalize(values), ignored=ignored)
 
 
-def _check_combinations(said: Mapping[str, Any]) -> None:
-    if said.get("stream") and said.get("n", 1) > 1:
+def _check_combinations(values: Mapping[str, Any]) -> None:
+    if values.get("stream") and values.get("n", 1) > 1:
         raise UserError("Streaming is only supported with n=1.", param="input", code="unsupported_parameter")
-    if said.get("background") == "transparent" and said.get("output_format") == "jpeg":
+    if values.get("background") == "transparent" and values.get("output_format") == "jpeg":
         message = "Transparent background is not supported for JPEG output format"
         raise UserError(message, param="background", code="invalid_value")
 
 
-def _normalize(said: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = {key: text for key, text in said.get("metadata", {}).items() if not is_reserved_metadata(key)}
-    return {**said, "metadata": metadata, "user": said.get("safety_identifier") or said.get("user")}
+def _normalize(values: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {key: text for key, text in values.get("metadata", {}).items() if not is_reserved_metadata(key)}
+    return {**values, "metadata": metadata, "user": values.get("safety_identifier") or values.get("user")}
+
+
+def is_reserved_metadata(key: str) -> bool:
+    return key.strip().lower() in _RESERVED_METADATA
+
+
+def ignored_parameters(
+    parameters: Iterable[Parameter], values: Mapping[str, Any], unread: Iterable[str]
+) -> tuple[str, ...]:
+    """Return the names of parameters that the client sent and that have no effect, made safe for a header.
+
+    `values` are the checked values by the names of `parameters`; `unread` are all other names in the body. No more of
+    them are read than fit into the header, since a body may have millions of keys.
+    """
+    names: dict[str, None] = {}
+    for name in chain(_ignored_names(parameters, values), unread):
+        if len(names) == _MAX_IGNORED:
+            break
+        names[header_safe_name(name)] = None
+    return tuple(names)
+
+
+def _ignored_names(parameters: Iterable[Parameter], values: Mapping[str, Any]) -> Iterator[str]:
+    for parameter in parameters:
+        if parameter.destination is Destination.NONE and parameter.name in values:
+            yield parameter.name
+    if values.get("output_compression", 100) != 100 and values.get("output_format", "png") == "png":
+        yield "output_compression"
+    if values.get("partial_images") and not values.get("stream"):
+        yield "partial_images"
+    for key in filter(is_reserved_metadata, values.get("metadata", ())):
+        yield f"metadata.{key}"
 
 
 def schema(operation: Operation, *, form: bool) -> Schema:
     """The body as JSON Schema, for the OpenAPI document. More is accepted than it says, and named in `ignored`."""
-    rows = {row.names(form)[0]: row for row in _PARAMETERS_OF[operation]}
+    parameters = {parameter.names(form)[0]: parameter for parameter in _PARAMETERS_OF[operation]}
     return {
         "type": "object",
-        "properties": {name: row.schema(form) for name, row in rows.items()},
-        "required": [name for name, row in rows.items() if row.required],
+        "properties": {name: parameter.schema(form) for name, parameter in parameters.items()},
+        "required": [name for name, parameter in parameters.items() if parameter.required],
     }

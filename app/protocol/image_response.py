@@ -1,4 +1,4 @@
-"""The Images API as it answers: one JSON object, or one event a picture, in the official order of keys."""
+"""Build responses of the Images API: one JSON object, or one event per image, with OpenAI's order of keys."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +10,20 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String, ByteSource
 from app.protocol.usage import Usage
 
-#: What an upstream paints that was not told a quality: the dall-e name `standard` means the same.
+#: The quality that upstreams use if none is requested. dall-e's name `standard` means the same.
 _STANDARD_QUALITY = "medium"
 
-#: How the paths of links to each output format end.
+#: The endings of the paths of links to each output format.
 _ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 
 
 @dataclass(frozen=True, slots=True)
 class OutputImage:
-    """One picture of an answer: its bytes or a URL, exactly what was asked.
+    """One image of a response: its bytes or a URL, whichever was requested.
 
-    `info` is measured from the bytes and None where they did not pass through us.
+    Attributes:
+        form: Name of the reply form in which the image was found.
+        info: What the bytes say about the image; None if only its URL is known.
     """
 
     form: str
@@ -35,8 +37,10 @@ class OutputImage:
 
 
 def effective_response_format(request: ImagesRequest, default: str) -> str:
-    """`url` or `b64_json`. Events carry bytes always. `default` is for who did not ask; `auto` is what OpenAI gives for
-    the model that the client named.
+    """Return `url` or `b64_json`. Streams always carry bytes.
+
+    `default` applies if the client requests no format. If it is `auto`, the format is the one that OpenAI uses for the
+    model that the client named.
     """
     if request.stream:
         return "b64_json"
@@ -48,22 +52,24 @@ def effective_response_format(request: ImagesRequest, default: str) -> str:
 
 
 def link_matches_request(url: str, request: ImagesRequest) -> bool:
-    """Whether a link may stay unseen: no format was asked for, or its path ends in the one that was, and no compression
-    has an effect there.
+    """Whether a link can be passed on without a download, because the image needs no conversion.
+
+    That is so if the client requests no output format or the one in which the link's path ends, and no compression that
+    has an effect on this format.
     """
-    wanted = request.output_format
-    squeezed = wanted not in {None, "png"} and request.output_compression not in {None, 100}
-    return not squeezed and (wanted is None or urlsplit(url).path.lower().endswith(_ENDINGS[wanted]))
+    requested = request.output_format
+    compressed = requested not in {None, "png"} and request.output_compression not in {None, 100}
+    return not compressed and (requested is None or urlsplit(url).path.lower().endswith(_ENDINGS[requested]))
 
 
 def images_json(request: ImagesRequest, images: Sequence[OutputImage], usage: Usage, created: int) -> dict[str, Any]:
-    """`created` is integer seconds: .NET and Go clients throw on anything else."""
-    infos = [picture.info for picture in images if picture.info is not None]
+    """Build the JSON body. `created` must be integer seconds: .NET and Go clients fail on anything else."""
+    infos = [image.info for image in images if image.info is not None]
     measured = _measured_fields(infos[0]) if infos and len(infos) == len(images) else {}
     document = {
         "created": created,
         "background": measured.get("background"),
-        "data": [picture.as_item for picture in images],
+        "data": [image.as_item for image in images],
         "output_format": measured.get("output_format"),
         "quality": request.quality,
         "size": measured.get("size") if len({info.size for info in infos}) == 1 else None,
@@ -76,26 +82,30 @@ def images_json(request: ImagesRequest, images: Sequence[OutputImage], usage: Us
 def completed_event(
     request: ImagesRequest, image: OutputImage, usage: Usage, created: int
 ) -> tuple[str, dict[str, Any]]:
-    """The event's name and its document."""
+    """Return the name and the document of the event with a final image."""
     name = f"{request.operation}.completed"
     document = {"type": name, **image.as_item, "created_at": created, "usage": usage.as_images_api()}
     return name, document | _image_fields(request, image)
 
 
 def partial_event(request: ImagesRequest, image: OutputImage, index: int, created: int) -> tuple[str, dict[str, Any]]:
-    """`index` counts from 0."""
+    """Return the name and the document of the event with a partial image. `index` counts from 0."""
     name = f"{request.operation}.partial_image"
     document = {"type": name, "partial_image_index": index, **image.as_item, "created_at": created}
     return name, document | _image_fields(request, image)
 
 
 def error_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The nested form: a flat one is handed out by the Python client as if it were a picture."""
+    """Return the name and the document of an error event.
+
+    The error object is nested in the document: the official Python client would return a flat one as if it were an
+    image.
+    """
     return "error", {"type": "error", **body}
 
 
 def _image_fields(request: ImagesRequest, image: OutputImage) -> dict[str, Any]:
-    """All four are required in events; SDK types know no `auto` that we would mean."""
+    # The types of the SDKs require all four in an event, and their `auto` would not describe an image.
     measured = _measured_fields(image.info) if image.info is not None else {}
     return {
         "size": measured.get("size") or request.size_text,

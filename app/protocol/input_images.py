@@ -1,4 +1,4 @@
-"""The pictures that an edit brings: files of a form, links, data URLs and bare base64, in every shape clients send."""
+"""Read the input images of an edit: form files, links, data URLs and bare base64, in every shape that clients send."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from app.protocol.validation_errors import conflicting_values, empty_list, too_l
 MAX_LINK_LENGTH = 20_971_520
 
 #: Shorter text is a file id, a file name or a mistake; the smallest PNG has 90 characters of base64.
-_SHORTEST_BASE64 = 40
+_MIN_BASE64 = 40
 
-#: Characters that decide whether text is base64. Decoding looks at the rest.
-_LOOKED_AT = 256
+#: Characters from which base64 is recognized. The rest is checked when it is decoded.
+_SAMPLE = 256
 
-#: Bytes of two pictures that are compared at a time.
-_PIECE = 64 * 1024
+#: Bytes of two images that are compared at a time.
+_CHUNK = 64 * 1024
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_ \t\r\n-]+")
 _LINK = re.compile(r"https?://[^\x00-\x20\x7f]+", re.IGNORECASE)
@@ -28,7 +28,7 @@ _LINK = re.compile(r"https?://[^\x00-\x20\x7f]+", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """Either bytes that came with the request, or a URL that the client named: `http…`, or `data:` in lower case."""
+    """An image that the client sent: either bytes from the body, or a URL (`http…`, or `data:` in lower case)."""
 
     source: ByteSource | None = None
     url: str | None = None
@@ -38,7 +38,11 @@ class InputImage:
         return self.url is not None and not self.url.startswith("data:")
 
     def resolve_spooled(self, spooled: Mapping[str, ByteSource]) -> "InputImage":
-        """The bytes for which a stand-in came (see app.protocol.inline_images), under whatever media type."""
+        """Return the image with its spooled bytes if its URL is a placeholder (see `inline_images`), else itself.
+
+        `spooled` maps the data URLs of placeholders to bytes. The media type of the URLs is ignored, because clients
+        label a placeholder with the media type of the image that it replaces.
+        """
         payload = (self.url or "").partition(",")[2]
         source = next((source for url, source in spooled.items() if url.partition(",")[2] == payload), None)
         return self if source is None else InputImage(source=source)
@@ -46,20 +50,20 @@ class InputImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageParam:
-    """The kind of a parameter that is a single picture (see app.protocol.parameters)."""
+    """The type of a parameter that is a single image (see `parameters.ParameterType`)."""
 
     holds_image: ClassVar[bool] = True
 
     def describe(self) -> str:
-        return "one picture"
+        return "one image"
 
     def from_json(self, name: str, value: object) -> InputImage:
         return _read_item(name, value)
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> InputImage:
-        """Of parts that agree, as of texts: clients exist that write one mask as both `mask` and `mask[]`."""
+        """Read the one image of all parts, which must agree: some clients send a mask as both `mask` and `mask[]`."""
         first, *others = (_read_part(name, part) for part in parts)
-        if not all(_is_same(first, other) for other in others):
+        if not all(_is_equal(first, other) for other in others):
             raise conflicting_values(name)
         return first
 
@@ -69,14 +73,14 @@ class ImageParam:
 
 @dataclass(frozen=True, slots=True)
 class ImageListParam:
-    """The kind of a parameter that is one or more pictures (see app.protocol.parameters)."""
+    """The type of a parameter that is one or more images (see `parameters.ParameterType`)."""
 
     holds_image: ClassVar[bool] = True
 
     maximum: int
 
     def describe(self) -> str:
-        return f"1 to {self.maximum} pictures"
+        return f"1 to {self.maximum} images"
 
     def from_json(self, name: str, value: object) -> tuple[InputImage, ...]:
         if isinstance(value, str | dict):
@@ -117,13 +121,13 @@ _ITEM: Schema = {
 
 
 def _index(part: FormPart) -> int:
-    """`image[1]` is placed by its number; the rest keeps its order."""
+    """Return the sort key of a part: the number in `image[1]`; parts without a number keep their order."""
     match = re.search(r"\[([0-9]{1,9})\]$", part.name)
     return int(match[1]) if match else 0
 
 
 def _read_part(name: str, part: FormPart) -> InputImage:
-    """Node's client puts the link into the form as text where it was given a string."""
+    # Given a string, the official Node client writes it into the form as text: a link.
     if not isinstance(part.value, str):
         return InputImage(source=part.value)
     url = _read_url(name, part.value)
@@ -132,28 +136,28 @@ def _read_part(name: str, part: FormPart) -> InputImage:
     return InputImage(url=url)
 
 
-def _is_same(one: InputImage, other: InputImage) -> bool:
-    """Byte by byte: two masks may be equal but for a few pixels."""
+def _is_equal(one: InputImage, other: InputImage) -> bool:
+    """Compare all bytes, because two masks may differ in a few pixels only."""
     if one.source is None or other.source is None:
         return one == other
     if one.source.size != other.source.size:
         return False
-    pieces = zip(one.source.chunks(_PIECE), other.source.chunks(_PIECE), strict=True)
-    return all(mine == yours for mine, yours in pieces)
+    chunks = zip(one.source.chunks(_CHUNK), other.source.chunks(_CHUNK), strict=True)
+    return all(left == right for left, right in chunks)
 
 
 def _read_item(name: str, item: object) -> InputImage:
-    """OpenAI's `{"image_url": …}`, and what clients make of it: `{"url": …}`, the chat form, bare strings."""
+    """Read OpenAI's `{"image_url": …}` and its variants: `{"url": …}`, the form of chat completions, bare strings."""
     if isinstance(item, str):
         return _read_text(name, item)
     if not isinstance(item, dict):
         raise wrong_type(name, "an object", item)
-    given = [key for key in ("image_url", "url", "file_id") if item.get(key) is not None]
-    if len(given) != 1:
+    keys = [key for key in ("image_url", "url", "file_id") if item.get(key) is not None]
+    if len(keys) != 1:
         message = f"Invalid '{name}': exactly one of 'image_url' and 'file_id' is expected."
         raise InvalidRequest(message, param=name, code="invalid_value")
-    path, value = f"{name}.{given[0]}", item[given[0]]
-    if given == ["file_id"]:
+    path, value = f"{name}.{keys[0]}", item[keys[0]]
+    if keys == ["file_id"]:
         message = f"Invalid '{path}': this server keeps no files. Send the picture itself or a link in 'image_url'."
         raise InvalidRequest(message, param=path, code="invalid_value")
     if isinstance(value, dict):
@@ -165,7 +169,7 @@ def _read_item(name: str, item: object) -> InputImage:
 
 def _read_text(name: str, text: str) -> InputImage:
     url = _read_url(name, text)
-    if url is None and len(text) >= _SHORTEST_BASE64 and _BASE64.fullmatch(text[:_LOOKED_AT]):
+    if url is None and len(text) >= _MIN_BASE64 and _BASE64.fullmatch(text[:_SAMPLE]):
         url = f"data:;base64,{text}"
     if url is None:
         message = f"Invalid '{name}': expected an http or https link, or a data URL with base64."
@@ -174,7 +178,7 @@ def _read_text(name: str, text: str) -> InputImage:
 
 
 def _read_url(name: str, text: str) -> str | None:
-    """None for what is neither a link nor a data URL."""
+    """Return the URL as `InputImage` holds it, or None if the text is neither a link nor a data URL."""
     text = text.strip()
     match text[:5].lower():
         case "data:":

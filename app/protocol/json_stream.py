@@ -1,4 +1,7 @@
-"""A JSON document with holes that are filled with base64 while it is being sent; its length is known beforehand."""
+"""Write JSON documents that contain large base64 strings, encoded while the document is being sent.
+
+The length of the whole document is known beforehand, for the header `Content-Length`.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,18 +13,19 @@ import pybase64
 #: Bytes encoded at a time: a multiple of 3 (base64 pads only at the end) that stays in the processor's cache.
 CHUNK = 3 * 64 * 1024
 
-#: Stands for a hole in the serialised document. No UTF-8 text contains this byte, so no prompt can imitate it.
+#: Stands for a `Base64String` in the serialized document. UTF-8 text cannot contain this byte, so no prompt can
+#: imitate it.
 _MARK = b"\xff"
 
 
 class ByteSource(Protocol):
-    """Bytes that can be read again and again, by several readers at once."""
+    """Bytes that can be read any number of times, by several readers at once."""
 
     @property
     def size(self) -> int: ...
 
     def chunks(self, size: int) -> Iterator[bytes]:
-        """All the bytes in order, each piece `size` long but the last."""
+        """Yield all bytes in order, in chunks of `size` bytes; the last one may be shorter."""
         ...
 
 
@@ -38,31 +42,33 @@ class Base64String:
 
 
 class StreamingJson:
-    """One serialised document: `length` bytes in all, made piece by piece as often as wanted."""
+    """One JSON document that may hold `Base64String`s. `length` is its size in bytes."""
 
     def __init__(self, document: Any) -> None:
-        holes: list[Base64String] = []
+        strings: list[Base64String] = []
 
         def mark(value: object) -> orjson.Fragment:
             if not isinstance(value, Base64String):
                 raise TypeError(f"{type(value).__name__} is not JSON")
-            holes.append(value)
+            strings.append(value)
             return orjson.Fragment(_MARK)
 
         texts = orjson.dumps(document, mark, orjson.OPT_PASSTHROUGH_DATACLASS).split(_MARK)
-        # Copied: orjson leaves what it has written in a block of 4 KiB, and a question is kept for minutes.
+        # Copied: what orjson has written stays in a block of 4 KiB, and a request is held for minutes.
         self._texts = [bytes(memoryview(text)) for text in texts]
-        self._holes = holes
-        # Two quotes around each hole.
-        self.length = sum(map(len, self._texts)) + sum(hole.length + 2 for hole in holes)
+        self._strings = strings
+        # Each string has two quotes around it.
+        self.length = sum(map(len, self._texts)) + sum(string.length + 2 for string in strings)
 
     def chunks(self) -> Iterator[bytes]:
+        """Yield the document in chunks. Can be called any number of times."""
         yield self._texts[0]
-        for hole, text in zip(self._holes, self._texts[1:], strict=True):
-            yield b'"' + hole.prefix.encode("ascii")
-            yield from base64_chunks(hole.source)
+        for string, text in zip(self._strings, self._texts[1:], strict=True):
+            yield b'"' + string.prefix.encode("ascii")
+            yield from base64_chunks(string.source)
             yield b'"' + text
 
 
 def base64_chunks(source: ByteSource) -> Iterator[bytes]:
+    """Yield the base64 of all bytes of `source` in chunks."""
     return map(pybase64.b64encode, source.chunks(CHUNK))

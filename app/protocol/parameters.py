@@ -1,4 +1,4 @@
-"""What there is to know about one parameter of the Images API: its kind, where it goes, who has it."""
+"""Describe one parameter of the Images API: its type, where its value goes, which operations have it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,14 +30,18 @@ _ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*"
 
 @dataclass(frozen=True, slots=True)
 class FormPart:
-    """One part of a multipart form: a text or a file. `name` as it came, brackets included."""
+    """One part of a multipart form: a text or a file. `name` is as the client sent it, brackets included."""
 
     name: str
     value: str | ByteSource
 
 
 def single_text(name: str, parts: Sequence[FormPart], expected: str = "a string") -> str:
-    """The text of one or more parts that agree. Raises InvalidRequest for files, brackets and disagreement."""
+    """Return the text that all parts have in common.
+
+    Raises:
+        InvalidRequest: The parts differ, or one is a file or has brackets behind its name.
+    """
     texts = set()
     for part in parts:
         if not isinstance(part.value, str):
@@ -52,7 +56,7 @@ def single_text(name: str, parts: Sequence[FormPart], expected: str = "a string"
 
 @dataclass(frozen=True, slots=True)
 class TextParam:
-    """`one_line`: without control characters, since it ends up in logs."""
+    """A text of limited length. `one_line` forbids control characters, for values that are written to logs."""
 
     holds_image: ClassVar[bool] = False
 
@@ -86,7 +90,7 @@ class TextParam:
 
 @dataclass(frozen=True, slots=True)
 class IntegerParam:
-    """`unset` is what some clients write into a form for a number that nobody set."""
+    """A whole number. `unset` is what some clients write into a form for a number that was not set."""
 
     holds_image: ClassVar[bool] = False
 
@@ -98,7 +102,7 @@ class IntegerParam:
         return f"{self.minimum} to {self.maximum}"
 
     def from_json(self, name: str, value: object) -> int:
-        # orjson reads an integer of more than 64 bits as a decimal number.
+        # orjson parses an integer of more than 64 bits as a float.
         if type(value) is int or (type(value) is float and abs(value) >= 2**63):
             return self._check(name, value, str(value))
         raise wrong_type(name, "an integer", value)
@@ -109,7 +113,7 @@ class IntegerParam:
             return None
         if not re.fullmatch("-?[0-9]+", text):
             raise not_convertible(name, "an integer")
-        # Python refuses to make an integer of thousands of digits.
+        # Python refuses to convert thousands of digits to an integer.
         if len(text) > MAX_QUOTED:
             return self._check(name, float(text), quote(text))
         return self._check(name, int(text), str(int(text)))
@@ -151,7 +155,12 @@ class BooleanParam:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceParam:
-    """One of `values`, or one of `also` (name: the value it stands for). `default` says as much as absence."""
+    """One of several words.
+
+    Attributes:
+        default: The value that means the same as a missing parameter.
+        aliases: Further accepted words, and the value that each stands for.
+    """
 
     holds_image: ClassVar[bool] = False
 
@@ -160,8 +169,8 @@ class ChoiceParam:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
-        also = "; ".join(f"`{name}` means `{value}`" for name, value in self.aliases.items())
-        return ", ".join(f"`{value}`" for value in self.values) + (f"; {also}" if also else "")
+        aliases = "; ".join(f"`{name}` means `{value}`" for name, value in self.aliases.items())
+        return ", ".join(f"`{value}`" for value in self.values) + (f"; {aliases}" if aliases else "")
 
     def from_json(self, name: str, value: object) -> str | None:
         if not isinstance(value, str):
@@ -190,7 +199,8 @@ class ObjectParam:
         if not isinstance(value, dict):
             raise wrong_type(name, "an object", value)
         try:
-            # As for comparing two requests, where it stands inside others: less deep can be written than read.
+            # orjson reads deeper nesting than it writes, and the value must be writable within other values when two
+            # requests are compared.
             orjson.dumps([[[[value]]]], default=str)
         except orjson.JSONEncodeError:
             message = f"Invalid '{name}': an object that nests too deeply."
@@ -206,7 +216,10 @@ class ObjectParam:
 
 @dataclass(frozen=True, slots=True)
 class StringMapParam:
-    """Keys and short texts, with the limits of OpenAI's `metadata`. Numbers and booleans become their JSON text."""
+    """Keys with short texts, within the limits of OpenAI's `metadata`. Numbers and booleans become their JSON text.
+
+    `max_key` and `max_value` are lengths in characters, `maximum` the number of entries.
+    """
 
     holds_image: ClassVar[bool] = False
 
@@ -250,7 +263,7 @@ class StringMapParam:
 
 
 def _gather(name: str, parts: Sequence[FormPart]) -> dict[str, object]:
-    """An object from a form: `name[key]` parts, as SDKs write it, and JSON text under the bare name."""
+    """Build an object from `name[key]` parts, as SDKs write it, and from JSON text under the bare name."""
     gathered: dict[str, object] = {}
     for part in parts:
         for key, value in _entries(name, part).items():
@@ -261,7 +274,7 @@ def _gather(name: str, parts: Sequence[FormPart]) -> dict[str, object]:
 
 def _entries(name: str, part: FormPart) -> dict[str, object]:
     if part.name != name:
-        # The prefix is known: parts are grouped by what stands before the first bracket.
+        # The caller has grouped the parts by the name before the first bracket.
         key, _, deeper = part.name[len(name) + 1 :].partition("]")
         return {key: {deeper: part.value} if deeper else part.value}
     if not isinstance(part.value, str):
@@ -279,7 +292,7 @@ class Operation(StrEnum):
 
 
 class Destination(StrEnum):
-    """Where a parameter goes, in the words of the README."""
+    """Where the value of a parameter goes, in the words of the documentation."""
 
     MESSAGE = "upstream, in the message"
     PREFIX = "upstream, in front of the prompt"
@@ -295,26 +308,36 @@ ONLY_EDIT = frozenset({Operation.EDIT})
 
 
 class ParameterType(Protocol):
-    """How values of a parameter are read and described: one of the classes above, or one of a file beside this one."""
+    """How the values of a parameter are read and described.
+
+    Implemented by the `…Param` classes of this file, `sizes` and `input_images`. `holds_image`: the value is one or
+    more images.
+    """
 
     holds_image: ClassVar[bool]
 
     def describe(self) -> str:
-        """What is allowed, for the documentation."""
+        """Return the allowed values in words, for the documentation."""
 
     def from_json(self, name: str, value: object) -> object:
-        """Return the checked value. Raises `InvalidRequest`."""
+        """Return the checked value of a JSON body. Raises `InvalidRequest` if it is not allowed."""
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> object:
-        """Return the checked value of all parts of that name. Raises `InvalidRequest`."""
+        """Return the checked value of all parts with this name. Raises `InvalidRequest` if it is not allowed."""
 
     def schema(self, form: bool) -> Schema:
-        """Return the JSON schema for OpenAPI."""
+        """Return the JSON schema of the values, for the OpenAPI document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`in_json` and `in_form` are the names that clients use, `name` where empty; the first one given counts."""
+    """One parameter: its type, its destination, and what the documentation says about it.
+
+    Attributes:
+        name: The name of the field of `ImagesRequest`.
+        json_names: Names under which clients send it in JSON; `name` if empty. The first one present is read.
+        form_names: The same for multipart forms.
+    """
 
     type: ParameterType
     destination: Destination
@@ -334,8 +357,8 @@ class Parameter:
         return (self.form_names if form else self.json_names) or (self.name,)
 
     def schema(self, form: bool) -> Schema:
-        """JSON has a null that means absent; a form has not."""
-        own = self.type.schema(form)
-        described: Schema = own if form or self.required else {"anyOf": [own, {"type": "null"}]}
+        """Return the JSON schema of the parameter. In JSON, null means the same as a missing optional parameter."""
+        values = self.type.schema(form)
+        nullable: Schema = values if form or self.required else {"anyOf": [values, {"type": "null"}]}
         examples = {"examples": list(self.examples)} if self.examples else {}
-        return described | {"description": self.description} | examples
+        return nullable | {"description": self.description} | examples

@@ -1,9 +1,9 @@
-"""Take keys and inner addresses out of text that others wrote, before a client or the log gets it."""
+"""Remove keys and internal addresses from foreign text before a client or the log receives it."""
 
 import re
 from collections.abc import Collection
 
-#: Characters of an upstream's words that a client is shown, and that the log keeps.
+#: Characters of an upstream's text that are shown to a client, and that are written to the log.
 _MAX_PUBLIC, MAX_LOGGED = 500, 2000
 
 _Patterns = tuple[tuple[re.Pattern[str], str], ...]
@@ -12,7 +12,7 @@ _KEYS = (
     (re.compile(r"\bbearer\s+[^\s\"',;]+", re.IGNORECASE), "Bearer [key]"),
     (re.compile(r"\b(?:sk-|AIza)[^\s\"',;]+"), "[key]"),
 )
-#: Any address may be one of the operator's own network, so none is shown.
+#: Any address may belong to the operator's own network, so none is shown.
 _ADDRESSES = (
     (re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+", re.IGNORECASE), "[address]"),
     (re.compile(r"\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]+)?"), "[address]"),
@@ -32,7 +32,7 @@ def redact_keys(text: str, secrets: Collection[str] = ()) -> str:
 
 
 def redact_secrets(text: str, secrets: Collection[str] = ()) -> str:
-    """Replace keys and addresses of inner networks. Links stay: one may lead to an image that was not recognized."""
+    """Replace keys and addresses of internal networks, but keep links: one may lead to an image that was not found."""
     return _CONTROLS.sub(" ", _replace(text, secrets, (*_KEYS, *_ADDRESSES[1:])))
 
 
@@ -48,7 +48,8 @@ def loggable_text(text: str, secrets: Collection[str] = ()) -> str:
 
 
 def _replace_in_short(text: str, secrets: Collection[str], patterns: _Patterns) -> str:
-    # A secret must not be cut in two, so it goes first; the patterns only see what is kept.
+    # Secrets are replaced before the text is cut, because half a secret would not be found. The patterns
+    # see only what is kept.
     for secret in secrets:
         text = text.replace(secret, "[key]")
     return _replace(text[:MAX_LOGGED], (), patterns)

@@ -1,4 +1,4 @@
-"""Sizes of pictures: which ones may be asked for, and what the old small ones are asked for as."""
+"""Parse image sizes: which ones a client may request, and which ones go upstream in place of the old small ones."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from app.errors import UserError
 from app.protocol.parameters import FormPart, Schema, single_text
 from app.protocol.validation_errors import quote, wrong_type
 
-#: The rules of gpt-image-2. The upstream's own page has the first, third and fifth.
+#: The rules of gpt-image-2. The upstream's own page states the first, third and fifth.
 SIZE_MULTIPLE = 16
 MAX_EDGE = 3840
 MAX_ASPECT_RATIO = 3
@@ -19,7 +19,7 @@ MIN_PIXELS = 655_360
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What the client wants to get, in pixels."""
+    """A size that the client requests, in pixels."""
 
     width: int
     height: int
@@ -29,11 +29,11 @@ class Size:
 
     @property
     def upstream_size(self) -> "Size":
-        """What the upstream is asked for: larger for a size of LEGACY, whose picture is then to be scaled down."""
+        """The size to request upstream: larger than a size of `LEGACY_SIZES`, whose image is scaled down afterwards."""
         return LEGACY_SIZES.get(self, self)
 
 
-#: dall-e-2's small squares. Clients still send them by default, and no upstream paints them any more.
+#: The small squares of dall-e-2. Clients still send them by default, but no upstream generates them any more.
 LEGACY_SIZES = {Size(256, 256): Size(1024, 1024), Size(512, 512): Size(1024, 1024)}
 
 
@@ -53,7 +53,11 @@ def _broken_rule(size: Size) -> str | None:
 
 
 def parse_size(text: str, param: str = "size") -> Size | None:
-    """None where the model may choose: `auto` and empty text. Raises UserError in the official wording."""
+    """Parse `WIDTHxHEIGHT`. Return None for `auto` and empty text, with which the model chooses.
+
+    Raises:
+        UserError: The text is not a size, or the size breaks a rule; in OpenAI's wording.
+    """
     if text in {"", "auto"}:
         return None
     match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
@@ -72,7 +76,7 @@ def _invalid(text: str, rule: str, param: str) -> UserError:
 
 @dataclass(frozen=True, slots=True)
 class SizeParam:
-    """The kind of the `size` parameter (see app.protocol.parameters)."""
+    """The type of the `size` parameter (see `parameters.ParameterType`)."""
 
     holds_image: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""Server-sent events, bytes ↔ events, by the rules of the WHATWG's HTML standard, section 9.2."""
+"""Read and write server-sent events as in the WHATWG's HTML standard, section 9.2."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,17 @@ from app.protocol.json_stream import StreamingJson
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """One event that was read. `name` is the field `event`, as in the standard `message` if it is missing."""
+
     data: str
     name: str = "message"
 
 
 class Decoder:
-    """Bytes in any cut → events. Work is linear: an unfinished line is kept in pieces, letters cut in two included."""
+    """Parser of an event stream that arrives in chunks, cut anywhere, even within a character.
+
+    Its work is linear in the bytes it is fed: an unfinished line is kept as a list of chunks until its end arrives.
+    """
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -24,10 +29,14 @@ class Decoder:
         self._after_cr = False
 
     def feed(self, data: bytes) -> list[Event]:
+        """Return the events that `data` completes."""
         return list(self._read(data))
 
     def end(self) -> list[Event]:
-        """What is still waiting for its blank line. A browser drops it; an upstream that forgot the line was paid."""
+        """Return the event at the end of the stream that lacks its blank line, if any.
+
+        A browser drops such an event, but here it was paid for even if the upstream forgot the line.
+        """
         return list(self._read(b"\n\n"))
 
     def _read(self, data: bytes) -> Iterator[Event]:
@@ -40,11 +49,11 @@ class Decoder:
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._line.append(line)
-            yield from self._take(self._text())
+            yield from self._read_line(self._decode_line())
         if rest:
             self._line.append(rest)
 
-    def _text(self) -> str:
+    def _decode_line(self) -> str:
         line = b"".join(self._line)
         self._line.clear()
         if self._is_first:
@@ -52,7 +61,7 @@ class Decoder:
             line = line.removeprefix(b"\xef\xbb\xbf")
         return line.decode("utf-8", "replace")
 
-    def _take(self, line: str) -> Iterator[Event]:
+    def _read_line(self, line: str) -> Iterator[Event]:
         field, _, value = line.partition(":")
         if not line:
             yield from self._dispatch()
@@ -71,7 +80,7 @@ class Decoder:
 class StreamingEvent:
     """One event with a JSON document as its data, encoded while it is being sent.
 
-    `length` is the number of bytes that `chunks` yields. The document may hold `Base64String`s.
+    The document may hold `Base64String`s. `length` is the size of the encoded event in bytes.
     """
 
     def __init__(self, name: str, document: Mapping[str, Any]) -> None:
@@ -86,5 +95,5 @@ class StreamingEvent:
 
 
 def comment(text: str = "keep-alive") -> bytes:
-    """Keeps a silent stream alive; clients ignore it. `text` is one line."""
+    """Return a comment line, which clients ignore, to keep a silent stream open. `text` must be one line."""
     return b": %b\n\n" % text.encode()

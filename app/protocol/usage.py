@@ -1,4 +1,4 @@
-"""Token counts: as chat upstreams report them, as the Images API does."""
+"""Convert token counts from the forms in which upstreams report them into that of the Images API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Usage:
         )
 
     def as_images_api(self) -> dict[str, Any]:
-        """Complete, always, and in the order of real answers: clients crash on a part that is missing."""
+        """Return the `usage` object, always complete and in OpenAI's order: clients crash if a member is missing."""
         input_tokens = self.input_image_tokens + self.input_text_tokens
         output_tokens = self.output_image_tokens + self.output_text_tokens
         return {
@@ -37,35 +37,35 @@ NO_USAGE = Usage()
 
 
 def read_usage(value: object) -> Usage:
-    """Chat's form, the Images API's own or Gemini's. Zeros where the upstream says nothing or nonsense.
+    """Read the `usage` of chat completions, of the Images API or of Gemini; missing or invalid counts are 0.
 
-    Input is text and output is image unless the details say otherwise.
+    Input counts as text and output as image tokens unless the details say otherwise.
     """
     if not isinstance(value, Mapping):
         return NO_USAGE
-    if _GEMINI & value.keys():
-        value = _like_chat(value)
-    given, image = _side(value, ("prompt", "input"), "image_tokens", "text_tokens")
-    made, text = _side(value, ("completion", "output"), "text_tokens", "image_tokens")
-    return Usage(image, given - image, made - text, text)
+    if _GEMINI_KEYS & value.keys():
+        value = _from_gemini(value)
+    sent, image = _read_side(value, ("prompt", "input"), "image_tokens", "text_tokens")
+    generated, text = _read_side(value, ("completion", "output"), "text_tokens", "image_tokens")
+    return Usage(image, sent - image, generated - text, text)
 
 
-_GEMINI = {"promptTokenCount", "candidatesTokenCount"}
+_GEMINI_KEYS = {"promptTokenCount", "candidatesTokenCount"}
 
 
-def _like_chat(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Gemini counts by modality, and thoughts, which are text, apart from the answer."""
+def _from_gemini(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert Gemini's counts, which are per modality, with thoughts (text) apart from the reply, to those of chat."""
     thoughts = _count(usage.get("thoughtsTokenCount"))
-    given, made = (_of_modalities(usage.get(f"{side}TokensDetails")) for side in ("prompt", "candidates"))
+    sent, generated = (_by_modality(usage.get(f"{side}TokensDetails")) for side in ("prompt", "candidates"))
     return {
         "prompt_tokens": usage.get("promptTokenCount"),
-        "prompt_tokens_details": given,
+        "prompt_tokens_details": sent,
         "completion_tokens": _count(usage.get("candidatesTokenCount")) + thoughts,
-        "completion_tokens_details": made | {"text_tokens": made.get("text_tokens", 0) + thoughts},
+        "completion_tokens_details": generated | {"text_tokens": generated.get("text_tokens", 0) + thoughts},
     }
 
 
-def _of_modalities(details: object) -> dict[str, int]:
+def _by_modality(details: object) -> dict[str, int]:
     counts: dict[str, int] = {}
     for entry in details if isinstance(details, list) else ():
         if isinstance(entry, Mapping) and isinstance(entry.get("modality"), str):
@@ -74,8 +74,8 @@ def _of_modalities(details: object) -> dict[str, int]:
     return counts
 
 
-def _side(usage: Mapping[str, Any], names: tuple[str, str], rare: str, usual: str) -> tuple[int, int]:
-    """All tokens of one side, and how many of them are of the rare kind."""
+def _read_side(usage: Mapping[str, Any], names: tuple[str, str], rare: str, usual: str) -> tuple[int, int]:
+    """Return all tokens of one side (input or output), and how many of them are of the rare kind."""
     for name in names:
         details = usage.get(f"{name}_tokens_details")
         counts = details if isinstance(details, Mapping) else {}
@@ -87,5 +87,5 @@ def _side(usage: Mapping[str, Any], names: tuple[str, str], rare: str, usual: st
 
 
 def _count(value: object) -> int:
-    """A bool is no number, a fraction or a negative number no count of tokens."""
+    # Booleans, fractions and negative numbers are not counts of tokens.
     return value if type(value) is int and value > 0 else 0

@@ -1,4 +1,4 @@
-"""OpenAI's wording of what is wrong with a parameter, and how much of a client's text it may quote."""
+"""Build errors about parameters in OpenAI's wording, quoting no more than is safe of a client's text."""
 
 import re
 from collections.abc import Sequence
@@ -10,22 +10,23 @@ MAX_QUOTED = 40
 
 
 def quote(text: str) -> str:
+    """Return a value as a message may quote it: its first 40 characters."""
     return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
 
 
 def truncate(text: str, max_length: int) -> str:
-    """At most `most` characters, the mark of the cut included."""
+    """Shorten a text to at most `max_length` characters, including the `…` that marks the cut."""
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
 def header_safe_name(name: str) -> str:
-    """At most 64 characters that are safe in a message and in a header."""
+    """Return a parameter's name in at most 64 characters, all of them safe in a message and in a header."""
     return re.sub(r"[^A-Za-z0-9_.\[\]-]", "_", name[:64]) or "_"
 
 
 def english_list(values: Sequence[str]) -> str:
-    *most, last = (f"'{value}'" for value in values)
-    return f"{', '.join(most)}, and {last}" if len(most) > 1 else " and ".join([*most, last])
+    *others, last = (f"'{value}'" for value in values)
+    return f"{', '.join(others)}, and {last}" if len(others) > 1 else " and ".join([*others, last])
 
 
 def wrong_type(name: str, expected: str, value: object) -> InvalidRequest:

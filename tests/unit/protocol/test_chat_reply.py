@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamInvalidReply
 from app.extraction.text import visible_text
-from app.protocol.chat_reply import ChatReply, ReplyParser, Usage, read_reply
+from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
+from app.protocol.usage import Usage
 
 WHOLE = orjson.dumps(
     {

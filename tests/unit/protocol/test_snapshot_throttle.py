@@ -9,14 +9,14 @@ PROGRESS = b'data: {"choices":[{"delta":{"content":"."}}]}\n\n'
 
 @pytest.mark.parametrize("hint", [b"https://a", b"http://a", b"data:image/png", b'"b64_json"', b'"image_url"'])
 def test_a_picture_is_seen_at_once(hint: bytes) -> None:
-    pace = SnapshotThrottle(came=10_000, seen=10_000)
+    pace = SnapshotThrottle(received=10_000, searched=10_000)
     assert not pace.should_snapshot(PROGRESS, grown=True)
     assert pace.should_snapshot(hint, grown=True)
     assert not pace.should_snapshot(PROGRESS, grown=True)
 
 
 def test_a_picture_is_seen_when_it_has_grown_into_the_reply() -> None:
-    pace = SnapshotThrottle(came=10_000, seen=10_000)
+    pace = SnapshotThrottle(received=10_000, searched=10_000)
     assert not pace.should_snapshot(b"https://a", grown=False)
     assert pace.should_snapshot(PROGRESS, grown=True)
 
