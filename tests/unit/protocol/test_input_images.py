@@ -272,7 +272,7 @@ def test_a_mask_that_is_a_list_is_refused() -> None:
 
 
 def test_files_and_links_are_described() -> None:
-    assert MANY.describe() == "1 to 16 pictures"
+    assert MANY.describe() == "1 to 16 images"
     file = {"type": "string", "format": "binary"}
     assert MANY.schema(form=True) == {"type": "array", "items": file, "minItems": 1, "maxItems": 16}
     assert ImageParam().schema(form=True) == file
