@@ -77,7 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {"settings": settings_table, "parameters"
 
 
 def with_tables(text: str) -> str:
-    """The README with each table anew, between its two comments."""
+    """Replace each table in the text of the README, between its two comments."""
     for name, make in TABLES.items():
         above, opening, rest = text.partition(f"<!-- {name}: made by `make docs-tables` -->\n")
         _, closing, below = rest.partition(f"<!-- end of {name} -->")

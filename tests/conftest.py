@@ -1,7 +1,7 @@
-"""What holds for every test: a clean environment, no network beyond this machine, the same examples in every CI run.
+"""Give every test a clean environment, no network beyond this machine, and the same examples in every CI run.
 
-A test that needs a program (nginx, Redis, Chromium) is skipped with the program's name as the reason where it is
-missing; `.ci/run` installs it, and counts a skipped test as a failure.
+A test that needs a program (nginx, Redis, Chromium) is skipped, with the program's name as the reason, on machines
+without it. `.ci/run` installs these programs and counts a skipped test as a failure.
 """
 
 import ipaddress
@@ -15,41 +15,44 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import settings
 
-#: Fixtures of more than one file.
+#: Fixtures that several files use.
 pytest_plugins = ["tests.support.store_fixtures"]
 
-#: Where object stores' own tools look for keys and addresses.
-CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
+#: Prefixes of the variables from which the tools of object stores take keys and addresses.
+CLOUD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "ws_proxy", "wss_proxy", "no_proxy"}
 
 settings.register_profile("limner", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 settings.load_profile("limner")
 
-#: Addresses and names beyond this machine that the running test reached for.
-strayed: list[str] = []
+#: Connections and name lookups beyond this machine that the running test has tried.
+blocked: list[str] = []
 
 
-class Strayed(AssertionError):
-    """A test reached beyond this machine. No OSError, so that no code under test takes it for a broken network."""
+class NetworkBlocked(AssertionError):
+    """A test tried to reach another machine. Not an `OSError`, which the code under test would handle as a failure."""
 
 
-def _watch(event: str, arguments: tuple[object, ...]) -> None:
-    """An audit hook: it sees what asyncio, aiohttp and C code do too, uvloop's own connections excepted."""
+def _block_network(event: str, arguments: tuple[object, ...]) -> None:
+    """Refuse connections and lookups beyond this machine.
+
+    As an audit hook it also sees those of asyncio, aiohttp and C code; connections that uvloop opens itself it does not.
+    """
     if event in {"socket.connect", "socket.sendto", "socket.sendmsg"}:
         address = arguments[1]
-        if isinstance(address, tuple) and isinstance(address[0], str) and not _is_here(address[0]):
-            _refuse(f"{event} to {address}")
+        if isinstance(address, tuple) and isinstance(address[0], str) and not _is_local(address[0]):
+            _block(f"{event} to {address}")
     elif event in {"socket.getaddrinfo", "socket.gethostbyname"}:
         host = arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0]
         if isinstance(host, str) and host.endswith(".invalid"):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # RFC 6761: it never resolves
-        if isinstance(host, str) and not _is_literal(host) and not _is_here(host):
-            _refuse(f"{event} of {host!r}")
+        if isinstance(host, str) and not _is_literal(host) and not _is_local(host):
+            _block(f"{event} of {host!r}")
 
 
-def _refuse(what: str) -> None:
-    strayed.append(what)
-    raise Strayed(what)
+def _block(attempt: str) -> None:
+    blocked.append(attempt)
+    raise NetworkBlocked(attempt)
 
 
 def _is_literal(host: str) -> bool:
@@ -60,22 +63,22 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-def _is_here(host: str) -> bool:
+def _is_local(host: str) -> bool:
     if _is_literal(host):
         address = ipaddress.ip_address(host)
         return address.is_loopback or address.is_unspecified
     return host in {"", "localhost", socket.gethostname()}
 
 
-sys.addaudithook(_watch)
+sys.addaudithook(_block_network)
 
 
 @pytest.fixture(autouse=True)
-def _stay_here() -> Iterator[None]:
-    """Fails the test even where the code under test swallowed the refusal."""
-    strayed.clear()
+def _no_network() -> Iterator[None]:
+    """Fail a test that tried to reach another machine, even if the code under test handled the refusal."""
+    blocked.clear()
     yield
-    assert not strayed, f"beyond this machine: {strayed}"
+    assert not blocked, f"beyond this machine: {blocked}"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -90,7 +93,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.setenv("TMPDIR", temporary)
         patch.setattr(tempfile, "tempdir", None)
         for name in os.environ:
-            if name.startswith(("LIMNER_", *CLOUDS)) or name.lower() in PROXIES:
+            if name.startswith(("LIMNER_", *CLOUD_PREFIXES)) or name.lower() in PROXIES:
                 patch.delenv(name)
         patch.chdir(work)
         yield

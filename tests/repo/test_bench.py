@@ -1,6 +1,4 @@
-"""The benchmark, for a few requests of each kind: that it measures right answers, and how it prints what it measured;
-and the laws that its simulation of a day must obey.
-"""
+"""The benchmark measures right answers and prints them; its simulation of a day obeys the laws of queues."""
 
 import asyncio
 import hashlib

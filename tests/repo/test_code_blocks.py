@@ -130,7 +130,7 @@ def read_yaml(code: str, _: Path) -> None:
 
 
 def leave(_code: str, _folder: Path) -> None:
-    """What a program prints, compared by the test that runs it, or a drawing."""
+    """Accept any block: a drawing, or the output of a program, which the test that runs the program compares."""
 
 
 READERS: dict[str, Callable[[str, Path], None]] = {

@@ -1,4 +1,4 @@
-"""The guard around the tests guards."""
+"""The rules that hold for every test are enforced."""
 
 import os
 import socket
@@ -12,24 +12,24 @@ from tests.support import ports
 
 
 def test_a_connection_beyond_this_machine_fails_the_test() -> None:
-    with socket.socket() as stranger, pytest.raises(conftest.Strayed):
-        stranger.connect(("192.0.2.1", 80))
-    assert conftest.strayed.pop() == "socket.connect to ('192.0.2.1', 80)"
+    with socket.socket() as client, pytest.raises(conftest.NetworkBlocked):
+        client.connect(("192.0.2.1", 80))
+    assert conftest.blocked.pop() == "socket.connect to ('192.0.2.1', 80)"
 
 
 def test_a_datagram_beyond_this_machine_fails_the_test() -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as stranger, pytest.raises(conftest.Strayed):
-        stranger.sendto(b"?", ("192.0.2.1", 53))
-    assert conftest.strayed.pop() == "socket.sendto to ('192.0.2.1', 53)"
+    with socket.socket(type=socket.SOCK_DGRAM) as client, pytest.raises(conftest.NetworkBlocked):
+        client.sendto(b"?", ("192.0.2.1", 53))
+    assert conftest.blocked.pop() == "socket.sendto to ('192.0.2.1', 53)"
 
 
-def test_the_look_up_of_a_name_beyond_this_machine_fails_the_test() -> None:
-    with pytest.raises(conftest.Strayed):
+def test_a_name_lookup_beyond_this_machine_fails_the_test() -> None:
+    with pytest.raises(conftest.NetworkBlocked):
         socket.getaddrinfo("images.example.com", 443)
-    assert conftest.strayed.pop() == "socket.getaddrinfo of 'images.example.com'"
+    assert conftest.blocked.pop() == "socket.getaddrinfo of 'images.example.com'"
 
 
-def test_a_name_that_never_exists_is_not_asked_for() -> None:
+def test_a_name_that_can_never_exist_is_not_looked_up() -> None:
     with pytest.raises(socket.gaierror):
         socket.getaddrinfo("nowhere.invalid", 443)
 
@@ -39,7 +39,7 @@ def test_this_machine_can_be_reached() -> None:
         assert client.getpeername() == server.getsockname()
 
 
-def test_no_setting_of_the_developer_is_seen() -> None:
+def test_the_settings_of_the_developer_are_hidden() -> None:
     assert not [name for name in os.environ if name.startswith("LIMNER_") or name.lower() in conftest.PROXIES]
     assert not Path(".env").exists()
 

@@ -72,7 +72,7 @@ class Desk:
         return code
 
     def run(self, *command: str) -> str:
-        """What it prints. Whatever it complains of fails the test."""
+        """Run a command, return its output, and fail the test unless its exit status is 0."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=30, check=False
         )
