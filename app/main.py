@@ -15,16 +15,16 @@ from starlette.routing import Route
 from app import __version__
 from app.access.auth import Authenticator
 from app.access.keys import KeyFile
-from app.api.diagnostics import diagnosis_routes, silence_routes
+from app.api.diagnostics import explain_routes, silence_routes
 from app.api.health import health_routes, metrics_routes
 from app.api.images import image_routes
-from app.api.middleware import LastResort, Record
+from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
 from app.api.models import model_routes
-from app.api.openapi import complete
+from app.api.openapi import patch_schema
 from app.api.pages import page_routes
 from app.api.responses import ErrorResponse
-from app.api.status import REMEMBERED, status_routes
-from app.api.stored_images import kept_routes
+from app.api.status import MAX_RECENT_REQUESTS, status_routes
+from app.api.stored_images import stored_image_routes
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.images.stores import open_store
@@ -55,7 +55,7 @@ class App(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            complete(super().openapi())
+            patch_schema(super().openapi())
         return super().openapi()
 
 
@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keys = book
     app.add_exception_handler(ApiError, answer_fault)
     app.add_exception_handler(HTTPException, answer_framework)
-    outcomes: deque[Mapping[str, object]] = deque(maxlen=REMEMBERED)
+    outcomes: deque[Mapping[str, object]] = deque(maxlen=MAX_RECENT_REQUESTS)
     add_middleware(app, settings, outcomes)
     add_routes(app, settings, open_access(settings, book), books, outcomes)
     return app
@@ -93,14 +93,14 @@ def add_routes(
     api.include_router(model_routes(settings.list_models, access))
     api.include_router(silence_routes(access))
     if settings.page:
-        api.include_router(diagnosis_routes(access, settings.client_body_timeout))
+        api.include_router(explain_routes(access, settings.client_body_timeout))
     app.include_router(api, prefix="/v1")
     # As a courtesy to clients whose base URL has no /v1.
     app.include_router(api, include_in_schema=False)
     app.include_router(health_routes())
     if settings.metrics:
         app.include_router(metrics_routes())
-    app.include_router(kept_routes(settings.image_ttl))
+    app.include_router(stored_image_routes(settings.image_ttl))
     app.include_router(status_routes(settings, outcomes), prefix="/v1")
     if settings.page:
         app.include_router(page_routes(settings))
@@ -109,7 +109,7 @@ def add_routes(
 
 def add_middleware(app: FastAPI, settings: Settings, outcomes: deque[Mapping[str, object]]) -> None:
     """The last one added sees a request first."""
-    app.add_middleware(LastResort)
+    app.add_middleware(UnhandledErrorMiddleware)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
@@ -118,7 +118,7 @@ def add_middleware(app: FastAPI, settings: Settings, outcomes: deque[Mapping[str
         expose_headers=EXPOSED,
         max_age=86_400,
     )
-    app.add_middleware(Record, outcomes=outcomes)
+    app.add_middleware(AccessLogMiddleware, outcomes=outcomes)
 
 
 def serve_directly(app: FastAPI, router: APIRouter) -> None:

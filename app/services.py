@@ -29,8 +29,8 @@ from app.jobs.sharing import Handover
 from app.jobs.usage_record import Books
 from app.observability.ledger import Ledger
 from app.observability.logging import log
-from app.observability.metrics import watch
-from app.observability.tracing import Tracing
+from app.observability.metrics import sample_gauges
+from app.observability.tracing import OtlpTracing
 from app.state.circuit_reports import exchange_circuit_reports
 from app.state.job_table import Board
 from app.state.shared_state import SharedState
@@ -67,7 +67,7 @@ def store_config(settings: Settings) -> StoreConfig:
 def open_books(settings: Settings) -> Books:
     to_stdout = settings.ledger == STANDARD_OUTPUT
     ledger = None if settings.ledger is None else Ledger(None if to_stdout else settings.ledger)
-    tracing = None if settings.traces is None else Tracing(settings.traces, __version__)
+    tracing = None if settings.traces is None else OtlpTracing(settings.traces, __version__)
     return Books(ledger, tracing, log_prompts=settings.log_prompts)
 
 
@@ -168,7 +168,7 @@ def recurring(
 ) -> list[Coroutine[Any, Any, None]]:
     return [
         sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
-        watch(studio.turns, studio.parts.upstreams.circuits),
+        sample_gauges(studio.turns, studio.parts.upstreams.circuits),
         studio.handover.beat(),
         exchange_circuit_reports(state, studio.parts.upstreams),
     ]

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app.config.settings import Settings
-from app.observability.logging import configure
-from app.server.draining import Server
+from app.observability.logging import configure_logging
+from app.server.draining import DrainingServer
 from bench.subjects import SILENCE
 
 
 def main() -> int:
     settings = Settings()
-    configure(settings.log_format, settings.log_level)
-    server = Server(settings)
+    configure_logging(settings.log_format, settings.log_level)
+    server = DrainingServer(settings)
     served = server.config.app
     assert isinstance(served, FastAPI)
     opened = served.router.lifespan_context

@@ -79,7 +79,7 @@ def run_fleet(folder: Path, number: int, models: Iterable[str]) -> Iterator[tupl
     pictures = folder / "pictures"
     pictures.mkdir()
     redis.start()
-    with run_demo(pace=0.0) as demo:
+    with run_demo(chunk_pause=0.0) as demo:
         fleet = Fleet(demo, redis, pictures, number, models)
         try:
             for port in fleet.ports:

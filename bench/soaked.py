@@ -6,14 +6,14 @@ import sys
 from fastapi import FastAPI
 
 from app.config.settings import Settings
-from app.observability.logging import configure
-from app.server.draining import Server
+from app.observability.logging import configure_logging
+from app.server.draining import DrainingServer
 
 
 def main() -> int:
     settings = Settings()
-    configure(settings.log_format, settings.log_level)
-    server = Server(settings)
+    configure_logging(settings.log_format, settings.log_level)
+    server = DrainingServer(settings)
     served = server.config.app
     assert isinstance(served, FastAPI)
 

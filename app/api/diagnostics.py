@@ -16,14 +16,14 @@ from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
 
 #: Bytes of one reply: four million pixels in base64. Read with malice they cost two seconds of a processor.
-MOST_BYTES = 16 * 2**20
+MAX_REPLY_BYTES = 16 * 2**20
 #: Replies that are read at once: one processor at most is kept from painting.
-MAX_PASTED = 2
+MAX_CONCURRENT_EXPLAINS = 2
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-def diagnosis_routes(access: Authenticator, patience: float) -> APIRouter:
+def explain_routes(access: Authenticator, timeout: float) -> APIRouter:
     """`patience`: seconds without a byte of the reply. Costs no money, but needs a key as a picture does."""
     router = APIRouter()
     reading = 0
@@ -32,13 +32,13 @@ def diagnosis_routes(access: Authenticator, patience: float) -> APIRouter:
     async def diagnose(http: Request) -> Response:
         nonlocal reading
         access.authenticate(http.headers)
-        if reading == MAX_PASTED:
+        if reading == MAX_CONCURRENT_EXPLAINS:
             raise RateLimited("Others have their replies explained. Please try again shortly.")
         reading += 1
         try:
-            reply = b"".join([piece async for piece in counted(http, MOST_BYTES, patience)])
+            reply = b"".join([piece async for piece in counted(http, MAX_REPLY_BYTES, timeout)])
             # In a thread: pictures go on meanwhile.
-            return await asyncio.to_thread(diagnosis, reply)
+            return await asyncio.to_thread(explain_reply, reply)
         except ClientDisconnect:
             return Response(status_code=499)
         finally:
@@ -47,13 +47,13 @@ def diagnosis_routes(access: Authenticator, patience: float) -> APIRouter:
     return router
 
 
-def diagnosis(reply: bytes) -> Response:
+def explain_reply(reply: bytes) -> Response:
     pasted = parse_pasted(reply)
     return JsonResponse(json_report(pasted, explain(pasted.reply)), headers=_HEADERS)
 
 
 #: Seconds at most, and how many may wait at once: each holds a connection.
-LONGEST, MAX_SILENCE = 900, 4
+MAX_SILENCE_SECONDS, MAX_CONCURRENT_SILENCES = 900, 4
 
 
 def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> APIRouter:
@@ -65,8 +65,8 @@ def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[obj
     async def silence(seconds: str, http: Request) -> Response:
         nonlocal waiting
         access.authenticate(http.headers)
-        length = read_length(seconds)
-        if waiting == MAX_SILENCE:
+        length = parse_seconds(seconds)
+        if waiting == MAX_CONCURRENT_SILENCES:
             raise RateLimited("Others are listening to the silence. Please try again shortly.")
         waiting += 1
         try:
@@ -78,7 +78,9 @@ def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[obj
     return router
 
 
-def read_length(seconds: str) -> float:
-    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", seconds) is None or float(seconds) > LONGEST:
-        raise InvalidRequest(f"A silence has 0 to {LONGEST} seconds.", param="seconds", code="invalid_value")
+def parse_seconds(seconds: str) -> float:
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", seconds) is None or float(seconds) > MAX_SILENCE_SECONDS:
+        raise InvalidRequest(
+            f"A silence has 0 to {MAX_SILENCE_SECONDS} seconds.", param="seconds", code="invalid_value"
+        )
     return float(seconds)

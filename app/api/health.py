@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.openapi import READINESS, STATUS, fault_responses, json_response
+from app.api.openapi import READINESS, STATUS, error_responses, json_response
 from app.api.responses import JsonResponse
 from app.errors import ServiceUnavailable
 from app.observability.metrics import render
@@ -21,7 +21,7 @@ def health_routes() -> APIRouter:
     @router.get(
         "/readyz",
         summary="Whether it takes questions: not while it is shutting down",
-        responses={200: json_response(READINESS, "It does."), **fault_responses(503)},
+        responses={200: json_response(READINESS, "It does."), **error_responses(503)},
     )
     async def readyz(http: Request) -> Response:
         if http.app.state.studio.closing:

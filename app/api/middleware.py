@@ -16,7 +16,7 @@ from app.errors import ApiError
 from app.observability.logging import log
 
 #: Probes come every few seconds and say nothing new; a page has two dozen files.
-_QUIET = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
+_QUIET_PATHS = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
 
 
 class Account(Protocol):
@@ -25,7 +25,7 @@ class Account(Protocol):
         ...
 
 
-class Record:
+class AccessLogMiddleware:
     """Gives each request an id, answers it in `x-request-id`, and writes one record when it has ended.
 
     What a route puts into `scope["state"]["record"]` joins the record, and what the account says that it has opened in
@@ -43,7 +43,7 @@ class Record:
         request_id = f"req_{uuid.uuid4().hex}"
         record: dict[str, object] = {}
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
-        scope["path"] = tidy(scope["path"])
+        scope["path"] = normalize_path(scope["path"])
         bind_contextvars(request_id=request_id)
         status = bytes_in = bytes_out = 0
 
@@ -65,7 +65,7 @@ class Record:
         try:
             await self._app(scope, count_in, send_with_id)
         finally:
-            write = log.debug if scope["path"].startswith(_QUIET) else log.info
+            write = log.debug if scope["path"].startswith(_QUIET_PATHS) else log.info
             ms = round((time.perf_counter() - began) * 1000, 1)
             record.update(bytes_in=bytes_in, bytes_out=bytes_out)
             account: Account | None = scope["state"].get("account")
@@ -77,7 +77,7 @@ class Record:
                 self._outcomes.append({"id": request_id, "at": time.time(), **route, **record})
 
 
-def tidy(path: str) -> str:
+def normalize_path(path: str) -> str:
     """Open WebUI with a trailing slash in its base URL asks for `/v1//images/generations`; Spring AI and NextChat add
     a `/v1` of their own to one that has it.
     """
@@ -85,7 +85,7 @@ def tidy(path: str) -> str:
     return re.sub("^(/v1){2,}(?=/|$)", "/v1", single)
 
 
-class LastResort:
+class UnhandledErrorMiddleware:
     """Whatever nobody foresaw becomes a 500 in OpenAI's envelope, and a stack trace in the log only."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.access.auth import Authenticator
-from app.api.openapi import MODEL, MODELS, NEEDS_KEY, fault_responses, json_response
+from app.api.openapi import MODEL, MODELS, NEEDS_KEY, error_responses, json_response
 from app.api.responses import JsonResponse
 from app.errors import NotFound
 
@@ -31,7 +31,7 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     @router.get(
         "/models",
         summary="The names that clients may use; any other is accepted too",
-        responses={200: json_response(MODELS, "All of them."), **fault_responses(401)},
+        responses={200: json_response(MODELS, "All of them."), **error_responses(401)},
         openapi_extra=NEEDS_KEY,
     )
     async def models(http: Request) -> Response:
@@ -41,7 +41,7 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     @router.get(
         "/models/{name:path}",
         summary="One of them",
-        responses={200: json_response(MODEL, "It is listed."), **fault_responses(401, 404)},
+        responses={200: json_response(MODEL, "It is listed."), **error_responses(401, 404)},
         openapi_extra=NEEDS_KEY,
     )
     async def model(name: str, http: Request) -> Response:

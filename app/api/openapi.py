@@ -21,8 +21,8 @@ from app.errors import (
 from app.protocol.image_request import Operation, schema
 
 #: The name of a kept picture, and the id of a question.
-KEPT = "Zk3v0yq1mE7r9wXc5uT8bN2hD4jL6pAf.png"
-QUESTION_ID = "req_11e38150c7c64ee994eac76878a65bca"
+IMAGE_NAME_EXAMPLE = "Zk3v0yq1mE7r9wXc5uT8bN2hD4jL6pAf.png"
+JOB_ID_EXAMPLE = "req_11e38150c7c64ee994eac76878a65bca"
 
 #: A picture of 16x16 pixels, so that the example of an edit works wherever it is pasted.
 _GREY = (
@@ -30,23 +30,23 @@ _GREY = (
     "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mM8wYAKmBhGtAAA5cgA6C0e9MkAAAAASUVORK5CYII="
 )
 
-_QUESTION = {"model": "gpt-image-2", "prompt": "A lighthouse in a storm, oil on canvas", "size": "1536x1024"}
+_REQUEST_EXAMPLE = {"model": "gpt-image-2", "prompt": "A lighthouse in a storm, oil on canvas", "size": "1536x1024"}
 
 #: Bodies in JSON that a client may send, by what they show.
-QUESTIONS: dict[Operation, dict[str, Any]] = {
+REQUEST_EXAMPLES: dict[Operation, dict[str, Any]] = {
     Operation.GENERATION: {
-        "bytes": {"value": _QUESTION},
-        "link": {"value": _QUESTION | {"response_format": "url"}},
-        "stream": {"value": _QUESTION | {"stream": True, "partial_images": 2}},
+        "bytes": {"value": _REQUEST_EXAMPLE},
+        "link": {"value": _REQUEST_EXAMPLE | {"response_format": "url"}},
+        "stream": {"value": _REQUEST_EXAMPLE | {"stream": True, "partial_images": 2}},
     },
     Operation.EDIT: {
-        "picture": {"value": _QUESTION | {"prompt": "Make it night", "images": [{"image_url": _GREY}]}},
+        "picture": {"value": _REQUEST_EXAMPLE | {"prompt": "Make it night", "images": [{"image_url": _GREY}]}},
     },
 }
 
-ANSWER: dict[str, Any] = {
+RESPONSE_EXAMPLE: dict[str, Any] = {
     "created": 1763800000,
-    "data": [{"url": f"http://127.0.0.1:8000/kept/{KEPT}"}],
+    "data": [{"url": f"http://127.0.0.1:8000/kept/{IMAGE_NAME_EXAMPLE}"}],
     "output_format": "png",
     "quality": "high",
     "size": "1536x1024",
@@ -59,11 +59,11 @@ ANSWER: dict[str, Any] = {
     },
 }
 
-PROMISED = {"id": QUESTION_ID, "object": "image.result", "status": "in_progress"}
+ACCEPTED_EXAMPLE = {"id": JOB_ID_EXAMPLE, "object": "image.result", "status": "in_progress"}
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ErrorExample:
     """What a status means, and errors that have it."""
 
     meaning: str
@@ -74,8 +74,8 @@ _TOO_MANY = "Invalid 'n': integer above maximum value. Expected a value <= 10, b
 _ODD_SIZE = "Invalid size '100x100'. Width and height must both be divisible by 16."
 
 #: Statuses that any endpoint with a key may answer with.
-FAULTS: dict[int, Fault] = {
-    400: Fault(
+ERROR_EXAMPLES: dict[int, ErrorExample] = {
+    400: ErrorExample(
         "Something is wrong with the request, or the upstream refused to paint it; a repeat would not help.",
         (
             InvalidRequest(_TOO_MANY, param="n", code="integer_above_max_value"),
@@ -83,12 +83,14 @@ FAULTS: dict[int, Fault] = {
             ModerationBlocked("Your request was rejected by the upstream's safety system."),
         ),
     ),
-    401: Fault("No key, or a wrong one.", (Unauthorized("Incorrect API key provided.", code="invalid_api_key"),)),
-    403: Fault(
+    401: ErrorExample(
+        "No key, or a wrong one.", (Unauthorized("Incorrect API key provided.", code="invalid_api_key"),)
+    ),
+    403: ErrorExample(
         "The key may not do this.",
         (Forbidden("This key does not have access to model 'dall-e-3'.", param="model", code="model_not_found"),),
     ),
-    404: Fault(
+    404: ErrorExample(
         "There is no such thing.",
         (
             NotFound("The model 'dall-e-9' does not exist.", param="model", code="model_not_found"),
@@ -96,14 +98,14 @@ FAULTS: dict[int, Fault] = {
             NotFound("This image does not exist, or its time is over.", code="image_not_found"),
         ),
     ),
-    408: Fault(
+    408: ErrorExample(
         "The body stopped coming.", (RequestTimeout("The body of the request did not come: no byte within 60 s."),)
     ),
-    413: Fault(
+    413: ErrorExample(
         "The body, or one image in it, is too large.",
         (RequestTooLarge("One image of the request is larger than the limit of 67108864 bytes."),),
     ),
-    422: Fault(
+    422: ErrorExample(
         "The Idempotency-Key was used with another body.",
         (
             IdempotencyKeyReused(
@@ -111,15 +113,17 @@ FAULTS: dict[int, Fault] = {
             ),
         ),
     ),
-    429: Fault(
+    429: ErrorExample(
         "Too many requests; `retry-after` says when to come back.",
         (RateLimited("Too many requests are waiting on this server. Please try again shortly."),),
     ),
-    500: Fault(
+    500: ErrorExample(
         "The upstream or this server failed; `x-should-retry: false` where a repeat might be paid for twice.",
         (UpstreamTimeout("The upstream did not finish within 600 s. The image may have been made."), ApiError()),
     ),
-    503: Fault("The server is shutting down.", (ServiceUnavailable("The server is shutting down. Please try again."),)),
+    503: ErrorExample(
+        "The server is shutting down.", (ServiceUnavailable("The server is shutting down. Please try again."),)
+    ),
 }
 
 _TEXT = {"type": "string"}
@@ -165,7 +169,7 @@ IMAGES = {
     "required": ["created", "data", "usage"],
 }
 
-PROMISE = {
+ACCEPTED = {
     "type": "object",
     "properties": {"id": _TEXT, "object": {"const": "image.result"}, "status": {"const": "in_progress"}},
     "required": ["id", "object", "status"],
@@ -231,17 +235,17 @@ def json_response(schema: dict[str, Any], description: str, *examples: Any) -> d
     return {"description": description, "content": {"application/json": content}}
 
 
-def fault_responses(*statuses: int, missing: str = "model_not_found") -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int, not_found_code: str = "model_not_found") -> dict[int | str, dict[str, Any]]:
     """`missing`: the code of a 404 at this endpoint."""
-    return {status: _fault_response(status, missing) for status in statuses}
+    return {status: _error_response(status, not_found_code) for status in statuses}
 
 
-def _fault_response(status: int, missing: str) -> dict[str, Any]:
-    fault = FAULTS[status]
+def _error_response(status: int, not_found_code: str) -> dict[str, Any]:
+    fault = ERROR_EXAMPLES[status]
     examples = {
         error.code or error.type: {"value": error.body}
         for error in fault.examples
-        if status != 404 or error.code == missing
+        if status != 404 or error.code == not_found_code
     }
     return {
         "description": fault.meaning,
@@ -249,7 +253,7 @@ def _fault_response(status: int, missing: str) -> dict[str, Any]:
     }
 
 
-def complete(document: dict[str, Any]) -> None:
+def patch_schema(document: dict[str, Any]) -> None:
     """Say in FastAPI's document what it cannot know: how a key is sent, what stands in paths, and that no parameter is
     ever worth a 422."""
     document["components"] = {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}
@@ -258,7 +262,7 @@ def complete(document: dict[str, Any]) -> None:
             if operation["responses"].get("422", {}).get("description") == "Validation Error":
                 del operation["responses"]["422"]
             for parameter in operation.get("parameters", ()):
-                parameter.update(_IN_PATHS.get(path, {}) if parameter["in"] == "path" else {})
+                parameter.update(_PATH_PARAMETERS.get(path, {}) if parameter["in"] == "path" else {})
 
 
 _HEADERS = [
@@ -279,15 +283,15 @@ _HEADERS = [
 ]
 
 #: What stands in the path of an endpoint.
-_IN_PATHS: dict[str, dict[str, Any]] = {
+_PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "/v1/images/results/{result_id}": {
         "description": "The `id` of a 202, as in its `location`.",
-        "example": QUESTION_ID,
+        "example": JOB_ID_EXAMPLE,
     },
     "/v1/models/{name}": {"description": "A name, as `GET /v1/models` tells it.", "example": "gpt-image-2"},
     "/kept/{name}": {
         "description": "As in the `url` of an answer.",
-        "example": KEPT,
+        "example": IMAGE_NAME_EXAMPLE,
     },
 }
 
@@ -295,9 +299,12 @@ _IN_PATHS: dict[str, dict[str, Any]] = {
 def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
     """Keyword arguments for the route."""
     form = schema(operation, form=True)
-    body = {"schema": schema(operation, form=False), "examples": QUESTIONS[operation]}
+    body = {"schema": schema(operation, form=False), "examples": REQUEST_EXAMPLES[operation]}
     content = {"application/json": body, "multipart/form-data": {"schema": form}}
-    answer = {"application/json": {"schema": IMAGES, "example": ANSWER}, "text/event-stream": {"schema": EVENT}}
+    answer = {
+        "application/json": {"schema": IMAGES, "example": RESPONSE_EXAMPLE},
+        "text/event-stream": {"schema": EVENT},
+    }
     return {
         "tags": ["images"],
         "summary": summary,
@@ -306,9 +313,9 @@ def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
         "responses": {
             200: {"description": "The pictures, or with `stream` the events that end in one.", "content": answer},
             202: json_response(
-                PROMISE, "With `Prefer: respond-async`: `location` is where the answer will be.", PROMISED
+                ACCEPTED, "With `Prefer: respond-async`: `location` is where the answer will be.", ACCEPTED_EXAMPLE
             ),
-            **fault_responses(*FAULTS),
+            **error_responses(*ERROR_EXAMPLES),
         },
     }
 
@@ -321,8 +328,8 @@ def result_endpoint() -> dict[str, Any]:
         "operation_id": "image_result",
         "openapi_extra": NEEDS_KEY,
         "responses": {
-            200: json_response(IMAGES, "The pictures.", ANSWER),
-            202: json_response(PROMISE, "Not ready yet; `retry-after` says when to come back.", PROMISED),
-            **fault_responses(*FAULTS, missing="result_not_found"),
+            200: json_response(IMAGES, "The pictures.", RESPONSE_EXAMPLE),
+            202: json_response(ACCEPTED, "Not ready yet; `retry-after` says when to come back.", ACCEPTED_EXAMPLE),
+            **error_responses(*ERROR_EXAMPLES, not_found_code="result_not_found"),
         },
     }

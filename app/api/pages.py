@@ -17,7 +17,7 @@ from app.protocol import sizes
 WEB_DIR = Path(__file__).parents[1] / "web"
 
 #: Nothing from elsewhere, nothing inline, no HTML made of text; pictures come as bytes and are shown as `blob:`.
-POLICY = "; ".join(
+CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -34,7 +34,7 @@ POLICY = "; ".join(
 _HEADERS = {
     # Asked for again each time, and mostly answered with 304: an old script with a new page would be a riddle.
     "cache-control": "no-cache",
-    "content-security-policy": POLICY,
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
@@ -42,7 +42,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
 }
 
-_TYPES = {
+_MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -50,11 +50,11 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 
-_NAMED = {"/": "index.html", "/status": "status.html"}
+_PAGES = {"/": "index.html", "/status": "status.html"}
 
 
 @dataclass(frozen=True, slots=True)
-class WebFile:
+class Asset:
     body: bytes
     media_type: str
     etag: str
@@ -62,7 +62,7 @@ class WebFile:
 
 def page_routes(settings: Settings) -> APIRouter:
     """No key: what is sent is the same for everybody and tells no secret. Raises OSError where a file is missing."""
-    files = dict(web_files(settings))
+    files = dict(load_assets(settings))
     router = APIRouter()
 
     def answer(name: str, http: Request) -> Response:
@@ -81,28 +81,28 @@ def page_routes(settings: Settings) -> APIRouter:
         if path != "/" and (slashes := len(given) - len(given.rstrip("/"))):
             # What the page links to is beside it, and not below.
             return Response(None, 308, {**_HEADERS, "location": "../" * slashes + path.rpartition("/")[2]})
-        return answer(_NAMED[path], http)
+        return answer(_PAGES[path], http)
 
     async def asset(name: str, http: Request) -> Response:
         return answer(name, http)
 
-    for path in _NAMED:
+    for path in _PAGES:
         router.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
     router.add_api_route("/web/{name}", asset, methods=["GET", "HEAD"], include_in_schema=False)
     return router
 
 
-def web_files(settings: Settings) -> Iterator[tuple[str, WebFile]]:
+def load_assets(settings: Settings) -> Iterator[tuple[str, Asset]]:
     for path in sorted(WEB_DIR.iterdir()):
         yield path.name, web_file(path.name, path.read_bytes())
-    yield "server.json", web_file("server.json", orjson.dumps(about(settings)))
+    yield "server.json", web_file("server.json", orjson.dumps(server_info(settings)))
 
 
-def web_file(name: str, body: bytes) -> WebFile:
-    return WebFile(body, _TYPES[Path(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
+def web_file(name: str, body: bytes) -> Asset:
+    return Asset(body, _MEDIA_TYPES[Path(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
 
 
-def about(settings: Settings) -> dict[str, object]:
+def server_info(settings: Settings) -> dict[str, object]:
     """What the page must know of its server: whose key it takes, and which rules hold."""
     return {
         "version": __version__,

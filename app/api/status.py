@@ -20,28 +20,28 @@ from app.jobs.service import Studio
 from app.upstream.pool import Upstreams
 
 #: Requests that are remembered.
-REMEMBERED = 100
+MAX_RECENT_REQUESTS = 100
 
-_CLOSED = (
+_NO_STATUS_KEY = (
     "This server has no key for its status. Set LIMNER_STATUS_KEY, or LIMNER_API_KEYS, and present it as: "
     "Authorization: Bearer YOUR_KEY"
 )
 
 #: What may be shown of a record; its `detail` may hold what an upstream said, or somebody's prompt.
-_SHOWN = ("id", "at", "method", "path", "status", "ms", "operation", "n", "size", "stream", "error")
+_SHOWN_FIELDS = ("id", "at", "method", "path", "status", "ms", "operation", "n", "size", "stream", "error")
 
 #: Settings that decide what is done, and hold neither a secret nor a place.
-_SETTINGS = (
+_SHOWN_SETTINGS = (
     *("upstream_stream", "upstream_timeout", "upstream_attempts"),
     *("retry_ambiguous", "default_response_format", "mask", "rehost", "image_ttl", "fetch_timeout"),
     *("max_image_bytes", "max_request_bytes", "max_concurrency", "max_queue", "keepalive_after"),
     *("answer_ttl", "idempotency_ttl", "max_answers", "max_answers_bytes", "shutdown_grace"),
 )
 
-Outcome = Mapping[str, object]
+RequestRecord = Mapping[str, object]
 
 
-def status_routes(settings: Settings, outcomes: Collection[Outcome]) -> APIRouter:
+def status_routes(settings: Settings, recent: Collection[RequestRecord]) -> APIRouter:
     """`outcomes`: the last requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
     access = Authenticator((key.get_secret_value() for key in keys), pass_through=False)
@@ -53,13 +53,15 @@ def status_routes(settings: Settings, outcomes: Collection[Outcome]) -> APIRoute
     async def status(http: Request) -> Response:
         access.authenticate(http.headers)
         if not is_open:
-            raise Forbidden(_CLOSED, code="status_key_not_set")
-        return JsonResponse(report(http.app.state.studio, settings, outcomes), headers={"cache-control": "no-store"})
+            raise Forbidden(_NO_STATUS_KEY, code="status_key_not_set")
+        return JsonResponse(
+            build_status(http.app.state.studio, settings, recent), headers={"cache-control": "no-store"}
+        )
 
     return router
 
 
-def report(studio: Studio, settings: Settings, outcomes: Collection[Outcome]) -> dict[str, Any]:
+def build_status(studio: Studio, settings: Settings, recent: Collection[RequestRecord]) -> dict[str, Any]:
     turns = studio.turns
     return {
         "object": "status",
@@ -69,14 +71,14 @@ def report(studio: Studio, settings: Settings, outcomes: Collection[Outcome]) ->
         "now": time.time(),
         "closing": studio.closing,
         "turns": {"used": turns.in_use, "limit": turns.limit, "waiting": turns.waiting, "queue": settings.max_queue},
-        "under_way": [told(errand) for errand in studio.once.under_way()],
-        "upstreams": upstreams(studio.parts.upstreams),
-        "outcomes": [{name: outcome.get(name) for name in _SHOWN} for outcome in reversed(list(outcomes))],
-        "settings": {variable(name): plain(getattr(settings, name)) for name in _SETTINGS},
+        "under_way": [describe_job(errand) for errand in studio.once.under_way()],
+        "upstreams": describe_upstreams(studio.parts.upstreams),
+        "outcomes": [{name: outcome.get(name) for name in _SHOWN_FIELDS} for outcome in reversed(list(recent))],
+        "settings": {variable(name): to_json_number(getattr(settings, name)) for name in _SHOWN_SETTINGS},
     }
 
 
-def told(errand: Errand) -> dict[str, Any]:
+def describe_job(errand: Errand) -> dict[str, Any]:
     exchange = errand.exchange
     return {
         "id": errand.id,
@@ -87,8 +89,8 @@ def told(errand: Errand) -> dict[str, Any]:
     }
 
 
-def upstreams(asked: Upstreams) -> list[dict[str, Any]]:
-    circuits = asked.circuits()
+def describe_upstreams(pool: Upstreams) -> list[dict[str, Any]]:
+    circuits = pool.circuits()
     return [
         {
             "name": member.spec.name,
@@ -98,10 +100,10 @@ def upstreams(asked: Upstreams) -> list[dict[str, Any]]:
             "under_way": member.under_way,
             "limit": member.spec.max_concurrency,
         }
-        for member in asked.members
+        for member in pool.members
     ]
 
 
-def plain(value: object) -> object:
+def to_json_number(value: object) -> object:
     """ByteSize is an int that would be told as text."""
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

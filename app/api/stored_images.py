@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.openapi import fault_responses
+from app.api.openapi import error_responses
 from app.errors import NotFound
 from app.images.store import StoredImage, cache_control, media_type
 
@@ -17,7 +17,7 @@ from app.images.store import StoredImage, cache_control, media_type
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.ASCII | re.IGNORECASE)
 
 
-def read_range(header: str | None, size: int) -> range | None:
+def parse_range(header: str | None, size: int) -> range | None:
     """None where it asks for nothing that is understood, so that the whole is sent; empty where nothing is there."""
     match = _RANGE.fullmatch(header or "")
     if match is None or match.group(1, 2) == ("", ""):
@@ -31,21 +31,21 @@ def read_range(header: str | None, size: int) -> range | None:
 
 
 #: How much of a picture is read before it is sent.
-_PIECE = 2**20
+_CHUNK_BYTES = 2**20
 
 
-class KeptResponse(Response):
+class StoredImageResponse(Response):
     """Takes over the picture. `headers` are those that all kept pictures have."""
 
-    def __init__(self, stored: StoredImage, asked: Headers, headers: Mapping[str, str]) -> None:
+    def __init__(self, stored: StoredImage, request_headers: Headers, headers: Mapping[str, str]) -> None:
         self._stored = stored
         modified = formatdate(stored.modified, usegmt=True)
         told = {**headers, "accept-ranges": "bytes", "etag": stored.etag, "last-modified": modified}
-        part = wanted_part(asked, stored, modified)
+        part = requested_range(request_headers, stored, modified)
         whole = part is None
         self._part = range(stored.size) if part is None else part
         status = 200 if whole else 206
-        if has_it(asked, stored.etag):
+        if is_not_modified(request_headers, stored.etag):
             status, self._part = 304, range(0)
         elif not self._part:
             status, told["content-range"] = 416, f"bytes */{stored.size}"
@@ -70,22 +70,22 @@ class KeptResponse(Response):
             self._stored.close()
 
     async def _read(self, part: range) -> bytes:
-        return await self._stored.read(part.start, min(len(part), _PIECE)) if part else b""
+        return await self._stored.read(part.start, min(len(part), _CHUNK_BYTES)) if part else b""
 
 
-def has_it(asked: Headers, etag: str) -> bool:
-    tags = {tag.strip().removeprefix("W/") for tag in asked.get("if-none-match", "").split(",")}
+def is_not_modified(headers: Headers, etag: str) -> bool:
+    tags = {tag.strip().removeprefix("W/") for tag in headers.get("if-none-match", "").split(",")}
     return bool(tags & {etag, "*"})
 
 
-def wanted_part(asked: Headers, stored: StoredImage, modified: str) -> range | None:
+def requested_range(headers: Headers, stored: StoredImage, modified: str) -> range | None:
     """None: the whole, also for a client that goes on with another picture than this one."""
-    if asked.get("if-range", stored.etag) not in {stored.etag, modified}:
+    if headers.get("if-range", stored.etag) not in {stored.etag, modified}:
         return None
-    return read_range(asked.get("range"), stored.size)
+    return parse_range(headers.get("range"), stored.size)
 
 
-def kept_routes(ttl: float) -> APIRouter:
+def stored_image_routes(ttl: float) -> APIRouter:
     """No key: whoever has the address, which nobody can guess, may see the picture."""
     router = APIRouter(tags=["kept images"])
     headers = {
@@ -102,13 +102,13 @@ def kept_routes(ttl: float) -> APIRouter:
         response_class=Response,
         responses={
             200: {"description": "The picture.", "content": {"image/*": {}}},
-            **fault_responses(404, missing="image_not_found"),
+            **error_responses(404, not_found_code="image_not_found"),
         },
     )
     async def kept(name: str, http: Request) -> Response:
         stored = await http.app.state.studio.parts.store.get(name)
         if stored is None:
             raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
-        return KeptResponse(stored, http.headers, headers)
+        return StoredImageResponse(stored, http.headers, headers)
 
     return router

@@ -16,10 +16,10 @@ from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
 from app.config.validation import describe_errors
 from app.demo.app import create_demo
-from app.demo.behaviours import EXAMPLES, MODEL, read_model
+from app.demo.behaviours import EXAMPLES, MODEL, parse_model
 from app.demo.server import serve
 from app.main import create_app
-from app.observability.logging import configure, log
+from app.observability.logging import configure_logging, log
 from app.protocol.image_format import sniff
 
 PROMPT = "A lighthouse in a storm, oil on canvas"
@@ -62,7 +62,7 @@ def run_demo(once: str | None) -> int:
 def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
     """Both servers; the base URL of Limner without `/v1`. `more` are settings."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(serve(create_demo(pace=0.2 if fixed_port else 0.0)))
+        upstream = stack.enter_context(serve(create_demo(chunk_pause=0.2 if fixed_port else 0.0)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="limner-demo-"))
         settings = Settings(
             upstreams=(),
@@ -77,7 +77,7 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
             rehost="always",
             **more,
         )
-        configure(settings.log_format, settings.log_level)
+        configure_logging(settings.log_format, settings.log_level)
         shown = settings.model_copy(update={"upstreams": (demo_entry(settings),)})
         port = settings.port if fixed_port else 0
         yield stack.enter_context(serve(create_app(shown), settings.host, port))
@@ -88,7 +88,7 @@ def demo_entry(settings: Settings) -> UpstreamEntry:
     may be any oddity, but is left aside where it belongs to a real upstream.
     """
     (alone,) = settings.effective_upstreams
-    known = read_model(settings.upstream_model) is not None
+    known = parse_model(settings.upstream_model) is not None
     if not known:
         log.warning("demo.model", unknown=settings.upstream_model, instead=MODEL)
     return alone.model_copy(

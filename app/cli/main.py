@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.access.keys import InvalidKeyFile, KeyFile, generate_key
-from app.api.diagnostics import read_length
+from app.api.diagnostics import parse_seconds
 from app.cli.explain import explain_file
 from app.cli.ledger import GROUPS, report_ledger
 from app.cli.paint import BASE_URL, MODEL, TIMEOUT, PaintOptions, paint
@@ -18,12 +18,12 @@ from app.config.settings import Settings, unknown_variables
 from app.config.validation import describe_errors
 from app.errors import InvalidRequest
 from app.images.stores import open_store
-from app.observability.logging import configure, log
-from app.server.draining import Server
+from app.observability.logging import configure_logging, log
+from app.server.draining import DrainingServer
 from app.services import store_config
 
 if TYPE_CHECKING:
-    from app.server.supervisor import Workers
+    from app.server.supervisor import Supervisor
 
 #: The second Ctrl-C: 128 + SIGINT, as shells count.
 _INTERRUPTED = 130
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         print(*describe_errors(error), sep="\n", file=sys.stderr)
         return 2
-    configure(settings.log_format, settings.log_level)
+    configure_logging(settings.log_format, settings.log_level)
     if options.command == "check":
         return check(settings, paint=options.paint, patience=options.patience)
     return serve(settings)
@@ -101,7 +101,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def silence(text: str) -> float:
     try:
-        return read_length(text)
+        return parse_seconds(text)
     except InvalidRequest as error:
         raise argparse.ArgumentTypeError(error.message) from None
 
@@ -180,7 +180,7 @@ def serve(settings: Settings) -> int:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
     warn_of_workers(settings)
     try:
-        server = open_workers(settings) if settings.workers > 1 else Server(settings)
+        server = open_workers(settings) if settings.workers > 1 else DrainingServer(settings)
     except InvalidKeyFile as error:
         print(f"LIMNER_KEYS_FILE: {error}. See README.md#keys-and-limits", file=sys.stderr)
         return 2
@@ -206,11 +206,11 @@ def warn_of_workers(settings: Settings) -> None:
         )
 
 
-def open_workers(settings: Settings) -> "Workers":
+def open_workers(settings: Settings) -> "Supervisor":
     """Loaded here, for the same reason. What would keep every worker from starting is found first, and told once."""
-    from app.server.supervisor import Workers  # noqa: PLC0415
+    from app.server.supervisor import Supervisor  # noqa: PLC0415
 
     if settings.keys_file is not None:
         KeyFile(settings.keys_file)
     open_store(store_config(settings)).close()
-    return Workers(settings)
+    return Supervisor(settings)

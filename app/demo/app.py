@@ -18,54 +18,57 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.demo import reply_forms as tellings
-from app.demo.behaviours import BEHAVIOURS, Plan, Sketch, read_model
-from app.demo.chat_request import Question, Refused, bad_picture, decode_picture, read_question
+from app.demo import reply_forms
+from app.demo.behaviours import BEHAVIOURS, ImageSpec, ReplyPlan, parse_model
+from app.demo.chat_request import DemoApiError, DemoChatRequest, decode_data_url, parse_chat_request, unsupported_image
 from app.demo.chat_response import Sleep, respond
-from app.demo.drawing import NotAPicture, Scene, check_picture, paint
-from app.demo.image_host import Exhibit
-from app.demo.interruptions import Call
-from app.demo.reply_forms import Painted
+from app.demo.drawing import InvalidImage, Scene, check_image, draw
+from app.demo.image_host import HostedImage
+from app.demo.interruptions import InterruptionContext
+from app.demo.reply_forms import DemoImage
 from app.demo.state import DemoState, SeenRequest
 
 #: Hosts whose pictures are downloaded. The demo needs no network: other links hang in the picture as a label.
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 
 #: Pictures painted at once. An own pool: the default one is the event loop's, for looking up names and the like.
-PAINTERS = 2
+MAX_DRAWING_THREADS = 2
 
-_PAGE = b"<!doctype html><title>Please log in</title><h1>Please log in</h1>"
+_HTML_PAGE = b"<!doctype html><title>Please log in</title><h1>Please log in</h1>"
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
 def create_demo(
     *,
     public_url: str | None = None,
-    pace: float = 0.0,
+    chunk_pause: float = 0.0,
     api_key: str | None = None,
     sleep: Sleep = asyncio.sleep,
 ) -> Starlette:
     """`app.state.demo` of the app is its DemoState.
 
-    `public_url`: where the links of pictures point, otherwise to the host that the client named. `pace`: seconds
+    `public_url`: where the links of pictures point, otherwise to the host that the client named. `chunk_pause`: seconds
     between the pieces of a stream. `api_key`: the one Bearer token it takes, otherwise it takes any or none.
     """
-    demo = Demo(public_url, pace, api_key, sleep)
+    demo = Demo(public_url, chunk_pause, api_key, sleep)
     routes = [
-        *(Route(path, demo.complete, methods=["POST"]) for path in ("/v1/chat/completions", "/chat/completions")),
+        *(
+            Route(path, demo.create_completion, methods=["POST"])
+            for path in ("/v1/chat/completions", "/chat/completions")
+        ),
         *(Route(path, demo.list_models) for path in ("/v1/models", "/models")),
-        Route("/images/{name}", demo.state.gallery.show),
+        Route("/images/{name}", demo.state.image_host.serve),
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Turnstile, state=demo.state)],
-        exception_handlers={Refused: _refuse, HTTPException: _refuse},
+        middleware=[Middleware(InFlightCounter, state=demo.state)],
+        exception_handlers={DemoApiError: _handle_error, HTTPException: _handle_error},
     )
     app.state.demo = demo.state
     return app
 
 
-class Turnstile:
+class InFlightCounter:
     """Counts the requests under way, to the last byte of their answers."""
 
     def __init__(self, app: ASGIApp, state: DemoState) -> None:
@@ -76,42 +79,47 @@ class Turnstile:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self._state.move(+1)
+        self._state.change_in_flight(+1)
         try:
             await self._app(scope, receive, send)
         finally:
-            self._state.move(-1)
+            self._state.change_in_flight(-1)
 
 
 class Demo:
-    def __init__(self, public_url: str | None, pace: float, api_key: str | None, sleep: Sleep) -> None:
+    def __init__(self, public_url: str | None, chunk_pause: float, api_key: str | None, sleep: Sleep) -> None:
         self.state = DemoState()
         self._public_url = public_url
-        self._pace = pace
+        self._chunk_pause = chunk_pause
         self._api_key = api_key
         self._sleep = sleep
-        self._painters = ThreadPoolExecutor(PAINTERS, "demo-painter")
+        self._drawing_pool = ThreadPoolExecutor(MAX_DRAWING_THREADS, "demo-drawing")
 
     async def list_models(self, request: Request) -> Response:
         self._check_key(request)
         models = [{"id": row.title, "object": "model", "created": 0, "owned_by": "demo"} for row in BEHAVIOURS]
         return JSONResponse({"object": "list", "data": models})
 
-    async def complete(self, request: Request) -> Response:
+    async def create_completion(self, request: Request) -> Response:
         body = await self._read_body(request)
         self._check_key(request)
-        question = read_question(body)
-        plan = _plan(question)
-        for gate in plan.gates:
-            instead = await gate(Call(question, self.state, self._sleep))
-            if instead is not None:
-                return instead
-        pictures = await self._gather(question.pictures)
-        painted = await self._paint(question, plan, pictures, self._public_url or str(request.base_url).rstrip("/"))
-        telling = plan.telling or (tellings.images_field if question.openrouter else tellings.documented)
-        reply = telling(painted, question.pictures)
-        wire = replace(plan.wire, pace=plan.wire.pace or self._pace, progress=bool(painted) and reply.in_words)
-        return respond(question, reply, wire, self.state.calls, self._sleep)
+        chat_request = parse_chat_request(body)
+        plan = _plan(chat_request)
+        for interrupt in plan.interruptions:
+            response = await interrupt(InterruptionContext(chat_request, self.state, self._sleep))
+            if response is not None:
+                return response
+        input_images = await self._load_input_images(chat_request.image_urls)
+        base_url = self._public_url or str(request.base_url).rstrip("/")
+        images = await self._draw_images(chat_request, plan, input_images, base_url)
+        default_form = reply_forms.images_field if chat_request.has_image_modality else reply_forms.documented
+        reply = (plan.build_reply or default_form)(images, chat_request.image_urls)
+        transport = replace(
+            plan.transport,
+            chunk_pause=plan.transport.chunk_pause or self._chunk_pause,
+            with_progress=bool(images) and reply.has_text_content,
+        )
+        return respond(chat_request, reply, transport, self.state.calls, self._sleep)
 
     async def _read_body(self, request: Request) -> Any:
         raw = await request.body()
@@ -119,7 +127,7 @@ class Demo:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError:
             body = None
-        self.state.note(SeenRequest(request.url.path, dict(request.headers), body, len(raw)))
+        self.state.record_request(SeenRequest(request.url.path, dict(request.headers), body, len(raw)))
         return body
 
     def _check_key(self, request: Request) -> None:
@@ -127,51 +135,54 @@ class Demo:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
-            raise Refused("You didn't provide an API key.", status=401)
+            raise DemoApiError("You didn't provide an API key.", status=401)
         if not compare_digest(key.encode(), self._api_key.encode()):
-            raise Refused("Incorrect API key provided.", status=401, code="invalid_api_key")
+            raise DemoApiError("Incorrect API key provided.", status=401, code="invalid_api_key")
 
-    async def _gather(self, urls: Sequence[str]) -> tuple[bytes | str, ...]:
-        """The pictures of a question; a label for those that are not at hand."""
-        pictures = [decode_picture(url) or await _download(url) for url in urls]
+    async def _load_input_images(self, urls: Sequence[str]) -> tuple[bytes | str, ...]:
+        """Return the bytes of each input image, or the URL itself where it is not downloaded."""
+        images = [decode_data_url(url) or await _download(url) for url in urls]
         loop = asyncio.get_running_loop()
-        for picture in pictures:
-            if isinstance(picture, bytes):
+        for image in images:
+            if isinstance(image, bytes):
                 try:
-                    await loop.run_in_executor(self._painters, check_picture, picture)
-                except NotAPicture:
-                    raise bad_picture() from None
-        return tuple(pictures)
+                    await loop.run_in_executor(self._drawing_pool, check_image, image)
+                except InvalidImage:
+                    raise unsupported_image() from None
+        return tuple(images)
 
-    async def _paint(
-        self, question: Question, plan: Plan, pictures: tuple[bytes | str, ...], url: str
-    ) -> list[Painted]:
-        scene = Scene(question.prompt, question.width, question.height, question.quality, pictures)
-        painted = []
+    async def _draw_images(
+        self, chat_request: DemoChatRequest, plan: ReplyPlan, input_images: tuple[bytes | str, ...], base_url: str
+    ) -> list[DemoImage]:
+        """Draw the images of a plan. A draft and the final image after it show the same scene."""
+        scene = Scene(chat_request.prompt, chat_request.width, chat_request.height, chat_request.quality, input_images)
+        images = []
         variant = 0
-        for sketch in plan.sketches:
-            painted.append(await self._paint_one(replace(scene, variant=variant), sketch, url))
-            variant += not sketch.draft
-        return painted
+        for spec in plan.images:
+            images.append(await self._draw_image(replace(scene, variant=variant), spec, base_url))
+            variant += not spec.is_draft
+        return images
 
-    async def _paint_one(self, scene: Scene, sketch: Sketch, url: str) -> Painted:
-        width, height = int(scene.width * sketch.scale), int(scene.height * sketch.scale)
-        scaled = replace(scene, width=width, height=height)
-        draw = partial(paint, scaled, sketch.encoding)
-        data = _PAGE if sketch.page else await asyncio.get_running_loop().run_in_executor(self._painters, draw)
-        media_type = "text/html" if sketch.page else sketch.media_type or f"image/{sketch.encoding.lower()}"
-        extension = _EXTENSIONS[sketch.encoding] if sketch.extension is None else sketch.extension
-        exhibit = Exhibit(data, media_type, sketch.absent, sketch.cuts, sketch.hops)
-        self.state.painted += 1
-        name = self.state.gallery.keep(exhibit, extension)
-        return Painted(f"{url}/images/{name}{sketch.link}", data, media_type, sketch.draft)
+    async def _draw_image(self, scene: Scene, spec: ImageSpec, base_url: str) -> DemoImage:
+        width, height = int(scene.width * spec.scale), int(scene.height * spec.scale)
+        if spec.is_html_page:
+            data, media_type = _HTML_PAGE, "text/html"
+        else:
+            draw_file = partial(draw, replace(scene, width=width, height=height), spec.encoding)
+            data = await asyncio.get_running_loop().run_in_executor(self._drawing_pool, draw_file)
+            media_type = spec.media_type or f"image/{spec.encoding.lower()}"
+        extension = _EXTENSIONS[spec.encoding] if spec.extension is None else spec.extension
+        hosted = HostedImage(data, media_type, spec.not_found_count, spec.truncated_count, spec.redirect_count)
+        self.state.images_drawn += 1
+        name = self.state.image_host.add(hosted, extension)
+        return DemoImage(f"{base_url}/images/{name}{spec.url_suffix}", data, media_type, spec.is_draft)
 
 
-def _plan(question: Question) -> Plan:
-    plan = read_model(question.model)
+def _plan(chat_request: DemoChatRequest) -> ReplyPlan:
+    plan = parse_model(chat_request.model)
     if plan is None:
-        message = f"The model `{question.model}` does not exist or you do not have access to it."
-        raise Refused(message, status=404, code="model_not_found")
+        message = f"The model `{chat_request.model}` does not exist or you do not have access to it."
+        raise DemoApiError(message, status=404, code="model_not_found")
     return plan
 
 
@@ -180,19 +191,19 @@ async def _download(url: str) -> bytes | str:
     try:
         link = httpx.URL(url)
         if link.scheme not in {"http", "https"}:
-            raise bad_picture()
-        if link.host not in LOOPBACK:
+            raise unsupported_image()
+        if link.host not in LOOPBACK_HOSTS:
             return url
         async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
             return (await client.get(link)).raise_for_status().content
     except (httpx.HTTPError, httpx.InvalidURL):
-        raise Refused(f"Error while downloading {url}.", param="url", code="invalid_image_url") from None
+        raise DemoApiError(f"Error while downloading {url}.", param="url", code="invalid_image_url") from None
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _handle_error(request: Request, error: Exception) -> Response:
     """The framework's own 404 and 405 look as the API's errors do."""
     if isinstance(error, HTTPException):
         message = f"Invalid URL ({request.method} {request.url.path})"
-        error = Refused(message, status=error.status_code, headers=error.headers)
-    assert isinstance(error, Refused)  # noqa: S101  the handler is registered for these two
+        error = DemoApiError(message, status=error.status_code, headers=error.headers)
+    assert isinstance(error, DemoApiError)  # noqa: S101  the handler is registered for these two
     return JSONResponse(error.body, error.status, error.headers)

@@ -24,7 +24,7 @@ _UNQUOTED = re.compile(r"([0-9]+x[0-9]+) ([^'].*)", re.DOTALL)
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
-class Refused(Exception):
+class DemoApiError(Exception):
     """An answer other than a picture: a status and OpenAI's error object."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class DemoChatRequest:
     """`pictures` are the links as they were sent: data URLs and others."""
 
     model: str
@@ -53,30 +53,30 @@ class Question:
     width: int
     height: int
     quality: str
-    pictures: tuple[str, ...]
+    image_urls: tuple[str, ...]
     stream: bool
-    openrouter: bool
+    has_image_modality: bool
 
 
-def read_question(body: object) -> Question:
+def parse_chat_request(body: object) -> DemoChatRequest:
     """Raises Refused."""
     if not isinstance(body, dict):
-        raise Refused("We could not parse the JSON body of your request.")
+        raise DemoApiError("We could not parse the JSON body of your request.")
     model = _string(body, "model")
     text, pictures = _read_messages(body)
     settings = _read_metadata(body)
     openrouter = _object(body, "image_config")
     prefix, prompt = split_prefix(text)
     width, height = _read_size(prefix, settings, openrouter)
-    return Question(
+    return DemoChatRequest(
         model=model,
         prompt=prompt,
         width=width,
         height=height,
         quality=_read_quality(settings, openrouter),
-        pictures=pictures,
+        image_urls=pictures,
         stream=_boolean(body, "stream"),
-        openrouter="image" in _list(body, "modalities"),
+        has_image_modality="image" in _list(body, "modalities"),
     )
 
 
@@ -86,7 +86,7 @@ def split_prefix(text: str) -> tuple[str | None, str]:
     return (found[1], found[2]) if found else (None, text)
 
 
-def decode_picture(url: str) -> bytes | None:
+def decode_data_url(url: str) -> bytes | None:
     """The bytes of a data URL, None for another URL. Raises Refused where it is damaged."""
     head = _DATA_URL.match(url)
     if not head:
@@ -94,26 +94,28 @@ def decode_picture(url: str) -> bytes | None:
     try:
         return pybase64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError):
-        raise bad_picture() from None
+        raise unsupported_image() from None
 
 
-def bad_picture() -> Refused:
+def unsupported_image() -> DemoApiError:
     formats = "['png', 'jpeg', 'gif', 'webp']"
     message = (
         f"You uploaded an unsupported image. Please make sure your image has of one the following formats: {formats}."
     )
-    return Refused(message, code="invalid_image_format")
+    return DemoApiError(message, code="invalid_image_format")
 
 
 def _read_messages(body: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The text of the last user message; the pictures of all, for they are context."""
     messages = _list(body, "messages")
     if not messages:
-        raise Refused("Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter")
+        raise DemoApiError(
+            "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
+        )
     asked = [list(_read_parts(m)) for m in messages if isinstance(m, dict) and m.get("role") == "user"]
     texts = [value for kind, value in (asked or [[]])[-1] if kind == "text"]
     if not any(texts):
-        raise Refused("There is no text in the last user message.", param="messages", code="invalid_value")
+        raise DemoApiError("There is no text in the last user message.", param="messages", code="invalid_value")
     return "\n".join(texts), tuple(value for parts in asked for kind, value in parts if kind == "image_url")
 
 
@@ -125,7 +127,7 @@ def _read_parts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if kind == "image_url" and isinstance(value, dict):
             value = value.get("url")
         if not isinstance(value, str) or kind is None:
-            raise Refused("Invalid content part.", param="messages", code="invalid_value")
+            raise DemoApiError("Invalid content part.", param="messages", code="invalid_value")
         yield kind, value
 
 
@@ -135,10 +137,10 @@ def _read_size(prefix: str | None, settings: dict[str, Any], openrouter: dict[st
     size = prefix or _string(settings, "size", _string(openrouter, "size", "auto"))
     if size == "auto":
         return DEFAULT_SIZE
-    return check_size(size)
+    return parse_size(size)
 
 
-def check_size(size: str) -> tuple[int, int]:
+def parse_size(size: str) -> tuple[int, int]:
     """Raises Refused where the size breaks one of the documented limits."""
     found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", size)
     if not found:
@@ -161,16 +163,16 @@ def _from_ratio(ratio: str, image_size: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9][0-9]?):([1-9][0-9]?)", ratio)
     pixels = IMAGE_SIZES.get(image_size)
     if not found or pixels is None:
-        raise Refused("Invalid image_config.", param="image_config", code="invalid_value")
+        raise DemoApiError("Invalid image_config.", param="image_config", code="invalid_value")
     across, down = int(found[1]), int(found[2])
     scale = min(math.sqrt(pixels / (across * down)), MAX_EDGE / max(across, down))
     width, height = (int(side * scale) // GRID * GRID for side in (across, down))
-    return check_size(f"{width}x{height}")
+    return parse_size(f"{width}x{height}")
 
 
-def _bad_size(size: str, reason: str) -> Refused:
+def _bad_size(size: str, reason: str) -> DemoApiError:
     message = f"Invalid size '{size:.64}'. {reason}"
-    return Refused(message, type="image_generation_user_error", param="size", code="invalid_value")
+    return DemoApiError(message, type="image_generation_user_error", param="size", code="invalid_value")
 
 
 def _read_metadata(body: dict[str, Any]) -> dict[str, Any]:
@@ -178,11 +180,13 @@ def _read_metadata(body: dict[str, Any]) -> dict[str, Any]:
     metadata = _object(body, "metadata")
     for name in metadata:
         if len(name) > 64 or len(_string(metadata, name)) > 512:
-            raise Refused(
+            raise DemoApiError(
                 f"Invalid 'metadata.{name:.64}': string too long.", param="metadata", code="string_above_max_length"
             )
     if len(metadata) > 16:
-        raise Refused("Invalid 'metadata': too many properties.", param="metadata", code="object_above_max_properties")
+        raise DemoApiError(
+            "Invalid 'metadata': too many properties.", param="metadata", code="object_above_max_properties"
+        )
     return metadata
 
 
@@ -191,7 +195,7 @@ def _read_quality(settings: dict[str, Any], openrouter: dict[str, Any]) -> str:
     if quality not in QUALITIES:
         *names, last = (f"'{name}'" for name in QUALITIES)
         message = f"Invalid value: '{quality:.64}'. Supported values are: {', '.join(names)}, and {last}."
-        raise Refused(message, param="quality", code="invalid_value")
+        raise DemoApiError(message, param="quality", code="invalid_value")
     return quality
 
 
@@ -216,7 +220,7 @@ def _string(body: dict[str, Any], name: str, default: str | None = None) -> str:
     if value is None and default is not None:
         return default
     if value is None:
-        raise Refused(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+        raise DemoApiError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
     if not isinstance(value, str):
         raise _bad_type(name, "a string")
     return value
@@ -229,5 +233,5 @@ def _boolean(body: dict[str, Any], name: str) -> bool:
     return value is True
 
 
-def _bad_type(name: str, wanted: str) -> Refused:
-    return Refused(f"Invalid type for '{name}': expected {wanted}.", param=name, code="invalid_type")
+def _bad_type(name: str, wanted: str) -> DemoApiError:
+    return DemoApiError(f"Invalid type for '{name}': expected {wanted}.", param=name, code="invalid_type")

@@ -9,8 +9,8 @@ import orjson
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from app.demo.chat_request import Question
-from app.demo.image_host import CutShort
+from app.demo.chat_request import DemoChatRequest
+from app.demo.image_host import TruncatedResponse
 from app.demo.reply_forms import Delta, Reply, merge
 
 Sleep = Callable[[float], Awaitable[object]]
@@ -21,28 +21,28 @@ PIECE, PIECES = 12, 64
 PROGRESS = (13, 55, 88)
 
 #: About what the documentation's example counts for one input picture.
-PICTURE_TOKENS = 1105
+INPUT_IMAGE_TOKENS = 1105
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class TransportOptions:
     """How an answer travels. Seconds: `pace` between the pieces of a stream, `stalls` of silence in its middle."""
 
-    form: Literal["as asked", "json", "stream"] = "as asked"
-    pace: float = 0
-    stalls: float = 0
-    done: bool = True
-    usage: bool = True
+    body_type: Literal["as asked", "json", "stream"] = "as asked"
+    chunk_pause: float = 0
+    stall_seconds: float = 0
+    with_done: bool = True
+    with_usage: bool = True
     line_end: str = "\n"
-    comments: bool = False
+    with_comments: bool = False
     bytewise: bool = False
-    repeats: bool = False
-    progress: bool = False
-    choices: bool = True
+    repeat_message: bool = False
+    with_progress: bool = False
+    with_choices: bool = True
     breaks: Literal["never", "inside the link", "after the link", "inside the JSON"] = "never"
 
 
-class Unfinished(StreamingResponse):
+class TruncatedStream(StreamingResponse):
     """Leaves without the end of the body: the server then closes the connection."""
 
     async def stream_response(self, send: Send) -> None:
@@ -51,32 +51,32 @@ class Unfinished(StreamingResponse):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
-def respond(question: Question, reply: Reply, wire: Wire, number: int, sleep: Sleep) -> Response:
+def respond(question: DemoChatRequest, reply: Reply, wire: TransportOptions, number: int, sleep: Sleep) -> Response:
     """`number` of the call: its id is made of it."""
-    streams = question.stream if wire.form == "as asked" else wire.form == "stream"
+    streams = question.stream if wire.body_type == "as asked" else wire.body_type == "stream"
     kind = "chat.completion.chunk" if streams else "chat.completion"
     head = {"id": f"chatcmpl-{number:06}", "object": kind, "created": int(time.time()), "model": question.model}
     usage = _count_tokens(question, reply)
     if not streams:
         return _whole(head, reply, usage, wire)
     pieces = _pace([piece for event in _events(head, reply, usage, wire) for piece in _cut(event, wire)], wire, sleep)
-    respond_with = StreamingResponse if wire.breaks in {"never", "inside the JSON"} else Unfinished
+    respond_with = StreamingResponse if wire.breaks in {"never", "inside the JSON"} else TruncatedStream
     return respond_with(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
 
 
-def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: Wire) -> Response:
+def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: TransportOptions) -> Response:
     choice = {"index": 0, "message": merge(reply.deltas), "finish_reason": reply.finish_reason}
-    document = head | {"choices": [choice] if wire.choices else []} | ({"usage": usage} if wire.usage else {})
+    document = head | {"choices": [choice] if wire.with_choices else []} | ({"usage": usage} if wire.with_usage else {})
     body = orjson.dumps(document)
     if wire.breaks == "inside the JSON":
         body = body[: len(body) // 2]
-    kind = Response if wire.breaks in {"never", "inside the JSON"} else CutShort
+    kind = Response if wire.breaks in {"never", "inside the JSON"} else TruncatedResponse
     return kind(body, media_type="application/json")
 
 
-def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: Wire) -> Iterator[bytes]:
+def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: TransportOptions) -> Iterator[bytes]:
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return _event(orjson.dumps(head | {"choices": choices if wire.choices else []} | more), wire)
+        return _event(orjson.dumps(head | {"choices": choices if wire.with_choices else []} | more), wire)
 
     def choice(delta: Delta, finish_reason: str | None = None, **more: Any) -> dict[str, Any]:
         return {"index": 0, "delta": delta, "finish_reason": finish_reason} | more
@@ -92,18 +92,18 @@ def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: Wir
     if wire.breaks == "after the link":
         yield chunk([choice({"content": "\n"})])
         return
-    yield chunk([choice({}, reply.finish_reason, **({"message": merge(reply.deltas)} if wire.repeats else {}))])
-    if wire.usage:
+    yield chunk([choice({}, reply.finish_reason, **({"message": merge(reply.deltas)} if wire.repeat_message else {}))])
+    if wire.with_usage:
         yield chunk([], usage=usage)
-    if wire.done:
+    if wire.with_done:
         yield _event(b"[DONE]", wire)
 
 
-def _deltas(reply: Reply, wire: Wire) -> Iterator[Delta]:
+def _deltas(reply: Reply, wire: TransportOptions) -> Iterator[Delta]:
     """The role, then the deltas in pieces, with lines of progress spread before them."""
     yield {"role": "assistant"}
     for number, delta in enumerate(reply.deltas):
-        for index, percent in enumerate(PROGRESS if wire.progress else ()):
+        for index, percent in enumerate(PROGRESS if wire.with_progress else ()):
             if index * len(reply.deltas) // len(PROGRESS) == number:
                 yield {"content": "\n" * bool(number) + f"> 进度 **{percent}%**\n"}
         ((key, value),) = delta.items()
@@ -111,26 +111,26 @@ def _deltas(reply: Reply, wire: Wire) -> Iterator[Delta]:
         yield from ({key: value[start : start + step]} for start in range(0, len(value), step))
 
 
-def _event(data: bytes, wire: Wire) -> bytes:
+def _event(data: bytes, wire: TransportOptions) -> bytes:
     end = wire.line_end.encode()
-    return (b": keep-alive" + end + end if wire.comments else b"") + b"data: " + data + end + end
+    return (b": keep-alive" + end + end if wire.with_comments else b"") + b"data: " + data + end + end
 
 
-def _cut(event: bytes, wire: Wire) -> Sequence[bytes]:
+def _cut(event: bytes, wire: TransportOptions) -> Sequence[bytes]:
     return [event[at : at + 1] for at in range(len(event))] if wire.bytewise else [event]
 
 
-async def _pace(pieces: Sequence[bytes], wire: Wire, sleep: Sleep) -> AsyncIterator[bytes]:
+async def _pace(pieces: Sequence[bytes], wire: TransportOptions, sleep: Sleep) -> AsyncIterator[bytes]:
     for index, piece in enumerate(pieces):
-        if wire.stalls and index == len(pieces) // 2:
-            await sleep(wire.stalls)
-        if wire.pace and index:
-            await sleep(wire.pace)
+        if wire.stall_seconds and index == len(pieces) // 2:
+            await sleep(wire.stall_seconds)
+        if wire.chunk_pause and index:
+            await sleep(wire.chunk_pause)
         yield piece
 
 
-def _count_tokens(question: Question, reply: Reply) -> dict[str, int]:
+def _count_tokens(question: DemoChatRequest, reply: Reply) -> dict[str, int]:
     """Plausible, and nothing more: a data URL in the reply would not be counted by its letters."""
-    asked = 8 + len(question.prompt.encode()) // 3 + PICTURE_TOKENS * len(question.pictures)
+    asked = 8 + len(question.prompt.encode()) // 3 + INPUT_IMAGE_TOKENS * len(question.image_urls)
     answered = 12 + sum(min(len(str(delta)), 400) for delta in reply.deltas) // 4
     return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}

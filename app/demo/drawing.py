@@ -25,7 +25,7 @@ FONTS = (
 )
 
 #: Letters of a prompt that are written; nobody reads more in a picture.
-LETTERS = 700
+MAX_CAPTION_CHARS = 700
 
 #: What may start a new line: each character of the scripts without spaces, each word of the others.
 _TOKEN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]|[^\s\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]+|\s+")
@@ -77,7 +77,7 @@ def _is_latin(text: str) -> bool:
 
 def _fit(text: str, width: float, height: float, size: float) -> tuple[float, list[str]]:
     """The largest letters with which all of the text has room; at the smallest, as much of it as has."""
-    short = text if len(text) <= LETTERS else text[:LETTERS] + " …"
+    short = text if len(text) <= MAX_CAPTION_CHARS else text[:MAX_CAPTION_CHARS] + " …"
     printable = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in short)
     while True:
         lines = list(_wrap(printable, find_font(size, latin=_is_latin(printable.replace("\n", ""))), width))
@@ -106,7 +106,7 @@ def _wrap(text: str, font: Font, width: float) -> Iterator[str]:
 
 
 #: Red, green, blue, 0 to 255.
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 #: Up to here a picture is drawn twice as large and halved: smooth edges where a viewer would see the steps.
 SMOOTHED_PIXELS = 2_500_000
@@ -155,7 +155,7 @@ class Scene:
     width: int
     height: int
     quality: str = "auto"
-    pictures: tuple[bytes | str, ...] = ()
+    input_images: tuple[bytes | str, ...] = ()
     variant: int = 0
 
     @property
@@ -163,50 +163,50 @@ class Scene:
         return f"{self.width}x{self.height}  ·  quality {self.quality}"
 
 
-def paint(scene: Scene, encoding: str = "PNG") -> bytes:
+def draw(scene: Scene, encoding: str = "PNG") -> bytes:
     """A file of `encoding` (a key of ENCODINGS). Takes up to a second of CPU: not for an event loop.
 
     Raises NotAPicture (a ValueError). Scenes without pictures are remembered: those are small, and often asked for.
     """
-    return _paint(scene, encoding) if scene.pictures else _paint_once(scene, encoding)
+    return _draw(scene, encoding) if scene.input_images else _draw_cached(scene, encoding)
 
 
-def _paint(scene: Scene, encoding: str) -> bytes:
+def _draw(scene: Scene, encoding: str) -> bytes:
     factor = 2 if scene.width * scene.height <= SMOOTHED_PIXELS else 1
-    chances = _chances(f"{scene.variant} {scene.prompt}")
-    with _paint_landscape(scene.width * factor, scene.height * factor, chances) as drawn, drawn.reduce(factor) as image:
-        hang_pictures(image, scene.pictures)
+    chances = _random_numbers(f"{scene.variant} {scene.prompt}")
+    with _draw_landscape(scene.width * factor, scene.height * factor, chances) as drawn, drawn.reduce(factor) as image:
+        draw_input_images(image, scene.input_images)
         write_caption(image, scene.prompt, scene.footer)
         file = io.BytesIO()
         image.save(file, encoding, **ENCODINGS[encoding])
         return file.getvalue()
 
 
-_paint_once = lru_cache(maxsize=32)(_paint)
+_draw_cached = lru_cache(maxsize=32)(_draw)
 
 
-def _chances(seed: str) -> Iterator[float]:
+def _random_numbers(seed: str) -> Iterator[float]:
     """Numbers from 0 to 1 that depend on the seed alone."""
     return (byte / 255 for byte in shake_256(seed.encode()).digest(256))
 
 
-def _paint_landscape(width: int, height: int, chances: Iterator[float]) -> Image.Image:
+def _draw_landscape(width: int, height: int, chances: Iterator[float]) -> Image.Image:
     palette = PALETTES[min(int(next(chances) * len(PALETTES)), len(PALETTES) - 1)]
     top, middle, horizon, sun, near = (
         _rgb(colour) for colour in (palette.top, palette.middle, palette.horizon, palette.sun, palette.near)
     )
     image = _gradient(width, height, (top, middle, horizon, horizon))
-    _paint_stars(image, top, chances)
-    _paint_sun(image, sun, chances)
+    _draw_stars(image, top, chances)
+    _draw_sun(image, sun, chances)
     for layer in range(LAYERS):
         depth = layer / (LAYERS - 1)
         crest = _blend(horizon, near, 0.16 + 0.84 * depth**1.2)
         foot = _blend(crest, horizon, 0.45 * (1 - depth))
-        _paint_hills(image, depth, (crest, foot), chances)
+        _draw_hills(image, depth, (crest, foot), chances)
     return image
 
 
-def _paint_stars(image: Image.Image, sky: Colour, chances: Iterator[float]) -> None:
+def _draw_stars(image: Image.Image, sky: Color, chances: Iterator[float]) -> None:
     """Only a dark sky has them."""
     if sum(sky) > 150:
         return
@@ -217,7 +217,7 @@ def _paint_stars(image: Image.Image, sky: Colour, chances: Iterator[float]) -> N
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_blend(sky, (255, 255, 255), 0.3 + size / 2))
 
 
-def _paint_sun(image: Image.Image, colour: Colour, chances: Iterator[float]) -> None:
+def _draw_sun(image: Image.Image, colour: Color, chances: Iterator[float]) -> None:
     short = min(image.size)
     x, y = (0.55 + 0.33 * next(chances)) * image.width, (0.2 + 0.14 * next(chances)) * image.height
     with (
@@ -231,7 +231,7 @@ def _paint_sun(image: Image.Image, colour: Colour, chances: Iterator[float]) -> 
     ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-def _paint_hills(image: Image.Image, depth: float, colours: tuple[Colour, Colour], chances: Iterator[float]) -> None:
+def _draw_hills(image: Image.Image, depth: float, colours: tuple[Color, Color], chances: Iterator[float]) -> None:
     width, height = image.size
     ridge = list(_ridge(width, height, depth, chances))
     top = max(0, int(min(y for _, y in ridge)))
@@ -253,7 +253,7 @@ def _ridge(width: int, height: int, depth: float, chances: Iterator[float]) -> I
         yield step / 240 * width, base - swing * (peaks * (1 - depth) + rolls * depth)
 
 
-def _gradient(width: int, height: int, colours: tuple[Colour, ...]) -> Image.Image:
+def _gradient(width: int, height: int, colours: tuple[Color, ...]) -> Image.Image:
     """From top to bottom through all the colours at equal distances."""
     steps = len(colours) - 1
     with Image.new("RGB", (1, height)) as column:
@@ -264,13 +264,13 @@ def _gradient(width: int, height: int, colours: tuple[Colour, ...]) -> Image.Ima
         return column.resize((width, height), Image.Resampling.NEAREST)
 
 
-def _blend(one: Colour, other: Colour, share: float) -> Colour:
+def _blend(one: Color, other: Color, share: float) -> Color:
     """`share` 0 is the one, 1 the other."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
-def _rgb(name: str) -> Colour:
+def _rgb(name: str) -> Color:
     red, green, blue, *_ = ImageColor.getrgb(name)
     return red, green, blue
 
@@ -282,16 +282,16 @@ _PAPER = (250, 248, 243)
 _OUTLINE = (235, 64, 82)
 
 
-class NotAPicture(ValueError):
+class InvalidImage(ValueError):
     """Bytes that no decoder takes, or more pixels than MAX_PIXELS."""
 
 
-def check_picture(data: bytes) -> None:
+def check_image(data: bytes) -> None:
     """Raises NotAPicture. Decodes the whole of it: a cut file shows only there."""
     _open(data, (64, 64)).close()
 
 
-def hang_pictures(image: Image.Image, pictures: Sequence[bytes | str]) -> None:
+def draw_input_images(image: Image.Image, pictures: Sequence[bytes | str]) -> None:
     """As many as have room beside each other. A last one with transparent parts is the mask of the first."""
     if not pictures:
         return
@@ -303,7 +303,7 @@ def hang_pictures(image: Image.Image, pictures: Sequence[bytes | str]) -> None:
         _outline_holes(thumbnails[0], thumbnails[-1])
     for thumbnail in thumbnails:
         with thumbnail:
-            _hang(image, thumbnail, (left, top))
+            _draw_framed(image, thumbnail, (left, top))
             left += thumbnail.width + gap
 
 
@@ -322,7 +322,7 @@ def _open(data: bytes, box: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise NotAPicture("too many pixels")
+                raise InvalidImage("too many pixels")
             image.draft("RGB", box)
             upright = ImageOps.exif_transpose(image)
             with upright, upright.convert("RGBA") as pixels:
@@ -330,7 +330,7 @@ def _open(data: bytes, box: tuple[int, int]) -> Image.Image:
                 size = max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))
                 return pixels.resize(size, Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise NotAPicture(str(error)) from None
+        raise InvalidImage(str(error)) from None
 
 
 def _has_holes(image: Image.Image) -> bool:
@@ -351,7 +351,7 @@ def _outline_holes(image: Image.Image, mask: Image.Image) -> None:
         image.paste(_OUTLINE, (0, 0), outline)
 
 
-def _hang(image: Image.Image, thumbnail: Image.Image, at: tuple[int, int]) -> None:
+def _draw_framed(image: Image.Image, thumbnail: Image.Image, at: tuple[int, int]) -> None:
     border = max(3, min(image.size) // 110)
     left, top = at
     right, bottom = left + thumbnail.width, top + thumbnail.height

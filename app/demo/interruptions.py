@@ -5,22 +5,22 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse, Response
 
-from app.demo.chat_request import Question, Refused
+from app.demo.chat_request import DemoApiError, DemoChatRequest
 from app.demo.chat_response import Sleep
 from app.demo.state import DemoState
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    question: Question
+class InterruptionContext:
+    request: DemoChatRequest
     state: DemoState
     sleep: Sleep
 
-    def count(self) -> int:
-        return self.state.count(self.question.model, self.question.prompt)
+    def count_repeat(self) -> int:
+        return self.state.count_repeat(self.request.model, self.request.prompt)
 
 
-Gate = Callable[[Call], Awaitable[Response | None]]
+Interruption = Callable[[InterruptionContext], Awaitable[Response | None]]
 
 #: type and code of the error object by status; others are a server's fault from 500 on, the client's below.
 ERRORS: dict[int, tuple[str, str | None]] = {
@@ -34,49 +34,49 @@ ERRORS: dict[int, tuple[str, str | None]] = {
 }
 
 
-def slow(seconds: float) -> Gate:
-    async def wait(call: Call) -> None:
+def delay(seconds: float) -> Interruption:
+    async def wait(call: InterruptionContext) -> None:
         await call.sleep(seconds)
 
     return wait
 
 
-async def hold(call: Call) -> None:
-    await call.state.hold()
+async def wait_for_release(call: InterruptionContext) -> None:
+    await call.state.wait_for_release()
 
 
-async def moderate(call: Call) -> None:
+async def reject_as_unsafe(call: InterruptionContext) -> None:
     message = "Your request was rejected by the safety system. safety_violations=[violence]."
     details = {"moderation_stage": "input", "categories": ["violence"]}
     kind = "image_generation_user_error"
-    raise Refused(message, type=kind, code="moderation_blocked", moderation_details=details)
+    raise DemoApiError(message, type=kind, code="moderation_blocked", moderation_details=details)
 
 
-def flaky(times: float) -> Gate:
-    async def fail_at_first(call: Call) -> None:
-        if call.count() < times:
+def fail_first_calls(times: float) -> Interruption:
+    async def fail_at_first(call: InterruptionContext) -> None:
+        if call.count_repeat() < times:
             raise _error(503)
 
     return fail_at_first
 
 
-def limited(seconds: float) -> Gate:
-    async def limit_once(call: Call) -> None:
-        if not call.count():
+def rate_limit_once(seconds: float) -> Interruption:
+    async def limit_once(call: InterruptionContext) -> None:
+        if not call.count_repeat():
             raise _error(429, {"retry-after": f"{seconds:g}"})
 
     return limit_once
 
 
-def fail(status: float) -> Gate:
-    async def refuse(call: Call) -> None:
+def return_error(status: float) -> Interruption:
+    async def refuse(call: InterruptionContext) -> None:
         raise _error(int(status))
 
     return refuse
 
 
-def show_page(status: float) -> Gate:
-    async def show(call: Call) -> Response:
+def return_html_error(status: float) -> Interruption:
+    async def show(call: InterruptionContext) -> Response:
         title = f"{status:g} Bad Gateway" if status == 502 else f"{status:g} Error"
         logo = '<img src="https://gateway.example/logo.png">'
         page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1>{logo}<hr>nginx</body></html>"
@@ -85,15 +85,15 @@ def show_page(status: float) -> Gate:
     return show
 
 
-def fail_in_200(status: float) -> Gate:
-    async def tell(call: Call) -> Response:
+def return_error_as_200(status: float) -> Interruption:
+    async def tell(call: InterruptionContext) -> Response:
         return JSONResponse(_error(int(status)).body)
 
     return tell
 
 
-def _error(status: int, headers: dict[str, str] | None = None) -> Refused:
+def _error(status: int, headers: dict[str, str] | None = None) -> DemoApiError:
     kind, code = ERRORS.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
-    return Refused(
+    return DemoApiError(
         f"The demo upstream answers {status}, as asked.", status=status, type=kind, code=code, headers=headers
     )

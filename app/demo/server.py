@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 #: Seconds that running requests get when the server stops.
-GRACE = 1
+GRACE_SECONDS = 1
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def serve(
     app: ASGIApp,
     host: str = "127.0.0.1",
     port: int = 0,
-    grace: int = GRACE,
+    grace: int = GRACE_SECONDS,
     http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
 ) -> Iterator[str]:
     """Yields the base URL, without a slash at its end, once the app has started; port 0 takes any free one.
@@ -43,7 +43,7 @@ def serve(
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="server", daemon=True)
         thread.start()
-        server.settled.wait()
+        server.startup_ended.wait()
         try:
             if not server.started:
                 raise RuntimeError("the app did not start")
@@ -58,11 +58,11 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.settled = threading.Event()
+        self.startup_ended = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.settled.set()
+        self.startup_ended.set()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -70,4 +70,4 @@ class _Server(uvicorn.Server):
         except SystemExit:  # uvicorn's way to say that the app did not start
             self.started = False
         finally:
-            self.settled.set()
+            self.startup_ended.set()

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
-from app.demo.image_host import Gallery
+from app.demo.image_host import ImageHost
 
 MAX_REQUESTS = 1000
 #: What all remembered bodies may hold together; the oldest go first, but for the last one.
@@ -28,9 +28,9 @@ class DemoState:
     """`calls`: chat requests; `under_way`: requests not answered to the end yet; `painted`: pictures, drafts too."""
 
     def __init__(self) -> None:
-        self.gallery = Gallery()
+        self.image_host = ImageHost()
         self.requests: deque[SeenRequest] = deque(maxlen=MAX_REQUESTS)
-        self.calls = self.under_way = self.painted = 0
+        self.calls = self.in_flight = self.images_drawn = 0
         self._times: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._held: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._released = False
@@ -38,13 +38,13 @@ class DemoState:
 
     def reset(self) -> None:
         """Forgets everything; questions that are held stay so."""
-        self.gallery.clear()
+        self.image_host.clear()
         self.requests.clear()
         self._times.clear()
         self._released = False
-        self.calls = self.painted = 0
+        self.calls = self.images_drawn = 0
 
-    def note(self, seen: SeenRequest) -> None:
+    def record_request(self, seen: SeenRequest) -> None:
         self.requests.append(seen)
         while sum(request.size for request in self.requests) > MAX_BYTES and len(self.requests) > 1:
             self.requests.popleft()
@@ -52,13 +52,13 @@ class DemoState:
             self.calls += 1
             self._changed.notify_all()
 
-    def move(self, step: int) -> None:
+    def change_in_flight(self, step: int) -> None:
         """One more (+1) or one less (-1) under way."""
         with self._changed:
-            self.under_way += step
+            self.in_flight += step
             self._changed.notify_all()
 
-    def count(self, model: str, prompt: str) -> int:
+    def count_repeat(self, model: str, prompt: str) -> int:
         """How often this was counted before."""
         times = self._times.pop((model, prompt), 0)
         self._times[model, prompt] = times + 1
@@ -74,9 +74,9 @@ class DemoState:
     def wait_until_idle(self, timeout: float = 10) -> bool:
         """Blocks until nothing is under way."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self.under_way, timeout)
+            return self._changed.wait_for(lambda: not self.in_flight, timeout)
 
-    async def hold(self) -> None:
+    async def wait_for_release(self) -> None:
         """Waits for `release`."""
         event = asyncio.Event()
         with self._changed:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from app.errors import SpoolFull
-from app.observability.metrics import SPOOL
+from app.observability.metrics import SPOOL_BYTES
 
 #: What one blob may hold in memory. Most uploads of a chat are smaller, a photo is larger.
 MAX_IN_MEMORY = 256 * 1024
@@ -32,7 +32,7 @@ class Blob:
             self._memory += data
             return
         if self._file is not None:
-            SPOOL.inc(len(data))
+            SPOOL_BYTES.inc(len(data))
         try:
             _write_all(self._spill(), data)
         except OSError as error:
@@ -44,7 +44,7 @@ class Blob:
         """The file's descriptor; what was in memory goes first."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115  it outlives this call
-            SPOOL.inc(self.size)
+            SPOOL_BYTES.inc(self.size)
             _write_all(self._file.fileno(), self._memory)
             self._memory = bytearray()
         return self._file.fileno()
@@ -62,7 +62,7 @@ class Blob:
         self._memory = bytearray()
         if self._file is not None and not self._file.closed:
             self._file.close()
-            SPOOL.dec(self.size)
+            SPOOL_BYTES.dec(self.size)
 
     def __enter__(self) -> Self:
         return self

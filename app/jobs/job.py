@@ -25,7 +25,7 @@ from app.errors import (
 from app.images.blob import Spool
 from app.jobs.pipeline import Answer, Partial
 from app.observability.logging import log
-from app.observability.tracing import Trace
+from app.observability.tracing import RequestTrace
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import completed_event, error_event, images_json, partial_event
@@ -162,7 +162,7 @@ class Exchange:
     shrunk: list[str] = field(default_factory=list)
     answered_by: dict[str, None] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
-    trace: Trace = field(default_factory=Trace)
+    trace: RequestTrace = field(default_factory=RequestTrace)
     heard: dict[str, None] = field(default_factory=dict)
     attempts: int = 0
     turn: float = 0.0

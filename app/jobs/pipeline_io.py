@@ -14,8 +14,8 @@ from app.images.store import ImageStore
 from app.images.transcode import InputLimits, Transcoder
 from app.jobs.job import Errand
 from app.jobs.pipeline import Edge, Put
-from app.observability.metrics import DOWNLOADED, STORE_ERRORS
-from app.observability.tracing import Step
+from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
+from app.observability.tracing import TraceStep
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
@@ -126,7 +126,7 @@ class Workbench:
         exchange = self.errand.exchange
         with exchange.waiting, exchange.download, exchange.trace.step("fetch"):
             blob = self.errand.spool.add(await self.parts.fetcher.fetch(url))
-        DOWNLOADED.inc(blob.size)
+        DOWNLOADED_BYTES.inc(blob.size)
         return blob
 
     async def prepare(self, blob: Blob, index: int, like: Blob | None) -> Blob:
@@ -169,7 +169,7 @@ class Workbench:
         base = self.parts.public_url or self.base_url.rstrip("/")
         return address or f"{base}/kept/{name}"
 
-    def _step(self, name: str) -> Step:
+    def _step(self, name: str) -> TraceStep:
         return self.errand.exchange.trace.step(name)
 
     def _own(self, made: Blob, given: Blob) -> Blob:

@@ -11,8 +11,8 @@ from app.access.auth import Caller
 from app.jobs.job import Errand, Exchange, answer_of, outline
 from app.observability.ledger import Ledger
 from app.observability.logging import log
-from app.observability.metrics import BYTES_IN, BYTES_OUT, IMAGES, QUESTIONS, STEPS, TOKENS_IN, TOKENS_OUT
-from app.observability.tracing import Trace, Tracing
+from app.observability.metrics import BYTES_IN, BYTES_OUT, IMAGES, REQUESTS, STEP_SECONDS, TOKENS_IN, TOKENS_OUT
+from app.observability.tracing import OtlpTracing, RequestTrace
 from app.protocol.image_request import Operation
 from app.protocol.usage import NO_USAGE
 
@@ -22,12 +22,12 @@ class Books:
     """Where questions are written down. `log_prompts`: with what they say."""
 
     ledger: Ledger | None = None
-    tracing: Tracing | None = None
+    tracing: OtlpTracing | None = None
     log_prompts: bool = False
 
     def open(self, request_id: str, caller: Caller, operation: Operation, traceparent: str | None) -> "Account":
-        begin = None if self.tracing is None else self.tracing.begin
-        return Account(self, request_id, caller, operation, Trace(operation, traceparent, begin))
+        begin = None if self.tracing is None else self.tracing.start_span
+        return Account(self, request_id, caller, operation, RequestTrace(operation, traceparent, begin))
 
     async def close(self) -> None:
         """What is still to be sent to a collector is sent beside the event loop."""
@@ -50,7 +50,7 @@ class Account:
     request_id: str
     caller: Caller
     operation: Operation
-    trace: Trace
+    trace: RequestTrace
     began: float = field(default_factory=time.perf_counter)
     errand: Errand | None = None
     exchange: Exchange | None = None
@@ -154,12 +154,12 @@ class Account:
 
 
 def count(facts: Mapping[str, Any]) -> None:
-    QUESTIONS.of(facts["operation"], facts["outcome"]).inc()
+    REQUESTS.labels(facts["operation"], facts["outcome"]).inc()
     BYTES_IN.inc(facts["bytes_in"])
     BYTES_OUT.inc(facts["bytes_out"])
     for step in ("total", "overhead", "send"):
         if step in facts["seconds"]:
-            STEPS[step].observe(facts["seconds"][step])
+            STEP_SECONDS[step].observe(facts["seconds"][step])
     if "usage" in facts:
         IMAGES.inc(facts["images"])
         TOKENS_IN.inc(facts["usage"]["input_tokens"])

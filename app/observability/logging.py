@@ -15,7 +15,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart", "PIL")
 
 
-class Writer(structlog.WriteLogger):
+class BestEffortLogger(structlog.WriteLogger):
     """A log that nobody can read, on a full disk or in a pipe without an end, is no reason to stop painting."""
 
     def msg(self, message: str) -> None:
@@ -25,7 +25,7 @@ class Writer(structlog.WriteLogger):
     debug = info = warning = error = critical = msg
 
 
-def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
+def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
     """`log_format` is auto, console or json. Records of libraries (uvicorn's, warnings) take the same form."""
     stream = stream or sys.stderr
     readable = stream.isatty() if log_format == "auto" else log_format == "console"
@@ -45,7 +45,7 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: Writer(stream),
+        logger_factory=lambda *_: BestEffortLogger(stream),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)

@@ -20,13 +20,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 
-def name_files_by_place() -> None:
+def configure_multiprocess() -> None:
     """A worker that replaces another one counts on in its files: by process id there would be more after each death."""
     if values.ValueClass._multiprocess and current_process().name != "MainProcess":
         values.ValueClass = values.MultiProcessValue(lambda: current_process().name)  # type: ignore[no-untyped-call]
 
 
-name_files_by_place()
+configure_multiprocess()
 
 #: A second line for each counter and bucket, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -44,7 +44,7 @@ _LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _LABEL = re.compile(r"[a-z0-9_]{1,40}")
 
 
-class Family:
+class LabelledCounter:
     """A counter with labels, each set of values bound once.
 
     Of the last label not more than `most` values are told apart: the others, and what is no plain word, are `other`.
@@ -55,7 +55,7 @@ class Family:
         self._most = most
         self._bound: dict[tuple[str, ...], Counter] = {}
 
-    def of(self, *labels: str) -> Counter:
+    def labels(self, *labels: str) -> Counter:
         return self._bound.get(labels) or self._bind(labels)
 
     def _bind(self, labels: tuple[str, ...]) -> Counter:
@@ -74,10 +74,14 @@ def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
     return Gauge(name, meaning, labels, registry=REGISTRY, multiprocess_mode="livesum")
 
 
-QUESTIONS = Family(_counter("limner_questions", "Requests for pictures that have ended.", "operation", "outcome"))
-ATTEMPTS = Family(_counter("limner_upstream_attempts", "Tries to ask an upstream.", "upstream", "outcome"))
+REQUESTS = LabelledCounter(
+    _counter("limner_questions", "Requests for pictures that have ended.", "operation", "outcome")
+)
+UPSTREAM_ATTEMPTS = LabelledCounter(
+    _counter("limner_upstream_attempts", "Tries to ask an upstream.", "upstream", "outcome")
+)
 IMAGES = _counter("limner_images", "Pictures that were painted.")
-DOWNLOADED = _counter("limner_downloaded_bytes", "Bytes of pictures that were downloaded.")
+DOWNLOADED_BYTES = _counter("limner_downloaded_bytes", "Bytes of pictures that were downloaded.")
 
 _tokens = _counter("limner_tokens", "Tokens, as upstreams report them.", "direction")
 _bytes = _counter("limner_client_bytes", "Bytes of the bodies of requests and answers.", "direction")
@@ -94,7 +98,7 @@ _step_seconds = Histogram(
 )
 #: By name. `turn` is the wait for one, `send` what follows the work, `total` all of a request, `overhead` its time
 #: without the waits for a turn, the upstream and downloads.
-STEPS = {
+STEP_SECONDS = {
     step: _step_seconds.labels(step)
     for step in (
         *("read", "turn", "prepare", "ask", "fetch", "restore", "convert", "keep", "send"),
@@ -105,7 +109,7 @@ STEPS = {
 _turns = _gauge("limner_turns", "Questions under way, and requests that wait.", "state")
 _TURNS_USED, _TURNS_WAITING = _turns.labels("used"), _turns.labels("waiting")
 _TURNS_LIMIT = _gauge("limner_turns_limit", "Questions that may be under way at once.")
-SPOOL = _gauge("limner_spool_bytes", "Bytes in the temporary files of pictures on their way.")
+SPOOL_BYTES = _gauge("limner_spool_bytes", "Bytes in the temporary files of pictures on their way.")
 
 #: One worker that has shut an upstream out is reason enough to look.
 _CIRCUITS = Gauge(
@@ -121,16 +125,16 @@ _STATES = {"closed": 0, "half-open": 1, "open": 2}
 _LAG = Histogram("limner_event_loop_lag_seconds", "How late the event loop wakes.", buckets=_LAGS, registry=REGISTRY)
 
 
-class Turns(Protocol):
+class SlotUsage(Protocol):
     in_use: int
     waiting: int
     limit: int
 
 
-async def watch(
-    turns: Turns,
+async def sample_gauges(
+    slots: SlotUsage,
     circuits: Callable[[], Mapping[str, str]],
-    seconds: float = 1.0,
+    interval: float = 1.0,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     now: Callable[[], float] = time.perf_counter,
 ) -> None:
@@ -139,14 +143,14 @@ async def watch(
     `circuits`: by the upstream's name, closed, half-open or open.
     """
     while True:
-        _TURNS_USED.set(turns.in_use)
-        _TURNS_WAITING.set(turns.waiting)
-        _TURNS_LIMIT.set(turns.limit)
+        _TURNS_USED.set(slots.in_use)
+        _TURNS_WAITING.set(slots.waiting)
+        _TURNS_LIMIT.set(slots.limit)
         for upstream, state in circuits().items():
             _CIRCUITS.labels(upstream).set(_STATES[state])
         began = now()
-        await sleep(seconds)
-        _LAG.observe(max(0.0, now() - began - seconds))
+        await sleep(interval)
+        _LAG.observe(max(0.0, now() - began - interval))
 
 
 def render(accept: str) -> tuple[bytes, str]:

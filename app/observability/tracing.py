@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from app.observability.metrics import STEPS
+from app.observability.metrics import STEP_SECONDS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -22,14 +22,14 @@ class Span(Protocol):
 
     def child(self, name: str) -> "Span": ...
 
-    def end(self, error: str | None, facts: Mapping[str, Any]) -> None: ...
+    def end(self, error: str | None, attributes: Mapping[str, Any]) -> None: ...
 
 
 #: Begins the span of a request; its parent is what the client's `traceparent` names.
-Begin = Callable[[str, str | None], Span]
+StartSpan = Callable[[str, str | None], Span]
 
 
-class Step:
+class TraceStep:
     """Timed from its making until it is stopped, or left. `headers`: for what it asks of others."""
 
     __slots__ = ("_began", "_name", "_seconds", "_span", "headers")
@@ -46,7 +46,7 @@ class Step:
         """The seconds it took; the first call counts."""
         if self._seconds is None:
             self._seconds = time.perf_counter() - self._began
-            STEPS[self._name].observe(self._seconds)
+            STEP_SECONDS[self._name].observe(self._seconds)
             if self._span is not None:
                 self._span.end(error, {})
         return self._seconds
@@ -59,29 +59,29 @@ class Step:
         self.stop(None if kind is None else kind.__name__)
 
 
-class Trace:
+class RequestTrace:
     """One question. Without `begin` its steps are only timed, and what the client calls it goes upstream as it is."""
 
     __slots__ = ("_root", "_traceparent")
 
-    def __init__(self, name: str = "", traceparent: str | None = None, begin: Begin | None = None) -> None:
+    def __init__(self, name: str = "", traceparent: str | None = None, start_span: StartSpan | None = None) -> None:
         known = traceparent if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) else None
-        self._root = None if begin is None else begin(name, known)
+        self._root = None if start_span is None else start_span(name, known)
         self._traceparent = known if self._root is None else self._root.traceparent
 
     @property
     def id(self) -> str | None:
         return None if self._traceparent is None else self._traceparent[3:35]
 
-    def step(self, name: str) -> Step:
-        return Step(name, None if self._root is None else self._root.child(name), self._traceparent)
+    def step(self, name: str) -> TraceStep:
+        return TraceStep(name, None if self._root is None else self._root.child(name), self._traceparent)
 
-    def end(self, error: str | None, facts: Mapping[str, Any]) -> None:
+    def end(self, error: str | None, attributes: Mapping[str, Any]) -> None:
         if self._root is not None:
-            self._root.end(error, facts)
+            self._root.end(error, attributes)
 
 
-class Tracing:
+class OtlpTracing:
     """Sends spans to a collector that speaks OTLP over HTTP, in a thread of its own, until it is closed.
 
     Needs the extra `limner[otel]`, which is why it imports where it does. `exporter`: another place for the spans.
@@ -99,7 +99,7 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("limner", version)
 
-    def begin(self, name: str, traceparent: str | None) -> Span:
+    def start_span(self, name: str, traceparent: str | None) -> Span:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
@@ -126,15 +126,15 @@ class OtelSpan:
 
         return OtelSpan(self._tracer, self._tracer.start_span(name, set_span_in_context(self._span)))
 
-    def end(self, error: str | None, facts: Mapping[str, Any]) -> None:
+    def end(self, error: str | None, attributes: Mapping[str, Any]) -> None:
         from opentelemetry.trace import StatusCode  # noqa: PLC0415
 
-        self._span.set_attributes({f"limner.{name}": fact for name, fact in flat(facts).items()})
+        self._span.set_attributes({f"limner.{name}": fact for name, fact in span_attributes(attributes).items()})
         if error is not None:
             self._span.set_status(StatusCode.ERROR, error)
         self._span.end()
 
 
-def flat(facts: Mapping[str, Any]) -> dict[str, str | int]:
+def span_attributes(facts: Mapping[str, Any]) -> dict[str, str | int]:
     """What a span can hold; prompts are for the log and the ledger only."""
     return {name: fact for name, fact in facts.items() if isinstance(fact, str | int) and name != "prompt"}

@@ -15,9 +15,9 @@ from structlog.contextvars import bind_contextvars
 from app.access.keys import InvalidKeyFile, KeyFile
 from app.config.settings import Settings
 from app.main import create_app
-from app.observability.logging import configure, log
+from app.observability.logging import configure_logging, log
 from app.observability.metrics import WORKER_DEATHS
-from app.server.http_protocol import connection
+from app.server.http_protocol import protocol_class
 
 if TYPE_CHECKING:
     import socket
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from app.jobs.service import Studio
 
 #: What a worker tells its supervisor.
-READY, LEAVING = b"ready", b"leaving"
+READY, STOPPED_LISTENING = b"ready", b"leaving"
 #: What it is told.
-DRAIN, RELOAD, COUNT_DEATH = b"drain", b"reload", b"count death"
+DRAIN, RELOAD_KEYS, COUNT_DEATH = b"drain", b"reload", b"count death"
 
 #: Seconds that a slow client gets to take the last bytes of its answer.
 _LAST_BYTES = 30
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """The first SIGTERM or SIGINT makes `/readyz` fail and turns new questions away; a second one ends everything."""
 
     def __init__(self, settings: Settings) -> None:
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http=connection(settings.client_header_timeout, settings.client_body_timeout),
+                http=protocol_class(settings.client_header_timeout, settings.client_body_timeout),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -68,13 +68,13 @@ class Server(uvicorn.Server):
         gc.freeze()
         gc.set_threshold(10_000, 50, 1_000)
         self._loop = asyncio.get_running_loop()
-        self._reread_keys_on_hangup(self._loop)
-        self._tell_ready(self._loop)
+        self._reload_keys_on_sighup(self._loop)
+        self._on_started(self._loop)
 
-    def _tell_ready(self, _: asyncio.AbstractEventLoop) -> None:
-        log.info("ready", address=address_of(self.servers[0].sockets[0].getsockname()))
+    def _on_started(self, _: asyncio.AbstractEventLoop) -> None:
+        log.info("ready", address=base_url(self.servers[0].sockets[0].getsockname()))
 
-    def _reread_keys_on_hangup(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _reload_keys_on_sighup(self, loop: asyncio.AbstractEventLoop) -> None:
         """Signals belong to the main thread; without a file of keys SIGHUP ends the process, as everywhere."""
         book: KeyFile | None = self._app.state.keys
         if book is not None and threading.current_thread() is threading.main_thread():
@@ -98,65 +98,65 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-class Worker(Server):
+class WorkerServer(DrainingServer):
     """One of several, each with its own sockets for the port. Its supervisor tells it over the line what to do.
 
     Where it alone gets a SIGTERM, or the supervisor has gone, it first stops listening: others get what comes then.
     """
 
-    def __init__(self, settings: Settings, line: "Connection") -> None:
+    def __init__(self, settings: Settings, pipe: "Connection") -> None:
         super().__init__(settings)
-        self._line = line
+        self._pipe = pipe
 
-    def _tell_ready(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_reader(self._line.fileno(), self._hear, loop)
-        self._tell(READY)
+    def _on_started(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self._pipe.fileno(), self._on_message, loop)
+        self._send(READY)
         # Held back until now by the supervisor.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-    def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _on_message(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            said = self._line.recv_bytes()
+            said = self._pipe.recv_bytes()
         except (EOFError, OSError):
-            loop.remove_reader(self._line.fileno())
-            self._leave()
+            loop.remove_reader(self._pipe.fileno())
+            self._stop_listening()
             return
         if said == DRAIN:
             self._start_draining()
         elif said == COUNT_DEATH:
             WORKER_DEATHS.inc()
-        elif said == RELOAD:
+        elif said == RELOAD_KEYS:
             self._app.state.keys.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A SIGINT is everybody's who runs in the same terminal: the supervisor says what becomes of it."""
         if self._loop is not None and sig == signal.SIGTERM:
-            self._loop.call_soon_threadsafe(self._leave)
+            self._loop.call_soon_threadsafe(self._stop_listening)
 
-    def _leave(self) -> None:
+    def _stop_listening(self) -> None:
         for server in self.servers:
             server.close()
-        self._tell(LEAVING)
+        self._send(STOPPED_LISTENING)
         self._start_draining()
 
-    def _tell(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         with suppress(OSError):
-            self._line.send_bytes(message)
+            self._pipe.send_bytes(message)
 
 
-def work(settings: Settings, sockets: "list[socket.socket]", line: "Connection") -> None:
+def run_worker(settings: Settings, sockets: "list[socket.socket]", pipe: "Connection") -> None:
     """What a worker's process does. Raises SystemExit where the app cannot be opened."""
-    configure(settings.log_format, settings.log_level)
+    configure_logging(settings.log_format, settings.log_level)
     bind_contextvars(pid=os.getpid())
     try:
-        worker = Worker(settings, line)
+        worker = WorkerServer(settings, pipe)
     except (InvalidKeyFile, OSError) as error:
         log.error("worker cannot start", error=str(error))
         raise SystemExit(2) from None
     worker.run(sockets)
 
 
-def address_of(name: tuple[str, int]) -> str:
+def base_url(name: tuple[str, int]) -> str:
     """`name`: of a socket."""
     host, port = name[:2]
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"

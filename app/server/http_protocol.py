@@ -16,60 +16,60 @@ from app.errors import ApiError, InvalidRequest, RequestTimeout, RequestTooLarge
 from app.observability.logging import log
 
 #: Bytes of a head, of what follows a body, or of a chunk's size line. Node takes 16 KiB, nginx 32 KiB.
-MAX_HEAD = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
 
 #: Seconds for a client that is refused to stop sending and to read the refusal.
-_LINGER = 2.0
+_LINGER_SECONDS = 2.0
 
 #: Names, addresses, ports; underscores too, since services of a compose file are named with them.
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
-_NO_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
+_NOT_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
 
 
-class Connection(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """`head_seconds` for a head to come whole, `stall_seconds` for a reader to take what has been written."""
 
-    head_seconds: float
-    stall_seconds: float
+    header_timeout: float
+    write_timeout: float
 
-    _head_timer: asyncio.TimerHandle | None = None
-    _stall_timer: asyncio.TimerHandle | None = None
-    _fault: ApiError | None = None
+    _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _error: ApiError | None = None
     #: Bytes that have come since there was a whole head, a piece of a body, or the end of one.
     _pending = 0
-    _has_begun = False
+    _head_started = False
     #: Nothing that comes is read any more.
-    _has_ended = False
+    _was_rejected = False
     #: What is being answered, or was last; uvicorn's own `cycle` is the last that came.
     _current: RequestResponseCycle | None = None
     #: The head of a request that offers another protocol, without the offer.
-    _offer = b""
+    _upgrade_request = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.timeout_keep_alive = self.head_seconds  # type: ignore[assignment]  # only loop.call_later gets it
-        self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+        self.timeout_keep_alive = self.header_timeout  # type: ignore[assignment]  # only loop.call_later gets it
+        self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._stop_watching()
-        self._hang_up()
+        self._cancel_header_timer()
+        self._cancel_write_timer()
+        self._signal_disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._has_ended:
+        if self._was_rejected:
             return
-        if self._head_timer is None and not self._is_busy():
-            self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+        if self._header_timer is None and not self._is_busy():
+            self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
         self._pending += len(data)
         self._unset_keepalive_if_required()
         try:
             self._feed(data)
         except HttpParserError:
-            self._refuse(self._fault or InvalidRequest(_NO_HTTP))
-        if self._pending > MAX_HEAD and not self._has_ended:
-            self._refuse(_too_large())
+            self._reject(self._error or InvalidRequest(_NOT_HTTP))
+        if self._pending > MAX_HEAD_BYTES and not self._was_rejected:
+            self._reject(_head_too_large())
 
     def _feed(self, data: bytes) -> None:
         """Java's client offers HTTP/2 with its first request, and the parser leaves out the body of an offer: so it is
@@ -79,21 +79,21 @@ class Connection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except HttpParserUpgrade as offer:
             self.parser = HttpRequestParser(self)
-            request, self._offer = self._offer + data[offer.args[0] :], b""
+            request, self._upgrade_request = self._upgrade_request + data[offer.args[0] :], b""
             self._feed(request)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._has_begun = True
+        self._head_started = True
 
     def on_headers_complete(self) -> None:
         self._check_head()
         if self.parser.should_upgrade():
-            self._offer = self._without_offer()
+            self._upgrade_request = self._head_without_upgrade()
             return
-        self._stop_waiting()
+        self._cancel_header_timer()
         self._pending = 0
-        self._has_begun = False
+        self._head_started = False
         self.transport.set_write_buffer_limits()
         super().on_headers_complete()
         # What is named behind a body is no header of the request any more.
@@ -104,18 +104,18 @@ class Connection(HttpToolsProtocol):
 
     def _check_head(self) -> None:
         """The parser turns what is raised here into its own error, so the fault is left for `data_received`."""
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
-            self._fault = _too_large()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._error = _head_too_large()
         elif self.parser.get_http_version() not in {"1.0", "1.1"} or self.parser.get_method() == b"CONNECT":
-            self._fault = InvalidRequest(_NO_HTTP)
+            self._error = InvalidRequest(_NOT_HTTP)
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
             # RFC 9112, 3.2. The addresses of kept pictures are made from it.
-            self._fault = InvalidRequest("The Host header of the request is not the name of a host.")
-        if self._fault is not None:
-            raise self._fault
+            self._error = InvalidRequest("The Host header of the request is not the name of a host.")
+        if self._error is not None:
+            raise self._error
 
-    def _without_offer(self) -> bytes:
+    def _head_without_upgrade(self) -> bytes:
         line = b" ".join((self.parser.get_method(), self.url, b"HTTP/1.1\r\n"))
         fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
         return b"".join((line, *fields, b"\r\n"))
@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._offer:
+        if self._upgrade_request:
             return
         self._pending = 0
         super().on_message_complete()
@@ -138,25 +138,25 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stop_watching()
-        self._stall_timer = self.loop.call_later(self.stall_seconds, self._abandon)
+        self._cancel_write_timer()
+        self._write_timer = self.loop.call_later(self.write_timeout, self._on_write_stall)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_watching()
+        self._cancel_write_timer()
 
-    def _give_up(self) -> None:
-        self._head_timer = None
-        if self._has_begun:
-            self._refuse(RequestTimeout(f"The head of the request did not come within {self.head_seconds:g} s."))
+    def _on_header_timeout(self) -> None:
+        self._header_timer = None
+        if self._head_started:
+            self._reject(RequestTimeout(f"The head of the request did not come within {self.header_timeout:g} s."))
         else:
             self.transport.close()
 
-    def _abandon(self) -> None:
-        log.info("connection.stalled", seconds=self.stall_seconds)
+    def _on_write_stall(self) -> None:
+        log.info("connection.stalled", seconds=self.write_timeout)
         self.transport.abort()
 
-    def _refuse(self, error: ApiError) -> None:
+    def _reject(self, error: ApiError) -> None:
         """Nothing that follows can be understood, so the connection ends; an answer under way breaks off.
 
         Who is still sending gets time to read why: a socket that is closed with bytes unread resets the connection.
@@ -166,11 +166,11 @@ class Connection(HttpToolsProtocol):
             fields = {"content-type": "application/json", "content-length": f"{len(body)}", "connection": "close"}
             head = "".join(f"{name}: {value}\r\n" for name, value in {**error.headers, **fields}.items())
             self.transport.write(STATUS_LINE[error.status] + head.encode() + b"\r\n" + body)
-        self._hang_up()
-        self._has_ended = True
+        self._signal_disconnect()
+        self._was_rejected = True
         self.transport.write_eof()
-        self._stop_waiting()
-        self._head_timer = self.loop.call_later(min(self.head_seconds, _LINGER), self.transport.abort)
+        self._cancel_header_timer()
+        self._header_timer = self.loop.call_later(min(self.header_timeout, _LINGER_SECONDS), self.transport.abort)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
@@ -179,27 +179,28 @@ class Connection(HttpToolsProtocol):
     def _is_busy(self) -> bool:
         return self._current is not None and not self._current.response_complete
 
-    def _hang_up(self) -> None:
+    def _signal_disconnect(self) -> None:
         """Tell the app that nobody listens; uvicorn tells only the last of several requests that came together."""
         if self._current is not None and not self._current.response_complete:
             self._current.disconnected = True
             self._current.message_event.set()
 
-    def _stop_waiting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _cancel_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-    def _stop_watching(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
-
-
-def _too_large() -> RequestTooLarge:
-    return RequestTooLarge(f"The head of the request is larger than {MAX_HEAD} bytes.")
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
 
-def connection(head_seconds: float, stall_seconds: float) -> type[Connection]:
+def _head_too_large() -> RequestTooLarge:
+    return RequestTooLarge(f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
+
+
+def protocol_class(header_timeout: float, write_timeout: float) -> type[LimitedHttpProtocol]:
     """The class that uvicorn makes one object of for each connection."""
-    return type("Connection", (Connection,), {"head_seconds": head_seconds, "stall_seconds": stall_seconds})
+    timeouts = {"header_timeout": header_timeout, "write_timeout": write_timeout}
+    return type("LimitedHttpProtocol", (LimitedHttpProtocol,), timeouts)

@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from app.config.settings import Settings, set_variable
 from app.observability.logging import log
-from app.server.draining import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, address_of, work
+from app.server.draining import COUNT_DEATH, DRAIN, READY, RELOAD_KEYS, STOPPED_LISTENING, base_url, run_worker
 
 #: A fresh interpreter for each worker: a copy of this process would share its threads' locks.
 _SPAWN = multiprocessing.get_context("spawn")
@@ -31,42 +31,44 @@ _SPAWN = multiprocessing.get_context("spawn")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Whoever has served for so many seconds did not die of how it was started.
-_LONG = 60.0
+_STABLE_SECONDS = 60.0
 
 #: Early deaths in a row before the server gives up, where no worker serves.
-_MOST_DEATHS = 4
+_MAX_EARLY_DEATHS = 4
 
 #: Seconds before the second try in a row, doubled for each that follows, up to the last number.
-_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_FIRST_RESTART_PAUSE, _MAX_RESTART_PAUSE = 0.5, 10.0
 
 #: Where to listen, as `socket.bind` takes it.
 Address = tuple[socket.AddressFamily, tuple[str, int]]
 
 
-class Work(Protocol):
+class RunWorker(Protocol):
     """What a worker's process does."""
 
-    def __call__(self, settings: Settings, sockets: list[socket.socket], line: Connection) -> None: ...
+    def __call__(self, settings: Settings, sockets: list[socket.socket], pipe: Connection) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Worker:
+class WorkerHandle:
     process: SpawnProcess
-    line: Connection
+    pipe: Connection
 
 
-class Workers:
+class Supervisor:
     """The first SIGTERM or SIGINT lets the workers drain, a second one kills them; SIGHUP has keys read anew."""
 
-    def __init__(self, settings: Settings, work: Work = work, pause: float = _PAUSE) -> None:
+    def __init__(
+        self, settings: Settings, run_worker: RunWorker = run_worker, restart_pause: float = _FIRST_RESTART_PAUSE
+    ) -> None:
         self.force_exit = False
         self._settings = settings
-        self._work = work
-        self._pause = pause
+        self._run_worker = run_worker
+        self._restart_pause = restart_pause
         self._addresses: list[Address] = []
         self._closing = asyncio.Event()
-        self._alive: set[Worker] = set()
-        self._serving: set[Worker] = set()
+        self._alive: set[WorkerHandle] = set()
+        self._serving: set[WorkerHandle] = set()
         self._deaths = 0
         self._is_ready = False
         self._has_failed = False
@@ -86,7 +88,7 @@ class Workers:
             return
         log.info("closing", workers=len(self._alive), grace=self._settings.shutdown_grace)
         self._closing.set()
-        self._tell(DRAIN)
+        self._broadcast(DRAIN)
 
     async def _run(self) -> None:
         self._addresses = await find_addresses(self._settings.host, self._settings.port)
@@ -97,7 +99,7 @@ class Workers:
         with TemporaryDirectory(prefix="limner-metrics-") as folder:
             set_variable("PROMETHEUS_MULTIPROC_DIR", folder)
             self._listen_for_signals()
-            await asyncio.gather(*(self._fill(f"worker-{place}") for place in range(self._settings.workers)))
+            await asyncio.gather(*(self._run_slot(f"worker-{place}") for place in range(self._settings.workers)))
         close_all(claims)
 
     def _listen_for_signals(self) -> None:
@@ -105,12 +107,12 @@ class Workers:
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self.stop)
         if self._settings.keys_file is not None:
-            loop.add_signal_handler(signal.SIGHUP, partial(self._tell, RELOAD))
+            loop.add_signal_handler(signal.SIGHUP, partial(self._broadcast, RELOAD_KEYS))
 
     def _bind(self) -> list[socket.socket]:
         return [bind(address) for address in self._addresses]
 
-    async def _fill(self, place: str) -> None:
+    async def _run_slot(self, place: str) -> None:
         """One worker after another. Connections that one has not yet accepted wait for the next: the sockets stay."""
         sockets: list[socket.socket] = []
         early = 0
@@ -123,95 +125,97 @@ class Workers:
                 log.error("worker cannot start", error=str(error))
                 seconds = 0.0
             else:
-                seconds = await self._watch(worker, sockets)
-            early = 0 if seconds > _LONG else early + 1
-            if early >= _MOST_DEATHS and not self._serving and not self._closing.is_set():
+                seconds = await self._monitor(worker, sockets)
+            early = 0 if seconds > _STABLE_SECONDS else early + 1
+            if early >= _MAX_EARLY_DEATHS and not self._serving and not self._closing.is_set():
                 log.error("workers die as soon as they are started", deaths=early)
                 self._has_failed = True
                 self.stop()
             elif early > 1:
                 # Meanwhile the other workers get what comes.
                 close_all(sockets)
-                await self._rest(min(self._pause * 2 ** (early - 2), _LONGEST_PAUSE))
+                await self._pause_restarts(min(self._restart_pause * 2 ** (early - 2), _MAX_RESTART_PAUSE))
         close_all(sockets)
 
-    async def _rest(self, seconds: float) -> None:
+    async def _pause_restarts(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
 
-    def _start(self, place: str, sockets: list[socket.socket]) -> Worker:
+    def _start(self, place: str, sockets: list[socket.socket]) -> WorkerHandle:
         """By the name of its place it is told apart in the metrics, where it goes on counting for the one before it."""
         ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=self._work, args=(self._settings, sockets, theirs), name=place, daemon=True)
+        process = _SPAWN.Process(
+            target=self._run_worker, args=(self._settings, sockets, theirs), name=place, daemon=True
+        )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-        worker = Worker(process, ours)
+        worker = WorkerHandle(process, ours)
         self._alive.add(worker)
         return worker
 
-    async def _watch(self, worker: Worker, sockets: list[socket.socket]) -> float:
+    async def _monitor(self, worker: WorkerHandle, sockets: list[socket.socket]) -> float:
         """To its end; the seconds for which it has served."""
-        has_served = await hear(worker.line) == READY
+        has_served = await receive(worker.pipe) == READY
         began = time.monotonic()
         if has_served:
-            self._welcome(worker)
-            if await hear(worker.line) == LEAVING:
+            self._on_ready(worker)
+            if await receive(worker.pipe) == STOPPED_LISTENING:
                 close_all(sockets)
-        await readable(worker.process.sentinel)
-        self._bury(worker)
+        await wait_readable(worker.process.sentinel)
+        self._on_exit(worker)
         return time.monotonic() - began if has_served else 0.0
 
-    def _welcome(self, worker: Worker) -> None:
+    def _on_ready(self, worker: WorkerHandle) -> None:
         self._serving.add(worker)
-        self._count_deaths()
+        self._report_deaths()
         log.info("worker ready", pid=worker.process.pid)
         if len(self._serving) == self._settings.workers and not (self._is_ready or self._closing.is_set()):
             self._is_ready = True
-            log.info("ready", address=address_of(self._addresses[0][1]), workers=self._settings.workers)
+            log.info("ready", address=base_url(self._addresses[0][1]), workers=self._settings.workers)
 
-    def _bury(self, worker: Worker) -> None:
+    def _on_exit(self, worker: WorkerHandle) -> None:
         worker.process.join()
-        worker.line.close()
+        worker.pipe.close()
         self._alive.discard(worker)
         self._serving.discard(worker)
         mark_process_dead(worker.process.name)  # type: ignore[no-untyped-call]
         if not self._closing.is_set():
             log.error("worker died", pid=worker.process.pid, exit_code=worker.process.exitcode)
             self._deaths += 1
-            self._count_deaths()
+            self._report_deaths()
 
-    def _count_deaths(self) -> None:
+    def _report_deaths(self) -> None:
         """In the metrics of a worker that serves, as soon as there is one: this process has none of its own."""
         for worker in self._serving:
             for _ in range(self._deaths):
-                tell(worker.line, COUNT_DEATH)
+                send(worker.pipe, COUNT_DEATH)
             self._deaths = 0
 
-    def _tell(self, message: bytes) -> None:
+    def _broadcast(self, message: bytes) -> None:
         for worker in self._alive:
-            tell(worker.line, message)
+            send(worker.pipe, message)
 
 
-def tell(line: Connection, message: bytes) -> None:
+def send(line: Connection, message: bytes) -> None:
     """Nothing where the other end has gone: that is noticed by its process."""
     with suppress(OSError):
         line.send_bytes(message)
 
 
-async def hear(line: Connection) -> bytes | None:
+async def receive(line: Connection) -> bytes | None:
     """None where the other end has gone."""
-    await readable(line.fileno())
+    await wait_readable(line.fileno())
     try:
         return line.recv_bytes()
     except (EOFError, OSError):
         return None
 
 
-async def readable(descriptor: int) -> None:
+async def wait_readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     seen = asyncio.Event()
     loop.add_reader(descriptor, seen.set)

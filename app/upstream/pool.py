@@ -10,7 +10,7 @@ from functools import partial
 
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, UpstreamError
 from app.observability.logging import log
-from app.observability.metrics import ATTEMPTS
+from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.chat_reply import ChatReply
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
 from app.upstream.client import Question, Upstream
@@ -206,7 +206,7 @@ class Upstreams:
             self._freed = asyncio.Event()
 
     def _judge(self, member: Member, ticket: Permit, error: ApiError | None) -> None:
-        ATTEMPTS.of(member.spec.name, "ok" if error is None else error.code or error.type).inc()
+        UPSTREAM_ATTEMPTS.labels(member.spec.name, "ok" if error is None else error.code or error.type).inc()
         now = self._monotonic()
         before = member.circuit.state(now)
         if error is not None and _is_its_fault(error, member.upstream):

@@ -131,7 +131,7 @@ def test_several_pictures(page: Page, demo: RunningDemo) -> None:
 
 
 def test_a_stream_shows_pictures_on_the_way(browser: Browser) -> None:
-    with run_demo(pace=0.02) as demo, run_limner(demo.url, upstream_model="previews") as limner:
+    with run_demo(chunk_pause=0.02) as demo, run_limner(demo.url, upstream_model="previews") as limner:
         limner.app.state.studio.silence = 0.05
         with open_page(browser, limner) as page:
             seen = page.evaluate_handle(

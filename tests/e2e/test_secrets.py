@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from app.access.auth import Caller
 from app.config.settings import Settings
 from app.config.validation import describe_errors
-from app.observability.logging import configure
+from app.observability.logging import configure_logging
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningLimner, run_demo, run_limner
 
@@ -33,7 +33,7 @@ def lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
-    configure(request.param, "debug", stream)
+    configure_logging(request.param, "debug", stream)
     yield stream
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()

@@ -210,7 +210,7 @@ def test_how_the_server_ended_is_the_exit_code(
 ) -> None:
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
     ended = Ended(by, force_exit=code == 130)
-    monkeypatch.setattr(commands, "Server", ended)
+    monkeypatch.setattr(commands, "DrainingServer", ended)
     assert commands.main(["serve"]) == code
     assert ended.settings[0].upstream_base_url == NOWHERE
 
@@ -220,7 +220,7 @@ def test_several_workers_are_supervised(environment: Path, monkeypatch: pytest.M
     for name, value in (WHERE | {"LIMNER_WORKERS": "3", "LIMNER_KEYS_FILE": str(tmp_path / "keys.toml")}).items():
         monkeypatch.setenv(name, value)
     ended = Ended()
-    monkeypatch.setattr("app.server.supervisor.Workers", ended)
+    monkeypatch.setattr("app.server.supervisor.Supervisor", ended)
     assert commands.main(["serve"]) == 0
     assert ended.settings[0].workers == 3
 
@@ -249,10 +249,10 @@ def test_what_the_server_warns_of_when_it_starts(name: str, environment: Path, m
     variables, events = WARNED[name]
     for variable, value in (WHERE | variables).items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(commands, "Server", Ended())
+    monkeypatch.setattr(commands, "DrainingServer", Ended())
     monkeypatch.setattr(commands, "open_workers", Ended())
     # It would put the records beyond the reach of this test.
-    monkeypatch.setattr(commands, "configure", lambda *_: None)
+    monkeypatch.setattr(commands, "configure_logging", lambda *_: None)
     with structlog.testing.capture_logs() as records:
         assert commands.main(["serve"]) == 0
     assert [record["event"] for record in records] == events

@@ -25,7 +25,17 @@ import structlog
 
 from app.config.settings import Settings
 from app.observability import metrics
-from app.server.draining import COUNT_DEATH, DRAIN, LEAVING, READY, RELOAD, Server, Worker, address_of, work
+from app.server.draining import (
+    COUNT_DEATH,
+    DRAIN,
+    READY,
+    RELOAD_KEYS,
+    STOPPED_LISTENING,
+    DrainingServer,
+    WorkerServer,
+    base_url,
+    run_worker,
+)
 from tests.support.processes import serve
 from tests.support.servers import RunningDemo, run_demo
 
@@ -120,7 +130,7 @@ class InProcess:
         self,
         demo: RunningDemo,
         folder: Path,
-        make: Callable[[Settings], Server] = Server,
+        make: Callable[[Settings], DrainingServer] = DrainingServer,
         sockets: list[socket.socket] | None = None,
         **options: Any,
     ) -> None:
@@ -173,7 +183,7 @@ def test_a_server_that_cannot_listen_is_not_ready(demo: RunningDemo, tmp_path: P
         settings = Settings(
             upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=taken.getsockname()[1]
         )
-        server = Server(settings)
+        server = DrainingServer(settings)
         with pytest.raises(SystemExit):
             server.run()
     assert server._loop is None
@@ -183,7 +193,7 @@ def test_a_server_whose_parts_do_not_open_does_not_start(demo: RunningDemo, tmp_
     def fail(_: object) -> AbstractAsyncContextManager[None]:
         raise OSError("no room")
 
-    server = Server(Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=0))
+    server = DrainingServer(Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=0))
     server._app.router.lifespan_context = fail
     with pytest.raises(SystemExit):
         server.run()
@@ -200,8 +210,8 @@ def test_the_keys_are_read_again_on_a_hangup(demo: RunningDemo, tmp_path: Path) 
     keys = tmp_path / "keys.toml"
     keys.write_text("")
     settings = Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", keys_file=keys)
-    server = Server(settings)
-    server._reread_keys_on_hangup(Loop())  # type: ignore[arg-type]
+    server = DrainingServer(settings)
+    server._reload_keys_on_sighup(Loop())  # type: ignore[arg-type]
     assert Loop.heard == {signal.SIGHUP: server._app.state.keys.reload}
 
 
@@ -213,7 +223,7 @@ class AWorker(InProcess):
         self.theirs = theirs
         bound = socket.create_server(("127.0.0.1", 0))
         self.place: tuple[str, int] = bound.getsockname()
-        super().__init__(demo, folder, lambda settings: Worker(settings, theirs), [bound])
+        super().__init__(demo, folder, lambda settings: WorkerServer(settings, theirs), [bound])
 
     def __enter__(self) -> "AWorker":
         super().__enter__()
@@ -233,7 +243,7 @@ def test_a_worker_does_what_its_supervisor_says(
     with AWorker(demo, tmp_path) as worker:
         read = threading.Event()
         monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
-        for said in (RELOAD, COUNT_DEATH, b"what a later version may say", DRAIN):
+        for said in (RELOAD_KEYS, COUNT_DEATH, b"what a later version may say", DRAIN):
             worker.line.send_bytes(said)
         assert read.wait(20)
     assert metrics.WORKER_DEATHS._value.get() == deaths + 1
@@ -253,11 +263,11 @@ def test_a_worker_leaves_at_a_signal_of_its_own_and_says_so(
         read = threading.Event()
         monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
         worker.server.handle_exit(signal.SIGINT, None)
-        worker.line.send_bytes(RELOAD)
+        worker.line.send_bytes(RELOAD_KEYS)
         assert read.wait(20)
         assert not worker.line.poll(0)
         worker.server.handle_exit(signal.SIGTERM, None)
-        assert worker.line.recv_bytes() == LEAVING
+        assert worker.line.recv_bytes() == STOPPED_LISTENING
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +288,7 @@ def test_a_worker_that_cannot_start_says_why(case: Broken, capsys: pytest.Captur
     ours, theirs = Pipe()
     settings = Settings(upstream_base_url="http://h", log_format="json", **case.settings)
     with ours, theirs, pytest.raises(SystemExit) as ended:
-        work(settings, [], theirs)
+        run_worker(settings, [], theirs)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
     told = orjson.loads(capsys.readouterr().err)
@@ -288,10 +298,10 @@ def test_a_worker_that_cannot_start_says_why(case: Broken, capsys: pytest.Captur
 
 def test_a_workers_process_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
-    monkeypatch.setattr(Worker, "run", lambda _, sockets: given.append(sockets))
+    monkeypatch.setattr(WorkerServer, "run", lambda _, sockets: given.append(sockets))
     ours, theirs = Pipe()
     with ours, theirs, socket.create_server(("127.0.0.1", 0)) as bound:
-        work(Settings(upstream_base_url="http://h", image_store="memory:"), [bound], theirs)
+        run_worker(Settings(upstream_base_url="http://h", image_store="memory:"), [bound], theirs)
         assert given == [[bound]]
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
@@ -299,4 +309,4 @@ def test_a_workers_process_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("name", "address"), [(("127.0.0.1", 80), "http://127.0.0.1:80/v1"), (("::1", 80, 0, 0), "http://[::1]:80/v1")])  # fmt: skip
 def test_an_address_is_told_as_clients_write_it(name: tuple[str, int], address: str) -> None:
-    assert address_of(name) == address
+    assert base_url(name) == address

@@ -12,9 +12,9 @@ import pytest
 from fastapi import FastAPI
 
 from app.access.auth import Authenticator
-from app.api.diagnostics import MAX_PASTED as MOST
-from app.api.diagnostics import MOST_BYTES, diagnosis_routes
-from app.api.middleware import LastResort, Record
+from app.api.diagnostics import MAX_CONCURRENT_EXPLAINS as MOST
+from app.api.diagnostics import MAX_REPLY_BYTES, explain_routes
+from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
 from app.errors import ApiError
 from app.main import answer_fault
 from tests.support.raw_http import ask, connect, request
@@ -82,7 +82,7 @@ def test_it_needs_a_key(limner: RunningLimner) -> None:
 
 
 def test_a_reply_may_be_only_so_large(limner: RunningLimner) -> None:
-    head = request("POST /v1/explain", "authorization: Bearer sk-client", f"content-length: {MOST_BYTES + 1}")
+    head = request("POST /v1/explain", "authorization: Bearer sk-client", f"content-length: {MAX_REPLY_BYTES + 1}")
     assert ask(limner.url, head).status == 413
 
 
@@ -102,9 +102,9 @@ def test_who_leaves_in_the_middle_takes_no_place(limner: RunningLimner) -> None:
 def app() -> FastAPI:
     made = FastAPI()
     made.add_exception_handler(ApiError, answer_fault)
-    made.add_middleware(LastResort)
-    made.add_middleware(Record)
-    made.include_router(diagnosis_routes(Authenticator(["sk-client"], pass_through=False), 10))
+    made.add_middleware(UnhandledErrorMiddleware)
+    made.add_middleware(AccessLogMiddleware)
+    made.include_router(explain_routes(Authenticator(["sk-client"], pass_through=False), 10))
     return made
 
 

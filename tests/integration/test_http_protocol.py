@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.server.http_protocol import MAX_HEAD, connection
+from app.server.http_protocol import MAX_HEAD_BYTES, protocol_class
 from tests.support.raw_http import Reply, connect, request
 from tests.support.servers import serve
 
@@ -67,7 +67,7 @@ def app() -> App:
 
 @pytest.fixture(scope="module")
 def url(app: App) -> Iterator[str]:
-    with serve(app, http=connection(HEAD_SECONDS, STALL_SECONDS)) as url:
+    with serve(app, http=protocol_class(HEAD_SECONDS, STALL_SECONDS)) as url:
         yield url
 
 
@@ -77,7 +77,7 @@ PATIENT = 30.0
 @pytest.fixture(scope="module")
 def patient(app: App) -> Iterator[str]:
     """For what must not depend on time."""
-    with serve(app, http=connection(PATIENT, PATIENT)) as url:
+    with serve(app, http=protocol_class(PATIENT, PATIENT)) as url:
         yield url
 
 
@@ -137,7 +137,7 @@ class Broken:
     status: int = 400
 
 
-FILL = b"a" * MAX_HEAD
+FILL = b"a" * MAX_HEAD_BYTES
 
 BROKEN = [
     Broken("no HTTP at all", (b"hello\r\n\r\n",)),
@@ -170,11 +170,11 @@ BROKEN = [
     Broken("a chunk longer than its size", (request("POST /", "transfer-encoding: chunked"), b"1\r\nxx\r\n")),
     Broken("a path that is too long", (b"GET /" + FILL + b" HTTP/1.1\r\nHost: h\r\n\r\n",), 413),
     Broken("a header that is too long", (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + FILL + b"\r\n\r\n",), 413),
-    Broken("too many headers", (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a: b\r\n" * MAX_HEAD + b"\r\n",), 413),
+    Broken("too many headers", (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES + b"\r\n",), 413),
     Broken("a path without an end", (b"GET /", *[FILL] * 2), 413),
     Broken("the name of a header without an end", (b"GET / HTTP/1.1\r\nHost: h\r\n", *[FILL] * 2), 413),
     Broken("a header without an end", (b"GET / HTTP/1.1\r\nHost: h\r\nX: ", *[FILL] * 2), 413),
-    Broken("line breaks without an end", (b"\r\n" * MAX_HEAD,), 413),
+    Broken("line breaks without an end", (b"\r\n" * MAX_HEAD_BYTES,), 413),
     Broken("an extension of a chunk without an end", (request("POST /", "transfer-encoding: chunked"), b"1;", *[FILL] * 6), 413),
     Broken("headers behind a body without an end", (request("POST /", "transfer-encoding: chunked"), b"0\r\n", *[b"a: b\r\n" * 11_000] * 6), 413),
 ]  # fmt: skip
@@ -198,7 +198,7 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(patient: str, c
 def test_a_head_of_just_the_limit_passes(patient: str) -> None:
     line = b"GET / HTTP/1.1\r\nX:"
     with connect(patient) as wire:
-        wire.send(line + b"a" * (MAX_HEAD - len("/X")) + b"\r\n\r\n")
+        wire.send(line + b"a" * (MAX_HEAD_BYTES - len("/X")) + b"\r\n\r\n")
         assert wire.reply().status == 200
 
 
@@ -290,7 +290,7 @@ def test_who_does_not_read_the_answer_is_cut(url: str, app: App) -> None:
 def test_who_does_not_read_the_end_of_the_answer_is_cut(app: App) -> None:
     """Less than a buffer of it is left, and the app has done with it: nobody but the connection can tell."""
     ended = threading.Event()
-    kind = connection(PATIENT, STALL_SECONDS)
+    kind = protocol_class(PATIENT, STALL_SECONDS)
     lines = []
 
     class Watched(kind):  # type: ignore[valid-type, misc]

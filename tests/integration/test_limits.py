@@ -392,11 +392,11 @@ def test_redis_is_killed_and_comes_back_while_requests_run(
 def most_at_once(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each question that comes or ends: how many there are."""
     seen: list[int] = []
-    move = demo.state.move
+    move = demo.state.change_in_flight
 
     def watch(step: int) -> None:
         move(step)
-        seen.append(demo.state.under_way)
+        seen.append(demo.state.in_flight)
 
     monkeypatch.setattr(demo.state, "move", watch)
     return seen

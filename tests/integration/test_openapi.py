@@ -18,7 +18,18 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.api.openapi import ERROR, EVENT, FAULTS, IMAGES, MODEL, MODELS, STATUS, USAGE, complete, fault_responses
+from app.api.openapi import (
+    ERROR,
+    ERROR_EXAMPLES,
+    EVENT,
+    IMAGES,
+    MODEL,
+    MODELS,
+    STATUS,
+    USAGE,
+    error_responses,
+    patch_schema,
+)
 from app.protocol.image_request import PARAMETERS, ImagesRequest, Operation
 from app.protocol.image_response import images_json
 from app.protocol.parameters import Destination, Parameter
@@ -55,8 +66,8 @@ def test_it_lists_every_endpoint_once_and_how_it_can_end(document: dict[str, Any
     assert operations["GET /readyz"] == {200, 503}
     assert operations["GET /kept/{name}"] == {200, 404}
     for path in IMAGE_PATHS.values():
-        assert operations[f"POST {path}"] == {200, 202, *FAULTS}
-    assert operations["GET /v1/images/results/{result_id}"] == {200, 202, *FAULTS}
+        assert operations[f"POST {path}"] == {200, 202, *ERROR_EXAMPLES}
+    assert operations["GET /v1/images/results/{result_id}"] == {200, 202, *ERROR_EXAMPLES}
     assert not [name for name in operations if "variations" in name]
 
 
@@ -120,14 +131,16 @@ def test_each_answer_is_a_valid_schema(schema: dict[str, Any]) -> None:
 
 
 def test_a_status_says_what_it_means_and_how_it_looks() -> None:
-    (error,) = FAULTS[401].examples
+    (error,) = ERROR_EXAMPLES[401].examples
     content = {"schema": ERROR, "examples": {"invalid_api_key": {"value": error.body}}}
-    assert fault_responses(401) == {401: {"description": FAULTS[401].meaning, "content": {"application/json": content}}}
+    assert error_responses(401) == {
+        401: {"description": ERROR_EXAMPLES[401].meaning, "content": {"application/json": content}}
+    }
 
 
 @pytest.mark.parametrize("code", ["model_not_found", "result_not_found", "image_not_found"])
 def test_a_404_shows_what_is_missing_there(code: str) -> None:
-    assert list(fault_responses(404, missing=code)[404]["content"]["application/json"]["examples"]) == [code]
+    assert list(error_responses(404, not_found_code=code)[404]["content"]["application/json"]["examples"]) == [code]
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -175,11 +188,11 @@ def test_every_parameter_has_a_limit(row: Parameter) -> None:
 
 
 def test_completing_takes_away_fastapi_s_own_422_which_never_comes() -> None:
-    ours, theirs = fault_responses(422)[422], {"description": "Validation Error"}
+    ours, theirs = error_responses(422)[422], {"description": "Validation Error"}
     paths: dict[str, Any] = {
         "/a": {"get": {"responses": {"200": {}, "422": theirs}}, "post": {"responses": {"422": ours}}}
     }
-    complete({"paths": paths})
+    patch_schema({"paths": paths})
     assert paths == {"/a": {"get": {"responses": {"200": {}}}, "post": {"responses": {"422": ours}}}}
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app import __version__
-from app.api.pages import POLICY, WEB_DIR, about
+from app.api.pages import CONTENT_SECURITY_POLICY, WEB_DIR, server_info
 from app.config.settings import Settings
 from app.extraction.urls import UrlKind
 from app.protocol.image_request import PARAMETERS
@@ -62,7 +62,11 @@ def test_a_file_is_sent_as_what_it_is(http: httpx.Client, case: Sent) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (200, case.media_type)
     assert answer.text == FILES[case.file]
     told = {name: answer.headers[name] for name in ("cache-control", "content-security-policy", "referrer-policy")}
-    assert told == {"cache-control": "no-cache", "content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+    assert told == {
+        "cache-control": "no-cache",
+        "content-security-policy": CONTENT_SECURITY_POLICY,
+        "referrer-policy": "no-referrer",
+    }
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cross-origin-opener-policy"] == "same-origin"
 
@@ -74,7 +78,7 @@ def test_what_the_browser_has_is_not_sent_again(http: httpx.Client, path: str) -
     for known in (etag, f"W/{etag}", f'"other", {etag}'):
         again = http.get(path, headers={"if-none-match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
-        assert again.headers["content-security-policy"] == POLICY
+        assert again.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
     assert http.get(path, headers={"if-none-match": '"other"'}).status_code == 200
 
 
@@ -129,7 +133,7 @@ TOLD = [
 @pytest.mark.parametrize("case", TOLD, ids=lambda case: case.name)
 def test_the_page_learns_whose_key_is_wanted(case: Told, tmp_path: Path) -> None:
     settings = Settings(upstream_base_url=NO_UPSTREAM, image_store=f"disk://{tmp_path}", **case.settings)
-    assert about(settings)["key"] == case.key
+    assert server_info(settings)["key"] == case.key
 
 
 def test_the_page_learns_the_rules_and_no_secret(http: httpx.Client) -> None:

@@ -221,7 +221,7 @@ def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: R
         demo.state.release()
         wait_for_jobs(limner, 0)
         assert limner.studio.turns.in_use == 0
-    assert demo.state.painted == 2
+    assert demo.state.images_drawn == 2
 
 
 def test_a_server_that_is_closing_takes_no_new_questions(demo: RunningDemo) -> None:

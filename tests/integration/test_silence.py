@@ -8,9 +8,9 @@ import pytest
 from fastapi import FastAPI
 
 from app.access.auth import Authenticator
-from app.api.diagnostics import LONGEST, silence_routes
-from app.api.diagnostics import MAX_SILENCE as MOST
-from app.api.middleware import Record
+from app.api.diagnostics import MAX_CONCURRENT_SILENCES as MOST
+from app.api.diagnostics import MAX_SILENCE_SECONDS, silence_routes
+from app.api.middleware import AccessLogMiddleware
 from app.errors import ApiError
 from app.main import answer_fault
 from tests.support.servers import RunningLimner, run_limner
@@ -35,7 +35,7 @@ class Clock:
 def app(clock: Clock) -> FastAPI:
     made = FastAPI()
     made.add_exception_handler(ApiError, answer_fault)
-    made.add_middleware(Record)
+    made.add_middleware(AccessLogMiddleware)
     made.include_router(silence_routes(Authenticator(["sk-client"], pass_through=False), clock.sleep))
     return made
 
@@ -65,7 +65,7 @@ def limner() -> Any:
         yield running
 
 
-@pytest.mark.parametrize(("path", "status"), [("0", 200), ("-1", 400), (str(LONGEST + 1), 400), ("nan", 400), ("soon", 400), ("", 404)])  # fmt: skip
+@pytest.mark.parametrize(("path", "status"), [("0", 200), ("-1", 400), (str(MAX_SILENCE_SECONDS + 1), 400), ("nan", 400), ("soon", 400), ("", 404)])  # fmt: skip
 def test_only_seconds_are_understood(limner: RunningLimner, path: str, status: int) -> None:
     answer = httpx.get(f"{limner.url}/v1/silence/{path}", headers=KEY, trust_env=False)
     assert answer.status_code == status

@@ -19,8 +19,8 @@ import structlog
 
 from app.config.settings import Settings
 from app.server import supervisor as workers
-from app.server.draining import COUNT_DEATH, RELOAD
-from app.server.supervisor import Workers, bind, find_addresses
+from app.server.draining import COUNT_DEATH, RELOAD_KEYS
+from app.server.supervisor import Supervisor, bind, find_addresses
 from tests.support import fake_workers as crew
 from tests.support.processes import Process, serve
 from tests.support.raw_http import Wire, connect, request
@@ -69,12 +69,12 @@ def log() -> Iterator[Log]:
 
 
 def supervise(
-    work: Callable[..., None], folder: Path, drive: Callable[[Workers], Awaitable[None]], **options: Any
-) -> Workers:
+    work: Callable[..., None], folder: Path, drive: Callable[[Supervisor], Awaitable[None]], **options: Any
+) -> Supervisor:
     """Two workers that do `work`, while `drive` happens to them."""
     pause = options.pop("pause", 0.001)
     settings = Settings(upstream_base_url="http://h", **{"port": 0, "workers": 2, **options})
-    supervisor = Workers(settings, work=partial(work, folder), pause=pause)
+    supervisor = Supervisor(settings, run_worker=partial(work, folder), restart_pause=pause)
 
     async def both() -> None:
         await asyncio.gather(supervisor._run(), drive(supervisor))
@@ -99,7 +99,7 @@ def is_listened_to(port: int) -> bool:
 
 
 def test_it_is_ready_when_all_listen_and_ends_when_all_have_drained(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         ready = await log.hear("ready")
         port = int(ready["address"].removesuffix("/v1").rpartition(":")[2])
         assert (ready["workers"], log.count("worker ready")) == (2, 2)
@@ -114,7 +114,7 @@ def test_it_is_ready_when_all_listen_and_ends_when_all_have_drained(tmp_path: Pa
 
 def test_a_server_that_is_stopped_while_it_starts_is_never_ready(tmp_path: Path, log: Log) -> None:
     settings = Settings(upstream_base_url="http://h", port=0, workers=1)
-    supervisor = Workers(settings, work=partial(crew.obey, tmp_path))
+    supervisor = Supervisor(settings, run_worker=partial(crew.obey, tmp_path))
 
     def end(_: object, __: str, event: Any) -> Any:
         if event["event"] == "worker ready":
@@ -127,7 +127,7 @@ def test_a_server_that_is_stopped_while_it_starts_is_never_ready(tmp_path: Path,
 
 
 def test_one_that_dies_is_replaced_and_counted_by_one_that_serves(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         await log.hear("ready")
         first, other = supervisor._serving
         assert first.process.pid is not None
@@ -150,14 +150,14 @@ def test_signals_are_passed_on(tmp_path: Path, log: Log) -> None:
     keys = tmp_path / "keys.toml"
     keys.write_text("")
 
-    async def drive(_: Workers) -> None:
+    async def drive(_: Supervisor) -> None:
         await log.hear("ready")
         os.kill(os.getpid(), signal.SIGHUP)
         # Python tells of a signal before of the next one of a larger number.
         os.kill(os.getpid(), signal.SIGTERM)
 
     assert not supervise(crew.obey, tmp_path, drive, keys_file=keys).force_exit
-    assert [file.read_bytes() for file in tmp_path.iterdir() if file.name.isdecimal()] == [RELOAD + b"\n"] * 2
+    assert [file.read_bytes() for file in tmp_path.iterdir() if file.name.isdecimal()] == [RELOAD_KEYS + b"\n"] * 2
 
 
 def test_it_runs_until_a_signal(tmp_path: Path, log: Log) -> None:
@@ -167,12 +167,12 @@ def test_it_runs_until_a_signal(tmp_path: Path, log: Log) -> None:
         return event
 
     structlog.configure(processors=[end, log])
-    Workers(Settings(upstream_base_url="http://h", port=0, workers=1), work=partial(crew.obey, tmp_path)).run()
+    Supervisor(Settings(upstream_base_url="http://h", port=0, workers=1), run_worker=partial(crew.obey, tmp_path)).run()
     assert log.count("worker died") == 0
 
 
 def test_a_second_signal_waits_for_nobody(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         await log.hear("ready")
         supervisor.stop()
         supervisor.stop()
@@ -183,7 +183,7 @@ def test_a_second_signal_waits_for_nobody(tmp_path: Path, log: Log) -> None:
 def test_workers_that_never_start_end_the_server(tmp_path: Path, log: Log) -> None:
     settings = Settings(upstream_base_url="http://h", port=0, workers=2)
     with pytest.raises(SystemExit) as ended:
-        Workers(settings, work=partial(crew.fail, tmp_path), pause=0.001).run()
+        Supervisor(settings, run_worker=partial(crew.fail, tmp_path), restart_pause=0.001).run()
     assert ended.value.code == 1
     assert log.count("workers die as soon as they are started") == 1
     assert {record["exit_code"] for record in log.records if record["event"] == "worker died"} == {7}
@@ -193,17 +193,17 @@ def test_workers_that_never_start_end_the_server(tmp_path: Path, log: Log) -> No
 def test_a_process_that_the_kernel_refuses_is_asked_for_again(
     tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = Workers._start
+    start = Supervisor._start
     refusals = iter([OSError(errno.EAGAIN, "no more processes")] * 2)
 
-    def refuse(supervisor: Workers, place: str, sockets: list[socket.socket]) -> workers.Worker:
+    def refuse(supervisor: Supervisor, place: str, sockets: list[socket.socket]) -> workers.WorkerHandle:
         for refusal in refusals:
             raise refusal
         return start(supervisor, place, sockets)
 
-    monkeypatch.setattr(Workers, "_start", refuse)
+    monkeypatch.setattr(Supervisor, "_start", refuse)
 
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         await log.hear("ready")
         supervisor.stop()
 
@@ -214,7 +214,7 @@ def test_a_process_that_the_kernel_refuses_is_asked_for_again(
 
 
 def test_one_that_dies_twice_is_waited_with_unless_the_server_ends(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         await log.hear("ready")
         for _ in range(2):
             victim = max(worker.process.pid or 0 for worker in supervisor._serving if worker.process.name == "worker-0")
@@ -233,7 +233,7 @@ def test_one_that_dies_twice_is_waited_with_unless_the_server_ends(tmp_path: Pat
 
 
 def test_the_port_is_kept_while_nobody_listens(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         for _ in range(2):
             os.kill((await log.hear("worker ready"))["pid"], signal.SIGKILL)
             await log.hear("worker died")
@@ -247,7 +247,7 @@ def test_the_port_is_kept_while_nobody_listens(tmp_path: Path, log: Log) -> None
 
 
 def test_signals_wait_until_a_worker_can_act_upon_them(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         await log.hear("ready")
         supervisor.stop()
 
@@ -259,9 +259,9 @@ def test_signals_wait_until_a_worker_can_act_upon_them(tmp_path: Path, log: Log)
 def test_whoever_has_served_long_is_replaced_at_once_each_time(
     tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_LONG", -1.0)
+    monkeypatch.setattr(workers, "_STABLE_SECONDS", -1.0)
 
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         for _ in range(5):
             pid = (await log.hear("worker ready"))["pid"]
             os.kill(pid, signal.SIGKILL)
@@ -273,7 +273,7 @@ def test_whoever_has_served_long_is_replaced_at_once_each_time(
 
 
 def test_nobody_waits_for_one_that_has_stopped_listening(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         port = int((await log.hear("ready"))["address"].removesuffix("/v1").rpartition(":")[2])
         while await asyncio.to_thread(is_listened_to, port):
             pass
@@ -283,7 +283,7 @@ def test_nobody_waits_for_one_that_has_stopped_listening(tmp_path: Path, log: Lo
 
 
 def test_nobody_is_told_who_has_gone(tmp_path: Path, log: Log) -> None:
-    async def drive(supervisor: Workers) -> None:
+    async def drive(supervisor: Supervisor) -> None:
         await log.hear("ready")
         (worker,) = supervisor._serving
         worker.process.kill()

@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from app.access.auth import Caller
 from app.jobs.usage_record import Books
 from app.observability import tracing as traces
-from app.observability.logging import configure
+from app.observability.logging import configure_logging
 from app.observability.metrics import REGISTRY
-from app.observability.tracing import Tracing
+from app.observability.tracing import OtlpTracing
 from app.protocol.image_request import Operation
 from tests.support.raw_http import connect, request
 from tests.support.raw_http_lines import ASKED, Line, limner_over, wait_for_jobs
@@ -68,7 +68,7 @@ class Kept:
 @contextmanager
 def watched(demo: RunningDemo, kept: Kept, model: str = "gpt-image-2-chat", **options: Any) -> Iterator[RunningLimner]:
     with limner_over(demo, model, ledger=str(kept.path), **options) as limner:
-        configure("json", "info", kept.stream)
+        configure_logging("json", "info", kept.stream)
         yield limner
 
 
@@ -327,7 +327,7 @@ def test_each_arrow_is_a_span_and_the_upstream_hears_of_the_trace(
     demo: RunningDemo, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr("app.services.Tracing", lambda address, version: Tracing(address, version, exporter))
+    monkeypatch.setattr("app.services.Tracing", lambda address, version: OtlpTracing(address, version, exporter))
     edit: Any = {"files": {"image": ("a", saved(gradient(size=(5000, 20)), "PNG"))}, "timeout": 20}
     with watched(demo, kept, traces="http://127.0.0.1:9", log_prompts=True) as limner:
         form = {"prompt": "a hat", "output_format": "webp", "response_format": "url"}
@@ -359,12 +359,12 @@ def test_books_without_a_page_cost_nothing_to_close() -> None:
     asyncio.run(books.close())
     account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
     assert account.close({"status": 200, "bytes_in": 1, "bytes_out": 2})["outcome"] == "ok"
-    assert traces.Trace().id is None
+    assert traces.RequestTrace().id is None
 
 
 def test_a_collector_needs_no_ledger() -> None:
     exporter = InMemorySpanExporter()
-    books = Books(tracing=Tracing("http://127.0.0.1:9", "1.2.3", exporter))
+    books = Books(tracing=OtlpTracing("http://127.0.0.1:9", "1.2.3", exporter))
     account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
     account.close({"status": 499, "bytes_in": 1, "bytes_out": 0})
     asyncio.run(books.close())

@@ -14,7 +14,7 @@ from app.demo.server import serve
 from app.demo.state import DemoState
 from app.jobs.service import Studio
 from app.main import create_app
-from app.server.http_protocol import connection
+from app.server.http_protocol import protocol_class
 
 __all__ = ["RunningDemo", "RunningLimner", "run_demo", "run_limner", "serve"]
 
@@ -60,6 +60,6 @@ def run_limner(upstream: str, **options: Any) -> Iterator[RunningLimner]:
         }
         settings = Settings(**{**defaults, **options})
         app = create_app(settings)
-        http = connection(settings.client_header_timeout, settings.client_body_timeout)
+        http = protocol_class(settings.client_header_timeout, settings.client_body_timeout)
         with serve(app, http=http) as url:
             yield RunningLimner(url, app)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.stored_images import read_range
+from app.api.stored_images import parse_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_part_that_is_asked_for(case: Case) -> None:
-    assert read_range(case.header, 10) == case.part
+    assert parse_range(case.header, 10) == case.part
 
 
 @given(st.text("0123456789-,= bytesBYTES", max_size=20), st.integers(1, 50))
 def test_whatever_is_asked_lies_within(header: str, size: int) -> None:
-    part = read_range(f"bytes={header}", size)
+    part = parse_range(f"bytes={header}", size)
     assert part is None or not part or 0 <= part.start < part.stop <= size

@@ -8,8 +8,8 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.middleware import LastResort, Record, tidy
-from app.observability.logging import configure
+from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware, normalize_path
+from app.observability.logging import configure_logging
 
 
 def scope(path: str = "/v1/images/generations", kind: str = "http") -> dict[str, Any]:
@@ -33,7 +33,7 @@ def call(app: Any, scope: dict[str, Any]) -> list[Message]:
 @pytest.fixture
 def log_lines() -> Iterator[io.StringIO]:
     stream = io.StringIO()
-    configure("json", "info", stream)
+    configure_logging("json", "info", stream)
     yield stream
     structlog.reset_defaults()
 
@@ -45,7 +45,7 @@ async def ok(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def test_each_request_has_an_id_in_its_answer_and_in_its_record(log_lines: io.StringIO) -> None:
-    first, second = (call(Record(ok), scope())[0] for _ in range(2))
+    first, second = (call(AccessLogMiddleware(ok), scope())[0] for _ in range(2))
     ids = [dict(message["headers"])[b"x-request-id"].decode() for message in (first, second)]
     records = [orjson.loads(line) for line in log_lines.getvalue().splitlines()]
     assert ids[0] != ids[1]
@@ -68,7 +68,7 @@ def test_an_account_is_closed_with_the_record_and_joins_it(log_lines: io.StringI
         structlog.get_logger().info("on the way", body=(await receive())["type"])
         await ok(scope, receive, send)
 
-    call(Record(app), scope())
+    call(AccessLogMiddleware(app), scope())
     on_the_way, record = (orjson.loads(line) for line in log_lines.getvalue().splitlines())
     assert closed == [{"status": 200, "caller": "abc", "bytes_in": 0, "bytes_out": 2}]
     assert {"outcome": "fine", "bytes_in": 0, "bytes_out": 2}.items() <= record.items()
@@ -76,7 +76,7 @@ def test_an_account_is_closed_with_the_record_and_joins_it(log_lines: io.StringI
 
 
 def test_probes_do_not_fill_the_log(log_lines: io.StringIO) -> None:
-    call(Record(ok), scope("/healthz"))
+    call(AccessLogMiddleware(ok), scope("/healthz"))
     assert log_lines.getvalue() == ""
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_request_passes_untouched() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope["type"])
 
-    call(Record(app), {"type": "lifespan"})
+    call(AccessLogMiddleware(app), {"type": "lifespan"})
     assert seen == ["lifespan"]
 
 
@@ -104,15 +104,15 @@ def test_what_is_no_request_passes_untouched() -> None:
     ],
 )
 def test_paths_are_tidied(path: str, tidied: str, log_lines: io.StringIO) -> None:
-    assert tidy(path) == tidied
-    assert dict(call(Record(ok), scope(path))[0]["headers"])[b"x-path"] == tidied.encode()
+    assert normalize_path(path) == tidied
+    assert dict(call(AccessLogMiddleware(ok), scope(path))[0]["headers"])[b"x-path"] == tidied.encode()
 
 
 def test_a_bug_becomes_a_500_in_the_envelope_and_a_trace_in_the_log(log_lines: io.StringIO) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise KeyError("inner secret")
 
-    start, body = call(Record(LastResort(app)), scope())
+    start, body = call(AccessLogMiddleware(UnhandledErrorMiddleware(app)), scope())
     error = orjson.loads(body["body"])["error"]
     assert (start["status"], error["type"]) == (500, "server_error")
     assert set(error) == {"message", "type", "param", "code"}
@@ -126,4 +126,4 @@ def test_a_bug_in_the_middle_of_an_answer_ends_the_connection(log_lines: io.Stri
         raise KeyError("late")
 
     with pytest.raises(KeyError):
-        call(LastResort(app), scope())
+        call(UnhandledErrorMiddleware(app), scope())

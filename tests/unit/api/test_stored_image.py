@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from app.api.stored_images import KeptResponse
+from app.api.stored_images import StoredImageResponse
 from app.errors import ServiceUnavailable
 from app.images.store import StoredImage, store_unreachable
 
@@ -59,7 +59,7 @@ def send_to(sent: Sent, shelf: Shelf, asked: dict[str, str], method: str = "GET"
     async def receive() -> MutableMapping[str, Any]:
         raise AssertionError("nothing more is asked of the client")
 
-    response = KeptResponse(shelf.stored(), Headers(asked), {"x-kept": "yes"})
+    response = StoredImageResponse(shelf.stored(), Headers(asked), {"x-kept": "yes"})
     asyncio.run(response({"type": "http", "method": method}, receive, send))
 
 

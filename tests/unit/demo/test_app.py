@@ -184,7 +184,7 @@ def test_failures(demo: RunningDemo, client: httpx.Client, row: Failure) -> None
     assert tuple(answer.status_code for answer in answers) == row.statuses
     assert answers[0].json()["error"]["code"] == row.code
     assert answers[0].headers.get("retry-after") == ("3" if row.model == "limited-3" else None)
-    assert demo.state.painted == row.statuses[1:].count(200)
+    assert demo.state.images_drawn == row.statuses[1:].count(200)
 
 
 def test_a_gateways_page(demo: RunningDemo, client: httpx.Client) -> None:
@@ -237,7 +237,7 @@ def test_what_is_held_waits_for_its_release(demo: RunningDemo, client: httpx.Cli
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(post, client, ask("holds")) for _ in range(3)]
         assert demo.state.wait_for_calls(3)
-        assert demo.state.under_way == 3
+        assert demo.state.in_flight == 3
         assert not any(answer.done() for answer in answers)
         demo.state.release()
         assert [answer.result().status_code for answer in answers] == [200] * 3
@@ -258,7 +258,7 @@ def test_every_row_is_met_here() -> None:
     late = {"missing-image", "redirects", "cut-image", "not-an-image"}
     met = inside | broken | late | {row.model for row in TOLD} | {row.model for row in FAILURES}
     for row in BEHAVIOURS:
-        numbered = {model for model in met if model.startswith(row.name + "-")} if row.number is not None else set()
+        numbered = {model for model in met if model.startswith(row.name + "-")} if row.default is not None else set()
         assert row.name in met or numbered, row.title
 
 
@@ -327,7 +327,7 @@ def test_pictures_of_a_question(demo: RunningDemo, client: httpx.Client) -> None
 def test_pictures_that_are_none(demo: RunningDemo, client: httpx.Client, url: str, code: str) -> None:
     answer = post(client, ask(content=[{"type": "text", "text": "x"}, shown(url)]))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
-    assert demo.state.painted == 0
+    assert demo.state.images_drawn == 0
 
 
 def test_pictures_that_are_missing(demo: RunningDemo, client: httpx.Client) -> None:
@@ -400,6 +400,6 @@ def test_pace_is_slept_between_the_pieces() -> None:
     asks: list[Asked] = [
         ("POST", "/v1/chat/completions", {}, ask(model, stream=True)) for model in (MODEL, "pace-9", "slow-30")
     ]
-    ask_directly({"pace": 2, "sleep": sleep}, *asks)
+    ask_directly({"chunk_pause": 2, "sleep": sleep}, *asks)
     assert set(slept) == {2, 9, 30}
     assert slept.count(30) == 1

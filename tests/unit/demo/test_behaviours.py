@@ -4,53 +4,53 @@ from dataclasses import replace
 
 import pytest
 
-from app.demo import reply_forms as tellings
-from app.demo.behaviours import BEHAVIOURS, MODEL, Behaviour, Plan, Sketch, read_model
+from app.demo import reply_forms
+from app.demo.behaviours import BEHAVIOURS, MODEL, Behaviour, ImageSpec, ReplyPlan, parse_model
 
 
-def read(model: str) -> Plan:
-    plan = read_model(model)
+def read(model: str) -> ReplyPlan:
+    plan = parse_model(model)
     assert plan is not None
     return plan
 
 
 def test_the_documented_model_changes_nothing() -> None:
-    assert read(MODEL) == Plan()
+    assert read(MODEL) == ReplyPlan()
 
 
 @pytest.mark.parametrize("row", [row for row in BEHAVIOURS if row.name != MODEL], ids=lambda row: row.title)
 def test_every_row_changes_the_plan(row: Behaviour) -> None:
-    model = row.name if row.number is None else f"{row.name}-{row.number:g}"
-    assert read(model) != Plan()
+    model = row.name if row.default is None else f"{row.name}-{row.default:g}"
+    assert read(model) != ReplyPlan()
 
 
 def test_titles_are_unique_and_every_row_says_what_it_does() -> None:
     assert len({row.title for row in BEHAVIOURS}) == len(BEHAVIOURS)
-    assert all(row.says for row in BEHAVIOURS)
+    assert all(row.description for row in BEHAVIOURS)
 
 
 def test_names_that_are_numbered_have_a_number_of_their_own() -> None:
-    assert read("missing-image").sketches == read("missing-image-2").sketches == (Sketch(absent=2),)
-    assert read("pace").wire == read("pace-0.05").wire
-    assert read("redirects-3").sketches == (Sketch(hops=3),)
+    assert read("missing-image").images == read("missing-image-2").images == (ImageSpec(not_found_count=2),)
+    assert read("pace").transport == read("pace-0.05").transport
+    assert read("redirects-3").images == (ImageSpec(redirect_count=3),)
 
 
 def test_names_are_joined() -> None:
     plan = read("previews+markdown+jpeg+pace-0.5+never-done")
-    assert plan.telling is tellings.markdown
-    assert plan.sketches == (
-        Sketch(draft=True, scale=0.25, encoding="JPEG"),
-        Sketch(draft=True, scale=0.5, encoding="JPEG"),
-        Sketch(encoding="JPEG"),
+    assert plan.build_reply is reply_forms.markdown
+    assert plan.images == (
+        ImageSpec(is_draft=True, scale=0.25, encoding="JPEG"),
+        ImageSpec(is_draft=True, scale=0.5, encoding="JPEG"),
+        ImageSpec(encoding="JPEG"),
     )
-    assert plan.wire == replace(Plan().wire, pace=0.5, done=False)
-    assert len(read("slow-2+flaky-1").gates) == 2
+    assert plan.transport == replace(ReplyPlan().transport, chunk_pause=0.5, with_done=False)
+    assert len(read("slow-2+flaky-1").interruptions) == 2
 
 
 @pytest.mark.parametrize("name", ["html", "refuses"])
 def test_a_name_with_a_number_is_another_row(name: str) -> None:
-    assert read(name).gates == ()
-    assert len(read({"html": "html-502", "refuses": "refuses-400"}[name]).gates) == 1
+    assert read(name).interruptions == ()
+    assert len(read({"html": "html-502", "refuses": "refuses-400"}[name]).interruptions) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_a_name_with_a_number_is_another_row(name: str) -> None:
     ],
 )
 def test_names_nobody_knows(model: str) -> None:
-    assert read_model(model) is None
+    assert parse_model(model) is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.demo.chat_request import Refused, check_size, decode_picture, read_question, split_prefix
+from app.demo.chat_request import DemoApiError, decode_data_url, parse_chat_request, parse_size, split_prefix
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
@@ -82,7 +82,7 @@ SIZES = (
 
 @pytest.mark.parametrize("case", SIZES, ids=lambda case: case.id)
 def test_size(case: Size) -> None:
-    question = read_question(case.body)
+    question = parse_chat_request(case.body)
     assert (question.width, question.height) == case.size
 
 
@@ -99,8 +99,8 @@ def test_size(case: Size) -> None:
     ],
 )
 def test_a_size_beyond_the_limits(size: str, reason: str) -> None:
-    with pytest.raises(Refused) as caught:
-        read_question(ask(f"{size} 'x'") if size != "bogus" else ask(metadata={"size": size}))
+    with pytest.raises(DemoApiError) as caught:
+        parse_chat_request(ask(f"{size} 'x'") if size != "bogus" else ask(metadata={"size": size}))
     error = caught.value.body["error"]
     assert error["message"] == f"Invalid size '{size}'. {reason}"
     assert (error["param"], error["code"]) == ("size", "invalid_value")
@@ -108,7 +108,7 @@ def test_a_size_beyond_the_limits(size: str, reason: str) -> None:
 
 @pytest.mark.parametrize("size", ["3840x2160", "2160x3840", "1024x640", "2400x800", "800x2400"])
 def test_a_size_at_the_limits(size: str) -> None:
-    assert "{}x{}".format(*check_size(size)) == size
+    assert "{}x{}".format(*parse_size(size)) == size
 
 
 def test_pictures_of_the_whole_conversation_and_the_text_of_its_end() -> None:
@@ -124,17 +124,17 @@ def test_pictures_of_the_whole_conversation_and_the_text_of_its_end() -> None:
             "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, image("https://e.x/a.png")],
         },
     ]
-    question = read_question(ask(messages=messages, stream=True, modalities=["image", "text"]))
+    question = parse_chat_request(ask(messages=messages, stream=True, modalities=["image", "text"]))
     assert question.prompt == "a\nb"
-    assert question.pictures == (PIXEL, "https://e.x/a.png")
+    assert question.image_urls == (PIXEL, "https://e.x/a.png")
     assert question.stream
-    assert question.openrouter
+    assert question.has_image_modality
 
 
 def test_plain_questions() -> None:
-    question = read_question(ask(stream=None, modalities=None, metadata={"quality": "high", "note": "x"}))
-    assert (question.quality, question.stream, question.openrouter) == ("high", False, False)
-    assert read_question(ask(image_config={"quality": "low"})).quality == "low"
+    question = parse_chat_request(ask(stream=None, modalities=None, metadata={"quality": "high", "note": "x"}))
+    assert (question.quality, question.stream, question.has_image_modality) == ("high", False, False)
+    assert parse_chat_request(ask(image_config={"quality": "low"})).quality == "low"
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ BAD = (
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.id)
 def test_refusals(case: Bad) -> None:
-    with pytest.raises(Refused) as caught:
-        read_question(case.body)
+    with pytest.raises(DemoApiError) as caught:
+        parse_chat_request(case.body)
     assert caught.value.status == 400
     error = caught.value.body["error"]
     assert list(error) == ["message", "type", "param", "code"]
@@ -188,8 +188,8 @@ def test_refusals(case: Bad) -> None:
 
 
 def test_data_urls() -> None:
-    assert decode_picture(PIXEL) == b"\x89PNG\r\n\x1a\n"
-    assert decode_picture("https://example.com/a.png") is None
+    assert decode_data_url(PIXEL) == b"\x89PNG\r\n\x1a\n"
+    assert decode_data_url("https://example.com/a.png") is None
     for damaged in ("data:image/png;base64,@@", "data:image/png;base64,é"):
-        with pytest.raises(Refused, match="unsupported image"):
-            decode_picture(damaged)
+        with pytest.raises(DemoApiError, match="unsupported image"):
+            decode_data_url(damaged)

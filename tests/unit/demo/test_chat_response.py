@@ -9,8 +9,8 @@ import orjson
 import pytest
 from starlette.responses import Response
 
-from app.demo.chat_request import Question
-from app.demo.chat_response import PICTURE_TOKENS, Wire, respond
+from app.demo.chat_request import DemoChatRequest
+from app.demo.chat_response import INPUT_IMAGE_TOKENS, TransportOptions, respond
 from app.demo.reply_forms import Reply, merge
 
 TEXT = "已生成图片:http://127.0.0.1:8000/images/abcdefghijkl.png"
@@ -45,13 +45,15 @@ class Answer:
         return [choice["delta"] for chunk in self.chunks for choice in chunk["choices"]]
 
 
-def send(wire: Wire, *, stream: bool = False, reply: Reply = REPLY, pictures: Sequence[str] = ()) -> Answer:
+def send(wire: TransportOptions, *, stream: bool = False, reply: Reply = REPLY, pictures: Sequence[str] = ()) -> Answer:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    question = Question("markdown", "a fox", 1024, 1024, "auto", tuple(pictures), stream=stream, openrouter=False)
+    question = DemoChatRequest(
+        "markdown", "a fox", 1024, 1024, "auto", tuple(pictures), stream=stream, has_image_modality=False
+    )
     messages = asyncio.run(run(respond(question, reply, wire, 7, sleep)))
     headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
     bodies = [message for message in messages if message["type"] == "http.response.body"]
@@ -72,7 +74,7 @@ async def run(response: Response) -> list[dict[str, Any]]:
 
 
 def test_a_plain_answer_to_the_letter() -> None:
-    answer = send(Wire())
+    answer = send(TransportOptions())
     document = orjson.loads(answer.body)
     assert list(document) == ["id", "object", "created", "model", "choices", "usage"]
     assert (document["id"], document["object"], document["model"]) == ("chatcmpl-000007", "chat.completion", "markdown")
@@ -83,14 +85,14 @@ def test_a_plain_answer_to_the_letter() -> None:
 
 
 def test_usage_adds_up() -> None:
-    few, many = (orjson.loads(send(Wire(), pictures=["x"] * count).body)["usage"] for count in (0, 2))
-    assert many["prompt_tokens"] - few["prompt_tokens"] == 2 * PICTURE_TOKENS
+    few, many = (orjson.loads(send(TransportOptions(), pictures=["x"] * count).body)["usage"] for count in (0, 2))
+    assert many["prompt_tokens"] - few["prompt_tokens"] == 2 * INPUT_IMAGE_TOKENS
     for usage in (few, many):
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def test_a_stream_to_the_letter() -> None:
-    answer = send(Wire(progress=True), stream=True)
+    answer = send(TransportOptions(with_progress=True), stream=True)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.ended
     assert answer.events[-1] == b"[DONE]"
@@ -107,7 +109,10 @@ def test_a_stream_to_the_letter() -> None:
 
 def test_progress_is_spread_between_several_pictures() -> None:
     reply = Reply([{"content": "one"}, {"content": "\ntwo"}, {"content": "\nthree"}])
-    text = "".join(delta.get("content", "") for delta in send(Wire(progress=True), stream=True, reply=reply).deltas)
+    text = "".join(
+        delta.get("content", "")
+        for delta in send(TransportOptions(with_progress=True), stream=True, reply=reply).deltas
+    )
     assert text == "> 进度 **13%**\none\n> 进度 **55%**\n\ntwo\n> 进度 **88%**\n\nthree"
 
 
@@ -122,7 +127,7 @@ def test_progress_is_spread_between_several_pictures() -> None:
     ],
 )
 def test_a_stream_says_what_the_plain_answer_says(reply: Reply) -> None:
-    answer = send(Wire(), stream=True, reply=reply)
+    answer = send(TransportOptions(), stream=True, reply=reply)
     streamed = merge(delta | {"role": ""} for delta in answer.deltas)
     assert (streamed.get("content") or None) == (merge(reply.deltas).get("content") or None)
     assert streamed.get("images") == merge(reply.deltas).get("images")
@@ -131,66 +136,66 @@ def test_a_stream_says_what_the_plain_answer_says(reply: Reply) -> None:
 
 
 def test_pace_and_stalls() -> None:
-    assert send(Wire(), stream=True).slept == []
-    answer = send(Wire(pace=0.25), stream=True)
+    assert send(TransportOptions(), stream=True).slept == []
+    answer = send(TransportOptions(chunk_pause=0.25), stream=True)
     assert answer.slept == [0.25] * (len(answer.events) - 1)
-    assert send(Wire(stalls=30), stream=True).slept == [30]
-    assert send(Wire(pace=1, stalls=30)).slept == []
+    assert send(TransportOptions(stall_seconds=30), stream=True).slept == [30]
+    assert send(TransportOptions(chunk_pause=1, stall_seconds=30)).slept == []
 
 
 def test_ends_that_are_left_out() -> None:
-    assert send(Wire(done=False), stream=True).events[-1] != b"[DONE]"
-    assert "usage" not in send(Wire(usage=False), stream=True).chunks[-1]
-    assert "usage" not in orjson.loads(send(Wire(usage=False)).body)
-    assert orjson.loads(send(Wire(choices=False)).body)["choices"] == []
-    assert send(Wire(choices=False), stream=True).deltas == []
+    assert send(TransportOptions(with_done=False), stream=True).events[-1] != b"[DONE]"
+    assert "usage" not in send(TransportOptions(with_usage=False), stream=True).chunks[-1]
+    assert "usage" not in orjson.loads(send(TransportOptions(with_usage=False)).body)
+    assert orjson.loads(send(TransportOptions(with_choices=False)).body)["choices"] == []
+    assert send(TransportOptions(with_choices=False), stream=True).deltas == []
 
 
 def test_a_form_nobody_asked_for() -> None:
-    assert orjson.loads(send(Wire(form="json"), stream=True).body)["object"] == "chat.completion"
-    assert send(Wire(form="stream")).events[-1] == b"[DONE]"
+    assert orjson.loads(send(TransportOptions(body_type="json"), stream=True).body)["object"] == "chat.completion"
+    assert send(TransportOptions(body_type="stream")).events[-1] == b"[DONE]"
 
 
 def test_the_whole_message_once_more() -> None:
-    last = send(Wire(repeats=True), stream=True).chunks[-2]["choices"][0]
+    last = send(TransportOptions(repeat_message=True), stream=True).chunks[-2]["choices"][0]
     assert last["message"] == {"role": "assistant", "content": TEXT}
 
 
 def test_other_line_ends_and_comments() -> None:
-    answer = send(Wire(line_end="\r\n", comments=True), stream=True)
+    answer = send(TransportOptions(line_end="\r\n", with_comments=True), stream=True)
     assert b"\n" not in answer.body.replace(b"\r\n", b"")
     assert answer.body.startswith(b": keep-alive\r\n\r\ndata: ")
     assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT
 
 
 def test_byte_by_byte() -> None:
-    answer = send(Wire(bytewise=True), stream=True)
+    answer = send(TransportOptions(bytewise=True), stream=True)
     assert {len(piece) for piece in answer.pieces[:-1]} == {1}
-    assert answer.body == send(Wire(), stream=True).body
+    assert answer.body == send(TransportOptions(), stream=True).body
 
 
 def test_breaking_off_inside_the_link() -> None:
-    answer = send(Wire(breaks="inside the link"), stream=True)
+    answer = send(TransportOptions(breaks="inside the link"), stream=True)
     text = "".join(delta.get("content", "") for delta in answer.deltas)
     assert not answer.ended
     assert TEXT.startswith(text)
     assert "http" in text
     assert len(text) < len(TEXT)
-    plain = send(Wire(breaks="inside the link"))
+    plain = send(TransportOptions(breaks="inside the link"))
     assert not plain.ended
     assert len(plain.body) < int(plain.headers["content-length"])
 
 
 def test_breaking_off_after_the_link() -> None:
-    answer = send(Wire(breaks="after the link"), stream=True)
+    answer = send(TransportOptions(breaks="after the link"), stream=True)
     assert not answer.ended
     assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT + "\n"
 
 
 def test_json_that_is_cut() -> None:
     with pytest.raises(orjson.JSONDecodeError):
-        orjson.loads(send(Wire(breaks="inside the JSON")).body)
-    answer = send(Wire(breaks="inside the JSON"), stream=True)
+        orjson.loads(send(TransportOptions(breaks="inside the JSON")).body)
+    answer = send(TransportOptions(breaks="inside the JSON"), stream=True)
     assert answer.ended
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(answer.events[-1])

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from app.demo.drawing import ENCODINGS, PALETTES, Scene, paint
+from app.demo.drawing import ENCODINGS, PALETTES, Scene, draw
 
 PROMPTS = {
     "empty": "",
@@ -29,33 +29,33 @@ def open_picture(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
 def test_any_prompt(prompt: str) -> None:
-    with open_picture(paint(Scene(prompt, 1024, 640))) as image:
+    with open_picture(draw(Scene(prompt, 1024, 640))) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (1024, 640), "RGB")
 
 
 @pytest.mark.parametrize("size", [(3840, 2160), (2400, 800), (800, 2400), (256, 160), (64, 32)])
 def test_any_size(size: tuple[int, int]) -> None:
-    with open_picture(paint(Scene("a fox", *size))) as image:
+    with open_picture(draw(Scene("a fox", *size))) as image:
         assert image.size == size
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_any_encoding(encoding: str) -> None:
-    with open_picture(paint(Scene("a fox", 1024, 640), encoding)) as image:
+    with open_picture(draw(Scene("a fox", 1024, 640), encoding)) as image:
         assert image.format == encoding
 
 
 def test_the_prompt_alone_decides() -> None:
     fox = Scene("a fox", 320, 208)
-    assert paint(fox) == paint(Scene("a fox", 320, 208))
+    assert draw(fox) == draw(Scene("a fox", 320, 208))
     others = [Scene("a fix", 320, 208), Scene("a fox", 320, 208, variant=1), Scene("a fox", 320, 208, "high")]
-    assert len({paint(scene) for scene in [fox, *others]}) == 4
+    assert len({draw(scene) for scene in [fox, *others]}) == 4
 
 
 def test_every_palette_is_used() -> None:
     corners = set()
     for number in range(60):
-        with open_picture(paint(Scene(str(number), 64, 48))) as image:
+        with open_picture(draw(Scene(str(number), 64, 48))) as image:
             corners.add(image.getpixel((0, image.height - 1)))
     assert len(corners) == len(PALETTES)
 
@@ -63,5 +63,5 @@ def test_every_palette_is_used() -> None:
 def test_a_picture_that_came_along_is_in_it() -> None:
     red = io.BytesIO()
     Image.new("RGB", (64, 64), (255, 0, 0)).save(red, "PNG")
-    with open_picture(paint(Scene("a fox", 1024, 640, pictures=(red.getvalue(),)))) as image:
+    with open_picture(draw(Scene("a fox", 1024, 640, input_images=(red.getvalue(),)))) as image:
         assert image.getpixel((100, 100)) == (255, 0, 0)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from app.demo import drawing as frames
-from app.demo.drawing import NotAPicture, check_picture, hang_pictures
+from app.demo.drawing import InvalidImage, check_image, draw_input_images
 
 
 def encode(image: Image.Image, encoding: str = "PNG") -> bytes:
@@ -25,7 +25,7 @@ RED = encode(Image.new("RGB", (64, 64), (255, 0, 0)))
 
 def hang(*pictures: bytes | str) -> Image.Image:
     image = Image.new("RGB", (800, 600), (40, 80, 120))
-    hang_pictures(image, pictures)
+    draw_input_images(image, pictures)
     return image
 
 
@@ -37,17 +37,17 @@ def count(image: Image.Image, colour: tuple[int, int, int]) -> int:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
 def test_any_mode(mode: str) -> None:
     encoding = {"CMYK": "JPEG", "F": "TIFF"}.get(mode, "PNG")
-    check_picture(encode(Image.new(mode, (40, 30)), encoding))
+    check_image(encode(Image.new(mode, (40, 30)), encoding))
 
 
 @pytest.mark.parametrize("encoding", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_any_encoding(encoding: str) -> None:
-    check_picture(encode(Image.new("RGB", (40, 30), (9, 99, 200)), encoding))
+    check_image(encode(Image.new("RGB", (40, 30), (9, 99, 200)), encoding))
 
 
 def test_shapes_that_are_all_edge() -> None:
-    check_picture(encode(Image.new("RGB", (3000, 1))))
-    check_picture(encode(Image.new("RGB", (1, 3000))))
+    check_image(encode(Image.new("RGB", (3000, 1))))
+    check_image(encode(Image.new("RGB", (1, 3000))))
 
 
 DAMAGED = {
@@ -61,14 +61,14 @@ DAMAGED = {
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_pictures(data: bytes) -> None:
-    with pytest.raises(NotAPicture):
-        check_picture(data)
+    with pytest.raises(InvalidImage):
+        check_image(data)
 
 
 def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_PIXELS", 64 * 64 - 1)
-    with pytest.raises(NotAPicture, match="too many pixels"):
-        check_picture(RED)
+    with pytest.raises(InvalidImage, match="too many pixels"):
+        check_image(RED)
 
 
 def test_nothing_to_hang_changes_nothing() -> None:

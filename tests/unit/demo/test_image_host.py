@@ -5,40 +5,40 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from app.demo.image_host import Exhibit, Gallery
+from app.demo.image_host import HostedImage, ImageHost
 from tests.support.servers import serve
 
 
 def test_names_cannot_be_guessed() -> None:
-    gallery = Gallery()
-    names = {gallery.keep(Exhibit(b"x", "image/png"), ".png") for _ in range(20)}
+    gallery = ImageHost()
+    names = {gallery.add(HostedImage(b"x", "image/png"), ".png") for _ in range(20)}
     assert len(names) == 20
     assert all(len(name) >= 26 and name.endswith(".png") for name in names)
 
 
 def test_the_oldest_go_first() -> None:
-    gallery = Gallery(max_pictures=3, max_bytes=10)
+    gallery = ImageHost(max_images=3, max_bytes=10)
     for _ in range(5):
-        gallery.keep(Exhibit(b"x", "image/png"), "")
+        gallery.add(HostedImage(b"x", "image/png"), "")
     assert len(gallery) == 3
-    gallery.keep(Exhibit(b"x" * 9, "image/png"), "")
+    gallery.add(HostedImage(b"x" * 9, "image/png"), "")
     assert len(gallery) == 2
-    gallery.keep(Exhibit(b"x" * 99, "image/png"), "")
+    gallery.add(HostedImage(b"x" * 99, "image/png"), "")
     assert len(gallery) == 1
 
 
 def test_links() -> None:
-    gallery = Gallery()
+    gallery = ImageHost()
     png, missing, moved, cut = (
-        "/images/" + gallery.keep(exhibit, ".png")
+        "/images/" + gallery.add(exhibit, ".png")
         for exhibit in (
-            Exhibit(b"picture", "image/png"),
-            Exhibit(b"picture", "image/png", absent=2),
-            Exhibit(b"picture", "image/png", hops=2),
-            Exhibit(b"picture", "image/png", cuts=1),
+            HostedImage(b"picture", "image/png"),
+            HostedImage(b"picture", "image/png", not_found_count=2),
+            HostedImage(b"picture", "image/png", redirect_count=2),
+            HostedImage(b"picture", "image/png", truncated_count=1),
         )
     )
-    app = Starlette(routes=[Route("/images/{name}", gallery.show)])
+    app = Starlette(routes=[Route("/images/{name}", gallery.serve)])
     with serve(app) as url, httpx.Client(base_url=url) as client:
         answer = client.get(png)
         assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, b"picture", "image/png")

@@ -4,70 +4,70 @@ from typing import Any
 
 import pytest
 
-from app.demo import reply_forms as tellings
-from app.demo.reply_forms import Painted, Telling, merge
+from app.demo import reply_forms
+from app.demo.reply_forms import DemoImage, ReplyBuilder, merge
 
-DRAFT = Painted("http://demo/1.png", b"one", "image/png", draft=True)
-FINAL = Painted("http://demo/2.png", b"two", "image/jpeg")
-OTHER = Painted("http://demo/3.png", b"three", "image/png")
+DRAFT = DemoImage("http://demo/1.png", b"one", "image/png", is_draft=True)
+FINAL = DemoImage("http://demo/2.png", b"two", "image/jpeg")
+OTHER = DemoImage("http://demo/3.png", b"three", "image/png")
 
-CONTENT: dict[Telling, object] = {
-    tellings.documented: "预览图:http://demo/1.png\n已生成图片:http://demo/2.png\n已生成图片:http://demo/3.png",
-    tellings.markdown: "![preview](http://demo/1.png)\n![image](http://demo/2.png)\n![image](http://demo/3.png)",
-    tellings.data_url: "![preview](data:image/png;base64,b25l)\n![image](data:image/jpeg;base64,dHdv)\n"
+CONTENT: dict[ReplyBuilder, object] = {
+    reply_forms.documented: "预览图:http://demo/1.png\n已生成图片:http://demo/2.png\n已生成图片:http://demo/3.png",
+    reply_forms.markdown: "![preview](http://demo/1.png)\n![image](http://demo/2.png)\n![image](http://demo/3.png)",
+    reply_forms.data_url: "![preview](data:image/png;base64,b25l)\n![image](data:image/jpeg;base64,dHdv)\n"
     "![image](data:image/png;base64,dGhyZWU=)",
-    tellings.html: "\n".join(f'<p>done</p><img src="http://demo/{n}.png" alt="image">' for n in (1, 2, 3)),
-    tellings.b64_json: "b25l\ndHdv\ndGhyZWU=",
-    tellings.json_text: '{"created":1741570283,"data":[{"url":"http://demo/1.png"},{"url":"http://demo/2.png"},'
+    reply_forms.html: "\n".join(f'<p>done</p><img src="http://demo/{n}.png" alt="image">' for n in (1, 2, 3)),
+    reply_forms.b64_json: "b25l\ndHdv\ndGhyZWU=",
+    reply_forms.json_text: '{"created":1741570283,"data":[{"url":"http://demo/1.png"},{"url":"http://demo/2.png"},'
     '{"url":"http://demo/3.png"}]}',
-    tellings.content_parts: [
+    reply_forms.content_parts: [
         {"type": "text", "text": "Here is your picture."},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,b25l"}},
         {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,dHdv"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,dGhyZWU="}},
     ],
-    tellings.images_field: "Here is your picture.",
-    tellings.thinks: "已生成图片:http://demo/2.png\n已生成图片:http://demo/3.png",
-    tellings.refuses: "I can't generate that image. It violates our usage policies: "
+    reply_forms.images_field: "Here is your picture.",
+    reply_forms.thinks: "已生成图片:http://demo/2.png\n已生成图片:http://demo/3.png",
+    reply_forms.refuses: "I can't generate that image. It violates our usage policies: "
     "https://openai.com/policies/usage-policies.",
-    tellings.filtered: None,
-    tellings.text_only: "What a lovely idea! Which colours would you like?",
-    tellings.echoes_input: "I see what you sent. What shall I change?\n![your picture](http://mine/a.png)",
-    tellings.says_nothing: "",
+    reply_forms.filtered: None,
+    reply_forms.text_only: "What a lovely idea! Which colours would you like?",
+    reply_forms.echoes_input: "I see what you sent. What shall I change?\n![your picture](http://mine/a.png)",
+    reply_forms.says_nothing: "",
 }
 
 
-def told(telling: Telling, *pictures: Painted) -> dict[str, Any]:
+def told(telling: ReplyBuilder, *pictures: DemoImage) -> dict[str, Any]:
     return merge(telling(pictures, ["http://mine/a.png"]).deltas)
 
 
 @pytest.mark.parametrize("telling", CONTENT, ids=lambda telling: telling.__name__)
-def test_content(telling: Telling) -> None:
+def test_content(telling: ReplyBuilder) -> None:
     message = told(telling, DRAFT, FINAL, OTHER)
     assert message["role"] == "assistant"
     assert message["content"] == CONTENT[telling]
 
 
 def test_the_documented_sentence_to_the_letter() -> None:
-    assert told(tellings.documented, FINAL) == {"role": "assistant", "content": "已生成图片:http://demo/2.png"}
+    assert told(reply_forms.documented, FINAL) == {"role": "assistant", "content": "已生成图片:http://demo/2.png"}
 
 
 def test_the_images_field() -> None:
-    images = told(tellings.images_field, FINAL, OTHER)["images"]
+    images = told(reply_forms.images_field, FINAL, OTHER)["images"]
     assert images[1] == {"type": "image_url", "index": 1, "image_url": {"url": "data:image/png;base64,dGhyZWU="}}
     assert [image["index"] for image in images] == [0, 1]
 
 
 def test_a_draft_stays_a_thought() -> None:
-    assert told(tellings.thinks, DRAFT, FINAL)["reasoning_content"] == "A first try: http://demo/1.png\n"
+    assert told(reply_forms.thinks, DRAFT, FINAL)["reasoning_content"] == "A first try: http://demo/1.png\n"
 
 
 def test_how_it_ended() -> None:
-    assert tellings.filtered([], []).finish_reason == "content_filter"
-    assert tellings.documented([FINAL], []).finish_reason == "stop"
+    assert reply_forms.filtered([], []).finish_reason == "content_filter"
+    assert reply_forms.documented([FINAL], []).finish_reason == "stop"
 
 
 def test_what_is_said_in_words() -> None:
-    assert tellings.documented([FINAL], []).in_words
-    assert tellings.images_field([FINAL], []).in_words
-    assert not tellings.content_parts([FINAL], []).in_words
+    assert reply_forms.documented([FINAL], []).has_text_content
+    assert reply_forms.images_field([FINAL], []).has_text_content
+    assert not reply_forms.content_parts([FINAL], []).has_text_content

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from app.demo import state as states
-from app.demo.image_host import Exhibit
+from app.demo.image_host import HostedImage
 from app.demo.state import DemoState, SeenRequest
 
 
@@ -17,7 +17,7 @@ def seen(size: int = 1) -> SeenRequest:
 def test_old_requests_are_forgotten() -> None:
     state = DemoState()
     for _ in range(states.MAX_REQUESTS + 5):
-        state.note(seen())
+        state.record_request(seen())
     assert len(state.requests) == states.MAX_REQUESTS
     assert state.calls == states.MAX_REQUESTS + 5
 
@@ -25,33 +25,33 @@ def test_old_requests_are_forgotten() -> None:
 def test_large_requests_push_others_out() -> None:
     state = DemoState()
     for size in (1, states.MAX_BYTES, 2 * states.MAX_BYTES):
-        state.note(seen(size))
+        state.record_request(seen(size))
     assert [request.size for request in state.requests] == [2 * states.MAX_BYTES]
 
 
 def test_counting_by_model_and_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "MAX_PROMPTS", 2)
     state = DemoState()
-    assert [state.count("m", "a"), state.count("m", "a"), state.count("n", "a")] == [0, 1, 0]
-    state.count("m", "b")
-    assert [state.count("n", "a"), state.count("m", "a")] == [1, 0]
+    assert [state.count_repeat("m", "a"), state.count_repeat("m", "a"), state.count_repeat("n", "a")] == [0, 1, 0]
+    state.count_repeat("m", "b")
+    assert [state.count_repeat("n", "a"), state.count_repeat("m", "a")] == [1, 0]
 
 
 def test_reset() -> None:
     state = DemoState()
-    state.note(seen())
-    state.count("m", "a")
-    state.painted = 1
-    state.gallery.keep(Exhibit(b"x", "image/png"), ".png")
+    state.record_request(seen())
+    state.count_repeat("m", "a")
+    state.images_drawn = 1
+    state.image_host.add(HostedImage(b"x", "image/png"), ".png")
     state.reset()
-    assert (state.calls, state.painted, len(state.requests), len(state.gallery)) == (0, 0, 0, 0)
-    assert state.count("m", "a") == 0
+    assert (state.calls, state.images_drawn, len(state.requests), len(state.image_host)) == (0, 0, 0, 0)
+    assert state.count_repeat("m", "a") == 0
 
 
 def test_waiting_for_calls() -> None:
     state = DemoState()
     assert not state.wait_for_calls(1, timeout=0)
-    thread = threading.Thread(target=state.note, args=(seen(),))
+    thread = threading.Thread(target=state.record_request, args=(seen(),))
     thread.start()
     assert state.wait_for_calls(1)
     thread.join()
@@ -59,9 +59,9 @@ def test_waiting_for_calls() -> None:
 
 def test_waiting_until_idle() -> None:
     state = DemoState()
-    state.move(+1)
+    state.change_in_flight(+1)
     assert not state.wait_until_idle(timeout=0)
-    state.move(-1)
+    state.change_in_flight(-1)
     assert state.wait_until_idle(timeout=0)
 
 
@@ -69,11 +69,11 @@ def test_what_is_held_goes_when_it_is_released() -> None:
     state = DemoState()
 
     async def hold() -> None:
-        held = [asyncio.create_task(state.hold()) for _ in range(3)]
+        held = [asyncio.create_task(state.wait_for_release()) for _ in range(3)]
         await asyncio.sleep(0)
         assert not any(task.done() for task in held)
         state.release()
         await asyncio.gather(*held)
-        await state.hold()
+        await state.wait_for_release()
 
     asyncio.run(hold())

@@ -6,7 +6,7 @@ import orjson
 import pytest
 import structlog
 
-from app.observability.logging import configure, log
+from app.observability.logging import configure_logging, log
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 
 def test_one_json_object_a_line_where_nobody_reads() -> None:
     stream = io.StringIO()
-    configure("auto", "info", stream)
+    configure_logging("auto", "info", stream)
     log.debug("too quiet")
     log.info("request", status=200, form={"a": b"bytes"})
     logging.getLogger("a.library").warning("from a library: %s", "x")
@@ -38,7 +38,7 @@ def test_one_json_object_a_line_where_nobody_reads() -> None:
 
 def test_a_stack_trace_is_part_of_its_record() -> None:
     stream = io.StringIO()
-    configure("json", "info", stream)
+    configure_logging("json", "info", stream)
     try:
         raise KeyError("gone")
     except KeyError:
@@ -49,7 +49,7 @@ def test_a_stack_trace_is_part_of_its_record() -> None:
 
 @pytest.mark.parametrize(("form", "stream"), [("auto", Terminal()), ("console", io.StringIO())])
 def test_readable_on_a_terminal_or_where_asked(form: str, stream: io.StringIO) -> None:
-    configure(form, "debug", stream)
+    configure_logging(form, "debug", stream)
     log.debug("request", status=200)
     line = stream.getvalue()
     assert "request" in line
@@ -59,7 +59,7 @@ def test_readable_on_a_terminal_or_where_asked(form: str, stream: io.StringIO) -
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_what_strangers_write_does_not_steer_the_terminal(form: str) -> None:
     stream = io.StringIO()
-    configure(form, "debug", stream)
+    configure_logging(form, "debug", stream)
     log.info("request", path="/\x1b[2J\r\nfake\x00", other="狐 a")
     logging.getLogger("a.library").warning("of \x1b[2J\n%s", "x")
     lines = stream.getvalue().splitlines()
@@ -70,7 +70,7 @@ def test_what_strangers_write_does_not_steer_the_terminal(form: str) -> None:
 
 def test_libraries_do_not_write_addresses() -> None:
     stream = io.StringIO()
-    configure("json", "debug", stream)
+    configure_logging("json", "debug", stream)
     for name in ("httpx", "aiohttp.client", "asyncio", "python_multipart.multipart", "PIL.PngImagePlugin"):
         logging.getLogger(name).info("GET https://images.example.com/a.png?signature=secret")
     assert stream.getvalue() == ""
@@ -85,5 +85,5 @@ class Gone(io.StringIO):
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical", "exception"])
 def test_a_log_that_cannot_be_written_is_no_failure(level: str) -> None:
-    configure("json", "debug", Gone())
+    configure_logging("json", "debug", Gone())
     getattr(log, level)("request")

@@ -14,16 +14,16 @@ from prometheus_client import CollectorRegistry, Counter, values
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.observability import metrics
-from app.observability.metrics import Family, render, watch
+from app.observability.metrics import LabelledCounter, render, sample_gauges
 
 ROOT = Path(__file__).parents[3]
 
 #: What a worker does, then what the last one tells of all.
 WORKER = """
 from app.observability import metrics
-metrics.QUESTIONS.of("image_edit", "ok").inc()
-metrics.STEPS["ask"].observe(45)
-metrics.SPOOL.inc(1000)
+metrics.REQUESTS.labels("image_edit", "ok").inc()
+metrics.STEP_SECONDS["ask"].observe(45)
+metrics.SPOOL_BYTES.inc(1000)
 """
 SCRAPED = WORKER + "import sys; sys.stdout.buffer.write(metrics.render('')[0])"
 
@@ -52,16 +52,16 @@ LABELS = [
 @pytest.mark.parametrize("case", LABELS, ids=lambda case: case.name)
 def test_a_label_is_a_plain_word(case: Label) -> None:
     registry = CollectorRegistry()
-    family = Family(Counter("seen", "…", ("operation", "outcome"), registry=registry))
-    family.of("edit", case.said).inc()
+    family = LabelledCounter(Counter("seen", "…", ("operation", "outcome"), registry=registry))
+    family.labels("edit", case.said).inc()
     assert registry.get_sample_value("seen_total", {"operation": "edit", "outcome": case.told}) == 1
 
 
 def test_only_so_many_labels_are_told_apart() -> None:
     registry = CollectorRegistry()
-    family = Family(Counter("seen", "…", ("outcome",), registry=registry), most=3)
+    family = LabelledCounter(Counter("seen", "…", ("outcome",), registry=registry), most=3)
     for code in ("a", "b", "c", "d", "e", "a", "e"):
-        family.of(code).inc()
+        family.labels(code).inc()
     found = {code: registry.get_sample_value("seen_total", {"outcome": code}) for code in ("a", "c", "d", "other")}
     assert found == {"a": 2, "c": 1, "d": None, "other": 3}
 
@@ -85,7 +85,7 @@ def test_turns_circuits_and_the_lag_of_the_loop_are_looked_at() -> None:
     before = value("limner_event_loop_lag_seconds_count"), value("limner_event_loop_lag_seconds_sum")
     states = {"a": "closed", "b": "half-open", "c": "open"}
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(watch(Places(), lambda: states, sleep=sleep, now=lambda: next(clock, 9.0)))
+        asyncio.run(sample_gauges(Places(), lambda: states, sleep=sleep, now=lambda: next(clock, 9.0)))
     after = value("limner_event_loop_lag_seconds_count"), value("limner_event_loop_lag_seconds_sum")
     assert after[0] - before[0] == 2
     assert after[1] - before[1] == pytest.approx(0.5)
@@ -147,7 +147,7 @@ def test_a_worker_counts_on_in_the_files_of_the_one_before_it(
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr(current_process(), "name", process)
     monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())  # type: ignore[no-untyped-call]
-    metrics.name_files_by_place()
+    metrics.configure_multiprocess()
     Counter("seen", "…", registry=CollectorRegistry()).inc()
     assert [found.name for found in tmp_path.iterdir()] == [file.replace("PID", str(os.getpid()))]
     values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]

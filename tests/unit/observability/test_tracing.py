@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from app.observability.metrics import REGISTRY
-from app.observability.tracing import Trace, Tracing, flat
+from app.observability.tracing import OtlpTracing, RequestTrace, span_attributes
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GIVEN = f"00-{TRACE}-{SPAN}-01"
@@ -39,7 +39,7 @@ TRACEPARENTS = [
 
 @pytest.mark.parametrize("case", TRACEPARENTS, ids=lambda case: case.name)
 def test_without_a_collector_the_name_of_the_trace_goes_on(case: Given) -> None:
-    trace = Trace("image_edit", case.traceparent)
+    trace = RequestTrace("image_edit", case.traceparent)
     step = trace.step("ask")
     trace.end(None, {})
     assert trace.id == (None if not case.is_known else TRACE)
@@ -53,7 +53,7 @@ def timed(step: str) -> tuple[float, float]:
 
 def test_a_step_is_timed_once() -> None:
     before = timed("turn")
-    with Trace().step("turn") as step:
+    with RequestTrace().step("turn") as step:
         first = step.stop()
         assert step.stop() == first
     after = timed("turn")
@@ -63,7 +63,7 @@ def test_a_step_is_timed_once() -> None:
 
 def test_a_step_that_fails_is_timed_too() -> None:
     before = timed("fetch")
-    with pytest.raises(ValueError, match="secret"), Trace().step("fetch"):
+    with pytest.raises(ValueError, match="secret"), RequestTrace().step("fetch"):
         raise ValueError("secret")
     assert timed("fetch")[0] - before[0] == 1
 
@@ -71,8 +71,8 @@ def test_a_step_that_fails_is_timed_too() -> None:
 def record(traceparent: str | None) -> tuple[dict[str, ReadableSpan], str]:
     """The spans of one question by their names, and how it was called upstream."""
     exporter = InMemorySpanExporter()
-    tracing = Tracing("http://127.0.0.1:9", "1.2.3", exporter)
-    trace = Trace("image_edit", traceparent, tracing.begin)
+    tracing = OtlpTracing("http://127.0.0.1:9", "1.2.3", exporter)
+    trace = RequestTrace("image_edit", traceparent, tracing.start_span)
     with trace.step("turn"):
         pass
     with trace.step("ask") as ask, pytest.raises(ValueError, match="secret"), trace.step("fetch"):
@@ -120,10 +120,10 @@ def test_a_trace_that_the_client_does_not_record_is_not_sent() -> None:
 
 def test_spans_of_questions_side_by_side_keep_their_parents() -> None:
     exporter = InMemorySpanExporter()
-    tracing = Tracing("http://127.0.0.1:9", "1.2.3", exporter)
+    tracing = OtlpTracing("http://127.0.0.1:9", "1.2.3", exporter)
 
     async def question(name: str) -> None:
-        trace = Trace(name, None, tracing.begin)
+        trace = RequestTrace(name, None, tracing.start_span)
         with trace.step("ask"):
             await asyncio.sleep(0)
         trace.end(None, {})
@@ -140,7 +140,7 @@ def test_spans_of_questions_side_by_side_keep_their_parents() -> None:
 
 def test_a_span_holds_plain_values_and_no_prompt() -> None:
     facts = {"n": 2, "model": "m", "stream": True, "quality": None, "sizes": ["1x1"], "prompt": "secret"}
-    assert flat(facts) == {"n": 2, "model": "m", "stream": True}
+    assert span_attributes(facts) == {"n": 2, "model": "m", "stream": True}
 
 
 def test_a_collector_gets_them() -> None:
@@ -159,8 +159,8 @@ def test_a_collector_gets_them() -> None:
     with HTTPServer(("127.0.0.1", 0), Collector) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        tracing = Tracing(f"http://127.0.0.1:{server.server_port}", "1.2.3")
-        Trace("image_edit", None, tracing.begin).end(None, {})
+        tracing = OtlpTracing(f"http://127.0.0.1:{server.server_port}", "1.2.3")
+        RequestTrace("image_edit", None, tracing.start_span).end(None, {})
         tracing.close()
         server.shutdown()
         thread.join()
