@@ -13,9 +13,11 @@ DOCS = Path(__file__).parent
 _SETTINGS = """\
 # Settings
 
-Variables of the environment, or lines of a file `.env` in the folder where Limner is started; the former win. A wrong
-value stops the start with one line that names it; a misspelt name is warned of. Sizes may have a unit (`64MiB`), lists
-are separated by commas, empty means unset.
+Set them as variables of the environment, as lines of a file `.env` in the folder where Limner is started, or in a file
+`limner.toml` there, by their names in lower case without `LIMNER_` (`port = 8080`). The environment wins over `.env`,
+and both win over `limner.toml`. A wrong value, or a key in `limner.toml` that is no setting, stops the start with one
+line that names it; a misspelled variable is warned of. Sizes may have a unit (`64MiB`), lists are separated by commas,
+empty means unset.
 
 {table}
 """

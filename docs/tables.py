@@ -1,13 +1,13 @@
 """Writes the tables of README.md that come from the code: settings and parameters."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from app.config.field_types import variable
-from app.config.settings import Settings
+from app.config.settings import SECRETS, Settings
 from app.images.transcode import InputLimits
 from app.protocol.image_request import PARAMETERS
 from app.protocol.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Parameter
@@ -16,26 +16,24 @@ README = Path(__file__).parents[1] / "README.md"
 
 _OPERATIONS = {BOTH: "both", ONLY_GENERATION: "generations", ONLY_EDIT: "edits"}
 
-#: Defaults that depend on who runs the server.
-_COMPUTED_DEFAULTS = {
-    "image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`",
-    "upstream_api_key": "unset",
-    "image_store_key": "unset",
-    "api_keys": "unset",
-}
+#: Defaults that depend on the user who runs the server.
+_COMPUTED_DEFAULTS = {"image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`"}
 
 
 def settings_table() -> str:
-    rows = ((f"`{variable(name)}`", _default(name, field), field.description) for name, field in _fields())
-    return _table(("variable", "default", "meaning"), rows)
+    return _table(("variable", "default", "meaning"), _setting_rows())
 
 
-def _fields() -> Iterable[tuple[str, FieldInfo]]:
-    return Settings.model_fields.items()
+def _setting_rows() -> Iterator[tuple[str, str, str | None]]:
+    """Yield a row for each variable; that of a secret is followed by that of the file with the secret."""
+    for name, field in Settings.model_fields.items():
+        yield f"`{variable(name)}`", _default(name, field), field.description
+        if name in SECRETS:
+            yield f"`{variable(f'{name}_file')}`", "unset", f"A file that contains `{variable(name)}`, in its place."
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    """As one would write it into `.env`, since that is where it is copied to."""
+    """Return the default as one would write it into `.env`, where it is copied to."""
     if name in _COMPUTED_DEFAULTS:
         return _COMPUTED_DEFAULTS[name]
     if field.is_required():

@@ -175,17 +175,17 @@ def add_ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def serve(settings: Settings) -> int:
     for name in unknown_variables():
-        log.warning("unknown variable", name=name, see="README.md#settings")
+        log.warning("unknown variable", name=name, see="docs/settings.md")
     if not settings.pass_through and not settings.has_client_keys:
         log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
     warn_of_workers(settings)
     try:
         server = open_workers(settings) if settings.workers > 1 else DrainingServer(settings)
     except InvalidKeyFile as error:
-        print(f"LIMNER_KEYS_FILE: {error}. See README.md#keys-and-limits", file=sys.stderr)
+        print(f"LIMNER_KEYS_FILE: {error}. See docs/settings.md", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"LIMNER_IMAGE_STORE: cannot be opened: {error}. See README.md#settings", file=sys.stderr)
+        print(f"LIMNER_IMAGE_STORE: cannot be opened: {error}. See docs/settings.md", file=sys.stderr)
         return 2
     try:
         server.run()

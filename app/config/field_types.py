@@ -1,4 +1,7 @@
-"""How variables and their values are written: each kind with its check, and the words that answer a wrong one."""
+"""Types of settings: how each is written, how it is checked, and the format that an error message shows.
+
+The message of each `PydanticCustomError` completes the sentence "invalid value (format: …)".
+"""
 
 import ipaddress
 import os
@@ -20,16 +23,43 @@ from app.protocol.dialects import DIALECTS
 
 PREFIX = "LIMNER_"
 
-#: As programs are told on the command line.
+#: A file name with which command line programs mean their standard output.
 STANDARD_OUTPUT = Path("-")
 
 
+def variable(field: str) -> str:
+    """Return the name of the environment variable for a field of `Settings`."""
+    return PREFIX + field.upper()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can connect to an address to listen on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_secret_file(path: str | Path) -> str:
+    """Return the content of a file without surrounding white space, such as the line break at its end.
+
+    Raises:
+        PydanticCustomError: The file cannot be read, is not text, or is empty. The error does not contain the path,
+            which could be the secret itself, written into the wrong setting.
+    """
+    try:
+        text = Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text:
+        raise PydanticCustomError("file", "a text file that can be read and is not empty")
+    return text
+
+
 def _split(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _strip(value: object) -> object:
-    return value.strip() if isinstance(value, str) else value
+    return (
+        tuple(part.strip() for part in re.split(r"[,\n]", value) if part.strip()) if isinstance(value, str) else value
+    )
 
 
 def _check_base_url(value: str) -> str:
@@ -60,7 +90,8 @@ _REDIS_URL = re.compile(
     r"|unix://(?:[^/?#@]*@)?/[^?#]+)(?:\?(?P<options>[^#]+))?"
 )
 
-#: What may follow the `?` of such a URL: how the server's certificate is checked, which one it is shown, a database.
+#: The options that are allowed after the `?`, with their checks: how the server's certificate is verified, which
+#: certificate this client presents, and the number of the database.
 _REDIS_OPTIONS: dict[str, Callable[[str], bool]] = {
     "ssl_ca_certs": os.path.isfile,
     "ssl_certfile": os.path.isfile,
@@ -72,7 +103,12 @@ _REDIS_OPTIONS: dict[str, Callable[[str], bool]] = {
 
 
 def _check_state_url(value: str) -> str:
-    """What redis-py would pass over, or find out with the first question."""
+    """Check the address of a Redis server as a whole, and before the first command is sent.
+
+    redis-py silently ignores options that it does not know, and reads an address with an unescaped `#` or `/` in the
+    password as another one. Its own parser is not used, because importing redis takes 7 MB of memory, and only
+    `app/state` may do that.
+    """
     if value == "memory:":
         return value
     match = _REDIS_URL.fullmatch(value)
@@ -87,7 +123,7 @@ def _check_state_url(value: str) -> str:
     options = parse_qsl(match["options"] or "", keep_blank_values=True)
     if not all(name in known and known[name](given) for name, given in options):
         names = ", ".join(known)
-        raise PydanticCustomError("state", "after ? nothing but {names}; files must exist", {"names": names})
+        raise PydanticCustomError("state", "after ? only {names}; files must exist", {"names": names})
     return value
 
 
@@ -109,12 +145,14 @@ def _check_otlp_endpoint(value: str) -> str:
     try:
         import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     except ImportError:
-        raise PydanticCustomError("extra", "needs more than is installed: pip install 'limner[otel]'") from None
+        raise PydanticCustomError(
+            "extra", "needs a package that is not installed: pip install 'limner[otel]'"
+        ) from None
     return _check_base_url(value)
 
 
 def _check_header_secret(value: SecretStr) -> SecretStr:
-    """A key travels in a header: one with a line break would write headers of its own."""
+    # The key is sent in a header: with a line break in it, the rest of the key would become further headers.
     if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
         raise PydanticCustomError("secret", "visible ASCII characters without spaces")
     return value
@@ -127,19 +165,11 @@ def _check_client_key(value: SecretStr) -> SecretStr:
 
 
 def _read_file(value: object) -> object:
-    """The content in place of the name."""
-    try:
-        return Path(value).read_text() if isinstance(value, str | Path) else value
-    except (OSError, UnicodeDecodeError):
-        raise PydanticCustomError("file", "a text file that can be read") from None
-
-
-def _split_lines(value: object) -> object:
-    return _split(value.replace("\n", ",")) if isinstance(value, str) else value
+    return read_secret_file(value) if isinstance(value, str | Path) else value
 
 
 def _parse_input_limits(value: object) -> object:
-    """Sizes as pydantic reads them: MB are decimal, MiB binary."""
+    """Parse `20MiB,4096` or `never`. As elsewhere, MB is a decimal unit and MiB a binary one."""
     if not isinstance(value, str):
         return value
     if value.strip().lower() == "never":
@@ -155,21 +185,12 @@ def _parse_input_limits(value: object) -> object:
 
 
 def _parse_allow_list(value: object) -> object:
+    """Parse comma-separated rules, or the list of strings that a TOML file has in their place."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
     try:
-        return parse_allow(value) if isinstance(value, str) else value
+        return parse_allow(text) if isinstance(text, str) else text
     except ValueError as error:
         raise PydanticCustomError("allow", "{reason}", {"reason": str(error)}) from None
-
-
-def variable(field: str) -> str:
-    return PREFIX + field.upper()
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -186,11 +207,9 @@ StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_input_limits)]
 AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_allow_list)]
 
-# The last of several BeforeValidators runs first.
-_ClientKeyTuple = tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret)]
-HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(_strip), BeforeValidator(_read_file)]
+HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(_read_file)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
-SecretFile = Annotated[Secret, BeforeValidator(_strip), BeforeValidator(_read_file)]
-ClientKeyList = Annotated[_ClientKeyTuple, NoDecode, BeforeValidator(_split)]
-ClientKeyListFile = Annotated[_ClientKeyTuple, NoDecode, BeforeValidator(_split_lines), BeforeValidator(_read_file)]
+ClientKeyList = Annotated[
+    tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...], NoDecode, BeforeValidator(_split)
+]

@@ -1,7 +1,5 @@
-"""The upstreams as an operator lists them: JSON in LIMNER_UPSTREAMS, or the `[[upstreams]]` tables of a TOML file."""
+"""The list of upstreams: `[[upstreams]]` tables of the configuration file, or JSON in `LIMNER_UPSTREAMS`."""
 
-import tomllib
-from pathlib import Path
 from typing import Annotated, Self
 
 import orjson
@@ -12,16 +10,20 @@ from pydantic_settings import NoDecode
 from app.config.field_types import BaseUrl, DialectName, HeaderSecret, HeaderSecretFile, PositiveInt
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
-#: What `GET /v1/models` lists: n8n's picker shows only ids that contain `gpt-image` or `dall-e`.
+#: What `GET /v1/models` lists. The model picker of n8n shows only ids that contain `gpt-image` or `dall-e`.
 OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
 
 
 class UpstreamEntry(BaseModel):
-    """One upstream. Without a key each caller's own is passed on. A lower `priority` is asked first, those of equal
-    priority in proportion to their `weight`, none with more than `max_concurrency` questions at once.
+    """One upstream as an operator writes it.
 
-    `model` is asked for whatever the client named. `models` maps what clients call a model to what the upstream calls
-    it, `*` being the rest, for which `model` is another word; without either this upstream serves those names only.
+    Attributes:
+        api_key: None passes each caller's own key on.
+        model: Requested whatever the client named. Without `model` and `models` that is the default model.
+        models: Maps the names of clients to the upstream's names. `*` stands for all other names, as `model` does.
+            Without either of these two, the upstream has only the models that are listed.
+        priority: Lower is tried first; equal ones share requests in proportion to their `weight`.
+        max_concurrency: Requests in flight at once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -47,49 +49,34 @@ class UpstreamEntry(BaseModel):
 
     @property
     def model_map(self) -> ModelMap:
-        """The upstream's names by those that clients use."""
+        """Which of the upstream's models a client's name stands for."""
         default = self.model or self.models.get(WILDCARD) or (None if self.models else DEFAULT_MODEL)
         return ModelMap(default, self.models)
 
 
 def _parse_list(value: object) -> object:
-    """JSON, or the file at a path."""
-    if not isinstance(value, str | Path):
+    """Parse JSON. A list, as TOML has it, must be one of tables and not be empty."""
+    if isinstance(value, tuple):
         return value
     try:
-        entries = _read_tables(value) if isinstance(value, Path) else orjson.loads(value)
+        entries = orjson.loads(value) if isinstance(value, str) else value
     except orjson.JSONDecodeError:
-        entries = []
-    if not entries or not isinstance(entries, list):
-        raise PydanticCustomError("roster", 'a JSON list like [{"name": "main", "base_url": "https://…"}]')
+        entries = None
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise PydanticCustomError(
+            "upstreams", '[[upstreams]] tables in TOML, or a JSON list like [{"name": "main", "base_url": "https://…"}]'
+        )
     return entries
-
-
-def _read_tables(path: Path) -> object:
-    """Nothing else is read from the file, so nothing else may be there to be without effect."""
-    try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise _file_error(path, f"cannot be read: {type(error).__name__}") from None
-    except tomllib.TOMLDecodeError as error:
-        # It tells a place, and quotes no values.
-        raise _file_error(path, f"is no TOML: {error}") from None
-    if document.keys() - {"upstreams"}:
-        raise _file_error(path, "holds something besides [[upstreams]] tables")
-    return document.get("upstreams")
-
-
-def _file_error(path: Path, why: str) -> PydanticCustomError:
-    return PydanticCustomError("file", "{path} {why}", {"path": str(path), "why": why})
 
 
 def _check_list(entries: tuple[UpstreamEntry, ...]) -> tuple[UpstreamEntry, ...]:
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
-        raise PydanticCustomError("names", "names of which no two are equal")
+        raise PydanticCustomError("names", "a different name for each upstream")
     if len({entry.api_key is None for entry in entries}) > 1:
-        # A caller's key is either ours to check or the upstream's: passed on to some, it would be shown to strangers.
-        raise PydanticCustomError("keys", "a key for each, or for none (then each caller's own is passed on)")
+        # A caller's key is either one of this server's or one of the upstream's. With both kinds of upstreams, a key of
+        # this server would be passed on to an upstream without a key of its own.
+        raise PydanticCustomError("keys", "a key for each upstream, or for none (then each caller's own is passed on)")
     return entries
 
 

@@ -78,16 +78,16 @@ class Bad:
 
 
 BAD = [
-    Bad("nothing is set", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See README.md#settings",)),
-    Bad("check needs an upstream too", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See README.md#settings",), ("check",)),
-    Bad("an address without a scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, ("LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address without user name and query, like https://api.example.com/v1). See README.md#settings",)),
-    Bad("two variables, a line each", WHERE | {"LIMNER_PORT": "99999", "LIMNER_UPSTREAM_DIALECT": "french"}, ("LIMNER_UPSTREAM_DIALECT: invalid value 'french' (format: one of gpt-image-2-chat, metadata, openrouter). See README.md#settings", "LIMNER_PORT: invalid value '99999' (format: Input should be less than or equal to 65535). See README.md#settings")),
-    Bad("open to others with a key to spend", WHERE | {"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_HOST": "0.0.0.0"}, ("LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0 is reachable by others: anyone could spend the upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is meant. See README.md#settings",)),
-    Bad("a file of keys that is none", WHERE | {"LIMNER_KEYS_FILE": __file__}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See README.md#keys-and-limits",)),
-    Bad("a file of keys that is not there", WHERE | {"LIMNER_KEYS_FILE": "/nowhere"}, ("LIMNER_KEYS_FILE: invalid value (format: Path does not point to a file). See README.md#settings",)),
-    Bad("a file of keys that is none, before any worker is started", WHERE | {"LIMNER_KEYS_FILE": __file__, "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See README.md#keys-and-limits",)),
-    Bad("a store that cannot be made, before any worker is started", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images", "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See README.md#settings",)),
-    Bad("a store that cannot be made", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See README.md#settings",)),
+    Bad("nothing is set", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See docs/settings.md",)),
+    Bad("check needs an upstream too", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See docs/settings.md",), ("check",)),
+    Bad("an address without a scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, ("LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address without user name and query, like https://api.example.com/v1). See docs/settings.md",)),
+    Bad("two variables, a line each", WHERE | {"LIMNER_PORT": "99999", "LIMNER_UPSTREAM_DIALECT": "french"}, ("LIMNER_UPSTREAM_DIALECT: invalid value 'french' (format: one of gpt-image-2-chat, metadata, openrouter). See docs/settings.md", "LIMNER_PORT: invalid value '99999' (format: Input should be less than or equal to 65535). See docs/settings.md")),
+    Bad("open to others with a key to spend", WHERE | {"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_HOST": "0.0.0.0"}, ("LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0 is reachable by others: anyone could spend the upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is intended. See docs/settings.md",)),
+    Bad("a file of keys that is none", WHERE | {"LIMNER_KEYS_FILE": __file__}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See docs/settings.md",)),
+    Bad("a file of keys that is not there", WHERE | {"LIMNER_KEYS_FILE": "/nowhere"}, ("LIMNER_KEYS_FILE: invalid value (format: Path does not point to a file). See docs/settings.md",)),
+    Bad("a file of keys that is none, before any worker is started", WHERE | {"LIMNER_KEYS_FILE": __file__, "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See docs/settings.md",)),
+    Bad("a store that cannot be made, before any worker is started", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images", "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See docs/settings.md",)),
+    Bad("a store that cannot be made", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See docs/settings.md",)),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""How values are written; how a wrong one is complained of is told in tests/unit/config/test_settings.py."""
+"""How values are written, and which are refused. The error lines are in test_settings.py and test_error_lines.py."""
 
 import hashlib
 import sys
@@ -13,7 +13,6 @@ from app.config.field_types import (
     STANDARD_OUTPUT,
     BaseUrl,
     ClientKeyList,
-    ClientKeyListFile,
     HeaderSecret,
     HeaderSecretFile,
     LedgerFile,
@@ -51,7 +50,8 @@ READ = [
     Case("a key", HeaderSecret, "sk-1", SecretStr("sk-1")),
     Case("keys", ClientKeyList, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
     Case("a key told as its digest", ClientKeyList, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),
-    Case("no keys", ClientKeyListFile, (), ()),
+    Case("keys on lines of their own", ClientKeyList, "sk-1\n\nsk-2,sk-3\n", (SecretStr("sk-1"), SecretStr("sk-2"), SecretStr("sk-3"))),
+    Case("no keys", ClientKeyList, "", ()),
     Case("a ledger that is not there yet", LedgerFile, "/tmp/ledger.jsonl", Path("/tmp/ledger.jsonl")),
     Case("a ledger on standard output", LedgerFile, "-", STANDARD_OUTPUT),
     Case("a collector", OtlpEndpoint, "http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
@@ -59,17 +59,13 @@ READ = [
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.name)
-def test_what_is_written_is_read(case: Case) -> None:
+def test_values_are_read(case: Case) -> None:
     assert TypeAdapter(case.kind).validate_python(case.written) == case.read
 
 
-def test_keys_come_from_files(tmp_path: Path) -> None:
-    one, several = tmp_path / "one", tmp_path / "several"
-    one.write_text("sk-1\n")
-    several.write_text("sk-1\r\n\nsk-2, sk-3\n")
-    assert TypeAdapter(HeaderSecretFile).validate_python(str(one)) == SecretStr("sk-1")
-    keys = TypeAdapter(ClientKeyListFile).validate_python(several)
-    assert [key.get_secret_value() for key in keys] == ["sk-1", "sk-2", "sk-3"]
+def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-1\n")
+    assert TypeAdapter(HeaderSecretFile).validate_python(tmp_path / "key") == SecretStr("sk-1")
 
 
 REFUSED = [
@@ -98,29 +94,24 @@ REFUSED = [
     ("a ledger that is a folder", LedgerFile, "/tmp"),
     ("a collector without a scheme", OtlpEndpoint, "127.0.0.1:4318"),
     ("a file that is not there", HeaderSecretFile, "/no/such"),
-    ("a folder", ClientKeyListFile, "/"),
+    ("a folder", HeaderSecretFile, "/"),
 ]
 
 
 @pytest.mark.parametrize(("name", "kind", "written"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_what_is_no_key_is_refused_(name: str, kind: Any, written: str) -> None:
+def test_wrong_values_are_refused(name: str, kind: Any, written: str) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(kind).validate_python(written)
 
 
-def test_a_key_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "key").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValidationError, match="a text file that can be read"):
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b" \n"])
+def test_a_key_file_that_is_not_text_or_empty_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ValidationError, match="a text file that can be read and is not empty"):
         TypeAdapter(HeaderSecretFile).validate_python(tmp_path / "key")
 
 
-def test_an_empty_key_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "key").touch()
-    with pytest.raises(ValidationError, match="visible ASCII"):
-        TypeAdapter(HeaderSecretFile).validate_python(tmp_path / "key")
-
-
-def test_a_collector_needs_what_is_not_always_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_needs_a_package_that_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ValidationError, match=r"pip install 'limner\[otel\]'"):
         TypeAdapter(OtlpEndpoint).validate_python("http://127.0.0.1:4318")

@@ -1,4 +1,4 @@
-"""The list of upstreams: where it is found, and which model of whom a client's name means."""
+"""The list of upstreams: where it is read from, and which model of an upstream a client's name stands for."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,14 +44,14 @@ MAIN = UpstreamEntry(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to start in, with the key of the spare upstream in a file."""
+    """A folder in which Limner is started, with the key of the spare upstream in a file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "key").write_text("sk-spare\n")
     return tmp_path
 
 
-def write(path: Path) -> None:
-    path.write_text(TABLES.replace("KEY", "key"))
+def write(path: Path, tables: str = TABLES) -> None:
+    path.write_text(tables.replace("KEY", "key"))
 
 
 def assert_both(settings: Settings) -> None:
@@ -69,18 +69,18 @@ def assert_both(settings: Settings) -> None:
     assert "sk-" not in repr(settings) + str(settings.model_dump())
 
 
-def test_a_file_in_the_folder_where_it_is_started(here: Path) -> None:
+def test_the_list_is_in_limner_toml(here: Path) -> None:
     write(here / "limner.toml")
     assert_both(Settings())
 
 
-def test_a_file_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_is_in_a_named_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(here / "ours.toml")
     monkeypatch.setenv("LIMNER_CONFIG", "ours.toml")
     assert_both(Settings())
 
 
-def test_a_variable(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_is_in_a_variable_which_wins_over_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [entry.model_dump(exclude_unset=True, exclude={"api_key"}) for entry in (MAIN,)]
     spare = {
         "name": "spare",
@@ -92,18 +92,18 @@ def test_a_variable(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     written = orjson.dumps([entries[0] | {"api_key": "sk-main"}, spare]).decode()
     monkeypatch.setenv("LIMNER_UPSTREAMS", written)
-    (here / "limner.toml").write_text("not read")
+    write(here / "limner.toml", TABLES.replace("example", "elsewhere"))
     assert_both(Settings())
 
 
 @pytest.mark.parametrize("given", [{"upstream_base_url": "http://one/v1"}, {"upstream_base_url": "http://one/v1", "upstreams": ()}])  # fmt: skip
-def test_variables_for_one_win_over_a_file_that_happens_to_be_there(here: Path, given: dict[str, Any]) -> None:
+def test_variables_for_a_single_upstream_win_over_limner_toml(here: Path, given: dict[str, Any]) -> None:
     write(here / "limner.toml")
     (entry,) = Settings(**given).effective_upstreams
     assert (entry.name, entry.base_url) == ("default", "http://one/v1")
 
 
-def test_the_variables_for_one_mean_a_list_of_one() -> None:
+def test_variables_for_a_single_upstream_make_a_list_of_one() -> None:
     given: dict[str, Any] = {
         "upstream_base_url": "http://one/v1",
         "upstream_api_key": "sk-1",
@@ -118,32 +118,32 @@ def test_the_variables_for_one_mean_a_list_of_one() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`asks`: what clients call a model, and what the upstream is asked for then."""
+    """`requests`: the names of clients, and the model that is requested from the upstream for each."""
 
     name: str
     entry: dict[str, Any]
-    asks: dict[str | None, str | None]
+    requests: dict[str | None, str | None]
     listed: tuple[str, ...] = field(default=OFFICIAL_MODELS)
 
 
 CASES = [
-    Case("nothing said: the default, whatever the client named", {}, {"x": "gpt-image-2-chat", None: "gpt-image-2-chat"}, (*OFFICIAL_MODELS, "gpt-image-2-chat")),
-    Case("a model: for all", {"model": "m"}, {"x": "m", None: "m", "*": "m"}, (*OFFICIAL_MODELS, "m")),
-    Case("a map and the rest", {"models": {"a": "b", "*": "m"}}, {"a": "b", "x": "m", None: "m", "*": "m"}, (*OFFICIAL_MODELS, "m", "a")),
-    Case("a map and a model are the same", {"models": {"a": "b"}, "model": "m"}, {"a": "b", "x": "m", None: "m"}, (*OFFICIAL_MODELS, "m", "a")),
-    Case("a map alone: no other", {"models": {"a": "b"}}, {"a": "b", "b": None, "x": None, None: None, "*": None}, ("a",)),
+    Case("neither model nor map: the default model for all names", {}, {"x": "gpt-image-2-chat", None: "gpt-image-2-chat"}, (*OFFICIAL_MODELS, "gpt-image-2-chat")),
+    Case("a model for all names", {"model": "m"}, {"x": "m", None: "m", "*": "m"}, (*OFFICIAL_MODELS, "m")),
+    Case("a map with a wildcard", {"models": {"a": "b", "*": "m"}}, {"a": "b", "x": "m", None: "m", "*": "m"}, (*OFFICIAL_MODELS, "m", "a")),
+    Case("a model does the same as a wildcard", {"models": {"a": "b"}, "model": "m"}, {"a": "b", "x": "m", None: "m"}, (*OFFICIAL_MODELS, "m", "a")),
+    Case("a map alone: no other names", {"models": {"a": "b"}}, {"a": "b", "b": None, "x": None, None: None, "*": None}, ("a",)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_a_name_means(case: Case) -> None:
+def test_a_name_stands_for_one_of_the_upstreams_models(case: Case) -> None:
     entry = {"name": "main", "base_url": "http://h/v1", **case.entry}
     settings = Settings(upstreams=orjson.dumps([entry]).decode())
     (read,) = settings.effective_upstreams
-    assert {name: read.model_map.resolve(name) for name in case.asks} == case.asks
+    assert {name: read.model_map.resolve(name) for name in case.requests} == case.requests
     assert settings.list_models() == case.listed
     assert settings.pass_through
 
 
-def test_an_upstream_with_a_key_is_paid_by_the_operator() -> None:
+def test_an_upstream_with_a_key_is_not_pass_through() -> None:
     assert not Settings(upstreams='[{"name":"a","base_url":"http://h","api_key":"sk-1"}]').pass_through

@@ -1,0 +1,136 @@
+"""Where settings come from besides variables: files that hold one secret each, and the TOML configuration file.
+
+Each source also returns, under the key `ORIGINS`, where its values were found. Messages name that place.
+"""
+
+import tomllib
+from collections.abc import Callable, Collection, Container, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, InitSettingsSource
+
+from app.config.field_types import read_secret_file, variable
+
+#: The configuration file that is read when no variable names another one.
+CONFIG_FILE = "limner.toml"
+
+#: A key beside the settings; with its spaces it cannot be the name of one. Its value maps fields to their `Origin`.
+ORIGINS = "origins of settings"
+
+
+class Origin(NamedTuple):
+    """Where a setting is written: a variable, or a key of the configuration file."""
+
+    name: str
+    file: Path | None = None
+
+    def locate(self, inside: str = "") -> str:
+        """Return the place for messages, like `port in limner.toml`; `inside` leads into the value, like `[0].name`."""
+        return f"{self.name}{inside}" if self.file is None else f"{self.name}{inside} in {self.file}"
+
+
+def origin_of(field: str, origins: Mapping[str, Origin]) -> Origin:
+    """Return where a setting is written: its own variable if no other place is known."""
+    return origins.get(field) or Origin(variable(field))
+
+
+class FileSecretsSource(InitSettingsSource):
+    """Read secrets from the files that `LIMNER_<NAME>_FILE` variables name.
+
+    `secrets` are the fields that may come from a file. `variables` are all variables, by their names in lower case and
+    without prefix.
+
+    Raises:
+        ValidationError: A file cannot be read or is empty, or the secret itself is set too.
+    """
+
+    def __init__(
+        self, settings_type: type[BaseSettings], secrets: Collection[str], variables: Mapping[str, str | None]
+    ) -> None:
+        super().__init__(settings_type, dict(variables))
+        self._secrets = secrets
+
+    def __call__(self) -> dict[str, Any]:
+        found = _read_secrets(self.init_kwargs, self._secrets, lambda field: Origin(variable(field)))
+        return _without_set(found, self.current_state.keys())
+
+
+class ConfigFileSource(InitSettingsSource):
+    """Read settings from the TOML file that `LIMNER_CONFIG` names, or from `limner.toml` if that exists.
+
+    pydantic-settings' own TOML source is of no use here: it ignores a file that does not exist, and wants to know the
+    name before the variables have been read.
+
+    Raises:
+        ValidationError: The file cannot be read, is not TOML, or holds a key that is not a setting.
+    """
+
+    def __init__(self, settings_type: type[BaseSettings], secrets: Collection[str]) -> None:
+        super().__init__(settings_type, {})
+        self._secrets = secrets
+
+    def __call__(self) -> dict[str, Any]:
+        named = self.current_state.get("config")
+        path = Path(named or CONFIG_FILE)
+        if not named and not path.is_file():
+            return {}
+        # A variable that names one upstream replaces the list in a file that only happens to be in this folder.
+        replaced = {"upstreams"} if not named and "upstream_base_url" in self.current_state else set()
+        return _without_set(self._read(path), self.current_state.keys() | replaced) | {"config": path}
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """Return what the file sets, and under `ORIGINS` where."""
+        try:
+            table = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise _invalid(f"{path}: cannot be read: {type(error).__name__}") from None
+        except tomllib.TOMLDecodeError as error:
+            # The message names line and column, and quotes no values.
+            raise _invalid(f"{path}: is not TOML: {error}") from None
+        secret_files = {f"{field}_file" for field in self._secrets}
+        names = self.settings_cls.model_fields.keys() - {"config"} | secret_files
+        if unknown := [f"{path}: unknown setting {key!r}" for key in table if key not in names]:
+            raise _invalid(*unknown)
+        secrets = _read_secrets(table, self._secrets, lambda field: Origin(field, path))
+        values = {field: value for field, value in table.items() if field not in secret_files}
+        origins = {field: Origin(field, path) for field in values}
+        return values | secrets | {ORIGINS: origins | secrets[ORIGINS]}
+
+
+def _without_set(found: Mapping[str, Any], fields: Container[str]) -> dict[str, Any]:
+    """Leave out the fields that an earlier source has set, and their origins."""
+    origins = {field: origin for field, origin in found[ORIGINS].items() if field not in fields}
+    return {field: found[field] for field in origins} | {ORIGINS: origins}
+
+
+def _read_secrets(
+    given: Mapping[str, Any], secrets: Collection[str], origin: Callable[[str], Origin]
+) -> dict[str, Any]:
+    """Return the content of each file that is named in `given` as `<field>_file`, by field, and the origins.
+
+    `origin` returns where a key of `given` is written.
+    """
+    found: dict[str, Any] = {ORIGINS: {}}
+    for field in secrets:
+        path = given.get(f"{field}_file")
+        if path is None:
+            continue
+        found[ORIGINS][field] = place = origin(f"{field}_file")
+        if field in given:
+            raise _invalid(f"{place.locate()}: set together with {origin(field).locate()}; one of them is enough")
+        try:
+            found[field] = read_secret_file(str(path))
+        except PydanticCustomError as error:
+            detail = InitErrorDetails(type=error, loc=(place.locate(),), input=None)
+            raise ValidationError.from_exception_data("Settings", [detail]) from None
+    return found
+
+
+def _invalid(*messages: str) -> ValidationError:
+    problems = (PydanticCustomError("source", "{message}", {"message": message}) for message in messages)
+    return ValidationError.from_exception_data(
+        "Settings", [InitErrorDetails(type=problem, loc=(), input=None) for problem in problems]
+    )
