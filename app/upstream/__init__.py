@@ -1,5 +1,5 @@
-"""Ask chat upstreams: which one, in what order, and what their errors mean.
+"""Send requests to chat upstreams: choose one, retry or fail over, and map errors.
 
-`client.py` is the only file that opens a connection to an upstream. Pure are `selection`, `circuit_breaker`, `retry`,
-`error_mapping` and `decoding`. May import `errors`, `observability`, `protocol` and `extraction`.
+`client.py` is the only file that opens connections to upstreams. `selection`, `circuit_breaker`, `retry`,
+`error_mapping` and `decoding` are pure. May import `errors`, `observability`, `protocol` and `extraction`.
 """

@@ -1,25 +1,27 @@
-"""A circuit breaker: whether an upstream has failed so often of late that another one should be asked instead.
+"""A circuit breaker: decide whether an upstream has failed so often of late that another one should be preferred.
 
-closed     ── faults in a row, or a share of faults ──▶ open
+closed     ── failures in a row, or a share of failures ──▶ open
 open       ── its time is over ──▶ half-open
 half-open  ── the probe succeeds ──▶ closed
            ── the probe fails ──▶ open, for longer
-both       ── a question that was asked nevertheless succeeds ──▶ closed
+both       ── a request that was sent although not allowed succeeds ──▶ closed
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-#: Faults one after the other that open it.
-_ROW = 5
+#: Consecutive failures that open the circuit.
+_MAX_CONSECUTIVE = 5
 
-#: Or this share of faults among the outcomes of the last seconds, once there are enough of them to tell.
-_SHARE, _WINDOW, _ENOUGH, _REMEMBERED = 0.5, 60.0, 20, 100
+#: Or this share of failures among the outcomes of the last `_WINDOW` seconds, if there are at least `_MIN_OUTCOMES`.
+_FAILURE_SHARE, _WINDOW, _MIN_OUTCOMES = 0.5, 60.0, 20
+#: Outcomes that are remembered at most.
+_MAX_OUTCOMES = 100
 
-#: Seconds that it stays open: doubled each time a probe fails, up to the longest, and up to a quarter more by chance,
-#: so that many servers do not probe together.
-_COOL_DOWN, _LONGEST, _JITTER = 10.0, 300.0, 0.25
+#: Seconds that the circuit stays open: doubled each time a probe fails, up to the maximum. Up to a quarter is added by
+#: chance, so that the servers of a fleet do not probe at the same time.
+_OPEN_SECONDS, _MAX_OPEN_SECONDS, _JITTER = 10.0, 300.0, 0.25
 
 
 class CircuitState(StrEnum):
@@ -30,7 +32,12 @@ class CircuitState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """One question, and the time that it belongs to: what began before the circuit last changed says nothing now."""
+    """One request at the upstream.
+
+    Attributes:
+        epoch: Counts the changes of the circuit. Outcomes of requests from before the last change are ignored.
+        probe: The outcome of this request decides whether a half-open circuit closes.
+    """
 
     epoch: int
     probe: bool = False
@@ -38,27 +45,31 @@ class Permit:
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """`now` is in seconds of a clock that never goes back, `random` from [0, 1). Each ticket is handed in once."""
+    """The circuit of one upstream.
 
-    _until: float | None = None
+    Every permit is handed back once: to `record_success`, `record_failure` or `cancel`. In all methods, `now` is in
+    seconds of a clock that never goes back, and `random` is from [0, 1).
+    """
+
+    _open_until: float | None = None
     _trips: int = 0
     _epoch: int = 0
-    _row: int = 0
+    _consecutive_failures: int = 0
     _probing: bool = False
-    _outcomes: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    _outcomes: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=_MAX_OUTCOMES))
 
     def state(self, now: float) -> CircuitState:
-        if self._until is None:
+        if self._open_until is None:
             return CircuitState.CLOSED
-        return CircuitState.OPEN if now < self._until else CircuitState.HALF_OPEN
+        return CircuitState.OPEN if now < self._open_until else CircuitState.HALF_OPEN
 
     def allows(self, now: float) -> bool:
-        """Whether a question is welcome: while half-open only the first, which is the probe."""
+        """Return whether the upstream should be chosen. A half-open circuit allows one request at a time, the probe."""
         state = self.state(now)
         return state is CircuitState.CLOSED or (state is CircuitState.HALF_OPEN and not self._probing)
 
     def acquire(self, now: float) -> Permit:
-        """For each question that is asked, also for one that is not welcome because there is no other choice."""
+        """Register a request that is about to be sent, also one that is not allowed but has no other upstream."""
         probe = self.state(now) is CircuitState.HALF_OPEN and not self._probing
         self._probing = self._probing or probe
         return Permit(self._epoch, probe)
@@ -66,8 +77,8 @@ class CircuitBreaker:
     def record_success(self, permit: Permit, now: float) -> None:
         if permit.epoch != self._epoch:
             return
-        if self._until is None:
-            self._row = 0
+        if self._open_until is None:
+            self._consecutive_failures = 0
             self._outcomes.append((now, True))
         else:
             self._change(None, trips=0)
@@ -75,30 +86,30 @@ class CircuitBreaker:
     def record_failure(self, permit: Permit, now: float, random: float) -> None:
         if permit.epoch != self._epoch:
             return
-        if self._until is None:
-            self._row += 1
+        if self._open_until is None:
+            self._consecutive_failures += 1
             self._outcomes.append((now, False))
-            if self._row >= _ROW or self._is_failing(now):
+            if self._consecutive_failures >= _MAX_CONSECUTIVE or self._is_failing(now):
                 self._open(now, random)
         elif permit.probe:
             self._open(now, random)
 
     def cancel(self, permit: Permit) -> None:
-        """A question that was called off tells nothing; the next one is the probe."""
+        """Give back the permit of a request that ended without outcome. If it was the probe, the next request is."""
         if permit.probe and permit.epoch == self._epoch:
             self._probing = False
 
     def _is_failing(self, now: float) -> bool:
-        recent = [good for at, good in self._outcomes if at > now - _WINDOW]
-        return len(recent) >= _ENOUGH and recent.count(False) >= _SHARE * len(recent)
+        recent = [succeeded for time, succeeded in self._outcomes if time > now - _WINDOW]
+        return len(recent) >= _MIN_OUTCOMES and recent.count(False) >= _FAILURE_SHARE * len(recent)
 
     def _open(self, now: float, random: float) -> None:
-        cool_down = min(_LONGEST, _COOL_DOWN * 2**self._trips)
-        self._change(now + cool_down * (1 + _JITTER * random), trips=self._trips + 1)
+        seconds = min(_MAX_OPEN_SECONDS, _OPEN_SECONDS * 2**self._trips)
+        self._change(now + seconds * (1 + _JITTER * random), trips=self._trips + 1)
 
-    def _change(self, until: float | None, *, trips: int) -> None:
-        self._until, self._trips = until, trips
+    def _change(self, open_until: float | None, *, trips: int) -> None:
+        self._open_until, self._trips = open_until, trips
         self._epoch += 1
-        self._row = 0
+        self._consecutive_failures = 0
         self._probing = False
         self._outcomes.clear()

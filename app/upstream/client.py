@@ -201,15 +201,17 @@ class Upstream:
         return bytes(body[:_COMPLAINT])
 
     def _translate(self, response: httpx.Response, body: bytes, question: Question) -> UpstreamFailure:
-        return classify(
+        failure = classify(
             response.status_code,
             response.headers,
             body,
             pass_through=self.pass_through,
             now=self._now(),
             secrets=self._secrets(question),
-            places=self._spec.origin,
         )
+        if location := self._spec.origin.get(failure.setting or ""):
+            failure.error.detail = f"see {location}: {failure.error.detail}"
+        return failure
 
     def _secrets(self, question: Question) -> tuple[str, ...]:
         key = self._key_for(question)

@@ -1,17 +1,17 @@
-"""Whether to ask again, and after how long: a decision, not a wait."""
+"""Decide whether to retry at the same upstream, and after how many seconds. Waiting is left to the caller."""
 
 from dataclasses import dataclass
 
 from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 
-#: Seconds. Full jitter: anything from nothing up to `_BASE` x 2^(attempt - 1), at most `_CAP`.
+#: Seconds. Full jitter: the delay is anything up to `_BASE` x 2^(attempt - 1), `_CAP` at most.
 _BASE, _CAP = 0.5, 8.0
 
-#: A question asked in the last tenth of its time would be paid for and not waited for.
-_ROOM = 0.1
+#: The share of the time at its end in which nothing is sent: the reply would be paid for, but nobody would wait for it.
+_RESERVED_TIME = 0.1
 
-#: Questions that pay for one repeat, and repeats saved up at most.
-_PRICE, _RESERVE = 5, 10
+#: Requests that pay for one retry, and retries that can be saved up.
+_PRICE, _MAX_SAVED = 5, 10
 
 
 def retry_delay(
@@ -24,35 +24,39 @@ def retry_delay(
     random: float,
     retry_ambiguous: bool = False,
 ) -> float | None:
-    """Seconds to wait before the next attempt, None for no more.
+    """Return the seconds to wait before the next attempt, `None` if there must not be one.
 
-    `attempt` counts from 1 and is the one that failed. `elapsed` and `deadline` are seconds since the question came.
-    `random` is from [0, 1). `ambiguous` allows to repeat what probably cost nothing.
+    Args:
+        failure: The failure of the attempt.
+        attempt: The number of the attempt that failed, from 1.
+        max_attempts: Attempts of one request.
+        elapsed: Seconds since the request started.
+        deadline: Seconds after which the request ends, counted as `elapsed`.
+        random: From [0, 1).
+        retry_ambiguous: Also retry what probably cost nothing.
     """
-    allowed = failure.retry_safety is RetrySafety.SAFE or (
-        retry_ambiguous and failure.retry_safety is RetrySafety.AMBIGUOUS
-    )
-    if not allowed or attempt >= max_attempts:
+    allowed = {RetrySafety.SAFE, RetrySafety.AMBIGUOUS} if retry_ambiguous else {RetrySafety.SAFE}
+    if failure.retry_safety not in allowed or attempt >= max_attempts:
         return None
     delay = (failure.retry_after or 0.0) + random * min(_CAP, _BASE * 2 ** (attempt - 1))
-    return delay if elapsed + delay <= deadline * (1 - _ROOM) else None
+    return delay if elapsed + delay <= deadline * (1 - _RESERVED_TIME) else None
 
 
 @dataclass(slots=True)
 class RetryBudget:
-    """What a whole process may repeat: one question more for every five asked, and a reserve for quiet times.
+    """The retries that a whole process may make: one for every five requests, and a reserve from quiet times.
 
-    Without it, an upstream that is down gets several times its usual load from everyone's retries.
+    Without this limit, an upstream that is down receives several times its usual load from the retries of all requests.
     """
 
-    balance: int = _PRICE * _RESERVE
+    balance: int = _PRICE * _MAX_SAVED
 
     def deposit(self) -> None:
-        """Once for every question, its repeats not counted."""
-        self.balance = min(_PRICE * _RESERVE, self.balance + 1)
+        """Count one request. Its retries are not counted."""
+        self.balance = min(_PRICE * _MAX_SAVED, self.balance + 1)
 
     def withdraw(self) -> bool:
-        """Whether one more repeat is within the budget; if so it is taken."""
+        """Pay for one retry. Return whether the budget allows the retry; nothing is taken if not."""
         if self.balance < _PRICE:
             return False
         self.balance -= _PRICE

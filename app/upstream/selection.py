@@ -1,4 +1,4 @@
-"""Which of several upstreams is asked next."""
+"""Select the upstream for the next attempt, by priority, weight and availability."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,14 @@ from itertools import accumulate
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An upstream that has the model. `asked`: this question has been there already; `welcome`: its circuit admits it.
+    """An upstream that has the requested model.
 
-    The lowest `priority` goes first. `full`: as many questions are under way there as it may have.
+    Attributes:
+        priority: The lowest goes first.
+        weight: The share of requests among upstreams of equal priority.
+        available: Its circuit breaker allows the request.
+        full: It has as many requests in flight as it may have.
+        tried: An attempt at it has failed, and no retry there is due.
     """
 
     name: str
@@ -22,25 +27,25 @@ class Candidate:
 
 
 class NoCandidate(Enum):
-    """Why no upstream is chosen."""
+    """Why no upstream is selected."""
 
-    BUSY = "one that is left has no place now"
-    EXHAUSTED = "none is left that this question has not been to"
+    BUSY = "an upstream is left, but it has no free slot now"
+    EXHAUSTED = "every upstream has been tried"
 
 
 def select(candidates: Sequence[Candidate], random: float) -> str | NoCandidate:
-    """A name, by weight among those of equal priority; `random` is from [0, 1).
+    """Return the name of the upstream to try next. `random`: from [0, 1), decides between equal priorities by weight.
 
-    A circuit is a reason to go elsewhere, not to refuse: where none admits the question, they do not count.
+    An open circuit is a reason to go elsewhere, not to refuse: if all circuits are open, they do not count.
     """
-    nobody_is_welcome = not any(candidate.available for candidate in candidates)
-    left = [one for one in candidates if not one.tried and (one.available or nobody_is_welcome)]
-    free = [one for one in left if not one.full]
+    all_open = not any(candidate.available for candidate in candidates)
+    untried = [each for each in candidates if not each.tried and (each.available or all_open)]
+    free = [each for each in untried if not each.full]
     if not free:
-        return NoCandidate.BUSY if left else NoCandidate.EXHAUSTED
-    first = min(one.priority for one in free)
-    equals = [one for one in free if one.priority == first]
-    *sums, total = accumulate(one.weight for one in equals)
+        return NoCandidate.BUSY if untried else NoCandidate.EXHAUSTED
+    first = min(each.priority for each in free)
+    equals = [each for each in free if each.priority == first]
+    *sums, total = accumulate(each.weight for each in equals)
     return next(
-        (one.name for one, so_far in zip(equals, sums, strict=False) if random * total < so_far), equals[-1].name
+        (each.name for each, so_far in zip(equals, sums, strict=False) if random * total < so_far), equals[-1].name
     )

@@ -1,4 +1,4 @@
-"""What an operator says about one upstream, as the pool and the client need it."""
+"""The configuration of one upstream, as the pool and the client need it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from pydantic import SecretStr
 #: The name in `ModelMap.names` that stands for all names that are not listed.
 WILDCARD = "*"
 
-#: The first upstream's model, and the name of the dialect that it speaks.
+#: The model, and the dialect, of an upstream that is configured without them.
 DEFAULT_MODEL = "gpt-image-2-chat"
 
 
@@ -16,28 +16,33 @@ DEFAULT_MODEL = "gpt-image-2-chat"
 class ModelMap:
     """Map the model that a client names to the name that the upstream uses.
 
-    `names` lists pairs of both; `default` is requested for any other name, `None` means that there is no such model.
+    Attributes:
+        default: Requested for any name that `names` does not list. `None`: the upstream has no such model.
+        names: The upstream's name by the client's name.
     """
 
     default: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, name: str | None) -> str | None:
-        """Return the upstream's name for `name` (None: the client named no model), None where it has no such model."""
+        """Return the upstream's name for `name`, `None` if the upstream has no such model.
+
+        `name` is `None` if the client named no model.
+        """
         return self.default if name is None or name == WILDCARD else self.names.get(name, self.default)
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSpec:
-    """One upstream: its address, how it is asked, and its share of the requests. Times are in seconds.
+    """One upstream: its address, its protocol, and its share of the requests. Times are in seconds.
 
     Attributes:
-        api_key: None passes each caller's own key on.
-        priority: Lower is asked first; equal ones in proportion to `weight`.
-        max_concurrency: Requests in flight at once; None means no limit.
+        api_key: `None` passes each caller's own key through.
+        priority: Lower goes first; upstreams of equal priority share requests in proportion to `weight`.
+        max_concurrency: Requests in flight at once; `None` is no limit.
         timeout: For one request with all its attempts.
         idle_timeout: For silence inside a reply.
-        origin: Where the operator has set `base_url`, `api_key` and `model`, for hints in the log.
+        origin: Where the operator has set `base_url`, `api_key` and `model`, to name the place in the log.
     """
 
     base_url: str

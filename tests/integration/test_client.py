@@ -451,6 +451,32 @@ def test_answers(case: Answer) -> None:
     assert {call.request.headers["authorization"] for call in route.calls} == {f"Bearer {key}"}
 
 
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (status(401), "see LIMNER_UPSTREAM_API_KEY: upstream answered 401"),
+        (
+            status(200, {"message": "x", "code": "insufficient_quota"}),
+            "see LIMNER_UPSTREAM_API_KEY: upstream answered 200",
+        ),
+        (status(404), "upstream answered 404"),
+        (status(499), "upstream answered 499"),
+    ],
+)
+def test_the_log_names_the_setting_to_look_at(answer: httpx.Response, detail: str) -> None:
+    origin = {"api_key": "LIMNER_UPSTREAM_API_KEY"}
+
+    async def run() -> Outcome:
+        async with httpx.MockTransport(lambda _: answer) as client:
+            asked = build(replace(QUICK, base_url="https://upstream.test/v1/", origin=origin), client)
+            return await collect(asking(asked, Question(SMALL)))
+
+    error = asyncio.run(run()).error
+    assert error is not None
+    assert (error.detail or "").startswith(detail)
+    assert "LIMNER" not in error.message
+
+
 def test_the_budget_ends_repeats_for_everyone() -> None:
     """Ten in reserve and one for every five questions, but the first finds the reserve full and earns nothing."""
 

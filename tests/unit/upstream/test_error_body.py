@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from app.protocol import redaction
 from app.protocol.redaction import redact_keys, redact_secrets
-from app.upstream.error_mapping import UpstreamErrorBody, parse_retry_after
+from app.upstream.error_mapping import UpstreamErrorBody, parse_error_body, parse_retry_after
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
 
 
 def read(body: object, status: int = 400, *secrets: str) -> UpstreamErrorBody:
     data = body if isinstance(body, bytes) else orjson.dumps(body)
-    return UpstreamErrorBody.parse(status, {}, data, now=NOW, secrets=secrets)
+    return parse_error_body(status, {}, data, now=NOW, secrets=secrets)
 
 
 @dataclass(frozen=True, slots=True)
