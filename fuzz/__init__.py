@@ -1,1 +1,1 @@
-"""Random damage to what strangers send: `make fuzz`."""
+"""Feed randomly damaged input to everything that parses foreign data: `make fuzz`."""

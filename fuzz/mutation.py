@@ -1,30 +1,30 @@
-"""Inputs that are nearly right: seeds with bytes flipped, cut, repeated, put together, and with words of the format."""
+"""Create inputs that are nearly valid: seeds with bytes flipped, cut, repeated, joined, and tokens of the format."""
 
 from collections.abc import Callable, Sequence
 from random import Random
 
-#: No input grows beyond this: what is quadratic shows long before.
-LARGEST = 256 * 1024
+#: Bytes of the largest input. Quadratic work shows with much smaller ones.
+MAX_SIZE = 256 * 1024
 
 Change = Callable[[Random, bytes, "Stock"], bytes]
 
 
 class Stock:
-    """Where new inputs come from."""
+    """Source of inputs: valid `seeds`, and `tokens` of the format to insert into them."""
 
-    def __init__(self, seeds: Sequence[bytes], words: Sequence[bytes]) -> None:
+    def __init__(self, seeds: Sequence[bytes], tokens: Sequence[bytes]) -> None:
         self.seeds = seeds
-        self.words = words
+        self.tokens = tokens
 
     def input(self, random: Random) -> bytes:
         data = random.choice(self.seeds)
         for _ in range(random.choice((0, 1, 1, 2, 3, 8))):
-            data = random.choice(CHANGES)(random, data, self)[:LARGEST]
+            data = random.choice(CHANGES)(random, data, self)[:MAX_SIZE]
         return data
 
 
 def _span(random: Random, data: bytes) -> tuple[int, int]:
-    """Most often short."""
+    """Return the start and end of a random span, usually a short one."""
     start = random.randrange(len(data) + 1)
     return start, min(len(data), start + int(random.expovariate(1 / 8)) + 1)
 
@@ -50,7 +50,7 @@ def _repeat(random: Random, data: bytes, _: Stock) -> bytes:
 
 def _insert(random: Random, data: bytes, stock: Stock) -> bytes:
     start, _ = _span(random, data)
-    return data[:start] + random.choice(stock.words) * random.choice((1, 1, 1, 2, 5_000)) + data[start:]
+    return data[:start] + random.choice(stock.tokens) * random.choice((1, 1, 1, 2, 5_000)) + data[start:]
 
 
 def _splice(random: Random, data: bytes, stock: Stock) -> bytes:

@@ -1,4 +1,4 @@
-"""What is fuzzed, with what, and what must hold whatever comes: only errors that a client may see are raised."""
+"""The parsers that are fuzzed, their inputs, and what must hold for any input: only an `ApiError` may be raised."""
 
 import asyncio
 import re
@@ -25,12 +25,12 @@ from fuzz.mutation import Stock
 from tests.support.reply_corpus import read_corpus
 from tests.support.sample_images import noise, saved
 
-PICTURES = [saved(noise((40, 40)), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
+IMAGES = [saved(noise((40, 40)), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`check` raises for what must not happen."""
+    """One parser. `check` feeds it one input and raises if something does not hold."""
 
     name: str
     stock: Stock
@@ -38,7 +38,7 @@ class Target:
 
 
 def cuts(random: Random, data: bytes) -> Iterator[bytes]:
-    """In pieces as a network brings them, sometimes byte by byte."""
+    """Cut the data into random chunks as a network does, sometimes single bytes."""
     largest = random.choice((1, 7, 1000, len(data) + 1)) if len(data) < 20_000 else 65_536
     while data:
         size = random.randint(1, largest)
@@ -47,20 +47,20 @@ def cuts(random: Random, data: bytes) -> Iterator[bytes]:
 
 
 def check_reply(random: Random, data: bytes) -> None:
-    """Read whole and read in pieces, a reply says the same; what is found in it is a link or a picture.
+    """Check that a reply is the same whole and in chunks, and that every found image is a link or decodes.
 
-    Lifting may drop damaged pictures where a piece ends, so with it only the absence of faults is to be seen.
+    Spooling may discard a damaged image depending on where a chunk ends, so with it only errors are looked for.
     """
-    lifted = _in_pieces(random, data, Blob)
-    if lifted is not None:
-        explain(lifted)
-    whole, pieces = _whole(data), _in_pieces(random, data)
-    assert type(whole) is type(pieces)
-    if not isinstance(whole, ChatReply) or not isinstance(pieces, ChatReply):
+    spooled = _read_chunks(random, data, Blob)
+    if spooled is not None:
+        explain(spooled)
+    whole, chunked = _read_whole(data), _read_chunks(random, data)
+    assert type(whole) is type(chunked)
+    if not isinstance(whole, ChatReply) or not isinstance(chunked, ChatReply):
         return
-    assert (visible_text(whole), whole.refusal, whole.usage) == (visible_text(pieces), pieces.refusal, pieces.usage)
+    assert (visible_text(whole), whole.refusal, whole.usage) == (visible_text(chunked), chunked.refusal, chunked.usage)
     found = explain(whole).images
-    assert [image.url for image in found] == [image.url for image in explain(pieces).images]
+    assert [image.url for image in found] == [image.url for image in explain(chunked).images]
     for image in found:
         if image.url.startswith("data:"):
             decode_data_url(image.url)
@@ -69,26 +69,26 @@ def check_reply(random: Random, data: bytes) -> None:
             assert not re.search(r"[\x00-\x20\x7f-\x9f]", image.url)
 
 
-def _whole(data: bytes) -> ChatReply | None:
+def _read_whole(data: bytes) -> ChatReply | None:
     try:
         return read_reply(data)
     except ApiError:
         return None
 
 
-def _in_pieces(random: Random, data: bytes, new_sink: Callable[[], Blob] | None = None) -> ChatReply | None:
-    reader = ReplyParser(new_sink)
+def _read_chunks(random: Random, data: bytes, new_sink: Callable[[], Blob] | None = None) -> ChatReply | None:
+    parser = ReplyParser(new_sink)
     try:
-        for piece in cuts(random, data):
-            reader.feed(piece)
-        return reader.reply(ended=True)
+        for chunk in cuts(random, data):
+            parser.feed(chunk)
+        return parser.reply(ended=True)
     except ApiError:
         return None
 
 
 def check_events(random: Random, data: bytes) -> None:
-    whole, pieces = Decoder(), Decoder()
-    events = [event for piece in cuts(random, data) for event in pieces.feed(piece)] + pieces.end()
+    whole, chunked = Decoder(), Decoder()
+    events = [event for chunk in cuts(random, data) for event in chunked.feed(chunk)] + chunked.end()
     assert events == whole.feed(data) + whole.end()
 
 
@@ -100,23 +100,23 @@ def check_form(random: Random, data: bytes) -> None:
         return blobs[-1]
 
     async def body() -> AsyncIterator[bytes]:
-        for piece in cuts(random, data):
-            yield piece
+        for chunk in cuts(random, data):
+            yield chunk
 
     with suppress(ApiError):
-        parts = asyncio.run(read_parts(body(), "B", new_blob=new_blob, max_part=LARGEST_PART))
+        parts = asyncio.run(read_parts(body(), "B", new_blob=new_blob, max_part=MAX_PART))
         read_form(Operation.EDIT, parts)
     for blob in blobs:
         blob.close()
 
 
-LARGEST_PART = 100_000
+MAX_PART = 100_000
 
 
 def check_request(random: Random, data: bytes) -> None:
-    """As it comes, in pieces, with large pictures lifted out of it."""
-    lifter = InlineImageSpooler(Blob)
-    text = b"".join(lifter.feed(piece) for piece in cuts(random, data))
+    """Feed the body in chunks through the spooler, then read the request."""
+    spooler = InlineImageSpooler(Blob)
+    text = b"".join(spooler.feed(chunk) for chunk in cuts(random, data))
     for operation in Operation:
         with suppress(ApiError, orjson.JSONDecodeError):
             request = read_json(operation, orjson.loads(text))
@@ -124,7 +124,7 @@ def check_request(random: Random, data: bytes) -> None:
             assert request.size is None or request.size.width * request.size.height <= 8_294_400
 
 
-def check_picture(_: Random, data: bytes) -> None:
+def check_image(_: Random, data: bytes) -> None:
     info = sniff(data)
     assert info is None or info.size is None or all(int(edge) > 0 for edge in info.size.split("x"))
 
@@ -139,7 +139,7 @@ _REPLIES = [row.body for name in ("replies.jsonl", "more_replies.jsonl") for row
 _FORM = (
     b'--B\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na hat\r\n'
     b'--B\r\ncontent-disposition: form-data; name="image[]"; filename="a.png"\r\ncontent-type: image/png\r\n\r\n'
-    + PICTURES[0]
+    + IMAGES[0]
     + b'\r\n--B\r\ncontent-disposition: form-data; name="n"\r\n\r\n1\r\n--B--\r\n'
 )
 _REQUESTS = [
@@ -160,6 +160,6 @@ TARGETS = (
     Target("events", Stock([body for body in _REPLIES if body.startswith(b"data:")], _JSON + _LINES), check_events),
     Target("forms", Stock([_FORM], _PARTS), check_form),
     Target("requests", Stock(_REQUESTS, _JSON + _MARKS), check_request),
-    Target("pictures", Stock(PICTURES, _BYTES), check_picture),
+    Target("images", Stock(IMAGES, _BYTES), check_image),
     Target("addresses", Stock(_ADDRESSES, _DOTS), check_address),
 )

@@ -1,4 +1,4 @@
-"""The drawn tree is the real tree, and each error's body and headers are what clients were promised."""
+"""The tree in the docstring is the real tree, and each error has the body and headers that clients rely on."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ CLASSES = {name: kind for name, kind in vars(errors).items() if isinstance(kind,
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One line of the tree: what the docstring says of a class."""
+    """One line of the tree: what the docstring says about a class."""
 
     parent: str | None
     status: int
@@ -24,7 +24,7 @@ class Drawn:
 
 
 def drawn_tree() -> Iterator[tuple[str, Drawn]]:
-    """`…` is the parent's type; a code is one bare word, everything else behind the type is a remark."""
+    """Parse the tree: `…` is the parent's type, a code is one bare word, everything else after the type is a remark."""
     path: list[tuple[int, str, str]] = []
     for branch, name, status, rest in re.findall(
         r"^([ │├└─]+)([A-Z]\w+) +([0-9]{3}) +(.+)$", errors.__doc__ or "", re.MULTILINE
@@ -46,7 +46,7 @@ def test_the_tree_shows_every_class() -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_the_tree_is_drawn_as_it_is(name: str) -> None:
+def test_the_tree_shows_the_real_attributes(name: str) -> None:
     kind = CLASSES[name]
     parent = kind.__base__.__name__ if kind.__base__ in CLASSES.values() and kind.__base__ else None
     assert TREE[name] == Drawn(parent, kind.status, kind.type, kind.code)
@@ -57,15 +57,15 @@ def test_no_error_has_a_status_whose_body_a_cdn_replaces() -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_repeat_is_forbidden_but_where_it_costs_nothing(name: str) -> None:
-    """A repeat after 429 and 503 is free: nothing was asked upstream."""
-    forbidden = CLASSES[name]("why").headers.get("x-should-retry")
-    assert forbidden == (None if name in {"RateLimited", "ServiceUnavailable"} else "false")
+def test_a_retry_is_forbidden_unless_it_costs_nothing(name: str) -> None:
+    """A retry after 429 or 503 is free: no request was sent upstream."""
+    header = CLASSES[name]("why").headers.get("x-should-retry")
+    assert header == (None if name in {"RateLimited", "ServiceUnavailable"} else "false")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    what: str
+    name: str
     error: ApiError
     status: int
     message: str
@@ -76,17 +76,17 @@ class Case:
     more: dict[str, Any]
 
 
-NEVER_AGAIN = {"x-should-retry": "false"}
+NO_RETRY = {"x-should-retry": "false"}
 CASES = [
     Case(
-        "an error that nobody foresaw says what OpenAI says",
+        "an unexpected error has OpenAI's message",
         ApiError(),
         500,
         "The server had an error while processing your request. Sorry about that!",
         "server_error",
         None,
         None,
-        NEVER_AGAIN,
+        NO_RETRY,
         {},
     ),
     Case(
@@ -97,29 +97,29 @@ CASES = [
         "invalid_request_error",
         "n",
         "invalid_type",
-        NEVER_AGAIN,
+        NO_RETRY,
         {},
     ),
     Case(
-        "a refusal brings its details beside the four keys",
+        "a refusal has its details beside the four keys",
         ModerationBlocked("Rejected.", extra={"moderation_details": {"moderation_stage": "output"}}),
         400,
         "Rejected.",
         "image_generation_user_error",
         None,
         "moderation_blocked",
-        NEVER_AGAIN,
+        NO_RETRY,
         {"moderation_details": {"moderation_stage": "output"}},
     ),
     Case(
-        "an instance may have another type than its class",
+        "an instance may have a type of its own",
         InvalidRequest("Maximum content size limit exceeded.", type="server_error"),
         400,
         "Maximum content size limit exceeded.",
         "server_error",
         None,
         None,
-        NEVER_AGAIN,
+        NO_RETRY,
         {},
     ),
     Case(
@@ -130,11 +130,11 @@ CASES = [
         "invalid_request_error",
         None,
         None,
-        NEVER_AGAIN | {"www-authenticate": "Bearer"},
+        NO_RETRY | {"www-authenticate": "Bearer"},
         {},
     ),
     Case(
-        "an overload says nothing about a repeat of its own",
+        "an overload says nothing about a retry",
         ServiceUnavailable("Later."),
         503,
         "Later.",
@@ -145,7 +145,7 @@ CASES = [
         {},
     ),
     Case(
-        "an error that knows better may override what is said about a repeat",
+        "headers of an instance take precedence",
         ApiError("Once more.", headers={"x-should-retry": "true"}),
         500,
         "Once more.",
@@ -158,7 +158,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_body_and_headers(case: Case) -> None:
     keys = {"message": case.message, "type": case.type, "param": case.param, "code": case.code}
     assert case.error.status == case.status
@@ -169,8 +169,8 @@ def test_body_and_headers(case: Case) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    what: str
-    asked: float
+    name: str
+    retry_after: float
     seconds: str
     milliseconds: str
 
@@ -183,9 +183,9 @@ WAITS = [
 ]
 
 
-@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.what)
-def test_a_rate_limit_says_how_long_to_wait(wait: Wait) -> None:
-    error = RateLimited("Slow down.", retry_after=wait.asked, headers={"x-queue": "full"}, param="n")
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.name)
+def test_a_rate_limit_has_the_time_to_wait(wait: Wait) -> None:
+    error = RateLimited("Slow down.", retry_after=wait.retry_after, headers={"x-queue": "full"}, param="n")
     waits = {"retry-after": wait.seconds, "retry-after-ms": wait.milliseconds}
     assert error.headers == waits | {"x-queue": "full"}
     assert error.body["error"] == {
@@ -206,7 +206,7 @@ def test_the_detail_is_for_the_log_only() -> None:
     assert "10.0.0.7" not in f"{error.body}{error.headers}{error}"
 
 
-def test_a_body_that_was_changed_changes_no_other() -> None:
+def test_bodies_are_independent_of_each_other() -> None:
     details: dict[str, object] = {"moderation_details": {}}
     error = ModerationBlocked("Rejected.", extra=details)
     error.body["error"]["code"] = None

@@ -1,4 +1,4 @@
-"""Bodies of chat upstreams, whole or as they arrive, readable or not."""
+"""Bodies of chat upstreams, whole or in chunks, valid or not."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ READABLE = [
     Case("comments before events", b": x\n\n" + line("a"), "a"),
     Case("an event without its end", line("a").rstrip(), "a"),
     Case("events that are no JSON", b"data: ping\n\n" + line("a"), "a"),
-    Case("nothing said", DONE, ""),
+    Case("no text", DONE, ""),
 ]
 
 
@@ -58,20 +58,20 @@ def test_a_body_is_read_whole_and_byte_by_byte(case: Case) -> None:
     reply = read_reply(case.body)
     assert visible_text(reply) == case.text
     assert reply.complete
-    reader = ReplyParser()
+    parser = ReplyParser()
     for at in range(len(case.body)):
-        reader.feed(case.body[at : at + 1])
-    assert reader.reply(ended=True) == reply
+        parser.feed(case.body[at : at + 1])
+    assert parser.reply(ended=True) == reply
 
 
 @settings(max_examples=60)
 @given(st.sampled_from(READABLE), st.lists(st.integers(0, 250), max_size=4))
 def test_a_body_is_read_in_any_cut(case: Case, cuts: list[int]) -> None:
-    reader = ReplyParser()
+    parser = ReplyParser()
     edges = [0, *sorted(cuts), len(case.body)]
     for start, end in zip(edges, edges[1:], strict=False):
-        reader.feed(case.body[start:end])
-    assert reader.reply(ended=True) == read_reply(case.body)
+        parser.feed(case.body[start:end])
+    assert parser.reply(ended=True) == read_reply(case.body)
 
 
 UNREADABLE = [
@@ -91,7 +91,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("body", UNREADABLE, ids=repr)
-def test_what_nobody_can_read_is_refused_and_kept_for_the_log(body: bytes) -> None:
+def test_an_invalid_body_is_refused_and_kept_for_the_log(body: bytes) -> None:
     with pytest.raises(UpstreamInvalidReply) as caught:
         read_reply(body)
     assert "could not be read" in caught.value.message
@@ -123,71 +123,71 @@ ENDS = [
 
 
 @pytest.mark.parametrize("case", ENDS, ids=lambda case: case.name)
-def test_whether_a_reply_is_complete_is_said_by_marks_or_by_the_transport(case: End) -> None:
-    reader = ReplyParser()
-    reader.feed(case.body)
-    assert reader.reply().complete is case.open
-    assert reader.reply(ended=True).complete is case.ended
+def test_an_end_mark_or_the_end_of_the_transport_makes_a_reply_complete(case: End) -> None:
+    parser = ReplyParser()
+    parser.feed(case.body)
+    assert parser.reply().complete is case.open
+    assert parser.reply(ended=True).complete is case.ended
 
 
-def test_feeding_says_whether_the_reply_grew() -> None:
-    reader = ReplyParser()
-    assert not reader.feed(b"")
-    assert not reader.reply().complete
-    assert not reader.feed(b": wait\n\n")
-    assert not reader.feed(line("a")[:-1])
-    assert reader.feed(b"\n")
-    assert not reader.feed(DONE)
-    assert visible_text(reader.reply()) == "a"
+def test_feed_returns_whether_the_reply_has_grown() -> None:
+    parser = ReplyParser()
+    assert not parser.feed(b"")
+    assert not parser.reply().complete
+    assert not parser.feed(b": wait\n\n")
+    assert not parser.feed(line("a")[:-1])
+    assert parser.feed(b"\n")
+    assert not parser.feed(DONE)
+    assert visible_text(parser.reply()) == "a"
 
 
-def test_snapshots_grow_and_keep_what_they_were() -> None:
-    reader = ReplyParser()
-    reader.feed(line("a"))
-    before = reader.reply()
-    reader.feed(line("b"))
-    assert (visible_text(before), visible_text(reader.reply())) == ("a", "ab")
+def test_later_chunks_do_not_change_a_snapshot() -> None:
+    parser = ReplyParser()
+    parser.feed(line("a"))
+    before = parser.reply()
+    parser.feed(line("b"))
+    assert (visible_text(before), visible_text(parser.reply())) == ("a", "ab")
 
 
 def test_the_first_bytes_are_kept_for_the_log() -> None:
     reply = read_reply(orjson.dumps({"choices": [{"message": {"content": "x" * 40_000}}]}))
     assert len(reply.raw) == 16 * 1024
     assert reply.raw.startswith('{"choices"')
-    reader = ReplyParser()
+    parser = ReplyParser()
     for _ in range(300):
-        reader.feed(line("x" * 100))
-    assert len(reader.reply(ended=True).raw) == 16 * 1024
+        parser.feed(line("x" * 100))
+    assert len(parser.reply(ended=True).raw) == 16 * 1024
 
 
 @dataclass(frozen=True)
-class Said:
+class TextCase:
     name: str
     body: dict[str, object]
     text: str
 
 
-SAID = [
-    Said("words", {"choices": [{"message": {"content": " Sorry. "}}]}, "Sorry."),
-    Said("words after reasoning", {"choices": [{"message": {"content": "<think>no</think>Sorry."}}]}, "Sorry."),
-    Said("several choices", {"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}, "a\nb"),
-    Said("words beside choices", {"output": [{"content": [{"type": "output_text", "text": "Sorry."}]}]}, "Sorry."),
-    Said("words in Gemini's form", {"candidates": [{"content": {"parts": [{"text": "Sorry."}]}}]}, "Sorry."),
-    Said("nothing", {"choices": []}, ""),
+TEXTS = [
+    TextCase("text", {"choices": [{"message": {"content": " Sorry. "}}]}, "Sorry."),
+    TextCase("text after reasoning", {"choices": [{"message": {"content": "<think>no</think>Sorry."}}]}, "Sorry."),
+    TextCase("several choices", {"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}, "a\nb"),
+    TextCase("text beside choices", {"output": [{"content": [{"type": "output_text", "text": "Sorry."}]}]}, "Sorry."),
+    TextCase("text in Gemini's form", {"candidates": [{"content": {"parts": [{"text": "Sorry."}]}}]}, "Sorry."),
+    TextCase("nothing", {"choices": []}, ""),
 ]
 
 
-@pytest.mark.parametrize("case", SAID, ids=lambda case: case.name)
-def test_the_words_of_a_reply_are_without_reasoning(case: Said) -> None:
+@pytest.mark.parametrize("case", TEXTS, ids=lambda case: case.name)
+def test_the_visible_text_of_a_reply_is_without_reasoning(case: TextCase) -> None:
     assert visible_text(read_reply(orjson.dumps(case.body))) == case.text
 
 
-def test_refusals_are_told_apart_from_words() -> None:
+def test_refusals_are_not_part_of_the_text() -> None:
     reply = read_reply(orjson.dumps({"choices": [{"message": {"content": None, "refusal": "No."}}, {"message": {}}]}))
     assert (reply.refusal, visible_text(reply)) == ("No.", "")
     assert ChatReply().refusal is None
 
 
-def test_large_pictures_go_where_the_caller_wants_them() -> None:
+def test_a_reply_without_large_images_is_the_same_with_sinks() -> None:
     class Memory(bytearray):
         size = property(len)
 
@@ -200,25 +200,25 @@ def test_large_pictures_go_where_the_caller_wants_them() -> None:
         def chunks(self, size: int) -> Iterator[bytes]:
             return (self.read_at(offset, size) for offset in range(0, len(self), size))
 
-    reader = ReplyParser(Memory)
+    parser = ReplyParser(Memory)
     for start in range(0, len(WHOLE), 9):
-        reader.feed(WHOLE[start : start + 9])
-    reply = reader.reply(ended=True)
+        parser.feed(WHOLE[start : start + 9])
+    reply = parser.reply(ended=True)
     assert (visible_text(reply), reply.spooled_images) == ("Hi 图", {})
 
 
 @pytest.mark.parametrize(
     ("noise", "complete"), [(b'data: {"choices":[{"delta":{"con', False), (b"data: ping\n\n", True)]
 )
-def test_an_event_that_was_cut_off_is_no_end(noise: bytes, complete: bool) -> None:
-    reader = ReplyParser()
-    reader.feed(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n' + noise)
-    assert reader.reply(ended=True).complete is complete
+def test_a_stream_that_ends_within_an_event_is_not_complete(noise: bytes, complete: bool) -> None:
+    parser = ReplyParser()
+    parser.feed(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n' + noise)
+    assert parser.reply(ended=True).complete is complete
 
 
 @pytest.mark.parametrize(("body", "complete"), [(WHOLE, True), (WHOLE[:-1], False), (b"null", False), (b"[]", False)])
-def test_a_document_that_is_there_whole_needs_no_end(body: bytes, complete: bool) -> None:
-    reader = ReplyParser()
-    reader.feed(body)
-    reply = reader.reply()
+def test_a_whole_document_is_complete_without_an_end_of_the_transport(body: bytes, complete: bool) -> None:
+    parser = ReplyParser()
+    parser.feed(body)
+    reply = parser.reply()
     assert (reply.complete, bool(reply.messages)) == (complete, complete)

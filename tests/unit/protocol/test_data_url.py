@@ -1,4 +1,4 @@
-"""Images of every format as Pillow writes them: type, size, alpha, whether they are whole; data URLs in many spellings."""
+"""Images of every format as Pillow writes them: type, size, alpha and completeness; data URLs in many spellings."""
 
 import io
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def info(format_: str, *, alpha: bool = False) -> ImageInfo:
 CASES = [
     Case("a PNG without alpha", picture("PNG"), info("png"), "png"),
     Case("a PNG with an alpha channel", picture("PNG", "RGBA"), info("png", alpha=True), "png"),
-    Case("a PNG whose palette has clear colours", palette_with_trns(), info("png", alpha=True), "png"),
+    Case("a PNG whose palette has transparent colors", palette_with_trns(), info("png", alpha=True), "png"),
     Case("a JPEG", picture("JPEG"), info("jpeg"), "jpg"),
     Case("a progressive JPEG", picture("JPEG", progressive=True), info("jpeg"), "jpg"),
     Case("a JPEG with a long comment", picture("JPEG", comment=b"\xff\xd9" * 30000), info("jpeg"), "jpg"),
@@ -50,7 +50,7 @@ CASES = [
     Case("a WebP with alpha", picture("WEBP", "RGBA"), info("webp", alpha=True), "webp"),
     Case("a lossless WebP with alpha", picture("WEBP", "RGBA", lossless=True), info("webp", alpha=True), "webp"),
     Case("a GIF", picture("GIF"), info("gif"), "gif"),
-    Case("a GIF with a clear colour", picture("GIF", "RGBA"), info("gif", alpha=True), "gif"),
+    Case("a GIF with a transparent color", picture("GIF", "RGBA"), info("gif", alpha=True), "gif"),
     Case("an AVIF", picture("AVIF"), info("avif"), "avif"),
     Case("a BMP", picture("BMP"), info("bmp"), "bmp"),
     Case("a TIFF", picture("TIFF"), info("tiff"), "tif"),
@@ -58,7 +58,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_type_size_and_alpha_stand_in_the_bytes(case: Case) -> None:
+def test_type_size_and_alpha_are_read_from_the_bytes(case: Case) -> None:
     assert sniff(case.data) == case.info
     assert case.info.size == "21x13"
     assert case.info.extension == case.extension
@@ -66,7 +66,7 @@ def test_type_size_and_alpha_stand_in_the_bytes(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_file_that_lost_its_end_is_still_known_but_not_whole(case: Case) -> None:
+def test_a_file_that_is_cut_off_is_recognized_but_not_complete(case: Case) -> None:
     cut = case.data[: len(case.data) * 2 // 3]
     found = sniff(cut)
     assert found is not None
@@ -74,7 +74,7 @@ def test_a_file_that_lost_its_end_is_still_known_but_not_whole(case: Case) -> No
     assert not is_complete(bytes_reader(cut), len(cut)) or case.info.format == "tiff"
 
 
-def test_measuring_reads_little_of_a_large_file() -> None:
+def test_little_is_read_of_a_large_file() -> None:
     data = picture("PNG", size=(900, 900))
     read = []
 
@@ -87,7 +87,7 @@ def test_measuring_reads_little_of_a_large_file() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG", b"<html></html>", b"RIFF\0\0\0\0WAVEfmt ", b"BM is a company"])
-def test_other_bytes_are_no_image(data: bytes) -> None:
+def test_other_bytes_are_not_an_image(data: bytes) -> None:
     assert sniff(data) is None
     assert not is_complete(bytes_reader(data), len(data))
 
@@ -97,7 +97,7 @@ def test_an_image_of_unknown_size_has_none() -> None:
 
 
 @given(st.sampled_from(CASES), st.integers(0, 400), st.binary(max_size=40))
-def test_no_bytes_behind_the_magic_make_measuring_fail(case: Case, at: int, junk: bytes) -> None:
+def test_damaged_files_raise_nothing(case: Case, at: int, junk: bytes) -> None:
     for data in (case.data[:at], case.data[:16] + junk, case.data[:at] + junk + case.data[at:]):
         sniff(data)
         is_complete(bytes_reader(data), len(data))
@@ -119,8 +119,8 @@ URLS = [
     Url("parameters", f"data:image/png;charset=utf-8;name=a.png;base64,{BASE64}"),
     Url("no type", f"data:;base64,{BASE64}"),
     Url("line breaks", f"data:image/png;base64,{BASE64[:76]}\r\n{BASE64[76:]}\n"),
-    Url("a blank behind the comma", f"data:image/png;base64, {BASE64}"),
-    Url("zero-width marks", f"data:image/png;base64,\u200b{BASE64}\ufeff"),
+    Url("a blank after the comma", f"data:image/png;base64, {BASE64}"),
+    Url("zero-width characters", f"data:image/png;base64,\u200b{BASE64}\ufeff"),
     Url("no padding", f"data:image/png;base64,{BASE64.rstrip('=')}"),
     Url("the URL-safe alphabet", f"data:image/png;base64,{BASE64.replace('+', '-').replace('/', '_')}"),
     Url(
@@ -147,7 +147,7 @@ def test_a_data_url_is_decoded_however_it_is_spelled(case: Url) -> None:
         "data:;base64,%zz",
     ],
 )
-def test_what_is_no_data_url_is_refused(url: str) -> None:
+def test_other_text_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         decode_data_url(url)
 

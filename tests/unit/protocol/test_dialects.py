@@ -1,3 +1,5 @@
+"""The chat body of each dialect, and every row of its tables."""
+
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
@@ -25,53 +27,53 @@ class File:
 class Case:
     name: str
     dialect: str
-    asked: dict[str, Any]
+    parameters: dict[str, Any]
     body: dict[str, Any]
-    pictures: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
     stream: bool = False
     mask: bool = False
 
 
-def said(text: str, *urls: str) -> list[dict[str, Any]]:
-    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return [{"role": "user", "content": [{"type": "text", "text": text}, *pictures]}]
+def messages(text: str, *urls: str) -> list[dict[str, Any]]:
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": text}, *images]}]
 
 
-def painted(**config: str) -> dict[str, Any]:
-    body = {"model": "m", "messages": said("a cat"), "modalities": ["image", "text"], "stream": False}
+def openrouter(**config: str) -> dict[str, Any]:
+    body = {"model": "m", "messages": messages("a cat"), "modalities": ["image", "text"], "stream": False}
     return body | {"image_config": config} if config else body
 
 
 CASES = [
     Case(
-        "a size stands in front of the prompt",
+        "the size is put in front of the prompt",
         "gpt-image-2-chat",
         {"prompt": "a cat", "size": "1536x1024"},
-        {"model": "m", "messages": said("1536x1024 'a cat'"), "stream": False},
+        {"model": "m", "messages": messages("1536x1024 'a cat'"), "stream": False},
     ),
     Case(
-        "auto stands there too",
+        "auto is put there too",
         "gpt-image-2-chat",
         {"prompt": "a cat"},
-        {"model": "m", "messages": said("auto 'a cat'"), "stream": False},
+        {"model": "m", "messages": messages("auto 'a cat'"), "stream": False},
     ),
     Case(
-        "a legacy size is asked for as a larger one",
+        "a larger size is requested in place of a legacy size",
         "gpt-image-2-chat",
         {"prompt": "a cat", "size": "512x512"},
-        {"model": "m", "messages": said("1024x1024 'a cat'"), "stream": False},
+        {"model": "m", "messages": messages("1024x1024 'a cat'"), "stream": False},
     ),
     Case(
-        "a prompt with a prefix of its own chooses nothing",
+        "a size in the prompt has no effect",
         "gpt-image-2-chat",
         {"prompt": "3840x2160 'a cat'"},
-        {"model": "m", "messages": said("auto '3840x2160 'a cat''"), "stream": False},
+        {"model": "m", "messages": messages("auto '3840x2160 'a cat''"), "stream": False},
     ),
     Case(
-        "quotes, line breaks and other scripts arrive unharmed",
+        "quotes, line breaks and other scripts are not changed",
         "gpt-image-2-chat",
         {"prompt": "it's \"a\"\r\n' 猫 \\ \x00", "size": "1024x1024"},
-        {"model": "m", "messages": said("1024x1024 'it's \"a\"\r\n' 猫 \\ \x00'"), "stream": False},
+        {"model": "m", "messages": messages("1024x1024 'it's \"a\"\r\n' 猫 \\ \x00'"), "stream": False},
     ),
     Case(
         "quality goes into metadata, beside the client's own",
@@ -79,7 +81,7 @@ CASES = [
         {"prompt": "a cat", "quality": "hd", "metadata": {"project": "spring", "size": "1x1"}},
         {
             "model": "m",
-            "messages": said("auto 'a cat'"),
+            "messages": messages("auto 'a cat'"),
             "metadata": {"project": "spring", "quality": "high"},
             "stream": False,
         },
@@ -88,29 +90,29 @@ CASES = [
         "a user and a stream",
         "gpt-image-2-chat",
         {"prompt": "a cat", "user": "u"},
-        {"model": "m", "messages": said("auto 'a cat'"), "user": "u", "stream": True},
+        {"model": "m", "messages": messages("auto 'a cat'"), "user": "u", "stream": True},
         stream=True,
     ),
     Case(
-        "pictures stand after the text, in order",
+        "images follow the text, in order",
         "gpt-image-2-chat",
         {"prompt": "a cat"},
-        {"model": "m", "messages": said("auto 'a cat'", LINK, "data:image/png;base64,AAAA"), "stream": False},
-        pictures=(LINK, "data:image/png;base64,AAAA"),
+        {"model": "m", "messages": messages("auto 'a cat'", LINK, "data:image/png;base64,AAAA"), "stream": False},
+        urls=(LINK, "data:image/png;base64,AAAA"),
     ),
     Case(
         "a mask is explained inside the quotes",
         "gpt-image-2-chat",
         {"prompt": "a cat"},
-        {"model": "m", "messages": said(f"auto 'a cat\n\n{MASK_INSTRUCTION}'", LINK, LINK), "stream": False},
-        pictures=(LINK, LINK),
+        {"model": "m", "messages": messages(f"auto 'a cat\n\n{MASK_INSTRUCTION}'", LINK, LINK), "stream": False},
+        urls=(LINK, LINK),
         mask=True,
     ),
     Case(
-        "what else a client sends goes nowhere",
+        "other parameters of the client are not sent",
         "gpt-image-2-chat",
         {"prompt": "a cat", "messages": [], "tools": [], "api_base": "h", "style": "vivid", "output_format": "webp"},
-        {"model": "m", "messages": said("auto 'a cat'"), "stream": False},
+        {"model": "m", "messages": messages("auto 'a cat'"), "stream": False},
     ),
     Case(
         "size and quality in metadata",
@@ -118,7 +120,7 @@ CASES = [
         {"prompt": "1x1 'a cat'", "size": "512x512", "quality": "low", "metadata": {"a": "b"}},
         {
             "model": "m",
-            "messages": said("1x1 'a cat'"),
+            "messages": messages("1x1 'a cat'"),
             "metadata": {"a": "b", "size": "1024x1024", "quality": "low"},
             "stream": False,
         },
@@ -127,7 +129,7 @@ CASES = [
         "auto in metadata",
         "metadata",
         {"prompt": "a cat"},
-        {"model": "m", "messages": said("a cat"), "metadata": {"size": "auto"}, "stream": False},
+        {"model": "m", "messages": messages("a cat"), "metadata": {"size": "auto"}, "stream": False},
     ),
     Case(
         "a mask is explained after the prompt",
@@ -135,26 +137,26 @@ CASES = [
         {"prompt": "a cat"},
         {
             "model": "m",
-            "messages": said(f"a cat\n\n{MASK_INSTRUCTION}", LINK, LINK),
+            "messages": messages(f"a cat\n\n{MASK_INSTRUCTION}", LINK, LINK),
             "metadata": {"size": "auto"},
             "stream": False,
         },
-        pictures=(LINK, LINK),
+        urls=(LINK, LINK),
         mask=True,
     ),
-    Case("OpenRouter chooses", "openrouter", {"prompt": "a cat"}, painted()),
+    Case("OpenRouter without a size", "openrouter", {"prompt": "a cat"}, openrouter()),
     Case(
-        "OpenRouter is told the quality",
+        "OpenRouter with a quality",
         "openrouter",
         {"prompt": "a cat", "quality": "high", "metadata": {"a": "b"}, "user": "u"},
-        painted(quality="high") | {"metadata": {"a": "b"}, "user": "u"},
+        openrouter(quality="high") | {"metadata": {"a": "b"}, "user": "u"},
     ),
     *(
         Case(
-            f"OpenRouter's words for {size}",
+            f"OpenRouter's ratio and tier for {size}",
             "openrouter",
             {"prompt": "a cat", "size": size},
-            painted(aspect_ratio=ratio, image_size=tier),
+            openrouter(aspect_ratio=ratio, image_size=tier),
         )
         for size, ratio, tier in [
             ("256x256", "1:1", "1K"),
@@ -179,10 +181,10 @@ CASES = [
 
 
 def body_of(case: Case) -> dict[str, Any]:
-    request = read_json(Operation.GENERATION, case.asked)
+    request = read_json(Operation.GENERATION, case.parameters)
     if case.mask:
         request = replace(request, mask=InputImage(url=LINK))
-    return chat_body(request, case.pictures, dialect=case.dialect, model="m", stream=case.stream)
+    return chat_body(request, case.urls, dialect=case.dialect, model="m", stream=case.stream)
 
 
 def fits(case: Case) -> bool:
@@ -237,12 +239,12 @@ def test_the_documented_example_to_the_byte() -> None:
     )
 
 
-def test_pictures_may_be_holes() -> None:
+def test_images_may_be_base64_strings() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
-    hole = Base64String(File(), "data:image/png;base64,")
-    body = chat_body(request, [hole], dialect="metadata", model="m", stream=True)
+    image = Base64String(File(), "data:image/png;base64,")
+    body = chat_body(request, [image], dialect="metadata", model="m", stream=True)
     sent = orjson.loads(b"".join(StreamingJson(body).chunks()))
-    assert sent["messages"] == said("a cat", "data:image/png;base64,YWJj")
+    assert sent["messages"] == messages("a cat", "data:image/png;base64,YWJj")
 
 
 class Bytes:
@@ -267,10 +269,10 @@ class Bytes:
         (b"?", "application/octet-stream"),
     ],
 )
-def test_bytes_go_as_data_urls_with_the_type_that_they_have(data: bytes, media_type: str) -> None:
+def test_bytes_become_data_urls_with_the_type_that_they_have(data: bytes, media_type: str) -> None:
     source = Bytes(data)
     assert to_image_url(source) == Base64String(source, f"data:{media_type};base64,")
 
 
-def test_links_that_may_pass_go_as_they_are() -> None:
+def test_links_are_not_changed() -> None:
     assert to_image_url("https://h/a.png") == "https://h/a.png"

@@ -1,4 +1,4 @@
-"""Each reason for which something has no effect, and what a header can carry of it."""
+"""Every reason why a parameter has no effect, and how it is named in the header."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,32 +19,32 @@ ROWS = (
 @dataclass(frozen=True)
 class Case:
     name: str
-    said: dict[str, Any]
+    values: dict[str, Any]
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = field(default=())
 
 
 CASES = [
-    Case("what goes nowhere", {"style": "vivid"}, ("style",)),
-    Case("what goes somewhere is not named", {"prompt": "a fox"}),
-    Case("what nobody reads comes last", {"style": "vivid"}, ("style", "tools"), ("tools",)),
+    Case("a parameter without effect", {"style": "vivid"}, ("style",)),
+    Case("a parameter with an effect is not named", {"prompt": "a fox"}),
+    Case("unknown parameters come last", {"style": "vivid"}, ("style", "tools"), ("tools",)),
     Case("a name twice", {"style": "vivid"}, ("style",), ("style",)),
-    Case("a name is made fit for a header", {}, ("a__b",), ("a\r\nb",)),
+    Case("a name is made safe for a header", {}, ("a__b",), ("a\r\nb",)),
     Case("a PNG is not compressed", {"output_compression": 80}, ("output_compression",)),
-    Case("a WebP is", {"output_compression": 80, "output_format": "webp"}),
-    Case("a PNG of full quality is what it is", {"output_compression": 100}),
-    Case("pictures on the way of no stream", {"partial_images": 2}, ("partial_images",)),
-    Case("pictures on the way of a stream", {"partial_images": 2, "stream": True}),
-    Case("metadata that would choose over ours", {"metadata": {"a": "1", " Size": "9"}}, ("metadata._Size",)),
+    Case("a WebP is compressed", {"output_compression": 80, "output_format": "webp"}),
+    Case("a PNG of full quality is not affected", {"output_compression": 100}),
+    Case("partial images without a stream", {"partial_images": 2}, ("partial_images",)),
+    Case("partial images with a stream", {"partial_images": 2, "stream": True}),
+    Case("metadata that would override that of Limner", {"metadata": {"a": "1", " Size": "9"}}, ("metadata._Size",)),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_has_no_effect_is_named(case: Case) -> None:
-    assert ignored_parameters(ROWS, case.said, case.unread) == case.ignored
+def test_parameters_without_effect_are_named(case: Case) -> None:
+    assert ignored_parameters(ROWS, case.values, case.unread) == case.ignored
 
 
-def test_no_more_is_looked_at_than_a_header_carries() -> None:
+def test_no_more_names_are_read_than_fit_into_the_header() -> None:
     seen = 0
 
     def endless() -> Iterator[str]:
@@ -56,6 +56,6 @@ def test_no_more_is_looked_at_than_a_header_carries() -> None:
     assert seen == 33
 
 
-@pytest.mark.parametrize(("key", "ours"), [("size", True), (" Quality ", True), ("sizes", False)])
-def test_metadata_of_ours_is_told_by_its_key(key: str, ours: bool) -> None:
-    assert is_reserved_metadata(key) is ours
+@pytest.mark.parametrize(("key", "reserved"), [("size", True), (" Quality ", True), ("sizes", False)])
+def test_reserved_metadata_is_recognized_by_its_key(key: str, reserved: bool) -> None:
+    assert is_reserved_metadata(key) is reserved

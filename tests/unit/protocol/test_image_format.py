@@ -1,4 +1,4 @@
-"""The rows of HEADS: each is needed, and each copes with files that are odd but valid, or cut short."""
+"""All rows of FORMATS: each is needed, and each handles files that are unusual but valid, or cut off."""
 
 import struct
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Case:
     name: str
     data: bytes
     info: ImageInfo
-    whole: bool
+    complete: bool
 
 
 def info(format_: str, width: int | None = None, height: int | None = None, *, alpha: bool = False) -> ImageInfo:
@@ -39,7 +39,7 @@ CASES_OF_ODD_FILES = [
     ),
     Case("a JPEG with fill bytes", b"\xff\xd8\xff\xff\xff" + CASES[3].data[3:], info("jpeg", 21, 13), True),
     Case("a JPEG of markers only", b"\xff\xd8" + b"\xff\xe0\0\2" * 600, info("jpeg"), False),
-    Case("a JPEG that goes astray", b"\xff\xd8\xff\xe0\0\2" + b"\0" * 20, info("jpeg"), False),
+    Case("a JPEG whose segments end in zeros", b"\xff\xd8\xff\xe0\0\2" + b"\0" * 20, info("jpeg"), False),
     Case("a WebP without a size", b"RIFF\x40\0\0\0WEBPVP8 ", info("webp"), False),
     Case(
         "an extended WebP with alpha",
@@ -48,7 +48,7 @@ CASES_OF_ODD_FILES = [
         True,
     ),
     Case("a GIF without a size", b"GIF89a\x15\0", info("gif"), False),
-    Case("a GIF without a colour table", b"GIF89a\x15\0\x0d\0\0\0\0;", info("gif", 21, 13), True),
+    Case("a GIF without a color table", b"GIF89a\x15\0\x0d\0\0\0\0;", info("gif", 21, 13), True),
     Case("a HEIC", HEIC + META, info("heic", 21, 13), True),
     Case("a HEIC without a size", HEIC, info("heic"), True),
     Case("a HEIC whose last box is open", HEIC + b"\0\0\0\0mdatxx", info("heic"), True),
@@ -80,13 +80,41 @@ CASES_OF_ODD_FILES = [
 
 
 @pytest.mark.parametrize("case", CASES_OF_ODD_FILES, ids=lambda case: case.name)
-def test_an_odd_file_is_measured_as_far_as_it_goes(case: Case) -> None:
+def test_an_unusual_file_is_described_as_far_as_possible(case: Case) -> None:
     assert sniff(case.data) == case.info
-    assert is_complete(bytes_reader(case.data), len(case.data)) is case.whole
+    assert is_complete(bytes_reader(case.data), len(case.data)) is case.complete
 
 
-@pytest.mark.parametrize("head", FORMATS, ids=lambda head: head.format)
-def test_every_row_is_needed(head: FormatSpec) -> None:
+PADDING = bytes(100_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "complete"),
+    [
+        (CASES[3].data[:-2] + PADDING + b"\xff\xd9", True),
+        (CASES[3].data[:-2] + PADDING, False),
+        (CASES[3].data + bytes(60_000), True),
+        (CASES[3].data + PADDING, False),
+        (CASES[0].data + bytes(60_000), True),
+        (CASES[0].data + PADDING, False),
+        (CASES[0].data[:-12] + PADDING, False),
+    ],
+    ids=[
+        "a large JPEG",
+        "a large JPEG without its end",
+        "a JPEG with a little behind its end",
+        "a JPEG with much behind its end",
+        "a PNG with a little behind its end",
+        "a PNG with much behind its end",
+        "a large PNG without its end",
+    ],
+)
+def test_the_end_is_looked_for_in_the_last_64_kib(data: bytes, complete: bool) -> None:
+    assert is_complete(bytes_reader(data), len(data)) is complete
+
+
+@pytest.mark.parametrize("spec", FORMATS, ids=lambda spec: spec.format)
+def test_every_row_is_needed(spec: FormatSpec) -> None:
     files = [case.data for case in CASES] + [HEIC]
-    needing = [data for data in files if [other for other in FORMATS if other.magic.match(data[:16])] == [head]]
+    needing = [data for data in files if [other for other in FORMATS if other.magic.match(data[:16])] == [spec]]
     assert needing

@@ -1,3 +1,5 @@
+"""Requests are read from JSON and from forms, or refused with the official wording; every parameter is needed."""
+
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.protocol import image_request as images
+from app.protocol import image_request
 from app.protocol.image_request import (
     PARAMETERS,
     FormPart,
@@ -58,23 +60,23 @@ JSON = [
     Json("an empty model is none", {"model": ""}, {"model": None}),
     Json("the longest prompt", {"prompt": "猫" * 32_000}, {"prompt": "猫" * 32_000}),
     Json("a prompt of white space", {"prompt": " \n"}, {"prompt": " \n"}),
-    Json("ten pictures", {"n": 10}, {"n": 10}),
+    Json("ten images", {"n": 10}, {"n": 10}),
     Json("a size", {"size": "1536x1024"}, {"size": Size(1536, 1024), "size_text": "1536x1024"}),
-    Json("auto says nothing", {"size": "auto"}, {"size": None, "size_text": "auto", "ignored": ()}),
-    Json("an empty size says nothing", {"size": ""}, {"size": None, "ignored": ()}),
-    Json("SiliconFlow's name of the size", {"image_size": "1024x1536"}, {"size": Size(1024, 1536), "ignored": ()}),
+    Json("auto leaves the choice to the model", {"size": "auto"}, {"size": None, "size_text": "auto", "ignored": ()}),
+    Json("an empty size leaves the choice to the model", {"size": ""}, {"size": None, "ignored": ()}),
+    Json("SiliconFlow's name for the size", {"image_size": "1024x1536"}, {"size": Size(1024, 1536), "ignored": ()}),
     Json(
-        "size goes before image_size",
+        "size takes precedence over image_size",
         {"image_size": "1024x1536", "size": "1024x1024"},
         {"size": Size(1024, 1024), "ignored": ("image_size",)},
     ),
-    Json("image_size counts where size is null", {"size": None, "image_size": "1024x1024"}, {"size": Size(1024, 1024)}),
+    Json("image_size is used if size is null", {"size": None, "image_size": "1024x1024"}, {"size": Size(1024, 1024)}),
     Json("quality", {"quality": "low"}, {"quality": "low"}),
     Json("quality of dall-e-3, plain", {"quality": "standard"}, {"quality": "medium"}),
     Json("quality of dall-e-3, better", {"quality": "hd"}, {"quality": "high"}),
     Json("quality beyond high", {"quality": "xhigh"}, {"quality": "high"}),
-    Json("the most quality", {"quality": "max"}, {"quality": "high"}),
-    Json("quality auto says nothing", {"quality": "auto"}, {"quality": None, "ignored": ()}),
+    Json("the highest quality", {"quality": "max"}, {"quality": "high"}),
+    Json("quality auto leaves the choice to the model", {"quality": "auto"}, {"quality": None, "ignored": ()}),
     Json(
         "a format with compression",
         {"output_format": "webp", "output_compression": 0},
@@ -87,8 +89,8 @@ JSON = [
         {"ignored": ("output_compression",)},
     ),
     Json("100 percent is the default", {"output_compression": 100}, {"output_compression": 100, "ignored": ()}),
-    Json("a link is wanted", {"response_format": "url"}, {"response_format": "url"}),
-    Json("base64 is wanted", {"response_format": "b64_json"}, {"response_format": "b64_json"}),
+    Json("a link is requested", {"response_format": "url"}, {"response_format": "url"}),
+    Json("base64 is requested", {"response_format": "b64_json"}, {"response_format": "b64_json"}),
     Json("a stream", {"stream": True, "partial_images": 3}, {"stream": True, "partial_images": 3, "ignored": ()}),
     Json("a stream of one", {"stream": True, "n": 1}, {"stream": True, "n": 1}),
     Json("several without a stream", {"stream": False, "n": 2}, {"stream": False, "n": 2}),
@@ -99,11 +101,11 @@ JSON = [
     Json("an empty safety identifier is none", {"user": "u", "safety_identifier": ""}, {"user": "u"}),
     Json("metadata", {"metadata": {"a": 1, "b": None}}, {"metadata": {"a": "1"}}),
     Json(
-        "size and quality in metadata choose nothing",
+        "size and quality in metadata have no effect",
         {"metadata": {"size": "1x1", "quality": "low", " Size": "2x2", "a": "b"}},
         {"metadata": {"a": "b"}, "ignored": ("metadata.size", "metadata.quality", "metadata._Size")},
     ),
-    Json("transparency is not the upstream's", {"background": "transparent"}, {"ignored": ("background",)}),
+    Json("transparency has no effect", {"background": "transparent"}, {"ignored": ("background",)}),
     Json(
         "transparency and WebP",
         {"background": "transparent", "output_format": "webp"},
@@ -115,7 +117,7 @@ JSON = [
         {"background": None, "moderation": None, "ignored": ()},
     ),
     Json(
-        "what has no effect is named",
+        "parameters without effect are named",
         {
             "svg": {},
             "moderation": "low",
@@ -127,18 +129,18 @@ JSON = [
         {"ignored": ("moderation", "style", "complexity", "frame_count", "frame_duration_ms", "svg")},
     ),
     Json(
-        "what nobody knows is named, and goes nowhere",
+        "unknown parameters are named and have no effect",
         {"messages": [], "tools": [1], "api_base": "http://h", "extra_headers": {}, "seed": 1},
         {"ignored": ("messages", "tools", "api_base", "extra_headers", "seed")},
     ),
-    Json("names are made fit for a header", {"a\r\nb: c": 1, "é": 2, "è": 3}, {"ignored": ("a__b__c", "_")}),
+    Json("names are made safe for a header", {"a\r\nb: c": 1, "é": 2, "è": 3}, {"ignored": ("a__b__c", "_")}),
     Json("at most 32 names", {f"x{i}": 1 for i in range(99)}, {"ignored": tuple(f"x{i}" for i in range(32))}),
     Json(
-        "null is absent",
+        "null means the same as absence",
         dict.fromkeys((*(row.name for row in PARAMETERS), "foo", "image")) | {"prompt": "p"},
         {"ignored": ()},
     ),
-    Json("no pictures in a list of pictures", {"images": []}, {"images": (), "ignored": ("images",)}),
+    Json("an empty list of images", {"images": []}, {"images": (), "ignored": ("images",)}),
     Json("fidelity belongs to edits", {"input_fidelity": "high"}, {"ignored": ("input_fidelity",)}),
     Json("fidelity belongs to edits, right or wrong", {"input_fidelity": 5}, {"ignored": ("input_fidelity",)}),
     Json("an edit", {"images": [{"image_url": LINK}]}, {"images": (InputImage(url=LINK),), "mask": None}, EDIT),
@@ -287,7 +289,7 @@ WRONG_JSON = [
         "invalid_type",
     ),
     Wrong(
-        "GIF is not made",
+        "GIF is not supported",
         {"prompt": "p", "output_format": "gif"},
         "Invalid value: 'gif'. Supported values are: 'png', 'jpeg', and 'webp'.",
         "output_format",
@@ -388,12 +390,10 @@ class Form:
 
 
 FORM = [
-    Form("a prompt and a picture", parts(("image", ONE)), {"prompt": "a cat", "images": (InputImage(ONE),)}),
+    Form("a prompt and an image", parts(("image", ONE)), {"prompt": "a cat", "images": (InputImage(ONE),)}),
+    Form("a list of images", parts(("image[]", ONE), ("image[]", TWO)), {"images": (InputImage(ONE), InputImage(TWO))}),
     Form(
-        "a list of pictures", parts(("image[]", ONE), ("image[]", TWO)), {"images": (InputImage(ONE), InputImage(TWO))}
-    ),
-    Form(
-        "numbered pictures", parts(("image[1]", TWO), ("image[0]", ONE)), {"images": (InputImage(ONE), InputImage(TWO))}
+        "numbered images", parts(("image[1]", TWO), ("image[0]", ONE)), {"images": (InputImage(ONE), InputImage(TWO))}
     ),
     Form("a mask in brackets", parts(("image", ONE), ("mask[]", TWO)), {"mask": InputImage(TWO)}),
     Form("a link in place of a file", parts(("image", LINK)), {"images": (InputImage(url=LINK),)}),
@@ -403,7 +403,7 @@ FORM = [
         {"mask": None, "ignored": ()},
     ),
     Form(
-        "what go-openai writes for nothing",
+        "what go-openai writes for unset fields",
         parts(("image", ONE), ("n", "0"), ("size", ""), ("response_format", ""), ("quality", ""), ("user", "")),
         {"n": 1, "size": None, "response_format": None, "quality": None, "user": None, "ignored": ()},
     ),
@@ -427,7 +427,7 @@ FORM = [
         {"ignored": ("tags", "style", "_")},
     ),
     Form("generations take forms too", parts(("size", "1024x1024")), {"size": Size(1024, 1024)}, GENERATION),
-    Form("no picture was chosen in the browser", parts(("image", EMPTY)), {"images": ()}, GENERATION),
+    Form("no image was chosen in the browser", parts(("image", EMPTY)), {"images": ()}, GENERATION),
 ]
 
 
@@ -489,7 +489,7 @@ WRONG_FORM = [
         operation=EDIT,
     ),
     Wrong(
-        "the name of JSON",
+        "the name that is for JSON",
         parts(("prompt", "p"), ("images", ONE)),
         IMAGES_IN_FORM.format("images"),
         "images",
@@ -497,7 +497,7 @@ WRONG_FORM = [
         operation=EDIT,
     ),
     Wrong(
-        "the name of JSON as text in brackets",
+        "the name that is for JSON, as text in brackets",
         parts(("prompt", "p"), ("image", ONE), ("images[0]", LINK)),
         IMAGES_IN_FORM.format("images"),
         "images",
@@ -529,7 +529,7 @@ WRONG_FORM = [
         operation=EDIT,
     ),
     Wrong(
-        "half a picture",
+        "a fraction of an image",
         parts(("prompt", "p"), ("image", ONE), ("n", "2.5")),
         "Invalid type for 'n': expected an integer, "
         "but got a string value that could not be converted into an integer.",
@@ -609,10 +609,10 @@ def test_each_parameter_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_each_row_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_parameter_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     operation = SAMPLES[name].operation
-    rows = tuple(row for row in images._PARAMETERS_OF[operation] if row.name != name)
-    monkeypatch.setitem(images._PARAMETERS_OF, operation, rows)
+    rows = tuple(row for row in image_request._PARAMETERS_OF[operation] if row.name != name)
+    monkeypatch.setitem(image_request._PARAMETERS_OF, operation, rows)
     with suppress(TypeError):  # the prompt has no default
         request = read_json(operation, body_with(name))
         assert getattr(request, name) != SAMPLES[name].read
@@ -626,9 +626,9 @@ def test_every_parameter_is_described_once() -> None:
         assert row.type.describe()
 
 
-def test_what_goes_nowhere_says_so() -> None:
-    nowhere = [row.name for row in PARAMETERS if row.destination is Destination.NONE]
-    assert nowhere == [
+def test_which_parameters_have_no_effect() -> None:
+    without_effect = [row.name for row in PARAMETERS if row.destination is Destination.NONE]
+    assert without_effect == [
         "background",
         "moderation",
         "style",
@@ -665,14 +665,14 @@ def expect_request_or_refusal(read: Callable[[], ImagesRequest], secret: str) ->
     try:
         request = read()
     except InvalidRequest as error:
-        # Our own words and at most a value of 40 characters, or a name of 64.
-        complaint = error.message
+        # At most 40 characters of a value, or 64 of a name, are quoted.
+        message = error.message
     else:
-        complaint = ""
+        message = ""
         assert all(len(name) <= 79 and name.isascii() and name.isprintable() for name in request.ignored)
         assert len(request.ignored) <= 32
-    assert len(complaint) < 300
-    assert secret not in complaint
+    assert len(message) < 300
+    assert secret not in message
 
 
 SECRET = "a secret prompt of a client"

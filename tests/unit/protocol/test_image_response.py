@@ -1,3 +1,5 @@
+"""The JSON and the events of the Images API, and which form an image has in them."""
+
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -31,7 +33,7 @@ class Bytes:
 PNG = ImageInfo("image/png", 1536, 1024, alpha=False)
 WEBP = ImageInfo("image/webp", 1024, 1024, alpha=True)
 USAGE = Usage(input_text_tokens=17, output_image_tokens=343)
-ASKED = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
+REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
 
 
 def written(document: object) -> bytes:
@@ -49,27 +51,27 @@ def test_the_official_order_of_keys() -> None:
     )
 
 
-def test_what_was_not_measured_is_absent() -> None:
-    document = images_json(ASKED, [OutputImage("form", url="https://h/a.png")], Usage(), 1)
+def test_unknown_fields_are_left_out() -> None:
+    document = images_json(REQUEST, [OutputImage("form", url="https://h/a.png")], Usage(), 1)
     assert set(document) == {"created", "data", "usage"}
     assert document["data"] == [{"url": "https://h/a.png"}]
     assert orjson.loads(written(document))["usage"]["input_tokens_details"] == {"image_tokens": 0, "text_tokens": 0}
 
 
-def test_pictures_of_two_sizes_have_no_size_in_common() -> None:
+def test_images_of_two_sizes_have_no_common_size() -> None:
     two = [OutputImage("form", Bytes(), info=info) for info in (PNG, WEBP)]
-    assert "size" not in images_json(ASKED, two, Usage(), 1)
-    assert images_json(ASKED, two[:1] * 2, Usage(), 1)["size"] == "1536x1024"
+    assert "size" not in images_json(REQUEST, two, Usage(), 1)
+    assert images_json(REQUEST, two[:1] * 2, Usage(), 1)["size"] == "1536x1024"
 
 
-def test_one_picture_that_was_not_measured_spoils_the_description() -> None:
+def test_the_format_is_left_out_if_one_image_is_unknown() -> None:
     two = [OutputImage("form", url="https://h/a"), OutputImage("form", url="https://h/b", info=PNG)]
-    assert "output_format" not in images_json(ASKED, two, Usage(), 1)
+    assert "output_format" not in images_json(REQUEST, two, Usage(), 1)
 
 
-def test_a_picture_without_a_store_is_a_data_url() -> None:
+def test_an_image_without_a_store_is_a_data_url() -> None:
     document = images_json(
-        ASKED, [OutputImage("form", url=Base64String(Bytes(), "data:image/png;base64,"), info=PNG)], Usage(), 1
+        REQUEST, [OutputImage("form", url=Base64String(Bytes(), "data:image/png;base64,"), info=PNG)], Usage(), 1
     )
     assert b'{"url":"data:image/png;base64,YWJj"}' in written(document)
 
@@ -99,7 +101,7 @@ def test_a_partial_event_counts_from_0_and_has_no_usage() -> None:
     assert "usage" not in read
 
 
-def test_an_event_of_a_picture_nobody_measured_says_what_was_asked() -> None:
+def test_an_event_of_an_unknown_image_has_the_requested_fields() -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", size=Size(1536, 1024), output_format="webp")
     _, document = completed_event(request, OutputImage("form", Bytes()), USAGE, 1)
     assert (document["size"], document["output_format"]) == ("1536x1024", "webp")
@@ -110,7 +112,7 @@ def test_an_error_event_nests_the_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "default", "format"),
+    ("parameters", "default", "format"),
     [
         ({"stream": True, "response_format": "url"}, "url", "b64_json"),
         ({"response_format": "url"}, "b64_json", "url"),
@@ -120,12 +122,12 @@ def test_an_error_event_nests_the_error() -> None:
         ({"model": "gpt-image-2"}, "auto", "b64_json"),
     ],
 )
-def test_a_link_or_bytes(asked: dict[str, Any], default: str, format: str) -> None:  # noqa: A002  the field's name
-    assert effective_response_format(replace(ASKED, **asked), default) == format
+def test_a_link_or_bytes(parameters: dict[str, Any], default: str, format: str) -> None:  # noqa: A002  the field's name
+    assert effective_response_format(replace(REQUEST, **parameters), default) == format
 
 
 @pytest.mark.parametrize(
-    ("url", "asked", "stays"),
+    ("url", "parameters", "matches"),
     [
         ("https://h/a.png", {}, True),
         ("https://h/a", {"output_compression": 50}, True),
@@ -137,5 +139,5 @@ def test_a_link_or_bytes(asked: dict[str, Any], default: str, format: str) -> No
         ("https://h/a?b=.png", {"output_format": "png"}, False),
     ],
 )
-def test_which_links_may_stay_unseen(url: str, asked: dict[str, Any], stays: bool) -> None:
-    assert link_matches_request(url, replace(ASKED, **asked)) is stays
+def test_which_links_match_the_request(url: str, parameters: dict[str, Any], matches: bool) -> None:
+    assert link_matches_request(url, replace(REQUEST, **parameters)) is matches

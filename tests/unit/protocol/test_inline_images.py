@@ -1,3 +1,5 @@
+"""Large images are taken out of a body in any cut, and everything else stays as it is."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -46,6 +48,10 @@ def jpeg() -> bytes:
     return b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + NOISE + b"\xff\xd9"
 
 
+def webp() -> bytes:
+    return b"RIFF" + (len(NOISE) + 12).to_bytes(4, "little") + b"WEBPVP8L" + len(NOISE).to_bytes(4, "little") + NOISE
+
+
 def b64(data: bytes) -> str:
     return pybase64.b64encode(data).decode()
 
@@ -54,18 +60,18 @@ def body(content: object, **message: object) -> bytes:
     return orjson.dumps({"choices": [{"index": 0, "message": {"content": content, **message}}]})
 
 
-def lift(data: bytes, cut: int = 16_384) -> tuple[bytes, list[bytes]]:
-    lifter = InlineImageSpooler(Memory)
-    out = b"".join(lifter.feed(data[start : start + cut]) for start in range(0, len(data), cut))
-    return out, [sink.read_at(0, sink.size) for sink in lifter.spooled.values()]
+def spool(data: bytes, cut: int = 16_384) -> tuple[bytes, list[bytes]]:
+    spooler = InlineImageSpooler(Memory)
+    out = b"".join(spooler.feed(data[start : start + cut]) for start in range(0, len(data), cut))
+    return out, [sink.read_at(0, sink.size) for sink in spooler.spooled.values()]
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     body: bytes
-    lifted: list[bytes]
-    most: int = 2_000
+    images: list[bytes]
+    max_length: int = 2_000
 
 
 OTHER = png(NOISE[::-1])
@@ -74,98 +80,100 @@ CASES = [
     Case("a data URL in HTML", body(f"<img src='data:image/png;base64,{b64(png())}'>"), [png()]),
     Case("a field", body(None, images=[{"image_url": {"url": f"data:image/png;base64,{b64(png())}"}}]), [png()]),
     Case("nothing but base64", body(b64(png())), [png()]),
+    Case("base64 of a WebP", body(f"data:image/webp;base64,{b64(webp())}"), [webp()]),
     Case("base64 of a JPEG in JSON", body("ok", images=[{"b64_json": b64(jpeg())}]), [jpeg()]),
     Case("two of them", body(f"![a](data:image/png;base64,{b64(png())}) ![b](data:image/png;base64,{b64(OTHER)})"), [png(), OTHER]),
     Case("the same one twice", body(f"![a](data:image/png;base64,{b64(png())})", images=[{"b64_json": b64(png())}]), [png()]),
     Case("base64 without its padding", body(f"![a](data:image/png;base64,{b64(png()).rstrip('=')})"), [png()]),
     Case("a line break behind it", body(f"data:image/png;base64,{b64(png())}\n\nDone."), [png()]),
-    Case("a character nobody expects behind it", body(f"data:image/png;base64,{b64(png())}|Done."), [png()]),
-    Case("padding and then a character nobody expects", body(f"data:image/png;base64,{b64(png(NOISE[:-1]))}|Done."), [png(NOISE[:-1])]),
-    Case("a small picture stays where it is", body(f"![a](data:image/png;base64,{b64(png(NOISE[:30_000]))})"), [], 100_000),
-    Case("words stay where they are", body("fox " * 20_000), [], 100_000),
+    Case("an unexpected character behind it", body(f"data:image/png;base64,{b64(png())}|Done."), [png()]),
+    Case("padding and then an unexpected character", body(f"data:image/png;base64,{b64(png(NOISE[:-1]))}|Done."), [png(NOISE[:-1])]),
+    Case("a small image stays where it is", body(f"![a](data:image/png;base64,{b64(png(NOISE[:30_000]))})"), [], 100_000),
+    Case("text stays where it is", body("fox " * 20_000), [], 100_000),
     Case("a long word stays where it is", body("x" * 100_000), [], 200_000),
-    Case("a picture without an end", body(f"![a](data:image/png;base64,{b64(png()[:-12])})"), []),
+    Case("an image that is cut off", body(f"![a](data:image/png;base64,{b64(png()[:-12])})"), []),
+    Case("a WebP that is cut off", body(f"data:image/webp;base64,{b64(webp()[:-2])}"), []),
     Case("large base64 of something else", body(f"data:text/plain;base64,{b64(NOISE)}"), []),
     Case("one stray character of base64", body(f"![a](data:image/png;base64,{b64(png(NOISE[:149_998]))}A)"), [png(NOISE[:149_998])]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_large_pictures_are_lifted_out(case: Case) -> None:
-    out, lifted = lift(case.body)
-    assert [data[: len(case.body)] for data in lifted][: len(case.lifted)] == case.lifted or case.name.startswith(
+def test_large_images_are_taken_out_of_the_body(case: Case) -> None:
+    out, images = spool(case.body)
+    assert [data[: len(case.body)] for data in images][: len(case.images)] == case.images or case.name.startswith(
         "one stray"
     )
-    assert len(out) <= case.most
+    assert len(out) <= case.max_length
     assert isinstance(orjson.loads(out), dict)
 
 
 def found(data: bytes) -> list[str]:
-    reader = ReplyParser()
-    reader.feed(data)
-    return [image.url for image in find_images(reader.reply(ended=True))]
+    parser = ReplyParser()
+    parser.feed(data)
+    return [image.url for image in find_images(parser.reply(ended=True))]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.lifted], ids=lambda case: case.name)
-def test_the_stand_in_is_found_where_the_picture_stood(case: Case) -> None:
-    lifter = InlineImageSpooler(Memory)
-    assert found(lifter.feed(case.body[:20_000]) + lifter.feed(case.body[20_000:])) == list(lifter.spooled)
+@pytest.mark.parametrize("case", [case for case in CASES if case.images], ids=lambda case: case.name)
+def test_the_placeholder_is_found_in_place_of_the_image(case: Case) -> None:
+    spooler = InlineImageSpooler(Memory)
+    assert found(spooler.feed(case.body[:20_000]) + spooler.feed(case.body[20_000:])) == list(spooler.spooled)
 
 
-def test_what_is_put_back_is_what_was_there() -> None:
+def test_a_small_image_is_put_back_unchanged() -> None:
     whole = body(f"![a](data:image/png;base64,{b64(png(NOISE[:30_000]))})")
-    assert lift(whole)[0] == whole
+    assert spool(whole)[0] == whole
 
 
 @given(cuts=st.lists(st.integers(1, len(CASES[5].body)), max_size=6))
-def test_any_cut(cuts: list[int]) -> None:
-    lifter = InlineImageSpooler(Memory)
-    places = [0, *sorted(cuts), len(CASES[5].body)]
-    out = b"".join(lifter.feed(CASES[5].body[a:b]) for a, b in zip(places, places[1:], strict=False))
+def test_the_body_may_be_cut_anywhere(cuts: list[int]) -> None:
+    spooler = InlineImageSpooler(Memory)
+    edges = [0, *sorted(cuts), len(CASES[5].body)]
+    out = b"".join(spooler.feed(CASES[5].body[a:b]) for a, b in zip(edges, edges[1:], strict=False))
     restored = out
-    for url, sink in lifter.spooled.items():
+    for url, sink in spooler.spooled.items():
         restored = restored.replace(url.partition(",")[2].encode(), pybase64.b64encode(sink.read_at(0, sink.size)))
     assert restored == CASES[5].body
 
 
-def test_bytes_go_into_the_sink_in_portions() -> None:
+def test_bytes_are_written_to_the_sink_in_portions() -> None:
     sinks: list[Memory] = []
 
     def new() -> Memory:
         sinks.append(Memory())
         return sinks[-1]
 
-    lifter = InlineImageSpooler(new)
+    spooler = InlineImageSpooler(new)
     data = body(f"![a](data:image/png;base64,{b64(png(NOISE * 8))})")
     for start in range(0, len(data), 4096):
-        lifter.feed(data[start : start + 4096])
+        spooler.feed(data[start : start + 4096])
     assert sinks[0].writes < 10
 
 
-def test_what_is_dropped_is_counted() -> None:
-    lifter = InlineImageSpooler(Memory)
-    lifter.feed(body(f"data:text/plain;base64,{b64(NOISE)}"))
-    assert lifter.discarded == 1
+def test_discarded_base64_is_counted() -> None:
+    spooler = InlineImageSpooler(Memory)
+    spooler.feed(body(f"data:text/plain;base64,{b64(NOISE)}"))
+    assert spooler.discarded == 1
 
 
 @pytest.mark.parametrize("end", [b"ab=", b"a*", b"a=b", b"===", b"a"])
 @pytest.mark.parametrize("more", [b'"', b"c" * 600 + b'"', b"=" * 600, b"*"])
-def test_base64_that_turns_out_to_be_none_is_no_fault(end: bytes, more: bytes) -> None:
-    """Wrong where one piece of the body ends and the next begins."""
-    lifter = InlineImageSpooler(Memory)
-    lifter.feed(b'{"a":"data:image/png;base64,' + b"A" * 600 + end)
-    lifter.feed(more)
-    lifter.feed(b'"}')
-    assert lifter.spooled == {}
+def test_invalid_base64_raises_nothing(end: bytes, more: bytes) -> None:
+    """The invalid character is at the border of two chunks."""
+    spooler = InlineImageSpooler(Memory)
+    spooler.feed(b'{"a":"data:image/png;base64,' + b"A" * 600 + end)
+    spooler.feed(more)
+    spooler.feed(b'"}')
+    assert spooler.spooled == {}
 
 
-def test_of_a_run_that_never_ends_nothing_comes_out() -> None:
-    out, lifted = lift(body(f"![a](data:image/png;base64,{b64(png())})")[:100_000])
+def test_nothing_of_an_unfinished_run_is_returned() -> None:
+    out, images = spool(body(f"![a](data:image/png;base64,{b64(png())})")[:100_000])
     assert out.endswith(b"base64,")
-    assert lifted == []
+    assert images == []
 
 
-def test_stand_ins_are_pictures_and_no_two_are_the_same() -> None:
+def test_placeholders_are_images_and_all_are_different() -> None:
     info = sniff(placeholder_png(0))
     assert info is not None
     assert (info.size, info.media_type) == ("8x8", "image/png")

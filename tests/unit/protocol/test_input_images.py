@@ -1,3 +1,5 @@
+"""Input images are read in every shape that clients send, and refused with a name and a reason."""
+
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -178,7 +180,7 @@ ONE, TWO, THREE = File("one"), File("two"), File("three")
 class Form:
     name: str
     parts: list[FormPart]
-    pictures: list[InputImage]
+    images: list[InputImage]
 
 
 FORM = [
@@ -199,7 +201,7 @@ FORM = [
 
 @pytest.mark.parametrize("case", FORM, ids=lambda case: case.name)
 def test_forms_are_read(case: Form) -> None:
-    assert MANY.from_form("image", case.parts) == tuple(case.pictures)
+    assert MANY.from_form("image", case.parts) == tuple(case.images)
 
 
 WRONG_FORM = [
@@ -234,7 +236,7 @@ def test_wrong_forms_are_refused(case: Wrong) -> None:
     check(caught.value, case)
 
 
-def test_a_mask_is_one_picture() -> None:
+def test_a_mask_is_one_image() -> None:
     mask = ImageParam()
     assert mask.from_json("mask", {"image_url": LINK}) == InputImage(url=LINK)
     assert mask.from_json("mask", DATA) == InputImage(url=DATA)
@@ -255,9 +257,9 @@ def test_a_mask_that_is_sent_twice_is_one_mask(first: File | str, second: File |
 @pytest.mark.parametrize(
     ("first", "second"),
     [(ONE, File(data=b"abd")), (ONE, File(data=b"abcd")), (ONE, LINK), (LINK, ONE), (LINK, f"{LINK}?2")],
-    ids=["a bit", "a length", "a file and a link", "a link and a file", "links"],
+    ids=["one byte", "length", "a file and a link", "a link and a file", "links"],
 )
-def test_two_masks_contradict_each_other(first: File | str, second: File | str) -> None:
+def test_two_different_masks_are_refused(first: File | str, second: File | str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         ImageParam().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
     message = "Invalid parameter: 'mask'. This parameter already has a different value in your parameters."
@@ -290,17 +292,17 @@ def test_hostile_text_is_read_in_linear_time(text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "is_link"), [("https://h/a.png", True), ("data:image/png;base64,AAAA", False), (None, False)]
 )
-def test_which_pictures_are_links(url: str | None, is_link: bool) -> None:
+def test_which_images_are_links(url: str | None, is_link: bool) -> None:
     assert InputImage(url=url).is_link is is_link
 
 
-def test_a_picture_recovers_the_bytes_that_were_lifted_out() -> None:
+def test_a_placeholder_is_resolved_to_the_spooled_bytes() -> None:
     source = File("large")
-    lifted = {"data:image/png;base64,c3RhbmQtaW4=": source}
-    assert InputImage(url="data:image/jpeg;base64,c3RhbmQtaW4=").resolve_spooled(lifted) == InputImage(source=source)
+    spooled = {"data:image/png;base64,c3RhbmQtaW4=": source}
+    assert InputImage(url="data:image/jpeg;base64,c3RhbmQtaW4=").resolve_spooled(spooled) == InputImage(source=source)
     for other in (
         InputImage(url="data:image/png;base64,AAAA"),
         InputImage(url="https://h/a,b"),
         InputImage(source=source),
     ):
-        assert other.resolve_spooled(lifted) is other
+        assert other.resolve_spooled(spooled) is other

@@ -1,3 +1,5 @@
+"""Every parameter type reads JSON and forms, and refuses wrong values with a name and a reason."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from app.protocol.parameters import (
     FormPart,
     IntegerParam,
     ObjectParam,
+    ParameterType,
     StringMapParam,
     TextParam,
 )
@@ -26,13 +29,10 @@ class File:
         yield b"abc"
 
 
-Kind = TextParam | IntegerParam | BooleanParam | ChoiceParam | ObjectParam | StringMapParam
-
-
 @dataclass(frozen=True)
 class Json:
     name: str
-    kind: Kind
+    type: ParameterType
     value: object
     read: Any
 
@@ -54,7 +54,7 @@ JSON = [
     Json("an object", ObjectParam(), {"a": [1]}, {"a": [1]}),
     Json("pairs", StringMapParam(), {"a": "b"}, {"a": "b"}),
     Json("no pairs", StringMapParam(), {}, None),
-    Json("pairs of null are none", StringMapParam(), {"a": None}, None),
+    Json("only null pairs are no pairs", StringMapParam(), {"a": None}, None),
     Json(
         "numbers and booleans become text",
         StringMapParam(),
@@ -68,7 +68,7 @@ JSON = [
 
 @pytest.mark.parametrize("case", JSON, ids=lambda case: case.name)
 def test_json_is_read(case: Json) -> None:
-    read = case.kind.from_json("x", case.value)
+    read = case.type.from_json("x", case.value)
     assert read == case.read
     assert type(read) is type(case.read)
 
@@ -76,7 +76,7 @@ def test_json_is_read(case: Json) -> None:
 @dataclass(frozen=True)
 class Wrong:
     name: str
-    kind: Kind
+    type: ParameterType
     value: Any
     message: str
     code: str
@@ -237,7 +237,7 @@ def check(caught: InvalidRequest, case: Wrong) -> None:
 @pytest.mark.parametrize("case", WRONG_JSON, ids=lambda case: case.name)
 def test_wrong_json_is_refused(case: Wrong) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        case.kind.from_json("x", case.value)
+        case.type.from_json("x", case.value)
     check(caught.value, case)
 
 
@@ -248,7 +248,7 @@ def parts(*given: tuple[str, Any]) -> list[FormPart]:
 @dataclass(frozen=True)
 class Form:
     name: str
-    kind: Kind
+    type: ParameterType
     parts: list[FormPart]
     read: Any
 
@@ -259,7 +259,7 @@ FORM = [
     Form("a number", IntegerParam(1, 10), parts(("x", "2")), 2),
     Form("a number with zeros in front", IntegerParam(1, 10), parts(("x", "002")), 2),
     Form("a number with ten thousand zeros in front", IntegerParam(1, 10), parts(("x", "0" * 10_000 + "2")), 2),
-    Form("what a client writes for a number nobody set", IntegerParam(1, 10, unset="0"), parts(("x", "0")), None),
+    Form("what a client writes for an unset number", IntegerParam(1, 10, unset="0"), parts(("x", "0")), None),
     Form("true", BooleanParam(), parts(("x", "true")), True),
     Form("false", BooleanParam(), parts(("x", "false")), False),
     Form("a choice", QUALITY, parts(("x", "hd")), "high"),
@@ -275,7 +275,7 @@ FORM = [
 
 @pytest.mark.parametrize("case", FORM, ids=lambda case: case.name)
 def test_forms_are_read(case: Form) -> None:
-    read = case.kind.from_form("x", case.parts)
+    read = case.type.from_form("x", case.parts)
     assert read == case.read
     assert type(read) is type(case.read)
 
@@ -299,7 +299,7 @@ WRONG_FORM = [
         NOT_AN_INTEGER.format("a file"),
         "invalid_type",
     ),
-    Wrong("half a picture", IntegerParam(1, 10), parts(("x", "2.5")), NOT_INT, "invalid_type"),
+    Wrong("a fraction is no integer", IntegerParam(1, 10), parts(("x", "2.5")), NOT_INT, "invalid_type"),
     Wrong("a word is no number", IntegerParam(1, 10), parts(("x", "abc")), NOT_INT, "invalid_type"),
     Wrong("full-width digits are no number", IntegerParam(1, 10), parts(("x", "２")), NOT_INT, "invalid_type"),
     Wrong("a line break behind a number", IntegerParam(1, 10), parts(("x", "2\n")), NOT_INT, "invalid_type"),
@@ -333,7 +333,7 @@ WRONG_FORM = [
         "integer_below_min_value",
     ),
     Wrong(
-        "two zeros are not what clients write for nothing",
+        "two zeros are not what clients write for an unset number",
         IntegerParam(1, 10, unset="0"),
         parts(("x", "00")),
         "Invalid 'x': integer below minimum value. Expected a value >= 1, but got 0 instead.",
@@ -394,12 +394,12 @@ WRONG_FORM = [
 @pytest.mark.parametrize("case", WRONG_FORM, ids=lambda case: case.name)
 def test_wrong_forms_are_refused(case: Wrong) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        case.kind.from_form("x", case.value)
+        case.type.from_form("x", case.value)
     check(caught.value, case)
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("type_", "words"),
     [
         (TextParam(256), "up to 256 characters"),
         (TextParam(32000, minimum=1), "1 to 32000 characters"),
@@ -412,12 +412,12 @@ def test_wrong_forms_are_refused(case: Wrong) -> None:
         (StringMapParam(), "up to 16 pairs, keys ≤ 64, values ≤ 512 characters"),
     ],
 )
-def test_limits_in_words(kind: Kind, words: str) -> None:
-    assert kind.describe() == words
+def test_limits_in_words(type_: ParameterType, words: str) -> None:
+    assert type_.describe() == words
 
 
 @pytest.mark.parametrize(
-    ("kind", "schema"),
+    ("type_", "schema"),
     [
         (TextParam(9, minimum=1), {"type": "string", "minLength": 1, "maxLength": 9}),
         (IntegerParam(1, 10), {"type": "integer", "minimum": 1, "maximum": 10}),
@@ -426,8 +426,8 @@ def test_limits_in_words(kind: Kind, words: str) -> None:
         (ObjectParam(), {"type": "object"}),
     ],
 )
-def test_limits_as_json_schema(kind: Kind, schema: dict[str, object]) -> None:
-    assert kind.schema(form=False) == kind.schema(form=True) == schema
+def test_limits_as_json_schema(type_: ParameterType, schema: dict[str, object]) -> None:
+    assert type_.schema(form=False) == type_.schema(form=True) == schema
 
 
 def test_a_schema_says_where_control_characters_and_long_pairs_are_refused() -> None:

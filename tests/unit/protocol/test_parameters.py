@@ -1,3 +1,5 @@
+"""The names, operations and schema of a parameter."""
+
 from app.protocol.input_images import ImageListParam, ImageParam
 from app.protocol.parameters import BOTH, BooleanParam, Destination, Operation, Parameter, TextParam
 
@@ -12,7 +14,7 @@ ALIASED = Parameter(
 )
 
 
-def test_a_parameter_has_its_own_name_where_no_other_is_given() -> None:
+def test_a_parameter_has_its_own_name_unless_others_are_given() -> None:
     assert PLAIN.names(form=False) == PLAIN.names(form=True) == ("stream",)
     assert ALIASED.names(form=False) == ("images", "image")
     assert ALIASED.names(form=True) == ("image",)
@@ -22,7 +24,7 @@ def test_both_operations_have_a_parameter_unless_it_says_otherwise() -> None:
     assert PLAIN.operations == BOTH == {Operation.GENERATION, Operation.EDIT}
 
 
-def test_pictures_are_known_as_such() -> None:
+def test_parameters_that_hold_images_say_so() -> None:
     assert ALIASED.holds_image
     assert Parameter(ImageParam(), Destination.MESSAGE, "").holds_image
     assert not PLAIN.holds_image

@@ -1,4 +1,4 @@
-"""Documents of several APIs joined to messages, errors, reasons and counts."""
+"""The documents of a reply, in the forms of several APIs, combined into messages, errors, reasons and counts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from app.protocol.chat_reply import ReplyAccumulator, ReplyError, find_error
 from app.protocol.usage import Usage
 
 
-def joined(*documents: dict[str, Any]) -> ReplyAccumulator:
+def accumulate(*documents: dict[str, Any]) -> ReplyAccumulator:
     result = ReplyAccumulator()
     for document in documents:
         result.add(document)
@@ -53,12 +53,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_pieces_are_joined(case: Case) -> None:
-    assert "".join(message["content"] for message in joined(*case.documents).messages()) == case.content
+def test_contents_are_concatenated(case: Case) -> None:
+    assert "".join(message["content"] for message in accumulate(*case.documents).messages()) == case.content
 
 
 def test_lists_of_several_chunks_are_one_list_and_snapshots_keep_theirs() -> None:
-    result = joined(chunk({"images": [1]}))
+    result = accumulate(chunk({"images": [1]}))
     (before,) = result.messages()
     result.add(chunk({"images": [2], "image_url": "x", "nothing": None}))
     (after,) = result.messages()
@@ -67,25 +67,25 @@ def test_lists_of_several_chunks_are_one_list_and_snapshots_keep_theirs() -> Non
 
 
 def test_refusals_are_joined_from_fields_and_parts() -> None:
-    result = joined(
+    result = accumulate(
         chunk({"refusal": "a"}), chunk({"refusal": "b"}), chunk({"content": [{"type": "refusal", "refusal": "c"}]})
     )
     assert result.messages()[0]["refusal"] == "abc"
 
 
-def test_parts_that_are_more_than_words_stay_parts() -> None:
+def test_parts_with_more_than_text_stay_parts() -> None:
     parts = [{"type": "image_url", "image_url": "x"}, {"text": 5}, {"type": ["text"], "text": "a"}, None]
-    (message,) = joined(chunk({"content": parts}), {"choices": ["x", None]}).messages()
+    (message,) = accumulate(chunk({"content": parts}), {"choices": ["x", None]}).messages()
     assert message["parts"] == parts
 
 
 def test_choices_stand_in_the_order_of_their_index() -> None:
-    result = joined({"choices": [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}]})
+    result = accumulate({"choices": [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}]})
     assert [message["content"] for message in result.messages()] == ["a", "b"]
 
 
-def test_choices_without_end_are_not_kept() -> None:
-    result = joined(*({"choices": [{"index": index, "delta": {"content": "a"}}]} for index in range(1000)))
+def test_only_32_choices_are_kept() -> None:
+    result = accumulate(*({"choices": [{"index": index, "delta": {"content": "a"}}]} for index in range(1000)))
     assert len(result.messages()) == 32
     assert result.add({"choices": [{"index": 0, "delta": {"content": "b"}}]})
     assert result.messages()[0]["content"] == "ab"
@@ -93,7 +93,7 @@ def test_choices_without_end_are_not_kept() -> None:
 
 def test_a_responses_stream_ends_with_the_whole_response() -> None:
     whole = {"output": [{"type": "image_generation_call", "result": "x"}], "usage": {"input_tokens": 3}}
-    result = joined(
+    result = accumulate(
         {"type": "response.created", "response": {}},
         {"type": "response.image_generation_call.partial_image", "partial_image_b64": "x"},
         {"type": "response.output_item.done", "item": {"type": "message"}},
@@ -103,8 +103,8 @@ def test_a_responses_stream_ends_with_the_whole_response() -> None:
     assert (result.finish_reason, result.usage) == ("completed", Usage(0, 3))
 
 
-def test_an_images_stream_keeps_only_the_finished_picture() -> None:
-    result = joined(
+def test_only_the_final_image_of_an_images_stream_is_kept() -> None:
+    result = accumulate(
         {"type": "image_generation.partial_image", "b64_json": "x"},
         {"type": "image_edit.completed", "b64_json": "y", "usage": {"output_tokens": 4}},
     )
@@ -112,21 +112,23 @@ def test_an_images_stream_keeps_only_the_finished_picture() -> None:
     assert (result.finish_reason, result.usage) == ("stop", Usage(0, 0, 4))
 
 
-def test_usage_is_read_where_gemini_tells_it() -> None:
-    result = joined(
+def test_usage_is_read_in_the_form_of_gemini() -> None:
+    result = accumulate(
         {"candidates": [{"content": {}}], "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 9}}
     )
     assert result.usage == Usage(0, 7, 9)
 
 
-def test_the_last_usage_that_says_something_counts() -> None:
-    result = joined({"usage": {"prompt_tokens": 1}}, {"usage": {"prompt_tokens": 2}}, {"usage": {}}, {"usage": None})
+def test_the_last_usage_with_counts_is_used() -> None:
+    result = accumulate(
+        {"usage": {"prompt_tokens": 1}}, {"usage": {"prompt_tokens": 2}}, {"usage": {}}, {"usage": None}
+    )
     assert result.usage == Usage(0, 2)
 
 
-def test_reasons_are_taken_from_every_api() -> None:
-    assert joined(chunk({}, finish_reason="stop"), chunk({}, finish_reason=None)).finish_reason == "stop"
-    assert joined({"candidates": [{"finishReason": "SAFETY"}, "x", {"finishReason": 5}]}).finish_reason == "SAFETY"
+def test_finish_reasons_are_read_in_the_forms_of_all_apis() -> None:
+    assert accumulate(chunk({}, finish_reason="stop"), chunk({}, finish_reason=None)).finish_reason == "stop"
+    assert accumulate({"candidates": [{"finishReason": "SAFETY"}, "x", {"finishReason": 5}]}).finish_reason == "SAFETY"
 
 
 @pytest.mark.parametrize(
@@ -139,88 +141,88 @@ def test_reasons_are_taken_from_every_api() -> None:
         ({"type": "response.created"}, False),
     ],
 )
-def test_a_document_says_whether_it_brought_something(document: dict[str, Any], grew: bool) -> None:
+def test_add_returns_whether_the_document_has_content(document: dict[str, Any], grew: bool) -> None:
     assert ReplyAccumulator().add(document) is grew
 
 
 @dataclass(frozen=True)
-class Complaint:
+class ErrorCase:
     name: str
     document: dict[str, Any]
     error: ReplyError | None
 
 
 OBJECT = {"message": "m", "type": "t", "code": "c", "innererror": {"code": "i"}}
-COMPLAINTS = [
-    Complaint("an object, with all that it holds", {"error": OBJECT}, OBJECT),
-    Complaint(
+ERRORS = [
+    ErrorCase("an object, with all that it holds", {"error": OBJECT}, OBJECT),
+    ErrorCase(
         "objects within each other, as deep as they make sense",
         {"error": orjson.loads('{"a":' * 400 + "1" + "}" * 400)},
         orjson.loads('{"a":' * 8 + "{}" + "}" * 8),
     ),
-    Complaint(
+    ErrorCase(
         "lists within each other", {"error": {"a": orjson.loads("[" * 400 + "]" * 400)}}, {"a": [[[[[[[[]]]]]]]]}
     ),
-    Complaint("nonsense inside", {"error": {"message": 1, "code": True}}, {"message": 1, "code": True}),
-    Complaint("a list of objects", {"error": [OBJECT]}, OBJECT),
-    Complaint("a list of objects under its plural", {"errors": [OBJECT, {}]}, OBJECT),
-    Complaint("a list of texts", {"errors": ["m", "n"]}, {"message": "m"}),
-    Complaint("a text", {"error": "m"}, {"message": "m", "error": "m"}),
-    Complaint("a text, and a code beside it", {"error": "m", "code": 402}, {"message": "m", "error": "m", "code": 402}),
-    Complaint("FastAPI's form", {"detail": "Not Found"}, {"message": "Not Found", "detail": "Not Found"}),
-    Complaint("FastAPI's form for values", {"detail": [{"msg": "m"}]}, {"msg": "m"}),
-    Complaint("a code and a message", {"code": 500, "message": "m", "id": 1}, {"code": 500, "message": "m"}),
-    Complaint("a code and its message, shorter", {"code": 401, "msg": "m", "data": None}, {"code": 401, "msg": "m"}),
-    Complaint("no success", {"success": False, "message": "m"}, {"message": "m"}),
-    Complaint("no more than the truth", {"error": True, "message": "m"}, {"error": True, "message": "m"}),
-    Complaint("a status in words", {"status": "error", "message": "m"}, {"status": "error", "message": "m"}),
-    Complaint("a status", {"status": 402, "message": "m"}, {"status": 402, "message": "m"}),
-    Complaint("a status that says all is well", {"status": 200, "message": "m"}, None),
-    Complaint("a status in words that says all is well", {"status": "success", "message": "m"}, None),
-    Complaint("a status that is a list", {"status": [402], "message": "m"}, None),
-    Complaint("a code that says all is well", {"code": 0, "message": "ok"}, None),
-    Complaint("a code without a message", {"code": 500}, None),
-    Complaint("an empty error", {"error": None, "choices": []}, None),
-    Complaint("empty errors of all kinds", {"error": {}, "errors": [], "detail": ""}, None),
-    Complaint("a list that holds no error", {"error": [1]}, None),
+    ErrorCase("nonsense inside", {"error": {"message": 1, "code": True}}, {"message": 1, "code": True}),
+    ErrorCase("a list of objects", {"error": [OBJECT]}, OBJECT),
+    ErrorCase("a list of objects under its plural", {"errors": [OBJECT, {}]}, OBJECT),
+    ErrorCase("a list of texts", {"errors": ["m", "n"]}, {"message": "m"}),
+    ErrorCase("a text", {"error": "m"}, {"message": "m", "error": "m"}),
+    ErrorCase("a text, and a code beside it", {"error": "m", "code": 402}, {"message": "m", "error": "m", "code": 402}),
+    ErrorCase("FastAPI's form", {"detail": "Not Found"}, {"message": "Not Found", "detail": "Not Found"}),
+    ErrorCase("FastAPI's form for values", {"detail": [{"msg": "m"}]}, {"msg": "m"}),
+    ErrorCase("a code and a message", {"code": 500, "message": "m", "id": 1}, {"code": 500, "message": "m"}),
+    ErrorCase("a code and its message, shorter", {"code": 401, "msg": "m", "data": None}, {"code": 401, "msg": "m"}),
+    ErrorCase("no success", {"success": False, "message": "m"}, {"message": "m"}),
+    ErrorCase("an error that is only true", {"error": True, "message": "m"}, {"error": True, "message": "m"}),
+    ErrorCase("a status as text", {"status": "error", "message": "m"}, {"status": "error", "message": "m"}),
+    ErrorCase("a status", {"status": 402, "message": "m"}, {"status": 402, "message": "m"}),
+    ErrorCase("a status of success", {"status": 200, "message": "m"}, None),
+    ErrorCase("a status of success as text", {"status": "success", "message": "m"}, None),
+    ErrorCase("a status that is a list", {"status": [402], "message": "m"}, None),
+    ErrorCase("a code of success", {"code": 0, "message": "ok"}, None),
+    ErrorCase("a code without a message", {"code": 500}, None),
+    ErrorCase("an empty error", {"error": None, "choices": []}, None),
+    ErrorCase("empty errors of all kinds", {"error": {}, "errors": [], "detail": ""}, None),
+    ErrorCase("a list that holds no error", {"error": [1]}, None),
 ]
 
 
-@pytest.mark.parametrize("case", COMPLAINTS, ids=lambda case: case.name)
-def test_errors_are_read_in_every_form(case: Complaint) -> None:
+@pytest.mark.parametrize("case", ERRORS, ids=lambda case: case.name)
+def test_errors_are_read_in_every_form(case: ErrorCase) -> None:
     assert find_error(case.document) == case.error
-    assert joined(case.document).error == case.error
+    assert accumulate(case.document).error == case.error
 
 
 def test_an_error_may_stand_in_a_choice_and_the_first_one_counts() -> None:
-    assert joined(chunk({}, error={"message": "a"}), {"error": "b"}).error == {"message": "a"}
+    assert accumulate(chunk({}, error={"message": "a"}), {"error": "b"}).error == {"message": "a"}
 
 
 @dataclass(frozen=True)
-class Beginning:
+class ContentCase:
     name: str
     documents: list[dict[str, Any]]
-    has_begun: bool
+    has_content: bool
 
 
 QUOTA = {"error": {"code": "insufficient_quota"}}
-BEGINNINGS = [
-    Beginning("nothing", [], False),
-    Beginning("a complaint", [QUOTA], False),
-    Beginning("a complaint with what belongs to it", [{"code": 401, "message": "m", "request_id": "1", "choices": []}], False),
-    Beginning("a role, then a complaint", [chunk({"role": "assistant", "content": ""}), QUOTA], False),
-    Beginning("a complaint in a choice", [chunk({"content": None}, error={"message": "m"})], False),
-    Beginning("a failed response", [{"type": "response.failed", "response": QUOTA}], False),
-    Beginning("a word", [chunk({"content": "P"}), QUOTA], True),
-    Beginning("a thought", [chunk({"reasoning_content": "P"}), QUOTA], True),
-    Beginning("a part", [chunk({"content": [{"type": "image_url"}]}), QUOTA], True),
-    Beginning("tokens that were counted", [{**QUOTA, "usage": {"completion_tokens": 1}}], True),
-    Beginning("something beside the choices", [{"data": [{"url": "https://h/a.png"}]}, QUOTA], True),
-    Beginning("a preview, which is left out", [{"type": "image_generation.partial_image"}, QUOTA], True),
-    Beginning("a response in the making", [{"type": "response.in_progress"}, QUOTA], True),
+CONTENTS = [
+    ContentCase("nothing", [], False),
+    ContentCase("an error", [QUOTA], False),
+    ContentCase("an error with what belongs to it", [{"code": 401, "message": "m", "request_id": "1", "choices": []}], False),
+    ContentCase("a role, then an error", [chunk({"role": "assistant", "content": ""}), QUOTA], False),
+    ContentCase("an error in a choice", [chunk({"content": None}, error={"message": "m"})], False),
+    ContentCase("a failed response", [{"type": "response.failed", "response": QUOTA}], False),
+    ContentCase("a word", [chunk({"content": "P"}), QUOTA], True),
+    ContentCase("a thought", [chunk({"reasoning_content": "P"}), QUOTA], True),
+    ContentCase("a part", [chunk({"content": [{"type": "image_url"}]}), QUOTA], True),
+    ContentCase("tokens that were counted", [{**QUOTA, "usage": {"completion_tokens": 1}}], True),
+    ContentCase("something beside the choices", [{"data": [{"url": "https://h/a.png"}]}, QUOTA], True),
+    ContentCase("a partial image, which is ignored", [{"type": "image_generation.partial_image"}, QUOTA], True),
+    ContentCase("a response in progress", [{"type": "response.in_progress"}, QUOTA], True),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BEGINNINGS, ids=lambda case: case.name)
-def test_a_reply_knows_whether_work_may_have_begun(case: Beginning) -> None:
-    assert joined(*case.documents).has_content is case.has_begun
+@pytest.mark.parametrize("case", CONTENTS, ids=lambda case: case.name)
+def test_content_beside_an_error_is_recognized(case: ContentCase) -> None:
+    assert accumulate(*case.documents).has_content is case.has_content

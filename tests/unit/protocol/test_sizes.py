@@ -1,3 +1,5 @@
+"""Which sizes are allowed, what is requested upstream, and why the others are refused."""
+
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,13 +17,13 @@ from app.protocol.sizes import LEGACY_SIZES, Size, SizeParam, parse_size
 class Allowed:
     name: str
     text: str
-    wanted: str | None
-    asked: str | None
+    size: str | None
+    upstream_size: str | None
 
 
 ALLOWED = [
     Allowed("auto leaves the choice to the model", "auto", None, None),
-    Allowed("an empty text says nothing", "", None, None),
+    Allowed("an empty text leaves the choice too", "", None, None),
     Allowed("the square", "1024x1024", "1024x1024", "1024x1024"),
     Allowed("landscape", "1536x1024", "1536x1024", "1536x1024"),
     Allowed("dall-e-3's landscape keeps to the rules", "1792x1024", "1792x1024", "1792x1024"),
@@ -34,16 +36,16 @@ ALLOWED = [
     Allowed("exactly the fewest pixels", "1024x640", "1024x640", "1024x640"),
     Allowed("exactly three to one", "3072x1024", "3072x1024", "3072x1024"),
     Allowed("exactly one to three", "1024x3072", "1024x3072", "1024x3072"),
-    Allowed("dall-e-2's small square is painted large", "256x256", "256x256", "1024x1024"),
-    Allowed("Open WebUI's default is painted large", "512x512", "512x512", "1024x1024"),
+    Allowed("dall-e-2's small square is generated larger", "256x256", "256x256", "1024x1024"),
+    Allowed("Open WebUI's default is generated larger", "512x512", "512x512", "1024x1024"),
 ]
 
 
 @pytest.mark.parametrize("case", ALLOWED, ids=lambda case: case.name)
 def test_allowed(case: Allowed) -> None:
     size = parse_size(case.text)
-    assert (size and str(size)) == case.wanted
-    assert (size and str(size.upstream_size)) == case.asked
+    assert (size and str(size)) == case.size
+    assert (size and str(size.upstream_size)) == case.upstream_size
 
 
 @pytest.mark.parametrize("size", LEGACY_SIZES, ids=str)
@@ -99,7 +101,7 @@ REFUSED = [
     Refused("one step too many pixels", "3840x2176", f"Invalid size '3840x2176'. {MOST}"),
     Refused("too few pixels", "640x640", f"Invalid size '640x640'. {LEAST}"),
     Refused("one step too few pixels", "1008x640", f"Invalid size '1008x640'. {LEAST}"),
-    Refused("a small size of nobody", "128x128", f"Invalid size '128x128'. {LEAST}"),
+    Refused("a small size that is no legacy size", "128x128", f"Invalid size '128x128'. {LEAST}"),
 ]
 
 
@@ -112,7 +114,7 @@ def test_refused(case: Refused) -> None:
     assert (error.type, error.param, error.code) == ("image_generation_user_error", "size", "invalid_value")
 
 
-def test_the_name_that_the_client_used_is_the_one_complained_about() -> None:
+def test_the_error_has_the_name_that_the_client_used() -> None:
     with pytest.raises(UserError) as caught:
         SizeParam().from_form("image_size", [FormPart("image_size", "1K")])
     assert caught.value.param == "image_size"
@@ -126,7 +128,7 @@ def test_only_text_is_a_size() -> None:
     assert SizeParam().from_json("size", "1024x1024") == Size(1024, 1024)
 
 
-def test_the_schema_knows_what_can_be_a_size() -> None:
+def test_the_schema_is_a_string() -> None:
     assert SizeParam().schema(form=False)["type"] == "string"
 
 

@@ -1,4 +1,4 @@
-"""Events from bytes in any cut, and bytes from events."""
+"""Events are read from bytes in any cut, and written."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Case:
 CASES = [
     Case("one event", b"data: a\n\n", [Event("a")]),
     Case("an event with a name", b"event: x\ndata: a\n\n", [Event("a", "x")]),
-    Case("a name is forgotten behind its event", b"event: x\ndata: a\n\ndata: b\n\n", [Event("a", "x"), Event("b")]),
+    Case("a name applies to its own event only", b"event: x\ndata: a\n\ndata: b\n\n", [Event("a", "x"), Event("b")]),
     Case("several lines of data", b"data: a\ndata: b\n\n", [Event("a\nb")]),
     Case("only one leading space belongs to the framing", b"data:  a\n\n", [Event(" a")]),
     Case("no space", b"data:a\n\n", [Event("a")]),
@@ -32,8 +32,8 @@ CASES = [
     Case("lines that end in CR", b"data: a\rdata: b\r\r", [Event("a\nb")]),
     Case("a byte order mark", b"\xef\xbb\xbfdata: a\n\n", [Event("a")]),
     Case("a second mark is data", b"data: \xef\xbb\xbfa\n\n", [Event("\ufeffa")]),
-    Case("letters of many bytes", "data: 图🎨\n\n".encode(), [Event("图🎨")]),
-    Case("bytes that are no text", b"data: \xffa\n\n", [Event("\ufffda")]),
+    Case("characters of several bytes", "data: 图🎨\n\n".encode(), [Event("图🎨")]),
+    Case("bytes that are not UTF-8", b"data: \xffa\n\n", [Event("\ufffda")]),
     Case("an event without its blank line", b"data: a\n", [Event("a")]),
     Case("an event without its line end", b"data: a", [Event("a")]),
 ]
@@ -63,7 +63,7 @@ def test_what_is_written_can_be_read() -> None:
     assert read(body, []) == [Event('{"a":1}', "image_generation.completed")]
 
 
-def test_the_wire_form_is_that_of_the_api() -> None:
+def test_the_exact_bytes_that_are_written() -> None:
     event = StreamingEvent("error", {"type": "error"})
     written = b"".join(event.chunks())
     assert written == b'event: error\ndata: {"type":"error"}\n\n'

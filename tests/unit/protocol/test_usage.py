@@ -1,4 +1,4 @@
-"""Token counts in the forms of several APIs, and nonsense."""
+"""Token counts are read in the forms of several APIs; invalid ones are ignored."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from app.protocol.usage import NO_USAGE, Usage, read_usage
 @dataclass(frozen=True)
 class Case:
     name: str
-    given: object
+    value: object
     usage: Usage
 
 
@@ -22,17 +22,17 @@ CASES = [
         Usage(10, 7, 5, 0),
     ),
     Case(
-        "text of the prompt alone is told",
+        "only the text tokens of the prompt are known",
         {"prompt_tokens": 17, "prompt_tokens_details": {"text_tokens": 7}},
         Usage(10, 7, 0, 0),
     ),
     Case(
-        "images of the answer are told",
+        "the image tokens of the reply are known",
         {"completion_tokens": 1300, "completion_tokens_details": {"image_tokens": 1290, "reasoning_tokens": 10}},
         Usage(0, 0, 1290, 10),
     ),
     Case(
-        "details of zeros say nothing",
+        "details of zeros are ignored",
         {"completion_tokens": 9, "completion_tokens_details": {"text_tokens": 0, "image_tokens": 0}},
         Usage(0, 0, 9, 0),
     ),
@@ -75,7 +75,7 @@ CASES = [
         Usage(258, 7, 1290, 60),
     ),
     Case(
-        "Gemini's pictures in two rows",
+        "Gemini's images in two entries",
         {"promptTokenCount": 9, "promptTokensDetails": [{"modality": "IMAGE", "tokenCount": 4}] * 2},
         Usage(8, 1),
     ),
@@ -85,7 +85,7 @@ CASES = [
         Usage(0, 0, 1290, 50),
     ),
     Case(
-        "nonsense in Gemini's details",
+        "invalid details of Gemini",
         {
             "promptTokenCount": 7,
             "promptTokensDetails": [1, {"modality": 2}, {"modality": "IMAGE", "tokenCount": "x"}],
@@ -96,7 +96,7 @@ CASES = [
     Case("a total alone", {"total_tokens": 5}, NO_USAGE),
     Case("nothing", None, NO_USAGE),
     Case("a list", [1], NO_USAGE),
-    Case("truth is no number", {"prompt_tokens": True, "completion_tokens": False}, NO_USAGE),
+    Case("a boolean is no number", {"prompt_tokens": True, "completion_tokens": False}, NO_USAGE),
     Case("negative and broken numbers", {"prompt_tokens": -1, "completion_tokens": 1.5}, NO_USAGE),
     Case("text", {"prompt_tokens": "7", "prompt_tokens_details": "x"}, NO_USAGE),
 ]
@@ -104,14 +104,14 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_usage_is_mapped(case: Case) -> None:
-    assert read_usage(case.given) == case.usage
+    assert read_usage(case.value) == case.usage
 
 
 def test_usage_adds_up() -> None:
     assert Usage(1, 2, 3, 4) + Usage(10, 20, 30, 40) == Usage(11, 22, 33, 44)
 
 
-def test_the_answer_is_complete_and_in_order() -> None:
+def test_the_usage_object_is_complete_and_in_order() -> None:
     usage = Usage(1, 2, 3, 4).as_images_api()
     assert list(usage) == [
         "input_tokens",

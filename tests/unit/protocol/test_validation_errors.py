@@ -1,9 +1,11 @@
+"""The wording, parameter and code of each error about a parameter."""
+
 from dataclasses import dataclass
 
 import pytest
 
 from app.errors import InvalidRequest
-from app.protocol import validation_errors as wording
+from app.protocol import validation_errors
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,14 @@ class Case:
 CASES = [
     Case(
         "a wrong type in JSON",
-        wording.wrong_type("n", "an integer", "2"),
+        validation_errors.wrong_type("n", "an integer", "2"),
         "Invalid type for 'n': expected an integer, but got a string instead.",
         "n",
         "invalid_type",
     ),
     Case(
         "a wrong type in a form",
-        wording.not_convertible("n", "an integer"),
+        validation_errors.not_convertible("n", "an integer"),
         "Invalid type for 'n': expected an integer, "
         "but got a string value that could not be converted into an integer.",
         "n",
@@ -33,21 +35,21 @@ CASES = [
     ),
     Case(
         "a missing parameter",
-        wording.missing_parameter("prompt"),
+        validation_errors.missing_parameter("prompt"),
         "Missing required parameter: 'prompt'.",
         "prompt",
         "missing_required_parameter",
     ),
     Case(
         "an empty text",
-        wording.empty_text("prompt"),
+        validation_errors.empty_text("prompt"),
         "Invalid 'prompt': empty string. Expected a string with minimum length 1, but got an empty string instead.",
         "prompt",
         "empty_string",
     ),
     Case(
         "a long text",
-        wording.too_long("prompt", 32000, 32001),
+        validation_errors.too_long("prompt", 32000, 32001),
         "Invalid 'prompt': string too long. "
         "Expected a string with maximum length 32000, but got a string with length 32001 instead.",
         "prompt",
@@ -55,14 +57,14 @@ CASES = [
     ),
     Case(
         "an empty list",
-        wording.empty_list("images"),
+        validation_errors.empty_list("images"),
         "Invalid 'images': empty array. Expected an array with minimum length 1, but got an empty array instead.",
         "images",
         "empty_array",
     ),
     Case(
         "a long list",
-        wording.too_many_items("images", 16, 17),
+        validation_errors.too_many_items("images", 16, 17),
         "Invalid 'images': array too long. "
         "Expected an array with maximum length 16, but got an array with length 17 instead.",
         "images",
@@ -70,7 +72,7 @@ CASES = [
     ),
     Case(
         "a large object",
-        wording.too_many_properties("metadata", 16, 17),
+        validation_errors.too_many_properties("metadata", 16, 17),
         "Invalid 'metadata': too many properties. "
         "Expected an object with at most 16 properties, but got an object with 17 properties instead.",
         "metadata",
@@ -78,7 +80,7 @@ CASES = [
     ),
     Case(
         "two values for one parameter",
-        wording.conflicting_values("mask"),
+        validation_errors.conflicting_values("mask"),
         "Invalid parameter: 'mask'. This parameter already has a different value in your parameters.",
         "mask",
         "invalid_value",
@@ -106,8 +108,8 @@ def test_errors(case: Case) -> None:
         (object(), "a file"),
     ],
 )
-def test_each_type_has_its_words(value: object, words: str) -> None:
-    assert f"but got {words} instead." in wording.wrong_type("n", "…", value).message
+def test_each_type_is_named(value: object, words: str) -> None:
+    assert f"but got {words} instead." in validation_errors.wrong_type("n", "…", value).message
 
 
 @pytest.mark.parametrize(
@@ -118,8 +120,8 @@ def test_each_type_has_its_words(value: object, words: str) -> None:
         (("low", "medium", "high", "auto"), "'low', 'medium', 'high', and 'auto'"),
     ],
 )
-def test_lists_in_words(values: tuple[str, ...], words: str) -> None:
-    assert wording.english_list(values) == words
+def test_lists_are_written_in_english(values: tuple[str, ...], words: str) -> None:
+    assert validation_errors.english_list(values) == words
 
 
 @pytest.mark.parametrize(
@@ -134,14 +136,14 @@ def test_lists_in_words(values: tuple[str, ...], words: str) -> None:
     ],
 )
 def test_names_are_made_safe_for_a_header(name: str, clean: str) -> None:
-    assert wording.header_safe_name(name) == clean
+    assert validation_errors.header_safe_name(name) == clean
 
 
 def test_only_the_beginning_of_a_long_value_is_quoted() -> None:
-    assert wording.quote("x" * 40) == "x" * 40
-    assert wording.quote("x" * 41) == "x" * 40 + "…"
+    assert validation_errors.quote("x" * 40) == "x" * 40
+    assert validation_errors.quote("x" * 41) == "x" * 40 + "…"
 
 
-def test_a_text_is_cut_with_its_mark() -> None:
-    assert wording.truncate("a" * 300, 300) == "a" * 300
-    assert wording.truncate("a" * 301, 300) == "a" * 299 + "…"
+def test_a_cut_text_ends_with_a_mark_and_is_no_longer_than_allowed() -> None:
+    assert validation_errors.truncate("a" * 300, 300) == "a" * 300
+    assert validation_errors.truncate("a" * 301, 300) == "a" * 299 + "…"
