@@ -54,7 +54,7 @@ _TOP_TIER = "4K"
 def chat_body(
     request: ImagesRequest, pictures: Sequence[str | Base64String], *, dialect: str, model: str, stream: bool
 ) -> dict[str, Any]:
-    """The body of one question, a document for HoleyJson. `pictures` are URLs or holes, the mask last."""
+    """Build the body of one request, for `StreamingJson`. `pictures` are URLs or `Base64String`s, the mask last."""
     traits = DIALECTS[dialect]
     urls = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
     body: dict[str, Any] = {

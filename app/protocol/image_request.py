@@ -355,7 +355,7 @@ def _ignored_names(parameters: Iterable[Parameter], values: Mapping[str, Any]) -
 
 
 def schema(operation: Operation, *, form: bool) -> Schema:
-    """The body as JSON Schema, for the OpenAPI document. More is accepted than it says, and named in `ignored`."""
+    """Return the JSON schema of the body for OpenAPI. Other parameters are accepted too, and named in `ignored`."""
     parameters = {parameter.names(form)[0]: parameter for parameter in _PARAMETERS_OF[operation]}
     return {
         "type": "object",

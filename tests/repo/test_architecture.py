@@ -115,7 +115,6 @@ NOT_RENAMED_YET = {
         "extraction",
         "images",
         "jobs",
-        "protocol",
         "server",
         "services",
         "state",
@@ -135,7 +134,6 @@ NOT_RENAMED_YET = {
         "tests/unit/images",
         "tests/unit/jobs",
         "tests/unit/observability",
-        "tests/unit/protocol",
         "tests/unit/upstream",
     ),
 }
