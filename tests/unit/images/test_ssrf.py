@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.images import ssrf as netguard
+from app.images import ssrf
 from app.images.ssrf import (
     ALLOWED_PORTS,
     BLOCKED_V4,
@@ -121,11 +121,11 @@ def test_why_refused(case: Case) -> None:
 
 @pytest.mark.parametrize("table", ["BLOCKED_V4", "BLOCKED_V6"])
 @pytest.mark.parametrize("net", [*BLOCKED_V4, *BLOCKED_V6], ids=lambda net: net.notation)
-def test_every_row_is_needed(table: str, net: netguard.BlockedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = getattr(netguard, table)
+def test_every_row_is_needed(table: str, net: ssrf.BlockedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = getattr(ssrf, table)
     if net not in rows:
         return
-    monkeypatch.setattr(netguard, table, tuple(row for row in rows if row != net))
+    monkeypatch.setattr(ssrf, table, tuple(row for row in rows if row != net))
     assert any(block_reason(ip_address(case.address)) != case.why for case in ADDRESSES)
 
 
