@@ -319,8 +319,8 @@ def _parse_ipv6(text: str) -> IPv6Address:
 def _to_ascii(text: str) -> str:
     """Encode an international name by IDNA 2008.
 
-    Some programs map look-alikes to plain characters (`127。0。0。1` to 127.0.0.1) and ignore invisible characters. Names
-    with either are rejected, because it is uncertain which host they mean.
+    Some programs map look-alikes to plain characters (`127。0。0。1` to 127.0.0.1) and ignore invisible characters.
+    Names with either are rejected, because it is uncertain which host they mean.
     """
     has_look_alikes = unicodedata.normalize("NFKC", text) != text or "。" in text
     if has_look_alikes or any(unicodedata.category(character) == "Cf" for character in text):

@@ -1,8 +1,9 @@
-"""Bytes come back as they went in, wherever they lie meanwhile, and leave nothing behind."""
+"""Blobs return the bytes that were written, from memory or from a file, and leave nothing behind."""
 
 import errno
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from app.observability.metrics import REGISTRY
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    what: str
+    name: str
     writes: tuple[bytes, ...]
     in_file: bool
 
@@ -27,22 +28,24 @@ class Case:
 CASES = [
     Case("nothing at all stays in memory", (), False),
     Case("an empty write stays in memory", (b"",), False),
-    Case("as much as memory may hold stays there", (b"12345678",), False),
+    Case("as many bytes as may be held stay in memory", (b"12345678",), False),
     Case("one byte more goes into a file", (b"123456789",), True),
     Case("several writes up to the limit stay in memory", (b"1234", b"5678"), False),
     Case("the write that crosses the limit takes the earlier ones along", (b"1234", b"5678", b"9"), True),
-    Case("what follows goes into the file too", (b"123456789", b"0", b"a" * 100), True),
+    Case("later writes go into the file too", (b"123456789", b"0", b"a" * 100), True),
 ]
 
 
-def write(blob: Blob, *pieces: bytes) -> Blob:
-    for piece in pieces:
-        blob.write(piece)
+def write(blob: Blob, *chunks: bytes) -> Blob:
+    for chunk in chunks:
+        blob.write(chunk)
     return blob
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
-def test_where_the_bytes_lie(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_small_blobs_are_held_in_memory_and_large_ones_in_a_file(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = watch_files(monkeypatch)
     with write(Blob(tmp_path, in_memory=8), *case.writes) as blob:
         whole = b"".join(case.writes)
@@ -52,16 +55,16 @@ def test_where_the_bytes_lie(case: Case, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def watch_files(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
-    """The folders in which temporary files are made from now on."""
+    """Return a list that gets the folder of every temporary file created from now on."""
     opened: list[Path | None] = []
     real = tempfile.TemporaryFile
 
-    def make(**how: Any) -> IO[bytes]:
-        opened.append(how["dir"])
-        file: IO[bytes] = real(**how)
+    def create(**options: Any) -> IO[bytes]:
+        opened.append(options["dir"])
+        file: IO[bytes] = real(**options)
         return file
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", make)
+    monkeypatch.setattr(tempfile, "TemporaryFile", create)
     return opened
 
 
@@ -75,17 +78,27 @@ def test_a_quarter_of_a_mebibyte_is_held_in_memory(size: int, files: int, monkey
 
 
 @given(pieces=st.lists(st.binary(max_size=12), max_size=8), step=st.integers(1, 7), at=st.integers(0, 60))
-def test_any_bytes_come_back_in_any_pieces(pieces: list[bytes], step: int, at: int) -> None:
+def test_any_bytes_are_read_back_in_chunks_of_any_size(pieces: list[bytes], step: int, at: int) -> None:
     whole = b"".join(pieces)
     with write(Blob(in_memory=10), *pieces) as blob:
         read = list(blob.chunks(step))
         assert b"".join(read) == whole
         assert all(len(piece) == step for piece in read[:-1])
         assert blob.read_at(at, step) == whole[at : at + step]
+        assert blob.checksum == zlib.crc32(whole)
 
 
 @pytest.mark.parametrize("in_memory", [100, 0], ids=["memory", "file"])
-def test_several_readers_do_not_disturb_each_other(in_memory: int) -> None:
+def test_the_checksum_covers_all_writes(in_memory: int) -> None:
+    with Blob(in_memory=in_memory) as blob:
+        assert blob.checksum == 0
+        write(blob, b"1234", b"56789")
+        # The check value of CRC-32, as published in catalogs of CRC algorithms.
+        assert blob.checksum == 0xCBF43926
+
+
+@pytest.mark.parametrize("in_memory", [100, 0], ids=["memory", "file"])
+def test_readers_do_not_disturb_each_other(in_memory: int) -> None:
     with write(Blob(in_memory=in_memory), b"abcdef") as blob:
         first, second = blob.chunks(2), blob.chunks(3)
         assert [next(first), next(second), next(first), next(second), next(first)] == [
@@ -99,7 +112,7 @@ def test_several_readers_do_not_disturb_each_other(in_memory: int) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [100, 0], ids=["memory", "file"])
-def test_what_was_read_stays_when_more_is_written(in_memory: int) -> None:
+def test_bytes_already_read_do_not_change_when_more_is_written(in_memory: int) -> None:
     with write(Blob(in_memory=in_memory), b"head") as blob:
         head = blob.read_at(0, 4)
         blob.write(b"tail")
@@ -113,14 +126,14 @@ def test_a_memoryview_is_written_like_bytes() -> None:
         assert blob.read_at(0, 10) == b"bcabcdef"
 
 
-def test_the_file_has_no_name_even_while_it_is_used(tmp_path: Path) -> None:
+def test_the_file_has_no_name_while_it_is_used(tmp_path: Path) -> None:
     with write(Blob(tmp_path, in_memory=0), b"secret") as blob:
         assert blob.read_at(0, 6) == b"secret"
         assert list(tmp_path.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_is_closed_by_the_with_block_also_on_a_failure() -> None:
+def test_the_with_block_closes_the_file_on_an_error() -> None:
     def fail(blob: Blob) -> None:
         with write(blob, b"abc"):
             raise ZeroDivisionError
@@ -132,54 +145,54 @@ def test_the_file_is_closed_by_the_with_block_also_on_a_failure() -> None:
         blob.read_at(0, 3)
 
 
-def test_closing_twice_does_no_harm() -> None:
+def test_a_blob_may_be_closed_twice() -> None:
     blob = write(Blob(in_memory=0), b"abc")
     blob.close()
     blob.close()
 
 
-def test_a_write_that_takes_only_a_part_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_write_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
     with write(Blob(in_memory=2), b"ab", b"cdefghij", b"k") as blob:
         assert blob.read_at(0, 100) == b"abcdefghijk"
 
 
-def full(number: int, after: int) -> Callable[[int, bytes], int]:
-    """A disk that takes `after` bytes and then answers with an errno."""
+def full_disk(number: int, after: int) -> Callable[[int, bytes], int]:
+    """Return a replacement of `os.write` that accepts `after` bytes and then fails with the error `number`."""
     real = os.write
-    room = after
+    left = after
 
     def write(descriptor: int, data: bytes) -> int:
-        nonlocal room
-        if room == 0:
+        nonlocal left
+        if left == 0:
             raise OSError(number, os.strerror(number))
-        taken = real(descriptor, bytes(data)[:room])
-        room -= taken
-        return taken
+        written = real(descriptor, bytes(data)[:left])
+        left -= written
+        return written
 
     return write
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    what: str
+class DiskError:
+    name: str
     number: int
     after: int
 
 
 FULL = [
-    Fault("a disk without room", errno.ENOSPC, 0),
-    Fault("a disk that fills up within a write", errno.ENOSPC, 5),
-    Fault("a quota that is used up", errno.EDQUOT, 0),
+    DiskError("a disk without space", errno.ENOSPC, 0),
+    DiskError("a disk that fills up within a write", errno.ENOSPC, 5),
+    DiskError("a quota that is used up", errno.EDQUOT, 0),
 ]
 
 
-@pytest.mark.parametrize("fault", FULL, ids=lambda fault: fault.what)
-def test_a_full_disk_is_an_error_that_no_client_repeats(
-    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", FULL, ids=lambda error: error.name)
+def test_a_full_disk_is_an_error_that_clients_do_not_retry(
+    error: DiskError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "write", full(fault.number, fault.after))
+    monkeypatch.setattr(os, "write", full_disk(error.number, error.after))
     with Blob(tmp_path, in_memory=2) as blob, pytest.raises(SpoolFull) as caught:
         blob.write(b"0123456789")
     assert (caught.value.status, caught.value.headers["x-should-retry"]) == (413, "false")
@@ -189,7 +202,7 @@ def test_a_full_disk_is_an_error_that_no_client_repeats(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_room_for_one_more_file_is_full_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_room_for_another_file_is_a_full_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -198,25 +211,25 @@ def test_a_folder_without_room_for_one_more_file_is_full_too(monkeypatch: pytest
         blob.write(b"1")
 
 
-def test_another_fault_of_the_disk_is_not_called_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "write", full(errno.EIO, 0))
+def test_another_disk_error_is_not_reported_as_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", full_disk(errno.EIO, 0))
     with Blob(in_memory=0) as blob, pytest.raises(OSError, match=os.strerror(errno.EIO)):
         blob.write(b"1")
 
 
-def test_the_blobs_of_a_request_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spool_closes_its_blobs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = watch_files(monkeypatch)
     spool = Spool(tmp_path)
-    mine, stranger = write(spool.new_blob(), bytes(MAX_IN_MEMORY + 1)), write(spool.add(Blob(in_memory=0)), b"abc")
+    own, added = write(spool.new_blob(), bytes(MAX_IN_MEMORY + 1)), write(spool.add(Blob(in_memory=0)), b"abc")
     assert opened == [tmp_path, None]
     spool.close()
-    for blob in (mine, stranger):
+    for blob in (own, added):
         with pytest.raises(ValueError, match="closed file"):
             blob.read_at(0, 1)
     spool.close()
 
 
-def test_what_lies_in_files_is_counted_until_it_is_gone() -> None:
+def test_bytes_in_files_are_counted_until_the_blob_is_closed() -> None:
     def spooled() -> float:
         return REGISTRY.get_sample_value("limner_spool_bytes") or 0.0
 
