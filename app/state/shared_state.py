@@ -1,4 +1,4 @@
-"""What replicas share: in this process, or in Redis."""
+"""Share state between replicas in Redis, and carry on alone while Redis is down."""
 
 import re
 import time
@@ -20,125 +20,151 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What both can do: `acquire_entry` and `get_moving_window` for limits, `incr` and `get` for plain numbers.
+#: The methods used of both: `acquire_entry` and `get_moving_window` for limits, `incr` and `get` for plain numbers.
 Counters = MemoryStorage | RedisStorage
 
-#: Seconds for one command, and seconds without another try after one that failed.
+#: Seconds for one command, and seconds to wait after a failure before Redis is tried again.
 _TIMEOUT = 1.0
 
-#: Seconds that one waits at most to be the one that counts, and between two tries.
+#: Seconds to wait for a lock, which is also how long it is held at most, and seconds between two attempts.
 _LOCK_TIMEOUT, _LOCK_POLL_INTERVAL = 1.0, 0.01
 
-#: Connections to Redis, and seconds that a command waits for one of them.
+#: Connections to Redis, and seconds that a command waits for a free one.
 _MAX_CONNECTIONS, _CONNECTION_WAIT = 16, 10.0
 
 
 class SharedState:
-    """`url` is `memory:` or that of a Redis. While Redis is away this process is on its own, unless `closed`."""
+    """The connection to Redis, with counters and scripts.
+
+    While Redis is down, this process counts alone; with `fail_closed` it refuses what needs the shared state. After a
+    failure no command is sent for a second; then one caller tries Redis again, and the others do not wait for it.
+    """
 
     def __init__(self, url: str, *, fail_closed: bool, now: Callable[[], float] = time.monotonic) -> None:
+        """`url`: the address of a Redis, or `memory:` to share nothing. No connection is opened yet."""
         self._fail_closed = fail_closed
         self._now = now
         self._retry_at: float | None = None
         self._local_counters = MemoryStorage()
         self._connection_errors: tuple[type[Exception], ...] = (OSError,)
         self._redis = None if url == "memory:" else self._connect(url)
-        self._scripts: dict[str, AsyncScript] = {}
         self._redis_counters = None if self._redis is None else _open_counters(self._redis)
+        self._scripts: dict[str, AsyncScript] = {}
 
     @property
     def is_shared(self) -> bool:
+        """Whether a Redis is configured, even if it is down."""
         return self._redis is not None
 
-    async def with_counters(self, name: str, use: Callable[[Counters], Awaitable[T]]) -> T:
-        """With all replicas, one at a time of those with that name; or else alone.
+    async def close(self) -> None:
+        if self._redis is not None:
+            await self._redis.aclose()
 
-        Raises what `use` raises, and Unavailable where alone is not allowed.
+    async def ping(self) -> None:
+        """Check that Redis answers. Does nothing when no state is shared.
+
+        Raises:
+            OSError: Redis cannot be reached or refuses this client. The message gives the reason.
+        """
+        try:
+            if self._redis is not None:
+                await self._redis.ping()
+        except self._connection_errors as error:
+            raise ConnectionError(str(error)) from None
+
+    async def with_counters(self, name: str, use: Callable[[Counters], Awaitable[T]]) -> T:
+        """Call `use` with the shared counters, or with those of this process while Redis is down.
+
+        Over all replicas, one call for each `name` runs at a time. What `use` raises is passed on.
+
+        Raises:
+            ServiceUnavailable: Redis is down, and this server fails closed.
         """
         if (redis := self._redis) is None or (counters := self._redis_counters) is None:
             return await use(self._local_counters)
         lock = redis.lock(
             f"limner:lock:{name}", timeout=_LOCK_TIMEOUT, blocking_timeout=_LOCK_TIMEOUT, sleep=_LOCK_POLL_INTERVAL
         )
-        given = await self._guarded(lambda: self._with_lock(lock, lambda: use(counters)))
-        if given is None:
+        result = await self._guarded(lambda: self._with_lock(lock, lambda: use(counters)))
+        if result is None:
             self._raise_if_fail_closed()
             return await use(self._local_counters)
-        return given[0]
+        return result[0]
 
     async def run(self, use: Callable[["Redis"], Awaitable[T]], *, required: bool = False) -> T | None:
-        """None where nothing is shared or Redis is away: then what is `vital` raises Unavailable, if `closed`."""
+        """Call `use` with the Redis client. Returns None when no state is shared, or while Redis is down.
+
+        Raises:
+            ServiceUnavailable: Redis is down, the call is `required`, and this server fails closed.
+        """
         if (redis := self._redis) is None:
             return None
-        given = await self._guarded(lambda: use(redis))
-        if given is None and required:
+        result = await self._guarded(lambda: use(redis))
+        if result is None and required:
             self._raise_if_fail_closed()
-        return None if given is None else given[0]
+        return None if result is None else result[0]
 
     async def run_script(self, file_name: str, keys: list[str], args: list[Any], *, required: bool = False) -> Any:
-        """What the Lua file of that name answers, in one step of Redis; otherwise as `share`."""
+        """Run a Lua file of this package atomically in Redis. Returns and raises as `run` does."""
         return await self.run(lambda redis: self._script(redis, file_name)(keys, args), required=required)
 
-    def _script(self, redis: "Redis", rules: str) -> "AsyncScript":
-        """Read and hashed once: that would take as long as a command."""
-        if rules not in self._scripts:
-            self._scripts[rules] = redis.register_script(files("app.state").joinpath(rules).read_text())
-        return self._scripts[rules]
+    def _script(self, redis: "Redis", file_name: str) -> "AsyncScript":
+        # Reading and hashing the file takes as long as a command, so it is done once.
+        if file_name not in self._scripts:
+            self._scripts[file_name] = redis.register_script(files("app.state").joinpath(file_name).read_text())
+        return self._scripts[file_name]
 
     async def _with_lock(self, lock: "Lock", use: Callable[[], Awaitable[T]]) -> T:
-        """Who does not get the lock in time goes on without: it keeps several limits in step, each holds by itself."""
-        is_ours = await lock.acquire()
+        # A caller that does not get the lock in time proceeds without it. The lock only keeps several limits consistent
+        # with each other; each limit by itself is counted atomically.
+        is_held = await lock.acquire()
         try:
             return await use()
         finally:
-            if is_ours:
-                # What cannot be given back comes to its end by itself.
+            if is_held:
+                # A lock that cannot be released expires.
                 with suppress(*self._connection_errors):
                     await lock.release()
 
     async def _guarded(self, use: Callable[[], Awaitable[T]]) -> tuple[T] | None:
+        """Call `use` and record whether Redis answered. Returns None while it is down.
+
+        The result is wrapped in a tuple, since it may be None itself.
+        """
         if self._retry_at is not None:
             if self._now() < self._retry_at:
                 return None
-            # One finds out whether it is back; the others need not wait for that.
+            # This caller tries Redis again. The others must not wait for the outcome.
             self._retry_at = self._now() + 2 * _TIMEOUT
         try:
-            given = await use()
+            result = await use()
         except self._connection_errors as error:
             self._mark_down(error)
             return None
         except ApiError:
-            # Counted, and refused.
+            # The request was counted and refused, so Redis has answered.
             self._mark_up()
             raise
         self._mark_up()
-        return (given,)
+        return (result,)
 
     def _raise_if_fail_closed(self) -> None:
         if self._fail_closed:
             raise ServiceUnavailable("The server cannot count at the moment. Please try again.", detail="Redis is away")
 
     def _mark_down(self, error: Exception) -> None:
-        """Told once, not at every try; counted each time."""
         STATE_ERRORS.inc()
         if self._retry_at is None:
-            log.error("shared state is away", closed=self._fail_closed, error=type(error).__name__)
+            log.error("state_down", closed=self._fail_closed, error=type(error).__name__)
         self._retry_at = self._now() + _TIMEOUT
 
     def _mark_up(self) -> None:
         if self._retry_at is not None:
-            log.info("shared state is back")
+            log.info("state_up")
         self._retry_at = None
 
-    async def close(self) -> None:
-        if self._redis is not None:
-            await self._redis.aclose()
-
     def _connect(self, url: str) -> "Redis":
-        """One more try, at once: a connection may have been closed since it was used last.
-
-        Imported here, since who counts alone should not hold seven megabytes of a client for it.
-        """
+        # Imported here: the client takes seven megabytes, which a server that shares nothing should not pay for.
         from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
         from redis.asyncio.retry import Retry  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
@@ -149,6 +175,7 @@ class SharedState:
             redis_address(url),
             max_connections=_MAX_CONNECTIONS,
             timeout=_CONNECTION_WAIT,
+            # One immediate retry: Redis may have closed the connection since it was last used.
             retry=Retry(NoBackoff(), 1),
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
@@ -157,15 +184,15 @@ class SharedState:
 
 
 def redis_address(url: str) -> str:
-    """Valkey's protocol is the same, and so are its addresses but for one word."""
+    """Return the address for the Redis client. Valkey's protocol and addresses are the same except for the scheme."""
     return re.sub("^valkey", "redis", url)
 
 
 def _open_counters(redis: "Redis") -> RedisStorage:
-    """The address that counts is that of the pool; the other one has only to be well-formed, and tells no password."""
     return RedisStorage(
+        # Only parsed: connections come from the pool. So the password is not repeated here.
         "async+redis://",
         implementation="redispy",
         key_prefix="limner",
-        connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # reason: limits passes on what redis-py takes
+        connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # reason: limits passes it on to redis-py
     )

@@ -382,8 +382,8 @@ def test_redis_is_killed_and_comes_back_while_requests_run(
         assert any({status_of(each.result()) for each in start()} == {"200"} for _ in range(20))
         failures = [httpx.get(f"{each.url}/metrics", trust_env=False).text for each in both.processes]
         assert all('limner_part_errors_total{part="state"} 0.0' not in each for each in failures)
-        assert (both.logged("shared state is away"), both.counted("images/alice/minute") > 0) == ([1, 1], True)
-        assert [sum(line["event"] == "shared state is back" for line in each.lines) for each in both.processes] == [
+        assert (both.logged("state_down"), both.counted("images/alice/minute") > 0) == ([1, 1], True)
+        assert [sum(line["event"] == "state_up" for line in each.lines) for each in both.processes] == [
             1,
             1,
         ]

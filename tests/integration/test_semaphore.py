@@ -1,4 +1,4 @@
-"""Turns over all replicas, counted in a real Redis that goes away and comes back."""
+"""Slots are shared over all replicas, through a real Redis that may be killed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,39 +20,42 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 class Replica:
-    """`begin` starts a request that holds its turns until `end`; `inside` lists who has some, over all replicas."""
+    """`begin` starts a request that holds its slots until `end`.
 
-    def __init__(self, url: str, inside: list[str], *, closed: bool = False) -> None:
+    `running` names the requests that hold slots, over all replicas. `polls` counts attempts and renewals.
+    """
+
+    def __init__(self, url: str, running: list[str], *, closed: bool = False) -> None:
         self.state = SharedState(url, fail_closed=closed, now=lambda: 0.0)
-        self.inside = inside
+        self.running = running
         self.limit = 2
-        self.looks = 0
-        self.beat = asyncio.Event()
-        self.leases = DistributedSemaphore(self.state, self.rest)
+        self.polls = 0
+        self.renew = asyncio.Event()
+        self.semaphore = DistributedSemaphore(self.state, self.sleep)
         self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def rest(self, seconds: float) -> None:
-        """A look costs no time; a sign of life is given when the test says so."""
+    async def sleep(self, seconds: float) -> None:
+        """Return at once between attempts. Before a renewal, wait until the test sets `renew`."""
         if seconds > 1:
-            await self.beat.wait()
-            self.beat.clear()
-        self.looks += 1
+            await self.renew.wait()
+            self.renew.clear()
+        self.polls += 1
         await asyncio.sleep(0)
 
-    def begin(self, who: str, questions: int = 1) -> None:
-        self.ends[who] = asyncio.Event()
-        self.tasks[who] = asyncio.create_task(self.request(who, questions))
+    def begin(self, name: str, slots: int = 1) -> None:
+        self.ends[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self.request(name, slots))
 
-    async def request(self, who: str, questions: int) -> None:
-        async with self.leases.acquire("alice", questions, lambda: self.limit):
-            self.inside.append(who)
-            await self.ends[who].wait()
-            self.inside.remove(who)
+    async def request(self, name: str, slots: int) -> None:
+        async with self.semaphore.acquire("alice", slots, lambda: self.limit):
+            self.running.append(name)
+            await self.ends[name].wait()
+            self.running.remove(name)
 
-    async def end(self, who: str) -> None:
-        self.ends[who].set()
-        await self.tasks[who]
+    async def end(self, name: str) -> None:
+        self.ends[name].set()
+        await self.tasks[name]
 
     async def close(self) -> None:
         for task in self.tasks.values():
@@ -66,21 +69,21 @@ async def until(holds: Callable[[], bool]) -> None:
         if holds():
             return
         await asyncio.sleep(0)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition was never met")
 
 
-async def looks(*replicas: Replica) -> None:
-    """Lets those who wait look a few times more."""
-    seen = [replica.looks for replica in replicas]
-    await until(lambda: all(replica.looks > before + 5 for replica, before in zip(replicas, seen, strict=True)))
+async def more_polls(*replicas: Replica) -> None:
+    """Wait until every replica has made a few more attempts."""
+    seen = [replica.polls for replica in replicas]
+    await until(lambda: all(replica.polls > before + 5 for replica, before in zip(replicas, seen, strict=True)))
 
 
-def scene(redis: RedisServer, play: Callable[[Replica, Replica, list[str]], Awaitable[Any]]) -> None:
+def with_two_replicas(redis: RedisServer, steps: Callable[[Replica, Replica, list[str]], Awaitable[Any]]) -> None:
     async def run() -> None:
-        inside: list[str] = []
-        one, other = Replica(redis.url, inside), Replica(redis.url, inside)
+        running: list[str] = []
+        one, other = Replica(redis.url, running), Replica(redis.url, running)
         try:
-            await play(one, other, inside)
+            await steps(one, other, running)
         finally:
             await one.close()
             await other.close()
@@ -88,158 +91,158 @@ def scene(redis: RedisServer, play: Callable[[Replica, Replica, list[str]], Awai
     asyncio.run(run())
 
 
-def test_two_replicas_have_so_many_turns_together(redis: RedisServer) -> None:
-    async def play(one: Replica, other: Replica, inside: list[str]) -> None:
+def test_two_replicas_share_the_slots_of_a_key(redis: RedisServer) -> None:
+    async def steps(one: Replica, other: Replica, running: list[str]) -> None:
         one.begin("a")
         other.begin("b")
-        await until(lambda: len(inside) == 2)
+        await until(lambda: len(running) == 2)
         one.begin("c")
         other.begin("d")
-        await looks(one, other)
-        assert sorted(inside) == ["a", "b"]
+        await more_polls(one, other)
+        assert sorted(running) == ["a", "b"]
         await one.end("a")
-        await until(lambda: len(inside) == 2)
+        await until(lambda: len(running) == 2)
         await other.end("b")
-        await until(lambda: sorted(inside) == ["c", "d"])
+        await until(lambda: sorted(running) == ["c", "d"])
 
-    scene(redis, play)
+    with_two_replicas(redis, steps)
 
 
-def held(inside: Replica) -> Awaitable[list[bytes] | None]:
-    async def look(redis: Any) -> list[bytes]:
+def held_slots(replica: Replica) -> Awaitable[list[bytes] | None]:
+    async def read(redis: Any) -> list[bytes]:
         members: list[bytes] = await redis.zrange("limner:turns:{alice}:held", 0, -1)
         return members
 
-    return inside.state.run(look)
+    return replica.state.run(read)
 
 
-def test_who_needs_many_is_not_passed_by_those_who_need_few(redis: RedisServer) -> None:
-    async def play(one: Replica, other: Replica, inside: list[str]) -> None:
+def test_a_request_that_needs_many_slots_is_not_overtaken_by_later_ones(redis: RedisServer) -> None:
+    async def steps(one: Replica, other: Replica, running: list[str]) -> None:
         one.begin("few")
-        await until(lambda: inside == ["few"])
+        await until(lambda: running == ["few"])
         other.begin("many", 5)
-        await looks(other)
+        await more_polls(other)
         one.begin("late")
-        await looks(one, other)
-        assert inside == ["few"]
+        await more_polls(one, other)
+        assert running == ["few"]
         await one.end("few")
-        await until(lambda: inside == ["many"])
-        assert len(await held(one) or []) == 2
+        await until(lambda: running == ["many"])
+        assert len(await held_slots(one) or []) == 2
         await other.end("many")
-        await until(lambda: inside == ["late"])
+        await until(lambda: running == ["late"])
 
-    scene(redis, play)
+    with_two_replicas(redis, steps)
 
 
-def test_what_is_given_back_is_forgotten(redis: RedisServer) -> None:
-    async def play(one: Replica, other: Replica, inside: list[str]) -> None:
+def test_released_slots_leave_nothing_in_redis(redis: RedisServer) -> None:
+    async def steps(one: Replica, other: Replica, running: list[str]) -> None:
         one.begin("a", 2)
-        await until(lambda: inside == ["a"])
+        await until(lambda: running == ["a"])
         other.begin("b")
-        await looks(other)
+        await more_polls(other)
         other.tasks["b"].cancel()
         await one.end("a")
         await asyncio.gather(other.tasks["b"], return_exceptions=True)
         assert await one.state.run(lambda shared: shared.keys("*")) == []
 
-    scene(redis, play)
+    with_two_replicas(redis, steps)
 
 
-async def write(replica: Replica, part: str, who: str, score: float) -> None:
-    await replica.state.run(lambda shared: shared.zadd(f"limner:turns:{{alice}}:{part}", {who: score}))
+async def write(replica: Replica, part: str, member: str, score: float) -> None:
+    await replica.state.run(lambda shared: shared.zadd(f"limner:turns:{{alice}}:{part}", {member: score}))
 
 
-def test_the_dead_give_back_their_turns_and_their_places(redis: RedisServer) -> None:
-    async def play(one: Replica, other: Replica, inside: list[str]) -> None:
-        for turn in (1, 2):
-            await write(one, "held", f"dead:{turn}", 4e12)
+def test_slots_and_queue_places_of_a_crashed_replica_expire(redis: RedisServer) -> None:
+    async def steps(one: Replica, other: Replica, running: list[str]) -> None:
+        for slot in (1, 2):
+            await write(one, "held", f"dead:{slot}", 4e12)
         await write(one, "line", "gone", 1)
         await write(one, "alive", "gone", 4e12)
         one.begin("a")
-        await looks(one)
-        for turn in (1, 2):
-            await write(one, "held", f"dead:{turn}", 1)
-        await looks(one)
-        assert inside == []
+        await more_polls(one)
+        for slot in (1, 2):
+            await write(one, "held", f"dead:{slot}", 1)
+        await more_polls(one)
+        assert running == []
         await write(one, "alive", "gone", 1)
-        await until(lambda: inside == ["a"])
+        await until(lambda: running == ["a"])
 
-    scene(redis, play)
+    with_two_replicas(redis, steps)
 
 
-def test_who_works_long_stays_known(redis: RedisServer) -> None:
-    """Also where Redis has forgotten everything in the meantime."""
+def test_slots_are_renewed_while_a_request_runs(redis: RedisServer) -> None:
+    """They are restored even if Redis has lost them."""
 
-    async def play(one: Replica, other: Replica, inside: list[str]) -> None:
+    async def steps(one: Replica, other: Replica, running: list[str]) -> None:
         one.begin("a", 2)
-        await until(lambda: inside == ["a"])
-        before = await held(one)
+        await until(lambda: running == ["a"])
+        before = await held_slots(one)
         await one.state.run(lambda shared: shared.flushall())
-        one.beat.set()
-        # The renewal and this look travel over different connections, so the order in which Redis sees them is open.
+        one.renew.set()
+        # The renewal and this read travel over different connections, so the order in which Redis sees them is open.
         after: list[bytes] | None = []
         for _ in range(1000):
-            if after := await held(other):
+            if after := await held_slots(other):
                 break
         assert (after, len(before or [])) == (before, 2)
 
-    scene(redis, play)
+    with_two_replicas(redis, steps)
 
 
-def test_a_limit_that_changes_holds_for_those_who_wait(redis: RedisServer) -> None:
-    async def play(one: Replica, other: Replica, inside: list[str]) -> None:
+def test_a_changed_limit_applies_to_waiting_requests(redis: RedisServer) -> None:
+    async def steps(one: Replica, other: Replica, running: list[str]) -> None:
         one.begin("a", 2)
-        await until(lambda: inside == ["a"])
+        await until(lambda: running == ["a"])
         other.begin("b", 2)
-        await looks(other)
+        await more_polls(other)
         other.limit = 4
-        await until(lambda: inside == ["a", "b"])
+        await until(lambda: running == ["a", "b"])
         one.limit = 1
         one.begin("c", 2)
         await other.end("b")
-        await looks(one)
+        await more_polls(one)
         await one.end("a")
-        await until(lambda: inside == ["c"])
-        assert len(await held(one) or []) == 1
+        await until(lambda: running == ["c"])
+        assert len(await held_slots(one) or []) == 1
 
-    scene(redis, play)
+    with_two_replicas(redis, steps)
 
 
-def test_without_redis_nobody_waits(redis: RedisServer) -> None:
-    async def play(one: Replica, other: Replica, inside: list[str]) -> None:
+def test_requests_stop_waiting_when_redis_goes_down(redis: RedisServer) -> None:
+    async def steps(one: Replica, other: Replica, running: list[str]) -> None:
         one.begin("a", 2)
-        await until(lambda: inside == ["a"])
+        await until(lambda: running == ["a"])
         other.begin("b")
-        await looks(other)
+        await more_polls(other)
         redis.kill()
-        await until(lambda: inside == ["a", "b"])
+        await until(lambda: running == ["a", "b"])
         await one.end("a")
         await other.end("b")
 
-    scene(redis, play)
+    with_two_replicas(redis, steps)
 
 
-@pytest.mark.parametrize("url", ["memory:", "redis://127.0.0.1:9"], ids=["nothing is shared", "redis is away"])
-def test_alone_there_is_no_line(url: str) -> None:
-    async def play() -> None:
-        inside: list[str] = []
-        replica = Replica(url, inside)
-        for who in "abc":
-            replica.begin(who)
-        await until(lambda: inside == ["a", "b", "c"])
-        for who in "abc":
-            await replica.end(who)
+@pytest.mark.parametrize("url", ["memory:", "redis://127.0.0.1:9"], ids=["nothing is shared", "redis is down"])
+def test_without_redis_no_request_waits(url: str) -> None:
+    async def steps() -> None:
+        running: list[str] = []
+        replica = Replica(url, running)
+        for name in "abc":
+            replica.begin(name)
+        await until(lambda: running == ["a", "b", "c"])
+        for name in "abc":
+            await replica.end(name)
         await replica.close()
 
-    asyncio.run(play())
+    asyncio.run(steps())
 
 
-def test_nobody_goes_on_without_redis_where_that_is_set() -> None:
-    async def play() -> None:
+def test_a_server_that_fails_closed_refuses_requests_while_redis_is_down() -> None:
+    async def steps() -> None:
         replica = Replica("redis://127.0.0.1:9", [], closed=True)
         replica.begin("a")
         with pytest.raises(ServiceUnavailable):
             await replica.tasks["a"]
         await replica.close()
 
-    asyncio.run(play())
+    asyncio.run(steps())

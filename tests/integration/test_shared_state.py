@@ -1,4 +1,4 @@
-"""What replicas share: counted in a real Redis, which goes away and comes back."""
+"""Replicas share state through a real Redis, which is killed and started again."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,36 +25,36 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 async def hit(counters: Counters) -> bool:
-    """One of ten a minute."""
+    """Count one of ten per minute; False when they are used up."""
     return await counters.acquire_entry("alice", 10, 60)
 
 
-def test_without_a_url_each_process_counts_for_itself() -> None:
-    async def scene() -> None:
+def test_without_redis_each_process_counts_for_itself() -> None:
+    async def check() -> None:
         one, other = SharedState("memory:", fail_closed=True), SharedState("memory:", fail_closed=True)
         assert sum([await one.with_counters("alice", hit) for _ in range(12)]) == 10
         assert await other.with_counters("alice", hit)
         await one.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_two_count_together(redis: RedisServer) -> None:
-    async def scene() -> None:
+def test_two_replicas_count_together(redis: RedisServer) -> None:
+    async def check() -> None:
         states = [SharedState(redis.url, fail_closed=False) for _ in range(2)]
         got = await asyncio.gather(*(states[number % 2].with_counters("alice", hit) for number in range(30)))
         assert sum(got) == 10
         for state in states:
             await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-@pytest.mark.parametrize("closed", [False, True], ids=["open: counted here", "closed: refused"])
-def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> None:
+@pytest.mark.parametrize("closed", [False, True], ids=["open: counts alone", "closed: refuses"])
+def test_redis_is_killed_and_started_again(closed: bool, redis: RedisServer) -> None:
     now = 0.0
 
-    async def scene() -> None:
+    async def check() -> None:
         nonlocal now
         state = SharedState(redis.url, fail_closed=closed, now=lambda: now)
         assert await state.with_counters("alice", hit)
@@ -69,14 +69,14 @@ def test_redis_is_killed_and_comes_back(closed: bool, redis: RedisServer) -> Non
                 now += 2
             redis.start()
             assert sum([await state.with_counters("alice", hit) for _ in range(12)]) == 10
-            # A connection that was closed in the meantime is opened anew: that is no loss.
+            # A connection that Redis closed in the meantime is opened again, which is not an error.
             redis.kill()
             redis.start()
             assert await state.with_counters("alice", hit)
-        assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
+        assert [record["event"] for record in logs] == ["state_down", "state_up"]
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
 def failures() -> float:
@@ -98,8 +98,8 @@ def failures() -> float:
         ("redis://127.0.0.1:{port}", False),
     ],
 )
-def test_each_form_of_address(url: str, works: bool, tmp_path: Path) -> None:
-    """That of a server with a password, a socket, and a certificate for another name that nobody has signed."""
+def test_every_form_of_address_is_understood(url: str, works: bool, tmp_path: Path) -> None:
+    """The server has a password, a socket, and a self-signed certificate for another name."""
     (tmp_path / "key").write_text(certificate.KEY)
     (tmp_path / "certificate").write_text(certificate.CERTIFICATE)
     (tls,) = free_ports(1)
@@ -110,51 +110,67 @@ def test_each_form_of_address(url: str, works: bool, tmp_path: Path) -> None:
     with run_redis(tmp_path, *options) as server:
         url = url.format(password="s%2Fe%20c%40r%23t", port=server.url.rpartition(":")[2], tls=tls, folder=tmp_path)
 
-        async def scene() -> None:
+        async def check() -> None:
             state = SharedState(TypeAdapter(StateUrl).validate_python(url), fail_closed=False)
             with capture_logs() as logs:
                 assert await state.with_counters("alice", hit)
                 assert await state.run(lambda shared: shared.ping()) is (True if works else None)
-            assert [each["event"] for each in logs] == ([] if works else ["shared state is away"])
+            assert [record["event"] for record in logs] == ([] if works else ["state_down"])
             assert "wrong" not in str(logs)
             await state.close()
 
-        asyncio.run(scene())
+        asyncio.run(check())
 
 
-def test_a_redis_that_is_away_is_not_asked_each_time() -> None:
+def test_a_ping_gives_the_reason_when_redis_does_not_answer(redis: RedisServer) -> None:
+    async def check() -> None:
+        state = SharedState(redis.url, fail_closed=False)
+        await state.ping()
+        redis.kill()
+        with pytest.raises(OSError, match="Connect call failed"):
+            await state.ping()
+        await state.close()
+
+    asyncio.run(check())
+
+
+def test_without_redis_a_ping_does_nothing() -> None:
+    asyncio.run(SharedState("memory:", fail_closed=True).ping())
+
+
+def test_a_redis_that_is_down_is_not_tried_at_every_call() -> None:
     before = failures()
 
-    async def scene() -> None:
+    async def check() -> None:
         state = SharedState("redis://127.0.0.1:9", fail_closed=False, now=lambda: 0.0)
         with capture_logs() as logs:
             assert sum([await state.with_counters("alice", hit) for _ in range(12)]) == 10
         assert (len(logs), failures() - before) == (1, 1)
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_something_of_their_own_is_shared(redis: RedisServer) -> None:
-    async def scene() -> None:
+def test_a_value_that_one_replica_writes_can_be_read_by_another(redis: RedisServer) -> None:
+    async def check() -> None:
         states = [SharedState(redis.url, fail_closed=False) for _ in range(2)]
         await states[0].run(lambda shared: shared.set("limner:x", "1"))
         assert await states[1].run(lambda shared: shared.get("limner:x")) == b"1"
         for state in states:
             await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_alone_there_is_nothing_to_share() -> None:
+def test_without_redis_nothing_is_run() -> None:
     alone = SharedState("memory:", fail_closed=True)
     assert not alone.is_shared
     assert asyncio.run(alone.run(lambda shared: shared.ping(), required=True)) is None
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
-def test_only_what_is_vital_is_refused_without_redis(closed: bool) -> None:
-    async def scene() -> None:
+def test_while_redis_is_down_only_required_calls_are_refused(closed: bool) -> None:
+    async def check() -> None:
         state = SharedState("redis://127.0.0.1:9", fail_closed=closed)
         assert state.is_shared
         assert await state.run(lambda shared: shared.ping()) is None
@@ -165,28 +181,28 @@ def test_only_what_is_vital_is_refused_without_redis(closed: bool) -> None:
             assert await state.run(lambda shared: shared.ping(), required=True) is None
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_a_crowd_is_counted_together_too(redis: RedisServer) -> None:
+def test_four_hundred_concurrent_calls_are_counted_together(redis: RedisServer) -> None:
     before = failures()
 
-    async def scene() -> None:
+    async def check() -> None:
         state = SharedState(redis.url, fail_closed=True)
         assert sum(await asyncio.gather(*(state.with_counters("alice", hit) for _ in range(400)))) == 10
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
     assert failures() == before
 
 
-def test_a_refusal_is_an_answer_of_redis_too(redis: RedisServer) -> None:
+def test_a_refusal_shows_that_redis_is_up_again(redis: RedisServer) -> None:
     now = 0.0
 
     async def refuse(_: Counters) -> None:
         raise RateLimited("Enough.")
 
-    async def scene() -> None:
+    async def check() -> None:
         nonlocal now
         state = SharedState(redis.url, fail_closed=False, now=lambda: now)
         redis.kill()
@@ -196,68 +212,70 @@ def test_a_refusal_is_an_answer_of_redis_too(redis: RedisServer) -> None:
             now += 2
             with pytest.raises(RateLimited):
                 await state.with_counters("alice", refuse)
-        assert [each["event"] for each in logs] == ["shared state is away", "shared state is back"]
+        assert [record["event"] for record in logs] == ["state_down", "state_up"]
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_one_counts_at_a_time_with_a_name(redis: RedisServer) -> None:
-    inside = most = 0
+def test_calls_with_the_same_name_run_one_at_a_time(redis: RedisServer) -> None:
+    running = max_running = 0
 
-    async def look(counters: Counters) -> None:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
+    async def use(counters: Counters) -> None:
+        nonlocal running, max_running
+        running += 1
+        max_running = max(max_running, running)
         for _ in range(5):
             await asyncio.sleep(0)
-        inside -= 1
+        running -= 1
 
-    async def scene() -> None:
+    async def check() -> None:
         states = [SharedState(redis.url, fail_closed=False) for _ in range(2)]
-        await asyncio.gather(*(states[number % 2].with_counters("alice", look) for number in range(6)))
-        assert most == 1
-        await asyncio.gather(*(states[number % 2].with_counters(f"alice {number}", look) for number in range(2)))
-        assert most == 2
+        await asyncio.gather(*(states[number % 2].with_counters("alice", use) for number in range(6)))
+        assert max_running == 1
+        await asyncio.gather(*(states[number % 2].with_counters(f"alice {number}", use) for number in range(2)))
+        assert max_running == 2
         for state in states:
             await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_whoever_holds_up_the_others_for_long_is_passed_by(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_held_for_too_long_does_not_stop_others(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("app.state.shared_state._LOCK_TIMEOUT", 0.02)
 
-    async def scene() -> None:
+    async def check() -> None:
         state = SharedState(redis.url, fail_closed=False)
-        await state.run(lambda shared: shared.set("limner:lock:alice", "of one that was killed"))
+        await state.run(lambda shared: shared.set("limner:lock:alice", "of a replica that was killed"))
         assert await state.with_counters("alice", hit)
         assert await state.run(lambda shared: shared.get("limner:lock:alice")) is not None
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_a_lock_that_was_lost_is_no_fault(redis: RedisServer) -> None:
-    async def scene() -> None:
+def test_a_lock_that_expired_is_not_an_error(redis: RedisServer) -> None:
+    async def check() -> None:
         state = SharedState(redis.url, fail_closed=False)
 
-        async def outlast(counters: Counters) -> bool:
+        async def lose_lock(counters: Counters) -> bool:
             await state.run(lambda shared: shared.delete("limner:lock:alice"))
             return await hit(counters)
 
         with capture_logs() as logs:
-            assert await state.with_counters("alice", outlast)
+            assert await state.with_counters("alice", lose_lock)
         assert logs == []
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())
 
 
-def test_one_finds_out_whether_redis_is_back_and_nobody_waits_for_that(redis: RedisServer) -> None:
+def test_one_caller_tries_redis_again_and_the_others_do_not_wait(redis: RedisServer) -> None:
     now = 0.0
 
-    async def scene() -> None:
+    async def check() -> None:
         nonlocal now
         state = SharedState(redis.url, fail_closed=False, now=lambda: now)
         redis.kill()
@@ -266,16 +284,16 @@ def test_one_finds_out_whether_redis_is_back_and_nobody_waits_for_that(redis: Re
         now += 1
         answered = asyncio.Event()
 
-        async def look(shared: Redis) -> bool:
+        async def probe(shared: Redis) -> bool:
             await answered.wait()
             return bool(await shared.ping())
 
-        probe = asyncio.create_task(state.run(look))
+        probing = asyncio.create_task(state.run(probe))
         await asyncio.sleep(0)
         assert await state.run(lambda shared: shared.ping()) is None
         answered.set()
-        assert await probe
+        assert await probing
         assert await state.run(lambda shared: shared.ping())
         await state.close()
 
-    asyncio.run(scene())
+    asyncio.run(check())

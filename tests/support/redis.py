@@ -1,4 +1,4 @@
-"""A real Redis on loopback, to be killed and started again."""
+"""A real Redis on loopback that tests can kill and start again."""
 
 import shutil
 import socket
@@ -14,7 +14,10 @@ from tests.support.ports import free_ports
 
 
 class RedisServer:
-    """Nothing of it is on disk: one that has been killed has forgotten everything. `options` as on its command line."""
+    """A Redis that stores nothing on disk, so that it is empty after `kill` and `start`.
+
+    `options` are added to its command line.
+    """
 
     def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
@@ -39,10 +42,10 @@ class RedisServer:
         self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
         for _ in range(1000):
             try:
-                with socket.create_connection(("127.0.0.1", self._port)) as line:
-                    # It answers when all its sockets are open.
-                    line.sendall(b"PING\r\n")
-                    line.recv(64)
+                with socket.create_connection(("127.0.0.1", self._port)) as connection:
+                    # Redis replies once all its sockets are open.
+                    connection.sendall(b"PING\r\n")
+                    connection.recv(64)
                 return
             except ConnectionRefusedError:
                 threading.Event().wait(0.01)
@@ -56,7 +59,7 @@ class RedisServer:
 
 @contextmanager
 def run_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
-    """Skips the test where there is none."""
+    """Run a Redis until the end of the block. Skips the test when redis-server is not installed."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     server = RedisServer(folder, *options)
