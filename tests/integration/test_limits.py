@@ -398,7 +398,7 @@ def most_at_once(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> list[int
         move(step)
         seen.append(demo.state.in_flight)
 
-    monkeypatch.setattr(demo.state, "move", watch)
+    monkeypatch.setattr(demo.state, "change_in_flight", watch)
     return seen
 
 
