@@ -178,7 +178,7 @@ async def sweep(store: ImageStore, once: Once, seconds: float) -> None:
     while True:
         once.sweep()
         try:
-            log.debug("sweep", removed=await store.delete_expired())
+            log.debug("store_purge", removed=await store.delete_expired())
         except ApiError as error:
-            log.warning("sweep", error=error.detail)
+            log.warning("store_purge_failed", error=error.detail)
         await asyncio.sleep(seconds)

@@ -167,9 +167,9 @@ class KeyFile:
         try:
             self._keys = self._read()
         except InvalidKeyFile as error:
-            log.error("keys file not read, the keys stay as they were", path=str(self._path), reason=str(error))
+            log.error("key_file_rejected", path=str(self._path), reason=str(error))
         else:
-            log.info("keys file read", path=str(self._path), keys=len(self._keys))
+            log.info("key_file_loaded", path=str(self._path), keys=len(self._keys))
 
     def _was_just_written(self, stamp: _FileVersion | None) -> bool:
         """Half of a file can be whole tables, without their last limits. A time that is yet to come says nothing."""

@@ -1,5 +1,6 @@
 """What every request passes: request id, access record, tidy path, last resort for faults. Plain ASGI classes."""
 
+import logging
 import re
 import time
 import uuid
@@ -65,14 +66,14 @@ class AccessLogMiddleware:
         try:
             await self._app(scope, count_in, send_with_id)
         finally:
-            write = log.debug if scope["path"].startswith(_QUIET_PATHS) else log.info
+            level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
             ms = round((time.perf_counter() - began) * 1000, 1)
             record.update(bytes_in=bytes_in, bytes_out=bytes_out)
             account: Account | None = scope["state"].get("account")
             if account is not None:
                 record.update(account.close({"status": status, **record}))
             route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
-            write("request", **route, **record)
+            log.log(level, "request", **route, **record)
             if "/images/" in scope["path"] and scope["method"] != "OPTIONS":
                 self._outcomes.append({"id": request_id, "at": time.time(), **route, **record})
 
@@ -104,7 +105,7 @@ class UnhandledErrorMiddleware:
         try:
             await self._app(scope, receive, watch)
         except Exception:  # reason: the one place where a bug must not take the connection down
-            log.exception("fault")
+            log.exception("unhandled_error")
             if started:
                 raise
             await ErrorResponse(ApiError())(scope, receive, send)

@@ -90,7 +90,7 @@ def demo_entry(settings: Settings) -> UpstreamEntry:
     (alone,) = settings.effective_upstreams
     known = parse_model(settings.upstream_model) is not None
     if not known:
-        log.warning("demo.model", unknown=settings.upstream_model, instead=MODEL)
+        log.warning("demo_model_replaced", unknown=settings.upstream_model, instead=MODEL)
     return alone.model_copy(
         update={
             "model": settings.upstream_model if known else MODEL,

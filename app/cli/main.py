@@ -175,9 +175,13 @@ def add_ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def serve(settings: Settings) -> int:
     for name in unknown_variables():
-        log.warning("unknown variable", name=name, see="docs/settings.md")
+        log.warning("unknown_variable", name=name, see="docs/settings.md")
     if not settings.pass_through and not settings.has_client_keys:
-        log.warning("no LIMNER_API_KEYS: whoever reaches this address spends the upstream key", host=settings.host)
+        log.warning(
+            "open_access_warning",
+            host=settings.host,
+            reason="LIMNER_API_KEYS is not set: everyone who can reach this address spends the upstream key",
+        )
     warn_of_workers(settings)
     try:
         server = open_workers(settings) if settings.workers > 1 else DrainingServer(settings)
@@ -201,8 +205,9 @@ def serve(settings: Settings) -> int:
 def warn_of_workers(settings: Settings) -> None:
     if settings.workers > 1 and settings.shared_state == "memory:":
         log.warning(
-            f"LIMNER_WORKERS={settings.workers} without LIMNER_SHARED_STATE=redis://…: "
-            "limits, kept answers and repeated questions are each worker's own"
+            "unshared_workers_warning",
+            workers=settings.workers,
+            reason="LIMNER_SHARED_STATE is not set to redis://…: limits and results are each worker's own",
         )
 
 

@@ -193,7 +193,7 @@ class Fetcher:
                 if not error.is_transient:
                     raise
                 download.last_failure = f"before that: {error}"
-                log.warning("image_download_again", place=download.loggable_url, reason=str(error), detail=error.detail)
+                log.warning("image_download_retry", place=download.loggable_url, reason=str(error), detail=error.detail)
             await self._sleep(pause)
         return await self._attempt(download)
 

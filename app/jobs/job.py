@@ -66,7 +66,7 @@ class Job(Generic[ItemT]):
             self.fault = ServiceUnavailable("The server is shutting down. Please try again.")
             raise
         except Exception:  # noqa: BLE001  # reason: a bug must not leave its reader waiting; who gets a 500
-            log.exception("fault")
+            log.exception("unhandled_error")
             self.fault = ApiError()
 
     def _end(self, _: asyncio.Task[None]) -> None:

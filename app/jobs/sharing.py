@@ -244,7 +244,7 @@ class Handover:
             letter = await write_letter(errand, self.store)
             is_told = await self.board.finish(errand, letter, briefly=not wanted)
         except ApiError as error:
-            log.warning("handover", errand=errand.id, error=error.detail or error.message)
+            log.warning("job_sharing_failed", errand=errand.id, error=error.detail or error.message)
             return False
         return is_told and not errand.is_bound_here
 
@@ -252,7 +252,7 @@ class Handover:
         try:
             await self.board.tell(errand)
         except ServiceUnavailable as error:
-            log.warning("handover", errand=errand.id, error=error.message)
+            log.warning("job_sharing_failed", errand=errand.id, error=error.message)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -263,4 +263,4 @@ class Handover:
     def _end(self, task: asyncio.Task[None]) -> None:
         self.under_way.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
-            log.error("fault", exc_info=bug)
+            log.error("unhandled_error", exc_info=bug)

@@ -79,7 +79,7 @@ class Account:
         self._worked = time.perf_counter()
         if self._record is not None:
             # Nobody waits any more, so there is no record that the facts could join.
-            log.info("question", **self._settle(self._record))
+            log.info("job_finished", **self._settle(self._record))
 
     def _settle(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         facts = self._facts(record)

@@ -59,7 +59,7 @@ class Ledger:
     def _fail(self, reason: str) -> None:
         LEDGER_ERRORS.inc()
         if not self._has_failed:
-            log.error("ledger", path=str(self._path), reason=reason)
+            log.error("ledger_write_failed", path=str(self._path), reason=reason)
         self._has_failed = True
 
     def close(self) -> None:

@@ -11,6 +11,37 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+#: Every event that the server logs itself, and when. Alerts may rely on these names: tests compare them with the code.
+EVENTS = {
+    "request": "a request has ended, with its status, times and, for images, its cost",
+    "job_finished": "a job has ended after its client disconnected, so no `request` record could include its cost",
+    "unhandled_error": "an error that is a bug in this server, with its stack trace",
+    "upstream_failed": "an upstream failed; the next one is tried if the failure cost nothing",
+    "upstream_circuit_changed": "the circuit breaker of an upstream opened, half-opened or closed",
+    "upstream_retry": "the same upstream is tried again after a pause",
+    "image_download_retry": "an image could not be downloaded and is tried again",
+    "store_purge": "expired images were deleted from the image store",
+    "store_purge_failed": "the image store did not delete expired images",
+    "job_sharing_failed": "other replicas could not be informed about a job",
+    "state_down": "Redis does not respond; logged once until it responds again",
+    "state_up": "Redis responds again",
+    "key_file_loaded": "the file of client keys was read again",
+    "key_file_rejected": "the file of client keys is invalid; the previous keys stay valid",
+    "client_write_stalled": "a client stopped reading its response and was disconnected",
+    "server_ready": "the server accepts requests; with several workers, once all of them do",
+    "server_draining": "the server finishes the jobs in flight and accepts no new ones",
+    "server_bind_failed": "the address is in use or does not exist",
+    "worker_ready": "a worker process accepts requests",
+    "worker_died": "a worker process ended although the server is not shutting down",
+    "worker_start_failed": "a worker process could not be started",
+    "worker_restarts_stopped": "every worker died soon after its start, so the server ends",
+    "ledger_write_failed": "a line of the ledger was lost; logged once until a line is written again",
+    "unknown_variable": "an environment variable begins with LIMNER_ but is not a setting",
+    "open_access_warning": "the server has no client keys",
+    "unshared_workers_warning": "several workers run without shared state",
+    "demo_model_replaced": "`limner demo` does not know LIMNER_UPSTREAM_MODEL and uses its default model",
+}
+
 #: Libraries that would write addresses of signed images, or every request once more.
 _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart", "PIL")
 

@@ -72,7 +72,7 @@ class DrainingServer(uvicorn.Server):
         self._on_started(self._loop)
 
     def _on_started(self, _: asyncio.AbstractEventLoop) -> None:
-        log.info("ready", address=base_url(self.servers[0].sockets[0].getsockname()))
+        log.info("server_ready", address=base_url(self.servers[0].sockets[0].getsockname()))
 
     def _reload_keys_on_sighup(self, loop: asyncio.AbstractEventLoop) -> None:
         """Signals belong to the main thread; without a file of keys SIGHUP ends the process, as everywhere."""
@@ -93,7 +93,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain(self) -> None:
         studio: Studio = self._app.state.studio
-        log.info("closing", under_way=len(studio.jobs), grace=self._grace)
+        log.info("server_draining", in_flight=len(studio.jobs), grace=self._grace)
         await studio.drain(self._grace)
         self.should_exit = True
 
@@ -151,7 +151,7 @@ def run_worker(settings: Settings, sockets: "list[socket.socket]", pipe: "Connec
     try:
         worker = WorkerServer(settings, pipe)
     except (InvalidKeyFile, OSError) as error:
-        log.error("worker cannot start", error=str(error))
+        log.error("worker_start_failed", error=str(error))
         raise SystemExit(2) from None
     worker.run(sockets)
 

@@ -153,7 +153,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _on_write_stall(self) -> None:
-        log.info("connection.stalled", seconds=self.write_timeout)
+        log.info("client_write_stalled", seconds=self.write_timeout)
         self.transport.abort()
 
     def _reject(self, error: ApiError) -> None:

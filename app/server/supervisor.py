@@ -86,7 +86,7 @@ class Supervisor:
             for worker in self._alive:
                 worker.process.kill()
             return
-        log.info("closing", workers=len(self._alive), grace=self._settings.shutdown_grace)
+        log.info("server_draining", workers=len(self._alive), grace=self._settings.shutdown_grace)
         self._closing.set()
         self._broadcast(DRAIN)
 
@@ -122,13 +122,13 @@ class Supervisor:
                 worker = self._start(place, sockets)
             except OSError as error:
                 # Memory, processes or files have run out: no reason to give up those who serve.
-                log.error("worker cannot start", error=str(error))
+                log.error("worker_start_failed", error=str(error))
                 seconds = 0.0
             else:
                 seconds = await self._monitor(worker, sockets)
             early = 0 if seconds > _STABLE_SECONDS else early + 1
             if early >= _MAX_EARLY_DEATHS and not self._serving and not self._closing.is_set():
-                log.error("workers die as soon as they are started", deaths=early)
+                log.error("worker_restarts_stopped", deaths=early)
                 self._has_failed = True
                 self.stop()
             elif early > 1:
@@ -172,10 +172,10 @@ class Supervisor:
     def _on_ready(self, worker: WorkerHandle) -> None:
         self._serving.add(worker)
         self._report_deaths()
-        log.info("worker ready", pid=worker.process.pid)
+        log.info("worker_ready", pid=worker.process.pid)
         if len(self._serving) == self._settings.workers and not (self._is_ready or self._closing.is_set()):
             self._is_ready = True
-            log.info("ready", address=base_url(self._addresses[0][1]), workers=self._settings.workers)
+            log.info("server_ready", address=base_url(self._addresses[0][1]), workers=self._settings.workers)
 
     def _on_exit(self, worker: WorkerHandle) -> None:
         worker.process.join()
@@ -184,7 +184,7 @@ class Supervisor:
         self._serving.discard(worker)
         mark_process_dead(worker.process.name)  # type: ignore[no-untyped-call]
         if not self._closing.is_set():
-            log.error("worker died", pid=worker.process.pid, exit_code=worker.process.exitcode)
+            log.error("worker_died", pid=worker.process.pid, exit_code=worker.process.exitcode)
             self._deaths += 1
             self._report_deaths()
 
@@ -234,7 +234,7 @@ async def find_addresses(host: str, port: int) -> list[Address]:
     try:
         server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
     except OSError as error:
-        log.error(str(error))
+        log.error("server_bind_failed", error=str(error))
         raise SystemExit(1) from None
     addresses = [(found.family, found.getsockname()[:2]) for found in server.sockets]
     server.close()

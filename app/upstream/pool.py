@@ -212,11 +212,11 @@ class Upstreams:
         if error is not None and _is_its_fault(error, member.upstream):
             member.circuit.record_failure(ticket, now, self._chance())
             if self.are_several:
-                log.warning("upstream.fault", upstream=member.spec.name, code=error.code, reason=error.detail)
+                log.warning("upstream_failed", upstream=member.spec.name, code=error.code, reason=error.detail)
         else:
             member.circuit.record_success(ticket, now)
         if (after := member.circuit.state(now)) is not before:
-            log.warning("upstream.circuit", upstream=member.spec.name, state=after.value)
+            log.warning("upstream_circuit_changed", upstream=member.spec.name, state=after.value)
 
     def _note(self, course: Course, member: Member, fault: UpstreamFailure) -> None:
         """Raises the error where the question must not be asked anywhere else."""
@@ -278,7 +278,7 @@ class Upstreams:
         seconds = max(0.0, course.due.pop(name) - course.failed_at)
         course.repeats += 1
         log.warning(
-            "upstream.repeat",
+            "upstream_retry",
             upstream=name,
             attempt=course.repeats,
             seconds=round(seconds, 3),

@@ -365,7 +365,7 @@ def test_what_it_costs_to_take_over_is_told_though_nobody_waits(fleet: Fleet) ->
         assert fleet.demo.state.wait_for_calls(2)
         fleet.demo.state.release()
         wait_for_jobs(other, 0)
-        fleet.wait_until(lambda: any(each["event"] == "question" and "joined" in each for each in logs))
+        fleet.wait_until(lambda: any(each["event"] == "job_finished" and "joined" in each for each in logs))
     told = [each for each in logs if "joined" in each and "attempts" in each]
     assert [each["usage"]["total_tokens"] > 0 for each in told] == [True]
 

@@ -511,7 +511,7 @@ def test_keys_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     said = answer(f"busy, Bearer {KEY}!".encode(), "503 Busy")
     ask_chaos((said,), OK)
     printed = capsys.readouterr()
-    assert "upstream.repeat" in printed.out + printed.err
+    assert "upstream_retry" in printed.out + printed.err
     assert KEY not in printed.out + printed.err
     assert CALLERS_KEY not in repr(Question(SMALL, key=CALLERS_KEY))
 

@@ -58,7 +58,7 @@ def test_sigterm_with_ten_questions_under_way_loses_none(demo: RunningDemo, tmp_
         answers = [clients.submit(ask, server.url) for _ in range(10)]
         assert demo.state.wait_for_calls(10)
         server.process.send_signal(signal.SIGTERM)
-        assert server.listen("closing")["under_way"] == 10
+        assert server.listen("server_draining")["in_flight"] == 10
         ready = httpx.get(f"{server.url}/readyz", trust_env=False)
         assert (ready.status_code, ready.json()["error"]["code"]) == (503, "server_is_overloaded")
         assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
@@ -94,7 +94,7 @@ def test_a_second_signal_ends_everything(demo: RunningDemo, tmp_path: Path) -> N
         )
         assert demo.state.wait_for_calls(1)
         server.process.send_signal(signal.SIGTERM)
-        server.listen("closing")
+        server.listen("server_draining")
         server.process.send_signal(signal.SIGINT)
         assert server.end() == 130
     demo.state.release()
@@ -108,7 +108,7 @@ def test_keys_are_read_anew_when_the_line_hangs_up(demo: RunningDemo, tmp_path: 
         assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 401
         file.write_text(f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"')
         server.process.send_signal(signal.SIGHUP)
-        assert server.listen("keys file read")["keys"] == 1
+        assert server.listen("key_file_loaded")["keys"] == 1
         assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.end() == 0
@@ -292,7 +292,7 @@ def test_a_worker_that_cannot_start_says_why(case: Broken, capsys: pytest.Captur
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
     told = orjson.loads(capsys.readouterr().err)
-    assert (ended.value.code, told["event"], told["pid"]) == (2, "worker cannot start", os.getpid())
+    assert (ended.value.code, told["event"], told["pid"]) == (2, "worker_start_failed", os.getpid())
     assert case.says in told["error"]
 
 

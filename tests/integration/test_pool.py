@@ -235,11 +235,11 @@ def test_its_way_is_in_the_log() -> None:
     world = build({"a": [DOWN], "b": [NO_QUOTA]}, attempts=2)
     with structlog.testing.capture_logs() as records:
         asyncio.run(world.ask())
-    fault = {"event": "upstream.fault", "log_level": "warning", "upstream": "a", "code": "upstream_unreachable"}
+    fault = {"event": "upstream_failed", "log_level": "warning", "upstream": "a", "code": "upstream_unreachable"}
     assert records == [
         {**fault, "reason": "down"},
         {**fault, "upstream": "b", "code": "upstream_quota", "reason": None},
-        {"event": "upstream.repeat", "log_level": "warning", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": "down"},
+        {"event": "upstream_retry", "log_level": "warning", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": "down"},
         {**fault, "reason": "down"},
     ]  # fmt: skip
 
@@ -248,7 +248,7 @@ def test_of_one_alone_only_repeats_are_logged() -> None:
     world = build({"a": [DOWN, OK]})
     with structlog.testing.capture_logs() as records:
         asyncio.run(world.ask())
-    assert [record["event"] for record in records] == ["upstream.repeat"]
+    assert [record["event"] for record in records] == ["upstream_retry"]
 
 
 STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, REFUSAL])
@@ -384,7 +384,7 @@ def test_a_circuit_opens_probes_once_and_closes() -> None:
 
     with structlog.testing.capture_logs() as records:
         asyncio.run(run())
-    changes = [record["state"] for record in records if record["event"] == "upstream.circuit"]
+    changes = [record["state"] for record in records if record["event"] == "upstream_circuit_changed"]
     assert changes == ["open", "open", "closed"]
     assert a.calls == 8
 

@@ -100,16 +100,16 @@ def is_listened_to(port: int) -> bool:
 
 def test_it_is_ready_when_all_listen_and_ends_when_all_have_drained(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
-        ready = await log.hear("ready")
+        ready = await log.hear("server_ready")
         port = int(ready["address"].removesuffix("/v1").rpartition(":")[2])
-        assert (ready["workers"], log.count("worker ready")) == (2, 2)
+        assert (ready["workers"], log.count("worker_ready")) == (2, 2)
         assert len(folders_of_metrics()) == 1
         assert is_listened_to(port)
         supervisor.stop()
 
     assert not supervise(crew.obey, tmp_path, drive).force_exit
     assert not folders_of_metrics()
-    assert log.count("worker died") == 0
+    assert log.count("worker_died") == 0
 
 
 def test_a_server_that_is_stopped_while_it_starts_is_never_ready(tmp_path: Path, log: Log) -> None:
@@ -117,33 +117,33 @@ def test_a_server_that_is_stopped_while_it_starts_is_never_ready(tmp_path: Path,
     supervisor = Supervisor(settings, run_worker=partial(crew.obey, tmp_path))
 
     def end(_: object, __: str, event: Any) -> Any:
-        if event["event"] == "worker ready":
+        if event["event"] == "worker_ready":
             supervisor.stop()
         return event
 
     structlog.configure(processors=[end, log])
     supervisor.run()
-    assert (log.count("worker ready"), log.count("ready")) == (1, 0)
+    assert (log.count("worker_ready"), log.count("server_ready")) == (1, 0)
 
 
 def test_one_that_dies_is_replaced_and_counted_by_one_that_serves(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
-        await log.hear("ready")
+        await log.hear("server_ready")
         first, other = supervisor._serving
         assert first.process.pid is not None
         gauges = metrics_of(first.process.name)
         gauges.touch()
         os.kill(first.process.pid, signal.SIGKILL)
-        died = await log.hear("worker died")
+        died = await log.hear("worker_died")
         assert (died["pid"], died["exit_code"]) == (first.process.pid, -signal.SIGKILL)
         assert not gauges.exists()
-        assert (await log.hear("worker ready"))["pid"] not in {first.process.pid, other.process.pid}
+        assert (await log.hear("worker_ready"))["pid"] not in {first.process.pid, other.process.pid}
         supervisor.stop()
 
     supervise(crew.obey, tmp_path, drive)
     heard = [file.read_bytes() for file in tmp_path.iterdir() if file.name.isdecimal()]
     assert sorted(heard) == [b"", b"", COUNT_DEATH + b"\n"]
-    assert log.count("ready") == 1
+    assert log.count("server_ready") == 1
 
 
 def test_signals_are_passed_on(tmp_path: Path, log: Log) -> None:
@@ -151,7 +151,7 @@ def test_signals_are_passed_on(tmp_path: Path, log: Log) -> None:
     keys.write_text("")
 
     async def drive(_: Supervisor) -> None:
-        await log.hear("ready")
+        await log.hear("server_ready")
         os.kill(os.getpid(), signal.SIGHUP)
         # Python tells of a signal before of the next one of a larger number.
         os.kill(os.getpid(), signal.SIGTERM)
@@ -162,18 +162,18 @@ def test_signals_are_passed_on(tmp_path: Path, log: Log) -> None:
 
 def test_it_runs_until_a_signal(tmp_path: Path, log: Log) -> None:
     def end(_: object, __: str, event: Any) -> Any:
-        if event["event"] == "ready":
+        if event["event"] == "server_ready":
             os.kill(os.getpid(), signal.SIGINT)
         return event
 
     structlog.configure(processors=[end, log])
     Supervisor(Settings(upstream_base_url="http://h", port=0, workers=1), run_worker=partial(crew.obey, tmp_path)).run()
-    assert log.count("worker died") == 0
+    assert log.count("worker_died") == 0
 
 
 def test_a_second_signal_waits_for_nobody(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
-        await log.hear("ready")
+        await log.hear("server_ready")
         supervisor.stop()
         supervisor.stop()
 
@@ -185,9 +185,9 @@ def test_workers_that_never_start_end_the_server(tmp_path: Path, log: Log) -> No
     with pytest.raises(SystemExit) as ended:
         Supervisor(settings, run_worker=partial(crew.fail, tmp_path), restart_pause=0.001).run()
     assert ended.value.code == 1
-    assert log.count("workers die as soon as they are started") == 1
-    assert {record["exit_code"] for record in log.records if record["event"] == "worker died"} == {7}
-    assert log.count("ready") == 0
+    assert log.count("worker_restarts_stopped") == 1
+    assert {record["exit_code"] for record in log.records if record["event"] == "worker_died"} == {7}
+    assert log.count("server_ready") == 0
 
 
 def test_a_process_that_the_kernel_refuses_is_asked_for_again(
@@ -204,7 +204,7 @@ def test_a_process_that_the_kernel_refuses_is_asked_for_again(
     monkeypatch.setattr(Supervisor, "_start", refuse)
 
     async def drive(supervisor: Supervisor) -> None:
-        await log.hear("ready")
+        await log.hear("server_ready")
         supervisor.stop()
 
     supervise(crew.obey, tmp_path, drive, workers=1)
@@ -215,19 +215,19 @@ def test_a_process_that_the_kernel_refuses_is_asked_for_again(
 
 def test_one_that_dies_twice_is_waited_with_unless_the_server_ends(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
-        await log.hear("ready")
+        await log.hear("server_ready")
         for _ in range(2):
             victim = max(worker.process.pid or 0 for worker in supervisor._serving if worker.process.name == "worker-0")
             os.kill(victim, signal.SIGKILL)
-            await log.hear("worker died")
-            if log.count("worker died") == 1:
-                await log.hear("worker ready")
+            await log.hear("worker_died")
+            if log.count("worker_died") == 1:
+                await log.hear("worker_ready")
         assert [worker.process.name for worker in supervisor._serving] == ["worker-1"]
         supervisor.stop()
 
     # It would wait for longer than the test.
     supervise(crew.obey, tmp_path, drive, pause=1000)
-    assert log.count("worker died") == 2
+    assert log.count("worker_died") == 2
     heard = b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.name.isdecimal())
     assert heard.splitlines() == [COUNT_DEATH] * 2
 
@@ -235,8 +235,8 @@ def test_one_that_dies_twice_is_waited_with_unless_the_server_ends(tmp_path: Pat
 def test_the_port_is_kept_while_nobody_listens(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
         for _ in range(2):
-            os.kill((await log.hear("worker ready"))["pid"], signal.SIGKILL)
-            await log.hear("worker died")
+            os.kill((await log.hear("worker_ready"))["pid"], signal.SIGKILL)
+            await log.hear("worker_died")
         _, place = supervisor._addresses[0]
         assert not is_listened_to(place[1])
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -248,7 +248,7 @@ def test_the_port_is_kept_while_nobody_listens(tmp_path: Path, log: Log) -> None
 
 def test_signals_wait_until_a_worker_can_act_upon_them(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
-        await log.hear("ready")
+        await log.hear("server_ready")
         supervisor.stop()
 
     supervise(crew.tell_mask, tmp_path, drive, workers=1)
@@ -263,18 +263,18 @@ def test_whoever_has_served_long_is_replaced_at_once_each_time(
 
     async def drive(supervisor: Supervisor) -> None:
         for _ in range(5):
-            pid = (await log.hear("worker ready"))["pid"]
+            pid = (await log.hear("worker_ready"))["pid"]
             os.kill(pid, signal.SIGKILL)
-        await log.hear("worker ready")
+        await log.hear("worker_ready")
         supervisor.stop()
 
     supervise(crew.obey, tmp_path, drive, pause=1000, workers=1)
-    assert log.count("worker died") == 5
+    assert log.count("worker_died") == 5
 
 
 def test_nobody_waits_for_one_that_has_stopped_listening(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
-        port = int((await log.hear("ready"))["address"].removesuffix("/v1").rpartition(":")[2])
+        port = int((await log.hear("server_ready"))["address"].removesuffix("/v1").rpartition(":")[2])
         while await asyncio.to_thread(is_listened_to, port):
             pass
         supervisor.stop()
@@ -284,14 +284,14 @@ def test_nobody_waits_for_one_that_has_stopped_listening(tmp_path: Path, log: Lo
 
 def test_nobody_is_told_who_has_gone(tmp_path: Path, log: Log) -> None:
     async def drive(supervisor: Supervisor) -> None:
-        await log.hear("ready")
+        await log.hear("server_ready")
         (worker,) = supervisor._serving
         worker.process.kill()
         worker.process.join()
         supervisor.stop()
 
     supervise(crew.obey, tmp_path, drive, workers=1)
-    assert log.count("worker died") == 0
+    assert log.count("worker_died") == 0
 
 
 def test_a_port_that_is_taken_is_told(log: Log) -> None:
@@ -302,7 +302,8 @@ def test_a_port_that_is_taken_is_told(log: Log) -> None:
         with pytest.raises(SystemExit) as ended:
             asyncio.run(find_addresses("127.0.0.1", first.getsockname()[1]))
     assert ended.value.code == 1
-    assert "address already in use" in log.records[0]["event"]
+    assert log.records[0]["event"] == "server_bind_failed"
+    assert "address already in use" in log.records[0]["error"]
 
 
 def test_a_name_stands_for_all_its_addresses() -> None:
@@ -376,9 +377,9 @@ def test_one_that_is_killed_loses_only_its_own_questions(demo: RunningDemo, tmp_
         assert demo.state.wait_for_calls(2)
         os.kill(victim, signal.SIGKILL)
         assert cut.rest() == b""
-        died = server.listen("worker died")
+        died = server.listen("worker_died")
         assert (died["pid"], died["exit_code"]) == (victim, -9)
-        assert server.listen("worker ready")["pid"] not in lines
+        assert server.listen("worker_ready")["pid"] not in lines
         demo.state.release()
         assert other.reply().status == 200
         with a_line_to_each(server) as again:
@@ -399,7 +400,7 @@ def test_all_drain_and_the_server_leaves_nothing_behind(demo: RunningDemo, tmp_p
             wire.send(QUESTION)
         assert demo.state.wait_for_calls(2)
         server.process.send_signal(signal.SIGTERM)
-        assert [server.listen("closing").get("under_way") for _ in range(3)] == [None, 1, 1]
+        assert [server.listen("server_draining").get("in_flight") for _ in range(3)] == [None, 1, 1]
         assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 503
         assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
         demo.state.release()
@@ -413,7 +414,7 @@ def test_a_second_signal_ends_all(demo: RunningDemo, tmp_path: Path) -> None:
         lost.send(QUESTION)
         assert demo.state.wait_for_calls(1)
         server.process.send_signal(signal.SIGINT)
-        server.listen("closing")
+        server.listen("server_draining")
         server.process.send_signal(signal.SIGINT)
         assert server.end() == 130
         assert lost.rest() == b""
@@ -425,7 +426,7 @@ def test_without_their_supervisor_workers_answer_what_they_have_and_end(demo: Ru
         wire.send(QUESTION)
         assert demo.state.wait_for_calls(1)
         server.process.kill()
-        assert {server.listen("closing")["pid"] for _ in range(2)} == set(lines)
+        assert {server.listen("server_draining")["pid"] for _ in range(2)} == set(lines)
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/healthz", trust_env=False)
         demo.state.release()
@@ -452,13 +453,13 @@ def test_a_worker_that_is_asked_to_go_leaves_new_connections_to_the_others(demo:
         wire.send(QUESTION)
         assert demo.state.wait_for_calls(1)
         os.kill(leaver, signal.SIGTERM)
-        assert server.listen("closing")["pid"] == leaver
+        assert server.listen("server_draining")["pid"] == leaver
         for _ in range(20):
             assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
         demo.state.release()
         assert wire.reply().status == 200
-        assert server.listen("worker died")["exit_code"] == 0
-        assert server.listen("worker ready")["pid"] not in lines
+        assert server.listen("worker_died")["exit_code"] == 0
+        assert server.listen("worker_ready")["pid"] not in lines
 
 
 def test_connections_that_a_dead_worker_had_not_accepted_are_answered_by_the_next(
@@ -498,7 +499,7 @@ def test_workers_share_what_servers_share(demo: RunningDemo, redis: RedisServer,
         assert [answer.status for answer in answers] == [200, 200]
         assert answers[0].body == answers[1].body
         assert demo.state.calls == 1
-        assert not [record for record in server.lines if "LIMNER_SHARED_STATE" in record["event"]]
+        assert not [record for record in server.lines if record["event"] == "unshared_workers_warning"]
 
 
 def test_keys_are_read_anew_by_all(demo: RunningDemo, tmp_path: Path) -> None:
@@ -506,4 +507,4 @@ def test_keys_are_read_anew_by_all(demo: RunningDemo, tmp_path: Path) -> None:
     keys.write_text("")
     with serve_two(demo, tmp_path, LIMNER_KEYS_FILE=str(keys)) as server:
         server.process.send_signal(signal.SIGHUP)
-        assert len({server.listen("keys file read")["pid"] for _ in range(2)}) == 2
+        assert len({server.listen("key_file_loaded")["pid"] for _ in range(2)}) == 2

@@ -187,7 +187,7 @@ def test_who_has_gone_is_told_when_the_work_has_ended(demo: RunningDemo, kept: K
     assert (repeat["outcome"], repeat["delivered"], repeat["model"]) == ("ok", True, "gpt-image-2")
     assert set(repeat["seconds"]) == {"total"}
     assert not {"usage", "images", "attempts"} & set(repeat)
-    (told,) = [record for record in kept.records if record["event"] == "question"]
+    (told,) = [record for record in kept.records if record["event"] == "job_finished"]
     assert (told["request_id"], told["images"]) == (first_id, 1)
     assert demo.state.calls == 1
 
@@ -327,7 +327,7 @@ def test_each_arrow_is_a_span_and_the_upstream_hears_of_the_trace(
     demo: RunningDemo, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr("app.services.Tracing", lambda address, version: OtlpTracing(address, version, exporter))
+    monkeypatch.setattr("app.services.OtlpTracing", lambda address, version: OtlpTracing(address, version, exporter))
     edit: Any = {"files": {"image": ("a", saved(gradient(size=(5000, 20)), "PNG"))}, "timeout": 20}
     with watched(demo, kept, traces="http://127.0.0.1:9", log_prompts=True) as limner:
         form = {"prompt": "a hat", "output_format": "webp", "response_format": "url"}

@@ -54,7 +54,7 @@ def serve(demo: RunningDemo, folder: Path, **variables: str) -> Iterator[Process
     ) as process:
         running = Process(process, [])
         try:
-            running.url = running.listen("ready")["address"].removesuffix("/v1")
+            running.url = running.listen("server_ready")["address"].removesuffix("/v1")
             yield running
         finally:
             if process.poll() is None:

@@ -157,7 +157,7 @@ def test_a_broken_file_is_told_of_once_and_changes_nothing(name: str, tmp_path: 
         assert [(each["log_level"], each["reason"]) for each in logs] == [("error", reason)]
         file.write(TWO)
         assert file.names() == ["bob"]
-        assert (logs[-1]["event"], logs[-1]["keys"]) == ("keys file read", 1)
+        assert (logs[-1]["event"], logs[-1]["keys"]) == ("key_file_loaded", 1)
 
 
 def test_a_file_that_is_being_written_is_left_alone_for_a_second(tmp_path: Path) -> None:

@@ -797,7 +797,7 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     with capture_logs() as records:
         run(download())
-    assert [record["event"] for record in records] == ["image_download_again"] * len(RETRY_DELAYS)
+    assert [record["event"] for record in records] == ["image_download_retry"] * len(RETRY_DELAYS)
     assert records[0]["place"].endswith("/a.png")
     assert "secret" not in str(records) + caplog.text
 

@@ -181,7 +181,7 @@ def test_a_picture_that_the_store_does_not_take_stays_here() -> None:
         with capture_logs() as logs:
             assert await scene.end(scene.start(answer=answer), delivered=False)
         assert [(each["event"], each["error"]) for each in logs] == [
-            ("handover", "LIMNER_IMAGE_STORE: the bucket is away")
+            ("job_sharing_failed", "LIMNER_IMAGE_STORE: the bucket is away")
         ]
         scene.once.close()
 
@@ -330,7 +330,7 @@ def test_a_bug_in_one_sign_of_life_is_not_the_end_of_all() -> None:
         notes.beat = beat  # type: ignore[method-assign]
         with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
             await scene.handover.beat()
-        assert [(each["event"], type(each["exc_info"])) for each in logs] == [("fault", ValueError)]
+        assert [(each["event"], type(each["exc_info"])) for each in logs] == [("unhandled_error", ValueError)]
         assert next(beats, "both were given") == "both were given"
 
     asyncio.run(play())
@@ -394,7 +394,7 @@ def test_a_bug_is_logged_and_what_was_paid_for_stays_here() -> None:
         with capture_logs() as logs:
             assert await scene.end(errand, delivered=False)
             await asyncio.sleep(0)
-        assert [(each["event"], type(each["exc_info"])) for each in logs] == [("fault", TypeError)]
+        assert [(each["event"], type(each["exc_info"])) for each in logs] == [("unhandled_error", TypeError)]
         assert not scene.notes.mine
         scene.once.close()
 

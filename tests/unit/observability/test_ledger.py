@@ -103,7 +103,7 @@ def test_a_full_disk_costs_a_line_and_is_logged_once_until_it_is_over(tmp_path: 
         path.symlink_to("/dev/full")
         book.write({"n": 4})
     book.close()
-    assert [record["event"] for record in logs] == ["ledger", "ledger"]
+    assert [record["event"] for record in logs] == ["ledger_write_failed", "ledger_write_failed"]
     assert "No space left" in logs[0]["reason"]
     assert failures() - before == 3
 
@@ -127,4 +127,4 @@ def test_a_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path, monke
     book.write({"n": 3})
     book.close()
     assert path.read_bytes() == b'{"n":\n{"n":2}\n{"n":3}\n'
-    assert [record["event"] for record in logs] == ["ledger"]
+    assert [record["event"] for record in logs] == ["ledger_write_failed"]

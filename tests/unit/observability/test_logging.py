@@ -1,12 +1,17 @@
+import ast
 import io
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
 import structlog
 
-from app.observability.logging import configure_logging, log
+from app.observability.logging import EVENTS, configure_logging, log
+
+APP = Path(__file__).parents[3] / "app"
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +47,7 @@ def test_a_stack_trace_is_part_of_its_record() -> None:
     try:
         raise KeyError("gone")
     except KeyError:
-        log.exception("fault")
+        log.exception("unhandled_error")
     record = orjson.loads(stream.getvalue())
     assert "KeyError: 'gone'" in record["exception"]
 
@@ -87,3 +92,25 @@ class Gone(io.StringIO):
 def test_a_log_that_cannot_be_written_is_no_failure(level: str) -> None:
     configure_logging("json", "debug", Gone())
     getattr(log, level)("request")
+
+
+def logged_events() -> Iterator[tuple[str, ast.expr]]:
+    """The first argument of every `log.info(…)` in the code, the second of `log.log(level, …)`, with its place."""
+    for path in sorted(APP.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=method), args=args):
+                    yield f"{path.relative_to(APP)}:{node.lineno}", args[method == "log"]
+
+
+def test_every_event_is_in_the_list() -> None:
+    events = {
+        place: event.value if isinstance(event, ast.Constant) else ast.unparse(event)
+        for place, event in logged_events()
+    }
+    assert {place: event for place, event in events.items() if event not in EVENTS} == {}
+    assert set(EVENTS) == set(events.values())
+
+
+def test_events_are_names_that_an_alert_can_match() -> None:
+    assert [event for event in EVENTS if not re.fullmatch("[a-z]+(_[a-z]+)*", event)] == []
