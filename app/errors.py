@@ -31,7 +31,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-_LOST = (
+_JOB_LOST = (
     "The server that worked on this question has died, perhaps after the image was paid for. "
     "Asked again, it is paid for again."
 )
@@ -176,7 +176,7 @@ class UpstreamInvalidReply(UpstreamError):
 class JobLost(ApiError):
     code = "question_lost"
 
-    def __init__(self, message: str = _LOST, **more: Any) -> None:
+    def __init__(self, message: str = _JOB_LOST, **more: Any) -> None:
         super().__init__(message, **more)
 
 

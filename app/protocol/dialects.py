@@ -44,11 +44,11 @@ MASK_INSTRUCTION = (
 )
 
 #: The aspect ratios that all image models of OpenRouter have in common.
-_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
+ASPECT_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 
 #: OpenRouter's tiers have about 1, 4 and 16 million pixels. 3840x2160, sold as 4K, has 8.
-_TIERS = ((2 * 1024**2, "1K"), (6 * 1024**2, "2K"))
-_TOP_TIER = "4K"
+RESOLUTION_TIERS = ((2 * 1024**2, "1K"), (6 * 1024**2, "2K"))
+TOP_TIER = "4K"
 
 
 def chat_body(
@@ -95,8 +95,8 @@ def _image_config(request: ImagesRequest) -> dict[str, str]:
 def _ratio_and_tier(size: Size) -> dict[str, str]:
     """Return the nearest of each, because OpenRouter takes no size in pixels."""
     pixels = size.width * size.height
-    tier = next((tier for max_pixels, tier in _TIERS if pixels <= max_pixels), _TOP_TIER)
-    return {"aspect_ratio": min(_RATIOS, key=lambda ratio: _distance(ratio, size)), "image_size": tier}
+    tier = next((tier for max_pixels, tier in RESOLUTION_TIERS if pixels <= max_pixels), TOP_TIER)
+    return {"aspect_ratio": min(ASPECT_RATIOS, key=lambda ratio: _distance(ratio, size)), "image_size": tier}
 
 
 def _distance(ratio: str, size: Size) -> float:

@@ -224,7 +224,7 @@ def _annotated_fields() -> Iterator[Parameter]:
 #: All parameters, in the order of the checks.
 PARAMETERS = tuple(_annotated_fields())
 
-_PARAMETERS_OF = {
+PARAMETERS_OF = {
     operation: tuple(parameter for parameter in PARAMETERS if operation in parameter.operations)
     for operation in Operation
 }
@@ -246,7 +246,7 @@ def read_json(operation: Operation, body: object) -> ImagesRequest:
     """
     if not isinstance(body, dict):
         raise InvalidRequest("The body of the request must be a JSON object.", code="invalid_type")
-    never_null = {parameter.names(form=False)[0] for parameter in _PARAMETERS_OF[operation] if parameter.required}
+    never_null = {parameter.names(form=False)[0] for parameter in PARAMETERS_OF[operation] if parameter.required}
     given = {name: value for name, value in body.items() if value is not None or name in never_null}
     for name, value in given.items():
         if operation is Operation.GENERATION and name in _IMAGE_NAMES and value:
@@ -267,7 +267,7 @@ def read_form(operation: Operation, parts: Sequence[FormPart]) -> ImagesRequest:
         name = part.name.partition("[")[0]
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)
-    known = {name for parameter in _PARAMETERS_OF[operation] for name in parameter.names(form=True)}
+    known = {name for parameter in PARAMETERS_OF[operation] for name in parameter.names(form=True)}
     for name, values in given.items():
         if name not in known and (name in _IMAGE_NAMES or any(not isinstance(part.value, str) for part in values)):
             raise _misplaced_image(operation, name)
@@ -295,7 +295,7 @@ def _belongs_to_edits(name: str) -> InvalidRequest:
 def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> ImagesRequest:
     values: dict[str, Any] = {}
     used = set()
-    for parameter in _PARAMETERS_OF[operation]:
+    for parameter in PARAMETERS_OF[operation]:
         name = next((name for name in parameter.names(form) if name in given), None)
         if name is not None:
             used.add(name)
@@ -356,7 +356,7 @@ def _ignored_names(parameters: Iterable[Parameter], values: Mapping[str, Any]) -
 
 def schema(operation: Operation, *, form: bool) -> Schema:
     """Return the JSON schema of the body for OpenAPI. Other parameters are accepted too, and named in `ignored`."""
-    parameters = {parameter.names(form)[0]: parameter for parameter in _PARAMETERS_OF[operation]}
+    parameters = {parameter.names(form)[0]: parameter for parameter in PARAMETERS_OF[operation]}
     return {
         "type": "object",
         "properties": {name: parameter.schema(form) for name, parameter in parameters.items()},

@@ -8,12 +8,12 @@ _MAX_PUBLIC, MAX_LOGGED = 500, 2000
 
 _Patterns = tuple[tuple[re.Pattern[str], str], ...]
 
-_KEYS = (
+KEY_PATTERNS = (
     (re.compile(r"\bbearer\s+[^\s\"',;]+", re.IGNORECASE), "Bearer [key]"),
     (re.compile(r"\b(?:sk-|AIza)[^\s\"',;]+"), "[key]"),
 )
 #: Any address may belong to the operator's own network, so none is shown.
-_ADDRESSES = (
+ADDRESS_PATTERNS = (
     (re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+", re.IGNORECASE), "[address]"),
     (re.compile(r"\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]+)?"), "[address]"),
     (re.compile(r"\[?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){3,7}(?:\]:[0-9]+)?", re.IGNORECASE), "[address]"),
@@ -28,23 +28,23 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 def redact_keys(text: str, secrets: Collection[str] = ()) -> str:
     """Replace API keys by `[key]`: the given `secrets` literally, and whatever looks like a key."""
-    return _replace(text, secrets, _KEYS)
+    return _replace(text, secrets, KEY_PATTERNS)
 
 
 def redact_secrets(text: str, secrets: Collection[str] = ()) -> str:
     """Replace keys and addresses of internal networks, but keep links: one may lead to an image that was not found."""
-    return _CONTROLS.sub(" ", _replace(text, secrets, (*_KEYS, *_ADDRESSES[1:])))
+    return _CONTROLS.sub(" ", _replace(text, secrets, (*KEY_PATTERNS, *ADDRESS_PATTERNS[1:])))
 
 
 def public_text(text: str, secrets: Collection[str] = ()) -> str:
     """Return at most 500 characters on one line, without keys and addresses, fit to be shown to a client."""
-    line = " ".join(_CONTROLS.sub(" ", _replace_in_short(text, secrets, (*_KEYS, *_ADDRESSES))).split())
+    line = " ".join(_CONTROLS.sub(" ", _replace_in_short(text, secrets, (*KEY_PATTERNS, *ADDRESS_PATTERNS))).split())
     return line if len(line) <= _MAX_PUBLIC else f"{line[: _MAX_PUBLIC - 1]}…"
 
 
 def loggable_text(text: str, secrets: Collection[str] = ()) -> str:
-    """Return at most 2,000 characters without keys, for the log. Addresses stay, operators need them."""
-    return _replace_in_short(text, secrets, _KEYS)
+    """Return the first 2,000 characters without keys, for the log. Addresses stay, because operators need them."""
+    return _replace_in_short(text, secrets, KEY_PATTERNS)
 
 
 def _replace_in_short(text: str, secrets: Collection[str], patterns: _Patterns) -> str:

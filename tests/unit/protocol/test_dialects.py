@@ -216,15 +216,17 @@ def test_every_trait_of_a_dialect_is_needed(
     assert not all(map(fits, CASES))
 
 
-@pytest.mark.parametrize("ratio", dialects._RATIOS)
+@pytest.mark.parametrize("ratio", dialects.ASPECT_RATIOS)
 def test_every_ratio_is_needed(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialects, "_RATIOS", tuple(other for other in dialects._RATIOS if other != ratio))
+    monkeypatch.setattr(dialects, "ASPECT_RATIOS", tuple(other for other in dialects.ASPECT_RATIOS if other != ratio))
     assert not all(map(fits, CASES))
 
 
-@pytest.mark.parametrize("tier", dialects._TIERS, ids=str)
+@pytest.mark.parametrize("tier", dialects.RESOLUTION_TIERS, ids=str)
 def test_every_tier_is_needed(tier: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialects, "_TIERS", tuple(other for other in dialects._TIERS if other != tier))
+    monkeypatch.setattr(
+        dialects, "RESOLUTION_TIERS", tuple(other for other in dialects.RESOLUTION_TIERS if other != tier)
+    )
     assert not all(map(fits, CASES))
 
 

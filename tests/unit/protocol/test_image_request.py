@@ -611,8 +611,8 @@ def test_each_parameter_is_read(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_each_parameter_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     operation = SAMPLES[name].operation
-    rows = tuple(row for row in image_request._PARAMETERS_OF[operation] if row.name != name)
-    monkeypatch.setitem(image_request._PARAMETERS_OF, operation, rows)
+    rows = tuple(row for row in image_request.PARAMETERS_OF[operation] if row.name != name)
+    monkeypatch.setitem(image_request.PARAMETERS_OF, operation, rows)
     with suppress(TypeError):  # the prompt has no default
         request = read_json(operation, body_with(name))
         assert getattr(request, name) != SAMPLES[name].read

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.protocol import redaction
-from app.protocol.redaction import redact_keys, redact_secrets
 from app.upstream.error_mapping import UpstreamErrorBody, parse_error_body, parse_retry_after
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
@@ -67,58 +65,9 @@ def test_shapes(shape: Shape) -> None:
     assert shape.words in {None, complaint.searchable}
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
-    name: str
-    said: str
-    shown: str
-
-
-LEAKS = (
-    Leak("a key", "Incorrect API key provided: sk-abc***xyz.", "Incorrect API key provided: [key]"),
-    Leak("a Google key", "key AIzaSyA-1", "key [key]"),
-    Leak("a bearer token", "got 'Bearer abc.def'", "got 'Bearer [key]'"),
-    Leak("our key, whatever it looks like", "not hunter2!", "not [key]!"),
-    Leak("a URL", 'Post "http://new-api:3000/v1/x": EOF', 'Post "[address]": EOF'),
-    Leak("an IPv4 address", "dial tcp 10.1.2.3:443: refused", "dial tcp [address]: refused"),
-    Leak("an IPv6 address", "dial tcp [fd00::1:2]:443: refused", "dial tcp [address]: refused"),
-    Leak("this machine", "connect to localhost:8000 or localhost", "connect to [address] or [address]"),
-    Leak("a host with a port", "redis-1:6379 and gpu.example.com:8080 fail", "[address] and [address] fail"),
-    Leak("an inner name", "no route to minio.prod.internal", "no route to [address]"),
-    Leak("a name that was looked up", "lookup api-inner: no such host", "lookup [address]: no such host"),
-    Leak("an account", "in organization org-ABCdef123 on images", "in organization [account] on images"),
-    Leak("line breaks and controls", "a\r\nb\x00c\u2028d", "a b c d"),
-    Leak("too many words", "x" * 600, "x" * 499 + "…"),
-)
-
-
-@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
-def test_leaks(leak: Leak) -> None:
-    assert read({"error": leak.said}, 400, "hunter2").public_message == leak.shown
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "Invalid size '1792x936'. Width and height must both be divisible by 16.",
-        "Between 10:30 and 12:00 UTC, please.",
-        "Invalid 'n': integer below minimum value. Expected a value >= 1, but got 0 instead.",
-        "Please try again in 2.4s. Limit 5, Used 5 (request id: 20261122100000123456789abcdef)",
-        "include the request ID 123e4567-e89b-42d3-a456-426614174000. safety_violations=[sexual].",
-        "已生成图片失败：尺寸不对",
-    ],
-)
-def test_what_need_not_be_hidden_is_shown(said: str) -> None:
-    assert read({"error": said}).public_message == said
-
-
-@pytest.mark.parametrize("pattern", range(len(redaction._KEYS) + len(redaction._ADDRESSES)))
-def test_each_pattern_is_needed(pattern: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys, addresses = list(redaction._KEYS), list(redaction._ADDRESSES)
-    (keys if pattern < len(keys) else addresses).pop(pattern if pattern < len(keys) else pattern - len(keys))
-    monkeypatch.setattr(redaction, "_KEYS", tuple(keys))
-    monkeypatch.setattr(redaction, "_ADDRESSES", tuple(addresses))
-    assert any(read({"error": leak.said}, 400, "hunter2").public_message != leak.shown for leak in LEAKS)
+def test_the_public_message_is_redacted() -> None:
+    error = {"error": "hunter2 of org-ABCdef123 got no answer of localhost:8000"}
+    assert read(error, 400, "hunter2").public_message == "[key] of [account] got no answer of [address]"
 
 
 def test_the_log_keeps_addresses_but_no_keys() -> None:
@@ -225,18 +174,3 @@ def test_a_status_inside_a_200_counts(status: int, error: object, meant: int) ->
 def test_any_json_is_read(document: object) -> None:
     complaint = read(document)
     assert len(complaint.public_message) <= 500
-
-
-@pytest.mark.parametrize("text", ["a-" * 32_000, "a." * 32_000, "1:" * 32_000, "0" * 64_000, "a" * 64_000])
-def test_hostile_text_takes_no_time(text: str) -> None:
-    import time
-
-    started = time.process_time()
-    read({"error": text})
-    assert time.process_time() - started < 0.1
-
-
-def test_words_of_a_reply_are_quoted_without_keys_and_inner_addresses() -> None:
-    said = "Bearer sk-abc of our-key at 10.0.0.7\nsee https://h/a.png"
-    assert redact_keys(said, ["our-key"]) == "Bearer [key] of [key] at 10.0.0.7\nsee https://h/a.png"
-    assert redact_secrets(said, ["our-key"]) == "Bearer [key] of [key] at [address] see https://h/a.png"
