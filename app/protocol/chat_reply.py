@@ -56,7 +56,8 @@ class ChatReply:
     @property
     def is_reproducible(self) -> bool:
         """Whether `raw` is all that arrived, so that parsing it gives the same reply again."""
-        return self.complete and not self.spooled_images and len(self.raw) < _MAX_RAW
+        # Bytes, not characters: text in most languages other than English has more bytes than characters.
+        return self.complete and not self.spooled_images and len(self.raw.encode()) < _MAX_RAW
 
     @property
     def refusal(self) -> str | None:

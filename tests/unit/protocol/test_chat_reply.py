@@ -1,7 +1,7 @@
 """Bodies of chat upstreams, whole or in chunks, valid or not."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 import pytest
@@ -157,6 +157,12 @@ def test_the_first_bytes_are_kept_for_the_log() -> None:
     for _ in range(300):
         parser.feed(line("x" * 100))
     assert len(parser.reply(ended=True).raw) == 16 * 1024
+
+
+def test_a_reply_is_reproducible_if_its_raw_text_is_all_of_it() -> None:
+    assert read_reply(WHOLE).is_reproducible
+    assert not replace(read_reply(WHOLE), complete=False).is_reproducible
+    assert not read_reply(WHOLE + b" " * 16 * 1024).is_reproducible
 
 
 @dataclass(frozen=True)
