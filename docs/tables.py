@@ -54,15 +54,21 @@ def _default(name: str, field: FieldInfo) -> str:
 
 def parameters_table() -> str:
     rows = (
-        (_names(row), _OPERATIONS[row.operations], row.type.describe(), row.destination.value, row.description)
-        for row in PARAMETERS
+        (
+            _names(parameter),
+            _OPERATIONS[parameter.operations],
+            parameter.type.describe(),
+            parameter.destination.value,
+            parameter.description,
+        )
+        for parameter in PARAMETERS
     )
     return _table(("parameter", "of", "values", "where it goes", "meaning"), rows)
 
 
-def _names(row: Parameter) -> str:
-    name = ", ".join(f"`{name}`" for name in dict.fromkeys((*row.names(form=False), *row.names(form=True))))
-    return f"{name} (required)" if row.required else name
+def _names(parameter: Parameter) -> str:
+    name = ", ".join(f"`{name}`" for name in dict.fromkeys((*parameter.names(form=False), *parameter.names(form=True))))
+    return f"{name} (required)" if parameter.required else name
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]]) -> str:
