@@ -1,4 +1,4 @@
-"""Who may call, and how many questions are under way at once."""
+"""Authenticate callers by their API key."""
 
 import hashlib
 import hmac
@@ -19,9 +19,12 @@ _NO_KEY = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Caller:
-    """`id` tells callers apart without telling their keys; `token` is what they presented, None where nothing.
+    """The identity behind a request. Has no repr, so that no key gets into a log.
 
-    `row` is that of the file of keys, None for who has no key there.
+    Attributes:
+        id: A fingerprint of the key, by which callers can be distinguished without knowing their keys.
+        token: The key that was presented, if any.
+        key: The entry of the key file for this key, if there is one.
     """
 
     id: str
@@ -30,55 +33,62 @@ class Caller:
 
     @property
     def name(self) -> str | None:
+        """The name of the client key, if it is in the key file."""
         return None if self.key is None else self.key.name
 
 
 class Authenticator:
-    """`keys`, or `sha256:` and their digests, and those of the `book`.
+    """Accepts the keys of the settings and those of the key file.
 
-    Neither of them: everybody may call, but pass-through needs a key to pass on.
+    Without either, every request is accepted; in pass-through mode it still needs a key to pass on.
     """
 
     def __init__(self, keys: Iterable[str], *, pass_through: bool, key_file: KeyFile | None = None) -> None:
+        """`keys`: keys, or `sha256:` and the hexadecimal digest of a key."""
         self._digests = [_digest(key) for key in keys]
         self._pass_through = pass_through
         self._key_file = key_file
 
     def authenticate(self, headers: Headers) -> Caller:
-        """Raises Unauthorized."""
+        """Return the caller of a request.
+
+        Raises:
+            Unauthorized: The key is missing, unknown, expired or malformed.
+        """
         token = _parse_bearer(headers)
-        closed = self._key_file is not None or bool(self._digests)
-        if token is None and (closed or self._pass_through):
+        needs_known_key = self._key_file is not None or bool(self._digests)
+        if token is None and (needs_known_key or self._pass_through):
             raise Unauthorized(_NO_KEY)
-        row = self._match_key(token) if closed and token is not None else None
-        return Caller(_fingerprint(token), token, row)
+        key = self._match_key(token) if needs_known_key and token is not None else None
+        return Caller(_fingerprint(token), token, key)
 
     def _match_key(self, token: str) -> ClientKey | None:
-        """Keys of the settings are all compared, each in constant time: digests, so not even a length tells."""
+        """Return the entry of the key file, or None for a key of the settings."""
         presented = hashlib.sha256(token.encode()).digest()
-        known = sum([hmac.compare_digest(presented, digest) for digest in self._digests])
-        row = None if self._key_file is None else self._key_file.lookup(presented)
-        if not known and row is None:
+        # Each key of the settings is compared, in constant time, so that the duration reveals nothing. Comparing
+        # digests hides even the length.
+        is_known = sum([hmac.compare_digest(presented, digest) for digest in self._digests])
+        key = None if self._key_file is None else self._key_file.lookup(presented)
+        if not is_known and key is None:
             raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
-        if row is not None and row.expires is not None and row.expires <= datetime.now(UTC):
+        if key is not None and key.expires is not None and key.expires <= datetime.now(UTC):
             raise Unauthorized("This API key has expired.", code="invalid_api_key")
-        return row
+        return key
 
 
 def _digest(key: str) -> bytes:
-    """Of a key, or of one that is told as its digest: that itself opens nothing."""
     scheme, _, digits = key.rpartition(":")
     return bytes.fromhex(digits) if scheme == "sha256" else hashlib.sha256(key.encode()).digest()
 
 
 def _parse_bearer(headers: Headers) -> str | None:
-    # Clients of Azure's have a header of their own for it.
+    # Clients of Azure send the key in a header of its own.
     values = headers.getlist("authorization") or [f"Bearer {key}" for key in headers.getlist("api-key")]
     if not values:
         return None
     scheme, _, token = values[0].partition(" ")
     token = token.strip()
-    # A token goes into a header of ours in pass-through mode: visible ASCII only, and only one of them.
+    # In pass-through mode the token becomes a header of the upstream request, so only visible ASCII is accepted.
     if len(values) > 1 or scheme.lower() != "bearer" or not token or not (token.isascii() and token.isprintable()):
         raise Unauthorized("Malformed Authorization header. Send exactly one, as: Authorization: Bearer YOUR_KEY")
     return token

@@ -1,4 +1,4 @@
-"""Who may call, and how many questions are under way at once."""
+"""Limit the concurrency of this process, fairly between callers."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -9,10 +9,14 @@ from app.errors import RateLimited
 
 
 class FairSemaphore:
-    """At most `limit` questions under way and `queue` requests waiting, fair between callers.
+    """A semaphore of `limit` slots for which at most `max_waiting` requests wait.
 
-    Callers that wait are served in rotation, each caller's own requests in order: two hundred requests of one caller
-    do not starve the one request of another.
+    Waiting callers get slots in rotation, each caller's requests in order of arrival. So two hundred requests of one
+    caller do not delay the single request of another.
+
+    Attributes:
+        in_use: Slots that are held. May exceed `limit` after the limit was lowered.
+        waiting: Requests that wait for slots.
     """
 
     def __init__(self, limit: int, max_waiting: int) -> None:
@@ -24,89 +28,96 @@ class FairSemaphore:
 
     @asynccontextmanager
     async def acquire(self, caller: str, slots: int = 1) -> AsyncIterator[None]:
-        """`questions` turns at once, so that no request holds some turns while it waits for others.
+        """Hold `slots` slots, which are granted together, so that no request holds some while it waits for others.
 
-        A request that needs more than there are takes all. Raises RateLimited where the queue is full.
+        A request that needs more slots than there are holds all of them.
+
+        Raises:
+            RateLimited: The queue is full.
         """
-        share = await self._enqueue(caller, slots)
+        granted = await self._enqueue(caller, slots)
         try:
             yield
         finally:
-            self.in_use -= share
+            self.in_use -= granted
             self._wake()
 
     def set_limit(self, limit: int) -> None:
-        """Who waits goes on where there is room now. Fewer than are in use: none is taken away."""
+        """Change the number of slots. Slots that are in use are not revoked."""
         self.limit = limit
         self._wake()
 
     async def _enqueue(self, caller: str, slots: int) -> int:
-        """How many turns it has."""
-        share = min(slots, self.limit)
-        if not self._queues and self.in_use + share <= self.limit:
-            self.in_use += share
-            return share
+        """Wait for the slots and return how many were granted."""
+        granted = min(slots, self.limit)
+        if not self._queues and self.in_use + granted <= self.limit:
+            self.in_use += granted
+            return granted
         if self.waiting >= self._max_waiting and not self._evict_from_longest_queue(caller):
             raise _queue_full()
-        ticket = _Waiter(slots)
-        self._queues.setdefault(caller, deque()).append(ticket)
+        waiter = _Waiter(slots)
+        self._queues.setdefault(caller, deque()).append(waiter)
         self.waiting += 1
         try:
-            await ticket.granted
+            await waiter.granted
         except asyncio.CancelledError:
-            self._cancel(caller, ticket)
+            self._cancel(caller, waiter)
             raise
-        return ticket.slots
+        return waiter.slots
 
     def _evict_from_longest_queue(self, caller: str) -> bool:
-        """A caller with less in the queue takes the last place of the one with most: nobody fills it alone."""
-        line = max(self._queues.values(), key=len, default=deque())
-        if len(line) < len(self._queues.get(caller, ())) + 2:
+        """Reject the last request of the longest queue if `caller` has fewer waiting, and return whether it was done.
+
+        So no caller can fill the queue alone.
+        """
+        queue = max(self._queues.values(), key=len, default=deque())
+        if len(queue) < len(self._queues.get(caller, ())) + 2:
             return False
-        last = line.pop()
+        last = queue.pop()
         self.waiting -= 1
         if not last.granted.cancelled():
             last.granted.set_exception(_queue_full())
         return True
 
-    def _cancel(self, caller: str, ticket: "_Waiter") -> None:
-        """A request whose client has gone gives back its turn if that came at the same moment, else its place."""
-        line = self._queues.get(caller, deque())
-        if not ticket.granted.cancelled():
-            # Turned away at the same moment: it has neither.
-            self.in_use -= ticket.slots if ticket.granted.exception() is None else 0
-        elif ticket in line:
+    def _cancel(self, caller: str, waiter: "_Waiter") -> None:
+        """Remove a waiter whose client has disconnected, or return the slots that were granted at the same moment."""
+        queue = self._queues.get(caller, deque())
+        if not waiter.granted.cancelled():
+            # A waiter that was evicted at the same moment has no slots and is in no queue.
+            self.in_use -= waiter.slots if waiter.granted.exception() is None else 0
+        elif waiter in queue:
             self.waiting -= 1
-            line.remove(ticket)
-            if not line:
+            queue.remove(waiter)
+            if not queue:
                 del self._queues[caller]
         self._wake()
 
     def _wake(self) -> None:
+        """Grant free slots to waiting requests. The next one in turn is never overtaken by one that needs fewer."""
         while self._queues:
-            caller, line = next(iter(self._queues.items()))
-            # Not when it came: by now there may be fewer in all than it needs.
-            line[0].slots = min(line[0].requested, self.limit)
-            if self.in_use + line[0].slots > self.limit:
+            caller, queue = next(iter(self._queues.items()))
+            # Not computed at arrival, because the limit may have been lowered since.
+            queue[0].slots = min(queue[0].requested, self.limit)
+            if self.in_use + queue[0].slots > self.limit:
                 return
-            ticket = line.popleft()
+            waiter = queue.popleft()
             self.waiting -= 1
             self._queues.move_to_end(caller)
-            if not line:
+            if not queue:
                 del self._queues[caller]
-            if not ticket.granted.cancelled():
-                self.in_use += ticket.slots
-                ticket.granted.set_result(None)
-
-
-def _queue_full() -> RateLimited:
-    return RateLimited("Too many requests are waiting on this server. Please try again shortly.", retry_after=2)
+            if not waiter.granted.cancelled():
+                self.in_use += waiter.slots
+                waiter.granted.set_result(None)
 
 
 class _Waiter:
-    """`share`: the turns that it gets for its questions."""
+    """A waiting request. `slots` is what it gets of the slots that it `requested`."""
 
     def __init__(self, requested: int) -> None:
         self.requested = requested
         self.slots = 0
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+def _queue_full() -> RateLimited:
+    return RateLimited("Too many requests are waiting on this server. Please try again shortly.", retry_after=2)

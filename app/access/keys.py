@@ -1,4 +1,7 @@
-"""The file of keys: who holds one and what it may do; read anew when the file changes."""
+"""Read the file of client keys, and read it again when it changes.
+
+Each `[[keys]]` table is one key: its owner's name, its digest, and what it may do.
+"""
 
 import hashlib
 import re
@@ -17,25 +20,25 @@ from app.errors import UserError
 from app.observability.logging import log
 from app.protocol.sizes import Size, parse_size
 
-#: Seconds between two looks at the file, at least; and since it was written to, so that nobody is in the midst of it.
+#: Seconds between two checks of the file, and seconds since its last change, so that no half-written file is read.
 _CHECK_INTERVAL = 1.0
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class InvalidKeyFile(ValueError):
-    """A file of keys that cannot be used; its text names each line and the reason."""
+    """The key file cannot be used. The message names each line and its mistake."""
 
 
 class Rate(NamedTuple):
-    """So many in any stretch of one minute, hour or day."""
+    """A limit of `amount` in any period of one minute, hour or day."""
 
     amount: int
     period: str
 
 
 def _parse_name(value: object) -> object:
-    """It goes into logs and error messages."""
+    # The name appears in logs and error messages, so it must not break them.
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._@-]{1,64}", value):
         raise PydanticCustomError("name", "expected 1 to 64 letters, digits and the characters . _ @ -")
     return value
@@ -71,7 +74,7 @@ def _parse_size(value: object) -> object:
 
 
 def _parse_expiry(value: object) -> object:
-    """A date is valid to its end; times without a zone, and dates, are those of UTC."""
+    """Return the first moment at which the key is invalid. A date counts to its end; without a zone, times are UTC."""
     try:
         moment = _parse_date_or_time(value) if isinstance(value, str) else value
     except ValueError:
@@ -80,13 +83,16 @@ def _parse_expiry(value: object) -> object:
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if not isinstance(moment, date):
         raise PydanticCustomError("end", "expected a date like 2027-01-31, or a date with a time")
-    # The last day that there is stands for never.
-    last = moment == date.max
-    return _NEVER if last else datetime(moment.year, moment.month, moment.day, tzinfo=UTC) + timedelta(days=1)
+    # No day follows the last date of Python, so it means never.
+    return (
+        _NEVER
+        if moment == date.max
+        else datetime(moment.year, moment.month, moment.day, tzinfo=UTC) + timedelta(days=1)
+    )
 
 
-def _parse_upstream(value: object, given: ValidationInfo) -> object:
-    known = (given.context or {}).get("upstreams")
+def _parse_upstream(value: object, validation: ValidationInfo) -> object:
+    known = (validation.context or {}).get("upstreams")
     if not isinstance(value, str) or (known is not None and value not in known):
         names = ", ".join(known or ())
         raise PydanticCustomError("upstream", "expected the name of an upstream: {names}", {"names": names})
@@ -106,7 +112,17 @@ Amount = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 
 
 class ClientKey(BaseModel):
-    """One `[[keys]]` table. What it leaves out is not limited; `expires` is the first moment without the key."""
+    """One `[[keys]]` table. A field that is left out sets no limit.
+
+    Attributes:
+        sha256: The digest of the key, which itself is written nowhere.
+        requests: Limits on requests, at most one for each period.
+        images: Limits on images, at most one for each period.
+        concurrency: Upstream requests in flight at the same time.
+        upstream: The only upstream that requests of this key are sent to.
+        expires: The first moment at which the key is invalid.
+        monthly_images: Images in a calendar month, in UTC.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
@@ -124,7 +140,7 @@ class ClientKey(BaseModel):
 
 
 class _FileVersion(NamedTuple):
-    """What tells one state of a file from another; `written` is in nanoseconds."""
+    """What distinguishes two versions of a file."""
 
     modified_ns: int
     size: int
@@ -132,10 +148,7 @@ class _FileVersion(NamedTuple):
 
 
 class KeyFile:
-    """The rows of the file as it is now, or as it was when it was last fit to be read.
-
-    `upstreams`: the names that a row may choose from.
-    """
+    """The keys of the file. When a new version of the file has mistakes, the keys of the last valid one remain."""
 
     def __init__(
         self,
@@ -145,7 +158,17 @@ class KeyFile:
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises KeysBroken."""
+        """Read the file.
+
+        Args:
+            path: The key file.
+            upstreams: The upstreams that a key may name. None permits every name.
+            monotonic: Returns seconds. Decides when the file is checked again.
+            wall_clock: Returns seconds since the epoch, as the times of files do.
+
+        Raises:
+            InvalidKeyFile: The file cannot be used.
+        """
         self._path = path
         self._upstreams = upstreams
         self._monotonic, self._wall_clock = monotonic, wall_clock
@@ -154,15 +177,18 @@ class KeyFile:
         self._keys = self._read()
 
     def lookup(self, digest: bytes) -> ClientKey | None:
-        """By the SHA-256 of a key: how long that takes tells of digests only. Looks at the file once a second."""
+        """Return the entry of the key with this SHA-256 digest. Checks once a second whether the file has changed.
+
+        Its duration may depend on the digest, but reveals nothing about a key.
+        """
         if self._monotonic() - self._checked_at >= _CHECK_INTERVAL:
-            stamp = self._stat()
-            if stamp != self._version and not self._was_just_written(stamp):
+            version = self._stat()
+            if version != self._version and not self._was_just_written(version):
                 self.reload()
         return self._keys.get(digest)
 
     def reload(self) -> None:
-        """A broken file is complained of once, and changes nothing."""
+        """Read the file now. A file with mistakes is logged once and changes nothing."""
         self._version = self._stat()
         try:
             self._keys = self._read()
@@ -171,9 +197,9 @@ class KeyFile:
         else:
             log.info("key_file_loaded", path=str(self._path), keys=len(self._keys))
 
-    def _was_just_written(self, stamp: _FileVersion | None) -> bool:
-        """Half of a file can be whole tables, without their last limits. A time that is yet to come says nothing."""
-        return stamp is not None and 0 <= self._wall_clock() - stamp.modified_ns / 1e9 < _CHECK_INTERVAL
+    def _was_just_written(self, version: _FileVersion | None) -> bool:
+        # Half of a file can be valid but lack the limits of its last key. A time in the future says nothing.
+        return version is not None and 0 <= self._wall_clock() - version.modified_ns / 1e9 < _CHECK_INTERVAL
 
     def _stat(self) -> _FileVersion | None:
         self._checked_at = self._monotonic()
@@ -185,7 +211,7 @@ class KeyFile:
 
     def _read(self) -> dict[bytes, ClientKey]:
         try:
-            return {row.sha256: row for row in parse_keys(self._path.read_text("utf-8"), self._upstreams)}
+            return {key.sha256: key for key in parse_keys(self._path.read_text("utf-8"), self._upstreams)}
         except OSError as error:
             raise InvalidKeyFile(f"cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -193,63 +219,71 @@ class KeyFile:
 
 
 def parse_keys(text: str, upstreams: Collection[str] | None = None) -> tuple[ClientKey, ...]:
-    """Raises KeysBroken, with a part of its text for each thing that is wrong. Without `upstreams` any name will do."""
+    """Parse the text of a key file. Without `upstreams`, a key may name any upstream.
+
+    Raises:
+        InvalidKeyFile: The text has mistakes. The message lists all of them.
+    """
     try:
         document = tomllib.loads(text)
     except ValueError as error:
-        # Of TOML, or a number with thousands of digits.
+        # Invalid TOML, or a number with thousands of digits.
         raise InvalidKeyFile(str(error)) from None
     tables = document.pop("keys", [])
     if document or not isinstance(tables, list):
         raise InvalidKeyFile("expected [[keys]] tables and nothing else")
-    places = _source_locations(text, len(tables))
-    rows, wrong = list[ClientKey](), list[str]()
+    locations = _source_locations(text, len(tables))
+    keys, mistakes = list[ClientKey](), list[str]()
     for number, table in enumerate(tables):
         try:
-            rows.append(ClientKey.model_validate(table, context={"upstreams": upstreams}))
+            keys.append(ClientKey.model_validate(table, context={"upstreams": upstreams}))
         except ValidationError as error:
-            wrong += _describe_errors(error, places[number])
-    wrong += _find_duplicates(rows)
-    if wrong:
-        raise InvalidKeyFile("; ".join(wrong))
-    return tuple(rows)
+            mistakes += _describe_errors(error, locations[number])
+    mistakes += _find_duplicates(keys)
+    if mistakes:
+        raise InvalidKeyFile("; ".join(mistakes))
+    return tuple(keys)
 
 
-#: Where a table begins, and where each of its fields is; in words.
+#: Where a table begins, and where each of its fields stands, in words ("line 3").
 _SourceLocation = tuple[str, dict[str, str]]
 
 
 def _source_locations(text: str, tables: int) -> list[_SourceLocation]:
-    """Tables are counted where they are not written under headers of their own, as in `keys = [{...}]`."""
-    places: list[_SourceLocation] = []
+    """Find the lines of all tables. Tables without headers of their own (`keys = [{...}]`) are numbered instead."""
+    locations: list[_SourceLocation] = []
     for number, line in enumerate(text.splitlines(), 1):
         field = re.match(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=", line)
         if re.match(r"\s*\[\[\s*[\"']?keys[\"']?\s*\]\]", line):
-            places.append((f"line {number}", {}))
-        elif places and field:
-            places[-1][1].setdefault(field[1], f"line {number}")
-    return places if len(places) == tables else [(f"table {number}", {}) for number in range(1, tables + 1)]
+            locations.append((f"line {number}", {}))
+        elif locations and field:
+            locations[-1][1].setdefault(field[1], f"line {number}")
+    return locations if len(locations) == tables else [(f"table {number}", {}) for number in range(1, tables + 1)]
 
 
-def _describe_errors(error: ValidationError, place: _SourceLocation) -> Iterator[str]:
-    start, fields = place
+def _describe_errors(error: ValidationError, location: _SourceLocation) -> Iterator[str]:
+    start, fields = location
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "keys"
         yield f"{fields.get(field, start)}: {field}: {problem['msg']}"
 
 
-def _find_duplicates(rows: list[ClientKey]) -> Iterator[str]:
+def _find_duplicates(keys: list[ClientKey]) -> Iterator[str]:
     seen: dict[str | bytes, str] = {}
-    for row in rows:
-        if row.name in seen:
-            yield f"two keys have the name {row.name}"
-        elif row.sha256 in seen:
-            yield f"{seen[row.sha256]} and {row.name} have the same key"
-        seen |= {row.name: row.name, row.sha256: row.name}
+    for key in keys:
+        if key.name in seen:
+            yield f"two keys have the name {key.name}"
+        elif key.sha256 in seen:
+            yield f"{seen[key.sha256]} and {key.name} have the same key"
+        seen |= {key.name: key.name, key.sha256: key.name}
 
 
 def generate_key(name: str) -> tuple[str, str]:
-    """A key that nobody can guess, and its table for the file. Raises KeysBroken for a name that is none."""
+    """Return a new random key and its table for the key file.
+
+    Raises:
+        InvalidKeyFile: The name is not valid.
+    """
     key = f"sk-limner-{secrets.token_urlsafe(32)}"
     table = f'[[keys]]\nname = "{name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
     fields: dict[str, Any] = {"name": name, "sha256": "0" * 64}

@@ -1,4 +1,7 @@
-"""What a key may ask for and how much: models, sizes, qualities, requests and images in a time, questions at once."""
+"""Enforce what a client key may request.
+
+Its limits: models, sizes, qualities, requests and images per period, images per month, and concurrency.
+"""
 
 import asyncio
 import math
@@ -22,15 +25,20 @@ _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400}
 
 _QUALITIES = ("low", "medium", "high")
 
-#: Seconds after which a month's counter is of no use: the longest month and a day.
+#: Seconds after which a month's counter expires: the longest month and a day.
 _BUDGET_COUNTER_TTL = 32 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class LimitWindow:
-    """How much of one limit is used; `free_in` is in seconds, until the oldest part of it counts no more.
+    """One limit, what a request would use of it, and how much is used.
 
-    `place` does not tell the amount: a limit that is changed has not forgotten what was used.
+    Attributes:
+        kind: "requests" or "images".
+        cost: How much this request uses.
+        counter: The name of the counter. It does not contain the amount, so that what was used still counts when the
+            operator changes the limit.
+        resets_in: Seconds until the oldest use no longer counts.
     """
 
     kind: str
@@ -50,9 +58,10 @@ class LimitWindow:
 
 
 class KeyLimits:
-    """`queue` bounds the requests that wait for a turn of their key."""
+    """The limits of all client keys, counted in the shared state."""
 
     def __init__(self, state: SharedState, max_waiting: int, now: Callable[[], float] = time.time) -> None:
+        """`max_waiting`: requests of one key that may wait for a slot. `now`: resemaphore seconds since the epoch."""
         self._state = state
         self._max_waiting = max_waiting
         self._now = now
@@ -61,118 +70,136 @@ class KeyLimits:
         self._shared_semaphore = DistributedSemaphore(state)
 
     def lock(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """One request of a key at a time, so that of two equal ones the second finds the first, and is not counted."""
+        """Return a lock of the caller's key.
+
+        Held while a request looks for an equal job and is charged, so that the second of two equal requests finds the
+        job of the first and is not charged.
+        """
         return nullcontext() if caller.key is None else self._locks.setdefault(caller.key.name, asyncio.Lock())
 
     @asynccontextmanager
     async def slot(self, caller: Caller, slots: int) -> AsyncIterator[None]:
-        """Of this process first, which is fair and bounds who waits, then of all replicas."""
-        row = caller.key
-        if row is None or row.concurrency is None:
+        """Hold `slots` of the concurrency of the caller's key.
+
+        Slots of this process are acquired first, because its queue is bounded and fair, then those of all replicas.
+
+        Raises:
+            RateLimited: Too many requests of the key wait.
+            ServiceUnavailable: Redis is down, and this server fails closed.
+        """
+        key = caller.key
+        if key is None or key.concurrency is None:
             yield
             return
-        turns = self._semaphores.setdefault(row.name, FairSemaphore(row.concurrency, self._max_waiting))
-        turns.set_limit(row.concurrency)
+        semaphore = self._semaphores.setdefault(key.name, FairSemaphore(key.concurrency, self._max_waiting))
+        semaphore.set_limit(key.concurrency)
         async with (
-            turns.acquire(caller.id, slots),
-            self._shared_semaphore.acquire(row.name, slots, lambda: turns.limit),
+            semaphore.acquire(caller.id, slots),
+            self._shared_semaphore.acquire(key.name, slots, lambda: semaphore.limit),
         ):
             yield
 
     async def charge(self, caller: Caller, images: int) -> dict[str, str]:
-        """The headers that tell what is left. Raises RateLimited, and InvalidRequest for more than ever fits."""
-        row = caller.key
-        if row is None:
+        """Charge one request and its `images` to the caller's key, and return the rate limit headers.
+
+        Raises:
+            InvalidRequest: A limit can never hold that many images.
+            RateLimited: A limit or the monthly budget is exhausted. The request is not charged.
+            ServiceUnavailable: Redis is down, and this server fails closed.
+        """
+        key = caller.key
+        if key is None:
             return {}
-        for rate in row.images:
+        for rate in key.images:
             if images > rate.amount:
                 message = f"Invalid 'n': this key may ask for {rate.amount} images per {rate.period}, but got {images}."
                 raise InvalidRequest(message, param="n", code="invalid_value")
-        return await self._state.with_counters(row.name, lambda counters: self._charge(counters, row, images))
+        return await self._state.with_counters(key.name, lambda counters: self._charge(counters, key, images))
 
-    async def _charge(self, counters: Counters, row: ClientKey, images: int) -> dict[str, str]:
-        """All limits are looked at before anything is counted, so that nothing is counted of what is refused.
-
-        Should replicas ever count at the same moment, each limit still holds, and only a shorter one is charged for
-        what a longer one refuses.
-        """
-        month = f"month/{row.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
-        if row.monthly_images is not None and await counters.get(month) + images > row.monthly_images:
-            raise _budget_exhausted(row.monthly_images)
-        windows = [await self._read_window(counters, window) for window in _limit_windows(row, images)]
+    async def _charge(self, counters: Counters, key: ClientKey, images: int) -> dict[str, str]:
+        # All limits are read before any is charged, so that a refused request is charged to none. Should two replicas
+        # charge at the same moment, each limit still holds; only a shorter limit may be charged for a request that a
+        # longer one refuses.
+        month = f"month/{key.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
+        if key.monthly_images is not None and await counters.get(month) + images > key.monthly_images:
+            raise _budget_exhausted(key.monthly_images)
+        windows = [await self._read_window(counters, window) for window in _limit_windows(key, images)]
         if any(window.remaining < window.cost for window in windows):
-            raise await self._limit_exceeded(counters, row, windows)
+            raise await self._limit_exceeded(counters, key, windows)
         for window in windows:
             if not await counters.acquire_entry(window.counter, window.rate.amount, window.seconds, window.cost):
                 full = replace(window, used=window.rate.amount)
-                raise await self._limit_exceeded(counters, row, [full if each is window else each for each in windows])
-        if row.monthly_images is not None:
-            await self._spend_budget(counters, month, images, row.monthly_images)
+                raise await self._limit_exceeded(counters, key, [full if each is window else each for each in windows])
+        if key.monthly_images is not None:
+            await self._spend_budget(counters, month, images, key.monthly_images)
         return _rate_limit_headers([replace(window, used=window.used + window.cost) for window in windows])
 
     async def _read_window(self, counters: Counters, window: LimitWindow) -> LimitWindow:
-        begun, used = await counters.get_moving_window(window.counter, window.rate.amount, window.seconds)
-        return replace(window, used=used, resets_in=max(0.0, begun + window.seconds - self._now()))
+        start, used = await counters.get_moving_window(window.counter, window.rate.amount, window.seconds)
+        return replace(window, used=used, resets_in=max(0.0, start + window.seconds - self._now()))
 
-    async def _limit_exceeded(self, counters: Counters, row: ClientKey, windows: list[LimitWindow]) -> RateLimited:
-        """For the limit that lasts longest: until there is room for all that was asked for.
-
-        In memory the library tells no more than when there will be room for one.
-        """
+    async def _limit_exceeded(self, counters: Counters, key: ClientKey, windows: list[LimitWindow]) -> RateLimited:
+        """Build the error for the exhausted limit that resets last."""
         waits = []
         for window in windows:
             if window.remaining < window.cost:
-                among = replace(window, rate=Rate(window.rate.amount - window.cost + 1, window.rate.period))
-                waits.append(((await self._read_window(counters, among)).resets_in, window))
+                # The library reports when a limit has room for one more. A limit lower by `cost - 1` has room for one
+                # more when the real one has room for the whole cost. Counters in memory only know the time for one.
+                lowered = replace(window, rate=Rate(window.rate.amount - window.cost + 1, window.rate.period))
+                waits.append(((await self._read_window(counters, lowered)).resets_in, window))
         wait, window = max(waits, key=lambda each: each[0])
         message = (
-            f"Rate limit reached for {row.name} on {window.kind} per {window.rate.period}: "
+            f"Rate limit reached for {key.name} on {window.kind} per {window.rate.period}: "
             f"Limit {window.rate.amount}, Used {window.used}, Requested {window.cost}. "
             f"Please try again in {max(wait, 0.001):.3g}s."
         )
-        told = _rate_limit_headers(windows) | _rate_limit_headers([window])
-        return RateLimited(message, type=window.kind, retry_after=wait, headers=told)
+        headers = _rate_limit_headers(windows) | _rate_limit_headers([window])
+        return RateLimited(message, type=window.kind, retry_after=wait, headers=headers)
 
     async def _spend_budget(self, counters: Counters, month: str, images: int, budget: int) -> None:
-        """Given back where another replica was faster."""
+        # Another replica may have used the rest of the budget since it was read. The images are then given back.
         if await counters.incr(month, _BUDGET_COUNTER_TTL, images) > budget:
             await counters.incr(month, _BUDGET_COUNTER_TTL, -images)
             raise _budget_exhausted(budget)
 
 
-def _limit_windows(row: ClientKey, images: int) -> list[LimitWindow]:
-    """Shortest first."""
-    rates = [("requests", rate, 1) for rate in row.requests] + [("images", rate, images) for rate in row.images]
-    windows = [LimitWindow(kind, rate, cost, f"{kind}/{row.name}/{rate.period}") for kind, rate, cost in rates]
+def _limit_windows(key: ClientKey, images: int) -> list[LimitWindow]:
+    """Return the limits of the key, the shortest period first."""
+    rates = [("requests", rate, 1) for rate in key.requests] + [("images", rate, images) for rate in key.images]
+    windows = [LimitWindow(kind, rate, cost, f"{kind}/{key.name}/{rate.period}") for kind, rate, cost in rates]
     return sorted(windows, key=lambda window: window.seconds)
 
 
 def _budget_exhausted(budget: int) -> RateLimited:
-    """By calendar months, in UTC."""
     message = f"This key's budget of {budget} images a month is used up."
     quota, never = "insufficient_quota", {"x-should-retry": "false"}
     return RateLimited(message, type=quota, code=quota, retry_after=60, headers=never)
 
 
 def _rate_limit_headers(windows: list[LimitWindow]) -> dict[str, str]:
-    """As OpenAI tells them; of several windows of a kind the one with least left, of equal ones the longest."""
-    told: dict[str, str] = {}
+    """Return OpenAI's headers. Of several limits of a kind they show the one with least left, then the longest."""
+    headers: dict[str, str] = {}
     for window in sorted(windows, key=lambda each: (-each.remaining, each.seconds)):
-        told[f"x-ratelimit-limit-{window.kind}"] = str(window.rate.amount)
-        told[f"x-ratelimit-remaining-{window.kind}"] = str(window.remaining)
-        told[f"x-ratelimit-reset-{window.kind}"] = _format_duration(math.ceil(window.resets_in))
-    return told
+        headers[f"x-ratelimit-limit-{window.kind}"] = str(window.rate.amount)
+        headers[f"x-ratelimit-remaining-{window.kind}"] = str(window.remaining)
+        headers[f"x-ratelimit-reset-{window.kind}"] = _format_duration(math.ceil(window.resets_in))
+    return headers
 
 
 def _format_duration(seconds: int) -> str:
-    """As OpenAI writes them: `6m0s`."""
+    """Format a duration as OpenAI does: `6m0s`."""
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
 def apply_key_policy(key: ClientKey | None, request: ImagesRequest) -> ImagesRequest:
-    """What the client leaves to us becomes the largest that is allowed. Raises Forbidden for a model, or UserError."""
+    """Return the request with the largest size and quality that the key permits, where the client set none.
+
+    Raises:
+        Forbidden: The key does not permit the model.
+        UserError: The size or the quality is above what the key permits.
+    """
     if key is None:
         return request
     if key.models and request.model not in key.models:

@@ -1,4 +1,4 @@
-"""The file of keys: what a table may say, how mistakes are told, when it is read again."""
+"""The key file: what a table may contain, how mistakes are described, and when the file is read again."""
 
 import hashlib
 import os
@@ -32,32 +32,32 @@ CASES = [
     Case("no limit where none is set", "", "requests", ()),
     Case("requests a minute", 'requests = ["30/minute"]', "requests", (Rate(30, "minute"),)),
     Case("images an hour and a day", 'images = ["10/hour", "500/day"]', "images", (Rate(10, "hour"), Rate(500, "day"))),
-    Case("questions at once", "concurrency = 4", "concurrency", 4),
+    Case("concurrency", "concurrency = 4", "concurrency", 4),
     Case("models", 'models = ["gpt-image-1"]', "models", ("gpt-image-1",)),
     Case("the largest size", 'max_size = "1536x1024"', "max_size", Size(1536, 1024)),
     Case("the best quality", 'max_quality = "medium"', "max_quality", "medium"),
     Case("an upstream", 'upstream = "spare"', "upstream", "spare"),
     Case("images a month", "monthly_images = 1000", "monthly_images", 1000),
-    Case("a day, to its end", "expires = 2027-01-31", "expires", datetime(2027, 2, 1, tzinfo=UTC)),
-    Case("a day as text, without hyphens", 'expires = "20270131"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
-    Case("the last day that there is", "expires = 9999-12-31", "expires", datetime.max.replace(tzinfo=UTC)),
-    Case("a day as text", 'expires = "2027-01-31"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
-    Case("a moment", "expires = 2027-01-31T10:00:00+01:00", "expires", datetime(2027, 1, 31, 9, tzinfo=UTC)),
-    Case("a moment without a zone is one of UTC", 'expires = "2027-01-31T10:00"', "expires", datetime(2027, 1, 31, 10, tzinfo=UTC)),
+    Case("a date counts to its end", "expires = 2027-01-31", "expires", datetime(2027, 2, 1, tzinfo=UTC)),
+    Case("a date as text, without hyphens", 'expires = "20270131"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
+    Case("the last date means never", "expires = 9999-12-31", "expires", datetime.max.replace(tzinfo=UTC)),
+    Case("a date as text", 'expires = "2027-01-31"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
+    Case("a time with a zone", "expires = 2027-01-31T10:00:00+01:00", "expires", datetime(2027, 1, 31, 9, tzinfo=UTC)),
+    Case("a time without a zone is in UTC", 'expires = "2027-01-31T10:00"', "expires", datetime(2027, 1, 31, 10, tzinfo=UTC)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_a_table_says(case: Case) -> None:
-    [row] = parse_keys(HEAD + case.line)
-    assert getattr(row, case.field) == case.value
+def test_the_fields_of_a_table(case: Case) -> None:
+    [key] = parse_keys(HEAD + case.line)
+    assert getattr(key, case.field) == case.value
 
 
 @dataclass(frozen=True)
 class Wrong:
     name: str
     text: str
-    says: str
+    message: str
 
 
 TWO = HEAD.replace("alice", "bob").replace(DIGEST, "0" * 64)
@@ -75,50 +75,50 @@ WRONG = [
     Wrong("a rate in other words", HEAD + 'requests = ["30 per minute"]', f"line 4: requests: {RATE}"),
     Wrong("a rate of nothing", HEAD + 'images = ["0/day"]', f"line 4: images: {RATE}"),
     Wrong("a rate that is a number", HEAD + "images = [3]", f"line 4: images: {RATE}"),
-    Wrong("two limits for one time", HEAD + 'images = ["9/day", "1/hour", "8/day"]', "line 4: images: expected one limit at most for a minute, an hour and a day each"),
-    Wrong("a size that is none", HEAD + 'max_size = "large"', "line 4: max_size: Invalid size 'large'. Expected WIDTHxHEIGHT, for example '1824x1024'."),
+    Wrong("two limits for one period", HEAD + 'images = ["9/day", "1/hour", "8/day"]', "line 4: images: expected one limit at most for a minute, an hour and a day each"),
+    Wrong("an invalid size", HEAD + 'max_size = "large"', "line 4: max_size: Invalid size 'large'. Expected WIDTHxHEIGHT, for example '1824x1024'."),
     Wrong("a size that is no limit", HEAD + 'max_size = "auto"', 'line 4: max_size: expected a size like "1536x1024"'),
     Wrong("a size that is a number", HEAD + "max_size = 1", 'line 4: max_size: expected a size like "1536x1024"'),
-    Wrong("a quality that is none", HEAD + 'max_quality = "best"', "line 4: max_quality: Input should be 'low', 'medium' or 'high'"),
+    Wrong("an unknown quality", HEAD + 'max_quality = "best"', "line 4: max_quality: Input should be 'low', 'medium' or 'high'"),
     Wrong("concurrency as text", HEAD + 'concurrency = "4"', "line 4: concurrency: Input should be a valid integer"),
-    Wrong("an end that is none", HEAD + 'expires = "soon"', "line 4: expires: expected a date like 2027-01-31, or a date with a time"),
+    Wrong("an invalid date", HEAD + 'expires = "soon"', "line 4: expires: expected a date like 2027-01-31, or a date with a time"),
     Wrong("a time of day", HEAD + "expires = 10:00:00", "line 4: expires: expected a date like 2027-01-31, or a date with a time"),
     Wrong("two of one name", HEAD + HEAD.replace(DIGEST, "0" * 64), "two keys have the name alice"),
     Wrong("two of one key", HEAD + HEAD.replace("alice", "bob"), "alice and bob have the same key"),
-    Wrong("two mistakes, both told", HEAD + "concurrency = 0\nimages = 3", "line 5: images: Input should be a valid tuple; line 4: concurrency: Input should be greater than or equal to 1"),
+    Wrong("two mistakes", HEAD + "concurrency = 0\nimages = 3", "line 5: images: Input should be a valid tuple; line 4: concurrency: Input should be greater than or equal to 1"),
     Wrong("a number with more digits than anyone reads", HEAD + f"concurrency = {'9' * 5000}", "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit"),
-    Wrong("an upstream that is not there", HEAD + 'upstream = "spar"', "line 4: upstream: expected the name of an upstream: main, spare"),
+    Wrong("an upstream that does not exist", HEAD + 'upstream = "spar"', "line 4: upstream: expected the name of an upstream: main, spare"),
     Wrong("an upstream that is a number", HEAD + "upstream = 1", "line 4: upstream: expected the name of an upstream: main, spare"),
     Wrong("tables on one line", "keys = [{name = 'a'}]", "table 1: sha256: Field required"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
-def test_how_mistakes_are_told(case: Wrong) -> None:
+def test_each_mistake_is_described_with_its_line(case: Wrong) -> None:
     with pytest.raises(InvalidKeyFile) as caught:
         parse_keys(case.text, ["main", "spare"])
-    assert str(caught.value) == case.says
+    assert str(caught.value) == case.message
 
 
 class File:
-    """A file of keys and a clock, both moved by hand."""
+    """A key file with clocks that the test sets. `age`: seconds since the file was written."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "keys.toml"
         self.now = 0.0
         self.age = 60.0
         self.write(HEAD)
-        self.book = KeyFile(self.path, ["main"], monotonic=lambda: self.now, wall_clock=lambda: self.now + self.age)
+        self.key_file = KeyFile(self.path, ["main"], monotonic=lambda: self.now, wall_clock=lambda: self.now + self.age)
 
     def write(self, text: str) -> None:
         self.path.write_text(text)
         self.now += 1
-        # Two writings within one tick of the file system's clock are told apart all the same.
+        # Two writes within one tick of the file system's clock must be distinguished.
         os.utime(self.path, (self.now, self.now))
 
     def names(self) -> list[str]:
-        found = [self.book.lookup(bytes.fromhex(digest)) for digest in (DIGEST, "0" * 64)]
-        return [row.name for row in found if row is not None]
+        found = [self.key_file.lookup(bytes.fromhex(digest)) for digest in (DIGEST, "0" * 64)]
+        return [key.name for key in found if key is not None]
 
 
 def test_a_changed_file_is_read_a_second_later(tmp_path: Path) -> None:
@@ -132,21 +132,21 @@ def test_a_changed_file_is_read_a_second_later(tmp_path: Path) -> None:
 
 def test_a_file_that_has_not_changed_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = File(tmp_path)
-    monkeypatch.setattr(file.book, "reload", lambda: pytest.fail("read again"))
+    monkeypatch.setattr(file.key_file, "reload", lambda: pytest.fail("read again"))
     file.now += 10
     assert file.names() == ["alice"]
 
 
 BROKEN: dict[str, tuple[Callable[[File], Any], str]] = {
     "a mistake": (lambda file: file.write(HEAD + "concurrency = 0"), "line 4: concurrency: Input should be greater than or equal to 1"),
-    "an upstream that is not there": (lambda file: file.write(HEAD + 'upstream = "spar"'), "line 4: upstream: expected the name of an upstream: main"),
+    "an upstream that does not exist": (lambda file: file.write(HEAD + 'upstream = "spar"'), "line 4: upstream: expected the name of an upstream: main"),
     "no text": (lambda file: file.path.write_bytes(b"\xff"), "is not UTF-8"),
     "no file": (lambda file: file.path.unlink(), "cannot be read: No such file or directory"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_told_of_once_and_changes_nothing(name: str, tmp_path: Path) -> None:
+def test_a_file_with_mistakes_is_logged_once_and_changes_nothing(name: str, tmp_path: Path) -> None:
     breaks, reason = BROKEN[name]
     file = File(tmp_path)
     breaks(file)
@@ -154,13 +154,13 @@ def test_a_broken_file_is_told_of_once_and_changes_nothing(name: str, tmp_path: 
         for _ in range(3):
             file.now += 1
             assert file.names() == ["alice"]
-        assert [(each["log_level"], each["reason"]) for each in logs] == [("error", reason)]
+        assert [(record["log_level"], record["reason"]) for record in logs] == [("error", reason)]
         file.write(TWO)
         assert file.names() == ["bob"]
         assert (logs[-1]["event"], logs[-1]["keys"]) == ("key_file_loaded", 1)
 
 
-def test_a_file_that_is_being_written_is_left_alone_for_a_second(tmp_path: Path) -> None:
+def test_a_file_that_was_just_written_is_not_read_for_a_second(tmp_path: Path) -> None:
     file = File(tmp_path)
     file.write(HEAD + TWO)
     file.age = 0.0
@@ -171,30 +171,30 @@ def test_a_file_that_is_being_written_is_left_alone_for_a_second(tmp_path: Path)
     assert file.names() == ["alice", "bob"]
 
 
-def test_a_time_that_is_yet_to_come_delays_nothing(tmp_path: Path) -> None:
+def test_a_modification_time_in_the_future_delays_nothing(tmp_path: Path) -> None:
     file = File(tmp_path)
     file.write(HEAD + TWO)
     file.age = -3600.0
     assert file.names() == ["alice", "bob"]
 
 
-def test_a_hangup_reads_at_once(tmp_path: Path) -> None:
+def test_reload_reads_the_file_at_once(tmp_path: Path) -> None:
     file = File(tmp_path)
     file.age = 0.0
     file.write(TWO)
-    file.book.reload()
+    file.key_file.reload()
     assert file.names() == ["bob"]
 
 
-def test_a_broken_file_at_the_start_is_none(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(InvalidKeyFile, match="No such file"):
         KeyFile(tmp_path / "none")
 
 
-def test_a_new_key_opens_its_row() -> None:
+def test_a_generated_key_matches_its_table() -> None:
     key, table = generate_key("alice")
-    [row] = parse_keys(table)
-    assert row.sha256 == hashlib.sha256(key.encode()).digest()
+    [entry] = parse_keys(table)
+    assert entry.sha256 == hashlib.sha256(key.encode()).digest()
     assert key != generate_key("alice")[0]
     with pytest.raises(InvalidKeyFile, match="expected 1 to 64"):
         generate_key('a"b')
