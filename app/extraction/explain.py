@@ -34,7 +34,7 @@ class PastedReply:
 def parse_pasted(pasted: bytes) -> PastedReply:
     """Read pasted bytes as the most specific part of a chat reply that they can be. Never fails.
 
-    Bytes that are nothing else are what a model said.
+    Bytes that are no part of a reply are taken for the text of a message.
     """
     pasted = pasted.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -128,5 +128,5 @@ def describe_url(url: str) -> str:
 def printable(text: str, max_length: int = _MAX_SHOWN) -> str:
     """Truncate the text and replace control characters, with which a reply could steer the terminal."""
     start = text[: max_length + 1]
-    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in start)
+    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in start)
     return clean if len(text) <= max_length else f"{clean[: max_length - 1]}…"

@@ -143,7 +143,11 @@ def _has_bytes(data_url: str, data: bytes) -> bool:
 
 
 def _decode(run: Base64Run) -> bytes:
-    """Raises `ValueError` if the run is not base64, or a data URL in another encoding."""
+    """Decode the payload of a run.
+
+    Raises:
+        ValueError: The run is not base64, or is a data URL in another encoding.
+    """
     payload = run.payload.replace("\\r", "").replace("\\n", "") if "\\" in run.payload else run.payload
     if not run.prefix or run.prefix.rstrip().lower().endswith("base64,"):
         return decode_base64(payload)

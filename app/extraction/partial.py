@@ -90,7 +90,7 @@ def progress_line(reply: ChatReply, prompt: str) -> str:
 
 
 def _clean(line: str) -> str:
-    printable = "".join(letter if letter.isprintable() else " " for letter in line)
+    printable = "".join(character if character.isprintable() else " " for character in line)
     return " ".join(printable.replace("**", "").split()).strip(_ORNAMENTS)
 
 

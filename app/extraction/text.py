@@ -46,7 +46,7 @@ _HTML_PAGE = re.compile(r"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|htm
 _JSON_FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
 
 #: Escapes of JSON and Markdown in URLs, for texts that are not JSON that could be parsed.
-_ESCAPES = (("\\u0026", "&"), *((f"\\{letter}", letter) for letter in "_&~=#*-.![]()"))
+_ESCAPES = (("\\u0026", "&"), *((f"\\{character}", character) for character in "_&~=#*-.![]()"))
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"))
 
 
@@ -69,8 +69,8 @@ class ReplyText:
         """The text without hidden parts. Empty where it is a JSON document: there, keys tell more than words."""
         text = "" if self._is_json else self._raw
         for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):
-            for escape, letter in table if sign in text else ():
-                text = text.replace(escape, letter)
+            for escape, character in table if sign in text else ():
+                text = text.replace(escape, character)
         return strip_hidden(text)
 
     @cached_property

@@ -238,6 +238,7 @@ def classify(
     the upstream had begun to answer.
 
     Args:
+        status: The HTTP status.
         headers: Found by lower-case names.
         body: The beginning is enough.
         pass_through: The request was sent with the caller's own key.

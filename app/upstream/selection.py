@@ -30,7 +30,7 @@ class NoCandidate(Enum):
     """Why no upstream is selected."""
 
     BUSY = "an upstream is left, but it has no free slot now"
-    EXHAUSTED = "every upstream has been tried"
+    EXHAUSTED = "every upstream whose circuit allows the request has been tried"
 
 
 def select(candidates: Sequence[Candidate], random: float) -> str | NoCandidate:

@@ -112,7 +112,6 @@ NOT_RENAMED_YET = {
         "cli",
         "config",
         "demo",
-        "extraction",
         "images",
         "jobs",
         "server",
@@ -130,11 +129,9 @@ NOT_RENAMED_YET = {
         "tests/unit/cli",
         "tests/unit/config",
         "tests/unit/demo",
-        "tests/unit/extraction",
         "tests/unit/images",
         "tests/unit/jobs",
         "tests/unit/observability",
-        "tests/unit/upstream",
     ),
 }
 

@@ -1,4 +1,7 @@
-"""The rows of replies.jsonl and more_replies.jsonl as bodies that an upstream would send."""
+"""Read the corpus of chat replies, `tests/data/*replies.jsonl`, as the bodies that an upstream would send.
+
+The format is described in `tests/data/replies.md`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +9,18 @@ from typing import Any
 
 import orjson
 
+DATA = Path(__file__).parents[1] / "data"
+
 
 @dataclass(frozen=True, slots=True)
 class CorpusReply:
+    """One reply of the corpus.
+
+    Attributes:
+        expected: URLs of the images in the reply, in order.
+        sent: URLs that the client had sent with its request.
+    """
+
     id: str
     body: bytes
     expected: tuple[str, ...]
@@ -16,14 +28,11 @@ class CorpusReply:
 
 
 def read_corpus(name: str) -> list[CorpusReply]:
-    return [
-        _row(orjson.loads(line))
-        for line in (Path(__file__).parents[1] / "data" / name).read_bytes().splitlines()
-        if line
-    ]
+    """Return the replies of the file `name`."""
+    return [_parse(orjson.loads(line)) for line in (DATA / name).read_bytes().splitlines() if line]
 
 
-def _row(row: dict[str, Any]) -> CorpusReply:
+def _parse(row: dict[str, Any]) -> CorpusReply:
     return CorpusReply(row["id"], _body(row["reply"]), tuple(row["expected"]), tuple(row.get("request_images", ())))
 
 

@@ -1,4 +1,4 @@
-"""Base64 in texts: where it begins, where it ends, what is left alone."""
+"""Base64 in texts: where a run begins, where it ends, and what is no run."""
 
 from dataclasses import dataclass
 
@@ -10,24 +10,24 @@ from tests.unit.protocol.test_data_url import CASES
 
 PNG = pybase64.b64encode_as_string(CASES[0].data)
 JPEG = pybase64.b64encode_as_string(CASES[3].data)
-#: Longer than the slices that are checked by the decoder.
+#: Longer than the slices that the decoder validates.
 LARGE = pybase64.b64encode_as_string(CASES[0].data + bytes(range(256)) * 800)
-#: The encoder's version decides how long a picture is, so the padding is made sure of.
+#: Cut or filled up to a length that needs padding, whatever length the PNG encoder produces.
 PADDED = pybase64.b64encode_as_string((CASES[0].data + bytes(3))[: len(CASES[0].data) // 3 * 3 + 1])
 SAFE = LARGE.replace("+", "-").replace("/", "_")
 ONE = f"{MARK}0{MARK}"
 
 
 def wrapped(text: str, end: str) -> str:
-    return end.join(text[at : at + 76] for at in range(0, len(text), 76))
+    return end.join(text[start : start + 76] for start in range(0, len(text), 76))
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     text: str
-    short: str
-    pieces: tuple[Base64Run, ...]
+    shortened: str
+    runs: tuple[Base64Run, ...]
 
 
 HEAD = "data:image/png;base64,"
@@ -35,21 +35,24 @@ CASES_OF_TEXT = [
     Case("no base64", "data: https://a.example/x", "data: https://a.example/x", ()),
     Case("a data URL", f"![x]({HEAD}{PNG})", f"![x]({ONE})", (Base64Run(HEAD, PNG),)),
     Case("base64 alone", f"x {PNG} y", f"x {ONE} y", (Base64Run("", PNG),)),
+    Case("two runs", f"{HEAD}{PNG}\n\n{JPEG}", f"{ONE}\n\n{MARK}1{MARK}", (Base64Run(HEAD, PNG), Base64Run("", JPEG))),
     Case(
-        "two pieces", f"{HEAD}{PNG}\n\n{JPEG}", f"{ONE}\n\n{MARK}1{MARK}", (Base64Run(HEAD, PNG), Base64Run("", JPEG))
-    ),
-    Case(
-        "the other way round",
+        "two runs, base64 alone first",
         f"{JPEG} {HEAD}{PNG}",
         f"{ONE} {MARK}1{MARK}",
         (Base64Run("", JPEG), Base64Run(HEAD, PNG)),
     ),
-    Case("a large piece", f"{HEAD}{LARGE})", f"{ONE})", (Base64Run(HEAD, LARGE),)),
-    Case("a large piece in the URL-safe alphabet", f"{HEAD}{SAFE})", f"{ONE})", (Base64Run(HEAD, SAFE),)),
-    Case("lines", f"{HEAD}{wrapped(PNG, chr(10))})", f"{ONE})", (Base64Run(HEAD, wrapped(PNG, "\n")),)),
-    Case("lines with escaped breaks", f"{wrapped(PNG, chr(92) + 'n')}", ONE, (Base64Run("", wrapped(PNG, "\\n")),)),
+    Case("a large run", f"{HEAD}{LARGE})", f"{ONE})", (Base64Run(HEAD, LARGE),)),
+    Case("a large run in the URL-safe alphabet", f"{HEAD}{SAFE})", f"{ONE})", (Base64Run(HEAD, SAFE),)),
+    Case("several lines", f"{HEAD}{wrapped(PNG, chr(10))})", f"{ONE})", (Base64Run(HEAD, wrapped(PNG, "\n")),)),
     Case(
-        "lines whose breaks became blanks",
+        "several lines with escaped breaks",
+        f"{wrapped(PNG, chr(92) + 'n')}",
+        ONE,
+        (Base64Run("", wrapped(PNG, "\\n")),),
+    ),
+    Case(
+        "several lines whose breaks became blanks",
         f"{HEAD}{wrapped(PNG, ' ')})",
         f"{ONE})",
         (Base64Run(HEAD, wrapped(PNG, " ")),),
@@ -64,25 +67,25 @@ CASES_OF_TEXT = [
 
 
 @pytest.mark.parametrize("case", CASES_OF_TEXT, ids=lambda case: case.name)
-def test_pieces_are_cut_out(case: Case) -> None:
-    assert extract_base64(case.text) == (case.short, case.pieces)
+def test_runs_are_cut_out(case: Case) -> None:
+    assert extract_base64(case.text) == (case.shortened, case.runs)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\\n"])
 @pytest.mark.parametrize("size", range(60, 400))
-def test_the_last_line_belongs_to_its_piece(size: int, end: str) -> None:
+def test_the_last_line_belongs_to_its_run(size: int, end: str) -> None:
     text = wrapped(pybase64.b64encode_as_string(b"\x89PNG\r\n\x1a\n" + bytes(size)), end)
     assert extract_base64(f"{HEAD}{text})") == (f"{ONE})", (Base64Run(HEAD, text),))
 
 
-def test_pieces_without_number_are_left() -> None:
-    short, pieces = extract_base64(f"{HEAD}{'A' * 16} " * 1500)
-    assert len(pieces) == 1000
-    assert short.count("data:") == 500
+def test_runs_beyond_a_limit_stay_in_the_text() -> None:
+    shortened, runs = extract_base64(f"{HEAD}{'A' * 16} " * 1500)
+    assert len(runs) == 1000
+    assert shortened.count("data:") == 500
 
 
-def test_a_stand_in_names_its_piece_or_none() -> None:
-    piece = Base64Run("", PNG)
-    assert resolve_run(ONE, [piece]) is piece
-    assert resolve_run(f"{MARK}1{MARK}", [piece]) is None
-    assert resolve_run("x", [piece]) is None
+def test_a_mark_leads_to_its_run_if_there_is_one() -> None:
+    run = Base64Run("", PNG)
+    assert resolve_run(ONE, [run]) is run
+    assert resolve_run(f"{MARK}1{MARK}", [run]) is None
+    assert resolve_run("x", [run]) is None

@@ -1,4 +1,4 @@
-"""What words say about an address, row by row."""
+"""What the label of a URL, and the words in front of it, say about the URL."""
 
 import pytest
 
@@ -8,7 +8,7 @@ URL = "https://cdn.example.com/gen/a1.png"
 
 
 @pytest.mark.parametrize(
-    ("words", "label", "url", "lesser"),
+    ("words", "label", "url", "secondary"),
     [
         ("", "image", URL, False),
         ("", "preview", URL, True),
@@ -23,20 +23,20 @@ URL = "https://cdn.example.com/gen/a1.png"
         ("", f"{'a red fox ' * 9}preview", URL, False),
     ],
 )
-def test_lesser_pictures_are_known_by_words_label_or_path(words: str, label: str, url: str, lesser: bool) -> None:
-    assert is_secondary(words, label, url) is lesser
+def test_a_secondary_image_is_known_by_words_label_or_path(words: str, label: str, url: str, secondary: bool) -> None:
+    assert is_secondary(words, label, url) is secondary
 
 
 @pytest.mark.parametrize(
-    ("words", "label", "foreign"),
+    ("words", "label", "unrelated"),
     [("Source: ", "", True), ("", "powered by x", True), ("来源：", "", True), ("Result: ", "image", False)],
 )
-def test_pictures_of_others_are_known_by_words(words: str, label: str, foreign: bool) -> None:
-    assert is_unrelated(words, label) is foreign
+def test_an_unrelated_image_is_known_by_words(words: str, label: str, unrelated: bool) -> None:
+    assert is_unrelated(words, label) is unrelated
 
 
 @pytest.mark.parametrize(
-    ("words", "label", "result"),
+    ("words", "label", "announced"),
     [
         ("已生成图片：", "", True),
         ("Here you go: ", "", True),
@@ -47,12 +47,12 @@ def test_pictures_of_others_are_known_by_words(words: str, label: str, foreign: 
         ("I cannot draw. Here is your image: ", "", True),
     ],
 )
-def test_the_result_is_known_by_words(words: str, label: str, result: bool) -> None:
-    assert announces_result(words, label) is result
+def test_a_result_is_announced_by_words(words: str, label: str, announced: bool) -> None:
+    assert announces_result(words, label) is announced
 
 
 @pytest.mark.parametrize(
     ("words", "clause"), [("a. b: ", "b:"), ("甲，乙：", "乙："), ("a.b", "a.b"), ("", ""), ("a。", "a")]
 )
-def test_the_last_clause_counts(words: str, clause: str) -> None:
+def test_only_the_last_clause_is_about_the_url(words: str, clause: str) -> None:
     assert last_clause(words) == clause

@@ -1,4 +1,4 @@
-"""`limner explain`, as a person and as a program reads it."""
+"""`limner explain`: its report for people and its report for programs."""
 
 import base64
 import io
@@ -13,25 +13,25 @@ from app.cli.explain import explain_file
 from app.extraction.explain import describe_url, printable
 from tests.support.sample_images import noise, saved
 
-PICTURE = saved(noise((64, 48)), "PNG")
-DATA_URL = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+IMAGE = saved(noise((64, 48)), "PNG")
+DATA_URL = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`says`: all that is printed."""
+    """`printed`: every line of the output."""
 
     name: str
     pasted: str
-    says: tuple[str, ...]
+    printed: tuple[str, ...]
     code: int = 0
     sent: tuple[str, ...] = ()
 
 
 CASES = [
-    Case("a picture", "![fox](https://e.com/a.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", "dropped  0")),
-    Case("a picture and what is none", "![fox](https://e.com/a.png) ![logo](https://e.com/a.svg)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", "dropped  1", "  - markdown-image: https://e.com/a.svg", "    it leads to a file that is not an image")),
-    Case("the client's own picture", "![fox](https://e.com/a.png)", ("read as  plain words", "found    0", "dropped  1", "  - markdown-image: https://e.com/a.png", "    the client itself had sent it", "answer   400 no_image_in_reply: The upstream's reply contains no image. It said: ![fox](https://e.com/a.png)"), 1, ("https://e.com/a.png",)),
+    Case("an image", "![fox](https://e.com/a.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", "dropped  0")),
+    Case("an image and an SVG", "![fox](https://e.com/a.png) ![logo](https://e.com/a.svg)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", "dropped  1", "  - markdown-image: https://e.com/a.svg", "    it leads to a file that is not an image")),
+    Case("an image that the client sent", "![fox](https://e.com/a.png)", ("read as  plain words", "found    0", "dropped  1", "  - markdown-image: https://e.com/a.png", "    the client itself had sent it", "answer   400 no_image_in_reply: The upstream's reply contains no image. It said: ![fox](https://e.com/a.png)"), 1, ("https://e.com/a.png",)),
     Case("nothing better than a preview", "![thumbnail](https://e.com/thumb.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/thumb.png", "     a preview or the like, taken because there is nothing better", "dropped  0")),
     Case("a refusal", "I cannot help with that: it violates our content policy.", ("read as  plain words", "found    0", "dropped  0", "answer   400 moderation_blocked: Your request was rejected by the safety system of the upstream. It said: I cannot help with that: it violates our content policy."), 1),
     Case("an error", '{"error":{"message":"busy","type":null,"code":7}}', ("read as  a body in JSON", "found    0", "dropped  0", 'answer   the upstream\'s own error: {"message":"busy","type":null,"code":7}'), 1),
@@ -41,11 +41,11 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_a_person_reads(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_for_people(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "reply.txt"
     file.write_text(case.pasted)
     assert explain_file(str(file), sent=case.sent) == case.code
-    assert tuple(capsys.readouterr().out.splitlines()) == case.says
+    assert tuple(capsys.readouterr().out.splitlines()) == case.printed
 
 
 class Pipe:
@@ -53,7 +53,7 @@ class Pipe:
         self.buffer = io.BytesIO(data)
 
 
-def test_what_a_program_reads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     url = DATA_URL
     monkeypatch.setattr(sys, "stdin", Pipe(f"![]({url}) ![logo](https://e.com/a.svg)".encode()))
     assert explain_file("-", as_json=True) == 0
@@ -69,16 +69,16 @@ def test_what_a_program_reads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert orjson.loads(capsys.readouterr().out)["answer"].startswith("400 no_image_in_reply: ")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explain_file(str(tmp_path / "none")) == 2
     assert capsys.readouterr().err == f"limner explain: {tmp_path}/none: No such file or directory\n"
 
 
-def test_a_data_url_is_told_by_what_is_in_it() -> None:
-    assert describe_url(DATA_URL) == f"data URL, 64x48 png, {len(PICTURE):,} bytes"
+def test_a_data_url_is_described_by_its_content() -> None:
+    assert describe_url(DATA_URL) == f"data URL, 64x48 png, {len(IMAGE):,} bytes"
     assert describe_url("data:image/png;base64,AAAA") == "data URL, not an image, 3 bytes"
 
 
-def test_a_reply_cannot_tell_the_terminal_what_to_do() -> None:
+def test_a_reply_cannot_steer_the_terminal() -> None:
     assert printable("a\x1b[31m\nb") == "a\ufffd[31m\ufffdb"
     assert printable("a" * 7, 5) == "aaaa…"

@@ -1,4 +1,4 @@
-"""What can be handed on, in which spelling, and why the rest cannot."""
+"""Which candidates are accepted, in which spelling, and why the others are not."""
 
 import io
 
@@ -17,6 +17,7 @@ URL = "https://a.example/x.png"
 
 
 def pixel() -> str:
+    """Encode a PNG of a single pixel."""
     file = io.BytesIO()
     Image.new("RGB", (1, 1)).save(file, "PNG")
     return pybase64.b64encode_as_string(file.getvalue())
@@ -32,7 +33,7 @@ def pixel() -> str:
         (Base64Run(HEAD, BASE64[:40] + "\\r\\n" + BASE64[40:]), HEAD + BASE64),
     ],
 )
-def test_an_image_gets_its_one_spelling(value: str | Base64Run, url: str) -> None:
+def test_an_accepted_url_is_normalized(value: str | Base64Run, url: str) -> None:
     assert CandidateFilter(()).check(value) == (url, "")
 
 
@@ -50,10 +51,10 @@ def test_an_image_gets_its_one_spelling(value: str | Base64Run, url: str) -> Non
         (Base64Run(HEAD, pixel()), "single pixel"),
     ],
 )
-def test_what_is_no_image_has_a_reason(value: str | Base64Run, reason: str) -> None:
-    url, why_not = CandidateFilter(()).check(value)
+def test_a_rejected_candidate_has_a_reason(value: str | Base64Run, reason: str) -> None:
+    url, rejection = CandidateFilter(()).check(value)
     assert not url
-    assert reason in why_not
+    assert reason in rejection
 
 
 @pytest.mark.parametrize(
@@ -65,14 +66,14 @@ def test_what_is_no_image_has_a_reason(value: str | Base64Run, reason: str) -> N
         (f"data:image/x;base64,{BASE64.rstrip('=')}", Base64Run("", BASE64)),
     ],
 )
-def test_what_the_client_sent_is_no_result(sent: str, value: str | Base64Run) -> None:
+def test_an_image_that_the_client_sent_is_rejected(sent: str, value: str | Base64Run) -> None:
     assert CandidateFilter([sent]).check(value) == ("", "the client itself had sent it")
 
 
 @pytest.mark.parametrize(
     "sent", ["https://a.example/y.png", "data:,x", HEAD + "A" * len(BASE64), HEAD + "!" * len(BASE64)]
 )
-def test_what_the_client_sent_does_not_stand_in_the_way_of_another(sent: str) -> None:
-    judge = CandidateFilter([sent])
-    assert judge.check(URL) == (URL, "")
-    assert judge.check(Base64Run(HEAD, BASE64)) == (HEAD + BASE64, "")
+def test_an_image_that_the_client_sent_does_not_reject_another(sent: str) -> None:
+    candidate_filter = CandidateFilter([sent])
+    assert candidate_filter.check(URL) == (URL, "")
+    assert candidate_filter.check(Base64Run(HEAD, BASE64)) == (HEAD + BASE64, "")

@@ -1,4 +1,4 @@
-"""Every reply form of the two tables, every row of FORMS, hostile texts, garbage, and what is said about it all."""
+"""Every reply form of the corpus, every row of FORMS, rejections and their reasons, hostile texts and garbage."""
 
 import time
 from dataclasses import dataclass, replace
@@ -9,26 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UpstreamInvalidReply
-from app.extraction import forms as replies
+from app.extraction import forms
 from app.extraction.forms import FORMS, ExtractionResult, explain, find_images
 from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
 from tests.support.reply_corpus import CorpusReply, read_corpus
 
-ROWS = read_corpus("replies.jsonl") + read_corpus("more_replies.jsonl")
-PNG = next(row for row in ROWS if row.id == "b64-scheme").expected[0]
+CORPUS = read_corpus("replies.jsonl") + read_corpus("more_replies.jsonl")
+PNG = next(reply for reply in CORPUS if reply.id == "b64-scheme").expected[0]
 LINK = "https://cdn.example.com/gen/2026/a1b2c3.png"
 
 
-def findings_of(row: CorpusReply) -> ExtractionResult:
+def result_of(reply: CorpusReply) -> ExtractionResult:
     try:
-        return explain(read_reply(row.body), row.sent)
+        return explain(read_reply(reply.body), reply.sent)
     except UpstreamInvalidReply:
         return ExtractionResult((), ())
 
 
-def urls_of(row: CorpusReply) -> tuple[str, ...]:
-    return tuple(image.url for image in findings_of(row).images)
+def urls_of(reply: CorpusReply) -> tuple[str, ...]:
+    return tuple(image.url for image in result_of(reply).images)
 
 
 def reply_with(content: object) -> ChatReply:
@@ -39,41 +39,41 @@ def urls_in(content: object) -> list[str]:
     return [image.url for image in find_images(reply_with(content))]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_every_known_reply_form_gives_exactly_its_images(row: CorpusReply) -> None:
-    assert urls_of(row) == row.expected
+@pytest.mark.parametrize("reply", CORPUS, ids=lambda reply: reply.id)
+def test_every_reply_of_the_corpus_gives_exactly_its_images(reply: CorpusReply) -> None:
+    assert urls_of(reply) == reply.expected
 
 
-def test_the_rows_have_different_names() -> None:
-    assert len({row.id for row in ROWS}) == len(ROWS)
+def test_the_replies_have_different_ids() -> None:
+    assert len({reply.id for reply in CORPUS}) == len(CORPUS)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_every_form_is_needed_by_some_row(form: replies.ReplyForm, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row for row in ROWS if any(image.form == form.name for image in findings_of(row).images)]
-    monkeypatch.setattr(replies, "FORMS", tuple(other for other in FORMS if other is not form))
-    assert any(urls_of(row) != row.expected for row in rows)
+def test_every_form_is_needed_by_some_reply(form: forms.ReplyForm, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = [reply for reply in CORPUS if any(image.form == form.name for image in result_of(reply).images)]
+    monkeypatch.setattr(forms, "FORMS", tuple(other for other in FORMS if other is not form))
+    assert any(urls_of(reply) != reply.expected for reply in replies)
 
 
-STREAMS = [row for row in ROWS if row.id.startswith(("stream-", "raw-"))]
+STREAMS = [reply for reply in CORPUS if reply.id.startswith(("stream-", "raw-"))]
 
 
-@pytest.mark.parametrize("row", STREAMS, ids=lambda row: row.id)
-def test_a_stream_gives_the_same_images_byte_by_byte(row: CorpusReply) -> None:
-    reader = ReplyParser()
-    for at in range(len(row.body)):
-        reader.feed(row.body[at : at + 1])
-    assert tuple(image.url for image in find_images(reader.reply(ended=True), row.sent)) == row.expected
+@pytest.mark.parametrize("reply", STREAMS, ids=lambda reply: reply.id)
+def test_a_stream_gives_the_same_images_byte_by_byte(reply: CorpusReply) -> None:
+    parser = ReplyParser()
+    for position in range(len(reply.body)):
+        parser.feed(reply.body[position : position + 1])
+    assert tuple(image.url for image in find_images(parser.reply(ended=True), reply.sent)) == reply.expected
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(STREAMS), st.lists(st.integers(0, 2000), max_size=5))
-def test_a_stream_gives_the_same_images_in_any_cut(row: CorpusReply, cuts: list[int]) -> None:
-    reader = ReplyParser()
-    edges = [0, *sorted(cuts), len(row.body)]
+def test_a_stream_gives_the_same_images_in_any_cut(reply: CorpusReply, cuts: list[int]) -> None:
+    parser = ReplyParser()
+    edges = [0, *sorted(cuts), len(reply.body)]
     for start, end in zip(edges, edges[1:], strict=False):
-        reader.feed(row.body[start:end])
-    assert reader.reply(ended=True) == read_reply(row.body)
+        parser.feed(reply.body[start:end])
+    assert parser.reply(ended=True) == read_reply(reply.body)
 
 
 @dataclass(frozen=True)
@@ -85,45 +85,48 @@ class Explained:
 
 
 EXPLAINED = [
-    Explained("an address of another scheme", "![x](ftp://a.example/x.png)", "markdown-image", "no http"),
+    Explained("a URL of another scheme", "![x](ftp://a.example/x.png)", "markdown-image", "no http"),
     Explained("a placeholder", "![x](https://via.placeholder.com/9.png)", "markdown-image", "stands where a picture"),
     Explained("a video", "![x](https://a.example/x.mp4)", "markdown-image", "its poster"),
     Explained("a document", "![x](https://a.example/x.pdf)", "markdown-image", "a file that is not an image"),
-    Explained("bytes of a page", "data:image/png;base64,PGh0bWw+dXBzdHJlYW0g", "data-url", "no image"),
-    Explained("cut-off bytes", f"{PNG[:200]}", "data-url", "cut off"),
+    Explained("bytes of an HTML page", "data:image/png;base64,PGh0bWw+dXBzdHJlYW0g", "data-url", "no image"),
+    Explained("truncated bytes", f"{PNG[:200]}", "data-url", "cut off"),
     Explained("a preview", f"![preview](https://a.example/x.png) ![x]({LINK})", "markdown-image", "preview"),
     Explained("a source", "Source: https://a.example/x.png", "address", "not the result"),
     Explained(
-        "a small copy of a page", "[![thumb](https://a.example/x.png)](https://a.example/p)", "markdown-image", "page"
+        "a thumbnail that leads to a page",
+        "[![thumb](https://a.example/x.png)](https://a.example/p)",
+        "markdown-image",
+        "page",
     ),
-    Explained("half an address", "![x](https://a.example/gen", "markdown-image", "cut off"),
+    Explained("half a URL", "![x](https://a.example/gen", "markdown-image", "cut off"),
 ]
 
 
 @pytest.mark.parametrize("case", EXPLAINED, ids=lambda case: case.name)
-def test_what_is_dropped_has_a_reason_in_plain_words(case: Explained) -> None:
-    (dropped,) = explain(reply_with(case.content)).rejected
-    assert dropped.form == case.form
-    assert case.reason in dropped.reason
-    assert len(dropped.candidate) <= 200
+def test_a_rejected_candidate_has_a_reason_in_plain_words(case: Explained) -> None:
+    (rejected,) = explain(reply_with(case.content)).rejected
+    assert rejected.form == case.form
+    assert case.reason in rejected.reason
+    assert len(rejected.candidate) <= 200
 
 
-def test_a_long_candidate_is_shortened() -> None:
-    (dropped,) = explain(reply_with(f"![x](https://a.example/{'x' * 300}.pdf)")).rejected
-    assert dropped.candidate.endswith("…")
+def test_a_long_candidate_is_truncated() -> None:
+    (rejected,) = explain(reply_with(f"![x](https://a.example/{'x' * 300}.pdf)")).rejected
+    assert rejected.candidate.endswith("…")
 
 
-def test_what_the_client_sent_is_dropped_with_a_reason() -> None:
-    (dropped,) = explain(reply_with(f"![x]({LINK})"), [LINK]).rejected
-    assert "sent it" in dropped.reason
+def test_an_image_that_the_client_sent_is_rejected_with_a_reason() -> None:
+    (rejected,) = explain(reply_with(f"![x]({LINK})"), [LINK]).rejected
+    assert "sent it" in rejected.reason
 
 
-def test_an_image_says_in_which_form_it_was_found() -> None:
+def test_an_image_names_the_form_in_which_it_was_found() -> None:
     (image,) = find_images(reply_with(f"![x]({LINK})"))
     assert image.form == "markdown-image"
 
 
-def test_a_reply_that_was_cut_in_snapshots_is_searched_too() -> None:
+def test_an_incomplete_reply_is_searched_too() -> None:
     assert find_images(replace(reply_with(f"![x]({LINK})"), complete=False))
 
 
@@ -277,7 +280,7 @@ HOSTILE = [
 
 
 def seconds_for(content: str) -> float:
-    """Of the processor, so that other work on the machine does not count."""
+    """Measure processor time, so that other work on the machine does not count."""
     reply = reply_with(content)
     spans = []
     for _ in range(3):
@@ -288,26 +291,26 @@ def seconds_for(content: str) -> float:
 
 
 @pytest.mark.parametrize("unit", HOSTILE, ids=repr)
-def test_twice_the_hostile_text_takes_no_more_than_some_twice_the_time(unit: str) -> None:
-    """Quadratic work takes four times as long, each time it is measured; under 5 ms the clock tells nothing."""
+def test_the_time_for_hostile_text_grows_linearly(unit: str) -> None:
+    """Quadratic work takes four times as long for twice the text, in every measurement. Times below 5 ms are noise."""
     text = unit * (200_000 // len(unit))
     assert any(seconds_for(text * 2) < 3.2 * max(seconds_for(text), 0.005) for _ in range(5))
 
 
-#: What stands in front of this mark is reasoning.
+# `</think>` is left out: text in front of it is reasoning.
 @pytest.mark.parametrize("unit", [unit for unit in HOSTILE if unit != "</think>"], ids=repr)
 def test_the_image_in_front_of_hostile_text_is_found(unit: str) -> None:
     assert LINK in urls_in(f"![x]({LINK})\n\n" + unit * (20_000 // len(unit)))
 
 
-def test_hostile_values_are_searched_up_to_a_bound() -> None:
+def test_values_beyond_a_limit_are_not_searched() -> None:
     many = [f"https://a.example/{number}.png" for number in range(5000)]
     assert 0 < len(urls_in([{"type": "image_url", "image_url": many}])) <= 500
     assert 0 < len(urls_in("\n".join(many))) <= 500
     assert 0 < len(urls_in([{"x": {"text": url}} for url in many])) <= 500
 
 
-def test_texts_without_number_are_searched_up_to_a_bound() -> None:
+def test_texts_beyond_a_limit_are_not_searched() -> None:
     spoken = [{"text": f"{LINK} {LINK}", "also": 1}] * 400
     message = {"content": ["words", *spoken], "extra": spoken}
     reply = read_reply(orjson.dumps({"choices": [{"message": message}] * 3}))

@@ -1,4 +1,4 @@
-"""What of a text the reader is not told."""
+"""Which parts of a text are hidden."""
 
 from dataclasses import dataclass
 
@@ -11,35 +11,35 @@ from app.extraction.text import is_html_page, strip_hidden
 class Case:
     name: str
     text: str
-    shown: str
+    visible: str
 
 
 CASES = [
     Case("nothing hidden", "a < b [c]", "a < b [c]"),
-    Case("reasoning in marks", "a<think>x</think>b", "ab"),
-    Case("several times", "a<think>x</think>b<thinking>x</thinking>c", "abc"),
-    Case("marks with attributes, in large letters", 'a<THINK mode="x">x</THINK>b', "ab"),
-    Case("a mark that is not closed", "a<think>x", "a"),
-    Case("a closing mark alone", "x</think>a", "a"),
-    Case("square brackets", "a[THINK]x[/THINK]b", "ab"),
-    Case("triangles", "a◁think▷x◁/think▷b", "ab"),
-    Case("words of a thought", "a<|begin_of_thought|>x<|end_of_thought|>b", "ab"),
+    Case("reasoning in tags", "a<think>x</think>b", "ab"),
+    Case("reasoning several times", "a<think>x</think>b<thinking>x</thinking>c", "abc"),
+    Case("a tag with attributes, in capital letters", 'a<THINK mode="x">x</THINK>b', "ab"),
+    Case("a tag that is not closed", "a<think>x", "a"),
+    Case("a closing tag alone", "x</think>a", "a"),
+    Case("reasoning in square brackets", "a[THINK]x[/THINK]b", "ab"),
+    Case("reasoning in triangles", "a◁think▷x◁/think▷b", "ab"),
+    Case("reasoning in special tokens", "a<|begin_of_thought|>x<|end_of_thought|>b", "ab"),
     Case("folded reasoning", '<details type="reasoning" done="true">x</details>b', "b"),
     Case("folded reasoning by its summary", "<details><summary>思考过程</summary>x</details>b", "b"),
     Case("folded results", "<details><summary>图</summary>x</details>", "<details><summary>图</summary>x</details>"),
     Case("a comment", "a<!-- x -->b", "ab"),
-    Case("a sample of code", "a\n```python\nx\n```\nb", "a\n\nb"),
-    Case("a fence of another kind", "```\nx\n```", "```\nx\n```"),
-    Case("a fence of JSON", "```json\nx\n```", "```json\nx\n```"),
+    Case("sample code", "a\n```python\nx\n```\nb", "a\n\nb"),
+    Case("a code block without language", "```\nx\n```", "```\nx\n```"),
+    Case("a code block of JSON", "```json\nx\n```", "```json\nx\n```"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_hidden_parts_are_dropped(case: Case) -> None:
-    assert strip_hidden(case.text) == case.shown
+def test_hidden_parts_are_removed(case: Case) -> None:
+    assert strip_hidden(case.text) == case.visible
 
 
-def test_marks_without_number_are_not_read_on() -> None:
+def test_text_behind_too_many_hidden_parts_is_not_read() -> None:
     assert strip_hidden("<think></think>a" * 2000).count("a") < 1000
 
 
@@ -53,5 +53,5 @@ def test_marks_without_number_are_not_read_on() -> None:
         ("see <html>", False),
     ],
 )
-def test_a_page_is_known_by_its_first_tag(text: str, page: bool) -> None:
+def test_an_html_page_is_known_by_its_first_tag(text: str, page: bool) -> None:
     assert is_html_page(text) is page

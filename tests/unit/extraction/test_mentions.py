@@ -1,4 +1,4 @@
-"""Addresses in texts, with the writing around them."""
+"""URLs in texts, with the markup and the words around them."""
 
 from dataclasses import dataclass
 
@@ -20,41 +20,45 @@ class Case:
 
 MARKDOWN, HTML, BBCODE, LINK, PLAIN = MarkupKind
 CASES = [
-    Case("plain", f"x {URL} y", [(PLAIN, URL)]),
-    Case("words glued in front", f"图{URL} image{URL}", [(PLAIN, URL), (PLAIN, URL)]),
+    Case("in prose", f"x {URL} y", [(PLAIN, URL)]),
+    Case("words directly in front", f"图{URL} image{URL}", [(PLAIN, URL), (PLAIN, URL)]),
     Case("another scheme", "sandbox://x ftp://a.example/x", [(PLAIN, "sandbox://x"), (PLAIN, "ftp://a.example/x")]),
-    Case("a blob of a browser", f"![x](blob:{URL})", []),
+    Case("a blob URL of a browser", f"![x](blob:{URL})", []),
     Case("no scheme", "://x", []),
     Case("in quotes", f'"{URL}" <{URL}>', [(PLAIN, URL), (PLAIN, URL)]),
     Case("in emphasis", f"_{URL}_", [(PLAIN, URL)]),
     Case("a Markdown image", f"![x]({URL})", [(MARKDOWN, URL)]),
     Case("a Markdown link", f"[x]({URL})", [(LINK, URL)]),
     Case("an image in a link", f"[![x]({URL})]({OTHER})", [(MARKDOWN, URL), (LINK, OTHER)]),
-    Case("an address as its own label", f"![{URL}]({URL})", [(MARKDOWN, URL)]),
+    Case("a URL as its own label", f"![{URL}]({URL})", [(MARKDOWN, URL)]),
     Case("brackets in the label", f"![a [b] c]({URL})", [(MARKDOWN, URL)]),
-    Case("more brackets than anybody writes", f"{'[' * 3}{']' * 99}]({URL})", [(LINK, URL)]),
+    Case("more brackets than are counted", f"{'[' * 3}{']' * 99}]({URL})", [(LINK, URL)]),
     Case("no bracket in front", f"]({URL})", [(LINK, URL)]),
     Case("a reference", f"![x][1]\n\n[1]: {URL}", [(MARKDOWN, URL)]),
     Case("a reference without a definition", f"![x][2]\n\n[1]: {URL}", [(PLAIN, URL)]),
     Case("an HTML image", f'<img src="{URL}">', [(HTML, URL)]),
     Case("an HTML image without a scheme", '<img src="//a.example/x.png">', [(HTML, "//a.example/x.png")]),
     Case("an HTML link", f"<a href={URL}>x</a>", [(LINK, URL)]),
-    Case("a tag in a link", f'<a href="{OTHER}"><img src="{URL}"></a>', [(LINK, OTHER), (HTML, URL)]),
-    Case("a lazy image", f'<img src="{OTHER}" data-src="{URL}">', [(HTML, URL)]),
-    Case("a lazy image, the other way round", f'<img data-src="{URL}" src="{OTHER}">', [(HTML, URL)]),
-    Case("sources of a picture", f'<source srcset="{OTHER}"><img src="{URL}">', [(LINK, OTHER), (HTML, URL)]),
+    Case("an HTML image in a link", f'<a href="{OTHER}"><img src="{URL}"></a>', [(LINK, OTHER), (HTML, URL)]),
+    Case("an image that loads lazily", f'<img src="{OTHER}" data-src="{URL}">', [(HTML, URL)]),
+    Case(
+        "an image that loads lazily, attributes in reverse order",
+        f'<img data-src="{URL}" src="{OTHER}">',
+        [(HTML, URL)],
+    ),
+    Case("the sources of a <picture>", f'<source srcset="{OTHER}"><img src="{URL}">', [(LINK, OTHER), (HTML, URL)]),
     Case("another attribute", f"<svg xmlns='{URL}'>", []),
     Case("an equals sign without a tag", f'x="{URL}"', [(PLAIN, URL)]),
     Case("a tag without a name", f'< ="{URL}"', [(PLAIN, URL)]),
-    Case("a tag that is closed", f'<b>x="{URL}"', [(PLAIN, URL)]),
+    Case("an equals sign behind a tag", f'<b>x="{URL}"', [(PLAIN, URL)]),
     Case("BBCode", f"[img]{URL}[/img][img={OTHER}]", [(BBCODE, URL), (BBCODE, OTHER)]),
-    Case("a picture that was cut out", f"![x]({MARK}0{MARK})", [(MARKDOWN, f"{MARK}0{MARK}")]),
+    Case("a run of base64 that was cut out", f"![x]({MARK}0{MARK})", [(MARKDOWN, f"{MARK}0{MARK}")]),
     Case("a mark alone", f"{MARK} {MARK}", []),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_addresses_are_found_with_their_kind(case: Case) -> None:
+def test_urls_are_found_with_their_markup(case: Case) -> None:
     assert [(mention.kind, mention.url) for mention in find_mentions(case.text)] == case.found
 
 
@@ -65,7 +69,7 @@ def test_the_words_in_front_and_the_label_are_kept() -> None:
     assert third.label == "b"
 
 
-def test_the_link_around_a_picture_is_known() -> None:
+def test_an_image_knows_its_enclosing_link() -> None:
     in_markdown, _ = find_mentions(f"[![x]({URL})]({OTHER})")
     _, in_html = find_mentions(f'<a href="{OTHER}"><img src="{URL}"></a>')
     _, beside = find_mentions(f'<a href="{OTHER}">x</a><img src="{URL}">')
@@ -76,11 +80,11 @@ def test_the_link_around_a_picture_is_known() -> None:
     ]
 
 
-def test_the_key_in_front_is_known_and_the_end_of_the_text() -> None:
+def test_a_url_knows_its_key_and_whether_it_is_truncated() -> None:
     (quoted,) = find_mentions(f"{{'thumbnail': '{URL}'}}")
-    (cut,) = find_mentions(f"![x]({URL}")
-    assert (quoted.key, quoted.is_truncated, cut.is_truncated) == ("thumbnail", False, True)
+    (truncated,) = find_mentions(f"![x]({URL}")
+    assert (quoted.key, quoted.is_truncated, truncated.is_truncated) == ("thumbnail", False, True)
 
 
-def test_addresses_without_number_are_not_read() -> None:
+def test_urls_beyond_a_limit_are_not_read() -> None:
     assert len(find_mentions(f"{URL} " * 1000)) == 250

@@ -1,4 +1,4 @@
-"""Whatever is pasted is read as something."""
+"""Any pasted bytes are read as some part of a chat reply."""
 
 from dataclasses import dataclass
 
@@ -23,13 +23,13 @@ class Case:
 
 CASES = [
     Case("a whole body", f'{{"choices":[{{"message":{{"content":"![a]({A})"}}}}]}}', "a body in JSON"),
-    Case("a whole body behind white space and a mark", f'\ufeff \n{{"choices":[{{"message":{{"content":"![a]({A})"}}}}]}}', "a body in JSON"),
+    Case("a whole body behind a byte order mark and white space", f'\ufeff \n{{"choices":[{{"message":{{"content":"![a]({A})"}}}}]}}', "a body in JSON"),
     Case("a body of another form", f'{{"data":[{{"url":"{A}"}}]}}', "a body in JSON"),
-    Case("documents, one a line", f'{{"choices":[{{"delta":{{"content":"![a]({A}"}}}}]}}\n{{"choices":[{{"delta":{{"content":")"}}}}]}}', "a body in JSON"),
+    Case("JSON documents, one a line", f'{{"choices":[{{"delta":{{"content":"![a]({A}"}}}}]}}\n{{"choices":[{{"delta":{{"content":")"}}}}]}}', "a body in JSON"),
     Case("a stream", STREAM, "a stream of events"),
     Case("a stream after a comment", f": keep-alive\n\n{STREAM}", "a stream of events"),
     Case("one message", f'{{"role":"assistant","content":"![a]({A})"}}', "one message"),
-    Case("a message that says nothing but has its picture beside", f'{{"role":"assistant","images":[{{"image_url":{{"url":"{A}"}}}}]}}', "one message"),
+    Case("a message without text that has its image beside", f'{{"role":"assistant","images":[{{"image_url":{{"url":"{A}"}}}}]}}', "one message"),
     Case("a content alone", f'{{"content":"![a]({A})"}}', "one message"),
     Case("one choice", f'{{"index":0,"message":{{"content":"![a]({A})"}}}}', "one choice"),
     Case("one choice of a stream", f'{{"index":0,"delta":{{"content":"![a]({A})"}}}}', "one choice"),
@@ -38,8 +38,8 @@ CASES = [
     Case("a text in JSON", f'"![a]({A})\\n"', "a JSON text"),
     Case("plain words", f"Here it is: ![a]({A})", "plain words"),
     Case("words in brackets", f"[Here it is] ![a]({A})", "plain words"),
-    Case("a cut body", f'{{"choices":[{{"message":{{"content":"![a]({A})', "plain words"),
-    Case("a page", f'<html><img src="{A}"></html>', "plain words", ()),
+    Case("a truncated body", f'{{"choices":[{{"message":{{"content":"![a]({A})', "plain words"),
+    Case("an HTML page", f'<html><img src="{A}"></html>', "plain words", ()),
     Case("a list of numbers", "[1]", "plain words", ()),
     Case("an empty list", "[]", "plain words", ()),
     Case("a number", "7", "plain words", ()),
@@ -49,17 +49,17 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_is_pasted_is_read_as_what_it_is(case: Case) -> None:
+def test_pasted_bytes_are_read_as_what_they_are(case: Case) -> None:
     pasted = parse_pasted(case.pasted.encode())
     assert pasted.kind == case.kind
     assert tuple(image.url for image in find_images(pasted.reply)) == case.found
 
 
-def test_a_cut_stream_says_so() -> None:
+def test_a_truncated_stream_is_incomplete() -> None:
     assert not parse_pasted(STREAM.partition("\n\n")[0].encode() + b'\n\ndata: {"choi').reply.complete
 
 
 @settings(max_examples=100)
 @given(st.binary() | st.text(alphabet='{}[]":,dat\n 1\\u').map(str.encode))
-def test_nothing_fails(pasted: bytes) -> None:
+def test_no_bytes_make_it_fail(pasted: bytes) -> None:
     assert parse_pasted(pasted).kind

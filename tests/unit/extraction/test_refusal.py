@@ -1,3 +1,5 @@
+"""Replies without an image: refusals, and models that only talk."""
+
 import re
 from dataclasses import dataclass, replace
 
@@ -30,8 +32,8 @@ CASES = [
     Case("in Japanese", reply("コンテンツポリシーに違反しているため、生成できません。"), True),
     Case("content is called inappropriate", reply("This prompt is inappropriate."), True),
     Case("the refusal stands in its own field", reply(None, refusal="No."), True),
-    Case("a filter cut it off", reply(None, finish_reason="content_filter"), True),
-    Case("a filter of another house", reply("", finish_reason="SAFETY"), True),
+    Case("a filter cut the reply off", reply(None, finish_reason="content_filter"), True),
+    Case("a filter of another vendor", reply("", finish_reason="SAFETY"), True),
     Case("a busy queue", reply("Lots of people are creating images right now, so this might take a bit."), False),
     Case("a busy queue in Chinese", reply("目前有很多人在创建图片，因此可能需要一点时间。"), False),
     Case("a model that cannot draw", reply("This model cannot draw. See the documentation for details."), False),
@@ -50,16 +52,16 @@ def test_refusals(case: Case) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [("", "It said nothing."), ("two\n  words", "It said: two words")])
-def test_what_the_model_said_is_told(content: str, message: str) -> None:
+def test_the_words_of_the_model_are_quoted(content: str, message: str) -> None:
     assert no_image_error(reply(content)).message.endswith(message)
 
 
-def test_no_reply_at_all_is_the_upstreams_fault() -> None:
+def test_no_reply_at_all_is_an_invalid_reply() -> None:
     error: ApiError = no_image_error(None)
     assert isinstance(error, UpstreamInvalidReply)
 
 
-def test_long_words_are_shortened() -> None:
+def test_long_words_are_truncated() -> None:
     assert no_image_error(reply("a" * 300)).message.endswith("It said: " + "a" * 300)
     assert no_image_error(reply("a" * 301)).message.endswith("It said: " + "a" * 299 + "…")
 
@@ -75,7 +77,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("content", "message"), WORDS)
-def test_keys_and_inner_addresses_are_not_told(content: str, message: str) -> None:
+def test_keys_and_inner_addresses_are_not_quoted(content: str, message: str) -> None:
     error = no_image_error(replace(reply(content), secrets=("hush-hush",)))
     assert error.message.endswith(f"It said: {message}")
     assert not re.search("hush|sk-", str(error.detail))

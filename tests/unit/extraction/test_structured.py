@@ -1,4 +1,4 @@
-"""What keys and types of structured values say."""
+"""Which strings of JSON values are images, by keys and types."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +22,8 @@ class Case:
 
 
 CASES = [
-    Case("an address under any key", {"x": URL}, [URL]),
-    Case("an address that looks like nothing, under any key", {"x": OPEN}, []),
+    Case("the URL of an image under any key", {"x": URL}, [URL]),
+    Case("a URL of unknown kind under any key", {"x": OPEN}, []),
     Case("under a key that says link", {"url": OPEN}, [OPEN]),
     Case("under a key that says image", {"imageUri": OPEN}, [OPEN]),
     Case("below a key that says image", {"images": [{"x": OPEN}]}, [OPEN]),
@@ -32,7 +32,7 @@ CASES = [
     Case("beside another media type", {"mime_type": "video/mp4", "url": OPEN}, []),
     Case("bytes of any type", {"mime_type": "application/octet-stream", "url": OPEN}, [OPEN]),
     Case("a small copy", {"thumbnailUrl": URL}, []),
-    Case("what was sent", {"input": {"image": URL}, "messages": [URL]}, []),
+    Case("what the client sent", {"input": {"image": URL}, "messages": [URL]}, []),
     Case("a message of the user", {"role": "user", "images": [URL]}, []),
     Case("a thought", {"thought": True, "image": URL}, []),
     Case("a citation", {"type": "url_citation", "url": URL}, []),
@@ -42,48 +42,48 @@ CASES = [
     Case("a running task with its image", {"status": "processing", "url": URL}, [URL]),
     Case("variants of one image", {"url": URL, "image_url": OPEN}, [OPEN]),
     Case("bytes and link of one image", {"url": URL, "b64_json": PNG}, [PNG]),
-    Case("no bytes, but a link", {"url": URL, "b64_json": ""}, [URL]),
+    Case("empty bytes beside a link", {"url": URL, "b64_json": ""}, [URL]),
     Case("numbered images", {"image1": URL, "image2": OPEN}, [URL, OPEN]),
     Case("bytes under any key", {"result": PNG}, [PNG]),
-    Case("bytes with their type", {"x": f"data:image/png;base64,{PNG}"}, [PNG]),
-    Case("bytes with half a type", {"x": f"image/png;base64,{PNG}"}, [PNG]),
-    Case("bytes that say so", {"base64": "x" * 80}, ["x" * 80]),
-    Case("short bytes that say so", {"base64": "x"}, []),
+    Case("bytes as a data URL", {"x": f"data:image/png;base64,{PNG}"}, [PNG]),
+    Case("bytes behind half a data URL", {"x": f"image/png;base64,{PNG}"}, [PNG]),
+    Case("bytes under a key that says so", {"base64": "x" * 80}, ["x" * 80]),
+    Case("a short word under a key that says bytes", {"base64": "x"}, []),
     Case("an AVIF", {"x": "AAAAIGZ0eXBhdmlm"}, ["AAAAIGZ0eXBhdmlm"]),
     Case("words", {"content": "hello", "x": "hello"}, [], ["hello"]),
     Case("words that show an image", {"x": f"![x]({URL})"}, [], [f"![x]({URL})"]),
-    Case("an address with more behind it", {"content": f"{URL})"}, [], [f"{URL})"]),
-    Case("a stand-in", {"x": f"{MARK}0{MARK}"}, ["piece"]),
-    Case("a stand-in for nothing", {"x": f"{MARK}9{MARK}"}, []),
+    Case("a URL with more behind it", {"content": f"{URL})"}, [], [f"{URL})"]),
+    Case("the mark of a run", {"x": f"{MARK}0{MARK}"}, ["run"]),
+    Case("a mark without a run", {"x": f"{MARK}9{MARK}"}, []),
     Case("nothing", [None, 1, True, 1.5, {"image": None}, []], []),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_value_is_walked(case: Case) -> None:
-    walk = JsonWalker([Base64Run("", "piece")])
-    walk.walk(case.value)
+def test_images_and_texts_are_collected(case: Case) -> None:
+    walker = JsonWalker([Base64Run("", "run")])
+    walker.walk(case.value)
     assert [
-        each.value.payload if isinstance(each.value, Base64Run) else each.value for each in walk.fields
+        each.value.payload if isinstance(each.value, Base64Run) else each.value for each in walker.fields
     ] == case.found
-    assert walk.texts == case.texts
+    assert walker.texts == case.texts
 
 
-def test_a_field_says_where_it_stood_and_whether_it_was_declared() -> None:
-    walk = JsonWalker()
-    walk.walk({"output": [{"image": {"url": URL}}], "x": URL})
-    assert [(each.path, each.declared) for each in walk.fields] == [("output.image.url", True), ("x", False)]
+def test_a_field_has_its_path_and_whether_it_was_declared() -> None:
+    walker = JsonWalker()
+    walker.walk({"output": [{"image": {"url": URL}}], "x": URL})
+    assert [(each.path, each.declared) for each in walker.fields] == [("output.image.url", True), ("x", False)]
 
 
-def test_values_without_end_are_not_walked() -> None:
+def test_values_beyond_a_limit_are_not_visited() -> None:
     deep: Any = URL
     for _ in range(100):
         deep = [deep]
-    walk = JsonWalker()
-    walk.walk([deep, [{"x": URL}] * 6000, {str(number): URL for number in range(6000)}])
-    assert len(walk.fields) == 250
+    walker = JsonWalker()
+    walker.walk([deep, [{"x": URL}] * 6000, {str(number): URL for number in range(6000)}])
+    assert len(walker.fields) == 250
 
 
-def test_a_key_alone_tells_what_is_aside() -> None:
+def test_an_auxiliary_key_is_known_by_its_words() -> None:
     assert is_auxiliary_key("thumbnail_url")
     assert not is_auxiliary_key("url")

@@ -1,4 +1,4 @@
-"""Texts made ready for searching."""
+"""Texts of a reply, prepared for searching."""
 
 from app.extraction.base64_runs import Base64Run
 from app.extraction.text import ReplyText
@@ -7,12 +7,12 @@ from tests.unit.extraction.test_base64_runs import PNG
 URL = "https://a.example/x.png"
 
 
-def test_a_text_without_addresses_is_not_searched() -> None:
+def test_a_text_without_urls_counts_as_empty() -> None:
     assert ReplyText("hello").visible == ""
     assert ReplyText("<html><img src='https://a.example/x.png'>").mentions == []
 
 
-def test_escapes_and_entities_are_undone() -> None:
+def test_escapes_and_entities_are_decoded() -> None:
     assert ReplyText("https:\\/\\/a.example\\/x\\_y?a=1\\u0026b=2").visible == "https://a.example/x_y?a=1&b=2"
     assert ReplyText("&lt;img src=&quot;https://a.example/x&quot;&gt;").visible == '<img src="https://a.example/x">'
 
@@ -23,18 +23,18 @@ def test_base64_is_cut_out_once() -> None:
     assert text.run_of(mention) == Base64Run("data:;base64,", PNG)
 
 
-def test_a_json_document_is_walked_and_not_searched() -> None:
+def test_a_json_document_is_walked_in_place_of_searched() -> None:
     text = ReplyText(f'{{"thumbnail":"{URL}","image":"{URL}"}}')
     assert text.mentions == []
     assert [each.value for each in text.whole_json.fields] == [URL]
 
 
-def test_json_in_fences_and_between_words_is_walked() -> None:
+def test_json_in_code_blocks_and_between_words_is_walked() -> None:
     text = ReplyText(f'a ```json\n{{"url":"{URL}1"}}\n``` b [{{"url":"{URL}2"}}] c')
     assert [each.value for each in text.embedded_json.fields] == [f"{URL}1", f"{URL}2"]
 
 
-def test_texts_in_texts_are_read_to_a_depth() -> None:
+def test_texts_inside_texts_are_read_down_to_a_depth() -> None:
     depth, texts = 0, [ReplyText(f'"\\"\\\\\\"{URL}\\\\\\"\\""')]
     while texts:
         depth += 1
@@ -42,6 +42,6 @@ def test_texts_in_texts_are_read_to_a_depth() -> None:
     assert 2 <= depth <= 4
 
 
-def test_a_video_is_noticed() -> None:
+def test_a_video_is_recognized() -> None:
     assert ReplyText("https://a.example/x.mp4").has_video
     assert not ReplyText(URL).has_video

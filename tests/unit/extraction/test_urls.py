@@ -1,4 +1,4 @@
-"""Addresses: where they end, how they are spelled, what they look like."""
+"""URLs: where they end, how they are normalized, what they look like."""
 
 from dataclasses import dataclass
 
@@ -19,42 +19,42 @@ URL = "https://a.example/x.png"
 
 
 @dataclass(frozen=True)
-class Cut:
+class Bare:
     name: str
     text: str
     url: str
 
 
-PLAIN = [
-    Cut("a blank", f"{URL} x", URL),
-    Cut("a full stop", f"{URL}.", URL),
-    Cut("a Chinese full stop", f"{URL}。x", URL),
-    Cut("a bracket that was opened before", f"{URL}) x", URL),
-    Cut("brackets of its own", "https://a.example/x_(1).png)", "https://a.example/x_(1).png"),
-    Cut("more brackets than anybody writes", "https://a.example/" + "()" * 40, "https://a.example/" + "()" * 32 + "("),
-    Cut("words of another script", f"{URL}点击下载", URL),
-    Cut("a name in another script", "https://a.example/图/猫.png点击", "https://a.example/图/猫.png"),
-    Cut("a query behind such a name", "https://a.example/猫.png?x=1点", "https://a.example/猫.png?x=1"),
-    Cut("words behind a query", f"{URL}?x=1点击下载", f"{URL}?x=1"),
-    Cut("words that are no name", "https://a.example/x点击下载", "https://a.example/x"),
-    Cut("another address", f"{URL}{URL}", URL),
-    Cut("another address as a parameter", f"https://a.example/?u={URL}", f"https://a.example/?u={URL}"),
-    Cut("the next entry of a list", f"{URL},name=x", URL),
-    Cut("words of another script that are no image", "https://a.example/x图x.pdf", "https://a.example/x"),
-    Cut("a comma of its own", "https://a.example/w_1,h_1/x.png", "https://a.example/w_1,h_1/x.png"),
-    Cut("a zero-width mark", f"{URL}\u200bx", URL),
-    Cut("an address of numbers", "http://[2001:db8::7]/x.png x", "http://[2001:db8::7]/x.png"),
-    Cut("no end in sight", "https://a.example/" + "x" * 9000 + " x", ""),
-    Cut("nothing behind the scheme", "https://", ""),
+BARE = [
+    Bare("a blank", f"{URL} x", URL),
+    Bare("a full stop", f"{URL}.", URL),
+    Bare("a Chinese full stop", f"{URL}。x", URL),
+    Bare("a parenthesis that was opened before", f"{URL}) x", URL),
+    Bare("parentheses of its own", "https://a.example/x_(1).png)", "https://a.example/x_(1).png"),
+    Bare("more parentheses than are counted", "https://a.example/" + "()" * 40, "https://a.example/" + "()" * 32 + "("),
+    Bare("words of another script", f"{URL}点击下载", URL),
+    Bare("a name in another script", "https://a.example/图/猫.png点击", "https://a.example/图/猫.png"),
+    Bare("a query behind such a name", "https://a.example/猫.png?x=1点", "https://a.example/猫.png?x=1"),
+    Bare("words behind a query", f"{URL}?x=1点击下载", f"{URL}?x=1"),
+    Bare("words that are no file name", "https://a.example/x点击下载", "https://a.example/x"),
+    Bare("another URL", f"{URL}{URL}", URL),
+    Bare("another URL as a parameter", f"https://a.example/?u={URL}", f"https://a.example/?u={URL}"),
+    Bare("the next entry of a list", f"{URL},name=x", URL),
+    Bare("words of another script that are no image", "https://a.example/x图x.pdf", "https://a.example/x"),
+    Bare("a comma of its own", "https://a.example/w_1,h_1/x.png", "https://a.example/w_1,h_1/x.png"),
+    Bare("a zero-width mark", f"{URL}\u200bx", URL),
+    Bare("an IPv6 address as host", "http://[2001:db8::7]/x.png x", "http://[2001:db8::7]/x.png"),
+    Bare("longer than any URL", "https://a.example/" + "x" * 9000 + " x", ""),
+    Bare("nothing behind the scheme", "https://", ""),
 ]
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.name)
-def test_an_address_in_plain_text_ends_before(case: Cut) -> None:
+@pytest.mark.parametrize("case", BARE, ids=lambda case: case.name)
+def test_a_bare_url_ends_before(case: Bare) -> None:
     assert read_bare_url(case.text, 0, in_emphasis=False)[0] == case.url
 
 
-def test_a_line_below_belongs_to_emphasis_where_one_stands_in_front() -> None:
+def test_an_underscore_belongs_to_emphasis_if_one_stands_in_front() -> None:
     assert read_bare_url("https://a.example/x_", 0, in_emphasis=True)[0] == "https://a.example/x"
     assert read_bare_url("https://a.example/x_", 0, in_emphasis=False)[0] == "https://a.example/x_"
 
@@ -68,27 +68,27 @@ class Delimited:
 
 
 DELIMITED = [
-    Delimited("a bracket", f"{URL}) x", ")", URL),
+    Delimited("a parenthesis", f"{URL}) x", ")", URL),
     Delimited("a title", f'{URL} "x") x', ")", URL),
     Delimited("a size", f"{URL} =9x9) x", ")", URL),
     Delimited("a name with a blank", "https://a.example/x y.png) x", ")", "https://a.example/x y.png"),
     Delimited("words behind a blank", f"{URL} click) x", ")", URL),
-    Delimited("no bracket at all", f"{URL}。x", ")", URL),
-    Delimited("another address before the bracket", f"{URL} https://a.example/y.png)", ")", URL),
+    Delimited("no parenthesis at all", f"{URL}。x", ")", URL),
+    Delimited("another URL before the parenthesis", f"{URL} https://a.example/y.png)", ")", URL),
     Delimited("a quote", f'{URL}" x', '"', URL),
     Delimited("a quote behind a name with a blank", 'https://a.example/x y.png" x', '"', "https://a.example/x y.png"),
     Delimited("a quote behind words", f'{URL} is here" x', '"', URL),
-    Delimited("an angle", f"{URL}> x", ">", URL),
-    Delimited("a name behind an address", f"{URL}|x>", ">", URL),
+    Delimited("an angle bracket", f"{URL}> x", ">", URL),
+    Delimited("a name behind a URL", f"{URL}|x>", ">", URL),
     Delimited("nothing", "", ")", ""),
-    Delimited("no end in sight", "https://a.example/" + "x" * 9000, '"', ""),
-    Delimited("a picture that was cut out", "\ue0007\ue000) x", ")", "\ue0007\ue000"),
+    Delimited("longer than any URL", "https://a.example/" + "x" * 9000, '"', ""),
+    Delimited("a run of base64 that was cut out", "\ue0007\ue000) x", ")", "\ue0007\ue000"),
     Delimited("half a mark", "\ue0007 x", ")", ""),
 ]
 
 
 @pytest.mark.parametrize("case", DELIMITED, ids=lambda case: case.name)
-def test_an_address_in_marks_ends_before(case: Delimited) -> None:
+def test_a_delimited_url_ends_before(case: Delimited) -> None:
     url, end = read_delimited_url(case.text, 0, case.closing)
     assert url == case.url
     assert end <= len(case.text)
@@ -118,12 +118,12 @@ def test_an_address_in_marks_ends_before(case: Delimited) -> None:
         ("https://a.example/x.png\x9b2J", None),
     ],
 )
-def test_an_address_is_spelled_as_a_browser_asks_for_it(url: str, normal: str | None) -> None:
+def test_a_url_is_normalized_as_a_browser_would_request_it(url: str, normal: str | None) -> None:
     assert normalize_url(url) == normal
 
 
 @pytest.mark.parametrize(
-    ("url", "look"),
+    ("url", "kind"),
     [
         (URL, UrlKind.IMAGE),
         ("https://a.example/X.JPEG?x=1#y", UrlKind.IMAGE),
@@ -147,12 +147,12 @@ def test_an_address_is_spelled_as_a_browser_asks_for_it(url: str, normal: str | 
         ("https://a.example/v1/files/1/content", UrlKind.UNKNOWN),
     ],
 )
-def test_an_address_looks_like(url: str, look: UrlKind) -> None:
-    assert classify_url(url) is look
+def test_a_url_is_classified_by_its_looks(url: str, kind: UrlKind) -> None:
+    assert classify_url(url) is kind
 
 
 @pytest.mark.parametrize(
-    ("url", "stand_in"),
+    ("url", "placeholder"),
     [
         (URL, False),
         ("https://via.placeholder.com/9", True),
@@ -166,14 +166,14 @@ def test_an_address_looks_like(url: str, look: UrlKind) -> None:
         ("https://a.example/xxx/1.png", True),
     ],
 )
-def test_stand_ins_are_known(url: str, stand_in: bool) -> None:
-    assert is_placeholder(url) is stand_in
+def test_placeholders_are_recognized(url: str, placeholder: bool) -> None:
+    assert is_placeholder(url) is placeholder
 
 
 @pytest.mark.parametrize(
     "url", ["https://A.example/x%20y.png", "https://a.example/x y.png#z", "https://a.example/x y.png."]
 )
-def test_addresses_that_ask_for_the_same_have_one_fingerprint(url: str) -> None:
+def test_urls_of_one_resource_have_one_fingerprint(url: str) -> None:
     assert url_fingerprint(url) == url_fingerprint("https://a.example/x%20y.png")
 
 

@@ -1,4 +1,4 @@
-"""The shapes in which upstreams complain, and what must not be seen of them."""
+"""The shapes of upstreams' error bodies, and which of their words clients must not see."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,15 +25,15 @@ class Shape:
     body: object
     message: str
     code: str | None = None
-    words: str | None = None
+    searchable: str | None = None
 
 
 SHAPES = (
-    Shape("the envelope", {"error": {"message": "m", "type": "t", "code": "c"}}, "m", "c", "m t c"),
-    Shape("a text for an error", {"error": "m"}, "m"),
+    Shape("OpenAI's envelope", {"error": {"message": "m", "type": "t", "code": "c"}}, "m", "c", "m t c"),
+    Shape("a text in place of an error object", {"error": "m"}, "m"),
     Shape("a list around it", [{"error": {"message": "m", "status": "INVALID"}}], "m", None, "m INVALID"),
     Shape("an error in an error", {"error": {"error": {"message": "m"}}}, "m"),
-    Shape("errors", {"errors": [{"msg": "m", "code": "c"}]}, "m", "c"),
+    Shape("a list of errors", {"errors": [{"msg": "m", "code": "c"}]}, "m", "c"),
     Shape("a bare message", {"message": "m", "code": 7}, "m"),
     Shape("FastAPI's detail", {"detail": "m"}, "m"),
     Shape("FastAPI's list of details", {"detail": [{"msg": "m"}]}, "", None, ""),
@@ -47,22 +47,22 @@ SHAPES = (
     ),
     Shape("a code with odd characters", {"error": {"message": "m", "code": "a b\r\n"}}, "m"),
     Shape("a code that is a key", {"error": {"message": "m", "code": "sk-abcdef"}}, "m"),
-    Shape("text", b" no healthy upstream\n", "no healthy upstream"),
-    Shape("a page", b"<!doctype html><p>no", "", None, ""),
-    Shape("nothing", b"", "", None, ""),
+    Shape("plain text", b" no healthy upstream\n", "no healthy upstream"),
+    Shape("an HTML page", b"<!doctype html><p>no", "", None, ""),
+    Shape("an empty body", b"", "", None, ""),
     Shape("an empty list", [], "", None, ""),
     Shape("a number", 7, "", None, ""),
     Shape("a message of another type", {"error": {"message": {"a": "b"}}}, "", None, "b"),
-    Shape("cut JSON", b'{"error":{"message":"a', '{"error":{"message":"a'),
+    Shape("truncated JSON", b'{"error":{"message":"a', '{"error":{"message":"a'),
     Shape("not UTF-8", b"\xff\xfe", "\ufffd\ufffd"),
 )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-def test_shapes(shape: Shape) -> None:
-    complaint = read(shape.body)
-    assert (complaint.public_message, complaint.code) == (shape.message, shape.code)
-    assert shape.words in {None, complaint.searchable}
+def test_each_shape_is_read(shape: Shape) -> None:
+    body = read(shape.body)
+    assert (body.public_message, body.code) == (shape.message, shape.code)
+    assert shape.searchable in {None, body.searchable}
 
 
 def test_the_public_message_is_redacted() -> None:
@@ -70,7 +70,7 @@ def test_the_public_message_is_redacted() -> None:
     assert read(error, 400, "hunter2").public_message == "[key] of [account] got no answer of [address]"
 
 
-def test_the_log_keeps_addresses_but_no_keys() -> None:
+def test_the_detail_for_the_log_keeps_addresses_but_no_keys() -> None:
     detail = read(b"10.1.2.3 sk-abc Bearer x hunter2" + b"x" * 3000, 500, "hunter2").detail
     assert detail.startswith("upstream answered 500: 10.1.2.3 [key] Bearer [key] [key]xxx")
     assert len(detail) < 2100
@@ -88,11 +88,11 @@ WAITS = (
     Wait("seconds", {"retry-after": " 7 "}, 7),
     Wait("a part of a second", {"retry-after": "2.5"}, 2.5),
     Wait("milliseconds go first", {"retry-after": "7", "retry-after-ms": "250"}, 0.25),
-    Wait("senseless milliseconds do not", {"retry-after": "7", "retry-after-ms": "x"}, 7),
+    Wait("senseless milliseconds are ignored", {"retry-after": "7", "retry-after-ms": "x"}, 7),
     Wait("a date", {"retry-after": formatdate(NOW + 30, usegmt=True)}, 30),
     Wait("a date in the past", {"retry-after": formatdate(NOW - 30, usegmt=True)}, 0),
     Wait(
-        "a date by the upstream's own clock",
+        "a date by the clock of the upstream",
         {"retry-after": formatdate(NOW + 999, usegmt=True), "date": formatdate(NOW + 990, usegmt=True)},
         9,
     ),
@@ -109,12 +109,12 @@ WAITS = (
 
 
 @pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.name)
-def test_retry_after(wait: Wait) -> None:
+def test_retry_after_is_parsed(wait: Wait) -> None:
     assert parse_retry_after(wait.headers, NOW) == wait.seconds
 
 
-@given(st.text(max_size=60) | st.datetimes().map(lambda at: format_datetime(at.replace(tzinfo=UTC), usegmt=True)))
-def test_any_retry_after_is_read_or_not(value: str) -> None:
+@given(st.text(max_size=60) | st.datetimes().map(lambda date: format_datetime(date.replace(tzinfo=UTC), usegmt=True)))
+def test_no_retry_after_makes_it_fail(value: str) -> None:
     seconds = parse_retry_after({"retry-after": value, "date": value}, NOW)
     assert seconds is None or seconds >= 0
 
@@ -123,7 +123,7 @@ STAGE = {"moderation_stage": "input"}
 
 
 @pytest.mark.parametrize(
-    ("details", "good"),
+    ("details", "valid"),
     [
         ({"moderation_stage": "output", "categories": ["sexual", "self-harm/intent"]}, True),
         ({"moderation_stage": "unknown", "categories": [], "more": 1}, True),
@@ -136,14 +136,14 @@ STAGE = {"moderation_stage": "input"}
         ("sexual", False),
     ],
 )
-def test_details_of_a_refusal_are_as_documented_or_absent(details: object, good: bool) -> None:
+def test_moderation_details_are_as_documented_or_absent(details: object, valid: bool) -> None:
     found = read({"error": {"message": "m", "moderation_details": details}}).moderation_details
-    assert (found is not None) == good
+    assert (found is not None) == valid
     assert found is None or set(found) == {"moderation_stage", "categories"}
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "meant"),
+    ("status", "error", "expected"),
     [
         (200, {"code": 503}, 503),
         (200, {"code": "429"}, 429),
@@ -156,8 +156,8 @@ def test_details_of_a_refusal_are_as_documented_or_absent(details: object, good:
         (400, {"code": 503}, 400),
     ],
 )
-def test_a_status_inside_a_200_counts(status: int, error: object, meant: int) -> None:
-    assert read({"error": error}, status).status == meant
+def test_a_status_inside_a_200_counts(status: int, error: object, expected: int) -> None:
+    assert read({"error": error}, status).status == expected
 
 
 @given(
@@ -171,6 +171,6 @@ def test_a_status_inside_a_200_counts(status: int, error: object, meant: int) ->
         ),
     )
 )
-def test_any_json_is_read(document: object) -> None:
-    complaint = read(document)
-    assert len(complaint.public_message) <= 500
+def test_no_json_makes_it_fail(document: object) -> None:
+    body = read(document)
+    assert len(body.public_message) <= 500

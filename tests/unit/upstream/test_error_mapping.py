@@ -1,4 +1,4 @@
-"""Every way in which upstreams say no, and what the client is told."""
+"""Every error answer of upstreams: which error clients receive, and whether a retry is safe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,23 +21,24 @@ from app.errors import (
     UpstreamTimeout,
     UserError,
 )
-from app.upstream import error_mapping as faults
+from app.upstream import error_mapping
 from app.upstream.error_mapping import ERROR_RULES, ErrorRule, RetrySafety, UpstreamFailure, classify
 
 NOW = 1_795_341_600.0
 OURS, CALLERS = False, True
+SAFE, OTHER, AMBIGUOUS = RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM, RetrySafety.AMBIGUOUS
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`body` is an error object, or the whole body as bytes."""
+    """`body`: an error object, or the whole body as bytes."""
 
     name: str
     status: int
     body: Mapping[str, Any] | bytes
     kind: type[ApiError]
     code: str | None
-    again: RetrySafety = RetrySafety.UNSAFE
+    retry_safety: RetrySafety = RetrySafety.UNSAFE
     message: str | None = None
     pass_through: bool = OURS
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -52,17 +53,17 @@ BLOCKED = "Your request was rejected by the safety system. safety_violations=[se
 UPSTREAM_QUOTA, UPSTREAM_MODEL, OVERLOADED = "upstream_quota", "upstream_model", "upstream_overloaded"
 
 CASES = (
-    Case("a temporary redirect", 307, b"", UpstreamInvalidReply, "upstream_broken", RetrySafety.OTHER_UPSTREAM),
+    Case("a temporary redirect", 307, b"", UpstreamInvalidReply, "upstream_broken", OTHER),
     Case(
         "a permanent redirect with words of refusal",
         301,
         error("content policy"),
         UpstreamInvalidReply,
         "upstream_broken",
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
-        "a refusal of OpenAI's, as it is",
+        "a refusal by OpenAI",
         400,
         error(BLOCKED, "moderation_blocked", "image_generation_user_error"),
         ModerationBlocked,
@@ -70,21 +71,21 @@ CASES = (
         message=BLOCKED,
     ),
     Case(
-        "a refusal in its old form",
+        "a refusal by OpenAI, older form",
         400,
         error("Your request was rejected as a result of our safety system.", "content_policy_violation"),
         ModerationBlocked,
         "moderation_blocked",
     ),
     Case(
-        "a refusal of Azure's, one level deeper",
+        "a refusal by Azure, one level deeper",
         400,
         error("The response was filtered", "x", innererror={"code": "ResponsibleAIPolicyViolation"}),
         ModerationBlocked,
         "moderation_blocked",
     ),
     Case(
-        "a refusal under a status that invites repeats",
+        "a refusal under a status that invites retries",
         500,
         error("prompt blocked", "sensitive_words_detected"),
         ModerationBlocked,
@@ -105,7 +106,7 @@ CASES = (
         error("x", "insufficient_quota"),
         UpstreamError,
         UPSTREAM_QUOTA,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
         "no credit, a relay's words",
@@ -113,9 +114,9 @@ CASES = (
         error("用户额度不足"),
         UpstreamError,
         UPSTREAM_QUOTA,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
-    Case("no credit, by status", 402, b"", UpstreamError, UPSTREAM_QUOTA, RetrySafety.OTHER_UPSTREAM),
+    Case("no credit, by status", 402, b"", UpstreamError, UPSTREAM_QUOTA, OTHER),
     Case(
         "no credit, the caller's own",
         403,
@@ -140,15 +141,15 @@ CASES = (
         error("The model `x` does not exist", "m"),
         UpstreamError,
         UPSTREAM_MODEL,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
-        "no such model, asked with our key",
+        "no access to the model with our key",
         403,
         error("No access to model", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
         "no such model, a relay's words",
@@ -156,7 +157,7 @@ CASES = (
         error("No available channel for model x under group default (distributor)", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
         "a model that the caller may not use",
@@ -168,12 +169,12 @@ CASES = (
         pass_through=CALLERS,
     ),
     Case(
-        "a model that is not there for the caller either",
+        "no such model, with the caller's key",
         404,
         error("x", "model_not_found"),
         UpstreamError,
         UPSTREAM_MODEL,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
         pass_through=CALLERS,
     ),
     Case(
@@ -182,18 +183,18 @@ CASES = (
         error("Incorrect API key provided: sk-abc", "invalid_api_key"),
         UpstreamAuth,
         "upstream_auth",
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
         message="The upstream refused this server's key (status 401). Only the operator of this server can mend that.",
     ),
-    Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth", RetrySafety.OTHER_UPSTREAM),
-    Case("this server refused", 403, HTML, UpstreamAuth, "upstream_auth", RetrySafety.OTHER_UPSTREAM),
+    Case("our key refused, without words", 401, b"", UpstreamAuth, "upstream_auth", OTHER),
+    Case("our key refused, as an HTML page", 403, HTML, UpstreamAuth, "upstream_auth", OTHER),
     Case(
         "our key refused under 400",
         400,
         error("API key not valid."),
         UpstreamAuth,
         "upstream_auth",
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
         "the caller's key refused",
@@ -221,7 +222,7 @@ CASES = (
         message="Incorrect API key provided.",
         pass_through=CALLERS,
     ),
-    Case("the caller forbidden", 403, error("No.", "region"), Forbidden, "region", message="No.", pass_through=CALLERS),
+    Case("the caller refused", 403, error("No.", "region"), Forbidden, "region", message="No.", pass_through=CALLERS),
     Case(
         "a wrong size",
         400,
@@ -240,51 +241,57 @@ CASES = (
     ),
     Case("a body too large", 413, HTML, RequestTooLarge, "request_too_large"),
     Case(
-        "too many",
+        "too many requests",
         429,
         error("Rate limit reached in organization org-x"),
         RateLimited,
         "rate_limit_exceeded",
-        RetrySafety.SAFE,
+        SAFE,
     ),
     Case(
-        "too many of the caller's",
+        "too many requests of the caller",
         429,
         error("Rate limit reached for x."),
         RateLimited,
         "rate_limit_exceeded",
-        RetrySafety.SAFE,
+        SAFE,
         message="Rate limit reached for x.",
         pass_through=CALLERS,
     ),
     Case(
-        "too many of the caller's, without words",
+        "too many requests of the caller, without words",
         429,
         b"",
         RateLimited,
         "rate_limit_exceeded",
-        RetrySafety.SAFE,
+        SAFE,
         message="Rate limit reached. Please try again later.",
         pass_through=CALLERS,
     ),
-    Case("too many, said in a 500", 500, error("x", "rate_limit_exceeded"), RateLimited, "rate_limit_exceeded"),
-    Case("overloaded", 503, b"no healthy upstream", UpstreamError, OVERLOADED, RetrySafety.SAFE),
     Case(
-        "overloaded, with words of too many",
+        "too many requests, by words in a 500",
+        500,
+        error("x", "rate_limit_exceeded"),
+        RateLimited,
+        "rate_limit_exceeded",
+    ),
+    Case("overloaded", 503, b"no healthy upstream", UpstreamError, OVERLOADED, SAFE),
+    Case(
+        "overloaded, with words of too many requests",
         503,
         error("Too many requests"),
         UpstreamError,
         OVERLOADED,
-        RetrySafety.SAFE,
+        SAFE,
     ),
-    Case("overloaded, said under 529", 529, error("x", None, "overloaded_error"), UpstreamError, OVERLOADED),
+    Case("overloaded, by words in a 529", 529, error("x", None, "overloaded_error"), UpstreamError, OVERLOADED),
     Case("too slow: 408", 408, b"", UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 504", 504, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 520", 520, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 522", 522, HTML, UpstreamTimeout, "upstream_timeout"),
     Case("too slow: 524", 524, HTML, UpstreamTimeout, "upstream_timeout"),
-    Case("a wrong address", 404, HTML, UpstreamError, "upstream_error", RetrySafety.OTHER_UPSTREAM),
-    Case("a wrong method", 405, b"", UpstreamError, "upstream_error", RetrySafety.OTHER_UPSTREAM),
+    Case("a wrong address", 404, HTML, UpstreamError, "upstream_error", OTHER),
+    Case("a wrong method", 405, b"", UpstreamError, "upstream_error", OTHER),
     Case(
         "any other bad request",
         400,
@@ -302,9 +309,9 @@ CASES = (
         message="The upstream refused the request (status 400).",
     ),
     Case("unprocessable", 422, b'{"detail":"no"}', InvalidRequest, None, message="no"),
-    Case("a crash", 500, HTML, UpstreamError, "upstream_error", RetrySafety.AMBIGUOUS),
-    Case("a bad gateway", 502, HTML, UpstreamError, "upstream_error", RetrySafety.AMBIGUOUS),
-    Case("a client that left", 499, b"", UpstreamError, "upstream_error"),
+    Case("a crash", 500, HTML, UpstreamError, "upstream_error", AMBIGUOUS),
+    Case("a bad gateway", 502, HTML, UpstreamError, "upstream_error", AMBIGUOUS),
+    Case("status 499", 499, b"", UpstreamError, "upstream_error"),
     Case("an unknown status", 599, b"", UpstreamError, "upstream_error"),
     Case("a teapot", 418, error("short and stout"), UpstreamError, "upstream_error"),
     Case(
@@ -313,7 +320,7 @@ CASES = (
         error("upstream overloaded", 503, "server_error"),
         UpstreamError,
         OVERLOADED,
-        RetrySafety.SAFE,
+        SAFE,
     ),
     Case(
         "an error inside a 200, as text",
@@ -324,14 +331,14 @@ CASES = (
         message="The upstream answered with an error (status 200).",
     ),
     Case("a refusal inside a 200", 200, error("x", "content_filter"), ModerationBlocked, "moderation_blocked"),
-    Case("too many inside a 200", 200, error("x", "429"), RateLimited, "rate_limit_exceeded", RetrySafety.SAFE),
+    Case("too many requests inside a 200", 200, error("x", "429"), RateLimited, "rate_limit_exceeded", SAFE),
     Case(
-        "too many inside a 200, by its code",
+        "too many requests inside a 200, by its code",
         200,
         error("x", "rate_limit_exceeded"),
         RateLimited,
         "rate_limit_exceeded",
-        RetrySafety.SAFE,
+        SAFE,
     ),
     Case(
         "overloaded inside a 200, by its code",
@@ -339,16 +346,16 @@ CASES = (
         error("x", "server_is_overloaded"),
         UpstreamError,
         OVERLOADED,
-        RetrySafety.SAFE,
+        SAFE,
     ),
-    Case("overloaded inside a 200, in words", 200, error("overloaded_error"), UpstreamError, OVERLOADED),
+    Case("overloaded inside a 200, by words", 200, error("overloaded_error"), UpstreamError, OVERLOADED),
     Case(
         "no credit inside a 200",
         200,
         error("x", "insufficient_quota"),
         UpstreamError,
         UPSTREAM_QUOTA,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
         "our key refused inside a 200",
@@ -356,7 +363,7 @@ CASES = (
         error("x", "invalid_api_key"),
         UpstreamAuth,
         "upstream_auth",
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
         "our key refused inside a 200, Anthropic's words",
@@ -364,7 +371,7 @@ CASES = (
         error("invalid x-api-key", type="authentication_error"),
         UpstreamAuth,
         "upstream_auth",
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case(
         "no credit inside a 200, Anthropic's words",
@@ -372,7 +379,7 @@ CASES = (
         error("Your credit balance is too low to access the API."),
         UpstreamError,
         UPSTREAM_QUOTA,
-        RetrySafety.OTHER_UPSTREAM,
+        OTHER,
     ),
     Case("a crash inside a 200", 200, error("x", 500), UpstreamError, "upstream_error"),
 )
@@ -380,19 +387,19 @@ CASES = (
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def answer(case: Case) -> UpstreamFailure:
+def failure_of(case: Case) -> UpstreamFailure:
     body = case.body if isinstance(case.body, bytes) else orjson.dumps({"error": case.body})
     return classify(case.status, case.headers, body, pass_through=case.pass_through, now=NOW)
 
 
 @each_case
-def test_faults(case: Case) -> None:
-    fault = answer(case)
-    assert (type(fault.error), fault.error.code, fault.retry_safety) == (case.kind, case.code, case.again)
-    assert case.message in {None, fault.error.message}
-    assert not any(word in fault.error.message for word in ("sk-", "org-", "10.0.0.7", "nginx", "<"))
-    assert fault.error.detail is not None
-    assert fault.error.detail.startswith(f"upstream answered {case.status}")
+def test_an_error_answer_becomes_one_of_our_errors(case: Case) -> None:
+    failure = failure_of(case)
+    assert (type(failure.error), failure.error.code, failure.retry_safety) == (case.kind, case.code, case.retry_safety)
+    assert case.message in {None, failure.error.message}
+    assert not any(word in failure.error.message for word in ("sk-", "org-", "10.0.0.7", "nginx", "<"))
+    assert failure.error.detail is not None
+    assert failure.error.detail.startswith(f"upstream answered {case.status}")
 
 
 SETTINGS = {
@@ -400,7 +407,7 @@ SETTINGS = {
     "no credit, by status": "api_key",
     "no credit, OpenAI's words": "api_key",
     "no such model": "model",
-    "a model that is not there for the caller either": "model",
+    "no such model, with the caller's key": "model",
     "our key refused": "api_key",
     "our key refused, without words": "api_key",
     "our key refused inside a 200": "api_key",
@@ -413,49 +420,51 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_failure_names_the_setting_to_look_at(name: str) -> None:
     (case,) = (case for case in CASES if case.name == name)
-    assert answer(case).setting == SETTINGS[name]
+    assert failure_of(case).setting == SETTINGS[name]
 
 
 @each_case
-def test_only_what_is_free_invites_a_repeat(case: Case) -> None:
-    asked_again = answer(case).error.headers.get("x-should-retry", "anyhow")
-    free = isinstance(answer(case).error, RateLimited) and case.code != "insufficient_quota"
-    assert asked_again == ("anyhow" if free else "false")
+def test_only_rate_limits_let_clients_retry(case: Case) -> None:
+    should_retry = failure_of(case).error.headers.get("x-should-retry", "unset")
+    is_rate_limit = isinstance(failure_of(case).error, RateLimited) and case.code != "insufficient_quota"
+    assert should_retry == ("unset" if is_rate_limit else "false")
 
 
-@pytest.mark.parametrize("row", ERROR_RULES, ids=lambda row: row.name)
-def test_each_row_is_needed(row: ErrorRule, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [seen(case) for case in CASES]
+@pytest.mark.parametrize("rule", ERROR_RULES, ids=lambda rule: rule.name)
+def test_each_rule_is_needed(rule: ErrorRule, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [summary(case) for case in CASES]
     monkeypatch.setattr(
-        faults, "ERROR_RULES", tuple(replace(one, statuses=()) if one is row else one for one in ERROR_RULES)
+        error_mapping,
+        "ERROR_RULES",
+        tuple(replace(each, statuses=()) if each is rule else each for each in ERROR_RULES),
     )
-    assert [seen(case) for case in CASES] != before
+    assert [summary(case) for case in CASES] != before
 
 
-def seen(case: Case) -> object:
+def summary(case: Case) -> object:
     try:
-        fault = answer(case)
+        failure = failure_of(case)
     except StopIteration:
         return None
-    return type(fault.error), fault.error.code, fault.error.message, fault.retry_safety
+    return type(failure.error), failure.error.code, failure.error.message, failure.retry_safety
 
 
-def test_details_of_a_refusal_are_handed_on() -> None:
+def test_moderation_details_are_passed_on() -> None:
     details = {"moderation_stage": "output", "categories": ["sexual"]}
     case = Case("", 400, error(BLOCKED, "moderation_blocked", moderation_details=details), ModerationBlocked, "")
-    assert answer(case).error.body["error"]["moderation_details"] == details
-    assert "moderation_details" not in answer(replace(case, body=error(BLOCKED, "moderation_blocked"))).error.extra
+    assert failure_of(case).error.body["error"]["moderation_details"] == details
+    assert "moderation_details" not in failure_of(replace(case, body=error(BLOCKED, "moderation_blocked"))).error.extra
 
 
 @pytest.mark.parametrize("pass_through", [OURS, CALLERS])
-def test_a_limit_says_how_long(pass_through: bool) -> None:
-    for asked, told in (("7", "7"), ("0", "1"), ("99999999", "60"), ("soon", "1")):
-        fault = classify(429, {"retry-after": asked}, b"", pass_through=pass_through, now=NOW)
-        assert fault.error.headers["retry-after"] == told
-        assert fault.retry_after == (None if asked == "soon" else float(asked))
+def test_a_rate_limit_says_how_long_to_wait(pass_through: bool) -> None:
+    for retry_after, seconds in (("7", "7"), ("0", "1"), ("99999999", "60"), ("soon", "1")):
+        failure = classify(429, {"retry-after": retry_after}, b"", pass_through=pass_through, now=NOW)
+        assert failure.error.headers["retry-after"] == seconds
+        assert failure.retry_after == (None if retry_after == "soon" else float(retry_after))
 
 
-def test_our_key_is_never_told() -> None:
+def test_our_key_is_never_shown() -> None:
     body = orjson.dumps({"error": {"message": "odd: hunter2-key", "code": "hunter2-key"}})
-    fault = classify(400, {}, body, pass_through=False, now=NOW, secrets=("hunter2-key",))
-    assert "hunter2" not in f"{fault.error.body} {fault.error.detail}"
+    failure = classify(400, {}, body, pass_through=False, now=NOW, secrets=("hunter2-key",))
+    assert "hunter2" not in f"{failure.error.body} {failure.error.detail}"
