@@ -12,59 +12,86 @@ from statistics import median
 
 import uvloop
 
-from bench.load import Sample, measure, warm_up
+from bench.load import Sample, measure_load, warm_up
 from bench.process import Cores, Process, choose_cores
-from bench.subjects import HURRIED, LIMNER, NGINX, PLAIN, SILENCE, TRANSLATOR, Subject, start_upstream
-from bench.table import print_table, print_waits, row, wait_row
-from bench.waiting import Crowd, Wait, wait
-from bench.works import SMALL, WORKS, Work
+from bench.servers_under_test import (
+    BASELINE,
+    KEEPALIVE_INTERVAL,
+    LIMNER,
+    LIMNER_WITH_FAST_KEEPALIVE,
+    NGINX,
+    TRANSLATOR,
+    ServerUnderTest,
+    start_upstream,
+)
+from bench.table import print_table, print_waiting, row, waiting_row
+from bench.waiting_clients import ClientGroup, WaitingResult, measure_waiting
+from bench.workloads import SMALL, WORKLOADS, Workload
 
 _WARM_UP = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`seconds` for one work of one subject at one number of connections; `at_once` None: what the work names."""
+    """Extent of a benchmark.
+
+    Attributes:
+        rounds: Number of times that everything is measured.
+        seconds: Duration of one workload on one server with one number of connections.
+        groups: Waiting clients, each with the servers on which they are measured.
+        concurrency: Restricts the workloads that list this number to it; None measures all numbers that they list.
+    """
 
     rounds: int
     seconds: float
-    crowds: tuple[tuple[Crowd, tuple[Subject, ...]], ...]
-    at_once: int | None = None
-    works: tuple[Work, ...] = WORKS
+    groups: tuple[tuple[ClientGroup, tuple[ServerUnderTest, ...]], ...]
+    concurrency: int | None = None
+    workloads: tuple[Workload, ...] = WORKLOADS
 
 
-_PLAIN_CROWD = Crowd("plain JSON", 1000, arriving=5.0, hold=8.0)
-_STREAMS = Crowd("streams", 500, arriving=2.5, hold=21 * SILENCE, stream=True)
-_MANY_STREAMS = Crowd("streams", 1000, arriving=5.0, hold=21 * SILENCE, stream=True)
-_FULL = Plan(3, 1.0, ((_PLAIN_CROWD, (LIMNER, TRANSLATOR)), (_STREAMS, (HURRIED,)), (_MANY_STREAMS, (HURRIED,))))
+_PLAIN_CLIENTS = ClientGroup("plain JSON", 1000, arrival_seconds=5.0, reply_delay=8.0)
+_STREAMS = ClientGroup("streams", 500, arrival_seconds=2.5, reply_delay=21 * KEEPALIVE_INTERVAL, stream=True)
+_MANY_STREAMS = ClientGroup("streams", 1000, arrival_seconds=5.0, reply_delay=21 * KEEPALIVE_INTERVAL, stream=True)
+_FULL = Plan(
+    3,
+    1.0,
+    (
+        (_PLAIN_CLIENTS, (LIMNER, TRANSLATOR)),
+        (_STREAMS, (LIMNER_WITH_FAST_KEEPALIVE,)),
+        (_MANY_STREAMS, (LIMNER_WITH_FAST_KEEPALIVE,)),
+    ),
+)
 _QUICK = Plan(
     1,
     0.4,
     (
-        (Crowd("plain JSON", 200, arriving=1.0, hold=2.0), (LIMNER,)),
-        (Crowd("streams", 100, arriving=0.5, hold=2.0, stream=True), (HURRIED,)),
+        (ClientGroup("plain JSON", 200, arrival_seconds=1.0, reply_delay=2.0), (LIMNER,)),
+        (ClientGroup("streams", 100, arrival_seconds=0.5, reply_delay=2.0, stream=True), (LIMNER_WITH_FAST_KEEPALIVE,)),
     ),
-    at_once=8,
-    works=tuple(work for work in WORKS if "2 MiB" not in work.name),
+    concurrency=8,
+    workloads=tuple(workload for workload in WORKLOADS if "2 MiB" not in workload.name),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 1 where a request of Limner's failed."""
+    """Return the exit code: 1 if a request to Limner failed."""
     parser = argparse.ArgumentParser("bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round with 8 connections, under a minute")
-    parser.add_argument("--only", default="", metavar="NAME,…", help="works whose names contain one of these")
-    parser.add_argument("--rounds", type=int, help="how often all is measured; medians are printed")
+    parser.add_argument("--only", default="", metavar="NAME,…", help="workloads whose names contain one of these")
+    parser.add_argument("--rounds", type=int, help="number of measurements; medians are printed")
     options = parser.parse_args(arguments)
     plan = _QUICK if options.quick else _FULL
     names = options.only.split(",")
-    works = [work for work in plan.works if any(name in work.name for name in names)]
-    crowds = [pair for pair in plan.crowds if any(name in f"waiting {pair[0].name}" for name in names)]
-    return measure_all(works, crowds, plan, options.rounds or plan.rounds)
+    workloads = [workload for workload in plan.workloads if any(name in workload.name for name in names)]
+    groups = [pair for pair in plan.groups if any(name in f"waiting {pair[0].name}" for name in names)]
+    return measure_all(workloads, groups, plan, options.rounds or plan.rounds)
 
 
 def measure_all(
-    works: Sequence[Work], crowds: Sequence[tuple[Crowd, tuple[Subject, ...]]], plan: Plan, rounds: int
+    workloads: Sequence[Workload],
+    groups: Sequence[tuple[ClientGroup, tuple[ServerUnderTest, ...]]],
+    plan: Plan,
+    rounds: int,
 ) -> int:
     cores = choose_cores()
     _open_many_files()
@@ -72,79 +99,89 @@ def measure_all(
     print(describe_machine(cores), file=sys.stdout)
     with start_upstream(cores.others) as upstream:
         starts = [_start(upstream, cores) for _ in range(rounds)]
-        first, rest = (median(column) for column in zip(*starts, strict=True))
-        print(f"\n`limner serve`: first answer after {first:.2f} s, {rest:.0f} MiB at rest\n")
-        table = [line for work in works for line in _rows(work, upstream, cores, plan, rounds)]
-        if table:
-            print_table(table)
+        startup, idle_memory = (median(column) for column in zip(*starts, strict=True))
+        print(f"\n`limner serve`: first response after {startup:.2f} s, {idle_memory:.0f} MiB when idle\n")
+        rows = [cells for workload in workloads for cells in _rows(workload, upstream, cores, plan, rounds)]
+        if rows:
+            print_table(rows)
             print()
-        waits = [
-            wait_row(subject.name, crowd, [_wait(subject, crowd, upstream, cores) for _ in range(rounds)])
-            for crowd, subjects in crowds
-            for subject in subjects
+        waiting_rows = [
+            waiting_row(server.name, group, [_measure_waiting(server, group, upstream, cores) for _ in range(rounds)])
+            for group, servers in groups
+            for server in servers
         ]
-        if waits:
-            print_waits(waits)
-    failed = sum(int(line[-1]) for line in (*table, *waits))
+        if waiting_rows:
+            print_waiting(waiting_rows)
+    failed = sum(int(cells[-1]) for cells in (*rows, *waiting_rows))
     return 1 if failed else 0
 
 
 def _open_many_files() -> None:
-    """A thousand clients need a thousand sockets here and two thousand in the server."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the limit of open files: a thousand clients need a thousand sockets here and two thousand in the server."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def _start(upstream: Process, cores: Cores) -> tuple[float, float]:
     with LIMNER.start(upstream.port, cores.measured) as process:
-        return process.first_answer, process.memory
+        return process.startup_seconds, process.memory
 
 
-def _rows(work: Work, upstream: Process, cores: Cores, plan: Plan, rounds: int) -> list[list[str]]:
-    """Rounds go around all subjects, so that a busy minute of the machine hits them all."""
-    subjects = [subject for subject in (LIMNER, TRANSLATOR, NGINX) if subject.installed()]
-    subjects += [PLAIN] if work is SMALL else []
-    at_once = [plan.at_once] if plan.at_once in work.at_once else work.at_once
+def _rows(workload: Workload, upstream: Process, cores: Cores, plan: Plan, rounds: int) -> list[list[str]]:
+    """Measure one workload on all servers.
+
+    Each round goes through all servers, so that a busy minute of the machine affects all of them.
+    """
+    servers = [server for server in (LIMNER, TRANSLATOR, NGINX) if server.installed()]
+    servers += [BASELINE] if workload is SMALL else []
+    concurrency = [plan.concurrency] if plan.concurrency in workload.concurrency else workload.concurrency
     samples: dict[int, dict[str, list[Sample]]] = {
-        number: {subject.name: [] for subject in subjects} for number in at_once
+        connections: {server.name: [] for server in servers} for connections in concurrency
     }
     for _ in range(rounds):
-        for subject in subjects:
-            with subject.start(upstream.port, cores.measured) as process:
-                rest = _rest(subject, process)
-                for number in at_once:
+        for server in servers:
+            with server.start(upstream.port, cores.measured) as process:
+                idle_memory = _idle_memory(server, process)
+                for connections in concurrency:
                     sample = uvloop.run(
-                        measure(process, upstream.port, work, at_once=number, seconds=plan.seconds, rest=rest)
+                        measure_load(
+                            process,
+                            upstream.port,
+                            workload,
+                            concurrency=connections,
+                            seconds=plan.seconds,
+                            idle_memory=idle_memory,
+                        )
                     )
-                    samples[number][subject.name].append(sample)
-    return [row(work, number, of_number) for number, of_number in samples.items()]
+                    samples[connections][server.name].append(sample)
+    return [row(workload, connections, by_server) for connections, by_server in samples.items()]
 
 
-def _rest(subject: Subject, process: Process) -> float:
-    """MiB of a server that has answered a while, so that only what the work itself needs counts."""
-    if subject is not PLAIN:
+def _idle_memory(server: ServerUnderTest, process: Process) -> float:
+    """Return the memory of a server in MiB after some requests, so that later growth belongs to the workload."""
+    if server is not BASELINE:
         uvloop.run(warm_up(process, SMALL, _WARM_UP))
     return process.memory
 
 
-def _wait(subject: Subject, crowd: Crowd, upstream: Process, cores: Cores) -> Wait:
-    with subject.start(upstream.port, cores.measured) as process:
-        return uvloop.run(wait(process, crowd, _rest(subject, process)))
+def _measure_waiting(server: ServerUnderTest, group: ClientGroup, upstream: Process, cores: Cores) -> WaitingResult:
+    with server.start(upstream.port, cores.measured) as process:
+        return uvloop.run(measure_waiting(process, group, _idle_memory(server, process)))
 
 
 def describe_machine(cores: Cores) -> str:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    facts = [
+    parts = [
         models[0].partition(": ")[2] if models else platform.machine(),
         f"{os.cpu_count()} cores",
         f"{platform.system()} {platform.release()}",
         f"Python {platform.python_version()}",
     ]
     if cores.measured == cores.others:
-        facts.append("everything on one core, so all figures are noisy")
+        parts.append("everything runs on one core, so all figures are noisy")
     if not NGINX.installed():
-        facts.append("nginx is not installed, its column stays empty")
-    return ", ".join(facts)
+        parts.append("nginx is not installed, so its column is empty")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Fleet: replicas that are killed, a Redis that dies, clients that hang up; and no picture may be paid for twice.
+"""Fleet test: replicas are killed, Redis is stopped and clients disconnect, and no image may be paid for twice.
 
-`python -m bench.fleet [--seconds N] [--rate N] [--seed N]`; the exit code is 1 where one was.
+`python -m bench.fleet [--seconds N] [--rate N] [--seed N]` exits with 1 if one was.
 """
 
 import argparse
@@ -18,169 +18,186 @@ from tempfile import TemporaryDirectory
 import orjson
 from redis import Redis
 
-from bench.replicas import KEPT_WITH_KEY, SILENCE, Fleet, run_fleet
+from bench.replicas import RETENTION_WITH_KEY, SILENCE, Fleet, run_fleet
 from bench.wire import connect, head
 from tests.support.redis import RedisServer
 from tests.support.servers import RunningDemo
 
-#: Seconds that anything may be remembered in Redis, after all.
-_REMEMBERED = 60
+#: Highest time to live in Redis that any key may have at the end, in seconds, unless results are retained longer.
+_MAX_REDIS_TTL = 60
 
-#: Seconds in which a client gets its picture, whatever dies; and between two of its attempts.
-_LONGEST, _PAUSE = 60.0, 0.4
+#: Seconds within which every client must get its image, and seconds between two of its attempts.
+_TIMEOUT, _RETRY_DELAY = 60.0, 0.4
 
-#: A client that hangs up so many seconds around the moment of the answer may have been sent it.
-_CROSSED = 1.0
+#: A client that disconnects less than this many seconds before or after the reply may have been sent the result.
+_CROSSING_SECONDS = 1.0
 
-#: Seconds without Redis, and without a replica that has been killed.
-_OUTAGE, _DEATH = 1.0, 0.2
+#: Seconds for which Redis stays stopped, and a killed replica.
+_REDIS_DOWNTIME, _REPLICA_DOWNTIME = 1.0, 0.2
 
-_WHOLE = 2**24
+_UNLIMITED = 2**24
 
-#: What each prompt begins with; six digits follow.
+#: Beginning of each prompt; six digits follow.
 _PROMPT = "fleet "
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """`model` is what the demo upstream is to do; it answers after `slow` seconds. `calls`: what it costs once."""
+class RequestKind:
+    """One kind of request.
+
+    Attributes:
+        model: The behavior of the demo upstream, which replies after `delay` seconds.
+        calls: Number of upstream requests that one image costs.
+    """
 
     model: str
-    slow: float
+    delay: float
     calls: int = 1
     stream: bool = False
-    wants: str = "b64_json"
+    response_format: str = "b64_json"
     status: int = 200
 
 
 KINDS = (
-    Kind("slow-0.6+data-url", 0.6),
-    Kind("slow-0.6+data-url", 0.6, wants="url"),
-    Kind("slow-0.3", 0.3, wants="url"),
-    Kind("slow-0.3+missing-image-1", 0.3),
-    Kind("slow-0.3+flaky-1", 0.3, calls=2),
-    Kind("slow-0.3+previews", 0.3, stream=True),
-    Kind("slow-0.2+refuses-400", 0.2, status=400),
+    RequestKind("slow-0.6+data-url", 0.6),
+    RequestKind("slow-0.6+data-url", 0.6, response_format="url"),
+    RequestKind("slow-0.3", 0.3, response_format="url"),
+    RequestKind("slow-0.3+missing-image-1", 0.3),
+    RequestKind("slow-0.3+flaky-1", 0.3, calls=2),
+    RequestKind("slow-0.3+previews", 0.3, stream=True),
+    RequestKind("slow-0.2+refuses-400", 0.2, status=400),
 )
 
-#: How a client says that it has come again: with a key, by counting as the official SDKs do, or not at all.
-MANNERS = ("key", "counts", "plain")
+#: How a client marks its retries: with an idempotency key, with a count as the official SDKs do, or not at all.
+RETRY_STYLES = ("key", "count", "plain")
 
 
 @dataclass(slots=True)
-class Question:
-    """One picture that somebody wants. `lost`: how often it was told that it may have been paid for; `left`: when the
-    client hung up, `began` and `ended` as the clock of this process tells. `is_cut`: by the death of a replica.
+class WantedImage:
+    """One image that a client wants, over all of its attempts. Times are those of the monotonic clock of this process.
+
+    Attributes:
+        reported_lost: How often the client was told that the image may have been paid for.
+        disconnects: When the client disconnected.
+        was_interrupted: The last attempt ended with the death of a replica.
+        unexpected: The last response that must not occur.
     """
 
     prompt: str
-    kind: Kind
-    manner: str
-    began: float
-    ended: float | None = None
+    kind: RequestKind
+    retry_style: str
+    started_at: float
+    finished_at: float | None = None
     attempts: int = 0
-    lost: int = 0
-    is_cut: bool = False
-    left: list[float] = field(default_factory=list)
-    wrong: str = ""
+    reported_lost: int = 0
+    was_interrupted: bool = False
+    disconnects: list[float] = field(default_factory=list)
+    unexpected: str = ""
 
 
 @dataclass(slots=True)
-class Upstream:
-    """When each prompt was asked: the demo itself remembers the last thousand only."""
+class UpstreamLog:
+    """The times at which each prompt was sent upstream; the demo itself keeps only the last thousand requests."""
 
     demo: RunningDemo
-    asked: dict[str, list[float]] = field(default_factory=dict)
+    calls_by_prompt: dict[str, list[float]] = field(default_factory=dict)
 
-    def calls(self, question: Question) -> list[float]:
-        return self.asked.get(question.prompt, [])
+    def calls(self, wanted: WantedImage) -> list[float]:
+        return self.calls_by_prompt.get(wanted.prompt, [])
 
-    def read(self) -> None:
+    def collect(self) -> None:
         requests = self.demo.state.requests
         while requests:
             body = requests.popleft().body
             if body and "messages" in body:
                 text = orjson.dumps(body["messages"]).decode()
                 prompt = text[(at := text.index(_PROMPT)) : at + len(_PROMPT) + 6]
-                self.asked.setdefault(prompt, []).append(time.monotonic())
+                self.calls_by_prompt.setdefault(prompt, []).append(time.monotonic())
 
 
-def order(question: Question) -> list[bytes]:
-    kind = question.kind
-    more = {"stream": True, "partial_images": 2} if kind.stream else {"response_format": kind.wants}
-    text = orjson.dumps({"prompt": question.prompt, "model": kind.model, "size": "1024x1024", **more})
-    said = {
-        "key": [f"idempotency-key: {question.prompt.replace(' ', '-')}-{question.lost}"],
-        "counts": [f"x-stainless-retry-count: {question.attempts - 1}"],
+def build_request(wanted: WantedImage) -> list[bytes]:
+    kind = wanted.kind
+    options = {"stream": True, "partial_images": 2} if kind.stream else {"response_format": kind.response_format}
+    text = orjson.dumps({"prompt": wanted.prompt, "model": kind.model, "size": "1024x1024", **options})
+    headers = {
+        "key": [f"idempotency-key: {wanted.prompt.replace(' ', '-')}-{wanted.reported_lost}"],
+        "count": [f"x-stainless-retry-count: {wanted.attempts - 1}"],
         "plain": [],
-    }[question.manner]
-    return [head("POST /v1/images/generations HTTP/1.1", len(text), "application/json", *said), text]
+    }[wanted.retry_style]
+    return [head("POST /v1/images/generations HTTP/1.1", len(text), "application/json", *headers), text]
 
 
-async def attempt(question: Question, port: int, patience: float) -> bool:
-    """Whether the client need not come back."""
-    question.attempts += 1
+async def attempt(wanted: WantedImage, port: int, timeout: float) -> bool:
+    """Send one request and return whether the client has what it wants."""
+    wanted.attempts += 1
     connection = None
     try:
-        async with asyncio.timeout(patience):
-            connection = await connect(port, _WHOLE)
-            answer = await connection.ask(order(question))
+        async with asyncio.timeout(timeout):
+            connection = await connect(port, _UNLIMITED)
+            response = await connection.send(build_request(wanted))
     except TimeoutError:
-        question.left.append(time.monotonic())
+        wanted.disconnects.append(time.monotonic())
         return False
     except OSError:
-        question.is_cut = True
+        wanted.was_interrupted = True
         return False
     finally:
         if connection is not None:
             connection.close()
-    return judge_answer(question, answer.status, answer.body)
+    return check_response(wanted, response.status, response.body)
 
 
-def judge_answer(question: Question, status: int, body: bytes) -> bool:
+def check_response(wanted: WantedImage, status: int, body: bytes) -> bool:
     if b'"question_lost"' in body:
-        question.lost += 1
+        wanted.reported_lost += 1
         return False
     if status == 503 or b'"server_is_overloaded"' in body:
         return False
-    sign = (
-        b'"moderation_blocked"' if question.kind.status == 400 else b".completed" if question.kind.stream else b'"data"'
+    marker = (
+        b'"moderation_blocked"' if wanted.kind.status == 400 else b".completed" if wanted.kind.stream else b'"data"'
     )
-    if status != question.kind.status or sign not in body:
-        question.wrong = f"{question.kind.model}: {status} {body[:300].decode('utf-8', 'replace')}"
+    if status != wanted.kind.status or marker not in body:
+        wanted.unexpected = f"{wanted.kind.model}: {status} {body[:300].decode('utf-8', 'replace')}"
     return True
 
 
-async def ask(question: Question, ports: Sequence[int], chance: random.Random) -> None:
-    """A client that hangs up now and then, and comes back, perhaps elsewhere, until it has its picture."""
-    while time.monotonic() < question.began + _LONGEST:
-        hurried = question.attempts < 3 and chance.random() < 0.6
-        if await attempt(question, chance.choice(ports), chance.uniform(0.02, 0.9) if hurried else _LONGEST):
-            question.ended = time.monotonic()
+async def run_client(wanted: WantedImage, ports: Sequence[int], random_source: random.Random) -> None:
+    """Send requests to random replicas, with random disconnects, until the image has arrived."""
+    while time.monotonic() < wanted.started_at + _TIMEOUT:
+        is_impatient = wanted.attempts < 3 and random_source.random() < 0.6
+        if await attempt(
+            wanted, random_source.choice(ports), random_source.uniform(0.02, 0.9) if is_impatient else _TIMEOUT
+        ):
+            wanted.finished_at = time.monotonic()
             return
-        # A repeat that does not say so is a second client until the first has left, or its server has been silent.
-        await asyncio.sleep(SILENCE + _PAUSE if question.is_cut and question.manner == "plain" else _PAUSE)
-        question.is_cut = False
+        # A retry without any mark counts as a second client until Limner knows that the first one has disconnected, or
+        # that its replica has sent no heartbeat for a while.
+        await asyncio.sleep(
+            SILENCE + _RETRY_DELAY if wanted.was_interrupted and wanted.retry_style == "plain" else _RETRY_DELAY
+        )
+        wanted.was_interrupted = False
 
 
 @asynccontextmanager
-async def trouble(fleet: Fleet, every: float, outage_every: float, chance: random.Random) -> AsyncIterator[None]:
+async def cause_outages(
+    fleet: Fleet, kill_every: float, outage_every: float, random_source: random.Random
+) -> AsyncIterator[None]:
     async def kill_replicas() -> None:
         while True:
-            await asyncio.sleep(every * chance.uniform(0.7, 1.3))
-            port = chance.choice(fleet.ports)
+            await asyncio.sleep(kill_every * random_source.uniform(0.7, 1.3))
+            port = random_source.choice(fleet.ports)
             await asyncio.to_thread(fleet.kill, port)
-            await asyncio.sleep(_DEATH)
+            await asyncio.sleep(_REPLICA_DOWNTIME)
             await asyncio.to_thread(fleet.start, port)
 
     async def kill_redis() -> None:
         while True:
             await asyncio.sleep(outage_every)
-            began = time.monotonic()
+            started_at = time.monotonic()
             await asyncio.to_thread(fleet.redis.kill)
-            await asyncio.sleep(_OUTAGE)
+            await asyncio.sleep(_REDIS_DOWNTIME)
             await asyncio.to_thread(fleet.redis.start)
-            fleet.outages.append((began, time.monotonic()))
+            fleet.outages.append((started_at, time.monotonic()))
 
     tasks = [asyncio.create_task(kill_replicas()), asyncio.create_task(kill_redis())]
     try:
@@ -188,101 +205,118 @@ async def trouble(fleet: Fleet, every: float, outage_every: float, chance: rando
     finally:
         for task in tasks:
             task.cancel()
-        for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            if not isinstance(ended, asyncio.CancelledError):
-                raise RuntimeError("nobody was killed any more") from ended
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(outcome, asyncio.CancelledError):
+                raise RuntimeError("the outages have stopped") from outcome
 
 
-async def load(fleet: Fleet, upstream: Upstream, seconds: float, rate: float, chance: random.Random) -> list[Question]:
-    questions: list[Question] = []
+async def run_clients(
+    fleet: Fleet, upstream: UpstreamLog, seconds: float, rate: float, random_source: random.Random
+) -> list[WantedImage]:
+    images: list[WantedImage] = []
     clients = []
-    began = time.monotonic()
+    started_at = time.monotonic()
     for number in range(int(seconds * rate)):
-        await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-        question = Question(f"{_PROMPT}{number:06}", chance.choice(KINDS), chance.choice(MANNERS), time.monotonic())
-        questions.append(question)
-        clients.append(asyncio.create_task(ask(question, fleet.ports, random.Random(chance.random()))))
-        upstream.read()
+        await asyncio.sleep(max(0.0, started_at + number / rate - time.monotonic()))
+        wanted = WantedImage(
+            f"{_PROMPT}{number:06}", random_source.choice(KINDS), random_source.choice(RETRY_STYLES), time.monotonic()
+        )
+        images.append(wanted)
+        clients.append(asyncio.create_task(run_client(wanted, fleet.ports, random.Random(random_source.random()))))
+        upstream.collect()
     await asyncio.gather(*clients)
-    upstream.read()
-    return questions
+    upstream.collect()
+    return images
 
 
-def allowed(question: Question, asked: Sequence[float]) -> int:
-    """So many calls are right: once; again who was told that it may have been paid for; and again whose answer was on
-    its way when he hung up. What is refused has not been painted, so that a repeat asks again.
+def allowed_calls(wanted: WantedImage, call_times: Sequence[float]) -> int:
+    """Return how many upstream calls one image may cost.
+
+    One generation, one more for each time that the client was told of a possibly paid image, and one more for each
+    disconnect while the result was on its way. A refused request has generated nothing, so each retry may be sent.
     """
-    answers = [at + question.kind.slow for at in asked]
-    crossed = sum(any(abs(left - at) < _CROSSED for at in answers) for left in question.left)
-    if question.kind.status == 400:
-        return question.attempts
-    return question.kind.calls + question.lost + (0 if question.manner == "key" else crossed)
+    reply_times = [at + wanted.kind.delay for at in call_times]
+    crossing = sum(
+        any(abs(disconnect - at) < _CROSSING_SECONDS for at in reply_times) for disconnect in wanted.disconnects
+    )
+    if wanted.kind.status == 400:
+        return wanted.attempts
+    return wanted.kind.calls + wanted.reported_lost + (0 if wanted.retry_style == "key" else crossing)
 
 
-def judge(
-    questions: Sequence[Question], calls: dict[str, list[float]], outages: Sequence[tuple[float, float]]
+def find_failures(
+    images: Sequence[WantedImage], calls: dict[str, list[float]], outages: Sequence[tuple[float, float]]
 ) -> list[str]:
-    """What is not as it should be. Without Redis each is on its own: those questions need only be answered."""
-    found: Counter[str] = Counter(question.wrong for question in questions if question.wrong)
-    for question in questions:
-        asked, ended = calls.get(question.prompt, []), question.ended
-        if ended is None:
-            found[f"{question.kind.model}, {question.manner}: no picture after {question.attempts} attempts"] += 1
-        elif not is_during(outages, question) and len(asked) > allowed(question, asked):
-            found[
-                f"{question.kind.model}, {question.manner}: {len(asked)} calls, {allowed(question, asked)} allowed"
-            ] += 1
-    return [f"{count} x {what}" for what, count in found.most_common(20)]
+    """Return one line for each deviation from what must hold.
+
+    While Redis is stopped replicas know nothing of each other, so for these images only a result is required.
+    """
+    failures: Counter[str] = Counter(wanted.unexpected for wanted in images if wanted.unexpected)
+    for wanted in images:
+        call_times, finished_at = calls.get(wanted.prompt, []), wanted.finished_at
+        allowed, name = allowed_calls(wanted, call_times), f"{wanted.kind.model}, {wanted.retry_style}"
+        if finished_at is None:
+            failures[f"{name}: no image after {wanted.attempts} attempts"] += 1
+        elif not overlaps_outage(outages, wanted) and len(call_times) > allowed:
+            failures[f"{name}: {len(call_times)} calls, {allowed} allowed"] += 1
+    return [f"{count} x {what}" for what, count in failures.most_common(20)]
 
 
-def is_during(outages: Sequence[tuple[float, float]], question: Question) -> bool:
-    """From the first second without Redis until all owners have told it again what they work on."""
-    ended = question.ended or float("inf")
-    return any(question.began < until + _CROSSED and since - _CROSSED < ended for since, until in outages)
+def overlaps_outage(outages: Sequence[tuple[float, float]], wanted: WantedImage) -> bool:
+    """Return whether an image was wanted while Redis was stopped or did not know all running jobs yet."""
+    finished_at = wanted.finished_at or float("inf")
+    return any(
+        wanted.started_at < until + _CROSSING_SECONDS and since - _CROSSING_SECONDS < finished_at
+        for since, until in outages
+    )
 
 
-def remembered(redis: RedisServer) -> list[str]:
-    """What stays in Redis for longer than anything should."""
+def long_lived_keys(redis: RedisServer) -> list[str]:
+    """Return one line for each key that stays in Redis for longer than any key may."""
     with Redis.from_url(redis.url, decode_responses=True) as client:
         ttls = {str(key): client.pttl(key) for key in client.scan_iter("limner:*")}
-    most = 1000 * max(_REMEMBERED, KEPT_WITH_KEY)
-    return [f"{key} is remembered for {ttl} ms" for key, ttl in ttls.items() if ttl == -1 or int(str(ttl)) > most]
+    limit = 1000 * max(_MAX_REDIS_TTL, RETENTION_WITH_KEY)
+    return [f"{key} expires after {ttl} ms" for key, ttl in ttls.items() if ttl == -1 or int(str(ttl)) > limit]
 
 
-async def rest(fleet: Fleet) -> int:
-    """Temporary files that are still there when all that was kept should be gone."""
-    for _ in range(20 * KEPT_WITH_KEY):
-        if not fleet.spooled():
+async def open_spool_files(fleet: Fleet) -> int:
+    """Return the number of temporary files that are still open when no result is retained any more."""
+    for _ in range(20 * RETENTION_WITH_KEY):
+        if not fleet.open_spool_files():
             break
         await asyncio.sleep(0.2)
-    return fleet.spooled()
+    return fleet.open_spool_files()
 
 
-async def run_load(fleet: Fleet, upstream: Upstream, options: argparse.Namespace) -> int:
-    chance = random.Random(options.seed)
-    async with trouble(fleet, options.kill_every, options.outage_every, chance):
-        questions = await load(fleet, upstream, options.seconds, options.rate, chance)
-    found = judge(questions, upstream.asked, fleet.outages) + remembered(fleet.redis)
-    if left := await rest(fleet):
-        found.append(f"{left} temporary files are left")
-    alone = [question for question in questions if is_during(fleet.outages, question)]
-    twice = sum(len(upstream.calls(question)) > allowed(question, upstream.calls(question)) for question in alone)
-    attempts, lost = (sum(getattr(question, name) for question in questions) for name in ("attempts", "lost"))
-    calls = sum(map(len, upstream.asked.values()))
-    print(f"seed {options.seed}: {len(questions)} questions in {attempts} attempts, {calls} calls of the upstream")
-    print(f"{fleet.kills} replicas killed, {lost} questions lost and told so")
-    print(f"{len(alone)} questions without Redis, {twice} of them asked more often than with it")
-    print(*(f"FAIL  {line}" for line in found), sep="\n")
-    return int(bool(found))
+async def run_load(fleet: Fleet, upstream: UpstreamLog, options: argparse.Namespace) -> int:
+    random_source = random.Random(options.seed)
+    async with cause_outages(fleet, options.kill_every, options.outage_every, random_source):
+        images = await run_clients(fleet, upstream, options.seconds, options.rate, random_source)
+    failures = find_failures(images, upstream.calls_by_prompt, fleet.outages) + long_lived_keys(fleet.redis)
+    if open_files := await open_spool_files(fleet):
+        failures.append(f"{open_files} temporary files are still open")
+    during_outage = [wanted for wanted in images if overlaps_outage(fleet.outages, wanted)]
+    repeated = sum(
+        len(upstream.calls(wanted)) > allowed_calls(wanted, upstream.calls(wanted)) for wanted in during_outage
+    )
+    attempts, reported_lost = (
+        sum(getattr(wanted, name) for wanted in images) for name in ("attempts", "reported_lost")
+    )
+    calls = sum(map(len, upstream.calls_by_prompt.values()))
+    print(f"seed {options.seed}: {len(images)} images in {attempts} attempts, {calls} upstream calls")
+    print(f"{fleet.kills} replicas killed, {reported_lost} images reported as lost")
+    print(f"{len(during_outage)} images without Redis, {repeated} of them with more calls than are allowed with it")
+    print(*(f"FAIL  {line}" for line in failures), sep="\n")
+    return int(bool(failures))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("fleet", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--rate", type=float, default=8, help="new clients a second")
+    parser.add_argument("--rate", type=float, default=8, help="new clients per second")
     parser.add_argument("--replicas", type=int, default=3)
-    parser.add_argument("--kill-every", type=float, default=5, help="seconds between two deaths of a replica")
-    parser.add_argument("--outage-every", type=float, default=25, help="seconds between two deaths of Redis")
+    parser.add_argument("--kill-every", type=float, default=5, help="seconds between two kills of a replica")
+    parser.add_argument("--outage-every", type=float, default=25, help="seconds between two stops of Redis")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     options = parser.parse_args(arguments)
     models = [kind.model for kind in KINDS]
@@ -290,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TemporaryDirectory(prefix="fleet-") as folder,
         run_fleet(Path(folder), options.replicas, models) as (fleet, demo),
     ):
-        return asyncio.run(run_load(fleet, Upstream(demo), options))
+        return asyncio.run(run_load(fleet, UpstreamLog(demo), options))
 
 
 if __name__ == "__main__":

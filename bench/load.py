@@ -1,4 +1,4 @@
-"""As many requests at once as asked for, one after the other on each connection, and what they cost the server."""
+"""Send requests over a number of parallel connections and measure what they cost the server."""
 
 import asyncio
 import time
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from bench.process import Process
 from bench.wire import Connection, connect
-from bench.works import Work
+from bench.workloads import Workload
 
-#: Kept of an answer: enough to see an error.
-KEEP = 512
+#: Bytes of a response body that are kept: enough to show an error.
+MAX_KEPT_BODY = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`cpu` and `wall` in seconds for all `done` requests, `peak` in MiB over rest."""
+    """What `done` requests have cost: `cpu` and `wall` in seconds, `peak` in MiB above the idle server."""
 
     done: int
     failed: int
@@ -24,50 +24,64 @@ class Sample:
     peak: float
 
 
-async def measure(process: Process, upstream: int, work: Work, *, at_once: int, seconds: float, rest: float) -> Sample:
-    """Each connection works for that long, and on until its request has been answered. `upstream` is its port."""
-    request = work.request()
-    await _count(upstream)
-    connections = [await connect(process.port, KEEP) for _ in range(at_once)]
-    process.forget_peak()
-    cpu, began = process.cpu, time.perf_counter()
-    tasks = [asyncio.create_task(_work(one, work, request, began + seconds)) for one in connections]
-    outcomes = await asyncio.gather(*tasks)
-    wall, cpu = time.perf_counter() - began, process.cpu - cpu
+async def measure_load(
+    process: Process, upstream_port: int, workload: Workload, *, concurrency: int, seconds: float, idle_memory: float
+) -> Sample:
+    """Send requests on each connection for `seconds`, and wait for the response to the last one.
+
+    `idle_memory` is the memory of the idle server in MiB.
+    """
+    request = workload.request()
+    await _received_bytes(upstream_port)
+    connections = [await connect(process.port, MAX_KEPT_BODY) for _ in range(concurrency)]
+    process.reset_peak()
+    cpu, started_at = process.cpu_seconds, time.perf_counter()
+    tasks = [
+        asyncio.create_task(_send_until(connection, workload, request, started_at + seconds))
+        for connection in connections
+    ]
+    results = await asyncio.gather(*tasks)
+    wall, cpu = time.perf_counter() - started_at, process.cpu_seconds - cpu
     for connection in connections:
         connection.close()
-    done, failed = (sum(column) for column in zip(*outcomes, strict=True))
-    if await _count(upstream) < (done - failed) * work.uploaded:
-        # Answers came, but the pictures did not reach the upstream whole.
+    done, failed = (sum(column) for column in zip(*results, strict=True))
+    if await _received_bytes(upstream_port) < (done - failed) * workload.uploaded_bytes:
+        # The responses look right, but not all bytes of the input images have reached the upstream.
         failed = done
-    return Sample(done, failed, cpu, wall, process.peak - rest)
+    return Sample(done, failed, cpu, wall, process.peak - idle_memory)
 
 
-async def _work(connection: Connection, work: Work, request: Sequence[bytes], until: float) -> tuple[int, int]:
+async def _send_until(
+    connection: Connection, workload: Workload, request: Sequence[bytes], deadline: float
+) -> tuple[int, int]:
     done = failed = 0
-    while not done or time.perf_counter() < until:
+    while not done or time.perf_counter() < deadline:
         done += 1
         try:
-            answer = await connection.ask(request)
+            response = await connection.send(request)
         except OSError:
             return done, failed + 1
-        failed += answer.status != 200 or not work.is_answered_by(answer.size)
+        failed += response.status != 200 or not workload.accepts_body_of(response.size)
     return done, failed
 
 
-async def _count(upstream: int) -> int:
-    """The bytes of all requests that have reached the upstream since the last call."""
-    connection = await connect(upstream, KEEP)
-    answer = await connection.ask([b"GET /count HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"])
+async def _received_bytes(upstream_port: int) -> int:
+    """Return how many bytes of requests the upstream has received since the last call."""
+    connection = await connect(upstream_port, MAX_KEPT_BODY)
+    response = await connection.send([b"GET /count HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"])
     connection.close()
-    return int(answer.body)
+    return int(response.body)
 
 
-async def warm_up(process: Process, work: Work, requests: int) -> None:
-    """Raises RuntimeError for an answer that is not the one that was asked for."""
-    connection = await connect(process.port, KEEP)
+async def warm_up(process: Process, workload: Workload, requests: int) -> None:
+    """Send requests one after the other.
+
+    Raises:
+        RuntimeError: A response is not the expected one.
+    """
+    connection = await connect(process.port, MAX_KEPT_BODY)
     for _ in range(requests):
-        answer = await connection.ask(work.request())
-        if answer.status != 200 or not work.is_answered_by(answer.size):
-            raise RuntimeError(f"{work.name}: {answer.status}, {answer.size} bytes: {answer.body!r}")
+        response = await connection.send(workload.request())
+        if response.status != 200 or not workload.accepts_body_of(response.size):
+            raise RuntimeError(f"{workload.name}: {response.status}, {response.size} bytes: {response.body!r}")
     connection.close()

@@ -1,6 +1,7 @@
-"""Replicas of `limner serve` over one Redis and one folder, to be killed and started again.
+"""Run replicas of `limner serve` over one Redis and one folder, and kill and restart them.
 
-`python -m bench.replicas` is one of them: it takes others for dead after four seconds, so that a fleet can die often.
+`python -m bench.replicas` is one replica. It considers others dead after four seconds, so that
+they can be killed often.
 """
 
 import os
@@ -25,16 +26,19 @@ BEAT, PATIENCE = 0.5, 4.0
 #: Seconds without a sign after which a replica may be dead.
 SILENCE = 2.5 * BEAT
 
-#: Seconds that answers are kept, without and with a key.
-KEPT, KEPT_WITH_KEY = 3, 20
+#: Seconds for which results are retained, without and with an idempotency key.
+RETENTION, RETENTION_WITH_KEY = 3, 20
 
 
 class Fleet:
-    """Replicas by their ports, over one Redis and one folder. `outages` of Redis: from, to."""
+    """Replicas over one Redis and one folder.
 
-    def __init__(self, demo: RunningDemo, redis: RedisServer, folder: Path, number: int, models: Iterable[str]) -> None:
+    `outages` lists when Redis was stopped and started, in seconds of the monotonic clock.
+    """
+
+    def __init__(self, demo: RunningDemo, redis: RedisServer, folder: Path, count: int, models: Iterable[str]) -> None:
         self.redis = redis
-        self.ports = [free_port() for _ in range(number)]
+        self.ports = [free_port() for _ in range(count)]
         self.outages: list[tuple[float, float]] = []
         self.kills = 0
         self._replicas: dict[int, ExitStack] = {}
@@ -46,8 +50,8 @@ class Fleet:
             "LIMNER_FETCH_ALLOW": demo.url.removeprefix("http://"),
             "LIMNER_SHARED_STATE": redis.url,
             "LIMNER_IMAGE_STORE": f"disk://{folder}",
-            "LIMNER_ANSWER_TTL": str(KEPT),
-            "LIMNER_IDEMPOTENCY_TTL": str(KEPT_WITH_KEY),
+            "LIMNER_ANSWER_TTL": str(RETENTION),
+            "LIMNER_IDEMPOTENCY_TTL": str(RETENTION_WITH_KEY),
             "LIMNER_LOG_LEVEL": "error",
         }
 
@@ -66,21 +70,21 @@ class Fleet:
         for stack in self._replicas.values():
             stack.close()
 
-    def spooled(self) -> int:
-        """Temporary files that are still open; the first three are each process's own output."""
+    def open_spool_files(self) -> int:
+        """Return the number of open temporary files. Descriptors 0 to 2 are standard input and output."""
         files = [file for process in self._processes.values() for file in open_files(process.pid).items()]
-        return sum("(deleted)" in target for number, target in files if number > 2)
+        return sum("(deleted)" in target for descriptor, target in files if descriptor > 2)
 
 
 @contextmanager
-def run_fleet(folder: Path, number: int, models: Iterable[str]) -> Iterator[tuple[Fleet, RunningDemo]]:
-    """In front of a demo upstream in this process."""
+def run_fleet(folder: Path, count: int, models: Iterable[str]) -> Iterator[tuple[Fleet, RunningDemo]]:
+    """Start replicas in front of a demo upstream in this process."""
     redis = RedisServer(folder)
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    images = folder / "images"
+    images.mkdir()
     redis.start()
     with run_demo(chunk_pause=0.0) as demo:
-        fleet = Fleet(demo, redis, pictures, number, models)
+        fleet = Fleet(demo, redis, images, count, models)
         try:
             for port in fleet.ports:
                 fleet.start(port)

@@ -1,4 +1,4 @@
-"""Growth on paper: a day of questions through a fleet of workers, event by event, and what the fleet needs for it.
+"""Simulate a day of requests to a fleet of workers, event by event, and compute the resources that the fleet needs.
 
 `python -m bench.simulation` prints the table of docs/scaling.md. The costs of one request are those of bench/README.md.
 """
@@ -13,273 +13,297 @@ from random import Random
 _HOUR = 3600.0
 _MIB = 2**20
 
-#: How long an upstream paints, in seconds: least, most, most often.
-PAINTING = (30.0, 240.0, 75.0)
+#: Seconds for which an upstream generates one image: minimum, maximum and mode of a triangular distribution.
+GENERATION_SECONDS = (30.0, 240.0, 75.0)
 
-#: Bytes of a picture, small ones more often: the logarithm is spread evenly.
-SIZES = (1 * _MIB, 20 * _MIB)
+#: Minimum and maximum size of an image. The logarithm is distributed evenly, so small images are more frequent.
+IMAGE_BYTES = (1 * _MIB, 20 * _MIB)
 
-#: Bytes a second that a client takes; until it has them all, its picture lies in the spool.
-_TAKEN = 2e6
+#: Bytes per second that a client receives; its image stays in the spool until the last byte is sent.
+_CLIENT_BYTES_PER_SECOND = 2e6
 
-#: MiB at rest, in all workers alike; KiB of a request that waits; MiB of a picture on its way.
-_AT_REST, _WAITING, _MOVING = 80, 80, 1.6
+#: MiB of an idle worker, KiB of a waiting request, and MiB of an image while it is sent.
+_IDLE_MIB, _WAITING_KIB, _TRANSFER_MIB = 80, 80, 1.6
 
-#: Milliseconds of a processor: for a request that waits a minute or more, and for each MiB fetched and sent as base64.
-_CPU, _CPU_MIB = 3.5, 1.4
+#: CPU time in ms of a request that waits a minute or more, and of each MiB that is fetched and sent as base64.
+_CPU_MS, _CPU_MS_PER_MIB = 3.5, 1.4
 
-#: File descriptors of a request at most: its client, its upstream, its picture's download, two files of the spool.
-_DESCRIPTORS = 5
+#: File descriptors of a request at most: its client, its upstream, the download of its image, two spool files.
+_DESCRIPTORS_PER_REQUEST = 5
 
-#: Commands to Redis for a question: ten count it, where its key has two limits of requests, two of images and a
-#: budget; three tell other workers of it. A worker tells of all that it has under way in one, every two seconds.
-COMMANDS, _BEAT = 13, 2.0
+#: Redis commands of a request: ten for the limits of its client key, if these are two on requests, two on images and a
+#: monthly budget, and three for the job table. One heartbeat every two seconds covers all running jobs of a worker.
+REDIS_COMMANDS, _HEARTBEAT = 13, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """`share`: arrivals as a part of those in the busiest hour."""
+class Period:
+    """A part of the day; `share` is its rate of arrivals relative to the busiest hour."""
 
     seconds: float
     share: float
 
 
-#: Asleep at night, two peaks, and in the first of them ten minutes of half as much again.
+#: Quiet at night, two peaks, and in the first of them ten minutes with one and a half times the rate.
 DAY = (
-    *(Slot(_HOUR, share) for share in (0.2, 0.12, 0.08, 0.06, 0.06, 0.1, 0.2, 0.4, 0.65, 0.85)),
-    *(Slot(seconds, share) for seconds, share in ((1500.0, 0.9), (600.0, 1.5), (1500.0, 0.9))),
-    *(Slot(_HOUR, share) for share in (0.95, 0.8, 0.75, 0.85, 0.9, 0.85, 0.75, 0.7, 0.8, 0.9, 0.7, 0.5, 0.3)),
+    *(Period(_HOUR, share) for share in (0.2, 0.12, 0.08, 0.06, 0.06, 0.1, 0.2, 0.4, 0.65, 0.85)),
+    *(Period(seconds, share) for seconds, share in ((1500.0, 0.9), (600.0, 1.5), (1500.0, 0.9))),
+    *(Period(_HOUR, share) for share in (0.95, 0.8, 0.75, 0.85, 0.9, 0.85, 0.75, 0.7, 0.8, 0.9, 0.7, 0.5, 0.3)),
 )
 
-#: Of DAY.
-_RUSH = 1.5
+#: The highest share of `DAY`.
+_PEAK_FACTOR = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """`pictures` an hour, in the busiest one. The rest is of each worker: `queue` requests may wait for one of its
-    turns, `upstreams` is the sum of their `max_concurrency`.
+    """A fleet of workers and its load.
+
+    Attributes:
+        images_per_hour: Load in the busiest hour.
+        slots: Concurrent upstream requests of one worker.
+        queue: Requests that may wait for a slot of one worker.
+        upstream_limit: Sum of the `max_concurrency` of all upstreams of one worker; None if it is not limited.
     """
 
     name: str
-    pictures: float
+    images_per_hour: float
     workers: int = 1
-    turns: int = 256
+    slots: int = 256
     queue: int = 256
-    upstreams: int | None = None
+    upstream_limit: int | None = None
 
     @property
-    def places(self) -> int:
-        return self.turns if self.upstreams is None else min(self.turns, self.upstreams)
+    def capacity(self) -> int:
+        return self.slots if self.upstream_limit is None else min(self.slots, self.upstream_limit)
 
 
 FLEETS = (
     Fleet("10", 10),
     Fleet("1,000", 1_000, workers=2),
-    Fleet("1,000, small upstreams", 1_000, workers=2, upstreams=18),
-    Fleet("and a short queue", 1_000, workers=2, upstreams=18, queue=12),
+    Fleet("1,000, small upstreams", 1_000, workers=2, upstream_limit=18),
+    Fleet("and a short queue", 1_000, workers=2, upstream_limit=18, queue=12),
     Fleet("100,000", 100_000, workers=24),
 )
 
 
 @dataclass(slots=True)
 class Worker:
-    """`used` turns; `line`: when each request that waits has come, and its `Question`."""
+    """Slots in use, and the waiting requests with their times of arrival."""
 
     used: int = 0
-    line: deque[tuple[float, "Question"]] = field(default_factory=deque)
+    queue: deque[tuple[float, "SimulatedRequest"]] = field(default_factory=deque)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SimulatedRequest:
     seconds: float
     size: float
 
 
 @dataclass(slots=True)
-class Run:
-    """What came of it. `levels`: seconds with so many questions under way; `waited` in seconds, of those that did.
+class DayResult:
+    """Result of a simulated day.
 
-    `under_way` and `waiting` are sums over time, in question-seconds; `painted` is the sum of the questions' own times.
-    `held`: the most that one worker had, and `spooled` bytes and `moving` pictures that all had at once.
+    Attributes:
+        seconds: Time of the last completion.
+        seconds_by_in_flight: For how long each number of requests was in flight.
+        waits: Seconds in the queue, of the requests that waited.
+        in_flight_seconds: Number of requests in flight, summed over time.
+        waiting_seconds: Number of waiting requests, summed over time.
+        generation_seconds: Sum of the generation times of all requests.
+        peak_per_worker: Highest number of requests in one worker, waiting ones included.
+        peak_spooled_bytes: Highest number of bytes in the spools of all workers.
+        peak_transfers: Highest number of images that were sent at the same time.
     """
 
-    asked: int = 0
+    requests: int = 0
     served: int = 0
-    refused: int = 0
+    rejected: int = 0
     seconds: float = 0.0
-    levels: dict[int, float] = field(default_factory=dict)
-    waited: list[float] = field(default_factory=list)
-    under_way: float = 0.0
-    waiting: float = 0.0
-    painted: float = 0.0
-    held: int = 0
-    spooled: float = 0.0
-    moving: int = 0
-    bytes: float = 0.0
+    seconds_by_in_flight: dict[int, float] = field(default_factory=dict)
+    waits: list[float] = field(default_factory=list)
+    in_flight_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    generation_seconds: float = 0.0
+    peak_per_worker: int = 0
+    peak_spooled_bytes: float = 0.0
+    peak_transfers: int = 0
+    image_bytes: float = 0.0
 
     @property
-    def most(self) -> int:
-        return max(self.levels)
+    def peak_in_flight(self) -> int:
+        return max(self.seconds_by_in_flight)
 
-    def level(self, share: float) -> int:
-        """So many or fewer were under way for that share of the time."""
-        left = share * sum(self.levels.values())
-        for level in sorted(self.levels):
-            left -= self.levels[level]
-            if left <= 0:
+    def in_flight_quantile(self, share: float) -> int:
+        """Return the number of requests in flight that was not exceeded for this share of the time."""
+        remaining = share * sum(self.seconds_by_in_flight.values())
+        for number in sorted(self.seconds_by_in_flight):
+            remaining -= self.seconds_by_in_flight[number]
+            if remaining <= 0:
                 break
-        return level
+        return number
 
 
 class Simulation:
-    """Requests go to the workers in turn, as most balancers send them; a refused one does not come back."""
+    """Requests go to the workers round-robin, as most load balancers send them. A rejected one is not retried."""
 
-    def __init__(self, fleet: Fleet, chance: Random) -> None:
+    def __init__(self, fleet: Fleet, random_source: Random) -> None:
         self._fleet = fleet
-        self._chance = chance
+        self._random = random_source
         self._workers = [Worker() for _ in range(fleet.workers)]
-        self._ends: list[tuple[float, int, Question]] = []
-        self._sending: list[tuple[float, float]] = []
-        self._now, self._used, self._waiting, self._spool = 0.0, 0, 0, 0.0
-        self._run = Run()
+        self._completions: list[tuple[float, int, SimulatedRequest]] = []
+        self._transfers: list[tuple[float, float]] = []
+        self._now, self._in_flight, self._queued, self._spooled_bytes = 0.0, 0, 0, 0.0
+        self._result = DayResult()
 
-    def play(self, day: Iterable[Slot]) -> Run:
-        run = self._run
-        for number, came in enumerate(self._arrivals(day)):
-            self._finish(until=came)
-            self._pass(came)
-            run.asked += 1
-            self._admit(number % self._fleet.workers)
-        self._finish(until=inf)
-        run.seconds = self._now
-        return run
+    def simulate_day(self, day: Iterable[Period]) -> DayResult:
+        result = self._result
+        for number, arrived_at in enumerate(self._arrivals(day)):
+            self._complete_until(until=arrived_at)
+            self._advance(arrived_at)
+            result.requests += 1
+            self._accept(number % self._fleet.workers)
+        self._complete_until(until=inf)
+        result.seconds = self._now
+        return result
 
-    def _arrivals(self, day: Iterable[Slot]) -> Iterator[float]:
-        """A Poisson process, which forgets: each slot may begin anew."""
-        begins = 0.0
-        for slot in day:
-            mean = _HOUR / (self._fleet.pictures * slot.share)
-            came = begins + self._gap(mean)
-            while came < begins + slot.seconds:
-                yield came
-                came += self._gap(mean)
-            begins += slot.seconds
+    def _arrivals(self, day: Iterable[Period]) -> Iterator[float]:
+        """Yield the times of a Poisson process, which is memoryless, so each period may start with a new interval."""
+        period_start = 0.0
+        for period in day:
+            mean = _HOUR / (self._fleet.images_per_hour * period.share)
+            arrived_at = period_start + self._interval(mean)
+            while arrived_at < period_start + period.seconds:
+                yield arrived_at
+                arrived_at += self._interval(mean)
+            period_start += period.seconds
 
-    def _gap(self, mean: float) -> float:
-        return -log(1.0 - self._chance.random()) * mean
+    def _interval(self, mean: float) -> float:
+        return -log(1.0 - self._random.random()) * mean
 
-    def _question(self) -> Question:
-        least, most = SIZES
-        low, high, mode = PAINTING
-        size = least * (most / least) ** self._chance.random()
-        return Question(self._chance.triangular(low, high, mode), size)
+    def _new_request(self) -> SimulatedRequest:
+        smallest, largest = IMAGE_BYTES
+        low, high, mode = GENERATION_SECONDS
+        size = smallest * (largest / smallest) ** self._random.random()
+        return SimulatedRequest(self._random.triangular(low, high, mode), size)
 
-    def _pass(self, until: float) -> None:
-        run, gone = self._run, until - self._now
-        run.levels[self._used] = run.levels.get(self._used, 0.0) + gone
-        run.under_way += gone * self._used
-        run.waiting += gone * self._waiting
+    def _advance(self, until: float) -> None:
+        result, elapsed = self._result, until - self._now
+        result.seconds_by_in_flight[self._in_flight] = result.seconds_by_in_flight.get(self._in_flight, 0.0) + elapsed
+        result.in_flight_seconds += elapsed * self._in_flight
+        result.waiting_seconds += elapsed * self._queued
         self._now = until
 
-    def _admit(self, index: int) -> None:
-        worker, question = self._workers[index], self._question()
-        if worker.used < self._fleet.places:
-            self._begin(index, question)
-        elif len(worker.line) < self._fleet.queue:
-            worker.line.append((self._now, question))
-            self._waiting += 1
+    def _accept(self, index: int) -> None:
+        worker, request = self._workers[index], self._new_request()
+        if worker.used < self._fleet.capacity:
+            self._start(index, request)
+        elif len(worker.queue) < self._fleet.queue:
+            worker.queue.append((self._now, request))
+            self._queued += 1
         else:
-            self._run.refused += 1
-        self._run.held = max(self._run.held, worker.used + len(worker.line))
+            self._result.rejected += 1
+        self._result.peak_per_worker = max(self._result.peak_per_worker, worker.used + len(worker.queue))
 
-    def _begin(self, index: int, question: Question) -> None:
+    def _start(self, index: int, request: SimulatedRequest) -> None:
         self._workers[index].used += 1
-        self._used += 1
-        self._run.painted += question.seconds
-        heapq.heappush(self._ends, (self._now + question.seconds, index, question))
+        self._in_flight += 1
+        self._result.generation_seconds += request.seconds
+        heapq.heappush(self._completions, (self._now + request.seconds, index, request))
 
-    def _finish(self, until: float) -> None:
-        while self._ends and self._ends[0][0] <= until:
-            ended, index, question = heapq.heappop(self._ends)
-            self._pass(ended)
-            self._run.served += 1
-            self._send(question.size)
+    def _complete_until(self, until: float) -> None:
+        while self._completions and self._completions[0][0] <= until:
+            completed_at, index, request = heapq.heappop(self._completions)
+            self._advance(completed_at)
+            self._result.served += 1
+            self._transfer(request.size)
             worker = self._workers[index]
             worker.used -= 1
-            self._used -= 1
-            if worker.line:
-                came, question = worker.line.popleft()
-                self._waiting -= 1
-                self._run.waited.append(ended - came)
-                self._begin(index, question)
+            self._in_flight -= 1
+            if worker.queue:
+                arrived_at, request = worker.queue.popleft()
+                self._queued -= 1
+                self._result.waits.append(completed_at - arrived_at)
+                self._start(index, request)
 
-    def _send(self, size: float) -> None:
-        while self._sending and self._sending[0][0] <= self._now:
-            self._spool -= heapq.heappop(self._sending)[1]
-        heapq.heappush(self._sending, (self._now + size / _TAKEN, size))
-        self._spool += size
-        run = self._run
-        run.bytes += size
-        run.spooled = max(run.spooled, self._spool)
-        run.moving = max(run.moving, len(self._sending))
-
-
-def simulate(fleet: Fleet, day: Iterable[Slot] = DAY, seed: int = 1) -> Run:
-    return Simulation(fleet, Random(seed)).play(day)
+    def _transfer(self, size: float) -> None:
+        while self._transfers and self._transfers[0][0] <= self._now:
+            self._spooled_bytes -= heapq.heappop(self._transfers)[1]
+        heapq.heappush(self._transfers, (self._now + size / _CLIENT_BYTES_PER_SECOND, size))
+        self._spooled_bytes += size
+        result = self._result
+        result.image_bytes += size
+        result.peak_spooled_bytes = max(result.peak_spooled_bytes, self._spooled_bytes)
+        result.peak_transfers = max(result.peak_transfers, len(self._transfers))
 
 
-def _rate(fleet: Fleet) -> float:
-    """Pictures a second in the rush."""
-    return fleet.pictures * _RUSH / _HOUR
+def simulate(fleet: Fleet, day: Iterable[Period] = DAY, seed: int = 1) -> DayResult:
+    return Simulation(fleet, Random(seed)).simulate_day(day)
 
 
-def _size(run: Run) -> float:
-    return run.bytes / run.served
+def _peak_rate(fleet: Fleet) -> float:
+    """Return the number of images per second in the busiest ten minutes."""
+    return fleet.images_per_hour * _PEAK_FACTOR / _HOUR
 
 
-def _memory(fleet: Fleet, run: Run) -> float:
-    """MiB of the fullest worker; pictures on their way are spread over all."""
-    return _AT_REST + run.held * _WAITING / 1024 + _MOVING * run.moving / fleet.workers
+def _mean_image_bytes(result: DayResult) -> float:
+    return result.image_bytes / result.served
 
 
-def _cores(fleet: Fleet, run: Run) -> float:
-    return _rate(fleet) * (_CPU + _CPU_MIB * _size(run) / _MIB) / 1000
+def _memory(fleet: Fleet, result: DayResult) -> float:
+    """Return the MiB of the fullest worker; images that are sent are spread over all workers."""
+    return (
+        _IDLE_MIB + result.peak_per_worker * _WAITING_KIB / 1024 + _TRANSFER_MIB * result.peak_transfers / fleet.workers
+    )
 
 
-def _sum_up_waits(run: Run) -> str:
-    return f"{len(run.waited):,}, {max(run.waited):.0f} s" if run.waited else "0"
+def _cores(fleet: Fleet, result: DayResult) -> float:
+    return _peak_rate(fleet) * (_CPU_MS + _CPU_MS_PER_MIB * _mean_image_bytes(result) / _MIB) / 1000
 
 
-#: What is told of each fleet, one line each.
-QUANTITIES: tuple[tuple[str, Callable[[Fleet, Run], str]], ...] = (
-    ("workers × questions at once", lambda fleet, _: f"{fleet.workers} × {fleet.places}"),
-    ("workers × requests that may wait", lambda fleet, _: f"{fleet.workers} × {fleet.queue}"),
-    ("pictures that day", lambda _, run: f"{run.served:,}"),
-    ("questions under way, mean", lambda _, run: f"{run.under_way / run.seconds:,.1f}"),
-    ("… not more for 95 % of the day", lambda _, run: f"{run.level(0.95):,}"),
-    ("… at most: so many the upstreams must take", lambda _, run: f"{run.most:,}"),
-    ("requests that waited for a turn, the longest", lambda _, run: _sum_up_waits(run)),
-    ("429s", lambda _, run: f"{run.refused:,}"),
-    ("memory of the fullest worker, MiB", lambda fleet, run: f"{_memory(fleet, run):,.0f}"),
-    ("file descriptors of the fullest worker", lambda _, run: f"{run.held * _DESCRIPTORS:,}"),
-    ("spool of all workers, MB", lambda _, run: f"{run.spooled / 1e6:,.0f}"),
-    ("% of one processor core in the rush", lambda fleet, run: f"{100 * _cores(fleet, run):.2g}"),
-    ("MB/s in the rush, from upstreams", lambda fleet, run: f"{_rate(fleet) * _size(run) / 1e6:,.2f}"),
-    ("… to clients, as base64", lambda fleet, run: f"{_rate(fleet) * _size(run) * 4 / 3 / 1e6:,.2f}"),
-    ("store, if all are kept for a day, GB", lambda _, run: f"{run.bytes / 1e9:,.1f}"),
+def _format_waits(result: DayResult) -> str:
+    return f"{len(result.waits):,}, {max(result.waits):.0f} s" if result.waits else "0"
+
+
+#: The lines of the table: label and value.
+QUANTITIES: tuple[tuple[str, Callable[[Fleet, DayResult], str]], ...] = (
+    ("workers × slots", lambda fleet, _: f"{fleet.workers} × {fleet.capacity}"),
+    ("workers × queue length", lambda fleet, _: f"{fleet.workers} × {fleet.queue}"),
+    ("images that day", lambda _, result: f"{result.served:,}"),
+    ("requests in flight, mean", lambda _, result: f"{result.in_flight_seconds / result.seconds:,.1f}"),
+    ("… not more for 95 % of the day", lambda _, result: f"{result.in_flight_quantile(0.95):,}"),
+    ("… at most: as many must the upstreams accept", lambda _, result: f"{result.peak_in_flight:,}"),
+    ("requests that waited for a slot, the longest", lambda _, result: _format_waits(result)),
+    ("429s", lambda _, result: f"{result.rejected:,}"),
+    ("memory of the fullest worker, MiB", lambda fleet, result: f"{_memory(fleet, result):,.0f}"),
     (
-        "Redis commands a second in the rush",
-        lambda fleet, _: f"{_rate(fleet) * COMMANDS + fleet.workers / _BEAT:,.0f}",
+        "file descriptors of the fullest worker",
+        lambda _, result: f"{result.peak_per_worker * _DESCRIPTORS_PER_REQUEST:,}",
+    ),
+    ("spool of all workers, MB", lambda _, result: f"{result.peak_spooled_bytes / 1e6:,.0f}"),
+    ("% of one CPU core in the busiest ten minutes", lambda fleet, result: f"{100 * _cores(fleet, result):.2g}"),
+    (
+        "MB/s in the busiest ten minutes, from upstreams",
+        lambda fleet, result: f"{_peak_rate(fleet) * _mean_image_bytes(result) / 1e6:,.2f}",
+    ),
+    (
+        "… to clients, as base64",
+        lambda fleet, result: f"{_peak_rate(fleet) * _mean_image_bytes(result) * 4 / 3 / 1e6:,.2f}",
+    ),
+    ("image store, if all images are kept for a day, GB", lambda _, result: f"{result.image_bytes / 1e9:,.1f}"),
+    (
+        "Redis commands per second in the busiest ten minutes",
+        lambda fleet, _: f"{_peak_rate(fleet) * REDIS_COMMANDS + fleet.workers / _HEARTBEAT:,.0f}",
     ),
 )
 
 
-def tabulate(fleets: Sequence[Fleet] = FLEETS, day: Sequence[Slot] = DAY) -> str:
-    """In Markdown."""
+def tabulate(fleets: Sequence[Fleet] = FLEETS, day: Sequence[Period] = DAY) -> str:
+    """Return the table in Markdown."""
     runs = [(fleet, simulate(fleet, day)) for fleet in fleets]
-    lines = [["pictures in the busiest hour", *(fleet.name for fleet in fleets)], ["---", *("---:" for _ in fleets)]]
-    lines += [[says, *(tell(fleet, run) for fleet, run in runs)] for says, tell in QUANTITIES]
+    lines = [["images in the busiest hour", *(fleet.name for fleet in fleets)], ["---", *("---:" for _ in fleets)]]
+    lines += [[label, *(describe(fleet, result) for fleet, result in runs)] for label, describe in QUANTITIES]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,6 +1,6 @@
-"""Soak: mixed load with 30 % faults; nothing may grow, and no question may be asked more often than it should be.
+"""Soak test: under a mixed load with 30 % faults no resource may grow, and no request may be sent upstream too often.
 
-`python -m bench.soak [--seconds N] [--rate N]`; the exit code is 1 where something did.
+`python -m bench.soak [--seconds N] [--rate N]` exits with 1 if one did.
 """
 
 import argparse
@@ -20,141 +20,148 @@ from typing import Literal
 import orjson
 import uvloop
 
-from bench.pictures import picture
+from bench.padded_png import padded_png
 from bench.process import Process, choose_cores, free_port, run
 from bench.wire import Connection, Message, connect, head
 
-_KEEP = 512
+_MAX_KEPT_BODY = 512
 _BOUNDARY = "soak-d2f4b0c7"
 
-#: Seconds of load before anything is compared.
+#: Seconds of load before the first comparison.
 _WARM_UP = 5
 
-#: Seconds that an answer which nobody took is kept; afterwards all must be as before.
-_KEPT = 2
+#: Seconds for which undelivered results are retained. Afterwards the server must hold what it held before.
+_RETENTION = 2
 
-#: Seconds after which idle connections to the upstream are closed, twice what Limner keeps them.
-_IDLE = 9
+#: Seconds after which idle connections to the upstream are closed: twice as long as Limner keeps them.
+_IDLE_TIMEOUT = 9
 
-#: A process that has warmed up may still grow by this much, in MiB: its allocator does not give all back.
-_SLACK = 12.0
+#: MiB by which a warmed-up process may still grow, since its allocator does not return all memory.
+_ALLOWED_GROWTH = 12.0
 
-#: Seconds that a client waits.
-_PATIENCE = 30.0
+#: Seconds for which a client waits for its response.
+_CLIENT_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """`asks`: what the upstream is to do. `status` as the client sees it, 0: none. `calls` of the upstream."""
+class RequestKind:
+    """One kind of request.
+
+    Attributes:
+        share: Percentage of all requests.
+        behavior: The behavior of the upstream, a name of `BEHAVIORS` in `faulty_upstream.py`.
+        status: The status that the client must get; 0 if it disconnects first.
+        calls: Number of requests that the upstream must receive.
+    """
 
     name: str
     share: int
-    asks: str
+    behavior: str
     status: int = 200
     calls: int = 1
-    wants: str = "url"
-    by: Literal["json", "form", "stream", "nobody", "stranger", "nonsense"] = "json"
+    response_format: str = "url"
+    sent_as: Literal["json", "form", "stream", "disconnects", "wrong key", "garbage"] = "json"
 
 
-#: Shares in percent: 70 go well, 30 do not.
+#: 70 % succeed, 30 % meet a fault.
 KINDS = (
-    Kind("a link", 25, "link"),
-    Kind("bytes behind a link", 15, "link", wants="b64_json"),
-    Kind("bytes in the reply", 10, "data", wants="b64_json"),
-    Kind("a stream", 10, "link", wants="b64_json", by="stream"),
-    Kind("an edit", 10, "link", by="form"),
-    Kind("busy at first", 4, "busy", calls=2),
-    Kind("limited at first", 3, "limited", calls=2),
-    Kind("status 500", 3, "broken", 500),
-    Kind("a page with status 502", 2, "html", 500),
-    Kind("a reset", 3, "reset", 500),
-    Kind("a reply that breaks off", 3, "cut", 500),
-    Kind("no picture", 2, "text", 400),
-    Kind("a refusal", 2, "refused", 400),
-    Kind("a dead link", 2, "missing", 500, wants="b64_json"),
-    Kind("a client that leaves", 3, "slow", 0, by="nobody"),
-    Kind("a stranger", 1, "link", 401, 0, by="stranger"),
-    Kind("nonsense", 2, "link", 400, 0, by="nonsense"),
+    RequestKind("a link", 25, "link"),
+    RequestKind("bytes behind a link", 15, "link", response_format="b64_json"),
+    RequestKind("bytes in the reply", 10, "data", response_format="b64_json"),
+    RequestKind("a stream", 10, "link", response_format="b64_json", sent_as="stream"),
+    RequestKind("an edit", 10, "link", sent_as="form"),
+    RequestKind("busy at first", 4, "busy", calls=2),
+    RequestKind("limited at first", 3, "limited", calls=2),
+    RequestKind("status 500", 3, "broken", 500),
+    RequestKind("a page with status 502", 2, "html", 500),
+    RequestKind("a reset", 3, "reset", 500),
+    RequestKind("a reply that breaks off", 3, "cut", 500),
+    RequestKind("no image", 2, "text", 400),
+    RequestKind("a refusal", 2, "refused", 400),
+    RequestKind("a dead link", 2, "missing", 500, response_format="b64_json"),
+    RequestKind("a client that disconnects", 3, "slow", 0, sent_as="disconnects"),
+    RequestKind("a wrong key", 1, "link", 401, 0, sent_as="wrong key"),
+    RequestKind("garbage", 2, "link", 400, 0, sent_as="garbage"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Gauge:
-    """What the server holds. `memory` in MiB; `spooled`: temporary files, which have no name."""
+class Gauges:
+    """Resources that the server holds: `memory` in MiB, `spooled` the number of unnamed temporary files."""
 
     memory: float
     descriptors: int
     spooled: int
     tasks: int
     jobs: int
-    turns: int
+    slots: int
 
 
 @dataclass(slots=True)
-class Ledger:
-    """`asked`: the kind of each question by its number; `wrong`: what was answered otherwise than it should be."""
+class SoakRecord:
+    """The kind of each request by its number, and how often which unexpected response came."""
 
-    asked: dict[str, Kind] = field(default_factory=dict)
-    wrong: Counter[str] = field(default_factory=Counter)
+    sent: dict[str, RequestKind] = field(default_factory=dict)
+    unexpected: Counter[str] = field(default_factory=Counter)
 
 
-def request(kind: Kind, number: str) -> list[bytes]:
-    key = f"authorization: Bearer {'sk-wrong' if kind.by == 'stranger' else 'sk-client'}"
-    order = {"prompt": f"soak {kind.asks} {number}", "model": "gpt-image-2", "size": "1024x1024"}
-    if kind.by == "nonsense":
+def request(kind: RequestKind, number: str) -> list[bytes]:
+    key = f"authorization: Bearer {'sk-wrong' if kind.sent_as == 'wrong key' else 'sk-client'}"
+    parameters = {"prompt": f"soak {kind.behavior} {number}", "model": "gpt-image-2", "size": "1024x1024"}
+    if kind.sent_as == "garbage":
         return [b"\x16\x03\x01\r\n\r\n"]
-    if kind.by == "form":
-        fields = "".join(f'--{_BOUNDARY}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in {**order, "response_format": kind.wants}.items())  # fmt: skip  # noqa: E501
+    if kind.sent_as == "form":
+        fields = "".join(f'--{_BOUNDARY}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in {**parameters, "response_format": kind.response_format}.items())  # fmt: skip  # noqa: E501
         file = f'--{_BOUNDARY}\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-        body = [(fields + file).encode(), picture(400 * 1024), f"\r\n--{_BOUNDARY}--\r\n".encode()]
+        body = [(fields + file).encode(), padded_png(400 * 1024), f"\r\n--{_BOUNDARY}--\r\n".encode()]
         length, form = sum(map(len, body)), f"multipart/form-data; boundary={_BOUNDARY}"
         return [head("POST /v1/images/edits HTTP/1.1", length, form, key), *body]
-    more = {"stream": True} if kind.by == "stream" else {"response_format": kind.wants}
-    text = orjson.dumps({**order, **more})
+    option = {"stream": True} if kind.sent_as == "stream" else {"response_format": kind.response_format}
+    text = orjson.dumps({**parameters, **option})
     return [head("POST /v1/images/generations HTTP/1.1", len(text), "application/json", key), text]
 
 
-async def visit(port: int, kind: Kind, number: str, ledger: Ledger) -> None:
-    """One client, with a connection of its own."""
-    ledger.asked[number] = kind
+async def run_client(port: int, kind: RequestKind, number: str, record: SoakRecord) -> None:
+    """Send one request on a connection of its own and record an unexpected response."""
+    record.sent[number] = kind
     try:
-        connection = await connect(port, _KEEP)
+        connection = await connect(port, _MAX_KEPT_BODY)
     except OSError as error:
-        ledger.wrong[f"{kind.name}: {error}"] += 1
+        record.unexpected[f"{kind.name}: {error}"] += 1
         return
-    patience = 0.1 if kind.by == "nobody" else _PATIENCE
+    timeout = 0.1 if kind.sent_as == "disconnects" else _CLIENT_TIMEOUT
     try:
-        async with asyncio.timeout(patience):
-            answer = await connection.ask(request(kind, number))
-        status, said = answer.status, answer.body[:200]
+        async with asyncio.timeout(timeout):
+            response = await connection.send(request(kind, number))
+        status, body = response.status, response.body[:200]
     except TimeoutError:
-        status, said = 0, b""
+        status, body = 0, b""
     except OSError as error:
-        status, said = -1, str(error).encode()
+        status, body = -1, str(error).encode()
     finally:
         connection.close()
     if status != kind.status:
-        ledger.wrong[f"{kind.name}: {status} instead of {kind.status}: {said.decode('utf-8', 'replace')}"] += 1
+        record.unexpected[f"{kind.name}: {status} instead of {kind.status}: {body.decode('utf-8', 'replace')}"] += 1
 
 
-async def read(port: int, url: str) -> dict[str, int]:
+async def get_json(port: int, url: str) -> dict[str, int]:
     connection: Connection = await connect(port, 2**24)
-    answer: Message = await connection.ask([f"GET {url} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()])
+    response: Message = await connection.send([f"GET {url} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()])
     connection.close()
-    values: dict[str, int] = orjson.loads(answer.body)
+    values: dict[str, int] = orjson.loads(response.body)
     return values
 
 
-async def gauge(process: Process) -> Gauge:
-    told = await read(process.port, "/gauges")
+async def read_gauges(process: Process) -> Gauges:
+    values = await get_json(process.port, "/gauges")
     files = open_files(process.pid)
-    # The first three are the process's own output.
+    # The first three are standard input and output.
     spooled = sum("(deleted)" in target for number, target in files.items() if number > 2)
-    return Gauge(process.memory, len(files), spooled, **told)
+    return Gauges(process.memory, len(files), spooled, **values)
 
 
 def open_files(pid: int) -> dict[int, str]:
-    """What each descriptor leads to."""
+    """Return the target of each file descriptor of a process."""
     files = {}
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -163,86 +170,94 @@ def open_files(pid: int) -> dict[int, str]:
 
 
 async def soak(
-    process: Process, seconds: float, rate: float, chance: random.Random, *, first: int
-) -> tuple[Ledger, list[Gauge]]:
-    """`rate` new clients a second, whether or not those before them have been answered; a gauge each second."""
-    ledger, gauges = Ledger(), list[Gauge]()
+    process: Process, seconds: float, rate: float, random_source: random.Random, *, first: int
+) -> tuple[SoakRecord, list[Gauges]]:
+    """Start `rate` clients per second, however many are still waiting, and read the gauges every second."""
+    record, gauges = SoakRecord(), list[Gauges]()
     clients: set[asyncio.Task[None]] = set()
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for number in range(int(seconds * rate)):
-        await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
-        (kind,) = chance.choices(KINDS, [kind.share for kind in KINDS])
-        client = asyncio.create_task(visit(process.port, kind, str(first + number), ledger))
+        await asyncio.sleep(max(0.0, started_at + number / rate - time.perf_counter()))
+        (kind,) = random_source.choices(KINDS, [kind.share for kind in KINDS])
+        client = asyncio.create_task(run_client(process.port, kind, str(first + number), record))
         clients.add(client)
         client.add_done_callback(clients.discard)
         if number % int(rate) == 0:
-            gauges.append(await gauge(process))
+            gauges.append(await read_gauges(process))
     await asyncio.gather(*clients)
-    return ledger, gauges
+    return record, gauges
 
 
-async def rest(process: Process, number: str) -> Gauge:
-    """What it holds when all is done and what was kept is over; one more question sweeps that out."""
-    await asyncio.sleep(_KEPT + 1)
-    await visit(process.port, KINDS[0], number, Ledger())
-    await asyncio.sleep(_IDLE)
-    return await gauge(process)
+async def settle(process: Process, number: str) -> Gauges:
+    """Wait until retention and idle timeouts are over and read the gauges.
+
+    One more request makes the server drop the results whose retention has ended.
+    """
+    await asyncio.sleep(_RETENTION + 1)
+    await run_client(process.port, KINDS[0], number, SoakRecord())
+    await asyncio.sleep(_IDLE_TIMEOUT)
+    return await read_gauges(process)
 
 
-def judge(ledger: Ledger, calls: dict[str, int], gauges: Sequence[Gauge], before: Gauge, after: Gauge) -> list[str]:
-    """What is not as it should be."""
-    found = [f"{count} x {what}" for what, count in ledger.wrong.most_common(20)]
+def find_failures(
+    record: SoakRecord, calls: dict[str, int], gauges: Sequence[Gauges], before: Gauges, after: Gauges
+) -> list[str]:
+    """Return one line for each deviation from what must hold."""
+    failures = [f"{count} x {what}" for what, count in record.unexpected.most_common(20)]
     for kind in KINDS:
-        numbers = [number for number, asked in ledger.asked.items() if asked is kind]
-        made = sum(calls.get(number, 0) for number in numbers)
-        off = sum(calls.get(number, 0) != kind.calls for number in numbers)
-        if off:
-            found.append(
-                f"{kind.name}: {made} calls for {len(numbers)} questions, {off} with another number than {kind.calls}"
+        numbers = [number for number, sent in record.sent.items() if sent is kind]
+        total = sum(calls.get(number, 0) for number in numbers)
+        deviating = sum(calls.get(number, 0) != kind.calls for number in numbers)
+        if deviating:
+            failures.append(
+                f"{kind.name}: {total} calls for {len(numbers)} requests, {deviating} without exactly {kind.calls}"
             )
     third = len(gauges) // 3
-    early, late = (mean(one.memory for one in part) for part in (gauges[third : 2 * third], gauges[2 * third :]))
-    if late > early + _SLACK:
-        found.append(f"memory grew from {early:.0f} to {late:.0f} MiB")
-    return found + [
+    early, late = (mean(each.memory for each in part) for part in (gauges[third : 2 * third], gauges[2 * third :]))
+    if late > early + _ALLOWED_GROWTH:
+        failures.append(f"memory grew from {early:.0f} to {late:.0f} MiB")
+    return failures + [
         f"{name}: {getattr(before, name)} before, {getattr(after, name)} after"
-        for name in ("descriptors", "spooled", "tasks", "jobs", "turns")
+        for name in ("descriptors", "spooled", "tasks", "jobs", "slots")
         if getattr(after, name) > getattr(before, name)
     ]
 
 
 async def run_soak(process: Process, upstream: int, seconds: float, rate: float, seed: int) -> int:
-    chance = random.Random(seed)
-    await soak(process, _WARM_UP, rate, chance, first=0)
-    before = await rest(process, "1000000")
-    ledger, gauges = await soak(process, seconds, rate, chance, first=int(_WARM_UP * rate))
-    after = await rest(process, "1000001")
-    calls = await read(upstream, "/calls")
-    found = judge(ledger, calls, gauges, before, after)
-    faulty = sum(kind not in KINDS[:5] for kind in ledger.asked.values())
-    share = faulty * 100 // len(ledger.asked)
-    print(f"seed {seed}: {len(ledger.asked)} requests in {seconds:.0f} s, {share} % with faults")
-    print(f"before   {before}\nat most  {most(gauges)}\nafter    {after}")
-    print(*(f"FAIL  {line}" for line in found), sep="\n")
-    return int(bool(found))
+    random_source = random.Random(seed)
+    await soak(process, _WARM_UP, rate, random_source, first=0)
+    before = await settle(process, "1000000")
+    record, gauges = await soak(process, seconds, rate, random_source, first=int(_WARM_UP * rate))
+    after = await settle(process, "1000001")
+    calls = await get_json(upstream, "/calls")
+    failures = find_failures(record, calls, gauges, before, after)
+    with_faults = sum(kind not in KINDS[:5] for kind in record.sent.values())
+    share = with_faults * 100 // len(record.sent)
+    print(f"seed {seed}: {len(record.sent)} requests in {seconds:.0f} s, {share} % with faults")
+    print(f"before   {before}\npeaks    {peaks(gauges)}\nafter    {after}")
+    print(*(f"FAIL  {line}" for line in failures), sep="\n")
+    return int(bool(failures))
 
 
-def most(gauges: Sequence[Gauge]) -> Gauge:
-    return Gauge(*(max(column) for column in zip(*map(astuple, gauges), strict=True)))
+def peaks(gauges: Sequence[Gauges]) -> Gauges:
+    return Gauges(*(max(column) for column in zip(*map(astuple, gauges), strict=True)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--rate", type=float, default=50, help="requests a second")
+    parser.add_argument("--rate", type=float, default=50, help="requests per second")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     options = parser.parse_args(arguments)
     cores, upstream, port = choose_cores(), free_port(), free_port()
     with (
         TemporaryDirectory(prefix="soak-") as folder,
-        run([sys.executable, "-m", "bench.faults", str(upstream)], upstream, cores.others, {}),
+        run([sys.executable, "-m", "bench.faulty_upstream", str(upstream)], upstream, cores.others, {}),
         run(
-            [sys.executable, "-m", "bench.soaked"], port, cores.measured, environment(port, upstream, folder)
+            [sys.executable, "-m", "bench.instrumented_server"],
+            port,
+            cores.measured,
+            environment(port, upstream, folder),
         ) as limner,
     ):
         return uvloop.run(run_soak(limner, upstream, options.seconds, options.rate, options.seed))
@@ -257,7 +272,7 @@ def environment(port: int, upstream: int, folder: str) -> dict[str, str]:
         "LIMNER_FETCH_ALLOW": f"127.0.0.1:{upstream}",
         "LIMNER_FETCH_TIMEOUT": "2",
         "LIMNER_IMAGE_STORE": f"disk://{folder}",
-        "LIMNER_ANSWER_TTL": str(_KEPT),
+        "LIMNER_ANSWER_TTL": str(_RETENTION),
         "LIMNER_CLIENT_HEADER_TIMEOUT": "2",
         "LIMNER_LOG_LEVEL": "error",
     }

@@ -1,27 +1,30 @@
-"""Samples become lines of Markdown tables."""
+"""Format samples as Markdown tables."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from bench.load import Sample
-from bench.subjects import LIMNER, NGINX, PLAIN, TRANSLATOR
-from bench.waiting import Crowd, Wait
-from bench.works import Work
+from bench.servers_under_test import BASELINE, LIMNER, NGINX, TRANSLATOR
+from bench.waiting_clients import ClientGroup, WaitingResult
+from bench.workloads import Workload
 
 _COLUMNS = (
-    *("work", "at once", "requests per CPU s", "CPU ms", "× ok app", "× nginx", "× translator", "MB/s"),
-    *("MiB over rest", "per request", "translator's MiB", "failed"),
+    *("workload", "connections", "requests per CPU s", "CPU ms", "× baseline", "× nginx", "× translator", "MB/s"),
+    *("MiB over idle", "per request", "translator's MiB", "failed"),
 )
-_WAIT_COLUMNS = (
-    *("waiting", "server", "requests", "MiB over rest", "KiB each", "added p99 ms", "CPU ms each"),
-    *("signs of life", "failed"),
+_WAITING_COLUMNS = (
+    *("waiting", "server", "requests", "MiB over idle", "KiB each", "added p99 ms", "CPU ms each"),
+    *("keep-alives", "failed"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Of several rounds: the median of times, the worst of memory. `cpu` in ms a request, `speed` in MB/s."""
+class Summary:
+    """Several rounds together: medians of times, maxima of memory.
+
+    `cpu` is in ms per request, `speed` in MB/s, `peak` in MiB above the idle server.
+    """
 
     cpu: float
     speed: float
@@ -29,50 +32,53 @@ class Figures:
     failed: int
 
 
-def sum_up(work: Work, samples: Sequence[Sample]) -> Figures:
-    return Figures(
+def summarize(workload: Workload, samples: Sequence[Sample]) -> Summary:
+    return Summary(
         cpu=median(sample.cpu / sample.done * 1000 for sample in samples),
-        speed=median(work.moved * sample.done / sample.wall / 1e6 for sample in samples),
+        speed=median(workload.transferred_bytes * sample.done / sample.wall / 1e6 for sample in samples),
         peak=max(sample.peak for sample in samples),
         failed=sum(sample.failed for sample in samples),
     )
 
 
-def row(work: Work, at_once: int, samples: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """One line; a dash for what was not measured. `samples` by the subject's name."""
-    figures = {name: sum_up(work, of_subject) for name, of_subject in samples.items()}
-    limner = figures[LIMNER.name]
+def row(workload: Workload, concurrency: int, samples: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """Return the cells of one line, with a dash for figures that were not measured.
 
-    def times(name: str) -> str:
-        return f"{limner.cpu / figures[name].cpu:.1f}" if name in figures and figures[name].cpu else "-"
+    `samples` has the names of the servers as keys.
+    """
+    summaries = {name: summarize(workload, of_one) for name, of_one in samples.items()}
+    limner = summaries[LIMNER.name]
 
-    translator = figures.get(TRANSLATOR.name)
+    def ratio(name: str) -> str:
+        return f"{limner.cpu / summaries[name].cpu:.1f}" if name in summaries and summaries[name].cpu else "-"
+
+    translator = summaries.get(TRANSLATOR.name)
     return [
-        work.name,
-        str(at_once),
+        workload.name,
+        str(concurrency),
         f"{1000 / limner.cpu:.0f}" if limner.cpu else "-",
         f"{limner.cpu:.2f}",
-        *(times(subject.name) for subject in (PLAIN, NGINX, TRANSLATOR)),
-        f"{limner.speed:.0f}" if work.moved else "-",
+        *(ratio(server.name) for server in (BASELINE, NGINX, TRANSLATOR)),
+        f"{limner.speed:.0f}" if workload.transferred_bytes else "-",
         f"{limner.peak:.1f}",
-        f"{limner.peak / at_once:.2f}",
+        f"{limner.peak / concurrency:.2f}",
         f"{translator.peak:.0f}" if translator else "-",
         str(limner.failed),
     ]
 
 
-def wait_row(name: str, crowd: Crowd, waits: Sequence[Wait]) -> list[str]:
-    peak = max(wait.peak for wait in waits)
+def waiting_row(name: str, group: ClientGroup, results: Sequence[WaitingResult]) -> list[str]:
+    peak = max(result.added_memory for result in results)
     return [
-        crowd.name,
+        group.name,
         name,
-        str(crowd.count),
+        str(group.count),
         f"{peak:.1f}",
-        f"{peak * 1024 / crowd.count:.0f}",
-        f"{median(wait.added for wait in waits) * 1000:.1f}",
-        f"{median(wait.cpu for wait in waits) / crowd.count * 1000:.2f}",
-        str(min(wait.comments for wait in waits)),
-        str(sum(wait.failed for wait in waits)),
+        f"{peak * 1024 / group.count:.0f}",
+        f"{median(result.added_seconds for result in results) * 1000:.1f}",
+        f"{median(result.cpu_seconds for result in results) / group.count * 1000:.2f}",
+        str(min(result.keepalives for result in results)),
+        str(sum(result.failed for result in results)),
     ]
 
 
@@ -80,8 +86,8 @@ def print_table(rows: Iterable[Sequence[str]], write: Callable[[str], object] = 
     _write(_COLUMNS, rows, write)
 
 
-def print_waits(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
-    _write(_WAIT_COLUMNS, rows, write)
+def print_waiting(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
+    _write(_WAITING_COLUMNS, rows, write)
 
 
 def _write(columns: Sequence[str], rows: Iterable[Sequence[str]], write: Callable[[str], object]) -> None:

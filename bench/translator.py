@@ -1,6 +1,6 @@
-"""The bare minimum that translates: no framework, no checks, everything held in memory.
+"""Translate with the least code possible: no framework, no checks, everything held in memory.
 
-`python -m bench.translator PORT UPSTREAM_PORT`
+Run it with `python -m bench.translator PORT UPSTREAM_PORT`.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ import orjson
 import pybase64
 import uvloop
 
-from bench.wire import Connection, Message, answer_head, connect, head, serve
+from bench.wire import Connection, Message, connect, head, response_head, serve
 
-_EVERYTHING = 1 << 40
+_UNLIMITED = 1 << 40
 _LINK = re.compile(r"https?://127\.0\.0\.1:[0-9]+(/[^\s)]+)")
 _DATA = "data:image/png;base64,"
 
 
 class Translator:
-    def __init__(self, upstream: int) -> None:
-        self._upstream = upstream
+    def __init__(self, upstream_port: int) -> None:
+        self._upstream_port = upstream_port
         self._idle: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def answer(self, request: Message, transport: asyncio.Transport) -> None:
         if request.url == b"/healthz":
-            transport.write(answer_head(0))
+            transport.write(response_head(0))
             return
         task = asyncio.create_task(self._translate(request, transport))
         self._tasks.add(task)
@@ -35,64 +35,63 @@ class Translator:
 
     async def _translate(self, request: Message, transport: asyncio.Transport) -> None:
         if request.headers[b"content-type"] == b"application/json":
-            order = orjson.loads(request.body)
-            fields, pictures = order, list[bytes]()
+            fields, images = orjson.loads(request.body), list[bytes]()
         else:
-            fields, pictures = read_form(request)
-        reply = orjson.loads((await self._ask(chat_request(fields, pictures))).body)
-        text = reply["choices"][0]["message"]["content"]
-        name = fields["response_format"].encode()
-        body = [b'{"created":1741570283,"data":[{"', name, b'":"', await self._image(text, name), b'"}]}']
-        transport.write(answer_head(sum(map(len, body))))
-        for piece in body:
-            transport.write(piece)
+            fields, images = read_form(request)
+        reply = orjson.loads((await self._send(chat_request(fields, images))).body)
+        content, response_format = reply["choices"][0]["message"]["content"], fields["response_format"].encode()
+        image = await self._image(content, response_format)
+        body = [b'{"created":1741570283,"data":[{"', response_format, b'":"', image, b'"}]}']
+        transport.write(response_head(sum(map(len, body))))
+        for chunk in body:
+            transport.write(chunk)
 
-    async def _image(self, text: str, wanted: bytes) -> bytes:
-        link = _LINK.search(text)
+    async def _image(self, content: str, response_format: bytes) -> bytes:
+        link = _LINK.search(content)
         if link is None:
-            start = text.index(_DATA) + len(_DATA)
-            return text[start : text.index(")", start)].encode()
-        if wanted == b"url":
+            start = content.index(_DATA) + len(_DATA)
+            return content[start : content.index(")", start)].encode()
+        if response_format == b"url":
             return link[0].encode()
-        answer = await self._ask([f"GET {link[1]} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()])
-        return pybase64.b64encode(answer.body)
+        response = await self._send([f"GET {link[1]} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()])
+        return pybase64.b64encode(response.body)
 
-    async def _ask(self, pieces: Sequence[bytes]) -> Message:
-        connection = self._idle.pop() if self._idle else await connect(self._upstream, _EVERYTHING)
-        answer = await connection.ask(pieces)
+    async def _send(self, chunks: Sequence[bytes]) -> Message:
+        connection = self._idle.pop() if self._idle else await connect(self._upstream_port, _UNLIMITED)
+        response = await connection.send(chunks)
         self._idle.append(connection)
-        return answer
+        return response
 
 
-def chat_request(fields: dict[str, str], pictures: Sequence[bytes]) -> list[bytes]:
+def chat_request(fields: dict[str, str], images: Sequence[bytes]) -> list[bytes]:
     content: list[dict[str, object]] = [{"type": "text", "text": f"{fields['size']} '{fields['prompt']}'"}]
-    content += [{"type": "image_url", "image_url": {"url": f"{_DATA}?"}} for _ in pictures]
+    content += [{"type": "image_url", "image_url": {"url": f"{_DATA}?"}} for _ in images]
     document = {"model": "gpt-image-2-chat", "messages": [{"role": "user", "content": content}]}
-    texts = orjson.dumps(document).split(b"?")
-    pieces = [texts[0]]
-    for data, text in zip(pictures, texts[1:], strict=True):
-        pieces += [pybase64.b64encode(data), text]
-    first = "POST /v1/chat/completions HTTP/1.1"
+    parts = orjson.dumps(document).split(b"?")
+    chunks = [parts[0]]
+    for data, part in zip(images, parts[1:], strict=True):
+        chunks += [pybase64.b64encode(data), part]
+    start_line = "POST /v1/chat/completions HTTP/1.1"
     key = "authorization: Bearer sk-upstream"
-    return [head(first, sum(map(len, pieces)), "application/json", key), *pieces]
+    return [head(start_line, sum(map(len, chunks)), "application/json", key), *chunks]
 
 
 def read_form(request: Message) -> tuple[dict[str, str], list[bytes]]:
     boundary = b"--" + request.headers[b"content-type"].partition(b"boundary=")[2]
     fields: dict[str, str] = {}
-    pictures: list[bytes] = []
+    images: list[bytes] = []
     start = len(boundary)
     while (end := request.body.find(boundary, start)) > 0:
         blank = request.body.index(b"\r\n\r\n", start) + 4
         disposition = request.body[start:blank]
         if b"filename=" in disposition:
-            pictures.append(request.body[blank : end - 2])
+            images.append(request.body[blank : end - 2])
         else:
             name = disposition.partition(b'name="')[2].partition(b'"')[0]
             fields[name.decode()] = request.body[blank : end - 2].decode()
         start = end + len(boundary)
-    return fields, pictures
+    return fields, images
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Translator(int(sys.argv[2])).answer, int(sys.argv[1]), _EVERYTHING))
+    uvloop.run(serve(Translator(int(sys.argv[2])).answer, int(sys.argv[1]), _UNLIMITED))

@@ -1,7 +1,10 @@
-"""A chat upstream that costs next to nothing: it answers as documented, at once or after a while, and serves pictures.
+"""Serve a chat upstream that costs next to nothing: documented replies, at once or after a delay, and their images.
 
-The prompt says what is wanted: `bench SIZE HOLD FORM`, the picture's bytes, the milliseconds until the answer, and
-`link` or `data`. `/count` tells the bytes of all requests since it was last asked. `python -m bench.upstream PORT`
+The prompt controls the reply: `bench SIZE DELAY FORM`, where SIZE is the size of the image in bytes, DELAY the time
+until the reply in milliseconds, and FORM `link` or `data`. `/count` returns the bytes of all requests since its last
+call.
+
+Run it with `python -m bench.upstream PORT`.
 """
 
 import asyncio
@@ -13,12 +16,12 @@ import orjson
 import pybase64
 import uvloop
 
-from bench.pictures import picture
-from bench.wire import Message, answer_head, serve
+from bench.padded_png import padded_png
+from bench.wire import Message, response_head, serve
 
-#: Where the prompt stands; pictures come after it.
-_HEAD = 4096
-_ORDER = re.compile(rb"bench ([0-9]+) ([0-9]+) (link|data)")
+#: Bytes of a request body that are kept. The prompt lies within them; images come after it.
+_MAX_BODY = 4096
+_INSTRUCTION = re.compile(rb"bench ([0-9]+) ([0-9]+) (link|data)")
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -29,41 +32,41 @@ class Upstream:
 
     def answer(self, request: Message, transport: asyncio.Transport) -> None:
         if request.url.startswith(b"/generated/"):
-            data = picture(int(request.url.removeprefix(b"/generated/").removesuffix(b".png")))
-            transport.write(answer_head(len(data), "image/png"))
+            data = padded_png(int(request.url.removeprefix(b"/generated/").removesuffix(b".png")))
+            transport.write(response_head(len(data), "image/png"))
             transport.write(data)
         elif request.url == b"/count":
             body = str(self._received).encode()
             self._received = 0
-            transport.write(answer_head(len(body)) + body)
+            transport.write(response_head(len(body)) + body)
         else:
             self._received += request.size
             self._chat(request, transport)
 
     def _chat(self, request: Message, transport: asyncio.Transport) -> None:
-        order = _ORDER.search(request.body)
-        if order is None:
+        instruction = _INSTRUCTION.search(request.body)
+        if instruction is None:
             transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
             return
-        size, hold, form = int(order[1]), int(order[2]) / 1000, order[3].decode()
+        size, delay, form = int(instruction[1]), int(instruction[2]) / 1000, instruction[3].decode()
         if request.url.startswith(b"/v1/images/") and b"b64_json" in request.body:
-            # A relay stands in between, which shall move the same bytes as Limner does.
+            # The request comes through nginx, which must transfer the same bytes as Limner.
             body = images_json(size)
-            transport.write(answer_head(len(body)))
+            transport.write(response_head(len(body)))
             transport.write(body)
             return
-        streamed = b'"stream":true' in request.body
-        if streamed:
+        is_stream = b'"stream":true' in request.body
+        if is_stream:
             transport.write(_STREAM_HEAD + _chunk({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}))
-        reply = functools.partial(self._stream if streamed else self._reply, size, form, transport)
-        if hold:
-            asyncio.get_running_loop().call_later(hold, reply)
+        reply = functools.partial(self._stream if is_stream else self._reply, size, form, transport)
+        if delay:
+            asyncio.get_running_loop().call_later(delay, reply)
         else:
             reply()
 
     def _reply(self, size: int, form: str, transport: asyncio.Transport) -> None:
         body = reply_json(self._port, size, form)
-        transport.write(answer_head(len(body)))
+        transport.write(response_head(len(body)))
         transport.write(body)
 
     def _stream(self, size: int, form: str, transport: asyncio.Transport) -> None:
@@ -79,18 +82,18 @@ def _chunk(document: object) -> bytes:
 
 def content(port: int, size: int, form: str) -> str:
     if form == "data":
-        return f"![image](data:image/png;base64,{pybase64.b64encode_as_string(picture(size))})"
+        return f"![image](data:image/png;base64,{pybase64.b64encode_as_string(padded_png(size))})"
     return f"已生成图片:http://127.0.0.1:{port}/generated/{size}.png"
 
 
 @functools.cache
 def images_json(size: int) -> bytes:
-    return orjson.dumps({"created": 1741570283, "data": [{"b64_json": pybase64.b64encode_as_string(picture(size))}]})
+    return orjson.dumps({"created": 1741570283, "data": [{"b64_json": pybase64.b64encode_as_string(padded_png(size))}]})
 
 
 @functools.cache
 def reply_json(port: int, size: int, form: str) -> bytes:
-    """The documented reply, to the letter."""
+    """Return the reply exactly as documented."""
     message = {"role": "assistant", "content": content(port, size, form)}
     document = {
         "id": "chatcmpl-example",
@@ -104,4 +107,4 @@ def reply_json(port: int, size: int, form: str) -> bytes:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Upstream(int(sys.argv[1])).answer, int(sys.argv[1]), _HEAD))
+    uvloop.run(serve(Upstream(int(sys.argv[1])).answer, int(sys.argv[1]), _MAX_BODY))

@@ -1,4 +1,4 @@
-"""HTTP/1.1 with as little as possible around the parser, for servers and clients that must not be what is measured."""
+"""HTTP/1.1 with little code around the parser, for clients and servers that must not distort a measurement."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import httptools
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A request (`url`) or an answer (`status`). `body` is what was kept of the `size` bytes that came."""
+    """A request, with `url`, or a response, with `status`. `body` holds the first bytes of `size` received ones."""
 
     url: bytes
     status: int
@@ -20,11 +20,11 @@ class Message:
 
 
 @dataclass(slots=True)
-class Incoming:
-    """What the parser calls back into. Of each body the first `keep` bytes are kept, the rest is counted."""
+class _MessageCollector:
+    """Collect messages from the callbacks of the parser; keep `max_body` bytes of each body and count the rest."""
 
-    done: Callable[[Message], None]
-    keep: int
+    on_message: Callable[[Message], None]
+    max_body: int
     parser: httptools.HttpRequestParser | httptools.HttpResponseParser | None = None
     _url: bytes = b""
     _headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -41,89 +41,105 @@ class Incoming:
         self._headers[name.lower()] = value
 
     def on_body(self, body: bytes) -> None:
-        if self._size < self.keep:
-            self._body.append(body[: self.keep - self._size])
+        if self._size < self.max_body:
+            self._body.append(body[: self.max_body - self._size])
         self._size += len(body)
 
     def on_message_complete(self) -> None:
         status = self.parser.get_status_code() if isinstance(self.parser, httptools.HttpResponseParser) else 0
-        self.done(Message(self._url, status, self._headers, b"".join(self._body), self._size))
+        self.on_message(Message(self._url, status, self._headers, b"".join(self._body), self._size))
 
 
 class Server(asyncio.Protocol):
-    """Each whole request goes to `answer`, which writes into the transport now or later."""
+    """Pass each complete request to `answer`, which writes the response to the transport at once or later."""
 
-    def __init__(self, answer: Callable[[Message, asyncio.Transport], None], keep: int) -> None:
+    def __init__(self, answer: Callable[[Message, asyncio.Transport], None], max_body: int) -> None:
         self._answer = answer
-        self._incoming = Incoming(self._take, keep)
+        self._incoming = _MessageCollector(self._on_message, max_body)
         self._parser = self._incoming.parser = httptools.HttpRequestParser(self._incoming)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not asserted: uvloop's transports are not of asyncio's classes.
+        # A cast, not an assertion: the transports of uvloop are not of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
-    def _take(self, request: Message) -> None:
+    def _on_message(self, request: Message) -> None:
         self._answer(request, self._transport)
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection, kept alive: one request at a time."""
+    """A persistent connection of a client; it sends one request at a time."""
 
-    def __init__(self, keep: int) -> None:
-        self._incoming = Incoming(self._take, keep)
+    def __init__(self, max_body: int) -> None:
+        self._incoming = _MessageCollector(self._on_message, max_body)
         self._parser = self._incoming.parser = httptools.HttpResponseParser(self._incoming)
-        self._answer: asyncio.Future[Message] | None = None
+        self._response: asyncio.Future[Message] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not asserted: uvloop's transports are not of asyncio's classes.
+        # A cast, not an assertion: the transports of uvloop are not of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error or ConnectionError("closed before the answer"))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(error or ConnectionError("closed before the response"))
 
-    def _take(self, answer: Message) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(answer)
+    def _on_message(self, response: Message) -> None:
+        if self._response is not None and not self._response.done():
+            self._response.set_result(response)
 
-    async def ask(self, pieces: Sequence[bytes]) -> Message:
-        """Raises OSError where the connection breaks."""
+    async def send(self, chunks: Sequence[bytes]) -> Message:
+        """Send a request and wait for its response.
+
+        Raises:
+            OSError: The connection broke.
+        """
         if self._transport.is_closing():
             raise ConnectionError("closed before the request")
-        self._answer = asyncio.get_running_loop().create_future()
-        for piece in pieces:
-            self._transport.write(piece)
-        return await self._answer
+        self._response = asyncio.get_running_loop().create_future()
+        for chunk in chunks:
+            self._transport.write(chunk)
+        return await self._response
 
     def close(self) -> None:
         self._transport.close()
 
 
-async def connect(port: int, keep: int) -> Connection:
-    """To this machine. Raises OSError."""
+async def connect(port: int, max_body: int) -> Connection:
+    """Connect to a port of this machine.
+
+    Raises:
+        OSError: The connection was refused.
+    """
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(keep), "127.0.0.1", port)
+    _, connection = await loop.create_connection(lambda: Connection(max_body), "127.0.0.1", port)
     return connection
 
 
-async def serve(answer: Callable[[Message, asyncio.Transport], None], port: int, keep: int) -> None:
-    """Until it is cancelled."""
+async def serve(answer: Callable[[Message, asyncio.Transport], None], port: int, max_body: int) -> None:
+    """Answer requests until the task is cancelled."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Server(answer, keep), "127.0.0.1", port, backlog=2048)
+    server = await loop.create_server(lambda: Server(answer, max_body), "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
 
 
-def head(first: str, length: int, content_type: str, *more: str) -> bytes:
-    """`first` is the first line of a request or an answer."""
-    lines = (first, "host: 127.0.0.1", f"content-type: {content_type}", f"content-length: {length}", *more, "", "")
+def head(start_line: str, length: int, content_type: str, *headers: str) -> bytes:
+    """Return the head of a message whose first line is `start_line`."""
+    lines = (
+        start_line,
+        "host: 127.0.0.1",
+        f"content-type: {content_type}",
+        f"content-length: {length}",
+        *headers,
+        "",
+        "",
+    )
     return "\r\n".join(lines).encode()
 
 
-def answer_head(length: int, content_type: str = "application/json") -> bytes:
+def response_head(length: int, content_type: str = "application/json") -> bytes:
     return head("HTTP/1.1 200 OK", length, content_type)

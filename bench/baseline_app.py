@@ -1,4 +1,4 @@
-"""A bare ASGI app that reads its request and answers "ok": what uvicorn alone costs."""
+"""Read the request and answer "ok": the cost of uvicorn alone, with the smallest possible ASGI app."""
 
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 

@@ -1,4 +1,4 @@
-"""`limner serve` with signs of life in quick succession, so that many of them pass while a benchmark waits."""
+"""Run `limner serve` with a short keep-alive interval, so that a benchmark of a few seconds sees many keep-alives."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -9,24 +9,24 @@ from fastapi import FastAPI
 from app.config.settings import Settings
 from app.observability.logging import configure_logging
 from app.server.draining import DrainingServer
-from bench.subjects import SILENCE
+from bench.servers_under_test import KEEPALIVE_INTERVAL
 
 
 def main() -> int:
     settings = Settings()
     configure_logging(settings.log_format, settings.log_level)
     server = DrainingServer(settings)
-    served = server.config.app
-    assert isinstance(served, FastAPI)
-    opened = served.router.lifespan_context
+    app = server.config.app
+    assert isinstance(app, FastAPI)
+    open_services = app.router.lifespan_context
 
     @asynccontextmanager
-    async def hurried(app: FastAPI) -> AsyncIterator[None]:
-        async with opened(app):
-            app.state.studio.silence = SILENCE
+    async def open_with_short_interval(served: FastAPI) -> AsyncIterator[None]:
+        async with open_services(served):
+            served.state.studio.silence = KEEPALIVE_INTERVAL
             yield
 
-    served.router.lifespan_context = hurried
+    app.router.lifespan_context = open_with_short_interval
     server.run()
     return 0
 

@@ -1,4 +1,4 @@
-"""`limner serve` that tells at `/gauges` what it holds: tasks, questions under way, and turns that are taken."""
+"""Run `limner serve` with one more endpoint, `/gauges`: how many tasks, jobs and slots the process holds."""
 
 import asyncio
 import sys
@@ -14,13 +14,13 @@ def main() -> int:
     settings = Settings()
     configure_logging(settings.log_format, settings.log_level)
     server = DrainingServer(settings)
-    served = server.config.app
-    assert isinstance(served, FastAPI)
+    app = server.config.app
+    assert isinstance(app, FastAPI)
 
-    @served.get("/gauges")
+    @app.get("/gauges")
     async def gauges() -> dict[str, int]:
-        studio = served.state.studio
-        return {"tasks": len(asyncio.all_tasks()), "jobs": len(studio.jobs), "turns": studio.turns.in_use}
+        studio = app.state.studio
+        return {"tasks": len(asyncio.all_tasks()), "jobs": len(studio.jobs), "slots": studio.turns.in_use}
 
     server.run()
     return 0
