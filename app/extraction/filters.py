@@ -1,6 +1,6 @@
 """Decide whether a candidate is an image that can be delivered: its normalized URL, or the reason against it.
 
-`CandidateFilter` judges a candidate by itself. The functions below judge by its label and the words in front of it.
+`CandidateFilter` judges a candidate by its URL or bytes. The functions judge it by its label and the words before it.
 """
 
 import re

@@ -97,6 +97,7 @@ class UrlKind(Enum):
 
 
 def classify_url(url: str) -> UrlKind:
+    """Return what the URL most likely leads to, by its file suffix, its query, and the words of its host and path."""
     host, path, query = _split(url)
     if _IMAGE_PATH.search(path[-_NEAR_END:]):
         return UrlKind.IMAGE
@@ -112,7 +113,7 @@ def classify_url(url: str) -> UrlKind:
 
 
 def is_placeholder(url: str) -> bool:
-    """Check for a URL that stands where a real one belongs, or whose image stands where a real one belongs."""
+    """Check for a URL that is no result: an example from sample code, or a badge, a spinner, a blank pixel."""
     return _PLACEHOLDER.search(unquote(url[:_NEAR_END])) is not None
 
 
