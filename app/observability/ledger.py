@@ -1,4 +1,4 @@
-"""The file that tells of each question in one line of JSON, written so that several processes may share it."""
+"""Append one JSON line per image request to the ledger, a file that several processes may share."""
 
 import os
 from collections.abc import Mapping
@@ -13,31 +13,36 @@ _STANDARD_OUTPUT = 1
 
 
 class Ledger:
-    """`path` None: standard output. A file that has been renamed or removed is begun anew, so any rotation will do."""
+    """The ledger file, or standard output when `path` is None.
+
+    A file that was renamed or removed is created again at the next line, so any log rotation works without a signal.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._descriptor = _STANDARD_OUTPUT if path is None else -1
-        self._inode: tuple[int, int] | None = None
-        self._is_cut = False
+        #: Device and inode of the open file; another one at `path` means that the file was rotated.
+        self._file_id: tuple[int, int] | None = None
+        self._last_line_is_cut = False
         self._has_failed = False
 
     def write(self, entry: Mapping[str, object]) -> None:
-        """One call of write(2) at the end of the file: lines of several writers stay whole. It never raises.
+        """Append one line with a single write(2), so that lines of several processes never mix.
 
-        A line is lost rather than a picture, which has been paid for: the log tells so once, a counter each time.
+        Never raises: a line may be lost, an image that was paid for may not. Each loss is counted; the first of several
+        in a row is logged.
         """
         line = orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
         try:
             self._open()
-            # What a full disk has cut short must not spoil this line too.
-            data = b"\n" + line if self._is_cut else line
+            # A full disk can cut a line. The line break in front keeps the next line readable.
+            data = b"\n" + line if self._last_line_is_cut else line
             written = os.write(self._descriptor, data)
         except OSError as error:
             self._fail(str(error))
             return
-        self._is_cut = written < len(data)
-        if self._is_cut:
+        self._last_line_is_cut = written < len(data)
+        if self._last_line_is_cut:
             self._fail("a line was cut short: is the disk full?")
         else:
             self._has_failed = False
@@ -46,15 +51,15 @@ class Ledger:
         if self._path is None:
             return
         try:
-            there = self._path.stat()
+            status = self._path.stat()
         except FileNotFoundError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != self._inode:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self._file_id:
             self.close()
-            # What is spent on pictures, and by whom, is for the operator's eyes.
+            # Not readable for other users: the file says who spent how much.
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            now = os.fstat(self._descriptor)
-            self._inode = now.st_dev, now.st_ino
+            opened = os.fstat(self._descriptor)
+            self._file_id = opened.st_dev, opened.st_ino
 
     def _fail(self, reason: str) -> None:
         LEDGER_ERRORS.inc()
@@ -66,4 +71,4 @@ class Ledger:
         if self._path is not None and self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-            self._inode = None
+            self._file_id = None

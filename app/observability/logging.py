@@ -1,4 +1,4 @@
-"""One record per event: readable on a terminal, one JSON object a line elsewhere."""
+"""Log events as readable lines on a terminal and as one JSON object per line elsewhere."""
 
 import logging
 import sys
@@ -42,12 +42,12 @@ EVENTS = {
     "demo_model_replaced": "`limner demo` does not know LIMNER_UPSTREAM_MODEL and uses its default model",
 }
 
-#: Libraries that would write addresses of signed images, or every request once more.
+#: Libraries that are logged from `warning` up: below, they write presigned URLs, or each request a second time.
 _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_multipart", "PIL")
 
 
 class BestEffortLogger(structlog.WriteLogger):
-    """A log that nobody can read, on a full disk or in a pipe without an end, is no reason to stop painting."""
+    """Drop records that cannot be written (full disk, closed pipe), so that logging never fails a request."""
 
     def msg(self, message: str) -> None:
         with suppress(OSError):
@@ -57,44 +57,49 @@ class BestEffortLogger(structlog.WriteLogger):
 
 
 def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """`log_format` is auto, console or json. Records of libraries (uvicorn's, warnings) take the same form."""
+    """Set up the log of this process, for our events and for the records of libraries (uvicorn, warnings) alike.
+
+    `log_format` is `auto`, `console` or `json`; `auto` is `console` if `stream` is a terminal, else `json`.
+    """
     stream = stream or sys.stderr
-    readable = stream.isatty() if log_format == "auto" else log_format == "console"
+    for_people = stream.isatty() if log_format == "auto" else log_format == "console"
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # No traceback with the values of variables, among which are keys and prompts.
-    plain = structlog.dev.plain_traceback
-    last: list[Processor] = (
-        [_escape, structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
-        if readable
+    # structlog's default traceback shows the values of variables, which include keys and prompts.
+    traceback = structlog.dev.plain_traceback
+    renderers: list[Processor] = (
+        [_escape, structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=traceback)]
+        if for_people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
     )
     structlog.configure(
-        processors=[*shared, *last],
+        processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=lambda *_: BestEffortLogger(stream),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[_strip, *last]))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[_strip_meta, *renderers])
+    )
     logging.basicConfig(handlers=[handler], level=threshold, force=True)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-_strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+_strip_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
 
 
 def _escape(_: object, __: str, event: EventDict) -> EventDict:
-    """Strangers write some of what is logged, and terminals obey control characters."""
-    return {name: repr(value) if _is_unprintable(value) else value for name, value in event.items()}
+    """Show control characters as escapes: clients and upstreams choose some values, and a terminal would obey them."""
+    return {name: repr(value) if _has_control_characters(value) else value for name, value in event.items()}
 
 
-def _is_unprintable(value: object) -> bool:
+def _has_control_characters(value: object) -> bool:
     return isinstance(value, str) and not value.isprintable()
 
 

@@ -1,4 +1,4 @@
-"""What is counted and timed, of this process or of all its workers, in the form that Prometheus reads."""
+"""Define all metrics, and render them for Prometheus: those of this process, or of all workers together."""
 
 import asyncio
 import re
@@ -21,83 +21,87 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 
 def configure_multiprocess() -> None:
-    """A worker that replaces another one counts on in its files: by process id there would be more after each death."""
+    """Name the metric files of a worker after its slot (`worker-0`), in place of its process id.
+
+    The worker that replaces a dead one then continues its counters. By process id, each death would leave files behind.
+    """
     if values.ValueClass._multiprocess and current_process().name != "MainProcess":
         values.ValueClass = values.MultiProcessValue(lambda: current_process().name)  # type: ignore[no-untyped-call]
 
 
+# Called at import, although that is a side effect: prometheus_client binds a metric to its file when the metric is made,
+# which happens below. Tried: a counter made before the class is replaced stays in `counter_<pid>.db`. The worker cannot
+# call this earlier, because unpickling its main function imports this module.
 configure_multiprocess()
 
-#: A second line for each counter and bucket, which nobody asks for.
+# Without this, each counter and histogram has a second series (`_created`) with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
-#: A picture takes 30 to 240 seconds, a question at most 600; most of the other steps are over in milliseconds.
+#: An image takes 30 to 240 seconds, a request at most 600; most other steps take milliseconds.
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 450, 600)
 
-#: In milliseconds a server is well, in seconds its clients notice.
+#: Milliseconds are normal; at seconds, clients notice.
 _LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-#: What an upstream may call an error is its own business; what becomes a label is not.
+#: Upstreams choose their error codes freely; only short plain words become label values.
 _LABEL = re.compile(r"[a-z0-9_]{1,40}")
 
 
 class LabelledCounter:
-    """A counter with labels, each set of values bound once.
+    """A counter whose last label has values from outside; the number of its series is limited.
 
-    Of the last label not more than `most` values are told apart: the others, and what is no plain word, are `other`.
+    After `max_series` combinations, and for values that are not short plain words, the last label is `other`.
     """
 
-    def __init__(self, counter: Counter, most: int = 100) -> None:
+    def __init__(self, counter: Counter, max_series: int = 100) -> None:
         self._counter = counter
-        self._most = most
+        self._max_series = max_series
         self._bound: dict[tuple[str, ...], Counter] = {}
 
     def labels(self, *labels: str) -> Counter:
         return self._bound.get(labels) or self._bind(labels)
 
     def _bind(self, labels: tuple[str, ...]) -> Counter:
-        if len(self._bound) >= self._most or not _LABEL.fullmatch(labels[-1]):
+        if len(self._bound) >= self._max_series or not _LABEL.fullmatch(labels[-1]):
             labels = (*labels[:-1], "other")
         bound = self._bound[labels] = self._counter.labels(*labels)
         return bound
 
 
-def _counter(name: str, meaning: str, *labels: str) -> Counter:
-    return Counter(name, meaning, labels, registry=REGISTRY)
+def _counter(name: str, description: str, *labels: str) -> Counter:
+    return Counter(name, description, labels, registry=REGISTRY)
 
 
-def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
-    """Of several workers the living ones are added up."""
-    return Gauge(name, meaning, labels, registry=REGISTRY, multiprocess_mode="livesum")
+def _gauge(name: str, description: str, *labels: str) -> Gauge:
+    """Create a gauge that is the sum over all living workers."""
+    return Gauge(name, description, labels, registry=REGISTRY, multiprocess_mode="livesum")
 
 
-REQUESTS = LabelledCounter(
-    _counter("limner_questions", "Requests for pictures that have ended.", "operation", "outcome")
-)
+REQUESTS = LabelledCounter(_counter("limner_questions", "Image requests that have ended.", "operation", "outcome"))
 UPSTREAM_ATTEMPTS = LabelledCounter(
-    _counter("limner_upstream_attempts", "Tries to ask an upstream.", "upstream", "outcome")
+    _counter("limner_upstream_attempts", "HTTP requests to upstreams.", "upstream", "outcome")
 )
-IMAGES = _counter("limner_images", "Pictures that were painted.")
-DOWNLOADED_BYTES = _counter("limner_downloaded_bytes", "Bytes of pictures that were downloaded.")
+IMAGES = _counter("limner_images", "Images that upstreams have generated.")
+DOWNLOADED_BYTES = _counter("limner_downloaded_bytes", "Bytes of downloaded images.")
 
-_tokens = _counter("limner_tokens", "Tokens, as upstreams report them.", "direction")
-_bytes = _counter("limner_client_bytes", "Bytes of the bodies of requests and answers.", "direction")
+_tokens = _counter("limner_tokens", "Tokens as reported by upstreams.", "direction")
+_bytes = _counter("limner_client_bytes", "Bytes of request and response bodies.", "direction")
 TOKENS_IN, TOKENS_OUT = _tokens.labels("in"), _tokens.labels("out")
 BYTES_IN, BYTES_OUT = _bytes.labels("in"), _bytes.labels("out")
 
-_errors = _counter("limner_part_errors", "Failures of what Limner stores and shares.", "part")
+_errors = _counter("limner_part_errors", "Failures of the image store, the shared state and the ledger.", "part")
 STORE_ERRORS, STATE_ERRORS, LEDGER_ERRORS = (_errors.labels(part) for part in ("store", "state", "ledger"))
 
-WORKER_DEATHS = _counter("limner_worker_deaths", "Workers that ended while the server was not stopping.")
+WORKER_DEATHS = _counter("limner_worker_deaths", "Workers that ended while the server was not shutting down.")
 
 _step_seconds = Histogram(
-    "limner_step_seconds", "Time of each step of a question.", ("step",), buckets=_SECONDS, registry=REGISTRY
+    "limner_step_seconds", "Seconds of each step of an image request.", ("step",), buckets=_SECONDS, registry=REGISTRY
 )
-#: By name. `turn` is the wait for one, `send` what follows the work, `total` all of a request, `overhead` its time
-#: without the waits for a turn, the upstream and downloads.
+#: By name of the step. `turn` is the wait for a slot, `ask` the upstream request, `send` the time after the job has
+#: finished, `total` the whole request, `overhead` the request without its waits for a slot, the upstream and downloads.
 STEP_SECONDS = {
     step: _step_seconds.labels(step)
     for step in (
@@ -106,15 +110,17 @@ STEP_SECONDS = {
     )
 }
 
-_turns = _gauge("limner_turns", "Questions under way, and requests that wait.", "state")
+_turns = _gauge(
+    "limner_turns", "Upstream requests in flight (used) and requests that wait for a slot (waiting).", "state"
+)
 _TURNS_USED, _TURNS_WAITING = _turns.labels("used"), _turns.labels("waiting")
-_TURNS_LIMIT = _gauge("limner_turns_limit", "Questions that may be under way at once.")
-SPOOL_BYTES = _gauge("limner_spool_bytes", "Bytes in the temporary files of pictures on their way.")
+_TURNS_LIMIT = _gauge("limner_turns_limit", "Upstream requests that may be in flight at once.")
+SPOOL_BYTES = _gauge("limner_spool_bytes", "Bytes in temporary image files.")
 
-#: One worker that has shut an upstream out is reason enough to look.
+# The maximum over the workers: one worker with an open circuit is worth an alert.
 _CIRCUITS = Gauge(
     "limner_upstream_circuit",
-    "Whether an upstream is asked: 0 yes, 1 a probe at a time, 2 no.",
+    "Circuit breaker of an upstream: 0 closed, 1 half-open, 2 open.",
     ("upstream",),
     registry=REGISTRY,
     multiprocess_mode="livemax",
@@ -122,10 +128,14 @@ _CIRCUITS = Gauge(
 
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
-_LAG = Histogram("limner_event_loop_lag_seconds", "How late the event loop wakes.", buckets=_LAGS, registry=REGISTRY)
+_LAG = Histogram(
+    "limner_event_loop_lag_seconds", "Seconds by which the event loop wakes up late.", buckets=_LAGS, registry=REGISTRY
+)
 
 
 class SlotUsage(Protocol):
+    """The part of `FairSemaphore` that is measured; this package must not import it."""
+
     in_use: int
     waiting: int
     limit: int
@@ -138,9 +148,9 @@ async def sample_gauges(
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     now: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Looks every so many seconds at what changes by itself or too often, and at how late it comes to look.
+    """Set the gauges every `interval` seconds, and measure how late the event loop wakes this task up. Never returns.
 
-    `circuits`: by the upstream's name, closed, half-open or open.
+    `circuits` returns `closed`, `half-open` or `open` by the upstream's name.
     """
     while True:
         _TURNS_USED.set(slots.in_use)
@@ -148,20 +158,20 @@ async def sample_gauges(
         _TURNS_LIMIT.set(slots.limit)
         for upstream, state in circuits().items():
             _CIRCUITS.labels(upstream).set(_STATES[state])
-        began = now()
+        started_at = now()
         await sleep(interval)
-        _LAG.observe(max(0.0, now() - began - interval))
+        _LAG.observe(max(0.0, now() - started_at - interval))
 
 
 def render(accept: str) -> tuple[bytes, str]:
-    """All metrics, and their media type, in the form that an `Accept` header prefers.
+    """Return all metrics in the format that an `Accept` header prefers, and the media type of that format.
 
-    Where the process was started with PROMETHEUS_MULTIPROC_DIR, of all processes that share this folder: the library
-    decides so when it is imported.
+    If PROMETHEUS_MULTIPROC_DIR was set when the library was imported, these are the metrics of all processes that share
+    this folder, read from their files.
     """
     encode, media_type = choose_encoder(accept)
     if not values.ValueClass._multiprocess:
         return encode(REGISTRY), media_type
-    everyone = CollectorRegistry()
-    MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
-    return encode(everyone), media_type
+    all_processes = CollectorRegistry()
+    MultiProcessCollector(all_processes)  # type: ignore[no-untyped-call]
+    return encode(all_processes), media_type

@@ -1,4 +1,4 @@
-"""The steps of one question: how long each took, and a span of OpenTelemetry for it where the operator wants traces."""
+"""Time the steps of one request, and report them as OpenTelemetry spans if the operator wants traces."""
 
 import re
 import time
@@ -11,12 +11,12 @@ from app.observability.metrics import STEP_SECONDS
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-#: W3C Trace Context: version, trace, span, flags; a trace or span of zeros is none, and there is no version ff.
+#: W3C Trace Context: version, trace id, span id, flags. Ids of zeros and version ff are invalid.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Span(Protocol):
-    """`traceparent` is how the span is called by whom it asks."""
+    """A span that has been started. `traceparent` is the header that makes a request to another server its child."""
 
     traceparent: str
 
@@ -25,14 +25,17 @@ class Span(Protocol):
     def end(self, error: str | None, attributes: Mapping[str, Any]) -> None: ...
 
 
-#: Begins the span of a request; its parent is what the client's `traceparent` names.
+#: Starts the span of a request, given its name and the `traceparent` header of the client, which becomes its parent.
 StartSpan = Callable[[str, str | None], Span]
 
 
 class TraceStep:
-    """Timed from its making until it is stopped, or left. `headers`: for what it asks of others."""
+    """One step of a request, timed from construction until `stop` or the end of its `with` block.
 
-    __slots__ = ("_began", "_name", "_seconds", "_span", "headers")
+    `headers` go with the HTTP requests that this step makes.
+    """
+
+    __slots__ = ("_name", "_seconds", "_span", "_started_at", "headers")
 
     def __init__(self, name: str, span: Span | None, traceparent: str | None) -> None:
         self._name = name
@@ -40,12 +43,12 @@ class TraceStep:
         self._seconds: float | None = None
         traceparent = traceparent if span is None else span.traceparent
         self.headers = {} if traceparent is None else {"traceparent": traceparent}
-        self._began = time.perf_counter()
+        self._started_at = time.perf_counter()
 
     def stop(self, error: str | None = None) -> float:
-        """The seconds it took; the first call counts."""
+        """Return the seconds that the step took. Only the first call ends it."""
         if self._seconds is None:
-            self._seconds = time.perf_counter() - self._began
+            self._seconds = time.perf_counter() - self._started_at
             STEP_SECONDS[self._name].observe(self._seconds)
             if self._span is not None:
                 self._span.end(error, {})
@@ -55,19 +58,22 @@ class TraceStep:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # The name alone: what an error says may be a secret or a prompt.
+        # Only the class: the error's message may hold a secret or a prompt.
         self.stop(None if kind is None else kind.__name__)
 
 
 class RequestTrace:
-    """One question. Without `begin` its steps are only timed, and what the client calls it goes upstream as it is."""
+    """The trace of one request.
+
+    Without `start_span` the steps are only timed, and the client's `traceparent` goes to the upstream unchanged.
+    """
 
     __slots__ = ("_root", "_traceparent")
 
     def __init__(self, name: str = "", traceparent: str | None = None, start_span: StartSpan | None = None) -> None:
-        known = traceparent if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) else None
-        self._root = None if start_span is None else start_span(name, known)
-        self._traceparent = known if self._root is None else self._root.traceparent
+        valid = traceparent if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) else None
+        self._root = None if start_span is None else start_span(name, valid)
+        self._traceparent = valid if self._root is None else self._root.traceparent
 
     @property
     def id(self) -> str | None:
@@ -82,9 +88,10 @@ class RequestTrace:
 
 
 class OtlpTracing:
-    """Sends spans to a collector that speaks OTLP over HTTP, in a thread of its own, until it is closed.
+    """Send spans to a collector that speaks OTLP over HTTP, from a thread of its own, until closed.
 
-    Needs the extra `limner[otel]`, which is why it imports where it does. `exporter`: another place for the spans.
+    Needs the extra `limner[otel]`; therefore OpenTelemetry is imported inside the methods. `exporter` replaces the
+    OTLP exporter.
     """
 
     def __init__(self, address: str, version: str, exporter: "SpanExporter | None" = None) -> None:
@@ -108,12 +115,12 @@ class OtlpTracing:
         return OtelSpan(self._tracer, self._tracer.start_span(name, context, SpanKind.SERVER))
 
     def close(self) -> None:
-        """Sends what is left; blocks while it does."""
+        """Send the remaining spans, and block until they are sent."""
         self._provider.shutdown()
 
 
 class OtelSpan:
-    """Parents are named, not taken from the surroundings: the steps of one question run side by side."""
+    """A span whose children name it as their parent. The current context cannot: steps of one request run at once."""
 
     def __init__(self, tracer: Any, span: Any) -> None:
         self._tracer = tracer
@@ -129,12 +136,12 @@ class OtelSpan:
     def end(self, error: str | None, attributes: Mapping[str, Any]) -> None:
         from opentelemetry.trace import StatusCode  # noqa: PLC0415
 
-        self._span.set_attributes({f"limner.{name}": fact for name, fact in span_attributes(attributes).items()})
+        self._span.set_attributes({f"limner.{name}": value for name, value in span_attributes(attributes).items()})
         if error is not None:
             self._span.set_status(StatusCode.ERROR, error)
         self._span.end()
 
 
-def span_attributes(facts: Mapping[str, Any]) -> dict[str, str | int]:
-    """What a span can hold; prompts are for the log and the ledger only."""
-    return {name: fact for name, fact in facts.items() if isinstance(fact, str | int) and name != "prompt"}
+def span_attributes(fields: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return the fields that a span can hold. Prompts go to the log and the ledger only."""
+    return {name: value for name, value in fields.items() if isinstance(value, str | int) and name != "prompt"}

@@ -1,4 +1,4 @@
-"""The HTTP server around the app: stops listening only when the questions under way have been answered."""
+"""uvicorn servers that finish all jobs before they stop: `DrainingServer`, and `WorkerServer` for one of several."""
 
 import asyncio
 import gc
@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 
     from app.jobs.service import Studio
 
-#: What a worker tells its supervisor.
+#: Messages of a worker to its supervisor.
 READY, STOPPED_LISTENING = b"ready", b"leaving"
-#: What it is told.
+#: Messages of the supervisor to a worker.
 DRAIN, RELOAD_KEYS, COUNT_DEATH = b"drain", b"reload", b"count death"
 
-#: Seconds that a slow client gets to take the last bytes of its answer.
-_LAST_BYTES = 30
+#: Seconds for slow clients to read the rest of their responses, after all jobs have finished.
+_CLOSE_TIMEOUT = 30
 
 
 class DrainingServer(uvicorn.Server):
-    """The first SIGTERM or SIGINT makes `/readyz` fail and turns new questions away; a second one ends everything."""
+    """A server that drains at the first SIGTERM or SIGINT and stops immediately at the second.
+
+    While it drains, `/readyz` fails and requests that would start new work get a 503.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._app = create_app(settings)
@@ -43,7 +46,7 @@ class DrainingServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
         super().__init__(
-            # uvloop is named, not left to chance: uvicorn falls back to slow parts in silence.
+            # uvicorn's `auto` would silently fall back to a slow event loop and parser if an import fails.
             uvicorn.Config(
                 self._app,
                 host=settings.host,
@@ -55,15 +58,19 @@ class DrainingServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=_LAST_BYTES,
+                timeout_graceful_shutdown=_CLOSE_TIMEOUT,
             )
         )
 
     async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
-        """Raises SystemExit where the app or the socket cannot be opened."""
+        """Start the application and listen.
+
+        Raises:
+            SystemExit: The application cannot start, or the address cannot be bound.
+        """
         await super().startup(sockets)
-        # Requests leave no cycles behind, so a collector that walks through all modules every few requests is a
-        # fifth of the processor's time for nothing, and pauses of a quarter of a second among a thousand who wait.
+        # Requests leave no reference cycles behind. With the default thresholds the collector walks through all modules
+        # every few requests: a fifth of the CPU time, and pauses of 0.25 s with a thousand waiting requests.
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 50, 1_000)
@@ -75,13 +82,13 @@ class DrainingServer(uvicorn.Server):
         log.info("server_ready", address=base_url(self.servers[0].sockets[0].getsockname()))
 
     def _reload_keys_on_sighup(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Signals belong to the main thread; without a file of keys SIGHUP ends the process, as everywhere."""
-        book: KeyFile | None = self._app.state.keys
-        if book is not None and threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGHUP, book.reload)
+        """Without a key file, SIGHUP ends the process as usual. Only the main thread may handle signals."""
+        key_file: KeyFile | None = self._app.state.keys
+        if key_file is not None and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, key_file.reload)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by Python between two steps of the loop, at any place: it only leaves a note for the loop."""
+        """Pass the signal on to the event loop: Python calls this between any two bytecodes."""
         if self._loop is None or self._draining is not None:
             self.force_exit = self._draining is not None
             super().handle_exit(sig, frame)
@@ -99,9 +106,10 @@ class DrainingServer(uvicorn.Server):
 
 
 class WorkerServer(DrainingServer):
-    """One of several, each with its own sockets for the port. Its supervisor tells it over the line what to do.
+    """One of several workers, each with its own sockets for the port. The supervisor controls it through a pipe.
 
-    Where it alone gets a SIGTERM, or the supervisor has gone, it first stops listening: others get what comes then.
+    If only this worker gets a SIGTERM, or the supervisor has ended, it stops listening before it drains, so that new
+    connections go to the other workers.
     """
 
     def __init__(self, settings: Settings, pipe: "Connection") -> None:
@@ -111,25 +119,25 @@ class WorkerServer(DrainingServer):
     def _on_started(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_reader(self._pipe.fileno(), self._on_message, loop)
         self._send(READY)
-        # Held back until now by the supervisor.
+        # Blocked by the supervisor until the worker can handle them.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _on_message(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            said = self._pipe.recv_bytes()
+            message = self._pipe.recv_bytes()
         except (EOFError, OSError):
             loop.remove_reader(self._pipe.fileno())
             self._stop_listening()
             return
-        if said == DRAIN:
+        if message == DRAIN:
             self._start_draining()
-        elif said == COUNT_DEATH:
+        elif message == COUNT_DEATH:
             WORKER_DEATHS.inc()
-        elif said == RELOAD_KEYS:
+        elif message == RELOAD_KEYS:
             self._app.state.keys.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A SIGINT is everybody's who runs in the same terminal: the supervisor says what becomes of it."""
+        """Ignore SIGINT: a terminal sends it to the supervisor too, which then tells its workers to drain."""
         if self._loop is not None and sig == signal.SIGTERM:
             self._loop.call_soon_threadsafe(self._stop_listening)
 
@@ -145,7 +153,11 @@ class WorkerServer(DrainingServer):
 
 
 def run_worker(settings: Settings, sockets: "list[socket.socket]", pipe: "Connection") -> None:
-    """What a worker's process does. Raises SystemExit where the app cannot be opened."""
+    """Run one worker: the main function of its process.
+
+    Raises:
+        SystemExit: The application cannot be created.
+    """
     configure_logging(settings.log_format, settings.log_level)
     bind_contextvars(pid=os.getpid())
     try:
@@ -156,7 +168,7 @@ def run_worker(settings: Settings, sockets: "list[socket.socket]", pipe: "Connec
     worker.run(sockets)
 
 
-def base_url(name: tuple[str, int]) -> str:
-    """`name`: of a socket."""
-    host, port = name[:2]
+def base_url(address: tuple[str, int]) -> str:
+    """Return the API's base URL for a socket's host and port."""
+    host, port = address[:2]
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"

@@ -1,7 +1,7 @@
-"""One client's connection: how long it is waited for, and how much it may send that is not yet a request.
+"""uvicorn's HTTP protocol with limits on the time for a request head, the size of a head, and stalled writes.
 
-uvicorn waits for ever for a head, for a body that has stalled, and for a reader that does not read; its parser holds a
-head of any size. The app itself gives up on stalled bodies (app/routes.py); the rest is here.
+Without these limits uvicorn waits forever for a head, for a stalled body and for a client that does not read, and its
+parser buffers a head of any size. Stalled bodies are ended by the application (`app/api/body.py`), the rest here.
 """
 
 import asyncio
@@ -15,35 +15,41 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.errors import ApiError, InvalidRequest, RequestTimeout, RequestTooLarge
 from app.observability.logging import log
 
-#: Bytes of a head, of what follows a body, or of a chunk's size line. Node takes 16 KiB, nginx 32 KiB.
+#: Bytes of a request head, of trailers, or of a chunk's size line. Node allows 16 KiB, nginx 32 KiB.
 MAX_HEAD_BYTES = 64 * 1024
 
-#: Seconds for a client that is refused to stop sending and to read the refusal.
+#: Seconds for a rejected client to stop sending and to read the error.
 _LINGER_SECONDS = 2.0
 
-#: Names, addresses, ports; underscores too, since services of a compose file are named with them.
+#: Names, addresses and ports. Underscores too, because services of a compose file are named with them.
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
 _NOT_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """`head_seconds` for a head to come whole, `stall_seconds` for a reader to take what has been written."""
+    """One client connection.
+
+    Attributes:
+        header_timeout: Seconds for a complete request head, and for an idle connection.
+        write_timeout: Seconds for the client to read what has been written, once more than the write buffer is unread.
+    """
 
     header_timeout: float
     write_timeout: float
 
     _header_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    #: Why the head is rejected; see `_check_head`.
     _error: ApiError | None = None
-    #: Bytes that have come since there was a whole head, a piece of a body, or the end of one.
+    #: Bytes received since the last complete head, chunk of a body, or end of a body.
     _pending = 0
     _head_started = False
-    #: Nothing that comes is read any more.
+    #: After a rejection, further bytes are ignored.
     _was_rejected = False
-    #: What is being answered, or was last; uvicorn's own `cycle` is the last that came.
+    #: The request that is being answered, or was answered last. uvicorn's own `cycle` is the one received last.
     _current: RequestResponseCycle | None = None
-    #: The head of a request that offers another protocol, without the offer.
+    #: The head of a request that offers another protocol, without this offer.
     _upgrade_request = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -72,14 +78,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._reject(_head_too_large())
 
     def _feed(self, data: bytes) -> None:
-        """Java's client offers HTTP/2 with its first request, and the parser leaves out the body of an offer: so it is
-        read again without it.
+        """Parse bytes. A request that offers another protocol is parsed a second time without the offer.
+
+        Java's HttpClient offers HTTP/2 (`Upgrade: h2c`) in its first request, and httptools skips the body of such a
+        request.
         """
         try:
             self.parser.feed_data(data)
-        except HttpParserUpgrade as offer:
+        except HttpParserUpgrade as upgrade:
             self.parser = HttpRequestParser(self)
-            request, self._upgrade_request = self._upgrade_request + data[offer.args[0] :], b""
+            request, self._upgrade_request = self._upgrade_request + data[upgrade.args[0] :], b""
             self._feed(request)
 
     def on_message_begin(self) -> None:
@@ -96,21 +104,25 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._head_started = False
         self.transport.set_write_buffer_limits()
         super().on_headers_complete()
-        # What is named behind a body is no header of the request any more.
+        # Trailers after a chunked body are appended to this list; they are not headers of the request.
         self.headers = []
         if self.expect_100_continue:
-            # A body that was announced and not asked for may never come: nothing behind it could be understood.
+            # With `Expect: 100-continue` the client may never send the announced body (RFC 9110, 10.1.1). The next
+            # bytes on the connection are then ambiguous, so it is not kept alive.
             self.cycle.keep_alive = False
 
     def _check_head(self) -> None:
-        """The parser turns what is raised here into its own error, so the fault is left for `data_received`."""
+        """Raise if the head is not acceptable.
+
+        httptools replaces any exception with its own, so the error is also stored in `_error` for `data_received`.
+        """
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._error = _head_too_large()
         elif self.parser.get_http_version() not in {"1.0", "1.1"} or self.parser.get_method() == b"CONNECT":
             self._error = InvalidRequest(_NOT_HTTP)
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
-            # RFC 9112, 3.2. The addresses of kept pictures are made from it.
+            # RFC 9112, 3.2. URLs of stored images are made from this header.
             self._error = InvalidRequest("The Host header of the request is not the name of a host.")
         if self._error is not None:
             raise self._error
@@ -132,7 +144,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self.transport.get_write_buffer_size():
-            # From now on any byte that is left unread counts, not only more than a buffer of them.
+            # From now on a single unread byte starts the write timeout, not only more than a buffer of them.
             self.transport.set_write_buffer_limits(high=0)
         super().on_response_complete()
 
@@ -157,9 +169,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _reject(self, error: ApiError) -> None:
-        """Nothing that follows can be understood, so the connection ends; an answer under way breaks off.
+        """Send an error and end the connection, because the bytes that follow cannot be parsed.
 
-        Who is still sending gets time to read why: a socket that is closed with bytes unread resets the connection.
+        A response that has already started is cut off. The socket stays open for a moment: closing it while received
+        bytes are unread resets the connection, and the client would lose the error.
         """
         if self._current is None or self._current.response_complete or not self._current.response_started:
             body = orjson.dumps(error.body)
@@ -180,7 +193,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return self._current is not None and not self._current.response_complete
 
     def _signal_disconnect(self) -> None:
-        """Tell the app that nobody listens; uvicorn tells only the last of several requests that came together."""
+        """Report the disconnect to the application. Of several pipelined requests uvicorn informs only the last one."""
         if self._current is not None and not self._current.response_complete:
             self._current.disconnected = True
             self._current.message_event.set()
@@ -201,6 +214,6 @@ def _head_too_large() -> RequestTooLarge:
 
 
 def protocol_class(header_timeout: float, write_timeout: float) -> type[LimitedHttpProtocol]:
-    """The class that uvicorn makes one object of for each connection."""
+    """Return the class of which uvicorn creates one object per connection. Both timeouts are in seconds."""
     timeouts = {"header_timeout": header_timeout, "write_timeout": write_timeout}
     return type("LimitedHttpProtocol", (LimitedHttpProtocol,), timeouts)

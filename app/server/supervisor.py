@@ -1,7 +1,7 @@
-"""The supervisor of several workers: it holds the port, puts a new worker in the place of one that dies, and ends them.
+"""Run several worker processes: hold the port, replace workers that die, and stop them.
 
-uvicorn has one too, but none that lets questions be answered to their end after a first signal and ends everything at
-a second, that takes its workers along when it is killed, or that waits before a worker is tried once more.
+uvicorn's own supervisor was not enough: it does not drain at the first signal and stop at the second, its workers
+outlive it when it is killed, and it restarts a dying worker without a pause.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import multiprocessing
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,6 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -24,29 +24,27 @@ from app.config.settings import Settings, set_variable
 from app.observability.logging import log
 from app.server.draining import COUNT_DEATH, DRAIN, READY, RELOAD_KEYS, STOPPED_LISTENING, base_url, run_worker
 
-#: A fresh interpreter for each worker: a copy of this process would share its threads' locks.
+#: Each worker is a fresh interpreter. A fork would copy locks that threads of this process hold.
 _SPAWN = multiprocessing.get_context("spawn")
 
-#: Kept from a worker until it can act upon them.
+#: Blocked in a worker until it can handle them.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: Whoever has served for so many seconds did not die of how it was started.
+#: A worker that served for this many seconds did not die because of how it was started.
 _STABLE_SECONDS = 60.0
 
-#: Early deaths in a row before the server gives up, where no worker serves.
+#: After this many early deaths in a row of one worker, the server gives up if no other worker serves.
 _MAX_EARLY_DEATHS = 4
 
-#: Seconds before the second try in a row, doubled for each that follows, up to the last number.
+#: Seconds before a worker is started again after a second early death; doubled for each further one, up to the maximum.
 _FIRST_RESTART_PAUSE, _MAX_RESTART_PAUSE = 0.5, 10.0
 
-#: Where to listen, as `socket.bind` takes it.
+#: Where to listen: the family, and the address as `socket.bind` takes it.
 Address = tuple[socket.AddressFamily, tuple[str, int]]
 
 
-class RunWorker(Protocol):
-    """What a worker's process does."""
-
-    def __call__(self, settings: Settings, sockets: list[socket.socket], pipe: Connection) -> None: ...
+#: The main function of a worker's process. It must be picklable.
+RunWorker = Callable[[Settings, list[socket.socket], Connection], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +54,10 @@ class WorkerHandle:
 
 
 class Supervisor:
-    """The first SIGTERM or SIGINT lets the workers drain, a second one kills them; SIGHUP has keys read anew."""
+    """Keeps the configured number of workers running.
+
+    The first SIGTERM or SIGINT makes the workers drain, a second one kills them; SIGHUP makes them reload the key file.
+    """
 
     def __init__(
         self, settings: Settings, run_worker: RunWorker = run_worker, restart_pause: float = _FIRST_RESTART_PAUSE
@@ -74,13 +75,17 @@ class Supervisor:
         self._has_failed = False
 
     def run(self) -> None:
-        """Raises SystemExit where the port is taken, or no worker can be started."""
+        """Block until all workers have ended.
+
+        Raises:
+            SystemExit: The address cannot be bound, or no worker can be started.
+        """
         asyncio.run(self._run())
         if self._has_failed:
             raise SystemExit(1)
 
     def stop(self) -> None:
-        """Called again, it does not wait for anybody."""
+        """Make the workers drain. A second call kills them."""
         if self._closing.is_set():
             self.force_exit = True
             for worker in self._alive:
@@ -92,15 +97,15 @@ class Supervisor:
 
     async def _run(self) -> None:
         self._addresses = await find_addresses(self._settings.host, self._settings.port)
-        # The port stays ours while nobody listens.
-        claims = self._bind()
-        # Started now, since it lets signals through again that are held back from a worker.
+        # These sockets never listen. They keep the port while no worker does.
+        reserved = self._bind()
+        # Start the resource tracker now: starting it later, in `_start`, would unblock the signals too early.
         resource_tracker.ensure_running()
         with TemporaryDirectory(prefix="limner-metrics-") as folder:
             set_variable("PROMETHEUS_MULTIPROC_DIR", folder)
             self._listen_for_signals()
-            await asyncio.gather(*(self._run_slot(f"worker-{place}") for place in range(self._settings.workers)))
-        close_all(claims)
+            await asyncio.gather(*(self._run_slot(f"worker-{number}") for number in range(self._settings.workers)))
+        close_all(reserved)
 
     def _listen_for_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -112,40 +117,43 @@ class Supervisor:
     def _bind(self) -> list[socket.socket]:
         return [bind(address) for address in self._addresses]
 
-    async def _run_slot(self, place: str) -> None:
-        """One worker after another. Connections that one has not yet accepted wait for the next: the sockets stay."""
+    async def _run_slot(self, name: str) -> None:
+        """Keep one worker running under this name until the server stops.
+
+        The sockets outlive a worker: connections that it had not accepted wait for its successor.
+        """
         sockets: list[socket.socket] = []
-        early = 0
+        early_deaths = 0
         while not self._closing.is_set():
             try:
                 sockets = sockets or self._bind()
-                worker = self._start(place, sockets)
+                worker = self._start(name, sockets)
             except OSError as error:
-                # Memory, processes or files have run out: no reason to give up those who serve.
+                # Memory, processes or file descriptors have run out. The other workers keep serving.
                 log.error("worker_start_failed", error=str(error))
-                seconds = 0.0
+                served = 0.0
             else:
-                seconds = await self._monitor(worker, sockets)
-            early = 0 if seconds > _STABLE_SECONDS else early + 1
-            if early >= _MAX_EARLY_DEATHS and not self._serving and not self._closing.is_set():
-                log.error("worker_restarts_stopped", deaths=early)
+                served = await self._monitor(worker, sockets)
+            early_deaths = 0 if served > _STABLE_SECONDS else early_deaths + 1
+            if early_deaths >= _MAX_EARLY_DEATHS and not self._serving and not self._closing.is_set():
+                log.error("worker_restarts_stopped", deaths=early_deaths)
                 self._has_failed = True
                 self.stop()
-            elif early > 1:
-                # Meanwhile the other workers get what comes.
+            elif early_deaths > 1:
+                # Close the sockets so that new connections go to the other workers during the pause.
                 close_all(sockets)
-                await self._pause_restarts(min(self._restart_pause * 2 ** (early - 2), _MAX_RESTART_PAUSE))
+                await self._pause_restarts(min(self._restart_pause * 2 ** (early_deaths - 2), _MAX_RESTART_PAUSE))
         close_all(sockets)
 
     async def _pause_restarts(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
 
-    def _start(self, place: str, sockets: list[socket.socket]) -> WorkerHandle:
-        """By the name of its place it is told apart in the metrics, where it goes on counting for the one before it."""
+    def _start(self, name: str, sockets: list[socket.socket]) -> WorkerHandle:
+        """Start a worker. `name` is also that of its metric files, so it continues the counters of its predecessor."""
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
-            target=self._run_worker, args=(self._settings, sockets, theirs), name=place, daemon=True
+            target=self._run_worker, args=(self._settings, sockets, theirs), name=name, daemon=True
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -158,16 +166,16 @@ class Supervisor:
         return worker
 
     async def _monitor(self, worker: WorkerHandle, sockets: list[socket.socket]) -> float:
-        """To its end; the seconds for which it has served."""
+        """Wait until the worker has ended, and return the seconds for which it served."""
         has_served = await receive(worker.pipe) == READY
-        began = time.monotonic()
+        started_at = time.monotonic()
         if has_served:
             self._on_ready(worker)
             if await receive(worker.pipe) == STOPPED_LISTENING:
                 close_all(sockets)
         await wait_readable(worker.process.sentinel)
         self._on_exit(worker)
-        return time.monotonic() - began if has_served else 0.0
+        return time.monotonic() - started_at if has_served else 0.0
 
     def _on_ready(self, worker: WorkerHandle) -> None:
         self._serving.add(worker)
@@ -189,7 +197,7 @@ class Supervisor:
             self._report_deaths()
 
     def _report_deaths(self) -> None:
-        """In the metrics of a worker that serves, as soon as there is one: this process has none of its own."""
+        """Let a serving worker count the deaths: this process has no metrics of its own."""
         for worker in self._serving:
             for _ in range(self._deaths):
                 send(worker.pipe, COUNT_DEATH)
@@ -201,13 +209,13 @@ class Supervisor:
 
 
 def send(line: Connection, message: bytes) -> None:
-    """Nothing where the other end has gone: that is noticed by its process."""
+    """Send a message, unless the other process has closed its end; its exit is handled elsewhere."""
     with suppress(OSError):
         line.send_bytes(message)
 
 
 async def receive(line: Connection) -> bytes | None:
-    """None where the other end has gone."""
+    """Return the next message, or None if the other process has closed its end."""
     await wait_readable(line.fileno())
     try:
         return line.recv_bytes()
@@ -226,9 +234,13 @@ async def wait_readable(descriptor: int) -> None:
 
 
 async def find_addresses(host: str, port: int) -> list[Address]:
-    """All that the host's name stands for, and free. Raises SystemExit, like uvicorn, which says why in the log.
+    """Return all addresses of the host, with the port that was chosen if `port` is 0.
 
-    Sockets that share a port would also share it with another server of the same user, and nobody would notice.
+    The addresses are bound once to see that they are free: the workers' sockets share the port (SO_REUSEPORT), and would
+    silently share it with another server of the same user, too.
+
+    Raises:
+        SystemExit: An address cannot be bound. As with uvicorn, the reason is in the log.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -242,21 +254,22 @@ async def find_addresses(host: str, port: int) -> list[Address]:
 
 
 def bind(address: Address) -> socket.socket:
-    """A socket for each worker, among which the kernel spreads connections evenly.
+    """Create one worker's socket. Each worker has its own, so that the kernel spreads connections evenly.
 
-    Of 200 at once to a socket that four workers shared, one took 193, and each of four sockets got about 50.
+    Measured with 200 connections at once and four workers: on one shared socket, a single worker accepted 193; with
+    four sockets, each got about 50.
     """
-    family, place = address
+    family, name = address
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if family == socket.AF_INET6:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    bound.bind(place)
+    bound.bind(name)
     return bound
 
 
 def close_all(sockets: list[socket.socket]) -> None:
-    """The list is empty then."""
+    """Close the sockets and empty the list."""
     while sockets:
         sockets.pop().close()

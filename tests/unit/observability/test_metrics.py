@@ -59,7 +59,7 @@ def test_a_label_is_a_plain_word(case: Label) -> None:
 
 def test_only_so_many_labels_are_told_apart() -> None:
     registry = CollectorRegistry()
-    family = LabelledCounter(Counter("seen", "…", ("outcome",), registry=registry), most=3)
+    family = LabelledCounter(Counter("seen", "…", ("outcome",), registry=registry), max_series=3)
     for code in ("a", "b", "c", "d", "e", "a", "e"):
         family.labels(code).inc()
     found = {code: registry.get_sample_value("seen_total", {"outcome": code}) for code in ("a", "c", "d", "other")}
