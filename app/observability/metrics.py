@@ -29,9 +29,9 @@ def configure_multiprocess() -> None:
         values.ValueClass = values.MultiProcessValue(lambda: current_process().name)  # type: ignore[no-untyped-call]
 
 
-# Called at import, although that is a side effect: prometheus_client binds a metric to its file when the metric is made,
-# which happens below. Tried: a counter made before the class is replaced stays in `counter_<pid>.db`. The worker cannot
-# call this earlier, because unpickling its main function imports this module.
+# Called at import, although that is a side effect: prometheus_client binds a metric to its file when the metric is made
+# (below). Tried: a counter made before the class is replaced stays in `counter_<pid>.db`. A worker cannot call this
+# earlier, because unpickling its main function imports this module.
 configure_multiprocess()
 
 # Without this, each counter and histogram has a second series (`_created`) with the time of its creation.

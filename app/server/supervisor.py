@@ -236,8 +236,8 @@ async def wait_readable(descriptor: int) -> None:
 async def find_addresses(host: str, port: int) -> list[Address]:
     """Return all addresses of the host, with the port that was chosen if `port` is 0.
 
-    The addresses are bound once to see that they are free: the workers' sockets share the port (SO_REUSEPORT), and would
-    silently share it with another server of the same user, too.
+    The addresses are bound once to see that they are free: the workers' sockets share the port (SO_REUSEPORT), and
+    would silently share it with another server of the same user, too.
 
     Raises:
         SystemExit: An address cannot be bound. As with uvicorn, the reason is in the log.

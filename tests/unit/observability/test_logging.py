@@ -28,14 +28,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_one_json_object_a_line_where_nobody_reads() -> None:
+def test_the_log_is_json_lines_without_a_terminal() -> None:
     stream = io.StringIO()
     configure_logging("auto", "info", stream)
-    log.debug("too quiet")
+    log.debug("below the level")
     log.info("request", status=200, form={"a": b"bytes"})
     logging.getLogger("a.library").warning("from a library: %s", "x")
     records = {record["event"]: record for record in map(orjson.loads, stream.getvalue().splitlines())}
-    assert "too quiet" not in records
+    assert "below the level" not in records
     first, second = records["request"], records["from a library: x"]
     assert (first["status"], first["level"], second["level"]) == (200, "info", "warning")
     assert first["timestamp"].endswith("Z")
@@ -53,7 +53,7 @@ def test_a_stack_trace_is_part_of_its_record() -> None:
 
 
 @pytest.mark.parametrize(("form", "stream"), [("auto", Terminal()), ("console", io.StringIO())])
-def test_readable_on_a_terminal_or_where_asked(form: str, stream: io.StringIO) -> None:
+def test_the_log_is_readable_on_a_terminal_or_if_configured(form: str, stream: io.StringIO) -> None:
     configure_logging(form, "debug", stream)
     log.debug("request", status=200)
     line = stream.getvalue()
@@ -62,7 +62,7 @@ def test_readable_on_a_terminal_or_where_asked(form: str, stream: io.StringIO) -
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_what_strangers_write_does_not_steer_the_terminal(form: str) -> None:
+def test_control_characters_are_escaped(form: str) -> None:
     stream = io.StringIO()
     configure_logging(form, "debug", stream)
     log.info("request", path="/\x1b[2J\r\nfake\x00", other="狐 a")
@@ -73,7 +73,7 @@ def test_what_strangers_write_does_not_steer_the_terminal(form: str) -> None:
     assert "狐 a" in lines[0]
 
 
-def test_libraries_do_not_write_addresses() -> None:
+def test_info_records_of_http_libraries_are_dropped() -> None:
     stream = io.StringIO()
     configure_logging("json", "debug", stream)
     for name in ("httpx", "aiohttp.client", "asyncio", "python_multipart.multipart", "PIL.PngImagePlugin"):
@@ -81,16 +81,16 @@ def test_libraries_do_not_write_addresses() -> None:
     assert stream.getvalue() == ""
 
 
-class Gone(io.StringIO):
-    """The reader has gone, or the disk is full."""
+class BrokenStream(io.StringIO):
+    """A stream whose reader has closed it, or whose disk is full."""
 
     def write(self, _: str) -> int:
         raise BrokenPipeError
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical", "exception"])
-def test_a_log_that_cannot_be_written_is_no_failure(level: str) -> None:
-    configure_logging("json", "debug", Gone())
+def test_a_record_that_cannot_be_written_is_dropped(level: str) -> None:
+    configure_logging("json", "debug", BrokenStream())
     getattr(log, level)("request")
 
 

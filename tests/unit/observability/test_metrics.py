@@ -1,4 +1,4 @@
-"""What Prometheus reads: of one process, and of several that share a folder."""
+"""The metrics as Prometheus reads them: of one process, and of several that share a folder."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from app.observability.metrics import LabelledCounter, render, sample_gauges
 
 ROOT = Path(__file__).parents[3]
 
-#: What a worker does, then what the last one tells of all.
+#: A worker that counts, and one that then prints the metrics of all workers.
 WORKER = """
 from app.observability import metrics
 metrics.REQUESTS.labels("image_edit", "ok").inc()
@@ -37,55 +37,55 @@ def value(name: str, **labels: str) -> float:
 @dataclass(frozen=True, slots=True)
 class Label:
     name: str
-    said: str
-    told: str
+    code: str
+    label: str
 
 
 LABELS = [
-    Label("a code of ours is told", "upstream_timeout", "upstream_timeout"),
-    Label("what an upstream has made up is other", "Model not found: /srv/x", "other"),
-    Label("a long one too", "x" * 41, "other"),
-    Label("nothing at all too", "", "other"),
+    Label("one of our error codes is kept", "upstream_timeout", "upstream_timeout"),
+    Label("a sentence of an upstream is other", "Model not found: /srv/x", "other"),
+    Label("a long code is other", "x" * 41, "other"),
+    Label("an empty code is other", "", "other"),
 ]
 
 
 @pytest.mark.parametrize("case", LABELS, ids=lambda case: case.name)
-def test_a_label_is_a_plain_word(case: Label) -> None:
+def test_only_short_plain_words_become_label_values(case: Label) -> None:
     registry = CollectorRegistry()
-    family = LabelledCounter(Counter("seen", "…", ("operation", "outcome"), registry=registry))
-    family.labels("edit", case.said).inc()
-    assert registry.get_sample_value("seen_total", {"operation": "edit", "outcome": case.told}) == 1
+    counter = LabelledCounter(Counter("seen", "…", ("operation", "outcome"), registry=registry))
+    counter.labels("edit", case.code).inc()
+    assert registry.get_sample_value("seen_total", {"operation": "edit", "outcome": case.label}) == 1
 
 
-def test_only_so_many_labels_are_told_apart() -> None:
+def test_the_number_of_label_values_is_limited() -> None:
     registry = CollectorRegistry()
-    family = LabelledCounter(Counter("seen", "…", ("outcome",), registry=registry), max_series=3)
+    counter = LabelledCounter(Counter("seen", "…", ("outcome",), registry=registry), max_series=3)
     for code in ("a", "b", "c", "d", "e", "a", "e"):
-        family.labels(code).inc()
+        counter.labels(code).inc()
     found = {code: registry.get_sample_value("seen_total", {"outcome": code}) for code in ("a", "c", "d", "other")}
     assert found == {"a": 2, "c": 1, "d": None, "other": 3}
 
 
 @dataclass
-class Places:
+class Slots:
     in_use: int = 3
     waiting: int = 2
     limit: int = 8
 
 
-def test_turns_circuits_and_the_lag_of_the_loop_are_looked_at() -> None:
+def test_slots_circuits_and_the_lag_of_the_loop_are_sampled() -> None:
     clock = iter((0.0, 1.5, 1.5, 2.5))
-    looks: list[float] = []
+    sleeps: list[float] = []
 
     async def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 3:
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
             raise asyncio.CancelledError
 
     before = value("limner_event_loop_lag_seconds_count"), value("limner_event_loop_lag_seconds_sum")
     states = {"a": "closed", "b": "half-open", "c": "open"}
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(sample_gauges(Places(), lambda: states, sleep=sleep, now=lambda: next(clock, 9.0)))
+        asyncio.run(sample_gauges(Slots(), lambda: states, sleep=sleep, now=lambda: next(clock, 9.0)))
     after = value("limner_event_loop_lag_seconds_count"), value("limner_event_loop_lag_seconds_sum")
     assert after[0] - before[0] == 2
     assert after[1] - before[1] == pytest.approx(0.5)
@@ -95,16 +95,16 @@ def test_turns_circuits_and_the_lag_of_the_loop_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize(("accept", "media_type", "end"), [("", "text/plain; version=0.0.4", b""), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version=1.0.0", b"# EOF\n")])  # fmt: skip
-def test_the_form_is_the_one_that_is_asked_for(accept: str, media_type: str, end: bytes) -> None:
-    body, told = render(accept)
-    assert told.startswith(media_type)
+def test_the_format_follows_the_accept_header(accept: str, media_type: str, end: bytes) -> None:
+    body, content_type = render(accept)
+    assert content_type.startswith(media_type)
     assert body.endswith(end)
     assert b'limner_step_seconds_bucket{le="600.0",step="ask"}' in body
     assert b"process_resident_memory_bytes" in body
     assert b"_created" not in body
 
 
-def test_every_metric_is_explained_and_ours_are_named_so() -> None:
+def test_every_metric_has_a_description_and_our_prefix() -> None:
     families = list(text_string_to_metric_families(render("")[0].decode()))
     ours = [family for family in families if not family.name.startswith("process_")]
     assert all(family.name.startswith("limner_") and family.documentation.endswith(".") for family in ours)
@@ -112,19 +112,21 @@ def test_every_metric_is_explained_and_ours_are_named_so() -> None:
 
 
 def test_every_metric_is_in_the_readme() -> None:
-    told = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     names = re.findall("^# TYPE limner_([a-z_]+) ", render("")[0].decode(), re.MULTILINE)
     assert len(names) == 14
-    assert [name for name in names if f"`{name}" not in told] == []
+    assert [name for name in names if f"`{name}" not in readme] == []
 
 
-def test_several_workers_are_added_up(tmp_path: Path) -> None:
+def test_the_metrics_of_several_workers_are_summed(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     subprocess.run((sys.executable, "-c", WORKER), env=environment, check=True)
-    told = subprocess.run((sys.executable, "-c", SCRAPED), env=environment, check=True, capture_output=True, text=True)
+    scraped = subprocess.run(
+        (sys.executable, "-c", SCRAPED), env=environment, check=True, capture_output=True, text=True
+    )
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(told.stdout)
+        for family in text_string_to_metric_families(scraped.stdout)
         for sample in family.samples
     }
     assert samples["limner_questions_total", ("operation", "image_edit"), ("outcome", "ok")] == 2
@@ -133,15 +135,15 @@ def test_several_workers_are_added_up(tmp_path: Path) -> None:
     assert samples["limner_spool_bytes",] == 2000
 
 
-def test_what_all_workers_share_is_read_in_this_process_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library looks at the variable when it is imported; from then on its class of values tells."""
+def test_the_files_of_all_workers_are_read_in_this_process_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads the variable once, at its import, and chooses its value class accordingly."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr(values.ValueClass, "_multiprocess", True)
     assert render("")[0] == b""
 
 
 @pytest.mark.parametrize(("process", "file"), [("MainProcess", "counter_PID.db"), ("worker-3", "counter_worker-3.db")])
-def test_a_worker_counts_on_in_the_files_of_the_one_before_it(
+def test_a_worker_continues_the_files_of_its_predecessor(
     process: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))

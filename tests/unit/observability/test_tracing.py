@@ -1,4 +1,4 @@
-"""Steps are timed, spans hang where they belong, and what a client calls its trace goes on."""
+"""Steps are timed, spans have the right parents, and a client's trace id is passed on."""
 
 import asyncio
 import threading
@@ -21,29 +21,29 @@ GIVEN = f"00-{TRACE}-{SPAN}-01"
 class Given:
     name: str
     traceparent: str | None
-    is_known: bool = False
+    is_valid: bool = False
 
 
 TRACEPARENTS = [
-    Given("as W3C writes it", GIVEN, is_known=True),
-    Given("of a later version", f"01-{TRACE}-{SPAN}-00", is_known=True),
+    Given("as in the W3C document", GIVEN, is_valid=True),
+    Given("of a later version", f"01-{TRACE}-{SPAN}-00", is_valid=True),
     Given("none", None),
-    Given("a version that never is", f"ff-{TRACE}-{SPAN}-01"),
+    Given("an invalid version", f"ff-{TRACE}-{SPAN}-01"),
     Given("a trace of zeros", f"00-{'0' * 32}-{SPAN}-01"),
     Given("a span of zeros", f"00-{TRACE}-{'0' * 16}-01"),
     Given("in capitals", GIVEN.upper()),
     Given("too short", GIVEN[:-1]),
-    Given("with a line of its own", GIVEN + "\r\nauthorization: x"),
+    Given("with a line break", GIVEN + "\r\nauthorization: x"),
 ]
 
 
 @pytest.mark.parametrize("case", TRACEPARENTS, ids=lambda case: case.name)
-def test_without_a_collector_the_name_of_the_trace_goes_on(case: Given) -> None:
+def test_without_a_collector_a_valid_traceparent_is_passed_on(case: Given) -> None:
     trace = RequestTrace("image_edit", case.traceparent)
     step = trace.step("ask")
     trace.end(None, {})
-    assert trace.id == (None if not case.is_known else TRACE)
-    assert step.headers == ({"traceparent": case.traceparent} if case.is_known else {})
+    assert trace.id == (None if not case.is_valid else TRACE)
+    assert step.headers == ({"traceparent": case.traceparent} if case.is_valid else {})
 
 
 def timed(step: str) -> tuple[float, float]:
@@ -69,7 +69,7 @@ def test_a_step_that_fails_is_timed_too() -> None:
 
 
 def record(traceparent: str | None) -> tuple[dict[str, ReadableSpan], str]:
-    """The spans of one question by their names, and how it was called upstream."""
+    """Return the spans of one request by name, and the `traceparent` that its upstream got."""
     exporter = InMemorySpanExporter()
     tracing = OtlpTracing("http://127.0.0.1:9", "1.2.3", exporter)
     trace = RequestTrace("image_edit", traceparent, tracing.start_span)
@@ -82,23 +82,23 @@ def record(traceparent: str | None) -> tuple[dict[str, ReadableSpan], str]:
     return {span.name: span for span in exporter.get_finished_spans()}, ask.headers["traceparent"]
 
 
-def test_each_step_is_a_span_of_its_question() -> None:
-    spans, told = record(GIVEN)
+def test_each_step_is_a_child_of_the_span_of_its_request() -> None:
+    spans, upstream_traceparent = record(GIVEN)
     root = spans["image_edit"]
     assert list(spans) == ["turn", "fetch", "ask", "image_edit"]
     assert (root.kind, root.parent and f"{root.parent.span_id:016x}") == (SpanKind.SERVER, SPAN)
     assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {TRACE}
     parents = {name: span.parent for name, span in spans.items() if name != "image_edit"}
     assert {parent and parent.span_id for parent in parents.values()} == {root.context.span_id}
-    assert told == f"00-{TRACE}-{spans['ask'].context.span_id:016x}-01"
+    assert upstream_traceparent == f"00-{TRACE}-{spans['ask'].context.span_id:016x}-01"
     assert root.resource.attributes["service.name"] == "limner"
     assert root.attributes == {"limner.images": 0, "limner.model": "gpt-image-2"}
 
 
-def test_a_failure_is_told_by_its_name_alone() -> None:
+def test_only_the_class_of_an_error_is_recorded() -> None:
     spans, _ = record(None)
-    told = {name: (span.status.status_code, span.status.description) for name, span in spans.items()}
-    assert told == {
+    statuses = {name: (span.status.status_code, span.status.description) for name, span in spans.items()}
+    assert statuses == {
         "turn": (StatusCode.UNSET, None),
         "ask": (StatusCode.UNSET, None),
         "fetch": (StatusCode.ERROR, "ValueError"),
@@ -107,43 +107,43 @@ def test_a_failure_is_told_by_its_name_alone() -> None:
     assert not any(span.events for span in spans.values())
 
 
-def test_a_trace_that_nobody_began_is_begun() -> None:
-    spans, told = record(None)
+def test_without_a_traceparent_a_trace_is_started() -> None:
+    spans, upstream_traceparent = record(None)
     assert spans["image_edit"].parent is None
-    assert told[3:35] == f"{spans['ask'].context.trace_id:032x}"
+    assert upstream_traceparent[3:35] == f"{spans['ask'].context.trace_id:032x}"
 
 
-def test_a_trace_that_the_client_does_not_record_is_not_sent() -> None:
-    spans, told = record(GIVEN[:-1] + "0")
-    assert (spans, told[3:35], told[-2:]) == ({}, TRACE, "00")
+def test_a_trace_that_the_client_does_not_sample_is_not_sent() -> None:
+    spans, upstream_traceparent = record(GIVEN[:-1] + "0")
+    assert (spans, upstream_traceparent[3:35], upstream_traceparent[-2:]) == ({}, TRACE, "00")
 
 
-def test_spans_of_questions_side_by_side_keep_their_parents() -> None:
+def test_spans_of_concurrent_requests_keep_their_parents() -> None:
     exporter = InMemorySpanExporter()
     tracing = OtlpTracing("http://127.0.0.1:9", "1.2.3", exporter)
 
-    async def question(name: str) -> None:
+    async def run(name: str) -> None:
         trace = RequestTrace(name, None, tracing.start_span)
         with trace.step("ask"):
             await asyncio.sleep(0)
         trace.end(None, {})
 
-    async def both() -> None:
-        await asyncio.gather(question("a"), question("b"))
+    async def run_both() -> None:
+        await asyncio.gather(run("a"), run("b"))
 
-    asyncio.run(both())
+    asyncio.run(run_both())
     tracing.close()
     spans = exporter.get_finished_spans()
     roots = {span.context.span_id for span in spans if span.name in "ab"}
     assert {span.parent.span_id for span in spans if span.name == "ask" and span.parent} == roots
 
 
-def test_a_span_holds_plain_values_and_no_prompt() -> None:
-    facts = {"n": 2, "model": "m", "stream": True, "quality": None, "sizes": ["1x1"], "prompt": "secret"}
-    assert span_attributes(facts) == {"n": 2, "model": "m", "stream": True}
+def test_a_span_holds_plain_values_but_no_prompt() -> None:
+    fields = {"n": 2, "model": "m", "stream": True, "quality": None, "sizes": ["1x1"], "prompt": "secret"}
+    assert span_attributes(fields) == {"n": 2, "model": "m", "stream": True}
 
 
-def test_a_collector_gets_them() -> None:
+def test_spans_are_sent_to_a_collector() -> None:
     seen: list[tuple[str, str | None, bytes]] = []
 
     class Collector(BaseHTTPRequestHandler):
