@@ -1,4 +1,8 @@
-"""`POST /v1/explain`: what `limner explain` says of a chat reply, for the page that it was pasted into."""
+"""Serve two tools for setting up a server: `POST /v1/explain` and `GET /v1/silence/SECONDS`.
+
+The first reports which images a pasted chat reply holds, as `limner explain` does. The second stays silent for a while,
+to find out which proxies or clients close a silent connection.
+"""
 
 import asyncio
 import re
@@ -15,16 +19,19 @@ from app.errors import InvalidRequest, RateLimited
 from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
 
-#: Bytes of one reply: four million pixels in base64. Read with malice they cost two seconds of a processor.
+#: Bytes of one pasted reply: enough for four million pixels in base64. A malicious one costs two seconds of CPU time.
 MAX_REPLY_BYTES = 16 * 2**20
-#: Replies that are read at once: one processor at most is kept from painting.
+#: Replies that are analyzed at once; more would take CPU time away from image requests.
 MAX_CONCURRENT_EXPLAINS = 2
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def explain_routes(access: Authenticator, timeout: float) -> APIRouter:
-    """`patience`: seconds without a byte of the reply. Costs no money, but needs a key as a picture does."""
+    """Explaining costs no money, but needs a client key as image requests do.
+
+    `timeout`: seconds without a byte of the body.
+    """
     router = APIRouter()
     reading = 0
 
@@ -33,11 +40,11 @@ def explain_routes(access: Authenticator, timeout: float) -> APIRouter:
         nonlocal reading
         access.authenticate(http.headers)
         if reading == MAX_CONCURRENT_EXPLAINS:
-            raise RateLimited("Others have their replies explained. Please try again shortly.")
+            raise RateLimited("Other replies are being explained. Please try again shortly.")
         reading += 1
         try:
-            reply = b"".join([piece async for piece in counted(http, MAX_REPLY_BYTES, timeout)])
-            # In a thread: pictures go on meanwhile.
+            reply = b"".join([chunk async for chunk in counted(http, MAX_REPLY_BYTES, timeout)])
+            # In a thread, so that the event loop keeps serving other requests.
             return await asyncio.to_thread(explain_reply, reply)
         except ClientDisconnect:
             return Response(status_code=499)
@@ -52,12 +59,12 @@ def explain_reply(reply: bytes) -> Response:
     return JsonResponse(json_report(pasted, explain(pasted.reply)), headers=_HEADERS)
 
 
-#: Seconds at most, and how many may wait at once: each holds a connection.
+#: Limits of the silence endpoint: its length, and how many may wait at once, because each holds a connection.
 MAX_SILENCE_SECONDS, MAX_CONCURRENT_SILENCES = 900, 4
 
 
 def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> APIRouter:
-    """Costs nothing, but needs a key as a picture does."""
+    """Silence costs no money, but needs a client key as image requests do."""
     router = APIRouter()
     waiting = 0
 
@@ -67,7 +74,7 @@ def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[obj
         access.authenticate(http.headers)
         length = parse_seconds(seconds)
         if waiting == MAX_CONCURRENT_SILENCES:
-            raise RateLimited("Others are listening to the silence. Please try again shortly.")
+            raise RateLimited("Other clients are using this endpoint. Please try again shortly.")
         waiting += 1
         try:
             await sleep(length)
@@ -81,6 +88,8 @@ def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[obj
 def parse_seconds(seconds: str) -> float:
     if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", seconds) is None or float(seconds) > MAX_SILENCE_SECONDS:
         raise InvalidRequest(
-            f"A silence has 0 to {MAX_SILENCE_SECONDS} seconds.", param="seconds", code="invalid_value"
+            f"The length of the silence must be between 0 and {MAX_SILENCE_SECONDS} seconds.",
+            param="seconds",
+            code="invalid_value",
         )
     return float(seconds)

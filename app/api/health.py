@@ -1,4 +1,4 @@
-"""What operators and clients ask besides pictures: health, models, kept images."""
+"""Serve `/healthz`, `/readyz` and `/metrics` for load balancers, orchestrators and Prometheus."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -13,34 +13,36 @@ def health_routes() -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.head("/healthz", include_in_schema=False)
-    @router.get("/healthz", summary="Whether the process lives", responses={200: json_response(STATUS, "It does.")})
+    @router.get(
+        "/healthz", summary="Whether the process is alive", responses={200: json_response(STATUS, "It is alive.")}
+    )
     async def healthz() -> Response:
         return JsonResponse({"status": "ok"})
 
     @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
-        summary="Whether it takes questions: not while it is shutting down",
-        responses={200: json_response(READINESS, "It does."), **error_responses(503)},
+        summary="Whether the server accepts requests: not while it is shutting down",
+        responses={200: json_response(READINESS, "It accepts requests."), **error_responses(503)},
     )
     async def readyz(http: Request) -> Response:
         if http.app.state.studio.closing:
             raise ServiceUnavailable("The server is shutting down.")
-        # An open circuit turns nobody away: where there is no better upstream, this one is asked nevertheless.
+        # An open circuit is not unready: without a better upstream, that one is tried nevertheless.
         return JsonResponse({"status": "ready", "upstreams": http.app.state.studio.parts.upstreams.circuits()})
 
     return router
 
 
 def metrics_routes() -> APIRouter:
-    """No key: nothing here tells who asks, or what."""
+    """Metrics need no key: they show neither callers nor prompts."""
     router = APIRouter(tags=["operations"])
 
-    # Not async, so that it runs beside the event loop: with several workers it reads the files of all.
+    # Not async, so FastAPI runs it in a thread: with several workers it reads the files of all.
     @router.head("/metrics", include_in_schema=False)
     @router.get(
         "/metrics",
-        summary="What is counted and timed, for Prometheus",
+        summary="Metrics for Prometheus",
         responses={200: {"description": "All metrics.", "content": {"text/plain": {}}}},
         response_class=Response,
     )

@@ -1,4 +1,4 @@
-"""What every request passes: request id, access record, tidy path, last resort for faults. Plain ASGI classes."""
+"""ASGI middleware for every request: request id, access log, normalized paths, and a 500 for unhandled errors."""
 
 import logging
 import re
@@ -16,22 +16,22 @@ from app.api.responses import ErrorResponse
 from app.errors import ApiError
 from app.observability.logging import log
 
-#: Probes come every few seconds and say nothing new; a page has two dozen files.
+#: Logged at level debug: probes that come every few seconds, and the two dozen files of the page.
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
 
 
 class Account(Protocol):
     def close(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What there is to say of the request that has ended with this record."""
+        """Return further fields for the record of the request that has ended."""
         ...
 
 
 class AccessLogMiddleware:
-    """Gives each request an id, answers it in `x-request-id`, and writes one record when it has ended.
+    """Gives each request an id, returns it in `x-request-id`, and logs one record when the request has ended.
 
-    What a route puts into `scope["state"]["record"]` joins the record, and what the account says that it has opened in
-    `scope["state"]["account"]`. Those of questions about pictures go into `outcomes` too, with the time of their end.
-    All that is logged on the way has the request's id.
+    Everything that is logged during the request has its id. Fields that a route puts into `scope["state"]["record"]`
+    become part of the record, and so do those of the account in `scope["state"]["account"]`. Records of image requests
+    are also appended to `outcomes`, with the time at which they ended.
     """
 
     def __init__(self, app: ASGIApp, outcomes: deque[Mapping[str, object]] | None = None) -> None:
@@ -62,12 +62,12 @@ class AccessLogMiddleware:
             bytes_out += len(message.get("body", b""))
             await send(message)
 
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             await self._app(scope, count_in, send_with_id)
         finally:
             level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
-            ms = round((time.perf_counter() - began) * 1000, 1)
+            ms = round((time.perf_counter() - started_at) * 1000, 1)
             record.update(bytes_in=bytes_in, bytes_out=bytes_out)
             account: Account | None = scope["state"].get("account")
             if account is not None:
@@ -79,15 +79,17 @@ class AccessLogMiddleware:
 
 
 def normalize_path(path: str) -> str:
-    """Open WebUI with a trailing slash in its base URL asks for `/v1//images/generations`; Spring AI and NextChat add
-    a `/v1` of their own to one that has it.
+    """Return a path without repeated or trailing slashes and without a repeated `/v1`.
+
+    Open WebUI with a trailing slash in its base URL requests `/v1//images/generations`; Spring AI and NextChat add
+    `/v1` to a base URL that already ends in it.
     """
     single = re.sub("/{2,}", "/", path).rstrip("/") or "/"
     return re.sub("^(/v1){2,}(?=/|$)", "/v1", single)
 
 
 class UnhandledErrorMiddleware:
-    """Whatever nobody foresaw becomes a 500 in OpenAI's envelope, and a stack trace in the log only."""
+    """Turns unhandled errors into a 500 in OpenAI's format. Their stack trace goes to the log only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

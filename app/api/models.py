@@ -1,4 +1,4 @@
-"""What operators and clients ask besides pictures: health, models, kept images."""
+"""Serve `GET /v1/models` and `GET /v1/models/NAME`."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,16 +10,16 @@ from app.api.openapi import MODEL, MODELS, NEEDS_KEY, error_responses, json_resp
 from app.api.responses import JsonResponse
 from app.errors import NotFound
 
-#: 2024-12-01: a date that never changes, so that answers can be cached and compared.
+#: 2024-12-01: a fixed date, so that responses can be cached and compared.
 _CREATED = 1_733_011_200
 
 
-#: The names of models at an upstream, None being any of them, and of those only the ones that are given, if any are.
+#: Returns the model names of one upstream (None: of all), restricted to the given names if there are any.
 ListModels = Callable[[str | None, tuple[str, ...]], Iterable[str]]
 
 
 def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
-    """A key with a row in the file of keys is told of what it may use, and of nothing else."""
+    """List the models that the caller may use: all of them, or those that its entry in the key file allows."""
     router = APIRouter(tags=["models"])
 
     def cards(http: Request) -> dict[str, dict[str, object]]:
@@ -30,8 +30,8 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     @router.head("/models", include_in_schema=False)
     @router.get(
         "/models",
-        summary="The names that clients may use; any other is accepted too",
-        responses={200: json_response(MODELS, "All of them."), **error_responses(401)},
+        summary="List the models that are known; other names are accepted too",
+        responses={200: json_response(MODELS, "The models."), **error_responses(401)},
         openapi_extra=NEEDS_KEY,
     )
     async def models(http: Request) -> Response:
@@ -40,8 +40,8 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     @router.head("/models/{name:path}", include_in_schema=False)
     @router.get(
         "/models/{name:path}",
-        summary="One of them",
-        responses={200: json_response(MODEL, "It is listed."), **error_responses(401, 404)},
+        summary="Get one model",
+        responses={200: json_response(MODEL, "The model."), **error_responses(401, 404)},
         openapi_extra=NEEDS_KEY,
     )
     async def model(name: str, http: Request) -> Response:

@@ -1,4 +1,7 @@
-"""What the OpenAPI document says: the endpoints read and write their bodies themselves, so FastAPI cannot know."""
+"""Schemas and examples of the OpenAPI document.
+
+The endpoints read and write their bodies themselves, so FastAPI cannot derive this from their signatures.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,19 +23,19 @@ from app.errors import (
 )
 from app.protocol.image_request import Operation, schema
 
-#: The name of a kept picture, and the id of a question.
+#: The name of a stored image, and the id of a job.
 IMAGE_NAME_EXAMPLE = "Zk3v0yq1mE7r9wXc5uT8bN2hD4jL6pAf.png"
 JOB_ID_EXAMPLE = "req_11e38150c7c64ee994eac76878a65bca"
 
-#: A picture of 16x16 pixels, so that the example of an edit works wherever it is pasted.
-_GREY = (
+#: An image of 16x16 pixels, so that the example of an edit works as it is.
+_GRAY_IMAGE = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mM8wYAKmBhGtAAA5cgA6C0e9MkAAAAASUVORK5CYII="
 )
 
 _REQUEST_EXAMPLE = {"model": "gpt-image-2", "prompt": "A lighthouse in a storm, oil on canvas", "size": "1536x1024"}
 
-#: Bodies in JSON that a client may send, by what they show.
+#: JSON bodies of requests, by the title of the example.
 REQUEST_EXAMPLES: dict[Operation, dict[str, Any]] = {
     Operation.GENERATION: {
         "bytes": {"value": _REQUEST_EXAMPLE},
@@ -40,7 +43,9 @@ REQUEST_EXAMPLES: dict[Operation, dict[str, Any]] = {
         "stream": {"value": _REQUEST_EXAMPLE | {"stream": True, "partial_images": 2}},
     },
     Operation.EDIT: {
-        "picture": {"value": _REQUEST_EXAMPLE | {"prompt": "Make it night", "images": [{"image_url": _GREY}]}},
+        "input image": {
+            "value": _REQUEST_EXAMPLE | {"prompt": "Make it night", "images": [{"image_url": _GRAY_IMAGE}]}
+        },
     },
 }
 
@@ -64,7 +69,7 @@ ACCEPTED_EXAMPLE = {"id": JOB_ID_EXAMPLE, "object": "image.result", "status": "i
 
 @dataclass(frozen=True, slots=True)
 class ErrorExample:
-    """What a status means, and errors that have it."""
+    """The meaning of a status, and errors that have it."""
 
     meaning: str
     examples: tuple[ApiError, ...]
@@ -73,10 +78,10 @@ class ErrorExample:
 _TOO_MANY = "Invalid 'n': integer above maximum value. Expected a value <= 10, but got 11 instead."
 _ODD_SIZE = "Invalid size '100x100'. Width and height must both be divisible by 16."
 
-#: Statuses that any endpoint with a key may answer with.
+#: Statuses that any endpoint with a key may return.
 ERROR_EXAMPLES: dict[int, ErrorExample] = {
     400: ErrorExample(
-        "Something is wrong with the request, or the upstream refused to paint it; a repeat would not help.",
+        "The request is invalid, or the upstream refused it; repeating it does not help.",
         (
             InvalidRequest(_TOO_MANY, param="n", code="integer_above_max_value"),
             UserError(_ODD_SIZE, param="size", code="invalid_value"),
@@ -84,22 +89,23 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
         ),
     ),
     401: ErrorExample(
-        "No key, or a wrong one.", (Unauthorized("Incorrect API key provided.", code="invalid_api_key"),)
+        "The key is missing or wrong.", (Unauthorized("Incorrect API key provided.", code="invalid_api_key"),)
     ),
     403: ErrorExample(
-        "The key may not do this.",
+        "The key is not allowed to do this.",
         (Forbidden("This key does not have access to model 'dall-e-3'.", param="model", code="model_not_found"),),
     ),
     404: ErrorExample(
-        "There is no such thing.",
+        "The model, result or image does not exist.",
         (
             NotFound("The model 'dall-e-9' does not exist.", param="model", code="model_not_found"),
-            NotFound("There is no such result, or its time is over.", code="result_not_found"),
-            NotFound("This image does not exist, or its time is over.", code="image_not_found"),
+            NotFound("This result does not exist or has expired.", code="result_not_found"),
+            NotFound("This image does not exist or has expired.", code="image_not_found"),
         ),
     ),
     408: ErrorExample(
-        "The body stopped coming.", (RequestTimeout("The body of the request did not come: no byte within 60 s."),)
+        "The body of the request did not arrive in time.",
+        (RequestTimeout("The body of the request did not come: no byte within 60 s."),),
     ),
     413: ErrorExample(
         "The body, or one image in it, is too large.",
@@ -114,11 +120,11 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
         ),
     ),
     429: ErrorExample(
-        "Too many requests; `retry-after` says when to come back.",
+        "Too many requests; `retry-after` says when to try again.",
         (RateLimited("Too many requests are waiting on this server. Please try again shortly."),),
     ),
     500: ErrorExample(
-        "The upstream or this server failed; `x-should-retry: false` where a repeat might be paid for twice.",
+        "The upstream or this server failed; `x-should-retry: false` if a repeated request might be billed twice.",
         (UpstreamTimeout("The upstream did not finish within 600 s. The image may have been made."), ApiError()),
     ),
     503: ErrorExample(
@@ -192,7 +198,7 @@ ERROR = {
     "required": ["error"],
 }
 
-#: One event of a stream: `data` is JSON.
+#: One event of a stream. `data` is JSON.
 EVENT = {
     "type": "object",
     "properties": {"event": _TEXT, "data": {"type": "string", "contentMediaType": "application/json"}},
@@ -219,14 +225,14 @@ READINESS = {
         "status": _TEXT,
         "upstreams": {
             "type": "object",
-            "description": "The circuit of each upstream, by its name.",
+            "description": "The state of the circuit breaker of each upstream, by its name.",
             "additionalProperties": {"enum": ["closed", "open", "half-open"]},
         },
     },
     "required": ["status", "upstreams"],
 }
 
-#: For an endpoint that asks for a key.
+#: For endpoints that need a client key.
 NEEDS_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
 
 
@@ -236,26 +242,28 @@ def json_response(schema: dict[str, Any], description: str, *examples: Any) -> d
 
 
 def error_responses(*statuses: int, not_found_code: str = "model_not_found") -> dict[int | str, dict[str, Any]]:
-    """`missing`: the code of a 404 at this endpoint."""
+    """Describe the errors of an endpoint, by status. `not_found_code` is the code of its 404."""
     return {status: _error_response(status, not_found_code) for status in statuses}
 
 
 def _error_response(status: int, not_found_code: str) -> dict[str, Any]:
-    fault = ERROR_EXAMPLES[status]
+    described = ERROR_EXAMPLES[status]
     examples = {
         error.code or error.type: {"value": error.body}
-        for error in fault.examples
+        for error in described.examples
         if status != 404 or error.code == not_found_code
     }
     return {
-        "description": fault.meaning,
+        "description": described.meaning,
         "content": {"application/json": {"schema": ERROR, "examples": examples}},
     }
 
 
 def patch_schema(document: dict[str, Any]) -> None:
-    """Say in FastAPI's document what it cannot know: how a key is sent, what stands in paths, and that no parameter is
-    ever worth a 422."""
+    """Correct FastAPI's document: add how keys are sent and what paths contain, and remove its 422 responses.
+
+    FastAPI's own 422 (invalid parameters of a path) never occurs, because all of them are plain strings.
+    """
     document["components"] = {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}
     for path, operations in document["paths"].items():
         for operation in operations.values():
@@ -269,39 +277,39 @@ _HEADERS = [
     {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Questions with the same key and the same body are one question, for a day.",
+        "description": "Requests with the same key and the same body are executed once, for a day.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
         "example": "order-4711",
     },
     {
         "name": "Prefer",
         "in": "header",
-        "description": "`respond-async` asks for a 202 at once. It has no effect on a stream.",
+        "description": "`respond-async` requests an immediate 202. It has no effect on a stream.",
         "schema": {"type": "string"},
         "example": "respond-async",
     },
 ]
 
-#: What stands in the path of an endpoint.
+#: The parameters of paths.
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "/v1/images/results/{result_id}": {
         "description": "The `id` of a 202, as in its `location`.",
         "example": JOB_ID_EXAMPLE,
     },
-    "/v1/models/{name}": {"description": "A name, as `GET /v1/models` tells it.", "example": "gpt-image-2"},
+    "/v1/models/{name}": {"description": "A name from `GET /v1/models`.", "example": "gpt-image-2"},
     "/kept/{name}": {
-        "description": "As in the `url` of an answer.",
+        "description": "The name at the end of the `url` in a response.",
         "example": IMAGE_NAME_EXAMPLE,
     },
 }
 
 
 def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
-    """Keyword arguments for the route."""
+    """Return keyword arguments for the route."""
     form = schema(operation, form=True)
     body = {"schema": schema(operation, form=False), "examples": REQUEST_EXAMPLES[operation]}
     content = {"application/json": body, "multipart/form-data": {"schema": form}}
-    answer = {
+    content_200 = {
         "application/json": {"schema": IMAGES, "example": RESPONSE_EXAMPLE},
         "text/event-stream": {"schema": EVENT},
     }
@@ -311,9 +319,12 @@ def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
         "operation_id": operation.value,
         "openapi_extra": {"requestBody": {"required": True, "content": content}, "parameters": _HEADERS, **NEEDS_KEY},
         "responses": {
-            200: {"description": "The pictures, or with `stream` the events that end in one.", "content": answer},
+            200: {
+                "description": "The images, or with `stream` the events, the last of which holds the image.",
+                "content": content_200,
+            },
             202: json_response(
-                ACCEPTED, "With `Prefer: respond-async`: `location` is where the answer will be.", ACCEPTED_EXAMPLE
+                ACCEPTED, "With `Prefer: respond-async`: the result will be at `location`.", ACCEPTED_EXAMPLE
             ),
             **error_responses(*ERROR_EXAMPLES),
         },
@@ -321,15 +332,15 @@ def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
 
 
 def result_endpoint() -> dict[str, Any]:
-    """Keyword arguments for the route."""
+    """Return keyword arguments for the route."""
     return {
         "tags": ["images"],
-        "summary": "The answer to a question that was asked with `Prefer: respond-async`",
+        "summary": "Get the result of a request that was sent with `Prefer: respond-async`",
         "operation_id": "image_result",
         "openapi_extra": NEEDS_KEY,
         "responses": {
-            200: json_response(IMAGES, "The pictures.", RESPONSE_EXAMPLE),
-            202: json_response(ACCEPTED, "Not ready yet; `retry-after` says when to come back.", ACCEPTED_EXAMPLE),
+            200: json_response(IMAGES, "The images.", RESPONSE_EXAMPLE),
+            202: json_response(ACCEPTED, "Not finished yet; `retry-after` says when to try again.", ACCEPTED_EXAMPLE),
             **error_responses(*ERROR_EXAMPLES, not_found_code="result_not_found"),
         },
     }

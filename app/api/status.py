@@ -1,4 +1,4 @@
-"""What operators ask at `/v1/status`: what is under way, who waits, what became of the last requests, which limits."""
+"""Serve `GET /v1/status` for operators: jobs in flight, queue, upstreams, the last requests and important settings."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from app.jobs.job import Errand, outline
 from app.jobs.service import Studio
 from app.upstream.pool import Upstreams
 
-#: Requests that are remembered.
+#: How many of the last image requests are listed.
 MAX_RECENT_REQUESTS = 100
 
 _NO_STATUS_KEY = (
@@ -27,10 +27,10 @@ _NO_STATUS_KEY = (
     "Authorization: Bearer YOUR_KEY"
 )
 
-#: What may be shown of a record; its `detail` may hold what an upstream said, or somebody's prompt.
+#: Fields of a request's log record that are shown. `detail` is not: it may hold text of an upstream, or a prompt.
 _SHOWN_FIELDS = ("id", "at", "method", "path", "status", "ms", "operation", "n", "size", "stream", "error")
 
-#: Settings that decide what is done, and hold neither a secret nor a place.
+#: Settings that explain how the server behaves. None of them holds a secret or an address.
 _SHOWN_SETTINGS = (
     *("upstream_stream", "upstream_timeout", "upstream_attempts"),
     *("retry_ambiguous", "default_response_format", "mask", "rehost", "image_ttl", "fetch_timeout"),
@@ -42,10 +42,10 @@ RequestRecord = Mapping[str, object]
 
 
 def status_routes(settings: Settings, recent: Collection[RequestRecord]) -> APIRouter:
-    """`outcomes`: the last requests, oldest first."""
+    """`recent`: records of the last image requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
     access = Authenticator((key.get_secret_value() for key in keys), pass_through=False)
-    # Who has a key in the file of keys is a guest with limits, and no operator.
+    # Keys of the key file belong to clients with limits, not to operators, so they do not open the status.
     is_open = bool(keys) or (is_loopback(settings.host) and not settings.has_client_keys)
     router = APIRouter()
 
@@ -66,14 +66,14 @@ def build_status(studio: Studio, settings: Settings, recent: Collection[RequestR
     return {
         "object": "status",
         "version": __version__,
-        # Which of several workers has answered: the log names it, too.
+        # Identifies the worker that responded; its log records have the same pid.
         "pid": os.getpid(),
         "now": time.time(),
         "closing": studio.closing,
         "turns": {"used": turns.in_use, "limit": turns.limit, "waiting": turns.waiting, "queue": settings.max_queue},
         "under_way": [describe_job(errand) for errand in studio.once.under_way()],
         "upstreams": describe_upstreams(studio.parts.upstreams),
-        "outcomes": [{name: outcome.get(name) for name in _SHOWN_FIELDS} for outcome in reversed(list(recent))],
+        "outcomes": [{name: record.get(name) for name in _SHOWN_FIELDS} for record in reversed(list(recent))],
         "settings": {variable(name): to_json_number(getattr(settings, name)) for name in _SHOWN_SETTINGS},
     }
 
@@ -105,5 +105,5 @@ def describe_upstreams(pool: Upstreams) -> list[dict[str, Any]]:
 
 
 def to_json_number(value: object) -> object:
-    """ByteSize is an int that would be told as text."""
+    """Return sizes as plain numbers: pydantic's ByteSize is an int that is serialized as text."""
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

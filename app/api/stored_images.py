@@ -1,4 +1,7 @@
-"""A kept picture over HTTP: whole, in part, or not again where the client has it."""
+"""Serve stored images at `/kept/NAME`, with conditional and range requests.
+
+Starlette's FileResponse serves ranges of files on disk only; here disk, memory and buckets behave the same.
+"""
 
 import re
 from collections.abc import Mapping
@@ -13,12 +16,15 @@ from app.api.openapi import error_responses
 from app.errors import NotFound
 from app.images.store import StoredImage, cache_control, media_type
 
-#: One range only: of several, a server may send the whole (RFC 9110, 14.2).
+#: A single range. For several, a server may ignore the header and send the whole (RFC 9110, 14.2).
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.ASCII | re.IGNORECASE)
 
 
 def parse_range(header: str | None, size: int) -> range | None:
-    """None where it asks for nothing that is understood, so that the whole is sent; empty where nothing is there."""
+    """Return the bytes that a Range header selects.
+
+    None means that the header is missing or must be ignored, so the whole is sent. An empty range cannot be satisfied.
+    """
     match = _RANGE.fullmatch(header or "")
     if match is None or match.group(1, 2) == ("", ""):
         return None
@@ -30,41 +36,41 @@ def parse_range(header: str | None, size: int) -> range | None:
     return range(int(first), min(size, int(last) + 1) if last else size)
 
 
-#: How much of a picture is read before it is sent.
+#: Bytes that are read from the store at a time.
 _CHUNK_BYTES = 2**20
 
 
 class StoredImageResponse(Response):
-    """Takes over the picture. `headers` are those that all kept pictures have."""
+    """Sends a stored image, and closes it afterwards. `headers` are those that all stored images have."""
 
     def __init__(self, stored: StoredImage, request_headers: Headers, headers: Mapping[str, str]) -> None:
         self._stored = stored
         modified = formatdate(stored.modified, usegmt=True)
-        told = {**headers, "accept-ranges": "bytes", "etag": stored.etag, "last-modified": modified}
+        all_headers = {**headers, "accept-ranges": "bytes", "etag": stored.etag, "last-modified": modified}
         part = requested_range(request_headers, stored, modified)
-        whole = part is None
+        is_whole = part is None
         self._part = range(stored.size) if part is None else part
-        status = 200 if whole else 206
+        status = 200 if is_whole else 206
         if is_not_modified(request_headers, stored.etag):
             status, self._part = 304, range(0)
         elif not self._part:
-            status, told["content-range"] = 416, f"bytes */{stored.size}"
-        elif not whole:
-            told["content-range"] = f"bytes {self._part[0]}-{self._part[-1]}/{stored.size}"
-        super().__init__(None, status, told, media_type(stored.name))
+            status, all_headers["content-range"] = 416, f"bytes */{stored.size}"
+        elif not is_whole:
+            all_headers["content-range"] = f"bytes {self._part[0]}-{self._part[-1]}/{stored.size}"
+        super().__init__(None, status, all_headers, media_type(stored.name))
         if status != 304:
             self.headers["content-length"] = str(len(self._part))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         part = range(0) if scope["method"] == "HEAD" else self._part
         try:
-            # Before the status is out, so that a store that does not answer is an error and no torn picture.
-            piece = await self._read(part)
+            # Read before the status is sent, so that a store that fails causes an error response, not a cut image.
+            chunk = await self._read(part)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            while piece:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                part = part[len(piece) :]
-                piece = await self._read(part)
+            while chunk:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                part = part[len(chunk) :]
+                chunk = await self._read(part)
             await send({"type": "http.response.body", "body": b""})
         finally:
             self._stored.close()
@@ -79,14 +85,17 @@ def is_not_modified(headers: Headers, etag: str) -> bool:
 
 
 def requested_range(headers: Headers, stored: StoredImage, modified: str) -> range | None:
-    """None: the whole, also for a client that goes on with another picture than this one."""
+    """Return the requested part, or None for the whole.
+
+    `If-Range` names the version that the client has a part of. If that is another one, it gets the whole.
+    """
     if headers.get("if-range", stored.etag) not in {stored.etag, modified}:
         return None
     return parse_range(headers.get("range"), stored.size)
 
 
 def stored_image_routes(ttl: float) -> APIRouter:
-    """No key: whoever has the address, which nobody can guess, may see the picture."""
+    """Stored images need no key, because their names cannot be guessed. `ttl`: seconds for which they are stored."""
     router = APIRouter(tags=["kept images"])
     headers = {
         "cache-control": cache_control(ttl),
@@ -98,17 +107,17 @@ def stored_image_routes(ttl: float) -> APIRouter:
     @router.head("/kept/{name}", include_in_schema=False)
     @router.get(
         "/kept/{name}",
-        summary="A picture that is kept for its time",
+        summary="Get a stored image until it expires",
         response_class=Response,
         responses={
-            200: {"description": "The picture.", "content": {"image/*": {}}},
+            200: {"description": "The image.", "content": {"image/*": {}}},
             **error_responses(404, not_found_code="image_not_found"),
         },
     )
     async def kept(name: str, http: Request) -> Response:
         stored = await http.app.state.studio.parts.store.get(name)
         if stored is None:
-            raise NotFound("This image does not exist, or its time is over.", code="image_not_found")
+            raise NotFound("This image does not exist or has expired.", code="image_not_found")
         return StoredImageResponse(stored, http.headers, headers)
 
     return router

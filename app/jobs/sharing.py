@@ -179,7 +179,7 @@ class Handover:
                 raise JobLost(detail=f"errand {id}")
             case "" if self.board.is_shared:
                 raise ServiceUnavailable("The server cannot look for this result at the moment. Please try again.")
-        raise NotFound("There is no such result, or its time is over.", code="result_not_found")
+        raise NotFound("This result does not exist or has expired.", code="result_not_found")
 
     def note(self, errand: Errand) -> None:
         """A reader has gone before the end."""

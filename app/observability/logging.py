@@ -47,7 +47,7 @@ _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_m
 
 
 class BestEffortLogger(structlog.WriteLogger):
-    """Drop records that cannot be written (full disk, closed pipe), so that logging never fails a request."""
+    """Drops records that cannot be written (full disk, closed pipe), so that logging never fails a request."""
 
     def msg(self, message: str) -> None:
         with suppress(OSError):

@@ -110,7 +110,7 @@ def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["draw"], 2, "invalid choice: 'draw'"), (["check", "--patience", "1e3"], 2, "argument --patience: A silence has 0 to 900 seconds."), (["paint", "a fox"], 2, "required: -o"), (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "argument -n: a number from 1 to 10"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
+@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["draw"], 2, "invalid choice: 'draw'"), (["check", "--patience", "1e3"], 2, "argument --patience: The length of the silence must be between 0 and 900 seconds."), (["paint", "a fox"], 2, "required: -o"), (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "argument -n: a number from 1 to 10"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
 def test_what_the_command_line_itself_answers(
     arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

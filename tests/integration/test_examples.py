@@ -24,7 +24,7 @@ from app.images.store import is_name
 from app.protocol.image_request import Operation, read_json
 from tests.support.servers import RunningLimner, run_demo, run_limner
 
-EXAMPLES = [(status, error) for status, fault in ERROR_EXAMPLES.items() for error in fault.examples]
+EXAMPLES = [(status, error) for status, each in ERROR_EXAMPLES.items() for error in each.examples]
 
 
 @pytest.fixture(scope="module")

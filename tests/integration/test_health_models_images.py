@@ -97,7 +97,7 @@ ASKED = [
     Asked("what a key of the file may use", "/v1/models", headers=GUEST, says={"object": "list", "data": [CARD, CARD | {"id": "two"}]}),
     Asked("a model that a key of the file may use", "/v1/models/two", headers=GUEST, says=CARD | {"id": "two"}),
     Asked("a model that another key may use", "/v1/models/a/b", 404, GUEST, ("model_not_found", "model", "The model 'a/b' does not exist.")),
-    Asked("a picture that nobody kept", f"/kept/{'A' * 32}.png", 404, {}, ("image_not_found", None, "This image does not exist, or its time is over.")),
+    Asked("a picture that nobody kept", f"/kept/{'A' * 32}.png", 404, {}, ("image_not_found", None, "This image does not exist or has expired.")),
     Asked("a file beside the pictures", "/kept/..%2Fsecret.png", 404, {}, (None, None, "Invalid URL (GET /kept/../secret.png)")),
     Asked("the folder of the pictures", "/kept/", 404, {}, (None, None, "Invalid URL (GET /kept)")),
 ]  # fmt: skip

@@ -147,7 +147,7 @@ CASES = [
     Case("the route before the key", request("POST /v1/images/nothing", "content-length: 1073741824"), 404, "Invalid URL (POST /v1/images/nothing)"),
     Case("the method before the key", request("PUT /v1/images/edits", "content-length: 1073741824"), 405, "Not allowed: PUT /v1/images/edits"),
     Case("a result, to a stranger", request("GET /v1/images/results/req_0"), 401, "You didn't provide an API key…"),
-    Case("a result that nobody asked for", request("GET /v1/images/results/req_0", KEY), 404, "There is no such result, or its time is over.", "result_not_found"),
+    Case("a result that nobody asked for", request("GET /v1/images/results/req_0", KEY), 404, "This result does not exist or has expired.", "result_not_found"),
     Case("a retired endpoint", request("POST /v1/images/variations", KEY, "content-length: 1073741824"), 404, "The images/variations endpoint has been retired. Use /v1/images/edits…", "endpoint_retired"),
     Case("a retired endpoint without the prefix", request("POST /images/variations", KEY), 404, "The images/variations endpoint has been retired…", "endpoint_retired"),
     Case("a retired endpoint, to a stranger", request("POST /v1/images/variations"), 401, "You didn't provide an API key…"),
