@@ -1,4 +1,4 @@
-"""`limner demo`: the server with a painter of its own, so that nothing but this machine is needed."""
+"""`limner demo`: run the server in front of the demo upstream, with no key and no network."""
 
 import signal
 import sys
@@ -8,24 +8,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import pybase64
-from pydantic import ValidationError
 
+from app.cli.settings import load_settings
 from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
-from app.config.validation import describe_errors
 from app.demo.app import create_demo
 from app.demo.behaviours import EXAMPLES, MODEL, parse_model
 from app.demo.server import serve
 from app.main import create_app
-from app.observability.logging import configure_logging, log
+from app.observability.logging import log
 from app.protocol.image_format import sniff
 
 PROMPT = "A lighthouse in a storm, oil on canvas"
 
 _READY = """
-Limner is ready at {url}/v1 and paints with the demo upstream: no key, no network, no cost.
+Limner is ready at {url}/v1 and uses the demo upstream: no key, no network, no cost.
 Open {url}/ in a browser, or paste this:
 
     curl {url}/v1/images/generations \\
@@ -37,9 +37,19 @@ Name a model of {url}/v1/models to see what upstreams can do, like "refuses-400"
 """
 
 
+@click.command("demo")
+@click.option("--once", metavar="DIR", help="Generate one image and edit it, write both into DIR, and end.")
+def command(once: str | None) -> int:
+    """Run the server with a demo upstream: no key, no network."""
+    return run_demo(once)
+
+
 def run_demo(once: str | None) -> int:
-    """The exit code. `once`: the folder for one generation and one edit; without it the servers run until a signal."""
-    # Before any thread starts: they inherit the mask, so that the signals reach `sigwait` alone.
+    """Run both servers until a signal, or with `once` for one generation and one edit into that folder.
+
+    Returns the exit code: 1 if the port is taken or an image could not be made.
+    """
+    # Threads inherit the mask. It is set before any thread starts, so that the signals reach only `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with running(fixed_port=once is None) as url:
@@ -48,9 +58,6 @@ def run_demo(once: str | None) -> int:
             print(_READY.format(url=url.replace("0.0.0.0", "127.0.0.1"), prompt=PROMPT), flush=True)  # noqa: S104
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
             return 0
-    except ValidationError as error:
-        print(*describe_errors(error), sep="\n", file=sys.stderr)
-        return 2
     except OSError as error:
         print(f"limner demo: cannot listen: {error.strerror}. Set LIMNER_PORT to a free port.", file=sys.stderr)
         return 1
@@ -60,11 +67,11 @@ def run_demo(once: str | None) -> int:
 
 @contextmanager
 def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
-    """Both servers; the base URL of Limner without `/v1`. `more` are settings."""
+    """Run both servers and yield the base URL of Limner, without `/v1`. `more` are settings."""
     with ExitStack() as stack:
         upstream = stack.enter_context(serve(create_demo(chunk_pause=0.2 if fixed_port else 0.0)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="limner-demo-"))
-        settings = Settings(
+        settings = load_settings(
             upstreams=(),
             upstream_base_url=f"{upstream}/v1",
             upstream_api_key="demo",
@@ -77,21 +84,22 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
             rehost="always",
             **more,
         )
-        configure_logging(settings.log_format, settings.log_level)
-        shown = settings.model_copy(update={"upstreams": (demo_entry(settings),)})
+        with_models = settings.model_copy(update={"upstreams": (demo_entry(settings),)})
         port = settings.port if fixed_port else 0
-        yield stack.enter_context(serve(create_app(shown), settings.host, port))
+        yield stack.enter_context(serve(create_app(with_models), settings.host, port))
 
 
 def demo_entry(settings: Settings) -> UpstreamEntry:
-    """A client that names one of the demo's oddities gets it. Any other name stands for LIMNER_UPSTREAM_MODEL, which
-    may be any oddity, but is left aside where it belongs to a real upstream.
+    """Return the demo upstream with a model map: names of the demo's special behaviours stand for themselves.
+
+    Any other name stands for LIMNER_UPSTREAM_MODEL if that is a behaviour too, and else for the demo's default model:
+    the setting may belong to another upstream, which the operator uses in production.
     """
-    (alone,) = settings.effective_upstreams
+    (upstream,) = settings.effective_upstreams
     known = parse_model(settings.upstream_model) is not None
     if not known:
         log.warning("demo_model_replaced", unknown=settings.upstream_model, instead=MODEL)
-    return alone.model_copy(
+    return upstream.model_copy(
         update={
             "model": settings.upstream_model if known else MODEL,
             "models": {name: name for name in EXAMPLES if name != MODEL},
@@ -100,7 +108,7 @@ def demo_entry(settings: Settings) -> UpstreamEntry:
 
 
 def generate_once(url: str, folder: Path) -> int:
-    """The exit code. What cannot be written or painted is told in one line."""
+    """Write both images and return the exit code. An error is one line."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         generate_and_edit(url, folder)
@@ -111,18 +119,19 @@ def generate_once(url: str, folder: Path) -> int:
 
 
 def generate_and_edit(url: str, folder: Path) -> None:
-    """One generation and one edit in the wire form of the official client; writes the pictures, prints their sizes."""
-    asked = {"model": "gpt-image-2", "prompt": PROMPT, "size": "1536x1024"}
+    """Send a generation and an edit as the official client does, write the images, and print their sizes."""
+    body = {"model": "gpt-image-2", "prompt": PROMPT, "size": "1536x1024"}
     with httpx.Client(
         base_url=f"{url}/v1", headers={"authorization": "Bearer demo"}, timeout=120, trust_env=False
     ) as http:
-        painted = save_image(http.post("/images/generations", json=asked), folder / "generated.png")
+        image = save_image(http.post("/images/generations", json=body), folder / "generated.png")
         form = {"model": "gpt-image-2", "prompt": "Make it night", "size": "1024x1536"}
-        files = [("image[]", ("generated.png", painted, "image/png"))]
+        files = [("image[]", ("generated.png", image, "image/png"))]
         save_image(http.post("/images/edits", data=form, files=files), folder / "edited.png")
 
 
 def save_image(response: httpx.Response, path: Path) -> bytes:
+    """Write the image of a response into a file, print its size, and return its bytes."""
     response.raise_for_status()
     data = pybase64.b64decode(response.json()["data"][0]["b64_json"], validate=True)
     path.write_bytes(data)

@@ -1,17 +1,30 @@
-"""`limner explain`: which pictures are found in a chat reply, in which form, and why the rest was dropped."""
+"""`limner explain`: show which images are found in a chat reply, in which form, and why others are rejected."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import orjson
 
 from app.extraction.explain import json_report, parse_pasted, text_report
 from app.extraction.forms import explain as search
 
 
+@click.command("explain")
+@click.argument("file", default="-")
+@click.option("--sent", multiple=True, metavar="URL", help="An image that was sent with the request; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, with addresses in full.")
+def command(file: str, sent: Sequence[str], as_json: bool) -> int:
+    """Show which images are found in a chat reply, and why not others.
+
+    FILE has the reply: a response body, a stream, a message, or only its text. Without FILE the standard input is read.
+    """
+    return explain_file(file, sent=sent, as_json=as_json)
+
+
 def explain_file(file: str, *, sent: Sequence[str] = (), as_json: bool = False) -> int:
-    """The exit code: 0 a picture was found, 1 none, 2 no such file. `-` is the standard input."""
+    """Print the report and return the exit code: 0 if an image was found, 1 if not, 2 if the file cannot be read."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:

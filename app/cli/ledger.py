@@ -1,4 +1,4 @@
-"""The ledger in sums: what was asked and what it took, by key, day, outcome or model."""
+"""`limner ledger`: sum up what requests have cost and brought, by key, day, outcome or model."""
 
 import sys
 from collections import Counter, defaultdict
@@ -7,9 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import click
 import orjson
 
-#: How lines are put together. A line without a model is that of a request that was refused before it was read.
+#: The group of a ledger line. A line has no model if the request was refused before its body was read.
 GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "key": lambda entry: str(entry["key"]),
     "day": lambda entry: str(entry["at"])[:10],
@@ -17,11 +18,24 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "model": lambda entry: str(entry.get("model") or "-"),
 }
 
-_COLUMNS = ("questions", "ok", "joined", "images", "attempts", "tokens in", "tokens out", "MB in", "MB out", "mean s")
+_COLUMNS = ("requests", "ok", "joined", "images", "attempts", "tokens in", "tokens out", "MB in", "MB out", "mean s")
+
+
+@click.command("ledger")
+@click.argument("file", default="-")
+@click.option(
+    "--by", type=click.Choice([*GROUPS]), default="key", show_default=True, help="One line for each of these."
+)
+def command(file: str, by: str) -> int:
+    """Sum up what LIMNER_LEDGER has recorded.
+
+    FILE is the ledger. Without FILE the standard input is read.
+    """
+    return report_ledger(file, by)
 
 
 def report_ledger(file: str, by: str) -> int:
-    """The exit code: 0 well, 2 no such file. `-` is the standard input."""
+    """Print the table and return the exit code: 0, or 2 if the file cannot be read. `-` is the standard input."""
     try:
         with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as lines:
             print("\n".join(summarize(lines, by)))
@@ -32,7 +46,7 @@ def report_ledger(file: str, by: str) -> int:
 
 
 def summarize(lines: Iterable[bytes], by: str) -> list[str]:
-    """The lines of a table, the sum of all last; lines that nobody can read are counted below."""
+    """Return the lines of a table, the total last. Ledger lines that cannot be read are counted below it."""
     sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
     unreadable = 0
     for line in lines:
@@ -52,10 +66,10 @@ def summarize(lines: Iterable[bytes], by: str) -> list[str]:
 
 
 def read_figures(entry: Mapping[str, Any]) -> dict[str, float]:
-    """What a request that joined another's has cost stands in the other's line."""
+    """Return the columns of one ledger line. A joined request has no costs: they are in the line of the other one."""
     usage = entry.get("usage") or {}
     figures = {
-        "questions": 1,
+        "requests": 1,
         "ok": entry["outcome"] == "ok",
         "joined": "joined" in entry,
         "images": entry.get("images", 0),
@@ -75,14 +89,14 @@ def format_row(name: str, figures: Mapping[str, float]) -> tuple[str, ...]:
         if column.startswith("MB"):
             return f"{figure / 1e6:,.1f}"
         if column.startswith("mean"):
-            return f"{figure / max(1, figures.get('questions', 0)):,.1f}"
+            return f"{figure / max(1, figures.get('requests', 0)):,.1f}"
         return f"{figure:,.0f}"
 
     return (name, *map(cell, _COLUMNS))
 
 
 def align_columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Names to the left, figures to the right."""
+    """Align names to the left and figures to the right."""
     rows = list(rows)
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [

@@ -1,4 +1,4 @@
-"""`limner check` against the demo upstream and against what is none."""
+"""`limner check` against the demo upstream, and against addresses where there is none."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ def demo() -> Iterator[RunningDemo]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`lines` are those that are printed, as they begin; HOST is the demo's host and port, URL its address."""
+    """`lines` are the starts of the lines that are printed; HOST is the demo's host and port, URL its address."""
 
     name: str
     settings: dict[str, Any]
@@ -42,29 +42,29 @@ class Case:
 
 
 KEYED = {"upstream_api_key": "sk-upstream"}
-HINT = "      No picture was asked for: limner check --paint does that, and costs one picture."
-STORED = "ok    store    a picture written and read; served by this server ("
+NO_IMAGE = "      No image was generated: limner check --paint does that, and costs one image."
+STORED = "ok    store    an image was written and read; this server serves it ("
 REACHED = (
     STORED,
     "ok    address  HOST is 127.0.0.1; name ",
-    "ok    tls      none: plain http, the key travels unencrypted (",
+    "ok    tls      none: with plain http the key is sent unencrypted (",
 )
 ACCEPTED = (*REACHED, "ok    key      accepted; gpt-image-2-chat is among its ")
 
 CASES = [
-    Case("all is well", KEYED, (*ACCEPTED, HINT)),
-    Case("without a key of ours", {}, (*REACHED, "ok    key      none: LIMNER_UPSTREAM_API_KEY is unset, callers bring their own (", HINT)),
+    Case("all checks pass", KEYED, (*ACCEPTED, NO_IMAGE)),
+    Case("without an upstream key", {}, (*REACHED, "ok    key      none: LIMNER_UPSTREAM_API_KEY is unset, callers bring their own (", NO_IMAGE)),
     Case("a wrong key", {"upstream_api_key": "sk-wrong"}, (*REACHED, "FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401"), 1),
     Case("a wrong key in the variable for clients", {"api_keys": "sk-upstream", "upstream_api_key": "sk-wrong"}, (*REACHED, "FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401"), 1),
-    Case("a model that is not listed", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT among its ", HINT)),
-    Case("an address without the list", KEYED | {"upstream_base_url": "URL/v2"}, (*REACHED, "ok    key      not known: GET /models answers 404 (", HINT)),
-    Case("a picture", KEYED, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
-    Case("a picture although clients need a key, known by its digest", KEYED | {"api_keys": f"sha256:{'a' * 64}"}, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
+    Case("a model that is not listed", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT among its ", NO_IMAGE)),
+    Case("an address without the list", KEYED | {"upstream_base_url": "URL/v2"}, (*REACHED, "ok    key      not checked: GET /models answers 404 (", NO_IMAGE)),
+    Case("an image", KEYED, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
+    Case("an image although clients need a key, known by its digest", KEYED | {"api_keys": f"sha256:{'a' * 64}"}, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
     Case("a model that the upstream does not have", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT", "FAIL  paint    The upstream does not offer the model that this server asks for. Only the operator of this server can mend that. See LIMNER_UPSTREAM_MODEL"), 1, paint=True),
     Case("a model that refuses", KEYED | {"upstream_model": "refuses-400"}, (*REACHED, "ok    key      accepted; refuses-400 is among", "FAIL  paint    Your request was rejected by the safety system"), 1, paint=True),
-    Case("a picture nobody here has a key for", {}, (*REACHED, "ok    key      none", "FAIL  paint    LIMNER_UPSTREAM_API_KEY is unset: only callers have keys, so nobody is here to pay"), 1, paint=True),
-    Case("no place to keep pictures, which costs no picture", KEYED | {"image_store": "disk:///dev/null/images"}, ("FAIL  store    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'",), 1, paint=True),
-    Case("no place for what is not kept, but for answers", KEYED | {"rehost": "never", "image_store": "disk:///dev/null/images"}, (*ACCEPTED[1:], "FAIL  paint    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"), 1, paint=True),
+    Case("an image without an upstream key", {}, (*REACHED, "ok    key      none", "FAIL  paint    LIMNER_UPSTREAM_API_KEY is unset, so there is no key to pay with"), 1, paint=True),
+    Case("an image store that cannot be opened, which costs no image", KEYED | {"image_store": "disk:///dev/null/images"}, ("FAIL  store    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'",), 1, paint=True),
+    Case("an image store that cannot be opened and is only needed for results", KEYED | {"rehost": "never", "image_store": "disk:///dev/null/images"}, (*ACCEPTED[1:], "FAIL  paint    LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"), 1, paint=True),
 ]  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def settings(url: str, folder: Path, **more: Any) -> Settings:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_it_says_step_by_step(
+def test_each_check_prints_a_line(
     demo: RunningDemo, case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = {name: value.replace("URL", demo.url) for name, value in case.settings.items()}
@@ -86,7 +86,7 @@ def test_what_it_says_step_by_step(
     assert "sk-" not in "".join(lines)
 
 
-def test_no_picture_is_paid_for_unasked(demo: RunningDemo, tmp_path: Path) -> None:
+def test_no_image_is_paid_for_without_the_option(demo: RunningDemo, tmp_path: Path) -> None:
     demo.state.reset()
     run_checks(settings(demo.url, tmp_path, **KEYED), with_generation=False)
     assert demo.state.calls == 0
@@ -96,7 +96,7 @@ def test_no_picture_is_paid_for_unasked(demo: RunningDemo, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("paint", [False, True])
-def test_the_picture_comes_last(
+def test_the_generation_comes_last(
     paint: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def paint_one(_: Settings) -> str:
@@ -106,7 +106,7 @@ def test_the_picture_comes_last(
     monkeypatch.setattr("app.cli.check.environment_checks", lambda _: [])
     monkeypatch.setattr(check_module, "check_generation", paint_one)
     assert run_checks(settings("http://127.0.0.1:9", tmp_path), with_generation=paint) == 0
-    assert capsys.readouterr().out.startswith("ok    paint    done (" if paint else HINT)
+    assert capsys.readouterr().out.startswith("ok    paint    done (" if paint else NO_IMAGE)
 
 
 def failure(capsys: pytest.CaptureFixture[str]) -> str:
@@ -123,7 +123,9 @@ def test_a_port_where_nothing_listens(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("url", "where"), [("http://upstream.invalid", "upstream.invalid:80"), ("https://upstream.invalid", "upstream.invalid:443")])  # fmt: skip
-def test_a_name_that_nobody_knows(url: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_host_name_that_does_not_exist(
+    url: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_checks(settings(url, tmp_path, fetch_allow=""), with_generation=False) == 1
     said = failure(capsys)
     assert said.startswith(f"FAIL  address  cannot reach {where}: ")
@@ -151,7 +153,7 @@ def test_https_on_a_port_that_speaks_plain_http(
 
 @contextmanager
 def tls_upstream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The demo upstream behind TLS as `cdn.test`, with a certificate that signs itself; its base URL."""
+    """Run the demo upstream behind TLS as `cdn.test`, with a self-signed certificate, and yield its base URL."""
     for name, text in (("key.pem", KEY), ("certificate.pem", CERTIFICATE)):
         (folder / name).write_text(text)
     config = uvicorn.Config(
@@ -178,7 +180,7 @@ def tls_upstream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
             thread.join()
 
 
-def test_a_certificate_that_nobody_trusts(
+def test_a_certificate_that_is_not_trusted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tls_upstream(tmp_path, monkeypatch) as url:
@@ -186,18 +188,18 @@ def test_a_certificate_that_nobody_trusts(
     assert failure(capsys).startswith("FAIL  tls      no TLS with cdn.test: [SSL: CERTIFICATE_VERIFY_FAILED]")
 
 
-def test_a_certificate_that_the_operator_trusts_is_good_for_every_step(
+def test_a_certificate_that_the_operator_trusts_is_valid_for_every_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
     with tls_upstream(tmp_path, monkeypatch) as url:
         assert run_checks(settings(url, tmp_path, **KEYED), with_generation=False) == 0
     _, _, tls, key, _ = capsys.readouterr().out.splitlines()
-    assert tls.startswith("ok    tls      TLSv1.3, certificate good for cdn.test; handshake ")
+    assert tls.startswith("ok    tls      TLSv1.3, certificate valid for cdn.test; handshake ")
     assert key.startswith("ok    key      accepted; gpt-image-2-chat is among its ")
 
 
-def test_an_upstream_that_hangs_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_upstream_that_closes_the_connection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=hang_up, args=(listener,))
         thread.start()
@@ -208,7 +210,7 @@ def test_an_upstream_that_hangs_up(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def hang_up(listener: socket.socket) -> None:
-    """On the first connection, which only tries the address, and on the second, which asks."""
+    """Close two connections: the first only checks the address, the second has a request."""
     for _ in range(2):
         connection, _ = listener.accept()
         with connection:
@@ -234,7 +236,7 @@ def test_whether_the_model_is_listed(name: str) -> None:
     assert describe_model(body, "a") == says
 
 
-def test_each_of_several_is_taken_as_far_as_it_goes(
+def test_each_of_several_upstreams_is_checked_until_the_first_failure(
     demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = {"name": "good", "base_url": f"{demo.url}/v1", "api_key": "sk-upstream"}
@@ -268,7 +270,7 @@ def test_each_of_several_is_taken_as_far_as_it_goes(
     assert demo.state.calls == 2
 
 
-def test_an_address_that_does_not_answer_is_passed_over() -> None:
+def test_the_next_address_is_tried_if_one_does_not_answer() -> None:
     async def run(port: int) -> None:
         writer = await check_module.connect_to_any(["127.0.0.2", "127.0.0.1"], port)
         writer.close()
@@ -282,16 +284,16 @@ def headers(ms: int) -> dict[str, str]:
     return {"x-limner-upstream-ms": str(ms), "x-limner-overhead-ms": "4.6", "x-limner-reply-form": "link"}
 
 
-def test_who_would_not_have_waited_is_said() -> None:
+def test_clients_that_would_have_timed_out_are_named() -> None:
     watch = TimingTransport(httpx.MockTransport(lambda _: httpx.Response(200)))
     watch.first_byte, watch.last_byte = 28.0, 29.0
     upstream = "(first byte 28000 ms, whole 29000 ms), Limner 5 ms"
     assert check_module.describe_generation(headers(29_000), watch) == f"found as link; upstream 29000 ms {upstream}"
-    said = f"found as link; upstream 31000 ms {upstream}; without a stream cut by Haystack and Heroku (30 s)"
+    said = f"found as link; upstream 31000 ms {upstream}; without streaming cut by Haystack and Heroku (30 s)"
     assert check_module.describe_generation(headers(31_000), watch) == said
 
 
-def test_a_picture_is_timed_from_its_first_byte_to_its_last(
+def test_a_reply_is_timed_from_its_first_byte_to_its_last(
     demo: RunningDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_checks(settings(demo.url, tmp_path, **KEYED, upstream_model="slow-0.05"), with_generation=True) == 0
@@ -303,11 +305,11 @@ def test_a_picture_is_timed_from_its_first_byte_to_its_last(
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """`public`: LIMNER stands for the address of a running one, whose key is sk-client."""
+    """`public`: LIMNER stands for the address of a running server with the client key sk-client."""
 
     name: str
     public: str | None
-    says: str
+    line: str
     keys: str = "sk-client"
     seconds: float = 0.01
 
@@ -317,10 +319,10 @@ DIGEST = f"sha256:{hashlib.sha256(b'sk-client').hexdigest()}"
 SILENCES = [
     Silence("it passes", LIMNER, "ok    patience 0.01 s of silence pass through LIMNER ("),
     Silence("the key is not the first", LIMNER, "ok    patience 0.01 s of silence pass through LIMNER (", f"{DIGEST},sk-client"),
-    Silence("only digests of keys", LIMNER, "FAIL  patience LIMNER_API_KEYS has only digests of keys, and this needs a key", DIGEST),
-    Silence("a key the server does not know", LIMNER, "FAIL  patience cut after 0 s: status 401. Set LIMNER_KEEPALIVE_AFTER", "sk-other"),
-    Silence("no key at all", LIMNER, "FAIL  patience cut after 0 s: status 401. Set LIMNER_KEEPALIVE_AFTER", ""),
-    Silence("nobody says where", None, "FAIL  patience LIMNER_PUBLIC_URL is unset: nobody says which way clients take"),
+    Silence("only digests of keys", LIMNER, "FAIL  patience LIMNER_API_KEYS has only digests of keys, but this check needs a key", DIGEST),
+    Silence("a key the server does not know", LIMNER, "FAIL  patience LIMNER refuses the key. Set LIMNER_API_KEYS to one that it accepts", "sk-other"),
+    Silence("no key at all", LIMNER, "FAIL  patience LIMNER refuses the key. Set LIMNER_API_KEYS to one that it accepts", ""),
+    Silence("no public address", None, "FAIL  patience LIMNER_PUBLIC_URL is unset: set it to the address that clients use"),
     Silence("something else is there", "LIMNER/else", "FAIL  patience no Limner of this version answers at LIMNER/else"),
     Silence("the connection is cut", "http://127.0.0.1:9", "FAIL  patience cut after 0 s: ConnectError. Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"),
 ]  # fmt: skip
@@ -333,7 +335,7 @@ def limner() -> Iterator[RunningLimner]:
 
 
 @pytest.mark.parametrize("case", SILENCES, ids=lambda case: case.name)
-def test_a_silence_is_tried_on_the_way_of_clients(
+def test_silence_is_tried_through_the_public_address(
     limner: RunningLimner,
     case: Silence,
     tmp_path: Path,
@@ -344,8 +346,6 @@ def test_a_silence_is_tried_on_the_way_of_clients(
     monkeypatch.setattr("app.cli.check.environment_checks", lambda _: [])
     public = {"public_url": case.public.replace(LIMNER, limner.url)} if case.public else {}
     here = settings("http://127.0.0.1:9", tmp_path, api_keys=case.keys, **public)
-    assert run_checks(here, with_generation=False, idle_seconds=case.seconds) == int(case.says.startswith("FAIL"))
+    assert run_checks(here, with_generation=False, idle_seconds=case.seconds) == int(case.line.startswith("FAIL"))
     said = [line for line in capsys.readouterr().out.splitlines() if "patience" in line]
-    assert said[0].startswith(
-        case.says.replace("LIMNER/", f"{limner.url}/").replace("through LIMNER", f"through {limner.url}")
-    )
+    assert said[0].startswith(re.sub(r"\bLIMNER\b", limner.url, case.line))

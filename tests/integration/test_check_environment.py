@@ -1,4 +1,4 @@
-"""The store and the shared state, asked before anything is painted."""
+"""The checks of the image store and the shared state."""
 
 import asyncio
 import shutil
@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.cli import check as surroundings
-from app.cli.check import CheckFailed, check_link, check_state, check_store
+from app.cli.check import CheckFailed, check_link, check_state, check_store, environment_checks
 from app.config.settings import Settings
 from tests.support.redis import RedisServer
 from tests.support.seaweedfs import RunningWeed, run_weed
@@ -28,13 +27,13 @@ def settings(**more: Any) -> Settings:
         ({"shared_state": "redis://h", "rehost": "never"}, ["state"]),
     ],
 )
-def test_what_is_configured_is_asked(given: dict[str, Any], names: list[str]) -> None:
-    assert [step.name for step in surroundings.environment_checks(settings(**given))] == names
+def test_what_is_in_use_is_checked(given: dict[str, Any], names: list[str]) -> None:
+    assert [step.name for step in environment_checks(settings(**given))] == names
 
 
 def test_a_folder_is_written_and_read(tmp_path: Path) -> None:
     said = asyncio.run(check_store(settings(image_store=f"disk://{tmp_path}")))
-    assert said == "a picture written and read; served by this server"
+    assert said == "an image was written and read; this server serves it"
     assert len(list(tmp_path.rglob("*.png"))) == 1
 
 
@@ -50,12 +49,12 @@ def bucket(weed: RunningWeed, key: str, options: str = "") -> Settings:
 
 def test_a_bucket_is_written_and_read_and_its_link_followed(weed: RunningWeed) -> None:
     said = asyncio.run(check_store(bucket(weed, weed.key)))
-    assert said == f"a picture written and read; its link to {weed.endpoint.removeprefix('http://')} works"
+    assert said == f"an image was written and read; its link to {weed.endpoint.removeprefix('http://')} works"
 
 
-def test_a_link_for_clients_alone_is_none_that_fails(weed: RunningWeed) -> None:
+def test_a_link_that_only_clients_can_reach_is_no_failure(weed: RunningWeed) -> None:
     said = asyncio.run(check_store(bucket(weed, weed.key, "&public=http://127.0.0.1:9")))
-    assert said == "a picture written and read; its link to 127.0.0.1:9 cannot be reached from here: ConnectError"
+    assert said == "an image was written and read; its link to 127.0.0.1:9 cannot be reached from here: ConnectError"
 
 
 def failure(run: Callable[[Settings], Any], given: Settings) -> str:
@@ -64,36 +63,36 @@ def failure(run: Callable[[Settings], Any], given: Settings) -> str:
     return str(caught.value)
 
 
-def test_a_key_that_may_only_read_is_told(weed: RunningWeed) -> None:
+def test_a_key_that_may_only_read_is_a_failure(weed: RunningWeed) -> None:
     said = failure(check_store, bucket(weed, weed.guest))
     assert said.startswith("LIMNER_IMAGE_STORE: ")
     assert "AccessDenied" in said
     assert "another-secret" not in said
 
 
-def test_a_link_that_leads_to_something_else_is_told(weed: RunningWeed) -> None:
+def test_a_link_to_something_else_is_a_failure(weed: RunningWeed) -> None:
     host = weed.endpoint.removeprefix("http://")
-    said = f"the link to {host} answers 403 in place of the picture"
+    said = f"the link to {host} answers 403 instead of the image"
     with pytest.raises(CheckFailed, match=f"^{said}$"):
         asyncio.run(check_link(f"{weed.endpoint}/pictures/none.png"))
 
 
-def test_a_picture_that_does_not_come_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_cannot_be_read_back_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: object) -> None:
         return None
 
     monkeypatch.setattr("app.images.disk.DiskStore.get", nothing)
     said = failure(check_store, settings(image_store=f"disk://{tmp_path}"))
-    assert said == "what LIMNER_IMAGE_STORE was given cannot be read back"
+    assert said == "an image that was written to LIMNER_IMAGE_STORE cannot be read back"
 
 
-def test_a_store_that_cannot_be_opened_is_told() -> None:
+def test_a_store_that_cannot_be_opened_is_a_failure() -> None:
     said = failure(check_store, settings(image_store="disk:///dev/null/images"))
     assert said == "LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is missing")
-def test_a_redis_answers_or_is_away(tmp_path: Path) -> None:
+def test_redis_answers_or_is_down_or_refuses_the_password(tmp_path: Path) -> None:
     redis = RedisServer(tmp_path)
     host = redis.url.removeprefix("redis://")
     given = settings(shared_state=redis.url.replace("//", "//user:a-password@"))

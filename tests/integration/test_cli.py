@@ -1,4 +1,4 @@
-"""The command line: exit codes and readable lines, in processes of their own where signals and ports matter."""
+"""The command line: exit codes and readable lines, in processes of their own if signals or ports matter."""
 
 import hashlib
 import os
@@ -19,8 +19,9 @@ import structlog
 
 from app import __version__
 from app.access.keys import parse_keys
-from app.cli import main as commands
+from app.cli.main import COMMANDS, main
 from app.cli.paint import PaintOptions
+from app.config.settings import Settings
 from tests.support.raw_http import ask, connect, request
 from tests.support.servers import run_demo
 
@@ -30,7 +31,7 @@ WHERE = {"LIMNER_UPSTREAM_BASE_URL": NOWHERE}
 
 @pytest.fixture(autouse=True)
 def _default_log() -> Iterator[None]:
-    """Commands configure the log on the standard error of this test."""
+    """Commands configure the log to write to the standard error of this test."""
     yield
     structlog.reset_defaults()
 
@@ -43,7 +44,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def limner(*arguments: str, folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own, and nothing of the variables of this one's user."""
+    """Run `limner` in a process without the variables of the user who runs the tests."""
     root = str(Path(__file__).parents[2])
     own = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": root, "LIMNER_PORT": "0", **environment}
     command = [sys.executable, "-m", "app", *arguments]
@@ -60,20 +61,22 @@ def records(text: str) -> list[dict[str, Any]]:
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> str:
-    """The address that the server tells in its log."""
+    """Return the address that the server logs when it is ready."""
     assert process.stderr is not None
     for line in process.stderr:
         record = orjson.loads(line)
         if record["event"] == "server_ready":
             return str(record["address"]).removesuffix("/v1")
-    raise AssertionError("it ended before it was ready")
+    raise AssertionError("the server ended before it was ready")
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
+    """`lines` are all that is printed."""
+
     name: str
     variables: dict[str, str]
-    says: tuple[str, ...]
+    lines: tuple[str, ...]
     arguments: tuple[str, ...] = ("serve",)
 
 
@@ -92,17 +95,17 @@ BAD = [
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
-def test_a_bad_setting_is_told_in_a_line_and_ends_with_2(
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
     case: Bad, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in case.variables.items():
         monkeypatch.setenv(name, value)
-    assert commands.main(case.arguments) == 2
+    assert main(case.arguments) == 2
     out, err = capsys.readouterr()
-    assert (out, tuple(err.splitlines())) == ("", case.says)
+    assert (out, tuple(err.splitlines())) == ("", case.lines)
 
 
-def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
+def test_a_wrong_setting_ends_the_process_with_2(tmp_path: Path) -> None:
     with limner("serve", folder=tmp_path, LIMNER_UPSTREAM_BASE_URL="nonsense") as process:
         out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
@@ -110,49 +113,88 @@ def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), [(["--version"], 0, f"limner {__version__}\n"), ([], 2, "required: COMMAND"), (["draw"], 2, "invalid choice: 'draw'"), (["check", "--patience", "1e3"], 2, "argument --patience: The length of the silence must be between 0 and 900 seconds."), (["paint", "a fox"], 2, "required: -o"), (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "argument -n: a number from 1 to 10"), (["serve", "--port", "1"], 2, "unrecognized arguments: --port 1")])  # fmt: skip
-def test_what_the_command_line_itself_answers(
-    arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        commands.main(arguments)
-    assert ended.value.code == code
-    assert says in "".join(capsys.readouterr())
+USAGE = {
+    "the version": (["--version"], 0, f"limner {__version__}\n"),
+    "help": (["--help"], 0, "Commands:\n  serve "),
+    "nothing": ([], 2, "Commands:\n  serve "),
+    "help for a command": (["paint", "-h"], 0, "Usage: limner paint [OPTIONS] PROMPT"),
+    "an unknown command": (["draw"], 2, "Error: No such command 'draw'."),
+    "a module that is no command": (["main"], 2, "Error: No such command 'main'."),
+    "too much silence": (["check", "--patience", "1e3"], 2, "Error: Invalid value for '--patience': The length of the silence must be between 0 and 900 seconds."),
+    "no file to write to": (["paint", "a fox"], 2, "Error: Missing option '-o'."),
+    "no image at all": (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "Error: Invalid value for '-n': 0 is not in the range 1<=x<=10."),
+    "an unknown option": (["serve", "--port", "1"], 2, "Error: No such option '--port'."),
+    "no action for keys": (["keys"], 2, "Commands:\n  new "),
+    "a group that a ledger does not have": (["ledger", "--by", "hour"], 2, "Error: Invalid value for '--by': 'hour' is not one of 'key', 'day', 'outcome', 'model'."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_wrong_usage_ends_with_2_and_help_with_0(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, code, text = USAGE[name]
+    assert main(arguments) == code
+    assert text in capsys.readouterr()[code == 2]
 
 
 def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatch, environment: Path) -> None:
-    given: list[object] = []
+    calls: list[object] = []
 
-    def note(*positional: object, **named: object) -> int:
-        given.extend([*positional[-1:], *named.values()])
+    def run_checks(settings: Settings, **options: object) -> int:
+        calls.append((settings.upstream_base_url, *options.values()))
         return 7
 
-    monkeypatch.setattr(commands, "demo", note)
-    monkeypatch.setattr("app.cli.check.run_checks", lambda settings, **more: note(settings.upstream_base_url, **more))
+    def run_demo(once: str | None) -> int:
+        calls.append(once)
+        return 7
+
+    monkeypatch.setattr("app.cli.demo.run_demo", run_demo)
+    monkeypatch.setattr("app.cli.check.run_checks", run_checks)
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
-    lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
-    assert [commands.main(line) for line in lines] == [7] * 5
-    assert given == [None, "out", NOWHERE, False, None, NOWHERE, True, 150, NOWHERE, False, 2.5]
+    lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--patience", "--paint"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
+    assert [main(line) for line in lines] == [7] * 6
+    assert calls == [None, "out", (NOWHERE, False, None), (NOWHERE, True, 150), (NOWHERE, True, 150), (NOWHERE, False, 2.5)]  # fmt: skip
+
+
+def test_ctrl_c_ends_a_command_with_130(monkeypatch: pytest.MonkeyPatch, environment: Path) -> None:
+    def interrupt(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.cli.check.run_checks", interrupt)
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
+    assert main(["check"]) == 130
+
+
+def test_a_command_loads_no_other_command() -> None:
+    """The memory of `limner serve` is what an operator pays for."""
+    code = (
+        "import sys; from app.cli.main import limner; limner.get_command(None, 'serve');"
+        "print(*sorted(name for name in sys.modules if name.startswith(('app.cli.', 'app.demo'))))"
+    )
+    root = Path(__file__).parents[2]
+    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
+    assert loaded.split() == ["app.cli.main", "app.cli.serve", "app.cli.settings"]
+    modules = {path.stem for path in (root / "app/cli").glob("*.py")}
+    assert modules == {*COMMANDS, "__init__", "main", "settings"}
 
 
 def test_the_ledger_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = environment / "ledger.jsonl"
     path.write_text("nothing\n")
-    assert commands.main(["ledger", str(path), "--by", "day"]) == 0
-    assert capsys.readouterr().out.startswith("day  questions")
+    assert main(["ledger", str(path), "--by", "day"]) == 0
+    assert capsys.readouterr().out.startswith("day  requests")
 
 
 def test_explain_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (environment / "reply.txt").write_text("![a](https://e.com/a.png) ![b](https://e.com/b.png)")
-    assert commands.main(["explain", str(environment / "reply.txt"), "--sent", "https://e.com/a.png"]) == 0
+    assert main(["explain", str(environment / "reply.txt"), "--sent", "https://e.com/a.png"]) == 0
     assert "1. markdown-image: https://e.com/b.png" in capsys.readouterr().out
-    assert commands.main(["explain", str(environment / "reply.txt"), "--json"]) == 0
+    assert main(["explain", str(environment / "reply.txt"), "--json"]) == 0
     assert len(orjson.loads(capsys.readouterr().out)["found"]) == 2
 
 
 PAINT = {
-    "as little as possible": (["a fox", "-o", "a.png"], PaintOptions("a fox", Path("a.png"))),
-    "all there is": (
+    "only what is required": (["a fox", "-o", "a.png"], PaintOptions("a fox", Path("a.png"))),
+    "every option": (
         ["a", "-o", "b.jpg", "--size", "1x1", "--quality", "low", "--image", "c", "--image", "d", "--mask", "e", "-n", "4", "--model", "m", "--base-url", "http://f/v1", "--api-key-file", "g", "--partial-images", "2", "--no-stream", "--timeout", "1.5"],
         PaintOptions("a", Path("b.jpg"), "http://f/v1", Path("g"), "m", 4, "1x1", "low", (Path("c"), Path("d")), Path("e"), False, 2, 1.5),
     ),
@@ -163,18 +205,18 @@ PAINT = {
 def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[PaintOptions] = []
 
-    def note(order: PaintOptions) -> int:
-        given.append(order)
+    def paint(options: PaintOptions) -> int:
+        given.append(options)
         return 7
 
-    monkeypatch.setattr(commands, "paint", note)
-    arguments, order = PAINT[name]
-    assert commands.main(["paint", *arguments]) == 7
-    assert given == [order]
+    monkeypatch.setattr("app.cli.paint.paint", paint)
+    arguments, options = PAINT[name]
+    assert main(["paint", *arguments]) == 7
+    assert given == [options]
 
 
-def test_a_new_key_is_told_once_and_its_table_is_for_the_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.main(["keys", "new", "alice"]) == 0
+def test_a_new_key_is_shown_once_and_its_table_can_be_appended_to_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "new", "alice"]) == 0
     out, err = capsys.readouterr()
     [row] = parse_keys(out)
     key = err.removeprefix("The key of alice, shown only here: ").strip()
@@ -182,14 +224,14 @@ def test_a_new_key_is_told_once_and_its_table_is_for_the_file(capsys: pytest.Cap
     assert key not in out
 
 
-def test_a_key_needs_a_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.main(["keys", "new", "no body"]) == 2
+def test_a_wrong_name_of_a_key_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "new", "no body"]) == 2
     assert capsys.readouterr() == ("", "NAME: expected 1 to 64 letters, digits and the characters . _ @ -\n")
 
 
 @dataclass(slots=True)
 class Ended:
-    """In place of the server: it ends at once, in one of several ways."""
+    """Stands in for the server, and ends at once in one of several ways."""
 
     by: type[BaseException] | None = None
     force_exit: bool = False
@@ -205,13 +247,13 @@ class Ended:
 
 
 @pytest.mark.parametrize(("by", "code"), [(None, 0), (None, 130), (SystemExit, 1), (KeyboardInterrupt, 130)])
-def test_how_the_server_ended_is_the_exit_code(
+def test_the_exit_code_tells_how_the_server_ended(
     by: type[BaseException] | None, code: int, environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
     ended = Ended(by, force_exit=code == 130)
-    monkeypatch.setattr(commands, "DrainingServer", ended)
-    assert commands.main(["serve"]) == code
+    monkeypatch.setattr("app.cli.serve.DrainingServer", ended)
+    assert main(["serve"]) == code
     assert ended.settings[0].upstream_base_url == NOWHERE
 
 
@@ -221,13 +263,13 @@ def test_several_workers_are_supervised(environment: Path, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     ended = Ended()
     monkeypatch.setattr("app.server.supervisor.Supervisor", ended)
-    assert commands.main(["serve"]) == 0
+    assert main(["serve"]) == 0
     assert ended.settings[0].workers == 3
 
 
 WARNED = {
     "nothing to warn of": ({}, []),
-    "a misspelt variable": ({"LIMNER_UPSTREM_KEY": "x", "LIMNER_ZOO": "y"}, ["unknown_variable", "unknown_variable"]),
+    "a misspelled variable": ({"LIMNER_UPSTREM_KEY": "x", "LIMNER_ZOO": "y"}, ["unknown_variable", "unknown_variable"]),
     "no keys on loopback": (
         {"LIMNER_UPSTREAM_API_KEY": "sk-secret"},
         ["open_access_warning"],
@@ -243,16 +285,18 @@ WARNED = {
 
 
 @pytest.mark.parametrize("name", WARNED)
-def test_what_the_server_warns_of_when_it_starts(name: str, environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_warns_of_probable_mistakes_when_it_starts(
+    name: str, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     variables, events = WARNED[name]
     for variable, value in (WHERE | variables).items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(commands, "DrainingServer", Ended())
-    monkeypatch.setattr(commands, "open_workers", Ended())
-    # It would put the records beyond the reach of this test.
-    monkeypatch.setattr(commands, "configure_logging", lambda *_: None)
+    monkeypatch.setattr("app.cli.serve.DrainingServer", Ended())
+    monkeypatch.setattr("app.cli.serve.open_supervisor", Ended())
+    # With another configuration, this test could not capture the records.
+    monkeypatch.setattr("app.cli.settings.configure_logging", lambda *_: None)
     with structlog.testing.capture_logs() as records:
-        assert commands.main(["serve"]) == 0
+        assert main(["serve"]) == 0
     assert [record["event"] for record in records] == events
     assert [record["name"] for record in records if "name" in record] == [
         variable for variable in variables if "unknown_variable" in events
@@ -260,7 +304,9 @@ def test_what_the_server_warns_of_when_it_starts(name: str, environment: Path, m
     assert "sk-secret" not in str(records)
 
 
-def test_the_package_is_a_program_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_package_can_be_run_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["limner", "--version"])
     with pytest.raises(SystemExit) as ended, pytest.warns(RuntimeWarning, match="unpredictable"):
         runpy.run_module("app", run_name="__main__", alter_sys=True)
@@ -268,7 +314,7 @@ def test_the_package_is_a_program_too(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
+def test_the_server_runs_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
     with limner("serve", folder=tmp_path, **WHERE) as process:
         url = wait_until_ready(process)
         assert ask(url, request("GET /healthz")).status == 200
@@ -278,7 +324,7 @@ def test_it_serves_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_a_second_signal_ends_it_in_the_middle_of_a_question(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_server_while_a_request_is_in_flight(tmp_path: Path) -> None:
     with (
         run_demo() as demo,
         limner(
@@ -295,11 +341,11 @@ def test_a_second_signal_ends_it_in_the_middle_of_a_question(tmp_path: Path) -> 
         _, err = process.communicate(timeout=20)
         demo.state.release()
     assert process.returncode == 130
-    # Records to the last line: Python itself has nothing to say.
+    # Every line is a record: Python has printed no traceback.
     assert records(err)
 
 
-def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
+def test_a_port_that_is_in_use_is_logged_and_exit_code_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with limner("serve", folder=tmp_path, **WHERE | {"LIMNER_PORT": port}) as process:
@@ -307,8 +353,3 @@ def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
     assert (process.returncode, out) == (1, "")
     (fault,) = [record for record in records(err) if record["level"] == "error"]
     assert "address already in use" in fault["event"]
-
-
-def test_the_demo_is_loaded_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cli.demo.run_demo", lambda once: 7 if once == "out" else 8)
-    assert commands.main(["demo", "--once", "out"]) == 7

@@ -1,4 +1,4 @@
-"""`limner demo`: both servers, in a process of its own where signals and ports matter."""
+"""`limner demo`: both servers, in a process of their own if signals or ports matter."""
 
 import io
 import re
@@ -14,8 +14,9 @@ import pytest
 import structlog
 from PIL import Image
 
-from app.cli import demo as showcase
+from app.cli import demo as demo_module
 from app.cli.demo import run_demo
+from app.cli.main import main
 from tests.integration.test_cli import limner
 from tests.support.raw_http import ask, request
 
@@ -24,7 +25,7 @@ SIZES = {"generated.png": (1536, 1024), "edited.png": (1024, 1536)}
 
 @pytest.fixture(autouse=True)
 def _default_log() -> Iterator[None]:
-    """The demo configures the log on the standard error of this test."""
+    """The demo configures the log to write to the standard error of this test."""
     yield
     structlog.reset_defaults()
 
@@ -38,9 +39,7 @@ def sizes(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_once_writes_two_pictures_and_says_how_large_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_once_writes_two_images_and_prints_their_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "some" / "where"
     assert run_demo(str(folder)) == 0
     assert sizes(folder) == SIZES
@@ -58,14 +57,14 @@ def test_once_as_a_process(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_once_into_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_into_a_file_instead_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_bytes(b"a file")
     assert run_demo(str(tmp_path / "out")) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f"limner demo --once: [Errno 17] File exists: '{tmp_path / 'out'}'"
 
 
-def test_once_with_a_setting_that_no_picture_can_meet(
+def test_once_with_a_setting_that_allows_no_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LIMNER_MAX_IMAGE_BYTES", "1KiB")
@@ -75,31 +74,31 @@ def test_once_with_a_setting_that_no_picture_can_meet(
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """`ours` is LIMNER_UPSTREAM_MODEL, `named` what the client names; the answer has this status and code."""
+    """`setting` is LIMNER_UPSTREAM_MODEL, `model` what the client names; the response has this status and code."""
 
     name: str
-    ours: str | None
-    named: str
+    setting: str | None
+    model: str
     status: int = 200
     code: str | None = None
 
 
 NAMED = [
     Named("any name", None, "gpt-image-2"),
-    Named("an oddity", None, "refuses-400", 400, "moderation_blocked"),
-    Named("an oddity with a number", None, "error-402", 500, "upstream_quota"),
-    Named("any name, where the operator has chosen an oddity", "error-in-200-401", "gpt-image-2", 500, "upstream_auth"),
-    Named("an oddity, where the operator has chosen another", "error-401", "text-only", 400, "no_image_in_reply"),
-    Named("any name, where the operator has another upstream by day", "openai/gpt-5-image", "gpt-image-2"),
+    Named("a behaviour", None, "refuses-400", 400, "moderation_blocked"),
+    Named("a behaviour with a number", None, "error-402", 500, "upstream_quota"),
+    Named("any name, if the setting is a behaviour", "error-in-200-401", "gpt-image-2", 500, "upstream_auth"),
+    Named("a behaviour, if the setting is another one", "error-401", "text-only", 400, "no_image_in_reply"),
+    Named("any name, if the setting belongs to another upstream", "openai/gpt-5-image", "gpt-image-2"),
 ]
 
 
 @pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
-def test_a_model_shows_what_upstreams_do(case: Named, monkeypatch: pytest.MonkeyPatch) -> None:
-    if case.ours is not None:
-        monkeypatch.setenv("LIMNER_UPSTREAM_MODEL", case.ours)
-    with showcase.running(fixed_port=False) as url:
-        asked = {"model": case.named, "prompt": "a fox", "response_format": "url"}
+def test_a_model_name_selects_a_behaviour(case: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case.setting is not None:
+        monkeypatch.setenv("LIMNER_UPSTREAM_MODEL", case.setting)
+    with demo_module.running(fixed_port=False) as url:
+        asked = {"model": case.model, "prompt": "a fox", "response_format": "url"}
         answer = httpx.post(f"{url}/v1/images/generations", json=asked, trust_env=False, timeout=30)
         listed = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
     assert answer.status_code == case.status
@@ -107,19 +106,19 @@ def test_a_model_shows_what_upstreams_do(case: Named, monkeypatch: pytest.Monkey
     assert {"gpt-image-2", "refuses-400", "slow-30"} <= {card["id"] for card in listed}
 
 
-def test_a_bad_setting_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LIMNER_LOG_LEVEL", "loud")
-    assert run_demo("out") == 2
+    assert main(["demo", "--once", "out"]) == 2
     assert capsys.readouterr().err.startswith("LIMNER_LOG_LEVEL: invalid value 'loud' (format: ")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_it_paints_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
+def test_the_demo_runs_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
     with limner("demo", folder=tmp_path) as process:
         said = ready_line(process)
         command = said[said.index("curl ") : said.index("In an existing client")]
         url = re.findall(r"http://127\.0\.0\.1:[0-9]+", said)[0]
-        # What the line says can be pasted into a shell.
+        # The command can be pasted into a shell.
         answer = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=True)
         (link,) = re.findall(rb'"url":"([^"]+)"', answer.stdout)
         picture = httpx.get(link.decode(), trust_env=False)
@@ -137,12 +136,12 @@ def ready_line(process: "subprocess.Popen[str]") -> str:
     said = ""
     while "Ctrl-C" not in said:
         line = process.stdout.readline()
-        assert line, "it ended before it was ready"
+        assert line, "the demo ended before it was ready"
         said += line
     return said
 
 
-def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
+def test_a_port_that_is_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with limner("demo", folder=tmp_path, LIMNER_PORT=str(port)) as process:
@@ -153,10 +152,10 @@ def test_a_port_that_is_taken_is_told_and_ends_with_1(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-def test_it_waits_for_a_signal_and_lets_signals_through_again(
+def test_the_demo_waits_for_a_signal_and_unblocks_signals_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, with the signals held back: the ones of the test run are not touched."""
+    """Runs in this process without any signal, since those of the test run must not be affected."""
     waited: list[set[signal.Signals]] = []
     monkeypatch.setattr(signal, "sigwait", waited.append)
     monkeypatch.setenv("LIMNER_PORT", "0")
@@ -167,7 +166,7 @@ def test_it_waits_for_a_signal_and_lets_signals_through_again(
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
-def test_a_port_that_is_taken_in_this_process(
+def test_a_port_that_is_in_use_in_this_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -176,8 +175,8 @@ def test_a_port_that_is_taken_in_this_process(
     assert "cannot listen" in capsys.readouterr().err
 
 
-def test_what_is_not_an_image_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_that_is_not_an_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = httpx.Request("POST", "http://limner/v1/images/generations")
     response = httpx.Response(200, json={"data": [{"b64_json": "bm90aGluZw=="}]}, request=asked)
-    assert showcase.save_image(response, tmp_path / "a.png") == b"nothing"
+    assert demo_module.save_image(response, tmp_path / "a.png") == b"nothing"
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}: not an image, 7 bytes\n"

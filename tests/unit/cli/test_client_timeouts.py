@@ -1,17 +1,17 @@
-"""Who gives up is told in order of patience."""
+"""Clients that would have timed out are named in ascending order of their timeouts."""
 
 import pytest
 
 from app.cli.check import CLIENT_TIMEOUTS, clients_that_time_out
 
 
-@pytest.mark.parametrize(("limit", "who"), CLIENT_TIMEOUTS)
-def test_each_gives_up_at_its_limit(limit: int, who: str) -> None:
-    assert who not in clients_that_time_out(limit - 0.1)
-    assert clients_that_time_out(limit).endswith(f"{who} ({limit} s)")
+@pytest.mark.parametrize(("limit", "names"), CLIENT_TIMEOUTS)
+def test_each_client_times_out_at_its_limit(limit: int, names: str) -> None:
+    assert names not in clients_that_time_out(limit - 0.1)
+    assert clients_that_time_out(limit).endswith(f"{names} ({limit} s)")
 
 
-def test_nobody_gives_up_at_once_and_the_quickest_is_named_first() -> None:
+def test_no_client_times_out_at_once_and_the_shortest_timeout_is_named_first() -> None:
     assert clients_that_time_out(1) == ""
     assert (
         clients_that_time_out(70)

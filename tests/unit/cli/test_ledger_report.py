@@ -1,4 +1,4 @@
-"""Sums of the ledger, and lines that are none."""
+"""Sums of the ledger, and lines that cannot be read."""
 
 import io
 import sys
@@ -19,7 +19,7 @@ def entry(**more: Any) -> dict[str, Any]:
 
 
 PAID = entry()
-#: A request that joined: what it cost stands in the other's line.
+#: A request that joined another one, whose line has the costs.
 JOINED = {
     name: fact for name, fact in entry(joined="req_1", key="k2").items() if name not in {"images", "attempts", "usage"}
 }
@@ -41,12 +41,12 @@ class Case:
     rows: dict[str, tuple[int, int, int, int]]
 
 
-#: Questions, ok, joined, images.
+#: Requests, ok, joined, images.
 CASES = [
     Case("by key", "key", {"k1": (3, 2, 0, 4), "k2": (1, 1, 1, 0), "all": (4, 3, 1, 4)}),
     Case("by day", "day", {"2026-11-22": (3, 3, 1, 4), "2026-11-23": (1, 0, 0, 0), "all": (4, 3, 1, 4)}),
     Case("by outcome", "outcome", {"invalid_value": (1, 0, 0, 0), "ok": (3, 3, 1, 4), "all": (4, 3, 1, 4)}),
-    Case("by model, which a refused request has not told", "model", {"-": (1, 0, 0, 0), "gpt-image-2": (3, 3, 1, 4), "all": (4, 3, 1, 4)}),
+    Case("by model, which is unknown for a refused request", "model", {"-": (1, 0, 0, 0), "gpt-image-2": (3, 3, 1, 4), "all": (4, 3, 1, 4)}),
 ]  # fmt: skip
 
 
@@ -63,10 +63,10 @@ def test_every_group_has_a_case() -> None:
 
 def test_the_whole_table() -> None:
     assert summarize(LINES, "key") == [
-        "key  questions  ok  joined  images  attempts  tokens in  tokens out  MB in  MB out  mean s",
-        "k1           3   2       0       4         5         40       2,000    1.0     6.0    40.0",
-        "k2           1   1       1       0         0          0           0    0.5     3.0    60.0",
-        "all          4   3       1       4         5         40       2,000    1.5     9.0    45.0",
+        "key  requests  ok  joined  images  attempts  tokens in  tokens out  MB in  MB out  mean s",
+        "k1          3   2       0       4         5         40       2,000    1.0     6.0    40.0",
+        "k2          1   1       1       0         0          0           0    0.5     3.0    60.0",
+        "all         4   3       1       4         5         40       2,000    1.5     9.0    45.0",
     ]
 
 
@@ -75,12 +75,12 @@ UNREADABLE = [b'{"at": "2026', b"[]", b"7", b'{"at": "2026-11-22"}', orjson.dump
 
 @pytest.mark.parametrize("line", UNREADABLE)
 def test_a_line_that_cannot_be_read_is_counted_and_left_out(line: bytes) -> None:
-    *table, told = summarize([*LINES, line, b"\n"], "key")
-    assert (table, told) == (summarize(LINES, "key"), "1 lines cannot be read")
+    *table, last = summarize([*LINES, line, b"\n"], "key")
+    assert (table, last) == (summarize(LINES, "key"), "1 lines cannot be read")
 
 
 def test_an_empty_ledger_has_an_empty_table() -> None:
-    assert [line.split()[:2] for line in summarize([], "day")] == [["day", "questions"], ["all", "0"]]
+    assert [line.split()[:2] for line in summarize([], "day")] == [["day", "requests"], ["all", "0"]]
 
 
 def test_a_file_is_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,12 +90,12 @@ def test_a_file_is_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.splitlines() == summarize(LINES, "key")
 
 
-def test_the_standard_input_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_standard_input_is_summed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES[0])))
     assert report_ledger("-", "model") == 0
     assert capsys.readouterr().out.splitlines() == summarize(LINES[:1], "model")
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report_ledger(f"{tmp_path}/none", "key") == 2
     assert capsys.readouterr().err == f"limner ledger: {tmp_path}/none: No such file or directory\n"

@@ -1,4 +1,4 @@
-"""Times of an answer, by a clock that moves when something comes."""
+"""Times of a response, by a clock that advances with each of its parts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,24 +15,24 @@ class Clock:
         return self.now
 
 
-def test_the_head_and_the_end_of_an_answer_are_timed() -> None:
+def test_the_first_and_the_last_byte_of_a_response_are_timed() -> None:
     clock = Clock()
 
     async def body() -> AsyncIterator[bytes]:
-        for piece in (b"a", b"b"):
+        for chunk in (b"a", b"b"):
             clock.now += 5
-            yield piece
+            yield chunk
 
-    def answer(_: httpx.Request) -> httpx.Response:
+    def respond(_: httpx.Request) -> httpx.Response:
         clock.now += 2
         return httpx.Response(200, content=body())
 
-    watch = TimingTransport(httpx.MockTransport(answer), clock.read)
+    timing = TimingTransport(httpx.MockTransport(respond), clock.read)
 
-    async def ask() -> None:
-        async with httpx.AsyncClient(transport=watch) as http, http.stream("GET", "http://h/") as response:
-            assert (watch.first_byte, watch.last_byte) == (2.0, None)
-            assert [piece async for piece in response.aiter_raw()] == [b"a", b"b"]
+    async def send() -> None:
+        async with httpx.AsyncClient(transport=timing) as http, http.stream("GET", "http://h/") as response:
+            assert (timing.first_byte, timing.last_byte) == (2.0, None)
+            assert [chunk async for chunk in response.aiter_raw()] == [b"a", b"b"]
 
-    asyncio.run(ask())
-    assert (watch.first_byte, watch.last_byte) == (2.0, 12.0)
+    asyncio.run(send())
+    assert (timing.first_byte, timing.last_byte) == (2.0, 12.0)

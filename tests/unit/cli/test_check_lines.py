@@ -1,4 +1,4 @@
-"""A line for each step, whether it goes well or not."""
+"""Each check prints a line, whether it passes or not."""
 
 import pytest
 
@@ -16,13 +16,13 @@ async def fail(_: Settings) -> str:
     raise CheckFailed("nothing there. See LIMNER_PORT")
 
 
-def test_a_step_that_goes_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_that_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_check(Check("tls", find), SETTINGS)
-    said = capsys.readouterr().out
-    assert said.startswith("ok    tls      found https://h/v1 (")
-    assert said.endswith(" ms)\n")
+    line = capsys.readouterr().out
+    assert line.startswith("ok    tls      found https://h/v1 (")
+    assert line.endswith(" ms)\n")
 
 
-def test_a_step_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert not run_check(Check("address", fail), SETTINGS)
     assert capsys.readouterr().out == "FAIL  address  nothing there. See LIMNER_PORT\n"
