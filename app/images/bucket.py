@@ -1,4 +1,4 @@
-"""Pictures in a bucket of an object store: Amazon's S3 and all that speak it, Google's, Azure's."""
+"""Store images in a bucket: Amazon S3 and compatible services, Google Cloud Storage, Azure Blob Storage."""
 
 import asyncio
 import re
@@ -25,29 +25,29 @@ from app.images.store import (
     store_unreachable,
 )
 from app.protocol.image_format import ImageInfo
+from app.protocol.redaction import redact_keys
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
-#: The smallest part of an upload in parts that S3 takes. One upload holds at most two of them.
+#: The smallest part of a multipart upload that S3 accepts. One upload holds at most two parts in memory.
 _PART_SIZE = 5 * 2**20
 
-#: Uploads at once; together with the size of a part that bounds the memory they take.
+#: Concurrent uploads. Together with the size of a part, this limits the memory that they take.
 _MAX_UPLOADS = 8
 
-#: An object store that is away for longer is away: the client waits for its picture.
+#: Short, because a client waits for its image: an object store that is down for longer counts as down.
 _RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 
-#: How much of what an object store says goes into the log.
+#: Characters of an object store's error that are written to the log.
 _MAX_LOGGED = 500
 
-#: Keys of roles are known to obstore alone. A store that refuses a signature repeats all that was signed, the token of
-#: the session among it; an address that was not reached may be signed, or be the one that gives out such keys.
-_HIDDEN = "***"
-_SECRETS = (
+#: What may be a secret in an error text, besides the configured key. Credentials of roles are known to obstore only. A
+#: service that rejects a signature repeats everything that was signed, the session token included. The URL of a failed
+#: request may be signed, or belong to a service that issues credentials.
+_CREDENTIALS = (
     re.compile(r"""(\?)[^\s"'<>)]+"""),
-    re.compile(r"(?i)\b(bearer\s+)[^\s\"'<,]+"),
     re.compile(r"""(?i)([\w-]*(?:token|secret|signature|authorization)[\w-]*["']?\s*[:=>]\s*["']?)[^\s"'<,]+"""),
     re.compile(r"()[A-Za-z0-9+/=_.%~-]{100,}"),
 )
@@ -57,7 +57,14 @@ Remote = S3Store | GCSStore | AzureStore
 
 @dataclass(frozen=True, slots=True)
 class BucketLocation:
-    """What the URL of a store says; `public`: how clients reach the service, where that is not how this server does."""
+    """A parsed URL of a bucket.
+
+    Attributes:
+        config: Options of the provider, by obstore's names.
+        endpoint: The address of the service, None for the provider's own.
+        public_endpoint: Its address for clients, if that is another one.
+        deletes_expired: Whether this server deletes expired images. Otherwise a lifecycle rule of the bucket has to.
+    """
 
     scheme: str
     bucket: str
@@ -70,7 +77,14 @@ class BucketLocation:
 
 @dataclass(frozen=True, slots=True)
 class CloudProvider:
-    """`options`: those of the URL, with obstore's names. `read_key`: LIMNER_IMAGE_STORE_KEY in obstore's names."""
+    """How buckets of one provider are configured.
+
+    Attributes:
+        url_format: How the URL is written, for error messages.
+        endpoint: obstore's name for the address of the service.
+        options: The options in the URL, with obstore's names for them.
+        parse_key: Translates LIMNER_IMAGE_STORE_KEY into obstore's options, the secret one last. Raises OSError.
+    """
 
     url_format: str
     connect: Callable[..., Remote]
@@ -90,7 +104,7 @@ CLOUD_PROVIDERS = {
     "s3": CloudProvider(
         "s3://bucket/prefix?endpoint=https://…&region=…",
         S3Store,
-        # Among S3Store's names for it the one that wins.
+        # Of the names that S3Store has for it, the one that takes precedence.
         "aws_endpoint_url_s3",
         {"region": "region"},
         partial(_parse_key_pair, ("access_key_id", "secret_access_key")),
@@ -107,21 +121,27 @@ CLOUD_PROVIDERS = {
 
 
 class BucketStore:
-    """Asks nothing of the object store until a picture comes.
+    """An image store in a bucket. The first request to the object store is sent when the first image is stored.
 
-    Where no key is set, obstore looks for one in the places usual for its provider: that is the one exception to the
-    rule that only the settings read the environment, since roles of machines and pods are found in no other way.
+    Without a configured key, obstore looks for credentials in the usual places of the provider. This is the one
+    exception to the rule that only the settings read the environment, because roles of machines and pods can be found
+    in no other way.
     """
 
     def __init__(self, config: StoreConfig) -> None:
-        """Raises OSError for a key or an address that obstore cannot use."""
-        place = parse_bucket_url(config.url)
-        key = {} if config.key is None else CLOUD_PROVIDERS[place.scheme].parse_key(config.key.get_secret_value())
-        self._remote = connect(place, place.endpoint, key)
-        # The address is part of what is signed.
-        self._signer = self._remote if place.public_endpoint is None else connect(place, place.public_endpoint, key)
+        """Prepare the connection without using it.
+
+        Raises:
+            OSError: obstore does not accept the key or the address.
+        """
+        location = parse_bucket_url(config.url)
+        key = {} if config.key is None else CLOUD_PROVIDERS[location.scheme].parse_key(config.key.get_secret_value())
+        self._remote = connect(location, location.endpoint, key)
+        # A signature covers the address, so URLs are signed for the one that clients use.
+        public = location.public_endpoint
+        self._signer = self._remote if public is None else connect(location, public, key)
         self._secrets = tuple(key.values())[-1:]
-        self._deletes_expired = place.deletes_expired
+        self._deletes_expired = location.deletes_expired
         self._ttl = config.ttl
         self._serve = config.serve
         self._now = config.now
@@ -129,12 +149,12 @@ class BucketStore:
 
     async def put(self, blob: Blob, info: ImageInfo) -> str:
         name = generate_name(info)
-        told = {"Content-Type": media_type(name), "Cache-Control": cache_control(self._ttl)}
+        headers = {"Content-Type": media_type(name), "Cache-Control": cache_control(self._ttl)}
         try:
             async with self._uploads:
-                # Pieces are read when they are sent, by a thread of obstore's.
+                # Chunks are read by a thread of obstore when they are sent.
                 data = blob.read_at(0, blob.size) if blob.size <= _PART_SIZE else blob.chunks(_PART_SIZE)
-                await self._remote.put_async(name, data, attributes=told, chunk_size=_PART_SIZE, max_concurrency=1)
+                await self._remote.put_async(name, data, attributes=headers, chunk_size=_PART_SIZE, max_concurrency=1)
         except (BaseError, OSError, ValueError) as error:
             raise store_failed(self._describe_error(error)) from None
         return name
@@ -157,27 +177,31 @@ class BucketStore:
         except (BaseError, OSError) as error:
             raise store_unreachable(self._describe_error(error)) from None
         modified = _modified(meta)
-        return (
-            None if self._is_expired(modified) else StoredImage(name, meta["size"], modified, partial(self._read, name))
-        )
+        if self._is_expired(modified):
+            return None
+        return StoredImage(name, meta["size"], modified, partial(self._read, name))
 
     async def delete_expired(self) -> int:
-        """Nothing where it is left to the rules of the bucket: listing a large one costs."""
+        """Delete expired images, if the URL of the bucket demands it: listing a large bucket costs money.
+
+        Raises:
+            ServiceUnavailable: The object store cannot be reached.
+        """
         if not self._deletes_expired:
             return 0
-        removed = 0
+        deleted = 0
         try:
             async for page in self._remote.list(chunk_size=1000):
-                over = [meta["path"] for meta in page if is_name(meta["path"]) and self._is_expired(_modified(meta))]
-                if over:
-                    await self._remote.delete_async(over)
-                    removed += len(over)
+                names = [meta["path"] for meta in page if is_name(meta["path"]) and self._is_expired(_modified(meta))]
+                if names:
+                    await self._remote.delete_async(names)
+                    deleted += len(names)
         except (BaseError, OSError) as error:
             raise store_unreachable(self._describe_error(error)) from None
-        return removed
+        return deleted
 
     def close(self) -> None:
-        """Connections end by themselves."""
+        """Do nothing, since obstore closes its connections itself."""
 
     async def _read(self, name: str, offset: int, size: int) -> bytes:
         try:
@@ -193,13 +217,11 @@ class BucketStore:
 
 
 def describe_error(error: Exception, secrets: Collection[str]) -> str:
-    """What happened, without obstore's inside, and without what nobody may read."""
-    said = str(error).partition("\n\nDebug source")[0]
-    for secret in secrets:
-        said = said.replace(secret, _HIDDEN)
-    for pattern in _SECRETS:
-        said = pattern.sub(rf"\1{_HIDDEN}", said)
-    return said[:_MAX_LOGGED]
+    """Return the error's text for the log, without obstore's internals and without anything that may be a secret."""
+    text = redact_keys(str(error).partition("\n\nDebug source")[0], secrets)
+    for pattern in _CREDENTIALS:
+        text = pattern.sub(r"\1[key]", text)
+    return text[:_MAX_LOGGED]
 
 
 def _modified(meta: "ObjectMeta") -> float:
@@ -207,21 +229,27 @@ def _modified(meta: "ObjectMeta") -> float:
 
 
 def parse_bucket_url(url: str) -> BucketLocation:
-    """Raises ValueError."""
+    """Parse the URL of a bucket whose scheme is one of `CLOUD_PROVIDERS`.
+
+    Raises:
+        ValueError: The URL is not understood. The message gives the format, and does not repeat the URL.
+    """
     parts = urlsplit(url)
-    cloud = CLOUD_PROVIDERS[parts.scheme]
+    provider = CLOUD_PROVIDERS[parts.scheme]
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    known = {*cloud.options, "endpoint", "public", "sweep"}
+    known = {*provider.options, "endpoint", "public", "sweep"}
     sweep = options.get("sweep", "false")
     if not parts.hostname or "@" in parts.netloc or parts.fragment or not options.keys() <= known:
-        raise ValueError(f"{cloud.url_format} with the options {', '.join(sorted(known))}; keys belong elsewhere")
+        raise ValueError(f"{provider.url_format} with the options {', '.join(sorted(known))}; keys belong elsewhere")
     if sweep not in {"true", "false"} or not all(_is_address(options.get(name)) for name in ("endpoint", "public")):
-        raise ValueError(f"{cloud.url_format}, where endpoint and public are http(s) addresses, sweep is true or false")
+        raise ValueError(
+            f"{provider.url_format}, where endpoint and public are http(s) addresses, sweep is true or false"
+        )
     return BucketLocation(
         parts.scheme,
         parts.netloc,
         parts.path.strip("/") or None,
-        {cloud.options[name]: value for name, value in options.items() if name in cloud.options},
+        {provider.options[name]: value for name, value in options.items() if name in provider.options},
         options.get("endpoint"),
         options.get("public"),
         sweep == "true",
@@ -233,15 +261,19 @@ def _is_address(value: str | None) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
 
 
-def connect(place: BucketLocation, endpoint: str | None, key: Mapping[str, str]) -> Remote:
-    """Raises OSError."""
-    cloud = CLOUD_PROVIDERS[place.scheme]
-    address = {} if endpoint is None else {cloud.endpoint: endpoint.rstrip("/")}
+def connect(location: BucketLocation, endpoint: str | None, key: Mapping[str, str]) -> Remote:
+    """Return obstore's client of the bucket at `endpoint`, by default the provider's own.
+
+    Raises:
+        OSError: obstore does not accept the key or the address. The message does not contain the key.
+    """
+    provider = CLOUD_PROVIDERS[location.scheme]
+    address = {} if endpoint is None else {provider.endpoint: endpoint.rstrip("/")}
     options: ClientConfig = {"allow_http": endpoint is not None and endpoint.startswith("http:")}
     try:
-        config = {**key, **place.config, **address}
-        return cloud.connect(
-            place.bucket, prefix=place.prefix, config=config, client_options=options, retry_config=_RETRIES
+        config = {**key, **location.config, **address}
+        return provider.connect(
+            location.bucket, prefix=location.prefix, config=config, client_options=options, retry_config=_RETRIES
         )
     except (BaseError, ValueError) as error:
         raise OSError(describe_error(error, tuple(key.values())[-1:])) from None

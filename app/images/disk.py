@@ -1,4 +1,4 @@
-"""Pictures as files of one folder: the store that needs nothing else."""
+"""Store images as files in one folder."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _MAX_BYTES = 10 * 2**30
 _CHUNK_SIZE = 2**20
 
-#: How files begin that are being written; no name of a picture does.
+#: The prefix of files that are being written. No name of an image begins with it.
 _TEMPORARY_PREFIX = ".limner-"
 
 
@@ -32,21 +32,26 @@ class _FileEntry:
 
 
 class DiskStore:
-    """Files below `folder`, written aside and then renamed, so that a reader never sees half a picture.
+    """An image store of at most `max_bytes`, in which a new image replaces the oldest ones.
 
-    They have at most `max_bytes`, the oldest go first. Several processes may share the folder: each counts what it
-    writes and looks anew when that has used up the room it last saw, and at each sweep.
+    Files are written under another name and then renamed, so that no reader sees half an image. Several processes may
+    share the folder: each counts what it writes, and lists the folder when that has used up the space it last saw, and
+    whenever expired images are deleted.
     """
 
     def __init__(self, config: StoreConfig) -> None:
-        """Raises OSError where the folder cannot be made."""
+        """Create the folder if it does not exist.
+
+        Raises:
+            OSError: The folder cannot be created.
+        """
         self._folder = parse_disk_url(config.url)
         self._ttl = config.ttl
         self._max_bytes = config.max_bytes or _MAX_BYTES
         self._now = config.now
         self._remaining = 0
         self._lock = threading.Lock()
-        # Its own threads: the default executor is shared with name look-ups.
+        # Threads of its own: slow DNS queries must not keep images waiting in a shared pool.
         self._threads = ThreadPoolExecutor(2, "store")
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -85,54 +90,53 @@ class DiskStore:
 
     def _write(self, blob: Blob, path: Path) -> None:
         self._reserve(blob.size)
-        descriptor, aside = tempfile.mkstemp(dir=self._folder, prefix=_TEMPORARY_PREFIX)
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder, prefix=_TEMPORARY_PREFIX)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                for piece in blob.chunks(_CHUNK_SIZE):
-                    file.write(piece)
-            Path(aside).rename(path)
-        except BaseException:  # reason: tidied up, and raised again
-            Path(aside).unlink(missing_ok=True)
+                for chunk in blob.chunks(_CHUNK_SIZE):
+                    file.write(chunk)
+            Path(temporary).rename(path)
+        except BaseException:  # reason: the file is removed, and the exception raised again
+            Path(temporary).unlink(missing_ok=True)
             raise
 
     def _reserve(self, size: int) -> None:
-        """Raises OSError for a picture that would not fit into the empty folder."""
         if size > self._max_bytes:
-            raise OSError(f"a picture of {size} bytes is more than LIMNER_IMAGE_STORE_MAX_BYTES")
+            raise OSError(f"an image of {size} bytes is more than LIMNER_IMAGE_STORE_MAX_BYTES")
         with self._lock:
             if size > self._remaining:
                 self._make_room(size)
             self._remaining -= size
 
     def _make_room(self, size: int) -> None:
-        """A little more than is needed, so that a full folder is not listed for every picture."""
-        entries = sorted(self._images(), key=lambda entry: entry.modified)
-        taken = sum(entry.size for entry in entries)
+        """Delete the oldest images until `size` bytes fit, and update `_remaining`. The caller holds the lock."""
+        images = sorted(self._images(), key=lambda entry: entry.modified)
+        used = sum(entry.size for entry in images)
+        # A little more than needed is deleted, so that a full folder is not listed for every image.
         goal = self._max_bytes - max(size, self._max_bytes // 16)
-        for entry in entries if taken + size > self._max_bytes else ():
-            if taken <= goal:
+        for entry in images if used + size > self._max_bytes else ():
+            if used <= goal:
                 break
             entry.path.unlink(missing_ok=True)
-            taken -= entry.size
-        self._remaining = self._max_bytes - taken
+            used -= entry.size
+        self._remaining = self._max_bytes - used
 
     def _images(self) -> Iterator[_FileEntry]:
         return (entry for entry in self._entries() if is_name(entry.path.name))
 
     def _entries(self) -> Iterator[_FileEntry]:
-        """Ours only: whatever else lies in the folder is never touched."""
+        """Yield images and temporary files. Other files in the folder are never touched."""
         with os.scandir(self._folder) as found:
             for file in found:
                 if is_name(file.name) or file.name.startswith(_TEMPORARY_PREFIX):
                     try:
                         status = file.stat(follow_symlinks=False)
                     except FileNotFoundError:
-                        # Another process was faster.
+                        # Another process has deleted the file meanwhile.
                         continue
                     yield _FileEntry(Path(file.path), status.st_mtime, status.st_size)
 
     def _open(self, name: str) -> StoredImage | None:
-        """Raises FileNotFoundError."""
         descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW)
         status = os.fstat(descriptor)
         if self._is_expired(status.st_mtime):
@@ -148,16 +152,20 @@ class DiskStore:
         return modified + self._ttl < self._now()
 
     def _delete_expired(self) -> int:
-        over = [entry.path for entry in self._entries() if self._is_expired(entry.modified)]
-        for path in over:
+        expired = [entry.path for entry in self._entries() if self._is_expired(entry.modified)]
+        for path in expired:
             path.unlink(missing_ok=True)
         with self._lock:
             self._make_room(0)
-        return len(over)
+        return len(expired)
 
 
 def parse_disk_url(url: str) -> Path:
-    """Raises ValueError."""
+    """Return the folder of a URL.
+
+    Raises:
+        ValueError: The URL does not name an absolute path.
+    """
     folder = url.removeprefix("disk://")
     if not folder.startswith("/"):
         raise ValueError("disk:///absolute/path")

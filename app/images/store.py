@@ -1,4 +1,8 @@
-"""Where a picture is kept that needs a URL of its own: the stores, each chosen by the scheme of its URL."""
+"""Define what an image store is, and what all stores have in common.
+
+A store keeps images that need a URL, each under a random name, until they expire. The stores themselves are in
+`disk.py`, `memory.py` and `bucket.py`; `stores.py` lists them.
+"""
 
 import re
 import secrets
@@ -13,18 +17,18 @@ from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.blob import Blob
 from app.protocol.image_format import ImageInfo
 
-#: 192 random bits and what the picture is: nobody guesses a name, and nothing else is ever looked up.
-_NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(png|jpg|webp|gif|avif|bmp|tif|heic)")
-
-#: Endings that are not the format's own name.
-_FORMATS = {"jpg": "jpeg", "tif": "tiff"}
-
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """What the operator says about the store. `ttl` is in seconds; `max_bytes` None: what fits the kind of store.
+    """The settings of an image store.
 
-    `now` gives seconds since the epoch, the time in which file systems and object stores count.
+    Attributes:
+        url: Chooses the store by its scheme.
+        ttl: Seconds after which an image expires.
+        max_bytes: The bytes of all images. None means the default of the store.
+        key: The credentials of a bucket.
+        serve: Whether clients get presigned URLs of a bucket, or URLs of this server.
+        now: Returns seconds since the epoch, as file systems and object stores count them.
     """
 
     url: str
@@ -35,73 +39,105 @@ class StoreConfig:
     now: Callable[[], float] = time.time
 
 
-def _nothing() -> None: ...
+def _do_nothing() -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """A kept picture, which never changes under its name. `modified` is in seconds since the epoch.
+    """An image in a store, open for reading. It never changes under its name.
 
-    `read(offset, size)` gives less than `size` only at the end, and raises Unavailable; `close` when all is read.
+    Attributes:
+        modified: When it was stored, in seconds since the epoch.
+        read: `read(offset, size)` returns less than `size` bytes only at the end. Raises `ServiceUnavailable` if the
+            store cannot be reached.
+        close: To be called after the last read.
     """
 
     name: str
     size: int
     modified: float
     read: Callable[[int, int], Awaitable[bytes]]
-    close: Callable[[], None] = _nothing
+    close: Callable[[], None] = _do_nothing
 
     @property
     def etag(self) -> str:
         return f'"{self.name}"'
 
 
+class ImageStore(Protocol):
+    """Keeps images until they expire."""
+
+    async def put(self, blob: Blob, info: ImageInfo) -> str:
+        """Store an image and return its name. The caller keeps the blob.
+
+        Raises:
+            ImageUnavailable: The image could not be stored.
+        """
+        ...
+
+    async def url_for(self, name: str) -> str | None:
+        """Return a URL of the store that works without a key, or None if this server has to serve the image.
+
+        Raises:
+            ImageUnavailable: The URL could not be signed.
+        """
+        ...
+
+    async def get(self, name: str) -> StoredImage | None:
+        """Open an image. Returns None if there is none of this name, or it has expired.
+
+        Raises:
+            ServiceUnavailable: The store cannot be reached.
+        """
+        ...
+
+    async def delete_expired(self) -> int:
+        """Delete expired images and return how many there were.
+
+        Raises:
+            ServiceUnavailable: The store cannot be reached.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+#: 192 random bits, which cannot be guessed, and the format. Nothing else is ever looked up in a store.
+_NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(png|jpg|webp|gif|avif|bmp|tif|heic)")
+
+#: Formats that differ from their file extension.
+_FORMAT_OF_EXTENSION = {"jpg": "jpeg", "tif": "tiff"}
+
+
 def generate_name(info: ImageInfo) -> str:
+    """Return a name that cannot be guessed, with the extension of the format."""
     return f"{secrets.token_urlsafe(24)}.{info.extension}"
 
 
 def is_name(name: str) -> bool:
+    """Whether `generate_name` could have returned this name."""
     return _NAME.fullmatch(name) is not None
 
 
 def media_type(name: str) -> str:
-    """Not left to the standard library: before 3.13 it knows WebP only where the system has a file that lists it."""
-    ending = name.rpartition(".")[2]
-    return f"image/{_FORMATS.get(ending, ending)}"
+    """Return the media type of the image with this name."""
+    # Not left to the standard library: before Python 3.13 it knows WebP only where a file of the system lists it.
+    extension = name.rpartition(".")[2]
+    return f"image/{_FORMAT_OF_EXTENSION.get(extension, extension)}"
 
 
 def cache_control(ttl: float) -> str:
+    """Return the Cache-Control header of an image that expires after `ttl` seconds and never changes."""
     return f"public, max-age={ttl:.0f}, immutable"
 
 
 def store_failed(reason: str) -> ImageUnavailable:
+    """Build the error for an image that could not be stored. `reason` is only for the log."""
     message = "The image was painted, but this server could not keep it."
     return ImageUnavailable(message, code="image_not_kept", detail=f"LIMNER_IMAGE_STORE: {reason}")
 
 
 def store_unreachable(reason: str) -> ServiceUnavailable:
+    """Build the error for a store that cannot be read. `reason` is only for the log."""
     message = "The image store cannot be reached. Please try again."
     return ServiceUnavailable(message, code="image_store_unavailable", detail=f"LIMNER_IMAGE_STORE: {reason}")
-
-
-class ImageStore(Protocol):
-    async def put(self, blob: Blob, info: ImageInfo) -> str:
-        """The name under which the picture is found from now on, until its time is over. Raises ImageUnavailable."""
-        ...
-
-    async def url_for(self, name: str) -> str | None:
-        """An address of the store's own that works for a stranger; None where this server has to serve the picture.
-
-        Raises ImageUnavailable.
-        """
-        ...
-
-    async def get(self, name: str) -> StoredImage | None:
-        """None where there is no such picture, or its time is over. Raises Unavailable."""
-        ...
-
-    async def delete_expired(self) -> int:
-        """Remove what is older than its time; how many pictures that were. Raises Unavailable."""
-        ...
-
-    def close(self) -> None: ...

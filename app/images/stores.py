@@ -1,4 +1,7 @@
-"""Where a picture is kept that needs a URL of its own: the stores, each chosen by the scheme of its URL."""
+"""List the image stores, and open the one that the scheme of a URL chooses.
+
+A new store is one more row of `STORES`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +13,23 @@ from app.images.store import ImageStore, StoreConfig
 
 @dataclass(frozen=True, slots=True)
 class StoreType:
-    """`form`: how its URL is written. `read` raises ValueError for a URL that is not, `open` OSError."""
+    """A kind of image store.
+
+    Attributes:
+        url_format: How its URL is written, for error messages.
+        check_url: Raises ValueError if a URL does not have that format.
+        open: Raises OSError if the store cannot be opened.
+    """
 
     url_format: str
     check_url: Callable[[str], object]
     open: Callable[[StoreConfig], ImageStore]
 
 
+# The library of buckets takes four megabytes, so it is imported only when a bucket is configured.
+
+
 def _check_bucket_url(url: str) -> object:
-    """Loaded where a bucket is asked for: its library takes four megabytes."""
     from app.images.bucket import parse_bucket_url  # noqa: PLC0415
 
     return parse_bucket_url(url)
@@ -40,12 +51,21 @@ STORES: dict[str, StoreType] = {
 
 
 def check_store_url(url: str) -> None:
-    """Raises ValueError with the forms that are understood."""
-    kind = STORES.get(url.partition(":")[0])
-    if kind is None:
-        raise ValueError(", ".join(kind.url_format for kind in STORES.values()))
-    kind.check_url(url)
+    """Check the URL of a store without opening it.
+
+    Raises:
+        ValueError: The URL is not understood. The message gives the formats that are.
+    """
+    store_type = STORES.get(url.partition(":")[0])
+    if store_type is None:
+        raise ValueError(", ".join(store_type.url_format for store_type in STORES.values()))
+    store_type.check_url(url)
 
 
 def open_store(config: StoreConfig) -> ImageStore:
+    """Open the store of a URL that `check_store_url` accepts.
+
+    Raises:
+        OSError: The store cannot be opened.
+    """
     return STORES[config.url.partition(":")[0]].open(config)

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS, all of it in one process, on free ports of this machine."""
+"""Run SeaweedFS, a real S3 server, in one process and on free ports."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import orjson
 
 from tests.support.ports import free_ports
 
-#: It comes with a package, so it lies beside the interpreter.
+#: Installed by a Python package, and therefore beside the interpreter.
 WEED = Path(sys.executable).with_name("weed")
 
 PORTS = ("master", "volume", "filer", "s3", "admin")
@@ -22,7 +22,12 @@ PORTS = ("master", "volume", "filer", "s3", "admin")
 
 @dataclass(frozen=True, slots=True)
 class RunningWeed:
-    """`key` is ID:SECRET of one who may do everything, `guest` of one who may only read. Buckets make themselves."""
+    """A running server. Buckets are created when they are first used.
+
+    Attributes:
+        key: ID:SECRET of a user with all rights.
+        guest: ID:SECRET of a user who may only read.
+    """
 
     endpoint: str
     key: str = "limner:a-secret-of-tests"
@@ -59,7 +64,7 @@ def run_weed() -> Iterator[RunningWeed]:
             wait(process, weed.endpoint, Path(folder, "log"))
             yield weed
         finally:
-            # Nothing of it is to be kept, so it need not put its things in order, which takes seconds.
+            # Killed, because an orderly shutdown takes seconds and nothing has to be kept.
             process.kill()
             process.wait()
             for port in ports:
@@ -74,7 +79,7 @@ def wait(process: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:
             with suppress(httpx.TransportError):
                 if http.get(f"{endpoint}/healthz").is_success:
                     return
-            # A pause that ends early where the server dies.
+            # A pause that ends early if the server exits.
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.02)
     raise AssertionError(log.read_text()[-2000:])

