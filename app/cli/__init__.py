@@ -1,4 +1,4 @@
-"""The commands: one module each, and `main.py` which lists them.
+"""The commands: one module for each, which `main.py` imports when the command is used.
 
-May import everything.
+`settings.py` loads the settings for those commands that need them. May import everything.
 """

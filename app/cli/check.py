@@ -88,11 +88,8 @@ class Check:
 def run_checks(settings: Settings, *, with_generation: bool, idle_seconds: float | None = None) -> int:
     """Run all checks, print a line for each, and return the exit code.
 
-    The checks of an upstream end with the first that fails; those of the next upstream follow.
-
-    Args:
-        with_generation: Generate an image with each upstream.
-        idle_seconds: How much silence to try between clients and the running server; None for no such check.
+    The checks of an upstream end with the first that fails; those of the next upstream follow. `with_generation` adds
+    an image from each upstream, and `idle_seconds` so much silence between clients and the running server.
     """
     if not all(run_check(check, settings) for check in environment_checks(settings)):
         return 1

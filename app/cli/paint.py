@@ -269,7 +269,7 @@ def error_text(body: bytes) -> str:
         text = f"{error.get('code') or error.get('type') or 'error'}: {error['message']}"
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         text = body.decode("utf-8", "replace") or "without a message"
-    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    line = "".join(character for character in " ".join(text.split()) if character.isprintable())
     return line if len(line) <= 500 else f"{line[:499]}…"
 
 

@@ -298,10 +298,8 @@ class Settings(BaseSettings):
         """Return the models that a client can name: those of `names`, or else of `LIMNER_MODELS`, if there are any.
 
         Without either, these are the official names if all names are accepted, the upstreams' own names of their
-        default models, and the names that are mapped.
-
-        Args:
-            upstream: Leaves out what the upstream of this name does not have. None: what no upstream has.
+        default models, and the names that are mapped. Models that no upstream has are left out, or with `upstream`
+        those that the upstream of this name does not have.
         """
         entries = [entry for entry in self.effective_upstreams if upstream in {None, entry.name}]
         chosen = [name for name in names or self.models if any(entry.model_map.resolve(name) for entry in entries)]

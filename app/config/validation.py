@@ -53,7 +53,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
 def _may_be_secret(problem: Mapping[str, Any]) -> bool:
     """Return whether the value is a key, an address with a password, or a table that may contain either.
 
-    A misspelt name counts too: it may be that of a key.
+    The value of a misspelled name is left out too, since the name may be meant for a key.
     """
     _, *location = problem["loc"]
     value = problem["input"]

@@ -15,13 +15,17 @@ import httpx
 import orjson
 import pytest
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from app.cli import check as check_module
-from app.cli.check import TimingTransport, describe_model, run_checks
+from app.cli.check import CheckFailed, TimingTransport, describe_model, run_checks
 from app.config.settings import Settings
 from app.demo.app import create_demo
 from tests.support.certificates import CERTIFICATE, KEY
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner, serve
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def test_the_generation_comes_last(
 
 
 def failure(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line."""
+    """Return the last line that was printed."""
     return capsys.readouterr().out.splitlines()[-1]
 
 
@@ -127,9 +131,9 @@ def test_a_host_name_that_does_not_exist(
     url: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_checks(settings(url, tmp_path, fetch_allow=""), with_generation=False) == 1
-    said = failure(capsys)
-    assert said.startswith(f"FAIL  address  cannot reach {where}: ")
-    assert "Name or service not known" in said
+    line = failure(capsys)
+    assert line.startswith(f"FAIL  address  cannot reach {where}: ")
+    assert "Name or service not known" in line
 
 
 def test_an_address_that_does_not_answer(
@@ -232,8 +236,8 @@ LISTS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", LISTS)
 def test_whether_the_model_is_listed(name: str) -> None:
-    body, says = LISTS[name]
-    assert describe_model(body, "a") == says
+    body, text = LISTS[name]
+    assert describe_model(body, "a") == text
 
 
 def test_each_of_several_upstreams_is_checked_until_the_first_failure(
@@ -251,7 +255,7 @@ def test_each_of_several_upstreams_is_checked_until_the_first_failure(
         for line in capsys.readouterr().out.splitlines()
         if not line.startswith(("ok    store", "ok    address", "ok    tls"))
     ]
-    said = (
+    expected_lines = (
         "good:",
         "ok    key      accepted; gpt-image-2-chat is among its ",
         "ok    paint    1024x1024 png, found as ",
@@ -264,7 +268,7 @@ def test_each_of_several_upstreams_is_checked_until_the_first_failure(
         "ok    paint    1024x1024 png, found as ",
     )
     shown = [line for line in lines if line.startswith(("ok ", "FAIL ")) or line.endswith(":")]
-    for line, expected in zip(shown, said, strict=True):
+    for line, expected in zip(shown, expected_lines, strict=True):
         assert line.startswith(expected)
     assert ", nothing is NOT among its " in shown[8]
     assert demo.state.calls == 2
@@ -285,12 +289,12 @@ def headers(ms: int) -> dict[str, str]:
 
 
 def test_clients_that_would_have_timed_out_are_named() -> None:
-    watch = TimingTransport(httpx.MockTransport(lambda _: httpx.Response(200)))
-    watch.first_byte, watch.last_byte = 28.0, 29.0
+    timing = TimingTransport(httpx.MockTransport(lambda _: httpx.Response(200)))
+    timing.first_byte, timing.last_byte = 28.0, 29.0
     upstream = "(first byte 28000 ms, whole 29000 ms), Limner 5 ms"
-    assert check_module.describe_generation(headers(29_000), watch) == f"found as link; upstream 29000 ms {upstream}"
-    said = f"found as link; upstream 31000 ms {upstream}; without streaming cut by Haystack and Heroku (30 s)"
-    assert check_module.describe_generation(headers(31_000), watch) == said
+    assert check_module.describe_generation(headers(29_000), timing) == f"found as link; upstream 29000 ms {upstream}"
+    expected = f"found as link; upstream 31000 ms {upstream}; without streaming cut by Haystack and Heroku (30 s)"
+    assert check_module.describe_generation(headers(31_000), timing) == expected
 
 
 def test_a_reply_is_timed_from_its_first_byte_to_its_last(
@@ -347,5 +351,15 @@ def test_silence_is_tried_through_the_public_address(
     public = {"public_url": case.public.replace(LIMNER, limner.url)} if case.public else {}
     here = settings("http://127.0.0.1:9", tmp_path, api_keys=case.keys, **public)
     assert run_checks(here, with_generation=False, idle_seconds=case.seconds) == int(case.line.startswith("FAIL"))
-    said = [line for line in capsys.readouterr().out.splitlines() if "patience" in line]
-    assert said[0].startswith(re.sub(r"\bLIMNER\b", limner.url, case.line))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "patience" in line]
+    assert lines[0].startswith(re.sub(r"\bLIMNER\b", limner.url, case.line))
+
+
+def test_a_proxy_that_cuts_the_silence(tmp_path: Path) -> None:
+    async def fail(_: Request) -> Response:
+        return Response(status_code=504)
+
+    with serve(Starlette(routes=[Route("/{path:path}", fail)])) as url:
+        public = settings(url, tmp_path, public_url=url)
+        with pytest.raises(CheckFailed, match=r"^cut after 0 s: status 504\. Set LIMNER_KEEPALIVE_AFTER to less"):
+            asyncio.run(check_module.check_idle_timeout(public, 0.01))

@@ -19,7 +19,7 @@ def settings(**more: Any) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("given", "names"),
+    ("options", "names"),
     [
         ({}, ["store"]),
         ({"rehost": "never"}, []),
@@ -27,13 +27,13 @@ def settings(**more: Any) -> Settings:
         ({"shared_state": "redis://h", "rehost": "never"}, ["state"]),
     ],
 )
-def test_what_is_in_use_is_checked(given: dict[str, Any], names: list[str]) -> None:
-    assert [step.name for step in environment_checks(settings(**given))] == names
+def test_what_is_in_use_is_checked(options: dict[str, Any], names: list[str]) -> None:
+    assert [step.name for step in environment_checks(settings(**options))] == names
 
 
 def test_a_folder_is_written_and_read(tmp_path: Path) -> None:
-    said = asyncio.run(check_store(settings(image_store=f"disk://{tmp_path}")))
-    assert said == "an image was written and read; this server serves it"
+    line = asyncio.run(check_store(settings(image_store=f"disk://{tmp_path}")))
+    assert line == "an image was written and read; this server serves it"
     assert len(list(tmp_path.rglob("*.png"))) == 1
 
 
@@ -48,32 +48,32 @@ def bucket(weed: RunningWeed, key: str, options: str = "") -> Settings:
 
 
 def test_a_bucket_is_written_and_read_and_its_link_followed(weed: RunningWeed) -> None:
-    said = asyncio.run(check_store(bucket(weed, weed.key)))
-    assert said == f"an image was written and read; its link to {weed.endpoint.removeprefix('http://')} works"
+    line = asyncio.run(check_store(bucket(weed, weed.key)))
+    assert line == f"an image was written and read; its link to {weed.endpoint.removeprefix('http://')} works"
 
 
 def test_a_link_that_only_clients_can_reach_is_no_failure(weed: RunningWeed) -> None:
-    said = asyncio.run(check_store(bucket(weed, weed.key, "&public=http://127.0.0.1:9")))
-    assert said == "an image was written and read; its link to 127.0.0.1:9 cannot be reached from here: ConnectError"
+    line = asyncio.run(check_store(bucket(weed, weed.key, "&public=http://127.0.0.1:9")))
+    assert line == "an image was written and read; its link to 127.0.0.1:9 cannot be reached from here: ConnectError"
 
 
-def failure(run: Callable[[Settings], Any], given: Settings) -> str:
+def failure(run: Callable[[Settings], Any], options: Settings) -> str:
     with pytest.raises(CheckFailed) as caught:
-        asyncio.run(run(given))
+        asyncio.run(run(options))
     return str(caught.value)
 
 
 def test_a_key_that_may_only_read_is_a_failure(weed: RunningWeed) -> None:
-    said = failure(check_store, bucket(weed, weed.guest))
-    assert said.startswith("LIMNER_IMAGE_STORE: ")
-    assert "AccessDenied" in said
-    assert "another-secret" not in said
+    line = failure(check_store, bucket(weed, weed.guest))
+    assert line.startswith("LIMNER_IMAGE_STORE: ")
+    assert "AccessDenied" in line
+    assert "another-secret" not in line
 
 
 def test_a_link_to_something_else_is_a_failure(weed: RunningWeed) -> None:
     host = weed.endpoint.removeprefix("http://")
-    said = f"the link to {host} answers 403 instead of the image"
-    with pytest.raises(CheckFailed, match=f"^{said}$"):
+    line = f"the link to {host} answers 403 instead of the image"
+    with pytest.raises(CheckFailed, match=f"^{line}$"):
         asyncio.run(check_link(f"{weed.endpoint}/pictures/none.png"))
 
 
@@ -82,27 +82,27 @@ def test_an_image_that_cannot_be_read_back_is_a_failure(tmp_path: Path, monkeypa
         return None
 
     monkeypatch.setattr("app.images.disk.DiskStore.get", nothing)
-    said = failure(check_store, settings(image_store=f"disk://{tmp_path}"))
-    assert said == "an image that was written to LIMNER_IMAGE_STORE cannot be read back"
+    line = failure(check_store, settings(image_store=f"disk://{tmp_path}"))
+    assert line == "an image that was written to LIMNER_IMAGE_STORE cannot be read back"
 
 
 def test_a_store_that_cannot_be_opened_is_a_failure() -> None:
-    said = failure(check_store, settings(image_store="disk:///dev/null/images"))
-    assert said == "LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"
+    line = failure(check_store, settings(image_store="disk:///dev/null/images"))
+    assert line == "LIMNER_IMAGE_STORE cannot be opened: [Errno 20] Not a directory: '/dev/null/images'"
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is missing")
 def test_redis_answers_or_is_down_or_refuses_the_password(tmp_path: Path) -> None:
     redis = RedisServer(tmp_path)
     host = redis.url.removeprefix("redis://")
-    given = settings(shared_state=redis.url.replace("//", "//user:a-password@"))
-    assert failure(check_state, given).startswith(f"no answer from {host}: Error 111 connecting to {host}.")
+    options = settings(shared_state=redis.url.replace("//", "//user:a-password@"))
+    assert failure(check_state, options).startswith(f"no answer from {host}: Error 111 connecting to {host}.")
     redis.start()
     try:
         assert asyncio.run(check_state(settings(shared_state=redis.url))) == f"{host} answers"
-        said = failure(check_state, given)
+        line = failure(check_state, options)
     finally:
         redis.kill()
-    assert said.startswith(f"no answer from {host}: ")
-    assert said.endswith(". See LIMNER_SHARED_STATE")
-    assert "a-password" not in said
+    assert line.startswith(f"no answer from {host}: ")
+    assert line.endswith(". See LIMNER_SHARED_STATE")
+    assert "a-password" not in line

@@ -31,7 +31,7 @@ WHERE = {"LIMNER_UPSTREAM_BASE_URL": NOWHERE}
 
 @pytest.fixture(autouse=True)
 def _default_log() -> Iterator[None]:
-    """Commands configure the log to write to the standard error of this test."""
+    """Undo that commands configure the log to write to the standard error of this test."""
     yield
     structlog.reset_defaults()
 

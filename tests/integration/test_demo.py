@@ -25,7 +25,7 @@ SIZES = {"generated.png": (1536, 1024), "edited.png": (1024, 1536)}
 
 @pytest.fixture(autouse=True)
 def _default_log() -> Iterator[None]:
-    """The demo configures the log to write to the standard error of this test."""
+    """Undo that the demo configures the log to write to the standard error of this test."""
     yield
     structlog.reset_defaults()
 
@@ -60,8 +60,8 @@ def test_once_as_a_process(tmp_path: Path) -> None:
 def test_once_into_a_file_instead_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_bytes(b"a file")
     assert run_demo(str(tmp_path / "out")) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"limner demo --once: [Errno 17] File exists: '{tmp_path / 'out'}'"
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert text == f"limner demo --once: [Errno 17] File exists: '{tmp_path / 'out'}'"
 
 
 def test_once_with_a_setting_that_allows_no_image(
@@ -98,11 +98,11 @@ def test_a_model_name_selects_a_behaviour(case: Named, monkeypatch: pytest.Monke
     if case.setting is not None:
         monkeypatch.setenv("LIMNER_UPSTREAM_MODEL", case.setting)
     with demo_module.running(fixed_port=False) as url:
-        asked = {"model": case.model, "prompt": "a fox", "response_format": "url"}
-        answer = httpx.post(f"{url}/v1/images/generations", json=asked, trust_env=False, timeout=30)
+        body = {"model": case.model, "prompt": "a fox", "response_format": "url"}
+        response = httpx.post(f"{url}/v1/images/generations", json=body, trust_env=False, timeout=30)
         listed = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
-    assert answer.status_code == case.status
-    assert answer.json().get("error", {}).get("code") == case.code
+    assert response.status_code == case.status
+    assert response.json().get("error", {}).get("code") == case.code
     assert {"gpt-image-2", "refuses-400", "slow-30"} <= {card["id"] for card in listed}
 
 
@@ -115,14 +115,14 @@ def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_the_demo_runs_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
     with limner("demo", folder=tmp_path) as process:
-        said = ready_line(process)
-        command = said[said.index("curl ") : said.index("In an existing client")]
-        url = re.findall(r"http://127\.0\.0\.1:[0-9]+", said)[0]
+        text = ready_line(process)
+        command = text[text.index("curl ") : text.index("In an existing client")]
+        url = re.findall(r"http://127\.0\.0\.1:[0-9]+", text)[0]
         # The command can be pasted into a shell.
-        answer = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=True)
-        (link,) = re.findall(rb'"url":"([^"]+)"', answer.stdout)
-        picture = httpx.get(link.decode(), trust_env=False)
-        with Image.open(io.BytesIO(picture.content)) as image:
+        done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=True)
+        (link,) = re.findall(rb'"url":"([^"]+)"', done.stdout)
+        download = httpx.get(link.decode(), trust_env=False)
+        with Image.open(io.BytesIO(download.content)) as image:
             assert image.size == (1536, 1024)
         assert ask(url, request("GET /v1/models", "authorization: Bearer demo")).status == 200
         process.send_signal(sent)
@@ -133,12 +133,12 @@ def test_the_demo_runs_until_a_signal(sent: signal.Signals, tmp_path: Path) -> N
 
 def ready_line(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
-    said = ""
-    while "Ctrl-C" not in said:
+    text = ""
+    while "Ctrl-C" not in text:
         line = process.stdout.readline()
         assert line, "the demo ended before it was ready"
-        said += line
-    return said
+        text += line
+    return text
 
 
 def test_a_port_that_is_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_port_that_is_in_use_in_this_process(
 
 
 def test_a_result_that_is_not_an_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = httpx.Request("POST", "http://limner/v1/images/generations")
-    response = httpx.Response(200, json={"data": [{"b64_json": "bm90aGluZw=="}]}, request=asked)
+    sent = httpx.Request("POST", "http://limner/v1/images/generations")
+    response = httpx.Response(200, json={"data": [{"b64_json": "bm90aGluZw=="}]}, request=sent)
     assert demo_module.save_image(response, tmp_path / "a.png") == b"nothing"
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}: not an image, 7 bytes\n"

@@ -197,9 +197,9 @@ def test_only_given_fields_are_sent(api: Api, tmp_path: Path) -> None:
 
 def test_one_image_is_a_field_and_several_are_a_list(api: Api, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
-    (tmp_path / "b").write_bytes(b"no picture")
-    for pictures in ((tmp_path / "a.png",), (tmp_path / "a.png", tmp_path / "b")):
-        paint(PaintOptions("a fox", tmp_path / "out.png", api.url, images=pictures))
+    (tmp_path / "b").write_bytes(b"no image")
+    for images in ((tmp_path / "a.png",), (tmp_path / "a.png", tmp_path / "b")):
+        paint(PaintOptions("a fox", tmp_path / "out.png", api.url, images=images))
     one, two = (body for _, body in api.requests)
     assert b'name="image"; filename="a.png"\r\nContent-Type: image/png' in one
     assert b'name="stream"\r\n\r\ntrue' in one
@@ -210,8 +210,8 @@ def test_a_link_to_nothing(api: Api, tmp_path: Path, capsys: pytest.CaptureFixtu
     link = f"{api.url}/gone"
     api.answers(body=orjson.dumps({"data": [{"url": link}]}))
     assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url)) == 1
-    said = f"limner paint: the image was generated, but its address answers 404: {link}\n"
-    assert capsys.readouterr().err.endswith(said)
+    line = f"limner paint: the image was generated, but its address answers 404: {link}\n"
+    assert capsys.readouterr().err.endswith(line)
     assert api.requests[1:] == [("", b"")]
 
 

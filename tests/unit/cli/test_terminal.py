@@ -60,12 +60,12 @@ def test_a_small_image_is_one_chunk() -> None:
 
 
 def test_nothing_is_shown_if_the_terminal_cannot() -> None:
-    for picture, names, stream in (
+    for image, names, stream in (
         (PNG, ("xterm-256color",), Terminal()),
         (PNG, ("xterm-kitty",), io.StringIO()),
         (JPEG, ("xterm-256color", "Apple_Terminal"), Terminal()),
     ):
-        show_image(picture, names, stream)
+        show_image(image, names, stream)
         assert stream.getvalue() == ""
     terminal = Terminal()
     show_image(JPEG, ("xterm-kitty",), terminal)

@@ -31,28 +31,28 @@ DIGEST = hashlib.sha256(b"sk-client").hexdigest()
 class Case:
     name: str
     kind: Any
-    written: object
-    read: object
+    value: object
+    parsed: object
 
 
 READ = [
     Case("no shared state", StateUrl, "memory:", "memory:"),
     Case("a Redis", StateUrl, "rediss://:secret@h:1/2", "rediss://:secret@h:1/2"),
-    Case("a Redis by its name alone", StateUrl, "redis://h", "redis://h"),
+    Case("a Redis by its host name alone", StateUrl, "redis://h", "redis://h"),
     Case("a Valkey over TLS", StateUrl, "valkeys://[::1]:1", "valkeys://[::1]:1"),
     Case("a password with special characters", StateUrl, "redis://u:%40%2F@h/", "redis://u:%40%2F@h/"),
     Case("a certificate", StateUrl, f"rediss://h?ssl_ca_certs={__file__}&ssl_check_hostname=false", f"rediss://h?ssl_ca_certs={__file__}&ssl_check_hostname=false"),
     Case("a socket", StateUrl, "unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
-    Case("words with spaces", StringList, " a, b ,,", ("a", "b")),
-    Case("words that are words already", StringList, ("a",), ("a",)),
+    Case("strings with spaces", StringList, " a, b ,,", ("a", "b")),
+    Case("strings that are a tuple already", StringList, ("a",), ("a",)),
     Case("an address with a slash at its end", BaseUrl, "http://h/v1/", "http://h/v1"),
-    Case("limits that are limits already", ShrinkLimits, InputLimits(1, 2), InputLimits(1, 2)),
+    Case("limits that are parsed already", ShrinkLimits, InputLimits(1, 2), InputLimits(1, 2)),
     Case("a key", HeaderSecret, "sk-1", SecretStr("sk-1")),
     Case("keys", ClientKeyList, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
-    Case("a key told as its digest", ClientKeyList, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),
+    Case("a key by its digest", ClientKeyList, f"sha256:{DIGEST}", (SecretStr(f"sha256:{DIGEST}"),)),
     Case("keys on lines of their own", ClientKeyList, "sk-1\n\nsk-2,sk-3\n", (SecretStr("sk-1"), SecretStr("sk-2"), SecretStr("sk-3"))),
     Case("no keys", ClientKeyList, "", ()),
-    Case("a ledger that is not there yet", LedgerFile, "/tmp/ledger.jsonl", Path("/tmp/ledger.jsonl")),
+    Case("a ledger that does not exist yet", LedgerFile, "/tmp/ledger.jsonl", Path("/tmp/ledger.jsonl")),
     Case("a ledger on standard output", LedgerFile, "-", STANDARD_OUTPUT),
     Case("a collector", OtlpEndpoint, "http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
 ]  # fmt: skip
@@ -60,7 +60,7 @@ READ = [
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.name)
 def test_values_are_read(case: Case) -> None:
-    assert TypeAdapter(case.kind).validate_python(case.written) == case.read
+    assert TypeAdapter(case.kind).validate_python(case.value) == case.parsed
 
 
 def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    ("a state that is none", StateUrl, "memcached://h"),
-    ("a Redis nowhere", StateUrl, "redis:///0"),
-    ("a Redis with a port that is none", StateUrl, "redis://h:70000"),
+    ("an unknown kind of state", StateUrl, "memcached://h"),
+    ("a Redis without a host", StateUrl, "redis:///0"),
+    ("a Redis with a port that is too high", StateUrl, "redis://h:70000"),
     ("a Redis with a port in words", StateUrl, "redis://h:port"),
     ("a Redis with a database in words", StateUrl, "redis://h/main"),
     ("a password that ends the address", StateUrl, "redis://:a#b@h"),
@@ -79,29 +79,29 @@ REFUSED = [
     ("a sentinel", StateUrl, "redis+sentinel://h:26379/main"),
     ("a cluster", StateUrl, "redis+cluster://a:1,b:2"),
     ("two servers", StateUrl, "redis://a:1,b:2"),
-    ("a socket nowhere", StateUrl, "unix://"),
-    ("an option that is none", StateUrl, "redis://h?decode_responses=1"),
-    ("TLS where there is none", StateUrl, f"redis://h?ssl_ca_certs={__file__}"),
-    ("a certificate that is not there", StateUrl, "rediss://h?ssl_ca_certs=/no/such"),
-    ("a check that is none", StateUrl, "rediss://h?ssl_cert_reqs=optional"),
+    ("a socket without a path", StateUrl, "unix://"),
+    ("an unknown option", StateUrl, "redis://h?decode_responses=1"),
+    ("an option of TLS without TLS", StateUrl, f"redis://h?ssl_ca_certs={__file__}"),
+    ("a certificate that does not exist", StateUrl, "rediss://h?ssl_ca_certs=/no/such"),
+    ("an unknown kind of verification", StateUrl, "rediss://h?ssl_cert_reqs=optional"),
     ("a key with a line break", HeaderSecret, "sk-1\r\nx-evil: 1"),
     ("a key with a space", HeaderSecret, "sk 1"),
     ("a key that no header can carry", HeaderSecret, "schlüssel"),
     ("a digest that is too short", ClientKeyList, f"sha256:{DIGEST[:-1]}"),
     ("a digest in capitals", ClientKeyList, f"sha256:{DIGEST.upper()}"),
     ("a digest with something behind it", ClientKeyList, f"sha256:{DIGEST}0"),
-    ("a ledger in a folder that is not there", LedgerFile, "/no/such/ledger.jsonl"),
+    ("a ledger in a folder that does not exist", LedgerFile, "/no/such/ledger.jsonl"),
     ("a ledger that is a folder", LedgerFile, "/tmp"),
     ("a collector without a scheme", OtlpEndpoint, "127.0.0.1:4318"),
-    ("a file that is not there", HeaderSecretFile, "/no/such"),
+    ("a file that does not exist", HeaderSecretFile, "/no/such"),
     ("a folder", HeaderSecretFile, "/"),
 ]
 
 
-@pytest.mark.parametrize(("name", "kind", "written"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_wrong_values_are_refused(name: str, kind: Any, written: str) -> None:
+@pytest.mark.parametrize(("name", "kind", "value"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_wrong_values_are_refused(name: str, kind: Any, value: str) -> None:
     with pytest.raises(ValidationError):
-        TypeAdapter(kind).validate_python(written)
+        TypeAdapter(kind).validate_python(value)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b" \n"])

@@ -1,3 +1,5 @@
+"""Single settings: what variables set, and how a wrong one is described."""
+
 import re
 import subprocess
 from dataclasses import dataclass, field
@@ -27,30 +29,30 @@ class Bad:
 BAD = [
     Bad("nothing set", {"LIMNER_UPSTREAM_BASE_URL": ""}, "LIMNER_UPSTREAM_BASE_URL: required but not set"),
     Bad("no scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, "LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address"),
-    Bad("a key in the address is not repeated", {"LIMNER_UPSTREAM_BASE_URL": "https://u:sk-1@h/v1"}, "LIMNER_UPSTREAM_BASE_URL: invalid value (format"),
+    Bad("a key in the address", {"LIMNER_UPSTREAM_BASE_URL": "https://u:sk-1@h/v1"}, "LIMNER_UPSTREAM_BASE_URL: invalid value (format"),
     Bad("a query in the address", {"LIMNER_PUBLIC_URL": "https://h/?a=b"}, "LIMNER_PUBLIC_URL: invalid value 'https://h/?a=b'"),
     Bad("an unknown dialect", {"LIMNER_UPSTREAM_DIALECT": "klingon"}, "LIMNER_UPSTREAM_DIALECT: invalid value 'klingon' (format: one of gpt-image-2-chat, metadata, openrouter)"),
-    Bad("a choice that is none", {"LIMNER_REHOST": "maybe"}, "LIMNER_REHOST: invalid value 'maybe' (format: Input should be 'never', 'needed' or 'always')"),
-    Bad("a port beyond the last", {"LIMNER_PORT": "70000"}, "LIMNER_PORT: invalid value '70000'"),
-    Bad("seconds that never end", {"LIMNER_UPSTREAM_TIMEOUT": "inf"}, "LIMNER_UPSTREAM_TIMEOUT: invalid value 'inf'"),
-    Bad("no attempt at all", {"LIMNER_UPSTREAM_ATTEMPTS": "0"}, "LIMNER_UPSTREAM_ATTEMPTS: invalid value '0'"),
-    Bad("no worker at all", {"LIMNER_WORKERS": "0"}, "LIMNER_WORKERS: invalid value '0'"),
-    Bad("bytes that are none", {"LIMNER_MAX_IMAGE_BYTES": "big"}, "LIMNER_MAX_IMAGE_BYTES: invalid value 'big'"),
-    Bad("a store that is not known", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path, memory:, s3://"),
+    Bad("an unknown choice", {"LIMNER_REHOST": "maybe"}, "LIMNER_REHOST: invalid value 'maybe' (format: Input should be 'never', 'needed' or 'always')"),
+    Bad("a port that is too high", {"LIMNER_PORT": "70000"}, "LIMNER_PORT: invalid value '70000'"),
+    Bad("infinite seconds", {"LIMNER_UPSTREAM_TIMEOUT": "inf"}, "LIMNER_UPSTREAM_TIMEOUT: invalid value 'inf'"),
+    Bad("zero attempts", {"LIMNER_UPSTREAM_ATTEMPTS": "0"}, "LIMNER_UPSTREAM_ATTEMPTS: invalid value '0'"),
+    Bad("zero workers", {"LIMNER_WORKERS": "0"}, "LIMNER_WORKERS: invalid value '0'"),
+    Bad("a word instead of bytes", {"LIMNER_MAX_IMAGE_BYTES": "big"}, "LIMNER_MAX_IMAGE_BYTES: invalid value 'big'"),
+    Bad("an unknown store", {"LIMNER_IMAGE_STORE": "ftp://h"}, "LIMNER_IMAGE_STORE: invalid value 'ftp://h' (format: disk:///absolute/path, memory:, s3://"),
     Bad("a store with a key in its address", {"LIMNER_IMAGE_STORE": "s3://id:sk-1@bucket"}, "LIMNER_IMAGE_STORE: invalid value (format: s3://bucket/prefix"),
-    Bad("an allow list that is none", {"LIMNER_FETCH_ALLOW": "10.0.0.0/99"}, "LIMNER_FETCH_ALLOW: invalid value '10.0.0.0/99'"),
-    Bad("a spool folder that is not there", {"LIMNER_SPOOL_DIR": "/no/such"}, "LIMNER_SPOOL_DIR: invalid value '/no/such' (format: a folder that exists"),
-    Bad("a limit that is none", {"LIMNER_SHRINK_INPUTS": "20MB"}, "LIMNER_SHRINK_INPUTS: invalid value '20MB' (format: a size and a number of pixels, like 20MiB,4096, or never)"),
-    Bad("a limit of nothing", {"LIMNER_SHRINK_INPUTS": "0,4096"}, "LIMNER_SHRINK_INPUTS: invalid value '0,4096'"),
-    Bad("a key that would write headers", {"LIMNER_UPSTREAM_API_KEY": "sk-1\nx: y"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces)"),
-    Bad("a digest that is none", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
-    Bad("a key file that is not there", {"LIMNER_UPSTREAM_API_KEY_FILE": "/no/such"}, "LIMNER_UPSTREAM_API_KEY_FILE: invalid value (format: a text file that can be read and is not empty)"),
-    Bad("open to others with our key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
+    Bad("an invalid allow list", {"LIMNER_FETCH_ALLOW": "10.0.0.0/99"}, "LIMNER_FETCH_ALLOW: invalid value '10.0.0.0/99'"),
+    Bad("a spool folder that does not exist", {"LIMNER_SPOOL_DIR": "/no/such"}, "LIMNER_SPOOL_DIR: invalid value '/no/such' (format: a folder that exists"),
+    Bad("half of the input limits", {"LIMNER_SHRINK_INPUTS": "20MB"}, "LIMNER_SHRINK_INPUTS: invalid value '20MB' (format: a size and a number of pixels, like 20MiB,4096, or never)"),
+    Bad("input limits of zero", {"LIMNER_SHRINK_INPUTS": "0,4096"}, "LIMNER_SHRINK_INPUTS: invalid value '0,4096'"),
+    Bad("a key that would add a header", {"LIMNER_UPSTREAM_API_KEY": "sk-1\nx: y"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces)"),
+    Bad("an invalid digest", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
+    Bad("a key file that does not exist", {"LIMNER_UPSTREAM_API_KEY_FILE": "/no/such"}, "LIMNER_UPSTREAM_API_KEY_FILE: invalid value (format: a text file that can be read and is not empty)"),
+    Bad("listening to others with an upstream key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
-def test_a_bad_variable_is_named_in_one_line(case: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variable_is_described_in_one_line(case: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**BASE, **case.variables}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as caught:
@@ -62,7 +64,7 @@ def test_a_bad_variable_is_named_in_one_line(case: Bad, monkeypatch: pytest.Monk
     assert "\n" not in line
 
 
-def test_each_bad_variable_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_wrong_variable_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"LIMNER_PORT": "x", "LIMNER_REHOST": "y"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as caught:
@@ -83,18 +85,18 @@ GOOD = [
     Good("an address with a slash at its end", {"LIMNER_UPSTREAM_BASE_URL": "http://h:1/v1/"}, {"upstream_base_url": "http://h:1/v1"}),
     Good("lists with spaces", {"LIMNER_MODELS": " a, b ,,"}, {"models": ("a", "b")}),
     Good("bytes with a unit", {"LIMNER_MAX_IMAGE_BYTES": "2MiB"}, {"max_image_bytes": 2 * 2**20}),
-    Good("limits of input pictures", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": InputLimits(5 * 2**20, 2048)}),
-    Good("no limit of input pictures", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": InputLimits(None, None)}),
+    Good("limits of input images", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": InputLimits(5 * 2**20, 2048)}),
+    Good("no limit of input images", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": InputLimits(None, None)}),
     Good("empty means unset", {"LIMNER_PORT": "", "LIMNER_API_KEYS": ""}, {"port": 8000, "api_keys": ()}),
-    Good("our key on loopback only", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "::1"}),
-    Good("our key behind client keys", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_API_KEYS": "a,b"}),
-    Good("our key open on purpose", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_ALLOW_ANONYMOUS": "true"}),
-    Good("callers with keys of their own may come from anywhere", {"LIMNER_HOST": "0.0.0.0"}),
+    Good("an upstream key on loopback only", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "::1"}),
+    Good("an upstream key behind client keys", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_API_KEYS": "a,b"}),
+    Good("an upstream key that anyone may spend on purpose", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_ALLOW_ANONYMOUS": "true"}),
+    Good("pass-through from anywhere", {"LIMNER_HOST": "0.0.0.0"}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
-def test_what_variables_mean(case: Good, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_set_settings(case: Good, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**BASE, **case.variables}.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -117,14 +119,14 @@ class Listed:
 
 
 LISTED = [
-    Listed("all that the upstreams have", "", None, (), (*OFFICIAL_MODELS, "m", "a", "b")),
-    Listed("all that one has that takes any name", "", "any", (), (*OFFICIAL_MODELS, "m")),
-    Listed("all that one has that knows few", "", "few", (), ("a", "b")),
-    Listed("those of the settings", "c, a, a", None, (), ("c", "a")),
-    Listed("those of the settings that one upstream has", "c, a", "few", (), ("a",)),
-    Listed("those of a key, whatever the settings say", "c", None, ("d", "a"), ("d", "a")),
-    Listed("those of a key that its upstream has", "c", "few", ("d", "a"), ("a",)),
-    Listed("a key for what its upstream does not have", "", "few", ("d",), ()),
+    Listed("all models of the upstreams", "", None, (), (*OFFICIAL_MODELS, "m", "a", "b")),
+    Listed("all models of an upstream for any name", "", "any", (), (*OFFICIAL_MODELS, "m")),
+    Listed("all models of an upstream with a map alone", "", "few", (), ("a", "b")),
+    Listed("models of the settings", "c, a, a", None, (), ("c", "a")),
+    Listed("models of the settings that one upstream has", "c, a", "few", (), ("a",)),
+    Listed("models of a key instead of the settings", "c", None, ("d", "a"), ("d", "a")),
+    Listed("models of a key that its upstream has", "c", "few", ("d", "a"), ("a",)),
+    Listed("a key for models that its upstream does not have", "", "few", ("d",), ()),
 ]
 
 
@@ -160,17 +162,17 @@ def test_the_documented_default_of_the_input_limits_is_the_default() -> None:
     assert Settings(upstream_base_url="http://h", shrink_inputs=documented[1]) == settings
 
 
-def test_a_spool_folder_that_is_there(tmp_path: Path) -> None:
+def test_a_spool_folder_that_exists(tmp_path: Path) -> None:
     assert Settings(upstream_base_url="http://h", spool_dir=tmp_path).spool_dir == tmp_path
 
 
-def test_keys_do_not_show() -> None:
+def test_keys_are_not_shown() -> None:
     settings = Settings(upstream_base_url="http://h", upstream_api_key="sk-upstream", api_keys="sk-client")
     assert "sk-" not in repr(settings) + str(settings.model_dump())
     assert [key.get_secret_value() for key in settings.api_keys] == ["sk-client"]
 
 
-def test_misspelt_variables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelled_variables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text("LIMNER_API_KEY=x\nLIMNER_HOST=h\nOTHER=1\n")
     for name in ("LIMNER_PROT", "LIMNER_PORT"):
@@ -179,14 +181,14 @@ def test_misspelt_variables_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
-def test_every_variable_says_what_it_is_for(field: str) -> None:
+def test_every_setting_has_a_description(field: str) -> None:
     description = Settings.model_fields[field].description
     assert description
     assert description.endswith(".")
     assert variable(field) == f"LIMNER_{field.upper()}"
 
 
-def test_what_the_terminal_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_names_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("TERM_PROGRAM", "iTerm.app")
     assert terminal_names() == ("xterm-256color", "iTerm.app")
@@ -195,7 +197,7 @@ def test_what_the_terminal_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None
     assert terminal_names() == ()
 
 
-def test_processes_that_this_one_starts_see_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_processes_see_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEEN_BY_CHILDREN", "")
     set_variable("SEEN_BY_CHILDREN", "yes")
     assert subprocess.check_output(["printenv", "SEEN_BY_CHILDREN"], text=True) == "yes\n"

@@ -16,7 +16,7 @@ ENTRY = '[[upstreams]]\nname = "main"\nbase_url = "https://h/v1"\n'
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which Limner is started."""
+    """Return the folder in which Limner is started."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,7 +49,7 @@ FOUND = [
     Found("a folder of that name", {"port": 8000, "config": None}, {"limner.toml/file": ""}),
     Found("the environment wins over .env", {"port": 1}, {".env": "LIMNER_PORT=2", "limner.toml": "port = 3"}, {"PORT": "1"}),
     Found(".env wins over the file", {"port": 2}, {".env": "LIMNER_PORT=2", "limner.toml": "port = 3"}),
-    Found("an empty variable is none", {"port": 3}, {"limner.toml": "port = 3"}, {"PORT": ""}),
+    Found("an empty variable is unset", {"port": 3}, {"limner.toml": "port = 3"}, {"PORT": ""}),
 ]  # fmt: skip
 
 
@@ -90,19 +90,19 @@ WRONG = [
     *(Wrong(f"{name} twice", (TOGETHER.format(f"LIMNER_{name}"),), {"key": "sk-1"}, {name: "sk-1", f"{name}_FILE": "key"}) for name in ("UPSTREAM_API_KEY", "API_KEYS", "IMAGE_STORE_KEY", "STATUS_KEY")),
     Wrong("a secret in the environment, its file in .env", (TOGETHER.format("LIMNER_STATUS_KEY"),), {".env": "LIMNER_STATUS_KEY_FILE=key"}, {"STATUS_KEY": "sk-1"}),
     Wrong("a secret and its file in the configuration file", ("status_key_file in limner.toml: set together with status_key in limner.toml; one of them is enough",), {"key": "sk-1", "limner.toml": 'status_key = "sk-1"\nstatus_key_file = "key"'}),
-    Wrong("a file of a secret that is not there", (f"LIMNER_UPSTREAM_API_KEY_FILE: {UNREADABLE}",), {}, {"UPSTREAM_API_KEY_FILE": "/no/sk-1"}),
+    Wrong("a file of a secret that does not exist", (f"LIMNER_UPSTREAM_API_KEY_FILE: {UNREADABLE}",), {}, {"UPSTREAM_API_KEY_FILE": "/no/sk-1"}),
     Wrong("a folder instead of a file", (f"LIMNER_API_KEYS_FILE: {UNREADABLE}",), {}, {"API_KEYS_FILE": "/"}),
     Wrong("a secret that is not text", (f"LIMNER_STATUS_KEY_FILE: {UNREADABLE}",), {"key": "\xff\xfe"}, {"STATUS_KEY_FILE": "key"}),
     Wrong("an empty file of client keys", (f"LIMNER_API_KEYS_FILE: {UNREADABLE}",), {"key": "\n"}, {"API_KEYS_FILE": "key"}),
     Wrong("a number instead of a file", (f"status_key_file in limner.toml: {UNREADABLE}",), {"limner.toml": "status_key_file = 7"}),
-    Wrong("a secret from a file that is no key", ("LIMNER_API_KEYS_FILE: invalid value (format: visible ASCII characters without spaces)",), {"key": "sk-1 sk-2"}, {"API_KEYS_FILE": "key"}),
-    Wrong("names that are no settings", ("limner.toml: unknown setting 'prot'", "limner.toml: unknown setting 'LIMNER_PORT'"), {"limner.toml": "port = 9\nprot = 9\nLIMNER_PORT = 9"}),
+    Wrong("an invalid key from a file", ("LIMNER_API_KEYS_FILE: invalid value (format: visible ASCII characters without spaces)",), {"key": "sk-1 sk-2"}, {"API_KEYS_FILE": "key"}),
+    Wrong("unknown settings", ("limner.toml: unknown setting 'prot'", "limner.toml: unknown setting 'LIMNER_PORT'"), {"limner.toml": "port = 9\nprot = 9\nLIMNER_PORT = 9"}),
     Wrong("a configuration file that names another one", ("limner.toml: unknown setting 'config'",), {"limner.toml": 'config = "ours.toml"'}),
     Wrong("a wrong value in the file", ("port in limner.toml: invalid value 'x' (format: Input should be a valid integer, unable to parse string as an integer)",), {"limner.toml": 'port = "x"'}),
     Wrong("wrong values in the file and in a variable", ("LIMNER_PORT: invalid value 'x' (format: Input should be a valid integer, unable to parse string as an integer)", "workers in limner.toml: invalid value 0 (format: Input should be greater than or equal to 1)"), {"limner.toml": "port = 9\nworkers = 0"}, {"PORT": "x"}),
     Wrong("an allow list of numbers", ("fetch_allow in limner.toml: invalid value [7] (format: ",), {"limner.toml": "fetch_allow = [7]"}),
-    Wrong("an upstream's key that is none", ("upstream_api_key in limner.toml: invalid value (format: visible ASCII characters without spaces)",), {"limner.toml": 'upstream_api_key = "sk 1"'}),
-    Wrong("a file that is not there", ("/no/limner.toml: cannot be read: FileNotFoundError",), {}, {"CONFIG": "/no/limner.toml"}),
+    Wrong("an invalid upstream key", ("upstream_api_key in limner.toml: invalid value (format: visible ASCII characters without spaces)",), {"limner.toml": 'upstream_api_key = "sk 1"'}),
+    Wrong("a file that does not exist", ("/no/limner.toml: cannot be read: FileNotFoundError",), {}, {"CONFIG": "/no/limner.toml"}),
     Wrong("a file that is not TOML", ("limner.toml: is not TOML: Expected '=' after a key in a key/value pair (at line 2, column 8)",), {"limner.toml": "[[upstreams]]\napi_key: sk-1\n"}),
     Wrong("a file that is not text", ("limner.toml: cannot be read: UnicodeDecodeError",), {"limner.toml": "\xff\xfe"}),
     Wrong("a list in a named file, and a variable for one upstream", ("LIMNER_UPSTREAM_BASE_URL: set together with upstreams in ours.toml, where each upstream has its own",), {"ours.toml": ENTRY}, {"CONFIG": "ours.toml"}),

@@ -44,7 +44,7 @@ MAIN = UpstreamEntry(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which Limner is started, with the key of the spare upstream in a file."""
+    """Return a folder in which Limner is started, with the key of the spare upstream in a file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "key").write_text("sk-spare\n")
     return tmp_path
