@@ -1,4 +1,4 @@
-# Everything that is done here has a target; CI runs `make check`.
+# Every task of this project has a target. CI runs `make check`.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,23 +6,22 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALLED := $(VENV)/.installed
 NODE_CLIENTS := tests/clients/node/node_modules/.installed
-# A lock lists everything, so nothing is resolved: a resolver looks at newer releases too, and pip 23.2 (which comes with
-# Python 3.11) then stops at a package that is required with an extra. `pip check` says what resolving would have found.
-# uv.lock would do the same, but it holds the address of the index.
+# The locks are complete, so nothing is resolved: a resolver also considers newer releases, and pip 23.2, which comes with
+# Python 3.11, then stops at a package that is required with an extra. `pip check` finds what is missing or in conflict.
 PIP := -m pip --disable-pip-version-check
 LOCKED := $(PIP) install --quiet --no-deps --require-hashes
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test clients check lint types own-coverage format docs-tables docs bench fuzz soak fleet lock build release-check clean
+.PHONY: help install demo run test clients check lint types own-coverage mutants format docs-tables docs bench fuzz soak fleet lock build release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Make .venv/ with everything locked; PYTHON=python3.12 chooses the interpreter
+install: $(INSTALLED) ## Create .venv/ with all locked packages; PYTHON=python3.12 chooses the interpreter
 
-# What running needs is a fifth of what the tests and tools need: who only looks need not wait for these.
+# Running the server needs a fifth of the packages that tests and tools need, so `make demo` installs only these.
 $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Limner needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -39,7 +38,7 @@ $(INSTALLED): $(READY) requirements-dev.lock
 demo: $(READY) ## Start a demo upstream with Limner in front of it: no key, no network
 	$(BIN)/limner demo $(ARGS)
 
-run: $(READY) ## Start the server; the settings come from LIMNER_ variables or .env
+run: $(READY) ## Start the server with the settings of LIMNER_ variables or .env
 	$(BIN)/limner serve $(ARGS)
 
 ifneq ($(shell command -v npm),)
@@ -55,7 +54,7 @@ $(NODE_CLIENTS): tests/clients/node/package.json tests/clients/node/package-lock
 	cd tests/clients/node && npm ci --loglevel=error
 	@touch $@
 
-clients: install .venv-clients/.installed ## Run the recipes of docs/clients.md whose clients are too heavy for the tests
+clients: install .venv-clients/.installed ## Run the recipes of docs/clients.md whose clients are too large for the tests
 	$(BIN)/pytest tests/clients/python/recipes.py $(REPORT:%=--junitxml=%/clients.xml) $(ARGS)
 
 .venv-clients/.installed: tests/clients/python/requirements.lock
@@ -64,23 +63,32 @@ clients: install .venv-clients/.installed ## Run the recipes of docs/clients.md 
 	.venv-clients/bin/python $(PIP) check
 	@touch $@
 
-check: lint types test clients docs ## All that CI runs; REPORT=folder keeps what the tests say, as JUnit's XML
+check: lint types test clients docs ## Run everything that CI runs; REPORT=folder writes the results as JUnit XML
 
-lint: install ## Rules and layout
+lint: install ## Check rules and layout with ruff
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: install ## mypy, strict
+types: install ## Check types with mypy --strict
 	$(BIN)/mypy
 
-own-coverage: install ## See that each pure package is covered in full by its own unit tests
-	$(BIN)/pytest -qq --no-header tests/unit/protocol tests/unit/extraction --cov=app.protocol --cov=app.extraction
+PURE_UPSTREAM := selection circuit_breaker retry error_mapping decoding
+OWN := $(BIN)/pytest -qq --no-header
 
-format: install ## Put the code into the agreed layout and repair what can be repaired
+own-coverage: install ## Check that the unit tests of each pure package cover it in full, without the other tests
+	$(OWN) tests/unit/protocol --cov=app.protocol
+	$(OWN) tests/unit/extraction --cov=app.extraction
+	$(OWN) tests/unit/upstream $(PURE_UPSTREAM:%=--cov=app.upstream.%)
+	$(OWN) tests/unit/images/test_ssrf.py tests/unit/images/test_host_names.py --cov=app.images.ssrf
+
+mutants: install ## Measure for half an hour how many random changes of the pure code its unit tests notice
+	$(BIN)/python -m bench.mutants $(ARGS)
+
+format: install ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs-tables: install ## Write the tables of README.md and the pages of docs/ that come from the code anew
+docs-tables: install ## Regenerate the tables of README.md and the pages of docs/ that come from the code
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/pages.py
 
@@ -93,32 +101,32 @@ docs: docs-tables .venv-docs/.installed ## Build the documentation into site/; a
 	.venv-docs/bin/python $(PIP) check
 	@touch $@
 
-bench: install ## Measure against a relay and a bare translator in the same run
+bench: install ## Measure CPU and memory beside nginx and a minimal translator in the same run
 	$(BIN)/python -m bench $(ARGS)
 
-fuzz: install ## Damage what strangers send at random, for a minute; ARGS="--seconds 600" for longer
+fuzz: install ## Send randomly damaged input to all parsers, for a minute; ARGS="--seconds 600" for longer
 	$(BIN)/python -m fuzz $(ARGS)
 
-soak: install ## Mixed load with 30 % faults for a minute: nothing may grow; ARGS="--seconds 300" for longer
+soak: install ## Run mixed load with 30 % faults for a minute: no resource may grow; ARGS="--seconds 300" for longer
 	$(BIN)/python -m bench.soak $(ARGS)
 
-fleet: install ## Three servers that are killed, a Redis that dies, clients that hang up: nothing may be paid for twice
+fleet: install ## Kill replicas, stop Redis, disconnect clients, for a minute: no image may be paid for twice
 	$(BIN)/python -m bench.fleet $(ARGS)
 
-lock: install ## Write the lock files anew from pyproject.toml; ARGS=--upgrade takes newer releases
+lock: install ## Update the lock files from pyproject.toml; ARGS=--upgrade takes newer releases
 	$(COMPILE) pyproject.toml --extra otel --output-file requirements.lock $(ARGS)
 	$(COMPILE) pyproject.toml --extra dev --extra otel --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
 	$(COMPILE) docs/requirements.in --output-file requirements-docs.lock $(ARGS)
 	$(COMPILE) tests/clients/python/requirements.in --output-file tests/clients/python/requirements.lock $(ARGS)
 	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock $(ARGS)
 
-build: install ## Make the wheel and the sdist in dist/, with the locked build tools and no network
+build: install ## Build the wheel and the sdist in dist/, with the locked build tools and no network
 	$(BIN)/uv build --quiet --offline --no-build-isolation --python $(BIN)/python --clear
 
-release-check: ## See that the tag TAG=v1.2.3 names the version, and that CHANGELOG.md begins with it
+release-check: ## Check that the tag TAG=v1.2.3 is the version, and that CHANGELOG.md begins with it
 	@grep -qxF '__version__ = "$(TAG:v%=%)"' app/__init__.py || { echo "$(TAG) is not the version in app/__init__.py"; exit 1; }
 	@grep -m 1 '^## ' CHANGELOG.md | grep -qF '## [$(TAG:v%=%)] - ' || { echo "CHANGELOG.md does not begin with $(TAG)"; exit 1; }
 
-clean: ## Remove .venv/ and what tools left behind
+clean: ## Remove .venv/ and the files that tools have written
 	rm -rf $(VENV) .venv-clients .venv-docs site tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
 	find app tests -name __pycache__ -prune -exec rm -rf {} +
