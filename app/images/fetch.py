@@ -1,7 +1,10 @@
-"""The only file that downloads: checked address, pinned, few redirects, counted bytes, one deadline.
+"""Download images, with protection against server-side request forgery and endless bodies.
 
-Plain aiohttp, not httpx over it: a download is nothing but a GET, and the httpx layer would cost more than the rest of
-it together and cut the bytes into pieces of 16 KiB.
+The only file that downloads. Each URL and each address it resolves to is checked, and only checked addresses are
+connected to. Redirects, bytes and the duration are limited.
+
+It uses aiohttp directly, not httpx on top of it: a download is only a GET, and the httpx layer would cost more than
+everything else and cut the bytes into chunks of 16 KiB.
 """
 
 import asyncio
@@ -26,77 +29,35 @@ from app.images.blob import Blob
 from app.images.ssrf import AddressBlocked, AllowRule, FetchTarget, check_addresses, check_redirect, check_url
 from app.observability.logging import log
 
-#: A name server that hangs takes one of these for its whole time, and never one that others work in.
-DNS_THREADS = 16
-
-#: Seconds for one answer, the wait for a free thread counted.
-DNS_TIMEOUT = 5.0
-
-#: Seconds an answer is good for. A lookup costs as much as all the rest of a small download.
-DNS_CACHE_SECONDS = 10.0
-DNS_CACHE_SIZE = 1000
-
-
-def system_lookup(name: str) -> list[str]:
-    """Blocks. Families that this machine has no address of are left out."""
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [str(answer[4][0]) for answer in found]
-
-
-class DnsResolver:
-    """To be closed. What is remembered was not checked: whoever connects checks each time."""
-
-    def __init__(self, lookup: Callable[[str], list[str]] = system_lookup) -> None:
-        self._lookup = lookup
-        self._threads = ThreadPoolExecutor(DNS_THREADS, "limner-names")
-        self._cache: dict[str, tuple[float, list[str]]] = {}
-
-    async def resolve(self, name: str) -> list[str]:
-        """Raises TimeoutError, or the OSError of the system."""
-        loop = asyncio.get_running_loop()
-        until, answers = self._cache.get(name, (0.0, []))
-        if loop.time() < until:
-            return answers
-        async with asyncio.timeout(DNS_TIMEOUT):
-            answers = await loop.run_in_executor(self._threads, self._lookup, name)
-        if len(self._cache) >= DNS_CACHE_SIZE:
-            self._cache.clear()
-        self._cache[name] = (loop.time() + DNS_CACHE_SECONDS, answers)
-        return answers
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
 MAX_REDIRECTS = 5
-
-#: Seconds between tries. The picture is paid for, and a CDN may need a while until every edge of it knows a new file.
-RETRY_DELAYS = (0.2, 0.6, 1.8, 5.0)
-
-#: 202: still being written. The rest are faults that pass; so are all of 5xx.
-TRANSIENT_STATUSES = frozenset({202, 404, 408, 425, 429})
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
-#: Nobody asked for these. Inflating a bomb would hold up everyone, so such a body is refused, not decoded.
+#: Seconds between attempts. The image is paid for, and a CDN may take a while until all its servers have a new file.
+RETRY_DELAYS = (0.2, 0.6, 1.8, 5.0)
+
+#: Statuses after which a download is tried again, besides all of 5xx. 202: the file is still being written.
+TRANSIENT_STATUSES = frozenset({202, 404, 408, 425, 429})
+
+#: Content encodings that are refused. None was requested, and decompressing a bomb would delay all other downloads.
 COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 
-#: Seconds for a connection, and for the next byte. The deadline of the download stands above both.
+#: Seconds for a connection, and for the next byte. The timeout of the whole download applies as well.
 CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 30.0
 
-#: Bytes gathered before they are written: a slow host sends many small pieces, and each may be a write to a file.
+#: Bytes that are collected before they are written. A slow host sends many small chunks, and each write may go to disk.
 CHUNK_SIZE = 64 * 1024
 
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"limner/{__version__}"}
-
-#: The addresses that this task may connect to now. One task downloads one picture, hop after hop.
-_pinned_addresses: ContextVar[tuple[str, ...]] = ContextVar("_checked", default=())
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class _FetchError(Exception):
-    """One try has failed, `again`: the next may not. The reason is public, `detail` is for the log."""
+    """One attempt has failed. The message may be shown to clients, `detail` is only for the log.
+
+    `is_transient`: the next attempt may succeed.
+    """
 
     def __init__(self, reason: str, *, is_transient: bool, detail: str = "") -> None:
         super().__init__(reason)
@@ -106,7 +67,12 @@ class _FetchError(Exception):
 
 @dataclass(slots=True)
 class _Download:
-    """One picture. `inner`: it is reached only by the allow list, so its URL is nobody's business."""
+    """One image.
+
+    Attributes:
+        is_internal: Only the allow list makes the host reachable, so clients must not see its URL.
+        last_failure: Why the attempt before failed, for the log.
+    """
 
     url: str
     is_internal: bool = False
@@ -114,21 +80,17 @@ class _Download:
 
     @property
     def loggable_url(self) -> str:
-        """The URL as the log may have it: a query may be a signature, a user name brings a password."""
+        """The URL without its query, which may be a signature, and without a user name and password."""
         return re.sub(r"//[^/?#]*@", "//", self.url.partition("?")[0])[:300]
 
     def failed(self, reason: str, detail: str = "") -> ImageUnavailable:
         image = "The image" if self.is_internal else f"The image at {self.url}"
-        said = "; ".join(filter(None, (f"{self.loggable_url}: {reason}", detail)))
-        return ImageUnavailable(f"{image} could not be downloaded: {reason}.", detail=said)
+        detail = "; ".join(filter(None, (f"{self.loggable_url}: {reason}", detail)))
+        return ImageUnavailable(f"{image} could not be downloaded: {reason}.", detail=detail)
 
 
 class Fetcher:
-    """To be made while the event loop runs.
-
-    `resolve` gives the addresses of a name and raises OSError; `sleep` waits between tries. `tls` None: what the system
-    trusts. Redirects from https to http are followed: nothing secret goes along, and the picture is paid for.
-    """
+    """Downloads images. Has to be created in a running event loop, and closed."""
 
     def __init__(
         self,
@@ -141,6 +103,17 @@ class Fetcher:
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        """Open a client session.
+
+        Args:
+            new_blob: Creates the blob of a download.
+            allow: Hosts and networks that may be fetched although they are not public.
+            timeout: Seconds for a whole download, retries included.
+            max_bytes: The limit of an image.
+            resolve: Returns the addresses of a host name and raises OSError. By default the system is queried.
+            sleep: Waits between attempts.
+            tls: The certificates to trust. None means those that the system trusts.
+        """
         self._new_blob = new_blob
         self._allow = allow
         self._timeout = timeout
@@ -171,8 +144,15 @@ class Fetcher:
         self._dns.close()
 
     async def fetch(self, url: str) -> Blob:
-        """The caller closes the blob. Raises ImageUnavailable, whose message suits a client's own URL as well as a
-        result's: the former is a UserError with the same message. SpoolFull goes through."""
+        """Download an image into a new blob, which the caller closes.
+
+        Redirects from https to http are followed: no secret is sent along, and the image is paid for.
+
+        Raises:
+            ImageUnavailable: The download has failed. The message suits the result of an upstream and the URL of a
+                client alike; for the latter the caller raises a UserError with it.
+            SpoolFull: The disk of the blobs is full.
+        """
         download = _Download(url)
         try:
             async with asyncio.timeout(self._timeout):
@@ -186,21 +166,21 @@ class Fetcher:
             raise download.failed(str(error), error.detail) from None
 
     async def _download_with_retries(self, download: _Download) -> Blob:
-        for pause in RETRY_DELAYS:
+        for delay in RETRY_DELAYS:
             try:
                 return await self._attempt(download)
             except _FetchError as error:
                 if not error.is_transient:
                     raise
                 download.last_failure = f"before that: {error}"
-                log.warning("image_download_retry", place=download.loggable_url, reason=str(error), detail=error.detail)
-            await self._sleep(pause)
+                log.warning("image_download_retry", url=download.loggable_url, reason=str(error), detail=error.detail)
+            await self._sleep(delay)
         return await self._attempt(download)
 
     async def _attempt(self, download: _Download) -> Blob:
-        """One try, always from the first URL: what it redirects to may be signed for a minute only."""
+        """Try once, always from the first URL: the target of a redirect may be signed for only a minute."""
         target = check_url(download.url, self._allow)
-        download.is_internal = any(entry.host == target.name for entry in self._allow)
+        download.is_internal = any(rule.host == target.name for rule in self._allow)
         download.is_internal |= await self._pin_addresses(target)
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._session.get(URL(target.url, encoded=True), allow_redirects=False)
@@ -209,7 +189,7 @@ class Fetcher:
                 if response.status not in REDIRECT_STATUSES or location is None:
                     return await self._receive(response)
             finally:
-                # At once, not by `async with`: a wait here could be cancelled, and nobody would close the blob.
+                # Not by `async with`, which would wait: cancellation there would leave the blob open.
                 response.close()
             try:
                 target = check_redirect(target, location, self._allow)
@@ -220,58 +200,66 @@ class Fetcher:
         raise _FetchError(f"it redirects more than {MAX_REDIRECTS} times", is_transient=False)
 
     async def _pin_addresses(self, target: FetchTarget) -> bool:
-        """From here on this task can connect to the checked addresses of `target` and to no other.
+        """Resolve and check the target. From here on, this task can connect to the checked addresses only.
 
-        Whether it is open only by the allow list. Raises Refused.
+        Returns:
+            Whether only the allow list makes the target reachable.
         """
-        answers = [str(target.address)] if target.address is not None else await self._resolve_name(target.name)
-        inner = check_addresses(target, [ip_address(answer) for answer in answers], self._allow)
-        _pinned_addresses.set(tuple(answers))
-        return inner
+        addresses = [str(target.address)] if target.address is not None else await self._resolve_name(target.name)
+        is_internal = check_addresses(target, [ip_address(address) for address in addresses], self._allow)
+        _pinned_addresses.set(tuple(addresses))
+        return is_internal
 
     async def _resolve_name(self, name: str) -> Sequence[str]:
         try:
             return await self._resolve(name)
         except OSError as error:
-            again = isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN
-            raise _FetchError("its host name could not be looked up", is_transient=again, detail=str(error)) from None
+            is_transient = isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN
+            reason = "its host name could not be looked up"
+            raise _FetchError(reason, is_transient=is_transient, detail=str(error)) from None
 
     async def _receive(self, response: aiohttp.ClientResponse) -> Blob:
         if response.status not in {200, 203}:
-            again = response.status in TRANSIENT_STATUSES or response.status >= 500
-            raise _FetchError(f"its host answered {response.status}", is_transient=again)
-        codings = response.headers.get("Content-Encoding", "").lower().replace(" ", "").split(",")
-        if not COMPRESSIONS.isdisjoint(codings):
+            is_transient = response.status in TRANSIENT_STATUSES or response.status >= 500
+            raise _FetchError(f"its host answered {response.status}", is_transient=is_transient)
+        encodings = response.headers.get("Content-Encoding", "").lower().replace(" ", "").split(",")
+        if not COMPRESSIONS.isdisjoint(encodings):
             raise _FetchError("its host sent it compressed", is_transient=False)
         if (response.content_length or 0) > self._max_bytes:
             raise self._too_large()
-        with ExitStack() as undo:
-            blob = undo.enter_context(self._new_blob())
+        with ExitStack() as on_error:
+            blob = on_error.enter_context(self._new_blob())
             await self._copy_to_blob(response.content, blob)
             if not blob.size:
                 raise _FetchError("its host sent no bytes", is_transient=True)
-            undo.pop_all()
+            on_error.pop_all()
         return blob
 
     async def _copy_to_blob(self, body: aiohttp.StreamReader, blob: Blob) -> None:
-        held: list[bytes] = []
-        holds = 0
-        while piece := await _read_chunk(body):
-            held.append(piece)
-            holds += len(piece)
-            if blob.size + holds > self._max_bytes:
+        collected: list[bytes] = []
+        size = 0
+        while chunk := await _read_chunk(body):
+            collected.append(chunk)
+            size += len(chunk)
+            if blob.size + size > self._max_bytes:
                 raise self._too_large()
-            if holds >= CHUNK_SIZE:
-                blob.write(b"".join(held))
-                held, holds = [], 0
-        blob.write(b"".join(held))
+            if size >= CHUNK_SIZE:
+                blob.write(b"".join(collected))
+                collected, size = [], 0
+        blob.write(b"".join(collected))
 
     def _too_large(self) -> _FetchError:
         return _FetchError(f"it is larger than {self._max_bytes:,} bytes", is_transient=False)
 
 
+# Connecting to checked addresses only
+
+#: The addresses that this task may connect to at present. A task downloads one image, one redirect after the other.
+_pinned_addresses: ContextVar[tuple[str, ...]] = ContextVar("_pinned_addresses", default=())
+
+
 class _PinnedResolver(AbstractResolver):
-    """Hands the connector the checked addresses and never asks again: a name that changes its mind is too late."""
+    """Gives the connector the checked addresses instead of resolving the name again, as its addresses may change."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -284,16 +272,30 @@ class _PinnedResolver(AbstractResolver):
     async def close(self) -> None: ...
 
 
-def _open_socket(place: tuple[Any, ...]) -> socket.socket:
-    """The connector asks no resolver for a literal address, but it comes here with every one that it connects to."""
-    family, kind, protocol, _, address = place
+def _open_socket(address_info: tuple[Any, ...]) -> socket.socket:
+    # The connector calls no resolver for a URL with a literal address, but calls this function for every connection.
+    family, kind, protocol, _, address = address_info
     if address[0] not in _pinned_addresses.get():
         raise RuntimeError("an address that was not checked")
     return socket.socket(family, kind, protocol)
 
 
+# Errors of the connection
+
+#: For each class of error: the reason shown to clients, and whether it is transient. The first match applies.
+CLIENT_ERRORS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
+    (aiohttp.ClientSSLError, "its host cannot be trusted (TLS)", False),
+    (aiohttp.ClientConnectorError, "its host cannot be reached", True),
+    (aiohttp.ServerTimeoutError, "its host fell silent", True),
+    (aiohttp.ClientResponseError, "its host answered in no HTTP", True),
+    (aiohttp.ClientPayloadError, "it broke off before its end", True),
+    (aiohttp.ClientError, "its host broke the connection", True),
+)
+
+
 async def _no_implicit_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """aiohttp repeats a GET on its own where the connection breaks: here the tries are counted, and pauses kept."""
+    # aiohttp by itself repeats a GET when the connection breaks, unless a middleware raises another error. Attempts are
+    # counted here, with delays between them.
     try:
         return await send(request)
     except aiohttp.ClientError as error:
@@ -307,19 +309,63 @@ async def _read_chunk(body: aiohttp.StreamReader) -> bytes:
         raise _to_fetch_error(error) from None
 
 
-#: The first row whose class fits.
-CLIENT_ERRORS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
-    (aiohttp.ClientSSLError, "its host cannot be trusted (TLS)", False),
-    (aiohttp.ClientConnectorError, "its host cannot be reached", True),
-    (aiohttp.ServerTimeoutError, "its host fell silent", True),
-    (aiohttp.ClientResponseError, "its host answered in no HTTP", True),
-    (aiohttp.ClientPayloadError, "it broke off before its end", True),
-    (aiohttp.ClientError, "its host broke the connection", True),
-)
-
-
 def _to_fetch_error(error: aiohttp.ClientError) -> _FetchError:
-    """The text of some aiohttp errors holds the whole URL: only the system's own words go into the log."""
-    reason, again = next((reason, again) for kind, reason, again in CLIENT_ERRORS if isinstance(error, kind))
+    reason, is_transient = next(
+        (reason, transient) for kind, reason, transient in CLIENT_ERRORS if isinstance(error, kind)
+    )
+    # The text of some errors of aiohttp contains the whole URL, so only the system's own text is logged.
     detail = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-    return _FetchError(reason, is_transient=again, detail=detail)
+    return _FetchError(reason, is_transient=is_transient, detail=detail)
+
+
+# DNS
+
+#: A name server that does not answer occupies one of these threads until its timeout, and none that other work needs.
+DNS_THREADS = 16
+
+#: Seconds for one query, the wait for a free thread included.
+DNS_TIMEOUT = 5.0
+
+#: Seconds for which an answer is cached: a query costs as much as the rest of a small download. And names in the cache.
+DNS_CACHE_SECONDS = 10.0
+DNS_CACHE_SIZE = 1000
+
+
+class DnsResolver:
+    """Resolves host names in threads of its own, and caches the answers. Has to be closed.
+
+    The addresses are not checked. Whoever connects to them must check them each time.
+    """
+
+    def __init__(self, lookup: Callable[[str], list[str]] | None = None) -> None:
+        """`lookup`: returns the addresses of a name and may block."""
+        self._lookup = lookup or system_lookup
+        self._threads = ThreadPoolExecutor(DNS_THREADS, "limner-names")
+        self._cache: dict[str, tuple[float, list[str]]] = {}
+
+    async def resolve(self, name: str) -> list[str]:
+        """Return the addresses of a host name.
+
+        Raises:
+            TimeoutError: The system has not answered within `DNS_TIMEOUT`.
+            OSError: The system's error.
+        """
+        loop = asyncio.get_running_loop()
+        expires_at, addresses = self._cache.get(name, (0.0, []))
+        if loop.time() < expires_at:
+            return addresses
+        async with asyncio.timeout(DNS_TIMEOUT):
+            addresses = await loop.run_in_executor(self._threads, self._lookup, name)
+        if len(self._cache) >= DNS_CACHE_SIZE:
+            self._cache.clear()
+        self._cache[name] = (loop.time() + DNS_CACHE_SECONDS, addresses)
+        return addresses
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def system_lookup(name: str) -> list[str]:
+    """Query the system, which blocks. Families (IPv4, IPv6) of which this machine has no address are left out."""
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(address[4][0]) for address in found]

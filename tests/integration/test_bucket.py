@@ -157,7 +157,7 @@ FAILURES = [
     Failure("an unknown key", "s3://pictures?endpoint=WEED", "nobody:a-secret-of-tests", "InvalidAccessKeyId"),
     Failure("a key that may only read", "s3://pictures?endpoint=WEED", "guest:another-secret", "AccessDenied"),
     Failure("Google is down", "gs://pictures?endpoint=CLOUDS", service_account(disable_oauth=True), "503 Service Unavailable", ("PRIVATE KEY",)),
-    Failure("Azure is down and repeats the key", "az://pictures?endpoint=CLOUDS", AZURE_KEY, "said [key]", (b64encode(b"a secret").decode()[:8],)),
+    Failure("Azure is down and repeats the key", "az://pictures?endpoint=CLOUDS", AZURE_KEY, "unavailable: [key]", (b64encode(b"a secret").decode()[:8],)),
 ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def create_clouds() -> FastAPI:
     @app.api_route("/{path:path}", methods=["GET", "HEAD", "PUT", "POST", "DELETE"])
     async def respond(path: str, http: Request) -> Response:
         if clouds.down:
-            return Response(f"away, said {clouds.down}", status_code=503)
+            return Response(f"unavailable: {clouds.down}", status_code=503)
         query = http.query_params
         signed = {"X-Goog-Signature", "sig"} & query.keys()
         # A service account for tests gets no token, so it is recognized by its library.

@@ -1,4 +1,4 @@
-"""Looking up host names."""
+"""Host names are resolved with a timeout and a cache."""
 
 import asyncio
 import socket
@@ -10,96 +10,96 @@ from app.images.fetch import DNS_CACHE_SECONDS, DNS_CACHE_SIZE, DNS_TIMEOUT, Dns
 from tests.support.manual_clock import run, skip
 
 
-def test_the_system_knows_this_machine() -> None:
+def test_the_system_resolves_localhost() -> None:
     assert "127.0.0.1" in system_lookup("localhost")
 
 
-def test_an_unknown_name_is_the_systems_error() -> None:
-    async def look_up() -> None:
-        names = DnsResolver()
+def test_an_unknown_name_raises_the_error_of_the_system() -> None:
+    async def resolve() -> None:
+        resolver = DnsResolver()
         try:
-            await names.resolve("cdn.invalid")
+            await resolver.resolve("cdn.invalid")
         finally:
-            names.close()
+            resolver.close()
 
     with pytest.raises(socket.gaierror):
-        run(look_up())
+        run(resolve())
 
 
-def test_an_answer_is_remembered_for_seconds() -> None:
-    asked: list[str] = []
+def test_an_answer_is_cached_for_seconds() -> None:
+    queries: list[str] = []
 
-    def ask(name: str) -> list[str]:
-        asked.append(name)
-        return [f"192.0.2.{len(asked)}"]
+    def lookup(name: str) -> list[str]:
+        queries.append(name)
+        return [f"192.0.2.{len(queries)}"]
 
-    async def look_up() -> list[list[str]]:
-        names = DnsResolver(ask)
-        answers = [await names.resolve(name) for name in ("a", "a", "b")]
+    async def resolve() -> list[list[str]]:
+        resolver = DnsResolver(lookup)
+        answers = [await resolver.resolve(name) for name in ("a", "a", "b")]
         skip(DNS_CACHE_SECONDS)
-        answers.append(await names.resolve("a"))
-        names.close()
+        answers.append(await resolver.resolve("a"))
+        resolver.close()
         return answers
 
-    assert run(look_up()) == [["192.0.2.1"], ["192.0.2.1"], ["192.0.2.2"], ["192.0.2.3"]]
-    assert asked == ["a", "b", "a"]
+    assert run(resolve()) == [["192.0.2.1"], ["192.0.2.1"], ["192.0.2.2"], ["192.0.2.3"]]
+    assert queries == ["a", "b", "a"]
 
 
-def test_a_failure_is_not_remembered() -> None:
+def test_a_failure_is_not_cached() -> None:
     failures = [socket.gaierror(socket.EAI_AGAIN, "later")]
 
-    def ask(name: str) -> list[str]:
+    def lookup(name: str) -> list[str]:
         if failures:
             raise failures.pop()
         return ["192.0.2.1"]
 
-    async def look_up() -> list[str]:
-        names = DnsResolver(ask)
+    async def resolve() -> list[str]:
+        resolver = DnsResolver(lookup)
         with pytest.raises(socket.gaierror):
-            await names.resolve("a")
-        answers = await names.resolve("a")
-        names.close()
+            await resolver.resolve("a")
+        answers = await resolver.resolve("a")
+        resolver.close()
         return answers
 
-    assert run(look_up()) == ["192.0.2.1"]
+    assert run(resolve()) == ["192.0.2.1"]
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    asked: list[str] = []
+def test_the_cache_is_bounded() -> None:
+    queries: list[str] = []
 
-    def ask(name: str) -> list[str]:
-        asked.append(name)
+    def lookup(name: str) -> list[str]:
+        queries.append(name)
         return []
 
-    async def look_up() -> None:
-        names = DnsResolver(ask)
+    async def resolve() -> None:
+        resolver = DnsResolver(lookup)
         for number in range(DNS_CACHE_SIZE + 1):
-            await names.resolve(str(number))
-        await names.resolve("0")
-        await names.resolve(str(DNS_CACHE_SIZE))
-        names.close()
+            await resolver.resolve(str(number))
+        await resolver.resolve("0")
+        await resolver.resolve(str(DNS_CACHE_SIZE))
+        resolver.close()
 
-    run(look_up())
-    assert asked[-2:] == [str(DNS_CACHE_SIZE), "0"]
+    run(resolve())
+    assert queries[-2:] == [str(DNS_CACHE_SIZE), "0"]
 
 
-def test_a_name_server_that_hangs_is_left_and_holds_up_nobody_else() -> None:
+def test_a_query_that_hangs_times_out_and_does_not_delay_others() -> None:
     answered = threading.Event()
 
-    def ask(name: str) -> list[str]:
+    def lookup(name: str) -> list[str]:
         if name == "slow":
             answered.wait(10)
         return ["192.0.2.1"]
 
-    async def look_up() -> list[str]:
-        names = DnsResolver(ask)
-        slow = asyncio.create_task(names.resolve("slow"))
-        answers = await names.resolve("quick")
+    async def resolve() -> list[str]:
+        resolver = DnsResolver(lookup)
+        slow = asyncio.create_task(resolver.resolve("slow"))
+        answers = await resolver.resolve("quick")
         skip(DNS_TIMEOUT)
         with pytest.raises(TimeoutError):
             await slow
         answered.set()
-        names.close()
+        resolver.close()
         return answers
 
-    assert run(look_up()) == ["192.0.2.1"]
+    assert run(resolve()) == ["192.0.2.1"]

@@ -1,4 +1,4 @@
-"""How a host may be written."""
+"""Hosts of URLs are parsed."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -21,10 +21,10 @@ _LONG = ".".join(["a" * 62] * 4)
 
 CASES = [
     Case("a plain name", "images.example.com", "images.example.com"),
-    Case("capital letters are small ones", "CDN.Example", "cdn.example"),
-    Case("the final dot goes", "localhost.", "localhost"),
-    Case("underscores are seen in bucket names", "my_bucket.s3.example", "my_bucket.s3.example"),
-    Case("digits in a name that is no address", "1.2.3.4.example", "1.2.3.4.example"),
+    Case("capital letters become lower case", "CDN.Example", "cdn.example"),
+    Case("the final dot is removed", "localhost.", "localhost"),
+    Case("an underscore, as in names of buckets", "my_bucket.s3.example", "my_bucket.s3.example"),
+    Case("digits in a name that is not an address", "1.2.3.4.example", "1.2.3.4.example"),
     Case("hexadecimal letters at the end of a name", "0.0x7g", "0.0x7g"),
     Case("an international name", "bücher.example", "xn--bcher-kva.example"),
     Case("an international top level", "图片.中国", "xn--wcsw84d.xn--fiqs8s"),
@@ -46,12 +46,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_read_host(case: Case) -> None:
+def test_a_host_is_parsed(case: Case) -> None:
     assert parse_host(case.text) == case.host
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Invalid:
     name: str
     text: str
     reason: str
@@ -61,66 +61,66 @@ _NUMBERS = "an IPv4 address is written as four decimal numbers"
 _NAME = "its host is not a name that DNS knows"
 _OTHERS = "its host name has letters that stand for others"
 
-WRONG = [
-    Wrong("one decimal number", "2130706433", _NUMBERS),
-    Wrong("one hexadecimal number", "0x7f000001", _NUMBERS),
-    Wrong("one octal number", "017700000001", _NUMBERS),
-    Wrong("hexadecimal parts", "0x7f.0x0.0x0.0x1", _NUMBERS),
-    Wrong("capital hexadecimal", "0X7F.1", _NUMBERS),
-    Wrong("octal parts", "0177.0.0.1", _NUMBERS),
-    Wrong("a leading zero", "127.0.0.01", _NUMBERS),
-    Wrong("two parts", "127.1", _NUMBERS),
-    Wrong("three parts", "127.0.1", _NUMBERS),
-    Wrong("five parts", "127.0.0.0.1", _NUMBERS),
-    Wrong("zero alone", "0", _NUMBERS),
-    Wrong("a part above 255", "127.0.0.256", _NUMBERS),
-    Wrong("more bits than there are", "4294967297", _NUMBERS),
-    Wrong("a number behind a name", "example.1", _NUMBERS),
-    Wrong("an empty hexadecimal number", "127.0.0.0x", _NUMBERS),
-    Wrong("numbers and a final dot", "127.1.", _NUMBERS),
-    Wrong("nothing", "", _NAME),
-    Wrong("a dot", ".", _NAME),
-    Wrong("two dots at the end", "localhost..", _NAME),
-    Wrong("an empty label", "a..b", _NAME),
-    Wrong("a dot before", ".localhost", _NAME),
-    Wrong("a space", "a b", _NAME),
-    Wrong("an escape", "127%2e0.0.1", _NAME),
-    Wrong("a backslash", "a\\b", _NAME),
-    Wrong("a label of 64 letters", "a" * 64, _NAME),
-    Wrong("IPv6 without brackets", "::1", _NAME),
-    Wrong("a name of 254 letters", f"{_LONG}.ee", _NAME),
-    Wrong("a name that is far too long", "a." * 5000, "its host name is too long"),
-    Wrong("a label the codec refuses", "é" * 64, "its host name cannot be written in Punycode"),
-    Wrong("half a surrogate pair", "\ud800.example", "its host name cannot be written in Punycode"),
-    Wrong("full-width digits", "１２７.0.0.1", _OTHERS),
-    Wrong("an ideographic dot", "127。0。0。1", _OTHERS),
-    Wrong("an ideographic dot in a name", "bücher。example", _OTHERS),
-    Wrong("a half-width ideographic dot", "127｡0.0.1", _OTHERS),
-    Wrong("a full-width dot", "127．0.0.1", _OTHERS),
-    Wrong("digits in circles", "①②⑦.0.0.1", _OTHERS),
-    Wrong("mathematical digits", "𝟏𝟐𝟕.0.0.1", _OTHERS),
-    Wrong("letters in circles", "ⓛocalhost", _OTHERS),
-    Wrong("the Kelvin sign", "\u212aube.example", _OTHERS),
-    Wrong("a soft hyphen that vanishes", "local\u00adhost", _OTHERS),
-    Wrong("a zero-width space", "local\u200bhost", _OTHERS),
-    Wrong("a zone", "[fe80::1%eth0]", "its IPv6 address cannot be read"),
-    Wrong("an escaped zone", "[fe80::1%25eth0]", "its IPv6 address cannot be read"),
-    Wrong("an open bracket", "[::1", "its IPv6 address cannot be read"),
-    Wrong("IPv4 in brackets", "[127.0.0.1]", "its IPv6 address cannot be read"),
-    Wrong("an address of the future", "[v1.fe80::a]", "its IPv6 address cannot be read"),
-    Wrong("two ellipses", "[1::2::3]", "its IPv6 address cannot be read"),
+INVALID = [
+    Invalid("one decimal number", "2130706433", _NUMBERS),
+    Invalid("one hexadecimal number", "0x7f000001", _NUMBERS),
+    Invalid("one octal number", "017700000001", _NUMBERS),
+    Invalid("hexadecimal parts", "0x7f.0x0.0x0.0x1", _NUMBERS),
+    Invalid("capital hexadecimal", "0X7F.1", _NUMBERS),
+    Invalid("octal parts", "0177.0.0.1", _NUMBERS),
+    Invalid("a leading zero", "127.0.0.01", _NUMBERS),
+    Invalid("two parts", "127.1", _NUMBERS),
+    Invalid("three parts", "127.0.1", _NUMBERS),
+    Invalid("five parts", "127.0.0.0.1", _NUMBERS),
+    Invalid("zero alone", "0", _NUMBERS),
+    Invalid("a part above 255", "127.0.0.256", _NUMBERS),
+    Invalid("a number of more than 32 bits", "4294967297", _NUMBERS),
+    Invalid("a number behind a name", "example.1", _NUMBERS),
+    Invalid("an empty hexadecimal number", "127.0.0.0x", _NUMBERS),
+    Invalid("numbers and a final dot", "127.1.", _NUMBERS),
+    Invalid("nothing", "", _NAME),
+    Invalid("a dot", ".", _NAME),
+    Invalid("two dots at the end", "localhost..", _NAME),
+    Invalid("an empty label", "a..b", _NAME),
+    Invalid("a dot before", ".localhost", _NAME),
+    Invalid("a space", "a b", _NAME),
+    Invalid("an escape", "127%2e0.0.1", _NAME),
+    Invalid("a backslash", "a\\b", _NAME),
+    Invalid("a label of 64 letters", "a" * 64, _NAME),
+    Invalid("IPv6 without brackets", "::1", _NAME),
+    Invalid("a name of 254 letters", f"{_LONG}.ee", _NAME),
+    Invalid("a name that is far too long", "a." * 5000, "its host name is too long"),
+    Invalid("a label that is too long in Punycode", "é" * 64, "its host name cannot be written in Punycode"),
+    Invalid("half a surrogate pair", "\ud800.example", "its host name cannot be written in Punycode"),
+    Invalid("full-width digits", "１２７.0.0.1", _OTHERS),
+    Invalid("an ideographic dot", "127。0。0。1", _OTHERS),
+    Invalid("an ideographic dot in a name", "bücher。example", _OTHERS),
+    Invalid("a half-width ideographic dot", "127｡0.0.1", _OTHERS),
+    Invalid("a full-width dot", "127．0.0.1", _OTHERS),
+    Invalid("digits in circles", "①②⑦.0.0.1", _OTHERS),
+    Invalid("mathematical digits", "𝟏𝟐𝟕.0.0.1", _OTHERS),
+    Invalid("letters in circles", "ⓛocalhost", _OTHERS),
+    Invalid("the Kelvin sign", "\u212aube.example", _OTHERS),
+    Invalid("a soft hyphen, which is invisible", "local\u00adhost", _OTHERS),
+    Invalid("a zero-width space", "local\u200bhost", _OTHERS),
+    Invalid("a zone", "[fe80::1%eth0]", "its IPv6 address cannot be read"),
+    Invalid("an escaped zone", "[fe80::1%25eth0]", "its IPv6 address cannot be read"),
+    Invalid("an open bracket", "[::1", "its IPv6 address cannot be read"),
+    Invalid("IPv4 in brackets", "[127.0.0.1]", "its IPv6 address cannot be read"),
+    Invalid("an IPvFuture address", "[v1.fe80::a]", "its IPv6 address cannot be read"),
+    Invalid("two ellipses", "[1::2::3]", "its IPv6 address cannot be read"),
 ]
 
 
-@pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
-def test_refused(case: Wrong) -> None:
+@pytest.mark.parametrize("case", INVALID, ids=lambda case: case.name)
+def test_an_invalid_host_is_rejected(case: Invalid) -> None:
     with pytest.raises(ValueError, match=f"^{case.reason}$"):
         parse_host(case.text)
 
 
 @given(st.text(max_size=40) | st.text("0123456789x.。１٣abf:[]%", max_size=20))
-def test_what_passes_is_canonical(text: str) -> None:
-    """Whatever was written, the result reads as itself, is ASCII, and no name among them looks like an address."""
+def test_a_parsed_host_is_canonical(text: str) -> None:
+    """The result is ASCII and is parsed to itself, and no name looks like an address."""
     try:
         host = parse_host(text)
     except ValueError:
@@ -134,5 +134,5 @@ def test_what_passes_is_canonical(text: str) -> None:
 
 
 @given(st.ip_addresses())
-def test_addresses_are_read_as_written(address: Address) -> None:
+def test_addresses_are_parsed(address: Address) -> None:
     assert parse_host(str(address) if address.version == 4 else f"[{address}]") == address

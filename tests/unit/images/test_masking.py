@@ -1,4 +1,4 @@
-"""A mask is a PNG with alpha that fits its picture, and what it keeps comes back pixel by pixel."""
+"""A mask is a PNG with alpha of the size of its image, and restores the original pixel by pixel."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
 from app.images.transcode import apply_mask, check_mask
-from tests.support.sample_images import GREY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
+from tests.support.sample_images import GRAY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
 
 LIMIT = 1 << 16
 SIZE = "mask size does not match image size"
@@ -23,30 +23,35 @@ IMAGE = saved(gradient(), "PNG")
 
 @dataclass(frozen=True)
 class Case:
-    what: str
+    name: str
     mask: bytes
     image: bytes
     problem: str | None
 
 
 CASES = (
-    Case("colours and alpha", MASK, IMAGE, None),
-    Case("greys and alpha", saved(gradient("LA"), "PNG"), IMAGE, None),
+    Case("colors and alpha", MASK, IMAGE, None),
+    Case("grayscale and alpha", saved(gradient("LA"), "PNG"), IMAGE, None),
     Case("a palette with alpha", saved(gradient().quantize(4), "PNG", transparency=1), IMAGE, None),
-    Case("a picture in another format", MASK, saved(gradient(), "JPEG"), None),
-    Case("a picture that is shown turned", MASK, saved(gradient(size=(16, 24)), "JPEG", exif=exif(6)), None),
-    Case("a picture that lies turned", MASK, saved(gradient(), "JPEG", exif=exif(6)), SIZE),
+    Case("an image in another format", MASK, saved(gradient(), "JPEG"), None),
+    Case(
+        "an image that has the mask's size after rotation",
+        MASK,
+        saved(gradient(size=(16, 24)), "JPEG", exif=exif(6)),
+        None,
+    ),
+    Case("an image that has the mask's size before rotation", MASK, saved(gradient(), "JPEG", exif=exif(6)), SIZE),
     Case("another width", saved(gradient("RGBA", (25, 16)), "PNG"), IMAGE, SIZE),
     Case("another height", saved(gradient("RGBA", (24, 15)), "PNG"), IMAGE, SIZE),
     Case("no alpha", IMAGE, IMAGE, ALPHA),
     Case("not a PNG, although with alpha", saved(gradient("RGBA"), "WEBP"), IMAGE, FORMAT),
-    Case("not a picture", b"a mask", IMAGE, FORMAT),
+    Case("not an image", b"a mask", IMAGE, FORMAT),
     Case("a palette PNG without a palette", png((24, 16), 8, 3, bytes(24)), IMAGE, FORMAT),
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
-def test_check_mask(case: Case) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_mask_is_checked(case: Case) -> None:
     if case.problem is None:
         check_mask(as_blob(case.mask), as_blob(case.image), LIMIT)
         return
@@ -60,7 +65,7 @@ def test_check_mask(case: Case) -> None:
     }
 
 
-def test_a_damaged_picture_under_a_mask() -> None:
+def test_a_damaged_image_is_blamed_on_the_image() -> None:
     with pytest.raises(UserError, match="for image 1,"):
         check_mask(as_blob(MASK), as_blob(IMAGE[:20]), LIMIT)
 
@@ -69,20 +74,20 @@ def mask(alpha: Image.Image) -> bytes:
     return saved(Image.merge("LA", (alpha, alpha)), "PNG")
 
 
-def restored(result: bytes, original: bytes, mask: bytes) -> Image.Image:
+def apply(result: bytes, original: bytes, mask: bytes) -> Image.Image:
     blob = apply_mask(as_blob(result), as_blob(original), as_blob(mask), LIMIT, Blob)
     image = as_image(blob)
     assert image.format == "PNG"
     return image
 
 
-def in_one_mode(picture: bytes, mode: str) -> Image.Image:
-    return as_image(as_blob(picture)).convert(mode)
+def in_mode(data: bytes, mode: str) -> Image.Image:
+    return as_image(as_blob(data)).convert(mode)
 
 
 @dataclass(frozen=True)
 class Original:
-    what: str
+    name: str
     original: bytes
     result: bytes
     mode: str
@@ -94,8 +99,8 @@ DEEP = png((24, 16), 16, 2, bytes(range(144)))
 ORIGINALS = (
     Original("RGB", IMAGE, OTHER_PNG, "RGB"),
     Original("RGBA", MASK, OTHER_PNG, "RGBA"),
-    Original("greys", saved(gradient("L"), "PNG"), OTHER_PNG, "RGB"),
-    Original("greys with alpha", saved(gradient("LA"), "PNG"), OTHER_PNG, "RGBA"),
+    Original("grayscale", saved(gradient("L"), "PNG"), OTHER_PNG, "RGB"),
+    Original("grayscale with alpha", saved(gradient("LA"), "PNG"), OTHER_PNG, "RGBA"),
     Original("black and white", saved(gradient("1"), "PNG"), OTHER_PNG, "RGB"),
     Original("a palette", saved(gradient().quantize(9), "PNG"), OTHER_PNG, "RGB"),
     Original("a palette with alpha", saved(gradient().quantize(9), "PNG", transparency=2), OTHER_PNG, "RGBA"),
@@ -104,66 +109,66 @@ ORIGINALS = (
     Original("CMYK", saved(gradient("CMYK"), "JPEG"), OTHER_PNG, "RGB"),
     Original("WebP", saved(gradient("RGBA"), "WEBP"), OTHER_PNG, "RGBA"),
     Original("a result with alpha", IMAGE, saved(OTHER.convert("RGBA"), "PNG"), "RGBA"),
-    Original("a grey result", IMAGE, saved(OTHER.convert("L"), "PNG"), "RGB"),
+    Original("a grayscale result", IMAGE, saved(OTHER.convert("L"), "PNG"), "RGB"),
     Original("a JPEG result", IMAGE, saved(OTHER, "JPEG"), "RGB"),
     Original("a WebP result", IMAGE, saved(OTHER, "WEBP"), "RGB"),
 )
 
 
-@pytest.mark.parametrize("case", ORIGINALS, ids=lambda case: case.what)
-def test_the_untouched_area_is_the_original(case: Original) -> None:
-    """Every pixel: the left half is kept, the right half is painted."""
+@pytest.mark.parametrize("case", ORIGINALS, ids=lambda case: case.name)
+def test_the_protected_area_is_the_original(case: Original) -> None:
+    """Compare every pixel: the mask protects the left half."""
     alpha = Image.new("L", (24, 16), 0)
     alpha.paste(255, (0, 0, 12, 16))
-    made = restored(case.result, case.original, mask(alpha))
+    made = apply(case.result, case.original, mask(alpha))
     assert (made.mode, made.size) == (case.mode, (24, 16))
     halves = ((0, 0, 12, 16), case.original), ((12, 0, 24, 16), case.result)
     for box, source in halves:
-        expected = in_one_mode(source, case.mode).crop(box)
+        expected = in_mode(source, case.mode).crop(box)
         assert made.crop(box).tobytes() == expected.tobytes()
 
 
 def test_soft_edges_are_exact() -> None:
-    """All alphas against all differences: the nearest integer to the weighted mean, which is never halfway."""
+    """Test every alpha with every value: the result is the nearest integer to the weighted mean, which is never halfway."""
     across = Image.linear_gradient("L").rotate(90)
     down = Image.linear_gradient("L")
-    for kept, painted in ((across, Image.new("L", (256, 256), 0)), (Image.new("L", (256, 256), 201), across)):
-        result, original = (saved(image.convert("RGB"), "PNG") for image in (painted, kept))
-        made = restored(result, original, mask(down))
-        rows = zip(*(image.tobytes() for image in (kept, painted, down)), strict=True)
+    for kept, generated in ((across, Image.new("L", (256, 256), 0)), (Image.new("L", (256, 256), 201), across)):
+        result, original = (saved(image.convert("RGB"), "PNG") for image in (generated, kept))
+        made = apply(result, original, mask(down))
+        rows = zip(*(image.tobytes() for image in (kept, generated, down)), strict=True)
         expected = bytes((2 * (a * k + (255 - a) * p) + 255) // 510 for k, p, a in rows)
         assert made.getchannel("R").tobytes() == expected
         assert ImageChops.difference(made.getchannel("R"), made.getchannel("B")).getbbox() is None
 
 
 @given(*(st.binary(min_size=16, max_size=16) for _ in range(2)), st.binary(min_size=4, max_size=4))
-def test_every_channel_is_blended_alpha_too(kept: bytes, painted: bytes, alpha: bytes) -> None:
-    result, original = (saved(Image.frombytes("RGBA", (4, 1), data), "PNG") for data in (painted, kept))
-    made = restored(result, original, mask(Image.frombytes("L", (4, 1), alpha))).tobytes()
+def test_every_channel_is_blended_and_alpha_too(kept: bytes, generated: bytes, alpha: bytes) -> None:
+    result, original = (saved(Image.frombytes("RGBA", (4, 1), data), "PNG") for data in (generated, kept))
+    made = apply(result, original, mask(Image.frombytes("L", (4, 1), alpha))).tobytes()
     weights = [weight for weight in alpha for _ in range(4)]
     assert made == bytes(
-        (2 * (a * k + (255 - a) * p) + 255) // 510 for k, p, a in zip(kept, painted, weights, strict=True)
+        (2 * (a * k + (255 - a) * p) + 255) // 510 for k, p, a in zip(kept, generated, weights, strict=True)
     )
 
 
-def test_a_result_of_another_size_is_scaled_to_the_originals() -> None:
+def test_a_result_of_another_size_is_scaled_to_that_of_the_original() -> None:
     alpha = Image.new("L", (24, 16), 0)
     alpha.paste(255, (0, 0, 12, 16))
     large = saved(Image.new("RGB", (48, 40), "red"), "PNG")
-    made = restored(large, IMAGE, mask(alpha))
+    made = apply(large, IMAGE, mask(alpha))
     assert made.crop((0, 0, 12, 16)).tobytes() == gradient().crop((0, 0, 12, 16)).tobytes()
     assert made.crop((12, 0, 24, 16)).getcolors() == [(12 * 16, (255, 0, 0))]
 
 
-def test_a_turned_original_is_put_back_upright() -> None:
+def test_a_rotated_original_is_restored_upright() -> None:
     original = saved(gradient(size=(16, 24)), "PNG", exif=exif(6))
-    made = restored(OTHER_PNG, original, mask(Image.new("L", (24, 16), 255)))
+    made = apply(OTHER_PNG, original, mask(Image.new("L", (24, 16), 255)))
     assert made.tobytes() == gradient(size=(16, 24)).transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
 @dataclass(frozen=True)
 class Profile:
-    what: str
+    name: str
     original: bytes
     result: bytes
     profile: bytes | None
@@ -172,42 +177,42 @@ class Profile:
 PROFILES = (
     Profile("the original's", saved(gradient(), "PNG", icc_profile=SRGB), OTHER_PNG, SRGB),
     Profile("not the result's", IMAGE, saved(OTHER, "PNG", icc_profile=SRGB), None),
-    Profile("not one for greys", saved(gradient("L"), "PNG", icc_profile=GREY), OTHER_PNG, None),
+    Profile("not one for grayscale", saved(gradient("L"), "PNG", icc_profile=GRAY), OTHER_PNG, None),
 )
 
 
-@pytest.mark.parametrize("case", PROFILES, ids=lambda case: case.what)
-def test_profile(case: Profile) -> None:
-    assert restored(case.result, case.original, MASK).info.get("icc_profile") == case.profile
+@pytest.mark.parametrize("case", PROFILES, ids=lambda case: case.name)
+def test_only_a_matching_profile_of_the_original_is_used(case: Profile) -> None:
+    assert apply(case.result, case.original, MASK).info.get("icc_profile") == case.profile
 
 
-def test_the_results_text_stays() -> None:
-    result = OTHER_PNG[:33] + chunk(b"tEXt", b"Software\0painter") + OTHER_PNG[33:]
-    assert restored(result, IMAGE, MASK).info["Software"] == "painter"
+def test_the_text_of_the_result_is_preserved() -> None:
+    result = OTHER_PNG[:33] + chunk(b"tEXt", b"Software\0generator") + OTHER_PNG[33:]
+    assert apply(result, IMAGE, MASK).info["Software"] == "generator"
 
 
 @dataclass(frozen=True)
-class Broken:
-    what: str
+class Damaged:
+    name: str
     result: bytes
     original: bytes
     mask: bytes
     error: type[ApiError]
-    says: str
+    message: str
 
 
-BROKEN = (
-    Broken("the result", OTHER_PNG[:60], IMAGE, MASK, ImageUnavailable, "cannot be read"),
-    Broken("the original", OTHER_PNG, IMAGE[:60], MASK, UserError, "for image 1,"),
-    Broken("the mask", OTHER_PNG, IMAGE, MASK[:60], UserError, FORMAT),
-    Broken("the mask's alpha", OTHER_PNG, IMAGE, IMAGE, UserError, ALPHA),
-    Broken("the mask's size", OTHER_PNG, saved(gradient(size=(9, 9)), "PNG"), MASK, UserError, SIZE),
+DAMAGED = (
+    Damaged("the result", OTHER_PNG[:60], IMAGE, MASK, ImageUnavailable, "cannot be read"),
+    Damaged("the original", OTHER_PNG, IMAGE[:60], MASK, UserError, "for image 1,"),
+    Damaged("the mask", OTHER_PNG, IMAGE, MASK[:60], UserError, FORMAT),
+    Damaged("the mask's alpha", OTHER_PNG, IMAGE, IMAGE, UserError, ALPHA),
+    Damaged("the mask's size", OTHER_PNG, saved(gradient(size=(9, 9)), "PNG"), MASK, UserError, SIZE),
 )
 
 
-@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.what)
-def test_whose_fault_it_is(case: Broken) -> None:
-    with pytest.raises(case.error, match=case.says) as caught:
-        restored(case.result, case.original, case.mask)
+@pytest.mark.parametrize("case", DAMAGED, ids=lambda case: case.name)
+def test_the_error_names_the_damaged_file(case: Damaged) -> None:
+    with pytest.raises(case.error, match=case.message) as caught:
+        apply(case.result, case.original, case.mask)
     assert type(caught.value) is case.error
-    assert cast(UserError, caught.value).param == ("mask" if case.what.startswith("the mask") else None)
+    assert cast(UserError, caught.value).param == ("mask" if case.name.startswith("the mask") else None)

@@ -1,4 +1,4 @@
-"""Results come as the client wants them, inputs as the upstream takes them, and the event loop never waits for it."""
+"""Results become what clients request and inputs what upstreams accept, without blocking the event loop."""
 
 import asyncio
 import threading
@@ -38,31 +38,31 @@ def transcode(work: Callable[[Transcoder], Coroutine[Any, Any, T]], **options: A
 
 @dataclass(frozen=True)
 class Same:
-    """What nothing is done to."""
+    """A result that is not changed."""
 
-    what: str
+    name: str
     data: bytes
     options: dict[str, Any]
 
 
 SAME = (
-    Same("nothing asked", PNG, {}),
+    Same("no options", PNG, {}),
     Same("PNG has its format", PNG, {"image_format": "png"}),
     Same("JPEG has its format", JPEG, {"image_format": "jpeg"}),
     Same("WebP has its format", WEBP, {"image_format": "webp"}),
     Same("MPO is JPEG too", MPO, {"image_format": "jpeg"}),
-    Same("a format that cannot be written, and none asked", saved(gradient(), "GIF"), {}),
+    Same("a format that cannot be written, and no option", saved(gradient(), "GIF"), {}),
     Same("PNG has no compression", PNG, {"image_format": "png", "compression": 50}),
     Same("100 is the default", JPEG, {"image_format": "jpeg", "compression": 100}),
     Same("just as large", PNG, {"size": (24, 16)}),
     Same("smaller already", PNG, {"size": (512, 512)}),
-    Same("shown turned, and as large then", saved(gradient(), "JPEG", exif=exif(6)), {"size": (16, 24)}),
+    Same("just as large after rotation", saved(gradient(), "JPEG", exif=exif(6)), {"size": (16, 24)}),
     Same("animated", saved(gradient(), "PNG", **MANY), {"image_format": "png"}),
 )
 
 
-@pytest.mark.parametrize("case", SAME, ids=lambda case: case.what)
-def test_the_very_same_blob(case: Same) -> None:
+@pytest.mark.parametrize("case", SAME, ids=lambda case: case.name)
+def test_a_result_that_needs_no_change_is_the_same_blob(case: Same) -> None:
     blob = as_blob(case.data)
     assert transcode(lambda transcoder: transcoder.convert(blob, **case.options)) is blob
     assert as_bytes(blob) == case.data
@@ -70,10 +70,10 @@ def test_the_very_same_blob(case: Same) -> None:
 
 @dataclass(frozen=True)
 class Converted:
-    what: str
+    name: str
     data: bytes
     options: dict[str, Any]
-    wanted: tuple[str, str, tuple[int, int]]
+    expected: tuple[str, str, tuple[int, int]]
 
 
 CONVERTED = (
@@ -87,42 +87,47 @@ CONVERTED = (
     Converted("alpha to WebP", saved(gradient("RGBA"), "PNG"), {"image_format": "webp"}, ("WEBP", "RGBA", (24, 16))),
     Converted("compressed", JPEG, {"compression": 50}, ("JPEG", "RGB", (24, 16))),
     Converted(
-        "compressed as much as can be", WEBP, {"image_format": "webp", "compression": 0}, ("WEBP", "RGB", (24, 16))
+        "compressed as much as possible", WEBP, {"image_format": "webp", "compression": 0}, ("WEBP", "RGB", (24, 16))
     ),
     Converted("scaled down", PNG, {"size": (12, 8)}, ("PNG", "RGB", (12, 8))),
     Converted("scaled to fit, in its shape", PNG, {"size": (12, 12)}, ("PNG", "RGB", (12, 8))),
     Converted("scaled to fit a wide box", PNG, {"size": (100, 2)}, ("PNG", "RGB", (3, 2))),
-    Converted("scaled to a point", saved(gradient(size=(64, 2)), "PNG"), {"size": (8, 8)}, ("PNG", "RGB", (8, 1))),
+    Converted(
+        "scaled to a height of one pixel",
+        saved(gradient(size=(64, 2)), "PNG"),
+        {"size": (8, 8)},
+        ("PNG", "RGB", (8, 1)),
+    ),
     Converted(
         "a JPEG scaled far down", saved(gradient(size=(64, 64)), "JPEG"), {"size": (4, 4)}, ("JPEG", "RGB", (4, 4))
     ),
     Converted("scaled and converted", PNG, {"size": (12, 12), "image_format": "jpeg"}, ("JPEG", "RGB", (12, 8))),
     Converted("a GIF scaled becomes PNG", saved(gradient("P"), "GIF"), {"size": (12, 8)}, ("PNG", "RGB", (12, 8))),
-    Converted("turned and scaled", saved(gradient(), "JPEG", exif=exif(6)), {"size": (8, 8)}, ("JPEG", "RGB", (5, 8))),
+    Converted("rotated and scaled", saved(gradient(), "JPEG", exif=exif(6)), {"size": (8, 8)}, ("JPEG", "RGB", (5, 8))),
 )
 
 
-@pytest.mark.parametrize("case", CONVERTED, ids=lambda case: case.what)
-def test_convert(case: Converted) -> None:
+@pytest.mark.parametrize("case", CONVERTED, ids=lambda case: case.name)
+def test_a_result_is_converted(case: Converted) -> None:
     blob = as_blob(case.data)
     made = transcode(lambda transcoder: transcoder.convert(blob, **case.options))
     assert made is not blob
     image = as_image(made)
-    assert (image.format, image.mode, image.size) == case.wanted
+    assert (image.format, image.mode, image.size) == case.expected
     assert as_bytes(blob) == case.data
 
 
-def test_a_turn_that_a_png_tells_behind_its_pixels_comes_before_scaling() -> None:
+def test_a_png_with_its_orientation_after_its_pixels_is_rotated_before_it_is_scaled() -> None:
     data = saved(gradient(), "PNG")
-    turned = saved(gradient(), "PNG", exif=exif(6))
-    start = turned.index(b"eXIf") - 4
-    late = turned[start : turned.index(b"IDAT") - 4]
+    rotated = saved(gradient(), "PNG", exif=exif(6))
+    start = rotated.index(b"eXIf") - 4
+    late = rotated[start : rotated.index(b"IDAT") - 4]
     data = data[:-12] + late + data[-12:]
     made = transcode(lambda transcoder: transcoder.convert(as_blob(data), size=(12, 12)))
     assert as_image(made).size == (5, 8)
 
 
-def test_compression_is_quality() -> None:
+def test_compression_is_the_quality() -> None:
     blob = as_blob(saved(noise((32, 32)), "PNG"))
 
     async def sizes(transcoder: Transcoder) -> list[int]:
@@ -134,30 +139,30 @@ def test_compression_is_quality() -> None:
     assert made[3] == made[4]
 
 
-def test_metadata_is_kept() -> None:
-    blob = as_blob(saved(gradient(), "JPEG", icc_profile=SRGB, exif=exif(3, software="painter")))
+def test_metadata_is_preserved() -> None:
+    blob = as_blob(saved(gradient(), "JPEG", icc_profile=SRGB, exif=exif(3, software="generator")))
     made = as_image(transcode(lambda transcoder: transcoder.convert(blob, image_format="webp")))
     assert made.info["icc_profile"] == SRGB
-    assert dict(made.getexif()) == {0x0112: 1, 0x0131: "painter"}
+    assert dict(made.getexif()) == {0x0112: 1, 0x0131: "generator"}
 
 
 @pytest.mark.parametrize(
     ("data", "options"),
     [
-        (b"no picture", {}),
+        (b"no image", {}),
         (PNG[:60], {"image_format": "jpeg"}),
         (saved(Image.new("1", (16384, 1)), "PNG"), {"image_format": "webp"}),
     ],
-    ids=["not a picture", "cut off", "longer than the format can hold"],
+    ids=["not an image", "truncated", "wider than the format permits"],
 )
-def test_a_result_that_cannot_be_converted(data: bytes, options: dict[str, Any]) -> None:
+def test_a_result_that_cannot_be_converted_is_an_error(data: bytes, options: dict[str, Any]) -> None:
     with pytest.raises(ImageUnavailable) as caught:
         transcode(lambda transcoder: transcoder.convert(as_blob(data), **options))
     assert caught.value.code == "image_unreadable"
     assert caught.value.detail
 
 
-def test_a_bomb_is_not_decoded() -> None:
+def test_a_decompression_bomb_is_not_decoded() -> None:
     with pytest.raises(ImageUnavailable) as caught:
         transcode(lambda transcoder: transcoder.convert(as_blob(PNG), image_format="jpeg"), max_pixels=383)
     assert caught.value.detail == "DecompressionBombError: 24x16 is more than 383 pixels"
@@ -168,7 +173,7 @@ def test_a_bomb_is_not_decoded() -> None:
 
 @dataclass(frozen=True)
 class Untouched:
-    what: str
+    name: str
     data: bytes
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -178,22 +183,22 @@ UNTOUCHED = (
     Untouched("JPEG", JPEG),
     Untouched("WebP", WEBP),
     Untouched("RGBA", saved(gradient("RGBA"), "PNG")),
-    Untouched("greys", saved(gradient("L"), "JPEG")),
-    Untouched("greys with alpha", saved(gradient("LA"), "PNG")),
+    Untouched("grayscale", saved(gradient("L"), "JPEG")),
+    Untouched("grayscale with alpha", saved(gradient("LA"), "PNG")),
     Untouched("black and white", saved(gradient("1"), "PNG")),
     Untouched("a palette", saved(gradient().quantize(9), "PNG")),
     Untouched("upright by EXIF", saved(gradient(), "JPEG", exif=exif(1))),
-    Untouched("as large as may be", PNG, {"max_edge": 24, "max_bytes": len(PNG)}),
+    Untouched("as large as permitted", PNG, {"max_edge": 24, "max_bytes": len(PNG)}),
     Untouched("no limits", PNG, {"max_edge": None, "max_bytes": None}),
     Untouched("a mask of the right size", PNG, {"size": (24, 16), "max_bytes": 1, "max_edge": 1}),
-    Untouched("a film behind a phone's JPEG", JPEG + bytes(100)),
-    Untouched("something behind a PNG", PNG + bytes(100)),
-    Untouched("a PNG that lacks its end but no pixel", PNG[:-12]),
+    Untouched("a video after a phone's JPEG", JPEG + bytes(100)),
+    Untouched("other data after a PNG", PNG + bytes(100)),
+    Untouched("a PNG without its end but with all pixels", PNG[:-12]),
 )
 
 
-@pytest.mark.parametrize("case", UNTOUCHED, ids=lambda case: case.what)
-def test_what_can_go_as_it_is_does(case: Untouched) -> None:
+@pytest.mark.parametrize("case", UNTOUCHED, ids=lambda case: case.name)
+def test_an_input_that_upstreams_accept_is_not_changed(case: Untouched) -> None:
     blob = as_blob(case.data)
     prepared = transcode(lambda transcoder: transcoder.prepare(blob, **case.options))
     assert prepared == PreparedInput(blob, as_image(blob).size, None)
@@ -201,10 +206,10 @@ def test_what_can_go_as_it_is_does(case: Untouched) -> None:
 
 
 @dataclass(frozen=True)
-class Made:
-    what: str
+class Prepared:
+    name: str
     data: bytes
-    wanted: tuple[str, str, tuple[int, int]]
+    expected: tuple[str, str, tuple[int, int]]
     shrunk: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -212,42 +217,42 @@ class Made:
 SQUARE = saved(noise((64, 64)), "PNG")
 STORED = saved(Image.new("RGB", (64, 64), "red"), "PNG", compress_level=0)
 
-MADE = (
-    Made("turned", saved(gradient(), "JPEG", exif=exif(6)), ("JPEG", "RGB", (16, 24))),
-    Made("turned, PNG", saved(gradient(), "PNG", exif=exif(8)), ("PNG", "RGB", (16, 24))),
-    Made("mirrored, WebP", saved(gradient(), "WEBP", exif=exif(2)), ("WEBP", "RGB", (24, 16))),
-    Made("GIF", saved(gradient("P"), "GIF"), ("PNG", "RGB", (24, 16))),
-    Made("BMP", saved(gradient(), "BMP"), ("PNG", "RGB", (24, 16))),
-    Made("TIFF", saved(gradient("RGBA"), "TIFF"), ("PNG", "RGBA", (24, 16))),
-    Made("AVIF", saved(gradient(), "AVIF"), ("PNG", "RGB", (24, 16))),
-    Made("MPO", MPO, ("JPEG", "RGB", (24, 16))),
-    Made("CMYK", saved(gradient("CMYK"), "JPEG"), ("JPEG", "RGB", (24, 16))),
-    Made("16-bit colours", DEEP, ("PNG", "RGB", (8, 8))),
-    Made("16-bit greys", saved(Image.new("I;16", (8, 8), 999), "PNG"), ("PNG", "L", (8, 8))),
-    Made("animated PNG", saved(gradient(), "PNG", **MANY), ("PNG", "RGB", (24, 16))),
-    Made("animated WebP", saved(gradient(), "WEBP", **MANY), ("WEBP", "RGB", (24, 16))),
-    Made("too wide", PNG, ("PNG", "RGB", (12, 8)), "image[0] 24x16->12x8", {"max_edge": 12}),
-    Made("too wide, JPEG", JPEG, ("JPEG", "RGB", (6, 4)), "image[2] 24x16->6x4", {"max_edge": 6, "index": 2}),
-    Made(
+PREPARED = (
+    Prepared("rotated", saved(gradient(), "JPEG", exif=exif(6)), ("JPEG", "RGB", (16, 24))),
+    Prepared("rotated, PNG", saved(gradient(), "PNG", exif=exif(8)), ("PNG", "RGB", (16, 24))),
+    Prepared("mirrored, WebP", saved(gradient(), "WEBP", exif=exif(2)), ("WEBP", "RGB", (24, 16))),
+    Prepared("GIF", saved(gradient("P"), "GIF"), ("PNG", "RGB", (24, 16))),
+    Prepared("BMP", saved(gradient(), "BMP"), ("PNG", "RGB", (24, 16))),
+    Prepared("TIFF", saved(gradient("RGBA"), "TIFF"), ("PNG", "RGBA", (24, 16))),
+    Prepared("AVIF", saved(gradient(), "AVIF"), ("PNG", "RGB", (24, 16))),
+    Prepared("MPO", MPO, ("JPEG", "RGB", (24, 16))),
+    Prepared("CMYK", saved(gradient("CMYK"), "JPEG"), ("JPEG", "RGB", (24, 16))),
+    Prepared("16-bit colors", DEEP, ("PNG", "RGB", (8, 8))),
+    Prepared("16-bit grayscale", saved(Image.new("I;16", (8, 8), 999), "PNG"), ("PNG", "L", (8, 8))),
+    Prepared("animated PNG", saved(gradient(), "PNG", **MANY), ("PNG", "RGB", (24, 16))),
+    Prepared("animated WebP", saved(gradient(), "WEBP", **MANY), ("WEBP", "RGB", (24, 16))),
+    Prepared("too wide", PNG, ("PNG", "RGB", (12, 8)), "image[0] 24x16->12x8", {"max_edge": 12}),
+    Prepared("too wide, JPEG", JPEG, ("JPEG", "RGB", (6, 4)), "image[2] 24x16->6x4", {"max_edge": 6, "index": 2}),
+    Prepared(
         "too wide, GIF", saved(gradient("P"), "GIF"), ("PNG", "RGB", (12, 8)), "image[0] 24x16->12x8", {"max_edge": 12}
     ),
-    Made(
-        "turned and too high",
+    Prepared(
+        "rotated and too high",
         saved(gradient(), "JPEG", exif=exif(6)),
         ("JPEG", "RGB", (8, 12)),
         "image[0] 16x24->8x12",
         {"max_edge": 12},
     ),
-    Made(
-        "alpha stays",
+    Prepared(
+        "alpha is preserved",
         saved(gradient("RGBA"), "PNG"),
         ("PNG", "RGBA", (12, 8)),
         "image[0] 24x16->12x8",
         {"max_edge": 12},
     ),
-    Made("badly packed", STORED, ("PNG", "RGB", (64, 64)), "image[0] 64x64->64x64", {"max_bytes": 1000}),
-    Made(
-        "a mask goes where its picture goes",
+    Prepared("badly compressed", STORED, ("PNG", "RGB", (64, 64)), "image[0] 64x64->64x64", {"max_bytes": 1000}),
+    Prepared(
+        "a mask gets the size of its image",
         saved(gradient("RGBA"), "PNG"),
         ("PNG", "RGBA", (10, 9)),
         "image[0] 24x16->10x9",
@@ -256,22 +261,22 @@ MADE = (
 )
 
 
-@pytest.mark.parametrize("case", MADE, ids=lambda case: case.what)
-def test_prepare(case: Made) -> None:
+@pytest.mark.parametrize("case", PREPARED, ids=lambda case: case.name)
+def test_an_input_is_prepared(case: Prepared) -> None:
     blob = as_blob(case.data)
     prepared = transcode(lambda transcoder: transcoder.prepare(blob, **case.options))
     image = as_image(prepared.blob)
-    assert (image.format, image.mode, image.size) == case.wanted
+    assert (image.format, image.mode, image.size) == case.expected
     assert (prepared.size, prepared.shrunk) == (image.size, case.shrunk)
     assert image.getexif().get(0x0112, 1) == 1
     assert not getattr(image, "is_animated", False)
     assert as_bytes(blob) == case.data
 
 
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_steps_down_until_the_bytes_fit(format_: str) -> None:
-    blob = as_blob(saved(noise((64, 64)), format_))
-    made: list[Watched] = []
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_an_input_is_made_smaller_until_its_bytes_fit(image_format: str) -> None:
+    blob = as_blob(saved(noise((64, 64)), image_format))
+    made: list[WatchedBlob] = []
     prepared = transcode(lambda transcoder: transcoder.prepare(blob, max_bytes=700), new_blob=collecting(made))
     assert 300 < prepared.blob.size <= 700
     assert as_image(prepared.blob).size == prepared.size
@@ -279,13 +284,13 @@ def test_steps_down_until_the_bytes_fit(format_: str) -> None:
     assert [blob.size for blob in made if not blob.closed.is_set()] == [prepared.blob.size]
 
 
-def test_nothing_is_smaller_than_a_pixel() -> None:
+def test_an_input_is_never_smaller_than_a_pixel() -> None:
     prepared = transcode(lambda transcoder: transcoder.prepare(as_blob(PNG), max_bytes=1))
     assert prepared.size == (1, 1)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", PNG[:-30], JPEG[:-30], WEBP[:-30]])
-def test_an_input_that_is_damaged(data: bytes) -> None:
+def test_a_damaged_input_is_an_error(data: bytes) -> None:
     with pytest.raises(UserError, match="Invalid image file or mode for image 3,") as caught:
         transcode(lambda transcoder: transcoder.prepare(as_blob(data), index=2))
     assert caught.value.code == "invalid_image_file"
@@ -294,22 +299,22 @@ def test_an_input_that_is_damaged(data: bytes) -> None:
 # Masks
 
 
-def test_masks() -> None:
+def test_masks_are_checked_and_applied() -> None:
     mask, image, other = (as_blob(data) for data in (saved(gradient("RGBA"), "PNG"), PNG, JPEG))
 
-    async def check_and_restore(transcoder: Transcoder) -> Blob:
+    async def check_and_apply(transcoder: Transcoder) -> Blob:
         await transcoder.check_mask(mask, image)
         with pytest.raises(UserError, match="alpha"):
             await transcoder.check_mask(image, image)
         return await transcoder.apply_mask(other, image, mask)
 
-    assert as_image(transcode(check_and_restore)).size == (24, 16)
+    assert as_image(transcode(check_and_apply)).size == (24, 16)
 
 
-# The pool
+# The threads
 
 
-class Watched(Blob):
+class WatchedBlob(Blob):
     def __init__(self) -> None:
         super().__init__()
         self.closed = threading.Event()
@@ -319,35 +324,39 @@ class Watched(Blob):
         super().close()
 
 
-def collecting(made: list[Watched]) -> Callable[[], Blob]:
+def collecting(made: list[WatchedBlob]) -> Callable[[], Blob]:
     def new_blob() -> Blob:
-        made.append(Watched())
+        made.append(WatchedBlob())
         return made[-1]
 
     return new_blob
 
 
 class Gate:
-    """Holds the work up where it starts to write, until it is opened: from the loop, which has to be free for that."""
+    """Blocks conversions when they begin to write, until `open` is set.
+
+    The test sets it in the event loop, which therefore must not be blocked. `max_running` is the largest number of
+    conversions at the same time.
+    """
 
     def __init__(self) -> None:
         self.open = threading.Event()
-        self.made: list[Watched] = []
-        self.most = 0
-        self._inside = 0
+        self.made: list[WatchedBlob] = []
+        self.max_running = 0
+        self._running = 0
         self._entered = threading.Semaphore(0)
         self._lock = threading.Lock()
 
     def new_blob(self) -> Blob:
-        blob = Watched()
+        blob = WatchedBlob()
         with self._lock:
             self.made.append(blob)
-            self._inside += 1
-            self.most = max(self.most, self._inside)
+            self._running += 1
+            self.max_running = max(self.max_running, self._running)
         self._entered.release()
         assert self.open.wait(30), "the event loop was blocked"
         with self._lock:
-            self._inside -= 1
+            self._running -= 1
         return blob
 
     async def entered(self, count: int) -> None:
@@ -355,7 +364,7 @@ class Gate:
             assert await asyncio.to_thread(self._entered.acquire, timeout=30)
 
 
-def test_the_loop_runs_on_and_no_more_than_the_workers_work() -> None:
+def test_conversions_do_not_block_the_event_loop_and_their_number_is_limited() -> None:
     gate = Gate()
 
     async def many(transcoder: Transcoder) -> list[Blob]:
@@ -369,10 +378,10 @@ def test_the_loop_runs_on_and_no_more_than_the_workers_work() -> None:
         return await asyncio.gather(*tasks)
 
     made = transcode(many, new_blob=gate.new_blob)
-    assert (len(made), gate.most) == (6, 2)
+    assert (len(made), gate.max_running) == (6, 2)
 
 
-def test_a_waiting_picture_is_cancelled_at_once_and_one_under_way_at_its_end() -> None:
+def test_a_waiting_conversion_is_cancelled_at_once_and_a_running_one_at_its_end() -> None:
     gate = Gate()
 
     async def cancel(transcoder: Transcoder) -> None:
@@ -393,7 +402,7 @@ def test_a_waiting_picture_is_cancelled_at_once_and_one_under_way_at_its_end() -
     assert [blob.closed.is_set() for blob in gate.made] == [True]
 
 
-def test_cancelled_twice_what_is_under_way_is_still_closed() -> None:
+def test_the_blob_of_a_conversion_that_is_cancelled_twice_is_closed() -> None:
     gate = Gate()
 
     async def cancel(transcoder: Transcoder) -> None:
@@ -410,7 +419,7 @@ def test_cancelled_twice_what_is_under_way_is_still_closed() -> None:
     transcode(cancel, new_blob=gate.new_blob)
 
 
-def test_an_error_after_cancelling_is_nobodys(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_after_cancellation_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
 
     def fail() -> Blob:
@@ -430,8 +439,8 @@ def test_an_error_after_cancelling_is_nobodys(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
-def test_an_error_holds_no_pixels() -> None:
-    """Its frames are those of the caller: none of the work's, nor of Pillow's."""
+def test_an_error_keeps_no_pixels_in_memory() -> None:
+    """Its traceback has frames of the caller only, none of the work and none of Pillow."""
 
     async def fail(transcoder: Transcoder) -> ApiError:
         with pytest.raises(ApiError) as caught:
@@ -439,15 +448,15 @@ def test_an_error_holds_no_pixels() -> None:
         return caught.value
 
     error = transcode(fail)
-    frames, at = [], error.__traceback__
-    while at is not None:
-        frames.append(at.tb_frame.f_code.co_name)
-        at = at.tb_next
+    frames, entry = [], error.__traceback__
+    while entry is not None:
+        frames.append(entry.tb_frame.f_code.co_name)
+        entry = entry.tb_next
     assert frames == ["fail", "convert", "_run"]
     assert (error.__context__, error.__cause__) == (None, None)
 
 
-def test_a_bug_keeps_its_frames() -> None:
+def test_an_unexpected_exception_keeps_its_traceback() -> None:
     def broken() -> Blob:
         raise KeyError
 
