@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "access": {"errors", "observability", "protocol", "state"},
     "images": {"errors", "observability", "protocol"},
     "upstream": {"errors", "observability", "protocol", "extraction"},
-    "jobs": _CORE - {"config"},
+    "jobs": _CORE - {"config", "jobs"},
     "config": {"protocol", "images", "upstream/spec"},
     "api": _CORE,
     "services": _CORE,

@@ -18,6 +18,7 @@ from app.extraction.forms import FORMS
 from app.protocol.dialects import DIALECTS
 from docs.pages import PAGES
 from docs.tables import README, with_tables
+from tests.repo.test_architecture import MAY_IMPORT
 from tests.support.markdown import DOCUMENTS, ROOT, without_blocks
 
 TEXT = README.read_text()
@@ -37,6 +38,37 @@ def test_every_page_has_its_place_in_the_documentation() -> None:
     listed = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(listed) == sorted(pages)
+
+
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+
+
+def test_the_tree_of_the_architecture_lists_every_file_once() -> None:
+    tree = ARCHITECTURE.partition("```text\n")[2].partition("\n```")[0]
+    listed, folder = [], ""
+    for line in tree.splitlines():
+        if found := re.match(r"(  |    )(\w+)(/|\.\w+) ", line):
+            indent, name, ending = found.groups()
+            folder = f"{name}/" if ending == "/" else folder if len(indent) == 4 else ""
+            listed += [f"{folder}{name}{ending}"] if ending != "/" else []
+    files = {
+        path.relative_to(ROOT / "app").as_posix()
+        for path in (ROOT / "app").rglob("*")
+        if path.suffix in {".py", ".lua"}
+    }
+    assert sorted(listed) == sorted(file for file in files if not file.endswith("/__init__.py"))
+
+
+def test_the_table_of_imports_is_the_one_that_is_enforced() -> None:
+    table = ARCHITECTURE.partition("| package | may import |")[2].partition("\n\n")[0]
+    documented: dict[str, set[str]] = {}
+    for package, allowed in re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE):
+        above = (
+            set(documented) if allowed.startswith("all of the above") else {"*"} if allowed == "everything" else set()
+        )
+        but = re.search(r" but `(\w+)`", allowed)
+        documented[package] = above - {but[1]} if but else above | set(re.findall(r"`([\w/]+)`", allowed))
+    assert documented == MAY_IMPORT
 
 
 def test_every_setting_is_in_the_readme() -> None:
