@@ -107,11 +107,9 @@ FORBIDDEN_WORDS = {
 #: Packages and folders whose identifiers still have such words.
 NOT_RENAMED_YET = {
     *(
-        "access",
         "api",
         "cli",
         "demo",
-        "images",
         "jobs",
         "server",
         "services",
@@ -124,9 +122,7 @@ NOT_RENAMED_YET = {
         "tests/integration",
         "tests/repo",
         "tests/support",
-        "tests/unit/access",
         "tests/unit/demo",
-        "tests/unit/images",
         "tests/unit/jobs",
         "tests/unit/observability",
     ),

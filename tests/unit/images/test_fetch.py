@@ -690,7 +690,7 @@ def test_a_name_is_resolved_once_for_a_connection() -> None:
 
 
 def test_the_connector_refuses_addresses_that_were_not_checked() -> None:
-    """aiohttp calls no resolver for a literal address, so the socket is refused."""
+    """For a literal address aiohttp calls no resolver, so the socket is refused."""
 
     async def download() -> None:
         async with serve(reply(b"canary")) as canary, fetching(f"127.0.0.1:{canary.port}") as download:
