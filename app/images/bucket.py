@@ -94,8 +94,8 @@ class CloudProvider:
 
 
 def _parse_key_pair(names: tuple[str, str], key: str) -> Mapping[str, str]:
-    public, colon, secret = key.partition(":")
-    if not colon:
+    public, _, secret = key.partition(":")
+    if not secret:
         raise OSError(f"LIMNER_IMAGE_STORE_KEY is not of the form {':'.join(names)}")
     return dict(zip(names, (public, secret), strict=True))
 

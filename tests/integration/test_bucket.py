@@ -58,6 +58,7 @@ def test_an_invalid_url_is_rejected_without_its_secrets(url: str) -> None:
 BAD_KEYS = [
     ("s3", "no-colon-in-the-secret", "LIMNER_IMAGE_STORE_KEY is not of the form access_key_id:secret_access_key"),
     ("az", "no-colon-in-the-secret", "LIMNER_IMAGE_STORE_KEY is not of the form account_name:account_key"),
+    ("az", "limner:", "LIMNER_IMAGE_STORE_KEY is not of the form account_name:account_key"),
     ("az", "account:no base64, this secret", "Failed to decode|base64|Invalid"),
     ("gs", '{"private_key": "a secret"', "Unable to decode service account"),
     ("gs", service_account().replace("BEGIN PRIVATE", "BEGIN secret"), "Error reading pem file"),

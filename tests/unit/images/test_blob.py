@@ -229,6 +229,15 @@ def test_a_spool_closes_its_blobs_together(tmp_path: Path, monkeypatch: pytest.M
     spool.close()
 
 
+def test_a_spool_absorbs_the_blobs_of_another() -> None:
+    spool, other = Spool(), Spool()
+    blob = write(other.new_blob(), b"abc")
+    spool.absorb(other)
+    assert (spool.size, other.size) == (3, 0)
+    other.close()
+    assert blob.read_at(0, 3) == b"abc"
+
+
 def test_bytes_in_files_are_counted_until_the_blob_is_closed() -> None:
     def spooled() -> float:
         return REGISTRY.get_sample_value("limner_spool_bytes") or 0.0
