@@ -120,7 +120,6 @@ NOT_RENAMED_YET = {
         "bench",
         "tests/e2e",
         "tests/integration",
-        "tests/repo",
         "tests/support",
         "tests/unit/demo",
         "tests/unit/jobs",
@@ -228,13 +227,13 @@ def libraries(tree: ast.Module) -> set[str]:
 
 
 @each_source
-def test_connections_are_opened_where_one_looks_for_them(name: str) -> None:
+def test_only_listed_files_use_network_libraries(name: str) -> None:
     used = {library for library in libraries(SOURCES[name]) if not matches(name, MAY_USE[library])}
     assert used - {library for file, library in NOT_MOVED_YET if file == name} == set()
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if is_pure(name)])
-def test_pure_code_sees_nothing_of_the_world(name: str) -> None:
+def test_pure_code_has_no_input_or_output(name: str) -> None:
     tree = SOURCES[name]
     assert {module for module in imported_modules(tree) if module.partition(".")[0] != "app"} <= PURE_LIBRARIES
     assert not [f"line {call.lineno}: {called}" for called, call in calls(tree) if called in IMPURE_CALLS]
@@ -296,7 +295,7 @@ def test_no_identifier_has_a_forbidden_word(name: str) -> None:
 
 
 @each_source
-def test_a_file_says_its_responsibility_in_its_first_line(name: str) -> None:
+def test_a_file_states_its_role_in_its_first_line(name: str) -> None:
     first = (ast.get_docstring(SOURCES[name]) or "").split("\n", maxsplit=1)[0]
     assert first.endswith((".", ":"))
 
@@ -320,7 +319,7 @@ def test_files_and_functions_stay_short(name: str) -> None:
     assert not {function: length for function, length in lengths.items() if length > 40}
 
 
-def test_no_name_is_empty() -> None:
+def test_no_file_has_a_meaningless_name() -> None:
     words = {word for name in (*SOURCES, *TESTS) for part in name.split("/") for word in part.split("_")}
     assert not words & EMPTY_NAMES
 

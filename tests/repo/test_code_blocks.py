@@ -1,4 +1,4 @@
-"""Every block of code in the documents that is not run is read by what would read it, by its language.
+"""Every block of code in the documents that no test runs is parsed by a reader for its language.
 
 tests/repo/test_readme.py runs those of the README, tests/e2e/test_recipes.py and `make clients` those of docs/clients.md.
 """
@@ -29,21 +29,21 @@ from app.config.field_types import variable
 from app.config.settings import Settings
 from tests.support.markdown import DOCUMENTS, ROOT, Block, blocks, without_blocks
 
-ALL = [(path.relative_to(ROOT).as_posix(), block) for path in DOCUMENTS for block in blocks(path.read_text())]
-UNRUN = [(name, block) for name, block in ALL if not block.where]
+ALL_BLOCKS = [(path.relative_to(ROOT).as_posix(), block) for path in DOCUMENTS for block in blocks(path.read_text())]
+PARSED_BLOCKS = [(name, block) for name, block in ALL_BLOCKS if not block.where]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_code_stands_outside_a_block(path: Path) -> None:
-    """Neither indented, where no test would find it, nor in a fence that has another form than ours."""
+def test_all_code_is_in_fenced_blocks(path: Path) -> None:
+    """Indented code and other fences would not be found by the tests."""
     prose = without_blocks(path.read_text())
     assert "```" not in prose
     assert "~~~" not in prose
     assert not re.findall(r"^\n(?: {4}|\t)\S.*$", prose, re.MULTILINE)
 
 
-#: Stands in for programs that are not here, or would change what is. Paths that it is given must exist.
-STAND_IN = """\
+#: Replaces programs that are not installed or would change the machine. Paths among its arguments must exist.
+STUB = """\
 #!/bin/bash
 for argument in "$@"; do
   case "$argument" in
@@ -54,12 +54,12 @@ done
 if [ "$1" = clone ]; then mkdir "${@: -1}"; fi
 """
 MAKE = f'#!/bin/bash\nexec {shutil.which("make")} --silent --dry-run --directory {ROOT} "$@" > /dev/null\n'
-NOTE = """#!/bin/bash\nprintf '%q ' "$@" >> "$CALLS"\necho >> "$CALLS"\n"""
-STOOD_IN = ("curl", "docker", "git", "helm", "kubectl", "pbpaste", "pip", "pipx", "python", "sudo", "systemctl", "uv")
+RECORDER = """#!/bin/bash\nprintf '%q ' "$@" >> "$CALLS"\necho >> "$CALLS"\n"""
+STUBBED = ("curl", "docker", "git", "helm", "kubectl", "pbpaste", "pip", "pipx", "python", "sudo", "systemctl", "uv")
 
 
 def rehearse(code: str, folder: Path) -> None:
-    """Bash reads and runs it, arguments of `limner` are parsed, `make` looks for its target, the rest are stand-ins."""
+    """Run a block with Bash: arguments of `limner` are parsed, `make` finds its target, other programs are stubs."""
     programs = folder / "programs"
     programs.mkdir()
     shutil.copytree(ROOT / "deploy", folder / "deploy")
@@ -67,7 +67,7 @@ def rehearse(code: str, folder: Path) -> None:
     (folder / "dist" / "limner-1.2.3-py3-none-any.whl").touch()
     (folder / ".venv").mkdir()
     (folder / ".venv" / "bin").symlink_to(programs)
-    for name, script in ({"make": MAKE, "limner": NOTE} | dict.fromkeys(STOOD_IN, STAND_IN)).items():
+    for name, script in ({"make": MAKE, "limner": RECORDER} | dict.fromkeys(STUBBED, STUB)).items():
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
     calls = folder / "calls"
@@ -94,7 +94,7 @@ def commands(group: click.Group) -> Iterator[click.Command]:
 
 
 def read_variables(code: str, _: Path) -> None:
-    """Ours are settings with values that are taken; others are at least lines of a file of settings."""
+    """Read a file of variables: ours must be settings with valid values, the others only need to be well-formed."""
     parser = configparser.ConfigParser(delimiters="=", interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read_string(f"[all]\n{code}")
@@ -123,10 +123,10 @@ GRAMMARS = {
 
 
 def errors(language: str, code: str) -> bool:
-    # A fragment of Go stands in a function; of the others at the top of a file.
-    whole = f"package main\nfunc main() {{\n{code}}}\n" if language == "go" else code
+    # Go code is a fragment of a function, code in other languages the top level of a file.
+    complete = f"package main\nfunc main() {{\n{code}}}\n" if language == "go" else code
     parser = tree_sitter.Parser(tree_sitter.Language(GRAMMARS[language]()))
-    return parser.parse(whole.encode()).root_node.has_error
+    return parser.parse(complete.encode()).root_node.has_error
 
 
 def read_grammar(language: str) -> Callable[[str, Path], None]:
@@ -155,14 +155,14 @@ READERS: dict[str, Callable[[str, Path], None]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "block"), UNRUN, ids=[f"{name}: {block.code.splitlines()[0]}" for name, block in UNRUN]
+    ("name", "block"), PARSED_BLOCKS, ids=[f"{name}: {block.code.splitlines()[0]}" for name, block in PARSED_BLOCKS]
 )
-def test_every_other_block_is_read(name: str, block: Block, tmp_path: Path) -> None:
+def test_every_other_block_is_valid(name: str, block: Block, tmp_path: Path) -> None:
     assert block.language in READERS, f"{name}: run this block (`<!-- run -->`), or give its language a reader"
     READERS[block.language](block.code, tmp_path)
 
 
-WRONG = {
+INVALID = {
     "sh": (
         "make no-such-target",
         "limner paint",
@@ -182,8 +182,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("language", "code"), [(language, code) for language, codes in WRONG.items() for code in codes]
+    ("language", "code"), [(language, code) for language, codes in INVALID.items() for code in codes]
 )
-def test_a_reader_sees_what_is_wrong(language: str, code: str, tmp_path: Path) -> None:
+def test_a_reader_rejects_invalid_code(language: str, code: str, tmp_path: Path) -> None:
     with pytest.raises((AssertionError, KeyError, SystemExit, ValueError, configparser.Error, yaml.YAMLError)):
         READERS[language](f"{code}\n", tmp_path)

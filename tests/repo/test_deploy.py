@@ -1,4 +1,4 @@
-"""The files of deploy/ fit the server: its variables, metrics, routes and times; the chart makes what it should."""
+"""The files of deploy/ match the server: variables, metrics, routes and times; the chart renders the right objects."""
 
 import re
 import shutil
@@ -18,47 +18,47 @@ from tests.support.helm import CHART, Chart, values
 
 DEPLOY = CHART.parent
 GRACE = Settings.model_fields["shutdown_grace"].default
-PATIENCE = Settings.model_fields["upstream_timeout"].default
-IDLE = Settings.model_fields["client_header_timeout"].default
+UPSTREAM_TIMEOUT = Settings.model_fields["upstream_timeout"].default
+IDLE_TIMEOUT = Settings.model_fields["client_header_timeout"].default
 
 
 def read(name: str) -> str:
     return (DEPLOY / name).read_text()
 
 
-def test_the_readme_says_for_whom_each_file_is() -> None:
-    told = set(re.findall(r"`([^`\s]+?)/?`", "".join(re.findall(r"(?m)^\| (`.+?) \|", read("README.md")))))
-    assert told == {path.name for path in DEPLOY.iterdir()} - {"README.md"}
+def test_the_readme_lists_every_file() -> None:
+    documented = set(re.findall(r"`([^`\s]+?)/?`", "".join(re.findall(r"(?m)^\| (`.+?) \|", read("README.md")))))
+    assert documented == {path.name for path in DEPLOY.iterdir()} - {"README.md"}
 
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
         pytest.param("nginx.conf", r"proxy_read_timeout ([0-9]+)s", id="nginx"),
-        pytest.param("Caddyfile", r"response_header_timeout ([0-9]+)s", id="Caddy, until the answer begins"),
-        pytest.param("Caddyfile", r"read_timeout ([0-9]+)s", id="Caddy, within it"),
+        pytest.param("Caddyfile", r"response_header_timeout ([0-9]+)s", id="Caddy, until the response begins"),
+        pytest.param("Caddyfile", r"read_timeout ([0-9]+)s", id="Caddy, within the response"),
         pytest.param("chart/values.yaml", r'proxy-read-timeout: "([0-9]+)"', id="the ingress"),
     ],
 )
-def test_a_proxy_has_the_patience_of_limner(name: str, pattern: str) -> None:
-    assert {int(seconds) for seconds in re.findall(pattern, read(name))} == {PATIENCE}
+def test_a_proxy_waits_as_long_as_limner(name: str, pattern: str) -> None:
+    assert {int(seconds) for seconds in re.findall(pattern, read(name))} == {UPSTREAM_TIMEOUT}
 
 
 @pytest.mark.parametrize(("name", "pattern"), [("nginx.conf", r"keepalive_timeout ([0-9]+)s"), ("Caddyfile", r"keepalive ([0-9]+)s")])  # fmt: skip
-def test_a_proxy_gives_up_an_idle_connection_before_limner_does(name: str, pattern: str) -> None:
-    found = re.search(pattern, read(name))
-    assert found
-    assert int(found[1]) < IDLE
+def test_a_proxy_closes_an_idle_connection_before_limner(name: str, pattern: str) -> None:
+    match = re.search(pattern, read(name))
+    assert match
+    assert int(match[1]) < IDLE_TIMEOUT
 
 
-def test_systemd_waits_for_questions_under_way() -> None:
+def test_systemd_waits_for_requests_in_flight() -> None:
     stop = re.search(r"(?m)^TimeoutStopSec=([0-9]+)$", read("limner.service"))
     assert stop
     assert int(stop[1]) > GRACE
 
 
-def test_systemd_finds_nothing_wrong_in_the_unit_and_little_that_it_may_do(tmp_path: Path) -> None:
-    """An exposure of 1.5 of 10. The program is not installed where this is tested."""
+def test_systemd_accepts_the_unit_and_rates_its_exposure_as_low(tmp_path: Path) -> None:
+    """The exposure is at most 1.5 of 10. /bin/true replaces the program, which is not installed here."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
     unit = tmp_path / "limner.service"
@@ -68,9 +68,11 @@ def test_systemd_finds_nothing_wrong_in_the_unit_and_little_that_it_may_do(tmp_p
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
-def test_memory_is_managed_alike_with_and_without_containers() -> None:
-    given = [set(re.findall(r"MALLOC_\w+_=[0-9]+", text)) for text in (read("limner.service"), read("../Dockerfile"))]
-    assert given[0] == given[1] != set()
+def test_memory_settings_are_the_same_with_and_without_containers() -> None:
+    settings = [
+        set(re.findall(r"MALLOC_\w+_=[0-9]+", text)) for text in (read("limner.service"), read("../Dockerfile"))
+    ]
+    assert settings[0] == settings[1] != set()
 
 
 def objects(**more: Any) -> dict[str, Any]:
@@ -97,44 +99,44 @@ def test_the_chart_has_all_parts() -> None:
         ("serviceMonitor", "ServiceMonitor"),
     ],
 )
-def test_a_part_can_be_left_out(part: str, kind: str) -> None:
+def test_a_part_can_be_disabled(part: str, kind: str) -> None:
     assert set(ALL) - set(objects(**{part: {"enabled": False}})) == {kind}
 
 
-def test_without_autoscaling_the_replicas_are_as_given() -> None:
+def test_without_autoscaling_the_number_of_replicas_is_the_configured_one() -> None:
     assert "replicas" not in ALL["Deployment"]["spec"]
     assert objects(autoscaling={"enabled": False}, replicas=5)["Deployment"]["spec"]["replicas"] == 5
 
 
-def test_what_may_be_changed_is_used_and_checked() -> None:
+def test_every_value_of_the_chart_is_used_and_in_its_schema() -> None:
     used = set(re.findall(r"\.Values\.([a-zA-Z.]+)", "".join(path.read_text() for path in CHART.glob("templates/*"))))
-    schema, told = orjson.loads(read("chart/values.schema.json")), yaml.safe_load(read("chart/values.yaml"))
-    assert {name.partition(".")[0] for name in used} == set(told) == set(schema["properties"]) - {"global"}
+    schema, documented = orjson.loads(read("chart/values.schema.json")), yaml.safe_load(read("chart/values.yaml"))
+    assert {name.partition(".")[0] for name in used} == set(documented) == set(schema["properties"]) - {"global"}
     for name in {name.partition(".")[0] for name in used if "." in name}:
         fields = {each.partition(".")[2] for each in used if each.startswith(f"{name}.")}
-        assert fields == set(told[name]) == set(schema["properties"][name]["properties"])
+        assert fields == set(documented[name]) == set(schema["properties"][name]["properties"])
 
 
-def test_pods_are_added_by_what_fills_them() -> None:
-    """Not by their processors, which are idle while an upstream paints."""
+def test_pods_are_scaled_by_their_slots_in_use() -> None:
+    """Not by CPU, which is idle while an upstream generates."""
     (measured,) = ALL["HorizontalPodAutoscaler"]["spec"]["metrics"]
     metric, target = measured["pods"]["metric"], measured["pods"]["target"]
     assert metric == {"name": "limner_turns", "selector": {"matchLabels": {"state": "used"}}}
     assert int(target["averageValue"]) == round(0.7 * Settings.model_fields["max_concurrency"].default, -1)
 
 
-def test_a_node_can_be_emptied() -> None:
-    """Also with a single replica, which `minAvailable: 1` would hold forever."""
+def test_a_node_can_be_drained() -> None:
+    """This includes a single replica, which `minAvailable: 1` would keep from being evicted."""
     assert ALL["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
     assert "minAvailable" not in ALL["PodDisruptionBudget"]["spec"]
 
 
-def test_alerts_ask_for_the_job_that_prometheus_makes_of_the_pods() -> None:
+def test_alerts_use_the_job_label_that_prometheus_gives_the_pods() -> None:
     label = ALL["ServiceMonitor"]["spec"]["jobLabel"]
     assert f'job="{ALL["Service"]["metadata"]["labels"][label]}"' in read("alerts.yaml")
 
 
-def test_all_that_selects_pods_selects_these() -> None:
+def test_all_selectors_match_the_pods() -> None:
     labels = POD["metadata"]["labels"].items()
     selected = [
         ALL["Deployment"]["spec"]["selector"]["matchLabels"],
@@ -149,7 +151,7 @@ def test_all_that_selects_pods_selects_these() -> None:
     )
 
 
-def test_a_pod_may_do_little() -> None:
+def test_a_pod_has_few_privileges() -> None:
     (container,) = POD["spec"]["containers"]
     assert POD["spec"]["securityContext"]["runAsNonRoot"] is True
     assert f"USER {POD['spec']['securityContext']['runAsUser']}:" in (DEPLOY.parent / "Dockerfile").read_text()
@@ -161,7 +163,7 @@ def test_a_pod_may_do_little() -> None:
     }
 
 
-def test_what_a_pod_writes_lies_where_it_may_write() -> None:
+def test_a_pod_writes_only_to_mounted_volumes() -> None:
     (container,) = POD["spec"]["containers"]
     spool = re.search(r"LIMNER_SPOOL_DIR=(\S+)", (DEPLOY.parent / "Dockerfile").read_text())
     assert spool
@@ -170,26 +172,26 @@ def test_what_a_pod_writes_lies_where_it_may_write() -> None:
 
 
 @pytest.mark.parametrize("grace", [300, 900])
-def test_a_pod_ends_after_its_questions(grace: int) -> None:
-    made = objects(shutdownGrace=grace)
-    pod = made["Deployment"]["spec"]["template"]["spec"]
+def test_a_pod_has_time_to_finish_its_requests(grace: int) -> None:
+    rendered = objects(shutdownGrace=grace)
+    pod = rendered["Deployment"]["spec"]["template"]["spec"]
     before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert made["ConfigMap"]["data"]["LIMNER_SHUTDOWN_GRACE"] == str(grace)
+    assert rendered["ConfigMap"]["data"]["LIMNER_SHUTDOWN_GRACE"] == str(grace)
     assert pod["terminationGracePeriodSeconds"] >= before + grace + 30
 
 
-def test_other_settings_make_other_pods() -> None:
+def test_changed_settings_replace_the_pods() -> None:
     other = objects(settings={"LIMNER_IMAGE_TTL": "60"})["Deployment"]["spec"]["template"]
     assert other["metadata"]["annotations"] != POD["metadata"]["annotations"]
 
 
-def test_probes_ask_for_what_is_there(tmp_path: Path) -> None:
+def test_probes_use_existing_routes(tmp_path: Path) -> None:
     (container,) = POD["spec"]["containers"]
-    asked = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
-    asked.add(ALL["ServiceMonitor"]["spec"]["endpoints"][0]["path"])
+    paths = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    paths.add(ALL["ServiceMonitor"]["spec"]["endpoints"][0]["path"])
     settings = Settings(upstream_base_url="http://127.0.0.1:1/v1", image_store=f"disk://{tmp_path}")
-    assert asked == {"/healthz", "/readyz", "/metrics"}
-    assert asked <= {getattr(route, "path", "") for route in every_route(create_app(settings).routes)}
+    assert paths == {"/healthz", "/readyz", "/metrics"}
+    assert paths <= {getattr(route, "path", "") for route in every_route(create_app(settings).routes)}
 
 
 def every_route(routes: Any) -> Any:
@@ -207,7 +209,7 @@ def test_the_settings_of_the_chart_are_settings(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("settings", "well"),
+    ("settings", "is_valid"),
     [
         ({}, True),
         ({"LIMNER_IMAGE_STORE": "disk:///var/lib/limner/images"}, False),
@@ -216,18 +218,18 @@ def test_the_settings_of_the_chart_are_settings(monkeypatch: pytest.MonkeyPatch)
         ({"OTHER": "x"}, False),
     ],
 )
-def test_helm_refuses_what_cannot_work(settings: dict[str, Any], well: bool) -> None:
+def test_helm_rejects_settings_that_cannot_work(settings: dict[str, Any], is_valid: bool) -> None:
     schema = orjson.loads(read("chart/values.schema.json"))
-    assert jsonschema_rs.is_valid(schema, values(settings=settings)) is well
+    assert jsonschema_rs.is_valid(schema, values(settings=settings)) is is_valid
 
 
-@pytest.mark.parametrize("wrong", [{"replica": 3}, {"image": {"version": "1"}}, {"autoscaling": {"cpu": 60}}])
-def test_helm_refuses_what_is_misspelt(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"replica": 3}, {"image": {"version": "1"}}, {"autoscaling": {"cpu": 60}}])
+def test_helm_rejects_misspelled_values(changes: dict[str, Any]) -> None:
     schema = orjson.loads(read("chart/values.schema.json"))
-    assert not jsonschema_rs.is_valid(schema, values(**wrong))
+    assert not jsonschema_rs.is_valid(schema, values(**changes))
 
 
-def test_helm_refuses_a_chart_that_was_told_nothing() -> None:
+def test_helm_rejects_a_chart_without_values() -> None:
     schema = orjson.loads(read("chart/values.schema.json"))
     assert not jsonschema_rs.is_valid(schema, yaml.safe_load(read("chart/values.yaml")))
 
@@ -243,32 +245,32 @@ QUERIES = [rule["expr"] for rule in ALERTS] + [target["expr"] for panel in PANEL
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_query_asks_for_metrics_that_exist(query: str) -> None:
+def test_a_query_uses_existing_metrics(query: str) -> None:
     assert set(re.findall(r"\blimner_[a-z_]+", query)) <= METRICS
     assert all(query.count(left) == query.count(right) for left, right in ("()", "{}", "[]"))
 
 
-def test_alerts_say_what_is_wrong_and_how_urgent_it_is() -> None:
+def test_alerts_have_a_summary_and_a_severity() -> None:
     assert all(rule["labels"]["severity"] in {"page", "ticket"} and rule["annotations"]["summary"] for rule in ALERTS)
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
 
 
-def test_operators_are_told_what_to_do_about_each_alert() -> None:
-    told = re.findall(r"(?m)^\| `(Limner\w+)` \|", read("../docs/operations.md"))
-    assert told == [rule["alert"] for rule in ALERTS]
+def test_each_alert_is_in_the_operations_page() -> None:
+    documented = re.findall(r"(?m)^\| `(Limner\w+)` \|", read("../docs/operations.md"))
+    assert documented == [rule["alert"] for rule in ALERTS]
 
 
-def test_alerts_know_the_codes_of_errors() -> None:
-    told = set(re.findall(r"`([a-z_]+)`", (DEPLOY.parent / "docs" / "errors.md").read_text()))
-    asked = {code for query in QUERIES for codes in re.findall('outcome=~?"(.+?)"', query) for code in codes.split("|")}
-    assert asked - {"upstream_.*", "server_error"} <= told
+def test_alerts_use_documented_error_codes() -> None:
+    documented = set(re.findall(r"`([a-z_]+)`", (DEPLOY.parent / "docs" / "errors.md").read_text()))
+    used = {code for query in QUERIES for codes in re.findall('outcome=~?"(.+?)"', query) for code in codes.split("|")}
+    assert used - {"upstream_.*", "server_error"} <= documented
 
 
-def test_every_metric_of_limner_is_looked_at() -> None:
-    looked_at = set(re.findall(r"\blimner_[a-z_]+", " ".join(QUERIES)))
-    assert {name for name in METRICS if name.startswith("limner_")} == looked_at
+def test_every_metric_of_limner_is_in_an_alert_or_a_panel() -> None:
+    used = set(re.findall(r"\blimner_[a-z_]+", " ".join(QUERIES)))
+    assert {name for name in METRICS if name.startswith("limner_")} == used
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
-    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in PANELS]
-    assert len(set(places)) == len({panel["id"] for panel in PANELS}) == len(PANELS)
+def test_panels_do_not_overlap() -> None:
+    positions = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in PANELS]
+    assert len(set(positions)) == len({panel["id"] for panel in PANELS}) == len(PANELS)

