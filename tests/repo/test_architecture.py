@@ -73,7 +73,6 @@ MAY_USE = {
 
 #: Files that use such a library and shall not.
 NOT_MOVED_YET = {
-    ("cli/check", "redis"),
     ("jobs/registry", "starlette.datastructures"),
     ("jobs/service", "starlette"),
     ("services", "fastapi"),
