@@ -1,4 +1,4 @@
-"""The examples are true: questions are read, answers and errors are what the server gives."""
+"""The examples of the OpenAPI document are true: requests are accepted, responses and errors are those of the server."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,33 +36,33 @@ def limner() -> Iterator[RunningLimner]:
 @pytest.mark.parametrize(
     ("operation", "title"), [(each, title) for each, titles in REQUEST_EXAMPLES.items() for title in titles]
 )
-def test_a_question_is_read_and_nothing_of_it_is_without_effect(operation: Operation, title: str) -> None:
+def test_an_example_request_is_accepted_and_all_of_it_has_an_effect(operation: Operation, title: str) -> None:
     assert read_json(operation, REQUEST_EXAMPLES[operation][title]["value"]).ignored == ()
 
 
-def test_each_operation_has_a_question() -> None:
+def test_each_operation_has_an_example_request() -> None:
     assert set(REQUEST_EXAMPLES) == set(Operation)
 
 
-def test_the_answers_are_as_the_schemas_and_the_official_sdk_say() -> None:
+def test_example_responses_match_the_schemas_and_the_official_sdk() -> None:
     Draft202012Validator(IMAGES).validate(RESPONSE_EXAMPLE)
     Draft202012Validator(ACCEPTED).validate(ACCEPTED_EXAMPLE)
     assert ImagesResponse.model_validate(RESPONSE_EXAMPLE, strict=True).usage
 
 
-def test_names_have_the_form_of_real_ones() -> None:
+def test_example_names_have_the_form_of_real_ones() -> None:
     assert is_name(IMAGE_NAME_EXAMPLE)
     assert RESPONSE_EXAMPLE["data"][0]["url"].endswith(f"/kept/{IMAGE_NAME_EXAMPLE}")
     assert ACCEPTED_EXAMPLE["id"] == JOB_ID_EXAMPLE
 
 
 @pytest.mark.parametrize(("status", "error"), EXAMPLES)
-def test_an_error_has_its_status_and_its_form(status: int, error: ApiError) -> None:
+def test_an_example_error_has_its_status_and_schema(status: int, error: ApiError) -> None:
     assert error.status == status
     Draft202012Validator(ERROR).validate(error.body)
 
 
-GIVEN: list[tuple[int, str, str, dict[str, Any]]] = [
+REAL_ERRORS: list[tuple[int, str, str, dict[str, Any]]] = [
     (400, "POST", "/v1/images/generations", {"json": {"prompt": "a fox", "n": 11}}),
     (400, "POST", "/v1/images/generations", {"json": {"prompt": "a fox", "size": "100x100"}}),
     (401, "POST", "/v1/images/generations", {"headers": {"authorization": "Bearer wrong"}}),
@@ -72,11 +72,11 @@ GIVEN: list[tuple[int, str, str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("status", "method", "path", "how"), GIVEN)
-def test_an_error_is_given_word_for_word(
-    limner: RunningLimner, status: int, method: str, path: str, how: dict[str, Any]
+@pytest.mark.parametrize(("status", "method", "path", "options"), REAL_ERRORS)
+def test_an_example_error_is_word_for_word_a_real_one(
+    limner: RunningLimner, status: int, method: str, path: str, options: dict[str, Any]
 ) -> None:
-    headers = {"authorization": "Bearer sk-client"} | how.get("headers", {})
-    answer = httpx.request(method, f"{limner.url}{path}", trust_env=False, **how | {"headers": headers})
+    headers = {"authorization": "Bearer sk-client"} | options.get("headers", {})
+    answer = httpx.request(method, f"{limner.url}{path}", trust_env=False, **options | {"headers": headers})
     assert answer.status_code == status
     assert answer.json() in [error.body for error in ERROR_EXAMPLES[status].examples]

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it is valid, it says what there is to know, and the server does what it says."""
+"""The OpenAPI document is valid and complete, and the server behaves as it says."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,7 +53,7 @@ def document(limner: RunningLimner) -> dict[str, Any]:
     return answer
 
 
-def test_it_lists_every_endpoint_once_and_how_it_can_end(document: dict[str, Any]) -> None:
+def test_every_endpoint_is_listed_with_its_statuses(document: dict[str, Any]) -> None:
     operations = {
         f"{method.upper()} {path}": {int(status) for status in operation["responses"]}
         for path, methods in document["paths"].items()
@@ -71,12 +71,12 @@ def test_it_lists_every_endpoint_once_and_how_it_can_end(document: dict[str, Any
     assert not [name for name in operations if "variations" in name]
 
 
-def test_every_operation_has_a_name_of_its_own(document: dict[str, Any]) -> None:
+def test_every_operation_has_a_unique_id(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(set(names)) == len(names)
 
 
-def test_what_needs_a_key_says_so(document: dict[str, Any]) -> None:
+def test_endpoints_that_need_a_key_are_marked(document: dict[str, Any]) -> None:
     assert document["components"] == {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}
     for path, methods in document["paths"].items():
         for operation in methods.values():
@@ -85,17 +85,17 @@ def test_what_needs_a_key_says_so(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("form", [False, True])
 @pytest.mark.parametrize("operation", Operation)
-def test_every_parameter_is_there_with_its_limits(document: dict[str, Any], operation: Operation, form: bool) -> None:
+def test_every_parameter_is_listed_with_its_limits(document: dict[str, Any], operation: Operation, form: bool) -> None:
     post = document["paths"][IMAGE_PATHS[operation]]["post"]
     body = post["requestBody"]["content"][MEDIA_TYPES[form]]["schema"]
     rows = {row.names(form)[0]: row for row in PARAMETERS if operation in row.operations}
     assert set(body["properties"]) == set(rows)
     assert set(body["required"]) == {name for name, row in rows.items() if row.required}
     for name, row in rows.items():
-        told = body["properties"][name]
-        assert told["description"] == row.description
-        assert tuple(told.get("examples", ())) == row.examples
-        own = told if form or row.required else told["anyOf"][0]
+        described = body["properties"][name]
+        assert described["description"] == row.description
+        assert tuple(described.get("examples", ())) == row.examples
+        own = described if form or row.required else described["anyOf"][0]
         assert own.items() >= row.type.schema(form).items()
     Draft202012Validator(body)
     assert metaschema.is_valid({"$schema": "https://json-schema.org/draft/2020-12/schema", **body})
@@ -117,20 +117,20 @@ def test_the_limits_of_the_contract(document: dict[str, Any], name: str) -> None
     assert content["multipart/form-data"]["schema"]["properties"][name].items() >= LIMITS[name].items()
 
 
-def test_the_answer_that_is_described_is_the_one_that_is_given() -> None:
+def test_the_described_response_is_the_real_one() -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", quality="high", safety_identifier="me")
-    given = images_json(request, (), Usage(), 1)
-    assert set(given) <= set(IMAGES["properties"])
-    assert set(given["usage"]) == set(USAGE["properties"])
+    response = images_json(request, (), Usage(), 1)
+    assert set(response) <= set(IMAGES["properties"])
+    assert set(response["usage"]) == set(USAGE["properties"])
 
 
 @pytest.mark.parametrize("schema", [IMAGES, EVENT, ERROR, MODEL, MODELS, STATUS])
-def test_each_answer_is_a_valid_schema(schema: dict[str, Any]) -> None:
+def test_each_response_schema_is_valid(schema: dict[str, Any]) -> None:
     Draft202012Validator(schema)
     assert not Draft202012Validator(schema).is_valid({})
 
 
-def test_a_status_says_what_it_means_and_how_it_looks() -> None:
+def test_a_status_has_a_description_and_examples() -> None:
     (error,) = ERROR_EXAMPLES[401].examples
     content = {"schema": ERROR, "examples": {"invalid_api_key": {"value": error.body}}}
     assert error_responses(401) == {
@@ -139,7 +139,7 @@ def test_a_status_says_what_it_means_and_how_it_looks() -> None:
 
 
 @pytest.mark.parametrize("code", ["model_not_found", "result_not_found", "image_not_found"])
-def test_a_404_shows_what_is_missing_there(code: str) -> None:
+def test_a_404_shows_the_code_of_its_endpoint(code: str) -> None:
     assert list(error_responses(404, not_found_code=code)[404]["content"]["application/json"]["examples"]) == [code]
 
 
@@ -147,7 +147,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
 
 
-def test_every_parameter_of_a_path_or_a_header_is_described_with_an_example(document: dict[str, Any]) -> None:
+def test_every_path_and_header_parameter_has_a_description_and_an_example(document: dict[str, Any]) -> None:
     described = [(path, parameter) for path, each in operations(document) for parameter in each.get("parameters", ())]
     assert len(described) == 7
     for path, parameter in described:
@@ -165,14 +165,14 @@ def test_every_error_has_an_example(document: dict[str, Any]) -> None:
                 assert all(list(example["value"]) == ["error"] for example in examples.values())
 
 
-#: Kinds of values that are all listed, or have an example inside.
+#: Schemas with these keywords list all values, or have examples inside.
 SHOWN = {"enum", "properties", "items"}
 
 
 @pytest.mark.parametrize(
     "row", [row for row in PARAMETERS if row.destination is not Destination.NONE], ids=lambda row: row.name
 )
-def test_every_parameter_that_does_something_has_an_example_that_is_taken(row: Parameter) -> None:
+def test_every_parameter_with_an_effect_has_a_valid_example(row: Parameter) -> None:
     own = row.type.schema(form=False)
     assert row.examples or own["type"] == "boolean" or own.keys() & SHOWN
     for example in row.examples:
@@ -181,13 +181,13 @@ def test_every_parameter_that_does_something_has_an_example_that_is_taken(row: P
 
 @pytest.mark.parametrize("row", PARAMETERS, ids=lambda row: row.name)
 def test_every_parameter_has_a_limit(row: Parameter) -> None:
-    """`svg` has no effect, whatever it is."""
+    """Except `svg`, which has no effect."""
     limits = {"enum", "maximum", "maxLength", "maxProperties", "pattern", "properties", "maxItems"}
     own = row.type.schema(form=False)
     assert row.name == "svg" or own["type"] == "boolean" or own.keys() & limits
 
 
-def test_completing_takes_away_fastapi_s_own_422_which_never_comes() -> None:
+def test_fastapi_s_own_422_is_removed_because_it_never_occurs() -> None:
     ours, theirs = error_responses(422)[422], {"description": "Validation Error"}
     paths: dict[str, Any] = {
         "/a": {"get": {"responses": {"200": {}, "422": theirs}}, "post": {"responses": {"422": ours}}}
@@ -218,7 +218,7 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize(("method", "path", "mode", "examples"), OPERATIONS)
-def test_whatever_is_sent_the_server_answers_as_the_document_says(
+def test_generated_requests_get_the_responses_of_the_document(
     limner: RunningLimner, document: dict[str, Any], method: str, path: str, mode: GenerationMode, examples: int
 ) -> None:
     operation = schemathesis.openapi.from_dict(document)[path][method]

@@ -1,3 +1,5 @@
+"""Request ids, the access log, normalized paths and unhandled errors."""
+
 import asyncio
 import io
 from collections.abc import Iterator, Mapping
@@ -44,7 +46,7 @@ async def ok(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def test_each_request_has_an_id_in_its_answer_and_in_its_record(log_lines: io.StringIO) -> None:
+def test_each_request_has_an_id_in_its_response_and_its_record(log_lines: io.StringIO) -> None:
     first, second = (call(AccessLogMiddleware(ok), scope())[0] for _ in range(2))
     ids = [dict(message["headers"])[b"x-request-id"].decode() for message in (first, second)]
     records = [orjson.loads(line) for line in log_lines.getvalue().splitlines()]
@@ -55,7 +57,7 @@ def test_each_request_has_an_id_in_its_answer_and_in_its_record(log_lines: io.St
     ].items()
 
 
-def test_an_account_is_closed_with_the_record_and_joins_it(log_lines: io.StringIO) -> None:
+def test_the_fields_of_the_account_become_part_of_the_record(log_lines: io.StringIO) -> None:
     closed: list[Mapping[str, Any]] = []
 
     class Account:
@@ -65,14 +67,14 @@ def test_an_account_is_closed_with_the_record_and_joins_it(log_lines: io.StringI
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"]["account"] = Account()
-        structlog.get_logger().info("on the way", body=(await receive())["type"])
+        structlog.get_logger().info("meanwhile", body=(await receive())["type"])
         await ok(scope, receive, send)
 
     call(AccessLogMiddleware(app), scope())
-    on_the_way, record = (orjson.loads(line) for line in log_lines.getvalue().splitlines())
+    meanwhile, record = (orjson.loads(line) for line in log_lines.getvalue().splitlines())
     assert closed == [{"status": 200, "caller": "abc", "bytes_in": 0, "bytes_out": 2}]
     assert {"outcome": "fine", "bytes_in": 0, "bytes_out": 2}.items() <= record.items()
-    assert on_the_way["request_id"] == record["request_id"]
+    assert meanwhile["request_id"] == record["request_id"]
 
 
 def test_probes_do_not_fill_the_log(log_lines: io.StringIO) -> None:
@@ -80,7 +82,7 @@ def test_probes_do_not_fill_the_log(log_lines: io.StringIO) -> None:
     assert log_lines.getvalue() == ""
 
 
-def test_what_is_no_request_passes_untouched() -> None:
+def test_lifespan_messages_pass_unchanged() -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +93,7 @@ def test_what_is_no_request_passes_untouched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "tidied"),
+    ("path", "normalized"),
     [
         ("/v1//images/generations", "/v1/images/generations"),
         ("/v1/models/", "/v1/models"),
@@ -103,12 +105,12 @@ def test_what_is_no_request_passes_untouched() -> None:
         ("/v1/kept/v1/v1", "/v1/kept/v1/v1"),
     ],
 )
-def test_paths_are_tidied(path: str, tidied: str, log_lines: io.StringIO) -> None:
-    assert normalize_path(path) == tidied
-    assert dict(call(AccessLogMiddleware(ok), scope(path))[0]["headers"])[b"x-path"] == tidied.encode()
+def test_paths_are_normalized(path: str, normalized: str, log_lines: io.StringIO) -> None:
+    assert normalize_path(path) == normalized
+    assert dict(call(AccessLogMiddleware(ok), scope(path))[0]["headers"])[b"x-path"] == normalized.encode()
 
 
-def test_a_bug_becomes_a_500_in_the_envelope_and_a_trace_in_the_log(log_lines: io.StringIO) -> None:
+def test_an_unhandled_error_becomes_a_500_and_its_stack_trace_is_logged(log_lines: io.StringIO) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise KeyError("inner secret")
 
@@ -120,7 +122,7 @@ def test_a_bug_becomes_a_500_in_the_envelope_and_a_trace_in_the_log(log_lines: i
     assert "inner secret" in log_lines.getvalue()
 
 
-def test_a_bug_in_the_middle_of_an_answer_ends_the_connection(log_lines: io.StringIO) -> None:
+def test_an_unhandled_error_after_the_start_of_a_response_is_raised_to_the_server(log_lines: io.StringIO) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise KeyError("late")

@@ -1,4 +1,4 @@
-"""What a client is told about a kept picture, whatever part of it the client asks for."""
+"""Responses with a stored image: whole, in part, not modified, and from a store that fails."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -18,8 +18,8 @@ MODIFIED = "Thu, 01 Jan 1970 00:16:40 GMT"
 
 
 @dataclass(slots=True)
-class Shelf:
-    """One picture, and how it was read. From the read number `fails` on the store is away; `cut` bytes are there."""
+class FakeStore:
+    """Holds one image and records its reads. Read number `fails` and later ones fail; only `cut` bytes exist."""
 
     fails: int = 99
     cut: int = len(DATA)
@@ -47,7 +47,7 @@ class Sent:
     ended: bool = False
 
 
-def send_to(sent: Sent, shelf: Shelf, asked: dict[str, str], method: str = "GET") -> None:
+def send_to(sent: Sent, store: FakeStore, request_headers: dict[str, str], method: str = "GET") -> None:
     async def send(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             sent.status = message["status"]
@@ -57,16 +57,16 @@ def send_to(sent: Sent, shelf: Shelf, asked: dict[str, str], method: str = "GET"
             sent.ended = not message.get("more_body")
 
     async def receive() -> MutableMapping[str, Any]:
-        raise AssertionError("nothing more is asked of the client")
+        raise AssertionError("the response must not read from the client")
 
-    response = StoredImageResponse(shelf.stored(), Headers(asked), {"x-kept": "yes"})
+    response = StoredImageResponse(store.stored(), Headers(request_headers), {"x-kept": "yes"})
     asyncio.run(response({"type": "http", "method": method}, receive, send))
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     name: str
-    asked: dict[str, str]
+    request_headers: dict[str, str]
     status: int
     part: slice
     range: str | None = None
@@ -77,28 +77,28 @@ PART = {"range": "bytes=4-9"}
 SIZE = len(DATA)
 NOTHING = slice(0, 0)
 CASES = [
-    Case("all of it", {}, 200, slice(None)),
+    Case("the whole", {}, 200, slice(None)),
     Case("a part", PART, 206, slice(4, 10), f"bytes 4-9/{SIZE}"),
-    Case("all of it as a part", {"range": "bytes=0-"}, 206, slice(None), f"bytes 0-{SIZE - 1}/{SIZE}"),
-    Case("a part that is not there", {"range": f"bytes={SIZE}-"}, 416, NOTHING, f"bytes */{SIZE}"),
-    Case("a part of the same picture", PART | {"if-range": ETAG}, 206, slice(4, 10), f"bytes 4-9/{SIZE}"),
-    Case("a part of a picture of the same time", PART | {"if-range": MODIFIED}, 206, slice(4, 10), f"bytes 4-9/{SIZE}"),
-    Case("a part of another picture", PART | {"if-range": '"other"'}, 200, slice(None)),
-    Case("one that the client has", {"if-none-match": ETAG}, 304, NOTHING),
-    Case("one that the client has among others, weakly", {"if-none-match": f'"other", W/{ETAG}'}, 304, NOTHING),
-    Case("any", {"if-none-match": "*"}, 304, NOTHING),
-    Case("one that the client has not", {"if-none-match": '"other"'}, 200, slice(None)),
-    Case("a part of one that the client has", PART | {"if-none-match": ETAG}, 304, NOTHING),
+    Case("the whole as a range", {"range": "bytes=0-"}, 206, slice(None), f"bytes 0-{SIZE - 1}/{SIZE}"),
+    Case("a range beyond the end", {"range": f"bytes={SIZE}-"}, 416, NOTHING, f"bytes */{SIZE}"),
+    Case("a part of the same image", PART | {"if-range": ETAG}, 206, slice(4, 10), f"bytes 4-9/{SIZE}"),
+    Case("a part of an image with the same time", PART | {"if-range": MODIFIED}, 206, slice(4, 10), f"bytes 4-9/{SIZE}"),
+    Case("a part of another image", PART | {"if-range": '"other"'}, 200, slice(None)),
+    Case("an image that the client has", {"if-none-match": ETAG}, 304, NOTHING),
+    Case("an image that the client has among others, with a weak tag", {"if-none-match": f'"other", W/{ETAG}'}, 304, NOTHING),
+    Case("any tag", {"if-none-match": "*"}, 304, NOTHING),
+    Case("an image that the client does not have", {"if-none-match": '"other"'}, 200, slice(None)),
+    Case("a part of an image that the client has", PART | {"if-none-match": ETAG}, 304, NOTHING),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_what_is_sent(case: Case, method: str) -> None:
-    sent, shelf = Sent(), Shelf()
-    send_to(sent, shelf, case.asked, method)
+def test_the_response_matches_the_request_headers(case: Case, method: str) -> None:
+    sent, store = Sent(), FakeStore()
+    send_to(sent, store, case.request_headers, method)
     part = DATA[case.part]
-    assert (sent.status, sent.ended, shelf.closed) == (case.status, True, 1)
+    assert (sent.status, sent.ended, store.closed) == (case.status, True, 1)
     assert sent.body == (part if method == "GET" else b"")
     assert sent.headers.get("content-range") == case.range
     assert sent.headers.get("content-length") == (None if case.status == 304 else str(len(part)))
@@ -111,31 +111,31 @@ def test_what_is_sent(case: Case, method: str) -> None:
         "x-kept": "yes",
         "content-type": "image/png",
     }
-    assert bool(shelf.reads) == bool(method == "GET" and part)
+    assert bool(store.reads) == bool(method == "GET" and part)
 
 
-def test_it_is_read_in_pieces_of_a_mebibyte() -> None:
-    sent, shelf = Sent(), Shelf()
-    send_to(sent, shelf, {})
-    assert shelf.reads == [(0, 2**20), (2**20, 2**20), (2**21, SIZE - 2**21)]
+def test_the_image_is_read_in_chunks_of_one_mebibyte() -> None:
+    sent, store = Sent(), FakeStore()
+    send_to(sent, store, {})
+    assert store.reads == [(0, 2**20), (2**20, 2**20), (2**21, SIZE - 2**21)]
 
 
-def test_a_store_that_is_away_is_an_error_and_no_torn_picture() -> None:
-    sent, shelf = Sent(), Shelf(fails=1)
+def test_a_store_that_fails_at_first_causes_an_error_response() -> None:
+    sent, store = Sent(), FakeStore(fails=1)
     with pytest.raises(ServiceUnavailable):
-        send_to(sent, shelf, {})
-    assert (sent.status, shelf.closed) == (0, 1)
+        send_to(sent, store, {})
+    assert (sent.status, store.closed) == (0, 1)
 
 
-def test_a_store_that_goes_away_meanwhile_ends_the_answer() -> None:
-    sent, shelf = Sent(), Shelf(fails=3)
+def test_a_store_that_fails_later_cuts_the_response() -> None:
+    sent, store = Sent(), FakeStore(fails=3)
     with pytest.raises(ServiceUnavailable):
-        send_to(sent, shelf, {})
-    assert (len(sent.body), sent.ended, shelf.closed) == (2 * 2**20, False, 1)
+        send_to(sent, store, {})
+    assert (len(sent.body), sent.ended, store.closed) == (2 * 2**20, False, 1)
 
 
-def test_a_picture_that_got_shorter_ends_where_it_ends() -> None:
-    """The server cuts the connection: fewer bytes than were announced."""
-    sent, shelf = Sent(), Shelf(cut=2**20)
-    send_to(sent, shelf, {})
+def test_an_image_that_became_shorter_is_cut() -> None:
+    """The server then closes the connection, because fewer bytes than announced were sent."""
+    sent, store = Sent(), FakeStore(cut=2**20)
+    send_to(sent, store, {})
     assert (sent.body, sent.headers["content-length"]) == (DATA[: 2**20], str(SIZE))
