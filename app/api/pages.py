@@ -1,4 +1,8 @@
-"""The pages for people, at `/` and `/status`: the files of app/web, sent with a strict Content-Security-Policy."""
+"""Serve the pages at `/` and `/status`: the files of app/web with a strict Content-Security-Policy.
+
+Starlette's StaticFiles would not make this shorter: its ETag is made of the file's time instead of its content, and
+media types, headers, redirects and `server.json` would still be written here.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from app.protocol import sizes
 
 WEB_DIR = Path(__file__).parents[1] / "web"
 
-#: Nothing from elsewhere, nothing inline, no HTML made of text; pictures come as bytes and are shown as `blob:`.
+#: Nothing from other servers, nothing inline, no HTML made from text. Images arrive as bytes and are shown as `blob:`.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -32,7 +36,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 _HEADERS = {
-    # Asked for again each time, and mostly answered with 304: an old script with a new page would be a riddle.
+    # Browsers revalidate each file (mostly a 304), so that they never mix an old script with a new page.
     "cache-control": "no-cache",
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "cross-origin-opener-policy": "same-origin",
@@ -61,59 +65,65 @@ class Asset:
 
 
 def page_routes(settings: Settings) -> APIRouter:
-    """No key: what is sent is the same for everybody and tells no secret. Raises OSError where a file is missing."""
-    files = dict(load_assets(settings))
+    """The pages need no key: they are the same for every visitor and hold no secret.
+
+    Raises:
+        OSError: A file of app/web cannot be read.
+    """
+    assets = dict(load_assets(settings))
     router = APIRouter()
 
-    def answer(name: str, http: Request) -> Response:
-        file = files.get(name)
-        if file is None:
+    def respond(name: str, http: Request) -> Response:
+        found = assets.get(name)
+        if found is None:
             raise NotFound(f"Invalid URL ({http.method} {http.scope['path']})")
-        headers = {**_HEADERS, "etag": file.etag}
-        if file.etag in http.headers.get("if-none-match", ""):
+        headers = {**_HEADERS, "etag": found.etag}
+        if found.etag in http.headers.get("if-none-match", ""):
             return Response(None, 304, headers)
-        return Response(file.body, 200, headers, file.media_type)
+        return Response(found.body, 200, headers, found.media_type)
 
     async def page(http: Request) -> Response:
-        # Not `http.url`, which the client's Host header has a say in.
+        # Not `http.url`, because the client's Host header can change its path.
         path: str = http.scope["path"]
-        given = http.scope["raw_path"].decode("latin-1")
-        if path != "/" and (slashes := len(given) - len(given.rstrip("/"))):
-            # What the page links to is beside it, and not below.
+        raw_path = http.scope["raw_path"].decode("latin-1")
+        if path != "/" and (slashes := len(raw_path) - len(raw_path.rstrip("/"))):
+            # The links of the page are relative to its parent, so `/status/` would break them.
             return Response(None, 308, {**_HEADERS, "location": "../" * slashes + path.rpartition("/")[2]})
-        return answer(_PAGES[path], http)
+        return respond(_PAGES[path], http)
 
     async def asset(name: str, http: Request) -> Response:
-        return answer(name, http)
+        return respond(name, http)
 
     for path in _PAGES:
         router.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
-    router.add_api_route("/web/{name}", asset, methods=["GET", "HEAD"], include_in_schema=False)
+    router.add_api_route("/web/{name:path}", asset, methods=["GET", "HEAD"], include_in_schema=False)
     return router
 
 
 def load_assets(settings: Settings) -> Iterator[tuple[str, Asset]]:
-    for path in sorted(WEB_DIR.iterdir()):
-        yield path.name, web_file(path.name, path.read_bytes())
-    yield "server.json", web_file("server.json", orjson.dumps(server_info(settings)))
+    """Read all files of app/web, by their paths below it, and add `server.json`."""
+    for path in sorted(WEB_DIR.rglob("*.*")):
+        name = path.relative_to(WEB_DIR).as_posix()
+        yield name, make_asset(name, path.read_bytes())
+    yield "server.json", make_asset("server.json", orjson.dumps(server_info(settings)))
 
 
-def web_file(name: str, body: bytes) -> Asset:
+def make_asset(name: str, body: bytes) -> Asset:
     return Asset(body, _MEDIA_TYPES[Path(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
 
 
 def server_info(settings: Settings) -> dict[str, object]:
-    """What the page must know of its server: whose key it takes, and which rules hold."""
+    """Return what the page needs to know: which kind of key the server takes, and the rules for images."""
     return {
         "version": __version__,
         "key": "client" if settings.has_client_keys else "upstream" if settings.pass_through else "none",
         "max_image_bytes": int(settings.max_image_bytes),
         "size": {
-            "step": sizes.SIZE_MULTIPLE,
-            "longest_edge": sizes.MAX_EDGE,
-            "ratio": sizes.MAX_ASPECT_RATIO,
-            "least_pixels": sizes.MIN_PIXELS,
-            "most_pixels": sizes.MAX_PIXELS,
+            "multiple": sizes.SIZE_MULTIPLE,
+            "max_edge": sizes.MAX_EDGE,
+            "max_aspect_ratio": sizes.MAX_ASPECT_RATIO,
+            "min_pixels": sizes.MIN_PIXELS,
+            "max_pixels": sizes.MAX_PIXELS,
             "legacy": [str(size) for size in sizes.LEGACY_SIZES],
         },
     }

@@ -1,48 +1,44 @@
-// Asks the Images API and tells, step by step, what comes back.
+// HTTP requests to the server: image requests step by step, and the small endpoints that the page needs.
 
 import { readEvents } from "./events.js";
-import { decode } from "./pictures.js";
+import { decodeImage } from "./image-files.js";
 
-/** Sent with the page's own address in front, so that it works behind a path too. */
-export const address = (path) => new URL(path, new URL("./", document.baseURI)).href;
+/** A path as a URL below the page's own address, so that the page also works behind a path of a proxy. */
+export const serverUrl = (path) => new URL(path, new URL("./", document.baseURI)).href;
 
 /**
- * Yields `{kind, …}`: asked, answered, alive, progress, late, bytes, partial, completed, failed. `asked` as of
- * request.js; `key` may be empty. Never throws but for an abort by `signal`.
+ * Sends an ImageRequest and yields steps `{kind, …}`: sent, responded, keepalive, progress, header, bytes, partial,
+ * completed, failed. `key` may be empty. Throws only when aborted by `signal`.
  */
-export async function* ask(asked, key, signal) {
-  const { body, headers, size } = asked.body();
-  yield { kind: "asked", path: asked.path, size };
+export async function* sendRequest(request, key, signal) {
+  const { body, headers, size } = request.body();
+  yield { kind: "sent", path: request.path, size };
   let response;
   try {
-    const keyed = key ? { ...headers, authorization: `Bearer ${key}` } : headers;
-    response = await fetch(address(asked.path.slice(1)), { method: "POST", headers: keyed, body, signal });
+    const allHeaders = key ? { ...headers, authorization: `Bearer ${key}` } : headers;
+    response = await fetch(serverUrl(request.path.slice(1)), { method: "POST", headers: allHeaders, body, signal });
   } catch (error) {
     if (signal.aborted) throw error;
     yield { kind: "failed", offline: true };
     return;
   }
-  const answer = {
-    status: response.status,
-    headers: [...response.headers],
-    id: response.headers.get("x-request-id"),
-  };
-  yield { kind: "answered", ...answer };
+  const head = { status: response.status, headers: [...response.headers], id: response.headers.get("x-request-id") };
+  yield { kind: "responded", ...head };
   try {
-    const streamed = response.headers.get("content-type")?.startsWith("text/event-stream");
-    yield* streamed ? readStream(response) : readWhole(response);
+    const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
+    yield* isStream ? readStream(response) : readWhole(response);
   } catch (error) {
     if (signal.aborted) throw error;
-    yield { kind: "failed", status: answer.status, cut: true };
+    yield { kind: "failed", status: head.status, cut: true };
   }
 }
 
-async function* chunksOf(response, seen) {
+async function* chunksOf(response, onChunk) {
   const reader = response.body.getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    seen(value.length);
+    onChunk(value.length);
     yield value;
   }
 }
@@ -52,48 +48,48 @@ async function* readStream(response) {
   let ended = false;
   for await (const event of readEvents(chunksOf(response, (length) => (size += length)))) {
     if (event.comment !== undefined) {
-      yield remark(event.comment);
+      yield readComment(event.comment);
       continue;
     }
     const document = JSON.parse(event.data);
     if (event.name === "error") yield { kind: "failed", status: response.status, error: document.error, document };
-    else if (event.name.endsWith(".partial_image")) yield { kind: "partial", ...picture(document), document };
+    else if (event.name.endsWith(".partial_image")) yield { kind: "partial", ...readImage(document), document };
     else if (event.name.endsWith(".completed"))
-      yield { kind: "completed", pictures: [picture(document)], usage: document.usage, document, size };
+      yield { kind: "completed", images: [readImage(document)], usage: document.usage, document, size };
     ended = ended || event.name === "error" || event.name.endsWith(".completed");
   }
   if (!ended) yield { kind: "failed", status: response.status, cut: true };
 }
 
-/** A comment is a header that the stream was too early for, or what the upstream says, or a mere sign of life. */
-function remark(comment) {
+/** A comment is a header that came too late for the head of the response, a progress line, or a mere keep-alive. */
+function readComment(comment) {
   const [, name, value] = /^(x-limner-[a-z-]+): (.*)$/.exec(comment) ?? [];
-  if (name) return { kind: "late", header: [name, value] };
+  if (name) return { kind: "header", header: [name, value] };
   const [, text] = /^progress (.+)$/.exec(comment) ?? [];
-  return text ? { kind: "progress", text } : { kind: "alive" };
+  return text ? { kind: "progress", text } : { kind: "keepalive" };
 }
 
-/** White space in front is a sign of life. */
+/** Reads a JSON response. White space in front of it is a keep-alive. */
 async function* readWhole(response) {
-  const pieces = [];
+  const chunks = [];
   const announced = Number(response.headers.get("content-length")) || null;
   let size = 0;
-  let told = 0;
-  for await (const piece of chunksOf(response, (length) => (size += length))) {
-    pieces.push(piece);
-    if (piece.every((byte) => byte === 0x20)) yield { kind: "alive" };
-    else if (size - told >= 2 ** 18) {
-      told = size;
+  let reported = 0;
+  for await (const chunk of chunksOf(response, (length) => (size += length))) {
+    chunks.push(chunk);
+    if (chunk.every((byte) => byte === 0x20)) yield { kind: "keepalive" };
+    else if (size - reported >= 2 ** 18) {
+      reported = size;
       yield { kind: "bytes", size, announced };
     }
   }
-  const document = parse(await new Blob(pieces).text());
+  const document = parse(await new Blob(chunks).text());
   if (document === null) yield { kind: "failed", status: response.status, cut: true };
   else if (document.error) yield { kind: "failed", status: response.status, error: document.error, document };
-  else yield { kind: "completed", pictures: document.data.map(picture), usage: document.usage, document, size };
+  else yield { kind: "completed", images: document.data.map(readImage), usage: document.usage, document, size };
 }
 
-/** An answer that failed after it had begun is an error object and one stray byte. */
+/** A response that failed after its start ends with the error object and one stray byte. */
 function parse(text) {
   for (const candidate of [text, text.slice(0, -1)]) {
     try {
@@ -105,20 +101,19 @@ function parse(text) {
   return null;
 }
 
-function picture(document) {
-  return { blob: decode(document.b64_json) };
+function readImage(document) {
+  return { blob: decodeImage(document.b64_json) };
 }
 
-/** What the server tells about itself. */
-export async function about() {
+export async function fetchServerInfo() {
   return (await fetch("web/server.json")).json();
 }
 
-/** What is found in a chat reply: `{document}`, or `{failed}` as of `ask`. */
-export async function diagnose(reply, key) {
+/** Returns the report about a chat reply: `{document}`, or `{failed}` as in the steps of `sendRequest`. */
+export async function explainReply(reply, key) {
   const headers = { "content-type": "text/plain", ...(key && { authorization: `Bearer ${key}` }) };
   try {
-    const response = await fetch(address("v1/explain"), { method: "POST", headers, body: reply });
+    const response = await fetch(serverUrl("v1/explain"), { method: "POST", headers, body: reply });
     const document = await response.json();
     return response.ok ? { document } : { failed: { status: response.status, error: document.error } };
   } catch {
@@ -126,9 +121,9 @@ export async function diagnose(reply, key) {
   }
 }
 
-/** The names that clients may use; none where the key does not open the list. */
-export async function models(key) {
+/** Returns the names of the models, or none if the key is not accepted. */
+export async function fetchModels(key) {
   const headers = key ? { authorization: `Bearer ${key}` } : {};
-  const response = await fetch(address("v1/models"), { headers }).catch(() => null);
+  const response = await fetch(serverUrl("v1/models"), { headers }).catch(() => null);
   return response?.ok ? (await response.json()).data.map((model) => model.id) : [];
 }

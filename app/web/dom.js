@@ -1,10 +1,10 @@
-// Makes and finds elements; texts are always texts, never markup.
+// Finding and creating elements. Texts are always set as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element: `on…` are listeners, `aria-…`, `data-…` and the like attributes, everything else properties. */
+/** Creates an element: `on…` are listeners, names with a dash and `role` are attributes, all others properties. */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -24,17 +24,17 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** One of the symbols at the top of the page. */
+/** Creates one of the symbols at the top of the page. */
 export function icon(name) {
   return svg("svg", { class: "icon", "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));
 }
 
-/** Shows `text` beside the field it belongs to, or takes it away again. */
-export function complain(field, place, text) {
+/** Shows an error in `place`, beside the field that it belongs to; null removes the error. */
+export function showFieldError(field, place, text) {
   place.textContent = text ?? "";
   place.hidden = !text;
   if (text) field.setAttribute("aria-invalid", "true");
   else field.removeAttribute("aria-invalid");
 }
 
-export const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
+export const checkedValue = (name) => document.querySelector(`input[name="${name}"]:checked`).value;

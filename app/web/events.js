@@ -1,19 +1,19 @@
-// Server-sent events out of bytes, in time linear in their length: a picture is one line of many megabytes.
+// Server-sent events from bytes, in time linear in their length: an image is one line of many megabytes.
 
-/** Yields `{name, data}` for an event and `{comment}` for a sign of life. */
+/** Yields `{name, data}` for an event and `{comment}` for a comment. */
 export async function* readEvents(chunks) {
   const decoder = new TextDecoder();
   const event = { name: "message", data: [] };
-  let open = [];
+  let line = [];
   for await (const chunk of chunks) {
-    const lines = decoder.decode(chunk, { stream: true }).split("\n");
-    const rest = lines.pop();
-    for (const line of lines) {
-      open.push(line);
-      yield* readLine(open.join("").replace(/\r$/, ""), event);
-      open = [];
+    const parts = decoder.decode(chunk, { stream: true }).split("\n");
+    const rest = parts.pop();
+    for (const part of parts) {
+      line.push(part);
+      yield* readLine(line.join("").replace(/\r$/, ""), event);
+      line = [];
     }
-    open.push(rest);
+    line.push(rest);
   }
 }
 

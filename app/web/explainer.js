@@ -1,12 +1,12 @@
-// The explain box: which pictures are found in a pasted chat reply, in which form, and why the rest was dropped.
+// The explain box: which images a pasted chat reply holds, in which form, and why other candidates were rejected.
 
-import { diagnose } from "./client.js";
-import { $, complain, el, icon } from "./dom.js";
-import { explain } from "./faults.js";
-import { bytes, t } from "./i18n.js";
-import { decode, ending, measure, save, show } from "./pictures.js";
+import { explainReply } from "./client.js";
+import { $, el, icon, showFieldError } from "./dom.js";
+import { describeError } from "./errors.js";
+import { formName, t } from "./i18n.js";
+import { decodeImage, describeFile, downloadFile, fileExtension, imageElement, measureImage } from "./image-files.js";
 
-/** The server's words, and the names of these texts; what it says that is not here is shown as it is. */
+/** Words of the server and the names of their texts. Words that are not in this table are shown as they are. */
 const KINDS = {
   "plain words": "kind_words",
   "a JSON text": "kind_text",
@@ -31,68 +31,69 @@ const REASONS = {
   "its bytes are cut off": "reason_bytes_cut",
   "it is a single pixel, which stands where a picture belongs": "reason_pixel",
 };
-const LONG = 200;
+const MAX_TEXT = 200;
 
-const said = (texts, words) => (texts[words] ? t(texts[words]) : words);
-const shortened = (text) => (text.length <= LONG ? text : `${text.slice(0, LONG - 1)}…`);
+const translate = (texts, words) => (texts[words] ? t(texts[words]) : words);
+const shorten = (text) => (text.length <= MAX_TEXT ? text : `${text.slice(0, MAX_TEXT - 1)}…`);
 
-export class Explainer {
-  /** `key` is asked each time; `announce` tells screen readers. */
+export class ReplyExplainer {
+  /** `key` is the ApiKeyField; `announce` is called with texts for screen readers. */
   constructor(key, announce) {
     this.key = key;
     this.announce = announce;
-    this.told = null;
+    this.report = null;
     $("explainer").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#ask();
+      this.#explain();
     });
     document.addEventListener("language", () => this.#write());
   }
 
-  async #ask() {
+  async #explain() {
     const reply = $("pasted").value;
     const missing = (!reply.trim() && "explain_empty") || (this.key.isMissing && "key_missing");
-    this.told = null;
-    this.#complain(missing ? t(missing) : null);
+    this.report = null;
+    this.#showError(missing ? t(missing) : null);
     this.#write();
     if (missing) return;
-    const { failed, document } = await diagnose(reply, this.key.value);
+    const { failed, document } = await explainReply(reply, this.key.value);
     if (failed) {
-      const { title, advice } = explain(failed);
-      this.#complain(`${t(title)}. ${failed.error?.message ?? t(advice)}`);
+      const { title, advice } = describeError(failed);
+      this.#showError(`${t(title)}. ${failed.error?.message ?? t(advice)}`);
       return;
     }
-    this.told = { ...document, found: await Promise.all(document.found.map(withPicture)) };
+    this.report = { ...document, found: await Promise.all(document.found.map(withFile)) };
     this.#write();
     const { found, dropped } = document;
     this.announce(
-      `${t("explain_found", { count: found.length })}. ${t("explain_dropped", { count: dropped.length })}.`,
+      `${t("explain_found", { count: found.length })}. ${t("explain_rejected", { count: dropped.length })}.`,
     );
   }
 
-  #complain(text) {
-    complain($("pasted"), $("pasted-fault"), text);
+  #showError(text) {
+    showFieldError($("pasted"), $("pasted-error"), text);
     if (text) $("pasted").focus();
   }
 
   #write() {
-    $("findings").hidden = !this.told;
-    if (!this.told) return;
-    const { read_as: kind, complete, found, dropped, answer } = this.told;
+    $("findings").hidden = !this.report;
+    if (!this.report) return;
+    const { read_as: kind, complete, found, dropped, answer } = this.report;
+    const readAs = t(complete ? "explain_read" : "explain_read_cut", { kind: translate(KINDS, kind) });
     $("findings").replaceChildren(
-      el("p", { className: "hint" }, t(complete ? "explain_read" : "explain_read_cut", { kind: said(KINDS, kind) })),
-      ...list("explain_found", found, finding),
-      ...list("explain_dropped", dropped, loss),
-      ...(answer ? [el("h3", {}, t("explain_answer")), el("blockquote", {}, shortened(answer))] : []),
+      el("p", { className: "hint" }, readAs),
+      ...list("explain_found", found, foundItem),
+      ...list("explain_rejected", dropped, rejectedItem),
+      ...(answer ? [el("h3", {}, t("explain_response")), el("blockquote", {}, shorten(answer))] : []),
     );
   }
 }
 
-/** Pictures that are in the reply itself are shown. No link is followed: whoever wants to see it opens it. */
-async function withPicture(image) {
+/** Decodes images that are in the reply itself. Links are not followed: the user can open them. */
+async function withFile(image) {
   if (!image.url.startsWith("data:")) return image;
-  const blob = decode(image.url.slice(image.url.indexOf(",") + 1));
-  return { ...image, blob, ...(await measure(blob)) };
+  const blob = decodeImage(image.url.slice(image.url.indexOf(",") + 1));
+  return { ...image, blob, ...(await measureImage(blob)) };
 }
 
 function list(title, items, write) {
@@ -100,30 +101,31 @@ function list(title, items, write) {
   return items.length ? [head, el("ul", {}, ...items.map(write))] : [head];
 }
 
-function finding(image) {
-  const lesser = image.is_lesser ? el("small", {}, t("explain_lesser")) : null;
-  const picture = image.width ? show(image.blob, t("explain_picture", { form: image.form })) : null;
-  const about = el("div", { className: "about" }, el("code", {}, image.form), image.blob ? inside(image) : link(image));
-  about.append(...(lesser ? [lesser] : []));
-  return el("li", {}, picture, about);
+function foundItem(image) {
+  const secondary = image.is_lesser ? el("small", {}, t("explain_secondary")) : null;
+  const shown = image.width ? imageElement(image.blob, t("explain_image", { form: formName(image.form) })) : null;
+  const source = image.blob ? fileLine(image) : link(image);
+  return el("li", {}, shown, el("div", { className: "about" }, el("code", {}, image.form), source, secondary));
 }
 
 function link({ url }) {
-  if (!/^https?:\/\//.test(url)) return el("span", { className: "address" }, shortened(url));
+  if (!/^https?:\/\//.test(url)) return el("span", { className: "address" }, shorten(url));
   const properties = { href: url, target: "_blank", rel: "noopener noreferrer", className: "address" };
-  return el("a", { ...properties, title: t("explain_link") }, shortened(url));
+  return el("a", { ...properties, title: t("explain_link") }, shorten(url));
 }
 
-function inside({ blob, width, height }) {
-  const format = blob.type.replace("image/", "").toUpperCase();
-  const measured = [width ? `${width}×${height}` : null, format, bytes(blob.size)].filter(Boolean).join(" · ");
-  const name = `limner-explained.${ending(blob.type)}`;
-  const download = el("button", { type: "button", className: "link", onclick: () => save(blob, name) });
+function fileLine(image) {
+  const name = `limner-explained.${fileExtension(image.blob.type)}`;
+  const download = el("button", {
+    type: "button",
+    className: "link",
+    onclick: () => downloadFile(image.blob, name),
+  });
   download.append(icon("download"), t("download"));
-  return el("span", { className: "tools" }, measured, download);
+  return el("span", { className: "tools" }, describeFile(image), download);
 }
 
-function loss({ form, candidate, reason }) {
-  const why = el("span", {}, el("code", {}, form), ` ${said(REASONS, reason)}`);
-  return el("li", { className: "lost" }, why, el("span", { className: "address" }, shortened(candidate)));
+function rejectedItem({ form, candidate, reason }) {
+  const why = el("span", {}, el("code", {}, form), ` ${translate(REASONS, reason)}`);
+  return el("li", { className: "rejected" }, why, el("span", { className: "address" }, shorten(candidate)));
 }

@@ -1,38 +1,41 @@
-// The pictures of before, in this browser's own storage (IndexedDB): bounded, and forgotten on demand.
+// The history of results in this browser's own storage (IndexedDB), limited in number and size.
 
 import { $, el, icon } from "./dom.js";
 import { t, time } from "./i18n.js";
-import { show } from "./pictures.js";
+import { imageElement } from "./image-files.js";
 
-const MOST = 60;
-const MOST_BYTES = 256e6;
+const MAX_ENTRIES = 60;
+const MAX_BYTES = 256e6;
 
 export class History {
-  /** `choose` is called with the entry that was picked: `{at, fields, images, mask, pictures, facts}`. */
-  constructor(choose) {
-    this.choose = choose;
+  /**
+   * `onChoose` is called with the chosen entry: `{at, fields, images, mask, pictures, facts}`. Browsers have stored
+   * these names: do not rename them.
+   */
+  constructor(onChoose) {
+    this.onChoose = onChoose;
     this.entries = [];
-    $("forget").addEventListener("click", () => this.#forgetAll());
+    $("clear-history").addEventListener("click", () => this.#clear());
     document.addEventListener("language", () => this.#write());
   }
 
-  /** Without storage (a private window, a full disk) the page works on without a history. */
+  /** Without storage (a private window, a full disk) the page works without a history. */
   async open() {
     try {
-      this.base = await openBase();
+      this.database = await openDatabase();
       this.entries = (await this.#run("readonly", (store) => store.getAll())).reverse();
     } catch {
-      this.base = null;
+      this.database = null;
     }
     this.#write();
   }
 
   async add(entry) {
-    const kept = withinBounds([entry, ...this.entries]);
-    const gone = this.entries.filter((each) => !kept.includes(each));
+    const kept = withinLimits([entry, ...this.entries]);
+    const dropped = this.entries.filter((each) => !kept.includes(each));
     await this.#change(kept, (store) => {
       store.put(entry);
-      for (const { at } of gone) store.delete(at);
+      for (const { at } of dropped) store.delete(at);
     });
   }
 
@@ -40,31 +43,31 @@ export class History {
     const at = this.entries.indexOf(entry);
     const rest = this.entries.filter((each) => each !== entry);
     await this.#change(rest, (store) => store.delete(entry.at));
-    const place = $("history").children[Math.min(at, this.entries.length - 1)];
-    (place?.querySelector("button") ?? $("prompt")).focus();
+    const next = $("history").children[Math.min(at, this.entries.length - 1)];
+    (next?.querySelector("button") ?? $("prompt")).focus();
   }
 
-  async #forgetAll() {
+  async #clear() {
     await this.#change([], (store) => store.clear());
     $("prompt").focus();
   }
 
-  /** What is shown as forgotten is forgotten. */
+  /** Changes the storage first: an entry that disappears from the page is really deleted. */
   async #change(entries, work) {
     try {
       await this.#run("readwrite", work);
     } catch {
-      // The disk is full, or the storage was taken away: the page goes on without.
-      this.base = null;
+      // The disk is full, or the browser has removed the storage: the page works on without it.
+      this.database = null;
     }
     this.entries = entries;
     this.#write();
   }
 
   #run(mode, work) {
-    if (!this.base) return Promise.resolve([]);
+    if (!this.database) return Promise.resolve([]);
     return new Promise((resolve, reject) => {
-      const transaction = this.base.transaction("entries", mode);
+      const transaction = this.database.transaction("entries", mode);
       const request = work(transaction.objectStore("entries"));
       transaction.oncomplete = () => resolve(request?.result);
       transaction.onerror = transaction.onabort = () => reject(transaction.error);
@@ -72,21 +75,21 @@ export class History {
   }
 
   #write() {
-    $("past").hidden = this.entries.length === 0;
+    $("history-section").hidden = this.entries.length === 0;
     $("history").replaceChildren(...this.entries.map((entry) => this.#item(entry)));
   }
 
   #item(entry) {
     const { prompt } = entry.fields;
     const label = t("history_entry", { prompt, at: time(entry.at) });
-    const picture = show(entry.pictures[0].blob, "");
+    const image = imageElement(entry.pictures[0].blob, "");
     const choose = el("button", {
       type: "button",
       title: label,
       "aria-label": label,
-      onclick: () => this.choose(entry),
+      onclick: () => this.onChoose(entry),
     });
-    choose.append(picture);
+    choose.append(image);
     const remove = el("button", {
       type: "button",
       className: "plain square remove",
@@ -98,17 +101,17 @@ export class History {
   }
 }
 
-/** The newest ones that have room; the first always. */
-function withinBounds(entries) {
+/** Returns the newest entries within the limits; the first one always. */
+function withinLimits(entries) {
   let size = 0;
-  return entries.slice(0, MOST).filter((entry, at) => {
+  return entries.slice(0, MAX_ENTRIES).filter((entry, at) => {
     const blobs = [...entry.pictures.map(({ blob }) => blob), ...entry.images, entry.mask];
     size += blobs.reduce((sum, blob) => sum + (blob?.size ?? 0), 0);
-    return at === 0 || size <= MOST_BYTES;
+    return at === 0 || size <= MAX_BYTES;
   });
 }
 
-function openBase() {
+function openDatabase() {
   return new Promise((resolve, reject) => {
     const request = indexedDB.open("limner", 1);
     request.onupgradeneeded = () => request.result.createObjectStore("entries", { keyPath: "at" });

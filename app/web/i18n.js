@@ -1,21 +1,24 @@
-// The page in the reader's language: texts of the markup by their data-i18n attributes, others through t().
+// The language of the page: texts of the markup by their data-i18n attributes, all others through t().
 
-import en from "./en.js";
-import zh from "./zh.js";
+import en from "./locales/en.js";
+import zh from "./locales/zh.js";
 
 const TEXTS = { en, zh };
 const NAMES = { en: "English", zh: "中文" };
 const LOCALES = { en: "en", zh: "zh-CN" };
-const PLACE = "limner.language";
+const STORAGE_KEY = "limner.language";
 
-let language = localStorage.getItem(PLACE) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+let language = localStorage.getItem(STORAGE_KEY) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 if (!TEXTS[language]) language = "en";
 
-/** The text of that name, its {blanks} filled. */
+/** Returns the text of that name with its {blanks} filled in. */
 export function t(name, blanks = {}) {
   const text = TEXTS[language][name] ?? en[name] ?? name;
   return text.replace(/\{([a-z]+)\}/g, (_, blank) => String(blanks[blank] ?? ""));
 }
+
+/** Returns the name of a reply form, for example `address`, in words; unknown ones as they are. */
+export const formName = (form) => (en[`form_${form}`] ? t(`form_${form}`) : form);
 
 export const number = (value, options) => new Intl.NumberFormat(LOCALES[language], options).format(value);
 
@@ -30,7 +33,7 @@ export function bytes(count) {
 
 export const seconds = (ms) => `${number(ms / 1000, { minimumFractionDigits: 2, maximumFractionDigits: 2 })} s`;
 
-/** Writes all texts of the markup, and tells those who show texts of their own by the event `language`. */
+/** Writes all texts of the markup. The event `language` makes the other scripts write theirs. */
 function write() {
   document.documentElement.lang = LOCALES[language];
   for (const element of document.querySelectorAll("[data-i18n]")) element.textContent = t(element.dataset.i18n);
@@ -41,8 +44,8 @@ function write() {
   document.dispatchEvent(new Event("language"));
 }
 
-/** `button` shows the other language, and changes to it. */
-export function speak(button) {
+/** Writes the page in its language, and makes `button` switch to the other one. */
+export function setUpLanguage(button) {
   const other = () => (language === "en" ? "zh" : "en");
   const name = () => {
     button.textContent = NAMES[other()];
@@ -50,7 +53,7 @@ export function speak(button) {
   };
   button.addEventListener("click", () => {
     language = other();
-    localStorage.setItem(PLACE, language);
+    localStorage.setItem(STORAGE_KEY, language);
     name();
     write();
   });

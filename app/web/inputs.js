@@ -1,18 +1,18 @@
-// Pictures to start from: dropped, pasted or chosen, with the mask of the first.
+// The input images: dropped, pasted or chosen, with a mask for the first one.
 
-import { $, complain, el, icon } from "./dom.js";
+import { $, el, icon, showFieldError } from "./dom.js";
 import { bytes, t } from "./i18n.js";
 import { MaskEditor } from "./mask.js";
-import { measure, show } from "./pictures.js";
+import { imageElement, measureImage } from "./image-files.js";
 
-const MOST = 16;
+const MAX_IMAGES = 16;
 
-export class Inputs {
-  /** `limit` in bytes of one picture; `changed` is called after every change. */
-  constructor(limit, changed) {
-    this.limit = limit;
-    this.changed = changed;
-    this.pictures = [];
+export class InputImages {
+  /** `maxBytes` is the limit of one image. `onChange` is called after every change. */
+  constructor(maxBytes, onChange) {
+    this.maxBytes = maxBytes;
+    this.onChange = onChange;
+    this.files = [];
     this.mask = null;
     this.editor = new MaskEditor();
     $("add-input").addEventListener("click", () => $("files").click());
@@ -20,56 +20,56 @@ export class Inputs {
       await this.add($("files").files);
       $("files").value = "";
     });
-    document.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
-    document.addEventListener("drop", (event) => this.#take(event, event.dataTransfer));
-    document.addEventListener("dragover", (event) => this.#hover(event, event.dataTransfer.types.includes("Files")));
-    document.addEventListener("dragleave", (event) => this.#hover(event, event.relatedTarget !== null));
+    document.addEventListener("paste", (event) => this.#onTransfer(event, event.clipboardData));
+    document.addEventListener("drop", (event) => this.#onTransfer(event, event.dataTransfer));
+    document.addEventListener("dragover", (event) => this.#onDrag(event, event.dataTransfer.types.includes("Files")));
+    document.addEventListener("dragleave", (event) => this.#onDrag(event, event.relatedTarget !== null));
     document.addEventListener("language", () => this.#write());
   }
 
   get images() {
-    return this.pictures.map((picture) => picture.blob);
+    return this.files.map(({ blob }) => blob);
   }
 
-  /** Takes what is a picture, and says what is not. */
+  /** Adds the files that are images, and shows an error for others. */
   async add(files) {
-    complain($("add-input"), $("inputs-fault"), null);
+    showFieldError($("add-input"), $("inputs-error"), null);
     for (const blob of files) {
-      const size = await measure(blob);
-      if (size.width === null) this.#refuse(t("not_a_picture", { name: blob.name ?? "" }));
-      else if (blob.size > this.limit)
-        this.#refuse(t("too_large", { name: blob.name ?? "", limit: bytes(this.limit) }));
-      else if (this.pictures.length >= MOST) this.#refuse(t("too_many", { most: MOST }));
-      else this.pictures.push({ blob, ...size });
+      const size = await measureImage(blob);
+      if (size.width === null) this.#showError(t("not_an_image", { name: blob.name ?? "" }));
+      else if (blob.size > this.maxBytes)
+        this.#showError(t("too_large", { name: blob.name ?? "", limit: bytes(this.maxBytes) }));
+      else if (this.files.length >= MAX_IMAGES) this.#showError(t("too_many", { max: MAX_IMAGES }));
+      else this.files.push({ blob, ...size });
     }
     this.#write();
   }
 
   replace(images, mask) {
-    this.pictures = [];
+    this.files = [];
     this.mask = mask;
     return this.add(images);
   }
 
-  #refuse(text) {
-    complain($("add-input"), $("inputs-fault"), text);
+  #showError(text) {
+    showFieldError($("add-input"), $("inputs-error"), text);
   }
 
-  #take(event, transfer) {
-    this.#hover(event, false);
+  #onTransfer(event, transfer) {
+    this.#onDrag(event, false);
     if (!transfer?.files.length) return;
     event.preventDefault();
     this.add([...transfer.files]);
   }
 
-  #hover(event, over) {
+  #onDrag(event, over) {
     if (event.type.startsWith("drag")) event.preventDefault();
     document.body.classList.toggle("over", over);
   }
 
   #write() {
-    $("inputs").replaceChildren(...this.pictures.map((picture, at) => this.#item(picture, at)));
-    this.changed();
+    $("inputs").replaceChildren(...this.files.map((file, at) => this.#item(file, at)));
+    this.onChange();
   }
 
   #item({ blob, width, height }, at) {
@@ -80,44 +80,44 @@ export class Inputs {
       icon("close"),
     );
     remove.setAttribute("aria-label", t("remove", { name }));
-    const facts = el("small", {}, `${width}×${height}, ${bytes(blob.size)}`);
+    const size = el("small", {}, `${width}×${height}, ${bytes(blob.size)}`);
     const tools = at === 0 ? el("span", { className: "tools" }, ...this.#maskTools()) : null;
-    return el("li", {}, show(blob, name), el("span", { className: "about" }, facts, tools), remove);
+    return el("li", {}, imageElement(blob, name), el("span", { className: "about" }, size, tools), remove);
   }
 
   #maskTools() {
-    const paint = el("button", {
+    const draw = el("button", {
       type: "button",
-      id: "paint-mask",
+      id: "draw-mask",
       className: "link",
-      onclick: () => this.#paintMask(),
+      onclick: () => this.#drawMask(),
     });
-    paint.append(icon("brush"), t(this.mask ? "change_mask" : "paint_mask"));
-    const drop = el(
+    draw.append(icon("brush"), t(this.mask ? "edit_mask" : "draw_mask"));
+    const remove = el(
       "button",
       { type: "button", className: "link", onclick: () => this.#setMask(null) },
-      t("drop_mask"),
+      t("remove_mask"),
     );
-    return this.mask ? [paint, drop] : [paint];
+    return this.mask ? [draw, remove] : [draw];
   }
 
   #remove(at) {
-    this.pictures.splice(at, 1);
+    this.files.splice(at, 1);
     if (at === 0) this.mask = null;
-    complain($("add-input"), $("inputs-fault"), null);
+    showFieldError($("add-input"), $("inputs-error"), null);
     this.#write();
     $("add-input").focus();
   }
 
-  async #paintMask() {
-    const { blob } = this.pictures[0];
+  async #drawMask() {
+    const { blob } = this.files[0];
     const mask = await this.editor.edit(blob, this.mask);
-    if (mask !== undefined && this.pictures[0]?.blob === blob) this.#setMask(mask);
+    if (mask !== undefined && this.files[0]?.blob === blob) this.#setMask(mask);
   }
 
   #setMask(mask) {
     this.mask = mask;
     this.#write();
-    $("paint-mask")?.focus();
+    $("draw-mask")?.focus();
   }
 }

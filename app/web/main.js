@@ -1,163 +1,164 @@
-// The page at /: what is in the form is asked, what comes back is shown.
+// The page at /: sends the request of the form, and shows its progress and result.
 
-import { about, ask, models } from "./client.js";
-import { CodeTabs } from "./code.js";
-import { $, chosen, complain } from "./dom.js";
-import { Explainer } from "./explainer.js";
-import { explain } from "./faults.js";
+import { ApiKeyField } from "./api-key.js";
+import { fetchModels, fetchServerInfo, sendRequest } from "./client.js";
+import { CodeTabs } from "./code-tabs.js";
+import { $, checkedValue, showFieldError } from "./dom.js";
+import { describeError } from "./errors.js";
+import { ReplyExplainer } from "./explainer.js";
 import { History } from "./history.js";
-import { seconds, speak, t } from "./i18n.js";
-import { Inputs } from "./inputs.js";
-import { Key } from "./key.js";
-import { Outcome, gather, measured } from "./outcome.js";
-import { SizePicker } from "./picker.js";
-import { Asked, fieldsOf } from "./request.js";
+import { seconds, setUpLanguage, t } from "./i18n.js";
+import { InputImages } from "./inputs.js";
+import { ImageRequest, requestFields } from "./request.js";
+import { ResultView, collectFacts, withSizes } from "./result.js";
+import { SizePicker } from "./size-picker.js";
 import { Timeline } from "./timeline.js";
 
-speak($("language"));
+setUpLanguage($("language"));
 
-const server = await about();
+const server = await fetchServerInfo();
+/** The AbortController of the request that is running, or null. */
 let running = null;
 let code = null;
 
-const key = new Key(server.key, changed);
-const sizes = new SizePicker(server.size, changed);
-const inputs = new Inputs(server.max_image_bytes, changed);
+const key = new ApiKeyField(server.key, onChange);
+const sizes = new SizePicker(server.size, onChange);
+const inputs = new InputImages(server.max_image_bytes, onChange);
 const timeline = new Timeline();
-const outcome = new Outcome((blob) => inputs.replace([blob], null).then(() => $("prompt").focus()));
-const history = new History(recall);
-new Explainer(key, announce);
-code = new CodeTabs(() => ({ asked: read(), keyed: server.key !== "none" || Boolean(key.value) }));
+const result = new ResultView((blob) => inputs.replace([blob], null).then(() => $("prompt").focus()));
+const history = new History(showEntry);
+new ReplyExplainer(key, announce);
+code = new CodeTabs(() => ({ request: readForm(), needsKey: server.key !== "none" || Boolean(key.value) }));
 
 $("composer").querySelector("details").open = key.isMissing;
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!running && check()) run(read());
+  if (!running && checkForm()) run(readForm());
 });
-$("composer").addEventListener("input", changed);
+$("composer").addEventListener("input", onChange);
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("composer").requestSubmit();
 });
 $("stop").addEventListener("click", () => running?.abort());
 $("model").addEventListener("focus", listModels);
-changed();
+onChange();
 await history.open();
 document.documentElement.dataset.ready = "";
 
-/** What depends on another choice is hidden or shut while it has no effect. */
-function changed() {
-  const format = chosen("format");
+/** Hides or disables fields that have no effect with the present choices. */
+function onChange() {
+  const format = checkedValue("format");
   $("compression-field").hidden = format !== "jpeg" && format !== "webp";
   $("partials").disabled = !$("stream").checked;
   $("count").disabled = $("stream").checked;
   code?.write();
 }
 
-/** The request as the form stands. */
-function read() {
-  const fields = fieldsOf({
+/** Returns the request that the form describes. */
+function readForm() {
+  const fields = requestFields({
     model: $("model").value.trim() || "gpt-image-2",
     prompt: $("prompt").value.trim() || $("prompt").placeholder,
     size: sizes.value,
-    quality: chosen("quality"),
+    quality: checkedValue("quality"),
     count: Math.min(10, Math.max(1, $("count").valueAsNumber || 1)),
-    format: chosen("format"),
+    format: checkedValue("format"),
     compression: Math.min(100, Math.max(0, $("compression").valueAsNumber || 0)),
     stream: $("stream").checked,
     partials: Number($("partials").value),
   });
-  return new Asked(fields, inputs.images, inputs.mask);
+  return new ImageRequest(fields, inputs.images, inputs.mask);
 }
 
-/** Whether it may be asked; says what may not, and goes there. */
-function check() {
+/** Returns whether the form can be sent. Otherwise shows the errors and focuses the first wrong field. */
+function checkForm() {
   const prompt = $("prompt").value.trim() ? null : t("prompt_missing");
-  complain($("prompt"), $("prompt-fault"), prompt);
+  showFieldError($("prompt"), $("prompt-error"), prompt);
   const missing = key.isMissing ? t("key_missing") : null;
-  complain($("key"), $("key-fault"), missing);
-  const first = (prompt && "prompt") || (sizes.fault && "width") || (missing && "key");
-  if (first) visit(first);
+  showFieldError($("key"), $("key-error"), missing);
+  const first = (prompt && "prompt") || (sizes.error && "width") || (missing && "key");
+  if (first) focusField(first);
   return !first;
 }
 
-function visit(id, { quietly = false } = {}) {
+function focusField(id, { preventScroll = false } = {}) {
   const field = $(id);
   if (!field || field.closest("[hidden]")) return;
-  const folded = field.closest("details");
-  if (folded) folded.open = true;
-  field.focus({ preventScroll: quietly });
+  const details = field.closest("details");
+  if (details) details.open = true;
+  field.focus({ preventScroll });
 }
 
-/** On a phone the outcome is below the form. */
-function reveal() {
-  const { top, bottom } = $("outcome").getBoundingClientRect();
-  if (top > innerHeight * 0.7 || bottom < 0) $("outcome").scrollIntoView({ block: "start" });
+/** Scrolls to the result where it is out of view: on a phone it is below the form. */
+function scrollToResult() {
+  const { top, bottom } = $("result").getBoundingClientRect();
+  if (top > innerHeight * 0.7 || bottom < 0) $("result").scrollIntoView({ block: "start" });
 }
 
-async function run(asked) {
+async function run(request) {
   running = new AbortController();
-  busy(true);
+  setBusy(true);
   timeline.start();
-  outcome.wait(asked.fields.size);
+  result.showWaiting(request.fields.size);
   code.show(null);
-  reveal();
+  scrollToResult();
   announce(t("step_announced"));
   try {
-    await follow(asked, running.signal);
+    await follow(request, running.signal);
   } catch (error) {
     if (!running.signal.aborted) throw error;
     timeline.add({ kind: "stopped" });
-    outcome.empty();
+    result.showEmpty();
     announce(t("step_stopped"));
   } finally {
     timeline.stop();
     running = null;
-    busy(false);
+    setBusy(false);
   }
 }
 
-async function follow(asked, signal) {
-  let answer = { status: 0, headers: [] };
+async function follow(request, signal) {
+  let head = { status: 0, headers: [] };
   const documents = [];
-  for await (const step of ask(asked, key.value, signal)) {
-    if (step.kind === "late") answer.headers.push(step.header);
+  for await (const step of sendRequest(request, key.value, signal)) {
+    if (step.kind === "header") head.headers.push(step.header);
     else timeline.add(step);
     if (step.document) documents.push(step.document);
-    if (step.kind === "answered") answer = step;
+    if (step.kind === "responded") head = step;
     if (step.kind === "partial") await showPartial(step);
-    if (step.kind === "failed") fail({ ...step, id: answer.id });
-    if (step.kind === "completed") await finish(asked, answer, step);
-    if (answer.status) code.show({ ...answer, documents });
+    if (step.kind === "failed") showFailure({ ...step, id: head.id });
+    if (step.kind === "completed") await showCompleted(request, head, step);
+    if (head.status) code.show({ ...head, documents });
   }
 }
 
 async function showPartial({ blob, document }) {
   announce(t("step_partial", { number: document.partial_image_index + 1 }));
-  await outcome.partial(blob, document.partial_image_index);
+  await result.showPartial(blob, document.partial_image_index);
 }
 
-async function finish(asked, answer, step) {
-  const facts = gather(answer, step.usage, performance.now() - timeline.began);
-  const pictures = await measured(step.pictures);
-  outcome.done(pictures, facts, asked.fields.prompt);
+async function showCompleted(request, head, step) {
+  const facts = collectFacts(head, step.usage, performance.now() - timeline.startedAt);
+  const pictures = await withSizes(step.images);
+  result.showImages(pictures, facts, request.fields.prompt);
   timeline.add({ kind: "shown" });
-  const sizesShown = pictures.map(({ width, height }) => `${width}×${height}`).join(", ");
-  announce(t("step_done", { count: pictures.length, sizes: sizesShown, took: seconds(facts.took) }));
-  const { fields, images, mask } = asked;
-  // Not waited for: the next question need not wait for the disk.
+  const pixels = pictures.map(({ width, height }) => `${width}×${height}`).join(", ");
+  announce(t("step_done", { count: pictures.length, sizes: pixels, took: seconds(facts.took) }));
+  const { fields, images, mask } = request;
+  // Not awaited: the next request need not wait for the disk.
   history.add({ at: Date.now(), fields, images, mask, pictures, facts });
 }
 
-function fail(failed) {
-  outcome.fail(failed);
-  const { field } = explain(failed);
-  // Where the eye is stays where it is: the reason is to be read first.
-  if (field) visit(field, { quietly: true });
-  reveal();
+function showFailure(failed) {
+  result.showError(failed);
+  const { field } = describeError(failed);
+  // Without scrolling to the field, so that the user reads the error first.
+  if (field) focusField(field, { preventScroll: true });
+  scrollToResult();
 }
 
-/** An entry of the history, with the form as it was. */
-function recall({ fields, images, mask, pictures, facts }) {
+/** Shows an entry of the history, and fills in the form as it was. */
+function showEntry({ fields, images, mask, pictures, facts }) {
   if (running) return;
   $("prompt").value = fields.prompt;
   $("model").value = fields.model;
@@ -165,34 +166,35 @@ function recall({ fields, images, mask, pictures, facts }) {
   $("partials").value = String(fields.partial_images ?? 2);
   $("count").value = String(fields.n ?? 1);
   $("compression").value = String(fields.output_compression ?? 90);
-  choose("quality", fields.quality ?? "");
-  choose("format", fields.output_format ?? "");
+  checkOption("quality", fields.quality ?? "");
+  checkOption("format", fields.output_format ?? "");
   sizes.value = fields.size;
   inputs.replace(images, mask);
   timeline.hide();
   code.show(null);
-  outcome.done(pictures, facts, fields.prompt);
-  $("outcome").focus();
-  changed();
+  result.showImages(pictures, facts, fields.prompt);
+  $("result").focus();
+  onChange();
 }
 
-function choose(name, value) {
+function checkOption(name, value) {
   document.querySelector(`input[name="${name}"][value="${CSS.escape(value)}"]`).checked = true;
 }
 
-function busy(is) {
-  // Not `disabled`, which would take the focus away.
-  $("paint").setAttribute("aria-disabled", String(is));
-  $("stop").hidden = !is;
-  $("outcome").setAttribute("aria-busy", String(is));
+function setBusy(isBusy) {
+  // Not `disabled`, which would remove the focus.
+  $("generate").setAttribute("aria-disabled", String(isBusy));
+  $("stop").hidden = !isBusy;
+  $("result").setAttribute("aria-busy", String(isBusy));
 }
 
+/** Makes screen readers say a text. */
 function announce(text) {
   $("announcer").textContent = text;
 }
 
 async function listModels() {
   if (key.isMissing || $("models").children.length) return;
-  const names = await models(key.value);
+  const names = await fetchModels(key.value);
   $("models").replaceChildren(...names.map((name) => new Option(name, name)));
 }

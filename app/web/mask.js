@@ -1,8 +1,8 @@
-// The mask editor: what is painted over becomes transparent in a PNG as large as the picture.
+// The mask editor: the painted area becomes transparent in a PNG that is as large as the image.
 
-import { $, chosen, el } from "./dom.js";
+import { $, checkedValue, el } from "./dom.js";
 
-const COLOUR = "#e5482d";
+const COLOR = "#e5482d";
 
 export class MaskEditor {
   constructor() {
@@ -12,21 +12,21 @@ export class MaskEditor {
     this.#listen();
   }
 
-  /** The painted mask as a blob, null where nothing is painted, undefined where nothing was decided. */
-  async edit(picture, mask) {
-    await this.#open(picture, mask);
+  /** Returns the mask as a blob, null if nothing is painted, or undefined if the user cancels. */
+  async edit(image, mask) {
+    await this.#open(image, mask);
     return new Promise((resolve) => (this.resolve = resolve));
   }
 
-  async #open(picture, mask) {
-    const bitmap = await createImageBitmap(picture);
+  async #open(image, mask) {
+    const bitmap = await createImageBitmap(image);
     const { width, height } = bitmap;
-    this.canvas = el("canvas", { width, height, className: "paint" });
+    this.canvas = el("canvas", { width, height, className: "layer" });
     this.cursor = el("span", { className: "cursor", hidden: true });
     const shown = el("canvas", { width, height });
     shown.getContext("2d").drawImage(bitmap, 0, 0);
     bitmap.close();
-    this.before = mask && (await holesOf(mask, width, height));
+    this.base = mask && (await holesOf(mask, width, height));
     this.strokes = [];
     this.at = { x: width / 2, y: height / 2 };
     $("mask-canvas").replaceChildren(shown, this.canvas, this.cursor);
@@ -39,19 +39,19 @@ export class MaskEditor {
 
   #listen() {
     const area = $("mask-canvas");
-    area.addEventListener("pointerdown", (event) => this.#begin(event));
-    area.addEventListener("pointermove", (event) => this.#move(event));
+    area.addEventListener("pointerdown", (event) => this.#onPointerDown(event));
+    area.addEventListener("pointermove", (event) => this.#onPointerMove(event));
     area.addEventListener("pointerup", () => (this.stroke = null));
     area.addEventListener("pointercancel", () => (this.stroke = null));
     area.addEventListener("pointerleave", () => (this.cursor.hidden = document.activeElement !== area));
-    area.addEventListener("keydown", (event) => this.#press(event));
-    area.addEventListener("focus", () => this.#point());
-    $("brush").addEventListener("input", () => this.#point());
-    $("undo").addEventListener("click", () => this.#redo(this.strokes.slice(0, -1)));
-    $("clear").addEventListener("click", () => this.#wipe());
+    area.addEventListener("keydown", (event) => this.#onKeyDown(event));
+    area.addEventListener("focus", () => this.#moveCursor());
+    $("brush").addEventListener("input", () => this.#moveCursor());
+    $("undo").addEventListener("click", () => this.#setStrokes(this.strokes.slice(0, -1)));
+    $("clear").addEventListener("click", () => this.#clear());
     $("mask-cancel").addEventListener("click", () => this.dialog.close());
     $("mask-done").addEventListener("click", () => this.#finish());
-    // Escape and the button both end here; who has finished has resolved before.
+    // Escape and Cancel both close the dialog. After `#finish` the promise is already resolved.
     this.dialog.addEventListener("close", () => this.resolve?.(undefined));
   }
 
@@ -59,55 +59,55 @@ export class MaskEditor {
     return (Math.max(this.canvas.width, this.canvas.height) * $("brush").valueAsNumber) / 200;
   }
 
-  #place(event) {
+  #position(event) {
     const box = this.canvas.getBoundingClientRect();
     const scale = this.canvas.width / box.width;
     return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
   }
 
-  #begin(event) {
+  #onPointerDown(event) {
     if (event.button !== 0) return;
     event.currentTarget.setPointerCapture(event.pointerId);
-    this.at = this.#place(event);
+    this.at = this.#position(event);
     this.#start();
   }
 
   #start() {
-    this.stroke = { erase: chosen("tool") === "erase", radius: this.#radius, points: [this.at] };
+    this.stroke = { erase: checkedValue("tool") === "erase", radius: this.#radius, points: [this.at] };
     this.strokes.push(this.stroke);
     this.#drawStroke(this.stroke);
-    this.#point();
+    this.#moveCursor();
   }
 
-  #move(event) {
-    this.at = this.#place(event);
-    this.#point();
+  #onPointerMove(event) {
+    this.at = this.#position(event);
+    this.#moveCursor();
     if (!this.stroke) return;
     const { points } = this.stroke;
     const drawn = points.length - 1;
-    for (const each of event.getCoalescedEvents?.() ?? []) points.push(this.#place(each));
+    for (const each of event.getCoalescedEvents?.() ?? []) points.push(this.#position(each));
     points.push(this.at);
     this.#drawStroke({ ...this.stroke, points: points.slice(drawn) });
   }
 
-  /** Arrows move by half a brush, Space paints one dab; with Shift, arrows paint. */
-  #press(event) {
+  /** Arrow keys move by half a brush, Space draws a dot, Shift with arrow keys draws. */
+  #onKeyDown(event) {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const step = steps[event.key];
     if (!step && event.key !== " ") return;
     event.preventDefault();
     if (step) {
       const { width, height } = this.canvas;
-      const within = (value, most) => Math.min(most, Math.max(0, value));
+      const within = (value, max) => Math.min(max, Math.max(0, value));
       const [x, y] = [this.at.x + (step[0] * this.#radius) / 2, this.at.y + (step[1] * this.#radius) / 2];
       this.at = { x: within(x, width), y: within(y, height) };
-      this.#point();
+      this.#moveCursor();
     }
     if (!step || event.shiftKey) this.#start();
     this.stroke = null;
   }
 
-  #point() {
+  #moveCursor() {
     const percent = (value, whole) => `${(100 * value) / whole}%`;
     this.cursor.hidden = false;
     this.cursor.style.left = percent(this.at.x, this.canvas.width);
@@ -115,31 +115,31 @@ export class MaskEditor {
     this.cursor.style.width = percent(2 * this.#radius, this.canvas.width);
   }
 
-  #redo(strokes) {
+  #setStrokes(strokes) {
     this.strokes = strokes;
     this.#draw();
   }
 
-  #wipe() {
-    this.before = null;
-    this.#redo([]);
+  #clear() {
+    this.base = null;
+    this.#setStrokes([]);
   }
 
   #draw() {
     const pen = this.canvas.getContext("2d");
     pen.globalCompositeOperation = "source-over";
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (this.before) pen.drawImage(this.before, 0, 0);
+    if (this.base) pen.drawImage(this.base, 0, 0);
     for (const stroke of this.strokes) this.#drawStroke(stroke);
   }
 
   #drawStroke({ erase, radius, points }) {
     const pen = this.canvas.getContext("2d");
     pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    pen.fillStyle = pen.strokeStyle = COLOUR;
+    pen.fillStyle = pen.strokeStyle = COLOR;
     pen.lineWidth = 2 * radius;
     pen.lineCap = pen.lineJoin = "round";
-    // A line of no length is not drawn: its first point is a dab of its own.
+    // Canvas does not draw a line of length zero, so the first point is drawn as a circle.
     pen.beginPath();
     pen.arc(points[0].x, points[0].y, radius, 0, 2 * Math.PI);
     pen.fill();
@@ -160,7 +160,7 @@ function isEmpty(canvas) {
   return new Uint32Array(data.buffer).every((pixel) => pixel === 0);
 }
 
-/** Opaque black, with holes where the canvas is painted. */
+/** Returns a PNG in opaque black with holes where the canvas is painted. */
 async function asMask(painted) {
   const { width, height } = painted;
   const canvas = el("canvas", { width, height });
@@ -168,18 +168,18 @@ async function asMask(painted) {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
-/** A mask as the canvas it came from. */
+/** Returns a canvas that is painted where the mask has holes. */
 async function holesOf(mask, width, height) {
   const bitmap = await createImageBitmap(mask);
   const canvas = el("canvas", { width, height });
-  punch(canvas, bitmap, COLOUR);
+  punch(canvas, bitmap, COLOR);
   bitmap.close();
   return canvas;
 }
 
-function punch(canvas, holes, colour = "#000") {
+function punch(canvas, holes, color = "#000") {
   const pen = canvas.getContext("2d");
-  pen.fillStyle = colour;
+  pen.fillStyle = color;
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.globalCompositeOperation = "destination-out";
   pen.drawImage(holes, 0, 0);

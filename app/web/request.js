@@ -1,9 +1,9 @@
-// One request as the form says it: its path, its fields in the API's names, its pictures, its body.
+// One image request, made from the form: its path, its fields with their names in the API, its images, its body.
 
-import { ending } from "./pictures.js";
+import { fileExtension } from "./image-files.js";
 
-export class Asked {
-  /** `fields` in the API's names; `images` are blobs in order, `mask` a blob or null. */
+export class ImageRequest {
+  /** `fields` have the API's names; `images` are blobs in order, `mask` is a blob or null. */
   constructor(fields, images = [], mask = null) {
     this.fields = fields;
     this.images = images;
@@ -14,17 +14,17 @@ export class Asked {
     return this.images.length ? "/v1/images/edits" : "/v1/images/generations";
   }
 
-  get streams() {
+  get isStream() {
     return this.fields.stream === true;
   }
 
-  /** File parts of the form, as `[field, blob, name]`. */
+  /** File parts of the multipart form, as `[field, blob, name]`. */
   get files() {
-    const images = this.images.map((blob, at) => ["image[]", blob, `picture-${at + 1}.${ending(blob.type)}`]);
+    const images = this.images.map((blob, at) => ["image[]", blob, `image-${at + 1}.${fileExtension(blob.type)}`]);
     return this.mask ? [...images, ["mask", this.mask, "mask.png"]] : images;
   }
 
-  /** `size` in bytes, without what a form adds around its parts. */
+  /** `size` is in bytes and does not count the part headers of a multipart form. */
   body() {
     const json = JSON.stringify(this.fields);
     if (!this.images.length) {
@@ -38,8 +38,8 @@ export class Asked {
   }
 }
 
-/** The fields that are said; what is at its default is left out. */
-export function fieldsOf({ model, prompt, size, quality, count, format, compression, stream, partials }) {
+/** Returns the fields to send; those at their default are left out. */
+export function requestFields({ model, prompt, size, quality, count, format, compression, stream, partials }) {
   const fields = { model, prompt, size };
   if (quality) fields.quality = quality;
   if (format) fields.output_format = format;

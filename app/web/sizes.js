@@ -1,6 +1,6 @@
-// The rules of sizes, as the server tells them: what breaks one, and which size is near.
+// The rules for sizes, which the server sends: which rule a size breaks, and which valid size is near.
 
-/** The sizes on offer; "" lets the model choose. */
+/** The sizes of the picker. "" lets the model choose. */
 export const PRESETS = [
   ["", "auto"],
   ["1024x1024", "1:1"],
@@ -14,28 +14,28 @@ export const PRESETS = [
   ["custom", "custom"],
 ];
 
-/** The name of the first broken rule, in the server's order; null where the size may be asked for. */
+/** Returns the name of the first broken rule, in the server's order, or null for a valid size. */
 export function brokenRule(width, height, rules) {
   if (!Number.isInteger(width) || !Number.isInteger(height) || width < 1 || height < 1) return "size_number";
   if (rules.legacy.includes(`${width}x${height}`)) return null;
   const [short, long] = [Math.min(width, height), Math.max(width, height)];
-  if (short % rules.step || long % rules.step) return "size_step";
-  if (long > rules.longest_edge) return "size_edge";
-  if (long > rules.ratio * short) return "size_ratio";
-  if (short * long > rules.most_pixels) return "size_most";
-  if (short * long < rules.least_pixels) return "size_least";
+  if (short % rules.multiple || long % rules.multiple) return "size_multiple";
+  if (long > rules.max_edge) return "size_edge";
+  if (long > rules.max_aspect_ratio * short) return "size_ratio";
+  if (short * long > rules.max_pixels) return "size_max";
+  if (short * long < rules.min_pixels) return "size_min";
   return null;
 }
 
-/** A size that may be asked for, near this one in shape first; null where there is nothing to go by. */
+/** Returns a valid size near this one, with a similar aspect ratio; null if a side is missing. */
 export function nearest(width, height, rules) {
   if (!(width > 0 && height > 0)) return null;
-  const ratio = Math.min(rules.ratio, Math.max(1 / rules.ratio, width / height));
-  const pixels = Math.min(rules.most_pixels, Math.max(rules.least_pixels, width * height));
-  const ideal = Math.min(Math.sqrt(pixels * ratio), rules.longest_edge, rules.longest_edge * ratio);
+  const ratio = Math.min(rules.max_aspect_ratio, Math.max(1 / rules.max_aspect_ratio, width / height));
+  const pixels = Math.min(rules.max_pixels, Math.max(rules.min_pixels, width * height));
+  const ideal = Math.min(Math.sqrt(pixels * ratio), rules.max_edge, rules.max_edge * ratio);
   const around = (value) => {
-    const whole = Math.round(value / rules.step);
-    return [0, 1, -1, 2, -2].map((offset) => (whole + offset) * rules.step);
+    const whole = Math.round(value / rules.multiple);
+    return [0, 1, -1, 2, -2].map((offset) => (whole + offset) * rules.multiple);
   };
   const distance = ([w, h]) => Math.abs(Math.log(w / ideal)) + Math.abs(Math.log((h * ratio) / ideal));
   return (
@@ -46,7 +46,7 @@ export function nearest(width, height, rules) {
   );
 }
 
-/** 3:2 for 1536 and 1024; where the terms would be large, how often one goes into the other. */
+/** Returns 3:2 for 1536×1024; with terms above 21, the ratio as a decimal number to 1. */
 export function ratioName(width, height) {
   const divisor = (a, b) => (b ? divisor(b, a % b) : a);
   const by = divisor(width, height);

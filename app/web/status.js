@@ -1,47 +1,47 @@
-// The operators' page at /status: what the server tells at /v1/status, anew every two seconds.
+// The operators' page at /status: the report of /v1/status, refreshed every two seconds.
 
-import { address } from "./client.js";
-import { $, complain, el } from "./dom.js";
-import { explain } from "./faults.js";
-import { number, seconds, speak, t, time } from "./i18n.js";
+import { serverUrl } from "./client.js";
+import { $, el, showFieldError } from "./dom.js";
+import { describeError } from "./errors.js";
+import { number, seconds, setUpLanguage, t, time } from "./i18n.js";
 
-const EVERY = 2000;
+const REFRESH_INTERVAL = 2000;
 
 let report = null;
 let timer = null;
 
-$("ask").addEventListener("submit", (event) => {
+$("status-form").addEventListener("submit", (event) => {
   event.preventDefault();
   refresh();
 });
 document.addEventListener("language", write);
 document.addEventListener("visibilitychange", () => !document.hidden && report && refresh());
-speak($("language"));
-refresh({ quietly: true });
+setUpLanguage($("language"));
+refresh({ isFirst: true });
 
-/** `quietly`: a key that is missing is no mistake yet. */
-async function refresh({ quietly = false } = {}) {
+/** On the first call a missing key is not shown as an error yet. */
+async function refresh({ isFirst = false } = {}) {
   clearTimeout(timer);
-  const told = await fetchReport();
-  report = told.document ?? null;
-  $("ask").hidden = report !== null && !$("key").value;
-  const { title, advice } = told.failed ? explain(told.failed) : {};
-  const said = told.failed?.error?.message ?? (advice && t(advice));
-  complain(
-    $("key"),
-    $("key-fault"),
-    told.failed && !(quietly && told.failed.status === 401) ? `${t(title)}. ${said}` : null,
-  );
+  const { document: fetched, failed } = await fetchReport();
+  report = fetched ?? null;
+  $("status-form").hidden = report !== null && !$("key").value;
+  const error = failed && !(isFirst && failed.status === 401) ? errorText(failed) : null;
+  showFieldError($("key"), $("key-error"), error);
   document.documentElement.dataset.ready = "";
   write();
-  if (report && !document.hidden) timer = setTimeout(refresh, EVERY);
+  if (report && !document.hidden) timer = setTimeout(refresh, REFRESH_INTERVAL);
+}
+
+function errorText(failed) {
+  const { title, advice } = describeError(failed);
+  return `${t(title)}. ${failed.error?.message ?? t(advice)}`;
 }
 
 async function fetchReport() {
   const key = $("key").value.trim();
   const headers = key ? { authorization: `Bearer ${key}` } : {};
   try {
-    const response = await fetch(address("v1/status"), { headers });
+    const response = await fetch(serverUrl("v1/status"), { headers });
     const document = await response.json();
     return response.ok ? { document } : { failed: { status: response.status, error: document.error } };
   } catch {
@@ -53,23 +53,20 @@ function write() {
   $("report").hidden = report === null;
   if (report === null) return;
   const { turns } = report;
+  const footer = [`Limner ${report.version}`, `PID ${report.pid}`, time(report.now * 1000), t("status_every")];
   $("report").replaceChildren(
-    ...(report.closing ? [el("p", { className: "fault", role: "alert" }, t("status_closing"))] : []),
+    ...(report.closing ? [el("p", { className: "error", role: "alert" }, t("status_closing"))] : []),
     el(
       "dl",
       { className: "gauges" },
-      gauge("status_under_way", turns.used, turns.limit),
+      gauge("status_in_progress", turns.used, turns.limit),
       gauge("status_waiting", turns.waiting, turns.queue),
     ),
-    section("status_under_way", ["id", "what", "state", "readers", "took"], report.under_way.map(errand)),
-    section("status_upstreams", ["name", "host", "model", "circuit", "under_way"], report.upstreams.map(upstream)),
-    section("status_outcomes", ["when", "id", "what", "end", "took"], report.outcomes.map(outcome)),
-    section("status_limits", ["variable", "value"], Object.entries(report.settings).map(setting)),
-    el(
-      "p",
-      { className: "hint" },
-      `Limner ${report.version} · PID ${report.pid} · ${time(report.now * 1000)} · ${t("status_every")}`,
-    ),
+    section("status_in_progress", ["id", "request", "state", "readers", "took"], report.under_way.map(jobRow)),
+    section("status_upstreams", ["name", "host", "model", "circuit", "in_progress"], report.upstreams.map(upstreamRow)),
+    section("status_outcomes", ["when", "id", "request", "result", "took"], report.outcomes.map(requestRow)),
+    section("status_limits", ["variable", "value"], Object.entries(report.settings).map(settingRow)),
+    el("p", { className: "hint" }, footer.join(" · ")),
   );
 }
 
@@ -78,46 +75,48 @@ function gauge(name, value, limit) {
   return el("div", {}, el("dt", {}, t(name)), el("dd", {}, number(value), rest));
 }
 
-function section(name, heads, rows) {
+function section(name, columns, rows) {
   const cells = (row) => row.map((cell) => (cell instanceof Node ? cell : el("td", {}, String(cell))));
-  const head = el("tr", {}, ...heads.map((each) => el("th", { scope: "col" }, t(`status_${each}`))));
+  const head = el("tr", {}, ...columns.map((each) => el("th", { scope: "col" }, t(`status_${each}`))));
   const body = el("tbody", {}, ...rows.map((row) => el("tr", {}, ...cells(row))));
   const table = el("table", {}, el("thead", {}, head), body);
-  const shown = rows.length ? table : el("p", { className: "quiet" }, t("status_none"));
-  const box = el("div", { className: "scroll" }, shown);
+  const content = rows.length ? table : el("p", { className: "quiet" }, t("status_none"));
+  const box = el("div", { className: "scroll" }, content);
   return el("section", { "aria-label": t(name) }, el("h2", { className: "label" }, t(name)), box);
 }
 
-const cellOf = (text) => el("td", {}, el("code", {}, text));
+const codeCell = (text) => el("td", {}, el("code", {}, text));
 
-function what({ operation, n, size, stream, path }) {
+function requestText({ operation, n, size, stream, path }) {
   if (!operation) return path;
   return [t(operation), n > 1 ? `${n} ×` : null, size, stream ? t("stream") : null].filter(Boolean).join(" · ");
 }
 
-function errand(each) {
-  const state = t(each.asked ? "status_asked" : "status_queued");
-  return [cellOf(each.id), what(each), state, each.readers, seconds(each.seconds * 1000)];
+function jobRow(job) {
+  const state = t(job.asked ? "status_submitted" : "status_queued");
+  return [codeCell(job.id), requestText(job), state, job.readers, seconds(job.seconds * 1000)];
 }
 
-function upstream({ name, host, model, circuit, under_way: asked, limit }) {
+function upstreamRow({ name, host, model, circuit, under_way: inFlight, limit }) {
   const state = el("td", { className: circuit === "closed" ? "good" : "bad" }, t(`circuit_${circuit}`));
-  return [name, host, model ?? "–", state, limit === null ? asked : `${asked} / ${limit}`];
+  return [name, host, model ?? "–", state, limit === null ? inFlight : `${inFlight} / ${limit}`];
 }
 
-function outcome(each) {
-  const bad = each.status >= 400 || Boolean(each.error);
-  const end = el(
-    "td",
-    { className: bad ? "bad" : "good" },
-    each.error ? `${each.status} ${each.error}` : String(each.status),
-  );
-  return [time(each.at * 1000, "medium"), cellOf(each.id), what(each), end, seconds(each.ms)];
+function requestRow(request) {
+  const failed = request.status >= 400 || Boolean(request.error);
+  const result = request.error ? `${request.status} ${request.error}` : String(request.status);
+  return [
+    time(request.at * 1000, "medium"),
+    codeCell(request.id),
+    requestText(request),
+    el("td", { className: failed ? "bad" : "good" }, result),
+    seconds(request.ms),
+  ];
 }
 
-/** Sizes are told in bytes, times in seconds. */
-function setting([name, value]) {
-  if (typeof value !== "number") return [cellOf(name), String(value)];
-  if (name.endsWith("_BYTES")) return [cellOf(name), `${number(value / 2 ** 20)} MiB`];
-  return [cellOf(name), /_(TTL|TIMEOUT|AFTER|GRACE)$/.test(name) ? `${number(value)} s` : number(value)];
+/** Settings that are sizes are in bytes, those that are times in seconds. */
+function settingRow([name, value]) {
+  if (typeof value !== "number") return [codeCell(name), String(value)];
+  if (name.endsWith("_BYTES")) return [codeCell(name), `${number(value / 2 ** 20)} MiB`];
+  return [codeCell(name), /_(TTL|TIMEOUT|AFTER|GRACE)$/.test(name) ? `${number(value)} s` : number(value)];
 }

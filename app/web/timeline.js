@@ -1,20 +1,20 @@
-// What happens, line by line, with the time since the question was asked.
+// The steps of a request, line by line, with the time since the request was sent.
 
 import { $, el } from "./dom.js";
 import { bytes, seconds, t } from "./i18n.js";
 
-/** Signs of life, progress and bytes come again and again: the newest takes the place of the one before. */
-const REPEATED = new Set(["alive", "progress", "bytes"]);
+/** Steps that repeat: the newest one replaces the one before. */
+const REPEATED = new Set(["keepalive", "progress", "bytes"]);
 
 const TEXTS = {
-  asked: (step) => t("step_asked", { path: step.path, size: bytes(step.size) }),
-  answered: (step) => t("step_answered", { status: step.status }),
+  sent: (step) => t("step_sent", { path: step.path, size: bytes(step.size) }),
+  responded: (step) => t("step_responded", { status: step.status }),
   progress: (step) => t("step_progress", { text: step.text }),
-  alive: (step) => t("step_alive", { times: step.times }),
+  keepalive: (step) => t("step_keepalive", { times: step.times }),
   bytes: (step) =>
     t(step.announced ? "step_bytes_of" : "step_bytes", { size: bytes(step.size), all: bytes(step.announced ?? 0) }),
   partial: (step) => t("step_partial", { number: step.number }),
-  completed: (step) => t("step_completed", { count: step.pictures.length, size: bytes(step.size) }),
+  completed: (step) => t("step_completed", { count: step.images.length, size: bytes(step.size) }),
   shown: () => t("step_shown"),
   failed: () => t("step_failed"),
   stopped: () => t("step_stopped"),
@@ -28,38 +28,37 @@ export class Timeline {
 
   start() {
     this.steps = [];
-    this.began = performance.now();
-    $("course").hidden = false;
+    this.startedAt = performance.now();
+    $("progress").hidden = false;
     this.ticking = setInterval(() => this.#tick(), 100);
     this.#tick();
   }
 
   stop() {
     clearInterval(this.ticking);
-    this.took = performance.now() - this.began;
     this.#tick();
   }
 
   add(step) {
-    const at = performance.now() - this.began;
-    const again = this.#since().find(({ kind }) => kind === step.kind);
+    const at = performance.now() - this.startedAt;
+    const previous = this.#repeatable().find(({ kind }) => kind === step.kind);
     const number = this.steps.filter(({ kind }) => kind === step.kind).length + 1;
-    this.steps = this.steps.filter((each) => each !== again);
-    this.steps.push({ ...step, at, number, times: (again?.times ?? 0) + 1 });
+    this.steps = this.steps.filter((each) => each !== previous);
+    this.steps.push({ ...step, at, number, times: (previous?.times ?? 0) + 1 });
     this.#write();
   }
 
-  /** What came since the last step that is told once. */
-  #since() {
+  /** Returns the repeated steps after the last step of another kind. */
+  #repeatable() {
     return this.steps.slice(this.steps.findLastIndex(({ kind }) => !REPEATED.has(kind)) + 1);
   }
 
   hide() {
-    $("course").hidden = true;
+    $("progress").hidden = true;
   }
 
   #tick() {
-    $("clock").textContent = seconds(performance.now() - this.began);
+    $("clock").textContent = seconds(performance.now() - this.startedAt);
   }
 
   #write() {

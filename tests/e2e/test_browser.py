@@ -1,4 +1,4 @@
-"""The pages in a real Chromium, before a real server and the demo upstream."""
+"""The pages in a real Chromium, with a real server and the demo upstream."""
 
 import base64
 import io
@@ -45,14 +45,14 @@ def page(browser: Browser, limner: RunningLimner, demo: RunningDemo) -> Iterator
         yield page
 
 
-def paint(page: Page, prompt: str = PROMPT, *, stream: bool = True) -> None:
+def generate(page: Page, prompt: str = PROMPT, *, stream: bool = True) -> None:
     page.fill("#prompt", prompt)
     page.set_checked("#stream", stream)
-    page.click("#paint")
+    page.click("#generate")
 
 
-def shown(page: Page) -> list[tuple[int, int]]:
-    """The pixels of the pictures on the stage, once they are loaded."""
+def shown_sizes(page: Page) -> list[tuple[int, int]]:
+    """Return the pixels of the images that are shown, once they are loaded."""
     page.wait_for_selector("figure img")
     sizes = page.eval_on_selector_all(
         "figure img",
@@ -64,12 +64,12 @@ def shown(page: Page) -> list[tuple[int, int]]:
     return [(width, height) for width, height in sizes]
 
 
-def course(page: Page) -> str:
+def timeline(page: Page) -> str:
     return page.inner_text("#timeline")
 
 
-def asked(demo: RunningDemo) -> tuple[str, list[str], dict[str, Any]]:
-    """What the upstream got last: the text, the pictures' links, the metadata."""
+def last_upstream_request(demo: RunningDemo) -> tuple[str, list[str], dict[str, Any]]:
+    """Return what the upstream received last: the text, the image URLs, the metadata."""
     body = demo.state.requests[-1].body
     content = body["messages"][0]["content"]
     parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -81,33 +81,38 @@ def image_of(link: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2], validate=True)))
 
 
-def picture(name: str = "photo.png", size: tuple[int, int] = (640, 480), colour: str = "teal") -> FilePayload:
+def make_image(name: str = "photo.png", size: tuple[int, int] = (640, 480), color: str = "teal") -> FilePayload:
     file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
+    Image.new("RGB", size, color).save(file, "PNG")
     return {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
 
 
-def test_a_picture_is_painted_as_the_form_says(page: Page, demo: RunningDemo) -> None:
+def test_the_request_follows_the_form(page: Page, demo: RunningDemo) -> None:
     page.check("input[name=size][value='1024x1024']")
     page.check("input[name=quality][value=high]")
     page.check("input[name=format][value=webp]")
     page.fill("#compression", "80")
-    paint(page, 'It\'s a "fox" <b>', stream=False)
-    assert shown(page) == [(1024, 1024)]
-    assert asked(demo) == ("1024x1024 'It's a \"fox\" <b>'", [], {"quality": "high"})
+    generate(page, 'It\'s a "fox" <b>', stream=False)
+    assert shown_sizes(page) == [(1024, 1024)]
+    assert last_upstream_request(demo) == ("1024x1024 'It's a \"fox\" <b>'", [], {"quality": "high"})
     assert re.match(r"1024×1024 · WEBP · [0-9.]+ kB", page.inner_text("figcaption"))
     facts = page.inner_text("#facts")
-    for name in ("Time", "Upstream", "Limner itself", "Found as", "Tokens", "Request"):
+    for name in ("Total time", "Upstream time", "Limner's own time", "Found in", "Tokens", "Request ID"):
         assert name in facts
     assert re.search(r"[0-9]+ in, [0-9]+ out", facts)
     assert re.search(r"req_[0-9a-f]{32}", facts)
-    for step in ("Asked: POST /v1/images/generations", "The server answers: 200", "Downloaded: 1", "Shown"):
-        assert step in course(page)
+    for step in (
+        "Request sent: POST /v1/images/generations",
+        "Server responded: 200",
+        "Images received: 1",
+        "Displayed",
+    ):
+        assert step in timeline(page)
 
 
-def test_the_picture_can_be_downloaded_and_edited(page: Page, demo: RunningDemo) -> None:
-    paint(page)
-    assert shown(page) == [(1536, 1024)]
+def test_an_image_can_be_downloaded_and_edited(page: Page, demo: RunningDemo) -> None:
+    generate(page)
+    assert shown_sizes(page) == [(1536, 1024)]
     with page.expect_download() as download:
         page.click("figure button:has-text('Download')")
     assert download.value.suggested_filename == "limner-1.png"
@@ -115,22 +120,22 @@ def test_the_picture_can_be_downloaded_and_edited(page: Page, demo: RunningDemo)
         assert image.size == (1536, 1024)
     page.click("figure button:has-text('Edit this')")
     expect(page.locator("#inputs li")).to_have_count(1)
-    paint(page, "Make it night")
+    generate(page, "Make it night")
     page.wait_for_selector("#timeline .shown")
-    text, links, _ = asked(demo)
+    text, links, _ = last_upstream_request(demo)
     assert text == "1536x1024 'Make it night'"
     assert [image_of(link).size for link in links] == [(1536, 1024)]
 
 
-def test_several_pictures(page: Page, demo: RunningDemo) -> None:
+def test_several_images(page: Page, demo: RunningDemo) -> None:
     page.uncheck("#stream")
     page.fill("#count", "3")
-    paint(page, stream=False)
-    assert shown(page) == [(1536, 1024)] * 3
+    generate(page, stream=False)
+    assert shown_sizes(page) == [(1536, 1024)] * 3
     assert demo.state.calls == 3
 
 
-def test_a_stream_shows_pictures_on_the_way(browser: Browser) -> None:
+def test_a_stream_shows_partial_images(browser: Browser) -> None:
     with run_demo(chunk_pause=0.02) as demo, run_limner(demo.url, upstream_model="previews") as limner:
         limner.app.state.studio.silence = 0.05
         with open_page(browser, limner) as page:
@@ -138,28 +143,28 @@ def test_a_stream_shows_pictures_on_the_way(browser: Browser) -> None:
                 """() => {
                     const sizes = [];
                     new MutationObserver(() => {
-                        const image = document.querySelector(".canvas-wait img");
+                        const image = document.querySelector(".placeholder img");
                         if (image) sizes.push(image.naturalWidth);
                     }).observe(document.getElementById("stage"), { childList: true, subtree: true });
                     return sizes;
                 }"""
             )
-            paint(page)
+            generate(page)
             page.wait_for_selector("#timeline .shown")
-            assert shown(page) == [(1536, 1024)]
-            for step in ("A picture on the way: 1", "A picture on the way: 2", "sign of life", "Downloaded"):
-                assert step in course(page)
-            assert re.search(r"The upstream says: 进度 (13|55|88)%", course(page))
-            assert "Found as\naddress" in page.inner_text("#facts")
-            page.click("#tabs button:has-text('Answer')")
+            assert shown_sizes(page) == [(1536, 1024)]
+            for step in ("Partial image 1", "Partial image 2", "In progress, keep-alive", "Images received"):
+                assert step in timeline(page)
+            assert re.search(r"Upstream reports: 进度 (13|55|88)%", timeline(page))
+            assert "Found in\nbare link" in page.inner_text("#facts")
+            page.click("#tabs button:has-text('Response')")
             assert "\nx-limner-reply-form: address\n" in page.inner_text("#code")
             assert list(dict.fromkeys(seen.json_value())) == [384, 768]
 
 
-def test_an_edit_with_a_painted_mask(page: Page, demo: RunningDemo) -> None:
-    page.set_input_files("#files", [picture(), picture("other.png", (320, 320), "red")])
+def test_an_edit_with_a_mask(page: Page, demo: RunningDemo) -> None:
+    page.set_input_files("#files", [make_image(), make_image("other.png", (320, 320), "red")])
     expect(page.locator("#inputs li")).to_have_count(2)
-    page.click("#paint-mask")
+    page.click("#draw-mask")
     expect(page.locator("#mask-canvas")).to_be_focused()
     box = page.locator("#mask-canvas").bounding_box()
     assert box is not None
@@ -169,10 +174,10 @@ def test_an_edit_with_a_painted_mask(page: Page, demo: RunningDemo) -> None:
     page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.5, steps=8)
     page.mouse.up()
     use_mask(page)
-    expect(page.locator("#paint-mask")).to_have_text("Change the mask")
-    paint(page, "A boat", stream=False)
-    assert shown(page) == [(1536, 1024)]
-    text, links, _ = asked(demo)
+    expect(page.locator("#draw-mask")).to_have_text("Edit the mask")
+    generate(page, "A boat", stream=False)
+    assert shown_sizes(page) == [(1536, 1024)]
+    text, links, _ = last_upstream_request(demo)
     first, second, mask = (image_of(link) for link in links)
     assert "A boat" in text
     assert (first.size, second.size, mask.size, mask.format) == ((640, 480), (320, 320), (640, 480), "PNG")
@@ -184,61 +189,61 @@ def test_an_edit_with_a_painted_mask(page: Page, demo: RunningDemo) -> None:
 
 
 def alpha_after(page: Page, demo: RunningDemo) -> Image.Image:
-    """What the upstream gets as the mask's alpha channel."""
-    paint(page, "A boat", stream=False)
+    """Return the alpha channel of the mask that the upstream receives."""
+    generate(page, "A boat", stream=False)
     page.wait_for_selector("#timeline .shown")
-    return image_of(asked(demo)[1][-1]).getchannel("A")
+    return image_of(last_upstream_request(demo)[1][-1]).getchannel("A")
 
 
 def use_mask(page: Page) -> None:
-    """Chromium encodes a canvas when it has nothing else to do, which may take seconds on a busy machine."""
+    """Chromium encodes a canvas only when it is idle, which may take seconds on a busy machine."""
     page.click("#mask-done")
     expect(page.locator("#mask")).to_be_hidden(timeout=20_000)
 
 
-def dab(page: Page, across: float, down: float) -> None:
+def draw_dot(page: Page, across: float, down: float) -> None:
     expect(page.locator("#mask")).to_be_visible()
     box = page.locator("#mask-canvas").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] * across, box["y"] + box["height"] * down)
 
 
-def test_a_mask_can_be_undone_kept_and_dropped(page: Page, demo: RunningDemo) -> None:
-    page.set_input_files("#files", [picture()])
-    page.click("#paint-mask")
-    dab(page, 0.25, 0.5)
-    dab(page, 0.75, 0.5)
+def test_a_mask_can_be_undone_edited_and_removed(page: Page, demo: RunningDemo) -> None:
+    page.set_input_files("#files", [make_image()])
+    page.click("#draw-mask")
+    draw_dot(page, 0.25, 0.5)
+    draw_dot(page, 0.75, 0.5)
     page.click("#undo")
     use_mask(page)
-    page.click("#paint-mask")
-    dab(page, 0.5, 0.75)
+    page.click("#draw-mask")
+    draw_dot(page, 0.5, 0.75)
     page.keyboard.press("Escape")
-    page.click("#paint-mask")
-    dab(page, 0.5, 0.25)
+    page.click("#draw-mask")
+    draw_dot(page, 0.5, 0.25)
     use_mask(page)
     alpha = alpha_after(page, demo)
-    # Kept from before, undone, called off, added.
+    # Drawn, undone, cancelled, added.
     assert [alpha.getpixel(at) for at in ((160, 240), (480, 240), (320, 360), (320, 120))] == [0, 255, 255, 0]
-    page.click("button:has-text('Drop it')")
-    expect(page.locator("#paint-mask")).to_have_text("Paint a mask")
-    paint(page, "A boat", stream=False)
+    page.click("button:has-text('Remove the mask')")
+    expect(page.locator("#draw-mask")).to_have_text("Draw a mask")
+    generate(page, "A boat", stream=False)
     page.wait_for_selector("#timeline .shown")
-    assert len(asked(demo)[1]) == 1
+    assert len(last_upstream_request(demo)[1]) == 1
 
 
 @pytest.mark.parametrize("how", ["clear", "erase"])
-def test_a_mask_of_nothing_is_none(page: Page, how: str) -> None:
-    page.set_input_files("#files", [picture()])
-    page.click("#paint-mask")
-    dab(page, 0.5, 0.5)
+def test_an_empty_mask_is_none(page: Page, how: str) -> None:
+    page.set_input_files("#files", [make_image()])
+    page.click("#draw-mask")
+    draw_dot(page, 0.5, 0.5)
     if how == "clear":
         page.click("#clear")
     else:
         page.click("#tool label:has-text('Erase')")
         page.fill("#brush", "20")
-        dab(page, 0.5, 0.5)
+        draw_dot(page, 0.5, 0.5)
     use_mask(page)
-    expect(page.locator("#paint-mask")).to_have_text("Paint a mask")
+    expect(page.locator("#draw-mask")).to_have_text("Draw a mask")
 
 
 TRANSFER = """async ([kind, type, name, text]) => {
@@ -254,54 +259,56 @@ TRANSFER = """async ([kind, type, name, text]) => {
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
-def test_pictures_come_by_paste_and_drop(page: Page, kind: str) -> None:
-    given = picture()
-    page.evaluate(TRANSFER, [kind, given["mimeType"], given["name"], base64.b64encode(given["buffer"]).decode()])
+def test_images_can_be_pasted_and_dropped(page: Page, kind: str) -> None:
+    image = make_image()
+    page.evaluate(TRANSFER, [kind, image["mimeType"], image["name"], base64.b64encode(image["buffer"]).decode()])
     expect(page.locator("#inputs small")).to_have_text("640×480, 1.9 kB")
-    page.evaluate(TRANSFER, [kind, "image/png", "fake.png", base64.b64encode(b"no picture").decode()])
-    expect(page.locator("#inputs-fault")).to_have_text("fake.png is not a picture that this browser can read.")
-    page.click("#inputs button[aria-label='Remove: Picture 1']")
+    page.evaluate(TRANSFER, [kind, "image/png", "fake.png", base64.b64encode(b"no image").decode()])
+    expect(page.locator("#inputs-error")).to_have_text(
+        "fake.png is not an image that this browser can read. Use PNG, JPEG or WebP."
+    )
+    page.click("#inputs button[aria-label='Remove: Image 1']")
     expect(page.locator("#inputs li")).to_have_count(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Fails:
+class Failure:
     name: str
     title: str
     says: str
     settings: dict[str, Any] = field(default_factory=dict)
     stream: bool = True
-    focus: str = "paint"
+    focus: str = "generate"
 
 
-FAILS = [
-    Fails("a refusal", "The model refuses to paint this", "rejected by the safety system", {"upstream_model": "refuses-400"}, focus="prompt"),
-    Fails("a refusal in words", "The model refuses to paint this", "", {"upstream_model": "refuses"}, stream=False, focus="prompt"),
-    Fails("words without a picture", "Words came back, and no picture", "", {"upstream_model": "text-only"}, focus="prompt"),
-    Fails("an upstream that is not there", "The painter is not there", "", {"upstream_base_url": "http://127.0.0.1:9/v1", "upstream_attempts": 1}),
-    Fails("an upstream that wants another key", "The upstream turns this server away", "", {"upstream_model": "error-401"}),
-    Fails("a stream that breaks off", "The upstream failed", "", {"upstream_model": "breaks-mid-stream"}),
-    Fails("an answer that had begun before it failed", "The upstream failed", "", {"upstream_model": "slow-0.2+broken-json", "keepalive_after": 0.05}, stream=False),
-    Fails("a picture that is lost", "Painted, but lost on the way", "", {"fetch_allow": ""}),
+FAILURES = [
+    Failure("a refusal", "The model refused this request", "rejected by the safety system", {"upstream_model": "refuses-400"}, focus="prompt"),
+    Failure("a refusal in words", "The model refused this request", "", {"upstream_model": "refuses"}, stream=False, focus="prompt"),
+    Failure("text without an image", "The model replied with text and no image", "", {"upstream_model": "text-only"}, focus="prompt"),
+    Failure("an unreachable upstream", "The upstream does not respond", "", {"upstream_base_url": "http://127.0.0.1:9/v1", "upstream_attempts": 1}),
+    Failure("an upstream that rejects the key", "The upstream rejected this server", "", {"upstream_model": "error-401"}),
+    Failure("a stream that breaks off", "The upstream failed", "", {"upstream_model": "breaks-mid-stream"}),
+    Failure("a response that failed after its start", "The upstream failed", "", {"upstream_model": "slow-0.2+broken-json", "keepalive_after": 0.05}, stream=False),
+    Failure("an image that cannot be downloaded", "The image was generated but not delivered", "", {"fetch_allow": ""}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", FAILS, ids=lambda case: case.name)
-def test_what_went_wrong_is_told_in_plain_words(browser: Browser, demo: RunningDemo, case: Fails) -> None:
+@pytest.mark.parametrize("case", FAILURES, ids=lambda case: case.name)
+def test_a_failure_is_shown_in_plain_words(browser: Browser, demo: RunningDemo, case: Failure) -> None:
     with run_limner(demo.url, **case.settings) as limner, open_page(browser, limner) as page:
-        paint(page, stream=case.stream)
+        generate(page, stream=case.stream)
         alert = page.locator("#failure")
         expect(alert.locator("h3")).to_have_text(case.title)
         assert alert.get_attribute("role") == "alert"
         assert case.says in alert.inner_text()
         assert re.search(r"req_[0-9a-f]{32}", alert.inner_text())
-        assert "Failed" in course(page)
+        assert "Failed" in timeline(page)
         expect(page.locator(f"#{case.focus}")).to_be_focused()
         expect(page.locator("#stop")).to_be_hidden()
 
 
 @dataclass(frozen=True, slots=True)
-class Says:
+class ErrorText:
     name: str
     title: str
     status: int
@@ -309,77 +316,77 @@ class Says:
     param: str | None = None
 
 
-SAYS = [
-    Says("a key that may not", "The key does not fit", 403),
-    Says("a size that the server refuses", "This size cannot be painted", 400, "invalid_value", "size"),
-    Says("a mask that does not fit", "The mask does not fit", 400, "invalid_mask_image_format", "mask"),
-    Says("a picture that cannot be read", "An input picture cannot be read", 400, "invalid_image_file", "images[0]"),
-    Says("a body that is too large", "Too large", 413, "request_too_large"),
-    Says("anything else that is wrong", "Something in the request is wrong", 400, "invalid_value", "model"),
-    Says("an account that is used up", "The account is used up", 500, "upstream_quota"),
-    Says("too many requests", "Too much is going on right now", 429, "rate_limit_exceeded"),
-    Says("an upstream that took too long", "It took too long", 500, "upstream_timeout"),
-    Says("a bug", "The server failed", 500),
+ERROR_TEXTS = [
+    ErrorText("a key without permission", "The key was not accepted", 403),
+    ErrorText("a size that the server rejects", "This size is not possible", 400, "invalid_value", "size"),
+    ErrorText("a mask of another size", "The mask does not match the image", 400, "invalid_mask_image_format", "mask"),
+    ErrorText("an unreadable image", "An input image cannot be read", 400, "invalid_image_file", "images[0]"),
+    ErrorText("a body that is too large", "The request is too large", 413, "request_too_large"),
+    ErrorText("any other invalid parameter", "The request is invalid", 400, "invalid_value", "model"),
+    ErrorText("an account without credit", "The upstream account has no credit left", 500, "upstream_quota"),
+    ErrorText("too many requests", "The server is busy", 429, "rate_limit_exceeded"),
+    ErrorText("an upstream that took too long", "The upstream took too long", 500, "upstream_timeout"),
+    ErrorText("a bug", "The server failed", 500),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SAYS, ids=lambda case: case.name)
-def test_every_kind_of_error_has_its_words(page: Page, case: Says) -> None:
+@pytest.mark.parametrize("case", ERROR_TEXTS, ids=lambda case: case.name)
+def test_every_kind_of_error_has_a_text(page: Page, case: ErrorText) -> None:
     error = {"message": "The server's own words.", "type": "t", "param": case.param, "code": case.code}
     page.route("**/v1/images/*", lambda route: route.fulfill(status=case.status, json={"error": error}))
-    paint(page)
+    generate(page)
     expect(page.locator("#failure h3")).to_have_text(case.title)
     expect(page.locator("#failure blockquote")).to_have_text("The server's own words.")
 
 
 @pytest.mark.parametrize("body", ["", "{", "event: image_generation.partial_image\n"])
-def test_an_answer_that_breaks_off_is_told(page: Page, body: str) -> None:
+def test_a_response_that_is_cut_off_is_an_error(page: Page, body: str) -> None:
     kind = "text/event-stream" if body.startswith("event") else "application/json"
     page.route("**/v1/images/*", lambda route: route.fulfill(status=200, body=body, content_type=kind))
-    paint(page)
-    expect(page.locator("#failure h3")).to_have_text("The answer broke off")
+    generate(page)
+    expect(page.locator("#failure h3")).to_have_text("The response was cut off")
 
 
-def test_nobody_is_there(page: Page) -> None:
+def test_the_server_cannot_be_reached(page: Page) -> None:
     page.context.set_offline(True)
-    paint(page)
+    generate(page)
     expect(page.locator("#failure h3")).to_have_text("Limner cannot be reached")
     page.context.set_offline(False)
-    paint(page)
-    assert shown(page) == [(1536, 1024)]
+    generate(page)
+    assert shown_sizes(page) == [(1536, 1024)]
 
 
-def test_a_wrong_size_is_told_at_once_and_repaired(page: Page, demo: RunningDemo) -> None:
+def test_an_invalid_size_is_shown_at_once_and_can_be_corrected(page: Page, demo: RunningDemo) -> None:
     page.check("input[name=size][value=custom]")
     rule, near = page.locator("#size-rule"), page.locator("#nearest")
-    for width, height, says, instead in (
+    for width, height, message, suggestion in (
         ("1000", "1000", "Width and height must be multiples of 16.", "Use 1008×1008"),
-        ("4096", "2048", "No edge may be longer than 3840 pixels.", "Use 3840×1920"),
-        ("3200", "800", "The longer edge may be at most 3 times the shorter.", "Use 2768×928"),
-        ("3840", "3840", "Too many pixels: at most 8,294,400.", "Use 2880×2880"),
-        ("512", "768", "Too few pixels: at least 655,360.", "Use 672×992"),
+        ("4096", "2048", "Width and height can be at most 3840 pixels.", "Use 3840×1920"),
+        ("3200", "800", "The long side can be at most 3 times the short side.", "Use 2768×928"),
+        ("3840", "3840", "Too many pixels: the maximum is 8,294,400.", "Use 2880×2880"),
+        ("512", "768", "Too few pixels: the minimum is 655,360.", "Use 672×992"),
     ):
         page.fill("#width", width)
         page.fill("#height", height)
-        expect(rule).to_have_text(says)
-        expect(near).to_have_text(instead)
-    paint(page)
+        expect(rule).to_have_text(message)
+        expect(near).to_have_text(suggestion)
+    generate(page)
     assert demo.state.calls == 0
     expect(page.locator("#width")).to_be_focused()
     near.click()
     expect(rule).to_have_text("1:1.48, 0.67 megapixels")
-    paint(page)
-    assert shown(page) == [(672, 992)]
+    generate(page)
+    assert shown_sizes(page) == [(672, 992)]
     page.fill("#width", "")
-    expect(rule).to_have_text("Width and height are whole numbers of pixels.")
+    expect(rule).to_have_text("Width and height must be whole numbers.")
     expect(near).to_be_hidden()
     page.fill("#width", "512")
     page.fill("#height", "512")
-    expect(rule).to_have_text("Painted as 1024×1024, then scaled down.")
+    expect(rule).to_have_text("Generated as 1024×1024, then scaled down.")
 
 
 def test_the_page_and_the_server_agree_on_sizes(page: Page) -> None:
-    """The rules are told by the server, but the page applies them itself."""
+    """The server sends the rules, but the page applies them itself."""
     from app.errors import UserError
     from app.protocol.sizes import parse_size
 
@@ -403,18 +410,18 @@ def test_the_page_and_the_server_agree_on_sizes(page: Page) -> None:
     assert all(allowed(*near) for _, near in judged)
 
 
-def test_a_key_is_asked_for_and_kept_in_memory_only(browser: Browser, demo: RunningDemo) -> None:
+def test_a_key_is_required_and_stays_in_memory(browser: Browser, demo: RunningDemo) -> None:
     with run_limner(demo.url, api_keys="sk-client") as limner, open_page(browser, limner) as page:
-        paint(page)
-        expect(page.locator("#key-fault")).to_have_text("This server wants a key.")
+        generate(page)
+        expect(page.locator("#key-error")).to_have_text("Enter a key: this server requires one.")
         expect(page.locator("#key")).to_be_focused()
         page.fill("#key", "sk-wrong")
-        paint(page)
-        expect(page.locator("#failure h3")).to_have_text("The key does not fit")
+        generate(page)
+        expect(page.locator("#failure h3")).to_have_text("The key was not accepted")
         expect(page.locator("#key")).to_be_focused()
         page.fill("#key", "sk-client")
-        paint(page)
-        assert shown(page) == [(1536, 1024)]
+        generate(page)
+        assert shown_sizes(page) == [(1536, 1024)]
         assert "sk-client" not in page.inner_text("#code")
         stored = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
         assert "sk-" not in page.evaluate(stored)
@@ -439,39 +446,39 @@ def test_models_are_offered(page: Page) -> None:
 def test_waiting_can_be_stopped(browser: Browser, demo: RunningDemo) -> None:
     demo.state.reset()
     with run_limner(demo.url, upstream_model="holds") as limner, open_page(browser, limner) as page:
-        paint(page)
+        generate(page)
         assert demo.state.wait_for_calls(1)
         page.click("#stop")
         expect(page.locator("#timeline .stopped")).to_be_visible()
-        expect(page.locator("#stage")).to_have_text("Your picture appears here.")
+        expect(page.locator("#stage")).to_have_text("Your image will appear here.")
         demo.state.release()
-        # What was paid for is delivered now, not asked for again.
-        paint(page)
-        assert shown(page) == [(1536, 1024)]
+        # The image that was paid for is delivered now; the upstream is not called again.
+        generate(page)
+        assert shown_sizes(page) == [(1536, 1024)]
         assert demo.state.calls == 1
 
 
 def test_the_history_stays_in_the_browser(page: Page, limner: RunningLimner) -> None:
     for number, size in enumerate(("1024x1024", "1024x1536"), 1):
         page.check(f"input[name=size][value='{size}']")
-        paint(page, f"Picture {number}")
+        generate(page, f"Image {number}")
         expect(page.locator("#history li")).to_have_count(number)
     visit(page, limner.url)
     expect(page.locator("#history li")).to_have_count(2)
     page.click("#history li:last-child button:first-child")
-    assert shown(page) == [(1024, 1024)]
-    assert page.input_value("#prompt") == "Picture 1"
+    assert shown_sizes(page) == [(1024, 1024)]
+    assert page.input_value("#prompt") == "Image 1"
     assert page.is_checked("input[name=size][value='1024x1024']")
     page.hover("#history li:first-child")
     page.click("#history li:first-child .remove")
     expect(page.locator("#history li")).to_have_count(1)
-    page.click("#forget")
-    expect(page.locator("#past")).to_be_hidden()
+    page.click("#clear-history")
+    expect(page.locator("#history-section")).to_be_hidden()
     visit(page, limner.url)
-    expect(page.locator("#past")).to_be_hidden()
+    expect(page.locator("#history-section")).to_be_hidden()
 
 
-def test_the_history_is_bounded(page: Page) -> None:
+def test_the_history_is_limited(page: Page) -> None:
     kept = page.evaluate(
         """async () => {
             const { History } = await import("/web/history.js");
@@ -488,16 +495,16 @@ def test_the_history_is_bounded(page: Page) -> None:
     assert kept == list(range(64, 4, -1))
 
 
-def test_the_answer_is_shown_as_it_came(page: Page) -> None:
+def test_the_raw_response_is_shown(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.click("#tabs button:has-text('Answer')")
-    expect(page.locator("#code")).to_have_text("Nothing has been asked yet.")
-    paint(page, stream=False)
+    page.click("#tabs button:has-text('Response')")
+    expect(page.locator("#code")).to_have_text("No request has been sent yet.")
+    generate(page, stream=False)
     page.wait_for_selector("#timeline .shown")
     raw = page.inner_text("#code")
     assert raw.startswith("HTTP 200\n")
     assert "x-limner-reply-form: " in raw
-    assert re.search(r'"b64_json": "iVBORw0KGgo[A-Za-z0-9+/]+… \([0-9,]+ letters\)"', raw)
+    assert re.search(r'"b64_json": "iVBORw0KGgo[A-Za-z0-9+/]+… \([0-9,]+ characters\)"', raw)
     page.click("#copy")
     expect(page.locator("#copy")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == raw
@@ -506,35 +513,35 @@ def test_the_answer_is_shown_as_it_came(page: Page) -> None:
 @pytest.mark.parametrize("language", ["curl", "Python"])
 @pytest.mark.parametrize("edit", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_same_request_works_elsewhere(
+def test_the_code_samples_send_the_same_request(
     page: Page, demo: RunningDemo, tmp_path: Path, language: str, edit: bool, stream: bool
 ) -> None:
     page.fill("#prompt", 'It\'s "so" $HOME `x` \\ 雪')
     page.set_checked("#stream", stream)
     page.check("input[name=quality][value=low]")
     if edit:
-        page.set_input_files("#files", [picture()])
-        (tmp_path / "picture-1.png").write_bytes(picture()["buffer"])
+        page.set_input_files("#files", [make_image()])
+        (tmp_path / "image-1.png").write_bytes(make_image()["buffer"])
         expect(page.locator("#inputs li")).to_have_count(1)
     page.click(f"#tabs button:has-text('{language}')")
     code = page.inner_text("#code")
     command = (
         ["bash", "-euc", code.replace("curl ", "curl -fsS ")] if language == "curl" else [sys.executable, "-c", code]
     )
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    here = asked(demo)
-    page.click("#paint")
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
+    sent_by_code = last_upstream_request(demo)
+    page.click("#generate")
     page.wait_for_selector("#timeline .shown")
-    assert here == asked(demo)
-    assert here[0] == "1536x1024 'It's \"so\" $HOME `x` \\ 雪'"
+    assert sent_by_code == last_upstream_request(demo)
+    assert sent_by_code[0] == "1536x1024 'It's \"so\" $HOME `x` \\ 雪'"
     if language == "Python":
-        name = "picture.png" if stream else "picture-1.png"
+        name = "image.png" if stream else "image-1.png"
         with Image.open(tmp_path / name) as image:
             assert image.size == (1536, 1024)
 
 
-def test_all_of_it_with_the_keyboard(page: Page, demo: RunningDemo) -> None:
+def test_the_page_works_with_the_keyboard(page: Page, demo: RunningDemo) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
@@ -544,14 +551,14 @@ def test_all_of_it_with_the_keyboard(page: Page, demo: RunningDemo) -> None:
     for _ in range(10):
         page.keyboard.press("Tab")
         order.append(page.evaluate(focused))
-    assert order == ["add-input", "size", "quality", "format", "stream", "partials", "", "paint", "", "copy", "code"]
+    assert order == ["add-input", "size", "quality", "format", "stream", "partials", "", "generate", "", "copy", "code"]
     page.focus("input[name=size]:checked")
     page.keyboard.press("ArrowRight")
     page.focus("#prompt")
     page.keyboard.type("A boat")
     page.keyboard.press("Control+Enter")
-    assert shown(page) == [(1024, 1536)]
-    assert asked(demo)[0] == "1024x1536 'A boat'"
+    assert shown_sizes(page) == [(1024, 1536)]
+    assert last_upstream_request(demo)[0] == "1024x1536 'A boat'"
     page.focus("#tabs [aria-selected=true]")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.textContent") == "Python"
@@ -559,8 +566,8 @@ def test_all_of_it_with_the_keyboard(page: Page, demo: RunningDemo) -> None:
 
 
 def test_a_mask_with_the_keyboard(page: Page, demo: RunningDemo) -> None:
-    page.set_input_files("#files", [picture()])
-    page.focus("#paint-mask")
+    page.set_input_files("#files", [make_image()])
+    page.focus("#draw-mask")
     page.keyboard.press("Enter")
     expect(page.locator("#mask-canvas")).to_be_focused()
     page.keyboard.press("Space")
@@ -568,17 +575,17 @@ def test_a_mask_with_the_keyboard(page: Page, demo: RunningDemo) -> None:
         page.keyboard.press("Shift+ArrowRight")
     page.focus("#mask-done")
     page.keyboard.press("Enter")
-    expect(page.locator("#paint-mask")).to_be_focused()
-    expect(page.locator("#paint-mask")).to_have_text("Change the mask")
+    expect(page.locator("#draw-mask")).to_be_focused()
+    expect(page.locator("#draw-mask")).to_have_text("Edit the mask")
     alpha = alpha_after(page, demo)
     assert [alpha.getpixel(at) for at in ((320, 240), (370, 240))] == [0, 0]
     assert [alpha.getpixel(at) for at in ((240, 240), (320, 340))] == [255, 255]
 
 
-def test_screen_readers_are_told(page: Page) -> None:
-    paint(page)
+def test_screen_readers_are_informed(page: Page) -> None:
+    generate(page)
     page.wait_for_selector("#timeline .shown")
-    expect(page.locator("#announcer")).to_have_text(re.compile(r"Done: 1, 1536×1024, [0-9.]+ s"))
+    expect(page.locator("#announcer")).to_have_text(re.compile(r"Done\. Images: 1, 1536×1024, [0-9.]+ s"))
     assert page.get_attribute("#announcer", "aria-live") == "polite"
     assert page.get_attribute("figure img", "alt") == PROMPT
     nameless = page.evaluate(
@@ -605,7 +612,7 @@ CONTRAST = """() => {
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
     };
     const pairs = [["--ink", "--paper"], ["--ink", "--sheet"], ["--soft", "--paper"], ["--soft", "--wash"], ["--minium", "--paper"],
-        ["--fault", "--paper"], ["--good", "--sheet"], ["--on-ink", "--minium"], ["--paper", "--ink"]];
+        ["--error", "--paper"], ["--good", "--sheet"], ["--on-ink", "--minium"], ["--paper", "--ink"]];
     return pairs.map(([one, other]) => {
         const [dark, bright] = [light(one), light(other)].sort((a, b) => a - b);
         return [one, other, (bright + 0.05) / (dark + 0.05)];
@@ -614,31 +621,31 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_can_be_read_in_light_and_dark(browser: Browser, limner: RunningLimner, scheme: str) -> None:
+def test_contrast_is_sufficient_in_light_and_dark(browser: Browser, limner: RunningLimner, scheme: str) -> None:
     with open_page(browser, limner, color_scheme=scheme) as page:
-        faint = [pair for pair in page.evaluate(CONTRAST) if pair[2] < 4.5]
-        assert faint == []
+        low = [pair for pair in page.evaluate(CONTRAST) if pair[2] < 4.5]
+        assert low == []
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (background == "rgb(20, 19, 18)") == (scheme == "dark")
 
 
 @pytest.mark.parametrize("width", [320, 360])
 @pytest.mark.parametrize("path", ["/", "/status"])
-def test_nothing_is_wider_than_a_phone(browser: Browser, limner: RunningLimner, width: int, path: str) -> None:
+def test_the_pages_fit_on_a_phone(browser: Browser, limner: RunningLimner, width: int, path: str) -> None:
     phone = {"viewport": {"width": width, "height": 720}, "has_touch": True, "is_mobile": True}
     with open_page(browser, limner, path, **phone) as page:
         if path == "/":
             page.check("input[name=size][value=custom]")
             page.click("summary")
-            page.set_input_files("#files", [picture()])
-            paint(page)
-            assert shown(page) == [(1536, 1024)]
+            page.set_input_files("#files", [make_image()])
+            generate(page)
+            assert shown_sizes(page) == [(1536, 1024)]
             expect(page.get_by_role("button", name="Copy", exact=True)).to_be_visible()
             explain(page, f"![a](https://e.com/{'a' * 300}.png) ![b](data:image/png;base64,{'A' * 300})")
             expect(page.locator("#findings li")).to_have_count(2)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         if path == "/":
-            page.click("#paint-mask")
+            page.click("#draw-mask")
             expect(page.locator("#mask-canvas")).to_be_focused()
             box = page.locator("#mask").bounding_box()
             assert box is not None
@@ -646,14 +653,14 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, limner: RunningLimner, 
             assert box["x"] + box["width"] <= width
 
 
-def test_the_page_speaks_chinese(browser: Browser, limner: RunningLimner) -> None:
+def test_the_page_in_chinese(browser: Browser, limner: RunningLimner) -> None:
     with open_page(browser, limner, locale="zh-CN") as page:
         assert page.evaluate("document.documentElement.lang") == "zh-CN"
         assert page.inner_text("label[for=prompt]") == "提示词"
         assert page.get_attribute("#prompt", "placeholder") == "暴风雨中的灯塔，布面油画"
-        paint(page, "雪中的狐狸")
+        generate(page, "雪中的狐狸")
         page.wait_for_selector("#timeline .shown")
-        assert "下载完成：1 张" in course(page)
+        assert "已收到图片：1 张" in timeline(page)
         words = page.evaluate("document.body.innerText.match(/[A-Za-z]{4,}/g)")
         known = {"Limner", "OpenAPI", "Token", "English", "POST", "images", "generations", "JPEG", "WebP", "curl", "Python", "Node", "Ctrl"}  # fmt: skip
         assert {word for word in words if word not in known} <= set(page.inner_text("#code").split('"')) | set(
@@ -661,20 +668,20 @@ def test_the_page_speaks_chinese(browser: Browser, limner: RunningLimner) -> Non
         )
         page.click("#language")
         assert page.inner_text("label[for=prompt]") == "Prompt"
-        assert "Downloaded: 1" in course(page)
+        assert "Images received: 1" in timeline(page)
         visit(page, limner.url)
         assert page.inner_text("label[for=prompt]") == "Prompt"
 
 
-def test_what_comes_again_and_again_takes_one_line(page: Page) -> None:
-    """In the order in which the last of each kind came."""
-    remarks = ("keep-alive", "progress 13 %", "keep-alive", "progress 55 %", "x-limner-reply-form: link")
-    body = "".join(f": {remark}\n\n" for remark in remarks)
+def test_repeated_steps_take_one_line(page: Page) -> None:
+    """The lines are in the order of the last step of each kind."""
+    comments = ("keep-alive", "progress 13 %", "keep-alive", "progress 55 %", "x-limner-reply-form: link")
+    body = "".join(f": {comment}\n\n" for comment in comments)
     page.route("**/v1/images/*", lambda route: route.fulfill(status=200, body=body, content_type="text/event-stream"))
-    paint(page)
-    expect(page.locator("#failure h3")).to_have_text("The answer broke off")
+    generate(page)
+    expect(page.locator("#failure h3")).to_have_text("The response was cut off")
     lines = page.locator("#timeline span").all_inner_texts()
-    assert lines[2:] == ["Still painting, sign of life 2", "The upstream says: 55 %", "Failed"]
+    assert lines[2:] == ["In progress, keep-alive 2", "Upstream reports: 55 %", "Failed"]
 
 
 def explain(page: Page, reply: str) -> None:
@@ -684,47 +691,47 @@ def explain(page: Page, reply: str) -> None:
 
 
 def test_a_pasted_reply_is_explained(page: Page) -> None:
-    inside = "data:image/png;base64," + base64.b64encode(picture(size=(96, 64))["buffer"]).decode()
+    inside = "data:image/png;base64," + base64.b64encode(make_image(size=(96, 64))["buffer"]).decode()
     explain(page, f"> 进度 **34%**\n![a]({inside})\n![b](https://e.com/b.png)\n![logo](https://e.com/c.svg)")
-    found = page.locator("#findings li:not(.lost)")
+    found = page.locator("#findings li:not(.rejected)")
     expect(found).to_have_count(2)
     assert found.nth(0).inner_text().startswith("markdown-image\n96×64 · PNG · ")
     assert page.eval_on_selector("#findings img", "image => image.decode().then(() => image.naturalWidth)") == 96
     link = found.nth(1).locator("a")
-    told = [link.get_attribute(name) for name in ("href", "target", "rel")]
-    assert told == ["https://e.com/b.png", "_blank", "noopener noreferrer"]
-    lost = page.locator("#findings .lost")
-    expect(lost).to_have_count(1)
-    expect(lost).to_contain_text("it leads to a file that is not an image")
-    expect(page.locator("#announcer")).to_have_text("Found: 2. Dropped: 1.")
+    attributes = [link.get_attribute(name) for name in ("href", "target", "rel")]
+    assert attributes == ["https://e.com/b.png", "_blank", "noopener noreferrer"]
+    rejected = page.locator("#findings .rejected")
+    expect(rejected).to_have_count(1)
+    expect(rejected).to_contain_text("it leads to a file that is not an image")
+    expect(page.locator("#announcer")).to_have_text("Images found: 2. Rejected: 1.")
     with page.expect_download() as download:
         page.click("#findings button:has-text('Download')")
     assert download.value.suggested_filename == "limner-explained.png"
     page.click("#language")
     expect(page.locator("#findings .hint")).to_have_text("按普通文字读取。")
-    expect(lost).to_contain_text("指向的文件不是图片")
+    expect(rejected).to_contain_text("指向的文件不是图片")
 
 
 @dataclass(frozen=True, slots=True)
 class Pasted:
     name: str
     reply: str
-    says: str
+    expected: str
 
 
 PASTED = [
     Pasted("a refusal", "I cannot help with that: it violates our content policy.", "400 moderation_blocked: "),
-    Pasted("a stream that broke off", 'data: {"choices":[{"delta":{"content":"Wait"}}]}\n\ndata: {"cho', "Read as a stream of events, which broke off."),
-    Pasted("markup that would do something", "<img src=x onerror=\"document.title='gone'\"><script>document.title = 'gone'</script>", "Found: 0"),
-    Pasted("a picture that is no picture", f"![a](data:image/svg+xml;base64,{'PHN2Zz4g' * 40})", "its bytes are no image"),
-    Pasted("an address that would do something", "![a](javascript:alert(1)) ![b](https://e.com/b.png)", "https://e.com/b.png"),
+    Pasted("a stream that broke off", 'data: {"choices":[{"delta":{"content":"Wait"}}]}\n\ndata: {"cho', "Read as a stream of events, which is cut off."),
+    Pasted("markup with scripts", "<img src=x onerror=\"document.title='gone'\"><script>document.title = 'gone'</script>", "Images found: 0"),
+    Pasted("data that is not an image", f"![a](data:image/svg+xml;base64,{'PHN2Zz4g' * 40})", "its bytes are no image"),
+    Pasted("a javascript address", "![a](javascript:alert(1)) ![b](https://e.com/b.png)", "https://e.com/b.png"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", PASTED, ids=lambda case: case.name)
-def test_whatever_is_pasted_is_shown_as_text(page: Page, case: Pasted) -> None:
+def test_a_pasted_reply_is_shown_as_text(page: Page, case: Pasted) -> None:
     explain(page, case.reply)
-    expect(page.locator("#findings")).to_contain_text(case.says)
+    expect(page.locator("#findings")).to_contain_text(case.expected)
     assert page.title() == "Limner"
     links = page.eval_on_selector_all("#findings a", "all => all.map((each) => each.protocol)")
     assert set(links) <= {"https:"}
@@ -733,50 +740,52 @@ def test_whatever_is_pasted_is_shown_as_text(page: Page, case: Pasted) -> None:
 def test_a_reply_that_cannot_be_explained_says_why(browser: Browser, demo: RunningDemo) -> None:
     with run_limner(demo.url, api_keys="sk-client") as limner, open_page(browser, limner) as page:
         explain(page, " ")
-        fault = page.locator("#pasted-fault")
-        expect(fault).to_have_text("Paste a reply first.")
+        error = page.locator("#pasted-error")
+        expect(error).to_have_text("Paste a reply first.")
         expect(page.locator("#pasted")).to_be_focused()
         page.fill("#pasted", "![a](https://e.com/a.png)")
         page.click("#explainer button")
-        expect(fault).to_have_text("This server wants a key.")
+        expect(error).to_have_text("Enter a key: this server requires one.")
         page.fill("#key", "sk-wrong")
         page.focus("#pasted")
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        expect(fault).to_have_text("The key does not fit. Incorrect API key provided.")
+        expect(error).to_have_text("The key was not accepted. Incorrect API key provided.")
         page.fill("#key", "sk-client")
         page.click("#explainer button")
         expect(page.locator("#findings a")).to_have_count(1)
-        expect(fault).to_be_hidden()
+        expect(error).to_be_hidden()
         page.context.set_offline(True)
         page.click("#explainer button")
-        expect(fault).to_contain_text("Limner cannot be reached.")
+        expect(error).to_contain_text("Limner cannot be reached.")
         expect(page.locator("#findings")).to_be_hidden()
 
 
-def test_operators_see_what_is_going_on(browser: Browser, demo: RunningDemo) -> None:
+def test_operators_see_jobs_upstreams_and_requests(browser: Browser, demo: RunningDemo) -> None:
     demo.state.reset()
     with (
         run_limner(demo.url, upstream_model="holds", status_key="sk-operator") as limner,
-        open_page(browser, limner) as painter,
+        open_page(browser, limner) as client_page,
         open_page(browser, limner, "/status/") as page,
     ):
         assert page.is_hidden("#report")
-        assert page.is_hidden("#key-fault")
+        assert page.is_hidden("#key-error")
         page.fill("#key", "sk-wrong")
         page.click("button.primary")
-        expect(page.locator("#key-fault")).to_have_text("The key does not fit. Incorrect API key provided.")
-        paint(painter)
+        expect(page.locator("#key-error")).to_have_text("The key was not accepted. Incorrect API key provided.")
+        generate(client_page)
         assert demo.state.wait_for_calls(1)
         page.fill("#key", "sk-operator")
         page.keyboard.press("Enter")
-        expect(page.locator("section[aria-label='Under way'] tbody tr")).to_have_count(1)
-        expect(page.locator("section[aria-label='Under way'] tbody")).to_contain_text("generation · 1536x1024 · Stream")
-        expect(page.locator("section[aria-label='Upstreams'] tbody")).to_contain_text("closed: works")
+        expect(page.locator("section[aria-label='In progress'] tbody tr")).to_have_count(1)
+        expect(page.locator("section[aria-label='In progress'] tbody")).to_contain_text(
+            "generation · 1536x1024 · Stream"
+        )
+        expect(page.locator("section[aria-label='Upstreams'] tbody")).to_contain_text("closed: working")
         demo.state.release()
         expect(page.locator("section[aria-label='Last requests'] tbody tr")).to_have_count(1)
         expect(page.locator("section[aria-label='Last requests'] tbody .good")).to_have_text("200")
-        expect(page.locator("section[aria-label='Under way'] .quiet")).to_have_text("Nothing.")
+        expect(page.locator("section[aria-label='In progress'] .quiet")).to_have_text("None")
         expect(page.locator("section[aria-label='Limits and settings']")).to_contain_text("LIMNER_MAX_IMAGE_BYTES")
         page.click("#language")
         expect(page.locator("h1")).to_have_text("状态")

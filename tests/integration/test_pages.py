@@ -1,4 +1,4 @@
-"""The pages over real HTTP: what is sent, under which headers, and that it belongs together."""
+"""The pages over real HTTP: files, headers, and that markup, scripts and texts fit together."""
 
 import re
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ import pytest
 from app import __version__
 from app.api.pages import CONTENT_SECURITY_POLICY, WEB_DIR, server_info
 from app.config.settings import Settings
+from app.extraction.forms import FORMS
 from app.extraction.urls import UrlKind
 from app.protocol.image_request import PARAMETERS
 from tests.support.raw_http import ask, request
 from tests.support.servers import RunningLimner, run_limner
 
 NO_UPSTREAM = "http://127.0.0.1:9"
-FILES = {path.name: path.read_text() for path in sorted(WEB_DIR.iterdir())}
+FILES = {path.relative_to(WEB_DIR).as_posix(): path.read_text() for path in sorted(WEB_DIR.rglob("*.*"))}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 HTML = {name: text for name, text in FILES.items() if name.endswith(".html")}
 
@@ -47,22 +48,23 @@ class Sent:
 
 
 SENT = [
-    Sent("the page to try it, without a key", "/", "text/html; charset=utf-8", "index.html"),
-    Sent("the operators' page, whose data needs the key", "/status", "text/html; charset=utf-8", "status.html"),
+    Sent("the page, without a key", "/", "text/html; charset=utf-8", "index.html"),
+    Sent("the status page, without a key", "/status", "text/html; charset=utf-8", "status.html"),
     Sent("a script", "/web/main.js", "text/javascript; charset=utf-8", "main.js"),
     Sent("the style sheet", "/web/styles.css", "text/css; charset=utf-8", "styles.css"),
     Sent("the icon", "/web/icon.svg", "image/svg+xml", "icon.svg"),
-    Sent("a path with slashes to spare", "/web//main.js", "text/javascript; charset=utf-8", "main.js"),
+    Sent("a text file one folder below", "/web/locales/en.js", "text/javascript; charset=utf-8", "locales/en.js"),
+    Sent("a path with repeated slashes", "/web//main.js", "text/javascript; charset=utf-8", "main.js"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
-def test_a_file_is_sent_as_what_it_is(http: httpx.Client, case: Sent) -> None:
+def test_a_file_is_sent_with_its_media_type_and_security_headers(http: httpx.Client, case: Sent) -> None:
     answer = http.get(case.path)
     assert (answer.status_code, answer.headers["content-type"]) == (200, case.media_type)
     assert answer.text == FILES[case.file]
-    told = {name: answer.headers[name] for name in ("cache-control", "content-security-policy", "referrer-policy")}
-    assert told == {
+    headers = {name: answer.headers[name] for name in ("cache-control", "content-security-policy", "referrer-policy")}
+    assert headers == {
         "cache-control": "no-cache",
         "content-security-policy": CONTENT_SECURITY_POLICY,
         "referrer-policy": "no-referrer",
@@ -72,7 +74,7 @@ def test_a_file_is_sent_as_what_it_is(http: httpx.Client, case: Sent) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/web/main.js", "/web/server.json"])
-def test_what_the_browser_has_is_not_sent_again(http: httpx.Client, path: str) -> None:
+def test_a_file_that_the_browser_has_is_not_sent_again(http: httpx.Client, path: str) -> None:
     etag = http.get(path).headers["etag"]
     assert re.fullmatch('"[0-9a-f]{32}"', etag)
     for known in (etag, f"W/{etag}", f'"other", {etag}'):
@@ -82,29 +84,43 @@ def test_what_the_browser_has_is_not_sent_again(http: httpx.Client, path: str) -
     assert http.get(path, headers={"if-none-match": '"other"'}).status_code == 200
 
 
-def test_a_head_tells_all_but_the_file(http: httpx.Client) -> None:
+def test_a_head_request_has_the_headers_of_a_get(http: httpx.Client) -> None:
     head, whole = http.head("/"), http.get("/")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(whole.content))
 
 
-@pytest.mark.parametrize("path", ["/web/nothing.js", "/web/", "/web/..%2Fpages.py", "/web/sub/main.js", "/index.html"])
-def test_nothing_else_is_sent(http: httpx.Client, path: str) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/web/nothing.js",
+        "/web/",
+        "/web/locales",
+        "/web/locales/",
+        "/web/..%2Fapi%2Fpages.py",
+        "/web/locales/..%2F..%2Ferrors.py",
+        "/web/sub/main.js",
+        "/index.html",
+    ],
+)
+def test_other_paths_are_not_found(http: httpx.Client, path: str) -> None:
     answer = http.get(path)
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
 
 
-def test_a_host_that_brings_a_path_changes_nothing(limner: RunningLimner) -> None:
+def test_a_host_header_with_a_path_changes_nothing(limner: RunningLimner) -> None:
     reply = ask(limner.url, b"GET / HTTP/1.1\r\nhost: a.example:1\r\nx-forwarded-host: b/status?\r\n\r\n")
     assert reply.status == 200
 
 
-@pytest.mark.parametrize(("path", "place"), [("/status/", "../status"), ("/status//", "../../status")])
+@pytest.mark.parametrize(("path", "location"), [("/status/", "../status"), ("/status//", "../../status")])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_slash_behind_a_page_leads_to_it(limner: RunningLimner, path: str, place: str, method: str) -> None:
-    """Relative, so that it works behind a path of a proxy too."""
+def test_a_page_with_a_trailing_slash_is_redirected(
+    limner: RunningLimner, path: str, location: str, method: str
+) -> None:
+    """The location is relative, so that it also works below a path of a proxy."""
     reply = httpx.request(method, limner.url + path, trust_env=False)
-    assert (reply.status_code, reply.headers["location"]) == (308, place)
+    assert (reply.status_code, reply.headers["location"]) == (308, location)
     assert str(reply.next_request.url) == f"{limner.url}/status"  # type: ignore[union-attr]
 
 
@@ -116,39 +132,39 @@ def test_the_pages_can_be_switched_off() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class KeyKind:
     name: str
     settings: dict[str, Any]
     key: str
 
 
-TOLD = [
-    Told("a server with keys for its clients", {"upstream_api_key": "sk-upstream", "api_keys": "sk-client"}, "client"),
-    Told("one that passes keys on", {}, "upstream"),
-    Told("one that passes on only some keys", {"api_keys": "sk-client"}, "client"),
-    Told("one that is open", {"upstream_api_key": "sk-upstream"}, "none"),
+KEY_KINDS = [
+    KeyKind("a server with client keys", {"upstream_api_key": "sk-upstream", "api_keys": "sk-client"}, "client"),
+    KeyKind("a server that passes keys through", {}, "upstream"),
+    KeyKind("a server that passes through only some keys", {"api_keys": "sk-client"}, "client"),
+    KeyKind("an open server", {"upstream_api_key": "sk-upstream"}, "none"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", TOLD, ids=lambda case: case.name)
-def test_the_page_learns_whose_key_is_wanted(case: Told, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", KEY_KINDS, ids=lambda case: case.name)
+def test_the_page_learns_which_kind_of_key_is_needed(case: KeyKind, tmp_path: Path) -> None:
     settings = Settings(upstream_base_url=NO_UPSTREAM, image_store=f"disk://{tmp_path}", **case.settings)
     assert server_info(settings)["key"] == case.key
 
 
-def test_the_page_learns_the_rules_and_no_secret(http: httpx.Client) -> None:
+def test_the_page_learns_the_rules_but_no_secret(http: httpx.Client) -> None:
     answer = http.get("/web/server.json")
     assert answer.json() == {
         "version": __version__,
         "key": "client",
         "max_image_bytes": 64 * 2**20,
-        "size": {"step": 16, "longest_edge": 3840, "ratio": 3, "least_pixels": 655_360, "most_pixels": 8_294_400, "legacy": ["256x256", "512x512"]},
+        "size": {"multiple": 16, "max_edge": 3840, "max_aspect_ratio": 3, "min_pixels": 655_360, "max_pixels": 8_294_400, "legacy": ["256x256", "512x512"]},
     }  # fmt: skip
     assert "sk-" not in answer.text
 
 
 @each_page
-def test_a_page_has_nothing_inline_and_nothing_from_elsewhere(name: str) -> None:
+def test_a_page_has_no_inline_code_and_no_files_of_other_servers(name: str) -> None:
     html = HTML[name]
     assert not re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:|//[a-z]", html)
     assert not re.findall(r"<script(?![^>]*src=)", html)
@@ -158,7 +174,7 @@ def test_a_page_has_nothing_inline_and_nothing_from_elsewhere(name: str) -> None
 
 
 @each_script
-def test_a_script_asks_nobody_else_and_makes_no_markup_of_text(name: str) -> None:
+def test_a_script_contacts_no_other_server_and_makes_no_markup_from_text(name: str) -> None:
     text = SCRIPTS[name].replace("http://www.w3.org/2000/svg", "")
     assert not re.findall(r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text)
     imported = re.findall(r'(?:from|import) "\./([^"]+)"', text)
@@ -166,7 +182,7 @@ def test_a_script_asks_nobody_else_and_makes_no_markup_of_text(name: str) -> Non
 
 
 @each_script
-def test_a_script_is_short_and_says_what_it_is_for(name: str) -> None:
+def test_a_script_is_short_and_begins_with_its_purpose(name: str) -> None:
     first, *rest = SCRIPTS[name].splitlines()
     assert re.fullmatch(r"// .+[.:]", first)
     assert len(rest) < 300
@@ -174,8 +190,8 @@ def test_a_script_is_short_and_says_what_it_is_for(name: str) -> None:
 
 
 def texts(language: str) -> dict[str, str]:
-    found = re.findall(r'^ {2}"?([a-z_-]+)"?: "(.*)",$', SCRIPTS[f"{language}.js"], re.MULTILINE)
-    assert len(found) == SCRIPTS[f"{language}.js"].count("\n") - 4
+    found = re.findall(r'^ {2}"?([a-z0-9_-]+)"?: "(.*)",$', SCRIPTS[f"locales/{language}.js"], re.MULTILINE)
+    assert len(found) == SCRIPTS[f"locales/{language}.js"].count("\n") - 4
     return dict(found)
 
 
@@ -199,8 +215,8 @@ def test_every_text_of_the_markup_can_be_translated(name: str) -> None:
         assert english[key].startswith(text.strip().rstrip(".")), key
 
 
-def test_the_page_knows_all_that_is_said_of_a_pasted_reply() -> None:
-    """So that it can be said in Chinese too; the page sends no pictures along that could have been the client's own."""
+def test_the_page_can_translate_every_word_about_a_pasted_reply() -> None:
+    """One reason is missing: the page sends no input images, so a reply cannot repeat one."""
     extraction = WEB_DIR.parent / "extraction"
     judged = "".join((extraction / f"{name}.py").read_text() for name in ("forms", "filters"))
     reasons = re.findall(r'(?:rejection=|rejection = |reason = |return "", |\("", )f?"([^"]+)"', judged)
@@ -208,19 +224,23 @@ def test_the_page_knows_all_that_is_said_of_a_pasted_reply() -> None:
     reasons += [kinds_of_files[0].replace("{kind.value}", kind.value) for kind in (UrlKind.VIDEO, UrlKind.OTHER_FILE)]
     pasted = (extraction / "explain.py").read_text().partition("\ndef text_report(")[0]
     kinds = re.findall(r'(?:return |_in_body\(|PastedReply\(|else )"([a-zA-Z ]+)"', pasted)
-    told = dict(re.findall(r'^ {2}"([^"]+)": "(\w+)",$', SCRIPTS["explainer.js"], re.MULTILINE))
-    assert told.keys() == {*reasons, *kinds} - {"the client itself had sent it"}
+    translated = dict(re.findall(r'^ {2}"([^"]+)": "(\w+)",$', SCRIPTS["explainer.js"], re.MULTILINE))
+    assert translated.keys() == {*reasons, *kinds} - {"the client itself had sent it"}
     english = texts("en")
-    assert {words: english[name] for words, name in told.items()} == {words: words for words in told}
+    assert {words: english[name] for words, name in translated.items()} == {words: words for words in translated}
 
 
 def test_every_text_is_used() -> None:
-    code = "".join(text for name, text in FILES.items() if name not in {"en.js", "zh.js"})
-    made = ("fact_", "fault_", "status_", "size_", "step_", "circuit_", "key_", "image_")
+    code = "".join(text for name, text in FILES.items() if not name.startswith("locales/"))
+    made = ("fact_", "form_", "error_", "status_", "size_", "step_", "circuit_", "key_", "image_")
     unused = [
         key for key in texts("en") if not re.search(rf'["`]{re.escape(key)}["`]', code) and not key.startswith(made)
     ]
     assert not unused
+
+
+def test_every_reply_form_has_a_name_in_words() -> None:
+    assert {f"form_{form.name}" for form in FORMS} == {name for name in texts("en") if name.startswith("form_")}
 
 
 def test_the_form_knows_the_limits_of_the_parameters() -> None:

@@ -1,4 +1,4 @@
-"""A real Chromium before the page: strict about errors, and about requests to anybody else."""
+"""A real Chromium that opens the page, and fails the test on console errors and on requests to other servers."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.servers import RunningLimner
 
 _PROGRAM = shutil.which("chromium")
 
-#: The last one: whatever the page or the browser would look up is not found.
+#: The last flag makes every DNS look-up fail.
 _FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -26,13 +26,13 @@ _FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
-#: Milliseconds. Nothing here takes as long; a failing test need not take half a minute.
-_PATIENCE = 10_000
+#: Milliseconds. Longer than any step of a test, and shorter than Playwright's default of 30 s.
+_TIMEOUT = 10_000
 
 
 @contextmanager
 def run_browser() -> Iterator[Browser]:
-    """With an empty profile of its own. Skips the test where Chromium is missing."""
+    """Start Chromium with an empty profile. Skips the test if Chromium is missing."""
     if _PROGRAM is None:
         pytest.skip("needs chromium")
     with sync_playwright() as playwright:
@@ -44,37 +44,37 @@ def run_browser() -> Iterator[Browser]:
 
 
 @dataclass
-class Watch:
-    """What must not happen on a page: errors in the console (broken policies are such), requests to elsewhere."""
+class PageMonitor:
+    """Collects what must not happen: console errors (policy violations are such) and requests to other servers."""
 
-    home: str
-    complaints: list[str] = field(default_factory=list)
+    base_url: str
+    violations: list[str] = field(default_factory=list)
 
-    def hear(self, message: ConsoleMessage) -> None:
-        # An answer that is no success is a line in the console, and the business of the test.
-        answered = message.text.startswith("Failed to load resource") and "/v1/" in message.location.get("url", "")
-        if message.type in {"error", "warning"} and not answered:
-            self.complaints.append(f"{message.type}: {message.text}")
+    def on_console(self, message: ConsoleMessage) -> None:
+        # The browser logs each API response with an error status; checking these is up to the test.
+        is_api_error = message.text.startswith("Failed to load resource") and "/v1/" in message.location.get("url", "")
+        if message.type in {"error", "warning"} and not is_api_error:
+            self.violations.append(f"{message.type}: {message.text}")
 
-    def see(self, request: Request) -> None:
-        if not request.url.startswith((self.home, f"blob:{self.home}")):
-            self.complaints.append(f"request: {request.url}")
+    def on_request(self, request: Request) -> None:
+        if not request.url.startswith((self.base_url, f"blob:{self.base_url}")):
+            self.violations.append(f"request: {request.url}")
 
 
 @contextmanager
 def open_page(browser: Browser, limner: RunningLimner, path: str = "/", **options: Any) -> Iterator[Page]:
-    """Fresh storage, as of a first visit. `options` as of `Browser.new_context`."""
+    """Open a page with empty storage. `options` are those of `Browser.new_context`."""
     context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}, **options})
     try:
-        context.set_default_timeout(_PATIENCE)
+        context.set_default_timeout(_TIMEOUT)
         page = context.new_page()
-        watch = Watch(limner.url)
-        page.on("console", watch.hear)
-        page.on("pageerror", lambda error: watch.complaints.append(f"fault: {error}"))
-        page.on("request", watch.see)
+        monitor = PageMonitor(limner.url)
+        page.on("console", monitor.on_console)
+        page.on("pageerror", lambda error: monitor.violations.append(f"error: {error}"))
+        page.on("request", monitor.on_request)
         visit(page, limner.url + path)
         yield page
-        assert not watch.complaints
+        assert not monitor.violations
     finally:
         context.close()
 

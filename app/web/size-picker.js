@@ -1,16 +1,16 @@
-// The size picker: tiles that show the shape, and two fields that know the rules.
+// The size picker: tiles that show the aspect ratio, and two fields that are checked against the rules.
 
-import { $, chosen, el, svg } from "./dom.js";
+import { $, checkedValue, el, svg } from "./dom.js";
 import { number, t } from "./i18n.js";
 import { PRESETS, brokenRule, nearest, ratioName } from "./sizes.js";
 
-const START = "1536x1024";
+const DEFAULT = "1536x1024";
 
 export class SizePicker {
-  /** `rules` as in server.json; `changed` is called after every choice. */
-  constructor(rules, changed) {
+  /** `rules` are those of server.json. `onChange` is called after every choice. */
+  constructor(rules, onChange) {
     this.rules = rules;
-    this.changed = changed;
+    this.onChange = onChange;
     $("sizes").append(...PRESETS.map(([value, name]) => this.#tile(value, name)));
     for (const id of ["width", "height"]) $(id).addEventListener("input", () => this.#show());
     $("sizes").addEventListener("change", () => this.#show());
@@ -23,9 +23,9 @@ export class SizePicker {
     this.#show();
   }
 
-  /** As the API wants it: `auto` where the model may choose. */
+  /** The `size` parameter; `auto` lets the model choose. */
   get value() {
-    const value = chosen("size");
+    const value = checkedValue("size");
     if (value === "custom") return this.#pixels().join("x");
     return value || "auto";
   }
@@ -38,9 +38,9 @@ export class SizePicker {
     else this.#write(...size.split("x"));
   }
 
-  /** The text of the rule that the size breaks, or null. */
-  get fault() {
-    if (chosen("size") !== "custom") return null;
+  /** The message about the rule that the size breaks, or null. */
+  get error() {
+    if (checkedValue("size") !== "custom") return null;
     const rule = brokenRule(...this.#pixels(), this.rules);
     return rule && t(rule, this.#blanks());
   }
@@ -50,8 +50,8 @@ export class SizePicker {
   }
 
   #blanks() {
-    const { step, longest_edge: edge, ratio, least_pixels: least, most_pixels: most } = this.rules;
-    return { step, edge, ratio, least: number(least), most: number(most) };
+    const { multiple, max_edge: edge, max_aspect_ratio: ratio, min_pixels: min, max_pixels: max } = this.rules;
+    return { multiple, edge, ratio, min: number(min), max: number(max) };
   }
 
   #write(width, height) {
@@ -63,38 +63,38 @@ export class SizePicker {
   #tile(value, name) {
     const [width, height] = value.includes("x") ? value.split("x").map(Number) : [0, 0];
     const text = value === "" || value === "custom" ? el("b", { "data-i18n": name }, t(name)) : el("b", {}, name);
-    const input = el("input", { type: "radio", name: "size", value, checked: value === START });
+    const input = el("input", { type: "radio", name: "size", value, checked: value === DEFAULT });
     const pixels = el("small", {}, width ? `${width}×${height}` : " ");
     return el("label", { className: "tile" }, input, outline(width, height, value), text, pixels);
   }
 
   #show() {
-    const custom = chosen("size") === "custom";
+    const custom = checkedValue("size") === "custom";
     $("custom").hidden = !custom;
-    if (custom) this.#judge();
-    this.changed();
+    if (custom) this.#check();
+    this.onChange();
   }
 
-  #judge() {
+  #check() {
     const [width, height] = this.#pixels();
-    const fault = this.fault;
-    const near = fault && nearest(width, height, this.rules);
-    $("size-rule").textContent = fault ?? this.#praise(width, height);
-    $("size-rule").classList.toggle("fault", Boolean(fault));
-    for (const id of ["width", "height"]) $(id).setAttribute("aria-invalid", String(Boolean(fault)));
+    const error = this.error;
+    const near = error && nearest(width, height, this.rules);
+    $("size-rule").textContent = error ?? this.#describe(width, height);
+    $("size-rule").classList.toggle("error", Boolean(error));
+    for (const id of ["width", "height"]) $(id).setAttribute("aria-invalid", String(Boolean(error)));
     $("nearest").hidden = !near;
     if (near) $("nearest").textContent = t("use_size", { size: near.join("×") });
-    if (width > 0 && height > 0) drawShape($("shape").firstElementChild, width, height, this.rules.longest_edge);
+    if (width > 0 && height > 0) drawShape($("shape").firstElementChild, width, height, this.rules.max_edge);
   }
 
-  #praise(width, height) {
+  #describe(width, height) {
     if (this.rules.legacy.includes(`${width}x${height}`)) return t("size_legacy");
     const megapixels = number((width * height) / 1e6, { maximumFractionDigits: 2 });
     return t("size_good", { ratio: ratioName(width, height), megapixels });
   }
 }
 
-/** To scale among each other, but not so small that a shape is lost. */
+/** Draws the outline of a size, to scale, but never too small to recognize. */
 function outline(width, height, value) {
   const frame = svg("svg", { viewBox: "0 0 36 36", "aria-hidden": "true" });
   const rect = svg("rect", { rx: 1.5 });
@@ -115,9 +115,9 @@ function drawShape(rect, width, height, longest) {
   place(rect, ratio, 1, edge, 72);
 }
 
-function place(rect, width, height, edge, room) {
+function place(rect, width, height, edge, space) {
   const scale = edge / Math.max(width, height);
   const [w, h] = [width * scale, height * scale];
-  const box = { x: (room - w) / 2, y: (room - h) / 2, width: w, height: h };
+  const box = { x: (space - w) / 2, y: (space - h) / 2, width: w, height: h };
   for (const [name, value] of Object.entries(box)) rect.setAttribute(name, value.toFixed(2));
 }

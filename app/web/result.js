@@ -1,0 +1,139 @@
+// The result of a request: the images with all that is known about them, or the error.
+
+import { $, el, icon } from "./dom.js";
+import { describeError } from "./errors.js";
+import { formName, number, seconds, t } from "./i18n.js";
+import { describeFile, downloadFile, fileExtension, imageElement, measureImage } from "./image-files.js";
+
+export class ResultView {
+  /** `onEdit` is called with the image that the user wants to edit. */
+  constructor(onEdit) {
+    this.onEdit = onEdit;
+    this.current = { state: "empty" };
+    document.addEventListener("language", () => this.#write());
+    this.#write();
+  }
+
+  showWaiting(size) {
+    const [width, height] = size.includes("x") ? size.split("x").map(Number) : [1, 1];
+    this.#change({ state: "waiting", width, height });
+  }
+
+  async showPartial(blob, index) {
+    const image = imageElement(blob, t("partial", { number: index + 1 }));
+    await image.decode().catch(() => null);
+    if (this.current.state !== "waiting") return;
+    this.current.image = image;
+    $("stage").querySelector(".placeholder")?.replaceChildren(image);
+  }
+
+  /** `images` have a blob, width and height; `facts` are those of collectFacts. */
+  showImages(images, facts, prompt) {
+    this.#change({ state: "done", images, facts, prompt });
+  }
+
+  showError(failed) {
+    this.#change({ state: "failed", failed });
+  }
+
+  showEmpty() {
+    this.#change({ state: "empty" });
+  }
+
+  #change(current) {
+    this.current = current;
+    this.#write();
+  }
+
+  #write() {
+    const { state, failed, images, facts, prompt } = this.current;
+    $("failure").hidden = state !== "failed";
+    $("failure").replaceChildren(...(state === "failed" ? errorMessage(failed) : []));
+    $("facts").hidden = state !== "done";
+    $("facts").replaceChildren(...(state === "done" ? factList(facts) : []));
+    $("stage").hidden = state === "failed";
+    $("stage").className = `stage ${state}${images?.length > 1 ? " several" : ""}`;
+    if (state === "empty") $("stage").replaceChildren(el("p", {}, t("empty")));
+    if (state === "waiting") $("stage").replaceChildren(this.#placeholder());
+    if (state === "done") {
+      $("stage").replaceChildren(...images.map((image, at) => this.#figure(image, at, prompt)));
+    }
+  }
+
+  /** An area with the requested aspect ratio, for partial images. */
+  #placeholder() {
+    const area = el("div", { className: "placeholder" }, this.current.image ?? null);
+    area.style.aspectRatio = `${this.current.width} / ${this.current.height}`;
+    area.style.setProperty("--ratio", String(this.current.width / this.current.height));
+    return area;
+  }
+
+  #figure({ blob, width, height }, at, prompt) {
+    const name = `limner-${at + 1}.${fileExtension(blob.type)}`;
+    const image = imageElement(blob, prompt);
+    if (width) Object.assign(image, { width, height });
+    const file = describeFile({ blob, width, height });
+    const download = el("button", { type: "button", className: "plain", onclick: () => downloadFile(blob, name) });
+    download.append(icon("download"), t("download"));
+    const edit = el("button", { type: "button", className: "plain", onclick: () => this.onEdit(blob) });
+    edit.append(icon("edit"), t("edit_this"));
+    const caption = el("figcaption", {}, el("span", {}, file), el("span", { className: "tools" }, edit, download));
+    return el("figure", {}, image, caption);
+  }
+}
+
+/** Adds the measured width and height to each image. */
+export const withSizes = (images) =>
+  Promise.all(images.map(async (image) => ({ ...image, ...(await measureImage(image.blob)) })));
+
+/** Collects what headers and usage say about a result. `took`: milliseconds. The history stores these names. */
+export function collectFacts(head, usage, took) {
+  const headers = Object.fromEntries(head.headers);
+  return {
+    took,
+    painter: headers["x-limner-upstream"],
+    upstream: headers["x-limner-upstream-ms"],
+    overhead: headers["x-limner-overhead-ms"],
+    form: headers["x-limner-reply-form"],
+    tokens: usage && [usage.input_tokens, usage.output_tokens],
+    failed: headers["x-limner-failed"],
+    ignored: headers["x-limner-ignored"],
+    shrunk: headers["x-limner-shrunk"],
+    joined: headers["x-limner-joined"],
+    id: headers["x-request-id"],
+  };
+}
+
+/** How each fact is written, in the order of the list. */
+const FACTS = {
+  took: seconds,
+  painter: String,
+  upstream: (ms) => seconds(Number(ms)),
+  overhead: (ms) => `${number(Number(ms), { maximumFractionDigits: 1 })} ms`,
+  form: (forms) => forms.split(", ").map(formName).join(", "),
+  tokens: ([input, output]) => t("tokens_of", { input: number(input), output: number(output) }),
+  failed: String,
+  ignored: String,
+  shrunk: String,
+  joined: String,
+  id: String,
+};
+
+function factList(facts) {
+  return Object.entries(FACTS)
+    .filter(([name]) => facts[name] !== undefined && facts[name] !== null)
+    .map(([name, format]) =>
+      el("div", { className: name }, el("dt", {}, t(`fact_${name}`)), el("dd", {}, format(facts[name]))),
+    );
+}
+
+function errorMessage(failed) {
+  const { title, advice } = describeError(failed);
+  const message = failed.error?.message;
+  return [
+    el("h3", {}, t(title)),
+    el("p", {}, t(advice)),
+    message ? el("blockquote", {}, message) : null,
+    failed.id ? el("p", { className: "hint" }, t("request_id"), " ", el("code", {}, failed.id)) : null,
+  ].filter(Boolean);
+}
