@@ -10,7 +10,7 @@ import orjson
 import pytest
 from PIL import Image
 
-from tests.support.raw_http import Reply, ask, chunked, connect
+from tests.support.raw_http import RawResponse, chunked_body, connect, send_request
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 
@@ -62,7 +62,7 @@ def stream(path: bytes, headers: bytes, *chunks: bytes) -> bytes:
         path,
         AUTH,
         headers,
-        chunked(*chunks),
+        chunked_body(*chunks),
     )
 
 
@@ -202,7 +202,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_each_client_gets_its_picture(limner: RunningLimner, demo: RunningDemo, case: Case) -> None:
     demo.state.reset()
-    reply = ask(limner.url, case.raw)
+    reply = send_request(limner.url, case.raw)
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json"), reply.body[:500]
     assert reply.headers.get("x-limner-ignored") == case.ignored
     size = check(reply.json(), case.format, limner)
@@ -232,7 +232,7 @@ def check(answer: dict[str, Any], format: str, limner: RunningLimner) -> str:  #
     else:
         url = item["url"].encode()
         path = b"/" + url.split(b"/", 3)[3]
-        data = ask(item["url"], b"GET %s HTTP/1.1\r\nHost: HOST\r\n\r\n" % path).body
+        data = send_request(item["url"], b"GET %s HTTP/1.1\r\nHost: HOST\r\n\r\n" % path).body
     with Image.open(io.BytesIO(data)) as image:
         return f"{image.width}x{image.height}"
 
@@ -256,9 +256,9 @@ def test_curl_waits_for_the_go_ahead_before_a_large_body(limner: RunningLimner) 
     head = post(E, b"Expect: 100-continue\r\nContent-Type: multipart/form-data; boundary=%s\r\n" % CURL_BOUNDARY, body)
     with connect(limner.url) as wire:
         wire.send(head.removesuffix(body))
-        assert wire.reply().status == 100
+        assert wire.read_response().status == 100
         wire.send(body[:100], body[100:])
-        reply = wire.reply()
+        reply = wire.read_response()
     assert reply.status == 200
     assert check(reply.json(), "b64_json", limner) == "1024x1024"
 
@@ -268,12 +268,14 @@ def old(body: bytes, path: bytes, kind: bytes) -> bytes:
     return head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
-def ask_the_old_way(limner: RunningLimner, body: bytes, path: bytes = G, kind: bytes = b"application/json") -> Reply:
+def ask_the_old_way(
+    limner: RunningLimner, body: bytes, path: bytes = G, kind: bytes = b"application/json"
+) -> RawResponse:
     """As nginx does by default. Also sees that the connection is closed, and that nothing comes behind the answer."""
     with connect(limner.url) as wire:
         wire.send(old(body, path, kind).replace(b"HOST", wire.host.encode()))
-        reply = wire.reply()
-        assert wire.rest() == b""
+        reply = wire.read_response()
+        assert wire.read_to_end() == b""
     assert "transfer-encoding" not in reply.headers
     return reply
 
@@ -303,13 +305,13 @@ def test_three_requests_sent_at_once_are_answered_in_order(limner: RunningLimner
     ]
     with connect(limner.url) as wire:
         wire.send(b"".join(json(G, body) for body in bodies).replace(b"HOST", wire.host.encode()))
-        sizes = [check(wire.reply().json(), "b64_json", limner) for _ in bodies]
+        sizes = [check(wire.read_response().json(), "b64_json", limner) for _ in bodies]
     assert sizes == ["1024x1024", "1536x1024", "1024x1536"]
 
 
 def test_a_stream_over_http_1_1_is_chunked_and_ends_each_event(limner: RunningLimner) -> None:
     body = b'{"model":"gpt-image-2","prompt":"a fox","stream":true,"partial_images":0}'
-    reply = ask(limner.url, json(G, body, PYTHON + b"Content-Type: application/json\r\n"))
+    reply = send_request(limner.url, json(G, body, PYTHON + b"Content-Type: application/json\r\n"))
     assert reply.headers["transfer-encoding"] == "chunked"
     assert reply.headers["content-type"].startswith("text/event-stream")
     *remarks, event, end = reply.body.split(b"\n\n")
@@ -323,7 +325,7 @@ def test_a_stream_over_http_1_1_is_chunked_and_ends_each_event(limner: RunningLi
 @pytest.mark.parametrize("text_type", [b"application/json", b"multipart/form-data; boundary=B"])
 def test_an_edit_without_a_picture_says_which_field_is_missing(limner: RunningLimner, text_type: bytes) -> None:
     body = form(b"B", text(b"prompt", b"a hat")) if b"form" in text_type else b'{"prompt":"a hat"}'
-    reply = ask(limner.url, post(E, b"Content-Type: %s\r\n" % text_type, body))
+    reply = send_request(limner.url, post(E, b"Content-Type: %s\r\n" % text_type, body))
     param = "image" if b"form" in text_type else "images"
     error = reply.json()["error"]
     assert (reply.status, error["param"], error["code"]) == (400, param, "missing_required_parameter")

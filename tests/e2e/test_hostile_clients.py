@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.raw_http import Reply, ask, connect, request
+from tests.support.raw_http import RawResponse, build_request, connect, send_request
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -38,16 +38,16 @@ def limner(demo: RunningDemo) -> Iterator[RunningLimner]:
 def _alive_after(demo: RunningDemo, limner: RunningLimner) -> Iterator[None]:
     demo.state.reset()
     yield
-    assert ask(limner.url, request("GET /readyz")).status == 200
+    assert send_request(limner.url, build_request("GET /readyz")).status == 200
     assert limner.studio.turns.in_use == limner.studio.turns.waiting == len(limner.studio.jobs) == 0
 
 
-def painted(limner: RunningLimner, body: bytes | dict[str, Any], *headers: str) -> Reply:
+def painted(limner: RunningLimner, body: bytes | dict[str, Any], *headers: str) -> RawResponse:
     data = body if isinstance(body, bytes) else orjson.dumps({"prompt": "a fox", "response_format": "url", **body})
-    return ask(limner.url, request(PAINT, KEY, JSON, *headers, body=data))
+    return send_request(limner.url, build_request(PAINT, KEY, JSON, *headers, body=data))
 
 
-def error(reply: Reply, status: int = 400) -> dict[str, Any]:
+def error(reply: RawResponse, status: int = 400) -> dict[str, Any]:
     assert reply.status == status
     assert reply.headers["content-type"] == "application/json"
     details: dict[str, Any] = reply.json()["error"]
@@ -209,7 +209,7 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ascii(path)[:50])
 def test_no_path_leads_past_the_key(limner: RunningLimner, demo: RunningDemo, path: str) -> None:
-    reply = ask(limner.url, request(f"POST {path}", JSON, body=b'{"prompt":"a fox"}'))
+    reply = send_request(limner.url, build_request(f"POST {path}", JSON, body=b'{"prompt":"a fox"}'))
     assert reply.status in {400, 401, 404}
     error(reply, reply.status)
     assert demo.state.calls == 0
@@ -231,14 +231,14 @@ FILES = [
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: ascii(path)[:50])
 def test_no_path_leads_to_a_file(limner: RunningLimner, path: str) -> None:
-    reply = ask(limner.url, request(f"GET {path}", KEY))
+    reply = send_request(limner.url, build_request(f"GET {path}", KEY))
     assert reply.status in {400, 404}
     error(reply, reply.status)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "PROPFIND"])
 def test_another_method_is_told_so(limner: RunningLimner, method: str) -> None:
-    reply = ask(limner.url, request(f"{method} /v1/images/generations", KEY, "x-secret: told-nobody"))
+    reply = send_request(limner.url, build_request(f"{method} /v1/images/generations", KEY, "x-secret: told-nobody"))
     error(reply, 405)
     assert reply.headers["allow"] == "POST"
     assert b"told-nobody" not in reply.body
@@ -246,8 +246,8 @@ def test_another_method_is_told_so(limner: RunningLimner, method: str) -> None:
 
 def test_head_has_no_body(limner: RunningLimner) -> None:
     with connect(limner.url) as wire:
-        wire.send(request("HEAD /v1/images/generations", KEY, "connection: close"))
-        head, _, body = wire.rest().partition(b"\r\n\r\n")
+        wire.send(build_request("HEAD /v1/images/generations", KEY, "connection: close"))
+        head, _, body = wire.read_to_end().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 405 ")
     assert body == b""
 
@@ -280,19 +280,21 @@ KEYS: dict[str, tuple[str, ...]] = {
     "line", [PAINT, EDIT, "GET /v1/models", "POST /v1/images/variations", "GET /v1/images/results/x"]
 )
 def test_only_the_very_key_opens(limner: RunningLimner, demo: RunningDemo, line: str, headers: tuple[str, ...]) -> None:
-    reply = ask(limner.url, request(line, JSON, *headers, body=b'{"prompt":"a fox"}'))
+    reply = send_request(limner.url, build_request(line, JSON, *headers, body=b'{"prompt":"a fox"}'))
     error(reply, 401)
     assert b"sk-client" not in reply.body
     assert demo.state.calls == 0
 
 
 def test_who_has_no_key_is_told_so_before_the_body(limner: RunningLimner) -> None:
-    reply = ask(limner.url, request(PAINT, JSON, "content-length: 200000000", "expect: 100-continue"))
+    reply = send_request(limner.url, build_request(PAINT, JSON, "content-length: 200000000", "expect: 100-continue"))
     error(reply, 401)
 
 
 def test_who_announces_too_much_is_told_so_before_the_body(limner: RunningLimner) -> None:
-    reply = ask(limner.url, request(PAINT, KEY, JSON, "content-length: 999999999999", "expect: 100-continue"))
+    reply = send_request(
+        limner.url, build_request(PAINT, KEY, JSON, "content-length: 999999999999", "expect: 100-continue")
+    )
     assert error(reply, 413)["code"] == "request_too_large"
 
 
@@ -313,7 +315,7 @@ TYPES = [
 
 @pytest.mark.parametrize("content_type", TYPES, ids=ascii)
 def test_another_content_type_is_refused(limner: RunningLimner, demo: RunningDemo, content_type: str) -> None:
-    error(ask(limner.url, request(EDIT, KEY, f"content-type: {content_type}", body=b"--B--\r\n")))
+    error(send_request(limner.url, build_request(EDIT, KEY, f"content-type: {content_type}", body=b"--B--\r\n")))
     assert demo.state.calls == 0
 
 
@@ -372,7 +374,7 @@ FORMS = [
 
 @pytest.mark.parametrize("case", FORMS, ids=lambda case: case.name)
 def test_a_form_that_is_none_is_refused(limner: RunningLimner, demo: RunningDemo, case: Form) -> None:
-    details = error(ask(limner.url, request(EDIT, KEY, FORM, body=case.body)), case.status)
+    details = error(send_request(limner.url, build_request(EDIT, KEY, FORM, body=case.body)), case.status)
     assert details["message"].startswith(case.says)
     assert len(details["message"]) < 400
     assert demo.state.calls == 0
@@ -380,7 +382,7 @@ def test_a_form_that_is_none_is_refused(limner: RunningLimner, demo: RunningDemo
 
 @pytest.mark.parametrize("name", [b"../../../etc/passwd", b"C:\\windows\\system32", b"a\0b", b"%00", b"\xff", b"a" * 3000, b"a.png\\"])  # fmt: skip
 def test_the_name_of_a_file_means_nothing(limner: RunningLimner, demo: RunningDemo, name: bytes) -> None:
-    reply = ask(limner.url, request(EDIT, KEY, FORM, body=PROMPT + picture(name) + END))
+    reply = send_request(limner.url, build_request(EDIT, KEY, FORM, body=PROMPT + picture(name) + END))
     assert reply.status == 200
     assert demo.state.calls == 1
     assert "passwd" not in str(demo.state.requests[-1].body["messages"][0]["content"][0])
@@ -388,7 +390,7 @@ def test_the_name_of_a_file_means_nothing(limner: RunningLimner, demo: RunningDe
 
 def test_a_long_epilogue_is_read_over(limner: RunningLimner) -> None:
     body = PROMPT + picture(b"a.png") + END + b"a" * 1_000_000
-    assert ask(limner.url, request(EDIT, KEY, FORM, body=body)).status == 200
+    assert send_request(limner.url, build_request(EDIT, KEY, FORM, body=body)).status == 200
 
 
 HOSTS = [
@@ -409,12 +411,12 @@ HOSTS = [
 @pytest.mark.parametrize("host", HOSTS, ids=ascii)
 def test_a_host_that_is_none_gets_into_no_link(limner: RunningLimner, demo: RunningDemo, host: str) -> None:
     head = f"{PAINT} HTTP/1.1\r\nhost: {host}\r\n{KEY}\r\n{JSON}\r\ncontent-length: 14\r\n\r\n"
-    error(ask(limner.url, head.encode("latin-1") + b'{"prompt":"a"}'))
+    error(send_request(limner.url, head.encode("latin-1") + b'{"prompt":"a"}'))
     assert demo.state.calls == 0
 
 
 def test_two_hosts_are_one_too_many(limner: RunningLimner) -> None:
-    error(ask(limner.url, b"GET /healthz HTTP/1.1\r\nHost: one.test\r\nHost: two.test\r\n\r\n"))
+    error(send_request(limner.url, b"GET /healthz HTTP/1.1\r\nHost: one.test\r\nHost: two.test\r\n\r\n"))
 
 
 LINKS = {
@@ -434,7 +436,7 @@ def test_the_link_of_a_kept_picture_is_where_the_client_asked(demo: RunningDemo,
     body = b'{"prompt":"a fox","response_format":"url"}'
     head = f"{PAINT} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
     with run_limner(demo.url, rehost="always") as limner:
-        reply = ask(limner.url, head.encode() + body)
+        reply = send_request(limner.url, head.encode() + body)
         assert reply.json()["data"][0]["url"].startswith(link or f"{limner.url}/kept/")
 
 
@@ -443,13 +445,13 @@ def test_a_form_that_breaks_off_leaves_nothing_behind(limner: RunningLimner) -> 
     body = PROMPT + picture(b"a.png", PNG + bytes(2**20)) * 4
     before = temporary_files()
     with connect(limner.url) as wire:
-        wire.send(request(EDIT, KEY, FORM, "expect: 100-continue", f"content-length: {len(body) + 100}"))
-        assert wire.reply().status == 100
+        wire.send(build_request(EDIT, KEY, FORM, "expect: 100-continue", f"content-length: {len(body) + 100}"))
+        assert wire.read_response().status == 100
         wire.send(body)
         while len(temporary_files()) == len(before):
-            ask(limner.url, request("GET /healthz"))
+            send_request(limner.url, build_request("GET /healthz"))
     while temporary_files() != before:
-        ask(limner.url, request("GET /healthz"))
+        send_request(limner.url, build_request("GET /healthz"))
 
 
 def temporary_files() -> list[str]:

@@ -36,11 +36,11 @@ def test_none_is_missing() -> None:
 def test_a_recipe_has_its_proof(recipe: Recipe) -> None:
     if recipe.kind == "replayed":
         assert [case.name for case in CASES if case.name.startswith(recipe.by)]
-        assert "*Replayed" in recipe.words
+        assert "*Replayed" in recipe.text
     else:
         ran = any(block.where == "clients" for block in recipe.blocks)
         assert ran if recipe.by == "make clients" else (ROOT / recipe.by).exists()
-        assert "*Run*" in recipe.words or "*Run.*" in recipe.words
+        assert "*Run*" in recipe.text or "*Run.*" in recipe.text
 
 
 BLOCKS = [(recipe.name, block) for recipe in RECIPES for block in recipe.blocks]

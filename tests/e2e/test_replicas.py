@@ -15,7 +15,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from tests.support.processes import Process, serve
-from tests.support.raw_http_lines import ASKED, Line, wait_for_jobs
+from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs
 from tests.support.redis import RedisServer, run_redis
 from tests.support.seaweedfs import RunningWeed
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
@@ -61,9 +61,11 @@ class Fleet:
     def pair(self, model: str, **options: Any) -> tuple[RunningLimner, RunningLimner]:
         return self.replica(model, **options), self.replica(model, **options)
 
-    def line(self, limner: RunningLimner | Process, asked: dict[str, Any] = ASKED, **headers: str) -> Line:
-        line = Line(limner, asked, **headers)
-        self.stack.callback(line.hang_up)
+    def line(
+        self, limner: RunningLimner | Process, asked: dict[str, Any] = GENERATION, **headers: str
+    ) -> ListeningClient:
+        line = ListeningClient(limner, asked, **headers)
+        self.stack.callback(line.disconnect)
         return line
 
     @cached_property
@@ -103,17 +105,17 @@ def fleet(demo: RunningDemo, server: RedisServer, tmp_path: Path) -> Iterator[Fl
         demo.state.release()
 
 
-def ask(limner: RunningLimner | Process, asked: dict[str, Any] = ASKED, **headers: str) -> httpx.Response:
+def ask(limner: RunningLimner | Process, asked: dict[str, Any] = GENERATION, **headers: str) -> httpx.Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.post(f"{limner.url}/v1/images/generations", json=asked, headers=names, timeout=20)
 
 
-def cut_off(fleet: Fleet, limner: RunningLimner | Process, asked: dict[str, Any] = ASKED, **headers: str) -> None:
+def cut_off(fleet: Fleet, limner: RunningLimner | Process, asked: dict[str, Any] = GENERATION, **headers: str) -> None:
     """A client whose connection is cut while the upstream paints."""
     calls = fleet.demo.state.calls
     line = fleet.line(limner, asked, **headers)
     assert fleet.demo.state.wait_for_calls(calls + 1)
-    line.hang_up()
+    line.disconnect()
 
 
 FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any], bytes]] = [
@@ -132,20 +134,20 @@ def test_a_cut_client_that_asks_another_replica_gets_the_first_picture(
     fleet: Fleet, later: bool, name: str, model: str, asked: dict[str, Any], options: dict[str, Any], brings: bytes
 ) -> None:
     one, other = fleet.pair(model, **options)
-    cut_off(fleet, one, {**ASKED, **asked})
+    cut_off(fleet, one, {**GENERATION, **asked})
     if later:
         fleet.demo.state.release()
         wait_for_jobs(one, 0)
     else:
         threading.Timer(0.2, fleet.demo.state.release).start()
-    answer = ask(other, {**ASKED, **asked})
+    answer = ask(other, {**GENERATION, **asked})
     assert answer.status_code == 200, answer.text
     assert brings in answer.content
     assert answer.headers["x-limner-joined"].startswith("req_")
     assert answer.headers["x-limner-joined"] != answer.headers["x-request-id"]
     assert fleet.demo.state.calls == asked.get("n", 1)
     fleet.wait_until(lambda: not fleet.records())
-    assert "x-limner-joined" not in ask(other, {**ASKED, **asked}).headers
+    assert "x-limner-joined" not in ask(other, {**GENERATION, **asked}).headers
 
 
 def test_what_was_delivered_leaves_nothing_behind(fleet: Fleet) -> None:
@@ -158,39 +160,39 @@ def test_what_was_delivered_leaves_nothing_behind(fleet: Fleet) -> None:
 
 def test_two_clients_that_are_both_there_have_two_questions(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    lines = [fleet.line(one, ASKED), fleet.line(other, ASKED)]
+    lines = [fleet.line(one, GENERATION), fleet.line(other, GENERATION)]
     assert fleet.demo.state.wait_for_calls(2)
     fleet.demo.state.release()
     for line in lines:
-        line.hear_until(b"b64_json")
-        line.hang_up()
+        line.read_until(b"b64_json")
+        line.disconnect()
     assert fleet.demo.state.calls == 2
 
 
 def test_a_client_that_says_it_repeats_joins_although_the_first_seems_to_be_there(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    first = fleet.line(one, ASKED)
+    first = fleet.line(one, GENERATION)
     assert fleet.demo.state.wait_for_calls(1)
     threading.Timer(0.2, fleet.demo.state.release).start()
     assert ask(other, x_stainless_retry_count="1").status_code == 200
-    assert b"b64_json" in first.hear_until(b"b64_json")
+    assert b"b64_json" in first.read_until(b"b64_json")
     assert fleet.demo.state.calls == 1
 
 
 def test_a_key_holds_at_every_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    lines = [fleet.line(limner, ASKED, idempotency_key="k") for limner in (one, other)]
+    lines = [fleet.line(limner, GENERATION, idempotency_key="k") for limner in (one, other)]
     assert fleet.demo.state.wait_for_calls(1)
     fleet.demo.state.release()
     for line in lines:
-        line.hear_until(b"b64_json")
-        line.hang_up()
+        line.read_until(b"b64_json")
+        line.disconnect()
     wait_for_jobs(one, 0)
     wait_for_jobs(other, 0)
     again = [ask(limner, idempotency_key="k") for limner in (one, other, one)]
     assert [answer.status_code for answer in again] == [200] * 3
     assert len({answer.json()["data"][0]["b64_json"] for answer in again}) == 1
-    reused = ask(other, {**ASKED, "prompt": "a cat"}, idempotency_key="k")
+    reused = ask(other, {**GENERATION, "prompt": "a cat"}, idempotency_key="k")
     assert (reused.status_code, reused.json()["error"]["code"]) == (422, "idempotency_key_reused")
     assert fleet.demo.state.calls == 1
 
@@ -260,17 +262,17 @@ def test_under_a_key_a_dead_replicas_question_stays_lost(fleet: Fleet) -> None:
 def test_a_replica_that_dies_while_another_waits_for_it(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
     cut_off(fleet, one)
-    line = fleet.line(other, ASKED)
+    line = fleet.line(other, GENERATION)
     wait_for_jobs(other, 1)
     fleet.bury()
-    assert b'"question_lost"' in line.hear_until(b"question_lost")
+    assert b'"question_lost"' in line.read_until(b"question_lost")
     assert fleet.demo.state.calls == 1
 
 
-def waiting_in_line(fleet: Fleet, limner: RunningLimner) -> Line:
+def waiting_in_line(fleet: Fleet, limner: RunningLimner) -> ListeningClient:
     """A question that has no turn yet, behind another one."""
-    cut_off(fleet, limner, {**ASKED, "prompt": "something else"})
-    line = fleet.line(limner, ASKED)
+    cut_off(fleet, limner, {**GENERATION, "prompt": "something else"})
+    line = fleet.line(limner, GENERATION)
     wait_for_jobs(limner, 2)
     return line
 
@@ -278,18 +280,18 @@ def waiting_in_line(fleet: Fleet, limner: RunningLimner) -> Line:
 def test_what_a_dead_replica_had_not_asked_yet_is_asked_by_the_one_that_waits_for_it(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
     waiting_in_line(fleet, one)
-    repeat = fleet.line(other, ASKED, x_stainless_retry_count="1")
+    repeat = fleet.line(other, GENERATION, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
     fleet.bury()
     assert fleet.demo.state.wait_for_calls(2)
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.hear_until(b"b64_json")
+    assert b"b64_json" in repeat.read_until(b"b64_json")
 
 
 def test_what_a_dead_replica_had_not_asked_yet_is_a_new_question(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
     line = waiting_in_line(fleet, one)
-    line.hang_up()
+    line.disconnect()
     fleet.bury()
     threading.Timer(0.2, fleet.demo.state.release).start()
     assert ask(other).status_code == 200
@@ -298,38 +300,38 @@ def test_what_a_dead_replica_had_not_asked_yet_is_a_new_question(fleet: Fleet) -
 def test_a_client_that_leaves_the_line_leaves_the_question_to_the_one_that_waits_for_it(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
     first = waiting_in_line(fleet, one)
-    repeat = fleet.line(other, ASKED, x_stainless_retry_count="1")
+    repeat = fleet.line(other, GENERATION, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
-    first.hang_up()
+    first.disconnect()
     assert fleet.demo.state.wait_for_calls(2)
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.hear_until(b"b64_json")
+    assert b"b64_json" in repeat.read_until(b"b64_json")
     assert fleet.demo.state.calls == 2
 
 
 def test_a_replica_that_was_taken_for_dead_does_not_ask_what_another_has_asked(fleet: Fleet) -> None:
     one, other = fleet.replica("slow-1", max_concurrency=1), fleet.replica("holds")
     first = waiting_in_line(fleet, one)
-    repeat = fleet.line(other, ASKED, x_stainless_retry_count="1")
+    repeat = fleet.line(other, GENERATION, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
     fleet.bury()
-    assert b"taken over" in first.hear_until(b"taken over")
+    assert b"taken over" in first.read_until(b"taken over")
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.hear_until(b"b64_json")
+    assert b"b64_json" in repeat.read_until(b"b64_json")
     assert fleet.demo.state.calls == 2
 
 
 def test_of_several_questions_none_is_asked_that_another_has_taken_over(fleet: Fleet) -> None:
     one, other = fleet.replica("slow-1", max_concurrency=2), fleet.replica("holds")
-    cut_off(fleet, one, {**ASKED, "prompt": "something else"})
-    first = fleet.line(one, {**ASKED, "n": 2})
+    cut_off(fleet, one, {**GENERATION, "prompt": "something else"})
+    first = fleet.line(one, {**GENERATION, "n": 2})
     wait_for_jobs(one, 2)
-    repeat = fleet.line(other, {**ASKED, "n": 2}, x_stainless_retry_count="1")
+    repeat = fleet.line(other, {**GENERATION, "n": 2}, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
     fleet.bury()
-    assert b"taken over" in first.hear_until(b"taken over")
+    assert b"taken over" in first.read_until(b"taken over")
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.hear_until(b"b64_json", times=2)
+    assert b"b64_json" in repeat.read_until(b"b64_json", count=2)
     assert fleet.demo.state.calls == 3
 
 
@@ -345,19 +347,19 @@ def test_of_two_equal_requests_at_once_the_second_finds_the_first(fleet: Fleet) 
         return found
 
     board.enter = late  # type: ignore[method-assign]
-    lines = [fleet.line(one, ASKED, idempotency_key="k") for _ in range(2)]
+    lines = [fleet.line(one, GENERATION, idempotency_key="k") for _ in range(2)]
     assert fleet.demo.state.wait_for_calls(1)
     fleet.wait_until(lambda: [errand.job.readers for errand in one.studio.once.under_way()] == [2])
     fleet.demo.state.release()
     for line in lines:
-        assert b"b64_json" in line.hear_until(b"b64_json")
+        assert b"b64_json" in line.read_until(b"b64_json")
     assert fleet.demo.state.calls == 1
 
 
 def test_what_it_costs_to_take_over_is_told_though_nobody_waits(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
-    cut_off(fleet, one, {**ASKED, "prompt": "something else"})
-    fleet.line(one, ASKED, idempotency_key="k")
+    cut_off(fleet, one, {**GENERATION, "prompt": "something else"})
+    fleet.line(one, GENERATION, idempotency_key="k")
     wait_for_jobs(one, 2)
     with capture_logs() as logs:
         assert ask(other, idempotency_key="k", prefer="respond-async").status_code == 202
@@ -375,7 +377,7 @@ def test_a_client_that_takes_its_time_does_not_make_its_replica_look_dead(
 ) -> None:
     monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
     one, other = fleet.pair("holds+data-url")
-    fleet.line(one, ASKED, idempotency_key="k")
+    fleet.line(one, GENERATION, idempotency_key="k")
     assert fleet.demo.state.wait_for_calls(1)
     (errand,) = one.studio.once.under_way()
     errand.job.readers += 1
@@ -458,14 +460,14 @@ def test_a_joined_question_is_counted_once(fleet: Fleet, tmp_path: Path) -> None
     cut_off(fleet, one, authorization="Bearer foo")
     threading.Timer(0.2, fleet.demo.state.release).start()
     assert ask(other, authorization="Bearer foo").status_code == 200
-    refused = ask(other, {**ASKED, "prompt": "a cat"}, authorization="Bearer foo")
+    refused = ask(other, {**GENERATION, "prompt": "a cat"}, authorization="Bearer foo")
     assert refused.status_code == 429
     fleet.wait_until(lambda: not fleet.records())
 
 
 def test_nothing_that_a_client_says_is_in_redis(fleet: Fleet) -> None:
     one = fleet.replica("holds")
-    cut_off(fleet, one, {**ASKED, "prompt": "my secret fox", "user": "me@example.com"}, idempotency_key="my-key")
+    cut_off(fleet, one, {**GENERATION, "prompt": "my secret fox", "user": "me@example.com"}, idempotency_key="my-key")
     fleet.demo.state.release()
     wait_for_jobs(one, 0)
     fleet.wait_until(lambda: any(fleet.redis.hexists(key, "outcome") for key in fleet.records()))
@@ -507,9 +509,9 @@ def test_a_process_that_is_killed_loses_only_what_it_was_working_on(
     fleet: Fleet, processes: tuple[Process, Process]
 ) -> None:
     one, other = processes
-    asked, queued, elsewhere = ({**ASKED, "prompt": prompt} for prompt in ("asked", "queued", "elsewhere"))
+    asked, queued, elsewhere = ({**GENERATION, "prompt": prompt} for prompt in ("asked", "queued", "elsewhere"))
     cut_off(fleet, one, asked)
-    cut_off(fleet, one, {**ASKED, "prompt": "takes the other turn"})
+    cut_off(fleet, one, {**GENERATION, "prompt": "takes the other turn"})
     fleet.line(one, queued)
     safe = fleet.line(other, elsewhere)
     assert fleet.demo.state.wait_for_calls(3)
@@ -522,6 +524,6 @@ def test_a_process_that_is_killed_loses_only_what_it_was_working_on(
     assert fleet.demo.state.wait_for_calls(4)
     fleet.demo.state.release()
     for line in (safe, repeat):
-        assert b"b64_json" in line.hear_until(b"b64_json")
+        assert b"b64_json" in line.read_until(b"b64_json")
     assert ask(other, asked).status_code == 200
     assert fleet.demo.state.calls == 5

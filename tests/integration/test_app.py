@@ -18,7 +18,7 @@ from app.images.store import store_unreachable
 from app.jobs.registry import Once
 from app.main import EXPOSED, answer_fault, answer_framework, create_app
 from app.services import sweep
-from tests.support.raw_http import Reply, ask, connect, request
+from tests.support.raw_http import RawResponse, build_request, connect, send_request
 from tests.support.servers import RunningLimner, run_demo, run_limner
 
 PAGE = "https://app.example"
@@ -63,7 +63,7 @@ FRAMEWORK = [
 def test_what_the_framework_has_to_say_is_said_in_the_envelope(limner: RunningLimner, case: Framework) -> None:
     hosted = case.headers or ("host: HOST",)
     raw = "\r\n".join([f"{case.line} HTTP/1.1", *hosted, f"origin: {PAGE}", "", ""]).encode()
-    reply = ask(limner.url, raw)
+    reply = send_request(limner.url, raw)
     assert (reply.status, reply.headers["content-type"]) == (case.status, "application/json")
     assert reply.json() == error(case.message)
     assert reply.headers["x-request-id"].startswith("req_")
@@ -87,7 +87,7 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 def test_the_paths_that_clients_make_of_their_base_url(limner: RunningLimner, path: str) -> None:
     body = b'{"model":"gpt-image-2","prompt":"a fox","response_format":"url"}'
-    reply = ask(limner.url, request(f"POST {path}", "authorization: Bearer sk-client", body=body))
+    reply = send_request(limner.url, build_request(f"POST {path}", "authorization: Bearer sk-client", body=body))
     assert reply.status == 200
     assert reply.json()["data"][0]["url"].startswith("http://")
 
@@ -98,7 +98,7 @@ STAINLESS = "authorization, cache-control, content-type, pragma, x-stainless-arc
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1//images/edits", "/images/edits", "/v1/models", f"/kept/{'A' * 32}.png", "/nothing"])  # fmt: skip
 def test_a_preflight_needs_no_key_and_gets_back_every_header_it_names(limner: RunningLimner, path: str) -> None:
     asks = (f"access-control-request-headers: {STAINLESS}", "access-control-request-method: POST")
-    reply = ask(limner.url, request(f"OPTIONS {path}", f"origin: {PAGE}", *asks))
+    reply = send_request(limner.url, build_request(f"OPTIONS {path}", f"origin: {PAGE}", *asks))
     assert reply.status == 200
     assert reply.headers["access-control-allow-origin"] == "*"
     assert reply.headers["access-control-allow-headers"] == STAINLESS
@@ -116,15 +116,15 @@ class Answered:
 
 
 ANSWERED = [
-    Answered("a picture", request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":"a fox"}'), 200),
-    Answered("a stranger", request("POST /v1/images/generations", f"origin: {PAGE}", body=b'{"prompt":"a fox"}'), 401),
-    Answered("a bad parameter", request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":""}'), 400),
+    Answered("a picture", build_request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":"a fox"}'), 200),
+    Answered("a stranger", build_request("POST /v1/images/generations", f"origin: {PAGE}", body=b'{"prompt":"a fox"}'), 401),
+    Answered("a bad parameter", build_request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":""}'), 400),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ANSWERED, ids=lambda case: case.name)
 def test_scripts_of_any_page_may_read_answers_and_their_headers(limner: RunningLimner, case: Answered) -> None:
-    reply = ask(limner.url, case.raw)
+    reply = send_request(limner.url, case.raw)
     assert reply.status == case.status
     assert reply.headers["access-control-allow-origin"] == "*"
     exposed = reply.headers["access-control-expose-headers"].split(", ")
@@ -135,7 +135,10 @@ def test_scripts_of_any_page_may_read_answers_and_their_headers(limner: RunningL
 
 def test_only_the_origins_that_are_named_may_call() -> None:
     with run_limner("http://127.0.0.1:9", cors_origins=PAGE) as limner:
-        mine, other = (ask(limner.url, request("GET /v1/models", f"origin: {o}")) for o in (PAGE, "https://b.example"))
+        mine, other = (
+            send_request(limner.url, build_request("GET /v1/models", f"origin: {o}"))
+            for o in (PAGE, "https://b.example")
+        )
     assert mine.headers["access-control-allow-origin"] == PAGE
     assert "access-control-allow-origin" not in other.headers
 
@@ -145,7 +148,7 @@ def test_a_bug_is_a_500_that_pages_can_read(limner: RunningLimner, monkeypatch: 
         raise KeyError("secret")
 
     monkeypatch.setattr(limner.studio.parts.store, "get", fail)
-    reply = ask(limner.url, request(f"GET /kept/{'A' * 32}.png", f"origin: {PAGE}"))
+    reply = send_request(limner.url, build_request(f"GET /kept/{'A' * 32}.png", f"origin: {PAGE}"))
     assert reply.status == 500
     message = "The server had an error while processing your request. Sorry about that!"
     assert reply.json() == error(message, "server_error")
@@ -230,8 +233,8 @@ def test_nothing_is_built_on_a_store_that_cannot_be_opened(tmp_path: Path) -> No
 
 def test_connections_are_kept_and_requests_answered_in_order(limner: RunningLimner) -> None:
     with connect(limner.url) as wire:
-        wire.send(request("GET /healthz") + request("GET /v1/models") + request("GET /nothing"))
-        replies: list[Reply] = [wire.reply() for _ in range(3)]
+        wire.send(build_request("GET /healthz") + build_request("GET /v1/models") + build_request("GET /nothing"))
+        replies: list[RawResponse] = [wire.read_response() for _ in range(3)]
     assert [reply.status for reply in replies] == [200, 401, 404]
     assert len({reply.headers["x-request-id"] for reply in replies}) == 3
 

@@ -22,7 +22,7 @@ from app.access.keys import parse_keys
 from app.cli.main import COMMANDS, main
 from app.cli.paint import PaintOptions
 from app.config.settings import Settings
-from tests.support.raw_http import ask, connect, request
+from tests.support.raw_http import build_request, connect, send_request
 from tests.support.servers import run_demo
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -317,7 +317,7 @@ def test_the_package_can_be_run_as_a_module(
 def test_the_server_runs_until_a_signal(sent: signal.Signals, tmp_path: Path) -> None:
     with limner("serve", folder=tmp_path, **WHERE) as process:
         url = wait_until_ready(process)
-        assert ask(url, request("GET /healthz")).status == 200
+        assert send_request(url, build_request("GET /healthz")).status == 200
         process.send_signal(sent)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (0, "")
@@ -332,7 +332,7 @@ def test_a_second_signal_ends_the_server_while_a_request_is_in_flight(tmp_path: 
         ) as process,
         connect(wait_until_ready(process)) as wire,
     ):
-        wire.send(request("POST /v1/images/generations", "authorization: Bearer x", body=b'{"prompt":"a fox"}'))
+        wire.send(build_request("POST /v1/images/generations", "authorization: Bearer x", body=b'{"prompt":"a fox"}'))
         assert demo.state.wait_for_calls(1)
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)

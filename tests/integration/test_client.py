@@ -43,7 +43,7 @@ from app.upstream import client as upstream
 from app.upstream.client import Question, Upstream, open_transport
 from app.upstream.pool import Member, Upstreams
 from app.upstream.spec import UpstreamSpec
-from tests.support.faulty_upstream import Act, Chaos, Script, run_chaos, run_server
+from tests.support.faulty_upstream import FaultyUpstream, Script, SocketFault, run_faulty_upstream, run_server
 
 KEY = "sk-limner-test-upstream"
 CALLERS_KEY = "sk-limner-test-caller"
@@ -158,15 +158,15 @@ async def open_upstream(config: Manner, clock: Clock | None = None) -> AsyncGene
         await asked.close()
 
 
-def at(chaos: Chaos, config: Manner = QUICK) -> Manner:
+def at(chaos: FaultyUpstream, config: Manner = QUICK) -> Manner:
     return replace(config, base_url=chaos.url)
 
 
 def ask_chaos(
     *scripts: Script, config: Manner = QUICK, question: Question | None = None, times: int = 1
-) -> tuple[Outcome, Chaos]:
-    async def run() -> tuple[Outcome, Chaos]:
-        async with run_chaos(*scripts) as chaos, open_upstream(at(chaos, config)) as asked:
+) -> tuple[Outcome, FaultyUpstream]:
+    async def run() -> tuple[Outcome, FaultyUpstream]:
+        async with run_faulty_upstream(*scripts) as chaos, open_upstream(at(chaos, config)) as asked:
             for _ in range(times - 1):
                 await collect(asking(asked, question or Question(SMALL)))
             return await collect(asking(asked, question or Question(SMALL))), chaos
@@ -209,41 +209,58 @@ TINY = replace(QUICK, max_reply_bytes=200_000)
 
 FAULTS = (
     Fault("a whole reply", OK, text=URL),
-    Fault("no length: until it closes", (b"HTTP/1.1 200 OK\r\n\r\n" + REPLY, Act.CLOSE), text=URL),
+    Fault("no length: until it closes", (b"HTTP/1.1 200 OK\r\n\r\n" + REPLY, SocketFault.CLOSE), text=URL),
     Fault("a stream in small chunks", IN_PIECES, text=SAID),
     Fault("a stream where JSON was asked for", (answer(STREAM),), text=SAID),
-    Fault("a reset after the request", (Act.RESET,), UpstreamInvalidReply),
-    Fault("a close after the request", (Act.CLOSE,), UpstreamInvalidReply),
-    Fault("a reset before the body was read", (Act.DEAF, Act.RESET), UpstreamInvalidReply),
-    Fault("a reset inside the head", (b"HTTP/1.1 200 OK\r\ncontent-", Act.RESET), UpstreamInvalidReply),
-    Fault("a reset after the head", (*HEAD, Act.RESET), UpstreamInvalidReply),
-    Fault("a close after the head", (*HEAD, Act.CLOSE), UpstreamInvalidReply),
-    Fault("a reset inside the body", (*CUT, Act.RESET), UpstreamInvalidReply),
-    Fault("a close inside the body", (*CUT, Act.CLOSE), UpstreamInvalidReply),
-    Fault("a reset after the body", (*OK, Act.RESET), text=URL),
-    Fault("no word at all", (Act.HANG,), UpstreamTimeout, config=IMPATIENT),
-    Fault("half a head, then silence", (b"HTTP/1.1 200 OK\r\n", Act.HANG), UpstreamTimeout, config=IMPATIENT),
+    Fault("a reset after the request", (SocketFault.RESET,), UpstreamInvalidReply),
+    Fault("a close after the request", (SocketFault.CLOSE,), UpstreamInvalidReply),
+    Fault("a reset before the body was read", (SocketFault.DEAF, SocketFault.RESET), UpstreamInvalidReply),
+    Fault("a reset inside the head", (b"HTTP/1.1 200 OK\r\ncontent-", SocketFault.RESET), UpstreamInvalidReply),
+    Fault("a reset after the head", (*HEAD, SocketFault.RESET), UpstreamInvalidReply),
+    Fault("a close after the head", (*HEAD, SocketFault.CLOSE), UpstreamInvalidReply),
+    Fault("a reset inside the body", (*CUT, SocketFault.RESET), UpstreamInvalidReply),
+    Fault("a close inside the body", (*CUT, SocketFault.CLOSE), UpstreamInvalidReply),
+    Fault("a reset after the body", (*OK, SocketFault.RESET), text=URL),
+    Fault("no word at all", (SocketFault.HANG,), UpstreamTimeout, config=IMPATIENT),
+    Fault("half a head, then silence", (b"HTTP/1.1 200 OK\r\n", SocketFault.HANG), UpstreamTimeout, config=IMPATIENT),
     Fault("a head, then silence: a picture in the making", (*HEAD, 0.15, REPLY[:9]), UpstreamInvalidReply, config=IDLE),
-    Fault("a head, then silence for ever", (*HEAD, Act.HANG), UpstreamTimeout, config=BOTH),
-    Fault("half a body, then silence", (*CUT, Act.HANG), UpstreamTimeout, config=IDLE),
+    Fault("a head, then silence for ever", (*HEAD, SocketFault.HANG), UpstreamTimeout, config=BOTH),
+    Fault("half a body, then silence", (*CUT, SocketFault.HANG), UpstreamTimeout, config=IDLE),
     Fault("a byte now and then", DRIP, UpstreamTimeout, config=BOTH),
-    Fault("less than its length says", (answer(REPLY, length=len(REPLY) + 5), Act.CLOSE), text=URL),
-    Fault("a whole document without its last chunk", (*chunked(REPLY, end=False), Act.CLOSE), text=URL),
-    Fault("half a document without its last chunk", (*chunked(REPLY[:-4], end=False), Act.RESET), UpstreamInvalidReply),
-    Fault("more than its length says", (answer(REPLY, length=len(REPLY) - 5), Act.CLOSE), UpstreamInvalidReply),
+    Fault("less than its length says", (answer(REPLY, length=len(REPLY) + 5), SocketFault.CLOSE), text=URL),
+    Fault("a whole document without its last chunk", (*chunked(REPLY, end=False), SocketFault.CLOSE), text=URL),
     Fault(
-        "a length that is no number", (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", Act.CLOSE), UpstreamInvalidReply
+        "half a document without its last chunk",
+        (*chunked(REPLY[:-4], end=False), SocketFault.RESET),
+        UpstreamInvalidReply,
     ),
-    Fault("chunks with a senseless size", (chunked()[0] + b"zz\r\n", Act.CLOSE), UpstreamInvalidReply),
-    Fault("not HTTP", (b"SSH-2.0-OpenSSH_9.6\r\n", Act.CLOSE), UpstreamInvalidReply),
-    Fault("a flood of headers", (FLOOD, Act.CLOSE), UpstreamInvalidReply),
-    Fault("an endless header", (b"HTTP/1.1 200 OK\r\nx-a: " + b"b" * 900_000, Act.CLOSE), UpstreamInvalidReply),
-    Fault("a stream that just ends", (*chunked(delta("One "), end=False), Act.CLOSE), UpstreamInvalidReply, "One "),
+    Fault("more than its length says", (answer(REPLY, length=len(REPLY) - 5), SocketFault.CLOSE), UpstreamInvalidReply),
     Fault(
-        "a stream that ends inside a URL", (*chunked(HALF, end=False), Act.CLOSE), UpstreamInvalidReply, "Painting … "
+        "a length that is no number",
+        (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", SocketFault.CLOSE),
+        UpstreamInvalidReply,
     ),
-    Fault("a stream silent after it", (*chunked(delta(URL), end=False), Act.HANG), UpstreamTimeout, URL, config=IDLE),
-    Fault("a stream reset after its last word", (*chunked(STREAM, end=False), Act.RESET), text=SAID),
+    Fault("chunks with a senseless size", (chunked()[0] + b"zz\r\n", SocketFault.CLOSE), UpstreamInvalidReply),
+    Fault("not HTTP", (b"SSH-2.0-OpenSSH_9.6\r\n", SocketFault.CLOSE), UpstreamInvalidReply),
+    Fault("a flood of headers", (FLOOD, SocketFault.CLOSE), UpstreamInvalidReply),
+    Fault("an endless header", (b"HTTP/1.1 200 OK\r\nx-a: " + b"b" * 900_000, SocketFault.CLOSE), UpstreamInvalidReply),
+    Fault(
+        "a stream that just ends", (*chunked(delta("One "), end=False), SocketFault.CLOSE), UpstreamInvalidReply, "One "
+    ),
+    Fault(
+        "a stream that ends inside a URL",
+        (*chunked(HALF, end=False), SocketFault.CLOSE),
+        UpstreamInvalidReply,
+        "Painting … ",
+    ),
+    Fault(
+        "a stream silent after it",
+        (*chunked(delta(URL), end=False), SocketFault.HANG),
+        UpstreamTimeout,
+        URL,
+        config=IDLE,
+    ),
+    Fault("a stream reset after its last word", (*chunked(STREAM, end=False), SocketFault.RESET), text=SAID),
     Fault("a body that is too long", (answer(b" " * 300_000),), UpstreamInvalidReply, config=TINY),
     Fault("a body without end", chunked(*[b" " * 50_000] * 9, end=False), UpstreamInvalidReply, config=TINY),
     Fault("gzip", (answer(ZIPPED, headers=GZIP),), text=URL),
@@ -254,9 +271,9 @@ FAULTS = (
     Fault("broken JSON", (answer(REPLY[:-4]),), UpstreamInvalidReply),
     Fault("nothing with status 200", (answer(b""),), UpstreamInvalidReply),
     Fault("nothing with status 204", (b"HTTP/1.1 204 No Content\r\n\r\n",), UpstreamInvalidReply),
-    Fault("an error without its body", (answer(b"", "503 Busy", length=9), Act.CLOSE), None, URL, 2, OK),
-    Fault("an error with an endless body", (ENDLESS, Act.HANG), None, URL, 2, OK),
-    Fault("a reset on the second call", (answer(b"", "429 Slow"),), UpstreamInvalidReply, "", 2, (Act.RESET,)),
+    Fault("an error without its body", (answer(b"", "503 Busy", length=9), SocketFault.CLOSE), None, URL, 2, OK),
+    Fault("an error with an endless body", (ENDLESS, SocketFault.HANG), None, URL, 2, OK),
+    Fault("a reset on the second call", (answer(b"", "429 Slow"),), UpstreamInvalidReply, "", 2, (SocketFault.RESET,)),
 )
 
 
@@ -481,7 +498,7 @@ def test_the_budget_ends_repeats_for_everyone() -> None:
     """Ten in reserve and one for every five questions, but the first finds the reserve full and earns nothing."""
 
     async def run() -> int:
-        async with run_chaos((answer(b"", "503 Busy"),)) as chaos, open_upstream(at(chaos)) as asked:
+        async with run_faulty_upstream((answer(b"", "503 Busy"),)) as chaos, open_upstream(at(chaos)) as asked:
             for _ in range(40):
                 await collect(asking(asked, Question(SMALL)))
             return len(chaos.calls)
@@ -493,7 +510,7 @@ def test_the_budget_ends_repeats_for_everyone() -> None:
 def test_one_deadline_is_around_all_attempts() -> None:
     """A quarter of a second is waited for the repeat, what is left for its answer."""
     config = replace(QUICK, timeout=0.4)
-    outcome, chaos = ask_chaos((answer(b"", "503 Busy"),), (Act.HANG,), config=config)
+    outcome, chaos = ask_chaos((answer(b"", "503 Busy"),), (SocketFault.HANG,), config=config)
     assert isinstance(outcome.error, UpstreamTimeout)
     assert len(chaos.calls) == 2
 
@@ -501,7 +518,7 @@ def test_one_deadline_is_around_all_attempts() -> None:
 @pytest.mark.parametrize("body", ["", "Your key sk-limner-test-upstream is odd"])
 def test_a_slow_error_is_not_waited_for(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "_COMPLAINT_SECONDS", 0.05)
-    slow = (answer(body.encode(), "400 Bad Request", length=999), Act.HANG)
+    slow = (answer(body.encode(), "400 Bad Request", length=999), SocketFault.HANG)
     outcome, _ = ask_chaos(slow)
     assert isinstance(outcome.error, InvalidRequest)
     assert outcome.error.message == (body.replace(KEY, "[key]") or "The upstream refused the request (status 400).")
@@ -617,8 +634,8 @@ def test_a_connection_is_used_again() -> None:
 
 
 def test_a_used_connection_that_was_closed_is_replaced() -> None:
-    async def run() -> tuple[Outcome, Chaos]:
-        async with run_chaos((*OK, Act.CLOSE), OK) as chaos, open_upstream(at(chaos)) as asked:
+    async def run() -> tuple[Outcome, FaultyUpstream]:
+        async with run_faulty_upstream((*OK, SocketFault.CLOSE), OK) as chaos, open_upstream(at(chaos)) as asked:
             await collect(asking(asked, Question(SMALL)))
             await asyncio.gather(*chaos.handlers)
             for _ in range(9):
@@ -632,7 +649,7 @@ def test_a_used_connection_that_was_closed_is_replaced() -> None:
 
 def test_a_used_connection_that_breaks_is_not_asked_again() -> None:
     """Some clients repeat by themselves then, although the first question may have been read."""
-    outcome, chaos = ask_chaos(OK, (Act.RESET,), OK, times=2)
+    outcome, chaos = ask_chaos(OK, (SocketFault.RESET,), OK, times=2)
     assert isinstance(outcome.error, UpstreamInvalidReply)
     assert len(chaos.calls) == 2
 
@@ -671,16 +688,16 @@ def test_more_than_a_hundred_questions_wait_at_once() -> None:
     assert {outcome.text for outcome in asyncio.run(run())} == {URL}
 
 
-@pytest.mark.parametrize("script", [(Act.HANG,), (answer(b"", length=9), Act.HANG)])
+@pytest.mark.parametrize("script", [(SocketFault.HANG,), (answer(b"", length=9), SocketFault.HANG)])
 def test_a_question_that_is_called_off_leaves_nothing_behind(script: Script) -> None:
     async def run() -> None:
-        async with run_chaos(script) as chaos, open_upstream(at(chaos)) as asked:
+        async with run_faulty_upstream(script) as chaos, open_upstream(at(chaos)) as asked:
             question = asyncio.create_task(collect(asking(asked, Question(SMALL))))
-            await chaos.asked.wait()
+            await chaos.was_called.wait()
             question.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await question
-            await chaos.left.wait()
+            await chaos.client_disconnected.wait()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(run())
@@ -688,11 +705,11 @@ def test_a_question_that_is_called_off_leaves_nothing_behind(script: Script) -> 
 
 def test_a_reply_that_nobody_wants_any_more_is_let_go() -> None:
     async def run() -> None:
-        script: Script = (*chunked(delta(URL), end=False), Act.HANG)
-        async with run_chaos(script) as chaos, open_upstream(at(chaos)) as asked:
+        script: Script = (*chunked(delta(URL), end=False), SocketFault.HANG)
+        async with run_faulty_upstream(script) as chaos, open_upstream(at(chaos)) as asked:
             async with aclosing(asking(asked, Question(SMALL))) as snapshots:
                 assert not (await anext(snapshots)).complete
-            await chaos.left.wait()
+            await chaos.client_disconnected.wait()
 
     asyncio.run(run())
 

@@ -18,7 +18,7 @@ from app.cli import demo as demo_module
 from app.cli.demo import run_demo
 from app.cli.main import main
 from tests.integration.test_cli import limner
-from tests.support.raw_http import ask, request
+from tests.support.raw_http import build_request, send_request
 
 SIZES = {"generated.png": (1536, 1024), "edited.png": (1024, 1536)}
 
@@ -124,7 +124,7 @@ def test_the_demo_runs_until_a_signal(sent: signal.Signals, tmp_path: Path) -> N
         download = httpx.get(link.decode(), trust_env=False)
         with Image.open(io.BytesIO(download.content)) as image:
             assert image.size == (1536, 1024)
-        assert ask(url, request("GET /v1/models", "authorization: Bearer demo")).status == 200
+        assert send_request(url, build_request("GET /v1/models", "authorization: Bearer demo")).status == 200
         process.send_signal(sent)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 0

@@ -16,7 +16,7 @@ from app.api.diagnostics import MAX_CONCURRENT_EXPLAINS, MAX_REPLY_BYTES, explai
 from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
 from app.errors import ApiError
 from app.main import answer_fault
-from tests.support.raw_http import ask, connect, request
+from tests.support.raw_http import build_request, connect, send_request
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningLimner, run_limner
 
@@ -81,8 +81,10 @@ def test_a_key_is_needed(limner: RunningLimner) -> None:
 
 
 def test_a_reply_that_is_too_large_is_rejected(limner: RunningLimner) -> None:
-    head = request("POST /v1/explain", "authorization: Bearer sk-client", f"content-length: {MAX_REPLY_BYTES + 1}")
-    assert ask(limner.url, head).status == 413
+    head = build_request(
+        "POST /v1/explain", "authorization: Bearer sk-client", f"content-length: {MAX_REPLY_BYTES + 1}"
+    )
+    assert send_request(limner.url, head).status == 413
 
 
 def test_without_the_page_the_route_does_not_exist() -> None:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from app.server.http_protocol import MAX_HEAD_BYTES, protocol_class
-from tests.support.raw_http import Reply, connect, request
+from tests.support.raw_http import RawResponse, build_request, connect
 from tests.support.servers import serve
 
 HEAD_SECONDS = STALL_SECONDS = 0.15
@@ -81,14 +81,14 @@ def patient(app: App) -> Iterator[str]:
         yield url
 
 
-def answer_to(url: str, *pieces: bytes) -> tuple[Reply, bytes]:
+def answer_to(url: str, *pieces: bytes) -> tuple[RawResponse, bytes]:
     """The first reply, and all that comes until the server closes the connection."""
     with connect(url) as wire:
         wire.send(*(piece.replace(b"HOST", wire.host.encode()) for piece in pieces))
-        return wire.reply(), wire.rest()
+        return wire.read_response(), wire.read_to_end()
 
 
-def error(reply: Reply) -> dict[str, Any]:
+def error(reply: RawResponse) -> dict[str, Any]:
     assert reply.headers["content-type"] == "application/json"
     assert reply.headers["connection"] == "close"
     assert reply.headers["x-should-retry"] == "false"
@@ -107,26 +107,26 @@ def test_a_head_that_does_not_come_is_told_so(url: str, begun: bytes) -> None:
 def test_who_says_nothing_is_cut_without_a_word(url: str, sent: bytes) -> None:
     with connect(url) as wire:
         wire.send(sent)
-        assert wire.rest() == b""
+        assert wire.read_to_end() == b""
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
 def test_who_says_nothing_more_is_cut_without_a_word(url: str, sent: bytes) -> None:
-    reply, rest = answer_to(url, request("GET /") + sent)
+    reply, rest = answer_to(url, build_request("GET /") + sent)
     assert (reply.status, rest) == (200, b"")
 
 
 def test_the_time_between_two_requests_begins_anew(url: str) -> None:
     with connect(url) as wire:
         for _ in range(3):
-            wire.send(request("POST /", body=b"x"))
-            assert wire.reply().status == 200
+            wire.send(build_request("POST /", body=b"x"))
+            assert wire.read_response().status == 200
         wire.send(b"GET / HT")
-        assert wire.reply().status == 408
+        assert wire.read_response().status == 408
 
 
 def test_who_goes_on_with_a_body_that_nobody_wants_is_cut_without_a_second_answer(url: str) -> None:
-    reply, rest = answer_to(url, request("POST /early", "transfer-encoding: chunked"), b"1\r\nx\r\n")
+    reply, rest = answer_to(url, build_request("POST /early", "transfer-encoding: chunked"), b"1\r\nx\r\n")
     assert (reply.status, rest) == (200, b"")
 
 
@@ -164,10 +164,10 @@ BROKEN = [
     Broken("a length and chunks", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",)),
     Broken("chunks and a length", (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",)),
     Broken("chunks that are not the last coding", (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",)),
-    Broken("a chunk whose size is none", (request("POST /", "transfer-encoding: chunked"), b"xyz\r\n")),
-    Broken("a chunk below nothing", (request("POST /", "transfer-encoding: chunked"), b"-1\r\n")),
-    Broken("a chunk beyond all numbers", (request("POST /", "transfer-encoding: chunked"), b"fffffffffffffffff\r\n")),
-    Broken("a chunk longer than its size", (request("POST /", "transfer-encoding: chunked"), b"1\r\nxx\r\n")),
+    Broken("a chunk whose size is none", (build_request("POST /", "transfer-encoding: chunked"), b"xyz\r\n")),
+    Broken("a chunk below nothing", (build_request("POST /", "transfer-encoding: chunked"), b"-1\r\n")),
+    Broken("a chunk beyond all numbers", (build_request("POST /", "transfer-encoding: chunked"), b"fffffffffffffffff\r\n")),
+    Broken("a chunk longer than its size", (build_request("POST /", "transfer-encoding: chunked"), b"1\r\nxx\r\n")),
     Broken("a path that is too long", (b"GET /" + FILL + b" HTTP/1.1\r\nHost: h\r\n\r\n",), 413),
     Broken("a header that is too long", (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + FILL + b"\r\n\r\n",), 413),
     Broken("too many headers", (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES + b"\r\n",), 413),
@@ -175,8 +175,8 @@ BROKEN = [
     Broken("the name of a header without an end", (b"GET / HTTP/1.1\r\nHost: h\r\n", *[FILL] * 2), 413),
     Broken("a header without an end", (b"GET / HTTP/1.1\r\nHost: h\r\nX: ", *[FILL] * 2), 413),
     Broken("line breaks without an end", (b"\r\n" * MAX_HEAD_BYTES,), 413),
-    Broken("an extension of a chunk without an end", (request("POST /", "transfer-encoding: chunked"), b"1;", *[FILL] * 6), 413),
-    Broken("headers behind a body without an end", (request("POST /", "transfer-encoding: chunked"), b"0\r\n", *[b"a: b\r\n" * 11_000] * 6), 413),
+    Broken("an extension of a chunk without an end", (build_request("POST /", "transfer-encoding: chunked"), b"1;", *[FILL] * 6), 413),
+    Broken("headers behind a body without an end", (build_request("POST /", "transfer-encoding: chunked"), b"0\r\n", *[b"a: b\r\n" * 11_000] * 6), 413),
 ]  # fmt: skip
 
 
@@ -187,48 +187,50 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(patient: str, c
             wire.send(*case.sent)
         except ConnectionError:
             assert case.status == 413, "only who sends much may find the connection closed"
-        reply = wire.reply()
+        reply = wire.read_response()
         assert reply.status == case.status
         assert error(reply)["type"] == "invalid_request_error"
     with connect(patient) as wire:
-        wire.send(request("GET /"))
-        assert wire.reply().status == 200
+        wire.send(build_request("GET /"))
+        assert wire.read_response().status == 200
 
 
 def test_a_head_of_just_the_limit_passes(patient: str) -> None:
     line = b"GET / HTTP/1.1\r\nX:"
     with connect(patient) as wire:
         wire.send(line + b"a" * (MAX_HEAD_BYTES - len("/X")) + b"\r\n\r\n")
-        assert wire.reply().status == 200
+        assert wire.read_response().status == 200
 
 
 def test_headers_behind_a_body_are_none_of_the_request(patient: str) -> None:
     with connect(patient) as wire:
-        wire.send(request("POST /", "transfer-encoding: chunked"), b"1\r\nx\r\n0\r\nauthorization: Bearer x\r\n\r\n")
-        assert wire.reply().headers["x-names"] == "host,transfer-encoding"
+        wire.send(
+            build_request("POST /", "transfer-encoding: chunked"), b"1\r\nx\r\n0\r\nauthorization: Bearer x\r\n\r\n"
+        )
+        assert wire.read_response().headers["x-names"] == "host,transfer-encoding"
 
 
 def test_requests_one_behind_the_other_are_answered_in_order(patient: str) -> None:
     with connect(patient) as wire:
-        wire.send(b"".join(request("POST /", body=b"x" * size) for size in range(1, 200)))
-        assert [wire.reply().headers["x-size"] for _ in range(1, 200)] == [str(size) for size in range(1, 200)]
+        wire.send(b"".join(build_request("POST /", body=b"x" * size) for size in range(1, 200)))
+        assert [wire.read_response().headers["x-size"] for _ in range(1, 200)] == [str(size) for size in range(1, 200)]
 
 
 def test_nonsense_behind_a_request_does_not_get_into_its_answer(patient: str, app: App) -> None:
     app.left.clear()
     with connect(patient) as wire:
-        wire.send(request("GET /open"))
+        wire.send(build_request("GET /open"))
         line = wire._file.readline()
         wire.send(b"\0\0\0")
         assert line.startswith(b"HTTP/1.1 200")
-        assert b"HTTP/1.1" not in wire.rest()
+        assert b"HTTP/1.1" not in wire.read_to_end()
     assert app.left.wait(10)
 
 
 def test_who_leaves_is_missed_by_the_first_of_several_requests_too(patient: str, app: App) -> None:
     app.left.clear()
     with connect(patient) as wire:
-        wire.send(request("GET /open") + request("GET /") + request("GET /"))
+        wire.send(build_request("GET /open") + build_request("GET /") + build_request("GET /"))
         assert wire._file.readline().startswith(b"HTTP/1.1 200")
     assert app.left.wait(10)
 
@@ -238,8 +240,8 @@ def test_who_goes_on_sending_nonsense_can_read_why_and_is_cut(url: str) -> None:
         wire.send(b"\0")
         for _ in range(100):
             wire.send(FILL)
-        reply = wire.reply()
-        assert (reply.status, wire.rest()) == (400, b"")
+        reply = wire.read_response()
+        assert (reply.status, wire.read_to_end()) == (400, b"")
         with suppress(ConnectionError):
             while True:
                 wire.send(FILL)
@@ -247,44 +249,46 @@ def test_who_goes_on_sending_nonsense_can_read_why_and_is_cut(url: str) -> None:
 
 def test_a_body_that_is_asked_for(patient: str) -> None:
     with connect(patient) as wire:
-        wire.send(request("POST /", "expect: 100-continue", "content-length: 1"))
-        assert wire.reply().status == 100
+        wire.send(build_request("POST /", "expect: 100-continue", "content-length: 1"))
+        assert wire.read_response().status == 100
         wire.send(b"x")
-        reply = wire.reply()
-        assert (reply.headers["x-size"], reply.headers["connection"], wire.rest()) == ("1", "close", b"")
+        reply = wire.read_response()
+        assert (reply.headers["x-size"], reply.headers["connection"], wire.read_to_end()) == ("1", "close", b"")
 
 
 def test_behind_a_body_that_was_not_asked_for_nothing_is_read(patient: str) -> None:
     """What follows is either the body or the next request, and nobody can tell."""
     with connect(patient) as wire:
-        wire.send(request("POST /early", "expect: 100-continue", "content-length: 1"))
-        reply = wire.reply()
-        assert (reply.status, reply.headers["connection"], wire.rest()) == (200, "close", b"")
+        wire.send(build_request("POST /early", "expect: 100-continue", "content-length: 1"))
+        reply = wire.read_response()
+        assert (reply.status, reply.headers["connection"], wire.read_to_end()) == (200, "close", b"")
 
 
 def test_who_offers_another_protocol_is_answered_in_this_one(patient: str) -> None:
     """As Java's client does with its first request; a web socket too."""
-    offer = request(
+    offer = build_request(
         "POST /", "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAA", body=b"x"
     )
     with connect(patient) as wire:
         wire.send(*(offer[at : at + 1] for at in range(len(offer))))
-        assert wire.reply().headers["x-size"] == "1"
+        assert wire.read_response().headers["x-size"] == "1"
         wire.send(
-            offer + offer + request("GET /", "connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13")
+            offer
+            + offer
+            + build_request("GET /", "connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13")
         )
-        assert [wire.reply().headers["x-size"] for _ in range(3)] == ["1", "1", "0"]
-        wire.send(request("POST /", body=b"xx"))
-        assert wire.reply().headers["x-size"] == "2"
+        assert [wire.read_response().headers["x-size"] for _ in range(3)] == ["1", "1", "0"]
+        wire.send(build_request("POST /", body=b"xx"))
+        assert wire.read_response().headers["x-size"] == "2"
 
 
 def test_who_does_not_read_the_answer_is_cut(url: str, app: App) -> None:
     app.left.clear()
     with connect(url) as wire:
-        wire.send(request("GET /large"))
+        wire.send(build_request("GET /large"))
         # The server goes on when it has given up.
         assert app.left.wait(10)
-        assert len(wire.rest()) < LARGE
+        assert len(wire.read_to_end()) < LARGE
 
 
 def test_who_does_not_read_the_end_of_the_answer_is_cut(app: App) -> None:
@@ -315,11 +319,11 @@ def test_who_does_not_read_the_end_of_the_answer_is_cut(app: App) -> None:
         await send({"type": "http.response.body", "body": b""})
 
     with serve(fill, http=Watched) as url, connect(url) as wire:
-        wire.send(request("GET /"))
+        wire.send(build_request("GET /"))
         assert ended.wait(10)
 
 
 def test_a_slow_reader_that_reads_is_not_cut(url: str) -> None:
     with connect(url) as wire:
-        wire.send(request("GET /large"))
-        assert len(wire.reply().body) == LARGE
+        wire.send(build_request("GET /large"))
+        assert len(wire.read_response().body) == LARGE

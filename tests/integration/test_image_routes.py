@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from app.config.settings import Settings
 from app.main import create_app
-from tests.support.raw_http import ask, chunked, connect, request
+from tests.support.raw_http import build_request, chunked_body, connect, send_request
 from tests.support.sample_images import chunk
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -89,68 +89,68 @@ class Case:
 
 CASES = [
     # JSON.
-    Case("JSON", request(GENERATIONS, KEY, JSON, body=SMALL)),
-    Case("JSON with a charset", request(GENERATIONS, KEY, "content-type: Application/JSON ; charset=utf-8", body=SMALL)),
-    Case("JSON by another name", request(GENERATIONS, KEY, "content-type: text/json", body=SMALL)),
-    Case("JSON without a content type", request(GENERATIONS, KEY, body=SMALL)),
-    Case("JSON with an empty content type", request(GENERATIONS, KEY, "content-type:", body=SMALL)),
-    Case("JSON in chunks, cut anywhere", request(GENERATIONS, KEY, JSON, CHUNKED) + chunked(SMALL[:5], SMALL[5:6], SMALL[6:])),
-    Case("JSON with white space around it", request(GENERATIONS, KEY, JSON, body=b"\r\n\t " + SMALL + b" \n")),
-    Case("a key twice in one object: the last one counts", request(GENERATIONS, KEY, JSON, body=b'{"prompt":1,"prompt":"a fox","response_format":"url"}')),
-    Case("no body at all", request(GENERATIONS, KEY, JSON), 400, NOT_JSON),
-    Case("JSON that ends too early", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a'), 400, NOT_JSON),
-    Case("JSON with something behind it", request(GENERATIONS, KEY, JSON, body=SMALL + b"x"), 400, NOT_JSON),
-    Case("a number that is none", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":NaN}'), 400, NOT_JSON),
-    Case("a number without an end", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":Infinity}'), 400, NOT_JSON),
-    Case("a number of many digits", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":' + b"9" * 10_000 + b"}"), 400, NOT_JSON),
-    Case("ten thousand brackets", request(GENERATIONS, KEY, JSON, body=b"[" * 10_000), 400, NOT_JSON),
-    Case("ten thousand brackets, closed again", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), 400, NOT_JSON),
-    Case("half a surrogate pair", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\\ud800"}'), 400, NOT_JSON),
-    Case("text that is not UTF-8", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\xff"}'), 400, NOT_JSON),
-    Case("UTF-16", request(GENERATIONS, KEY, JSON, body=SMALL.decode().encode("utf-16")), 400, NOT_JSON),
-    Case("a list", request(GENERATIONS, KEY, JSON, body=b"[]"), 400, "The body of the request must be a JSON object.", "invalid_type"),
+    Case("JSON", build_request(GENERATIONS, KEY, JSON, body=SMALL)),
+    Case("JSON with a charset", build_request(GENERATIONS, KEY, "content-type: Application/JSON ; charset=utf-8", body=SMALL)),
+    Case("JSON by another name", build_request(GENERATIONS, KEY, "content-type: text/json", body=SMALL)),
+    Case("JSON without a content type", build_request(GENERATIONS, KEY, body=SMALL)),
+    Case("JSON with an empty content type", build_request(GENERATIONS, KEY, "content-type:", body=SMALL)),
+    Case("JSON in chunks, cut anywhere", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(SMALL[:5], SMALL[5:6], SMALL[6:])),
+    Case("JSON with white space around it", build_request(GENERATIONS, KEY, JSON, body=b"\r\n\t " + SMALL + b" \n")),
+    Case("a key twice in one object: the last one counts", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":1,"prompt":"a fox","response_format":"url"}')),
+    Case("no body at all", build_request(GENERATIONS, KEY, JSON), 400, NOT_JSON),
+    Case("JSON that ends too early", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a'), 400, NOT_JSON),
+    Case("JSON with something behind it", build_request(GENERATIONS, KEY, JSON, body=SMALL + b"x"), 400, NOT_JSON),
+    Case("a number that is none", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":NaN}'), 400, NOT_JSON),
+    Case("a number without an end", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":Infinity}'), 400, NOT_JSON),
+    Case("a number of many digits", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":' + b"9" * 10_000 + b"}"), 400, NOT_JSON),
+    Case("ten thousand brackets", build_request(GENERATIONS, KEY, JSON, body=b"[" * 10_000), 400, NOT_JSON),
+    Case("ten thousand brackets, closed again", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), 400, NOT_JSON),
+    Case("half a surrogate pair", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\\ud800"}'), 400, NOT_JSON),
+    Case("text that is not UTF-8", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\xff"}'), 400, NOT_JSON),
+    Case("UTF-16", build_request(GENERATIONS, KEY, JSON, body=SMALL.decode().encode("utf-16")), 400, NOT_JSON),
+    Case("a list", build_request(GENERATIONS, KEY, JSON, body=b"[]"), 400, "The body of the request must be a JSON object.", "invalid_type"),
     # Azure's paths.
-    Case("a deployment", request("POST /openai/deployments/gpt-image-2/images/generations?api-version=1", KEY, JSON, body=SMALL)),
-    Case("a deployment, but no key", request("POST /openai/deployments/gpt-image-2/images/generations", JSON, body=SMALL), 401, "You didn't provide an API key. …"),
-    Case("a deployment with another endpoint", request("POST /openai/deployments/gpt-image-2/images/others", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/gpt-image-2/images/others)"),
-    Case("a deployment that is no name", request("POST /openai/deployments/a%20b/images/generations", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/a b/images/generations)"),
+    Case("a deployment", build_request("POST /openai/deployments/gpt-image-2/images/generations?api-version=1", KEY, JSON, body=SMALL)),
+    Case("a deployment, but no key", build_request("POST /openai/deployments/gpt-image-2/images/generations", JSON, body=SMALL), 401, "You didn't provide an API key. …"),
+    Case("a deployment with another endpoint", build_request("POST /openai/deployments/gpt-image-2/images/others", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/gpt-image-2/images/others)"),
+    Case("a deployment that is no name", build_request("POST /openai/deployments/a%20b/images/generations", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/a b/images/generations)"),
     # Forms.
-    Case("a form on generations", request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), ("n", "1"), ("response_format", "url")))),
-    Case("a form on generations, in chunks", request(GENERATIONS, KEY, FORM, CHUNKED) + chunked(*[bytes([byte]) for byte in form(("prompt", "a fox"), ("response_format", "url"))])),
-    Case("a form without a boundary", request(GENERATIONS, KEY, "content-type: multipart/form-data", body=form()), 400, f"{NOT_FORM} Its content type needs a boundary of 1 to 70 characters."),
-    Case("a form with another boundary", request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), boundary="C")), 400, f"{NOT_FORM}…"),
-    Case("a form without its end", request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"))[:-6]), 400, f"{NOT_FORM} It ends before its closing boundary."),
-    Case("a picture of a form that is too large", request(EDITS, KEY, FORM, body=form(("image", "x" * (IMAGE_LIMIT + 1)))), 413, f"One part of the form is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
+    Case("a form on generations", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), ("n", "1"), ("response_format", "url")))),
+    Case("a form on generations, in chunks", build_request(GENERATIONS, KEY, FORM, CHUNKED) + chunked_body(*[bytes([byte]) for byte in form(("prompt", "a fox"), ("response_format", "url"))])),
+    Case("a form without a boundary", build_request(GENERATIONS, KEY, "content-type: multipart/form-data", body=form()), 400, f"{NOT_FORM} Its content type needs a boundary of 1 to 70 characters."),
+    Case("a form with another boundary", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), boundary="C")), 400, f"{NOT_FORM}…"),
+    Case("a form without its end", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"))[:-6]), 400, f"{NOT_FORM} It ends before its closing boundary."),
+    Case("a picture of a form that is too large", build_request(EDITS, KEY, FORM, body=form(("image", "x" * (IMAGE_LIMIT + 1)))), 413, f"One part of the form is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
     # JSON with pictures so large that they are lifted out of it.
-    Case("a large picture", request(EDITS, KEY, JSON, body=edit(75_000))),
-    Case("a large picture in small chunks", request(EDITS, KEY, JSON, CHUNKED) + chunked(*cut(edit(75_000)))),
-    Case("a large picture and a mask", request(EDITS, KEY, JSON, body=edit(75_000, mask=True))),
-    Case("a picture that is too large", request(EDITS, KEY, JSON, body=edit(IMAGE_LIMIT + 1)), 413, f"One image of the request is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
-    Case("a large picture where none belongs", request(GENERATIONS, KEY, JSON, body=b'{"prompt":"%s"}' % base64.b64encode(png(75_000))), 400, "The request holds base64 of an image where no image belongs.", "invalid_value"),
+    Case("a large picture", build_request(EDITS, KEY, JSON, body=edit(75_000))),
+    Case("a large picture in small chunks", build_request(EDITS, KEY, JSON, CHUNKED) + chunked_body(*cut(edit(75_000)))),
+    Case("a large picture and a mask", build_request(EDITS, KEY, JSON, body=edit(75_000, mask=True))),
+    Case("a picture that is too large", build_request(EDITS, KEY, JSON, body=edit(IMAGE_LIMIT + 1)), 413, f"One image of the request is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
+    Case("a large picture where none belongs", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"%s"}' % base64.b64encode(png(75_000))), 400, "The request holds base64 of an image where no image belongs.", "invalid_value"),
     # Other content types.
-    Case("a form as pages without pictures send it", request(GENERATIONS, KEY, "content-type: application/x-www-form-urlencoded", body=b"prompt=a+fox"), 400, WRONG_TYPE),
-    Case("plain text", request(GENERATIONS, KEY, "content-type: text/plain", body=SMALL), 400, WRONG_TYPE),
-    Case("another kind of multipart", request(EDITS, KEY, "content-type: multipart/mixed; boundary=B", body=form()), 400, WRONG_TYPE),
+    Case("a form as pages without pictures send it", build_request(GENERATIONS, KEY, "content-type: application/x-www-form-urlencoded", body=b"prompt=a+fox"), 400, WRONG_TYPE),
+    Case("plain text", build_request(GENERATIONS, KEY, "content-type: text/plain", body=SMALL), 400, WRONG_TYPE),
+    Case("another kind of multipart", build_request(EDITS, KEY, "content-type: multipart/mixed; boundary=B", body=form()), 400, WRONG_TYPE),
     # Length.
-    Case("a body as long as allowed", request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :])),
-    Case("a body one byte longer", request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :] + b" "), 413, TOO_LARGE, "request_too_large"),
-    Case("a length that is announced, the body not sent", request(GENERATIONS, KEY, JSON, f"content-length: {LIMIT + 1}"), 413, TOO_LARGE, "request_too_large"),
-    Case("a length of nineteen digits", request(EDITS, KEY, FORM, f"content-length: {10**18}"), 413, TOO_LARGE, "request_too_large"),
-    Case("chunks as long as allowed", request(GENERATIONS, KEY, JSON, CHUNKED) + chunked(SMALL, BLANK[len(SMALL) :])),
-    Case("chunks that are too long together", request(GENERATIONS, KEY, JSON, CHUNKED) + chunked(SMALL, BLANK), 413, TOO_LARGE, "request_too_large"),
-    Case("chunks that do not end", request(GENERATIONS, KEY, JSON, CHUNKED) + chunked(BLANK, BLANK)[:-5], 413, TOO_LARGE, "request_too_large"),
+    Case("a body as long as allowed", build_request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :])),
+    Case("a body one byte longer", build_request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :] + b" "), 413, TOO_LARGE, "request_too_large"),
+    Case("a length that is announced, the body not sent", build_request(GENERATIONS, KEY, JSON, f"content-length: {LIMIT + 1}"), 413, TOO_LARGE, "request_too_large"),
+    Case("a length of nineteen digits", build_request(EDITS, KEY, FORM, f"content-length: {10**18}"), 413, TOO_LARGE, "request_too_large"),
+    Case("chunks as long as allowed", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(SMALL, BLANK[len(SMALL) :])),
+    Case("chunks that are too long together", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(SMALL, BLANK), 413, TOO_LARGE, "request_too_large"),
+    Case("chunks that do not end", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(BLANK, BLANK)[:-5], 413, TOO_LARGE, "request_too_large"),
     # Key first.
-    Case("a stranger who announces a gigabyte", request(EDITS, FORM, "content-length: 1073741824"), 401, "You didn't provide an API key…"),
-    Case("a wrong key before anything is wrong with the body", request(GENERATIONS, "authorization: Bearer sk-other", "content-type: text/plain", "content-length: 1073741824"), 401, "Incorrect API key provided.", "invalid_api_key"),
-    Case("a stranger in endless chunks", request(EDITS, FORM, CHUNKED), 401, "You didn't provide an API key…"),
-    Case("two keys, one of them right", request(GENERATIONS, KEY, "authorization: Bearer x", body=SMALL), 401, "Malformed Authorization header…"),
-    Case("the route before the key", request("POST /v1/images/nothing", "content-length: 1073741824"), 404, "Invalid URL (POST /v1/images/nothing)"),
-    Case("the method before the key", request("PUT /v1/images/edits", "content-length: 1073741824"), 405, "Not allowed: PUT /v1/images/edits"),
-    Case("a result, to a stranger", request("GET /v1/images/results/req_0"), 401, "You didn't provide an API key…"),
-    Case("a result that nobody asked for", request("GET /v1/images/results/req_0", KEY), 404, "This result does not exist or has expired.", "result_not_found"),
-    Case("a retired endpoint", request("POST /v1/images/variations", KEY, "content-length: 1073741824"), 404, "The images/variations endpoint has been retired. Use /v1/images/edits…", "endpoint_retired"),
-    Case("a retired endpoint without the prefix", request("POST /images/variations", KEY), 404, "The images/variations endpoint has been retired…", "endpoint_retired"),
-    Case("a retired endpoint, to a stranger", request("POST /v1/images/variations"), 401, "You didn't provide an API key…"),
+    Case("a stranger who announces a gigabyte", build_request(EDITS, FORM, "content-length: 1073741824"), 401, "You didn't provide an API key…"),
+    Case("a wrong key before anything is wrong with the body", build_request(GENERATIONS, "authorization: Bearer sk-other", "content-type: text/plain", "content-length: 1073741824"), 401, "Incorrect API key provided.", "invalid_api_key"),
+    Case("a stranger in endless chunks", build_request(EDITS, FORM, CHUNKED), 401, "You didn't provide an API key…"),
+    Case("two keys, one of them right", build_request(GENERATIONS, KEY, "authorization: Bearer x", body=SMALL), 401, "Malformed Authorization header…"),
+    Case("the route before the key", build_request("POST /v1/images/nothing", "content-length: 1073741824"), 404, "Invalid URL (POST /v1/images/nothing)"),
+    Case("the method before the key", build_request("PUT /v1/images/edits", "content-length: 1073741824"), 405, "Not allowed: PUT /v1/images/edits"),
+    Case("a result, to a stranger", build_request("GET /v1/images/results/req_0"), 401, "You didn't provide an API key…"),
+    Case("a result that nobody asked for", build_request("GET /v1/images/results/req_0", KEY), 404, "This result does not exist or has expired.", "result_not_found"),
+    Case("a retired endpoint", build_request("POST /v1/images/variations", KEY, "content-length: 1073741824"), 404, "The images/variations endpoint has been retired. Use /v1/images/edits…", "endpoint_retired"),
+    Case("a retired endpoint without the prefix", build_request("POST /images/variations", KEY), 404, "The images/variations endpoint has been retired…", "endpoint_retired"),
+    Case("a retired endpoint, to a stranger", build_request("POST /v1/images/variations"), 401, "You didn't provide an API key…"),
 ]  # fmt: skip
 
 
@@ -158,7 +158,7 @@ CASES = [
 def test_what_comes_before_the_request(limner: RunningLimner, demo: RunningDemo, case: Case) -> None:
     """Where the body is not sent, an answer at all means that nobody waited for it."""
     demo.state.reset()
-    reply = ask(limner.url, case.raw)
+    reply = send_request(limner.url, case.raw)
     assert (reply.status, reply.headers["content-type"]) == (case.status, "application/json")
     assert demo.state.calls == (case.status == 200)
     if case.status == 200:
@@ -176,27 +176,27 @@ def test_what_comes_before_the_request(limner: RunningLimner, demo: RunningDemo,
 def test_who_waits_for_a_go_ahead_gets_it_only_with_the_right_key(limner: RunningLimner) -> None:
     expects = (JSON, "expect: 100-continue", f"content-length: {len(SMALL)}")
     with connect(limner.url) as wire:
-        wire.send(request(GENERATIONS, "authorization: Bearer sk-wrong", *expects))
-        assert wire.reply().status == 401
+        wire.send(build_request(GENERATIONS, "authorization: Bearer sk-wrong", *expects))
+        assert wire.read_response().status == 401
     with connect(limner.url) as wire:
-        wire.send(request(GENERATIONS, KEY, *expects))
-        assert wire.reply().status == 100
+        wire.send(build_request(GENERATIONS, KEY, *expects))
+        assert wire.read_response().status == 100
         wire.send(SMALL)
-        assert wire.reply().status == 200
+        assert wire.read_response().status == 200
 
 
 def test_who_announces_too_much_gets_no_go_ahead(limner: RunningLimner) -> None:
     with connect(limner.url) as wire:
-        wire.send(request(EDITS, KEY, FORM, "expect: 100-continue", f"content-length: {LIMIT + 1}"))
-        assert wire.reply().status == 413
+        wire.send(build_request(EDITS, KEY, FORM, "expect: 100-continue", f"content-length: {LIMIT + 1}"))
+        assert wire.read_response().status == 413
 
 
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: HOST\r\n\r\n"
 FRAMED = {
-    "a length and chunks": request(GENERATIONS, KEY, "content-length: 5", CHUNKED) + chunked() + SMUGGLED,
-    "two lengths": request(GENERATIONS, KEY, "content-length: 2", "content-length: 42") + b"{}" + SMUGGLED,
-    "a length that is no number": request(GENERATIONS, KEY, "content-length: -1") + SMUGGLED,
-    "a chunk of a size that is none": request(GENERATIONS, KEY, CHUNKED) + b"zz\r\n" + SMUGGLED,
+    "a length and chunks": build_request(GENERATIONS, KEY, "content-length: 5", CHUNKED) + chunked_body() + SMUGGLED,
+    "two lengths": build_request(GENERATIONS, KEY, "content-length: 2", "content-length: 42") + b"{}" + SMUGGLED,
+    "a length that is no number": build_request(GENERATIONS, KEY, "content-length: -1") + SMUGGLED,
+    "a chunk of a size that is none": build_request(GENERATIONS, KEY, CHUNKED) + b"zz\r\n" + SMUGGLED,
 }
 
 
@@ -205,8 +205,8 @@ def test_a_request_hidden_in_a_body_is_not_answered(limner: RunningLimner, name:
     """Whatever is answered, it is one answer, and the connection is closed."""
     with connect(limner.url) as wire:
         wire.send(FRAMED[name].replace(b"HOST", wire.host.encode()))
-        assert wire.reply().status == 400
-        assert wire.rest() == b""
+        assert wire.read_response().status == 400
+        assert wire.read_to_end() == b""
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(tmp_path: Path) -> None:
@@ -242,22 +242,26 @@ FORM_TYPE = "multipart/form-data; boundary=B"
 def test_a_body_that_does_not_come_is_not_waited_for(demo: RunningDemo, kind: str, sent: bytes) -> None:
     head = ("authorization: Bearer x", f"content-type: {kind}", "content-length: 100")
     with run_limner(demo.url, client_body_timeout=0.05) as limner, connect(limner.url) as wire:
-        wire.send(request("POST /v1/images/edits", *head), sent)
-        reply = wire.reply()
+        wire.send(build_request("POST /v1/images/edits", *head), sent)
+        reply = wire.read_response()
         assert (reply.status, reply.json()["error"]["code"]) == (408, "request_timeout")
-        assert (reply.headers["x-should-retry"], wire.rest()) == ("false", b"")
+        assert (reply.headers["x-should-retry"], wire.read_to_end()) == ("false", b"")
 
 
 def test_a_body_that_comes_slowly_is_waited_for(demo: RunningDemo) -> None:
     body = b'{"prompt":"a fox"}'
     with run_limner(demo.url, client_body_timeout=20) as limner, connect(limner.url) as wire:
-        wire.send(request("POST /v1/images/generations", "authorization: Bearer x", f"content-length: {len(body)}"))
+        wire.send(
+            build_request("POST /v1/images/generations", "authorization: Bearer x", f"content-length: {len(body)}")
+        )
         wire.send(*(body[at : at + 1] for at in range(len(body))))
-        assert wire.reply().status == 200
+        assert wire.read_response().status == 200
 
 
 def test_json_that_is_large_without_its_pictures_is_refused(demo: RunningDemo) -> None:
     with run_limner(demo.url) as limner:
         body = b'{"prompt":"a fox","more":[' + b"{}," * 1_500_000
-        reply = ask(limner.url, request("POST /v1/images/generations", "authorization: Bearer x", body=body))
+        reply = send_request(
+            limner.url, build_request("POST /v1/images/generations", "authorization: Bearer x", body=body)
+        )
     assert (reply.status, reply.json()["error"]["code"]) == (413, "request_too_large")

@@ -15,7 +15,7 @@ from app.config.settings import Settings
 from app.extraction.forms import FORMS
 from app.extraction.urls import UrlKind
 from app.protocol.image_request import PARAMETERS
-from tests.support.raw_http import ask, request
+from tests.support.raw_http import build_request, send_request
 from tests.support.servers import RunningLimner, run_limner
 
 NO_UPSTREAM = "http://127.0.0.1:9"
@@ -109,7 +109,7 @@ def test_other_paths_are_not_found(http: httpx.Client, path: str) -> None:
 
 
 def test_a_host_header_with_a_path_changes_nothing(limner: RunningLimner) -> None:
-    reply = ask(limner.url, b"GET / HTTP/1.1\r\nhost: a.example:1\r\nx-forwarded-host: b/status?\r\n\r\n")
+    reply = send_request(limner.url, b"GET / HTTP/1.1\r\nhost: a.example:1\r\nx-forwarded-host: b/status?\r\n\r\n")
     assert reply.status == 200
 
 
@@ -127,7 +127,7 @@ def test_a_page_with_a_trailing_slash_is_redirected(
 def test_the_pages_can_be_switched_off() -> None:
     with run_limner(NO_UPSTREAM, page=False) as limner:
         paths = ("/", "/status", "/status/", "/web/main.js", "/web/server.json")
-        statuses = [ask(limner.url, request(f"GET {path}")).status for path in paths]
+        statuses = [send_request(limner.url, build_request(f"GET {path}")).status for path in paths]
     assert statuses == [404] * 5
 
 

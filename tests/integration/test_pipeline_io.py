@@ -14,7 +14,7 @@ from app.images.blob import Blob
 from app.jobs.pipeline_io import pixels
 from app.observability.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
-from tests.support.raw_http_lines import ASKED, limner_over
+from tests.support.raw_http_lines import GENERATION, limner_with_model
 from tests.support.sample_images import as_blob, noise, saved
 from tests.support.servers import RunningDemo, run_demo
 
@@ -37,7 +37,7 @@ def test_an_exact_mask_keeps_every_pixel_that_it_covers(demo: RunningDemo, size:
     mask = Image.new("RGBA", original.size, (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (50, 30, 90, 70))
     files = [("image", ("a", saved(original, "PNG"))), ("mask", ("b", saved(mask, "PNG")))]
-    with limner_over(demo, "gpt-image-2-chat", mask="exact") as limner:
+    with limner_with_model(demo, "gpt-image-2-chat", mask="exact") as limner:
         form = {"prompt": "a hat", "response_format": "b64_json", "size": size}
         answer = httpx.post(f"{limner.url}/v1/images/edits", data=form, files=files, timeout=20)
     result = opened(answer.json()["data"][0]["b64_json"]).convert("RGB")
@@ -58,8 +58,8 @@ LEGACY: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
 
 @pytest.mark.parametrize(("name", "asked", "size"), LEGACY, ids=[row[0] for row in LEGACY])
 def test_sizes(demo: RunningDemo, name: str, asked: dict[str, Any], size: tuple[int, int]) -> None:
-    with limner_over(demo, "gpt-image-2-chat") as limner:
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, **asked}, timeout=20).json()
+    with limner_with_model(demo, "gpt-image-2-chat") as limner:
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, **asked}, timeout=20).json()
     assert opened(answer["data"][0]["b64_json"]).size == size
 
 
@@ -71,7 +71,7 @@ def test_a_blob_that_is_no_picture_has_no_size() -> None:
 def test_untouched_pictures_keep_every_byte(demo: RunningDemo) -> None:
     demo.state.reset()
     sent = saved(noise((300, 200)), "JPEG")
-    with limner_over(demo, "gpt-image-2-chat") as limner:
+    with limner_with_model(demo, "gpt-image-2-chat") as limner:
         httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files={"image": ("a", sent)}, timeout=20)
     part = demo.state.requests[-1].body["messages"][0]["content"][1]
     assert part["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(sent).decode()}"
@@ -85,9 +85,11 @@ def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch
         raise ImageUnavailable("No room.", code="image_not_kept")
 
     before = failures()
-    with limner_over(demo, "data-url") as limner:
+    with limner_with_model(demo, "data-url") as limner:
         monkeypatch.setattr(limner.studio.parts.store, "put", fail)
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "response_format": "url"}, timeout=20)
+        answer = httpx.post(
+            f"{limner.url}/v1/images/generations", json={**GENERATION, "response_format": "url"}, timeout=20
+        )
     assert answer.json()["error"]["code"] == "image_not_kept"
     assert failures() - before == 1
 
@@ -95,8 +97,8 @@ def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch
 def test_a_stream_tells_how_far_the_upstream_is_and_at_its_end_in_which_form_the_picture_came(
     demo: RunningDemo,
 ) -> None:
-    with limner_over(demo, "pace-0.06") as limner:
-        asked = {**ASKED, "stream": True}
+    with limner_with_model(demo, "pace-0.06") as limner:
+        asked = {**GENERATION, "stream": True}
         answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked, timeout=20, trust_env=False)
     told = [line.removeprefix(": ") for line in answer.text.splitlines() if line.startswith(": ")]
     lines = [line for line in told if line.startswith("progress ")]

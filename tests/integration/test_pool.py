@@ -43,7 +43,7 @@ from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 from app.upstream.pool import Member, Upstreams
 from app.upstream.spec import ModelMap, UpstreamSpec
 from tests.support import manual_clock as clock
-from tests.support.raw_http_lines import ASKED, Line, wait_for_jobs, wait_until
+from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs, wait_until
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/a.png"}, "finish_reason": "stop"}]}))
@@ -505,7 +505,7 @@ def test_nobody_waits_for_a_place_for_ever() -> None:
         await asyncio.sleep(0)
         second = asyncio.create_task(world.ask())
         await asyncio.sleep(0)
-        clock.skip(61)
+        clock.advance(61)
         name, error = await second
         assert (name, type(error)) == (None, RateLimited)
         assert error is not None
@@ -513,7 +513,7 @@ def test_nobody_waits_for_a_place_for_ever() -> None:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
 
-    clock.run(run())
+    clock.run_with_manual_clock(run())
     assert world.asked == ["a"]
 
 
@@ -525,19 +525,19 @@ def test_who_loses_a_place_to_another_does_not_wait_anew() -> None:
         first, second, third = (asyncio.create_task(world.ask()) for _ in range(3))
         await asyncio.sleep(0)
         world.time.now += 59
-        clock.skip(59)
+        clock.advance(59)
         gate.set()
         await first
         gate.clear()
         for _ in range(9):
             await asyncio.sleep(0)
         assert world.asked == ["a", "a"]
-        clock.skip(2)
+        clock.advance(2)
         assert isinstance((await asyncio.wait_for(third, 5))[1], RateLimited)
         gate.set()
         assert await second == ("a", None)
 
-    clock.run(run())
+    clock.run_with_manual_clock(run())
 
 
 def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:
@@ -552,10 +552,10 @@ def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:
         for _ in range(3):
             await asyncio.sleep(0)
         world.time.now += 59
-        clock.skip(61)
+        clock.advance(61)
         assert isinstance((await late)[1], UpstreamUnreachable)
 
-    clock.run(run())
+    clock.run_with_manual_clock(run())
     assert world.asked == ["a", "a"]
 
 
@@ -737,15 +737,16 @@ def test_a_client_that_leaves_while_its_request_waits_for_capacity_is_never_char
     limits = {"a": {"max_concurrency": 1}}
     with running({"a": "holds", "b": GOOD}, limits, keys_file=tmp_path / "keys.toml") as fleet:
         first, second = (
-            Line(fleet.limner, {**ASKED, "prompt": prompt}, authorization="Bearer sk-alice") for prompt in "12"
+            ListeningClient(fleet.limner, {**GENERATION, "prompt": prompt}, authorization="Bearer sk-alice")
+            for prompt in "12"
         )
         fleet.demos["a"].state.wait_for_calls(1)
         wait_until(lambda: fleet.limner.studio.turns.in_use == 2)
-        second.hang_up()
+        second.disconnect()
         wait_for_jobs(fleet.limner, 1)
         fleet.demos["a"].state.release()
-        assert b" 200 OK\r\n" in first.hear_until(b"\r\n\r\n")
-        first.hang_up()
+        assert b" 200 OK\r\n" in first.read_until(b"\r\n\r\n")
+        first.disconnect()
         wait_for_jobs(fleet.limner, 0)
         assert fleet.calls == [1, 0]
         assert fleet.limner.studio.turns.in_use == 0
@@ -754,9 +755,9 @@ def test_a_client_that_leaves_while_its_request_waits_for_capacity_is_never_char
 def test_a_client_that_leaves_between_a_refusal_and_its_retry_is_never_charged_for() -> None:
     """A 429 has cost nothing, so until the next attempt there is nothing to lose."""
     with running({"a": "limited-30"}) as fleet:
-        line = Line(fleet.limner, ASKED, authorization="Bearer any")
+        line = ListeningClient(fleet.limner, GENERATION, authorization="Bearer any")
         fleet.demos["a"].state.wait_for_calls(1)
         wait_until(lambda: next(iter(fleet.limner.studio.parts.upstreams.members)).under_way == 0)
-        line.hang_up()
+        line.disconnect()
         wait_for_jobs(fleet.limner, 0)
         assert fleet.calls == [1]

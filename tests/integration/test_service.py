@@ -25,7 +25,7 @@ from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.state.job_table import Board
 from app.state.shared_state import SharedState
-from tests.support.raw_http_lines import ASKED, Line, limner_over, unchunk, wait_for_jobs
+from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, unchunk, wait_for_jobs
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, run_demo
 from tests.unit.jobs.test_registry import ME, REQUEST, Desk
@@ -47,12 +47,12 @@ def _reset(demo: RunningDemo) -> Iterator[None]:
 
 
 def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds", keepalive_after=0.02) as limner:
-        line = Line(limner, ASKED)
-        line.hear_until(b"1\r\n \r\n", times=3)
+    with limner_with_model(demo, "holds", keepalive_after=0.02) as limner:
+        line = ListeningClient(limner, GENERATION)
+        line.read_until(b"1\r\n \r\n", count=3)
         demo.state.release()
-        heard = line.hear_until(b"\r\n0\r\n\r\n")
-        line.hang_up()
+        heard = line.read_until(b"\r\n0\r\n\r\n")
+        line.disconnect()
     head, _, body = heard.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head
     assert b"x-accel-buffering: no" in head
@@ -62,42 +62,42 @@ def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> Non
 
 def test_a_late_failure_raises_in_the_client_and_is_not_repeated(demo: RunningDemo) -> None:
     with (
-        limner_over(demo, "holds+refuses", keepalive_after=0.02) as limner,
+        limner_with_model(demo, "holds+refuses", keepalive_after=0.02) as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any") as client,
     ):
         threading.Timer(0.3, demo.state.release).start()
         with pytest.raises(ValueError, match="Extra data"):
-            client.images.generate(**ASKED)
+            client.images.generate(**GENERATION)
         assert demo.state.calls == 1
 
 
 def test_a_late_failure_is_the_error_and_one_stray_byte(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds+refuses", keepalive_after=0.02) as limner:
-        line = Line(limner, ASKED)
-        line.hear_until(b"1\r\n \r\n")
+    with limner_with_model(demo, "holds+refuses", keepalive_after=0.02) as limner:
+        line = ListeningClient(limner, GENERATION)
+        line.read_until(b"1\r\n \r\n")
         demo.state.release()
-        body = unchunk(line.hear_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")[2]).strip()
-        line.hang_up()
+        body = unchunk(line.read_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")[2]).strip()
+        line.disconnect()
     assert body.endswith(b"}!")
     assert orjson.loads(body[:-1])["error"]["code"] == "moderation_blocked"
 
 
 def test_without_keepalive_the_status_waits_for_the_answer(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds+refuses", keepalive_after=0) as limner:
-        line = Line(limner, ASKED)
+    with limner_with_model(demo, "holds+refuses", keepalive_after=0) as limner:
+        line = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
         demo.state.release()
-        assert line.hear_until(b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
-        line.hang_up()
+        assert line.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        line.disconnect()
 
 
 def test_a_stream_shows_signs_of_life_and_ends_with_its_blank_line(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds") as limner:
-        line = Line(limner, {**ASKED, "stream": True})
-        line.hear_until(b": keep-alive\n\n", times=3)
+    with limner_with_model(demo, "holds") as limner:
+        line = ListeningClient(limner, {**GENERATION, "stream": True})
+        line.read_until(b": keep-alive\n\n", count=3)
         demo.state.release()
-        head, _, body = line.hear_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")
-        line.hang_up()
+        head, _, body = line.read_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")
+        line.disconnect()
     assert b"content-type: text/event-stream" in head
     assert b"cache-control: no-cache" in head
     text = unchunk(body)
@@ -107,21 +107,21 @@ def test_a_stream_shows_signs_of_life_and_ends_with_its_blank_line(demo: Running
 
 
 def test_an_error_before_the_first_byte_keeps_its_status_in_a_stream_too(demo: RunningDemo) -> None:
-    with limner_over(demo, "refuses") as limner:
+    with limner_with_model(demo, "refuses") as limner:
         limner.studio.silence = 10
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "stream": True})
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "stream": True})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "moderation_blocked"
 
 
 def test_a_late_error_in_a_stream_is_an_event_that_raises(demo: RunningDemo) -> None:
     with (
-        limner_over(demo, "holds+refuses") as limner,
+        limner_with_model(demo, "holds+refuses") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
     ):
         threading.Timer(0.3, demo.state.release).start()
         with pytest.raises(openai.APIError, match="safety system") as caught:
-            list(client.images.generate(**ASKED, stream=True))
+            list(client.images.generate(**GENERATION, stream=True))
         assert caught.value.code == "moderation_blocked"
 
 
@@ -135,8 +135,10 @@ OLD: list[tuple[str, dict[str, Any], str, bytes]] = [
 def test_an_old_client_gets_no_chunks(
     demo: RunningDemo, name: str, asked: dict[str, Any], model: str, end: bytes
 ) -> None:
-    with limner_over(demo, model, keepalive_after=0.001) as limner:
-        head, _, body = Line(limner, {**ASKED, **asked}, version="1.0").hear_all().partition(b"\r\n\r\n")
+    with limner_with_model(demo, model, keepalive_after=0.001) as limner:
+        head, _, body = (
+            ListeningClient(limner, {**GENERATION, **asked}, version="1.0").read_all().partition(b"\r\n\r\n")
+        )
     assert b"chunked" not in head.lower()
     assert f"content-length: {len(body)}".encode() in head.lower()
     assert body.endswith(end)
@@ -145,10 +147,10 @@ def test_an_old_client_gets_no_chunks(
 @pytest.mark.parametrize("edit", [False, True])
 def test_pictures_on_the_way_come_before_the_final_one(demo: RunningDemo, edit: bool) -> None:
     with (
-        limner_over(demo, "previews") as limner,
+        limner_with_model(demo, "previews") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
     ):
-        more: Any = {**ASKED, "stream": True, "partial_images": 2, "size": "1024x1024"}
+        more: Any = {**GENERATION, "stream": True, "partial_images": 2, "size": "1024x1024"}
         if edit:
             events: list[Any] = list(client.images.edit(image=saved(gradient(), "PNG"), **more))
         else:
@@ -162,25 +164,25 @@ def test_pictures_on_the_way_come_before_the_final_one(demo: RunningDemo, edit: 
 @pytest.mark.parametrize("model", ["previews+breaks-mid-stream", "broken-json", "breaks-mid-stream"])
 def test_a_stream_that_breaks_off_before_its_picture_raises(demo: RunningDemo, model: str) -> None:
     with (
-        limner_over(demo, model) as limner,
+        limner_with_model(demo, model) as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
         pytest.raises(openai.APIError) as caught,
     ):
-        list(client.images.generate(**ASKED, stream=True, partial_images=1))
+        list(client.images.generate(**GENERATION, stream=True, partial_images=1))
     assert caught.value.code == "upstream_broken"
 
 
 def test_a_stream_that_breaks_off_after_its_picture_is_a_success(demo: RunningDemo) -> None:
     with (
-        limner_over(demo, "previews+breaks-after-url") as limner,
+        limner_with_model(demo, "previews+breaks-after-url") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
     ):
-        *_, last = client.images.generate(**ASKED, stream=True, size="1536x1024")
+        *_, last = client.images.generate(**GENERATION, stream=True, size="1536x1024")
     assert (last.type, last.size) == ("image_generation.completed", "1536x1024")
 
 
 def test_large_input_pictures_are_made_smaller_and_that_is_said(demo: RunningDemo) -> None:
-    with limner_over(demo, "gpt-image-2-chat") as limner:
+    with limner_with_model(demo, "gpt-image-2-chat") as limner:
         wide = saved(gradient(size=(5000, 20)), "PNG")
         mask = saved(Image.new("RGBA", (5000, 20)), "PNG")
         files = [("image", ("a", wide)), ("mask", ("b", mask))]
@@ -193,30 +195,30 @@ def test_large_input_pictures_are_made_smaller_and_that_is_said(demo: RunningDem
 
 
 def test_who_leaves_before_anything_was_asked_frees_the_turn_at_once(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds", max_concurrency=1) as limner:
-        first, second = Line(limner, ASKED), None
+    with limner_with_model(demo, "holds", max_concurrency=1) as limner:
+        first, second = ListeningClient(limner, GENERATION), None
         demo.state.wait_for_calls(1)
-        second = Line(limner, {**ASKED, "prompt": "second"})
+        second = ListeningClient(limner, {**GENERATION, "prompt": "second"})
         wait_for_jobs(limner, 2)
-        second.hang_up()
+        second.disconnect()
         wait_for_jobs(limner, 1)
         assert limner.studio.turns.waiting == 0
         demo.state.release()
-        first.hear_until(b"b64_json")
-        first.hang_up()
+        first.read_until(b"b64_json")
+        first.disconnect()
     assert demo.state.calls == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: RunningDemo, stream: bool) -> None:
-    with limner_over(demo, "holds", keepalive_after=0.02) as limner:
-        line = Line(limner, {**ASKED, "stream": stream})
+    with limner_with_model(demo, "holds", keepalive_after=0.02) as limner:
+        line = ListeningClient(limner, {**GENERATION, "stream": stream})
         demo.state.wait_for_calls(1)
-        line.hear_until(b"\r\n\r\n")
-        line.hang_up()
-        early = Line(limner, {**ASKED, "prompt": "left before the first byte", "stream": stream})
+        line.read_until(b"\r\n\r\n")
+        line.disconnect()
+        early = ListeningClient(limner, {**GENERATION, "prompt": "left before the first byte", "stream": stream})
         demo.state.wait_for_calls(2)
-        early.hang_up()
+        early.disconnect()
         wait_for_jobs(limner, 2)
         demo.state.release()
         wait_for_jobs(limner, 0)
@@ -225,51 +227,51 @@ def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: R
 
 
 def test_a_server_that_is_closing_takes_no_new_questions(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds") as limner:
-        line = Line(limner, ASKED)
+    with limner_with_model(demo, "holds") as limner:
+        line = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
         limner.studio.closing = True
-        refused = httpx.post(f"{limner.url}/v1/images/generations", json=ASKED)
+        refused = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_is_overloaded")
         assert httpx.get(f"{limner.url}/readyz").status_code == 503
         demo.state.release()
-        line.hear_until(b"b64_json")
-        line.hang_up()
+        line.read_until(b"b64_json")
+        line.disconnect()
     assert demo.state.calls == 1
 
 
 def test_questions_that_outlast_the_grace_end_with_a_proper_error(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds", keepalive_after=0) as limner:
-        plain, stream = Line(limner, ASKED), Line(limner, {**ASKED, "stream": True})
+    with limner_with_model(demo, "holds", keepalive_after=0) as limner:
+        plain, stream = ListeningClient(limner, GENERATION), ListeningClient(limner, {**GENERATION, "stream": True})
         demo.state.wait_for_calls(2)
-        stream.hear_until(b"keep-alive")
+        stream.read_until(b"keep-alive")
         loop = next(iter(limner.studio.jobs)).get_loop()
         asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
-        assert plain.hear_until(b"shutting down").startswith(b"HTTP/1.1 503")
-        assert b"x-should-retry: false" in plain.heard
-        assert b"event: error" in stream.hear_until(b"shutting down")
-        plain.hang_up()
-        stream.hang_up()
+        assert plain.read_until(b"shutting down").startswith(b"HTTP/1.1 503")
+        assert b"x-should-retry: false" in plain.received
+        assert b"event: error" in stream.read_until(b"shutting down")
+        plain.disconnect()
+        stream.disconnect()
 
 
 def test_a_question_that_was_not_asked_yet_may_be_asked_of_another_server(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds", keepalive_after=0, max_concurrency=1) as limner:
-        first = Line(limner, ASKED)
+    with limner_with_model(demo, "holds", keepalive_after=0, max_concurrency=1) as limner:
+        first = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
-        second = Line(limner, {**ASKED, "prompt": "another"})
+        second = ListeningClient(limner, {**GENERATION, "prompt": "another"})
         wait_for_jobs(limner, 2)
         loop = next(iter(limner.studio.jobs)).get_loop()
         asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
-        assert second.hear_until(b"try again").startswith(b"HTTP/1.1 503")
-        assert b"x-should-retry" not in second.heard
-        first.hang_up()
-        second.hang_up()
+        assert second.read_until(b"try again").startswith(b"HTTP/1.1 503")
+        assert b"x-should-retry" not in second.received
+        first.disconnect()
+        second.disconnect()
     assert demo.state.calls == 1
 
 
 def test_the_headers_tell_what_was_done(demo: RunningDemo) -> None:
-    with limner_over(demo, "data-url") as limner:
-        asked = {**ASKED, "style": "vivid", "seed": 7, "size": "512x512", "n": 2}
+    with limner_with_model(demo, "data-url") as limner:
+        asked = {**GENERATION, "style": "vivid", "seed": 7, "size": "512x512", "n": 2}
         answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked)
     assert answer.headers["x-limner-ignored"] == "style, seed"
     assert answer.headers["x-limner-reply-form"] != ""
@@ -280,22 +282,22 @@ def test_the_headers_tell_what_was_done(demo: RunningDemo) -> None:
 
 
 def test_failed_questions_are_counted(demo: RunningDemo) -> None:
-    with limner_over(demo, "limited-1", upstream_attempts=1) as limner:
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, "n": 3})
+    with limner_with_model(demo, "limited-1", upstream_attempts=1) as limner:
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "n": 3})
     assert (answer.status_code, answer.headers["x-limner-failed"], len(answer.json()["data"])) == (200, "1", 2)
 
 
 @pytest.mark.parametrize(("asked", "magic"), [({"output_format": "jpeg"}, "/9j/"), ({"output_format": "webp", "output_compression": 30}, "UklG"), ({"output_format": "png"}, "iVBO")])  # fmt: skip
 def test_the_asked_format_is_what_comes(demo: RunningDemo, asked: dict[str, Any], magic: str) -> None:
-    with limner_over(demo, "gpt-image-2-chat") as limner:
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**ASKED, **asked}).json()
+    with limner_with_model(demo, "gpt-image-2-chat") as limner:
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, **asked}).json()
     assert answer["data"][0]["b64_json"].startswith(magic)
     assert answer["output_format"] == asked["output_format"]
 
 
 def test_kept_pictures_have_the_address_that_clients_know(demo: RunningDemo) -> None:
-    with limner_over(demo, "data-url", public_url="https://images.example.com/limner") as limner:
-        asked = {**ASKED, "response_format": "url"}
+    with limner_with_model(demo, "data-url", public_url="https://images.example.com/limner") as limner:
+        asked = {**GENERATION, "response_format": "url"}
         url = httpx.post(f"{limner.url}/v1/images/generations", json=asked).json()["data"][0]["url"]
     assert url.startswith("https://images.example.com/limner/kept/")
     assert url.endswith(".png")
@@ -305,7 +307,7 @@ def test_who_leaves_while_an_input_picture_is_fetched_has_asked_nothing(demo: Ru
     demo.state.reset()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
-        with limner_over(demo, "gpt-image-2-chat", fetch_allow=place) as limner:
+        with limner_with_model(demo, "gpt-image-2-chat", fetch_allow=place) as limner:
             asked = {"prompt": "a hat", "images": [{"image_url": f"http://{place}/a.png"}]}
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{limner.url}/v1/images/edits", json=asked, timeout=0.3)

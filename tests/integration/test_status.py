@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.raw_http_lines import ASKED, Line, wait_for_jobs
+from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 KEY = {"authorization": "Bearer sk-client"}
@@ -34,7 +34,9 @@ def status(limner: RunningLimner, headers: dict[str, str] = KEY) -> httpx.Respon
 
 def generate(limner: RunningLimner, **body: Any) -> httpx.Response:
     headers = {**KEY, "content-type": "application/json"}
-    return httpx.post(f"{limner.url}/v1/images/generations", headers=headers, json={**ASKED, **body}, trust_env=False)
+    return httpx.post(
+        f"{limner.url}/v1/images/generations", headers=headers, json={**GENERATION, **body}, trust_env=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +107,14 @@ def test_a_job_in_flight_and_one_that_waits(demo: RunningDemo) -> None:
         lines = []
         demo.state.reset()
         for size in ("1536x1024", "1024x1536"):
-            lines.append(Line(limner, {**ASKED, "size": size, "stream": True}))
+            lines.append(ListeningClient(limner, {**GENERATION, "size": size, "stream": True}))
             wait_for_jobs(limner, len(lines))
             assert demo.state.wait_for_calls(1)
         report = status(limner).json()
         demo.state.release()
         for line in lines:
-            line.hear_until(b"event: image_generation.completed")
-            line.hang_up()
+            line.read_until(b"event: image_generation.completed")
+            line.disconnect()
     assert report["turns"] == {"used": 1, "limit": 1, "waiting": 1, "queue": 256}
     first, second = report["under_way"]
     assert first["id"].startswith("req_")

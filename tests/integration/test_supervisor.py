@@ -23,7 +23,7 @@ from app.server.draining import COUNT_DEATH, RELOAD_KEYS
 from app.server.supervisor import Supervisor, bind, find_addresses
 from tests.support import fake_workers as crew
 from tests.support.processes import Process, serve
-from tests.support.raw_http import Wire, connect, request
+from tests.support.raw_http import RawConnection, build_request, connect
 from tests.support.redis import RedisServer, run_redis
 from tests.support.servers import RunningDemo, run_demo
 
@@ -337,27 +337,27 @@ def serve_two(demo: RunningDemo, folder: Path, **variables: str) -> Iterator[Pro
     demo.state.release()
 
 
-QUESTION = request(
+QUESTION = build_request(
     "POST /v1/images/generations",
     "content-type: application/json",
     body=b'{"model": "gpt-image-2", "prompt": "a fox"}',
 )
 
 
-def who_answers(server: Process, wire: Wire) -> int:
+def who_answers(server: Process, wire: RawConnection) -> int:
     """The worker at the other end."""
-    wire.send(request("GET /v1/models"))
-    assert wire.reply().status == 200
+    wire.send(build_request("GET /v1/models"))
+    assert wire.read_response().status == 200
     while (record := server.listen("request"))["path"] != "/v1/models":
         pass
     return int(record["pid"])
 
 
 @contextmanager
-def a_line_to_each(server: Process) -> Iterator[dict[int, Wire]]:
+def a_line_to_each(server: Process) -> Iterator[dict[int, RawConnection]]:
     """Connections are spread by chance: so many are opened until both workers have one."""
     with ExitStack() as stack:
-        lines: dict[int, Wire] = {}
+        lines: dict[int, RawConnection] = {}
         while len(lines) < 2:
             wire = stack.enter_context(connect(server.url))
             lines[who_answers(server, wire)] = wire
@@ -376,16 +376,16 @@ def test_one_that_is_killed_loses_only_its_own_questions(demo: RunningDemo, tmp_
         other.send(QUESTION)
         assert demo.state.wait_for_calls(2)
         os.kill(victim, signal.SIGKILL)
-        assert cut.rest() == b""
+        assert cut.read_to_end() == b""
         died = server.listen("worker_died")
         assert (died["pid"], died["exit_code"]) == (victim, -9)
         assert server.listen("worker_ready")["pid"] not in lines
         demo.state.release()
-        assert other.reply().status == 200
+        assert other.read_response().status == 200
         with a_line_to_each(server) as again:
             for wire in again.values():
                 wire.send(QUESTION)
-                assert wire.reply().status == 200
+                assert wire.read_response().status == 200
         told = scrape(server)
         assert told["limner_worker_deaths_total"] == 1
         assert told['limner_questions_total{operation="image_generation",outcome="ok"}'] == 3
@@ -404,7 +404,7 @@ def test_all_drain_and_the_server_leaves_nothing_behind(demo: RunningDemo, tmp_p
         assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 503
         assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
         demo.state.release()
-        assert [wire.reply().status for wire in lines.values()] == [200, 200]
+        assert [wire.read_response().status for wire in lines.values()] == [200, 200]
         assert server.end() == 0
     assert not list((tmp_path / "temporary").iterdir())
 
@@ -417,7 +417,7 @@ def test_a_second_signal_ends_all(demo: RunningDemo, tmp_path: Path) -> None:
         server.listen("server_draining")
         server.process.send_signal(signal.SIGINT)
         assert server.end() == 130
-        assert lost.rest() == b""
+        assert lost.read_to_end() == b""
 
 
 def test_without_their_supervisor_workers_answer_what_they_have_and_end(demo: RunningDemo, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_without_their_supervisor_workers_answer_what_they_have_and_end(demo: Ru
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/healthz", trust_env=False)
         demo.state.release()
-        assert wire.reply().status == 200
+        assert wire.read_response().status == 200
         # The log ends when nobody is left who could write into it.
         assert server.end() == -9
 
@@ -457,7 +457,7 @@ def test_a_worker_that_is_asked_to_go_leaves_new_connections_to_the_others(demo:
         for _ in range(20):
             assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
         demo.state.release()
-        assert wire.reply().status == 200
+        assert wire.read_response().status == 200
         assert server.listen("worker_died")["exit_code"] == 0
         assert server.listen("worker_ready")["pid"] not in lines
 
@@ -470,9 +470,9 @@ def test_connections_that_a_dead_worker_had_not_accepted_are_answered_by_the_nex
         os.kill(victim, signal.SIGSTOP)
         wires = [stack.enter_context(connect(server.url)) for _ in range(20)]
         for wire in wires:
-            wire.send(request("GET /healthz"))
+            wire.send(build_request("GET /healthz"))
         os.kill(victim, signal.SIGKILL)
-        assert [wire.reply().status for wire in wires] == [200] * 20
+        assert [wire.read_response().status for wire in wires] == [200] * 20
 
 
 def test_connections_are_spread_over_the_workers(demo: RunningDemo, tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ def test_workers_share_what_servers_share(demo: RunningDemo, redis: RedisServer,
         answers = []
         for wire in lines.values():
             wire.send(QUESTION.replace(b"\r\n", b"\r\nidempotency-key: k\r\n", 1))
-            answers.append(wire.reply())
+            answers.append(wire.read_response())
         assert [answer.status for answer in answers] == [200, 200]
         assert answers[0].body == answers[1].body
         assert demo.state.calls == 1

@@ -22,8 +22,8 @@ from app.observability.logging import configure_logging
 from app.observability.metrics import REGISTRY
 from app.observability.tracing import OtlpTracing
 from app.protocol.image_request import Operation
-from tests.support.raw_http import connect, request
-from tests.support.raw_http_lines import ASKED, Line, limner_over, wait_for_jobs
+from tests.support.raw_http import build_request, connect
+from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 
@@ -67,7 +67,7 @@ class Kept:
 
 @contextmanager
 def watched(demo: RunningDemo, kept: Kept, model: str = "gpt-image-2-chat", **options: Any) -> Iterator[RunningLimner]:
-    with limner_over(demo, model, ledger=str(kept.path), **options) as limner:
+    with limner_with_model(demo, model, ledger=str(kept.path), **options) as limner:
         configure_logging("json", "info", kept.stream)
         yield limner
 
@@ -78,7 +78,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
     structlog.reset_defaults()
 
 
-def ask(limner: RunningLimner, asked: dict[str, Any] = ASKED, **headers: str) -> httpx.Response:
+def ask(limner: RunningLimner, asked: dict[str, Any] = GENERATION, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.post(f"{limner.url}/v1/images/generations", json=asked, headers=named, timeout=20)
 
@@ -118,7 +118,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_ledger_and_the_log_tell_the_same(case: Case, demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept, case.model, **case.settings) as limner:
-        answer = ask(limner, {**ASKED, **case.asked}, **case.headers)
+        answer = ask(limner, {**GENERATION, **case.asked}, **case.headers)
     entry, record = kept.entry, kept.records[-1]
     assert {name: entry.get(name) for name in case.says} == case.says
     assert entry["request_id"] == record["request_id"] == answer.headers["x-request-id"]
@@ -132,7 +132,7 @@ def test_the_ledger_and_the_log_tell_the_same(case: Case, demo: RunningDemo, kep
 
 
 def test_no_line_holds_a_prompt_or_a_key(demo: RunningDemo, kept: Kept) -> None:
-    asked = {**ASKED, "prompt": "an-unheard-of-fox"}
+    asked = {**GENERATION, "prompt": "an-unheard-of-fox"}
     with watched(demo, kept, api_keys="sk-client-secret") as limner:
         ask(limner, asked, authorization="Bearer sk-client-secret", traceparent=GIVEN)
     told = kept.path.read_text() + kept.stream.getvalue()
@@ -151,7 +151,7 @@ def test_a_stranger_is_not_in_the_ledger(demo: RunningDemo, kept: Kept) -> None:
 
 def test_usage_and_times_are_those_of_the_work(demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept) as limner:
-        answer = ask(limner, {**ASKED, "n": 2}).json()
+        answer = ask(limner, {**GENERATION, "n": 2}).json()
     entry = kept.entry
     assert entry["usage"] == answer["usage"]
     assert entry["usage"]["total_tokens"] > 0
@@ -164,10 +164,10 @@ def test_usage_and_times_are_those_of_the_work(demo: RunningDemo, kept: Kept) ->
 
 def test_who_has_gone_is_told_when_the_work_has_ended(demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept, "holds", keepalive_after=0.02) as limner:
-        line = Line(limner, ASKED)
-        line.hear_until(b"\r\n\r\n")
+        line = ListeningClient(limner, GENERATION)
+        line.read_until(b"\r\n\r\n")
         demo.state.wait_for_calls(1)
-        line.hang_up()
+        line.disconnect()
         first_id = wait_for_record(kept, "request")["request_id"]
         assert kept.entries == []
         demo.state.release()
@@ -209,15 +209,15 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 def test_who_leaves_before_anything_was_asked_has_cost_nothing(demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept, "holds", max_concurrency=1) as limner:
-        first, second = Line(limner, ASKED), None
+        first, second = ListeningClient(limner, GENERATION), None
         demo.state.wait_for_calls(1)
-        second = Line(limner, {**ASKED, "prompt": "second"})
+        second = ListeningClient(limner, {**GENERATION, "prompt": "second"})
         wait_for_jobs(limner, 2)
-        second.hang_up()
+        second.disconnect()
         wait_for_jobs(limner, 1)
         demo.state.release()
-        first.hear_until(b"b64_json")
-        first.hang_up()
+        first.read_until(b"b64_json")
+        first.disconnect()
     gone, paid = kept.entries
     assert (gone["outcome"], gone["status"], gone["attempts"], gone["images"]) == ("client_gone", 499, 0, 0)
     assert (paid["outcome"], paid["attempts"]) == ("ok", 1)
@@ -225,15 +225,15 @@ def test_who_leaves_before_anything_was_asked_has_cost_nothing(demo: RunningDemo
 
 def test_a_repeat_that_leaves_too_has_gone(demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept, "holds") as limner:
-        first = Line(limner, ASKED)
+        first = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
-        second = Line(limner, ASKED, x_stainless_retry_count="1")
+        second = ListeningClient(limner, GENERATION, x_stainless_retry_count="1")
         wait_until(lambda: readers(limner) == 2)
-        second.hang_up()
+        second.disconnect()
         wait_until(lambda: readers(limner) == 1)
         demo.state.release()
-        first.hear_until(b"b64_json")
-        first.hang_up()
+        first.read_until(b"b64_json")
+        first.disconnect()
     repeat, paid = kept.entries
     assert (repeat["outcome"], repeat["status"], repeat["joined"]) == ("client_gone", 499, paid["request_id"])
 
@@ -246,7 +246,8 @@ def test_a_body_that_never_came_whole_is_told(demo: RunningDemo, kept: Kept) -> 
     with watched(demo, kept) as limner:
         with connect(limner.url) as wire:
             wire.send(
-                request("POST /v1/images/generations", "content-length: 999").replace(b"HOST", b"h"), b'{"prompt":'
+                build_request("POST /v1/images/generations", "content-length: 999").replace(b"HOST", b"h"),
+                b'{"prompt":',
             )
         wait_for_record(kept, "request")
     assert (kept.entry["outcome"], kept.entry["status"], kept.entry["bytes_in"]) == ("client_gone", 499, 10)
@@ -299,7 +300,7 @@ def test_everything_is_counted(demo: RunningDemo, kept: Kept) -> None:
 
     before = figures()
     with watched(demo, kept) as limner:
-        answer = ask(limner, {**ASKED, "n": 2})
+        answer = ask(limner, {**GENERATION, "n": 2})
     asked, answered = int(answer.request.headers["content-length"]), len(answer.content)
     after = figures()
     grown = [new - old for new, old in zip(after, before, strict=True)]

@@ -105,25 +105,20 @@ FORBIDDEN_WORDS = {
 
 #: Packages and folders whose identifiers still have such words.
 NOT_RENAMED_YET = {
-    *(
-        "api",
-        "cli",
-        "demo",
-        "jobs",
-        "server",
-        "services",
-        "state",
-        "upstream",
-    ),
-    *(
-        "bench",
-        "tests/e2e",
-        "tests/integration",
-        "tests/support",
-        "tests/unit/demo",
-        "tests/unit/jobs",
-        "tests/unit/observability",
-    ),
+    "api",
+    "cli",
+    "demo",
+    "jobs",
+    "server",
+    "services",
+    "state",
+    "upstream",
+    "bench",
+    "tests/e2e",
+    "tests/integration",
+    "tests/support",
+    "tests/unit/demo",
+    "tests/unit/jobs",
 }
 
 #: Names that more than one class still has.

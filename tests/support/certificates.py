@@ -1,4 +1,4 @@
-"""Keys that are worth nothing anywhere but in tests: a certificate for `cdn.test` that nobody trusts, a signer's."""
+"""Keys for tests only: an untrusted certificate for `cdn.test`, and the private key of a Google service account."""
 
 KEY = """\
 -----BEGIN PRIVATE KEY-----

@@ -1,4 +1,4 @@
-"""An upstream of raw sockets that answers in every wrong way, and counts."""
+"""An upstream on raw sockets that fails in every possible way and counts its calls."""
 
 import asyncio
 import socket
@@ -9,22 +9,27 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Act(Enum):
+class SocketFault(Enum):
     RESET = "the connection is reset"
     CLOSE = "the connection is closed"
     HANG = "nothing more comes"
-    DEAF = "the request's body is not read"
+    DEAF = "the body of the request is not read"
 
 
-#: What happens on one call, in order: bytes are sent as they are, a number is a pause in seconds.
-Script = Sequence[bytes | Act | float]
+#: The steps of one call: bytes are sent unchanged, a number is a pause in seconds.
+Script = Sequence[bytes | SocketFault | float]
 
 
 @dataclass(slots=True)
-class Chaos:
-    """`calls` holds each request as it came; the last script serves all calls beyond the scripts.
+class FaultyUpstream:
+    """A server that runs one script for each call, and the last script for all further calls.
 
-    `asked` is set by the first call, `left` when a client goes away that got no answer. Clients are to be closed first.
+    Clients must be closed before the server.
+
+    Attributes:
+        calls: Each request as received.
+        was_called: Set by the first call.
+        client_disconnected: Set when a client disconnects that has got no response.
     """
 
     scripts: Sequence[Script]
@@ -32,8 +37,8 @@ class Chaos:
     connections: int = 0
     calls: list[bytes] = field(default_factory=list)
     handlers: set[asyncio.Task[None]] = field(default_factory=set)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+    was_called: asyncio.Event = field(default_factory=asyncio.Event)
+    client_disconnected: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -47,14 +52,14 @@ class Chaos:
     async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         script = self.scripts[min(len(self.calls), len(self.scripts) - 1)]
         self.calls.append(head)
-        if Act.DEAF not in script:
+        if SocketFault.DEAF not in script:
             self.calls[-1] += await reader.readexactly(_length_of(head))
-        self.asked.set()
+        self.was_called.set()
         for step in script:
-            await self._play(step, reader, writer)
+            await self._run_step(step, reader, writer)
 
-    async def _play(
-        self, step: bytes | Act | float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    async def _run_step(
+        self, step: bytes | SocketFault | float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if isinstance(step, bytes):
             writer.write(step)
@@ -62,29 +67,29 @@ class Chaos:
         elif isinstance(step, float):
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(1), step)
-        elif step is Act.HANG:
+        elif step is SocketFault.HANG:
             await reader.read(1)
-            self.left.set()
-        elif step is Act.CLOSE:
+            self.client_disconnected.set()
+        elif step is SocketFault.CLOSE:
             writer.close()
-        elif step is Act.RESET:
-            _linger_not(writer)
+        elif step is SocketFault.RESET:
+            _disable_linger(writer)
             writer.transport.abort()
 
 
 @asynccontextmanager
-async def run_chaos(*scripts: Script) -> AsyncIterator[Chaos]:
-    chaos = Chaos(scripts)
-    async with run_server(chaos.serve) as chaos.url:
-        yield chaos
-        await asyncio.gather(*chaos.handlers)
+async def run_faulty_upstream(*scripts: Script) -> AsyncIterator[FaultyUpstream]:
+    upstream = FaultyUpstream(scripts)
+    async with run_server(upstream.serve) as upstream.url:
+        yield upstream
+        await asyncio.gather(*upstream.handlers)
 
 
 @asynccontextmanager
 async def run_server(
     handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], scheme: str = "http"
 ) -> AsyncIterator[str]:
-    """The API's address at a server whose connections `handler` serves, and closes."""
+    """Run a server whose connections `handler` serves and closes, and yield the address of its API."""
     server = await asyncio.start_server(handler, "127.0.0.1", 0, limit=1 << 20, backlog=300)
     async with server:
         yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
@@ -102,7 +107,7 @@ def _length_of(head: bytes) -> int:
     return next(int(value) for name, _, value in lines if name == b"content-length")
 
 
-def _linger_not(writer: asyncio.StreamWriter) -> None:
-    """A close without linger is a reset."""
+def _disable_linger(writer: asyncio.StreamWriter) -> None:
+    """Make the next close a reset."""
     peer: socket.socket = writer.get_extra_info("socket")
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,4 +1,4 @@
-"""What Helm makes of deploy/chart, by the few words of its language that the chart uses; any other is an error."""
+"""Render deploy/chart as Helm does, for the few keywords of its language that the chart uses; others are an error."""
 
 import hashlib
 import re
@@ -19,25 +19,29 @@ FILTERS: dict[str, Callable[..., str]] = {
 }
 
 
-def merge(into: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Lists are replaced, tables merged: as Helm does with values."""
-    both = {key: merge(into[key], more[key]) for key in into.keys() & more.keys() if isinstance(more[key], dict)}
-    return into | more | both
+def merge(into: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Merge values as Helm does: mappings are merged, lists replaced."""
+    both = {
+        key: merge(into[key], overrides[key])
+        for key in into.keys() & overrides.keys()
+        if isinstance(overrides[key], dict)
+    }
+    return into | overrides | both
 
 
-def values(**more: Any) -> dict[str, Any]:
-    """Those of the chart, with those of ci/values.yaml and `more` over them."""
+def values(**overrides: Any) -> dict[str, Any]:
+    """Return the values of the chart, overridden by those of ci/values.yaml and by `overrides`."""
     own, example = (yaml.safe_load((CHART / name).read_text()) for name in ("values.yaml", "ci/values.yaml"))
-    return merge(merge(own, example), more)
+    return merge(merge(own, example), overrides)
 
 
 class Chart:
-    """Its templates with values put in, for a release `limner`."""
+    """The templates of the chart, rendered for a release named `limner`."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, chart_values: dict[str, Any]) -> None:
         chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
         self._scope = {
-            "Values": given,
+            "Values": chart_values,
             "Release": {"Name": "limner", "Service": "Helm"},
             "Chart": {"AppVersion": str(chart["appVersion"])},
         }
@@ -51,53 +55,53 @@ class Chart:
 
     def _render(self, template: str) -> str:
         trimmed = re.sub(r"-\}\}\s+", "}}", re.sub(r"\s+\{\{-", "{{", template)).replace("{{-", "{{")
-        pieces = re.split(r"\{\{ ?(.+?) ?\}\}", trimmed)
-        text, end = self._block(pieces, 0)
-        assert end == len(pieces), "an end too many"
+        parts = re.split(r"\{\{ ?(.+?) ?\}\}", trimmed)
+        text, end = self._block(parts, 0)
+        assert end == len(parts), "more ends than blocks"
         return text
 
-    def _block(self, pieces: list[str], at: int) -> tuple[str, int]:
-        """The text from piece `at` to its `end`, and the place after it; texts have even places."""
-        said = pieces[at]
-        while at + 1 < len(pieces) and pieces[at + 1] != "end":
-            word, _, rest = pieces[at + 1].partition(" ")
-            if word in {"if", "define"}:
-                inner, at = self._block(pieces, at + 2)
-                said += self._statement(word, rest, inner)
+    def _block(self, parts: list[str], index: int) -> tuple[str, int]:
+        """Return the rendered text from part `index` to its `end`, and the index after it. Texts have even indexes."""
+        text = parts[index]
+        while index + 1 < len(parts) and parts[index + 1] != "end":
+            keyword, _, rest = parts[index + 1].partition(" ")
+            if keyword in {"if", "define"}:
+                inner, index = self._block(parts, index + 2)
+                text += self._statement(keyword, rest, inner)
             else:
-                said, at = said + str(self._pipe(pieces[at + 1])), at + 2
-            said += pieces[at]
-        return said, at + 2 if at + 1 < len(pieces) else len(pieces)
+                text, index = text + str(self._pipe(parts[index + 1])), index + 2
+            text += parts[index]
+        return text, index + 2 if index + 1 < len(parts) else len(parts)
 
-    def _statement(self, word: str, rest: str, inner: str) -> str:
-        if word == "define":
+    def _statement(self, keyword: str, rest: str, inner: str) -> str:
+        if keyword == "define":
             self._defined[rest.strip('"')] = inner
             return ""
-        wanted = not rest.startswith("not ")
-        return inner if bool(self._value(rest.removeprefix("not "))) == wanted else ""
+        expected = not rest.startswith("not ")
+        return inner if bool(self._value(rest.removeprefix("not "))) == expected else ""
 
     def _pipe(self, text: str) -> Any:
         first, *filters = text.split(" | ")
-        word, *arguments = first.split(" ")
-        given = [self._value(argument) for argument in arguments]
-        value = self._call(word, given) if given else self._value(word)
-        for word, *more in (each.split(" ") for each in filters):
-            value = FILTERS[word](value, *more)
+        keyword, *words = first.split(" ")
+        arguments = [self._value(word) for word in words]
+        value = self._call(keyword, arguments) if arguments else self._value(keyword)
+        for keyword, *options in (each.split(" ") for each in filters):
+            value = FILTERS[keyword](value, *options)
         return value
 
-    def _call(self, word: str, given: list[Any]) -> Any:
-        if word == "include":
-            return self._defined[given[0]]
-        if word == "add":
-            return sum(given)
-        if word == "default":
-            return given[1] or given[0]
-        return FILTERS[word](*given)
+    def _call(self, keyword: str, arguments: list[Any]) -> Any:
+        if keyword == "include":
+            return self._defined[arguments[0]]
+        if keyword == "add":
+            return sum(arguments)
+        if keyword == "default":
+            return arguments[1] or arguments[0]
+        return FILTERS[keyword](*arguments)
 
-    def _value(self, word: str) -> Any:
-        if not word.startswith("."):
-            return orjson.loads(word)
+    def _value(self, keyword: str) -> Any:
+        if not keyword.startswith("."):
+            return orjson.loads(keyword)
         found: Any = self._scope
-        for name in filter(None, word.split(".")):
+        for name in filter(None, keyword.split(".")):
             found = found[name]
         return found

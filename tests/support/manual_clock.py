@@ -1,4 +1,4 @@
-"""An event loop whose clock can be put forward, so that no test waits for a time limit."""
+"""An event loop whose clock a test can advance, so that no test waits for a timeout."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Loop(asyncio.SelectorEventLoop):
-    """`skipped`: seconds that have passed at once. Time limits that they reach are over."""
+class ManualClockLoop(asyncio.SelectorEventLoop):
+    """`skipped`: seconds by which the clock was advanced; timeouts within them expire at once."""
 
     skipped = 0.0
 
@@ -16,12 +16,12 @@ class Loop(asyncio.SelectorEventLoop):
         return super().time() + self.skipped
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=Loop) as runner:
+def run_with_manual_clock(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=ManualClockLoop) as runner:
         return runner.run(work)
 
 
-def skip(seconds: float) -> None:
+def advance(seconds: float) -> None:
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, Loop)
+    assert isinstance(loop, ManualClockLoop)
     loop.skipped += seconds

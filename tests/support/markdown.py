@@ -1,4 +1,4 @@
-"""The documents and the blocks of code in them."""
+"""The documents of the project and the blocks of code in them."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "deploy/README.md", ROOT / "bench/README.md"], key=str
 )
 
-#: Where readers of the documents have Limner.
+#: Address of Limner in the documents.
 LIMNER = "http://127.0.0.1:8000"
 
 _BLOCK = re.compile(r"^(?:<!-- (run|clients) -->\n)?```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,16 +19,19 @@ _BLOCK = re.compile(r"^(?:<!-- (run|clients) -->\n)?```(\S*)\n(.*?)^```$", re.MU
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`where` it is run: "run" in the suite, "clients" by `make clients`, empty: nowhere."""
+    """One block of code.
+
+    `where`: `run` in the test suite, `clients` in `make clients`, empty if it is not run.
+    """
 
     where: str
     language: str
     code: str
 
 
-def blocks(words: str) -> Iterator[Block]:
-    return (Block(*match.groups("")) for match in _BLOCK.finditer(words))
+def blocks(text: str) -> Iterator[Block]:
+    return (Block(*match.groups("")) for match in _BLOCK.finditer(text))
 
 
-def without_blocks(words: str) -> str:
-    return _BLOCK.sub("", words)
+def without_blocks(text: str) -> str:
+    return _BLOCK.sub("", text)

@@ -1,4 +1,4 @@
-"""HTTP as bytes on a socket: what a test writes is what the server reads, what comes back is told as it came."""
+"""HTTP as bytes on a socket: a test controls every byte that is sent and sees every byte that comes back."""
 
 import socket
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ TIMEOUT = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer. `headers` by lower-case name; `body` without the framing of chunks."""
+class RawResponse:
+    """One response: `headers` by lower-case name, `body` without the framing of chunks."""
 
     status: int
     headers: dict[str, str]
@@ -24,26 +24,26 @@ class Reply:
         return orjson.loads(self.body)
 
 
-class Wire:
-    """One connection. Replies are read in order, interim ones (100 Continue) too."""
+class RawConnection:
+    """One connection. Responses are read in order, interim ones such as 100 Continue included."""
 
     def __init__(self, connection: socket.socket, host: str) -> None:
         self.host = host
         self._socket = connection
         self._file: BinaryIO = connection.makefile("rb")
 
-    def send(self, *pieces: bytes) -> None:
-        for piece in pieces:
-            self._socket.sendall(piece)
+    def send(self, *chunks: bytes) -> None:
+        for chunk in chunks:
+            self._socket.sendall(chunk)
 
-    def reply(self) -> Reply:
+    def read_response(self) -> RawResponse:
         line = self._file.readline()
         status = int(line.split()[1])
         headers: dict[str, str] = {}
         while (field := self._file.readline().rstrip(b"\r\n")) != b"":
             name, _, value = field.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return Reply(status, headers, b"" if status < 200 else self._body(headers))
+        return RawResponse(status, headers, b"" if status < 200 else self._body(headers))
 
     def _body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding") == "chunked":
@@ -58,37 +58,40 @@ class Wire:
             assert self._file.readline() == b"\r\n"
         assert self._file.readline() == b"\r\n"
 
-    def rest(self) -> bytes:
-        """All that comes until the server closes the connection."""
+    def read_to_end(self) -> bytes:
+        """Return all bytes until the server closes the connection."""
         return self._file.read()
 
 
 @contextmanager
-def connect(url: str) -> Iterator[Wire]:
+def connect(url: str) -> Iterator[RawConnection]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    with socket.create_connection((parts.hostname, parts.port), TIMEOUT) as connection:
-        wire = Wire(connection, parts.netloc)
+    with socket.create_connection((parts.hostname, parts.port), TIMEOUT) as client:
+        connection = RawConnection(client, parts.netloc)
         try:
-            yield wire
+            yield connection
         finally:
-            wire._file.close()
+            connection._file.close()
 
 
-def ask(url: str, *pieces: bytes) -> Reply:
-    """One request on a connection of its own, each piece as one write; `HOST` in it is the server's address."""
-    with connect(url) as wire:
-        wire.send(*(piece.replace(b"HOST", wire.host.encode()) for piece in pieces))
-        return wire.reply()
+def send_request(url: str, *chunks: bytes) -> RawResponse:
+    """Send a request on a connection of its own, one write per chunk, and return the response.
+
+    `HOST` in the request is replaced by the address of the server.
+    """
+    with connect(url) as connection:
+        connection.send(*(chunk.replace(b"HOST", connection.host.encode()) for chunk in chunks))
+        return connection.read_response()
 
 
-def request(line: str, *headers: str, body: bytes = b"") -> bytes:
-    """A request with the usual framing: host, content length."""
+def build_request(line: str, *headers: str, body: bytes = b"") -> bytes:
+    """Build a request with the usual framing: host, content length."""
     framing = [f"content-length: {len(body)}"] if body else []
     return "\r\n".join([f"{line} HTTP/1.1", "host: HOST", *headers, *framing, "", ""]).encode("latin-1") + body
 
 
-def chunked(*chunks: bytes) -> bytes:
-    """The body of a request without a length."""
+def chunked_body(*chunks: bytes) -> bytes:
+    """Encode the body of a request without a content length."""
     return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))

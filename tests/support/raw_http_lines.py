@@ -1,4 +1,4 @@
-"""Raw HTTP connections to a Limner over the demo upstream: to leave in the middle, and to see every byte."""
+"""Raw HTTP connections to Limner in front of the demo upstream, for tests that disconnect or look at single bytes."""
 
 import socket
 import threading
@@ -12,65 +12,65 @@ import orjson
 from tests.support.processes import Process
 from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
-ASKED: Any = {"model": "gpt-image-2", "prompt": "a fox"}
+GENERATION: Any = {"model": "gpt-image-2", "prompt": "a fox"}
 
 
 @contextmanager
-def limner_over(demo: RunningDemo, model: str, **options: Any) -> Iterator[RunningLimner]:
+def limner_with_model(demo: RunningDemo, model: str, **options: Any) -> Iterator[RunningLimner]:
     with run_limner(demo.url, upstream_model=model, **options) as limner:
         limner.studio.silence = 0.02
         yield limner
 
 
-class Line:
-    """A raw HTTP/1.1 connection that has asked and now listens."""
+class ListeningClient:
+    """A client that has sent a request for an image and now reads the response, of which it keeps all bytes."""
 
     def __init__(
         self, limner: RunningLimner | Process, body: dict[str, Any], version: str = "1.1", **headers: str
     ) -> None:
         host, port = urlsplit(limner.url).netloc.split(":")
         data = orjson.dumps(body)
-        more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        head = f"POST /v1/images/generations HTTP/{version}\r\nHost: h\r\n{more}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        extra_headers = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        head = f"POST /v1/images/generations HTTP/{version}\r\nHost: h\r\n{extra_headers}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         self._socket = socket.create_connection((host, int(port)), timeout=10)
         self._socket.sendall(head.encode() + data)
-        self.heard = b""
+        self.received = b""
 
-    def hear_until(self, mark: bytes, times: int = 1) -> bytes:
-        while self.heard.count(mark) < times:
-            piece = self._socket.recv(65536)
-            assert piece, self.heard
-            self.heard += piece
-        return self.heard
+    def read_until(self, marker: bytes, count: int = 1) -> bytes:
+        while self.received.count(marker) < count:
+            chunk = self._socket.recv(65536)
+            assert chunk, self.received
+            self.received += chunk
+        return self.received
 
-    def hear_all(self) -> bytes:
+    def read_all(self) -> bytes:
         with self._socket:
-            while piece := self._socket.recv(65536):
-                self.heard += piece
-        return self.heard
+            while chunk := self._socket.recv(65536):
+                self.received += chunk
+        return self.received
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         self._socket.close()
 
 
-def wait_for_jobs(limner: RunningLimner, number: int) -> None:
-    wait_until(lambda: len(limner.studio.jobs) == number)
+def wait_for_jobs(limner: RunningLimner, count: int) -> None:
+    wait_until(lambda: len(limner.studio.jobs) == count)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Poll what belongs to the server's thread until it is as expected; fail after 10 s."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll a condition that depends on the thread of the server; fail after 10 s."""
     pause = threading.Event()
     for _ in range(2000):
-        if holds():
+        if condition():
             return
         pause.wait(0.005)
-    raise AssertionError("not within 10 s")
+    raise AssertionError("the condition does not hold after 10 s")
 
 
 def unchunk(body: bytes) -> bytes:
-    joined = b""
+    data = b""
     while body:
         size, _, rest = body.partition(b"\r\n")
-        joined += rest[: int(size, 16)]
+        data += rest[: int(size, 16)]
         body = rest[int(size, 16) + 2 :]
-    return joined
+    return data

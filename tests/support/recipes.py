@@ -12,20 +12,23 @@ _PROOF = re.compile(r"<!-- proof: (run|replayed), (.+) -->")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`by`: a test file or `make clients` for what is run, else how the names of its wire tests begin."""
+    """One recipe.
+
+    `by`: the test file or `make clients` if the recipe is run, else the prefix of the names of its wire tests.
+    """
 
     name: str
     kind: str
     by: str
     blocks: tuple[Block, ...]
-    words: str
+    text: str
 
 
-def read(chapter: str) -> Recipe:
-    name, _, words = chapter.partition("\n")
-    proof = _PROOF.search(words)
+def read_recipe(chapter: str) -> Recipe:
+    name, _, text = chapter.partition("\n")
+    proof = _PROOF.search(text)
     assert proof, f"{name}: no proof"
-    return Recipe(name, proof[1], proof[2], tuple(blocks(words)), words)
+    return Recipe(name, proof[1], proof[2], tuple(blocks(text)), text)
 
 
-RECIPES = [read(chapter) for chapter in CLIENTS.read_text().split("\n## ")[1:]]
+RECIPES = [read_recipe(chapter) for chapter in CLIENTS.read_text().split("\n## ")[1:]]

@@ -1,4 +1,4 @@
-"""The servers that tests talk to, on real sockets: any app, the demo upstream, and Limner in front of it."""
+"""Run servers on real sockets: any app, the demo upstream, and Limner in front of an upstream."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ class RunningDemo:
 
 @contextmanager
 def run_demo(**options: Any) -> Iterator[RunningDemo]:
-    """`options` as of `create_demo`."""
+    """Run the demo upstream; `options` are those of `create_demo`."""
     app = create_demo(**options)
     with serve(app) as url:
         yield RunningDemo(url, app.state.demo)
@@ -50,7 +50,7 @@ class RunningLimner:
 
 @contextmanager
 def run_limner(upstream: str, **options: Any) -> Iterator[RunningLimner]:
-    """Limner in front of the upstream with that URL, whose pictures it may fetch. `options` are settings."""
+    """Run Limner in front of the upstream with this URL, from which it may fetch images. `options` are settings."""
     with TemporaryDirectory() as folder:
         defaults = {
             "upstream_base_url": f"{upstream}/v1",

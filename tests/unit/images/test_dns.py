@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from app.images.fetch import DNS_CACHE_SECONDS, DNS_CACHE_SIZE, DNS_TIMEOUT, DnsResolver, system_lookup
-from tests.support.manual_clock import run, skip
+from tests.support.manual_clock import advance, run_with_manual_clock
 
 
 def test_the_system_resolves_localhost() -> None:
@@ -23,7 +23,7 @@ def test_an_unknown_name_raises_the_error_of_the_system() -> None:
             resolver.close()
 
     with pytest.raises(socket.gaierror):
-        run(resolve())
+        run_with_manual_clock(resolve())
 
 
 def test_an_answer_is_cached_for_seconds() -> None:
@@ -36,12 +36,12 @@ def test_an_answer_is_cached_for_seconds() -> None:
     async def resolve() -> list[list[str]]:
         resolver = DnsResolver(lookup)
         answers = [await resolver.resolve(name) for name in ("a", "a", "b")]
-        skip(DNS_CACHE_SECONDS)
+        advance(DNS_CACHE_SECONDS)
         answers.append(await resolver.resolve("a"))
         resolver.close()
         return answers
 
-    assert run(resolve()) == [["192.0.2.1"], ["192.0.2.1"], ["192.0.2.2"], ["192.0.2.3"]]
+    assert run_with_manual_clock(resolve()) == [["192.0.2.1"], ["192.0.2.1"], ["192.0.2.2"], ["192.0.2.3"]]
     assert queries == ["a", "b", "a"]
 
 
@@ -61,7 +61,7 @@ def test_a_failure_is_not_cached() -> None:
         resolver.close()
         return answers
 
-    assert run(resolve()) == ["192.0.2.1"]
+    assert run_with_manual_clock(resolve()) == ["192.0.2.1"]
 
 
 def test_the_cache_is_bounded() -> None:
@@ -79,7 +79,7 @@ def test_the_cache_is_bounded() -> None:
         await resolver.resolve(str(DNS_CACHE_SIZE))
         resolver.close()
 
-    run(resolve())
+    run_with_manual_clock(resolve())
     assert queries[-2:] == [str(DNS_CACHE_SIZE), "0"]
 
 
@@ -95,11 +95,11 @@ def test_a_query_that_hangs_times_out_and_does_not_delay_others() -> None:
         resolver = DnsResolver(lookup)
         slow = asyncio.create_task(resolver.resolve("slow"))
         answers = await resolver.resolve("quick")
-        skip(DNS_TIMEOUT)
+        advance(DNS_TIMEOUT)
         with pytest.raises(TimeoutError):
             await slow
         answered.set()
         resolver.close()
         return answers
 
-    assert run(resolve()) == ["192.0.2.1"]
+    assert run_with_manual_clock(resolve()) == ["192.0.2.1"]

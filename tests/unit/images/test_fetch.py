@@ -25,7 +25,7 @@ from app.images.blob import Blob
 from app.images.fetch import CHUNK_SIZE, CLIENT_ERRORS, MAX_REDIRECTS, RETRY_DELAYS, Fetcher
 from app.images.ssrf import parse_allow
 from tests.support.certificates import CERTIFICATE, KEY
-from tests.support.manual_clock import run, skip
+from tests.support.manual_clock import advance, run_with_manual_clock
 
 ATTEMPTS = len(RETRY_DELAYS) + 1
 IMAGE = bytes(range(256)) * 8
@@ -247,7 +247,7 @@ def test_an_image_is_downloaded(case: Success) -> None:
             assert len(server.heads) == case.attempts
             assert download.slept == list(RETRY_DELAYS[: case.attempts - 1])
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 # Failed downloads
@@ -305,7 +305,7 @@ def test_a_failed_download_is_reported(case: Failure) -> None:
             assert "secret" not in str(caught.value.detail)
             assert len(server.heads) == case.attempts
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_an_image_of_exactly_the_limit_is_downloaded() -> None:
@@ -316,7 +316,7 @@ def test_an_image_of_exactly_the_limit_is_downloaded() -> None:
         ):
             assert [len(await download.read(server.url)) for _ in range(2)] == [4096, 4096]
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_every_compression_is_refused(encoding: str) -> None:
             with pytest.raises(ImageUnavailable, match="compressed"):
                 await download.read(server.url)
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @pytest.mark.parametrize("status", [202, 404, 408, 425, 429, 500, 599])
@@ -340,7 +340,7 @@ def test_every_transient_status_is_retried(status: int) -> None:
         async with serve(reply(b"", status), reply(IMAGE)) as server, fetching(f"127.0.0.1:{server.port}") as download:
             assert await download.read(server.url) == IMAGE
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -353,7 +353,7 @@ def test_every_redirect_is_followed(status: int) -> None:
             assert await download.read(server.url) == IMAGE
             assert [head.split()[1] for head in server.heads] == ["/a.png", "/b.png"]
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @given(st.binary(min_size=1, max_size=300), st.lists(st.integers(0, 300), max_size=6))
@@ -370,7 +370,7 @@ def test_an_image_may_arrive_in_chunks_of_any_size(body: bytes, cuts: list[int])
         async with serve(behave) as server, fetching(f"127.0.0.1:{server.port}") as download:
             assert await download.read(server.url) == body
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_small_chunks_are_collected_before_they_are_written() -> None:
@@ -385,7 +385,7 @@ def test_small_chunks_are_collected_before_they_are_written() -> None:
             assert await download.read(server.url) == b"x" * (5 * CHUNK_SIZE)
             assert all(size >= CHUNK_SIZE for size in download.writes[:-1])
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 # Timeouts
@@ -396,7 +396,7 @@ def test_a_body_of_one_byte_per_second_ends_at_the_timeout() -> None:
         writer.write(reply(length=10_000))
         while not writer.is_closing():
             writer.write(b"x")
-            skip(1)
+            advance(1)
             await writer.drain()
             await asyncio.sleep(0)
 
@@ -406,7 +406,7 @@ def test_a_body_of_one_byte_per_second_ends_at_the_timeout() -> None:
                 await download.read(server.url)
             assert len(server.heads) == 1
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_an_endless_body_ends_at_the_limit() -> None:
@@ -422,7 +422,7 @@ def test_an_endless_body_ends_at_the_limit() -> None:
                 await download.read(server.url)
             assert sum(download.writes) <= 10**6
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @pytest.mark.parametrize("head", [b"", reply(IMAGE[:9], length=2048)], ids=["before the head", "inside the body"])
@@ -432,7 +432,7 @@ def test_a_host_that_stops_sending_is_tried_again(head: bytes) -> None:
         await writer.drain()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        skip(31)
+        advance(31)
         await reader.read()
 
     async def download() -> None:
@@ -441,12 +441,12 @@ def test_a_host_that_stops_sending_is_tried_again(head: bytes) -> None:
                 assert await download.read(server.url) == IMAGE
         assert [record["reason"] for record in records] == ["its host fell silent"]
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_the_timeout_includes_the_retry_delays_and_the_log_has_the_last_failure() -> None:
     async def sleep(seconds: float) -> None:
-        skip(200)
+        advance(200)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -457,7 +457,7 @@ def test_the_timeout_includes_the_retry_delays_and_the_log_has_the_last_failure(
             assert "before that: its host answered 503" in str(caught.value.detail)
             assert len(server.heads) == 1
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 class ClosableBlob(Blob):
@@ -489,7 +489,7 @@ def test_a_cancelled_download_leaves_no_blob_open() -> None:
                 await task
 
     blob = ClosableBlob()
-    run(download())
+    run_with_manual_clock(download())
     assert blob.closed
 
 
@@ -509,7 +509,7 @@ def test_a_full_disk_is_not_blamed_on_the_host() -> None:
                 await download.read(server.url)
             assert len(server.heads) == 1
 
-    run(download())
+    run_with_manual_clock(download())
     assert full.closed
 
 
@@ -542,7 +542,7 @@ def test_a_request_has_only_the_necessary_headers(monkeypatch: pytest.MonkeyPatc
                 f"User-Agent: limner/{__version__}",
             ]
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 # Addresses
@@ -557,7 +557,7 @@ def test_the_host_header_has_the_name() -> None:
             assert await download.read(f"http://CDN.test.:{server.port}/a.png") == IMAGE
             assert f"Host: cdn.test:{server.port}\r\n" in server.heads[0]
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_the_system_resolves_names() -> None:
@@ -565,7 +565,7 @@ def test_the_system_resolves_names() -> None:
         async with serve(reply(IMAGE)) as server, fetching(f"localhost:{server.port}") as download:
             assert await download.read(f"http://localhost:{server.port}/a.png") == IMAGE
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_the_next_address_is_tried_if_the_first_does_not_answer() -> None:
@@ -577,7 +577,7 @@ def test_the_next_address_is_tried_if_the_first_does_not_answer() -> None:
             assert await download.read(f"http://cdn.test:{server.port}/a.png") == IMAGE
             assert download.slept == []
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @dataclass(frozen=True)
@@ -627,7 +627,7 @@ def test_blocked_addresses_are_never_connected_to(case: Blocked) -> None:
         assert "127.0.0" not in caught.value.message
         assert "cdn.test" not in caught.value.message
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @localhost_is_public
@@ -664,7 +664,7 @@ def test_redirects_to_blocked_addresses_are_not_followed(location: str) -> None:
             assert download.slept == []
             assert canary.heads == []
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_no_row_of_the_client_errors_hides_another() -> None:
@@ -686,7 +686,7 @@ def test_a_name_is_resolved_once_for_a_connection() -> None:
                 assert download.resolved == ["cdn.test"]
             assert canary.heads == []
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_the_connector_refuses_addresses_that_were_not_checked() -> None:
@@ -699,7 +699,7 @@ def test_the_connector_refuses_addresses_that_were_not_checked() -> None:
             assert canary.heads == []
             assert await download.read(canary.url) == b"canary"
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_concurrent_downloads_have_addresses_of_their_own() -> None:
@@ -715,7 +715,7 @@ def test_concurrent_downloads_have_addresses_of_their_own() -> None:
                     blob.close()
             assert len(two.heads) == 20
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @dataclass(frozen=True)
@@ -746,7 +746,7 @@ def test_a_name_without_an_answer(case: Unknown) -> None:
                 await download.read("http://minio:9000/a.png")
             assert caught.value.message == f"The image could not be downloaded: {reason}."
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 @pytest.mark.parametrize(
@@ -765,7 +765,7 @@ def test_only_the_log_names_the_variable_that_allows_a_blocked_address(url: str,
         assert "LIMNER_FETCH_ALLOW" in str(caught.value.detail)
         assert url in str(caught.value.detail)
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_an_allowed_internal_host_is_not_shown_to_clients() -> None:
@@ -776,7 +776,7 @@ def test_an_allowed_internal_host_is_not_shown_to_clients() -> None:
             assert caught.value.message == "The image could not be downloaded: its host answered 403."
             assert caught.value.detail == f"{server.url}: its host answered 403"
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_a_host_that_refuses_connections_is_tried_again() -> None:
@@ -789,7 +789,7 @@ def test_a_host_that_refuses_connections_is_tried_again() -> None:
             assert "Connect call failed" in str(caught.value.detail)
             assert download.slept == list(RETRY_DELAYS)
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -807,7 +807,7 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
                 assert "secret" not in str(caught.value.detail)
 
     with capture_logs() as records:
-        run(download())
+        run_with_manual_clock(download())
     assert [record["event"] for record in records] == ["image_download_retry"] * len(RETRY_DELAYS)
     assert records[0]["url"].endswith("/a.png")
     assert "secret" not in str(records) + caplog.text
@@ -833,7 +833,7 @@ def test_a_certificate_is_verified_for_the_name_though_the_address_is_pinned(tmp
                 with pytest.raises(ImageUnavailable, match="its host cannot be trusted"):
                     await download.read(f"https://other:{server.port}/a.png")
 
-    run(download())
+    run_with_manual_clock(download())
 
 
 def test_an_untrusted_certificate_is_refused_without_a_retry(tmp_path: Path) -> None:
@@ -845,4 +845,4 @@ def test_an_untrusted_certificate_is_refused_without_a_retry(tmp_path: Path) -> 
                 assert download.slept == []
             assert server.heads == []
 
-    run(download())
+    run_with_manual_clock(download())

@@ -37,7 +37,7 @@ from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
-from tests.support.raw_http_lines import ASKED, Line, limner_over, wait_for_jobs
+from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 
 ANSWER = Answer((OutputImage("form", url="https://h/a.png"),), Usage())
@@ -339,16 +339,16 @@ def _reset(demo: RunningDemo) -> Iterator[None]:
     demo.state.release()
 
 
-def ask(limner: RunningLimner, asked: dict[str, Any] = ASKED, **headers: str) -> httpx.Response:
+def ask(limner: RunningLimner, asked: dict[str, Any] = GENERATION, **headers: str) -> httpx.Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.post(f"{limner.url}/v1/images/generations", json=asked, headers=names, timeout=20)
 
 
 def test_a_repeat_joins_the_question_whose_client_has_gone(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds", keepalive_after=0) as limner:
-        line = Line(limner, ASKED)
+    with limner_with_model(demo, "holds", keepalive_after=0) as limner:
+        line = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
-        line.hang_up()
+        line.disconnect()
         threading.Timer(0.2, demo.state.release).start()
         answer = ask(limner)
         assert answer.status_code == 200
@@ -359,12 +359,12 @@ def test_a_repeat_joins_the_question_whose_client_has_gone(demo: RunningDemo) ->
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_repeat_gets_the_answer_that_nobody_took(demo: RunningDemo, stream: bool) -> None:
-    asked = {**ASKED, "stream": stream}
-    with limner_over(demo, "holds+data-url", keepalive_after=0) as limner:
+    asked = {**GENERATION, "stream": stream}
+    with limner_with_model(demo, "holds+data-url", keepalive_after=0) as limner:
         limner.studio.silence = 60
-        line = Line(limner, asked)
+        line = ListeningClient(limner, asked)
         demo.state.wait_for_calls(1)
-        line.hang_up()
+        line.disconnect()
         demo.state.release()
         wait_for_jobs(limner, 0)
         answers = [ask(limner, asked) for _ in range(2)]
@@ -375,43 +375,43 @@ def test_a_repeat_gets_the_answer_that_nobody_took(demo: RunningDemo, stream: bo
 
 def test_the_official_client_that_loses_patience_pays_once(demo: RunningDemo) -> None:
     with (
-        limner_over(demo, "holds", keepalive_after=0) as limner,
+        limner_with_model(demo, "holds", keepalive_after=0) as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", timeout=0.3, max_retries=5) as client,
     ):
         threading.Timer(0.6, demo.state.release).start()
-        answer = client.images.generate(**ASKED)
+        answer = client.images.generate(**GENERATION)
         assert answer.data is not None
     assert demo.state.calls == 1
 
 
 def test_two_clients_that_are_both_there_have_two_questions(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds") as limner:
-        lines = [Line(limner, ASKED) for _ in range(2)]
+    with limner_with_model(demo, "holds") as limner:
+        lines = [ListeningClient(limner, GENERATION) for _ in range(2)]
         assert demo.state.wait_for_calls(2)
         demo.state.release()
         for line in lines:
-            line.hear_until(b"b64_json")
-            line.hang_up()
+            line.read_until(b"b64_json")
+            line.disconnect()
     assert demo.state.calls == 2
 
 
 def test_a_key_joins_clients_that_are_both_there(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds") as limner:
-        lines = [Line(limner, ASKED, idempotency_key="k") for _ in range(2)]
+    with limner_with_model(demo, "holds") as limner:
+        lines = [ListeningClient(limner, GENERATION, idempotency_key="k") for _ in range(2)]
         assert demo.state.wait_for_calls(1)
         demo.state.release()
         for line in lines:
-            line.hear_until(b"b64_json")
-            line.hang_up()
+            line.read_until(b"b64_json")
+            line.disconnect()
         again = ask(limner, idempotency_key="k")
-        other = ask(limner, {**ASKED, "prompt": "a cat"}, idempotency_key="k")
+        other = ask(limner, {**GENERATION, "prompt": "a cat"}, idempotency_key="k")
     assert again.status_code == 200
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
     assert demo.state.calls == 1
 
 
 def test_a_picture_that_could_not_be_fetched_is_fetched_for_the_repeat(demo: RunningDemo) -> None:
-    with limner_over(demo, "missing-image-3", fetch_timeout=0.3) as limner:
+    with limner_with_model(demo, "missing-image-3", fetch_timeout=0.3) as limner:
         first = ask(limner)
         assert (first.status_code, first.json()["error"]["code"]) == (500, "image_download_failed")
         assert demo.url in first.json()["error"]["message"] or "The image" in first.json()["error"]["message"]
@@ -432,7 +432,7 @@ def wait_for_readers(limner: RunningLimner, number: int) -> None:
 
 
 def test_a_repeat_that_leaves_while_the_picture_is_fetched_again_loses_nothing(demo: RunningDemo) -> None:
-    with limner_over(demo, "missing-image-3", fetch_timeout=0.3, keepalive_after=0) as limner:
+    with limner_with_model(demo, "missing-image-3", fetch_timeout=0.3, keepalive_after=0) as limner:
         assert ask(limner).json()["error"]["code"] == "image_download_failed"
         fetcher = limner.studio.parts.fetcher
         fetcher._timeout = 20
@@ -444,9 +444,9 @@ def test_a_repeat_that_leaves_while_the_picture_is_fetched_again_loses_nothing(d
             return await fetch(url)
 
         fetcher.fetch = wait  # type: ignore[method-assign]
-        line = Line(limner, ASKED)
+        line = ListeningClient(limner, GENERATION)
         assert held.wait(10)
-        line.hang_up()
+        line.disconnect()
         wait_for_readers(limner, 0)
         left.set()
         wait_for_jobs(limner, 0)
@@ -456,8 +456,8 @@ def test_a_repeat_that_leaves_while_the_picture_is_fetched_again_loses_nothing(d
 
 
 def test_a_result_is_fetched_later(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds+data-url") as limner, httpx.Client(base_url=limner.url) as http:
-        accepted = http.post("/v1/images/generations", json=ASKED, headers={"prefer": "respond-async"})
+    with limner_with_model(demo, "holds+data-url") as limner, httpx.Client(base_url=limner.url) as http:
+        accepted = http.post("/v1/images/generations", json=GENERATION, headers={"prefer": "respond-async"})
         place = accepted.headers["location"]
         assert accepted.status_code == 202
         assert accepted.json() == {
@@ -481,8 +481,8 @@ def test_a_result_is_fetched_later(demo: RunningDemo) -> None:
 
 
 def test_a_failure_is_fetched_later_too(demo: RunningDemo) -> None:
-    with limner_over(demo, "refuses") as limner, httpx.Client(base_url=limner.url) as http:
-        asked = http.post("/images/generations", json=ASKED, headers={"prefer": "wait=1, respond-async"})
+    with limner_with_model(demo, "refuses") as limner, httpx.Client(base_url=limner.url) as http:
+        asked = http.post("/images/generations", json=GENERATION, headers={"prefer": "wait=1, respond-async"})
         assert asked.headers["location"].startswith("/images/results/")
         wait_for_jobs(limner, 0)
         answer = http.get(asked.headers["location"])
@@ -490,7 +490,7 @@ def test_a_failure_is_fetched_later_too(demo: RunningDemo) -> None:
 
 
 def test_a_key_and_a_preference_go_together(demo: RunningDemo) -> None:
-    with limner_over(demo, "holds+data-url") as limner:
+    with limner_with_model(demo, "holds+data-url") as limner:
         first, second = (ask(limner, prefer="respond-async", idempotency_key="k") for _ in range(2))
         assert (first.status_code, second.status_code) == (202, 202)
         assert first.json()["id"] == second.json()["id"]
@@ -501,13 +501,13 @@ def test_a_key_and_a_preference_go_together(demo: RunningDemo) -> None:
 
 
 def test_a_stream_is_not_put_off(demo: RunningDemo) -> None:
-    with limner_over(demo, "data-url") as limner:
-        answer = ask(limner, {**ASKED, "stream": True}, prefer="respond-async")
+    with limner_with_model(demo, "data-url") as limner:
+        answer = ask(limner, {**GENERATION, "stream": True}, prefer="respond-async")
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
 def test_nothing_is_started_while_the_server_closes_but_what_is_there_is_handed_out(demo: RunningDemo) -> None:
-    with limner_over(demo, "data-url") as limner:
+    with limner_with_model(demo, "data-url") as limner:
         ask(limner, idempotency_key="k")
         limner.studio.closing = True
         assert ask(limner, idempotency_key="k").status_code == 200
@@ -516,9 +516,9 @@ def test_nothing_is_started_while_the_server_closes_but_what_is_there_is_handed_
 
 def test_a_bad_key_is_the_clients_mistake(demo: RunningDemo) -> None:
     with (
-        limner_over(demo, "data-url") as limner,
+        limner_with_model(demo, "data-url") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any") as client,
         suppress(KeyError),
         pytest.raises(openai.BadRequestError, match="Idempotency-Key"),
     ):
-        client.images.generate(**ASKED, extra_headers={"Idempotency-Key": "a b"})
+        client.images.generate(**GENERATION, extra_headers={"Idempotency-Key": "a b"})
