@@ -1,4 +1,4 @@
-"""The demo upstream: a small, faithful `/chat/completions` server that really paints.
+"""The demo upstream: a small, faithful `/chat/completions` server that really draws images.
 
-It shares no code with the gateway in front of it: a mistake in one would otherwise be hidden by the other.
+It shares no code with the gateway in front of it: with shared code, a mistake in one would be hidden by the other.
 """

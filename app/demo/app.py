@@ -1,4 +1,4 @@
-"""The demo upstream's routes: one paints, one lists the models, one serves what was painted."""
+"""The routes of the demo upstream: chat completions, the list of models, and the images it has drawn."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ from app.demo.interruptions import InterruptionContext
 from app.demo.reply_forms import DemoImage
 from app.demo.state import DemoState, SeenRequest
 
-#: Hosts whose pictures are downloaded. The demo needs no network: other links hang in the picture as a label.
+#: Hosts from which input images are downloaded. Other URLs are drawn as a label, so the demo needs no network.
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 
-#: Pictures painted at once. An own pool: the default one is the event loop's, for looking up names and the like.
+#: Images drawn at once. A pool of its own, because the event loop needs the default one for DNS look-ups.
 MAX_DRAWING_THREADS = 2
 
 _HTML_PAGE = b"<!doctype html><title>Please log in</title><h1>Please log in</h1>"
@@ -45,12 +45,15 @@ def create_demo(
     api_key: str | None = None,
     sleep: Sleep = asyncio.sleep,
 ) -> Starlette:
-    """`app.state.demo` of the app is its DemoState.
+    """Create the app. Its `app.state.demo` is the DemoState.
 
-    `public_url`: where the links of pictures point, otherwise to the host that the client named. `chunk_pause`: seconds
-    between the pieces of a stream. `api_key`: the one Bearer token it takes, otherwise it takes any or none.
+    Args:
+        public_url: Base of the URLs of images; by default the host that the client named.
+        chunk_pause: Seconds between the chunks of a stream.
+        api_key: The only Bearer token that is accepted; by default any or none.
+        sleep: Replaced by tests.
     """
-    demo = Demo(public_url, chunk_pause, api_key, sleep)
+    demo = _Demo(public_url, chunk_pause, api_key, sleep)
     routes = [
         *(
             Route(path, demo.create_completion, methods=["POST"])
@@ -69,7 +72,7 @@ def create_demo(
 
 
 class InFlightCounter:
-    """Counts the requests under way, to the last byte of their answers."""
+    """ASGI middleware that counts the requests in flight, up to the last byte of their responses."""
 
     def __init__(self, app: ASGIApp, state: DemoState) -> None:
         self._app = app
@@ -86,7 +89,7 @@ class InFlightCounter:
             self._state.change_in_flight(-1)
 
 
-class Demo:
+class _Demo:
     def __init__(self, public_url: str | None, chunk_pause: float, api_key: str | None, sleep: Sleep) -> None:
         self.state = DemoState()
         self._public_url = public_url
@@ -187,7 +190,11 @@ def _plan(chat_request: DemoChatRequest) -> ReplyPlan:
 
 
 async def _download(url: str) -> bytes | str:
-    """Raises Refused where a picture on this machine cannot be read."""
+    """Download an image from this machine; return the URL itself for other hosts.
+
+    Raises:
+        DemoApiError: The URL is invalid, or the image cannot be downloaded.
+    """
     try:
         link = httpx.URL(url)
         if link.scheme not in {"http", "https"}:
@@ -201,7 +208,7 @@ async def _download(url: str) -> bytes | str:
 
 
 async def _handle_error(request: Request, error: Exception) -> Response:
-    """The framework's own 404 and 405 look as the API's errors do."""
+    """Give the framework's own 404 and 405 the form of the API's errors."""
     if isinstance(error, HTTPException):
         message = f"Invalid URL ({request.method} {request.url.path})"
         error = DemoApiError(message, status=error.status_code, headers=error.headers)

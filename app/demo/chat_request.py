@@ -1,4 +1,4 @@
-"""Reads a chat request as the documentation of `gpt-image-2-chat` describes it, or says what is wrong with it."""
+"""Parse a chat request as the documentation of `gpt-image-2-chat` describes it, or reject it with OpenAI's errors."""
 
 import binascii
 import math
@@ -14,18 +14,18 @@ MIN_PIXELS, MAX_PIXELS, MAX_EDGE, MAX_RATIO, GRID = 655_360, 8_294_400, 3840, 3,
 
 QUALITIES = ("low", "medium", "high", "auto")
 
-#: What OpenRouter calls a picture's size, in pixels of a square.
+#: OpenRouter's names for sizes, as the number of pixels.
 IMAGE_SIZES = {"1K": 1024**2, "2K": 2048**2, "4K": MAX_PIXELS}
 
-#: A size, a space, the prompt in quotes. The last quote of the text ends it: a prompt may have quotes of its own.
+#: A size, a space, the prompt in quotes. The last quote of the text ends the prompt, which may contain quotes.
 _QUOTED = re.compile(r"(auto|[0-9]+x[0-9]+) '(.*)'[^']*", re.DOTALL)
-#: The documentation's own command line loses its quotes in a shell, and works.
+#: The documentation's own command line loses its quotes in a shell, and works nevertheless.
 _UNQUOTED = re.compile(r"([0-9]+x[0-9]+) ([^'].*)", re.DOTALL)
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
 class DemoApiError(Exception):
-    """An answer other than a picture: a status and OpenAI's error object."""
+    """An error response: a status and OpenAI's error object."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DemoApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DemoChatRequest:
-    """`pictures` are the links as they were sent: data URLs and others."""
+    """A parsed chat request. `image_urls` are the URLs as sent: data URLs and others."""
 
     model: str
     prompt: str
@@ -59,11 +59,15 @@ class DemoChatRequest:
 
 
 def parse_chat_request(body: object) -> DemoChatRequest:
-    """Raises Refused."""
+    """Parse the JSON body of a request.
+
+    Raises:
+        DemoApiError: The body breaks one of the documented rules.
+    """
     if not isinstance(body, dict):
         raise DemoApiError("We could not parse the JSON body of your request.")
     model = _string(body, "model")
-    text, pictures = _read_messages(body)
+    text, image_urls = _read_messages(body)
     settings = _read_metadata(body)
     openrouter = _object(body, "image_config")
     prefix, prompt = split_prefix(text)
@@ -74,20 +78,24 @@ def parse_chat_request(body: object) -> DemoChatRequest:
         width=width,
         height=height,
         quality=_read_quality(settings, openrouter),
-        image_urls=pictures,
+        image_urls=image_urls,
         stream=_boolean(body, "stream"),
         has_image_modality="image" in _list(body, "modalities"),
     )
 
 
 def split_prefix(text: str) -> tuple[str | None, str]:
-    """The size that stands before the prompt, and the prompt."""
+    """Split the text of a message into the size in front of the prompt (or None) and the prompt."""
     found = _QUOTED.fullmatch(text) or _UNQUOTED.fullmatch(text)
     return (found[1], found[2]) if found else (None, text)
 
 
 def decode_data_url(url: str) -> bytes | None:
-    """The bytes of a data URL, None for another URL. Raises Refused where it is damaged."""
+    """Return the bytes of a data URL, or None for another URL.
+
+    Raises:
+        DemoApiError: The base64 of the data URL is damaged.
+    """
     head = _DATA_URL.match(url)
     if not head:
         return None
@@ -106,17 +114,17 @@ def unsupported_image() -> DemoApiError:
 
 
 def _read_messages(body: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The text of the last user message; the pictures of all, for they are context."""
+    """Return the text of the last user message, and the images of all user messages, which are its context."""
     messages = _list(body, "messages")
     if not messages:
         raise DemoApiError(
             "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
         )
-    asked = [list(_read_parts(m)) for m in messages if isinstance(m, dict) and m.get("role") == "user"]
-    texts = [value for kind, value in (asked or [[]])[-1] if kind == "text"]
+    parts_of_messages = [list(_read_parts(m)) for m in messages if isinstance(m, dict) and m.get("role") == "user"]
+    texts = [value for kind, value in (parts_of_messages or [[]])[-1] if kind == "text"]
     if not any(texts):
         raise DemoApiError("There is no text in the last user message.", param="messages", code="invalid_value")
-    return "\n".join(texts), tuple(value for parts in asked for kind, value in parts if kind == "image_url")
+    return "\n".join(texts), tuple(value for parts in parts_of_messages for kind, value in parts if kind == "image_url")
 
 
 def _read_parts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -141,7 +149,11 @@ def _read_size(prefix: str | None, settings: dict[str, Any], openrouter: dict[st
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """Raises Refused where the size breaks one of the documented limits."""
+    """Parse WIDTHxHEIGHT.
+
+    Raises:
+        DemoApiError: The size breaks one of the documented limits.
+    """
     found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", size)
     if not found:
         raise _bad_size(size, "Expected WIDTHxHEIGHT, for example '1824x1024'.")
@@ -176,7 +188,7 @@ def _bad_size(size: str, reason: str) -> DemoApiError:
 
 
 def _read_metadata(body: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's limits: 16 pairs, keys of 64 letters, values of 512, all of them strings."""
+    """Return the metadata within OpenAI's limits: 16 pairs, keys of 64 characters, string values of 512."""
     metadata = _object(body, "metadata")
     for name in metadata:
         if len(name) > 64 or len(_string(metadata, name)) > 512:
@@ -233,5 +245,5 @@ def _boolean(body: dict[str, Any], name: str) -> bool:
     return value is True
 
 
-def _bad_type(name: str, wanted: str) -> DemoApiError:
-    return DemoApiError(f"Invalid type for '{name}': expected {wanted}.", param=name, code="invalid_type")
+def _bad_type(name: str, expected: str) -> DemoApiError:
+    return DemoApiError(f"Invalid type for '{name}': expected {expected}.", param=name, code="invalid_type")

@@ -1,4 +1,4 @@
-"""Sends a chat reply as one JSON object or as a stream of chunks, whole or damaged on purpose."""
+"""Send a chat reply as one JSON object or as a stream of chunks, complete or damaged on purpose."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -15,20 +15,24 @@ from app.demo.reply_forms import Delta, Reply, merge
 
 Sleep = Callable[[float], Awaitable[object]]
 
-#: Letters of a streamed piece: few enough to cut a link in the middle, while a data URL still comes in 64 pieces.
-PIECE, PIECES = 12, 64
+#: A text is streamed in chunks of 12 characters, so that links are cut in the middle; long texts in 64 chunks.
+MIN_CHUNK_CHARS, MAX_CHUNKS = 12, 64
 
+#: Percentages of the progress lines.
 PROGRESS = (13, 55, 88)
 
-#: About what the documentation's example counts for one input picture.
+#: About the number of tokens that the documentation's example counts for one input image.
 INPUT_IMAGE_TOKENS = 1105
 
 
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
-    """How an answer travels. Seconds: `pace` between the pieces of a stream, `stalls` of silence in its middle."""
+    """How a reply is sent.
 
-    body_type: Literal["as asked", "json", "stream"] = "as asked"
+    `chunk_pause`: seconds between the chunks of a stream; `stall_seconds`: silence in its middle.
+    """
+
+    body_type: Literal["as requested", "json", "stream"] = "as requested"
     chunk_pause: float = 0
     stall_seconds: float = 0
     with_done: bool = True
@@ -43,94 +47,108 @@ class TransportOptions:
 
 
 class TruncatedStream(StreamingResponse):
-    """Leaves without the end of the body: the server then closes the connection."""
+    """A stream without the end of its body, so that the server closes the connection."""
 
     async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for piece in self.body_iterator:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        async for chunk in self.body_iterator:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
-def respond(question: DemoChatRequest, reply: Reply, wire: TransportOptions, number: int, sleep: Sleep) -> Response:
-    """`number` of the call: its id is made of it."""
-    streams = question.stream if wire.body_type == "as asked" else wire.body_type == "stream"
+def respond(request: DemoChatRequest, reply: Reply, transport: TransportOptions, number: int, sleep: Sleep) -> Response:
+    """Build the response. Its id is made from `number`, the number of the call."""
+    streams = request.stream if transport.body_type == "as requested" else transport.body_type == "stream"
     kind = "chat.completion.chunk" if streams else "chat.completion"
-    head = {"id": f"chatcmpl-{number:06}", "object": kind, "created": int(time.time()), "model": question.model}
-    usage = _count_tokens(question, reply)
+    head = {"id": f"chatcmpl-{number:06}", "object": kind, "created": int(time.time()), "model": request.model}
+    usage = _count_tokens(request, reply)
     if not streams:
-        return _whole(head, reply, usage, wire)
-    pieces = _pace([piece for event in _events(head, reply, usage, wire) for piece in _cut(event, wire)], wire, sleep)
-    respond_with = StreamingResponse if wire.breaks in {"never", "inside the JSON"} else TruncatedStream
-    return respond_with(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
+        return _whole(head, reply, usage, transport)
+    chunks = _pace(
+        [chunk for event in _events(head, reply, usage, transport) for chunk in _cut(event, transport)],
+        transport,
+        sleep,
+    )
+    respond_with = StreamingResponse if transport.breaks in {"never", "inside the JSON"} else TruncatedStream
+    return respond_with(chunks, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
 
 
-def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: TransportOptions) -> Response:
+def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, int], transport: TransportOptions) -> Response:
     choice = {"index": 0, "message": merge(reply.deltas), "finish_reason": reply.finish_reason}
-    document = head | {"choices": [choice] if wire.with_choices else []} | ({"usage": usage} if wire.with_usage else {})
+    document = (
+        head
+        | {"choices": [choice] if transport.with_choices else []}
+        | ({"usage": usage} if transport.with_usage else {})
+    )
     body = orjson.dumps(document)
-    if wire.breaks == "inside the JSON":
+    if transport.breaks == "inside the JSON":
         body = body[: len(body) // 2]
-    kind = Response if wire.breaks in {"never", "inside the JSON"} else TruncatedResponse
+    kind = Response if transport.breaks in {"never", "inside the JSON"} else TruncatedResponse
     return kind(body, media_type="application/json")
 
 
-def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], wire: TransportOptions) -> Iterator[bytes]:
+def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], transport: TransportOptions) -> Iterator[bytes]:
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return _event(orjson.dumps(head | {"choices": choices if wire.with_choices else []} | more), wire)
+        return _event(orjson.dumps(head | {"choices": choices if transport.with_choices else []} | more), transport)
 
     def choice(delta: Delta, finish_reason: str | None = None, **more: Any) -> dict[str, Any]:
         return {"index": 0, "delta": delta, "finish_reason": finish_reason} | more
 
-    *deltas, broken_off = _deltas(reply, wire)
+    *deltas, broken_off = _deltas(reply, transport)
     yield from (chunk([choice(delta)]) for delta in deltas)
-    if wire.breaks == "inside the link":
+    if transport.breaks == "inside the link":
         return
-    if wire.breaks == "inside the JSON":
-        yield _event(orjson.dumps(head)[:-9], wire)
+    if transport.breaks == "inside the JSON":
+        yield _event(orjson.dumps(head)[:-9], transport)
         return
     yield chunk([choice(broken_off)])
-    if wire.breaks == "after the link":
+    if transport.breaks == "after the link":
         yield chunk([choice({"content": "\n"})])
         return
-    yield chunk([choice({}, reply.finish_reason, **({"message": merge(reply.deltas)} if wire.repeat_message else {}))])
-    if wire.with_usage:
+    yield chunk(
+        [choice({}, reply.finish_reason, **({"message": merge(reply.deltas)} if transport.repeat_message else {}))]
+    )
+    if transport.with_usage:
         yield chunk([], usage=usage)
-    if wire.with_done:
-        yield _event(b"[DONE]", wire)
+    if transport.with_done:
+        yield _event(b"[DONE]", transport)
 
 
-def _deltas(reply: Reply, wire: TransportOptions) -> Iterator[Delta]:
-    """The role, then the deltas in pieces, with lines of progress spread before them."""
+def _deltas(reply: Reply, transport: TransportOptions) -> Iterator[Delta]:
+    """Yield the role, then the deltas in chunks, with progress lines spread before them."""
     yield {"role": "assistant"}
     for number, delta in enumerate(reply.deltas):
-        for index, percent in enumerate(PROGRESS if wire.with_progress else ()):
+        for index, percent in enumerate(PROGRESS if transport.with_progress else ()):
             if index * len(reply.deltas) // len(PROGRESS) == number:
                 yield {"content": "\n" * bool(number) + f"> 进度 **{percent}%**\n"}
         ((key, value),) = delta.items()
-        step = max(PIECE, len(value) // PIECES) if isinstance(value, str) else 1
+        step = max(MIN_CHUNK_CHARS, len(value) // MAX_CHUNKS) if isinstance(value, str) else 1
         yield from ({key: value[start : start + step]} for start in range(0, len(value), step))
 
 
-def _event(data: bytes, wire: TransportOptions) -> bytes:
-    end = wire.line_end.encode()
-    return (b": keep-alive" + end + end if wire.with_comments else b"") + b"data: " + data + end + end
+def _event(data: bytes, transport: TransportOptions) -> bytes:
+    end = transport.line_end.encode()
+    return (b": keep-alive" + end + end if transport.with_comments else b"") + b"data: " + data + end + end
 
 
-def _cut(event: bytes, wire: TransportOptions) -> Sequence[bytes]:
-    return [event[at : at + 1] for at in range(len(event))] if wire.bytewise else [event]
+def _cut(event: bytes, transport: TransportOptions) -> Sequence[bytes]:
+    return [event[at : at + 1] for at in range(len(event))] if transport.bytewise else [event]
 
 
-async def _pace(pieces: Sequence[bytes], wire: TransportOptions, sleep: Sleep) -> AsyncIterator[bytes]:
-    for index, piece in enumerate(pieces):
-        if wire.stall_seconds and index == len(pieces) // 2:
-            await sleep(wire.stall_seconds)
-        if wire.chunk_pause and index:
-            await sleep(wire.chunk_pause)
-        yield piece
+async def _pace(chunks: Sequence[bytes], transport: TransportOptions, sleep: Sleep) -> AsyncIterator[bytes]:
+    for index, chunk in enumerate(chunks):
+        if transport.stall_seconds and index == len(chunks) // 2:
+            await sleep(transport.stall_seconds)
+        if transport.chunk_pause and index:
+            await sleep(transport.chunk_pause)
+        yield chunk
 
 
-def _count_tokens(question: DemoChatRequest, reply: Reply) -> dict[str, int]:
-    """Plausible, and nothing more: a data URL in the reply would not be counted by its letters."""
-    asked = 8 + len(question.prompt.encode()) // 3 + INPUT_IMAGE_TOKENS * len(question.image_urls)
-    answered = 12 + sum(min(len(str(delta)), 400) for delta in reply.deltas) // 4
-    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+def _count_tokens(request: DemoChatRequest, reply: Reply) -> dict[str, int]:
+    """Return plausible numbers. A data URL in the reply is not counted by its length."""
+    prompt_tokens = 8 + len(request.prompt.encode()) // 3 + INPUT_IMAGE_TOKENS * len(request.image_urls)
+    completion_tokens = 12 + sum(min(len(str(delta)), 400) for delta in reply.deltas) // 4
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }

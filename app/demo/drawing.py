@@ -1,4 +1,4 @@
-"""Draws a landscape of any size with the prompt written in it: the same prompt gives the same picture."""
+"""Draw a landscape of any size with the prompt written on it. The same prompt always gives the same image."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from hashlib import shake_256
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-#: Files that show more than Latin letters, best first; the first that is installed is taken.
+#: Fonts with more than Latin characters, best first; the first installed one is used.
 FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSansSC-Regular.otf",
@@ -24,10 +24,10 @@ FONTS = (
     "DejaVuSans.ttf",
 )
 
-#: Letters of a prompt that are written; nobody reads more in a picture.
+#: Longer prompts are cut: more text cannot be read in an image.
 MAX_CAPTION_CHARS = 700
 
-#: What may start a new line: each character of the scripts without spaces, each word of the others.
+#: Where a line may break: before each character of scripts without spaces, before each word of others.
 _TOKEN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]|[^\s\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]+|\s+")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -36,10 +36,10 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def write_caption(image: Image.Image, text: str, footer: str) -> None:
     width, height = image.size
     margin = 0.06 * min(width, height)
-    room = height * 0.20
-    size, lines = _fit(text, width - 2 * margin, room, min(width, height) * 0.07)
+    caption_height = height * 0.20
+    size, lines = _fit(text, width - 2 * margin, caption_height, min(width, height) * 0.07)
     pen = ImageDraw.Draw(image)
-    y = height * 0.725 + (room - len(lines) * size * 1.3) / 2
+    y = height * 0.725 + (caption_height - len(lines) * size * 1.3) / 2
     for line in lines:
         _write(pen, (margin, y), line, size, (255, 255, 255))
         y += size * 1.3
@@ -48,7 +48,7 @@ def write_caption(image: Image.Image, text: str, footer: str) -> None:
 
 
 def find_font(size: float, *, latin: bool) -> Font:
-    """The font that comes with Pillow knows plain Latin letters only; another is looked up for other scripts."""
+    """Return the font that comes with Pillow for Latin text, and an installed one for other scripts."""
     return ImageFont.load_default(size) if latin else _installed_font(size)
 
 
@@ -57,7 +57,7 @@ def _installed_font(size: float) -> Font:
     for name in FONTS:
         try:
             return ImageFont.truetype(name, size, layout_engine=ImageFont.Layout.BASIC)
-        except OSError:  # not on this machine
+        except OSError:  # not installed
             continue
     return ImageFont.load_default(size)
 
@@ -72,20 +72,20 @@ def _write(
 
 
 def _is_latin(text: str) -> bool:
-    return all(letter.isascii() or letter in "·…‘’“”" for letter in text)
+    return all(character.isascii() or character in "·…‘’“”" for character in text)
 
 
 def _fit(text: str, width: float, height: float, size: float) -> tuple[float, list[str]]:
-    """The largest letters with which all of the text has room; at the smallest, as much of it as has."""
+    """Return the largest font size at which the text fits, and its lines. At the smallest size the text is cut."""
     short = text if len(text) <= MAX_CAPTION_CHARS else text[:MAX_CAPTION_CHARS] + " …"
-    printable = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in short)
+    printable = "".join(character if character.isprintable() or character == "\n" else " " for character in short)
     while True:
         lines = list(_wrap(printable, find_font(size, latin=_is_latin(printable.replace("\n", ""))), width))
-        rows = max(1, int(height / (size * 1.3)))
-        if len(lines) <= rows:
+        max_lines = max(1, int(height / (size * 1.3)))
+        if len(lines) <= max_lines:
             return size, lines
         if size <= 13:
-            return size, [*lines[: rows - 1], lines[rows - 1][:-2] + "…"]
+            return size, [*lines[: max_lines - 1], lines[max_lines - 1][:-2] + "…"]
         size = max(13.0, size * 0.86)
 
 
@@ -108,13 +108,13 @@ def _wrap(text: str, font: Font, width: float) -> Iterator[str]:
 #: Red, green, blue, 0 to 255.
 Color = tuple[int, int, int]
 
-#: Up to here a picture is drawn twice as large and halved: smooth edges where a viewer would see the steps.
+#: Images up to this size are drawn twice as large and scaled down, for smooth edges.
 SMOOTHED_PIXELS = 2_500_000
 
-#: Height of the picture's parts as shares of the whole: the far ridge, the near one, the foot of the farthest hill.
+#: Heights of the farthest and the nearest ridge as shares of the image, and the number of ridges.
 FAR_RIDGE, NEAR_RIDGE, LAYERS = 0.40, 0.72, 6
 
-#: How each file type is saved. PNG at level 1: a large picture in a fraction of a second.
+#: Pillow's options for each format. PNG at level 1 saves a large image in a fraction of a second.
 ENCODINGS: dict[str, dict[str, int]] = {
     "PNG": {"compress_level": 1},
     "JPEG": {"quality": 88},
@@ -131,7 +131,7 @@ class Palette:
     near: str
 
 
-#: One is chosen by the prompt. The near colour is dark in each: the prompt is written on it in white.
+#: The prompt selects one. `near` is always dark, because the prompt is written on it in white.
 PALETTES = (
     Palette("#1b2a4e", "#6b5b95", "#f7b267", "#fff1c9", "#141a2e"),  # dusk
     Palette("#2a6f97", "#89c2d9", "#fde2c4", "#fffdf3", "#0d2b3a"),  # morning at sea
@@ -146,9 +146,10 @@ PALETTES = (
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`pictures` hang in the sky: the bytes of an image, or a label where there is no image at hand.
+    """What to draw.
 
-    `variant` tells pictures of the same prompt apart.
+    `input_images` are drawn in the sky: the bytes of an image, or a text in its place. `variant` makes images of the
+    same prompt different.
     """
 
     prompt: str
@@ -164,17 +165,21 @@ class Scene:
 
 
 def draw(scene: Scene, encoding: str = "PNG") -> bytes:
-    """A file of `encoding` (a key of ENCODINGS). Takes up to a second of CPU: not for an event loop.
+    """Return an image file of this encoding (a key of ENCODINGS).
 
-    Raises NotAPicture (a ValueError). Scenes without pictures are remembered: those are small, and often asked for.
+    Takes up to a second of CPU time, so do not call it on an event loop. Results without input images are cached: they
+    are small and often repeated.
+
+    Raises:
+        InvalidImage: An input image cannot be read.
     """
     return _draw(scene, encoding) if scene.input_images else _draw_cached(scene, encoding)
 
 
 def _draw(scene: Scene, encoding: str) -> bytes:
     factor = 2 if scene.width * scene.height <= SMOOTHED_PIXELS else 1
-    chances = _random_numbers(f"{scene.variant} {scene.prompt}")
-    with _draw_landscape(scene.width * factor, scene.height * factor, chances) as drawn, drawn.reduce(factor) as image:
+    numbers = _random_numbers(f"{scene.variant} {scene.prompt}")
+    with _draw_landscape(scene.width * factor, scene.height * factor, numbers) as drawn, drawn.reduce(factor) as image:
         draw_input_images(image, scene.input_images)
         write_caption(image, scene.prompt, scene.footer)
         file = io.BytesIO()
@@ -186,64 +191,64 @@ _draw_cached = lru_cache(maxsize=32)(_draw)
 
 
 def _random_numbers(seed: str) -> Iterator[float]:
-    """Numbers from 0 to 1 that depend on the seed alone."""
+    """Yield 256 numbers from 0 to 1 that depend only on the seed."""
     return (byte / 255 for byte in shake_256(seed.encode()).digest(256))
 
 
-def _draw_landscape(width: int, height: int, chances: Iterator[float]) -> Image.Image:
-    palette = PALETTES[min(int(next(chances) * len(PALETTES)), len(PALETTES) - 1)]
+def _draw_landscape(width: int, height: int, numbers: Iterator[float]) -> Image.Image:
+    palette = PALETTES[min(int(next(numbers) * len(PALETTES)), len(PALETTES) - 1)]
     top, middle, horizon, sun, near = (
-        _rgb(colour) for colour in (palette.top, palette.middle, palette.horizon, palette.sun, palette.near)
+        _rgb(color) for color in (palette.top, palette.middle, palette.horizon, palette.sun, palette.near)
     )
     image = _gradient(width, height, (top, middle, horizon, horizon))
-    _draw_stars(image, top, chances)
-    _draw_sun(image, sun, chances)
+    _draw_stars(image, top, numbers)
+    _draw_sun(image, sun, numbers)
     for layer in range(LAYERS):
         depth = layer / (LAYERS - 1)
         crest = _blend(horizon, near, 0.16 + 0.84 * depth**1.2)
         foot = _blend(crest, horizon, 0.45 * (1 - depth))
-        _draw_hills(image, depth, (crest, foot), chances)
+        _draw_hills(image, depth, (crest, foot), numbers)
     return image
 
 
-def _draw_stars(image: Image.Image, sky: Color, chances: Iterator[float]) -> None:
-    """Only a dark sky has them."""
+def _draw_stars(image: Image.Image, sky: Color, numbers: Iterator[float]) -> None:
+    """Draw stars, if the sky is dark."""
     if sum(sky) > 150:
         return
     pen = ImageDraw.Draw(image)
     for _ in range(40):
-        x, y, size = next(chances) * image.width, next(chances) * 0.3 * image.height, next(chances)
+        x, y, size = next(numbers) * image.width, next(numbers) * 0.3 * image.height, next(numbers)
         radius = (0.4 + size) * min(image.size) / 900
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_blend(sky, (255, 255, 255), 0.3 + size / 2))
 
 
-def _draw_sun(image: Image.Image, colour: Color, chances: Iterator[float]) -> None:
+def _draw_sun(image: Image.Image, color: Color, numbers: Iterator[float]) -> None:
     short = min(image.size)
-    x, y = (0.55 + 0.33 * next(chances)) * image.width, (0.2 + 0.14 * next(chances)) * image.height
+    x, y = (0.55 + 0.33 * next(numbers)) * image.width, (0.2 + 0.14 * next(numbers)) * image.height
     with (
         Image.radial_gradient("L") as rings,
         rings.point([170 * max(0, 128 - r) ** 2 // 128**2 for r in range(256)]) as soft,
     ):
         glow = int(short * 1.1)
         with soft.resize((glow, glow), Image.Resampling.BICUBIC) as mask:
-            image.paste(colour, (int(x - glow / 2), int(y - glow / 2)), mask)
-    radius = short * (0.055 + 0.03 * next(chances))
-    ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+            image.paste(color, (int(x - glow / 2), int(y - glow / 2)), mask)
+    radius = short * (0.055 + 0.03 * next(numbers))
+    ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
 
 
-def _draw_hills(image: Image.Image, depth: float, colours: tuple[Color, Color], chances: Iterator[float]) -> None:
+def _draw_hills(image: Image.Image, depth: float, colors: tuple[Color, Color], numbers: Iterator[float]) -> None:
     width, height = image.size
-    ridge = list(_ridge(width, height, depth, chances))
+    ridge = list(_ridge(width, height, depth, numbers))
     top = max(0, int(min(y for _, y in ridge)))
-    with Image.new("L", (width, height - top)) as mask, _gradient(width, height - top, colours) as colour:
+    with Image.new("L", (width, height - top)) as mask, _gradient(width, height - top, colors) as color:
         shape = [(x, y - top) for x, y in ridge]
         ImageDraw.Draw(mask).polygon([*shape, (width, height), (0, height)], fill=255)
-        image.paste(colour, (0, top), mask)
+        image.paste(color, (0, top), mask)
 
 
-def _ridge(width: int, height: int, depth: float, chances: Iterator[float]) -> Iterator[tuple[float, float]]:
-    """Peaks far away, rolling hills close by: folded waves there, plain ones here."""
-    waves = [(count, next(chances), 0.55**power) for power, count in enumerate((1.3, 2.9, 6.1, 13.7, 29.0))]
+def _ridge(width: int, height: int, depth: float, numbers: Iterator[float]) -> Iterator[tuple[float, float]]:
+    """Yield the points of a ridge: peaks (folded sine waves) in the distance, rolling hills (plain ones) nearby."""
+    waves = [(count, next(numbers), 0.55**power) for power, count in enumerate((1.3, 2.9, 6.1, 13.7, 29.0))]
     base = height * (FAR_RIDGE + (NEAR_RIDGE - FAR_RIDGE) * depth)
     swing = min(width, height) * (0.20 - 0.13 * depth)
     for step in range(241):
@@ -253,19 +258,19 @@ def _ridge(width: int, height: int, depth: float, chances: Iterator[float]) -> I
         yield step / 240 * width, base - swing * (peaks * (1 - depth) + rolls * depth)
 
 
-def _gradient(width: int, height: int, colours: tuple[Color, ...]) -> Image.Image:
-    """From top to bottom through all the colours at equal distances."""
-    steps = len(colours) - 1
+def _gradient(width: int, height: int, colors: tuple[Color, ...]) -> Image.Image:
+    """Draw a vertical gradient through all colors at equal distances."""
+    steps = len(colors) - 1
     with Image.new("RGB", (1, height)) as column:
         for y in range(height):
-            place = y / height * steps
-            start = int(place)
-            column.putpixel((0, y), _blend(colours[start], colours[start + 1], place - start))
+            position = y / height * steps
+            start = int(position)
+            column.putpixel((0, y), _blend(colors[start], colors[start + 1], position - start))
         return column.resize((width, height), Image.Resampling.NEAREST)
 
 
 def _blend(one: Color, other: Color, share: float) -> Color:
-    """`share` 0 is the one, 1 the other."""
+    """Mix two colors; `share` 0 is the first one, 1 the second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
@@ -275,7 +280,7 @@ def _rgb(name: str) -> Color:
     return red, green, blue
 
 
-#: Larger input pictures are not decoded: what they would need in memory is none of a demo's business.
+#: Larger input images are rejected, because decoding them would need too much memory for a demo.
 MAX_PIXELS = 64_000_000
 
 _PAPER = (250, 248, 243)
@@ -283,22 +288,26 @@ _OUTLINE = (235, 64, 82)
 
 
 class InvalidImage(ValueError):
-    """Bytes that no decoder takes, or more pixels than MAX_PIXELS."""
+    """Bytes that cannot be decoded, or more pixels than MAX_PIXELS."""
 
 
 def check_image(data: bytes) -> None:
-    """Raises NotAPicture. Decodes the whole of it: a cut file shows only there."""
+    """Decode an image completely, because a truncated file is noticed only then.
+
+    Raises:
+        InvalidImage: The image cannot be read.
+    """
     _open(data, (64, 64)).close()
 
 
-def draw_input_images(image: Image.Image, pictures: Sequence[bytes | str]) -> None:
-    """As many as have room beside each other. A last one with transparent parts is the mask of the first."""
-    if not pictures:
+def draw_input_images(image: Image.Image, input_images: Sequence[bytes | str]) -> None:
+    """Draw the input images side by side. A last one with transparent parts is the mask of the first one."""
+    if not input_images:
         return
-    edge = max(4, int(min(image.height * 0.34, image.width * 0.34, image.width * 0.77 / len(pictures))))
+    edge = max(4, int(min(image.height * 0.34, image.width * 0.34, image.width * 0.77 / len(input_images))))
     gap = max(2, edge // 10)
     left, top = int(min(image.size) * 0.06), int(min(image.size) * 0.06)
-    thumbnails = [_thumbnail(picture, edge) for picture in pictures]
+    thumbnails = [_thumbnail(source, edge) for source in input_images]
     if len(thumbnails) > 1 and _has_holes(thumbnails[-1]):
         _outline_holes(thumbnails[0], thumbnails[-1])
     for thumbnail in thumbnails:
@@ -307,13 +316,13 @@ def draw_input_images(image: Image.Image, pictures: Sequence[bytes | str]) -> No
             left += thumbnail.width + gap
 
 
-def _thumbnail(picture: bytes | str, edge: int) -> Image.Image:
-    if isinstance(picture, bytes):
-        return _open(picture, (edge, edge))
+def _thumbnail(source: bytes | str, edge: int) -> Image.Image:
+    if isinstance(source, bytes):
+        return _open(source, (edge, edge))
     card = Image.new("RGBA", (edge, edge), (226, 229, 234, 255))
     pen = ImageDraw.Draw(card)
     size = max(9.0, edge / 14)
-    text = "\n".join(picture[start : start + 22] for start in range(0, min(len(picture), 132), 22))
+    text = "\n".join(source[start : start + 22] for start in range(0, min(len(source), 132), 22))
     pen.multiline_text((edge * 0.08, edge * 0.1), text, fill=(70, 76, 86), font=find_font(size, latin=True))
     return card
 
@@ -340,7 +349,7 @@ def _has_holes(image: Image.Image) -> bool:
 
 
 def _outline_holes(image: Image.Image, mask: Image.Image) -> None:
-    """A hole is what may be painted anew."""
+    """Outline the transparent parts of the mask, which are the area to change."""
     with (
         mask.getchannel("A") as alpha,
         alpha.resize(image.size) as fitted,

@@ -1,4 +1,4 @@
-"""Keeps the last painted pictures in memory and serves them under names nobody can guess."""
+"""Keep the last drawn images in memory, and serve them under names that cannot be guessed."""
 
 import secrets
 from collections import OrderedDict
@@ -8,16 +8,20 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-#: What all kept pictures may hold together; the oldest go first.
+#: Total size of the kept images; the oldest are dropped first.
 MAX_BYTES = 192 * 1024 * 1024
 MAX_IMAGES = 256
 
-_OPEN_TO_ALL = {"access-control-allow-origin": "*", "cache-control": "public, max-age=86400"}
+_PUBLIC_HEADERS = {"access-control-allow-origin": "*", "cache-control": "public, max-age=86400"}
 
 
 @dataclass(slots=True)
 class HostedImage:
-    """What a link answers: first `absent` 404s, `hops` redirects to itself, `cuts` broken bodies, then the picture."""
+    """An image behind a URL that may fail at first.
+
+    The first requests get `not_found_count` times a 404, then `redirect_count` redirects to itself, then
+    `truncated_count` incomplete bodies; all others get the image.
+    """
 
     data: bytes
     media_type: str
@@ -27,7 +31,7 @@ class HostedImage:
 
 
 class TruncatedResponse(Response):
-    """Announces the whole body and sends half: a server closes the connection of a response that has no end."""
+    """Announces the whole body and sends half of it, so that the server closes the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -44,11 +48,11 @@ class ImageHost:
     def __len__(self) -> int:
         return len(self._images)
 
-    def add(self, exhibit: HostedImage, extension: str) -> str:
-        """The name under which it is served."""
+    def add(self, image: HostedImage, extension: str) -> str:
+        """Store an image, and return the name under which it is served."""
         name = secrets.token_urlsafe(18) + extension
-        self._images[name] = exhibit
-        self._bytes += len(exhibit.data)
+        self._images[name] = image
+        self._bytes += len(image.data)
         while len(self._images) > self._limits[0] or (self._bytes > self._limits[1] and len(self._images) > 1):
             _, oldest = self._images.popitem(last=False)
             self._bytes -= len(oldest.data)
@@ -60,16 +64,16 @@ class ImageHost:
 
     async def serve(self, request: Request) -> Response:
         self.downloads += request.method == "GET"
-        exhibit = self._images.get(request.path_params["name"])
-        if exhibit is None:
-            return Response("Not Found", 404, _OPEN_TO_ALL, "text/plain")
-        if exhibit.not_found_count:
-            exhibit.not_found_count -= 1
-            return Response("Not Found", 404, _OPEN_TO_ALL, "text/plain")
-        if exhibit.redirect_count:
-            exhibit.redirect_count -= 1
-            return RedirectResponse(request.url.path, 302, _OPEN_TO_ALL)
-        if exhibit.truncated_count:
-            exhibit.truncated_count -= 1
-            return TruncatedResponse(exhibit.data, 200, _OPEN_TO_ALL, exhibit.media_type)
-        return Response(exhibit.data, 200, _OPEN_TO_ALL, exhibit.media_type)
+        image = self._images.get(request.path_params["name"])
+        if image is None:
+            return Response("Not Found", 404, _PUBLIC_HEADERS, "text/plain")
+        if image.not_found_count:
+            image.not_found_count -= 1
+            return Response("Not Found", 404, _PUBLIC_HEADERS, "text/plain")
+        if image.redirect_count:
+            image.redirect_count -= 1
+            return RedirectResponse(request.url.path, 302, _PUBLIC_HEADERS)
+        if image.truncated_count:
+            image.truncated_count -= 1
+            return TruncatedResponse(image.data, 200, _PUBLIC_HEADERS, image.media_type)
+        return Response(image.data, 200, _PUBLIC_HEADERS, image.media_type)

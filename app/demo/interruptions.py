@@ -1,4 +1,4 @@
-"""What stands before an answer: waiting, refusing, failing; None lets the question pass."""
+"""Interruptions before a reply: waiting, errors, error pages. Each returns a response, or None to continue."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class InterruptionContext:
 
 Interruption = Callable[[InterruptionContext], Awaitable[Response | None]]
 
-#: type and code of the error object by status; others are a server's fault from 500 on, the client's below.
+#: Type and code of the error object by status. Other statuses are server errors from 500 on, else invalid requests.
 ERRORS: dict[int, tuple[str, str | None]] = {
     400: ("invalid_request_error", "invalid_value"),
     401: ("invalid_request_error", "invalid_api_key"),
@@ -35,17 +35,17 @@ ERRORS: dict[int, tuple[str, str | None]] = {
 
 
 def delay(seconds: float) -> Interruption:
-    async def wait(call: InterruptionContext) -> None:
-        await call.sleep(seconds)
+    async def wait(context: InterruptionContext) -> None:
+        await context.sleep(seconds)
 
     return wait
 
 
-async def wait_for_release(call: InterruptionContext) -> None:
-    await call.state.wait_for_release()
+async def wait_for_release(context: InterruptionContext) -> None:
+    await context.state.wait_for_release()
 
 
-async def reject_as_unsafe(call: InterruptionContext) -> None:
+async def reject_as_unsafe(context: InterruptionContext) -> None:
     message = "Your request was rejected by the safety system. safety_violations=[violence]."
     details = {"moderation_stage": "input", "categories": ["violence"]}
     kind = "image_generation_user_error"
@@ -53,30 +53,30 @@ async def reject_as_unsafe(call: InterruptionContext) -> None:
 
 
 def fail_first_calls(times: float) -> Interruption:
-    async def fail_at_first(call: InterruptionContext) -> None:
-        if call.count_repeat() < times:
+    async def fail_at_first(context: InterruptionContext) -> None:
+        if context.count_repeat() < times:
             raise _error(503)
 
     return fail_at_first
 
 
 def rate_limit_once(seconds: float) -> Interruption:
-    async def limit_once(call: InterruptionContext) -> None:
-        if not call.count_repeat():
+    async def limit_once(context: InterruptionContext) -> None:
+        if not context.count_repeat():
             raise _error(429, {"retry-after": f"{seconds:g}"})
 
     return limit_once
 
 
 def return_error(status: float) -> Interruption:
-    async def refuse(call: InterruptionContext) -> None:
+    async def refuse(context: InterruptionContext) -> None:
         raise _error(int(status))
 
     return refuse
 
 
 def return_html_error(status: float) -> Interruption:
-    async def show(call: InterruptionContext) -> Response:
+    async def show(context: InterruptionContext) -> Response:
         title = f"{status:g} Bad Gateway" if status == 502 else f"{status:g} Error"
         logo = '<img src="https://gateway.example/logo.png">'
         page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1>{logo}<hr>nginx</body></html>"
@@ -86,7 +86,7 @@ def return_html_error(status: float) -> Interruption:
 
 
 def return_error_as_200(status: float) -> Interruption:
-    async def tell(call: InterruptionContext) -> Response:
+    async def tell(context: InterruptionContext) -> Response:
         return JSONResponse(_error(int(status)).body)
 
     return tell
@@ -95,5 +95,5 @@ def return_error_as_200(status: float) -> Interruption:
 def _error(status: int, headers: dict[str, str] | None = None) -> DemoApiError:
     kind, code = ERRORS.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
     return DemoApiError(
-        f"The demo upstream answers {status}, as asked.", status=status, type=kind, code=code, headers=headers
+        f"The demo upstream returns {status}, as requested.", status=status, type=kind, code=code, headers=headers
     )

@@ -1,4 +1,4 @@
-"""The forms in which a chat reply hands over its pictures: each turns painted pictures into the deltas of a message."""
+"""The forms in which chat replies carry images: each function turns drawn images into the deltas of a message."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pybase64
 
-#: A part of the assistant's message, as a stream brings it. All of them, merged, are the message of a plain reply.
+#: A part of the assistant's message, as in a stream. Merged, all of them are the message of a plain reply.
 Delta = dict[str, Any]
 
 POLICY_URL = "https://openai.com/policies/usage-policies"
@@ -15,7 +15,7 @@ POLICY_URL = "https://openai.com/policies/usage-policies"
 
 @dataclass(frozen=True, slots=True)
 class DemoImage:
-    """`draft`: a better one follows."""
+    """A drawn image and its URL. A better one follows a draft."""
 
     url: str
     data: bytes
@@ -38,16 +38,16 @@ class Reply:
 
     @property
     def has_text_content(self) -> bool:
-        """False where its content is a list of parts: lines of progress cannot stand before it."""
+        """Whether the content is text, so that progress lines can precede it; otherwise it is a list of parts."""
         return all(isinstance(delta.get("content", ""), str) for delta in self.deltas)
 
 
-#: What is told about the pictures painted, with the pictures that the client had sent.
+#: Builds the reply from the drawn images and the URLs of the input images.
 ReplyBuilder = Callable[[Sequence[DemoImage], Sequence[str]], Reply]
 
 
 def merge(deltas: Iterable[Delta]) -> Delta:
-    """Texts are joined, and lists."""
+    """Merge deltas into a message: texts and lists are concatenated."""
     message: Delta = {"role": "assistant", "content": None}
     for delta in deltas:
         for key, value in delta.items():
@@ -56,74 +56,74 @@ def merge(deltas: Iterable[Delta]) -> Delta:
     return message
 
 
-def documented(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    """The sentence of the documentation, a line for each picture."""
-    return _lines(f"{'预览图' if picture.is_draft else '已生成图片'}:{picture.url}" for picture in pictures)
+def documented(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    """Use the sentence of the documentation, one line per image."""
+    return _lines(f"{'预览图' if image.is_draft else '已生成图片'}:{image.url}" for image in images)
 
 
-def markdown(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    return _lines(f"![{'preview' if picture.is_draft else 'image'}]({picture.url})" for picture in pictures)
+def markdown(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    return _lines(f"![{'preview' if image.is_draft else 'image'}]({image.url})" for image in images)
 
 
-def data_url(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    return _lines(f"![{'preview' if picture.is_draft else 'image'}]({picture.data_url})" for picture in pictures)
+def data_url(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    return _lines(f"![{'preview' if image.is_draft else 'image'}]({image.data_url})" for image in images)
 
 
-def html(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    return _lines(f'<p>done</p><img src="{picture.url}" alt="image">' for picture in pictures)
+def html(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    return _lines(f'<p>done</p><img src="{image.url}" alt="image">' for image in images)
 
 
-def b64_json(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    return _lines(picture.base64 for picture in pictures)
+def b64_json(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    return _lines(image.base64 for image in images)
 
 
-def json_text(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    text = orjson.dumps({"created": 1741570283, "data": [{"url": picture.url} for picture in pictures]})
+def json_text(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    text = orjson.dumps({"created": 1741570283, "data": [{"url": image.url} for image in images]})
     return Reply([{"content": text.decode()}])
 
 
-def content_parts(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
+def content_parts(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
     text = {"type": "text", "text": "Here is your picture."}
-    parts = [{"type": "image_url", "image_url": {"url": picture.data_url}} for picture in pictures]
+    parts = [{"type": "image_url", "image_url": {"url": image.data_url}} for image in images]
     return Reply([{"content": [text]}, *({"content": [part]} for part in parts)])
 
 
-def images_field(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    """As OpenRouter does: the text beside, the pictures in a field of their own."""
-    images = [
-        {"type": "image_url", "index": index, "image_url": {"url": picture.data_url}}
-        for index, picture in enumerate(pictures)
+def images_field(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    """Put the text into `content` and the images into a field of their own, as OpenRouter does."""
+    parts = [
+        {"type": "image_url", "index": index, "image_url": {"url": image.data_url}}
+        for index, image in enumerate(images)
     ]
-    return Reply([{"content": "Here is your picture."}, *({"images": [image]} for image in images)])
+    return Reply([{"content": "Here is your picture."}, *({"images": [part]} for part in parts)])
 
 
-def thinks(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    drafts = [{"reasoning_content": f"A first try: {picture.url}\n"} for picture in pictures if picture.is_draft]
-    finals = documented([picture for picture in pictures if not picture.is_draft], sent)
+def thinks(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    drafts = [{"reasoning_content": f"A first try: {image.url}\n"} for image in images if image.is_draft]
+    finals = documented([image for image in images if not image.is_draft], input_urls)
     return Reply([*drafts, *finals.deltas])
 
 
-def refuses(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
+def refuses(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
     return Reply([{"content": f"I can't generate that image. It violates our usage policies: {POLICY_URL}."}])
 
 
-def filtered(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
+def filtered(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
     return Reply([], "content_filter")
 
 
-def text_only(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
+def text_only(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
     return Reply([{"content": "What a lovely idea! Which colours would you like?"}])
 
 
-def echoes_input(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
-    links = "\n".join(f"![your picture]({url})" for url in sent)
+def echoes_input(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    links = "\n".join(f"![your picture]({url})" for url in input_urls)
     return Reply([{"content": f"I see what you sent. What shall I change?\n{links}"}])
 
 
-def says_nothing(pictures: Sequence[DemoImage], sent: Sequence[str]) -> Reply:
+def says_nothing(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
     return Reply([{"content": ""}])
 
 
 def _lines(lines: Iterable[str]) -> Reply:
-    """Each line a delta; no line break after the last, as in the documentation's example."""
+    """Make each line a delta, without a line break after the last one, as in the documentation's example."""
     return Reply([{"content": "\n" * bool(index) + line} for index, line in enumerate(lines)])

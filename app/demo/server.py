@@ -1,4 +1,4 @@
-"""Serves an ASGI app on a real socket from a thread of its own."""
+"""Serve an ASGI app on a real socket from a thread of its own."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-#: Seconds that running requests get when the server stops.
+#: Seconds for running requests when the server stops.
 GRACE_SECONDS = 1
 
 
@@ -22,9 +22,12 @@ def serve(
     grace: int = GRACE_SECONDS,
     http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
 ) -> Iterator[str]:
-    """Yields the base URL, without a slash at its end, once the app has started; port 0 takes any free one.
+    """Serve the app while the block runs; yield the base URL, without a slash at its end.
 
-    Raises RuntimeError where the app does not start. When the block ends, running requests have `grace` seconds.
+    Port 0 means any free port. When the block ends, running requests get `grace` seconds.
+
+    Raises:
+        RuntimeError: The app does not start.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
@@ -54,7 +57,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Says when it has started, or never will."""
+    """A server whose event `startup_ended` is set when it has started, or has failed to."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -67,7 +70,7 @@ class _Server(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             super().run(sockets)
-        except SystemExit:  # uvicorn's way to say that the app did not start
+        except SystemExit:  # uvicorn raises this when the app does not start
             self.started = False
         finally:
             self.startup_ended.set()

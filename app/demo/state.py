@@ -1,4 +1,4 @@
-"""What the demo upstream remembers, for tests to look at: bounded, and safe to ask from another thread."""
+"""The state of the demo upstream, for tests to inspect: bounded, and safe to use from another thread."""
 
 import asyncio
 import threading
@@ -9,14 +9,14 @@ from typing import Any
 from app.demo.image_host import ImageHost
 
 MAX_REQUESTS = 1000
-#: What all remembered bodies may hold together; the oldest go first, but for the last one.
+#: Total size of the recorded bodies; the oldest are dropped first, but the last one always stays.
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PROMPTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """`headers` by lower-case name; `body` as parsed, None where it was no JSON; `size` of the body in bytes."""
+    """A recorded request. `headers` have lower-case names; `body` is parsed JSON, or None; `size` is in bytes."""
 
     path: str
     headers: dict[str, str]
@@ -25,7 +25,13 @@ class SeenRequest:
 
 
 class DemoState:
-    """`calls`: chat requests; `under_way`: requests not answered to the end yet; `painted`: pictures, drafts too."""
+    """Counters and recorded requests.
+
+    Attributes:
+        calls: Chat requests since the last reset.
+        in_flight: Requests of any kind whose response has not ended.
+        images_drawn: Images since the last reset, drafts included.
+    """
 
     def __init__(self) -> None:
         self.image_host = ImageHost()
@@ -37,7 +43,7 @@ class DemoState:
         self._changed = threading.Condition()
 
     def reset(self) -> None:
-        """Forgets everything; questions that are held stay so."""
+        """Clear everything. Requests that wait for a release keep waiting."""
         self.image_host.clear()
         self.requests.clear()
         self._times.clear()
@@ -53,13 +59,13 @@ class DemoState:
             self._changed.notify_all()
 
     def change_in_flight(self, step: int) -> None:
-        """One more (+1) or one less (-1) under way."""
+        """Add `step` (+1 or -1) to the requests in flight."""
         with self._changed:
             self.in_flight += step
             self._changed.notify_all()
 
     def count_repeat(self, model: str, prompt: str) -> int:
-        """How often this was counted before."""
+        """Count one more request for a prompt, and return how many came before it."""
         times = self._times.pop((model, prompt), 0)
         self._times[model, prompt] = times + 1
         if len(self._times) > MAX_PROMPTS:
@@ -67,17 +73,17 @@ class DemoState:
         return times
 
     def wait_for_calls(self, number: int, timeout: float = 10) -> bool:
-        """Blocks a test's thread until so many calls came; False where they did not within `timeout` seconds."""
+        """Block a test's thread until `number` calls have arrived. Returns False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.calls >= number, timeout)
 
     def wait_until_idle(self, timeout: float = 10) -> bool:
-        """Blocks until nothing is under way."""
+        """Block until no request is in flight. Returns False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self.in_flight, timeout)
 
     async def wait_for_release(self) -> None:
-        """Waits for `release`."""
+        """Wait until a test calls `release`."""
         event = asyncio.Event()
         with self._changed:
             if self._released:
@@ -86,7 +92,7 @@ class DemoState:
         await event.wait()
 
     def release(self) -> None:
-        """Lets everything go that is held, and everything that would be held from now on until `reset`."""
+        """Let all waiting requests continue, and all later ones too, until `reset`."""
         with self._changed:
             self._released = True
             held, self._held = self._held, []

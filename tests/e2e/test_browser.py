@@ -5,11 +5,13 @@ import io
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
@@ -443,6 +445,13 @@ def test_models_are_offered(page: Page) -> None:
     assert "gpt-image-2" in page.eval_on_selector_all("#models option", "all => all.map((each) => each.value)")
 
 
+def wait_until_unread(limner: RunningLimner) -> None:
+    """Wait until the server has noticed that the client of its only job has disconnected."""
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{limner.url}/v1/status", trust_env=False).json()["under_way"][0]["readers"]:
+        assert time.monotonic() < deadline
+
+
 def test_waiting_can_be_stopped(browser: Browser, demo: RunningDemo) -> None:
     demo.state.reset()
     with run_limner(demo.url, upstream_model="holds") as limner, open_page(browser, limner) as page:
@@ -451,6 +460,7 @@ def test_waiting_can_be_stopped(browser: Browser, demo: RunningDemo) -> None:
         page.click("#stop")
         expect(page.locator("#timeline .stopped")).to_be_visible()
         expect(page.locator("#stage")).to_have_text("Your image will appear here.")
+        wait_until_unread(limner)
         demo.state.release()
         # The image that was paid for is delivered now; the upstream is not called again.
         generate(page)
