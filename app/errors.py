@@ -36,6 +36,8 @@ _JOB_LOST = (
     "Asked again, it is paid for again."
 )
 
+_KEY_REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
+
 
 class ApiError(Exception):
     """`asked_again` becomes the header x-should-retry where it is not None: official SDKs obey it.
@@ -137,6 +139,9 @@ class IdempotencyKeyReused(ApiError):
     status = 422
     type = "invalid_request_error"
     code = "idempotency_key_reused"
+
+    def __init__(self, message: str = _KEY_REUSED, **more: Any) -> None:
+        super().__init__(message, **more)
 
 
 class RateLimited(ApiError):

@@ -1,8 +1,8 @@
-"""Builds the server from its parts, opens and closes them; the only file that knows them all."""
+"""Create the ASGI application: middleware, routers and exception handlers around the services."""
 
 from collections import deque
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,11 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app import __version__
-from app.access.auth import Authenticator
-from app.access.keys import KeyFile
+from app.api.context import RequestRecord, context_of
+from app.api.delivery import KEEPALIVE_INTERVAL, KeepAlive
 from app.api.diagnostics import explain_routes, silence_routes
 from app.api.health import health_routes, metrics_routes
-from app.api.images import image_routes
+from app.api.images import ImageEndpoints, image_routes
 from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
 from app.api.models import model_routes
 from app.api.openapi import patch_schema
@@ -27,12 +27,12 @@ from app.api.status import MAX_RECENT_REQUESTS, status_routes
 from app.api.stored_images import stored_image_routes
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from app.images.stores import open_store
-from app.jobs.usage_record import Books
-from app.services import open_access, open_books, open_parts, store_config
+from app.services import Services
+from app.state.job_table import DEFAULT_TIMINGS, SharingTimings
+from app.upstream.client import Transport
 
-#: Browsers show scripts no other headers of an answer.
-EXPOSED = (
+#: Headers that browsers show to scripts; they hide all others.
+EXPOSED_HEADERS = (
     "x-request-id",
     "x-should-retry",
     "location",
@@ -50,8 +50,8 @@ EXPOSED = (
 )
 
 
-class App(FastAPI):
-    """Its document is made when somebody asks for it: that takes a megabyte, and most never do."""
+class LazySchemaApp(FastAPI):
+    """Build the OpenAPI document at the first request for it: it takes a megabyte, and most servers never send it."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -59,72 +59,100 @@ class App(FastAPI):
         return super().openapi()
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """`app.state.studio` is set while the app runs. Raises OSError where the store cannot be opened, InvalidKeyFile."""
-    names = [entry.name for entry in settings.effective_upstreams]
-    book = None if settings.keys_file is None else KeyFile(settings.keys_file, names)
-    store = open_store(store_config(settings))
-    books = open_books(settings)
-    app = App(
+def create_app(
+    settings: Settings | None = None,
+    *,
+    transport: Transport | None = None,
+    keepalive_interval: float = KEEPALIVE_INTERVAL,
+    timings: SharingTimings = DEFAULT_TIMINGS,
+) -> FastAPI:
+    """Return the application. Without arguments it takes its settings from the environment.
+
+    Args:
+        settings: What the operator has set.
+        transport: Sends the requests to upstreams; None opens connections.
+        keepalive_interval: Seconds of silence after which a waiting client gets a keep-alive.
+        timings: How replicas watch each other.
+
+    Raises:
+        InvalidKeyFile: The file of client keys cannot be read or used.
+        OSError: The image store cannot be opened.
+        ValidationError: A setting is wrong (only where `settings` is None).
+    """
+    settings = Settings() if settings is None else settings
+    services = Services.build(settings, transport=transport, timings=timings)
+    app = LazySchemaApp(
         title="Limner",
         version=__version__,
         summary="The OpenAI Images API in front of a chat model that paints.",
-        lifespan=partial(open_parts, settings, store, books),
+        lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.keys = book
-    app.add_exception_handler(ApiError, answer_fault)
-    app.add_exception_handler(HTTPException, answer_framework)
-    outcomes: deque[Mapping[str, object]] = deque(maxlen=MAX_RECENT_REQUESTS)
-    add_middleware(app, settings, outcomes)
-    add_routes(app, settings, open_access(settings, book), books, outcomes)
+    app.state.services = services
+    app.add_exception_handler(ApiError, handle_api_error)
+    app.add_exception_handler(HTTPException, handle_http_exception)
+    recent: deque[RequestRecord] = deque(maxlen=MAX_RECENT_REQUESTS)
+    add_middleware(app, settings, recent)
+    add_routes(app, services, KeepAlive(settings.keepalive_after, keepalive_interval), recent)
     return app
 
 
-def add_routes(
-    app: FastAPI, settings: Settings, access: Authenticator, books: Books, outcomes: deque[Mapping[str, object]]
-) -> None:
+def services_of(app: FastAPI) -> Services:
+    """Return the services of an application that `create_app` has made."""
+    services: Services = app.state.services
+    return services
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+    async with services_of(app).running():
+        yield
+
+
+def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]) -> None:
+    """Add all routes. `recent`: the last requests, for `/v1/status`."""
+    settings, authenticator, service = services.settings, services.authenticator, services.service
+    images = image_routes(ImageEndpoints(settings, authenticator, services.recorder, service, keepalive))
     api = APIRouter()
-    images = image_routes(settings, access, books)
     api.include_router(images)
-    api.include_router(model_routes(settings.list_models, access))
-    api.include_router(silence_routes(access))
+    api.include_router(model_routes(settings.list_models, authenticator))
+    api.include_router(silence_routes(authenticator))
     if settings.page:
-        api.include_router(explain_routes(access, settings.client_body_timeout))
+        api.include_router(explain_routes(authenticator, settings.client_body_timeout))
     app.include_router(api, prefix="/v1")
-    # As a courtesy to clients whose base URL has no /v1.
+    # For clients whose base URL has no /v1.
     app.include_router(api, include_in_schema=False)
-    app.include_router(health_routes())
+    app.include_router(health_routes(service, services.pool))
     if settings.metrics:
         app.include_router(metrics_routes())
-    app.include_router(stored_image_routes(settings.image_ttl))
-    app.include_router(status_routes(settings, outcomes), prefix="/v1")
+    app.include_router(stored_image_routes(services.store, settings.image_ttl))
+    app.include_router(status_routes(settings, service, services.pool, recent), prefix="/v1")
     if settings.page:
         app.include_router(page_routes(settings))
-    serve_directly(app, images)
+    add_direct_routes(app, images)
 
 
-def add_middleware(app: FastAPI, settings: Settings, outcomes: deque[Mapping[str, object]]) -> None:
-    """The last one added sees a request first."""
+def add_middleware(app: FastAPI, settings: Settings, recent: deque[RequestRecord]) -> None:
+    """Add the middleware. The last one added receives a request first."""
     app.add_middleware(UnhandledErrorMiddleware)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=EXPOSED,
+        expose_headers=EXPOSED_HEADERS,
         max_age=86_400,
     )
-    app.add_middleware(AccessLogMiddleware, outcomes=outcomes)
+    app.add_middleware(AccessLogMiddleware, recent=recent)
 
 
-def serve_directly(app: FastAPI, router: APIRouter) -> None:
-    """FastAPI writes the document from these routes; it would serve them at twice the cost of what is beneath it.
+def add_direct_routes(app: FastAPI, router: APIRouter) -> None:
+    """Serve these routes without FastAPI, which would double their cost. It only describes them in the schema.
 
-    Those with parameters in their path stay with it.
+    Routes with parameters in their path stay with FastAPI.
     """
     plain = [route for route in router.routes if isinstance(route, APIRoute) and "{" not in route.path]
     app.router.routes[:0] = [
@@ -134,21 +162,21 @@ def serve_directly(app: FastAPI, router: APIRouter) -> None:
     ]
 
 
-async def answer_fault(http: Request, error: Exception) -> Response:
-    """The client sees the message, the record in the log gets the detail."""
+async def handle_api_error(http: Request, error: Exception) -> Response:
+    """Send the message to the client, and put the detail into the log."""
     if not isinstance(error, ApiError):
         raise error
-    http.scope["state"]["record"].update(error=error.code or error.type, detail=error.detail)
+    context_of(http.scope).log_fields.update(error=error.code or error.type, detail=error.detail)
     return ErrorResponse(error)
 
 
-async def answer_framework(http: Request, error: Exception) -> Response:
-    """What the router has to say, in OpenAI's words."""
+async def handle_http_exception(http: Request, error: Exception) -> Response:
+    """Say in OpenAI's words what the router has found wrong."""
     if not isinstance(error, HTTPException):
         raise error
     line = f"{http.method} {http.url.path}"
-    faults = {
+    errors = {
         404: NotFound(f"Invalid URL ({line})"),
         405: MethodNotAllowed(f"Not allowed: {line}", headers=error.headers),
     }
-    return ErrorResponse(faults.get(error.status_code) or InvalidRequest(str(error.detail)))
+    return ErrorResponse(errors.get(error.status_code) or InvalidRequest(str(error.detail)))

@@ -1,12 +1,11 @@
-"""What the settings mean for each part of the server: how it is built from them."""
+"""Every long-lived object of the server: built from the settings, opened and closed in order."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-from fastapi import FastAPI
 
 from app import __version__
 from app.access.auth import Authenticator
@@ -20,32 +19,126 @@ from app.errors import ApiError
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import ImageStore, StoreConfig
+from app.images.stores import open_store
 from app.images.transcode import Transcoder
-from app.jobs.pipeline import Policy
-from app.jobs.pipeline_io import Parts
-from app.jobs.registry import Once
-from app.jobs.service import Studio
-from app.jobs.sharing import Handover
-from app.jobs.usage_record import Books
+from app.jobs.job import Job
+from app.jobs.pipeline import PipelinePolicy
+from app.jobs.pipeline_io import Backends
+from app.jobs.registry import JobRegistry
+from app.jobs.service import ImageService
+from app.jobs.sharing import JobSharing
+from app.jobs.usage_record import UsageRecorder
 from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import sample_gauges
 from app.observability.tracing import OtlpTracing
 from app.state.circuit_reports import exchange_circuit_reports
-from app.state.job_table import Board
+from app.state.job_table import DEFAULT_TIMINGS, JobTable, SharingTimings
 from app.state.shared_state import SharedState
-from app.upstream.client import Upstream, open_transport
-from app.upstream.pool import Member, Upstreams
+from app.upstream.client import Transport, UpstreamClient, open_transport
+from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import UpstreamSpec
 
+#: Seconds between two purges of the image store, at most.
+_MAX_PURGE_INTERVAL = 600.0
 
-def open_access(settings: Settings, book: KeyFile | None) -> Authenticator:
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All parts of one server. `build` makes them without an event loop; they work inside `running`."""
+
+    settings: Settings
+    authenticator: Authenticator
+    key_file: KeyFile | None
+    recorder: UsageRecorder
+    state: SharedState
+    backends: Backends
+    registry: JobRegistry
+    service: ImageService
+
+    @classmethod
+    def build(
+        cls,
+        settings: Settings,
+        *,
+        transport: Transport | None = None,
+        timings: SharingTimings = DEFAULT_TIMINGS,
+    ) -> "Services":
+        """Build everything. `transport` sends the requests to upstreams, `timings` are those of the job table.
+
+        Raises:
+            InvalidKeyFile: The file of client keys cannot be read or used.
+            OSError: The image store cannot be opened.
+        """
+        names = [entry.name for entry in settings.effective_upstreams]
+        key_file = None if settings.keys_file is None else KeyFile(settings.keys_file, names)
+        store = open_store(build_store_config(settings))
+        state = SharedState(settings.shared_state, fail_closed=settings.state_down == "closed")
+        table = JobTable[Job](state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl, timings=timings)
+        backends = build_backends(settings, open_transport() if transport is None else transport, store, table)
+        registry = build_registry(settings)
+        service = ImageService(
+            semaphore=FairSemaphore(max_in_flight(settings), settings.max_queue),
+            limits=KeyLimits(state, settings.max_queue),
+            backends=backends,
+            policy=pipeline_policy(settings),
+            registry=registry,
+            sharing=JobSharing(registry, table, store),
+        )
+        authenticator = build_authenticator(settings, key_file)
+        return cls(
+            settings, authenticator, key_file, build_usage_recorder(settings), state, backends, registry, service
+        )
+
+    @property
+    def pool(self) -> UpstreamPool:
+        """The upstreams."""
+        return self.backends.pool
+
+    @property
+    def store(self) -> ImageStore:
+        """Where images are kept that need a URL."""
+        return self.backends.store
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Run the background tasks. At the end, drain the service, then close everything in the opposite order."""
+        tasks = [asyncio.create_task(work) for work in self.background_tasks()]
+        try:
+            yield
+        finally:
+            await self.service.drain(self.settings.shutdown_grace)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.registry.close()
+            await self.state.close()
+            await self.pool.close()
+            await self.backends.fetcher.close()
+            self.backends.transcoder.close()
+            self.store.close()
+            await self.recorder.close()
+
+    def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what goes on while the server runs, whether or not there are requests."""
+        settings = self.settings
+        return [
+            purge_expired(self.store, self.registry, min(_MAX_PURGE_INTERVAL, settings.image_ttl, settings.answer_ttl)),
+            sample_gauges(self.service.semaphore, self.pool.circuits),
+            self.service.sharing.heartbeat_loop(),
+            exchange_circuit_reports(self.state, self.pool),
+        ]
+
+
+def build_authenticator(settings: Settings, key_file: KeyFile | None) -> Authenticator:
+    """Return what checks client keys."""
     keys = (key.get_secret_value() for key in settings.api_keys)
-    return Authenticator(keys, pass_through=settings.pass_through, key_file=book)
+    return Authenticator(keys, pass_through=settings.pass_through, key_file=key_file)
 
 
-def policy(settings: Settings) -> Policy:
-    return Policy(
+def pipeline_policy(settings: Settings) -> PipelinePolicy:
+    """Return what the settings decide about each request."""
+    return PipelinePolicy(
         stream=settings.upstream_stream,
         default_format=settings.default_response_format,
         rehost=settings.rehost,
@@ -54,7 +147,8 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def store_config(settings: Settings) -> StoreConfig:
+def build_store_config(settings: Settings) -> StoreConfig:
+    """Return where stored images are kept, and for how long."""
     return StoreConfig(
         url=settings.image_store,
         ttl=settings.image_ttl,
@@ -64,41 +158,60 @@ def store_config(settings: Settings) -> StoreConfig:
     )
 
 
-def open_books(settings: Settings) -> Books:
+def build_usage_recorder(settings: Settings) -> UsageRecorder:
+    """Return where usage records are written."""
     to_stdout = settings.ledger == STANDARD_OUTPUT
     ledger = None if settings.ledger is None else Ledger(None if to_stdout else settings.ledger)
     tracing = None if settings.traces is None else OtlpTracing(settings.traces, __version__)
-    return Books(ledger, tracing, log_prompts=settings.log_prompts)
+    return UsageRecorder(ledger, tracing, log_prompts=settings.log_prompts)
 
 
-def open_once(settings: Settings) -> Once:
-    return Once(
+def build_backends(settings: Settings, transport: Transport, store: ImageStore, table: JobTable[Job]) -> Backends:
+    """Return what all jobs share."""
+    new_blob = partial(Blob, settings.spool_dir)
+    fetcher = Fetcher(
+        new_blob=new_blob,
+        allow=settings.fetch_allow,
+        timeout=settings.fetch_timeout,
+        max_bytes=settings.max_image_bytes,
+    )
+    pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob)
+    return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs, settings.public_url)
+
+
+def build_registry(settings: Settings) -> JobRegistry:
+    """Return the empty registry of jobs."""
+    return JobRegistry(
         ttl=settings.answer_ttl,
         key_ttl=settings.idempotency_ttl,
-        most=settings.max_answers,
-        most_bytes=settings.max_answers_bytes,
+        max_retained=settings.max_answers,
+        max_retained_bytes=settings.max_answers_bytes,
     )
 
 
-def turns(settings: Settings) -> int:
-    """No more than the upstreams take together: the rest waits in the queue, which is fair between callers."""
+def max_in_flight(settings: Settings) -> int:
+    """Return how many upstream requests may be in flight: no more than all upstreams take together.
+
+    All others wait in the queue, which is fair between callers.
+    """
     limits = [entry.max_concurrency for entry in settings.effective_upstreams]
-    all_of_them = sum(limit for limit in limits if limit is not None)
-    return settings.max_concurrency if None in limits else min(settings.max_concurrency, all_of_them)
+    total = sum(limit for limit in limits if limit is not None)
+    return settings.max_concurrency if None in limits else min(settings.max_concurrency, total)
 
 
-def open_upstreams(settings: Settings) -> Upstreams:
-    transport = open_transport()
-    specs = [upstream_spec(entry, settings) for entry in settings.effective_upstreams]
-    return Upstreams(
-        [Member(spec, Upstream(spec, transport)) for spec in specs],
+def build_pool(settings: Settings, transport: Transport) -> UpstreamPool:
+    """Return the pool of all upstreams, which share one transport."""
+    specs = [build_spec(entry, settings) for entry in settings.effective_upstreams]
+    return UpstreamPool(
+        [PoolMember(spec, UpstreamClient(spec, transport)) for spec in specs],
         timeout=settings.upstream_timeout,
         attempts=settings.upstream_attempts,
         ambiguous=settings.retry_ambiguous,
     )
 
 
-def upstream_spec(entry: UpstreamEntry, settings: Settings) -> UpstreamSpec:
+def build_spec(entry: UpstreamEntry, settings: Settings) -> UpstreamSpec:
+    """Return one `[[upstreams]]` table as the pool needs it, with the settings that hold for all upstreams."""
     return UpstreamSpec(
         name=entry.name,
         models=entry.model_map,
@@ -117,66 +230,10 @@ def upstream_spec(entry: UpstreamEntry, settings: Settings) -> UpstreamSpec:
     )
 
 
-#: Seconds between two sweeps of the image store, at most.
-_SWEEP = 600.0
-
-
-@asynccontextmanager
-async def open_parts(settings: Settings, store: ImageStore, books: Books, app: FastAPI) -> AsyncGenerator[None, None]:
-    """Everything that needs an event loop; closed in the opposite order, after the questions under way have ended."""
-    new_blob = partial(Blob, settings.spool_dir)
-    fetcher = Fetcher(
-        new_blob=new_blob,
-        allow=settings.fetch_allow,
-        timeout=settings.fetch_timeout,
-        max_bytes=settings.max_image_bytes,
-    )
-    transcoder = Transcoder(new_blob=new_blob)
-    upstreams = open_upstreams(settings)
-    once = open_once(settings)
-    state = SharedState(settings.shared_state, fail_closed=settings.state_down == "closed")
-    board = Board(state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl)
-    studio = Studio(
-        turns=FairSemaphore(turns(settings), settings.max_queue),
-        limits=KeyLimits(state, settings.max_queue),
-        parts=Parts(upstreams, fetcher, transcoder, store, board, settings.shrink_inputs, settings.public_url),
-        policy=policy(settings),
-        once=once,
-        handover=Handover(once, board, store),
-        keepalive_after=settings.keepalive_after,
-    )
-    app.state.studio = studio
-    beside = [asyncio.create_task(work) for work in recurring(settings, studio, store, state)]
-    try:
-        yield
-    finally:
-        await studio.drain(settings.shutdown_grace)
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-        once.close()
-        await state.close()
-        await upstreams.close()
-        await fetcher.close()
-        transcoder.close()
-        store.close()
-        await books.close()
-
-
-def recurring(
-    settings: Settings, studio: Studio, store: ImageStore, state: SharedState
-) -> list[Coroutine[Any, Any, None]]:
-    return [
-        sweep(store, studio.once, min(_SWEEP, settings.image_ttl, settings.answer_ttl)),
-        sample_gauges(studio.turns, studio.parts.upstreams.circuits),
-        studio.handover.beat(),
-        exchange_circuit_reports(state, studio.parts.upstreams),
-    ]
-
-
-async def sweep(store: ImageStore, once: Once, seconds: float) -> None:
+async def purge_expired(store: ImageStore, registry: JobRegistry, seconds: float) -> None:
+    """Drop expired jobs and stored images, every `seconds`, for ever."""
     while True:
-        once.sweep()
+        registry.drop_expired()
         try:
             log.debug("store_purge", removed=await store.delete_expired())
         except ApiError as error:

@@ -3,9 +3,8 @@
 import asyncio
 import sys
 
-from fastapi import FastAPI
-
 from app.config.settings import Settings
+from app.main import create_app, services_of
 from app.observability.logging import configure_logging
 from app.server.draining import DrainingServer
 
@@ -13,16 +12,15 @@ from app.server.draining import DrainingServer
 def main() -> int:
     settings = Settings()
     configure_logging(settings.log_format, settings.log_level)
-    server = DrainingServer(settings)
-    app = server.config.app
-    assert isinstance(app, FastAPI)
+    app = create_app(settings)
+    service = services_of(app).service
 
     @app.get("/gauges")
     async def gauges() -> dict[str, int]:
-        studio = app.state.studio
-        return {"tasks": len(asyncio.all_tasks()), "jobs": len(studio.jobs), "slots": studio.turns.in_use}
+        tasks, jobs = len(asyncio.all_tasks()), len(service.tasks)
+        return {"tasks": tasks, "jobs": jobs, "slots": service.semaphore.in_use}
 
-    server.run()
+    DrainingServer(settings, app).run()
     return 0
 
 

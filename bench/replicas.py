@@ -13,18 +13,21 @@ from pathlib import Path
 
 import orjson
 
-from app.cli.main import main
-from app.state import job_table as board
+from app.config.settings import Settings
+from app.main import create_app
+from app.observability.logging import configure_logging
+from app.server.draining import DrainingServer
+from app.state.job_table import SharingTimings
 from bench.process import Process, choose_cores, free_port, run
 from bench.soak import open_files
 from tests.support.redis import RedisServer
 from tests.support.servers import RunningDemo, run_demo
 
-#: Seconds between two signs of life, and without one after which a replica is dead, in place of 2 and 15.
-BEAT, PATIENCE = 0.5, 4.0
+#: About a quarter of the usual times.
+TIMINGS = SharingTimings(heartbeat=0.5, suspect_after=1.25, dead_after=4.0)
 
-#: Seconds without a sign after which a replica may be dead.
-SILENCE = 2.5 * BEAT
+#: Seconds without a heartbeat after which a replica may be dead.
+SILENCE = TIMINGS.suspect_after
 
 #: Seconds for which results are retained, without and with an idempotency key.
 RETENTION, RETENTION_WITH_KEY = 3, 20
@@ -94,6 +97,12 @@ def run_fleet(folder: Path, count: int, models: Iterable[str]) -> Iterator[tuple
             redis.kill()
 
 
+def main() -> int:
+    settings = Settings()
+    configure_logging(settings.log_format, settings.log_level)
+    DrainingServer(settings, create_app(settings, timings=TIMINGS)).run()
+    return 0
+
+
 if __name__ == "__main__":
-    board.BEAT, board.PATIENCE = BEAT, PATIENCE
-    sys.exit(main(["serve"]))
+    sys.exit(main())

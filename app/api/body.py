@@ -1,4 +1,4 @@
-"""The image endpoints: JSON or form in, JSON or events out."""
+"""Read request bodies: JSON and multipart forms, with limits on size and time."""
 
 import asyncio
 import re
@@ -20,97 +20,108 @@ from app.protocol.inline_images import InlineImageSpooler
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-#: Bytes of JSON without its pictures: a hundred times the longest prompt.
+#: Bytes of JSON without its images: a hundred times the longest prompt.
 _MAX_TEXT = 4 * 2**20
 
+#: Parts of a form: 16 images, a mask, and several times the parameters of the API.
+MAX_PARTS = 256
 
-async def read(operation: Operation, http: Request, spool: Spool, settings: Settings) -> ImagesRequest:
-    """Raises InvalidRequest for what is neither JSON nor a form, TooLarge for more than the operator allows, and
-    BodyTimeout.
+_MALFORMED = "We could not parse the multipart body of your request."
+
+
+async def read_image_request(operation: Operation, http: Request, spool: Spool, settings: Settings) -> ImagesRequest:
+    """Read a request body, JSON or a multipart form. Images go into blobs of the spool while they arrive.
+
+    Raises:
+        InvalidRequest: The body is neither JSON nor a form, or a parameter is wrong.
+        RequestTooLarge: The body, an image or the text is larger than the limits of the settings.
+        RequestTimeout: The client has stopped sending.
     """
     content_type = http.headers.get("content-type", "application/json")
-    body = counted(http, settings.max_request_bytes, settings.client_body_timeout)
+    body = limited_body(http, settings.max_request_bytes, settings.client_body_timeout)
     max_image = settings.max_image_bytes
     match content_type.partition(";")[0].strip().lower():
         case "multipart/form-data":
-            boundary = boundary_of(content_type)
-            parts = await read_parts(body, boundary, new_blob=spool.new_blob, max_part=max_image)
+            boundary = parse_boundary(content_type)
+            parts = await parse_multipart(body, boundary, new_blob=spool.new_blob, max_part=max_image)
             return read_form(operation, parts)
         case "application/json" | "text/json" | "":
-            return await read_lifting(operation, body, spool, max_image)
+            return await read_json_body(operation, body, spool, max_image)
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
 
 
-async def read_lifting(operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int) -> ImagesRequest:
-    """JSON whose large pictures go into blobs while they arrive."""
-    lifter = InlineImageSpooler(spool.new_blob)
-    request = read_json(operation, parse(await read_text(body, lifter)))
-    if lifter.discarded:
+async def limited_body(http: Request, max_bytes: int, timeout: float) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives.
+
+    Raises:
+        RequestTooLarge: It is announced with, or has, more than `max_bytes`.
+        RequestTimeout: No byte has come for `timeout` seconds.
+    """
+    announced = http.headers.get("content-length", "")
+    # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
+    if len(announced) > 18 or (announced.isdecimal() and int(announced) > max_bytes):
+        raise _too_large(max_bytes)
+    received = 0
+    chunks = aiter(http.stream())
+    while (chunk := await _next_chunk(chunks, timeout)) is not None:
+        received += len(chunk)
+        if received > max_bytes:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+async def _next_chunk(chunks: AsyncIterator[bytes], timeout: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(timeout):
+            return await anext(chunks, None)
+    except TimeoutError:
+        message = f"The body of the request did not come: no byte within {timeout:g} s."
+        raise RequestTimeout(message, headers={"connection": "close"}) from None
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"Maximum content size limit ({max_bytes}) exceeded.")
+
+
+async def read_json_body(
+    operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int
+) -> ImagesRequest:
+    """Read JSON whose large images go into blobs while they arrive; `max_image` bytes each."""
+    spooler = InlineImageSpooler(spool.new_blob)
+    request = read_json(operation, parse_json(await collect_json(body, spooler)))
+    if spooler.discarded:
         message = "Invalid image file: the base64 of an image in the request is cut off, or no image."
         raise UserError(message, code="invalid_image_file")
-    if any(blob.size > max_image for blob in lifter.spooled.values()):
+    if any(blob.size > max_image for blob in spooler.spooled.values()):
         raise RequestTooLarge(f"One image of the request is larger than the limit of {max_image} bytes.")
-    images = tuple(picture.resolve_spooled(lifter.spooled) for picture in request.images)
-    mask = request.mask and request.mask.resolve_spooled(lifter.spooled)
-    recovered = [picture.source for picture in (*images, mask) if picture is not None]
-    if any(blob not in recovered for blob in lifter.spooled.values()):
+    images = tuple(image.resolve_spooled(spooler.spooled) for image in request.images)
+    mask = request.mask and request.mask.resolve_spooled(spooler.spooled)
+    resolved = [image.source for image in (*images, mask) if image is not None]
+    if any(blob not in resolved for blob in spooler.spooled.values()):
         raise InvalidRequest("The request holds base64 of an image where no image belongs.", code="invalid_value")
     return replace(request, images=images, mask=mask)
 
 
-async def read_text(body: AsyncIterator[bytes], lifter: InlineImageSpooler) -> bytearray:
-    """What is left of JSON when the pictures have been lifted out: all of it is held, so it must be small."""
+async def collect_json(body: AsyncIterator[bytes], spooler: InlineImageSpooler) -> bytearray:
+    """Return the JSON without its large images. All of it is held in memory, so it must be small."""
     text = bytearray()
-    async for piece in body:
-        text += lifter.feed(piece)
+    async for chunk in body:
+        text += spooler.feed(chunk)
         if len(text) > _MAX_TEXT:
             raise RequestTooLarge(f"The JSON of the request, without its pictures, is larger than {_MAX_TEXT} bytes.")
     return text
 
 
-async def counted(http: Request, most: int, patience: float) -> AsyncIterator[bytes]:
-    """The body. Raises TooLarge for more than `most` bytes, BodyTimeout after `patience` seconds without one."""
-    announced = http.headers.get("content-length", "")
-    # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
-    if len(announced) > 18 or (announced.isdecimal() and int(announced) > most):
-        raise _too_large(most)
-    read = 0
-    pieces = aiter(http.stream())
-    while (piece := await _next(pieces, patience)) is not None:
-        read += len(piece)
-        if read > most:
-            raise _too_large(most)
-        yield piece
-
-
-async def _next(pieces: AsyncIterator[bytes], patience: float) -> bytes | None:
-    try:
-        async with asyncio.timeout(patience):
-            return await anext(pieces, None)
-    except TimeoutError:
-        message = f"The body of the request did not come: no byte within {patience:g} s."
-        raise RequestTimeout(message, headers={"connection": "close"}) from None
-
-
-def _too_large(most: int) -> RequestTooLarge:
-    return RequestTooLarge(f"Maximum content size limit ({most}) exceeded.")
-
-
-def parse(body: bytearray) -> Any:
+def parse_json(body: bytearray) -> Any:
+    """Parse JSON. Raises `InvalidRequest`."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         raise InvalidRequest("We could not parse the JSON body of your request.") from None
 
 
-#: 16 pictures, a mask, and several times the parameters of the contract.
-MAX_PARTS = 256
-
-_MALFORMED = "We could not parse the multipart body of your request."
-
-
-def boundary_of(content_type: str) -> str:
-    """Raises InvalidRequest where the form names no boundary, or one that RFC 2046 does not allow."""
+def parse_boundary(content_type: str) -> str:
+    """Return the boundary of a form. Raises `InvalidRequest` if there is none, or one that RFC 2046 does not allow."""
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"").decode("latin-1")
     if not re.fullmatch(r"[0-9A-Za-z'()+_,\-./:=? ]{1,70}", boundary):
@@ -118,15 +129,20 @@ def boundary_of(content_type: str) -> str:
     return boundary
 
 
-async def read_parts(
+async def parse_multipart(
     body: AsyncIterator[bytes], boundary: str, *, new_blob: Callable[[], Blob], max_part: int
 ) -> list[FormPart]:
-    """The parts in order. Raises InvalidRequest for what is no form, TooLarge for a part over `max_part` bytes."""
-    form = _Form(new_blob, max_part)
+    """Return the parts of a form, in order.
+
+    Raises:
+        InvalidRequest: The body is not a form.
+        RequestTooLarge: A part has more than `max_part` bytes.
+    """
+    form = _MultipartHandler(new_blob, max_part)
     parser = MultipartParser(boundary, form.callbacks)
     try:
-        async for piece in body:
-            parser.write(piece)
+        async for chunk in body:
+            parser.write(chunk)
         parser.finalize()
     except FormParserError:
         raise InvalidRequest(_MALFORMED) from None
@@ -135,8 +151,8 @@ async def read_parts(
     return form.parts
 
 
-class _Form:
-    """What the parser calls back into. A part is a file if it has any kind of file name, or a type of bytes."""
+class _MultipartHandler:
+    """Collect parts in the parser's callbacks. A part is a file if it has any file name, or a media type of bytes."""
 
     def __init__(self, new_blob: Callable[[], Blob], max_part: int) -> None:
         self.parts: list[FormPart] = []
@@ -189,13 +205,13 @@ class _Form:
         self._text.clear()
 
     def _write(self, data: bytes, start: int, end: int) -> None:
-        piece = memoryview(data)[start:end]
+        chunk = memoryview(data)[start:end]
         if self._file is None:
             # Text is held in memory, so all of it together has the limit of one part.
-            self._text_size += len(piece)
-            self._text.extend(piece)
+            self._text_size += len(chunk)
+            self._text.extend(chunk)
         else:
-            self._file.write(piece)
+            self._file.write(chunk)
         if max(self._text_size, self._file.size if self._file is not None else 0) > self._max_part:
             raise RequestTooLarge(f"One part of the form is larger than the limit of {self._max_part} bytes.")
 

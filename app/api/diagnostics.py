@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.access.auth import Authenticator
-from app.api.body import counted
-from app.api.responses import JsonResponse
+from app.api.body import limited_body
+from app.api.responses import OrjsonResponse
 from app.errors import InvalidRequest, RateLimited
 from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
@@ -43,7 +43,7 @@ def explain_routes(access: Authenticator, timeout: float) -> APIRouter:
             raise RateLimited("Other replies are being explained. Please try again shortly.")
         reading += 1
         try:
-            reply = b"".join([chunk async for chunk in counted(http, MAX_REPLY_BYTES, timeout)])
+            reply = b"".join([chunk async for chunk in limited_body(http, MAX_REPLY_BYTES, timeout)])
             # In a thread, so that the event loop keeps serving other requests.
             return await asyncio.to_thread(explain_reply, reply)
         except ClientDisconnect:
@@ -56,7 +56,7 @@ def explain_routes(access: Authenticator, timeout: float) -> APIRouter:
 
 def explain_reply(reply: bytes) -> Response:
     pasted = parse_pasted(reply)
-    return JsonResponse(json_report(pasted, explain(pasted.reply)), headers=_HEADERS)
+    return OrjsonResponse(json_report(pasted, explain(pasted.reply)), headers=_HEADERS)
 
 
 #: Limits of the silence endpoint: its length, and how many may wait at once, because each holds a connection.
@@ -80,7 +80,7 @@ def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[obj
             await sleep(length)
         finally:
             waiting -= 1
-        return JsonResponse({"object": "silence", "seconds": length})
+        return OrjsonResponse({"object": "silence", "seconds": length})
 
     return router
 

@@ -4,12 +4,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.openapi import READINESS, STATUS, error_responses, json_response
-from app.api.responses import JsonResponse
+from app.api.responses import OrjsonResponse
 from app.errors import ServiceUnavailable
+from app.jobs.service import ImageService
 from app.observability.metrics import render
+from app.upstream.pool import UpstreamPool
 
 
-def health_routes() -> APIRouter:
+def health_routes(service: ImageService, pool: UpstreamPool) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.head("/healthz", include_in_schema=False)
@@ -17,7 +19,7 @@ def health_routes() -> APIRouter:
         "/healthz", summary="Whether the process is alive", responses={200: json_response(STATUS, "It is alive.")}
     )
     async def healthz() -> Response:
-        return JsonResponse({"status": "ok"})
+        return OrjsonResponse({"status": "ok"})
 
     @router.head("/readyz", include_in_schema=False)
     @router.get(
@@ -25,11 +27,11 @@ def health_routes() -> APIRouter:
         summary="Whether the server accepts requests: not while it is shutting down",
         responses={200: json_response(READINESS, "It accepts requests."), **error_responses(503)},
     )
-    async def readyz(http: Request) -> Response:
-        if http.app.state.studio.closing:
+    async def readyz() -> Response:
+        if service.is_draining:
             raise ServiceUnavailable("The server is shutting down.")
         # An open circuit is not unready: without a better upstream, that one is tried nevertheless.
-        return JsonResponse({"status": "ready", "upstreams": http.app.state.studio.parts.upstreams.circuits()})
+        return OrjsonResponse({"status": "ready", "upstreams": pool.circuits()})
 
     return router
 

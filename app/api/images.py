@@ -1,22 +1,24 @@
-"""The image endpoints: JSON or form in, JSON or events out."""
+"""The image endpoints: generations, edits, results, and the paths of Azure's clients."""
 
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.access.auth import Authenticator
-from app.api.body import read
+from app.api.body import read_image_request
+from app.api.context import context_of
+from app.api.delivery import KeepAlive, accepted_response, deliver
 from app.api.openapi import image_endpoint, result_endpoint
 from app.config.settings import Settings
 from app.errors import NotFound
 from app.images.blob import Spool
-from app.jobs.service import Studio
-from app.jobs.usage_record import Books
+from app.jobs.service import ImageService, Submission
+from app.jobs.usage_record import UsageRecorder
 from app.protocol.image_request import Operation
 
 #: How Azure's paths end, and its rule for the name of a deployment.
@@ -29,58 +31,99 @@ _RETIRED = (
 )
 
 
-def image_routes(settings: Settings, access: Authenticator, books: Books) -> APIRouter:
-    """Route first, then the key, then the body: a stranger does not make the server read 256 MiB."""
-    router = APIRouter()
+@dataclass(frozen=True, slots=True)
+class ImageEndpoints:
+    """What the image endpoints do, and what they need for it."""
 
-    async def answer(operation: Operation, http: Request, deployment: str | None = None) -> Response:
-        caller = access.authenticate(http.headers)
-        account = books.open(http.state.request_id, caller, operation, http.headers.get("traceparent"))
-        http.state.account = account
-        spool = Spool(settings.spool_dir)
+    settings: Settings
+    authenticator: Authenticator
+    recorder: UsageRecorder
+    service: ImageService
+    keepalive: KeepAlive
+
+    async def handle(self, operation: Operation, http: Request, deployment: str | None = None) -> Response:
+        """Answer a request for images; `deployment` is the model that an Azure path names.
+
+        The order is route, then key, then body: a stranger must not make the server read 256 MiB.
+        """
+        caller = self.authenticator.authenticate(http.headers)
+        context = context_of(http.scope)
+        context.usage = usage = self.recorder.start(context.id, caller, operation, http.headers.get("traceparent"))
+        spool = Spool(self.settings.spool_dir)
         try:
-            with account.trace.step("read"):
-                request = await read(operation, http, spool, settings)
+            with usage.trace.step("read"):
+                request = await read_image_request(operation, http, spool, self.settings)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)
         except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
-        studio: Studio = http.app.state.studio
-        named = replace(request, model=request.model or deployment)
-        return await studio.answer(named, caller, spool, http)
+        submission = Submission(
+            context.id,
+            replace(request, model=request.model or deployment),
+            caller,
+            spool,
+            usage,
+            base_url=str(http.base_url),
+            idempotency_key=http.headers.get("idempotency-key"),
+            is_retry=is_client_retry(http.headers),
+            is_async=not request.stream and "respond-async" in http.headers.get("prefer", "").lower(),
+        )
+        reader = await self.service.submit(submission)
+        if submission.is_async:
+            return accepted_response(reader.job.id, http)
+        return await deliver(reader, http, context, self.keepalive)
 
-    @router.post("/images/generations", **image_endpoint(Operation.GENERATION, "Paint"))
+    async def result(self, result_id: str, http: Request) -> Response:
+        """Answer a client that comes back for the result of a request that it did not wait for."""
+        caller = self.authenticator.authenticate(http.headers)
+        reader = await self.service.result(result_id, caller, Spool(self.settings.spool_dir))
+        if reader is None:
+            return accepted_response(result_id, http)
+        return await deliver(reader, http, context_of(http.scope), self.keepalive)
+
+
+def image_routes(endpoints: ImageEndpoints) -> APIRouter:
+    """Return the routes of the image endpoints."""
+    router = APIRouter()
+
+    @router.post("/images/generations", **image_endpoint(Operation.GENERATION, "Generate images"))
     async def generations(http: Request) -> Response:
-        return await answer(Operation.GENERATION, http)
+        return await endpoints.handle(Operation.GENERATION, http)
 
-    @router.post("/images/edits", **image_endpoint(Operation.EDIT, "Paint with pictures to start from"))
+    @router.post("/images/edits", **image_endpoint(Operation.EDIT, "Generate images from input images"))
     async def edits(http: Request) -> Response:
-        return await answer(Operation.EDIT, http)
+        return await endpoints.handle(Operation.EDIT, http)
 
     @router.get("/images/results/{result_id}", **result_endpoint())
     async def results(result_id: str, http: Request) -> Response:
-        studio: Studio = http.app.state.studio
-        return await studio.result(result_id, access.authenticate(http.headers), Spool(settings.spool_dir), http)
+        return await endpoints.result(result_id, http)
 
-    add_azure(router, answer)
-    retire_variations(router, access)
+    add_azure_routes(router, endpoints)
+    add_retired_routes(router, endpoints.authenticator)
     return router
 
 
-def add_azure(router: APIRouter, answer: Callable[[Operation, Request, str], Awaitable[Response]]) -> None:
-    """The paths of Azure's clients, which name the model there and seldom in the body."""
+def is_client_retry(headers: Headers) -> bool:
+    """Return whether the client says that it is repeating a request. OpenAI's SDKs do; others are silent about it."""
+    return headers.get("x-stainless-retry-count", "0") not in {"", "0"}
+
+
+def add_azure_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:
+    """Add the paths of Azure's clients, which name the model there and seldom in the body."""
 
     @router.post("/openai/deployments/{deployment}/images/{operation}", include_in_schema=False)
     async def azure(deployment: str, operation: str, http: Request) -> Response:
         if operation not in _AZURE or not _DEPLOYMENT.fullmatch(deployment):
             raise HTTPException(404)
-        return await answer(_AZURE[operation], http, deployment)
+        return await endpoints.handle(_AZURE[operation], http, deployment)
 
 
-def retire_variations(router: APIRouter, access: Authenticator) -> None:
+def add_retired_routes(router: APIRouter, authenticator: Authenticator) -> None:
+    """Add the endpoints that OpenAI has retired, with an error that says what to use instead."""
+
     @router.post("/images/variations", include_in_schema=False)
     async def variations(http: Request) -> Response:
-        access.authenticate(http.headers)
+        authenticator.authenticate(http.headers)
         raise NotFound(_RETIRED, code="endpoint_retired")

@@ -5,13 +5,12 @@ import re
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from app.api.context import RequestContext, RequestRecord, set_context
 from app.api.responses import ErrorResponse
 from app.errors import ApiError
 from app.observability.logging import log
@@ -20,35 +19,28 @@ from app.observability.logging import log
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
 
 
-class Account(Protocol):
-    def close(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return further fields for the record of the request that has ended."""
-        ...
-
-
 class AccessLogMiddleware:
-    """Gives each request an id, returns it in `x-request-id`, and logs one record when the request has ended.
+    """Give each request an id and a context, send the id in `x-request-id`, and log one line when it has ended.
 
-    Everything that is logged during the request has its id. Fields that a route puts into `scope["state"]["record"]`
-    become part of the record, and so do those of the account in `scope["state"]["account"]`. Records of image requests
-    are also appended to `outcomes`, with the time at which they ended.
+    The line has the log fields of the context and what its usage record adds. Those of requests for images are appended
+    to `recent` too, with the time at which they ended. Everything that is logged meanwhile has the request's id.
     """
 
-    def __init__(self, app: ASGIApp, outcomes: deque[Mapping[str, object]] | None = None) -> None:
+    def __init__(self, app: ASGIApp, recent: deque[RequestRecord] | None = None) -> None:
         self._app = app
-        self._outcomes = deque(maxlen=0) if outcomes is None else outcomes
+        self._recent = deque(maxlen=0) if recent is None else recent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = f"req_{uuid.uuid4().hex}"
-        record: dict[str, object] = {}
-        scope.setdefault("state", {}).update(request_id=request_id, record=record)
+        context = RequestContext(f"req_{uuid.uuid4().hex}")
+        set_context(scope, context)
         scope["path"] = normalize_path(scope["path"])
-        bind_contextvars(request_id=request_id)
+        bind_contextvars(request_id=context.id)
         status = bytes_in = bytes_out = 0
 
-        async def count_in() -> Message:
+        async def counting_receive() -> Message:
             nonlocal bytes_in
             message = await receive()
             bytes_in += len(message.get("body", b""))
@@ -58,24 +50,26 @@ class AccessLogMiddleware:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message)["x-request-id"] = context.id
             bytes_out += len(message.get("body", b""))
             await send(message)
 
-        started_at = time.perf_counter()
         try:
-            await self._app(scope, count_in, send_with_id)
+            await self._app(scope, counting_receive, send_with_id)
         finally:
-            level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
-            ms = round((time.perf_counter() - started_at) * 1000, 1)
-            record.update(bytes_in=bytes_in, bytes_out=bytes_out)
-            account: Account | None = scope["state"].get("account")
-            if account is not None:
-                record.update(account.close({"status": status, **record}))
-            route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
-            log.log(level, "request", **route, **record)
-            if "/images/" in scope["path"] and scope["method"] != "OPTIONS":
-                self._outcomes.append({"id": request_id, "at": time.time(), **route, **record})
+            context.log_fields.update(bytes_in=bytes_in, bytes_out=bytes_out)
+            self._log(scope, context, status)
+
+    def _log(self, scope: Scope, context: RequestContext, status: int) -> None:
+        ms = round((time.perf_counter() - context.started_at) * 1000, 1)
+        fields = context.log_fields
+        if context.usage is not None:
+            fields.update(context.usage.finish({"status": status, **fields}))
+        route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
+        level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
+        log.log(level, "request", **route, **fields)
+        if "/images/" in scope["path"] and scope["method"] != "OPTIONS":
+            self._recent.append({"id": context.id, "at": time.time(), **route, **fields})
 
 
 def normalize_path(path: str) -> str:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from app.access.auth import Authenticator
 from app.api.openapi import MODEL, MODELS, NEEDS_KEY, error_responses, json_response
-from app.api.responses import JsonResponse
+from app.api.responses import OrjsonResponse
 from app.errors import NotFound
 
 #: 2024-12-01: a fixed date, so that responses can be cached and compared.
@@ -35,7 +35,7 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
         openapi_extra=NEEDS_KEY,
     )
     async def models(http: Request) -> Response:
-        return JsonResponse({"object": "list", "data": list(cards(http).values())})
+        return OrjsonResponse({"object": "list", "data": list(cards(http).values())})
 
     @router.head("/models/{name:path}", include_in_schema=False)
     @router.get(
@@ -48,6 +48,6 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
         card = cards(http).get(name)
         if card is None:
             raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
-        return JsonResponse(card)
+        return OrjsonResponse(card)
 
     return router

@@ -65,7 +65,7 @@ class Asset:
 
 
 def page_routes(settings: Settings) -> APIRouter:
-    """The pages need no key: they are the same for every visitor and hold no secret.
+    """Serve the pages. They need no key: they are the same for every visitor and hold no secret.
 
     Raises:
         OSError: A file of app/web cannot be read.

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,13 +11,14 @@ from starlette.responses import Response
 
 from app import __version__
 from app.access.auth import Authenticator
-from app.api.responses import JsonResponse
+from app.api.context import RequestRecord
+from app.api.responses import OrjsonResponse
 from app.config.field_types import is_loopback, variable
 from app.config.settings import Settings
 from app.errors import Forbidden
-from app.jobs.job import Errand, outline
-from app.jobs.service import Studio
-from app.upstream.pool import Upstreams
+from app.jobs.job import Job, summarize_request
+from app.jobs.service import ImageService
+from app.upstream.pool import UpstreamPool
 
 #: How many of the last image requests are listed.
 MAX_RECENT_REQUESTS = 100
@@ -38,10 +39,10 @@ _SHOWN_SETTINGS = (
     *("answer_ttl", "idempotency_ttl", "max_answers", "max_answers_bytes", "shutdown_grace"),
 )
 
-RequestRecord = Mapping[str, object]
 
-
-def status_routes(settings: Settings, recent: Collection[RequestRecord]) -> APIRouter:
+def status_routes(
+    settings: Settings, service: ImageService, pool: UpstreamPool, recent: Collection[RequestRecord]
+) -> APIRouter:
     """`recent`: records of the last image requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
     access = Authenticator((key.get_secret_value() for key in keys), pass_through=False)
@@ -54,42 +55,47 @@ def status_routes(settings: Settings, recent: Collection[RequestRecord]) -> APIR
         access.authenticate(http.headers)
         if not is_open:
             raise Forbidden(_NO_STATUS_KEY, code="status_key_not_set")
-        return JsonResponse(
-            build_status(http.app.state.studio, settings, recent), headers={"cache-control": "no-store"}
-        )
+        return OrjsonResponse(build_status(service, pool, settings, recent), headers={"cache-control": "no-store"})
 
     return router
 
 
-def build_status(studio: Studio, settings: Settings, recent: Collection[RequestRecord]) -> dict[str, Any]:
-    turns = studio.turns
+def build_status(
+    service: ImageService, pool: UpstreamPool, settings: Settings, recent: Collection[RequestRecord]
+) -> dict[str, Any]:
+    semaphore = service.semaphore
     return {
         "object": "status",
         "version": __version__,
         # Identifies the worker that responded; its log records have the same pid.
         "pid": os.getpid(),
         "now": time.time(),
-        "closing": studio.closing,
-        "turns": {"used": turns.in_use, "limit": turns.limit, "waiting": turns.waiting, "queue": settings.max_queue},
-        "under_way": [describe_job(errand) for errand in studio.once.under_way()],
-        "upstreams": describe_upstreams(studio.parts.upstreams),
+        "closing": service.is_draining,
+        "turns": {
+            "used": semaphore.in_use,
+            "limit": semaphore.limit,
+            "waiting": semaphore.waiting,
+            "queue": settings.max_queue,
+        },
+        "under_way": [describe_job(job) for job in service.registry.active()],
+        "upstreams": describe_upstreams(pool),
         "outcomes": [{name: record.get(name) for name in _SHOWN_FIELDS} for record in reversed(list(recent))],
         "settings": {variable(name): to_json_number(getattr(settings, name)) for name in _SHOWN_SETTINGS},
     }
 
 
-def describe_job(errand: Errand) -> dict[str, Any]:
-    exchange = errand.exchange
+def describe_job(job: Job) -> dict[str, Any]:
+    """Return what operators may see of a job in progress."""
     return {
-        "id": errand.id,
-        **outline(exchange.request),
-        "seconds": round(time.perf_counter() - exchange.began, 1),
-        "asked": exchange.was_submitted,
-        "readers": errand.job.readers,
+        "id": job.id,
+        **summarize_request(job.request),
+        "seconds": round(time.perf_counter() - job.run.telemetry.started_at, 1),
+        "asked": job.run.was_submitted,
+        "readers": job.run.readers,
     }
 
 
-def describe_upstreams(pool: Upstreams) -> list[dict[str, Any]]:
+def describe_upstreams(pool: UpstreamPool) -> list[dict[str, Any]]:
     circuits = pool.circuits()
     return [
         {
@@ -97,7 +103,7 @@ def describe_upstreams(pool: Upstreams) -> list[dict[str, Any]]:
             "host": urlsplit(member.spec.base_url).netloc,
             "model": member.spec.models.default,
             "circuit": circuits[member.spec.name],
-            "under_way": member.under_way,
+            "under_way": member.in_flight,
             "limit": member.spec.max_concurrency,
         }
         for member in pool.members

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.openapi import error_responses
 from app.errors import NotFound
-from app.images.store import StoredImage, cache_control, media_type
+from app.images.store import ImageStore, StoredImage, cache_control, media_type
 
 #: A single range. For several, a server may ignore the header and send the whole (RFC 9110, 14.2).
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.ASCII | re.IGNORECASE)
@@ -94,8 +94,8 @@ def requested_range(headers: Headers, stored: StoredImage, modified: str) -> ran
     return parse_range(headers.get("range"), stored.size)
 
 
-def stored_image_routes(ttl: float) -> APIRouter:
-    """Stored images need no key, because their names cannot be guessed. `ttl`: seconds for which they are stored."""
+def stored_image_routes(store: ImageStore, ttl: float) -> APIRouter:
+    """Serve stored images, without a key since their names cannot be guessed. They are kept for `ttl` seconds."""
     router = APIRouter(tags=["kept images"])
     headers = {
         "cache-control": cache_control(ttl),
@@ -115,7 +115,7 @@ def stored_image_routes(ttl: float) -> APIRouter:
         },
     )
     async def kept(name: str, http: Request) -> Response:
-        stored = await http.app.state.studio.parts.store.get(name)
+        stored = await store.get(name)
         if stored is None:
             raise NotFound("This image does not exist or has expired.", code="image_not_found")
         return StoredImageResponse(stored, http.headers, headers)

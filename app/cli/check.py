@@ -25,9 +25,9 @@ from app.images.stores import open_store
 from app.main import create_app
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import placeholder_png
-from app.services import store_config, upstream_spec
+from app.services import build_store_config
 from app.state.shared_state import SharedState
-from app.upstream.client import Upstream, open_transport
+from app.upstream.client import open_transport
 
 #: An image of some hundred bytes. Stores cannot delete a single image, so it stays until it expires.
 _SAMPLE = placeholder_png(0)
@@ -129,7 +129,7 @@ def environment_checks(settings: Settings) -> list[Check]:
 async def check_store(settings: Settings) -> str:
     """Write an image, read it back, and follow its link if it has one."""
     try:
-        store = open_store(store_config(settings))
+        store = open_store(build_store_config(settings))
     except OSError as error:
         raise CheckFailed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
     with closing(store):
@@ -282,18 +282,15 @@ async def check_generation(settings: Settings) -> str:
     (entry,) = settings.effective_upstreams
     if entry.api_key is None:
         raise CheckFailed(f"{settings.location_of(entry, 'api_key')} is unset, so there is no key to pay with")
+    timing = TimingTransport(open_transport())
     try:
         # Client keys are not needed, since nothing else can reach this server, and may be known by their digests only.
-        app = create_app(settings.model_copy(update={"api_keys": (), "keys_file": None}))
+        app = create_app(settings.model_copy(update={"api_keys": (), "keys_file": None}), transport=timing)
     except OSError as error:
         raise CheckFailed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
     body = {"prompt": "A small lighthouse", "size": "1024x1024", "quality": "low", "response_format": "b64_json"}
     model = {} if entry.model_map.default is not None else {"model": next(iter(entry.models))}
     async with app.router.lifespan_context(app):
-        (member,) = app.state.studio.parts.upstreams.members
-        await member.upstream.close()
-        timing = TimingTransport(open_transport())
-        member.upstream = Upstream(upstream_spec(entry, settings), timing)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://limner", timeout=None) as http:  # noqa: S113
             response = await http.post("/v1/images/generations", json=body | model)

@@ -13,7 +13,7 @@ from app.config.validation import SETTINGS_PAGE
 from app.images.stores import open_store
 from app.observability.logging import log
 from app.server.draining import DrainingServer
-from app.services import store_config
+from app.services import build_store_config
 
 if TYPE_CHECKING:
     from app.server.supervisor import Supervisor
@@ -74,5 +74,5 @@ def open_supervisor(settings: Settings) -> "Supervisor":
 
     if settings.keys_file is not None:
         KeyFile(settings.keys_file)
-    open_store(store_config(settings)).close()
+    open_store(build_store_config(settings)).close()
     return Supervisor(settings)

@@ -90,7 +90,7 @@ class _Download:
 
 
 class Fetcher:
-    """Downloads images. Has to be created in a running event loop, and closed."""
+    """Download images. The owner closes it."""
 
     def __init__(
         self,
@@ -121,14 +121,25 @@ class Fetcher:
         self._dns = DnsResolver()
         self._resolve = resolve or self._dns.resolve
         self._sleep = sleep
-        self._session = aiohttp.ClientSession(
+        self._tls = tls
+        self._open_session: aiohttp.ClientSession | None = None
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        # Opened by the first download, since aiohttp needs a running event loop for it.
+        if self._open_session is None:
+            self._open_session = self._new_session()
+        return self._open_session
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,
                 force_close=True,
                 use_dns_cache=False,
                 resolver=_PinnedResolver(),
                 socket_factory=_open_socket,
-                ssl=tls or True,
+                ssl=self._tls or True,
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=IDLE_TIMEOUT),
             headers=_HEADERS,
@@ -140,7 +151,8 @@ class Fetcher:
         )
 
     async def close(self) -> None:
-        await self._session.close()
+        if self._open_session is not None:
+            await self._open_session.close()
         self._dns.close()
 
     async def fetch(self, url: str) -> Blob:

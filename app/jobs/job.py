@@ -1,17 +1,13 @@
-"""One request on its way out: what its job brings becomes JSON or events, with signs of life in between."""
+"""A job: the deduplicated unit of work behind one or more equal requests, its runs, and what they cost."""
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Generic, TypeVar
+from enum import Enum
 
-import orjson
-
-from app.api.responses import Presence, joined
 from app.errors import (
     ApiError,
     ImageUnavailable,
@@ -23,108 +19,44 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.images.blob import Spool
-from app.jobs.pipeline import Answer, Partial
+from app.jobs.pipeline import GenerationResult, PartialImage
 from app.observability.logging import log
 from app.observability.tracing import RequestTrace
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
-from app.protocol.image_response import completed_event, error_event, images_json, partial_event
-from app.protocol.json_stream import StreamingJson
-from app.protocol.sse import StreamingEvent, comment
 
-ItemT = TypeVar("ItemT")
+#: Errors of requests that may have been paid for. Under an idempotency key such a request is not executed again.
+_MAY_BE_PAID = (ModerationBlocked, NoImageInReply, UpstreamInvalidReply, UpstreamTimeout)
+
+_SHUTTING_DOWN = "The server is shutting down. Please try again."
+
+Item = PartialImage | GenerationResult
 
 
-class Job(Generic[ItemT]):
-    """A task that collects `items`; `fault` is what it ended with where it did not end well.
+@dataclass(frozen=True, slots=True)
+class JobKey:
+    """Identify a job: two requests with equal keys are the same job.
 
-    Each of the `readers` reads from the first item, and calls `leave` at last. `settle` is called whenever the work has
-    ended and nobody reads it. `stirs`: how often there was something to tell of the work that is no item.
+    Attributes:
+        caller: The id of the caller.
+        fingerprint: Digest of all fields and of the checksums of all input images.
+        key: The client's idempotency key, if it sent one.
+        is_retry: The client says that it is repeating a request. Not a part of the identity.
     """
 
-    def __init__(self, items: AsyncGenerator[ItemT, None], settle: Callable[[], None], *, readers: int = 1) -> None:
-        self.items: list[ItemT] = []
-        self.fault: ApiError | None = None
-        self.readers = readers
-        self.stirs = 0
-        self._settle = settle
-        self._ended = False
-        self._news = asyncio.Event()
-        self.task = asyncio.create_task(self._run(items))
-        self.task.add_done_callback(self._end)
+    caller: str
+    fingerprint: str
+    key: str | None = None
+    is_retry: bool = False
 
-    async def _run(self, items: AsyncGenerator[ItemT, None]) -> None:
-        try:
-            async with aclosing(items):
-                async for item in items:
-                    self.items.append(item)
-                    self._ring()
-        except ApiError as error:
-            # Without its frames, which hold the buffers of the request alive.
-            self.fault = error.with_traceback(None)
-        except asyncio.CancelledError:
-            self.fault = ServiceUnavailable("The server is shutting down. Please try again.")
-            raise
-        except Exception:  # noqa: BLE001  # reason: a bug must not leave its reader waiting; who gets a 500
-            log.exception("unhandled_error")
-            self.fault = ApiError()
-
-    def _end(self, _: asyncio.Task[None]) -> None:
-        self._ended = True
-        self._ring()
-        self._settle_if_left()
-
-    def _ring(self) -> None:
-        """Wakes all who wait, and gives those who come later something new to wait for."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-
-    def stir(self) -> None:
-        self.stirs += 1
-        self._ring()
-
-    async def more(self, have: int, stirs: int | None = None) -> bool:
-        """Wait until there are more than `have` items, or the end: then False where nothing is left to read.
-
-        Who knows of so many `stirs` is called for one more of them, too.
-        """
-        while len(self.items) <= have and not self.task.done() and stirs in {None, self.stirs}:
-            await self._news.wait()
-        return len(self.items) > have or not self.task.done()
-
-    async def end(self) -> bool:
-        """Wait for the end of the work; always True."""
-        while not self.task.done():
-            await self._news.wait()
-        return True
-
-    def leave(self) -> None:
-        """The reader is done with the items, or gone."""
-        self.readers -= 1
-        self._settle_if_left()
-
-    def _settle_if_left(self) -> None:
-        """Not before `_end`, which does it too: a reader may hear of the end, and leave, before."""
-        if self.readers == 0 and self._ended:
-            self._settle()
+    @property
+    def slot(self) -> tuple[str, str]:
+        """Where the registry and the job table look: under the idempotency key, or else under the fingerprint."""
+        return self.caller, f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
 
 
-Item = Partial | Answer
-
-
-def outline(request: ImagesRequest) -> dict[str, object]:
-    """What logs and operators may know of a request: nothing that it says or shows."""
-    return {
-        "operation": str(request.operation),
-        "n": request.n,
-        "size": request.size_text,
-        "quality": request.quality,
-        "stream": request.stream,
-    }
-
-
-class Stopwatch:
-    """Seconds during which at least one of several things was under way."""
+class OverlapTimer:
+    """Measure the seconds during which at least one of several things was in progress."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -143,217 +75,308 @@ class Stopwatch:
 
 
 @dataclass(slots=True)
-class Exchange:
-    """`waiting` runs while anybody outside is waited for, `upstream` and `download` while those are.
+class JobTelemetry:
+    """What one run has cost and how long it took, for headers, the log, the ledger and traces.
 
-    `silence`: seconds after which the client gets a sign of life. `heard`: the names of the upstreams that had
-    something to say, in order of first words; `answered_by`: the same where there are several, for clients to know.
-    `limits`: what a key has left, as headers. `turn`: seconds of waiting for it. `progress`: what the upstream said
-    last of its work, in one line; `listened`: when it was listened to last. `was_submitted`: something was sent to an
-    upstream; `unsettled`: how many attempts were sent and have not surely cost nothing.
+    Attributes:
+        waiting: Runs while anything outside is waited for; `upstream` and `download` run while these are.
+        shrunk: Input images that were made smaller, each in ASCII for a header.
+        answered_by: Names of the upstreams that answered; empty where there is only one upstream.
+        upstreams: The same, wherever there is only one, too.
+        attempts: Requests that were sent to upstreams.
+        queue_seconds: How long the run waited for its slots.
+        progress: The upstream's last words about its progress, on one line.
+        progress_read_at: When these were looked for last, by `time.perf_counter`.
+        rate_limit_headers: What the client key has left.
     """
 
-    request: ImagesRequest
-    silence: float
-    limits: Mapping[str, str] = field(default_factory=dict)
-    waiting: Stopwatch = field(default_factory=Stopwatch)
-    upstream: Stopwatch = field(default_factory=Stopwatch)
-    download: Stopwatch = field(default_factory=Stopwatch)
+    trace: RequestTrace = field(default_factory=RequestTrace)
+    rate_limit_headers: Mapping[str, str] = field(default_factory=dict)
+    waiting: OverlapTimer = field(default_factory=OverlapTimer)
+    upstream: OverlapTimer = field(default_factory=OverlapTimer)
+    download: OverlapTimer = field(default_factory=OverlapTimer)
     shrunk: list[str] = field(default_factory=list)
     answered_by: dict[str, None] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
-    trace: RequestTrace = field(default_factory=RequestTrace)
-    heard: dict[str, None] = field(default_factory=dict)
+    upstreams: dict[str, None] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.perf_counter)
     attempts: int = 0
-    turn: float = 0.0
+    queue_seconds: float = 0.0
     progress: str = ""
-    listened: float = -math.inf
-    was_submitted: bool = False
-    unsettled: int = 0
-
-    def submit(self) -> None:
-        """One more attempt is put on the wire."""
-        self.was_submitted = True
-        self.unsettled += 1
-
-    def withdraw(self) -> None:
-        """An attempt has failed in a way that cost nothing."""
-        self.unsettled -= 1
-
-    def headers(self, answer: Answer | None = None) -> dict[str, str]:
-        """What is known when the headers go out: of a stream only what the request itself tells."""
-        told = {
-            "x-limner-ignored": ", ".join(self.request.ignored),
-            "x-limner-shrunk": ", ".join(self.shrunk),
-            "x-limner-upstream": ", ".join(self.answered_by),
-        }
-        early = {name: value for name, value in told.items() if value} | dict(self.limits)
-        if answer is None:
-            return early
-        failed = {"x-limner-failed": str(answer.failed)} if answer.failed else {}
-        return {
-            "x-limner-reply-form": ", ".join(dict.fromkeys(painted.form for painted in answer.painted)),
-            "x-limner-upstream-ms": f"{self.upstream.seconds * 1000:.0f}",
-            "x-limner-overhead-ms": f"{self.overhead(time.perf_counter()) * 1000:.1f}",
-            **early,
-            **failed,
-        }
-
-    def remarks(self, item: Item) -> bytes:
-        """What the headers of a stream were too early for, as comments of it ahead of the answer."""
-        told = self.headers(item) if isinstance(item, Answer) else {}
-        return b"".join(comment(f"{name}: {told[name]}") for name in told if name not in self.limits)
+    progress_read_at: float = -math.inf
 
     def overhead(self, until: float) -> float:
-        """Seconds that Limner itself took."""
-        return max(0.0, until - self.began - self.waiting.seconds - self.turn)
+        """Return the seconds that Limner itself took until the given `time.perf_counter`."""
+        return max(0.0, until - self.started_at - self.waiting.seconds - self.queue_seconds)
 
-    def json(self, answer: Answer) -> StreamingJson:
-        return StreamingJson(images_json(self.request, answer.painted, answer.usage, int(time.time())))
 
-    async def white_space_then_json(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
-        """The status has gone out as 200, so a failure ends with one stray byte after the error.
+class JobState(Enum):
+    """How far a run has come."""
 
-        Every client then raises and none asks again; a cut connection makes Python and the AI SDK ask twice more, and a
-        well-formed error object passes for a success.
+    QUEUED = "nothing is in flight that may cost something"
+    SUBMITTED = "a request was put on the wire and has not failed in a way that cost nothing"
+    SUCCEEDED = "the result is there"
+    FAILED = "the run has ended with an error"
+    INTERRUPTED = "this replica shut down after submission, so whether the image was paid for is unknown"
+
+
+class JobRun:
+    """One execution of a job: a task that collects items, and the readers that wait for them.
+
+    Attributes:
+        items: What the run has brought so far. Every reader reads from the first item.
+        error: What the run ended with, if it did not succeed.
+        readers: Client connections that wait for the result.
+        revision: Counts the news that are no item, such as a new progress line.
+        was_submitted: Something was sent to an upstream, whether or not it has cost anything.
+    """
+
+    def __init__(self, telemetry: JobTelemetry | None = None, *, readers: int = 0) -> None:
+        self.telemetry = JobTelemetry() if telemetry is None else telemetry
+        self.items: list[Item] = []
+        self.error: ApiError | None = None
+        self.readers = readers
+        self.revision = 0
+        self.state = JobState.QUEUED
+        self.was_submitted = False
+        self._unsettled = 0
+        self.task: asyncio.Task[None] | None = None
+        self._is_finished = False
+        self._on_done: Sequence[Callable[[], None]] = ()
+        self._on_unread: Callable[[], None] = lambda: None
+        self._news = asyncio.Event()
+
+    def start(
+        self,
+        items: AsyncGenerator[Item, None],
+        *,
+        on_done: Sequence[Callable[[], None]] = (),
+        on_unread: Callable[[], None] = lambda: None,
+    ) -> asyncio.Task[None]:
+        """Start the task that collects `items`, and return it.
+
+        Args:
+            items: The work itself.
+            on_done: Called once, in order, when the task has ended.
+            on_unread: Called when the task has ended and has no readers (left), after `on_done`; again when a reader
+                that came later has left.
         """
-        yield b" "
-        while not await presence.outlast(job.task, self.silence):
-            yield b" "
-        answer = answer_of(job)
-        if answer is None:
-            yield orjson.dumps((job.fault or ApiError()).body) + b"!"
-            return
-        for piece in joined(self.json(answer).chunks()):
-            yield piece
+        self._on_done, self._on_unread = on_done, on_unread
+        self.task = asyncio.create_task(self._collect(items))
+        self.task.add_done_callback(self._finish)
+        return self.task
 
-    async def events(self, job: Job[Item], presence: Presence) -> AsyncGenerator[bytes, None]:
-        """Never ends without `completed` or `error`. What the upstream says of its work is a sign of life too."""
-        read = stirs = 0
-        while (more := await presence.wait(job.more(read, stirs), self.silence)) is not False:
-            if more is None:
-                yield comment("keep-alive")
-            elif len(job.items) > read:
-                item = job.items[read]
-                for piece in joined(chain((self.remarks(item),), self._event(item, read).chunks())):
-                    yield piece
-                read += 1
-            else:
-                stirs = job.stirs
-                yield comment(f"progress {self.progress}")
-        if job.fault is not None:
-            yield b"".join(StreamingEvent(*error_event(job.fault.body)).chunks())
+    async def _collect(self, items: AsyncGenerator[Item, None]) -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    self.items.append(item)
+                    self._wake_readers()
+        except ApiError as error:
+            # Without its frames, which would keep the buffers of the request alive.
+            self.error = error.with_traceback(None)
+        except asyncio.CancelledError:
+            self.error = ServiceUnavailable(_SHUTTING_DOWN)
+            raise
+        except Exception:  # noqa: BLE001  # reason: a bug must not leave readers waiting; they get a 500
+            log.exception("unhandled_error")
+            self.error = ApiError()
 
-    def all_events(self, job: Job[Item]) -> list[StreamingEvent]:
-        """Of work that has ended."""
-        events = [self._event(item, index) for index, item in enumerate(job.items)]
-        return events if job.fault is None else [*events, StreamingEvent(*error_event(job.fault.body))]
-
-    def _event(self, item: Item, index: int) -> StreamingEvent:
-        now = int(time.time())
-        if isinstance(item, Partial):
-            return StreamingEvent(*partial_event(self.request, item.painted, index, now))
-        return StreamingEvent(*completed_event(self.request, item.painted[0], item.usage, now))
-
-
-def answer_of(job: Job[Item]) -> Answer | None:
-    """None where the work has not got so far."""
-    return next((item for item in job.items if isinstance(item, Answer)), None)
-
-
-#: Faults that may have been paid for: with a key the same question is not asked again.
-_COST_MONEY = (ModerationBlocked, NoImageInReply, UpstreamInvalidReply, UpstreamTimeout)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What makes two requests the same question: who asks what, under which key. `again`: it says it is a repeat."""
-
-    caller: str
-    fingerprint: str
-    key: str | None = None
-    again: bool = False
+    def _finish(self, _: asyncio.Task[None]) -> None:
+        if self.state is not JobState.INTERRUPTED:
+            self.state = JobState.SUCCEEDED if self.error is None else JobState.FAILED
+        self._wake_readers()
+        for callback in self._on_done:
+            callback()
+        self._is_finished = True
+        self._report_if_unread()
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Where it is looked for: under its key, or else under what is asked."""
-        return self.caller, f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
+    def is_done(self) -> bool:
+        """Whether the task has ended, for whatever reason."""
+        return self.task is not None and self.task.done()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the task was cancelled before it had cost anything."""
+        return self.task is not None and self.task.cancelled()
+
+    @property
+    def result(self) -> GenerationResult | None:
+        """The result, None where the run has not come so far."""
+        return next((item for item in self.items if isinstance(item, GenerationResult)), None)
+
+    def cancel(self) -> None:
+        """End the task; readers get an error."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def mark_submitted(self) -> None:
+        """Note that an attempt is put on the wire: from now on the run may cost something."""
+        self.was_submitted = True
+        self._unsettled += 1
+        self.state = JobState.SUBMITTED
+
+    def mark_free(self) -> None:
+        """Note that an attempt has failed in a way that surely cost nothing."""
+        self._unsettled -= 1
+        if not self._unsettled:
+            self.state = JobState.QUEUED
+
+    def interrupt(self) -> None:
+        """Note that this replica ends the run after submission."""
+        self.state = JobState.INTERRUPTED
+
+    def notify(self) -> None:
+        """Tell readers of something new that is no item."""
+        self.revision += 1
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        # Readers that come later must find something new to wait for.
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def wait_for_item(self, have: int, revision: int | None = None) -> bool:
+        """Wait until there are more than `have` items, or another `revision` than the given one, or the end.
+
+        Returns:
+            False where nothing is left to read.
+        """
+        while len(self.items) <= have and not self.is_done and revision in {None, self.revision}:
+            await self._news.wait()
+        return len(self.items) > have or not self.is_done
+
+    async def wait_done(self) -> None:
+        """Wait for the end of the run, however it ends."""
+        while not self.is_done:
+            await self._news.wait()
+
+    def add_reader(self) -> None:
+        """Count one more reader, which must call `release` at the end."""
+        self.readers += 1
+
+    def release(self) -> None:
+        """Note that a reader has got everything, or has left."""
+        self.readers -= 1
+        self._report_if_unread()
+
+    def _report_if_unread(self) -> None:
+        # A reader can be woken by the last item and release the run before `_finish` has run. The report must wait for
+        # `_finish`, which calls this method again.
+        if self.readers == 0 and self._is_finished:
+            self._on_unread()
 
 
 @dataclass(slots=True, eq=False)
-class Errand:
-    """A question under way, or answered. `replies` have been paid for, `spool` holds the bytes of the answer.
+class Job:
+    """One deduplicated unit of work: its request, its present run, and what redelivery needs.
 
-    `reader`: the name under which this replica waits for it; `follows`: another one works on it. `is_cut_off`: by the
-    end of this replica, perhaps after paying. `telling` is held while others are told of it.
+    Attributes:
+        run: The present run. Readers of an earlier one keep theirs.
+        spool: Owns the blobs of input and output images; closed when the job is dropped from the registry.
+        is_async: The client does not wait, it comes back for the result with the job's id.
+        reader_id: Identifies this replica's readers in the job table.
+        is_remote: Another replica runs this job; this one only waits for its outcome.
+        paid_replies: Upstream replies that were received, in order of arrival. A further run uses these first.
+        delivered: The whole result was sent to a client that was still connected.
+        expires_at: When the registry drops the job, by its own clock; infinite while it is needed.
+        publish_lock: Serializes updates of this job in the job table.
     """
 
     id: str
-    identity: Identity
-    exchange: Exchange
+    key: JobKey
+    request: ImagesRequest
     spool: Spool
+    run: JobRun = field(default_factory=JobRun)
     is_async: bool = False
-    reader: str = ""
-    follows: bool = False
-    replies: list[ChatReply] = field(default_factory=list)
+    reader_id: str = ""
+    is_remote: bool = False
+    paid_replies: list[ChatReply] = field(default_factory=list)
     delivered: bool = False
-    is_cut_off: bool = False
-    until: float = math.inf
-    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
-    job: Job[Item] = field(init=False)
+    expires_at: float = math.inf
+    publish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
-    def is_idle(self) -> bool:
-        """Its work has ended, and nobody here reads it."""
-        return self.job.task.done() and not self.job.readers
+    def readers(self) -> int:
+        """Readers of the present run in this process."""
+        return self.run.readers
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the run has ended and has no readers left in this process."""
+        return self.run.is_done and not self.run.readers
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run has ended with an error."""
+        return self.run.error is not None
 
     @property
     def may_have_cost(self) -> bool:
-        """The upstream may have been paid, now or by an earlier try."""
-        return self.exchange.unsettled > 0 or bool(self.replies)
+        """Whether an upstream may have been paid, in this run or an earlier one."""
+        return self.run.state is JobState.SUBMITTED or bool(self.paid_replies)
 
     @property
     def was_submitted(self) -> bool:
-        """Something was sent to an upstream, now or by an earlier try, whether or not it has cost anything."""
-        return self.exchange.was_submitted or bool(self.replies)
+        """Whether anything was sent to an upstream, in this run or an earlier one, at a cost or not."""
+        return self.run.was_submitted or bool(self.paid_replies)
 
     @property
-    def failed_to_deliver(self) -> bool:
-        """The upstream has been paid, but its picture could not be fetched or kept, or nobody was there any more who
-        wanted it: worth another try.
+    def was_interrupted(self) -> bool:
+        """Whether this replica ended the run after submission, so that nobody knows whether it was paid for."""
+        return self.run.state is JobState.INTERRUPTED
+
+    @property
+    def needs_redelivery(self) -> bool:
+        """Whether the upstream was paid and only the delivery failed: a further run costs nothing."""
+        error = self.run.error if self.run.is_done and not self.is_remote else None
+        if isinstance(error, ImageUnavailable):
+            return True
+        only_delivered = bool(self.paid_replies) and not self.run.was_submitted
+        return only_delivered and error is not None and not isinstance(error, InvalidRequest)
+
+    @property
+    def is_local_only(self) -> bool:
+        """Whether no other replica can redeliver the job, since its images came with the replies."""
+        return self.needs_redelivery and not all(reply.is_reproducible for reply in self.paid_replies)
+
+    @property
+    def can_retry_free(self) -> bool:
+        """Whether a further run costs nothing more: nothing was sent yet, or only the delivery is missing."""
+        return self.needs_redelivery or (self.run.error is not None and not self.was_submitted)
+
+    @property
+    def should_retain(self) -> bool:
+        """Whether a client may come back for the job after its run has ended."""
+        if self.is_async or self.needs_redelivery:
+            return True
+        if self.run.error is None:
+            return self.key.key is not None or not self.delivered
+        return self.key.key is not None and isinstance(self.run.error, _MAY_BE_PAID)
+
+    def accepts(self, key: JobKey) -> bool:
+        """Return whether an equal request may join.
+
+        With an idempotency key it always may; without one only where the job's client has left, or where the request
+        says that it is a retry.
         """
-        fault = self.job.fault if self.job.task.done() and not self.follows else None
-        if isinstance(fault, ImageUnavailable):
+        if key.key is not None or self.needs_redelivery:
             return True
-        is_paid_already = bool(self.replies) and not self.exchange.was_submitted
-        return is_paid_already and fault is not None and not isinstance(fault, InvalidRequest)
+        return not (self.is_async or self.delivered) and (self.run.readers == 0 or key.is_retry)
 
-    @property
-    def is_bound_here(self) -> bool:
-        """No other replica can deliver it: the pictures came with the replies."""
-        return self.failed_to_deliver and not all(reply.is_reproducible for reply in self.replies)
-
-    @property
-    def may_be_tried_again(self) -> bool:
-        """At no further cost: nothing has been asked yet, or all that is missing is the delivery."""
-        return self.failed_to_deliver or (self.job.fault is not None and not self.was_submitted)
-
-    @property
-    def is_worth_keeping(self) -> bool:
-        if self.is_async or self.failed_to_deliver:
-            return True
-        if self.job.fault is None:
-            return self.identity.key is not None or not self.delivered
-        return self.identity.key is not None and isinstance(self.job.fault, _COST_MONEY)
-
-    def reopen(self, spool: Spool, exchange: Exchange) -> None:
-        """For another try at delivering; the bytes of the repeat join those of the first."""
+    def restart(self, request: ImagesRequest, spool: Spool, run: JobRun) -> None:
+        """Prepare a further run for redelivery. The job takes over the blobs of the request that asks for it."""
         self.spool.absorb(spool)
-        self.exchange = exchange
-        self.delivered, self.until = False, math.inf
+        self.request, self.run = request, run
+        self.delivered, self.expires_at = False, math.inf
 
-    def may_be_joined(self, identity: Identity) -> bool:
-        """With a key always; without one where its client has gone, or says that it has come again."""
-        if identity.key is not None or self.failed_to_deliver:
-            return True
-        return not (self.is_async or self.delivered) and (self.job.readers == 0 or identity.again)
+
+def summarize_request(request: ImagesRequest) -> dict[str, object]:
+    """Return what logs and operators may know of a request: nothing that it says or shows."""
+    return {
+        "operation": str(request.operation),
+        "n": request.n,
+        "size": request.size_text,
+        "quality": request.quality,
+        "stream": request.stream,
+    }

@@ -1,4 +1,4 @@
-"""The parts of the server as one request sees them: with its key, its spool, its timers."""
+"""What the pipeline needs from outside, for one job: with the job's spool, its timers and the caller's key."""
 
 import asyncio
 import time
@@ -12,171 +12,187 @@ from app.images.blob import Blob
 from app.images.fetch import Fetcher
 from app.images.store import ImageStore
 from app.images.transcode import InputLimits, Transcoder
-from app.jobs.job import Errand
-from app.jobs.pipeline import Edge, Put
+from app.jobs.job import Job, JobRun
 from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
 from app.observability.tracing import TraceStep
 from app.protocol.chat_reply import ChatReply
+from app.protocol.dialects import ChatQuestion
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
-from app.state.job_table import Board
-from app.upstream.client import Question
-from app.upstream.pool import Submission, Upstreams
+from app.protocol.inline_images import ByteSink
+from app.state.job_table import JobTable
+from app.upstream.client import UpstreamRequest
+from app.upstream.pool import UpstreamPool
 
-#: Seconds between two looks at what the upstream says of its work.
-_LISTENS = 0.5
+#: Seconds between two looks at what an upstream says of its progress: each look reads the whole reply.
+_PROGRESS_INTERVAL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """`public_url`: how clients reach this server, where the operator has said so."""
+class Backends:
+    """What all jobs share. `public_url` is how clients reach this server, where the operator has set it."""
 
-    upstreams: Upstreams
+    pool: UpstreamPool
     fetcher: Fetcher
     transcoder: Transcoder
     store: ImageStore
-    board: Board
-    shrink: InputLimits
+    job_table: JobTable[Job]
+    input_limits: InputLimits
     public_url: str | None
 
 
 @dataclass(slots=True)
-class Workbench:
-    """`token` is the caller's own key, `base_url` the address that the client asked.
+class JobIO:
+    """Implement `PipelineIO` for one run of a job.
 
-    `upstream`: the only one that the caller's questions may be asked of; None: whichever is well.
+    Attributes:
+        token: The caller's own key, which goes upstream in pass-through mode.
+        base_url: The address under which the client reached this server.
+        upstream: The only upstream that this caller's requests may go to; None means any.
     """
 
-    parts: Parts
-    errand: Errand
+    backends: Backends
+    job: Job
     token: str | None
     base_url: str
     upstream: str | None = None
+    _run: JobRun = field(init=False)
     _paid: Iterator[ChatReply] = field(init=False)
-    _announced: asyncio.Future[None] | None = None
+    _announcement: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
-        self._paid = iter(tuple(self.errand.replies))
+        self._run = self.job.run
+        self._paid = iter(tuple(self.job.paid_replies))
 
-    def edge(self) -> Edge[Blob]:
-        return Edge(
-            self.ask,
-            self.fetch,
-            self.errand.spool.new_blob,
-            self.prepare,
-            self.parts.transcoder.check_mask,
-            self.restore,
-            self.convert,
-            self.keep,
-        )
-
-    async def ask(self, put: Put, *, stream: bool) -> AsyncGenerator[ChatReply, None]:
-        """What has been paid for already is not asked again."""
+    async def ask(self, question: ChatQuestion) -> AsyncGenerator[ChatReply, None]:
+        """Yield snapshots of one reply. Replies that were paid for by an earlier run are used first."""
         reply = next(self._paid, None)
         if reply is not None:
             yield reply
             return
-        errand, exchange = self.errand, self.errand.exchange
-        with exchange.waiting, exchange.upstream, exchange.trace.step("ask") as step:
-            headers = {"x-request-id": errand.id, **step.headers}
-
-            async def before_send() -> None:
-                await self._announce()
-                exchange.submit()
-
-            def question(dialect: str, model: str) -> Question:
-                exchange.attempts += 1
-                return Question(put(dialect, model), stream, self.token, headers, errand.spool.new_blob)
-
+        telemetry = self._run.telemetry
+        with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
+            request = UpstreamRequest(
+                question,
+                self.token,
+                {"x-request-id": self.job.id, **step.headers},
+                self.job.spool.new_blob,
+                self._before_send,
+                self._run.mark_free,
+            )
             try:
-                submission = Submission(before_send, exchange.withdraw)
-                asked = self.parts.upstreams.ask(question, exchange.request.model, self.upstream, submission)
+                asked = self.backends.pool.request(request, question.request.model, self.upstream)
                 async with aclosing(asked) as snapshots:
-                    async for name, reply in snapshots:
-                        exchange.heard[name] = None
-                        if self.parts.upstreams.are_several:
-                            exchange.answered_by[name] = None
-                        if exchange.request.stream and not reply.complete:
-                            self._listen(reply)
+                    async for upstream, reply in snapshots:
+                        self._note_snapshot(upstream, reply)
                         yield reply
             finally:
                 if reply is not None:
-                    errand.replies.append(reply)
+                    self.job.paid_replies.append(reply)
 
-    def _listen(self, reply: ChatReply) -> None:
-        """For a sign of how far the upstream is: not at each of its words, since all of them are read for it."""
-        exchange, now = self.errand.exchange, time.perf_counter()
-        if now - exchange.listened < _LISTENS:
+    async def _before_send(self) -> None:
+        """Announce the job to other replicas before it may cost something, once for all its questions."""
+        if self.backends.job_table.is_shared:
+            if self._announcement is None:
+                self._announcement = asyncio.ensure_future(self.backends.job_table.mark_submitted(self.job))
+            await self._announcement
+        self._run.telemetry.attempts += 1
+        self._run.mark_submitted()
+
+    def _note_snapshot(self, upstream: str, reply: ChatReply) -> None:
+        telemetry = self._run.telemetry
+        telemetry.upstreams[upstream] = None
+        if self.backends.pool.has_alternatives:
+            telemetry.answered_by[upstream] = None
+        if self.job.request.stream and not reply.complete:
+            self._update_progress(reply)
+
+    def _update_progress(self, reply: ChatReply) -> None:
+        telemetry, now = self._run.telemetry, time.perf_counter()
+        if now - telemetry.progress_read_at < _PROGRESS_INTERVAL:
             return
-        exchange.listened = now
-        line = progress_line(reply, exchange.request.prompt)
-        if line and line != exchange.progress:
-            exchange.progress = line
-            self.errand.job.stir()
+        telemetry.progress_read_at = now
+        line = progress_line(reply, self.job.request.prompt)
+        if line and line != telemetry.progress:
+            telemetry.progress = line
+            self._run.notify()
 
-    async def _announce(self) -> None:
-        """Of several questions none is asked before all replicas know of it."""
-        if not self.parts.board.is_shared:
-            return
-        if self._announced is None:
-            self._announced = asyncio.ensure_future(self.parts.board.announce(self.errand))
-        await self._announced
-
-    async def fetch(self, url: str) -> Blob:
-        exchange = self.errand.exchange
-        with exchange.waiting, exchange.download, exchange.trace.step("fetch"):
-            blob = self.errand.spool.add(await self.parts.fetcher.fetch(url))
+    async def fetch(self, url: str) -> ByteSink:
+        """Download an image. Raises `ImageUnavailable`."""
+        telemetry = self._run.telemetry
+        with telemetry.waiting, telemetry.download, telemetry.trace.step("fetch"):
+            blob = self.job.spool.add(await self.backends.fetcher.fetch(url))
         DOWNLOADED_BYTES.inc(blob.size)
         return blob
 
-    async def prepare(self, blob: Blob, index: int, like: Blob | None) -> Blob:
+    def new_blob(self) -> ByteSink:
+        """Return an empty blob of the job's spool."""
+        return self.job.spool.new_blob()
+
+    async def prepare(self, image: ByteSink, index: int, *, size_of: ByteSink | None = None) -> ByteSink:
+        """Return the input image as upstreams accept it. Raises `UserError`."""
+        limits = self.backends.input_limits
         with self._step("prepare"):
-            prepared = await self.parts.transcoder.prepare(
-                blob,
+            prepared = await self.backends.transcoder.prepare(
+                _blob(image),
                 index=index,
-                size=None if like is None else pixels(like),
-                max_bytes=self.parts.shrink.max_bytes,
-                max_edge=self.parts.shrink.max_edge,
+                size=None if size_of is None else _pixels(size_of),
+                max_bytes=limits.max_bytes,
+                max_edge=limits.max_edge,
             )
         if prepared.shrunk is not None:
-            self.errand.exchange.shrunk.append(prepared.shrunk)
-        return self._own(prepared.blob, blob)
+            self._run.telemetry.shrunk.append(prepared.shrunk)
+        return self._adopt(prepared.blob, image)
 
-    async def restore(self, result: Blob, original: Blob, mask: Blob) -> Blob:
+    async def check_mask(self, mask: ByteSink, image: ByteSink) -> None:
+        """Compare a mask with its image. Raises `UserError`."""
+        await self.backends.transcoder.check_mask(_blob(mask), _blob(image))
+
+    async def apply_mask(self, result: ByteSink, original: ByteSink, mask: ByteSink) -> ByteSink:
+        """Return the result with the original's pixels wherever the mask is opaque."""
         with self._step("restore"):
-            return self._own(await self.parts.transcoder.apply_mask(result, original, mask), result)
+            blobs = _blob(result), _blob(original), _blob(mask)
+            return self._adopt(await self.backends.transcoder.apply_mask(*blobs), result)
 
-    async def convert(self, blob: Blob, request: ImagesRequest) -> Blob:
-        """Into the format that was asked for, and down to a legacy size, which the upstream does not paint."""
-        size, form, compression = request.size, request.output_format, request.output_compression
+    async def convert(self, image: ByteSink, request: ImagesRequest) -> ByteSink:
+        """Return the image in the format that was asked for, and in a legacy size, which upstreams do not make."""
+        size, image_format, compression = request.size, request.output_format, request.output_compression
         legacy = None if size is None or size.upstream_size == size else (size.width, size.height)
-        if legacy is None and form is None and compression is None:
-            return blob
+        if legacy is None and image_format is None and compression is None:
+            return image
         with self._step("convert"):
-            converted = await self.parts.transcoder.convert(
-                blob, image_format=form, compression=compression, size=legacy
+            converted = await self.backends.transcoder.convert(
+                _blob(image), image_format=image_format, compression=compression, size=legacy
             )
-        return self._own(converted, blob)
+        return self._adopt(converted, image)
 
-    async def keep(self, blob: Blob, info: ImageInfo) -> str:
+    async def store(self, image: ByteSink, info: ImageInfo) -> str:
+        """Put the image into the image store and return its URL. Raises `ImageUnavailable`."""
         try:
             with self._step("keep"):
-                name = await self.parts.store.put(blob, info)
-                address = await self.parts.store.url_for(name)
+                name = await self.backends.store.put(_blob(image), info)
+                url = await self.backends.store.url_for(name)
         except ImageUnavailable:
             STORE_ERRORS.inc()
             raise
-        base = self.parts.public_url or self.base_url.rstrip("/")
-        return address or f"{base}/kept/{name}"
+        base = self.backends.public_url or self.base_url.rstrip("/")
+        return url or f"{base}/kept/{name}"
 
     def _step(self, name: str) -> TraceStep:
-        return self.errand.exchange.trace.step(name)
+        return self._run.telemetry.trace.step(name)
 
-    def _own(self, made: Blob, given: Blob) -> Blob:
-        """A new blob is gone with the request; the given one is its already."""
-        return made if made is given else self.errand.spool.add(made)
+    def _adopt(self, made: Blob, given: ByteSink) -> Blob:
+        """Let the job's spool close a new blob; the given one is in it already."""
+        return made if made is given else self.job.spool.add(made)
 
 
-def pixels(blob: Blob) -> tuple[int, int] | None:
-    info = read_info(blob.read_at)
+def _blob(image: ByteSink) -> Blob:
+    # The pipeline hands back what this file and the reader of the request body have made, and both make blobs.
+    if not isinstance(image, Blob):
+        raise TypeError(f"{type(image).__name__} is not a blob")
+    return image
+
+
+def _pixels(image: ByteSink) -> tuple[int, int] | None:
+    info = read_info(image.read_at)
     return None if info is None or info.width is None or info.height is None else (info.width, info.height)

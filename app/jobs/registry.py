@@ -1,8 +1,8 @@
-"""The same question is asked once: repeats join what is under way, and get what was paid for but not delivered.
+"""The jobs of this process: which one an equal request joins, and how long results are retained.
 
-SDKs repeat a request by themselves after a timeout or a cut connection, twice, and none of them sends a key. So an
-answer that nobody took is kept for the next identical question of the same caller, and a question whose client has gone
-runs to its end and is joined. Two identical questions of clients that are both still there are two questions.
+SDKs retry a request after a timeout or a cut connection, twice, and none of them sends an idempotency key. So a result
+that was not delivered is kept for the next equal request of the same caller, and a job whose client has left runs to
+its end and can be joined. Two equal requests of clients that are both still connected are two jobs.
 """
 
 import asyncio
@@ -10,138 +10,148 @@ import hashlib
 import math
 import re
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import fields
 from weakref import WeakValueDictionary
 
 import orjson
-from starlette.datastructures import Headers
 
 from app.access.auth import Caller
-from app.errors import (
-    IdempotencyKeyReused,
-    InvalidRequest,
-)
-from app.jobs.job import Errand, Identity
+from app.errors import IdempotencyKeyReused, InvalidRequest
+from app.images.blob import Blob
+from app.jobs.job import Job, JobKey
 from app.protocol.image_request import ImagesRequest, InputImage
 
-_HASHED_AT_ONCE = 1024 * 1024
 
-REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
+class JobRegistry:
+    """Index jobs by id and by key, and drop finished ones when their time is over.
 
-
-class Once:
-    """The errands of this process, in seconds and bytes; `now` never goes back.
-
-    `ttl` is for answers that nobody took, `key_ttl` for those under an Idempotency-Key. At most `most` finished errands
-    and `most_bytes` of their pictures are kept, those that end first go first.
+    `now` never goes back. At most `max_retained` finished jobs with `max_retained_bytes` of images are kept; those that
+    would expire first are dropped first.
     """
 
     def __init__(
-        self, *, ttl: float, key_ttl: float, most: int, most_bytes: int, now: Callable[[], float] = time.monotonic
+        self,
+        *,
+        ttl: float,
+        key_ttl: float,
+        max_retained: int,
+        max_retained_bytes: int,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ttl, self._key_ttl, self._most, self._most_bytes = ttl, key_ttl, most, most_bytes
+        """Keep undelivered results for `ttl` seconds, and results under an idempotency key for `key_ttl` seconds."""
+        self._ttl, self._key_ttl = ttl, key_ttl
+        self._max_retained, self._max_retained_bytes = max_retained, max_retained_bytes
         self._now = now
-        self._by_id: dict[str, Errand] = {}
-        self._by_place: dict[tuple[str, str], list[Errand]] = {}
-        self._next_end = math.inf
-        self._doors: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._by_id: dict[str, Job] = {}
+        self._by_slot: dict[tuple[str, str], list[Job]] = {}
+        self._next_expiry = math.inf
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    def door(self, identity: Identity) -> asyncio.Lock:
-        """Held while an errand is looked for until one is added: of two equal requests the second finds the first."""
-        return self._doors.setdefault(identity.place, asyncio.Lock())
+    def lock(self, key: JobKey) -> asyncio.Lock:
+        """Return the lock to hold from looking for a job until one is added.
 
-    def add(self, errand: Errand) -> None:
-        self._by_id[errand.id] = errand
-        self._by_place.setdefault(errand.identity.place, []).append(errand)
+        Of two equal requests, the second then finds the job of the first.
+        """
+        return self._locks.setdefault(key.slot, asyncio.Lock())
 
-    def find(self, identity: Identity) -> Errand | None:
-        """An errand that this request may join. Raises IdempotencyKeyReused."""
-        self.sweep()
-        for errand in self._by_place.get(identity.place, ()):
-            if errand.identity.fingerprint != identity.fingerprint:
-                raise IdempotencyKeyReused(REUSED)
-            if errand.may_be_joined(identity):
-                return errand
+    def add(self, job: Job) -> None:
+        """Add a job, so that equal requests and its id find it."""
+        self._by_id[job.id] = job
+        self._by_slot.setdefault(job.key.slot, []).append(job)
+
+    def find_joinable(self, key: JobKey) -> Job | None:
+        """Return a job that this request may join.
+
+        Raises:
+            IdempotencyKeyReused: The key belongs to a different request.
+        """
+        self.drop_expired()
+        for job in self._by_slot.get(key.slot, ()):
+            if job.key.fingerprint != key.fingerprint:
+                raise IdempotencyKeyReused
+            if job.accepts(key):
+                return job
         return None
 
-    def get(self, caller: Caller, id: str) -> Errand | None:  # noqa: A002  the name of the field in the API
-        self.sweep()
-        errand = self._by_id.get(id)
-        return errand if errand is not None and errand.identity.caller == caller.id else None
+    def get(self, caller: Caller, job_id: str) -> Job | None:
+        """Return the caller's job with that id."""
+        self.drop_expired()
+        job = self._by_id.get(job_id)
+        return job if job is not None and job.key.caller == caller.id else None
 
-    def known(self, id: str | None) -> Errand | None:  # noqa: A002  the name of the field in the API
-        return None if id is None else self._by_id.get(id)
+    def by_id(self, job_id: str | None) -> Job | None:
+        """Return the job with that id, of whichever caller."""
+        return None if job_id is None else self._by_id.get(job_id)
 
-    def under_way(self) -> list[Errand]:
-        """Those without an answer yet, in the order in which they came."""
-        return [errand for errand in self._by_id.values() if not errand.job.task.done()]
+    def active(self) -> list[Job]:
+        """Return the jobs whose run has not ended, in order of arrival."""
+        return [job for job in self._by_id.values() if not job.run.is_done]
 
-    def settle(self, errand: Errand) -> None:
-        """The work has ended and nobody reads it: keep what somebody may come back for, let go of the rest."""
-        if not errand.is_worth_keeping:
-            self.forget(errand)
+    def retain_or_drop(self, job: Job) -> None:
+        """Keep a finished job that has no readers if a client may come back for it, otherwise drop it."""
+        if not job.should_retain:
+            self.drop(job)
             return
-        if errand.until == math.inf:
-            errand.until = self._now() + (self._ttl if errand.identity.key is None else self._key_ttl)
-        self._next_end = min(self._next_end, errand.until)
-        self._make_room()
+        if job.expires_at == math.inf:
+            job.expires_at = self._now() + (self._ttl if job.key.key is None else self._key_ttl)
+        self._next_expiry = min(self._next_expiry, job.expires_at)
+        self._evict()
 
-    def forget(self, errand: Errand) -> None:
-        if self._by_id.pop(errand.id, None) is not None:
-            line = self._by_place[errand.identity.place]
-            line.remove(errand)
-            if not line:
-                del self._by_place[errand.identity.place]
-        errand.spool.close()
+    def drop(self, job: Job) -> None:
+        """Forget a job and close its spool."""
+        if self._by_id.pop(job.id, None) is not None:
+            jobs = self._by_slot[job.key.slot]
+            jobs.remove(job)
+            if not jobs:
+                del self._by_slot[job.key.slot]
+        job.spool.close()
 
     def close(self) -> None:
-        for errand in list(self._by_id.values()):
-            self.forget(errand)
+        """Drop all jobs."""
+        for job in list(self._by_id.values()):
+            self.drop(job)
 
-    def sweep(self) -> None:
-        """Let go of what nobody came back for in time."""
-        if self._now() < self._next_end:
+    def drop_expired(self) -> None:
+        """Drop the jobs for which no client came back in time."""
+        if self._now() < self._next_expiry:
             return
-        for errand in self._kept():
-            if errand.until <= self._now():
-                self.forget(errand)
-        self._next_end = min((errand.until for errand in self._kept()), default=math.inf)
+        for job in self._retained():
+            if job.expires_at <= self._now():
+                self.drop(job)
+        self._next_expiry = min((job.expires_at for job in self._retained()), default=math.inf)
 
-    def _make_room(self) -> None:
-        kept = sorted(self._kept(), key=lambda errand: errand.until)
-        size = sum(errand.spool.size for errand in kept)
-        while len(kept) > self._most or size > self._most_bytes:
-            oldest = kept.pop(0)
+    def _evict(self) -> None:
+        retained = sorted(self._retained(), key=lambda job: job.expires_at)
+        size = sum(job.spool.size for job in retained)
+        while len(retained) > self._max_retained or size > self._max_retained_bytes:
+            oldest = retained.pop(0)
             size -= oldest.spool.size
-            self.forget(oldest)
+            self.drop(oldest)
 
-    def _kept(self) -> list[Errand]:
-        """Finished, and nobody is reading them at this moment."""
-        return [errand for errand in self._by_id.values() if errand.until < math.inf and not errand.job.readers]
+    def _retained(self) -> list[Job]:
+        """Return the finished jobs that have no readers at this moment."""
+        return [job for job in self._by_id.values() if job.expires_at < math.inf and not job.run.readers]
 
 
-async def identify(request: ImagesRequest, caller: Caller, headers: Headers) -> Identity:
-    """Raises InvalidRequest for a key that is none. Only between pictures does it let others have the loop."""
-    key = headers.get("idempotency-key")
-    if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
+def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None, *, is_retry: bool) -> JobKey:
+    """Return what makes other requests the same job.
+
+    Raises:
+        InvalidRequest: The idempotency key has the wrong form.
+    """
+    if idempotency_key is not None and not re.fullmatch(r"[!-~]{1,255}", idempotency_key):
         message = "Invalid Idempotency-Key: expected 1 to 255 visible ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
-    said = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in {"images", "mask"}}
-    digest = hashlib.sha256(orjson.dumps(said, str, orjson.OPT_SORT_KEYS))
-    for picture in (*request.images, request.mask):
-        digest.update(_summary(picture))
-        await asyncio.sleep(0)
-    again = headers.get("x-stainless-retry-count", "0") not in {"", "0"}
-    return Identity(caller.id, digest.hexdigest(), key, again)
+    values = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in {"images", "mask"}}
+    digest = hashlib.sha256(orjson.dumps(values, str, orjson.OPT_SORT_KEYS))
+    for image in (*request.images, request.mask):
+        digest.update(_image_digest(image))
+    return JobKey(caller.id, digest.hexdigest(), idempotency_key, is_retry)
 
 
-def _summary(picture: InputImage | None) -> bytes:
-    """A caller can mislead only himself, so a checksum does; it costs a third of a hash."""
-    if picture is None or picture.source is None:
-        return orjson.dumps(picture and picture.url)
-    checksum = 0
-    for piece in picture.source.chunks(_HASHED_AT_ONCE):
-        checksum = zlib.crc32(piece, checksum)
-    return b"%d %d," % (picture.source.size, checksum)
+def _image_digest(image: InputImage | None) -> bytes:
+    # A CRC-32, computed while the image arrived, is enough: a caller who forges one can only mislead itself.
+    if image is not None and isinstance(image.source, Blob):
+        return b"%d %d," % (image.source.size, image.source.checksum)
+    return orjson.dumps(image and image.url)

@@ -1,4 +1,9 @@
-"""What other replicas may come back for is handed over to them, and what they have is taken from them."""
+"""Share finished jobs between replicas.
+
+A finished job that another replica may still be asked for is written to the job table as an *outcome*: JSON with sizes,
+usage and either the error or the names of the images, which are put into the shared image store first. Prompts are
+never written. Reading an outcome restores the images into a spool, as if the job had run here.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator
@@ -10,9 +15,9 @@ import orjson
 from app.errors import ApiError, ImageUnavailable, JobLost, NotFound, ServiceUnavailable
 from app.images.blob import Blob, Spool
 from app.images.store import ImageStore
-from app.jobs.job import Errand, answer_of
-from app.jobs.pipeline import Answer
-from app.jobs.registry import Once
+from app.jobs.job import Item, Job
+from app.jobs.pipeline import GenerationResult
+from app.jobs.registry import JobRegistry
 from app.observability.logging import log
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo, read_info
@@ -21,246 +26,259 @@ from app.protocol.image_response import OutputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.sizes import parse_size
 from app.protocol.usage import Usage
-from app.state.job_table import Board
+from app.state.job_table import JobTable
 
-#: Bytes of a picture that are read at a time.
-_PIECE = 2**20
+#: Bytes of a stored image that are read at a time.
+_READ_SIZE = 2**20
 
-#: Of the request what an answer repeats, and what is logged of it: not what it says.
-_REPEATED = ("model", "n", "quality", "safety_identifier", "stream", "ignored")
+#: What an outcome tells of the request: what the response repeats, and what is logged; never the prompt.
+_REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored")
 
 _NOT_SHARED = "The image was painted, but this server cannot find it any more."
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """`fault` where there is no `answer`.
+@dataclass(slots=True)
+class JobSharing:
+    """Publish the jobs of this replica, and take over what others have published.
 
-    `may_be_tried_again`: at no further cost, with the `replies`, which are paid for.
+    A replica that shares nothing keeps everything in its registry. `background` holds the tasks that still publish.
+    """
+
+    registry: JobRegistry
+    job_table: JobTable[Job]
+    store: ImageStore
+    background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def await_remote(self, job: Job) -> GenerationResult | None:
+        """Wait for the result of a job of another replica.
+
+        Returns:
+            None where this replica has to run the job itself, with the job's `paid_replies`.
+
+        Raises:
+            ApiError: What the other replica's run has ended with.
+            JobLost: The other replica has died after submission.
+        """
+        data = await self.job_table.wait_for_result(job)
+        if data is None:
+            job.is_remote = False
+            return None
+        outcome = await load_outcome(data, self.store, job.spool)
+        if outcome.error is None:
+            return outcome.result
+        if outcome.can_retry_free and await self.job_table.take_over(job):
+            job.paid_replies += outcome.paid_replies
+            job.is_remote = False
+            return None
+        raise outcome.error
+
+    async def load_remote(self, job_id: str, caller: str, spool: Spool) -> "JobOutcome | None":
+        """Return the outcome of a job that this replica does not know; None while it is in flight elsewhere.
+
+        Raises:
+            NotFound: There is no such job of that caller.
+            JobLost: Its replica has died after submission.
+            ServiceUnavailable: Redis does not answer.
+        """
+        reply = await self.job_table.lookup(job_id, caller)
+        match reply.answer:
+            case "done":
+                return await load_outcome(reply.value, self.store, spool)
+            case "in_flight":
+                return None
+            case "lost":
+                raise JobLost(detail=f"job {job_id}")
+            case "" if self.job_table.is_shared:
+                raise ServiceUnavailable("The server cannot look for this result at the moment. Please try again.")
+        raise NotFound("This result does not exist or has expired.", code="result_not_found")
+
+    def on_reader_left(self, job: Job) -> None:
+        """Publish that a reader has left before the end of the run."""
+        if self.job_table.owns(job) and not job.run.is_done:
+            self._run_in_background(self._publish_status(job))
+
+    def on_unread(self, job: Job) -> None:
+        """Hand a finished job over, or retain it here. A retry may have started the job once more meanwhile."""
+        if not job.is_unread:
+            return
+        if self.job_table.is_shared:
+            self._run_in_background(self._hand_over(job))
+        else:
+            self.registry.retain_or_drop(job)
+
+    async def heartbeat_loop(self) -> None:
+        """Give heartbeats for ever, and publish outcomes that Redis could not take when they were ready."""
+        while self.job_table.is_shared:
+            await self.job_table.sleep_until_heartbeat()
+            # A task of its own: a bug is logged and must not end the loop, without which this replica looks dead.
+            await asyncio.wait({self._run_in_background(self._heartbeat())})
+
+    async def _heartbeat(self) -> None:
+        for job in await self.job_table.heartbeat():
+            if job.is_unread and not job.publish_lock.locked():
+                self._run_in_background(self._hand_over(job))
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until everything is published that other replicas may be asked for, `seconds` at most."""
+        if self.background:
+            await asyncio.wait(self.background, timeout=seconds)
+
+    async def _hand_over(self, job: Job) -> None:
+        """Publish a finished job, then drop or retain it. Repeated when a reader that came meanwhile has left."""
+        is_published = False
+        async with job.publish_lock:
+            try:
+                if job.is_unread:
+                    publish = self._publish_result if self.job_table.owns(job) else self.job_table.unsubscribe
+                    is_published = await publish(job)
+            except BaseException:  # reason: tidied up, and raised again
+                self.job_table.untrack(job.id)
+                raise
+            finally:
+                if job.is_unread:
+                    (self.registry.drop if is_published else self.registry.retain_or_drop)(job)
+
+    async def _publish_result(self, job: Job) -> bool:
+        """Return False if this replica has to keep the job."""
+        if job.was_interrupted and (job.key.key is not None or not job.delivered):
+            # As if this replica had died: a client that asks again is told that the image may have been paid for.
+            self.job_table.untrack(job.id)
+            return True
+        is_here = self.registry.by_id(job.id) is job
+        is_wanted = is_here and job.should_retain
+        if not is_wanted and (answer := await self.job_table.abandon(job.id, job.key)) != "awaited":
+            return answer != ""
+        if not is_here:
+            # The registry did not keep it for as long as Redis was down.
+            self.job_table.untrack(job.id)
+            return True
+        try:
+            outcome = await dump_outcome(job, self.store)
+            is_published = await self.job_table.publish_result(job, outcome, briefly=not is_wanted)
+        except ApiError as error:
+            log.warning("job_sharing_failed", job=job.id, error=error.detail or error.message)
+            return False
+        return is_published and not job.is_local_only
+
+    async def _publish_status(self, job: Job) -> None:
+        try:
+            await self.job_table.publish_status(job)
+        except ServiceUnavailable as error:
+            log.warning("job_sharing_failed", job=job.id, error=error.message)
+
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self._on_background_done)
+        return task
+
+    def _on_background_done(self, task: asyncio.Task[None]) -> None:
+        self.background.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            log.error("unhandled_error", exc_info=bug)
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """A finished job of another replica: a result, or an error.
+
+    `can_retry_free`: a further run with the `paid_replies` costs nothing more.
     """
 
     request: ImagesRequest
-    answer: Answer | None = None
-    fault: ApiError | None = None
-    replies: tuple[ChatReply, ...] = ()
-    may_be_tried_again: bool = False
+    result: GenerationResult | None = None
+    error: ApiError | None = None
+    paid_replies: tuple[ChatReply, ...] = ()
+    can_retry_free: bool = False
 
-    async def items(self) -> AsyncGenerator[Answer, None]:
-        """As a job brings them. Raises the fault."""
-        if self.answer is None:
-            raise self.fault or ApiError()
-        yield self.answer
+    async def items(self) -> AsyncGenerator[Item, None]:
+        """Yield the result as a run brings it. Raises the error."""
+        if self.result is None:
+            raise self.error or ApiError()
+        yield self.result
 
 
-async def write_letter(errand: Errand, store: ImageStore) -> bytes:
-    """Of an errand that has ended. Raises ImageUnavailable where a picture cannot be kept."""
-    request, answer = errand.exchange.request, answer_of(errand.job)
-    repeated = {name: getattr(request, name) for name in _REPEATED}
-    letter: dict[str, Any] = {"request": {**repeated, "operation": request.operation, "size": request.size_text}}
-    if answer is not None:
-        painted = [await _write_painted(picture, store) for picture in answer.painted]
-        letter["answer"] = {"painted": painted, "usage": astuple(answer.usage), "failed": answer.failed}
+async def dump_outcome(job: Job, store: ImageStore) -> bytes:
+    """Serialize a finished job; its images go into the store. Raises `ImageUnavailable` where one cannot be stored."""
+    request, result = job.request, job.run.result
+    fields = {name: getattr(request, name) for name in _REQUEST_FIELDS}
+    document: dict[str, Any] = {"request": {**fields, "operation": request.operation, "size": request.size_text}}
+    if result is not None:
+        images = [await _dump_image(image, store) for image in result.images]
+        document["result"] = {"images": images, "usage": astuple(result.usage), "failed": result.failed}
     else:
-        fault = errand.job.fault or ApiError()
-        letter["fault"] = {"class": type(fault).__name__, "headers": fault.headers, **fault.body}
-        letter["replies"] = [reply.raw for reply in errand.replies]
-        letter["again"] = errand.may_be_tried_again and not errand.is_bound_here
-    return orjson.dumps(letter)
+        error = job.run.error or ApiError()
+        document["error"] = {"class": type(error).__name__, "headers": error.headers, **error.body}
+        document["replies"] = [reply.raw for reply in job.paid_replies]
+        document["can_retry_free"] = job.can_retry_free and not job.is_local_only
+    return orjson.dumps(document)
 
 
-async def _write_painted(picture: OutputImage, store: ImageStore) -> dict[str, Any]:
-    told: dict[str, Any] = {"form": picture.form, "info": None if picture.info is None else astuple(picture.info)}
-    source = picture.url.source if isinstance(picture.url, Base64String) else picture.source
+async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
+    fields: dict[str, Any] = {"form": image.form, "info": None if image.info is None else astuple(image.info)}
+    source = image.url.source if isinstance(image.url, Base64String) else image.source
     if source is None:
-        return told | {"url": picture.url}
-    if not isinstance(source, Blob) or picture.info is None:
-        raise TypeError("a picture of an answer is a measured blob")
-    name = await store.put(source, picture.info)
-    return told | {"name": name, "prefix": picture.url.prefix if isinstance(picture.url, Base64String) else None}
+        return fields | {"url": image.url}
+    if not isinstance(source, Blob) or image.info is None:
+        raise TypeError("an image of a result is a measured blob")
+    name = await store.put(source, image.info)
+    return fields | {"name": name, "prefix": image.url.prefix if isinstance(image.url, Base64String) else None}
 
 
-async def read_letter(data: bytes, store: ImageStore, spool: Spool) -> Letter:
-    """The pictures go into the spool. Raises ImageUnavailable where one is not in this replica's store."""
-    told = orjson.loads(data)
-    said = told["request"]
+async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutcome:
+    """Restore an outcome, its images into the spool. Raises `ImageUnavailable` for one that is not in the store."""
+    document = orjson.loads(data)
+    fields = document["request"]
     request = ImagesRequest(
-        operation=Operation(said.pop("operation")),
+        operation=Operation(fields.pop("operation")),
         prompt="",
-        size=parse_size(said.pop("size")),
-        **said | {"ignored": tuple(said["ignored"])},
+        size=parse_size(fields.pop("size")),
+        **fields | {"ignored": tuple(fields["ignored"])},
     )
-    if (answer := told.get("answer")) is not None:
-        painted = [await _read_painted(picture, store, spool) for picture in answer["painted"]]
-        return Letter(request, Answer(tuple(painted), Usage(*answer["usage"]), answer["failed"]))
-    fault = _read_fault(told["fault"])
-    if not told["again"]:
-        return Letter(request, fault=fault)
-    replies = tuple(read_reply(raw.encode()) for raw in told["replies"])
-    return Letter(request, fault=fault, replies=replies, may_be_tried_again=True)
+    if (result := document.get("result")) is not None:
+        images = [await _load_image(image, store, spool) for image in result["images"]]
+        return JobOutcome(request, GenerationResult(tuple(images), Usage(*result["usage"]), result["failed"]))
+    error = _load_error(document["error"])
+    if not document["can_retry_free"]:
+        return JobOutcome(request, error=error)
+    replies = tuple(read_reply(raw.encode()) for raw in document["replies"])
+    return JobOutcome(request, error=error, paid_replies=replies, can_retry_free=True)
 
 
-async def _read_painted(told: dict[str, Any], store: ImageStore, spool: Spool) -> OutputImage:
-    info = None if told["info"] is None else ImageInfo(*told["info"])
-    if "url" in told:
-        return OutputImage(told["form"], url=told["url"], info=info)
-    blob = await _fetch(told["name"], store, spool)
-    if told["prefix"] is None:
-        return OutputImage(told["form"], source=blob, info=read_info(blob.read_at))
-    return OutputImage(told["form"], url=Base64String(blob, told["prefix"]), info=info)
+async def _load_image(fields: dict[str, Any], store: ImageStore, spool: Spool) -> OutputImage:
+    info = None if fields["info"] is None else ImageInfo(*fields["info"])
+    if "url" in fields:
+        return OutputImage(fields["form"], url=fields["url"], info=info)
+    blob = await _load_blob(fields["name"], store, spool)
+    if fields["prefix"] is None:
+        return OutputImage(fields["form"], source=blob, info=read_info(blob.read_at))
+    return OutputImage(fields["form"], url=Base64String(blob, fields["prefix"]), info=info)
 
 
-async def _fetch(name: str, store: ImageStore, spool: Spool) -> Blob:
+async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:
     stored = await store.get(name)
     if stored is None:
         raise ImageUnavailable(_NOT_SHARED, detail="LIMNER_IMAGE_STORE: not there; do all replicas share it?")
     blob = spool.new_blob()
     try:
         while blob.size < stored.size:
-            blob.write(await stored.read(blob.size, min(_PIECE, stored.size - blob.size)))
+            blob.write(await stored.read(blob.size, min(_READ_SIZE, stored.size - blob.size)))
     finally:
         stored.close()
     return blob
 
 
-def _read_fault(told: dict[str, Any]) -> ApiError:
-    """Of the class that it had, as if it had happened here."""
-    known = {kind.__name__: kind for kind in _all_kinds(ApiError)}
-    kind = known.get(told["class"], ApiError)
-    fault, extra = kind.__new__(kind), told["error"]
+def _load_error(fields: dict[str, Any]) -> ApiError:
+    """Restore an error of the class that it had."""
+    classes = {each.__name__: each for each in _subclasses(ApiError)}
+    error_class = classes.get(fields["class"], ApiError)
+    error, extra = error_class.__new__(error_class), fields["error"]
     standard = {name: extra.pop(name) for name in ("param", "code", "type")}
-    ApiError.__init__(fault, extra.pop("message"), extra=extra, headers=told["headers"], **standard)
-    return fault
+    ApiError.__init__(error, extra.pop("message"), extra=extra, headers=fields["headers"], **standard)
+    return error
 
 
-def _all_kinds(kind: type[ApiError]) -> Iterator[type[ApiError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _all_kinds(child)
-
-
-@dataclass(slots=True)
-class Handover:
-    """Alone, everything stays with `once`. `under_way`: what is still to be told or handed over."""
-
-    once: Once
-    board: Board
-    store: ImageStore
-    under_way: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def follow(self, errand: Errand) -> Answer | None:
-        """The answer of another replica; None: the work is to be done here, with the `replies` of the errand.
-
-        Raises what the other one has raised, and QuestionLost.
-        """
-        outcome = await self.board.wait(errand)
-        if outcome is None:
-            errand.follows = False
-            return None
-        letter = await read_letter(outcome, self.store, errand.spool)
-        if letter.fault is None:
-            return letter.answer
-        if letter.may_be_tried_again and await self.board.adopt(errand):
-            errand.replies += letter.replies
-            errand.follows = False
-            return None
-        raise letter.fault
-
-    async def recall(self, id: str, caller: str, spool: Spool) -> Letter | None:  # noqa: A002  the API's word
-        """What came of an errand that is not known here, None while it is under way. Raises NotFound, QuestionLost,
-        and Unavailable.
-        """
-        heard = await self.board.find(id, caller)
-        match heard.word:
-            case "done":
-                return await read_letter(heard.about, self.store, spool)
-            case "under way":
-                return None
-            case "lost":
-                raise JobLost(detail=f"errand {id}")
-            case "" if self.board.is_shared:
-                raise ServiceUnavailable("The server cannot look for this result at the moment. Please try again.")
-        raise NotFound("This result does not exist or has expired.", code="result_not_found")
-
-    def note(self, errand: Errand) -> None:
-        """A reader has gone before the end."""
-        if self.board.owns(errand) and not errand.job.task.done():
-            self._go(self._tell(errand))
-
-    def settle(self, errand: Errand) -> None:
-        """The work has ended, and nobody here reads it; or so it was: a repeat may have started it once more."""
-        if not errand.is_idle:
-            return
-        if self.board.is_shared:
-            self._go(self._settle(errand))
-        else:
-            self.once.settle(errand)
-
-    async def beat(self) -> None:
-        """Signs of life again and again, and what nobody could hear when it ended, since Redis was away."""
-        while self.board.is_shared:
-            await self.board.rest()
-            # A bug in one of them is logged, and must not be the last: without them this replica looks dead.
-            await asyncio.wait({self._go(self._beat())})
-
-    async def _beat(self) -> None:
-        for errand in await self.board.beat():
-            if errand.is_idle and not errand.telling.locked():
-                self._go(self._settle(errand))
-
-    async def drain(self, seconds: float) -> None:
-        """All that others may come back for is theirs, or the time is over."""
-        if self.under_way:
-            await asyncio.wait(self.under_way, timeout=seconds)
-
-    async def _settle(self, errand: Errand) -> None:
-        """Who comes meanwhile reads it here, and has it settled again when he leaves."""
-        is_told = False
-        async with errand.telling:
-            try:
-                if errand.is_idle:
-                    is_told = await (self._hand_over(errand) if self.board.owns(errand) else self.board.leave(errand))
-            except BaseException:  # reason: tidied up, and raised again
-                self.board.let_go(errand.id)
-                raise
-            finally:
-                if errand.is_idle:
-                    (self.once.forget if is_told else self.once.settle)(errand)
-
-    async def _hand_over(self, errand: Errand) -> bool:
-        """False: nobody could be told, so this replica keeps it."""
-        if errand.is_cut_off and (errand.identity.key is not None or not errand.delivered):
-            # As if this replica had died: who asks again is told that it may have been paid for.
-            self.board.let_go(errand.id)
-            return True
-        is_here = self.once.known(errand.id) is errand
-        wanted = is_here and errand.is_worth_keeping
-        if not wanted and (word := await self.board.withdraw(errand.id, errand.identity)) != "kept":
-            return word != ""
-        if not is_here:
-            # It was not kept for as long as nobody could be told.
-            self.board.let_go(errand.id)
-            return True
-        try:
-            letter = await write_letter(errand, self.store)
-            is_told = await self.board.finish(errand, letter, briefly=not wanted)
-        except ApiError as error:
-            log.warning("job_sharing_failed", errand=errand.id, error=error.detail or error.message)
-            return False
-        return is_told and not errand.is_bound_here
-
-    async def _tell(self, errand: Errand) -> None:
-        try:
-            await self.board.tell(errand)
-        except ServiceUnavailable as error:
-            log.warning("job_sharing_failed", errand=errand.id, error=error.message)
-
-    def _go(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self.under_way.add(task)
-        task.add_done_callback(self._end)
-        return task
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self.under_way.discard(task)
-        if not task.cancelled() and (bug := task.exception()) is not None:
-            log.error("unhandled_error", exc_info=bug)
+def _subclasses(error_class: type[ApiError]) -> Iterator[type[ApiError]]:
+    yield error_class
+    for child in error_class.__subclasses__():
+        yield from _subclasses(child)

@@ -1,4 +1,4 @@
-"""What is known of one question at its end: the same facts for the log, the ledger and the counters."""
+"""What one request has cost: the same fields for the log, the ledger, metrics and traces."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.access.auth import Caller
-from app.jobs.job import Errand, Exchange, answer_of, outline
+from app.jobs.job import Job, JobRun, summarize_request
 from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import BYTES_IN, BYTES_OUT, IMAGES, REQUESTS, STEP_SECONDS, TOKENS_IN, TOKENS_OUT
@@ -18,19 +18,20 @@ from app.protocol.usage import NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
-    """Where questions are written down. `log_prompts`: with what they say."""
+class UsageRecorder:
+    """Where usage records are written. `log_prompts`: with the prompts."""
 
     ledger: Ledger | None = None
     tracing: OtlpTracing | None = None
     log_prompts: bool = False
 
-    def open(self, request_id: str, caller: Caller, operation: Operation, traceparent: str | None) -> "Account":
-        begin = None if self.tracing is None else self.tracing.start_span
-        return Account(self, request_id, caller, operation, RequestTrace(operation, traceparent, begin))
+    def start(self, request_id: str, caller: Caller, operation: Operation, traceparent: str | None) -> "UsageRecord":
+        """Begin the record of a request whose client key has just been accepted."""
+        start_span = None if self.tracing is None else self.tracing.start_span
+        return UsageRecord(self, request_id, caller, operation, RequestTrace(operation, traceparent, start_span))
 
     async def close(self) -> None:
-        """What is still to be sent to a collector is sent beside the event loop."""
+        """Close the ledger, and send the last spans, in a thread since that may take long."""
         if self.ledger is not None:
             self.ledger.close()
         if self.tracing is not None:
@@ -38,129 +39,137 @@ class Books:
 
 
 @dataclass(slots=True, eq=False)
-class Account:
-    """One request for pictures, from its key to its last byte; where its client leaves, to the end of the work.
+class UsageRecord:
+    """One request for images, from its client key to its last byte; if the client leaves, to the end of the run.
 
-    It is settled once. The `exchange` is that of the work it started: a request that joined another's has none, so what
-    that one cost is counted there and nowhere else. Where the other's replica dies, and the work is started here after
-    the request has ended, it is settled once more with what that cost.
+    Written once. Only the request that has started a run has the run's cost: a request that joined another one's job
+    has none. If the replica of that other request dies and this one takes the job over after its request has ended, the
+    record is written once more, with the cost of that run.
     """
 
-    books: Books
+    recorder: UsageRecorder
     request_id: str
     caller: Caller
     operation: Operation
     trace: RequestTrace
-    began: float = field(default_factory=time.perf_counter)
-    errand: Errand | None = None
-    exchange: Exchange | None = None
-    _task: asyncio.Task[None] | None = None
+    started_at: float = field(default_factory=time.perf_counter)
+    job: Job | None = None
+    run: JobRun | None = None
     _paid_before: int = 0
-    _worked: float | None = None
-    _record: Mapping[str, Any] | None = None
+    _run_ended_at: float | None = None
+    _log_fields: Mapping[str, Any] | None = None
 
-    def join(self, errand: Errand) -> None:
-        self.errand = errand
+    def attach(self, job: Job) -> None:
+        """Note the job that the request has joined."""
+        self.job = job
 
-    def start(self, errand: Errand) -> None:
-        """The work has just been started, perhaps for another try at an answer that is paid for."""
-        self.errand, self.exchange, self._task = errand, errand.exchange, errand.job.task
-        self._paid_before = len(errand.replies)
-        self._task.add_done_callback(self._end)
+    def start_run(self, job: Job) -> None:
+        """Note that the request has started the present run of a job, perhaps for redelivery."""
+        self.job, self.run = job, job.run
+        self._paid_before = len(job.paid_replies)
 
-    def close(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The request has ended, with that record. What joins it: all facts, or none while the work goes on."""
-        if self._task is not None and self._task.done():
-            return self._settle(record)
-        self._record = record
-        return self._settle(record) if self._task is None else {}
+    def end_run(self, run: JobRun) -> None:
+        """Note the end of a run, if it is the one that the request has started.
 
-    def _end(self, _: object) -> None:
-        self._worked = time.perf_counter()
-        if self._record is not None:
-            # Nobody waits any more, so there is no record that the facts could join.
-            log.info("job_finished", **self._settle(self._record))
+        If the request has ended already, this writes the record.
+        """
+        if run is not self.run:
+            return
+        self._run_ended_at = time.perf_counter()
+        if self._log_fields is not None:
+            # The request's own log line was written when its client left.
+            log.info("job_finished", **self._write(self._log_fields))
 
-    def _settle(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        facts = self._facts(record)
-        count(facts)
-        if self.books.ledger is not None or self.books.tracing is not None:
+    def finish(self, log_fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Note the end of the request.
+
+        Returns:
+            Further fields of its log line; none while the run goes on.
+        """
+        if self.run is not None and self.run.is_done:
+            return self._write(log_fields)
+        self._log_fields = log_fields
+        return self._write(log_fields) if self.run is None else {}
+
+    def _write(self, log_fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        fields = self._fields(log_fields)
+        observe(fields)
+        if self.recorder.ledger is not None or self.recorder.tracing is not None:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = {"at": at, "request_id": self.request_id, "status": record["status"], **facts}
-            self.trace.end(None if facts["outcome"] == "ok" else facts["outcome"], entry)
-            if self.books.ledger is not None:
-                self.books.ledger.write(entry)
-        return facts
+            entry = {"at": at, "request_id": self.request_id, "status": log_fields["status"], **fields}
+            self.trace.end(None if fields["outcome"] == "ok" else fields["outcome"], entry)
+            if self.recorder.ledger is not None:
+                self.recorder.ledger.write(entry)
+        return fields
 
-    def _facts(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        facts: dict[str, Any] = {
+    def _fields(self, log_fields: Mapping[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = {
             "key": self.caller.name or self.caller.id,
             "operation": self.operation.value,
-            "outcome": self._outcome(record),
-            "bytes_in": record["bytes_in"],
-            "bytes_out": record["bytes_out"],
+            "outcome": self._outcome(log_fields),
+            "bytes_in": log_fields["bytes_in"],
+            "bytes_out": log_fields["bytes_out"],
         }
         if self.trace.id is not None:
-            facts["trace"] = self.trace.id
-        errand, exchange, total = self.errand, self.exchange, time.perf_counter() - self.began
-        if errand is None:
-            return facts | {"seconds": {"total": round(total, 6)}}
-        request = errand.exchange.request
-        facts |= {"model": request.model, **outline(request), "delivered": errand.delivered}
-        if self.books.log_prompts:
-            facts["prompt"] = request.prompt
-        if errand.id != self.request_id:
-            facts["joined"] = errand.id
-        if exchange is None:
-            return facts | {"seconds": {"total": round(total, 6)}}
-        return facts | self._work(errand, exchange, total)
+            fields["trace"] = self.trace.id
+        job, run, total = self.job, self.run, time.perf_counter() - self.started_at
+        if job is None:
+            return fields | {"seconds": {"total": round(total, 6)}}
+        fields |= {"model": job.request.model, **summarize_request(job.request), "delivered": job.delivered}
+        if self.recorder.log_prompts:
+            fields["prompt"] = job.request.prompt
+        if job.id != self.request_id:
+            fields["joined"] = job.id
+        if run is None:
+            return fields | {"seconds": {"total": round(total, 6)}}
+        return fields | self._cost_fields(job, run, total)
 
-    def _work(self, errand: Errand, exchange: Exchange, total: float) -> dict[str, Any]:
-        """What the work has cost and brought."""
-        answer = answer_of(errand.job)
-        painted = () if answer is None else answer.painted
-        usage = sum((reply.usage for reply in errand.replies[self._paid_before :]), NO_USAGE)
+    def _cost_fields(self, job: Job, run: JobRun, total: float) -> dict[str, Any]:
+        telemetry, result = run.telemetry, run.result
+        images = () if result is None else result.images
+        usage = sum((reply.usage for reply in job.paid_replies[self._paid_before :]), NO_USAGE)
         now = time.perf_counter()
-        worked = now if self._worked is None else self._worked
+        run_ended_at = now if self._run_ended_at is None else self._run_ended_at
         seconds = {
             "total": total,
-            "turn": exchange.turn,
-            "upstream": exchange.upstream.seconds,
-            "download": exchange.download.seconds,
-            "overhead": exchange.overhead(worked),
-            "send": 0.0 if self._record is not None else now - worked,
+            "turn": telemetry.queue_seconds,
+            "upstream": telemetry.upstream.seconds,
+            "download": telemetry.download.seconds,
+            "overhead": telemetry.overhead(run_ended_at),
+            "send": 0.0 if self._log_fields is not None else now - run_ended_at,
         }
         return {
-            "upstream": ", ".join(exchange.heard) or None,
-            "attempts": exchange.attempts,
-            "images": len(painted),
-            "failed": 0 if answer is None else answer.failed,
-            "sizes": [picture.info.size for picture in painted if picture.info is not None],
-            "forms": list(dict.fromkeys(picture.form for picture in painted)),
+            "upstream": ", ".join(telemetry.upstreams) or None,
+            "attempts": telemetry.attempts,
+            "images": len(images),
+            "failed": 0 if result is None else result.failed,
+            "sizes": [image.info.size for image in images if image.info is not None],
+            "forms": list(dict.fromkeys(image.form for image in images)),
             "usage": usage.as_images_api(),
             "seconds": {name: round(value, 6) for name, value in seconds.items()},
         }
 
-    def _outcome(self, record: Mapping[str, Any]) -> str:
-        """`ok`, or the code of an error. That of the work counts, whatever status had gone out before."""
-        if self.exchange is None or self.errand is None or self._task is None:
-            if record["status"] == 499:
+    def _outcome(self, log_fields: Mapping[str, Any]) -> str:
+        """Return `ok` or an error code. The run's error counts, whatever status was sent before."""
+        if self.run is None:
+            if log_fields["status"] == 499:
                 return "client_gone"
-            return str(record.get("error") or ("server_error" if record["status"] >= 500 else "ok"))
-        if self._task.cancelled() and not self.exchange.unsettled:
+            return str(log_fields.get("error") or ("server_error" if log_fields["status"] >= 500 else "ok"))
+        if self.run.is_cancelled:
             return "client_gone"
-        fault = self.errand.job.fault
-        return "ok" if fault is None else fault.code or fault.type
+        error = self.run.error
+        return "ok" if error is None else error.code or error.type
 
 
-def count(facts: Mapping[str, Any]) -> None:
-    REQUESTS.labels(facts["operation"], facts["outcome"]).inc()
-    BYTES_IN.inc(facts["bytes_in"])
-    BYTES_OUT.inc(facts["bytes_out"])
+def observe(fields: Mapping[str, Any]) -> None:
+    """Count a record in the metrics."""
+    REQUESTS.labels(fields["operation"], fields["outcome"]).inc()
+    BYTES_IN.inc(fields["bytes_in"])
+    BYTES_OUT.inc(fields["bytes_out"])
     for step in ("total", "overhead", "send"):
-        if step in facts["seconds"]:
-            STEP_SECONDS[step].observe(facts["seconds"][step])
-    if "usage" in facts:
-        IMAGES.inc(facts["images"])
-        TOKENS_IN.inc(facts["usage"]["input_tokens"])
-        TOKENS_OUT.inc(facts["usage"]["output_tokens"])
+        if step in fields["seconds"]:
+            STEP_SECONDS[step].observe(fields["seconds"][step])
+    if "usage" in fields:
+        IMAGES.inc(fields["images"])
+        TOKENS_IN.inc(fields["usage"]["input_tokens"])
+        TOKENS_OUT.inc(fields["usage"]["output_tokens"])

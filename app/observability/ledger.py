@@ -27,7 +27,7 @@ class Ledger:
         self._has_failed = False
 
     def write(self, entry: Mapping[str, object]) -> None:
-        """Append one line with a single write(2), so that lines of several processes never mix.
+        """Append one line with a single system call, so that lines of several processes never mix.
 
         Never raises: a line may be lost, an image that was paid for may not. Each loss is counted; the first of several
         in a row is logged.

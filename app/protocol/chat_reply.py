@@ -14,7 +14,6 @@ import orjson
 from app.errors import UpstreamInvalidReply
 from app.protocol import sse
 from app.protocol.inline_images import ByteSink, InlineImageSpooler
-from app.protocol.json_stream import ByteSource
 from app.protocol.usage import NO_USAGE, Usage, read_usage
 
 #: Bytes of a body that are kept for the log.
@@ -50,7 +49,7 @@ class ChatReply:
     raw: str = ""
     complete: bool = True
     has_content: bool = True
-    spooled_images: Mapping[str, ByteSource] = field(default_factory=dict)
+    spooled_images: Mapping[str, ByteSink] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property

@@ -1,14 +1,13 @@
 """Build the body of a chat request for an image, in the dialect of each family of upstreams."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.protocol.image_format import read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
-from app.protocol.json_stream import Base64String
+from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.sizes import Size
 
 
@@ -51,15 +50,31 @@ RESOLUTION_TIERS = ((2 * 1024**2, "1K"), (6 * 1024**2, "2K"))
 TOP_TIER = "4K"
 
 
-def chat_body(
-    request: ImagesRequest, pictures: Sequence[str | Base64String], *, dialect: str, model: str, stream: bool
-) -> dict[str, Any]:
-    """Build the body of one request, for `StreamingJson`. `pictures` are URLs or `Base64String`s, the mask last."""
-    traits = DIALECTS[dialect]
-    urls = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+@dataclass(frozen=True, slots=True)
+class ChatQuestion:
+    """What is asked of an upstream, before a dialect and a model are chosen.
+
+    `image_urls` are links or base64 that is encoded while it is sent, the mask last.
+    """
+
+    request: ImagesRequest
+    image_urls: tuple[str | Base64String, ...] = ()
+    stream: bool = False
+    _bodies: dict[tuple[str, str], StreamingJson] = field(default_factory=dict, compare=False, repr=False)
+
+    def body(self, dialect: str, model: str) -> StreamingJson:
+        """Return the request body for an upstream of this dialect. Kept, since retries and `n` > 1 send it again."""
+        if (dialect, model) not in self._bodies:
+            self._bodies[dialect, model] = StreamingJson(_chat_body(self, DIALECTS[dialect], model))
+        return self._bodies[dialect, model]
+
+
+def _chat_body(question: ChatQuestion, traits: Dialect, model: str) -> dict[str, Any]:
+    request = question.request
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in question.image_urls]
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": [{"type": "text", "text": _text(request, traits)}, *urls]}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": _text(request, traits)}, *images]}],
     }
     optional = {
         "modalities": list(traits.modalities),
@@ -67,7 +82,7 @@ def chat_body(
         "metadata": _metadata(request, traits),
         "user": request.user,
     }
-    return body | {key: value for key, value in optional.items() if value} | {"stream": stream}
+    return body | {key: value for key, value in optional.items() if value} | {"stream": question.stream}
 
 
 def _text(request: ImagesRequest, traits: Dialect) -> str:

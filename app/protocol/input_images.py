@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.errors import InvalidRequest
-from app.protocol.json_stream import ByteSource
+from app.protocol.inline_images import ByteSink
 from app.protocol.parameters import FormPart, Schema
 from app.protocol.validation_errors import conflicting_values, empty_list, too_long, too_many_items, wrong_type
 
@@ -30,14 +30,14 @@ _LINK = re.compile(r"https?://[^\x00-\x20\x7f]+", re.IGNORECASE)
 class InputImage:
     """An image that the client sent: either bytes from the body, or a URL (`http…`, or `data:` in lower case)."""
 
-    source: ByteSource | None = None
+    source: ByteSink | None = None
     url: str | None = None
 
     @property
     def is_link(self) -> bool:
         return self.url is not None and not self.url.startswith("data:")
 
-    def resolve_spooled(self, spooled: Mapping[str, ByteSource]) -> "InputImage":
+    def resolve_spooled(self, spooled: Mapping[str, ByteSink]) -> "InputImage":
         """Return the image with its spooled bytes if its URL is a placeholder (see `inline_images`), else itself.
 
         `spooled` maps the data URLs of placeholders to bytes. The media type of the URLs is ignored, because clients

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from app.errors import InvalidRequest
-from app.protocol.json_stream import ByteSource
+from app.protocol.inline_images import ByteSink
 from app.protocol.validation_errors import (
     MAX_QUOTED,
     conflicting_values,
@@ -33,7 +33,7 @@ class FormPart:
     """One part of a multipart form: a text or a file. `name` is as the client sent it, brackets included."""
 
     name: str
-    value: str | ByteSource
+    value: str | ByteSink
 
 
 def single_text(name: str, parts: Sequence[FormPart], expected: str = "a string") -> str:

@@ -10,11 +10,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from fastapi import FastAPI
 from structlog.contextvars import bind_contextvars
 
-from app.access.keys import InvalidKeyFile, KeyFile
 from app.config.settings import Settings
-from app.main import create_app
+from app.main import create_app, services_of
 from app.observability.logging import configure_logging, log
 from app.observability.metrics import WORKER_DEATHS
 from app.server.http_protocol import protocol_class
@@ -22,8 +22,6 @@ from app.server.http_protocol import protocol_class
 if TYPE_CHECKING:
     import socket
     from multiprocessing.connection import Connection
-
-    from app.jobs.service import Studio
 
 #: Messages of a worker to its supervisor.
 READY, STOPPED_LISTENING = b"ready", b"leaving"
@@ -40,15 +38,17 @@ class DrainingServer(uvicorn.Server):
     While it drains, `/readyz` fails and requests that would start new work get a 503.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._app = create_app(settings)
+    def __init__(self, settings: Settings, app: FastAPI | None = None) -> None:
+        """Serve `app`, which `create_app` has made; None makes one from the settings."""
+        app = create_app(settings) if app is None else app
+        self._services = services_of(app)
         self._grace = settings.shutdown_grace
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
         super().__init__(
             # uvicorn's `auto` would silently fall back to a slow event loop and parser if an import fails.
             uvicorn.Config(
-                self._app,
+                app,
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
@@ -83,9 +83,13 @@ class DrainingServer(uvicorn.Server):
 
     def _reload_keys_on_sighup(self, loop: asyncio.AbstractEventLoop) -> None:
         """Without a key file, SIGHUP ends the process as usual. Only the main thread may handle signals."""
-        key_file: KeyFile | None = self._app.state.keys
+        key_file = self._services.key_file
         if key_file is not None and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, key_file.reload)
+
+    def _reload_keys(self) -> None:
+        if self._services.key_file is not None:
+            self._services.key_file.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Pass the signal on to the event loop: Python calls this between any two bytecodes."""
@@ -99,9 +103,9 @@ class DrainingServer(uvicorn.Server):
         self._draining = self._draining or asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
-        studio: Studio = self._app.state.studio
-        log.info("server_draining", in_flight=len(studio.jobs), grace=self._grace)
-        await studio.drain(self._grace)
+        service = self._services.service
+        log.info("server_draining", in_flight=len(service.tasks), grace=self._grace)
+        await service.drain(self._grace)
         self.should_exit = True
 
 
@@ -134,7 +138,7 @@ class WorkerServer(DrainingServer):
         elif message == COUNT_DEATH:
             WORKER_DEATHS.inc()
         elif message == RELOAD_KEYS:
-            self._app.state.keys.reload()
+            self._reload_keys()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ignore SIGINT: a terminal sends it to the supervisor too, which then tells its workers to drain."""
@@ -162,7 +166,7 @@ def run_worker(settings: Settings, sockets: "list[socket.socket]", pipe: "Connec
     bind_contextvars(pid=os.getpid())
     try:
         worker = WorkerServer(settings, pipe)
-    except (InvalidKeyFile, OSError) as error:
+    except (ValueError, OSError) as error:
         log.error("worker_start_failed", error=str(error))
         raise SystemExit(2) from None
     worker.run(sockets)

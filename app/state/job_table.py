@@ -1,54 +1,110 @@
-"""What replicas tell each other of their errands, in Redis: who works on what, who waits for it, what came of it.
+"""The job table in Redis: which replica runs which job, which replicas wait for it, and its outcome.
 
-Nothing that a client says is written there, only digests of it. The rules are in job_table.lua, since each is one step.
+Prompts are never written there, only digests of requests. The rules are in job_table.lua: each is one atomic step.
 """
 
 import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
 
 from app.errors import IdempotencyKeyReused, JobLost, ServiceUnavailable
-from app.jobs.job import Errand, Identity
-from app.jobs.registry import REUSED
 from app.state.shared_state import SharedState
 
-#: Seconds between two signs of life, and without one after which an owner is taken for dead.
-BEAT, PATIENCE = 2.0, 15.0
+#: Heartbeats in one command; and finished jobs that are remembered while Redis is down, to be published later.
+_HEARTBEATS_AT_ONCE, _MAX_UNPUBLISHED = 200, 1000
 
-#: So many of the former without a sign, and it may be dead.
-_SILENCE = 2.5
-
-#: Seconds between two looks at what another replica works on.
-LOOK = 0.5
-
-#: Seconds for which somebody counts as a reader: who looks again and again, and who is being sent what he has found.
-_LEASE, _SENDING = 15, 60
-
-#: Signs of life in one command, and errands that have ended while Redis was away, of which it is told later.
-_AT_ONCE, _UNTOLD = 200, 1000
-
-#: One tag in all keys, so that a cluster keeps them together.
-_PREFIX = "limner:{errands}:"
+#: One hash tag in all keys keeps them on one node of a cluster.
+_PREFIX = "limner:{jobs}:"
 
 _TAKEN_OVER = "Another replica of this server has taken over the question. Please ask again: that costs nothing more."
 
 
-class Heard(NamedTuple):
-    """What the board answers: a word, and an id or an outcome with it. Empty where Redis does not answer."""
+@dataclass(frozen=True, slots=True)
+class SharingTimings:
+    """Times in seconds by which replicas watch each other.
 
-    word: str
-    about: bytes = b""
+    Attributes:
+        heartbeat: Between two heartbeats of a replica.
+        suspect_after: Without a heartbeat, after which a replica may be dead.
+        dead_after: Without a heartbeat, after which a replica is taken for dead.
+        poll: Between two looks at a job of another replica.
+        reader_lease: How long a replica counts as a reader after a look.
+        delivery_lease: The same while it sends what it has found.
+    """
+
+    heartbeat: float = 2.0
+    suspect_after: float = 5.0
+    dead_after: float = 15.0
+    poll: float = 0.5
+    reader_lease: float = 15.0
+    delivery_lease: float = 60.0
 
 
-class Board:
-    """`ttl` and `key_ttl`: seconds for which an errand is remembered, without and with an Idempotency-Key.
+DEFAULT_TIMINGS = SharingTimings()
 
-    Where nothing is shared, and while Redis is away, every call is as if nobody else were there; only `enter` raises
-    Unavailable then, where a replica may not go on alone.
+
+class SharedKey(Protocol):
+    """What identifies a job in the table. `slot` may hold an idempotency key, so only its digest is written."""
+
+    @property
+    def caller(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def is_retry(self) -> bool: ...
+    @property
+    def slot(self) -> tuple[str, str]: ...
+
+
+class SharedJob(Protocol):
+    """What the table needs to know of a job."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def key(self) -> SharedKey: ...
+    @property
+    def reader_id(self) -> str: ...
+    @property
+    def readers(self) -> int: ...
+    @property
+    def is_async(self) -> bool: ...
+    @property
+    def is_unread(self) -> bool: ...
+    @property
+    def was_submitted(self) -> bool: ...
+    @property
+    def delivered(self) -> bool: ...
+    @property
+    def has_failed(self) -> bool: ...
+    @property
+    def can_retry_free(self) -> bool: ...
+    @property
+    def publish_lock(self) -> asyncio.Lock: ...
+
+
+J = TypeVar("J", bound=SharedJob)
+
+
+class ScriptReply(NamedTuple):
+    """What a command of job_table.lua returns: a word, and an id or an outcome. Empty where Redis does not answer."""
+
+    answer: str
+    value: bytes = b""
+
+
+class JobTable(Generic[J]):
+    """Claim jobs, publish their state and outcome, and wait for those of other replicas.
+
+    Where nothing is shared, and while Redis is down, each call behaves as if there were no other replica. Only
+    `claim_or_join` and `mark_submitted` raise `ServiceUnavailable` then, if the operator wants it so.
     """
 
     def __init__(
@@ -57,232 +113,262 @@ class Board:
         *,
         ttl: float,
         key_ttl: float,
+        timings: SharingTimings = DEFAULT_TIMINGS,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        """Keep outcomes for `ttl` seconds, and for `key_ttl` seconds under an idempotency key."""
         self._state = state
         self._ttl, self._key_ttl = ttl, key_ttl
+        self._timings = timings
         self._sleep = sleep
         self._owner = secrets.token_hex(8)
-        self._mine: dict[str, Errand] = {}
+        self._tracked: dict[str, J] = {}
 
     @property
     def is_shared(self) -> bool:
+        """Whether there may be other replicas."""
         return self._state.is_shared
 
-    def owns(self, errand: Errand) -> bool:
-        return errand.id in self._mine
+    def owns(self, job: J) -> bool:
+        """Return whether this replica gives heartbeats for the job."""
+        return job.id in self._tracked
 
-    async def enter(self, id: str, identity: Identity, *, is_async: bool) -> str | None:  # noqa: A002  the API's word
-        """The id of an errand to join; None: there is none, and others find this one from now on.
+    async def claim_or_join(self, job_id: str, key: SharedKey, *, is_async: bool) -> str | None:
+        """Return the id of a job to join; None if there is none, and other replicas find the new job from now on.
 
-        Raises IdempotencyKeyReused, and QuestionLost where the question has died with its replica.
+        Raises:
+            IdempotencyKeyReused: The key belongs to a different request.
+            JobLost: The replica that ran an equal job has died after submission.
+            ServiceUnavailable: Redis is down, and this replica may not go on alone.
         """
         if not self.is_shared:
             return None
-        fields = self._fields(identity, is_async=is_async, here=0 if is_async else 1)
-        said: dict[str, Any] = {"reader": id, "again": identity.again, "fields": fields}
-        heard = await self._call("enter", id, identity, vital=True, ttl=self._memory(identity), **said)
-        match heard.word:
-            case "reused":
-                raise IdempotencyKeyReused(REUSED)
+        reply = await self._call(
+            "claim",
+            job_id,
+            key,
+            required=True,
+            ttl=self._retention(key),
+            reader=job_id,
+            is_retry=key.is_retry,
+            fields=_fields(key, is_async=is_async, readers=0 if is_async else 1),
+        )
+        match reply.answer:
+            case "key_reused":
+                raise IdempotencyKeyReused
             case "lost":
-                raise JobLost(detail=f"errand {heard.about.decode()}")
+                raise JobLost(detail=f"job {reply.value.decode()}")
             case "joined":
-                return heard.about.decode()
+                return reply.value.decode()
         return None
 
-    async def withdraw(self, id: str, identity: Identity) -> str:  # noqa: A002  the API's word
-        """Nothing will come of it: `dropped`, or `kept` where somebody waits for what does; empty: nobody has heard."""
-        word = (await self._call("drop", id, identity)).word
-        if word in {"dropped", "taken"}:
-            self.let_go(id)
-        return word
+    async def abandon(self, job_id: str, key: SharedKey) -> str:
+        """Delete the record of a job that has no outcome.
 
-    def own(self, errand: Errand) -> None:
-        """From now on its signs of life are given."""
+        Returns:
+            `ok`; `awaited`, where other replicas wait for an outcome; empty, where Redis did not answer.
+        """
+        answer = (await self._call("abandon", job_id, key)).answer
+        if answer in {"ok", "not_owner"}:
+            self.untrack(job_id)
+        return "ok" if answer == "not_owner" else answer
+
+    def track(self, job: J) -> None:
+        """Give heartbeats for the job from now on."""
         if self.is_shared:
-            self._mine[errand.id] = errand
+            self._tracked[job.id] = job
 
-    def let_go(self, id: str) -> None:  # noqa: A002  the API's word
-        """No more signs of life: it is told, or it looks as if its replica were dead."""
-        self._mine.pop(id, None)
+    def untrack(self, job_id: str) -> None:
+        """Give no more heartbeats: the outcome is published, or the job is to look orphaned."""
+        self._tracked.pop(job_id, None)
 
-    async def announce(self, errand: Errand) -> None:
-        """Before it may cost something: who finds this replica dead then must not ask again.
+    async def mark_submitted(self, job: J) -> None:
+        """Publish that the job may cost something from now on, so that no other replica runs it should this one die.
 
-        Raises Unavailable where another replica has taken it over, or this one may not go on alone.
+        Raises:
+            ServiceUnavailable: Another replica has taken the job over, or this one may not go on alone.
         """
-        async with errand.telling:
-            if not self.owns(errand):
+        async with job.publish_lock:
+            if not self.owns(job):
                 raise ServiceUnavailable(_TAKEN_OVER)
-            await self._tell(errand, asked=True, vital=True)
+            await self._publish(job, submitted=True, required=True)
 
-    async def tell(self, errand: Errand) -> None:
-        """How it stands. Raises Unavailable where another replica has taken it over."""
-        async with errand.telling:
-            if self.owns(errand) and not errand.is_idle:
-                await self._tell(errand)
+    async def publish_status(self, job: J) -> None:
+        """Publish the state of a job. Raises `ServiceUnavailable` where another replica has taken it over."""
+        async with job.publish_lock:
+            if self.owns(job) and not job.is_unread:
+                await self._publish(job)
 
-    async def finish(self, errand: Errand, outcome: bytes, *, briefly: bool) -> bool:
-        """What has come of it. False where nobody has heard it. `briefly`: for those only who wait for it now.
+    async def publish_result(self, job: J, outcome: bytes, *, briefly: bool) -> bool:
+        """Publish the outcome of a job; `briefly` only for the replicas that wait for it now.
 
-        Raises Unavailable where another replica has taken it over.
+        Returns:
+            False where Redis did not answer.
+
+        Raises:
+            ServiceUnavailable: Another replica has taken the job over.
         """
-        kept = self._ttl if errand.identity.key is None else self._key_ttl
-        is_heard = await self._tell(errand, outcome, seconds=_SENDING if briefly else kept)
-        if is_heard:
-            self.let_go(errand.id)
-        return is_heard
+        ttl = self._ttl if job.key.key is None else self._key_ttl
+        is_published = await self._publish(job, outcome, ttl=self._timings.delivery_lease if briefly else ttl)
+        if is_published:
+            self.untrack(job.id)
+        return is_published
 
-    async def _tell(
+    async def _publish(
         self,
-        errand: Errand,
+        job: J,
         outcome: bytes = b"",
         *,
-        asked: bool = False,
-        seconds: float | None = None,
-        vital: bool = False,
+        submitted: bool = False,
+        ttl: float | None = None,
+        required: bool = False,
     ) -> bool:
-        identity = errand.identity
-        fields = self._fields(
-            identity,
-            is_async=errand.is_async,
-            here=errand.job.readers,
-            asked=asked or errand.was_submitted,
-            delivered=errand.delivered,
-            free=bool(outcome) and errand.may_be_tried_again,
+        fields = _fields(
+            job.key,
+            is_async=job.is_async,
+            readers=job.readers,
+            submitted=submitted or job.was_submitted,
+            delivered=job.delivered,
+            retry_free=bool(outcome) and job.can_retry_free,
         )
-        ttl = self._memory(identity) if seconds is None else seconds
-        heard = await self._call("tell", errand.id, identity, outcome, vital=vital, fields=fields, ttl=ttl)
-        if heard.word == "taken":
-            self.let_go(errand.id)
+        ttl = self._retention(job.key) if ttl is None else ttl
+        reply = await self._call("publish", job.id, job.key, outcome, required=required, fields=fields, ttl=ttl)
+        if reply.answer == "not_owner":
+            self.untrack(job.id)
             raise ServiceUnavailable(_TAKEN_OVER)
-        return heard.word == "told"
+        return reply.answer == "ok"
 
-    async def wait(self, errand: Errand) -> bytes | None:
-        """What came of an errand of another replica; None where it is ours now, since nothing has been asked yet.
+    async def wait_for_result(self, job: J) -> bytes | None:
+        """Return the outcome of a job of another replica; None where this replica has taken the job over.
 
-        Raises QuestionLost.
+        Raises:
+            JobLost: Its replica has died after submission, or nobody knows the job any more.
         """
         missed = 0.0
-        while missed < PATIENCE:
-            heard = await self._call("look", errand.id, errand.identity, reader=errand.reader)
-            match heard.word:
+        while missed < self._timings.dead_after:
+            reply = await self._call("poll", job.id, job.key, reader=job.reader_id)
+            match reply.answer:
                 case "done":
-                    return heard.about
+                    return reply.value
                 case "lost":
                     break
-                case "orphan" if await self.adopt(errand):
+                case "orphaned" if await self.take_over(job):
                     return None
-            # A Redis that has forgotten everything is told again by the owners.
-            missed = missed + LOOK if heard.word in {"gone", ""} else 0.0
-            await self._sleep(LOOK)
-        raise JobLost(detail=f"errand {errand.id}")
+            # The owners restore their records in a Redis that has lost its data, so wait for that.
+            missed = missed + self._timings.poll if reply.answer in {"gone", ""} else 0.0
+            await self._sleep(self._timings.poll)
+        raise JobLost(detail=f"job {job.id}")
 
-    async def adopt(self, errand: Errand) -> bool:
-        """Take over what has cost nothing yet, or is paid for and was not delivered; one of several gets it."""
-        fields = self._fields(errand.identity, is_async=errand.is_async, here=errand.job.readers)
-        heard = await self._call(
-            "adopt", errand.id, errand.identity, reader=errand.reader, fields=fields, ttl=self._memory(errand.identity)
-        )
-        if heard.word == "adopted":
-            self.own(errand)
-        return heard.word == "adopted"
+    async def take_over(self, job: J) -> bool:
+        """Become the owner of a job that has cost nothing yet, or that was paid for and could not be delivered."""
+        fields = _fields(job.key, is_async=job.is_async, readers=job.readers)
+        ttl = self._retention(job.key)
+        reply = await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
+        if reply.answer == "ok":
+            self.track(job)
+        return reply.answer == "ok"
 
-    async def leave(self, errand: Errand) -> bool:
-        """Nobody here waits for an errand of another replica any more. False where nobody has heard it."""
-        delivered = errand.delivered and errand.job.fault is None
-        said: dict[str, Any] = {"reader": errand.reader, "delivered": delivered}
-        return (await self._call("leave", errand.id, errand.identity, **said)).word == "left"
+    async def unsubscribe(self, job: J) -> bool:
+        """End the wait for a job of another replica. Returns False where Redis did not answer."""
+        delivered = job.delivered and not job.has_failed
+        reply = await self._call("unsubscribe", job.id, job.key, reader=job.reader_id, delivered=delivered)
+        return reply.answer == "ok"
 
-    async def find(self, id: str, caller: str) -> Heard:  # noqa: A002  the API's word
-        """For who comes back with an id alone: `done` with what came of it, `under way`, `lost`, `gone`."""
-        return await self._call("find", id, Identity(caller, ""), caller=caller)
+    async def lookup(self, job_id: str, caller: str) -> ScriptReply:
+        """Look for a job by its id alone: `done` with its outcome, `in_flight`, `lost` or `gone`."""
+        args = {"id": job_id, "caller": caller}
+        return _reply(await self._run("lookup", [_PREFIX + "unknown-slot"], args))
 
-    async def beat(self) -> list[Errand]:
-        """Signs of life of all that this replica has. What has ended and could not be told of, if Redis is back."""
-        for errand in [errand for errand in self._mine.values() if errand.is_idle][:-_UNTOLD]:
-            self.let_go(errand.id)
-        mine = list(self._mine.values())
-        for first in range(0, len(mine), _AT_ONCE):
-            unknown = await self._give_signs(mine[first : first + _AT_ONCE])
+    async def heartbeat(self) -> list[J]:
+        """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome is still unpublished."""
+        for job in [job for job in self._tracked.values() if job.is_unread][:-_MAX_UNPUBLISHED]:
+            self.untrack(job.id)
+        tracked = list(self._tracked.values())
+        for first in range(0, len(tracked), _HEARTBEATS_AT_ONCE):
+            unknown = await self._give_heartbeats(tracked[first : first + _HEARTBEATS_AT_ONCE])
             if unknown is None:
                 return []
-            for errand in unknown:
-                # Who is telling of it at this moment may take long, and the others must not look dead meanwhile.
-                if not errand.telling.locked():
-                    await self._tell_anew(errand)
-        return [errand for errand in mine if errand.is_idle and self.owns(errand)]
+            for job in unknown:
+                # Publishing may take long, and the other jobs must not look orphaned meanwhile.
+                if not job.publish_lock.locked():
+                    await self._restore(job)
+        return [job for job in tracked if job.is_unread and self.owns(job)]
 
-    async def rest(self) -> None:
-        await self._sleep(BEAT)
+    async def sleep_until_heartbeat(self) -> None:
+        """Wait until the next heartbeat is due."""
+        await self._sleep(self._timings.heartbeat)
 
-    async def _give_signs(self, errands: list[Errand]) -> list[Errand] | None:
-        """In one command, for Redis may be slow. Those that are not known as ours; None where it does not answer."""
+    async def _give_heartbeats(self, jobs: list[J]) -> list[J] | None:
+        """Return the jobs that the table does not know as this replica's; None where Redis does not answer.
+
+        One command for many jobs, since Redis may be slow.
+        """
         signs = [
             {
-                "id": errand.id,
-                "here": errand.job.readers,
-                "asked": errand.was_submitted,
-                "ttl": round(self._memory(errand.identity) * 1000),
+                "id": job.id,
+                "readers": job.readers,
+                "submitted": job.was_submitted,
+                "ttl": round(self._retention(job.key) * 1000),
             }
-            for errand in errands
+            for job in jobs
         ]
-        heard = await self._run("beat", [_place(errand.identity) for errand in errands], {"signs": signs})
-        return None if heard is None else [errand for errand in errands if errand.id.encode() in heard]
+        reply = await self._run("heartbeat", [_slot_key(job.key) for job in jobs], {"signs": signs})
+        return None if reply is None else [job for job in jobs if job.id.encode() in reply]
 
-    async def _tell_anew(self, errand: Errand) -> None:
+    async def _restore(self, job: J) -> None:
         try:
-            await self.tell(errand)
+            await self.publish_status(job)
         except ServiceUnavailable:
-            # What it will bring is given to those who wait here; the others have another one that works for them.
+            # Readers of this replica still get its result; other replicas have an owner that works for them.
             return
 
-    def _fields(self, identity: Identity, *, is_async: bool, here: int, **more: bool) -> dict[str, Any]:
-        flags = {"asked": False, "delivered": False, "free": False, **more, "async": is_async}
-        return {
-            "caller": identity.caller,
-            "fingerprint": identity.fingerprint,
-            "here": here,
-            **{name: "1" if value else "0" for name, value in flags.items()},
-        }
-
-    def _memory(self, identity: Identity) -> float:
-        """An owner that has died is remembered for as long as its answer would be."""
-        return max(self._ttl if identity.key is None else self._key_ttl, 4 * PATIENCE)
+    def _retention(self, key: SharedKey) -> float:
+        """Return how long a record is kept: a dead owner is remembered for as long as its outcome would be."""
+        return max(self._ttl if key.key is None else self._key_ttl, 4 * self._timings.dead_after)
 
     async def _call(
         self,
         command: str,
-        id: str,  # noqa: A002  the API's word
-        identity: Identity,
+        job_id: str,
+        key: SharedKey,
         outcome: bytes = b"",
         *,
-        vital: bool = False,
+        required: bool = False,
         ttl: float = 0,
-        **said: Any,
-    ) -> Heard:
-        told = {"id": id, "keyed": identity.key is not None, "ttl": max(1, round(ttl * 1000)), **said}
-        heard = await self._run(command, [_place(identity)], told, outcome, vital=vital)
-        return Heard("") if heard is None else Heard(heard[0].decode(), *heard[1:])
+        **more: Any,
+    ) -> ScriptReply:
+        args = {"id": job_id, "keyed": key.key is not None, "ttl": max(1, round(ttl * 1000)), **more}
+        return _reply(await self._run(command, [_slot_key(key)], args, outcome, required=required))
 
     async def _run(
-        self, command: str, places: list[str], told: dict[str, Any], outcome: bytes = b"", *, vital: bool = False
+        self, command: str, slots: list[str], args: dict[str, Any], outcome: bytes = b"", *, required: bool = False
     ) -> list[bytes] | None:
-        """What job_table.lua answers; None where Redis does not."""
-        told |= {
-            "prefix": _PREFIX,
-            "owner": self._owner,
-            "silence": _SILENCE * BEAT * 1000,
-            "patience": PATIENCE * 1000,
-            "lease": _LEASE * 1000,
-            "sending": _SENDING * 1000,
+        """Return what job_table.lua answers; None where Redis does not."""
+        timings = {
+            name: round(getattr(self._timings, name) * 1000)
+            for name in ("suspect_after", "dead_after", "reader_lease", "delivery_lease")
         }
-        said = [command, orjson.dumps(told), outcome]
-        heard: list[bytes] | None = await self._state.run_script("job_table.lua", places, said, required=vital)
-        return heard
+        document = orjson.dumps({**args, **timings, "prefix": _PREFIX, "owner": self._owner})
+        reply: list[bytes] | None = await self._state.run_script(
+            "job_table.lua", slots, [command, document, outcome], required=required
+        )
+        return reply
 
 
-def _place(identity: Identity) -> str:
-    """A key may be a secret of the client's."""
-    return _PREFIX + "at:" + hashlib.sha256("\0".join(identity.place).encode()).hexdigest()
+def _reply(reply: list[bytes] | None) -> ScriptReply:
+    return ScriptReply("") if reply is None else ScriptReply(reply[0].decode(), *reply[1:])
+
+
+def _fields(key: SharedKey, *, is_async: bool, readers: int, **more: bool) -> dict[str, Any]:
+    flags = {"submitted": False, "delivered": False, "retry_free": False, **more, "async": is_async}
+    return {
+        "caller": key.caller,
+        "fingerprint": key.fingerprint,
+        "readers": readers,
+        **{name: "1" if value else "0" for name, value in flags.items()},
+    }
+
+
+def _slot_key(key: SharedKey) -> str:
+    # An idempotency key may be a secret of the client's, so its digest stands for it.
+    return _PREFIX + "slot:" + hashlib.sha256("\0".join(key.slot).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""The only file that talks to a chat upstream: one attempt at one question, and the reply while it is read."""
+"""Send one request to one upstream and read its reply. The only file that talks to upstreams."""
 
 import asyncio
 import math
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,171 +17,202 @@ from httpx_aiohttp import AiohttpTransport
 from app.errors import UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
 from app.protocol.chat_reply import ChatReply, ReplyParser, SnapshotThrottle, split_lines
+from app.protocol.dialects import ChatQuestion
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.upstream.decoding import ContentDecoder
 from app.upstream.error_mapping import RetrySafety, UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
 
-#: A body up to this size goes out in one piece; a larger one is made while it is being sent.
-_AT_ONCE = 64 * 1024
+#: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
+_MAX_SENT_WHOLE = 64 * 1024
 
-#: Seconds that an unused connection is kept: less than the shortest habit of servers (5, Node and uvicorn). One that
-#: the server closes while a question is on its way to it is a question that may have been paid for.
+#: Seconds that an unused connection is kept: less than the shortest limit of common servers (5 s: Node and uvicorn). If
+#: the server closes it while a request is on its way, nobody knows whether that request was paid for.
 _KEEP_ALIVE = 4.0
 
 #: What is read of an error answer: bytes, and seconds for all of it.
-_COMPLAINT, _COMPLAINT_SECONDS = 64 * 1024, 5.0
+_MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
 
-#: Faults that surely came before the question was sent. The cause is asked, not the exception of httpx: its transport
-#: calls every lost connection a ConnectTimeout.
-_UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx.ConnectError, httpx.ConnectTimeout)
-_LOST = (httpx.HTTPError, aiohttp.ClientError)
+#: Failures that surely came before the request was sent. The cause of the exception is looked at, not the exception of
+#: httpx: its transport calls every lost connection a ConnectTimeout.
+_NOT_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+)
+_CONNECTION_LOST = (httpx.HTTPError, aiohttp.ClientError)
+
+
+#: What sends requests: `open_transport` makes one, tests and `limner check` have others.
+Transport = httpx.AsyncBaseTransport
+
+
+async def _send_unobserved() -> None:
+    return
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """`key` is the caller's own, used only where the configuration has none; large pictures go into new sinks."""
+class UpstreamRequest:
+    """What is sent to whichever upstream is chosen.
 
-    body: StreamingJson
-    stream: bool = False
-    key: str | None = field(default=None, repr=False)
+    Attributes:
+        api_key: The caller's own key, used only where the upstream's spec has none.
+        new_blob: Makes the blobs that take large inline images; None leaves these in the text of the reply.
+        before_send: Awaited before each attempt, when its upstream has been chosen and has capacity: from then on the
+            request may cost something.
+        after_free_failure: Called when an attempt has failed in a way that surely cost nothing.
+    """
+
+    question: ChatQuestion
+    api_key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
-    new_sink: Callable[[], ByteSink] | None = None
+    new_blob: Callable[[], ByteSink] | None = None
+    before_send: Callable[[], Awaitable[None]] = _send_unobserved
+    after_free_failure: Callable[[], None] = lambda: None
 
 
-class Upstream:
-    """`started` is when the question came, by `monotonic`; `now` is seconds since 1970, for dates in answers."""
+class UpstreamClient:
+    """One upstream. A request's time limit counts from `started_at`, by `monotonic`, over all its attempts."""
 
     def __init__(
         self,
         spec: UpstreamSpec,
-        transport: httpx.AsyncBaseTransport,
+        transport: Transport,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """`now` returns seconds since 1970, for dates in error answers. The client closes the transport."""
         self._spec = spec
         self._transport = transport
         self._monotonic, self._now = monotonic, now
         self._url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
-        # Not the "read" limit of the transport: silence before the answer is a picture in the making.
+        # Not the transport's "read" limit: silence before the answer means that an image is being made.
         self._extensions = {"timeout": {"connect": spec.connect_timeout, "pool": spec.connect_timeout}}
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._transport.aclose()
 
     @property
     def pass_through(self) -> bool:
-        """Whether callers bring the keys, so that a key that is refused is theirs."""
+        """Whether callers bring the upstream's keys, so that a refused key is theirs."""
         return self._spec.api_key is None
 
-    async def attempt(self, question: Question, started: float) -> httpx.Response | UpstreamFailure:
-        """A response whose body is the reply, to be given to `read`: only its head has been read."""
+    async def send(
+        self, request: UpstreamRequest, body: StreamingJson, started_at: float
+    ) -> httpx.Response | UpstreamFailure:
+        """Return a response of which only the head has been read; `read_reply` reads and closes it."""
         try:
-            async with asyncio.timeout(self._left(started)):
-                response = await self._transport.handle_async_request(self._request(question))
+            async with asyncio.timeout(self._time_left(started_at)):
+                response = await self._transport.handle_async_request(self._build(request, body))
         except TimeoutError:
-            return UpstreamFailure(self._too_slow())
-        except _LOST as error:
-            return _fault_of(error)
+            return UpstreamFailure(self._timeout_error())
+        except _CONNECTION_LOST as error:
+            return _connection_failure(error)
         if response.is_success:
             return response
         try:
-            body = await self._read_complaint(response, started)
+            error_body = await self._read_error_body(response, started_at)
         finally:
             await _close(response)
-        return self._translate(response, body, question)
+        return self._classify(response, error_body, request)
 
-    async def read(
-        self, response: httpx.Response, question: Question, started: float
+    async def read_reply(
+        self, response: httpx.Response, request: UpstreamRequest, started_at: float
     ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
-        """Snapshots of the reply while it grows, the whole reply last; then the error, if it ended in one.
+        """Yield snapshots of the reply while it grows, and the last one when it has ended.
 
-        A reply that is nothing but a complaint is the Fault alone that it would have been as a status. A stream that
-        breaks off yields what had come (`complete` is false) before it raises: a picture that was named by then is paid
-        for and good. Raises UpstreamError and its kind, or what the upstream's complaint means.
+        A reply that is nothing but an error object yields one `UpstreamFailure`, as if the error had come as a status.
+        A stream that breaks off yields what had come (`complete` is false) before it raises: an image that was named by
+        then was paid for and is good.
+
+        Raises:
+            UpstreamError: The reply could not be read, broke off or took too long.
+            ApiError: What the upstream's error object means.
         """
-        reader = ReplyParser(question.new_sink)
+        parser = ReplyParser(request.new_blob)
         try:
-            async with aclosing(self._grow(response, reader, started)) as snapshots:
+            async with aclosing(self._snapshots(response, parser, started_at)) as snapshots:
                 async for reply in snapshots:
                     if reply.has_content:
-                        yield replace(reply, secrets=self._secrets(question))
-            reply, end = reader.reply(ended=True), _broke_off("in the middle of an event")
+                        yield replace(reply, secrets=self._secrets(request))
+            reply, end = parser.reply(ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
-            reply, end = reader.reply(), error
+            reply, end = parser.reply(), error
         finally:
             await _close(response)
-        fault = None
+        failure = None
         if reply.error is not None:
-            fault = self._translate(response, orjson.dumps({"error": reply.error}), question)
-        if fault is not None and not reply.has_content and not find_images(reply):
-            yield fault
+            failure = self._classify(response, orjson.dumps({"error": reply.error}), request)
+        if failure is not None and not reply.has_content and not find_images(reply):
+            yield failure
             return
-        yield replace(reply, secrets=self._secrets(question))
-        if fault is not None:
-            raise fault.error
+        yield replace(reply, secrets=self._secrets(request))
+        if failure is not None:
+            raise failure.error
         if not reply.complete:
             raise end
 
-    async def _grow(
-        self, response: httpx.Response, reader: ReplyParser, started: float
+    async def _snapshots(
+        self, response: httpx.Response, parser: ReplyParser, started_at: float
     ) -> AsyncGenerator[ChatReply, None]:
-        pace = SnapshotThrottle()
-        async with aclosing(self._pieces(response, started)) as pieces:
-            async for piece in pieces:
-                for line in split_lines(piece):
-                    if pace.should_snapshot(line, grown=reader.feed(line)):
-                        yield reader.reply()
+        throttle = SnapshotThrottle()
+        async with aclosing(self._decoded_chunks(response, started_at)) as chunks:
+            async for chunk in chunks:
+                for line in split_lines(chunk):
+                    if throttle.should_snapshot(line, grown=parser.feed(line)):
+                        yield parser.reply()
 
-    def _request(self, question: Question) -> httpx.Request:
-        """Built here and not by the client, which would merge headers, cookies and parameters anew each time."""
+    def _build(self, request: UpstreamRequest, body: StreamingJson) -> httpx.Request:
+        # Built here and not by httpx's client, which would merge headers, cookies and parameters for each request.
+        accept = "text/event-stream, application/json" if request.question.stream else "application/json"
         headers = {
             "content-type": "application/json",
-            "accept": "text/event-stream, application/json" if question.stream else "application/json",
+            "accept": accept,
             "accept-encoding": "identity",
             "user-agent": self._spec.user_agent,
-            "content-length": str(question.body.length),
-            **question.headers,
+            "content-length": str(body.length),
+            **request.headers,
         }
-        if key := self._key_for(question):
+        if key := self._key_for(request):
             headers["authorization"] = f"Bearer {key}"
-        small = question.body.length <= _AT_ONCE
-        content = b"".join(question.body.chunks()) if small else _send(question.body)
+        content = b"".join(body.chunks()) if body.length <= _MAX_SENT_WHOLE else _encode(body)
         fields = httpx.Headers(headers, encoding="utf-8")
         return httpx.Request("POST", self._url, headers=fields, content=content, extensions=self._extensions)
 
-    def _key_for(self, question: Question) -> str | None:
-        return question.key if self._spec.api_key is None else self._spec.api_key.get_secret_value()
+    def _key_for(self, request: UpstreamRequest) -> str | None:
+        return request.api_key if self._spec.api_key is None else self._spec.api_key.get_secret_value()
 
-    def _left(self, started: float) -> float:
-        return started + self._spec.timeout - self._monotonic()
+    def _time_left(self, started_at: float) -> float:
+        return started_at + self._spec.timeout - self._monotonic()
 
-    async def _pieces(self, response: httpx.Response, started: float) -> AsyncGenerator[bytes, None]:
-        """The unpacked body. Raises UpstreamTimeout and UpstreamInvalidReply."""
-        unpacker = ContentDecoder(response.headers.get("content-encoding", ""))
-        packed = unpacked = 0
-        patience = math.inf
-        # The stream itself, declared to be of either kind: `aiter_raw` costs one generator more for each chunk.
+    async def _decoded_chunks(self, response: httpx.Response, started_at: float) -> AsyncGenerator[bytes, None]:
+        """Yield the decompressed body. Raises `UpstreamTimeout` and `UpstreamInvalidReply`."""
+        decoder = ContentDecoder(response.headers.get("content-encoding", ""))
+        received = decoded = 0
+        idle_timeout = math.inf
+        # The stream itself, which is declared to be of either kind: `aiter_raw` costs one more generator a chunk.
         stream: Any = response.stream
         async with aclosing(aiter(stream)) as chunks:
-            while (data := await self._next(chunks, patience, self._left(started))) is not None:
-                packed += len(data)
-                for piece in unpacker.feed(data):
-                    unpacked += len(piece)
-                    self._check_size(max(packed, unpacked))
-                    yield piece
-                patience = self._spec.idle_timeout
-        unpacker.finish()
+            while (data := await self._next_chunk(chunks, idle_timeout, self._time_left(started_at))) is not None:
+                received += len(data)
+                for chunk in decoder.feed(data):
+                    decoded += len(chunk)
+                    self._check_size(max(received, decoded))
+                    yield chunk
+                idle_timeout = self._spec.idle_timeout
+        decoder.finish()
 
-    async def _next(self, chunks: AsyncIterator[bytes], patience: float, left: float) -> bytes | None:
+    async def _next_chunk(self, chunks: AsyncIterator[bytes], idle_timeout: float, time_left: float) -> bytes | None:
         try:
-            async with asyncio.timeout(min(patience, left)):
+            async with asyncio.timeout(min(idle_timeout, time_left)):
                 return await anext(chunks, None)
         except TimeoutError:
-            raise self._too_slow(silent=patience < left) from None
-        except _LOST as error:
+            raise self._timeout_error(idle=idle_timeout < time_left) from None
+        except _CONNECTION_LOST as error:
             message = "The upstream broke off in the middle of its reply. The image may have been made."
             raise UpstreamInvalidReply(message, detail=_describe(error)) from None
 
@@ -189,56 +220,58 @@ class Upstream:
         if size > self._spec.max_reply_bytes:
             raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.")
 
-    async def _read_complaint(self, response: httpx.Response, started: float) -> bytes:
-        """As much as comes: the status says enough where the body is endless, slow or damaged."""
+    async def _read_error_body(self, response: httpx.Response, started_at: float) -> bytes:
+        """Return as much as comes: the status says enough where the body is endless, slow or damaged."""
         body = bytearray()
         with suppress(UpstreamError, TimeoutError):
-            async with asyncio.timeout(_COMPLAINT_SECONDS), aclosing(self._pieces(response, started)) as pieces:
-                async for piece in pieces:
-                    body += piece
-                    if len(body) >= _COMPLAINT:
+            async with (
+                asyncio.timeout(_ERROR_BODY_TIMEOUT),
+                aclosing(self._decoded_chunks(response, started_at)) as chunks,
+            ):
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) >= _MAX_ERROR_BODY:
                         break
-        return bytes(body[:_COMPLAINT])
+        return bytes(body[:_MAX_ERROR_BODY])
 
-    def _translate(self, response: httpx.Response, body: bytes, question: Question) -> UpstreamFailure:
+    def _classify(self, response: httpx.Response, error_body: bytes, request: UpstreamRequest) -> UpstreamFailure:
         failure = classify(
             response.status_code,
             response.headers,
-            body,
+            error_body,
             pass_through=self.pass_through,
             now=self._now(),
-            secrets=self._secrets(question),
+            secrets=self._secrets(request),
         )
         if location := self._spec.origin.get(failure.setting or ""):
             failure.error.detail = f"see {location}: {failure.error.detail}"
         return failure
 
-    def _secrets(self, question: Question) -> tuple[str, ...]:
-        key = self._key_for(question)
+    def _secrets(self, request: UpstreamRequest) -> tuple[str, ...]:
+        key = self._key_for(request)
         return (key,) if key else ()
 
-    def _too_slow(self, *, silent: bool = False) -> UpstreamTimeout:
-        idle, whole = self._spec.idle_timeout, self._spec.timeout
-        what = f"fell silent for {idle:g} s in its reply" if silent else f"did not finish within {whole:g} s"
+    def _timeout_error(self, *, idle: bool = False) -> UpstreamTimeout:
+        idle_timeout, timeout = self._spec.idle_timeout, self._spec.timeout
+        what = f"fell silent for {idle_timeout:g} s in its reply" if idle else f"did not finish within {timeout:g} s"
         return UpstreamTimeout(f"The upstream {what}. The image may have been made.")
 
 
-async def _send(body: StreamingJson) -> AsyncIterator[bytes]:
-    for piece in body.chunks():
-        yield piece
+async def _encode(body: StreamingJson) -> AsyncIterator[bytes]:
+    for chunk in body.chunks():
+        yield chunk
 
 
 def _broke_off(how: str) -> UpstreamError:
     return UpstreamInvalidReply("The upstream broke off in its reply. The image may have been made.", detail=how)
 
 
-def _fault_of(error: Exception) -> UpstreamFailure:
-    """An attempt that brought no answer."""
+def _connection_failure(error: Exception) -> UpstreamFailure:
+    """Return what it means that an attempt brought no response."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    if isinstance(cause, _UNREACHED):
-        return UpstreamFailure(
-            UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error)), RetrySafety.SAFE
-        )
+    if isinstance(cause, _NOT_CONNECTED):
+        unreachable = UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error))
+        return UpstreamFailure(unreachable, RetrySafety.SAFE)
     message = "The upstream gave no readable answer. The image may have been made."
     return UpstreamFailure(UpstreamInvalidReply(message, detail=_describe(error)))
 
@@ -248,16 +281,17 @@ def _describe(error: Exception) -> str:
 
 
 async def _close(response: httpx.Response) -> None:
-    with suppress(*_LOST):
+    with suppress(*_CONNECTION_LOST):
         await response.aclose()
 
 
-def open_transport() -> httpx.AsyncBaseTransport:
-    """As many connections as there are questions: the transport's own session would quietly stop at 100.
+def open_transport() -> Transport:
+    """Return a transport with as many connections as there are requests. Its session opens with the first request.
 
-    Nothing is taken from the environment but the operating system's certificates (and SSL_CERT_FILE): a proxy variable
-    would send the key through the proxy. Used without httpx's client, which could follow redirects and keep cookies and
-    costs a tenth of a small request.
+    Sessions are made here since the transport's own would quietly stop at 100 connections. Nothing is taken from the
+    environment but the operating system's certificates (and SSL_CERT_FILE): a proxy variable would send the key through
+    the proxy. It is used without httpx's client, which could follow redirects and keep cookies, and costs a tenth of a
+    small request.
     """
     context = ssl.create_default_context()
 

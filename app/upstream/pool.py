@@ -1,4 +1,4 @@
-"""Which upstream is asked, and which next: elsewhere or again only where the question surely cost nothing."""
+"""Choose the upstream for a request, and the next one after a failure that surely cost nothing."""
 
 import asyncio
 import random
@@ -7,19 +7,20 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, UpstreamError
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.chat_reply import ChatReply
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
-from app.upstream.client import Question, Upstream
+from app.upstream.client import UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 from app.upstream.retry import RetryBudget, retry_delay
 from app.upstream.selection import Candidate, NoCandidate, select
 from app.upstream.spec import UpstreamSpec
 
-#: More than any priority: one that others find broken is asked after all the rest.
+#: More than any configured priority: upstreams that other replicas report down are tried after all others.
 _LAST = 1_000_000
 
 #: Failures that have surely cost nothing.
@@ -27,81 +28,69 @@ _FREE = {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM}
 
 _BUSY = "All upstreams are busy. Please try again later."
 
-#: The question as an upstream of that dialect and with that model wants it put.
-Put = Callable[[str, str], Question]
 
+class Snapshot(NamedTuple):
+    """A reply so far, and the name of the upstream that gives it."""
 
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """Observe when a request may begin to cost something.
-
-    Attributes:
-        before_send: Awaited before each attempt, when its upstream has been chosen and has capacity.
-        after_free_failure: Called when an attempt has failed in a way that surely cost nothing.
-    """
-
-    before_send: Callable[[], Awaitable[None]]
-    after_free_failure: Callable[[], None]
-
-
-async def _send_unobserved() -> None:
-    return
-
-
-_UNOBSERVED = Submission(_send_unobserved, lambda: None)
+    upstream: str
+    reply: ChatReply
 
 
 @dataclass(slots=True, eq=False)
-class Member:
-    """One upstream, and how it does: its circuit, and the questions that are under way there."""
+class PoolMember:
+    """One upstream with its circuit breaker and the number of its requests in flight."""
 
     spec: UpstreamSpec
-    upstream: Upstream
+    client: UpstreamClient
     circuit: CircuitBreaker = field(default_factory=CircuitBreaker)
-    under_way: int = 0
+    in_flight: int = 0
 
     @property
     def is_full(self) -> bool:
-        return self.spec.max_concurrency is not None and self.under_way >= self.spec.max_concurrency
+        """Whether the upstream is at its concurrency limit."""
+        return self.spec.max_concurrency is not None and self.in_flight >= self.spec.max_concurrency
 
 
 @dataclass(slots=True)
-class Course:
-    """One question's way through the upstreams, by their names: where it has been, and when it may go there again.
+class RoutingState:
+    """Where one request has been, and where it may go next. Times are those of the pool's `monotonic`.
 
-    `models`: what each calls the model. `came` is when it wanted to be asked, `started` when it first was. `error` is
-    raised where the way ends.
+    Attributes:
+        models: The model's name at each upstream that has it.
+        started_at: When the first attempt was made; the time limit counts from then.
+        tried: Upstreams that are not to be tried before `retry_at` says so.
+        error: Raised when no further attempt is allowed.
     """
 
     models: Mapping[str, str]
-    came: float
-    started: float | None = None
-    asked: set[str] = field(default_factory=set)
-    due: dict[str, float] = field(default_factory=dict)
-    repeats: int = 0
+    queued_at: float
+    started_at: float | None = None
+    tried: set[str] = field(default_factory=set)
+    retry_at: dict[str, float] = field(default_factory=dict)
+    retries: int = 0
     failed_at: float = 0.0
     error: ApiError = field(default_factory=partial(RateLimited, _BUSY, retry_after=10))
 
 
 @dataclass(slots=True)
-class Visit:
-    """A question at one upstream. `error`: what its answer was, where that was none."""
+class Attempt:
+    """One request to one upstream; `error` is what it has answered, if it has not succeeded."""
 
-    ticket: Permit
+    permit: Permit
     is_sent: bool = False
     error: ApiError | None = None
 
 
-class Upstreams:
-    """Seconds and chance as for Upstream. `attempts` of one question: the first, and what is asked again somewhere.
+class UpstreamPool:
+    """All upstreams of this server.
 
-    To move on to an upstream that has not been asked is not counted, and not paid from the budget for repeats.
-    `ambiguous` also moves on and asks again after a 500 or 502. See also `report_down`.
+    A request has `attempts`: the first one and its retries. Trying an upstream for the first time is a failover: it is
+    not counted, and not taken from the retry budget. With `ambiguous`, failovers and retries follow a 500 or 502 too.
     """
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[PoolMember],
         *,
         timeout: float = 600,
         attempts: int = 3,
@@ -110,6 +99,7 @@ class Upstreams:
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        """`timeout` is in seconds; `chance` returns numbers from [0, 1)."""
         self._members = {member.spec.name: member for member in members}
         self._timeout, self._attempts, self._ambiguous = timeout, attempts, ambiguous
         self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
@@ -118,19 +108,22 @@ class Upstreams:
         self._freed = asyncio.Event()
 
     async def close(self) -> None:
+        """Close the connections to all upstreams."""
         for member in self._members.values():
-            await member.upstream.close()
+            await member.client.close()
 
     @property
-    def are_several(self) -> bool:
+    def has_alternatives(self) -> bool:
+        """Whether there is more than one upstream."""
         return len(self._members) > 1
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[PoolMember, ...]:
+        """All upstreams, in the order of the configuration."""
         return tuple(self._members.values())
 
     def circuits(self) -> dict[str, str]:
-        """By name: closed, open, half-open."""
+        """Return the state of each circuit breaker by the upstream's name: closed, open or half-open."""
         now = self._monotonic()
         return {name: member.circuit.state(now).value for name, member in self._members.items()}
 
@@ -138,115 +131,128 @@ class Upstreams:
         """Choose these upstreams last, since other replicas report them down. Each call replaces the previous names."""
         self._reported_down = names
 
-    async def ask(
-        self, put: Put, model: str | None, upstream: str | None = None, submission: Submission = _UNOBSERVED
-    ) -> AsyncGenerator[tuple[str, ChatReply], None]:
-        """Snapshots of the reply while it grows, the whole reply last, each with the name of the upstream.
+    async def request(
+        self, request: UpstreamRequest, model: str | None, only: str | None = None
+    ) -> AsyncGenerator[Snapshot, None]:
+        """Send a request to the best available upstream and yield snapshots of its reply, the complete reply last.
 
-        `model` is what the client named, `upstream` the only one that may be asked. Raises as `Upstream.read` does, and
-        what the last upstream had to say where none could be asked; RateLimited where none had a place, NotFound where
-        none has the model.
+        Args:
+            request: What to send, and what to call before each attempt and after one that cost nothing.
+            model: The model that the client named, if any; mapped to each upstream's own name.
+            only: Restrict the request to the upstream of this name.
+
+        Raises:
+            NotFound: No upstream has the model.
+            RateLimited: All upstreams stayed at their concurrency limit until the time was up.
+            ApiError: What the last upstream has answered, when no further attempt is allowed.
         """
-        course = Course(self._models_for(model, upstream), self._monotonic())
+        routing = RoutingState(self._models_for(model, only), self._monotonic())
         self._budget.deposit()
         while True:
-            member = await self._next(course)
-            course.started = self._monotonic() if course.started is None else course.started
-            question = put(member.spec.dialect, course.models[member.spec.name])
-            with self._visit(member) as visit:
-                await submission.before_send()
-                visit.is_sent = True
-                outcome = await member.upstream.attempt(question, course.started)
+            member = await self._select(routing)
+            started_at = routing.started_at = self._monotonic() if routing.started_at is None else routing.started_at
+            body = request.question.body(member.spec.dialect, routing.models[member.spec.name])
+            with self._attempt(member) as attempt:
+                await request.before_send()
+                attempt.is_sent = True
+                outcome = await member.client.send(request, body, started_at)
                 if not isinstance(outcome, UpstreamFailure):
-                    async with aclosing(member.upstream.read(outcome, question, course.started)) as replies:
+                    async with aclosing(member.client.read_reply(outcome, request, started_at)) as replies:
                         async for reply in replies:
                             if isinstance(reply, UpstreamFailure):
                                 outcome = reply
                             else:
-                                yield member.spec.name, reply
+                                yield Snapshot(member.spec.name, reply)
                 if not isinstance(outcome, UpstreamFailure):
                     return
-                visit.error = outcome.error
+                attempt.error = outcome.error
             if outcome.retry_safety in _FREE:
-                submission.after_free_failure()
-            self._note(course, member, outcome)
+                request.after_free_failure()
+            self._handle_failure(routing, member, outcome)
 
     def _models_for(self, name: str | None, only: str | None) -> dict[str, str]:
-        found = {upstream: member.spec.models.resolve(name) for upstream, member in self._members.items()}
-        models = {place: model for place, model in found.items() if model is not None and only in {None, place}}
+        resolved = {upstream: member.spec.models.resolve(name) for upstream, member in self._members.items()}
+        models = {
+            upstream: model for upstream, model in resolved.items() if model is not None and only in {None, upstream}
+        }
         if not models and name is None:
-            raise InvalidRequest(
-                "You must provide a model parameter.", param="model", code="missing_required_parameter"
-            )
+            message = "You must provide a model parameter."
+            raise InvalidRequest(message, param="model", code="missing_required_parameter")
         if not models:
             raise NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
         return models
 
     @contextmanager
-    def _visit(self, member: Member) -> Iterator[Visit]:
-        """Takes a place, and tells the circuit what became of the question; nothing if it was called off."""
-        visit = Visit(member.circuit.acquire(self._monotonic()))
-        member.under_way += 1
+    def _attempt(self, member: PoolMember) -> Iterator[Attempt]:
+        """Take a slot of the upstream, and report the outcome to its circuit breaker.
+
+        Nothing is reported of an attempt that was not sent, or that was cancelled.
+        """
+        attempt = Attempt(member.circuit.acquire(self._monotonic()))
+        member.in_flight += 1
         try:
-            yield visit
+            yield attempt
         except ApiError as error:
-            if visit.is_sent:
-                self._judge(member, visit.ticket, error)
+            if attempt.is_sent:
+                self._record_outcome(member, attempt.permit, error)
             else:
-                member.circuit.cancel(visit.ticket)
+                member.circuit.cancel(attempt.permit)
             raise
         except BaseException:  # reason: tidied up, and raised again
-            member.circuit.cancel(visit.ticket)
+            member.circuit.cancel(attempt.permit)
             raise
         else:
-            self._judge(member, visit.ticket, visit.error)
+            self._record_outcome(member, attempt.permit, attempt.error)
         finally:
-            member.under_way -= 1
+            member.in_flight -= 1
             self._freed.set()
             self._freed = asyncio.Event()
 
-    def _judge(self, member: Member, ticket: Permit, error: ApiError | None) -> None:
-        UPSTREAM_ATTEMPTS.labels(member.spec.name, "ok" if error is None else error.code or error.type).inc()
-        now = self._monotonic()
+    def _record_outcome(self, member: PoolMember, permit: Permit, error: ApiError | None) -> None:
+        name, now = member.spec.name, self._monotonic()
+        UPSTREAM_ATTEMPTS.labels(name, "ok" if error is None else error.code or error.type).inc()
         before = member.circuit.state(now)
-        if error is not None and _is_its_fault(error, member.upstream):
-            member.circuit.record_failure(ticket, now, self._chance())
-            if self.are_several:
-                log.warning("upstream_failed", upstream=member.spec.name, code=error.code, reason=error.detail)
+        if error is not None and _is_upstreams_fault(error, member.client):
+            member.circuit.record_failure(permit, now, self._chance())
+            if self.has_alternatives:
+                log.warning("upstream_failed", upstream=name, code=error.code, reason=error.detail)
         else:
-            member.circuit.record_success(ticket, now)
+            member.circuit.record_success(permit, now)
         if (after := member.circuit.state(now)) is not before:
-            log.warning("upstream_circuit_changed", upstream=member.spec.name, state=after.value)
+            log.warning("upstream_circuit_changed", upstream=name, state=after.value)
 
-    def _note(self, course: Course, member: Member, fault: UpstreamFailure) -> None:
-        """Raises the error where the question must not be asked anywhere else."""
-        free = fault.retry_safety in _FREE or (self._ambiguous and fault.retry_safety is RetrySafety.AMBIGUOUS)
-        if not free:
-            raise fault.error
-        name, course.failed_at = member.spec.name, self._monotonic()
-        if not course.asked or fault.retry_safety is not RetrySafety.OTHER_UPSTREAM:
-            # In the end the client is told rather what time may mend than what only the operator can.
-            course.error = fault.error
-        course.asked.add(name)
+    def _handle_failure(self, routing: RoutingState, member: PoolMember, failure: UpstreamFailure) -> None:
+        """Prepare the next attempt. Raises the error where the request must not be sent anywhere else."""
+        is_allowed = self._ambiguous and failure.retry_safety is RetrySafety.AMBIGUOUS
+        if failure.retry_safety not in _FREE and not is_allowed:
+            raise failure.error
+        name, routing.failed_at = member.spec.name, self._monotonic()
+        if not routing.tried or failure.retry_safety is not RetrySafety.OTHER_UPSTREAM:
+            # At the end, an error that time may mend is more useful to the client than one that only the operator can.
+            routing.error = failure.error
+        routing.tried.add(name)
         delay = retry_delay(
-            fault,
-            attempt=course.repeats + 1,
+            failure,
+            attempt=routing.retries + 1,
             max_attempts=self._attempts,
-            elapsed=course.failed_at - (course.started or 0.0),
+            elapsed=routing.failed_at - (routing.started_at or 0.0),
             deadline=self._timeout,
             random=self._chance(),
             retry_ambiguous=self._ambiguous,
         )
         if delay is not None:
-            course.due[name] = course.failed_at + delay
+            routing.retry_at[name] = routing.failed_at + delay
 
-    async def _next(self, course: Course) -> Member:
-        """Raises the error of the course where it has come to its end."""
-        while isinstance(chosen := self._choose(course), NoCandidate):
-            await (self._place(course) if chosen is NoCandidate.BUSY else self._rest(course))
-        return self._members[chosen]
+    async def _select(self, routing: RoutingState) -> PoolMember:
+        """Return the upstream for the next attempt. Raises `routing.error` where there is none."""
+        while isinstance(choice := self._choose(routing), NoCandidate):
+            if choice is NoCandidate.BUSY:
+                await self._wait_for_capacity(routing)
+            else:
+                await self._wait_before_retry(routing)
+        return self._members[choice]
 
-    def _choose(self, course: Course) -> str | NoCandidate:
+    def _choose(self, routing: RoutingState) -> str | NoCandidate:
         now = self._monotonic()
         candidates = [
             Candidate(
@@ -255,39 +261,39 @@ class Upstreams:
                 weight=self._members[name].spec.weight,
                 available=self._members[name].circuit.allows(now),
                 full=self._members[name].is_full,
-                tried=name in course.asked,
+                tried=name in routing.tried,
             )
-            for name in course.models
+            for name in routing.models
         ]
         return select(candidates, self._chance())
 
-    async def _place(self, course: Course) -> None:
-        """Wait until a question somewhere has ended."""
+    async def _wait_for_capacity(self, routing: RoutingState) -> None:
+        """Wait until an attempt somewhere has ended."""
         try:
-            async with asyncio.timeout(course.came + self._timeout - self._monotonic()):
+            async with asyncio.timeout(routing.queued_at + self._timeout - self._monotonic()):
                 await self._freed.wait()
         except TimeoutError:
-            raise course.error from None
+            raise routing.error from None
 
-    async def _rest(self, course: Course) -> None:
-        """Wait until the question may be put again to one that has turned it away, the first that allows it."""
-        may_repeat = course.due and course.repeats < self._attempts - 1
-        if not may_repeat or not self._budget.withdraw():
-            raise course.error
-        name = min(course.due, key=course.due.__getitem__)
-        seconds = max(0.0, course.due.pop(name) - course.failed_at)
-        course.repeats += 1
+    async def _wait_before_retry(self, routing: RoutingState) -> None:
+        """Wait until an upstream that has turned the request away may be tried again, the first one that allows it."""
+        may_retry = routing.retry_at and routing.retries < self._attempts - 1
+        if not may_retry or not self._budget.withdraw():
+            raise routing.error
+        name = min(routing.retry_at, key=routing.retry_at.__getitem__)
+        seconds = max(0.0, routing.retry_at.pop(name) - routing.failed_at)
+        routing.retries += 1
         log.warning(
             "upstream_retry",
             upstream=name,
-            attempt=course.repeats,
+            attempt=routing.retries,
             seconds=round(seconds, 3),
-            reason=course.error.detail,
+            reason=routing.error.detail,
         )
         await self._sleep(seconds)
-        course.asked.discard(name)
+        routing.tried.discard(name)
 
 
-def _is_its_fault(error: ApiError, upstream: Upstream) -> bool:
-    """A refusal of what a client asks, or of a key that a client has brought, tells nothing about the upstream."""
-    return isinstance(error, UpstreamError) or (isinstance(error, RateLimited) and not upstream.pass_through)
+def _is_upstreams_fault(error: ApiError, client: UpstreamClient) -> bool:
+    """Return whether an error is the upstream's fault: not if it refuses what the client sent, or the client's key."""
+    return isinstance(error, UpstreamError) or (isinstance(error, RateLimited) and not client.pass_through)

@@ -138,29 +138,31 @@ def test_several_images(page: Page, demo: RunningDemo) -> None:
 
 
 def test_a_stream_shows_partial_images(browser: Browser) -> None:
-    with run_demo(chunk_pause=0.02) as demo, run_limner(demo.url, upstream_model="previews") as limner:
-        limner.app.state.studio.silence = 0.05
-        with open_page(browser, limner) as page:
-            seen = page.evaluate_handle(
-                """() => {
-                    const sizes = [];
-                    new MutationObserver(() => {
-                        const image = document.querySelector(".placeholder img");
-                        if (image) sizes.push(image.naturalWidth);
-                    }).observe(document.getElementById("stage"), { childList: true, subtree: true });
-                    return sizes;
-                }"""
-            )
-            generate(page)
-            page.wait_for_selector("#timeline .shown")
-            assert shown_sizes(page) == [(1536, 1024)]
-            for step in ("Partial image 1", "Partial image 2", "In progress, keep-alive", "Images received"):
-                assert step in timeline(page)
-            assert re.search(r"Upstream reports: 进度 (13|55|88)%", timeline(page))
-            assert "Found in\nbare link" in page.inner_text("#facts")
-            page.click("#tabs button:has-text('Response')")
-            assert "\nx-limner-reply-form: address\n" in page.inner_text("#code")
-            assert list(dict.fromkeys(seen.json_value())) == [384, 768]
+    with (
+        run_demo(chunk_pause=0.02) as demo,
+        run_limner(demo.url, upstream_model="previews", keepalive_interval=0.05) as limner,
+        open_page(browser, limner) as page,
+    ):
+        seen = page.evaluate_handle(
+            """() => {
+                const sizes = [];
+                new MutationObserver(() => {
+                    const image = document.querySelector(".placeholder img");
+                    if (image) sizes.push(image.naturalWidth);
+                }).observe(document.getElementById("stage"), { childList: true, subtree: true });
+                return sizes;
+            }"""
+        )
+        generate(page)
+        page.wait_for_selector("#timeline .shown")
+        assert shown_sizes(page) == [(1536, 1024)]
+        for step in ("Partial image 1", "Partial image 2", "In progress, keep-alive", "Images received"):
+            assert step in timeline(page)
+        assert re.search(r"Upstream reports: 进度 (13|55|88)%", timeline(page))
+        assert "Found in\nbare link" in page.inner_text("#facts")
+        page.click("#tabs button:has-text('Response')")
+        assert "\nx-limner-reply-form: address\n" in page.inner_text("#code")
+        assert list(dict.fromkeys(seen.json_value())) == [384, 768]
 
 
 def test_an_edit_with_a_mask(page: Page, demo: RunningDemo) -> None:

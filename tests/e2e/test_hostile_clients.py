@@ -39,7 +39,7 @@ def _alive_after(demo: RunningDemo, limner: RunningLimner) -> Iterator[None]:
     demo.state.reset()
     yield
     assert send_request(limner.url, build_request("GET /readyz")).status == 200
-    assert limner.studio.turns.in_use == limner.studio.turns.waiting == len(limner.studio.jobs) == 0
+    assert limner.service.semaphore.in_use == limner.service.semaphore.waiting == len(limner.service.tasks) == 0
 
 
 def painted(limner: RunningLimner, body: bytes | dict[str, Any], *headers: str) -> RawResponse:

@@ -21,7 +21,7 @@ from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limn
 FOLDER = Path(__file__).parents[1] / "clients" / "node"
 KEY = "sk-client"
 
-#: Seconds that a client may be silent; none of these errands takes more than one.
+#: Seconds that a client may be silent; none of these jobs takes more than one.
 PATIENCE = 30
 
 OFFICIAL = ["openai 6", "openai 4"]
@@ -60,14 +60,14 @@ class Outcome:
 
 
 class Node:
-    """One Node process that runs errands, one after the other."""
+    """One Node process that runs jobs, one after the other."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def start(self, client: str, limner: RunningLimner, **errand: Any) -> None:
+    def start(self, client: str, limner: RunningLimner, **job: Any) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(orjson.dumps({"client": client, "url": limner.url, "key": KEY} | errand) + b"\n")
+        self._process.stdin.write(orjson.dumps({"client": client, "url": limner.url, "key": KEY} | job) + b"\n")
         self._process.stdin.flush()
 
     def wait_for_status(self) -> int:
@@ -82,8 +82,8 @@ class Node:
             pass
         return Outcome(told)
 
-    def run(self, client: str, limner: RunningLimner, **errand: Any) -> Outcome:
-        self.start(client, limner, **errand)
+    def run(self, client: str, limner: RunningLimner, **job: Any) -> Outcome:
+        self.start(client, limner, **job)
         return self.finish()
 
     def _read(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def need_node_clients() -> None:
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     need_node_clients()
-    command = ["node", "errands.js"]
+    command = ["node", "jobs.js"]
     with subprocess.Popen(command, cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield Node(process)
 
@@ -137,8 +137,9 @@ def limner(running_demo: RunningDemo) -> Iterator[RunningLimner]:
 @contextmanager
 def impatient_limner(demo: RunningDemo, model: str) -> Iterator[RunningLimner]:
     """Which gives signs of life as soon as it has to wait, and ends what a failed test leaves held."""
-    with run_limner(demo.url, upstream_model=model, keepalive_after=0.05, shutdown_grace=1) as running:
-        running.studio.silence = 0.05
+    with run_limner(
+        demo.url, upstream_model=model, keepalive_after=0.05, keepalive_interval=0.05, shutdown_grace=1
+    ) as running:
         yield running
 
 
@@ -273,7 +274,7 @@ def test_comments_that_keep_a_stream_alive_disturb_nobody(
         sent.release()
         return comment(text)
 
-    monkeypatch.setattr("app.jobs.job.comment", noticed)
+    monkeypatch.setattr("app.api.delivery.comment", noticed)
     with impatient_limner(demo, "holds") as limner:
         node.start("openai 6", limner, method="images.generate", body={**ASKED, "stream": True})
         assert all(sent.acquire(timeout=PATIENCE) for _ in range(3))
@@ -324,7 +325,7 @@ def test_the_ai_sdk_generates_a_picture(node: Node, limner: RunningLimner, clien
 def test_the_ai_sdk_gets_three_pictures_in_as_many_requests_as_it_likes(
     node: Node, limner: RunningLimner, demo: RunningDemo, client: str, requests: int
 ) -> None:
-    """With a model that it does not know, the `openai` provider asks for one picture three times at once."""
+    """With a model that it does not know, the `openai` provider asks for one picture three times at registry."""
     outcome = node.run(client, limner, body={**ASKED, "model": "my-model", "n": 3})
     assert outcome.error is None
     assert [size_of(picture) for picture in outcome.items] == [SIZE] * 3

@@ -1,10 +1,10 @@
-"""Two servers, one Redis, one image store: what one has paid for, the other hands out."""
+"""Two servers with one Redis and one image store: what one has paid for, the other delivers."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
+from app.state.job_table import SharingTimings
 from tests.support.processes import Process, serve
 from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs
 from tests.support.redis import RedisServer, run_redis
 from tests.support.seaweedfs import RunningWeed
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+
+FAST_POLLS = SharingTimings(poll=0.02)
+FAST_HEARTBEATS = replace(FAST_POLLS, heartbeat=0.02, suspect_after=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +33,8 @@ def demo() -> Iterator[RunningDemo]:
 
 @pytest.fixture(autouse=True)
 def _reset(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine that is busy with other tests is no Redis that is away."""
+    """Do not take a machine that is busy with other tests for a Redis that is down."""
     monkeypatch.setattr("app.state.shared_state._TIMEOUT", 10.0)
-    monkeypatch.setattr("app.state.job_table.LOOK", 0.02)
     demo.state.reset()
     yield
     demo.state.release()
@@ -45,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @dataclass
 class Fleet:
-    """Replicas over one Redis and one folder of pictures."""
+    """Replicas over one Redis and one folder of images."""
 
     demo: RunningDemo
     server: RedisServer
@@ -53,18 +56,24 @@ class Fleet:
     stack: ExitStack
 
     def replica(self, model: str, **options: Any) -> RunningLimner:
-        shared = {"shared_state": self.server.url, "image_store": f"disk://{self.folder}", "upstream_model": model}
-        limner = self.stack.enter_context(run_limner(self.demo.url, **{"keepalive_after": 0, **shared, **options}))
-        limner.studio.silence = 0.02
-        return limner
+        defaults: dict[str, Any] = {
+            "keepalive_after": 0,
+            "keepalive_interval": 0.02,
+            "timings": FAST_POLLS,
+            "shared_state": self.server.url,
+            "image_store": f"disk://{self.folder}",
+            "upstream_model": model,
+        }
+        return self.stack.enter_context(run_limner(self.demo.url, **{**defaults, **options}))
 
     def pair(self, model: str, **options: Any) -> tuple[RunningLimner, RunningLimner]:
         return self.replica(model, **options), self.replica(model, **options)
 
-    def line(
-        self, limner: RunningLimner | Process, asked: dict[str, Any] = GENERATION, **headers: str
+    def connect(
+        self, limner: RunningLimner | Process, body: dict[str, Any] = GENERATION, **headers: str
     ) -> ListeningClient:
-        line = ListeningClient(limner, asked, **headers)
+        """Send a request on a connection of its own and do not wait for the response."""
+        line = ListeningClient(limner, body, **headers)
         self.stack.callback(line.disconnect)
         return line
 
@@ -75,25 +84,25 @@ class Fleet:
         return client
 
     def records(self) -> list[bytes]:
-        return [key for key in self.redis.scan_iter("limner:{errands}:req_*") if not key.endswith(b":readers")]
+        return [key for key in self.redis.scan_iter("limner:{jobs}:req_*") if not key.endswith(b":readers")]
 
-    def wait_until(self, is_so: Callable[[], bool]) -> None:
-        done = threading.Event()
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        pause = threading.Event()
         for _ in range(2000):
-            if is_so():
+            if holds():
                 return
-            done.wait(0.005)
-        raise AssertionError("it did not come to that")
+            pause.wait(0.005)
+        raise AssertionError("not within 10 s")
 
-    def bury(self) -> None:
-        """As if every owner had been dead for a minute, and did not know it."""
+    def bury_owners(self) -> None:
+        """Make every owner look dead for good: even one that lives gives no heartbeats for its records any more."""
         for key in self.records():
-            self.redis.hset(key, mapping={"owner": "somebody who died", "beat": 0})
+            self.redis.hset(key, mapping={"owner": "a dead replica", "heartbeat": 0})
 
-    def age(self) -> None:
-        """As if no sign of life had come for a minute: those who live give one soon."""
+    def expire_heartbeats(self) -> None:
+        """Make every owner look dead until its next heartbeat."""
         for key in self.records():
-            self.redis.hset(key, "beat", 0)
+            self.redis.hset(key, "heartbeat", 0)
 
 
 @pytest.fixture
@@ -105,15 +114,17 @@ def fleet(demo: RunningDemo, server: RedisServer, tmp_path: Path) -> Iterator[Fl
         demo.state.release()
 
 
-def ask(limner: RunningLimner | Process, asked: dict[str, Any] = GENERATION, **headers: str) -> httpx.Response:
+def generate(limner: RunningLimner | Process, body: dict[str, Any] = GENERATION, **headers: str) -> httpx.Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(f"{limner.url}/v1/images/generations", json=asked, headers=names, timeout=20)
+    return httpx.post(f"{limner.url}/v1/images/generations", json=body, headers=names, timeout=20)
 
 
-def cut_off(fleet: Fleet, limner: RunningLimner | Process, asked: dict[str, Any] = GENERATION, **headers: str) -> None:
-    """A client whose connection is cut while the upstream paints."""
+def submit_and_disconnect(
+    fleet: Fleet, limner: RunningLimner | Process, body: dict[str, Any] = GENERATION, **headers: str
+) -> None:
+    """Send a request, and cut its connection once the upstream has received it."""
     calls = fleet.demo.state.calls
-    line = fleet.line(limner, asked, **headers)
+    line = fleet.connect(limner, body, **headers)
     assert fleet.demo.state.wait_for_calls(calls + 1)
     line.disconnect()
 
@@ -124,43 +135,49 @@ FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any], bytes]] = [
     ("a link of our own", "holds+data-url", {"response_format": "url"}, {}, b"/kept/"),
     ("a data URL", "holds+data-url", {"response_format": "url"}, {"rehost": "never"}, b'"url":"data:image/png;base64,iVBOR'),
     ("a stream", "holds", {"stream": True}, {}, b"event: image_generation.completed"),
-    ("three pictures", "holds", {"n": 3}, {}, b'"usage"'),
+    ("three images", "holds", {"n": 3}, {}, b'"usage"'),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "model", "asked", "options", "brings"), FORMS, ids=[row[0] for row in FORMS])
-@pytest.mark.parametrize("later", [False, True], ids=["while it is painted", "after it was painted"])
-def test_a_cut_client_that_asks_another_replica_gets_the_first_picture(
-    fleet: Fleet, later: bool, name: str, model: str, asked: dict[str, Any], options: dict[str, Any], brings: bytes
+@pytest.mark.parametrize(("name", "model", "parameters", "options", "expected"), FORMS, ids=[row[0] for row in FORMS])
+@pytest.mark.parametrize("later", [False, True], ids=["in flight", "finished"])
+def test_a_client_that_retries_at_another_replica_gets_the_image_that_was_paid_for(
+    fleet: Fleet,
+    later: bool,
+    name: str,
+    model: str,
+    parameters: dict[str, Any],
+    options: dict[str, Any],
+    expected: bytes,
 ) -> None:
     one, other = fleet.pair(model, **options)
-    cut_off(fleet, one, {**GENERATION, **asked})
+    submit_and_disconnect(fleet, one, {**GENERATION, **parameters})
     if later:
         fleet.demo.state.release()
         wait_for_jobs(one, 0)
     else:
         threading.Timer(0.2, fleet.demo.state.release).start()
-    answer = ask(other, {**GENERATION, **asked})
-    assert answer.status_code == 200, answer.text
-    assert brings in answer.content
-    assert answer.headers["x-limner-joined"].startswith("req_")
-    assert answer.headers["x-limner-joined"] != answer.headers["x-request-id"]
-    assert fleet.demo.state.calls == asked.get("n", 1)
+    response = generate(other, {**GENERATION, **parameters})
+    assert response.status_code == 200, response.text
+    assert expected in response.content
+    assert response.headers["x-limner-joined"].startswith("req_")
+    assert response.headers["x-limner-joined"] != response.headers["x-request-id"]
+    assert fleet.demo.state.calls == parameters.get("n", 1)
     fleet.wait_until(lambda: not fleet.records())
-    assert "x-limner-joined" not in ask(other, {**GENERATION, **asked}).headers
+    assert "x-limner-joined" not in generate(other, {**GENERATION, **parameters}).headers
 
 
-def test_what_was_delivered_leaves_nothing_behind(fleet: Fleet) -> None:
+def test_a_delivered_job_leaves_nothing_behind(fleet: Fleet) -> None:
     one, other = fleet.pair("data-url")
-    assert [ask(one).status_code, ask(other).status_code] == [200, 200]
+    assert [generate(one).status_code, generate(other).status_code] == [200, 200]
     assert fleet.demo.state.calls == 2
     fleet.wait_until(lambda: not fleet.redis.keys("*"))
     assert not list(fleet.folder.iterdir())
 
 
-def test_two_clients_that_are_both_there_have_two_questions(fleet: Fleet) -> None:
+def test_equal_requests_of_two_connected_clients_are_two_jobs(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    lines = [fleet.line(one, GENERATION), fleet.line(other, GENERATION)]
+    lines = [fleet.connect(one, GENERATION), fleet.connect(other, GENERATION)]
     assert fleet.demo.state.wait_for_calls(2)
     fleet.demo.state.release()
     for line in lines:
@@ -169,19 +186,19 @@ def test_two_clients_that_are_both_there_have_two_questions(fleet: Fleet) -> Non
     assert fleet.demo.state.calls == 2
 
 
-def test_a_client_that_says_it_repeats_joins_although_the_first_seems_to_be_there(fleet: Fleet) -> None:
+def test_a_retry_that_says_so_joins_although_the_first_client_seems_connected(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    first = fleet.line(one, GENERATION)
+    first = fleet.connect(one, GENERATION)
     assert fleet.demo.state.wait_for_calls(1)
     threading.Timer(0.2, fleet.demo.state.release).start()
-    assert ask(other, x_stainless_retry_count="1").status_code == 200
+    assert generate(other, x_stainless_retry_count="1").status_code == 200
     assert b"b64_json" in first.read_until(b"b64_json")
     assert fleet.demo.state.calls == 1
 
 
-def test_a_key_holds_at_every_replica(fleet: Fleet) -> None:
+def test_an_idempotency_key_holds_at_every_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    lines = [fleet.line(limner, GENERATION, idempotency_key="k") for limner in (one, other)]
+    lines = [fleet.connect(limner, GENERATION, idempotency_key="k") for limner in (one, other)]
     assert fleet.demo.state.wait_for_calls(1)
     fleet.demo.state.release()
     for line in lines:
@@ -189,285 +206,285 @@ def test_a_key_holds_at_every_replica(fleet: Fleet) -> None:
         line.disconnect()
     wait_for_jobs(one, 0)
     wait_for_jobs(other, 0)
-    again = [ask(limner, idempotency_key="k") for limner in (one, other, one)]
-    assert [answer.status_code for answer in again] == [200] * 3
-    assert len({answer.json()["data"][0]["b64_json"] for answer in again}) == 1
-    reused = ask(other, {**GENERATION, "prompt": "a cat"}, idempotency_key="k")
+    again = [generate(limner, idempotency_key="k") for limner in (one, other, one)]
+    assert [response.status_code for response in again] == [200] * 3
+    assert len({response.json()["data"][0]["b64_json"] for response in again}) == 1
+    reused = generate(other, {**GENERATION, "prompt": "a cat"}, idempotency_key="k")
     assert (reused.status_code, reused.json()["error"]["code"]) == (422, "idempotency_key_reused")
     assert fleet.demo.state.calls == 1
 
 
-def test_a_refusal_under_a_key_is_told_again_and_not_asked_again(fleet: Fleet) -> None:
+def test_a_refusal_under_a_key_is_returned_again_without_another_upstream_request(fleet: Fleet) -> None:
     one, other = fleet.pair("refuses")
-    first, second = (ask(limner, idempotency_key="k") for limner in (one, other))
+    first, second = (generate(limner, idempotency_key="k") for limner in (one, other))
     assert first.status_code == second.status_code == 400
     assert first.json() == second.json()
     assert second.headers["x-should-retry"] == "false"
     assert fleet.demo.state.calls == 1
 
 
-def test_a_picture_that_could_not_be_fetched_is_fetched_by_the_other(fleet: Fleet) -> None:
+def test_an_image_that_one_replica_could_not_fetch_is_fetched_by_the_other(fleet: Fleet) -> None:
     one, other = fleet.replica("missing-image-3", fetch_timeout=0.3), fleet.replica("missing-image-3")
-    assert ask(one).json()["error"]["code"] == "image_download_failed"
-    answer = ask(other)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["data"][0]["b64_json"].startswith("iVBOR")
+    assert generate(one).json()["error"]["code"] == "image_download_failed"
+    response = generate(other)
+    assert response.status_code == 200, response.text
+    assert response.json()["data"][0]["b64_json"].startswith("iVBOR")
     assert fleet.demo.state.calls == 1
 
 
 def test_a_result_is_fetched_from_another_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("holds+data-url")
-    accepted = ask(one, prefer="respond-async")
-    place = f"{other.url}{accepted.headers['location']}"
-    assert httpx.get(place).status_code == 202
-    assert httpx.get(place, headers={"authorization": "Bearer somebody-else"}).status_code == 404
+    accepted = generate(one, prefer="respond-async")
+    url = f"{other.url}{accepted.headers['location']}"
+    assert httpx.get(url).status_code == 202
+    assert httpx.get(url, headers={"authorization": "Bearer somebody-else"}).status_code == 404
     fleet.demo.state.release()
-    fleet.wait_until(lambda: httpx.get(place).status_code == 200)
-    answers = [httpx.get(f"{limner.url}{accepted.headers['location']}") for limner in (one, other, other)]
-    assert [answer.status_code for answer in answers] == [200] * 3
-    assert len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 1
+    fleet.wait_until(lambda: httpx.get(url).status_code == 200)
+    responses = [httpx.get(f"{limner.url}{accepted.headers['location']}") for limner in (one, other, other)]
+    assert [response.status_code for response in responses] == [200] * 3
+    assert len({response.json()["data"][0]["b64_json"] for response in responses}) == 1
     assert httpx.get(f"{other.url}/v1/images/results/req_0").json()["error"]["code"] == "result_not_found"
     assert fleet.demo.state.calls == 1
 
 
-def test_a_failure_is_fetched_from_another_replica(fleet: Fleet) -> None:
+def test_an_error_is_fetched_from_another_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("refuses")
-    place = ask(one, prefer="respond-async").headers["location"]
-    fleet.wait_until(lambda: httpx.get(f"{other.url}{place}").status_code != 202)
-    answer = httpx.get(f"{other.url}{place}")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "moderation_blocked")
+    location = generate(one, prefer="respond-async").headers["location"]
+    fleet.wait_until(lambda: httpx.get(f"{other.url}{location}").status_code != 202)
+    response = httpx.get(f"{other.url}{location}")
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "moderation_blocked")
 
 
-def test_what_a_dead_replica_may_have_paid_for_is_told_once_and_not_asked_in_silence(fleet: Fleet) -> None:
+def test_the_loss_of_a_job_that_a_dead_replica_may_have_paid_for_is_reported_once(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    cut_off(fleet, one)
-    fleet.bury()
-    lost = ask(other)
+    submit_and_disconnect(fleet, one)
+    fleet.bury_owners()
+    lost = generate(other)
     assert (lost.status_code, lost.json()["error"]["code"]) == (500, "question_lost")
     assert lost.headers["x-should-retry"] == "false"
     assert fleet.demo.state.calls == 1
     fleet.demo.state.release()
-    assert ask(other).status_code == 200
+    assert generate(other).status_code == 200
     assert fleet.demo.state.calls == 2
 
 
-def test_under_a_key_a_dead_replicas_question_stays_lost(fleet: Fleet) -> None:
+def test_under_a_key_the_job_of_a_dead_replica_stays_lost(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    cut_off(fleet, one, idempotency_key="k")
-    fleet.bury()
-    assert [ask(other, idempotency_key="k").json()["error"]["code"] for _ in range(2)] == ["question_lost"] * 2
+    submit_and_disconnect(fleet, one, idempotency_key="k")
+    fleet.bury_owners()
+    assert [generate(other, idempotency_key="k").json()["error"]["code"] for _ in range(2)] == ["question_lost"] * 2
     assert fleet.demo.state.calls == 1
 
 
 def test_a_replica_that_dies_while_another_waits_for_it(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
-    cut_off(fleet, one)
-    line = fleet.line(other, GENERATION)
+    submit_and_disconnect(fleet, one)
+    line = fleet.connect(other, GENERATION)
     wait_for_jobs(other, 1)
-    fleet.bury()
+    fleet.bury_owners()
     assert b'"question_lost"' in line.read_until(b"question_lost")
     assert fleet.demo.state.calls == 1
 
 
-def waiting_in_line(fleet: Fleet, limner: RunningLimner) -> ListeningClient:
-    """A question that has no turn yet, behind another one."""
-    cut_off(fleet, limner, {**GENERATION, "prompt": "something else"})
-    line = fleet.line(limner, GENERATION)
+def queue_request(fleet: Fleet, limner: RunningLimner) -> ListeningClient:
+    """Send a request that waits for its slot behind another one."""
+    submit_and_disconnect(fleet, limner, {**GENERATION, "prompt": "something else"})
+    line = fleet.connect(limner, GENERATION)
     wait_for_jobs(limner, 2)
     return line
 
 
-def test_what_a_dead_replica_had_not_asked_yet_is_asked_by_the_one_that_waits_for_it(fleet: Fleet) -> None:
+def test_an_orphan_that_was_not_submitted_is_run_by_the_replica_that_waits_for_it(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
-    waiting_in_line(fleet, one)
-    repeat = fleet.line(other, GENERATION, x_stainless_retry_count="1")
+    queue_request(fleet, one)
+    retry = fleet.connect(other, GENERATION, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
-    fleet.bury()
+    fleet.bury_owners()
     assert fleet.demo.state.wait_for_calls(2)
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.read_until(b"b64_json")
+    assert b"b64_json" in retry.read_until(b"b64_json")
 
 
-def test_what_a_dead_replica_had_not_asked_yet_is_a_new_question(fleet: Fleet) -> None:
+def test_a_request_that_equals_an_orphan_that_was_not_submitted_starts_a_new_job(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
-    line = waiting_in_line(fleet, one)
+    line = queue_request(fleet, one)
     line.disconnect()
-    fleet.bury()
+    fleet.bury_owners()
     threading.Timer(0.2, fleet.demo.state.release).start()
-    assert ask(other).status_code == 200
+    assert generate(other).status_code == 200
 
 
-def test_a_client_that_leaves_the_line_leaves_the_question_to_the_one_that_waits_for_it(fleet: Fleet) -> None:
+def test_a_client_that_leaves_the_queue_leaves_the_job_to_the_one_that_waits_at_another_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
-    first = waiting_in_line(fleet, one)
-    repeat = fleet.line(other, GENERATION, x_stainless_retry_count="1")
+    first = queue_request(fleet, one)
+    retry = fleet.connect(other, GENERATION, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
     first.disconnect()
     assert fleet.demo.state.wait_for_calls(2)
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.read_until(b"b64_json")
+    assert b"b64_json" in retry.read_until(b"b64_json")
     assert fleet.demo.state.calls == 2
 
 
-def test_a_replica_that_was_taken_for_dead_does_not_ask_what_another_has_asked(fleet: Fleet) -> None:
+def test_a_replica_that_was_taken_for_dead_does_not_submit_what_another_has_submitted(fleet: Fleet) -> None:
     one, other = fleet.replica("slow-1", max_concurrency=1), fleet.replica("holds")
-    first = waiting_in_line(fleet, one)
-    repeat = fleet.line(other, GENERATION, x_stainless_retry_count="1")
+    first = queue_request(fleet, one)
+    retry = fleet.connect(other, GENERATION, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
-    fleet.bury()
+    fleet.bury_owners()
     assert b"taken over" in first.read_until(b"taken over")
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.read_until(b"b64_json")
+    assert b"b64_json" in retry.read_until(b"b64_json")
     assert fleet.demo.state.calls == 2
 
 
-def test_of_several_questions_none_is_asked_that_another_has_taken_over(fleet: Fleet) -> None:
+def test_of_several_upstream_requests_none_is_sent_once_another_replica_has_taken_over(fleet: Fleet) -> None:
     one, other = fleet.replica("slow-1", max_concurrency=2), fleet.replica("holds")
-    cut_off(fleet, one, {**GENERATION, "prompt": "something else"})
-    first = fleet.line(one, {**GENERATION, "n": 2})
+    submit_and_disconnect(fleet, one, {**GENERATION, "prompt": "something else"})
+    first = fleet.connect(one, {**GENERATION, "n": 2})
     wait_for_jobs(one, 2)
-    repeat = fleet.line(other, {**GENERATION, "n": 2}, x_stainless_retry_count="1")
+    retry = fleet.connect(other, {**GENERATION, "n": 2}, x_stainless_retry_count="1")
     wait_for_jobs(other, 1)
-    fleet.bury()
+    fleet.bury_owners()
     assert b"taken over" in first.read_until(b"taken over")
     fleet.demo.state.release()
-    assert b"b64_json" in repeat.read_until(b"b64_json", count=2)
+    assert b"b64_json" in retry.read_until(b"b64_json", count=2)
     assert fleet.demo.state.calls == 3
 
 
-def test_of_two_equal_requests_at_once_the_second_finds_the_first(fleet: Fleet) -> None:
-    """However long it takes until Redis has answered the first one."""
+def test_of_two_equal_requests_at_once_the_second_joins_the_first(fleet: Fleet) -> None:
+    """However long Redis takes to answer the first one."""
     one = fleet.replica("holds")
-    board = one.studio.handover.board
-    enter, answers = board.enter, iter([0.3, 0.0])
+    table = one.service.sharing.job_table
+    claim_or_join, delays = table.claim_or_join, iter([0.3, 0.0])
 
-    async def late(*said: Any, **more: Any) -> str | None:
-        found = await enter(*said, **more)
-        await asyncio.to_thread(threading.Event().wait, next(answers))
+    async def late(*args: Any, **options: Any) -> str | None:
+        found = await claim_or_join(*args, **options)
+        await asyncio.to_thread(threading.Event().wait, next(delays))
         return found
 
-    board.enter = late  # type: ignore[method-assign]
-    lines = [fleet.line(one, GENERATION, idempotency_key="k") for _ in range(2)]
+    table.claim_or_join = late  # type: ignore[method-assign]
+    lines = [fleet.connect(one, GENERATION, idempotency_key="k") for _ in range(2)]
     assert fleet.demo.state.wait_for_calls(1)
-    fleet.wait_until(lambda: [errand.job.readers for errand in one.studio.once.under_way()] == [2])
+    fleet.wait_until(lambda: [job.run.readers for job in one.service.registry.active()] == [2])
     fleet.demo.state.release()
     for line in lines:
         assert b"b64_json" in line.read_until(b"b64_json")
     assert fleet.demo.state.calls == 1
 
 
-def test_what_it_costs_to_take_over_is_told_though_nobody_waits(fleet: Fleet) -> None:
+def test_the_cost_of_a_job_that_was_taken_over_is_logged_though_no_client_waits(fleet: Fleet) -> None:
     one, other = fleet.pair("holds", max_concurrency=1)
-    cut_off(fleet, one, {**GENERATION, "prompt": "something else"})
-    fleet.line(one, GENERATION, idempotency_key="k")
+    submit_and_disconnect(fleet, one, {**GENERATION, "prompt": "something else"})
+    fleet.connect(one, GENERATION, idempotency_key="k")
     wait_for_jobs(one, 2)
     with capture_logs() as logs:
-        assert ask(other, idempotency_key="k", prefer="respond-async").status_code == 202
-        fleet.bury()
+        assert generate(other, idempotency_key="k", prefer="respond-async").status_code == 202
+        fleet.bury_owners()
         assert fleet.demo.state.wait_for_calls(2)
         fleet.demo.state.release()
         wait_for_jobs(other, 0)
         fleet.wait_until(lambda: any(each["event"] == "job_finished" and "joined" in each for each in logs))
-    told = [each for each in logs if "joined" in each and "attempts" in each]
-    assert [each["usage"]["total_tokens"] > 0 for each in told] == [True]
+    costs = [each for each in logs if "joined" in each and "attempts" in each]
+    assert [each["usage"]["total_tokens"] > 0 for each in costs] == [True]
 
 
-def test_a_client_that_takes_its_time_does_not_make_its_replica_look_dead(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
-    one, other = fleet.pair("holds+data-url")
-    fleet.line(one, GENERATION, idempotency_key="k")
+def test_a_slow_client_does_not_make_its_replica_look_dead(fleet: Fleet) -> None:
+    one, other = fleet.pair("holds+data-url", timings=FAST_HEARTBEATS)
+    fleet.connect(one, GENERATION, idempotency_key="k")
     assert fleet.demo.state.wait_for_calls(1)
-    (errand,) = one.studio.once.under_way()
-    errand.job.readers += 1
+    (job,) = one.service.registry.active()
+    assert job.run.task is not None
+    job.run.add_reader()
     fleet.demo.state.release()
     wait_for_jobs(one, 0)
-    fleet.age()
+    fleet.expire_heartbeats()
     (record,) = fleet.records()
-    fleet.wait_until(lambda: fleet.redis.hget(record, "beat") != b"0")
-    threading.Timer(0.2, errand.job.task.get_loop().call_soon_threadsafe, [errand.job.leave]).start()
-    assert ask(other, idempotency_key="k").status_code == 200
+    fleet.wait_until(lambda: fleet.redis.hget(record, "heartbeat") != b"0")
+    threading.Timer(0.2, job.run.task.get_loop().call_soon_threadsafe, [job.run.release]).start()
+    assert generate(other, idempotency_key="k").status_code == 200
     assert fleet.demo.state.calls == 1
 
 
-def test_what_ends_while_redis_is_away_is_told_when_it_is_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
+def test_a_job_that_ends_while_redis_is_down_is_published_when_it_is_back(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("app.state.shared_state._TIMEOUT", 0.5)
-    one, other = fleet.pair("holds+data-url")
-    cut_off(fleet, one)
+    one, other = fleet.pair("holds+data-url", timings=FAST_HEARTBEATS)
+    submit_and_disconnect(fleet, one)
     fleet.server.kill()
     fleet.demo.state.release()
     wait_for_jobs(one, 0)
     fleet.server.start()
     fleet.wait_until(lambda: any(fleet.redis.hexists(key, "outcome") for key in fleet.records()))
-    assert ask(other).headers["x-limner-joined"].startswith("req_")
+    assert generate(other).headers["x-limner-joined"].startswith("req_")
     assert fleet.demo.state.calls == 1
 
 
-def test_a_replica_that_stops_leaves_its_answers_to_the_others(fleet: Fleet) -> None:
+def test_a_replica_that_stops_leaves_its_results_to_the_others(fleet: Fleet) -> None:
     other = fleet.replica("holds")
     with ExitStack() as brief:
         one = Fleet(fleet.demo, fleet.server, fleet.folder, brief).replica("holds")
-        cut_off(fleet, one)
+        submit_and_disconnect(fleet, one)
         fleet.demo.state.release()
-    assert ask(other).headers["x-limner-joined"].startswith("req_")
+    assert generate(other).headers["x-limner-joined"].startswith("req_")
     assert fleet.demo.state.calls == 1
 
 
 @pytest.mark.parametrize("headers", [{}, {"idempotency_key": "k"}], ids=["without a key", "under a key"])
-def test_what_a_replica_that_stops_has_cut_off_is_not_asked_in_silence(fleet: Fleet, headers: Any) -> None:
+def test_a_job_interrupted_by_a_shutdown_is_reported_as_lost(fleet: Fleet, headers: Any) -> None:
     other = fleet.replica("holds")
     with ExitStack() as brief:
         one = Fleet(fleet.demo, fleet.server, fleet.folder, brief).replica("holds", shutdown_grace=0.05)
-        cut_off(fleet, one, **headers)
-        fleet.wait_until(lambda: all(fleet.redis.hget(key, "here") == b"0" for key in fleet.records()))
-    fleet.age()
-    assert ask(other, **headers).json()["error"]["code"] == "question_lost"
+        submit_and_disconnect(fleet, one, **headers)
+        fleet.wait_until(lambda: all(fleet.redis.hget(key, "readers") == b"0" for key in fleet.records()))
+    fleet.expire_heartbeats()
+    assert generate(other, **headers).json()["error"]["code"] == "question_lost"
     assert fleet.demo.state.calls == 1
 
 
-def test_a_redis_that_forgets_everything_is_told_again(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.state.job_table.BEAT", 0.02)
-    one, other = fleet.pair("holds")
-    cut_off(fleet, one)
+def test_records_are_restored_in_a_redis_that_has_lost_its_data(fleet: Fleet) -> None:
+    one, other = fleet.pair("holds", timings=FAST_HEARTBEATS)
+    submit_and_disconnect(fleet, one)
     fleet.server.kill()
     fleet.server.start()
     fleet.wait_until(lambda: bool(fleet.records()))
     threading.Timer(0.2, fleet.demo.state.release).start()
-    assert ask(other).headers["x-limner-joined"].startswith("req_")
+    assert generate(other).headers["x-limner-joined"].startswith("req_")
     assert fleet.demo.state.calls == 1
 
 
-def test_without_redis_each_goes_on_alone(fleet: Fleet) -> None:
+def test_without_redis_each_replica_goes_on_alone(fleet: Fleet) -> None:
     one = fleet.replica("holds")
     fleet.server.kill()
-    cut_off(fleet, one)
+    submit_and_disconnect(fleet, one)
     fleet.demo.state.release()
     wait_for_jobs(one, 0)
-    answer = ask(one)
+    response = generate(one)
     fleet.server.start()
-    assert answer.headers["x-limner-joined"].startswith("req_")
+    assert response.headers["x-limner-joined"].startswith("req_")
     assert fleet.demo.state.calls == 1
 
 
-def test_a_joined_question_is_counted_once(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_joined_job_is_charged_once(fleet: Fleet, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     keys.write_text(
         f'[[keys]]\nname = "a"\nsha256 = "{"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"}"\nimages = ["1/minute"]\n'
     )
     one, other = fleet.pair("holds", keys_file=keys)
-    cut_off(fleet, one, authorization="Bearer foo")
+    submit_and_disconnect(fleet, one, authorization="Bearer foo")
     threading.Timer(0.2, fleet.demo.state.release).start()
-    assert ask(other, authorization="Bearer foo").status_code == 200
-    refused = ask(other, {**GENERATION, "prompt": "a cat"}, authorization="Bearer foo")
+    assert generate(other, authorization="Bearer foo").status_code == 200
+    refused = generate(other, {**GENERATION, "prompt": "a cat"}, authorization="Bearer foo")
     assert refused.status_code == 429
     fleet.wait_until(lambda: not fleet.records())
 
 
-def test_nothing_that_a_client_says_is_in_redis(fleet: Fleet) -> None:
+def test_nothing_that_a_client_says_is_written_to_redis(fleet: Fleet) -> None:
     one = fleet.replica("holds")
-    cut_off(fleet, one, {**GENERATION, "prompt": "my secret fox", "user": "me@example.com"}, idempotency_key="my-key")
+    submit_and_disconnect(
+        fleet, one, {**GENERATION, "prompt": "my secret fox", "user": "me@example.com"}, idempotency_key="my-key"
+    )
     fleet.demo.state.release()
     wait_for_jobs(one, 0)
     fleet.wait_until(lambda: any(fleet.redis.hexists(key, "outcome") for key in fleet.records()))
@@ -476,7 +493,7 @@ def test_nothing_that_a_client_says_is_in_redis(fleet: Fleet) -> None:
         assert secret not in dump
 
 
-# Two processes, one Redis, one bucket.
+# Two processes with one Redis and one bucket.
 
 
 @pytest.fixture
@@ -492,38 +509,38 @@ def processes(fleet: Fleet, weed: RunningWeed, tmp_path: Path) -> tuple[Process,
     return one, other
 
 
-def test_a_client_that_is_cut_off_by_one_process_gets_its_picture_from_the_other(
+def test_a_client_that_one_process_has_lost_gets_its_image_from_the_other(
     fleet: Fleet, processes: tuple[Process, Process]
 ) -> None:
     one, other = processes
-    cut_off(fleet, one)
+    submit_and_disconnect(fleet, one)
     threading.Timer(0.2, fleet.demo.state.release).start()
-    answer = ask(other)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["x-limner-joined"].startswith("req_")
-    assert answer.json()["data"][0]["b64_json"].startswith("iVBOR")
+    response = generate(other)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-limner-joined"].startswith("req_")
+    assert response.json()["data"][0]["b64_json"].startswith("iVBOR")
     assert fleet.demo.state.calls == 1
 
 
-def test_a_process_that_is_killed_loses_only_what_it_was_working_on(
+def test_a_process_that_is_killed_loses_only_the_jobs_that_it_had_submitted(
     fleet: Fleet, processes: tuple[Process, Process]
 ) -> None:
     one, other = processes
-    asked, queued, elsewhere = ({**GENERATION, "prompt": prompt} for prompt in ("asked", "queued", "elsewhere"))
-    cut_off(fleet, one, asked)
-    cut_off(fleet, one, {**GENERATION, "prompt": "takes the other turn"})
-    fleet.line(one, queued)
-    safe = fleet.line(other, elsewhere)
+    submitted, queued, elsewhere = ({**GENERATION, "prompt": prompt} for prompt in ("submitted", "queued", "elsewhere"))
+    submit_and_disconnect(fleet, one, submitted)
+    submit_and_disconnect(fleet, one, {**GENERATION, "prompt": "takes the other slot"})
+    fleet.connect(one, queued)
+    safe = fleet.connect(other, elsewhere)
     assert fleet.demo.state.wait_for_calls(3)
     fleet.wait_until(lambda: len(fleet.records()) == 4)
     one.process.kill()
     one.process.wait()
-    fleet.age()
-    assert [ask(other, asked).json()["error"]["code"]] == ["question_lost"]
-    repeat = fleet.line(other, queued)
+    fleet.expire_heartbeats()
+    assert [generate(other, submitted).json()["error"]["code"]] == ["question_lost"]
+    retry = fleet.connect(other, queued)
     assert fleet.demo.state.wait_for_calls(4)
     fleet.demo.state.release()
-    for line in (safe, repeat):
+    for line in (safe, retry):
         assert b"b64_json" in line.read_until(b"b64_json")
-    assert ask(other, asked).status_code == 200
+    assert generate(other, submitted).status_code == 200
     assert fleet.demo.state.calls == 5

@@ -122,7 +122,7 @@ def test_an_edit_and_a_bug_tell_no_secret(lines: io.StringIO, monkeypatch: pytes
             question = f"{PROMPT} {UPSTREAM_KEY}"
             raise RuntimeError(f"a bug, {len(question)} letters long")
 
-        monkeypatch.setattr("app.upstream.client.Upstream._request", fail)
+        monkeypatch.setattr("app.upstream.client.UpstreamClient._build", fail)
         answers.append(httpx.post(url, data=form, files=files, headers=headers, trust_env=False))
         monkeypatch.setattr("app.access.auth._fingerprint", fail)
         answers.append(httpx.post(url, data=form, files=files, headers=headers, trust_env=False))

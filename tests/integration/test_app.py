@@ -12,12 +12,13 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from app.api.context import RequestContext, context_of, set_context
 from app.config.settings import Settings
 from app.errors import NotFound
 from app.images.store import store_unreachable
-from app.jobs.registry import Once
-from app.main import EXPOSED, answer_fault, answer_framework, create_app
-from app.services import sweep
+from app.jobs.registry import JobRegistry
+from app.main import EXPOSED_HEADERS, create_app, handle_api_error, handle_http_exception, services_of
+from app.services import purge_expired
 from tests.support.raw_http import RawResponse, build_request, connect, send_request
 from tests.support.servers import RunningLimner, run_demo, run_limner
 
@@ -128,7 +129,7 @@ def test_scripts_of_any_page_may_read_answers_and_their_headers(limner: RunningL
     assert reply.status == case.status
     assert reply.headers["access-control-allow-origin"] == "*"
     exposed = reply.headers["access-control-expose-headers"].split(", ")
-    assert set(EXPOSED) == set(exposed)
+    assert set(EXPOSED_HEADERS) == set(exposed)
     ours = {name for name in reply.headers if name.startswith(("x-", "retry-"))}
     assert ours <= set(exposed)
 
@@ -147,7 +148,7 @@ def test_a_bug_is_a_500_that_pages_can_read(limner: RunningLimner, monkeypatch: 
     def fail(name: str) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(limner.studio.parts.store, "get", fail)
+    monkeypatch.setattr(limner.service.backends.store, "get", fail)
     reply = send_request(limner.url, build_request(f"GET /kept/{'A' * 32}.png", f"origin: {PAGE}"))
     assert reply.status == 500
     message = "The server had an error while processing your request. Sorry about that!"
@@ -157,26 +158,28 @@ def test_a_bug_is_a_500_that_pages_can_read(limner: RunningLimner, monkeypatch: 
 
 
 def scoped(path: str = "/v1/nothing") -> Request:
-    return Request({"type": "http", "method": "GET", "path": path, "headers": [], "state": {"record": {}}})
+    scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+    set_context(scope, RequestContext("req_1"))
+    return Request(scope)
 
 
 def test_the_detail_of_an_error_is_for_the_record_only() -> None:
     http = scoped()
-    response = asyncio.run(answer_fault(http, NotFound("Gone.", code="gone", detail="inner address")))
-    assert http.scope["state"]["record"] == {"error": "gone", "detail": "inner address"}
+    response = asyncio.run(handle_api_error(http, NotFound("Gone.", code="gone", detail="inner address")))
+    assert context_of(http.scope).log_fields == {"error": "gone", "detail": "inner address"}
     assert b"inner" not in bytes(response.body)
-    asyncio.run(answer_fault(http, NotFound("Gone.")))
-    assert http.scope["state"]["record"] == {"error": "invalid_request_error", "detail": None}
+    asyncio.run(handle_api_error(http, NotFound("Gone.")))
+    assert context_of(http.scope).log_fields == {"error": "invalid_request_error", "detail": None}
 
 
 def test_what_is_no_error_of_ours_or_the_framework_goes_on() -> None:
-    for handler in (answer_fault, answer_framework):
+    for handler in (handle_api_error, handle_http_exception):
         with pytest.raises(KeyError):
             asyncio.run(handler(scoped(), KeyError("bug")))
 
 
 def test_whatever_else_the_framework_refuses_is_a_bad_request() -> None:
-    response = asyncio.run(answer_framework(scoped(), HTTPException(418, "Too short.")))
+    response = asyncio.run(handle_http_exception(scoped(), HTTPException(418, "Too short.")))
     assert response.status_code == 400
     assert b'"Too short."' in bytes(response.body)
 
@@ -204,7 +207,7 @@ def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> 
     store = Store()
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with structlog.testing.capture_logs() as records, pytest.raises(Enough):
-        asyncio.run(sweep(store, Once(ttl=1, key_ttl=1, most=1, most_bytes=1), 7.0))  # type: ignore[arg-type]
+        asyncio.run(purge_expired(store, JobRegistry(ttl=1, key_ttl=1, max_retained=1, max_retained_bytes=1), 7.0))  # type: ignore[arg-type]
     assert (store.swept, slept) == (3, [7.0] * 3)
     assert [record.get("removed") for record in records] == [1, None, 3]
     assert records[1]["log_level"] == "warning"
@@ -217,9 +220,9 @@ def test_closing_gives_up_the_questions_that_do_not_end(tmp_path: Path) -> None:
     async def run() -> asyncio.Task[Any]:
         async with app.router.lifespan_context(app):
             endless = asyncio.create_task(asyncio.Event().wait())
-            app.state.studio.jobs.add(endless)
-            assert not app.state.studio.closing
-        assert app.state.studio.closing
+            services_of(app).service.tasks.add(endless)  # type: ignore[arg-type]
+            assert not services_of(app).service.is_draining
+        assert services_of(app).service.is_draining
         return endless
 
     assert asyncio.run(run()).cancelled()

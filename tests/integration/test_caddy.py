@@ -25,11 +25,10 @@ def client_of(model: str, **options: Any) -> Iterator[tuple[httpx.Client, Runnin
     """A client of Caddy, and the upstream, which behaves as its `model` says."""
     with (
         run_demo() as demo,
-        run_limner(demo.url, upstream_model=model, shutdown_grace=1, **options) as limner,
+        run_limner(demo.url, upstream_model=model, shutdown_grace=1, keepalive_interval=0.02, **options) as limner,
         run_caddy(limner.url) as url,
         httpx.Client(base_url=url, trust_env=False, timeout=20) as http,
     ):
-        limner.studio.silence = 0.02
         yield http, demo
         demo.state.release()
 

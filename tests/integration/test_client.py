@@ -1,4 +1,4 @@
-"""One question to an upstream that fails in every way there is: what comes of it, and how often it was asked."""
+"""Requests to an upstream that fails in every way there is: the outcome of each, and how many attempts it took."""
 
 import asyncio
 import gzip
@@ -38,17 +38,20 @@ from app.errors import (
 )
 from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply
-from app.protocol.json_stream import Base64String, StreamingJson
-from app.upstream import client as upstream
-from app.upstream.client import Question, Upstream, open_transport
-from app.upstream.pool import Member, Upstreams
-from app.upstream.spec import UpstreamSpec
+from app.protocol.dialects import ChatQuestion
+from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
+from app.upstream import client as upstream_client
+from app.upstream.client import UpstreamClient, UpstreamRequest, open_transport
+from app.upstream.pool import PoolMember, UpstreamPool
+from app.upstream.spec import DEFAULT_MODEL, UpstreamSpec
 from tests.support.faulty_upstream import FaultyUpstream, Script, SocketFault, run_faulty_upstream, run_server
 
 KEY = "sk-limner-test-upstream"
 CALLERS_KEY = "sk-limner-test-caller"
 URL = "https://example.com/generated-image.png"
-SMALL = StreamingJson({"model": "gpt-image-2-chat", "messages": [{"role": "user", "content": "auto 'a cat'"}]})
+CAT = ImagesRequest(operation=Operation.GENERATION, prompt="a cat")
+SMALL = ChatQuestion(CAT)
 
 REPLY = orjson.dumps(
     {
@@ -56,6 +59,11 @@ REPLY = orjson.dumps(
         "choices": [{"index": 0, "message": {"role": "assistant", "content": URL}, "finish_reason": "stop"}],
     }
 )
+
+
+def body_of(question: ChatQuestion) -> StreamingJson:
+    """Return the body that the upstream gets: its spec names no other dialect and no other model."""
+    return question.body(DEFAULT_MODEL, DEFAULT_MODEL)
 
 
 def delta(text: str, **more: object) -> bytes:
@@ -82,7 +90,7 @@ def chunked(*chunks: bytes, end: bool = True) -> tuple[bytes, ...]:
 
 @dataclass(slots=True)
 class Clock:
-    """Waiting for a repeat takes no time, and yet it passes."""
+    """Waiting for a retry ends at once, but the clock moves on as if it had not."""
 
     waits: list[float] = field(default_factory=list)
 
@@ -100,39 +108,28 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """What the last snapshot says."""
+        """The text of the last snapshot."""
         messages = self.replies[-1].messages if self.replies else ()
         return "".join(str(message["content"]) for message in messages)
 
 
-async def collect(asked: AsyncGenerator[ChatReply, None]) -> Outcome:
-    outcome = Outcome()
-    async with aclosing(asked) as snapshots:
-        try:
-            async for reply in snapshots:
-                outcome.replies.append(reply)
-        except ApiError as error:
-            outcome.error = error
-    return outcome
-
-
 @dataclass(frozen=True, slots=True)
-class Manner(UpstreamSpec):
-    """With what belongs to the whole way of a question."""
+class Config(UpstreamSpec):
+    """The upstream's spec, and the settings of the pool."""
 
     attempts: int = 3
     ambiguous: bool = False
 
 
-QUICK = Manner(name="alone", base_url="", api_key=SecretStr(KEY), timeout=60, idle_timeout=30, connect_timeout=5)
+QUICK = Config(name="alone", base_url="", api_key=SecretStr(KEY), timeout=60, idle_timeout=30, connect_timeout=5)
 
 
-def build(config: Manner, client: httpx.AsyncBaseTransport, clock: Clock | None = None) -> Upstreams:
-    """It alone: how several work together is in test_upstreams.py."""
+def build(config: Config, transport: httpx.AsyncBaseTransport, clock: Clock | None = None) -> UpstreamPool:
+    """Return a pool of one upstream. Pools of several are tested in test_pool.py."""
     clock = clock or Clock()
-    alone = Upstream(config, client, monotonic=clock.read, now=lambda: 1_795_341_600.0)
-    return Upstreams(
-        [Member(config, alone)],
+    alone = UpstreamClient(config, transport, monotonic=clock.read, now=lambda: 1_795_341_600.0)
+    return UpstreamPool(
+        [PoolMember(config, alone)],
         timeout=config.timeout,
         attempts=config.attempts,
         ambiguous=config.ambiguous,
@@ -142,34 +139,45 @@ def build(config: Manner, client: httpx.AsyncBaseTransport, clock: Clock | None 
     )
 
 
-async def asking(upstreams: Upstreams, question: Question) -> AsyncGenerator[ChatReply, None]:
-    async with aclosing(upstreams.ask(lambda *_: question, None)) as replies:
-        async for name, reply in replies:
+async def snapshots_of(pool: UpstreamPool, request: UpstreamRequest) -> AsyncGenerator[ChatReply, None]:
+    async with aclosing(pool.request(request, None)) as snapshots:
+        async for name, reply in snapshots:
             assert name == "alone"
             yield reply
 
 
+async def send(pool: UpstreamPool, request: UpstreamRequest) -> Outcome:
+    outcome = Outcome()
+    async with aclosing(snapshots_of(pool, request)) as replies:
+        try:
+            async for reply in replies:
+                outcome.replies.append(reply)
+        except ApiError as error:
+            outcome.error = error
+    return outcome
+
+
 @asynccontextmanager
-async def open_upstream(config: Manner, clock: Clock | None = None) -> AsyncGenerator[Upstreams, None]:
-    asked = build(config, open_transport(), clock)
+async def open_pool(config: Config, clock: Clock | None = None) -> AsyncGenerator[UpstreamPool, None]:
+    pool = build(config, open_transport(), clock)
     try:
-        yield asked
+        yield pool
     finally:
-        await asked.close()
+        await pool.close()
 
 
-def at(chaos: FaultyUpstream, config: Manner = QUICK) -> Manner:
+def at(chaos: FaultyUpstream, config: Config = QUICK) -> Config:
     return replace(config, base_url=chaos.url)
 
 
-def ask_chaos(
-    *scripts: Script, config: Manner = QUICK, question: Question | None = None, times: int = 1
+def send_to_chaos(
+    *scripts: Script, config: Config = QUICK, request: UpstreamRequest | None = None, times: int = 1
 ) -> tuple[Outcome, FaultyUpstream]:
     async def run() -> tuple[Outcome, FaultyUpstream]:
-        async with run_faulty_upstream(*scripts) as chaos, open_upstream(at(chaos, config)) as asked:
+        async with run_faulty_upstream(*scripts) as chaos, open_pool(at(chaos, config)) as pool:
             for _ in range(times - 1):
-                await collect(asking(asked, question or Question(SMALL)))
-            return await collect(asking(asked, question or Question(SMALL))), chaos
+                await send(pool, request or UpstreamRequest(SMALL))
+            return await send(pool, request or UpstreamRequest(SMALL)), chaos
 
     return asyncio.run(run())
 
@@ -179,7 +187,7 @@ def ask_chaos(
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`text` is what the last snapshot says; `calls` is the number of requests that reached the upstream."""
+    """`text` is the text of the last snapshot; `calls` is the number of requests that reached the upstream."""
 
     name: str
     script: Script
@@ -187,7 +195,7 @@ class Fault:
     text: str = ""
     calls: int = 1
     then: Script = ()
-    config: Manner = QUICK
+    config: Config = QUICK
 
 
 OK: Script = (answer(REPLY),)
@@ -196,7 +204,7 @@ HEAD: Script = (answer(b"", length=9),)
 DRIP: Script = (answer(b"", length=99), *(step for _ in range(30) for step in (b"{", 0.02)))
 GZIP = "content-encoding: gzip\r\n"
 ZIPPED, BOMB = gzip.compress(REPLY), gzip.compress(bytes(50_000_000))
-SAID = f"Painting … {URL} done"
+WHOLE_TEXT = f"Painting … {URL} done"
 IN_PIECES = chunked(*(STREAM[at : at + 7] for at in range(0, len(STREAM), 7)))
 HALF = STREAM[: STREAM.index(b"generated")]
 FLOOD = b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 20_000 + b"\r\n"
@@ -210,8 +218,8 @@ TINY = replace(QUICK, max_reply_bytes=200_000)
 FAULTS = (
     Fault("a whole reply", OK, text=URL),
     Fault("no length: until it closes", (b"HTTP/1.1 200 OK\r\n\r\n" + REPLY, SocketFault.CLOSE), text=URL),
-    Fault("a stream in small chunks", IN_PIECES, text=SAID),
-    Fault("a stream where JSON was asked for", (answer(STREAM),), text=SAID),
+    Fault("a stream in small chunks", IN_PIECES, text=WHOLE_TEXT),
+    Fault("a stream where JSON was asked for", (answer(STREAM),), text=WHOLE_TEXT),
     Fault("a reset after the request", (SocketFault.RESET,), UpstreamInvalidReply),
     Fault("a close after the request", (SocketFault.CLOSE,), UpstreamInvalidReply),
     Fault("a reset before the body was read", (SocketFault.DEAF, SocketFault.RESET), UpstreamInvalidReply),
@@ -223,7 +231,7 @@ FAULTS = (
     Fault("a reset after the body", (*OK, SocketFault.RESET), text=URL),
     Fault("no word at all", (SocketFault.HANG,), UpstreamTimeout, config=IMPATIENT),
     Fault("half a head, then silence", (b"HTTP/1.1 200 OK\r\n", SocketFault.HANG), UpstreamTimeout, config=IMPATIENT),
-    Fault("a head, then silence: a picture in the making", (*HEAD, 0.15, REPLY[:9]), UpstreamInvalidReply, config=IDLE),
+    Fault("a head, then silence: an image in the making", (*HEAD, 0.15, REPLY[:9]), UpstreamInvalidReply, config=IDLE),
     Fault("a head, then silence for ever", (*HEAD, SocketFault.HANG), UpstreamTimeout, config=BOTH),
     Fault("half a body, then silence", (*CUT, SocketFault.HANG), UpstreamTimeout, config=IDLE),
     Fault("a byte now and then", DRIP, UpstreamTimeout, config=BOTH),
@@ -260,7 +268,7 @@ FAULTS = (
         URL,
         config=IDLE,
     ),
-    Fault("a stream reset after its last word", (*chunked(STREAM, end=False), SocketFault.RESET), text=SAID),
+    Fault("a stream reset after its last word", (*chunked(STREAM, end=False), SocketFault.RESET), text=WHOLE_TEXT),
     Fault("a body that is too long", (answer(b" " * 300_000),), UpstreamInvalidReply, config=TINY),
     Fault("a body without end", chunked(*[b" " * 50_000] * 9, end=False), UpstreamInvalidReply, config=TINY),
     Fault("gzip", (answer(ZIPPED, headers=GZIP),), text=URL),
@@ -279,7 +287,7 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_faults_of_the_connection(fault: Fault) -> None:
-    outcome, chaos = ask_chaos(fault.script, fault.then or fault.script, config=fault.config)
+    outcome, chaos = send_to_chaos(fault.script, fault.then or fault.script, config=fault.config)
     assert type(outcome.error) is (fault.kind or type(None))
     assert len(chaos.calls) == fault.calls
     assert outcome.text == fault.text
@@ -291,22 +299,22 @@ def test_faults_of_the_connection(fault: Fault) -> None:
 
 
 def assert_final(error: ApiError | None) -> None:
-    """What a client is told names nothing of ours and is not repeated."""
+    """Check that the message for the client names nothing internal, and that the client is asked not to retry."""
     assert error is not None
     assert not any(word in error.message for word in ("127.0.0.1", "upstream.test", "evil", "sk-"))
     if not isinstance(error, RateLimited):
         assert error.headers["x-should-retry"] == "false"
 
 
-# What keeps a question from reaching an upstream.
+# What keeps a request from reaching an upstream.
 
 
-def ask_address(base_url: str, *, config: Manner = QUICK) -> tuple[Outcome, Clock]:
+def send_to_address(base_url: str, *, config: Config = QUICK) -> tuple[Outcome, Clock]:
     clock = Clock()
 
     async def run() -> Outcome:
-        async with open_upstream(replace(config, base_url=base_url), clock) as asked:
-            return await collect(asking(asked, Question(SMALL)))
+        async with open_pool(replace(config, base_url=base_url), clock) as pool:
+            return await send(pool, UpstreamRequest(SMALL))
 
     return asyncio.run(run()), clock
 
@@ -318,33 +326,33 @@ def assert_unreachable(outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_refused_connection_is_tried_again(scheme: str) -> None:
+def test_a_refused_connection_is_retried(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    outcome, clock = ask_address(f"{scheme}://127.0.0.1:{port}/v1")
+    outcome, clock = send_to_address(f"{scheme}://127.0.0.1:{port}/v1")
     assert_unreachable(outcome)
     assert clock.waits == pytest.approx([0.25, 0.5])
 
 
-def test_a_name_that_does_not_exist_is_tried_again() -> None:
-    outcome, clock = ask_address("https://upstream.invalid/v1")
+def test_a_name_that_does_not_exist_is_retried() -> None:
+    outcome, clock = send_to_address("https://upstream.invalid/v1")
     assert_unreachable(outcome)
     assert clock.waits == pytest.approx([0.25, 0.5])
 
 
-def test_a_connection_that_takes_too_long_is_tried_again() -> None:
+def test_a_connection_that_takes_too_long_is_retried() -> None:
     """A full backlog answers no SYN."""
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
         with socket.create_connection(deaf.getsockname()):
             address = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
-            outcome, clock = ask_address(address, config=replace(QUICK, connect_timeout=0.05))
+            outcome, clock = send_to_address(address, config=replace(QUICK, connect_timeout=0.05))
     assert_unreachable(outcome)
     assert clock.waits == pytest.approx([0.25, 0.5])
 
 
-def test_what_speaks_no_tls_is_tried_again() -> None:
+def test_a_server_that_speaks_no_tls_is_retried() -> None:
     connections = 0
 
     async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -354,8 +362,8 @@ def test_what_speaks_no_tls_is_tried_again() -> None:
         writer.close()
 
     async def run() -> Outcome:
-        async with run_server(refuse, "https") as url, open_upstream(replace(QUICK, base_url=url)) as asked:
-            return await collect(asking(asked, Question(SMALL)))
+        async with run_server(refuse, "https") as url, open_pool(replace(QUICK, base_url=url)) as pool:
+            return await send(pool, UpstreamRequest(SMALL))
 
     assert_unreachable(asyncio.run(run()))
     assert connections == 3
@@ -372,14 +380,14 @@ class Answer:
     answers: tuple[httpx.Response | Exception, ...]
     kind: type[ApiError] | None = None
     waits: tuple[float, ...] = ()
-    config: Manner = QUICK
+    config: Config = QUICK
 
 
 def status(code: int, error: Mapping[str, Any] | str | None = None, **headers: str) -> httpx.Response:
-    spelt = {name.replace("_", "-"): value for name, value in headers.items()}
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
     if error is None:
-        return httpx.Response(code, headers=spelt, html="<html>no</html>")
-    return httpx.Response(code, headers=spelt, json={"error": error})
+        return httpx.Response(code, headers=fields, html="<html>no</html>")
+    return httpx.Response(code, headers=fields, json={"error": error})
 
 
 def broken(reply: str) -> httpx.Response:
@@ -389,7 +397,7 @@ def broken(reply: str) -> httpx.Response:
 GOOD = httpx.Response(200, content=REPLY)
 ONCE, TWICE = (0.25,), (0.25, 0.5)
 PASS_THROUGH = replace(QUICK, api_key=None)
-DARING = replace(QUICK, ambiguous=True)
+AMBIGUOUS = replace(QUICK, ambiguous=True)
 SINGLE = replace(QUICK, attempts=1)
 SOON = status(429, retry_after="7")
 AT_TEN = status(429, retry_after="Sun, 22 Nov 2026 10:00:09 GMT")
@@ -402,44 +410,56 @@ CRASHED = status(200, {"message": "crash", "code": 500})
 AWAY = "https://evil.invalid/v1/chat/completions"
 
 ANSWERS = (
-    Answer("a picture", (GOOD,)),
-    Answer("busy, then a picture", (status(429), GOOD), None, ONCE),
-    Answer("down, then busy, then a picture", (status(503), status(429), GOOD), None, TWICE),
+    Answer("an image", (GOOD,)),
+    Answer("busy, then an image", (status(429), GOOD), None, ONCE),
+    Answer("down, then busy, then an image", (status(503), status(429), GOOD), None, TWICE),
     Answer("busy for ever", (status(429),), RateLimited, TWICE),
     Answer("down for ever", (status(503),), UpstreamError, TWICE),
     Answer("one attempt only", (status(503), GOOD), UpstreamError, config=SINGLE),
     Answer("busy for some seconds", (SOON, GOOD), None, (7.25,)),
     Answer("busy until a date", (AT_TEN, GOOD), None, (9.25,)),
-    Answer("busy for longer than we have", (status(429, retry_after="60"), GOOD), RateLimited),
+    Answer("busy for longer than the time limit", (status(429, retry_after="60"), GOOD), RateLimited),
     Answer("busy for an absurd time", (status(503, retry_after="999999999999"), GOOD), UpstreamError),
     Answer("busy for a negative time", (status(429, retry_after="-9"), GOOD), None, ONCE),
     Answer("busy and no credit", (NO_CREDIT, GOOD), UpstreamError),
     Answer("a wrong size as 429", (WRONG_SIZE, GOOD), InvalidRequest),
     Answer("a crash", (status(500), GOOD), UpstreamError),
     Answer("a bad gateway", (status(502), GOOD), UpstreamError),
-    Answer("a crash, with leave to repeat", (status(500), GOOD), None, ONCE, DARING),
-    Answer("bad gateways, with leave to repeat", (status(502),), UpstreamError, TWICE, DARING),
-    Answer("408, with leave to repeat", (status(408), GOOD), UpstreamTimeout, config=DARING),
-    Answer("504, with leave to repeat", (status(504), GOOD), UpstreamTimeout, config=DARING),
-    Answer("520, with leave to repeat", (status(520), GOOD), UpstreamTimeout, config=DARING),
-    Answer("524, with leave to repeat", (status(524), GOOD), UpstreamTimeout, config=DARING),
-    Answer("a broken reply, with leave to repeat", (broken("{"), GOOD), UpstreamInvalidReply, config=DARING),
-    Answer("a lost answer, with leave to repeat", (httpx.ReadError("x"), GOOD), UpstreamInvalidReply, config=DARING),
-    Answer("a late answer, with leave to repeat", (httpx.ReadTimeout("x"), GOOD), UpstreamInvalidReply, config=DARING),
-    Answer("no connection, says another transport", NO_ROUTE, None, TWICE),
+    Answer("a crash, ambiguous failures are retried", (status(500), GOOD), None, ONCE, AMBIGUOUS),
+    Answer("bad gateways, ambiguous failures are retried", (status(502),), UpstreamError, TWICE, AMBIGUOUS),
+    Answer("408, ambiguous failures are retried", (status(408), GOOD), UpstreamTimeout, config=AMBIGUOUS),
+    Answer("504, ambiguous failures are retried", (status(504), GOOD), UpstreamTimeout, config=AMBIGUOUS),
+    Answer("520, ambiguous failures are retried", (status(520), GOOD), UpstreamTimeout, config=AMBIGUOUS),
+    Answer("524, ambiguous failures are retried", (status(524), GOOD), UpstreamTimeout, config=AMBIGUOUS),
+    Answer(
+        "a broken reply, ambiguous failures are retried", (broken("{"), GOOD), UpstreamInvalidReply, config=AMBIGUOUS
+    ),
+    Answer(
+        "a lost answer, ambiguous failures are retried",
+        (httpx.ReadError("x"), GOOD),
+        UpstreamInvalidReply,
+        config=AMBIGUOUS,
+    ),
+    Answer(
+        "a late answer, ambiguous failures are retried",
+        (httpx.ReadTimeout("x"), GOOD),
+        UpstreamInvalidReply,
+        config=AMBIGUOUS,
+    ),
+    Answer("no connection, reported by another transport", NO_ROUTE, None, TWICE),
     Answer("our key refused", (status(401), GOOD), UpstreamAuth),
     Answer("the caller's key refused", (status(401), GOOD), Unauthorized, config=PASS_THROUGH),
     Answer("a refusal", (status(400, BLOCKED), GOOD), ModerationBlocked),
     Answer("too large", (status(413), GOOD), RequestTooLarge),
     Answer("an error inside a 200", (OVERLOADED, GOOD), None, ONCE),
-    Answer("a crash inside a 200, with leave to repeat", (CRASHED, GOOD), UpstreamError, config=DARING),
+    Answer("a crash inside a 200, ambiguous failures are retried", (CRASHED, GOOD), UpstreamError, config=AMBIGUOUS),
     Answer(
         "no credit inside a 200", (status(200, {"message": "x", "code": "insufficient_quota"}), GOOD), UpstreamError
     ),
-    Answer("an error as text inside a 200", (status(200, "boom"), GOOD), UpstreamError, config=DARING),
+    Answer("an error as text inside a 200", (status(200, "boom"), GOOD), UpstreamError, config=AMBIGUOUS),
     Answer("a refusal inside a 200", (status(200, BLOCKED), GOOD), ModerationBlocked),
     Answer("a redirect for good", (status(301, location=AWAY), GOOD), UpstreamInvalidReply),
-    Answer("a redirect that repeats the body", (status(307, location=AWAY), GOOD), UpstreamInvalidReply),
+    Answer("a redirect that would send the body again", (status(307, location=AWAY), GOOD), UpstreamInvalidReply),
     Answer("a redirect to nowhere", (status(308, location="https://[::1"), GOOD), UpstreamInvalidReply),
     Answer("a redirect without an address", (status(302), GOOD), UpstreamInvalidReply),
 )
@@ -453,9 +473,9 @@ def test_answers(case: Answer) -> None:
     route.side_effect = [*case.answers, *[case.answers[-1]] * 3]
 
     async def run() -> Outcome:
-        async with httpx.MockTransport(router.async_handler) as client:
-            asked = build(replace(case.config, base_url="https://upstream.test/v1/"), client, clock)
-            return await collect(asking(asked, Question(SMALL, key=CALLERS_KEY)))
+        async with httpx.MockTransport(router.async_handler) as transport:
+            pool = build(replace(case.config, base_url="https://upstream.test/v1/"), transport, clock)
+            return await send(pool, UpstreamRequest(SMALL, api_key=CALLERS_KEY))
 
     outcome = asyncio.run(run())
     assert type(outcome.error) is (case.kind or type(None))
@@ -484,9 +504,9 @@ def test_the_log_names_the_setting_to_look_at(answer: httpx.Response, detail: st
     origin = {"api_key": "LIMNER_UPSTREAM_API_KEY"}
 
     async def run() -> Outcome:
-        async with httpx.MockTransport(lambda _: answer) as client:
-            asked = build(replace(QUICK, base_url="https://upstream.test/v1/", origin=origin), client)
-            return await collect(asking(asked, Question(SMALL)))
+        async with httpx.MockTransport(lambda _: answer) as transport:
+            pool = build(replace(QUICK, base_url="https://upstream.test/v1/", origin=origin), transport)
+            return await send(pool, UpstreamRequest(SMALL))
 
     error = asyncio.run(run()).error
     assert error is not None
@@ -494,43 +514,43 @@ def test_the_log_names_the_setting_to_look_at(answer: httpx.Response, detail: st
     assert "LIMNER" not in error.message
 
 
-def test_the_budget_ends_repeats_for_everyone() -> None:
-    """Ten in reserve and one for every five questions, but the first finds the reserve full and earns nothing."""
+def test_the_retry_budget_is_shared_by_all_requests() -> None:
+    """The budget is ten and grows by one with every five requests, but the first request finds it full."""
 
     async def run() -> int:
-        async with run_faulty_upstream((answer(b"", "503 Busy"),)) as chaos, open_upstream(at(chaos)) as asked:
+        async with run_faulty_upstream((answer(b"", "503 Busy"),)) as chaos, open_pool(at(chaos)) as pool:
             for _ in range(40):
-                await collect(asking(asked, Question(SMALL)))
+                await send(pool, UpstreamRequest(SMALL))
             return len(chaos.calls)
 
-    repeats = asyncio.run(run()) - 40
-    assert repeats == 10 + 39 // 5
+    retries = asyncio.run(run()) - 40
+    assert retries == 10 + 39 // 5
 
 
-def test_one_deadline_is_around_all_attempts() -> None:
-    """A quarter of a second is waited for the repeat, what is left for its answer."""
+def test_one_deadline_holds_for_all_attempts() -> None:
+    """The pause before the retry takes a quarter of a second, the wait for its answer what is left."""
     config = replace(QUICK, timeout=0.4)
-    outcome, chaos = ask_chaos((answer(b"", "503 Busy"),), (SocketFault.HANG,), config=config)
+    outcome, chaos = send_to_chaos((answer(b"", "503 Busy"),), (SocketFault.HANG,), config=config)
     assert isinstance(outcome.error, UpstreamTimeout)
     assert len(chaos.calls) == 2
 
 
 @pytest.mark.parametrize("body", ["", "Your key sk-limner-test-upstream is odd"])
 def test_a_slow_error_is_not_waited_for(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "_COMPLAINT_SECONDS", 0.05)
+    monkeypatch.setattr(upstream_client, "_ERROR_BODY_TIMEOUT", 0.05)
     slow = (answer(body.encode(), "400 Bad Request", length=999), SocketFault.HANG)
-    outcome, _ = ask_chaos(slow)
+    outcome, _ = send_to_chaos(slow)
     assert isinstance(outcome.error, InvalidRequest)
     assert outcome.error.message == (body.replace(KEY, "[key]") or "The upstream refused the request (status 400).")
 
 
 def test_keys_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    said = answer(f"busy, Bearer {KEY}!".encode(), "503 Busy")
-    ask_chaos((said,), OK)
+    busy = answer(f"busy, Bearer {KEY}!".encode(), "503 Busy")
+    send_to_chaos((busy,), OK)
     printed = capsys.readouterr()
     assert "upstream_retry" in printed.out + printed.err
     assert KEY not in printed.out + printed.err
-    assert CALLERS_KEY not in repr(Question(SMALL, key=CALLERS_KEY))
+    assert CALLERS_KEY not in repr(UpstreamRequest(SMALL, api_key=CALLERS_KEY))
 
 
 # What goes over the wire.
@@ -538,48 +558,53 @@ def test_keys_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
+    """`expected`: the headers, besides those in `PLAIN` and the content length."""
+
     name: str
-    question: Question
+    request: UpstreamRequest
     expected: dict[str, str]
-    config: Manner = QUICK
+    config: Config = QUICK
 
 
 PLAIN = {"accept": "application/json", "accept-encoding": "identity", "content-type": "application/json"}
-PLAIN |= {"content-length": str(SMALL.length), "user-agent": "limner"}
+PLAIN |= {"user-agent": "limner"}
 SENT = (
-    Sent("our key, whoever asks", Question(SMALL, key=CALLERS_KEY), PLAIN | {"authorization": f"Bearer {KEY}"}),
-    Sent("the caller's key", Question(SMALL, key="ключ"), PLAIN | {"authorization": "Bearer ключ"}, PASS_THROUGH),
-    Sent("no key at all", Question(SMALL), PLAIN, PASS_THROUGH),
+    Sent("the upstream key, whoever the caller is", UpstreamRequest(SMALL, api_key=CALLERS_KEY), {"authorization": f"Bearer {KEY}"}),
+    Sent("the caller's key", UpstreamRequest(SMALL, api_key="ключ"), {"authorization": "Bearer ключ"}, PASS_THROUGH),
+    Sent("no key at all", UpstreamRequest(SMALL), {}, PASS_THROUGH),
     Sent(
         "a stream, with an id",
-        Question(SMALL, stream=True, headers={"x-request-id": "req_1"}),
-        PLAIN | {"accept": "text/event-stream, application/json", "x-request-id": "req_1"},
+        UpstreamRequest(ChatQuestion(CAT, stream=True), headers={"x-request-id": "req_1"}),
+        {"accept": "text/event-stream, application/json", "x-request-id": "req_1"},
         PASS_THROUGH,
     ),
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("sent", SENT, ids=lambda sent: sent.name)
 def test_nothing_else_is_sent(sent: Sent) -> None:
-    _, chaos = ask_chaos(OK, config=sent.config, question=sent.question)
+    _, chaos = send_to_chaos(OK, config=sent.config, request=sent.request)
     head, _, body = chaos.calls[0].partition(b"\r\n\r\n")
     request, *lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
+    expected = PLAIN | sent.expected | {"content-length": str(body_of(sent.request.question).length)}
     assert request == "POST /v1/chat/completions HTTP/1.1"
     assert headers.pop("host") in chaos.url
-    assert headers == {name: value.lower() for name, value in sent.expected.items()}
-    assert body == b"".join(SMALL.chunks())
+    assert headers == {name: value.lower() for name, value in expected.items()}
+    assert body == b"".join(body_of(sent.request.question).chunks())
+    assert orjson.loads(body)["stream"] is sent.request.question.stream
 
 
-def large_body(picture: Blob, size: int) -> StreamingJson:
-    picture.write(os.urandom(size))
-    return StreamingJson({"messages": [{"image_url": {"url": Base64String(picture, "data:image/png;base64,")}}]})
+def question_with(image: ByteSource) -> ChatQuestion:
+    return ChatQuestion(CAT, (Base64String(image, "data:image/png;base64,"),))
 
 
 def test_a_large_body_is_sent_whole_on_each_attempt() -> None:
-    with Blob() as picture:
-        body = large_body(picture, 700_001)
-        _, chaos = ask_chaos((answer(b"", "503 Busy"),), OK, question=Question(body))
+    with Blob() as image:
+        image.write(os.urandom(700_001))
+        question = question_with(image)
+        _, chaos = send_to_chaos((answer(b"", "503 Busy"),), OK, request=UpstreamRequest(question))
+        body = body_of(question)
         whole = b"".join(body.chunks())
     heads = [call[: -len(whole)].lower() for call in chaos.calls]
     assert [call[-len(whole) :] == whole for call in chaos.calls] == [True, True]
@@ -596,18 +621,18 @@ def test_a_large_body_is_never_held() -> None:
         writer.write(answer(REPLY))
         writer.close()
 
-    async def run(body: StreamingJson) -> int:
-        async with run_server(swallow) as url, open_upstream(replace(QUICK, base_url=url)) as asked:
+    async def run(question: ChatQuestion) -> int:
+        async with run_server(swallow) as url, open_pool(replace(QUICK, base_url=url)) as pool:
             tracemalloc.start()
-            outcome = await collect(asking(asked, Question(body)))
+            outcome = await send(pool, UpstreamRequest(question))
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert outcome.text == URL
         return peak
 
-    with Blob() as picture:
-        body = large_body(picture, 20 * 1024 * 1024)
-        assert asyncio.run(run(body)) < 3 * 1024 * 1024
+    with Blob() as image:
+        image.write(os.urandom(20 * 1024 * 1024))
+        assert asyncio.run(run(question_with(image))) < 3 * 1024 * 1024
 
 
 def test_a_body_that_cannot_be_read_is_no_success() -> None:
@@ -618,7 +643,7 @@ def test_a_body_that_cannot_be_read_is_no_success() -> None:
             yield bytes(size)
             raise OSError(5, "Input/output error")
 
-    outcome, chaos = ask_chaos(OK, question=Question(StreamingJson({"image": Base64String(Gone())})))
+    outcome, chaos = send_to_chaos(OK, request=UpstreamRequest(question_with(Gone())))
     assert isinstance(outcome.error, UpstreamInvalidReply)
     assert_final(outcome.error)
     assert chaos.connections == 1
@@ -628,47 +653,47 @@ def test_a_body_that_cannot_be_read_is_no_success() -> None:
 
 
 def test_a_connection_is_used_again() -> None:
-    outcome, chaos = ask_chaos(OK, times=3)
+    outcome, chaos = send_to_chaos(OK, times=3)
     assert outcome.text == URL
     assert (chaos.connections, len(chaos.calls)) == (1, 3)
 
 
 def test_a_used_connection_that_was_closed_is_replaced() -> None:
     async def run() -> tuple[Outcome, FaultyUpstream]:
-        async with run_faulty_upstream((*OK, SocketFault.CLOSE), OK) as chaos, open_upstream(at(chaos)) as asked:
-            await collect(asking(asked, Question(SMALL)))
+        async with run_faulty_upstream((*OK, SocketFault.CLOSE), OK) as chaos, open_pool(at(chaos)) as pool:
+            await send(pool, UpstreamRequest(SMALL))
             await asyncio.gather(*chaos.handlers)
             for _ in range(9):
-                await asyncio.sleep(0)  # for the news to arrive
-            return await collect(asking(asked, Question(SMALL))), chaos
+                await asyncio.sleep(0)  # until the close is noticed
+            return await send(pool, UpstreamRequest(SMALL)), chaos
 
     outcome, chaos = asyncio.run(run())
     assert outcome.text == URL
     assert (chaos.connections, len(chaos.calls)) == (2, 2)
 
 
-def test_a_used_connection_that_breaks_is_not_asked_again() -> None:
-    """Some clients repeat by themselves then, although the first question may have been read."""
-    outcome, chaos = ask_chaos(OK, (SocketFault.RESET,), OK, times=2)
+def test_a_request_on_a_used_connection_that_breaks_is_not_sent_again() -> None:
+    """Some HTTP clients retry by themselves then, although the upstream may have read the request."""
+    outcome, chaos = send_to_chaos(OK, (SocketFault.RESET,), OK, times=2)
     assert isinstance(outcome.error, UpstreamInvalidReply)
     assert len(chaos.calls) == 2
 
 
 def test_cookies_are_not_kept() -> None:
-    _, chaos = ask_chaos((answer(REPLY, headers="set-cookie: a=b; path=/\r\n"),), times=2)
+    _, chaos = send_to_chaos((answer(REPLY, headers="set-cookie: a=b; path=/\r\n"),), times=2)
     assert b"cookie" not in chaos.calls[1].lower()
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    outcome, chaos = ask_chaos(OK)
+    outcome, chaos = send_to_chaos(OK)
     assert outcome.text == URL
     assert len(chaos.calls) == 1
 
 
-def test_more_than_a_hundred_questions_wait_at_once() -> None:
-    """The server answers nobody before all have asked: with a limit of 100 this would never end."""
+def test_more_than_a_hundred_requests_wait_at_once() -> None:
+    """The server answers none of them before all have come: with a limit of 100 connections this would never end."""
     waiting, everyone = 0, asyncio.Event()
 
     async def gather_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -682,32 +707,32 @@ def test_more_than_a_hundred_questions_wait_at_once() -> None:
         writer.close()
 
     async def run() -> list[Outcome]:
-        async with run_server(gather_all) as url, open_upstream(replace(QUICK, base_url=url)) as asked:
-            return await asyncio.gather(*(collect(asking(asked, Question(SMALL))) for _ in range(230)))
+        async with run_server(gather_all) as url, open_pool(replace(QUICK, base_url=url)) as pool:
+            return await asyncio.gather(*(send(pool, UpstreamRequest(SMALL)) for _ in range(230)))
 
     assert {outcome.text for outcome in asyncio.run(run())} == {URL}
 
 
 @pytest.mark.parametrize("script", [(SocketFault.HANG,), (answer(b"", length=9), SocketFault.HANG)])
-def test_a_question_that_is_called_off_leaves_nothing_behind(script: Script) -> None:
+def test_a_request_that_is_cancelled_leaves_nothing_behind(script: Script) -> None:
     async def run() -> None:
-        async with run_faulty_upstream(script) as chaos, open_upstream(at(chaos)) as asked:
-            question = asyncio.create_task(collect(asking(asked, Question(SMALL))))
+        async with run_faulty_upstream(script) as chaos, open_pool(at(chaos)) as pool:
+            sending = asyncio.create_task(send(pool, UpstreamRequest(SMALL)))
             await chaos.was_called.wait()
-            question.cancel()
+            sending.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await question
+                await sending
             await chaos.client_disconnected.wait()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(run())
 
 
-def test_a_reply_that_nobody_wants_any_more_is_let_go() -> None:
+def test_the_connection_of_a_reply_that_is_not_read_to_its_end_is_closed() -> None:
     async def run() -> None:
         script: Script = (*chunked(delta(URL), end=False), SocketFault.HANG)
-        async with run_faulty_upstream(script) as chaos, open_upstream(at(chaos)) as asked:
-            async with aclosing(asking(asked, Question(SMALL))) as snapshots:
+        async with run_faulty_upstream(script) as chaos, open_pool(at(chaos)) as pool:
+            async with aclosing(snapshots_of(pool, UpstreamRequest(SMALL))) as snapshots:
                 assert not (await anext(snapshots)).complete
             await chaos.client_disconnected.wait()
 
@@ -716,8 +741,7 @@ def test_a_reply_that_nobody_wants_any_more_is_let_go() -> None:
 
 def test_certificates_are_checked() -> None:
     async def run() -> ssl.SSLContext:
-        async with open_transport() as client:
-            transport = client
+        async with open_transport() as transport:
             assert isinstance(transport, AiohttpTransport)
             async with transport.get_client() as session:
                 assert isinstance(session.connector, aiohttp.TCPConnector)
@@ -733,47 +757,46 @@ def test_certificates_are_checked() -> None:
 # Streams.
 
 
-def ask_stream(*pieces: bytes) -> Outcome:
+def read_stream(*chunks: bytes) -> Outcome:
     async def stream() -> AsyncIterator[bytes]:
-        for piece in pieces:
-            yield piece
+        for chunk in chunks:
+            yield chunk
 
     async def run() -> Outcome:
-        transport = httpx.MockTransport(lambda _: httpx.Response(200, content=stream()))
-        async with transport as client:
-            asked = build(replace(QUICK, base_url="https://upstream.test/v1"), client)
-            return await collect(asking(asked, Question(SMALL, stream=True)))
+        async with httpx.MockTransport(lambda _: httpx.Response(200, content=stream())) as transport:
+            pool = build(replace(QUICK, base_url="https://upstream.test/v1"), transport)
+            return await send(pool, UpstreamRequest(ChatQuestion(CAT, stream=True)))
 
     return asyncio.run(run())
 
 
-def test_snapshots_come_when_a_picture_may_have() -> None:
+def test_snapshots_come_when_an_image_may_have() -> None:
     progress = [delta(f"{percent} % ") for percent in range(100)]
-    outcome = ask_stream(*progress, delta(URL), *progress, delta("end", finish_reason="stop"))
+    outcome = read_stream(*progress, delta(URL), *progress, delta("end", finish_reason="stop"))
     complete = [reply.complete for reply in outcome.replies]
     assert sum(complete) == complete[-1] == 1
     assert len(outcome.replies) < 40
     assert any(str(reply.messages[0]["content"]).endswith(URL) for reply in outcome.replies)
-    # Each is shown to somebody, so each says what must not be.
+    # The text of each may be shown to clients, so each names what must not be.
     assert {reply.secrets for reply in outcome.replies} == {(KEY,)}
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=6).map(sorted))
-def test_a_stream_cut_anywhere_says_the_same(cuts: list[int]) -> None:
+def test_a_stream_cut_anywhere_reads_the_same(cuts: list[int]) -> None:
     edges = pairwise([0, *cuts, len(STREAM)])
-    outcome = ask_stream(*(STREAM[start:end] for start, end in edges))
+    outcome = read_stream(*(STREAM[start:end] for start, end in edges))
     assert outcome.error is None
-    assert (outcome.text, outcome.replies[-1].complete) == (SAID, True)
+    assert (outcome.text, outcome.replies[-1].complete) == (WHOLE_TEXT, True)
 
 
 @pytest.mark.parametrize("end", range(len(STREAM)))
-def test_a_stream_that_stops_anywhere_says_so(end: int) -> None:
-    outcome = ask_stream(STREAM[:end])
+def test_a_stream_that_stops_anywhere_is_a_success_or_an_upstream_error(end: int) -> None:
+    outcome = read_stream(STREAM[:end])
     assert outcome.error is None or isinstance(outcome.error, UpstreamError)
 
 
-def test_an_error_in_a_stream_comes_after_what_was_there() -> None:
-    outcome = ask_stream(delta(URL), b'data: {"error":{"message":"x","code":"server_is_overloaded"}}\n\n')
+def test_an_error_in_a_stream_is_raised_after_the_reply_so_far() -> None:
+    outcome = read_stream(delta(URL), b'data: {"error":{"message":"x","code":"server_is_overloaded"}}\n\n')
     assert outcome.text == URL
     assert isinstance(outcome.error, UpstreamError)
     assert outcome.error.code == "upstream_overloaded"
@@ -784,37 +807,39 @@ NO_QUOTA = b'data: {"error":{"message":"x","code":"insufficient_quota"}}\n\n'
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What an upstream does after it has said 200; `elsewhere`: whether another upstream may be asked."""
+class ErrorIn200:
+    """What an upstream sends after a status of 200; `is_free`: the error alone is reported, so a failover is possible."""
 
     name: str
-    pieces: tuple[bytes, ...]
-    elsewhere: bool
+    chunks: tuple[bytes, ...]
+    is_free: bool
 
 
-TOLD = [
-    Told("a complaint as the first event", (NO_QUOTA,), True),
-    Told("a complaint after signs of life", (b": PING\n\n", b"data: working\n\n", NO_QUOTA), True),
-    Told("a complaint after a role", (ROLE, NO_QUOTA), True),
-    Told("a complaint and an end", (NO_QUOTA, b"data: [DONE]\n\n"), True),
-    Told("a complaint as JSON", (NO_QUOTA.removeprefix(b"data: "),), True),
-    Told("a complaint in a list", (b'[{"error":{"code":401,"message":"API key not valid"}}]',), True),
-    Told("a relay's complaint", (b'{"code":"insufficient_user_quota","msg":"x","request_id":"1"}',), True),
-    Told(
-        "a complaint that only its event calls an error",
+ERRORS_IN_200 = [
+    ErrorIn200("an error as the first event", (NO_QUOTA,), True),
+    ErrorIn200("an error after signs of life", (b": PING\n\n", b"data: working\n\n", NO_QUOTA), True),
+    ErrorIn200("an error after a role", (ROLE, NO_QUOTA), True),
+    ErrorIn200("an error and an end", (NO_QUOTA, b"data: [DONE]\n\n"), True),
+    ErrorIn200("an error as JSON", (NO_QUOTA.removeprefix(b"data: "),), True),
+    ErrorIn200("an error in a list", (b'[{"error":{"code":401,"message":"API key not valid"}}]',), True),
+    ErrorIn200("a relay's error", (b'{"code":"insufficient_user_quota","msg":"x","request_id":"1"}',), True),
+    ErrorIn200(
+        "an error that only its event calls an error",
         (b'event: error\ndata: {"message":"Insufficient balance"}\n\n',),
         True,
     ),
-    Told("a complaint as a status in JSON", (b'{"status":402,"message":"Payment required"}',), True),
-    Told("a complaint after a word", (delta("P"), NO_QUOTA), False),
-    Told("a complaint after an event that was cut", (b'data: {"choices":[{"delta"\n\n', NO_QUOTA), False),
-    Told("a complaint beside a picture", (b'{"error":{"code":"insufficient_quota"},"url":"https://h/a.png"}',), False),
-    Told("a complaint beside tokens", (b'{"error":{"code":401},"usage":{"completion_tokens":9}}',), False),
+    ErrorIn200("an error as a status in JSON", (b'{"status":402,"message":"Payment required"}',), True),
+    ErrorIn200("an error after a word", (delta("P"), NO_QUOTA), False),
+    ErrorIn200("an error after an event that was cut", (b'data: {"choices":[{"delta"\n\n', NO_QUOTA), False),
+    ErrorIn200(
+        "an error beside an image", (b'{"error":{"code":"insufficient_quota"},"url":"https://h/a.png"}',), False
+    ),
+    ErrorIn200("an error beside tokens", (b'{"error":{"code":401},"usage":{"completion_tokens":9}}',), False),
 ]
 
 
-@pytest.mark.parametrize("case", TOLD, ids=lambda case: case.name)
-def test_a_complaint_inside_a_200_is_a_fault_while_no_work_may_have_been_done(case: Told) -> None:
-    outcome = ask_stream(*case.pieces)
+@pytest.mark.parametrize("case", ERRORS_IN_200, ids=lambda case: case.name)
+def test_an_error_inside_a_200_is_a_failure_while_no_work_may_have_been_done(case: ErrorIn200) -> None:
+    outcome = read_stream(*case.chunks)
     assert isinstance(outcome.error, UpstreamError)
-    assert bool(outcome.replies) is not case.elsewhere
+    assert bool(outcome.replies) is not case.is_free

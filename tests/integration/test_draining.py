@@ -194,7 +194,7 @@ def test_a_server_whose_parts_do_not_open_does_not_start(demo: RunningDemo, tmp_
         raise OSError("no room")
 
     server = DrainingServer(Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=0))
-    server._app.router.lifespan_context = fail
+    server.config.app.router.lifespan_context = fail  # type: ignore[union-attr]
     with pytest.raises(SystemExit):
         server.run()
     assert not server.started
@@ -212,7 +212,7 @@ def test_the_keys_are_read_again_on_a_hangup(demo: RunningDemo, tmp_path: Path) 
     settings = Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", keys_file=keys)
     server = DrainingServer(settings)
     server._reload_keys_on_sighup(Loop())  # type: ignore[arg-type]
-    assert Loop.heard == {signal.SIGHUP: server._app.state.keys.reload}
+    assert Loop.heard == {signal.SIGHUP: server._services.key_file.reload}  # type: ignore[union-attr]
 
 
 class AWorker(InProcess):
@@ -242,7 +242,7 @@ def test_a_worker_does_what_its_supervisor_says(
     deaths = metrics.WORKER_DEATHS._value.get()
     with AWorker(demo, tmp_path) as worker:
         read = threading.Event()
-        monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
+        monkeypatch.setattr(worker.server._services.key_file, "reload", read.set)
         for said in (RELOAD_KEYS, COUNT_DEATH, b"what a later version may say", DRAIN):
             worker.line.send_bytes(said)
         assert read.wait(20)
@@ -261,7 +261,7 @@ def test_a_worker_leaves_at_a_signal_of_its_own_and_says_so(
 ) -> None:
     with AWorker(demo, tmp_path) as worker:
         read = threading.Event()
-        monkeypatch.setattr(worker.server._app.state.keys, "reload", read.set)
+        monkeypatch.setattr(worker.server._services.key_file, "reload", read.set)
         worker.server.handle_exit(signal.SIGINT, None)
         worker.line.send_bytes(RELOAD_KEYS)
         assert read.wait(20)

@@ -15,7 +15,7 @@ from app.access.auth import Authenticator
 from app.api.diagnostics import MAX_CONCURRENT_EXPLAINS, MAX_REPLY_BYTES, explain_routes
 from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
 from app.errors import ApiError
-from app.main import answer_fault
+from app.main import handle_api_error
 from tests.support.raw_http import build_request, connect, send_request
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningLimner, run_limner
@@ -102,7 +102,7 @@ def test_a_client_that_disconnects_frees_its_place(limner: RunningLimner) -> Non
 
 def make_app() -> FastAPI:
     app = FastAPI()
-    app.add_exception_handler(ApiError, answer_fault)
+    app.add_exception_handler(ApiError, handle_api_error)
     app.add_middleware(UnhandledErrorMiddleware)
     app.add_middleware(AccessLogMiddleware)
     app.include_router(explain_routes(Authenticator(["sk-client"], pass_through=False), 10))

@@ -59,7 +59,7 @@ def png() -> bytes:
 def store_image(limner: RunningLimner, media_type: str = "image/png") -> str:
     """Put an image into the store of the running server, and return its path."""
     info = ImageInfo(media_type, 8, 8, alpha=False)
-    return f"/kept/{asyncio.run(limner.studio.parts.store.put(as_blob(png()), info))}"
+    return f"/kept/{asyncio.run(limner.services.store.put(as_blob(png()), info))}"
 
 
 KEY = {"authorization": "Bearer sk-client"}
@@ -138,11 +138,11 @@ def test_a_head_request_for_an_image_endpoint_is_rejected(http: httpx.Client) ->
 
 
 def test_the_server_is_not_ready_while_it_is_shutting_down(limner: RunningLimner, http: httpx.Client) -> None:
-    limner.studio.closing = True
+    limner.service.is_draining = True
     try:
         response = http.get("/readyz")
     finally:
-        limner.studio.closing = False
+        limner.service.is_draining = False
     assert (response.status_code, response.json()["error"]["code"]) == (503, "server_is_overloaded")
     assert http.get("/healthz").status_code == 200
 
@@ -224,7 +224,7 @@ def test_a_stored_image_expires(limner: RunningLimner, http: httpx.Client, folde
     assert (response.status_code, response.json()["error"]["code"]) == (404, "image_not_found")
     assert response.headers["access-control-allow-origin"] == "*"
     assert "cache-control" not in response.headers
-    assert asyncio.run(limner.studio.parts.store.delete_expired()) == 1
+    assert asyncio.run(limner.services.store.delete_expired()) == 1
     assert not file.exists()
 
 

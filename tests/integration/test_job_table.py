@@ -1,4 +1,4 @@
-"""What replicas tell each other: the rules that hold within one of them hold between two; against a real Redis."""
+"""Replicas join each other's jobs by the rules that hold within one process; against a real Redis."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
@@ -10,15 +10,16 @@ from redis import Redis
 
 from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost, ServiceUnavailable
 from app.images.blob import Spool
-from app.jobs.job import Errand, Exchange, Identity, Item, Job
-from app.state.job_table import PATIENCE, Board, Heard
+from app.jobs.job import Item, Job, JobKey, JobRun
+from app.state.job_table import JobTable, ScriptReply, SharingTimings
 from app.state.shared_state import SharedState
 from tests.support.redis import RedisServer, run_redis
 from tests.unit.jobs.test_registry import ANSWER, CASES, KEYED, ME, REQUEST, RUNNING, Case
 
-AGAIN = replace(ME, again=True)
-NOBODY = "redis://127.0.0.1:9"
-RECORD = "limner:{errands}:req_1"
+RETRY = replace(ME, is_retry=True)
+NO_REDIS = "redis://127.0.0.1:9"
+RECORD = "limner:{jobs}:req_1"
+SLOTS = "limner:{jobs}:slot:*"
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,11 @@ def redis(server: RedisServer) -> Iterator[Redis]:
 
 
 class Replica:
-    """A board, and errands without a server. `between` is done in each pause of the board's."""
+    """A job table, and jobs without a server. `between` is called in each pause of the table."""
 
     def __init__(self, url: str, *, closed: bool = False) -> None:
         self.state = SharedState(url, fail_closed=closed)
-        self.board = Board(self.state, ttl=600, key_ttl=86_400, sleep=self.sleep)
+        self.table: JobTable[Job] = JobTable(self.state, ttl=600, key_ttl=86_400, sleep=self.sleep)
         self.between: Callable[[], Coroutine[Any, Any, object]] | None = None
         self.pauses = 0
 
@@ -49,42 +50,37 @@ class Replica:
         if self.between is not None:
             await self.between()
 
-    def errand(
+    def job(
         self,
-        identity: Identity = ME,
-        id: str = "req_1",  # noqa: A002  the API's word
+        key: JobKey = ME,
+        job_id: str = "req_1",
         *,
-        asked: bool = True,
-        fault: ApiError | None = None,
+        submitted: bool = True,
+        error: ApiError | None = None,
         is_async: bool = False,
-    ) -> Errand:
-        """One whose work ends at the next turn of the loop."""
+    ) -> Job:
+        """Return a job whose run ends at the next turn of the loop."""
 
         async def work() -> AsyncGenerator[Item, None]:
-            if fault is not None:
-                raise fault
+            if error is not None:
+                raise error
             yield ANSWER
 
-        exchange = Exchange(REQUEST, 60)
-        exchange.was_submitted = asked
-        errand = Errand(id, identity, exchange, Spool(), is_async, reader="me")
-        errand.job = Job(work(), lambda: None, readers=0 if is_async else 1)
-        return errand
+        run = JobRun(readers=0 if is_async else 1)
+        run.was_submitted = submitted
+        run.start(work())
+        return Job(job_id, key, REQUEST, Spool(), run, is_async=is_async, reader_id="me")
 
-    async def post(
-        self,
-        identity: Identity = ME,
-        id: str = "req_1",  # noqa: A002  the API's word
-        *,
-        asked: bool = True,
-        **options: Any,
-    ) -> Errand:
-        assert await self.board.enter(id, identity, is_async=options.get("is_async", False)) is None
-        errand = self.errand(identity, id, asked=asked, **options)
-        self.board.own(errand)
-        if asked:
-            await self.board.announce(errand)
-        return errand
+    async def claim(
+        self, key: JobKey = ME, job_id: str = "req_1", *, submitted: bool = True, is_async: bool = False, **options: Any
+    ) -> Job:
+        """Return a job that this replica owns."""
+        assert await self.table.claim_or_join(job_id, key, is_async=is_async) is None
+        job = self.job(key, job_id, submitted=submitted, is_async=is_async, **options)
+        self.table.track(job)
+        if submitted:
+            await self.table.mark_submitted(job)
+        return job
 
 
 def play(scene: Callable[[Replica, Replica], Awaitable[None]], server: RedisServer) -> None:
@@ -97,63 +93,85 @@ def play(scene: Callable[[Replica, Replica], Awaitable[None]], server: RedisServ
     asyncio.run(run())
 
 
-async def end(replica: Replica, errand: Errand, *, delivered: bool) -> None:
-    """Its work has ended and its reader left: what somebody may come back for is handed over."""
-    await errand.job.end()
-    errand.delivered = delivered
-    errand.job.readers = 0
-    if errand.is_worth_keeping or await replica.board.withdraw(errand.id, errand.identity) == "kept":
-        assert await replica.board.finish(errand, b"{}", briefly=not errand.is_worth_keeping)
+async def finish(replica: Replica, job: Job, *, delivered: bool) -> None:
+    """Wait for the end of the run, let its reader leave, and publish the outcome if anybody may come back for it."""
+    await job.run.wait_done()
+    job.delivered = delivered
+    job.run.readers = 0
+    if job.should_retain or await replica.table.abandon(job.id, job.key) == "awaited":
+        assert await replica.table.publish_result(job, b"{}", briefly=not job.should_retain)
+
+
+async def endless() -> AsyncGenerator[Item, None]:
+    await asyncio.Event().wait()
+    yield ANSWER
+
+
+def never_end(job: Job, *, submitted: bool = True, readers: int = 1) -> None:
+    """Give a job a run that goes on until it is cancelled."""
+    job.run = JobRun(readers=readers)
+    job.run.was_submitted = submitted
+    job.run.start(endless())
+
+
+def stop_heartbeat(redis: Redis, record: str = RECORD) -> None:
+    redis.hset(record, mapping={"heartbeat": 0})
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.later], ids=lambda case: case.name)
-def test_who_gets_what_was_paid_for_elsewhere(case: Case, server: RedisServer, redis: Redis) -> None:
+def test_a_finished_job_is_joined_from_another_replica_as_from_its_own(
+    case: Case, server: RedisServer, redis: Redis
+) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post(case.first, fault=case.fault, is_async=case.is_async)
-        await end(one, errand, delivered=case.delivered)
-        found = await other.board.enter("req_2", case.then, is_async=False)
+        job = await one.claim(case.first, error=case.fault, is_async=case.is_async)
+        await finish(one, job, delivered=case.delivered)
+        found = await other.table.claim_or_join("req_2", case.then, is_async=False)
         assert found == ("req_1" if case.joins else None)
 
     play(scene, server)
 
 
 @pytest.mark.parametrize("case", RUNNING, ids=lambda case: case.name)
-def test_who_joins_what_is_under_way_elsewhere(case: Case, server: RedisServer, redis: Redis) -> None:
-    async def scene(one: Replica, other: Replica) -> None:
-        await one.post(case.first)
-        assert await other.board.enter("req_2", case.then, is_async=False) == ("req_1" if case.joins else None)
-
-    play(scene, server)
-
-
-def test_who_waits_elsewhere_counts_as_a_reader(server: RedisServer, redis: Redis) -> None:
-    async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post()
-        errand.job = Job(hanging(), lambda: None, readers=0)
-        await one.board.tell(errand)
-        assert await other.board.enter("req_2", ME, is_async=False) == "req_1"
-        errand.job.task.cancel()
-        assert await other.board.enter("req_3", ME, is_async=False) is None
-        assert await one.board.withdraw("req_1", ME) == "kept"
-        follower = other.errand()
-        follower.reader = "req_2"
-        assert await other.board.leave(follower)
-        assert await one.board.withdraw("req_1", ME) == "dropped"
-
-    play(scene, server)
-
-
-@pytest.mark.parametrize(("identity", "kept"), [(ME, False), (KEYED, True)], ids=["without a key", "under a key"])
-@pytest.mark.parametrize("delivered", [False, True])
-def test_what_was_delivered_elsewhere_is_forgotten_but_under_a_key(
-    identity: Identity, kept: bool, delivered: bool, server: RedisServer, redis: Redis
+def test_a_job_in_flight_is_joined_from_another_replica_as_from_its_own(
+    case: Case, server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await end(one, await one.post(identity), delivered=False)
-        assert await other.board.enter("req_2", identity, is_async=False) == "req_1"
-        follower = other.errand(identity)
-        follower.reader, follower.delivered = "req_2", delivered
-        await other.board.leave(follower)
+        await one.claim(case.first)
+        assert await other.table.claim_or_join("req_2", case.then, is_async=False) == ("req_1" if case.joins else None)
+
+    play(scene, server)
+
+
+def test_a_request_that_waits_at_another_replica_counts_as_a_reader(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        never_end(job, readers=0)
+        await one.table.publish_status(job)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
+        job.run.cancel()
+        assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
+        assert await one.table.abandon("req_1", ME) == "awaited"
+        assert redis.exists(RECORD)
+        follower = other.job()
+        follower.reader_id = "req_2"
+        assert await other.table.unsubscribe(follower)
+        assert await one.table.abandon("req_1", ME) == "ok"
+        assert not redis.exists(RECORD)
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize(("key", "kept"), [(ME, False), (KEYED, True)], ids=["without a key", "under a key"])
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_result_delivered_by_another_replica_is_deleted_unless_it_has_a_key(
+    key: JobKey, kept: bool, delivered: bool, server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await finish(one, await one.claim(key), delivered=False)
+        assert await other.table.claim_or_join("req_2", key, is_async=False) == "req_1"
+        follower = other.job(key)
+        follower.reader_id, follower.delivered = "req_2", delivered
+        await other.table.unsubscribe(follower)
         assert redis.exists(RECORD) == (kept or not delivered)
 
     play(scene, server)
@@ -161,102 +179,98 @@ def test_what_was_delivered_elsewhere_is_forgotten_but_under_a_key(
 
 def test_a_key_with_another_body_is_refused_everywhere(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post(KEYED)
+        await one.claim(KEYED)
         with pytest.raises(IdempotencyKeyReused):
-            await other.board.enter("req_2", replace(KEYED, fingerprint="cat"), is_async=False)
+            await other.table.claim_or_join("req_2", replace(KEYED, fingerprint="cat"), is_async=False)
 
     play(scene, server)
 
 
-def test_a_call_whose_answer_was_lost_may_be_made_again(server: RedisServer, redis: Redis) -> None:
+def test_a_claim_whose_reply_was_lost_can_be_repeated(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        assert [await one.board.enter("req_1", AGAIN, is_async=False) for _ in range(2)] == [None, None]
-        (place,) = redis.keys("limner:{errands}:at:*")
-        assert redis.lrange(place, 0, -1) == ["req_1"]
+        assert [await one.table.claim_or_join("req_1", RETRY, is_async=False) for _ in range(2)] == [None, None]
+        (slot,) = redis.keys(SLOTS)
+        assert redis.lrange(slot, 0, -1) == ["req_1"]
 
     play(scene, server)
 
 
-def test_what_is_told_is_forgotten_in_its_time(server: RedisServer, redis: Redis) -> None:
+def test_records_and_outcomes_expire(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        await one.post(KEYED, "req_1")
-        brief = await one.post(ME, "req_2")
-        await brief.job.end()
+        await one.claim(KEYED, "req_1")
+        brief = await one.claim(ME, "req_2")
+        await brief.run.wait_done()
         assert redis.ttl(RECORD) > 86_000
-        assert 590 < redis.ttl("limner:{errands}:req_2") <= 600
-        assert await one.board.finish(brief, b"{}", briefly=True)
-        assert 50 < redis.ttl("limner:{errands}:req_2") <= 60
+        assert 590 < redis.ttl("limner:{jobs}:req_2") <= 600
+        assert await one.table.publish_result(brief, b"{}", briefly=True)
+        assert 50 < redis.ttl("limner:{jobs}:req_2") <= 60
 
     play(scene, server)
 
 
-def bury(redis: Redis) -> None:
-    redis.hset(RECORD, mapping={"beat": 0})
-
-
-ORPHANS: list[tuple[str, Identity, bool, list[str]]] = [
-    ("nothing was asked: it is as if it had never been", ME, False, ["new"]),
-    ("something was asked: that is told once", ME, True, ["question_lost", "new"]),
-    ("nothing was asked, under a key", KEYED, False, ["new"]),
-    ("something was asked, under a key: that is told always", KEYED, True, ["question_lost", "question_lost"]),
+ORPHANS: list[tuple[str, JobKey, bool, list[str]]] = [
+    ("nothing was submitted: the next request starts a new job", ME, False, ["new"]),
+    ("submitted: the loss is reported once", ME, True, ["question_lost", "new"]),
+    ("nothing was submitted, under a key", KEYED, False, ["new"]),
+    ("submitted, under a key: the loss is reported always", KEYED, True, ["question_lost", "question_lost"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "identity", "asked", "told"), ORPHANS, ids=[row[0] for row in ORPHANS])
-def test_what_becomes_of_the_questions_of_a_replica_that_has_died(
-    name: str, identity: Identity, asked: bool, told: list[str], server: RedisServer, redis: Redis
+@pytest.mark.parametrize(("name", "key", "submitted", "answers"), ORPHANS, ids=[row[0] for row in ORPHANS])
+def test_a_request_that_equals_a_job_of_a_dead_replica(
+    name: str, key: JobKey, submitted: bool, answers: list[str], server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post(identity, asked=asked)
-        bury(redis)
-        heard = []
-        for number in range(len(told)):
+        await one.claim(key, submitted=submitted)
+        stop_heartbeat(redis)
+        received = []
+        for number in range(len(answers)):
             try:
-                heard.append(await other.board.enter(f"req_{2 + number}", identity, is_async=False) or "new")
+                received.append(await other.table.claim_or_join(f"req_{2 + number}", key, is_async=False) or "new")
             except JobLost as error:
-                heard.append(str(error.code))
-        assert heard == told
+                received.append(str(error.code))
+        assert received == answers
 
     play(scene, server)
 
 
-def test_who_waits_gets_what_has_come_of_it(server: RedisServer, redis: Redis) -> None:
+def test_a_waiting_replica_gets_the_outcome(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post()
-        await other.board.enter("req_2", AGAIN, is_async=False)
+        job = await one.claim()
+        await other.table.claim_or_join("req_2", RETRY, is_async=False)
 
-        async def finish() -> None:
-            await errand.job.end()
-            await one.board.finish(errand, b"what came", briefly=False)
+        async def publish() -> None:
+            await job.run.wait_done()
+            await one.table.publish_result(job, b"an outcome", briefly=False)
 
-        other.between = finish
-        assert await other.board.wait(other.errand()) == b"what came"
+        other.between = publish
+        assert await other.table.wait_for_result(other.job()) == b"an outcome"
         assert other.pauses == 1
 
     play(scene, server)
 
 
-def test_what_is_done_outlives_its_replica(server: RedisServer, redis: Redis) -> None:
+def test_an_outcome_outlives_its_replica(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await end(one, await one.post(), delivered=False)
-        bury(redis)
-        assert await other.board.enter("req_2", ME, is_async=False) == "req_1"
-        assert await other.board.wait(other.errand()) == b"{}"
+        await finish(one, await one.claim(), delivered=False)
+        stop_heartbeat(redis)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
+        assert await other.table.wait_for_result(other.job()) == b"{}"
 
     play(scene, server)
 
 
-def test_who_looks_is_counted_for_a_while_and_for_longer_when_it_is_done(server: RedisServer, redis: Redis) -> None:
+def test_the_lease_of_a_reader_is_longer_once_the_outcome_is_there(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post()
+        job = await one.claim()
         scores: list[object] = []
 
-        async def finish() -> None:
+        async def publish() -> None:
             scores.append(redis.zscore(f"{RECORD}:readers", "me"))
-            await end(one, errand, delivered=True)
+            await finish(one, job, delivered=True)
 
-        other.between = finish
-        await other.board.wait(other.errand())
+        other.between = publish
+        await other.table.wait_for_result(other.job())
         scores.append(redis.zscore(f"{RECORD}:readers", "me"))
         first, last = (float(str(score)) for score in scores)
         assert 40_000 < last - first < 50_000
@@ -264,93 +278,97 @@ def test_who_looks_is_counted_for_a_while_and_for_longer_when_it_is_done(server:
     play(scene, server)
 
 
-def test_who_waits_for_one_that_dies_takes_over_what_was_not_asked(server: RedisServer, redis: Redis) -> None:
+def test_a_waiting_replica_takes_over_an_orphan_that_was_not_submitted(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post(asked=False)
-        follower = other.errand(asked=False)
-        other.between = lambda: asyncio.to_thread(bury, redis)
-        assert await other.board.wait(follower) is None
-        assert other.board.owns(follower)
-        assert redis.hget(RECORD, "here") == "1"
+        await one.claim(submitted=False)
+        follower = other.job(submitted=False)
+        other.between = lambda: asyncio.to_thread(stop_heartbeat, redis)
+        assert await other.table.wait_for_result(follower) is None
+        assert other.table.owns(follower)
+        assert redis.hget(RECORD, "readers") == "1"
 
     play(scene, server)
 
 
-def test_what_may_be_paid_for_is_not_taken_over(server: RedisServer, redis: Redis) -> None:
+def test_a_submitted_job_cannot_be_taken_over(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post()
-        bury(redis)
-        assert not await other.board.adopt(other.errand())
+        await one.claim()
+        stop_heartbeat(redis)
+        assert not await other.table.take_over(other.job())
 
     play(scene, server)
 
 
-def test_what_was_delivered_is_only_for_those_who_wait_for_it_already(server: RedisServer, redis: Redis) -> None:
+def test_a_delivered_result_is_only_for_replicas_that_wait_for_it_already(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post()
-        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
-        await end(one, errand, delivered=True)
-        assert await other.board.wait(other.errand()) == b"{}"
-        assert await other.board.enter("req_3", AGAIN, is_async=False) is None
-
-    play(scene, server)
-
-
-@pytest.mark.parametrize(("seconds", "joins"), [(4, False), (6, True)])
-def test_who_comes_while_a_replica_is_silent_may_be_the_client_that_it_has_lost(
-    seconds: int, joins: bool, server: RedisServer, redis: Redis
-) -> None:
-    async def scene(one: Replica, other: Replica) -> None:
-        await one.post()
-        redis.hincrby(RECORD, "beat", -1000 * seconds)
-        assert await other.board.enter("req_2", ME, is_async=False) == ("req_1" if joins else None)
+        job = await one.claim()
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        await finish(one, job, delivered=True)
+        assert await other.table.wait_for_result(other.job()) == b"{}"
+        assert await other.table.claim_or_join("req_3", RETRY, is_async=False) is None
 
     play(scene, server)
 
 
 @pytest.mark.parametrize(("seconds", "joins"), [(4, False), (6, True)])
-def test_who_comes_while_one_who_waits_is_silent_may_be_the_client_that_it_has_lost(
+def test_a_request_joins_a_job_whose_owner_may_be_dead(
     seconds: int, joins: bool, server: RedisServer, redis: Redis
 ) -> None:
+    """It may come from the client which that replica has lost."""
+
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post()
-        redis.hset(RECORD, "here", 0)
-        assert await other.board.enter("req_2", ME, is_async=False) == "req_1"
+        await one.claim()
+        redis.hincrby(RECORD, "heartbeat", -1000 * seconds)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == ("req_1" if joins else None)
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize(("seconds", "joins"), [(4, False), (6, True)])
+def test_a_request_joins_a_job_whose_only_waiting_replica_may_be_dead(
+    seconds: int, joins: bool, server: RedisServer, redis: Redis
+) -> None:
+    """It may come from the client which that replica has lost."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim()
+        redis.hset(RECORD, "readers", 0)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
         redis.zincrby(f"{RECORD}:readers", -1000 * seconds, "req_2")
-        assert await one.board.enter("req_3", ME, is_async=False) == ("req_1" if joins else None)
+        assert await one.table.claim_or_join("req_3", ME, is_async=False) == ("req_1" if joins else None)
 
     play(scene, server)
 
 
-def test_of_two_who_wait_one_takes_over(server: RedisServer, redis: Redis) -> None:
+def test_of_two_waiting_replicas_one_takes_over(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post(asked=False)
-        bury(redis)
-        followers = [other.errand(asked=False), one.errand(asked=False)]
-        followers[1].reader = "somebody else"
-        assert await other.board.adopt(followers[0])
-        assert not await one.board.adopt(followers[1])
+        await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        followers = [other.job(submitted=False), one.job(submitted=False)]
+        followers[1].reader_id = "somebody else"
+        assert await other.table.take_over(followers[0])
+        assert not await one.table.take_over(followers[1])
 
     play(scene, server)
 
 
-def test_what_was_paid_for_and_not_delivered_can_be_taken_over(server: RedisServer, redis: Redis) -> None:
+def test_a_job_that_needs_redelivery_can_be_taken_over(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post(fault=ImageUnavailable("404"))
-        assert not await other.board.adopt(other.errand())
-        await end(one, errand, delivered=True)
-        assert await other.board.adopt(other.errand())
+        job = await one.claim(error=ImageUnavailable("404"))
+        assert not await other.table.take_over(other.job())
+        await finish(one, job, delivered=True)
+        assert await other.table.take_over(other.job())
         assert not redis.hexists(RECORD, "outcome")
 
     play(scene, server)
 
 
-def test_who_waits_for_one_that_dies_after_asking_is_told(server: RedisServer, redis: Redis) -> None:
+def test_a_waiting_replica_learns_that_a_submitted_job_is_lost(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post()
-        bury(redis)
+        await one.claim()
+        stop_heartbeat(redis)
         with pytest.raises(JobLost):
-            await other.board.wait(other.errand())
+            await other.table.wait_for_result(other.job())
 
     play(scene, server)
 
@@ -358,330 +376,337 @@ def test_who_waits_for_one_that_dies_after_asking_is_told(server: RedisServer, r
 def test_a_record_that_does_not_come_back_is_lost(server: RedisServer, redis: Redis) -> None:
     async def scene(_: Replica, other: Replica) -> None:
         with pytest.raises(JobLost):
-            await other.board.wait(other.errand())
-        assert other.pauses * 0.5 == PATIENCE
+            await other.table.wait_for_result(other.job())
+        assert other.pauses * 0.5 == SharingTimings().dead_after == 15
 
     play(scene, server)
 
 
-def test_signs_of_life_are_given_until_it_is_told_what_has_come_of_it(server: RedisServer, redis: Redis) -> None:
+def test_heartbeats_are_given_until_the_outcome_is_published(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        errands = [await one.post(id=f"req_{number}") for number in (1, 2, 3)]
-        running, read, idle = errands
-        running.job = Job(hanging(), lambda: None)
-        await asyncio.gather(read.job.end(), idle.job.end())
-        idle.job.readers = 0
-        bury(redis)
-        assert await one.board.beat() == [idle]
-        assert float(str(redis.hget(RECORD, "beat"))) > 0
+        jobs = [await one.claim(job_id=f"req_{number}") for number in (1, 2, 3)]
+        running, read, unread = jobs
+        never_end(running)
+        await asyncio.gather(read.run.wait_done(), unread.run.wait_done())
+        unread.run.readers = 0
+        stop_heartbeat(redis)
+        assert await one.table.heartbeat() == [unread]
+        assert float(str(redis.hget(RECORD, "heartbeat"))) > 0
         redis.flushall()
-        await one.board.beat()
-        assert [redis.exists(f"limner:{{errands}}:{errand.id}") for errand in errands] == [1, 1, 0]
-        one.board.let_go("req_2")
+        await one.table.heartbeat()
+        assert [redis.exists(f"limner:{{jobs}}:{job.id}") for job in jobs] == [1, 1, 0]
+        one.table.untrack("req_2")
         redis.flushall()
-        assert await one.board.beat() == [idle]
-        assert [redis.exists(f"limner:{{errands}}:{errand.id}") for errand in errands] == [1, 0, 0]
-        running.job.task.cancel()
+        assert await one.table.heartbeat() == [unread]
+        assert [redis.exists(f"limner:{{jobs}}:{job.id}") for job in jobs] == [1, 0, 0]
+        running.run.cancel()
 
     play(scene, server)
 
 
-def test_signs_of_life_of_many_are_few_commands(
+def test_heartbeats_of_many_jobs_are_few_commands(
     server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.state.job_table._AT_ONCE", 2)
+    monkeypatch.setattr("app.state.job_table._HEARTBEATS_AT_ONCE", 2)
 
     async def scene(one: Replica, _: Replica) -> None:
         for number in range(5):
-            await one.post(id=f"req_{number}")
-        calls: Any = redis.info("commandstats")
-        await one.board.beat()
-        more: Any = redis.info("commandstats")
-        assert more["cmdstat_evalsha"]["calls"] - calls["cmdstat_evalsha"]["calls"] == 3
-        await one.board.rest()
+            await one.claim(job_id=f"req_{number}")
+        before: Any = redis.info("commandstats")
+        await one.table.heartbeat()
+        after: Any = redis.info("commandstats")
+        assert after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"] == 3
+        await one.table.sleep_until_heartbeat()
         assert one.pauses == 1
 
     play(scene, server)
 
 
-def test_a_sign_of_life_keeps_the_place_and_says_how_it_stands(server: RedisServer, redis: Redis) -> None:
+def test_a_heartbeat_keeps_the_slot_and_updates_the_record(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        errand = await one.post(asked=False)
-        errand.exchange.was_submitted = True
-        errand.job.readers = 2
-        (place,) = redis.keys("limner:{errands}:at:*")
-        redis.pexpire(place, 5000)
+        job = await one.claim(submitted=False)
+        job.run.was_submitted = True
+        job.run.readers = 2
+        (slot,) = redis.keys(SLOTS)
+        redis.pexpire(slot, 5000)
         redis.pexpire(RECORD, 5000)
-        await one.board.beat()
-        assert redis.hmget(RECORD, "here", "asked") == ["2", "1"]
-        assert min(redis.ttl(place), redis.ttl(RECORD)) > 500
+        await one.table.heartbeat()
+        assert redis.hmget(RECORD, "readers", "submitted") == ["2", "1"]
+        assert min(redis.ttl(slot), redis.ttl(RECORD)) > 500
 
     play(scene, server)
 
 
-def test_who_takes_long_to_tell_of_one_errand_does_not_silence_the_others(server: RedisServer, redis: Redis) -> None:
+def test_a_job_that_takes_long_to_publish_does_not_delay_the_heartbeats_of_others(
+    server: RedisServer, redis: Redis
+) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        errand = await one.post()
-        errand.job = Job(hanging(), lambda: None)
+        job = await one.claim()
+        never_end(job)
         redis.flushall()
-        async with errand.telling:
-            await one.board.beat()
+        async with job.publish_lock:
+            await one.table.heartbeat()
         assert not redis.exists(RECORD)
-        await one.board.beat()
+        await one.table.heartbeat()
         assert redis.exists(RECORD)
-        errand.job.task.cancel()
+        job.run.cancel()
 
     play(scene, server)
 
 
-def test_of_what_has_ended_while_redis_was_away_the_oldest_is_forgotten_first(
+def test_of_the_jobs_that_ended_while_redis_was_down_the_oldest_are_dropped_first(
     server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.state.job_table._UNTOLD", 1)
+    monkeypatch.setattr("app.state.job_table._MAX_UNPUBLISHED", 1)
 
     async def scene(one: Replica, _: Replica) -> None:
-        errands = [await one.post(id=f"req_{number}") for number in (1, 2)]
-        for errand in errands:
-            await errand.job.end()
-            errand.job.readers = 0
-        assert await one.board.beat() == errands[1:]
-        assert not one.board.owns(errands[0])
+        jobs = [await one.claim(job_id=f"req_{number}") for number in (1, 2)]
+        for job in jobs:
+            await job.run.wait_done()
+            job.run.readers = 0
+        assert await one.table.heartbeat() == jobs[1:]
+        assert not one.table.owns(jobs[0])
 
     play(scene, server)
 
 
-async def hanging() -> AsyncGenerator[Item, None]:
-    await asyncio.Event().wait()
-    yield ANSWER
-
-
-def test_a_replica_that_was_taken_for_dead_learns_it(server: RedisServer, redis: Redis) -> None:
-    async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post(asked=False)
-        errand.job = Job(hanging(), lambda: None)
-        bury(redis)
-        assert await other.board.adopt(other.errand(asked=False))
-        with pytest.raises(ServiceUnavailable, match="taken over"):
-            await one.board.tell(errand)
-        assert not one.board.owns(errand)
-        one.board.own(errand)
-        assert await one.board.beat() == []
-        assert not one.board.owns(errand)
-        assert redis.hget(RECORD, "owner") == other.board._owner
-        errand.job.task.cancel()
-
-    play(scene, server)
-
-
-def test_what_another_has_taken_over_is_not_asked_however_long_ago_it_was_learnt(
+def test_a_replica_that_was_taken_for_dead_learns_that_its_job_was_taken_over(
     server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post(asked=False)
-        errand.job = Job(hanging(), lambda: None)
-        bury(redis)
-        assert await other.board.adopt(other.errand(asked=False))
-        await one.board.beat()
+        job = await one.claim(submitted=False)
+        never_end(job, submitted=False)
+        stop_heartbeat(redis)
+        assert await other.table.take_over(other.job(submitted=False))
         with pytest.raises(ServiceUnavailable, match="taken over"):
-            await one.board.announce(errand)
-        errand.job.task.cancel()
+            await one.table.publish_status(job)
+        assert not one.table.owns(job)
+        one.table.track(job)
+        assert await one.table.heartbeat() == []
+        assert not one.table.owns(job)
+        assert redis.hget(RECORD, "owner") == other.table._owner
+        job.run.cancel()
 
     play(scene, server)
 
 
-def test_what_was_paid_for_stays_so_whoever_takes_it_over(server: RedisServer, redis: Redis) -> None:
-    """Dead in its turn, it must not leave behind what looks as if nothing had been asked."""
+def test_a_job_that_another_replica_has_taken_over_is_not_submitted(server: RedisServer, redis: Redis) -> None:
+    """However long ago this replica has learned it."""
 
     async def scene(one: Replica, other: Replica) -> None:
-        await end(one, await one.post(fault=ImageUnavailable("404")), delivered=True)
-        follower = other.errand(asked=False)
-        assert await other.board.adopt(follower)
-        await other.board.tell(follower)
-        await other.board.beat()
-        bury(redis)
+        job = await one.claim(submitted=False)
+        never_end(job, submitted=False)
+        stop_heartbeat(redis)
+        assert await other.table.take_over(other.job(submitted=False))
+        await one.table.heartbeat()
+        with pytest.raises(ServiceUnavailable, match="taken over"):
+            await one.table.mark_submitted(job)
+        job.run.cancel()
+
+    play(scene, server)
+
+
+def test_a_job_that_was_paid_for_stays_so_when_it_is_taken_over(server: RedisServer, redis: Redis) -> None:
+    """The death of the second owner must not leave a job behind that looks as if nothing had been submitted."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await finish(one, await one.claim(error=ImageUnavailable("404")), delivered=True)
+        follower = other.job(submitted=False)
+        assert await other.table.take_over(follower)
+        await other.table.publish_status(follower)
+        await other.table.heartbeat()
+        stop_heartbeat(redis)
         with pytest.raises(JobLost):
-            await one.board.enter("req_3", ME, is_async=False)
+            await one.table.claim_or_join("req_3", ME, is_async=False)
 
     play(scene, server)
 
 
-def test_taking_over_may_be_said_twice(server: RedisServer, redis: Redis) -> None:
+def test_taking_over_can_be_repeated(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post(asked=False)
-        bury(redis)
-        follower = other.errand(asked=False)
-        assert [await other.board.adopt(follower) for _ in range(2)] == [True, True]
+        await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        follower = other.job(submitted=False)
+        assert [await other.table.take_over(follower) for _ in range(2)] == [True, True]
 
     play(scene, server)
 
 
-def test_a_loss_is_told_again_where_the_answer_was_lost(server: RedisServer, redis: Redis) -> None:
+def test_a_loss_is_reported_to_the_same_request_again(server: RedisServer, redis: Redis) -> None:
+    """The first report may have been lost on the way."""
+
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post()
-        bury(redis)
+        await one.claim()
+        stop_heartbeat(redis)
         for _ in range(2):
             with pytest.raises(JobLost):
-                await other.board.enter("req_2", ME, is_async=False)
-        assert await other.board.enter("req_3", ME, is_async=False) is None
+                await other.table.claim_or_join("req_2", ME, is_async=False)
+        assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
 
     play(scene, server)
 
 
-def test_who_was_told_of_a_loss_while_waiting_is_not_told_again(server: RedisServer, redis: Redis) -> None:
+def test_a_loss_that_was_reported_to_a_waiting_request_is_not_reported_to_the_next(
+    server: RedisServer, redis: Redis
+) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post()
-        bury(redis)
+        await one.claim()
+        stop_heartbeat(redis)
         with pytest.raises(JobLost):
-            await other.board.wait(other.errand())
-        assert await other.board.enter("req_3", ME, is_async=False) is None
+            await other.table.wait_for_result(other.job())
+        assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
 
     play(scene, server)
 
 
-def test_of_two_who_wait_the_second_gets_what_the_first_has_taken(server: RedisServer, redis: Redis) -> None:
+def test_of_two_waiting_requests_the_second_gets_the_result_that_the_first_was_delivered(
+    server: RedisServer, redis: Redis
+) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post()
-        followers = [other.errand(), other.errand()]
+        job = await one.claim()
+        followers = [other.job(), other.job()]
         for follower, name in zip(followers, ("req_2", "req_3"), strict=True):
-            follower.reader = name
-            assert await other.board.enter(name, AGAIN, is_async=False) == "req_1"
-        await end(one, errand, delivered=False)
-        assert await other.board.wait(followers[0]) == b"{}"
+            follower.reader_id = name
+            assert await other.table.claim_or_join(name, RETRY, is_async=False) == "req_1"
+        await finish(one, job, delivered=False)
+        assert await other.table.wait_for_result(followers[0]) == b"{}"
         followers[0].delivered = True
-        await other.board.leave(followers[0])
-        assert await other.board.enter("req_4", ME, is_async=False) is None
-        assert await other.board.wait(followers[1]) == b"{}"
+        await other.table.unsubscribe(followers[0])
+        assert await other.table.claim_or_join("req_4", ME, is_async=False) is None
+        assert await other.table.wait_for_result(followers[1]) == b"{}"
         followers[1].delivered = True
-        await other.board.leave(followers[1])
+        await other.table.unsubscribe(followers[1])
         assert not redis.exists(RECORD)
 
     play(scene, server)
 
 
-def test_what_somebody_waits_for_is_not_forgotten_under_his_hands(server: RedisServer, redis: Redis) -> None:
+def test_an_outcome_does_not_expire_while_it_is_delivered(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post()
-        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
-        await end(one, errand, delivered=False)
+        job = await one.claim()
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        await finish(one, job, delivered=False)
         redis.pexpire(RECORD, 1000)
-        assert await other.board.wait(other.errand()) == b"{}"
+        assert await other.table.wait_for_result(other.job()) == b"{}"
         assert redis.ttl(RECORD) > 50
         assert redis.ttl(f"{RECORD}:readers") > 50
 
     play(scene, server)
 
 
-def test_an_answer_that_is_kept_for_a_second_is_kept_for_those_who_wait(server: RedisServer, redis: Redis) -> None:
+def test_an_outcome_with_a_short_retention_is_kept_for_replicas_that_wait_for_it(
+    server: RedisServer, redis: Redis
+) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        one.board._ttl = 1
-        errand = await one.post()
-        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
-        await end(one, errand, delivered=False)
+        one.table._ttl = 1
+        job = await one.claim()
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        await finish(one, job, delivered=False)
         assert redis.ttl(RECORD) > 50
 
     play(scene, server)
 
 
-def test_what_a_new_question_has_replaced_is_not_asked_by_an_owner_that_comes_back(
+def test_an_owner_that_comes_back_does_not_submit_a_job_that_a_new_one_has_replaced(
     server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post(asked=False)
-        errand.job = Job(hanging(), lambda: None)
-        bury(redis)
-        assert await other.board.enter("req_2", ME, is_async=False) is None
+        job = await one.claim(submitted=False)
+        never_end(job, submitted=False)
+        stop_heartbeat(redis)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) is None
         with pytest.raises(ServiceUnavailable, match="taken over"):
-            await one.board.announce(errand)
-        late = other.errand(asked=False)
-        late.reader = "req_0"
-        assert not await other.board.adopt(late)
-        errand.job.task.cancel()
+            await one.table.mark_submitted(job)
+        late = other.job(submitted=False)
+        late.reader_id = "req_0"
+        assert not await other.table.take_over(late)
+        job.run.cancel()
 
     play(scene, server)
 
 
-def test_a_new_question_leaves_to_those_who_wait_what_they_will_take_over(server: RedisServer, redis: Redis) -> None:
+def test_a_new_request_leaves_an_orphan_to_the_replicas_that_wait_for_it(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post(asked=False)
-        assert await other.board.enter("req_2", AGAIN, is_async=False) == "req_1"
-        bury(redis)
-        assert await one.board.enter("req_3", ME, is_async=False) == "req_1"
-        assert await one.board.enter("req_4", AGAIN, is_async=False) == "req_1"
-        follower = other.errand(asked=False)
-        follower.reader = "req_2"
-        assert await other.board.wait(follower) is None
+        await one.claim(submitted=False)
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        stop_heartbeat(redis)
+        assert await one.table.claim_or_join("req_3", ME, is_async=False) == "req_1"
+        assert await one.table.claim_or_join("req_4", RETRY, is_async=False) == "req_1"
+        follower = other.job(submitted=False)
+        follower.reader_id = "req_2"
+        assert await other.table.wait_for_result(follower) is None
 
     play(scene, server)
 
 
-def test_an_owner_that_was_replaced_does_not_forget_what_is_anothers(server: RedisServer, redis: Redis) -> None:
+def test_a_former_owner_does_not_delete_the_record_of_the_new_one(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        await one.post(asked=False)
-        bury(redis)
-        assert await other.board.adopt(other.errand(asked=False))
-        assert await one.board.withdraw("req_1", ME) == "taken"
-        assert redis.exists(RECORD)
+        job = await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        assert await other.table.take_over(other.job(submitted=False))
+        assert await one.table.abandon("req_1", ME) == "ok"
+        assert not one.table.owns(job)
+        assert redis.hget(RECORD, "owner") == other.table._owner
 
     play(scene, server)
 
 
-def test_who_has_asked_once_has_asked(server: RedisServer, redis: Redis) -> None:
+def test_a_submitted_job_stays_submitted(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        errand = await one.post()
-        errand.exchange.was_submitted = False
-        errand.job = Job(hanging(), lambda: None)
-        await one.board.tell(errand)
-        assert redis.hget(RECORD, "asked") == "1"
-        errand.job.task.cancel()
+        job = await one.claim()
+        never_end(job, submitted=False)
+        await one.table.publish_status(job)
+        assert redis.hget(RECORD, "submitted") == "1"
+        job.run.cancel()
 
     play(scene, server)
 
 
-def test_what_is_found_by_its_id_alone(server: RedisServer, redis: Redis) -> None:
+def test_a_job_is_found_by_its_id_alone(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        errand = await one.post(is_async=True)
-        assert await other.board.find("req_1", "me") == Heard("under way")
-        assert await other.board.find("req_1", "you") == Heard("gone")
-        assert await other.board.find("req_9", "me") == Heard("gone")
-        await end(one, errand, delivered=False)
-        assert await other.board.find("req_1", "me") == Heard("done", b"{}")
-        await one.post(ME, "req_2")
-        redis.hset("limner:{errands}:req_2", "beat", 0)
-        assert await other.board.find("req_2", "me") == Heard("lost")
+        job = await one.claim(is_async=True)
+        assert await other.table.lookup("req_1", "me") == ScriptReply("in_flight")
+        assert await other.table.lookup("req_1", "you") == ScriptReply("gone")
+        assert await other.table.lookup("req_9", "me") == ScriptReply("gone")
+        await finish(one, job, delivered=False)
+        assert await other.table.lookup("req_1", "me") == ScriptReply("done", b"{}")
+        await one.claim(ME, "req_2")
+        stop_heartbeat(redis, "limner:{jobs}:req_2")
+        assert await other.table.lookup("req_2", "me") == ScriptReply("lost")
 
     play(scene, server)
 
 
-@pytest.mark.parametrize("url", ["memory:", NOBODY], ids=["nothing is shared", "Redis is away"])
-def test_alone_it_is_as_if_nobody_else_were_there(url: str) -> None:
+@pytest.mark.parametrize("url", ["memory:", NO_REDIS], ids=["nothing is shared", "Redis is down"])
+def test_alone_a_replica_behaves_as_if_there_were_no_other(url: str) -> None:
     async def scene() -> None:
         replica = Replica(url)
-        board = replica.board
-        errand = replica.errand()
-        assert await board.enter("req_1", ME, is_async=False) is None
-        board.own(errand)
-        assert board.owns(errand) is board.is_shared is (url == NOBODY)
-        await board.tell(errand)
-        assert not await board.finish(errand, b"{}", briefly=False)
-        assert not await board.leave(errand)
-        assert not await board.adopt(errand)
-        assert await board.withdraw("req_1", ME) == ""
-        assert (await board.find("req_1", "me")).word == ""
-        assert await board.beat() == []
+        table = replica.table
+        job = replica.job()
+        assert await table.claim_or_join("req_1", ME, is_async=False) is None
+        table.track(job)
+        assert table.owns(job) is table.is_shared is (url == NO_REDIS)
+        await table.publish_status(job)
+        assert not await table.publish_result(job, b"{}", briefly=False)
+        assert not await table.unsubscribe(job)
+        assert not await table.take_over(job)
+        assert await table.abandon("req_1", ME) == ""
+        assert (await table.lookup("req_1", "me")).answer == ""
+        assert await table.heartbeat() == []
         await replica.state.close()
 
     asyncio.run(scene())
 
 
-def test_where_a_replica_may_not_go_on_alone_nothing_new_is_asked() -> None:
+def test_a_replica_that_may_not_go_on_alone_submits_nothing_new() -> None:
     async def scene() -> None:
-        replica = Replica(NOBODY, closed=True)
+        replica = Replica(NO_REDIS, closed=True)
         with pytest.raises(ServiceUnavailable):
-            await replica.board.enter("req_1", ME, is_async=False)
-        errand = replica.errand(asked=False)
-        replica.board.own(errand)
+            await replica.table.claim_or_join("req_1", ME, is_async=False)
+        job = replica.job(submitted=False)
+        replica.table.track(job)
         with pytest.raises(ServiceUnavailable):
-            await replica.board.announce(errand)
+            await replica.table.mark_submitted(job)
         await replica.state.close()
 
     asyncio.run(scene())

@@ -31,8 +31,7 @@ def demo() -> Iterator[RunningDemo]:
 
 @contextmanager
 def limner_over(demo: RunningDemo, model: str, **options: Any) -> Iterator[RunningLimner]:
-    with run_limner(demo.url, upstream_model=model, shutdown_grace=1, **options) as limner:
-        limner.studio.silence = 0.02
+    with run_limner(demo.url, upstream_model=model, shutdown_grace=1, keepalive_interval=0.02, **options) as limner:
         yield limner
 
 

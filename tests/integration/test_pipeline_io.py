@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
-from app.jobs.pipeline_io import pixels
+from app.jobs.pipeline_io import _pixels
 from app.observability.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
 from tests.support.raw_http_lines import GENERATION, limner_with_model
@@ -65,7 +65,7 @@ def test_sizes(demo: RunningDemo, name: str, asked: dict[str, Any], size: tuple[
 
 def test_a_blob_that_is_no_picture_has_no_size() -> None:
     with Blob() as nothing, as_blob(saved(noise((30, 20)), "PNG")) as picture:
-        assert (pixels(nothing), pixels(picture)) == (None, (30, 20))
+        assert (_pixels(nothing), _pixels(picture)) == (None, (30, 20))
 
 
 def test_untouched_pictures_keep_every_byte(demo: RunningDemo) -> None:
@@ -86,7 +86,7 @@ def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch
 
     before = failures()
     with limner_with_model(demo, "data-url") as limner:
-        monkeypatch.setattr(limner.studio.parts.store, "put", fail)
+        monkeypatch.setattr(limner.service.backends.store, "put", fail)
         answer = httpx.post(
             f"{limner.url}/v1/images/generations", json={**GENERATION, "response_format": "url"}, timeout=20
         )

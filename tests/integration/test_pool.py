@@ -1,6 +1,6 @@
-"""Several upstreams: who is asked, how often, in which order, and who is left alone for a while.
+"""Several upstreams: which one gets a request, how often, in which order, and which one is skipped for a while.
 
-First with an upstream of plain scripts, where time is a number; then with demo upstreams behind the whole server.
+First with scripted upstreams, where time is a number; then with demo upstreams behind the whole server.
 """
 
 import asyncio
@@ -37,33 +37,35 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.dialects import ChatQuestion
+from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.json_stream import StreamingJson
-from app.upstream.client import Question, Upstream
+from app.upstream.client import UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import RetrySafety, UpstreamFailure
-from app.upstream.pool import Member, Upstreams
+from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import ModelMap, UpstreamSpec
 from tests.support import manual_clock as clock
 from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs, wait_until
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 REPLY = read_reply(orjson.dumps({"choices": [{"message": {"content": "https://h/a.png"}, "finish_reason": "stop"}]}))
-NOTHING = StreamingJson({})
+REQUEST = UpstreamRequest(ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a fox")))
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
-    """A fault that is told inside a 200."""
+class ErrorIn200:
+    """A failure that the upstream reports in the body of a 200."""
 
-    fault: UpstreamFailure
+    failure: UpstreamFailure
 
 
-#: What comes of one attempt; None: a picture.
-Outcome = UpstreamFailure | Inside | ApiError | None
+#: The outcome of one attempt; None: an image.
+Outcome = UpstreamFailure | ErrorIn200 | ApiError | None
 
 
 @dataclass(slots=True)
 class Time:
-    """Stands still but for waits and for what a test adds."""
+    """A clock that only waits and the test itself move."""
 
     now: float = 1000.0
     waits: list[float] = field(default_factory=list)
@@ -76,19 +78,23 @@ class Time:
         self.now += seconds
 
 
-class Scripted(Upstream):
-    """`script`: what comes of each attempt in turn, the last for ever. An ApiError breaks the reply off."""
+class ScriptedClient(UpstreamClient):
+    """`script`: the outcome of each attempt in turn, the last one for ever. An ApiError breaks the reply off."""
 
-    def __init__(self, log: list[str], name: str, script: Sequence[Outcome], config: UpstreamSpec):
-        super().__init__(config, httpx.MockTransport(lambda _: httpx.Response(500)))
+    def __init__(self, log: list[str], name: str, script: Sequence[Outcome], spec: UpstreamSpec):
+        super().__init__(spec, httpx.MockTransport(lambda _: httpx.Response(500)))
         self.log, self.name, self.script = log, name, script
         self.calls = 0
-        self.started: list[float] = []
+        self.bodies: list[StreamingJson] = []
+        self.started_at: list[float] = []
         self.gate: asyncio.Event | None = None
 
-    async def attempt(self, question: Question, started: float) -> httpx.Response | UpstreamFailure:
+    async def send(
+        self, request: UpstreamRequest, body: StreamingJson, started_at: float
+    ) -> httpx.Response | UpstreamFailure:
         self.log.append(self.name)
-        self.started.append(started)
+        self.bodies.append(body)
+        self.started_at.append(started_at)
         step = self.script[min(self.calls, len(self.script) - 1)]
         self.calls += 1
         await asyncio.sleep(0)
@@ -96,12 +102,12 @@ class Scripted(Upstream):
             await self.gate.wait()
         return step if isinstance(step, UpstreamFailure) else httpx.Response(200, extensions={"step": step})
 
-    async def read(
-        self, response: httpx.Response, question: Question, started: float
+    async def read_reply(
+        self, response: httpx.Response, request: UpstreamRequest, started_at: float
     ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
         step = response.extensions["step"]
-        if isinstance(step, Inside):
-            yield step.fault
+        if isinstance(step, ErrorIn200):
+            yield step.failure
             return
         yield REPLY
         if step is not None:
@@ -111,27 +117,27 @@ class Scripted(Upstream):
 
 @dataclass
 class World:
-    """`asked` are the names of the upstreams in the order of the calls."""
+    """A pool of scripted upstreams. `tried`: the names of the upstreams in the order of the attempts."""
 
-    members: list[Member]
-    upstreams: Upstreams
-    asked: list[str]
+    members: list[PoolMember]
+    pool: UpstreamPool
+    tried: list[str]
     time: Time
 
-    async def ask(self, model: str | None = None) -> tuple[str | None, ApiError | None]:
-        """Who answered, and how it ended."""
+    async def request(self, model: str | None = None) -> tuple[str | None, ApiError | None]:
+        """Send one request. Return the name of the upstream that replied, and the error at the end, if any."""
         name = None
-        async with aclosing(self.upstreams.ask(lambda *_: Question(NOTHING), model)) as replies:
+        async with aclosing(self.pool.request(REQUEST, model)) as snapshots:
             try:
-                async for name, _ in replies:  # noqa: B007
+                async for name, _ in snapshots:  # noqa: B007
                     pass
             except ApiError as error:
                 return name, error
         return name, None
 
-    def upstream(self, name: str) -> Scripted:
-        (found,) = [member.upstream for member in self.members if member.spec.name == name]
-        assert isinstance(found, Scripted)
+    def client(self, name: str) -> ScriptedClient:
+        (found,) = [member.client for member in self.members if member.spec.name == name]
+        assert isinstance(found, ScriptedClient)
         return found
 
 
@@ -139,29 +145,32 @@ def build(
     scripts: dict[str, Sequence[Outcome]],
     *,
     entries: dict[str, dict[str, Any]] | None = None,
-    config: UpstreamSpec | None = None,
+    spec: UpstreamSpec | None = None,
     chance: float | Random = 0.0,
     **options: Any,
 ) -> World:
-    """By default the first of the names is asked first, the second where that fails, and so on."""
-    asked: list[str] = []
+    """By default the first of the names is tried first, the second if that fails, and so on.
+
+    `entries` are more fields of the specs, by name. With `spec`, all clients have this one instead of their own.
+    """
+    tried: list[str] = []
     time = Time()
     members = []
     for priority, (name, script) in zip(count(), scripts.items()):
         more = {"priority": priority} | (entries or {}).get(name, {})
         names = more.pop("models", {})
         default = more.pop("model", None if names else "gpt-image-2-chat")
-        spec = UpstreamSpec(
+        own = UpstreamSpec(
             name=name,
             base_url=f"https://{name}.example/v1",
             api_key=SecretStr(f"sk-{name}"),
             models=ModelMap(default, names),
             **more,
         )
-        members.append(Member(spec, Scripted(asked, name, script, config or spec)))
+        members.append(PoolMember(own, ScriptedClient(tried, name, script, spec or own)))
     random = chance.random if isinstance(chance, Random) else lambda: chance
-    upstreams = Upstreams(members, sleep=time.sleep, monotonic=time.read, chance=random, **options)
-    return World(members, upstreams, asked, time)
+    pool = UpstreamPool(members, sleep=time.sleep, monotonic=time.read, chance=random, **options)
+    return World(members, pool, tried, time)
 
 
 DOWN = UpstreamFailure(UpstreamUnreachable("down", detail="down"), RetrySafety.SAFE)
@@ -176,78 +185,78 @@ OK = None
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """`asked`: the calls in their order; `ends` with the upstream that answered, or with an error."""
+class Route:
+    """`tried`: the attempts in their order; `ends` with the upstream that replied, or with an error."""
 
     name: str
     scripts: dict[str, Sequence[Outcome]]
-    asked: str
+    tried: str
     ends: str | type[ApiError]
     waits: tuple[float, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
 
-WAYS = [
-    Way("the first answers", {"a": [OK], "b": [OK]}, "a", "a"),
-    Way("the first is down: the second, at once", {"a": [DOWN], "b": [OK]}, "ab", "b"),
-    Way("the first is busy for long: the second, at once", {"a": [LATER], "b": [OK]}, "ab", "b"),
-    Way("the first has no quota left", {"a": [NO_QUOTA], "b": [OK]}, "ab", "b"),
-    Way("the first refuses our key", {"a": [NO_KEY], "b": [OK]}, "ab", "b"),
-    Way("two are down: the third", {"a": [DOWN], "b": [NO_KEY], "c": [OK]}, "abc", "c"),
-    Way("more are down than there are attempts: the last", {"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, "abcd", "d"),
-    Way("a single attempt still goes elsewhere", {"a": [DOWN], "b": [OK]}, "ab", "b", options={"attempts": 1}),
-    Way("all are down: each again while attempts last, the first that is due", {"a": [DOWN], "b": [DOWN]}, "abab", UpstreamUnreachable, (0, 0)),
-    Way("the one that is back sooner is asked again", {"a": [LATER], "b": [BUSY, OK]}, "abb", "b", (0,)),
-    Way("what only the operator can mend is not asked again", {"a": [NO_KEY], "b": [BUSY, OK]}, "abb", "b", (0,)),
-    Way("no quota, told inside a 200", {"a": [Inside(NO_QUOTA)], "b": [OK]}, "ab", "b"),
-    Way("our key refused inside a 200", {"a": [Inside(NO_KEY)], "b": [OK]}, "ab", "b"),
-    Way("busy, told inside a 200: after its time", {"a": [Inside(LATER), OK]}, "aa", "a", (30,)),
-    Way("what is told inside a 200, and may have been paid for", {"a": [Inside(SLOW)], "b": [OK]}, "a", UpstreamTimeout),
-    Way("nobody can be asked again", {"a": [NO_KEY], "b": [NO_QUOTA]}, "ab", UpstreamAuth),
-    Way("the client is told what time may mend", {"a": [BUSY], "b": [NO_KEY]}, "abaa", RateLimited, (0, 0)),
-    Way("the client is told what time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abbb", RateLimited, (0, 0)),
-    Way("a crash may have been paid for", {"a": [CRASH], "b": [OK]}, "a", UpstreamError),
-    Way("a crash, with leave to ask again", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"ambiguous": True}),
-    Way("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"ambiguous": True}),
-    Way("a reply that breaks off has been paid for", {"a": [UpstreamInvalidReply("cut")], "b": [OK]}, "a", UpstreamInvalidReply, options={"ambiguous": True}),
-    Way("a refusal would be one everywhere", {"a": [REFUSAL], "b": [OK]}, "a", ModerationBlocked),
-    Way("no time is left to wait for one", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
-    Way("alone and down: again while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
-    Way("alone and busy: after its time", {"a": [LATER, OK]}, "aa", "a", (30,)),
-    Way("alone and busy twice: after its time each", {"a": [LATER, LATER, OK]}, "aaa", "a", (30, 30)),
-    Way("alone and busy twice: no time for a second wait", {"a": [LATER]}, "aa", RateLimited, (30,), {"timeout": 50}),
+ROUTES = [
+    Route("the first one replies", {"a": [OK], "b": [OK]}, "a", "a"),
+    Route("the first is down: the second, at once", {"a": [DOWN], "b": [OK]}, "ab", "b"),
+    Route("the first is busy for long: the second, at once", {"a": [LATER], "b": [OK]}, "ab", "b"),
+    Route("the first has no quota left", {"a": [NO_QUOTA], "b": [OK]}, "ab", "b"),
+    Route("the first refuses our key", {"a": [NO_KEY], "b": [OK]}, "ab", "b"),
+    Route("two are down: the third", {"a": [DOWN], "b": [NO_KEY], "c": [OK]}, "abc", "c"),
+    Route("more are down than there are attempts: the last", {"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, "abcd", "d"),
+    Route("a single attempt still fails over", {"a": [DOWN], "b": [OK]}, "ab", "b", options={"attempts": 1}),
+    Route("all are down: each is retried while attempts last, the one that is due first", {"a": [DOWN], "b": [DOWN]}, "abab", UpstreamUnreachable, (0, 0)),
+    Route("the one that is back sooner is retried", {"a": [LATER], "b": [BUSY, OK]}, "abb", "b", (0,)),
+    Route("an upstream that only the operator can mend is not retried", {"a": [NO_KEY], "b": [BUSY, OK]}, "abb", "b", (0,)),
+    Route("no quota, reported inside a 200", {"a": [ErrorIn200(NO_QUOTA)], "b": [OK]}, "ab", "b"),
+    Route("our key refused inside a 200", {"a": [ErrorIn200(NO_KEY)], "b": [OK]}, "ab", "b"),
+    Route("busy, reported inside a 200: retried after its delay", {"a": [ErrorIn200(LATER), OK]}, "aa", "a", (30,)),
+    Route("an error inside a 200 that may have been paid for", {"a": [ErrorIn200(SLOW)], "b": [OK]}, "a", UpstreamTimeout),
+    Route("no upstream can be retried", {"a": [NO_KEY], "b": [NO_QUOTA]}, "ab", UpstreamAuth),
+    Route("the client gets the error that time may mend", {"a": [BUSY], "b": [NO_KEY]}, "abaa", RateLimited, (0, 0)),
+    Route("the client gets the error that time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abbb", RateLimited, (0, 0)),
+    Route("a crash may have been paid for", {"a": [CRASH], "b": [OK]}, "a", UpstreamError),
+    Route("a crash, where ambiguous failures are retried", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"ambiguous": True}),
+    Route("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"ambiguous": True}),
+    Route("a reply that breaks off has been paid for", {"a": [UpstreamInvalidReply("cut")], "b": [OK]}, "a", UpstreamInvalidReply, options={"ambiguous": True}),
+    Route("a refusal would be the same everywhere", {"a": [REFUSAL], "b": [OK]}, "a", ModerationBlocked),
+    Route("no time is left to wait for any of them", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
+    Route("alone and down: retried while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
+    Route("alone and busy: retried after its delay", {"a": [LATER, OK]}, "aa", "a", (30,)),
+    Route("alone and busy twice: retried after its delay each time", {"a": [LATER, LATER, OK]}, "aaa", "a", (30, 30)),
+    Route("alone and busy twice: no time for a second wait", {"a": [LATER]}, "aa", RateLimited, (30,), {"timeout": 50}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_the_way_of_a_question(way: Way) -> None:
-    world = build(way.scripts, **way.options)
-    name, error = asyncio.run(world.ask())
-    assert "".join(world.asked) == way.asked
-    assert tuple(world.time.waits) == way.waits
-    if isinstance(way.ends, str):
-        assert (name, error) == (way.ends, None)
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_the_route_of_a_request(route: Route) -> None:
+    world = build(route.scripts, **route.options)
+    name, error = asyncio.run(world.request())
+    assert "".join(world.tried) == route.tried
+    assert tuple(world.time.waits) == route.waits
+    if isinstance(route.ends, str):
+        assert (name, error) == (route.ends, None)
     else:
-        assert type(error) is way.ends
+        assert type(error) is route.ends
 
 
-def test_its_way_is_in_the_log() -> None:
+def test_the_route_is_logged() -> None:
     world = build({"a": [DOWN], "b": [NO_QUOTA]}, attempts=2)
     with structlog.testing.capture_logs() as records:
-        asyncio.run(world.ask())
-    fault = {"event": "upstream_failed", "log_level": "warning", "upstream": "a", "code": "upstream_unreachable"}
+        asyncio.run(world.request())
+    failed = {"event": "upstream_failed", "log_level": "warning", "upstream": "a", "code": "upstream_unreachable"}
     assert records == [
-        {**fault, "reason": "down"},
-        {**fault, "upstream": "b", "code": "upstream_quota", "reason": None},
+        {**failed, "reason": "down"},
+        {**failed, "upstream": "b", "code": "upstream_quota", "reason": None},
         {"event": "upstream_retry", "log_level": "warning", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": "down"},
-        {**fault, "reason": "down"},
+        {**failed, "reason": "down"},
     ]  # fmt: skip
 
 
-def test_of_one_alone_only_repeats_are_logged() -> None:
+def test_of_a_single_upstream_only_retries_are_logged() -> None:
     world = build({"a": [DOWN, OK]})
     with structlog.testing.capture_logs() as records:
-        asyncio.run(world.ask())
+        asyncio.run(world.request())
     assert [record["event"] for record in records] == ["upstream_retry"]
 
 
@@ -260,58 +269,56 @@ STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, R
     st.booleans(),
     st.floats(0, 1, exclude_max=True),
 )
-def test_nothing_is_asked_twice_that_may_have_been_paid_for(
+def test_nothing_is_sent_twice_that_may_have_been_paid_for(
     scripts: list[list[UpstreamFailure | None]], attempts: int, ambiguous: bool, chance: float
 ) -> None:
     world = build(dict(zip("abc", scripts, strict=False)), attempts=attempts, ambiguous=ambiguous, chance=chance)
-    name, error = asyncio.run(world.ask())
+    name, error = asyncio.run(world.request())
     calls: Counter[str] = Counter()
     outcomes = []
-    for asked in world.asked:
-        script = world.upstream(asked).script
-        outcomes.append((asked, script[min(calls[asked], len(script) - 1)]))
-        calls[asked] += 1
+    for tried in world.tried:
+        script = world.client(tried).script
+        outcomes.append((tried, script[min(calls[tried], len(script) - 1)]))
+        calls[tried] += 1
     free = {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM} | ({RetrySafety.AMBIGUOUS} if ambiguous else set())
     assert all(isinstance(step, UpstreamFailure) and step.retry_safety in free for _, step in outcomes[:-1])
     assert len(outcomes) <= len(scripts) + attempts - 1
-    for index, (asked, step) in enumerate(outcomes):
+    for index, (tried, step) in enumerate(outcomes):
         if isinstance(step, UpstreamFailure) and step.retry_safety is RetrySafety.OTHER_UPSTREAM:
-            assert asked not in world.asked[index + 1 :]
+            assert tried not in world.tried[index + 1 :]
     last, step = outcomes[-1]
     assert (name, error is None) == ((last, True) if step is OK else (None, False))
     if error is not None:
         assert error in [step.error for _, step in outcomes if isinstance(step, UpstreamFailure)]
 
 
-def test_each_is_asked_in_its_dialect_for_its_model() -> None:
+def test_each_upstream_gets_the_request_in_its_dialect_for_its_model() -> None:
     entries: dict[str, dict[str, Any]] = {
         "a": {"models": {"x": "alpha"}, "dialect": "metadata"},
         "b": {"model": "beta", "dialect": "openrouter"},
     }
     world = build({"a": [DOWN], "b": [OK]}, entries=entries)
-    put: list[tuple[str, str]] = []
-
-    def question(dialect: str, model: str) -> Question:
-        put.append((dialect, model))
-        return Question(NOTHING)
 
     async def run(model: str | None) -> None:
-        async with aclosing(world.upstreams.ask(question, model)) as replies:
-            assert [name async for name, _ in replies] == ["b", "b"]
+        async with aclosing(world.pool.request(REQUEST, model)) as snapshots:
+            assert [snapshot.upstream async for snapshot in snapshots] == ["b", "b"]
 
     asyncio.run(run("x"))
     asyncio.run(run(None))
-    assert put == [("metadata", "alpha"), ("openrouter", "beta"), ("openrouter", "beta")]
+    assert world.tried == ["a", "b", "b"]
+    alpha, beta = REQUEST.question.body("metadata", "alpha"), REQUEST.question.body("openrouter", "beta")
+    assert (world.client("a").bodies, world.client("b").bodies) == ([alpha], [beta, beta])
+    assert [orjson.loads(b"".join(body.chunks()))["model"] for body in (alpha, beta)] == ["alpha", "beta"]
 
 
 @pytest.mark.parametrize(("model", "kind", "code"), [("z", NotFound, "model_not_found"), (None, InvalidRequest, "missing_required_parameter")])  # fmt: skip
-def test_a_model_that_nobody_has(model: str | None, kind: type[ApiError], code: str) -> None:
+def test_a_model_that_no_upstream_has(model: str | None, kind: type[ApiError], code: str) -> None:
     world = build({"a": [OK]}, entries={"a": {"models": {"x": "alpha"}}})
-    _, error = asyncio.run(world.ask(model))
-    assert (type(error), error and error.code, world.asked) == (kind, code, [])
+    _, error = asyncio.run(world.request(model))
+    assert (type(error), error and error.code, world.tried) == (kind, code, [])
 
 
-def test_equals_share_by_weight() -> None:
+def test_upstreams_of_equal_priority_share_by_weight() -> None:
     world = build(
         {"a": [OK], "b": [OK]},
         entries={"a": {"priority": 1, "weight": 1}, "b": {"priority": 1, "weight": 3}},
@@ -320,67 +327,67 @@ def test_equals_share_by_weight() -> None:
 
     async def run() -> None:
         for _ in range(400):
-            await world.ask()
+            await world.request()
 
     asyncio.run(run())
-    assert world.asked.count("a") + world.asked.count("b") == 400
-    assert 80 <= world.asked.count("a") <= 120
+    assert world.tried.count("a") + world.tried.count("b") == 400
+    assert 80 <= world.tried.count("a") <= 120
 
 
-def test_moving_on_is_not_paid_from_the_budget_for_repeats() -> None:
-    """Forty questions at once find the first one down before any circuit could open."""
+def test_failovers_are_not_taken_from_the_retry_budget() -> None:
+    """Forty requests at once find the first upstream down before its circuit could open."""
     world = build({"a": [DOWN], "b": [OK]})
 
     async def run() -> list[tuple[str | None, ApiError | None]]:
-        return await asyncio.gather(*(world.ask() for _ in range(40)))
+        return await asyncio.gather(*(world.request() for _ in range(40)))
 
     assert set(asyncio.run(run())) == {("b", None)}
-    assert (world.asked.count("a"), world.asked.count("b")) == (40, 40)
+    assert (world.tried.count("a"), world.tried.count("b")) == (40, 40)
 
 
-def test_repeats_are_paid_from_one_budget() -> None:
+def test_retries_are_taken_from_one_budget() -> None:
     world = build({"a": [DOWN], "b": [DOWN]})
 
     async def run() -> None:
         for _ in range(40):
-            await world.ask()
+            await world.request()
 
     asyncio.run(run())
-    assert len(world.asked) - 2 * 40 == 10 + 39 // 5
+    assert len(world.tried) - 2 * 40 == 10 + 39 // 5
 
 
-def test_one_deadline_is_around_all_upstreams_and_attempts() -> None:
+def test_one_deadline_holds_for_all_upstreams_and_attempts() -> None:
     world = build({"a": [LATER, OK], "b": [NO_KEY]})
-    asyncio.run(world.ask())
+    asyncio.run(world.request())
     assert world.time.now == 1030
-    assert world.upstream("a").started + world.upstream("b").started == [1000, 1000, 1000]
+    assert world.client("a").started_at + world.client("b").started_at == [1000, 1000, 1000]
 
 
 def test_a_circuit_opens_probes_once_and_closes() -> None:
     world = build({"a": [*[DOWN] * 6, OK], "b": [OK]})
-    a = world.upstream("a")
+    a = world.client("a")
 
     async def run() -> None:
         for _ in range(8):
-            assert await world.ask() == ("b", None)
-        assert "".join(world.asked) == "ab" * 5 + "b" * 3
-        assert world.upstreams.circuits() == {"a": "open", "b": "closed"}
+            assert await world.request() == ("b", None)
+        assert "".join(world.tried) == "ab" * 5 + "b" * 3
+        assert world.pool.circuits() == {"a": "open", "b": "closed"}
 
         world.time.now += 10
-        assert world.upstreams.circuits() == {"a": "half-open", "b": "closed"}
+        assert world.pool.circuits() == {"a": "half-open", "b": "closed"}
         a.gate = asyncio.Event()
-        probing = [asyncio.create_task(world.ask()) for _ in range(5)]
+        probing = [asyncio.create_task(world.request()) for _ in range(5)]
         await asyncio.sleep(0)
-        assert world.asked[13:].count("a") == 1
+        assert world.tried[13:].count("a") == 1
         a.gate.set()
         assert {name for name, _ in await asyncio.gather(*probing)} == {"b"}
-        assert world.upstreams.circuits()["a"] == "open"
+        assert world.pool.circuits()["a"] == "open"
 
         world.time.now += 19.9
-        assert await world.ask() == ("b", None)
+        assert await world.request() == ("b", None)
         world.time.now += 0.1
-        assert [await world.ask(), await world.ask()] == [("a", None), ("a", None)]
-        assert world.upstreams.circuits() == {"a": "closed", "b": "closed"}
+        assert [await world.request(), await world.request()] == [("a", None), ("a", None)]
+        assert world.pool.circuits() == {"a": "closed", "b": "closed"}
 
     with structlog.testing.capture_logs() as records:
         asyncio.run(run())
@@ -389,21 +396,21 @@ def test_a_circuit_opens_probes_once_and_closes() -> None:
     assert a.calls == 8
 
 
-def test_a_probe_that_is_called_off_is_none() -> None:
+def test_a_probe_that_is_cancelled_does_not_count() -> None:
     world = build({"a": [*[DOWN] * 5, OK], "b": [OK]})
 
     async def run() -> None:
         for _ in range(5):
-            await world.ask()
+            await world.request()
         world.time.now += 10
-        world.upstream("a").gate = asyncio.Event()
-        probe = asyncio.create_task(world.ask())
+        world.client("a").gate = asyncio.Event()
+        probe = asyncio.create_task(world.request())
         await asyncio.sleep(0)
-        assert world.asked[-1] == "a"
+        assert world.tried[-1] == "a"
         probe.cancel()
         await asyncio.gather(probe, return_exceptions=True)
-        world.upstream("a").gate = None
-        assert await world.ask() == ("a", None)
+        world.client("a").gate = None
+        assert await world.request() == ("a", None)
 
     asyncio.run(run())
 
@@ -413,97 +420,97 @@ def test_a_reader_that_leaves_says_nothing_about_the_upstream() -> None:
 
     async def run() -> None:
         for _ in range(9):
-            async with aclosing(world.upstreams.ask(lambda *_: Question(NOTHING), None)) as replies:
-                await anext(replies)
-        assert world.members[0].under_way == 0
+            async with aclosing(world.pool.request(REQUEST, None)) as snapshots:
+                await anext(snapshots)
+        assert world.members[0].in_flight == 0
 
     asyncio.run(run())
-    assert world.upstreams.circuits() == {"a": "closed"}
+    assert world.pool.circuits() == {"a": "closed"}
 
 
 @pytest.mark.parametrize(
-    "script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, Inside(NO_KEY), UpstreamInvalidReply("cut")]
+    "script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, ErrorIn200(NO_KEY), UpstreamInvalidReply("cut")]
 )
 def test_what_opens_a_circuit(script: Outcome) -> None:
     assert circuit_after(script) == "open"
 
 
-@pytest.mark.parametrize("script", [REFUSAL, Inside(REFUSAL), OK, UpstreamFailure(InvalidRequest("size"))])
-def test_what_a_client_brings_upon_itself_does_not(script: Outcome) -> None:
+@pytest.mark.parametrize("script", [REFUSAL, ErrorIn200(REFUSAL), OK, UpstreamFailure(InvalidRequest("size"))])
+def test_an_error_of_the_client_does_not_open_a_circuit(script: Outcome) -> None:
     assert circuit_after(script) == "closed"
 
 
 @pytest.mark.parametrize("script", [UpstreamFailure(Unauthorized("key")), BUSY])
-def test_a_callers_own_key_closes_nobody_elses_way(script: UpstreamFailure) -> None:
+def test_an_error_of_the_callers_own_key_does_not_open_a_circuit(script: UpstreamFailure) -> None:
     assert circuit_after(script, UpstreamSpec("https://a.example/v1")) == "closed"
 
 
-def circuit_after(script: Outcome, config: UpstreamSpec | None = None) -> str:
-    world = build({"a": [script]}, config=config, attempts=1)
+def circuit_after(script: Outcome, spec: UpstreamSpec | None = None) -> str:
+    world = build({"a": [script]}, spec=spec, attempts=1)
 
     async def run() -> None:
         for _ in range(5):
-            await world.ask()
+            await world.request()
 
     asyncio.run(run())
-    return world.upstreams.circuits()["a"]
+    return world.pool.circuits()["a"]
 
 
-def test_alone_it_is_asked_even_while_its_circuit_is_open() -> None:
+def test_a_single_upstream_is_tried_even_while_its_circuit_is_open() -> None:
     world = build({"a": [*[SLOW] * 6, OK]})
 
     async def run() -> None:
         for _ in range(6):
-            assert isinstance((await world.ask())[1], UpstreamTimeout)
-        assert world.upstreams.circuits() == {"a": "open"}
-        assert await world.ask() == ("a", None)
-        assert world.upstreams.circuits() == {"a": "closed"}
+            assert isinstance((await world.request())[1], UpstreamTimeout)
+        assert world.pool.circuits() == {"a": "open"}
+        assert await world.request() == ("a", None)
+        assert world.pool.circuits() == {"a": "closed"}
 
     asyncio.run(run())
 
 
-def test_one_that_others_find_broken_is_asked_where_no_other_can_be() -> None:
+def test_an_upstream_that_other_replicas_report_down_is_tried_last() -> None:
     world = build({"a": [OK], "b": [OK, DOWN]})
-    world.upstreams.report_down(["a"])
+    world.pool.report_down(["a"])
 
     async def run() -> None:
-        assert await world.ask() == ("b", None)
-        assert await world.ask() == ("a", None)
-        world.upstreams.report_down(())
-        assert await world.ask() == ("a", None)
+        assert await world.request() == ("b", None)
+        assert await world.request() == ("a", None)
+        world.pool.report_down(())
+        assert await world.request() == ("a", None)
 
     asyncio.run(run())
 
 
-def test_one_that_is_full_hands_over_to_the_next_and_then_all_wait() -> None:
+def test_a_full_upstream_is_passed_over_and_when_all_are_full_requests_wait() -> None:
     world = build({"a": [OK], "b": [OK]}, entries={"a": {"max_concurrency": 2}, "b": {"max_concurrency": 1}})
 
     async def run() -> None:
         gates = [asyncio.Event(), asyncio.Event()]
         for name, gate in zip("ab", gates, strict=True):
-            world.upstream(name).gate = gate
-        asking = [asyncio.create_task(world.ask()) for _ in range(6)]
+            world.client(name).gate = gate
+        requests = [asyncio.create_task(world.request()) for _ in range(6)]
         await asyncio.sleep(0)
-        assert world.asked == ["a", "a", "b"]
+        assert world.tried == ["a", "a", "b"]
         gates[1].set()
-        await asyncio.wait(asking[2:3])
-        assert [member.under_way for member in world.members] == [2, 0]
+        await asyncio.wait(requests[2:3])
+        assert [member.in_flight for member in world.members] == [2, 0]
         gates[0].set()
-        assert {error for _, error in await asyncio.gather(*asking)} == {None}
+        assert {error for _, error in await asyncio.gather(*requests)} == {None}
 
     asyncio.run(run())
-    assert len(world.asked) == 6
-    assert [member.under_way for member in world.upstreams.members] == [0, 0]
+    assert len(world.tried) == 6
+    assert [member.in_flight for member in world.pool.members] == [0, 0]
 
 
-def test_nobody_waits_for_a_place_for_ever() -> None:
+def test_no_request_waits_for_capacity_for_ever() -> None:
     world = build({"a": [OK]}, entries={"a": {"max_concurrency": 1}}, timeout=60)
 
     async def run() -> None:
-        world.upstream("a").gate = asyncio.Event()
-        first = asyncio.create_task(world.ask())
+        world.client("a").gate = asyncio.Event()
+        first = asyncio.create_task(world.request())
         await asyncio.sleep(0)
-        second = asyncio.create_task(world.ask())
+        second = asyncio.create_task(world.request())
         await asyncio.sleep(0)
         clock.advance(61)
         name, error = await second
@@ -514,15 +521,15 @@ def test_nobody_waits_for_a_place_for_ever() -> None:
         await asyncio.gather(first, return_exceptions=True)
 
     clock.run_with_manual_clock(run())
-    assert world.asked == ["a"]
+    assert world.tried == ["a"]
 
 
-def test_who_loses_a_place_to_another_does_not_wait_anew() -> None:
+def test_a_request_that_loses_a_slot_to_another_keeps_its_time_limit() -> None:
     world = build({"a": [OK]}, entries={"a": {"max_concurrency": 1}}, timeout=60)
 
     async def run() -> None:
-        gate = world.upstream("a").gate = asyncio.Event()
-        first, second, third = (asyncio.create_task(world.ask()) for _ in range(3))
+        gate = world.client("a").gate = asyncio.Event()
+        first, second, third = (asyncio.create_task(world.request()) for _ in range(3))
         await asyncio.sleep(0)
         world.time.now += 59
         clock.advance(59)
@@ -531,7 +538,7 @@ def test_who_loses_a_place_to_another_does_not_wait_anew() -> None:
         gate.clear()
         for _ in range(9):
             await asyncio.sleep(0)
-        assert world.asked == ["a", "a"]
+        assert world.tried == ["a", "a"]
         clock.advance(2)
         assert isinstance((await asyncio.wait_for(third, 5))[1], RateLimited)
         gate.set()
@@ -540,15 +547,15 @@ def test_who_loses_a_place_to_another_does_not_wait_anew() -> None:
     clock.run_with_manual_clock(run())
 
 
-def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:
+def test_a_request_that_waits_for_capacity_after_a_failure_ends_with_that_failure() -> None:
     world = build({"a": [OK, DOWN], "b": [OK]}, entries={"b": {"max_concurrency": 1}}, timeout=60)
 
     async def run() -> None:
-        world.upstream("b").gate = asyncio.Event()
-        holder = asyncio.create_task(world.ask())
+        world.client("b").gate = asyncio.Event()
+        holder = asyncio.create_task(world.request())
         await holder
-        world.members[1].under_way = 1
-        late = asyncio.create_task(world.ask())
+        world.members[1].in_flight = 1
+        late = asyncio.create_task(world.request())
         for _ in range(3):
             await asyncio.sleep(0)
         world.time.now += 59
@@ -556,7 +563,7 @@ def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:
         assert isinstance((await late)[1], UpstreamUnreachable)
 
     clock.run_with_manual_clock(run())
-    assert world.asked == ["a", "a"]
+    assert world.tried == ["a", "a"]
 
 
 # Behind the whole server.
@@ -564,7 +571,7 @@ def test_who_waits_for_a_place_after_a_fault_is_told_of_the_fault() -> None:
 
 @dataclass
 class Fleet:
-    """`demos` by name, in the order of their priority; `limner` in front of them."""
+    """Demo upstreams by name, in the order of their priority, with `limner` in front of them."""
 
     demos: dict[str, RunningDemo]
     limner: RunningLimner
@@ -587,7 +594,7 @@ class Fleet:
 def running(
     models: dict[str, str], entries: dict[str, dict[str, Any]] | None = None, **options: Any
 ) -> Iterator[Fleet]:
-    """Demo upstreams with these behaviours, the first to be asked first. `down`: nothing listens there."""
+    """Demo upstreams with these behaviours, tried in this order. `down`: nothing listens there."""
     with ExitStack() as stack:
         demos = {name: stack.enter_context(run_demo(api_key=f"sk-{name}")) for name in models}
         listed = []
@@ -606,7 +613,7 @@ def running(
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`calls` to each; `answered` by whom, or the code of the error."""
+    """`calls`: how many each upstream gets; `answered`: the upstream that replied, or the code of the error."""
 
     name: str
     models: dict[str, str]
@@ -625,18 +632,18 @@ CASES = [
     Case("the first is busy", {"a": "error-429", "b": GOOD}, [1, 1], "b"),
     Case("the first is overloaded", {"a": "flaky-1", "b": GOOD}, [1, 1], "b"),
     Case("the first does not have the model", {"a": "error-404", "b": GOOD}, [1, 1], "b"),
-    Case("the first is over quota, and says so inside a 200", {"a": "error-in-200-402", "b": GOOD}, [1, 1], "b"),
+    Case("the first is over quota, reported inside a 200", {"a": "error-in-200-402", "b": GOOD}, [1, 1], "b"),
     Case("the first refuses our key inside a 200", {"a": "error-in-200-401", "b": GOOD}, [1, 1], "b"),
-    Case("the first is busy, and says so inside a 200", {"a": "error-in-200-429", "b": GOOD}, [1, 1], "b"),
-    Case("the first is overloaded, and says so inside a 200", {"a": "error-in-200", "b": GOOD}, [1, 1], "b"),
+    Case("the first is busy, reported inside a 200", {"a": "error-in-200-429", "b": GOOD}, [1, 1], "b"),
+    Case("the first is overloaded, reported inside a 200", {"a": "error-in-200", "b": GOOD}, [1, 1], "b"),
     Case("one after the other fails", {"a": "down", "b": "error-401", "c": "error-429", "d": GOOD}, [0, 1, 1, 1], "d"),
-    Case("a gateway's timeout is never asked elsewhere", {"a": "html-504", "b": GOOD}, [1, 0], "upstream_timeout", 500),
-    Case("nor is a crash", {"a": "error-500", "b": GOOD}, [1, 0], "upstream_error", 500),
-    Case("nor a reply that breaks off", {"a": "broken-json", "b": GOOD}, [1, 0], "upstream_broken", 500),
-    Case("nor a stream that breaks off", {"a": "breaks-mid-stream", "b": GOOD}, [1, 0], "upstream_broken", 500),
-    Case("nor a crash inside a 200", {"a": "error-in-200-500", "b": GOOD}, [1, 0], "upstream_error", 500),
-    Case("nor a refusal", {"a": "refuses-400", "b": GOOD}, [1, 0], "moderation_blocked", 400),
-    Case("nor a reply without a picture", {"a": "text-only", "b": GOOD}, [1, 0], "no_image_in_reply", 400),
+    Case("after a gateway's timeout there is no failover", {"a": "html-504", "b": GOOD}, [1, 0], "upstream_timeout", 500),
+    Case("nor after a crash", {"a": "error-500", "b": GOOD}, [1, 0], "upstream_error", 500),
+    Case("nor after a reply that breaks off", {"a": "broken-json", "b": GOOD}, [1, 0], "upstream_broken", 500),
+    Case("nor after a stream that breaks off", {"a": "breaks-mid-stream", "b": GOOD}, [1, 0], "upstream_broken", 500),
+    Case("nor after a crash inside a 200", {"a": "error-in-200-500", "b": GOOD}, [1, 0], "upstream_error", 500),
+    Case("nor after a refusal", {"a": "refuses-400", "b": GOOD}, [1, 0], "moderation_blocked", 400),
+    Case("nor after a reply without an image", {"a": "text-only", "b": GOOD}, [1, 0], "no_image_in_reply", 400),
     Case("each has its own dialect", {"a": "error-503", "b": GOOD}, [1, 1], "b", entries={"a": {"dialect": "metadata"}, "b": {"dialect": "metadata"}}),
 ]  # fmt: skip
 
@@ -647,10 +654,10 @@ def test_behind_the_whole_server(case: Case) -> None:
         response = fleet.ask(stream=True) if "mid-stream" in case.models["a"] else fleet.ask()
         assert fleet.calls == case.calls
         keys = {
-            name: seen.headers["authorization"]
+            name: received.headers["authorization"]
             for name, demo in fleet.demos.items()
-            for seen in demo.state.requests
-            if seen.path.endswith("completions")
+            for received in demo.state.requests
+            if received.path.endswith("completions")
         }
     assert keys == {name: f"Bearer sk-{name}" for name in keys}
     assert response.status_code == case.status or response.headers["content-type"].startswith("text/event-stream")
@@ -661,7 +668,7 @@ def test_behind_the_whole_server(case: Case) -> None:
         assert case.answered in response.text
 
 
-def test_one_that_stays_down_is_soon_left_alone_and_that_is_told() -> None:
+def test_an_upstream_that_stays_down_is_soon_skipped_and_readyz_says_so() -> None:
     with running({"a": "error-401", "b": GOOD}) as fleet:
         assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "closed", "b": "closed"}}
         assert {fleet.ask(f"fox {number}").status_code for number in range(7)} == {200}
@@ -669,7 +676,7 @@ def test_one_that_stays_down_is_soon_left_alone_and_that_is_told() -> None:
         assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "open", "b": "closed"}}
 
 
-def test_the_questions_of_one_request_find_their_own_ways() -> None:
+def test_the_upstream_requests_of_one_request_are_routed_one_by_one() -> None:
     entries = {"a": {"priority": 0, "weight": 1000}, "b": {"priority": 0, "weight": 1000, "max_concurrency": 1}}
     with running({"a": "error-503", "b": GOOD}, entries) as fleet:
         response = fleet.ask(n=3)
@@ -678,14 +685,14 @@ def test_the_questions_of_one_request_find_their_own_ways() -> None:
         assert fleet.calls[1] == 3
 
 
-def test_a_limit_holds_whatever_comes() -> None:
+def test_the_limits_of_all_upstreams_hold_under_load() -> None:
     entries = {"a": {"max_concurrency": 2}, "b": {"max_concurrency": 1}}
     with running({"a": "holds", "b": "holds"}, entries) as fleet, ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(fleet.ask, f"fox {number}") for number in range(8)]
         a, b = fleet.demos.values()
         assert a.state.wait_for_calls(2)
         assert b.state.wait_for_calls(1)
-        assert fleet.limner.studio.turns.in_use == 3
+        assert fleet.limner.service.semaphore.in_use == 3
         a.state.release()
         assert a.state.wait_for_calls(7)
         assert fleet.calls == [7, 1]
@@ -693,7 +700,7 @@ def test_a_limit_holds_whatever_comes() -> None:
         assert {answer.result().status_code for answer in answers} == {200}
 
 
-def test_a_client_chooses_among_the_names_of_the_map() -> None:
+def test_a_client_chooses_among_the_models_of_the_map() -> None:
     entries = {"a": {"model": None, "models": {"fast": GOOD}}, "b": {"model": None, "models": {"fine": GOOD}}}
     with running({"a": GOOD, "b": GOOD}, entries) as fleet:
         assert [fleet.ask(model=model).headers["x-limner-upstream"] for model in ("fine", "fast")] == ["b", "a"]
@@ -703,7 +710,7 @@ def test_a_client_chooses_among_the_names_of_the_map() -> None:
         assert [card["id"] for card in listed] == ["fast", "fine"]
 
 
-def test_one_alone_is_not_named() -> None:
+def test_a_single_upstream_is_not_named() -> None:
     with run_demo() as demo, run_limner(demo.url) as limner:
         response = Fleet({"alone": demo}, limner).ask()
         assert response.status_code == 200
@@ -712,14 +719,14 @@ def test_one_alone_is_not_named() -> None:
 
 PINNED = [
     Case("to the second, while the first is well", {"a": GOOD, "b": GOOD}, [0, 1], "b"),
-    Case("to one that is busy: nobody else is asked", {"a": GOOD, "b": "error-429"}, [0, 3], "rate_limit_exceeded", 429),
+    Case("to one that is busy: no other is tried", {"a": GOOD, "b": "error-429"}, [0, 3], "rate_limit_exceeded", 429),
     Case("to one that is down", {"a": GOOD, "b": "down"}, [0, 0], "upstream_unreachable", 500),
     Case("to one without the model", {"a": GOOD, "b": GOOD}, [0, 0], "model_not_found", 404, {"b": {"model": None, "models": {"x": GOOD}}}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", PINNED, ids=lambda case: case.name)
-def test_a_key_that_is_bound_to_an_upstream(case: Case, tmp_path: Path) -> None:
+def test_a_client_key_that_is_bound_to_an_upstream(case: Case, tmp_path: Path) -> None:
     digest = hashlib.sha256(b"sk-alice").hexdigest()
     (tmp_path / "keys.toml").write_text(f'[[keys]]\nname = "alice"\nsha256 = "{digest}"\nupstream = "b"\n')
     with running(case.models, case.entries, keys_file=tmp_path / "keys.toml") as fleet:
@@ -741,7 +748,7 @@ def test_a_client_that_leaves_while_its_request_waits_for_capacity_is_never_char
             for prompt in "12"
         )
         fleet.demos["a"].state.wait_for_calls(1)
-        wait_until(lambda: fleet.limner.studio.turns.in_use == 2)
+        wait_until(lambda: fleet.limner.service.semaphore.in_use == 2)
         second.disconnect()
         wait_for_jobs(fleet.limner, 1)
         fleet.demos["a"].state.release()
@@ -749,7 +756,7 @@ def test_a_client_that_leaves_while_its_request_waits_for_capacity_is_never_char
         first.disconnect()
         wait_for_jobs(fleet.limner, 0)
         assert fleet.calls == [1, 0]
-        assert fleet.limner.studio.turns.in_use == 0
+        assert fleet.limner.service.semaphore.in_use == 0
 
 
 def test_a_client_that_leaves_between_a_refusal_and_its_retry_is_never_charged_for() -> None:
@@ -757,7 +764,7 @@ def test_a_client_that_leaves_between_a_refusal_and_its_retry_is_never_charged_f
     with running({"a": "limited-30"}) as fleet:
         line = ListeningClient(fleet.limner, GENERATION, authorization="Bearer any")
         fleet.demos["a"].state.wait_for_calls(1)
-        wait_until(lambda: next(iter(fleet.limner.studio.parts.upstreams.members)).under_way == 0)
+        wait_until(lambda: next(iter(fleet.limner.service.backends.pool.members)).in_flight == 0)
         line.disconnect()
         wait_for_jobs(fleet.limner, 0)
         assert fleet.calls == [1]

@@ -13,17 +13,16 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from app.api.responses import Presence
 from app.errors import ImageUnavailable
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Exchange
-from app.jobs.service import Visit
-from app.jobs.sharing import Handover
+from app.jobs.job import Job, JobRun
+from app.jobs.service import JobReader
+from app.jobs.sharing import JobSharing
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
-from app.state.job_table import Board
+from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, unchunk, wait_for_jobs
 from tests.support.sample_images import gradient, saved
@@ -107,8 +106,7 @@ def test_a_stream_shows_signs_of_life_and_ends_with_its_blank_line(demo: Running
 
 
 def test_an_error_before_the_first_byte_keeps_its_status_in_a_stream_too(demo: RunningDemo) -> None:
-    with limner_with_model(demo, "refuses") as limner:
-        limner.studio.silence = 10
+    with limner_with_model(demo, "refuses", keepalive_interval=10) as limner:
         answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "stream": True})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "moderation_blocked"
@@ -202,7 +200,7 @@ def test_who_leaves_before_anything_was_asked_frees_the_turn_at_once(demo: Runni
         wait_for_jobs(limner, 2)
         second.disconnect()
         wait_for_jobs(limner, 1)
-        assert limner.studio.turns.waiting == 0
+        assert limner.service.semaphore.waiting == 0
         demo.state.release()
         first.read_until(b"b64_json")
         first.disconnect()
@@ -222,7 +220,7 @@ def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: R
         wait_for_jobs(limner, 2)
         demo.state.release()
         wait_for_jobs(limner, 0)
-        assert limner.studio.turns.in_use == 0
+        assert limner.service.semaphore.in_use == 0
     assert demo.state.images_drawn == 2
 
 
@@ -230,7 +228,7 @@ def test_a_server_that_is_closing_takes_no_new_questions(demo: RunningDemo) -> N
     with limner_with_model(demo, "holds") as limner:
         line = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
-        limner.studio.closing = True
+        limner.service.is_draining = True
         refused = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_is_overloaded")
         assert httpx.get(f"{limner.url}/readyz").status_code == 503
@@ -245,8 +243,8 @@ def test_questions_that_outlast_the_grace_end_with_a_proper_error(demo: RunningD
         plain, stream = ListeningClient(limner, GENERATION), ListeningClient(limner, {**GENERATION, "stream": True})
         demo.state.wait_for_calls(2)
         stream.read_until(b"keep-alive")
-        loop = next(iter(limner.studio.jobs)).get_loop()
-        asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
+        loop = next(iter(limner.service.tasks)).get_loop()
+        asyncio.run_coroutine_threadsafe(limner.service.drain(0.01), loop).result(10)
         assert plain.read_until(b"shutting down").startswith(b"HTTP/1.1 503")
         assert b"x-should-retry: false" in plain.received
         assert b"event: error" in stream.read_until(b"shutting down")
@@ -260,8 +258,8 @@ def test_a_question_that_was_not_asked_yet_may_be_asked_of_another_server(demo: 
         demo.state.wait_for_calls(1)
         second = ListeningClient(limner, {**GENERATION, "prompt": "another"})
         wait_for_jobs(limner, 2)
-        loop = next(iter(limner.studio.jobs)).get_loop()
-        asyncio.run_coroutine_threadsafe(limner.studio.drain(0.01), loop).result(10)
+        loop = next(iter(limner.service.tasks)).get_loop()
+        asyncio.run_coroutine_threadsafe(limner.service.drain(0.01), loop).result(10)
         assert second.read_until(b"try again").startswith(b"HTTP/1.1 503")
         assert b"x-should-retry" not in second.received
         first.disconnect()
@@ -315,20 +313,20 @@ def test_who_leaves_while_an_input_picture_is_fetched_has_asked_nothing(demo: Ru
     assert demo.state.calls == 0
 
 
-def test_who_is_still_told_of_a_failure_does_not_count_for_the_next_try() -> None:
+def test_a_client_that_still_gets_an_error_does_not_count_as_a_reader_of_the_next_run() -> None:
     async def play() -> None:
         desk = Desk()
-        errand = desk.start(ME, ImageUnavailable("404"))
-        board = Board(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
-        handover = Handover(desk.once, board, MemoryStore(StoreConfig("memory:", 60)))
-        visit = Visit(errand, errand.job, handover, Presence(asyncio.Event().wait), {})  # type: ignore[arg-type]
-        await errand.job.end()
-        errand.reopen(Spool(), Exchange(REQUEST, 60))
+        job = desk.start(ME, ImageUnavailable("404"))
+        table: JobTable[Job] = JobTable(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
+        sharing = JobSharing(desk.registry, table, MemoryStore(StoreConfig("memory:", 60)))
+        reader = JobReader(job, job.run, sharing)
+        await job.run.wait_done()
+        job.restart(REQUEST, Spool(), JobRun(readers=1))
         again = desk.start(ME)
-        errand.job = again.job
-        visit.leave(delivered=True)
-        assert (errand.job.readers, errand.delivered) == (1, False)
-        await errand.job.end()
-        desk.once.close()
+        job.run = again.run
+        reader.close(delivered=True)
+        assert (job.run.readers, job.delivered) == (1, False)
+        await job.run.wait_done()
+        desk.registry.close()
 
     asyncio.run(play())

@@ -11,7 +11,7 @@ from app.access.auth import Authenticator
 from app.api.diagnostics import MAX_CONCURRENT_SILENCES, MAX_SILENCE_SECONDS, silence_routes
 from app.api.middleware import AccessLogMiddleware
 from app.errors import ApiError
-from app.main import answer_fault
+from app.main import handle_api_error
 from tests.support.servers import RunningLimner, run_limner
 
 KEY = {"authorization": "Bearer sk-client"}
@@ -33,7 +33,7 @@ class Clock:
 
 def make_app(clock: Clock) -> FastAPI:
     app = FastAPI()
-    app.add_exception_handler(ApiError, answer_fault)
+    app.add_exception_handler(ApiError, handle_api_error)
     app.add_middleware(AccessLogMiddleware)
     app.include_router(silence_routes(Authenticator(["sk-client"], pass_through=False), clock.sleep))
     return app

@@ -123,7 +123,7 @@ def test_there_is_no_url_of_the_store_when_this_server_serves_images(config: Sto
 def test_images_of_every_store_are_served_alike(config: StoreConfig) -> None:
     options = {"image_store": config.url, "image_store_key": config.key, "store_serve": "proxy"}
     with run_limner("http://127.0.0.1:9", **options) as limner:
-        name = put(limner.studio.parts.store, LARGE)
+        name = put(limner.services.store, LARGE)
         with httpx.Client(base_url=limner.url, trust_env=False) as http:
             whole, head = http.get(f"/kept/{name}"), http.head(f"/kept/{name}")
             part = http.get(f"/kept/{name}", headers={"range": "bytes=3000000-3000003"})

@@ -16,7 +16,7 @@ import structlog
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app.access.auth import Caller
-from app.jobs.usage_record import Books
+from app.jobs.usage_record import UsageRecorder
 from app.observability import tracing as traces
 from app.observability.logging import configure_logging
 from app.observability.metrics import REGISTRY
@@ -239,7 +239,7 @@ def test_a_repeat_that_leaves_too_has_gone(demo: RunningDemo, kept: Kept) -> Non
 
 
 def readers(limner: RunningLimner) -> int:
-    return sum(errand.job.readers for errand in limner.studio.once.under_way())
+    return sum(job.readers for job in limner.service.registry.active())
 
 
 def test_a_body_that_never_came_whole_is_told(demo: RunningDemo, kept: Kept) -> None:
@@ -277,7 +277,7 @@ def test_who_does_not_wait_is_told_of_at_the_end(demo: RunningDemo, kept: Kept) 
 
 def test_a_bug_is_an_outcome(demo: RunningDemo, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(demo, kept) as limner:
-        monkeypatch.setattr(limner.studio.once, "find", lambda _: 1 / 0)
+        monkeypatch.setattr(limner.service.registry, "find_joinable", lambda _: 1 / 0)
         assert ask(limner).status_code == 500
     assert (kept.entry["outcome"], kept.entry["status"]) == ("server_error", 500)
 
@@ -311,7 +311,7 @@ def test_everything_is_counted(demo: RunningDemo, kept: Kept) -> None:
 def test_attempts_are_counted_by_upstream(demo: RunningDemo, kept: Kept) -> None:
     name = "upstream"
     with watched(demo, kept, "limited-1") as limner:
-        (name,) = limner.studio.parts.upstreams.circuits()
+        (name,) = limner.services.pool.circuits()
         before = [
             counted("upstream_attempts_total", upstream=name, outcome=outcome)
             for outcome in ("ok", "rate_limit_exceeded")
@@ -355,20 +355,20 @@ def test_without_traces_the_upstream_hears_the_client_s_own(demo: RunningDemo, k
         assert "traceparent" not in demo.state.requests[-1].headers
 
 
-def test_books_without_a_page_cost_nothing_to_close() -> None:
-    books = Books()
-    asyncio.run(books.close())
-    account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
-    assert account.close({"status": 200, "bytes_in": 1, "bytes_out": 2})["outcome"] == "ok"
+def test_a_recorder_without_a_ledger_cost_nothing_to_close() -> None:
+    recorder = UsageRecorder()
+    asyncio.run(recorder.close())
+    record = recorder.start("req_1", Caller("me", None), Operation.EDIT, None)
+    assert record.finish({"status": 200, "bytes_in": 1, "bytes_out": 2})["outcome"] == "ok"
     assert traces.RequestTrace().id is None
 
 
 def test_a_collector_needs_no_ledger() -> None:
     exporter = InMemorySpanExporter()
-    books = Books(tracing=OtlpTracing("http://127.0.0.1:9", "1.2.3", exporter))
-    account = books.open("req_1", Caller("me", None), Operation.EDIT, None)
-    account.close({"status": 499, "bytes_in": 1, "bytes_out": 0})
-    asyncio.run(books.close())
+    recorder = UsageRecorder(tracing=OtlpTracing("http://127.0.0.1:9", "1.2.3", exporter))
+    record = recorder.start("req_1", Caller("me", None), Operation.EDIT, None)
+    record.finish({"status": 499, "bytes_in": 1, "bytes_out": 0})
+    asyncio.run(recorder.close())
     (span,) = exporter.get_finished_spans()
     assert span.attributes is not None
     assert (span.attributes["limner.request_id"], span.attributes["limner.outcome"]) == ("req_1", "client_gone")

@@ -43,14 +43,6 @@ MAX_FLOORS = 9
 #: Files with fewer rights than their package: the way of a request knows neither HTTP nor Redis nor the disk.
 MAY_IMPORT_ONLY = {"jobs/pipeline": {"errors", "protocol", "extraction"}}
 
-#: Imports that are still to be taken out.
-NOT_CUT_YET = {
-    "jobs/job": {"api/responses"},
-    "jobs/service": {"api/responses"},
-    "server/draining": {"access/keys", "jobs/service"},
-    "state/job_table": {"jobs/job", "jobs/registry"},
-}
-
 #: The libraries that open connections or speak HTTP, each with the files that may import it.
 MAY_USE = {
     # Outgoing connections. The commands connect as a client of Limner or to check an upstream, the demo to its own image host.
@@ -69,13 +61,6 @@ MAY_USE = {
     "starlette.datastructures": ("access/auth", "api/*", "main", "server/*", "demo/*"),
     "fastapi": ("api/*", "main", "server/*", "demo/*"),
     "uvicorn": ("server/*", "demo/*"),
-}
-
-#: Files that use such a library and shall not.
-NOT_MOVED_YET = {
-    ("jobs/registry", "starlette.datastructures"),
-    ("jobs/service", "starlette"),
-    ("services", "fastapi"),
 }
 
 #: Pure packages and files: values in, values out.
@@ -105,15 +90,8 @@ FORBIDDEN_WORDS = {
 
 #: Packages and folders whose identifiers still have such words.
 NOT_RENAMED_YET = {
-    "api",
-    "cli",
-    "demo",
-    "jobs",
-    "server",
-    "services",
-    "state",
-    "upstream",
     "bench",
+    "demo",
     "tests/e2e",
     "tests/integration",
     "tests/support",
@@ -122,7 +100,7 @@ NOT_RENAMED_YET = {
 }
 
 #: Names that more than one class still has.
-TWINS = {"Account", "Visit", "Worker"}
+TWINS: set[str] = set()
 
 #: Where any exception is logged and becomes a 500, since no caller could do it.
 LAST_RESORTS = {"jobs/job", "api/middleware"}
@@ -190,7 +168,6 @@ def test_a_file_imports_only_what_its_package_may(name: str) -> None:
     package = package_of(name)
     allowed = MAY_IMPORT_ONLY.get(name, MAY_IMPORT.get(package, set()) | {package})
     strangers = {file for file in imports(name) if not {"*", package_of(file), file} & allowed}
-    strangers -= NOT_CUT_YET.get(name, set())
     # Every package but the pure ones may read the version.
     assert strangers <= (set() if is_pure(name) else {"__init__"})
 
@@ -202,7 +179,7 @@ def test_no_file_imports_itself_in_a_circle() -> None:
 def test_the_packages_stand_on_few_floors() -> None:
     below: dict[str, set[str]] = defaultdict(set)
     for name in SOURCES:
-        below[package_of(name)] |= {package_of(file) for file in imports(name) - NOT_CUT_YET.get(name, set())}
+        below[package_of(name)] |= {package_of(file) for file in imports(name)}
     floors: dict[str, int] = {}
     for package in TopologicalSorter({package: below[package] - {package} for package in below}).static_order():
         floors[package] = 1 + max((floors[each] for each in below[package] - {package}), default=0)
@@ -223,7 +200,7 @@ def libraries(tree: ast.Module) -> set[str]:
 @each_source
 def test_only_listed_files_use_network_libraries(name: str) -> None:
     used = {library for library in libraries(SOURCES[name]) if not matches(name, MAY_USE[library])}
-    assert used - {library for file, library in NOT_MOVED_YET if file == name} == set()
+    assert used == set()
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if is_pure(name)])

@@ -17,8 +17,8 @@ GENERATION: Any = {"model": "gpt-image-2", "prompt": "a fox"}
 
 @contextmanager
 def limner_with_model(demo: RunningDemo, model: str, **options: Any) -> Iterator[RunningLimner]:
-    with run_limner(demo.url, upstream_model=model, **options) as limner:
-        limner.studio.silence = 0.02
+    """Run Limner over a demo upstream that behaves as `model` says; clients get keep-alives every 20 ms."""
+    with run_limner(demo.url, upstream_model=model, **{"keepalive_interval": 0.02, **options}) as limner:
         yield limner
 
 
@@ -54,7 +54,7 @@ class ListeningClient:
 
 
 def wait_for_jobs(limner: RunningLimner, count: int) -> None:
-    wait_until(lambda: len(limner.studio.jobs) == count)
+    wait_until(lambda: len(limner.service.tasks) == count)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

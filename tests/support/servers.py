@@ -12,9 +12,10 @@ from app.config.settings import Settings
 from app.demo.app import create_demo
 from app.demo.server import serve
 from app.demo.state import DemoState
-from app.jobs.service import Studio
-from app.main import create_app
+from app.jobs.service import ImageService
+from app.main import create_app, services_of
 from app.server.http_protocol import protocol_class
+from app.services import Services
 
 __all__ = ["RunningDemo", "RunningLimner", "run_demo", "run_limner", "serve"]
 
@@ -43,14 +44,22 @@ class RunningLimner:
     app: FastAPI
 
     @property
-    def studio(self) -> Studio:
-        studio: Studio = self.app.state.studio
-        return studio
+    def services(self) -> Services:
+        """The server's parts."""
+        return services_of(self.app)
+
+    @property
+    def service(self) -> ImageService:
+        """The server's jobs."""
+        return self.services.service
 
 
 @contextmanager
 def run_limner(upstream: str, **options: Any) -> Iterator[RunningLimner]:
-    """Run Limner in front of the upstream with this URL, from which it may fetch images. `options` are settings."""
+    """Run Limner in front of the upstream with this URL, from which it may fetch images.
+
+    `options` are settings, and those of `create_app` that are none: `keepalive_interval` and `timings`.
+    """
     with TemporaryDirectory() as folder:
         defaults = {
             "upstream_base_url": f"{upstream}/v1",
@@ -58,8 +67,9 @@ def run_limner(upstream: str, **options: Any) -> Iterator[RunningLimner]:
             "fetch_allow": upstream.removeprefix("http://"),
             "image_store": f"disk://{folder}",
         }
+        given = {name: options.pop(name) for name in ("keepalive_interval", "timings") if name in options}
         settings = Settings(**{**defaults, **options})
-        app = create_app(settings)
+        app = create_app(settings, **given)
         http = protocol_class(settings.client_header_timeout, settings.client_body_timeout)
         with serve(app, http=http) as url:
             yield RunningLimner(url, app)

@@ -10,6 +10,7 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
+from app.api.context import context_of
 from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware, normalize_path
 from app.observability.logging import configure_logging
 
@@ -41,7 +42,7 @@ def log_lines() -> Iterator[io.StringIO]:
 
 
 async def ok(scope: Scope, receive: Receive, send: Send) -> None:
-    scope["state"]["record"]["caller"] = "abc"
+    context_of(scope).log_fields["caller"] = "abc"
     await send({"type": "http.response.start", "status": 200, "headers": [(b"x-path", scope["path"].encode())]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -57,22 +58,22 @@ def test_each_request_has_an_id_in_its_response_and_its_record(log_lines: io.Str
     ].items()
 
 
-def test_the_fields_of_the_account_become_part_of_the_record(log_lines: io.StringIO) -> None:
-    closed: list[Mapping[str, Any]] = []
+def test_the_fields_of_the_usage_record_become_part_of_the_record(log_lines: io.StringIO) -> None:
+    finished: list[Mapping[str, Any]] = []
 
-    class Account:
-        def close(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
-            closed.append(record)
+    class Usage:
+        def finish(self, log_fields: Mapping[str, Any]) -> Mapping[str, Any]:
+            finished.append(log_fields)
             return {"outcome": "fine"}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["account"] = Account()
+        context_of(scope).usage = Usage()  # type: ignore[assignment]
         structlog.get_logger().info("meanwhile", body=(await receive())["type"])
         await ok(scope, receive, send)
 
     call(AccessLogMiddleware(app), scope())
     meanwhile, record = (orjson.loads(line) for line in log_lines.getvalue().splitlines())
-    assert closed == [{"status": 200, "caller": "abc", "bytes_in": 0, "bytes_out": 2}]
+    assert finished == [{"status": 200, "caller": "abc", "bytes_in": 0, "bytes_out": 2}]
     assert {"outcome": "fine", "bytes_in": 0, "bytes_out": 2}.items() <= record.items()
     assert meanwhile["request_id"] == record["request_id"]
 

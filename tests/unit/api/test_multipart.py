@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.body import MAX_PARTS, boundary_of, read_parts
+from app.api.body import MAX_PARTS, parse_boundary, parse_multipart
 from app.errors import InvalidRequest, RequestTooLarge
 from app.images.blob import Blob
 from app.protocol.image_request import FormPart
@@ -34,7 +34,7 @@ def read(body: bytes, cuts: tuple[int, ...] = (), boundary: str = BOUNDARY, max_
 
     with ExitStack() as blobs:
         new_blob = lambda: blobs.enter_context(Blob(in_memory=4))  # noqa: E731
-        parts = asyncio.run(read_parts(arrive(), boundary, new_blob=new_blob, max_part=max_part))
+        parts = asyncio.run(parse_multipart(arrive(), boundary, new_blob=new_blob, max_part=max_part))
         return [(part.name, value_of(part)) for part in parts]
 
 
@@ -129,7 +129,7 @@ BOUNDARIES = {
 
 @pytest.mark.parametrize("content_type", BOUNDARIES)
 def test_boundaries(content_type: str) -> None:
-    assert boundary_of(content_type) == BOUNDARIES[content_type]
+    assert parse_boundary(content_type) == BOUNDARIES[content_type]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_boundaries(content_type: str) -> None:
 )
 def test_boundaries_that_are_none(boundary: str) -> None:
     if boundary == "; boundary=a;b":
-        assert boundary_of(f"multipart/form-data{boundary}") == "a"
+        assert parse_boundary(f"multipart/form-data{boundary}") == "a"
         return
     with pytest.raises(InvalidRequest, match="needs a boundary"):
-        boundary_of(f"multipart/form-data{boundary}")
+        parse_boundary(f"multipart/form-data{boundary}")

@@ -1,164 +1,267 @@
+"""One execution of a job: its items, its readers, its end and its state."""
+
 import asyncio
 from collections.abc import AsyncGenerator
 
+import pytest
+
 from app.errors import ApiError, NotFound, ServiceUnavailable
-from app.jobs.job import Job
+from app.jobs.job import Item, JobRun, JobState
+from app.jobs.pipeline import GenerationResult, PartialImage
+from app.protocol.image_response import OutputImage
+from app.protocol.usage import Usage
+
+IMAGE = OutputImage("markdown-image", url="https://h/a.png")
+PARTIAL = PartialImage(IMAGE)
+RESULT = GenerationResult((IMAGE,), Usage())
 
 
-class Bench:
-    """Items on demand, and whether the job has been cleaned up."""
+class Work:
+    """Items on demand. `orders`: what comes next, an item or an exception; None is the end.
+
+    `calls`: what the run has reported, in order. `is_closed`: the generator was closed.
+    """
 
     def __init__(self) -> None:
-        self.orders: asyncio.Queue[int | Exception | None] = asyncio.Queue()
-        self.closed = 0
-        self.generator_closed = False
+        self.orders: asyncio.Queue[Item | Exception | None] = asyncio.Queue()
+        self.calls: list[str] = []
+        self.is_closed = False
 
-    async def items(self) -> AsyncGenerator[int, None]:
+    async def items(self) -> AsyncGenerator[Item, None]:
         try:
             while (order := await self.orders.get()) is not None:
                 if isinstance(order, Exception):
                     raise order
                 yield order
         finally:
-            self.generator_closed = True
+            self.is_closed = True
 
-    def close(self) -> None:
-        self.closed += 1
+    def start(self, readers: int = 1) -> JobRun:
+        run = JobRun(readers=readers)
+        run.start(self.items(), on_unread=lambda: self.calls.append("unread"))
+        return run
 
-    def start(self) -> Job[int]:
-        return Job(self.items(), self.close)
 
-
-def test_items_are_read_as_they_come_and_the_end_is_told() -> None:
+def test_items_are_read_as_they_come_until_the_end() -> None:
     async def play() -> None:
-        bench = Bench()
-        job = bench.start()
-        waiting = asyncio.create_task(job.more(0))
+        work = Work()
+        run = work.start()
+        waiting = asyncio.create_task(run.wait_for_item(0))
         await asyncio.sleep(0)
-        bench.orders.put_nowait(7)
+        work.orders.put_nowait(PARTIAL)
         assert await waiting
-        bench.orders.put_nowait(None)
-        assert await job.end()
-        assert (job.items, job.fault, await job.more(1)) == ([7], None, False)
-        assert bench.closed == 0
-        job.leave()
-        assert bench.closed == 1
+        work.orders.put_nowait(None)
+        await run.wait_done()
+        assert (run.items, run.error, await run.wait_for_item(1)) == ([PARTIAL], None, False)
+        assert work.calls == []
+        run.release()
+        assert work.calls == ["unread"]
 
     asyncio.run(play())
 
 
-def test_work_goes_on_when_its_reader_has_left_and_is_cleaned_up_at_its_end() -> None:
+def test_a_run_goes_on_when_its_reader_has_left_and_reports_its_end() -> None:
     async def play() -> None:
-        bench = Bench()
-        job = bench.start()
-        job.leave()
-        bench.orders.put_nowait(7)
-        bench.orders.put_nowait(None)
-        await job.end()
+        work = Work()
+        run = work.start()
+        run.release()
+        work.orders.put_nowait(PARTIAL)
+        work.orders.put_nowait(None)
+        await run.wait_done()
         await asyncio.sleep(0)
-        assert (job.items, bench.closed, bench.generator_closed) == ([7], 1, True)
+        assert (run.items, work.calls, work.is_closed) == ([PARTIAL], ["unread"], True)
 
     asyncio.run(play())
 
 
 def test_each_reader_reads_from_the_first_item() -> None:
     async def play() -> None:
-        bench = Bench()
-        job = bench.start()
-        job.readers += 1
-        readers = [asyncio.create_task(job.more(0)) for _ in range(2)]
+        work = Work()
+        run = work.start()
+        run.add_reader()
+        readers = [asyncio.create_task(run.wait_for_item(0)) for _ in range(2)]
         await asyncio.sleep(0)
-        bench.orders.put_nowait(7)
-        bench.orders.put_nowait(None)
+        work.orders.put_nowait(PARTIAL)
+        work.orders.put_nowait(None)
         assert await asyncio.gather(*readers) == [True, True]
-        await job.end()
-        job.leave()
-        assert bench.closed == 0
-        job.leave()
-        assert bench.closed == 1
+        await run.wait_done()
+        run.release()
+        assert work.calls == []
+        run.release()
+        assert work.calls == ["unread"]
 
     asyncio.run(play())
 
 
-def test_who_follows_the_work_closely_is_called_when_it_is_stirred() -> None:
+def test_a_reader_that_comes_after_the_end_is_reported_when_it_leaves() -> None:
     async def play() -> None:
-        bench = Bench()
-        job = bench.start()
-        close, distant = (asyncio.create_task(job.more(0, stirs)) for stirs in (0, None))
+        work = Work()
+        run = work.start(readers=0)
+        work.orders.put_nowait(PARTIAL)
+        work.orders.put_nowait(None)
+        await run.wait_done()
         await asyncio.sleep(0)
-        job.stir()
-        assert await close
-        assert await job.more(0, 0)
-        assert not distant.done()
-        bench.orders.put_nowait(7)
-        assert await distant
-        bench.orders.put_nowait(None)
-        await job.end()
-        assert not await job.more(1, 0)
-        job.leave()
+        assert work.calls == ["unread"]
+        run.add_reader()
+        assert await run.wait_for_item(0)
+        run.release()
+        assert work.calls == ["unread", "unread"]
 
     asyncio.run(play())
 
 
-def test_work_without_a_reader_settles_when_it_ends() -> None:
+def test_a_reader_that_passes_a_revision_is_woken_by_news_that_are_no_item() -> None:
     async def play() -> None:
-        bench = Bench()
-        job = Job(bench.items(), bench.close, readers=0)
-        bench.orders.put_nowait(None)
-        await job.end()
+        work = Work()
+        run = work.start()
+        with_revision, without = (asyncio.create_task(run.wait_for_item(0, revision)) for revision in (0, None))
         await asyncio.sleep(0)
-        assert bench.closed == 1
+        run.notify()
+        assert await with_revision
+        assert await run.wait_for_item(0, 0)
+        assert not without.done()
+        work.orders.put_nowait(PARTIAL)
+        assert await without
+        work.orders.put_nowait(None)
+        await run.wait_done()
+        assert not await run.wait_for_item(1, 0)
+        run.release()
 
     asyncio.run(play())
 
 
-def test_who_hears_of_the_end_and_leaves_at_once_settles_it_once() -> None:
+def test_a_run_without_a_reader_reports_its_end() -> None:
     async def play() -> None:
-        bench = Bench()
-        job = bench.start()
-        bench.orders.put_nowait(7)
-        bench.orders.put_nowait(None)
-        await job.end()
-        job.leave()
+        work = Work()
+        run = work.start(readers=0)
+        work.orders.put_nowait(None)
+        await run.wait_done()
+        await asyncio.sleep(0)
+        assert work.calls == ["unread"]
+
+    asyncio.run(play())
+
+
+def test_a_reader_that_leaves_as_soon_as_the_run_has_ended_is_reported_once() -> None:
+    async def play() -> None:
+        work = Work()
+        run = work.start()
+        work.orders.put_nowait(PARTIAL)
+        work.orders.put_nowait(None)
+        await run.wait_done()
+        run.release()
         for _ in range(3):
             await asyncio.sleep(0)
-        assert bench.closed == 1
+        assert work.calls == ["unread"]
 
     asyncio.run(play())
 
 
-def test_an_error_ends_it_without_its_frames() -> None:
+def test_the_callbacks_of_the_end_are_called_in_order_before_the_one_of_an_unread_run() -> None:
     async def play() -> None:
-        bench = Bench()
-        job = bench.start()
-        bench.orders.put_nowait(NotFound("no"))
-        assert await job.more(0) is False
-        assert isinstance(job.fault, NotFound)
-        assert job.fault.__traceback__ is None
-
-    asyncio.run(play())
-
-
-def test_a_bug_becomes_a_500_for_its_reader() -> None:
-    async def play() -> None:
-        bench = Bench()
-        job = bench.start()
-        bench.orders.put_nowait(KeyError("secret"))
-        await job.end()
-        assert type(job.fault) is ApiError
-        assert "secret" not in str(job.fault.body)
-
-    asyncio.run(play())
-
-
-def test_cancelled_work_says_that_the_server_is_stopping() -> None:
-    async def play() -> None:
-        bench = Bench()
-        job = bench.start()
+        calls: list[str] = []
+        work, run = Work(), JobRun()
+        work.orders.put_nowait(None)
+        on_done = [lambda: calls.append("first"), lambda: calls.append("second")]
+        task = run.start(work.items(), on_done=on_done, on_unread=lambda: calls.append("unread"))
+        assert task is run.task
+        assert not run.is_done
+        await run.wait_done()
         await asyncio.sleep(0)
-        job.task.cancel()
-        await job.end()
-        assert isinstance(job.fault, ServiceUnavailable)
-        assert bench.generator_closed
+        assert (run.is_done, calls) == (True, ["first", "second", "unread"])
 
     asyncio.run(play())
+
+
+def test_an_error_ends_the_run_without_the_frames_of_the_error() -> None:
+    async def play() -> None:
+        work = Work()
+        run = work.start()
+        work.orders.put_nowait(NotFound("no"))
+        assert await run.wait_for_item(0) is False
+        assert isinstance(run.error, NotFound)
+        assert run.error.__traceback__ is None
+
+    asyncio.run(play())
+
+
+def test_a_bug_becomes_a_500_for_the_reader() -> None:
+    async def play() -> None:
+        work = Work()
+        run = work.start()
+        work.orders.put_nowait(KeyError("secret"))
+        await run.wait_done()
+        assert type(run.error) is ApiError
+        assert "secret" not in str(run.error.body)
+
+    asyncio.run(play())
+
+
+def test_the_error_of_a_cancelled_run_says_that_the_server_is_shutting_down() -> None:
+    async def play() -> None:
+        work = Work()
+        run = work.start()
+        await asyncio.sleep(0)
+        run.cancel()
+        await run.wait_done()
+        assert isinstance(run.error, ServiceUnavailable)
+        assert run.is_cancelled
+        assert work.is_closed
+
+    asyncio.run(play())
+
+
+def test_a_run_that_has_not_started_is_neither_done_nor_cancelled() -> None:
+    run = JobRun()
+    run.cancel()
+    assert (run.is_done, run.is_cancelled, run.result) == (False, False, None)
+
+
+@pytest.mark.parametrize(("items", "result"), [((PARTIAL,), None), ((PARTIAL, RESULT), RESULT)])
+def test_the_result_is_known_as_soon_as_it_is_there(items: tuple[Item, ...], result: GenerationResult | None) -> None:
+    async def play() -> GenerationResult | None:
+        work = Work()
+        run = work.start()
+        for order in (*items, None):
+            work.orders.put_nowait(order)
+        await run.wait_done()
+        return run.result
+
+    assert asyncio.run(play()) is result
+
+
+def test_a_run_may_cost_something_while_one_of_its_attempts_may() -> None:
+    run = JobRun()
+    assert (run.state, run.was_submitted) == (JobState.QUEUED, False)
+    run.mark_submitted()
+    run.mark_submitted()
+    run.mark_free()
+    assert (run.state, run.was_submitted) == (JobState.SUBMITTED, True)
+    run.mark_free()
+    assert (run.state, run.was_submitted) == (JobState.QUEUED, True)
+    run.mark_submitted()
+    assert (run.state, run.was_submitted) == (JobState.SUBMITTED, True)
+
+
+@pytest.mark.parametrize(
+    ("order", "is_interrupted", "state"),
+    [
+        (None, False, JobState.SUCCEEDED),
+        (NotFound("no"), False, JobState.FAILED),
+        (KeyError("bug"), False, JobState.FAILED),
+        (NotFound("no"), True, JobState.INTERRUPTED),
+    ],
+)
+def test_the_state_of_a_run_that_has_ended(order: Exception | None, is_interrupted: bool, state: JobState) -> None:
+    async def play() -> JobState:
+        work = Work()
+        run = work.start()
+        run.mark_submitted()
+        if is_interrupted:
+            run.interrupt()
+        work.orders.put_nowait(order)
+        await run.wait_done()
+        await asyncio.sleep(0)
+        return run.state
+
+    assert asyncio.run(play()) is state

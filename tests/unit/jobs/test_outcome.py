@@ -1,4 +1,4 @@
-"""What came of a question, written by one replica and read by another: nothing is lost on the way but the prompt."""
+"""An outcome that one replica writes and another reads loses nothing but the prompt."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,9 +11,9 @@ from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, 
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Errand, Exchange, Identity, Item, Job
-from app.jobs.pipeline import Answer
-from app.jobs.sharing import Letter, read_letter, write_letter
+from app.jobs.job import Item, Job, JobKey, JobRun
+from app.jobs.pipeline import GenerationResult
+from app.jobs.sharing import JobOutcome, dump_outcome, load_outcome
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation
@@ -38,37 +38,37 @@ REQUEST = ImagesRequest(
 REPLY = b'{"choices":[{"message":{"content":"![fox](https://h/fox.png)"},"finish_reason":"stop"}]}'
 
 
-def ended(
-    answer: Answer | None = None,
-    fault: ApiError | None = None,
+async def run_job(
+    result: GenerationResult | None = None,
+    error: ApiError | None = None,
     replies: tuple[ChatReply, ...] = (),
     *,
-    asked: bool = True,
-) -> Errand:
+    submitted: bool = True,
+) -> Job:
+    """Return a job whose run has ended with this result or error; with neither, it has brought nothing at all."""
+
     async def work() -> AsyncGenerator[Item, None]:
-        if fault is not None:
-            raise fault
-        if answer is not None:
-            yield answer
+        if error is not None:
+            raise error
+        if result is not None:
+            yield result
 
-    exchange = Exchange(REQUEST, 60)
-    exchange.was_submitted = asked
-    errand = Errand("req_1", Identity("me", "fox"), exchange, Spool(), replies=list(replies))
-    errand.job = Job(work(), lambda: None)
-    return errand
+    run = JobRun(readers=1)
+    run.was_submitted = submitted
+    run.start(work())
+    await run.wait_done()
+    return Job("req_1", JobKey("me", "fox"), REQUEST, Spool(), run, paid_replies=list(replies))
 
 
-def pass_on(*, lose: bool = False, **brought: Any) -> tuple[Letter, bytes, Spool]:
-    """The letter as it is read, as it was written, and the spool of the one who has read it."""
+def share(*, lose_images: bool = False, **ending: Any) -> tuple[JobOutcome, bytes, Spool]:
+    """Write the outcome of a job and read it. Returns it with the bytes that were written and the reader's spool."""
 
-    async def scene() -> tuple[Letter, bytes, Spool]:
+    async def scene() -> tuple[JobOutcome, bytes, Spool]:
         store, spool = MemoryStore(StoreConfig("memory:", 60)), Spool()
-        errand = ended(**brought)
-        await errand.job.end()
-        written = await write_letter(errand, store)
-        if lose:
+        data = await dump_outcome(await run_job(**ending), store)
+        if lose_images:
             store.close()
-        return await read_letter(written, store, spool), written, spool
+        return await load_outcome(data, store, spool), data, spool
 
     return asyncio.run(scene())
 
@@ -76,21 +76,21 @@ def pass_on(*, lose: bool = False, **brought: Any) -> tuple[Letter, bytes, Spool
 @dataclass(frozen=True)
 class Case:
     name: str
-    painted: OutputImage
+    image: OutputImage
 
 
 CASES = [
     Case("bytes", OutputImage("b64", source=as_blob(PNG), info=INFO)),
-    Case("a link that was not looked at", OutputImage("markdown", url="https://h/a.png")),
-    Case("a link to a picture that was measured", OutputImage("markdown", url="https://h/a.png", info=INFO)),
+    Case("a link that was not opened", OutputImage("markdown", url="https://h/a.png")),
+    Case("a link to an image that was measured", OutputImage("markdown", url="https://h/a.png", info=INFO)),
     Case("a data URL", OutputImage("parts", url=Base64String(as_blob(PNG), "data:image/png;base64,"), info=INFO)),
 ]  # fmt: skip
 
 
-def told(picture: OutputImage) -> tuple[object, ...]:
-    """All of it, with bytes in place of what holds them."""
-    url = (picture.url.prefix, content(picture.url.source)) if isinstance(picture.url, Base64String) else picture.url
-    return picture.form, picture.info, url, picture.source and content(picture.source)
+def comparable(image: OutputImage) -> tuple[object, ...]:
+    """Return all of an image, with bytes in place of the blobs that hold them."""
+    url = (image.url.prefix, content(image.url.source)) if isinstance(image.url, Base64String) else image.url
+    return image.form, image.info, url, image.source and content(image.source)
 
 
 def content(source: object) -> bytes:
@@ -99,84 +99,84 @@ def content(source: object) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_picture_arrives_as_it_was(case: Case) -> None:
-    sent = Answer((case.painted,), Usage(1, 2, 3, 4), failed=1)
-    letter, written, spool = pass_on(answer=sent)
-    assert letter.answer is not None
-    assert (letter.answer.usage, letter.answer.failed) == (sent.usage, sent.failed)
-    assert [told(picture) for picture in letter.answer.painted] == [told(case.painted)]
-    assert spool.size == (0 if isinstance(case.painted.url, str) else len(PNG))
-    assert b"secret" not in written
+def test_an_image_arrives_unchanged(case: Case) -> None:
+    sent = GenerationResult((case.image,), Usage(1, 2, 3, 4), failed=1)
+    outcome, data, spool = share(result=sent)
+    assert outcome.result is not None
+    assert (outcome.result.usage, outcome.result.failed) == (sent.usage, sent.failed)
+    assert [comparable(image) for image in outcome.result.images] == [comparable(case.image)]
+    assert spool.size == (0 if isinstance(case.image.url, str) else len(PNG))
+    assert b"secret" not in data
 
 
-def test_the_request_arrives_but_for_what_it_says() -> None:
-    letter, _, _ = pass_on(answer=Answer((), Usage()))
-    assert letter.request == replace(REQUEST, prompt="", user=None)
-    assert letter.fault is None
+def test_the_request_arrives_without_its_prompt() -> None:
+    outcome, _, _ = share(result=GenerationResult((), Usage()))
+    assert outcome.request == replace(REQUEST, prompt="", user=None)
+    assert outcome.error is None
 
 
-FAULTS: list[tuple[str, ApiError]] = [
+ERRORS: list[tuple[str, ApiError]] = [
     ("a refusal, with more in its body", ModerationBlocked("no", extra={"moderation_details": {"stage": "output"}})),
     ("one whose constructor is its own", RateLimited("wait", retry_after=7)),
     ("one with a parameter", NotFound("gone", param="model", code="model_not_found")),
-    ("a late one", UpstreamTimeout("late")),
+    ("a timeout", UpstreamTimeout("late")),
     ("one of no kind", ApiError()),
 ]
 
 
-@pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[row[0] for row in FAULTS])
-def test_a_fault_arrives_as_it_was(name: str, fault: ApiError) -> None:
-    letter, _, _ = pass_on(fault=fault)
-    got = letter.fault
-    assert type(got) is type(fault)
-    assert got is not None
-    assert (got.status, got.body, got.headers) == (fault.status, fault.body, fault.headers)
-    assert not letter.may_be_tried_again
+@pytest.mark.parametrize(("name", "error"), ERRORS, ids=[row[0] for row in ERRORS])
+def test_an_error_arrives_unchanged(name: str, error: ApiError) -> None:
+    outcome, _, _ = share(error=error)
+    received = outcome.error
+    assert type(received) is type(error)
+    assert received is not None
+    assert (received.status, received.body, received.headers) == (error.status, error.body, error.headers)
+    assert not outcome.can_retry_free
 
 
-def test_work_that_brought_nothing_at_all_is_a_fault() -> None:
-    letter, _, _ = pass_on()
-    assert letter.fault is not None
-    assert letter.fault.status == 500
+def test_a_run_that_brought_nothing_at_all_is_an_error() -> None:
+    outcome, _, _ = share()
+    assert outcome.error is not None
+    assert outcome.error.status == 500
 
 
-def test_what_is_paid_for_and_was_not_delivered_arrives_to_be_tried_again() -> None:
+def test_a_job_that_needs_redelivery_arrives_with_its_paid_replies() -> None:
     reply = read_reply(REPLY)
-    letter, _, _ = pass_on(fault=ImageUnavailable("404"), replies=(reply,))
-    assert letter.may_be_tried_again
-    assert letter.replies == (reply,)
+    outcome, _, _ = share(error=ImageUnavailable("404"), replies=(reply,))
+    assert outcome.can_retry_free
+    assert outcome.paid_replies == (reply,)
 
 
-def test_what_cost_nothing_may_be_tried_again() -> None:
-    letter, _, _ = pass_on(fault=RateLimited("the queue is full"), asked=False)
-    assert letter.may_be_tried_again
-    assert letter.replies == ()
+def test_a_job_that_cost_nothing_can_be_run_again() -> None:
+    outcome, _, _ = share(error=RateLimited("the queue is full"), submitted=False)
+    assert outcome.can_retry_free
+    assert outcome.paid_replies == ()
 
 
-@pytest.mark.parametrize("reply", [replace(read_reply(REPLY), raw="x" * 16 * 1024), replace(read_reply(REPLY), complete=False), replace(read_reply(REPLY), spooled_images={"data:": as_blob(PNG)})], ids=["longer than what is kept", "cut", "with pictures of its own"])  # fmt: skip
-def test_a_reply_that_cannot_be_told_again_is_not_paid_for_again(reply: ChatReply) -> None:
-    letter, _, _ = pass_on(fault=ImageUnavailable("404"), replies=(read_reply(REPLY), reply))
-    assert (letter.may_be_tried_again, letter.replies) == (False, ())
+@pytest.mark.parametrize("reply", [replace(read_reply(REPLY), raw="x" * 16 * 1024), replace(read_reply(REPLY), complete=False), replace(read_reply(REPLY), spooled_images={"data:": as_blob(PNG)})], ids=["longer than what is kept", "cut", "with images of its own"])  # fmt: skip
+def test_a_job_whose_reply_cannot_be_written_is_not_run_by_another_replica(reply: ChatReply) -> None:
+    outcome, _, _ = share(error=ImageUnavailable("404"), replies=(read_reply(REPLY), reply))
+    assert (outcome.can_retry_free, outcome.paid_replies) == (False, ())
 
 
-def test_a_picture_that_the_reader_has_not_in_its_store() -> None:
+def test_an_image_that_is_not_in_the_readers_store_is_an_error() -> None:
     with pytest.raises(ImageUnavailable, match="cannot find it"):
-        pass_on(answer=Answer((CASES[0].painted,), Usage()), lose=True)
+        share(result=GenerationResult((CASES[0].image,), Usage()), lose_images=True)
 
 
-def test_a_picture_that_is_no_measured_blob_is_a_bug() -> None:
+def test_an_image_that_was_not_measured_is_a_bug() -> None:
     with pytest.raises(TypeError):
-        pass_on(answer=Answer((OutputImage("form", source=as_blob(PNG)),), Usage()))
+        share(result=GenerationResult((OutputImage("form", source=as_blob(PNG)),), Usage()))
 
 
-@pytest.mark.parametrize("brought", [{"answer": Answer((), Usage())}, {"fault": ModerationBlocked("no")}])
-def test_a_letter_is_read_as_a_job_brings_it(brought: dict[str, Any]) -> None:
-    async def items() -> list[Answer]:
-        letter, _, _ = await asyncio.to_thread(pass_on, **brought)
-        return [item async for item in letter.items()]
+@pytest.mark.parametrize("ending", [{"result": GenerationResult((), Usage())}, {"error": ModerationBlocked("no")}])
+def test_an_outcome_yields_the_items_of_a_run(ending: dict[str, Any]) -> None:
+    async def items() -> list[Item]:
+        outcome, _, _ = await asyncio.to_thread(share, **ending)
+        return [item async for item in outcome.items()]
 
-    if "fault" in brought:
+    if "error" in ending:
         with pytest.raises(ModerationBlocked):
             asyncio.run(items())
     else:
-        assert len(asyncio.run(items())) == 1
+        assert asyncio.run(items()) == [ending["result"]]

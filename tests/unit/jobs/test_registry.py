@@ -16,6 +16,7 @@ from openai import OpenAI
 from starlette.datastructures import Headers
 
 from app.access.auth import Caller
+from app.api.images import is_client_retry
 from app.errors import (
     ApiError,
     IdempotencyKeyReused,
@@ -30,9 +31,9 @@ from app.errors import (
     UserError,
 )
 from app.images.blob import Blob, Spool
-from app.jobs.job import Errand, Exchange, Identity, Item, Job
-from app.jobs.pipeline import Answer
-from app.jobs.registry import Once, identify
+from app.jobs.job import Item, Job, JobKey, JobRun
+from app.jobs.pipeline import GenerationResult
+from app.jobs.registry import JobRegistry, job_key
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
@@ -40,7 +41,7 @@ from app.protocol.usage import Usage
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 
-ANSWER = Answer((OutputImage("form", url="https://h/a.png"),), Usage())
+ANSWER = GenerationResult((OutputImage("form", url="https://h/a.png"),), Usage())
 REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
 
 
@@ -52,34 +53,32 @@ class Clock:
 
 
 class Desk:
-    """Errands without a server: each ends as told."""
+    """Start jobs in a registry, without a server."""
 
     def __init__(self, **limits: Any) -> None:
         self.clock = Clock()
-        defaults = {"ttl": 600, "key_ttl": 86_400, "most": 100, "most_bytes": 1_000_000}
-        self.once = Once(**{**defaults, **limits}, now=self.clock)
+        defaults = {"ttl": 600, "key_ttl": 86_400, "max_retained": 100, "max_retained_bytes": 1_000_000}
+        self.registry = JobRegistry(**{**defaults, **limits}, now=self.clock)
         self.count = 0
 
     async def run(
         self,
-        identity: Identity,
+        key: JobKey,
         fault: ApiError | None = None,
         *,
         size: int = 0,
         is_async: bool = False,
         delivered: bool = False,
-    ) -> Errand:
-        """An errand whose work has ended and whose reader has left."""
-        errand = self.start(identity, fault, size=size, is_async=is_async)
-        await errand.job.end()
-        errand.delivered = delivered
-        errand.job.leave()
+    ) -> Job:
+        """An job whose work has ended and whose reader has left."""
+        job = self.start(key, fault, size=size, is_async=is_async)
+        await job.run.wait_done()
+        job.delivered = delivered
+        job.run.release()
         await asyncio.sleep(0)
-        return errand
+        return job
 
-    def start(
-        self, identity: Identity, fault: ApiError | None = None, *, size: int = 0, is_async: bool = False
-    ) -> Errand:
+    def start(self, key: JobKey, fault: ApiError | None = None, *, size: int = 0, is_async: bool = False) -> Job:
         async def work() -> AsyncGenerator[Item, None]:
             if fault is not None:
                 raise fault
@@ -88,14 +87,14 @@ class Desk:
         self.count += 1
         spool = Spool()
         spool.new_blob().write(bytes(size))
-        errand = Errand(f"req_{self.count}", identity, Exchange(REQUEST, 60), spool, is_async)
-        errand.job = Job(work(), lambda: self.once.settle(errand))
-        self.once.add(errand)
-        return errand
+        job = Job(f"req_{self.count}", key, REQUEST, spool, JobRun(readers=1), is_async=is_async)
+        job.run.start(work(), on_unread=lambda: self.registry.retain_or_drop(job))
+        self.registry.add(job)
+        return job
 
 
-ME = Identity("me", "fox")
-KEYED = Identity("me", "fox", "key-1")
+ME = JobKey("me", "fox")
+KEYED = JobKey("me", "fox", "key-1")
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Case:
 
     name: str
     joins: bool
-    first: Identity = ME
-    then: Identity = ME
+    first: JobKey = ME
+    then: JobKey = ME
     fault: ApiError | None = None
     delivered: bool = False
     is_async: bool = False
@@ -115,9 +114,9 @@ class Case:
 CASES = [
     Case("an answer that nobody took", True),
     Case("an answer that was taken", False, delivered=True),
-    Case("an answer that was taken, and the client says it repeats", False, delivered=True, then=Identity("me", "fox", again=True)),
-    Case("another question", False, then=Identity("me", "cat")),
-    Case("another caller", False, then=Identity("you", "fox")),
+    Case("an answer that was taken, and the client says it repeats", False, delivered=True, then=JobKey("me", "fox", is_retry=True)),
+    Case("another question", False, then=JobKey("me", "cat")),
+    Case("another caller", False, then=JobKey("you", "fox")),
     Case("ten minutes later", False, later=600),
     Case("nearly ten minutes later", True, later=599),
     Case("a failure that cost nothing", False, fault=UpstreamUnreachable()),
@@ -132,7 +131,7 @@ CASES = [
     Case("the same key after a timeout, which may have cost money", True, KEYED, KEYED, fault=UpstreamTimeout("late"), delivered=True),
     Case("the same key after bad input", False, KEYED, KEYED, fault=UserError("size"), delivered=True),
     Case("the same key after an overload", False, KEYED, KEYED, fault=RateLimited("wait"), delivered=True),
-    Case("the same key of another caller", False, KEYED, Identity("you", "fox", "key-1")),
+    Case("the same key of another caller", False, KEYED, JobKey("you", "fox", "key-1")),
     Case("a key does not join what had none", False, ME, KEYED),
     Case("what has no key does not join what has one", False, KEYED, ME),
 ]  # fmt: skip
@@ -144,8 +143,8 @@ def test_who_gets_what_was_paid_for(case: Case) -> None:
         desk = Desk()
         first = await desk.run(case.first, case.fault, delivered=case.delivered, is_async=case.is_async)
         desk.clock.now = case.later
-        found = desk.once.find(case.then)
-        desk.once.close()
+        found = desk.registry.find_joinable(case.then)
+        desk.registry.close()
         assert found in {None, first}
         return found is not None
 
@@ -154,7 +153,7 @@ def test_who_gets_what_was_paid_for(case: Case) -> None:
 
 RUNNING = [
     Case("a client that is still there", False),
-    Case("a client that is still there, and another that says it repeats", True, then=Identity("me", "fox", again=True)),
+    Case("a client that is still there, and another that says it repeats", True, then=JobKey("me", "fox", is_retry=True)),
     Case("the same key", True, KEYED, KEYED),
 ]  # fmt: skip
 
@@ -163,10 +162,10 @@ RUNNING = [
 def test_who_joins_what_is_under_way(case: Case) -> None:
     async def play() -> bool:
         desk = Desk()
-        errand = desk.start(case.first)
-        found = desk.once.find(case.then)
-        await errand.job.end()
-        desk.once.close()
+        job = desk.start(case.first)
+        found = desk.registry.find_joinable(case.then)
+        await job.run.wait_done()
+        desk.registry.close()
         return found is not None
 
     assert asyncio.run(play()) is case.joins
@@ -177,28 +176,28 @@ def test_a_key_with_another_body_is_refused() -> None:
         desk = Desk()
         await desk.run(KEYED)
         desk.clock.now = 10
-        await desk.run(Identity("me", "cat"))
+        await desk.run(JobKey("me", "cat"))
         desk.clock.now = 620
         with pytest.raises(IdempotencyKeyReused) as caught:
-            desk.once.find(Identity("me", "cat", "key-1"))
+            desk.registry.find_joinable(JobKey("me", "cat", "key-1"))
         assert (caught.value.status, caught.value.code) == (422, "idempotency_key_reused")
-        desk.once.close()
+        desk.registry.close()
 
     asyncio.run(play())
 
 
-@pytest.mark.parametrize(("limits", "kept"), [({"most": 2}, [False, True, True]), ({"most_bytes": 25}, [False, True, True]), ({"most": 0}, [False] * 3)])  # fmt: skip
+@pytest.mark.parametrize(("limits", "kept"), [({"max_retained": 2}, [False, True, True]), ({"max_retained_bytes": 25}, [False, True, True]), ({"max_retained": 0}, [False] * 3)])  # fmt: skip
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(limits: dict[str, int], kept: list[bool]) -> None:
     async def play() -> list[bool]:
         desk = Desk(**limits)
-        errands = []
+        jobs = []
         for number in range(3):
             desk.clock.now = number
-            errands.append(await desk.run(Identity("me", str(number)), size=10))
-        found = [desk.once.find(errand.identity) is errand for errand in errands]
-        assert [errand.spool.size for errand in errands] == [10 if one else 0 for one in kept]
-        desk.once.close()
-        assert sum(errand.spool.size for errand in errands) == 0
+            jobs.append(await desk.run(JobKey("me", str(number)), size=10))
+        found = [desk.registry.find_joinable(job.key) is job for job in jobs]
+        assert [job.spool.size for job in jobs] == [10 if one else 0 for one in kept]
+        desk.registry.close()
+        assert sum(job.spool.size for job in jobs) == 0
         return found
 
     assert asyncio.run(play()) == kept
@@ -207,15 +206,15 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(limits: dict[str, int
 def test_what_is_read_at_the_moment_is_not_swept() -> None:
     async def play() -> None:
         desk = Desk()
-        errand = await desk.run(ME, size=10)
-        errand.job.readers += 1
+        job = await desk.run(ME, size=10)
+        job.run.readers += 1
         desk.clock.now = 1000
-        assert desk.once.find(Identity("me", "cat")) is None
-        assert errand.spool.size == 10
-        errand.job.leave()
+        assert desk.registry.find_joinable(JobKey("me", "cat")) is None
+        assert job.spool.size == 10
+        job.run.release()
         desk.clock.now = 2000
-        assert desk.once.find(Identity("me", "cat")) is None
-        assert errand.spool.size == 0
+        assert desk.registry.find_joinable(JobKey("me", "cat")) is None
+        assert job.spool.size == 0
 
     asyncio.run(play())
 
@@ -235,17 +234,17 @@ def test_a_reply_that_was_paid_for_before_is_kept_whatever_comes_between(
 ) -> None:
     async def play() -> bool:
         desk = Desk()
-        errand = desk.start(ME, fault)
-        errand.follows = follows
+        job = desk.start(ME, fault)
+        job.is_remote = follows
         if not follows:
-            errand.replies.append(read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'))
-        await errand.job.end()
-        errand.delivered = True
-        errand.job.leave()
-        assert desk.once.known(None) is None
-        is_kept = desk.once.known(errand.id) is errand
-        assert errand.failed_to_deliver is is_kept
-        desk.once.close()
+            job.paid_replies.append(read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'))
+        await job.run.wait_done()
+        job.delivered = True
+        job.run.release()
+        assert desk.registry.by_id(None) is None
+        is_kept = desk.registry.by_id(job.id) is job
+        assert job.needs_redelivery is is_kept
+        desk.registry.close()
         return is_kept
 
     assert asyncio.run(play()) is kept
@@ -254,25 +253,25 @@ def test_a_reply_that_was_paid_for_before_is_kept_whatever_comes_between(
 def test_a_result_is_its_callers_own() -> None:
     async def play() -> None:
         desk = Desk()
-        errand = await desk.run(ME, is_async=True)
-        assert desk.once.get(Caller("me", None), errand.id) is errand
-        assert desk.once.get(Caller("you", None), errand.id) is None
-        assert desk.once.get(Caller("me", None), "req_9") is None
+        job = await desk.run(ME, is_async=True)
+        assert desk.registry.get(Caller("me", None), job.id) is job
+        assert desk.registry.get(Caller("you", None), job.id) is None
+        assert desk.registry.get(Caller("me", None), "req_9") is None
         desk.clock.now = 600
-        assert desk.once.get(Caller("me", None), errand.id) is None
+        assert desk.registry.get(Caller("me", None), job.id) is None
 
     asyncio.run(play())
 
 
-def test_an_errand_that_starts_once_more_is_as_new() -> None:
+def test_a_job_that_is_restarted_is_as_new() -> None:
     async def play() -> None:
         desk = Desk()
-        errand = await desk.run(ME, ImageUnavailable("404"), size=10, delivered=True)
+        job = await desk.run(ME, ImageUnavailable("404"), size=10, delivered=True)
         more = Spool()
         more.new_blob().write(b"12345")
-        errand.reopen(more, Exchange(REQUEST, 60))
-        assert (errand.delivered, errand.until, errand.spool.size, more.size) == (False, math.inf, 15, 0)
-        desk.once.close()
+        job.restart(REQUEST, more, JobRun())
+        assert (job.delivered, job.expires_at, job.spool.size, more.size) == (False, math.inf, 15, 0)
+        desk.registry.close()
 
     asyncio.run(play())
 
@@ -298,7 +297,7 @@ ASKED_DIFFERENTLY: list[tuple[str, dict[str, Any]]] = [
 
 def fingerprint(**fields: Any) -> str:
     request = ImagesRequest(**{"operation": Operation.EDIT, "prompt": "a fox", **fields})
-    return asyncio.run(identify(request, Caller("me", None), Headers({}))).fingerprint
+    return job_key(request, Caller("me", None), None, is_retry=False).fingerprint
 
 
 def test_the_same_question_has_the_same_fingerprint() -> None:
@@ -314,16 +313,21 @@ def test_another_question_has_another_fingerprint(name: str, fields: dict[str, A
     assert fingerprint(**fields) != fingerprint()
 
 
-@pytest.mark.parametrize(("headers", "key", "again"), [({}, None, False), ({"x-stainless-retry-count": "0"}, None, False), ({"x-stainless-retry-count": "1"}, None, True), ({"idempotency-key": "a-1"}, "a-1", False)])  # fmt: skip
-def test_what_headers_say(headers: dict[str, str], key: str | None, again: bool) -> None:
-    identity = asyncio.run(identify(REQUEST, Caller("me", None), Headers(headers)))
-    assert (identity.caller, identity.key, identity.again) == ("me", key, again)
+@pytest.mark.parametrize(("headers", "is_retry"), [({}, False), ({"x-stainless-retry-count": "0"}, False), ({"x-stainless-retry-count": ""}, False), ({"x-stainless-retry-count": "1"}, True)])  # fmt: skip
+def test_a_client_says_in_a_header_that_it_repeats_a_request(headers: dict[str, str], is_retry: bool) -> None:
+    assert is_client_retry(Headers(headers)) is is_retry
+
+
+@pytest.mark.parametrize(("idempotency_key", "is_retry"), [(None, False), (None, True), ("a-1", False)])
+def test_a_job_key_has_the_callers_words(idempotency_key: str | None, is_retry: bool) -> None:
+    key = job_key(REQUEST, Caller("me", None), idempotency_key, is_retry=is_retry)
+    assert (key.caller, key.key, key.is_retry) == ("me", idempotency_key, is_retry)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "schl\u00fcssel", "a" * 256])
 def test_a_key_that_is_none_is_refused(key: str) -> None:
     with pytest.raises(InvalidRequest, match="Idempotency-Key"):
-        asyncio.run(identify(REQUEST, Caller("me", None), Headers({"idempotency-key": key})))
+        job_key(REQUEST, Caller("me", None), key, is_retry=False)
 
 
 @pytest.fixture(scope="module")
@@ -360,8 +364,7 @@ def test_a_repeat_joins_the_question_whose_client_has_gone(demo: RunningDemo) ->
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_repeat_gets_the_answer_that_nobody_took(demo: RunningDemo, stream: bool) -> None:
     asked = {**GENERATION, "stream": stream}
-    with limner_with_model(demo, "holds+data-url", keepalive_after=0) as limner:
-        limner.studio.silence = 60
+    with limner_with_model(demo, "holds+data-url", keepalive_after=0, keepalive_interval=60) as limner:
         line = ListeningClient(limner, asked)
         demo.state.wait_for_calls(1)
         line.disconnect()
@@ -415,7 +418,7 @@ def test_a_picture_that_could_not_be_fetched_is_fetched_for_the_repeat(demo: Run
         first = ask(limner)
         assert (first.status_code, first.json()["error"]["code"]) == (500, "image_download_failed")
         assert demo.url in first.json()["error"]["message"] or "The image" in first.json()["error"]["message"]
-        limner.studio.parts.fetcher._timeout = 20
+        limner.service.backends.fetcher._timeout = 20
         second = ask(limner)
     assert second.status_code == 200
     assert base64.b64decode(second.json()["data"][0]["b64_json"]).startswith(b"\x89PNG")
@@ -425,7 +428,7 @@ def test_a_picture_that_could_not_be_fetched_is_fetched_for_the_repeat(demo: Run
 def wait_for_readers(limner: RunningLimner, number: int) -> None:
     done = threading.Event()
     for _ in range(2000):
-        if sum(errand.job.readers for errand in limner.studio.once._by_id.values()) == number:
+        if sum(job.run.readers for job in limner.service.registry._by_id.values()) == number:
             return
         done.wait(0.005)
     raise AssertionError("somebody still reads")
@@ -434,7 +437,7 @@ def wait_for_readers(limner: RunningLimner, number: int) -> None:
 def test_a_repeat_that_leaves_while_the_picture_is_fetched_again_loses_nothing(demo: RunningDemo) -> None:
     with limner_with_model(demo, "missing-image-3", fetch_timeout=0.3, keepalive_after=0) as limner:
         assert ask(limner).json()["error"]["code"] == "image_download_failed"
-        fetcher = limner.studio.parts.fetcher
+        fetcher = limner.service.backends.fetcher
         fetcher._timeout = 20
         held, left, fetch = threading.Event(), threading.Event(), fetcher.fetch
 
@@ -509,7 +512,7 @@ def test_a_stream_is_not_put_off(demo: RunningDemo) -> None:
 def test_nothing_is_started_while_the_server_closes_but_what_is_there_is_handed_out(demo: RunningDemo) -> None:
     with limner_with_model(demo, "data-url") as limner:
         ask(limner, idempotency_key="k")
-        limner.studio.closing = True
+        limner.service.is_draining = True
         assert ask(limner, idempotency_key="k").status_code == 200
         assert ask(limner).status_code == 503
 

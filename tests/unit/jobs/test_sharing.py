@@ -1,4 +1,4 @@
-"""Which answers stay with a replica and which go to all of them; the way over real sockets is in test_replicas.py."""
+"""Which outcomes stay with a replica and which are published. tests/e2e/test_replicas.py does it over real sockets."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -12,479 +12,508 @@ from app.errors import ApiError, ImageUnavailable, JobLost, ModerationBlocked, N
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, store_failed
-from app.jobs.job import Errand, Exchange, Identity, Item, Job
-from app.jobs.pipeline import Answer
-from app.jobs.registry import Once
-from app.jobs.sharing import Handover, write_letter
+from app.jobs.job import Item, Job, JobKey, JobRun
+from app.jobs.pipeline import GenerationResult
+from app.jobs.registry import JobRegistry
+from app.jobs.sharing import JobSharing, dump_outcome
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_response import OutputImage
-from app.state.job_table import Board, Heard
+from app.state.job_table import JobTable, ScriptReply
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved
 from tests.unit.jobs.test_registry import ANSWER, KEYED, ME, REQUEST
 
 PNG = saved(gradient("RGB", (16, 16)), "PNG")
+REPLY = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'
 
 
 @dataclass
-class Notes:
-    """A board that writes down what it is told. `followed`: somebody waits elsewhere; `away`: nobody hears anything."""
+class FakeTable:
+    """A job table that notes its calls.
 
-    followed: bool = False
-    away: bool = False
-    taken: bool = False
+    Attributes:
+        awaited: Another replica waits for the outcome.
+        down: Redis does not answer.
+        taken_over: Another replica owns the job.
+        outcome: What `wait_for_result` and `lookup` return.
+        pauses: Heartbeats until the loop is cancelled.
+        tracked: The jobs of this replica; `owned` are the ids of those that it still gives heartbeats for.
+        calls: What was published, in order.
+    """
+
+    awaited: bool = False
+    down: bool = False
+    taken_over: bool = False
     is_shared: bool = True
     outcome: bytes | None = b""
-    rests: int = 1
-    owned: list[Errand] = field(default_factory=list)
-    mine: set[str] = field(default_factory=set)
-    heard: list[str] = field(default_factory=list)
+    pauses: int = 1
+    tracked: list[Job] = field(default_factory=list)
+    owned: set[str] = field(default_factory=set)
+    calls: list[str] = field(default_factory=list)
 
-    def owns(self, errand: Errand) -> bool:
-        return errand.id in self.mine
+    def owns(self, job: Job) -> bool:
+        return job.id in self.owned
 
-    async def tell(self, errand: Errand) -> None:
-        self.heard.append(f"{errand.job.readers} here")
-        if self.taken:
+    async def publish_status(self, job: Job) -> None:
+        self.calls.append(f"{job.readers} readers")
+        if self.taken_over:
             raise ServiceUnavailable("taken over")
 
-    def let_go(self, id: str) -> None:  # noqa: A002  the API's word
-        self.mine.discard(id)
+    def untrack(self, job_id: str) -> None:
+        self.owned.discard(job_id)
 
-    async def withdraw(self, id: str, identity: Identity) -> str:  # noqa: A002  the API's word
-        self.heard.append("withdrawn")
-        if self.away:
+    async def abandon(self, job_id: str, key: JobKey) -> str:
+        self.calls.append("abandoned")
+        if self.down:
             return ""
-        if self.followed:
-            return "kept"
-        self.let_go(id)
-        return "dropped"
+        if self.awaited:
+            return "awaited"
+        self.untrack(job_id)
+        return "ok"
 
-    async def finish(self, errand: Errand, outcome: bytes, *, briefly: bool) -> bool:
-        self.heard.append("handed over briefly" if briefly else "handed over")
-        if not self.away:
-            self.let_go(errand.id)
-        return not self.away
+    async def publish_result(self, job: Job, outcome: bytes, *, briefly: bool) -> bool:
+        self.calls.append("published briefly" if briefly else "published")
+        if not self.down:
+            self.untrack(job.id)
+        return not self.down
 
-    async def rest(self) -> None:
-        if self.rests == 0:
+    async def sleep_until_heartbeat(self) -> None:
+        if self.pauses == 0:
             raise asyncio.CancelledError
-        self.rests -= 1
+        self.pauses -= 1
 
-    async def beat(self) -> list[Errand]:
-        return [errand for errand in self.owned if errand.id in self.mine]
+    async def heartbeat(self) -> list[Job]:
+        return [job for job in self.tracked if job.id in self.owned]
 
-    async def leave(self, errand: Errand) -> bool:
-        self.heard.append("left")
-        return not self.away
+    async def unsubscribe(self, job: Job) -> bool:
+        self.calls.append("unsubscribed")
+        return not self.down
 
-    async def wait(self, errand: Errand) -> bytes | None:
+    async def wait_for_result(self, job: Job) -> bytes | None:
         return self.outcome
 
-    async def adopt(self, errand: Errand) -> bool:
-        self.heard.append("adopted")
-        return not self.taken
+    async def take_over(self, job: Job) -> bool:
+        self.calls.append("took over")
+        return not self.taken_over
 
-    async def find(self, id: str, caller: str) -> Heard:  # noqa: A002  the API's word
-        return Heard(id, self.outcome or b"")
+    async def lookup(self, job_id: str, caller: str) -> ScriptReply:
+        """Answer with the word that stands in place of the id."""
+        return ScriptReply(job_id, self.outcome or b"")
 
 
 class BrokenStore(MemoryStore):
     async def put(self, blob: Blob, info: ImageInfo) -> str:
-        raise store_failed("the bucket is away")
+        raise store_failed("the bucket is down")
 
 
 class Scene:
-    def __init__(self, notes: Notes, *, broken: bool = False) -> None:
-        self.notes = notes
-        self.once = Once(ttl=600, key_ttl=86_400, most=10, most_bytes=10_000_000)
+    """One replica, with a fake job table."""
+
+    def __init__(self, table: FakeTable, *, broken: bool = False) -> None:
+        self.table = table
+        self.registry = JobRegistry(ttl=600, key_ttl=86_400, max_retained=10, max_retained_bytes=10_000_000)
         config = StoreConfig("memory:", 60)
         self.store = BrokenStore(config) if broken else MemoryStore(config)
-        self.handover = Handover(self.once, cast("Board", notes), self.store)
+        self.sharing = JobSharing(self.registry, cast("JobTable[Job]", table), self.store)
 
     def start(
-        self, identity: Identity = ME, fault: ApiError | None = None, answer: Answer = ANSWER, *, own: bool = True
-    ) -> Errand:
+        self,
+        key: JobKey = ME,
+        error: ApiError | None = None,
+        result: GenerationResult = ANSWER,
+        *,
+        own: bool = True,
+        interrupted: bool = False,
+    ) -> Job:
+        """Start a job with one reader, `own` or another replica's, that ends at the next turn of the loop."""
+
         async def work() -> AsyncGenerator[Item, None]:
-            if fault is not None:
-                raise fault
-            yield answer
+            if interrupted:
+                job.run.interrupt()
+            if error is not None:
+                raise error
+            yield result
 
-        exchange = Exchange(REQUEST, 60)
-        exchange.was_submitted = True
-        errand = Errand("req_1", identity, exchange, Spool())
-        errand.job = Job(work(), lambda: self.handover.settle(errand))
-        self.once.add(errand)
-        errand.follows = not own
+        job = Job("req_1", key, REQUEST, Spool(), JobRun(readers=1), is_remote=not own)
+        job.run.was_submitted = True
+        job.run.start(work(), on_unread=lambda: self.sharing.on_unread(job))
+        self.registry.add(job)
         if own:
-            self.notes.mine.add(errand.id)
-            self.notes.owned.append(errand)
-        return errand
+            self.table.owned.add(job.id)
+            self.table.tracked.append(job)
+        return job
 
-    async def end(self, errand: Errand, *, delivered: bool) -> bool:
-        """Whether it is still here when all has been told."""
-        await errand.job.end()
-        errand.delivered = delivered
-        errand.job.leave()
+    async def finish(self, job: Job, *, delivered: bool) -> bool:
+        """Let the reader of a job leave at its end. Returns whether the replica still has the job."""
+        await job.run.wait_done()
+        job.delivered = delivered
+        job.run.release()
         await asyncio.sleep(0)
-        await self.handover.drain(10)
-        return self.once.known(errand.id) is not None
+        await self.sharing.drain(10)
+        return self.registry.by_id(job.id) is not None
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
-    heard: list[str]
+    calls: list[str]
     stays: bool = False
-    notes: dict[str, Any] = field(default_factory=dict)
+    table: dict[str, Any] = field(default_factory=dict)
     delivered: bool = False
-    identity: Identity = ME
-    fault: ApiError | None = None
+    key: JobKey = ME
+    error: ApiError | None = None
     own: bool = True
 
 
 CASES = [
-    Case("delivered: nobody needs to know more", ["withdrawn"], delivered=True),
-    Case("delivered, and somebody waits for it elsewhere", ["withdrawn", "handed over briefly"], delivered=True, notes={"followed": True}),
-    Case("not delivered", ["handed over"]),
-    Case("delivered, under a key", ["handed over"], delivered=True, identity=KEYED),
-    Case("a refusal", ["withdrawn"], fault=ModerationBlocked("no"), delivered=True),
-    Case("a refusal under a key", ["handed over"], fault=ModerationBlocked("no"), delivered=True, identity=KEYED),
-    Case("paid for and not fetched", ["handed over"], fault=ImageUnavailable("404"), delivered=True),
-    Case("not delivered, and nobody hears it", ["handed over"], True, notes={"away": True}),
-    Case("delivered, and nobody hears it", ["withdrawn"], delivered=True, notes={"away": True}),
-    Case("another replica's", ["left"], delivered=True, own=False),
-    Case("another replica's, not delivered, and nobody hears it", ["left"], True, own=False, notes={"away": True}),
-    Case("alone, not delivered", [], True, notes={"is_shared": False}),
-    Case("alone, delivered", [], delivered=True, notes={"is_shared": False}),
+    Case("delivered: nobody needs to know more", ["abandoned"], delivered=True),
+    Case("delivered, and another replica waits for it", ["abandoned", "published briefly"], delivered=True, table={"awaited": True}),
+    Case("not delivered", ["published"]),
+    Case("delivered, under a key", ["published"], delivered=True, key=KEYED),
+    Case("a refusal", ["abandoned"], error=ModerationBlocked("no"), delivered=True),
+    Case("a refusal under a key", ["published"], error=ModerationBlocked("no"), delivered=True, key=KEYED),
+    Case("paid for and not fetched", ["published"], error=ImageUnavailable("404"), delivered=True),
+    Case("not delivered, and Redis is down", ["published"], True, table={"down": True}),
+    Case("delivered, and Redis is down", ["abandoned"], delivered=True, table={"down": True}),
+    Case("another replica's", ["unsubscribed"], delivered=True, own=False),
+    Case("another replica's, not delivered, and Redis is down", ["unsubscribed"], True, own=False, table={"down": True}),
+    Case("alone, not delivered", [], True, table={"is_shared": False}),
+    Case("alone, delivered", [], delivered=True, table={"is_shared": False}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_where_an_answer_goes(case: Case) -> None:
+def test_a_finished_job_is_published_or_retained(case: Case) -> None:
     async def play() -> None:
-        scene = Scene(Notes(**case.notes))
-        errand = scene.start(case.identity, case.fault, own=case.own)
-        assert await scene.end(errand, delivered=case.delivered) is case.stays
-        assert scene.notes.heard == case.heard
-        scene.once.close()
+        scene = Scene(FakeTable(**case.table))
+        job = scene.start(case.key, case.error, own=case.own)
+        assert await scene.finish(job, delivered=case.delivered) is case.stays
+        assert scene.table.calls == case.calls
+        scene.registry.close()
 
     asyncio.run(play())
 
 
-def test_a_picture_that_the_store_does_not_take_stays_here() -> None:
+def test_a_job_whose_image_cannot_be_stored_stays_here() -> None:
     blob = as_blob(PNG)
-    answer = Answer((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
+    result = GenerationResult((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
 
     async def play() -> None:
-        scene = Scene(Notes(), broken=True)
+        scene = Scene(FakeTable(), broken=True)
         with capture_logs() as logs:
-            assert await scene.end(scene.start(answer=answer), delivered=False)
+            assert await scene.finish(scene.start(result=result), delivered=False)
         assert [(each["event"], each["error"]) for each in logs] == [
-            ("job_sharing_failed", "LIMNER_IMAGE_STORE: the bucket is away")
+            ("job_sharing_failed", "LIMNER_IMAGE_STORE: the bucket is down")
         ]
-        scene.once.close()
+        scene.registry.close()
 
     asyncio.run(play())
 
 
-def test_who_comes_before_it_is_handed_over_reads_it_here() -> None:
+def test_a_reader_that_comes_before_publication_reads_the_job_here() -> None:
     async def play() -> None:
-        scene = Scene(Notes())
-        errand = scene.start()
-        await errand.job.end()
+        scene = Scene(FakeTable())
+        job = scene.start()
+        await job.run.wait_done()
         await asyncio.sleep(0)
-        errand.job.leave()
-        errand.job.readers += 1
-        await scene.handover.drain(10)
-        assert scene.once.known("req_1") is errand
-        assert scene.notes.heard == []
-        errand.job.leave()
-        await scene.handover.drain(10)
-        assert scene.once.known("req_1") is None
-        assert scene.notes.heard == ["handed over"]
+        job.run.release()
+        job.run.add_reader()
+        await scene.sharing.drain(10)
+        assert scene.registry.by_id("req_1") is job
+        assert scene.table.calls == []
+        job.run.release()
+        await scene.sharing.drain(10)
+        assert scene.registry.by_id("req_1") is None
+        assert scene.table.calls == ["published"]
 
     asyncio.run(play())
 
 
 class SlowStore(MemoryStore):
-    """Takes nothing before it may; `kept` is what it has been given."""
+    """Stores nothing before `ready` is set; `stored` is what it was given."""
 
     def __init__(self) -> None:
         super().__init__(StoreConfig("memory:", 60))
-        self.may = asyncio.Event()
-        self.kept: list[bytes] = []
+        self.ready = asyncio.Event()
+        self.stored: list[bytes] = []
 
     async def put(self, blob: Blob, info: ImageInfo) -> str:
-        await self.may.wait()
-        self.kept.append(as_bytes(blob))
+        await self.ready.wait()
+        self.stored.append(as_bytes(blob))
         return await super().put(blob, info)
 
 
-def test_who_comes_while_it_is_handed_over_does_not_take_it_away() -> None:
-    """His having it is told when the other has been; a spool is not closed under the hands of who reads it."""
+def test_a_reader_that_comes_during_publication_does_not_close_the_spool() -> None:
+    """That the job was delivered is published afterwards; the images are still being read."""
 
     async def play() -> None:
-        scene = Scene(Notes())
-        scene.handover.store = store = SlowStore()
+        scene = Scene(FakeTable())
+        scene.sharing.store = store = SlowStore()
         blob = as_blob(PNG)
-        errand = scene.start(
-            answer=Answer((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
+        job = scene.start(
+            result=GenerationResult((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
         )
-        errand.spool.add(blob)
-        await errand.job.end()
+        job.spool.add(blob)
+        await job.run.wait_done()
         await asyncio.sleep(0)
-        errand.job.leave()
+        job.run.release()
         await asyncio.sleep(0)
-        errand.job.readers += 1
-        errand.delivered = True
-        errand.job.leave()
+        job.run.add_reader()
+        job.delivered = True
+        job.run.release()
         await asyncio.sleep(0)
-        store.may.set()
-        while scene.handover.under_way:
-            await scene.handover.drain(10)
-        assert store.kept == [PNG]
-        assert scene.notes.heard == ["handed over", "left"]
-        assert scene.once.known("req_1") is None
-        assert errand.spool.size == 0
+        store.ready.set()
+        while scene.sharing.background:
+            await scene.sharing.drain(10)
+        assert store.stored == [PNG]
+        assert scene.table.calls == ["published", "unsubscribed"]
+        assert scene.registry.by_id("req_1") is None
+        assert job.spool.size == 0
 
     asyncio.run(play())
 
 
-def test_what_a_repeat_has_started_once_more_is_not_settled() -> None:
+def test_a_job_that_was_restarted_is_not_published() -> None:
     async def play() -> None:
-        scene = Scene(Notes())
-        errand = scene.start(fault=ImageUnavailable("404"))
-        await errand.job.end()
+        scene = Scene(FakeTable())
+        job = scene.start(error=ImageUnavailable("404"))
+        await job.run.wait_done()
         await asyncio.sleep(0)
-        errand.job.leave()
-        errand.job = Job(forever(), lambda: None, readers=0)
-        await scene.handover.drain(10)
-        scene.handover.settle(errand)
-        assert not scene.handover.under_way
-        assert scene.notes.heard == []
-        assert scene.once.known("req_1") is errand
-        errand.job.task.cancel()
-        scene.once.close()
+        job.run.release()
+        job.run = JobRun()
+        job.run.start(endless())
+        await scene.sharing.drain(10)
+        scene.sharing.on_unread(job)
+        assert not scene.sharing.background
+        assert scene.table.calls == []
+        assert scene.registry.by_id("req_1") is job
+        job.run.cancel()
+        scene.registry.close()
 
     asyncio.run(play())
 
 
-async def forever() -> AsyncGenerator[Item, None]:
+async def endless() -> AsyncGenerator[Item, None]:
     await asyncio.Event().wait()
     yield ANSWER
 
 
 LATER: list[tuple[str, bool, bool, list[str]]] = [
-    ("not delivered, and Redis comes back", False, True, ["handed over", "handed over"]),
-    ("delivered, and Redis comes back", True, True, ["withdrawn", "withdrawn"]),
-    ("not delivered, and not kept until Redis comes back", False, False, ["handed over", "withdrawn"]),
+    ("not delivered, and Redis is back", False, True, ["published", "published"]),
+    ("delivered, and Redis is back", True, True, ["abandoned", "abandoned"]),
+    ("not delivered, and not retained until Redis is back", False, False, ["published", "abandoned"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "delivered", "kept", "heard"), LATER, ids=[row[0] for row in LATER])
-def test_what_nobody_could_hear_is_told_later(name: str, delivered: bool, kept: bool, heard: list[str]) -> None:
+@pytest.mark.parametrize(("name", "delivered", "retained", "calls"), LATER, ids=[row[0] for row in LATER])
+def test_an_outcome_that_redis_could_not_take_is_published_later(
+    name: str, delivered: bool, retained: bool, calls: list[str]
+) -> None:
     async def play() -> None:
-        scene = Scene(Notes(away=True))
-        errand = scene.start()
-        assert await scene.end(errand, delivered=delivered) is not delivered
-        if not kept:
-            scene.once.forget(errand)
-        scene.notes.away = False
+        scene = Scene(FakeTable(down=True))
+        job = scene.start()
+        assert await scene.finish(job, delivered=delivered) is not delivered
+        if not retained:
+            scene.registry.drop(job)
+        scene.table.down = False
         with pytest.raises(asyncio.CancelledError):
-            await scene.handover.beat()
-        await scene.handover.drain(10)
-        assert scene.notes.heard == heard
-        assert not scene.notes.mine
-        assert scene.once.known(errand.id) is None
+            await scene.sharing.heartbeat_loop()
+        await scene.sharing.drain(10)
+        assert scene.table.calls == calls
+        assert not scene.table.owned
+        assert scene.registry.by_id(job.id) is None
 
     asyncio.run(play())
 
 
-def test_what_is_read_at_the_moment_is_not_told_of() -> None:
+def test_a_heartbeat_does_not_publish_a_job_that_has_readers() -> None:
     async def play() -> None:
-        scene = Scene(Notes())
-        errand = scene.start()
+        scene = Scene(FakeTable())
+        job = scene.start()
         with pytest.raises(asyncio.CancelledError):
-            await scene.handover.beat()
-        await scene.handover.drain(10)
-        assert scene.notes.heard == []
-        await scene.end(errand, delivered=True)
-        scene.notes.is_shared = False
-        await scene.handover.beat()
+            await scene.sharing.heartbeat_loop()
+        await scene.sharing.drain(10)
+        assert scene.table.calls == []
+        await scene.finish(job, delivered=True)
+        scene.table.is_shared = False
+        await scene.sharing.heartbeat_loop()
 
     asyncio.run(play())
 
 
-def test_a_bug_in_one_sign_of_life_is_not_the_end_of_all() -> None:
+def test_a_bug_in_one_heartbeat_does_not_end_the_loop() -> None:
     async def play() -> None:
-        notes = Notes(rests=2)
-        scene = Scene(notes)
-        beats = iter([ValueError("a bug"), None])
+        table = FakeTable(pauses=2)
+        scene = Scene(table)
+        bugs = iter([ValueError("a bug"), None])
 
-        async def beat() -> list[Errand]:
-            if bug := next(beats):
+        async def heartbeat() -> list[Job]:
+            if bug := next(bugs):
                 raise bug
             return []
 
-        notes.beat = beat  # type: ignore[method-assign]
+        table.heartbeat = heartbeat  # type: ignore[method-assign]
         with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
-            await scene.handover.beat()
+            await scene.sharing.heartbeat_loop()
         assert [(each["event"], type(each["exc_info"])) for each in logs] == [("unhandled_error", ValueError)]
-        assert next(beats, "both were given") == "both were given"
+        assert next(bugs, "both were given") == "both were given"
 
     asyncio.run(play())
 
 
-def test_what_was_delivered_and_is_gone_here_cannot_be_handed_over_later() -> None:
+def test_a_delivered_job_that_was_dropped_cannot_be_published_later() -> None:
     async def play() -> None:
-        scene = Scene(Notes(away=True))
-        errand = scene.start()
-        await scene.end(errand, delivered=True)
-        scene.notes.away, scene.notes.followed = False, True
+        scene = Scene(FakeTable(down=True))
+        job = scene.start()
+        await scene.finish(job, delivered=True)
+        scene.table.down, scene.table.awaited = False, True
         with pytest.raises(asyncio.CancelledError):
-            await scene.handover.beat()
-        await scene.handover.drain(10)
-        assert scene.notes.heard == ["withdrawn", "withdrawn"]
-        assert not scene.notes.mine
+            await scene.sharing.heartbeat_loop()
+        await scene.sharing.drain(10)
+        assert scene.table.calls == ["abandoned", "abandoned"]
+        assert not scene.table.owned
 
     asyncio.run(play())
 
 
-CUT: list[tuple[str, Identity, bool, list[str]]] = [
-    ("nobody knows of it", ME, False, []),
-    ("its client has been told", ME, True, ["withdrawn"]),
-    ("under a key it stays so", KEYED, True, []),
+INTERRUPTED: list[tuple[str, JobKey, bool, list[str]]] = [
+    ("no client was told", ME, False, []),
+    ("its client was told", ME, True, ["abandoned"]),
+    ("under a key a retry is told, too", KEYED, True, []),
 ]
 
 
-@pytest.mark.parametrize(("name", "identity", "delivered", "heard"), CUT, ids=[row[0] for row in CUT])
-def test_what_the_end_of_a_replica_cuts_off_looks_as_if_it_had_died(
-    name: str, identity: Identity, delivered: bool, heard: list[str]
+@pytest.mark.parametrize(("name", "key", "delivered", "calls"), INTERRUPTED, ids=[row[0] for row in INTERRUPTED])
+def test_a_job_interrupted_by_the_shutdown_of_its_replica_becomes_an_orphan(
+    name: str, key: JobKey, delivered: bool, calls: list[str]
 ) -> None:
     async def play() -> None:
-        scene = Scene(Notes())
-        errand = scene.start(identity, ServiceUnavailable("The server is shutting down."))
-        errand.is_cut_off = True
-        assert not await scene.end(errand, delivered=delivered)
-        assert scene.notes.heard == heard
-        assert not scene.notes.mine
+        scene = Scene(FakeTable())
+        job = scene.start(key, ServiceUnavailable("The server is shutting down."), interrupted=True)
+        assert not await scene.finish(job, delivered=delivered)
+        assert job.was_interrupted
+        assert scene.table.calls == calls
+        assert not scene.table.owned
 
     asyncio.run(play())
 
 
-def test_what_only_this_replica_can_deliver_stays_here() -> None:
+def test_a_job_that_only_this_replica_can_redeliver_stays_here() -> None:
     async def play() -> None:
-        scene = Scene(Notes())
-        errand = scene.start(fault=ImageUnavailable("no room"))
-        reply = read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}')
-        errand.replies.append(replace(reply, spooled_images={"data:": Blob()}))
-        assert await scene.end(errand, delivered=True)
-        assert scene.notes.heard == ["handed over"]
-        scene.once.close()
+        scene = Scene(FakeTable())
+        job = scene.start(error=ImageUnavailable("no room"))
+        job.paid_replies.append(replace(read_reply(REPLY), spooled_images={"data:": Blob()}))
+        assert await scene.finish(job, delivered=True)
+        assert scene.table.calls == ["published"]
+        scene.registry.close()
 
     asyncio.run(play())
 
 
-def test_a_bug_is_logged_and_what_was_paid_for_stays_here() -> None:
+def test_a_bug_during_publication_is_logged_and_the_job_stays_here() -> None:
     async def play() -> None:
-        scene = Scene(Notes())
+        scene = Scene(FakeTable())
         blob = as_blob(PNG)
-        errand = scene.start(answer=Answer((OutputImage("form", source=blob),), ANSWER.usage))
+        job = scene.start(result=GenerationResult((OutputImage("form", source=blob),), ANSWER.usage))
         with capture_logs() as logs:
-            assert await scene.end(errand, delivered=False)
+            assert await scene.finish(job, delivered=False)
             await asyncio.sleep(0)
         assert [(each["event"], type(each["exc_info"])) for each in logs] == [("unhandled_error", TypeError)]
-        assert not scene.notes.mine
-        scene.once.close()
+        assert not scene.table.owned
+        scene.registry.close()
 
     asyncio.run(play())
 
 
-def test_who_leaves_before_the_end_is_told_of() -> None:
+def test_a_reader_that_leaves_before_the_end_is_published() -> None:
     async def play() -> None:
-        scene = Scene(Notes())
-        errand = scene.start()
-        scene.handover.note(errand)
-        await scene.handover.drain(10)
-        assert scene.notes.heard == ["1 here"]
-        await errand.job.end()
-        scene.handover.note(errand)
-        scene.notes.mine.clear()
-        scene.handover.note(errand)
-        assert scene.notes.heard == ["1 here"]
-        scene.once.close()
+        scene = Scene(FakeTable())
+        job = scene.start()
+        scene.sharing.on_reader_left(job)
+        await scene.sharing.drain(10)
+        assert scene.table.calls == ["1 readers"]
+        await job.run.wait_done()
+        scene.sharing.on_reader_left(job)
+        scene.table.owned.clear()
+        scene.sharing.on_reader_left(job)
+        assert scene.table.calls == ["1 readers"]
+        scene.registry.close()
 
     asyncio.run(play())
 
 
-def test_what_another_replica_has_taken_over_is_only_logged() -> None:
+def test_the_loss_of_a_job_to_another_replica_is_only_logged() -> None:
     async def play() -> None:
-        scene = Scene(Notes(taken=True))
-        errand = scene.start()
+        scene = Scene(FakeTable(taken_over=True))
+        job = scene.start()
         with capture_logs() as logs:
-            scene.handover.note(errand)
-            await scene.handover.drain(10)
+            scene.sharing.on_reader_left(job)
+            await scene.sharing.drain(10)
         assert [each["error"] for each in logs] == ["taken over"]
-        scene.once.close()
+        scene.registry.close()
 
     asyncio.run(play())
 
 
-def letter(answer: Answer = ANSWER, fault: ApiError | None = None, *, told: bool = True) -> bytes:
+def outcome_of(error: ApiError | None = None) -> bytes:
+    """Return the outcome of a job with one paid reply."""
+
     async def write() -> bytes:
-        scene = Scene(Notes(is_shared=False))
-        errand = scene.start(fault=fault, answer=answer)
-        if told:
-            errand.replies.append(read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'))
-        await errand.job.end()
-        return await write_letter(errand, scene.store)
+        scene = Scene(FakeTable(is_shared=False))
+        job = scene.start(error=error)
+        job.paid_replies.append(read_reply(REPLY))
+        await job.run.wait_done()
+        return await dump_outcome(job, scene.store)
 
     return asyncio.run(write())
 
 
-UNDELIVERED = letter(fault=ImageUnavailable("404"))
-LETTERS: list[tuple[str, bytes | None, bool, str]] = [
-    ("an answer", letter(), False, "answer"),
-    ("a refusal", letter(fault=ModerationBlocked("no")), False, "moderation_blocked"),
-    ("what could not be delivered is tried here", UNDELIVERED, False, "work with 1 paid"),
-    ("what could not be delivered is tried by another", UNDELIVERED, True, "image_download_failed"),
-    ("nothing, for its replica has died before it asked", None, False, "work with 0 paid"),
+UNDELIVERED = outcome_of(ImageUnavailable("404"))
+OUTCOMES: list[tuple[str, bytes | None, bool, str]] = [
+    ("a result", outcome_of(), False, "result"),
+    ("a refusal", outcome_of(ModerationBlocked("no")), False, "moderation_blocked"),
+    ("a job that needs redelivery is run here", UNDELIVERED, False, "run with 1 paid reply"),
+    ("a job that needs redelivery is run by another replica", UNDELIVERED, True, "image_download_failed"),
+    ("nothing, since its replica died before submission", None, False, "run with 0 paid reply"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "outcome", "taken", "comes"), LETTERS, ids=[row[0] for row in LETTERS])
-def test_what_a_follower_gets(name: str, outcome: bytes | None, taken: bool, comes: str) -> None:
+@pytest.mark.parametrize(("name", "outcome", "taken_over", "expected"), OUTCOMES, ids=[row[0] for row in OUTCOMES])
+def test_a_replica_that_waits_for_another_gets_its_outcome(
+    name: str, outcome: bytes | None, taken_over: bool, expected: str
+) -> None:
     async def play() -> str:
-        scene = Scene(Notes(outcome=outcome, taken=taken))
-        errand = scene.start(own=False)
+        scene = Scene(FakeTable(outcome=outcome, taken_over=taken_over))
+        job = scene.start(own=False)
         try:
-            answer = await scene.handover.follow(errand)
+            result = await scene.sharing.await_remote(job)
         except ApiError as error:
+            assert job.is_remote
             return str(error.code)
         finally:
-            scene.once.close()
-        return f"work with {len(errand.replies)} paid" if answer is None else "answer"
+            scene.registry.close()
+        assert job.is_remote is (result is not None)
+        return f"run with {len(job.paid_replies)} paid reply" if result is None else "result"
 
-    assert asyncio.run(play()) == comes
+    assert asyncio.run(play()) == expected
 
 
-def test_what_is_recalled_by_its_id() -> None:
+def test_an_outcome_is_loaded_by_the_id_of_its_job() -> None:
     async def play() -> None:
-        scene = Scene(Notes(outcome=letter_of_answer))
-        found = await scene.handover.recall("done", "me", Spool())
+        scene = Scene(FakeTable(outcome=finished))
+        found = await scene.sharing.load_remote("done", "me", Spool())
         assert found is not None
-        assert found.answer is not None
-        assert await scene.handover.recall("under way", "me", Spool()) is None
+        assert found.result is not None
+        assert await scene.sharing.load_remote("in_flight", "me", Spool()) is None
         with pytest.raises(JobLost):
-            await scene.handover.recall("lost", "me", Spool())
+            await scene.sharing.load_remote("lost", "me", Spool())
         with pytest.raises(NotFound):
-            await scene.handover.recall("gone", "me", Spool())
+            await scene.sharing.load_remote("gone", "me", Spool())
         with pytest.raises(ServiceUnavailable):
-            await scene.handover.recall("", "me", Spool())
-        scene.notes.is_shared = False
+            await scene.sharing.load_remote("", "me", Spool())
+        scene.table.is_shared = False
         with pytest.raises(NotFound):
-            await scene.handover.recall("", "me", Spool())
+            await scene.sharing.load_remote("", "me", Spool())
 
-    letter_of_answer = letter()
+    finished = outcome_of()
     asyncio.run(play())

@@ -8,19 +8,12 @@ import orjson
 import pytest
 
 from app.protocol import dialects
-from app.protocol.dialects import DIALECTS, MASK_INSTRUCTION, Dialect, chat_body, to_image_url
+from app.protocol.dialects import DIALECTS, MASK_INSTRUCTION, ChatQuestion, Dialect, to_image_url
 from app.protocol.image_request import ImagesRequest, InputImage, Operation, read_json
-from app.protocol.json_stream import Base64String, StreamingJson
+from app.protocol.json_stream import Base64String
 from app.protocol.sizes import Size
 
 LINK = "https://example.com/source-image.png"
-
-
-class File:
-    size = 3
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        yield b"abc"
 
 
 @dataclass(frozen=True)
@@ -180,15 +173,22 @@ CASES = [
 ]
 
 
-def body_of(case: Case) -> dict[str, Any]:
+def body_of(case: Case) -> Any:
     request = read_json(Operation.GENERATION, case.parameters)
     if case.mask:
         request = replace(request, mask=InputImage(url=LINK))
-    return chat_body(request, case.urls, dialect=case.dialect, model="m", stream=case.stream)
+    return orjson.loads(sent(ChatQuestion(request, case.urls, case.stream), case.dialect))
+
+
+def sent(question: ChatQuestion, dialect: str, model: str = "m") -> bytes:
+    body = question.body(dialect, model)
+    data = b"".join(body.chunks())
+    assert len(data) == body.length
+    return data
 
 
 def fits(case: Case) -> bool:
-    return body_of(case) == case.body
+    return bool(body_of(case) == case.body)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -233,8 +233,8 @@ def test_every_tier_is_needed(tier: tuple[int, str], monkeypatch: pytest.MonkeyP
 def test_the_documented_example_to_the_byte() -> None:
     prompt = "参考这张图片,生成一张产品海报。保留主体风格,背景换成明亮的摄影棚。"
     request = ImagesRequest(operation=Operation.EDIT, prompt=prompt, size=Size(3840, 2160))
-    body = chat_body(request, [LINK], dialect="gpt-image-2-chat", model="gpt-image-2-chat", stream=False)
-    assert orjson.dumps(body).decode() == (
+    question = ChatQuestion(request, (LINK,))
+    assert sent(question, "gpt-image-2-chat", "gpt-image-2-chat").decode() == (
         '{"model":"gpt-image-2-chat","messages":[{"role":"user","content":['
         f'{{"type":"text","text":"3840x2160 \'{prompt}\'"}},'
         f'{{"type":"image_url","image_url":{{"url":"{LINK}"}}}}]}}],"stream":false}}'
@@ -243,10 +243,25 @@ def test_the_documented_example_to_the_byte() -> None:
 
 def test_images_may_be_base64_strings() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
-    image = Base64String(File(), "data:image/png;base64,")
-    body = chat_body(request, [image], dialect="metadata", model="m", stream=True)
-    sent = orjson.loads(b"".join(StreamingJson(body).chunks()))
-    assert sent["messages"] == messages("a cat", "data:image/png;base64,YWJj")
+    image = Base64String(Bytes(b"abc"), "data:image/png;base64,")
+    body = orjson.loads(sent(ChatQuestion(request, (image,), stream=True), "metadata"))
+    assert body["messages"] == messages("a cat", "data:image/png;base64,YWJj")
+
+
+def test_a_body_is_built_once_for_each_dialect_and_model() -> None:
+    question = ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a cat"))
+    body = question.body("metadata", "m")
+    assert question.body("metadata", "m") is body
+    assert question.body("openrouter", "m") is not body
+    assert question.body("metadata", "other") is not body
+    assert [orjson.loads(sent(question, "metadata", model))["model"] for model in ("m", "other")] == ["m", "other"]
+
+
+def test_questions_are_compared_without_their_bodies() -> None:
+    request = ImagesRequest(operation=Operation.GENERATION, prompt="a cat")
+    question = ChatQuestion(request)
+    question.body("metadata", "m")
+    assert question == ChatQuestion(request)
 
 
 class Bytes:

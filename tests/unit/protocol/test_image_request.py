@@ -33,7 +33,16 @@ IRE, IGU = "invalid_request_error", "image_generation_user_error"
 class File:
     def __init__(self, data: bytes = b"abc") -> None:
         self.data = data
-        self.size = len(data)
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self.data[offset : offset + size]
 
     def chunks(self, size: int) -> Iterator[bytes]:
         yield self.data

@@ -1,0 +1,42 @@
+"""What is known of a request while it is served, from the middleware that receives it to the route that answers it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from app.jobs.usage_record import UsageRecord
+
+#: What `/v1/status` remembers of a request for images: the fields of its log line.
+RequestRecord = Mapping[str, object]
+
+_KEY = "limner.context"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One HTTP request.
+
+    Attributes:
+        id: Sent in `x-request-id`, and in each log line.
+        started_at: By `time.perf_counter`.
+        log_fields: What the access log line tells besides route, status and time. Routes add to it.
+        usage: The usage record, once the client key of a request for images is accepted.
+    """
+
+    id: str
+    started_at: float = field(default_factory=time.perf_counter)
+    log_fields: dict[str, object] = field(default_factory=dict)
+    usage: UsageRecord | None = None
+
+
+def set_context(scope: Scope, context: RequestContext) -> None:
+    """Attach the context to a request."""
+    scope[_KEY] = context
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """Return the context of a request."""
+    context: RequestContext = scope[_KEY]
+    return context

@@ -1,0 +1,267 @@
+"""Turn a job into an HTTP response: JSON, JSON behind white space, or server-sent events; and notice disconnects."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from app.api.context import RequestContext
+from app.api.responses import (
+    ChunkedResponse,
+    ClientDisconnected,
+    OrjsonResponse,
+    SizedBody,
+    SizedResponse,
+    coalesce,
+)
+from app.errors import ApiError
+from app.jobs.job import Item, JobRun, JobTelemetry, summarize_request
+from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.service import JobReader
+from app.protocol.image_request import ImagesRequest
+from app.protocol.image_response import completed_event, error_event, images_json, partial_event
+from app.protocol.json_stream import StreamingJson
+from app.protocol.sse import StreamingEvent, comment
+
+T = TypeVar("T")
+
+#: Seconds without a byte after which a keep-alive is sent: middle boxes cut silent connections after 60 to 120 s.
+KEEPALIVE_INTERVAL = 15.0
+
+#: Seconds after which it is worth asking again for a result that is not there yet.
+_POLL_AFTER = "5"
+
+_JSON, _EVENTS = "application/json", "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """When a waiting client gets bytes, in seconds. `after`: before a plain JSON response begins; 0 means never."""
+
+    after: float
+    interval: float = KEEPALIVE_INTERVAL
+
+
+class DisconnectWatcher:
+    """Watch whether the client is still connected, from the moment its request body has been read."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._disconnected = asyncio.create_task(_wait_for_disconnect(receive))
+
+    async def wait_for(self, work: Awaitable[T], seconds: float | None) -> T | None:
+        """Return what `work` gives, None where it is not ready in time; it is cancelled then.
+
+        Raises:
+            ClientDisconnected: The client has left first.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task, self._disconnected), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if self._disconnected.done():
+                raise ClientDisconnected
+            return None
+        finally:
+            task.cancel()
+
+    async def wait_for_run(self, run: JobRun, seconds: float | None) -> bool:
+        """Return whether the run has ended in time. Raises `ClientDisconnected` if the client has left first."""
+        if run.task is not None and not run.task.done():
+            tasks = (run.task, self._disconnected)
+            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not run.is_done and self._disconnected.done():
+            raise ClientDisconnected
+        return run.is_done
+
+    async def is_connected(self) -> bool:
+        """Return whether the client is still connected.
+
+        The event loop gets two turns first, in which uvicorn reports a connection that was closed and the task here
+        notices it. That depends on uvicorn and the loop, so a test with a real connection guards it.
+        """
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return not self._disconnected.done()
+
+    def cancel(self) -> None:
+        """Stop watching."""
+        self._disconnected.cancel()
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The response to one client that waits for a job."""
+
+    reader: JobReader
+    context: RequestContext
+    watcher: DisconnectWatcher
+
+    async def is_connected(self) -> bool:
+        """Return whether the client is still connected."""
+        return await self.watcher.is_connected()
+
+    def close(self, *, delivered: bool) -> None:
+        """Release the job, and log its error: a response that has begun has no other place for it but its end."""
+        self.watcher.cancel()
+        error = self.reader.run.error
+        if error is not None:
+            self.context.log_fields.update(error=error.code or error.type, detail=error.detail)
+        self.reader.close(delivered=delivered)
+
+    def leave(self) -> None:
+        """Release the job of a client that has left before the response began."""
+        self.watcher.cancel()
+        self.reader.leave()
+
+
+async def deliver(reader: JobReader, http: Request, context: RequestContext, keepalive: KeepAlive) -> Response:
+    """Wait for a job and return the response with what it brings. The response closes the reader."""
+    context.log_fields.update(summarize_request(reader.job.request))
+    delivery = Delivery(reader, context, DisconnectWatcher(http.receive))
+    try:
+        return await build_response(delivery, http, keepalive)
+    except ClientDisconnected:
+        delivery.leave()
+        return Response(status_code=499)
+    except BaseException:  # reason: tidied up, and raised again
+        delivery.close(delivered=False)
+        raise
+
+
+async def build_response(delivery: Delivery, http: Request, keepalive: KeepAlive) -> Response:
+    """Return the response in the form that fits. Raises `ClientDisconnected` if the client leaves before it begins."""
+    job, run, watcher = delivery.reader.job, delivery.reader.run, delivery.watcher
+    request = job.request
+    is_old = http.scope["http_version"] == "1.0"
+    if is_old:
+        # HTTP/1.0 has no chunks: the client gets everything at the end.
+        await watcher.wait_for_run(run, None)
+    elif request.stream:
+        await watcher.wait_for(run.wait_for_item(0), keepalive.interval)
+    else:
+        await watcher.wait_for_run(run, keepalive.after or None)
+    if run.error is not None and not run.items:
+        error = run.error
+        return SizedResponse([StreamingJson(error.body)], _JSON, error.headers, delivery, error.status)
+    result = run.result
+    headers = response_headers(request, run.telemetry, result)
+    if job.id != delivery.context.id:
+        headers["x-limner-joined"] = job.id
+    if is_old and request.stream:
+        return SizedResponse(encode_events(request, run), _EVENTS, headers, delivery)
+    if request.stream:
+        return ChunkedResponse(stream_events(request, run, watcher, keepalive.interval), _EVENTS, headers, delivery)
+    if result is None:
+        chunks = stream_json_with_keepalive(request, run, watcher, keepalive.interval)
+        return ChunkedResponse(chunks, _JSON, headers, delivery)
+    return SizedResponse([encode_json(request, result)], _JSON, headers, delivery)
+
+
+def accepted_response(job_id: str, http: Request) -> Response:
+    """Return the 202 for a client that does not wait: it gets the result from `location`."""
+    location = f"{http.url.path.partition('/images/')[0]}/images/results/{job_id}"
+    headers = {"location": location, "retry-after": _POLL_AFTER, "preference-applied": "respond-async"}
+    return OrjsonResponse({"id": job_id, "object": "image.result", "status": "in_progress"}, 202, headers)
+
+
+def response_headers(
+    request: ImagesRequest, telemetry: JobTelemetry, result: GenerationResult | None = None
+) -> dict[str, str]:
+    """Return the headers that are known when they are sent: for a stream, only what the request itself tells."""
+    values = {
+        "x-limner-ignored": ", ".join(request.ignored),
+        "x-limner-shrunk": ", ".join(telemetry.shrunk),
+        "x-limner-upstream": ", ".join(telemetry.answered_by),
+    }
+    early = {name: value for name, value in values.items() if value} | dict(telemetry.rate_limit_headers)
+    if result is None:
+        return early
+    failed = {"x-limner-failed": str(result.failed)} if result.failed else {}
+    return {
+        "x-limner-reply-form": ", ".join(dict.fromkeys(image.form for image in result.images)),
+        "x-limner-upstream-ms": f"{telemetry.upstream.seconds * 1000:.0f}",
+        "x-limner-overhead-ms": f"{telemetry.overhead(time.perf_counter()) * 1000:.1f}",
+        **early,
+        **failed,
+    }
+
+
+def late_headers_as_comments(request: ImagesRequest, telemetry: JobTelemetry, item: Item) -> bytes:
+    """Return the headers that a stream was sent too early for, as comments ahead of its result."""
+    headers = response_headers(request, telemetry, item) if isinstance(item, GenerationResult) else {}
+    return b"".join(comment(f"{name}: {headers[name]}") for name in headers if name not in telemetry.rate_limit_headers)
+
+
+def encode_json(request: ImagesRequest, result: GenerationResult) -> StreamingJson:
+    """Return the body of a plain response."""
+    return StreamingJson(images_json(request, result.images, result.usage, int(time.time())))
+
+
+def encode_event(request: ImagesRequest, item: Item, index: int) -> StreamingEvent:
+    """Return one item as an event; `index` counts the partial images."""
+    now = int(time.time())
+    if isinstance(item, PartialImage):
+        return StreamingEvent(*partial_event(request, item.image, index, now))
+    return StreamingEvent(*completed_event(request, item.images[0], item.usage, now))
+
+
+def encode_events(request: ImagesRequest, run: JobRun) -> Sequence[SizedBody]:
+    """Return all events of a run that has ended."""
+    events = [encode_event(request, item, index) for index, item in enumerate(run.items)]
+    return events if run.error is None else [*events, StreamingEvent(*error_event(run.error.body))]
+
+
+async def stream_json_with_keepalive(
+    request: ImagesRequest, run: JobRun, watcher: DisconnectWatcher, interval: float
+) -> AsyncGenerator[bytes, None]:
+    """Yield white space until the run has ended, then its result.
+
+    The status has been sent as 200, so an error is followed by one stray byte: every client raises then, and none
+    retries. A cut connection would make Python and the AI SDK retry twice, and a well-formed error object would pass
+    for a success.
+    """
+    yield b" "
+    while not await watcher.wait_for_run(run, interval):
+        yield b" "
+    if run.result is None:
+        yield orjson.dumps((run.error or ApiError()).body) + b"!"
+        return
+    for chunk in coalesce(encode_json(request, run.result).chunks()):
+        yield chunk
+
+
+async def stream_events(
+    request: ImagesRequest, run: JobRun, watcher: DisconnectWatcher, interval: float
+) -> AsyncGenerator[bytes, None]:
+    """Yield events, and comments while there is none: keep-alives, and what the upstream says of its progress.
+
+    Never ends without `completed` or `error`.
+    """
+    read = revision = 0
+    while (more := await watcher.wait_for(run.wait_for_item(read, revision), interval)) is not False:
+        if more is None:
+            yield comment("keep-alive")
+        elif len(run.items) > read:
+            item = run.items[read]
+            late = late_headers_as_comments(request, run.telemetry, item)
+            for chunk in coalesce(chain((late,), encode_event(request, item, read).chunks())):
+                yield chunk
+            read += 1
+        else:
+            revision = run.revision
+            yield comment(f"progress {run.telemetry.progress}")
+    if run.error is not None:
+        yield b"".join(StreamingEvent(*error_event(run.error.body)).chunks())

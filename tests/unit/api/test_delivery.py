@@ -1,0 +1,297 @@
+"""A run becomes headers, JSON and events; its keep-alives over real sockets are in test_service.py."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import orjson
+import pytest
+from starlette.types import Message
+
+from app.api.delivery import (
+    DisconnectWatcher,
+    encode_events,
+    encode_json,
+    late_headers_as_comments,
+    response_headers,
+    stream_events,
+    stream_json_with_keepalive,
+)
+from app.api.responses import ClientDisconnected
+from app.errors import ApiError, ModerationBlocked
+from app.jobs.job import Item, JobRun, JobTelemetry
+from app.jobs.pipeline import GenerationResult, PartialImage
+from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_response import OutputImage
+from app.protocol.usage import Usage
+
+REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", ignored=("style", "seed"))
+IMAGE = OutputImage("markdown-image", url="https://h/a.png")
+RESULT = GenerationResult((IMAGE, OutputImage("address", url="https://h/b.png"), IMAGE), Usage(), failed=2)
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Client:
+    """The receiving side of an ASGI call whose request body has been read."""
+
+    def __init__(self) -> None:
+        self._has_left = asyncio.Event()
+        self._first = True
+
+    async def receive(self) -> Message:
+        if self._first:
+            self._first = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._has_left.wait()
+        return {"type": "http.disconnect"}
+
+    def leave(self) -> None:
+        self._has_left.set()
+
+
+async def items(*given: Item, error: Exception | None = None) -> AsyncGenerator[Item, None]:
+    for item in given:
+        yield item
+    if error is not None:
+        raise error
+
+
+def start(work: AsyncGenerator[Item, None], telemetry: JobTelemetry | None = None) -> JobRun:
+    run = JobRun(telemetry, readers=1)
+    run.start(work)
+    return run
+
+
+# Whether the client is still connected.
+
+
+async def soon(value: Any) -> Any:
+    await asyncio.sleep(0)
+    return value
+
+
+async def never() -> bool:
+    return await asyncio.Event().wait()
+
+
+async def no_items() -> AsyncGenerator[Item, None]:
+    await never()
+    yield RESULT
+
+
+def test_the_watcher_returns_what_is_ready_in_time() -> None:
+    async def play() -> None:
+        watcher = DisconnectWatcher(Client().receive)
+        assert await watcher.wait_for(soon(7), None) == 7
+        watcher.cancel()
+
+    asyncio.run(play())
+
+
+def test_the_watcher_returns_none_when_the_time_is_over_and_cancels_the_work() -> None:
+    async def play() -> None:
+        watcher = DisconnectWatcher(Client().receive)
+        work = asyncio.ensure_future(never())
+        assert await watcher.wait_for(work, 0.001) is None
+        await asyncio.sleep(0)
+        assert work.cancelled()
+        watcher.cancel()
+
+    asyncio.run(play())
+
+
+def test_the_watcher_waits_for_a_run_without_cancelling_it() -> None:
+    async def play() -> None:
+        watcher = DisconnectWatcher(Client().receive)
+        short = start(items(RESULT))
+        assert await watcher.wait_for_run(short, None)
+        assert await watcher.wait_for_run(short, None)
+        endless = start(no_items())
+        assert not await watcher.wait_for_run(endless, 0.001)
+        assert not endless.is_done
+        endless.cancel()
+        watcher.cancel()
+
+    asyncio.run(play())
+
+
+def test_a_run_goes_on_when_the_client_has_left() -> None:
+    async def play() -> None:
+        client = Client()
+        watcher = DisconnectWatcher(client.receive)
+        client.leave()
+        endless = start(no_items())
+        with pytest.raises(ClientDisconnected):
+            await watcher.wait_for_run(endless, None)
+        assert not endless.is_done
+        endless.cancel()
+
+    asyncio.run(play())
+
+
+def test_the_watcher_raises_when_the_client_has_left() -> None:
+    async def play() -> None:
+        client = Client()
+        watcher = DisconnectWatcher(client.receive)
+        client.leave()
+        with pytest.raises(ClientDisconnected):
+            await watcher.wait_for(never(), None)
+
+    asyncio.run(play())
+
+
+def test_work_that_is_done_counts_even_if_the_client_has_left() -> None:
+    async def play() -> None:
+        client = Client()
+        client.leave()
+        watcher = DisconnectWatcher(client.receive)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(7)
+        assert await watcher.wait_for(done, None) == 7
+        watcher.cancel()
+
+    asyncio.run(play())
+
+
+def test_the_watcher_knows_whether_the_client_is_connected() -> None:
+    async def play() -> tuple[bool, bool]:
+        client = Client()
+        watcher = DisconnectWatcher(client.receive)
+        before = await watcher.is_connected()
+        client.leave()
+        return before, await watcher.is_connected()
+
+    assert asyncio.run(play()) == (True, False)
+
+
+# Headers.
+
+
+def test_the_headers_of_a_result() -> None:
+    headers = response_headers(REQUEST, JobTelemetry(shrunk=["image[0] 8x8->4x4"]), RESULT)
+    assert headers.pop("x-limner-upstream-ms") == "0"
+    assert float(headers.pop("x-limner-overhead-ms")) >= 0
+    assert headers == {
+        "x-limner-reply-form": "markdown-image, address",
+        "x-limner-ignored": "style, seed",
+        "x-limner-shrunk": "image[0] 8x8->4x4",
+        "x-limner-failed": "2",
+    }
+
+
+def test_upstreams_are_named_in_the_order_of_their_first_snapshots() -> None:
+    telemetry = JobTelemetry(answered_by=dict.fromkeys(["b", "a"]))
+    assert response_headers(REQUEST, telemetry, RESULT)["x-limner-upstream"] == "b, a"
+
+
+def test_before_the_result_only_the_request_is_known() -> None:
+    assert response_headers(REQUEST, JobTelemetry()) == {"x-limner-ignored": "style, seed"}
+    nothing_ignored = ImagesRequest(operation=Operation.EDIT, prompt="a fox")
+    assert response_headers(nothing_ignored, JobTelemetry()) == {}
+
+
+def test_a_partial_image_has_no_late_headers() -> None:
+    assert late_headers_as_comments(REQUEST, JobTelemetry(), PartialImage(IMAGE)) == b""
+
+
+# Bodies.
+
+
+async def events_of(telemetry: JobTelemetry, work: AsyncGenerator[Item, None]) -> list[bytes]:
+    watcher = DisconnectWatcher(Client().receive)
+    try:
+        return [chunk async for chunk in stream_events(REQUEST, start(work, telemetry), watcher, 60)]
+    finally:
+        watcher.cancel()
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_the_events_of_a_run_that_fails_after_a_partial_image(has_ended: bool) -> None:
+    async def play() -> bytes:
+        work = items(PartialImage(IMAGE), error=ModerationBlocked("no"))
+        if not has_ended:
+            return b"".join(await events_of(JobTelemetry(), work))
+        run = start(work)
+        await run.wait_done()
+        return b"".join(chunk for event in encode_events(REQUEST, run) for chunk in event.chunks())
+
+    first, second = asyncio.run(play()).removesuffix(b"\n\n").split(b"\n\n")
+    assert first.startswith(b"event: image_generation.partial_image\n")
+    name, _, data = second.partition(b"\n")
+    assert name == b"event: error"
+    assert orjson.loads(data.removeprefix(b"data: "))["error"]["code"] == "moderation_blocked"
+
+
+def test_a_stream_ends_with_the_headers_that_it_was_too_early_for() -> None:
+    rate_limit_headers = {"x-ratelimit-remaining-images": "7"}
+    telemetry = JobTelemetry(rate_limit_headers=rate_limit_headers, answered_by={"one": None})
+    partial, last = asyncio.run(events_of(telemetry, items(PartialImage(IMAGE), RESULT)))
+    assert partial.startswith(b"event: image_generation.partial_image\n")
+    *comments, event = last.removesuffix(b"\n\n").split(b"\n\n")
+    assert event.startswith(b"event: image_generation.completed\n")
+    names = [comment.partition(b": ")[2].partition(b": ")[0].decode() for comment in comments]
+    assert set(names) == response_headers(REQUEST, telemetry, RESULT).keys() - rate_limit_headers.keys()
+    assert comments[0] == b": x-limner-reply-form: markdown-image, address"
+
+
+def test_each_progress_line_is_sent_once_and_replaces_a_keep_alive() -> None:
+    async def play() -> list[bytes]:
+        done = asyncio.Event()
+
+        async def work() -> AsyncGenerator[Item, None]:
+            await done.wait()
+            yield RESULT
+
+        sent = []
+        watcher, run = DisconnectWatcher(Client().receive), start(work())
+        async for chunk in stream_events(REQUEST, run, watcher, 0.001):
+            sent.append(chunk)
+            if len(sent) in {1, 3}:
+                run.telemetry.progress = f"{len(sent)}0 %"
+                run.notify()
+            if len(sent) == 5:
+                done.set()
+        watcher.cancel()
+        return sent[:5]
+
+    expected = [KEEP_ALIVE, b": progress 10 %\n\n", KEEP_ALIVE, b": progress 30 %\n\n", KEEP_ALIVE]
+    assert asyncio.run(play()) == expected
+
+
+async def late_json(run: JobRun, release: asyncio.Event) -> list[bytes]:
+    """Return the chunks of a JSON response whose run goes on after two keep-alives."""
+    sent = []
+    watcher = DisconnectWatcher(Client().receive)
+    async for chunk in stream_json_with_keepalive(REQUEST, run, watcher, 0.001):
+        sent.append(chunk)
+        if len(sent) == 2:
+            release.set()
+    watcher.cancel()
+    return sent
+
+
+@pytest.mark.parametrize("error", [None, ModerationBlocked("no"), KeyError("bug")])
+def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) -> None:
+    async def play() -> tuple[bytes, JobRun]:
+        release = asyncio.Event()
+
+        async def work() -> AsyncGenerator[Item, None]:
+            await release.wait()
+            if error is not None:
+                raise error
+            yield RESULT
+
+        run = start(work())
+        return b"".join(await late_json(run, release)), run
+
+    body, run = asyncio.run(play())
+    document = body.lstrip(b" ")
+    assert len(body) - len(document) >= 2
+    if error is None:
+        expected = orjson.loads(b"".join(encode_json(REQUEST, RESULT).chunks()))
+        assert orjson.loads(document)["data"] == expected["data"]
+        assert [image["url"] for image in expected["data"]] == [image.url for image in RESULT.images]
+    else:
+        # One stray byte, so that no client takes the error for a success.
+        assert isinstance(run.error, ApiError)
+        assert document == orjson.dumps(run.error.body) + b"!"
