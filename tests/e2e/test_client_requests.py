@@ -1,4 +1,4 @@
-"""What real clients put on the wire, byte by byte, and what must come back."""
+"""Requests of real clients, byte by byte, get the right responses."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def limner(demo: RunningDemo) -> Iterator[RunningLimner]:
         yield running
 
 
-def picture(colour: str, format: str = "PNG") -> bytes:  # noqa: A002
+def image_bytes(colour: str, format: str = "PNG") -> bytes:  # noqa: A002
     file = io.BytesIO()
     Image.new("RGBA" if colour == "clear" else "RGB", (64, 64), (0, 0, 0, 0) if colour == "clear" else colour).save(
         file, format
@@ -35,18 +35,18 @@ def picture(colour: str, format: str = "PNG") -> bytes:  # noqa: A002
 
 
 RED, GREEN, BLUE, CLEAR, JPEG = (
-    picture("red"),
-    picture("green"),
-    picture("blue"),
-    picture("clear"),
-    picture("red", "JPEG"),
+    image_bytes("red"),
+    image_bytes("green"),
+    image_bytes("blue"),
+    image_bytes("clear"),
+    image_bytes("red", "JPEG"),
 )
 
 AUTH = b"Authorization: Bearer sk-client\r\n"
 
 
 def post(path: bytes, headers: bytes, body: bytes) -> bytes:
-    """A request with a length, the headers in the order of the client."""
+    """Build a request with a content length and the headers in the order of the client."""
     return b"POST %s HTTP/1.1\r\nHost: HOST\r\n%s%sContent-Length: %d\r\n\r\n%s" % (
         path,
         AUTH,
@@ -57,7 +57,7 @@ def post(path: bytes, headers: bytes, body: bytes) -> bytes:
 
 
 def stream(path: bytes, headers: bytes, *chunks: bytes) -> bytes:
-    """A request without a length."""
+    """Build a request without a content length."""
     return b"POST %s HTTP/1.1\r\nHost: HOST\r\n%s%sTransfer-Encoding: chunked\r\n\r\n%s" % (
         path,
         AUTH,
@@ -101,11 +101,11 @@ def python_form(*parts: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`sent`: the pictures that reach the upstream; `asked`: the text that does; `size` of the picture that comes back."""
+    """One request, the images and the prompt that must reach the upstream, and the size of the returned image."""
 
     name: str
     raw: bytes
-    asked: str
+    prompt: str
     sent: tuple[bytes, ...] = ()
     format: str = "b64_json"
     size: str = "1024x1024"
@@ -128,7 +128,7 @@ AIOHTTP_BOUNDARY = b"c1f0e5d4a3b2c13b2c7bd0f1d3a0b9c6"
 CURL_BOUNDARY = b"------------------------d74496d66958873e"
 DATA_URL = "data:image/png;base64," + base64.b64encode(RED).decode()
 
-#: How the picture of a JSON edit is brought along.
+#: Ways in which a JSON edit refers to its image.
 SHAPES: dict[str, dict[str, Any]] = {
     "images as OpenAI has them": {"images": [{"image_url": DATA_URL}]},
     "images as bare data URLs": {"images": [DATA_URL]},
@@ -190,7 +190,7 @@ CASES = [
     Case("AnythingLLM: a JPEG that is called a PNG", post(E, b"content-type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"model", b"gpt-image-1"), text(b"prompt", b"a hat"), file(b"image", b"reference-0.png", b"image/png", JPEG))), "auto 'a hat'", (JPEG,)),
     Case("a bot of old: another model, another count; a link stays as large as it was painted", json(G, b'{"prompt":"a fox","num_images":1,"model":"image-alpha-001","size":"512x512","response_format":"url"}'), "1024x1024 'a fox'", format="url", ignored="num_images"),
     Case("curl as the reference shows it", post(E, b"User-Agent: curl/8.5.0\r\nAccept: */*\r\nContent-Type: multipart/form-data; boundary=%s\r\n" % CURL_BOUNDARY, form(CURL_BOUNDARY, text(b"model", b"gpt-image-2"), file(b"image[]", b"a.png", b"image/png", RED), file(b"image[]", b"b.png", b"image/png", GREEN), text(b"prompt", b"a hat"))), "auto 'a hat'", (RED, GREEN)),
-    # Azure's paths, the name of the model in them.
+    # Azure's paths contain the name of the model.
     Case("Azure: the deployment names the model", json(b"/openai/deployments/gpt-image-2/images/generations?api-version=2025-04-01-preview", b'{"prompt":"a fox","n":1}'), "auto 'a fox'"),
     Case("Azure: an edit", post(b"/openai/deployments/dall-e-2/images/edits?api-version=2025-04-01-preview", b"Content-Type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"prompt", b"a hat"), file(b"image[]", b"a.png", b"image/png", RED))), "auto 'a hat'", (RED,), format="url"),
     Case("Azure: a model in the body comes first", json(b"/openai/deployments/dall-e-2/images/generations?api-version=2025-04-01-preview", b'{"prompt":"a fox","model":"gpt-image-2"}'), "auto 'a fox'"),
@@ -200,7 +200,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_client_gets_its_picture(limner: RunningLimner, demo: RunningDemo, case: Case) -> None:
+def test_each_client_gets_its_image(limner: RunningLimner, demo: RunningDemo, case: Case) -> None:
     demo.state.reset()
     reply = send_request(limner.url, case.raw)
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json"), reply.body[:500]
@@ -208,21 +208,21 @@ def test_each_client_gets_its_picture(limner: RunningLimner, demo: RunningDemo, 
     size = check(reply.json(), case.format, limner)
     assert size == case.size
     (seen,) = demo.state.requests
-    words, pictures = told(seen.body)
-    # A mask brings an instruction along.
-    assert words.startswith(case.asked) if CLEAR in case.sent else words == case.asked
+    words, pictures = sent_upstream(seen.body)
+    # A mask adds an instruction to the prompt.
+    assert words.startswith(case.prompt) if CLEAR in case.sent else words == case.prompt
     assert pictures == case.sent
     assert seen.body.get("metadata", {}).get("quality") == case.quality
 
 
 def check(answer: dict[str, Any], format: str, limner: RunningLimner) -> str:  # noqa: A002
-    """The size of the picture, when all of the answer is as clients need it."""
+    """Check everything in the response that clients need, and return the size of the image."""
     assert type(answer["created"]) is int
     (item,) = answer["data"]
     assert set(item) == {format}
     usage = answer["usage"]
     assert {type(usage[name]) for name in ("input_tokens", "output_tokens", "total_tokens")} == {int}
-    # openai-php and openai-dotnet read these, too, as integers or not at all.
+    # openai-php and openai-dotnet also read these, and only accept integers.
     details = usage["input_tokens_details"]
     assert set(details) == {"image_tokens", "text_tokens"}
     assert {type(tokens) for tokens in details.values()} == {int}
@@ -237,8 +237,8 @@ def check(answer: dict[str, Any], format: str, limner: RunningLimner) -> str:  #
         return f"{image.width}x{image.height}"
 
 
-def told(body: dict[str, Any]) -> tuple[str, tuple[bytes, ...]]:
-    """The words and the pictures of the question that reached the upstream."""
+def sent_upstream(body: dict[str, Any]) -> tuple[str, tuple[bytes, ...]]:
+    """Return the prompt and the images that reached the upstream."""
     content = body["messages"][0]["content"]
     if isinstance(content, str):
         return content, ()
@@ -246,7 +246,7 @@ def told(body: dict[str, Any]) -> tuple[str, tuple[bytes, ...]]:
     return content[0]["text"], tuple(base64.b64decode(url.partition(",")[2]) for url in urls)
 
 
-def test_curl_waits_for_the_go_ahead_before_a_large_body(limner: RunningLimner) -> None:
+def test_curl_waits_for_100_continue_before_a_large_body(limner: RunningLimner) -> None:
     body = form(
         CURL_BOUNDARY,
         text(b"model", b"gpt-image-2"),
@@ -263,17 +263,17 @@ def test_curl_waits_for_the_go_ahead_before_a_large_body(limner: RunningLimner) 
     assert check(reply.json(), "b64_json", limner) == "1024x1024"
 
 
-def old(body: bytes, path: bytes, kind: bytes) -> bytes:
+def http_1_0_request(body: bytes, path: bytes, kind: bytes) -> bytes:
     head = b"POST %s HTTP/1.0\r\nHost: HOST\r\n%sContent-Type: %s\r\nConnection: close\r\n" % (path, AUTH, kind)
     return head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
-def ask_the_old_way(
+def send_http_1_0(
     limner: RunningLimner, body: bytes, path: bytes = G, kind: bytes = b"application/json"
 ) -> RawResponse:
-    """As nginx does by default. Also sees that the connection is closed, and that nothing comes behind the answer."""
+    """Send an HTTP/1.0 request as nginx does by default, and check that the response ends with the connection."""
     with connect(limner.url) as wire:
-        wire.send(old(body, path, kind).replace(b"HOST", wire.host.encode()))
+        wire.send(http_1_0_request(body, path, kind).replace(b"HOST", wire.host.encode()))
         reply = wire.read_response()
         assert wire.read_to_end() == b""
     assert "transfer-encoding" not in reply.headers
@@ -281,18 +281,18 @@ def ask_the_old_way(
 
 
 def test_an_http_1_0_client_gets_no_chunks(limner: RunningLimner) -> None:
-    reply = ask_the_old_way(limner, b'{"model":"gpt-image-2","prompt":"a fox"}')
+    reply = send_http_1_0(limner, b'{"model":"gpt-image-2","prompt":"a fox"}')
     assert check(reply.json(), "b64_json", limner) == "1024x1024"
 
 
 def test_an_http_1_0_client_edits(limner: RunningLimner) -> None:
     body = form(b"B", text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2"), file(b"image", b"a.png", OCTETS, RED))
-    reply = ask_the_old_way(limner, body, E, b"multipart/form-data; boundary=B")
+    reply = send_http_1_0(limner, body, E, b"multipart/form-data; boundary=B")
     assert check(reply.json(), "b64_json", limner) == "1024x1024"
 
 
-def test_an_http_1_0_client_gets_no_chunks_although_it_asks_for_a_stream(limner: RunningLimner) -> None:
-    reply = ask_the_old_way(limner, b'{"model":"gpt-image-2","prompt":"a fox","stream":true}')
+def test_an_http_1_0_client_gets_no_chunks_even_for_a_stream(limner: RunningLimner) -> None:
+    reply = send_http_1_0(limner, b'{"model":"gpt-image-2","prompt":"a fox","stream":true}')
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert reply.body.startswith(b"event: image_generation.completed\ndata: {")
     assert reply.body.endswith(b"}\n\n")
@@ -323,7 +323,7 @@ def test_a_stream_over_http_1_1_is_chunked_and_ends_each_event(limner: RunningLi
 
 
 @pytest.mark.parametrize("text_type", [b"application/json", b"multipart/form-data; boundary=B"])
-def test_an_edit_without_a_picture_says_which_field_is_missing(limner: RunningLimner, text_type: bytes) -> None:
+def test_an_edit_without_an_image_names_the_missing_field(limner: RunningLimner, text_type: bytes) -> None:
     body = form(b"B", text(b"prompt", b"a hat")) if b"form" in text_type else b'{"prompt":"a hat"}'
     reply = send_request(limner.url, post(E, b"Content-Type: %s\r\n" % text_type, body))
     param = "image" if b"form" in text_type else "images"

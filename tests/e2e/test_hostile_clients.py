@@ -1,6 +1,6 @@
-"""Clients that mean harm, over raw sockets: each gets a clear answer, costs nothing, and leaves nothing behind.
+"""Hostile clients on raw sockets get a clear response, cost nothing, and leave nothing behind.
 
-What is no HTTP at all, or comes too slowly, is told in tests/integration/test_http_protocol.py.
+tests/integration/test_http_protocol.py covers data that is not HTTP, and slow clients.
 """
 
 import os
@@ -42,7 +42,7 @@ def _alive_after(demo: RunningDemo, limner: RunningLimner) -> Iterator[None]:
     assert limner.service.semaphore.in_use == limner.service.semaphore.waiting == len(limner.service.tasks) == 0
 
 
-def painted(limner: RunningLimner, body: bytes | dict[str, Any], *headers: str) -> RawResponse:
+def upstream_calls(limner: RunningLimner, body: bytes | dict[str, Any], *headers: str) -> RawResponse:
     data = body if isinstance(body, bytes) else orjson.dumps({"prompt": "a fox", "response_format": "url", **body})
     return send_request(limner.url, build_request(PAINT, KEY, JSON, *headers, body=data))
 
@@ -78,15 +78,15 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_is_no_json_is_refused(limner: RunningLimner, demo: RunningDemo, body: bytes) -> None:
-    details = error(painted(limner, body))
+def test_invalid_json_is_rejected(limner: RunningLimner, demo: RunningDemo, body: bytes) -> None:
+    details = error(upstream_calls(limner, body))
     assert details["message"] == "We could not parse the JSON body of your request."
     assert demo.state.calls == 0
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"a"', b"1", b"true"])
-def test_json_that_is_no_object_is_refused(limner: RunningLimner, body: bytes) -> None:
-    assert error(painted(limner, body))["code"] == "invalid_type"
+def test_json_other_than_an_object_is_rejected(limner: RunningLimner, body: bytes) -> None:
+    assert error(upstream_calls(limner, body))["code"] == "invalid_type"
 
 
 VALUES: dict[str, tuple[object, ...]] = {
@@ -121,15 +121,15 @@ WRONG = [(name, value) for name, values in VALUES.items() for value in values]
 def test_a_wrong_value_is_named_and_costs_nothing(
     limner: RunningLimner, demo: RunningDemo, name: str, value: object
 ) -> None:
-    details = error(painted(limner, {name: value}))
+    details = error(upstream_calls(limner, {name: value}))
     assert str(details["param"]).partition(".")[0] == name
     assert len(details["message"]) < 400
     assert demo.state.calls == 0
 
 
-def test_the_last_of_two_equal_names_counts_and_only_it_is_checked(limner: RunningLimner, demo: RunningDemo) -> None:
-    assert error(painted(limner, b'{"prompt":"a","n":1,"n":99}'))["param"] == "n"
-    assert painted(limner, b'{"prompt":"a","size":"9x9","size":"1024x1024"}').status == 200
+def test_of_two_equal_names_only_the_last_one_is_read(limner: RunningLimner, demo: RunningDemo) -> None:
+    assert error(upstream_calls(limner, b'{"prompt":"a","n":1,"n":99}'))["param"] == "n"
+    assert upstream_calls(limner, b'{"prompt":"a","size":"9x9","size":"1024x1024"}').status == 200
     assert demo.state.requests[-1].body["messages"][0]["content"][0]["text"] == "1024x1024 'a'"
 
 
@@ -151,16 +151,16 @@ BREAKING_OUT = [
 
 @pytest.mark.parametrize("prompt", BREAKING_OUT)
 @pytest.mark.parametrize("size", ["1024x1536", "auto"])
-def test_a_prompt_arrives_letter_by_letter_behind_the_prefix(
+def test_a_prompt_arrives_unchanged_after_the_prefix(
     limner: RunningLimner, demo: RunningDemo, prompt: str, size: str
 ) -> None:
-    assert painted(limner, {"prompt": prompt, "size": size}).status == 200
+    assert upstream_calls(limner, {"prompt": prompt, "size": size}).status == 200
     body = demo.state.requests[-1].body
     assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": f"{size} '{prompt}'"}]}]
     assert body["model"] == "gpt-image-2-chat"
 
 
-#: By the parts that are told as headers or upstream: the names of unknown parameters, values that are passed on.
+#: Injected headers, by the part of the request that Limner copies into headers or sends upstream.
 SPLITTING = [
     {"a\r\nset-cookie: b": 1},
     {"a\nset-cookie: b": 1},
@@ -174,8 +174,8 @@ SPLITTING = [
 
 
 @pytest.mark.parametrize("more", SPLITTING, ids=lambda more: ascii(more)[:40])
-def test_nobody_writes_headers_of_ours(limner: RunningLimner, demo: RunningDemo, more: dict[str, Any]) -> None:
-    reply = painted(limner, more)
+def test_clients_cannot_inject_headers(limner: RunningLimner, demo: RunningDemo, more: dict[str, Any]) -> None:
+    reply = upstream_calls(limner, more)
     assert reply.status == 200
     assert "set-cookie" not in reply.headers
     assert len(reply.headers.get("x-limner-ignored", "")) < 2000
@@ -208,7 +208,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ascii(path)[:50])
-def test_no_path_leads_past_the_key(limner: RunningLimner, demo: RunningDemo, path: str) -> None:
+def test_no_spelling_of_a_path_bypasses_the_key(limner: RunningLimner, demo: RunningDemo, path: str) -> None:
     reply = send_request(limner.url, build_request(f"POST {path}", JSON, body=b'{"prompt":"a fox"}'))
     assert reply.status in {400, 401, 404}
     error(reply, reply.status)
@@ -230,14 +230,14 @@ FILES = [
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: ascii(path)[:50])
-def test_no_path_leads_to_a_file(limner: RunningLimner, path: str) -> None:
+def test_no_path_reads_a_file(limner: RunningLimner, path: str) -> None:
     reply = send_request(limner.url, build_request(f"GET {path}", KEY))
     assert reply.status in {400, 404}
     error(reply, reply.status)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "PROPFIND"])
-def test_another_method_is_told_so(limner: RunningLimner, method: str) -> None:
+def test_a_wrong_method_gets_a_405(limner: RunningLimner, method: str) -> None:
     reply = send_request(limner.url, build_request(f"{method} /v1/images/generations", KEY, "x-secret: told-nobody"))
     error(reply, 405)
     assert reply.headers["allow"] == "POST"
@@ -279,19 +279,21 @@ KEYS: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize(
     "line", [PAINT, EDIT, "GET /v1/models", "POST /v1/images/variations", "GET /v1/images/results/x"]
 )
-def test_only_the_very_key_opens(limner: RunningLimner, demo: RunningDemo, line: str, headers: tuple[str, ...]) -> None:
+def test_only_the_exact_key_is_accepted(
+    limner: RunningLimner, demo: RunningDemo, line: str, headers: tuple[str, ...]
+) -> None:
     reply = send_request(limner.url, build_request(line, JSON, *headers, body=b'{"prompt":"a fox"}'))
     error(reply, 401)
     assert b"sk-client" not in reply.body
     assert demo.state.calls == 0
 
 
-def test_who_has_no_key_is_told_so_before_the_body(limner: RunningLimner) -> None:
+def test_a_missing_key_is_reported_before_the_body_is_sent(limner: RunningLimner) -> None:
     reply = send_request(limner.url, build_request(PAINT, JSON, "content-length: 200000000", "expect: 100-continue"))
     error(reply, 401)
 
 
-def test_who_announces_too_much_is_told_so_before_the_body(limner: RunningLimner) -> None:
+def test_a_too_large_body_is_rejected_before_it_is_sent(limner: RunningLimner) -> None:
     reply = send_request(
         limner.url, build_request(PAINT, KEY, JSON, "content-length: 999999999999", "expect: 100-continue")
     )
@@ -314,7 +316,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize("content_type", TYPES, ids=ascii)
-def test_another_content_type_is_refused(limner: RunningLimner, demo: RunningDemo, content_type: str) -> None:
+def test_another_content_type_is_rejected(limner: RunningLimner, demo: RunningDemo, content_type: str) -> None:
     error(send_request(limner.url, build_request(EDIT, KEY, f"content-type: {content_type}", body=b"--B--\r\n")))
     assert demo.state.calls == 0
 
@@ -373,7 +375,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("case", FORMS, ids=lambda case: case.name)
-def test_a_form_that_is_none_is_refused(limner: RunningLimner, demo: RunningDemo, case: Form) -> None:
+def test_an_invalid_form_is_rejected(limner: RunningLimner, demo: RunningDemo, case: Form) -> None:
     details = error(send_request(limner.url, build_request(EDIT, KEY, FORM, body=case.body)), case.status)
     assert details["message"].startswith(case.says)
     assert len(details["message"]) < 400
@@ -381,14 +383,14 @@ def test_a_form_that_is_none_is_refused(limner: RunningLimner, demo: RunningDemo
 
 
 @pytest.mark.parametrize("name", [b"../../../etc/passwd", b"C:\\windows\\system32", b"a\0b", b"%00", b"\xff", b"a" * 3000, b"a.png\\"])  # fmt: skip
-def test_the_name_of_a_file_means_nothing(limner: RunningLimner, demo: RunningDemo, name: bytes) -> None:
+def test_the_name_of_a_file_is_ignored(limner: RunningLimner, demo: RunningDemo, name: bytes) -> None:
     reply = send_request(limner.url, build_request(EDIT, KEY, FORM, body=PROMPT + picture(name) + END))
     assert reply.status == 200
     assert demo.state.calls == 1
     assert "passwd" not in str(demo.state.requests[-1].body["messages"][0]["content"][0])
 
 
-def test_a_long_epilogue_is_read_over(limner: RunningLimner) -> None:
+def test_a_long_epilogue_is_ignored(limner: RunningLimner) -> None:
     body = PROMPT + picture(b"a.png") + END + b"a" * 1_000_000
     assert send_request(limner.url, build_request(EDIT, KEY, FORM, body=body)).status == 200
 
@@ -409,13 +411,13 @@ HOSTS = [
 
 
 @pytest.mark.parametrize("host", HOSTS, ids=ascii)
-def test_a_host_that_is_none_gets_into_no_link(limner: RunningLimner, demo: RunningDemo, host: str) -> None:
+def test_an_invalid_host_gets_into_no_url(limner: RunningLimner, demo: RunningDemo, host: str) -> None:
     head = f"{PAINT} HTTP/1.1\r\nhost: {host}\r\n{KEY}\r\n{JSON}\r\ncontent-length: 14\r\n\r\n"
     error(send_request(limner.url, head.encode("latin-1") + b'{"prompt":"a"}'))
     assert demo.state.calls == 0
 
 
-def test_two_hosts_are_one_too_many(limner: RunningLimner) -> None:
+def test_two_host_headers_are_rejected(limner: RunningLimner) -> None:
     error(send_request(limner.url, b"GET /healthz HTTP/1.1\r\nHost: one.test\r\nHost: two.test\r\n\r\n"))
 
 
@@ -431,8 +433,8 @@ LINKS = {
 
 
 @pytest.mark.parametrize(("host", "link"), LINKS.items())
-def test_the_link_of_a_kept_picture_is_where_the_client_asked(demo: RunningDemo, host: str, link: str | None) -> None:
-    """Or where the server listens."""
+def test_the_url_of_a_stored_image_has_the_host_of_the_request(demo: RunningDemo, host: str, link: str | None) -> None:
+    """Without a host header, the URL has the address of the server."""
     body = b'{"prompt":"a fox","response_format":"url"}'
     head = f"{PAINT} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
     with run_limner(demo.url, rehost="always") as limner:
@@ -440,8 +442,8 @@ def test_the_link_of_a_kept_picture_is_where_the_client_asked(demo: RunningDemo,
         assert reply.json()["data"][0]["url"].startswith(link or f"{limner.url}/kept/")
 
 
-def test_a_form_that_breaks_off_leaves_nothing_behind(limner: RunningLimner) -> None:
-    """Neither descriptors nor temporary files: the pictures are large enough for some."""
+def test_an_interrupted_form_leaves_nothing_behind(limner: RunningLimner) -> None:
+    """No descriptor and no temporary file stays open; the images are large enough to be spooled."""
     body = PROMPT + picture(b"a.png", PNG + bytes(2**20)) * 4
     before = temporary_files()
     with connect(limner.url) as wire:
@@ -455,7 +457,7 @@ def test_a_form_that_breaks_off_leaves_nothing_behind(limner: RunningLimner) -> 
 
 
 def temporary_files() -> list[str]:
-    """Those that are open in this process, the server's among them; none has a name."""
+    """Return the unnamed temporary files that are open in this process, the server included."""
     with os.scandir("/proc/self/fd") as entries:
         names = [Path(entry.path) for entry in entries]
     return sorted(target for name in names if name.is_symlink() and "(deleted)" in (target := str(name.readlink())))

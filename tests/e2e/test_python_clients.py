@@ -1,4 +1,4 @@
-"""The official Python client against a real server and the demo upstream."""
+"""The official Python client works with a real server in front of the demo upstream."""
 
 import asyncio
 import base64
@@ -48,7 +48,7 @@ def png(size: tuple[int, int] = (64, 64), mode: str = "RGB", colour: Any = "red"
     return file.getvalue()
 
 
-def test_generate_gives_base64_of_the_asked_size(client: OpenAI) -> None:
+def test_generate_returns_base64_of_the_requested_size(client: OpenAI) -> None:
     answer = client.images.generate(model="gpt-image-2", prompt="a fox", size="1536x1024")
     assert answer.data is not None
     assert size_of(answer.data[0].b64_json) == (1536, 1024)
@@ -60,7 +60,7 @@ def test_generate_gives_base64_of_the_asked_size(client: OpenAI) -> None:
     assert answer._request_id.startswith("req_")
 
 
-def test_generate_gives_a_url_where_one_is_asked_for(client: OpenAI) -> None:
+def test_generate_returns_a_url_if_one_is_requested(client: OpenAI) -> None:
     answer = client.images.generate(model="gpt-image-2", prompt="a fox", size="1536x1024", response_format="url")
     assert answer.data is not None
     assert answer.data[0].b64_json is None
@@ -70,13 +70,15 @@ def test_generate_gives_a_url_where_one_is_asked_for(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(("model", "form"), [("dall-e-3", "url"), ("gpt-image-2-chat", "b64_json"), (None, "url"), ("mine", "b64_json")])  # fmt: skip
-def test_who_does_not_ask_gets_what_openai_gives_for_the_model(client: OpenAI, model: str | None, form: str) -> None:
+def test_the_default_response_format_is_that_of_openai_for_the_model(
+    client: OpenAI, model: str | None, form: str
+) -> None:
     answer = client.images.generate(prompt="a fox", **({"model": model} if model else {}))  # type: ignore[call-overload]
     assert [name for name in ("url", "b64_json") if getattr(answer.data[0], name)] == [form]
 
 
 @pytest.mark.parametrize("key", [{"api_key": "sk-client"}, {"azure_ad_token": "sk-client"}], ids=str)
-def test_the_client_for_azure_paints_and_edits(key: Any, limner: RunningLimner, demo: RunningDemo) -> None:
+def test_the_azure_client_generates_and_edits(key: Any, limner: RunningLimner, demo: RunningDemo) -> None:
     demo.state.reset()
     with AzureOpenAI(azure_endpoint=limner.url, api_version="2025-04-01-preview", **key) as client:
         painted = client.images.generate(model="gpt-image-2", prompt="a fox", size="1024x1536")
@@ -86,19 +88,19 @@ def test_the_client_for_azure_paints_and_edits(key: Any, limner: RunningLimner, 
     assert demo.state.calls == 2
 
 
-def test_the_async_client_asks_for_several(limner: RunningLimner, demo: RunningDemo) -> None:
-    async def ask() -> openai.types.ImagesResponse:
+def test_the_async_client_sends_several_requests(limner: RunningLimner, demo: RunningDemo) -> None:
+    async def send() -> openai.types.ImagesResponse:
         async with AsyncOpenAI(base_url=f"{limner.url}/v1", api_key="sk-client", max_retries=0) as client:
             return await client.images.generate(model="gpt-image-2", prompt="three foxes", n=3)
 
     demo.state.reset()
-    answer = asyncio.run(ask())
+    answer = asyncio.run(send())
     assert answer.data is not None
     assert len(answer.data) == 3
     assert demo.state.calls == 3
 
 
-def test_an_edit_with_one_picture(client: OpenAI, demo: RunningDemo, tmp_path: Path) -> None:
+def test_an_edit_with_one_image(client: OpenAI, demo: RunningDemo, tmp_path: Path) -> None:
     path = tmp_path / "猫.png"
     path.write_bytes(png())
     demo.state.reset()
@@ -112,7 +114,7 @@ def test_an_edit_with_one_picture(client: OpenAI, demo: RunningDemo, tmp_path: P
     assert body["metadata"] == {"quality": "high"}
 
 
-def test_an_edit_with_three_pictures_and_a_mask(client: OpenAI, demo: RunningDemo) -> None:
+def test_an_edit_with_three_images_and_a_mask(client: OpenAI, demo: RunningDemo) -> None:
     pictures = [png(colour=colour) for colour in ("red", "green", "blue")]
     mask = png(mode="RGBA", colour=(0, 0, 0, 0))
     demo.state.reset()
@@ -137,7 +139,7 @@ def test_a_json_edit_with_a_data_url(client: OpenAI) -> None:
     assert size_of(answer.data[0].b64_json) == (1024, 1024)
 
 
-def test_a_json_edit_with_large_pictures_keeps_every_byte(client: OpenAI, demo: RunningDemo) -> None:
+def test_a_json_edit_with_large_images_keeps_every_byte(client: OpenAI, demo: RunningDemo) -> None:
     large = saved(noise((300, 300)), "PNG")
     small = png()
     mask = saved(Image.effect_noise((300, 300), 200).convert("RGBA"), "PNG")
@@ -150,7 +152,7 @@ def test_a_json_edit_with_large_pictures_keeps_every_byte(client: OpenAI, demo: 
     assert [base64.b64decode(url.partition(",")[2]) for url in sent] == [large, small, large, mask]
 
 
-def test_a_large_picture_in_the_prompt_is_refused(client: OpenAI, demo: RunningDemo) -> None:
+def test_a_large_image_in_the_prompt_is_rejected(client: OpenAI, demo: RunningDemo) -> None:
     demo.state.reset()
     prompt = f"data:image/png;base64,{base64.b64encode(saved(noise((300, 300)), 'PNG')).decode()}"
     with pytest.raises(openai.BadRequestError, match="where no image belongs"):
@@ -159,7 +161,7 @@ def test_a_large_picture_in_the_prompt_is_refused(client: OpenAI, demo: RunningD
 
 
 @pytest.mark.parametrize("where", ["prompt", "images"])
-def test_a_large_picture_that_was_cut_off_is_refused(client: OpenAI, demo: RunningDemo, where: str) -> None:
+def test_a_large_incomplete_image_is_rejected(client: OpenAI, demo: RunningDemo, where: str) -> None:
     demo.state.reset()
     url = f"data:image/png;base64,{base64.b64encode(saved(noise((300, 300)), 'PNG')[:-100]).decode()}"
     body = {"prompt": url} if where == "prompt" else {"prompt": "a hat", "images": [{"image_url": url}]}
@@ -203,7 +205,7 @@ ERRORS: list[tuple[str, dict[str, Any], type[openai.APIStatusError], str | None,
 
 
 @pytest.mark.parametrize(("name", "wrong", "kind", "code", "says"), ERRORS, ids=[row[0] for row in ERRORS])
-def test_bad_input_is_a_typed_exception_and_costs_nothing(
+def test_invalid_input_is_a_typed_exception_and_costs_nothing(
     client: OpenAI,
     demo: RunningDemo,
     name: str,
@@ -246,7 +248,7 @@ UPSTREAM: list[tuple[str, type[openai.APIStatusError], str | None]] = [
 
 
 @pytest.mark.parametrize(("model", "kind", "code"), UPSTREAM, ids=[row[0] for row in UPSTREAM])
-def test_what_the_upstream_does_wrong_is_a_typed_exception(
+def test_a_failure_of_the_upstream_is_a_typed_exception(
     demo: RunningDemo, model: str, kind: type[openai.APIStatusError], code: str
 ) -> None:
     with (
@@ -265,7 +267,7 @@ FORMS = ["gpt-image-2-chat", "markdown", "data-url", "content-parts", "images-fi
 
 @pytest.mark.parametrize("model", FORMS)
 @pytest.mark.parametrize("form", ["url", "b64_json"])
-def test_whichever_way_the_upstream_hands_over_its_picture(demo: RunningDemo, model: str, form: str) -> None:
+def test_every_reply_form_of_the_upstream_is_delivered(demo: RunningDemo, model: str, form: str) -> None:
     with (
         run_limner(demo.url, upstream_model=model) as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,

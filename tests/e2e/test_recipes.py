@@ -1,4 +1,4 @@
-"""Each recipe of docs/clients.md has its proof: a test that runs the client, or one that replays its wire form."""
+"""Each recipe of docs/clients.md has a proof: a test that runs the client, or one that replays its requests."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ NAMES = {
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 
 
-def test_none_is_missing() -> None:
+def test_every_recipe_is_listed() -> None:
     assert {recipe.name for recipe in RECIPES} == NAMES
 
 
@@ -63,7 +63,7 @@ def only(language: str) -> str:
     return code
 
 
-def test_the_recipe_of_python_paints(limner: RunningLimner, tmp_path: Path) -> None:
+def test_the_python_recipe_generates_an_image(limner: RunningLimner, tmp_path: Path) -> None:
     code = only("python").replace(LIMNER, limner.url)
     subprocess.run((sys.executable, "-W", "error", "-c", code), cwd=tmp_path, check=True, timeout=60)
     with Image.open(tmp_path / "fox.png") as image:
@@ -71,13 +71,13 @@ def test_the_recipe_of_python_paints(limner: RunningLimner, tmp_path: Path) -> N
 
 
 def package(block: Block) -> str:
-    """The client of a block of JavaScript: the first that it imports and Node does not bring along."""
+    """Return the client of a JavaScript block: its first import that is not part of Node."""
     imported: list[str] = re.findall(r' from "(.+)"', block.code)
     return next(name for name in imported if not name.startswith("node:"))
 
 
 @pytest.mark.parametrize("block", JAVASCRIPT, ids=package)
-def test_each_recipe_of_javascript_paints(limner: RunningLimner, block: Block, tmp_path: Path) -> None:
+def test_each_javascript_recipe_generates_an_image(limner: RunningLimner, block: Block, tmp_path: Path) -> None:
     need_node_clients()
     assert block.where == "run"
     (tmp_path / "node_modules").symlink_to(NODE / "node_modules")
@@ -88,7 +88,7 @@ def test_each_recipe_of_javascript_paints(limner: RunningLimner, block: Block, t
         assert image.size == (1024, 1024)
 
 
-def test_the_recipe_of_curl_paints(limner: RunningLimner) -> None:
+def test_the_curl_recipe_generates_an_image(limner: RunningLimner) -> None:
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
     code = only("sh").replace(LIMNER, limner.url).replace("curl ", "curl --silent --fail ")

@@ -1,4 +1,4 @@
-"""What is released runs: wheel and sdist are built, installed beside the locked dependencies, and asked for a picture."""
+"""Wheel and sdist work: they are built, installed beside the locked dependencies, and generate an image."""
 
 import os
 import re
@@ -25,7 +25,7 @@ NAME = f"limner-{__version__}"
 WHEEL, SDIST = f"{NAME}-py3-none-any.whl", f"{NAME}.tar.gz"
 METADATA = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "WHEEL", "entry_points.txt", "licenses/LICENSE", "RECORD")}  # fmt: skip
 
-#: What of the project's folder goes into the sdist: enough to run the tests, nothing that tools left behind.
+#: Contents of the sdist: enough to run the tests, without files that tools have written.
 SHIPPED = {
     *(".ci", ".dockerignore", ".editorconfig", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile"),
     *("LICENSE", "Makefile", "PKG-INFO", "README.md", "SECURITY.md", "app", "bench", "deploy", "docs", "fuzz", "mkdocs.yml"),
@@ -38,7 +38,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def run(*command: str | Path, folder: Path, **environment: str) -> str:
-    """What it prints. Nothing of the developer's own settings and packages reaches it."""
+    """Run a command without the developer's settings and packages, and return its output."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("LIMNER_", "PYTHON"))}
     done = subprocess.run(
         command, cwd=folder, env=own | environment, capture_output=True, text=True, timeout=120, check=False
@@ -49,13 +49,13 @@ def run(*command: str | Path, folder: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make build` makes it, the wheel from the sdist."""
+    """Build as `make build` does: the sdist, and the wheel from it."""
     folder: Path = tmp_path_factory.mktemp("dist")
     run(UV, *BUILD, "--out-dir", folder, ROOT, folder=folder)
     return folder
 
 
-def test_the_wheel_holds_the_package_its_page_and_its_licence_and_nothing_else(dist: Path) -> None:
+def test_the_wheel_holds_only_the_package_its_page_and_its_license(dist: Path) -> None:
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "app").rglob("*") if path.is_file()}
     with zipfile.ZipFile(dist / WHEEL) as wheel:
         assert set(wheel.namelist()) == {name for name in sources if "__pycache__" not in name} | METADATA
@@ -63,10 +63,10 @@ def test_the_wheel_holds_the_package_its_page_and_its_licence_and_nothing_else(d
         assert wheel.read(f"{NAME}.dist-info/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
 
 
-def test_the_wheel_says_what_it_is(dist: Path) -> None:
+def test_the_wheel_has_its_metadata(dist: Path) -> None:
     with zipfile.ZipFile(dist / WHEEL) as wheel:
-        said = wheel.read(f"{NAME}.dist-info/METADATA").decode()
-    head, _, body = said.partition("\n\n")
+        metadata = wheel.read(f"{NAME}.dist-info/METADATA").decode()
+    head, _, body = metadata.partition("\n\n")
     for line in (
         f"Version: {__version__}",
         "License-Expression: MIT",
@@ -77,7 +77,7 @@ def test_the_wheel_says_what_it_is(dist: Path) -> None:
     assert body == (ROOT / "README.md").read_text()
 
 
-def test_the_sdist_holds_what_the_tests_need_and_no_leavings(dist: Path) -> None:
+def test_the_sdist_holds_what_the_tests_need_and_no_leftovers(dist: Path) -> None:
     with tarfile.open(dist / SDIST) as sdist:
         names = [Path(name).relative_to(NAME) for name in sdist.getnames()]
     assert {name.parts[0] for name in names} == SHIPPED
@@ -102,36 +102,36 @@ class Installation:
         return folder
 
 
-def lend(venv: Path) -> None:
-    """To a venv the dependencies that are installed here, so that no registry is asked. What the venv has itself wins."""
+def link_dependencies(venv: Path) -> None:
+    """Give a venv the dependencies that are installed here, so that no registry is used. Its own packages come first."""
     (packages,) = venv.glob("lib/python3.*/site-packages")
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
 
 
 @pytest.fixture(scope="module", params=[WHEEL, SDIST])
 def installed(request: pytest.FixtureRequest, dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """In a venv of its own."""
+    """Install the package into a venv of its own."""
     home = tmp_path_factory.mktemp("venv")
     run(UV, "venv", "--quiet", "--offline", "--clear", "--python", sys.executable, home, folder=home)
-    lend(home)
+    link_dependencies(home)
     install = ("pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation", "--python", home)
     run(UV, *install, dist / request.param, folder=home)
     return Installation(home)
 
 
-def test_it_tells_its_version(installed: Installation) -> None:
+def test_it_prints_its_version(installed: Installation) -> None:
     assert installed.limner("--version") == f"limner {__version__}\n"
 
 
-def test_it_paints_and_edits(installed: Installation, tmp_path: Path) -> None:
-    said = installed.limner("demo", "--once", str(tmp_path))
+def test_it_generates_and_edits(installed: Installation, tmp_path: Path) -> None:
+    output = installed.limner("demo", "--once", str(tmp_path))
     assert {path.suffix for path in tmp_path.iterdir()} == {".png"}
-    assert len(list(tmp_path.iterdir())) == 2, said
+    assert len(list(tmp_path.iterdir())) == 2, output
 
 
 @pytest.fixture
-def demo(installed: Installation) -> Iterator[str]:
-    """The address of `limner demo`, as it tells it."""
+def run_installed_demo(installed: Installation) -> Iterator[str]:
+    """Run `limner demo` and yield the address that it prints."""
     command = (installed.home / "bin" / "limner", "demo")
     own = {name: value for name, value in os.environ.items() if not name.startswith(("LIMNER_", "PYTHON"))}
     with subprocess.Popen(
@@ -144,8 +144,8 @@ def demo(installed: Installation) -> Iterator[str]:
             process.terminate()
 
 
-def test_its_page_is_inside(installed: Installation, demo: str) -> None:
-    with httpx.Client(base_url=demo, trust_env=False) as client:
+def test_its_page_is_included(installed: Installation, run_installed_demo: str) -> None:
+    with httpx.Client(base_url=run_installed_demo, trust_env=False) as client:
         page = client.get("/").raise_for_status()
         assert page.content == (installed.package / "web" / "index.html").read_bytes()
         for name in re.findall(r'(?:src|href)="(/?[\w./-]+\.(?:js|css|svg))"', page.text):
@@ -153,11 +153,11 @@ def test_its_page_is_inside(installed: Installation, demo: str) -> None:
 
 
 def test_uv_installs_it_as_a_tool(dist: Path, tmp_path: Path) -> None:
-    """Without its dependencies, which would come from a registry; they are lent as above."""
+    """Its dependencies would come from a registry, so they are linked instead."""
     others = tmp_path / "dependencies.txt"
     others.write_text("\n".join(Requirement(text).name for text in PROJECT["dependencies"]))
     folders = {"UV_TOOL_DIR": str(tmp_path / "tools"), "UV_TOOL_BIN_DIR": str(tmp_path / "bin")}
     install = ("tool", "install", "--quiet", "--offline", "--no-index", "--excludes", others)
     run(UV, *install, "--python", sys.executable, dist / WHEEL, folder=tmp_path, **folders)
-    lend(tmp_path / "tools" / "limner")
+    link_dependencies(tmp_path / "tools" / "limner")
     assert run(tmp_path / "bin" / "limner", "--version", folder=tmp_path) == f"limner {__version__}\n"

@@ -1,4 +1,4 @@
-"""Keys and prompts, looked for in every log line and every answer of a run in which all kinds of things happen."""
+"""No key and no prompt appears in a log line or a response, whatever happens to a request."""
 
 import io
 import logging
@@ -28,8 +28,8 @@ SECRETS = (UPSTREAM_KEY, CLIENT_KEY, OWN_KEY, WRONG_KEY, "heron")
 
 
 @pytest.fixture(params=["json", "console"])
-def lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    """Whatever is logged, at the most talkative level."""
+def log_lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+    """Collect all log lines at debug level."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
@@ -40,7 +40,7 @@ def lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     name: str
     model: str = "gpt-image-2-chat"
     more: tuple[tuple[str, Any], ...] = ()
@@ -48,26 +48,26 @@ class Scene:
 
 
 SCENES = [
-    Scene("a picture"),
-    Scene("a link", more=(("response_format", "url"),)),
-    Scene("a stream", more=(("stream", True),)),
-    Scene("several", more=(("n", 3),)),
-    Scene("a wrong key", key=WRONG_KEY),
-    Scene("a wrong size", more=(("size", "9x9"),)),
-    Scene("a wrong value", more=(("quality", "best"),)),
-    Scene("an unknown parameter", more=(("whatever", PROMPT),)),
-    Scene("a prompt that is none", more=(("prompt", [PROMPT]),)),
-    Scene("a link that may not be fetched", more=(("images", ["http://10.0.0.1/a.png"]),)),
-    *(Scene(model, model) for model in ("data-url", "missing-image-9", "cut-image-9", "redirects-9")),
-    *(Scene(model, model) for model in ("refuses", "refuses-400", "says-nothing", "not-an-image", "echoes-input")),
-    *(Scene(model, model) for model in ("error-400", "error-401", "error-429", "error-500", "html-502", "error-in-200")),
-    *(Scene(model, model) for model in ("broken-json", "nothing")),
-    *(Scene(f"{model}, streamed", model, (("stream", True),)) for model in ("stalls-9", "breaks-after-url", "error-500", "refuses")),
+    Scenario("a picture"),
+    Scenario("a link", more=(("response_format", "url"),)),
+    Scenario("a stream", more=(("stream", True),)),
+    Scenario("several", more=(("n", 3),)),
+    Scenario("a wrong key", key=WRONG_KEY),
+    Scenario("a wrong size", more=(("size", "9x9"),)),
+    Scenario("a wrong value", more=(("quality", "best"),)),
+    Scenario("an unknown parameter", more=(("whatever", PROMPT),)),
+    Scenario("a prompt that is none", more=(("prompt", [PROMPT]),)),
+    Scenario("a link that may not be fetched", more=(("images", ["http://10.0.0.1/a.png"]),)),
+    *(Scenario(model, model) for model in ("data-url", "missing-image-9", "cut-image-9", "redirects-9")),
+    *(Scenario(model, model) for model in ("refuses", "refuses-400", "says-nothing", "not-an-image", "echoes-input")),
+    *(Scenario(model, model) for model in ("error-400", "error-401", "error-429", "error-500", "html-502", "error-in-200")),
+    *(Scenario(model, model) for model in ("broken-json", "nothing")),
+    *(Scenario(f"{model}, streamed", model, (("stream", True),)) for model in ("stalls-9", "breaks-after-url", "error-500", "refuses")),
 ]  # fmt: skip
 
 
-def play(limner: RunningLimner, scene: Scene) -> str:
-    """All that a client gets to see."""
+def run_scenario(limner: RunningLimner, scene: Scenario) -> str:
+    """Run one scenario and return everything that the client receives."""
     body = {"prompt": PROMPT, "size": "1024x640", **dict(scene.more)}
     url = f"{limner.url}/v1/images/{'edits' if 'images' in body else 'generations'}"
     headers = {"authorization": f"Bearer {scene.key}"}
@@ -76,8 +76,8 @@ def play(limner: RunningLimner, scene: Scene) -> str:
 
 
 @contextmanager
-def limners(pass_through: bool) -> Iterator[Callable[[str], RunningLimner]]:
-    """By the model that they ask for, which tells the upstream what to do; all before one upstream."""
+def start_limners(pass_through: bool) -> Iterator[Callable[[str], RunningLimner]]:
+    """Run one server for each model name, which chooses the behavior of the upstream, in front of one upstream."""
     own: dict[str, Any] = {"upstream_api_key": None} if pass_through else {"upstream_api_key": UPSTREAM_KEY, "api_keys": CLIENT_KEY}  # fmt: skip
     hurry: dict[str, Any] = {"upstream_attempts": 2, "upstream_idle_timeout": 0.5, "fetch_timeout": 0.5}
     with ExitStack() as stack:
@@ -89,46 +89,46 @@ def leaks(text: str) -> list[str]:
     return [line[:500] for line in text.splitlines() if any(secret in line for secret in SECRETS)]
 
 
-@pytest.mark.parametrize("lines", ["json"], indirect=True)
-def test_a_run_of_all_kinds_tells_no_secret(lines: io.StringIO) -> None:
-    with limners(pass_through=False) as limner:
-        answers = [play(limner(scene.model), scene) for scene in SCENES]
+@pytest.mark.parametrize("log_lines", ["json"], indirect=True)
+def test_a_run_of_all_kinds_reveals_no_secret(log_lines: io.StringIO) -> None:
+    with start_limners(pass_through=False) as limner:
+        answers = [run_scenario(limner(scene.model), scene) for scene in SCENES]
     assert {answer[:3] for answer in answers} >= {"200", "400", "401", "429", "500"}
     assert not leaks("\n".join(answers))
-    assert lines.getvalue().count("request_id") >= len(SCENES)
-    assert not leaks(lines.getvalue())
+    assert log_lines.getvalue().count("request_id") >= len(SCENES)
+    assert not leaks(log_lines.getvalue())
 
 
 @pytest.mark.parametrize("key", [OWN_KEY, WRONG_KEY])
-def test_the_callers_own_key_is_passed_on_and_told_nobody(lines: io.StringIO, key: str) -> None:
-    scenes = [Scene("", model, key=key) for model in ("gpt-image-2-chat", "error-401", "error-403", "error-500", "refuses")]  # fmt: skip
-    with limners(pass_through=True) as limner:
-        answers = [play(limner(scene.model), scene) for scene in scenes]
+def test_the_callers_own_key_is_passed_on_and_not_revealed(log_lines: io.StringIO, key: str) -> None:
+    scenes = [Scenario("", model, key=key) for model in ("gpt-image-2-chat", "error-401", "error-403", "error-500", "refuses")]  # fmt: skip
+    with start_limners(pass_through=True) as limner:
+        answers = [run_scenario(limner(scene.model), scene) for scene in scenes]
     assert answers[0].startswith("200" if key == OWN_KEY else "401")
     assert not leaks("\n".join(answers))
-    assert not leaks(lines.getvalue())
+    assert not leaks(log_lines.getvalue())
 
 
-def test_an_edit_and_a_bug_tell_no_secret(lines: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack trace names files and lines, never the values of variables."""
+def test_an_edit_and_a_bug_reveal_no_secret(log_lines: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack trace has files and lines, but no values of variables."""
     form = {"prompt": PROMPT}
     headers = {"authorization": f"Bearer {CLIENT_KEY}"}
     files = {"image": ("heron.png", saved(noise((64, 64)), "PNG"), "image/png")}
-    with limners(pass_through=False) as limner:
+    with start_limners(pass_through=False) as limner:
         url = f"{limner('gpt-image-2-chat').url}/v1/images/edits"
         answers = [httpx.post(url, data=form, files=files, headers=headers, trust_env=False)]
 
-        def fail(*_: object, **__: object) -> None:
+        def raise_bug(*_: object, **__: object) -> None:
             question = f"{PROMPT} {UPSTREAM_KEY}"
             raise RuntimeError(f"a bug, {len(question)} letters long")
 
-        monkeypatch.setattr("app.upstream.client.UpstreamClient._build", fail)
+        monkeypatch.setattr("app.upstream.client.UpstreamClient._build", raise_bug)
         answers.append(httpx.post(url, data=form, files=files, headers=headers, trust_env=False))
-        monkeypatch.setattr("app.access.auth._fingerprint", fail)
+        monkeypatch.setattr("app.access.auth._fingerprint", raise_bug)
         answers.append(httpx.post(url, data=form, files=files, headers=headers, trust_env=False))
     assert [answer.status_code for answer in answers] == [200, 500, 500]
-    assert lines.getvalue().count("Traceback") == len(re.findall("bug, [0-9]+ letters", lines.getvalue())) == 2
-    assert not leaks(lines.getvalue() + "".join(answer.text for answer in answers))
+    assert log_lines.getvalue().count("Traceback") == len(re.findall("bug, [0-9]+ letters", log_lines.getvalue())) == 2
+    assert not leaks(log_lines.getvalue() + "".join(answer.text for answer in answers))
     assert "a bug" not in "".join(answer.text for answer in answers)
 
 
@@ -139,7 +139,7 @@ def test_settings_show_no_key() -> None:
 
 
 @pytest.mark.parametrize("field", ["upstream_api_key", "api_keys", "upstream_base_url", "public_url"])
-def test_a_setting_that_is_refused_shows_no_key(field: str) -> None:
+def test_a_rejected_setting_shows_no_key(field: str) -> None:
     value = f"http://{UPSTREAM_KEY}@h/v1" if "url" in field else f"{UPSTREAM_KEY}\r\nx: y"
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({"upstream_base_url": "http://h", field: value})
@@ -151,11 +151,11 @@ def test_a_caller_shows_no_key() -> None:
     assert not leaks(f"{caller} {caller!r} {caller:}")
 
 
-def test_what_metrics_and_pages_show(lines: io.StringIO) -> None:
-    """Whatever is there to be read without a key."""
-    with limners(pass_through=False) as limner:
+def test_metrics_and_pages_show_no_secret(log_lines: io.StringIO) -> None:
+    """These can be read without a key."""
+    with start_limners(pass_through=False) as limner:
         running = limner("gpt-image-2-chat")
-        play(running, SCENES[0])
+        run_scenario(running, SCENES[0])
         paths = ("/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/status", "/ui")
         pages = [httpx.get(running.url + path, trust_env=False).text for path in paths]
     assert orjson.loads(pages[4])["paths"]

@@ -1,4 +1,4 @@
-// Each client by its name: an async generator that runs one errand and yields what the client hands to its user.
+// The clients by name: async generators that run one task and yield the items that the client returns.
 
 import { createReadStream, readFileSync } from "node:fs";
 

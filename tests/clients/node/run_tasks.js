@@ -1,26 +1,26 @@
-// Runs errands, one JSON object a line on stdin, and tells on stdout what came of each: JSON lines too.
+// Run tasks, one JSON object per line on stdin, and write the results to stdout, also as JSON lines.
 //
-// While an errand is run: {"status": 200} as soon as the head of a response is there, for each request.
-// At its end: {"requests": 1, "items": […], "error": null | {…}}; a stream's items are its events until it failed.
+// During a task: {"status": 200} for each request, as soon as the head of its response has arrived.
+// At its end: {"requests": 1, "items": […], "error": null | {…}}; the items of a stream are its events.
 
 import { channel } from "node:diagnostics_channel";
 import { createInterface } from "node:readline";
 
 import { clients } from "./clients.js";
 
-// What a library prints must not come between the lines.
+// Output of libraries must not appear between the lines.
 globalThis.console = new console.Console(process.stderr);
 
 let requests = 0;
 
-const tell = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+const write = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
-// Node's own fetch and, for the old client, node-fetch: watched from outside, so that the clients run undisturbed.
+// Observe Node's fetch and, for the old client, node-fetch through diagnostics channels, without changing the clients.
 for (const [name, statusOf] of [
   ["undici:request:headers", ({ response }) => response.statusCode],
   ["http.client.response.finish", ({ response }) => response.statusCode],
 ]) {
-  channel(name).subscribe((message) => tell({ status: statusOf(message) }));
+  channel(name).subscribe((message) => write({ status: statusOf(message) }));
 }
 for (const name of ["undici:request:create", "http.client.request.start"]) {
   channel(name).subscribe(() => (requests += 1));
@@ -36,16 +36,16 @@ const describe = (error) => {
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { client, ...errand } = JSON.parse(line);
+  const { client, ...task } = JSON.parse(line);
   const items = [];
   let error = null;
   requests = 0;
   try {
-    for await (const item of clients[client](errand)) {
+    for await (const item of clients[client](task)) {
       items.push(item);
     }
   } catch (caught) {
     error = describe(caught);
   }
-  tell({ requests, items, error });
+  write({ requests, items, error });
 }
