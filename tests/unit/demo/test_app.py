@@ -1,10 +1,10 @@
-"""The demo upstream over real HTTP: each behaviour a gateway may meet, keys, pictures, errors."""
+"""The demo upstream over real HTTP: every behaviour, keys, input images, errors."""
 
 import asyncio
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -47,24 +47,24 @@ def content(answer: httpx.Response) -> Any:
     return answer.json()["choices"][0]["message"]["content"]
 
 
-def streamed(answer: httpx.Response) -> str:
-    """The joined text of a stream."""
+def stream_text(answer: httpx.Response) -> str:
+    """Return the joined text of a stream."""
     chunks = [orjson.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
     return "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
 
 
 def links(text: str) -> list[str]:
-    """No link of the demo has a line break, a quote or a bracket in it."""
+    """Return the URLs of a text. Those of the demo have no line break, quote or parenthesis in them."""
     return [part.split("\n")[0].split('"')[0].split(")")[0] for part in text.replace("http", "\0http").split("\0")[1:]]
 
 
-def look(data: bytes) -> tuple[str | None, tuple[int, int]]:
+def format_and_size(data: bytes) -> tuple[str | None, tuple[int, int]]:
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         return image.format, image.size
 
 
-def picture(mode: str = "RGB", size: tuple[int, int] = (32, 32)) -> bytes:
+def make_image(mode: str = "RGB", size: tuple[int, int] = (32, 32)) -> bytes:
     file = io.BytesIO()
     Image.new(mode, size).save(file, "PNG")
     return file.getvalue()
@@ -74,61 +74,59 @@ def as_data_url(data: bytes) -> str:
     return "data:image/png;base64," + pybase64.b64encode(data).decode()
 
 
-def shown(url: str) -> dict[str, Any]:
+def image_part(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
 FOX = ("PNG", (1024, 640))
-TEXT = "![image]("
 
 
 @dataclass(frozen=True)
-class Row:
-    """What `model` answers: a part of its text, and the pictures behind its links, drafts first."""
+class Reply:
+    """The reply of a model: a part of its text, and the images behind its URLs, drafts first."""
 
     model: str
-    says: str
-    pictures: tuple[tuple[str, tuple[int, int]], ...] = (FOX,)
-    extra: dict[str, Any] = field(default_factory=dict)
+    text: str
+    images: tuple[tuple[str, tuple[int, int]], ...] = (FOX,)
 
 
-TOLD = (
-    Row(MODEL, "已生成图片:http"),
-    Row("markdown", "![image](http"),
-    Row("json-text", '{"created":1741570283,"data":[{"url":"http'),
-    Row("html", '<p>done</p><img src="http'),
-    Row("previews", "预览图:http", (("PNG", (256, 160)), ("PNG", (512, 320)), FOX)),
-    Row("two-images", "已生成图片:http", (FOX, FOX)),
-    Row("thinks", "已生成图片:http"),
-    Row("wrong-size", "已生成图片:http", (("PNG", (512, 320)),)),
-    Row("jpeg", ".jpg", (("JPEG", (1024, 640)),)),
-    Row("webp", ".webp", (("WEBP", (1024, 640)),)),
-    Row("octet-stream", "已生成图片:http"),
-    Row("huge-url", "?signature=a1a1"),
-    Row("repeats", "已生成图片:http"),
-    Row("no-usage", "已生成图片:http"),
-    Row("never-done", "已生成图片:http"),
-    Row("crlf", "已生成图片:http"),
-    Row("bytewise", "已生成图片:http"),
-    Row("pace-0", "已生成图片:http"),
-    Row("stalls-0", "已生成图片:http"),
-    Row("slow-0", "已生成图片:http"),
-    Row("refuses", "https://openai.com/policies/usage-policies.", ()),
-    Row("text-only", "What a lovely idea!", ()),
-    Row("echoes-input", "What shall I change?", ()),
-    Row("says-nothing", "", ()),
+REPLIES = (
+    Reply(MODEL, "已生成图片:http"),
+    Reply("markdown", "![image](http"),
+    Reply("json-text", '{"created":1741570283,"data":[{"url":"http'),
+    Reply("html", '<p>done</p><img src="http'),
+    Reply("previews", "预览图:http", (("PNG", (256, 160)), ("PNG", (512, 320)), FOX)),
+    Reply("two-images", "已生成图片:http", (FOX, FOX)),
+    Reply("thinks", "已生成图片:http"),
+    Reply("wrong-size", "已生成图片:http", (("PNG", (512, 320)),)),
+    Reply("jpeg", ".jpg", (("JPEG", (1024, 640)),)),
+    Reply("webp", ".webp", (("WEBP", (1024, 640)),)),
+    Reply("octet-stream", "已生成图片:http"),
+    Reply("huge-url", "?signature=a1a1"),
+    Reply("repeats", "已生成图片:http"),
+    Reply("no-usage", "已生成图片:http"),
+    Reply("never-done", "已生成图片:http"),
+    Reply("crlf", "已生成图片:http"),
+    Reply("bytewise", "已生成图片:http"),
+    Reply("pace-0", "已生成图片:http"),
+    Reply("stalls-0", "已生成图片:http"),
+    Reply("slow-0", "已生成图片:http"),
+    Reply("refuses", "https://openai.com/policies/usage-policies.", ()),
+    Reply("text-only", "What a lovely idea!", ()),
+    Reply("echoes-input", "What shall I change?", ()),
+    Reply("says-nothing", "", ()),
 )
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-@pytest.mark.parametrize("row", TOLD, ids=lambda row: row.model)
-def test_what_is_told(demo: RunningDemo, client: httpx.Client, row: Row, stream: bool) -> None:
+@pytest.mark.parametrize("row", REPLIES, ids=lambda row: row.model)
+def test_text_and_images_of_a_reply(demo: RunningDemo, client: httpx.Client, row: Reply, stream: bool) -> None:
     answer = post(client, ask(row.model, stream=stream))
     assert answer.status_code == 200
-    text = streamed(answer) if stream else content(answer)
-    assert row.says in text
+    text = stream_text(answer) if stream else content(answer)
+    assert row.text in text
     own = [link for link in links(text) if link.startswith(demo.url)]
-    assert tuple(look(client.get(link).content) for link in own) == row.pictures
+    assert tuple(format_and_size(client.get(link).content) for link in own) == row.images
 
 
 @pytest.mark.parametrize(
@@ -140,21 +138,21 @@ def test_what_is_told(demo: RunningDemo, client: httpx.Client, row: Row, stream:
         ("images-field", lambda message: message["images"][0]["image_url"]["url"]),
     ],
 )
-def test_pictures_inside_the_answer(
+def test_images_inside_the_reply(
     demo: RunningDemo, client: httpx.Client, model: str, find: Callable[[Any], str]
 ) -> None:
     message = post(client, ask(model)).json()["choices"][0]["message"]
-    assert look(pybase64.b64decode(find(message).partition(",")[2])) == FOX
+    assert format_and_size(pybase64.b64decode(find(message).partition(",")[2])) == FOX
 
 
-def test_openrouter_is_answered_in_its_own_form(demo: RunningDemo, client: httpx.Client) -> None:
+def test_openrouter_requests_get_openrouter_s_form(demo: RunningDemo, client: httpx.Client) -> None:
     body = ask(MODEL, "a fox", modalities=["image", "text"], image_config={"aspect_ratio": "3:2"})
     message = post(client, body).json()["choices"][0]["message"]
     url = message["images"][0]["image_url"]["url"]
-    assert look(pybase64.b64decode(url.partition(",")[2])) == ("PNG", (1248, 832))
+    assert format_and_size(pybase64.b64decode(url.partition(",")[2])) == ("PNG", (1248, 832))
 
 
-def test_the_picture_that_is_filtered(demo: RunningDemo, client: httpx.Client) -> None:
+def test_a_filtered_image(demo: RunningDemo, client: httpx.Client) -> None:
     choice = post(client, ask("content-filter")).json()["choices"][0]
     assert choice == {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": "content_filter"}
 
@@ -179,7 +177,7 @@ FAILURES = (
 
 
 @pytest.mark.parametrize("row", FAILURES, ids=lambda row: row.model)
-def test_failures(demo: RunningDemo, client: httpx.Client, row: Failure) -> None:
+def test_errors(demo: RunningDemo, client: httpx.Client, row: Failure) -> None:
     answers = [post(client, ask(row.model)) for _ in row.statuses]
     assert tuple(answer.status_code for answer in answers) == row.statuses
     assert answers[0].json()["error"]["code"] == row.code
@@ -187,45 +185,45 @@ def test_failures(demo: RunningDemo, client: httpx.Client, row: Failure) -> None
     assert demo.state.images_drawn == row.statuses[1:].count(200)
 
 
-def test_a_gateways_page(demo: RunningDemo, client: httpx.Client) -> None:
+def test_the_error_page_of_a_gateway(demo: RunningDemo, client: httpx.Client) -> None:
     answer = post(client, ask("html-504"))
     assert (answer.status_code, answer.headers["content-type"]) == (504, "text/html; charset=utf-8")
 
 
 @pytest.mark.parametrize("model", ["breaks-mid-stream", "breaks-after-url"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_broken_connections(demo: RunningDemo, client: httpx.Client, model: str, stream: bool) -> None:
+def test_connections_that_break_off(demo: RunningDemo, client: httpx.Client, model: str, stream: bool) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         post(client, ask(model, stream=stream))
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_unreadable_answers(demo: RunningDemo, client: httpx.Client, stream: bool) -> None:
+def test_replies_that_cannot_be_parsed(demo: RunningDemo, client: httpx.Client, stream: bool) -> None:
     cut = post(client, ask("broken-json", stream=stream)).content
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(cut.strip().rpartition(b"data: ")[2])
     assert b'"choices":[]' in post(client, ask("empty-choices", stream=stream)).content
 
 
-def test_forms_nobody_asked_for(demo: RunningDemo, client: httpx.Client) -> None:
+def test_json_instead_of_a_stream_and_the_reverse(demo: RunningDemo, client: httpx.Client) -> None:
     assert content(post(client, ask("json-for-stream", stream=True)))
-    assert streamed(post(client, ask("stream-for-json")))
+    assert stream_text(post(client, ask("stream-for-json")))
 
 
-def test_links_that_do_not_work_at_once(demo: RunningDemo, client: httpx.Client) -> None:
+def test_links_that_fail_at_first(demo: RunningDemo, client: httpx.Client) -> None:
     (missing,) = links(content(post(client, ask("missing-image-1"))))
     assert [client.get(missing).status_code for _ in range(2)] == [404, 200]
     (moved,) = links(content(post(client, ask("redirects-2"))))
-    assert look(client.get(moved, follow_redirects=True).content) == FOX
+    assert format_and_size(client.get(moved, follow_redirects=True).content) == FOX
     (cut,) = links(content(post(client, ask("cut-image"))))
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(cut)
-    assert look(client.get(cut).content) == FOX
+    assert format_and_size(client.get(cut).content) == FOX
     (page,) = links(content(post(client, ask("not-an-image"))))
     assert client.get(page).headers["content-type"] == "text/html; charset=utf-8"
 
 
-def test_types_of_links(demo: RunningDemo, client: httpx.Client) -> None:
+def test_media_types_of_links(demo: RunningDemo, client: httpx.Client) -> None:
     (png,) = links(content(post(client, ask())))
     assert client.get(png).headers["content-type"] == "image/png"
     (bare,) = links(content(post(client, ask("octet-stream"))))
@@ -233,7 +231,7 @@ def test_types_of_links(demo: RunningDemo, client: httpx.Client) -> None:
     assert "." not in bare.rpartition("/")[2]
 
 
-def test_what_is_held_waits_for_its_release(demo: RunningDemo, client: httpx.Client) -> None:
+def test_held_requests_wait_for_the_release(demo: RunningDemo, client: httpx.Client) -> None:
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(post, client, ask("holds")) for _ in range(3)]
         assert demo.state.wait_for_calls(3)
@@ -244,10 +242,18 @@ def test_what_is_held_waits_for_its_release(demo: RunningDemo, client: httpx.Cli
     assert demo.state.wait_until_idle()
 
 
-def test_every_row_is_met_here() -> None:
-    """Joined with the tests above: a new row needs its own."""
-    inside = {"data-url", "b64-json", "content-parts", "images-field", "content-filter", "holds", "html-504"}
-    broken = {
+def test_every_behaviour_is_tested_here() -> None:
+    """A new behaviour needs a row in one of the tests above."""
+    with_other_content = {
+        "data-url",
+        "b64-json",
+        "content-parts",
+        "images-field",
+        "content-filter",
+        "holds",
+        "html-504",
+    }
+    damaged = {
         "breaks-mid-stream",
         "breaks-after-url",
         "broken-json",
@@ -255,11 +261,17 @@ def test_every_row_is_met_here() -> None:
         "json-for-stream",
         "stream-for-json",
     }
-    late = {"missing-image", "redirects", "cut-image", "not-an-image"}
-    met = inside | broken | late | {row.model for row in TOLD} | {row.model for row in FAILURES}
+    with_failing_link = {"missing-image", "redirects", "cut-image", "not-an-image"}
+    tested = (
+        with_other_content
+        | damaged
+        | with_failing_link
+        | {row.model for row in REPLIES}
+        | {row.model for row in FAILURES}
+    )
     for row in BEHAVIOURS:
-        numbered = {model for model in met if model.startswith(row.name + "-")} if row.default is not None else set()
-        assert row.name in met or numbered, row.title
+        numbered = {model for model in tested if model.startswith(row.name + "-")} if row.default is not None else set()
+        assert row.name in tested or numbered, row.title
 
 
 @pytest.mark.parametrize(
@@ -284,32 +296,32 @@ def test_models(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"\xff"', b'{"model":NaN}'])
-def test_bodies_that_are_no_question(demo: RunningDemo, client: httpx.Client, body: bytes) -> None:
+def test_invalid_bodies(demo: RunningDemo, client: httpx.Client, body: bytes) -> None:
     answer = client.post("/v1/chat/completions", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "We could not parse the JSON body of your request."
     assert demo.state.requests[-1].size == len(body)
 
 
-def test_requests_are_remembered(demo: RunningDemo, client: httpx.Client) -> None:
+def test_requests_are_recorded(demo: RunningDemo, client: httpx.Client) -> None:
     body = ask("text-only", user="me")
     client.post("/chat/completions", json=body, headers={"Authorization": "Bearer sk-1"})
     (seen,) = demo.state.requests
     assert (seen.path, seen.body, seen.headers["authorization"]) == ("/chat/completions", body, "Bearer sk-1")
 
 
-def test_pictures_of_a_question(demo: RunningDemo, client: httpx.Client) -> None:
+def test_input_images(demo: RunningDemo, client: httpx.Client) -> None:
     (link,) = links(content(post(client, ask())))
-    data = as_data_url(picture())
+    data = as_data_url(make_image())
     parts = [
         {"type": "text", "text": "1024x640 'redraw'"},
-        shown(data),
-        shown(link),
-        shown("https://example.com/a.png"),
+        image_part(data),
+        image_part(link),
+        image_part("https://example.com/a.png"),
     ]
     (plain,) = links(content(post(client, ask(content=[parts[0]]))))
     (edited,) = links(content(post(client, ask(content=parts))))
-    assert look(client.get(edited).content) == FOX
+    assert format_and_size(client.get(edited).content) == FOX
     assert client.get(edited).content != client.get(plain).content
 
 
@@ -324,28 +336,28 @@ def test_pictures_of_a_question(demo: RunningDemo, client: httpx.Client) -> None
         ("http://127.0.0.1:port/", "invalid_image_url"),
     ],
 )
-def test_pictures_that_are_none(demo: RunningDemo, client: httpx.Client, url: str, code: str) -> None:
-    answer = post(client, ask(content=[{"type": "text", "text": "x"}, shown(url)]))
+def test_invalid_input_images(demo: RunningDemo, client: httpx.Client, url: str, code: str) -> None:
+    answer = post(client, ask(content=[{"type": "text", "text": "x"}, image_part(url)]))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     assert demo.state.images_drawn == 0
 
 
-def test_pictures_that_are_missing(demo: RunningDemo, client: httpx.Client) -> None:
-    answer = post(client, ask(content=[{"type": "text", "text": "x"}, shown(demo.url + "/images/none.png")]))
+def test_an_input_image_that_does_not_exist(demo: RunningDemo, client: httpx.Client) -> None:
+    answer = post(client, ask(content=[{"type": "text", "text": "x"}, image_part(demo.url + "/images/none.png")]))
     assert answer.json()["error"]["code"] == "invalid_image_url"
 
 
-def test_a_size_beyond_the_limits(demo: RunningDemo, client: httpx.Client) -> None:
+def test_a_size_outside_the_limits(demo: RunningDemo, client: httpx.Client) -> None:
     answer = post(client, ask(content="512x512 'x'"))
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "size")
 
 
 #: Method, path, headers, JSON.
-Asked = tuple[str, str, dict[str, str], Any]
+DirectRequest = tuple[str, str, dict[str, str], Any]
 
 
-def ask_directly(options: dict[str, Any], *requests: Asked) -> list[httpx.Response]:
-    """Without a socket."""
+def ask_directly(options: dict[str, Any], *requests: DirectRequest) -> list[httpx.Response]:
+    """Send requests to an app without a socket."""
     app = create_demo(**options)
 
     async def run() -> list[httpx.Response]:
@@ -368,7 +380,7 @@ def ask_directly(options: dict[str, Any], *requests: Asked) -> list[httpx.Respon
         ({"Authorization": "Bearer sk-right and more"}, "invalid_api_key"),
     ],
 )
-def test_keys_that_do_not_fit(header: dict[str, str], code: str | None) -> None:
+def test_keys_that_are_rejected(header: dict[str, str], code: str | None) -> None:
     for answer in ask_directly(
         {"api_key": "sk-right"},
         ("POST", "/v1/chat/completions", header, ask("text-only")),
@@ -377,29 +389,29 @@ def test_keys_that_do_not_fit(header: dict[str, str], code: str | None) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, code)
 
 
-def test_a_key_that_fits() -> None:
+def test_a_key_that_is_accepted() -> None:
     header = {"Authorization": "bearer sk-right"}
     (answer,) = ask_directly({"api_key": "sk-right"}, ("POST", "/v1/chat/completions", header, ask("text-only")))
     assert answer.status_code == 200
 
 
-def test_links_point_to_the_public_address_or_to_the_host_of_the_question() -> None:
-    request: Asked = ("POST", "/v1/chat/completions", {}, ask())
+def test_links_point_to_the_public_url_or_to_the_requested_host() -> None:
+    request: DirectRequest = ("POST", "/v1/chat/completions", {}, ask())
     (answer,) = ask_directly({"public_url": "https://pictures.example"}, request)
     assert content(answer).startswith("已生成图片:https://pictures.example/images/")
     (answer,) = ask_directly({}, request)
     assert content(answer).startswith("已生成图片:http://demo.test/images/")
 
 
-def test_pace_is_slept_between_the_pieces() -> None:
+def test_the_pause_between_chunks() -> None:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    asks: list[Asked] = [
+    requests: list[DirectRequest] = [
         ("POST", "/v1/chat/completions", {}, ask(model, stream=True)) for model in (MODEL, "pace-9", "slow-30")
     ]
-    ask_directly({"chunk_pause": 2, "sleep": sleep}, *asks)
+    ask_directly({"chunk_pause": 2, "sleep": sleep}, *requests)
     assert set(slept) == {2, 9, 30}
     assert slept.count(30) == 1

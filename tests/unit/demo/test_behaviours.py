@@ -1,4 +1,4 @@
-"""Model names choose rows of the table, alone, with a number, and joined."""
+"""Model names select behaviours: alone, with a number, and joined."""
 
 from dataclasses import replace
 
@@ -8,35 +8,35 @@ from app.demo import reply_forms
 from app.demo.behaviours import BEHAVIOURS, MODEL, Behaviour, ImageSpec, ReplyPlan, parse_model
 
 
-def read(model: str) -> ReplyPlan:
+def plan_of(model: str) -> ReplyPlan:
     plan = parse_model(model)
     assert plan is not None
     return plan
 
 
 def test_the_documented_model_changes_nothing() -> None:
-    assert read(MODEL) == ReplyPlan()
+    assert plan_of(MODEL) == ReplyPlan()
 
 
 @pytest.mark.parametrize("row", [row for row in BEHAVIOURS if row.name != MODEL], ids=lambda row: row.title)
 def test_every_row_changes_the_plan(row: Behaviour) -> None:
     model = row.name if row.default is None else f"{row.name}-{row.default:g}"
-    assert read(model) != ReplyPlan()
+    assert plan_of(model) != ReplyPlan()
 
 
-def test_titles_are_unique_and_every_row_says_what_it_does() -> None:
+def test_titles_are_unique_and_every_row_has_a_description() -> None:
     assert len({row.title for row in BEHAVIOURS}) == len(BEHAVIOURS)
     assert all(row.description for row in BEHAVIOURS)
 
 
-def test_names_that_are_numbered_have_a_number_of_their_own() -> None:
-    assert read("missing-image").images == read("missing-image-2").images == (ImageSpec(not_found_count=2),)
-    assert read("pace").transport == read("pace-0.05").transport
-    assert read("redirects-3").images == (ImageSpec(redirect_count=3),)
+def test_names_with_a_number_have_a_default() -> None:
+    assert plan_of("missing-image").images == plan_of("missing-image-2").images == (ImageSpec(not_found_count=2),)
+    assert plan_of("pace").transport == plan_of("pace-0.05").transport
+    assert plan_of("redirects-3").images == (ImageSpec(redirect_count=3),)
 
 
 def test_names_are_joined() -> None:
-    plan = read("previews+markdown+jpeg+pace-0.5+never-done")
+    plan = plan_of("previews+markdown+jpeg+pace-0.5+never-done")
     assert plan.build_reply is reply_forms.markdown
     assert plan.images == (
         ImageSpec(is_draft=True, scale=0.25, encoding="JPEG"),
@@ -44,13 +44,13 @@ def test_names_are_joined() -> None:
         ImageSpec(encoding="JPEG"),
     )
     assert plan.transport == replace(ReplyPlan().transport, chunk_pause=0.5, with_done=False)
-    assert len(read("slow-2+flaky-1").interruptions) == 2
+    assert len(plan_of("slow-2+flaky-1").interruptions) == 2
 
 
 @pytest.mark.parametrize("name", ["html", "refuses"])
-def test_a_name_with_a_number_is_another_row(name: str) -> None:
-    assert read(name).interruptions == ()
-    assert len(read({"html": "html-502", "refuses": "refuses-400"}[name]).interruptions) == 1
+def test_the_same_name_with_a_number_is_another_row(name: str) -> None:
+    assert plan_of(name).interruptions == ()
+    assert len(plan_of({"html": "html-502", "refuses": "refuses-400"}[name]).interruptions) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_a_name_with_a_number_is_another_row(name: str) -> None:
         *("slow-3601", "error-200", "error-600", "html-99", "flaky-1234567"),
     ],
 )
-def test_names_nobody_knows(model: str) -> None:
+def test_unknown_names(model: str) -> None:
     assert parse_model(model) is None

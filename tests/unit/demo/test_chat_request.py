@@ -1,4 +1,4 @@
-"""What a chat request asks for: the prompt inside its prefix, the size, the pictures, and every refusal."""
+"""Parsing chat requests: the prompt and its prefix, the size, the images, and every error."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +32,12 @@ PREFIXES = (
     ),
     Prefix("no prefix", "a fox", None, "a fox"),
     Prefix("quotes inside the prompt", "1024x1024 'it's 'late''", "1024x1024", "it's 'late'"),
-    Prefix("a prefix of the prompt's own", "auto '3840x2160 'a fox''", "auto", "3840x2160 'a fox'"),
+    Prefix("a prompt that begins like a prefix", "auto '3840x2160 'a fox''", "auto", "3840x2160 'a fox'"),
     Prefix("line breaks and emoji", "auto 'one\r\ntwo 🦊\n'", "auto", "one\r\ntwo 🦊\n"),
     Prefix("words after the last quote", "1024x1024 'a fox' please", "1024x1024", "a fox"),
-    Prefix("the quotes lost in a shell", "3840x2160 a fox", "3840x2160", "a fox"),
+    Prefix("quotes lost in a shell", "3840x2160 a fox", "3840x2160", "a fox"),
     Prefix("auto as a word", "auto parts on a shelf", None, "auto parts on a shelf"),
-    Prefix("a quote that is never closed", "auto 'a fox", None, "auto 'a fox"),
+    Prefix("an unclosed quote", "auto 'a fox", None, "auto 'a fox"),
     Prefix("full-width digits", "１０２４x1024 'a fox'", None, "１０２４x1024 'a fox'"),
     Prefix("the prefix not at the start", "a fox 1024x1024 'x'", None, "a fox 1024x1024 'x'"),
     Prefix("an empty prompt", "auto ''", "auto", ""),
@@ -57,9 +57,9 @@ class Size:
 
 
 SIZES = (
-    Size("nothing said", ask(), (1024, 1024)),
-    Size("by prefix", ask("1536x1024 'x'"), (1536, 1024)),
-    Size("by metadata", ask(metadata={"size": "1024x1536"}), (1024, 1536)),
+    Size("no size", ask(), (1024, 1024)),
+    Size("in the prefix", ask("1536x1024 'x'"), (1536, 1024)),
+    Size("in metadata", ask(metadata={"size": "1024x1536"}), (1024, 1536)),
     Size("the prefix wins over metadata", ask("auto 'x'", metadata={"size": "1024x1536"}), (1024, 1024)),
     Size("auto in metadata", ask(metadata={"size": "auto"}), (1024, 1024)),
     Size("metadata null", ask(metadata=None), (1024, 1024)),
@@ -82,8 +82,8 @@ SIZES = (
 
 @pytest.mark.parametrize("case", SIZES, ids=lambda case: case.id)
 def test_size(case: Size) -> None:
-    question = parse_chat_request(case.body)
-    assert (question.width, question.height) == case.size
+    request = parse_chat_request(case.body)
+    assert (request.width, request.height) == case.size
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_size(case: Size) -> None:
         ("2448x800", "The aspect ratio must be between 1:3 and 3:1."),
     ],
 )
-def test_a_size_beyond_the_limits(size: str, reason: str) -> None:
+def test_a_size_outside_the_limits(size: str, reason: str) -> None:
     with pytest.raises(DemoApiError) as caught:
         parse_chat_request(ask(f"{size} 'x'") if size != "bogus" else ask(metadata={"size": size}))
     error = caught.value.body["error"]
@@ -111,12 +111,12 @@ def test_a_size_at_the_limits(size: str) -> None:
     assert "{}x{}".format(*parse_size(size)) == size
 
 
-def test_pictures_of_the_whole_conversation_and_the_text_of_its_end() -> None:
+def test_the_images_of_the_whole_conversation_and_the_text_of_its_end() -> None:
     def image(url: object) -> dict[str, Any]:
         return {"type": "image_url", "image_url": url}
 
     messages = [
-        {"role": "system", "content": "Paint."},
+        {"role": "system", "content": "Draw."},
         {"role": "user", "content": [{"type": "text", "text": "first"}, image({"url": PIXEL})]},
         {"role": "assistant", "content": "done"},
         {
@@ -124,61 +124,63 @@ def test_pictures_of_the_whole_conversation_and_the_text_of_its_end() -> None:
             "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, image("https://e.x/a.png")],
         },
     ]
-    question = parse_chat_request(ask(messages=messages, stream=True, modalities=["image", "text"]))
-    assert question.prompt == "a\nb"
-    assert question.image_urls == (PIXEL, "https://e.x/a.png")
-    assert question.stream
-    assert question.has_image_modality
+    request = parse_chat_request(ask(messages=messages, stream=True, modalities=["image", "text"]))
+    assert request.prompt == "a\nb"
+    assert request.image_urls == (PIXEL, "https://e.x/a.png")
+    assert request.stream
+    assert request.has_image_modality
 
 
-def test_plain_questions() -> None:
-    question = parse_chat_request(ask(stream=None, modalities=None, metadata={"quality": "high", "note": "x"}))
-    assert (question.quality, question.stream, question.has_image_modality) == ("high", False, False)
+def test_requests_without_images() -> None:
+    request = parse_chat_request(ask(stream=None, modalities=None, metadata={"quality": "high", "note": "x"}))
+    assert (request.quality, request.stream, request.has_image_modality) == ("high", False, False)
     assert parse_chat_request(ask(image_config={"quality": "low"})).quality == "low"
 
 
 @dataclass(frozen=True)
-class Bad:
+class Invalid:
     id: str
     body: object
     param: str | None
     code: str | None
 
 
-BAD = (
-    Bad("no object", [1], None, None),
-    Bad("no model", {"messages": []}, "model", "missing_required_parameter"),
-    Bad("a model that is no text", ask(model=1), "model", "invalid_type"),
-    Bad("no messages", {"model": "m"}, "messages", "missing_required_parameter"),
-    Bad("messages that are no list", ask(messages="x"), "messages", "invalid_type"),
-    Bad("no user message", ask(messages=[{"role": "system", "content": "x"}, 5]), "messages", "invalid_value"),
-    Bad("no text", ask([{"type": "image_url", "image_url": {"url": PIXEL}}]), "messages", "invalid_value"),
-    Bad("content that is no list", ask(5), "content", "invalid_type"),
-    Bad("a part that is no object", ask(["x"]), "messages", "invalid_value"),
-    Bad("a part of another type", ask([{"type": "file", "file": {}}]), "messages", "invalid_value"),
-    Bad("a picture without a link", ask([{"type": "image_url", "image_url": {}}]), "messages", "invalid_value"),
-    Bad("a text that is no text", ask([{"type": "text", "text": 5}]), "messages", "invalid_value"),
-    Bad("a stream that is no boolean", ask(stream="true"), "stream", "invalid_type"),
-    Bad("metadata that is no object", ask(metadata="high"), "metadata", "invalid_type"),
-    Bad("metadata that is no text", ask(metadata={"n": 2}), "n", "invalid_type"),
-    Bad("a long key of metadata", ask(metadata={"k" * 65: "v"}), "metadata", "string_above_max_length"),
-    Bad("a long value of metadata", ask(metadata={"k": "v" * 513}), "metadata", "string_above_max_length"),
-    Bad("many metadata", ask(metadata={str(n): "v" for n in range(17)}), "metadata", "object_above_max_properties"),
-    Bad("a quality nobody knows", ask(metadata={"quality": "ultra"}), "quality", "invalid_value"),
-    Bad("a ratio that is none", ask(image_config={"aspect_ratio": "0:9"}), "image_config", "invalid_value"),
-    Bad(
-        "a size nobody knows",
+INVALID = (
+    Invalid("not an object", [1], None, None),
+    Invalid("no model", {"messages": []}, "model", "missing_required_parameter"),
+    Invalid("a model that is not a string", ask(model=1), "model", "invalid_type"),
+    Invalid("no messages", {"model": "m"}, "messages", "missing_required_parameter"),
+    Invalid("messages that are not a list", ask(messages="x"), "messages", "invalid_type"),
+    Invalid("no user message", ask(messages=[{"role": "system", "content": "x"}, 5]), "messages", "invalid_value"),
+    Invalid("no text", ask([{"type": "image_url", "image_url": {"url": PIXEL}}]), "messages", "invalid_value"),
+    Invalid("content that is not a list", ask(5), "content", "invalid_type"),
+    Invalid("a part that is not an object", ask(["x"]), "messages", "invalid_value"),
+    Invalid("a part of another type", ask([{"type": "file", "file": {}}]), "messages", "invalid_value"),
+    Invalid("an image without a URL", ask([{"type": "image_url", "image_url": {}}]), "messages", "invalid_value"),
+    Invalid("a text that is not a string", ask([{"type": "text", "text": 5}]), "messages", "invalid_value"),
+    Invalid("a stream that is not a boolean", ask(stream="true"), "stream", "invalid_type"),
+    Invalid("metadata that is not an object", ask(metadata="high"), "metadata", "invalid_type"),
+    Invalid("metadata that is not a string", ask(metadata={"n": 2}), "n", "invalid_type"),
+    Invalid("a metadata key that is too long", ask(metadata={"k" * 65: "v"}), "metadata", "string_above_max_length"),
+    Invalid("a metadata value that is too long", ask(metadata={"k": "v" * 513}), "metadata", "string_above_max_length"),
+    Invalid(
+        "too much metadata", ask(metadata={str(n): "v" for n in range(17)}), "metadata", "object_above_max_properties"
+    ),
+    Invalid("an unknown quality", ask(metadata={"quality": "ultra"}), "quality", "invalid_value"),
+    Invalid("an invalid ratio", ask(image_config={"aspect_ratio": "0:9"}), "image_config", "invalid_value"),
+    Invalid(
+        "an unknown size",
         ask(image_config={"aspect_ratio": "1:1", "image_size": "8K"}),
         "image_config",
         "invalid_value",
     ),
-    Bad("a ratio beyond the limits", ask(image_config={"aspect_ratio": "4:1"}), "size", "invalid_value"),
-    Bad("modalities that are no list", ask(modalities=1), "modalities", "invalid_type"),
+    Invalid("a ratio outside the limits", ask(image_config={"aspect_ratio": "4:1"}), "size", "invalid_value"),
+    Invalid("modalities that are not a list", ask(modalities=1), "modalities", "invalid_type"),
 )
 
 
-@pytest.mark.parametrize("case", BAD, ids=lambda case: case.id)
-def test_refusals(case: Bad) -> None:
+@pytest.mark.parametrize("case", INVALID, ids=lambda case: case.id)
+def test_invalid_requests(case: Invalid) -> None:
     with pytest.raises(DemoApiError) as caught:
         parse_chat_request(case.body)
     assert caught.value.status == 400

@@ -1,4 +1,4 @@
-"""Plain answers and streams as bytes: whole, odd and broken off."""
+"""JSON replies and streams as bytes: complete, odd and broken off."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ REPLY = Reply([{"content": TEXT}])
 
 @dataclass(frozen=True)
 class Answer:
-    """`ended`: the body had its end."""
+    """A received reply. `ended`: the body was complete."""
 
-    pieces: list[bytes]
+    parts: list[bytes]
     ended: bool
     slept: list[float]
     headers: dict[str, str]
 
     @property
     def body(self) -> bytes:
-        return b"".join(self.pieces)
+        return b"".join(self.parts)
 
     @property
     def events(self) -> list[bytes]:
@@ -45,16 +45,18 @@ class Answer:
         return [choice["delta"] for chunk in self.chunks for choice in chunk["choices"]]
 
 
-def send(wire: TransportOptions, *, stream: bool = False, reply: Reply = REPLY, pictures: Sequence[str] = ()) -> Answer:
+def send(
+    transport: TransportOptions, *, stream: bool = False, reply: Reply = REPLY, image_urls: Sequence[str] = ()
+) -> Answer:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    question = DemoChatRequest(
-        "markdown", "a fox", 1024, 1024, "auto", tuple(pictures), stream=stream, has_image_modality=False
+    request = DemoChatRequest(
+        "markdown", "a fox", 1024, 1024, "auto", tuple(image_urls), stream=stream, has_image_modality=False
     )
-    messages = asyncio.run(run(respond(question, reply, wire, 7, sleep)))
+    messages = asyncio.run(run(respond(request, reply, transport, 7, sleep)))
     headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
     bodies = [message for message in messages if message["type"] == "http.response.body"]
     return Answer([body["body"] for body in bodies], not bodies[-1].get("more_body"), slept, headers)
@@ -73,7 +75,7 @@ async def run(response: Response) -> list[dict[str, Any]]:
     return sent
 
 
-def test_a_plain_answer_to_the_letter() -> None:
+def test_a_json_reply_in_full() -> None:
     answer = send(TransportOptions())
     document = orjson.loads(answer.body)
     assert list(document) == ["id", "object", "created", "model", "choices", "usage"]
@@ -85,13 +87,13 @@ def test_a_plain_answer_to_the_letter() -> None:
 
 
 def test_usage_adds_up() -> None:
-    few, many = (orjson.loads(send(TransportOptions(), pictures=["x"] * count).body)["usage"] for count in (0, 2))
+    few, many = (orjson.loads(send(TransportOptions(), image_urls=["x"] * count).body)["usage"] for count in (0, 2))
     assert many["prompt_tokens"] - few["prompt_tokens"] == 2 * INPUT_IMAGE_TOKENS
     for usage in (few, many):
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
-def test_a_stream_to_the_letter() -> None:
+def test_a_stream_in_full() -> None:
     answer = send(TransportOptions(with_progress=True), stream=True)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.ended
@@ -102,12 +104,12 @@ def test_a_stream_to_the_letter() -> None:
     assert answer.chunks[-2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     assert answer.deltas[0] == {"role": "assistant"}
     assert [delta["content"] for delta in answer.deltas[1:4]] == [f"> 进度 **{n}%**\n" for n in (13, 55, 88)]
-    pieces = [delta["content"] for delta in answer.deltas[4:-1]]
-    assert "".join(pieces) == TEXT
-    assert len([piece for piece in pieces if "http" not in piece]) > 2, "cut inside the link"
+    parts = [delta["content"] for delta in answer.deltas[4:-1]]
+    assert "".join(parts) == TEXT
+    assert len([chunk for chunk in parts if "http" not in chunk]) > 2, "cut inside the link"
 
 
-def test_progress_is_spread_between_several_pictures() -> None:
+def test_progress_is_spread_between_several_images() -> None:
     reply = Reply([{"content": "one"}, {"content": "\ntwo"}, {"content": "\nthree"}])
     text = "".join(
         delta.get("content", "")
@@ -126,7 +128,7 @@ def test_progress_is_spread_between_several_pictures() -> None:
         Reply([], "content_filter"),
     ],
 )
-def test_a_stream_says_what_the_plain_answer_says(reply: Reply) -> None:
+def test_a_stream_has_the_content_of_the_json_reply(reply: Reply) -> None:
     answer = send(TransportOptions(), stream=True, reply=reply)
     streamed = merge(delta | {"role": ""} for delta in answer.deltas)
     assert (streamed.get("content") or None) == (merge(reply.deltas).get("content") or None)
@@ -135,7 +137,7 @@ def test_a_stream_says_what_the_plain_answer_says(reply: Reply) -> None:
     assert len(answer.events) < 80
 
 
-def test_pace_and_stalls() -> None:
+def test_pauses_and_stalls() -> None:
     assert send(TransportOptions(), stream=True).slept == []
     answer = send(TransportOptions(chunk_pause=0.25), stream=True)
     assert answer.slept == [0.25] * (len(answer.events) - 1)
@@ -143,7 +145,7 @@ def test_pace_and_stalls() -> None:
     assert send(TransportOptions(chunk_pause=1, stall_seconds=30)).slept == []
 
 
-def test_ends_that_are_left_out() -> None:
+def test_parts_that_can_be_left_out() -> None:
     assert send(TransportOptions(with_done=False), stream=True).events[-1] != b"[DONE]"
     assert "usage" not in send(TransportOptions(with_usage=False), stream=True).chunks[-1]
     assert "usage" not in orjson.loads(send(TransportOptions(with_usage=False)).body)
@@ -151,12 +153,12 @@ def test_ends_that_are_left_out() -> None:
     assert send(TransportOptions(with_choices=False), stream=True).deltas == []
 
 
-def test_a_form_nobody_asked_for() -> None:
+def test_json_instead_of_a_stream_and_the_reverse() -> None:
     assert orjson.loads(send(TransportOptions(body_type="json"), stream=True).body)["object"] == "chat.completion"
     assert send(TransportOptions(body_type="stream")).events[-1] == b"[DONE]"
 
 
-def test_the_whole_message_once_more() -> None:
+def test_the_whole_message_in_the_last_chunk() -> None:
     last = send(TransportOptions(repeat_message=True), stream=True).chunks[-2]["choices"][0]
     assert last["message"] == {"role": "assistant", "content": TEXT}
 
@@ -170,7 +172,7 @@ def test_other_line_ends_and_comments() -> None:
 
 def test_byte_by_byte() -> None:
     answer = send(TransportOptions(bytewise=True), stream=True)
-    assert {len(piece) for piece in answer.pieces[:-1]} == {1}
+    assert {len(chunk) for chunk in answer.parts[:-1]} == {1}
     assert answer.body == send(TransportOptions(), stream=True).body
 
 
@@ -192,7 +194,7 @@ def test_breaking_off_after_the_link() -> None:
     assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT + "\n"
 
 
-def test_json_that_is_cut() -> None:
+def test_truncated_json() -> None:
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(send(TransportOptions(breaks="inside the JSON")).body)
     answer = send(TransportOptions(breaks="inside the JSON"), stream=True)

@@ -1,4 +1,4 @@
-"""A picture of the asked size, the same for the same prompt, whatever the prompt."""
+"""Images of any prompt and size; the same prompt gives the same image."""
 
 import io
 
@@ -21,7 +21,7 @@ PROMPTS = {
 }
 
 
-def open_picture(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
@@ -29,23 +29,23 @@ def open_picture(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
 def test_any_prompt(prompt: str) -> None:
-    with open_picture(draw(Scene(prompt, 1024, 640))) as image:
+    with open_image(draw(Scene(prompt, 1024, 640))) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (1024, 640), "RGB")
 
 
 @pytest.mark.parametrize("size", [(3840, 2160), (2400, 800), (800, 2400), (256, 160), (64, 32)])
 def test_any_size(size: tuple[int, int]) -> None:
-    with open_picture(draw(Scene("a fox", *size))) as image:
+    with open_image(draw(Scene("a fox", *size))) as image:
         assert image.size == size
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_any_encoding(encoding: str) -> None:
-    with open_picture(draw(Scene("a fox", 1024, 640), encoding)) as image:
+    with open_image(draw(Scene("a fox", 1024, 640), encoding)) as image:
         assert image.format == encoding
 
 
-def test_the_prompt_alone_decides() -> None:
+def test_the_same_scene_gives_the_same_image() -> None:
     fox = Scene("a fox", 320, 208)
     assert draw(fox) == draw(Scene("a fox", 320, 208))
     others = [Scene("a fix", 320, 208), Scene("a fox", 320, 208, variant=1), Scene("a fox", 320, 208, "high")]
@@ -55,13 +55,13 @@ def test_the_prompt_alone_decides() -> None:
 def test_every_palette_is_used() -> None:
     corners = set()
     for number in range(60):
-        with open_picture(draw(Scene(str(number), 64, 48))) as image:
+        with open_image(draw(Scene(str(number), 64, 48))) as image:
             corners.add(image.getpixel((0, image.height - 1)))
     assert len(corners) == len(PALETTES)
 
 
-def test_a_picture_that_came_along_is_in_it() -> None:
+def test_an_input_image_is_drawn() -> None:
     red = io.BytesIO()
     Image.new("RGB", (64, 64), (255, 0, 0)).save(red, "PNG")
-    with open_picture(draw(Scene("a fox", 1024, 640, input_images=(red.getvalue(),)))) as image:
+    with open_image(draw(Scene("a fox", 1024, 640, input_images=(red.getvalue(),)))) as image:
         assert image.getpixel((100, 100)) == (255, 0, 0)

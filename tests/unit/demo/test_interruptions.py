@@ -1,4 +1,4 @@
-"""What stands before an answer: how long it waits, what it refuses with, when it gives way."""
+"""Interruptions before a reply: waiting, errors, and when a request passes."""
 
 import asyncio
 from typing import Any
@@ -20,53 +20,53 @@ class Clock:
         self.slept.append(seconds)
 
 
-def call(state: DemoState | None = None, clock: Clock | None = None) -> InterruptionContext:
-    question = DemoChatRequest("m", "a fox", 1024, 1024, "auto", (), stream=False, has_image_modality=False)
-    return InterruptionContext(question, state or DemoState(), clock or Clock())
+def make_context(state: DemoState | None = None, clock: Clock | None = None) -> InterruptionContext:
+    request = DemoChatRequest("m", "a fox", 1024, 1024, "auto", (), stream=False, has_image_modality=False)
+    return InterruptionContext(request, state or DemoState(), clock or Clock())
 
 
-def pass_through(gate: Interruption, at: InterruptionContext) -> Response | None:
+def pass_through(interruption: Interruption, context: InterruptionContext) -> Response | None:
     async def run() -> Response | None:
-        return await gate(at)
+        return await interruption(context)
 
     return asyncio.run(run())
 
 
-def refusal(gate: Interruption, at: InterruptionContext) -> DemoApiError:
+def raised_error(interruption: Interruption, context: InterruptionContext) -> DemoApiError:
     with pytest.raises(DemoApiError) as caught:
-        pass_through(gate, at)
+        pass_through(interruption, context)
     return caught.value
 
 
 def test_waiting() -> None:
     clock = Clock()
-    assert pass_through(interruptions.delay(30), call(clock=clock)) is None
+    assert pass_through(interruptions.delay(30), make_context(clock=clock)) is None
     assert clock.slept == [30]
 
 
 def test_holding() -> None:
     state = DemoState()
     state.release()
-    assert pass_through(interruptions.wait_for_release, call(state)) is None
+    assert pass_through(interruptions.wait_for_release, make_context(state)) is None
 
 
-def test_moderation() -> None:
-    error: dict[str, Any] = refusal(interruptions.reject_as_unsafe, call()).body["error"]
+def test_rejection_by_moderation() -> None:
+    error: dict[str, Any] = raised_error(interruptions.reject_as_unsafe, make_context()).body["error"]
     assert error["code"] == "moderation_blocked"
     assert error["moderation_details"] == {"moderation_stage": "input", "categories": ["violence"]}
 
 
-def test_failing_at_first() -> None:
-    at, gate = call(), interruptions.fail_first_calls(2)
-    assert [refusal(gate, at).status for _ in range(2)] == [503, 503]
-    assert pass_through(gate, at) is None
+def test_errors_for_the_first_calls() -> None:
+    context, interruption = make_context(), interruptions.fail_first_calls(2)
+    assert [raised_error(interruption, context).status for _ in range(2)] == [503, 503]
+    assert pass_through(interruption, context) is None
 
 
-def test_a_limit_once() -> None:
-    at, gate = call(), interruptions.rate_limit_once(7)
-    error = refusal(gate, at)
+def test_a_rate_limit_for_the_first_call() -> None:
+    context, interruption = make_context(), interruptions.rate_limit_once(7)
+    error = raised_error(interruption, context)
     assert (error.status, error.headers) == (429, {"retry-after": "7"})
-    assert pass_through(gate, at) is None
+    assert pass_through(interruption, context) is None
 
 
 @pytest.mark.parametrize(
@@ -78,20 +78,20 @@ def test_a_limit_once() -> None:
     ],
 )
 def test_any_status(status: int, kind: str, code: str | None) -> None:
-    error = refusal(interruptions.return_error(status), call())
+    error = raised_error(interruptions.return_error(status), make_context())
     assert (error.status, error.body["error"]["type"], error.body["error"]["code"]) == (status, kind, code)
 
 
 @pytest.mark.parametrize(("status", "title"), [(502, "502 Bad Gateway"), (504, "504 Error")])
-def test_a_gateways_page(status: int, title: str) -> None:
-    page = pass_through(interruptions.return_html_error(status), call())
+def test_the_error_page_of_a_gateway(status: int, title: str) -> None:
+    page = pass_through(interruptions.return_html_error(status), make_context())
     assert page is not None
     assert page.status_code == status
     assert f"<title>{title}</title>".encode() in bytes(page.body)
 
 
-def test_an_error_that_looks_like_success() -> None:
-    answer = pass_through(interruptions.return_error_as_200(402), call())
+def test_an_error_with_status_200() -> None:
+    answer = pass_through(interruptions.return_error_as_200(402), make_context())
     assert answer is not None
     assert answer.status_code == 200
     assert b'"insufficient_quota"' in bytes(answer.body)

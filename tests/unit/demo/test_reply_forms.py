@@ -1,4 +1,4 @@
-"""Each form of a reply, as the message a plain answer carries."""
+"""Each reply form, as the message of a JSON reply."""
 
 from typing import Any
 
@@ -37,37 +37,37 @@ CONTENT: dict[ReplyBuilder, object] = {
 }
 
 
-def told(telling: ReplyBuilder, *pictures: DemoImage) -> dict[str, Any]:
-    return merge(telling(pictures, ["http://mine/a.png"]).deltas)
+def build(builder: ReplyBuilder, *images: DemoImage) -> dict[str, Any]:
+    return merge(builder(images, ["http://mine/a.png"]).deltas)
 
 
-@pytest.mark.parametrize("telling", CONTENT, ids=lambda telling: telling.__name__)
-def test_content(telling: ReplyBuilder) -> None:
-    message = told(telling, DRAFT, FINAL, OTHER)
+@pytest.mark.parametrize("builder", CONTENT, ids=lambda builder: builder.__name__)
+def test_content(builder: ReplyBuilder) -> None:
+    message = build(builder, DRAFT, FINAL, OTHER)
     assert message["role"] == "assistant"
-    assert message["content"] == CONTENT[telling]
+    assert message["content"] == CONTENT[builder]
 
 
-def test_the_documented_sentence_to_the_letter() -> None:
-    assert told(reply_forms.documented, FINAL) == {"role": "assistant", "content": "已生成图片:http://demo/2.png"}
+def test_the_documented_sentence() -> None:
+    assert build(reply_forms.documented, FINAL) == {"role": "assistant", "content": "已生成图片:http://demo/2.png"}
 
 
 def test_the_images_field() -> None:
-    images = told(reply_forms.images_field, FINAL, OTHER)["images"]
+    images = build(reply_forms.images_field, FINAL, OTHER)["images"]
     assert images[1] == {"type": "image_url", "index": 1, "image_url": {"url": "data:image/png;base64,dGhyZWU="}}
     assert [image["index"] for image in images] == [0, 1]
 
 
-def test_a_draft_stays_a_thought() -> None:
-    assert told(reply_forms.thinks, DRAFT, FINAL)["reasoning_content"] == "A first try: http://demo/1.png\n"
+def test_a_draft_is_part_of_the_reasoning() -> None:
+    assert build(reply_forms.thinks, DRAFT, FINAL)["reasoning_content"] == "A first try: http://demo/1.png\n"
 
 
-def test_how_it_ended() -> None:
+def test_finish_reasons() -> None:
     assert reply_forms.filtered([], []).finish_reason == "content_filter"
     assert reply_forms.documented([FINAL], []).finish_reason == "stop"
 
 
-def test_what_is_said_in_words() -> None:
+def test_which_forms_have_text_content() -> None:
     assert reply_forms.documented([FINAL], []).has_text_content
     assert reply_forms.images_field([FINAL], []).has_text_content
     assert not reply_forms.content_parts([FINAL], []).has_text_content

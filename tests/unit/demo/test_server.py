@@ -1,4 +1,4 @@
-"""An app on a real socket: it starts, answers, and leaves nothing behind."""
+"""An app on a real socket: it starts, responds, and leaves no thread behind."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ from app.demo.app import create_demo
 from app.demo.server import serve
 
 
-def test_it_answers_until_the_block_ends() -> None:
+def test_the_app_responds_until_the_block_ends() -> None:
     app, before = create_demo(), threading.active_count()
     for _ in range(2):
         with serve(app) as url:
@@ -22,7 +22,7 @@ def test_it_answers_until_the_block_ends() -> None:
     assert threading.active_count() == before
 
 
-def test_requests_that_hang_do_not_hold_it_up() -> None:
+def test_hanging_requests_do_not_delay_the_end() -> None:
     app = create_demo()
     body = b'{"model":"holds","messages":[{"role":"user","content":"a fox"}]}'
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: demo\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -41,10 +41,10 @@ def test_an_app_that_does_not_start() -> None:
         pytest.fail("it started")
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_that_is_in_use() -> None:
     with (
         serve(Starlette()) as url,
         pytest.raises(OSError, match="in use"),
         serve(Starlette(), port=httpx.URL(url).port or 0),
     ):
-        pytest.fail("it took the port")
+        pytest.fail("it bound the port")

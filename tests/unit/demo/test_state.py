@@ -1,11 +1,11 @@
-"""What the demo upstream remembers stays bounded, and can be waited for."""
+"""The state of the demo upstream stays bounded, and tests can wait for its changes."""
 
 import asyncio
 import threading
 
 import pytest
 
-from app.demo import state as states
+from app.demo import state as state_module
 from app.demo.image_host import HostedImage
 from app.demo.state import DemoState, SeenRequest
 
@@ -14,23 +14,23 @@ def seen(size: int = 1) -> SeenRequest:
     return SeenRequest("/v1/chat/completions", {}, {}, size)
 
 
-def test_old_requests_are_forgotten() -> None:
+def test_old_requests_are_dropped() -> None:
     state = DemoState()
-    for _ in range(states.MAX_REQUESTS + 5):
+    for _ in range(state_module.MAX_REQUESTS + 5):
         state.record_request(seen())
-    assert len(state.requests) == states.MAX_REQUESTS
-    assert state.calls == states.MAX_REQUESTS + 5
+    assert len(state.requests) == state_module.MAX_REQUESTS
+    assert state.calls == state_module.MAX_REQUESTS + 5
 
 
-def test_large_requests_push_others_out() -> None:
+def test_large_requests_displace_others() -> None:
     state = DemoState()
-    for size in (1, states.MAX_BYTES, 2 * states.MAX_BYTES):
+    for size in (1, state_module.MAX_BYTES, 2 * state_module.MAX_BYTES):
         state.record_request(seen(size))
-    assert [request.size for request in state.requests] == [2 * states.MAX_BYTES]
+    assert [request.size for request in state.requests] == [2 * state_module.MAX_BYTES]
 
 
 def test_counting_by_model_and_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "MAX_PROMPTS", 2)
+    monkeypatch.setattr(state_module, "MAX_PROMPTS", 2)
     state = DemoState()
     assert [state.count_repeat("m", "a"), state.count_repeat("m", "a"), state.count_repeat("n", "a")] == [0, 1, 0]
     state.count_repeat("m", "b")
@@ -65,7 +65,7 @@ def test_waiting_until_idle() -> None:
     assert state.wait_until_idle(timeout=0)
 
 
-def test_what_is_held_goes_when_it_is_released() -> None:
+def test_held_requests_continue_after_the_release() -> None:
     state = DemoState()
 
     async def hold() -> None:

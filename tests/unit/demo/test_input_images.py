@@ -1,4 +1,4 @@
-"""Pictures that came along: any kind is shown, damaged ones are refused, the mask becomes an outline."""
+"""Input images: any format is drawn, damaged ones are rejected, a mask becomes an outline."""
 
 import io
 import zlib
@@ -6,7 +6,7 @@ import zlib
 import pytest
 from PIL import Image, ImageChops
 
-from app.demo import drawing as frames
+from app.demo import drawing
 from app.demo.drawing import InvalidImage, check_image, draw_input_images
 
 
@@ -23,14 +23,14 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 RED = encode(Image.new("RGB", (64, 64), (255, 0, 0)))
 
 
-def hang(*pictures: bytes | str) -> Image.Image:
+def draw_inputs(*images: bytes | str) -> Image.Image:
     image = Image.new("RGB", (800, 600), (40, 80, 120))
-    draw_input_images(image, pictures)
+    draw_input_images(image, images)
     return image
 
 
-def count(image: Image.Image, colour: tuple[int, int, int]) -> int:
-    with Image.new("RGB", image.size, colour) as plain, ImageChops.difference(image, plain).convert("L") as distance:
+def count(image: Image.Image, color: tuple[int, int, int]) -> int:
+    with Image.new("RGB", image.size, color) as plain, ImageChops.difference(image, plain).convert("L") as distance:
         return distance.histogram()[0]
 
 
@@ -45,57 +45,62 @@ def test_any_encoding(encoding: str) -> None:
     check_image(encode(Image.new("RGB", (40, 30), (9, 99, 200)), encoding))
 
 
-def test_shapes_that_are_all_edge() -> None:
+def test_images_of_one_pixel_in_height_or_width() -> None:
     check_image(encode(Image.new("RGB", (3000, 1))))
     check_image(encode(Image.new("RGB", (1, 3000))))
 
 
 DAMAGED = {
-    "no picture": b"<html>",
-    "nothing": b"",
+    "not an image": b"<html>",
+    "no bytes": b"",
     "cut in the middle": encode(Image.effect_noise((64, 64), 50).convert("RGB"))[:2000],
     "a broken chunk": RED[:45] + bytes(60),
-    "a text that unpacks to very much": RED[:33] + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80 << 20))) + RED[33:],
+    "a text chunk that unpacks to 80 MiB": RED[:33]
+    + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80 << 20)))
+    + RED[33:],
 }
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
-def test_damaged_pictures(data: bytes) -> None:
+def test_damaged_images(data: bytes) -> None:
     with pytest.raises(InvalidImage):
         check_image(data)
 
 
 def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "MAX_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(drawing, "MAX_PIXELS", 64 * 64 - 1)
     with pytest.raises(InvalidImage, match="too many pixels"):
         check_image(RED)
 
 
-def test_nothing_to_hang_changes_nothing() -> None:
-    with hang() as image:
+def test_without_input_images_nothing_is_drawn() -> None:
+    with draw_inputs() as image:
         assert count(image, (40, 80, 120)) == 800 * 600
 
 
-def test_each_picture_hangs_in_its_frame() -> None:
+def test_each_image_is_drawn_in_its_frame() -> None:
     blue = encode(Image.new("RGB", (64, 32), (0, 0, 255)))
-    with hang(RED, blue, "https://example.com/" + "a" * 300) as image:
+    with draw_inputs(RED, blue, "https://example.com/" + "a" * 300) as image:
         assert count(image, (255, 0, 0)) == 2 * count(image, (0, 0, 255)) > 5000
         assert count(image, (226, 229, 234)) > 5000
 
 
-def test_many_pictures_still_hang() -> None:
-    with hang(*[RED] * 300) as image:
+def test_many_images_are_drawn() -> None:
+    with draw_inputs(*[RED] * 300) as image:
         assert count(image, (255, 0, 0)) > 100
 
 
-def test_the_mask_is_drawn_into_the_first_picture() -> None:
+def test_the_mask_is_outlined_in_the_first_image() -> None:
     mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (16, 16, 48, 48))
-    with hang(RED, encode(mask)) as image, hang(RED, encode(Image.new("RGBA", (64, 64)).convert("RGB"))) as without:
-        assert count(image, frames._OUTLINE) > 300
-        assert count(without, frames._OUTLINE) == 0
+    with (
+        draw_inputs(RED, encode(mask)) as image,
+        draw_inputs(RED, encode(Image.new("RGBA", (64, 64)).convert("RGB"))) as without,
+    ):
+        assert count(image, drawing._OUTLINE) > 300
+        assert count(without, drawing._OUTLINE) == 0
 
 
-def test_a_single_picture_with_holes_is_no_mask() -> None:
-    with hang(encode(Image.new("RGBA", (64, 64)))) as image:
-        assert count(image, frames._OUTLINE) == 0
+def test_a_single_transparent_image_is_not_a_mask() -> None:
+    with draw_inputs(encode(Image.new("RGBA", (64, 64)))) as image:
+        assert count(image, drawing._OUTLINE) == 0
