@@ -56,7 +56,7 @@ class Ledger:
             status = None
         if status is None or (status.st_dev, status.st_ino) != self._file_id:
             self.close()
-            # Not readable for other users: the file says who spent how much.
+            # Not readable for other users: the file shows what each client key spends.
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
             opened = os.fstat(self._descriptor)
             self._file_id = opened.st_dev, opened.st_ino

@@ -279,7 +279,7 @@ def test_images_can_be_pasted_and_dropped(page: Page, kind: str) -> None:
 class Failure:
     name: str
     title: str
-    says: str
+    message: str
     settings: dict[str, Any] = field(default_factory=dict)
     stream: bool = True
     focus: str = "generate"
@@ -304,7 +304,7 @@ def test_a_failure_is_shown_in_plain_words(browser: Browser, demo: RunningDemo, 
         alert = page.locator("#failure")
         expect(alert.locator("h3")).to_have_text(case.title)
         assert alert.get_attribute("role") == "alert"
-        assert case.says in alert.inner_text()
+        assert case.message in alert.inner_text()
         assert re.search(r"req_[0-9a-f]{32}", alert.inner_text())
         assert "Failed" in timeline(page)
         expect(page.locator(f"#{case.focus}")).to_be_focused()

@@ -15,7 +15,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from app.state.job_table import SharingTimings
-from tests.support.processes import Process, serve
+from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs
 from tests.support.redis import RedisServer, run_redis
 from tests.support.seaweedfs import RunningWeed
@@ -70,7 +70,7 @@ class Fleet:
         return self.replica(model, **options), self.replica(model, **options)
 
     def connect(
-        self, limner: RunningLimner | Process, body: dict[str, Any] = GENERATION, **headers: str
+        self, limner: RunningLimner | LimnerProcess, body: dict[str, Any] = GENERATION, **headers: str
     ) -> ListeningClient:
         """Send a request on a connection of its own and do not wait for the response."""
         line = ListeningClient(limner, body, **headers)
@@ -114,13 +114,15 @@ def fleet(demo: RunningDemo, server: RedisServer, tmp_path: Path) -> Iterator[Fl
         demo.state.release()
 
 
-def generate(limner: RunningLimner | Process, body: dict[str, Any] = GENERATION, **headers: str) -> httpx.Response:
+def generate(
+    limner: RunningLimner | LimnerProcess, body: dict[str, Any] = GENERATION, **headers: str
+) -> httpx.Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.post(f"{limner.url}/v1/images/generations", json=body, headers=names, timeout=20)
 
 
 def submit_and_disconnect(
-    fleet: Fleet, limner: RunningLimner | Process, body: dict[str, Any] = GENERATION, **headers: str
+    fleet: Fleet, limner: RunningLimner | LimnerProcess, body: dict[str, Any] = GENERATION, **headers: str
 ) -> None:
     """Send a request, and cut its connection once the upstream has received it."""
     calls = fleet.demo.state.calls
@@ -497,7 +499,7 @@ def test_nothing_that_a_client_says_is_written_to_redis(fleet: Fleet) -> None:
 
 
 @pytest.fixture
-def processes(fleet: Fleet, weed: RunningWeed, tmp_path: Path) -> tuple[Process, Process]:
+def processes(fleet: Fleet, weed: RunningWeed, tmp_path: Path) -> tuple[LimnerProcess, LimnerProcess]:
     variables = {
         "LIMNER_SHARED_STATE": fleet.server.url,
         "LIMNER_IMAGE_STORE": f"s3://pictures/{tmp_path.name}?endpoint={weed.endpoint}",
@@ -505,12 +507,12 @@ def processes(fleet: Fleet, weed: RunningWeed, tmp_path: Path) -> tuple[Process,
         "LIMNER_KEEPALIVE_AFTER": "0",
         "LIMNER_MAX_CONCURRENCY": "2",
     }
-    one, other = (fleet.stack.enter_context(serve(fleet.demo, tmp_path, **variables)) for _ in range(2))
+    one, other = (fleet.stack.enter_context(run_process(fleet.demo, tmp_path, **variables)) for _ in range(2))
     return one, other
 
 
 def test_a_client_that_one_process_has_lost_gets_its_image_from_the_other(
-    fleet: Fleet, processes: tuple[Process, Process]
+    fleet: Fleet, processes: tuple[LimnerProcess, LimnerProcess]
 ) -> None:
     one, other = processes
     submit_and_disconnect(fleet, one)
@@ -523,7 +525,7 @@ def test_a_client_that_one_process_has_lost_gets_its_image_from_the_other(
 
 
 def test_a_process_that_is_killed_loses_only_the_jobs_that_it_had_submitted(
-    fleet: Fleet, processes: tuple[Process, Process]
+    fleet: Fleet, processes: tuple[LimnerProcess, LimnerProcess]
 ) -> None:
     one, other = processes
     submitted, queued, elsewhere = ({**GENERATION, "prompt": prompt} for prompt in ("submitted", "queued", "elsewhere"))

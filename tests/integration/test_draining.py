@@ -1,4 +1,4 @@
-"""The real process: signals, graceful end, exit codes."""
+"""The server as a real process: signals, draining, exit codes."""
 
 import asyncio
 import gc
@@ -36,10 +36,10 @@ from app.server.draining import (
     base_url,
     run_worker,
 )
-from tests.support.processes import serve
+from tests.support.processes import run_process
 from tests.support.servers import RunningDemo, run_demo
 
-ASKED = {"model": "gpt-image-2", "prompt": "a fox"}
+BODY = {"model": "gpt-image-2", "prompt": "a fox"}
 
 
 @pytest.fixture(scope="module")
@@ -48,31 +48,31 @@ def demo() -> Iterator[RunningDemo]:
         yield running
 
 
-def ask(url: str) -> httpx.Response:
-    return httpx.post(f"{url}/v1/images/generations", json=ASKED, timeout=30, trust_env=False)
+def generate(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/images/generations", json=BODY, timeout=30, trust_env=False)
 
 
-def test_sigterm_with_ten_questions_under_way_loses_none(demo: RunningDemo, tmp_path: Path) -> None:
+def test_sigterm_with_ten_jobs_in_flight_loses_none(demo: RunningDemo, tmp_path: Path) -> None:
     demo.state.reset()
-    with serve(demo, tmp_path) as server, ThreadPoolExecutor(10) as clients:
-        answers = [clients.submit(ask, server.url) for _ in range(10)]
+    with run_process(demo, tmp_path) as server, ThreadPoolExecutor(10) as clients:
+        answers = [clients.submit(generate, server.url) for _ in range(10)]
         assert demo.state.wait_for_calls(10)
         server.process.send_signal(signal.SIGTERM)
-        assert server.listen("server_draining")["in_flight"] == 10
+        assert server.wait_for_event("server_draining")["in_flight"] == 10
         ready = httpx.get(f"{server.url}/readyz", trust_env=False)
         assert (ready.status_code, ready.json()["error"]["code"]) == (503, "server_is_overloaded")
         assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
-        assert ask(server.url).status_code == 503
+        assert generate(server.url).status_code == 503
         demo.state.release()
         assert [answer.result().status_code for answer in answers] == [200] * 10
         assert server.end() == 0
     assert demo.state.calls == 10
 
 
-def test_questions_that_outlast_the_grace_get_a_proper_error(demo: RunningDemo, tmp_path: Path) -> None:
+def test_jobs_that_outlast_the_grace_period_get_an_error(demo: RunningDemo, tmp_path: Path) -> None:
     demo.state.reset()
-    with serve(demo, tmp_path, LIMNER_SHUTDOWN_GRACE="0.1") as server, ThreadPoolExecutor(1) as clients:
-        answer = clients.submit(ask, server.url)
+    with run_process(demo, tmp_path, LIMNER_SHUTDOWN_GRACE="0.1") as server, ThreadPoolExecutor(1) as clients:
+        answer = clients.submit(generate, server.url)
         assert demo.state.wait_for_calls(1)
         server.process.send_signal(signal.SIGINT)
         assert answer.result().status_code == 503
@@ -81,50 +81,50 @@ def test_questions_that_outlast_the_grace_get_a_proper_error(demo: RunningDemo, 
     demo.state.release()
 
 
-def test_a_second_signal_ends_everything(demo: RunningDemo, tmp_path: Path) -> None:
+def test_a_second_signal_stops_the_server_at_once(demo: RunningDemo, tmp_path: Path) -> None:
     demo.state.reset()
     with (
-        serve(demo, tmp_path) as server,
-        socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as line,
+        run_process(demo, tmp_path) as server,
+        socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client,
     ):
-        body = orjson.dumps(ASKED)
-        line.sendall(
+        body = orjson.dumps(BODY)
+        client.sendall(
             b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
             % (len(body), body)
         )
         assert demo.state.wait_for_calls(1)
         server.process.send_signal(signal.SIGTERM)
-        server.listen("server_draining")
+        server.wait_for_event("server_draining")
         server.process.send_signal(signal.SIGINT)
         assert server.end() == 130
     demo.state.release()
 
 
-def test_keys_are_read_anew_when_the_line_hangs_up(demo: RunningDemo, tmp_path: Path) -> None:
+def test_sighup_reloads_the_key_file(demo: RunningDemo, tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     file.write_text("")
-    with serve(demo, tmp_path, LIMNER_KEYS_FILE=str(file)) as server:
+    with run_process(demo, tmp_path, LIMNER_KEYS_FILE=str(file)) as server:
         models = f"{server.url}/v1/models"
         assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 401
         file.write_text(f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"')
         server.process.send_signal(signal.SIGHUP)
-        assert server.listen("key_file_loaded")["keys"] == 1
+        assert server.wait_for_event("key_file_loaded")["keys"] == 1
         assert httpx.get(models, headers={"authorization": "Bearer sk-alice"}, trust_env=False).status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.end() == 0
 
 
-def test_a_port_that_is_taken_is_said(demo: RunningDemo, tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_message(demo: RunningDemo, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         environment = {**os.environ, "LIMNER_UPSTREAM_BASE_URL": "http://127.0.0.1:9", "LIMNER_PORT": str(taken.getsockname()[1]), "LIMNER_IMAGE_STORE": f"disk://{tmp_path}"}  # fmt: skip
-        done = subprocess.run([sys.executable, "-m", "app", "serve"], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=20, check=False)  # fmt: skip
-    assert done.returncode != 0
-    assert "address already in use" in done.stderr
-    assert "Traceback" not in done.stderr
+        ended = subprocess.run([sys.executable, "-m", "app", "serve"], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=20, check=False)  # fmt: skip
+    assert ended.returncode != 0
+    assert "address already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 class InProcess:
-    """The same server in a thread of this process; signals are told, not sent."""
+    """The same server in a thread of this process; its signal handlers are called directly."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class InProcess:
             if self.server._loop is not None:
                 return self
             threading.Event().wait(0.005)
-        raise AssertionError("it did not start")
+        raise AssertionError("the server did not start")
 
     def __exit__(self, *_: object) -> None:
         self.thread.join(20)
@@ -163,14 +163,14 @@ class InProcess:
         logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
 
 
-def test_the_first_signal_drains_and_the_server_ends(demo: RunningDemo, tmp_path: Path) -> None:
+def test_the_first_signal_drains_the_server(demo: RunningDemo, tmp_path: Path) -> None:
     with InProcess(demo, tmp_path) as running:
         running.server.handle_exit(signal.SIGTERM, None)
     assert running.server.started
     assert not running.server.force_exit
 
 
-def test_the_second_signal_is_the_last(demo: RunningDemo, tmp_path: Path) -> None:
+def test_the_second_signal_forces_the_exit(demo: RunningDemo, tmp_path: Path) -> None:
     with InProcess(demo, tmp_path) as running:
         running.server._start_draining = lambda: None  # type: ignore[method-assign]
         running.server._draining = asyncio.Future(loop=running.server._loop)  # type: ignore[assignment]
@@ -189,7 +189,7 @@ def test_a_server_that_cannot_listen_is_not_ready(demo: RunningDemo, tmp_path: P
     assert server._loop is None
 
 
-def test_a_server_whose_parts_do_not_open_does_not_start(demo: RunningDemo, tmp_path: Path) -> None:
+def test_a_server_whose_services_do_not_open_does_not_start(demo: RunningDemo, tmp_path: Path) -> None:
     def fail(_: object) -> AbstractAsyncContextManager[None]:
         raise OSError("no room")
 
@@ -200,113 +200,111 @@ def test_a_server_whose_parts_do_not_open_does_not_start(demo: RunningDemo, tmp_
     assert not server.started
 
 
-def test_the_keys_are_read_again_on_a_hangup(demo: RunningDemo, tmp_path: Path) -> None:
+def test_the_handler_of_sighup_reloads_the_key_file(demo: RunningDemo, tmp_path: Path) -> None:
     class Loop:
-        heard: ClassVar[dict[int, Any]] = {}
+        handlers: ClassVar[dict[int, Any]] = {}
 
         def add_signal_handler(self, sig: int, handler: Any) -> None:
-            self.heard[sig] = handler
+            self.handlers[sig] = handler
 
     keys = tmp_path / "keys.toml"
     keys.write_text("")
     settings = Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", keys_file=keys)
     server = DrainingServer(settings)
     server._reload_keys_on_sighup(Loop())  # type: ignore[arg-type]
-    assert Loop.heard == {signal.SIGHUP: server._services.key_file.reload}  # type: ignore[union-attr]
+    assert Loop.handlers == {signal.SIGHUP: server._services.key_file.reload}  # type: ignore[union-attr]
 
 
-class AWorker(InProcess):
-    """One of several, in a thread of this process, which is its supervisor."""
+class WorkerInProcess(InProcess):
+    """One worker in a thread of this process; the test plays its supervisor."""
 
     def __init__(self, demo: RunningDemo, folder: Path) -> None:
-        self.line, theirs = Pipe()
+        self.pipe, theirs = Pipe()
         self.theirs = theirs
         bound = socket.create_server(("127.0.0.1", 0))
-        self.place: tuple[str, int] = bound.getsockname()
+        self.address: tuple[str, int] = bound.getsockname()
         super().__init__(demo, folder, lambda settings: WorkerServer(settings, theirs), [bound])
 
-    def __enter__(self) -> "AWorker":
+    def __enter__(self) -> "WorkerInProcess":
         super().__enter__()
-        assert self.line.recv_bytes() == READY
+        assert self.pipe.recv_bytes() == READY
         return self
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        self.line.close()
+        self.pipe.close()
         self.theirs.close()
 
 
-def test_a_worker_does_what_its_supervisor_says(
-    demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_obeys_its_supervisor(demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deaths = metrics.WORKER_DEATHS._value.get()
-    with AWorker(demo, tmp_path) as worker:
-        read = threading.Event()
-        monkeypatch.setattr(worker.server._services.key_file, "reload", read.set)
-        for said in (RELOAD_KEYS, COUNT_DEATH, b"what a later version may say", DRAIN):
-            worker.line.send_bytes(said)
-        assert read.wait(20)
+    with WorkerInProcess(demo, tmp_path) as worker:
+        reloaded = threading.Event()
+        monkeypatch.setattr(worker.server._services.key_file, "reload", reloaded.set)
+        for message in (RELOAD_KEYS, COUNT_DEATH, b"a message of a later version", DRAIN):
+            worker.pipe.send_bytes(message)
+        assert reloaded.wait(20)
     assert metrics.WORKER_DEATHS._value.get() == deaths + 1
 
 
 def test_a_worker_without_a_supervisor_stops_listening_and_ends(demo: RunningDemo, tmp_path: Path) -> None:
-    with AWorker(demo, tmp_path) as worker:
-        worker.line.close()
+    with WorkerInProcess(demo, tmp_path) as worker:
+        worker.pipe.close()
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(worker.place)
+        socket.create_connection(worker.address)
 
 
-def test_a_worker_leaves_at_a_signal_of_its_own_and_says_so(
+def test_a_worker_that_gets_sigterm_reports_that_it_stops_listening(
     demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with AWorker(demo, tmp_path) as worker:
-        read = threading.Event()
-        monkeypatch.setattr(worker.server._services.key_file, "reload", read.set)
+    with WorkerInProcess(demo, tmp_path) as worker:
+        reloaded = threading.Event()
+        monkeypatch.setattr(worker.server._services.key_file, "reload", reloaded.set)
         worker.server.handle_exit(signal.SIGINT, None)
-        worker.line.send_bytes(RELOAD_KEYS)
-        assert read.wait(20)
-        assert not worker.line.poll(0)
+        worker.pipe.send_bytes(RELOAD_KEYS)
+        assert reloaded.wait(20)
+        assert not worker.pipe.poll(0)
         worker.server.handle_exit(signal.SIGTERM, None)
-        assert worker.line.recv_bytes() == STOPPED_LISTENING
+        assert worker.pipe.recv_bytes() == STOPPED_LISTENING
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
     name: str
     settings: dict[str, Any]
-    says: str
+    error: str
 
 
 BROKEN = [
-    Broken("keys that cannot be read", {"keys_file": __file__}, "Expected '=' after a key"),
-    Broken("a store that cannot be made", {"image_store": "disk:///dev/null/images"}, "Not a directory"),
+    Broken("an invalid key file", {"keys_file": __file__}, "Expected '=' after a key"),
+    Broken("a store that cannot be created", {"image_store": "disk:///dev/null/images"}, "Not a directory"),
 ]
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
-def test_a_worker_that_cannot_start_says_why(case: Broken, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_cannot_start_logs_the_reason(case: Broken, capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = Pipe()
     settings = Settings(upstream_base_url="http://h", log_format="json", **case.settings)
     with ours, theirs, pytest.raises(SystemExit) as ended:
         run_worker(settings, [], theirs)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
-    told = orjson.loads(capsys.readouterr().err)
-    assert (ended.value.code, told["event"], told["pid"]) == (2, "worker_start_failed", os.getpid())
-    assert case.says in told["error"]
+    record = orjson.loads(capsys.readouterr().err)
+    assert (ended.value.code, record["event"], record["pid"]) == (2, "worker_start_failed", os.getpid())
+    assert case.error in record["error"]
 
 
-def test_a_workers_process_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[object] = []
-    monkeypatch.setattr(WorkerServer, "run", lambda _, sockets: given.append(sockets))
+def test_the_main_function_of_a_worker_runs_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[object] = []
+    monkeypatch.setattr(WorkerServer, "run", lambda _, sockets: runs.append(sockets))
     ours, theirs = Pipe()
     with ours, theirs, socket.create_server(("127.0.0.1", 0)) as bound:
         run_worker(Settings(upstream_base_url="http://h", image_store="memory:"), [bound], theirs)
-        assert given == [[bound]]
+        assert runs == [[bound]]
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
 
-@pytest.mark.parametrize(("name", "address"), [(("127.0.0.1", 80), "http://127.0.0.1:80/v1"), (("::1", 80, 0, 0), "http://[::1]:80/v1")])  # fmt: skip
-def test_an_address_is_told_as_clients_write_it(name: tuple[str, int], address: str) -> None:
-    assert base_url(name) == address
+@pytest.mark.parametrize(("address", "url"), [(("127.0.0.1", 80), "http://127.0.0.1:80/v1"), (("::1", 80, 0, 0), "http://[::1]:80/v1")])  # fmt: skip
+def test_the_base_url_of_an_address(address: tuple[str, int], url: str) -> None:
+    assert base_url(address) == url

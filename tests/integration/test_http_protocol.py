@@ -1,4 +1,4 @@
-"""What a connection does with clients that are slow, silent, or speak no HTTP, over an app that reads and answers."""
+"""The HTTP protocol with clients that are slow, silent, or do not speak HTTP."""
 
 import asyncio
 import threading
@@ -15,16 +15,17 @@ from app.server.http_protocol import MAX_HEAD_BYTES, protocol_class
 from tests.support.raw_http import RawResponse, build_request, connect
 from tests.support.servers import serve
 
-HEAD_SECONDS = STALL_SECONDS = 0.15
+HEADER_TIMEOUT = WRITE_TIMEOUT = 0.15
 
-#: More than the buffers of two sockets on one machine hold.
+#: More bytes than the buffers of two sockets on one machine hold.
 LARGE = 64 * 2**20
 
 
 class App:
-    """Tells the headers it saw and the length of the body; `/large` answers with much, `/early` before the body.
+    """Returns the names of the request's headers and the length of its body.
 
-    `/open` begins its answer, and goes on when the client has left. `left`: an answer could not be sent to its end.
+    `/large` returns many bytes, `/early` responds before the body has arrived, `/open` starts a response and waits for
+    the disconnect. `left` is set when the client of `/open` has disconnected, and when `/large` has been written.
     """
 
     def __init__(self) -> None:
@@ -48,14 +49,14 @@ class App:
                 pass
             self.left.set()
         elif scope["path"] == "/large":
-            await self._send_much(receive, send)
+            await self._send_large(receive, send)
         else:
             await send({"type": "http.response.body", "body": b"ok"})
 
-    async def _send_much(self, receive: Receive, send: Send) -> None:
-        piece = bytes(2**20)
-        for _ in range(LARGE // len(piece)):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    async def _send_large(self, receive: Receive, send: Send) -> None:
+        chunk = bytes(2**20)
+        for _ in range(LARGE // len(chunk)):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
         self.left.set()
 
@@ -67,24 +68,24 @@ def app() -> App:
 
 @pytest.fixture(scope="module")
 def url(app: App) -> Iterator[str]:
-    with serve(app, http=protocol_class(HEAD_SECONDS, STALL_SECONDS)) as url:
+    with serve(app, http=protocol_class(HEADER_TIMEOUT, WRITE_TIMEOUT)) as url:
         yield url
 
 
-PATIENT = 30.0
+LONG = 30.0
 
 
 @pytest.fixture(scope="module")
-def patient(app: App) -> Iterator[str]:
-    """For what must not depend on time."""
-    with serve(app, http=protocol_class(PATIENT, PATIENT)) as url:
+def patient_url(app: App) -> Iterator[str]:
+    """A server with long timeouts, for tests that must not depend on time."""
+    with serve(app, http=protocol_class(LONG, LONG)) as url:
         yield url
 
 
-def answer_to(url: str, *pieces: bytes) -> tuple[RawResponse, bytes]:
-    """The first reply, and all that comes until the server closes the connection."""
+def exchange(url: str, *chunks: bytes) -> tuple[RawResponse, bytes]:
+    """Return the first response, and all bytes after it until the server closes the connection."""
     with connect(url) as wire:
-        wire.send(*(piece.replace(b"HOST", wire.host.encode()) for piece in pieces))
+        wire.send(*(chunk.replace(b"HOST", wire.host.encode()) for chunk in chunks))
         return wire.read_response(), wire.read_to_end()
 
 
@@ -97,26 +98,26 @@ def error(reply: RawResponse) -> dict[str, Any]:
     return details
 
 
-@pytest.mark.parametrize("begun", [b"G", b"\r\nGET /", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: b\r\n"])
-def test_a_head_that_does_not_come_is_told_so(url: str, begun: bytes) -> None:
-    reply, rest = answer_to(url, begun)
+@pytest.mark.parametrize("partial_head", [b"G", b"\r\nGET /", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: b\r\n"])
+def test_a_head_that_does_not_arrive_in_time_is_an_error(url: str, partial_head: bytes) -> None:
+    reply, rest = exchange(url, partial_head)
     assert (reply.status, error(reply)["code"], rest) == (408, "request_timeout", b"")
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
-def test_who_says_nothing_is_cut_without_a_word(url: str, sent: bytes) -> None:
+def test_an_idle_connection_is_closed_without_a_response(url: str, sent: bytes) -> None:
     with connect(url) as wire:
         wire.send(sent)
         assert wire.read_to_end() == b""
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
-def test_who_says_nothing_more_is_cut_without_a_word(url: str, sent: bytes) -> None:
-    reply, rest = answer_to(url, build_request("GET /") + sent)
+def test_an_idle_connection_is_closed_after_a_request(url: str, sent: bytes) -> None:
+    reply, rest = exchange(url, build_request("GET /") + sent)
     assert (reply.status, rest) == (200, b"")
 
 
-def test_the_time_between_two_requests_begins_anew(url: str) -> None:
+def test_the_header_timeout_starts_again_for_each_request(url: str) -> None:
     with connect(url) as wire:
         for _ in range(3):
             wire.send(build_request("POST /", body=b"x"))
@@ -125,8 +126,8 @@ def test_the_time_between_two_requests_begins_anew(url: str) -> None:
         assert wire.read_response().status == 408
 
 
-def test_who_goes_on_with_a_body_that_nobody_wants_is_cut_without_a_second_answer(url: str) -> None:
-    reply, rest = answer_to(url, build_request("POST /early", "transfer-encoding: chunked"), b"1\r\nx\r\n")
+def test_a_body_that_continues_after_the_response_gets_no_second_response(url: str) -> None:
+    reply, rest = exchange(url, build_request("POST /early", "transfer-encoding: chunked"), b"1\r\nx\r\n")
     assert (reply.status, rest) == (200, b"")
 
 
@@ -140,11 +141,11 @@ class Broken:
 FILL = b"a" * MAX_HEAD_BYTES
 
 BROKEN = [
-    Broken("no HTTP at all", (b"hello\r\n\r\n",)),
+    Broken("not HTTP", (b"hello\r\n\r\n",)),
     Broken("TLS on the plain port", (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),)),
     Broken("HTTP/0.9", (b"GET /\r\n\r\n",)),
-    Broken("a version that is said to be 0.9", (b"GET / HTTP/0.9\r\nHost: h\r\n\r\n",)),
-    Broken("HTTP/2.0 in plain words", (b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",)),
+    Broken("a request line with version 0.9", (b"GET / HTTP/0.9\r\nHost: h\r\n\r\n",)),
+    Broken("a request line with version 2.0", (b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",)),
     Broken("the preface of HTTP/2", (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",)),
     Broken("a null byte in the path", (b"GET /\0 HTTP/1.1\r\nHost: h\r\n\r\n",)),
     Broken("a null byte in a header", (b"GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",)),
@@ -157,68 +158,68 @@ BROKEN = [
     Broken("two lengths", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",)),
     Broken("the same length twice", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",)),
     Broken("a list of lengths", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1, 1\r\n\r\nx",)),
-    Broken("a length below nothing", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",)),
+    Broken("a negative length", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",)),
     Broken("a length with a sign", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\nx",)),
-    Broken("a length beyond all numbers", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",)),
+    Broken("a length that is too large a number", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",)),
     Broken("a length in full-width digits", ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: １\r\n\r\nx".encode(),)),
     Broken("a length and chunks", (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",)),
     Broken("chunks and a length", (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",)),
     Broken("chunks that are not the last coding", (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",)),
-    Broken("a chunk whose size is none", (build_request("POST /", "transfer-encoding: chunked"), b"xyz\r\n")),
-    Broken("a chunk below nothing", (build_request("POST /", "transfer-encoding: chunked"), b"-1\r\n")),
-    Broken("a chunk beyond all numbers", (build_request("POST /", "transfer-encoding: chunked"), b"fffffffffffffffff\r\n")),
+    Broken("a chunk without a valid size", (build_request("POST /", "transfer-encoding: chunked"), b"xyz\r\n")),
+    Broken("a chunk with a negative size", (build_request("POST /", "transfer-encoding: chunked"), b"-1\r\n")),
+    Broken("a chunk with too large a size", (build_request("POST /", "transfer-encoding: chunked"), b"fffffffffffffffff\r\n")),
     Broken("a chunk longer than its size", (build_request("POST /", "transfer-encoding: chunked"), b"1\r\nxx\r\n")),
     Broken("a path that is too long", (b"GET /" + FILL + b" HTTP/1.1\r\nHost: h\r\n\r\n",), 413),
     Broken("a header that is too long", (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + FILL + b"\r\n\r\n",), 413),
     Broken("too many headers", (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES + b"\r\n",), 413),
     Broken("a path without an end", (b"GET /", *[FILL] * 2), 413),
-    Broken("the name of a header without an end", (b"GET / HTTP/1.1\r\nHost: h\r\n", *[FILL] * 2), 413),
+    Broken("a header name without an end", (b"GET / HTTP/1.1\r\nHost: h\r\n", *[FILL] * 2), 413),
     Broken("a header without an end", (b"GET / HTTP/1.1\r\nHost: h\r\nX: ", *[FILL] * 2), 413),
     Broken("line breaks without an end", (b"\r\n" * MAX_HEAD_BYTES,), 413),
-    Broken("an extension of a chunk without an end", (build_request("POST /", "transfer-encoding: chunked"), b"1;", *[FILL] * 6), 413),
-    Broken("headers behind a body without an end", (build_request("POST /", "transfer-encoding: chunked"), b"0\r\n", *[b"a: b\r\n" * 11_000] * 6), 413),
+    Broken("a chunk extension without an end", (build_request("POST /", "transfer-encoding: chunked"), b"1;", *[FILL] * 6), 413),
+    Broken("trailers without an end", (build_request("POST /", "transfer-encoding: chunked"), b"0\r\n", *[b"a: b\r\n" * 11_000] * 6), 413),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
-def test_what_is_no_request_is_refused_and_the_connection_closed(patient: str, case: Broken) -> None:
-    with connect(patient) as wire:
+def test_an_invalid_request_is_rejected_and_the_connection_closed(patient_url: str, case: Broken) -> None:
+    with connect(patient_url) as wire:
         try:
             wire.send(*case.sent)
         except ConnectionError:
-            assert case.status == 413, "only who sends much may find the connection closed"
+            assert case.status == 413, "only a client that sends much may find the connection closed"
         reply = wire.read_response()
         assert reply.status == case.status
         assert error(reply)["type"] == "invalid_request_error"
-    with connect(patient) as wire:
+    with connect(patient_url) as wire:
         wire.send(build_request("GET /"))
         assert wire.read_response().status == 200
 
 
-def test_a_head_of_just_the_limit_passes(patient: str) -> None:
+def test_a_head_of_exactly_the_limit_is_accepted(patient_url: str) -> None:
     line = b"GET / HTTP/1.1\r\nX:"
-    with connect(patient) as wire:
+    with connect(patient_url) as wire:
         wire.send(line + b"a" * (MAX_HEAD_BYTES - len("/X")) + b"\r\n\r\n")
         assert wire.read_response().status == 200
 
 
-def test_headers_behind_a_body_are_none_of_the_request(patient: str) -> None:
-    with connect(patient) as wire:
+def test_trailers_are_not_headers_of_the_request(patient_url: str) -> None:
+    with connect(patient_url) as wire:
         wire.send(
             build_request("POST /", "transfer-encoding: chunked"), b"1\r\nx\r\n0\r\nauthorization: Bearer x\r\n\r\n"
         )
         assert wire.read_response().headers["x-names"] == "host,transfer-encoding"
 
 
-def test_requests_one_behind_the_other_are_answered_in_order(patient: str) -> None:
-    with connect(patient) as wire:
+def test_pipelined_requests_are_answered_in_order(patient_url: str) -> None:
+    with connect(patient_url) as wire:
         wire.send(b"".join(build_request("POST /", body=b"x" * size) for size in range(1, 200)))
         assert [wire.read_response().headers["x-size"] for _ in range(1, 200)] == [str(size) for size in range(1, 200)]
 
 
-def test_nonsense_behind_a_request_does_not_get_into_its_answer(patient: str, app: App) -> None:
+def test_invalid_bytes_after_a_request_do_not_disturb_its_response(patient_url: str, app: App) -> None:
     app.left.clear()
-    with connect(patient) as wire:
+    with connect(patient_url) as wire:
         wire.send(build_request("GET /open"))
         line = wire._file.readline()
         wire.send(b"\0\0\0")
@@ -227,15 +228,15 @@ def test_nonsense_behind_a_request_does_not_get_into_its_answer(patient: str, ap
     assert app.left.wait(10)
 
 
-def test_who_leaves_is_missed_by_the_first_of_several_requests_too(patient: str, app: App) -> None:
+def test_a_disconnect_reaches_the_first_of_several_pipelined_requests(patient_url: str, app: App) -> None:
     app.left.clear()
-    with connect(patient) as wire:
+    with connect(patient_url) as wire:
         wire.send(build_request("GET /open") + build_request("GET /") + build_request("GET /"))
         assert wire._file.readline().startswith(b"HTTP/1.1 200")
     assert app.left.wait(10)
 
 
-def test_who_goes_on_sending_nonsense_can_read_why_and_is_cut(url: str) -> None:
+def test_a_client_that_keeps_sending_can_read_the_error_before_it_is_cut_off(url: str) -> None:
     with connect(url) as wire:
         wire.send(b"\0")
         for _ in range(100):
@@ -247,8 +248,8 @@ def test_who_goes_on_sending_nonsense_can_read_why_and_is_cut(url: str) -> None:
                 wire.send(FILL)
 
 
-def test_a_body_that_is_asked_for(patient: str) -> None:
-    with connect(patient) as wire:
+def test_a_body_after_100_continue(patient_url: str) -> None:
+    with connect(patient_url) as wire:
         wire.send(build_request("POST /", "expect: 100-continue", "content-length: 1"))
         assert wire.read_response().status == 100
         wire.send(b"x")
@@ -256,20 +257,20 @@ def test_a_body_that_is_asked_for(patient: str) -> None:
         assert (reply.headers["x-size"], reply.headers["connection"], wire.read_to_end()) == ("1", "close", b"")
 
 
-def test_behind_a_body_that_was_not_asked_for_nothing_is_read(patient: str) -> None:
-    """What follows is either the body or the next request, and nobody can tell."""
-    with connect(patient) as wire:
+def test_nothing_is_read_after_a_body_without_100_continue(patient_url: str) -> None:
+    """The next bytes are either the body or the next request, and the server cannot know which."""
+    with connect(patient_url) as wire:
         wire.send(build_request("POST /early", "expect: 100-continue", "content-length: 1"))
         reply = wire.read_response()
         assert (reply.status, reply.headers["connection"], wire.read_to_end()) == (200, "close", b"")
 
 
-def test_who_offers_another_protocol_is_answered_in_this_one(patient: str) -> None:
-    """As Java's client does with its first request; a web socket too."""
+def test_an_offer_of_another_protocol_is_ignored(patient_url: str) -> None:
+    """Java's HttpClient offers HTTP/2 with its first request; a web socket is an offer too."""
     offer = build_request(
         "POST /", "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAA", body=b"x"
     )
-    with connect(patient) as wire:
+    with connect(patient_url) as wire:
         wire.send(*(offer[at : at + 1] for at in range(len(offer))))
         assert wire.read_response().headers["x-size"] == "1"
         wire.send(
@@ -282,40 +283,40 @@ def test_who_offers_another_protocol_is_answered_in_this_one(patient: str) -> No
         assert wire.read_response().headers["x-size"] == "2"
 
 
-def test_who_does_not_read_the_answer_is_cut(url: str, app: App) -> None:
+def test_a_client_that_does_not_read_the_response_is_cut_off(url: str, app: App) -> None:
     app.left.clear()
     with connect(url) as wire:
         wire.send(build_request("GET /large"))
-        # The server goes on when it has given up.
+        # The application continues after the server has given up.
         assert app.left.wait(10)
         assert len(wire.read_to_end()) < LARGE
 
 
-def test_who_does_not_read_the_end_of_the_answer_is_cut(app: App) -> None:
-    """Less than a buffer of it is left, and the app has done with it: nobody but the connection can tell."""
+def test_a_client_that_does_not_read_the_end_of_the_response_is_cut_off(app: App) -> None:
+    """Less than a buffer is unread and the application has ended, so only the protocol can notice it."""
     ended = threading.Event()
-    kind = protocol_class(PATIENT, STALL_SECONDS)
-    lines = []
+    kind = protocol_class(LONG, WRITE_TIMEOUT)
+    connections = []
 
     class Watched(kind):  # type: ignore[valid-type, misc]
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            lines.append(self)
+            connections.append(self)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             ended.set()
 
     async def fill(scope: Scope, receive: Receive, send: Send) -> None:
-        """As much as the socket takes, and a little more."""
+        """Write as much as the socket accepts, and a little more."""
         if scope["type"] == "lifespan":
             await app(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        while lines[0].transport.get_write_buffer_size() < 16 * 1024:
+        while connections[0].transport.get_write_buffer_size() < 16 * 1024:
             await send({"type": "http.response.body", "body": bytes(8 * 1024), "more_body": True})
             await asyncio.sleep(0)
-        assert not lines[0].flow.write_paused
+        assert not connections[0].flow.write_paused
         await send({"type": "http.response.body", "body": b""})
 
     with serve(fill, http=Watched) as url, connect(url) as wire:
@@ -323,7 +324,7 @@ def test_who_does_not_read_the_end_of_the_answer_is_cut(app: App) -> None:
         assert ended.wait(10)
 
 
-def test_a_slow_reader_that_reads_is_not_cut(url: str) -> None:
+def test_a_slow_reader_is_not_cut_off(url: str) -> None:
     with connect(url) as wire:
         wire.send(build_request("GET /large"))
         assert len(wire.read_response().body) == LARGE

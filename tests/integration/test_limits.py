@@ -22,7 +22,7 @@ from app.errors import ApiError, InvalidRequest, RateLimited
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.sizes import Size
 from app.state.shared_state import SharedState
-from tests.support.processes import Process, serve
+from tests.support.processes import LimnerProcess, run_process
 from tests.support.redis import RedisServer, run_redis
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -281,7 +281,7 @@ class Pair:
 
     demo: RunningDemo
     redis: RedisServer
-    processes: tuple[Process, Process]
+    processes: tuple[LimnerProcess, LimnerProcess]
 
     def ask(self, number: int, **more: Any) -> httpx.Response:
         url = f"{self.processes[number % 2].url}/v1/images/generations"
@@ -303,7 +303,7 @@ class Pair:
         for process in self.processes:
             process.process.terminate()
             assert process.end() == 0
-        return [sum(line["event"] == event for line in process.lines) for process in self.processes]
+        return [sum(line["event"] == event for line in process.records) for process in self.processes]
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def pair(
         "LIMNER_UPSTREAM_MODEL": model,
         **variables,
     }
-    with serve(demo, folder / "one", **shared) as one, serve(demo, folder / "other", **shared) as other:
+    with run_process(demo, folder / "one", **shared) as one, run_process(demo, folder / "other", **shared) as other:
         yield Pair(demo, redis, (one, other))
 
 
@@ -384,7 +384,7 @@ def test_redis_is_killed_and_started_again_while_requests_run(
         failures = [httpx.get(f"{each.url}/metrics", trust_env=False).text for each in both.processes]
         assert all('limner_part_errors_total{part="state"} 0.0' not in each for each in failures)
         assert (both.logged("state_down"), both.counted("images/alice/minute") > 0) == ([1, 1], True)
-        assert [sum(line["event"] == "state_up" for line in each.lines) for each in both.processes] == [
+        assert [sum(line["event"] == "state_up" for line in each.records) for each in both.processes] == [
             1,
             1,
         ]

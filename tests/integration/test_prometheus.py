@@ -1,4 +1,4 @@
-"""A real Prometheus makes of deploy/ what it should: each panel has data after a demo run, each alert fires in time."""
+"""A real Prometheus with the files of deploy/: each panel has data after a demo run, each alert fires in time."""
 
 import subprocess
 from collections.abc import Iterator
@@ -22,45 +22,45 @@ TARGETS = [
     for target in panel["targets"]
 ]
 
-#: When the demo run was, in seconds since 1970; it is scraped each half minute by a clock of its own.
-BEGAN, STEP = 1_800_000_000, 30
+#: The start of the demo run in seconds since 1970, and the simulated interval of its scrapes.
+START, SCRAPE_INTERVAL = 1_800_000_000, 30
 
-#: What the demo upstream does, by the model that a client names.
+#: The behaviour of the demo upstream by the model that a client names.
 MODELS = {"gpt-image-2": "gpt-image-2-chat", "refused": "refuses-400", "broken": "error-500", "*": "gpt-image-2-chat"}
 
 
-def need(program: str | None, name: str) -> None:
+def require(program: str | None, name: str) -> None:
     if program is None:
         pytest.skip(f"needs {name}")
 
 
-def ask(http: httpx.Client, folder: Path) -> None:
-    """One question that goes well, an edit, a refusal and a failure."""
-    order = {"model": "gpt-image-2", "prompt": "a fox", "size": "1024x1024"}
-    url, form = "/v1/images/generations", {key: value for key, value in order.items() if key != "size"}
-    assert http.post(url, json=order).status_code == 200
+def send_requests(http: httpx.Client, folder: Path) -> None:
+    """Send a generation, an edit, a request that is refused, and one that fails."""
+    body = {"model": "gpt-image-2", "prompt": "a fox", "size": "1024x1024"}
+    url, form = "/v1/images/generations", {key: value for key, value in body.items() if key != "size"}
+    assert http.post(url, json=body).status_code == 200
     with (folder / "photo.png").open("rb") as photo:
         assert http.post("/v1/images/edits", data=form, files={"image": photo}).status_code == 200
-    assert http.post(url, json={**order, "model": "refused"}).status_code == 400
-    assert http.post(url, json={**order, "model": "broken"}).status_code == 500
+    assert http.post(url, json={**body, "model": "refused"}).status_code == 400
+    assert http.post(url, json={**body, "model": "broken"}).status_code == 500
 
 
 def scrape(limner: RunningLimner, folder: Path) -> Iterator[str]:
-    """Questions and scrapes in turn, until what is looked at each second has been seen changing."""
-    at, looked = BEGAN, set[str]()
+    """Send requests and scrape in turn, until the gauges that are sampled each second have changed."""
+    at, seen = START, set[str]()
     with httpx.Client(base_url=limner.url, timeout=30, trust_env=False) as http:
-        while len(looked) < 4:
-            ask(http, folder)
-            told = http.get("/metrics").text
-            looked.update(line for line in told.splitlines() if line.startswith("limner_event_loop_lag_seconds_count"))
-            yield from samples(told, at, job="limner", instance="127.0.0.1:8000")
-            at += STEP
+        while len(seen) < 4:
+            send_requests(http, folder)
+            scraped = http.get("/metrics").text
+            seen.update(line for line in scraped.splitlines() if line.startswith("limner_event_loop_lag_seconds_count"))
+            yield from samples(scraped, at, job="limner", instance="127.0.0.1:8000")
+            at += SCRAPE_INTERVAL
 
 
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, float]]:
-    """Prometheus after a run of Limner before the demo upstream, and when that ended."""
-    need(PROMETHEUS, "prometheus")
+    """Prometheus with the data of a run of Limner and the demo upstream, and the time at which it ended."""
+    require(PROMETHEUS, "prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     Image.new("RGB", (64, 64), "teal").save(folder / "photo.png")
     with run_demo() as demo:
@@ -81,7 +81,7 @@ def test_each_query_of_the_dashboard_returns_data_from_a_demo_run(
     assert any(isfinite(float(each["value"][1])) for each in series)
 
 
-def test_the_dashboard_tells_outcomes_apart(demo_run: tuple[Prometheus, float]) -> None:
+def test_the_dashboard_separates_outcomes(demo_run: tuple[Prometheus, float]) -> None:
     prometheus, ended = demo_run
     series = prometheus.query("sum by (operation, outcome) (rate(limner_questions_total[5m])) > 0", ended)
     assert {(each["metric"]["operation"], each["metric"]["outcome"]) for each in series} >= {
@@ -93,12 +93,12 @@ def test_the_dashboard_tells_outcomes_apart(demo_run: tuple[Prometheus, float]) 
 
 
 def test_every_alert_fires_when_it_should_and_is_silent_when_it_should() -> None:
-    """What it is told and what is expected is in alerts.yaml beside this file."""
-    need(PROMTOOL, "promtool")
+    """The samples and the expected alerts are in tests/data/alerts.yaml."""
+    require(PROMTOOL, "promtool")
     assert PROMTOOL is not None
     file = Path(__file__).parents[1] / "data" / "alerts.yaml"
-    done = subprocess.run([PROMTOOL, "test", "rules", file], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    ended = subprocess.run([PROMTOOL, "test", "rules", file], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     expected = [alert for test in yaml.safe_load(file.read_text())["tests"] for alert in test["alert_rule_test"]]
     assert {each["alertname"] for each in expected if each.get("exp_alerts")} == set(ALERTS)
     assert {each["alertname"] for each in expected if not each.get("exp_alerts")} == set(ALERTS)

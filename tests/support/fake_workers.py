@@ -1,4 +1,4 @@
-"""Workers for tests of their supervisor: what each does in its process. They load nothing of the app, to start soon."""
+"""Main functions of worker processes for tests of the supervisor. They import nothing of the app, to start fast."""
 
 import os
 import signal
@@ -6,44 +6,44 @@ import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-#: As in app/server.py.
-READY, LEAVING, DRAIN = b"ready", b"leaving", b"drain"
+#: As in app/server/draining.py.
+READY, STOPPED_LISTENING, DRAIN = b"ready", b"leaving", b"drain"
 
 
-def obey(heard: Path, _: object, sockets: list[socket.socket], line: Connection) -> None:
-    """Listens, writes down what it is told, and ends when it is to drain. `heard`: a folder."""
+def record_messages(folder: Path, _: object, sockets: list[socket.socket], pipe: Connection) -> None:
+    """Listen, write received messages into a file of `folder`, and end at DRAIN."""
     for each in sockets:
         each.listen()
-    with (heard / str(os.getpid())).open("ab", buffering=0) as file:
-        line.send_bytes(READY)
-        while (said := line.recv_bytes()) != DRAIN:
-            file.write(said + b"\n")
+    with (folder / str(os.getpid())).open("ab", buffering=0) as file:
+        pipe.send_bytes(READY)
+        while (message := pipe.recv_bytes()) != DRAIN:
+            file.write(message + b"\n")
 
 
-def tell_mask(heard: Path, settings: object, sockets: list[socket.socket], line: Connection) -> None:
-    """Writes down which signals it does not get yet."""
+def record_signal_mask(folder: Path, settings: object, sockets: list[socket.socket], pipe: Connection) -> None:
+    """Write the blocked signals into a file of `folder`, then do the same as `record_messages`."""
     blocked = sorted(signal.Signals(each).name for each in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    (heard / "mask").write_text(" ".join(blocked))
-    obey(heard, settings, sockets, line)
+    (folder / "mask").write_text(" ".join(blocked))
+    record_messages(folder, settings, sockets, pipe)
 
 
-def leave(_: Path, __: object, sockets: list[socket.socket], line: Connection) -> None:
-    """Listens, and then no longer, though it has not ended."""
-    line.send_bytes(READY)
+def stop_listening(_: Path, __: object, sockets: list[socket.socket], pipe: Connection) -> None:
+    """Listen, then stop listening, but do not end."""
+    pipe.send_bytes(READY)
     for each in sockets:
         each.listen()
         each.close()
-    line.send_bytes(LEAVING)
-    line.recv_bytes()
+    pipe.send_bytes(STOPPED_LISTENING)
+    pipe.recv_bytes()
 
 
-def refuse(_: Path, __: object, ___: list[socket.socket], line: Connection) -> None:
-    """Listens, and hears nothing."""
-    line.send_bytes(READY)
+def ignore_messages(_: Path, __: object, ___: list[socket.socket], pipe: Connection) -> None:
+    """Become ready, and ignore all messages."""
+    pipe.send_bytes(READY)
     signal.pause()
 
 
-def fail(_: Path, __: object, ___: list[socket.socket], line: Connection) -> None:
-    """Ends before it is ready."""
-    line.close()
+def exit_early(_: Path, __: object, ___: list[socket.socket], pipe: Connection) -> None:
+    """End before being ready."""
+    pipe.close()
     raise SystemExit(7)

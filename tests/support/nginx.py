@@ -1,4 +1,4 @@
-"""A real nginx before a server of a test: the configuration of deploy/, its addresses and certificate replaced."""
+"""A real nginx in front of a test's server: the configuration of deploy/ with other addresses and another certificate."""
 
 import re
 import shutil
@@ -16,16 +16,18 @@ from tests.support.certificates import CERTIFICATE, KEY
 from tests.support.ports import free_ports
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-OURS = (Path(__file__).parents[2] / "deploy" / "nginx.conf").read_text()
+DEPLOY_CONFIG = (Path(__file__).parents[2] / "deploy" / "nginx.conf").read_text()
 
-#: What somebody writes who has not read our file: addresses only.
-BARE = re.sub(r"(?m)^ +(?:proxy_(?!pass|set_header [HX])|send_|keepalive).+\n", "", OURS)
+#: A configuration without our settings for proxies: addresses only.
+MINIMAL_CONFIG = re.sub(r"(?m)^ +(?:proxy_(?!pass|set_header [HX])|send_|keepalive).+\n", "", DEPLOY_CONFIG)
 
-#: The same, with the version of HTTP that nginx before 1.29.7 does not speak by itself.
-NEARLY_BARE = BARE.replace("proxy_pass http://limner;", "proxy_pass http://limner; proxy_http_version 1.1;")
+#: The same, with HTTP/1.1, which nginx before 1.29.7 does not use by default.
+HTTP_1_1_CONFIG = MINIMAL_CONFIG.replace(
+    "proxy_pass http://limner;", "proxy_pass http://limner; proxy_http_version 1.1;"
+)
 
-#: All that a configuration needs around it where nothing may be written outside of `folder`.
-AROUND = """\
+#: The settings around a site, so that nginx writes nothing outside of `folder`.
+_WRAPPER = """\
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/log;
 events {{ worker_connections 64; }}
 http {{
@@ -38,47 +40,47 @@ http {{
 
 
 @contextmanager
-def run_nginx(server: str, site: str = OURS) -> Iterator[str]:
-    """Yields its https URL. `server`: the URL behind it."""
+def run_nginx(server: str, site: str = DEPLOY_CONFIG) -> Iterator[str]:
+    """Run nginx in front of the server at this URL, and yield the https URL of nginx."""
     assert NGINX is not None
     tls, plain = free_ports(2)
     with TemporaryDirectory() as folder:
-        put = {
+        replacements = {
             "127.0.0.1:8000": urlsplit(server).netloc,
             "listen 443 ssl;": f"listen 127.0.0.1:{tls} ssl;",
             "listen 80;": f"listen 127.0.0.1:{plain};",
             "/etc/nginx/tls": folder,
         }
-        for old, new in put.items():
+        for old, new in replacements.items():
             assert old in site
             site = site.replace(old, new)
         Path(folder, "fullchain.pem").write_text(CERTIFICATE)
         Path(folder, "privkey.pem").write_text(KEY)
-        Path(folder, "nginx.conf").write_text(AROUND.format(folder=folder, site=site))
+        Path(folder, "nginx.conf").write_text(_WRAPPER.format(folder=folder, site=site))
         with (
             Path(folder, "out").open("wb") as out,
             subprocess.Popen([NGINX, "-p", folder, "-c", f"{folder}/nginx.conf"], stdout=out, stderr=out) as process,
         ):
             try:
-                wait(process, tls, Path(folder, "out"))
+                wait_for_port(process, tls, Path(folder, "out"))
                 yield f"https://127.0.0.1:{tls}"
             finally:
                 process.terminate()
 
 
-def wait(process: subprocess.Popen[bytes], port: int, out: Path) -> None:
+def wait_for_port(process: subprocess.Popen[bytes], port: int, out: Path) -> None:
     deadline = time.monotonic() + 20
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
-        # A pause that ends early where nginx dies.
+        # A pause that ends early if the process dies.
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.02)
     raise AssertionError(out.read_text())
 
 
-def trust() -> ssl.SSLContext:
-    """The certificate is for another name."""
+def tls_context() -> ssl.SSLContext:
+    """Trust the test's certificate, which is for another host name."""
     context = ssl.create_default_context(cadata=CERTIFICATE)
     context.check_hostname = False
     return context

@@ -13,29 +13,29 @@ import orjson
 from tests.support.servers import RunningDemo
 
 
-class Process:
+class LimnerProcess:
     def __init__(self, process: "subprocess.Popen[str]", lines: "list[dict[str, Any]]") -> None:
         self.process = process
-        self.lines = lines
+        self.records = lines
         self.url = ""
 
-    def listen(self, event: str) -> dict[str, Any]:
-        """Reads the log up to a record of this event."""
+    def wait_for_event(self, event: str) -> dict[str, Any]:
+        """Read the log up to the next record of this event, and return this record."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.lines.append(orjson.loads(line))
-            if self.lines[-1]["event"] == event:
-                return self.lines[-1]
-        raise AssertionError(f"no {event} in {self.lines}")
+            self.records.append(orjson.loads(line))
+            if self.records[-1]["event"] == event:
+                return self.records[-1]
+        raise AssertionError(f"no {event} in {self.records}")
 
     def end(self) -> int:
         assert self.process.stderr is not None
-        self.lines += [orjson.loads(line) for line in self.process.stderr]
+        self.records += [orjson.loads(line) for line in self.process.stderr]
         return self.process.wait(20)
 
 
 @contextmanager
-def serve(demo: RunningDemo, folder: Path, **variables: str) -> Iterator[Process]:
+def run_process(demo: RunningDemo, folder: Path, **variables: str) -> Iterator[LimnerProcess]:
     environment = {
         **os.environ,
         "LIMNER_UPSTREAM_BASE_URL": f"{demo.url}/v1",
@@ -52,9 +52,9 @@ def serve(demo: RunningDemo, folder: Path, **variables: str) -> Iterator[Process
     with subprocess.Popen(
         [sys.executable, "-m", "app", "serve"], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
-        running = Process(process, [])
+        running = LimnerProcess(process, [])
         try:
-            running.url = running.listen("server_ready")["address"].removesuffix("/v1")
+            running.url = running.wait_for_event("server_ready")["address"].removesuffix("/v1")
             yield running
         finally:
             if process.poll() is None:

@@ -1,4 +1,4 @@
-"""A real Prometheus, over samples that a test has written down or over servers that it scrapes."""
+"""A real Prometheus with samples that a test has prepared, or with servers that it scrapes."""
 
 import shutil
 import subprocess
@@ -18,18 +18,18 @@ PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 
 
 def samples(exposition: str, at: float, **labels: str) -> Iterator[str]:
-    """Lines of OpenMetrics, of what a server told at that time; `labels` are those that Prometheus itself would add."""
+    """Yield OpenMetrics lines for a scrape at that time. `labels` are those that Prometheus would add."""
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
-            told = ",".join(
+            pairs = ",".join(
                 f"{name}={orjson.dumps(value).decode()}" for name, value in (sample.labels | labels).items()
             )
-            yield f"{sample.name}{{{told}}} {sample.value} {at}"
+            yield f"{sample.name}{{{pairs}}} {sample.value} {at}"
 
 
 @contextmanager
 def run_prometheus(folder: Path, lines: Sequence[str] = (), config: str = "") -> Iterator["Prometheus"]:
-    """`lines` of OpenMetrics are what it has seen so far. `config` is its file; without one it scrapes nothing."""
+    """Run Prometheus with these OpenMetrics lines as its past. Without `config` it scrapes nothing."""
     assert PROMETHEUS is not None
     assert PROMTOOL is not None
     if lines:
@@ -63,7 +63,7 @@ def wait(process: subprocess.Popen[bytes], http: httpx.Client, log: Path) -> Non
         with suppress(httpx.TransportError):
             if http.get("/-/ready").status_code == 200:
                 return
-        # A pause that ends early where it dies.
+        # A pause that ends early if the process dies.
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
     raise AssertionError(log.read_text())
@@ -74,15 +74,15 @@ class Prometheus:
         self._http = http
 
     def query(self, query: str, at: float) -> list[dict[str, Any]]:
-        """Of each series its labels (`metric`), and `value`: the time and a number as text."""
+        """Return for each series its labels (`metric`) and its `value`: the time, and a number as text."""
         return self._ask("/api/v1/query", query=query, time=at)
 
     def range(self, query: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
-        """Of each series its labels (`metric`), and `values`."""
+        """Return for each series its labels (`metric`) and its `values`."""
         return self._ask("/api/v1/query_range", query=query, start=start, end=end, step=step)
 
-    def _ask(self, path: str, **asked: Any) -> list[dict[str, Any]]:
-        answer = orjson.loads(self._http.post(path, data=asked).content)
+    def _ask(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
+        answer = orjson.loads(self._http.post(path, data=parameters).content)
         assert answer["status"] == "success", answer
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found

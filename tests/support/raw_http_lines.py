@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from tests.support.processes import Process
+from tests.support.processes import LimnerProcess
 from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
 GENERATION: Any = {"model": "gpt-image-2", "prompt": "a fox"}
@@ -26,7 +26,7 @@ class ListeningClient:
     """A client that has sent a request for an image and now reads the response, of which it keeps all bytes."""
 
     def __init__(
-        self, limner: RunningLimner | Process, body: dict[str, Any], version: str = "1.1", **headers: str
+        self, limner: RunningLimner | LimnerProcess, body: dict[str, Any], version: str = "1.1", **headers: str
     ) -> None:
         host, port = urlsplit(limner.url).netloc.split(":")
         data = orjson.dumps(body)
