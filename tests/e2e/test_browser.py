@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
-from tests.support.browser import open_page, run_browser, visit
+from tests.support.browser import go_to, open_page, run_browser
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 PROMPT = "A lighthouse in a storm"
@@ -429,11 +429,11 @@ def test_a_key_is_required_and_stays_in_memory(browser: Browser, demo: RunningDe
         assert "sk-client" not in page.inner_text("#code")
         stored = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
         assert "sk-" not in page.evaluate(stored)
-        visit(page, limner.url)
+        go_to(page, limner.url)
         expect(page.locator("#key")).to_have_value("")
         page.fill("#key", "sk-client")
         page.check("#remember")
-        visit(page, limner.url)
+        go_to(page, limner.url)
         expect(page.locator("#key")).to_have_value("sk-client")
         page.click("summary")
         page.uncheck("#remember")
@@ -475,7 +475,7 @@ def test_the_history_stays_in_the_browser(page: Page, limner: RunningLimner) -> 
         page.check(f"input[name=size][value='{size}']")
         generate(page, f"Image {number}")
         expect(page.locator("#history li")).to_have_count(number)
-    visit(page, limner.url)
+    go_to(page, limner.url)
     expect(page.locator("#history li")).to_have_count(2)
     page.click("#history li:last-child button:first-child")
     assert shown_sizes(page) == [(1024, 1024)]
@@ -486,7 +486,7 @@ def test_the_history_stays_in_the_browser(page: Page, limner: RunningLimner) -> 
     expect(page.locator("#history li")).to_have_count(1)
     page.click("#clear-history")
     expect(page.locator("#history-section")).to_be_hidden()
-    visit(page, limner.url)
+    go_to(page, limner.url)
     expect(page.locator("#history-section")).to_be_hidden()
 
 
@@ -681,7 +681,7 @@ def test_the_page_in_chinese(browser: Browser, limner: RunningLimner) -> None:
         page.click("#language")
         assert page.inner_text("label[for=prompt]") == "Prompt"
         assert "Images received: 1" in timeline(page)
-        visit(page, limner.url)
+        go_to(page, limner.url)
         assert page.inner_text("label[for=prompt]") == "Prompt"
 
 

@@ -61,7 +61,7 @@ FRAMEWORK = [
 
 
 @pytest.mark.parametrize("case", FRAMEWORK, ids=lambda case: case.name)
-def test_what_the_framework_has_to_say_is_said_in_the_envelope(limner: RunningLimner, case: Framework) -> None:
+def test_errors_of_the_framework_have_the_body_of_openai_errors(limner: RunningLimner, case: Framework) -> None:
     hosted = case.headers or ("host: HOST",)
     raw = "\r\n".join([f"{case.line} HTTP/1.1", *hosted, f"origin: {PAGE}", "", ""]).encode()
     reply = send_request(limner.url, raw)

@@ -1,5 +1,6 @@
-"""What stands beside Limner in deploy/compose.yaml does its work as it is started there: by its own command, in its own
-environment, but on ports and in a folder of the test.
+"""The image store of deploy/compose.yaml works with the command and the environment of that file.
+
+Only its ports and its folder are those of the test.
 """
 
 import os
@@ -26,13 +27,13 @@ PARTS = ("master", "volume", "filer", "s3")
 
 @contextmanager
 def run_store(folder: Path) -> Iterator[str]:
-    """Yields where it speaks S3."""
+    """Run the store and yield the address of its S3 API."""
     store = SERVICES["store"]
     assert store["entrypoint"] == ["/usr/bin/weed"]
     ports = free_ports(2 * len(PARTS))
     http, grpc = ports[: len(PARTS)], ports[len(PARTS) :]
-    here = {"-dir=/data": f"-dir={folder}", "-ip.bind=0.0.0.0": "-ip.bind=127.0.0.1"}
-    command = [str(WEED), *(here.get(word, word) for word in store["command"]), "-ip=127.0.0.1"]
+    replacements = {"-dir=/data": f"-dir={folder}", "-ip.bind=0.0.0.0": "-ip.bind=127.0.0.1"}
+    command = [str(WEED), *(replacements.get(word, word) for word in store["command"]), "-ip=127.0.0.1"]
     command += [f"-{part}.port={port}" for part, port in zip(PARTS, http, strict=True)]
     command += [f"-{part}.port.grpc={port}" for part, port in zip(PARTS, grpc, strict=True)]
     keys = {name: SECRET if value.startswith("${") else value for name, value in store["environment"].items()}
@@ -46,27 +47,30 @@ def run_store(folder: Path) -> Iterator[str]:
             process.kill()
             process.wait()
             for port in ports:
-                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                    left.unlink(missing_ok=True)
+                for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    leftover.unlink(missing_ok=True)
 
 
-def test_the_store_makes_its_bucket_and_keeps_pictures_for_who_has_the_key(tmp_path: Path) -> None:
-    told = SERVICES["limner"]["environment"]
+def test_the_store_creates_its_bucket_and_stores_images_with_the_right_key(tmp_path: Path) -> None:
+    environment = SERVICES["limner"]["environment"]
     with run_store(tmp_path) as endpoint, run_demo() as demo:
         (check,) = (word for word in SERVICES["store"]["healthcheck"]["test"] if word.startswith("http"))
         assert httpx.get(endpoint + urlsplit(check).path, trust_env=False).status_code == 200
         options = {
-            "image_store": told["LIMNER_IMAGE_STORE"].replace("http://store:8333", endpoint),
-            "store_serve": told["LIMNER_STORE_SERVE"],
+            "image_store": environment["LIMNER_IMAGE_STORE"].replace("http://store:8333", endpoint),
+            "store_serve": environment["LIMNER_STORE_SERVE"],
             "rehost": "always",
         }
-        user = told["LIMNER_IMAGE_STORE_KEY"].partition(":")[0]
-        assert [ask(demo.url, image_store_key=f"{user}:{secret}", **options) for secret in (SECRET, "w")] == [200, 500]
+        user = environment["LIMNER_IMAGE_STORE_KEY"].partition(":")[0]
+        assert [generate(demo.url, image_store_key=f"{user}:{secret}", **options) for secret in (SECRET, "w")] == [
+            200,
+            500,
+        ]
 
 
-def ask(demo: str, **options: Any) -> int:
+def generate(demo: str, **options: Any) -> int:
     with run_limner(demo, **options) as limner, httpx.Client(base_url=limner.url, trust_env=False, timeout=30) as http:
-        answer = http.post("/v1/images/generations", json={"prompt": "a fox", "response_format": "url"})
-        if answer.status_code == 200:
-            assert http.get(answer.json()["data"][0]["url"]).headers["content-type"] == "image/png"
-        return answer.status_code
+        response = http.post("/v1/images/generations", json={"prompt": "a fox", "response_format": "url"})
+        if response.status_code == 200:
+            assert http.get(response.json()["data"][0]["url"]).headers["content-type"] == "image/png"
+        return response.status_code

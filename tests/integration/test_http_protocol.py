@@ -77,7 +77,7 @@ LONG = 30.0
 
 @pytest.fixture(scope="module")
 def patient_url(app: App) -> Iterator[str]:
-    """A server with long timeouts, for tests that must not depend on time."""
+    """Run a server with long timeouts, for tests that must not depend on time."""
     with serve(app, http=protocol_class(LONG, LONG)) as url:
         yield url
 

@@ -57,7 +57,7 @@ def test_a_body_of_64_megabytes_passes(demo: RunningDemo) -> None:
 
 
 def test_a_body_that_is_too_large_is_rejected_by_limner(demo: RunningDemo) -> None:
-    """nginx's own limit is 1 MB, and its error an HTML page."""
+    """The own limit of nginx is 1 MB, and its error is an HTML page."""
     with limner_over(demo, "gpt-image-2-chat", max_request_bytes="1MiB") as limner, client_of(limner) as http:
         answer = http.post("/v1/images/generations", json=BODY | {"user": "x" * 2**20})
     assert answer.status_code == 413

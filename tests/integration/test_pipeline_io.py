@@ -100,10 +100,10 @@ def test_a_stream_tells_how_far_the_upstream_is_and_at_its_end_in_which_form_the
     with limner_with_model(demo, "pace-0.06") as limner:
         asked = {**GENERATION, "stream": True}
         answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked, timeout=20, trust_env=False)
-    told = [line.removeprefix(": ") for line in answer.text.splitlines() if line.startswith(": ")]
-    lines = [line for line in told if line.startswith("progress ")]
+    comments = [line.removeprefix(": ") for line in answer.text.splitlines() if line.startswith(": ")]
+    lines = [line for line in comments if line.startswith("progress ")]
     # A busy machine may miss one.
     assert lines
     assert lines == [f"progress 进度 {part}%" for part in (13, 55, 88) if f"progress 进度 {part}%" in lines]
-    assert told[-3] == "x-limner-reply-form: address"
+    assert comments[-3] == "x-limner-reply-form: address"
     assert "x-limner-reply-form" not in answer.headers

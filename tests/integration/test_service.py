@@ -50,9 +50,9 @@ def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> Non
         line = ListeningClient(limner, GENERATION)
         line.read_until(b"1\r\n \r\n", count=3)
         demo.state.release()
-        heard = line.read_until(b"\r\n0\r\n\r\n")
+        response = line.read_until(b"\r\n0\r\n\r\n")
         line.disconnect()
-    head, _, body = heard.partition(b"\r\n\r\n")
+    head, _, body = response.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head
     assert b"x-accel-buffering: no" in head
     document = orjson.loads(unchunk(body))
@@ -179,7 +179,7 @@ def test_a_stream_that_breaks_off_after_its_picture_is_a_success(demo: RunningDe
     assert (last.type, last.size) == ("image_generation.completed", "1536x1024")
 
 
-def test_large_input_pictures_are_made_smaller_and_that_is_said(demo: RunningDemo) -> None:
+def test_large_input_images_are_shrunk_and_reported(demo: RunningDemo) -> None:
     with limner_with_model(demo, "gpt-image-2-chat") as limner:
         wide = saved(gradient(size=(5000, 20)), "PNG")
         mask = saved(Image.new("RGBA", (5000, 20)), "PNG")

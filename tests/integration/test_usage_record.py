@@ -1,4 +1,4 @@
-"""What is told of each question at its end: in the ledger, in the log, in the counters and in traces."""
+"""Each request for images is reported at its end: in the ledger, the log, the metrics and the trace."""
 
 import asyncio
 import io
@@ -135,10 +135,10 @@ def test_no_line_holds_a_prompt_or_a_key(demo: RunningDemo, kept: Kept) -> None:
     asked = {**GENERATION, "prompt": "an-unheard-of-fox"}
     with watched(demo, kept, api_keys="sk-client-secret") as limner:
         ask(limner, asked, authorization="Bearer sk-client-secret", traceparent=GIVEN)
-    told = kept.path.read_text() + kept.stream.getvalue()
+    reported = kept.path.read_text() + kept.stream.getvalue()
     assert kept.entry["outcome"] == "ok"
-    assert "unheard" not in told
-    assert "secret" not in told
+    assert "unheard" not in reported
+    assert "secret" not in reported
 
 
 def test_a_stranger_is_not_in_the_ledger(demo: RunningDemo, kept: Kept) -> None:
@@ -162,7 +162,7 @@ def test_usage_and_times_are_those_of_the_work(demo: RunningDemo, kept: Kept) ->
     assert seconds["turn"] + seconds["upstream"] <= seconds["total"]
 
 
-def test_who_has_gone_is_told_when_the_work_has_ended(demo: RunningDemo, kept: Kept) -> None:
+def test_a_disconnected_client_is_reported_when_the_job_ends(demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept, "holds", keepalive_after=0.02) as limner:
         line = ListeningClient(limner, GENERATION)
         line.read_until(b"\r\n\r\n")
@@ -187,13 +187,13 @@ def test_who_has_gone_is_told_when_the_work_has_ended(demo: RunningDemo, kept: K
     assert (repeat["outcome"], repeat["delivered"], repeat["model"]) == ("ok", True, "gpt-image-2")
     assert set(repeat["seconds"]) == {"total"}
     assert not {"usage", "images", "attempts"} & set(repeat)
-    (told,) = [record for record in kept.records if record["event"] == "job_finished"]
-    assert (told["request_id"], told["images"]) == (first_id, 1)
+    (reported,) = [record for record in kept.records if record["event"] == "job_finished"]
+    assert (reported["request_id"], reported["images"]) == (first_id, 1)
     assert demo.state.calls == 1
 
 
 def wait_for_record(kept: Kept, event: str) -> dict[str, Any]:
-    """The log belongs to the server's thread: looked at until the record is there."""
+    """Wait for a record of the log, which the thread of the server writes."""
     wait_until(lambda: any(f'"event":"{event}"' in line for line in kept.stream.getvalue().split("\n")[:-1]))
     return next(record for record in kept.records if record["event"] == event)
 
@@ -242,7 +242,7 @@ def readers(limner: RunningLimner) -> int:
     return sum(job.readers for job in limner.service.registry.active())
 
 
-def test_a_body_that_never_came_whole_is_told(demo: RunningDemo, kept: Kept) -> None:
+def test_an_incomplete_body_is_reported(demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept) as limner:
         with connect(limner.url) as wire:
             wire.send(
@@ -265,7 +265,7 @@ def test_a_second_try_at_delivering_is_charged_to_nobody(demo: RunningDemo, kept
     assert demo.state.calls == 1
 
 
-def test_who_does_not_wait_is_told_of_at_the_end(demo: RunningDemo, kept: Kept) -> None:
+def test_an_asynchronous_request_is_reported_at_the_end(demo: RunningDemo, kept: Kept) -> None:
     with watched(demo, kept, "holds") as limner:
         accepted = ask(limner, prefer="respond-async")
         assert accepted.status_code == 202
@@ -338,10 +338,10 @@ def test_each_arrow_is_a_span_and_the_upstream_hears_of_the_trace(
     assert list(spans) == ["read", "turn", "prepare", "ask", "fetch", "convert", "keep", "image_edit"]
     root = spans["image_edit"]
     assert root.attributes is not None
-    told = {
+    reported = {
         name: root.attributes[f"limner.{name}"] for name in ("request_id", "outcome", "status", "images", "upstream")
     }
-    assert told == {name: kept.entry[name] for name in told}
+    assert reported == {name: kept.entry[name] for name in reported}
     assert not any("a hat" in str(value) for value in root.attributes.values())
     assert demo.state.requests[-1].headers["traceparent"] == f"00-{TRACE}-{spans['ask'].context.span_id:016x}-01"
     assert kept.entry["trace"] == TRACE

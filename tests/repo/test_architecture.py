@@ -57,9 +57,9 @@ MAY_USE = {
     "socket": ("images/fetch", "server/*", "cli/*", "demo/server"),
     **dict.fromkeys(("http", "urllib.request", "ftplib", "smtplib", "requests", "urllib3", "anyio"), ()),
     # Incoming connections.
-    "starlette": ("api/*", "main", "server/*", "demo/*"),
-    "starlette.datastructures": ("access/auth", "api/*", "main", "server/*", "demo/*"),
-    "fastapi": ("api/*", "main", "server/*", "demo/*"),
+    "starlette": ("api/*", "main", "demo/*"),
+    "starlette.datastructures": ("access/auth", "api/*"),
+    "fastapi": ("api/*", "main", "server/*"),
     "uvicorn": ("server/*", "demo/*"),
 }
 
@@ -88,19 +88,8 @@ FORBIDDEN_WORDS = {
     *("visit", "visits", "commission", "told", "heard", "said"),
 }
 
-#: Packages and folders whose identifiers still have such words.
-NOT_RENAMED_YET = {
-    "bench",
-    "demo",
-    "tests/e2e",
-    "tests/integration",
-    "tests/support",
-    "tests/unit/demo",
-    "tests/unit/jobs",
-}
-
-#: Names that more than one class still has.
-TWINS: set[str] = set()
+#: Those of them that have no other meaning here, in texts. Cherry Studio is a client.
+FORBIDDEN_IN_TEXTS = re.compile(r"(?i)\b(errand|workbench|handover|(?<!cherry )studio)s?\b")
 
 #: Where any exception is logged and becomes a 500, since no caller could do it.
 LAST_RESORTS = {"jobs/job", "api/middleware"}
@@ -224,7 +213,7 @@ def test_no_class_name_is_defined_twice() -> None:
         for node in ast.walk(SOURCES[name]) if package_of(name) != "demo" else ():
             if isinstance(node, ast.ClassDef):
                 defined[node.name].append(name)
-    assert not {twin: files for twin, files in defined.items() if len(files) > 1 and twin not in TWINS}
+    assert not {twin: files for twin, files in defined.items() if len(files) > 1}
 
 
 def identifiers(tree: ast.Module) -> Iterator[str]:
@@ -253,16 +242,32 @@ def test_an_identifier_consists_of_words(identifier: str, words: set[str]) -> No
     assert words_of(identifier) == words
 
 
-def folder_of(name: str) -> str:
-    """Return the part of the project that is renamed at once: `jobs`, `tests/unit/jobs`, `bench`."""
-    return name if name in SOURCES and "/" not in name else name.rpartition("/")[0]
-
-
 @pytest.mark.parametrize("name", [*SOURCES, *(f"tests/{name}" for name in TESTS), *TOOLS])
 def test_no_identifier_has_a_forbidden_word(name: str) -> None:
     tree = SOURCES.get(name) or TOOLS.get(name) or TESTS[name.removeprefix("tests/")]
     found = {word for word in [*identifiers(tree), *name.split("/")] if words_of(word) & FORBIDDEN_WORDS}
-    assert folder_of(name) in NOT_RENAMED_YET or not found
+    assert not found
+
+
+TEXTS = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("app", "bench", "deploy", "docs", "fuzz", "tests")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in {".html", ".js", ".lua", ".md", ".py", ".toml", ".yaml"} and "node_modules" not in path.parts
+]
+
+
+def test_no_text_has_a_forbidden_word() -> None:
+    exempt = {"docs/decisions/008-packages-and-words.md", "tests/repo/test_architecture.py"}
+    found = {name: FORBIDDEN_IN_TEXTS.findall((ROOT / name).read_text()) for name in TEXTS if name not in exempt}
+    assert not {name: words for name, words in found.items() if words}
+
+
+@pytest.mark.parametrize("library", [library for library, files in MAY_USE.items() if files])
+def test_every_file_that_may_use_a_library_does(library: str) -> None:
+    """An exception that no file needs any more would hide the next mistake."""
+    users = {name for name in SOURCES if library in libraries(SOURCES[name])}
+    assert not [pattern for pattern in MAY_USE[library] if not any(fnmatch(name, pattern) for name in users)]
 
 
 @each_source

@@ -72,13 +72,13 @@ def open_page(browser: Browser, limner: RunningLimner, path: str = "/", **option
         page.on("console", monitor.on_console)
         page.on("pageerror", lambda error: monitor.violations.append(f"error: {error}"))
         page.on("request", monitor.on_request)
-        visit(page, limner.url + path)
+        go_to(page, limner.url + path)
         yield page
         assert not monitor.violations
     finally:
         context.close()
 
 
-def visit(page: Page, url: str) -> None:
+def go_to(page: Page, url: str) -> None:
     page.goto(url)
     page.wait_for_selector("html[data-ready]", state="attached")

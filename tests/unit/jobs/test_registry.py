@@ -70,7 +70,7 @@ class Desk:
         is_async: bool = False,
         delivered: bool = False,
     ) -> Job:
-        """An job whose work has ended and whose reader has left."""
+        """Return a job whose run has ended and whose reader has left."""
         job = self.start(key, fault, size=size, is_async=is_async)
         await job.run.wait_done()
         job.delivered = delivered

@@ -95,7 +95,7 @@ def test_a_record_that_cannot_be_written_is_dropped(level: str) -> None:
 
 
 def logged_events() -> Iterator[tuple[str, ast.expr]]:
-    """The first argument of every `log.info(…)` in the code, the second of `log.log(level, …)`, with its place."""
+    """Yield the first argument of every `log.info(…)` in the code, the second of `log.log(level, …)`, with its location."""
     for path in sorted(APP.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
             match node:
