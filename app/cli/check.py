@@ -16,6 +16,7 @@ import httpx
 import orjson
 
 from app.api.diagnostics import parse_seconds
+from app.cli.messages import PAGES
 from app.cli.settings import load_settings
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest
@@ -70,7 +71,10 @@ def _parse_patience(_: click.Context, __: click.Parameter, value: str | None) ->
 )
 def command(paint: bool, patience: float | None) -> int:
     """Try the image store, the shared state, and each upstream."""
-    return run_checks(load_settings(), with_generation=paint, idle_seconds=patience)
+    code = run_checks(load_settings(), with_generation=paint, idle_seconds=patience)
+    if code != 0:
+        print(f"      See {PAGES['check']}")
+    return code
 
 
 class CheckFailed(Exception):

@@ -1,7 +1,7 @@
 """`limner demo`: run the server in front of the demo upstream, with no key and no network."""
 
+import errno
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +12,7 @@ import click
 import httpx
 import pybase64
 
+from app.cli.messages import print_error
 from app.cli.settings import load_settings
 from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
@@ -38,7 +39,9 @@ Name a model of {url}/v1/models to see what upstreams can do, like "refuses-400"
 
 
 @click.command("demo")
-@click.option("--once", metavar="DIR", help="Generate one image and edit it, write both into DIR, and end.")
+@click.option(
+    "--once", type=click.Path(), metavar="DIR", help="Generate one image and edit it, write both into DIR, and end."
+)
 def command(once: str | None) -> int:
     """Run the server with a demo upstream: no key, no network."""
     return run_demo(once)
@@ -47,7 +50,7 @@ def command(once: str | None) -> int:
 def run_demo(once: str | None) -> int:
     """Run both servers until a signal, or with `once` for one generation and one edit into that folder.
 
-    Returns the exit code: 1 if the port is taken or an image could not be made.
+    Returns the exit code: 1 if the demo cannot start or an image could not be made.
     """
     # Threads inherit the mask. It is set before any thread starts, so that the signals reach only `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -58,16 +61,31 @@ def run_demo(once: str | None) -> int:
             print(_READY.format(url=url.replace("0.0.0.0", "127.0.0.1"), prompt=PROMPT), flush=True)  # noqa: S104
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
             return 0
+    except BrokenPipeError:
+        # The output cannot be written, as in `limner demo | head -1`.
+        raise
+    except CannotListen as error:
+        print_error("demo", str(error))
+        return 1
     except OSError as error:
-        print(f"limner demo: cannot listen: {error.strerror}. Set LIMNER_PORT to a free port.", file=sys.stderr)
+        print_error("demo", f"cannot start: {error}")
         return 1
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
+class CannotListen(Exception):
+    """The server cannot have its address. The message says why and what to do, in one line."""
+
+
 @contextmanager
 def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
-    """Run both servers and yield the base URL of Limner, without `/v1`. `more` are settings."""
+    """Run both servers and yield the base URL of Limner, without `/v1`. `more` are settings.
+
+    Raises:
+        CannotListen: LIMNER_HOST and LIMNER_PORT are not an address of this machine, or are in use.
+        OSError: Something else is missing, like a folder for temporary files.
+    """
     with ExitStack() as stack:
         upstream = stack.enter_context(serve(create_demo(chunk_pause=0.2 if fixed_port else 0.0)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="limner-demo-"))
@@ -86,7 +104,21 @@ def running(*, fixed_port: bool, **more: Any) -> Iterator[str]:
         )
         with_models = settings.model_copy(update={"upstreams": (demo_entry(settings),)})
         port = settings.port if fixed_port else 0
-        yield stack.enter_context(serve(create_app(with_models), settings.host, port))
+        app = create_app(with_models)
+        try:
+            url = stack.enter_context(serve(app, settings.host, port))
+        except OSError as error:
+            raise CannotListen(describe_address_error(error, settings.host, port)) from None
+        yield url
+
+
+def describe_address_error(error: OSError, host: str, port: int) -> str:
+    """Return a line that says which setting to change."""
+    # Python adds the address in its own notation.
+    reason = str(error.strerror).partition(" (while attempting")[0]
+    is_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+    remedy = "Set LIMNER_PORT to a free port" if is_port else "Set LIMNER_HOST to an address of this machine"
+    return f"cannot listen on {host} port {port}: {reason}. {remedy}"
 
 
 def demo_entry(settings: Settings) -> UpstreamEntry:
@@ -113,7 +145,7 @@ def generate_once(url: str, folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         generate_and_edit(url, folder)
     except (OSError, httpx.HTTPError) as error:
-        print(f"limner demo --once: {str(error).splitlines()[0]}", file=sys.stderr)
+        print_error("demo", f"--once: {str(error).splitlines()[0]}")
         return 1
     return 0
 

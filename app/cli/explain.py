@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 import orjson
 
+from app.cli.messages import print_error
 from app.extraction.explain import json_report, parse_pasted, text_report
 from app.extraction.forms import explain as search
 
 
 @click.command("explain")
-@click.argument("file", default="-")
+@click.argument("file", default="-", type=click.Path())
 @click.option("--sent", multiple=True, metavar="URL", help="An image that was sent with the request; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, with addresses in full.")
 def command(file: str, sent: Sequence[str], as_json: bool) -> int:
@@ -28,7 +29,7 @@ def explain_file(file: str, *, sent: Sequence[str] = (), as_json: bool = False) 
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        print(f"limner explain: {file}: {error.strerror}", file=sys.stderr)
+        print_error("explain", f"{file}: {error.strerror}")
         return 2
     pasted = parse_pasted(data)
     findings = search(pasted.reply, sent)

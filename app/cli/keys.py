@@ -5,6 +5,7 @@ import sys
 import click
 
 from app.access.keys import InvalidKeyFile, generate_key
+from app.cli.messages import print_error
 
 
 @click.group("keys")
@@ -19,7 +20,7 @@ def new(name: str) -> int:
     try:
         key, table = generate_key(name)
     except InvalidKeyFile as error:
-        print(f"NAME: {error}", file=sys.stderr)
+        print_error("keys", f"NAME: {error}")
         return 2
     # The table alone goes to the standard output, so that it can be appended to the file.
     print(f"The key of {name}, shown only here: {key}", file=sys.stderr)

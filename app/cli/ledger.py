@@ -10,6 +10,8 @@ from typing import Any
 import click
 import orjson
 
+from app.cli.messages import print_error
+
 #: The group of a ledger line. A line has no model if the request was refused before its body was read.
 GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "key": lambda entry: str(entry["key"]),
@@ -22,7 +24,7 @@ _COLUMNS = ("requests", "ok", "joined", "images", "attempts", "tokens in", "toke
 
 
 @click.command("ledger")
-@click.argument("file", default="-")
+@click.argument("file", default="-", type=click.Path())
 @click.option(
     "--by", type=click.Choice([*GROUPS]), default="key", show_default=True, help="One line for each of these."
 )
@@ -38,10 +40,11 @@ def report_ledger(file: str, by: str) -> int:
     """Print the table and return the exit code: 0, or 2 if the file cannot be read. `-` is the standard input."""
     try:
         with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as lines:
-            print("\n".join(summarize(lines, by)))
+            table = summarize(lines, by)
     except OSError as error:
-        print(f"limner ledger: {file}: {error.strerror}", file=sys.stderr)
+        print_error("ledger", f"{file}: {error.strerror}")
         return 2
+    print("\n".join(table))
     return 0
 
 

@@ -1,5 +1,7 @@
 """The `limner` command. Each subcommand is a module of this package with a `command`."""
 
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -13,8 +15,47 @@ COMMANDS = ("serve", "demo", "check", "paint", "explain", "keys", "ledger")
 #: The exit code after Ctrl-C: 128 + SIGINT, as shells count.
 INTERRUPTED = 130
 
+#: The exit code after the reader of the output has gone, as `head` does: 128 + SIGPIPE.
+BROKEN_PIPE = 141
 
-class _LazyGroup(click.Group):
+#: The page that messages about the command line name.
+COMMANDS_PAGE = "docs/index.md"
+
+#: What connects an upstream. The values are examples.
+ENV_LINES = """\
+    LIMNER_UPSTREAM_BASE_URL=https://api.example.com/v1
+    LIMNER_UPSTREAM_API_KEY=sk-the-key-of-the-upstream
+    LIMNER_API_KEYS=a-key-that-you-choose-for-your-clients
+"""
+
+_NEXT_STEPS = f"""\
+Limner serves the OpenAI Images API in front of a chat model that generates images.
+
+1. See it work. This needs no key and no network:
+
+    limner demo
+
+2. Connect an upstream. Write three lines into a file named .env in this folder:
+
+{ENV_LINES}
+3. Check these settings, then start the server:
+
+    limner check
+    limner serve
+
+All commands: limner --help. Documentation: {COMMANDS_PAGE}
+"""
+
+_EPILOG = f"""To see it work: limner demo. With an upstream of your own: limner check, then limner serve.
+Documentation: {COMMANDS_PAGE}
+
+\b
+Completion, for bash (also zsh_source; for fish, pipe fish_source into source):
+  eval "$(_LIMNER_COMPLETE=bash_source limner)"
+"""
+
+
+class _LimnerGroup(click.Group):
     """Import a subcommand when it is used: `limner serve` must not hold the check and the demo in memory."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -26,25 +67,46 @@ class _LazyGroup(click.Group):
         command: click.Command = import_module(f"app.cli.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> int:
+        """Run the subcommand, and end quietly if the reader of its output has gone."""
+        try:
+            code = int(super().invoke(ctx))
+            # Unlike `sys.stdout.flush()`, this works if the standard output is closed.
+            print(end="", flush=True)
+        except BrokenPipeError:
+            # Python writes the rest of its buffer when it ends, which would fail again with a message.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        return code
+
 
 @click.group(
-    cls=_LazyGroup,
-    epilog="To see it work: limner demo. With an upstream of your own: limner check, then limner serve.",
+    cls=_LimnerGroup,
+    invoke_without_command=True,
+    epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, message="limner %(version)s")
-def limner() -> None:
+@click.pass_context
+def limner(context: click.Context) -> int:
     """Serve the OpenAI Images API in front of a chat model that generates images."""
+    if context.invoked_subcommand is None:
+        print(_NEXT_STEPS, end="", file=sys.stderr)
+    return 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code.
 
-    That is 0 if all went well, 1 if a check failed or the port is taken, 2 if a setting or the command line is wrong,
-    and 130 after Ctrl-C.
+    That is 0 if all went well, 1 if a check failed or the port is taken, 2 if a setting or the command line is wrong or
+    there is no command, 130 after Ctrl-C, and 141 if the reader of the output has gone.
     """
     try:
         return int(limner.main(arguments, prog_name="limner", standalone_mode=False))
+    except click.UsageError as error:
+        error.show()
+        print(f"See {COMMANDS_PAGE}", file=sys.stderr)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -1,12 +1,13 @@
 """`limner paint`: a small client of any Images API, which shows how long it takes and writes the images into files."""
 
+import re
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +17,8 @@ import orjson
 import pybase64
 
 from app.cli.main import INTERRUPTED
-from app.config.settings import terminal_names
+from app.cli.messages import print_error
+from app.config.settings import openai_variables, terminal_names
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.protocol.sse import Decoder, Event
@@ -33,7 +35,7 @@ _REDRAW_INTERVAL = 0.1
 _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 #: What to do about a status, behind the message of the error.
-_REMEDIES = {401: " (--api-key-file names the file that holds your key)"}
+_REMEDIES = {401: " (set OPENAI_API_KEY to your key, or name its file with --api-key-file)"}
 
 #: The protocol in which a terminal shows images, by its name in TERM or TERM_PROGRAM.
 TERMINAL_PROTOCOLS = {
@@ -61,7 +63,11 @@ class UsageError(PaintError):
 
 @dataclass(frozen=True, slots=True)
 class PaintOptions:
-    """The command line. With `images` the request is an edit. `timeout` is in seconds without a byte of the reply."""
+    """The command line, and for `base_url` and `api_key` also the environment.
+
+    With `images` the request is an edit. `api_key_file` wins over `api_key`. `timeout` is in seconds without a byte of
+    the reply.
+    """
 
     prompt: str
     out: Path
@@ -76,6 +82,7 @@ class PaintOptions:
     stream: bool = True
     partial_images: int = 0
     timeout: float = TIMEOUT
+    api_key: str = field(default="limner", repr=False)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of the request. What is not given is left out, since an API may refuse unknown fields."""
@@ -105,8 +112,13 @@ _FILE = click.Path(path_type=Path)
 @click.option("--mask", type=_FILE, metavar="FILE", help="A PNG that is transparent where the first image is edited.")
 @click.option("-n", type=click.IntRange(1, 10), metavar="COUNT", help="How many images. [default: 1]")
 @click.option("--model", metavar="NAME", help=f"[default: {MODEL}]")
-@click.option("--base-url", metavar="URL", help=f"[default: {BASE_URL}]")
-@click.option("--api-key-file", type=_FILE, metavar="FILE", help="Contains the key. [default: the key 'limner']")
+@click.option("--base-url", metavar="URL", help=f"[default: OPENAI_BASE_URL, else {BASE_URL}]")
+@click.option(
+    "--api-key-file",
+    type=_FILE,
+    metavar="FILE",
+    help="Contains the key. [default: OPENAI_API_KEY, else the key 'limner']",
+)
 @click.option("--partial-images", type=click.IntRange(1, 10), metavar="COUNT", help="They may cost extra.")
 @click.option("--no-stream", "stream", flag_value=False, default=True, help="For servers that cannot stream.")
 @click.option("--timeout", type=float, metavar="SECONDS", help=f"Of silence. [default: {TIMEOUT}]")
@@ -115,7 +127,8 @@ def command(**options: Any) -> int:
 
     PROMPT says what to generate, or what to change.
     """
-    return paint(PaintOptions(**{name: value for name, value in options.items() if value is not None}))
+    given = {name: value for name, value in options.items() if value is not None}
+    return paint(PaintOptions(**(openai_variables() | given)))
 
 
 def paint(options: PaintOptions) -> int:
@@ -130,13 +143,13 @@ def paint(options: PaintOptions) -> int:
         write_images(options, images)
     except (PaintError, OSError) as error:
         progress.clear()
-        print(f"limner paint: {error}", file=sys.stderr)
+        print_error("paint", str(error))
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         progress.clear()
         return INTERRUPTED
     if len(images) < options.n:
-        print(f"limner paint: the server sent {len(images)} of {options.n} images", file=sys.stderr)
+        print_error("paint", f"the server sent {len(images)} of {options.n} images")
         return 1
     return 0
 
@@ -147,10 +160,10 @@ def request_images(options: PaintOptions, progress: "Progress") -> list[bytes]:
     Raises:
         PaintError: There are no images, or one of them cannot be read.
     """
-    request = build_request(options)
+    request, key = build_request(options), read_key(options)
     progress.update(f"waiting for {options.base_url}")
     try:
-        with live_progress(progress), open_client(options) as http:
+        with live_progress(progress), open_client(options, key) as http:
             with http.stream("POST", **request) as response:
                 items = read_response(response, progress)
             return [image_bytes(item, progress) for item in items]
@@ -159,7 +172,9 @@ def request_images(options: PaintOptions, progress: "Progress") -> list[bytes]:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise UsageError(f"not an http(s) address: {options.base_url}") from None
     except (httpx.ConnectError, httpx.ConnectTimeout):
-        raise PaintError(f"no server answers at {options.base_url}. --base-url names another one") from None
+        raise PaintError(
+            f"no server answers at {options.base_url}. Name another one with --base-url or OPENAI_BASE_URL"
+        ) from None
     except httpx.HTTPError as error:
         broken = f"the connection broke ({type(error).__name__})"
         raise PaintError(f"{broken}; the image may have been generated") from None
@@ -193,10 +208,23 @@ def read_file(path: Path) -> bytes:
         raise UsageError(f"{path}: {error.strerror}") from None
 
 
+def read_key(options: PaintOptions) -> str:
+    """Return the key of the command line or the environment.
+
+    Raises:
+        UsageError: The file cannot be read, or its content cannot be a key. The message does not contain the key.
+    """
+    location, key = "OPENAI_API_KEY", options.api_key.encode("utf-8", "surrogateescape")
+    if options.api_key_file is not None:
+        location, key = str(options.api_key_file), read_file(options.api_key_file).strip()
+    if not re.fullmatch(rb"[!-~]+", key):
+        raise UsageError(f"{location}: a key is one line of visible ASCII characters")
+    return key.decode()
+
+
 @contextmanager
-def open_client(options: PaintOptions) -> Iterator[httpx.Client]:
+def open_client(options: PaintOptions, key: str) -> Iterator[httpx.Client]:
     """Open a client that sends the key. Proxies of the environment are not used, so that they do not see it."""
-    key = read_file(options.api_key_file).decode().strip() if options.api_key_file else "limner"
     with httpx.Client(
         base_url=options.base_url,
         headers={"authorization": f"Bearer {key}"},

@@ -384,6 +384,12 @@ def terminal_names() -> tuple[str, ...]:
     return tuple(filter(None, map(os.environ.get, ("TERM", "TERM_PROGRAM"))))
 
 
+def openai_variables() -> dict[str, str]:
+    """Return the variables of the OpenAI SDKs that are set and not empty, for the client `limner paint`."""
+    names = {"base_url": "OPENAI_BASE_URL", "api_key": "OPENAI_API_KEY"}
+    return {field: value for field, name in names.items() if (value := os.environ.get(name))}
+
+
 def set_variable(name: str, value: str) -> None:
     """Set a variable for a library that reads it in the processes that this one starts."""
     os.environ[name] = value

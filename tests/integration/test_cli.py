@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import runpy
 import signal
 import socket
@@ -19,7 +20,8 @@ import structlog
 
 from app import __version__
 from app.access.keys import parse_keys
-from app.cli.main import COMMANDS, main
+from app.cli.main import BROKEN_PIPE, COMMANDS, COMMANDS_PAGE, ENV_LINES, main
+from app.cli.messages import PAGES
 from app.cli.paint import PaintOptions
 from app.config.settings import Settings
 from tests.support.raw_http import build_request, connect, send_request
@@ -81,8 +83,7 @@ class Bad:
 
 
 BAD = [
-    Bad("nothing is set", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See docs/settings.md",)),
-    Bad("check needs an upstream too", {}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See docs/settings.md",), ("check",)),
+    Bad("no upstream, and another mistake", {"LIMNER_PORT": "99999"}, ("LIMNER_UPSTREAM_BASE_URL: required but not set. See docs/settings.md", "LIMNER_PORT: invalid value '99999' (format: Input should be less than or equal to 65535). See docs/settings.md")),
     Bad("an address without a scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, ("LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address without user name and query, like https://api.example.com/v1). See docs/settings.md",)),
     Bad("two variables, a line each", WHERE | {"LIMNER_PORT": "99999", "LIMNER_UPSTREAM_DIALECT": "french"}, ("LIMNER_UPSTREAM_DIALECT: invalid value 'french' (format: one of gpt-image-2-chat, metadata, openrouter). See docs/settings.md", "LIMNER_PORT: invalid value '99999' (format: Input should be less than or equal to 65535). See docs/settings.md")),
     Bad("open to others with a key to spend", WHERE | {"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_HOST": "0.0.0.0"}, ("LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0 is reachable by others: anyone could spend the upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is intended. See docs/settings.md",)),
@@ -105,6 +106,39 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert (out, tuple(err.splitlines())) == ("", case.lines)
 
 
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_without_settings_a_command_explains_the_first_three(
+    command: str, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(environment)
+    assert main([command]) == 2
+    out, err = capsys.readouterr()
+    first, *explanation = err.splitlines()
+    assert (out, first) == ("", "LIMNER_UPSTREAM_BASE_URL: required but not set. See docs/settings.md")
+    assert str(environment) in err
+    assert ENV_LINES in err
+    assert "limner demo" in explanation[-1]
+    # The lines are what they are said to be: settings.
+    (environment / ".env").write_text(ENV_LINES.replace("    ", ""))
+    monkeypatch.setattr("app.cli.check.run_checks", lambda *_, **__: 0)
+    monkeypatch.setattr("app.cli.serve.DrainingServer", Ended())
+    assert main([command]) == 0
+
+
+def test_without_a_command_the_next_steps_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    steps = ["limner demo", ENV_LINES, "limner check", "limner serve", "limner --help", "docs/index.md"]
+    places = [err.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("page", [COMMANDS_PAGE, *PAGES.values()])
+def test_messages_name_pages_that_exist(page: str) -> None:
+    assert (Path(__file__).parents[2] / page).is_file()
+
+
 def test_a_wrong_setting_ends_the_process_with_2(tmp_path: Path) -> None:
     with limner("serve", folder=tmp_path, LIMNER_UPSTREAM_BASE_URL="nonsense") as process:
         out, err = process.communicate()
@@ -116,7 +150,6 @@ def test_a_wrong_setting_ends_the_process_with_2(tmp_path: Path) -> None:
 USAGE = {
     "the version": (["--version"], 0, f"limner {__version__}\n"),
     "help": (["--help"], 0, "Commands:\n  serve "),
-    "nothing": ([], 2, "Commands:\n  serve "),
     "help for a command": (["paint", "-h"], 0, "Usage: limner paint [OPTIONS] PROMPT"),
     "an unknown command": (["draw"], 2, "Error: No such command 'draw'."),
     "a module that is no command": (["main"], 2, "Error: No such command 'main'."),
@@ -133,10 +166,15 @@ USAGE = {
 def test_wrong_usage_ends_with_2_and_help_with_0(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, code, text = USAGE[name]
     assert main(arguments) == code
-    assert text in capsys.readouterr()[code == 2]
+    output = capsys.readouterr()[code == 2]
+    assert text in output
+    if "Error: " in output:
+        assert output.splitlines()[-1] == "See docs/index.md"
 
 
-def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatch, environment: Path) -> None:
+def test_the_demo_and_the_check_get_their_options(
+    monkeypatch: pytest.MonkeyPatch, environment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     calls: list[object] = []
 
     def run_checks(settings: Settings, **options: object) -> int:
@@ -152,6 +190,7 @@ def test_the_demo_and_the_check_get_their_options(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
     lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--patience", "--paint"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
     assert [main(line) for line in lines] == [7] * 6
+    assert capsys.readouterr().out.splitlines() == ["      See docs/upstreams.md"] * 4
     assert calls == [None, "out", (NOWHERE, False, None), (NOWHERE, True, 150), (NOWHERE, True, 150), (NOWHERE, False, 2.5)]  # fmt: skip
 
 
@@ -174,7 +213,7 @@ def test_a_command_loads_no_other_command() -> None:
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
     assert loaded.split() == ["app.cli.main", "app.cli.serve", "app.cli.settings"]
     modules = {path.stem for path in (root / "app/cli").glob("*.py")}
-    assert modules == {*COMMANDS, "__init__", "main", "settings"}
+    assert modules == {*COMMANDS, "__init__", "main", "messages", "settings"}
 
 
 def test_the_ledger_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +242,8 @@ PAINT = {
 
 @pytest.mark.parametrize("name", PAINT)
 def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     given: list[PaintOptions] = []
 
     def paint(options: PaintOptions) -> int:
@@ -213,6 +254,25 @@ def test_paint_needs_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     arguments, options = PAINT[name]
     assert main(["paint", *arguments]) == 7
     assert given == [options]
+
+
+def test_paint_takes_address_and_key_from_the_variables_of_the_openai_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[PaintOptions] = []
+
+    def paint(options: PaintOptions) -> int:
+        given.append(options)
+        return 0
+
+    monkeypatch.setattr("app.cli.paint.paint", paint)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://a/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a")
+    assert main(["paint", "a fox", "-o", "a.png"]) == 0
+    assert main(["paint", "a fox", "-o", "a.png", "--base-url", "http://b/v1", "--api-key-file", "key"]) == 0
+    assert [(each.base_url, each.api_key, each.api_key_file) for each in given] == [
+        ("http://a/v1", "sk-a", None),
+        ("http://b/v1", "sk-a", Path("key")),
+    ]
+    assert "sk-a" not in repr(given)
 
 
 def test_a_new_key_is_shown_once_and_its_table_can_be_appended_to_the_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +286,69 @@ def test_a_new_key_is_shown_once_and_its_table_can_be_appended_to_the_file(capsy
 
 def test_a_wrong_name_of_a_key_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "new", "no body"]) == 2
-    assert capsys.readouterr() == ("", "NAME: expected 1 to 64 letters, digits and the characters . _ @ -\n")
+    err = "limner keys: NAME: expected 1 to 64 letters, digits and the characters . _ @ -. See docs/security.md\n"
+    assert capsys.readouterr() == ("", err)
+
+
+CLOSED = {
+    "a long report": ("explain", "reply.txt"),
+    "a ledger": ("ledger", "ledger.jsonl", "--by", "day"),
+    "help": ("--help",),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_reader_that_leaves_is_no_traceback(name: str, tmp_path: Path) -> None:
+    """The pipe is closed before the command writes, as by `head` after its first lines."""
+    (tmp_path / "reply.txt").write_text("\n".join(f"![a](https://e.com/{number}.png)" for number in range(5000)))
+    (tmp_path / "ledger.jsonl").write_text("nothing\n")
+    with limner(*CLOSED[name], folder=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        err = process.stderr.read()
+        process.wait(30)
+    assert err == ""
+    # Help is written by click, which has a code of its own.
+    assert process.returncode == (1 if name == "help" else BROKEN_PIPE)
+
+
+def test_the_rest_of_the_output_is_dropped_when_its_reader_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ledger.jsonl").write_text("nothing\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["ledger", str(tmp_path / "ledger.jsonl")]) == BROKEN_PIPE
+        print("more", flush=True)
+
+
+def test_a_closed_output_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ledger.jsonl").write_text("nothing\n")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["ledger", str(tmp_path / "ledger.jsonl")]) == 0
+
+
+def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
+    """With the line that `limner --help` shows."""
+    program = tmp_path / "limner"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m app "$@"\n')
+    program.chmod(0o755)
+    line = re.search(r"eval .*", subprocess.check_output([sys.executable, "-m", "app", "-h"], text=True))
+    assert line is not None
+    script = f"""
+        {line[0]}
+        complete_words() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _limner_completion limner; echo "${{COMPREPLY[@]}}"; }}
+        complete_words limner ex
+        complete_words limner paint --par
+        complete_words limner ledger --by o
+    """
+    root = str(Path(__file__).parents[2])
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": root, "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout.splitlines(), done.stderr) == (["explain", "--partial-images", "outcome"], "")
 
 
 @dataclass(slots=True)

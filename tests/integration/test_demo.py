@@ -1,5 +1,6 @@
 """`limner demo`: both servers, in a process of their own if signals or ports matter."""
 
+import errno
 import io
 import re
 import signal
@@ -16,7 +17,7 @@ from PIL import Image
 
 from app.cli import demo as demo_module
 from app.cli.demo import run_demo
-from app.cli.main import main
+from app.cli.main import BROKEN_PIPE, main
 from tests.integration.test_cli import limner
 from tests.support.raw_http import build_request, send_request
 
@@ -61,7 +62,7 @@ def test_once_into_a_file_instead_of_a_folder(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "out").write_bytes(b"a file")
     assert run_demo(str(tmp_path / "out")) == 1
     text = capsys.readouterr().err.splitlines()[-1]
-    assert text == f"limner demo --once: [Errno 17] File exists: '{tmp_path / 'out'}'"
+    assert text == f"limner demo: --once: [Errno 17] File exists: '{tmp_path / 'out'}'. See docs/index.md"
 
 
 def test_once_with_a_setting_that_allows_no_image(
@@ -69,7 +70,7 @@ def test_once_with_a_setting_that_allows_no_image(
 ) -> None:
     monkeypatch.setenv("LIMNER_MAX_IMAGE_BYTES", "1KiB")
     assert run_demo(str(tmp_path)) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("limner demo --once: Server error '500 ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("limner demo: --once: Server error '500 ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +148,10 @@ def test_a_port_that_is_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> No
         with limner("demo", folder=tmp_path, LIMNER_PORT=str(port)) as process:
             out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("limner demo: cannot listen: Address already in use")
-    assert err.endswith("Set LIMNER_PORT to a free port.\n")
-    assert err.count("\n") == 1
+    line = (
+        f"limner demo: cannot listen on 127.0.0.1 port {port}: Address already in use. Set LIMNER_PORT to a free port"
+    )
+    assert err == f"{line}. See docs/index.md\n"
 
 
 def test_the_demo_waits_for_a_signal_and_unblocks_signals_again(
@@ -173,6 +175,51 @@ def test_a_port_that_is_in_use_in_this_process(
         monkeypatch.setenv("LIMNER_PORT", str(taken.getsockname()[1]))
         assert run_demo(None) == 1
     assert "cannot listen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+def test_a_host_of_another_machine_is_named(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LIMNER_HOST", host)
+    monkeypatch.setenv("LIMNER_PORT", "0")
+    assert run_demo(None) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"limner demo: cannot listen on {host} port 0: ")
+    assert "(" not in err
+    assert err.endswith(". Set LIMNER_HOST to an address of this machine. See docs/index.md\n")
+
+
+def test_another_problem_at_the_start_is_not_blamed_on_the_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", fail)
+    assert run_demo(None) == 1
+    line = "limner demo: cannot start: [Errno 2] No usable temporary directory found. See docs/index.md\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_reader_that_leaves_ends_the_demo_without_a_message(tmp_path: Path) -> None:
+    with limner("demo", folder=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        err = process.stderr.read()
+        process.wait(30)
+    assert (process.returncode, err) == (BROKEN_PIPE, "")
+
+
+def test_a_broken_pipe_is_left_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(signal, "sigwait", fail)
+    monkeypatch.setenv("LIMNER_PORT", "0")
+    with pytest.raises(BrokenPipeError):
+        run_demo(None)
 
 
 def test_a_result_that_is_not_an_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

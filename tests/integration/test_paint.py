@@ -153,7 +153,7 @@ CASES = [
     Case("an unknown event", events(("ping", {}), DONE), stream=True, written=1),
     Case("fewer images than requested", b'{"data":[{"b64_json":"%b"}]}' % BASE64.encode(), "limner paint: the server sent 1 of 4 images", n=4, written=1),
     Case("an error", b'{"error":{"message":"Try\\nanother.","type":"t","code":"moderation_blocked"}}', "limner paint: 400 moderation_blocked: Try another.", 400),
-    Case("an error without a code", b'{"error":{"message":"No.","type":"invalid_request_error","code":null}}', "limner paint: 401 invalid_request_error: No. (--api-key-file names the file that holds your key)", 401),
+    Case("an error without a code", b'{"error":{"message":"No.","type":"invalid_request_error","code":null}}', "limner paint: 401 invalid_request_error: No. (set OPENAI_API_KEY to your key, or name its file with --api-key-file)", 401),
     Case("an error of a proxy", b"<html>Bad Gateway</html>", "limner paint: 502 <html>Bad Gateway</html>", 502),
     Case("an error without a body", b"", "limner paint: 500 without a message", 500),
     Case("an error event", events(("error", {"error": {"message": "Busy.", "code": "upstream_overloaded"}})), "limner paint: upstream_overloaded: Busy.", stream=True),
@@ -177,9 +177,12 @@ def test_a_response_is_written_or_described_in_a_line(
 ) -> None:
     api.answers(case.status, case.body, "text/event-stream" if case.stream else "application/json")
     code = paint(PaintOptions("a fox", tmp_path / "out.png", api.url, n=case.n))
+    is_error = case.line.startswith("limner paint")
     out, err = capsys.readouterr()
-    assert code == int(case.line.startswith("limner paint"))
-    assert err.splitlines()[-1].endswith(case.line)
+    assert code == int(is_error)
+    assert err.splitlines()[-1].endswith(
+        f"{case.line.removesuffix('.')}. See docs/errors.md" if is_error else case.line
+    )
     assert len(list(tmp_path.iterdir())) == len(out.splitlines()) == case.written
     assert api.requests[0][0] == "Bearer limner"
 
@@ -210,7 +213,7 @@ def test_a_link_to_nothing(api: Api, tmp_path: Path, capsys: pytest.CaptureFixtu
     link = f"{api.url}/gone"
     api.answers(body=orjson.dumps({"data": [{"url": link}]}))
     assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url)) == 1
-    line = f"limner paint: the image was generated, but its address answers 404: {link}\n"
+    line = f"limner paint: the image was generated, but its address answers 404: {link}. See docs/errors.md\n"
     assert capsys.readouterr().err.endswith(line)
     assert api.requests[1:] == [("", b"")]
 
@@ -225,11 +228,39 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+BAD_KEYS = {
+    "that is not UTF-8": b"\xff\xfe",
+    "with a letter beyond ASCII": "sk-é".encode(),
+    "of two lines": b"sk-a\nsk-b\n",
+    "that is empty": b"\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD_KEYS)
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_key_that_cannot_be_sent_is_one_line(
+    name: str, is_file: bool, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_bytes(BAD_KEYS[name])
+    text = BAD_KEYS[name].decode("utf-8", "surrogateescape")
+    key: dict[str, Any] = {"api_key_file": tmp_path / "key"} if is_file else {"api_key": text}
+    assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url, **key)) == 2
+    location = tmp_path / "key" if is_file else "OPENAI_API_KEY"
+    line = f"limner paint: {location}: a key is one line of visible ASCII characters. See docs/errors.md\n"
+    assert capsys.readouterr().err == line
+    assert api.requests == []
+
+
+def test_the_key_of_the_environment_is_sent(api: Api, tmp_path: Path) -> None:
+    paint(PaintOptions("a fox", tmp_path / "out.png", api.url, api_key="sk-a"))
+    assert api.requests[0][0] == "Bearer sk-a"
+
+
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_wrong_usage_sends_nothing(name: str, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes, message = UNUSABLE[name]
     assert paint(replace(PaintOptions("a fox", tmp_path / "out.png", api.url), **changes)) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"limner paint: {message}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"limner paint: {message}. See docs/errors.md"
     assert api.requests == []
 
 
@@ -237,12 +268,13 @@ def test_no_server_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     assert paint(PaintOptions("a fox", tmp_path / "out.png", url)) == 1
-    assert capsys.readouterr().err.endswith(f"limner paint: no server answers at {url}. --base-url names another one\n")
+    line = f"limner paint: no server answers at {url}. Name another one with --base-url or OPENAI_BASE_URL. See docs/errors.md\n"
+    assert capsys.readouterr().err.endswith(line)
 
 
 BROKEN: dict[str, tuple[type[BaseException], int, str]] = {
-    "a lost connection": (httpx.ReadError, 1, "limner paint: the connection broke (ReadError); the image may have been generated\n"),
-    "no data": (httpx.ReadTimeout, 1, "limner paint: no data for 900 s; the image may have been generated\n"),
+    "a lost connection": (httpx.ReadError, 1, "limner paint: the connection broke (ReadError); the image may have been generated. See docs/errors.md\n"),
+    "no data": (httpx.ReadTimeout, 1, "limner paint: no data for 900 s; the image may have been generated. See docs/errors.md\n"),
     "Ctrl-C": (KeyboardInterrupt, 130, "waiting for URL\n"),
 }  # fmt: skip
 
