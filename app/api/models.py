@@ -23,8 +23,9 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     def cards(http: Request) -> dict[str, dict[str, object]]:
-        row = access.authenticate(http.headers).key
-        names = list_models(None, ()) if row is None else list_models(row.upstream, row.models)
+        client_key = access.authenticate(http.headers).key
+        upstream, allowed = (None, ()) if client_key is None else (client_key.upstream, client_key.models)
+        names = list_models(upstream, allowed)
         return {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
 
     @router.head("/models", include_in_schema=False)
