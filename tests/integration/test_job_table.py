@@ -13,10 +13,10 @@ from app.images.blob import Spool
 from app.jobs.job import Item, Job, JobKey, JobRun
 from app.state.job_table import JobTable, ScriptReply, SharingTimings
 from app.state.shared_state import SharedState
+from tests.support.join_cases import JOIN_CASES, JOIN_CASES_IN_FLIGHT, KEYED, ME, RETRY, JoinCase
 from tests.support.redis import RedisServer, run_redis
-from tests.unit.jobs.test_registry import ANSWER, CASES, KEYED, ME, REQUEST, RUNNING, Case
+from tests.unit.jobs.test_registry import ANSWER, REQUEST
 
-RETRY = replace(ME, is_retry=True)
 NO_REDIS = "redis://127.0.0.1:9"
 RECORD = "limner:{jobs}:req_1"
 SLOTS = "limner:{jobs}:slot:*"
@@ -118,12 +118,12 @@ def stop_heartbeat(redis: Redis, record: str = RECORD) -> None:
     redis.hset(record, mapping={"heartbeat": 0})
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.later], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in JOIN_CASES if not case.later], ids=lambda case: case.name)
 def test_a_finished_job_is_joined_from_another_replica_as_from_its_own(
-    case: Case, server: RedisServer, redis: Redis
+    case: JoinCase, server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        job = await one.claim(case.first, error=case.fault, is_async=case.is_async)
+        job = await one.claim(case.first, error=case.error, is_async=case.is_async)
         await finish(one, job, delivered=case.delivered)
         found = await other.table.claim_or_join("req_2", case.then, is_async=False)
         assert found == ("req_1" if case.joins else None)
@@ -131,9 +131,9 @@ def test_a_finished_job_is_joined_from_another_replica_as_from_its_own(
     play(scene, server)
 
 
-@pytest.mark.parametrize("case", RUNNING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", JOIN_CASES_IN_FLIGHT, ids=lambda case: case.name)
 def test_a_job_in_flight_is_joined_from_another_replica_as_from_its_own(
-    case: Case, server: RedisServer, redis: Redis
+    case: JoinCase, server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
         await one.claim(case.first)

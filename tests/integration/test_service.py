@@ -24,10 +24,11 @@ from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
+from tests.support.join_cases import ME
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, unchunk, wait_for_jobs
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, run_demo
-from tests.unit.jobs.test_registry import ME, REQUEST, Desk
+from tests.unit.jobs.test_registry import REQUEST, Desk
 
 HEADERS = {"authorization": "Bearer any"}
 

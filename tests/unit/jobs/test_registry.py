@@ -6,7 +6,6 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -22,13 +21,9 @@ from app.errors import (
     IdempotencyKeyReused,
     ImageUnavailable,
     InvalidRequest,
-    ModerationBlocked,
     NoImageInReply,
     RateLimited,
     ServiceUnavailable,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-    UserError,
 )
 from app.images.blob import Blob, Spool
 from app.jobs.job import Item, Job, JobKey, JobRun
@@ -38,6 +33,7 @@ from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
+from tests.support.join_cases import JOIN_CASES, JOIN_CASES_IN_FLIGHT, KEYED, ME, JoinCase
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 
@@ -93,55 +89,11 @@ class Desk:
         return job
 
 
-ME = JobKey("me", "fox")
-KEYED = JobKey("me", "fox", "key-1")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A first question that has ended, and one that comes after it."""
-
-    name: str
-    joins: bool
-    first: JobKey = ME
-    then: JobKey = ME
-    fault: ApiError | None = None
-    delivered: bool = False
-    is_async: bool = False
-    later: float = 0
-
-
-CASES = [
-    Case("an answer that nobody took", True),
-    Case("an answer that was taken", False, delivered=True),
-    Case("an answer that was taken, and the client says it repeats", False, delivered=True, then=JobKey("me", "fox", is_retry=True)),
-    Case("another question", False, then=JobKey("me", "cat")),
-    Case("another caller", False, then=JobKey("you", "fox")),
-    Case("ten minutes later", False, later=600),
-    Case("nearly ten minutes later", True, later=599),
-    Case("a failure that cost nothing", False, fault=UpstreamUnreachable()),
-    Case("a refusal is asked again", False, fault=ModerationBlocked("no")),
-    Case("a picture that could not be fetched", True, fault=ImageUnavailable("404"), delivered=True),
-    Case("a result to come back for is somebody's own", False, is_async=True),
-    Case("a result that could not be fetched", True, is_async=True, fault=ImageUnavailable("404")),
-    Case("the same key after delivery", True, KEYED, KEYED, delivered=True),
-    Case("the same key within its day", True, KEYED, KEYED, delivered=True, later=86_399),
-    Case("the same key after its day", False, KEYED, KEYED, delivered=True, later=86_400),
-    Case("the same key after a refusal, which may have cost money", True, KEYED, KEYED, fault=ModerationBlocked("no"), delivered=True),
-    Case("the same key after a timeout, which may have cost money", True, KEYED, KEYED, fault=UpstreamTimeout("late"), delivered=True),
-    Case("the same key after bad input", False, KEYED, KEYED, fault=UserError("size"), delivered=True),
-    Case("the same key after an overload", False, KEYED, KEYED, fault=RateLimited("wait"), delivered=True),
-    Case("the same key of another caller", False, KEYED, JobKey("you", "fox", "key-1")),
-    Case("a key does not join what had none", False, ME, KEYED),
-    Case("what has no key does not join what has one", False, KEYED, ME),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_who_gets_what_was_paid_for(case: Case) -> None:
+@pytest.mark.parametrize("case", JOIN_CASES, ids=lambda case: case.name)
+def test_who_gets_what_was_paid_for(case: JoinCase) -> None:
     async def play() -> bool:
         desk = Desk()
-        first = await desk.run(case.first, case.fault, delivered=case.delivered, is_async=case.is_async)
+        first = await desk.run(case.first, case.error, delivered=case.delivered, is_async=case.is_async)
         desk.clock.now = case.later
         found = desk.registry.find_joinable(case.then)
         desk.registry.close()
@@ -151,15 +103,8 @@ def test_who_gets_what_was_paid_for(case: Case) -> None:
     assert asyncio.run(play()) is case.joins
 
 
-RUNNING = [
-    Case("a client that is still there", False),
-    Case("a client that is still there, and another that says it repeats", True, then=JobKey("me", "fox", is_retry=True)),
-    Case("the same key", True, KEYED, KEYED),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", RUNNING, ids=lambda case: case.name)
-def test_who_joins_what_is_under_way(case: Case) -> None:
+@pytest.mark.parametrize("case", JOIN_CASES_IN_FLIGHT, ids=lambda case: case.name)
+def test_who_joins_what_is_under_way(case: JoinCase) -> None:
     async def play() -> bool:
         desk = Desk()
         job = desk.start(case.first)
