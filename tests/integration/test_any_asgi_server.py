@@ -1,0 +1,43 @@
+"""The application under plain uvicorn, as any FastAPI service is started: no settings object, the environment alone."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.support.servers import run_demo
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--port", "0"]
+
+
+def test_the_factory_takes_its_settings_from_the_environment(tmp_path: Path) -> None:
+    with run_demo() as demo:
+        variables = {
+            "LIMNER_UPSTREAM_BASE_URL": f"{demo.url}/v1",
+            "LIMNER_UPSTREAM_API_KEY": "sk-upstream",
+            "LIMNER_FETCH_ALLOW": demo.url.removeprefix("http://"),
+            "LIMNER_IMAGE_STORE": f"disk://{tmp_path}",
+        }
+        environment = {**os.environ, **variables}
+        with subprocess.Popen(COMMAND, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            try:
+                started = next(match for line in process.stderr if (match := re.search(r"http://127[.\d]+:\d+", line)))
+                body = {"model": "gpt-image-2", "prompt": "a fox"}
+                response = httpx.post(f"{started[0]}/v1/images/generations", json=body, timeout=20, trust_env=False)
+            finally:
+                process.terminate()
+            process.stderr.read()
+            assert process.wait(20) in {0, -15}
+    assert response.status_code == 200
+    assert response.json()["data"][0]["b64_json"]
+
+
+def test_a_missing_setting_is_named() -> None:
+    done = subprocess.run(COMMAND, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode != 0
+    assert "LIMNER_UPSTREAM_BASE_URL" in done.stderr
