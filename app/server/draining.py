@@ -87,10 +87,6 @@ class DrainingServer(uvicorn.Server):
         if key_file is not None and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, key_file.reload)
 
-    def _reload_keys(self) -> None:
-        if self._services.key_file is not None:
-            self._services.key_file.reload()
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Pass the signal on to the event loop: Python calls this between any two bytecodes."""
         if self._loop is None or self._draining is not None:
@@ -137,8 +133,8 @@ class WorkerServer(DrainingServer):
             self._start_draining()
         elif message == COUNT_DEATH:
             WORKER_DEATHS.inc()
-        elif message == RELOAD_KEYS:
-            self._reload_keys()
+        elif message == RELOAD_KEYS and self._services.key_file is not None:
+            self._services.key_file.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ignore SIGINT: a terminal sends it to the supervisor too, which then tells its workers to drain."""
