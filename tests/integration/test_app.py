@@ -1,4 +1,4 @@
-"""The whole app at its edges: paths, preflights, errors of the framework, start and end."""
+"""The application as a whole: paths, preflights, errors of the framework, start and end."""
 
 import asyncio
 from collections.abc import Iterator
@@ -52,25 +52,25 @@ FRAMEWORK = [
     Framework("an unknown path", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)"),
     Framework("an endpoint of another API", "POST /v1/chat/completions", 404, "Invalid URL (POST /v1/chat/completions)"),
     Framework("an escaped question mark", "GET /a%3Fb", 404, "Invalid URL (GET /a%3Fb)"),
-    Framework("escapes that are no text", "GET /%ff%00", 404, "Invalid URL (GET /\ufffd\x00)"),
-    Framework("a host that is no host", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)", ("host: [",)),
+    Framework("escapes that are not UTF-8", "GET /%ff%00", 404, "Invalid URL (GET /\ufffd\x00)"),
+    Framework("an invalid host", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)", ("host: [",)),
     Framework("another method", "GET /v1/images/generations", 405, "Not allowed: GET /v1/images/generations"),
-    Framework("a method nobody knows", "PROPFIND /healthz", 405, "Not allowed: PROPFIND /healthz"),
-    Framework("OPTIONS that is no preflight", "OPTIONS /v1/models", 405, "Not allowed: OPTIONS /v1/models"),
+    Framework("an unknown method", "PROPFIND /healthz", 405, "Not allowed: PROPFIND /healthz"),
+    Framework("OPTIONS without a preflight", "OPTIONS /v1/models", 405, "Not allowed: OPTIONS /v1/models"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", FRAMEWORK, ids=lambda case: case.name)
 def test_errors_of_the_framework_have_the_body_of_openai_errors(limner: RunningLimner, case: Framework) -> None:
-    hosted = case.headers or ("host: HOST",)
-    raw = "\r\n".join([f"{case.line} HTTP/1.1", *hosted, f"origin: {PAGE}", "", ""]).encode()
-    reply = send_request(limner.url, raw)
-    assert (reply.status, reply.headers["content-type"]) == (case.status, "application/json")
-    assert reply.json() == error(case.message)
-    assert reply.headers["x-request-id"].startswith("req_")
-    assert reply.headers["access-control-allow-origin"] == "*"
-    assert reply.headers["x-should-retry"] == "false"
-    assert ("allow" in reply.headers) == (case.status == 405)
+    host_headers = case.headers or ("host: HOST",)
+    raw = "\r\n".join([f"{case.line} HTTP/1.1", *host_headers, f"origin: {PAGE}", "", ""]).encode()
+    response = send_request(limner.url, raw)
+    assert (response.status, response.headers["content-type"]) == (case.status, "application/json")
+    assert response.json() == error(case.message)
+    assert response.headers["x-request-id"].startswith("req_")
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["x-should-retry"] == "false"
+    assert ("allow" in response.headers) == (case.status == 405)
 
 
 PATHS = [
@@ -86,61 +86,61 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_paths_that_clients_make_of_their_base_url(limner: RunningLimner, path: str) -> None:
+def test_all_paths_that_clients_make_of_their_base_url_work(limner: RunningLimner, path: str) -> None:
     body = b'{"model":"gpt-image-2","prompt":"a fox","response_format":"url"}'
-    reply = send_request(limner.url, build_request(f"POST {path}", "authorization: Bearer sk-client", body=body))
-    assert reply.status == 200
-    assert reply.json()["data"][0]["url"].startswith("http://")
+    response = send_request(limner.url, build_request(f"POST {path}", "authorization: Bearer sk-client", body=body))
+    assert response.status == 200
+    assert response.json()["data"][0]["url"].startswith("http://")
 
 
 STAINLESS = "authorization, cache-control, content-type, pragma, x-stainless-arch, x-stainless-lang, x-stainless-os, x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version, x-stainless-timeout"
 
 
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1//images/edits", "/images/edits", "/v1/models", f"/kept/{'A' * 32}.png", "/nothing"])  # fmt: skip
-def test_a_preflight_needs_no_key_and_gets_back_every_header_it_names(limner: RunningLimner, path: str) -> None:
-    asks = (f"access-control-request-headers: {STAINLESS}", "access-control-request-method: POST")
-    reply = send_request(limner.url, build_request(f"OPTIONS {path}", f"origin: {PAGE}", *asks))
-    assert reply.status == 200
-    assert reply.headers["access-control-allow-origin"] == "*"
-    assert reply.headers["access-control-allow-headers"] == STAINLESS
-    assert "POST" in reply.headers["access-control-allow-methods"].split(", ")
-    assert reply.headers["access-control-max-age"] == "86400"
-    assert "access-control-allow-credentials" not in reply.headers
-    assert reply.headers["x-request-id"].startswith("req_")
+def test_a_preflight_needs_no_key_and_allows_every_header_it_names(limner: RunningLimner, path: str) -> None:
+    preflight_headers = (f"access-control-request-headers: {STAINLESS}", "access-control-request-method: POST")
+    response = send_request(limner.url, build_request(f"OPTIONS {path}", f"origin: {PAGE}", *preflight_headers))
+    assert response.status == 200
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["access-control-allow-headers"] == STAINLESS
+    assert "POST" in response.headers["access-control-allow-methods"].split(", ")
+    assert response.headers["access-control-max-age"] == "86400"
+    assert "access-control-allow-credentials" not in response.headers
+    assert response.headers["x-request-id"].startswith("req_")
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ResponseCase:
     name: str
     raw: bytes
     status: int
 
 
-ANSWERED = [
-    Answered("a picture", build_request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":"a fox"}'), 200),
-    Answered("a stranger", build_request("POST /v1/images/generations", f"origin: {PAGE}", body=b'{"prompt":"a fox"}'), 401),
-    Answered("a bad parameter", build_request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":""}'), 400),
+RESPONSES = [
+    ResponseCase("an image", build_request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":"a fox"}'), 200),
+    ResponseCase("no key", build_request("POST /v1/images/generations", f"origin: {PAGE}", body=b'{"prompt":"a fox"}'), 401),
+    ResponseCase("an invalid parameter", build_request("POST /v1/images/generations", f"origin: {PAGE}", "authorization: Bearer sk-client", body=b'{"prompt":""}'), 400),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ANSWERED, ids=lambda case: case.name)
-def test_scripts_of_any_page_may_read_answers_and_their_headers(limner: RunningLimner, case: Answered) -> None:
-    reply = send_request(limner.url, case.raw)
-    assert reply.status == case.status
-    assert reply.headers["access-control-allow-origin"] == "*"
-    exposed = reply.headers["access-control-expose-headers"].split(", ")
+@pytest.mark.parametrize("case", RESPONSES, ids=lambda case: case.name)
+def test_scripts_of_any_page_may_read_responses_and_their_headers(limner: RunningLimner, case: ResponseCase) -> None:
+    response = send_request(limner.url, case.raw)
+    assert response.status == case.status
+    assert response.headers["access-control-allow-origin"] == "*"
+    exposed = response.headers["access-control-expose-headers"].split(", ")
     assert set(EXPOSED_HEADERS) == set(exposed)
-    ours = {name for name in reply.headers if name.startswith(("x-", "retry-"))}
+    ours = {name for name in response.headers if name.startswith(("x-", "retry-"))}
     assert ours <= set(exposed)
 
 
-def test_only_the_origins_that_are_named_may_call() -> None:
+def test_only_the_configured_origins_may_call() -> None:
     with run_limner("http://127.0.0.1:9", cors_origins=PAGE) as limner:
-        mine, other = (
+        own, other = (
             send_request(limner.url, build_request("GET /v1/models", f"origin: {o}"))
             for o in (PAGE, "https://b.example")
         )
-    assert mine.headers["access-control-allow-origin"] == PAGE
+    assert own.headers["access-control-allow-origin"] == PAGE
     assert "access-control-allow-origin" not in other.headers
 
 
@@ -149,22 +149,22 @@ def test_a_bug_is_a_500_that_pages_can_read(limner: RunningLimner, monkeypatch: 
         raise KeyError("secret")
 
     monkeypatch.setattr(limner.service.backends.store, "get", fail)
-    reply = send_request(limner.url, build_request(f"GET /kept/{'A' * 32}.png", f"origin: {PAGE}"))
-    assert reply.status == 500
+    response = send_request(limner.url, build_request(f"GET /kept/{'A' * 32}.png", f"origin: {PAGE}"))
+    assert response.status == 500
     message = "The server had an error while processing your request. Sorry about that!"
-    assert reply.json() == error(message, "server_error")
-    assert reply.headers["access-control-allow-origin"] == "*"
-    assert reply.headers["x-request-id"].startswith("req_")
+    assert response.json() == error(message, "server_error")
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["x-request-id"].startswith("req_")
 
 
-def scoped(path: str = "/v1/nothing") -> Request:
+def request_for(path: str = "/v1/nothing") -> Request:
     scope = {"type": "http", "method": "GET", "path": path, "headers": []}
     set_context(scope, RequestContext("req_1"))
     return Request(scope)
 
 
-def test_the_detail_of_an_error_is_for_the_record_only() -> None:
-    http = scoped()
+def test_the_detail_of_an_error_is_only_logged() -> None:
+    http = request_for()
     response = asyncio.run(handle_api_error(http, NotFound("Gone.", code="gone", detail="inner address")))
     assert context_of(http.scope).log_fields == {"error": "gone", "detail": "inner address"}
     assert b"inner" not in bytes(response.body)
@@ -172,30 +172,30 @@ def test_the_detail_of_an_error_is_for_the_record_only() -> None:
     assert context_of(http.scope).log_fields == {"error": "invalid_request_error", "detail": None}
 
 
-def test_what_is_no_error_of_ours_or_the_framework_goes_on() -> None:
+def test_unknown_exceptions_are_raised_again() -> None:
     for handler in (handle_api_error, handle_http_exception):
         with pytest.raises(KeyError):
-            asyncio.run(handler(scoped(), KeyError("bug")))
+            asyncio.run(handler(request_for(), KeyError("bug")))
 
 
-def test_whatever_else_the_framework_refuses_is_a_bad_request() -> None:
-    response = asyncio.run(handle_http_exception(scoped(), HTTPException(418, "Too short.")))
+def test_other_errors_of_the_framework_are_bad_requests() -> None:
+    response = asyncio.run(handle_http_exception(request_for(), HTTPException(418, "Too short.")))
     assert response.status_code == 400
     assert b'"Too short."' in bytes(response.body)
 
 
-def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_purged_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
     class Enough(Exception):
         pass
 
     class Store:
-        swept = 0
+        purges = 0
 
         async def delete_expired(self) -> int:
-            self.swept += 1
-            if self.swept == 2:
+            self.purges += 1
+            if self.purges == 2:
                 raise store_unreachable("away for a while")
-            return self.swept
+            return self.purges
 
     slept: list[float] = []
 
@@ -208,13 +208,13 @@ def test_the_store_is_swept_again_and_again(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with structlog.testing.capture_logs() as records, pytest.raises(Enough):
         asyncio.run(purge_expired(store, JobRegistry(ttl=1, key_ttl=1, max_retained=1, max_retained_bytes=1), 7.0))  # type: ignore[arg-type]
-    assert (store.swept, slept) == (3, [7.0] * 3)
+    assert (store.purges, slept) == (3, [7.0] * 3)
     assert [record.get("removed") for record in records] == [1, None, 3]
     assert records[1]["log_level"] == "warning"
     assert records[1]["error"] == "LIMNER_IMAGE_STORE: away for a while"
 
 
-def test_closing_gives_up_the_questions_that_do_not_end(tmp_path: Path) -> None:
+def test_closing_cancels_jobs_that_do_not_end(tmp_path: Path) -> None:
     app = create_app(settings(tmp_path, shutdown_grace=0.01))
 
     async def run() -> asyncio.Task[Any]:
@@ -228,21 +228,21 @@ def test_closing_gives_up_the_questions_that_do_not_end(tmp_path: Path) -> None:
     assert asyncio.run(run()).cancelled()
 
 
-def test_nothing_is_built_on_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_the_server_does_not_start_with_an_unusable_store(tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(b"a file where the folder belongs")
     with pytest.raises(OSError, match="store"):
         create_app(settings(tmp_path))
 
 
-def test_connections_are_kept_and_requests_answered_in_order(limner: RunningLimner) -> None:
-    with connect(limner.url) as wire:
-        wire.send(build_request("GET /healthz") + build_request("GET /v1/models") + build_request("GET /nothing"))
-        replies: list[RawResponse] = [wire.read_response() for _ in range(3)]
-    assert [reply.status for reply in replies] == [200, 401, 404]
-    assert len({reply.headers["x-request-id"] for reply in replies}) == 3
+def test_connections_are_persistent_and_pipelined_requests_answered_in_order(limner: RunningLimner) -> None:
+    with connect(limner.url) as connection:
+        connection.send(build_request("GET /healthz") + build_request("GET /v1/models") + build_request("GET /nothing"))
+        responses: list[RawResponse] = [connection.read_response() for _ in range(3)]
+    assert [response.status for response in responses] == [200, 401, 404]
+    assert len({response.headers["x-request-id"] for response in responses}) == 3
 
 
-def test_the_document_is_served(limner: RunningLimner) -> None:
+def test_the_openapi_document_is_served(limner: RunningLimner) -> None:
     documents = [httpx.get(f"{limner.url}/openapi.json", trust_env=False).json() for _ in range(2)]
     assert documents[0] == documents[1]
     assert documents[0]["info"]["title"] == "Limner"

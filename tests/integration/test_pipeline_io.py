@@ -1,4 +1,4 @@
-"""What the parts do for one request, over the real ones and the demo upstream."""
+"""Input images, masks, conversion and storage work for one request in front of the demo upstream."""
 
 import base64
 import io
@@ -39,9 +39,9 @@ def test_an_exact_mask_keeps_every_pixel_that_it_covers(demo: RunningDemo, size:
     files = [("image", ("a", saved(original, "PNG"))), ("mask", ("b", saved(mask, "PNG")))]
     with limner_with_model(demo, "gpt-image-2-chat", mask="exact") as limner:
         form = {"prompt": "a hat", "response_format": "b64_json", "size": size}
-        answer = httpx.post(f"{limner.url}/v1/images/edits", data=form, files=files, timeout=20)
-    result = opened(answer.json()["data"][0]["b64_json"]).convert("RGB")
-    assert answer.json()["size"] == "200x120"
+        response = httpx.post(f"{limner.url}/v1/images/edits", data=form, files=files, timeout=20)
+    result = opened(response.json()["data"][0]["b64_json"]).convert("RGB")
+    assert response.json()["size"] == "200x120"
     covered = mask.getchannel("A").convert("1")
     black = Image.new("RGB", original.size)
     difference = Image.composite(ImageChops.difference(result, original.convert("RGB")), black, covered)
@@ -50,25 +50,29 @@ def test_an_exact_mask_keeps_every_pixel_that_it_covers(demo: RunningDemo, size:
 
 
 LEGACY: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
-    ("256x256 is painted larger and scaled down", {"size": "256x256"}, (256, 256)),
-    ("512x512 too, in another format", {"size": "512x512", "output_format": "webp"}, (512, 512)),
-    ("a size of today stays as it is", {"size": "1024x1536"}, (1024, 1536)),
+    ("256x256 is generated larger and scaled down", {"size": "256x256"}, (256, 256)),
+    ("512x512 in another format", {"size": "512x512", "output_format": "webp"}, (512, 512)),
+    ("a current size is passed on", {"size": "1024x1536"}, (1024, 1536)),
 ]
 
 
-@pytest.mark.parametrize(("name", "asked", "size"), LEGACY, ids=[row[0] for row in LEGACY])
-def test_sizes(demo: RunningDemo, name: str, asked: dict[str, Any], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("name", "parameters", "size"), LEGACY, ids=[row[0] for row in LEGACY])
+def test_the_image_has_the_requested_size(
+    demo: RunningDemo, name: str, parameters: dict[str, Any], size: tuple[int, int]
+) -> None:
     with limner_with_model(demo, "gpt-image-2-chat") as limner:
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, **asked}, timeout=20).json()
-    assert opened(answer["data"][0]["b64_json"]).size == size
+        response = httpx.post(
+            f"{limner.url}/v1/images/generations", json={**GENERATION, **parameters}, timeout=20
+        ).json()
+    assert opened(response["data"][0]["b64_json"]).size == size
 
 
-def test_a_blob_that_is_no_picture_has_no_size() -> None:
-    with Blob() as nothing, as_blob(saved(noise((30, 20)), "PNG")) as picture:
-        assert (_pixels(nothing), _pixels(picture)) == (None, (30, 20))
+def test_a_blob_without_an_image_has_no_size() -> None:
+    with Blob() as nothing, as_blob(saved(noise((30, 20)), "PNG")) as image:
+        assert (_pixels(nothing), _pixels(image)) == (None, (30, 20))
 
 
-def test_untouched_pictures_keep_every_byte(demo: RunningDemo) -> None:
+def test_small_inputs_go_upstream_unchanged(demo: RunningDemo) -> None:
     demo.state.reset()
     sent = saved(noise((300, 200)), "JPEG")
     with limner_with_model(demo, "gpt-image-2-chat") as limner:
@@ -77,7 +81,7 @@ def test_untouched_pictures_keep_every_byte(demo: RunningDemo) -> None:
     assert part["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(sent).decode()}"
 
 
-def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_cannot_be_stored_is_counted(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:
     def failures() -> float:
         return REGISTRY.get_sample_value("limner_part_errors_total", {"part": "store"}) or 0.0
 
@@ -87,23 +91,23 @@ def test_a_picture_that_cannot_be_kept_is_counted(demo: RunningDemo, monkeypatch
     before = failures()
     with limner_with_model(demo, "data-url") as limner:
         monkeypatch.setattr(limner.service.backends.store, "put", fail)
-        answer = httpx.post(
+        response = httpx.post(
             f"{limner.url}/v1/images/generations", json={**GENERATION, "response_format": "url"}, timeout=20
         )
-    assert answer.json()["error"]["code"] == "image_not_kept"
+    assert response.json()["error"]["code"] == "image_not_kept"
     assert failures() - before == 1
 
 
-def test_a_stream_tells_how_far_the_upstream_is_and_at_its_end_in_which_form_the_picture_came(
+def test_a_stream_has_comments_with_progress_and_reply_form(
     demo: RunningDemo,
 ) -> None:
     with limner_with_model(demo, "pace-0.06") as limner:
-        asked = {**GENERATION, "stream": True}
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked, timeout=20, trust_env=False)
-    comments = [line.removeprefix(": ") for line in answer.text.splitlines() if line.startswith(": ")]
+        parameters = {**GENERATION, "stream": True}
+        response = httpx.post(f"{limner.url}/v1/images/generations", json=parameters, timeout=20, trust_env=False)
+    comments = [line.removeprefix(": ") for line in response.text.splitlines() if line.startswith(": ")]
     lines = [line for line in comments if line.startswith("progress ")]
     # A busy machine may miss one.
     assert lines
     assert lines == [f"progress 进度 {part}%" for part in (13, 55, 88) if f"progress 进度 {part}%" in lines]
     assert comments[-3] == "x-limner-reply-form: address"
-    assert "x-limner-reply-form" not in answer.headers
+    assert "x-limner-reply-form" not in response.headers

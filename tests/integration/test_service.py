@@ -48,11 +48,11 @@ def _reset(demo: RunningDemo) -> Iterator[None]:
 
 def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds", keepalive_after=0.02) as limner:
-        line = ListeningClient(limner, GENERATION)
-        line.read_until(b"1\r\n \r\n", count=3)
+        client = ListeningClient(limner, GENERATION)
+        client.read_until(b"1\r\n \r\n", count=3)
         demo.state.release()
-        response = line.read_until(b"\r\n0\r\n\r\n")
-        line.disconnect()
+        response = client.read_until(b"\r\n0\r\n\r\n")
+        client.disconnect()
     head, _, body = response.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head
     assert b"x-accel-buffering: no" in head
@@ -60,7 +60,7 @@ def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> Non
     assert document["data"][0]["b64_json"].startswith("iVBOR")
 
 
-def test_a_late_failure_raises_in_the_client_and_is_not_repeated(demo: RunningDemo) -> None:
+def test_a_late_failure_raises_in_the_client_and_is_not_retried(demo: RunningDemo) -> None:
     with (
         limner_with_model(demo, "holds+refuses", keepalive_after=0.02) as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any") as client,
@@ -71,33 +71,33 @@ def test_a_late_failure_raises_in_the_client_and_is_not_repeated(demo: RunningDe
         assert demo.state.calls == 1
 
 
-def test_a_late_failure_is_the_error_and_one_stray_byte(demo: RunningDemo) -> None:
+def test_a_late_failure_is_the_error_and_one_extra_byte(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds+refuses", keepalive_after=0.02) as limner:
-        line = ListeningClient(limner, GENERATION)
-        line.read_until(b"1\r\n \r\n")
+        client = ListeningClient(limner, GENERATION)
+        client.read_until(b"1\r\n \r\n")
         demo.state.release()
-        body = unchunk(line.read_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")[2]).strip()
-        line.disconnect()
+        body = unchunk(client.read_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")[2]).strip()
+        client.disconnect()
     assert body.endswith(b"}!")
     assert orjson.loads(body[:-1])["error"]["code"] == "moderation_blocked"
 
 
-def test_without_keepalive_the_status_waits_for_the_answer(demo: RunningDemo) -> None:
+def test_without_keepalive_the_status_waits_for_the_result(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds+refuses", keepalive_after=0) as limner:
-        line = ListeningClient(limner, GENERATION)
+        client = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
         demo.state.release()
-        assert line.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
-        line.disconnect()
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        client.disconnect()
 
 
-def test_a_stream_shows_signs_of_life_and_ends_with_its_blank_line(demo: RunningDemo) -> None:
+def test_a_stream_has_keepalives_and_ends_with_a_blank_line(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds") as limner:
-        line = ListeningClient(limner, {**GENERATION, "stream": True})
-        line.read_until(b": keep-alive\n\n", count=3)
+        client = ListeningClient(limner, {**GENERATION, "stream": True})
+        client.read_until(b": keep-alive\n\n", count=3)
         demo.state.release()
-        head, _, body = line.read_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")
-        line.disconnect()
+        head, _, body = client.read_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")
+        client.disconnect()
     assert b"content-type: text/event-stream" in head
     assert b"cache-control: no-cache" in head
     text = unchunk(body)
@@ -106,11 +106,11 @@ def test_a_stream_shows_signs_of_life_and_ends_with_its_blank_line(demo: Running
     assert b"[DONE]" not in text
 
 
-def test_an_error_before_the_first_byte_keeps_its_status_in_a_stream_too(demo: RunningDemo) -> None:
+def test_an_error_before_the_first_byte_of_a_stream_keeps_its_status(demo: RunningDemo) -> None:
     with limner_with_model(demo, "refuses", keepalive_interval=10) as limner:
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "stream": True})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "moderation_blocked"
+        response = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "stream": True})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "moderation_blocked"
 
 
 def test_a_late_error_in_a_stream_is_an_event_that_raises(demo: RunningDemo) -> None:
@@ -124,19 +124,19 @@ def test_a_late_error_in_a_stream_is_an_event_that_raises(demo: RunningDemo) -> 
         assert caught.value.code == "moderation_blocked"
 
 
-OLD: list[tuple[str, dict[str, Any], str, bytes]] = [
+HTTP_1_0: list[tuple[str, dict[str, Any], str, bytes]] = [
     ("plain JSON", {}, "gpt-image-2-chat", b"}"),
     ("a stream", {"stream": True, "partial_images": 2}, "previews", b"}\n\n"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "asked", "model", "end"), OLD, ids=[row[0] for row in OLD])
-def test_an_old_client_gets_no_chunks(
-    demo: RunningDemo, name: str, asked: dict[str, Any], model: str, end: bytes
+@pytest.mark.parametrize(("name", "parameters", "model", "end"), HTTP_1_0, ids=[row[0] for row in HTTP_1_0])
+def test_an_http_1_0_client_gets_no_chunks(
+    demo: RunningDemo, name: str, parameters: dict[str, Any], model: str, end: bytes
 ) -> None:
     with limner_with_model(demo, model, keepalive_after=0.001) as limner:
         head, _, body = (
-            ListeningClient(limner, {**GENERATION, **asked}, version="1.0").read_all().partition(b"\r\n\r\n")
+            ListeningClient(limner, {**GENERATION, **parameters}, version="1.0").read_all().partition(b"\r\n\r\n")
         )
     assert b"chunked" not in head.lower()
     assert f"content-length: {len(body)}".encode() in head.lower()
@@ -144,16 +144,16 @@ def test_an_old_client_gets_no_chunks(
 
 
 @pytest.mark.parametrize("edit", [False, True])
-def test_pictures_on_the_way_come_before_the_final_one(demo: RunningDemo, edit: bool) -> None:
+def test_partial_images_come_before_the_final_one(demo: RunningDemo, edit: bool) -> None:
     with (
         limner_with_model(demo, "previews") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
     ):
-        more: Any = {**GENERATION, "stream": True, "partial_images": 2, "size": "1024x1024"}
+        parameters: Any = {**GENERATION, "stream": True, "partial_images": 2, "size": "1024x1024"}
         if edit:
-            events: list[Any] = list(client.images.edit(image=saved(gradient(), "PNG"), **more))
+            events: list[Any] = list(client.images.edit(image=saved(gradient(), "PNG"), **parameters))
         else:
-            events = list(client.images.generate(**more))
+            events = list(client.images.generate(**parameters))
     kind = "image_edit" if edit else "image_generation"
     assert [event.type for event in events] == [f"{kind}.partial_image"] * 2 + [f"{kind}.completed"]
     assert [event.partial_image_index for event in events[:2]] == [0, 1]
@@ -161,7 +161,7 @@ def test_pictures_on_the_way_come_before_the_final_one(demo: RunningDemo, edit: 
 
 
 @pytest.mark.parametrize("model", ["previews+breaks-mid-stream", "broken-json", "breaks-mid-stream"])
-def test_a_stream_that_breaks_off_before_its_picture_raises(demo: RunningDemo, model: str) -> None:
+def test_a_stream_that_breaks_off_before_its_image_raises(demo: RunningDemo, model: str) -> None:
     with (
         limner_with_model(demo, model) as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
@@ -171,7 +171,7 @@ def test_a_stream_that_breaks_off_before_its_picture_raises(demo: RunningDemo, m
     assert caught.value.code == "upstream_broken"
 
 
-def test_a_stream_that_breaks_off_after_its_picture_is_a_success(demo: RunningDemo) -> None:
+def test_a_stream_that_breaks_off_after_its_image_is_a_success(demo: RunningDemo) -> None:
     with (
         limner_with_model(demo, "previews+breaks-after-url") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", max_retries=0) as client,
@@ -185,15 +185,15 @@ def test_large_input_images_are_shrunk_and_reported(demo: RunningDemo) -> None:
         wide = saved(gradient(size=(5000, 20)), "PNG")
         mask = saved(Image.new("RGBA", (5000, 20)), "PNG")
         files = [("image", ("a", wide)), ("mask", ("b", mask))]
-        answer = httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files=files)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["x-limner-shrunk"] == "image[0] 5000x20->4096x16, image[1] 5000x20->4096x16"
+        response = httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files=files)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-limner-shrunk"] == "image[0] 5000x20->4096x16, image[1] 5000x20->4096x16"
     sent = [part["image_url"]["url"] for part in demo.state.requests[-1].body["messages"][0]["content"][1:]]
     sizes = [sniff(decode_data_url(url)) for url in sent]
     assert [info and info.size for info in sizes] == ["4096x16", "4096x16"]
 
 
-def test_who_leaves_before_anything_was_asked_frees_the_turn_at_once(demo: RunningDemo) -> None:
+def test_a_client_that_disconnects_in_the_queue_frees_its_slot_at_once(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds", max_concurrency=1) as limner:
         first, second = ListeningClient(limner, GENERATION), None
         demo.state.wait_for_calls(1)
@@ -209,12 +209,12 @@ def test_who_leaves_before_anything_was_asked_frees_the_turn_at_once(demo: Runni
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: RunningDemo, stream: bool) -> None:
+def test_a_job_whose_client_disconnects_after_submission_runs_to_its_end(demo: RunningDemo, stream: bool) -> None:
     with limner_with_model(demo, "holds", keepalive_after=0.02) as limner:
-        line = ListeningClient(limner, {**GENERATION, "stream": stream})
+        client = ListeningClient(limner, {**GENERATION, "stream": stream})
         demo.state.wait_for_calls(1)
-        line.read_until(b"\r\n\r\n")
-        line.disconnect()
+        client.read_until(b"\r\n\r\n")
+        client.disconnect()
         early = ListeningClient(limner, {**GENERATION, "prompt": "left before the first byte", "stream": stream})
         demo.state.wait_for_calls(2)
         early.disconnect()
@@ -225,21 +225,21 @@ def test_who_leaves_after_that_has_paid_and_the_question_runs_to_its_end(demo: R
     assert demo.state.images_drawn == 2
 
 
-def test_a_server_that_is_closing_takes_no_new_questions(demo: RunningDemo) -> None:
+def test_a_draining_server_accepts_no_new_requests(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds") as limner:
-        line = ListeningClient(limner, GENERATION)
+        client = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
         limner.service.is_draining = True
-        refused = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_is_overloaded")
+        rejected = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION)
+        assert (rejected.status_code, rejected.json()["error"]["code"]) == (503, "server_is_overloaded")
         assert httpx.get(f"{limner.url}/readyz").status_code == 503
         demo.state.release()
-        line.read_until(b"b64_json")
-        line.disconnect()
+        client.read_until(b"b64_json")
+        client.disconnect()
     assert demo.state.calls == 1
 
 
-def test_questions_that_outlast_the_grace_end_with_a_proper_error(demo: RunningDemo) -> None:
+def test_jobs_that_outlast_the_drain_end_with_an_error(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds", keepalive_after=0) as limner:
         plain, stream = ListeningClient(limner, GENERATION), ListeningClient(limner, {**GENERATION, "stream": True})
         demo.state.wait_for_calls(2)
@@ -253,7 +253,7 @@ def test_questions_that_outlast_the_grace_end_with_a_proper_error(demo: RunningD
         stream.disconnect()
 
 
-def test_a_question_that_was_not_asked_yet_may_be_asked_of_another_server(demo: RunningDemo) -> None:
+def test_a_request_that_was_not_submitted_may_be_retried_elsewhere(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds", keepalive_after=0, max_concurrency=1) as limner:
         first = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
@@ -268,48 +268,48 @@ def test_a_question_that_was_not_asked_yet_may_be_asked_of_another_server(demo: 
     assert demo.state.calls == 1
 
 
-def test_the_headers_tell_what_was_done(demo: RunningDemo) -> None:
+def test_the_headers_say_how_the_request_was_handled(demo: RunningDemo) -> None:
     with limner_with_model(demo, "data-url") as limner:
-        asked = {**GENERATION, "style": "vivid", "seed": 7, "size": "512x512", "n": 2}
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json=asked)
-    assert answer.headers["x-limner-ignored"] == "style, seed"
-    assert answer.headers["x-limner-reply-form"] != ""
-    assert float(answer.headers["x-limner-upstream-ms"]) > 0
-    assert float(answer.headers["x-limner-overhead-ms"]) >= 0
-    assert "x-limner-failed" not in answer.headers
-    assert answer.json()["size"] == "512x512"
+        parameters = {**GENERATION, "style": "vivid", "seed": 7, "size": "512x512", "n": 2}
+        response = httpx.post(f"{limner.url}/v1/images/generations", json=parameters)
+    assert response.headers["x-limner-ignored"] == "style, seed"
+    assert response.headers["x-limner-reply-form"] != ""
+    assert float(response.headers["x-limner-upstream-ms"]) > 0
+    assert float(response.headers["x-limner-overhead-ms"]) >= 0
+    assert "x-limner-failed" not in response.headers
+    assert response.json()["size"] == "512x512"
 
 
-def test_failed_questions_are_counted(demo: RunningDemo) -> None:
+def test_the_number_of_failed_images_is_in_a_header(demo: RunningDemo) -> None:
     with limner_with_model(demo, "limited-1", upstream_attempts=1) as limner:
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "n": 3})
-    assert (answer.status_code, answer.headers["x-limner-failed"], len(answer.json()["data"])) == (200, "1", 2)
+        response = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "n": 3})
+    assert (response.status_code, response.headers["x-limner-failed"], len(response.json()["data"])) == (200, "1", 2)
 
 
-@pytest.mark.parametrize(("asked", "magic"), [({"output_format": "jpeg"}, "/9j/"), ({"output_format": "webp", "output_compression": 30}, "UklG"), ({"output_format": "png"}, "iVBO")])  # fmt: skip
-def test_the_asked_format_is_what_comes(demo: RunningDemo, asked: dict[str, Any], magic: str) -> None:
+@pytest.mark.parametrize(("parameters", "magic"), [({"output_format": "jpeg"}, "/9j/"), ({"output_format": "webp", "output_compression": 30}, "UklG"), ({"output_format": "png"}, "iVBO")])  # fmt: skip
+def test_the_image_has_the_requested_format(demo: RunningDemo, parameters: dict[str, Any], magic: str) -> None:
     with limner_with_model(demo, "gpt-image-2-chat") as limner:
-        answer = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, **asked}).json()
-    assert answer["data"][0]["b64_json"].startswith(magic)
-    assert answer["output_format"] == asked["output_format"]
+        response = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, **parameters}).json()
+    assert response["data"][0]["b64_json"].startswith(magic)
+    assert response["output_format"] == parameters["output_format"]
 
 
-def test_kept_pictures_have_the_address_that_clients_know(demo: RunningDemo) -> None:
+def test_stored_images_have_the_public_address(demo: RunningDemo) -> None:
     with limner_with_model(demo, "data-url", public_url="https://images.example.com/limner") as limner:
-        asked = {**GENERATION, "response_format": "url"}
-        url = httpx.post(f"{limner.url}/v1/images/generations", json=asked).json()["data"][0]["url"]
+        parameters = {**GENERATION, "response_format": "url"}
+        url = httpx.post(f"{limner.url}/v1/images/generations", json=parameters).json()["data"][0]["url"]
     assert url.startswith("https://images.example.com/limner/kept/")
     assert url.endswith(".png")
 
 
-def test_who_leaves_while_an_input_picture_is_fetched_has_asked_nothing(demo: RunningDemo) -> None:
+def test_a_client_that_disconnects_while_an_input_is_fetched_submits_nothing(demo: RunningDemo) -> None:
     demo.state.reset()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = f"127.0.0.1:{silent.getsockname()[1]}"
-        with limner_with_model(demo, "gpt-image-2-chat", fetch_allow=place) as limner:
-            asked = {"prompt": "a hat", "images": [{"image_url": f"http://{place}/a.png"}]}
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with limner_with_model(demo, "gpt-image-2-chat", fetch_allow=address) as limner:
+            parameters = {"prompt": "a hat", "images": [{"image_url": f"http://{address}/a.png"}]}
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{limner.url}/v1/images/edits", json=asked, timeout=0.3)
+                httpx.post(f"{limner.url}/v1/images/edits", json=parameters, timeout=0.3)
             wait_for_jobs(limner, 0)
     assert demo.state.calls == 0
 
