@@ -88,9 +88,8 @@ format: install ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs-tables: install ## Regenerate the tables of README.md and the pages of docs/ that come from the code
+docs-tables: install ## Regenerate the tables of docs/ that come from the code
 	$(BIN)/python docs/tables.py
-	$(BIN)/python docs/pages.py
 
 docs: docs-tables .venv-docs/.installed ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet

@@ -1,97 +1,88 @@
-"""Writes the pages of the documentation that come from the code: settings, and how the API differs from OpenAI's."""
+"""A hook of MkDocs: pages of the project outside `docs/`, and the site's copies for language models.
 
+The site also has a few documents from outside `docs/`, and beside each HTML page the page's Markdown and one `llms.txt`
+(https://llmstxt.org) that lists them. Links into the source code, which is not on the site, become plain text.
+"""
+
+import os.path
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from app.protocol.image_request import PARAMETERS
-from app.protocol.parameters import Destination
-from docs.tables import parameters_table, settings_table
+ROOT = Path(__file__).parents[1]
 
-DOCS = Path(__file__).parent
+#: Documents from outside `docs/`, by their name on the site.
+IMPORTED = {
+    "deployment-files.md": "deploy/README.md",
+    "security-policy.md": "SECURITY.md",
+    "contributing.md": "CONTRIBUTING.md",
+}
 
-_SETTINGS = """\
-# Settings
-
-Set them as variables of the environment, as lines of a file `.env` in the folder where Limner is started, or in a file
-`limner.toml` there, by their names in lower case without `LIMNER_` (`port = 8080`). The environment wins over `.env`,
-and both win over `limner.toml`. A wrong value, or a key in `limner.toml` that is no setting, stops the start with one
-line that names it; a misspelled variable is warned of. Sizes may have a unit (`64MiB`), lists are separated by commas,
-empty means unset.
-
-{table}
-"""
-
-_DIFFERENCES = """\
-# Differences from OpenAI
-
-Limner reads what OpenAI reads, refuses what OpenAI refuses in the same words, and answers in the same form. What
-differs:
-
-| | OpenAI | Limner |
-| --- | --- | --- |
-| `response_format` | refused for `gpt-image-*` | obeyed for every model |
-| who does not ask for a format | by model | by the same rule; `LIMNER_DEFAULT_RESPONSE_FORMAT` overrules it |
-| `256x256`, `512x512` | refused by `gpt-image-*` | painted as 1024x1024 and scaled down |
-| `standard`, `hd` as quality | refused by `gpt-image-*` | `medium`, `high` |
-| unknown parameters | 400 `unknown_parameter` | accepted, and named in `x-limner-ignored` |
-| edits | a form, or JSON on newer models | a form or JSON, for every model |
-| `size`, `output_format` in the answer | as asked | as measured from the bytes |
-| `usage` | counted | what the upstream counts, zeros where it counts nothing |
-| a mask | guidance | guidance, or exact with `LIMNER_MASK=exact` |
-| a repeated question | paid for again | joined, where the first has not been delivered |
-| [comments of a stream](#comments-of-a-stream) | none | signs of life, progress, what headers were too early for |
-| `/v1/images/variations` | retired | retired: 404 `endpoint_retired` |
-
-These are accepted so that clients which send them work, and have no effect: {ignored}.
-
-## Comments of a stream
-
-The headers of a stream go out before its picture is there. What those of other answers tell is told in comments, which
-every reader of server-sent events skips:
-
-```text
-: keep-alive
-
-: progress Painting… 40 %
-
-: x-limner-reply-form: markdown-image
-
-: x-limner-upstream-ms: 48211
-
-: x-limner-overhead-ms: 3.9
-
-event: image_generation.completed
-data: {{"type":"image_generation.completed",…}}
-```
-
-`progress` is the newest line of what the upstream has said so far, where that is short and holds no link, no key and
-nothing of the prompt: at most one a second, only when it has changed. A silence of 15 s is broken by `keep-alive`. The
-head of a stream goes out with its first picture or after 15 s: what fails before is an error with its status.
-
-## Every parameter
-
-{table}
-"""
+#: A link or an image: text and target.
+_LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")
 
 
-def settings_page() -> str:
-    return _SETTINGS.format(table=_without_anchors(settings_table()))
+def on_files(files: Any, config: Any) -> Any:
+    """Add the imported documents to the files of the site."""
+    from mkdocs.structure.files import File  # type: ignore[import-not-found]  # noqa: PLC0415  only in the docs' venv
+
+    for name, source in IMPORTED.items():
+        files.append(File.generated(config, name, content=(ROOT / source).read_text()))
+    return files
 
 
-def differences_page() -> str:
-    ignored = ", ".join(f"`{row.name}`" for row in PARAMETERS if row.destination is Destination.NONE)
-    return _DIFFERENCES.format(ignored=ignored, table=_without_anchors(parameters_table()))
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    return for_site(markdown, page.file.src_uri)
 
 
-def _without_anchors(table: str) -> str:
-    """Links inside the README lead nowhere on another page."""
-    return re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", table)
+def on_post_build(config: Any) -> None:
+    site = Path(config["site_dir"])
+    for _, _, name in entries(config["nav"]):
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(for_site(source_of(name).read_text(), name))
+    (site / "llms.txt").write_text(llms_txt(config["site_name"], config["site_description"], config["nav"]))
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "differences.md": differences_page}
+def source_of(name: str) -> Path:
+    """Return the file of a page of the site."""
+    return ROOT / IMPORTED[name] if name in IMPORTED else ROOT / "docs" / name
 
 
-if __name__ == "__main__":
-    for name, page in PAGES.items():
-        (DOCS / name).write_text(page())
+def for_site(markdown: str, name: str) -> str:
+    """Turn the links of a page to where the targets are on the site. What is not there becomes plain text."""
+    folder = source_of(name).parent.relative_to(ROOT)
+    on_site = {source: name for name, source in IMPORTED.items()}
+
+    def turn(link: re.Match[str]) -> str:
+        text, target = link.groups()
+        path, hash_sign, anchor = target.partition("#")
+        if "://" in target or not path:
+            return link[0]
+        path = os.path.normpath(folder / path)
+        path = on_site.get(path, path.removeprefix("docs/") if path.startswith("docs/") else "")
+        if not path:
+            return text
+        return link[0].replace(f"({target})", f"({os.path.relpath(path, Path(name).parent)}{hash_sign}{anchor})")
+
+    return _LINK.sub(turn, markdown)
+
+
+def entries(nav: list[dict[str, Any]], section: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield section, title and file of each page of the navigation."""
+    for entry in nav:
+        ((title, value),) = entry.items()
+        if isinstance(value, str):
+            yield section, title, value
+        else:
+            yield from entries(value, section or title)
+
+
+def llms_txt(name: str, description: str, nav: list[dict[str, Any]]) -> str:
+    lines, current = [f"# {name}", "", f"> {description}"], None
+    for section, title, file in entries(nav):
+        if section != current:
+            lines += ["", f"## {section}", ""]
+            current = section
+        lines.append(f"- [{title}]({file})")
+    return "\n".join(lines) + "\n"

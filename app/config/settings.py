@@ -88,12 +88,12 @@ class Settings(BaseSettings):
     )
     upstreams: UpstreamList = Field(
         (),
-        description="Several upstreams, as a JSON list: see [Several upstreams](#several-upstreams). Replaces address, "
-        "key, model and dialect above.",
+        description="Several upstreams, as a JSON list: see [Several upstreams](upstreams.md#several-upstreams). "
+        "Replaces address, key, model and dialect above.",
     )
     config: Path | None = Field(
         None,
-        description="A TOML file of settings: `[[upstreams]]` tables, and any setting of this table by its name in "
+        description="A TOML file of settings: `[[upstreams]]` tables, and any setting by its name in "
         "lower case without `LIMNER_`. Variables win over the file. Unset: `limner.toml` in the folder where Limner is "
         "started, if it is there.",
     )
@@ -113,9 +113,9 @@ class Settings(BaseSettings):
         description="Keys, separated by commas or line breaks, one of which a client must present. `sha256:` and 64 "
         "hexadecimal digits stand for a key by its digest.",
     )
-    keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](#keys-and-limits).")
+    keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](keys-and-limits.md).")
     shared_state: StateUrl = Field(
-        "memory:", repr=False, description="`redis://host:6379`: makes [several servers](#several-servers) one."
+        "memory:", repr=False, description="`redis://host:6379`: makes [several servers](replicas.md) one."
     )
     state_down: Literal["open", "closed"] = Field(
         "open", description="Without Redis, `open` continues alone and `closed` answers 503."
@@ -191,7 +191,7 @@ class Settings(BaseSettings):
         default_factory=_default_store,
         description="Where images with a URL are kept: `disk:///absolute/path`, `s3://bucket/prefix`, "
         "`gs://bucket/prefix`, `az://container/prefix` or `memory:`; see "
-        "[Where pictures are kept](#where-pictures-are-kept).",
+        "[Image storage](image-storage.md).",
     )
     image_store_key: Secret | None = Field(
         None,

@@ -28,7 +28,7 @@ METADATA = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "WHEEL", "entry_
 #: Contents of the sdist: enough to run the tests, without files that tools have written.
 SHIPPED = {
     *(".ci", ".dockerignore", ".editorconfig", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile"),
-    *("LICENSE", "Makefile", "PKG-INFO", "README.md", "SECURITY.md", "app", "bench", "deploy", "docs", "fuzz", "mkdocs.yml"),
+    *("LICENSE", "Makefile", "PKG-INFO", "README.md", "README.zh-CN.md", "SECURITY.md", "app", "bench", "deploy", "docs", "fuzz", "mkdocs.yml"),
     *("pyproject.toml", "tests", "requirements.lock", "requirements-build.lock", "requirements-dev.lock"),
     "requirements-docs.lock",
 }  # fmt: skip

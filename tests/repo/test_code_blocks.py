@@ -1,6 +1,7 @@
 """Every block of code in the documents that no test runs is parsed by a reader for its language.
 
-tests/repo/test_readme.py runs those of the README, tests/e2e/test_recipes.py and `make clients` those of docs/clients.md.
+tests/repo/test_readme.py runs blocks of the README and of docs/, tests/e2e/test_recipes.py and `make clients` those of
+docs/clients.md.
 """
 
 import configparser
@@ -42,12 +43,13 @@ def test_all_code_is_in_fenced_blocks(path: Path) -> None:
     assert not re.findall(r"^\n(?: {4}|\t)\S.*$", prose, re.MULTILINE)
 
 
-#: Replaces programs that are not installed or would change the machine. Paths among its arguments must exist.
+#: Replaces programs that are not installed or would change the machine. Relative paths among its arguments must exist:
+#: they are files of the project.
 STUB = """\
 #!/bin/bash
 for argument in "$@"; do
   case "$argument" in
-    -* | *://* | *[!A-Za-z0-9._/-]*) ;;
+    -* | /* | *://* | *[!A-Za-z0-9._/-]*) ;;
     */*) [ -e "$argument" ] || { echo "$0: there is no $argument" >&2; exit 1; } ;;
   esac
 done
@@ -93,8 +95,9 @@ def commands(group: click.Group) -> Iterator[click.Command]:
         yield from commands(command) if isinstance(command, click.Group) else [command]
 
 
-def read_variables(code: str, _: Path) -> None:
+def read_variables(code: str, folder: Path) -> None:
     """Read a file of variables: ours must be settings with valid values, the others only need to be well-formed."""
+    code = re.sub(r"/var/(?:log|lib)/limner\b", str(folder), code)
     parser = configparser.ConfigParser(delimiters="=", interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read_string(f"[all]\n{code}")

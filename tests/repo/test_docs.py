@@ -8,36 +8,63 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from app.config.settings import Settings, known_variables
 from app.errors import ApiError
 from app.extraction.forms import FORMS
 from app.protocol.dialects import DIALECTS
-from docs.pages import PAGES
-from docs.tables import README, with_tables
+from docs.error_texts import ERROR_TEXTS
+from docs.pages import IMPORTED, entries, for_site, llms_txt
+from docs.tables import SUBJECTS, TABLES, is_retried, variables_in, with_tables
 from tests.repo.test_architecture import MAY_IMPORT
 from tests.support.markdown import DOCUMENTS, ROOT, without_blocks
 
-TEXT = README.read_text()
+
+@pytest.mark.parametrize("page", TABLES)
+def test_the_tables_are_generated_from_the_code(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    assert with_tables(page, text) == text, f"docs/{page} is behind the code: run make docs-tables"
 
 
-def test_the_tables_are_generated_from_the_code() -> None:
-    assert with_tables(TEXT) == TEXT, "README.md is behind the code: run make docs-tables"
+def test_a_page_without_a_place_for_its_table_is_an_error() -> None:
+    with pytest.raises(SystemExit, match=r"docs/errors\.md has no place for: errors"):
+        with_tables("errors.md", "# Errors\n")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_the_pages_are_generated_from_the_code(name: str) -> None:
-    assert (ROOT / "docs" / name).read_text() == PAGES[name](), f"docs/{name} is behind the code: run make docs-tables"
+NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
 
 
 def test_every_page_is_in_the_navigation() -> None:
     """`make docs` itself fails on links that lead nowhere."""
-    listed = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
-    assert sorted(listed) == sorted(pages)
+    assert sorted(name for _, _, name in entries(NAV)) == sorted([*pages, *IMPORTED])
+    assert [next(iter(section)) for section in NAV] == ["Start", "Configure", "Run", "Reference", "Project"]
+
+
+def test_a_page_on_the_site_links_to_other_pages_and_not_to_sources() -> None:
+    text = (
+        "[a](../docs/scaling.md#x) ![b](../docs/images/d.png) [c](https://c) [`d`](../app/x.py) [e](#e) [f](README.md)"
+    )
+    turned = "[a](scaling.md#x) ![b](images/d.png) [c](https://c) `d` [e](#e) [f](deployment-files.md)"
+    assert for_site(text, "deployment-files.md") == turned
+    assert for_site("[a](../architecture.md) [b](../../SECURITY.md)", "decisions/README.md") == (
+        "[a](../architecture.md) [b](../security-policy.md)"
+    )
+
+
+def test_llms_txt_lists_every_page_by_section() -> None:
+    nav: list[dict[str, Any]] = [
+        {"Start": [{"Limner": "index.md"}]},
+        {"Project": [{"All": [{"1. One": "decisions/1.md"}]}]},
+    ]
+    assert llms_txt("Limner", "A server.", nav) == (
+        "# Limner\n\n> A server.\n\n## Start\n\n- [Limner](index.md)\n\n## Project\n\n- [1. One](decisions/1.md)\n"
+    )
 
 
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
@@ -71,8 +98,12 @@ def test_the_table_of_imports_is_the_one_that_is_enforced() -> None:
     assert documented == MAY_IMPORT
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    assert set(known_variables()) <= set(re.findall(r"^\| `(LIMNER_\w+)`", TEXT, re.MULTILINE))
+def test_every_setting_has_one_subject() -> None:
+    assert sorted(name for names in SUBJECTS.values() for name in names) == sorted(Settings.model_fields)
+
+
+def test_every_setting_is_documented() -> None:
+    assert variables_in((ROOT / "docs/settings.md").read_text()) == set(known_variables())
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "app").rglob("*.py"))], ids=lambda path: path.name)
@@ -113,12 +144,6 @@ def test_every_dialect_is_documented(name: str) -> None:
     assert f"\n| `{name}` | " in (ROOT / "docs/upstreams.md").read_text()
 
 
-def table_below(heading: str) -> list[list[str]]:
-    chapter = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in chapter.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows[2:]]
-
-
 def error_classes() -> list[type[ApiError]]:
     found = [ApiError]
     for each in found:
@@ -134,57 +159,56 @@ def literals() -> set[str]:
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
-def codes() -> set[str]:
-    """Return the codes of the error classes and those that are passed where an error is raised."""
-    given = {error.code for error in error_classes() if error.code}
+def raised() -> set[tuple[str, str]]:
+    """Return the code and the class of each error that is raised with a code of its own."""
+    found = set()
+    names = {error.__name__ for error in error_classes()}
     for path in (ROOT / "app").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
-            is_code = isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant)
-            if is_code and "demo" not in path.parts:
-                given.add(node.value.value)  # type: ignore[attr-defined]
-    return given
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+                given = [
+                    each.value.value
+                    for each in node.keywords
+                    if each.arg == "code" and isinstance(each.value, ast.Constant)
+                ]
+                found |= {(str(code), node.func.id) for code in given}
+    return found
 
 
-ROWS = [line.split(" | ") for line in (ROOT / "docs/errors.md").read_text().splitlines() if line.startswith("| `")]
+def test_every_error_is_documented_with_its_code() -> None:
+    documented = {(text.code, kind.__name__) for text in ERROR_TEXTS for kind in text.kinds}
+    with_own_code = {(error.code, error.__name__) for error in error_classes() if error.code}
+    assert (raised() | with_own_code) - documented == set()
+    assert {text.code for text in ERROR_TEXTS if text.code} - literals() == set()
 
 
-def test_every_error_code_is_documented() -> None:
-    documented = {code for row in ROWS for code in re.findall(r"`(\w+)`", row[0])}
-    readme = {code for row in table_below("When something goes wrong") for code in re.findall(r"`(\w+)`", row[3])}
-    assert (codes() | readme) - documented == set()
-    assert documented - literals() == set()
+def test_every_status_and_type_is_documented() -> None:
+    documented = {(kind.status, text.type or kind.type) for text in ERROR_TEXTS for kind in text.kinds}
+    assert {(error.status, error.type) for error in error_classes()} <= documented
 
 
-@pytest.mark.parametrize("error", [error for error in error_classes() if error.code], ids=lambda error: error.__name__)
-def test_every_error_is_documented_with_its_status(error: type[ApiError]) -> None:
-    assert str(error.status) in {row[1] for row in ROWS if f"`{error.code}`" in row[0]}
+def test_errors_are_listed_by_status_and_only_once() -> None:
+    statuses = [text.kinds[0].status for text in ERROR_TEXTS]
+    assert statuses == sorted(statuses)
+    named = [text.code for text in ERROR_TEXTS if text.code]
+    assert len(set(named)) == len(named)
+    assert all(text.happened.endswith(".") and text.remedy.endswith(".") for text in ERROR_TEXTS)
 
 
-@pytest.mark.parametrize("row", table_below("When something goes wrong"), ids=lambda row: row[0])
-def test_every_error_of_the_readme_exists(row: list[str]) -> None:
-    _, status, error_type, codes, repeated = row
-    texts = literals()
-    for code in re.findall(r"`(\w+)`", codes):
-        assert code in texts | {error.code for error in error_classes()}, code
-    # A 429 for a used-up account is given its type and its header where it is raised.
-    if error_type == "`insufficient_quota`":
-        assert (status, repeated) == ("429", "no")
-        return
-    same = [error for error in error_classes() if f"{error.status}" == status and f"`{error.type}`" == error_type]
-    assert {"no" if error.should_retry is False else "yes" for error in same} == {repeated}
-
-
-def test_every_status_and_type_of_the_tree_is_in_the_readme() -> None:
-    documented = {(row[1], row[2]) for row in table_below("When something goes wrong")}
-    raised = {(f"{error.status}", f"`{error.type}`") for error in error_classes()}
-    assert raised <= documented
+def test_sdks_retry_only_what_surely_cost_nothing() -> None:
+    retried = [text for text in ERROR_TEXTS if any(map(is_retried, text.kinds)) and text.is_retried is not False]
+    assert [text.code for text in retried] == ["rate_limit_exceeded", "image_store_unavailable", "server_is_overloaded"]
+    assert all(text.costs.startswith("no") for text in retried)
 
 
 def test_the_counts_in_the_readme_are_right() -> None:
-    words = " ".join(TEXT.split())
+    words = " ".join((ROOT / "README.md").read_text().split())
     replies = (ROOT / "tests/data/replies.jsonl").read_text().count("\n")
     assert f"in {len(FORMS)} forms" in words
     assert f"All {replies} recorded replies" in words
+    chinese = (ROOT / "README.zh-CN.md").read_text()
+    assert f"识别 {len(FORMS)} 种形式" in chinese
+    assert f"录制的 {replies} 个回复" in chinese
 
 
 def test_decisions_are_short_numbered_and_listed() -> None:

@@ -162,7 +162,10 @@ def test_make_help_lists_every_target() -> None:
     assert re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE) == phony[1].split()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "deploy/compose.yaml"])
+PAGES = [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])]
+
+
+@pytest.mark.parametrize("document", [*PAGES, ".ci/run", "deploy/README.md", "deploy/compose.yaml"])
 def test_every_documented_target_exists(document: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     # In prose a command stands in backquotes, in a block it begins a line.
@@ -180,7 +183,7 @@ DEPLOYED = [
     "Dockerfile",
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file()),
 ]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", ".ci/run"]
+DOCUMENTS = [*PAGES, "Makefile", ".ci/run"]
 
 
 @pytest.mark.parametrize("name", [*DEPLOYED, *DOCUMENTS])

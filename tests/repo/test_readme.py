@@ -1,6 +1,7 @@
-"""The commands and the code of the README do what it says.
+"""The commands and the code of the README and the pages of docs/ do what the pages say.
 
 Blocks after `<!-- run -->` are run in one folder that holds an image and a mask. Only addresses and paths are replaced.
+tests/e2e/test_recipes.py runs those of docs/clients.md. The Chinese README has the blocks of the English one.
 """
 
 import os
@@ -21,25 +22,49 @@ from PIL import Image
 
 from app.config.settings import Settings
 from app.demo.state import DemoState
-from tests.e2e.test_node_clients import FOLDER as NODE
-from tests.e2e.test_node_clients import need_node_clients
-from tests.support.markdown import DOCUMENTS, LIMNER, README, ROOT, blocks
+from tests.support.markdown import DOCUMENTS, LIMNER, README, ROOT, Block, blocks
 from tests.support.ports import free_ports
 from tests.support.servers import run_demo, run_limner
 
-BLOCKS = list(blocks(README.read_text()))
+CHINESE = ROOT / "README.zh-CN.md"
 
-#: Addresses and commands of the README that a test replaces by its own.
+#: Addresses and commands of the documents that a test replaces by its own.
 UPSTREAM, COMMAND = "https://api.aiearth.dev/v1", ".venv/bin/limner"
 
 
-def runnable(language: str) -> list[str]:
-    return [block.code for block in BLOCKS if block.where == "run" and block.language == language]
+def blocks_of(name: str) -> list[Block]:
+    return list(blocks((ROOT / name).read_text()))
 
 
-def only(language: str) -> str:
-    (code,) = [block.code for block in BLOCKS if block.language == language]
-    return code
+#: Every block that is run here, with its document.
+RUN = [
+    (path.relative_to(ROOT).as_posix(), block)
+    for path in DOCUMENTS
+    if path not in {CHINESE, ROOT / "docs/clients.md"}
+    for block in blocks(path.read_text())
+    if block.where == "run"
+]
+
+
+def runnable(start: str, document: str | None = None) -> list[str]:
+    """Return the blocks that are run and begin with `start`, of all documents or of one."""
+    return [block.code for name, block in RUN if block.code.startswith(start) and document in {None, name}]
+
+
+def test_the_chinese_readme_has_the_blocks_of_the_english_one() -> None:
+    assert blocks_of("README.zh-CN.md") == blocks_of("README.md")
+
+
+def test_the_chinese_readme_has_the_links_and_the_names_of_the_english_one() -> None:
+    english, chinese = (
+        sorted(re.findall(r"\]\(([^)]+)\)|(LIMNER_\w+)", path.read_text())) for path in (README, CHINESE)
+    )
+    swapped = [("README.zh-CN.md" if link == "README.md" else link, name) for link, name in chinese]
+    assert sorted(swapped) == english
+
+
+def test_the_readme_is_short() -> None:
+    assert all(len(path.read_text().splitlines()) <= 200 for path in (README, CHINESE))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +91,7 @@ class Workspace:
         }
 
     def localize(self, code: str) -> str:
-        """Replace the addresses and paths of the README by those of the test."""
+        """Replace the addresses and paths of a document by those of the test."""
         for documented, own in self.substitutions.items():
             code = code.replace(documented, own)
         return code
@@ -80,8 +105,8 @@ class Workspace:
         return done.stdout
 
 
-@pytest.mark.parametrize("code", [code for code in runnable("sh") if code.startswith("curl")])
-def test_a_curl_command_of_the_readme_returns_an_image(workspace: Workspace, code: str) -> None:
+@pytest.mark.parametrize("code", runnable("curl "))
+def test_a_curl_command_returns_an_image(workspace: Workspace, code: str) -> None:
     need("curl")
     workspace.state.reset()
     response = workspace.run(
@@ -105,48 +130,55 @@ def test_a_curl_command_of_the_readme_returns_an_image(workspace: Workspace, cod
 
 
 def test_the_commands_of_the_upstream_chapter_work(workspace: Workspace) -> None:
-    (workspace.folder / ".env").write_text(workspace.localize(only("ini")))
-    (commands,) = [code for code in runnable("sh") if f"{COMMAND} check" in code]
+    (settings,) = [block.code for block in blocks_of("README.md") if block.language == "ini"]
+    (workspace.folder / ".env").write_text(workspace.localize(settings))
+    (commands,) = runnable(f"{COMMAND} check")
     output = workspace.run("bash", "-euc", workspace.localize(commands))
     free = ["store", "address", "tls", "key"]
     assert re.findall(r"^ok +(\w+)", output, re.MULTILINE) == [*free, *free, "paint"]
 
 
-def test_paint_does_what_the_readme_says(workspace: Workspace) -> None:
-    (commands,) = [code for code in runnable("sh") if f"{COMMAND} paint" in code]
+FOX, SCARF, SCARF_2 = (
+    ("fox.png", "1536x1024 png"),
+    ("scarf-1.webp", "1024x1024 webp"),
+    ("scarf-2.webp", "1024x1024 webp"),
+)
+LIGHTHOUSE = ("lighthouse.png", "1536x1024 png")
+
+
+@pytest.mark.parametrize(
+    ("document", "written"),
+    [("README.md", [FOX]), ("docs/cli.md", [FOX, SCARF, SCARF_2]), ("docs/index.md", [LIGHTHOUSE])],
+)
+def test_paint_writes_the_images_that_the_page_names(
+    workspace: Workspace, document: str, written: list[tuple[str, str]]
+) -> None:
+    (commands,) = runnable(f"{COMMAND} paint", document)
+    if "--base-url" not in commands:
+        # The page relies on the default of the command.
+        commands = commands.replace(f"{COMMAND} paint", f"{COMMAND} paint --base-url {LIMNER}/v1")
     output = workspace.run("bash", "-euc", workspace.localize(commands))
-    assert re.findall(r"^(\S+): (\S+ \w+)", output, re.MULTILINE) == [("fox.png", "1536x1024 png"), ("scarf-1.webp", "1024x1024 webp"), ("scarf-2.webp", "1024x1024 webp")]  # fmt: skip
+    assert re.findall(r"^(\S+): (\S+ \w+)", output, re.MULTILINE) == written
 
 
-def test_explain_says_what_the_readme_says(workspace: Workspace) -> None:
-    (command,) = [code for code in runnable("sh") if f"{COMMAND} explain" in code]
-    (printed,) = [block.code for block in BLOCKS if block.code.startswith("read as")]
+def test_explain_prints_what_the_page_shows(workspace: Workspace) -> None:
+    (command,) = runnable("echo 'Here it is")
+    (printed,) = [block.code for block in blocks_of("docs/cli.md") if block.code.startswith("read as")]
     assert workspace.run("bash", "-euc", workspace.localize(command)) == printed
 
 
-def test_the_ledger_command_of_the_readme_prints_a_summary(workspace: Workspace) -> None:
-    (command,) = [code for code in runnable("sh") if f"{COMMAND} ledger" in code]
+def test_the_ledger_command_prints_a_summary(workspace: Workspace) -> None:
+    (command,) = runnable(f"{COMMAND} ledger")
     with httpx.Client(base_url=workspace.limner, trust_env=False, timeout=30) as client:
         client.post("/v1/images/generations", json={"prompt": "a fox"}).raise_for_status()
     assert re.search(r"^20\d\d-\d\d-\d\d +\d", workspace.run("bash", "-euc", workspace.localize(command)), re.MULTILINE)
 
 
 def test_the_python_client_does_what_the_readme_says(workspace: Workspace) -> None:
-    (code,) = runnable("python")
+    (code,) = runnable("from base64")
     workspace.run(sys.executable, "-W", "error", "-c", workspace.localize(code))
     with Image.open(workspace.folder / "fox.png") as fox, Image.open(workspace.folder / "scarf.png") as scarf:
         assert (fox.size, scarf.size) == ((1024, 1024), (1024, 1536))
-
-
-def test_the_node_client_does_what_the_readme_says(workspace: Workspace) -> None:
-    need_node_clients()
-    (code,) = runnable("js")
-    (workspace.folder / "node_modules").symlink_to(NODE / "node_modules")
-    (workspace.folder / "fox.png").unlink(missing_ok=True)
-    (workspace.folder / "client.mjs").write_text(workspace.localize(code))
-    workspace.run("node", "client.mjs")
-    with Image.open(workspace.folder / "fox.png") as fox:
-        assert fox.size == (1024, 1024)
 
 
 def need(program: str) -> None:
@@ -178,7 +210,7 @@ def test_the_demo_prints_the_curl_of_the_readme_and_ends_on_ctrl_c(workspace: Wo
             assert demo.stdout
             output = read_until_ready(demo.stdout)
             command = output[output.index("curl ") : output.index("}'") + 2]
-            documented = runnable("sh")[0].strip()
+            documented = runnable("curl ", "README.md")[0].strip()
             assert squeeze(command) == squeeze(documented).replace(LIMNER, f"http://127.0.0.1:{port}")
             response = workspace.run("bash", "-euc", command)
             assert orjson.loads(response)["size"] == "1536x1024"
@@ -200,16 +232,9 @@ def squeeze(command: str) -> str:
     return " ".join(command.replace("\\\n", " ").split())
 
 
-def test_the_command_of_the_first_page_generates_an_image(workspace: Workspace) -> None:
-    (code,) = [block.code for block in blocks((ROOT / "docs/index.md").read_text()) if block.where == "run"]
-    workspace.run("bash", "-euc", workspace.localize(code.strip()) + f" --base-url {workspace.limner}/v1")
-    with Image.open(workspace.folder / "lighthouse.png") as image:
-        assert image.size == (1536, 1024)
-
-
-def test_the_list_of_upstreams_in_the_readme_is_valid(tmp_path: Path) -> None:
+def test_the_documented_list_of_upstreams_is_valid(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-1")
-    (tables,) = [block.code for block in BLOCKS if "[[upstreams]]" in block.code]
+    (tables,) = [block.code for block in blocks_of("docs/upstreams.md") if "[[upstreams]]" in block.code]
     file = tmp_path / "limner.toml"
     file.write_text(re.sub(r"/run/secrets/\w+", f"{tmp_path}/key", tables))
     main, spare = Settings(config=file).effective_upstreams
@@ -222,9 +247,9 @@ def test_the_list_of_upstreams_in_the_readme_is_valid(tmp_path: Path) -> None:
 
 
 def test_every_block_marked_to_be_run_is_run_by_a_test() -> None:
-    """The tests of this file and the recipes of docs/clients.md run them."""
-    starts = ("curl ", f"{COMMAND} check", f"{COMMAND} paint", f"{COMMAND} ledger", "echo 'Here it is")
-    assert [code for code in runnable("sh") if not code.startswith(starts)] == []
-    assert {block.language for block in BLOCKS if block.where} == {"sh", "python", "js"}
-    marked = {path.relative_to(ROOT).as_posix() for path in DOCUMENTS if any(b.where for b in blocks(path.read_text()))}
-    assert marked == {"README.md", "docs/index.md", "docs/clients.md"}
+    starts = ("curl ", f"{COMMAND} check", f"{COMMAND} paint", f"{COMMAND} ledger", "echo 'Here it is", "from base64")
+    assert [block.code for _, block in RUN if not block.code.startswith(starts)] == []
+    assert {name for name, block in RUN if block.code.startswith(f"{COMMAND} paint")} == {"README.md", "docs/cli.md", "docs/index.md"}  # fmt: skip
+    assert {name for name, _ in RUN} == {
+        *("README.md", "docs/cli.md", "docs/idempotency.md", "docs/images-api.md", "docs/index.md"),
+    }
