@@ -1,4 +1,4 @@
-"""Serve the pages at `/` and `/status`: the files of app/web with a strict Content-Security-Policy.
+"""Serve the pages at `/`, `/status` and `/docs`: the files of app/web with a strict Content-Security-Policy.
 
 Starlette's StaticFiles would not make this shorter: its ETag is made of the file's time instead of its content, and
 media types, headers, redirects and `server.json` would still be written here.
@@ -54,7 +54,7 @@ _MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 
-_PAGES = {"/": "index.html", "/status": "status.html"}
+_PAGES = {"/": "index.html", "/status": "status.html", "/docs": "openapi.html"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class Sent:
 SENT = [
     Sent("the page, without a key", "/", "text/html; charset=utf-8", "index.html"),
     Sent("the status page, without a key", "/status", "text/html; charset=utf-8", "status.html"),
+    Sent("the API reference, without a key", "/docs", "text/html; charset=utf-8", "openapi.html"),
     Sent("a script", "/web/main.js", "text/javascript; charset=utf-8", "main.js"),
     Sent("the style sheet", "/web/styles.css", "text/css; charset=utf-8", "styles.css"),
     Sent("the icon", "/web/icon.svg", "image/svg+xml", "icon.svg"),
@@ -73,7 +74,7 @@ def test_a_file_is_sent_with_its_media_type_and_security_headers(http: httpx.Cli
     assert answer.headers["cross-origin-opener-policy"] == "same-origin"
 
 
-@pytest.mark.parametrize("path", ["/", "/status", "/web/main.js", "/web/server.json"])
+@pytest.mark.parametrize("path", ["/", "/status", "/docs", "/web/main.js", "/web/server.json"])
 def test_a_file_that_the_browser_has_is_not_sent_again(http: httpx.Client, path: str) -> None:
     etag = http.get(path).headers["etag"]
     assert re.fullmatch('"[0-9a-f]{32}"', etag)
@@ -113,7 +114,9 @@ def test_a_host_header_with_a_path_changes_nothing(limner: RunningLimner) -> Non
     assert reply.status == 200
 
 
-@pytest.mark.parametrize(("path", "location"), [("/status/", "../status"), ("/status//", "../../status")])
+@pytest.mark.parametrize(
+    ("path", "location"), [("/status/", "../status"), ("/status//", "../../status"), ("/docs/", "../docs")]
+)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_page_with_a_trailing_slash_is_redirected(
     limner: RunningLimner, path: str, location: str, method: str
@@ -121,14 +124,14 @@ def test_a_page_with_a_trailing_slash_is_redirected(
     """The location is relative, so that it also works below a path of a proxy."""
     reply = httpx.request(method, limner.url + path, trust_env=False)
     assert (reply.status_code, reply.headers["location"]) == (308, location)
-    assert str(reply.next_request.url) == f"{limner.url}/status"  # type: ignore[union-attr]
+    assert str(reply.next_request.url) == limner.url + path.rstrip("/")  # type: ignore[union-attr]
 
 
 def test_the_pages_can_be_switched_off() -> None:
     with run_limner(NO_UPSTREAM, page=False) as limner:
-        paths = ("/", "/status", "/status/", "/web/main.js", "/web/server.json")
+        paths = ("/", "/status", "/status/", "/docs", "/web/main.js", "/web/server.json")
         statuses = [send_request(limner.url, build_request(f"GET {path}")).status for path in paths]
-    assert statuses == [404] * 5
+    assert statuses == [404] * 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ def test_a_page_has_no_inline_code_and_no_files_of_other_servers(name: str) -> N
     assert not re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:|//[a-z]", html)
     assert not re.findall(r"<script(?![^>]*src=)", html)
     local = re.findall(r'(?:src|href)="([^"#]+)"', html)
-    pages = {"./", "status", "openapi.json"}
+    pages = {"./", "status", "docs", "openapi.json"}
     assert {link.removeprefix("web/") for link in local} - pages <= FILES.keys()
 
 
@@ -232,7 +235,7 @@ def test_the_page_can_translate_every_word_about_a_pasted_reply() -> None:
 
 def test_every_text_is_used() -> None:
     code = "".join(text for name, text in FILES.items() if not name.startswith("locales/"))
-    made = ("fact_", "form_", "error_", "status_", "size_", "step_", "circuit_", "key_", "image_")
+    made = ("fact_", "form_", "error_", "status_", "size_", "step_", "circuit_", "key_", "image_", "docs_in_")
     unused = [
         key for key in texts("en") if not re.search(rf'["`]{re.escape(key)}["`]', code) and not key.startswith(made)
     ]
