@@ -1,4 +1,4 @@
-"""What happens before a request is one: key, length, framing, content type, JSON."""
+"""Requests are checked before they are parsed: key, length, framing, content type, JSON."""
 
 import asyncio
 import base64
@@ -38,14 +38,14 @@ def limner(demo: RunningDemo) -> Iterator[RunningLimner]:
 
 
 def form(*parts: tuple[str, str], boundary: str = "B") -> bytes:
-    """Text parts."""
+    """Build a form of text parts."""
     head = 'content-disposition: form-data; name="'
     written = [f'--{boundary}\r\n{head}{name}"\r\n\r\n{value}\r\n' for name, value in parts]
     return "".join([*written, f"--{boundary}--\r\n"]).encode()
 
 
 def png(length: int) -> bytes:
-    """Of that many bytes: what is missing is put into a chunk that no reader looks at."""
+    """Make a PNG of this many bytes, padded with a chunk that decoders skip."""
     file = io.BytesIO()
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(file, "PNG")
     head, tail = file.getvalue()[:33], file.getvalue()[33:]
@@ -78,7 +78,7 @@ WRONG_TYPE = "Unsupported content type. Use 'application/json' or 'multipart/for
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`code` and `message` of the error; a message that ends in … is compared to there."""
+    """A request and the expected error; a message that ends in … is a prefix."""
 
     name: str
     raw: bytes
@@ -99,9 +99,9 @@ CASES = [
     Case("a key twice in one object: the last one counts", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":1,"prompt":"a fox","response_format":"url"}')),
     Case("no body at all", build_request(GENERATIONS, KEY, JSON), 400, NOT_JSON),
     Case("JSON that ends too early", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a'), 400, NOT_JSON),
-    Case("JSON with something behind it", build_request(GENERATIONS, KEY, JSON, body=SMALL + b"x"), 400, NOT_JSON),
-    Case("a number that is none", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":NaN}'), 400, NOT_JSON),
-    Case("a number without an end", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":Infinity}'), 400, NOT_JSON),
+    Case("JSON with trailing data", build_request(GENERATIONS, KEY, JSON, body=SMALL + b"x"), 400, NOT_JSON),
+    Case("NaN", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":NaN}'), 400, NOT_JSON),
+    Case("an infinite number", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":Infinity}'), 400, NOT_JSON),
     Case("a number of many digits", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":' + b"9" * 10_000 + b"}"), 400, NOT_JSON),
     Case("ten thousand brackets", build_request(GENERATIONS, KEY, JSON, body=b"[" * 10_000), 400, NOT_JSON),
     Case("ten thousand brackets, closed again", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), 400, NOT_JSON),
@@ -113,82 +113,82 @@ CASES = [
     Case("a deployment", build_request("POST /openai/deployments/gpt-image-2/images/generations?api-version=1", KEY, JSON, body=SMALL)),
     Case("a deployment, but no key", build_request("POST /openai/deployments/gpt-image-2/images/generations", JSON, body=SMALL), 401, "You didn't provide an API key. …"),
     Case("a deployment with another endpoint", build_request("POST /openai/deployments/gpt-image-2/images/others", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/gpt-image-2/images/others)"),
-    Case("a deployment that is no name", build_request("POST /openai/deployments/a%20b/images/generations", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/a b/images/generations)"),
+    Case("an invalid deployment name", build_request("POST /openai/deployments/a%20b/images/generations", KEY, JSON, body=SMALL), 404, "Invalid URL (POST /openai/deployments/a b/images/generations)"),
     # Forms.
     Case("a form on generations", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), ("n", "1"), ("response_format", "url")))),
     Case("a form on generations, in chunks", build_request(GENERATIONS, KEY, FORM, CHUNKED) + chunked_body(*[bytes([byte]) for byte in form(("prompt", "a fox"), ("response_format", "url"))])),
     Case("a form without a boundary", build_request(GENERATIONS, KEY, "content-type: multipart/form-data", body=form()), 400, f"{NOT_FORM} Its content type needs a boundary of 1 to 70 characters."),
     Case("a form with another boundary", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), boundary="C")), 400, f"{NOT_FORM}…"),
     Case("a form without its end", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"))[:-6]), 400, f"{NOT_FORM} It ends before its closing boundary."),
-    Case("a picture of a form that is too large", build_request(EDITS, KEY, FORM, body=form(("image", "x" * (IMAGE_LIMIT + 1)))), 413, f"One part of the form is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
-    # JSON with pictures so large that they are lifted out of it.
-    Case("a large picture", build_request(EDITS, KEY, JSON, body=edit(75_000))),
-    Case("a large picture in small chunks", build_request(EDITS, KEY, JSON, CHUNKED) + chunked_body(*cut(edit(75_000)))),
-    Case("a large picture and a mask", build_request(EDITS, KEY, JSON, body=edit(75_000, mask=True))),
-    Case("a picture that is too large", build_request(EDITS, KEY, JSON, body=edit(IMAGE_LIMIT + 1)), 413, f"One image of the request is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
-    Case("a large picture where none belongs", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"%s"}' % base64.b64encode(png(75_000))), 400, "The request holds base64 of an image where no image belongs.", "invalid_value"),
+    Case("a too large image in a form", build_request(EDITS, KEY, FORM, body=form(("image", "x" * (IMAGE_LIMIT + 1)))), 413, f"One part of the form is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
+    # JSON with images that are so large that they are spooled.
+    Case("a large image", build_request(EDITS, KEY, JSON, body=edit(75_000))),
+    Case("a large image in small chunks", build_request(EDITS, KEY, JSON, CHUNKED) + chunked_body(*cut(edit(75_000)))),
+    Case("a large image and a mask", build_request(EDITS, KEY, JSON, body=edit(75_000, mask=True))),
+    Case("a too large image", build_request(EDITS, KEY, JSON, body=edit(IMAGE_LIMIT + 1)), 413, f"One image of the request is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
+    Case("a large image where none is allowed", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"%s"}' % base64.b64encode(png(75_000))), 400, "The request holds base64 of an image where no image belongs.", "invalid_value"),
     # Other content types.
-    Case("a form as pages without pictures send it", build_request(GENERATIONS, KEY, "content-type: application/x-www-form-urlencoded", body=b"prompt=a+fox"), 400, WRONG_TYPE),
+    Case("a form with URL encoding", build_request(GENERATIONS, KEY, "content-type: application/x-www-form-urlencoded", body=b"prompt=a+fox"), 400, WRONG_TYPE),
     Case("plain text", build_request(GENERATIONS, KEY, "content-type: text/plain", body=SMALL), 400, WRONG_TYPE),
     Case("another kind of multipart", build_request(EDITS, KEY, "content-type: multipart/mixed; boundary=B", body=form()), 400, WRONG_TYPE),
     # Length.
     Case("a body as long as allowed", build_request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :])),
     Case("a body one byte longer", build_request(GENERATIONS, KEY, JSON, body=SMALL + BLANK[len(SMALL) :] + b" "), 413, TOO_LARGE, "request_too_large"),
-    Case("a length that is announced, the body not sent", build_request(GENERATIONS, KEY, JSON, f"content-length: {LIMIT + 1}"), 413, TOO_LARGE, "request_too_large"),
+    Case("a too large content length, without the body", build_request(GENERATIONS, KEY, JSON, f"content-length: {LIMIT + 1}"), 413, TOO_LARGE, "request_too_large"),
     Case("a length of nineteen digits", build_request(EDITS, KEY, FORM, f"content-length: {10**18}"), 413, TOO_LARGE, "request_too_large"),
     Case("chunks as long as allowed", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(SMALL, BLANK[len(SMALL) :])),
     Case("chunks that are too long together", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(SMALL, BLANK), 413, TOO_LARGE, "request_too_large"),
     Case("chunks that do not end", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(BLANK, BLANK)[:-5], 413, TOO_LARGE, "request_too_large"),
     # Key first.
-    Case("a stranger who announces a gigabyte", build_request(EDITS, FORM, "content-length: 1073741824"), 401, "You didn't provide an API key…"),
-    Case("a wrong key before anything is wrong with the body", build_request(GENERATIONS, "authorization: Bearer sk-other", "content-type: text/plain", "content-length: 1073741824"), 401, "Incorrect API key provided.", "invalid_api_key"),
-    Case("a stranger in endless chunks", build_request(EDITS, FORM, CHUNKED), 401, "You didn't provide an API key…"),
+    Case("no key and a content length of a gigabyte", build_request(EDITS, FORM, "content-length: 1073741824"), 401, "You didn't provide an API key…"),
+    Case("a wrong key before a wrong body", build_request(GENERATIONS, "authorization: Bearer sk-other", "content-type: text/plain", "content-length: 1073741824"), 401, "Incorrect API key provided.", "invalid_api_key"),
+    Case("no key and endless chunks", build_request(EDITS, FORM, CHUNKED), 401, "You didn't provide an API key…"),
     Case("two keys, one of them right", build_request(GENERATIONS, KEY, "authorization: Bearer x", body=SMALL), 401, "Malformed Authorization header…"),
     Case("the route before the key", build_request("POST /v1/images/nothing", "content-length: 1073741824"), 404, "Invalid URL (POST /v1/images/nothing)"),
     Case("the method before the key", build_request("PUT /v1/images/edits", "content-length: 1073741824"), 405, "Not allowed: PUT /v1/images/edits"),
-    Case("a result, to a stranger", build_request("GET /v1/images/results/req_0"), 401, "You didn't provide an API key…"),
-    Case("a result that nobody asked for", build_request("GET /v1/images/results/req_0", KEY), 404, "This result does not exist or has expired.", "result_not_found"),
+    Case("a result without a key", build_request("GET /v1/images/results/req_0"), 401, "You didn't provide an API key…"),
+    Case("an unknown result", build_request("GET /v1/images/results/req_0", KEY), 404, "This result does not exist or has expired.", "result_not_found"),
     Case("a retired endpoint", build_request("POST /v1/images/variations", KEY, "content-length: 1073741824"), 404, "The images/variations endpoint has been retired. Use /v1/images/edits…", "endpoint_retired"),
     Case("a retired endpoint without the prefix", build_request("POST /images/variations", KEY), 404, "The images/variations endpoint has been retired…", "endpoint_retired"),
-    Case("a retired endpoint, to a stranger", build_request("POST /v1/images/variations"), 401, "You didn't provide an API key…"),
+    Case("a retired endpoint without a key", build_request("POST /v1/images/variations"), 401, "You didn't provide an API key…"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_comes_before_the_request(limner: RunningLimner, demo: RunningDemo, case: Case) -> None:
-    """Where the body is not sent, an answer at all means that nobody waited for it."""
+def test_a_request_is_checked_in_order(limner: RunningLimner, demo: RunningDemo, case: Case) -> None:
+    """If the body is not sent, a response shows that the server did not wait for it."""
     demo.state.reset()
-    reply = send_request(limner.url, case.raw)
-    assert (reply.status, reply.headers["content-type"]) == (case.status, "application/json")
+    response = send_request(limner.url, case.raw)
+    assert (response.status, response.headers["content-type"]) == (case.status, "application/json")
     assert demo.state.calls == (case.status == 200)
     if case.status == 200:
-        assert reply.json()["data"][0]["url"].startswith(demo.url)
+        assert response.json()["data"][0]["url"].startswith(demo.url)
         return
-    error = reply.json()["error"]
+    error = response.json()["error"]
     whole, _, shortened = case.message.partition("…")
     assert not shortened
     assert error["message"].startswith(whole) if "…" in case.message else error["message"] == whole
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", error["param"], case.code)
-    assert reply.headers["x-should-retry"] == "false"
-    assert reply.headers["x-request-id"].startswith("req_")
+    assert response.headers["x-should-retry"] == "false"
+    assert response.headers["x-request-id"].startswith("req_")
 
 
-def test_who_waits_for_a_go_ahead_gets_it_only_with_the_right_key(limner: RunningLimner) -> None:
+def test_100_continue_is_sent_only_for_a_valid_key(limner: RunningLimner) -> None:
     expects = (JSON, "expect: 100-continue", f"content-length: {len(SMALL)}")
-    with connect(limner.url) as wire:
-        wire.send(build_request(GENERATIONS, "authorization: Bearer sk-wrong", *expects))
-        assert wire.read_response().status == 401
-    with connect(limner.url) as wire:
-        wire.send(build_request(GENERATIONS, KEY, *expects))
-        assert wire.read_response().status == 100
-        wire.send(SMALL)
-        assert wire.read_response().status == 200
+    with connect(limner.url) as connection:
+        connection.send(build_request(GENERATIONS, "authorization: Bearer sk-wrong", *expects))
+        assert connection.read_response().status == 401
+    with connect(limner.url) as connection:
+        connection.send(build_request(GENERATIONS, KEY, *expects))
+        assert connection.read_response().status == 100
+        connection.send(SMALL)
+        assert connection.read_response().status == 200
 
 
-def test_who_announces_too_much_gets_no_go_ahead(limner: RunningLimner) -> None:
-    with connect(limner.url) as wire:
-        wire.send(build_request(EDITS, KEY, FORM, "expect: 100-continue", f"content-length: {LIMIT + 1}"))
-        assert wire.read_response().status == 413
+def test_100_continue_is_not_sent_for_a_too_large_body(limner: RunningLimner) -> None:
+    with connect(limner.url) as connection:
+        connection.send(build_request(EDITS, KEY, FORM, "expect: 100-continue", f"content-length: {LIMIT + 1}"))
+        assert connection.read_response().status == 413
 
 
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: HOST\r\n\r\n"
@@ -201,15 +201,15 @@ FRAMED = {
 
 
 @pytest.mark.parametrize("name", FRAMED)
-def test_a_request_hidden_in_a_body_is_not_answered(limner: RunningLimner, name: str) -> None:
-    """Whatever is answered, it is one answer, and the connection is closed."""
-    with connect(limner.url) as wire:
-        wire.send(FRAMED[name].replace(b"HOST", wire.host.encode()))
-        assert wire.read_response().status == 400
-        assert wire.read_to_end() == b""
+def test_a_smuggled_request_is_not_answered(limner: RunningLimner, name: str) -> None:
+    """There is exactly one response, and the connection is closed."""
+    with connect(limner.url) as connection:
+        connection.send(FRAMED[name].replace(b"HOST", connection.host.encode()))
+        assert connection.read_response().status == 400
+        assert connection.read_to_end() == b""
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(tmp_path: Path) -> None:
+def test_a_client_that_disconnects_within_its_body_is_no_error(tmp_path: Path) -> None:
     app = create_app(Settings(upstream_base_url="http://127.0.0.1:9/v1", image_store=f"disk://{tmp_path}"))
     begun: Message = {"type": "http.request", "body": b'{"prompt":', "more_body": True}
     coming: Iterator[Message] = iter([begun, {"type": "http.disconnect"}])
@@ -239,29 +239,29 @@ FORM_TYPE = "multipart/form-data; boundary=B"
 
 
 @pytest.mark.parametrize(("kind", "sent"), [("application/json", b""), ("application/json", b'{"prompt":'), (FORM_TYPE, b""), (FORM_TYPE, b"--B\r\n")])  # fmt: skip
-def test_a_body_that_does_not_come_is_not_waited_for(demo: RunningDemo, kind: str, sent: bytes) -> None:
+def test_a_missing_body_is_a_timeout(demo: RunningDemo, kind: str, sent: bytes) -> None:
     head = ("authorization: Bearer x", f"content-type: {kind}", "content-length: 100")
-    with run_limner(demo.url, client_body_timeout=0.05) as limner, connect(limner.url) as wire:
-        wire.send(build_request("POST /v1/images/edits", *head), sent)
-        reply = wire.read_response()
-        assert (reply.status, reply.json()["error"]["code"]) == (408, "request_timeout")
-        assert (reply.headers["x-should-retry"], wire.read_to_end()) == ("false", b"")
+    with run_limner(demo.url, client_body_timeout=0.05) as limner, connect(limner.url) as connection:
+        connection.send(build_request("POST /v1/images/edits", *head), sent)
+        response = connection.read_response()
+        assert (response.status, response.json()["error"]["code"]) == (408, "request_timeout")
+        assert (response.headers["x-should-retry"], connection.read_to_end()) == ("false", b"")
 
 
-def test_a_body_that_comes_slowly_is_waited_for(demo: RunningDemo) -> None:
+def test_a_slow_body_is_read(demo: RunningDemo) -> None:
     body = b'{"prompt":"a fox"}'
-    with run_limner(demo.url, client_body_timeout=20) as limner, connect(limner.url) as wire:
-        wire.send(
+    with run_limner(demo.url, client_body_timeout=20) as limner, connect(limner.url) as connection:
+        connection.send(
             build_request("POST /v1/images/generations", "authorization: Bearer x", f"content-length: {len(body)}")
         )
-        wire.send(*(body[at : at + 1] for at in range(len(body))))
-        assert wire.read_response().status == 200
+        connection.send(*(body[at : at + 1] for at in range(len(body))))
+        assert connection.read_response().status == 200
 
 
-def test_json_that_is_large_without_its_pictures_is_refused(demo: RunningDemo) -> None:
+def test_json_that_is_large_without_its_images_is_rejected(demo: RunningDemo) -> None:
     with run_limner(demo.url) as limner:
         body = b'{"prompt":"a fox","more":[' + b"{}," * 1_500_000
-        reply = send_request(
+        response = send_request(
             limner.url, build_request("POST /v1/images/generations", "authorization: Bearer x", body=body)
         )
-    assert (reply.status, reply.json()["error"]["code"]) == (413, "request_too_large")
+    assert (response.status, response.json()["error"]["code"]) == (413, "request_too_large")

@@ -1,4 +1,4 @@
-"""`make clients` runs the recipes of docs/clients.md whose clients are too heavy for the suite, in a venv of their own."""
+"""The recipes of docs/clients.md whose clients are too large for the suite work; `make clients` runs them in a venv."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.servers import RunningLimner, run_demo, run_limner
 
 PYTHON = Path(__file__).parents[3] / ".venv-clients" / "bin" / "python"
 
-#: These two would ask the network for prices, and tell it who is here.
+#: These clients would download prices and send telemetry.
 QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HAYSTACK_TELEMETRY_ENABLED": "False"}
 
 BLOCKS = {recipe.name: block.code for recipe in RECIPES for block in recipe.blocks if block.where == "clients"}
@@ -26,22 +26,22 @@ def limner() -> Iterator[RunningLimner]:
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    own = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "PAINTER_KEY": "demo"}
+    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "PAINTER_KEY": "demo"}
     command = (str(PYTHON), "-c", code)
     return subprocess.run(
-        command, cwd=folder, env=QUIET | own, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=QUIET | environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_a_recipe_paints(limner: RunningLimner, name: str, tmp_path: Path) -> None:
+def test_a_recipe_generates_an_image(limner: RunningLimner, name: str, tmp_path: Path) -> None:
     done = run(BLOCKS[name].replace(LIMNER, limner.url), tmp_path)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "fox.png") as image:
         assert image.size == (1024, 1024)
 
 
-#: What LiteLLM's proxy does with its file of settings, but for the file.
+#: Configure LiteLLM's router as its proxy does from a configuration file.
 ROUTER = """
 import base64, yaml
 from litellm import Router
@@ -59,14 +59,14 @@ def litellm_before(limner: RunningLimner) -> str:
     return ROUTER.format(settings=settings.replace(LIMNER, limner.url))
 
 
-def test_litellm_hands_questions_on_to_limner(limner: RunningLimner, tmp_path: Path) -> None:
+def test_litellm_forwards_requests_to_limner(limner: RunningLimner, tmp_path: Path) -> None:
     done = run(litellm_before(limner), tmp_path)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "fox.png") as image:
         assert image.size == (1024, 1024)
 
 
-def test_litellm_does_not_ask_again_what_may_be_paid_for(tmp_path: Path) -> None:
+def test_litellm_does_not_retry_what_may_be_paid_for(tmp_path: Path) -> None:
     with run_demo() as demo, run_limner(demo.url, upstream_model="error-500") as limner:
         done = run(litellm_before(limner), tmp_path)
         assert "InternalServerError" in done.stderr

@@ -1,4 +1,4 @@
-"""The whole pipeline over a world in memory."""
+"""The whole pipeline works, with an implementation of `PipelineIO` in memory."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -233,7 +233,7 @@ def test_whether_a_stream_is_requested_from_the_upstream(mode: Any, wanted: bool
     assert world.sent[0][0]["stream"] is stream
 
 
-def test_n_questions_are_asked_concurrently_with_results_in_order_of_arrival() -> None:
+def test_n_upstream_requests_are_concurrent_with_results_in_order_of_arrival() -> None:
     urls = [f"https://cdn.example.com/gen/{number}.png" for number in range(3)]
     slow = text_reply("painting", complete=False)
     replies: list[list[ChatReply | ApiError]] = [
@@ -246,14 +246,14 @@ def test_n_questions_are_asked_concurrently_with_results_in_order_of_arrival() -
     assert result.usage.as_images_api()["total_tokens"] == 36
 
 
-def test_images_of_successful_questions_are_returned_and_failed_ones_counted() -> None:
+def test_images_of_successful_upstream_requests_are_returned_and_failed_ones_counted() -> None:
     refused = UserError("no")
     result = result_of(request_for(n=3, response_format="url"), World([[refused], [image_reply(URL)], [refused]]))
     assert [image.url for image in result.images] == [URL]
     assert result.failed == 2
 
 
-def test_the_first_error_is_raised_where_every_question_failed() -> None:
+def test_the_first_error_is_raised_if_every_upstream_request_failed() -> None:
     with pytest.raises(UserError, match="first"):
         run(
             request_for(n=2),
@@ -285,7 +285,7 @@ def test_a_link_to_something_else_is_not_an_image() -> None:
 
 
 @pytest.mark.parametrize("urls", [[URL], [URL, f"{URL}?2"]], ids=["one image", "two"])
-def test_a_bug_is_not_swallowed_and_no_question_stays_open(urls: list[str]) -> None:
+def test_a_bug_is_raised_and_no_upstream_request_stays_open(urls: list[str]) -> None:
     class BuggyWorld(World):
         async def fetch(self, url: str) -> Blob:
             raise KeyError(url)

@@ -90,7 +90,7 @@ class Desk:
 
 
 @pytest.mark.parametrize("case", JOIN_CASES, ids=lambda case: case.name)
-def test_who_gets_what_was_paid_for(case: JoinCase) -> None:
+def test_a_request_joins_a_finished_job_by_the_joining_rules(case: JoinCase) -> None:
     async def play() -> bool:
         desk = Desk()
         first = await desk.run(case.first, case.error, delivered=case.delivered, is_async=case.is_async)
@@ -104,7 +104,7 @@ def test_who_gets_what_was_paid_for(case: JoinCase) -> None:
 
 
 @pytest.mark.parametrize("case", JOIN_CASES_IN_FLIGHT, ids=lambda case: case.name)
-def test_who_joins_what_is_under_way(case: JoinCase) -> None:
+def test_a_request_joins_a_job_in_flight_by_the_joining_rules(case: JoinCase) -> None:
     async def play() -> bool:
         desk = Desk()
         job = desk.start(case.first)
@@ -116,7 +116,7 @@ def test_who_joins_what_is_under_way(case: JoinCase) -> None:
     assert asyncio.run(play()) is case.joins
 
 
-def test_a_key_with_another_body_is_refused() -> None:
+def test_an_idempotency_key_with_another_body_is_rejected() -> None:
     async def play() -> None:
         desk = Desk()
         await desk.run(KEYED)
@@ -132,7 +132,7 @@ def test_a_key_with_another_body_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("limits", "kept"), [({"max_retained": 2}, [False, True, True]), ({"max_retained_bytes": 25}, [False, True, True]), ({"max_retained": 0}, [False] * 3)])  # fmt: skip
-def test_what_is_kept_is_bounded_and_the_oldest_goes_first(limits: dict[str, int], kept: list[bool]) -> None:
+def test_retained_jobs_are_limited_and_the_oldest_is_dropped_first(limits: dict[str, int], kept: list[bool]) -> None:
     async def play() -> list[bool]:
         desk = Desk(**limits)
         jobs = []
@@ -148,7 +148,7 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(limits: dict[str, int
     assert asyncio.run(play()) == kept
 
 
-def test_what_is_read_at_the_moment_is_not_swept() -> None:
+def test_a_job_with_a_reader_is_not_dropped() -> None:
     async def play() -> None:
         desk = Desk()
         job = await desk.run(ME, size=10)
@@ -174,7 +174,7 @@ PAID: list[tuple[str, ApiError, bool, bool]] = [
 
 
 @pytest.mark.parametrize(("name", "fault", "follows", "kept"), PAID, ids=[row[0] for row in PAID])
-def test_a_reply_that_was_paid_for_before_is_kept_whatever_comes_between(
+def test_a_reply_that_was_paid_for_is_kept_over_further_runs(
     name: str, fault: ApiError, follows: bool, kept: bool
 ) -> None:
     async def play() -> bool:
@@ -195,7 +195,7 @@ def test_a_reply_that_was_paid_for_before_is_kept_whatever_comes_between(
     assert asyncio.run(play()) is kept
 
 
-def test_a_result_is_its_callers_own() -> None:
+def test_a_result_is_only_for_its_caller() -> None:
     async def play() -> None:
         desk = Desk()
         job = await desk.run(ME, is_async=True)
@@ -208,7 +208,7 @@ def test_a_result_is_its_callers_own() -> None:
     asyncio.run(play())
 
 
-def test_a_job_that_is_restarted_is_as_new() -> None:
+def test_a_restarted_job_is_like_a_new_one() -> None:
     async def play() -> None:
         desk = Desk()
         job = await desk.run(ME, ImageUnavailable("404"), size=10, delivered=True)
@@ -245,7 +245,7 @@ def fingerprint(**fields: Any) -> str:
     return job_key(request, Caller("me", None), None, is_retry=False).fingerprint
 
 
-def test_the_same_question_has_the_same_fingerprint() -> None:
+def test_equal_requests_have_the_same_fingerprint() -> None:
     one, two = ((InputImage(source=blob_of(b"abc")),) for _ in range(2))
     assert fingerprint(images=one, metadata={"a": "1", "b": "2"}) == fingerprint(
         images=two, metadata={"b": "2", "a": "1"}
@@ -253,24 +253,24 @@ def test_the_same_question_has_the_same_fingerprint() -> None:
 
 
 @pytest.mark.parametrize(("name", "fields"), ASKED_DIFFERENTLY, ids=[row[0] for row in ASKED_DIFFERENTLY])
-def test_another_question_has_another_fingerprint(name: str, fields: dict[str, Any]) -> None:
+def test_different_requests_have_different_fingerprints(name: str, fields: dict[str, Any]) -> None:
     assert fingerprint(**fields) != fingerprint(images=(InputImage(source=blob_of(b"abc")),))
     assert fingerprint(**fields) != fingerprint()
 
 
 @pytest.mark.parametrize(("headers", "is_retry"), [({}, False), ({"x-stainless-retry-count": "0"}, False), ({"x-stainless-retry-count": ""}, False), ({"x-stainless-retry-count": "1"}, True)])  # fmt: skip
-def test_a_client_says_in_a_header_that_it_repeats_a_request(headers: dict[str, str], is_retry: bool) -> None:
+def test_a_header_says_that_a_request_is_a_retry(headers: dict[str, str], is_retry: bool) -> None:
     assert is_client_retry(Headers(headers)) is is_retry
 
 
 @pytest.mark.parametrize(("idempotency_key", "is_retry"), [(None, False), (None, True), ("a-1", False)])
-def test_a_job_key_has_the_callers_words(idempotency_key: str | None, is_retry: bool) -> None:
+def test_a_job_key_has_the_headers_of_the_caller(idempotency_key: str | None, is_retry: bool) -> None:
     key = job_key(REQUEST, Caller("me", None), idempotency_key, is_retry=is_retry)
     assert (key.caller, key.key, key.is_retry) == ("me", idempotency_key, is_retry)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "schl\u00fcssel", "a" * 256])
-def test_a_key_that_is_none_is_refused(key: str) -> None:
+def test_an_invalid_idempotency_key_is_rejected(key: str) -> None:
     with pytest.raises(InvalidRequest, match="Idempotency-Key"):
         job_key(REQUEST, Caller("me", None), key, is_retry=False)
 
@@ -293,7 +293,7 @@ def ask(limner: RunningLimner, asked: dict[str, Any] = GENERATION, **headers: st
     return httpx.post(f"{limner.url}/v1/images/generations", json=asked, headers=names, timeout=20)
 
 
-def test_a_repeat_joins_the_question_whose_client_has_gone(demo: RunningDemo) -> None:
+def test_a_retry_joins_the_job_of_a_disconnected_client(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds", keepalive_after=0) as limner:
         line = ListeningClient(limner, GENERATION)
         demo.state.wait_for_calls(1)
@@ -307,7 +307,7 @@ def test_a_repeat_joins_the_question_whose_client_has_gone(demo: RunningDemo) ->
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_repeat_gets_the_answer_that_nobody_took(demo: RunningDemo, stream: bool) -> None:
+def test_a_retry_gets_an_undelivered_result(demo: RunningDemo, stream: bool) -> None:
     asked = {**GENERATION, "stream": stream}
     with limner_with_model(demo, "holds+data-url", keepalive_after=0, keepalive_interval=60) as limner:
         line = ListeningClient(limner, asked)
@@ -321,7 +321,7 @@ def test_a_repeat_gets_the_answer_that_nobody_took(demo: RunningDemo, stream: bo
     assert demo.state.calls == 2
 
 
-def test_the_official_client_that_loses_patience_pays_once(demo: RunningDemo) -> None:
+def test_the_official_client_that_times_out_pays_once(demo: RunningDemo) -> None:
     with (
         limner_with_model(demo, "holds", keepalive_after=0) as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any", timeout=0.3, max_retries=5) as client,
@@ -332,7 +332,7 @@ def test_the_official_client_that_loses_patience_pays_once(demo: RunningDemo) ->
     assert demo.state.calls == 1
 
 
-def test_two_clients_that_are_both_there_have_two_questions(demo: RunningDemo) -> None:
+def test_equal_requests_of_two_connected_clients_are_two_jobs(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds") as limner:
         lines = [ListeningClient(limner, GENERATION) for _ in range(2)]
         assert demo.state.wait_for_calls(2)
@@ -343,7 +343,7 @@ def test_two_clients_that_are_both_there_have_two_questions(demo: RunningDemo) -
     assert demo.state.calls == 2
 
 
-def test_a_key_joins_clients_that_are_both_there(demo: RunningDemo) -> None:
+def test_an_idempotency_key_joins_two_connected_clients(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds") as limner:
         lines = [ListeningClient(limner, GENERATION, idempotency_key="k") for _ in range(2)]
         assert demo.state.wait_for_calls(1)
@@ -358,7 +358,7 @@ def test_a_key_joins_clients_that_are_both_there(demo: RunningDemo) -> None:
     assert demo.state.calls == 1
 
 
-def test_a_picture_that_could_not_be_fetched_is_fetched_for_the_repeat(demo: RunningDemo) -> None:
+def test_an_image_that_could_not_be_fetched_is_fetched_for_the_retry(demo: RunningDemo) -> None:
     with limner_with_model(demo, "missing-image-3", fetch_timeout=0.3) as limner:
         first = ask(limner)
         assert (first.status_code, first.json()["error"]["code"]) == (500, "image_download_failed")
@@ -379,7 +379,7 @@ def wait_for_readers(limner: RunningLimner, number: int) -> None:
     raise AssertionError("somebody still reads")
 
 
-def test_a_repeat_that_leaves_while_the_picture_is_fetched_again_loses_nothing(demo: RunningDemo) -> None:
+def test_a_retry_that_disconnects_during_the_download_loses_nothing(demo: RunningDemo) -> None:
     with limner_with_model(demo, "missing-image-3", fetch_timeout=0.3, keepalive_after=0) as limner:
         assert ask(limner).json()["error"]["code"] == "image_download_failed"
         fetcher = limner.service.backends.fetcher
@@ -403,7 +403,7 @@ def test_a_repeat_that_leaves_while_the_picture_is_fetched_again_loses_nothing(d
     assert demo.state.calls == 1
 
 
-def test_a_result_is_fetched_later(demo: RunningDemo) -> None:
+def test_a_result_can_be_fetched_later(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds+data-url") as limner, httpx.Client(base_url=limner.url) as http:
         accepted = http.post("/v1/images/generations", json=GENERATION, headers={"prefer": "respond-async"})
         place = accepted.headers["location"]
@@ -428,7 +428,7 @@ def test_a_result_is_fetched_later(demo: RunningDemo) -> None:
     assert demo.state.calls == 1
 
 
-def test_a_failure_is_fetched_later_too(demo: RunningDemo) -> None:
+def test_an_error_can_be_fetched_later(demo: RunningDemo) -> None:
     with limner_with_model(demo, "refuses") as limner, httpx.Client(base_url=limner.url) as http:
         asked = http.post("/images/generations", json=GENERATION, headers={"prefer": "wait=1, respond-async"})
         assert asked.headers["location"].startswith("/images/results/")
@@ -437,7 +437,7 @@ def test_a_failure_is_fetched_later_too(demo: RunningDemo) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "moderation_blocked")
 
 
-def test_a_key_and_a_preference_go_together(demo: RunningDemo) -> None:
+def test_an_idempotency_key_and_respond_async_work_together(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds+data-url") as limner:
         first, second = (ask(limner, prefer="respond-async", idempotency_key="k") for _ in range(2))
         assert (first.status_code, second.status_code) == (202, 202)
@@ -448,13 +448,13 @@ def test_a_key_and_a_preference_go_together(demo: RunningDemo) -> None:
     assert demo.state.calls == 1
 
 
-def test_a_stream_is_not_put_off(demo: RunningDemo) -> None:
+def test_a_stream_ignores_respond_async(demo: RunningDemo) -> None:
     with limner_with_model(demo, "data-url") as limner:
         answer = ask(limner, {**GENERATION, "stream": True}, prefer="respond-async")
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
-def test_nothing_is_started_while_the_server_closes_but_what_is_there_is_handed_out(demo: RunningDemo) -> None:
+def test_a_draining_server_starts_no_job_but_delivers_finished_ones(demo: RunningDemo) -> None:
     with limner_with_model(demo, "data-url") as limner:
         ask(limner, idempotency_key="k")
         limner.service.is_draining = True
@@ -462,7 +462,7 @@ def test_nothing_is_started_while_the_server_closes_but_what_is_there_is_handed_
         assert ask(limner).status_code == 503
 
 
-def test_a_bad_key_is_the_clients_mistake(demo: RunningDemo) -> None:
+def test_an_invalid_idempotency_key_is_a_400(demo: RunningDemo) -> None:
     with (
         limner_with_model(demo, "data-url") as limner,
         OpenAI(base_url=f"{limner.url}/v1", api_key="any") as client,
