@@ -249,8 +249,8 @@ ERROR_TEXTS = (
     ErrorText(
         "question_lost",
         (JobLost,),
-        "The server that ran the job died, perhaps after paying. This is said once, or always under an "
-        "`Idempotency-Key`.",
+        "The server that ran the job died, perhaps after paying. A client gets this error once, or "
+        "always under an `Idempotency-Key`.",
         "Send the request again if it is worth another payment. Operator: find out why the server died.",
         costs="maybe",
     ),

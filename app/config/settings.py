@@ -115,10 +115,12 @@ class Settings(BaseSettings):
     )
     keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](keys-and-limits.md).")
     shared_state: StateUrl = Field(
-        "memory:", repr=False, description="`redis://host:6379`: makes [several servers](replicas.md) one."
+        "memory:", repr=False, description="`redis://host:6379`: makes [several servers](replicas.md) work as one."
     )
     state_down: Literal["open", "closed"] = Field(
-        "open", description="Without Redis, `open` continues alone and `closed` answers 503."
+        "open",
+        description="What happens while Redis is down: `open` continues without it, `closed` answers new requests with "
+        "503.",
     )
     allow_anonymous: bool = Field(
         False,
@@ -150,7 +152,7 @@ class Settings(BaseSettings):
     fetch_allow: AllowList = Field(
         (),
         description="Comma-separated CIDRs, hosts or `host:port` that image downloads may reach although they are not "
-        "public. Nothing else is opened.",
+        "public.",
     )
     fetch_timeout: Seconds = Field(120, description="Seconds for one image download, retries included.")
     max_image_bytes: ByteCount = Field(ByteSize(64 * 2**20), description="Bytes of one image, in or out.")
@@ -179,9 +181,11 @@ class Settings(BaseSettings):
         600, description="Seconds that an undelivered result is kept for the same request of the same caller."
     )
     idempotency_ttl: Seconds = Field(86_400, description="Seconds that a result under an `Idempotency-Key` is kept.")
-    max_answers: int = Field(1000, ge=0, le=1_000_000, description="Kept results at most; the oldest go first.")
+    max_answers: int = Field(
+        1000, ge=0, le=1_000_000, description="Retained results at most; the oldest are dropped first."
+    )
     max_answers_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
-        ByteSize(2**30), description="Bytes of the images of kept results at most, in the spool folder."
+        ByteSize(2**30), description="Bytes of the images of retained results at most, in the spool folder."
     )
     spool_dir: WritableDir | None = Field(
         None, description="Folder for temporary files of images. Unset: the system's."
@@ -189,7 +193,7 @@ class Settings(BaseSettings):
 
     image_store: StoreUrl = Field(
         default_factory=_default_store,
-        description="Where images with a URL are kept: `disk:///absolute/path`, `s3://bucket/prefix`, "
+        description="Where images that need a URL are stored: `disk:///absolute/path`, `s3://bucket/prefix`, "
         "`gs://bucket/prefix`, `az://container/prefix` or `memory:`; see "
         "[Image storage](image-storage.md).",
     )
@@ -200,21 +204,21 @@ class Settings(BaseSettings):
     )
     image_store_max_bytes: ByteCount | None = Field(
         None,
-        description="Bytes of kept images at most, the oldest go first. Unset: `10GiB` on disk, `256MiB` in memory. "
-        "Buckets are not limited.",
+        description="Bytes of stored images at most; the oldest are deleted first. Unset: `10GiB` on disk, `256MiB` in "
+        "memory. Buckets are not limited.",
     )
     store_serve: Literal["presigned", "proxy"] = Field(
         "presigned",
         description="How clients get images from a bucket: by its own `presigned` URLs, or through this server.",
     )
-    image_ttl: Seconds = Field(86_400, description="Seconds that a kept image can be fetched.")
+    image_ttl: Seconds = Field(86_400, description="Seconds that a stored image can be fetched.")
     rehost: Literal["never", "needed", "always"] = Field(
         "needed",
         description="Which images get a URL of this server: `needed` (only those without a URL of their own: data "
         "URLs, converted images), `always`, or `never` (then such an image is returned as a data URL).",
     )
     public_url: BaseUrl | None = Field(
-        None, description="How clients reach this server, for the URLs of kept images. Unset: taken from the request."
+        None, description="How clients reach this server, for the URLs of stored images. Unset: taken from the request."
     )
 
     page: bool = Field(
