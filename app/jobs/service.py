@@ -58,7 +58,6 @@ class JobReader:
     job: Job
     run: JobRun
     _sharing: JobSharing
-    _is_closed: bool = False
 
     def leave(self) -> None:
         """Note that the client has left, and cancel the run if it has cost nothing and no other client waits for it."""
@@ -68,9 +67,6 @@ class JobReader:
 
     def close(self, *, delivered: bool) -> None:
         """Release the run; `delivered`: the client has got all of the result."""
-        if self._is_closed:
-            return
-        self._is_closed = True
         if self.run is self.job.run:
             self.job.delivered = self.job.delivered or delivered
         self.run.release()
@@ -91,7 +87,9 @@ class ImageService:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def submit(self, submission: Submission) -> JobReader:
-        """Join or start the job of a request, and return a reader of it, which has to be closed.
+        """Join or start the job of a request, and return a reader of it.
+
+        The reader has to be closed, unless the submission is asynchronous.
 
         Raises:
             Forbidden, UserError: The client key does not allow the request.
@@ -164,10 +162,10 @@ class ImageService:
         return self._reader(job, submission)
 
     def _reader(self, job: Job, submission: Submission) -> JobReader:
-        # Counted before the next `await`: an equal request must not take the client for one that has left.
-        if submission.is_async:
-            return JobReader(job, job.run, self.sharing, _is_closed=True)
-        job.run.add_reader()
+        # Counted before the next `await`: an equal request must not take the client for one that has left. A client
+        # that does not wait is no reader.
+        if not submission.is_async:
+            job.run.add_reader()
         return JobReader(job, job.run, self.sharing)
 
     def _start(self, job: Job, submission: Submission) -> JobReader:

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
-from app.jobs.pipeline_io import _pixels
+from app.jobs.pipeline_io import _blob, _pixels
 from app.observability.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
 from tests.support.raw_http_lines import GENERATION, limner_with_model
@@ -111,3 +111,8 @@ def test_a_stream_has_comments_with_progress_and_reply_form(
     assert lines == [f"progress 进度 {part}%" for part in (13, 55, 88) if f"progress 进度 {part}%" in lines]
     assert comments[-3] == "x-limner-reply-form: address"
     assert "x-limner-reply-form" not in response.headers
+
+
+def test_only_blobs_are_converted() -> None:
+    with pytest.raises(TypeError, match="bytes is not a blob"):
+        _blob(b"")  # type: ignore[arg-type]

@@ -25,7 +25,14 @@ from app.protocol.image_format import sniff
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
 from tests.support.join_cases import ME
-from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, unchunk, wait_for_jobs
+from tests.support.raw_http_lines import (
+    GENERATION,
+    ListeningClient,
+    limner_with_model,
+    unchunk,
+    wait_for_jobs,
+    wait_until,
+)
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, run_demo
 from tests.unit.jobs.test_registry import REQUEST, Desk
@@ -331,3 +338,37 @@ def test_a_client_that_still_gets_an_error_does_not_count_as_a_reader_of_the_nex
         desk.registry.close()
 
     asyncio.run(play())
+
+
+def test_a_request_joins_a_job_that_only_the_job_table_lets_it_join(
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table knows more than the registry, such as that another replica with a reader has been silent for long."""
+
+    async def find_here(*_: object, **__: object) -> str:
+        (job,) = limner.service.registry.active()
+        return job.id
+
+    with limner_with_model(demo, "holds", keepalive_after=0) as limner:
+        first = ListeningClient(limner, GENERATION)
+        demo.state.wait_for_calls(1)
+        monkeypatch.setattr(limner.service.sharing.job_table, "claim_or_join", find_here)
+        second = ListeningClient(limner, GENERATION)
+        wait_until(lambda: limner.service.registry.active()[0].readers == 2)
+        demo.state.release()
+        assert b"x-limner-joined: req_" in second.read_until(b"\r\n\r\n")
+        for client in (first, second):
+            assert b" 200 OK\r\n" in client.read_until(b"b64_json")
+            client.disconnect()
+    assert demo.state.calls == 1
+
+
+def test_a_bug_while_a_response_is_built_releases_the_job(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> dict[str, str]:
+        raise KeyError("bug")
+
+    monkeypatch.setattr("app.api.delivery.response_headers", fail)
+    with limner_with_model(demo, "gpt-image-2-chat") as limner:
+        response = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, trust_env=False)
+        (job,) = limner.service.registry._by_id.values()
+        assert (response.status_code, job.readers, job.delivered) == (500, 0, False)

@@ -1,14 +1,7 @@
-<<<<<<<< HEAD:tests/clients/node/run_tasks.js
 // Run tasks, one JSON object per line on stdin, and write the results to stdout, also as JSON lines.
 //
 // During a task: {"status": 200} for each request, as soon as the head of its response has arrived.
 // At its end: {"requests": 1, "items": […], "error": null | {…}}; the items of a stream are its events.
-========
-// Runs scenarios, one JSON object a line on stdin, and writes the outcome of each to stdout, as JSON lines too.
-//
-// While a scenario is run: {"status": 200} as soon as the head of a response is there, for each request.
-// At its end: {"requests": 1, "items": […], "error": null | {…}}; a stream's items are its events until it failed.
->>>>>>>> bac3731 (Hold the joining rules of registry and job table against one table, JOIN_CASES):tests/clients/node/scenarios.js
 
 import { channel } from "node:diagnostics_channel";
 import { createInterface } from "node:readline";
@@ -43,20 +36,12 @@ const describe = (error) => {
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
-<<<<<<<< HEAD:tests/clients/node/run_tasks.js
   const { client, ...task } = JSON.parse(line);
-========
-  const { client, ...scenario } = JSON.parse(line);
->>>>>>>> bac3731 (Hold the joining rules of registry and job table against one table, JOIN_CASES):tests/clients/node/scenarios.js
   const items = [];
   let error = null;
   requests = 0;
   try {
-<<<<<<<< HEAD:tests/clients/node/run_tasks.js
     for await (const item of clients[client](task)) {
-========
-    for await (const item of clients[client](scenario)) {
->>>>>>>> bac3731 (Hold the joining rules of registry and job table against one table, JOIN_CASES):tests/clients/node/scenarios.js
       items.push(item);
     }
   } catch (caught) {
