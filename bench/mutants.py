@@ -86,9 +86,9 @@ def find_mutants(file: str, tests: tuple[str, ...]) -> Iterator[Mutant]:
 
 
 def _code(tree: ast.AST) -> Iterator[Node]:
-    """Yield the statements and expressions that run, without annotations, docstrings and the insides of f-strings."""
+    """Yield the code that runs, without decorators, annotations, docstrings and the insides of f-strings."""
     for field, value in ast.iter_fields(tree):
-        if field in {"annotation", "returns"}:
+        if field in {"annotation", "returns", "decorator_list"}:
             continue
         for node in value if isinstance(value, list) else [value]:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

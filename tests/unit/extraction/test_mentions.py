@@ -67,6 +67,8 @@ def test_the_words_in_front_and_the_label_are_kept() -> None:
     assert (first.before, first.label) == ("Before: ", "")
     assert (second.before, second.label) == ("Here:", "a fox")
     assert third.label == "b"
+    (only,) = find_mentions(f"Draft <img src={URL}>")
+    assert only.before == "Draft "
 
 
 def test_an_image_knows_its_enclosing_link() -> None:

@@ -24,6 +24,7 @@ class Case:
 CASES = [
     Case("nothing yet", ""),
     Case("a line in a quote", "> 进度 **34%**\n", "进度 34%"),
+    Case("a single asterisk", "Upscaling * 2\n", "Upscaling * 2"),
     Case("the newest of several lines", "> 🕐 排队中.\n\n> ⚡ 生成中..\n\n", "⚡ 生成中.."),
     Case("the newest complete line, while the next one grows", "Queued\nGenera", "Queued"),
     Case("a growing line that may be read so far", "Queuing… 40 %", "Queuing… 40 %"),

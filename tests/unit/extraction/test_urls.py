@@ -77,6 +77,9 @@ DELIMITED = [
     Delimited("another URL before the parenthesis", f"{URL} https://a.example/y.png)", ")", URL),
     Delimited("a quote", f'{URL}" x', '"', URL),
     Delimited("a quote behind a name with a blank", 'https://a.example/x y.png" x', '"', "https://a.example/x y.png"),
+    Delimited(
+        "a single quote behind a name with a blank", "https://a.example/x y.png' x", "'", "https://a.example/x y.png"
+    ),
     Delimited("a quote behind words", f'{URL} is here" x', '"', URL),
     Delimited("an angle bracket", f"{URL}> x", ">", URL),
     Delimited("a name behind a URL", f"{URL}|x>", ">", URL),

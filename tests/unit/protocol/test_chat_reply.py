@@ -159,6 +159,10 @@ def test_the_first_bytes_are_kept_for_the_log() -> None:
     assert len(parser.reply(ended=True).raw) == 16 * 1024
 
 
+def test_the_representation_of_a_reply_shows_no_secret() -> None:
+    assert "sk-secret" not in repr(ChatReply(secrets=("sk-secret",)))
+
+
 def test_a_reply_is_reproducible_if_its_raw_text_is_all_of_it() -> None:
     assert read_reply(WHOLE).is_reproducible
     assert not replace(read_reply(WHOLE), complete=False).is_reproducible

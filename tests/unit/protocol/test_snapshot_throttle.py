@@ -31,6 +31,11 @@ def test_an_image_in_tiny_chunks_is_searched_for_after_an_eighth_more() -> None:
     assert [throttle.should_snapshot(bytes(500), grown=True) for _ in range(4)] == [False, True, False, False]
 
 
+def test_each_image_mark_uses_up_one_extra_search() -> None:
+    throttle = SnapshotThrottle(received=10_000, searched=10_000, marks_left=2)
+    assert [throttle.should_snapshot(b"https://a", grown=True) for _ in range(4)] == [True, True, False, False]
+
+
 def test_all_searches_together_are_linear() -> None:
     throttle, received, searched = SnapshotThrottle(), 0, 0
     for _ in range(20_000):

@@ -125,6 +125,7 @@ STAGE = {"moderation_stage": "input"}
 @pytest.mark.parametrize(
     ("details", "valid"),
     [
+        ({"moderation_stage": "input", "categories": ["violence"]}, True),
         ({"moderation_stage": "output", "categories": ["sexual", "self-harm/intent"]}, True),
         ({"moderation_stage": "unknown", "categories": [], "more": 1}, True),
         ({"moderation_stage": "later", "categories": []}, False),
