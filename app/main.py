@@ -84,7 +84,7 @@ def create_app(
     app = LazySchemaApp(
         title="Limner",
         version=__version__,
-        summary="The OpenAI Images API in front of a chat model that paints.",
+        summary="The OpenAI Images API in front of a chat model that generates images.",
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,

@@ -74,7 +74,7 @@ class PartialImageTracker:
 
 
 def progress_line(reply: ChatReply, prompt: str) -> str:
-    """Return the newest line of a growing reply that tells of progress, empty if none does.
+    """Return the newest line of a growing reply that reports progress, empty if none does.
 
     The line is short and printable, and contains no link, no key and nothing of the prompt.
     """

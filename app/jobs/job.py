@@ -323,7 +323,7 @@ class Job:
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether this replica ended the run after submission, so that nobody knows whether it was paid for."""
+        """Whether this replica ended the run after submission, so that it is unknown whether it was paid for."""
         return self.run.state is JobState.INTERRUPTED
 
     @property

@@ -31,7 +31,7 @@ from app.state.job_table import JobTable
 #: Bytes of a stored image that are read at a time.
 _READ_SIZE = 2**20
 
-#: What an outcome tells of the request: what the response repeats, and what is logged; never the prompt.
+#: Fields of the request in an outcome: those that the response or the log shows, never the prompt.
 _REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored")
 
 _NOT_SHARED = "The image was painted, but this server cannot find it any more."
@@ -141,7 +141,7 @@ class JobSharing:
     async def _publish_result(self, job: Job) -> bool:
         """Return False if this replica has to keep the job."""
         if job.was_interrupted and (job.key.key is not None or not job.delivered):
-            # As if this replica had died: a client that asks again is told that the image may have been paid for.
+            # As if this replica had died: a client that sends the request again learns that the image may have been paid for.
             self.job_table.untrack(job.id)
             return True
         is_here = self.registry.by_id(job.id) is job

@@ -242,7 +242,7 @@ class JobTable(Generic[J]):
         """Return the outcome of a job of another replica; None where this replica has taken the job over.
 
         Raises:
-            JobLost: Its replica has died after submission, or nobody knows the job any more.
+            JobLost: Its replica has died after submission, or no replica knows the job any more.
         """
         missed = 0.0
         while missed < self._timings.dead_after:

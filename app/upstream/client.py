@@ -28,7 +28,7 @@ from app.upstream.spec import UpstreamSpec
 _MAX_SENT_WHOLE = 64 * 1024
 
 #: Seconds that an unused connection is kept: less than the shortest limit of common servers (5 s: Node and uvicorn). If
-#: the server closes it while a request is on its way, nobody knows whether that request was paid for.
+#: the server closes it while a request is on its way, there is no way to know whether that request was paid for.
 _KEEP_ALIVE = 4.0
 
 #: What is read of an error answer: bytes, and seconds for all of it.
