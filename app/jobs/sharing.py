@@ -141,7 +141,7 @@ class JobSharing:
     async def _publish_result(self, job: Job) -> bool:
         """Return False if this replica has to keep the job."""
         if job.was_interrupted and (job.key.key is not None or not job.delivered):
-            # As if this replica had died: a client that sends the request again learns that the image may have been paid for.
+            # As if this replica had died: a client that repeats the request learns that it may have been paid for.
             self.job_table.untrack(job.id)
             return True
         is_here = self.registry.by_id(job.id) is job

@@ -7,7 +7,7 @@ from app.upstream.error_mapping import RetrySafety, UpstreamFailure
 #: Seconds. Full jitter: the delay is anything up to `_BASE` x 2^(attempt - 1), `_CAP` at most.
 _BASE, _CAP = 0.5, 8.0
 
-#: The share of the time at its end in which nothing is sent: the reply would be paid for, but no client would wait for it.
+#: The last share of the time, in which nothing is sent: the reply would be paid for, but no client would wait.
 _RESERVED_TIME = 0.1
 
 #: Requests that pay for one retry, and retries that can be saved up.
