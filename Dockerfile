@@ -24,7 +24,7 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
 
 FROM python
 LABEL org.opencontainers.image.title="limner" \
-      org.opencontainers.image.description="The OpenAI Images API in front of chat upstreams that paint" \
+      org.opencontainers.image.description="The OpenAI Images API in front of chat models that generate images" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
 # Numeric, so that Kubernetes can see that it is not root. A folder mounted over the state belongs to 10001 as well.
@@ -38,12 +38,12 @@ ENV PATH=/opt/limner/bin:$PATH \
     MALLOC_TRIM_THRESHOLD_=67108864 \
     MALLOC_MMAP_THRESHOLD_=33554432 \
     MALLOC_TOP_PAD_=1048576
-# MALLOC_: glibc asks the kernel for the buffers of each picture anew by default, a fifth of what a picture costs.
+# MALLOC_: by default glibc requests the buffers of each image from the kernel again, a fifth of the CPU time of an image.
 USER 10001:10001
 WORKDIR /var/lib/limner
 VOLUME /var/lib/limner
 EXPOSE 8000
-# http.client obeys no proxy variables, which may well be set in a container.
+# http.client ignores proxy variables, which may be set in a container.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['LIMNER_PORT']), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["limner"]
