@@ -222,7 +222,8 @@ class Settings(BaseSettings):
     )
 
     page: bool = Field(
-        True, description="Whether there are pages: to try the server at `/`, for operators at `/status`."
+        True,
+        description="Whether there are pages: to try the server at `/`, the API at `/docs`, the status at `/status`.",
     )
     status_key: HeaderSecret | None = Field(
         None,
