@@ -113,16 +113,16 @@ def ignored_parameters() -> str:
 
 
 def errors_table() -> str:
-    head = ("code", "status", "type", "what happened", "what to do", "SDKs retry", "costs")
+    head = ("code, status, type", "what happened", "what to do", "SDKs retry", "costs")
     return _table(head, map(_error_row, ERROR_TEXTS))
 
 
 def _error_row(text: ErrorText) -> tuple[str, ...]:
-    code = f"`{text.code}`" if text.code else "(none)"
+    code = f"`{text.code}`" if text.code else "(no code)"
     statuses = ", ".join(dict.fromkeys(str(kind.status) for kind in text.kinds))
-    types = ", ".join(f"`{name}`" for name in dict.fromkeys(text.type or kind.type for kind in text.kinds))
+    types = "<br>".join(f"`{name}`" for name in dict.fromkeys(text.type or kind.type for kind in text.kinds))
     retried = any(map(is_retried, text.kinds)) if text.is_retried is None else text.is_retried
-    return code, statuses, types, text.happened, text.remedy, "yes" if retried else "no", text.costs
+    return f"{code}<br>{statuses} {types}", text.happened, text.remedy, "yes" if retried else "no", text.costs
 
 
 def is_retried(kind: type[ApiError]) -> bool:
