@@ -6,11 +6,21 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from app import __version__
 
-#: Subcommands, in the order of the help text; each is the name of its module too.
-COMMANDS = ("serve", "demo", "check", "paint", "explain", "keys", "ledger")
+#: Subcommands with their short help, in its order; each name is that of a module too. The help is repeated from the
+#: modules because importing them all takes more than a second, too long for help and completion.
+COMMANDS = {
+    "serve": "Run the server.",
+    "demo": "Run the server with a demo upstream: no key, no network.",
+    "check": "Try the image store, the shared state, and each upstream.",
+    "paint": "Generate or edit images with any server of the Images API.",
+    "explain": "Show which images are found in a chat reply, and why not others.",
+    "keys": "Make keys for clients.",
+    "ledger": "Sum up what LIMNER_LEDGER has recorded.",
+}
 
 #: The exit code after Ctrl-C: 128 + SIGINT, as shells count.
 INTERRUPTED = 130
@@ -66,6 +76,14 @@ class _LimnerGroup(click.Group):
             return None
         command: click.Command = import_module(f"app.cli.{cmd_name}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([*COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        commands = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> int:
         """Run the subcommand, and end quietly if the reader of its output has gone."""

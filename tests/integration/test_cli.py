@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import orjson
 import pytest
 import structlog
@@ -21,6 +22,7 @@ import structlog
 from app import __version__
 from app.access.keys import parse_keys
 from app.cli.main import BROKEN_PIPE, COMMANDS, COMMANDS_PAGE, ENV_LINES, main
+from app.cli.main import limner as limner_group
 from app.cli.messages import PAGES
 from app.cli.paint import PaintOptions
 from app.config.settings import Settings
@@ -216,6 +218,26 @@ def test_a_command_loads_no_other_command() -> None:
     assert modules == {*COMMANDS, "__init__", "main", "messages", "settings"}
 
 
+def test_help_and_completion_load_no_command() -> None:
+    """Importing all commands takes more than a second."""
+    code = (
+        "import sys; from app.cli.main import main; main(['--help']);"
+        "print(*sorted(name for name in sys.modules if name.startswith('app.')))"
+    )
+    root = Path(__file__).parents[2]
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).splitlines()
+    assert printed[-1].split() == ["app.cli", "app.cli.main"]
+    assert [line.split()[0] for line in printed[printed.index("Commands:") + 1 :] if line][:7] == [*COMMANDS]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_short_help_is_the_first_sentence_of_the_command(name: str) -> None:
+    command = limner_group.get_command(click.Context(limner_group), name)
+    assert command is not None
+    assert (command.help or "").startswith(COMMANDS[name])
+    assert command.get_short_help_str(200) == COMMANDS[name]
+
+
 def test_the_ledger_needs_no_settings(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = environment / "ledger.jsonl"
     path.write_text("nothing\n")
@@ -342,13 +364,17 @@ def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
         {line[0]}
         complete_words() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _limner_completion limner; echo "${{COMPREPLY[@]}}"; }}
         complete_words limner ex
+        complete_words limner ''
         complete_words limner paint --par
         complete_words limner ledger --by o
     """
     root = str(Path(__file__).parents[2])
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": root, "HOME": str(tmp_path)}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert (done.stdout.splitlines(), done.stderr) == (["explain", "--partial-images", "outcome"], "")
+    assert (done.stdout.splitlines(), done.stderr) == (
+        ["explain", " ".join(COMMANDS), "--partial-images", "outcome"],
+        "",
+    )
 
 
 @dataclass(slots=True)
