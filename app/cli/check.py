@@ -16,7 +16,7 @@ import httpx
 import orjson
 
 from app.api.diagnostics import parse_seconds
-from app.cli.messages import PAGES
+from app.cli.main import COMMANDS_PAGE
 from app.cli.settings import load_settings
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest
@@ -73,7 +73,7 @@ def command(paint: bool, patience: float | None) -> int:
     """Try the image store, the shared state, and each upstream."""
     code = run_checks(load_settings(), with_generation=paint, idle_seconds=patience)
     if code != 0:
-        print(f"      See {PAGES['check']}")
+        print(f"      See {COMMANDS_PAGE}")
     return code
 
 

@@ -28,8 +28,9 @@ INTERRUPTED = 130
 #: The exit code after the reader of the output has gone, as `head` does: 128 + SIGPIPE.
 BROKEN_PIPE = 141
 
-#: The page that messages about the command line name.
-COMMANDS_PAGE = "docs/index.md"
+#: The first page of the documentation, and the page that explains the commands.
+START_PAGE = "docs/index.md"
+COMMANDS_PAGE = "docs/cli.md"
 
 #: What connects an upstream. The values are examples.
 ENV_LINES = """\
@@ -53,7 +54,7 @@ Limner serves the OpenAI Images API in front of a chat model that generates imag
     limner check
     limner serve
 
-All commands: limner --help. Documentation: {COMMANDS_PAGE}
+All commands: limner --help. Documentation: {START_PAGE}
 """
 
 _EPILOG = f"""To see it work: limner demo. With an upstream of your own: limner check, then limner serve.

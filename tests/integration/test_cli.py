@@ -21,7 +21,7 @@ import structlog
 
 from app import __version__
 from app.access.keys import parse_keys
-from app.cli.main import BROKEN_PIPE, COMMANDS, COMMANDS_PAGE, ENV_LINES, main
+from app.cli.main import BROKEN_PIPE, COMMANDS, COMMANDS_PAGE, ENV_LINES, START_PAGE, main
 from app.cli.main import limner as limner_group
 from app.cli.messages import PAGES
 from app.cli.paint import PaintOptions
@@ -136,7 +136,7 @@ def test_without_a_command_the_next_steps_are_printed(capsys: pytest.CaptureFixt
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("page", [COMMANDS_PAGE, *PAGES.values()])
+@pytest.mark.parametrize("page", [START_PAGE, COMMANDS_PAGE, *PAGES.values()])
 def test_messages_name_pages_that_exist(page: str) -> None:
     assert (Path(__file__).parents[2] / page).is_file()
 
@@ -171,7 +171,7 @@ def test_wrong_usage_ends_with_2_and_help_with_0(name: str, capsys: pytest.Captu
     output = capsys.readouterr()[code == 2]
     assert text in output
     if "Error: " in output:
-        assert output.splitlines()[-1] == "See docs/index.md"
+        assert output.splitlines()[-1] == "See docs/cli.md"
 
 
 def test_the_demo_and_the_check_get_their_options(
@@ -192,7 +192,7 @@ def test_the_demo_and_the_check_get_their_options(
     monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", NOWHERE)
     lines = (["demo"], ["demo", "--once", "out"], ["check"], ["check", "--patience", "--paint"], ["check", "--paint", "--patience"], ["check", "--patience", "2.5"])  # fmt: skip
     assert [main(line) for line in lines] == [7] * 6
-    assert capsys.readouterr().out.splitlines() == ["      See docs/upstreams.md"] * 4
+    assert capsys.readouterr().out.splitlines() == ["      See docs/cli.md"] * 4
     assert calls == [None, "out", (NOWHERE, False, None), (NOWHERE, True, 150), (NOWHERE, True, 150), (NOWHERE, False, 2.5)]  # fmt: skip
 
 
@@ -308,7 +308,9 @@ def test_a_new_key_is_shown_once_and_its_table_can_be_appended_to_the_file(capsy
 
 def test_a_wrong_name_of_a_key_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "new", "no body"]) == 2
-    err = "limner keys: NAME: expected 1 to 64 letters, digits and the characters . _ @ -. See docs/security.md\n"
+    err = (
+        "limner keys: NAME: expected 1 to 64 letters, digits and the characters . _ @ -. See docs/keys-and-limits.md\n"
+    )
     assert capsys.readouterr() == ("", err)
 
 

@@ -62,7 +62,7 @@ def test_once_into_a_file_instead_of_a_folder(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "out").write_bytes(b"a file")
     assert run_demo(str(tmp_path / "out")) == 1
     text = capsys.readouterr().err.splitlines()[-1]
-    assert text == f"limner demo: --once: [Errno 17] File exists: '{tmp_path / 'out'}'. See docs/index.md"
+    assert text == f"limner demo: --once: [Errno 17] File exists: '{tmp_path / 'out'}'. See docs/cli.md"
 
 
 def test_once_with_a_setting_that_allows_no_image(
@@ -151,7 +151,7 @@ def test_a_port_that_is_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> No
     line = (
         f"limner demo: cannot listen on 127.0.0.1 port {port}: Address already in use. Set LIMNER_PORT to a free port"
     )
-    assert err == f"{line}. See docs/index.md\n"
+    assert err == f"{line}. See docs/cli.md\n"
 
 
 def test_the_demo_waits_for_a_signal_and_unblocks_signals_again(
@@ -187,7 +187,7 @@ def test_a_host_of_another_machine_is_named(
     err = capsys.readouterr().err
     assert err.startswith(f"limner demo: cannot listen on {host} port 0: ")
     assert "(" not in err
-    assert err.endswith(". Set LIMNER_HOST to an address of this machine. See docs/index.md\n")
+    assert err.endswith(". Set LIMNER_HOST to an address of this machine. See docs/cli.md\n")
 
 
 def test_another_problem_at_the_start_is_not_blamed_on_the_port(
@@ -198,7 +198,7 @@ def test_another_problem_at_the_start_is_not_blamed_on_the_port(
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", fail)
     assert run_demo(None) == 1
-    line = "limner demo: cannot start: [Errno 2] No usable temporary directory found. See docs/index.md\n"
+    line = "limner demo: cannot start: [Errno 2] No usable temporary directory found. See docs/cli.md\n"
     assert capsys.readouterr().err == line
 
 

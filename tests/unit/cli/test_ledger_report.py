@@ -98,7 +98,4 @@ def test_the_standard_input_is_summed(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report_ledger(f"{tmp_path}/none", "key") == 2
-    assert (
-        capsys.readouterr().err
-        == f"limner ledger: {tmp_path}/none: No such file or directory. See docs/operations.md\n"
-    )
+    assert capsys.readouterr().err == f"limner ledger: {tmp_path}/none: No such file or directory. See docs/cli.md\n"
