@@ -1,4 +1,4 @@
-"""Replicas telemetry reports of unreachable upstreams through a real Redis."""
+"""Replicas exchange reports of unreachable upstreams through a real Redis."""
 
 import asyncio
 from collections.abc import Collection, Iterator
@@ -31,7 +31,7 @@ class Replica:
     def report_down(self, names: Collection[str]) -> None:
         self.reported_down = names
 
-    async def telemetry(self, url: str) -> None:
+    async def exchange(self, url: str) -> None:
         """Exchange reports once, through the Redis at `url`."""
         pauses: list[float] = []
 
@@ -50,27 +50,27 @@ class Replica:
 
 
 def test_an_open_circuit_is_reported_to_other_replicas_until_the_report_expires(server: RedisServer) -> None:
-    async def telemetry() -> None:
+    async def exchange() -> None:
         one, other = Replica(main="open", spare="half-open", third="closed"), Replica(main="closed", spare="closed")
-        await one.telemetry(server.url)
-        await other.telemetry(server.url)
+        await one.exchange(server.url)
+        await other.exchange(server.url)
         assert other.reported_down == ["main"]
         with Redis.from_url(server.url) as redis:
             assert 5000 < redis.pttl("limner:circuit:main") <= 6000
             redis.delete("limner:circuit:main")
-        await other.telemetry(server.url)
+        await other.exchange(server.url)
         assert not other.reported_down
 
-    asyncio.run(telemetry())
+    asyncio.run(exchange())
 
 
 def test_while_redis_is_down_no_upstream_is_reported(server: RedisServer) -> None:
-    async def telemetry() -> None:
+    async def exchange() -> None:
         away = Replica(main="closed")
-        await away.telemetry("redis://127.0.0.1:9")
+        await away.exchange("redis://127.0.0.1:9")
         assert not away.reported_down
 
-    asyncio.run(telemetry())
+    asyncio.run(exchange())
 
 
 def test_without_shared_state_nothing_is_exchanged() -> None:
