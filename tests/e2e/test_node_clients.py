@@ -321,7 +321,7 @@ def test_the_ai_sdk_generates_an_image(node: Node, limner: RunningLimner, client
 def test_the_ai_sdk_gets_three_images_in_one_or_three_requests(
     node: Node, limner: RunningLimner, demo: RunningDemo, client: str, requests: int
 ) -> None:
-    """With a model that it does not know, the `openai` provider asks for one picture three times at registry."""
+    """With a model that it does not know, the `openai` provider asks for one picture three times at once."""
     outcome = node.run(client, limner, body={**PARAMETERS, "model": "my-model", "n": 3})
     assert outcome.error is None
     assert [size_of(picture) for picture in outcome.items] == [SIZE] * 3
