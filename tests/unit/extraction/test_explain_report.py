@@ -71,10 +71,7 @@ def test_the_report_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explain_file(str(tmp_path / "none")) == 2
-    assert (
-        capsys.readouterr().err
-        == f"limner explain: {tmp_path}/none: No such file or directory. See docs/upstreams.md\n"
-    )
+    assert capsys.readouterr().err == f"limner explain: {tmp_path}/none: No such file or directory. See docs/cli.md\n"
 
 
 def test_a_data_url_is_described_by_its_content() -> None:
