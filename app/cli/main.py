@@ -69,9 +69,6 @@ Completion, for bash (also zsh_source; for fish, pipe fish_source into source):
 class _LimnerGroup(click.Group):
     """Import a subcommand when it is used: `limner serve` must not hold the check and the demo in memory."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None

@@ -230,6 +230,11 @@ def test_help_and_completion_load_no_command() -> None:
     assert [line.split()[0] for line in printed[printed.index("Commands:") + 1 :] if line][:7] == [*COMMANDS]
 
 
+@pytest.mark.parametrize(("word", "completions"), [("e", ["explain"]), ("--v", ["--version"]), ("x", [])])
+def test_a_word_is_completed_to_commands_and_options(word: str, completions: list[str]) -> None:
+    assert [item.value for item in limner_group.shell_complete(click.Context(limner_group), word)] == completions
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_short_help_is_the_first_sentence_of_the_command(name: str) -> None:
     command = limner_group.get_command(click.Context(limner_group), name)
