@@ -24,7 +24,7 @@ let code = null;
 const key = new ApiKeyField(server.key, onChange);
 const sizes = new SizePicker(server.size, onChange);
 const inputs = new InputImages(server.max_image_bytes, onChange);
-const timeline = new Timeline();
+const timeline = new Timeline((passed) => result.showElapsed(passed));
 const result = new ResultView((blob) => inputs.replace([blob], null).then(() => $("prompt").focus()));
 const history = new History(showEntry);
 new ReplyExplainer(key, announce);
@@ -98,8 +98,8 @@ function scrollToResult() {
 async function run(request) {
   running = new AbortController();
   setBusy(true);
-  timeline.start();
   result.showWaiting(request.fields.size);
+  timeline.start();
   code.show(null);
   scrollToResult();
   announce(t("step_announced"));

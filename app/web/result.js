@@ -5,6 +5,9 @@ import { describeError } from "./errors.js";
 import { formName, number, seconds, t } from "./i18n.js";
 import { describeFile, downloadFile, fileExtension, imageElement, measureImage } from "./image-files.js";
 
+/** Milliseconds that most upstreams need at most. The texts of the page name the same time. */
+const USUAL_TIME = 120_000;
+
 export class ResultView {
   /** `onEdit` is called with the image that the user wants to edit. */
   constructor(onEdit) {
@@ -25,6 +28,13 @@ export class ResultView {
     if (this.current.state !== "waiting") return;
     this.current.image = image;
     $("stage").querySelector(".placeholder")?.replaceChildren(image);
+  }
+
+  /** `passed`: milliseconds since the request was sent. */
+  showElapsed(passed) {
+    if (this.current.state !== "waiting") return;
+    const name = passed > USUAL_TIME ? "waiting_long" : "waiting";
+    $("elapsed").textContent = t(name, { seconds: Math.floor(passed / 1000) });
   }
 
   /** `images` have a blob, width and height; `facts` are those of collectFacts. */
@@ -54,7 +64,9 @@ export class ResultView {
     $("stage").hidden = state === "failed";
     $("stage").className = `stage ${state}${images?.length > 1 ? " several" : ""}`;
     if (state === "empty") $("stage").replaceChildren(el("p", {}, t("empty")));
-    if (state === "waiting") $("stage").replaceChildren(this.#placeholder());
+    if (state === "waiting") {
+      $("stage").replaceChildren(this.#placeholder(), el("p", { id: "elapsed", className: "hint" }));
+    }
     if (state === "done") {
       $("stage").replaceChildren(...images.map((image, at) => this.#figure(image, at, prompt)));
     }

@@ -21,7 +21,9 @@ const TEXTS = {
 };
 
 export class Timeline {
-  constructor() {
+  /** `onTick` is called with the milliseconds since the request was sent, while it runs. */
+  constructor(onTick) {
+    this.onTick = onTick;
     this.steps = [];
     document.addEventListener("language", () => this.#write());
   }
@@ -58,7 +60,9 @@ export class Timeline {
   }
 
   #tick() {
-    $("clock").textContent = seconds(performance.now() - this.startedAt);
+    const passed = performance.now() - this.startedAt;
+    $("clock").textContent = seconds(passed);
+    this.onTick(passed);
   }
 
   #write() {

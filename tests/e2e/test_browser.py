@@ -454,6 +454,27 @@ def wait_until_unread(limner: RunningLimner) -> None:
         assert time.monotonic() < deadline
 
 
+def test_the_elapsed_time_is_shown_while_waiting(page: Page) -> None:
+    page.clock.install()
+    page.route("**/v1/images/*", lambda route: None)
+    generate(page)
+    expect(page.locator("#elapsed")).to_have_text("0 s. Usually 30 to 120 s.")
+    expect(page.locator("#announcer")).to_have_text(re.compile("usually for 30 to 120 seconds"))
+    page.clock.run_for(42_000)
+    expect(page.locator("#elapsed")).to_have_text("42 s. Usually 30 to 120 s.")
+    page.click("#language")
+    page.clock.run_for(1000)
+    expect(page.locator("#elapsed")).to_have_text("43 秒。通常需要 30 到 120 秒。")
+    page.click("#language")
+    page.clock.run_for(100_000)
+    expect(page.locator("#elapsed")).to_have_text(
+        "143 s, longer than usual. The server is still waiting for the upstream."
+    )
+    page.click("#stop")
+    page.clock.run_for(1000)
+    expect(page.locator("#elapsed")).to_have_count(0)
+
+
 def test_waiting_can_be_stopped(browser: Browser, demo: RunningDemo) -> None:
     demo.state.reset()
     with run_limner(demo.url, upstream_model="holds") as limner, open_page(browser, limner) as page:
@@ -461,7 +482,7 @@ def test_waiting_can_be_stopped(browser: Browser, demo: RunningDemo) -> None:
         assert demo.state.wait_for_calls(1)
         page.click("#stop")
         expect(page.locator("#timeline .stopped")).to_be_visible()
-        expect(page.locator("#stage")).to_have_text("Your image will appear here.")
+        expect(page.locator("#stage")).to_have_text("Your image will appear here. Most upstreams need 30 to 120 s.")
         wait_until_unread(limner)
         demo.state.release()
         # The image that was paid for is delivered now; the upstream is not called again.
