@@ -1,7 +1,7 @@
 """Every long-lived object of the server: built from the settings, opened and closed in order."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -230,7 +230,12 @@ def build_spec(entry: UpstreamEntry, settings: Settings) -> UpstreamSpec:
     )
 
 
-async def purge_expired(store: ImageStore, registry: JobRegistry, seconds: float) -> None:
+async def purge_expired(
+    store: ImageStore,
+    registry: JobRegistry,
+    seconds: float,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> None:
     """Drop expired jobs and stored images, every `seconds`, for ever."""
     while True:
         registry.drop_expired()
@@ -238,4 +243,4 @@ async def purge_expired(store: ImageStore, registry: JobRegistry, seconds: float
             log.debug("store_purge", removed=await store.delete_expired())
         except ApiError as error:
             log.warning("store_purge_failed", error=error.detail)
-        await asyncio.sleep(seconds)
+        await sleep(seconds)

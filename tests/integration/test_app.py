@@ -184,7 +184,7 @@ def test_other_errors_of_the_framework_are_bad_requests() -> None:
     assert b'"Too short."' in bytes(response.body)
 
 
-def test_the_store_is_purged_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_purged_periodically() -> None:
     class Enough(Exception):
         pass
 
@@ -204,10 +204,9 @@ def test_the_store_is_purged_periodically(monkeypatch: pytest.MonkeyPatch) -> No
         if len(slept) == 3:
             raise Enough
 
-    store = Store()
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    store, registry = Store(), JobRegistry(ttl=1, key_ttl=1, max_retained=1, max_retained_bytes=1)
     with structlog.testing.capture_logs() as records, pytest.raises(Enough):
-        asyncio.run(purge_expired(store, JobRegistry(ttl=1, key_ttl=1, max_retained=1, max_retained_bytes=1), 7.0))  # type: ignore[arg-type]
+        asyncio.run(purge_expired(store, registry, 7.0, sleep))  # type: ignore[arg-type]
     assert (store.purges, slept) == (3, [7.0] * 3)
     assert [record.get("removed") for record in records] == [1, None, 3]
     assert records[1]["log_level"] == "warning"
