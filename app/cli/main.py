@@ -69,6 +69,9 @@ Completion, for bash (also zsh_source; for fish, pipe fish_source into source):
 class _LimnerGroup(click.Group):
     """Import a subcommand when it is used: `limner serve` must not hold the check and the demo in memory."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS]
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
