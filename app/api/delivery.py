@@ -74,7 +74,8 @@ class DisconnectWatcher:
 
     async def wait_for_run(self, run: JobRun, seconds: float | None) -> bool:
         """Return whether the run has ended in time. Raises `ClientDisconnected` if the client has left first."""
-        if run.task is not None and not run.task.done():
+        # Even if the run has ended: the event loop then has a turn to report a connection that was closed.
+        if run.task is not None:
             tasks = (run.task, self._disconnected)
             await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if not run.is_done and self._disconnected.done():

@@ -128,6 +128,7 @@ class JobRun:
         readers: Client connections that wait for the result.
         revision: Counts the news that are no item, such as a new progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
+        is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
     """
 
     def __init__(self, telemetry: JobTelemetry | None = None, *, readers: int = 0) -> None:
@@ -138,6 +139,7 @@ class JobRun:
         self.revision = 0
         self.state = JobState.QUEUED
         self.was_submitted = False
+        self.is_called_off = False
         self._unsettled = 0
         self.task: asyncio.Task[None] | None = None
         self._is_finished = False
@@ -205,9 +207,13 @@ class JobRun:
         """The result, None where the run has not come so far."""
         return next((item for item in self.items if isinstance(item, GenerationResult)), None)
 
-    def cancel(self) -> None:
-        """End the task; readers get an error."""
-        if self.task is not None:
+    def call_off(self) -> None:
+        """Cancel a run that has cost nothing and that no client waits for. Nothing is sent from now on.
+
+        The cancellation reaches the tasks of several questions one step of the event loop later than this flag.
+        """
+        if self.task is not None and not self.task.done():
+            self.is_called_off = True
             self.task.cancel()
 
     def mark_submitted(self) -> None:
@@ -274,7 +280,8 @@ class Job:
     Attributes:
         run: The present run. Readers of an earlier one keep theirs.
         spool: Owns the blobs of input and output images; closed when the job is dropped from the registry.
-        is_async: The client does not wait, it comes back for the result with the job's id.
+        is_async: The client that started the job does not wait, it comes back for the result with the job's id.
+        has_receipt: A client that does not wait has joined, and comes back for the result, too.
         reader_id: Identifies this replica's readers in the job table.
         is_remote: Another replica runs this job; this one only waits for its outcome.
         paid_replies: Upstream replies that were received, in order of arrival. A further run uses these first.
@@ -289,6 +296,7 @@ class Job:
     spool: Spool
     run: JobRun = field(default_factory=JobRun)
     is_async: bool = False
+    has_receipt: bool = False
     reader_id: str = ""
     is_remote: bool = False
     paid_replies: list[ChatReply] = field(default_factory=list)
@@ -314,7 +322,7 @@ class Job:
     @property
     def may_have_cost(self) -> bool:
         """Whether an upstream may have been paid, in this run or an earlier one."""
-        return self.run.state is JobState.SUBMITTED or bool(self.paid_replies)
+        return self.run.state in {JobState.SUBMITTED, JobState.INTERRUPTED} or bool(self.paid_replies)
 
     @property
     def was_submitted(self) -> bool:
@@ -342,13 +350,23 @@ class Job:
 
     @property
     def can_retry_free(self) -> bool:
-        """Whether a further run costs nothing more: nothing was sent yet, or only the delivery is missing."""
-        return self.needs_redelivery or (self.run.error is not None and not self.was_submitted)
+        """Whether a further run costs nothing more: nothing was sent yet, or only the delivery is missing.
+
+        A run that was called off has sent nothing that has cost something. A run that has failed after failures that
+        cost nothing is no such case: each replica that waits would send the request once more.
+        """
+        has_cost_nothing = not self.was_submitted or self.run.is_called_off
+        return self.needs_redelivery or (self.run.error is not None and has_cost_nothing)
+
+    @property
+    def needs_new_run(self) -> bool:
+        """Whether a request that joins has to start a further run: for redelivery, or since the run was called off."""
+        return self.needs_redelivery or self.run.is_called_off
 
     @property
     def should_retain(self) -> bool:
         """Whether a client may come back for the job after its run has ended."""
-        if self.is_async or self.needs_redelivery:
+        if self.is_async or self.has_receipt or self.needs_redelivery:
             return True
         if self.run.error is None:
             return self.key.key is not None or not self.delivered
@@ -360,12 +378,12 @@ class Job:
         With an idempotency key it always may; without one only where the job's client has left, or where the request
         says that it is a retry.
         """
-        if key.key is not None or self.needs_redelivery:
+        if key.key is not None or self.needs_new_run:
             return True
         return not (self.is_async or self.delivered) and (self.run.readers == 0 or key.is_retry)
 
     def restart(self, request: ImagesRequest, spool: Spool, run: JobRun) -> None:
-        """Prepare a further run for redelivery. The job takes over the blobs of the request that asks for it."""
+        """Prepare a further run. The job takes over the blobs of the request that needs it."""
         self.spool.absorb(spool)
         self.request, self.run = request, run
         self.delivered, self.expires_at = False, math.inf

@@ -96,6 +96,9 @@ class JobIO:
             if self._announcement is None:
                 self._announcement = asyncio.ensure_future(self.backends.job_table.mark_submitted(self.job))
             await self._announcement
+        if self._run.is_called_off:
+            # The cancellation is on its way to this task, see `JobRun.call_off`.
+            raise asyncio.CancelledError
         self._run.telemetry.attempts += 1
         self._run.mark_submitted()
 

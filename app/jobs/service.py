@@ -61,8 +61,9 @@ class JobReader:
 
     def leave(self) -> None:
         """Note that the client has left, and cancel the run if it has cost nothing and no other client waits for it."""
-        if self.run.readers == 1 and not self.job.is_async and not self.job.may_have_cost:
-            self.run.cancel()
+        is_expected = self.job.is_async or self.job.has_receipt
+        if self.run.readers == 1 and not is_expected and not self.job.may_have_cost:
+            self.run.call_off()
         self.close(delivered=False)
 
     def close(self, *, delivered: bool) -> None:
@@ -112,21 +113,18 @@ class ImageService:
         Only new jobs are charged against the limits of the client key.
         """
         job = self.registry.find_joinable(key)
-        if self.is_draining and (job is None or job.needs_redelivery):
+        if self.is_draining and (job is None or job.needs_new_run):
             raise ServiceUnavailable(_SHUTTING_DOWN)
         if job is None:
             return await self._claim_and_start(key, request, submission)
-        if job.needs_redelivery:
-            job.restart(request, submission.spool, JobRun(JobTelemetry(submission.usage.trace)))
-            return self._start(job, submission)
-        return self._join(job, submission)
+        return self._join(job, request, submission)
 
     async def _claim_and_start(self, key: JobKey, request: ImagesRequest, submission: Submission) -> JobReader:
         """Start a new job, or follow the replica that already runs an equal one."""
         remote_id, rate_limit_headers = await self._claim(key, request, submission)
         known = self.registry.by_id(remote_id)
         if known is not None:
-            return self._join(known, submission)
+            return self._join(known, request, submission)
         job = Job(
             remote_id or submission.id,
             key,
@@ -155,7 +153,12 @@ class ImageService:
             await table.abandon(submission.id, key)
             raise
 
-    def _join(self, job: Job, submission: Submission) -> JobReader:
+    def _join(self, job: Job, request: ImagesRequest, submission: Submission) -> JobReader:
+        """Return a reader of an existing job, which is run once more if that costs nothing and brings the result."""
+        job.has_receipt = job.has_receipt or submission.is_async
+        if job.needs_new_run:
+            job.restart(request, submission.spool, JobRun(JobTelemetry(submission.usage.trace)))
+            return self._start(job, submission)
         # The job already holds the same input images.
         submission.spool.close()
         submission.usage.attach(job)

@@ -148,7 +148,7 @@ def test_a_request_that_waits_at_another_replica_counts_as_a_reader(server: Redi
         never_end(job, readers=0)
         await one.table.publish_status(job)
         assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
-        job.run.cancel()
+        job.run.call_off()
         assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
         assert await one.table.abandon("req_1", ME) == "awaited"
         assert redis.exists(RECORD)
@@ -399,7 +399,7 @@ def test_heartbeats_are_given_until_the_outcome_is_published(server: RedisServer
         redis.flushall()
         assert await one.table.heartbeat() == [unread]
         assert [redis.exists(f"limner:{{jobs}}:{job.id}") for job in jobs] == [1, 0, 0]
-        running.run.cancel()
+        running.run.call_off()
 
     play(scene, server)
 
@@ -449,7 +449,7 @@ def test_a_job_that_takes_long_to_publish_does_not_delay_the_heartbeats_of_other
         assert not redis.exists(RECORD)
         await one.table.heartbeat()
         assert redis.exists(RECORD)
-        job.run.cancel()
+        job.run.call_off()
 
     play(scene, server)
 
@@ -485,7 +485,7 @@ def test_a_replica_that_was_taken_for_dead_learns_that_its_job_was_taken_over(
         assert await one.table.heartbeat() == []
         assert not one.table.owns(job)
         assert redis.hget(RECORD, "owner") == other.table._owner
-        job.run.cancel()
+        job.run.call_off()
 
     play(scene, server)
 
@@ -501,7 +501,7 @@ def test_a_job_that_another_replica_has_taken_over_is_not_submitted(server: Redi
         await one.table.heartbeat()
         with pytest.raises(ServiceUnavailable, match="taken over"):
             await one.table.mark_submitted(job)
-        job.run.cancel()
+        job.run.call_off()
 
     play(scene, server)
 
@@ -620,7 +620,7 @@ def test_an_owner_that_comes_back_does_not_submit_a_job_that_a_new_one_has_repla
         late = other.job(submitted=False)
         late.reader_id = "req_0"
         assert not await other.table.take_over(late)
-        job.run.cancel()
+        job.run.call_off()
 
     play(scene, server)
 
@@ -657,7 +657,7 @@ def test_a_submitted_job_stays_submitted(server: RedisServer, redis: Redis) -> N
         never_end(job, submitted=False)
         await one.table.publish_status(job)
         assert redis.hget(RECORD, "submitted") == "1"
-        job.run.cancel()
+        job.run.call_off()
 
     play(scene, server)
 

@@ -17,7 +17,7 @@ from app.errors import ImageUnavailable
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Job, JobRun
+from app.jobs.job import Job, JobKey, JobRun, JobState
 from app.jobs.service import JobReader
 from app.jobs.sharing import JobSharing
 from app.protocol.data_url import decode_data_url
@@ -34,7 +34,7 @@ from tests.support.raw_http_lines import (
     wait_until,
 )
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningDemo, run_demo
+from tests.support.servers import RunningDemo, RunningLimner, run_demo
 from tests.unit.jobs.test_registry import REQUEST, Desk
 
 HEADERS = {"authorization": "Bearer any"}
@@ -361,6 +361,79 @@ def test_a_request_joins_a_job_that_only_the_job_table_lets_it_join(
             assert b" 200 OK\r\n" in client.read_until(b"b64_json")
             client.disconnect()
     assert demo.state.calls == 1
+
+
+def test_a_request_restarts_a_job_of_this_server_whose_images_could_not_be_fetched_meanwhile(
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run fails while the request looks into the job table, and needs no second reply."""
+
+    async def find_after_the_end(*_: object, **__: object) -> str:
+        (job,) = limner.service.registry.active()
+        demo.state.release()
+        await job.run.wait_done()
+        assert job.needs_redelivery
+        return job.id
+
+    with limner_with_model(demo, "holds+missing-image-3", keepalive_after=0, fetch_timeout=0.3) as limner:
+        first = ListeningClient(limner, GENERATION)
+        demo.state.wait_for_calls(1)
+        monkeypatch.setattr(limner.service.sharing.job_table, "claim_or_join", find_after_the_end)
+        second = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION)
+        first.disconnect()
+    assert (second.status_code, demo.state.calls) == (200, 1)
+
+
+def is_between_attempts(limner: RunningLimner) -> bool:
+    """Return whether a job waits for its second attempt, after a failure that cost nothing."""
+    runs = [job.run for job in limner.service.registry.active()]
+    return any(run.was_submitted and run.state is JobState.QUEUED for run in runs)
+
+
+def test_a_job_goes_on_without_readers_if_a_client_will_come_back_for_it(demo: RunningDemo) -> None:
+    with limner_with_model(demo, "limited-1", keepalive_after=0) as limner:
+        first = ListeningClient(limner, GENERATION, Idempotency_Key="k1")
+        wait_until(lambda: is_between_attempts(limner))
+        headers = {"idempotency-key": "k1", "prefer": "respond-async"}
+        receipt = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers=headers)
+        assert receipt.status_code == 202
+        first.disconnect()
+        wait_for_jobs(limner, 0)
+        result = httpx.get(f"{limner.url}/v1/images/results/{receipt.json()['id']}")
+    assert (result.status_code, demo.state.calls) == (200, 2)
+
+
+def test_a_result_that_one_client_has_got_is_kept_for_another_that_comes_back_for_it(demo: RunningDemo) -> None:
+    with limner_with_model(demo, "holds", keepalive_after=0) as limner:
+        first = ListeningClient(limner, GENERATION)
+        demo.state.wait_for_calls(1)
+        headers = {"x-stainless-retry-count": "1", "prefer": "respond-async"}
+        receipt = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers=headers)
+        demo.state.release()
+        first.read_until(b"b64_json")
+        first.disconnect()
+        wait_until(lambda: not limner.service.registry.active())
+        result = httpx.get(f"{limner.url}/v1/images/results/{receipt.json()['id']}")
+    assert (receipt.status_code, result.status_code, demo.state.calls) == (202, 200, 1)
+
+
+def test_a_request_starts_the_job_again_that_is_just_being_called_off(
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with limner_with_model(demo, "limited-1", keepalive_after=0) as limner:
+        registry = limner.service.registry
+        find_joinable = registry.find_joinable
+
+        def find_called_off(key: JobKey) -> Job | None:
+            registry.active()[0].run.call_off()
+            return find_joinable(key)
+
+        first = ListeningClient(limner, GENERATION, Idempotency_Key="k1")
+        wait_until(lambda: is_between_attempts(limner))
+        monkeypatch.setattr(registry, "find_joinable", find_called_off)
+        second = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers={"idempotency-key": "k1"})
+        first.disconnect()
+    assert (second.status_code, demo.state.calls) == (200, 2)
 
 
 def test_a_bug_while_a_response_is_built_releases_the_job(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_the_watcher_waits_for_a_run_without_cancelling_it() -> None:
         endless = start(no_items())
         assert not await watcher.wait_for_run(endless, 0.001)
         assert not endless.is_done
-        endless.cancel()
+        endless.call_off()
         watcher.cancel()
 
     asyncio.run(play())
@@ -124,7 +124,7 @@ def test_a_run_goes_on_when_the_client_has_left() -> None:
         with pytest.raises(ClientDisconnected):
             await watcher.wait_for_run(endless, None)
         assert not endless.is_done
-        endless.cancel()
+        endless.call_off()
 
     asyncio.run(play())
 

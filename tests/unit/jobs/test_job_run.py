@@ -2,15 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from app.errors import ApiError, NotFound, ServiceUnavailable
-from app.jobs.job import Item, JobRun, JobState
+from app.images.blob import Spool
+from app.jobs.job import Item, Job, JobRun, JobState
 from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.pipeline_io import JobIO
+from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
+from app.state.job_table import JobTable
+from app.state.shared_state import SharedState
+from tests.support.join_cases import ME
 
+REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
 IMAGE = OutputImage("markdown-image", url="https://h/a.png")
 PARTIAL = PartialImage(IMAGE)
 RESULT = GenerationResult((IMAGE,), Usage())
@@ -202,7 +211,7 @@ def test_the_error_of_a_cancelled_run_says_that_the_server_is_shutting_down() ->
         work = Work()
         run = work.start()
         await asyncio.sleep(0)
-        run.cancel()
+        run.call_off()
         await run.wait_done()
         assert isinstance(run.error, ServiceUnavailable)
         assert run.is_cancelled
@@ -213,7 +222,7 @@ def test_the_error_of_a_cancelled_run_says_that_the_server_is_shutting_down() ->
 
 def test_a_run_that_has_not_started_is_neither_done_nor_cancelled() -> None:
     run = JobRun()
-    run.cancel()
+    run.call_off()
     assert (run.is_done, run.is_cancelled, run.result) == (False, False, None)
 
 
@@ -241,6 +250,43 @@ def test_a_run_may_cost_something_while_one_of_its_attempts_may() -> None:
     assert (run.state, run.was_submitted) == (JobState.QUEUED, True)
     run.mark_submitted()
     assert (run.state, run.was_submitted) == (JobState.SUBMITTED, True)
+
+
+def test_a_run_that_has_ended_cannot_be_called_off() -> None:
+    async def play() -> None:
+        work = Work()
+        run = work.start()
+        work.orders.put_nowait(None)
+        await run.wait_done()
+        run.call_off()
+        assert not run.is_called_off
+
+    asyncio.run(play())
+
+
+def test_nothing_is_sent_once_a_run_is_called_off() -> None:
+    """Although the cancellation has not reached the task of each question yet."""
+
+    async def play() -> None:
+        table: JobTable[Job] = JobTable(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
+        run = Work().start()
+        backends: Any = SimpleNamespace(job_table=table)
+        io = JobIO(backends, Job("req_1", ME, REQUEST, Spool(), run), None, "http://limner")
+        run.call_off()
+        with pytest.raises(asyncio.CancelledError):
+            await io._before_send()
+        assert not run.was_submitted
+        await run.wait_done()
+
+    asyncio.run(play())
+
+
+def test_a_job_that_was_interrupted_after_submission_may_have_cost_something() -> None:
+    job = Job("req_1", ME, REQUEST, Spool(), JobRun())
+    job.run.mark_submitted()
+    job.run.interrupt()
+    assert job.may_have_cost
+    job.spool.close()
 
 
 @pytest.mark.parametrize(

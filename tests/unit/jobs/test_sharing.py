@@ -288,7 +288,7 @@ def test_a_job_that_was_restarted_is_not_published() -> None:
         assert not scene.sharing.background
         assert scene.table.calls == []
         assert scene.registry.by_id("req_1") is job
-        job.run.cancel()
+        job.run.call_off()
         scene.registry.close()
 
     asyncio.run(play())
