@@ -10,10 +10,11 @@ const MAX_BYTES = 256e6;
 export class History {
   /**
    * `onChoose` is called with the chosen entry: `{at, fields, images, mask, pictures, facts}`. Browsers have stored
-   * these names: do not rename them.
+   * these names: do not rename them. `onCompare` is called with an entry to show beside the present result.
    */
-  constructor(onChoose) {
+  constructor(onChoose, onCompare) {
     this.onChoose = onChoose;
+    this.onCompare = onCompare;
     this.entries = [];
     $("clear-history").addEventListener("click", () => this.#clear());
     document.addEventListener("language", () => this.#write());
@@ -90,15 +91,16 @@ export class History {
       onclick: () => this.onChoose(entry),
     });
     choose.append(image);
-    const remove = el("button", {
-      type: "button",
-      className: "plain square remove",
-      onclick: () => this.#remove(entry),
-    });
-    remove.setAttribute("aria-label", t("remove", { name: label }));
-    remove.append(icon("close"));
-    return el("li", {}, choose, remove);
+    const compare = tool("compare", "swap", t("compare", { name: label }), () => this.onCompare(entry));
+    const remove = tool("remove", "close", t("remove", { name: label }), () => this.#remove(entry));
+    return el("li", {}, choose, compare, remove);
   }
+}
+
+/** Creates a small button over an image of the history. */
+function tool(className, iconName, label, onclick) {
+  const properties = { type: "button", className: `plain square ${className}`, title: label, "aria-label": label };
+  return el("button", { ...properties, onclick }, icon(iconName));
 }
 
 /** Returns the newest entries within the limits; the first one always. */

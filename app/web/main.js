@@ -26,7 +26,7 @@ const sizes = new SizePicker(server.size, onChange);
 const inputs = new InputImages(server.max_image_bytes, onChange);
 const timeline = new Timeline((passed) => result.showElapsed(passed));
 const result = new ResultView((blob) => inputs.replace([blob], null).then(() => $("prompt").focus()));
-const history = new History(showEntry);
+const history = new History(showEntry, compareEntry);
 new ReplyExplainer(key, announce);
 code = new CodeTabs(() => ({ request: readForm(), needsKey: server.key !== "none" || Boolean(key.value) }));
 
@@ -175,6 +175,15 @@ function showEntry({ fields, images, mask, pictures, facts }) {
   result.showImages(pictures, facts, fields.prompt);
   $("result").focus();
   onChange();
+}
+
+/** Shows an entry of the history beside the result; without a result, as if it had been chosen. */
+function compareEntry(entry) {
+  if (running) return;
+  if (!result.hasImages) return showEntry(entry);
+  result.compareWith(entry.pictures, entry.fields.prompt);
+  announce(t("compared", { prompt: entry.fields.prompt }));
+  $("result").focus();
 }
 
 function checkOption(name, value) {

@@ -42,6 +42,15 @@ export class ResultView {
     this.#change({ state: "done", images, facts, prompt });
   }
 
+  get hasImages() {
+    return this.current.state === "done";
+  }
+
+  /** Shows images of another result beside the present ones, in place of those of an earlier comparison. */
+  compareWith(images, prompt) {
+    this.#change({ ...this.current, others: images.map((image) => ({ ...image, prompt })) });
+  }
+
   showError(failed) {
     this.#change({ state: "failed", failed });
   }
@@ -56,19 +65,21 @@ export class ResultView {
   }
 
   #write() {
-    const { state, failed, images, facts, prompt } = this.current;
+    const { state, failed, images = [], others = [], facts, prompt } = this.current;
+    const shown = [...images.map((image) => ({ ...image, prompt })), ...others];
     $("failure").hidden = state !== "failed";
     $("failure").replaceChildren(...(state === "failed" ? errorMessage(failed) : []));
-    $("facts").hidden = state !== "done";
+    // The facts are those of one result only.
+    $("facts").hidden = state !== "done" || others.length > 0;
     $("facts").replaceChildren(...(state === "done" ? factList(facts) : []));
     $("stage").hidden = state === "failed";
-    $("stage").className = `stage ${state}${images?.length > 1 ? " several" : ""}`;
+    $("stage").className = `stage ${state}${shown.length > 1 ? " several" : ""}`;
     if (state === "empty") $("stage").replaceChildren(el("p", {}, t("empty")));
     if (state === "waiting") {
       $("stage").replaceChildren(this.#placeholder(), el("p", { id: "elapsed", className: "hint" }));
     }
     if (state === "done") {
-      $("stage").replaceChildren(...images.map((image, at) => this.#figure(image, at, prompt)));
+      $("stage").replaceChildren(...shown.map((image, at) => this.#figure(image, at, others.length > 0)));
     }
   }
 
@@ -80,7 +91,7 @@ export class ResultView {
     return area;
   }
 
-  #figure({ blob, width, height }, at, prompt) {
+  #figure({ blob, width, height, prompt }, at, hasPrompt) {
     const name = `limner-${at + 1}.${fileExtension(blob.type)}`;
     const image = imageElement(blob, prompt);
     if (width) Object.assign(image, { width, height });
@@ -90,7 +101,7 @@ export class ResultView {
     const edit = el("button", { type: "button", className: "plain", onclick: () => this.onEdit(blob) });
     edit.append(icon("edit"), t("edit_this"));
     const caption = el("figcaption", {}, el("span", {}, file), el("span", { className: "tools" }, edit, download));
-    return el("figure", {}, image, caption);
+    return el("figure", {}, hasPrompt ? el("p", { className: "hint" }, prompt) : null, image, caption);
   }
 }
 

@@ -511,6 +511,40 @@ def test_the_history_stays_in_the_browser(page: Page, limner: RunningLimner) -> 
     expect(page.locator("#history-section")).to_be_hidden()
 
 
+def test_results_are_compared_side_by_side(page: Page, limner: RunningLimner) -> None:
+    for number, size in enumerate(("1024x1024", "1024x1536", "1536x1024"), 1):
+        page.check(f"input[name=size][value='{size}']")
+        generate(page, f"Image {number}")
+        expect(page.locator("#history li")).to_have_count(number)
+    assert page.locator("figure .hint").count() == 0
+    for place, shape, prompt in ((3, (1024, 1024), "Image 1"), (2, (1024, 1536), "Image 2")):
+        page.hover(f"#history li:nth-child({place})")
+        page.click(f"#history li:nth-child({place}) .compare")
+        assert shown_sizes(page) == [(1536, 1024), shape]
+        assert page.locator("figure .hint").all_text_contents() == ["Image 3", prompt]
+        expect(page.locator("#announcer")).to_have_text(f"Beside the result: {prompt}")
+    expect(page.locator("#facts")).to_be_hidden()
+    assert page.input_value("#prompt") == "Image 3"
+    page.click("#history li:nth-child(3) button:first-child")
+    assert shown_sizes(page) == [(1024, 1024)]
+    go_to(page, limner.url)
+    page.hover("#history li:nth-child(2)")
+    page.click("#history li:nth-child(2) .compare")
+    assert shown_sizes(page) == [(1024, 1536)]
+    assert page.input_value("#prompt") == "Image 2"
+
+
+def test_nothing_is_compared_while_a_request_is_running(page: Page) -> None:
+    generate(page)
+    expect(page.locator("#history li")).to_have_count(1)
+    page.route("**/v1/images/*", lambda route: None)
+    generate(page, "Never answered")
+    expect(page.locator("#stop")).to_be_visible()
+    page.click("#history li .compare", force=True)
+    expect(page.locator("#elapsed")).to_be_visible()
+    page.click("#stop")
+
+
 def test_the_history_is_limited(page: Page) -> None:
     kept = page.evaluate(
         """async () => {

@@ -101,6 +101,8 @@ export default {
   history: "History",
   history_hint: "stored in this browser only",
   history_entry: "{prompt} ({at})",
+  compare: "Compare with the result: {name}",
+  compared: "Beside the result: {prompt}",
   clear_history: "Clear history",
   explain: "Explain a reply",
   pasted: "Reply of a chat model",

@@ -101,6 +101,8 @@ export default {
   history: "历史",
   history_hint: "仅保存在此浏览器中",
   history_entry: "{prompt}（{at}）",
+  compare: "与当前结果对比：{name}",
+  compared: "并排显示：{prompt}",
   clear_history: "清除历史",
   explain: "解释回复",
   pasted: "对话模型的回复",
