@@ -29,8 +29,8 @@ TIMINGS = SharingTimings(heartbeat=0.5, suspect_after=1.25, dead_after=4.0)
 #: Seconds without a heartbeat after which a replica may be dead.
 SILENCE = TIMINGS.suspect_after
 
-#: Seconds for which results are retained, without and with an idempotency key.
-RETENTION, RETENTION_WITH_KEY = 3, 20
+#: Seconds for which results are retained, without and with an idempotency key: on a busy machine a retry may come late.
+RETENTION, RETENTION_WITH_KEY = 8, 20
 
 
 class Fleet:
