@@ -455,7 +455,8 @@ def wait_until_unread(limner: RunningLimner) -> None:
 
 
 def test_the_elapsed_time_is_shown_while_waiting(page: Page) -> None:
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
     page.route("**/v1/images/*", lambda route: None)
     generate(page)
     expect(page.locator("#elapsed")).to_have_text("0 s. Usually 30 to 120 s.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.support.servers import RunningLimner
 
@@ -26,8 +26,8 @@ _FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
-#: Milliseconds. Longer than any step of a test, and shorter than Playwright's default of 30 s.
-_TIMEOUT = 10_000
+#: Milliseconds for a step or an expectation: both cores may be busy with other tests.
+_TIMEOUT = 20_000
 
 
 @contextmanager
@@ -35,6 +35,7 @@ def run_browser() -> Iterator[Browser]:
     """Start Chromium with an empty profile. Skips the test if Chromium is missing."""
     if _PROGRAM is None:
         pytest.skip("needs chromium")
+    expect.set_options(timeout=_TIMEOUT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_PROGRAM, args=_FLAGS)
         try:
