@@ -28,6 +28,7 @@ CASES = [
     Case("the newest of several lines", "> 🕐 排队中.\n\n> ⚡ 生成中..\n\n", "⚡ 生成中.."),
     Case("the newest complete line, while the next one grows", "Queued\nGenera", "Queued"),
     Case("a growing line that may be read so far", "Queuing… 40 %", "Queuing… 40 %"),
+    Case("a growing line of two dots", "Queued\nGenerating..", "Queued"),
     Case("a growing line of dots", "Queued\nPainting...", "Painting..."),
     Case("a growing line that may continue with a digit", "Queued\n**Painting 4", "Queued"),
     Case("characters that cannot be printed", "Queued\x1b[31m\u202e\r\n", "Queued [31m"),

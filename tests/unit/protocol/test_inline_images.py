@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from random import Random
 
 import orjson
@@ -9,6 +10,7 @@ import pybase64
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from app.extraction.forms import find_images
 from app.protocol.chat_reply import ReplyParser
@@ -173,9 +175,19 @@ def test_nothing_of_an_unfinished_run_is_returned() -> None:
     assert images == []
 
 
+@pytest.mark.parametrize(("new_sink", "spooled"), [(Memory, [png()]), (None, [])])
+def test_a_parser_spools_large_images_if_it_has_sinks(new_sink: type[Memory] | None, spooled: list[bytes]) -> None:
+    parser = ReplyParser(new_sink)
+    parser.feed(body(f"![image](data:image/png;base64,{b64(png())})"))
+    sinks = parser.reply(ended=True).spooled_images.values()
+    assert [sink.read_at(0, sink.size) for sink in sinks] == spooled
+
+
 def test_placeholders_are_images_and_all_are_different() -> None:
     info = sniff(placeholder_png(0))
     assert info is not None
     assert (info.size, info.media_type) == ("8x8", "image/png")
     assert is_complete(bytes_reader(placeholder_png(0)), len(placeholder_png(0)))
     assert len({placeholder_png(number) for number in range(20)}) == 20
+    with Image.open(BytesIO(placeholder_png(7))) as image:
+        assert image.convert("L").getextrema() == (0, 0)

@@ -27,6 +27,7 @@ LEAKS = (
     Leak("a URL", 'Post "http://new-api:3000/v1/x": EOF', 'Post "[address]": EOF'),
     Leak("an IPv4 address", "dial tcp 10.1.2.3:443: refused", "dial tcp [address]: refused"),
     Leak("an IPv6 address", "dial tcp [fd00::1:2]:443: refused", "dial tcp [address]: refused"),
+    Leak("an IPv6 address without a port", "dial tcp fd00::1:2: refused", "dial tcp [address] refused"),
     Leak("this machine", "connect to localhost:8000 or localhost", "connect to [address] or [address]"),
     Leak("a host with a port", "redis-1:6379 and gpu.example.com:8080 fail", "[address] and [address] fail"),
     Leak("an internal name", "no route to minio.prod.internal", "no route to [address]"),
