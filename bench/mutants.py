@@ -3,8 +3,7 @@
 `python -m bench.mutants [--minutes N] [--seed N] [--only FILES]` tries mutants in random order until the time is over.
 It prints the mutants that no test has noticed, and the score, which is the share of those that were noticed.
 
-The tools that exist do not fit: much of the logic here is in tables, and mutmut 3 changes only the bodies of functions;
-cosmic-ray can be stopped, but then has tried the first files only.
+mutmut 3 does not fit: much of the logic here is in tables, and it changes only the bodies of functions.
 """
 
 import argparse
