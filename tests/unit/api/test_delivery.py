@@ -106,6 +106,7 @@ def test_the_watcher_waits_for_a_run_without_cancelling_it() -> None:
         short = start(items(RESULT))
         assert await watcher.wait_for_run(short, None)
         assert await watcher.wait_for_run(short, None)
+        assert not await watcher.wait_for_run(JobRun(), None)
         endless = start(no_items())
         assert not await watcher.wait_for_run(endless, 0.001)
         assert not endless.is_done
