@@ -364,9 +364,14 @@ class Job:
         return self.needs_redelivery or self.run.is_called_off
 
     @property
+    def is_awaited_later(self) -> bool:
+        """Whether a client that does not wait comes back for the result: the first one, or one that joined."""
+        return self.is_async or self.has_receipt
+
+    @property
     def should_retain(self) -> bool:
         """Whether a client may come back for the job after its run has ended."""
-        if self.is_async or self.has_receipt or self.needs_redelivery:
+        if self.is_awaited_later or self.needs_redelivery:
             return True
         if self.run.error is None:
             return self.key.key is not None or not self.delivered

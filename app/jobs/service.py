@@ -61,8 +61,7 @@ class JobReader:
 
     def leave(self) -> None:
         """Note that the client has left, and cancel the run if it has cost nothing and no other client waits for it."""
-        is_expected = self.job.is_async or self.job.has_receipt
-        if self.run.readers == 1 and not is_expected and not self.job.may_have_cost:
+        if self.run.readers == 1 and not self.job.is_awaited_later and not self.job.may_have_cost:
             self.run.call_off()
         self.close(delivered=False)
 

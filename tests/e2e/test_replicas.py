@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from app.state.job_table import SharingTimings
 from tests.support.processes import LimnerProcess, run_process
-from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs, wait_until
+from tests.support.raw_http_lines import GENERATION, ListeningClient, is_between_attempts, wait_for_jobs, wait_until
 from tests.support.redis import RedisServer, run_redis
 from tests.support.seaweedfs import RunningWeed
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
@@ -347,7 +347,7 @@ def test_a_client_that_leaves_the_queue_leaves_the_job_to_the_one_that_waits_at_
 def test_a_client_that_leaves_between_two_attempts_leaves_the_job_to_the_one_at_another_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("limited-1")
     first = fleet.connect(one, Idempotency_Key="k1")
-    wait_until(lambda: any(job.run.was_submitted and not job.may_have_cost for job in one.service.registry.active()))
+    wait_until(lambda: is_between_attempts(one))
     second = fleet.connect(other, Idempotency_Key="k1")
     wait_for_jobs(other, 1)
     first.disconnect()

@@ -17,7 +17,7 @@ from app.errors import ImageUnavailable
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Job, JobKey, JobRun, JobState
+from app.jobs.job import Job, JobKey, JobRun
 from app.jobs.service import JobReader
 from app.jobs.sharing import JobSharing
 from app.protocol.data_url import decode_data_url
@@ -28,13 +28,14 @@ from tests.support.join_cases import ME
 from tests.support.raw_http_lines import (
     GENERATION,
     ListeningClient,
+    is_between_attempts,
     limner_with_model,
     unchunk,
     wait_for_jobs,
     wait_until,
 )
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningDemo, RunningLimner, run_demo
+from tests.support.servers import RunningDemo, run_demo
 from tests.unit.jobs.test_registry import REQUEST, Desk
 
 HEADERS = {"authorization": "Bearer any"}
@@ -382,12 +383,6 @@ def test_a_request_restarts_a_job_of_this_server_whose_images_could_not_be_fetch
         second = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION)
         first.disconnect()
     assert (second.status_code, demo.state.calls) == (200, 1)
-
-
-def is_between_attempts(limner: RunningLimner) -> bool:
-    """Return whether a job waits for its second attempt, after a failure that cost nothing."""
-    runs = [job.run for job in limner.service.registry.active()]
-    return any(run.was_submitted and run.state is JobState.QUEUED for run in runs)
 
 
 def test_a_job_goes_on_without_readers_if_a_client_will_come_back_for_it(demo: RunningDemo) -> None:

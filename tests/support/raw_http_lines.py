@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from app.jobs.job import JobState
 from tests.support.processes import LimnerProcess
 from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
@@ -55,6 +56,12 @@ class ListeningClient:
 
 def wait_for_jobs(limner: RunningLimner, count: int) -> None:
     wait_until(lambda: len(limner.service.tasks) == count)
+
+
+def is_between_attempts(limner: RunningLimner) -> bool:
+    """Return whether a job waits for its second attempt, after a failure that cost nothing."""
+    runs = [job.run for job in limner.service.registry.active()]
+    return any(run.was_submitted and run.state is JobState.QUEUED for run in runs)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
