@@ -5,6 +5,7 @@ tests/integration/test_http_protocol.py covers data that is not HTTP, and slow c
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -458,6 +459,8 @@ def test_an_interrupted_form_leaves_nothing_behind(limner: RunningLimner) -> Non
 
 def temporary_files() -> list[str]:
     """Return the unnamed temporary files that are open in this process, the server included."""
-    with os.scandir("/proc/self/fd") as entries:
-        names = [Path(entry.path) for entry in entries]
-    return sorted(target for name in names if name.is_symlink() and "(deleted)" in (target := str(name.readlink())))
+    targets = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the server's thread may close a descriptor between the list and this look
+            targets.append(str(Path("/proc/self/fd", name).readlink()))
+    return sorted(target for target in targets if "(deleted)" in target)
