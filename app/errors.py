@@ -29,6 +29,7 @@ only. No error has the status 502 or 504, because CDNs replace the bodies of suc
 
 import math
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, ClassVar
 
 _JOB_LOST = (
@@ -39,16 +40,33 @@ _JOB_LOST = (
 _KEY_REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
 
 
-class ApiError(Exception):
-    """`asked_again` becomes the header x-should-retry where it is not None: official SDKs obey it.
+class RetrySafety(Enum):
+    """What a failed attempt says about another one, and about its cost; decided by evidence."""
 
-    `extra` joins the error object beside the four keys (`moderation_details`).
+    SAFE = "surely no work was done"
+    OTHER_UPSTREAM = "surely no work was done, and only another upstream can help"
+    FUTILE = "surely no work was done, and every other attempt would end the same way"
+    AMBIGUOUS = "work may have been done: the operator decides"
+    UNSAFE = "work has probably been done"
+
+    @property
+    def may_have_cost(self) -> bool:
+        """Whether the attempt may have been paid for. If not, forgetting it and asking again cost nothing twice."""
+        return self in {RetrySafety.AMBIGUOUS, RetrySafety.UNSAFE}
+
+
+class ApiError(Exception):
+    """`should_retry` becomes the header x-should-retry where it is not None: official SDKs obey it.
+
+    `extra` joins the error object beside the four keys (`moderation_details`). `retry_safety` is that of the upstream
+    attempts that led to the error, None where there was no attempt.
     """
 
     status: ClassVar[int] = 500
     type: str = "server_error"
     code: str | None = None
     should_retry: bool | None = False
+    retry_safety: RetrySafety | None = None
 
     def __init__(
         self,
@@ -76,6 +94,11 @@ class ApiError(Exception):
         return {"error": error | self.extra}
 
     @property
+    def may_have_cost(self) -> bool:
+        """Whether an attempt that led to the error may have been paid for."""
+        return self.retry_safety is not None and self.retry_safety.may_have_cost
+
+    @property
     def headers(self) -> dict[str, str]:
         if self.should_retry is None:
             return self._headers
@@ -93,10 +116,12 @@ class UserError(InvalidRequest):
 
 class ModerationBlocked(UserError):
     code = "moderation_blocked"
+    retry_safety = RetrySafety.UNSAFE
 
 
 class NoImageInReply(UserError):
     code = "no_image_in_reply"
+    retry_safety = RetrySafety.UNSAFE
 
 
 class Unauthorized(ApiError):
@@ -160,6 +185,7 @@ class RateLimited(ApiError):
 
 class UpstreamError(ApiError):
     code = "upstream_error"
+    retry_safety = RetrySafety.UNSAFE
 
 
 class UpstreamAuth(UpstreamError):
@@ -168,6 +194,7 @@ class UpstreamAuth(UpstreamError):
 
 class UpstreamUnreachable(UpstreamError):
     code = "upstream_unreachable"
+    retry_safety = RetrySafety.SAFE
 
 
 class UpstreamTimeout(UpstreamError):
@@ -180,12 +207,14 @@ class UpstreamInvalidReply(UpstreamError):
 
 class JobLost(ApiError):
     code = "question_lost"
+    retry_safety = RetrySafety.UNSAFE
 
     def __init__(self, message: str = _JOB_LOST, **more: Any) -> None:
         super().__init__(message, **more)
 
 
 class ImageUnavailable(ApiError):
+    retry_safety = RetrySafety.UNSAFE
     type = "image_generation_server_error"
     code = "image_download_failed"
 

@@ -14,14 +14,14 @@ import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
 
-from app.errors import UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
+from app.errors import RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
 from app.protocol.chat_reply import ChatReply, ReplyParser, SnapshotThrottle, split_lines
 from app.protocol.dialects import ChatQuestion
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.upstream.decoding import ContentDecoder
-from app.upstream.error_mapping import RetrySafety, UpstreamFailure, classify
+from app.upstream.error_mapping import UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
 
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from enum import Enum
 from typing import Any
 
 import orjson
@@ -21,6 +20,7 @@ from app.errors import (
     ModerationBlocked,
     RateLimited,
     RequestTooLarge,
+    RetrySafety,
     Unauthorized,
     UpstreamAuth,
     UpstreamError,
@@ -29,15 +29,6 @@ from app.errors import (
     UserError,
 )
 from app.protocol.redaction import MAX_LOGGED, loggable_text, public_text
-
-
-class RetrySafety(Enum):
-    """Whether a failed attempt may be followed by another one. It may not if an image may have been paid for."""
-
-    SAFE = "surely no work was done"
-    OTHER_UPSTREAM = "surely no work was done, and only another upstream can help"
-    AMBIGUOUS = "probably no work was done: the operator decides"
-    UNSAFE = "work may have been done, or another attempt would end the same way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +44,10 @@ class UpstreamFailure:
     retry_safety: RetrySafety = RetrySafety.UNSAFE
     retry_after: float | None = None
     setting: str | None = None
+
+    def __post_init__(self) -> None:
+        """Let the error carry the retry safety, for whoever remembers errors."""
+        self.error.retry_safety = self.retry_safety
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, UpstreamError
+from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RetrySafety, UpstreamError
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.chat_reply import ChatReply
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
 from app.upstream.client import UpstreamClient, UpstreamRequest
-from app.upstream.error_mapping import RetrySafety, UpstreamFailure
+from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.retry import RetryBudget, retry_delay
 from app.upstream.selection import Candidate, NoCandidate, select
 from app.upstream.spec import UpstreamSpec

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from app.upstream.error_mapping import RetrySafety, UpstreamFailure
+from app.errors import RetrySafety
+from app.upstream.error_mapping import UpstreamFailure
 
 #: Seconds. Full jitter: the delay is anything up to `_BASE` x 2^(attempt - 1), `_CAP` at most.
 _BASE, _CAP = 0.5, 8.0

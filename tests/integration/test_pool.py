@@ -29,6 +29,7 @@ from app.errors import (
     ModerationBlocked,
     NotFound,
     RateLimited,
+    RetrySafety,
     Unauthorized,
     UpstreamAuth,
     UpstreamError,
@@ -41,7 +42,7 @@ from app.protocol.dialects import ChatQuestion
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.json_stream import StreamingJson
 from app.upstream.client import UpstreamClient, UpstreamRequest
-from app.upstream.error_mapping import RetrySafety, UpstreamFailure
+from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import ModelMap, UpstreamSpec
 from tests.support import manual_clock as clock

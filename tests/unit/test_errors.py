@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from app import errors
-from app.errors import ApiError, InvalidRequest, ModerationBlocked, RateLimited, ServiceUnavailable, Unauthorized
+from app.errors import (
+    ApiError,
+    InvalidRequest,
+    ModerationBlocked,
+    RateLimited,
+    RetrySafety,
+    ServiceUnavailable,
+    Unauthorized,
+)
 
 CLASSES = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ApiError)}
 
@@ -213,3 +221,16 @@ def test_bodies_are_independent_of_each_other() -> None:
     details["another"] = {}
     assert error.body["error"]["code"] == "moderation_blocked"
     assert "another" not in error.body["error"]
+
+
+def test_errors_after_work_may_have_been_done_say_that_they_may_have_cost() -> None:
+    costly = {name for name, kind in CLASSES.items() if kind("why").may_have_cost}
+    upstreams = {"UpstreamError", "UpstreamAuth", "UpstreamTimeout", "UpstreamInvalidReply"}
+    assert costly == upstreams | {"ModerationBlocked", "NoImageInReply", "JobLost", "ImageUnavailable"}
+
+
+@pytest.mark.parametrize("safety", RetrySafety)
+def test_the_retry_safety_of_an_attempt_decides_whether_its_error_may_have_cost(safety: RetrySafety) -> None:
+    error = ApiError()
+    error.retry_safety = safety
+    assert error.may_have_cost is safety.may_have_cost is (safety in {RetrySafety.AMBIGUOUS, RetrySafety.UNSAFE})

@@ -14,6 +14,7 @@ from app.errors import (
     ModerationBlocked,
     RateLimited,
     RequestTooLarge,
+    RetrySafety,
     Unauthorized,
     UpstreamAuth,
     UpstreamError,
@@ -22,7 +23,7 @@ from app.errors import (
     UserError,
 )
 from app.upstream import error_mapping
-from app.upstream.error_mapping import ERROR_RULES, ErrorRule, RetrySafety, UpstreamFailure, classify
+from app.upstream.error_mapping import ERROR_RULES, ErrorRule, UpstreamFailure, classify
 
 NOW = 1_795_341_600.0
 OURS, CALLERS = False, True

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import UpstreamError
-from app.upstream.error_mapping import RetrySafety, UpstreamFailure
+from app.errors import RetrySafety, UpstreamError
+from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.retry import RetryBudget, retry_delay
 
 
