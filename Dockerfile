@@ -28,7 +28,7 @@ LABEL org.opencontainers.image.title="limner" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
 # Numeric, so that Kubernetes can see that it is not root. A folder mounted over the state belongs to 10001 as well.
-RUN install --directory --owner=10001 --group=10001 /var/lib/limner /var/lib/limner/images /var/lib/limner/spool
+RUN install --directory --mode=0700 --owner=10001 --group=10001 /var/lib/limner /var/lib/limner/images /var/lib/limner/spool
 COPY --from=build /opt/limner /opt/limner
 ENV PATH=/opt/limner/bin:$PATH \
     LIMNER_HOST=0.0.0.0 \

@@ -119,6 +119,10 @@ def add_azure_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:
             raise HTTPException(404)
         return await endpoints.handle(_AZURE[operation], http, deployment)
 
+    @router.get("/openai/deployments/{deployment}/images/results/{result_id}", include_in_schema=False)
+    async def azure_result(result_id: str, http: Request) -> Response:
+        return await endpoints.result(result_id, http)
+
 
 def add_retired_routes(router: APIRouter, authenticator: Authenticator) -> None:
     """Add the endpoints that OpenAI has retired, with an error that says what to use instead."""

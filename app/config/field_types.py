@@ -71,6 +71,31 @@ def _check_base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+#: The endpoint that Limner itself adds to the address of an upstream.
+_CHAT_ENDPOINT = "/chat/completions"
+
+#: Other endpoints with which an address is copied from documentation. None of them answers chat requests. `/models` is
+#: not one of them: the addresses of Azure's model inference end in it.
+_OTHER_ENDPOINT = re.compile(
+    r"/(responses|completions|messages|embeddings|images/[a-z]+|[^/]*:(stream)?generatecontent)$", re.IGNORECASE
+)
+
+
+def _check_upstream_url(value: str) -> str:
+    """Check the address of an upstream's API. The endpoint of chat requests at its end is left out."""
+    url = _check_base_url(value.strip())
+    if url.lower().endswith(_CHAT_ENDPOINT):
+        url = _check_base_url(url[: -len(_CHAT_ENDPOINT)])
+    if match := _OTHER_ENDPOINT.search(url):
+        raise PydanticCustomError(
+            "endpoint",
+            "the address of the API without {endpoint}, like https://api.example.com/v1; Limner adds "
+            "/chat/completions, and can ask no other endpoint",
+            {"endpoint": match[0]},
+        )
+    return url
+
+
 def _check_dialect(value: str) -> str:
     if value not in DIALECTS:
         raise PydanticCustomError("dialect", "one of {names}", {"names": ", ".join(DIALECTS)})
@@ -198,6 +223,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
 ByteCount = Annotated[ByteSize, Field(ge=1024)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+UpstreamUrl = Annotated[str, AfterValidator(_check_upstream_url)]
 DialectName = Annotated[str, AfterValidator(_check_dialect)]
 WritableDir = Annotated[Path, AfterValidator(_check_writable_dir)]
 StateUrl = Annotated[str, AfterValidator(_check_state_url)]

@@ -32,6 +32,7 @@ from app.config.field_types import (
     StateUrl,
     StoreUrl,
     StringList,
+    UpstreamUrl,
     WritableDir,
     is_loopback,
     variable,
@@ -68,8 +69,9 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    upstream_base_url: BaseUrl | None = Field(
-        description="The address of the upstream, like `https://api.aiearth.dev/v1`. Required by `serve` and `check`, "
+    upstream_base_url: UpstreamUrl | None = Field(
+        description="The address of the upstream's API, like `https://api.aiearth.dev/v1`; `/chat/completions` at its "
+        "end is left out. Required by `serve` and `check`, "
         "unless `LIMNER_UPSTREAMS` or a file lists several."
     )
     upstream_api_key: HeaderSecret | None = Field(
@@ -102,7 +104,7 @@ class Settings(BaseSettings):
     )
     upstream_timeout: Seconds = Field(600, description="Seconds for one request, all attempts included.")
     upstream_connect_timeout: Seconds = Field(5, description="Seconds to connect to the upstream.")
-    upstream_idle_timeout: Seconds = Field(120, description="Seconds of silence between two chunks of a reply.")
+    upstream_idle_timeout: Seconds = Field(300, description="Seconds of silence between two chunks of a reply.")
     upstream_attempts: int = Field(3, ge=1, le=10, description="Attempts for one request, the first included.")
     retry_ambiguous: bool = Field(
         False, description="Also retry after a 500 or 502, although such a request may then be paid for twice."
@@ -152,7 +154,7 @@ class Settings(BaseSettings):
     fetch_allow: AllowList = Field(
         (),
         description="Comma-separated CIDRs, hosts or `host:port` that image downloads may reach although they are not "
-        "public.",
+        "public. An entry with a port opens only that port, one without opens every port.",
     )
     fetch_timeout: Seconds = Field(120, description="Seconds for one image download, retries included.")
     max_image_bytes: ByteCount = Field(ByteSize(64 * 2**20), description="Bytes of one image, in or out.")

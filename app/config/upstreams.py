@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.config.field_types import BaseUrl, DialectName, HeaderSecret, HeaderSecretFile, PositiveInt
+from app.config.field_types import DialectName, HeaderSecret, HeaderSecretFile, PositiveInt, UpstreamUrl
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
 #: What `GET /v1/models` lists. The model picker of n8n shows only ids that contain `gpt-image` or `dall-e`.
@@ -29,7 +29,7 @@ class UpstreamEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-    base_url: BaseUrl
+    base_url: UpstreamUrl
     api_key_file: HeaderSecretFile | None = None
     api_key: HeaderSecret | None = Field(default_factory=lambda given: given.get("api_key_file"))
     model: Annotated[str, Field(min_length=1)] | None = None

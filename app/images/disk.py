@@ -53,7 +53,8 @@ class DiskStore:
         self._lock = threading.Lock()
         # Threads of its own: slow DNS queries must not keep images waiting in a shared pool.
         self._threads = ThreadPoolExecutor(2, "store")
-        self._folder.mkdir(parents=True, exist_ok=True)
+        # Names that cannot be guessed protect images only from those who cannot list the folder.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def put(self, blob: Blob, info: ImageInfo) -> str:
         name = generate_name(info)

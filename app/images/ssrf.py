@@ -38,7 +38,7 @@ class AddressBlocked(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class AllowRule:
-    """One entry of LIMNER_FETCH_ALLOW: a host name or a network. Without `port` it covers `ALLOWED_PORTS`."""
+    """One entry of LIMNER_FETCH_ALLOW: a host name or a network. Without `port` it covers every port."""
 
     host: str | IPv4Network | IPv6Network
     port: int | None = None
@@ -49,7 +49,7 @@ class AllowRule:
         A name permits every address that it resolves to, for this name only. A network permits its addresses under
         every name.
         """
-        if port != self.port and (self.port is not None or port not in ALLOWED_PORTS):
+        if self.port not in {None, port}:
             return False
         if isinstance(self.host, str):
             return name == self.host
@@ -105,7 +105,7 @@ def check_url(url: str, allow: tuple[AllowRule, ...] = ()) -> FetchTarget:
         port = _parse_port(authority[2]) if authority[2] else _DEFAULT_PORTS[scheme]
     except ValueError as error:
         raise AddressBlocked(str(error)) from None
-    if port not in ALLOWED_PORTS and all(rule.port != port for rule in allow):
+    if port not in ALLOWED_PORTS and not any(rule.port in {None, port} for rule in allow):
         ports = ", ".join(map(str, sorted(ALLOWED_PORTS)))
         raise AddressBlocked(f"its port is not one of {ports}", f"port {port} ({_HINT})")
     target = _build_target(scheme, host, port, parts[3])

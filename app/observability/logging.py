@@ -27,6 +27,7 @@ EVENTS = {
     "state_up": "Redis responds again",
     "key_file_loaded": "the file of client keys was read again",
     "key_file_rejected": "the file of client keys is invalid; the previous keys stay valid",
+    "reload_ignored": "SIGHUP arrived, but there is no file of client keys to read again",
     "client_write_stalled": "a client stopped reading its response and was disconnected",
     "server_ready": "the server accepts requests; with several workers, once all of them do",
     "server_draining": "the server finishes the jobs in flight and accepts no new ones",

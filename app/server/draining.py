@@ -82,10 +82,16 @@ class DrainingServer(uvicorn.Server):
         log.info("server_ready", address=base_url(self.servers[0].sockets[0].getsockname()))
 
     def _reload_keys_on_sighup(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Without a key file, SIGHUP ends the process as usual. Only the main thread may handle signals."""
+        """Handle SIGHUP, which would end the process. Only the main thread may handle signals."""
+        if threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, self._reload_keys)
+
+    def _reload_keys(self) -> None:
         key_file = self._services.key_file
-        if key_file is not None and threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGHUP, key_file.reload)
+        if key_file is None:
+            log.info("reload_ignored", reason="LIMNER_KEYS_FILE is not set; other settings need a restart")
+        else:
+            key_file.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Pass the signal on to the event loop: Python calls this between any two bytecodes."""
@@ -133,8 +139,8 @@ class WorkerServer(DrainingServer):
             self._start_draining()
         elif message == COUNT_DEATH:
             WORKER_DEATHS.inc()
-        elif message == RELOAD_KEYS and self._services.key_file is not None:
-            self._services.key_file.reload()
+        elif message == RELOAD_KEYS:
+            self._reload_keys()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ignore SIGINT: a terminal sends it to the supervisor too, which then tells its workers to drain."""

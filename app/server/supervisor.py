@@ -111,8 +111,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self.stop)
-        if self._settings.keys_file is not None:
-            loop.add_signal_handler(signal.SIGHUP, partial(self._broadcast, RELOAD_KEYS))
+        loop.add_signal_handler(signal.SIGHUP, partial(self._broadcast, RELOAD_KEYS))
 
     def _bind(self) -> list[socket.socket]:
         return [bind(address) for address in self._addresses]

@@ -55,7 +55,7 @@ class UpstreamSpec:
     max_concurrency: int | None = None
     timeout: float = 600
     connect_timeout: float = 5
-    idle_timeout: float = 120
+    idle_timeout: float = 300
     max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
     user_agent: str = "limner"
     origin: Mapping[str, str] = field(default_factory=dict)

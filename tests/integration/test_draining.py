@@ -114,6 +114,15 @@ def test_sighup_reloads_the_key_file(demo: RunningDemo, tmp_path: Path) -> None:
         assert server.end() == 0
 
 
+def test_sighup_without_a_key_file_changes_nothing(demo: RunningDemo, tmp_path: Path) -> None:
+    with run_process(demo, tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert "LIMNER_KEYS_FILE" in server.wait_for_event("reload_ignored")["reason"]
+        assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+
+
 def test_a_port_in_use_is_an_error_message(demo: RunningDemo, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         environment = {**os.environ, "LIMNER_UPSTREAM_BASE_URL": "http://127.0.0.1:9", "LIMNER_PORT": str(taken.getsockname()[1]), "LIMNER_IMAGE_STORE": f"disk://{tmp_path}"}  # fmt: skip
@@ -200,7 +209,10 @@ def test_a_server_whose_services_do_not_open_does_not_start(demo: RunningDemo, t
     assert not server.started
 
 
-def test_the_handler_of_sighup_reloads_the_key_file(demo: RunningDemo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("has_file", "event"), [(True, "key_file_loaded"), (False, "reload_ignored")])
+def test_the_handler_of_sighup_reloads_a_key_file(
+    demo: RunningDemo, tmp_path: Path, has_file: bool, event: str
+) -> None:
     class Loop:
         handlers: ClassVar[dict[int, Any]] = {}
 
@@ -209,10 +221,13 @@ def test_the_handler_of_sighup_reloads_the_key_file(demo: RunningDemo, tmp_path:
 
     keys = tmp_path / "keys.toml"
     keys.write_text("")
-    settings = Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", keys_file=keys)
+    keys_file = keys if has_file else None
+    settings = Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", keys_file=keys_file)
     server = DrainingServer(settings)
     server._reload_keys_on_sighup(Loop())  # type: ignore[arg-type]
-    assert Loop.handlers == {signal.SIGHUP: server._services.key_file.reload}  # type: ignore[union-attr]
+    with structlog.testing.capture_logs() as records:
+        Loop.handlers[signal.SIGHUP]()
+    assert [record["event"] for record in records] == [event]
 
 
 class WorkerInProcess(InProcess):

@@ -412,6 +412,17 @@ def test_a_result_that_one_client_has_got_is_kept_for_another_that_comes_back_fo
     assert (receipt.status_code, result.status_code, demo.state.calls) == (202, 200, 1)
 
 
+@pytest.mark.parametrize("base", ["/v1", "", "/openai/deployments/gpt-image-2", "/v1/openai/deployments/gpt-image-2"])
+def test_the_location_of_a_result_is_an_address_that_answers(demo: RunningDemo, base: str) -> None:
+    with limner_with_model(demo, "gpt-image-2-chat", keepalive_after=0) as limner:
+        path = f"{base}/images/generations?api-version=2025-04-01-preview"
+        receipt = httpx.post(f"{limner.url}{path}", json=GENERATION, headers={"prefer": "respond-async"})
+        wait_until(lambda: not limner.service.registry.active())
+        result = httpx.get(f"{limner.url}{receipt.headers['location']}")
+    assert (receipt.status_code, result.status_code) == (202, 200)
+    assert receipt.headers["location"].startswith(f"{base}/images/results/")
+
+
 def test_a_request_starts_the_job_again_that_is_just_being_called_off(
     demo: RunningDemo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

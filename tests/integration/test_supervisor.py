@@ -147,16 +147,13 @@ def test_a_dead_worker_is_replaced_and_counted_by_a_living_one(tmp_path: Path, l
 
 
 def test_signals_are_passed_on(tmp_path: Path, log: Log) -> None:
-    keys = tmp_path / "keys.toml"
-    keys.write_text("")
-
     async def drive(_: Supervisor) -> None:
         await log.wait_for("server_ready")
         os.kill(os.getpid(), signal.SIGHUP)
         # Python handles pending signals in the order of their numbers.
         os.kill(os.getpid(), signal.SIGTERM)
 
-    assert not supervise(fake_workers.record_messages, tmp_path, drive, keys_file=keys).force_exit
+    assert not supervise(fake_workers.record_messages, tmp_path, drive).force_exit
     assert [file.read_bytes() for file in tmp_path.iterdir() if file.name.isdecimal()] == [RELOAD_KEYS + b"\n"] * 2
 
 
@@ -508,6 +505,12 @@ def test_workers_share_state_through_redis(demo: RunningDemo, redis: RedisServer
         assert answers[0].body == answers[1].body
         assert demo.state.calls == 1
         assert not [record for record in server.records if record["event"] == "unshared_workers_warning"]
+
+
+def test_all_workers_survive_a_reload_without_a_key_file(demo: RunningDemo, tmp_path: Path) -> None:
+    with serve_two(demo, tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert len({server.wait_for_event("reload_ignored")["pid"] for _ in range(2)}) == 2
 
 
 def test_all_workers_reload_the_key_file(demo: RunningDemo, tmp_path: Path) -> None:

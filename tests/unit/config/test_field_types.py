@@ -20,6 +20,7 @@ from app.config.field_types import (
     ShrinkLimits,
     StateUrl,
     StringList,
+    UpstreamUrl,
     is_loopback,
 )
 from app.images.transcode import InputLimits
@@ -46,6 +47,14 @@ READ = [
     Case("strings with spaces", StringList, " a, b ,,", ("a", "b")),
     Case("strings that are a tuple already", StringList, ("a",), ("a",)),
     Case("an address with a slash at its end", BaseUrl, "http://h/v1/", "http://h/v1"),
+    Case("an upstream with the endpoint of chat requests", UpstreamUrl, "https://h/v1/chat/completions", "https://h/v1"),
+    Case("an upstream with the endpoint and a slash", UpstreamUrl, "https://h/v1/chat/completions/", "https://h/v1"),
+    Case("an upstream with the endpoint in capitals", UpstreamUrl, "https://h/V1/Chat/Completions", "https://h/V1"),
+    Case("an upstream with the endpoint behind two slashes", UpstreamUrl, "https://h/v1//chat/completions", "https://h/v1"),
+    Case("an upstream with the endpoint and without a version", UpstreamUrl, "http://h:1/chat/completions", "http://h:1"),
+    Case("an upstream whose path has a similar end", UpstreamUrl, "https://h/my-chat/completions-v1", "https://h/my-chat/completions-v1"),
+    Case("an upstream with Azure's path of all models", UpstreamUrl, "https://h/models", "https://h/models"),
+    Case("an upstream between spaces", UpstreamUrl, " https://h/v1\n", "https://h/v1"),
     Case("limits that are parsed already", ShrinkLimits, InputLimits(1, 2), InputLimits(1, 2)),
     Case("a key", HeaderSecret, "sk-1", SecretStr("sk-1")),
     Case("keys", ClientKeyList, "sk-1, sk-2", (SecretStr("sk-1"), SecretStr("sk-2"))),
@@ -93,6 +102,8 @@ REFUSED = [
     ("a ledger in a folder that does not exist", LedgerFile, "/no/such/ledger.jsonl"),
     ("a ledger that is a folder", LedgerFile, "/tmp"),
     ("a collector without a scheme", OtlpEndpoint, "127.0.0.1:4318"),
+    ("an upstream with a query", UpstreamUrl, "https://h/v1/chat/completions?api-version=1"),
+    ("an upstream that is nothing but an endpoint", UpstreamUrl, "/chat/completions"),
     ("a file that does not exist", HeaderSecretFile, "/no/such"),
     ("a folder", HeaderSecretFile, "/"),
 ]
@@ -102,6 +113,14 @@ REFUSED = [
 def test_wrong_values_are_refused(name: str, kind: Any, value: str) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(kind).validate_python(value)
+
+
+@pytest.mark.parametrize("url", ["https://h/v1/responses", "https://h/v1/images/generations/", "https://h/v1/completions", "https://h/v1/messages", "https://h/v1beta/models/gemini:generateContent"])  # fmt: skip
+def test_an_address_with_another_endpoint_is_refused_with_the_right_form(url: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"the address of the API without /.*, like https://api\.example\.com/v1; "
+    ):
+        TypeAdapter(UpstreamUrl).validate_python(url)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b" \n"])

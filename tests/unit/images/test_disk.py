@@ -37,6 +37,20 @@ def put_aged(store: DiskStore, folder: Path, size: int, age: int) -> str:
     return name
 
 
+def test_only_the_owner_can_list_a_new_folder(stores: list[DiskStore], tmp_path: Path) -> None:
+    store = store_at(stores, tmp_path / "state" / "images")
+    name = put(store, b"x")
+    assert (tmp_path / "state" / "images").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state" / "images" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_exists_keeps_its_mode(stores: list[DiskStore], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images").chmod(0o750)
+    store_at(stores, tmp_path / "images")
+    assert (tmp_path / "images").stat().st_mode & 0o777 == 0o750
+
+
 def test_new_images_replace_the_oldest(stores: list[DiskStore], tmp_path: Path) -> None:
     store = store_at(stores, tmp_path, max_bytes=1000)
     names = [put_aged(store, tmp_path, 300, 100 - number) for number in range(5)]
