@@ -27,6 +27,7 @@ from app.api.status import MAX_RECENT_REQUESTS, status_routes
 from app.api.stored_images import stored_image_routes
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from app.protocol.validation_errors import truncate
 from app.services import Services
 from app.state.job_table import DEFAULT_TIMINGS, SharingTimings
 from app.upstream.client import Transport
@@ -48,6 +49,12 @@ EXPOSED_HEADERS = (
     "x-limner-upstream",
     "x-limner-upstream-ms",
 )
+
+
+#: Characters that an error quotes of a path.
+_MAX_PATH = 100
+
+_SERVED = "This server makes images: /v1/images/generations, /v1/images/edits and /v1/models."
 
 
 class LazySchemaApp(FastAPI):
@@ -144,6 +151,7 @@ def add_middleware(app: FastAPI, settings: Settings, recent: deque[RequestRecord
         allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=EXPOSED_HEADERS,
+        allow_private_network=True,
         max_age=86_400,
     )
     app.add_middleware(AccessLogMiddleware, recent=recent)
@@ -174,9 +182,10 @@ async def handle_http_exception(http: Request, error: Exception) -> Response:
     """Say in OpenAI's words what the router has found wrong."""
     if not isinstance(error, HTTPException):
         raise error
-    line = f"{http.method} {http.url.path}"
+    line = f"{http.method} {truncate(http.url.path, _MAX_PATH)}"
+    served = f". {_SERVED}" if http.url.path.startswith("/v1") else ""
     errors = {
-        404: NotFound(f"Invalid URL ({line})"),
+        404: NotFound(f"Invalid URL ({line}){served}"),
         405: MethodNotAllowed(f"Not allowed: {line}", headers=error.headers),
     }
     return ErrorResponse(errors.get(error.status_code) or InvalidRequest(str(error.detail)))

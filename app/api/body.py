@@ -4,24 +4,25 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from app.api.content_encoding import decompress_body, rewrite_as_utf8
 from app.config.settings import Settings
 from app.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UserError
 from app.images.blob import Blob, Spool
 from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_form, read_json
 from app.protocol.inline_images import InlineImageSpooler
+from app.protocol.json_text import decode_text, parse_json
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-#: Bytes of JSON without its images: a hundred times the longest prompt.
-_MAX_TEXT = 4 * 2**20
+#: Bytes of JSON, or of all text fields of a form, without their images: a hundred times the longest prompt.
+MAX_TEXT = 4 * 2**20
 
 #: Parts of a form: 16 images, a mask, and several times the parameters of the API.
 MAX_PARTS = 256
@@ -38,15 +39,20 @@ async def read_image_request(operation: Operation, http: Request, spool: Spool, 
         RequestTimeout: The client has stopped sending.
     """
     content_type = http.headers.get("content-type", "application/json")
-    body = limited_body(http, settings.max_request_bytes, settings.client_body_timeout)
-    max_image = settings.max_image_bytes
+    max_bytes, max_image = settings.max_request_bytes, settings.max_image_bytes
+    body = limited_body(http, max_bytes, settings.client_body_timeout)
+    body = decompress_body(body, http.headers.get("content-encoding", ""), max_bytes)
+    spooler = InlineImageSpooler(spool.new_blob)
     match content_type.partition(";")[0].strip().lower():
         case "multipart/form-data":
             boundary = parse_boundary(content_type)
-            parts = await parse_multipart(body, boundary, new_blob=spool.new_blob, max_part=max_image)
-            return read_form(operation, parts)
+            parts = await parse_multipart(body, boundary, spooler, new_blob=spool.new_blob, max_part=max_image)
+            return resolve_spooled(read_form(operation, parts), spooler, max_image)
         case "application/json" | "text/json" | "":
-            return await read_json_body(operation, body, spool, max_image)
+            text = await collect_json(rewrite_as_utf8(body), spooler)
+            return resolve_spooled(
+                read_json(operation, parse_json(text, parse_charset(content_type))), spooler, max_image
+            )
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
 
 
@@ -83,12 +89,13 @@ def _too_large(max_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(f"Maximum content size limit ({max_bytes}) exceeded.")
 
 
-async def read_json_body(
-    operation: Operation, body: AsyncIterator[bytes], spool: Spool, max_image: int
-) -> ImagesRequest:
-    """Read JSON whose large images go into blobs while they arrive; `max_image` bytes each."""
-    spooler = InlineImageSpooler(spool.new_blob)
-    request = read_json(operation, parse_json(await collect_json(body, spooler)))
+def resolve_spooled(request: ImagesRequest, spooler: InlineImageSpooler, max_image: int) -> ImagesRequest:
+    """Return the request with its spooled images in place of their placeholders.
+
+    Raises:
+        InvalidRequest: An image is cut off, or stands where none belongs.
+        RequestTooLarge: An image has more than `max_image` bytes.
+    """
     if spooler.discarded:
         message = "Invalid image file: the base64 of an image in the request is cut off, or no image."
         raise UserError(message, code="invalid_image_file")
@@ -107,17 +114,14 @@ async def collect_json(body: AsyncIterator[bytes], spooler: InlineImageSpooler) 
     text = bytearray()
     async for chunk in body:
         text += spooler.feed(chunk)
-        if len(text) > _MAX_TEXT:
-            raise RequestTooLarge(f"The JSON of the request, without its pictures, is larger than {_MAX_TEXT} bytes.")
+        if len(text) > MAX_TEXT:
+            raise RequestTooLarge(f"The JSON of the request, without its pictures, is larger than {MAX_TEXT} bytes.")
     return text
 
 
-def parse_json(body: bytearray) -> Any:
-    """Parse JSON. Raises `InvalidRequest`."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise InvalidRequest("We could not parse the JSON body of your request.") from None
+def parse_charset(content_type: str) -> str:
+    """Return the charset that a content type declares, or an empty text."""
+    return parse_options_header(content_type)[1].get(b"charset", b"").decode("latin-1")
 
 
 def parse_boundary(content_type: str) -> str:
@@ -130,15 +134,20 @@ def parse_boundary(content_type: str) -> str:
 
 
 async def parse_multipart(
-    body: AsyncIterator[bytes], boundary: str, *, new_blob: Callable[[], Blob], max_part: int
+    body: AsyncIterator[bytes],
+    boundary: str,
+    spooler: InlineImageSpooler,
+    *,
+    new_blob: Callable[[], Blob],
+    max_part: int,
 ) -> list[FormPart]:
-    """Return the parts of a form, in order.
+    """Return the parts of a form, in order. Large base64 images in text fields go through the `spooler`.
 
     Raises:
         InvalidRequest: The body is not a form.
-        RequestTooLarge: A part has more than `max_part` bytes.
+        RequestTooLarge: A file has more than `max_part` bytes, or all texts together more than `MAX_TEXT`.
     """
-    form = _MultipartHandler(new_blob, max_part)
+    form = _MultipartHandler(spooler, new_blob, max_part)
     parser = MultipartParser(boundary, form.callbacks)
     try:
         async for chunk in body:
@@ -154,9 +163,10 @@ async def parse_multipart(
 class _MultipartHandler:
     """Collect parts in the parser's callbacks. A part is a file if it has any file name, or a media type of bytes."""
 
-    def __init__(self, new_blob: Callable[[], Blob], max_part: int) -> None:
+    def __init__(self, spooler: InlineImageSpooler, new_blob: Callable[[], Blob], max_part: int) -> None:
         self.parts: list[FormPart] = []
         self.ended = False
+        self._spooler = spooler
         self._new_blob = new_blob
         self._max_part = max_part
         self._header = bytearray()
@@ -203,24 +213,33 @@ class _MultipartHandler:
         is_file = named or self._type.startswith((b"image/", b"application/octet-stream"))
         self._file = self._new_blob() if is_file else None
         self._text.clear()
+        if self._file is None:
+            # The spooler reads JSON: quotes tell it where a text begins and ends.
+            self._add_text(b'"')
 
     def _write(self, data: bytes, start: int, end: int) -> None:
         chunk = memoryview(data)[start:end]
         if self._file is None:
-            # Text is held in memory, so all of it together has the limit of one part.
-            self._text_size += len(chunk)
-            self._text.extend(chunk)
-        else:
-            self._file.write(chunk)
-        if max(self._text_size, self._file.size if self._file is not None else 0) > self._max_part:
+            self._add_text(chunk)
+            return
+        self._file.write(chunk)
+        if self._file.size > self._max_part:
             raise RequestTooLarge(f"One part of the form is larger than the limit of {self._max_part} bytes.")
+
+    def _add_text(self, chunk: bytes | memoryview) -> None:
+        left = self._spooler.feed(bytes(chunk))
+        self._text += left
+        self._text_size += len(left)
+        if self._text_size > MAX_TEXT:
+            raise RequestTooLarge(f"The texts of the form, without pictures, are larger than {MAX_TEXT} bytes.")
 
     def _close(self) -> None:
         self.parts.append(FormPart(self._name, self._file if self._file is not None else self._decode()))
 
     def _decode(self) -> str:
+        self._add_text(b'"')
         try:
-            return self._text.decode("utf-8")
+            return decode_text(self._text[1:-1], parse_charset(self._type.decode("latin-1")))
         except UnicodeDecodeError:
             raise InvalidRequest("A text field of the form is not valid UTF-8.") from None
 

@@ -19,6 +19,10 @@ from app.observability.logging import log
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
 
 
+#: What base URLs end in, in front of an endpoint of the API, or `/v1` twice in front of anything.
+_PREFIXES = re.compile("^(?:(?:/openai|/api|/v1|/v1beta)+(?=/(?:images|models)(?:/|$))|(?:/v1){2,}(?=/|$))")
+
+
 class AccessLogMiddleware:
     """Give each request an id and a context, send the id in `x-request-id`, and log one line when it has ended.
 
@@ -50,7 +54,11 @@ class AccessLogMiddleware:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = context.id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = context.id
+                headers["x-content-type-options"] = "nosniff"
+                # Images, prompts in errors and links without a key: nothing that a shared cache may keep unasked.
+                headers.setdefault("cache-control", "no-store")
             bytes_out += len(message.get("body", b""))
             await send(message)
 
@@ -73,13 +81,14 @@ class AccessLogMiddleware:
 
 
 def normalize_path(path: str) -> str:
-    """Return a path without repeated or trailing slashes and without a repeated `/v1`.
+    """Return a path without repeated or trailing slashes, and with one `/v1` in place of all that clients begin with.
 
     Open WebUI with a trailing slash in its base URL requests `/v1//images/generations`; Spring AI and NextChat add
-    `/v1` to a base URL that already ends in it.
+    `/v1` to a base URL that already ends in it; Azure's newer clients and Groq's request `/openai/v1/…`, and base URLs
+    that were copied from DeepInfra, Gemini or OpenRouter bring `/v1/openai`, `/v1beta/openai` and `/api/v1`.
     """
     single = re.sub("/{2,}", "/", path).rstrip("/") or "/"
-    return re.sub("^(/v1){2,}(?=/|$)", "/v1", single)
+    return _PREFIXES.sub("/v1", single)
 
 
 class UnhandledErrorMiddleware:

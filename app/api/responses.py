@@ -99,7 +99,7 @@ class ChunkedResponse(Response):
         self.media_type = media_type
         self._chunks, self._end = chunks, end
         # nginx and CDNs would hold back what is meant to keep the connection alive.
-        unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        unbuffered = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(None, 200, {**headers, **unbuffered})
         del self.headers["content-length"]
 

@@ -85,7 +85,8 @@ def completed_event(
     """Return the name and the document of the event with a final image."""
     name = f"{request.operation}.completed"
     document = {"type": name, **image.as_item, "created_at": created, "usage": usage.as_images_api()}
-    return name, document | _image_fields(request, image)
+    identifier = {"safety_identifier": request.safety_identifier} if request.safety_identifier else {}
+    return name, document | _image_fields(request, image) | identifier
 
 
 def partial_event(request: ImagesRequest, image: OutputImage, index: int, created: int) -> tuple[str, dict[str, Any]]:

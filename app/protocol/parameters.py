@@ -1,6 +1,7 @@
 """Describe one parameter of the Images API: its type, where its value goes, which operations have it."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +13,7 @@ from app.errors import InvalidRequest
 from app.protocol.inline_images import ByteSink
 from app.protocol.validation_errors import (
     MAX_QUOTED,
+    blank_text,
     conflicting_values,
     empty_text,
     english_list,
@@ -54,6 +56,14 @@ def single_text(name: str, parts: Sequence[FormPart], expected: str = "a string"
     return texts.pop()
 
 
+#: Categories of characters that leave no ink: spaces, line ends, controls, and formats such as a zero-width space.
+_INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}
+
+
+def has_visible_character(text: str) -> bool:
+    return any(unicodedata.category(character) not in _INVISIBLE for character in text)
+
+
 @dataclass(frozen=True, slots=True)
 class TextParam:
     """A text of limited length. `one_line` forbids control characters, for values that are written to logs."""
@@ -71,8 +81,8 @@ class TextParam:
     def from_json(self, name: str, value: object) -> str | None:
         if not isinstance(value, str):
             raise wrong_type(name, "a string", value)
-        if not value and self.minimum:
-            raise empty_text(name)
+        if self.minimum and not has_visible_character(value):
+            raise empty_text(name) if not value else blank_text(name)
         if len(value) > self.maximum:
             raise too_long(name, self.maximum, len(value))
         if self.one_line and not re.fullmatch(_ONE_LINE, value):

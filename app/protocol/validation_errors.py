@@ -69,6 +69,11 @@ def empty_text(name: str) -> InvalidRequest:
     return InvalidRequest(message, param=name, code="empty_string")
 
 
+def blank_text(name: str) -> InvalidRequest:
+    message = f"Invalid '{name}': a string of white space only. Expected at least one visible character."
+    return InvalidRequest(message, param=name, code="empty_string")
+
+
 def empty_list(name: str) -> InvalidRequest:
     message = f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead."
     return InvalidRequest(message, param=name, code="empty_array")

@@ -48,12 +48,15 @@ class Framework:
     headers: tuple[str, ...] = ()
 
 
+SERVED = "This server makes images: /v1/images/generations, /v1/images/edits and /v1/models."
+
 FRAMEWORK = [
-    Framework("an unknown path", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)"),
-    Framework("an endpoint of another API", "POST /v1/chat/completions", 404, "Invalid URL (POST /v1/chat/completions)"),
+    Framework("an unknown path", "GET /v1/nothing", 404, f"Invalid URL (GET /v1/nothing). {SERVED}"),
+    Framework("an endpoint of another API", "POST /v1/chat/completions", 404, f"Invalid URL (POST /v1/chat/completions). {SERVED}"),
+    Framework("a long path", f"GET /{'a' * 5000}", 404, f"Invalid URL (GET /{'a' * 98}…)"),
     Framework("an escaped question mark", "GET /a%3Fb", 404, "Invalid URL (GET /a%3Fb)"),
     Framework("escapes that are not UTF-8", "GET /%ff%00", 404, "Invalid URL (GET /\ufffd\x00)"),
-    Framework("an invalid host", "GET /v1/nothing", 404, "Invalid URL (GET /v1/nothing)", ("host: [",)),
+    Framework("an invalid host", "GET /v1/nothing", 404, f"Invalid URL (GET /v1/nothing). {SERVED}", ("host: [",)),
     Framework("another method", "GET /v1/images/generations", 405, "Not allowed: GET /v1/images/generations"),
     Framework("an unknown method", "PROPFIND /healthz", 405, "Not allowed: PROPFIND /healthz"),
     Framework("OPTIONS without a preflight", "OPTIONS /v1/models", 405, "Not allowed: OPTIONS /v1/models"),
@@ -82,6 +85,10 @@ PATHS = [
     "/v1//images///generations//",
     "/v1/images/generations?api-version=2025-04-01-preview",
     "/v1//images/generations?api-version=",
+    "/openai/v1/images/generations",
+    "/v1/openai/images/generations",
+    "/openai/images/generations?api-version=preview",
+    "/api/v1/images/generations",
 ]
 
 
@@ -105,8 +112,16 @@ def test_a_preflight_needs_no_key_and_allows_every_header_it_names(limner: Runni
     assert response.headers["access-control-allow-headers"] == STAINLESS
     assert "POST" in response.headers["access-control-allow-methods"].split(", ")
     assert response.headers["access-control-max-age"] == "86400"
+    assert "access-control-allow-private-network" not in response.headers
     assert "access-control-allow-credentials" not in response.headers
     assert response.headers["x-request-id"].startswith("req_")
+
+
+def test_a_public_page_may_call_a_server_of_the_private_network(limner: RunningLimner) -> None:
+    asked = ("access-control-request-method: POST", "access-control-request-private-network: true")
+    preflight = build_request("OPTIONS /v1/images/generations", f"origin: {PAGE}", *asked)
+    response = send_request(limner.url, preflight)
+    assert (response.status, response.headers["access-control-allow-private-network"]) == (200, "true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +145,9 @@ def test_scripts_of_any_page_may_read_responses_and_their_headers(limner: Runnin
     assert response.headers["access-control-allow-origin"] == "*"
     exposed = response.headers["access-control-expose-headers"].split(", ")
     assert set(EXPOSED_HEADERS) == set(exposed)
-    ours = {name for name in response.headers if name.startswith(("x-", "retry-"))}
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    ours = {name for name in response.headers if name.startswith(("x-", "retry-"))} - {"x-content-type-options"}
     assert ours <= set(exposed)
 
 

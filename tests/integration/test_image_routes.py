@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 import structlog
+from backports import zstd
 from PIL import Image
 from starlette.types import Message
 
@@ -52,8 +55,12 @@ def png(length: int) -> bytes:
     return head + chunk(b"nuLl", bytes(length - len(head) - len(tail) - 12)) + tail
 
 
+def data_url(length: int) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(length)).decode()
+
+
 def edit(length: int, *, mask: bool = False) -> bytes:
-    url = "data:image/png;base64," + base64.b64encode(png(length)).decode()
+    url = data_url(length)
     more = {"mask": {"image_url": "data:image/png;base64," + base64.b64encode(png(300)).decode()}} if mask else {}
     return orjson.dumps({"prompt": "a hat", "images": [{"image_url": url}], "response_format": "url", **more})
 
@@ -70,8 +77,10 @@ FORM = "content-type: multipart/form-data; boundary=B"
 SMALL = b'{"prompt":"a fox","response_format":"url"}'
 BLANK = b" " * LIMIT
 
+DATA_URL, LARGE_URL = data_url(300), data_url(75_000)
+
 TOO_LARGE = f"Maximum content size limit ({LIMIT}) exceeded."
-NOT_JSON = "We could not parse the JSON body of your request."
+NOT_JSON = "We could not parse the JSON body of your request"
 NOT_FORM = "We could not parse the multipart body of your request."
 WRONG_TYPE = "Unsupported content type. Use 'application/json' or 'multipart/form-data'."
 
@@ -97,17 +106,32 @@ CASES = [
     Case("JSON in chunks, cut anywhere", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(SMALL[:5], SMALL[5:6], SMALL[6:])),
     Case("JSON with white space around it", build_request(GENERATIONS, KEY, JSON, body=b"\r\n\t " + SMALL + b" \n")),
     Case("a key twice in one object: the last one counts", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":1,"prompt":"a fox","response_format":"url"}')),
-    Case("no body at all", build_request(GENERATIONS, KEY, JSON), 400, NOT_JSON),
-    Case("JSON that ends too early", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a'), 400, NOT_JSON),
-    Case("JSON with trailing data", build_request(GENERATIONS, KEY, JSON, body=SMALL + b"x"), 400, NOT_JSON),
-    Case("NaN", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":NaN}'), 400, NOT_JSON),
-    Case("an infinite number", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":Infinity}'), 400, NOT_JSON),
-    Case("a number of many digits", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":' + b"9" * 10_000 + b"}"), 400, NOT_JSON),
-    Case("ten thousand brackets", build_request(GENERATIONS, KEY, JSON, body=b"[" * 10_000), 400, NOT_JSON),
-    Case("ten thousand brackets, closed again", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), 400, NOT_JSON),
-    Case("half a surrogate pair", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\\ud800"}'), 400, NOT_JSON),
-    Case("text that is not UTF-8", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\xff"}'), 400, NOT_JSON),
-    Case("UTF-16", build_request(GENERATIONS, KEY, JSON, body=SMALL.decode().encode("utf-16")), 400, NOT_JSON),
+    Case("no body at all", build_request(GENERATIONS, KEY, JSON), 400, f"{NOT_JSON}…"),
+    Case("JSON that ends too early", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a'), 400, f"{NOT_JSON}…"),
+    Case("JSON with trailing data", build_request(GENERATIONS, KEY, JSON, body=SMALL + b"x"), 400, f"{NOT_JSON}…"),
+    Case("NaN", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":NaN}'), 400, f"{NOT_JSON}…"),
+    Case("an infinite number", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":Infinity}'), 400, f"{NOT_JSON}…"),
+    Case("a number of many digits", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","n":' + b"9" * 10_000 + b"}"), 400, f"{NOT_JSON}…"),
+    Case("ten thousand brackets", build_request(GENERATIONS, KEY, JSON, body=b"[" * 10_000), 400, f"{NOT_JSON}…"),
+    Case("ten thousand brackets, closed again", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), 400, f"{NOT_JSON}…"),
+    Case("half a surrogate pair", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a fox \\ud83d","response_format":"url"}')),
+    Case("text that is not UTF-8", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"\xff"}'), 400, f"{NOT_JSON}…"),
+    Case("UTF-16", build_request(GENERATIONS, KEY, JSON, body=SMALL.decode().encode("utf-16"))),
+    Case("UTF-8 with a byte order mark", build_request(GENERATIONS, KEY, JSON, body=b"\xef\xbb\xbf" + SMALL)),
+    Case("UTF-32 in small chunks", build_request(GENERATIONS, KEY, JSON, CHUNKED) + chunked_body(*cut(SMALL.decode().encode("utf-32"), 3))),
+    Case("a charset that the content type names", build_request(GENERATIONS, KEY, "content-type: application/json; charset=iso-8859-1", body=SMALL.replace(b"fox", b"f\xe9e"))),
+    Case("a raw line end in a string", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"one\ntwo"}'), 400, f"{NOT_JSON}: unexpected control character in string at line 1, column 15."),
+    Case("JSON that was encoded twice", build_request(GENERATIONS, KEY, JSON, body=orjson.dumps(SMALL.decode())), 400, "The body of the request is a JSON string that holds JSON: it was encoded twice. Send the object itself.", "invalid_type"),
+    Case("a prompt of white space", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":" \\n"}'), 400, "Invalid 'prompt': a string of white space only. Expected at least one visible character.", "empty_string"),
+    # Compressed bodies.
+    Case("gzip", build_request(GENERATIONS, KEY, JSON, "content-encoding: gzip", body=gzip.compress(SMALL))),
+    Case("gzip in chunks, byte by byte", build_request(GENERATIONS, KEY, JSON, CHUNKED, "content-encoding: GZIP") + chunked_body(*cut(gzip.compress(SMALL), 1))),
+    Case("zstd", build_request(GENERATIONS, KEY, JSON, "content-encoding: zstd", body=zstd.compress(SMALL))),
+    Case("deflate", build_request(GENERATIONS, KEY, JSON, "content-encoding: deflate", body=zlib.compress(SMALL))),
+    Case("a compressed form", build_request(EDITS, KEY, FORM, "content-encoding: gzip", body=gzip.compress(form(("prompt", "a fox"), ("image", DATA_URL), ("response_format", "url"))))),
+    Case("brotli", build_request(GENERATIONS, KEY, JSON, "content-encoding: br", body=b"\x8b\x03\x80abc\x03"), 400, "Unsupported content-encoding. Use 'gzip', 'deflate', 'zstd' or none, and let the body be what it says.", "invalid_value"),
+    Case("gzip of more than the limit", build_request(GENERATIONS, KEY, JSON, "content-encoding: gzip", body=gzip.compress(SMALL + BLANK)), 413, f"Maximum content size limit ({LIMIT}) exceeded, decompressed.", "request_too_large"),
+    Case("gzip that is cut off", build_request(GENERATIONS, KEY, JSON, "content-encoding: gzip", body=gzip.compress(SMALL)[:-9]), 400, "The compressed body of the request is damaged: it ends too early."),
     Case("a list", build_request(GENERATIONS, KEY, JSON, body=b"[]"), 400, "The body of the request must be a JSON object.", "invalid_type"),
     # Azure's paths.
     Case("a deployment", build_request("POST /openai/deployments/gpt-image-2/images/generations?api-version=1", KEY, JSON, body=SMALL)),
@@ -120,7 +144,9 @@ CASES = [
     Case("a form without a boundary", build_request(GENERATIONS, KEY, "content-type: multipart/form-data", body=form()), 400, f"{NOT_FORM} Its content type needs a boundary of 1 to 70 characters."),
     Case("a form with another boundary", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"), boundary="C")), 400, f"{NOT_FORM}…"),
     Case("a form without its end", build_request(GENERATIONS, KEY, FORM, body=form(("prompt", "a fox"))[:-6]), 400, f"{NOT_FORM} It ends before its closing boundary."),
-    Case("a too large image in a form", build_request(EDITS, KEY, FORM, body=form(("image", "x" * (IMAGE_LIMIT + 1)))), 413, f"One part of the form is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
+    Case("a too large image in a form", build_request(EDITS, KEY, FORM, body=form(("prompt", "a")).replace(b'"prompt"', b'"image"; filename="a"').replace(b"\r\na\r\n", b"\r\n" + b"x" * (IMAGE_LIMIT + 1) + b"\r\n")), 413, f"One part of the form is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
+    Case("a large image as text of a form, as the Node client writes strings", build_request(EDITS, KEY, FORM, body=form(("prompt", "a hat"), ("image", LARGE_URL), ("response_format", "url")))),
+    Case("a too large image as text of a form", build_request(EDITS, KEY, FORM, body=form(("prompt", "a hat"), ("image", data_url(IMAGE_LIMIT + 1)))), 413, f"One image of the request is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
     # JSON with images that are so large that they are spooled.
     Case("a large image", build_request(EDITS, KEY, JSON, body=edit(75_000))),
     Case("a large image in small chunks", build_request(EDITS, KEY, JSON, CHUNKED) + chunked_body(*cut(edit(75_000)))),
@@ -144,7 +170,7 @@ CASES = [
     Case("a wrong key before a wrong body", build_request(GENERATIONS, "authorization: Bearer sk-other", "content-type: text/plain", "content-length: 1073741824"), 401, "Incorrect API key provided.", "invalid_api_key"),
     Case("no key and endless chunks", build_request(EDITS, FORM, CHUNKED), 401, "You didn't provide an API key…"),
     Case("two keys, one of them right", build_request(GENERATIONS, KEY, "authorization: Bearer x", body=SMALL), 401, "Malformed Authorization header…"),
-    Case("the route before the key", build_request("POST /v1/images/nothing", "content-length: 1073741824"), 404, "Invalid URL (POST /v1/images/nothing)"),
+    Case("the route before the key", build_request("POST /v1/images/nothing", "content-length: 1073741824"), 404, "Invalid URL (POST /v1/images/nothing). This server makes images…"),
     Case("the method before the key", build_request("PUT /v1/images/edits", "content-length: 1073741824"), 405, "Not allowed: PUT /v1/images/edits"),
     Case("a result without a key", build_request("GET /v1/images/results/req_0"), 401, "You didn't provide an API key…"),
     Case("an unknown result", build_request("GET /v1/images/results/req_0", KEY), 404, "This result does not exist or has expired.", "result_not_found"),

@@ -83,6 +83,15 @@ def test_probes_do_not_fill_the_log(log_lines: io.StringIO) -> None:
     assert log_lines.getvalue() == ""
 
 
+def test_answers_are_not_stored_unless_their_route_says_so(log_lines: io.StringIO) -> None:
+    async def kept(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=9")]})
+
+    headers = [dict(call(AccessLogMiddleware(app), scope())[0]["headers"]) for app in (ok, kept)]
+    assert [each[b"cache-control"] for each in headers] == [b"no-store", b"max-age=9"]
+    assert {each[b"x-content-type-options"] for each in headers} == {b"nosniff"}
+
+
 def test_lifespan_messages_pass_unchanged() -> None:
     seen: list[str] = []
 
@@ -104,6 +113,15 @@ def test_lifespan_messages_pass_unchanged() -> None:
         ("/v1//v1/", "/v1"),
         ("/v1/v10/models", "/v1/v10/models"),
         ("/v1/kept/v1/v1", "/v1/kept/v1/v1"),
+        ("/openai/v1/images/edits", "/v1/images/edits"),
+        ("/openai//v1/models/", "/v1/models"),
+        ("/v1/openai/images/edits", "/v1/images/edits"),
+        ("/v1beta/openai/images/generations", "/v1/images/generations"),
+        ("/api/v1/models/gpt-image-2", "/v1/models/gpt-image-2"),
+        ("/openai/deployments/a/images/edits", "/openai/deployments/a/images/edits"),
+        ("/openai/status", "/openai/status"),
+        ("/openai/v1/imagesx", "/openai/v1/imagesx"),
+        ("/api/v1beta/v1", "/api/v1beta/v1"),
     ],
 )
 def test_paths_are_normalized(path: str, normalized: str, log_lines: io.StringIO) -> None:

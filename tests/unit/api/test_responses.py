@@ -123,7 +123,7 @@ def test_chunks_are_sent_one_by_one_and_never_held_back() -> None:
     client = asyncio.run(play())
     assert [message.get("body") for message in client.sent] == [None, b"one", b"two", b""]
     assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert (client.headers["cache-control"], client.headers["x-accel-buffering"]) == ("no-cache", "no")
+    assert (client.headers["cache-control"], client.headers["x-accel-buffering"]) == ("no-store", "no")
     assert "content-length" not in client.headers
     assert ends == ["delivered"]
 

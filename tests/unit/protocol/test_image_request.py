@@ -68,7 +68,7 @@ JSON = [
     Json("any model may be named", {"model": "dall-e-3"}, {"model": "dall-e-3"}),
     Json("an empty model is none", {"model": ""}, {"model": None}),
     Json("the longest prompt", {"prompt": "猫" * 32_000}, {"prompt": "猫" * 32_000}),
-    Json("a prompt of white space", {"prompt": " \n"}, {"prompt": " \n"}),
+    Json("a prompt of one visible character", {"prompt": " \n🐈 "}, {"prompt": " \n🐈 "}),
     Json("ten images", {"n": 10}, {"n": 10}),
     Json("a size", {"size": "1536x1024"}, {"size": Size(1536, 1024), "size_text": "1536x1024"}),
     Json("auto leaves the choice to the model", {"size": "auto"}, {"size": None, "size_text": "auto", "ignored": ()}),
@@ -209,6 +209,13 @@ WRONG_JSON = [
         "Invalid type for 'prompt': expected a string, but got null instead.",
         "prompt",
         "invalid_type",
+    ),
+    Wrong(
+        "the prompt is white space",
+        {"prompt": " \t\u3000\u200b\n"},
+        "Invalid 'prompt': a string of white space only. Expected at least one visible character.",
+        "prompt",
+        "empty_string",
     ),
     Wrong(
         "the prompt is empty",

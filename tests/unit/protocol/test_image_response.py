@@ -92,6 +92,12 @@ def test_the_completed_event_has_every_required_field(operation: Operation) -> N
     assert "auto" not in read.values()
 
 
+def test_the_completed_event_names_the_safety_identifier() -> None:
+    request = ImagesRequest(operation=Operation.EDIT, prompt="a fox", stream=True, safety_identifier="u-17")
+    _, document = completed_event(request, OutputImage("form", Bytes(), info=PNG), USAGE, 1)
+    assert document["safety_identifier"] == "u-17"
+
+
 def test_a_partial_event_counts_from_0_and_has_no_usage() -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", quality="low")
     name, document = partial_event(request, OutputImage("form", Bytes(), info=WEBP), 0, 7)
