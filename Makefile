@@ -14,7 +14,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test clients check lint types own-coverage mutants format docs-tables docs bench fuzz soak fleet lock build release-check clean
+.PHONY: help install demo run test clients check lint types own-coverage mutants format docs-tables screenshots docs bench fuzz soak fleet lock build release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ format: install ## Format the code and fix what ruff can fix
 
 docs-tables: install ## Regenerate the tables of docs/ that come from the code
 	$(BIN)/python docs/tables.py
+
+screenshots: install ## Take the screenshots of docs/page.md again; needs Chromium
+	$(BIN)/python -m docs.screenshots
 
 docs: docs-tables .venv-docs/.installed ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet

@@ -81,8 +81,7 @@ export class History {
   }
 
   #item(entry) {
-    const { prompt } = entry.fields;
-    const label = t("history_entry", { prompt, at: time(entry.at) });
+    const label = t("history_entry", { prompt: shortened(entry.fields.prompt), at: time(entry.at) });
     const image = imageElement(entry.pictures[0].blob, "");
     const choose = el("button", {
       type: "button",
@@ -96,6 +95,9 @@ export class History {
     return el("li", {}, choose, compare, remove);
   }
 }
+
+/** Returns the beginning of a long text: screen readers read it for each image of the history. */
+export const shortened = (text) => (text.length > 80 ? `${text.slice(0, 79).trimEnd()}…` : text);
 
 /** Creates a small button over an image of the history. */
 function tool(className, iconName, label, onclick) {

@@ -6,7 +6,7 @@ import { CodeTabs } from "./code-tabs.js";
 import { $, checkedValue, showFieldError } from "./dom.js";
 import { describeError } from "./errors.js";
 import { ReplyExplainer } from "./explainer.js";
-import { History } from "./history.js";
+import { History, shortened } from "./history.js";
 import { seconds, setUpLanguage, t } from "./i18n.js";
 import { InputImages } from "./inputs.js";
 import { ImageRequest, requestFields } from "./request.js";
@@ -182,7 +182,7 @@ function compareEntry(entry) {
   if (running) return;
   if (!result.hasImages) return showEntry(entry);
   result.compareWith(entry.pictures, entry.fields.prompt);
-  announce(t("compared", { prompt: entry.fields.prompt }));
+  announce(t("compared", { prompt: shortened(entry.fields.prompt) }));
   $("result").focus();
 }
 

@@ -4,6 +4,7 @@ import { $, el, icon } from "./dom.js";
 import { describeError } from "./errors.js";
 import { formName, number, seconds, t } from "./i18n.js";
 import { describeFile, downloadFile, fileExtension, imageElement, measureImage } from "./image-files.js";
+import { showFullSize } from "./viewer.js";
 
 /** Milliseconds that most upstreams need at most. The texts of the page name the same time. */
 const USUAL_TIME = 120_000;
@@ -96,13 +97,23 @@ export class ResultView {
     const image = imageElement(blob, prompt);
     if (width) Object.assign(image, { width, height });
     const file = describeFile({ blob, width, height });
-    const download = el("button", { type: "button", className: "plain", onclick: () => downloadFile(blob, name) });
-    download.append(icon("download"), t("download"));
-    const edit = el("button", { type: "button", className: "plain", onclick: () => this.onEdit(blob) });
-    edit.append(icon("edit"), t("edit_this"));
-    const caption = el("figcaption", {}, el("span", {}, file), el("span", { className: "tools" }, edit, download));
+    const enlarge = () => showFullSize({ blob, width, height }, prompt);
+    image.addEventListener("click", enlarge);
+    const tools = [
+      tool("enlarge", "full_size", enlarge),
+      tool("edit", "edit_this", () => this.onEdit(blob)),
+      tool("download", "download", () => downloadFile(blob, name)),
+    ];
+    const caption = el("figcaption", {}, el("span", {}, file), el("span", { className: "tools" }, ...tools));
     return el("figure", {}, hasPrompt ? el("p", { className: "hint" }, prompt) : null, image, caption);
   }
+}
+
+/** Creates a button below an image. */
+function tool(iconName, textName, onclick) {
+  const button = el("button", { type: "button", className: "plain", onclick });
+  button.append(icon(iconName), t(textName));
+  return button;
 }
 
 /** Adds the measured width and height to each image. */

@@ -129,6 +129,38 @@ def test_an_image_can_be_downloaded_and_edited(page: Page, demo: RunningDemo) ->
     assert [image_of(link).size for link in links] == [(1536, 1024)]
 
 
+def test_an_image_opens_at_full_size(page: Page) -> None:
+    """A 4K image is scaled down to fit the page; its window shows one of its pixels as one of the screen."""
+    page.check("input[name=size][value='3840x2160']")
+    generate(page)
+    page.wait_for_selector("#timeline .shown")
+    assert page.evaluate("document.querySelector('figure img').getBoundingClientRect().width") < 1280
+    page.get_by_role("button", name="Full size").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#viewer-image")).to_be_focused()
+    expect(page.locator("#viewer-title")).to_have_text(re.compile(r"3840×2160 · PNG · [0-9.]+ kB"))
+    shown = page.locator("#viewer-image img")
+    assert shown.evaluate("(image) => image.decode().then(() => image.getBoundingClientRect().width)") == 3840
+    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    page.keyboard.press("End")
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_hidden()
+    expect(page.get_by_role("button", name="Full size")).to_be_focused()
+    page.click("figure img")
+    page.click("#viewer-close")
+    expect(page.locator("#viewer img")).to_have_count(0)
+
+
+def test_a_long_prompt_is_cut_in_names(page: Page) -> None:
+    """The name of an entry of the history is read aloud, and shown while the pointer rests on it."""
+    generate(page, "A harbour at dawn, seen from the hill. " * 50)
+    page.wait_for_selector("#history li")
+    name = page.locator("#history li button").first.get_attribute("aria-label")
+    assert name is not None
+    assert re.match(r"A harbour at dawn, .{55,62}… \(.+\)$", name)
+    assert len(name) < 120
+
+
 def test_several_images(page: Page, demo: RunningDemo) -> None:
     page.uncheck("#stream")
     page.fill("#count", "3")

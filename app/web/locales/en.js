@@ -65,6 +65,8 @@ export default {
   partial: "Partial image {number}",
   download: "Download",
   edit_this: "Edit this",
+  full_size: "Full size",
+  close: "Close",
   fact_took: "Total time",
   fact_painter: "Upstream",
   fact_upstream: "Upstream time",

@@ -65,6 +65,8 @@ export default {
   partial: "中途图片 {number}",
   download: "下载",
   edit_this: "继续编辑",
+  full_size: "原始尺寸",
+  close: "关闭",
   fact_took: "总用时",
   fact_painter: "上游",
   fact_upstream: "上游用时",
