@@ -144,6 +144,7 @@ def pipeline_policy(settings: Settings) -> PipelinePolicy:
         rehost=settings.rehost,
         mask=settings.mask,
         pass_links=settings.pass_image_urls,
+        fetch_timeout=settings.fetch_timeout,
     )
 
 

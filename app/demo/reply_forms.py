@@ -10,7 +10,7 @@ import pybase64
 #: A part of the assistant's message, as in a stream. Merged, all of them are the message of a plain reply.
 Delta = dict[str, Any]
 
-POLICY_URL = "https://openai.com/policies/usage-policies"
+POLICY_URL = "https://policies.invalid/usage"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,20 +86,29 @@ def text_report(pasted: PastedReply, result: ExtractionResult) -> Iterator[str]:
         yield f"  {number}. {image.form}: {describe_url(image.url)}"
         if image.is_secondary:
             yield "     a preview or the like, taken because there is nothing better"
+    if result.guesses and not result.images:
+        yield f"guessed  {len(result.guesses)}, not downloaded here: for a request, the bytes behind them decide"
+        for guess in result.guesses:
+            yield f"  - {guess.form}: {printable(guess.url)}"
     yield f"dropped  {len(result.rejected)}"
     for rejected in result.rejected:
         yield f"  - {rejected.form}: {printable(rejected.candidate)}"
         yield f"    {rejected.reason}"
     if not result.images:
-        yield f"answer   {printable(client_error(pasted), _MAX_ERROR)}"
+        condition = "if none is an image: " if result.guesses else ""
+        yield f"answer   {condition}{printable(client_error(pasted), _MAX_ERROR)}"
 
 
 def json_report(pasted: PastedReply, result: ExtractionResult) -> dict[str, Any]:
-    """Return the report for programs, with URLs in full."""
+    """Return the report for programs, with URLs in full.
+
+    `guessed`: addresses that may lead to anything, likeliest first. They are downloaded only while a request is served.
+    """
     return {
         "read_as": pasted.kind,
         "complete": pasted.reply.complete,
         "found": [{"form": each.form, "url": each.url, "is_lesser": each.is_secondary} for each in result.images],
+        "guessed": [{"form": each.form, "url": each.url} for each in result.guesses],
         "dropped": [
             {"form": each.form, "candidate": each.candidate, "reason": each.reason} for each in result.rejected
         ],

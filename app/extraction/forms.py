@@ -11,11 +11,12 @@ from itertools import groupby
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.filters import CandidateFilter, announces_result, is_secondary, is_unrelated
+from app.extraction.filters import CandidateFilter, is_secondary, is_unrelated
+from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
 from app.extraction.structured import JsonWalker, is_auxiliary_key
 from app.extraction.text import ReplyText
-from app.extraction.urls import UrlKind, classify_url, file_name
+from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import truncate
 
@@ -23,6 +24,8 @@ from app.protocol.validation_errors import truncate
 _MAX_URLS = 500
 #: Texts looked at in one message, those inside JSON included.
 _MAX_TEXTS = 500
+#: Guesses of one reply that are downloaded at most.
+_MAX_GUESSES = 4
 #: Characters of a rejected candidate that are shown.
 _MAX_SHOWN = 200
 
@@ -35,11 +38,13 @@ class FoundImage:
         url: An http(s) URL, or a data URL in normalized spelling.
         form: The name of the row of `FORMS` that found the image.
         is_secondary: A preview or the like, found because there is nothing better.
+        is_guess: Nothing says that the URL leads to an image. Its bytes decide, so it is never handed out unseen.
     """
 
     url: str
     form: str
     is_secondary: bool = False
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,17 @@ class RejectedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionResult:
+    """What a reply contains.
+
+    Attributes:
+        images: What the reply shows as an image, in order of appearance.
+        rejected: What looks like an image and is none.
+        guesses: URLs that may lead to an image, the likeliest first, for a reply whose images are none.
+    """
+
     images: tuple[FoundImage, ...]
     rejected: tuple[RejectedCandidate, ...]
+    guesses: tuple[FoundImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +84,13 @@ class ImageCandidate:
     Attributes:
         is_secondary: A preview, an advertisement, the input image: taken only if there is nothing better.
         rejection: Why the candidate is not a result, empty if nothing speaks against it so far.
+        unlikeliness: Of a guess: those with less of it are downloaded first.
     """
 
     value: str | Base64Run
     is_secondary: bool = False
     rejection: str = ""
+    unlikeliness: int = 0
 
 
 @dataclass(slots=True)
@@ -208,18 +224,24 @@ def _in_image_urls(kind: MarkupKind) -> Callable[[MessageContent], Iterable[Imag
     return find
 
 
-def _in_announced_urls(content: MessageContent) -> Iterator[ImageCandidate]:
-    """Yield URLs that may lead to anything, where the words around them say that they are the result."""
+def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
+    """Yield URLs that may lead to anything. Words decide only which of them is looked at first."""
     for text, mention in content.mentions:
         is_url = mention.kind not in IMAGE_MARKUP and text.run_of(mention) is None
-        if is_url and classify_url(mention.url) is UrlKind.UNKNOWN and _is_announced(text, mention):
-            yield _candidate(text, mention, secondary=False)
+        if is_url and may_be_image(mention.url) and not (mention.is_truncated or text.has_video):
+            # A URL that is all that the text says, but for its markup, is the answer.
+            is_alone = len(text.visible.strip()) <= len(mention.url) + 4
+            words = unlikeliness(mention.before, mention.label, mention.url)
+            yield ImageCandidate(mention.url, unlikeliness=words - 2 * is_alone + is_auxiliary_key(mention.key))
 
 
-def _is_announced(text: ReplyText, mention: UrlMention) -> bool:
-    """Check whether words announce the URL, or whether it is all that the text says but for its markup."""
-    is_alone = len(text.visible.strip()) <= len(mention.url) + 4
-    return is_alone or announces_result(mention.before, mention.label)
+def _in_unknown_fields(content: MessageContent) -> Iterator[ImageCandidate]:
+    """Yield URLs of JSON whose keys do not say what they are."""
+    walkers = [content.part_walker, content.field_walker]
+    walkers += [walker for text in content.texts for walker in (text.whole_json, text.embedded_json)]
+    for walker in walkers:
+        for url in walker.unknown:
+            yield ImageCandidate(url, unlikeliness=unlikeliness("", "", url))
 
 
 #: In the order of their ranks.
@@ -235,10 +257,13 @@ FORMS = (
     ReplyForm("embedded-json", 6, _in_embedded_json),
     ReplyForm("link", 7, _in_image_urls(MarkupKind.LINK)),
     ReplyForm("address", 7, _in_image_urls(MarkupKind.PLAIN)),
-    ReplyForm("named-address", 8, _in_announced_urls),
+    ReplyForm("guessed-field", 8, _in_unknown_fields),
+    ReplyForm("guessed-address", 8, _in_bare_urls),
 )
 #: Ranks of the forms that need no text to be searched.
 _STRUCTURED_RANKS = range(2)
+#: The rank of the forms whose candidates are only guesses.
+_GUESSES = 8
 
 
 def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
@@ -247,16 +272,35 @@ def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage
     An image that appears several times counts at its last place, in the form of its first one. `sent`: URLs of the
     request's own images, which are not results.
     """
-    return list(explain(reply, sent).images)
+    return list(_search(reply, _Extractor(CandidateFilter(sent))))
+
+
+def find_guesses(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
+    """Return the URLs that may lead to an image although nothing says so, the likeliest first, a few at most."""
+    extractor = _Extractor(CandidateFilter(sent))
+    budget = UrlBudget()
+    contents = [_content_of(message, budget) for message in reply.messages]
+    contents.append(_content_beside(reply.bodies, budget))
+    guesses = sorted((guess for content in contents for guess in extractor.guess(content)), key=lambda each: each[0])
+    unique = {guess.url: guess for _, guess in reversed(guesses)}
+    return list(reversed(unique.values()))[:_MAX_GUESSES]
 
 
 def explain(reply: ChatReply, sent: Collection[str] = ()) -> ExtractionResult:
-    """Return the images of the reply, and why everything else that looks like an image was rejected.
+    """Return the images of the reply, what may be one, and why everything else was rejected."""
+    extractor = _Extractor(CandidateFilter(sent))
+    images = tuple(_search(reply, extractor))
+    tried = {image.url for image in images}
+    guesses = tuple(guess for guess in find_guesses(reply, sent) if guess.url not in tried)
+    return ExtractionResult(images, tuple(dict.fromkeys(extractor.rejected)), guesses)
+
+
+def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
+    """Return each image of the reply once, in order of appearance.
 
     What stands beside the messages is searched if they hold no image in structured form. It replaces their images if
     they hold none at all, or if it holds one in structured form.
     """
-    extractor = _Extractor(CandidateFilter(sent))
     budget = UrlBudget()
     messages = [extractor.extract(_content_of(message, budget)) for message in reply.messages]
     found = [image for images in messages for image in images]
@@ -266,7 +310,7 @@ def explain(reply: ChatReply, sent: Collection[str] = ()) -> ExtractionResult:
         if not found or any(image.form in structured for image in beside):
             found = beside
     unique = {image.url: image for image in reversed(found)}
-    return ExtractionResult(tuple(reversed(unique.values())), tuple(dict.fromkeys(extractor.rejected)))
+    return reversed(unique.values())
 
 
 def _content_of(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent:
@@ -292,13 +336,21 @@ class _Extractor:
         secondary: list[FoundImage] = []
         if content.is_empty:
             return secondary
-        for _, forms in groupby(FORMS, lambda form: form.rank):
+        for _, forms in groupby((form for form in FORMS if form.rank != _GUESSES), lambda form: form.rank):
             found = [image for form in forms for image in self._accepted(form, content)]
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
                 self._reject_secondary(found)
                 return primary
             secondary = secondary or found
         return secondary
+
+    def guess(self, content: MessageContent) -> Iterator[tuple[int, FoundImage]]:
+        """Yield each guess with its unlikeliness."""
+        for form in FORMS:
+            for candidate in form.find(content) if form.rank == _GUESSES else ():
+                url, _ = self.candidate_filter.check(candidate.value)
+                if url:
+                    yield candidate.unlikeliness, FoundImage(url, form.name, is_guess=True)
 
     def _accepted(self, form: ReplyForm, content: MessageContent) -> Iterator[FoundImage]:
         for candidate in form.find(content):

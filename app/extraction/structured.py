@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run, resolve_run
-from app.extraction.urls import MAX_URL_LENGTH, UrlKind, classify_url
+from app.extraction.urls import MAX_URL_LENGTH, UrlKind, classify_url, may_be_image
 
 #: No upstream nests its replies deeper.
 _MAX_DEPTH = 24
@@ -45,6 +45,18 @@ _TEXT_WORDS = frozenset(
     answer body caption content data markdown message msg output outputs reply response result results text
     value
     """.split()
+)
+_NAMING_WORDS = _LINK_WORDS | _TEXT_WORDS
+#: A key of these words alone names the result. "recharge_url" does not: what it leads to must be looked at.
+_RESULT_KEY_WORDS = (
+    _NAMING_WORDS
+    | _IMAGE_WORDS
+    | frozenset(
+        """
+        asset cdn delivery direct download external file final full generated hd hosted media object oss original
+        presigned public raw remote s3 s signed temp temporary
+        """.split()
+    )
 )
 #: Objects of these types are never the result, whatever they contain.
 _AUXILIARY_TYPE = re.compile(
@@ -93,11 +105,13 @@ class JsonWalker:
         runs: Base64 that was cut out of the text from which the values were parsed.
         fields: The images, in order.
         texts: Strings to search as text.
+        unknown: URLs that may lead to anything, under keys that do not say to what.
     """
 
     runs: Sequence[Base64Run] = ()
     fields: list[ImageField] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     _remaining: int = _MAX_VALUES
 
     def walk(self, value: object, path: str = "", *, declared: bool = False, depth: int = 0) -> None:
@@ -142,9 +156,12 @@ class JsonWalker:
             prefix, _, payload = value.rpartition(",")
             self.fields.append(ImageField(Base64Run(prefix and prefix + ",", payload), path, declared))
         elif _is_url(value):
-            is_named = declared or bool(words & (_LINK_WORDS | _TEXT_WORDS))
-            if is_named or classify_url(value) is UrlKind.IMAGE:
+            kind = classify_url(value)
+            is_named = bool(words & _NAMING_WORDS) and words <= _RESULT_KEY_WORDS and kind is not UrlKind.PAGE
+            if declared or is_named or kind in {UrlKind.IMAGE, UrlKind.VIDEO, UrlKind.OTHER_FILE}:
                 self.fields.append(ImageField(value.strip(), path, declared))
+            elif may_be_image(value) and len(self.unknown) < _MAX_FOUND:
+                self.unknown.append(value.strip())
         elif words & _TEXT_WORDS or any(markup in value for markup in _IMAGE_MARKUP):
             self.texts.append(value)
 

@@ -105,11 +105,28 @@ def classify_url(url: str) -> UrlKind:
     ending = suffix[1].lower() if suffix else ""
     if ending in _OTHER_SUFFIXES | _VIDEO_SUFFIXES:
         return UrlKind.VIDEO if ending in _VIDEO_SUFFIXES else UrlKind.OTHER_FILE
-    if _IMAGE_QUERY.search(unquote(query[-4 * _NEAR_END :])) or (_WIDTH.search(query) and _HEIGHT.search(query)):
+    if _names_image(query) or (_WIDTH.search(query) and _HEIGHT.search(query)):
         return UrlKind.IMAGE
     is_root = path in {"", "/"} and not query
     is_page = _PAGE_HOST.search(host[:_NEAR_END]) or _PAGE_PATH.search(path[:_NEAR_END]) or is_root
     return UrlKind.PAGE if is_page else UrlKind.UNKNOWN
+
+
+def has_image_ending(url: str) -> bool:
+    """Check for a URL that names an image file, in its path or in a parameter: only such a URL is trusted unseen."""
+    _, path, query = _split(url)
+    return _IMAGE_PATH.search(path[-_NEAR_END:]) is not None or _names_image(query)
+
+
+def may_be_image(url: str) -> bool:
+    """Check for a URL that says nothing of what it leads to: its bytes must be looked at. The home page is none."""
+    _, path, query = _split(url)
+    is_root = path in {"", "/"} and not query
+    return not is_root and classify_url(url) in {UrlKind.UNKNOWN, UrlKind.PAGE}
+
+
+def _names_image(query: str) -> bool:
+    return _IMAGE_QUERY.search(unquote(query[-4 * _NEAR_END :])) is not None
 
 
 def is_placeholder(url: str) -> bool:

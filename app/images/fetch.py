@@ -11,11 +11,11 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
@@ -26,8 +26,10 @@ from yarl import URL
 from app import __version__
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
+from app.images.decompression import MAGIC_SIZE, DamagedCompressionError, ImageDecoder, UnknownCompressionError
 from app.images.ssrf import AddressBlocked, AllowRule, FetchTarget, check_addresses, check_redirect, check_url
 from app.observability.logging import log
+from app.protocol.image_format import read_info
 
 MAX_REDIRECTS = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -35,11 +37,9 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 #: Seconds between attempts. The image is paid for, and a CDN may take a while until all its servers have a new file.
 RETRY_DELAYS = (0.2, 0.6, 1.8, 5.0)
 
-#: Statuses after which a download is tried again, besides all of 5xx. 202: the file is still being written.
-TRANSIENT_STATUSES = frozenset({202, 404, 408, 425, 429})
-
-#: Content encodings that are refused. None was requested, and decompressing a bomb would delay all other downloads.
-COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
+#: Statuses after which a download is tried again, besides all of 5xx. 202: the file is still being written. 403: object
+#: storages answer so for a file that is not there yet, unless the caller may list the bucket.
+TRANSIENT_STATUSES = frozenset({202, 403, 404, 408, 425, 429})
 
 #: Seconds for a connection, and for the next byte. The timeout of the whole download applies as well.
 CONNECT_TIMEOUT = 10.0
@@ -70,11 +70,13 @@ class _Download:
     """One image.
 
     Attributes:
+        is_guess: Nothing says that it is an image, so only the first bytes of anything else are downloaded.
         is_internal: Only the allow list makes the host reachable, so clients must not see its URL.
         last_failure: Why the attempt before failed, for the log.
     """
 
     url: str
+    is_guess: bool = False
     is_internal: bool = False
     last_failure: str = ""
 
@@ -165,10 +167,19 @@ class Fetcher:
                 client alike; for the latter the caller raises a UserError with it.
             SpoolFull: The disk of the blobs is full.
         """
-        download = _Download(url)
+        return await self._run(_Download(url), RETRY_DELAYS)
+
+    async def probe(self, url: str, *, patient: bool) -> Blob:
+        """Download what may be an image as `fetch` does, but only the first bytes of anything else.
+
+        `patient`: try again after a failure that may pass.
+        """
+        return await self._run(_Download(url, is_guess=True), RETRY_DELAYS if patient else ())
+
+    async def _run(self, download: _Download, delays: Sequence[float]) -> Blob:
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._download_with_retries(download)
+                return await self._download_with_retries(download, delays)
         except TimeoutError:
             raise download.failed(f"it took longer than {self._timeout:g} seconds", download.last_failure) from None
         except AddressBlocked as error:
@@ -177,8 +188,8 @@ class Fetcher:
         except _FetchError as error:
             raise download.failed(str(error), error.detail) from None
 
-    async def _download_with_retries(self, download: _Download) -> Blob:
-        for delay in RETRY_DELAYS:
+    async def _download_with_retries(self, download: _Download, delays: Sequence[float]) -> Blob:
+        for delay in delays:
             try:
                 return await self._attempt(download)
             except _FetchError as error:
@@ -199,7 +210,7 @@ class Fetcher:
             try:
                 location = response.headers.get("Location")
                 if response.status not in REDIRECT_STATUSES or location is None:
-                    return await self._receive(response)
+                    return await self._receive(response, download.is_guess)
             finally:
                 # Not by `async with`, which would wait: cancellation there would leave the blob open.
                 response.close()
@@ -230,38 +241,75 @@ class Fetcher:
             reason = "its host name could not be looked up"
             raise _FetchError(reason, is_transient=is_transient, detail=str(error)) from None
 
-    async def _receive(self, response: aiohttp.ClientResponse) -> Blob:
+    async def _receive(self, response: aiohttp.ClientResponse, is_guess: bool) -> Blob:
         if response.status not in {200, 203}:
             is_transient = response.status in TRANSIENT_STATUSES or response.status >= 500
             raise _FetchError(f"its host answered {response.status}", is_transient=is_transient)
-        encodings = response.headers.get("Content-Encoding", "").lower().replace(" ", "").split(",")
-        if not COMPRESSIONS.isdisjoint(encodings):
-            raise _FetchError("its host sent it compressed", is_transient=False)
-        if (response.content_length or 0) > self._max_bytes:
-            raise self._too_large()
+        if (response.content_length or 0) > self._max_bytes and not is_guess:
+            raise _too_large(self._max_bytes)
         with ExitStack() as on_error:
             blob = on_error.enter_context(self._new_blob())
-            await self._copy_to_blob(response.content, blob)
+            await self._copy_to_blob(response, blob, is_guess)
             if not blob.size:
                 raise _FetchError("its host sent no bytes", is_transient=True)
             on_error.pop_all()
         return blob
 
-    async def _copy_to_blob(self, body: aiohttp.StreamReader, blob: Blob) -> None:
-        collected: list[bytes] = []
-        size = 0
-        while chunk := await _read_chunk(body):
-            collected.append(chunk)
-            size += len(chunk)
-            if blob.size + size > self._max_bytes:
-                raise self._too_large()
-            if size >= CHUNK_SIZE:
-                blob.write(b"".join(collected))
-                collected, size = [], 0
-        blob.write(b"".join(collected))
+    async def _copy_to_blob(self, response: aiohttp.ClientResponse, blob: Blob, is_guess: bool) -> None:
+        """Write the body, decompressed where it is compressed. Of a guess that is no image, write only the start."""
+        decoder = ImageDecoder(response.headers.get("Content-Encoding", ""))
+        collected = _Collected(blob, self._max_bytes)
+        while chunk := await _read_chunk(response.content):
+            for decoded in _decode(decoder, chunk):
+                collected.add(decoded)
+                if decoder.is_compressed:
+                    # Decompression takes time that other downloads need too.
+                    await asyncio.sleep(0)
+            if is_guess and blob.size + collected.size >= MAGIC_SIZE:
+                collected.flush()
+                if read_info(blob.read_at) is None:
+                    return
+                is_guess = False
+        for decoded in _decode(decoder, None):
+            collected.add(decoded)
+        collected.flush()
 
-    def _too_large(self) -> _FetchError:
-        return _FetchError(f"it is larger than {self._max_bytes:,} bytes", is_transient=False)
+
+@dataclass(slots=True)
+class _Collected:
+    """Bytes on their way into a blob, collected so that it is written less often."""
+
+    blob: Blob
+    max_bytes: int
+    size: int = 0
+    _chunks: list[bytes] = field(default_factory=list)
+
+    def add(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self.size += len(data)
+        if self.blob.size + self.size > self.max_bytes:
+            raise _too_large(self.max_bytes)
+        if self.size >= CHUNK_SIZE:
+            self.flush()
+
+    def flush(self) -> None:
+        self.blob.write(b"".join(self._chunks))
+        self._chunks.clear()
+        self.size = 0
+
+
+def _too_large(max_bytes: int) -> _FetchError:
+    return _FetchError(f"it is larger than {max_bytes:,} bytes", is_transient=False)
+
+
+def _decode(decoder: ImageDecoder, chunk: bytes | None) -> Iterator[bytes]:
+    """Yield what `decoder` makes of a chunk, or at the end of the body of None."""
+    try:
+        yield from decoder.end() if chunk is None else decoder.feed(chunk)
+    except UnknownCompressionError:
+        raise _FetchError("its host sent it compressed", is_transient=False) from None
+    except DamagedCompressionError as error:
+        raise _FetchError("its compression is damaged", is_transient=True, detail=str(error)) from None
 
 
 # Connecting to checked addresses only

@@ -7,16 +7,18 @@ An edit is a generation with input images. A stream is the same generator, encod
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from app.errors import ApiError, ImageUnavailable, NoImageInReply, UserError
-from app.extraction.forms import FoundImage, find_images
+from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UserError
+from app.extraction.filters import is_tracking_pixel
+from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.extraction.partial import PartialImageTracker, without_open_end
-from app.extraction.refusal import no_image_error
+from app.extraction.refusal import is_refusal, no_image_error
+from app.extraction.urls import has_image_ending
 from app.protocol.chat_reply import ChatReply
 from app.protocol.data_url import decode_data_url
 from app.protocol.dialects import ChatQuestion, to_image_url
@@ -40,6 +42,13 @@ class PipelineIO(Protocol):
 
     async def fetch(self, url: str) -> ByteSink:
         """Download an image. Raises `ImageUnavailable`."""
+        ...
+
+    async def probe(self, url: str, *, patient: bool) -> ByteSink:
+        """Download what may be an image, but only the first bytes of anything else.
+
+        `patient`: try again where the image may appear later. Raises `ImageUnavailable`.
+        """
         ...
 
     def new_blob(self) -> ByteSink:
@@ -82,6 +91,7 @@ class PipelinePolicy:
     rehost: Literal["never", "needed", "always"] = "needed"
     mask: Literal["guide", "exact"] = "guide"
     pass_links: bool = False
+    fetch_timeout: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,43 +235,86 @@ class Pipeline:
             # A stream that breaks off after the image was named is a success, since the image was paid for; a draft
             # of the image is not.
             images = [image for image in images if not image.is_secondary]
-        if reply is None or not images:
+        if reply is None:
             raise error or no_image_error(reply)
-        wanted = images[-self.request.n :]
-        if len(wanted) == 1:  # Most replies have one image: no task is needed for it.
-            outcomes = [await self.try_finish(reply, wanted[0])]
-        else:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self.try_finish(reply, image)) for image in wanted]
-            outcomes = [task.result() for task in tasks]
+        outcomes = await self.finish_all(reply, images[-self.request.n :])
+        if all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
+            outcomes += await self.finish_guesses(reply, {image.url for image in images})
         finished = tuple(outcome for outcome in outcomes if isinstance(outcome, OutputImage))
         if not finished:
-            raise next(outcome for outcome in outcomes if isinstance(outcome, ApiError))
+            raise _first_error(reply, outcomes, error)
         return GenerationResult(finished, reply.usage)
+
+    async def finish_all(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
+        if len(images) == 1:  # Most replies have one image: no task is needed for it.
+            return [await self.try_finish(reply, images[0])]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.try_finish(reply, image)) for image in images]
+        return [task.result() for task in tasks]
+
+    async def finish_guesses(self, reply: ChatReply, tried: Collection[str]) -> list[OutputImage | ApiError]:
+        """Return what became of the addresses that may lead to anything, judged by their bytes: at most `n` images.
+
+        Each is asked once, the likeliest first. Then the likeliest of those that could not be had is tried again, as a
+        new image may not be everywhere yet; after the words of a refusal no image is on its way.
+        """
+        guesses = [each for each in find_guesses(without_open_end(reply), self.sent_urls) if each.url not in tried]
+        outcomes: list[OutputImage | ApiError] = []
+        missing: list[FoundImage] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.policy.fetch_timeout):
+                for guess in guesses:
+                    if len(outcomes) < self.request.n:
+                        outcomes += await self.finish_guess(reply, guess, missing, patient=False)
+                for guess in [] if outcomes or is_refusal(reply) else missing[:1]:
+                    outcomes += await self.finish_guess(reply, guess, [], patient=True)
+        return outcomes
+
+    async def finish_guess(
+        self, reply: ChatReply, guess: FoundImage, missing: list[FoundImage], *, patient: bool
+    ) -> list[OutputImage | ApiError]:
+        """Return nothing where there is no image. Where nothing could be had, add the guess to `missing`."""
+        try:
+            blob = await self.io.probe(guess.url, patient=patient)
+        except ImageUnavailable:
+            missing.append(guess)
+            return []
+        outcome = await self.try_finish(reply, guess, blob)
+        return [] if self.is_input(blob) or isinstance(outcome, NoImageInReply) else [outcome]
 
     async def find_results(self, reply: ChatReply) -> list[FoundImage]:
         """Return the images of a reply, without those that the client itself has sent."""
-        sent = [image.url for image in self.request.images if image.url is not None]
-        found = find_images(without_open_end(reply), sent)
+        found = find_images(without_open_end(reply), self.sent_urls)
         return [image for image in found if not await self.is_input_echo(reply, image)]
+
+    @property
+    def sent_urls(self) -> list[str]:
+        """The addresses that the client itself has sent, which are no results."""
+        return [image.url for image in self.request.images if image.url is not None]
 
     async def is_input_echo(self, reply: ChatReply, image: FoundImage) -> bool:
         """Return whether an inline image has the bytes of an input image. Links are compared in `find_results`."""
-        sent = [*self.inputs.originals, *(each for each in self.inputs.prepared if not isinstance(each, str))]
-        if not sent or not image.url.startswith("data:"):
+        has_inputs = self.inputs.originals or self.inputs.prepared
+        if not has_inputs or not image.url.startswith("data:"):
             return False
-        blob = await self.to_blob(image.url, reply.spooled_images)
-        return any(probably_equal(blob, original) for original in sent)
+        return self.is_input(await self.to_blob(image.url, reply.spooled_images))
 
-    async def try_finish(self, reply: ChatReply, image: FoundImage) -> OutputImage | ApiError:
+    def is_input(self, image: ByteSink) -> bool:
+        """Return whether an image has the bytes of an input image."""
+        sent = [*self.inputs.originals, *(each for each in self.inputs.prepared if not isinstance(each, str))]
+        return any(probably_equal(image, original) for original in sent)
+
+    async def try_finish(
+        self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None
+    ) -> OutputImage | ApiError:
         """Return a failure as a value: one image that cannot be had does not take the others with it."""
         try:
-            return await self.finish(reply, image)
+            return await self.finish(reply, image, blob)
         except ApiError as error:
             return error
 
-    async def finish(self, reply: ChatReply, image: FoundImage) -> OutputImage:
-        """Return the image as bytes or URL, exactly as asked.
+    async def finish(self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None) -> OutputImage:
+        """Return the image as bytes or URL, exactly as asked. `blob`: its bytes, where they were downloaded already.
 
         Raises:
             ImageUnavailable: It cannot be downloaded or stored.
@@ -270,11 +323,12 @@ class Pipeline:
         wanted = effective_response_format(self.request, self.policy.default_format)
         is_link = not image.url.startswith("data:")
         may_pass = wanted == "url" and is_link and self.policy.rehost != "always" and self.inputs.mask is None
-        if may_pass and link_matches_request(image.url, self.request):
+        is_trusted = blob is None and has_image_ending(image.url)
+        if may_pass and is_trusted and link_matches_request(image.url, self.request):
             return OutputImage(image.form, url=image.url)
-        blob = await self.to_blob(image.url, reply.spooled_images)
+        blob = blob if blob is not None else await self.to_blob(image.url, reply.spooled_images)
         info = read_info(blob.read_at)
-        if info is None:
+        if info is None or is_tracking_pixel(info):
             message = "The upstream answered with a link to something that is not an image."
             raise NoImageInReply(message, detail=image.url)
         if self.inputs.mask is not None:
@@ -288,6 +342,16 @@ class Pipeline:
         if self.policy.rehost == "never":
             return OutputImage(image.form, url=Base64String(converted, f"data:{info.media_type};base64,"), info=info)
         return OutputImage(image.form, url=await self.io.store(converted, info), info=info)
+
+
+def _first_error(reply: ChatReply, outcomes: Sequence[OutputImage | ApiError], error: ApiError | None) -> ApiError:
+    """Return why a reply has brought no image. A refusal stays one, wherever its links lead."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
+    words = no_image_error(reply)
+    lost = next((each for each in errors if not isinstance(each, NoImageInReply)), None)
+    if lost is not None or not isinstance(words, ModerationBlocked):
+        return lost or next(iter(errors), error or words)
+    return error or words
 
 
 async def run_concurrently(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -122,9 +122,16 @@ class JobIO:
 
     async def fetch(self, url: str) -> ByteSink:
         """Download an image. Raises `ImageUnavailable`."""
+        return await self._download(self.backends.fetcher.fetch(url))
+
+    async def probe(self, url: str, *, patient: bool) -> ByteSink:
+        """Download what may be an image, but only the first bytes of anything else. Raises `ImageUnavailable`."""
+        return await self._download(self.backends.fetcher.probe(url, patient=patient))
+
+    async def _download(self, download: Awaitable[Blob]) -> ByteSink:
         telemetry = self._run.telemetry
         with telemetry.waiting, telemetry.download, telemetry.trace.step("fetch"):
-            blob = self.job.spool.add(await self.backends.fetcher.fetch(url))
+            blob = self.job.spool.add(await download)
         DOWNLOADED_BYTES.inc(blob.size)
         return blob
 

@@ -78,11 +78,12 @@ export class ReplyExplainer {
   #write() {
     $("findings").hidden = !this.report;
     if (!this.report) return;
-    const { read_as: kind, complete, found, dropped, answer } = this.report;
+    const { read_as: kind, complete, found, guessed, dropped, answer } = this.report;
     const readAs = t(complete ? "explain_read" : "explain_read_cut", { kind: translate(KINDS, kind) });
     $("findings").replaceChildren(
       el("p", { className: "hint" }, readAs),
       ...list("explain_found", found, foundItem),
+      ...(guessed.length && !found.length ? list("explain_guessed", guessed, foundItem) : []),
       ...list("explain_rejected", dropped, rejectedItem),
       ...(answer ? [el("h3", {}, t("explain_response")), el("blockquote", {}, shorten(answer))] : []),
     );

@@ -42,6 +42,7 @@ def test_the_report_has_the_images_and_why_other_candidates_were_rejected(limner
         "read_as": "plain words",
         "complete": True,
         "found": [{"form": "markdown-image", "url": image, "is_lesser": False}],
+        "guessed": [],
         "dropped": [{"form": "markdown-image", "candidate": "https://e.com/a.svg", "reason": "it leads to a file that is not an image"}],
         "answer": None,
     }  # fmt: skip

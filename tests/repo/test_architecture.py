@@ -68,6 +68,7 @@ PURE = (
     "protocol/*",
     "extraction/*",
     *(f"upstream/{name}" for name in ("selection", "circuit_breaker", "retry", "error_mapping", "decoding")),
+    "images/decompression",
     "images/ssrf",
 )
 

@@ -111,7 +111,7 @@ REPLIES = (
     Reply("pace-0", "已生成图片:http"),
     Reply("stalls-0", "已生成图片:http"),
     Reply("slow-0", "已生成图片:http"),
-    Reply("refuses", "https://openai.com/policies/usage-policies.", ()),
+    Reply("refuses", "https://policies.invalid/usage.", ()),
     Reply("text-only", "What a lovely idea!", ()),
     Reply("echoes-input", "What shall I change?", ()),
     Reply("says-nothing", "", ()),

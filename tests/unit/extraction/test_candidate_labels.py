@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.extraction.filters import announces_result, is_secondary, is_unrelated, last_clause
+from app.extraction.filters import is_secondary, is_unrelated, last_clause
 
 URL = "https://cdn.example.com/gen/a1.png"
 
@@ -33,22 +33,6 @@ def test_a_secondary_image_is_known_by_words_label_or_path(words: str, label: st
 )
 def test_an_unrelated_image_is_known_by_words(words: str, label: str, unrelated: bool) -> None:
     assert is_unrelated(words, label) is unrelated
-
-
-@pytest.mark.parametrize(
-    ("words", "label", "announced"),
-    [
-        ("已生成图片：", "", True),
-        ("Here you go: ", "", True),
-        ("", "View image", True),
-        ("", "U1", False),
-        ("See the image guide: ", "", False),
-        ("任务已提交，查询进度：", "", False),
-        ("I cannot draw. Here is your image: ", "", True),
-    ],
-)
-def test_a_result_is_announced_by_words(words: str, label: str, announced: bool) -> None:
-    assert announces_result(words, label) is announced
 
 
 @pytest.mark.parametrize(

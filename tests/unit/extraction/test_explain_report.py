@@ -33,6 +33,7 @@ CASES = [
     Case("an image and an SVG", "![fox](https://e.com/a.png) ![logo](https://e.com/a.svg)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", "dropped  1", "  - markdown-image: https://e.com/a.svg", "    it leads to a file that is not an image")),
     Case("an image that the client sent", "![fox](https://e.com/a.png)", ("read as  plain words", "found    0", "dropped  1", "  - markdown-image: https://e.com/a.png", "    the client itself had sent it", "answer   400 no_image_in_reply: The upstream's reply contains no image. It said: ![fox](https://e.com/a.png)"), 1, ("https://e.com/a.png",)),
     Case("nothing better than a preview", "![thumbnail](https://e.com/thumb.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/thumb.png", "     a preview or the like, taken because there is nothing better", "dropped  0")),
+    Case("addresses that may lead to anything", "Aqui está: https://e.com/r/7f https://e.com/regras", ("read as  plain words", "found    0", "guessed  2, not downloaded here: for a request, the bytes behind them decide", "  - guessed-address: https://e.com/r/7f", "  - guessed-address: https://e.com/regras", "dropped  0", "answer   if none is an image: 400 no_image_in_reply: The upstream's reply contains no image. It said: Aqui está: https://e.com/r/7f https://e.com/regras"), 1),
     Case("a refusal", "I cannot help with that: it violates our content policy.", ("read as  plain words", "found    0", "dropped  0", "answer   400 moderation_blocked: Your request was rejected by the safety system of the upstream. It said: I cannot help with that: it violates our content policy."), 1),
     Case("an error", '{"error":{"message":"busy","type":null,"code":7}}', ("read as  a body in JSON", "found    0", "dropped  0", 'answer   the upstream\'s own error: {"message":"busy","type":null,"code":7}'), 1),
     Case("an error that nests too deeply", '{"error":{"a":' + "[" * 400 + "]" * 400 + "}}", ("read as  a body in JSON", "found    0", "dropped  0", 'answer   the upstream\'s own error: {"a":[[[[[[[[]]]]]]]]}'), 1),
@@ -61,6 +62,7 @@ def test_the_report_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         "read_as": "plain words",
         "complete": True,
         "found": [{"form": "markdown-image", "url": url, "is_lesser": False}],
+        "guessed": [],
         "dropped": [{"form": "markdown-image", "candidate": "https://e.com/a.svg", "reason": "it leads to a file that is not an image"}],
         "answer": None,
     }  # fmt: skip

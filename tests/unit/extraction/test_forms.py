@@ -28,7 +28,15 @@ def result_of(reply: CorpusReply) -> ExtractionResult:
 
 
 def urls_of(reply: CorpusReply) -> tuple[str, ...]:
-    return tuple(image.url for image in result_of(reply).images)
+    """Return what a client would get if exactly the expected addresses led to images."""
+    result = result_of(reply)
+    images = tuple(image.url for image in result.images)
+    return images or tuple(guess.url for guess in result.guesses if guess.url in reply.expected)
+
+
+def forms_of(reply: CorpusReply) -> set[str]:
+    result = result_of(reply)
+    return {image.form for image in (*result.images, *result.guesses)}
 
 
 def reply_with(content: object) -> ChatReply:
@@ -50,7 +58,7 @@ def test_the_replies_have_different_ids() -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_every_form_is_needed_by_some_reply(form: forms.ReplyForm, monkeypatch: pytest.MonkeyPatch) -> None:
-    replies = [reply for reply in CORPUS if any(image.form == form.name for image in result_of(reply).images)]
+    replies = [reply for reply in CORPUS if form.name in forms_of(reply)]
     monkeypatch.setattr(forms, "FORMS", tuple(other for other in FORMS if other is not form))
     assert any(urls_of(reply) != reply.expected for reply in replies)
 
@@ -119,6 +127,13 @@ def test_a_long_candidate_is_truncated() -> None:
 def test_an_image_that_the_client_sent_is_rejected_with_a_reason() -> None:
     (rejected,) = explain(reply_with(f"![x]({LINK})"), [LINK]).rejected
     assert "sent it" in rejected.reason
+
+
+def test_guesses_are_few_and_none_is_an_image_that_the_client_sent_or_a_home_page() -> None:
+    links = " ".join(f"https://e.example/x{number}" for number in range(9))
+    guesses = explain(reply_with(f"{links} https://home.example/"), ["https://e.example/x0"]).guesses
+    assert [guess.url for guess in guesses] == [f"https://e.example/x{number}" for number in range(1, 5)]
+    assert explain(reply_with('{"portal": "https://home.example/"}')).guesses == ()
 
 
 def test_an_image_names_the_form_in_which_it_was_found() -> None:

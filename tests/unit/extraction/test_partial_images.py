@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
-from app.extraction.forms import FoundImage, find_images
+from app.extraction.forms import FoundImage, explain
 from app.extraction.partial import PartialImageTracker, without_open_end
 from app.protocol.chat_reply import ReplyParser
 
@@ -41,7 +41,8 @@ BROKEN_OFF = [
 def test_which_images_of_a_broken_stream_are_complete(case: Case) -> None:
     parser = ReplyParser()
     parser.feed(b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": case.content}}]}) + b"\n\n")
-    assert [image.url for image in find_images(without_open_end(parser.reply()))] == case.found
+    result = explain(without_open_end(parser.reply()))
+    assert [image.url for image in (*result.images, *result.guesses)] == case.found
 
 
 def test_a_complete_reply_is_not_cut() -> None:

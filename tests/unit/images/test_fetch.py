@@ -6,8 +6,9 @@ import logging
 import socket
 import ssl
 import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -26,9 +27,11 @@ from app.images.fetch import CHUNK_SIZE, CLIENT_ERRORS, MAX_REDIRECTS, RETRY_DEL
 from app.images.ssrf import parse_allow
 from tests.support.certificates import CERTIFICATE, KEY
 from tests.support.manual_clock import advance, run_with_manual_clock
+from tests.support.sample_images import gradient, saved
 
 ATTEMPTS = len(RETRY_DELAYS) + 1
 IMAGE = bytes(range(256)) * 8
+PNG = saved(gradient(size=(40, 40)), "PNG")
 
 Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -263,7 +266,7 @@ class Failure:
 
 FAILURES = [
     Failure("a file that is gone", reply(b"", 410), "its host answered 410"),
-    Failure("a forbidden file", reply(b"", 403), "its host answered 403"),
+    Failure("a forbidden file", reply(b"", 403), "its host answered 403", ATTEMPTS),
     Failure("no content", reply(b"", 204), "its host answered 204"),
     Failure("a part of the file", reply(IMAGE, 206), "its host answered 206"),
     Failure("another protocol", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "its host answered 101"),
@@ -287,7 +290,7 @@ FAILURES = [
     Failure(
         "a decompression bomb",
         reply(gzip.compress(b"\0" * 10**6), 200, "Content-Encoding: gzip"),
-        "its host sent it compressed",
+        "it is larger than 4,096 bytes",
     ),
     Failure("two encodings", reply(IMAGE, 200, "Content-Encoding: Identity, BR"), "its host sent it compressed"),
 ]
@@ -319,13 +322,48 @@ def test_an_image_of_exactly_the_limit_is_downloaded() -> None:
     run_with_manual_clock(download())
 
 
-@pytest.mark.parametrize(
-    "encoding", ["gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "identity , GZIP"]
-)
-def test_every_compression_is_refused(encoding: str) -> None:
+def raw_deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+@dataclass(frozen=True)
+class Compressed:
+    name: str
+    body: bytes
+    encoding: str | None
+
+
+COMPRESSED = [
+    Compressed("gzip", gzip.compress(PNG), "gzip"),
+    Compressed("gzip by its old name", gzip.compress(PNG), "x-gzip"),
+    Compressed("gzip without a label, as object storages keep it", gzip.compress(PNG), None),
+    Compressed("gzip under a wrong label", gzip.compress(PNG), "utf-8"),
+    Compressed("deflate", zlib.compress(PNG), "deflate"),
+    Compressed("deflate without the header of zlib", raw_deflate(PNG), "deflate"),
+    *(Compressed(f"{label} on an image that is not compressed", PNG, label) for label in ("gzip", "deflate", "br, x")),
+]
+
+
+@pytest.mark.parametrize("cut", [1, 7, 10**6], ids=["byte by byte", "in pieces", "at once"])
+@pytest.mark.parametrize("case", COMPRESSED, ids=lambda case: case.name)
+def test_a_compressed_image_is_decompressed_by_its_bytes(case: Compressed, cut: int) -> None:
+    label = f"Content-Encoding: {case.encoding}\r\n" if case.encoding else ""
+    chunks = [case.body[at : at + cut] for at in range(0, len(case.body), cut)]
+    body = chunked(*chunks).replace(b"chunked\r\n", b"chunked\r\n" + label.encode(), 1)
+
+    async def download() -> None:
+        async with serve(body) as server, fetching(f"127.0.0.1:{server.port}") as download:
+            assert await download.read(server.url) == PNG
+
+    run_with_manual_clock(download())
+
+
+@pytest.mark.parametrize("encoding", ["compress", "x-compress", "br", "zstd", "identity , ZSTD"])
+def test_a_compression_that_cannot_be_read_is_refused(encoding: str) -> None:
     async def download() -> None:
         async with (
-            serve(reply(b"x", 200, f"Content-Encoding: {encoding}")) as server,
+            serve(reply(b"x" * 20, 200, f"Content-Encoding: {encoding}")) as server,
             fetching(f"127.0.0.1:{server.port}") as download,
         ):
             with pytest.raises(ImageUnavailable, match="compressed"):
@@ -334,7 +372,57 @@ def test_every_compression_is_refused(encoding: str) -> None:
     run_with_manual_clock(download())
 
 
-@pytest.mark.parametrize("status", [202, 404, 408, 425, 429, 500, 599])
+@pytest.mark.parametrize("body", [gzip.compress(PNG)[:-20], b"\x1f\x8b" + b"x" * 40], ids=["cut off", "damaged"])
+def test_a_damaged_compression_is_tried_again(body: bytes) -> None:
+    async def download() -> None:
+        async with serve(reply(body), reply(PNG)) as server, fetching(f"127.0.0.1:{server.port}") as download:
+            assert await download.read(server.url) == PNG
+
+    run_with_manual_clock(download())
+
+
+@dataclass(frozen=True)
+class Probed:
+    name: str
+    body: bytes
+    kept: int
+
+
+PAGE = b"<!DOCTYPE html>" + b" " * 10**6
+PROBED = [
+    Probed("an image is downloaded whole", PNG, len(PNG)),
+    Probed("a large image is downloaded whole", PNG + b"x" * 10**6, len(PNG) + 10**6),
+    Probed("of a page only the start is downloaded", PAGE, 0),
+    Probed("of a compressed page too", gzip.compress(PAGE, 0), 0),
+    Probed("a few bytes are no image", b"no", 2),
+]
+
+
+@pytest.mark.parametrize("case", PROBED, ids=lambda case: case.name)
+def test_a_guess_is_judged_by_its_first_bytes(case: Probed) -> None:
+    async def download() -> None:
+        async with (
+            serve(reply(case.body)) as server,
+            fetching(f"127.0.0.1:{server.port}", max_bytes=2 * 10**6) as download,
+        ):
+            with await download.fetcher.probe(server.url, patient=False) as blob:
+                assert blob.size == case.kept or (not case.kept and blob.size <= 5 * CHUNK_SIZE)
+
+    run_with_manual_clock(download())
+
+
+@pytest.mark.parametrize(("patient", "attempts"), [(True, 2), (False, 1)])
+def test_only_a_patient_probe_tries_again(patient: bool, attempts: int) -> None:
+    async def download() -> None:
+        async with serve(reply(b"", 403), reply(PNG)) as server, fetching(f"127.0.0.1:{server.port}") as download:
+            with suppress(ImageUnavailable):
+                (await download.fetcher.probe(server.url, patient=patient)).close()
+            assert len(server.heads) == attempts
+
+    run_with_manual_clock(download())
+
+
+@pytest.mark.parametrize("status", [202, 403, 404, 408, 425, 429, 500, 599])
 def test_every_transient_status_is_retried(status: int) -> None:
     async def download() -> None:
         async with serve(reply(b"", status), reply(IMAGE)) as server, fetching(f"127.0.0.1:{server.port}") as download:

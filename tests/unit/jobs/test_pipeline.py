@@ -96,6 +96,9 @@ class World:
             raise ImageUnavailable(f"The image at {url} could not be downloaded: status 404.")
         return self.blob(self.web[url])
 
+    async def probe(self, url: str, *, patient: bool) -> Blob:
+        return await self.fetch(url)
+
     async def prepare(self, image: ByteSink, index: int, *, size_of: ByteSink | None = None) -> ByteSink:
         self.prepared.append((content(image), index, None if size_of is None else content(size_of)))
         return image

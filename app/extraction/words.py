@@ -1,0 +1,120 @@
+"""Words, in many languages, that order the candidates of a reply. No word decides alone that something is an image.
+
+A list is of words and stems: `*` ends a stem, `_` is a blank. Where a script has no blanks between words, or attaches
+articles to them, a word is found anywhere in the text. What a list does not contain is treated as an ordinary result.
+"""
+
+import re
+
+#: The last character of the scripts with clear borders of words: Latin, Greek, Cyrillic and Armenian.
+_LAST_WITH_BORDERS = "\u058f"
+
+
+def compile_words(words: str) -> re.Pattern[str]:
+    """Return a pattern that finds any of the words in a text."""
+    patterns = []
+    for word in words.split():
+        stem = re.escape(word.rstrip("*").replace("_", " ")).replace("\\ ", "[ -]?")
+        has_borders = word[0] <= _LAST_WITH_BORDERS
+        patterns.append(rf"\b{stem}" + (r"\b" if not word.endswith("*") else "") if has_borders else stem)
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+#: A smaller, earlier or blurred copy of the image.
+PREVIEW_WORDS = compile_words(
+    """
+    preview* thumb thumbs thumbnail* draft* sketch partial miniature* small_version low_res* lowres* vorschau*
+    miniatur* entwurf* vorabbild* kleinbild* skizze aperçu* apercu* vignette* ébauche* brouillon* prévisualis*
+    vista_previa previsualiz* boceto* borrador* prévia* previa pré_visualiz* rascunho* esboço* anteprima anteprime
+    bozza bozze voorbeeldweergave voorvertoning* miniatuur* schets* concept_versie podgląd* miniat* szkic* náhled*
+    önizleme* küçük_resim* taslak* pratinjau* gambar_mini gambar_kecil xem_trước hình_thu_nhỏ ảnh_thu_nhỏ bản_nháp
+    förhandsvisning* forhåndsvisning* utkast esikatselu* előnézet* previzualiz* превью предпросмотр* предварительн*
+    миниатюр* эскиз* черновик* попередн* мініатюр* ескіз* προεπισκόπηση* μικρογραφία* 预览 预览图 預覽 缩略 縮略
+    縮圖 缩图 小图 小圖 草稿 草图 草圖 略图 略圖 初稿 プレビュー サムネ 下書き ラフ 縮小版 미리보기 미리_보기
+    썸네일 섬네일 초안 معاينة مصغرة مصغر مسودة پیش_نمایش पूर्वावलोकन थंबनेल थम्बनेल ตัวอย่าง ภาพย่อ ขนาดย่อ
+    תצוגה_מקדימה תמונה_ממוזערת
+    """
+)
+#: The image before the change, or what the client sent for it.
+INPUT_WORDS = compile_words(
+    """
+    before original input source reference uploaded vorher eingabe* referenz* hochgeladen* ausgangsbild* avant
+    entrée référence* antes entrada referencia referência voor_de przed wejści* önce orijinal girdi referans
+    sebelum asli masukan referensi trước ảnh_gốc исходн* оригинал* загруженн* вхідн* 修改前 编辑前 編輯前 原始 输入
+    輸入 上传 上傳 参考图 參考圖 変更前 編集前 元画像 入力 参考画像 수정_전 편집_전 원본 입력 참고 قبل الأصلية
+    المدخلة मूल संदर्भ ต้นฉบับ
+    """
+)
+#: Images for something else: marks of the vendor, advertisements, similar images.
+ASIDE_WORDS = compile_words(
+    """
+    similar logo icon avatar banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
+    publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
+    圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา
+    """
+)
+#: What announces the image: image, picture, result, download, here, done.
+RESULT_WORDS = compile_words(
+    """
+    image images picture* photo photos artwork result* output download* generated here_is here_are here_you_go
+    here's done created url link view final* bild* ergebnis* fertig* endfassung* imag* resultad* descarg* baix*
+    aquí aqui ici voici télécharg* résultat* immagin* ecco scaric* risultat* afbeelding* plaatje hier obraz* oto
+    pobierz* wynik* görsel* resim* işte indir* sonuç* gambar* berikut unduh* hasil* ảnh hình đây tải kết_quả
+    изображен* картинк* рисун* результат* скача* вот зображен* готов* billed* kuva* obráz* kép* εικόνα* 图 圖 结果
+    結果 下载 下載 查看 链接 連結 地址 完成 生成 画 畫 画像 写真 ダウンロード 이미지 그림 사진 결과 다운로드 صورة
+    الصور صورتك تحميل تنزيل تصویر תמונה तस्वीर छवि चित्र इमेज डाउनलोड ภาพ รูป ดาวน์โหลด
+    """
+)
+#: What sends the reader elsewhere: rules, payment, help, the state of a task, apologies.
+ELSEWHERE_WORDS = compile_words(
+    """
+    see visit doc docs documentation guide* policy policies terms rule rules more similar search source reference
+    status progress queue task can't can’t cannot unable sorry fail* error help support contact home_page homepage
+    website notify details blog tutorial* pricing upgrade top_up recharge credit* subscribe conversation share chat
+    log_in login sign_in sign_up regel* richtlinie* leider hilfe* règle* désolé* aide regl* norma* lo_siento ayuda
+    regra* desculp* ajuda política* regol* spiacent* aiuto beleid* helaas zasad* regulamin* przepraszam* pomoc*
+    kural* üzgün* yardım* aturan* maaf* bantuan* quy_định xin_lỗi правил* извин* к_сожалению помощ* политик* 官网
+    官網 文档 文檔 教程 参考 參考 来源 來源 搜索 搜尋 类似 類似 群 政策 規則 规则 规范 規範 帮助 幫助 充值 儲值
+    购买 購買 订阅 訂閱 反馈 详情 進度 进度 排队 查询 任务 抱歉 无法 無法 失败 失敗 错误 錯誤 联系 主页 网站 協議
+    协议 对话 分享 できません 申し訳 利用規約 ポリシー ヘルプ 규정 정책 죄송 도움말 عذر سياسة قواعد नियम क्षमा माफ़
+    ขออภัย กฎ
+    """
+)
+#: What says that an image is not the result even if there is no other: an example, a source, a search result.
+UNRELATED_WORDS = re.compile(
+    r"\b(?:for example|e\.g\.|search results?|image search|web search|courtesy of|see also|read more|learn more"
+    r"|powered by|on the (?:web|internet)|from (?:the )?(?:web|internet|google|bing|unsplash|pexels|pixabay|wiki\w*))\b"
+    r"|\b(?:sources?|references?|citations?|quellen?|fuentes?|fonti?|fontes?|bronn?en?|źródł[oa]|kaynak|sumber|nguồn|источники?)"
+    r"\s?[:：]|documentation|例如|比如|搜索结果|搜尋結果|(?:来源|來源|出典|출처|المصدر|स्रोत|ที่มา)\s?[:：]"
+    r"|出处|參考資料|参考资料|参考链接|文档|教程|扫码|加群|交流群|公众号",
+    re.IGNORECASE,
+)
+#: Sizes in which one image is offered, by rank. Words that stand alone in a label or at the end of a name.
+SIZE_WORDS = (
+    compile_words("xs tiny mini icon thumb thumbnail winzig minuscule"),
+    compile_words(
+        """
+        s sm small low lowres klein* petit petite pequeñ* pequen* piccol* kleine mał* küçük kecil nhỏ маленьк* мал*
+        мале* 小 小图 小圖 작은 소형 صغير صغيرة छोटा छोटी เล็ก
+        """
+    ),
+    compile_words(
+        """
+        m md mid medium middle mittel* moyen* median* médi* medi* gemiddeld* średni* orta sedang vừa trung_bình
+        средн* 中 中图 中圖 중간 متوسط متوسطة मध्यम กลาง
+        """
+    ),
+    compile_words(
+        """
+        l lg large big high groß* gross* grand* grande* grot* duż* büyük besar lớn больш* велик* 大 大图 大圖 高清
+        큰 대형 كبير كبيرة बड़ा बड़ी ใหญ่
+        """
+    ),
+    compile_words(
+        """
+        xl xxl full full_size full_resolution full_res original orig hd uhd hires highres max raw vollbild* voll*
+        original* taille_réelle pleine* completa completo completo* volledig* pełn* tam* penuh đầy_đủ gốc полн*
+        оригинал* 原图 原圖 原寸 原始尺寸 高解像度 フル 원본 الأصلي मूल เต็ม
+        """
+    ),
+)
