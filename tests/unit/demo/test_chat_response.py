@@ -1,6 +1,7 @@
 """JSON replies and streams as bytes: complete, odd and broken off."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,9 @@ def test_other_line_ends_and_comments() -> None:
     assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT
 
 
-def test_byte_by_byte() -> None:
+def test_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both replies name the second in which they were made.
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
     answer = send(TransportOptions(bytewise=True), stream=True)
     assert {len(chunk) for chunk in answer.parts[:-1]} == {1}
     assert answer.body == send(TransportOptions(), stream=True).body
