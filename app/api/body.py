@@ -103,10 +103,11 @@ def resolve_spooled(request: ImagesRequest, spooler: InlineImageSpooler, max_ima
         raise RequestTooLarge(f"One image of the request is larger than the limit of {max_image} bytes.")
     images = tuple(image.resolve_spooled(spooler.spooled) for image in request.images)
     mask = request.mask and request.mask.resolve_spooled(spooler.spooled)
-    resolved = [image.source for image in (*images, mask) if image is not None]
+    markup = request.markup and request.markup.resolve_spooled(spooler.spooled)
+    resolved = [image.source for image in (*images, mask, markup) if image is not None]
     if any(blob not in resolved for blob in spooler.spooled.values()):
         raise InvalidRequest("The request holds base64 of an image where no image belongs.", code="invalid_value")
-    return replace(request, images=images, mask=mask)
+    return replace(request, images=images, mask=mask, markup=markup)
 
 
 async def collect_json(body: AsyncIterator[bytes], spooler: InlineImageSpooler) -> bytearray:

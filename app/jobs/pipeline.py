@@ -58,7 +58,7 @@ class PipelineIO(Protocol):
     async def prepare(self, image: ByteSink, index: int, *, size_of: ByteSink | None = None) -> ByteSink:
         """Return the input image as upstreams accept it: upright, PNG, JPEG or WebP, within the size limits.
 
-        `index` is used in error messages. With `size_of` (for masks) the result has exactly that image's size.
+        `index` is used in error messages. With `size_of` (masks, markup) the result has exactly that image's size.
 
         Raises:
             UserError: The bytes are not a readable image.
@@ -162,10 +162,15 @@ class Pipeline:
     async def load_inputs(self) -> InputImages:
         """Load and prepare the input images. Raises `UserError` for what is not an image."""
         request = self.request
-        if self.policy.pass_links and request.mask is None and all(image.is_link for image in request.images):
-            return InputImages([image.url for image in request.images if image.url is not None])
+        sent = [image for image in request.all_images if image is not None]
+        if self.policy.pass_links and request.mask is None and all(image.is_link for image in sent):
+            return InputImages([image.url for image in sent if image.url is not None])
         originals = [await self.load_image(image, f"images[{index}]") for index, image in enumerate(request.images)]
         prepared = [await self.io.prepare(image, index) for index, image in enumerate(originals)]
+        if request.markup is not None:
+            markup = await self.load_image(request.markup, "markup")
+            prepared.append(await self.io.prepare(markup, len(originals), size_of=prepared[0]))
+            originals.append(markup)
         if request.mask is None:
             return InputImages(prepared, originals)
         mask = await self.load_image(request.mask, "mask")
@@ -290,7 +295,7 @@ class Pipeline:
     @property
     def sent_urls(self) -> list[str]:
         """The addresses that the client itself has sent, which are no results."""
-        return [image.url for image in self.request.images if image.url is not None]
+        return [image.url for image in self.request.all_images if image is not None and image.url is not None]
 
     async def is_input_echo(self, reply: ChatReply, image: FoundImage) -> bool:
         """Return whether an inline image has the bytes of an input image. Links are compared in `find_results`."""

@@ -143,9 +143,10 @@ def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None,
     if idempotency_key is not None and not re.fullmatch(r"[!-~]{1,255}", idempotency_key):
         message = "Invalid Idempotency-Key: expected 1 to 255 visible ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
-    values = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in {"images", "mask"}}
+    names = [each.name for each in fields(request) if each.name not in {"images", "mask", "markup"}]
+    values = {name: getattr(request, name) for name in names}
     digest = hashlib.sha256(orjson.dumps(values, str, orjson.OPT_SORT_KEYS))
-    for image in (*request.images, request.mask):
+    for image in request.all_images:
         digest.update(_image_digest(image))
     return JobKey(caller.id, digest.hexdigest(), idempotency_key, is_retry)
 

@@ -42,6 +42,12 @@ MASK_INSTRUCTION = (
     "and keep everything else exactly as it is."
 )
 
+#: The same for markup, which is also the last image.
+MARKUP_INSTRUCTION = (
+    "The last picture lies over the first one and is transparent but for its marks: drawings, arrows or notes. "
+    "Do what they ask for, and leave the marks themselves out of the result."
+)
+
 #: The aspect ratios that all image models of OpenRouter have in common.
 ASPECT_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 
@@ -54,7 +60,7 @@ TOP_TIER = "4K"
 class ChatQuestion:
     """What is asked of an upstream, before a dialect and a model are chosen.
 
-    `image_urls` are links or base64 that is encoded while it is sent, the mask last.
+    `image_urls` are links or base64 that is encoded while it is sent, mask or markup last.
     """
 
     request: ImagesRequest
@@ -86,7 +92,8 @@ def _chat_body(question: ChatQuestion, traits: Dialect, model: str) -> dict[str,
 
 
 def _text(request: ImagesRequest, traits: Dialect) -> str:
-    prompt = request.prompt if request.mask is None else f"{request.prompt}\n\n{MASK_INSTRUCTION}"
+    instructions = {MASK_INSTRUCTION: request.mask, MARKUP_INSTRUCTION: request.markup}
+    prompt = "\n\n".join([request.prompt, *(text for text, image in instructions.items() if image is not None)])
     return f"{_asked_size(request)} '{prompt}'" if traits.size_prefix else prompt
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_type_hints
 
 from app.errors import InvalidRequest, UserError
 from app.protocol.input_images import ImageListParam, ImageParam, InputImage
+from app.protocol.misplaced_pictures import place_form_pictures, place_json_pictures
 from app.protocol.parameters import (
     ONLY_EDIT,
     ONLY_GENERATION,
@@ -21,6 +22,7 @@ from app.protocol.parameters import (
     Schema,
     StringMapParam,
     TextParam,
+    is_lowered,
 )
 from app.protocol.sizes import Size, SizeParam
 from app.protocol.validation_errors import conflicting_values, header_safe_name, missing_parameter
@@ -100,6 +102,7 @@ class ImagesRequest:
                 ("low", "medium", "high", "auto"),
                 default="auto",
                 aliases={"standard": "medium", "hd": "high", "xhigh": "high", "max": "high"},
+                lowered=frozenset({"xhigh", "max"}),
             ),
             Destination.METADATA,
             "How much effort goes into the image.",
@@ -205,9 +208,19 @@ class ImagesRequest:
     ] = None
     markup: Annotated[
         InputImage | None,
-        Parameter(ImageParam(), Destination.NONE, "Of gpt-image-2.5. Send it as one more image.", ONLY_EDIT),
+        Parameter(
+            ImageParam(),
+            Destination.MESSAGE,
+            "Marks on a transparent image that lies over the first image. Not together with `mask`.",
+            ONLY_EDIT,
+        ),
     ] = None
     ignored: tuple[str, ...] = ()
+
+    @property
+    def all_images(self) -> tuple[InputImage | None, ...]:
+        """The images to edit, then mask and markup, None where there is none."""
+        return (*self.images, self.mask, self.markup)
 
     @property
     def size_text(self) -> str:
@@ -229,13 +242,13 @@ PARAMETERS_OF = {
     for operation in Operation
 }
 
-_IMAGE_NAMES = frozenset(
+_IMAGE_NAMES = {
     name
     for parameter in PARAMETERS
     if parameter.holds_image
     for form in (False, True)
     for name in parameter.names(form)
-)
+}
 
 
 def read_json(operation: Operation, body: object) -> ImagesRequest:
@@ -248,9 +261,7 @@ def read_json(operation: Operation, body: object) -> ImagesRequest:
         raise InvalidRequest("The body of the request must be a JSON object.", code="invalid_type")
     never_null = {parameter.names(form=False)[0] for parameter in PARAMETERS_OF[operation] if parameter.required}
     given = {name: value for name, value in body.items() if value is not None or name in never_null}
-    for name, value in given.items():
-        if operation is Operation.GENERATION and name in _IMAGE_NAMES and value:
-            raise _belongs_to_edits(name)
+    given = place_json_pictures(operation, given, _known_names(operation, form=False), _IMAGE_NAMES)
     if given.get("images") and given.get("image"):
         raise conflicting_values("image")
     return _read(operation, given, form=False)
@@ -267,11 +278,12 @@ def read_form(operation: Operation, parts: Sequence[FormPart]) -> ImagesRequest:
         name = part.name.partition("[")[0]
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)
-    known = {name for parameter in PARAMETERS_OF[operation] for name in parameter.names(form=True)}
-    for name, values in given.items():
-        if name not in known and (name in _IMAGE_NAMES or any(not isinstance(part.value, str) for part in values)):
-            raise _misplaced_image(operation, name)
+    given = place_form_pictures(operation, given, _known_names(operation, form=True), _IMAGE_NAMES)
     return _read(operation, given, form=True)
+
+
+def _known_names(operation: Operation, *, form: bool) -> set[str]:
+    return {name for parameter in PARAMETERS_OF[operation] for name in parameter.names(form)}
 
 
 def _is_empty(part: FormPart) -> bool:
@@ -279,21 +291,9 @@ def _is_empty(part: FormPart) -> bool:
     return part.value == "" if isinstance(part.value, str) else part.value.size == 0
 
 
-def _misplaced_image(operation: Operation, name: str) -> InvalidRequest:
-    """Refuse an image that would be ignored, before the request costs money."""
-    if operation is Operation.GENERATION:
-        return _belongs_to_edits(name)
-    message = f"Unknown parameter: '{header_safe_name(name)}'. For multipart/form-data use 'image' or 'image[]'."
-    return InvalidRequest(message, param=header_safe_name(name), code="unknown_parameter")
-
-
-def _belongs_to_edits(name: str) -> InvalidRequest:
-    message = f"Unknown parameter: '{header_safe_name(name)}'. To edit pictures, use /v1/images/edits."
-    return InvalidRequest(message, param=header_safe_name(name), code="unknown_parameter")
-
-
 def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> ImagesRequest:
     values: dict[str, Any] = {}
+    lowered: list[str] = []
     used = set()
     for parameter in PARAMETERS_OF[operation]:
         name = next((name for name in parameter.names(form) if name in given), None)
@@ -302,14 +302,19 @@ def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> Imag
             value = (parameter.type.from_form if form else parameter.type.from_json)(name, given[name])
             if value is not None:
                 values[parameter.name] = value
+            if is_lowered(parameter.type, given[name]):
+                lowered.append(name)
         elif parameter.required:
             raise missing_parameter(parameter.names(form)[0])
     _check_combinations(values)
-    ignored = ignored_parameters(PARAMETERS, values, (name for name in given if name not in used))
+    ignored = ignored_parameters(PARAMETERS, values, (*lowered, *(name for name in given if name not in used)))
     return ImagesRequest(operation=operation, **_normalize(values), ignored=ignored)
 
 
 def _check_combinations(values: Mapping[str, Any]) -> None:
+    if "markup" in values and "mask" in values:
+        message = "Invalid parameter: 'markup'. It cannot be used together with 'mask'."
+        raise UserError(message, param="markup", code="invalid_value")
     if values.get("stream") and values.get("n", 1) > 1:
         raise UserError("Streaming is only supported with n=1.", param="input", code="unsupported_parameter")
     if values.get("background") == "transparent" and values.get("output_format") == "jpeg":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.errors import InvalidRequest
+from app.protocol.held_pictures import is_base64_of_image
 from app.protocol.inline_images import ByteSink
 from app.protocol.parameters import FormPart, Schema
 from app.protocol.validation_errors import conflicting_values, empty_list, too_long, too_many_items, wrong_type
@@ -131,6 +132,8 @@ def _read_part(name: str, part: FormPart) -> InputImage:
     if not isinstance(part.value, str):
         return InputImage(source=part.value)
     url = _read_url(name, part.value)
+    if url is None and is_base64_of_image(part.value):
+        url = f"data:;base64,{part.value.strip()}"
     if url is None:
         raise wrong_type(name, "a file", part.value)
     return InputImage(url=url)
@@ -146,13 +149,20 @@ def _is_equal(one: InputImage, other: InputImage) -> bool:
     return all(left == right for left, right in chunks)
 
 
+#: The keys of an object that is one image: OpenAI's two, and those that other clients write. `file_id` is refused.
+_SOURCES = (
+    *("image_url", "url", "b64_json", "base64", "b64", "image_base64", "image", "file_id"),
+    *("data", "source", "inline_data", "inlineData"),
+)
+
+
 def _read_item(name: str, item: object) -> InputImage:
-    """Read OpenAI's `{"image_url": …}` and its variants: `{"url": …}`, the form of chat completions, bare strings."""
+    """Read OpenAI's `{"image_url": …}` and its variants, the forms of chat messages among them, and bare strings."""
     if isinstance(item, str):
         return _read_text(name, item)
     if not isinstance(item, dict):
         raise wrong_type(name, "an object", item)
-    keys = [key for key in ("image_url", "url", "file_id") if item.get(key) is not None]
+    keys = [key for key in _SOURCES if item.get(key) is not None]
     if len(keys) != 1:
         message = f"Invalid '{name}': exactly one of 'image_url' and 'file_id' is expected."
         raise InvalidRequest(message, param=name, code="invalid_value")
@@ -161,7 +171,8 @@ def _read_item(name: str, item: object) -> InputImage:
         message = f"Invalid '{path}': this server keeps no files. Send the picture itself or a link in 'image_url'."
         raise InvalidRequest(message, param=path, code="invalid_value")
     if isinstance(value, dict):
-        path, value = f"{path}.url", value.get("url")
+        inner = next((key for key in _SOURCES if value.get(key) is not None), "url")
+        path, value = f"{path}.{inner}", value.get(inner)
     if not isinstance(value, str):
         raise wrong_type(path, "a string", value)
     return _read_text(path, value)

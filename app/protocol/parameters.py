@@ -170,6 +170,7 @@ class ChoiceParam:
     Attributes:
         default: The value that means the same as a missing parameter.
         aliases: Further accepted words, and the value that each stands for.
+        lowered: Those of them that ask for more than their value gives.
     """
 
     holds_image: ClassVar[bool] = False
@@ -177,6 +178,7 @@ class ChoiceParam:
     values: tuple[str, ...]
     default: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    lowered: frozenset[str] = frozenset()
 
     def describe(self) -> str:
         aliases = "; ".join(f"`{name}` means `{value}`" for name, value in self.aliases.items())
@@ -294,6 +296,14 @@ def _entries(name: str, part: FormPart) -> dict[str, object]:
     except orjson.JSONDecodeError:
         raise wrong_type(name, "an object", part.value) from None
     return ObjectParam().from_json(name, entries)
+
+
+def is_lowered(kind: "ParameterType", given: object) -> bool:
+    """Return whether a value of a JSON body or the parts of a form are accepted, but mean less than was asked for."""
+    values = [
+        part.value if isinstance(part, FormPart) else part for part in (given if isinstance(given, list) else [given])
+    ]
+    return isinstance(kind, ChoiceParam) and any(isinstance(value, str) and value in kind.lowered for value in values)
 
 
 class Operation(StrEnum):

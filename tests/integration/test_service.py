@@ -107,7 +107,7 @@ def test_a_stream_has_keepalives_and_ends_with_a_blank_line(demo: RunningDemo) -
         head, _, body = client.read_until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")
         client.disconnect()
     assert b"content-type: text/event-stream" in head
-    assert b"cache-control: no-cache" in head
+    assert b"cache-control: no-store" in head
     text = unchunk(body)
     assert text.count(b"event: image_generation.completed\n") == 1
     assert text.endswith(b"}\n\n")

@@ -14,7 +14,7 @@ from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInR
 from app.images.blob import Blob, Spool
 from app.jobs.pipeline import GenerationResult, PartialImage, Pipeline, PipelinePolicy
 from app.protocol.chat_reply import ChatReply, read_reply
-from app.protocol.dialects import ChatQuestion
+from app.protocol.dialects import MARKUP_INSTRUCTION, ChatQuestion
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
@@ -369,8 +369,8 @@ def test_a_stream_that_breaks_off_before_its_image_raises_its_error() -> None:
         run(request_for(stream=True), World([[text_reply("10 %", complete=False), UpstreamInvalidReply("cut")]]))
 
 
-def edit_of(*images: InputImage, mask: InputImage | None = None) -> ImagesRequest:
-    return request_for(operation=Operation.EDIT, images=images, mask=mask)
+def edit_of(*images: InputImage, mask: InputImage | None = None, markup: InputImage | None = None) -> ImagesRequest:
+    return request_for(operation=Operation.EDIT, images=images, mask=mask, markup=markup)
 
 
 def sent_urls(world: World) -> list[str]:
@@ -395,6 +395,21 @@ def test_the_mask_is_checked_and_goes_last() -> None:
     assert world.masks == [(PNG, JPEG)]
     assert world.prepared == [(JPEG, 0, None), (PNG, 1, JPEG)]
     assert sent_urls(world) == [data_url(JPEG, "image/jpeg"), data_url(PNG)]
+
+
+def test_markup_goes_last_in_the_size_of_the_first_image() -> None:
+    world = World([[image_reply(URL)]])
+    run(edit_of(InputImage(source=world.blob(JPEG)), markup=InputImage(source=world.blob(PNG))), world)
+    assert world.prepared == [(JPEG, 0, None), (PNG, 1, JPEG)]
+    assert sent_urls(world) == [data_url(JPEG, "image/jpeg"), data_url(PNG)]
+    assert MARKUP_INSTRUCTION in world.sent[0][0]["messages"][0]["content"][0]["text"]
+
+
+def test_a_link_to_markup_is_passed_on_behind_the_links_to_images() -> None:
+    world = World([[image_reply(URL)]])
+    request = edit_of(InputImage(url="https://h/cat.gif"), markup=InputImage(url="https://h/marks.png"))
+    run(request, world, replace(POLICY, pass_links=True))
+    assert sent_urls(world) == ["https://h/cat.gif", "https://h/marks.png"]
 
 
 @pytest.mark.parametrize("form", ["url", "b64_json"])

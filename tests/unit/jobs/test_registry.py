@@ -236,6 +236,7 @@ ASKED_DIFFERENTLY: list[tuple[str, dict[str, Any]]] = [
     ("another picture of the same size", {"images": (InputImage(source=blob_of(b"abd")),)}),
     ("a link", {"images": (InputImage(url="https://h/a.png"),)}),
     ("a mask", {"images": (InputImage(source=blob_of(b"abc")),), "mask": InputImage(source=blob_of(b"abc"))}),
+    ("markup", {"images": (InputImage(source=blob_of(b"abc")),), "markup": InputImage(source=blob_of(b"abc"))}),
     ("a picture more", {"images": (InputImage(source=blob_of(b"abc")),) * 2}),
 ]
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from app.protocol import dialects
-from app.protocol.dialects import DIALECTS, MASK_INSTRUCTION, ChatQuestion, Dialect, to_image_url
+from app.protocol.dialects import DIALECTS, MARKUP_INSTRUCTION, MASK_INSTRUCTION, ChatQuestion, Dialect, to_image_url
 from app.protocol.image_request import ImagesRequest, InputImage, Operation, read_json
 from app.protocol.json_stream import Base64String
 from app.protocol.sizes import Size
@@ -25,6 +25,7 @@ class Case:
     urls: tuple[str, ...] = ()
     stream: bool = False
     mask: bool = False
+    markup: bool = False
 
 
 def messages(text: str, *urls: str) -> list[dict[str, Any]]:
@@ -102,6 +103,14 @@ CASES = [
         mask=True,
     ),
     Case(
+        "markup is explained inside the quotes",
+        "gpt-image-2-chat",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": messages(f"auto 'a cat\n\n{MARKUP_INSTRUCTION}'", LINK, LINK), "stream": False},
+        urls=(LINK, LINK),
+        markup=True,
+    ),
+    Case(
         "other parameters of the client are not sent",
         "gpt-image-2-chat",
         {"prompt": "a cat", "messages": [], "tools": [], "api_base": "h", "style": "vivid", "output_format": "webp"},
@@ -177,6 +186,8 @@ def body_of(case: Case) -> Any:
     request = read_json(Operation.GENERATION, case.parameters)
     if case.mask:
         request = replace(request, mask=InputImage(url=LINK))
+    if case.markup:
+        request = replace(request, markup=InputImage(url=LINK))
     return orjson.loads(sent(ChatQuestion(request, case.urls, case.stream), case.dialect))
 
 

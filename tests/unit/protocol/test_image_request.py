@@ -166,7 +166,9 @@ JSON = [
         {"mask": InputImage(url=LINK), "ignored": ()},
         EDIT,
     ),
-    Json("markup has no effect", {"images": [LINK], "markup": LINK}, {"ignored": ("markup",)}, EDIT),
+    Json("markup", {"images": [LINK], "markup": LINK}, {"markup": InputImage(url=LINK), "ignored": ()}, EDIT),
+    Json("quality that is lowered", {"quality": "xhigh"}, {"quality": "high", "ignored": ("quality",)}),
+    Json("quality by an old name", {"quality": "hd"}, {"quality": "high", "ignored": ()}),
     Json(
         "high fidelity has no effect",
         {"images": [LINK], "input_fidelity": "high"},
@@ -197,7 +199,7 @@ class Wrong:
 
 
 TWICE = "Invalid parameter: '{}'. This parameter already has a different value in your parameters."
-TO_EDITS = "Unknown parameter: '{}'. To edit pictures, use /v1/images/edits."
+TO_EDITS = "Unknown parameter: '{}'. To edit pictures, use /v1/images/edits with '{}'."
 
 WRONG_JSON = [
     Wrong("a list", [], "The body of the request must be a JSON object.", None, "invalid_type"),
@@ -335,21 +337,34 @@ WRONG_JSON = [
         IGU,
     ),
     Wrong(
+        "markup beside a mask",
+        {"prompt": "p", "images": [LINK], "mask": LINK, "markup": LINK},
+        "Invalid parameter: 'markup'. It cannot be used together with 'mask'.",
+        "markup",
+        "invalid_value",
+        IGU,
+        EDIT,
+    ),
+    Wrong(
         "an image to generate from",
         {"prompt": "p", "image": LINK},
-        TO_EDITS.format("image"),
+        TO_EDITS.format("image", "images"),
         "image",
         "unknown_parameter",
     ),
     Wrong(
         "images to generate from",
         {"prompt": "p", "images": [LINK]},
-        TO_EDITS.format("images"),
+        TO_EDITS.format("images", "images"),
         "images",
         "unknown_parameter",
     ),
     Wrong(
-        "a mask to generate with", {"prompt": "p", "mask": LINK}, TO_EDITS.format("mask"), "mask", "unknown_parameter"
+        "a mask to generate with",
+        {"prompt": "p", "mask": LINK},
+        TO_EDITS.format("mask", "images"),
+        "mask",
+        "unknown_parameter",
     ),
     Wrong(
         "images are null",
@@ -436,7 +451,12 @@ FORM = [
         parts(("image", ONE), ("metadata", '{"size": "1x1"}')),
         {"metadata": {}, "ignored": ("metadata.size",)},
     ),
-    Form("markup has no effect", parts(("image", ONE), ("markup", TWO)), {"ignored": ("markup",)}),
+    Form("markup", parts(("image", ONE), ("markup", TWO)), {"markup": InputImage(source=TWO), "ignored": ()}),
+    Form(
+        "quality that is lowered",
+        parts(("image", ONE), ("quality", "max")),
+        {"quality": "high", "ignored": ("quality",)},
+    ),
     Form(
         "unknown texts are named",
         parts(("image", ONE), ("tags[]", "a"), ("tags[]", "b"), ("style", "loud"), ("[", "x"), ("foo", "")),
@@ -505,14 +525,6 @@ WRONG_FORM = [
         operation=EDIT,
     ),
     Wrong(
-        "the name that is for JSON",
-        parts(("prompt", "p"), ("images", ONE)),
-        IMAGES_IN_FORM.format("images"),
-        "images",
-        "unknown_parameter",
-        operation=EDIT,
-    ),
-    Wrong(
         "the name that is for JSON, as text in brackets",
         parts(("prompt", "p"), ("image", ONE), ("images[0]", LINK)),
         IMAGES_IN_FORM.format("images"),
@@ -556,14 +568,14 @@ WRONG_FORM = [
     Wrong(
         "a file to generate from",
         parts(("prompt", "p"), ("photo", ONE)),
-        TO_EDITS.format("photo"),
+        TO_EDITS.format("photo", "image"),
         "photo",
         "unknown_parameter",
     ),
     Wrong(
         "a link to generate from",
         parts(("prompt", "p"), ("image[]", LINK)),
-        TO_EDITS.format("image"),
+        TO_EDITS.format("image", "image"),
         "image",
         "unknown_parameter",
     ),
@@ -629,7 +641,7 @@ def test_each_parameter_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) ->
     operation = SAMPLES[name].operation
     rows = tuple(row for row in image_request.PARAMETERS_OF[operation] if row.name != name)
     monkeypatch.setitem(image_request.PARAMETERS_OF, operation, rows)
-    with suppress(TypeError):  # the prompt has no default
+    with suppress(TypeError, InvalidRequest):  # the prompt has no default, and an image without a place is refused
         request = read_json(operation, body_with(name))
         assert getattr(request, name) != SAMPLES[name].read
         assert name in request.ignored
@@ -653,7 +665,6 @@ def test_which_parameters_have_no_effect() -> None:
         "frame_count",
         "frame_duration_ms",
         "svg",
-        "markup",
     ]
 
 
