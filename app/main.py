@@ -23,6 +23,7 @@ from app.api.models import model_routes
 from app.api.openapi import patch_schema
 from app.api.pages import page_routes
 from app.api.responses import ErrorResponse
+from app.api.site_guard import SiteGuardMiddleware
 from app.api.status import MAX_RECENT_REQUESTS, status_routes
 from app.api.stored_images import stored_image_routes
 from app.config.settings import Settings
@@ -145,6 +146,7 @@ def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: C
 def add_middleware(app: FastAPI, settings: Settings, recent: deque[RequestRecord]) -> None:
     """Add the middleware. The last one added receives a request first."""
     app.add_middleware(UnhandledErrorMiddleware)
+    app.add_middleware(SiteGuardMiddleware, settings=settings)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,

@@ -141,6 +141,18 @@ ERROR_TEXTS = (
         "The client key may not use this model (403), or no upstream has it (404).",
         "Use a name from `GET /v1/models`.",
     ),
+    ErrorText(
+        "host_not_allowed",
+        (Forbidden,),
+        "The server needs no key, and the request names a host that it does not know as its own.",
+        "Operator: see [Servers without keys](security.md#servers-without-keys).",
+    ),
+    ErrorText(
+        "origin_not_allowed",
+        (Forbidden,),
+        "The server needs no key, and the request comes from a page of another site.",
+        "Operator: see [Servers without keys](security.md#servers-without-keys).",
+    ),
     ErrorText("status_key_not_set", (Forbidden,), "`/v1/status` has no key.", "Operator: set `LIMNER_STATUS_KEY`."),
     ErrorText(
         "",

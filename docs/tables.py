@@ -34,7 +34,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("upstream_stream", "upstream_timeout", "upstream_connect_timeout", "upstream_idle_timeout"),
         *("upstream_attempts", "retry_ambiguous"),
     ),
-    "access": ("api_keys", "keys_file", "allow_anonymous", "cors_origins"),
+    "access": ("api_keys", "keys_file", "allow_anonymous", "cors_origins", "allowed_hosts"),
     "api": ("models", "default_response_format", "mask", "shrink_inputs", "pass_image_urls", "keepalive_after"),
     "downloads": ("fetch_allow", "fetch_timeout"),
     "storage": (

@@ -296,7 +296,7 @@ async def check_generation(settings: Settings) -> str:
     model = {} if entry.model_map.default is not None else {"model": next(iter(entry.models))}
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://limner", timeout=None) as http:  # noqa: S113
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as http:  # noqa: S113
             response = await http.post("/v1/images/generations", json=body | model)
     document = response.json()
     if not response.is_success:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.images.ssrf import AllowRule, parse_allow
+from app.images.ssrf import AllowRule, parse_allow, parse_host
 from app.images.stores import check_store_url
 from app.images.transcode import InputLimits
 from app.protocol.dialects import DIALECTS
@@ -152,6 +152,17 @@ def _check_state_url(value: str) -> str:
     return value
 
 
+def _check_host(value: str) -> str:
+    try:
+        return value if value == "*" else str(parse_host(value))
+    except ValueError as error:
+        raise PydanticCustomError(
+            "host",
+            "names or addresses without scheme and port, like images.example.com, or *: {reason}",
+            {"reason": str(error)},
+        ) from None
+
+
 def _check_writable_dir(value: Path) -> Path:
     if not value.is_dir() or not os.access(value, os.W_OK):
         raise PydanticCustomError("folder", "a folder that exists and can be written to")
@@ -219,6 +230,7 @@ def _parse_allow_list(value: object) -> object:
 
 
 StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+HostList = Annotated[tuple[Annotated[str, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
 ByteCount = Annotated[ByteSize, Field(ge=1024)]

@@ -23,6 +23,7 @@ from app.config.field_types import (
     ClientKeyList,
     DialectName,
     HeaderSecret,
+    HostList,
     LedgerFile,
     OtlpEndpoint,
     PositiveInt,
@@ -235,7 +236,16 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on.")
     workers: int = Field(1, ge=1, le=256, description="Processes that share the port, each with its own slots.")
-    cors_origins: StringList = Field(("*",), description="Origins whose pages may call this server, comma-separated.")
+    cors_origins: StringList = Field(
+        ("*",),
+        description="Origins whose pages may call this server, comma-separated. If the server needs no key, `*` stands "
+        "for the pages of this machine only: see [Servers without keys](security.md#servers-without-keys).",
+    )
+    allowed_hosts: HostList = Field(
+        (),
+        description="Names under which clients reach a server that needs no key, comma-separated, besides those of "
+        "this machine and of `LIMNER_PUBLIC_URL`; `*`: any.",
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto`: readable on a terminal, one JSON object a line elsewhere."
     )

@@ -437,8 +437,8 @@ LINKS = {
 def test_the_url_of_a_stored_image_has_the_host_of_the_request(demo: RunningDemo, host: str, link: str | None) -> None:
     """Without a host header, the URL has the address of the server."""
     body = b'{"prompt":"a fox","response_format":"url"}'
-    head = f"{PAINT} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
-    with run_limner(demo.url, rehost="always") as limner:
+    head = f"{PAINT} HTTP/1.1\r\nhost: {host}\r\n{KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    with run_limner(demo.url, rehost="always", api_keys="sk-client") as limner:
         reply = send_request(limner.url, head.encode() + body)
         assert reply.json()["data"][0]["url"].startswith(link or f"{limner.url}/kept/")
 

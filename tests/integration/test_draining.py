@@ -89,7 +89,7 @@ def test_a_second_signal_stops_the_server_at_once(demo: RunningDemo, tmp_path: P
     ):
         body = orjson.dumps(BODY)
         client.sendall(
-            b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
             % (len(body), body)
         )
         assert demo.state.wait_for_calls(1)

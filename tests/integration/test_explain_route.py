@@ -96,7 +96,7 @@ def test_without_the_page_the_route_does_not_exist() -> None:
 def test_a_client_that_disconnects_frees_its_place(limner: RunningLimner) -> None:
     for _ in range(MAX_CONCURRENT_EXPLAINS + 1):
         with connect(limner.url) as wire:
-            wire.send(b"POST /v1/explain HTTP/1.1\r\nhost: h\r\nauthorization: Bearer sk-client\r\n")
+            wire.send(b"POST /v1/explain HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk-client\r\n")
             wire.send(b"content-length: 9\r\n\r\n![a]")
     assert explain(limner, b"").status_code == 200
 

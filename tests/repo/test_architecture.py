@@ -58,7 +58,7 @@ MAY_USE = {
     **dict.fromkeys(("http", "urllib.request", "ftplib", "smtplib", "requests", "urllib3", "anyio"), ()),
     # Incoming connections.
     "starlette": ("api/*", "main", "demo/*"),
-    "starlette.datastructures": ("access/auth", "api/*"),
+    "starlette.datastructures": ("access/auth", "access/sites", "api/*"),
     "fastapi": ("api/*", "main", "server/*"),
     "uvicorn": ("server/*", "demo/*"),
 }

@@ -32,7 +32,7 @@ class ListeningClient:
         host, port = urlsplit(limner.url).netloc.split(":")
         data = orjson.dumps(body)
         extra_headers = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        head = f"POST /v1/images/generations HTTP/{version}\r\nHost: h\r\n{extra_headers}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"POST /v1/images/generations HTTP/{version}\r\nHost: localhost\r\n{extra_headers}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         self._socket = socket.create_connection((host, int(port)), timeout=10)
         self._socket.sendall(head.encode() + data)
         self.received = b""
