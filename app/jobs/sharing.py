@@ -66,10 +66,12 @@ class JobSharing:
         outcome = await load_outcome(data, self.store, job.spool)
         if outcome.error is None:
             return outcome.result
-        if outcome.can_retry_free and await self.job_table.take_over(job):
+        if outcome.can_retry_free:
+            # Before the job is taken over: from then on no disconnect of a client may end the redelivery.
             job.paid_replies += outcome.paid_replies
-            job.is_remote = False
-            return None
+            if await self.job_table.take_over(job):
+                job.is_remote = False
+                return None
         raise outcome.error
 
     async def load_remote(self, job_id: str, caller: str, spool: Spool) -> "JobOutcome | None":
@@ -127,9 +129,10 @@ class JobSharing:
         """Publish a finished job, then drop or retain it. Repeated when a reader that came meanwhile has left."""
         is_published = False
         async with job.publish_lock:
+            is_own = self.job_table.owns(job)
             try:
                 if job.is_unread:
-                    publish = self._publish_result if self.job_table.owns(job) else self.job_table.unsubscribe
+                    publish = self._publish_result if is_own else self.job_table.unsubscribe
                     is_published = await publish(job)
             except BaseException:  # reason: tidied up, and raised again
                 self.job_table.untrack(job.id)
@@ -137,6 +140,9 @@ class JobSharing:
             finally:
                 if job.is_unread:
                     (self.registry.drop if is_published else self.registry.retain_or_drop)(job)
+                elif is_own:
+                    # A retry has started the job once more meanwhile.
+                    self.job_table.track(job)
 
     async def _publish_result(self, job: Job) -> bool:
         """Return False if this replica has to keep the job."""
@@ -148,6 +154,9 @@ class JobSharing:
         is_wanted = is_here and job.should_retain
         if not is_wanted and (answer := await self.job_table.abandon(job.id, job.key)) != "awaited":
             return answer != ""
+        if not job.is_unread:
+            # A retry has started the job once more meanwhile, so there is no outcome yet.
+            return False
         if not is_here:
             # The registry did not keep it for as long as Redis was down.
             self.job_table.untrack(job.id)

@@ -6,7 +6,7 @@ Prompts are never written there, only digests of requests. The rules are in job_
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -349,10 +349,21 @@ class JobTable(Generic[J]):
             for name in ("suspect_after", "dead_after", "reader_lease", "delivery_lease")
         }
         document = orjson.dumps({**args, **timings, "prefix": _PREFIX, "owner": self._owner})
-        reply: list[bytes] | None = await self._state.run_script(
-            "job_table.lua", slots, [command, document, outcome], required=required
-        )
-        return reply
+        work = self._state.run_script("job_table.lua", slots, [command, document, outcome], required=required)
+        return await _to_its_end(work)
+
+
+async def _to_its_end(command: Coroutine[Any, Any, list[bytes] | None]) -> list[bytes] | None:
+    """Return what a command brings. A cancelled caller waits for it, too.
+
+    A command that was given up may still reach Redis, after the commands that follow it, and undo what these have done.
+    """
+    task = asyncio.ensure_future(command)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
 
 
 def _reply(reply: list[bytes] | None) -> ScriptReply:

@@ -710,3 +710,32 @@ def test_a_replica_that_may_not_go_on_alone_submits_nothing_new() -> None:
         await replica.state.close()
 
     asyncio.run(scene())
+
+
+def test_a_command_that_was_sent_is_waited_for_by_a_caller_that_is_cancelled() -> None:
+    """Otherwise it could reach Redis after the commands that follow, and undo what they have done."""
+
+    async def scene() -> list[str]:
+        answered, events = asyncio.Event(), list[str]()
+
+        class SlowState(SharedState):
+            async def run_script(self, *_: Any, **__: Any) -> Any:
+                events.append("sent")
+                await answered.wait()
+                events.append("answered")
+                return [b"ok"]
+
+        table: JobTable[Job] = JobTable(SlowState("memory:", fail_closed=False), ttl=600, key_ttl=86_400)
+        caller = asyncio.create_task(table.abandon("req_1", ME))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        events.append("cancelled" if caller.done() else "still there")
+        answered.set()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        return events
+
+    assert asyncio.run(scene()) == ["sent", "still there", "answered"]

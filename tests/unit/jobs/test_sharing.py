@@ -1,7 +1,7 @@
 """Which outcomes stay with a replica and which are published. tests/e2e/test_replicas.py does it over real sockets."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -40,6 +40,7 @@ class FakeTable:
         pauses: Heartbeats until the loop is cancelled.
         tracked: The jobs of this replica; `owned` are the ids of those that it still gives heartbeats for.
         calls: What was published, in order.
+        meanwhile: Called while Redis works on a command.
     """
 
     awaited: bool = False
@@ -51,6 +52,7 @@ class FakeTable:
     tracked: list[Job] = field(default_factory=list)
     owned: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], object] = lambda: None
 
     def owns(self, job: Job) -> bool:
         return job.id in self.owned
@@ -60,11 +62,15 @@ class FakeTable:
         if self.taken_over:
             raise ServiceUnavailable("taken over")
 
+    def track(self, job: Job) -> None:
+        self.owned.add(job.id)
+
     def untrack(self, job_id: str) -> None:
         self.owned.discard(job_id)
 
     async def abandon(self, job_id: str, key: JobKey) -> str:
         self.calls.append("abandoned")
+        self.meanwhile()
         if self.down:
             return ""
         if self.awaited:
@@ -88,6 +94,7 @@ class FakeTable:
 
     async def unsubscribe(self, job: Job) -> bool:
         self.calls.append("unsubscribed")
+        self.meanwhile()
         return not self.down
 
     async def wait_for_result(self, job: Job) -> bytes | None:
@@ -95,6 +102,7 @@ class FakeTable:
 
     async def take_over(self, job: Job) -> bool:
         self.calls.append("took over")
+        self.meanwhile()
         return not self.taken_over
 
     async def lookup(self, job_id: str, caller: str) -> ScriptReply:
@@ -517,4 +525,36 @@ def test_an_outcome_is_loaded_by_the_id_of_its_job() -> None:
             await scene.sharing.load_remote("", "me", Spool())
 
     finished = outcome_of()
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(("own", "awaited"), [(True, False), (True, True), (False, False)], ids=["no other replica waits for it", "another replica waits for it", "another replica's"])  # fmt: skip
+def test_a_job_that_a_retry_starts_once_more_while_it_is_handed_over_keeps_its_owner(own: bool, awaited: bool) -> None:
+    async def play() -> None:
+        scene = Scene(FakeTable(awaited=awaited))
+        job = scene.start(error=ModerationBlocked("no"), own=own)
+        scene.table.meanwhile = lambda: job.restart(REQUEST, Spool(), JobRun(readers=1))
+        assert await scene.finish(job, delivered=True)
+        assert scene.table.calls == ["abandoned" if own else "unsubscribed"]
+        assert scene.table.owns(job) is own
+        scene.registry.close()
+
+    asyncio.run(play())
+
+
+def test_no_disconnect_calls_off_a_redelivery_that_is_being_taken_over() -> None:
+    async def play() -> None:
+        scene = Scene(FakeTable())
+        lost = scene.start(error=ImageUnavailable("404"), own=False)
+        await lost.run.wait_done()
+        lost.paid_replies.append(read_reply(REPLY))
+        lost.is_remote = False
+        scene.table.outcome = await dump_outcome(lost, scene.store)
+        job = Job("req_2", ME, REQUEST, Spool(), JobRun(readers=1), is_remote=True)
+        may_have_cost: list[bool] = []
+        scene.table.meanwhile = lambda: may_have_cost.append(job.may_have_cost)
+        assert await scene.sharing.await_remote(job) is None
+        assert may_have_cost == [True]
+        scene.registry.close()
+
     asyncio.run(play())
