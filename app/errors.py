@@ -11,7 +11,6 @@
     ├── MethodNotAllowed              405  invalid_request_error
     ├── RequestTimeout                408  invalid_request_error    request_timeout
     ├── RequestTooLarge               413  invalid_request_error    request_too_large
-    │   └── SpoolFull                 413  … spool_full             not 507: SDKs would retry that, fail again, and pay
     ├── IdempotencyKeyReused          422  invalid_request_error    idempotency_key_reused
     ├── RateLimited                   429  requests                 rate_limit_exceeded
     ├── UpstreamError                 500  server_error             upstream_error
@@ -22,6 +21,7 @@
     ├── JobLost                       500  server_error             question_lost  its replica died, it may be paid for
     ├── ImageUnavailable              500  image_generation_server_error  image_download_failed
     └── ServiceUnavailable            503  server_error             server_is_overloaded
+        └── SpoolFull                 503  … spool_full             the disk is full; an image already paid for is kept
 
 `message` is public and must never contain a secret, prompt, stack trace or internal address. `detail` goes to the log
 only. No error has the status 502 or 504, because CDNs replace the bodies of such responses.
@@ -36,6 +36,8 @@ _JOB_LOST = (
     "The server that worked on this question has died, perhaps after the image was paid for. "
     "Asked again, it is paid for again."
 )
+
+_SPOOL_FULL = "The server has no room left for this image. Please try again later."
 
 _KEY_REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
 
@@ -156,10 +158,6 @@ class RequestTooLarge(ApiError):
     code = "request_too_large"
 
 
-class SpoolFull(RequestTooLarge):
-    code = "spool_full"
-
-
 class IdempotencyKeyReused(ApiError):
     status = 422
     type = "invalid_request_error"
@@ -223,3 +221,12 @@ class ServiceUnavailable(ApiError):
     status = 503
     code = "server_is_overloaded"
     should_retry = None
+
+
+class SpoolFull(ServiceUnavailable):
+    """An invitation to retry: before the upstream is asked nothing is lost, and afterwards the result is kept."""
+
+    code = "spool_full"
+
+    def __init__(self, message: str = _SPOOL_FULL, **more: Any) -> None:
+        super().__init__(message, headers={"retry-after": "5"} | dict(more.pop("headers", None) or {}), **more)

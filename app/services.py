@@ -1,14 +1,17 @@
 """Every long-lived object of the server: built from the settings, opened and closed in order."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from app import __version__
 from app.access.auth import Authenticator
+from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit, free_bytes
 from app.access.concurrency import FairSemaphore
 from app.access.keys import KeyFile
 from app.access.limits import KeyLimits
@@ -84,6 +87,7 @@ class Services:
             policy=pipeline_policy(settings),
             registry=registry,
             sharing=JobSharing(registry, table, store),
+            capacity=build_capacity(settings),
         )
         authenticator = build_authenticator(settings, key_file)
         return cls(
@@ -178,6 +182,18 @@ def build_backends(settings: Settings, transport: Transport, store: ImageStore, 
     )
     pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob)
     return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs, settings.public_url)
+
+
+def build_capacity(settings: Settings) -> Capacity:
+    """Return what refuses work for which this machine has no room."""
+    folder = Path(tempfile.gettempdir()) if settings.spool_dir is None else settings.spool_dir
+    return Capacity(
+        free_bytes=partial(free_bytes, folder),
+        open_descriptors=count_open_descriptors,
+        descriptor_limit=descriptor_limit,
+        max_uploads=settings.max_upload_bytes,
+        max_image_bytes=settings.max_image_bytes,
+    )
 
 
 def build_registry(settings: Settings) -> JobRegistry:

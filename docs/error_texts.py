@@ -189,8 +189,8 @@ ERROR_TEXTS = (
     ErrorText(
         "spool_full",
         (SpoolFull,),
-        "The server has no room for large images.",
-        "Operator: give `LIMNER_SPOOL_DIR` more room.",
+        "The server has no room for images. An image that was paid for is kept.",
+        "Send the same request again later. Operator: give `LIMNER_SPOOL_DIR` more room.",
     ),
     ErrorText(
         "idempotency_key_reused",

@@ -44,8 +44,8 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "jobs": ("answer_ttl", "idempotency_ttl", "max_answers", "max_answers_bytes"),
     "server": ("host", "port", "workers", "shutdown_grace", "page", "status_key"),
     "limits": (
-        *("max_concurrency", "max_queue", "max_request_bytes", "max_image_bytes", "client_header_timeout"),
-        *("client_body_timeout", "spool_dir"),
+        *("max_concurrency", "max_queue", "max_request_bytes", "max_image_bytes", "max_upload_bytes"),
+        *("client_header_timeout", "client_body_timeout", "spool_dir"),
     ),
     "shared": ("shared_state", "state_down"),
     "observability": ("log_level", "log_format", "log_prompts", "ledger", "metrics", "traces"),

@@ -10,6 +10,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from app.access.capacity import Upload
 from app.api.content_encoding import decompress_body, rewrite_as_utf8
 from app.config.settings import Settings
 from app.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UserError
@@ -30,17 +31,27 @@ MAX_PARTS = 256
 _MALFORMED = "We could not parse the multipart body of your request."
 
 
-async def read_image_request(operation: Operation, http: Request, spool: Spool, settings: Settings) -> ImagesRequest:
+#: Bytes of a body that have to arrive within the time limit: 1 KiB/s with the default of 60 s. A client that sends
+#: a byte now and then would otherwise hold its connection, its blobs and its share of the uploads for ever.
+MIN_PROGRESS = 64 * 1024
+
+
+async def read_image_request(
+    operation: Operation, http: Request, spool: Spool, settings: Settings, upload: Upload
+) -> ImagesRequest:
     """Read a request body, JSON or a multipart form. Images go into blobs of the spool while they arrive.
+
+    `upload` counts the bytes as they arrive, compressed as they are.
 
     Raises:
         InvalidRequest: The body is neither JSON nor a form, or a parameter is wrong.
         RequestTooLarge: The body, an image or the text is larger than the limits of the settings.
-        RequestTimeout: The client has stopped sending.
+        RequestTimeout: The client has stopped sending, or sends too slowly.
+        RateLimited, ServiceUnavailable: Too many bytes of requests are being received.
     """
     content_type = http.headers.get("content-type", "application/json")
     max_bytes, max_image = settings.max_request_bytes, settings.max_image_bytes
-    body = limited_body(http, max_bytes, settings.client_body_timeout)
+    body = limited_body(http, max_bytes, settings.client_body_timeout, upload.add)
     body = decompress_body(body, http.headers.get("content-encoding", ""), max_bytes)
     spooler = InlineImageSpooler(spool.new_blob)
     match content_type.partition(";")[0].strip().lower():
@@ -56,32 +67,50 @@ async def read_image_request(operation: Operation, http: Request, spool: Spool, 
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
 
 
-async def limited_body(http: Request, max_bytes: int, timeout: float) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives.
+def announced_bytes(http: Request, max_bytes: int) -> int:
+    """Return the length of the body as the head announces it, 0 if it does not.
 
     Raises:
-        RequestTooLarge: It is announced with, or has, more than `max_bytes`.
-        RequestTimeout: No byte has come for `timeout` seconds.
+        RequestTooLarge: It is more than `max_bytes`.
     """
     announced = http.headers.get("content-length", "")
     # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
-    if len(announced) > 18 or (announced.isdecimal() and int(announced) > max_bytes):
+    length = int(announced[:19]) if announced.isdecimal() else 0
+    if length > max_bytes:
         raise _too_large(max_bytes)
-    received = 0
+    return length
+
+
+async def limited_body(
+    http: Request, max_bytes: int, timeout: float, count: Callable[[int], None] = lambda _: None
+) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives. `count` is called with the bytes of each chunk; what it raises ends the body.
+
+    Raises:
+        RequestTooLarge: It is announced with, or has, more than `max_bytes`.
+        RequestTimeout: Within `timeout` seconds less than `MIN_PROGRESS` bytes have come.
+    """
+    announced_bytes(http, max_bytes)
+    loop = asyncio.get_running_loop()
     chunks = aiter(http.stream())
-    while (chunk := await _next_chunk(chunks, timeout)) is not None:
+    received, progress, deadline = 0, 0, loop.time() + timeout
+    while (chunk := await _next_chunk(chunks, deadline, timeout)) is not None:
+        count(len(chunk))
         received += len(chunk)
         if received > max_bytes:
             raise _too_large(max_bytes)
+        progress += len(chunk)
+        if progress >= MIN_PROGRESS:
+            progress, deadline = 0, loop.time() + timeout
         yield chunk
 
 
-async def _next_chunk(chunks: AsyncIterator[bytes], timeout: float) -> bytes | None:
+async def _next_chunk(chunks: AsyncIterator[bytes], deadline: float, timeout: float) -> bytes | None:
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout_at(deadline):
             return await anext(chunks, None)
     except TimeoutError:
-        message = f"The body of the request did not come: no byte within {timeout:g} s."
+        message = f"The body of the request came too slowly: less than {MIN_PROGRESS} bytes within {timeout:g} s."
         raise RequestTimeout(message, headers={"connection": "close"}) from None
 
 

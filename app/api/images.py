@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.access.auth import Authenticator
-from app.api.body import read_image_request
+from app.api.body import announced_bytes, read_image_request
 from app.api.context import context_of
 from app.api.delivery import KeepAlive, accepted_response, deliver
 from app.api.openapi import image_endpoint, result_endpoint
@@ -51,8 +51,9 @@ class ImageEndpoints:
         context.usage = usage = self.recorder.start(context.id, caller, operation, http.headers.get("traceparent"))
         spool = Spool(self.settings.spool_dir)
         try:
-            with usage.trace.step("read"):
-                request = await read_image_request(operation, http, spool, self.settings)
+            announced = announced_bytes(http, self.settings.max_request_bytes)
+            with usage.trace.step("read"), self.service.capacity.upload(caller.id, announced) as upload:
+                request = await read_image_request(operation, http, spool, self.settings, upload)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)

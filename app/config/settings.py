@@ -160,6 +160,10 @@ class Settings(BaseSettings):
     fetch_timeout: Seconds = Field(120, description="Seconds for one image download, retries included.")
     max_image_bytes: ByteCount = Field(ByteSize(64 * 2**20), description="Bytes of one image, in or out.")
     max_request_bytes: ByteCount = Field(ByteSize(256 * 2**20), description="Bytes of one request body.")
+    max_upload_bytes: ByteCount = Field(
+        ByteSize(4 * 2**30),
+        description="Bytes of request bodies that are received at once, per process; half of it for each caller.",
+    )
     max_concurrency: PositiveInt = Field(256, description="Requests in flight at once, per process.")
     max_queue: int = Field(
         256, ge=0, le=1_000_000, description="Requests waiting for a slot, per process; one more gets a 429."
@@ -169,8 +173,8 @@ class Settings(BaseSettings):
     )
     client_body_timeout: Seconds = Field(
         60,
-        description="Seconds without progress after which the connection of a client is cut that sends a body or takes "
-        "a response.",
+        description="Seconds after which the connection of a client is cut that takes nothing of a response, or has "
+        "sent less than the next 64 KiB of a body.",
     )
     keepalive_after: float = Field(
         240,
@@ -371,8 +375,18 @@ def memory_store_with_workers(settings: Settings) -> str | None:
     )
 
 
+def uploads_below_a_request(settings: Settings) -> str | None:
+    """Refuse a limit of all uploads that the largest request alone would exceed."""
+    if settings.max_upload_bytes >= 2 * settings.max_request_bytes:
+        return None
+    return (
+        f"LIMNER_MAX_UPLOAD_BYTES: {settings.max_upload_bytes} is less than twice LIMNER_MAX_REQUEST_BYTES "
+        f"({settings.max_request_bytes}): a caller may use half of it, and could not send the largest request"
+    )
+
+
 #: Each returns the line for an operator if values that are valid by themselves contradict each other.
-CROSS_FIELD_RULES = (single_and_list, unprotected_bind, memory_store_with_workers)
+CROSS_FIELD_RULES = (single_and_list, unprotected_bind, memory_store_with_workers, uploads_below_a_request)
 
 
 def _variables() -> dict[str, str | None]:

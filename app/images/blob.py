@@ -18,6 +18,9 @@ from app.observability.metrics import SPOOL_BYTES
 #: Bytes that one blob may hold in memory. Most input images of a chat are smaller, a photo is larger.
 MAX_IN_MEMORY = 256 * 1024
 
+#: A full disk, a used up quota, and no descriptor left for this process or for the machine.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+
 
 class Blob:
     """Bytes that are appended, and can be read by several readers at once.
@@ -40,7 +43,7 @@ class Blob:
         """Append `data`.
 
         Raises:
-            SpoolFull: The disk or its quota is full.
+            SpoolFull: The disk or its quota is full, or no descriptor is free for the file.
         """
         self.size += len(data)
         self.checksum = zlib.crc32(data, self.checksum)
@@ -52,9 +55,9 @@ class Blob:
         try:
             _write_all(self._open_file(), data)
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno not in _NO_ROOM:
                 raise
-            raise SpoolFull("The server has no room left for this image.", detail="LIMNER_SPOOL_DIR is full") from None
+            raise SpoolFull(detail=f"LIMNER_SPOOL_DIR: {error.strerror}") from None
 
     def _open_file(self) -> int:
         """Return the descriptor of the file, which is created with the bytes held in memory first."""

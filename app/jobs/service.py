@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from app.access.auth import Caller
+from app.access.capacity import Capacity
 from app.access.concurrency import FairSemaphore
 from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import ServiceUnavailable
@@ -17,6 +18,10 @@ from app.jobs.registry import JobRegistry, job_key
 from app.jobs.sharing import JobSharing
 from app.jobs.usage_record import UsageRecord
 from app.protocol.image_request import ImagesRequest
+from app.protocol.sizes import Size
+
+#: What models generate if no size is requested, or one a little smaller.
+_USUAL_SIZE = Size(1536, 1024)
 
 _SHUTTING_DOWN = "The server is shutting down. Please try again."
 
@@ -83,6 +88,7 @@ class ImageService:
     policy: PipelinePolicy
     registry: JobRegistry
     sharing: JobSharing
+    capacity: Capacity
     is_draining: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -211,7 +217,7 @@ class ImageService:
             async with (
                 self.limits.slot(caller, request.n),
                 self.semaphore.acquire(caller.id, request.n),
-                aclosing(Pipeline(request, io, self.policy).run()) as items,
+                aclosing(self._run_pipeline(request, io)) as items,
             ):
                 run.telemetry.queue_seconds = queued.stop()
                 try:
@@ -222,6 +228,14 @@ class ImageService:
                         raise
                     run.interrupt()
                     raise ServiceUnavailable(_INTERRUPTED, headers={"x-should-retry": "false"}) from None
+
+    async def _run_pipeline(self, request: ImagesRequest, io: JobIO) -> AsyncGenerator[Item, None]:
+        """Run the pipeline with room for its images, which is reserved before anything is paid for."""
+        size = _USUAL_SIZE if request.size is None else request.size.upstream_size
+        with self.capacity.reserve(request.n, size.width * size.height):
+            async with aclosing(Pipeline(request, io, self.policy).run()) as items:
+                async for item in items:
+                    yield item
 
     async def result(self, job_id: str, caller: Caller, spool: Spool) -> JobReader | None:
         """Return a reader of a finished job, None while it is in progress. May be called as often as wanted.

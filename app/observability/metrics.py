@@ -95,6 +95,7 @@ BYTES_IN, BYTES_OUT = _bytes.labels("in"), _bytes.labels("out")
 _errors = _counter("limner_part_errors", "Failures of the image store, the shared state and the ledger.", "part")
 STORE_ERRORS, STATE_ERRORS, LEDGER_ERRORS = (_errors.labels(part) for part in ("store", "state", "ledger"))
 
+CONNECTIONS_REFUSED = _counter("limner_refused_connections", "Connections beyond the limit, which got a 503.")
 WORKER_DEATHS = _counter("limner_worker_deaths", "Workers that ended while the server was not shutting down.")
 
 _step_seconds = Histogram(

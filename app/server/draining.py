@@ -17,6 +17,7 @@ from app.config.settings import Settings
 from app.main import create_app, services_of
 from app.observability.logging import configure_logging, log
 from app.observability.metrics import WORKER_DEATHS
+from app.server.descriptors import raise_descriptor_limit
 from app.server.http_protocol import protocol_class
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, settings: Settings, app: FastAPI | None = None) -> None:
         """Serve `app`, which `create_app` has made; None makes one from the settings."""
+        # Half of the descriptors are for connections of clients, the rest for upstreams and for images.
+        max_connections = raise_descriptor_limit() // 2
         app = create_app(settings) if app is None else app
         self._services = services_of(app)
         self._grace = settings.shutdown_grace
@@ -52,7 +55,7 @@ class DrainingServer(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http=protocol_class(settings.client_header_timeout, settings.client_body_timeout),
+                http=protocol_class(settings.client_header_timeout, settings.client_body_timeout, max_connections),
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits on the time for a request head, the size of a head, and stalled writes.
+"""uvicorn's HTTP protocol with limits on connections, the time for a request head, its size, and stalled writes.
 
 Without these limits uvicorn waits forever for a head, for a stalled body and for a client that does not read, and its
 parser buffers a head of any size. Stalled bodies are ended by the application (`app/api/body.py`), the rest here.
@@ -12,8 +12,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app.errors import ApiError, InvalidRequest, RequestTimeout, RequestTooLarge
+from app.errors import ApiError, InvalidRequest, RequestTimeout, RequestTooLarge, ServiceUnavailable
 from app.observability.logging import log
+from app.observability.metrics import CONNECTIONS_REFUSED
 
 #: Bytes of a request head, of trailers, or of a chunk's size line. Node allows 16 KiB, nginx 32 KiB.
 MAX_HEAD_BYTES = 64 * 1024
@@ -24,6 +25,8 @@ _LINGER_SECONDS = 2.0
 #: Names, addresses and ports. Underscores too, because services of a compose file are named with them.
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
+_TOO_MANY_CONNECTIONS = "The server has too many open connections. Please try again later."
+
 _NOT_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
 
 
@@ -33,10 +36,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     Attributes:
         header_timeout: Seconds for a complete request head, and for an idle connection.
         write_timeout: Seconds for the client to read what has been written, once more than the write buffer is unread.
+        max_connections: How many connections there may be; one more gets a 503 and is closed.
     """
 
     header_timeout: float
     write_timeout: float
+    max_connections: int
 
     _header_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -56,6 +61,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.timeout_keep_alive = self.header_timeout  # type: ignore[assignment]  # only loop.call_later gets it
         self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
+        if len(self.connections) > self.max_connections:
+            CONNECTIONS_REFUSED.inc()
+            self._reject(ServiceUnavailable(_TOO_MANY_CONNECTIONS, headers={"retry-after": "5"}))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_header_timer()
@@ -213,7 +221,9 @@ def _head_too_large() -> RequestTooLarge:
     return RequestTooLarge(f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
 
 
-def protocol_class(header_timeout: float, write_timeout: float) -> type[LimitedHttpProtocol]:
+def protocol_class(
+    header_timeout: float, write_timeout: float, max_connections: int = 2**17
+) -> type[LimitedHttpProtocol]:
     """Return the class of which uvicorn creates one object per connection. Both timeouts are in seconds."""
-    timeouts = {"header_timeout": header_timeout, "write_timeout": write_timeout}
-    return type("LimitedHttpProtocol", (LimitedHttpProtocol,), timeouts)
+    limits = {"header_timeout": header_timeout, "write_timeout": write_timeout, "max_connections": max_connections}
+    return type("LimitedHttpProtocol", (LimitedHttpProtocol,), limits)

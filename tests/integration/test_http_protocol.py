@@ -126,6 +126,20 @@ def test_the_header_timeout_starts_again_for_each_request(url: str) -> None:
         assert wire.read_response().status == 408
 
 
+def test_a_connection_too_many_gets_an_error_at_once(app: App) -> None:
+    with serve(app, http=protocol_class(LONG, LONG, max_connections=2)) as url, connect(url), connect(url) as second:
+        with connect(url) as third:
+            reply = third.read_response()
+            assert (reply.status, error_code(reply)) == (503, "server_is_overloaded")
+            assert (reply.headers["retry-after"], third.read_to_end()) == ("5", b"")
+        second.send(build_request("GET /"))
+        assert second.read_response().status == 200
+
+
+def error_code(reply: RawResponse) -> str:
+    return str(reply.json()["error"]["code"])
+
+
 def test_a_body_that_continues_after_the_response_gets_no_second_response(url: str) -> None:
     reply, rest = exchange(url, build_request("POST /early", "transfer-encoding: chunked"), b"1\r\nx\r\n")
     assert (reply.status, rest) == (200, b"")

@@ -451,3 +451,19 @@ def test_a_bug_while_a_response_is_built_releases_the_job(demo: RunningDemo, mon
         response = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, trust_env=False)
         (job,) = limner.service.registry._by_id.values()
         assert (response.status_code, job.readers, job.delivered) == (500, 0, False)
+
+
+def test_nothing_is_paid_for_that_the_disk_has_no_room_for(demo: RunningDemo) -> None:
+    """The same request is answered as soon as there is room again."""
+    with limner_with_model(demo, "data-url") as limner:
+        capacity = limner.service.capacity
+        free, capacity.free_bytes = capacity.free_bytes, lambda: 1_000_000
+        head, _, body = ListeningClient(limner, GENERATION).read_until(b"}}").partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 5" in head.lower()
+        assert b"x-should-retry" not in head.lower()
+        assert orjson.loads(body)["error"]["code"] == "server_is_overloaded"
+        assert demo.state.calls == 0
+        capacity.free_bytes = free
+        assert ListeningClient(limner, GENERATION).read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert demo.state.calls == 1

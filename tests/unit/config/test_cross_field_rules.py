@@ -35,6 +35,8 @@ CASES = [
     Case("several workers, and images on disk", SINGLE | {"workers": 2, "image_store": "disk:///tmp/x"}),
     Case("several workers, and images in the memory of one", SINGLE | {"workers": 2, "image_store": "memory:"}, "LIMNER_IMAGE_STORE: memory: is visible to one process only, and LIMNER_WORKERS=2"),
     Case("one worker, and images in its memory", SINGLE | {"image_store": "memory:"}),
+    Case("uploads of two of the largest requests", SINGLE | {"max_upload_bytes": "10MiB", "max_request_bytes": "5MiB"}),
+    Case("uploads of less than two of the largest requests", SINGLE | {"max_upload_bytes": "9MiB", "max_request_bytes": "5MiB"}, "LIMNER_MAX_UPLOAD_BYTES: 9437184 is less than twice LIMNER_MAX_REQUEST_BYTES"),
 ]  # fmt: skip
 
 

@@ -185,17 +185,19 @@ FULL = [
     DiskError("a disk without space", errno.ENOSPC, 0),
     DiskError("a disk that fills up within a write", errno.ENOSPC, 5),
     DiskError("a quota that is used up", errno.EDQUOT, 0),
+    DiskError("a process with too many descriptors", errno.EMFILE, 0),
+    DiskError("a machine with too many descriptors", errno.ENFILE, 0),
 ]
 
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: error.name)
-def test_a_full_disk_is_an_error_that_clients_do_not_retry(
+def test_a_full_disk_is_an_error_that_clients_retry(
     error: DiskError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "write", full_disk(error.number, error.after))
     with Blob(tmp_path, in_memory=2) as blob, pytest.raises(SpoolFull) as caught:
         blob.write(b"0123456789")
-    assert (caught.value.status, caught.value.headers["x-should-retry"]) == (413, "false")
+    assert (caught.value.status, caught.value.headers) == (503, {"retry-after": "5"})
     assert caught.value.detail is not None
     assert str(tmp_path) not in caught.value.message
     assert caught.value.__cause__ is None

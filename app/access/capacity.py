@@ -1,0 +1,173 @@
+"""Refuse work for which this machine has no room: disk for images, descriptors, bytes of uploads.
+
+An image that was paid for and finds the disk full can be delivered only to a client that repeats its request. So room
+for the images of a request is reserved before the upstream is asked: a request without room gets a free 503.
+"""
+
+import os
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.errors import RateLimited, ServiceUnavailable
+
+#: Seconds after which a client that was refused for lack of room may try again.
+_RETRY_AFTER = 5
+
+#: Seconds for which a count of open descriptors is good enough: counting 20,000 of them takes 5 ms. What was granted
+#: since is added to it. A count that says that there are too many is repeated sooner, before a request is refused.
+_COUNT_EVERY, _COUNT_WHEN_FULL = 1.0, 0.05
+
+#: Descriptors that one image needs at most: two connections to the upstream, one blob, and one for its converted form.
+_PER_IMAGE = 4
+
+#: Descriptors that are always left: log files, Redis, the image store, decoding.
+_SPARE_DESCRIPTORS = 32
+
+#: Of the descriptors that a process may open, the part that stays free for the images of requests under way.
+_SPARE_SHARE = 16
+
+_NO_DISK = "The server has no room left for images. Please try again later."
+_NO_DESCRIPTORS = "The server has too many open connections and files. Please try again later."
+_NO_UPLOADS = "The server receives too many large requests at once. Please try again later."
+_CALLERS_UPLOADS = "Too many bytes of your requests are being received at once. Send fewer large requests at a time."
+
+
+@dataclass(slots=True)
+class Capacity:
+    """What requests under way have been promised. One object for each process.
+
+    Attributes:
+        free_bytes: Returns the bytes that are free in the spool folder.
+        open_descriptors: Returns how many descriptors this process has open.
+        descriptor_limit: Returns how many it may have open.
+        max_image_bytes: The largest image that is accepted.
+        max_uploads: Bytes of request bodies that may be under way at once; half of it for each caller.
+        clock: Returns seconds that never go back.
+    """
+
+    free_bytes: Callable[[], int]
+    open_descriptors: Callable[[], int]
+    descriptor_limit: Callable[[], int]
+    max_image_bytes: int
+    max_uploads: int
+    clock: Callable[[], float] = time.monotonic
+    _reserved: int = 0
+    _uploads: Counter[str] = field(default_factory=Counter)
+    _opened: int = 0
+    _limit: int = 0
+    _counted_at: float | None = None
+
+    @contextmanager
+    def reserve(self, images: int, pixels: int) -> Iterator[None]:
+        """Hold room for `images` images of `pixels` each, until the request has ended.
+
+        An image needs 4 bytes a pixel at most: formats that compress nothing of RGBA are hardly larger.
+
+        The bytes are counted twice once they are written, as reserved and as used: a small disk refuses a little early.
+
+        Raises:
+            ServiceUnavailable: There is too little room on the disk, or too few descriptors are free.
+        """
+        self._check_descriptors(images * _PER_IMAGE)
+        size = images * min(self.max_image_bytes, 4 * pixels)
+        self._check_disk(size)
+        self._reserved += size
+        try:
+            yield
+        finally:
+            self._reserved -= size
+
+    @contextmanager
+    def upload(self, caller: str, announced: int) -> Iterator["Upload"]:
+        """Count a request body of `announced` bytes (0 if unknown) as under way.
+
+        Raises:
+            RateLimited: The caller has too many bytes under way.
+            ServiceUnavailable: All callers together have, or there is no room for the body.
+        """
+        self._check_descriptors(0)
+        self._check_disk(announced)
+        upload = Upload(self, caller)
+        try:
+            upload.grow_to(announced)
+            yield upload
+        finally:
+            self._uploads[caller] -= upload.counted
+            # Counters keep names with a count of 0, and there may be many callers.
+            self._uploads += Counter()
+
+    def _check_disk(self, size: int) -> None:
+        if size and self.free_bytes() < self._reserved + size:
+            raise _unavailable(_NO_DISK, "LIMNER_SPOOL_DIR has too little room")
+
+    def _check_descriptors(self, needed: int) -> None:
+        self._count_descriptors(_COUNT_EVERY)
+        if self._opened + needed > self._limit:
+            self._count_descriptors(_COUNT_WHEN_FULL)
+        if self._opened + needed > self._limit:
+            raise _unavailable(_NO_DESCRIPTORS, f"{self._opened} descriptors are open")
+        self._opened += needed
+
+    def _count_descriptors(self, max_age: float) -> None:
+        now = self.clock()
+        if self._counted_at is None or now - self._counted_at >= max_age:
+            limit = self.descriptor_limit()
+            self._limit = limit - max(_SPARE_DESCRIPTORS, limit // _SPARE_SHARE)
+            self._opened, self._counted_at = self.open_descriptors(), now
+
+
+@dataclass(slots=True)
+class Upload:
+    """One request body under way. `counted` is the larger of the announced and the received bytes."""
+
+    capacity: Capacity
+    caller: str
+    counted: int = 0
+    received: int = 0
+
+    def add(self, size: int) -> None:
+        """Note that `size` more bytes have arrived. Raises as `Capacity.upload`."""
+        self.received += size
+        self.grow_to(self.received)
+
+    def grow_to(self, size: int) -> None:
+        """Count `size` bytes, if these are more than before. Raises as `Capacity.upload`."""
+        more = size - self.counted
+        if more <= 0:
+            return
+        uploads, most = self.capacity._uploads, self.capacity.max_uploads
+        if uploads[self.caller] + more > most // 2:
+            raise RateLimited(_CALLERS_UPLOADS, retry_after=_RETRY_AFTER)
+        if uploads.total() + more > most:
+            raise _unavailable(_NO_UPLOADS, f"more than LIMNER_MAX_UPLOAD_BYTES ({most}) are being received")
+        uploads[self.caller] += more
+        self.counted = size
+
+
+def count_open_descriptors() -> int:
+    """Return how many descriptors this process has open; a very large number if none is left to count them with."""
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return 2**62
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**62 if soft == resource.RLIM_INFINITY else soft
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that an unprivileged process may still write into a folder."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
+
+
+def _unavailable(message: str, detail: str) -> ServiceUnavailable:
+    return ServiceUnavailable(message, detail=detail, headers={"retry-after": f"{_RETRY_AFTER}"})

@@ -1,0 +1,198 @@
+"""Room for images, descriptors and bytes of uploads: refused before anything is paid for, given back at the end."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit, free_bytes
+from app.errors import ApiError, RateLimited, ServiceUnavailable
+
+MIB = 2**20
+
+
+class Machine:
+    """Figures of a machine, which a test changes."""
+
+    def __init__(self) -> None:
+        self.free = 100 * MIB
+        self.opened = 100
+        self.limit = 1024
+        self.counts = 0
+        self.now = 0.0
+
+    def count(self) -> int:
+        self.counts += 1
+        return self.opened
+
+    def capacity(self, max_uploads: int = 100, max_image_bytes: int = 64 * MIB) -> Capacity:
+        return Capacity(
+            free_bytes=lambda: self.free,
+            open_descriptors=self.count,
+            descriptor_limit=lambda: self.limit,
+            max_image_bytes=max_image_bytes,
+            max_uploads=max_uploads,
+            clock=lambda: self.now,
+        )
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def assert_invites_retry(error: ApiError, status: int) -> None:
+    assert error.status == status
+    assert error.headers["retry-after"] == "5"
+    assert "x-should-retry" not in error.headers
+    assert not error.may_have_cost
+
+
+def test_an_image_reserves_four_bytes_a_pixel(machine: Machine) -> None:
+    capacity = machine.capacity()
+    with capacity.reserve(4, 6 * MIB), pytest.raises(ServiceUnavailable) as caught, capacity.reserve(1, 1 + MIB):
+        raise AssertionError
+    assert_invites_retry(caught.value, 503)
+    assert caught.value.detail == "LIMNER_SPOOL_DIR has too little room"
+
+
+def test_no_image_reserves_more_than_the_largest_that_is_accepted(machine: Machine) -> None:
+    with machine.capacity(max_image_bytes=5 * MIB).reserve(20, 8 * MIB):
+        machine.free -= 1
+    with pytest.raises(ServiceUnavailable), machine.capacity(max_image_bytes=5 * MIB).reserve(20, 8 * MIB):
+        raise AssertionError
+
+
+def test_room_is_given_back_at_the_end(machine: Machine) -> None:
+    capacity = machine.capacity()
+    for _ in range(3):
+        with pytest.raises(KeyError), capacity.reserve(4, 6 * MIB):
+            raise KeyError
+    with capacity.reserve(4, 6 * MIB):
+        pass
+
+
+def test_an_upload_leaves_the_room_that_is_reserved(machine: Machine) -> None:
+    capacity = machine.capacity(max_uploads=1000 * MIB)
+    with capacity.reserve(4, 6 * MIB):
+        with capacity.upload("a", 4 * MIB):
+            pass
+        with pytest.raises(ServiceUnavailable), capacity.upload("a", 4 * MIB + 1):
+            raise AssertionError
+
+
+def test_a_body_of_unknown_length_is_accepted_on_a_full_disk(machine: Machine) -> None:
+    """Most of them are small and never touch the disk; a large one meets the full disk when it is written."""
+    machine.free = 0
+    with machine.capacity().upload("a", 0) as upload:
+        upload.add(10)
+
+
+@pytest.mark.parametrize(("opened", "fits"), [(952, True), (953, False)])
+def test_an_image_needs_descriptors(machine: Machine, opened: int, *, fits: bool) -> None:
+    """Of 1,024 descriptors a sixteenth stays free, and two images need eight."""
+    machine.opened = opened
+    capacity = machine.capacity()
+    if fits:
+        with capacity.reserve(2, 1):
+            return
+    with pytest.raises(ServiceUnavailable) as caught, capacity.reserve(2, 1):
+        raise AssertionError
+    assert_invites_retry(caught.value, 503)
+    assert caught.value.detail == "953 descriptors are open"
+
+
+def test_a_small_limit_leaves_32_descriptors(machine: Machine) -> None:
+    machine.limit, machine.opened = 136, 100
+    with machine.capacity().reserve(1, 1):
+        machine.opened += 1
+    with pytest.raises(ServiceUnavailable), machine.capacity().reserve(1, 1):
+        raise AssertionError
+
+
+def test_a_body_is_refused_when_too_many_descriptors_are_open(machine: Machine) -> None:
+    machine.opened = 961
+    with pytest.raises(ServiceUnavailable), machine.capacity().upload("a", 1):
+        raise AssertionError
+
+
+def test_descriptors_are_counted_once_a_second(machine: Machine) -> None:
+    capacity = machine.capacity()
+    for now in (0.0, 0.5, 0.99, 1.0, 1.5, 2.0):
+        machine.now = now
+        with capacity.reserve(1, 1):
+            pass
+    assert machine.counts == 3
+
+
+def test_what_was_granted_is_added_to_the_last_count(machine: Machine) -> None:
+    """215 images of four descriptors fill 960 after 100; then they are counted again, at most 20 times a second."""
+    capacity = machine.capacity()
+    for _ in range(215):
+        with capacity.reserve(1, 1):
+            pass
+    with pytest.raises(ServiceUnavailable), capacity.reserve(1, 1):
+        raise AssertionError
+    assert machine.counts == 1
+    machine.now = 0.05
+    with capacity.reserve(1, 1):
+        assert machine.counts == 2
+
+
+def test_a_caller_may_use_half_of_all_uploads(machine: Machine) -> None:
+    capacity = machine.capacity(max_uploads=100)
+    with capacity.upload("a", 30) as first, capacity.upload("a", 0) as second:
+        first.add(20)
+        second.add(15)
+        second.add(5)
+        with pytest.raises(RateLimited) as caught:
+            second.add(1)
+        assert_invites_retry(caught.value, 429)
+        with capacity.upload("b", 50), pytest.raises(ServiceUnavailable) as refused, capacity.upload("c", 1):
+            raise AssertionError
+        assert_invites_retry(refused.value, 503)
+        assert refused.value.detail == "more than LIMNER_MAX_UPLOAD_BYTES (100) are being received"
+    with capacity.upload("a", 50):
+        pass
+
+
+def test_a_body_longer_than_announced_is_counted_as_it_is(machine: Machine) -> None:
+    capacity = machine.capacity(max_uploads=100)
+    with capacity.upload("a", 10) as upload:
+        upload.add(10)
+        upload.add(40)
+        with pytest.raises(RateLimited):
+            upload.add(1)
+
+
+def test_callers_without_uploads_are_forgotten(machine: Machine) -> None:
+    capacity = machine.capacity()
+    for number in range(10):
+        with capacity.upload(str(number), 1):
+            pass
+    assert len(capacity._uploads) == 0
+
+
+def test_open_descriptors_are_counted(tmp_path: Path) -> None:
+    before = count_open_descriptors()
+    with (tmp_path / "a").open("w"), (tmp_path / "b").open("w"):
+        assert count_open_descriptors() == before + 2
+    assert before < descriptor_limit()
+
+
+def test_without_a_descriptor_to_count_with_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> list[str]:
+        raise OSError(errno.EMFILE, path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert count_open_descriptors() > 10**9
+
+
+def test_no_limit_of_descriptors_is_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (-1, -1))
+    assert descriptor_limit() > 10**9
+
+
+def test_free_bytes_are_those_of_the_disk(tmp_path: Path) -> None:
+    assert 0 < free_bytes(tmp_path) < 2**60

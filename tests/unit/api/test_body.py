@@ -1,0 +1,82 @@
+"""A body that stops or drips is cut off; one that is merely slow is not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.api.body import MIN_PROGRESS, announced_bytes, limited_body
+from app.errors import RequestTimeout, RequestTooLarge
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time a test can advance."""
+
+    advanced = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.advanced
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A client that sends `count` chunks of `size` bytes, one every `pause` seconds, with a time limit of 60 s."""
+
+    name: str
+    size: int
+    pause: float
+    count: int
+    arrives: bool
+
+
+CASES = [
+    Case("a byte a second", 1, 1, 500, arrives=False),
+    Case("a byte every 59 seconds", 1, 59, 500, arrives=False),
+    Case("silence", 100, 61, 2, arrives=False),
+    Case("1 KiB a second", 1024, 0.9, 500, arrives=True),
+    Case("a large chunk every 50 seconds", MIN_PROGRESS, 50, 20, arrives=True),
+    Case("a short body, slowly", 10, 10, 5, arrives=True),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_body_has_to_make_progress(case: Case) -> None:
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, JumpingLoop)
+
+        async def stream() -> AsyncIterator[bytes]:
+            for _ in range(case.count):
+                loop.advanced += case.pause
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                yield bytes(case.size)
+
+        async def read() -> int:
+            http: Any = SimpleNamespace(headers={}, stream=stream)
+            return sum([len(chunk) async for chunk in limited_body(http, 2**30, 60.0)])
+
+        if case.arrives:
+            assert runner.run(read()) == case.size * case.count
+        else:
+            with pytest.raises(RequestTimeout, match="too slowly: less than 65536 bytes within 60 s"):
+                runner.run(read())
+
+
+@pytest.mark.parametrize(
+    ("header", "announced"),
+    [({}, 0), ({"content-length": "7"}, 7), ({"content-length": "x"}, 0), ({"content-length": ""}, 0)],
+)
+def test_the_announced_length_is_read(header: dict[str, str], announced: int) -> None:
+    http: Any = SimpleNamespace(headers=header)
+    assert announced_bytes(http, 100) == announced
+
+
+@pytest.mark.parametrize("length", ["101", "9" * 5000])
+def test_a_length_over_the_limit_is_refused(length: str) -> None:
+    http: Any = SimpleNamespace(headers={"content-length": length})
+    with pytest.raises(RequestTooLarge, match=r"\(100\) exceeded"):
+        announced_bytes(http, 100)

@@ -1,0 +1,44 @@
+"""The limit of open descriptors is raised as far as the system allows, but not without end."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from app.server.descriptors import raise_descriptor_limit
+
+ENDLESS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    soft: int
+    hard: int
+    after: int
+    ceiling: int = 2**40
+
+
+CASES = [
+    Case("the hard limit is higher", 1024, 4096, 4096),
+    Case("the limits are equal", 4096, 4096, 4096),
+    Case("the hard limit is a billion", 1024, 2**30, 2**17),
+    Case("the soft limit is a billion and stays", 2**30, 2**30, 2**30),
+    Case("there is no hard limit", 256, ENDLESS, 2**17),
+    Case("there is no limit at all", ENDLESS, ENDLESS, 2**17),
+    Case("the kernel refuses what it cannot do", 256, ENDLESS, 256, ceiling=10_240),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_limit_is_raised(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(case.soft, case.hard)]
+
+    def change(_: int, wanted: tuple[int, int]) -> None:
+        if wanted[0] > case.ceiling:
+            raise ValueError("current limit exceeds maximum limit")
+        limits[0] = wanted
+
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits[0])
+    monkeypatch.setattr("resource.setrlimit", change)
+    assert raise_descriptor_limit() == case.after
+    assert limits[0][1] == case.hard
