@@ -187,12 +187,6 @@ ERROR_TEXTS = (
         "Send less. Operator: raise `LIMNER_MAX_REQUEST_BYTES`, `LIMNER_MAX_IMAGE_BYTES`.",
     ),
     ErrorText(
-        "spool_full",
-        (SpoolFull,),
-        "The server has no room for images. An image that was paid for is kept.",
-        "Send the same request again later. Operator: give `LIMNER_SPOOL_DIR` more room.",
-    ),
-    ErrorText(
         "idempotency_key_reused",
         (IdempotencyKeyReused,),
         "An `Idempotency-Key` was used for two different requests.",
@@ -301,9 +295,17 @@ ERROR_TEXTS = (
         "Try again later. Operator: check the store.",
     ),
     ErrorText(
+        "spool_full",
+        (SpoolFull,),
+        "The server has no room for images.",
+        "Send the same request again later. Operator: give `LIMNER_SPOOL_DIR` more room.",
+        costs=_REDELIVERED,
+    ),
+    ErrorText(
         "server_is_overloaded",
         (ServiceUnavailable,),
-        "The server is shutting down, or its shared state is down (`LIMNER_STATE_DOWN=closed`).",
+        "The server is shutting down, has no room for more images, files or connections, or its shared state is down "
+        "(`LIMNER_STATE_DOWN=closed`).",
         "Repeat the request; SDKs do so by themselves.",
         costs="no; maybe if it interrupted a running job, with `x-should-retry: false`",
     ),

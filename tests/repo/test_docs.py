@@ -197,7 +197,8 @@ def test_errors_are_listed_by_status_and_only_once() -> None:
 
 def test_sdks_retry_only_what_surely_cost_nothing() -> None:
     retried = [text for text in ERROR_TEXTS if any(map(is_retried, text.kinds)) and text.is_retried is not False]
-    assert [text.code for text in retried] == ["rate_limit_exceeded", "image_store_unavailable", "server_is_overloaded"]
+    codes = ["rate_limit_exceeded", "image_store_unavailable", "spool_full", "server_is_overloaded"]
+    assert [text.code for text in retried] == codes
     assert all(text.costs.startswith("no") for text in retried)
 
 
