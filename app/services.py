@@ -181,7 +181,7 @@ def build_backends(settings: Settings, transport: Transport, store: ImageStore, 
         max_bytes=settings.max_image_bytes,
     )
     pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob)
-    return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs, settings.public_url)
+    return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs)
 
 
 def build_capacity(settings: Settings) -> Capacity:

@@ -109,6 +109,7 @@ class Delivery:
     reader: JobReader
     context: RequestContext
     watcher: DisconnectWatcher
+    server_url: str
 
     async def is_connected(self) -> bool:
         """Return whether the client is still connected."""
@@ -128,10 +129,16 @@ class Delivery:
         self.reader.leave()
 
 
-async def deliver(reader: JobReader, http: Request, context: RequestContext, keepalive: KeepAlive) -> Response:
-    """Wait for a job and return the response with what it brings. The response closes the reader."""
+async def deliver(
+    reader: JobReader, http: Request, context: RequestContext, keepalive: KeepAlive, public_url: str | None
+) -> Response:
+    """Wait for a job and return the response with what it brings. The response closes the reader.
+
+    `public_url` is how clients reach this server; None takes the address that this client has used.
+    """
     context.log_fields.update(summarize_request(reader.job.request))
-    delivery = Delivery(reader, context, DisconnectWatcher(http.receive))
+    server_url = public_url or str(http.base_url).rstrip("/")
+    delivery = Delivery(reader, context, DisconnectWatcher(http.receive), server_url)
     try:
         return await build_response(delivery, http, keepalive)
     except ClientDisconnected:
@@ -166,9 +173,9 @@ async def build_response(delivery: Delivery, http: Request, keepalive: KeepAlive
     if request.stream:
         return ChunkedResponse(stream_events(request, run, watcher, keepalive.interval), _EVENTS, headers, delivery)
     if result is None:
-        chunks = stream_json_with_keepalive(request, run, watcher, keepalive.interval)
+        chunks = stream_json_with_keepalive(request, run, watcher, keepalive.interval, delivery.server_url)
         return ChunkedResponse(chunks, _JSON, headers, delivery)
-    return SizedResponse([encode_json(request, result)], _JSON, headers, delivery)
+    return SizedResponse([encode_json(request, result, delivery.server_url)], _JSON, headers, delivery)
 
 
 def accepted_response(job_id: str, http: Request) -> Response:
@@ -206,9 +213,9 @@ def late_headers_as_comments(request: ImagesRequest, telemetry: JobTelemetry, it
     return b"".join(comment(f"{name}: {headers[name]}") for name in headers if name not in telemetry.rate_limit_headers)
 
 
-def encode_json(request: ImagesRequest, result: GenerationResult) -> StreamingJson:
+def encode_json(request: ImagesRequest, result: GenerationResult, server_url: str) -> StreamingJson:
     """Return the body of a plain response."""
-    return StreamingJson(images_json(request, result.images, result.usage, int(time.time())))
+    return StreamingJson(images_json(request, result.images, result.usage, int(time.time()), server_url))
 
 
 def encode_event(request: ImagesRequest, item: Item, index: int) -> StreamingEvent:
@@ -226,7 +233,7 @@ def encode_events(request: ImagesRequest, run: JobRun) -> Sequence[SizedBody]:
 
 
 async def stream_json_with_keepalive(
-    request: ImagesRequest, run: JobRun, watcher: DisconnectWatcher, interval: float
+    request: ImagesRequest, run: JobRun, watcher: DisconnectWatcher, interval: float, server_url: str
 ) -> AsyncGenerator[bytes, None]:
     """Yield white space until the run has ended, then its result.
 
@@ -240,7 +247,7 @@ async def stream_json_with_keepalive(
     if run.result is None:
         yield orjson.dumps((run.error or ApiError()).body) + b"!"
         return
-    for chunk in coalesce(encode_json(request, run.result).chunks()):
+    for chunk in coalesce(encode_json(request, run.result, server_url).chunks()):
         yield chunk
 
 

@@ -66,7 +66,6 @@ class ImageEndpoints:
             caller,
             spool,
             usage,
-            base_url=str(http.base_url),
             idempotency_key=http.headers.get("idempotency-key"),
             is_retry=is_client_retry(http.headers),
             is_async=not request.stream and "respond-async" in http.headers.get("prefer", "").lower(),
@@ -74,7 +73,7 @@ class ImageEndpoints:
         reader = await self.service.submit(submission)
         if submission.is_async:
             return accepted_response(reader.job.id, http)
-        return await deliver(reader, http, context, self.keepalive)
+        return await deliver(reader, http, context, self.keepalive, self.settings.public_url)
 
     async def result(self, result_id: str, http: Request) -> Response:
         """Answer a client that comes back for the result of a request that it did not wait for."""
@@ -82,7 +81,7 @@ class ImageEndpoints:
         reader = await self.service.result(result_id, caller, Spool(self.settings.spool_dir))
         if reader is None:
             return accepted_response(result_id, http)
-        return await deliver(reader, http, context_of(http.scope), self.keepalive)
+        return await deliver(reader, http, context_of(http.scope), self.keepalive, self.settings.public_url)
 
 
 def image_routes(endpoints: ImageEndpoints) -> APIRouter:

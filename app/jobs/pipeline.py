@@ -78,7 +78,7 @@ class PipelineIO(Protocol):
         ...
 
     async def store(self, image: ByteSink, info: ImageInfo) -> str:
-        """Put the image into the image store and return a URL that works without a key. Raises `ImageUnavailable`."""
+        """Put the image into the image store and return its URL, a path on this server. Raises `ImageUnavailable`."""
         ...
 
 

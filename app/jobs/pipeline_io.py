@@ -30,7 +30,7 @@ _PROGRESS_INTERVAL = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """What all jobs share. `public_url` is how clients reach this server, where the operator has set it."""
+    """What all jobs share."""
 
     pool: UpstreamPool
     fetcher: Fetcher
@@ -38,7 +38,6 @@ class Backends:
     store: ImageStore
     job_table: JobTable[Job]
     input_limits: InputLimits
-    public_url: str | None
 
 
 @dataclass(slots=True)
@@ -47,14 +46,12 @@ class JobIO:
 
     Attributes:
         token: The caller's own key, which goes upstream in pass-through mode.
-        base_url: The address under which the client reached this server.
         upstream: The only upstream that this caller's requests may go to; None means any.
     """
 
     backends: Backends
     job: Job
     token: str | None
-    base_url: str
     upstream: str | None = None
     _run: JobRun = field(init=False)
     _paid: Iterator[ChatReply] = field(init=False)
@@ -177,7 +174,7 @@ class JobIO:
         return self._adopt(converted, image)
 
     async def store(self, image: ByteSink, info: ImageInfo) -> str:
-        """Put the image into the image store and return its URL. Raises `ImageUnavailable`."""
+        """Put the image into the image store and return its URL, a path on this server. Raises `ImageUnavailable`."""
         try:
             with self._step("keep"):
                 name = await self.backends.store.put(_blob(image), info)
@@ -185,8 +182,7 @@ class JobIO:
         except ImageUnavailable:
             STORE_ERRORS.inc()
             raise
-        base = self.backends.public_url or self.base_url.rstrip("/")
-        return url or f"{base}/kept/{name}"
+        return url or f"/kept/{name}"
 
     def _step(self, name: str) -> TraceStep:
         return self._run.telemetry.trace.step(name)

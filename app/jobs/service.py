@@ -36,7 +36,6 @@ class Submission:
     Attributes:
         id: The id of the request; of the job too, if the request starts one.
         spool: Holds the input images. The service takes it over.
-        base_url: The address under which the client reached this server.
         is_retry: The client says that it is repeating a request.
         is_async: The client does not wait, it comes back for the result with the job's id.
     """
@@ -46,7 +45,6 @@ class Submission:
     caller: Caller
     spool: Spool
     usage: UsageRecord
-    base_url: str
     idempotency_key: str | None = None
     is_retry: bool = False
     is_async: bool = False
@@ -212,7 +210,7 @@ class ImageService:
         """
         run, caller, request = job.run, submission.caller, job.request
         upstream = None if caller.key is None else caller.key.upstream
-        io = JobIO(self.backends, job, caller.token, submission.base_url, upstream)
+        io = JobIO(self.backends, job, caller.token, upstream)
         with run.telemetry.trace.step("turn") as queued:
             async with (
                 self.limits.slot(caller, request.n),

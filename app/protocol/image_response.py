@@ -23,6 +23,7 @@ class OutputImage:
 
     Attributes:
         form: Name of the reply form in which the image was found.
+        url: A path, if this server has stored the image: its address depends on who reads the response.
         info: What the bytes say about the image; None if only its URL is known.
     """
 
@@ -31,9 +32,16 @@ class OutputImage:
     url: str | Base64String | None = None
     info: ImageInfo | None = None
 
-    @property
-    def as_item(self) -> dict[str, Any]:
-        return {"b64_json": Base64String(self.source)} if self.source is not None else {"url": self.url}
+    def as_item(self, server_url: str = "") -> dict[str, Any]:
+        """Return the item of the response. `server_url` is how its reader reaches this server, without a final slash.
+
+        It is put in front of a path here and not when the image is made: a client with another `Host` may have started
+        the job.
+        """
+        if self.source is not None:
+            return {"b64_json": Base64String(self.source)}
+        is_path = isinstance(self.url, str) and self.url.startswith("/")
+        return {"url": f"{server_url}{self.url}" if is_path else self.url}
 
 
 def effective_response_format(request: ImagesRequest, default: str) -> str:
@@ -62,14 +70,16 @@ def link_matches_request(url: str, request: ImagesRequest) -> bool:
     return not compressed and (requested is None or urlsplit(url).path.lower().endswith(_ENDINGS[requested]))
 
 
-def images_json(request: ImagesRequest, images: Sequence[OutputImage], usage: Usage, created: int) -> dict[str, Any]:
+def images_json(
+    request: ImagesRequest, images: Sequence[OutputImage], usage: Usage, created: int, server_url: str = ""
+) -> dict[str, Any]:
     """Build the JSON body. `created` must be integer seconds: .NET and Go clients fail on anything else."""
     infos = [image.info for image in images if image.info is not None]
     measured = _measured_fields(infos[0]) if infos and len(infos) == len(images) else {}
     document = {
         "created": created,
         "background": measured.get("background"),
-        "data": [image.as_item for image in images],
+        "data": [image.as_item(server_url) for image in images],
         "output_format": measured.get("output_format"),
         "quality": request.quality,
         "size": measured.get("size") if len({info.size for info in infos}) == 1 else None,
@@ -84,7 +94,7 @@ def completed_event(
 ) -> tuple[str, dict[str, Any]]:
     """Return the name and the document of the event with a final image."""
     name = f"{request.operation}.completed"
-    document = {"type": name, **image.as_item, "created_at": created, "usage": usage.as_images_api()}
+    document = {"type": name, **image.as_item(), "created_at": created, "usage": usage.as_images_api()}
     identifier = {"safety_identifier": request.safety_identifier} if request.safety_identifier else {}
     return name, document | _image_fields(request, image) | identifier
 
@@ -92,7 +102,7 @@ def completed_event(
 def partial_event(request: ImagesRequest, image: OutputImage, index: int, created: int) -> tuple[str, dict[str, Any]]:
     """Return the name and the document of the event with a partial image. `index` counts from 0."""
     name = f"{request.operation}.partial_image"
-    document = {"type": name, "partial_image_index": index, **image.as_item, "created_at": created}
+    document = {"type": name, "partial_image_index": index, **image.as_item(), "created_at": created}
     return name, document | _image_fields(request, image)
 
 

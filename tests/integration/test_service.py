@@ -412,6 +412,22 @@ def test_a_result_that_one_client_has_got_is_kept_for_another_that_comes_back_fo
     assert (receipt.status_code, result.status_code, demo.state.calls) == (202, 200, 1)
 
 
+def test_the_url_of_a_stored_image_has_the_host_of_the_client_that_gets_it(demo: RunningDemo) -> None:
+    body = {**GENERATION, "response_format": "url"}
+    with limner_with_model(demo, "gpt-image-2-chat", rehost="always", allowed_hosts="*") as limner:
+
+        def generate(host: str) -> str:
+            headers = {"host": host, "idempotency-key": "k1"}
+            answer = httpx.post(f"{limner.url}/v1/images/generations", json=body, headers=headers)
+            url: str = answer.json()["data"][0]["url"]
+            return url
+
+        first, second = generate("evil.example"), generate("limner.example:8000")
+    assert first.startswith("http://evil.example/kept/")
+    assert second == first.replace("evil.example", "limner.example:8000")
+    assert demo.state.calls == 1
+
+
 @pytest.mark.parametrize("base", ["/v1", "", "/openai/deployments/gpt-image-2", "/v1/openai/deployments/gpt-image-2"])
 def test_the_location_of_a_result_is_an_address_that_answers(demo: RunningDemo, base: str) -> None:
     with limner_with_model(demo, "gpt-image-2-chat", keepalive_after=0) as limner:

@@ -263,7 +263,7 @@ async def late_json(run: JobRun, release: asyncio.Event) -> list[bytes]:
     """Return the chunks of a JSON response whose run goes on after two keep-alives."""
     sent = []
     watcher = DisconnectWatcher(Client().receive)
-    async for chunk in stream_json_with_keepalive(REQUEST, run, watcher, 0.001):
+    async for chunk in stream_json_with_keepalive(REQUEST, run, watcher, 0.001, "http://h"):
         sent.append(chunk)
         if len(sent) == 2:
             release.set()
@@ -289,7 +289,7 @@ def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) 
     document = body.lstrip(b" ")
     assert len(body) - len(document) >= 2
     if error is None:
-        expected = orjson.loads(b"".join(encode_json(REQUEST, RESULT).chunks()))
+        expected = orjson.loads(b"".join(encode_json(REQUEST, RESULT, "http://h").chunks()))
         assert orjson.loads(document)["data"] == expected["data"]
         assert [image["url"] for image in expected["data"]] == [image.url for image in RESULT.images]
     else:

@@ -271,7 +271,7 @@ def test_nothing_is_sent_once_a_run_is_called_off() -> None:
         table: JobTable[Job] = JobTable(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
         run = Work().start()
         backends: Any = SimpleNamespace(job_table=table)
-        io = JobIO(backends, Job("req_1", ME, REQUEST, Spool(), run), None, "http://limner")
+        io = JobIO(backends, Job("req_1", ME, REQUEST, Spool(), run), None)
         run.call_off()
         with pytest.raises(asyncio.CancelledError):
             await io._before_send()

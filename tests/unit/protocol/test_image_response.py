@@ -58,6 +58,12 @@ def test_unknown_fields_are_left_out() -> None:
     assert orjson.loads(written(document))["usage"]["input_tokens_details"] == {"image_tokens": 0, "text_tokens": 0}
 
 
+def test_the_address_of_this_server_is_put_in_front_of_a_stored_image_only() -> None:
+    images = [OutputImage("form", url=url) for url in ("/kept/a.png", "https://h/b.png")]
+    document = images_json(REQUEST, images, Usage(), 1, "http://limner.test:8000")
+    assert document["data"] == [{"url": "http://limner.test:8000/kept/a.png"}, {"url": "https://h/b.png"}]
+
+
 def test_images_of_two_sizes_have_no_common_size() -> None:
     two = [OutputImage("form", Bytes(), info=info) for info in (PNG, WEBP)]
     assert "size" not in images_json(REQUEST, two, Usage(), 1)
