@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import pybase64
 
+from app.protocol.data_url import decode_base64
+
 #: Encloses the number of a run that was cut out: a character of Unicode's private use area, which no URL contains.
 MARK = "\ue000"
 _NUMBERED_MARK = re.compile(rf"{MARK}([0-9]{{1,6}}){MARK}")
@@ -50,6 +52,17 @@ class Base64Run:
 
     prefix: str
     payload: str
+
+    def decode(self) -> bytes:
+        """Decode the payload.
+
+        Raises:
+            ValueError: The run is not base64, or is a data URL in another encoding.
+        """
+        payload = self.payload.replace("\\r", "").replace("\\n", "") if "\\" in self.payload else self.payload
+        if not self.prefix or self.prefix.rstrip().lower().endswith("base64,"):
+            return decode_base64(payload)
+        raise ValueError("a data URL in another encoding")
 
 
 #: The position up to which a pattern of `_STARTS` has searched, and its next match.

@@ -7,9 +7,10 @@ import re
 from collections.abc import Collection
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.urls import UrlKind, classify_url, is_placeholder, normalize_url, url_fingerprint
+from app.extraction.own_links import ClientTexts
+from app.extraction.urls import UrlKind, classify_url, is_placeholder, normalize_url
 from app.extraction.words import ASIDE_WORDS, INPUT_WORDS, PREVIEW_WORDS, UNRELATED_WORDS
-from app.protocol.data_url import decode_base64, decode_data_url, image_data_url
+from app.protocol.data_url import image_data_url
 from app.protocol.image_format import ImageInfo, bytes_reader, is_complete, sniff
 
 #: Characters of a label that are read. Longer labels repeat the prompt.
@@ -38,9 +39,8 @@ class CandidateFilter:
     """
 
     def __init__(self, sent: Collection[str]) -> None:
-        """`sent`: http(s) and data URLs of the request's own images."""
-        self._sent_urls = {url_fingerprint(normalize_url(url) or url) for url in sent if url[:5].lower() != "data:"}
-        self._sent_data_urls = [url for url in sent if url[:5].lower() == "data:"]
+        """`sent`: what the client itself has sent: URLs and data URLs of its images, and texts that may have more."""
+        self._client = ClientTexts(sent)
 
     def check(self, value: str | Base64Run) -> tuple[str, str]:
         """Return the normalized URL and an empty reason, or an empty URL and the reason in plain words."""
@@ -54,13 +54,13 @@ class CandidateFilter:
             return "", "it stands where a picture belongs, but is none"
         if (kind := classify_url(url)) in _NOT_IMAGES:
             return "", f"it leads to {kind.value}"
-        if self._sent_urls and url_fingerprint(url) in self._sent_urls:
+        if self._client.has_link(url):
             return "", "the client itself had sent it"
         return url, ""
 
     def _check_run(self, run: Base64Run) -> tuple[str, str]:
         try:
-            data = _decode(run)
+            data = run.decode()
         except ValueError:
             return "", "it is not base64"
         info = sniff(data)
@@ -70,11 +70,7 @@ class CandidateFilter:
             return "", "its bytes are cut off"
         if is_tracking_pixel(info):
             return "", "it is a single pixel, which stands where a picture belongs"
-        url = image_data_url(data)
-        return ("", "the client itself had sent it") if self._was_sent(url, data) else (url, "")
-
-    def _was_sent(self, url: str, data: bytes) -> bool:
-        return any(url == sent or _has_bytes(sent, data) for sent in self._sent_data_urls)
+        return ("", "the client itself had sent it") if self._client.has_image(data) else (image_data_url(data), "")
 
 
 def is_tracking_pixel(info: ImageInfo) -> bool:
@@ -107,25 +103,3 @@ def last_clause(words: str) -> str:
     In "from your reference, here is the picture: …" the first clause is about another image.
     """
     return _CLAUSE_END.split(words.rstrip(" ，,。"))[-1]
-
-
-def _has_bytes(data_url: str, data: bytes) -> bool:
-    # Only a data URL of about the right length is worth decoding.
-    if not 0.9 < len(data_url) / (len(data) * 4 / 3 + 32) < 1.5:
-        return False
-    try:
-        return decode_data_url(data_url) == data
-    except ValueError:
-        return False
-
-
-def _decode(run: Base64Run) -> bytes:
-    """Decode the payload of a run.
-
-    Raises:
-        ValueError: The run is not base64, or is a data URL in another encoding.
-    """
-    payload = run.payload.replace("\\r", "").replace("\\n", "") if "\\" in run.payload else run.payload
-    if not run.prefix or run.prefix.rstrip().lower().endswith("base64,"):
-        return decode_base64(payload)
-    raise ValueError("a data URL in another encoding")

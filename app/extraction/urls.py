@@ -151,14 +151,6 @@ def normalize_url(url: str) -> str | None:
     return f"{scheme.lower()}://{host[0].lower()}{rest[host.end() :]}".replace(" ", "%20")
 
 
-def url_fingerprint(url: str) -> str:
-    """Return a value that is equal for URLs of the same resource.
-
-    Percent escapes, letter case, punctuation at the end and the fragment do not count.
-    """
-    return unquote(url.partition("#")[0]).rstrip("/.,;:!?'\")]}&*_`> ").casefold()
-
-
 def file_name(url: str) -> str:
     """Return the last segment of the path."""
     return _split(url)[1].rpartition("/")[2]

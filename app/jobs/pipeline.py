@@ -263,7 +263,7 @@ class Pipeline:
         Each is asked once, the likeliest first. Then the likeliest of those that could not be had is tried again, as a
         new image may not be everywhere yet; after the words of a refusal no image is on its way.
         """
-        guesses = [each for each in find_guesses(without_open_end(reply), self.sent_urls) if each.url not in tried]
+        guesses = [each for each in find_guesses(without_open_end(reply), self.sent) if each.url not in tried]
         outcomes: list[OutputImage | ApiError] = []
         missing: list[FoundImage] = []
         with suppress(TimeoutError):
@@ -289,13 +289,15 @@ class Pipeline:
 
     async def find_results(self, reply: ChatReply) -> list[FoundImage]:
         """Return the images of a reply, without those that the client itself has sent."""
-        found = find_images(without_open_end(reply), self.sent_urls)
+        found = find_images(without_open_end(reply), self.sent)
         return [image for image in found if not await self.is_input_echo(reply, image)]
 
     @property
-    def sent_urls(self) -> list[str]:
-        """The addresses that the client itself has sent, which are no results."""
-        return [image.url for image in self.request.all_images if image is not None and image.url is not None]
+    def sent(self) -> list[str]:
+        """The links and texts of the client itself. What they contain is no result."""
+        request = self.request
+        links = [image.url for image in request.all_images if image is not None and image.url is not None]
+        return [*links, request.prompt, *request.metadata.values(), *request.unread]
 
     async def is_input_echo(self, reply: ChatReply, image: FoundImage) -> bool:
         """Return whether an inline image has the bytes of an input image. Links are compared in `find_results`."""

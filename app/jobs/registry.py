@@ -143,7 +143,7 @@ def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None,
     if idempotency_key is not None and not re.fullmatch(r"[!-~]{1,255}", idempotency_key):
         message = "Invalid Idempotency-Key: expected 1 to 255 visible ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
-    names = [each.name for each in fields(request) if each.name not in {"images", "mask", "markup"}]
+    names = [each.name for each in fields(request) if each.name not in {"images", "mask", "markup", "unread"}]
     values = {name: getattr(request, name) for name in names}
     digest = hashlib.sha256(orjson.dumps(values, str, orjson.OPT_SORT_KEYS))
     for image in request.all_images:

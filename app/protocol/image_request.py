@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Annotated, Any, get_type_hints
 
 from app.errors import InvalidRequest, UserError
@@ -32,6 +32,9 @@ __all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "InputImage", "Operation",
 #: Names in the header `x-limner-ignored`.
 _MAX_IGNORED = 32
 
+#: Values of unknown parameters, and characters in them, that are searched for the client's own links.
+_MAX_UNREAD_VALUES, _MAX_UNREAD = 1000, 64 * 1024
+
 #: Entries of the client's metadata that would override those of Limner.
 _RESERVED_METADATA = {"size", "quality"}
 
@@ -43,6 +46,7 @@ class ImagesRequest:
     Attributes:
         user: The safety identifier if the client sent one, else the client's `user`.
         ignored: Names of parameters without effect, safe in a header.
+        unread: Texts in parameters that Limner does not know. Links in them are the client's own.
     """
 
     operation: Operation
@@ -216,6 +220,7 @@ class ImagesRequest:
         ),
     ] = None
     ignored: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def all_images(self) -> tuple[InputImage | None, ...]:
@@ -307,8 +312,24 @@ def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> Imag
         elif parameter.required:
             raise missing_parameter(parameter.names(form)[0])
     _check_combinations(values)
-    ignored = ignored_parameters(PARAMETERS, values, (*lowered, *(name for name in given if name not in used)))
-    return ImagesRequest(operation=operation, **_normalize(values), ignored=ignored)
+    unknown = [name for name in given if name not in used]
+    ignored = ignored_parameters(PARAMETERS, values, (*lowered, *unknown))
+    unread = tuple(_texts_in([given[name] for name in unknown]))
+    return ImagesRequest(operation=operation, **_normalize(values), ignored=ignored, unread=unread)
+
+
+def _texts_in(values: list[Any]) -> Iterator[str]:
+    """Yield the texts in values of any depth that may have links, as far as the limits reach."""
+    remaining = _MAX_UNREAD
+    pending = values[:_MAX_UNREAD_VALUES]
+    for value in pending:
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            pending.extend(islice(inner, _MAX_UNREAD_VALUES - len(pending)))
+        text = value.value if isinstance(value, FormPart) else value
+        if isinstance(text, str) and len(text) <= remaining and ("/" in text or "%" in text):
+            remaining -= len(text)
+            yield text
 
 
 def _check_combinations(values: Mapping[str, Any]) -> None:

@@ -64,6 +64,19 @@ def test_a_rejected_candidate_has_a_reason(value: str | Base64Run, reason: str) 
         ("https://a.example/x y.png", "https://a.example/x%20y.png#z"),
         (HEAD + BASE64, Base64Run(HEAD, BASE64)),
         (f"data:image/x;base64,{BASE64.rstrip('=')}", Base64Run("", BASE64)),
+        (f"Give this a hat: {BASE64}!", Base64Run(HEAD, BASE64)),
+        (f"Give {HEAD}{BASE64[:76]}\n{BASE64[76:]} a hat", Base64Run("", BASE64)),
+        ("Give the cat of https://a.example/x.png, a hat", URL),
+        ("Give the cat of HTTP://A.example/x.png. a hat", URL),
+        ("Give the cat of a.example/x.png a hat", URL),
+        ("![cat](https://a.example/x.png)", URL),
+        ("https:\\/\\/a.example\\/x.png", URL),
+        ("https%253A%252F%252Fa.example%252Fx.png", URL),
+        ("https://a.example/x.png?a=1&b=2", "https://a.example/x.png?a=1&amp;b=2"),
+        ("https://a.example/x.png?signature=1", URL),
+        (URL, "https://a.example/x.png?w=512"),
+        ("https://a.example/r/7f and https://a.example/r/7", "https://a.example/r/7"),
+        ("https://a.example/图/x.png", "https://a.example/%E5%9B%BE/x.png"),
     ],
 )
 def test_an_image_that_the_client_sent_is_rejected(sent: str, value: str | Base64Run) -> None:
@@ -71,7 +84,18 @@ def test_an_image_that_the_client_sent_is_rejected(sent: str, value: str | Base6
 
 
 @pytest.mark.parametrize(
-    "sent", ["https://a.example/y.png", "data:,x", HEAD + "A" * len(BASE64), HEAD + "!" * len(BASE64)]
+    "sent",
+    [
+        "https://a.example/y.png",
+        "data:,x",
+        HEAD + "A" * len(BASE64),
+        HEAD + "A" * (len(BASE64) + 1),
+        "https://a.example/x.png/y and https://not-a.example/x.png",
+        "https://a.example/x.pngs",
+        "a fox",
+        HEAD + "A" * 40,
+        "https://b.example/%2525252541",
+    ],
 )
 def test_an_image_that_the_client_sent_does_not_reject_another(sent: str) -> None:
     candidate_filter = CandidateFilter([sent])

@@ -12,7 +12,6 @@ from app.extraction.urls import (
     normalize_url,
     read_bare_url,
     read_delimited_url,
-    url_fingerprint,
 )
 
 URL = "https://a.example/x.png"
@@ -171,13 +170,6 @@ def test_a_url_is_classified_by_its_looks(url: str, kind: UrlKind) -> None:
 )
 def test_placeholders_are_recognized(url: str, placeholder: bool) -> None:
     assert is_placeholder(url) is placeholder
-
-
-@pytest.mark.parametrize(
-    "url", ["https://A.example/x%20y.png", "https://a.example/x y.png#z", "https://a.example/x y.png."]
-)
-def test_urls_of_one_resource_have_one_fingerprint(url: str) -> None:
-    assert url_fingerprint(url) == url_fingerprint("https://a.example/x%20y.png")
 
 
 def test_the_file_name_is_the_end_of_the_path() -> None:

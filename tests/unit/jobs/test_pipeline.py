@@ -447,6 +447,16 @@ def test_the_clients_own_link_does_not_come_back_as_a_result() -> None:
         run(edit_of(InputImage(url=URL)), world)
 
 
+@pytest.mark.parametrize(
+    "more", [{"prompt": f"Give the cat of {URL} a hat"}, {"metadata": {"base": URL}}, {"unread": (URL,)}]
+)
+def test_a_link_in_the_clients_own_words_does_not_come_back_as_a_result(more: dict[str, Any]) -> None:
+    world = World([[text_reply(f"I cannot open {URL}.")]])
+    with pytest.raises(NoImageInReply):
+        run(request_for(**more), world)
+    assert world.fetched == []
+
+
 def test_the_clients_own_bytes_do_not_come_back_as_a_result() -> None:
     world = World([[text_reply(f"![yours]({data_url(PNG)}) ![mine]({data_url(JPEG, 'image/jpeg')})")]])
     result = result_of(replace(edit_of(InputImage(source=world.blob(PNG))), n=2), world)

@@ -143,6 +143,13 @@ JSON = [
         {"ignored": ("messages", "tools", "api_base", "extra_headers", "seed")},
     ),
     Json("names are made safe for a header", {"a\r\nb: c": 1, "é": 2, "è": 3}, {"ignored": ("a__b__c", "_")}),
+    Json(
+        "texts of unknown parameters that may have links",
+        {"webhook": "https://a.example/x", "extra": {"notes": ["https://b.example", "word", 1]}, "seed": 1},
+        {"unread": ("https://a.example/x", "https://b.example")},
+    ),
+    Json("of many such texts only some", {f"x{i}": "/" * 20_000 for i in range(9)}, {"unread": ("/" * 20_000,) * 3}),
+    Json("of very many values only some", {"x": ["/"] * 5_000}, {"unread": ("/",) * 999}),
     Json("at most 32 names", {f"x{i}": 1 for i in range(99)}, {"ignored": tuple(f"x{i}" for i in range(32))}),
     Json(
         "null means the same as absence",
@@ -741,3 +748,8 @@ PARTS = st.builds(
 def test_any_form_is_read_or_refused(operation: Operation, given_parts: list[FormPart]) -> None:
     expect_request_or_refusal(lambda: read_form(operation, given_parts), SECRET)
     expect_request_or_refusal(lambda: read_form(operation, [*given_parts, FormPart("prompt", SECRET)]), SECRET)
+
+
+def test_texts_of_unknown_parts_of_a_form_are_kept_for_their_links() -> None:
+    parts = [FormPart("prompt", "a fox"), FormPart("webhook", "https://a.example/x"), FormPart("seed", "1")]
+    assert read_form(GENERATION, parts).unread == ("https://a.example/x",)

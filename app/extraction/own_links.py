@@ -1,0 +1,79 @@
+"""Recognize what the client itself has sent: its links and its images come back in some replies, but are no results."""
+
+import html
+import re
+from collections.abc import Collection
+from functools import cached_property
+from urllib.parse import unquote
+
+from app.extraction.base64_runs import Base64Run, extract_base64
+from app.extraction.urls import has_image_ending
+
+#: A text may be escaped as often as it was passed on. More often is not looked at.
+_MAX_ESCAPES = 3
+_SCHEME = re.compile(r"^https?://")
+#: Behind a link, these continue it: the text has a longer one. A query does not: it may have been cut off.
+_CONTINUES = re.compile(r"[\w/%-]|\.\w")
+_BEGINS = re.compile(r"[\w-]$")
+_END = "/.,;:!?'\")]}&*_`> "
+
+
+class ClientTexts:
+    """What a client has sent that may contain links and images: URLs, data URLs, its prompt and other texts."""
+
+    def __init__(self, texts: Collection[str]) -> None:
+        self._texts = texts
+
+    @cached_property
+    def _plain(self) -> str:
+        """All texts with their escapes removed. Texts that are data URLs have no links."""
+        return "\n".join(_unescape(text) for text in self._texts if text[:5].lower() != "data:" and _has_link(text))
+
+    @cached_property
+    def _runs(self) -> list[Base64Run]:
+        return [run for text in self._texts for run in extract_base64(text)[1]]
+
+    def has_link(self, url: str) -> bool:
+        """Check for a link of the client, however it is escaped, with http or https, with or without its query."""
+        if not self._plain:
+            return False
+        link = _SCHEME.sub("", _unescape(url.partition("#")[0])).rstrip(_END)
+        path = link.partition("?")[0]
+        return self._contains(link) or (path != link and has_image_ending(f"http://{path}") and self._contains(path))
+
+    def has_image(self, data: bytes) -> bool:
+        """Check for an image of the client, in whatever spelling of base64."""
+        return any(_has_bytes(run, data) for run in self._runs)
+
+    def _contains(self, link: str) -> bool:
+        start = self._plain.find(link)
+        while start >= 0:
+            end = start + len(link)
+            before, behind = self._plain[max(0, start - 1) : start], self._plain[end : end + 2]
+            if not _CONTINUES.match(behind) and not _BEGINS.match(before):
+                return True
+            start = self._plain.find(link, end)
+        return False
+
+
+def _has_link(text: str) -> bool:
+    return "/" in text or "%" in text
+
+
+def _unescape(text: str) -> str:
+    for _ in range(_MAX_ESCAPES):
+        plain = unquote(html.unescape(text.replace("\\u0026", "&").replace("\\", "")))
+        if plain == text:
+            break
+        text = plain
+    return text.casefold()
+
+
+def _has_bytes(run: Base64Run, data: bytes) -> bool:
+    # Only a run of about the right length is worth decoding.
+    if not 0.9 < len(run.payload) / (len(data) * 4 / 3 + 4) < 1.5:
+        return False
+    try:
+        return run.decode() == data
+    except ValueError:
+        return False
