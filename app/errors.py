@@ -14,7 +14,8 @@
     ├── IdempotencyKeyReused          422  invalid_request_error    idempotency_key_reused
     ├── RateLimited                   429  requests                 rate_limit_exceeded
     ├── UpstreamError                 500  server_error             upstream_error
-    │   ├── UpstreamAuth              500  … upstream_auth          our upstream key was refused: never a 401
+    │   ├── UpstreamNeedsOperator     500  … upstream_error         key, account, model, address or dialect are wrong
+    │   │   └── UpstreamAuth          500  … upstream_auth          our upstream key was refused: never a 401
     │   ├── UpstreamUnreachable       500  … upstream_unreachable   certainly no image was generated
     │   ├── UpstreamTimeout           500  … upstream_timeout       an image may have been generated
     │   └── UpstreamInvalidReply      500  … upstream_broken        the reply could not be parsed
@@ -61,7 +62,8 @@ class ApiError(Exception):
     """`should_retry` becomes the header x-should-retry where it is not None: official SDKs obey it.
 
     `extra` joins the error object beside the four keys (`moderation_details`). `retry_safety` is that of the upstream
-    attempts that led to the error, None where there was no attempt.
+    attempts that led to the error, None where there was no attempt. `counts_against_upstream`: it is a failure of the
+    upstream itself (a 5xx, silence, broken transport), so its circuit breaker counts it.
     """
 
     status: ClassVar[int] = 500
@@ -69,6 +71,7 @@ class ApiError(Exception):
     code: str | None = None
     should_retry: bool | None = False
     retry_safety: RetrySafety | None = None
+    counts_against_upstream: bool = False
 
     def __init__(
         self,
@@ -183,10 +186,15 @@ class RateLimited(ApiError):
 
 class UpstreamError(ApiError):
     code = "upstream_error"
+    counts_against_upstream = True
     retry_safety = RetrySafety.UNSAFE
 
 
-class UpstreamAuth(UpstreamError):
+class UpstreamNeedsOperator(UpstreamError):
+    counts_against_upstream = False
+
+
+class UpstreamAuth(UpstreamNeedsOperator):
     code = "upstream_auth"
 
 

@@ -243,7 +243,7 @@ def build_spec(entry: UpstreamEntry, settings: Settings) -> UpstreamSpec:
         idle_timeout=settings.upstream_idle_timeout,
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
         user_agent=f"limner/{__version__}",
-        origin={field: settings.location_of(entry, field) for field in ("base_url", "api_key", "model")},
+        origin={field: settings.location_of(entry, field) for field in ("base_url", "api_key", "model", "dialect")},
     )
 
 

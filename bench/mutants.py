@@ -31,7 +31,10 @@ TARGETS = (
     ("app/extraction/*.py", ("tests/unit/extraction",)),
     *(
         (f"app/upstream/{name}.py", ("tests/unit/upstream",))
-        for name in ("selection", "circuit_breaker", "retry", "error_mapping", "decoding")
+        for name in (
+            *("selection", "circuit_breaker", "retry", "error_mapping", "error_body", "error_words", "wait_windows"),
+            *("work_evidence", "decoding"),
+        )
     ),
     ("app/images/ssrf.py", ("tests/unit/images/test_ssrf.py", "tests/unit/images/test_host_names.py")),
 )

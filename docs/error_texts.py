@@ -25,6 +25,7 @@ from app.errors import (
     UpstreamAuth,
     UpstreamError,
     UpstreamInvalidReply,
+    UpstreamNeedsOperator,
     UpstreamTimeout,
     UpstreamUnreachable,
     UserError,
@@ -153,6 +154,12 @@ ERROR_TEXTS = (
         "The server needs no key, and the request comes from a page of another site.",
         "Operator: see [Servers without keys](security.md#servers-without-keys).",
     ),
+    ErrorText(
+        "upstream_forbidden",
+        (Forbidden,),
+        "The upstream forbids this request; its words are in the message.",
+        "Change the request. Operator: the words may be about the account; `detail` in the log has all of them.",
+    ),
     ErrorText("status_key_not_set", (Forbidden,), "`/v1/status` has no key.", "Operator: set `LIMNER_STATUS_KEY`."),
     ErrorText(
         "",
@@ -212,12 +219,26 @@ ERROR_TEXTS = (
         "The upstream rejects this server's key.",
         "Operator: replace the key; `detail` in the log says where it is set, `limner check` tests it.",
     ),
-    ErrorText("upstream_quota", (UpstreamError,), "This server's account is used up.", "Operator: top up the account."),
+    ErrorText(
+        "upstream_quota", (UpstreamNeedsOperator,), "This server's account is used up.", "Operator: top up the account."
+    ),
     ErrorText(
         "upstream_model",
-        (UpstreamError,),
-        "The upstream does not have the configured model.",
-        "Operator: correct the name; `detail` in the log says where it is set.",
+        (UpstreamNeedsOperator,),
+        "The upstream does not have the configured model, or no provider for it under the account's data policy.",
+        "Operator: correct the name; `detail` in the log has the upstream's words and says where it is set.",
+    ),
+    ErrorText(
+        "upstream_dialect",
+        (UpstreamNeedsOperator,),
+        "The upstream rejects a field that only Limner writes.",
+        "Operator: choose another [dialect](upstreams.md#dialects); `detail` in the log says where it is set.",
+    ),
+    ErrorText(
+        "upstream_blocked",
+        (UpstreamNeedsOperator,),
+        "A firewall in front of the upstream blocks this server.",
+        "Operator: ask the provider to admit this server's address and the user agent in the message.",
     ),
     ErrorText(
         "upstream_unreachable",
@@ -230,6 +251,7 @@ ERROR_TEXTS = (
         (UpstreamError,),
         "The upstream is overloaded, even after a pause.",
         "Try again later. Operator: add another upstream.",
+        costs="maybe, if the upstream took two seconds or more to say so",
     ),
     ErrorText(
         "upstream_timeout",
@@ -240,17 +262,17 @@ ERROR_TEXTS = (
     ),
     ErrorText(
         "upstream_broken",
-        (UpstreamInvalidReply,),
-        "The upstream's reply cannot be parsed, or ended early.",
+        (UpstreamInvalidReply, UpstreamNeedsOperator),
+        "The upstream's reply cannot be parsed, ended early, or is a redirect.",
         "Operator: see `detail` in the log; `limner explain` reads the raw reply.",
-        costs="maybe",
+        costs="maybe; a redirect does not",
     ),
     ErrorText(
         "upstream_error",
-        (UpstreamError,),
-        "The upstream returned another error.",
+        (UpstreamError, UpstreamNeedsOperator),
+        "The upstream returned another error, or has no chat at the configured address.",
         "Operator: see `detail` in the log.",
-        costs="maybe",
+        costs="maybe; a wrong address does not",
     ),
     ErrorText(
         "question_lost",

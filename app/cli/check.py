@@ -37,7 +37,12 @@ _SAMPLE = placeholder_png(0)
 _LINK_TIMEOUT = 5.0
 
 #: The setting of an upstream that an error is about, by the code of the error.
-FIELD_BY_ERROR_CODE = {"upstream_auth": "api_key", "upstream_quota": "api_key", "upstream_model": "model"}
+FIELD_BY_ERROR_CODE = {
+    "upstream_auth": "api_key",
+    "upstream_quota": "api_key",
+    "upstream_model": "model",
+    "upstream_dialect": "dialect",
+}
 
 #: What helps if a proxy cuts silent responses.
 _IDLE_TIMEOUT_REMEDY = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"

@@ -335,7 +335,7 @@ class Settings(BaseSettings):
         return origin_of(field, self._origins).locate()
 
     def location_of(self, entry: UpstreamEntry, field: str) -> str:
-        """Return where `base_url`, `api_key` or `model` of an upstream is written, for messages."""
+        """Return where `base_url`, `api_key`, `model` or `dialect` of an upstream is written, for messages."""
         if not self.upstreams:
             return self.location(f"upstream_{field}")
         from_file = field == "api_key" and entry.api_key_file is not None

@@ -1,7 +1,7 @@
 """Build the body of a chat request for an image, in the dialect of each family of upstreams."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.protocol.image_format import read_info
@@ -27,13 +27,16 @@ class Dialect:
     #: Send OpenRouter's `image_config`: aspect ratio, tier and quality.
     image_config: bool = False
     modalities: tuple[str, ...] = ()
+    #: What is requested instead where a model cannot answer with these.
+    other_modalities: tuple[str, ...] = ()
 
 
 DIALECTS: dict[str, Dialect] = {
     "gpt-image-2-chat": Dialect(size_prefix=True, quality_in_metadata=True),
     "metadata": Dialect(size_in_metadata=True, quality_in_metadata=True),
     # https://openrouter.ai/docs/guides/overview/multimodal/image-generation
-    "openrouter": Dialect(image_config=True, modalities=("image", "text")),
+    # Models that only paint want `image` alone; for others OpenRouter documents both.
+    "openrouter": Dialect(image_config=True, modalities=("image", "text"), other_modalities=("image",)),
 }
 
 #: Added to the prompt of a request with a mask. The mask is always the last image.
@@ -66,13 +69,16 @@ class ChatQuestion:
     request: ImagesRequest
     image_urls: tuple[str | Base64String, ...] = ()
     stream: bool = False
-    _bodies: dict[tuple[str, str], StreamingJson] = field(default_factory=dict, compare=False, repr=False)
+    _bodies: dict[tuple[str, str, bool], StreamingJson] = field(default_factory=dict, compare=False, repr=False)
 
-    def body(self, dialect: str, model: str) -> StreamingJson:
+    def body(self, dialect: str, model: str, *, other_modalities: bool = False) -> StreamingJson:
         """Return the request body for an upstream of this dialect. Kept, since retries and `n` > 1 send it again."""
-        if (dialect, model) not in self._bodies:
-            self._bodies[dialect, model] = StreamingJson(_chat_body(self, DIALECTS[dialect], model))
-        return self._bodies[dialect, model]
+        key = dialect, model, other_modalities
+        if key not in self._bodies:
+            traits = DIALECTS[dialect]
+            traits = replace(traits, modalities=traits.other_modalities) if other_modalities else traits
+            self._bodies[key] = StreamingJson(_chat_body(self, traits, model))
+        return self._bodies[key]
 
 
 def _chat_body(question: ChatQuestion, traits: Dialect, model: str) -> dict[str, Any]:

@@ -23,6 +23,9 @@ ADDRESS_PATTERNS = (
     (re.compile(r"\blookup\s+[^\s:]+", re.IGNORECASE), "lookup [address]"),
     (re.compile(r"\b(?:org|proj)[-_][a-z0-9]{8,}", re.IGNORECASE), "[account]"),
 )
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
+#: Characters: "Error." and "Bad request." are no answer to what is wrong.
+_LEAST_SENTENCE = 16
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -40,6 +43,12 @@ def public_text(text: str, secrets: Collection[str] = ()) -> str:
     """Return at most 500 characters on one line, without keys and addresses, fit to be shown to a client."""
     line = " ".join(_CONTROLS.sub(" ", _replace_in_short(text, secrets, (*KEY_PATTERNS, *ADDRESS_PATTERNS))).split())
     return line if len(line) <= _MAX_PUBLIC else f"{line[: _MAX_PUBLIC - 1]}…"
+
+
+def first_sentence(text: str) -> str:
+    """Return the beginning of a text up to the end of a sentence, and more where that is too short to say anything."""
+    end = next((match.end() for match in _SENTENCE_END.finditer(text) if match.end() >= _LEAST_SENTENCE), len(text))
+    return text[:end].rstrip()
 
 
 def loggable_text(text: str, secrets: Collection[str] = ()) -> str:

@@ -1,5 +1,5 @@
 """Send requests to chat upstreams: choose one, retry or fail over, and map errors.
 
-`client.py` is the only file that opens connections to upstreams. `selection`, `circuit_breaker`, `retry`,
-`error_mapping` and `decoding` are pure. May import `errors`, `observability`, `protocol` and `extraction`.
+`client.py` is the only file that opens connections to upstreams. All but it, `pool` and `spec` are pure. May import
+`errors`, `observability`, `protocol` and `extraction`.
 """

@@ -21,8 +21,10 @@ from app.protocol.dialects import ChatQuestion
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.upstream.decoding import ContentDecoder
+from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
+from app.upstream.work_evidence import error_came_first
 
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
 _MAX_SENT_WHOLE = 64 * 1024
@@ -73,6 +75,14 @@ class UpstreamRequest:
     after_free_failure: Callable[[], None] = lambda: None
 
 
+@dataclass(frozen=True, slots=True)
+class PendingReply:
+    """A reply of which only the head has been read. `sent_at`: when the request had been sent."""
+
+    response: httpx.Response
+    sent_at: float
+
+
 class UpstreamClient:
     """One upstream. A request's time limit counts from `started_at`, by `monotonic`, over all its attempts."""
 
@@ -103,25 +113,27 @@ class UpstreamClient:
 
     async def send(
         self, request: UpstreamRequest, body: StreamingJson, started_at: float
-    ) -> httpx.Response | UpstreamFailure:
-        """Return a response of which only the head has been read; `read_reply` reads and closes it."""
+    ) -> PendingReply | UpstreamFailure:
+        """Return a reply of which only the head has been read; `read_reply` reads and closes it."""
+        stopwatch = _Stopwatch(self._monotonic)
         try:
             async with asyncio.timeout(self._time_left(started_at)):
-                response = await self._transport.handle_async_request(self._build(request, body))
+                response = await self._transport.handle_async_request(self._build(request, body, stopwatch))
         except TimeoutError:
-            return UpstreamFailure(self._timeout_error())
+            return UpstreamFailure(self._timeout_error(), elapsed=stopwatch.elapsed)
         except _CONNECTION_LOST as error:
-            return _connection_failure(error)
+            return _connection_failure(error, stopwatch.elapsed)
         if response.is_success:
-            return response
+            return PendingReply(response, stopwatch.sent_at)
+        elapsed = stopwatch.elapsed
         try:
             error_body = await self._read_error_body(response, started_at)
         finally:
             await _close(response)
-        return self._classify(response, error_body, request)
+        return self._classify(response, error_body, request, elapsed)
 
     async def read_reply(
-        self, response: httpx.Response, request: UpstreamRequest, started_at: float
+        self, pending: PendingReply, request: UpstreamRequest, started_at: float
     ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
         """Yield snapshots of the reply while it grows, and the last one when it has ended.
 
@@ -133,7 +145,7 @@ class UpstreamClient:
             UpstreamError: The reply could not be read, broke off or took too long.
             ApiError: What the upstream's error object means.
         """
-        parser = ReplyParser(request.new_blob)
+        parser, response = ReplyParser(request.new_blob), pending.response
         try:
             async with aclosing(self._snapshots(response, parser, started_at)) as snapshots:
                 async for reply in snapshots:
@@ -146,12 +158,15 @@ class UpstreamClient:
             await _close(response)
         failure = None
         if reply.error is not None:
-            failure = self._classify(response, orjson.dumps({"error": reply.error}), request)
+            elapsed, came_first = self._monotonic() - pending.sent_at, error_came_first(reply.raw)
+            error_body = orjson.dumps({"error": reply.error})
+            failure = self._classify(response, error_body, request, elapsed, came_first=came_first)
         if failure is not None and not reply.has_content and not find_images(reply):
             yield failure
             return
         yield replace(reply, secrets=self._secrets(request))
         if failure is not None:
+            failure.error.retry_safety = RetrySafety.UNSAFE
             raise failure.error
         if not reply.complete:
             raise end
@@ -166,7 +181,7 @@ class UpstreamClient:
                     if throttle.should_snapshot(line, grown=parser.feed(line)):
                         yield parser.reply()
 
-    def _build(self, request: UpstreamRequest, body: StreamingJson) -> httpx.Request:
+    def _build(self, request: UpstreamRequest, body: StreamingJson, stopwatch: "_Stopwatch") -> httpx.Request:
         # Built here and not by httpx's client, which would merge headers, cookies and parameters for each request.
         accept = "text/event-stream, application/json" if request.question.stream else "application/json"
         headers = {
@@ -179,7 +194,7 @@ class UpstreamClient:
         }
         if key := self._key_for(request):
             headers["authorization"] = f"Bearer {key}"
-        content = b"".join(body.chunks()) if body.length <= _MAX_SENT_WHOLE else _encode(body)
+        content = b"".join(body.chunks()) if body.length <= _MAX_SENT_WHOLE else _encode(body, stopwatch)
         fields = httpx.Headers(headers, encoding="utf-8")
         return httpx.Request("POST", self._url, headers=fields, content=content, extensions=self._extensions)
 
@@ -234,15 +249,28 @@ class UpstreamClient:
                         break
         return bytes(body[:_MAX_ERROR_BODY])
 
-    def _classify(self, response: httpx.Response, error_body: bytes, request: UpstreamRequest) -> UpstreamFailure:
-        failure = classify(
-            response.status_code,
-            response.headers,
-            error_body,
-            pass_through=self.pass_through,
+    def _classify(
+        self,
+        response: httpx.Response,
+        error_body: bytes,
+        request: UpstreamRequest,
+        elapsed: float,
+        *,
+        came_first: bool = True,
+    ) -> UpstreamFailure:
+        sent = request.question.request
+        facts = AttemptFacts(
             now=self._now(),
+            elapsed=elapsed,
+            came_first=came_first,
+            pass_through=self.pass_through,
             secrets=self._secrets(request),
+            prompt=sent.prompt,
+            client_fields=[name for name, value in (("metadata", sent.metadata), ("user", sent.user)) if value],
+            user_agent=self._spec.user_agent,
+            reason=response.reason_phrase,
         )
+        failure = classify(response.status_code, response.headers, error_body, facts)
         if location := self._spec.origin.get(failure.setting or ""):
             failure.error.detail = f"see {location}: {failure.error.detail}"
         return failure
@@ -257,23 +285,42 @@ class UpstreamClient:
         return UpstreamTimeout(f"The upstream {what}. The image may have been made.")
 
 
-async def _encode(body: StreamingJson) -> AsyncIterator[bytes]:
+@dataclass(slots=True)
+class _Stopwatch:
+    """Measure from the end of sending. A small body is taken for sent at once, before the connection is made."""
+
+    monotonic: Callable[[], float]
+    sent_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.sent_at = self.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        return self.monotonic() - self.sent_at
+
+
+async def _encode(body: StreamingJson, stopwatch: _Stopwatch) -> AsyncIterator[bytes]:
     for chunk in body.chunks():
         yield chunk
+    stopwatch.restart()
 
 
 def _broke_off(how: str) -> UpstreamError:
     return UpstreamInvalidReply("The upstream broke off in its reply. The image may have been made.", detail=how)
 
 
-def _connection_failure(error: Exception) -> UpstreamFailure:
+def _connection_failure(error: Exception, elapsed: float) -> UpstreamFailure:
     """Return what it means that an attempt brought no response."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, _NOT_CONNECTED):
         unreachable = UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error))
-        return UpstreamFailure(unreachable, RetrySafety.SAFE)
+        return UpstreamFailure(unreachable, RetrySafety.SAFE, elapsed=elapsed)
     message = "The upstream gave no readable answer. The image may have been made."
-    return UpstreamFailure(UpstreamInvalidReply(message, detail=_describe(error)))
+    return UpstreamFailure(UpstreamInvalidReply(message, detail=_describe(error)), elapsed=elapsed)
 
 
 def _describe(error: Exception) -> str:

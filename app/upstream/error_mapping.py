@@ -1,17 +1,14 @@
 """Map the error answer of an upstream to an error of ours, and to whether another attempt is safe.
 
-The words of the error decide first and its status second: relays put one kind of error under many statuses (an invalid
-size as 429, a refusal as 451). `ERROR_RULES` is the table.
+Each rule of `ERROR_RULES` rests on evidence: a status that can mean one thing only, words, a field, the kind of the
+body. What no rule knows is a complaint about the request (under a 4xx or inside a 200), or a failure (under a 5xx).
+The costly mistakes are: to pay twice, to leave an upstream because of what one client asked, to invite repeats of what
+will never work, and to send the operator to a key or an address that is right.
 """
 
 import re
-from collections.abc import Callable, Collection, Container, Mapping
-from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import Any
-
-import orjson
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
 
 from app.errors import (
     ApiError,
@@ -24,11 +21,15 @@ from app.errors import (
     Unauthorized,
     UpstreamAuth,
     UpstreamError,
-    UpstreamInvalidReply,
+    UpstreamNeedsOperator,
     UpstreamTimeout,
     UserError,
 )
-from app.protocol.redaction import MAX_LOGGED, loggable_text, public_text
+from app.protocol.moderation import MODERATION
+from app.protocol.redaction import first_sentence
+from app.upstream import error_words as words
+from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
+from app.upstream.work_evidence import was_refused_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,40 +38,21 @@ class UpstreamFailure:
 
     Attributes:
         retry_after: Seconds that the upstream asks to wait, however absurd.
-        setting: The field of the upstream's configuration to look at: `base_url`, `api_key` or `model`.
+        setting: The field of the upstream's configuration to look at: `base_url`, `api_key`, `model` or `dialect`.
+        elapsed: Seconds from the end of sending to the failure.
+        wants_other_modalities: The model cannot answer with the modalities that were requested.
     """
 
     error: ApiError
     retry_safety: RetrySafety = RetrySafety.UNSAFE
     retry_after: float | None = None
     setting: str | None = None
+    elapsed: float = 0.0
+    wants_other_modalities: bool = False
 
     def __post_init__(self) -> None:
         """Let the error carry the retry safety, for whoever remembers errors."""
         self.error.retry_safety = self.retry_safety
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamErrorBody:
-    """The error answer of an upstream, parsed. Only `public_message` and the names may be shown to clients.
-
-    Attributes:
-        status: The HTTP status, or the one that an error inside a 200 names.
-        searchable: Every short text of the error object, to be searched for words.
-        public_message: Without keys and addresses, empty where there is none.
-        retry_after: In seconds, however absurd.
-        detail: For the log: status and body without keys.
-    """
-
-    status: int
-    searchable: str = ""
-    public_message: str = ""
-    type: str | None = None
-    param: str | None = None
-    code: str | None = None
-    moderation_details: Mapping[str, Any] | None = None
-    retry_after: float | None = None
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +61,14 @@ class ErrorRule:
 
     Attributes:
         statuses: The status is one of these.
-        words: These are found in the texts of the error; `None` for any text.
+        matches: The evidence in the answer; `None` where the status is enough.
         pass_through: Whether the request was sent with the caller's own key; `None` for both.
         setting: See `UpstreamFailure`.
     """
 
     name: str
     statuses: Container[int]
-    words: re.Pattern[str] | None
+    matches: Callable[[UpstreamErrorBody], bool] | None
     build_error: Callable[[UpstreamErrorBody], ApiError]
     retry_safety: RetrySafety = RetrySafety.UNSAFE
     pass_through: bool | None = None
@@ -105,14 +87,36 @@ def _invalid_request(body: UpstreamErrorBody) -> ApiError:
     return kind(message, param=body.param, code=body.code, detail=body.detail)
 
 
+def _unknown_complaint(body: UpstreamErrorBody) -> ApiError:
+    return _invalid_request(replace(body, public_message=first_sentence(body.public_message)))
+
+
+def _forbidden(body: UpstreamErrorBody) -> ApiError:
+    sentence = first_sentence(body.public_message)
+    message = f"The upstream forbids this request: {sentence}" if sentence else "The upstream forbids this request."
+    return Forbidden(message, code=body.code or "upstream_forbidden", detail=body.detail)
+
+
+def _blocked_before_upstream(body: UpstreamErrorBody) -> ApiError:
+    agent = f" (user agent {body.facts.user_agent})" if body.facts.user_agent else ""
+    message = f"Something before the upstream blocks this server{agent}, with status {body.status}. {_OPERATOR}"
+    return UpstreamNeedsOperator(message, code="upstream_blocked", detail=body.detail)
+
+
+def _field_refused(body: UpstreamErrorBody) -> ApiError:
+    field = words.limners_field(body)
+    message = f"The upstream does not accept the field '{field}', which this server writes. {_OPERATOR}"
+    return UpstreamNeedsOperator(message, code="upstream_dialect", detail=body.detail)
+
+
 def _rate_limited(body: UpstreamErrorBody) -> ApiError:
     message = "The upstream takes no more requests right now. Please try again later."
-    return RateLimited(message, retry_after=body.retry_after or 1, detail=body.detail)
+    return RateLimited(message, retry_after=body.wait.of_a_limit or 1, detail=body.detail)
 
 
 def _caller_rate_limited(body: UpstreamErrorBody) -> ApiError:
     message = body.public_message or "Rate limit reached. Please try again later."
-    return RateLimited(message, retry_after=body.retry_after or 1, detail=body.detail)
+    return RateLimited(message, retry_after=body.wait.of_a_limit or 1, detail=body.detail)
 
 
 def _caller_out_of_credit(body: UpstreamErrorBody) -> ApiError:
@@ -140,17 +144,29 @@ def _our_words(kind: type[ApiError], message: str, code: str | None = None) -> C
 _OPERATOR = "Only the operator of this server can mend that."
 
 _out_of_credit = _our_words(
-    UpstreamError, "This server's account with the upstream has no credit left.", "upstream_quota"
+    UpstreamNeedsOperator, "This server's account with the upstream has no credit left.", "upstream_quota"
 )
 _unknown_model = _our_words(
-    UpstreamError, f"The upstream does not offer the model that this server asks for. {_OPERATOR}", "upstream_model"
+    UpstreamNeedsOperator,
+    f"The upstream does not offer the model that this server asks for. {_OPERATOR}",
+    "upstream_model",
+)
+_nothing_fits = _our_words(
+    UpstreamNeedsOperator,
+    f"The upstream has nothing that fits what this server asks for: model, data policy or modalities. {_OPERATOR}",
+    "upstream_model",
 )
 _key_refused = _our_words(UpstreamAuth, f"The upstream refused this server's key (status {{status}}). {_OPERATOR}")
 _wrong_address = _our_words(
-    UpstreamError, f"The upstream has nothing at the configured address (status {{status}}). {_OPERATOR}"
+    UpstreamNeedsOperator, f"The upstream has nothing at the configured address (status {{status}}). {_OPERATOR}"
+)
+_wrong_path = _our_words(
+    UpstreamNeedsOperator, f"The upstream's API has no chat at the configured path (status {{status}}). {_OPERATOR}"
 )
 _redirected = _our_words(
-    UpstreamInvalidReply, f"The upstream redirects elsewhere (status {{status}}), which is not followed. {_OPERATOR}"
+    UpstreamNeedsOperator,
+    f"The upstream redirects elsewhere (status {{status}}), which is not followed. {_OPERATOR}",
+    "upstream_broken",
 )
 _too_large = _our_words(RequestTooLarge, "The request is larger than the upstream takes. Send fewer or smaller images.")
 _timed_out = _our_words(UpstreamTimeout, "The upstream took too long (status {status}). The image may have been made.")
@@ -158,222 +174,161 @@ _overloaded = _our_words(UpstreamError, "The upstream is overloaded (status {sta
 _failed = _our_words(UpstreamError, "The upstream answered with an error (status {status}).")
 
 
-def _any_of(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns), re.IGNORECASE)
+def _about(pattern: re.Pattern[str]) -> Callable[[UpstreamErrorBody], bool]:
+    return lambda body: pattern.search(body.searchable) is not None
 
 
-_REFUSAL = _any_of(
-    *("moderation_blocked", "content[_ ]policy", "content[_ ]?filter", "responsible_?ai", "safety system"),
-    *("safety_violation", "sensitive_words", "prohibited[_ ]content", "敏感词", "内容审核"),
-)
-_CREDIT = _any_of(
-    *("insufficient[_ ](?:user[_ ])?(?:quota|balance|credit|funds)", "billing[_ ]hard[_ ]limit", "billing_not_active"),
-    *("credit[_ ]balance", "spend_limit_exceeded", "exceeded your current quota", "pre_consume_token_quota"),
-    *("token quota is not enough", "额度不足", "余额不足", "额度已用尽"),
-)
-_MODEL = _any_of("model_not_found", "no available channel", "model \\S{1,99} does not exist", "无可用渠道")
-_KEY = _any_of(
-    "invalid_api_key", "incorrect api key", "invalid api key", "api key not valid", "authentication_error", "无效的令牌"
-)
-_INVALID_VALUE = _any_of(
-    *("invalid size", "invalid_size", "invalid value:", "invalid type for", "unsupported value", "unknown parameter"),
-    *("invalid_value", "invalid_image", "context_length_exceeded", "maximum context length", "prompt is too long"),
-    "string_above_max_length",
-)
-_RATE = _any_of("rate_limit_exceeded", "rate limit reached", "too many requests", "负载已饱和", "请求过于频繁")
-_OVERLOAD = _any_of("server_is_overloaded", "overloaded_error", "slow_down")
+def _is_refusal(body: UpstreamErrorBody) -> bool:
+    if words.CLOSED_ACCOUNT.search(body.searchable):
+        return False
+    return body.names_moderation or MODERATION.search(body.searchable) is not None
 
-_ANY = range(200, 1000)
+
+def _is_model(body: UpstreamErrorBody) -> bool:
+    return any(pattern.search(body.searchable) for pattern in (words.MODEL_CODE, words.MODEL))
+
+
+def _is_blocked(body: UpstreamErrorBody) -> bool:
+    return body.is_page or "cf-mitigated" in body.headers or words.FIREWALL.search(body.searchable) is not None
+
+
+def _is_challenged(body: UpstreamErrorBody) -> bool:
+    return "cf-mitigated" in body.headers
+
+
+def _has_no_credit(body: UpstreamErrorBody) -> bool:
+    """Return whether the account is used up. Where a window is named, words about a quota mean a rate limit."""
+    if words.CREDIT.search(body.searchable):
+        return True
+    has_window = body.wait.named is not None or words.PER_WINDOW.search(body.searchable)
+    return not has_window and words.QUOTA.search(body.searchable) is not None
+
+
+def _is_limners_model(body: UpstreamErrorBody) -> bool:
+    return words.limners_field(body) == "model"
+
+
+def _is_limners_field(body: UpstreamErrorBody) -> bool:
+    return words.limners_field(body) is not None
+
+
+def _is_api_error(body: UpstreamErrorBody) -> bool:
+    return body.is_api_error
+
+
+def _is_wrong_path(body: UpstreamErrorBody) -> bool:
+    return body.is_api_error and words.WRONG_PATH.search(body.searchable) is not None
+
+
+def _is_clients_input(body: UpstreamErrorBody) -> bool:
+    return body.is_api_error and words.CLIENTS_INPUT.search(body.searchable) is not None
+
+
+_COMPLAINTS = (*range(200, 300), *range(400, 500))
+_FAILURES = range(500, 1000)
+_ANY = (*_COMPLAINTS, *_FAILURES)
+#: Under these a refusal in words is believed: 401 and 402 are about the account.
+_WITH_REFUSALS = frozenset(_ANY) - {401, 402}
+#: Under these a field that is named is the cause.
+_WITH_FIELDS = frozenset(_COMPLAINTS) - {401, 402, 403, 413, 429}
+_WITH_KEYS = frozenset(_ANY) - {402, 429}
+#: A 408 does not make a retry safe: relays answer so when the server behind them was slow. 499 and 460: they hung up.
+_SLOW = {408, 460, 499, 504, 520, 522, 524}
+#: Complaints under these come before any work. A 409, a 425 and others that APIs hardly send say nothing about it.
+_BEFORE_WORK = {*range(400, 408), *range(410, 419), 421, 422, 431}
+_NOT_HERE = {404, 405, 410}
+
 _OUR_KEY, _CALLERS_KEY = False, True
-_SAFE, _OTHER, _AMBIGUOUS = RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM, RetrySafety.AMBIGUOUS
+_SAFE, _OTHER, _FUTILE = RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM, RetrySafety.FUTILE
+_AMBIGUOUS = RetrySafety.AMBIGUOUS
 
 #: The first rule that matches counts.
 ERROR_RULES: tuple[ErrorRule, ...] = (
     ErrorRule("a redirect", range(300, 400), None, _redirected, _OTHER, setting="base_url"),
-    ErrorRule("a refusal, by words", _ANY, _REFUSAL, _moderation_blocked),
+    ErrorRule("a firewall", {403, 406, 407, 511}, _is_blocked, _blocked_before_upstream, _OTHER),
+    ErrorRule("a challenge", {429, 503}, _is_challenged, _blocked_before_upstream, _OTHER),
+    ErrorRule("a refusal, by words", _WITH_REFUSALS, _is_refusal, _moderation_blocked),
     ErrorRule("a refusal, by status", {451}, None, _moderation_blocked),
-    ErrorRule("we have no credit, by words", _ANY, _CREDIT, _out_of_credit, _OTHER, _OUR_KEY, "api_key"),
+    ErrorRule("we have no credit, by words", _ANY, _has_no_credit, _out_of_credit, _OTHER, _OUR_KEY, "api_key"),
     ErrorRule("we have no credit, by status", {402}, None, _out_of_credit, _OTHER, _OUR_KEY, "api_key"),
-    ErrorRule("the caller has no credit, by words", _ANY, _CREDIT, _caller_out_of_credit, pass_through=_CALLERS_KEY),
-    ErrorRule("the caller has no credit, by status", {402}, None, _caller_out_of_credit, pass_through=_CALLERS_KEY),
-    ErrorRule("a model closed to the caller", {403}, _MODEL, _caller_key_refused, pass_through=_CALLERS_KEY),
-    ErrorRule("an unknown model", _ANY, _MODEL, _unknown_model, _OTHER, setting="model"),
-    ErrorRule("our key refused, by words", _ANY, _KEY, _key_refused, _OTHER, _OUR_KEY, "api_key"),
-    ErrorRule("our key refused, by status", {401, 403}, None, _key_refused, _OTHER, _OUR_KEY, "api_key"),
-    ErrorRule("the caller's key refused, by words", _ANY, _KEY, _caller_key_refused, pass_through=_CALLERS_KEY),
-    ErrorRule("the caller's key refused, by status", {401, 403}, None, _caller_key_refused, pass_through=_CALLERS_KEY),
-    ErrorRule("a value that the upstream rejects", _ANY, _INVALID_VALUE, _invalid_request),
-    ErrorRule("too large a request", {413}, None, _too_large),
+    ErrorRule("the caller has no credit, by words", _ANY, _has_no_credit, _caller_out_of_credit, _FUTILE, _CALLERS_KEY),
+    ErrorRule("the caller has no credit, by status", {402}, None, _caller_out_of_credit, _FUTILE, _CALLERS_KEY),
+    ErrorRule("the model that we wrote", _WITH_FIELDS, _is_limners_model, _unknown_model, _OTHER, setting="model"),
+    ErrorRule("another field of ours", _WITH_FIELDS, _is_limners_field, _field_refused, _OTHER, setting="dialect"),
+    ErrorRule("a value that the client chose", _ANY, _about(words.CLIENTS_VALUE), _invalid_request, _FUTILE),
+    ErrorRule("a model closed to the caller", {403}, _is_model, _caller_key_refused, _FUTILE, _CALLERS_KEY),
+    ErrorRule("an unknown model, by code", _ANY, _about(words.MODEL_CODE), _unknown_model, _OTHER, setting="model"),
+    ErrorRule("an unknown model, by words", _COMPLAINTS, _about(words.MODEL), _unknown_model, _OTHER, setting="model"),
+    ErrorRule("our key refused, by words", _WITH_KEYS, _about(words.KEY), _key_refused, _OTHER, _OUR_KEY, "api_key"),
+    ErrorRule("our key, in a 403", {403}, _about(words.API_KEY), _key_refused, _OTHER, _OUR_KEY, "api_key"),
+    ErrorRule("our key refused, by status", {401}, None, _key_refused, _OTHER, _OUR_KEY, "api_key"),
+    ErrorRule("the caller's key refused", _WITH_KEYS, _about(words.KEY), _caller_key_refused, _FUTILE, _CALLERS_KEY),
+    ErrorRule("the caller refused, by status", {401, 403}, None, _caller_key_refused, _FUTILE, _CALLERS_KEY),
+    ErrorRule("too large a request", {413}, None, _too_large, _FUTILE),
     ErrorRule("too many requests of the caller", {429}, None, _caller_rate_limited, _SAFE, _CALLERS_KEY),
     ErrorRule("too many requests", {429}, None, _rate_limited, _SAFE),
     ErrorRule("overloaded", {503}, None, _overloaded, _SAFE),
-    ErrorRule("too many requests, by words", _ANY, _RATE, _rate_limited),
-    ErrorRule("overloaded, by words", _ANY, _OVERLOAD, _overloaded),
-    # A 408 does not make a retry safe: relays answer so when the server behind them was slow.
-    ErrorRule("too slow", {408, 504, 520, 522, 524}, None, _timed_out),
-    ErrorRule("nothing at the address", {404, 405, 410}, None, _wrong_address, _OTHER, setting="base_url"),
-    ErrorRule("a request that the upstream rejects", {400, 409, 415, 422}, None, _invalid_request),
-    ErrorRule("a crash, perhaps before any work", {500, 502}, None, _failed, _AMBIGUOUS),
-    ErrorRule("anything else", _ANY, None, _failed),
+    ErrorRule("too slow", _SLOW, None, _timed_out),
+    ErrorRule("too many requests, by words", _ANY, _about(words.RATE), _rate_limited, _SAFE),
+    ErrorRule("overloaded, by words in a complaint", _COMPLAINTS, _about(words.OVERLOAD), _rate_limited, _SAFE),
+    ErrorRule("overloaded, by words", _FAILURES, _about(words.OVERLOAD), _overloaded, _AMBIGUOUS),
+    ErrorRule("no chat at this path", _NOT_HERE, _is_wrong_path, _wrong_path, _OTHER, setting="base_url"),
+    ErrorRule("an input that the upstream cannot use", _NOT_HERE, _is_clients_input, _unknown_complaint, _FUTILE),
+    ErrorRule("nothing that fits the request", _NOT_HERE, _is_api_error, _nothing_fits, _OTHER, setting="model"),
+    ErrorRule("nothing at the address", _NOT_HERE, None, _wrong_address, _OTHER, setting="base_url"),
+    ErrorRule("forbidden, for a reason of the upstream's own", {403}, None, _forbidden, _FUTILE),
+    ErrorRule("any other complaint before any work", _BEFORE_WORK, None, _unknown_complaint, _FUTILE),
+    ErrorRule("any other complaint", _COMPLAINTS, None, _unknown_complaint),
+    ErrorRule("any other failure", _FAILURES, None, _failed, _AMBIGUOUS),
 )
 
 
-def classify(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    pass_through: bool,
-    now: float,
-    secrets: Collection[str] = (),
-) -> UpstreamFailure:
+def classify(status: int, headers: Mapping[str, str], body: bytes, facts: AttemptFacts) -> UpstreamFailure:
     """Find what the error answer of an upstream means, by the first of `ERROR_RULES` that matches.
 
-    An error object inside a 200 is classified by the status that it names, if any. There, a crash makes a retry unsafe:
-    the upstream had begun to answer.
+    An error object inside a 200 is classified by the status that it names, if any.
 
     Args:
         status: The HTTP status.
         headers: Found by lower-case names.
         body: The beginning is enough.
-        pass_through: The request was sent with the caller's own key.
-        now: Seconds since 1970, to compute `retry_after` from a date.
-        secrets: Redacted wherever they occur, beside everything that looks like a key.
+        facts: What else is known of the attempt.
     """
-    error_body = parse_error_body(status, headers, body, now=now, secrets=secrets)
-    rule = next(rule for rule in ERROR_RULES if _matches(rule, error_body, pass_through=pass_through))
-    is_late = status < 300 and rule.retry_safety is RetrySafety.AMBIGUOUS
-    retry_safety = RetrySafety.UNSAFE if is_late else rule.retry_safety
-    return UpstreamFailure(rule.build_error(error_body), retry_safety, error_body.retry_after, rule.setting)
-
-
-def parse_error_body(
-    status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: Collection[str] = ()
-) -> UpstreamErrorBody:
-    """Parse an error answer in any of the shapes that upstreams use. The arguments are those of `classify`."""
-    error = _unwrap(_parse(body))
-    return UpstreamErrorBody(
-        status=status if status >= 300 else _status_in(error) or status,
-        searchable=" ".join(_texts(error))[:MAX_LOGGED],
-        public_message=public_text(_message_of(error), secrets),
-        type=_name_of(error, "type", secrets),
-        param=_name_of(error, "param", secrets),
-        code=_name_of(error, "code", secrets),
-        moderation_details=_moderation_details(error),
-        retry_after=parse_retry_after(headers, now),
-        detail=f"upstream answered {status}: {loggable_text(body.decode(errors='replace'), secrets)}",
+    error_body = parse_error_body(status, headers, body, facts)
+    rule = next(rule for rule in ERROR_RULES if _matches(rule, error_body))
+    error, retry_safety = rule.build_error(error_body), _weigh(rule.retry_safety, error_body)
+    if retry_safety.may_have_cost:
+        error.should_retry = False
+    if error_body.status < 500:
+        error.counts_against_upstream = False
+    is_limit = isinstance(error, RateLimited)
+    return UpstreamFailure(
+        error,
+        retry_safety,
+        error_body.wait.of_a_limit if is_limit else error_body.wait.named,
+        rule.setting,
+        facts.elapsed,
+        wants_other_modalities=words.MODALITIES.search(error_body.searchable) is not None,
     )
 
 
-_SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?")
-
-
-def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds of `retry-after-ms` or `retry-after` (a number or a date), `None` if neither makes sense.
-
-    `now`: seconds since 1970, used where the upstream does not send its own clock's `date`.
-    """
-    milliseconds = headers.get("retry-after-ms", "").strip()
-    if _SECONDS.fullmatch(milliseconds):
-        return float(milliseconds) / 1000
-    value = headers.get("retry-after", "").strip()
-    if _SECONDS.fullmatch(value):
-        return float(value)
-    until = _parse_date(value)
-    # The upstream's date is measured by the upstream's clock if possible, since ours may be wrong.
-    since = _parse_date(headers.get("date", "")) or now
-    return max(0.0, until - since) if until is not None else None
-
-
-def _parse_date(value: str) -> float | None:
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
-
-
-def _matches(rule: ErrorRule, body: UpstreamErrorBody, *, pass_through: bool) -> bool:
+def _matches(rule: ErrorRule, body: UpstreamErrorBody) -> bool:
     return (
         body.status in rule.statuses
-        and rule.pass_through in {None, pass_through}
-        and (rule.words is None or rule.words.search(body.searchable) is not None)
+        and rule.pass_through in {None, body.facts.pass_through}
+        and (rule.matches is None or rule.matches(body))
     )
 
 
-#: `{"error": {"error": …}}` and `[{"error": …}]` occur; no upstream is known to nest deeper than this.
-_MAX_DEPTH = 4
-_MESSAGE_KEYS = ("message", "msg", "detail", "error", "title")
-_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
-_STATUS = re.compile(r"[45][0-9][0-9]")
-#: Codes of OpenAI that belong to one status each.
-_STATUS_OF_CODE = {"rate_limit_exceeded": 429, "server_is_overloaded": 503}
-_MODERATION_STAGES = ("input", "output", "unknown")
-_CATEGORY = re.compile(r"[A-Za-z0-9_/ -]{1,64}")
-_MAX_CATEGORIES = 32
+def _weigh(retry_safety: RetrySafety, body: UpstreamErrorBody) -> RetrySafety:
+    """Return the retry safety that the evidence leaves of what a rule claims.
 
-
-def _parse(body: bytes) -> object:
-    """Return the JSON value, or the text of a body that is not JSON; an HTML page is an empty text."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        text = body.decode(errors="replace").strip()
-        return "" if text.startswith("<") else text
-
-
-def _unwrap(document: object) -> object:
-    """Return the innermost error object or text."""
-    for _ in range(_MAX_DEPTH):
-        if isinstance(document, list):
-            document = document[0] if document else ""
-        elif isinstance(document, dict) and isinstance(document.get("error"), dict | list):
-            document = document["error"]
-        elif isinstance(document, dict) and isinstance(document.get("errors"), list):
-            document = document["errors"]
-    return document
-
-
-def _texts(error: object) -> list[str]:
-    """Return the strings of an error object, two levels deep: Azure and OpenRouter nest the reason beside a message."""
-    if isinstance(error, str):
-        return [error]
-    if not isinstance(error, dict):
-        return []
-    inner = [value for node in error.values() if isinstance(node, dict) for value in node.values()]
-    return [value for value in (*error.values(), *inner) if isinstance(value, str)]
-
-
-def _message_of(error: object) -> str:
-    if isinstance(error, str):
-        return error
-    found = [error.get(key) for key in _MESSAGE_KEYS] if isinstance(error, dict) else []
-    return next((text for text in found if isinstance(text, str) and text), "")
-
-
-def _name_of(error: object, key: str, secrets: Collection[str]) -> str | None:
-    """Return a field that is a plain name and not a key, `None` for anything else."""
-    value = error.get(key) if isinstance(error, dict) else None
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        return None
-    return value if loggable_text(value, secrets) == value else None
-
-
-def _status_in(error: object) -> int | None:
-    """Return the status that an error names: some relays answer 200 and put the status, or only a code, there."""
-    values = [str(error.get(key)) for key in ("code", "status")] if isinstance(error, dict) else []
-    status = next((int(value) for value in values if _STATUS.fullmatch(value)), None)
-    return status or next((_STATUS_OF_CODE[value] for value in values if value in _STATUS_OF_CODE), None)
-
-
-def _moderation_details(error: object) -> Mapping[str, Any] | None:
-    """Return the two documented fields, `None` unless both are as documented."""
-    details = error.get("moderation_details") if isinstance(error, dict) else None
-    if not isinstance(details, dict):
-        return None
-    stage, categories = details.get("moderation_stage"), details.get("categories")
-    if stage not in _MODERATION_STAGES or not isinstance(categories, list) or len(categories) > _MAX_CATEGORIES:
-        return None
-    if not all(isinstance(category, str) and _CATEGORY.fullmatch(category) for category in categories):
-        return None
-    return {"moderation_stage": stage, "categories": categories}
+    Inside a 200 the upstream had begun to answer, so only what came first and at once is believed to be free of cost.
+    """
+    is_inside_200 = body.http_status < 300
+    doubtful = RetrySafety.UNSAFE if is_inside_200 else RetrySafety.AMBIGUOUS
+    if retry_safety.may_have_cost:
+        return RetrySafety.UNSAFE if is_inside_200 else retry_safety
+    if is_inside_200 and not body.facts.came_first:
+        return doubtful
+    return doubtful if body.status >= 500 and not was_refused_at_once(body) else retry_safety

@@ -13,6 +13,8 @@ from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RetrySaf
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.chat_reply import ChatReply
+from app.protocol.dialects import DIALECTS
+from app.protocol.json_stream import StreamingJson
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
 from app.upstream.client import UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
@@ -22,9 +24,6 @@ from app.upstream.spec import UpstreamSpec
 
 #: More than any configured priority: upstreams that other replicas report down are tried after all others.
 _LAST = 1_000_000
-
-#: Failures that have surely cost nothing.
-_FREE = {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM}
 
 _BUSY = "All upstreams are busy. Please try again later."
 
@@ -38,12 +37,17 @@ class Snapshot(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class PoolMember:
-    """One upstream with its circuit breaker and the number of its requests in flight."""
+    """One upstream with its circuit breaker and the number of its requests in flight.
+
+    Attributes:
+        with_other_modalities: The models that last wanted the dialect's other modalities.
+    """
 
     spec: UpstreamSpec
     client: UpstreamClient
     circuit: CircuitBreaker = field(default_factory=CircuitBreaker)
     in_flight: int = 0
+    with_other_modalities: set[str] = field(default_factory=set)
 
     @property
     def is_full(self) -> bool:
@@ -59,6 +63,10 @@ class RoutingState:
         models: The model's name at each upstream that has it.
         started_at: When the first attempt was made; the time limit counts from then.
         tried: Upstreams that are not to be tried before `retry_at` says so.
+        failed: Attempts that have failed.
+        is_prepaid: The retry budget has paid for the next attempt already.
+        may_have_cost: One of the attempts may have been paid for.
+        swapped: Upstreams that were asked again with the dialect's other modalities.
         error: Raised when no further attempt is allowed.
     """
 
@@ -67,8 +75,11 @@ class RoutingState:
     started_at: float | None = None
     tried: set[str] = field(default_factory=set)
     retry_at: dict[str, float] = field(default_factory=dict)
-    retries: int = 0
+    failed: int = 0
     failed_at: float = 0.0
+    is_prepaid: bool = False
+    may_have_cost: bool = False
+    swapped: set[str] = field(default_factory=set)
     error: ApiError = field(default_factory=partial(RateLimited, _BUSY, retry_after=10))
 
 
@@ -84,8 +95,9 @@ class Attempt:
 class UpstreamPool:
     """All upstreams of this server.
 
-    A request has `attempts`: the first one and its retries. Trying an upstream for the first time is a failover: it is
-    not counted, and not taken from the retry budget. With `ambiguous`, failovers and retries follow a 500 or 502 too.
+    A request has `attempts`: the first one, its retries and its failovers to upstreams that were not tried yet. Retries
+    are taken from the retry budget. A failover is so only after a failure that may have cost something, which needs
+    `ambiguous`: after others each upstream gets no more requests than without it.
     """
 
     def __init__(
@@ -151,7 +163,7 @@ class UpstreamPool:
         while True:
             member = await self._select(routing)
             started_at = routing.started_at = self._monotonic() if routing.started_at is None else routing.started_at
-            body = request.question.body(member.spec.dialect, routing.models[member.spec.name])
+            body = _body_for(member, request, routing)
             with self._attempt(member) as attempt:
                 await request.before_send()
                 attempt.is_sent = True
@@ -166,9 +178,10 @@ class UpstreamPool:
                 if not isinstance(outcome, UpstreamFailure):
                     return
                 attempt.error = outcome.error
-            if outcome.retry_safety in _FREE:
+            if not outcome.retry_safety.may_have_cost:
                 request.after_free_failure()
-            self._handle_failure(routing, member, outcome)
+            if not _swap_modalities(routing, member, outcome):
+                self._handle_failure(routing, member, outcome)
 
     def _models_for(self, name: str | None, only: str | None) -> dict[str, str]:
         resolved = {upstream: member.spec.models.resolve(name) for upstream, member in self._members.items()}
@@ -186,7 +199,7 @@ class UpstreamPool:
     def _attempt(self, member: PoolMember) -> Iterator[Attempt]:
         """Take a slot of the upstream, and report the outcome to its circuit breaker.
 
-        Nothing is reported of an attempt that was not sent, or that was cancelled.
+        Nothing is reported of an attempt that was not sent, that was cancelled, or that ended with a complaint.
         """
         attempt = Attempt(member.circuit.acquire(self._monotonic()))
         member.in_flight += 1
@@ -212,28 +225,35 @@ class UpstreamPool:
         name, now = member.spec.name, self._monotonic()
         UPSTREAM_ATTEMPTS.labels(name, "ok" if error is None else error.code or error.type).inc()
         before = member.circuit.state(now)
-        if error is not None and _is_upstreams_fault(error, member.client):
-            member.circuit.record_failure(permit, now, self._chance())
-            if self.has_alternatives:
-                log.warning("upstream_failed", upstream=name, code=error.code, reason=error.detail)
-        else:
+        if error is None:
             member.circuit.record_success(permit, now)
+        elif error.counts_against_upstream:
+            member.circuit.record_failure(permit, now, self._chance())
+        else:
+            member.circuit.cancel(permit)
+        if self.has_alternatives and isinstance(error, UpstreamError | RateLimited):
+            log.warning("upstream_failed", upstream=name, code=error.code, reason=error.detail)
         if (after := member.circuit.state(now)) is not before:
             log.warning("upstream_circuit_changed", upstream=name, state=after.value)
 
     def _handle_failure(self, routing: RoutingState, member: PoolMember, failure: UpstreamFailure) -> None:
         """Prepare the next attempt. Raises the error where the request must not be sent anywhere else."""
-        is_allowed = self._ambiguous and failure.retry_safety is RetrySafety.AMBIGUOUS
-        if failure.retry_safety not in _FREE and not is_allowed:
-            raise failure.error
         name, routing.failed_at = member.spec.name, self._monotonic()
+        routing.failed += 1
+        is_ambiguous = failure.retry_safety is RetrySafety.AMBIGUOUS
+        routing.may_have_cost = routing.may_have_cost or failure.retry_safety.may_have_cost
+        if failure.retry_safety in {RetrySafety.UNSAFE, RetrySafety.FUTILE} or (is_ambiguous and not self._ambiguous):
+            raise _final(failure.error, routing)
         if not routing.tried or failure.retry_safety is not RetrySafety.OTHER_UPSTREAM:
             # At the end, an error that time may mend is more useful to the client than one that only the operator can.
             routing.error = failure.error
+        if routing.failed >= self._attempts or (is_ambiguous and not self._budget.withdraw()):
+            raise _final(routing.error, routing)
+        routing.is_prepaid = is_ambiguous
         routing.tried.add(name)
         delay = retry_delay(
             failure,
-            attempt=routing.retries + 1,
+            attempt=routing.failed,
             max_attempts=self._attempts,
             elapsed=routing.failed_at - (routing.started_at or 0.0),
             deadline=self._timeout,
@@ -273,20 +293,19 @@ class UpstreamPool:
             async with asyncio.timeout(routing.queued_at + self._timeout - self._monotonic()):
                 await self._freed.wait()
         except TimeoutError:
-            raise routing.error from None
+            raise _final(routing.error, routing) from None
 
     async def _wait_before_retry(self, routing: RoutingState) -> None:
         """Wait until an upstream that has turned the request away may be tried again, the first one that allows it."""
-        may_retry = routing.retry_at and routing.retries < self._attempts - 1
-        if not may_retry or not self._budget.withdraw():
-            raise routing.error
+        if not routing.retry_at or not (routing.is_prepaid or self._budget.withdraw()):
+            raise _final(routing.error, routing)
+        routing.is_prepaid = False
         name = min(routing.retry_at, key=routing.retry_at.__getitem__)
         seconds = max(0.0, routing.retry_at.pop(name) - routing.failed_at)
-        routing.retries += 1
         log.warning(
             "upstream_retry",
             upstream=name,
-            attempt=routing.retries,
+            attempt=routing.failed,
             seconds=round(seconds, 3),
             reason=routing.error.detail,
         )
@@ -294,6 +313,29 @@ class UpstreamPool:
         routing.tried.discard(name)
 
 
-def _is_upstreams_fault(error: ApiError, client: UpstreamClient) -> bool:
-    """Return whether an error is the upstream's fault: not if it refuses what the client sent, or the client's key."""
-    return isinstance(error, UpstreamError) or (isinstance(error, RateLimited) and not client.pass_through)
+def _body_for(member: PoolMember, request: UpstreamRequest, routing: RoutingState) -> StreamingJson:
+    model = routing.models[member.spec.name]
+    swapped = model in member.with_other_modalities
+    return request.question.body(member.spec.dialect, model, other_modalities=swapped)
+
+
+def _swap_modalities(routing: RoutingState, member: PoolMember, failure: UpstreamFailure) -> bool:
+    """Return whether to ask the same upstream once more with the dialect's other modalities.
+
+    That is no retry: the model cannot answer in the way that was requested, so nothing was done, and it is tried once.
+    The choice is kept for the next requests.
+    """
+    name = member.spec.name
+    is_possible = failure.wants_other_modalities and DIALECTS[member.spec.dialect].other_modalities
+    if not is_possible or failure.retry_safety.may_have_cost or name in routing.swapped:
+        return False
+    routing.swapped.add(name)
+    member.with_other_modalities ^= {routing.models[name]}
+    return True
+
+
+def _final(error: ApiError, routing: RoutingState) -> ApiError:
+    """Let the last error say that an earlier attempt may have cost something."""
+    if routing.may_have_cost and not error.may_have_cost:
+        error.retry_safety, error.should_retry = RetrySafety.AMBIGUOUS, False
+    return error

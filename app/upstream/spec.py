@@ -42,7 +42,7 @@ class UpstreamSpec:
         max_concurrency: Requests in flight at once; `None` is no limit.
         timeout: For one request with all its attempts.
         idle_timeout: For silence inside a reply.
-        origin: Where the operator has set `base_url`, `api_key` and `model`, to name the place in the log.
+        origin: Where the operator has set `base_url`, `api_key`, `model` and `dialect`, to name the place in the log.
     """
 
     base_url: str

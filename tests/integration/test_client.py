@@ -33,6 +33,7 @@ from app.errors import (
     UpstreamAuth,
     UpstreamError,
     UpstreamInvalidReply,
+    UpstreamNeedsOperator,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -42,7 +43,8 @@ from app.protocol.dialects import ChatQuestion
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.upstream import client as upstream_client
-from app.upstream.client import UpstreamClient, UpstreamRequest, open_transport
+from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest, open_transport
+from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import DEFAULT_MODEL, UpstreamSpec
 from tests.support.faulty_upstream import FaultyUpstream, Script, SocketFault, run_faulty_upstream, run_server
@@ -208,7 +210,9 @@ WHOLE_TEXT = f"Painting … {URL} done"
 IN_PIECES = chunked(*(STREAM[at : at + 7] for at in range(0, len(STREAM), 7)))
 HALF = STREAM[: STREAM.index(b"generated")]
 FLOOD = b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 20_000 + b"\r\n"
-ENDLESS = answer(b"x" * 100_000, "503 Busy", length=10**9)
+RETRY = "retry-after: 0\r\n"
+BUSY = answer(b"", "503 Busy", headers=RETRY)
+ENDLESS = answer(b"x" * 100_000, "503 Busy", headers=RETRY, length=10**9)
 
 IMPATIENT = replace(QUICK, timeout=0.15)
 IDLE = replace(QUICK, idle_timeout=0.1)
@@ -279,7 +283,14 @@ FAULTS = (
     Fault("broken JSON", (answer(REPLY[:-4]),), UpstreamInvalidReply),
     Fault("nothing with status 200", (answer(b""),), UpstreamInvalidReply),
     Fault("nothing with status 204", (b"HTTP/1.1 204 No Content\r\n\r\n",), UpstreamInvalidReply),
-    Fault("an error without its body", (answer(b"", "503 Busy", length=9), SocketFault.CLOSE), None, URL, 2, OK),
+    Fault(
+        "an error without its body",
+        (answer(b"", "503 Busy", headers=RETRY, length=9), SocketFault.CLOSE),
+        None,
+        URL,
+        2,
+        OK,
+    ),
     Fault("an error with an endless body", (ENDLESS, SocketFault.HANG), None, URL, 2, OK),
     Fault("a reset on the second call", (answer(b"", "429 Slow"),), UpstreamInvalidReply, "", 2, (SocketFault.RESET,)),
 )
@@ -405,23 +416,28 @@ NO_ROUTE = (httpx.ConnectError("x"), httpx.ConnectTimeout("x"), GOOD)
 NO_CREDIT = status(429, {"message": "x", "code": "insufficient_quota"})
 WRONG_SIZE = status(429, {"message": "Invalid size 'x'."})
 BLOCKED = {"message": "No.", "code": "moderation_blocked"}
+DOWN = status(503, {"message": "The server is overloaded."})
 OVERLOADED = status(200, {"message": "upstream overloaded", "code": 503})
+LATE = broken(': keep-alive\n\ndata: {"error": {"message": "overloaded", "code": 503}}\n\n')
 CRASHED = status(200, {"message": "crash", "code": 500})
 AWAY = "https://evil.invalid/v1/chat/completions"
 
 ANSWERS = (
     Answer("an image", (GOOD,)),
     Answer("busy, then an image", (status(429), GOOD), None, ONCE),
-    Answer("down, then busy, then an image", (status(503), status(429), GOOD), None, TWICE),
+    Answer("down, then busy, then an image", (DOWN, status(429), GOOD), None, TWICE),
     Answer("busy for ever", (status(429),), RateLimited, TWICE),
-    Answer("down for ever", (status(503),), UpstreamError, TWICE),
-    Answer("one attempt only", (status(503), GOOD), UpstreamError, config=SINGLE),
+    Answer("down for ever", (DOWN,), UpstreamError, TWICE),
+    Answer("one attempt only", (DOWN, GOOD), UpstreamError, config=SINGLE),
+    Answer("down, says a page", (status(503), GOOD), UpstreamError),
+    Answer("down, says a page, ambiguous failures are retried", (status(503), GOOD), None, ONCE, AMBIGUOUS),
+    Answer("a middle box that lost its patience", (status(503, "upstream connect error"), GOOD), UpstreamError),
     Answer("busy for some seconds", (SOON, GOOD), None, (7.25,)),
     Answer("busy until a date", (AT_TEN, GOOD), None, (9.25,)),
     Answer("busy for longer than the time limit", (status(429, retry_after="60"), GOOD), RateLimited),
     Answer("busy for an absurd time", (status(503, retry_after="999999999999"), GOOD), UpstreamError),
     Answer("busy for a negative time", (status(429, retry_after="-9"), GOOD), None, ONCE),
-    Answer("busy and no credit", (NO_CREDIT, GOOD), UpstreamError),
+    Answer("busy and no credit", (NO_CREDIT, GOOD), UpstreamNeedsOperator),
     Answer("a wrong size as 429", (WRONG_SIZE, GOOD), InvalidRequest),
     Answer("a crash", (status(500), GOOD), UpstreamError),
     Answer("a bad gateway", (status(502), GOOD), UpstreamError),
@@ -452,16 +468,19 @@ ANSWERS = (
     Answer("a refusal", (status(400, BLOCKED), GOOD), ModerationBlocked),
     Answer("too large", (status(413), GOOD), RequestTooLarge),
     Answer("an error inside a 200", (OVERLOADED, GOOD), None, ONCE),
+    Answer("an error inside a 200, behind a keep-alive", (LATE, GOOD), UpstreamError, config=AMBIGUOUS),
     Answer("a crash inside a 200, ambiguous failures are retried", (CRASHED, GOOD), UpstreamError, config=AMBIGUOUS),
     Answer(
-        "no credit inside a 200", (status(200, {"message": "x", "code": "insufficient_quota"}), GOOD), UpstreamError
+        "no credit inside a 200",
+        (status(200, {"message": "x", "code": "insufficient_quota"}), GOOD),
+        UpstreamNeedsOperator,
     ),
-    Answer("an error as text inside a 200", (status(200, "boom"), GOOD), UpstreamError, config=AMBIGUOUS),
+    Answer("an error as text inside a 200", (status(200, "boom"), GOOD), InvalidRequest, config=AMBIGUOUS),
     Answer("a refusal inside a 200", (status(200, BLOCKED), GOOD), ModerationBlocked),
-    Answer("a redirect for good", (status(301, location=AWAY), GOOD), UpstreamInvalidReply),
-    Answer("a redirect that would send the body again", (status(307, location=AWAY), GOOD), UpstreamInvalidReply),
-    Answer("a redirect to nowhere", (status(308, location="https://[::1"), GOOD), UpstreamInvalidReply),
-    Answer("a redirect without an address", (status(302), GOOD), UpstreamInvalidReply),
+    Answer("a redirect for good", (status(301, location=AWAY), GOOD), UpstreamNeedsOperator),
+    Answer("a redirect that would send the body again", (status(307, location=AWAY), GOOD), UpstreamNeedsOperator),
+    Answer("a redirect to nowhere", (status(308, location="https://[::1"), GOOD), UpstreamNeedsOperator),
+    Answer("a redirect without an address", (status(302), GOOD), UpstreamNeedsOperator),
 )
 
 
@@ -518,7 +537,7 @@ def test_the_retry_budget_is_shared_by_all_requests() -> None:
     """The budget is ten and grows by one with every five requests, but the first request finds it full."""
 
     async def run() -> int:
-        async with run_faulty_upstream((answer(b"", "503 Busy"),)) as chaos, open_pool(at(chaos)) as pool:
+        async with run_faulty_upstream((BUSY,)) as chaos, open_pool(at(chaos)) as pool:
             for _ in range(40):
                 await send(pool, UpstreamRequest(SMALL))
             return len(chaos.calls)
@@ -530,9 +549,67 @@ def test_the_retry_budget_is_shared_by_all_requests() -> None:
 def test_one_deadline_holds_for_all_attempts() -> None:
     """The pause before the retry takes a quarter of a second, the wait for its answer what is left."""
     config = replace(QUICK, timeout=0.4)
-    outcome, chaos = send_to_chaos((answer(b"", "503 Busy"),), (SocketFault.HANG,), config=config)
+    outcome, chaos = send_to_chaos((BUSY,), (SocketFault.HANG,), config=config)
     assert isinstance(outcome.error, UpstreamTimeout)
     assert len(chaos.calls) == 2
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """`work` is the time of the upstream until it answers, by the client's clock; `sending` that of the body."""
+
+    name: str
+    answer: httpx.Response
+    work: float
+    calls: int
+    sending: float = 0.0
+
+
+LATES = (
+    Late("an API at once", DOWN, 1.9, 2),
+    Late("an API after 2 s", DOWN, 2.0, 1),
+    Late("a body that took long to send does not count", DOWN, 1.9, 2, sending=30),
+    Late("a slow answer to a body that took long to send", DOWN, 2.0, 1, sending=30),
+    Late("an error inside a 200 at once", OVERLOADED, 1.9, 2),
+    Late("an error inside a 200 after 2 s", OVERLOADED, 2.0, 1),
+    Late("too many requests, whenever", status(429), 60.0, 2),
+)
+
+
+@pytest.mark.parametrize("late", LATES, ids=lambda late: late.name)
+def test_a_503_is_repeated_only_if_it_came_fast(late: Late) -> None:
+    now, calls, elapsed = 1000.0, 0, []
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal now, calls
+            calls += 1
+            now += late.sending
+            await request.aread()
+            now += late.work
+            return late.answer if calls == 1 else GOOD
+
+    class Timed(UpstreamClient):
+        async def send(
+            self, request: UpstreamRequest, body: StreamingJson, started_at: float
+        ) -> PendingReply | UpstreamFailure:
+            outcome = await super().send(request, body, started_at)
+            if isinstance(outcome, UpstreamFailure):
+                elapsed.append(outcome.elapsed)
+            return outcome
+
+    async def run() -> None:
+        config = replace(QUICK, base_url="https://upstream.test/v1")
+        async with Slow() as transport:
+            client = Timed(config, transport, monotonic=lambda: now)
+            pool = UpstreamPool([PoolMember(config, client)], sleep=Clock().sleep, monotonic=lambda: now)
+            with Blob() as image:
+                image.write(bytes(100_000))
+                await send(pool, UpstreamRequest(question_with(image) if late.sending else SMALL))
+
+    asyncio.run(run())
+    assert calls == late.calls
+    assert elapsed == pytest.approx([late.work] if late.answer.status_code >= 400 else [])
 
 
 @pytest.mark.parametrize("body", ["", "Your key sk-limner-test-upstream is odd"])
@@ -545,7 +622,7 @@ def test_a_slow_error_is_not_waited_for(body: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_keys_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    busy = answer(f"busy, Bearer {KEY}!".encode(), "503 Busy")
+    busy = answer(f"busy, Bearer {KEY}!".encode(), "503 Busy", headers=RETRY)
     send_to_chaos((busy,), OK)
     printed = capsys.readouterr()
     assert "upstream_retry" in printed.out + printed.err
@@ -603,7 +680,7 @@ def test_a_large_body_is_sent_whole_on_each_attempt() -> None:
     with Blob() as image:
         image.write(os.urandom(700_001))
         question = question_with(image)
-        _, chaos = send_to_chaos((answer(b"", "503 Busy"),), OK, request=UpstreamRequest(question))
+        _, chaos = send_to_chaos((BUSY,), OK, request=UpstreamRequest(question))
         body = body_of(question)
         whole = b"".join(body.chunks())
     heads = [call[: -len(whole)].lower() for call in chaos.calls]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -34,6 +34,7 @@ from app.errors import (
     UpstreamAuth,
     UpstreamError,
     UpstreamInvalidReply,
+    UpstreamNeedsOperator,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -41,7 +42,7 @@ from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.dialects import ChatQuestion
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.json_stream import StreamingJson
-from app.upstream.client import UpstreamClient, UpstreamRequest
+from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import ModelMap, UpstreamSpec
@@ -92,7 +93,7 @@ class ScriptedClient(UpstreamClient):
 
     async def send(
         self, request: UpstreamRequest, body: StreamingJson, started_at: float
-    ) -> httpx.Response | UpstreamFailure:
+    ) -> PendingReply | UpstreamFailure:
         self.log.append(self.name)
         self.bodies.append(body)
         self.started_at.append(started_at)
@@ -101,12 +102,14 @@ class ScriptedClient(UpstreamClient):
         await asyncio.sleep(0)
         if self.gate is not None:
             await self.gate.wait()
-        return step if isinstance(step, UpstreamFailure) else httpx.Response(200, extensions={"step": step})
+        if isinstance(step, UpstreamFailure):
+            return step
+        return PendingReply(httpx.Response(200, extensions={"step": step}), 0.0)
 
     async def read_reply(
-        self, response: httpx.Response, request: UpstreamRequest, started_at: float
+        self, pending: PendingReply, request: UpstreamRequest, started_at: float
     ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
-        step = response.extensions["step"]
+        step = pending.response.extensions["step"]
         if isinstance(step, ErrorIn200):
             yield step.failure
             return
@@ -178,10 +181,12 @@ DOWN = UpstreamFailure(UpstreamUnreachable("down", detail="down"), RetrySafety.S
 BUSY = UpstreamFailure(RateLimited("busy"), RetrySafety.SAFE)
 LATER = UpstreamFailure(RateLimited("busy"), RetrySafety.SAFE, retry_after=30)
 NO_KEY = UpstreamFailure(UpstreamAuth("key"), RetrySafety.OTHER_UPSTREAM)
-NO_QUOTA = UpstreamFailure(UpstreamError("quota", code="upstream_quota"), RetrySafety.OTHER_UPSTREAM)
+NO_QUOTA = UpstreamFailure(UpstreamNeedsOperator("quota", code="upstream_quota"), RetrySafety.OTHER_UPSTREAM)
 CRASH = UpstreamFailure(UpstreamError("crash"), RetrySafety.AMBIGUOUS)
 SLOW = UpstreamFailure(UpstreamTimeout("slow"))
 REFUSAL = UpstreamFailure(ModerationBlocked("no"))
+COMPLAINT = UpstreamFailure(InvalidRequest("size"), RetrySafety.FUTILE)
+WORDLESS = UpstreamFailure(UpstreamNeedsOperator("modalities"), RetrySafety.OTHER_UPSTREAM, wants_other_modalities=True)
 OK = None
 
 
@@ -204,9 +209,11 @@ ROUTES = [
     Route("the first has no quota left", {"a": [NO_QUOTA], "b": [OK]}, "ab", "b"),
     Route("the first refuses our key", {"a": [NO_KEY], "b": [OK]}, "ab", "b"),
     Route("two are down: the third", {"a": [DOWN], "b": [NO_KEY], "c": [OK]}, "abc", "c"),
-    Route("more are down than there are attempts: the last", {"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, "abcd", "d"),
-    Route("a single attempt still fails over", {"a": [DOWN], "b": [OK]}, "ab", "b", options={"attempts": 1}),
-    Route("all are down: each is retried while attempts last, the one that is due first", {"a": [DOWN], "b": [DOWN]}, "abab", UpstreamUnreachable, (0, 0)),
+    Route("more are down than there are attempts: moving on is counted, too", {"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, "abc", UpstreamUnreachable),
+    Route("as many attempts as upstreams: the last", {"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, "abcd", "d", options={"attempts": 4}),
+    Route("a single attempt is a single attempt", {"a": [DOWN], "b": [OK]}, "a", UpstreamUnreachable, options={"attempts": 1}),
+    Route("all are down: the one that is due first is retried while attempts last", {"a": [DOWN], "b": [DOWN]}, "aba", UpstreamUnreachable, (0,)),
+    Route("all are down: each is retried while attempts last", {"a": [DOWN], "b": [DOWN]}, "abab", UpstreamUnreachable, (0, 0), {"attempts": 4}),
     Route("the one that is back sooner is retried", {"a": [LATER], "b": [BUSY, OK]}, "abb", "b", (0,)),
     Route("an upstream that only the operator can mend is not retried", {"a": [NO_KEY], "b": [BUSY, OK]}, "abb", "b", (0,)),
     Route("no quota, reported inside a 200", {"a": [ErrorIn200(NO_QUOTA)], "b": [OK]}, "ab", "b"),
@@ -214,12 +221,13 @@ ROUTES = [
     Route("busy, reported inside a 200: retried after its delay", {"a": [ErrorIn200(LATER), OK]}, "aa", "a", (30,)),
     Route("an error inside a 200 that may have been paid for", {"a": [ErrorIn200(SLOW)], "b": [OK]}, "a", UpstreamTimeout),
     Route("no upstream can be retried", {"a": [NO_KEY], "b": [NO_QUOTA]}, "ab", UpstreamAuth),
-    Route("the client gets the error that time may mend", {"a": [BUSY], "b": [NO_KEY]}, "abaa", RateLimited, (0, 0)),
-    Route("the client gets the error that time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abbb", RateLimited, (0, 0)),
+    Route("the client gets the error that time may mend", {"a": [BUSY], "b": [NO_KEY]}, "aba", RateLimited, (0,)),
+    Route("the client gets the error that time may mend, in any order", {"a": [NO_KEY], "b": [BUSY]}, "abb", RateLimited, (0,)),
     Route("a crash may have been paid for", {"a": [CRASH], "b": [OK]}, "a", UpstreamError),
     Route("a crash, where ambiguous failures are retried", {"a": [CRASH], "b": [OK]}, "ab", "b", options={"ambiguous": True}),
     Route("a timeout may have been paid for", {"a": [SLOW], "b": [OK]}, "a", UpstreamTimeout, options={"ambiguous": True}),
     Route("a reply that breaks off has been paid for", {"a": [UpstreamInvalidReply("cut")], "b": [OK]}, "a", UpstreamInvalidReply, options={"ambiguous": True}),
+    Route("a complaint would be the same everywhere", {"a": [COMPLAINT], "b": [OK]}, "a", InvalidRequest, options={"ambiguous": True}),
     Route("a refusal would be the same everywhere", {"a": [REFUSAL], "b": [OK]}, "a", ModerationBlocked),
     Route("no time is left to wait for any of them", {"a": [LATER], "b": [LATER]}, "ab", RateLimited, options={"timeout": 30}),
     Route("alone and down: retried while attempts last", {"a": [DOWN]}, "aaa", UpstreamUnreachable, (0, 0)),
@@ -242,14 +250,14 @@ def test_the_route_of_a_request(route: Route) -> None:
 
 
 def test_the_route_is_logged() -> None:
-    world = build({"a": [DOWN], "b": [NO_QUOTA]}, attempts=2)
+    world = build({"a": [DOWN], "b": [NO_QUOTA]})
     with structlog.testing.capture_logs() as records:
         asyncio.run(world.request())
     failed = {"event": "upstream_failed", "log_level": "warning", "upstream": "a", "code": "upstream_unreachable"}
     assert records == [
         {**failed, "reason": "down"},
         {**failed, "upstream": "b", "code": "upstream_quota", "reason": None},
-        {"event": "upstream_retry", "log_level": "warning", "upstream": "a", "attempt": 1, "seconds": 0.0, "reason": "down"},
+        {"event": "upstream_retry", "log_level": "warning", "upstream": "a", "attempt": 2, "seconds": 0.0, "reason": "down"},
         {**failed, "reason": "down"},
     ]  # fmt: skip
 
@@ -261,7 +269,7 @@ def test_of_a_single_upstream_only_retries_are_logged() -> None:
     assert [record["event"] for record in records] == ["upstream_retry"]
 
 
-STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, REFUSAL])
+STEPS = st.sampled_from([OK, DOWN, BUSY, LATER, NO_KEY, NO_QUOTA, CRASH, SLOW, REFUSAL, COMPLAINT])
 
 
 @given(
@@ -283,7 +291,7 @@ def test_nothing_is_sent_twice_that_may_have_been_paid_for(
         calls[tried] += 1
     free = {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM} | ({RetrySafety.AMBIGUOUS} if ambiguous else set())
     assert all(isinstance(step, UpstreamFailure) and step.retry_safety in free for _, step in outcomes[:-1])
-    assert len(outcomes) <= len(scripts) + attempts - 1
+    assert len(outcomes) <= attempts
     for index, (tried, step) in enumerate(outcomes):
         if isinstance(step, UpstreamFailure) and step.retry_safety is RetrySafety.OTHER_UPSTREAM:
             assert tried not in world.tried[index + 1 :]
@@ -335,7 +343,7 @@ def test_upstreams_of_equal_priority_share_by_weight() -> None:
     assert 80 <= world.tried.count("a") <= 120
 
 
-def test_failovers_are_not_taken_from_the_retry_budget() -> None:
+def test_failovers_that_cost_nothing_are_not_taken_from_the_retry_budget() -> None:
     """Forty requests at once find the first upstream down before its circuit could open."""
     world = build({"a": [DOWN], "b": [OK]})
 
@@ -346,8 +354,60 @@ def test_failovers_are_not_taken_from_the_retry_budget() -> None:
     assert (world.tried.count("a"), world.tried.count("b")) == (40, 40)
 
 
+def test_failovers_that_may_cost_something_are_taken_from_the_retry_budget() -> None:
+    world = build({"a": [CRASH], "b": [OK]}, ambiguous=True)
+
+    async def run() -> list[tuple[str | None, ApiError | None]]:
+        return await asyncio.gather(*(world.request() for _ in range(40)))
+
+    outcomes = asyncio.run(run())
+    assert (world.tried.count("a"), world.tried.count("b")) == (40, 10)
+    assert {name for name, error in outcomes if error is None} == {"b"}
+    assert {type(error) for _, error in outcomes if error is not None} == {UpstreamError}
+
+
+def test_a_retry_that_may_cost_something_is_taken_from_the_budget_once() -> None:
+    world = build({"a": [CRASH]}, ambiguous=True, attempts=11)
+    asyncio.run(world.request())
+    assert len(world.tried) == 11
+
+
+def test_the_last_error_tells_that_an_earlier_attempt_may_have_cost_something() -> None:
+    busy = UpstreamFailure(RateLimited("busy"), RetrySafety.SAFE)
+    error = asyncio.run(build({"a": [CRASH, busy]}, ambiguous=True, attempts=2).request())[1]
+    assert error is busy.error
+    assert error.may_have_cost
+    assert error.headers["x-should-retry"] == "false"
+
+
+def test_a_model_that_cannot_answer_with_words_is_asked_once_more_for_images_alone() -> None:
+    world = build({"a": [WORDLESS, OK], "b": [OK]}, entries={"a": {"dialect": "openrouter"}}, attempts=1)
+    asyncio.run(world.request())
+    asyncio.run(world.request())
+    assert world.tried == ["a", "a", "a"]
+    wanted = [orjson.loads(b"".join(body.chunks()))["modalities"] for body in world.client("a").bodies]
+    assert wanted == [["image", "text"], ["image"], ["image"]]
+    assert world.time.waits == []
+
+
+@pytest.mark.parametrize(
+    ("dialect", "failure", "tried"),
+    [
+        ("openrouter", WORDLESS, "aab"),
+        ("gpt-image-2-chat", WORDLESS, "ab"),
+        ("openrouter", replace(WORDLESS, retry_safety=RetrySafety.AMBIGUOUS), "a"),
+    ],
+)
+def test_other_modalities_are_tried_once_and_only_where_that_costs_nothing(
+    dialect: str, failure: UpstreamFailure, tried: str
+) -> None:
+    world = build({"a": [failure], "b": [OK]}, entries={"a": {"dialect": dialect}})
+    asyncio.run(world.request())
+    assert "".join(world.tried) == tried
+
+
 def test_retries_are_taken_from_one_budget() -> None:
-    world = build({"a": [DOWN], "b": [DOWN]})
+    world = build({"a": [BUSY], "b": [BUSY]})
 
     async def run() -> None:
         for _ in range(40):
@@ -429,21 +489,42 @@ def test_a_reader_that_leaves_says_nothing_about_the_upstream() -> None:
     assert world.pool.circuits() == {"a": "closed"}
 
 
-@pytest.mark.parametrize(
-    "script", [DOWN, SLOW, CRASH, NO_KEY, NO_QUOTA, BUSY, ErrorIn200(NO_KEY), UpstreamInvalidReply("cut")]
-)
+@pytest.mark.parametrize("script", [DOWN, SLOW, CRASH, ErrorIn200(CRASH), UpstreamInvalidReply("cut")])
 def test_what_opens_a_circuit(script: Outcome) -> None:
     assert circuit_after(script) == "open"
 
 
-@pytest.mark.parametrize("script", [REFUSAL, ErrorIn200(REFUSAL), OK, UpstreamFailure(InvalidRequest("size"))])
-def test_an_error_of_the_client_does_not_open_a_circuit(script: Outcome) -> None:
+COMPLAINTS = [REFUSAL, ErrorIn200(REFUSAL), COMPLAINT, NO_KEY, NO_QUOTA, BUSY, ErrorIn200(NO_KEY), ErrorIn200(BUSY)]
+
+
+@pytest.mark.parametrize("script", [*COMPLAINTS, OK])
+def test_a_complaint_does_not_open_a_circuit(script: Outcome) -> None:
     assert circuit_after(script) == "closed"
 
 
 @pytest.mark.parametrize("script", [UpstreamFailure(Unauthorized("key")), BUSY])
 def test_an_error_of_the_callers_own_key_does_not_open_a_circuit(script: UpstreamFailure) -> None:
     assert circuit_after(script, UpstreamSpec("https://a.example/v1")) == "closed"
+
+
+@given(st.lists(st.sampled_from(COMPLAINTS), min_size=1, max_size=12), st.integers(0, 6), st.sampled_from([0, 5, 10]))
+def test_no_complaint_changes_a_circuit(complaints: list[Outcome], failures: int, later: float) -> None:
+    """Neither a closed one that has failures, nor an open one, nor a half-open one, of which it is the probe."""
+    world = build({"a": [*[SLOW] * failures, *complaints, OK, *[SLOW] * 9]}, attempts=1)
+    same = build({"a": [*[SLOW] * failures, OK, *[SLOW] * 9]}, attempts=1)
+
+    async def run(world: World, requests: int) -> str:
+        for _ in range(requests):
+            await world.request()
+        return world.pool.circuits()["a"]
+
+    for each in (world, same):
+        asyncio.run(run(each, failures))
+        each.time.now += later
+    before = asyncio.run(run(world, 0))
+    assert asyncio.run(run(world, len(complaints))) == before
+    for _ in range(10):
+        assert asyncio.run(run(world, 1)) == asyncio.run(run(same, 1))
 
 
 def circuit_after(script: Outcome, spec: UpstreamSpec | None = None) -> str:
@@ -637,7 +718,8 @@ CASES = [
     Case("the first refuses our key inside a 200", {"a": "error-in-200-401", "b": GOOD}, [1, 1], "b"),
     Case("the first is busy, reported inside a 200", {"a": "error-in-200-429", "b": GOOD}, [1, 1], "b"),
     Case("the first is overloaded, reported inside a 200", {"a": "error-in-200", "b": GOOD}, [1, 1], "b"),
-    Case("one after the other fails", {"a": "down", "b": "error-401", "c": "error-429", "d": GOOD}, [0, 1, 1, 1], "d"),
+    Case("one after the other fails", {"a": "down", "b": "error-401", "c": GOOD, "d": GOOD}, [0, 1, 1, 0], "c"),
+    Case("more fail than there are attempts", {"a": "down", "b": "error-401", "c": "error-429", "d": GOOD}, [0, 1, 1, 0], "rate_limit_exceeded", 429),
     Case("after a gateway's timeout there is no failover", {"a": "html-504", "b": GOOD}, [1, 0], "upstream_timeout", 500),
     Case("nor after a crash", {"a": "error-500", "b": GOOD}, [1, 0], "upstream_error", 500),
     Case("nor after a reply that breaks off", {"a": "broken-json", "b": GOOD}, [1, 0], "upstream_broken", 500),
@@ -670,11 +752,18 @@ def test_behind_the_whole_server(case: Case) -> None:
 
 
 def test_an_upstream_that_stays_down_is_soon_skipped_and_readyz_says_so() -> None:
-    with running({"a": "error-401", "b": GOOD}) as fleet:
+    with running({"a": "down", "b": GOOD}) as fleet:
         assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "closed", "b": "closed"}}
         assert {fleet.ask(f"fox {number}").status_code for number in range(7)} == {200}
-        assert fleet.calls == [5, 7]
+        assert fleet.calls == [0, 7]
         assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "open", "b": "closed"}}
+
+
+def test_prompts_that_are_refused_do_not_move_an_upstream() -> None:
+    with running({"a": "refuses-400", "b": GOOD}) as fleet:
+        assert {fleet.ask(f"fox {number}").status_code for number in range(7)} == {400}
+        assert fleet.calls == [7, 0]
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "closed", "b": "closed"}}
 
 
 def test_the_upstream_requests_of_one_request_are_routed_one_by_one() -> None:

@@ -67,7 +67,8 @@ MAY_USE = {
 PURE = (
     "protocol/*",
     "extraction/*",
-    *(f"upstream/{name}" for name in ("selection", "circuit_breaker", "retry", "error_mapping", "decoding")),
+    *(f"upstream/{name}" for name in ("selection", "circuit_breaker", "retry", "decoding", "wait_windows")),
+    *(f"upstream/{name}" for name in ("error_mapping", "error_body", "error_words", "work_evidence")),
     "images/decompression",
     "images/ssrf",
 )

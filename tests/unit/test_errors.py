@@ -225,7 +225,7 @@ def test_bodies_are_independent_of_each_other() -> None:
 
 def test_errors_after_work_may_have_been_done_say_that_they_may_have_cost() -> None:
     costly = {name for name, kind in CLASSES.items() if kind("why").may_have_cost}
-    upstreams = {"UpstreamError", "UpstreamAuth", "UpstreamTimeout", "UpstreamInvalidReply"}
+    upstreams = {"UpstreamError", "UpstreamNeedsOperator", "UpstreamAuth", "UpstreamTimeout", "UpstreamInvalidReply"}
     assert costly == upstreams | {"ModerationBlocked", "NoImageInReply", "JobLost", "ImageUnavailable"}
 
 
@@ -234,3 +234,8 @@ def test_the_retry_safety_of_an_attempt_decides_whether_its_error_may_have_cost(
     error = ApiError()
     error.retry_safety = safety
     assert error.may_have_cost is safety.may_have_cost is (safety in {RetrySafety.AMBIGUOUS, RetrySafety.UNSAFE})
+
+
+def test_what_only_the_operator_can_mend_does_not_count_against_an_upstream() -> None:
+    counted = {name for name, kind in CLASSES.items() if kind("why").counts_against_upstream}
+    assert counted == {"UpstreamError", "UpstreamUnreachable", "UpstreamTimeout", "UpstreamInvalidReply"}

@@ -199,12 +199,24 @@ def sent(question: ChatQuestion, dialect: str, model: str = "m") -> bytes:
 
 
 def fits(case: Case) -> bool:
-    return bool(body_of(case) == case.body)
+    return bool(body_of(case) == case.body) and asks_for_images_alone()
+
+
+def asks_for_images_alone() -> bool:
+    """Check what is sent to a model that cannot answer with words, beside the body for other models."""
+    question = ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a cat"))
+    bodies = [question.body("openrouter", "m", other_modalities=other) for other in (False, True)]
+    wanted = [orjson.loads(b"".join(body.chunks())).get("modalities") for body in bodies]
+    return wanted == [["image", "text"], ["image"]] and question.body("openrouter", "m") is bodies[0]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_bodies(case: Case) -> None:
     assert body_of(case) == case.body
+
+
+def test_a_model_that_cannot_answer_with_words_is_asked_for_images_alone() -> None:
+    assert asks_for_images_alone()
 
 
 def test_every_dialect_has_a_case() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from app.protocol import redaction
-from app.protocol.redaction import loggable_text, public_text, redact_keys, redact_secrets
+from app.protocol.redaction import first_sentence, loggable_text, public_text, redact_keys, redact_secrets
 
 SECRETS = ["hunter2"]
 
@@ -85,3 +85,18 @@ def test_hostile_text_takes_little_time(redact: Callable[[str, Collection[str]],
     started = time.process_time()
     redact(text, SECRETS)
     assert time.process_time() - started < 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("The image is too odd. See the manual.", "The image is too odd."),
+        ("The image is too odd! Really.", "The image is too odd!"),
+        ("Error. The image is too odd. See the manual.", "Error. The image is too odd."),
+        ("图片太奇怪了，请换一张再试一次吧。详见手册。", "图片太奇怪了，请换一张再试一次吧。"),
+        ("Version 1.5 of the model is odd", "Version 1.5 of the model is odd"),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence_that_says_something(text: str, sentence: str) -> None:
+    assert first_sentence(text) == sentence

@@ -2,21 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime, formatdate
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.upstream.error_mapping import UpstreamErrorBody, parse_error_body, parse_retry_after
+from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
 
 
 def read(body: object, status: int = 400, *secrets: str) -> UpstreamErrorBody:
     data = body if isinstance(body, bytes) else orjson.dumps(body)
-    return parse_error_body(status, {}, data, now=NOW, secrets=secrets)
+    return parse_error_body(status, {}, data, AttemptFacts(now=NOW, secrets=secrets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,10 @@ class Shape:
     searchable: str | None = None
 
 
+def json_at_depth(levels: int) -> object:
+    return {"a": json_at_depth(levels - 1)} if levels else {"message": "m"}
+
+
 SHAPES = (
     Shape("OpenAI's envelope", {"error": {"message": "m", "type": "t", "code": "c"}}, "m", "c", "m t c"),
     Shape("a text in place of an error object", {"error": "m"}, "m"),
@@ -36,15 +39,46 @@ SHAPES = (
     Shape("a list of errors", {"errors": [{"msg": "m", "code": "c"}]}, "m", "c"),
     Shape("a bare message", {"message": "m", "code": 7}, "m"),
     Shape("FastAPI's detail", {"detail": "m"}, "m"),
-    Shape("FastAPI's list of details", {"detail": [{"msg": "m"}]}, "", None, ""),
+    Shape("FastAPI's list of details", {"detail": [{"msg": "m", "loc": ["body", "n"]}]}, "m", None, "m body n"),
+    Shape("FastAPI's object of details", {"detail": {"error": "m"}}, "m"),
+    Shape("a relay's envelope of its own", {"base_resp": {"status_code": 1026, "status_msg": "m"}}, "m"),
+    Shape("keys in capitals", {"Code": "x", "Message": "m"}, "m", None, "x m"),
     Shape("a problem document", {"title": "m", "detail": ""}, "m"),
     Shape(
-        "OpenRouter's error of its provider",
+        "OpenRouter's error of its provider, in words",
         {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": "too big"}}},
         "Provider returned error",
         None,
         "Provider returned error too big",
     ),
+    Shape(
+        "OpenRouter's error of its provider, as JSON",
+        {
+            "error": {
+                "message": "Provider returned error",
+                "metadata": {"raw": '{"error": {"message": "m", "code": 7}}'},
+            }
+        },
+        "m",
+    ),
+    Shape(
+        "an error as JSON behind a relay's words", {"error": {"message": 'status 400: {"message": "m"} (id 7)'}}, "m"
+    ),
+    Shape("braces that are no JSON", {"error": {"message": "use {x} for x"}}, "use {x} for x"),
+    Shape("half an object in a text", {"error": {"message": "} and {"}}, "} and {"),
+    Shape(
+        "what was sent is not what is said",
+        {"message": "m", "input": {"message": "a prompt"}, "prompt": "p"},
+        "m",
+        None,
+        "m",
+    ),
+    Shape("an error in XML", b'<?xml version="1.0"?><Error><Code>Busy</Code></Error>', "Busy"),
+    Shape("an XHTML page", b'<?xml version="1.0"?><!DOCTYPE html><html>no</html>', "", None, ""),
+    Shape("a byte order mark", b'\xef\xbb\xbf{"error": {"message": "m", "code": "c"}}', "m", "c"),
+    Shape("Python's stack trace", {"error": "No luck. Traceback (most recent call last): File x.py"}, "No luck."),
+    Shape("Node's stack trace", {"error": "No luck.\n    at Object.<anonymous> (/srv/x.js:1:2)"}, "No luck."),
+    Shape("deeper than any error", json_at_depth(20), "", None),
     Shape("a code with odd characters", {"error": {"message": "m", "code": "a b\r\n"}}, "m"),
     Shape("a code that is a key", {"error": {"message": "m", "code": "sk-abcdef"}}, "m"),
     Shape("plain text", b" no healthy upstream\n", "no healthy upstream"),
@@ -76,73 +110,6 @@ def test_the_detail_for_the_log_keeps_addresses_but_no_keys() -> None:
     assert len(detail) < 2100
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    name: str
-    headers: dict[str, str]
-    seconds: float | None
-
-
-WAITS = (
-    Wait("absent", {}, None),
-    Wait("seconds", {"retry-after": " 7 "}, 7),
-    Wait("a part of a second", {"retry-after": "2.5"}, 2.5),
-    Wait("milliseconds go first", {"retry-after": "7", "retry-after-ms": "250"}, 0.25),
-    Wait("senseless milliseconds are ignored", {"retry-after": "7", "retry-after-ms": "x"}, 7),
-    Wait("a date", {"retry-after": formatdate(NOW + 30, usegmt=True)}, 30),
-    Wait("a date in the past", {"retry-after": formatdate(NOW - 30, usegmt=True)}, 0),
-    Wait(
-        "a date by the clock of the upstream",
-        {"retry-after": formatdate(NOW + 999, usegmt=True), "date": formatdate(NOW + 990, usegmt=True)},
-        9,
-    ),
-    Wait("a date without a zone", {"retry-after": "Sun, 22 Nov 2026 10:00:05 -0000"}, 5),
-    Wait("a year", {"retry-after": "31536000"}, 31_536_000),
-    Wait("negative", {"retry-after": "-5"}, None),
-    Wait("words", {"retry-after": "soon"}, None),
-    Wait("an exponent", {"retry-after": "1e3"}, None),
-    Wait("infinity", {"retry-after": "inf"}, None),
-    Wait("full-width digits", {"retry-after": "７"}, None),
-    Wait("more digits than sense", {"retry-after": "9" * 5000}, None),
-    Wait("an hour out of all range", {"retry-after": "Sun, 22 Nov 2026 99999999999999999999:00:00 GMT"}, None),
-)
-
-
-@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.name)
-def test_retry_after_is_parsed(wait: Wait) -> None:
-    assert parse_retry_after(wait.headers, NOW) == wait.seconds
-
-
-@given(st.text(max_size=60) | st.datetimes().map(lambda date: format_datetime(date.replace(tzinfo=UTC), usegmt=True)))
-def test_no_retry_after_makes_it_fail(value: str) -> None:
-    seconds = parse_retry_after({"retry-after": value, "date": value}, NOW)
-    assert seconds is None or seconds >= 0
-
-
-STAGE = {"moderation_stage": "input"}
-
-
-@pytest.mark.parametrize(
-    ("details", "valid"),
-    [
-        ({"moderation_stage": "input", "categories": ["violence"]}, True),
-        ({"moderation_stage": "output", "categories": ["sexual", "self-harm/intent"]}, True),
-        ({"moderation_stage": "unknown", "categories": [], "more": 1}, True),
-        ({"moderation_stage": "later", "categories": []}, False),
-        ({"moderation_stage": [], "categories": []}, False),
-        (STAGE, False),
-        (STAGE | {"categories": ["x"] * 33}, False),
-        (STAGE | {"categories": [7]}, False),
-        (STAGE | {"categories": ["http://10.0.0.1"]}, False),
-        ("sexual", False),
-    ],
-)
-def test_moderation_details_are_as_documented_or_absent(details: object, valid: bool) -> None:
-    found = read({"error": {"message": "m", "moderation_details": details}}).moderation_details
-    assert (found is not None) == valid
-    assert found is None or set(found) == {"moderation_stage", "categories"}
-
-
 @pytest.mark.parametrize(
     ("status", "error", "expected"),
     [
@@ -154,6 +121,8 @@ def test_moderation_details_are_as_documented_or_absent(details: object, valid: 
         (200, {"code": 200}, 200),
         (200, {"code": 50300}, 200),
         (200, "503", 200),
+        (200, {"status": "RESOURCE_EXHAUSTED"}, 429),
+        (200, {"type": "server_error"}, 500),
         (400, {"code": 503}, 400),
     ],
 )
@@ -175,3 +144,66 @@ def test_a_status_inside_a_200_counts(status: int, error: object, expected: int)
 def test_no_json_makes_it_fail(document: object) -> None:
     body = read(document)
     assert len(body.public_message) <= 500
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    name: str
+    body: object
+    fields: tuple[str, ...]
+
+
+NAMED = (
+    Named("OpenAI's param", {"error": {"message": "m", "param": "messages[0].content[1].image_url"}}, ("messages.0.content.1.image_url",)),
+    Named("pydantic's loc", {"detail": [{"loc": ["body", "metadata"], "msg": "m"}]}, ("metadata",)),
+    Named("Google's violations", {"error": {"details": [{"fieldViolations": [{"field": "modalities"}]}]}}, ("modalities",)),
+    Named("no field", {"error": {"message": "m", "param": None, "loc": []}}, ()),
+    Named("a param of another type", {"error": {"message": "m", "param": 7}}, ()),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("named", NAMED, ids=lambda named: named.name)
+def test_the_fields_that_an_error_names(named: Named) -> None:
+    assert read(named.body).named_fields == named.fields
+
+
+@pytest.mark.parametrize(
+    ("body", "is_api_error", "is_page"),
+    [
+        ({"error": {"message": "m"}}, True, False),
+        ({"error": "m"}, True, False),
+        ({}, False, False),
+        ([], False, False),
+        (b"no", False, False),
+        (b"", False, False),
+        (b"<html>no</html>", False, True),
+        (b"<Error>no</Error>", False, False),
+    ],
+)
+def test_what_has_answered(body: object, is_api_error: bool, is_page: bool) -> None:
+    parsed = read(body)
+    assert (parsed.is_api_error, parsed.is_page) == (is_api_error, is_page)
+
+
+@pytest.mark.parametrize(
+    ("message", "prompt", "searchable"),
+    [
+        ("refused: a fox in the snow.", "a fox in the snow", "refused: ."),
+        ("refused: a fox in the snow…, a fox in the sky", "a fox in the snow at night", "refused: …, ky"),
+        ("refused: nude", "nude", "refused: nude"),
+        ("refused", "a fox in the snow", "refused"),
+        ("a fox in the snow", "a fox in the snow", ""),
+    ],
+)
+def test_the_prompt_is_cut_out_before_words_are_searched(message: str, prompt: str, searchable: str) -> None:
+    facts = AttemptFacts(now=NOW, prompt=prompt, reason="Bad Request")
+    body = parse_error_body(400, {}, orjson.dumps({"error": {"message": message}}), facts)
+    assert " ".join(body.searchable.split()) == searchable
+    assert body.public_message == message
+    assert body.everything.startswith("Bad Request {")
+    assert len(prompt) < 6 or prompt not in body.everything
+
+
+def test_an_error_of_many_objects_is_read_in_part() -> None:
+    body = read({"error": {"message": "m", "details": [{"message": str(number)} for number in range(500)]}})
+    assert len(body.searchable.split()) == 64

@@ -1,0 +1,55 @@
+"""Recognize the safety systems of upstreams by their words and codes.
+
+A word too few here costs nothing: what is not recognized is a complaint about the request all the same, and is shown in
+the upstream's words. It only lacks the code `moderation_blocked`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+#: Words and codes of OpenAI, Azure, OpenRouter, Gemini, DashScope, Ark, Zhipu, MiniMax, Tencent, xAI, Stability, Black
+#: Forest Labs, fal, Replicate, Bedrock and relays, and what safety systems say in other languages.
+MODERATION = re.compile(
+    r"""
+      (?<!['"`]) \b (?:content_)? moderat(?:ed|ion) (?!['"`]|[ ](?:service|endpoint|api|model|server))
+    | moderation_blocked
+    | content[ _-]?(?:polic|filter|guideline|safety|restriction|violation) | responsible[ _]?ai
+    | safety[ _-]?(?:system|polic|filter|guideline|check|violation|setting|reason)
+    | unsafe[ _](?:content|image|prompt|input|output) | \bSAFETY\b | IMAGE_SAFETY
+    | violat\w{0,6} [^.!?]{0,80} (?:polic|guideline|standard|safety|content|usage|terms|\brules?\b|\blaws?\b|copyright)
+    | (?:usage|community|acceptable[ ]use) [ _-] (?:polic|guideline|standard)
+    | prohibited[ _](?:content|by|prompt|input|word|use) | data_?inspection
+    | inappropriate | \bnsfw\b | \bsexual | \bporn
+    | nudity | explicit[ ]content | harmful | offensive[ ]content | self-harm | hate[ ]speech
+    | sensitive[ _]?(?:words?|content|info\w*|topic|material|prompt) | new_sensitive | \b(?:is|as)[ ]sensitive
+    | illegal_?detected | \bflagged\b | banned[ _](?:prompt|word) | blocked[ _]word | forbidden[ _]word | \bblocklist\b
+    | copyright | infring | recitation | \bSPII\b | risk[ _]?(?:control|detect) | guardrail
+    | rejected [^.!?]{0,60} (?:safety|polic|rules?\b|filter|content)
+    | 敏感 | 违规 | 違規 | 违反 | 違反 | 违禁 | 不合规 | 不当(?:内容|信息) | 不适当 | 色情 | 涉黄 | 涉政
+    | 内容(?:审核|安全|政策)
+    | 审核(?:未|不|失败|拒绝) | 安全审核 | 风控 | 侵权 | 使用政策
+    | ポリシー | 不適切 | センシティブ | 利用規約 | 정책 | 부적절 | 유해
+    | inapropiad | inapropriad | inadequad | pol[ií]ticas?[ ]de | politiques?[ ]d | inappropri[ée]
+    | richtlinie | unangemessen
+    | неприемлем | запрещ | нарушает | нарушение[ ]правил
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+_STAGES = ("input", "output", "unknown")
+_CATEGORY = re.compile(r"[A-Za-z0-9_/ -]{1,64}")
+_MAX_CATEGORIES = 32
+
+
+def read_moderation_details(error: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the two documented fields of an error's `moderation_details`, `None` unless both are as documented."""
+    details = error.get("moderation_details")
+    if not isinstance(details, dict):
+        return None
+    stage, categories = details.get("moderation_stage"), details.get("categories")
+    if stage not in _STAGES or not isinstance(categories, list) or len(categories) > _MAX_CATEGORIES:
+        return None
+    if not all(isinstance(category, str) and _CATEGORY.fullmatch(category) for category in categories):
+        return None
+    return {"moderation_stage": stage, "categories": categories}

@@ -1,0 +1,175 @@
+"""What vendors and relays answer in public reports: whose fault each is, and who is asked what next."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from app.errors import RetrySafety, UpstreamError
+from app.upstream.error_body import AttemptFacts
+from app.upstream.error_mapping import UpstreamFailure, classify
+
+BLOCKED, RATE, QUOTA, AUTH = "moderation_blocked", "rate_limit_exceeded", "upstream_quota", "upstream_auth"
+MODEL, DIALECT, WALL, OVERLOADED = "upstream_model", "upstream_dialect", "upstream_blocked", "upstream_overloaded"
+#: The client's own fault, in the upstream's words: no code of ours.
+CLIENT = "the client's"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    status: int
+    body: dict[str, Any] | list[Any] | bytes
+    code: str
+    own: Collection[str] = ()
+    elapsed: float = 0.5
+
+
+def e(message: str, **more: object) -> dict[str, Any]:
+    return {"error": {"message": message, **more}}
+
+
+REFUSALS = (
+    Case("OpenRouter's moderation", 403, e("openai/gpt-image requires moderation on OpenAI. Your input was flagged for \"sexual\".", code=403, metadata={"reasons": ["sexual"], "flagged_input": "…"}), BLOCKED),
+    Case("OpenRouter's provider, as JSON in a text", 400, e("Provider returned error", code=400, metadata={"raw": '{"error": {"code": "moderation_blocked", "message": "Your request was rejected by the safety system."}}'}), BLOCKED),
+    Case("Azure's content filter", 400, e("The response was filtered due to the prompt triggering Azure OpenAI's content management policy.", code="content_filter", status=400), BLOCKED),
+    Case("Azure's image filter", 400, e("Your task failed as a result of our safety system.", code="contentFilter"), BLOCKED),
+    Case("Vertex", 400, [{"error": {"code": 400, "message": "Image generation failed: the prompt violated Vertex AI's usage guidelines.", "status": "INVALID_ARGUMENT"}}], BLOCKED),
+    Case("DashScope", 400, {"code": "DataInspectionFailed", "message": "Input data may contain inappropriate content."}, BLOCKED),
+    Case("Ark, the picture", 400, e("The request failed because the output image may contain sensitive information.", code="OutputImageSensitiveContentDetected"), BLOCKED),
+    Case("Zhipu", 400, e("系统检测到输入或生成内容可能包含不安全或敏感内容", code="1301"), BLOCKED),
+    Case("xAI", 400, {"code": "Client specified an invalid argument", "error": "Generated image rejected by content moderation."}, BLOCKED),
+    Case("MiniMax inside a 200", 200, e("", base_resp={"status_code": 1026, "status_msg": "input new_sensitive"}), BLOCKED),
+    Case("Black Forest Labs", 422, {"detail": "Request Moderated"}, BLOCKED),
+    Case("fal", 422, {"detail": [{"loc": ["body", "prompt"], "msg": "The content could not be processed because it was flagged by a content checker.", "type": "content_policy_violation"}]}, BLOCKED),
+    Case("Replicate as 500", 500, {"detail": "NSFW content detected. Try running it again, or try a different prompt."}, BLOCKED),
+    Case("Bedrock", 400, {"message": "This request has been blocked by our content filters."}, BLOCKED),
+    Case("LiteLLM", 400, e("litellm.ContentPolicyViolationError: AzureException - content filter", type=None, param=None, code="400"), BLOCKED),
+    Case("a relay's words", 400, e("sensitive words detected (request id: 7)", code="sensitive_words_detected", type="new_api_error"), BLOCKED),
+)  # fmt: skip
+
+COMPLAINTS = (
+    Case("a complaint in a language that nobody thought of", 400, e("Paluti ang imahe"), CLIENT),
+    Case("FastAPI, the client's prompt", 422, {"detail": [{"loc": ["body", "prompt"], "msg": "String should have at most 800 characters", "type": "string_too_long"}]}, CLIENT),
+    Case("the prompt within our messages", 400, e("Invalid 'messages[0].content[0].text': string too long.", param="messages[0].content[0].text", code="string_above_max_length"), CLIENT),
+    Case("a picture within our messages", 400, e("Invalid image.", param="messages[0].content[1].image_url", code="invalid_image_url"), CLIENT),
+    Case("a prompt too long for the model", 400, e("This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.", param="messages", code="context_length_exceeded"), CLIENT),
+    Case("pictures too large, by the name of our field", 400, e("The image is too large.", param="messages"), CLIENT),
+    Case("a size that this model cannot paint", 400, e("This model does not support the size 512x512."), CLIENT),
+    Case("a picture whose metadata is damaged", 400, e("The metadata of your image is corrupt."), CLIENT),
+    Case("the client's own metadata", 400, e("Invalid 'metadata': too many properties.", param="metadata"), CLIENT, ("metadata",)),
+    Case("the client's own user, too long", 400, e("'user' is too long.", param="user"), CLIENT, ("user",)),
+    Case("an unknown complaint inside a 200", 200, e("Paluti ang imahe"), CLIENT),
+    Case("a 403 without evidence", 403, e("Not for you."), "upstream_forbidden"),
+    Case("a 403 in plain text", 403, b"Forbidden", "upstream_forbidden"),
+    Case("a 403 without words", 403, b"", "upstream_forbidden"),
+)  # fmt: skip
+
+OPERATORS = (
+    Case("a parameter by param", 400, e("Unknown parameter: 'modalities'.", param="modalities", code="unknown_parameter"), DIALECT),
+    Case("a parameter by loc", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "metadata"], "msg": "Extra inputs are not permitted"}]}, DIALECT),
+    Case("a parameter by OpenAI's older words", 400, e("Unrecognized request argument supplied: metadata"), DIALECT),
+    Case("a parameter by Google's words", 400, [{"error": {"code": 400, "message": "Invalid JSON payload received. Unknown name \"modalities\": Cannot find field.", "status": "INVALID_ARGUMENT"}}], DIALECT),
+    Case("a parameter by Go's words", 400, e('json: unknown field "image_config"'), DIALECT),
+    Case("a parameter by Anthropic's words", 400, e("metadata: Extra inputs are not permitted", type="invalid_request_error"), DIALECT),
+    Case("a parameter by the words of JSON Schema", 400, e("Additional properties are not allowed ('metadata' was unexpected)"), DIALECT),
+    Case("metadata that needs another field", 400, e("The 'metadata' parameter is only allowed when 'store' is enabled."), DIALECT),
+    Case("a model that only streams", 400, {"code": "invalid_parameter_error", "message": "This model only supports stream mode, please enable the stream parameter."}, DIALECT),
+    Case("a model that takes only text", 400, e("content must be a string"), DIALECT),
+    Case("messages in another form", 400, e("Invalid type for 'messages': expected a string.", param="messages"), DIALECT),
+    Case("a user field that is not known", 400, e("Unsupported parameter: 'user'", param="user"), DIALECT, ("user",)),
+    Case("modalities that the model does not have", 404, e("No endpoints found that support the requested output modalities: image, text", code=404), DIALECT),
+    Case("a model by param", 400, e("you must provide a model parameter", param="model"), MODEL),
+    Case("OpenRouter, no endpoints", 404, e("No endpoints found for google/gemini-2.5-flash-image-preview.", code=404), MODEL),
+    Case("OpenRouter, the data policy", 404, e("No endpoints found matching your data policy (Free model publication).", code=404), MODEL),
+    Case("OpenRouter, a wrong id", 400, e("nano/banana is not a valid model ID", code=400), MODEL),
+    Case("Ark, an endpoint", 404, e("The model or endpoint ep-1 does not exist or you do not have access to it.", code="InvalidEndpointOrModel.NotFound"), MODEL),
+    Case("Gemini, a model", 404, [{"error": {"code": 404, "message": "models/x is not found for API version v1beta, or is not supported for generateContent.", "status": "NOT_FOUND"}}], MODEL),
+    Case("Azure, a deployment", 404, e("The API deployment for this resource does not exist.", code="DeploymentNotFound"), MODEL),
+    Case("DashScope, a model", 404, {"code": "ModelNotFound", "message": "Model not exist."}, MODEL),
+    Case("Zhipu, a model", 400, e("模型不存在，请检查模型代码。", code="1211"), MODEL),
+    Case("new-api, a model", 503, e("No available channel for model x under group default (distributor)", code="model_not_found"), MODEL),
+    Case("Together, a model", 404, e("Unable to access model x. Please visit the site to view the list of supported models."), MODEL),
+    Case("a key that is wrong", 401, e("Incorrect API key provided", code="invalid_api_key"), AUTH),
+    Case("OpenRouter, a user", 401, e("User not found.", code=401), AUTH),
+    Case("Gemini, a key", 400, [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}}], AUTH),
+    Case("Gemini, a leaked key", 403, e("Your API key was reported as leaked. Please use another API key.", status="PERMISSION_DENIED"), AUTH),
+    Case("xAI, a key", 400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: sk-x."}, AUTH),
+    Case("new-api, a token", 401, e("无效的令牌 (request id: 7)", type="new_api_error"), AUTH),
+    Case("an account that is closed", 403, e("Your account has been suspended for violations of our terms", type="x"), AUTH),
+    Case("OpenRouter, credits", 402, e("This request requires more credits, or fewer max_tokens.", code=402), QUOTA),
+    Case("OpenRouter, the limit of a key", 403, e("Key limit exceeded (total limit).", code=403), QUOTA),
+    Case("DashScope, arrears", 400, {"code": "Arrearage", "message": "Access denied, please make sure your account is in good standing."}, QUOTA),
+    Case("Ark, overdue", 403, e("The request failed because your account has an overdue balance.", code="AccountOverdueError"), QUOTA),
+    Case("Zhipu, overdue", 429, e("您的账户已欠费，请充值后重试。", code="1113"), QUOTA),
+    Case("SiliconFlow, balance", 403, {"code": 30001, "message": "Sorry, your account balance is insufficient"}, QUOTA),
+    Case("fal, balance", 403, {"detail": "User is locked. Reason: Exhausted balance. Top up your balance."}, QUOTA),
+    Case("xAI, credits", 403, {"code": "x", "error": "Your newly created team doesn't have any credits yet."}, QUOTA),
+    Case("Moonshot, balance", 429, e("Your account is suspended, please check your balance: insufficient balance", type="exceeded_current_quota_error"), QUOTA),
+    Case("OpenAI, quota", 429, e("You exceeded your current quota, please check your plan and billing details.", code="insufficient_quota"), QUOTA),
+    Case("Cloudflare's challenge", 403, b"<!DOCTYPE html><title>Just a moment...</title>", WALL),
+    Case("Cloudflare's ban", 403, b"error code: 1010", WALL),
+    Case("Akamai's ban", 403, b"<HTML><HEAD><TITLE>Access Denied</TITLE></HEAD></HTML>", WALL),
+    Case("a company's proxy", 407, b"<html>Proxy Authentication Required</html>", WALL),
+)  # fmt: skip
+
+LIMITS = (
+    Case("Gemini, per minute", 429, [e("You exceeded your current quota, please check your plan and billing details.\nPlease retry in 1.2s.", code=429, status="RESOURCE_EXHAUSTED", details=[{"retryDelay": "1s"}])], RATE),
+    Case("Gemini, per minute without a delay", 429, [e("Quota exceeded for quota metric 'requests' and limit 'requests per minute'", code=429)], RATE),
+    Case("Azure", 429, e("Requests have exceeded call rate limit of your tier. Please retry after 20 seconds.", code="429"), RATE),
+    Case("DashScope", 429, {"code": "Throttling.RateQuota", "message": "Requests rate limit exceeded, please try again later."}, RATE),
+    Case("OpenRouter", 429, e("Rate limit exceeded: free-models-per-min.", code=429, metadata={"headers": {"X-RateLimit-Remaining": "0"}}), RATE),
+    Case("new-api", 429, e("当前分组上游负载已饱和，请稍后再试", type="new_api_error"), RATE),
+    Case("Zhipu, concurrency", 429, e("您当前使用该API的并发数过高", code="1302"), RATE),
+    Case("a limit as 400", 400, e("请求过于频繁，请稍后再试"), RATE),
+    Case("a limit inside a 200", 200, e("Too many requests", code=429), RATE),
+    Case("Google inside a 200", 200, e("Resource has been exhausted", status="RESOURCE_EXHAUSTED"), RATE),
+)  # fmt: skip
+
+FAILURES = (
+    Case("OpenAI, overloaded", 503, e("The engine is currently overloaded, please try again later"), OVERLOADED),
+    Case("Anthropic, overloaded", 529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, OVERLOADED),
+    Case("Cloudflare, origin down", 521, b"<html>521</html>", "upstream_error"),
+    Case("nginx, bad gateway", 502, b"<html>502</html>", "upstream_error"),
+    Case("nginx, timeout", 504, b"<html>504</html>", "upstream_timeout"),
+    Case("a relay that hung up", 499, b"", "upstream_timeout"),
+    Case("a relay's crash", 500, e("bad response status code 502", code="bad_response_status_code"), "upstream_error"),
+    Case("Vertex's crash", 500, [e("Internal error encountered.", code=500, status="INTERNAL")], "upstream_error"),
+)  # fmt: skip
+
+CASES = (*REFUSALS, *COMPLAINTS, *OPERATORS, *LIMITS, *FAILURES)
+each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def failure_of(case: Case) -> UpstreamFailure:
+    body = case.body if isinstance(case.body, bytes) else orjson.dumps(case.body)
+    facts = AttemptFacts(now=0, elapsed=case.elapsed, client_fields=case.own, prompt="a fox in the snow")
+    return classify(case.status, {}, body, facts)
+
+
+@each
+def test_whose_fault_it_is(case: Case) -> None:
+    error = failure_of(case).error
+    code = CLIENT if error.status == 400 and error.code != BLOCKED else error.code
+    assert (code, error.message) == (case.code, error.message)
+
+
+@each
+def test_who_is_asked_next(case: Case) -> None:
+    free_elsewhere = {RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM}
+    goes_elsewhere = failure_of(case).retry_safety in free_elsewhere
+    assert goes_elsewhere is (case in (*OPERATORS, *LIMITS) or case.status == 503)
+
+
+@each
+def test_only_failures_move_a_circuit(case: Case) -> None:
+    assert failure_of(case).error.counts_against_upstream is (case in FAILURES and case.status >= 500)
+
+
+@each
+def test_the_operator_is_called_only_with_evidence(case: Case) -> None:
+    failure = failure_of(case)
+    assert isinstance(failure.error, UpstreamError) is (case in (*OPERATORS, *FAILURES))
+    assert (failure.setting is not None) is (case in OPERATORS and case.code != WALL)
