@@ -42,12 +42,12 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "public_url",
     ),
     "jobs": ("answer_ttl", "idempotency_ttl", "max_answers", "max_answers_bytes"),
-    "server": ("host", "port", "workers", "shutdown_grace", "page", "status_key"),
+    "server": ("host", "port", "workers", "replicas", "shutdown_grace", "page", "status_key"),
     "limits": (
         *("max_concurrency", "max_queue", "max_request_bytes", "max_image_bytes", "max_upload_bytes"),
         *("client_header_timeout", "client_body_timeout", "spool_dir"),
     ),
-    "shared": ("shared_state", "state_down"),
+    "shared": ("shared_state", "state_down", "allow_unshared"),
     "observability": ("log_level", "log_format", "log_prompts", "ledger", "metrics", "traces"),
 }
 

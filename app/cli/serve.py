@@ -53,11 +53,13 @@ def warn(settings: Settings) -> None:
             host=settings.host,
             reason="LIMNER_API_KEYS is not set: everyone who can reach this address spends the upstream key",
         )
-    if settings.workers > 1 and settings.shared_state == "memory:":
+    if settings.workers * settings.replicas > 1 and settings.shared_state == "memory:":
         log.warning(
             "unshared_workers_warning",
             workers=settings.workers,
-            reason="LIMNER_SHARED_STATE is not set to redis://…: limits and results are each worker's own",
+            replicas=settings.replicas,
+            reason="LIMNER_ALLOW_UNSHARED is set: limits and results are each process's own, and a request that is "
+            "repeated at another one is paid for twice",
         )
 
 

@@ -125,6 +125,11 @@ class Settings(BaseSettings):
         description="What happens while Redis is down: `open` continues without it, `closed` answers new requests with "
         "503.",
     )
+    allow_unshared: bool = Field(
+        False,
+        description="Let several workers or replicas run without `LIMNER_SHARED_STATE`, although a client that repeats "
+        "a request may then pay for it twice.",
+    )
     allow_anonymous: bool = Field(
         False,
         description="Let anyone who reaches this server spend the upstream key. Needed to listen on more than loopback "
@@ -239,7 +244,17 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on.")
-    workers: int = Field(1, ge=1, le=256, description="Processes that share the port, each with its own slots.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that share the port, each with its own slots. Several need `LIMNER_SHARED_STATE`.",
+    )
+    replicas: PositiveInt = Field(
+        1,
+        description="Servers that clients reach under one address, this one included. Several need "
+        "`LIMNER_SHARED_STATE`. Whatever starts them, like the Helm chart, sets this; Limner only checks it.",
+    )
     cors_origins: StringList = Field(
         ("*",),
         description="Origins whose pages may call this server, comma-separated. If the server needs no key, `*` stands "
@@ -367,12 +382,30 @@ def unprotected_bind(settings: Settings) -> str | None:
 
 def memory_store_with_workers(settings: Settings) -> str | None:
     """Refuse an image store that each process has for itself, if there are several processes."""
-    if settings.workers == 1 or settings.image_store != "memory:":
+    several = _several_processes(settings)
+    if several is None or settings.image_store != "memory:":
         return None
     return (
-        f"LIMNER_IMAGE_STORE: memory: is visible to one process only, and LIMNER_WORKERS={settings.workers}: most "
-        "links to images would not work. Keep images on disk or in a bucket"
+        f"LIMNER_IMAGE_STORE: memory: is visible to one process only, and {several}: most links to images would not "
+        "work. Keep images on disk or in a bucket"
     )
+
+
+def unshared_processes(settings: Settings) -> str | None:
+    """Refuse several processes that know nothing of each other's jobs, unless the operator accepts it."""
+    several = _several_processes(settings)
+    if several is None or settings.shared_state != "memory:" or settings.allow_unshared:
+        return None
+    return (
+        f"LIMNER_SHARED_STATE: unset, while {several}: a request that is repeated at another process would be paid for "
+        "twice. Set LIMNER_SHARED_STATE to redis://…, or LIMNER_ALLOW_UNSHARED=true if you accept that"
+    )
+
+
+def _several_processes(settings: Settings) -> str | None:
+    """Return the setting that makes more than one process serve clients."""
+    counts = {"workers": settings.workers, "replicas": settings.replicas}
+    return next((f"{variable(field)}={count}" for field, count in counts.items() if count > 1), None)
 
 
 def uploads_below_a_request(settings: Settings) -> str | None:
@@ -386,7 +419,13 @@ def uploads_below_a_request(settings: Settings) -> str | None:
 
 
 #: Each returns the line for an operator if values that are valid by themselves contradict each other.
-CROSS_FIELD_RULES = (single_and_list, unprotected_bind, memory_store_with_workers, uploads_below_a_request)
+CROSS_FIELD_RULES = (
+    single_and_list,
+    unprotected_bind,
+    memory_store_with_workers,
+    unshared_processes,
+    uploads_below_a_request,
+)
 
 
 def _variables() -> dict[str, str | None]:

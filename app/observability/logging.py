@@ -39,7 +39,7 @@ EVENTS = {
     "ledger_write_failed": "a line of the ledger was lost; logged once until a line is written again",
     "unknown_variable": "an environment variable begins with LIMNER_ but is not a setting",
     "open_access_warning": "the server has no client keys",
-    "unshared_workers_warning": "several workers run without shared state",
+    "unshared_workers_warning": "several workers or replicas run without shared state",
     "demo_model_replaced": "`limner demo` does not know LIMNER_UPSTREAM_MODEL and uses its default model",
 }
 

@@ -414,7 +414,10 @@ def test_the_exit_code_tells_how_the_server_ended(
 
 def test_several_workers_are_supervised(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text("")
-    for name, value in (WHERE | {"LIMNER_WORKERS": "3", "LIMNER_KEYS_FILE": str(tmp_path / "keys.toml")}).items():
+    for name, value in (
+        WHERE
+        | {"LIMNER_WORKERS": "3", "LIMNER_ALLOW_UNSHARED": "true", "LIMNER_KEYS_FILE": str(tmp_path / "keys.toml")}
+    ).items():
         monkeypatch.setenv(name, value)
     ended = Ended()
     monkeypatch.setattr("app.server.supervisor.Supervisor", ended)
@@ -431,7 +434,11 @@ WARNED = {
     ),
     "a file of keys": ({"LIMNER_UPSTREAM_API_KEY": "sk-secret", "LIMNER_KEYS_FILE": __file__}, []),
     "workers that share nothing": (
-        {"LIMNER_WORKERS": "4"},
+        {"LIMNER_WORKERS": "4", "LIMNER_ALLOW_UNSHARED": "true"},
+        ["unshared_workers_warning"],
+    ),
+    "replicas that share nothing": (
+        {"LIMNER_REPLICAS": "2", "LIMNER_ALLOW_UNSHARED": "true"},
         ["unshared_workers_warning"],
     ),
     "workers that share a Redis": ({"LIMNER_WORKERS": "4", "LIMNER_SHARED_STATE": "redis://h"}, []),

@@ -73,7 +73,7 @@ def supervise(
 ) -> Supervisor:
     """Run a supervisor whose workers run `work`, concurrently with `drive`."""
     pause = options.pop("pause", 0.001)
-    settings = Settings(upstream_base_url="http://h", **{"port": 0, "workers": 2, **options})
+    settings = Settings(upstream_base_url="http://h", **{"port": 0, "workers": 2, "allow_unshared": True, **options})
     supervisor = Supervisor(settings, run_worker=partial(work, folder), restart_pause=pause)
 
     async def run_both() -> None:
@@ -181,7 +181,7 @@ def test_a_second_signal_kills_the_workers(tmp_path: Path, log: Log) -> None:
 
 
 def test_the_server_ends_if_no_worker_can_start(tmp_path: Path, log: Log) -> None:
-    settings = Settings(upstream_base_url="http://h", port=0, workers=2)
+    settings = Settings(upstream_base_url="http://h", port=0, workers=2, allow_unshared=True)
     with pytest.raises(SystemExit) as ended:
         Supervisor(settings, run_worker=partial(fake_workers.exit_early, tmp_path), restart_pause=0.001).run()
     assert ended.value.code == 1
@@ -335,7 +335,12 @@ def demo() -> Iterator[RunningDemo]:
 def serve_two(demo: RunningDemo, folder: Path, **variables: str) -> Iterator[LimnerProcess]:
     demo.state.reset()
     with run_process(
-        demo, folder / "store", LIMNER_WORKERS="2", TMPDIR=str(folder / "temporary"), **variables
+        demo,
+        folder / "store",
+        LIMNER_WORKERS="2",
+        LIMNER_ALLOW_UNSHARED="true",
+        TMPDIR=str(folder / "temporary"),
+        **variables,
     ) as server:
         yield server
     demo.state.release()

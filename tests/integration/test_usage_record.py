@@ -248,7 +248,7 @@ def test_an_incomplete_body_is_reported(demo: RunningDemo, recording: Recording)
     with recorded_limner(demo, recording) as limner:
         with connect(limner.url) as connection:
             connection.send(
-                build_request("POST /v1/images/generations", "content-length: 999").replace(b"HOST", b"h"),
+                build_request("POST /v1/images/generations", "content-type: application/json", "content-length: 999"),
                 b'{"prompt":',
             )
         wait_for_record(recording, "request")

@@ -209,6 +209,19 @@ def test_the_settings_of_the_chart_are_settings(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ({"autoscaling": {"enabled": False}, "replicas": 3}, "3"),
+        ({"autoscaling": {"enabled": False}, "replicas": 1}, "1"),
+        ({"autoscaling": {"enabled": True, "maxReplicas": 7}}, "7"),
+    ],
+)
+def test_each_pod_knows_how_many_there_may_be(more: dict[str, Any], count: str) -> None:
+    """Several do not start without shared state: see tests/unit/config/test_cross_field_rules.py."""
+    assert objects(**more)["ConfigMap"]["data"]["LIMNER_REPLICAS"] == count
+
+
+@pytest.mark.parametrize(
     ("settings", "is_valid"),
     [
         ({}, True),

@@ -33,8 +33,9 @@ class RawConnection:
         self._file: BinaryIO = connection.makefile("rb")
 
     def send(self, *chunks: bytes) -> None:
+        """Send bytes. `HOST` in them is replaced by the address of the server."""
         for chunk in chunks:
-            self._socket.sendall(chunk)
+            self._socket.sendall(chunk.replace(b"host: HOST", b"host: " + self.host.encode()))
 
     def read_response(self) -> RawResponse:
         line = self._file.readline()
@@ -77,12 +78,9 @@ def connect(url: str) -> Iterator[RawConnection]:
 
 
 def send_request(url: str, *chunks: bytes) -> RawResponse:
-    """Send a request on a connection of its own, one write per chunk, and return the response.
-
-    `HOST` in the request is replaced by the address of the server.
-    """
+    """Send a request on a connection of its own, one write per chunk, and return the response."""
     with connect(url) as connection:
-        connection.send(*(chunk.replace(b"HOST", connection.host.encode()) for chunk in chunks))
+        connection.send(*chunks)
         return connection.read_response()
 
 

@@ -9,6 +9,7 @@ from app.config.settings import CROSS_FIELD_RULES, Settings
 
 SINGLE = {"upstream_base_url": "http://h/v1"}
 LISTED = {"upstreams": [{"name": "main", "base_url": "http://h/v1", "api_key": "sk-1"}]}
+SHARED = SINGLE | {"shared_state": "redis://h"}
 OPEN = SINGLE | {"upstream_api_key": "sk-1", "host": "0.0.0.0"}
 
 
@@ -32,8 +33,13 @@ CASES = [
     Case("an upstream key behind client keys", OPEN | {"api_keys": "a"}),
     Case("an upstream key that anyone may spend on purpose", OPEN | {"allow_anonymous": True}),
     Case("no upstream key, and anyone can connect", SINGLE | {"host": "0.0.0.0"}),
-    Case("several workers, and images on disk", SINGLE | {"workers": 2, "image_store": "disk:///tmp/x"}),
-    Case("several workers, and images in the memory of one", SINGLE | {"workers": 2, "image_store": "memory:"}, "LIMNER_IMAGE_STORE: memory: is visible to one process only, and LIMNER_WORKERS=2"),
+    Case("several workers, and images on disk", SHARED | {"workers": 2, "image_store": "disk:///tmp/x"}),
+    Case("several workers, and images in the memory of one", SHARED | {"workers": 2, "image_store": "memory:"}, "LIMNER_IMAGE_STORE: memory: is visible to one process only, and LIMNER_WORKERS=2"),
+    Case("several replicas, and images in the memory of one", SHARED | {"replicas": 3, "image_store": "memory:"}, "LIMNER_IMAGE_STORE: memory: is visible to one process only, and LIMNER_REPLICAS=3"),
+    Case("several workers that share nothing", SINGLE | {"workers": 2}, "LIMNER_SHARED_STATE: unset, while LIMNER_WORKERS=2: a request that is repeated"),
+    Case("several replicas that share nothing", SINGLE | {"replicas": 2}, "LIMNER_SHARED_STATE: unset, while LIMNER_REPLICAS=2: a request that is repeated"),
+    Case("several workers and replicas that share nothing on purpose", SINGLE | {"workers": 2, "replicas": 2, "allow_unshared": True}),
+    Case("several workers and replicas that share a Redis", SHARED | {"workers": 2, "replicas": 2}),
     Case("one worker, and images in its memory", SINGLE | {"image_store": "memory:"}),
     Case("uploads of two of the largest requests", SINGLE | {"max_upload_bytes": "10MiB", "max_request_bytes": "5MiB"}),
     Case("uploads of less than two of the largest requests", SINGLE | {"max_upload_bytes": "9MiB", "max_request_bytes": "5MiB"}, "LIMNER_MAX_UPLOAD_BYTES: 9437184 is less than twice LIMNER_MAX_REQUEST_BYTES"),
