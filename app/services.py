@@ -107,6 +107,7 @@ class Services:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
         """Run the background tasks. At the end, drain the service, then close everything in the opposite order."""
+        self.backends.transcoder.start()
         tasks = [asyncio.create_task(work) for work in self.background_tasks()]
         try:
             yield
@@ -180,7 +181,7 @@ def build_backends(settings: Settings, transport: Transport, store: ImageStore, 
         timeout=settings.fetch_timeout,
         max_bytes=settings.max_image_bytes,
     )
-    pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob)
+    pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob, memory=settings.image_memory)
     return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs)
 
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from app.config.field_types import variable
 from app.config.settings import SECRETS, Settings
 from app.errors import ApiError
-from app.images.transcode import InputLimits
+from app.images.input_limits import InputLimits
 from app.observability.metrics import REGISTRY
 from app.protocol.image_request import PARAMETERS
 from app.protocol.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Destination, Parameter
@@ -44,7 +44,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "jobs": ("answer_ttl", "idempotency_ttl", "max_answers", "max_answers_bytes"),
     "server": ("host", "port", "workers", "replicas", "shutdown_grace", "page", "status_key"),
     "limits": (
-        *("max_concurrency", "max_queue", "max_request_bytes", "max_image_bytes", "max_upload_bytes"),
+        *("max_concurrency", "max_queue", "max_request_bytes", "max_image_bytes", "max_upload_bytes", "image_memory"),
         *("client_header_timeout", "client_body_timeout", "spool_dir"),
     ),
     "shared": ("shared_state", "state_down", "allow_unshared"),

@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from app.images.input_limits import InputLimits
 from app.images.ssrf import AllowRule, parse_allow, parse_host
 from app.images.stores import check_store_url
-from app.images.transcode import InputLimits
 from app.protocol.dialects import DIALECTS
 
 PREFIX = "LIMNER_"

@@ -41,7 +41,7 @@ from app.config.field_types import (
 from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, origin_of
 from app.config.upstreams import OFFICIAL_MODELS, UpstreamEntry, UpstreamList
 from app.config.validation import with_locations
-from app.images.transcode import InputLimits
+from app.images.input_limits import InputLimits
 from app.upstream.spec import WILDCARD
 
 #: Fields that may also come from a file, named by the variable of the field with `_FILE` at its end.
@@ -164,6 +164,11 @@ class Settings(BaseSettings):
     )
     fetch_timeout: Seconds = Field(120, description="Seconds for one image download, retries included.")
     max_image_bytes: ByteCount = Field(ByteSize(64 * 2**20), description="Bytes of one image, in or out.")
+    image_memory: Annotated[ByteSize, Field(ge=256 * 2**20)] = Field(
+        ByteSize(2**30),
+        description="Memory for decoding and converting images at once, per process. An image that needs more is "
+        "refused: a result may need all of it, an input image seven eighths.",
+    )
     max_request_bytes: ByteCount = Field(ByteSize(256 * 2**20), description="Bytes of one request body.")
     max_upload_bytes: ByteCount = Field(
         ByteSize(4 * 2**30),

@@ -8,6 +8,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -52,12 +53,8 @@ class Blob:
             return
         if self._file is not None:
             SPOOL_BYTES.inc(len(data))
-        try:
+        with _refusing_without_room():
             _write_all(self._open_file(), data)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            raise SpoolFull(detail=f"LIMNER_SPOOL_DIR: {error.strerror}") from None
 
     def _open_file(self) -> int:
         """Return the descriptor of the file, which is created with the bytes held in memory first."""
@@ -67,6 +64,29 @@ class Blob:
             _write_all(self._file.fileno(), self._memory)
             self._memory = bytearray()
         return self._file.fileno()
+
+    @property
+    def file_descriptor(self) -> int | None:
+        """The descriptor of the file, None while the bytes are held in memory. Its position belongs to `write`."""
+        return None if self._file is None else self._file.fileno()
+
+    def lend_file(self) -> int:
+        """Return the descriptor of a file, in which another process may write the bytes of this empty blob.
+
+        Raises:
+            SpoolFull: The disk or its quota is full, or no descriptor is free for the file.
+        """
+        with _refusing_without_room():
+            return self._open_file()
+
+    def take_back(self, size: int, checksum: int) -> None:
+        """Take over what another process has written into the file that was lent. Few bytes move into memory."""
+        self.size, self.checksum = size, checksum
+        SPOOL_BYTES.inc(size)
+        if self._file is not None and size <= self._in_memory:
+            memory = bytearray(self.read_at(0, size))
+            self.close()
+            self._memory, self._file = memory, None
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`, fewer only at the end."""
@@ -91,6 +111,16 @@ class Blob:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+@contextmanager
+def _refusing_without_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise SpoolFull(detail=f"LIMNER_SPOOL_DIR: {error.strerror}") from None
 
 
 def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:

@@ -1,14 +1,15 @@
-"""Decode and encode images in blobs, with their color profile, metadata and text.
+"""Decode and encode images, with their color profile, metadata and text.
 
-Everything here runs in the threads of the transcoder. Decoded images are upright, with 8 bits per channel.
+Everything here runs in the decoder's processes. Decoded images are upright, with 8 bits per channel.
 """
 
+import errno
 import io
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, TypeVar, cast
 
 from PIL import (  # the plugins register themselves; without these imports the first image would load all forty
     AvifImagePlugin,  # noqa: F401
@@ -19,24 +20,26 @@ from PIL import (  # the plugins register themselves; without these imports the 
     JpegImagePlugin,
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 from PIL.ImageFile import ImageFile
 
-from app.errors import ApiError, ImageUnavailable, UserError
-from app.images.blob import Blob
+from app.errors import ApiError, ImageUnavailable, SpoolFull, UserError
 
 #: The formats that are decoded, recognized by their bytes, not by a name. A phone's MPO opens as JPEG. HEIC needs a
 #: patented decoder that Pillow does not include.
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
 
-#: 256 MiB once decoded: more than any phone makes by default, and eight times the largest image of the API.
-MAX_PIXELS = 1 << 26
-
-#: Honest progressive JPEGs have about 10 scans. One of 20 MB can demand 200,000, each of which takes 25 ms for as many
-#: pixels.
+#: Honest progressive JPEGs have about 10 scans. Each goes through all pixels again, even if it has a single byte.
 MAX_SCANS = 100
+
+#: 20 scans of the largest image, which take a second; a smaller image may have more.
+MAX_SCANNED_PIXELS = 20 << 26
+
+#: Pixels that a tile of a TIFF may have, unless the image has a quarter as many. A tile is decoded whole, even if the
+#: image is a corner of it.
+MAX_TILE_PIXELS = 1 << 22
 
 #: What Pillow raises for damaged files, found by mutating files of all `READABLE_FORMATS`.
 DECODE_ERRORS = (
@@ -72,16 +75,53 @@ class DecodedImage:
         return replace(self, pixels=self.pixels.resize(size, Image.Resampling.LANCZOS))
 
 
+class Source(Protocol):
+    """A file that is read at any position: a blob, or what another process has handed over."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        """Return up to `size` bytes from `offset`, fewer only at the end."""
+        ...
+
+
+class Sink(Protocol):
+    """A file that is being written."""
+
+    @property
+    def size(self) -> int: ...
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Append all of `data`."""
+        ...
+
+    def close(self) -> object:
+        """Discard what was written."""
+        ...
+
+
+_S = TypeVar("_S", bound=Sink)
+
+
 # Errors
+
+#: A `detail` is cut here, because Pillow quotes the contents of files.
+_MAX_DETAIL = 300
 
 
 @contextmanager
 def raising(error: ApiError) -> Iterator[None]:
-    """Raise `error` in place of any of `DECODE_ERRORS`, with the cause as its `detail`."""
+    """Raise `error` in place of any of `DECODE_ERRORS`, with the cause as its `detail`.
+
+    `SpoolFull` is raised if the disk is full.
+    """
     try:
         yield
     except DECODE_ERRORS as cause:
-        error.detail = f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise SpoolFull(detail=f"LIMNER_SPOOL_DIR: {cause.strerror}") from None
+        error.detail = f"{type(cause).__name__}: {cause}"[:_MAX_DETAIL]
         raise error from None
 
 
@@ -112,15 +152,17 @@ _TRANSPOSITIONS = {
 _INFO_TYPES = {"icc_profile": (bytes,), "exif": (bytes,), "xmp": (bytes,), "transparency": (int, bytes, tuple)}
 
 
-def open_image(blob: Blob, max_pixels: int) -> ImageFile:
+def open_image(source: Source, max_pixels: int) -> ImageFile:
     """Read the header only.
 
     Raises:
         DECODE_ERRORS: One of these, if the bytes are not an image or it has more than `max_pixels`.
     """
-    image = Image.open(cast(IO[bytes], BlobReader(blob)), formats=READABLE_FORMATS)
+    image = Image.open(cast(IO[bytes], SourceReader(source)), formats=READABLE_FORMATS)
     if image.width * image.height > max_pixels:
         raise Image.DecompressionBombError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiles(image)
     if image.mode == "P" and image.palette is None:
         raise ValueError("no palette")
     _drop_mistyped_info(image)
@@ -150,16 +192,18 @@ def decode(image: ImageFile, ratio: float = 1.0) -> DecodedImage:
         DECODE_ERRORS: One of these, if the image is damaged.
     """
     if isinstance(image, JpegImagePlugin.JpegImageFile):
-        _check_scans(cast(BlobReader, image.fp))
+        _check_scans(image)
         image.draft(None, (round(image.width * ratio * 2) or 1, round(image.height * ratio * 2) or 1))
     image.load()
     _drop_mistyped_info(image)
     info = image.info
     text = {str(key): value for key, value in info.items() if image.format == "PNG" and isinstance(value, str)}
     exif, orientation = reset_orientation(info.get("exif", b""))
-    pixels = _to_plain_mode(image)
-    if orientation in _TRANSPOSITIONS:
-        pixels = pixels.transpose(_TRANSPOSITIONS[orientation])
+    # The decoder of a WebP or AVIF holds three copies of the image.
+    vars(image).pop("_decoder", None)
+    pixels = image.transpose(_TRANSPOSITIONS[orientation]) if orientation in _TRANSPOSITIONS else image
+    pixels = _replace(image, pixels)
+    pixels = _replace(pixels, _to_plain_mode(pixels))
     pixels.info = {}
     return DecodedImage(pixels, info.get("icc_profile", b""), exif, info.get("xmp", b""), text)
 
@@ -170,14 +214,29 @@ def _drop_mistyped_info(image: ImageFile) -> None:
             del image.info[key]
 
 
-def _check_scans(file: "BlobReader") -> None:
+def _replace(image: Image.Image, new: Image.Image) -> Image.Image:
+    """Return `new`, and release the pixels of `image` if that is another image."""
+    if new is not image:
+        image.close()
+    return new
+
+
+def _check_scans(image: JpegImagePlugin.JpegImageFile) -> None:
     # The first byte of a marker is escaped in image data, so nearly everything counted here is the start of a scan.
+    file = cast(IO[bytes], image.fp)
     file.seek(0)
     scans = 0
     while data := file.read(1 << 18):
         scans += data.count(b"\xff\xda")
-    if scans > MAX_SCANS:
-        raise ValueError(f"a JPEG of {scans} scans")
+    if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED_PIXELS:
+        raise ValueError(f"a JPEG of {image.width}x{image.height} pixels in {scans} scans")
+
+
+def _check_tiles(image: TiffImagePlugin.TiffImageFile) -> None:
+    tags = (image.tag_v2.get(tag) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+    width, height = (tag if isinstance(tag, int) else 0 for tag in tags)
+    if width * height > max(MAX_TILE_PIXELS, 4 * image.width * image.height):
+        raise ValueError(f"a TIFF of {image.width}x{image.height} pixels with a tile of {width}x{height}")
 
 
 def _to_plain_mode(image: Image.Image) -> Image.Image:
@@ -226,8 +285,8 @@ EXIF_TAG_OF_TEXT = {"Description": 0x010E, "Software": 0x0131, "Author": 0x013B,
 JPEG_MAX_METADATA = {"icc_profile": 255 * 65519, "exif": 65533, "xmp": 65504}
 
 
-def encode(image: DecodedImage, image_format: str, quality: int, new_blob: Callable[[], Blob]) -> Blob:
-    """Encode an image into a new blob, which the caller closes.
+def encode(image: DecodedImage, image_format: str, quality: int, new_sink: Callable[[], _S]) -> _S:
+    """Encode an image into a new sink, which is closed if that fails.
 
     The color profile, EXIF and XMP are preserved. The text of a PNG is preserved in PNG; in other formats some keywords
     become EXIF (see `EXIF_TAG_OF_TEXT`), unless the image has EXIF of its own. In JPEG, transparent pixels are laid on
@@ -237,16 +296,16 @@ def encode(image: DecodedImage, image_format: str, quality: int, new_blob: Calla
         image: The image.
         image_format: png, jpeg or webp.
         quality: 0 to 100. Not used for png.
-        new_blob: Creates the blob.
+        new_sink: Creates the sink.
     """
-    blob = new_blob()
+    sink = new_sink()
     with ExitStack() as on_error:
-        on_error.callback(blob.close)
+        on_error.callback(sink.close)
         pixels = _flatten(image.pixels) if image_format == "jpeg" else image.pixels
         options = _OPTIONS[image_format](image, quality)
-        pixels.save(cast(IO[bytes], BlobWriter(blob)), image_format.upper(), **options)
+        pixels.save(cast(IO[bytes], SinkWriter(sink)), image_format.upper(), **options)
         on_error.pop_all()
-    return blob
+    return sink
 
 
 def _flatten(pixels: Image.Image) -> Image.Image:
@@ -328,25 +387,28 @@ def reset_orientation(exif: bytes) -> tuple[bytes, int]:
     return EXIF_HEADER + tiff, 1
 
 
-# Blobs as files for Pillow
+# Files for Pillow
 
 
-class BlobReader(io.RawIOBase):
-    """Reads a blob without copying it, and never beyond its end."""
+class SourceReader(io.RawIOBase):
+    """Reads a source without copying it, and never beyond its end.
 
-    def __init__(self, blob: Blob) -> None:
-        self._blob = blob
+    It has no descriptor that Pillow could use: another process may read the same file at another position.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._position = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        left = max(0, self._blob.size - self._position)
+        left = max(0, self._source.size - self._position)
         length = left if size < 0 else min(size, left)
-        data = self._blob.read_at(self._position, length) if length else b""
+        data = self._source.read_at(self._position, length) if length else b""
         self._position += len(data)
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._blob.size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
         if start + offset < 0:
             raise ValueError("a position before the start of the file")
         self._position = start + offset
@@ -356,12 +418,12 @@ class BlobReader(io.RawIOBase):
         return self._position
 
 
-class BlobWriter(io.RawIOBase):
-    """Appends to a blob."""
+class SinkWriter(io.RawIOBase):
+    """Appends to a sink."""
 
-    def __init__(self, blob: Blob) -> None:
-        self._blob = blob
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
 
     def write(self, data: Any, /) -> int:
-        self._blob.write(data)
+        self._sink.write(data)
         return len(data)

@@ -1,58 +1,38 @@
-"""Convert images off the event loop.
+"""Convert images in decoder processes, within a budget of memory that callers share fairly.
 
 Results become what the client requested, input images what upstreams accept, and masks restore what an edit must not
-change.
+change. This process never decodes an image.
 """
 
-import asyncio
-import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import NamedTuple, TypeVar
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image
-from PIL.ImageFile import ImageFile
-
-from app.errors import ApiError, UserError
+from app.errors import ApiError, ImageUnavailable, ServiceUnavailable, SpoolFull, UserError
 from app.images.blob import Blob
-from app.images.codec import (
-    MAX_PIXELS,
-    DecodedImage,
-    decode,
-    encode,
-    open_image,
-    orientation,
-    raising,
-    unreadable_input,
-    unreadable_result,
-    upright_size,
-)
-from app.protocol.image_format import is_complete
+from app.images.decoder_pool import DecoderExceeded, DecoderPool, DecoderUnavailable
+from app.images.memory_budget import MemoryBudget
+from app.observability.logging import log
 
 _Size = tuple[int, int]
-_T = TypeVar("_T")
+
+#: 256 MiB once decoded: more than any phone makes by default, and eight times the largest image of the API.
+MAX_PIXELS = 1 << 26
+
+#: Bytes of memory for all decoders of this process.
+MEMORY = 2**30
+
+#: Decoders that work at once: one for each processor, but always one for results beside one for inputs.
+DECODERS = max(2, min(4, os.cpu_count() or 2))
 
 #: The default limits of input images, in bytes and in pixels of an edge. Upstreams reject larger ones.
 MAX_INPUT_BYTES = 20 * 1024 * 1024
 MAX_INPUT_EDGE = 4096
 
-#: The names that Pillow and the Images API have for the formats that can be written.
-_FORMAT_NAMES = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
-
-
-class InputLimits(NamedTuple):
-    """The limits above which input images are made smaller. None means no limit. `max_edge` is in pixels."""
-
-    max_bytes: int | None
-    max_edge: int | None
-
-    def target_size(self, size: _Size) -> _Size:
-        return _fit(size, None if self.max_edge is None else (self.max_edge, self.max_edge))
-
-    def permits(self, blob: Blob) -> bool:
-        return self.max_bytes is None or blob.size <= self.max_bytes
+#: The errors that decoders send.
+_ERRORS: dict[str, type[ApiError]] = {error.__name__: error for error in (UserError, ImageUnavailable, SpoolFull)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +50,52 @@ class PreparedInput:
     shrunk: str | None = None
 
 
-class Transcoder:
-    """Converts images in `workers` threads. That many are held decoded at once; the others wait as blobs.
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Something for a decoder.
 
-    When a call is cancelled while its image waits, it ends at once. When the image is being converted, it ends after
-    the conversion, since the blobs must not be closed before.
+    Attributes:
+        caller: Who waits for it.
+        is_paid: Whether it concerns a result, which was paid for.
+        too_complex: The error if it exceeds its limits.
     """
 
-    def __init__(self, workers: int = 2, max_pixels: int = MAX_PIXELS, new_blob: Callable[[], Blob] = Blob) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="transcode")
+    operation: str
+    options: Any
+    inputs: Sequence[Blob]
+    caller: str
+    is_paid: bool
+    too_complex: ApiError
+
+
+class Transcoder:
+    """Converts images. Those that wait for a decoder remain blobs.
+
+    A call that is cancelled ends at once, and its decoder with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_blob: Callable[[], Blob] = Blob,
+        memory: int = MEMORY,
+        decoders: int = DECODERS,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.budget = MemoryBudget(memory, decoders)
+        self._pool = DecoderPool(decoders)
         self._max_pixels = max_pixels
         self._new_blob = new_blob
+
+    def start(self) -> None:
+        """Start the decoders, so that the first image does not wait for them."""
+        self._pool.start()
 
     async def convert(
         self,
         blob: Blob,
         *,
+        caller: str = "",
         image_format: str | None = None,
         compression: int | None = None,
         size: _Size | None = None,
@@ -96,6 +106,7 @@ class Transcoder:
 
         Args:
             blob: The result.
+            caller: Who gets it.
             image_format: png, jpeg or webp. None keeps the format, or chooses png if the format cannot be written.
             compression: The API's output_compression, 0 to 100, which is the quality of jpeg and webp. 100 is its
                 default, so it is no reason to encode an image again that has the right format.
@@ -104,13 +115,15 @@ class Transcoder:
         Raises:
             ImageUnavailable: The result cannot be read.
         """
-        options = _ConvertOptions(image_format, compression, size)
-        return await self._run(partial(_convert, blob, options, self._max_pixels))
+        options = image_format, compression, size
+        _, made = await self._run(_Job("convert", options, [blob], caller, True, _too_complex_result()))
+        return blob if made is None else made
 
     async def prepare(
         self,
         blob: Blob,
         *,
+        caller: str = "",
         index: int = 0,
         max_bytes: int | None = MAX_INPUT_BYTES,
         max_edge: int | None = MAX_INPUT_EDGE,
@@ -118,10 +131,12 @@ class Transcoder:
     ) -> PreparedInput:
         """Make an input image upright, within the limits, and a PNG, JPEG or WebP with 8 bits per channel.
 
-        If the image already has one of these formats, the format is kept.
+        If the image already has one of these formats, the format is kept, unless it has too many bytes: then it becomes
+        JPEG, or remains PNG if it is transparent.
 
         Args:
             blob: The input image.
+            caller: Who has sent it.
             index: Its position among the input images, from 0, for error messages.
             max_bytes: The limit of the file, if any.
             max_edge: The limit of width and height in pixels, if any.
@@ -130,207 +145,91 @@ class Transcoder:
         Raises:
             UserError: The image cannot be read.
         """
-        limits = InputLimits(max_bytes, max_edge) if size is None else InputLimits(None, None)
-        return await self._run(
-            partial(_prepare, blob, limits, index=index, exact_size=size, max_pixels=self._max_pixels)
-        )
+        limits = (max_bytes, max_edge) if size is None else (None, None)
+        too_complex = _too_complex_input(f"Image {index + 1}", "invalid_image_file")
+        reply, made = await self._run(_Job("prepare", (index, limits, size), [blob], caller, False, too_complex))
+        width, height = reply["pixels"]
+        return PreparedInput(blob if made is None else made, (width, height), reply["shrunk"])
 
-    async def check_mask(self, mask: Blob, image: Blob) -> None:
-        """Run `check_mask` in a thread."""
-        await self._run(lambda _: check_mask(mask, image, self._max_pixels))
+    async def check_mask(self, mask: Blob, image: Blob, *, caller: str = "") -> None:
+        """Check that a mask is a PNG with alpha and has the size of its image.
 
-    async def apply_mask(self, result: Blob, original: Blob, mask: Blob) -> Blob:
-        """Run `apply_mask` in a thread. The caller closes the returned blob."""
-        return await self._run(partial(apply_mask, result, original, mask, self._max_pixels))
+        Raises:
+            UserError: The mask cannot be used. The message is OpenAI's.
+        """
+        too_complex = _too_complex_input("The mask", "invalid_mask_image_format")
+        await self._run(_Job("check_mask", None, [mask, image], caller, False, too_complex))
+
+    async def apply_mask(self, result: Blob, original: Blob, mask: Blob, *, caller: str = "") -> Blob:
+        """Restore the parts of the original that the mask protects. The caller closes the returned blob.
+
+        Raises:
+            UserError: The mask or the original cannot be used.
+            ImageUnavailable: The result cannot be read.
+        """
+        job = _Job("apply_mask", None, [result, original, mask], caller, True, _too_complex_result())
+        _, made = await self._run(job)
+        return result if made is None else made
 
     def close(self) -> None:
-        """Wait for conversions that run, and cancel those that wait."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the decoders."""
+        self._pool.close()
 
-    async def _run(self, work: Callable[[Callable[[], Blob]], _T]) -> _T:
-        blobs: list[Blob] = []
+    async def _run(self, job: _Job) -> tuple[dict[str, Any], Blob | None]:
+        """Do the job. Returns the reply, and what has been written if there is something."""
+        output = self._new_blob()
+        with ExitStack() as unused:
+            unused.callback(output.close)
+            reply = await self._run_within_budget(job, output)
+            if "error" in reply:
+                raise _ERRORS[reply["error"]](**reply["fields"])
+            if reply["written"] is None:
+                return reply, None
+            output.take_back(*reply["written"])
+            unused.pop_all()
+            return reply, output
 
-        def new_blob() -> Blob:
-            blobs.append(self._new_blob())
-            return blobs[-1]
-
-        future = self._pool.submit(work, new_blob)
-        done = asyncio.wrap_future(future)
-        try:
-            await asyncio.wait({done})
-        except asyncio.CancelledError:
-            if not future.cancel():
-                done.add_done_callback(partial(_close_blobs, blobs))
-                await asyncio.wait({done})
-            raise
-        error = done.exception()
-        if isinstance(error, ApiError):
-            error.__context__ = None  # The frames of Pillow and of the work would keep the pixels in memory.
-            raise error.with_traceback(None)
-        return done.result()
-
-
-def _close_blobs(blobs: list[Blob], done: asyncio.Future[_T]) -> None:
-    done.exception()  # Retrieved, because asyncio logs an error that never is.
-    for blob in blobs:
-        blob.close()
-
-
-# Results
-
-
-@dataclass(frozen=True, slots=True)
-class _ConvertOptions:
-    image_format: str | None
-    compression: int | None
-    size: _Size | None
-
-
-def _convert(blob: Blob, options: _ConvertOptions, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
-    with raising(unreadable_result()):
-        opened = open_image(blob, max_pixels)
-        own_format = _FORMAT_NAMES.get(opened.format or "")
-        image_format = options.image_format or own_format or "png"
-        size = upright_size(opened)
-        target = _fit(size, options.size)
-        is_compressed = options.compression not in {None, 100} and image_format != "png"
-        if target == size and options.image_format in {None, own_format} and not is_compressed:
-            return blob
-        image = decode(opened, _scale_ratio(size, target))
-        image = image.scaled(_fit(image.pixels.size, target))
-        return encode(image, image_format, 100 if options.compression is None else options.compression, new_blob)
+    async def _run_within_budget(self, job: _Job, output: Blob) -> dict[str, Any]:
+        memory = self.budget.share
+        while True:
+            message = {
+                "operation": job.operation,
+                "options": job.options,
+                "max_pixels": self._max_pixels,
+                "granted": memory,
+            }
+            async with self.budget.hold(job.caller, memory, paid=job.is_paid):
+                try:
+                    reply = await self._pool.run(message, job.inputs, output)
+                except DecoderExceeded as exceeded:
+                    raise _explained(job.too_complex, str(exceeded)) from None
+                except DecoderUnavailable:
+                    log.error("decoder_start_failed")
+                    raise _unavailable(job) from None
+            if "needs" not in reply:
+                return reply
+            memory = reply["needs"]
+            if memory > self.budget.limit(paid=job.is_paid):
+                raise _explained(job.too_complex, f"{memory} bytes are more than LIMNER_IMAGE_MEMORY permits")
 
 
-# Input images
-
-#: Of inputs that are encoded again: the difference is invisible, and the files stay near the size of a phone's.
-_INPUT_QUALITY = 92
-
-
-def _prepare(
-    blob: Blob,
-    limits: InputLimits,
-    new_blob: Callable[[], Blob],
-    *,
-    index: int,
-    exact_size: _Size | None,
-    max_pixels: int,
-) -> PreparedInput:
-    with raising(unreadable_input(index)):
-        opened = open_image(blob, max_pixels)
-        original_size = upright_size(opened)
-        target = exact_size or limits.target_size(original_size)
-        if target == original_size and limits.permits(blob) and _can_be_sent(opened, blob):
-            if not is_complete(blob.read_at, blob.size):
-                opened.load()  # Only decoding tells whether pixels are missing.
-            return PreparedInput(blob, original_size)
-        image = decode(opened, _scale_ratio(original_size, target))
-        image_format = _FORMAT_NAMES.get(opened.format or "", "png")
-        prepared, size = _encode_within(image, target, image_format, limits, new_blob)
-    if size == original_size and limits.permits(blob):
-        return PreparedInput(prepared, size)
-    width, height = original_size
-    return PreparedInput(prepared, size, f"image[{index}] {width}x{height}->{size[0]}x{size[1]}")
+def _explained(error: ApiError, detail: str) -> ApiError:
+    error.detail = detail
+    return error
 
 
-def _can_be_sent(image: ImageFile, blob: Blob) -> bool:
-    """Whether upstreams accept the file as it is, except for its size."""
-    return (
-        image.format in {"PNG", "JPEG", "WEBP"}
-        and image.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}
-        # Pillow shows the 16 bits per channel of a PNG as 8.
-        and not (image.format == "PNG" and blob.read_at(24, 1) == b"\x10")
-        and not getattr(image, "is_animated", False)
-        and orientation(image) == 1
-    )
+def _too_complex_input(subject: str, code: str) -> ApiError:
+    message = f"{subject} takes more memory or time to decode than this server permits. Please send a smaller one."
+    return UserError(message, param="mask" if subject == "The mask" else None, code=code)
 
 
-def _encode_within(
-    image: DecodedImage, size: _Size, image_format: str, limits: InputLimits, new_blob: Callable[[], Blob]
-) -> tuple[Blob, _Size]:
-    """Encode the image at `size`, or as much smaller as its bytes require. Each attempt is at least 5 % smaller."""
-    while True:
-        blob = encode(image.scaled(size), image_format, _INPUT_QUALITY, new_blob)
-        if limits.permits(blob) or size == (1, 1):
-            return blob, size
-        ratio = 0.95 * min(1.0, math.sqrt((limits.max_bytes or 1) / blob.size))
-        blob.close()
-        size = max(1, math.floor(size[0] * ratio)), max(1, math.floor(size[1] * ratio))
+def _too_complex_result() -> ApiError:
+    message = "The image that was generated takes more memory or time to convert than this server permits."
+    return ImageUnavailable(message, code="image_unreadable")
 
 
-# Masks
-
-_SIZE = "Invalid mask image format - mask size does not match image size"
-_ALPHA = "Invalid mask image format - mask image missing alpha channel"
-_FORMAT = "Invalid mask image format - mask image must be a PNG"
-
-
-def check_mask(mask: Blob, image: Blob, max_pixels: int) -> None:
-    """Check that a mask is a PNG with alpha and has the size of its image. Reads both headers only.
-
-    Raises:
-        UserError: The mask cannot be used. The message is OpenAI's.
-    """
-    with raising(_invalid_mask(_FORMAT)):
-        opened = open_image(mask, max_pixels)
-    if opened.format != "PNG":
-        raise _invalid_mask(_FORMAT)
-    if not opened.has_transparency_data:
-        raise _invalid_mask(_ALPHA)
-    with raising(unreadable_input(0)):
-        size = upright_size(open_image(image, max_pixels))
-    if upright_size(opened) != size:
-        raise _invalid_mask(_SIZE)
-
-
-def apply_mask(result: Blob, original: Blob, mask: Blob, max_pixels: int, new_blob: Callable[[], Blob]) -> Blob:
-    """Restore the parts of the original that the mask protects. Returns a PNG of the original's size.
-
-    For a mask alpha of `a`, each channel (alpha included) is (a * original + (255 - a) * result) / 255, rounded to the
-    nearest integer: 255 shows the original, 0 the result. A result of another size is scaled first.
-
-    The output has the color profile of the original, because the upstream received the original's numbers and returned
-    numbers of the same meaning. If the original has 16 bits per channel or CMYK, its 8-bit RGB is used.
-
-    Raises:
-        UserError: The mask or the original cannot be used.
-        ImageUnavailable: The result cannot be read.
-    """
-    with raising(unreadable_input(0)):
-        kept = decode(open_image(original, max_pixels))
-    alpha = _read_alpha(mask, max_pixels)
-    if alpha.size != kept.pixels.size:
-        raise _invalid_mask(_SIZE)
-    with raising(unreadable_result()):
-        generated = decode(open_image(result, max_pixels)).scaled(alpha.size)
-        mode = "RGBA" if any(image.pixels.mode.endswith("A") for image in (kept, generated)) else "RGB"
-        pixels = generated.pixels.convert(mode)
-        pixels.paste(kept.pixels.convert(mode), mask=alpha)
-        return encode(replace(generated, pixels=pixels, profile=kept.profile), "png", 100, new_blob)
-
-
-def _read_alpha(mask: Blob, max_pixels: int) -> Image.Image:
-    with raising(_invalid_mask(_FORMAT)):
-        pixels = decode(open_image(mask, max_pixels)).pixels
-    if not pixels.mode.endswith("A"):
-        raise _invalid_mask(_ALPHA)
-    return pixels.getchannel("A")
-
-
-def _invalid_mask(message: str) -> UserError:
-    return UserError(message, param="mask", code="invalid_mask_image_format")
-
-
-# Sizes
-
-
-def _scale_ratio(size: _Size, target: _Size) -> float:
-    return max(target[0] / size[0], target[1] / size[1])
-
-
-def _fit(size: _Size, box: _Size | None) -> _Size:
-    """Return the largest size of the same shape that fits into `box` and is not larger than `size`."""
-    if box is None:
-        return size
-    ratio = min(1.0, box[0] / size[0], box[1] / size[1])
-    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+def _unavailable(job: _Job) -> ApiError:
+    message = "The server cannot start a process that decodes images. Please try again later."
+    if job.is_paid:
+        return ImageUnavailable(message, code="image_unreadable")
+    return ServiceUnavailable(message, headers={"retry-after": "5"})

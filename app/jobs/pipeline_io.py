@@ -10,8 +10,9 @@ from app.errors import ImageUnavailable
 from app.extraction.partial import progress_line
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
+from app.images.input_limits import InputLimits
 from app.images.store import ImageStore
-from app.images.transcode import InputLimits, Transcoder
+from app.images.transcode import Transcoder
 from app.jobs.job import Job, JobRun
 from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
 from app.observability.tracing import TraceStep
@@ -142,6 +143,7 @@ class JobIO:
         with self._step("prepare"):
             prepared = await self.backends.transcoder.prepare(
                 _blob(image),
+                caller=self.job.key.caller,
                 index=index,
                 size=None if size_of is None else _pixels(size_of),
                 max_bytes=limits.max_bytes,
@@ -153,13 +155,13 @@ class JobIO:
 
     async def check_mask(self, mask: ByteSink, image: ByteSink) -> None:
         """Compare a mask with its image. Raises `UserError`."""
-        await self.backends.transcoder.check_mask(_blob(mask), _blob(image))
+        await self.backends.transcoder.check_mask(_blob(mask), _blob(image), caller=self.job.key.caller)
 
     async def apply_mask(self, result: ByteSink, original: ByteSink, mask: ByteSink) -> ByteSink:
         """Return the result with the original's pixels wherever the mask is opaque."""
         with self._step("restore"):
             blobs = _blob(result), _blob(original), _blob(mask)
-            return self._adopt(await self.backends.transcoder.apply_mask(*blobs), result)
+            return self._adopt(await self.backends.transcoder.apply_mask(*blobs, caller=self.job.key.caller), result)
 
     async def convert(self, image: ByteSink, request: ImagesRequest) -> ByteSink:
         """Return the image in the format that was asked for, and in a legacy size, which upstreams do not make."""
@@ -169,7 +171,11 @@ class JobIO:
             return image
         with self._step("convert"):
             converted = await self.backends.transcoder.convert(
-                _blob(image), image_format=image_format, compression=compression, size=legacy
+                _blob(image),
+                caller=self.job.key.caller,
+                image_format=image_format,
+                compression=compression,
+                size=legacy,
             )
         return self._adopt(converted, image)
 

@@ -53,8 +53,8 @@ MAY_USE = {
     "redis": ("state/*",),
     "opentelemetry": ("observability/tracing",),
     "ssl": ("upstream/client", "images/fetch", "cli/*"),
-    # `images/fetch` resolves host names, the servers bind the sockets on which they listen.
-    "socket": ("images/fetch", "server/*", "cli/*", "demo/server"),
+    # `images/fetch` resolves host names, decoders have socket pairs, the servers bind the sockets on which they listen.
+    "socket": ("images/fetch", "images/decoder", "images/decoder_pool", "server/*", "cli/*", "demo/server"),
     **dict.fromkeys(("http", "urllib.request", "ftplib", "smtplib", "requests", "urllib3", "anyio"), ()),
     # Incoming connections.
     "starlette": ("api/*", "main", "demo/*"),
@@ -94,7 +94,7 @@ FORBIDDEN_WORDS = {
 FORBIDDEN_IN_TEXTS = re.compile(r"(?i)\b(errand|workbench|handover|(?<!cherry )studio)s?\b")
 
 #: Where any exception is logged and becomes a 500, since no caller could do it.
-LAST_RESORTS = {"jobs/job", "api/middleware"}
+LAST_RESORTS = {"jobs/job", "api/middleware", "images/decoder"}
 
 
 def parse(folder: str) -> dict[str, ast.Module]:

@@ -23,7 +23,7 @@ from app.config.field_types import (
     UpstreamUrl,
     is_loopback,
 )
-from app.images.transcode import InputLimits
+from app.images.input_limits import InputLimits
 
 DIGEST = hashlib.sha256(b"sk-client").hexdigest()
 

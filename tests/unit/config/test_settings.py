@@ -12,7 +12,7 @@ from app.config.field_types import variable
 from app.config.settings import Settings, set_variable, terminal_names, unknown_variables
 from app.config.upstreams import OFFICIAL_MODELS
 from app.config.validation import describe_errors
-from app.images.transcode import InputLimits
+from app.images.input_limits import InputLimits
 
 ROOT = Path(__file__).parents[3]
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}

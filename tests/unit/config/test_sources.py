@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from app.config.settings import SECRETS, Settings, known_variables
 from app.config.validation import describe_errors
-from app.images.transcode import InputLimits
+from app.images.input_limits import InputLimits
 
 URL = "https://variable.example/v1"
 ENTRY = '[[upstreams]]\nname = "main"\nbase_url = "https://h/v1"\n'

@@ -18,15 +18,16 @@ from app.images import codec
 from app.images.blob import Blob
 from app.images.codec import (
     DECODE_ERRORS,
-    BlobReader,
-    BlobWriter,
     DecodedImage,
+    SinkWriter,
+    SourceReader,
     decode,
     encode,
     raising,
     unreadable_input,
     unreadable_result,
 )
+from tests.support.image_bombs import jpeg_with_scans, tiff_with_tile
 from tests.support.sample_images import (
     GRAY,
     SRGB,
@@ -307,6 +308,7 @@ DAMAGED = (
         + data[data.rindex(b"\xff\xda") : -2] * 100
         + data[-2:],
     ),
+    Damaged("a TIFF with a tile that is much larger than the image", tiff_with_tile(64, 2049)),
     Damaged("a TIFF of 32-bit numbers", saved(Image.new("I", (1, 1), 9), "TIFF")),
     Damaged("a TIFF of floating-point numbers", saved(Image.new("F", (1, 1), 0.5), "TIFF")),
 )
@@ -323,6 +325,18 @@ def test_a_jpeg_with_as_many_scans_as_permitted_is_decoded() -> None:
     scan = data[data.rindex(b"\xff\xda") : -2]
     more = codec.MAX_SCANS - data.count(b"\xff\xda")
     assert decoded(data[:-2] + scan * more + data[-2:]).pixels.size == (24, 16)
+
+
+def test_a_large_jpeg_may_have_fewer_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "MAX_SCANNED_PIXELS", 20 * 64 * 64)
+    assert decoded(jpeg_with_scans(64, 20)).pixels.size == (64, 64)
+    with pytest.raises(ValueError, match="a JPEG of 64x64 pixels in 21 scans"):
+        decoded(jpeg_with_scans(64, 21))
+
+
+@pytest.mark.parametrize("tile", [64, 256, 2048])
+def test_a_tile_may_be_larger_than_the_image(tile: int) -> None:
+    assert decoded(tiff_with_tile(64, tile)).pixels.size == (64, 64)
 
 
 def test_an_image_with_as_many_pixels_as_permitted_is_opened() -> None:
@@ -641,15 +655,15 @@ FILE_CASES = (
 def test_a_blob_is_read_as_a_file(case: FileCase, in_memory: int) -> None:
     with Blob(in_memory=in_memory) as blob:
         blob.write(b"0123456789")
-        assert case.use(BlobReader(blob)) == case.expected
+        assert case.use(SourceReader(blob)) == case.expected
 
 
 def test_a_position_before_the_start_is_an_error() -> None:
     with pytest.raises(ValueError, match="before the start"):
-        BlobReader(as_blob(b"0123")).seek(-5, 2)
+        SourceReader(as_blob(b"0123")).seek(-5, 2)
 
 
 def test_a_blob_is_written_as_a_file() -> None:
     blob = Blob()
-    assert BlobWriter(blob).write(memoryview(b"0123")) == 4
+    assert SinkWriter(blob).write(memoryview(b"0123")) == 4
     assert as_bytes(blob) == b"0123"

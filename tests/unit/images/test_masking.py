@@ -10,10 +10,11 @@ from PIL import Image, ImageChops
 
 from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
-from app.images.transcode import apply_mask, check_mask
+from app.images.conversions import apply_mask, check_mask
+from app.images.decode_cost import DecodeLimits
 from tests.support.sample_images import GRAY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
 
-LIMIT = 1 << 16
+LIMIT = DecodeLimits(1 << 16)
 SIZE = "mask size does not match image size"
 FORMAT = "mask image must be a PNG"
 ALPHA = "mask image missing alpha channel"

@@ -1,473 +1,314 @@
-"""Results become what clients request and inputs what upstreams accept, without blocking the event loop."""
+"""Images are converted in decoder processes, within limits, and the errors say what to do."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+import gc
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
 from PIL import Image
 
-from app.errors import ApiError, ImageUnavailable, UserError
+from app.errors import ApiError, ImageUnavailable, ServiceUnavailable, SpoolFull, UserError
+from app.images import decoder_pool
 from app.images.blob import Blob
+from app.images.decoder_pool import DecoderPool
 from app.images.transcode import PreparedInput, Transcoder
-from tests.support.sample_images import SRGB, as_blob, as_bytes, as_image, exif, gradient, noise, png, saved
+from tests.support.decoders import decoders_of, measured_memory, template_of, until
+from tests.support.image_bombs import jpeg_with_scans, rotated_palette_png, tiff_with_tile, transparent_palette_png
+from tests.support.sample_images import as_blob, as_bytes, as_image, gradient, saved
 
 T = TypeVar("T")
 
-PNG, JPEG, WEBP = (saved(gradient(), name) for name in ("PNG", "JPEG", "WEBP"))
-MPO = saved(gradient(), "MPO", save_all=True, append_images=[gradient()])
-MANY: dict[str, Any] = {"save_all": True, "append_images": [Image.new("RGB", (24, 16))]}
-DEEP = png((8, 8), 16, 2, bytes(48))
+PNG, JPEG = (saved(gradient(), name) for name in ("PNG", "JPEG"))
+MASK = saved(gradient("RGBA"), "PNG")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
 
-def transcode(work: Callable[[Transcoder], Coroutine[Any, Any, T]], **options: Any) -> T:
-    async def main() -> T:
-        transcoder = Transcoder(**options)
-        try:
-            return await work(transcoder)
-        finally:
-            transcoder.close()
-
-    return asyncio.run(main())
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Transcoder]:
+    transcoder = Transcoder(decoders=2)
+    yield transcoder
+    transcoder.close()
 
 
-# Results
+@pytest.fixture
+def own() -> Iterator[Transcoder]:
+    """Return a transcoder whose processes may be harmed."""
+    transcoder = Transcoder(decoders=2)
+    transcoder.start()
+    yield transcoder
+    transcoder.close()
 
 
-@dataclass(frozen=True)
-class Same:
-    """A result that is not changed."""
-
-    name: str
-    data: bytes
-    options: dict[str, Any]
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
 
 
-SAME = (
-    Same("no options", PNG, {}),
-    Same("PNG has its format", PNG, {"image_format": "png"}),
-    Same("JPEG has its format", JPEG, {"image_format": "jpeg"}),
-    Same("WebP has its format", WEBP, {"image_format": "webp"}),
-    Same("MPO is JPEG too", MPO, {"image_format": "jpeg"}),
-    Same("a format that cannot be written, and no option", saved(gradient(), "GIF"), {}),
-    Same("PNG has no compression", PNG, {"image_format": "png", "compression": 50}),
-    Same("100 is the default", JPEG, {"image_format": "jpeg", "compression": 100}),
-    Same("just as large", PNG, {"size": (24, 16)}),
-    Same("smaller already", PNG, {"size": (512, 512)}),
-    Same("just as large after rotation", saved(gradient(), "JPEG", exif=exif(6)), {"size": (16, 24)}),
-    Same("animated", saved(gradient(), "PNG", **MANY), {"image_format": "png"}),
-)
+# Conversions
 
 
-@pytest.mark.parametrize("case", SAME, ids=lambda case: case.name)
-def test_a_result_that_needs_no_change_is_the_same_blob(case: Same) -> None:
-    blob = as_blob(case.data)
-    assert transcode(lambda transcoder: transcoder.convert(blob, **case.options)) is blob
-    assert as_bytes(blob) == case.data
+def test_a_result_is_converted(shared: Transcoder) -> None:
+    blob = as_blob(PNG)
+    made = run(shared.convert(blob, image_format="jpeg", size=(12, 12)))
+    assert (as_image(made).format, as_image(made).size) == ("JPEG", (12, 8))
+    assert as_bytes(blob) == PNG
 
 
-@dataclass(frozen=True)
-class Converted:
-    name: str
-    data: bytes
-    options: dict[str, Any]
-    expected: tuple[str, str, tuple[int, int]]
+def test_a_result_that_needs_no_change_is_the_same_blob(shared: Transcoder) -> None:
+    blob = as_blob(PNG)
+    assert run(shared.convert(blob, image_format="png")) is blob
 
 
-CONVERTED = (
-    Converted("PNG to JPEG", PNG, {"image_format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
-    Converted("PNG to WebP", PNG, {"image_format": "webp"}, ("WEBP", "RGB", (24, 16))),
-    Converted("JPEG to PNG", JPEG, {"image_format": "png"}, ("PNG", "RGB", (24, 16))),
-    Converted("WebP to JPEG", WEBP, {"image_format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
-    Converted("GIF to PNG", saved(gradient("P"), "GIF"), {"image_format": "png"}, ("PNG", "RGB", (24, 16))),
-    Converted("MPO to PNG", MPO, {"image_format": "png"}, ("PNG", "RGB", (24, 16))),
-    Converted("alpha to JPEG", saved(gradient("RGBA"), "PNG"), {"image_format": "jpeg"}, ("JPEG", "RGB", (24, 16))),
-    Converted("alpha to WebP", saved(gradient("RGBA"), "PNG"), {"image_format": "webp"}, ("WEBP", "RGBA", (24, 16))),
-    Converted("compressed", JPEG, {"compression": 50}, ("JPEG", "RGB", (24, 16))),
-    Converted(
-        "compressed as much as possible", WEBP, {"image_format": "webp", "compression": 0}, ("WEBP", "RGB", (24, 16))
-    ),
-    Converted("scaled down", PNG, {"size": (12, 8)}, ("PNG", "RGB", (12, 8))),
-    Converted("scaled to fit, in its shape", PNG, {"size": (12, 12)}, ("PNG", "RGB", (12, 8))),
-    Converted("scaled to fit a wide box", PNG, {"size": (100, 2)}, ("PNG", "RGB", (3, 2))),
-    Converted(
-        "scaled to a height of one pixel",
-        saved(gradient(size=(64, 2)), "PNG"),
-        {"size": (8, 8)},
-        ("PNG", "RGB", (8, 1)),
-    ),
-    Converted(
-        "a JPEG scaled far down", saved(gradient(size=(64, 64)), "JPEG"), {"size": (4, 4)}, ("JPEG", "RGB", (4, 4))
-    ),
-    Converted("scaled and converted", PNG, {"size": (12, 12), "image_format": "jpeg"}, ("JPEG", "RGB", (12, 8))),
-    Converted("a GIF scaled becomes PNG", saved(gradient("P"), "GIF"), {"size": (12, 8)}, ("PNG", "RGB", (12, 8))),
-    Converted("rotated and scaled", saved(gradient(), "JPEG", exif=exif(6)), {"size": (8, 8)}, ("JPEG", "RGB", (5, 8))),
-)
-
-
-@pytest.mark.parametrize("case", CONVERTED, ids=lambda case: case.name)
-def test_a_result_is_converted(case: Converted) -> None:
-    blob = as_blob(case.data)
-    made = transcode(lambda transcoder: transcoder.convert(blob, **case.options))
-    assert made is not blob
-    image = as_image(made)
-    assert (image.format, image.mode, image.size) == case.expected
-    assert as_bytes(blob) == case.data
-
-
-def test_a_png_with_its_orientation_after_its_pixels_is_rotated_before_it_is_scaled() -> None:
-    data = saved(gradient(), "PNG")
-    rotated = saved(gradient(), "PNG", exif=exif(6))
-    start = rotated.index(b"eXIf") - 4
-    late = rotated[start : rotated.index(b"IDAT") - 4]
-    data = data[:-12] + late + data[-12:]
-    made = transcode(lambda transcoder: transcoder.convert(as_blob(data), size=(12, 12)))
-    assert as_image(made).size == (5, 8)
-
-
-def test_compression_is_the_quality() -> None:
-    blob = as_blob(saved(noise((32, 32)), "PNG"))
-
-    async def sizes(transcoder: Transcoder) -> list[int]:
-        levels = (0, 40, 90, 100, None)
-        return [(await transcoder.convert(blob, image_format="jpeg", compression=level)).size for level in levels]
-
-    made = transcode(sizes)
-    assert made == sorted(made)
-    assert made[3] == made[4]
-
-
-def test_metadata_is_preserved() -> None:
-    blob = as_blob(saved(gradient(), "JPEG", icc_profile=SRGB, exif=exif(3, software="generator")))
-    made = as_image(transcode(lambda transcoder: transcoder.convert(blob, image_format="webp")))
-    assert made.info["icc_profile"] == SRGB
-    assert dict(made.getexif()) == {0x0112: 1, 0x0131: "generator"}
-
-
-@pytest.mark.parametrize(
-    ("data", "options"),
-    [
-        (b"no image", {}),
-        (PNG[:60], {"image_format": "jpeg"}),
-        (saved(Image.new("1", (16384, 1)), "PNG"), {"image_format": "webp"}),
-    ],
-    ids=["not an image", "truncated", "wider than the format permits"],
-)
-def test_a_result_that_cannot_be_converted_is_an_error(data: bytes, options: dict[str, Any]) -> None:
-    with pytest.raises(ImageUnavailable) as caught:
-        transcode(lambda transcoder: transcoder.convert(as_blob(data), **options))
-    assert caught.value.code == "image_unreadable"
-    assert caught.value.detail
-
-
-def test_a_decompression_bomb_is_not_decoded() -> None:
-    with pytest.raises(ImageUnavailable) as caught:
-        transcode(lambda transcoder: transcoder.convert(as_blob(PNG), image_format="jpeg"), max_pixels=383)
-    assert caught.value.detail == "DecompressionBombError: 24x16 is more than 383 pixels"
-
-
-# Inputs
-
-
-@dataclass(frozen=True)
-class Untouched:
-    name: str
-    data: bytes
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-UNTOUCHED = (
-    Untouched("PNG", PNG),
-    Untouched("JPEG", JPEG),
-    Untouched("WebP", WEBP),
-    Untouched("RGBA", saved(gradient("RGBA"), "PNG")),
-    Untouched("grayscale", saved(gradient("L"), "JPEG")),
-    Untouched("grayscale with alpha", saved(gradient("LA"), "PNG")),
-    Untouched("black and white", saved(gradient("1"), "PNG")),
-    Untouched("a palette", saved(gradient().quantize(9), "PNG")),
-    Untouched("upright by EXIF", saved(gradient(), "JPEG", exif=exif(1))),
-    Untouched("as large as permitted", PNG, {"max_edge": 24, "max_bytes": len(PNG)}),
-    Untouched("no limits", PNG, {"max_edge": None, "max_bytes": None}),
-    Untouched("a mask of the right size", PNG, {"size": (24, 16), "max_bytes": 1, "max_edge": 1}),
-    Untouched("a video after a phone's JPEG", JPEG + bytes(100)),
-    Untouched("other data after a PNG", PNG + bytes(100)),
-    Untouched("a PNG without its end but with all pixels", PNG[:-12]),
-)
-
-
-@pytest.mark.parametrize("case", UNTOUCHED, ids=lambda case: case.name)
-def test_an_input_that_upstreams_accept_is_not_changed(case: Untouched) -> None:
-    blob = as_blob(case.data)
-    prepared = transcode(lambda transcoder: transcoder.prepare(blob, **case.options))
-    assert prepared == PreparedInput(blob, as_image(blob).size, None)
+def test_an_input_that_upstreams_accept_is_the_same_blob(shared: Transcoder) -> None:
+    blob = as_blob(PNG)
+    prepared = run(shared.prepare(blob))
+    assert prepared == PreparedInput(blob, (24, 16))
     assert prepared.blob is blob
 
 
+def test_an_input_is_made_smaller(shared: Transcoder) -> None:
+    prepared = run(shared.prepare(as_blob(PNG), index=1, max_edge=12))
+    assert (as_image(prepared.blob).size, prepared.size, prepared.shrunk) == ((12, 8), (12, 8), "image[1] 24x16->12x8")
+
+
+def test_a_mask_gets_the_exact_size_of_its_image(shared: Transcoder) -> None:
+    assert run(shared.prepare(as_blob(MASK), size=(10, 9), max_edge=5, max_bytes=1)).size == (10, 9)
+
+
+def test_masks_are_checked_and_applied(shared: Transcoder) -> None:
+    mask, image, other = (as_blob(data) for data in (MASK, PNG, JPEG))
+
+    async def check_and_apply() -> Blob:
+        await shared.check_mask(mask, image)
+        with pytest.raises(UserError, match="alpha"):
+            await shared.check_mask(image, image)
+        return await shared.apply_mask(other, image, mask)
+
+    assert as_image(run(check_and_apply())).size == (24, 16)
+
+
+@pytest.mark.parametrize("edge", [64, 1024], ids=["held in memory", "in files"])
+def test_large_and_small_files_are_handed_over(shared: Transcoder, edge: int) -> None:
+    noise = Image.effect_noise((edge, edge), 80)
+    with as_blob(saved(noise, "PNG")) as blob, run(shared.convert(blob, image_format="webp", compression=100)) as made:
+        assert as_image(made).size == (edge, edge)
+        assert [file.file_descriptor is None for file in (blob, made)] == [edge == 64] * 2
+        with as_blob(as_bytes(made)) as copy:
+            assert made.checksum == copy.checksum
+
+
+# Errors
+
+
+def test_a_damaged_result_is_an_error_of_the_server(shared: Transcoder) -> None:
+    with pytest.raises(ImageUnavailable) as caught:
+        run(shared.convert(as_blob(PNG[:60]), image_format="jpeg"))
+    assert (caught.value.code, caught.value.detail) == ("image_unreadable", "OSError: image file is truncated")
+
+
+def test_a_damaged_input_is_an_error_of_the_client(shared: Transcoder) -> None:
+    with pytest.raises(UserError, match="Invalid image file or mode for image 3,") as caught:
+        run(shared.prepare(as_blob(PNG[:-30]), index=2))
+    assert (caught.value.status, caught.value.code) == (400, "invalid_image_file")
+
+
+def test_a_full_disk_has_its_own_error(shared: Transcoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def reply(*_: object) -> dict[str, Any]:
+        fields = {"message": "full", "param": None, "code": "spool_full", "detail": "the disk"}
+        return {"error": "SpoolFull", "fields": fields}
+
+    monkeypatch.setattr(DecoderPool, "run", reply)
+    with pytest.raises(SpoolFull, match="full"):
+        run(shared.convert(as_blob(PNG), image_format="jpeg"))
+
+
 @dataclass(frozen=True)
-class Prepared:
+class Call:
+    """Something that uses the decoders, and the error if they cannot do it."""
+
     name: str
-    data: bytes
-    expected: tuple[str, str, tuple[int, int]]
-    shrunk: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    work: Callable[[Transcoder, Blob], Coroutine[Any, Any, object]]
+    error: type[ApiError]
+    code: str
+    param: str | None = None
 
 
-SQUARE = saved(noise((64, 64)), "PNG")
-STORED = saved(Image.new("RGB", (64, 64), "red"), "PNG", compress_level=0)
-
-PREPARED = (
-    Prepared("rotated", saved(gradient(), "JPEG", exif=exif(6)), ("JPEG", "RGB", (16, 24))),
-    Prepared("rotated, PNG", saved(gradient(), "PNG", exif=exif(8)), ("PNG", "RGB", (16, 24))),
-    Prepared("mirrored, WebP", saved(gradient(), "WEBP", exif=exif(2)), ("WEBP", "RGB", (24, 16))),
-    Prepared("GIF", saved(gradient("P"), "GIF"), ("PNG", "RGB", (24, 16))),
-    Prepared("BMP", saved(gradient(), "BMP"), ("PNG", "RGB", (24, 16))),
-    Prepared("TIFF", saved(gradient("RGBA"), "TIFF"), ("PNG", "RGBA", (24, 16))),
-    Prepared("AVIF", saved(gradient(), "AVIF"), ("PNG", "RGB", (24, 16))),
-    Prepared("MPO", MPO, ("JPEG", "RGB", (24, 16))),
-    Prepared("CMYK", saved(gradient("CMYK"), "JPEG"), ("JPEG", "RGB", (24, 16))),
-    Prepared("16-bit colors", DEEP, ("PNG", "RGB", (8, 8))),
-    Prepared("16-bit grayscale", saved(Image.new("I;16", (8, 8), 999), "PNG"), ("PNG", "L", (8, 8))),
-    Prepared("animated PNG", saved(gradient(), "PNG", **MANY), ("PNG", "RGB", (24, 16))),
-    Prepared("animated WebP", saved(gradient(), "WEBP", **MANY), ("WEBP", "RGB", (24, 16))),
-    Prepared("too wide", PNG, ("PNG", "RGB", (12, 8)), "image[0] 24x16->12x8", {"max_edge": 12}),
-    Prepared("too wide, JPEG", JPEG, ("JPEG", "RGB", (6, 4)), "image[2] 24x16->6x4", {"max_edge": 6, "index": 2}),
-    Prepared(
-        "too wide, GIF", saved(gradient("P"), "GIF"), ("PNG", "RGB", (12, 8)), "image[0] 24x16->12x8", {"max_edge": 12}
-    ),
-    Prepared(
-        "rotated and too high",
-        saved(gradient(), "JPEG", exif=exif(6)),
-        ("JPEG", "RGB", (8, 12)),
-        "image[0] 16x24->8x12",
-        {"max_edge": 12},
-    ),
-    Prepared(
-        "alpha is preserved",
-        saved(gradient("RGBA"), "PNG"),
-        ("PNG", "RGBA", (12, 8)),
-        "image[0] 24x16->12x8",
-        {"max_edge": 12},
-    ),
-    Prepared("badly compressed", STORED, ("PNG", "RGB", (64, 64)), "image[0] 64x64->64x64", {"max_bytes": 1000}),
-    Prepared(
-        "a mask gets the size of its image",
-        saved(gradient("RGBA"), "PNG"),
-        ("PNG", "RGBA", (10, 9)),
-        "image[0] 24x16->10x9",
-        {"size": (10, 9), "max_edge": 5, "max_bytes": 1},
-    ),
+CALLS = (
+    Call("a result", lambda t, blob: t.convert(blob, image_format="jpeg"), ImageUnavailable, "image_unreadable"),
+    Call("an input", lambda t, blob: t.prepare(blob), UserError, "invalid_image_file"),
+    Call("a mask", lambda t, blob: t.check_mask(blob, blob), UserError, "invalid_mask_image_format", "mask"),
+    Call("a masked result", lambda t, blob: t.apply_mask(blob, blob, blob), ImageUnavailable, "image_unreadable"),
 )
 
 
-@pytest.mark.parametrize("case", PREPARED, ids=lambda case: case.name)
-def test_an_input_is_prepared(case: Prepared) -> None:
-    blob = as_blob(case.data)
-    prepared = transcode(lambda transcoder: transcoder.prepare(blob, **case.options))
-    image = as_image(prepared.blob)
-    assert (image.format, image.mode, image.size) == case.expected
-    assert (prepared.size, prepared.shrunk) == (image.size, case.shrunk)
-    assert image.getexif().get(0x0112, 1) == 1
-    assert not getattr(image, "is_animated", False)
-    assert as_bytes(blob) == case.data
+@LINUX
+@pytest.mark.parametrize("case", CALLS, ids=lambda case: case.name)
+def test_the_error_names_the_image_of_which_a_decoder_died(own: Transcoder, case: Call) -> None:
+    async def scenario() -> None:
+        await own.prepare(as_blob(PNG))
+        decoders = decoders_of(template_of(own._pool))
+        for pid in decoders:
+            os.kill(pid, signal.SIGSTOP)
+        call = asyncio.create_task(case.work(own, as_blob(PNG)))
+        await asyncio.sleep(0)
+        for pid in decoders:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(case.error, match="takes more memory or time to") as caught:
+            await call
+        assert (caught.value.code, caught.value.param) == (case.code, case.param)
+        assert caught.value.detail == "the process has ended"
+
+    run(scenario())
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_an_input_is_made_smaller_until_its_bytes_fit(image_format: str) -> None:
-    blob = as_blob(saved(noise((64, 64)), image_format))
-    made: list[WatchedBlob] = []
-    prepared = transcode(lambda transcoder: transcoder.prepare(blob, max_bytes=700), new_blob=collecting(made))
-    assert 300 < prepared.blob.size <= 700
-    assert as_image(prepared.blob).size == prepared.size
-    assert prepared.shrunk == "image[0] 64x64->{}x{}".format(*prepared.size)
-    assert [blob.size for blob in made if not blob.closed.is_set()] == [prepared.blob.size]
+@pytest.mark.parametrize("case", CALLS, ids=lambda case: case.name)
+def test_the_error_is_the_servers_where_no_process_can_be_started(case: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_pool, "_BOOTSTRAP", "raise SystemExit(1)")
+    transcoder = Transcoder()
+    try:
+        with pytest.raises(ApiError, match="cannot start a process") as caught:
+            run(case.work(transcoder, as_blob(PNG)))
+    finally:
+        transcoder.close()
+    is_paid = case.error is ImageUnavailable
+    assert type(caught.value) is (ImageUnavailable if is_paid else ServiceUnavailable)
 
 
-def test_an_input_is_never_smaller_than_a_pixel() -> None:
-    prepared = transcode(lambda transcoder: transcoder.prepare(as_blob(PNG), max_bytes=1))
-    assert prepared.size == (1, 1)
+def test_an_image_that_needs_more_memory_than_there_is_is_refused() -> None:
+    transcoder = Transcoder(memory=2**30 // 4, decoders=2)
+    blob = as_blob(rotated_palette_png(8192))
+    try:
+        with pytest.raises(UserError, match="Image 1 takes more memory") as caught:
+            run(transcoder.prepare(blob))
+        assert caught.value.detail is not None
+        assert caught.value.detail.endswith("bytes are more than LIMNER_IMAGE_MEMORY permits")
+        with pytest.raises(ImageUnavailable):
+            run(transcoder.convert(blob, image_format="jpeg"))
+    finally:
+        transcoder.close()
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", PNG[:-30], JPEG[:-30], WEBP[:-30]])
-def test_a_damaged_input_is_an_error(data: bytes) -> None:
-    with pytest.raises(UserError, match="Invalid image file or mode for image 3,") as caught:
-        transcode(lambda transcoder: transcoder.prepare(as_blob(data), index=2))
-    assert caught.value.code == "invalid_image_file"
+def test_an_error_keeps_no_other_error_alive(shared: Transcoder) -> None:
+    async def fail() -> ApiError:
+        with pytest.raises(ApiError) as caught:
+            await shared.convert(as_blob(PNG[:60]), image_format="jpeg")
+        return caught.value
+
+    error = run(fail())
+    assert (error.__context__, error.__cause__) == (None, None)
+    assert not [entry for entry in traceback.extract_tb(error.__traceback__) if "PIL" in entry.filename]
 
 
-# Masks
+# Bombs
 
 
-def test_masks_are_checked_and_applied() -> None:
-    mask, image, other = (as_blob(data) for data in (saved(gradient("RGBA"), "PNG"), PNG, JPEG))
+@dataclass(frozen=True)
+class Bomb:
+    """A small file that would need much. Without `refused` it is an honest image, which is accepted."""
 
-    async def check_and_apply(transcoder: Transcoder) -> Blob:
-        await transcoder.check_mask(mask, image)
-        with pytest.raises(UserError, match="alpha"):
-            await transcoder.check_mask(image, image)
-        return await transcoder.apply_mask(other, image, mask)
-
-    assert as_image(transcode(check_and_apply)).size == (24, 16)
+    name: str
+    data: Callable[[], bytes]
+    refused: str | None
+    max_mebibytes: int
 
 
-# The threads
+BOMBS = (
+    Bomb("a TIFF with one huge tile", lambda: tiff_with_tile(1024, 46_320), "with a tile of 46320x46320", 64),
+    Bomb("a TIFF with a tile of its own size", lambda: tiff_with_tile(1024, 1024), None, 64),
+    Bomb("a rotated PNG with a palette", lambda: rotated_palette_png(8192), None, 600),
+    Bomb("a JPEG of many scans", lambda: jpeg_with_scans(8192, 98), "in 98 scans", 64),
+)
 
 
-class WatchedBlob(Blob):
-    def __init__(self) -> None:
-        super().__init__()
-        self.closed = threading.Event()
+@LINUX
+@pytest.mark.parametrize("case", BOMBS, ids=lambda case: case.name)
+def test_a_bomb_needs_little_memory(own: Transcoder, case: Bomb) -> None:
+    data = case.data()
+    assert len(data) < 3_000_000
+    gc.collect()
+    with measured_memory(own._pool) as peak, as_blob(data) as blob:
+        if case.refused is None:
+            run(own.prepare(blob)).blob.close()
+        else:
+            with pytest.raises(UserError) as caught:
+                run(own.prepare(blob))
+            assert caught.value.status == 400
+            assert caught.value.detail is not None
+            assert case.refused in caught.value.detail
+    assert peak.decoder < case.max_mebibytes
+    assert peak.server < 64
 
-    def close(self) -> None:
-        self.closed.set()
-        super().close()
+
+@LINUX
+def test_two_exact_masks_of_the_largest_size_are_applied_one_after_the_other(own: Transcoder) -> None:
+    image, mask = as_blob(rotated_palette_png(8192)), as_blob(transparent_palette_png(8192))
+    made: list[Blob] = []
+
+    async def apply() -> None:
+        made.append(await own.apply_mask(as_blob(PNG), image, mask))
+        assert own.budget.running <= 1
+
+    async def scenario() -> None:
+        await asyncio.gather(apply(), apply())
+
+    with measured_memory(own._pool) as peak:
+        run(scenario())
+    for blob in (image, mask, *made):
+        blob.close()
+    assert len(made) == 2
+    assert peak.decoder < 900
+    assert peak.server < 64
 
 
-def collecting(made: list[WatchedBlob]) -> Callable[[], Blob]:
+# Fairness
+
+
+@LINUX
+def test_eight_heavy_edits_do_not_delay_the_result_of_another_caller(own: Transcoder) -> None:
+    heavy = as_blob(rotated_palette_png(8192))
+
+    async def scenario() -> None:
+        edits = [asyncio.create_task(own.prepare(heavy, caller="a", max_edge=100)) for _ in range(8)]
+        await until(lambda: own.budget.running == 1)
+        result = await own.convert(as_blob(PNG), caller="b", image_format="jpeg")
+        assert as_image(result).format == "JPEG"
+        assert sum(edit.done() for edit in edits) < 8
+        for edit in edits:
+            edit.cancel()
+        await asyncio.wait(edits)
+        assert (own.budget.running, own.budget.in_use) == (0, 0)
+
+    run(scenario())
+    heavy.close()
+
+
+def test_a_call_that_is_cancelled_ends_at_once_and_closes_its_output() -> None:
+    made: list[Blob] = []
+
+    class WatchedBlob(Blob):
+        is_closed = False
+
+        def close(self) -> None:
+            self.is_closed = True
+            super().close()
+
     def new_blob() -> Blob:
         made.append(WatchedBlob())
         return made[-1]
 
-    return new_blob
-
-
-class Gate:
-    """Blocks conversions when they begin to write, until `open` is set.
-
-    The test sets it in the event loop, which therefore must not be blocked. `max_running` is the largest number of
-    conversions at the same time.
-    """
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.made: list[WatchedBlob] = []
-        self.max_running = 0
-        self._running = 0
-        self._entered = threading.Semaphore(0)
-        self._lock = threading.Lock()
-
-    def new_blob(self) -> Blob:
-        blob = WatchedBlob()
-        with self._lock:
-            self.made.append(blob)
-            self._running += 1
-            self.max_running = max(self.max_running, self._running)
-        self._entered.release()
-        assert self.open.wait(30), "the event loop was blocked"
-        with self._lock:
-            self._running -= 1
-        return blob
-
-    async def entered(self, count: int) -> None:
-        for _ in range(count):
-            assert await asyncio.to_thread(self._entered.acquire, timeout=30)
-
-
-def test_conversions_do_not_block_the_event_loop_and_their_number_is_limited() -> None:
-    gate = Gate()
-
-    async def many(transcoder: Transcoder) -> list[Blob]:
-        blobs = [as_blob(PNG) for _ in range(6)]
-        tasks = [asyncio.create_task(transcoder.convert(blob, image_format="jpeg")) for blob in blobs]
-        await gate.entered(2)
-        for _ in range(100):
-            await asyncio.sleep(0)
-        assert not any(task.done() for task in tasks)
-        gate.open.set()
-        return await asyncio.gather(*tasks)
-
-    made = transcode(many, new_blob=gate.new_blob)
-    assert (len(made), gate.max_running) == (6, 2)
-
-
-def test_a_waiting_conversion_is_cancelled_at_once_and_a_running_one_at_its_end() -> None:
-    gate = Gate()
-
-    async def cancel(transcoder: Transcoder) -> None:
-        running, waiting = (
-            asyncio.create_task(transcoder.convert(as_blob(data), image_format="jpeg")) for data in (PNG, WEBP)
-        )
-        await gate.entered(1)
-        waiting.cancel()
-        running.cancel()
-        await asyncio.wait({waiting})
-        assert waiting.cancelled()
-        assert not running.done()
-        gate.open.set()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-
-    transcode(cancel, workers=1, new_blob=gate.new_blob)
-    assert [blob.closed.is_set() for blob in gate.made] == [True]
-
-
-def test_the_blob_of_a_conversion_that_is_cancelled_twice_is_closed() -> None:
-    gate = Gate()
-
-    async def cancel(transcoder: Transcoder) -> None:
-        running = asyncio.create_task(transcoder.convert(as_blob(PNG), image_format="jpeg"))
-        await gate.entered(1)
-        for _ in range(2):
-            running.cancel()
-            await asyncio.sleep(0)
-        await asyncio.wait({running})
-        assert running.cancelled()
-        gate.open.set()
-        assert await asyncio.to_thread(gate.made[0].closed.wait, 30)
-
-    transcode(cancel, new_blob=gate.new_blob)
-
-
-def test_an_error_after_cancellation_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate()
-
-    def fail() -> Blob:
-        gate.new_blob()
-        raise UserError("full")
-
-    async def cancel(transcoder: Transcoder) -> None:
-        running = asyncio.create_task(transcoder.convert(as_blob(PNG), image_format="jpeg"))
-        await gate.entered(1)
-        running.cancel()
+    async def scenario() -> None:
+        call = asyncio.create_task(transcoder.convert(as_blob(PNG), image_format="jpeg"))
         await asyncio.sleep(0)
-        gate.open.set()
+        call.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await running
+            await call
 
-    transcode(cancel, new_blob=fail)
-    assert not caplog.records
-
-
-def test_an_error_keeps_no_pixels_in_memory() -> None:
-    """Its traceback has frames of the caller only, none of the work and none of Pillow."""
-
-    async def fail(transcoder: Transcoder) -> ApiError:
-        with pytest.raises(ApiError) as caught:
-            await transcoder.convert(as_blob(PNG[:60]), image_format="jpeg")
-        return caught.value
-
-    error = transcode(fail)
-    frames, entry = [], error.__traceback__
-    while entry is not None:
-        frames.append(entry.tb_frame.f_code.co_name)
-        entry = entry.tb_next
-    assert frames == ["fail", "convert", "_run"]
-    assert (error.__context__, error.__cause__) == (None, None)
-
-
-def test_an_unexpected_exception_keeps_its_traceback() -> None:
-    def broken() -> Blob:
-        raise KeyError
-
-    with pytest.raises(KeyError) as caught:
-        transcode(lambda transcoder: transcoder.convert(as_blob(PNG), image_format="jpeg"), new_blob=broken)
-    assert caught.traceback[-1].name == "broken"
-
-
-def test_closing_ends_the_threads() -> None:
-    transcoder = Transcoder()
-    before = {thread for thread in threading.enumerate() if thread.name.startswith("transcode")}
-    asyncio.run(transcoder.convert(as_blob(PNG), image_format="jpeg"))
+    transcoder = Transcoder(new_blob=new_blob)
+    run(scenario())
     transcoder.close()
-    assert {thread for thread in threading.enumerate() if thread.name.startswith("transcode")} <= before
+    assert [getattr(blob, "is_closed", False) for blob in made] == [True]
