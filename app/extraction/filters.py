@@ -27,6 +27,10 @@ _SECONDARY_PATH = re.compile(
 )
 #: Searched in the label only: the line above a result often counts up to 100 %.
 _PROGRESS = re.compile(r"\b[0-9]{1,3}\s?%|progress|进度", re.IGNORECASE)
+_SAMPLE_CODE = re.compile(
+    r"(?:^|[\s$>#`])(?:curl|wget|aria2c|axel|iwr|Invoke-WebRequest|https?ie?)\s(?:.*\s)?[\"'`<(]?$|[\w.]\([rf]?[\"'`]$",
+    re.IGNORECASE,
+)
 _CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")
 
 _NOT_IMAGES = {UrlKind.VIDEO, UrlKind.OTHER_FILE}
@@ -95,6 +99,11 @@ def is_secondary(words: str, label: str, url: str) -> bool:
 def is_unrelated(words: str, label: str) -> bool:
     """Check for an image that is not the result even if there is no other: an example, a source, a search result."""
     return any(UNRELATED_WORDS.search(text) for text in (last_clause(words), label[:MAX_LABEL]))
+
+
+def is_sample_code(words: str) -> bool:
+    """Check for a URL that is an argument of a command or a function: such code may run before the image is there."""
+    return _SAMPLE_CODE.search(words) is not None
 
 
 def last_clause(words: str) -> str:

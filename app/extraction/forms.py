@@ -11,11 +11,12 @@ from itertools import groupby
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.filters import CandidateFilter, is_secondary, is_unrelated
+from app.extraction.filters import CandidateFilter, is_sample_code, is_secondary, is_unrelated
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
 from app.extraction.structured import JsonWalker, is_auxiliary_key
 from app.extraction.text import ReplyText
+from app.extraction.tool_calls import images_in_calls, join_calls
 from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import truncate
@@ -112,7 +113,8 @@ class MessageContent:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.part_walker.fields or self.field_walker.fields or any(self._raw_texts))
+        walkers = (self.part_walker, self.field_walker)
+        return not (any(walker.fields or walker.calls for walker in walkers) or any(self._raw_texts))
 
     @cached_property
     def texts(self) -> list[ReplyText]:
@@ -123,6 +125,12 @@ class MessageContent:
                 texts.extend(text.nested_texts(text.whole_json))
                 texts.extend(text.nested_texts(text.embedded_json))
         return texts
+
+    @cached_property
+    def walkers(self) -> list[JsonWalker]:
+        """All JSON of the message: its parts, its fields, and what its texts contain."""
+        inside = [walker for text in self.texts for walker in (text.whole_json, text.embedded_json)]
+        return [self.part_walker, self.field_walker, *inside]
 
     @cached_property
     def mentions(self) -> list[tuple[ReplyText, UrlMention]]:
@@ -193,6 +201,8 @@ def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCa
     rejection = ""
     if is_unrelated(mention.before, mention.label) or is_auxiliary_key(mention.key):
         rejection = "the words around it say that it is not the result"
+    elif mention.kind not in IMAGE_MARKUP and is_sample_code(mention.before):
+        rejection = "it stands in a command"
     elif text.has_video:
         rejection = "the reply is a video, and this its poster"
     elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
@@ -228,18 +238,21 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
     """Yield URLs that may lead to anything. Words decide only which of them is looked at first."""
     for text, mention in content.mentions:
         is_url = mention.kind not in IMAGE_MARKUP and text.run_of(mention) is None
-        if is_url and may_be_image(mention.url) and not (mention.is_truncated or text.has_video):
+        is_open = may_be_image(mention.url) or is_sample_code(mention.before)
+        if is_url and is_open and not (mention.is_truncated or text.has_video):
             # A URL that is all that the text says, but for its markup, is the answer.
             is_alone = len(text.visible.strip()) <= len(mention.url) + 4
             words = unlikeliness(mention.before, mention.label, mention.url)
             yield ImageCandidate(mention.url, unlikeliness=words - 2 * is_alone + is_auxiliary_key(mention.key))
 
 
+def _in_tool_calls(content: MessageContent) -> Iterator[ImageCandidate]:
+    return (ImageCandidate(each.value) for walker in content.walkers for each in images_in_calls(walker.calls))
+
+
 def _in_unknown_fields(content: MessageContent) -> Iterator[ImageCandidate]:
     """Yield URLs of JSON whose keys do not say what they are."""
-    walkers = [content.part_walker, content.field_walker]
-    walkers += [walker for text in content.texts for walker in (text.whole_json, text.embedded_json)]
-    for walker in walkers:
+    for walker in content.walkers:
         for url in walker.unknown:
             yield ImageCandidate(url, unlikeliness=unlikeliness("", "", url))
 
@@ -257,13 +270,14 @@ FORMS = (
     ReplyForm("embedded-json", 6, _in_embedded_json),
     ReplyForm("link", 7, _in_image_urls(MarkupKind.LINK)),
     ReplyForm("address", 7, _in_image_urls(MarkupKind.PLAIN)),
-    ReplyForm("guessed-field", 8, _in_unknown_fields),
-    ReplyForm("guessed-address", 8, _in_bare_urls),
+    ReplyForm("tool-call", 8, _in_tool_calls),
+    ReplyForm("guessed-field", 9, _in_unknown_fields),
+    ReplyForm("guessed-address", 9, _in_bare_urls),
 )
 #: Ranks of the forms that need no text to be searched.
 _STRUCTURED_RANKS = range(2)
 #: The rank of the forms whose candidates are only guesses.
-_GUESSES = 8
+_GUESSES = 9
 
 
 def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
@@ -316,7 +330,8 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
 def _content_of(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent:
     parts, fields = JsonWalker(), JsonWalker()
     parts.walk(message["parts"])
-    fields.walk({key: value for key, value in message.items() if key not in {"content", "parts"}})
+    others = {key: value for key, value in message.items() if key not in {"content", "parts"}}
+    fields.walk({**others, "tool_calls": join_calls(others.get("tool_calls"))})
     return MessageContent(parts, fields, [message["content"]], budget)
 
 

@@ -2,13 +2,25 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+import pybase64
+
 from app.extraction.base64_runs import Base64Run, resolve_run
-from app.extraction.urls import MAX_URL_LENGTH, UrlKind, classify_url, may_be_image
+from app.extraction.keys import (
+    AUXILIARY_WORDS,
+    BYTES_WORDS,
+    IMAGE_WORDS,
+    LINK_WORDS,
+    NAMING_WORDS,
+    RESULT_KEY_WORDS,
+    TEXT_WORDS,
+    words_of,
+)
+from app.extraction.urls import MAX_URL_LENGTH, UrlKind, classify_url, has_image_ending, may_be_image
+from app.protocol.image_format import bytes_reader, is_complete, sniff
 
 #: No upstream nests its replies deeper.
 _MAX_DEPTH = 24
@@ -19,51 +31,19 @@ _MAX_FOUND = 250
 #: Keys visited in one object.
 _MAX_KEYS = 200
 
-#: A word of a key: camelCase, snake_case and kebab-case are all split.
-_KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
-
-#: A key with one of these words holds something beside the result: the input, reasoning, a citation, a thumbnail.
-_AUXILIARY_WORDS = frozenset(
-    """
-    api arguments audio avatar callback cancel citation citations cover debug doc docs documentation draft
-    error errors favicon get grounding help homepage icon init input inputs logo logprobs mask messages
-    moderation page parameters partial permalink policy poster preview previews prompt reasoning ref reference
-    referenced references refusal request search self sources status support terms thinking thought thoughts
-    thumb thumbnail thumbnails thumbs tmb usage video videos watermark web webhook website
-    """.split()
-)
-_IMAGE_WORDS = frozenset(
-    """
-    artwork gif image images img imgs jpeg jpg photo photos pic pics picture pictures png webp
-    """.split()
-)
-_LINK_WORDS = frozenset("href link links src uri uris url urls".split())
-_BYTES_WORDS = frozenset("b64 base64 bytes blob".split())
-#: A key with one of these words holds text of the model, which is searched like the text of a message.
-_TEXT_WORDS = frozenset(
-    """
-    answer body caption content data markdown message msg output outputs reply response result results text
-    value
-    """.split()
-)
-_NAMING_WORDS = _LINK_WORDS | _TEXT_WORDS
-#: A key of these words alone names the result. "recharge_url" does not: what it leads to must be looked at.
-_RESULT_KEY_WORDS = (
-    _NAMING_WORDS
-    | _IMAGE_WORDS
-    | frozenset(
-        """
-        asset cdn delivery direct download external file final full generated hd hosted media object oss original
-        presigned public raw remote s3 s signed temp temporary
-        """.split()
-    )
-)
 #: Objects of these types are never the result, whatever they contain.
 _AUXILIARY_TYPE = re.compile(
     r"(?:url|file|container_file)_?citation|citation|reasoning.*|thinking|redacted_thinking|(?:tool|function|custom_tool)_(?:use|call)"
     r"|input_.*|(?:.*[_/.])?(?:video|audio|thumbnail|preview|partial_image|search|search_call|search_result)|web_search.*",
     re.IGNORECASE,
 )
+#: Media types of what is no image. Text may hold one, and a name that is no media type ("text") says nothing.
+_OTHER_MEDIA = re.compile(
+    r"(?:audio|video)\b|(?:font|model)/|application/(?!octet-stream|json|x-ndjson)", re.IGNORECASE
+)
+#: Keys for the page on which an image was found: the result of a search.
+_ORIGIN_KEYS = ("origin_url", "originUrl", "source_page", "host_page_url", "hostPageUrl", "context_link", "contextLink")
+_SEARCH_WORDS = frozenset({"citation", "citations", "search", "references"})
 #: States of a task whose image does not exist yet.
 _UNFINISHED = frozenset(
     """
@@ -77,6 +57,8 @@ _FTYP = "GZ0eXB"
 #: Under a key that says base64, a string longer than this counts as bytes although it does not begin like an image.
 _MIN_NAMED_BYTES = 64
 
+#: A further piece of base64 that was cut into several strings.
+_PIECE = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _BASE64_PREFIX = re.compile(r"data:|(?:image/[a-z.+-]{1,20};)?base64,", re.IGNORECASE)
 _URL = re.compile(r"\s*(?:https?:)?//[^\s<>\"]+[^\s<>\")\],.;]\s*", re.IGNORECASE)
 #: A string with one of these is a text that shows an image, whatever its key is called.
@@ -106,12 +88,15 @@ class JsonWalker:
         fields: The images, in order.
         texts: Strings to search as text.
         unknown: URLs that may lead to anything, under keys that do not say to what.
+        calls: Names and arguments of calls of tools.
     """
 
     runs: Sequence[Base64Run] = ()
     fields: list[ImageField] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    calls: list[tuple[str, object]] = field(default_factory=list)
+    _pieces: list[str] = field(default_factory=list)
     _remaining: int = _MAX_VALUES
 
     def walk(self, value: object, path: str = "", *, declared: bool = False, depth: int = 0) -> None:
@@ -120,12 +105,17 @@ class JsonWalker:
         if isinstance(value, str):
             self._add_string(value, path, declared)
         elif isinstance(value, list):
+            self._add_bytes(value, path, declared)
             for item in value:
-                # Other items are not visited: arrays of numbers are long and contain no images.
+                # Other items are not visited: arrays of numbers are long.
                 if isinstance(item, str | list | dict):
                     self.walk(item, path, declared=declared, depth=depth + 1)
         elif isinstance(value, dict):
+            if type(value.get("0")) is int:
+                self._add_bytes(list(value.values()), path, declared)
             self._walk_object(value, path, declared, depth)
+        if depth == 0:
+            self._join_pieces()
 
     def _is_full(self) -> bool:
         self._remaining -= 1
@@ -133,42 +123,78 @@ class JsonWalker:
 
     def _walk_object(self, value: Mapping[str, Any], path: str, declared: bool, depth: int) -> None:
         """Walk the keys by preference. Behind a string that is an image, strings of image keys are its variants."""
+        arguments = value.get("arguments") or (value.get("input") if value.get("type") == "tool_use" else None)
+        if arguments and isinstance(value.get("name"), str):
+            self.calls.append((value["name"], arguments))
         if _is_auxiliary(value):
             return
         declared = declared or _declares_image(value)
-        has_image = False
+        has_image, is_search = False, _is_search(value)
         for key in sorted(islice(value, _MAX_KEYS), key=_preference):
-            words = _words(key)
-            is_variant = isinstance(value[key], str) and bool(words & (_LINK_WORDS | _IMAGE_WORDS | _BYTES_WORDS))
-            if words & _AUXILIARY_WORDS or (is_variant and (has_image or _is_unready(value, key, words))):
+            words = words_of(key)
+            is_variant = isinstance(value[key], str) and bool(words & (LINK_WORDS | IMAGE_WORDS | BYTES_WORDS))
+            if words & AUXILIARY_WORDS or (is_variant and (has_image or _is_unready(value, key, words))):
+                continue
+            if is_search and words & IMAGE_WORDS and isinstance(value[key], list) and not _holds_bytes(value[key]):
                 continue
             count = len(self.fields)
-            inner = declared or bool(words & _IMAGE_WORDS)
+            inner = declared or bool(words & IMAGE_WORDS)
             self.walk(value[key], f"{path}.{key}" if path else key, declared=inner, depth=depth + 1)
             # Numbered keys (`image1`, `image2`) are different images.
             has_image = has_image or (is_variant and len(self.fields) > count and not key[-1:].isdigit())
 
+    def _add_bytes(self, numbers: Sequence[object], path: str, declared: bool) -> None:
+        """Add an image that is written as a list of its bytes, as JavaScript writes a Buffer or a Uint8Array."""
+        if not numbers or type(numbers[0]) is not int:
+            return
+        try:
+            data = bytes(numbers if sniff(bytes(numbers[:16])) else ())  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return
+        if data:
+            self.fields.append(ImageField(Base64Run("", pybase64.b64encode_as_string(data)), path, declared))
+
+    def _continues(self, value: str, path: str) -> bool:
+        """Check for a piece of the base64 that the last field begins; if it is one, keep it."""
+        last = self.fields[-1] if self.fields else None
+        if last is None or last.path != path or not isinstance(last.value, Base64Run) or not _PIECE.fullmatch(value):
+            return False
+        if not self._pieces and _is_whole(last.value):
+            return False
+        self._pieces.append(value)
+        return True
+
+    def _join_pieces(self) -> None:
+        """Complete the last field by its further pieces."""
+        if self._pieces and isinstance(run := self.fields[-1].value, Base64Run):
+            joined = Base64Run(run.prefix, "".join([run.payload, *self._pieces]))
+            self.fields[-1] = replace(self.fields[-1], value=joined)
+            self._pieces.clear()
+
     def _add_string(self, value: str, path: str, declared: bool) -> None:
-        words = _words(path.rpartition(".")[2])
+        words = words_of(path.rpartition(".")[2])
+        if not value.startswith(_MAGIC) and self._continues(value, path):
+            return
+        self._join_pieces()
         if self.runs and (run := resolve_run(value.strip(), self.runs)):
             self.fields.append(ImageField(run, path, declared))
-        elif _is_base64(value, bool(words & _BYTES_WORDS)):
+        elif _is_base64(value, bool(words & BYTES_WORDS)):
             prefix, _, payload = value.rpartition(",")
             self.fields.append(ImageField(Base64Run(prefix and prefix + ",", payload), path, declared))
         elif _is_url(value):
             kind = classify_url(value)
-            is_named = bool(words & _NAMING_WORDS) and words <= _RESULT_KEY_WORDS and kind is not UrlKind.PAGE
+            is_named = bool(words & NAMING_WORDS) and words <= RESULT_KEY_WORDS and kind is not UrlKind.PAGE
             if declared or is_named or kind in {UrlKind.IMAGE, UrlKind.VIDEO, UrlKind.OTHER_FILE}:
                 self.fields.append(ImageField(value.strip(), path, declared))
             elif may_be_image(value) and len(self.unknown) < _MAX_FOUND:
                 self.unknown.append(value.strip())
-        elif words & _TEXT_WORDS or any(markup in value for markup in _IMAGE_MARKUP):
+        elif words & TEXT_WORDS or any(markup in value for markup in _IMAGE_MARKUP):
             self.texts.append(value)
 
 
 def is_auxiliary_key(key: str) -> bool:
     """Check for a key whose value is not the result, such as `thumbnail_url`."""
-    return not _AUXILIARY_WORDS.isdisjoint(_words(key))
+    return not AUXILIARY_WORDS.isdisjoint(words_of(key))
 
 
 def _is_auxiliary(value: Mapping[str, Any]) -> bool:
@@ -178,8 +204,28 @@ def _is_auxiliary(value: Mapping[str, Any]) -> bool:
         value.get("thought") is True
         or value.get("role") in ("user", "system", "developer")
         or (isinstance(type_name, str) and _AUXILIARY_TYPE.fullmatch(type_name) is not None)
-        or (isinstance(media_type, str) and re.match(r"image/|application/octet-stream", media_type) is None)
+        or (isinstance(media_type, str) and _OTHER_MEDIA.match(media_type) is not None)
+        or _is_from_page(value)
     )
+
+
+def _is_from_page(value: Mapping[str, Any]) -> bool:
+    """Check for an image with the page on which a search has found it."""
+    image = value.get("image_url") or value.get("imageUrl") or value.get("url")
+    pages = [value[key] for key in _ORIGIN_KEYS if isinstance(value.get(key), str)]
+    return isinstance(image, str) and has_image_ending(image) and any(not has_image_ending(page) for page in pages)
+
+
+def _is_search(value: Mapping[str, Any]) -> bool:
+    """Check for an answer of a search: images by link beside what it cites are from the web."""
+    return any(isinstance(each, list) and each and words_of(key) & _SEARCH_WORDS for key, each in value.items())
+
+
+def _holds_bytes(items: Sequence[object]) -> bool:
+    """Check for images whose bytes are in the reply: those were made for it."""
+    texts = [each for item in items for each in (item.values() if isinstance(item, dict) else (item,))]
+    texts += [each for text in texts if isinstance(text, dict) for each in text.values()]
+    return any(isinstance(text, str) and _is_base64(text, is_named=False) for text in texts)
 
 
 def _declares_image(value: Mapping[str, Any]) -> bool:
@@ -190,20 +236,21 @@ def _is_unready(value: Mapping[str, Any], key: str, words: frozenset[str]) -> bo
     """Check for the URL of an unfinished task: it leads to a page about the task."""
     status = value.get("status") or value.get("state")
     is_unfinished = isinstance(status, str) and status.lower() in _UNFINISHED
-    return is_unfinished and not words & (_IMAGE_WORDS | _BYTES_WORDS) and classify_url(value[key]) is not UrlKind.IMAGE
+    return is_unfinished and not words & (IMAGE_WORDS | BYTES_WORDS) and classify_url(value[key]) is not UrlKind.IMAGE
 
 
 def _preference(key: str) -> int:
     """Order keys: bytes first, since they save a download; then a key that says image; then one that says only link."""
-    words = _words(key)
-    return 0 if words & _BYTES_WORDS else 1 if words & _IMAGE_WORDS else 2 if key == "url" else 3
+    words = words_of(key)
+    return 0 if words & BYTES_WORDS else 1 if words & IMAGE_WORDS else 2 if key == "url" else 3
 
 
-@lru_cache(1024)
-def _words(key: str) -> frozenset[str]:
-    """Split a key into lower-case words, each with and without its number at the end."""
-    words = [word.lower() for word in _KEY_WORD.findall(key[:80])]
-    return frozenset(words + [word.rstrip("0123456789") for word in words])
+def _is_whole(run: Base64Run) -> bool:
+    try:
+        data = run.decode()
+    except ValueError:
+        return False
+    return is_complete(bytes_reader(data), len(data))
 
 
 def _is_base64(value: str, is_named: bool) -> bool:

@@ -36,6 +36,17 @@ _DETAILS = re.compile(
     re.IGNORECASE,
 )
 _COMMENT = re.compile("<!--")
+_REASONING_FENCE = re.compile(
+    r"^[ \t>]*(```+|~~~+|:::+)[ \t]*\{?(?:think|thinking|thoughts?|reasoning|analysis|scratchpad|思考|推理)\b[^\n`]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+#: Models of the Harmony format write into channels, of which a person sees the final one.
+_CHANNEL = "<|channel|>"
+_END_OF_CHANNEL = re.compile(r"<\|(?:end|return|call|start)\|>")
+#: The same where the marks were lost: "analysisFirst I …assistantfinal…".
+_LOST_CHANNELS = re.compile(r"\s*analysis(?=[A-Z\W]).*assistantfinal", re.DOTALL)
+#: How an image begins that is written as a list of its bytes: PNG, JPEG, WebP, GIF.
+_NUMBERS = re.compile(r"\b(?:137,\s?80,|255,\s?216,\s?255|82,\s?73,\s?70,|71,\s?73,\s?70,)")
 #: Languages of sample code, which shows how something is done. A code block in any other language may hold the result.
 _CODE = re.compile(
     r"```[ \t]*(?:python|py|bash|sh|shell|zsh|console|curl|http|javascript|js|typescript|ts|jsx|tsx|node|java|go|golang"
@@ -46,14 +57,19 @@ _HTML_PAGE = re.compile(r"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|htm
 _JSON_FENCE = re.compile(r"```[ \t]*(?:json|jsonc|javascript)?[ \t]*\n")
 
 #: Escapes of JSON and Markdown in URLs, for texts that are not JSON that could be parsed.
-_ESCAPES = (("\\u0026", "&"), *((f"\\{character}", character) for character in "_&~=#*-.![]()"))
+_ESCAPES = (
+    *(("\\u0026", "&"), ("\\u003c", "<"), ("\\u003C", "<"), ("\\u003e", ">"), ("\\u003E", ">"), ("\\u0022", '"')),
+    *((f"\\{character}", character) for character in '_&~=#*-.![]()"'),
+)
+#: An entity that was escaped again: "&amp;lt;", "&amp;amp;quot;".
+_ESCAPED_ENTITY = re.compile(r"&(?:amp;)+(?=(?:lt|gt|quot|#34|#39|#x27|amp);)")
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"))
 
 
 class ReplyText:
     """One text of a reply. Everything read from it is read on first use and kept.
 
-    A text without any URL or base64, and the HTML page of a gateway, count as empty.
+    A text without any URL, base64 or bytes, and the HTML page of a gateway, count as empty.
     """
 
     def __init__(self, raw: str, runs: tuple[Base64Run, ...] | None = None, depth: int = 0) -> None:
@@ -62,12 +78,15 @@ class ReplyText:
         if runs is None:
             raw, runs = extract_base64(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
         self.runs = runs
-        self._raw = raw if not is_html_page(raw) and ("//" in raw or MARK in raw) else ""
+        has_image = "//" in raw or MARK in raw or _NUMBERS.search(raw) is not None
+        self._raw = raw if has_image and not is_html_page(raw) else ""
 
     @cached_property
     def visible(self) -> str:
         """The text without hidden parts. Empty where it is a JSON document: there, keys tell more than words."""
         text = "" if self._is_json else self._raw
+        if "&amp;" in text:
+            text = _ESCAPED_ENTITY.sub("&", text)
         for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):
             for escape, character in table if sign in text else ():
                 text = text.replace(escape, character)
@@ -133,12 +152,26 @@ def is_html_page(text: str) -> bool:
 
 def strip_hidden(text: str) -> str:
     """Remove reasoning, comments and sample code."""
+    text = _final_channel(text)
+    if any(mark in text for mark in ("```", "~~~", ":::")):
+        text = _remove(text, _REASONING_FENCE, lambda fence: f"\n{fence[1]}")
     if any(mark in text for mark in "<[◁"):
         text = _after_unopened_reasoning(text)
         text = _remove(text, _REASONING, _closing_tag)
         text = _remove(text, _DETAILS, lambda _: "</details>")
         text = _remove(text, _COMMENT, lambda _: "-->")
     return _remove(text, _CODE, lambda _: "```") if "```" in text else text
+
+
+def _final_channel(text: str) -> str:
+    """Return the text of the final channels, of all others where there is none, or the whole text without channels."""
+    if _CHANNEL not in text:
+        lost = _LOST_CHANNELS.match(text) if "assistantfinal" in text else None
+        return text[lost.end() :] if lost else text
+    before, *channels = text.split(_CHANNEL)
+    final = [channel for channel in channels if channel.lstrip().startswith("final")]
+    commentary = [channel for channel in channels if channel.lstrip().startswith("commentary")]
+    return "\n".join([_END_OF_CHANNEL.split(part)[0] for part in (before, *(final or commentary))])
 
 
 def _closing_tag(opening: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ def compile_words(words: str) -> re.Pattern[str]:
     for word in words.split():
         stem = re.escape(word.rstrip("*").replace("_", " ")).replace("\\ ", "[ -]?")
         has_borders = word[0] <= _LAST_WITH_BORDERS
-        patterns.append(rf"\b{stem}" + (r"\b" if not word.endswith("*") else "") if has_borders else stem)
+        patterns.append(rf"\b{stem}" + (r"\w*" if word.endswith("*") else r"\b") if has_borders else stem)
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
@@ -51,6 +51,27 @@ ASIDE_WORDS = compile_words(
     similar logo icon avatar banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
     圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา
+    """
+)
+#: Keys of JSON objects that hold the image, its link, or what a tool has made.
+IMAGE_KEYS = compile_words(
+    """
+    bild bilder bildes imagen imágenes imagem imagens immagine immagini afbeelding* plaatje obraz* görsel* resim*
+    gambar foto fotos photo ảnh hình* изображен* картин* рисун* фото зображен* малюн* 图 圖 画像 写真 絵 照片
+    이미지 사진 그림 صورة الصورة صور تصویر תמונה तस्वीर छवि चित्र ภาพ รูป εικόνα obrázek kép kuva billede bild
+    """
+)
+LINK_KEYS = compile_words(
+    """
+    enlace enlaces lien liens adresse dirección direccion endereço indirizzo koppeling odnośnik* bağlantı* tautan
+    alamat liên_kết ссылк* адрес* посилан* 链接 鏈接 連結 链結 地址 网址 網址 リンク アドレス 링크 주소 رابط الرابط
+    लिंक ลิงก์ קישור
+    """
+)
+RESULT_KEYS = compile_words(
+    """
+    ergebnis* ausgabe* résultat* sortie resultado* salida saída risultat* resultaat uitvoer wynik* sonuç* hasil
+    kết_quả результат* вывод 结果 結果 输出 輸出 内容 內容 出力 결과 출력 نتيجة النتيجة परिणाम ผลลัพธ์
     """
 )
 #: What announces the image: image, picture, result, download, here, done.
