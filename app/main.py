@@ -47,6 +47,7 @@ EXPOSED_HEADERS = (
     "x-limner-overhead-ms",
     "x-limner-reply-form",
     "x-limner-shrunk",
+    "x-limner-size",
     "x-limner-upstream",
     "x-limner-upstream-ms",
 )

@@ -18,6 +18,7 @@ from app.images.input_limits import InputLimits
 from app.observability.metrics import REGISTRY
 from app.protocol.image_request import PARAMETERS
 from app.protocol.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Destination, Parameter
+from app.protocol.size_wishes import TIERS, size_for
 from docs.error_texts import ERROR_TEXTS, ErrorText
 
 DOCS = Path(__file__).parent
@@ -107,6 +108,19 @@ def _names(parameter: Parameter) -> str:
     return f"{name} (required)" if parameter.required else name
 
 
+#: The aspect ratios in the table of sizes. Others are accepted too.
+_RATIOS = ("1:1", "5:4", "4:3", "3:2", "16:10", "16:9", "2:1", "21:9", "3:1")
+
+
+def ratios_table() -> str:
+    rows = (
+        (f"`{ratio}`", *(str(size_for(width / height, tier)) for tier in (None, *TIERS)))
+        for ratio in _RATIOS
+        for width, height in [map(int, ratio.split(":"))]
+    )
+    return _table(("ratio", "alone", *(f"`{tier}`" for tier in TIERS)), rows)
+
+
 def ignored_parameters() -> str:
     names = ", ".join(f"`{parameter.name}`" for parameter in PARAMETERS if parameter.destination is Destination.NONE)
     return f"{names}."
@@ -149,7 +163,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]]) -> str:
 #: By page: each generated part by its name.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "settings.md": {f"{subject} settings": lambda subject=subject: settings_table(subject) for subject in SUBJECTS},  # type: ignore[misc]
-    "images-api.md": {"parameters": parameters_table},
+    "images-api.md": {"ratios": ratios_table, "parameters": parameters_table},
     "differences.md": {"ignored": ignored_parameters},
     "errors.md": {"errors": errors_table},
     "observability.md": {"metrics": metrics_table},

@@ -26,7 +26,7 @@ from app.jobs.job import Item, JobRun, JobTelemetry, summarize_request
 from app.jobs.pipeline import GenerationResult, PartialImage
 from app.jobs.service import JobReader
 from app.protocol.image_request import ImagesRequest
-from app.protocol.image_response import completed_event, error_event, images_json, partial_event
+from app.protocol.image_response import completed_event, error_event, images_json, partial_event, size_report
 from app.protocol.json_stream import StreamingJson
 from app.protocol.sse import StreamingEvent, comment
 
@@ -191,6 +191,7 @@ def response_headers(
     """Return the headers that are known when they are sent: for a stream, only what the request itself tells."""
     values = {
         "x-limner-ignored": ", ".join(request.ignored),
+        "x-limner-size": size_report(request, () if result is None else result.images),
         "x-limner-shrunk": ", ".join(telemetry.shrunk),
         "x-limner-upstream": ", ".join(telemetry.answered_by),
     }

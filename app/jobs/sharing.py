@@ -32,7 +32,7 @@ from app.state.job_table import JobTable
 _READ_SIZE = 2**20
 
 #: Fields of the request in an outcome: those that the response or the log shows, never the prompt.
-_REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored")
+_REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored", "asked_size")
 
 _NOT_SHARED = "The image was painted, but this server cannot find it any more."
 

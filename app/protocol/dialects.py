@@ -57,6 +57,7 @@ ASPECT_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9"
 #: OpenRouter's tiers have about 1, 4 and 16 million pixels. 3840x2160, sold as 4K, has 8.
 RESOLUTION_TIERS = ((2 * 1024**2, "1K"), (6 * 1024**2, "2K"))
 TOP_TIER = "4K"
+_SMALLEST_TIER = "1K"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +117,22 @@ def _metadata(request: ImagesRequest, traits: Dialect) -> dict[str, str]:
 
 
 def _image_config(request: ImagesRequest) -> dict[str, str]:
-    config = {} if request.size is None else _ratio_and_tier(request.size.upstream_size)
-    return config if request.quality is None else {**config, "quality": request.quality}
+    config = {"aspect_ratio": _nearest_ratio(request.size), "image_size": _tier(request), "quality": request.quality}
+    return {key: value for key, value in config.items() if value is not None}
 
 
-def _ratio_and_tier(size: Size) -> dict[str, str]:
-    """Return the nearest of each, because OpenRouter takes no size in pixels."""
-    pixels = size.width * size.height
-    tier = next((tier for max_pixels, tier in RESOLUTION_TIERS if pixels <= max_pixels), TOP_TIER)
-    return {"aspect_ratio": min(ASPECT_RATIOS, key=lambda ratio: _distance(ratio, size)), "image_size": tier}
+def _nearest_ratio(size: Size | None) -> str | None:
+    return None if size is None else min(ASPECT_RATIOS, key=lambda ratio: _distance(ratio, size.upstream_size))
+
+
+def _tier(request: ImagesRequest) -> str | None:
+    """Return the tier that the client named, else that of its pixels. A ratio alone leaves the tier to the model."""
+    if request.resolution is not None:
+        return _SMALLEST_TIER if request.resolution == "512" else request.resolution
+    if request.size is None or request.asked_size == request.aspect_ratio:
+        return None
+    pixels = request.size.upstream_size.width * request.size.upstream_size.height
+    return next((tier for max_pixels, tier in RESOLUTION_TIERS if pixels <= max_pixels), TOP_TIER)
 
 
 def _distance(ratio: str, size: Size) -> float:

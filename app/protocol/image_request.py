@@ -24,7 +24,8 @@ from app.protocol.parameters import (
     TextParam,
     is_lowered,
 )
-from app.protocol.sizes import Size, SizeParam
+from app.protocol.size_wishes import RatioParam, SizeParam, TierParam, resolve_size
+from app.protocol.sizes import Size
 from app.protocol.validation_errors import conflicting_values, header_safe_name, missing_parameter
 
 __all__ = ["PARAMETERS", "FormPart", "ImagesRequest", "InputImage", "Operation", "read_form", "read_json", "schema"]
@@ -47,6 +48,8 @@ class ImagesRequest:
         user: The safety identifier if the client sent one, else the client's `user`.
         ignored: Names of parameters without effect, safe in a header.
         unread: Texts in parameters that Limner does not know. Links in them are the client's own.
+        size: What is asked for in the end, whichever parameters said so.
+        asked_size: What the client said of the size, safe in a header.
     """
 
     operation: Operation
@@ -121,11 +124,43 @@ class ImagesRequest:
         Parameter(
             SizeParam(),
             Destination.PREFIX,
-            "The size of the image. `image_size` is read if there is no `size`.",
+            "The size of the image, or its shape.",
             examples=("1536x1024",),
-            json_names=("size", "image_size"),
-            form_names=("size", "image_size"),
         ),
+    ] = None
+    image_size: Annotated[
+        str | None,
+        Parameter(
+            SizeParam(),
+            Destination.PREFIX,
+            "The same under the name of other services.",
+            examples=("2K",),
+            json_names=("image_size", "imageSize"),
+            form_names=("image_size", "imageSize"),
+        ),
+    ] = None
+    aspect_ratio: Annotated[
+        str | None,
+        Parameter(
+            RatioParam(),
+            Destination.PREFIX,
+            "The shape of the image; becomes a size.",
+            examples=("16:9",),
+            json_names=("aspect_ratio", "aspectRatio"),
+            form_names=("aspect_ratio", "aspectRatio"),
+        ),
+    ] = None
+    resolution: Annotated[
+        str | None,
+        Parameter(TierParam(), Destination.PREFIX, "The tier of an `aspect_ratio`.", examples=("2K",)),
+    ] = None
+    width: Annotated[
+        int | None,
+        Parameter(IntegerParam(1, 99_999), Destination.PREFIX, "In pixels, with `height`.", examples=(1536,)),
+    ] = None
+    height: Annotated[
+        int | None,
+        Parameter(IntegerParam(1, 99_999), Destination.PREFIX, "In pixels, with `width`.", examples=(1024,)),
     ] = None
     background: Annotated[
         str | None,
@@ -221,6 +256,7 @@ class ImagesRequest:
     ] = None
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    asked_size: str = "auto"
 
     @property
     def all_images(self) -> tuple[InputImage | None, ...]:
@@ -315,7 +351,8 @@ def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> Imag
     unknown = [name for name in given if name not in used]
     ignored = ignored_parameters(PARAMETERS, values, (*lowered, *unknown))
     unread = tuple(_texts_in([given[name] for name in unknown]))
-    return ImagesRequest(operation=operation, **_normalize(values), ignored=ignored, unread=unread)
+    fields = _normalize(values) | resolve_size(operation, values)
+    return ImagesRequest(operation=operation, **fields, ignored=ignored, unread=unread)
 
 
 def _texts_in(values: list[Any]) -> Iterator[str]:

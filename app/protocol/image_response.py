@@ -70,6 +70,14 @@ def link_matches_request(url: str, request: ImagesRequest) -> bool:
     return not compressed and (requested is None or urlsplit(url).path.lower().endswith(_ENDINGS[requested]))
 
 
+def size_report(request: ImagesRequest, images: Sequence[OutputImage] = ()) -> str:
+    """Return the value of `x-limner-size`: what was asked for, what was sent, and what came, as far as it is known."""
+    sent = "auto" if request.size is None else str(request.size.upstream_size)
+    sizes = dict.fromkeys(image.info.size for image in images if image.info is not None)
+    got = ",".join(size for size in sizes if size is not None)
+    return f"asked={request.asked_size} sent={sent}" + (f" got={got}" if got else "")
+
+
 def images_json(
     request: ImagesRequest, images: Sequence[OutputImage], usage: Usage, created: int, server_url: str = ""
 ) -> dict[str, Any]:

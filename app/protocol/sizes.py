@@ -1,13 +1,12 @@
 """Parse image sizes: which ones a client may request, and which ones go upstream in place of the old small ones."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from app.errors import UserError
-from app.protocol.parameters import FormPart, Schema, single_text
-from app.protocol.validation_errors import quote, wrong_type
+from app.protocol.validation_errors import quote
 
 #: The rules of gpt-image-2. The upstream's own page states the first, third and fifth.
 SIZE_MULTIPLE = 16
@@ -37,6 +36,10 @@ class Size:
 LEGACY_SIZES = {Size(256, 256): Size(1024, 1024), Size(512, 512): Size(1024, 1024)}
 
 
+#: `1024x1024`, also with a capital X, a times sign or an asterisk, spaces around it, and `px` behind it.
+_PIXELS = re.compile(r"([1-9][0-9]{0,8}) ?[xX×✕*] ?([1-9][0-9]{0,8})(?: ?px)?")
+
+
 def _broken_rule(size: Size) -> str | None:
     short, long = sorted((size.width, size.height))
     rules = (
@@ -52,6 +55,17 @@ def _broken_rule(size: Size) -> str | None:
     return next((rule for broken, rule in rules if broken), None)
 
 
+def is_legal(size: Size) -> bool:
+    """Return whether upstreams make images of this size."""
+    return _broken_rule(size) is None
+
+
+def parse_pixels(text: str) -> Size | None:
+    """Return the size that a text writes in any of the usual spellings, legal or not; None if it is none."""
+    match = _PIXELS.fullmatch(text)
+    return None if match is None else Size(int(match[1]), int(match[2]))
+
+
 def parse_size(text: str, param: str = "size") -> Size | None:
     """Parse `WIDTHxHEIGHT`. Return None for `auto` and empty text, with which the model chooses.
 
@@ -60,40 +74,59 @@ def parse_size(text: str, param: str = "size") -> Size | None:
     """
     if text in {"", "auto"}:
         return None
-    match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
-    if match is None:
-        raise _invalid(text, "Expected WIDTHxHEIGHT, for example '1824x1024'.", param)
-    size = Size(int(match[1]), int(match[2]))
+    size = parse_pixels(text)
+    if size is None:
+        raise invalid_size(text, "Expected WIDTHxHEIGHT, for example '1824x1024'.", param)
+    return check_size(size, text, param)
+
+
+def check_size(size: Size, text: str, param: str) -> Size:
+    """Return the size if it is legal or a legacy size; `text` is how the client wrote it. Raises `UserError`."""
     rule = None if size in LEGACY_SIZES else _broken_rule(size)
-    if rule is not None:
-        raise _invalid(text, rule, param)
-    return size
+    if rule is None:
+        return size
+    nearest = " and ".join(map(str, nearest_sizes(size)))
+    raise invalid_size(text, f"{rule} The nearest legal sizes are {nearest}.", param)
 
 
-def _invalid(text: str, rule: str, param: str) -> UserError:
+def nearest_sizes(size: Size) -> Sequence[Size]:
+    """Return the two legal sizes next to a size, or next to what is left of it within the limits, in its ratio."""
+    width, height = _within_limits(size)
+
+    def distance(each: Size) -> float:
+        # Rounded, so that equal distances keep the order of the widths.
+        return round(math.log(each.width / width) ** 2 + math.log(each.height / height) ** 2, 9)
+
+    return sorted(_candidates(height), key=distance)[:2]
+
+
+def _within_limits(size: Size) -> tuple[float, float]:
+    """Return width and height with a ratio, edges and pixels that are allowed, off the grid."""
+    ratio = min(max(size.width / size.height, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
+    pixels: float = min(max(size.width * size.height, MIN_PIXELS), MAX_PIXELS)
+    # At this ratio, the longer edge has as many pixels as this at most.
+    pixels = min(pixels, MAX_EDGE**2 * min(ratio, 1 / ratio))
+    return math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
+
+
+def _candidates(middle: float) -> Iterator[Size]:
+    """Yield, for each legal width, the legal heights next to a height."""
+    for width in range(SIZE_MULTIPLE, MAX_EDGE + 1, SIZE_MULTIPLE):
+        lowest = max(ceil_to_grid(width / MAX_ASPECT_RATIO), ceil_to_grid(MIN_PIXELS / width))
+        highest = min(MAX_EDGE, *map(floor_to_grid, (width * MAX_ASPECT_RATIO, MAX_PIXELS / width)))
+        if lowest <= highest:
+            below = floor_to_grid(middle)
+            heights = {min(max(height, lowest), highest) for height in (below, below + SIZE_MULTIPLE)}
+            yield from (Size(width, height) for height in sorted(heights))
+
+
+def floor_to_grid(pixels: float) -> int:
+    return int(pixels // SIZE_MULTIPLE) * SIZE_MULTIPLE
+
+
+def ceil_to_grid(pixels: float) -> int:
+    return math.ceil(pixels / SIZE_MULTIPLE) * SIZE_MULTIPLE
+
+
+def invalid_size(text: str, rule: str, param: str) -> UserError:
     return UserError(f"Invalid size '{quote(text)}'. {rule}", param=param, code="invalid_value")
-
-
-@dataclass(frozen=True, slots=True)
-class SizeParam:
-    """The type of the `size` parameter (see `parameters.ParameterType`)."""
-
-    holds_image: ClassVar[bool] = False
-
-    def describe(self) -> str:
-        legacy = " and ".join(f"`{size}`" for size in LEGACY_SIZES)
-        return (
-            f"`auto`, or `WIDTHxHEIGHT`: multiples of {SIZE_MULTIPLE}, longest edge ≤ {MAX_EDGE}, "
-            f"ratio ≤ {MAX_ASPECT_RATIO}:1, {MIN_PIXELS} to {MAX_PIXELS} pixels; {legacy} are scaled down"
-        )
-
-    def from_json(self, name: str, value: object) -> Size | None:
-        if not isinstance(value, str):
-            raise wrong_type(name, "a string", value)
-        return parse_size(value, name)
-
-    def from_form(self, name: str, parts: Sequence[FormPart]) -> Size | None:
-        return self.from_json(name, single_text(name, parts))
-
-    def schema(self, form: bool) -> Schema:
-        return {"type": "string", "pattern": "^(|auto|[1-9][0-9]{1,3}x[1-9][0-9]{1,3})$"}

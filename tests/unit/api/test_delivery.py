@@ -177,6 +177,7 @@ def test_the_headers_of_a_result() -> None:
         "x-limner-ignored": "style, seed",
         "x-limner-shrunk": "image[0] 8x8->4x4",
         "x-limner-failed": "2",
+        "x-limner-size": "asked=auto sent=auto",
     }
 
 
@@ -186,9 +187,10 @@ def test_upstreams_are_named_in_the_order_of_their_first_snapshots() -> None:
 
 
 def test_before_the_result_only_the_request_is_known() -> None:
-    assert response_headers(REQUEST, JobTelemetry()) == {"x-limner-ignored": "style, seed"}
+    size = {"x-limner-size": "asked=auto sent=auto"}
+    assert response_headers(REQUEST, JobTelemetry()) == {"x-limner-ignored": "style, seed", **size}
     nothing_ignored = ImagesRequest(operation=Operation.EDIT, prompt="a fox")
-    assert response_headers(nothing_ignored, JobTelemetry()) == {}
+    assert response_headers(nothing_ignored, JobTelemetry()) == size
 
 
 def test_a_partial_image_has_no_late_headers() -> None:

@@ -148,6 +148,36 @@ CASES = [
     ),
     Case("OpenRouter without a size", "openrouter", {"prompt": "a cat"}, openrouter()),
     Case(
+        "OpenRouter with a ratio alone, whose tier is left to the model",
+        "openrouter",
+        {"prompt": "a cat", "aspect_ratio": "16:9"},
+        openrouter(aspect_ratio="16:9"),
+    ),
+    Case(
+        "OpenRouter with a ratio and a tier",
+        "openrouter",
+        {"prompt": "a cat", "aspect_ratio": "3:2", "resolution": "4K"},
+        openrouter(aspect_ratio="3:2", image_size="4K"),
+    ),
+    Case(
+        "OpenRouter with a tier that it does not have",
+        "openrouter",
+        {"prompt": "a cat", "aspect_ratio": "3:2", "image_size": "512"},
+        openrouter(aspect_ratio="3:2", image_size="1K"),
+    ),
+    Case(
+        "OpenRouter with a size and its ratio",
+        "openrouter",
+        {"prompt": "a cat", "aspect_ratio": "16:9", "size": "3840x2160"},
+        openrouter(aspect_ratio="16:9", image_size="4K"),
+    ),
+    Case(
+        "a ratio becomes a size in front of the prompt",
+        "gpt-image-2-chat",
+        {"prompt": "a cat", "aspect_ratio": "16:9"},
+        {"model": "m", "messages": messages("2048x1152 'a cat'"), "stream": False},
+    ),
+    Case(
         "OpenRouter with a quality",
         "openrouter",
         {"prompt": "a cat", "quality": "high", "metadata": {"a": "b"}, "user": "u"},

@@ -75,9 +75,9 @@ JSON = [
     Json("an empty size leaves the choice to the model", {"size": ""}, {"size": None, "ignored": ()}),
     Json("SiliconFlow's name for the size", {"image_size": "1024x1536"}, {"size": Size(1024, 1536), "ignored": ()}),
     Json(
-        "size takes precedence over image_size",
-        {"image_size": "1024x1536", "size": "1024x1024"},
-        {"size": Size(1024, 1024), "ignored": ("image_size",)},
+        "two names that agree",
+        {"image_size": "1024x1024", "size": "1024x1024"},
+        {"size": Size(1024, 1024), "ignored": ()},
     ),
     Json("image_size is used if size is null", {"size": None, "image_size": "1024x1024"}, {"size": Size(1024, 1024)}),
     Json("quality", {"quality": "low"}, {"quality": "low"}),
@@ -613,6 +613,11 @@ SAMPLES = {
     "quality": Sample("hd", "high"),
     "output_compression": Sample(5, 5),
     "size": Sample("1024x1024", Size(1024, 1024)),
+    "image_size": Sample("1024x1024", "1024x1024"),
+    "aspect_ratio": Sample("16:9", "16:9"),
+    "resolution": Sample("2K", "2K"),
+    "width": Sample(1024, 1024, body={"height": 1536}),
+    "height": Sample(1024, 1024, body={"width": 1536}),
     "background": Sample("opaque", "opaque"),
     "output_format": Sample("webp", "webp"),
     "response_format": Sample("url", "url"),
@@ -635,7 +640,7 @@ SAMPLES = {
 def body_with(name: str) -> dict[str, Any]:
     sample = SAMPLES[name]
     needed = {"prompt": "p", "images": [LINK]} if sample.operation is EDIT else {"prompt": "p"}
-    return needed | {name: sample.value}
+    return needed | sample.body | {name: sample.value}
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from app.protocol.image_format import ImageInfo
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest, Operation, read_json
 from app.protocol.image_response import (
     OutputImage,
     completed_event,
@@ -17,6 +17,7 @@ from app.protocol.image_response import (
     images_json,
     link_matches_request,
     partial_event,
+    size_report,
 )
 from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.sizes import Size
@@ -153,3 +154,18 @@ def test_a_link_or_bytes(parameters: dict[str, Any], default: str, format: str) 
 )
 def test_which_links_match_the_request(url: str, parameters: dict[str, Any], matches: bool) -> None:
     assert link_matches_request(url, replace(REQUEST, **parameters)) is matches
+
+
+@pytest.mark.parametrize(
+    ("parameters", "infos", "report"),
+    [
+        ({}, [], "asked=auto sent=auto"),
+        ({}, [PNG], "asked=auto sent=auto got=1536x1024"),
+        ({"size": "512x512"}, [PNG], "asked=512x512 sent=1024x1024 got=1536x1024"),
+        ({"aspect_ratio": "16:9"}, [PNG, PNG, WEBP], f"asked=16:9 sent=2048x1152 got=1536x1024,{WEBP.size}"),
+        ({"aspect_ratio": "16:9", "resolution": "2K"}, [None], "asked=16:9,2K sent=2048x1152"),
+    ],
+)
+def test_the_size_is_reported(parameters: dict[str, str], infos: list[ImageInfo | None], report: str) -> None:
+    request = read_json(Operation.GENERATION, {"prompt": "a fox", **parameters})
+    assert size_report(request, [OutputImage("form", Bytes(), info=info) for info in infos]) == report

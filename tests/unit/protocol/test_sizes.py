@@ -1,5 +1,7 @@
 """Which sizes are allowed, what is requested upstream, and why the others are refused."""
 
+import math
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -7,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import InvalidRequest, UserError
+from app.errors import UserError
 from app.protocol import sizes
-from app.protocol.parameters import FormPart
-from app.protocol.sizes import LEGACY_SIZES, Size, SizeParam, parse_size
+from app.protocol.sizes import LEGACY_SIZES, Size, is_legal, nearest_sizes, parse_size
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ ALLOWED = [
     Allowed("exactly the fewest pixels", "1024x640", "1024x640", "1024x640"),
     Allowed("exactly three to one", "3072x1024", "3072x1024", "3072x1024"),
     Allowed("exactly one to three", "1024x3072", "1024x3072", "1024x3072"),
+    Allowed("a capital X", "1024X1024", "1024x1024", "1024x1024"),
+    Allowed("a times sign", "1536×1024", "1536x1024", "1536x1024"),
+    Allowed("an asterisk, as DashScope has it", "1024*1536", "1024x1536", "1024x1536"),
+    Allowed("spaces and a unit", "1024 x 1536 px", "1024x1536", "1024x1536"),
     Allowed("dall-e-2's small square is generated larger", "256x256", "256x256", "1024x1024"),
     Allowed("Open WebUI's default is generated larger", "512x512", "512x512", "1024x1024"),
 ]
@@ -71,8 +76,6 @@ LEAST = "Requested resolution is below the current minimum pixel budget."
 
 REFUSED = [
     Refused("a word", "bogus", f"Invalid size 'bogus'. {FORM}"),
-    Refused("a capital X", "1024X1024", f"Invalid size '1024X1024'. {FORM}"),
-    Refused("a times sign", "1024×1024", f"Invalid size '1024×1024'. {FORM}"),
     Refused("a space in front", " 1024x1024", f"Invalid size ' 1024x1024'. {FORM}"),
     Refused("a line break behind", "1024x1024\n", f"Invalid size '1024x1024\n'. {FORM}"),
     Refused("full-width digits", "１０２４x１０２４", f"Invalid size '１０２４x１０２４'. {FORM}"),
@@ -110,26 +113,43 @@ def test_refused(case: Refused) -> None:
     with pytest.raises(UserError) as caught:
         parse_size(case.text)
     error = caught.value
-    assert error.message == case.message
+    assert error.message.partition(" The nearest legal sizes are ")[0] == case.message
+    assert ("nearest" in error.message) == (FORM not in error.message)
     assert (error.type, error.param, error.code) == ("image_generation_user_error", "size", "invalid_value")
 
 
-def test_the_error_has_the_name_that_the_client_used() -> None:
+NEAREST = {
+    "1920x1080": ["1920x1088", "1920x1072"],
+    "1000x1024": ["1008x1024", "992x1024"],
+    "4096x4096": ["2880x2880", "2864x2880"],
+    "640x640": ["816x816", "832x816"],
+    "3088x1024": ["3072x1024", "3056x1024"],
+    "8000x4000": ["3840x1920", "3824x1920"],
+    "1x1": ["816x816", "832x816"],
+    "1x999999999": ["1280x3840", "1296x3840"],
+}
+
+
+@pytest.mark.parametrize("text", NEAREST)
+def test_the_nearest_legal_sizes_are_named(text: str) -> None:
     with pytest.raises(UserError) as caught:
-        SizeParam().from_form("image_size", [FormPart("image_size", "1K")])
-    assert caught.value.param == "image_size"
+        parse_size(text)
+    assert caught.value.message.endswith(f"The nearest legal sizes are {' and '.join(NEAREST[text])}.")
 
 
-def test_only_text_is_a_size() -> None:
-    with pytest.raises(
-        InvalidRequest, match=r"^Invalid type for 'size': expected a string, but got an integer instead\.$"
-    ):
-        SizeParam().from_json("size", 1024)
-    assert SizeParam().from_json("size", "1024x1024") == Size(1024, 1024)
-
-
-def test_the_schema_is_a_string() -> None:
-    assert SizeParam().schema(form=False)["type"] == "string"
+@given(st.integers(1, 20_000), st.integers(1, 20_000))
+@settings(max_examples=100)
+def test_the_nearest_sizes_are_legal_and_near(width: int, height: int) -> None:
+    first, second = nearest_sizes(Size(width, height))
+    assert first != second
+    assert is_legal(first)
+    assert is_legal(second)
+    ratio = min(max(width / height, 1 / 3), 3)
+    for each in (first, second):
+        assert abs(math.log(each.width / each.height / ratio)) < 0.05
+    if is_legal(Size(width // 16 * 16, height // 16 * 16)):
+        assert abs(first.width - width) <= 16
+        assert abs(first.height - height) <= 16
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[0-9]{1,12}x[0-9]{1,12}", fullmatch=True))
@@ -137,4 +157,4 @@ def test_the_schema_is_a_string() -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(UserError):
         size = parse_size(text)
-        assert size is None or str(size) == text
+        assert size is None or str(size) == re.sub("[ px]*$", "", re.sub(" ?[xX×✕*] ?", "x", text))
