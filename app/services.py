@@ -79,7 +79,7 @@ class Services:
         state = SharedState(settings.shared_state, fail_closed=settings.state_down == "closed")
         table = JobTable[Job](state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl, timings=timings)
         backends = build_backends(settings, open_transport() if transport is None else transport, store, table)
-        registry = build_registry(settings)
+        registry = build_registry(settings, timings)
         service = ImageService(
             semaphore=FairSemaphore(max_in_flight(settings), settings.max_queue),
             limits=KeyLimits(state, settings.max_queue),
@@ -197,13 +197,14 @@ def build_capacity(settings: Settings) -> Capacity:
     )
 
 
-def build_registry(settings: Settings) -> JobRegistry:
+def build_registry(settings: Settings, timings: SharingTimings) -> JobRegistry:
     """Return the empty registry of jobs."""
     return JobRegistry(
         ttl=settings.answer_ttl,
         key_ttl=settings.idempotency_ttl,
         max_retained=settings.max_answers,
         max_retained_bytes=settings.max_answers_bytes,
+        delivered_ttl=timings.delivered,
     )
 
 

@@ -130,15 +130,21 @@ class Delivery:
 
 
 async def deliver(
-    reader: JobReader, http: Request, context: RequestContext, keepalive: KeepAlive, public_url: str | None
+    reader: JobReader,
+    http: Request,
+    context: RequestContext,
+    keepalive: KeepAlive,
+    watcher: DisconnectWatcher,
+    *,
+    public_url: str | None,
 ) -> Response:
-    """Wait for a job and return the response with what it brings. The response closes the reader.
+    """Wait for a job and return the response with what it brings. The response closes the reader and the watcher.
 
     `public_url` is how clients reach this server; None takes the address that this client has used.
     """
     context.log_fields.update(summarize_request(reader.job.request))
     server_url = public_url or str(http.base_url).rstrip("/")
-    delivery = Delivery(reader, context, DisconnectWatcher(http.receive), server_url)
+    delivery = Delivery(reader, context, watcher, server_url)
     try:
         return await build_response(delivery, http, keepalive)
     except ClientDisconnected:

@@ -12,18 +12,27 @@ from starlette.responses import Response
 from app.access.auth import Authenticator
 from app.api.body import announced_bytes, read_image_request
 from app.api.context import context_of
-from app.api.delivery import KeepAlive, accepted_response, deliver
+from app.api.delivery import DisconnectWatcher, KeepAlive, accepted_response, deliver
 from app.api.openapi import image_endpoint, result_endpoint
 from app.config.settings import Settings
 from app.errors import NotFound
 from app.images.blob import Spool
-from app.jobs.service import ImageService, Submission
+from app.jobs.service import ClientLeft, ImageService, JobReader, Submission
 from app.jobs.usage_record import UsageRecorder
 from app.protocol.image_request import Operation
 
 #: How Azure's paths end, and its rule for the name of a deployment.
 _AZURE = {"generations": Operation.GENERATION, "edits": Operation.EDIT}
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+#: Headers that say that a request is a retry, with the values that do: of the SDKs that Stainless generates (OpenAI's),
+#: of Envoy, which counts attempts from 1, of the AWS SDKs and their signing proxies, and of gRPC gateways.
+_RETRY_MARKS = {
+    "x-stainless-retry-count": re.compile("0*[1-9][0-9]*"),
+    "x-envoy-attempt-count": re.compile("0*([2-9]|[1-9][0-9]+)"),
+    "amz-sdk-request": re.compile("(.*[; ])?attempt=0*([2-9]|[1-9][0-9]+)(;.*)?"),
+    "grpc-previous-rpc-attempts": re.compile("0*[1-9][0-9]*"),
+}
 
 _RETIRED = (
     "The images/variations endpoint has been retired. Use /v1/images/edits with the image and a prompt that says what "
@@ -60,6 +69,7 @@ class ImageEndpoints:
         except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
+        watcher = DisconnectWatcher(http.receive)
         submission = Submission(
             context.id,
             replace(request, model=request.model or deployment),
@@ -69,11 +79,28 @@ class ImageEndpoints:
             idempotency_key=http.headers.get("idempotency-key"),
             is_retry=is_client_retry(http.headers),
             is_async=not request.stream and "respond-async" in http.headers.get("prefer", "").lower(),
+            is_connected=watcher.is_connected,
         )
-        reader = await self.service.submit(submission)
+        return await self._answer(submission, watcher, http)
+
+    async def _answer(self, submission: Submission, watcher: DisconnectWatcher, http: Request) -> Response:
+        """Submit a request and answer its client."""
+        try:
+            reader = await self.service.submit(submission)
+        except ClientLeft:
+            watcher.cancel()
+            return Response(status_code=499)
+        except BaseException:  # reason: tidied up, and raised again
+            watcher.cancel()
+            raise
         if submission.is_async:
+            watcher.cancel()
             return accepted_response(reader.job.id, http)
-        return await deliver(reader, http, context, self.keepalive, self.settings.public_url)
+        return await self._deliver(reader, watcher, http)
+
+    async def _deliver(self, reader: JobReader, watcher: DisconnectWatcher, http: Request) -> Response:
+        context = context_of(http.scope)
+        return await deliver(reader, http, context, self.keepalive, watcher, public_url=self.settings.public_url)
 
     async def result(self, result_id: str, http: Request) -> Response:
         """Answer a client that comes back for the result of a request that it did not wait for."""
@@ -81,7 +108,7 @@ class ImageEndpoints:
         reader = await self.service.result(result_id, caller, Spool(self.settings.spool_dir))
         if reader is None:
             return accepted_response(result_id, http)
-        return await deliver(reader, http, context_of(http.scope), self.keepalive, self.settings.public_url)
+        return await self._deliver(reader, DisconnectWatcher(http.receive), http)
 
 
 def image_routes(endpoints: ImageEndpoints) -> APIRouter:
@@ -106,8 +133,8 @@ def image_routes(endpoints: ImageEndpoints) -> APIRouter:
 
 
 def is_client_retry(headers: Headers) -> bool:
-    """Return whether the client says that it is repeating a request. OpenAI's SDKs do; others are silent about it."""
-    return headers.get("x-stainless-retry-count", "0") not in {"", "0"}
+    """Return whether the client, or a proxy, says that it is repeating a request. Many are silent about it."""
+    return any(pattern.fullmatch(headers.get(name, "").strip()) for name, pattern in _RETRY_MARKS.items())
 
 
 def add_azure_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:

@@ -11,12 +11,10 @@ from enum import Enum
 from app.errors import (
     ApiError,
     ImageUnavailable,
-    InvalidRequest,
     ModerationBlocked,
     NoImageInReply,
     ServiceUnavailable,
-    UpstreamInvalidReply,
-    UpstreamTimeout,
+    UpstreamError,
 )
 from app.images.blob import Spool
 from app.jobs.pipeline import GenerationResult, PartialImage
@@ -25,8 +23,8 @@ from app.observability.tracing import RequestTrace
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
 
-#: Errors of requests that may have been paid for. Under an idempotency key such a request is not executed again.
-_MAY_BE_PAID = (ModerationBlocked, NoImageInReply, UpstreamInvalidReply, UpstreamTimeout)
+#: Errors that a reply itself has caused: a further look at it would end in the same way.
+_REPLY_AT_FAULT = (ModerationBlocked, NoImageInReply, UpstreamError)
 
 _SHUTTING_DOWN = "The server is shutting down. Please try again."
 
@@ -119,6 +117,15 @@ class JobState(Enum):
     INTERRUPTED = "this replica shut down after submission, so whether the image was paid for is unknown"
 
 
+class Joining(Enum):
+    """Which equal requests may join a job."""
+
+    ANYONE = "the next one: no client waits for what the job brings"
+    RETRIES = "one that says it is a retry: the client that seems to wait may be gone"
+    RETRIES_LAST = "one that says it is a retry, if it fits nothing else: a client has got everything, it seems"
+    NOBODY = "none"
+
+
 class JobRun:
     """One execution of a job: a task that collects items, and the readers that wait for them.
 
@@ -129,6 +136,9 @@ class JobRun:
         revision: Counts the news that are no item, such as a new progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
         is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
+        cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
+        question_errors: What questions to upstreams have ended with. All other failures came after the reply.
+        on_change: Called whenever the number of readers or the state of the run has changed.
     """
 
     def __init__(self, telemetry: JobTelemetry | None = None, *, readers: int = 0) -> None:
@@ -140,6 +150,9 @@ class JobRun:
         self.state = JobState.QUEUED
         self.was_submitted = False
         self.is_called_off = False
+        self.cause: BaseException | None = None
+        self.question_errors: list[BaseException] = []
+        self.on_change: Callable[[], None] = lambda: None
         self._unsettled = 0
         self.task: asyncio.Task[None] | None = None
         self._is_finished = False
@@ -175,13 +188,13 @@ class JobRun:
                     self._wake_readers()
         except ApiError as error:
             # Without its frames, which would keep the buffers of the request alive.
-            self.error = error.with_traceback(None)
+            self.error = self.cause = error.with_traceback(None)
         except asyncio.CancelledError:
             self.error = ServiceUnavailable(_SHUTTING_DOWN)
             raise
-        except Exception:  # noqa: BLE001  # reason: a bug must not leave readers waiting; they get a 500
+        except Exception as bug:  # noqa: BLE001  # reason: a bug must not leave readers waiting; they get a 500
             log.exception("unhandled_error")
-            self.error = ApiError()
+            self.error, self.cause = ApiError(), bug.with_traceback(None)
 
     def _finish(self, _: asyncio.Task[None]) -> None:
         if self.state is not JobState.INTERRUPTED:
@@ -190,6 +203,7 @@ class JobRun:
         for callback in self._on_done:
             callback()
         self._is_finished = True
+        self.on_change()
         self._report_if_unread()
 
     @property
@@ -215,6 +229,7 @@ class JobRun:
         if self.task is not None and not self.task.done():
             self.is_called_off = True
             self.task.cancel()
+            self.on_change()
 
     def mark_submitted(self) -> None:
         """Note that an attempt is put on the wire: from now on the run may cost something."""
@@ -227,6 +242,11 @@ class JobRun:
         self._unsettled -= 1
         if not self._unsettled:
             self.state = JobState.QUEUED
+
+    @property
+    def may_have_cost(self) -> bool:
+        """Whether an attempt was put on the wire that has not failed in a way that cost nothing."""
+        return self._unsettled > 0
 
     def interrupt(self) -> None:
         """Note that this replica ends the run after submission."""
@@ -260,10 +280,12 @@ class JobRun:
     def add_reader(self) -> None:
         """Count one more reader, which must call `release` at the end."""
         self.readers += 1
+        self.on_change()
 
     def release(self) -> None:
         """Note that a reader has got everything, or has left."""
         self.readers -= 1
+        self.on_change()
         self._report_if_unread()
 
     def _report_if_unread(self) -> None:
@@ -285,6 +307,8 @@ class Job:
         reader_id: Identifies this replica's readers in the job table.
         is_remote: Another replica runs this job; this one only waits for its outcome.
         paid_replies: Upstream replies that were received, in order of arrival. A further run uses these first.
+        spent_questions: Errors of questions that may have been paid for and brought no reply. A further run, for the
+            sake of the paid replies, does not ask these questions again.
         delivered: The whole result was sent to a client that was still connected.
         expires_at: When the registry drops the job, by its own clock; infinite while it is needed.
         publish_lock: Serializes updates of this job in the job table.
@@ -300,6 +324,7 @@ class Job:
     reader_id: str = ""
     is_remote: bool = False
     paid_replies: list[ChatReply] = field(default_factory=list)
+    spent_questions: list[ApiError] = field(default_factory=list)
     delivered: bool = False
     expires_at: float = math.inf
     publish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -321,8 +346,9 @@ class Job:
 
     @property
     def may_have_cost(self) -> bool:
-        """Whether an upstream may have been paid, in this run or an earlier one."""
-        return self.run.state in {JobState.SUBMITTED, JobState.INTERRUPTED} or bool(self.paid_replies)
+        """Whether an upstream may have been paid, by this run, an earlier one, or that of another replica."""
+        error = self.run.error
+        return self.run.may_have_cost or bool(self.paid_replies) or (error is not None and error.may_have_cost)
 
     @property
     def was_submitted(self) -> bool:
@@ -336,12 +362,12 @@ class Job:
 
     @property
     def needs_redelivery(self) -> bool:
-        """Whether the upstream was paid and only the delivery failed: a further run costs nothing."""
+        """Whether the upstream was paid and only the delivery failed, however: a further run costs nothing."""
         error = self.run.error if self.run.is_done and not self.is_remote else None
-        if isinstance(error, ImageUnavailable):
-            return True
-        only_delivered = bool(self.paid_replies) and not self.run.was_submitted
-        return only_delivered and error is not None and not isinstance(error, InvalidRequest)
+        if error is None or isinstance(error, ImageUnavailable):
+            return error is not None
+        is_answered = bool(self.paid_replies) and not isinstance(error, _REPLY_AT_FAULT)
+        return is_answered and not any(each is self.run.cause for each in self.run.question_errors)
 
     @property
     def is_local_only(self) -> bool:
@@ -369,29 +395,48 @@ class Job:
         return self.is_async or self.has_receipt
 
     @property
+    def is_only_for_retries(self) -> bool:
+        """Whether a client has got everything, so that only one that says it is a retry may come back."""
+        is_wanted = self.is_awaited_later or self.needs_redelivery or self.key.key is not None
+        return self.delivered and not self.has_failed and not is_wanted
+
+    @property
     def should_retain(self) -> bool:
-        """Whether a client may come back for the job after its run has ended."""
-        if self.is_awaited_later or self.needs_redelivery:
-            return True
-        if self.run.error is None:
-            return self.key.key is not None or not self.delivered
-        return self.key.key is not None and isinstance(self.run.error, _MAY_BE_PAID)
+        """Whether a client may come back for the job after its run has ended.
 
-    def accepts(self, key: JobKey) -> bool:
-        """Return whether an equal request may join.
-
-        With an idempotency key it always may; without one only where the job's client has left, or where the request
-        says that it is a retry.
+        A failure is only remembered under an idempotency key, and only if it may have cost something.
         """
-        if key.key is not None or self.needs_new_run:
+        if self.is_awaited_later or self.needs_redelivery or not self.has_failed:
             return True
-        return not (self.is_async or self.delivered) and (self.run.readers == 0 or key.is_retry)
+        return self.key.key is not None and self.may_have_cost
+
+    @property
+    def joining(self) -> Joining:
+        """Which equal requests may join.
+
+        With an idempotency key each one may; without one the next request may where the job's client has left, and
+        otherwise only one that says it is a retry. Whether a job of another replica has clients is known there.
+        """
+        if self.needs_new_run:
+            return Joining.ANYONE
+        if self.run.is_done and not self.should_retain:
+            return Joining.NOBODY
+        if self.key.key is not None:
+            return Joining.ANYONE
+        if self.is_async:
+            return Joining.NOBODY
+        if self.delivered:
+            return Joining.RETRIES_LAST
+        is_read_elsewhere = self.is_remote and not self.run.is_done
+        return Joining.RETRIES if self.run.readers or is_read_elsewhere else Joining.ANYONE
 
     def restart(self, request: ImagesRequest, spool: Spool, run: JobRun) -> None:
         """Prepare a further run. The job takes over the blobs of the request that needs it."""
         self.spool.absorb(spool)
-        self.request, self.run = request, run
+        on_change, self.run.on_change = self.run.on_change, lambda: None
+        self.request, self.run, self.run.on_change = request, run, on_change
         self.delivered, self.expires_at = False, math.inf
+        on_change()
 
 
 def summarize_request(request: ImagesRequest) -> dict[str, object]:

@@ -9,7 +9,7 @@ An edit is a generation with input images. A stream is the same generator, encod
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
 
@@ -28,6 +28,8 @@ from app.protocol.image_response import OutputImage, effective_response_format, 
 from app.protocol.inline_images import ByteSink, probably_equal
 from app.protocol.json_stream import Base64String
 from app.protocol.usage import Usage
+
+_NO_RESOURCES = "The image was made, but this server has no room for it now. Please ask again: that costs nothing more."
 
 
 class PipelineIO(Protocol):
@@ -121,18 +123,22 @@ class InputImages:
 
 @dataclass(slots=True)
 class Pipeline:
-    """Serve one request. `run` is the straight line; every other method is one of its steps."""
+    """Serve one request. `run` is the straight line; every other method is one of its steps.
+
+    `undelivered`: why no image could be had of a reply that names some. A repeat of the request may get them.
+    """
 
     request: ImagesRequest
     io: PipelineIO
     policy: PipelinePolicy
     inputs: InputImages = InputImages()
+    undelivered: list[ApiError] = field(default_factory=list)
 
     async def run(self) -> AsyncGenerator[PartialImage | GenerationResult, None]:
         """Yield partial images as they come, then one result.
 
         Raises:
-            ApiError: The first error, if no question has brought an image.
+            ApiError: If no question has brought an image, the first error that a repeat may mend, or the first at all.
         """
         self.inputs = await self.load_inputs()
         question = ChatQuestion(
@@ -156,7 +162,7 @@ class Pipeline:
                     case _:
                         errors.append(item)
         if not images:
-            raise errors[0]
+            raise (self.undelivered or errors)[0]
         yield GenerationResult(tuple(images[: self.request.n]), usage, failed=len(errors))
 
     async def load_inputs(self) -> InputImages:
@@ -247,7 +253,11 @@ class Pipeline:
             outcomes += await self.finish_guesses(reply, {image.url for image in images})
         finished = tuple(outcome for outcome in outcomes if isinstance(outcome, OutputImage))
         if not finished:
-            raise _first_error(reply, outcomes, error)
+            mendable = [
+                each for each in outcomes if isinstance(each, ApiError) and not isinstance(each, NoImageInReply)
+            ]
+            self.undelivered += mendable
+            raise mendable[0] if mendable else _first_error(reply, outcomes, error)
         return GenerationResult(finished, reply.usage)
 
     async def finish_all(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
@@ -319,6 +329,9 @@ class Pipeline:
             return await self.finish(reply, image, blob)
         except ApiError as error:
             return error
+        except OSError as error:
+            # No descriptor, no disk: the reply must be read to its end all the same, since it is paid for.
+            return ImageUnavailable(_NO_RESOURCES, detail=str(error))
 
     async def finish(self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None) -> OutputImage:
         """Return the image as bytes or URL, exactly as asked. `blob`: its bytes, where they were downloaded already.

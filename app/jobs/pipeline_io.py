@@ -5,8 +5,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
-from app.errors import ImageUnavailable
+from app.errors import ApiError, ImageUnavailable, JobLost, RetrySafety
 from app.extraction.partial import progress_line
 from app.images.blob import Blob
 from app.images.fetch import Fetcher
@@ -42,6 +43,26 @@ class Backends:
 
 
 @dataclass(slots=True)
+class SentQuestion:
+    """One question to upstreams. `unsettled` counts its attempts that may have cost something."""
+
+    run: JobRun
+    unsettled: int = 0
+    reply: ChatReply | None = None
+
+    def mark_submitted(self) -> None:
+        """Note that an attempt is put on the wire."""
+        self.unsettled += 1
+        self.run.mark_submitted()
+
+    def mark_free(self) -> None:
+        """Note that an attempt has failed in a way that surely cost nothing."""
+        if self.unsettled:
+            self.unsettled -= 1
+            self.run.mark_free()
+
+
+@dataclass(slots=True)
 class JobIO:
     """Implement `PipelineIO` for one run of a job.
 
@@ -55,19 +76,52 @@ class JobIO:
     token: str | None
     upstream: str | None = None
     _run: JobRun = field(init=False)
-    _paid: Iterator[ChatReply] = field(init=False)
+    _earlier: Iterator[ChatReply | ApiError] = field(init=False)
     _announcement: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
         self._run = self.job.run
-        self._paid = iter(tuple(self.job.paid_replies))
+        self._earlier = iter((*self.job.paid_replies, *self.job.spent_questions))
 
     async def ask(self, question: ChatQuestion) -> AsyncGenerator[ChatReply, None]:
-        """Yield snapshots of one reply. Replies that were paid for by an earlier run are used first."""
-        reply = next(self._paid, None)
-        if reply is not None:
-            yield reply
+        """Yield snapshots of one reply. What the questions of an earlier run have brought is not asked for again.
+
+        Raises:
+            ApiError: What the upstream has answered, in this run or in the earlier one.
+        """
+        earlier = next(self._earlier, None)
+        if isinstance(earlier, ChatReply):
+            yield earlier
             return
+        if earlier is not None:
+            self._run.question_errors.append(earlier)
+            raise earlier
+        sent = SentQuestion(self._run)
+        try:
+            async with aclosing(self._send(question, sent)) as snapshots:
+                async for snapshot in snapshots:
+                    sent.reply = snapshot
+                    yield snapshot
+        except (Exception, asyncio.CancelledError) as failure:
+            self._note_failure(sent, failure)
+            raise
+        finally:
+            if sent.reply is not None:
+                self.job.paid_replies.append(sent.reply)
+
+    def _note_failure(self, sent: "SentQuestion", failure: BaseException) -> None:
+        """Note why a question has brought no reply, or only a part of one."""
+        self._run.question_errors.append(failure)
+        if isinstance(failure, ApiError):
+            if failure.retry_safety is RetrySafety.FUTILE:
+                sent.mark_free()
+        elif sent.reply is not None and not sent.reply.complete:
+            # A part of a reply that this server itself has cut off is not what was paid for.
+            sent.reply = None
+        if sent.unsettled and sent.reply is None:
+            self.job.spent_questions.append(failure if isinstance(failure, ApiError) else JobLost())
+
+    async def _send(self, question: ChatQuestion, sent: "SentQuestion") -> AsyncGenerator[ChatReply, None]:
         telemetry = self._run.telemetry
         with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
             request = UpstreamRequest(
@@ -75,20 +129,16 @@ class JobIO:
                 self.token,
                 {"x-request-id": self.job.id, **step.headers},
                 self.job.spool.new_blob,
-                self._before_send,
-                self._run.mark_free,
+                partial(self._before_send, sent),
+                sent.mark_free,
             )
-            try:
-                asked = self.backends.pool.request(request, question.request.model, self.upstream)
-                async with aclosing(asked) as snapshots:
-                    async for upstream, reply in snapshots:
-                        self._note_snapshot(upstream, reply)
-                        yield reply
-            finally:
-                if reply is not None:
-                    self.job.paid_replies.append(reply)
+            asked = self.backends.pool.request(request, question.request.model, self.upstream)
+            async with aclosing(asked) as snapshots:
+                async for upstream, reply in snapshots:
+                    self._note_snapshot(upstream, reply)
+                    yield reply
 
-    async def _before_send(self) -> None:
+    async def _before_send(self, sent: "SentQuestion") -> None:
         """Announce the job to other replicas before it may cost something, once for all its questions."""
         if self.backends.job_table.is_shared:
             if self._announcement is None:
@@ -98,7 +148,7 @@ class JobIO:
             # The cancellation is on its way to this task, see `JobRun.call_off`.
             raise asyncio.CancelledError
         self._run.telemetry.attempts += 1
-        self._run.mark_submitted()
+        sent.mark_submitted()
 
     def _note_snapshot(self, upstream: str, reply: ChatReply) -> None:
         telemetry = self._run.telemetry

@@ -2,7 +2,8 @@
 
 SDKs retry a request after a timeout or a cut connection, twice, and none of them sends an idempotency key. So a result
 that was not delivered is kept for the next equal request of the same caller, and a job whose client has left runs to
-its end and can be joined. Two equal requests of clients that are both still connected are two jobs.
+its end and can be joined. Two equal requests of clients that are both still connected are two jobs. A delivered result
+is kept for a minute too, for requests that say they are retries: it may have been written into a dead connection.
 """
 
 import asyncio
@@ -10,8 +11,11 @@ import hashlib
 import math
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
+from itertools import islice
 from weakref import WeakValueDictionary
 
 import orjson
@@ -19,15 +23,22 @@ import orjson
 from app.access.auth import Caller
 from app.errors import IdempotencyKeyReused, InvalidRequest
 from app.images.blob import Blob
-from app.jobs.job import Job, JobKey
+from app.jobs.job import Job, JobKey, Joining
+from app.jobs.retention import Retention
 from app.protocol.image_request import ImagesRequest, InputImage
+
+#: Where a request looks for a job to join, in this order; one that says it is a retry looks further.
+_ALL_JOIN = (Joining.ANYONE,)
+_RETRIES_JOIN = (Joining.ANYONE, Joining.RETRIES, Joining.RETRIES_LAST)
+
+#: Jobs that `unread` returns at most.
+_MAX_NAMED = 16
 
 
 class JobRegistry:
-    """Index jobs by id and by key, and drop finished ones when their time is over.
+    """Index jobs by id and by which requests may join them, and drop finished ones when their time is over.
 
-    `now` never goes back. At most `max_retained` finished jobs with `max_retained_bytes` of images are kept; those that
-    would expire first are dropped first.
+    `now` never goes back. At most `max_retained` finished jobs with `max_retained_bytes` of images are kept.
     """
 
     def __init__(
@@ -37,15 +48,28 @@ class JobRegistry:
         key_ttl: float,
         max_retained: int,
         max_retained_bytes: int,
+        delivered_ttl: float = 60.0,
         now: Callable[[], float] = time.monotonic,
+        on_drop: Callable[[Job], None] = lambda _: None,
     ) -> None:
-        """Keep undelivered results for `ttl` seconds, and results under an idempotency key for `key_ttl` seconds."""
-        self._ttl, self._key_ttl = ttl, key_ttl
-        self._max_retained, self._max_retained_bytes = max_retained, max_retained_bytes
+        """Keep results for a time in seconds.
+
+        Args:
+            ttl: For undelivered results.
+            key_ttl: For results under an idempotency key.
+            max_retained: Jobs at most.
+            max_retained_bytes: Bytes of their images at most.
+            delivered_ttl: For delivered results, which only requests get that say they are retries.
+            now: The clock.
+            on_drop: Called with each job that is dropped.
+        """
+        self._ttl, self._key_ttl, self._delivered_ttl = ttl, key_ttl, min(ttl, delivered_ttl)
         self._now = now
+        self.on_drop = on_drop
         self._by_id: dict[str, Job] = {}
-        self._by_slot: dict[tuple[str, str], list[Job]] = {}
-        self._next_expiry = math.inf
+        self._joinable: dict[tuple[tuple[str, str], Joining], OrderedDict[str, Job]] = {}
+        self._joining: dict[str, Joining] = {}
+        self._retention = Retention(max_retained, max_retained_bytes)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, key: JobKey) -> asyncio.Lock:
@@ -58,21 +82,55 @@ class JobRegistry:
     def add(self, job: Job) -> None:
         """Add a job, so that equal requests and its id find it."""
         self._by_id[job.id] = job
-        self._by_slot.setdefault(job.key.slot, []).append(job)
+        job.run.on_change = partial(self._reindex, job)
+        self._reindex(job)
+
+    def _reindex(self, job: Job) -> None:
+        """Note which requests may join a job from now on, and whether it is read."""
+        if self._by_id.get(job.id) is not job:
+            return
+        joining = job.joining
+        if self._joining.get(job.id) is not joining:
+            self._remove_from_index(job)
+            self._joining[job.id] = joining
+            self._joinable.setdefault((job.key.slot, joining), OrderedDict())[job.id] = job
+        if job.expires_at == math.inf:
+            self._retention.forget(job)
+        elif job.run.readers:
+            self._retention.protect(job)
+
+    def _remove_from_index(self, job: Job) -> None:
+        joining = self._joining.pop(job.id, None)
+        if joining is None:
+            return
+        jobs = self._joinable[job.key.slot, joining]
+        del jobs[job.id]
+        if not jobs:
+            del self._joinable[job.key.slot, joining]
 
     def find_joinable(self, key: JobKey) -> Job | None:
-        """Return a job that this request may join.
+        """Return the job that this request joins: one that no client waits for, or else what a retry may join.
+
+        Several requests that say they are retries get different jobs, as far as there are any.
 
         Raises:
             IdempotencyKeyReused: The key belongs to a different request.
         """
         self.drop_expired()
-        for job in self._by_slot.get(key.slot, ()):
-            if job.key.fingerprint != key.fingerprint:
-                raise IdempotencyKeyReused
-            if job.accepts(key):
+        for joining in _RETRIES_JOIN if key.is_retry else _ALL_JOIN:
+            jobs = self._joinable.get((key.slot, joining))
+            if jobs is not None:
+                job = next(iter(jobs.values()))
+                jobs.move_to_end(job.id)
+                if job.key.fingerprint != key.fingerprint:
+                    raise IdempotencyKeyReused
                 return job
         return None
+
+    def unread(self, key: JobKey) -> list[str]:
+        """Return the ids of some jobs that any request with that key may join, the oldest first."""
+        self.drop_expired()
+        return list(islice(self._joinable.get((key.slot, Joining.ANYONE), ()), _MAX_NAMED))
 
     def get(self, caller: Caller, job_id: str) -> Job | None:
         """Return the caller's job with that id."""
@@ -90,21 +148,27 @@ class JobRegistry:
 
     def retain_or_drop(self, job: Job) -> None:
         """Keep a finished job that has no readers if a client may come back for it, otherwise drop it."""
-        if not job.should_retain:
+        now = self._now()
+        if not job.should_retain or job.expires_at <= now:
             self.drop(job)
             return
-        if job.expires_at == math.inf:
-            job.expires_at = self._now() + (self._ttl if job.key.key is None else self._key_ttl)
-        self._next_expiry = min(self._next_expiry, job.expires_at)
-        self._evict()
+        self._retention.keep(job, self._ttl_of(job), now)
+        self._reindex(job)
+        for superfluous in self._retention.superfluous():
+            self.drop(superfluous)
+
+    def _ttl_of(self, job: Job) -> float:
+        if job.is_only_for_retries:
+            return self._delivered_ttl
+        return self._ttl if job.key.key is None else self._key_ttl
 
     def drop(self, job: Job) -> None:
         """Forget a job and close its spool."""
         if self._by_id.pop(job.id, None) is not None:
-            jobs = self._by_slot[job.key.slot]
-            jobs.remove(job)
-            if not jobs:
-                del self._by_slot[job.key.slot]
+            self._remove_from_index(job)
+            self._retention.forget(job)
+            job.run.on_change = _ignore
+            self.on_drop(job)
         job.spool.close()
 
     def close(self) -> None:
@@ -114,24 +178,12 @@ class JobRegistry:
 
     def drop_expired(self) -> None:
         """Drop the jobs for which no client came back in time."""
-        if self._now() < self._next_expiry:
-            return
-        for job in self._retained():
-            if job.expires_at <= self._now():
-                self.drop(job)
-        self._next_expiry = min((job.expires_at for job in self._retained()), default=math.inf)
+        for job in self._retention.expired(self._now()):
+            self.drop(job)
 
-    def _evict(self) -> None:
-        retained = sorted(self._retained(), key=lambda job: job.expires_at)
-        size = sum(job.spool.size for job in retained)
-        while len(retained) > self._max_retained or size > self._max_retained_bytes:
-            oldest = retained.pop(0)
-            size -= oldest.spool.size
-            self.drop(oldest)
 
-    def _retained(self) -> list[Job]:
-        """Return the finished jobs that have no readers at this moment."""
-        return [job for job in self._by_id.values() if job.expires_at < math.inf and not job.run.readers]
+def _ignore() -> None:
+    """Do nothing for a job that is not registered any more."""
 
 
 def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None, *, is_retry: bool) -> JobKey:

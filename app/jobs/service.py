@@ -1,7 +1,8 @@
 """The use case: join an equal job or start a new one, run it, and hand out readers of it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -29,6 +30,14 @@ _SHUTTING_DOWN = "The server is shutting down. Please try again."
 _INTERRUPTED = "The server is shutting down. The image may have been made."
 
 
+class ClientLeft(Exception):
+    """The client has left before its job was started. Nothing was charged."""
+
+
+async def _always_connected() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A request for images, with everything that a job takes from it.
@@ -38,6 +47,7 @@ class Submission:
         spool: Holds the input images. The service takes it over.
         is_retry: The client says that it is repeating a request.
         is_async: The client does not wait, it comes back for the result with the job's id.
+        is_connected: Returns whether the client is still connected.
     """
 
     id: str
@@ -48,6 +58,7 @@ class Submission:
     idempotency_key: str | None = None
     is_retry: bool = False
     is_async: bool = False
+    is_connected: Callable[[], Awaitable[bool]] = _always_connected
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +83,9 @@ class JobReader:
         """Release the run; `delivered`: the client has got all of the result."""
         if self.run is self.job.run:
             self.job.delivered = self.job.delivered or delivered
+            if delivered and self.job.is_only_for_retries:
+                # From now on, however long the result was kept before.
+                self.job.expires_at = math.inf
         self.run.release()
         self._sharing.on_reader_left(self.job)
 
@@ -99,6 +113,7 @@ class ImageService:
             Forbidden, UserError: The client key does not allow the request.
             InvalidRequest: The idempotency key has the wrong form.
             IdempotencyKeyReused, RateLimited, ServiceUnavailable, JobLost: The job cannot be joined or started.
+            ClientLeft: There is no client any more that would read the result.
         """
         async with self.limits.lock(submission.caller):
             try:
@@ -113,21 +128,46 @@ class ImageService:
     async def _join_or_start(self, key: JobKey, request: ImagesRequest, submission: Submission) -> JobReader:
         """Return a reader of an existing job, or of a new one that has been started.
 
-        Only new jobs are charged against the limits of the client key.
+        Only new jobs are charged against the limits of the client key. Without an idempotency key the job table decides
+        which job is joined, because only the table knows whether a client of another replica waits for it.
         """
-        job = self.registry.find_joinable(key)
-        if self.is_draining and (job is None or job.needs_new_run):
-            raise ServiceUnavailable(_SHUTTING_DOWN)
-        if job is None:
-            return await self._claim_and_start(key, request, submission)
-        return self._join(job, request, submission)
+        table = self.sharing.job_table
+        if self.is_draining or key.key is not None or table.is_alone:
+            job = self.registry.find_joinable(key)
+            if self.is_draining and (job is None or job.needs_new_run):
+                raise ServiceUnavailable(_SHUTTING_DOWN)
+            if job is not None:
+                return self._join(job, request, submission)
+        remote_id = await table.claim_or_join(
+            submission.id, key, is_async=submission.is_async, unread=self.registry.unread(key)
+        )
+        # Redis may not have answered, and this replica then decides alone.
+        is_unknown = remote_id is None and table.is_alone
+        job = self.registry.find_joinable(key) if is_unknown else self.registry.by_id(remote_id)
+        if job is not None:
+            return self._join(job, request, submission)
+        rate_limit_headers = {} if remote_id is not None else await self._charge(request, key, submission)
+        return self._add_job(remote_id, rate_limit_headers, key, request, submission)
 
-    async def _claim_and_start(self, key: JobKey, request: ImagesRequest, submission: Submission) -> JobReader:
+    async def _charge(self, request: ImagesRequest, key: JobKey, submission: Submission) -> dict[str, str]:
+        """Charge a new job, and return what the client key has left."""
+        try:
+            if not await submission.is_connected():
+                raise ClientLeft
+            return await self.limits.charge(submission.caller, request.n)
+        except BaseException:  # reason: tidied up, and raised again
+            await self.sharing.job_table.abandon(submission.id, key)
+            raise
+
+    def _add_job(
+        self,
+        remote_id: str | None,
+        rate_limit_headers: dict[str, str],
+        key: JobKey,
+        request: ImagesRequest,
+        submission: Submission,
+    ) -> JobReader:
         """Start a new job, or follow the replica that already runs an equal one."""
-        remote_id, rate_limit_headers = await self._claim(key, request, submission)
-        known = self.registry.by_id(remote_id)
-        if known is not None:
-            return self._join(known, request, submission)
         job = Job(
             remote_id or submission.id,
             key,
@@ -141,20 +181,6 @@ class ImageService:
         reader = self._start(job, submission)
         self.registry.add(job)
         return reader
-
-    async def _claim(
-        self, key: JobKey, request: ImagesRequest, submission: Submission
-    ) -> tuple[str | None, dict[str, str]]:
-        """Return the id of another replica's job to join; or None, and what the client key has left after a new job."""
-        table = self.sharing.job_table
-        remote_id = await table.claim_or_join(submission.id, key, is_async=submission.is_async)
-        if remote_id is not None:
-            return remote_id, {}
-        try:
-            return None, await self.limits.charge(submission.caller, request.n)
-        except BaseException:  # reason: tidied up, and raised again
-            await table.abandon(submission.id, key)
-            raise
 
     def _join(self, job: Job, request: ImagesRequest, submission: Submission) -> JobReader:
         """Return a reader of an existing job, which is run once more if that costs nothing and brings the result."""
@@ -224,6 +250,9 @@ class ImageService:
                 except asyncio.CancelledError:
                     if run.state is not JobState.SUBMITTED:
                         raise
+                    if job.paid_replies:
+                        # Whoever repeats the request gets what these replies bring, at no further cost.
+                        raise ServiceUnavailable(_SHUTTING_DOWN) from None
                     run.interrupt()
                     raise ServiceUnavailable(_INTERRUPTED, headers={"x-should-retry": "false"}) from None
 

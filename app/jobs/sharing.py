@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from app.errors import ApiError, ImageUnavailable, JobLost, NotFound, ServiceUnavailable
+from app.errors import ApiError, ImageUnavailable, JobLost, NotFound, RetrySafety, ServiceUnavailable
 from app.images.blob import Blob, Spool
 from app.images.store import ImageStore
 from app.jobs.job import Item, Job
@@ -49,6 +49,9 @@ class JobSharing:
     store: ImageStore
     background: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.registry.on_drop = self._on_drop
+
     async def await_remote(self, job: Job) -> GenerationResult | None:
         """Wait for the result of a job of another replica.
 
@@ -59,20 +62,22 @@ class JobSharing:
             ApiError: What the other replica's run has ended with.
             JobLost: The other replica has died after submission.
         """
-        data = await self.job_table.wait_for_result(job)
-        if data is None:
-            job.is_remote = False
-            return None
-        outcome = await load_outcome(data, self.store, job.spool)
-        if outcome.error is None:
-            return outcome.result
-        if outcome.can_retry_free:
+        while (data := await self.job_table.wait_for_result(job)) is not None:
+            outcome = await load_outcome(data, self.store, job.spool)
+            if outcome.error is None:
+                return outcome.result
+            if not outcome.can_retry_free:
+                raise outcome.error
             # Before the job is taken over: from then on no disconnect of a client may end the redelivery.
-            job.paid_replies += outcome.paid_replies
+            job.paid_replies[:], job.spent_questions[:] = outcome.paid_replies, outcome.spent_questions
             if await self.job_table.take_over(job):
-                job.is_remote = False
-                return None
-        raise outcome.error
+                break
+            # Another replica was faster, and runs the job now. The error is no news of that run.
+            job.paid_replies.clear()
+            job.spent_questions.clear()
+            await self.job_table.sleep_until_poll()
+        job.is_remote = False
+        return None
 
     async def load_remote(self, job_id: str, caller: str, spool: Spool) -> "JobOutcome | None":
         """Return the outcome of a job that this replica does not know; None while it is in flight elsewhere.
@@ -116,12 +121,24 @@ class JobSharing:
             await asyncio.wait({self._run_in_background(self._heartbeat())})
 
     async def _heartbeat(self) -> None:
+        self.registry.drop_expired()
         for job in await self.job_table.heartbeat():
             if job.is_unread and not job.publish_lock.locked():
                 self._run_in_background(self._hand_over(job))
 
+    def _on_drop(self, job: Job) -> None:
+        """Let other replicas forget a delivered job whose outcome was only here."""
+        if self.job_table.is_kept_for_retries(job):
+            self.job_table.untrack(job.id)
+            self._run_in_background(self._forget(job))
+
+    async def _forget(self, job: Job) -> None:
+        await self._abandon(job)
+
     async def drain(self, seconds: float) -> None:
         """Wait until everything is published that other replicas may be asked for, `seconds` at most."""
+        for job in self.job_table.kept_for_retries():
+            self._on_drop(job)
         if self.background:
             await asyncio.wait(self.background, timeout=seconds)
 
@@ -151,9 +168,12 @@ class JobSharing:
             self.job_table.untrack(job.id)
             return True
         is_here = self.registry.by_id(job.id) is job
-        is_wanted = is_here and job.should_retain
-        if not is_wanted and (answer := await self.job_table.abandon(job.id, job.key)) != "awaited":
-            return answer != ""
+        is_wanted = is_here and job.should_retain and not job.is_only_for_retries
+        if not is_wanted:
+            leave = self.job_table.mark_delivered(job) if is_here and job.is_only_for_retries else self._abandon(job)
+            answer = await leave
+            if answer != "awaited":
+                return answer != "" and not self.job_table.is_kept_for_retries(job)
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False
@@ -168,6 +188,9 @@ class JobSharing:
             log.warning("job_sharing_failed", job=job.id, error=error.detail or error.message)
             return False
         return is_published and not job.is_local_only
+
+    async def _abandon(self, job: Job) -> str:
+        return await self.job_table.abandon(job.id, job.key)
 
     async def _publish_status(self, job: Job) -> None:
         try:
@@ -191,13 +214,14 @@ class JobSharing:
 class JobOutcome:
     """A finished job of another replica: a result, or an error.
 
-    `can_retry_free`: a further run with the `paid_replies` costs nothing more.
+    `can_retry_free`: a further run with the `paid_replies` costs nothing more, without the `spent_questions`.
     """
 
     request: ImagesRequest
     result: GenerationResult | None = None
     error: ApiError | None = None
     paid_replies: tuple[ChatReply, ...] = ()
+    spent_questions: tuple[ApiError, ...] = ()
     can_retry_free: bool = False
 
     async def items(self) -> AsyncGenerator[Item, None]:
@@ -217,7 +241,8 @@ async def dump_outcome(job: Job, store: ImageStore) -> bytes:
         document["result"] = {"images": images, "usage": astuple(result.usage), "failed": result.failed}
     else:
         error = job.run.error or ApiError()
-        document["error"] = {"class": type(error).__name__, "headers": error.headers, **error.body}
+        document["error"] = _dump_error(error)
+        document["spent"] = [_dump_error(each) for each in job.spent_questions]
         document["replies"] = [reply.raw for reply in job.paid_replies]
         document["can_retry_free"] = job.can_retry_free and not job.is_local_only
     return orjson.dumps(document)
@@ -250,8 +275,13 @@ async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutco
     error = _load_error(document["error"])
     if not document["can_retry_free"]:
         return JobOutcome(request, error=error)
-    replies = tuple(read_reply(raw.encode()) for raw in document["replies"])
-    return JobOutcome(request, error=error, paid_replies=replies, can_retry_free=True)
+    return JobOutcome(
+        request,
+        error=error,
+        paid_replies=tuple(read_reply(raw.encode()) for raw in document["replies"]),
+        spent_questions=tuple(_load_error(each) for each in document["spent"]),
+        can_retry_free=True,
+    )
 
 
 async def _load_image(fields: dict[str, Any], store: ImageStore, spool: Spool) -> OutputImage:
@@ -277,6 +307,11 @@ async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:
     return blob
 
 
+def _dump_error(error: ApiError) -> dict[str, Any]:
+    safety = None if error.retry_safety is None else error.retry_safety.name
+    return {"class": type(error).__name__, "headers": error.headers, "retry_safety": safety, **error.body}
+
+
 def _load_error(fields: dict[str, Any]) -> ApiError:
     """Restore an error of the class that it had."""
     classes = {each.__name__: each for each in _subclasses(ApiError)}
@@ -284,6 +319,7 @@ def _load_error(fields: dict[str, Any]) -> ApiError:
     error, extra = error_class.__new__(error_class), fields["error"]
     standard = {name: extra.pop(name) for name in ("param", "code", "type")}
     ApiError.__init__(error, extra.pop("message"), extra=extra, headers=fields["headers"], **standard)
+    error.retry_safety = None if fields["retry_safety"] is None else RetrySafety[fields["retry_safety"]]
     return error
 
 

@@ -1,5 +1,6 @@
 -- Which replica runs which job, which replicas have readers waiting for it, and its outcome. One call is one atomic step.
--- KEYS[1]: a slot, the list of the ids of all jobs with the same key. ARGV: command, its arguments as JSON, an outcome.
+-- KEYS[1]: a slot, which orders the ids of all jobs with the same key by the time from which a request may join them.
+-- ARGV: command, its arguments as JSON, an outcome.
 -- Times are in milliseconds, by the clock of Redis. A record without an outcome whose heartbeat has stopped is an orphan.
 -- Every command may arrive twice, since its reply can be lost on the way.
 
@@ -7,14 +8,25 @@ local slot, args, outcome = KEYS[1], cjson.decode(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- More than any time. Unread jobs are ordered by the time since which they are unread, less this; delivered ones by the
+-- time of delivery, plus this: so unread jobs come first, and delivered ones last.
+local FAR = 1e14
+
+-- All fields of a record but its outcome, which may be large.
+local FIELDS = {
+  'owner', 'caller', 'fingerprint', 'keyed', 'heartbeat', 'readers', 'submitted', 'delivered', 'retry_free', 'async',
+  'loss_reported_to', 'taken_over_by',
+}
+
 local function key_of(id) return args.prefix .. id end
 local function readers_key(id) return key_of(id) .. ':readers' end
 
 -- The record of a job as a table; nil where there is none, or only a tombstone.
 local function read(id)
-  local record, flat = {}, redis.call('HGETALL', key_of(id))
-  for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
-  return record.owner ~= '' and record.owner and record
+  local record, values = {}, redis.call('HMGET', key_of(id), unpack(FIELDS))
+  for i, name in ipairs(FIELDS) do record[name] = values[i] or nil end
+  record.has_outcome = redis.call('HEXISTS', key_of(id), 'outcome') == 1
+  return record.owner and record.owner ~= '' and record
 end
 
 local function is_owned_by_another(id)
@@ -27,18 +39,46 @@ local function extend(key, milliseconds)
   if redis.call('PTTL', key) < milliseconds then redis.call('PEXPIRE', key, milliseconds) end
 end
 
+-- Count the replicas whose lease lasts for so many milliseconds more.
+local function count_readers(id, left) return redis.call('ZCOUNT', readers_key(id), now + left, '+inf') end
+
+-- The time from which any equal request may join; later than now for a job that only a retry may join, nil where none
+-- may. With an idempotency key each request may; without one only where the job has no readers, or the owner or a
+-- replica with readers has been silent for so long that it may be dead: then this may be the client which it has lost.
+-- The more readers a job has, the later: several retries join several jobs.
+local function joinable_from(id, record)
+  if record.keyed == '1' or record.retry_free == '1' then return now - FAR end
+  if record.async == '1' then return nil end
+  if record.delivered == '1' then return now + FAR end
+  local last_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2]
+  local lease_over = last_lease and last_lease - args.reader_lease + args.suspect_after or 0
+  if record.readers + 0 == 0 and lease_over < now then return now - FAR end
+  local readers = record.readers + count_readers(id, 0)
+  local silent_from = record.has_outcome and FAR or record.heartbeat + args.suspect_after * math.max(1, readers)
+  return record.readers + 0 == 0 and math.min(silent_from, lease_over) or silent_from
+end
+
+-- Order a job among those of its slot. One that stays unread, or delivered, keeps its place unless it is to `move`.
+local function index(slot_key, id, move)
+  local record = read(id)
+  local from = record and joinable_from(id, record)
+  if not from then return redis.call('ZREM', slot_key, id) end
+  local before = tonumber(redis.call('ZSCORE', slot_key, id) or 0)
+  local stays = (before < 0 and from < 0) or (before > FAR and from > FAR)
+  if move or not stays then redis.call('ZADD', slot_key, from, id) end
+end
+
 local function write(id, fields)
   for name, value in pairs(fields) do redis.call('HSET', key_of(id), name, value) end
   redis.call('HSET', key_of(id), 'owner', args.owner, 'heartbeat', now)
-  redis.call('LREM', slot, 0, id)
-  redis.call('RPUSH', slot, id)
   redis.call('PEXPIRE', key_of(id), args.ttl)
+  index(slot, id)
   extend(slot, args.ttl)
 end
 
 local function delete(id)
   redis.call('DEL', key_of(id), readers_key(id))
-  redis.call('LREM', slot, 0, id)
+  redis.call('ZREM', slot, id)
 end
 
 -- Leave a tombstone: the owner may only have been slow, and must find out that the job is not its own any more.
@@ -48,10 +88,7 @@ local function bury(id)
   redis.call('PEXPIRE', key_of(id), args.delivery_lease)
 end
 
-local function is_orphan(record) return not record.outcome and now - record.heartbeat > args.dead_after end
-
--- Count the replicas whose lease lasts for so many milliseconds more.
-local function count_readers(id, left) return redis.call('ZCOUNT', readers_key(id), now + left, '+inf') end
+local function is_orphan(record) return not record.has_outcome and now - record.heartbeat > args.dead_after end
 
 -- Note that this replica has readers for the job. A job with readers is not forgotten.
 local function lease(id, milliseconds)
@@ -60,14 +97,27 @@ local function lease(id, milliseconds)
   extend(key_of(id), milliseconds)
 end
 
--- An equal request may join: always with an idempotency key; without one only where the job has no readers, or the
--- request says that it is a retry, or the owner or a replica with readers has been silent for so long that it may be
--- dead, so that this may be the client which it has lost.
-local function accepts(id, record)
-  if args.keyed or record.retry_free == '1' then return true end
-  local is_silent = not record.outcome and now - record.heartbeat > args.suspect_after
-  local is_unread = record.readers + count_readers(id, args.reader_lease - args.suspect_after) == 0
-  return (args.is_retry or is_silent or is_unread) and record.async ~= '1' and record.delivered ~= '1'
+-- Count one more reader. The owner counts those that it has itself, until its next heartbeat says how many they are.
+local function add_reader(id, record)
+  if record.owner == args.owner and not record.has_outcome then
+    redis.call('HINCRBY', key_of(id), 'readers', 1)
+  else
+    lease(id, args.reader_lease)
+  end
+  index(slot, id, true)
+end
+
+-- A delivered result stays for a while, for requests that say they are retries.
+local function mark_delivered(id)
+  redis.call('HSET', key_of(id), 'delivered', '1')
+  if count_readers(id, 0) == 0 then redis.call('PEXPIRE', key_of(id), args.delivered_for) end
+  index(slot, id, true)
+end
+
+-- How long this table has existed. It may have been empty before because Redis has lost its data.
+local function age()
+  redis.call('SET', key_of('epoch'), now, 'NX')
+  return now - redis.call('GET', key_of('epoch'))
 end
 
 -- Without an idempotency key the loss of a job is reported to one request; a client that asks again after that wants to
@@ -78,27 +128,57 @@ local function was_reported_to_another(id, record, reader)
   return false
 end
 
-local commands = {}
-
--- Join a job of the slot, or claim a new one.
-function commands.claim()
-  for _, id in ipairs(redis.call('LRANGE', slot, 0, -1)) do
-    local record = id ~= args.id and read(id)
-    if not record then
-      redis.call('LREM', slot, 0, id)
+-- A job of the slot that the request may join: what it is told, or nil. Only the first in order is looked at. Records
+-- that are in the way are removed, and places that are out of date are mended, each once.
+local function find_joinable()
+  local takes_any = args.keyed or args.is_retry
+  while true do
+    local id, place = unpack(redis.call('ZRANGE', slot, 0, 0, 'WITHSCORES'))
+    if not id then return nil end
+    local record = read(id)
+    local from = record and joinable_from(id, record)
+    local may_join = from and (takes_any or from <= now)
+    if not from then
+      redis.call('ZREM', slot, id)
     elseif record.fingerprint ~= args.fields.fingerprint then
       return {'key_reused', id}
+    elseif not may_join and place + 0 > now then
+      return nil
+    elseif not may_join then
+      redis.call('ZADD', slot, from, id)
     elseif is_orphan(record) and record.submitted == '1' then
       if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
       delete(id)
     elseif is_orphan(record) and count_readers(id, 0) == 0 then
       -- If replicas wait for an orphan, one of them takes it over; otherwise this request replaces it.
       bury(id)
-    elseif accepts(id, record) then
-      lease(id, args.reader_lease)
+    else
+      add_reader(id, record)
       return {'joined', id}
     end
   end
+end
+
+local commands = {}
+
+-- Join a job of the slot, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
+-- published that yet. One without a record is `here`: no other replica can have joined it. Where the table is so young
+-- that owners may not have restored their records yet, a request with an idempotency key has to wait.
+function commands.claim()
+  redis.call('ZREM', slot, args.id)
+  redis.call('ZREMRANGEBYSCORE', slot, FAR, FAR + now - args.delivered_for)
+  for _, id in ipairs(args.unread) do
+    local record = read(id)
+    if not record then return {'here', id} end
+    if record.owner == args.owner then
+      redis.call('HSET', key_of(id), 'readers', 0)
+      index(slot, id)
+    end
+  end
+  local found = find_joinable()
+  if found then return found end
+  local wait = args.keyed and not args.has_waited and args.settled_after - age() or 0
+  if wait > 0 then return {'young', string.format('%d', wait)} end
   write(args.id, args.fields)
   return {'claimed', args.id}
 end
@@ -107,25 +187,46 @@ end
 function commands.publish()
   if is_owned_by_another(args.id) then return {'not_owner'} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
-  if outcome ~= '' and count_readers(args.id, 0) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
+  if outcome ~= '' then
+    if count_readers(args.id, 0) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
+    redis.call('HSET', key_of(args.id), 'outcome', outcome)
+  end
   write(args.id, args.fields)
-  if outcome ~= '' then redis.call('HSET', key_of(args.id), 'outcome', outcome) end
   return {'ok'}
 end
 
--- Renew the heartbeats of all jobs of an owner; KEYS[i] is the slot of signs[i]. Returns the ids that are not its own.
+-- Note that the owner has delivered a job, and keeps the outcome to itself until another replica asks for it.
+function commands.deliver()
+  if is_owned_by_another(args.id) then return {'not_owner'} end
+  if count_readers(args.id, 0) > 0 then return {'awaited'} end
+  write(args.id, args.fields)
+  mark_delivered(args.id)
+  return {'ok'}
+end
+
+-- Renew the heartbeats of all jobs of an owner; KEYS[i] is the slot of signs[i]. Returns the ids that are not its own,
+-- and after an empty one the ids of delivered jobs whose outcome another replica waits for.
 function commands.heartbeat()
-  local unknown = {'ok'}
+  local unknown, wanted = {'ok'}, {}
+  age()
   for i, sign in ipairs(args.signs) do
-    if redis.call('HGET', key_of(sign.id), 'owner') == args.owner then
-      redis.call('HSET', key_of(sign.id), 'heartbeat', now, 'readers', sign.readers)
-      if sign.submitted then redis.call('HSET', key_of(sign.id), 'submitted', '1') end
-      extend(key_of(sign.id), sign.ttl)
-      extend(KEYS[i], sign.ttl)
-    else
+    local key = key_of(sign.id)
+    if redis.call('HGET', key, 'owner') ~= args.owner then
       table.insert(unknown, sign.id)
+    else
+      redis.call('HSET', key, 'heartbeat', now, 'readers', sign.readers)
+      if sign.submitted then redis.call('HSET', key, 'submitted', '1') end
+      if not sign.delivered then
+        extend(key, sign.ttl)
+        extend(KEYS[i], sign.ttl)
+      elseif count_readers(sign.id, 0) > 0 then
+        table.insert(wanted, sign.id)
+      end
+      index(KEYS[i], sign.id)
     end
   end
+  table.insert(unknown, '')
+  for _, id in ipairs(wanted) do table.insert(unknown, id) end
   return unknown
 end
 
@@ -137,9 +238,9 @@ function commands.poll()
     was_reported_to_another(args.id, record, args.reader)
     return {'lost'}
   end
-  lease(args.id, record.outcome and args.delivery_lease or args.reader_lease)
+  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)
   if is_orphan(record) then return {'orphaned'} end
-  return record.outcome and {'done', record.outcome} or {'in_flight'}
+  return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome')} or {'in_flight'}
 end
 
 -- Become the owner of a job that has surely cost nothing yet, or that was paid for and could not be delivered. Of
@@ -157,16 +258,14 @@ function commands.take_over()
   return {'ok'}
 end
 
--- End the lease of this replica's readers. A delivered result is forgotten, unless there is an idempotency key or other
--- replicas wait for it.
+-- End the lease of this replica's readers, who may have been delivered the result.
 function commands.unsubscribe()
   redis.call('ZREM', readers_key(args.id), args.reader)
-  local record = args.delivered and not args.keyed and read(args.id)
-  if not (record and record.outcome) then return {'ok'} end
-  if count_readers(args.id, 0) == 0 then
-    delete(args.id)
-  else
-    redis.call('HSET', key_of(args.id), 'delivered', '1')
+  local record = read(args.id)
+  if record and record.has_outcome and args.delivered and record.keyed ~= '1' then
+    mark_delivered(args.id)
+  elseif record then
+    index(slot, args.id)
   end
   return {'ok'}
 end
@@ -184,7 +283,7 @@ function commands.lookup()
   local record = read(args.id)
   if not record or record.caller ~= args.caller then return {'gone'} end
   if is_orphan(record) then return {'lost'} end
-  return record.outcome and {'done', record.outcome} or {'in_flight'}
+  return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome')} or {'in_flight'}
 end
 
 return commands[ARGV[1]]()

@@ -6,7 +6,7 @@ Prompts are never written there, only digests of requests. The rules are in job_
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -20,6 +20,16 @@ _HEARTBEATS_AT_ONCE, _MAX_UNPUBLISHED = 200, 1000
 
 #: One hash tag in all keys keeps them on one node of a cluster.
 _PREFIX = "limner:{jobs}:"
+
+#: Arguments of the script, and the timings that they hold in milliseconds.
+_TIMINGS = {
+    "suspect_after": "suspect_after",
+    "dead_after": "dead_after",
+    "reader_lease": "reader_lease",
+    "delivery_lease": "delivery_lease",
+    "delivered_for": "delivered",
+    "settled_after": "settled_after",
+}
 
 _TAKEN_OVER = "Another replica of this server has taken over the question. Please ask again: that costs nothing more."
 
@@ -35,6 +45,7 @@ class SharingTimings:
         poll: Between two looks at a job of another replica.
         reader_lease: How long a replica counts as a reader after a look.
         delivery_lease: The same while it sends what it has found.
+        delivered: How long a delivered result is kept for requests that say they are retries.
     """
 
     heartbeat: float = 2.0
@@ -43,6 +54,12 @@ class SharingTimings:
     poll: float = 0.5
     reader_lease: float = 15.0
     delivery_lease: float = 60.0
+    delivered: float = 60.0
+
+    @property
+    def settled_after(self) -> float:
+        """Seconds after which a Redis that was empty is known to hold the records of all owners that live."""
+        return 2 * self.heartbeat
 
 
 DEFAULT_TIMINGS = SharingTimings()
@@ -100,6 +117,13 @@ class ScriptReply(NamedTuple):
     value: bytes = b""
 
 
+class HeartbeatReply(NamedTuple):
+    """Ids of jobs that the table does not know as this replica's, and of those whose outcome others wait for."""
+
+    unknown: set[bytes]
+    wanted: set[bytes]
+
+
 class JobTable(Generic[J]):
     """Claim jobs, publish their state and outcome, and wait for those of other replicas.
 
@@ -123,6 +147,8 @@ class JobTable(Generic[J]):
         self._sleep = sleep
         self._owner = secrets.token_hex(8)
         self._tracked: dict[str, J] = {}
+        self._delivered: set[str] = set()
+        self._has_answered = True
 
     @property
     def is_shared(self) -> bool:
@@ -133,8 +159,26 @@ class JobTable(Generic[J]):
         """Return whether this replica gives heartbeats for the job."""
         return job.id in self._tracked
 
-    async def claim_or_join(self, job_id: str, key: SharedKey, *, is_async: bool) -> str | None:
+    @property
+    def is_alone(self) -> bool:
+        """Whether this replica cannot know of others at present: nothing is shared, or Redis did not answer."""
+        return not self.is_shared or self._state.is_down
+
+    def is_kept_for_retries(self, job: J) -> bool:
+        """Return whether the table knows the job as delivered, and its outcome is only here."""
+        return job.id in self._delivered
+
+    def kept_for_retries(self) -> list[J]:
+        """Return the delivered jobs whose outcome is only here."""
+        return [self._tracked[job_id] for job_id in self._delivered]
+
+    async def claim_or_join(
+        self, job_id: str, key: SharedKey, *, is_async: bool, unread: Sequence[str] = ()
+    ) -> str | None:
         """Return the id of a job to join; None if there is none, and other replicas find the new job from now on.
+
+        `unread`: equal jobs that no client of this replica waits for. With an idempotency key this waits until an empty
+        table can be trusted: an owner may have to restore its record first.
 
         Raises:
             IdempotencyKeyReused: The key belongs to a different request.
@@ -143,22 +187,23 @@ class JobTable(Generic[J]):
         """
         if not self.is_shared:
             return None
-        reply = await self._call(
-            "claim",
-            job_id,
-            key,
-            required=True,
-            ttl=self._retention(key),
-            reader=job_id,
-            is_retry=key.is_retry,
-            fields=_fields(key, is_async=is_async, readers=0 if is_async else 1),
-        )
+        claim: dict[str, Any] = {
+            "ttl": self._retention(key),
+            "reader": job_id,
+            "is_retry": key.is_retry,
+            "unread": list(unread),
+            "fields": _fields(key, is_async=is_async, readers=0 if is_async else 1),
+        }
+        reply = await self._call("claim", job_id, key, required=True, **claim)
+        if reply.answer == "young":
+            await self._sleep(int(reply.value) / 1000)
+            reply = await self._call("claim", job_id, key, required=True, has_waited=True, **claim)
         match reply.answer:
             case "key_reused":
                 raise IdempotencyKeyReused
             case "lost":
                 raise JobLost(detail=f"job {reply.value.decode()}")
-            case "joined":
+            case "joined" | "here":
                 return reply.value.decode()
         return None
 
@@ -181,6 +226,7 @@ class JobTable(Generic[J]):
     def untrack(self, job_id: str) -> None:
         """Give no more heartbeats: the outcome is published, or the job is to look orphaned."""
         self._tracked.pop(job_id, None)
+        self._delivered.discard(job_id)
 
     async def mark_submitted(self, job: J) -> None:
         """Publish that the job may cost something from now on, so that no other replica runs it should this one die.
@@ -213,6 +259,21 @@ class JobTable(Generic[J]):
         if is_published:
             self.untrack(job.id)
         return is_published
+
+    async def mark_delivered(self, job: J) -> str:
+        """Publish that a job was delivered. Its outcome stays here until a retry reaches another replica.
+
+        Returns:
+            `ok`; `awaited`, where other replicas wait for an outcome; `not_owner`, where another replica has taken the
+            job over; empty, where Redis did not answer.
+        """
+        fields = _fields(job.key, is_async=job.is_async, readers=job.readers, submitted=job.was_submitted)
+        answer = (await self._call("deliver", job.id, job.key, fields=fields, ttl=self._timings.delivered)).answer
+        if answer == "ok" and self.owns(job):
+            self._delivered.add(job.id)
+        elif answer == "not_owner":
+            self.untrack(job.id)
+        return answer
 
     async def _publish(
         self,
@@ -280,26 +341,38 @@ class JobTable(Generic[J]):
         return _reply(await self._run("lookup", [_PREFIX + "unknown-slot"], args))
 
     async def heartbeat(self) -> list[J]:
-        """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome is still unpublished."""
-        for job in [job for job in self._tracked.values() if job.is_unread][:-_MAX_UNPUBLISHED]:
+        """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome other replicas need."""
+        unpublished = [job for job in self._tracked.values() if self._is_unpublished(job)]
+        for job in unpublished[:-_MAX_UNPUBLISHED]:
             self.untrack(job.id)
-        tracked = list(self._tracked.values())
-        for first in range(0, len(tracked), _HEARTBEATS_AT_ONCE):
-            unknown = await self._give_heartbeats(tracked[first : first + _HEARTBEATS_AT_ONCE])
-            if unknown is None:
+        tracked, wanted = list(self._tracked.values()), set[bytes]()
+        # Without any job too: the table must not look new when the first one comes.
+        for first in range(0, max(1, len(tracked)), _HEARTBEATS_AT_ONCE):
+            jobs = tracked[first : first + _HEARTBEATS_AT_ONCE]
+            reply = await self._give_heartbeats(jobs)
+            self._has_answered = reply is not None
+            if reply is None:
                 return []
-            for job in unknown:
+            wanted |= reply.wanted
+            for job in jobs:
                 # Publishing may take long, and the other jobs must not look orphaned meanwhile.
-                if not job.publish_lock.locked():
+                if job.id.encode() in reply.unknown and not job.publish_lock.locked():
                     await self._restore(job)
-        return [job for job in tracked if job.is_unread and self.owns(job)]
+        return [job for job in tracked if self._is_unpublished(job) or (job.id.encode() in wanted and job.is_unread)]
+
+    def _is_unpublished(self, job: J) -> bool:
+        return job.is_unread and self.owns(job) and not self.is_kept_for_retries(job)
 
     async def sleep_until_heartbeat(self) -> None:
-        """Wait until the next heartbeat is due."""
-        await self._sleep(self._timings.heartbeat)
+        """Wait until the next heartbeat is due: sooner if Redis did not answer, since it may have lost its data."""
+        await self._sleep(self._timings.heartbeat if self._has_answered else self._timings.heartbeat / 4)
 
-    async def _give_heartbeats(self, jobs: list[J]) -> list[J] | None:
-        """Return the jobs that the table does not know as this replica's; None where Redis does not answer.
+    async def sleep_until_poll(self) -> None:
+        """Wait until a job of another replica may be looked at again."""
+        await self._sleep(self._timings.poll)
+
+    async def _give_heartbeats(self, jobs: list[J]) -> "HeartbeatReply | None":
+        """Return what the table says; None where Redis does not answer.
 
         One command for many jobs, since Redis may be slow.
         """
@@ -308,14 +381,22 @@ class JobTable(Generic[J]):
                 "id": job.id,
                 "readers": job.readers,
                 "submitted": job.was_submitted,
+                "delivered": self.is_kept_for_retries(job),
                 "ttl": round(self._retention(job.key) * 1000),
             }
             for job in jobs
         ]
-        reply = await self._run("heartbeat", [_slot_key(job.key) for job in jobs], {"signs": signs})
-        return None if reply is None else [job for job in jobs if job.id.encode() in reply]
+        slots = [_slot_key(job.key) for job in jobs] or [_PREFIX + "unknown-slot"]
+        reply = await self._run("heartbeat", slots, {"signs": signs})
+        if reply is None:
+            return None
+        middle = reply.index(b"")
+        return HeartbeatReply(set(reply[1:middle]), set(reply[middle + 1 :]))
 
     async def _restore(self, job: J) -> None:
+        if self.is_kept_for_retries(job):
+            await self.mark_delivered(job)
+            return
         try:
             await self.publish_status(job)
         except ServiceUnavailable:
@@ -344,10 +425,7 @@ class JobTable(Generic[J]):
         self, command: str, slots: list[str], args: dict[str, Any], outcome: bytes = b"", *, required: bool = False
     ) -> list[bytes] | None:
         """Return what job_table.lua answers; None where Redis does not."""
-        timings = {
-            name: round(getattr(self._timings, name) * 1000)
-            for name in ("suspect_after", "dead_after", "reader_lease", "delivery_lease")
-        }
+        timings = {argument: round(getattr(self._timings, name) * 1000) for argument, name in _TIMINGS.items()}
         document = orjson.dumps({**args, **timings, "prefix": _PREFIX, "owner": self._owner})
         work = self._state.run_script("job_table.lua", slots, [command, document, outcome], required=required)
         return await _to_its_end(work)
@@ -371,7 +449,8 @@ def _reply(reply: list[bytes] | None) -> ScriptReply:
 
 
 def _fields(key: SharedKey, *, is_async: bool, readers: int, **more: bool) -> dict[str, Any]:
-    flags = {"submitted": False, "delivered": False, "retry_free": False, **more, "async": is_async}
+    flags = {"submitted": False, "delivered": False, "retry_free": False, **more}
+    flags |= {"async": is_async, "keyed": key.key is not None}
     return {
         "caller": key.caller,
         "fingerprint": key.fingerprint,
@@ -382,4 +461,4 @@ def _fields(key: SharedKey, *, is_async: bool, readers: int, **more: bool) -> di
 
 def _slot_key(key: SharedKey) -> str:
     # An idempotency key may be a secret of the client's, so its digest stands for it.
-    return _PREFIX + "slot:" + hashlib.sha256("\0".join(key.slot).encode()).hexdigest()
+    return _PREFIX + "joinable:" + hashlib.sha256("\0".join(key.slot).encode()).hexdigest()

@@ -56,6 +56,11 @@ class SharedState:
         """Whether a Redis is configured, even if it is down."""
         return self._redis is not None
 
+    @property
+    def is_down(self) -> bool:
+        """Whether Redis did not answer the last time."""
+        return self._retry_at is not None
+
     async def close(self) -> None:
         if self._redis is not None:
             await self._redis.aclose()

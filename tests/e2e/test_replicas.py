@@ -21,6 +21,7 @@ from tests.support.redis import RedisServer, run_redis
 from tests.support.seaweedfs import RunningWeed
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
+EPOCH = b"limner:{jobs}:epoch"
 FAST_POLLS = SharingTimings(poll=0.02)
 FAST_HEARTBEATS = replace(FAST_POLLS, heartbeat=0.02, suspect_after=0.05)
 
@@ -84,7 +85,8 @@ class Fleet:
         return client
 
     def records(self) -> list[bytes]:
-        return [key for key in self.redis.scan_iter("limner:{jobs}:req_*") if not key.endswith(b":readers")]
+        keys = self.redis.scan_iter("limner:{jobs}:req_*")
+        return [key for key in keys if not key.endswith(b":readers") and self.redis.hget(key, "delivered") != b"1"]
 
     def count_unread(self) -> int:
         """Return the number of jobs in the table that have no reader at their owner."""
@@ -114,6 +116,8 @@ def fleet(demo: RunningDemo, server: RedisServer, tmp_path: Path) -> Iterator[Fl
     with ExitStack() as stack:
         made = Fleet(demo, server, tmp_path, stack)
         made.redis.flushall()
+        # No request with an idempotency key has to wait for owners that restore their records.
+        made.redis.set(EPOCH, 0)
         yield made
         demo.state.release()
 
@@ -189,8 +193,22 @@ def test_a_delivered_job_leaves_nothing_behind(fleet: Fleet) -> None:
     one, other = fleet.pair("data-url")
     assert [generate(one).status_code, generate(other).status_code] == [200, 200]
     assert fleet.demo.state.calls == 2
-    fleet.wait_until(lambda: not fleet.redis.keys("*"))
+    keys = [key for key in fleet.redis.keys("*") if key != EPOCH]
+    # For requests that say they are retries; no image is stored for them unless one comes.
+    fleet.wait_until(lambda: not fleet.records())
+    assert all(fleet.redis.ttl(key) > 0 for key in keys)
     assert not list(fleet.folder.iterdir())
+
+
+def test_a_delivered_image_is_given_once_more_to_a_retry_that_reaches_another_replica(fleet: Fleet) -> None:
+    one, other = fleet.pair("data-url", timings=FAST_HEARTBEATS)
+    first, again = generate(one), generate(other, x_stainless_retry_count="1")
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.headers["x-limner-joined"] == first.headers["x-request-id"]
+    assert again.json()["data"] == first.json()["data"]
+    assert fleet.demo.state.calls == 1
+    assert generate(other).headers.get("x-limner-joined") is None
+    assert fleet.demo.state.calls == 2
 
 
 def test_equal_requests_of_two_connected_clients_are_two_jobs(fleet: Fleet) -> None:

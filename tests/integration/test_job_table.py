@@ -13,13 +13,23 @@ from app.images.blob import Spool
 from app.jobs.job import Item, Job, JobKey, JobRun
 from app.state.job_table import JobTable, ScriptReply, SharingTimings
 from app.state.shared_state import SharedState
-from tests.support.join_cases import JOIN_CASES, JOIN_CASES_IN_FLIGHT, KEYED, ME, RETRY, JoinCase
+from tests.support.join_cases import (
+    JOIN_CASES,
+    JOIN_CASES_IN_FLIGHT,
+    KEYED,
+    ME,
+    PAID_REPLY,
+    RETRY,
+    TWIN_CASES,
+    JoinCase,
+    TwinCase,
+)
 from tests.support.redis import RedisServer, run_redis
 from tests.unit.jobs.test_registry import ANSWER, REQUEST
 
 NO_REDIS = "redis://127.0.0.1:9"
 RECORD = "limner:{jobs}:req_1"
-SLOTS = "limner:{jobs}:slot:*"
+SLOTS = "limner:{jobs}:joinable:*"
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +68,9 @@ class Replica:
         submitted: bool = True,
         error: ApiError | None = None,
         is_async: bool = False,
+        paid: bool = False,
     ) -> Job:
-        """Return a job whose run ends at the next turn of the loop."""
+        """Return a job whose run ends at the next turn of the loop; `paid`: with a reply."""
 
         async def work() -> AsyncGenerator[Item, None]:
             if error is not None:
@@ -69,7 +80,9 @@ class Replica:
         run = JobRun(readers=0 if is_async else 1)
         run.was_submitted = submitted
         run.start(work())
-        return Job(job_id, key, REQUEST, Spool(), run, is_async=is_async, reader_id="me")
+        job = Job(job_id, key, REQUEST, Spool(), run, is_async=is_async, reader_id="me")
+        job.paid_replies += [PAID_REPLY] * paid
+        return job
 
     async def claim(
         self, key: JobKey = ME, job_id: str = "req_1", *, submitted: bool = True, is_async: bool = False, **options: Any
@@ -98,8 +111,12 @@ async def finish(replica: Replica, job: Job, *, delivered: bool) -> None:
     await job.run.wait_done()
     job.delivered = delivered
     job.run.readers = 0
-    if job.should_retain or await replica.table.abandon(job.id, job.key) == "awaited":
-        assert await replica.table.publish_result(job, b"{}", briefly=not job.should_retain)
+    is_wanted = job.should_retain and not job.is_only_for_retries
+    leave = replica.table.mark_delivered(job) if job.is_only_for_retries else replica.table.abandon(job.id, job.key)
+    if is_wanted:
+        leave.close()
+    if is_wanted or await leave == "awaited":
+        assert await replica.table.publish_result(job, b"{}", briefly=not is_wanted)
 
 
 async def endless() -> AsyncGenerator[Item, None]:
@@ -123,7 +140,7 @@ def test_a_finished_job_is_joined_from_another_replica_as_from_its_own(
     case: JoinCase, server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
-        job = await one.claim(case.first, error=case.error, is_async=case.is_async)
+        job = await one.claim(case.first, error=case.error, is_async=case.is_async, paid=case.paid)
         await finish(one, job, delivered=case.delivered)
         found = await other.table.claim_or_join("req_2", case.then, is_async=False)
         assert found == ("req_1" if case.joins else None)
@@ -140,6 +157,35 @@ def test_a_job_in_flight_is_joined_from_another_replica_as_from_its_own(
         assert await other.table.claim_or_join("req_2", case.then, is_async=False) == ("req_1" if case.joins else None)
 
     play(scene, server)
+
+
+@pytest.mark.parametrize("case", TWIN_CASES, ids=lambda case: case.name)
+def test_of_several_equal_jobs_a_request_at_another_replica_joins_the_one_that_its_client_has_lost(
+    case: TwinCase, server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        jobs = [await one.claim(job_id=f"req_{number}") for number in range(len(case.jobs))]
+        for job, state in zip(jobs, case.jobs, strict=True):
+            await bring_into_state(one, job, state)
+        joined = []
+        for number, is_retry in enumerate(case.requests):
+            key = RETRY if is_retry else ME
+            found = await other.table.claim_or_join(f"req_1{number}", key, is_async=False)
+            joined.append(None if found is None else int(found.removeprefix("req_")))
+        assert joined == list(case.joined)
+        for job in jobs:
+            job.run.call_off()
+
+    play(scene, server)
+
+
+async def bring_into_state(replica: Replica, job: Job, state: str) -> None:
+    """Bring a job of a replica into the state that a row of `TWIN_CASES` names."""
+    if state in {"delivered", "undelivered"}:
+        await finish(replica, job, delivered=state == "delivered")
+    else:
+        never_end(job, readers=int(state == "read"))
+        await replica.table.publish_status(job)
 
 
 def test_a_request_that_waits_at_another_replica_counts_as_a_reader(server: RedisServer, redis: Redis) -> None:
@@ -161,10 +207,10 @@ def test_a_request_that_waits_at_another_replica_counts_as_a_reader(server: Redi
     play(scene, server)
 
 
-@pytest.mark.parametrize(("key", "kept"), [(ME, False), (KEYED, True)], ids=["without a key", "under a key"])
+@pytest.mark.parametrize("key", [ME, KEYED], ids=["without a key", "under a key"])
 @pytest.mark.parametrize("delivered", [False, True])
-def test_a_result_delivered_by_another_replica_is_deleted_unless_it_has_a_key(
-    key: JobKey, kept: bool, delivered: bool, server: RedisServer, redis: Redis
+def test_a_result_delivered_by_another_replica_is_only_for_retries_unless_it_has_a_key(
+    key: JobKey, delivered: bool, server: RedisServer, redis: Redis
 ) -> None:
     async def scene(one: Replica, other: Replica) -> None:
         await finish(one, await one.claim(key), delivered=False)
@@ -172,7 +218,11 @@ def test_a_result_delivered_by_another_replica_is_deleted_unless_it_has_a_key(
         follower = other.job(key)
         follower.reader_id, follower.delivered = "req_2", delivered
         await other.table.unsubscribe(follower)
-        assert redis.exists(RECORD) == (kept or not delivered)
+        is_for_retries = delivered and key is ME
+        assert (redis.ttl(RECORD) <= 60) is is_for_retries
+        assert await one.table.claim_or_join("req_3", key, is_async=False) == (None if is_for_retries else "req_1")
+        retry = replace(key, is_retry=True)
+        assert await one.table.claim_or_join("req_4", retry, is_async=False) == ("req_3" if is_for_retries else "req_1")
 
     play(scene, server)
 
@@ -190,7 +240,7 @@ def test_a_claim_whose_reply_was_lost_can_be_repeated(server: RedisServer, redis
     async def scene(one: Replica, _: Replica) -> None:
         assert [await one.table.claim_or_join("req_1", RETRY, is_async=False) for _ in range(2)] == [None, None]
         (slot,) = redis.keys(SLOTS)
-        assert redis.lrange(slot, 0, -1) == ["req_1"]
+        assert redis.zrange(slot, 0, -1) == ["req_1"]
 
     play(scene, server)
 
@@ -299,13 +349,17 @@ def test_a_submitted_job_cannot_be_taken_over(server: RedisServer, redis: Redis)
     play(scene, server)
 
 
-def test_a_delivered_result_is_only_for_replicas_that_wait_for_it_already(server: RedisServer, redis: Redis) -> None:
+def test_a_delivered_result_is_only_for_replicas_that_wait_for_it_already_and_for_retries(
+    server: RedisServer, redis: Redis
+) -> None:
     async def scene(one: Replica, other: Replica) -> None:
         job = await one.claim()
         assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
         await finish(one, job, delivered=True)
         assert await other.table.wait_for_result(other.job()) == b"{}"
-        assert await other.table.claim_or_join("req_3", RETRY, is_async=False) is None
+        assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
+        await other.table.abandon("req_3", ME)
+        assert await other.table.claim_or_join("req_4", RETRY, is_async=False) == "req_1"
 
     play(scene, server)
 
@@ -576,7 +630,7 @@ def test_of_two_waiting_requests_the_second_gets_the_result_that_the_first_was_d
         assert await other.table.wait_for_result(followers[1]) == b"{}"
         followers[1].delivered = True
         await other.table.unsubscribe(followers[1])
-        assert not redis.exists(RECORD)
+        assert redis.ttl(RECORD) <= 60
 
     play(scene, server)
 

@@ -1,6 +1,6 @@
 """The rules by which an equal request joins a job: one table, for the registry of a replica and for the job table.
 
-The rules exist twice, in `Job.accepts` with the registry and in job_table.lua. Both are run against these rows.
+The rules exist twice, in `Job.joining` with the registry and in job_table.lua. Both are run against these rows.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,22 @@ from app.errors import (
     ApiError,
     ImageUnavailable,
     ModerationBlocked,
+    NoImageInReply,
     RateLimited,
+    RetrySafety,
+    SpoolFull,
+    Unauthorized,
+    UpstreamError,
+    UpstreamInvalidReply,
     UpstreamTimeout,
     UpstreamUnreachable,
     UserError,
 )
 from app.jobs.job import JobKey
+from app.protocol.chat_reply import ChatReply, read_reply
+
+#: A reply that was paid for.
+PAID_REPLY: ChatReply = read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}')
 
 ME = JobKey("me", "fox")
 KEYED = JobKey("me", "fox", "key-1")
@@ -25,7 +35,7 @@ RETRY = JobKey("me", "fox", is_retry=True)
 class JoinCase:
     """A job with the key `first`, and a request with the key `then` that comes `later` seconds after its end.
 
-    `delivered`: a client has got the result, or the error.
+    `delivered`: a client has got the result, or the error. `paid`: a reply has come.
     """
 
     name: str
@@ -35,14 +45,31 @@ class JoinCase:
     error: ApiError | None = None
     delivered: bool = False
     is_async: bool = False
+    paid: bool = False
     later: float = 0
+
+
+def failed(retry_safety: RetrySafety, error: ApiError | None = None) -> ApiError:
+    """Return an error of an upstream with what is known of its cost."""
+    error = UpstreamError("It failed.") if error is None else error
+    error.retry_safety = retry_safety
+    return error
 
 
 #: The job has ended, and its reader has left.
 JOIN_CASES: list[JoinCase] = [
     JoinCase("a result that no client has got", True),
     JoinCase("a result that was delivered", False, delivered=True),
-    JoinCase("a result that was delivered, and a client that says it retries", False, delivered=True, then=RETRY),
+    JoinCase("a result that was delivered, it seems, and a client that says it retries", True, delivered=True, then=RETRY),
+    JoinCase("nearly a minute after the delivery", True, delivered=True, then=RETRY, later=59),
+    JoinCase("a minute after the delivery", False, delivered=True, then=RETRY, later=60),
+    JoinCase("a failure that cost nothing, and a client that says it retries", False, error=UpstreamUnreachable(), then=RETRY),
+    JoinCase("a refusal that was delivered, and a client that says it retries", False, error=ModerationBlocked("no"), delivered=True, then=RETRY),
+    JoinCase("an image for which there was no room on the disk", True, error=SpoolFull("full"), paid=True, delivered=True),
+    JoinCase("an image that could not be converted", True, error=UserError("not an image"), paid=True, delivered=True),
+    JoinCase("an image for which there was no descriptor: a failure that no class describes", True, error=ApiError(), paid=True, delivered=True),
+    JoinCase("the same, under a key", True, KEYED, KEYED, error=ApiError(), paid=True, delivered=True),
+    JoinCase("a reply that names no image", False, error=NoImageInReply("no"), paid=True, delivered=True),
     JoinCase("another request", False, then=JobKey("me", "cat")),
     JoinCase("another caller", False, then=JobKey("you", "fox")),
     JoinCase("ten minutes later", False, later=600),
@@ -57,6 +84,11 @@ JOIN_CASES: list[JoinCase] = [
     JoinCase("the same key after its day", False, KEYED, KEYED, delivered=True, later=86_400),
     JoinCase("the same key after a refusal, which may have been paid for", True, KEYED, KEYED, error=ModerationBlocked("no"), delivered=True),
     JoinCase("the same key after a timeout, which may have been paid for", True, KEYED, KEYED, error=UpstreamTimeout("late"), delivered=True),
+    JoinCase("the same key after a failure that may have cost something", True, KEYED, KEYED, error=failed(RetrySafety.AMBIGUOUS), delivered=True),
+    JoinCase("the same key after a failure that has probably cost something", True, KEYED, KEYED, error=failed(RetrySafety.UNSAFE), delivered=True),
+    JoinCase("the same key after a rate limit that came when a reply had begun", True, KEYED, KEYED, error=failed(RetrySafety.UNSAFE, RateLimited("wait")), delivered=True),
+    JoinCase("the same key after a redirect, which surely cost nothing", False, KEYED, KEYED, error=failed(RetrySafety.OTHER_UPSTREAM, UpstreamInvalidReply("moved")), delivered=True),
+    JoinCase("the same key after a refusal of the caller's own key", False, KEYED, KEYED, error=failed(RetrySafety.FUTILE, Unauthorized("no")), delivered=True),
     JoinCase("the same key after bad input", False, KEYED, KEYED, error=UserError("size"), delivered=True),
     JoinCase("the same key after an overload", False, KEYED, KEYED, error=RateLimited("wait"), delivered=True),
     JoinCase("the same key of another caller", False, KEYED, JobKey("you", "fox", "key-1")),
@@ -69,4 +101,33 @@ JOIN_CASES_IN_FLIGHT: list[JoinCase] = [
     JoinCase("a client that is still connected", False),
     JoinCase("a client that is still connected, and another that says it retries", True, then=RETRY),
     JoinCase("the same key", True, KEYED, KEYED),
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TwinCase:
+    """Several equal jobs in flight, or delivered, by name; and which of them equal requests join, one after the other.
+
+    Attributes:
+        jobs: The state of each job: "read" and "unread" are in flight, with and without a reader; "delivered" and
+            "undelivered" have ended.
+        requests: True for a request that says it is a retry.
+        joined: The number of the job that each request joins, from 0; None starts a new job.
+    """
+
+    name: str
+    jobs: tuple[str, ...]
+    requests: tuple[bool, ...]
+    joined: tuple[int | None, ...]
+
+
+TWIN_CASES: list[TwinCase] = [
+    TwinCase("of three, one was cut", ("read", "unread", "read"), (False,), (1,)),
+    TwinCase("of three, one was cut and is repeated by a client that says so", ("read", "unread", "read"), (True,), (1,)),
+    TwinCase("two were cut: each repeat gets its own", ("unread", "read", "unread"), (False, True, False), (0, 2, None)),
+    TwinCase("a result that no client has got comes before jobs with readers", ("read", "delivered", "undelivered"), (True,), (2,)),
+    TwinCase("retries join different jobs with readers", ("read", "read"), (True, True), (0, 1)),
+    TwinCase("a delivered result comes last", ("delivered", "read"), (True, True), (1, 1)),
+    TwinCase("retries get different delivered results", ("delivered", "delivered"), (True, True, False), (0, 1, None)),
+    TwinCase("a second client joins no job that has a reader", ("read", "read"), (False,), (None,)),
 ]  # fmt: skip

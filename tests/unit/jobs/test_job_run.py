@@ -11,7 +11,7 @@ from app.errors import ApiError, NotFound, ServiceUnavailable
 from app.images.blob import Spool
 from app.jobs.job import Item, Job, JobRun, JobState
 from app.jobs.pipeline import GenerationResult, PartialImage
-from app.jobs.pipeline_io import JobIO
+from app.jobs.pipeline_io import JobIO, SentQuestion
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
@@ -274,7 +274,7 @@ def test_nothing_is_sent_once_a_run_is_called_off() -> None:
         io = JobIO(backends, Job("req_1", ME, REQUEST, Spool(), run), None)
         run.call_off()
         with pytest.raises(asyncio.CancelledError):
-            await io._before_send()
+            await io._before_send(SentQuestion(run))
         assert not run.was_submitted
         await run.wait_done()
 

@@ -33,7 +33,17 @@ from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
-from tests.support.join_cases import JOIN_CASES, JOIN_CASES_IN_FLIGHT, KEYED, ME, JoinCase
+from tests.support.join_cases import (
+    JOIN_CASES,
+    JOIN_CASES_IN_FLIGHT,
+    KEYED,
+    ME,
+    PAID_REPLY,
+    RETRY,
+    TWIN_CASES,
+    JoinCase,
+    TwinCase,
+)
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 
@@ -65,9 +75,11 @@ class Desk:
         size: int = 0,
         is_async: bool = False,
         delivered: bool = False,
+        paid: bool = False,
     ) -> Job:
-        """Return a job whose run has ended and whose reader has left."""
+        """Return a job whose run has ended and whose reader has left; `paid`: with a reply."""
         job = self.start(key, fault, size=size, is_async=is_async)
+        job.paid_replies += [PAID_REPLY] * paid
         await job.run.wait_done()
         job.delivered = delivered
         job.run.release()
@@ -93,7 +105,7 @@ class Desk:
 def test_a_request_joins_a_finished_job_by_the_joining_rules(case: JoinCase) -> None:
     async def play() -> bool:
         desk = Desk()
-        first = await desk.run(case.first, case.error, delivered=case.delivered, is_async=case.is_async)
+        first = await desk.run(case.first, case.error, delivered=case.delivered, is_async=case.is_async, paid=case.paid)
         desk.clock.now = case.later
         found = desk.registry.find_joinable(case.then)
         desk.registry.close()
@@ -114,6 +126,41 @@ def test_a_request_joins_a_job_in_flight_by_the_joining_rules(case: JoinCase) ->
         return found is not None
 
     assert asyncio.run(play()) is case.joins
+
+
+async def endless() -> AsyncGenerator[Item, None]:
+    await asyncio.Event().wait()
+    yield ANSWER
+
+
+@pytest.mark.parametrize("case", TWIN_CASES, ids=lambda case: case.name)
+def test_of_several_equal_jobs_a_request_joins_the_one_that_its_client_has_lost(case: TwinCase) -> None:
+    async def play() -> list[int | None]:
+        desk = Desk()
+        jobs = []
+        for state in case.jobs:
+            if state in {"delivered", "undelivered"}:
+                jobs.append(await desk.run(ME, delivered=state == "delivered"))
+                continue
+            job = Job(f"req_{len(jobs) + 1}", ME, REQUEST, Spool(), JobRun(readers=1))
+            desk.count += 1
+            job.run.start(endless())
+            desk.registry.add(job)
+            if state == "unread":
+                job.run.release()
+            jobs.append(job)
+        joined = []
+        for is_retry in case.requests:
+            job_or_none = desk.registry.find_joinable(RETRY if is_retry else ME)
+            if job_or_none is not None:
+                job_or_none.run.add_reader()
+            joined.append(None if job_or_none is None else jobs.index(job_or_none))
+        for job in jobs:
+            job.run.call_off()
+        desk.registry.close()
+        return joined
+
+    assert asyncio.run(play()) == list(case.joined)
 
 
 def test_an_idempotency_key_with_another_body_is_rejected() -> None:
@@ -152,7 +199,7 @@ def test_a_job_with_a_reader_is_not_dropped() -> None:
     async def play() -> None:
         desk = Desk()
         job = await desk.run(ME, size=10)
-        job.run.readers += 1
+        job.run.add_reader()
         desk.clock.now = 1000
         assert desk.registry.find_joinable(JobKey("me", "cat")) is None
         assert job.spool.size == 10
@@ -259,7 +306,7 @@ def test_different_requests_have_different_fingerprints(name: str, fields: dict[
     assert fingerprint(**fields) != fingerprint()
 
 
-@pytest.mark.parametrize(("headers", "is_retry"), [({}, False), ({"x-stainless-retry-count": "0"}, False), ({"x-stainless-retry-count": ""}, False), ({"x-stainless-retry-count": "1"}, True)])  # fmt: skip
+@pytest.mark.parametrize(("headers", "is_retry"), [({}, False), ({"x-stainless-retry-count": "0"}, False), ({"x-stainless-retry-count": ""}, False), ({"x-stainless-retry-count": "1"}, True), ({"x-stainless-retry-count": "no"}, False), ({"x-envoy-attempt-count": "1"}, False), ({"x-envoy-attempt-count": "2"}, True), ({"amz-sdk-request": "attempt=1; max=3"}, False), ({"amz-sdk-request": "ttl=20261129T000000Z; attempt=2; max=3"}, True), ({"grpc-previous-rpc-attempts": "1"}, True)])  # fmt: skip
 def test_a_header_says_that_a_request_is_a_retry(headers: dict[str, str], is_retry: bool) -> None:
     assert is_client_retry(Headers(headers)) is is_retry
 

@@ -51,6 +51,7 @@ class FakeTable:
     pauses: int = 1
     tracked: list[Job] = field(default_factory=list)
     owned: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     meanwhile: Callable[[], object] = lambda: None
 
@@ -67,6 +68,20 @@ class FakeTable:
 
     def untrack(self, job_id: str) -> None:
         self.owned.discard(job_id)
+        self.kept.discard(job_id)
+
+    def is_kept_for_retries(self, job: Job) -> bool:
+        return job.id in self.kept
+
+    def kept_for_retries(self) -> list[Job]:
+        return [job for job in self.tracked if job.id in self.kept]
+
+    async def mark_delivered(self, job: Job) -> str:
+        self.calls.append("marked as delivered")
+        if self.down or self.awaited:
+            return "awaited" if self.awaited else ""
+        self.kept.add(job.id)
+        return "ok"
 
     async def abandon(self, job_id: str, key: JobKey) -> str:
         self.calls.append("abandoned")
@@ -104,6 +119,10 @@ class FakeTable:
         self.calls.append("took over")
         self.meanwhile()
         return not self.taken_over
+
+    async def sleep_until_poll(self) -> None:
+        """Another replica has run the job meanwhile."""
+        self.outcome = FINISHED
 
     async def lookup(self, job_id: str, caller: str) -> ScriptReply:
         """Answer with the word that stands in place of the id."""
@@ -152,13 +171,18 @@ class Scene:
             self.table.tracked.append(job)
         return job
 
+    async def settle(self) -> None:
+        """Wait for what happens in the background."""
+        while self.sharing.background:
+            await asyncio.wait(self.sharing.background)
+
     async def finish(self, job: Job, *, delivered: bool) -> bool:
         """Let the reader of a job leave at its end. Returns whether the replica still has the job."""
         await job.run.wait_done()
         job.delivered = delivered
         job.run.release()
         await asyncio.sleep(0)
-        await self.sharing.drain(10)
+        await self.settle()
         return self.registry.by_id(job.id) is not None
 
 
@@ -175,19 +199,19 @@ class Case:
 
 
 CASES = [
-    Case("delivered: nobody needs to know more", ["abandoned"], delivered=True),
-    Case("delivered, and another replica waits for it", ["abandoned", "published briefly"], delivered=True, table={"awaited": True}),
+    Case("delivered: it is kept here for a retry", ["marked as delivered"], True, delivered=True),
+    Case("delivered, and another replica waits for it", ["marked as delivered", "published briefly"], delivered=True, table={"awaited": True}),
     Case("not delivered", ["published"]),
     Case("delivered, under a key", ["published"], delivered=True, key=KEYED),
     Case("a refusal", ["abandoned"], error=ModerationBlocked("no"), delivered=True),
     Case("a refusal under a key", ["published"], error=ModerationBlocked("no"), delivered=True, key=KEYED),
     Case("paid for and not fetched", ["published"], error=ImageUnavailable("404"), delivered=True),
     Case("not delivered, and Redis is down", ["published"], True, table={"down": True}),
-    Case("delivered, and Redis is down", ["abandoned"], delivered=True, table={"down": True}),
+    Case("delivered, and Redis is down", ["marked as delivered"], True, delivered=True, table={"down": True}),
     Case("another replica's", ["unsubscribed"], delivered=True, own=False),
     Case("another replica's, not delivered, and Redis is down", ["unsubscribed"], True, own=False, table={"down": True}),
     Case("alone, not delivered", [], True, table={"is_shared": False}),
-    Case("alone, delivered", [], delivered=True, table={"is_shared": False}),
+    Case("alone, delivered", [], True, delivered=True, table={"is_shared": False}),
 ]  # fmt: skip
 
 
@@ -309,7 +333,7 @@ async def endless() -> AsyncGenerator[Item, None]:
 
 LATER: list[tuple[str, bool, bool, list[str]]] = [
     ("not delivered, and Redis is back", False, True, ["published", "published"]),
-    ("delivered, and Redis is back", True, True, ["abandoned", "abandoned"]),
+    ("delivered, and Redis is back", True, True, ["marked as delivered", "marked as delivered"]),
     ("not delivered, and not retained until Redis is back", False, False, ["published", "abandoned"]),
 ]
 
@@ -321,16 +345,17 @@ def test_an_outcome_that_redis_could_not_take_is_published_later(
     async def play() -> None:
         scene = Scene(FakeTable(down=True))
         job = scene.start()
-        assert await scene.finish(job, delivered=delivered) is not delivered
+        assert await scene.finish(job, delivered=delivered)
         if not retained:
             scene.registry.drop(job)
         scene.table.down = False
         with pytest.raises(asyncio.CancelledError):
             await scene.sharing.heartbeat_loop()
-        await scene.sharing.drain(10)
+        await scene.settle()
         assert scene.table.calls == calls
-        assert not scene.table.owned
-        assert scene.registry.by_id(job.id) is None
+        assert scene.table.owned == scene.table.kept == ({job.id} if delivered else set())
+        assert (scene.registry.by_id(job.id) is job) is delivered
+        scene.registry.close()
 
     asyncio.run(play())
 
@@ -375,11 +400,12 @@ def test_a_delivered_job_that_was_dropped_cannot_be_published_later() -> None:
         scene = Scene(FakeTable(down=True))
         job = scene.start()
         await scene.finish(job, delivered=True)
+        scene.registry.drop(job)
         scene.table.down, scene.table.awaited = False, True
         with pytest.raises(asyncio.CancelledError):
             await scene.sharing.heartbeat_loop()
         await scene.sharing.drain(10)
-        assert scene.table.calls == ["abandoned", "abandoned"]
+        assert scene.table.calls == ["marked as delivered", "abandoned"]
         assert not scene.table.owned
 
     asyncio.run(play())
@@ -477,12 +503,13 @@ def outcome_of(error: ApiError | None = None) -> bytes:
     return asyncio.run(write())
 
 
+FINISHED = outcome_of()
 UNDELIVERED = outcome_of(ImageUnavailable("404"))
 OUTCOMES: list[tuple[str, bytes | None, bool, str]] = [
-    ("a result", outcome_of(), False, "result"),
+    ("a result", FINISHED, False, "result"),
     ("a refusal", outcome_of(ModerationBlocked("no")), False, "moderation_blocked"),
     ("a job that needs redelivery is run here", UNDELIVERED, False, "run with 1 paid reply"),
-    ("a job that needs redelivery is run by another replica", UNDELIVERED, True, "image_download_failed"),
+    ("a job that needs redelivery is run by another replica, and that one's result counts", UNDELIVERED, True, "result"),
     ("nothing, since its replica died before submission", None, False, "run with 0 paid reply"),
 ]  # fmt: skip
 
@@ -505,6 +532,41 @@ def test_a_replica_that_waits_for_another_gets_its_outcome(
         return f"run with {len(job.paid_replies)} paid reply" if result is None else "result"
 
     assert asyncio.run(play()) == expected
+
+
+def test_a_delivered_job_is_published_for_a_retry_at_another_replica_and_forgotten_there_when_it_is_dropped_here() -> (
+    None
+):
+    async def play() -> None:
+        scene = Scene(FakeTable())
+        first = scene.start()
+        assert await scene.finish(first, delivered=True)
+        scene.table.awaited = True
+        scene.sharing.on_unread(first)
+        await scene.settle()
+        assert scene.table.calls == ["marked as delivered", "marked as delivered", "published briefly"]
+        assert scene.registry.by_id(first.id) is None
+        scene.table.awaited, scene.table.calls = False, []
+        second = scene.start()
+        assert await scene.finish(second, delivered=True)
+        scene.registry.drop(second)
+        await scene.settle()
+        assert scene.table.calls == ["marked as delivered", "abandoned"]
+        assert not scene.table.owned
+
+    asyncio.run(play())
+
+
+def test_a_replica_that_stops_lets_the_others_forget_what_it_keeps_for_retries() -> None:
+    async def play() -> None:
+        scene = Scene(FakeTable())
+        await scene.finish(scene.start(), delivered=True)
+        await scene.sharing.drain(10)
+        assert scene.table.calls == ["marked as delivered", "abandoned"]
+        scene.registry.close()
+        assert not scene.sharing.background
+
+    asyncio.run(play())
 
 
 def test_an_outcome_is_loaded_by_the_id_of_its_job() -> None:

@@ -1,0 +1,145 @@
+"""Which finished jobs are kept, how much they hold, and which are dropped first. No operation looks at all of them.
+
+Where there is no room, the first to go are jobs that cost nothing, then those whose result was delivered, then all
+others; among these, the oldest job of the caller that holds most.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+
+from app.jobs.job import Job
+
+#: Entries of a heap that may be out of date before it is built anew.
+_SPARE = 64
+
+
+@dataclass(slots=True)
+class Holding:
+    """The retained jobs of one caller, the oldest first, with the bytes that each held when it was retained."""
+
+    jobs: "OrderedDict[str, tuple[Job, int]]" = field(default_factory=OrderedDict)
+    size: int = 0
+
+
+class Ranking:
+    """The caller with the largest number, found in O(log n). Entries that are out of date are skipped."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._heap: list[tuple[int, str]] = []
+
+    def set(self, caller: str, number: int) -> None:
+        """Change the number of a caller; 0 removes it."""
+        if not number:
+            self._numbers.pop(caller, None)
+            return
+        self._numbers[caller] = number
+        heappush(self._heap, (-number, caller))
+        if len(self._heap) > 2 * len(self._numbers) + _SPARE:
+            self._heap = [(-each, name) for name, each in self._numbers.items()]
+            heapify(self._heap)
+
+    def largest(self) -> str:
+        """Return the caller with the largest number. There must be one."""
+        while self._numbers.get(self._heap[0][1]) != -self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][1]
+
+
+class Shelf:
+    """Retained jobs of one worth, by caller."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.size = 0
+        self._holdings: dict[str, Holding] = {}
+        self._by_count, self._by_size = Ranking(), Ranking()
+
+    def add(self, job: Job, size: int) -> None:
+        """Add a job that holds so many bytes."""
+        holding = self._holdings.setdefault(job.key.caller, Holding())
+        holding.jobs[job.id] = job, size
+        self._change(job.key.caller, 1, size)
+
+    def remove(self, job: Job) -> None:
+        """Remove a job that was added."""
+        _, size = self._holdings[job.key.caller].jobs.pop(job.id)
+        self._change(job.key.caller, -1, -size)
+
+    def _change(self, caller: str, count: int, size: int) -> None:
+        holding = self._holdings[caller]
+        holding.size += size
+        self.count += count
+        self.size += size
+        self._by_count.set(caller, len(holding.jobs))
+        self._by_size.set(caller, holding.size)
+        if not holding.jobs:
+            del self._holdings[caller]
+
+    def oldest_of_largest(self, *, by_size: bool) -> Job:
+        """Return the oldest job of the caller with most bytes, or with most jobs."""
+        holding = self._holdings[(self._by_size if by_size else self._by_count).largest()]
+        return next(iter(holding.jobs.values()))[0]
+
+
+class Retention:
+    """Finished jobs that have no readers, until their time is over or there is no room."""
+
+    def __init__(self, max_count: int, max_size: int) -> None:
+        self._max_count, self._max_size = max_count, max_size
+        self._shelves = Shelf(), Shelf(), Shelf()
+        self._shelf_of: dict[str, Shelf] = {}
+        #: By the seconds for which jobs are kept: then the order of arrival is the order of expiry.
+        self._expiring: dict[float, OrderedDict[str, Job]] = {}
+        self._ttl_of: dict[str, float] = {}
+
+    def keep(self, job: Job, ttl: float, now: float) -> None:
+        """Keep a job for `ttl` seconds from `now`. One that is kept so already keeps its time."""
+        if self._ttl_of.get(job.id) != ttl or job.expires_at == math.inf:
+            self._stop_timer(job)
+            job.expires_at, self._ttl_of[job.id] = now + ttl, ttl
+            self._expiring.setdefault(ttl, OrderedDict())[job.id] = job
+        self.protect(job)
+        shelf = self._shelf_of[job.id] = self._shelves[_worth(job)]
+        shelf.add(job, job.spool.size)
+
+    def protect(self, job: Job) -> None:
+        """Do not drop a job for want of room any more, since a client reads it."""
+        shelf = self._shelf_of.pop(job.id, None)
+        if shelf is not None:
+            shelf.remove(job)
+
+    def forget(self, job: Job) -> None:
+        """Forget everything of a job."""
+        self.protect(job)
+        self._stop_timer(job)
+
+    def _stop_timer(self, job: Job) -> None:
+        ttl = self._ttl_of.pop(job.id, None)
+        if ttl is not None:
+            self._expiring[ttl].pop(job.id, None)
+
+    def expired(self, now: float) -> Iterator[Job]:
+        """Yield the jobs whose time is over. Those that are read at present are due when their readers have left."""
+        for jobs in self._expiring.values():
+            while jobs and (job := next(iter(jobs.values()))).expires_at <= now:
+                del jobs[job.id]
+                if job.id in self._shelf_of:
+                    yield job
+
+    def superfluous(self) -> Iterator[Job]:
+        """Yield jobs for which there is no room. The caller forgets each of them before it asks for the next."""
+        while len(self._shelf_of) > self._max_count:
+            yield next(shelf for shelf in self._shelves if shelf.count).oldest_of_largest(by_size=False)
+        while sum(shelf.size for shelf in self._shelves) > self._max_size:
+            yield next(shelf for shelf in self._shelves if shelf.size).oldest_of_largest(by_size=True)
+
+
+def _worth(job: Job) -> int:
+    """Return 0 for a job that cost nothing, 1 for one whose result was delivered, 2 for all others."""
+    if job.has_failed and not job.may_have_cost:
+        return 0
+    return 1 if job.is_only_for_retries else 2
