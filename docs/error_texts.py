@@ -126,7 +126,8 @@ ERROR_TEXTS = (
     ErrorText(
         "no_image_in_reply",
         (NoImageInReply,),
-        "The upstream answered in words only, or with links that lead to no image; its words are in the message.",
+        "The upstream answered in words only, or with links that lead to no image; its words and reasons "
+        "(`finish_reason NO_IMAGE`, a task that was begun) are in the message.",
         "Ask for an image more clearly. If the reply in the log has an image, give it to `limner explain`.",
         costs="yes",
     ),

@@ -3,6 +3,7 @@
 import re
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
+from app.extraction.reasons import ReplyReasons, find_reasons
 from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply
 from app.protocol.redaction import redact_keys, redact_secrets
@@ -20,16 +21,16 @@ _REFUSAL = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_REFUSAL_REASONS = {"content_filter", "safety", "SAFETY", "IMAGE_SAFETY", "refusal"}
 
-#: Characters of the model's words that an error message quotes.
-_MAX_QUOTED = 300
+#: Characters of the model's words, and of one reason, that an error message quotes.
+_MAX_QUOTED, _MAX_REASON = 300, 160
 #: Characters that are searched for a refusal, which comes at the start.
 _MAX_SEARCHED = 4_000
 
 
 def is_refusal(reply: ChatReply) -> bool:
-    if reply.refusal or reply.finish_reason in _REFUSAL_REASONS:
+    """Return whether a safety system stopped the reply, or the model declines in words that are known."""
+    if reply.refusal or any(reason.is_refusal for reason in find_reasons(reply).reasons):
         return True
     return _REFUSAL.search(visible_text(reply)[:_MAX_SEARCHED]) is not None
 
@@ -37,16 +38,39 @@ def is_refusal(reply: ChatReply) -> bool:
 def no_image_error(reply: ChatReply | None) -> ApiError:
     """Return the error for a reply without an image; `reply` is `None` if nothing was received.
 
-    The model's words are quoted without keys and inner addresses. A reply without an image is a 400 on purpose: clients
-    retry a 5xx by themselves, and each time costs money.
+    It names the reasons that the upstream gives beside its words, and quotes the model's words, in whatever language,
+    without keys and inner addresses. A reply without an image is a 400 on purpose: clients retry a 5xx by themselves,
+    and each time costs money.
     """
     if reply is None:
         return UpstreamInvalidReply("The upstream ended its answer without saying anything.")
-    words = redact_secrets(" ".join(visible_text(reply)[:_MAX_SEARCHED].split()), reply.secrets)
+    found = find_reasons(reply)
+    why = _named(found, reply)
+    words = _words_of(reply, found)
     raw = redact_keys(reply.raw, reply.secrets)
-    quoted = truncate(words, _MAX_QUOTED)
     if is_refusal(reply):
-        suffix = f" It said: {quoted}" if words else ""
-        return ModerationBlocked(f"Your request was rejected by the safety system of the upstream.{suffix}", detail=raw)
-    suffix = f"It said: {quoted}" if words else "It said nothing."
-    return NoImageInReply(f"The upstream's reply contains no image. {suffix}", detail=raw)
+        suffix = f" It said: {words}" if words else ""
+        details = next((reason.details for reason in found.reasons if reason.details), None)
+        extra = {"moderation_details": details} if details else None
+        message = f"Your request was rejected by the safety system of the upstream{why}.{suffix}"
+        return ModerationBlocked(message, extra=extra, detail=raw)
+    suffix = f"It said: {words}" if words else "It said nothing."
+    if found.task is not None:
+        suffix = f"It has begun a task, which this server does not wait for. {suffix}"
+    return NoImageInReply(f"The upstream's reply contains no image{why}. {suffix}", detail=raw)
+
+
+def _named(found: ReplyReasons, reply: ChatReply) -> str:
+    """Return the reasons in brackets, cleaned: they are the upstream's own text."""
+    named = [f"{reason.name} {reason.value}" for reason in found.reasons if not reason.is_sentence]
+    if found.task is not None:
+        named.append(f"task {found.task}")
+    shown = [truncate(redact_secrets(text, reply.secrets), _MAX_REASON) for text in named]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def _words_of(reply: ChatReply, found: ReplyReasons) -> str:
+    """Return what the model, or else the upstream, says for people."""
+    sentences = [reason.value for reason in found.reasons if reason.is_sentence]
+    text = visible_text(reply)[:_MAX_SEARCHED] or reply.refusal or " ".join(sentences)
+    return truncate(redact_secrets(" ".join(text.split()), reply.secrets), _MAX_QUOTED)

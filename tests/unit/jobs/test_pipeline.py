@@ -305,7 +305,7 @@ NONE: list[tuple[str, ChatReply, type[ApiError], str]] = [
     ("a long text is shortened", text_reply("word " * 500), NoImageInReply, "word…$|…"),
     ("nothing", text_reply(""), NoImageInReply, "It said nothing."),
     ("a refusal", text_reply("I can't create that: it violates our content policy."), ModerationBlocked, "safety system"),
-    ("a filter", text_reply("", finish_reason="content_filter"), ModerationBlocked, "safety system of the upstream.$"),
+    ("a filter", text_reply("", finish_reason="content_filter"), ModerationBlocked, "safety system of the upstream .finish_reason content_filter..$"),
 ]  # fmt: skip
 
 
