@@ -129,7 +129,7 @@ class Services:
         settings = self.settings
         return [
             purge_expired(self.store, self.registry, min(_MAX_PURGE_INTERVAL, settings.image_ttl, settings.answer_ttl)),
-            sample_gauges(self.service.semaphore, self.pool.circuits),
+            sample_gauges(self.service.semaphore, self.pool.public_circuits),
             self.service.sharing.heartbeat_loop(),
             exchange_circuit_reports(self.state, self.pool),
         ]
@@ -220,7 +220,7 @@ def max_in_flight(settings: Settings) -> int:
 
 def build_pool(settings: Settings, transport: Transport) -> UpstreamPool:
     """Return the pool of all upstreams, which share one transport."""
-    specs = [build_spec(entry, settings) for entry in settings.effective_upstreams]
+    specs = [build_spec(entry, settings, number) for number, entry in enumerate(settings.effective_upstreams, 1)]
     return UpstreamPool(
         [PoolMember(spec, UpstreamClient(spec, transport)) for spec in specs],
         timeout=settings.upstream_timeout,
@@ -229,10 +229,14 @@ def build_pool(settings: Settings, transport: Transport) -> UpstreamPool:
     )
 
 
-def build_spec(entry: UpstreamEntry, settings: Settings) -> UpstreamSpec:
-    """Return one `[[upstreams]]` table as the pool needs it, with the settings that hold for all upstreams."""
+def build_spec(entry: UpstreamEntry, settings: Settings, number: int) -> UpstreamSpec:
+    """Return one `[[upstreams]]` table as the pool needs it, with the settings that hold for all upstreams.
+
+    `number` is its place in the list, from 1.
+    """
     return UpstreamSpec(
         name=entry.name,
+        alias=f"upstream-{number}",
         models=entry.model_map,
         dialect=entry.dialect,
         priority=entry.priority,

@@ -31,7 +31,7 @@ def health_routes(service: ImageService, pool: UpstreamPool) -> APIRouter:
         if service.is_draining:
             raise ServiceUnavailable("The server is shutting down.")
         # An open circuit is not unready: without a better upstream, that one is tried nevertheless.
-        return OrjsonResponse({"status": "ready", "upstreams": pool.circuits()})
+        return OrjsonResponse({"status": "ready", "upstreams": pool.public_circuits()})
 
     return router
 

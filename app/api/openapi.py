@@ -225,7 +225,7 @@ READINESS = {
         "status": _TEXT,
         "upstreams": {
             "type": "object",
-            "description": "The state of the circuit breaker of each upstream, by its name.",
+            "description": "The state of the circuit breaker of each upstream, by its place in the configuration.",
             "additionalProperties": {"enum": ["closed", "open", "half-open"]},
         },
     },

@@ -100,6 +100,7 @@ def describe_upstreams(pool: UpstreamPool) -> list[dict[str, Any]]:
     return [
         {
             "name": member.spec.name,
+            "alias": member.spec.alias,
             "host": urlsplit(member.spec.base_url).netloc,
             "model": member.spec.models.default,
             "circuit": circuits[member.spec.name],

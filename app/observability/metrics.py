@@ -151,7 +151,7 @@ async def sample_gauges(
 ) -> None:
     """Set the gauges every `interval` seconds, and measure how late the event loop wakes this task up. Never returns.
 
-    `circuits` returns `closed`, `half-open` or `open` by the upstream's name.
+    `circuits` returns `closed`, `half-open` or `open` by the upstream's alias.
     """
     while True:
         _TURNS_USED.set(slots.in_use)

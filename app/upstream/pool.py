@@ -139,6 +139,10 @@ class UpstreamPool:
         now = self._monotonic()
         return {name: member.circuit.state(now).value for name, member in self._members.items()}
 
+    def public_circuits(self) -> dict[str, str]:
+        """Return the same by the upstream's alias, for readers who need no key."""
+        return {self._members[name].spec.alias: state for name, state in self.circuits().items()}
+
     def report_down(self, names: Collection[str]) -> None:
         """Choose these upstreams last, since other replicas report them down. Each call replaces the previous names."""
         self._reported_down = names
@@ -223,7 +227,7 @@ class UpstreamPool:
 
     def _record_outcome(self, member: PoolMember, permit: Permit, error: ApiError | None) -> None:
         name, now = member.spec.name, self._monotonic()
-        UPSTREAM_ATTEMPTS.labels(name, "ok" if error is None else error.code or error.type).inc()
+        UPSTREAM_ATTEMPTS.labels(member.spec.alias, "ok" if error is None else error.code or error.type).inc()
         before = member.circuit.state(now)
         if error is None:
             member.circuit.record_success(permit, now)

@@ -37,6 +37,7 @@ class UpstreamSpec:
     """One upstream: its address, its protocol, and its share of the requests. Times are in seconds.
 
     Attributes:
+        alias: Stands for the name where strangers may read it, like in metrics.
         api_key: `None` passes each caller's own key through.
         priority: Lower goes first; upstreams of equal priority share requests in proportion to `weight`.
         max_concurrency: Requests in flight at once; `None` is no limit.
@@ -48,6 +49,7 @@ class UpstreamSpec:
     base_url: str
     api_key: SecretStr | None = None
     name: str = "default"
+    alias: str = "upstream-1"
     models: ModelMap = ModelMap(DEFAULT_MODEL)
     dialect: str = DEFAULT_MODEL
     priority: int = 0

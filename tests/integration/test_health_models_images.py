@@ -84,7 +84,7 @@ class Case:
 
 CASES = [
     Case("health, without a key", "/healthz", expected={"status": "ok"}),
-    Case("readiness, without a key", "/readyz", expected={"status": "ready", "upstreams": {"default": "closed"}}),
+    Case("readiness, without a key", "/readyz", expected={"status": "ready", "upstreams": {"upstream-1": "closed"}}),
     Case("all models", "/v1/models", headers=KEY, expected={"object": "list", "data": [CARD | {"id": "a/b"}, CARD]}),
     Case("all models without the prefix", "/models", headers=KEY, expected={"object": "list", "data": [CARD | {"id": "a/b"}, CARD]}),
     Case("one model", "/v1/models/one", headers=KEY, expected=CARD),
@@ -245,3 +245,23 @@ def test_metrics_need_no_key(limner: RunningLimner) -> None:
 def test_metrics_can_be_turned_off() -> None:
     with run_limner("http://127.0.0.1:9", metrics=False) as closed:
         assert httpx.get(f"{closed.url}/metrics", trust_env=False).status_code == 404
+
+
+def test_strangers_see_no_names_of_upstreams() -> None:
+    entries = [
+        {"name": name, "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-1"} for name in ("secret-deal", "spare-deal")
+    ]
+    options = {"upstream_base_url": None, "upstream_api_key": None, "upstreams": entries}
+    with run_limner("http://127.0.0.1:9", **options, api_keys="sk-client") as limner:
+        headers = {"authorization": "Bearer sk-client"}
+        body = {"prompt": "a fox"}
+        httpx.post(f"{limner.url}/v1/images/generations", json=body, headers=headers, timeout=30, trust_env=False)
+        texts = [httpx.get(f"{limner.url}{path}", trust_env=False).text for path in ("/readyz", "/metrics")]
+        status = httpx.get(f"{limner.url}/v1/status", headers=headers, trust_env=False).json()
+    for text in texts:
+        assert "deal" not in text
+        assert "upstream-2" in text
+    assert [(each["alias"], each["name"]) for each in status["upstreams"]] == [
+        ("upstream-1", "secret-deal"),
+        ("upstream-2", "spare-deal"),
+    ]

@@ -753,17 +753,17 @@ def test_behind_the_whole_server(case: Case) -> None:
 
 def test_an_upstream_that_stays_down_is_soon_skipped_and_readyz_says_so() -> None:
     with running({"a": "down", "b": GOOD}) as fleet:
-        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "closed", "b": "closed"}}
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"upstream-1": "closed", "upstream-2": "closed"}}
         assert {fleet.ask(f"fox {number}").status_code for number in range(7)} == {200}
         assert fleet.calls == [0, 7]
-        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "open", "b": "closed"}}
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"upstream-1": "open", "upstream-2": "closed"}}
 
 
 def test_prompts_that_are_refused_do_not_move_an_upstream() -> None:
     with running({"a": "refuses-400", "b": GOOD}) as fleet:
         assert {fleet.ask(f"fox {number}").status_code for number in range(7)} == {400}
         assert fleet.calls == [7, 0]
-        assert fleet.readiness() == {"status": "ready", "upstreams": {"a": "closed", "b": "closed"}}
+        assert fleet.readiness() == {"status": "ready", "upstreams": {"upstream-1": "closed", "upstream-2": "closed"}}
 
 
 def test_the_upstream_requests_of_one_request_are_routed_one_by_one() -> None:

@@ -317,7 +317,7 @@ def test_a_request_is_counted_in_all_metrics(demo: RunningDemo, recording: Recor
 def test_attempts_are_counted_by_upstream(demo: RunningDemo, recording: Recording) -> None:
     name = "upstream"
     with recorded_limner(demo, recording, "limited-1") as limner:
-        (name,) = limner.services.pool.circuits()
+        (name,) = limner.services.pool.public_circuits()
         before = [
             metric("upstream_attempts_total", upstream=name, outcome=outcome)
             for outcome in ("ok", "rate_limit_exceeded")
@@ -327,7 +327,7 @@ def test_attempts_are_counted_by_upstream(demo: RunningDemo, recording: Recordin
         metric("upstream_attempts_total", upstream=name, outcome=outcome) for outcome in ("ok", "rate_limit_exceeded")
     ]
     assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1]
-    assert recording.entry["upstream"] == name
+    assert recording.entry["upstream"] == limner.services.pool.members[0].spec.name
 
 
 def test_each_step_is_a_span_and_the_trace_goes_upstream(
