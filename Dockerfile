@@ -1,6 +1,5 @@
-# syntax=docker/dockerfile:1
-
-FROM python:3.13-slim AS python
+# The digest of the index for all platforms. CONTRIBUTING.md says how to take a newer one.
+FROM python:3.13-slim@sha256:9662417aace5ae7b8e2609cce472b72a8958e134ba372808abe9cc1a0c0125e6 AS python
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \

@@ -223,7 +223,7 @@ def test_a_stored_image_expires(limner: RunningLimner, http: httpx.Client, folde
     response = http.get(path, headers={"origin": "https://app.example"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "image_not_found")
     assert response.headers["access-control-allow-origin"] == "*"
-    assert "cache-control" not in response.headers
+    assert response.headers["cache-control"] == "no-store"
     assert asyncio.run(limner.services.store.delete_expired()) == 1
     assert not file.exists()
 

@@ -235,7 +235,7 @@ def test_the_last_stage_has_no_build_tools() -> None:
 def test_every_stage_uses_the_same_slim_python() -> None:
     images = [rest for stage in STAGES for word, rest in stage if word == "FROM"]
     assert images[1:] == ["python AS build", "python"]
-    assert re.fullmatch(r"python:3\.13-slim AS python", images[0])
+    assert re.fullmatch(r"python:3\.13-slim@sha256:[0-9a-f]{64} AS python", images[0])
     assert "Programming Language :: Python :: 3.13" in PROJECT["classifiers"]
 
 
@@ -300,7 +300,7 @@ def test_containers_start_in_order_and_have_pinned_versions() -> None:
     found = services("compose.yaml")
     assert list(found) == ["limner", "caddy", "redis", "store"]
     for container in found.values():
-        assert re.search(r":[0-9][0-9a-z.-]*$", container["image"])
+        assert re.search(r":[0-9][0-9a-z.-]*(@sha256:[0-9a-f]{64})?$", container["image"])
         for needed, how in container.get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"}
             assert "healthcheck" in found[needed]

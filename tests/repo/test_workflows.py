@@ -52,10 +52,25 @@ def test_actionlint_finds_a_job_that_needs_an_unknown_one(tmp_path: Path) -> Non
     assert {finding["kind"] for finding in findings(broken)} == {"job-needs"}
 
 
-def test_each_action_is_pinned_to_a_major_version_or_a_commit() -> None:
-    used = [step["uses"] for name in WORKFLOWS for step in steps(name) if "uses" in step]
-    assert used
-    assert not [action for action in used if not re.search(r"@(?:release/)?(?:v[0-9]+|[0-9a-f]{40})$", action)]
+def test_each_action_is_pinned_to_a_commit_whose_release_stands_beside_it() -> None:
+    texts = [path.read_text() for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
+    used = [action for text in texts for action in re.findall(r"uses: (?!\./)(.+)", text)]
+    assert len(used) == sum("uses" in step for name in WORKFLOWS for step in steps(name)) > 0
+    assert not [action for action in used if not re.fullmatch(r"\S+@[0-9a-f]{40} # v[0-9]+\.[0-9]+\.[0-9]+", action)]
+
+
+def images() -> list[str]:
+    """Return all images of others that this project builds on, tests in, or runs beside."""
+    matrix = WORKFLOWS["tests"]["jobs"]["suite"]["strategy"]["matrix"]["include"]
+    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"].values()
+    stages = re.findall(r"(?m)^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text())
+    others = [service["image"] for service in compose if "build" not in service]
+    return [*stages, *others, *(row["image"] for row in matrix)]
+
+
+def test_each_image_is_pinned_by_its_digest() -> None:
+    assert len(images()) == 7
+    assert not [image for image in images() if not re.fullmatch(r"[a-z/]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}", image)]
 
 
 #: Write permissions by workflow and job.
@@ -95,7 +110,9 @@ def test_every_command_of_a_workflow_exists(name: str) -> None:
 def test_each_supported_python_version_is_tested() -> None:
     suite = WORKFLOWS["tests"]["jobs"]["suite"]
     supported = [line.split(" :: ")[-1] for line in PROJECT["classifiers"] if "Python :: 3." in line]
-    assert suite["strategy"]["matrix"]["python"] == supported
+    rows = suite["strategy"]["matrix"]["include"]
+    assert [row["python"] for row in rows] == supported
+    assert [row["image"].partition("@")[0] for row in rows] == [f"python:{version}-trixie" for version in supported]
     assert ".ci/run" in [step.get("run") for step in suite["steps"]]
 
 
