@@ -72,6 +72,10 @@ _SENTENCE_KEYS = frozenset("finishMessage finish_message blockReasonMessage bloc
 _REFUSAL = re.compile(
     r"safety|content_?filter|prohibit|blocklist|spii|recitation|moderat|sensitive|refus|guardrail", re.IGNORECASE
 )
+#: What relays say of a failure within a 200, beside a number.
+_COMPLAINT_KEYS = ("status_msg", "error_msg")
+_STATUS_KEYS = ("status", "task_status", "taskStatus")
+_FAILED = re.compile(r"fail(?:ed|ure)?|incomplete|error|rejected|blocked", re.IGNORECASE)
 _TASK_KEYS = ("task_id", "taskId")
 _TASK_OBJECT = re.compile(r"(?:\w+\.)?task", re.IGNORECASE)
 
@@ -112,26 +116,33 @@ def _reasons_of(node: Mapping[str, Any]) -> Iterator[Reason]:
     incomplete = node.get("incomplete_details")
     if isinstance(incomplete, dict) and isinstance(incomplete.get("reason"), str):
         yield _reason("incomplete_details", incomplete["reason"])
-    if node.get("status") in ("failed", "incomplete") and isinstance(node.get("type"), str):
-        yield _failed_call(node)
+    status = next((node[key] for key in _STATUS_KEYS if isinstance(node.get(key), str)), "")
+    if _FAILED.fullmatch(status):
+        yield from _failed_call(node, status)
+    yield from (_reason(key, node[key]) for key in _COMPLAINT_KEYS if isinstance(node.get(key), str) and node[key])
 
 
 def _reason(name: str, value: str) -> Reason:
-    is_sentence = name in _SENTENCE_KEYS
+    is_sentence = name in _SENTENCE_KEYS or name in _COMPLAINT_KEYS
     is_refusal = name in _BLOCK_KEYS or bool((MODERATION if is_sentence else _REFUSAL).search(value))
     return Reason(name, value, is_refusal, is_sentence)
 
 
-def _failed_call(call: Mapping[str, Any]) -> Reason:
-    """Return why a call of a tool, such as `image_generation_call`, has failed."""
+def _failed_call(call: Mapping[str, Any], status: str) -> Iterator[Reason]:
+    """Yield why a call of a tool, such as `image_generation_call`, or a task of a relay has failed."""
     given = call.get("error")
-    error = given if isinstance(given, dict) else {"message": given} if isinstance(given, str) else {}
+    error = given if isinstance(given, dict) else {"message": given} if isinstance(given, str) else call
     details = read_moderation_details(error) or read_moderation_details(call)
     texts = [error[key] for key in ("code", "message") if isinstance(error.get(key), str)]
-    value = ": ".join(texts) or str(call["status"])
-    return Reason(call["type"], value, details is not None or bool(MODERATION.search(value)), False, details)
+    value = ": ".join(texts) or status
+    if texts or details or isinstance(call.get("type"), str):
+        name = call["type"] if isinstance(call.get("type"), str) else "status"
+        yield Reason(name, value, details is not None or bool(MODERATION.search(value)), False, details)
 
 
 def _task_of(node: Mapping[str, Any]) -> str | None:
+    """Return the id of a task that goes on."""
+    if any(_FAILED.fullmatch(str(node.get(key))) for key in _STATUS_KEYS):
+        return None
     keys = (*_TASK_KEYS, "id") if _TASK_OBJECT.fullmatch(str(node.get("object"))) else _TASK_KEYS
     return next((str(node[key]) for key in keys if isinstance(node.get(key), str | int) and node[key]), None)

@@ -132,6 +132,8 @@ _FIELDS = r"model|messages|modalities|image_config|metadata|stream|stream_option
 _LIMNERS = re.compile(rf"(?:{_FIELDS})(?:\..*)?")
 #: The parts of a message that hold what the client sent: its prompt and its pictures.
 _CLIENTS_PART = re.compile(r"messages(?:\.[0-9]+)?\.content\b.*")
+#: Upstreams that take a message's content as one text, and no list of parts.
+_WANTS_TEXT = re.compile(r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b|string_type", re.IGNORECASE)
 _UNKNOWN = r"(?:unknown|unrecognized|unexpected|unsupported|extra|additional|invalid)"
 _NAMED_IN_WORDS = re.compile(
     rf"""
@@ -141,6 +143,7 @@ _NAMED_IN_WORDS = re.compile(
       (?P<listed>{_FIELDS})\b
     | ^ (?P<first>metadata|messages|stream|user) (?:\.\w+)* : [ ]
     | \b (?P<switch>stream) (?:ing)? \b [ ] (?:parameter|mode|must|is[ ](?:not|required)) | \b (?P<only>stream)[ ]?=
+    | \bsupports? [ ] (?:only[ ])? (?P<kind>stream)
     | (?P<parts>content) [ ] (?:must|should) [ ] be [ ] (?:a[ ])? string
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -164,6 +167,7 @@ def _is_clients(path: str, body: UpstreamErrorBody) -> bool:
     """Return whether what a field holds came from the client: its pictures and prompt, its own metadata or user."""
     root = path.partition(".")[0]
     if root == "messages":
-        return bool(_CLIENTS_PART.fullmatch(path) or CLIENTS_INPUT.search(body.searchable))
+        is_form = path.endswith("content") and _WANTS_TEXT.search(body.searchable)
+        return not is_form and bool(_CLIENTS_PART.fullmatch(path) or CLIENTS_INPUT.search(body.searchable))
     is_own = root in body.facts.client_fields
     return is_own and (root == "metadata" or not _IS_UNKNOWN.search(body.searchable))

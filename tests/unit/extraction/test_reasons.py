@@ -68,6 +68,10 @@ CASES = (
     Case("a task", {"code": 200, "data": [{"status": "submitted", "task_id": "t-1"}]}, f"{NO_IMAGE} (task t-1). It has begun a task, which this server does not wait for. It said nothing."),
     Case("a task by its kind", {"id": "t-2", "object": "generation.task", "status": "queued"}, f"{NO_IMAGE} (task t-2). It has begun a task, which this server does not wait for. It said nothing."),
     Case("a task in the words of the reply", chat('{"taskId": 7}'), f'{NO_IMAGE} (task 7). It has begun a task, which this server does not wait for. It said: {{"taskId": 7}}'),
+    Case("a task that has failed", {"output": {"task_id": "t-3", "task_status": "FAILED", "code": "DataInspectionFailed", "message": "Output data may contain inappropriate content."}}, f"{REJECTED} (status DataInspectionFailed: Output data may contain inappropriate content.). It said: Output data may contain inappropriate content.", True),
+    Case("a relay's complaint", {"base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}}, f"{REJECTED}. It said: input new_sensitive", True),
+    Case("a relay's complaint of another kind", {"base_resp": {"status_code": 1000, "status_msg": "odd"}}, f"{NO_IMAGE}. It said: odd"),
+    Case("a status without a reason", {"data": {"status": "failed"}}, f"{NO_IMAGE}. It said nothing."),
     Case("a stream", stream({"choices": [{"delta": {"content": "Hm."}}]}, {"choices": [{"delta": {}, "finish_reason": "stop", "native_finish_reason": "SAFETY"}]}), f"{REJECTED} (native_finish_reason SAFETY). It said: Hm.", True),
     Case("a reason with a key and an address", chat(finish_reason="see 10.0.0.7 with sk-abc"), f"{NO_IMAGE} (finish_reason see [address] with [key]). It said nothing."),
 )  # fmt: skip

@@ -201,7 +201,7 @@ def test_the_prompt_is_cut_out_before_words_are_searched(message: str, prompt: s
     assert " ".join(body.searchable.split()) == searchable
     assert body.public_message == message
     assert body.everything.startswith("Bad Request {")
-    assert len(prompt) < 6 or prompt not in body.everything
+    assert message in body.everything
 
 
 def test_an_error_of_many_objects_is_read_in_part() -> None:

@@ -68,6 +68,11 @@ def test_a_503_is_free_only_with_evidence(case: Case) -> None:
     assert was_refused_at_once(parse_error_body(503, case.headers or {}, body, facts)) is case.at_once
 
 
+def test_a_prompt_that_is_repeated_hides_no_word_of_a_middle_box() -> None:
+    facts = AttemptFacts(now=0, prompt="timeout")
+    assert not was_refused_at_once(parse_error_body(503, {}, orjson.dumps({"error": "The timeout was reached"}), facts))
+
+
 ERROR = '{"error": {"message": "busy", "code": 503}}'
 
 
