@@ -269,6 +269,23 @@ def is_complete(read_at: ReadAt, size: int) -> bool:
     return spec is not None and spec.is_complete(read_at, size)
 
 
+#: What files of a format end with.
+_ENDS = {"png": b"IEND\xaeB`\x82", "jpeg": b"\xff\xd9", "gif": b"\0;"}
+
+
+def ends_like_image(head: bytes, tail: bytes, size: int) -> bool:
+    """Check whether an image of `size` bytes ends exactly here, by its first and last 16 bytes.
+
+    False for formats whose end shows no sign, such as AVIF.
+    """
+    spec = _find_format(bytes_reader(head))
+    if spec is None:
+        return False
+    if spec.format == "webp":
+        return size - 8 - _le(head[4:8]) in {-1, 0}
+    return spec.format in _ENDS and tail.endswith(_ENDS[spec.format])
+
+
 def _find_format(read_at: ReadAt) -> FormatSpec | None:
     start = read_at(0, 16)
     return next((spec for spec in FORMATS if spec.magic.match(start)), None)

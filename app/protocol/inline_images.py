@@ -1,8 +1,8 @@
 """Take large base64 images out of a JSON body while it arrives, and leave small placeholders in their place.
 
 A body with 20 MB of base64 would otherwise be held as bytes, as text, as JSON and as an image at once. Code that looks
-for images afterwards finds a placeholder, a valid PNG of 8x8 pixels, exactly where the large image was. Used for chat
-replies and for requests.
+for images afterwards finds a placeholder, a valid PNG of 8x8 pixels, exactly where the large image was. Small images
+stay, in plain base64 whatever their spelling was. Used for chat replies, for their joined texts, and for requests.
 """
 
 import re
@@ -13,25 +13,37 @@ from typing import Protocol
 
 import pybase64
 
-from app.protocol.image_format import is_complete
+from app.protocol.base64_spelling import (
+    BLANKS,
+    LINE,
+    LOOKBEHIND,
+    PADDING,
+    START,
+    held_back,
+    lines_pattern,
+    open_end_pattern,
+    standard,
+)
+from app.protocol.image_format import bytes_reader, ends_like_image, is_complete
 from app.protocol.json_stream import ByteSource, base64_chunks
 
-#: A body is searched in chunks of this size, so that every image worth spooling extends beyond one.
-_CHUNK = 16 * 1024
-#: A string of at least this many bytes that extends to the end of a chunk may be an image: nothing else is so long.
-_MIN_RUN = 512
 #: Smaller images are put back into the body: holding them costs less than a placeholder.
 _MIN_IMAGE = 64 * 1024
+#: Base64 up to this length is kept as it came, so that what is no image can be put back unchanged.
+_MAX_UNCHANGED = 96 * 1024
 #: Decoded bytes are written to the sink in portions of this size.
 _PORTION = 256 * 1024
 
-#: How the base64 of an image begins if no `base64,` announces it: PNG, JPEG, WebP, GIF.
-_MAGIC = (b"iVBORw0KGgo", b"/9j/", b"UklGR", b"R0lGOD")
-_MARK = b"base64,"
-
-#: Bytes that end base64 in JSON, Markdown and HTML. Any other end shows when decoding fails.
-_STOPS = (b'"', b"\\", b")", b" ")
-_RUN = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
+#: A line with at least this many letters and no blank is not prose, so base64 continues there. Where the first line is
+#: shorter, all lines are.
+_MIN_LINE, _MIN_SHORT_LINE = 32, 4
+#: Bytes beside a quote that end base64 in Markdown and HTML, or its plain spelling.
+_STOPS = (b"\\", b")", b" ", b"\n", b"%")
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+#: Plain base64 that is shorter is not worth a decoding of its own.
+_MIN_PLAIN = 1024
+#: Decoded bytes that are kept of the start and of the end, to see whether an image ends there.
+_EDGE = 16
 
 
 class ByteSink(ByteSource, Protocol):
@@ -42,51 +54,79 @@ class ByteSink(ByteSource, Protocol):
 
 
 class InlineImageSpooler:
-    """Filter a JSON body: large base64 images go into sinks, the rest passes through.
+    """Filter a JSON body or a text: large base64 images go into sinks, the rest passes through.
 
     Attributes:
         spooled: The sinks, by the data URLs of their placeholders. The supplier of `new_sink` closes them.
         discarded: Number of large base64 runs that were left out because they were not complete images.
     """
 
-    def __init__(self, new_sink: Callable[[], ByteSink]) -> None:
-        self.spooled: dict[str, ByteSink] = {}
+    def __init__(
+        self, new_sink: Callable[[], ByteSink], spooled: dict[str, ByteSink] | None = None, max_put_back: int = 0
+    ) -> None:
+        """Several spoolers may share `spooled`.
+
+        `max_put_back`: bytes of large base64 that is no complete image and is put back, since it may be a part of one.
+        """
+        self.spooled = {} if spooled is None else spooled
         self.discarded = 0
         self._new_sink = new_sink
+        self._max_put_back = max_put_back
         self._run: _Base64Run | None = None
+        self._held = b""
+        self._before = b""
+
+    @property
+    def is_in_image(self) -> bool:
+        """Whether base64 is arriving."""
+        return self._run is not None
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body, cut anywhere, and return what is left of them.
 
-        A run of base64 is held back until its end, so nothing of an unfinished run is ever returned.
+        Base64 is held back until its end, so nothing of an unfinished image is ever returned.
         """
-        return b"".join(self._feed(data[start : start + _CHUNK]) for start in range(0, len(data), _CHUNK))
+        return self._filter(data, is_last=False)
 
-    def _feed(self, data: bytes) -> bytes:
-        out = []
-        while data:
+    def end(self) -> bytes:
+        """Return what was held back, at the end of the body."""
+        return self._filter(b"", is_last=True)
+
+    def _filter(self, data: bytes, *, is_last: bool) -> bytes:
+        data, position, out = self._before + self._held + data, len(self._before), []
+        self._before = self._held = b""
+        while True:
             if self._run is None:
-                start = _start_of_run(data)
-                out.append(data[:start])
-                data = data[start:]
-                if data:
-                    self._run = _Base64Run(self._new_sink())
-            else:
-                end = self._run.add(data)
-                if end == len(data):
+                start = START.search(data, position)
+                if start is None:
                     break
-                out.append(self._replace(self._run))
-                data = data[end:]
-                self._run = None
+                begin = start.end() if start["mark"] else start.start()
+                out.append(data[position:begin])
+                position, self._run = begin, _Base64Run(self._new_sink)
+            position, has_ended = self._run.feed(data, position, is_last=is_last)
+            if not has_ended:
+                self._held = data[position:]
+                return b"".join(out)
+            out.append(self._replace(self._run))
+            self._run = None
+        cut = len(data) if is_last else len(data) - held_back(data, position)
+        self._held, self._before = data[cut:], data[max(0, cut - LOOKBEHIND) : cut]
+        out.append(data[position:cut])
         return b"".join(out)
 
     def _replace(self, run: "_Base64Run") -> bytes:
-        sink = run.end()
-        if sink.size < _MIN_IMAGE:
-            return b"".join(base64_chunks(sink))
+        run.end()
+        if run.unchanged is not None and run.size < _MIN_IMAGE:
+            data = run.take()
+            return pybase64.b64encode(data) if is_complete(bytes_reader(data), len(data)) else run.unchanged
+        sink = run.flush()
         if not is_complete(sink.read_at, sink.size):
+            if sink.size <= max(_MIN_IMAGE, self._max_put_back):
+                return b"".join(base64_chunks(sink))[: run.whole_groups * 4] + run.rest
             self.discarded += 1
             return b""
+        if sink.size < _MIN_IMAGE:
+            return b"".join(base64_chunks(sink))
         # Some relays send the same image twice, in a field and in the text. It gets one placeholder.
         url = next((url for url, other in self.spooled.items() if probably_equal(sink, other)), None)
         if url is None:
@@ -96,60 +136,144 @@ class InlineImageSpooler:
 
 
 class _Base64Run:
-    """Base64 that is being decoded into a sink while it arrives."""
+    """Base64 that is being decoded into a sink while it arrives.
 
-    def __init__(self, sink: ByteSink) -> None:
-        self._sink = sink
-        self._carry = b""
+    Attributes:
+        size: Bytes decoded so far.
+        unchanged: The base64 as it came, None once it is too long.
+        rest: Letters at the end that are too few for a whole group.
+        whole_groups: Number of groups of four letters in front of them.
+    """
+
+    def __init__(self, new_sink: Callable[[], ByteSink]) -> None:
+        self.size = self.whole_groups = 0
+        self.unchanged: bytes | None = b""
+        self.rest = b""
+        self._new_sink = new_sink
+        self._sink: ByteSink | None = None
+        self._head = self._tail = b""
         self._portion: list[bytes] = []
         self._portion_size = 0
+        self._letters = 0
+        self._min_line = _MIN_LINE
 
-    def add(self, data: bytes) -> int:
-        """Decode the base64 at the start of `data` and return its length: all of `data` if the run may continue."""
-        stops = [stop for stop in map(data.find, _STOPS) if stop >= 0]
-        end = min(stops, default=len(data))
-        try:
-            self._decode(data[:end])
-        except ValueError:
-            match = _RUN.match(data)
-            end = match.end() if match else 0
-            # The invalid bytes may also be those carried over from the previous chunk.
-            with suppress(ValueError):
-                self._decode(data[:end].rstrip(b"="))
-        return end
+    def feed(self, data: bytes, position: int, *, is_last: bool) -> tuple[int, bool]:
+        """Decode the base64 in `data` at `position`.
+
+        Returns:
+            The position up to which everything is decoded, and whether the base64 ends there. What is left of `data`
+            must be given once more, together with what follows, if it does not.
+        """
+        position = self._take_plain(data, position)
+        while True:
+            end = _end_of(lines_pattern(self._min_line), data, position)
+            self._take(data[position:end])
+            position = end
+            if not is_last and open_end_pattern(self._min_line).match(data, position):
+                return position, False
+            end, has_ended = self._judge(data, position)
+            self._take(data[position:end])
+            position = end
+            if has_ended:
+                return position, True
+
+    def _take_plain(self, data: bytes, position: int) -> int:
+        """Decode base64 in plain spelling: ten times as fast as in any other."""
+        quote = data.find(b'"', position)
+        ends = [len(data) if quote < 0 else quote]
+        for _ in range(2):
+            plain = data[position : min(ends)].rstrip(b"=")
+            if len(plain) < _MIN_PLAIN:
+                break
+            # The last letters of an incomplete group are not validated by the decoder.
+            if not plain[-3:].strip(_LETTERS):
+                with suppress(ValueError):
+                    self._decode(plain)
+                    self._keep(plain)
+                    return position + len(plain)
+            ends += [stop for stop in (data.find(stop, position, ends[0]) for stop in _STOPS) if stop >= 0]
+        return position
+
+    def _take(self, spelled: bytes) -> None:
+        if spelled:
+            self._decode(standard(spelled))
+            self._keep(spelled)
+
+    def _judge(self, data: bytes, position: int) -> tuple[int, bool]:
+        """Return the end of what belongs to the base64 behind its last line, and whether it ends there."""
+        if padding := PADDING.match(data, position):
+            return padding.end(), True
+        blanks = BLANKS.match(data, position)
+        if blanks is None or not self._letters:
+            return position, True
+        end = _end_of(LINE, data, blanks.end())
+        line = standard(data[blanks.end() : end])
+        if line and self._letters < self._min_line:
+            self._min_line = min(self._min_line - 1, max(_MIN_SHORT_LINE, self._letters))
+            return position, False
+        if self._ends_image():
+            return position, True
+        if len(line) >= self._min_line:
+            return blanks.end(), False
+        if padding := PADDING.match(data, end):
+            return padding.end(), True
+        is_last_line = self._ends_image(line) or (blanks[0] != b" " and (self._letters + len(line)) % 4 == 0)
+        return end if line and is_last_line else position, True
+
+    def _ends_image(self, more: bytes = b"") -> bool:
+        """Check whether an image ends here, or behind `more` base64."""
+        rest = (self.rest + more).rstrip(b"=")
+        end = pybase64.b64decode(rest[: len(rest) - (len(rest) % 4 == 1)] + b"=" * (-len(rest) % 4))
+        return ends_like_image(self._head or end, self._tail + end, self.size + len(end))
 
     def _decode(self, base64: bytes) -> None:
-        base64 = self._carry + base64
-        decodable = len(base64) - len(base64) % 4
-        data = pybase64.b64decode(base64[:decodable], validate=True)
-        self._carry = base64[decodable:]
+        """Decode base64 in the standard alphabet. Raises `ValueError` for anything else, and has taken nothing then."""
+        whole = self.rest + base64
+        decodable = len(whole) - len(whole) % 4
+        data = pybase64.b64decode(whole[:decodable], validate=True)
+        self.rest = whole[decodable:]
+        self.whole_groups += decodable // 4
+        self._letters += len(base64)
+        self._add(data)
+
+    def _add(self, data: bytes) -> None:
+        self.size += len(data)
+        if len(self._head) < _EDGE:
+            self._head += data[: _EDGE - len(self._head)]
+        self._tail = (self._tail + data)[-_EDGE:] if len(data) < _EDGE else data[-_EDGE:]
         self._portion.append(data)
         self._portion_size += len(data)
         if self._portion_size >= _PORTION:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
-        self._sink.write(b"".join(self._portion))
+    def _keep(self, spelled: bytes) -> None:
+        if self.unchanged is not None:
+            self.unchanged = self.unchanged + spelled if len(self.unchanged) + len(spelled) <= _MAX_UNCHANGED else None
+
+    def end(self) -> None:
+        """Decode the last letters."""
+        letters = self.rest.rstrip(b"=")
+        with suppress(ValueError):
+            self._add(pybase64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True))
+
+    def take(self) -> bytes:
+        """Return the bytes that are not in the sink yet."""
+        data = b"".join(self._portion)
         self._portion.clear()
         self._portion_size = 0
+        return data
 
-    def end(self) -> ByteSink:
-        rest = self._carry.rstrip(b"=")
-        with suppress(ValueError):
-            self._portion.append(pybase64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
-        self._flush()
+    def flush(self) -> ByteSink:
+        """Write everything to the sink and return it."""
+        if self._sink is None:
+            self._sink = self._new_sink()
+        self._sink.write(self.take())
         return self._sink
 
 
-def _start_of_run(data: bytes) -> int:
-    """Return where a run begins that extends to the end of `data`, or the length of `data` if there is none."""
-    tail = data.rfind(b'"') + 1
-    if len(data) - tail < _MIN_RUN:
-        return len(data)
-    mark = data.rfind(_MARK, tail)
-    if mark >= 0:
-        return mark + len(_MARK)
-    return tail if tail and data.startswith(_MAGIC, tail) else len(data)
+def _end_of(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
+    match = pattern.match(data, position)
+    return match.end() if match else position
 
 
 class Readable(Protocol):

@@ -219,7 +219,9 @@ class UpstreamClient:
                     self._check_size(max(received, decoded))
                     yield chunk
                 idle_timeout = self._spec.idle_timeout
-        decoder.finish()
+        for chunk in decoder.finish():
+            self._check_size(decoded + len(chunk))
+            yield chunk
 
     async def _next_chunk(self, chunks: AsyncIterator[bytes], idle_timeout: float, time_left: float) -> bytes | None:
         try:

@@ -1,5 +1,10 @@
-"""Decompress a reply's body (gzip, deflate) in chunks of bounded size."""
+"""Decompress a reply's body (gzip, deflate) in chunks of bounded size.
 
+The bytes decide, not the header `content-encoding`: some relays decompress a reply and keep the header, or write names of
+character sets into it. The reply was paid for all the same.
+"""
+
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -8,10 +13,15 @@ from app.errors import UpstreamInvalidReply
 #: Bytes that are decompressed at a time. A caller that counts them notices a decompression bomb one chunk late at most.
 MAX_CHUNK = 64 * 1024
 
-_UNCOMPRESSED = {"", "identity"}
-_COMPRESSED = {"gzip", "x-gzip", "deflate"}
-#: zlib detects whether the data has a gzip or a zlib header.
-_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+#: Bytes that are looked at before a body is decoded.
+_HEAD_SIZE = 16
+#: Compressed data that is compressed again is decompressed so many times.
+_MAX_LAYERS = 3
+
+_GZIP = b"\x1f\x8b"
+_GZIP_HEADER, _NO_HEADER = zlib.MAX_WBITS | 16, -zlib.MAX_WBITS
+#: Control characters that no text contains. Compressed data has some among its first bytes.
+_NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 class ContentDecoder:
@@ -20,17 +30,12 @@ class ContentDecoder:
     `identity` is all that requests accept, but some upstreams compress nevertheless.
     """
 
-    def __init__(self, content_encoding: str) -> None:
-        """Choose the decoder by the value of the `content-encoding` header.
-
-        Raises:
-            UpstreamInvalidReply: The encoding is unknown.
-        """
-        encoding = content_encoding.strip().lower()
-        if encoding not in _UNCOMPRESSED | _COMPRESSED:
-            raise UpstreamInvalidReply("The upstream compressed its reply in a way that nobody asked for.")
-        # A decompressor holds seven KiB as long as the reply lasts, and nearly all replies are not compressed.
-        self._decompressor = None if encoding in _UNCOMPRESSED else zlib.decompressobj(_GZIP_OR_ZLIB)
+    def __init__(self, content_encoding: str, layers: int = _MAX_LAYERS) -> None:
+        """`content_encoding`: the header, which tells only what the bytes leave open."""
+        self._encoding = content_encoding.strip().lower()
+        self._layers = layers
+        self._head: bytes | None = b""
+        self._inflater: _Inflater | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the decoded data in chunks of at most `MAX_CHUNK` bytes, or the data itself if it is not compressed.
@@ -38,24 +43,85 @@ class ContentDecoder:
         What follows the end of the compressed data is ignored.
 
         Raises:
-            UpstreamInvalidReply: The data is not in the encoding that the reply declared.
+            UpstreamInvalidReply: The data is damaged, or compressed in an unknown way.
         """
-        decompressor = self._decompressor
-        if decompressor is None:
+        if self._head is not None:
+            self._head += data
+            if len(self._head) >= _HEAD_SIZE:
+                yield from self._open()
+        elif self._inflater is None:
             yield data
-            return
-        while data and not decompressor.eof:
-            try:
-                yield decompressor.decompress(data, MAX_CHUNK)
-            except zlib.error as error:
-                raise UpstreamInvalidReply("The upstream's compressed reply is damaged.", detail=str(error)) from None
-            data = decompressor.unconsumed_tail
+        else:
+            yield from self._inflater.feed(data)
 
-    def finish(self) -> None:
-        """Check that the body is complete.
+    def finish(self) -> Iterator[bytes]:
+        """Yield what is left at the end of the body.
 
         Raises:
-            UpstreamInvalidReply: The compressed data ends too early.
+            UpstreamInvalidReply: The compressed data ends too early, or as for `feed`.
         """
-        if self._decompressor is not None and not self._decompressor.eof:
+        if self._head is not None:
+            yield from self._open()
+        if self._inflater is not None:
+            yield from self._inflater.finish()
+
+    def _open(self) -> Iterator[bytes]:
+        """Choose the way of decoding by the first bytes, and decode them."""
+        head, self._head = self._head or b"", None
+        window_bits = _window_bits(head, self._encoding)
+        if window_bits is None or not self._layers:
+            yield head
+            return
+        # Made only where it is needed: a decompressor holds seven KiB as long as the reply lasts.
+        self._inflater = _Inflater(window_bits, ContentDecoder(self._encoding, self._layers - 1))
+        yield from self._inflater.feed(head)
+
+
+def _window_bits(head: bytes, encoding: str) -> int | None:
+    """Return zlib's parameter for data that begins with `head`, None if the data is not compressed.
+
+    Raises:
+        UpstreamInvalidReply: The data is compressed in an unknown way.
+    """
+    if head.startswith(_GZIP):
+        return _GZIP_HEADER
+    if _NOT_TEXT.search(head) is None or encoding in {"", "identity"}:
+        return None
+    if "deflate" in encoding:
+        # Either with zlib's header, as the standard says, or without, as some servers do.
+        has_header = len(head) > 1 and head[0] & 15 == 8 and int.from_bytes(head[:2]) % 31 == 0
+        return zlib.MAX_WBITS if has_header else _NO_HEADER
+    if "gzip" in encoding:
+        raise UpstreamInvalidReply("The upstream's compressed reply is damaged.", detail=f"not gzip: {head!r}")
+    raise UpstreamInvalidReply("The upstream compressed its reply in a way that nobody asked for.", detail=encoding)
+
+
+class _Inflater:
+    """Decompress gzip or deflate, and whatever is compressed inside."""
+
+    def __init__(self, window_bits: int, inner: ContentDecoder) -> None:
+        self._window_bits = window_bits
+        self._decompressor = zlib.decompressobj(window_bits)
+        self._inner = inner
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        data = self._rest + data
+        self._rest = b""
+        while data:
+            if self._decompressor.eof:
+                # gzip may consist of several parts, one after the other.
+                if not data.startswith(_GZIP):
+                    self._rest = data if data == _GZIP[:1] else b""
+                    return
+                self._decompressor = zlib.decompressobj(self._window_bits)
+            try:
+                yield from self._inner.feed(self._decompressor.decompress(data, MAX_CHUNK))
+            except zlib.error as error:
+                raise UpstreamInvalidReply("The upstream's compressed reply is damaged.", detail=str(error)) from None
+            data = self._decompressor.unused_data if self._decompressor.eof else self._decompressor.unconsumed_tail
+
+    def finish(self) -> Iterator[bytes]:
+        if not self._decompressor.eof:
             raise UpstreamInvalidReply("The upstream's compressed reply is cut off.")
+        yield from self._inner.finish()

@@ -1,0 +1,215 @@
+"""Images in base64 of any spelling are taken out of a body in any cut, byte for byte."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import orjson
+import pybase64
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.extraction.forms import find_images
+from app.protocol.base64_spelling import standard
+from app.protocol.chat_reply import ReplyParser
+from app.protocol.image_format import ends_like_image
+from app.protocol.inline_images import InlineImageSpooler
+from tests.unit.protocol.test_inline_images import Memory, jpeg, png, webp
+
+LARGE = png(Random(3).randbytes(66_000))
+SMALL = png(Random(4).randbytes(700))
+
+
+def base64_of(data: bytes) -> str:
+    return pybase64.b64encode_as_string(data)
+
+
+def wrapped(text: str, width: int, line_break: str) -> str:
+    return line_break.join(text[start : start + width] for start in range(0, len(text), width))
+
+
+@dataclass(frozen=True)
+class Spelling:
+    name: str
+    spell: Callable[[str], str]
+
+
+SPELLINGS = [
+    Spelling("plain", lambda text: text),
+    Spelling("without padding", lambda text: text.rstrip("=")),
+    Spelling("slashes escaped as PHP does", lambda text: text.replace("/", "\\/")),
+    Spelling("slashes escaped twice", lambda text: text.replace("/", "\\\\/")),
+    Spelling("signs escaped by number", lambda text: text.replace("/", "\\u002f").replace("+", "\\u002B")),
+    Spelling("signs escaped by number, twice", lambda text: text.replace("/", "\\\\u002F").replace("=", "\\\\u003d")),
+    Spelling("a letter escaped by number", lambda text: text.replace("Q", "\\u0051").replace("a", "\\u0061")),
+    Spelling("the URL-safe alphabet", lambda text: text.replace("+", "-").replace("/", "_")),
+    Spelling("percent signs", lambda text: text.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D")),
+    Spelling("a letter behind a percent sign", lambda text: text.replace("Q", "%51").replace("z", "%7A")),
+    Spelling("references of HTML", lambda text: text.replace("+", "&#43;").replace("/", "&#x2F;").replace("=", "&#61;")),
+    Spelling("lines", lambda text: wrapped(text, 76, "\n")),
+    Spelling("lines of Windows", lambda text: wrapped(text, 64, "\r\n")),
+    Spelling("escaped line breaks", lambda text: wrapped(text, 76, "\\n")),
+    Spelling("escaped line breaks of Windows", lambda text: wrapped(text, 60, "\\r\\n")),
+    Spelling("line breaks escaped twice", lambda text: wrapped(text, 76, "\\\\n")),
+    Spelling("line breaks escaped by number", lambda text: wrapped(text, 76, "\\u000a")),
+    Spelling("line breaks behind percent signs", lambda text: wrapped(text, 76, "%0D%0A")),
+    Spelling("lines that are indented", lambda text: wrapped(text, 76, "\n    ")),
+    Spelling("lines of an event", lambda text: wrapped(text, 76, "\ndata: ")),
+    Spelling("blanks", lambda text: wrapped(text, 76, " ")),
+    Spelling("short lines", lambda text: wrapped(text, 19, "\\n")),
+    Spelling("lines of odd length", lambda text: wrapped(text, 77, "\n")),
+    Spelling("long lines without padding", lambda text: wrapped(text.rstrip("="), 5_001, "\n")),
+    Spelling("a line break in front and behind", lambda text: f"\\n{text}\\n"),
+    Spelling("PHP with line breaks", lambda text: wrapped(text, 76, "\\r\\n").replace("/", "\\/")),
+]  # fmt: skip
+
+each_spelling = pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.name)
+
+
+def body(spelled: str, mark: str = "data:image/png;base64,") -> bytes:
+    return f'{{"a":"![x]({mark}{spelled}) and more","b":[1]}}'.encode()
+
+
+def spool(data: bytes, *edges: int) -> tuple[bytes, list[bytes]]:
+    spooler = InlineImageSpooler(Memory)
+    edges = (0, *sorted(edges), len(data))
+    out = b"".join(spooler.feed(data[a:b]) for a, b in zip(edges, edges[1:], strict=False)) + spooler.end()
+    return out, [sink.read_at(0, sink.size) for sink in spooler.spooled.values()]
+
+
+@each_spelling
+@pytest.mark.parametrize("size", [90_000, 90_001, 90_002])
+def test_a_large_image_is_spooled(spelling: Spelling, size: int) -> None:
+    image = png(Random(size).randbytes(size))
+    out, images = spool(body(spelling.spell(base64_of(image))))
+    assert images == [image]
+    assert len(out) < 400
+    assert isinstance(orjson.loads(out), dict)
+
+
+@each_spelling
+def test_a_small_image_stays_in_plain_base64(spelling: Spelling) -> None:
+    out, images = spool(body(spelling.spell(base64_of(SMALL))))
+    assert images == []
+    assert base64_of(SMALL).rstrip("=").encode() in out
+    assert isinstance(orjson.loads(out), dict)
+
+
+@each_spelling
+@pytest.mark.parametrize("image", [SMALL, LARGE], ids=["small", "large"])
+def test_an_image_is_the_same_byte_by_byte(spelling: Spelling, image: bytes) -> None:
+    data = body(spelling.spell(base64_of(image)))
+    assert spool(data, *range(1, len(data))) == spool(data)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(SPELLINGS), st.sampled_from([SMALL, LARGE]), st.data())
+def test_an_image_is_the_same_in_any_cut(spelling: Spelling, image: bytes, random: st.DataObject) -> None:
+    data = body(spelling.spell(base64_of(image)))
+    edges = random.draw(st.lists(st.integers(0, len(data)), max_size=8))
+    assert spool(data, *edges) == spool(data)
+
+
+@settings(max_examples=100)
+@given(st.integers(20, 200), st.sampled_from(["\n", "\\n", "\r\n", "\\r\\n", " "]), st.integers(0, 2), st.booleans())
+def test_lines_of_any_width_are_joined(width: int, line_break: str, more: int, padded: bool) -> None:
+    image = png(Random(width).randbytes(70_000 + more))
+    text = base64_of(image) if padded else base64_of(image).rstrip("=")
+    assert spool(body(wrapped(text, width, line_break)))[1] == [image]
+
+
+@pytest.mark.parametrize("image", [png(Random(1).randbytes(3_000)), jpeg(), webp()], ids=["PNG", "JPEG", "WebP"])
+@pytest.mark.parametrize("behind", ["\\nDone", " Done", "\\n\\nHere it is", "\\r\\nfour", "\\nas you asked"])
+def test_words_behind_an_image_are_no_part_of_it(image: bytes, behind: str) -> None:
+    for filler in range(3):
+        padded = png(Random(1).randbytes(90_000 + filler)) if image.startswith(b"\x89") else image
+        spelled = base64_of(padded).rstrip("=")
+        out, images = spool(f'{{"a":"data:image/png;base64,{spelled}{behind}"}}'.encode())
+        assert images == [padded]
+        assert orjson.loads(out)["a"].endswith(orjson.loads(f'"{behind}"'))
+
+
+@pytest.mark.parametrize("between", ["\\n", " ", "\\n\\n", ", ", "\\r\\n"])
+def test_two_images_one_behind_the_other_are_two(between: str) -> None:
+    one, two = png(Random(1).randbytes(90_000)), png(Random(2).randbytes(90_001))
+    spelled = f"{base64_of(one).rstrip('=')}{between}{base64_of(two)}"
+    assert spool(f'{{"a":"{spelled}"}}'.encode())[1] == [one, two]
+
+
+STAYS = [
+    "words after base64, as one says: iVBORw0KGgo",
+    "base64," * 50,
+    "base64,abc some words that are no image, and more words",
+    "/9j/ /9j/ \\/9j\\/ UklGR R0lGOD",
+    "AAAA" * 2_000,
+    "base64,\\n\\n\\n",
+    "base64,= =",
+    "base64,A" + " " * 40 + "B",
+    "base64," + "ab-_" * 20_000 + "\\u0022",
+    "base64%2Cabc%2",
+    "http://h/x?y=base64%2C" + "a" * 300,
+    "\\u003cbase64,abcd\\u003e",
+    "b ba bas base base6 base64 iVBOR",
+]
+
+
+@pytest.mark.parametrize("text", STAYS, ids=lambda text: text[:30])
+def test_what_is_no_image_stays_as_it_is(text: str) -> None:
+    data = f'{{"a":"{text}"}}'.encode()
+    assert spool(data) == (data, [])
+    assert spool(data, *range(1, len(data))) == (data, [])
+
+
+def test_a_part_of_an_image_is_put_back_if_there_is_room() -> None:
+    part = base64_of(png(Random(3).randbytes(100_000)))[:100_001]
+    for max_put_back, out in ((2**20, f'"base64,{part}"'), (0, '"base64,"')):
+        spooler = InlineImageSpooler(Memory, max_put_back=max_put_back)
+        assert spooler.feed(f'"base64,{part}"'.encode()) == out.encode()
+        assert spooler.discarded == (max_put_back == 0)
+
+
+def test_what_is_held_back_comes_at_the_end() -> None:
+    spooler = InlineImageSpooler(Memory)
+    assert spooler.feed(b"words bas") == b"words "
+    assert not spooler.is_in_image
+    assert spooler.end() == b"bas"
+    assert spooler.feed(f"base64,{base64_of(LARGE)}".encode()) == b"base64,"
+    assert spooler.is_in_image
+    assert spooler.end().startswith(b"iVBOR")
+    assert len(spooler.spooled) == 1
+
+
+@each_spelling
+def test_base64_becomes_standard(spelling: Spelling) -> None:
+    spelled = spelling.spell(base64_of(SMALL)).encode()
+    assert standard(spelled).rstrip(b"=") == base64_of(SMALL).rstrip("=").encode()
+
+
+@pytest.mark.parametrize("cut", [0, 3, 16, 17, 40_000])
+def test_a_spelled_image_in_a_reply_is_found(cut: int) -> None:
+    for spelling in SPELLINGS:
+        data = f'{{"choices":[{{"message":{{"content":"![x](data:image/png;base64,{spelling.spell(base64_of(LARGE))})"}}}}]}}'
+        parser = ReplyParser(Memory)
+        parser.feed(data[:cut].encode())
+        parser.feed(data[cut:].encode())
+        reply = parser.reply(ended=True)
+        assert [reply.spooled_images[image.url].read_at(0, 10**6) for image in find_images(reply)] == [LARGE]
+
+
+ENDS = [
+    (png(b"x"), True),
+    (png(b"x") + b"more", False),
+    (jpeg(), True),
+    (jpeg()[:-1], False),
+    (webp(), True),
+    (webp() + b"12", False),
+    (b"GIF89a" + bytes(20) + b"\0;", True),
+    (b"\0\0\0 ftypavif" + bytes(20), False),
+    (b"no image at all, but words", False),
+]
+
+
+@pytest.mark.parametrize(("data", "ends"), ENDS)
+def test_the_end_of_an_image_is_recognized(data: bytes, ends: bool) -> None:
+    assert ends_like_image(data[:16], data[-16:], len(data)) is ends
