@@ -146,7 +146,7 @@ async def collect_json(body: AsyncIterator[bytes], spooler: InlineImageSpooler) 
         text += spooler.feed(chunk)
         if len(text) > MAX_TEXT:
             raise RequestTooLarge(f"The JSON of the request, without its pictures, is larger than {MAX_TEXT} bytes.")
-    return text
+    return text + spooler.end()
 
 
 def parse_charset(content_type: str) -> str:

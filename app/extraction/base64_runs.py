@@ -21,14 +21,19 @@ _MAX_RUNS = 1000
 _ALPHABET = "[A-Za-z0-9+/_-]"
 #: Base64 without a data URL's head must not follow one of these: it would be the middle of a longer word or URL.
 _NOT_BEFORE = "[A-Za-z0-9+/_%=-]"
+#: The escape of a line break ends with a letter, too.
+_BREAK = r"\\[nrt]"
 #: How the first bytes of each image format look in base64, and how many more characters must follow: with fewer, words
 #: of prose would match by chance.
 _MAGIC = (("iVBORw0KGgo", 24), ("/9j/", 48), ("UklGR", 48), ("R0lGOD", 32), ("SUkqA", 48), ("TU0AK", 48))
 #: Where a run begins. Each pattern starts with literal characters, since `re` searches for a literal prefix fast.
 _STARTS = (
     re.compile(rf"data:[^,:\s\"'<>()]{{0,120}}+,\s?(?:{_ALPHABET}|%2[BFbf]){{16}}"),
-    *(re.compile(rf"{magic}(?<!{_NOT_BEFORE}{magic}){_ALPHABET}{{{more}}}") for magic, more in _MAGIC),
-    re.compile(rf"AAAA(?<!{_NOT_BEFORE}AAAA){_ALPHABET}GZ0eXB{_ALPHABET}{{48}}"),
+    *(
+        re.compile(rf"{magic}(?:(?<!{_NOT_BEFORE}{magic})|(?<={_BREAK}{magic})){_ALPHABET}{{{more}}}")
+        for magic, more in _MAGIC
+    ),
+    re.compile(rf"AAAA(?:(?<!{_NOT_BEFORE}AAAA)|(?<={_BREAK}AAAA)){_ALPHABET}GZ0eXB{_ALPHABET}{{48}}"),
 )
 #: No pattern of `_STARTS` matches more characters than these.
 _MAX_START = 200

@@ -30,8 +30,12 @@ _LINE_ENDS = ("%", "…", "...")
 
 
 def without_open_end(reply: ChatReply) -> ChatReply:
-    """Cut an incomplete reply where its last URL or base64 may be incomplete too."""
-    return reply if reply.complete else replace(reply, messages=tuple(map(_cut_open_end, reply.messages)))
+    """Cut a reply whose end may be missing where its last URL or base64 may be incomplete too."""
+    return (
+        reply
+        if reply.complete and not reply.has_open_end
+        else replace(reply, messages=tuple(map(_cut_open_end, reply.messages)))
+    )
 
 
 def _cut_open_end(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
-"""The spellings of base64 inside JSON, URLs and texts, as patterns over bytes.
+r"""The spellings of base64 inside JSON, URLs and texts, as patterns over bytes.
 
-Encoders escape slashes (PHP), escape any character as `\\u002f` or `%2F`, use the URL-safe alphabet, leave the padding
+Encoders escape slashes (PHP), escape any character as `\u002f` or `%2F`, use the URL-safe alphabet, leave the padding
 out, and break lines. A reply may be JSON inside JSON, so that a backslash may stand there several times.
 """
 
@@ -12,41 +12,88 @@ _LETTER = rb"[A-Za-z0-9+/_-]"
 #: The hexadecimal codes of the letters of both alphabets.
 _CODE = rb"(?:2[BDFbdf]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff])"
 _ESCAPED_LETTER = rb"(?:" + _BACKSLASHES + rb"(?:/|u00" + _CODE + rb")|%" + _CODE + rb"|&#(?:4[357]|x2[BDFbdf]);)"
+_ANY_LETTER = b"(?:" + _LETTER + b"|" + _ESCAPED_LETTER + b")"
 _PADDING = rb"(?:=|" + _BACKSLASHES + rb"u003[Dd]|%3[Dd]|&#61;|&#x3[Dd];)"
 #: White space. A line of an event begins with "data:" once more.
-_BLANK = (
-    rb"(?:[ \t]|\r?\n(?:data: ?)?|\r(?!\n)|"
-    + _BACKSLASHES
-    + rb"(?:[nrt]|u000[9ADad]|u0020)|%(?:0[9ADad]|20))"
-)
+_BLANK = rb"(?:[ \t]|\r?\n(?:data: ?)?|\r(?!\n)|" + _BACKSLASHES + rb"(?:[nrt]|u000[9ADad]|u0020)|%(?:0[9ADad]|20))"
 #: More blanks than these end a run.
 _BLANKS = _BLANK + rb"{1,16}+"
 
 #: The first bytes of image formats in base64: PNG, JPEG, WebP, GIF, TIFF in both byte orders.
 _MAGIC = (b"iVBORw0KGgo", b"/9j/", b"UklGR", b"R0lGOD", b"SUkqA", b"TU0AK")
-_SLASHES = tuple(b"\\" * depth + end for depth in (1, 2, 3) for end in (b"/", b"u002f", b"u002F")) + (b"%2F", b"%2f")
+_ESCAPES = (b"\\", b"\\\\", b"\\\\\\")
+_SLASHES = (*(escape + end for escape in _ESCAPES for end in (b"/", b"u002f", b"u002F")), b"%2F", b"%2f")
 _SPELLED_JPEG = tuple(slash + b"9j" + slash for slash in _SLASHES)
 #: AVIF and HEIF begin with the size of their first box, and "ftyp".
-_BOXES = tuple(b"AAAA%cGZ0eXB" % letter for letter in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_BOXES = tuple(
+    b"AAAA%cGZ0eXB" % letter for letter in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+)
+
+#: The end of a chunk that cannot be judged before the next one has come.
+_CUT_ESCAPE = (
+    _BACKSLASHES + rb"(?:u(?:0(?:0[0-9A-Fa-f]?)?)?)?|%[0-9A-Fa-f]?|&(?:#(?:[0-9]{0,2}|x[0-9A-Fa-f]{0,2}))?|\r"
+    rb"|\r?\n(?:d(?:a(?:t(?:a:?)?)?)?)?"
+)
+#: Fewer letters or escapes are no image. Words about base64 are passed over fast.
+_LETTERS_AHEAD = rb"(?:[A-Za-z0-9+/_\\%&-]{12}|[A-Za-z0-9+/_\\%&-]{0,11}+\Z)"
 
 #: What stands in front of base64 in a data URL, and in the address of some chat robots.
-_MARKS = (b"base64,", b"BASE64,", b"base64%2C", b"base64%2c", b"base64\\u002c", b"base64\\u002C", b"base64://")
+_MARK = re.compile(rb"(?:,|%2[Cc]|\\{1,3}u002[Cc]|://)(?=(?:" + _BLANKS + rb")?+" + _LETTERS_AHEAD + rb")")
+_MARK_NAMES = (b"base64", b"BASE64")
+_MARK_ENDS = (b",", b"%2C", b"%2c", b"://", *(escape + code for escape in _ESCAPES for code in (b"u002C", b"u002c")))
+_MARKS = tuple(name + end for name in _MARK_NAMES for end in _MARK_ENDS)
 _STARTS = (*_MAGIC, *_SPELLED_JPEG, *_BOXES)
-
-#: Where base64 may begin: behind a mark, or with the first bytes of an image that are not the middle of a longer word.
-#: The escape of a line break may stand in front.
-START = re.compile(
-    b"(?P<mark>"
-    + b"|".join(map(re.escape, _MARKS))
-    + rb")|(?:(?<![A-Za-z0-9+/_%=\\-])|(?<=\\[nrt])|(?<=u000[aAdD])|(?<=%0[aAdD]))(?:"
+#: The first bytes of an image that are not the middle of a longer word. The escape of a line break may stand in front.
+#: The pattern begins with one set of characters that base64 does not contain, so that base64 is searched fast.
+_FIRST_BYTES = re.compile(
+    rb"[^A-Za-z0-9+/_-](?:(?<![%=\\])|(?<=\\)(?:[nrt]|u000[aAdD])|(?<=%)0[aAdD])(?P<image>"
     + b"|".join(map(re.escape, (*_MAGIC, *_SPELLED_JPEG)))
     + rb"|AAAA[A-Za-z0-9+/]GZ0eXB)"
+    + rb"(?="
+    + _LETTERS_AHEAD
+    + rb")"
 )
-#: Every beginning of what `START` matches, by length.
+#: Every beginning of a mark or of first bytes.
 _BEGINNINGS = frozenset(start[:length] for start in (*_MARKS, *_STARTS) for length in range(1, len(start)))
 _MAX_BEGINNING = max(map(len, _BEGINNINGS))
-#: How far `START` looks back.
-LOOKBEHIND = 5
+#: How many bytes in front of an image tell whether it begins there.
+LOOKBEHIND = 6
+
+
+#: Bytes that are searched at a time, so that many starts close to each other do not make the search quadratic.
+_WINDOW = 8 * 1024
+
+
+def find_start(data: bytes, position: int) -> int:
+    """Return where base64 may begin at or behind `position`, -1 if nowhere: behind a mark, or with an image."""
+    for begin in range(position, len(data), _WINDOW):
+        start = _find_start(data, begin, begin + _WINDOW + LOOKBEHIND + _MAX_BEGINNING)
+        if start >= 0:
+            return start
+    return -1
+
+
+def _find_start(data: bytes, position: int, end: int) -> int:
+    marks = [mark for mark in (_find_mark(data, name, position, end) for name in _MARK_NAMES) if mark >= 0]
+    image = _find_first_bytes(data, position, min(marks, default=end))
+    return image if image >= 0 else min(marks, default=-1)
+
+
+def _find_mark(data: bytes, name: bytes, position: int, end: int) -> int:
+    at = data.find(name, position, end)
+    while at >= 0:
+        if mark := _MARK.match(data, at + len(name)):
+            return mark.end()
+        at = data.find(name, at + 1, end)
+    return -1
+
+
+def _find_first_bytes(data: bytes, position: int, end: int) -> int:
+    match = _FIRST_BYTES.search(data, max(0, position - LOOKBEHIND), end)
+    while match and match.start("image") < position:
+        match = _FIRST_BYTES.search(data, match.start() + 1, end)
+    return match.start("image") if match else -1
+
 
 #: An image directly behind the line break at the end of another one.
 _NEXT_IMAGE = b"(?:" + b"|".join(map(re.escape, _MAGIC)) + b")"
@@ -54,30 +101,22 @@ _NEXT_IMAGE = b"(?:" + b"|".join(map(re.escape, _MAGIC)) + b")"
 PADDING = re.compile(_PADDING + rb"(?:(?:" + _BLANKS + rb")?+" + _PADDING + rb")?+")
 BLANKS = re.compile(_BLANKS)
 LINE = re.compile(rb"(?:" + _LETTER + rb"++|" + _ESCAPED_LETTER + rb")*+")
-#: The end of a chunk that cannot be judged before the next one has come.
-_CUT_ESCAPE = (
-    _BACKSLASHES + rb"(?:u(?:0(?:0[0-9A-Fa-f]?)?)?)?|%[0-9A-Fa-f]?|&(?:#(?:[0-9]{0,2}|x[0-9A-Fa-f]{0,2}))?|\r"
-    rb"|\r?\n(?:d(?:a(?:t(?:a:?)?)?)?)?"
-)
 
 
 @cache
 def lines_pattern(min_line: int) -> re.Pattern[bytes]:
     """Return the pattern of lines of base64: blanks stand only in front of a line of at least `min_line` letters."""
     least = b"{%d}" % min_line
-    letter = rb"(?:" + _LETTER + rb"|" + _ESCAPED_LETTER + rb")"
-    ahead = rb"(?:" + _LETTER + least + rb"|" + letter + least + rb")"
-    pattern = rb"(?:" + _LETTER + rb"++|" + _ESCAPED_LETTER + rb"|" + _BLANKS + rb"(?!" + _NEXT_IMAGE + rb")(?=" + ahead + rb"))*+"
-    return re.compile(pattern)
+    next_line = b"(?!" + _NEXT_IMAGE + b")(?=" + _LETTER + least + b"|" + _ANY_LETTER + least + b")"
+    return re.compile(b"(?:" + _LETTER + b"++|" + _ESCAPED_LETTER + b"|" + _BLANKS + next_line + b")*+")
 
 
 @cache
 def open_end_pattern(min_line: int) -> re.Pattern[bytes]:
     """Return the pattern of what may continue base64 behind the end of a chunk, but cannot be judged yet."""
-    letter = rb"(?:" + _LETTER + rb"|" + _ESCAPED_LETTER + rb")"
-    pads = rb"(?:" + _PADDING + rb"(?:" + _BLANKS + rb")?+){0,2}+"
-    pattern = rb"(?:" + _BLANKS + rb")?+" + letter + b"{0,%d}+" % (min_line + 12) + pads + rb"(?:" + _CUT_ESCAPE + rb")?\Z"
-    return re.compile(pattern)
+    line = _ANY_LETTER + b"{0,%d}+" % (min_line + 12)
+    padding = b"(?:" + _PADDING + b"(?:" + _BLANKS + b")?+){0,2}+"
+    return re.compile(b"(?:" + _BLANKS + b")?+" + line + padding + b"(?:" + _CUT_ESCAPE + rb")?\Z")
 
 
 def held_back(data: bytes, position: int) -> int:

@@ -6,24 +6,41 @@ from typing import Any
 
 from app.protocol.json_stream import StreamingJson
 
+#: The empty one begins a comment.
+_OTHER_FIELDS = {"", "id", "retry"}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event that was read. `name` is the field `event`, as in the standard `message` if it is missing."""
+    """One event that was read.
+
+    Attributes:
+        name: The field `event`, as in the standard `message` if it is missing.
+        loose_data: The data with lines of no field in between, if there were any. The standard ignores these lines,
+            but they may be the rest of a text whose line breaks an upstream forgot to escape.
+    """
 
     data: str
     name: str = "message"
+    loose_data: str = ""
 
 
 class Decoder:
     """Parser of an event stream that arrives in chunks, cut anywhere, even within a character.
 
     Its work is linear in the bytes it is fed: an unfinished line is kept as a list of chunks until its end arrives.
+
+    Attributes:
+        size: Bytes of everything that was read but is no data of a finished event: comments, empty lines, other fields,
+            and the unfinished event.
     """
 
     def __init__(self) -> None:
+        self.size = 0
         self._line: list[bytes] = []
         self._data: list[str] = []
+        self._loose: list[str] = []
+        self._data_size = 0
         self._name = ""
         self._is_first = True
         self._after_cr = False
@@ -47,9 +64,11 @@ class Decoder:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = data.split(b"\n")
+        self.size += len(data)
         for line in lines:
             self._line.append(line)
-            yield from self._read_line(self._decode_line())
+            size = sum(map(len, self._line)) + 1
+            yield from self._read_line(self._decode_line(), size)
         if rest:
             self._line.append(rest)
 
@@ -61,20 +80,28 @@ class Decoder:
             line = line.removeprefix(b"\xef\xbb\xbf")
         return line.decode("utf-8", "replace")
 
-    def _read_line(self, line: str) -> Iterator[Event]:
+    def _read_line(self, line: str, size: int) -> Iterator[Event]:
         field, _, value = line.partition(":")
         if not line:
-            yield from self._dispatch()
+            yield from self._dispatch(size)
         elif field == "data":
             self._data.append(value.removeprefix(" "))
+            self._loose.append(self._data[-1])
+            self._data_size += size
         elif field == "event":
             self._name = value.removeprefix(" ")
+        elif field not in _OTHER_FIELDS and self._data:
+            self._loose.append(line)
+            self._data_size += size
 
-    def _dispatch(self) -> Iterator[Event]:
+    def _dispatch(self, size: int) -> Iterator[Event]:
         if self._data:
-            yield Event("\n".join(self._data), self._name or "message")
+            data, loose = "\n".join(self._data), "\n".join(self._loose)
+            self.size -= self._data_size + size
+            yield Event(data, self._name or "message", loose if loose != data else "")
         self._data.clear()
-        self._name = ""
+        self._loose.clear()
+        self._data_size, self._name = 0, ""
 
 
 class StreamingEvent:

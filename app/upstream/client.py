@@ -16,10 +16,11 @@ from httpx_aiohttp import AiohttpTransport
 
 from app.errors import RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
-from app.protocol.chat_reply import ChatReply, ReplyParser, SnapshotThrottle, split_lines
+from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.dialects import ChatQuestion
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
+from app.protocol.snapshot_throttle import SnapshotThrottle, split_lines
 from app.upstream.decoding import ContentDecoder
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify

@@ -1,7 +1,7 @@
 """Decompress a reply's body (gzip, deflate) in chunks of bounded size.
 
-The bytes decide, not the header `content-encoding`: some relays decompress a reply and keep the header, or write names of
-character sets into it. The reply was paid for all the same.
+The bytes decide, not the header `content-encoding`: some relays decompress a reply and keep the header, or write names
+of character sets into it. The reply was paid for all the same.
 """
 
 import re
@@ -31,8 +31,9 @@ class ContentDecoder:
     """
 
     def __init__(self, content_encoding: str, layers: int = _MAX_LAYERS) -> None:
-        """`content_encoding`: the header, which tells only what the bytes leave open."""
-        self._encoding = content_encoding.strip().lower()
+        """`content_encoding`: the header, which tells only what the bytes leave open. Its last word is outermost."""
+        self._inner_encodings, _, encoding = content_encoding.rpartition(",")
+        self._encoding = encoding.strip().lower()
         self._layers = layers
         self._head: bytes | None = b""
         self._inflater: _Inflater | None = None
@@ -73,7 +74,7 @@ class ContentDecoder:
             yield head
             return
         # Made only where it is needed: a decompressor holds seven KiB as long as the reply lasts.
-        self._inflater = _Inflater(window_bits, ContentDecoder(self._encoding, self._layers - 1))
+        self._inflater = _Inflater(window_bits, ContentDecoder(self._inner_encodings, self._layers - 1))
         yield from self._inflater.feed(head)
 
 

@@ -76,7 +76,7 @@ PURE = (
 #: The libraries of pure code: none of them reads a clock, a disk, a socket or randomness.
 PURE_LIBRARIES = {
     *("codecs", "collections", "collections.abc", "contextlib", "dataclasses", "datetime", "email.utils", "enum"),
-    *("functools", "html", "ipaddress", "itertools", "math", "re", "string", "struct", "typing", "unicodedata"),
+    *("functools", "html", "ipaddress", "itertools", "json", "math", "re", "string", "struct", "typing", "unicodedata"),
     *("urllib.parse", "zlib", "orjson", "pybase64", "idna"),
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "now", "today", "utcnow", "formatdate", "localtime"}

@@ -62,6 +62,7 @@ CASES_OF_TEXT = [
     Case("an empty line below", f"{HEAD}{'A' * 40}\n\nok", f"{ONE}\n\nok", (Base64Run(HEAD, "A" * 40),)),
     Case("an ellipsis", f"{HEAD}...", f"{HEAD}...", ()),
     Case("the middle of something longer", f"https://a.example/x{JPEG}", f"https://a.example/x{JPEG}", ()),
+    Case("an escaped line break in front", f"x\\n{PNG} y", f"x\\n{ONE} y", (Base64Run("", PNG),)),
     Case("a mark in the text", f"a{MARK}b", "ab", ()),
 ]
 

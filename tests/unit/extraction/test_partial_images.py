@@ -7,7 +7,7 @@ import pytest
 
 from app.extraction.forms import FoundImage, explain
 from app.extraction.partial import PartialImageTracker, without_open_end
-from app.protocol.chat_reply import ReplyParser
+from app.protocol.chat_reply import ReplyParser, read_reply
 
 URL = "https://cdn.example.com/gen/1"
 #: A complete PNG of 8x8 pixels.
@@ -77,3 +77,18 @@ def test_partial_images_are_those_that_a_newer_one_supersedes(case: Growth) -> N
     tracker = PartialImageTracker(case.count)
     seen = [tracker.superseded([FoundImage(url, "form") for url in snapshot]) for snapshot in case.snapshots]
     assert [[image.url for image in images] for images in seen] == case.superseded
+
+
+@pytest.mark.parametrize("end", ["", 'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\ndata: [DONE]\n\n'])
+@pytest.mark.parametrize("case", BROKEN_OFF, ids=lambda case: case.name)
+def test_a_reply_that_ends_in_the_middle_gives_no_half_image(case: Case, end: str) -> None:
+    event = b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": case.content}}]}) + b"\n\n"
+    reply = read_reply(event + end.encode())
+    assert [image.url for image in find_images(without_open_end(reply))] == case.found
+
+
+@pytest.mark.parametrize("case", BROKEN_OFF, ids=lambda case: case.name)
+def test_a_message_at_the_limit_of_tokens_gives_no_half_image(case: Case) -> None:
+    choice = {"index": 0, "message": {"content": case.content}, "finish_reason": "length"}
+    reply = read_reply(orjson.dumps({"choices": [choice]}))
+    assert [image.url for image in find_images(without_open_end(reply))] == case.found

@@ -151,6 +151,7 @@ STAYS = [
     "http://h/x?y=base64%2C" + "a" * 300,
     "\\u003cbase64,abcd\\u003e",
     "b ba bas base base6 base64 iVBOR",
+    "word /9j/%%%%%%%%%%%% and %0a/9j/&&&&&&&&&&&& too",
 ]
 
 
@@ -167,6 +168,21 @@ def test_a_part_of_an_image_is_put_back_if_there_is_room() -> None:
         spooler = InlineImageSpooler(Memory, max_put_back=max_put_back)
         assert spooler.feed(f'"base64,{part}"'.encode()) == out.encode()
         assert spooler.discarded == (max_put_back == 0)
+
+
+def test_an_image_whose_spelling_is_long_stays_if_it_is_small() -> None:
+    image = png(Random(5).randbytes(30_000))
+    spelled = "".join(f"\\u00{ord(letter):02x}" for letter in base64_of(image))
+    assert spool(body(spelled)) == (body(base64_of(image)), [])
+
+
+@pytest.mark.parametrize("image", [png(Random(1).randbytes(90_000)), jpeg()], ids=["PNG", "JPEG"])
+def test_an_image_behind_many_words_is_found(image: bytes) -> None:
+    for words in ("base64 ", "word /9j/ ", " x=/9j/abc", "\\u000aiVBOR"):
+        for count in (800, 1_170, 5_000):
+            out, images = spool(f'{{"a":"{words * count} {base64_of(image)}"}}'.encode())
+            assert images == [image]
+            assert len(out) < len(words) * count + 400
 
 
 def test_what_is_held_back_comes_at_the_end() -> None:

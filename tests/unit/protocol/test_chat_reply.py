@@ -50,6 +50,24 @@ READABLE = [
     Case("an event without its end", line("a").rstrip(), "a"),
     Case("events that are no JSON", b"data: ping\n\n" + line("a"), "a"),
     Case("no text", DONE, ""),
+    Case("NaN", WHOLE.replace(b"{", b'{"score":NaN,"best":-Infinity,', 1), "Hi 图"),
+    Case("a line break in a string", WHOLE.replace(b"Hi ", b"Hi\n\t"), "Hi\n\t图"),
+    Case("text behind the document", WHOLE + b"\n\n<!-- cached -->", "Hi 图"),
+    Case("damaged JSON behind the document", WHOLE + b'{"choices', "Hi 图"),
+    Case("two documents glued together", b'{"message":{"content":"a"}}{"message":{"content":"b"}}', "ab"),
+    Case("documents with a record separator", b'{"message":{"content":"a"}}\n\x1e{"message":{"content":"b"}}', "ab"),
+    Case("a document and no document", WHOLE + b"[]", "Hi 图"),
+    Case("numbers that are too long", WHOLE.replace(b"{", b'{"seed":%s,' % (b"9" * 600), 1), "Hi 图"),
+    Case("NaN in an event", line("a").replace(b"{", b'{"score":NaN,', 1) + DONE, "a"),
+    Case("two documents in an event", line("a").rstrip() + line("b").removeprefix(b"data: ") + DONE, "ab"),
+    Case("a list in an event", b"data: [" + line("a")[6:].rstrip() + b"]\n\n" + DONE, "a"),
+    Case("a line break in a string of an event", line("a").replace(b'"a"', b'"a\nb"') + DONE, "a\nb"),
+    Case("a string in several lines of data", line("a").replace(b'"a"', b'"a\ndata: b"') + DONE, "a\nb"),
+    Case("a line of no field behind the data", line("a").rstrip() + b"\nstrange: 1\n\n" + DONE, "a"),
+    Case("a line of no field in front of the data", b"strange\n" + line("a") + DONE, "a"),
+    Case("a byte order mark before events", b"\xef\xbb\xbf" + line("a") + DONE, "a"),
+    Case("more after the last mark", line("a") + DONE + line("b") + b"data: {", "a"),
+    Case("the last mark in quotes", line("a") + b'data:"[DONE]"\n\n' + line("b"), "a"),
 ]
 
 
@@ -87,6 +105,9 @@ UNREADABLE = [
     b'{"choices":[{"message":{"content":"cut',
     rb'{"choices":"\ud83d',
     b"data: half\n\n",
+    b"NaN",
+    b"[" * 9_000,
+    b'{"choices":[{"message":{"content":"\n',
 ]
 
 
@@ -232,3 +253,48 @@ def test_a_whole_document_is_complete_without_an_end_of_the_transport(body: byte
     parser.feed(body)
     reply = parser.reply()
     assert (reply.complete, bool(reply.messages)) == (complete, complete)
+
+
+@dataclass(frozen=True)
+class OpenEnd:
+    name: str
+    body: bytes
+    is_open: bool
+
+
+OPEN_ENDS = [
+    OpenEnd("a reason", line("a", "stop"), False),
+    OpenEnd("the last mark", line("a") + DONE, False),
+    OpenEnd("neither", line("a"), True),
+    OpenEnd("the limit of tokens", line("a", "length") + DONE, True),
+    OpenEnd("the limit of tokens in Gemini's words", line("a", "MAX_TOKENS") + DONE, True),
+    OpenEnd("an incomplete response", line("a", "incomplete") + DONE, True),
+    OpenEnd("a JSON body", WHOLE, False),
+    OpenEnd("a JSON body at the limit of tokens", WHOLE.replace(b'"stop"', b'"length"'), True),
+]
+
+
+@pytest.mark.parametrize("case", OPEN_ENDS, ids=lambda case: case.name)
+def test_which_complete_replies_may_end_in_the_middle_of_a_word(case: OpenEnd) -> None:
+    reply = read_reply(case.body)
+    assert reply.complete
+    assert reply.has_open_end is case.is_open
+
+
+def test_nothing_is_read_behind_the_last_mark() -> None:
+    parser = ReplyParser()
+    assert not parser.is_done
+    parser.feed(line("a") + DONE + line("b"))
+    assert parser.is_done
+    assert not parser.feed(line("c"))
+    assert visible_text(parser.reply(ended=True)) == "a"
+
+
+@pytest.mark.parametrize("thoughts", ["Hm.", [{"text": "Hm."}]], ids=["text", "list"])
+def test_thoughts_are_not_kept(thoughts: object) -> None:
+    event = b"data: " + orjson.dumps({"choices": [{"delta": {"reasoning_content": thoughts}}]}) + b"\n\n"
+    reply = read_reply(event * 1_000 + DONE)
+    assert reply.has_content
+    assert "reasoning_content" not in reply.messages[0]
+    assert reply.size < 40_000
+    assert not read_reply(event.replace(b"Hm.", b"").replace(b'[{"text":""}]', b"[]") + DONE).has_content

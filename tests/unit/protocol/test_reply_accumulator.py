@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.protocol.chat_reply import ReplyAccumulator, ReplyError, find_error
+from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError, find_error
 from app.protocol.usage import Usage
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.protocol.chat_reply import SnapshotThrottle, split_lines
+from app.protocol.snapshot_throttle import SnapshotThrottle, split_lines
 
 PROGRESS = b'data: {"choices":[{"delta":{"content":"."}}]}\n\n'
 

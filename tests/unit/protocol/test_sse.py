@@ -69,3 +69,12 @@ def test_the_exact_bytes_that_are_written() -> None:
     assert written == b'event: error\ndata: {"type":"error"}\n\n'
     assert event.length == len(written)
     assert comment() == b": keep-alive\n\n"
+
+
+def test_bytes_that_are_no_data_of_a_finished_event_are_counted() -> None:
+    decoder = Decoder()
+    decoder.feed("data: é\n\ndata: é\nid: 1\nevent: x\n\n".encode())
+    assert decoder.size == len("id: 1\nevent: x\n")
+    decoder = Decoder()
+    decoder.feed(b": wait\n\n\r\ndata: half")
+    assert decoder.size == len(b": wait\n\n\ndata: half")

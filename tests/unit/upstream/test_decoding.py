@@ -13,20 +13,35 @@ from app.upstream.decoding import MAX_CHUNK, ContentDecoder
 
 TEXT = b'{"choices":[]}' * 9000
 GZIP = gzip.compress(TEXT)
-COMPRESSED = {"gzip": GZIP, "x-gzip": GZIP, " GZIP ": GZIP, "deflate": zlib.compress(TEXT)}
-PLAIN = {"": TEXT, "identity": TEXT}
+RAW = zlib.compressobj(wbits=-15)
+RAW_DEFLATE = RAW.compress(TEXT) + RAW.flush()
+COMPRESSED = {
+    "gzip": GZIP,
+    "x-gzip": GZIP,
+    " GZIP ": GZIP,
+    "deflate": zlib.compress(TEXT),
+    "Deflate": RAW_DEFLATE,
+    "gzip, gzip": gzip.compress(GZIP),
+    "deflate, gzip": gzip.compress(zlib.compress(TEXT)),
+    "identity, gzip": GZIP,
+    "none": GZIP,
+    "br": GZIP,
+    "GZIP, identity": GZIP,
+    "gzip,": gzip.compress(TEXT[:500]) + gzip.compress(TEXT[500:]),
+}
+#: Labels that relays write although the body is not compressed.
+PLAIN = dict.fromkeys(
+    ("", "identity", "utf-8", "none", "gzip", "deflate", "br", "zstd", "aws-chunked", "nonsense"), TEXT
+)
 
 
 def decode(encoding: str, *chunks: bytes) -> bytes:
     decoder = ContentDecoder(encoding)
-    decoded = b"".join(part for chunk in chunks for part in decoder.feed(chunk))
-    decoder.finish()
-    return decoded
+    return b"".join(part for chunk in chunks for part in decoder.feed(chunk)) + b"".join(decoder.finish())
 
 
-@pytest.mark.parametrize("encoding", [*COMPRESSED, *PLAIN])
-def test_known_encodings_are_decoded(encoding: str) -> None:
-    data = (COMPRESSED | PLAIN)[encoding]
+@pytest.mark.parametrize(("encoding", "data"), [*COMPRESSED.items(), *PLAIN.items()])
+def test_a_body_is_decoded_by_its_bytes(encoding: str, data: bytes) -> None:
     assert decode(encoding, data) == TEXT
     assert decode(encoding, *(data[i : i + 1] for i in range(len(data)))) == TEXT
 
@@ -49,24 +64,45 @@ def test_bytes_behind_the_end_are_ignored() -> None:
     assert decode("gzip", COMPRESSED["gzip"] + b"junk", b"more") == TEXT
 
 
-def test_an_empty_body_is_not_gzip() -> None:
-    with pytest.raises(UpstreamInvalidReply, match="cut off"):
-        decode("gzip")
+@pytest.mark.parametrize("start", [b"\x1f", b"\x1f\x8c"])
+def test_bytes_behind_the_end_are_no_further_part(start: bytes) -> None:
+    assert decode("gzip", GZIP + start, b"more") == TEXT
+    assert decode("gzip", GZIP + start) == TEXT
+
+
+def test_a_further_part_may_be_cut_anywhere() -> None:
+    assert decode("gzip", GZIP + GZIP[:1], GZIP[1:]) == TEXT + TEXT
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "br", "deflate"])
+def test_an_empty_body_is_empty(encoding: str) -> None:
+    assert decode(encoding) == b""
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_truncated_body_is_refused(encoding: str) -> None:
-    with pytest.raises(UpstreamInvalidReply, match="cut off"):
-        decode(encoding, COMPRESSED[encoding][:-3])
+    for length in (20, len(COMPRESSED[encoding]) - 3):
+        with pytest.raises(UpstreamInvalidReply, match="cut off"):
+            decode(encoding, COMPRESSED[encoding][:length])
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_damaged_body_is_refused(encoding: str) -> None:
+@pytest.mark.parametrize(
+    "data", [b"\0\1\2\3" * 9, b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\xff" * 9], ids=["noise", "a bad block"]
+)
+def test_a_damaged_body_is_refused(encoding: str, data: bytes) -> None:
     with pytest.raises(UpstreamInvalidReply, match="damaged"):
-        decode(encoding, b"<html>")
+        decode(encoding, data)
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "nonsense"])
-def test_other_encodings_are_refused(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "nonsense"])
+def test_other_compressions_are_refused(encoding: str) -> None:
     with pytest.raises(UpstreamInvalidReply, match="nobody asked"):
-        ContentDecoder(encoding)
+        decode(encoding, b"\x28\xb5\x2f\xfd\x24\x00" + bytes(20))
+
+
+def test_layers_have_a_limit() -> None:
+    data = TEXT
+    for _ in range(5):
+        data = gzip.compress(data)
+    assert decode("gzip", data).startswith(b"\x1f\x8b")

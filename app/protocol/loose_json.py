@@ -1,0 +1,55 @@
+"""Read JSON as upstreams write it: nearly valid, or several documents in one body."""
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+#: One half of a surrogate pair, where an upstream cut a text between the two. No JSON parser accepts it.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_GAP = re.compile(r"[\s\x00\x1e\ufeff,;]*+")
+#: Digits of an integer that orjson can write again.
+_MAX_DIGITS = 18
+
+
+def read_documents(text: str) -> tuple[list[Any], str]:
+    """Return the JSON documents at the start of a text, and what is left of it.
+
+    A valid document is read by a strict parser. Otherwise NaN, line breaks in strings and halves of surrogate pairs are
+    accepted, as well as documents one behind the other: a reply was paid for even if its JSON is damaged.
+    """
+    try:
+        return [orjson.loads(text)], ""
+    except orjson.JSONDecodeError:
+        return _read_loosely(text)
+
+
+def _read_loosely(text: str) -> tuple[list[Any], str]:
+    text = _SURROGATE.sub(r"\\ufffd", text)
+    documents: list[Any] = []
+    position = _end_of_gap(text, 0)
+    while text.startswith(("{", "["), position):
+        try:
+            document, position = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            break
+        documents.append(document)
+        position = _end_of_gap(text, position)
+    return documents, text[position:]
+
+
+def _end_of_gap(text: str, position: int) -> int:
+    match = _GAP.match(text, position)
+    return match.end() if match else position
+
+
+def _nothing(_: str) -> None:
+    """Read NaN and Infinity, which no JSON can express."""
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_nothing, parse_int=_number)

@@ -1,0 +1,234 @@
+"""What a parser holds is bounded, whatever arrives: one picture over many events, endless bodies, and their cost."""
+
+import gzip
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from random import Random
+
+import orjson
+import pybase64
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import UpstreamInvalidReply
+from app.extraction.forms import find_images
+from app.images.blob import Blob
+from app.protocol.chat_reply import ChatReply, ReplyParser
+from app.upstream.decoding import ContentDecoder
+from tests.unit.protocol.test_base64_spelling import SPELLINGS, Spelling, base64_of, each_spelling
+from tests.unit.protocol.test_inline_images import Memory, png
+
+IMAGE = png(Random(5).randbytes(200_000))
+#: In place of `MAX_LEFT`, so that the tests are quick.
+LIMIT = 2**18
+URL = "data:image/png;base64,"
+DONE = b"data: [DONE]\n\n"
+
+
+def delta(text: str, **more: object) -> bytes:
+    return b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": text, **more}}]}) + b"\n\n"
+
+
+def stream(text: str, *edges: int) -> bytes:
+    """Return a stream whose events have the parts of a text."""
+    bounds = (0, *sorted(edges), len(text))
+    return b"".join(delta(text[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)) + DONE
+
+
+def read(data: bytes, *edges: int) -> ChatReply:
+    parser = ReplyParser(Memory)
+    bounds = (0, *sorted(edges), len(data))
+    for a, b in zip(bounds, bounds[1:], strict=False):
+        parser.feed(data[a:b])
+    return parser.reply(ended=True)
+
+
+def images_of(reply: ChatReply) -> list[bytes]:
+    return [reply.spooled_images[image.url].read_at(0, 10**7) for image in find_images(reply)]
+
+
+@pytest.mark.parametrize("size", [3, 100, 1_000, 16_384, 100_000, 200_000])
+def test_one_picture_may_come_in_many_events(size: int) -> None:
+    text = f"![x]({URL}{base64_of(IMAGE)})\nDone."
+    reply = read(stream(text, *range(size, len(text), size)))
+    assert images_of(reply) == [IMAGE]
+    assert len(reply.messages[0]["content"]) < 400
+    assert reply.messages[0]["content"].endswith(")\nDone.")
+
+
+@each_spelling
+def test_a_spelled_picture_may_come_in_many_events(spelling: Spelling) -> None:
+    text = f"![x]({URL}{spelling.spell(base64_of(IMAGE))})"
+    assert images_of(read(stream(text, *range(7_001, len(text), 7_001)))) == [IMAGE]
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(SPELLINGS),
+    st.lists(st.integers(0, 270_000), max_size=6),
+    st.lists(st.integers(0, 280_000), max_size=6),
+)
+def test_events_and_chunks_may_be_cut_anywhere(spelling: Spelling, events: list[int], chunks: list[int]) -> None:  # fmt: skip
+    text = f"{spelling.spell(base64_of(IMAGE))} is the picture"
+    assert images_of(read(stream(text, *events), *chunks)) == [IMAGE]
+
+
+def test_pictures_of_several_choices_may_come_in_turns() -> None:
+    texts = [f"{URL}{base64_of(png(Random(seed).randbytes(80_000)))}" for seed in (1, 2)]
+    events = []
+    for start in range(0, len(texts[0]), 9_000):
+        for index, text in enumerate(texts):
+            choice = {"index": index, "delta": {"content": text[start : start + 9_000]}}
+            events.append(b"data: " + orjson.dumps({"choices": [choice]}) + b"\n\n")
+    assert images_of(read(b"".join(events) + DONE)) == [png(Random(seed).randbytes(80_000)) for seed in (1, 2)]
+
+
+def test_a_picture_that_a_whole_message_repeats_is_one() -> None:
+    text = f"![x]({URL}{base64_of(IMAGE)})"
+    whole = orjson.dumps({"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]})
+    reply = read(stream(text, *range(0, len(text), 5_000)).removesuffix(DONE) + b"data: " + whole + b"\n\n" + DONE)
+    assert images_of(reply) == [IMAGE]
+    assert len(reply.messages[0]["content"]) < 300
+
+
+def test_a_picture_is_there_where_the_stream_breaks_off_behind_it() -> None:
+    parser = ReplyParser(Memory)
+    parser.feed(stream(f"{URL}{base64_of(IMAGE)}", 100_000).removesuffix(DONE))
+    assert find_images(parser.reply()) == []
+    assert parser.reply().has_content
+    parser.end()
+    assert images_of(parser.reply()) == [IMAGE]
+
+
+def test_a_picture_in_an_error_object_is_spooled() -> None:
+    reply = read(orjson.dumps({"error": {"message": "full", "image": f"{URL}{base64_of(IMAGE)}"}}))
+    assert [blob.size for blob in reply.spooled_images.values()] == [len(IMAGE)]
+    assert len(orjson.dumps(reply.error)) < 400
+
+
+@dataclass(frozen=True)
+class Endless:
+    name: str
+    start: bytes
+    more: bytes
+
+
+ENDLESS = [
+    Endless("white space", b"", b" \n" * 8_000),
+    Endless("a comment", b":", b"x" * 16_000),
+    Endless("comments", b"", b": keep-alive\n\n" * 1_000),
+    Endless("comments between events", delta("a"), b": keep-alive\n\n" * 1_000),
+    Endless("empty lines", delta("a"), b"\n" * 16_000),
+    Endless("a string", b'{"choices":[{"message":{"content":"', b"fox " * 4_000),
+    Endless("brackets", b"", b"[" * 16_000),
+    Endless("numbers", b"[1", b",1" * 8_000),
+    Endless("white space behind the document", b"{}", b" " * 16_000),
+    Endless("a line of an event", b'data: {"choices":[{"delta":{"content":"', b"fox " * 4_000),
+    Endless("a line of no field", delta("a"), b"x" * 16_000),
+    Endless("lines of data", delta("a"), b"data: x\n" * 2_000),
+    Endless("events that are no JSON", delta("a"), b"data: ping\n\n" * 1_500),
+    Endless("text in events", delta("a"), delta("fox " * 250) * 16),
+    Endless("short texts in events", delta("a"), delta("fox ") * 200),
+    Endless("empty events", delta("a"), b"data: {}\n\n" * 1_500),
+    Endless("fields", delta("a"), delta("", more=["x" * 1_000]) * 16),
+    Endless("a growing field", delta("a"), b"".join(delta("", more="x" * length) for length in (9, 15_000))),
+    Endless("documents beside choices", delta("a"), b'data: {"data":[{"x":"%s"}]}\n\n' % (b"x" * 15_000)),
+    Endless("HTML", b"<html>", b"<p>" * 5_000),
+    Endless("base64 that is no picture", b'{"a":"', b'base64,%s"' % (b"ABCD" * 20_000)),
+]
+
+
+def feed_until_the_end(parser: ReplyParser, chunks: Iterable[bytes]) -> int:
+    """Return how many bytes were fed when the parser refused more."""
+    received = 0
+
+    def feed_all() -> None:
+        nonlocal received
+        for chunk in chunks:
+            received += len(chunk)
+            parser.feed(chunk)
+
+    with pytest.raises(UpstreamInvalidReply, match="larger than"):
+        feed_all()
+    return received
+
+
+@pytest.mark.parametrize("case", ENDLESS, ids=lambda case: case.name)
+def test_an_endless_reply_is_refused(case: Endless) -> None:
+    parser = ReplyParser(Blob, max_left=LIMIT)
+    received = feed_until_the_end(parser, chain([case.start], islice(repeat(case.more), 2_000)))
+    assert received > LIMIT / 2
+    assert parser.reply().complete is (case.start == b"{}")
+
+
+def test_thoughts_may_be_longer_than_what_is_kept() -> None:
+    events = (delta("", reasoning_content="Hm, a fox " * 2) for _ in range(6_000))
+    parser = ReplyParser(Blob, max_left=LIMIT)
+    size = 0
+    for event in events:
+        size += len(event)
+        parser.feed(event)
+    parser.feed(delta("https://h/a.png") + DONE)
+    assert size > LIMIT
+    assert [image.url for image in find_images(parser.reply(ended=True))] == ["https://h/a.png"]
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Return the most bytes that Python held during a call."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+BIG = png(Random(6).randbytes(3 * 2**20))
+BIG_TEXT = base64_of(BIG)
+
+
+def feed(chunks: Iterator[bytes]) -> None:
+    parser = ReplyParser(Blob)
+    for chunk in chunks:
+        parser.feed(chunk)
+    reply = parser.reply(ended=True)
+    (image,) = find_images(reply)
+    assert reply.spooled_images[image.url].size == len(BIG)
+    for blob in reply.spooled_images.values():
+        assert isinstance(blob, Blob)
+        blob.close()
+
+
+@each_spelling
+def test_a_picture_takes_little_memory_in_every_spelling(spelling: Spelling) -> None:
+    data = f'{{"choices":[{{"message":{{"content":"![x]({URL}{spelling.spell(BIG_TEXT)})"}}}}]}}'.encode()
+    assert peak_of(lambda: feed(data[at : at + 65_536] for at in range(0, len(data), 65_536))) < 2 * 2**20
+
+
+@pytest.mark.parametrize("size", [1_000, 16_384, 65_536])
+def test_a_picture_takes_little_memory_in_many_events(size: int) -> None:
+    def events() -> Iterator[bytes]:
+        yield delta(f"![x]({URL}")
+        for start in range(0, len(BIG_TEXT), size):
+            yield delta(BIG_TEXT[start : start + size])
+        yield delta(")") + DONE
+
+    assert peak_of(lambda: feed(events())) < 2 * 2**20
+
+
+@pytest.mark.parametrize("text", [b" ", b"fox ", b": x\n\n", b"[", b"data: {}\n\n"])
+def test_a_compressed_flood_takes_little_memory(text: bytes) -> None:
+    bomb = gzip.compress(text * (64 * LIMIT // len(text)))
+
+    peak = peak_of(lambda: feed_until_the_end(ReplyParser(Blob, max_left=LIMIT), ContentDecoder("gzip").feed(bomb)))
+    assert peak < 32 * LIMIT
+
+
+def test_pictures_without_number_are_decoded_once() -> None:
+    small = pybase64.b64encode_as_string(png(b"x"))
+    reply = read(orjson.dumps({"choices": [{"message": {"content": f"{URL}{small} " * 300}}]}))
+    assert reply.spooled_images == {}
+    assert [image.url for image in find_images(reply)] == [f"{URL}{small}"]
