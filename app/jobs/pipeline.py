@@ -7,11 +7,11 @@ An edit is a generation with input images. A stream is the same generator, encod
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UserError
 from app.extraction.filters import is_tracking_pixel
@@ -28,6 +28,12 @@ from app.protocol.image_response import OutputImage, effective_response_format, 
 from app.protocol.inline_images import ByteSink, probably_equal
 from app.protocol.json_stream import Base64String
 from app.protocol.usage import Usage
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+#: Bytes of a reply that are searched without letting other requests pass.
+_LONG = 64 * 1024
 
 _NO_RESOURCES = "The image was made, but this server has no room for it now. Please ask again: that costs nothing more."
 
@@ -257,7 +263,7 @@ class Pipeline:
                 each for each in outcomes if isinstance(each, ApiError) and not isinstance(each, NoImageInReply)
             ]
             self.undelivered += mendable
-            raise mendable[0] if mendable else _first_error(reply, outcomes, error)
+            raise mendable[0] if mendable else await search(reply, _first_error, reply, outcomes, error)
         return GenerationResult(finished, reply.usage)
 
     async def finish_all(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
@@ -273,7 +279,8 @@ class Pipeline:
         Each is asked once, the likeliest first. Then the likeliest of those that could not be had is tried again, as a
         new image may not be everywhere yet; after the words of a refusal no image is on its way.
         """
-        guesses = [each for each in find_guesses(without_open_end(reply), self.sent) if each.url not in tried]
+        found = await search(reply, find_guesses, without_open_end(reply), self.sent)
+        guesses = [each for each in found if each.url not in tried]
         outcomes: list[OutputImage | ApiError] = []
         missing: list[FoundImage] = []
         with suppress(TimeoutError):
@@ -281,8 +288,8 @@ class Pipeline:
                 for guess in guesses:
                     if len(outcomes) < self.request.n:
                         outcomes += await self.finish_guess(reply, guess, missing, patient=False)
-                for guess in [] if outcomes or is_refusal(reply) else missing[:1]:
-                    outcomes += await self.finish_guess(reply, guess, [], patient=True)
+                if missing and not outcomes and not await search(reply, is_refusal, reply):
+                    outcomes += await self.finish_guess(reply, missing[0], [], patient=True)
         return outcomes
 
     async def finish_guess(
@@ -299,7 +306,7 @@ class Pipeline:
 
     async def find_results(self, reply: ChatReply) -> list[FoundImage]:
         """Return the images of a reply, without those that the client itself has sent."""
-        found = find_images(without_open_end(reply), self.sent)
+        found = await search(reply, find_images, without_open_end(reply), self.sent)
         return [image for image in found if not await self.is_input_echo(reply, image)]
 
     @property
@@ -372,6 +379,13 @@ def _first_error(reply: ChatReply, outcomes: Sequence[OutputImage | ApiError], e
     if lost is not None or not isinstance(words, ModerationBlocked):
         return lost or next(iter(errors), error or words)
     return error or words
+
+
+async def search(reply: ChatReply, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function that searches a reply; for a long one in a thread, since other requests must not wait for it."""
+    if reply.size < _LONG:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 async def run_concurrently(

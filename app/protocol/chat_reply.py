@@ -94,8 +94,11 @@ class ReplyParser:
         """
         self._max_left = max_left
         self._spooled: dict[str, ByteSink] = {}
-        self._new_spooler = new_sink and partial(InlineImageSpooler, new_sink, self._spooled, max_left)
-        self._spooler = self._new_spooler and self._new_spooler()
+        self._new_spooler: Callable[[], InlineImageSpooler] | None = None
+        self._spooler: InlineImageSpooler | None = None
+        if new_sink is not None:
+            self._new_spooler = partial(InlineImageSpooler, new_sink, self._spooled, max_left)
+            self._spooler = self._new_spooler()
         self._body: _JsonBody | _EventStream | None = None
         self._raw: list[bytes] = []
         self._raw_capacity = _MAX_RAW
@@ -108,6 +111,11 @@ class ReplyParser:
         return isinstance(self._body, _EventStream) and self._body.is_done
 
     @property
+    def is_in_image(self) -> bool:
+        """Whether base64 is arriving: a chunk of it costs little, however large it is."""
+        return self._spooler is not None and self._spooler.is_in_image
+
+    @property
     def size(self) -> int:
         """Bytes that were read, without images and without what repeats with each event."""
         return self._lead_size + (0 if self._body is None else self._body.size)
@@ -118,7 +126,11 @@ class ReplyParser:
         Raises:
             UpstreamInvalidReply: The reply without its images is larger than `max_left`.
         """
-        return self._add(data if self._spooler is None else self._spooler.feed(data))
+        has_grown = self._add(data if self._spooler is None else self._spooler.feed(data))
+        if self.size > self._max_left:
+            detail = f"more than {self._max_left} bytes beside its images"
+            raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.", detail=detail)
+        return has_grown
 
     def end(self) -> None:
         """Take in what was held back, since nothing follows: the body has ended or has broken off."""
@@ -136,21 +148,13 @@ class ReplyParser:
             if not data or self._comment:
                 return False
             self._body = _JsonBody() if data[:1] in b"{[<" else _EventStream(self._new_spooler)
-        has_grown = self._body.feed(data)
-        self._check_size()
-        return has_grown
+        return self._body.feed(data)
 
     def _without_lead(self, data: bytes) -> bytes:
         left = _LEAD.sub(b"", self._comment + data)
         self._comment = left[:1] if left.startswith(b":") else b""
         self._lead_size += len(data) if not left or self._comment else 0
-        self._check_size()
         return left
-
-    def _check_size(self) -> None:
-        if self.size > self._max_left:
-            detail = f"more than {self._max_left} bytes beside its images"
-            raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.", detail=detail)
 
     def reply(self, *, ended: bool = False) -> ChatReply:
         """Return a snapshot of the reply as far as it has arrived.

@@ -1,40 +1,61 @@
 """Decide when a growing reply is worth a search for images."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 #: What most images in a stream begin with.
 _IMAGE_MARK = re.compile(rb"https?:|data:image|b64_json|image_url")
 
 
-def split_lines(chunk: bytes) -> Sequence[bytes]:
-    """Split a chunk into lines, because it may hold several events, and a partial image may be in any of them."""
-    return chunk.splitlines(keepends=True) if b"\n" in chunk else (chunk,)
+#: Where an event of a stream ends. Lines within a JSON document are not split: base64 may be broken into lines.
+_EVENT_END = re.compile(rb"(?:\r?\n|\r){2,}+")
+#: Bytes of text that are parsed at a time.
+_PIECE = 16 * 1024
+
+
+def split_events(chunk: bytes) -> Iterator[bytes]:
+    """Split a chunk behind its events, since a partial image may be in any of them, and into pieces of bounded size."""
+    start = 0
+    while start < len(chunk):
+        match = _EVENT_END.search(chunk, start, start + _PIECE)
+        end = match.end() if match else min(start + _PIECE, len(chunk))
+        yield chunk[start:end]
+        start = end
+
+
+#: Bytes that may be searched after what looks like an image: so many, and so many times the reply.
+_FREE, _SEARCHES = 256 * 1024, 8
 
 
 @dataclass(slots=True)
 class SnapshotThrottle:
     """Limit how often a growing reply is searched for images.
 
-    A search costs the length of the whole reply. It is done after something that looks like an image, but only a
-    limited number of times, and otherwise each time the reply has grown by an eighth. All searches of a reply together
-    therefore stay linear in its length.
+    A search costs the length of the whole reply. It is done after something that looks like an image, but only as long
+    as all these searches together cost less than `_SEARCHES` times the reply, and otherwise each time the reply has
+    grown by an eighth. All searches of a reply together therefore stay linear in its length.
     """
 
     received: int = 0
     searched: int = 0
-    marks_left: int = 64
+    spent: int = 0
     has_mark: bool = False
 
-    def should_snapshot(self, chunk: bytes, *, grown: bool) -> bool:
-        """Count one chunk and return whether to search now. `grown`: the chunk added content to the reply."""
+    def should_snapshot(self, chunk: bytes, size: int, *, grown: bool) -> bool:
+        """Count one chunk and return whether to search now.
+
+        Args:
+            chunk: The chunk.
+            size: What the reply holds now.
+            grown: The chunk added content to the reply.
+        """
         self.received += len(chunk)
         self.has_mark = self.has_mark or _IMAGE_MARK.search(chunk) is not None
         if not grown:
             return False
-        if self.has_mark and self.marks_left:
-            self.marks_left -= 1
+        if self.has_mark and self.spent <= _FREE + _SEARCHES * size:
+            self.spent += size
         elif self.received * 8 < self.searched * 9:
             return False
         self.has_mark, self.searched = False, self.received

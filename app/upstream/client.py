@@ -20,7 +20,7 @@ from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.dialects import ChatQuestion
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
-from app.protocol.snapshot_throttle import SnapshotThrottle, split_lines
+from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
 from app.upstream.decoding import ContentDecoder
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
@@ -36,6 +36,12 @@ _KEEP_ALIVE = 4.0
 
 #: What is read of an error answer: bytes, and seconds for all of it.
 _MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
+
+#: Seconds that a stream may take to end after its last mark.
+_LAST_WAIT = 0.1
+
+#: Bytes of a reply that are parsed and searched without letting other requests pass, and seconds that this may last.
+_LONG, _MAX_BUSY = 64 * 1024, 0.02
 
 #: Failures that surely came before the request was sent. The cause of the exception is looked at, not the exception of
 #: httpx: its transport calls every lost connection a ConnectTimeout.
@@ -152,9 +158,10 @@ class UpstreamClient:
                 async for reply in snapshots:
                     if reply.has_content:
                         yield replace(reply, secrets=self._secrets(request))
-            reply, end = parser.reply(ended=True), _broke_off("in the middle of an event")
+            reply, end = await _read(parser, ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
-            reply, end = parser.reply(), error
+            parser.end()
+            reply, end = await _read(parser), error
         finally:
             await _close(response)
         failure = None
@@ -162,7 +169,7 @@ class UpstreamClient:
             elapsed, came_first = self._monotonic() - pending.sent_at, error_came_first(reply.raw)
             error_body = orjson.dumps({"error": reply.error})
             failure = self._classify(response, error_body, request, elapsed, came_first=came_first)
-        if failure is not None and not reply.has_content and not find_images(reply):
+        if failure is not None and not reply.has_content and not await _has_images(reply):
             yield failure
             return
         yield replace(reply, secrets=self._secrets(request))
@@ -176,11 +183,17 @@ class UpstreamClient:
         self, response: httpx.Response, parser: ReplyParser, started_at: float
     ) -> AsyncGenerator[ChatReply, None]:
         throttle = SnapshotThrottle()
-        async with aclosing(self._decoded_chunks(response, started_at)) as chunks:
+        paused_at = time.perf_counter()
+        async with aclosing(self._decoded_chunks(response, started_at, lambda: parser.is_done)) as chunks:
             async for chunk in chunks:
-                for line in split_lines(chunk):
-                    if throttle.should_snapshot(line, grown=parser.feed(line)):
+                for piece in (chunk,) if parser.is_in_image else split_events(chunk):
+                    grown = parser.feed(piece)
+                    if throttle.should_snapshot(piece, parser.size, grown=grown):
                         yield parser.reply()
+                    # Data that is there already is read without a pause, and decompressed data may be endless.
+                    if time.perf_counter() - paused_at > _MAX_BUSY:
+                        await asyncio.sleep(0)
+                        paused_at = time.perf_counter()
 
     def _build(self, request: UpstreamRequest, body: StreamingJson, stopwatch: "_Stopwatch") -> httpx.Request:
         # Built here and not by httpx's client, which would merge headers, cookies and parameters for each request.
@@ -205,8 +218,10 @@ class UpstreamClient:
     def _time_left(self, started_at: float) -> float:
         return started_at + self._spec.timeout - self._monotonic()
 
-    async def _decoded_chunks(self, response: httpx.Response, started_at: float) -> AsyncGenerator[bytes, None]:
-        """Yield the decompressed body. Raises `UpstreamTimeout` and `UpstreamInvalidReply`."""
+    async def _decoded_chunks(
+        self, response: httpx.Response, started_at: float, is_done: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the decompressed body until `is_done`. Raises `UpstreamTimeout` and `UpstreamInvalidReply`."""
         decoder = ContentDecoder(response.headers.get("content-encoding", ""))
         received = decoded = 0
         idle_timeout = math.inf
@@ -219,6 +234,9 @@ class UpstreamClient:
                     decoded += len(chunk)
                     self._check_size(max(received, decoded))
                     yield chunk
+                    if is_done():
+                        await _await_end(chunks)
+                        return
                 idle_timeout = self._spec.idle_timeout
         for chunk in decoder.finish():
             self._check_size(decoded + len(chunk))
@@ -310,6 +328,24 @@ async def _encode(body: StreamingJson, stopwatch: _Stopwatch) -> AsyncIterator[b
     for chunk in body.chunks():
         yield chunk
     stopwatch.restart()
+
+
+async def _await_end(chunks: AsyncIterator[bytes]) -> None:
+    """Wait briefly for the end of a stream whose last mark has come: then its connection can be used again."""
+    with suppress(TimeoutError, *_CONNECTION_LOST):
+        async with asyncio.timeout(_LAST_WAIT):
+            await anext(chunks, None)
+
+
+async def _read(parser: ReplyParser, *, ended: bool = False) -> ChatReply:
+    """Return what a parser has read. What is long is read in a thread, since other requests must not wait for it."""
+    if parser.size < _LONG:
+        return parser.reply(ended=ended)
+    return await asyncio.to_thread(parser.reply, ended=ended)
+
+
+async def _has_images(reply: ChatReply) -> bool:
+    return bool(find_images(reply) if reply.size < _LONG else await asyncio.to_thread(find_images, reply))
 
 
 def _broke_off(how: str) -> UpstreamError:

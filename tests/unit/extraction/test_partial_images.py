@@ -83,12 +83,12 @@ def test_partial_images_are_those_that_a_newer_one_supersedes(case: Growth) -> N
 @pytest.mark.parametrize("case", BROKEN_OFF, ids=lambda case: case.name)
 def test_a_reply_that_ends_in_the_middle_gives_no_half_image(case: Case, end: str) -> None:
     event = b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": case.content}}]}) + b"\n\n"
-    reply = read_reply(event + end.encode())
-    assert [image.url for image in find_images(without_open_end(reply))] == case.found
+    result = explain(without_open_end(read_reply(event + end.encode())))
+    assert [image.url for image in (*result.images, *result.guesses)] == case.found
 
 
 @pytest.mark.parametrize("case", BROKEN_OFF, ids=lambda case: case.name)
 def test_a_message_at_the_limit_of_tokens_gives_no_half_image(case: Case) -> None:
     choice = {"index": 0, "message": {"content": case.content}, "finish_reason": "length"}
-    reply = read_reply(orjson.dumps({"choices": [choice]}))
-    assert [image.url for image in find_images(without_open_end(reply))] == case.found
+    result = explain(without_open_end(read_reply(orjson.dumps({"choices": [choice]}))))
+    assert [image.url for image in (*result.images, *result.guesses)] == case.found

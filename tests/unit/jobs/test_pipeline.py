@@ -1,8 +1,9 @@
 """The whole pipeline works, with an implementation of `PipelineIO` in memory."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamInvalidReply, UserError
 from app.images.blob import Blob, Spool
+from app.jobs import pipeline
 from app.jobs.pipeline import GenerationResult, PartialImage, Pipeline, PipelinePolicy
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.dialects import MARKUP_INSTRUCTION, ChatQuestion
@@ -496,3 +498,22 @@ def test_bytes_of_an_unknown_type_are_labelled_as_such() -> None:
     world = World([[image_reply(URL)]])
     run(edit_of(InputImage(source=world.blob(b"heic?"))), world)
     assert sent_urls(world) == ["data:application/octet-stream;base64,aGVpYz8="]
+
+
+@pytest.mark.parametrize(("length", "in_a_thread"), [(1_000, False), (100_000, True)])
+@pytest.mark.parametrize("text", [f"![fox]({URL})", "https://h.example/guess", "I cannot do that."])
+def test_a_long_reply_is_searched_in_a_thread(
+    text: str, length: int, in_a_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    for name in ("find_images", "find_guesses", "is_refusal", "no_image_error"):
+        original = getattr(pipeline, name)
+
+        def observed(*args: Any, original: Callable[..., Any] = original) -> Any:
+            threads.add(threading.current_thread() is not threading.main_thread())
+            return original(*args)
+
+        monkeypatch.setattr(pipeline, name, observed)
+    with suppress(ApiError):
+        run(request_for(), World([[text_reply("fox " * (length // 4) + text)]]))
+    assert threads == {in_a_thread}

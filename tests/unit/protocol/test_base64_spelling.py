@@ -185,13 +185,20 @@ def test_an_image_behind_many_words_is_found(image: bytes) -> None:
             assert len(out) < len(words) * count + 400
 
 
+def test_a_spooler_knows_whether_it_is_in_an_image() -> None:
+    spooler = InlineImageSpooler(Memory)
+    states = []
+    for part in (b"words bas", b"e64,", base64_of(SMALL)[:99].encode(), base64_of(SMALL)[99:].encode(), b'"'):
+        spooler.feed(part)
+        states.append(spooler.is_in_image)
+    assert states == [False, True, True, True, False]
+
+
 def test_what_is_held_back_comes_at_the_end() -> None:
     spooler = InlineImageSpooler(Memory)
     assert spooler.feed(b"words bas") == b"words "
-    assert not spooler.is_in_image
     assert spooler.end() == b"bas"
     assert spooler.feed(f"base64,{base64_of(LARGE)}".encode()) == b"base64,"
-    assert spooler.is_in_image
     assert spooler.end().startswith(b"iVBOR")
     assert len(spooler.spooled) == 1
 
@@ -229,3 +236,15 @@ ENDS = [
 @pytest.mark.parametrize(("data", "ends"), ENDS)
 def test_the_end_of_an_image_is_recognized(data: bytes, ends: bool) -> None:
     assert ends_like_image(data[:16], data[-16:], len(data)) is ends
+
+
+def test_a_line_within_an_image_may_begin_like_another_image() -> None:
+    noise = bytearray(Random(7).randbytes(90_000))
+    image = png(bytes(noise))
+    start = image.index(noise)
+    for line in (40, 900):  # Lines of 76 letters have 57 bytes.
+        noise[57 * line - start : 57 * line - start + 3] = b"\xff\xd8\xff"
+    image = png(bytes(noise))
+    spelled = wrapped(base64_of(image), 76, "\\n")
+    assert spelled.count("\\n/9j/") == 2
+    assert spool(body(spelled))[1] == [image]

@@ -283,10 +283,11 @@ def test_which_complete_replies_may_end_in_the_middle_of_a_word(case: OpenEnd) -
 
 def test_nothing_is_read_behind_the_last_mark() -> None:
     parser = ReplyParser()
-    assert not parser.is_done
-    parser.feed(line("a") + DONE + line("b"))
-    assert parser.is_done
-    assert not parser.feed(line("c"))
+    states = []
+    for chunk in (b": wait\n\n", line("a"), DONE + line("b"), line("c")):
+        parser.feed(chunk)
+        states.append(parser.is_done)
+    assert states == [False, False, True, True]
     assert visible_text(parser.reply(ended=True)) == "a"
 
 
