@@ -8,11 +8,11 @@ import re
 from functools import cache
 
 _BACKSLASHES = rb"\\{1,8}"
-_LETTER = rb"[A-Za-z0-9+/_-]"
+_CHARACTER = rb"[A-Za-z0-9+/_-]"
 #: The hexadecimal codes of the letters of both alphabets.
 _CODE = rb"(?:2[BDFbdf]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff])"
-_ESCAPED_LETTER = rb"(?:" + _BACKSLASHES + rb"(?:/|u00" + _CODE + rb")|%" + _CODE + rb"|&#(?:4[357]|x2[BDFbdf]);)"
-_ANY_LETTER = b"(?:" + _LETTER + b"|" + _ESCAPED_LETTER + b")"
+_ESCAPED_CHARACTER = rb"(?:" + _BACKSLASHES + rb"(?:/|u00" + _CODE + rb")|%" + _CODE + rb"|&#(?:4[357]|x2[BDFbdf]);)"
+_ANY_CHARACTER = b"(?:" + _CHARACTER + b"|" + _ESCAPED_CHARACTER + b")"
 _PADDING = rb"(?:=|" + _BACKSLASHES + rb"u003[Dd]|%3[Dd]|&#61;|&#x3[Dd];)"
 #: White space. A line of an event begins with "data:" once more.
 _BLANK = rb"(?:[ \t]|\r?\n(?:data: ?)?|\r(?!\n)|" + _BACKSLASHES + rb"(?:[nrt]|u000[9ADad]|u0020)|%(?:0[9ADad]|20))"
@@ -26,7 +26,7 @@ _SLASHES = (*(escape + end for escape in _ESCAPES for end in (b"/", b"u002f", b"
 _SPELLED_JPEG = tuple(slash + b"9j" + slash for slash in _SLASHES)
 #: AVIF and HEIF begin with the size of their first box, and "ftyp".
 _BOXES = tuple(
-    b"AAAA%cGZ0eXB" % letter for letter in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    b"AAAA%cGZ0eXB" % character for character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 )
 
 #: The end of a chunk that cannot be judged before the next one has come.
@@ -100,21 +100,21 @@ _NEXT_IMAGE = b"(?:" + b"|".join(map(re.escape, _MAGIC)) + b")"
 
 PADDING = re.compile(_PADDING + rb"(?:(?:" + _BLANKS + rb")?+" + _PADDING + rb")?+")
 BLANKS = re.compile(_BLANKS)
-LINE = re.compile(rb"(?:" + _LETTER + rb"++|" + _ESCAPED_LETTER + rb")*+")
+LINE = re.compile(rb"(?:" + _CHARACTER + rb"++|" + _ESCAPED_CHARACTER + rb")*+")
 
 
 @cache
 def lines_pattern(min_line: int) -> re.Pattern[bytes]:
     """Return the pattern of lines of base64: blanks stand only in front of a line of at least `min_line` letters."""
     least = b"{%d}" % min_line
-    next_line = b"(?!" + _NEXT_IMAGE + b")(?=" + _LETTER + least + b"|" + _ANY_LETTER + least + b")"
-    return re.compile(b"(?:" + _LETTER + b"++|" + _ESCAPED_LETTER + b"|" + _BLANKS + next_line + b")*+")
+    next_line = b"(?!" + _NEXT_IMAGE + b")(?=" + _CHARACTER + least + b"|" + _ANY_CHARACTER + least + b")"
+    return re.compile(b"(?:" + _CHARACTER + b"++|" + _ESCAPED_CHARACTER + b"|" + _BLANKS + next_line + b")*+")
 
 
 @cache
 def open_end_pattern(min_line: int) -> re.Pattern[bytes]:
     """Return the pattern of what may continue base64 behind the end of a chunk, but cannot be judged yet."""
-    line = _ANY_LETTER + b"{0,%d}+" % (min_line + 12)
+    line = _ANY_CHARACTER + b"{0,%d}+" % (min_line + 12)
     padding = b"(?:" + _PADDING + b"(?:" + _BLANKS + b")?+){0,2}+"
     return re.compile(b"(?:" + _BLANKS + b")?+" + line + padding + b"(?:" + _CUT_ESCAPE + rb")?\Z")
 
@@ -131,14 +131,14 @@ _CODED = re.compile(_BACKSLASHES + rb"u00([0-7][0-9A-Fa-f])|%([0-7][0-9A-Fa-f])|
 _LINE_BREAKS = (b"\\n", b"\\r", b"\\t", b"data:")
 #: The escapes that encoders write. A replacement costs a tenth of what `_CODED` costs.
 _COMMON = tuple(
-    (lead + code, letter)
+    (lead + code, character)
     for lead in (b"\\u00", b"%")
-    for code, letter in ((b"2F", b"/"), (b"2f", b"/"), (b"2B", b"+"), (b"2b", b"+"), (b"3D", b"="), (b"3d", b"="))
+    for code, character in ((b"2F", b"/"), (b"2f", b"/"), (b"2B", b"+"), (b"2b", b"+"), (b"3D", b"="), (b"3d", b"="))
 )
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
-def _character(match: re.Match[bytes]) -> bytes:
+def _decode_escape(match: re.Match[bytes]) -> bytes:
     code = match[1] or match[2] or match[3]
     return bytes((int(code, 16) if code else int(match[4]),))
 
@@ -150,8 +150,8 @@ def standard(base64: bytes) -> bytes:
             base64 = base64.replace(b"\\\\", b"\\")
         for line_break in _LINE_BREAKS:
             base64 = base64.replace(line_break, b"")
-        for escape, letter in _COMMON:
-            base64 = base64.replace(escape, letter)
+        for escape, character in _COMMON:
+            base64 = base64.replace(escape, character)
         if b"\\u" in base64 or b"%" in base64 or b"&" in base64:
-            base64 = _CODED.sub(_character, base64)
+            base64 = _CODED.sub(_decode_escape, base64)
     return base64.translate(_STANDARD, b"\\ \t\r\n")

@@ -172,7 +172,7 @@ def test_a_part_of_an_image_is_put_back_if_there_is_room() -> None:
 
 def test_an_image_whose_spelling_is_long_stays_if_it_is_small() -> None:
     image = png(Random(5).randbytes(30_000))
-    spelled = "".join(f"\\u00{ord(letter):02x}" for letter in base64_of(image))
+    spelled = "".join(f"\\u00{ord(character):02x}" for character in base64_of(image))
     assert spool(body(spelled)) == (body(base64_of(image)), [])
 
 
