@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 
 from app.extraction.base64_runs import Base64Run
+from app.extraction.copies import is_small_copy
 from app.extraction.own_links import ClientTexts
 from app.extraction.urls import UrlKind, classify_url, is_placeholder, normalize_url
 from app.extraction.words import ASIDE_WORDS, INPUT_WORDS, PREVIEW_WORDS, UNRELATED_WORDS
@@ -93,6 +94,7 @@ def is_secondary(words: str, label: str, url: str) -> bool:
         any(pattern.search(text) for pattern in (PREVIEW_WORDS, INPUT_WORDS, ASIDE_WORDS) for text in texts)
         or _PROGRESS.search(label[:MAX_LABEL]) is not None
         or _SECONDARY_PATH.search(url.partition("?")[0][:_MAX_PATH]) is not None
+        or is_small_copy(url)
     )
 
 

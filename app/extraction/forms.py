@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.filters import CandidateFilter, is_sample_code, is_secondary, is_unrelated
+from app.extraction.copies import Copy, read_copy, smaller_copies
+from app.extraction.filters import CandidateFilter, is_sample_code, is_secondary, is_unrelated, last_clause
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
 from app.extraction.structured import JsonWalker, is_auxiliary_key
@@ -40,12 +41,14 @@ class FoundImage:
         form: The name of the row of `FORMS` that found the image.
         is_secondary: A preview or the like, found because there is nothing better.
         is_guess: Nothing says that the URL leads to an image. Its bytes decide, so it is never handed out unseen.
+        copy: Which size of which image a URL leads to.
     """
 
     url: str
     form: str
     is_secondary: bool = False
     is_guess: bool = False
+    copy: Copy | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class ImageCandidate:
     is_secondary: bool = False
     rejection: str = ""
     unlikeliness: int = 0
+    copy: Copy | None = None
 
 
 @dataclass(slots=True)
@@ -160,7 +164,8 @@ class ReplyForm:
 def _from_walker(walker: JsonWalker) -> Iterator[ImageCandidate]:
     for each in walker.fields:
         secondary = isinstance(each.value, str) and is_secondary("", "", each.value)
-        yield ImageCandidate(each.value, is_secondary=secondary)
+        copy = read_copy(each.value, "", "") if isinstance(each.value, str) else None
+        yield ImageCandidate(each.value, is_secondary=secondary, copy=copy)
 
 
 def _in_parts(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -207,7 +212,9 @@ def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCa
         rejection = "the reply is a video, and this its poster"
     elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
         rejection = "it is cut off"
-    return ImageCandidate(text.run_of(mention) or mention.url, secondary, rejection)
+    run = text.run_of(mention)
+    copy = read_copy(mention.url, last_clause(mention.before), mention.label) if run is None else None
+    return ImageCandidate(run or mention.url, secondary, rejection, copy=copy)
 
 
 def _in_data_urls(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -352,7 +359,7 @@ class _Extractor:
         if content.is_empty:
             return secondary
         for _, forms in groupby((form for form in FORMS if form.rank != _GUESSES), lambda form: form.rank):
-            found = [image for form in forms for image in self._accepted(form, content)]
+            found = self._without_copies([image for form in forms for image in self._accepted(form, content)])
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
                 self._reject_secondary(found)
                 return primary
@@ -373,9 +380,20 @@ class _Extractor:
             if not reason:
                 url, reason = self.candidate_filter.check(candidate.value)
             if url:
-                yield FoundImage(url, form.name, candidate.is_secondary)
+                yield FoundImage(url, form.name, candidate.is_secondary, copy=candidate.copy)
             else:
                 self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
+
+    def _without_copies(self, found: list[FoundImage]) -> list[FoundImage]:
+        """Reject the smaller copies of images that are there in several sizes."""
+        if len(found) < 2:
+            return found
+        copies = [image.copy or Copy(f"inline {position}", 0) for position, image in enumerate(found)]
+        smaller = smaller_copies(copies)
+        for position in sorted(smaller):
+            reason = "it is a smaller copy of the result"
+            self.rejected.append(RejectedCandidate(_shorten(found[position].url), found[position].form, reason))
+        return [image for position, image in enumerate(found) if position not in smaller]
 
     def _reject_secondary(self, found: Iterable[FoundImage]) -> None:
         for image in found:

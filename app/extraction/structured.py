@@ -9,6 +9,7 @@ from typing import Any
 import pybase64
 
 from app.extraction.base64_runs import Base64Run, resolve_run
+from app.extraction.copies import edge_of_label
 from app.extraction.keys import (
     AUXILIARY_WORDS,
     BYTES_WORDS,
@@ -130,6 +131,7 @@ class JsonWalker:
             return
         declared = declared or _declares_image(value)
         has_image, is_search = False, _is_search(value)
+        value = _without_smaller_copies(value)
         for key in sorted(islice(value, _MAX_KEYS), key=_preference):
             words = words_of(key)
             is_variant = isinstance(value[key], str) and bool(words & (LINK_WORDS | IMAGE_WORDS | BYTES_WORDS))
@@ -214,6 +216,17 @@ def _is_from_page(value: Mapping[str, Any]) -> bool:
     image = value.get("image_url") or value.get("imageUrl") or value.get("url")
     pages = [value[key] for key in _ORIGIN_KEYS if isinstance(value.get(key), str)]
     return isinstance(image, str) and has_image_ending(image) and any(not has_image_ending(page) for page in pages)
+
+
+def _without_smaller_copies(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Remove all but the largest of links whose keys are sizes: "small", "large", "full"."""
+    edges = {key: edge_of_label(key.replace("_", " ")) for key in islice(value, _MAX_KEYS) if _is_link(value[key])}
+    largest = max(edges.values(), default=0)
+    return {key: each for key, each in value.items() if not 0 < edges.get(key, 0) < largest}
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, str) and _is_url(value)
 
 
 def _is_search(value: Mapping[str, Any]) -> bool:

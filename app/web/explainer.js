@@ -21,6 +21,7 @@ const REASONS = {
   "the words around it say that it is not the result": "reason_words",
   "the reply is a video, and this its poster": "reason_poster",
   "it is cut off": "reason_cut",
+  "it is a smaller copy of the result": "reason_smaller",
   "it stands in a command": "reason_command",
   "it is a preview, an advertisement or the like beside the result": "reason_lesser",
   "it is no http or https address": "reason_address",

@@ -145,6 +145,7 @@ export default {
   reason_words: "the words around it say that it is not the result",
   reason_poster: "the reply is a video, and this its poster",
   reason_command: "it stands in a command",
+  reason_smaller: "it is a smaller copy of the result",
   reason_cut: "it is cut off",
   reason_lesser: "it is a preview, an advertisement or the like beside the result",
   reason_address: "it is no http or https address",

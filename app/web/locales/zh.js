@@ -145,6 +145,7 @@ export default {
   reason_words: "周围的文字说明它不是结果",
   reason_poster: "回复是视频，这只是它的封面",
   reason_command: "它是命令的一部分",
+  reason_smaller: "是结果的较小副本",
   reason_cut: "被截断了",
   reason_lesser: "是结果之外的预览、广告之类",
   reason_address: "不是 http 或 https 地址",
