@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import orjson
@@ -44,7 +44,7 @@ class DecoderExceeded(Exception):
 
 
 class DecoderUnavailable(Exception):
-    """No process can be started."""
+    """No process can be started. The text says why, for the log."""
 
 
 class DecoderPool:
@@ -60,9 +60,10 @@ class DecoderPool:
         self._template: _Template | None = None
 
     def start(self) -> None:
-        """Start the processes, without waiting until they are ready."""
-        while len(self._idle) < self._warm:
-            self._idle.append(self._start_decoder())
+        """Start the processes, without waiting until they are ready. If that fails, the first job tries again."""
+        with suppress(DecoderUnavailable):
+            while len(self._idle) < self._warm:
+                self._idle.append(self._start_decoder())
 
     async def run(self, job: Mapping[str, Any], inputs: Sequence[Blob], output: Blob) -> dict[str, Any]:
         """Do one job, and return the reply. The blobs may be closed as soon as this ends, in whatever way.
@@ -109,32 +110,43 @@ class DecoderPool:
                 if await channel.is_ready():
                     on_error.pop_all()
                     return channel
-        raise DecoderUnavailable
+        raise DecoderUnavailable("the process ends at its start")
 
     def _replace(self, channel: "_Channel") -> None:
         """End a decoder, and keep another one warm for it while the pool is open."""
         channel.close()
-        if self._template is not None and len(self._idle) < self._warm:
-            self._idle.append(self._start_decoder())
+        if self._template is not None:
+            self.start()
 
     def _start_decoder(self) -> "_Channel":
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            if self._template is None or not self._template.fork(theirs):
-                if self._template is not None:
-                    self._template.close()
-                self._template = _Template()
-                self._template.fork(theirs)
-        return _Channel(ours)
+        with ExitStack() as on_error:
+            try:
+                ours, theirs = socket.socketpair()
+                on_error.callback(ours.close)
+                with theirs:
+                    self._fork(theirs)
+            except OSError as error:
+                raise DecoderUnavailable(str(error)) from None
+            ours.setblocking(False)
+            on_error.pop_all()
+            return _Channel(ours)
+
+    def _fork(self, channel: socket.socket) -> None:
+        if self._template is None or not self._template.fork(channel):
+            if self._template is not None:
+                self._template.close()
+            self._template = None
+            self._template = _Template()
+            self._template.fork(channel)
 
 
 class _Template:
     """The process that forks decoders."""
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
+        control, theirs = socket.socketpair()
+        with ExitStack() as on_error, theirs:
+            on_error.callback(control.close)
             number = theirs.fileno()
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, str(number), *map(os.path.abspath, sys.path)],
@@ -147,6 +159,8 @@ class _Template:
                 # Ctrl-C is for the server, which still needs the decoders while it drains.
                 start_new_session=True,
             )
+            self._control = control
+            on_error.pop_all()
 
     def fork(self, channel: socket.socket) -> bool:
         """Request a decoder that serves `channel`, and return whether the process is there to do it."""

@@ -203,8 +203,8 @@ class Transcoder:
                     reply = await self._pool.run(message, job.inputs, output)
                 except DecoderExceeded as exceeded:
                     raise _explained(job.too_complex, str(exceeded)) from None
-                except DecoderUnavailable:
-                    log.error("decoder_start_failed")
+                except DecoderUnavailable as unavailable:
+                    log.error("decoder_start_failed", error=str(unavailable))
                     raise _unavailable(job) from None
             if "needs" not in reply:
                 return reply

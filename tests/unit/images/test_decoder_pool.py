@@ -1,6 +1,7 @@
 """Decoders wait for jobs, are replaced when they end, and end with the server."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -209,6 +210,24 @@ def test_it_is_an_error_if_no_process_can_be_started(pool: DecoderPool, monkeypa
     monkeypatch.setattr(decoder_pool, "_BOOTSTRAP", "raise SystemExit(1)")
     with pytest.raises(DecoderUnavailable):
         run(convert(pool))
+
+
+@pytest.mark.parametrize("failing", ["socket.socketpair", "subprocess.Popen"])
+def test_a_machine_without_room_for_a_process_delays_no_start(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scenario() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(failing, fail)
+            pool.start()
+            with pytest.raises(DecoderUnavailable, match="Too many open files"):
+                await convert(pool)
+        assert (await convert(pool))["written"]
+
+    run(scenario())
 
 
 def test_a_decoder_is_replaced_after_a_file_that_cannot_be_read(pool: DecoderPool) -> None:
