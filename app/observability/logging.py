@@ -20,6 +20,7 @@ EVENTS = {
     "upstream_circuit_changed": "the circuit breaker of an upstream opened, half-opened or closed",
     "upstream_retry": "the same upstream is tried again after a pause",
     "image_download_retry": "an image could not be downloaded and is tried again",
+    "decoder_start_failed": "no process could be started that decodes an image",
     "store_purge": "expired images were deleted from the image store",
     "store_purge_failed": "the image store did not delete expired images",
     "job_sharing_failed": "other replicas could not be informed about a job",
