@@ -238,7 +238,7 @@ def build_spec(entry: UpstreamEntry, settings: Settings, number: int) -> Upstrea
         name=entry.name,
         alias=f"upstream-{number}",
         models=entry.model_map,
-        dialect=entry.dialect,
+        dialect=entry.dialect.build(),
         priority=entry.priority,
         weight=entry.weight,
         max_concurrency=entry.max_concurrency,

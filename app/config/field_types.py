@@ -19,7 +19,6 @@ from pydantic_settings import NoDecode
 from app.images.input_limits import InputLimits
 from app.images.ssrf import AllowRule, parse_allow, parse_host
 from app.images.stores import check_store_url
-from app.protocol.dialects import DIALECTS
 
 PREFIX = "LIMNER_"
 
@@ -94,12 +93,6 @@ def _check_upstream_url(value: str) -> str:
             {"endpoint": match[0]},
         )
     return url
-
-
-def _check_dialect(value: str) -> str:
-    if value not in DIALECTS:
-        raise PydanticCustomError("dialect", "one of {names}", {"names": ", ".join(DIALECTS)})
-    return value
 
 
 def _check_store_url(value: str) -> str:
@@ -236,7 +229,6 @@ PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
 ByteCount = Annotated[ByteSize, Field(ge=1024)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 UpstreamUrl = Annotated[str, AfterValidator(_check_upstream_url)]
-DialectName = Annotated[str, AfterValidator(_check_dialect)]
 WritableDir = Annotated[Path, AfterValidator(_check_writable_dir)]
 StateUrl = Annotated[str, AfterValidator(_check_state_url)]
 LedgerFile = Annotated[Path, AfterValidator(_check_ledger_file)]

@@ -15,13 +15,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.config.dialects import DialectSetting, DialectTable
 from app.config.field_types import (
     PREFIX,
     AllowList,
     BaseUrl,
     ByteCount,
     ClientKeyList,
-    DialectName,
     HeaderSecret,
     HostList,
     LedgerFile,
@@ -42,7 +42,7 @@ from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Ori
 from app.config.upstreams import OFFICIAL_MODELS, UpstreamEntry, UpstreamList
 from app.config.validation import with_locations
 from app.images.input_limits import InputLimits
-from app.upstream.spec import WILDCARD
+from app.upstream.spec import DEFAULT_MODEL, WILDCARD
 
 #: Fields that may also come from a file, named by the variable of the field with `_FILE` at its end.
 SECRETS = ("upstream_api_key", "api_keys", "image_store_key", "status_key")
@@ -84,10 +84,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="The model that is requested from the upstream, whatever the client named.",
     )
-    upstream_dialect: DialectName = Field(
-        "gpt-image-2-chat",
-        description="How the upstream expects size and quality: `gpt-image-2-chat` (size as prompt prefix, quality in "
-        "metadata), `metadata` (size in metadata too, prompt unchanged), `openrouter` (modalities and image_config).",
+    upstream_dialect: DialectSetting = Field(
+        DialectTable(preset=DEFAULT_MODEL),
+        description="How the upstream is told size, quality and the rest: a [preset](upstreams.md#dialects), or JSON "
+        'like `{"preset": "words", "size": {"words": "ratio"}}`.',
     )
     upstreams: UpstreamList = Field(
         (),

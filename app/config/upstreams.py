@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.config.field_types import DialectName, HeaderSecret, HeaderSecretFile, PositiveInt, UpstreamUrl
+from app.config.dialects import DialectSetting, DialectTable
+from app.config.field_types import HeaderSecret, HeaderSecretFile, PositiveInt, UpstreamUrl
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
 #: What `GET /v1/models` lists. The model picker of n8n shows only ids that contain `gpt-image` or `dall-e`.
@@ -34,7 +35,7 @@ class UpstreamEntry(BaseModel):
     api_key: HeaderSecret | None = Field(default_factory=lambda given: given.get("api_key_file"))
     model: Annotated[str, Field(min_length=1)] | None = None
     models: dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]] = {}
-    dialect: DialectName = DEFAULT_MODEL
+    dialect: DialectSetting = DialectTable(preset=DEFAULT_MODEL)
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
     weight: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 1.0
     max_concurrency: PositiveInt | None = None

@@ -23,7 +23,9 @@ def with_locations(error: ValidationError, origins: Mapping[str, Origin]) -> Val
             # The default depends on a value that is wrong itself and has its own line.
             continue
         kind = PydanticCustomError(problem["type"], problem["msg"])
-        details.append(InitErrorDetails(type=kind, loc=_with_place(problem["loc"], origins), input=problem["input"]))
+        # What is wrong is the name of a key, which is in the place already.
+        loc = tuple(step for step in problem["loc"] if step != "[key]")
+        details.append(InitErrorDetails(type=kind, loc=_with_place(loc, origins), input=problem["input"]))
     return ValidationError.from_exception_data(error.title, details, hide_input=True)
 
 

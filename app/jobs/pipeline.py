@@ -20,8 +20,8 @@ from app.extraction.partial import PartialImageTracker, without_open_end
 from app.extraction.refusal import is_refusal, no_image_error
 from app.extraction.urls import has_image_ending
 from app.protocol.chat_reply import ChatReply
+from app.protocol.chat_request import ChatQuestion, to_image_url
 from app.protocol.data_url import decode_data_url
-from app.protocol.dialects import ChatQuestion, to_image_url
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest, InputImage
 from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request

@@ -18,7 +18,7 @@ from app.jobs.job import Job, JobRun
 from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
 from app.observability.tracing import TraceStep
 from app.protocol.chat_reply import ChatReply
-from app.protocol.dialects import ChatQuestion
+from app.protocol.chat_request import ChatQuestion
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink

@@ -1,153 +1,233 @@
-"""Build the body of a chat request for an image, in the dialect of each family of upstreams."""
+"""Say where each family of upstreams reads size, quality and the rest: a table of presets, which operators may extend.
+
+No family documents its form completely, and only `gpt-image-2-chat` was measured. docs/upstreams.md says which rows
+rest on a vendor's page and which on reports.
+"""
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from app.protocol.image_format import read_info
-from app.protocol.image_request import ImagesRequest
-from app.protocol.inline_images import ByteSink
-from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.sizes import Size
 
+#: Places of a value that are no path in the body: in front of the prompt, and in a sentence after it.
+PREFIX, WORDS = "prefix", "words"
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """Where a family of upstreams reads size and quality, and what else its requests need.
+#: Fields of a request that a dialect may leave out.
+SENT = ("metadata", "user", "stream")
 
-    All of them are asked to stream by `stream` alone, because none documents `stream_options`.
-    """
-
-    #: Put the size in front of the prompt, and the prompt in single quotes. `auto` is written too: a prompt that begins
-    #: with a size of its own is then inside the quotes, so that size has no effect.
-    size_prefix: bool = False
-    #: Send `metadata.size`, `auto` too, for the same reason.
-    size_in_metadata: bool = False
-    quality_in_metadata: bool = False
-    #: Send OpenRouter's `image_config`: aspect ratio, tier and quality.
-    image_config: bool = False
-    modalities: tuple[str, ...] = ()
-    #: What is requested instead where a model cannot answer with these.
-    other_modalities: tuple[str, ...] = ()
-
-
-DIALECTS: dict[str, Dialect] = {
-    "gpt-image-2-chat": Dialect(size_prefix=True, quality_in_metadata=True),
-    "metadata": Dialect(size_in_metadata=True, quality_in_metadata=True),
-    # https://openrouter.ai/docs/guides/overview/multimodal/image-generation
-    # Models that only paint want `image` alone; for others OpenRouter documents both.
-    "openrouter": Dialect(image_config=True, modalities=("image", "text"), other_modalities=("image",)),
-}
-
-#: Added to the prompt of a request with a mask. The mask is always the last image.
+#: Said to the model with a mask, unless the dialect has other words. The mask is always the last image.
 MASK_INSTRUCTION = (
     "The last picture is a mask for the first one: change only the area where the mask is transparent, "
     "and keep everything else exactly as it is."
 )
 
-#: The same for markup, which is also the last image.
-MARKUP_INSTRUCTION = (
-    "The last picture lies over the first one and is transparent but for its marks: drawings, arrows or notes. "
-    "Do what they ask for, and leave the marks themselves out of the result."
+#: The aspect ratios that all image models of OpenRouter and Google have in common, and those that some have.
+COMMON_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
+RARE_RATIOS = ("1:4", "4:1", "1:8", "8:1")
+
+#: The largest number of pixels of each tier. 1K, 2K and 4K have about 1, 4 and 16 million; 3840x2160, which is sold as
+#: 4K, has 8.
+TIERS = {"0.5K": 512 * 1024, "1K": 2 * 1024**2, "2K": 6 * 1024**2, "4K": math.inf}
+
+#: Sizes of upstreams that take only those of a list, ten ratios in three tiers.
+BUCKETS = (
+    *("1024x1024", "832x1248", "1248x832", "864x1184", "1184x864", "896x1152", "1152x896", "768x1344", "1344x768"),
+    *("1536x672", "2048x2048", "1664x2496", "2496x1664", "1728x2368", "2368x1728", "1792x2304", "2304x1792"),
+    *("1536x2688", "2688x1536", "3072x1344", "2880x2880", "2304x3456", "3456x2304", "2400x3200", "3200x2400"),
+    *("2560x3200", "3200x2560", "2160x3840", "3840x2160", "3696x1584"),
 )
-
-#: The aspect ratios that all image models of OpenRouter have in common.
-ASPECT_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
-
-#: OpenRouter's tiers have about 1, 4 and 16 million pixels. 3840x2160, sold as 4K, has 8.
-RESOLUTION_TIERS = ((2 * 1024**2, "1K"), (6 * 1024**2, "2K"))
-TOP_TIER = "4K"
-_SMALLEST_TIER = "1K"
 
 
 @dataclass(frozen=True, slots=True)
-class ChatQuestion:
-    """What is asked of an upstream, before a dialect and a model are chosen.
+class RequestedSize:
+    """The size that a client wants.
 
-    `image_urls` are links or base64 that is encoded while it is sent, mask or markup last.
+    Attributes:
+        size: The size to request upstream, in pixels.
+        tier: The tier that the client named; empty if it named none.
+        is_ratio_only: The client named nothing but a ratio, so the tier is left to the model.
     """
 
-    request: ImagesRequest
-    image_urls: tuple[str | Base64String, ...] = ()
-    stream: bool = False
-    _bodies: dict[tuple[str, str, bool], StreamingJson] = field(default_factory=dict, compare=False, repr=False)
-
-    def body(self, dialect: str, model: str, *, other_modalities: bool = False) -> StreamingJson:
-        """Return the request body for an upstream of this dialect. Kept, since retries and `n` > 1 send it again."""
-        key = dialect, model, other_modalities
-        if key not in self._bodies:
-            traits = DIALECTS[dialect]
-            traits = replace(traits, modalities=traits.other_modalities) if other_modalities else traits
-            self._bodies[key] = StreamingJson(_chat_body(self, traits, model))
-        return self._bodies[key]
+    size: Size
+    tier: str = ""
+    is_ratio_only: bool = False
 
 
-def _chat_body(question: ChatQuestion, traits: Dialect, model: str) -> dict[str, Any]:
-    request = question.request
-    images = [{"type": "image_url", "image_url": {"url": url}} for url in question.image_urls]
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": "user", "content": [{"type": "text", "text": _text(request, traits)}, *images]}],
-    }
-    optional = {
-        "modalities": list(traits.modalities),
-        "image_config": _image_config(request) if traits.image_config else {},
-        "metadata": _metadata(request, traits),
-        "user": request.user,
-    }
-    return body | {key: value for key, value in optional.items() if value} | {"stream": question.stream}
+@dataclass(frozen=True, slots=True, eq=False)
+class Dialect:
+    """Where an upstream reads what, and how it is written there. Compared by identity.
+
+    A place is `prefix` (in front of the prompt, which is put in quotes), `words` (a sentence after the prompt), or a
+    path in the body like `metadata.size`.
+
+    Attributes:
+        size: The form of the size by its place: one of `SIZE_FORMS`.
+        sizes: The sizes that the upstream takes, as `WxH`; the nearest is sent. Empty: all.
+        ratios: The aspect ratios that it takes. Empty: the exact one is sent.
+        tiers: The tiers that it takes, in ascending order.
+        auto_size: Sent at paths if no size is requested. Empty: nothing is. A prefix is always there, so that a prompt
+            that begins with a size of its own chooses nothing.
+        model_suffixes: What is appended to the model's name, by size, ratio or tier; the nearest of each kind counts.
+        quality: The places of the quality.
+        qualities: The upstream's words for qualities; those that are missing are sent as they are.
+        style: The places of the style.
+        modalities: Sent as they are, if there are any.
+        other_modalities: What is requested instead where a model cannot answer with these.
+        extra_body: Constants of the body. The other fields win over them.
+        send: Which of `SENT` are sent.
+        mask: Said to the model about a mask; empty: nothing.
+    """
+
+    size: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[str, ...] = ()
+    ratios: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ("1K", "2K", "4K")
+    auto_size: str = ""
+    model_suffixes: Mapping[str, str] = field(default_factory=dict)
+    quality: tuple[str, ...] = ()
+    qualities: Mapping[str, str] = field(default_factory=dict)
+    style: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    other_modalities: tuple[str, ...] = ()
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    send: tuple[str, ...] = SENT
+    mask: str = MASK_INSTRUCTION
+
+    def model(self, name: str, wish: RequestedSize | None) -> str:
+        """Return the model's name with the suffixes for a size."""
+        if wish is None:
+            return name
+        return name + "".join(self.model_suffixes[key] for key in _nearest_keys(self.model_suffixes, wish))
+
+    def size_at(self, place: str, wish: RequestedSize | None) -> str:
+        """Return the size as it is written at a place; empty if it is left out."""
+        if wish is None:
+            return "auto" if place == PREFIX else "" if place == WORDS else self.auto_size
+        return SIZE_FORMS[self.size[place]](self, wish)
 
 
-def _text(request: ImagesRequest, traits: Dialect) -> str:
-    instructions = {MASK_INSTRUCTION: request.mask, MARKUP_INSTRUCTION: request.markup}
-    prompt = "\n\n".join([request.prompt, *(text for text, image in instructions.items() if image is not None)])
-    return f"{_asked_size(request)} '{prompt}'" if traits.size_prefix else prompt
+_SizeForm = Callable[[Dialect, RequestedSize], str]
 
 
-def _asked_size(request: ImagesRequest) -> str:
-    return "auto" if request.size is None else str(request.size.upstream_size)
+def _pixels(between: str) -> _SizeForm:
+    return lambda dialect, wish: between.join(_nearest_size(dialect.sizes, wish.size).split("x"))
 
 
-def _metadata(request: ImagesRequest, traits: Dialect) -> dict[str, str]:
-    ours = {
-        "size": _asked_size(request) if traits.size_in_metadata else None,
-        "quality": request.quality if traits.quality_in_metadata else None,
-    }
-    return {**request.metadata, **{key: value for key, value in ours.items() if value is not None}}
+def _ratio(dialect: Dialect, wish: RequestedSize) -> str:
+    return nearest_ratio(dialect.ratios, wish.size) if dialect.ratios else _exact_ratio(wish.size)
 
 
-def _image_config(request: ImagesRequest) -> dict[str, str]:
-    config = {"aspect_ratio": _nearest_ratio(request.size), "image_size": _tier(request), "quality": request.quality}
-    return {key: value for key, value in config.items() if value is not None}
+#: How a size is written: a function of the dialect and the wish for each form.
+SIZE_FORMS: Mapping[str, _SizeForm] = {
+    "WxH": _pixels("x"),
+    "W*H": _pixels("*"),
+    "ratio": _ratio,
+    "tier": lambda dialect, wish: nearest_tier(dialect.tiers, wish),
+}
+
+#: The sentence for each form of a size, and for other values.
+SENTENCES = {
+    "WxH": "Size of the image: {} pixels.",
+    "W*H": "Size of the image: {} pixels.",
+    "ratio": "Aspect ratio of the image: {}.",
+    "tier": "Resolution of the image: {}.",
+    "quality": "Quality of the image: {}.",
+    "style": "Style of the image: {}.",
+}
+
+_RATIO_AND_TIER = {"image_config.aspect_ratio": "ratio", "image_config.image_size": "tier"}
+
+DIALECTS: dict[str, Dialect] = {
+    "gpt-image-2-chat": Dialect(size={PREFIX: "WxH"}, quality=("metadata.quality",)),
+    # `auto` too, because a prompt may begin with a size of its own.
+    "metadata": Dialect(size={"metadata.size": "WxH"}, auto_size="auto", quality=("metadata.quality",)),
+    # Resellers' models that read nothing but the conversation, like gpt-image-2-all and sora_image.
+    "words": Dialect(size={WORDS: "WxH"}, quality=(WORDS,), style=(WORDS,), send=("stream",)),
+    # gpt-4o-image and others that take the fields of the Images API. Several questions make several images.
+    "top-level": Dialect(
+        size={"size": "WxH"},
+        quality=("quality",),
+        style=("style",),
+        extra_body={"n": 1},
+        send=("user", "stream"),
+    ),
+    # gpt-image-2-vip and others that answer with an Images body.
+    "buckets": Dialect(size={"size": "WxH"}, sizes=BUCKETS, quality=("quality",), send=("user", "stream")),
+    # https://ai.google.dev/gemini-api/docs/openai, and relays of Gemini.
+    "google": Dialect(
+        size={f"extra_body.google.{path}": form for path, form in _RATIO_AND_TIER.items()},
+        ratios=COMMON_RATIOS,
+        send=("user", "stream"),
+    ),
+    # https://openrouter.ai/docs/guides/overview/multimodal/image-generation
+    # Models that only paint want `image` alone; for others OpenRouter documents both.
+    "openrouter": Dialect(
+        size=_RATIO_AND_TIER,
+        ratios=COMMON_RATIOS + RARE_RATIOS,
+        tiers=("0.5K", "1K", "2K", "4K"),
+        quality=("image_config.quality",),
+        modalities=("image", "text"),
+        other_modalities=("image",),
+    ),
+    # https://vercel.com/docs/ai-gateway/modalities/image-generation/openai documents no field for the size.
+    "vercel": Dialect(
+        size={WORDS: "ratio"},
+        ratios=COMMON_RATIOS,
+        quality=(WORDS,),
+        modalities=("text", "image"),
+        other_modalities=("image",),
+        send=("user", "stream"),
+    ),
+    # https://creator.poe.com/api-reference/client-sdks: custom parameters are not supported.
+    "poe": Dialect(size={WORDS: "ratio"}, ratios=COMMON_RATIOS, quality=(WORDS,), send=("stream",)),
+}
 
 
-def _nearest_ratio(size: Size | None) -> str | None:
-    return None if size is None else min(ASPECT_RATIOS, key=lambda ratio: _distance(ratio, size.upstream_size))
+def nearest_ratio(ratios: tuple[str, ...], size: Size) -> str:
+    """Return the nearest aspect ratio on a logarithmic scale: twice as wide is as far away as half as wide."""
+    return min(ratios, key=lambda ratio: _distance(ratio.split(":"), size))
 
 
-def _tier(request: ImagesRequest) -> str | None:
-    """Return the tier that the client named, else that of its pixels. A ratio alone leaves the tier to the model."""
-    if request.resolution is not None:
-        return _SMALLEST_TIER if request.resolution == "512" else request.resolution
-    if request.size is None or request.asked_size == request.aspect_ratio:
-        return None
-    pixels = request.size.upstream_size.width * request.size.upstream_size.height
-    return next((tier for max_pixels, tier in RESOLUTION_TIERS if pixels <= max_pixels), TOP_TIER)
+def nearest_tier(tiers: tuple[str, ...], wish: RequestedSize) -> str:
+    """Return the smallest tier that is as large as a wish, or the largest there is; empty where the model chooses."""
+    if wish.is_ratio_only:
+        return ""
+    pixels = TIERS[wish.tier] if wish.tier else wish.size.width * wish.size.height
+    return next((tier for tier in tiers if pixels <= TIERS[tier]), tiers[-1])
 
 
-def _distance(ratio: str, size: Size) -> float:
-    """Compare aspect ratios on a logarithmic scale: twice as wide is as far away as half as wide."""
-    width, height = map(int, ratio.split(":"))
+def _nearest_size(sizes: tuple[str, ...], size: Size) -> str:
+    """Return the size of the list with the nearest ratio and, among those, the nearest number of pixels."""
+    if not sizes or str(size) in sizes:
+        return str(size)
+    return min(sizes, key=lambda text: (round(_distance(text.split("x"), size), 1), _pixel_distance(text, size)))
+
+
+def _pixel_distance(text: str, size: Size) -> float:
+    width, height = map(int, text.split("x"))
+    return abs(math.log(width * height / (size.width * size.height)))
+
+
+def _distance(shape: list[str], size: Size) -> float:
+    width, height = map(int, shape)
     return abs(math.log(width * size.height / (height * size.width)))
 
 
-def to_image_url(image: ByteSink | str) -> Base64String | str:
-    """Return a link unchanged, and bytes as a data URL with the media type that the bytes have.
+def _exact_ratio(size: Size) -> str:
+    divisor = math.gcd(size.width, size.height)
+    return f"{size.width // divisor}:{size.height // divisor}"
 
-    What clients say of the type is not used: they send `application/octet-stream`, and label a JPEG as PNG.
-    """
-    if isinstance(image, str):
-        return image
-    info = read_info(image.read_at)
-    media_type = "application/octet-stream" if info is None else info.media_type
-    return Base64String(image, f"data:{media_type};base64,")
+
+def _nearest_keys(suffixes: Mapping[str, str], wish: RequestedSize) -> Iterator[str]:
+    size = wish.size
+    sizes = tuple(key for key in suffixes if "x" in key)
+    ratios = tuple(key for key in suffixes if ":" in key)
+    tiers = tuple(tier for tier in TIERS if tier in suffixes)
+    if sizes:
+        yield min(sizes, key=lambda text: (_distance(text.split("x"), size), _pixel_distance(text, size)))
+    if ratios:
+        yield nearest_ratio(ratios, size)
+    if tiers and (tier := nearest_tier(tiers, wish)):
+        yield tier

@@ -17,7 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 from app.errors import RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
 from app.protocol.chat_reply import ChatReply, ReplyParser
-from app.protocol.dialects import ChatQuestion
+from app.protocol.chat_request import ChatQuestion
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events

@@ -13,7 +13,6 @@ from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RetrySaf
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.chat_reply import ChatReply
-from app.protocol.dialects import DIALECTS
 from app.protocol.json_stream import StreamingJson
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
 from app.upstream.client import UpstreamClient, UpstreamRequest
@@ -330,7 +329,7 @@ def _swap_modalities(routing: RoutingState, member: PoolMember, failure: Upstrea
     The choice is kept for the next requests.
     """
     name = member.spec.name
-    is_possible = failure.wants_other_modalities and DIALECTS[member.spec.dialect].other_modalities
+    is_possible = failure.wants_other_modalities and member.spec.dialect.other_modalities
     if not is_possible or failure.retry_safety.may_have_cost or name in routing.swapped:
         return False
     routing.swapped.add(name)

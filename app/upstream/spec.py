@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
+from app.protocol.dialects import DIALECTS, Dialect
+
 #: The name in `ModelMap.names` that stands for all names that are not listed.
 WILDCARD = "*"
 
@@ -51,7 +53,7 @@ class UpstreamSpec:
     name: str = "default"
     alias: str = "upstream-1"
     models: ModelMap = ModelMap(DEFAULT_MODEL)
-    dialect: str = DEFAULT_MODEL
+    dialect: Dialect = DIALECTS[DEFAULT_MODEL]
     priority: int = 0
     weight: float = 1.0
     max_concurrency: int | None = None

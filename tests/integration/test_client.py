@@ -39,7 +39,8 @@ from app.errors import (
 )
 from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply
-from app.protocol.dialects import ChatQuestion
+from app.protocol.chat_request import ChatQuestion
+from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.upstream import client as upstream_client
@@ -65,7 +66,7 @@ REPLY = orjson.dumps(
 
 def body_of(question: ChatQuestion) -> StreamingJson:
     """Return the body that the upstream gets: its spec names no other dialect and no other model."""
-    return question.body(DEFAULT_MODEL, DEFAULT_MODEL)
+    return question.body(DIALECTS[DEFAULT_MODEL], DEFAULT_MODEL)
 
 
 def delta(text: str, **more: object) -> bytes:

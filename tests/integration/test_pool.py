@@ -39,7 +39,8 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.protocol.chat_reply import ChatReply, read_reply
-from app.protocol.dialects import ChatQuestion
+from app.protocol.chat_request import ChatQuestion
+from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.json_stream import StreamingJson
 from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
@@ -163,6 +164,8 @@ def build(
     for priority, (name, script) in zip(count(), scripts.items()):
         more = {"priority": priority} | (entries or {}).get(name, {})
         names = more.pop("models", {})
+        if "dialect" in more:
+            more["dialect"] = DIALECTS[more["dialect"]]
         default = more.pop("model", None if names else "gpt-image-2-chat")
         own = UpstreamSpec(
             name=name,
@@ -315,7 +318,9 @@ def test_each_upstream_gets_the_request_in_its_dialect_for_its_model() -> None:
     asyncio.run(run("x"))
     asyncio.run(run(None))
     assert world.tried == ["a", "b", "b"]
-    alpha, beta = REQUEST.question.body("metadata", "alpha"), REQUEST.question.body("openrouter", "beta")
+    alpha, beta = (
+        REQUEST.question.body(DIALECTS[name], model) for name, model in (("metadata", "alpha"), ("openrouter", "beta"))
+    )
     assert (world.client("a").bodies, world.client("b").bodies) == ([alpha], [beta, beta])
     assert [orjson.loads(b"".join(body.chunks()))["model"] for body in (alpha, beta)] == ["alpha", "beta"]
 

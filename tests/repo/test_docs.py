@@ -139,8 +139,6 @@ def test_every_page_named_in_a_message_exists() -> None:
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_every_dialect_is_documented(name: str) -> None:
-    """It is in the description of its setting and on the page about dialects."""
-    assert f"`{name}`" in (Settings.model_fields["upstream_dialect"].description or "")
     assert f"\n| `{name}` | " in (ROOT / "docs/upstreams.md").read_text()
 
 

@@ -232,14 +232,27 @@ def squeeze(command: str) -> str:
     return " ".join(command.replace("\\\n", " ").split())
 
 
+TABLES = "[[upstreams]]\nname = 'a'\nbase_url = 'https://h/v1'\napi_key = 'k'\n"
+DIALECTS = [block.code for block in blocks_of("docs/upstreams.md") if "[upstreams.dialect]" in block.code]
+
+
+@pytest.mark.parametrize("table", DIALECTS)
+def test_the_documented_dialects_are_valid(table: str, tmp_path: Path) -> None:
+    file = tmp_path / "limner.toml"
+    file.write_text(table if "[[upstreams]]" in table else TABLES + table)
+    (entry,) = Settings(config=file).effective_upstreams
+    assert entry.dialect.build().size
+    assert entry.dialect.build().qualities["high"] in {"best", "hd"}
+
+
 def test_the_documented_list_of_upstreams_is_valid(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-1")
-    (tables,) = [block.code for block in blocks_of("docs/upstreams.md") if "[[upstreams]]" in block.code]
+    (tables,) = [block.code for block in blocks_of("docs/upstreams.md") if block.code.count("[[upstreams]]") == 2]
     file = tmp_path / "limner.toml"
     file.write_text(re.sub(r"/run/secrets/\w+", f"{tmp_path}/key", tables))
     main, spare = Settings(config=file).effective_upstreams
     assert (main.name, main.max_concurrency, main.priority) == ("main", 20, 0)
-    assert (spare.priority, spare.weight, spare.dialect) == (1, 2, "openrouter")
+    assert (spare.priority, spare.weight, spare.dialect.preset) == (1, 2, "openrouter")
     assert (spare.model_map.resolve("gpt-image-2"), spare.model_map.default) == (
         "openai/gpt-image-2",
         "google/gemini-3-pro-image",

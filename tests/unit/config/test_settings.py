@@ -31,7 +31,7 @@ BAD = [
     Bad("no scheme", {"LIMNER_UPSTREAM_BASE_URL": "api.example.com"}, "LIMNER_UPSTREAM_BASE_URL: invalid value 'api.example.com' (format: an http(s) address"),
     Bad("a key in the address", {"LIMNER_UPSTREAM_BASE_URL": "https://u:sk-1@h/v1"}, "LIMNER_UPSTREAM_BASE_URL: invalid value (format"),
     Bad("a query in the address", {"LIMNER_PUBLIC_URL": "https://h/?a=b"}, "LIMNER_PUBLIC_URL: invalid value 'https://h/?a=b'"),
-    Bad("an unknown dialect", {"LIMNER_UPSTREAM_DIALECT": "klingon"}, "LIMNER_UPSTREAM_DIALECT: invalid value 'klingon' (format: one of gpt-image-2-chat, metadata, openrouter)"),
+    Bad("an unknown dialect", {"LIMNER_UPSTREAM_DIALECT": "klingon"}, "LIMNER_UPSTREAM_DIALECT: invalid value 'klingon' (format: one of gpt-image-2-chat, metadata, words, "),
     Bad("an unknown choice", {"LIMNER_REHOST": "maybe"}, "LIMNER_REHOST: invalid value 'maybe' (format: Input should be 'never', 'needed' or 'always')"),
     Bad("a port that is too high", {"LIMNER_PORT": "70000"}, "LIMNER_PORT: invalid value '70000'"),
     Bad("infinite seconds", {"LIMNER_UPSTREAM_TIMEOUT": "inf"}, "LIMNER_UPSTREAM_TIMEOUT: invalid value 'inf'"),

@@ -59,7 +59,7 @@ def assert_both(settings: Settings) -> None:
     assert main == MAIN
     assert spare.api_key is not None
     assert spare.api_key.get_secret_value() == "sk-spare"
-    assert (spare.name, spare.dialect, spare.priority, spare.model) == (
+    assert (spare.name, spare.dialect.preset, spare.priority, spare.model) == (
         "spare",
         "openrouter",
         1,

@@ -16,7 +16,8 @@ from app.images.blob import Blob, Spool
 from app.jobs import pipeline
 from app.jobs.pipeline import GenerationResult, PartialImage, Pipeline, PipelinePolicy
 from app.protocol.chat_reply import ChatReply, read_reply
-from app.protocol.dialects import MARKUP_INSTRUCTION, ChatQuestion
+from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
+from app.protocol.dialects import DIALECTS
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
@@ -72,7 +73,7 @@ class World:
     open_questions: int = 0
 
     async def ask(self, question: ChatQuestion) -> AsyncGenerator[ChatReply, None]:
-        body = question.body("gpt-image-2-chat", "gpt-image-2-chat")
+        body = question.body(DIALECTS["gpt-image-2-chat"], "gpt-image-2-chat")
         self.sent.append((orjson.loads(b"".join(body.chunks())), question.stream))
         self.open_questions += 1
         try:

@@ -1,17 +1,15 @@
-"""The chat body of each dialect, and every row of its tables."""
+"""The chat body of each dialect: a golden body for each row of the table, and how operators may change it."""
 
-from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import orjson
 import pytest
 
-from app.protocol import dialects
-from app.protocol.dialects import DIALECTS, MARKUP_INSTRUCTION, MASK_INSTRUCTION, ChatQuestion, Dialect, to_image_url
-from app.protocol.image_request import ImagesRequest, InputImage, Operation, read_json
-from app.protocol.json_stream import Base64String
-from app.protocol.sizes import Size
+from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
+from app.protocol.dialects import BUCKETS, DIALECTS, MASK_INSTRUCTION, TIERS, Dialect, RequestedSize
+from app.protocol.image_request import InputImage, Operation, read_json
+from app.protocol.sizes import Size, parse_size
 
 LINK = "https://example.com/source-image.png"
 
@@ -24,6 +22,8 @@ class Case:
     body: dict[str, Any]
     urls: tuple[str, ...] = ()
     stream: bool = False
+    other_modalities: bool = False
+    upstream_size: Size | None = None
     mask: bool = False
     markup: bool = False
 
@@ -37,6 +37,9 @@ def openrouter(**config: str) -> dict[str, Any]:
     body = {"model": "m", "messages": messages("a cat"), "modalities": ["image", "text"], "stream": False}
     return body | {"image_config": config} if config else body
 
+
+#: Every wish that a dialect may carry, besides the size.
+EVERYTHING = {"prompt": "a cat", "quality": "high", "style": "vivid", "user": "u", "metadata": {"a": "b"}}
 
 CASES = [
     Case(
@@ -160,10 +163,10 @@ CASES = [
         openrouter(aspect_ratio="3:2", image_size="4K"),
     ),
     Case(
-        "OpenRouter with a tier that it does not have",
+        "OpenRouter with the smallest tier",
         "openrouter",
         {"prompt": "a cat", "aspect_ratio": "3:2", "image_size": "512"},
-        openrouter(aspect_ratio="3:2", image_size="1K"),
+        openrouter(aspect_ratio="3:2", image_size="0.5K"),
     ),
     Case(
         "OpenRouter with a size and its ratio",
@@ -200,7 +203,7 @@ CASES = [
             ("1024x1280", "4:5", "1K"),
             ("1280x1024", "5:4", "1K"),
             ("1024x1792", "9:16", "1K"),
-            ("1024x3072", "9:16", "2K"),
+            ("1024x3072", "1:4", "2K"),
             ("2048x1152", "16:9", "2K"),
             ("2688x1152", "21:9", "2K"),
             ("3072x1024", "21:9", "2K"),
@@ -208,6 +211,138 @@ CASES = [
             ("3840x2160", "16:9", "4K"),
             ("2880x2880", "1:1", "4K"),
         ]
+    ),
+    Case(
+        "words tell size, quality and style after the prompt, and nothing else is sent",
+        "words",
+        {**EVERYTHING, "size": "1536x1024"},
+        {
+            "model": "m",
+            "messages": messages(
+                "a cat\n\nSize of the image: 1536x1024 pixels. Quality of the image: high. Style of the image: vivid."
+            ),
+            "stream": False,
+        },
+    ),
+    Case(
+        "words about a mask come before those about the size",
+        "words",
+        {"prompt": "a cat", "size": "1536x1024"},
+        {
+            "model": "m",
+            "messages": messages(f"a cat\n\n{MASK_INSTRUCTION}\n\nSize of the image: 1536x1024 pixels.", LINK, LINK),
+            "stream": False,
+        },
+        urls=(LINK, LINK),
+        mask=True,
+    ),
+    Case(
+        "no words without a wish",
+        "words",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": messages("a cat"), "stream": False},
+    ),
+    Case(
+        "the fields of the Images API at the top",
+        "top-level",
+        {**EVERYTHING, "size": "512x512"},
+        {
+            "model": "m",
+            "messages": messages("a cat"),
+            "n": 1,
+            "user": "u",
+            "stream": False,
+            "size": "1024x1024",
+            "quality": "high",
+            "style": "vivid",
+        },
+    ),
+    *(
+        Case(
+            f"the nearest of the allowed sizes for {size}",
+            "buckets",
+            {**EVERYTHING, "size": size},
+            {
+                "model": "m",
+                "messages": messages("a cat"),
+                "user": "u",
+                "stream": False,
+                "size": bucket,
+                "quality": "high",
+            },
+        )
+        for size, bucket in [
+            ("1024x1024", "1024x1024"),
+            ("1536x1024", "1248x832"),
+            ("1024x1536", "832x1248"),
+            ("1792x1024", "1344x768"),
+            ("2048x1152", "2688x1536"),
+            ("3840x2160", "3840x2160"),
+            ("2448x1632", "2496x1664"),
+            ("3072x1024", "3072x1344"),
+        ]
+    ),
+    Case(
+        "ratio and tier where Google reads them",
+        "google",
+        {**EVERYTHING, "size": "2064x1152"},
+        {
+            "model": "m",
+            "messages": messages("a cat"),
+            "user": "u",
+            "stream": False,
+            "extra_body": {"google": {"image_config": {"aspect_ratio": "16:9", "image_size": "2K"}}},
+        },
+    ),
+    Case(
+        "Google without a size",
+        "google",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": messages("a cat"), "stream": False},
+    ),
+    Case(
+        "Vercel's modalities, with the ratio in words",
+        "vercel",
+        {**EVERYTHING, "size": "1824x1024"},
+        {
+            "model": "m",
+            "messages": messages("a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high."),
+            "modalities": ["text", "image"],
+            "user": "u",
+            "stream": False,
+        },
+    ),
+    Case(
+        "Vercel's models that only paint",
+        "vercel",
+        {"prompt": "a cat"},
+        {"model": "m", "messages": messages("a cat"), "modalities": ["image"], "stream": False},
+        other_modalities=True,
+    ),
+    Case(
+        "OpenRouter's models that only paint",
+        "openrouter",
+        {"prompt": "a cat"},
+        openrouter() | {"modalities": ["image"]},
+        other_modalities=True,
+    ),
+    Case(
+        "OpenRouter's smallest tier, for a size that is smaller than clients may request",
+        "openrouter",
+        {"prompt": "a cat"},
+        openrouter(aspect_ratio="1:1", image_size="0.5K"),
+        upstream_size=Size(704, 704),
+    ),
+    Case(
+        "nothing but words and the stream for Poe",
+        "poe",
+        {**EVERYTHING, "size": "1824x1024"},
+        {
+            "model": "m",
+            "messages": messages("a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high."),
+            "stream": True,
+        },
+        stream=True,
     ),
 ]
 
@@ -218,26 +353,21 @@ def body_of(case: Case) -> Any:
         request = replace(request, mask=InputImage(url=LINK))
     if case.markup:
         request = replace(request, markup=InputImage(url=LINK))
-    return orjson.loads(sent(ChatQuestion(request, case.urls, case.stream), case.dialect))
+    if case.upstream_size:
+        request = replace(request, size=case.upstream_size)
+    question = ChatQuestion(request, case.urls, case.stream)
+    return orjson.loads(sent(question, DIALECTS[case.dialect], other_modalities=case.other_modalities))
 
 
-def sent(question: ChatQuestion, dialect: str, model: str = "m") -> bytes:
-    body = question.body(dialect, model)
+def sent(question: ChatQuestion, dialect: Dialect, model: str = "m", *, other_modalities: bool = False) -> bytes:
+    body = question.body(dialect, model, other_modalities=other_modalities)
     data = b"".join(body.chunks())
     assert len(data) == body.length
     return data
 
 
 def fits(case: Case) -> bool:
-    return bool(body_of(case) == case.body) and asks_for_images_alone()
-
-
-def asks_for_images_alone() -> bool:
-    """Check what is sent to a model that cannot answer with words, beside the body for other models."""
-    question = ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a cat"))
-    bodies = [question.body("openrouter", "m", other_modalities=other) for other in (False, True)]
-    wanted = [orjson.loads(b"".join(body.chunks())).get("modalities") for body in bodies]
-    return wanted == [["image", "text"], ["image"]] and question.body("openrouter", "m") is bodies[0]
+    return bool(body_of(case) == case.body)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -245,104 +375,129 @@ def test_bodies(case: Case) -> None:
     assert body_of(case) == case.body
 
 
-def test_a_model_that_cannot_answer_with_words_is_asked_for_images_alone() -> None:
-    assert asks_for_images_alone()
-
-
 def test_every_dialect_has_a_case() -> None:
     assert {case.dialect for case in CASES} == set(DIALECTS)
 
 
 TRAITS = [
-    (name, trait.name, trait.default)
+    (name, trait.name)
     for name, dialect in DIALECTS.items()
     for trait in fields(Dialect)
-    if trait.default is not MISSING and getattr(dialect, trait.name) != trait.default
+    if getattr(dialect, trait.name) != getattr(Dialect(), trait.name)
 ]
 
 
-@pytest.mark.parametrize(("name", "trait", "default"), TRAITS)
-def test_every_trait_of_a_dialect_is_needed(
-    name: str, trait: str, default: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(DIALECTS, name, replace(DIALECTS[name], **{trait: default}))
+@pytest.mark.parametrize(("name", "trait"), TRAITS)
+def test_every_trait_of_a_dialect_is_needed(name: str, trait: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DIALECTS, name, replace(DIALECTS[name], **{trait: getattr(Dialect(), trait)}))
     assert not all(map(fits, CASES))
 
 
-@pytest.mark.parametrize("ratio", dialects.ASPECT_RATIOS)
-def test_every_ratio_is_needed(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialects, "ASPECT_RATIOS", tuple(other for other in dialects.ASPECT_RATIOS if other != ratio))
+@pytest.mark.parametrize("ratio", DIALECTS["google"].ratios)
+def test_every_common_ratio_is_needed(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dialect in DIALECTS.items():
+        fewer = tuple(other for other in dialect.ratios if other != ratio)
+        monkeypatch.setitem(DIALECTS, name, replace(dialect, ratios=fewer))
     assert not all(map(fits, CASES))
 
 
-@pytest.mark.parametrize("tier", dialects.RESOLUTION_TIERS, ids=str)
-def test_every_tier_is_needed(tier: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        dialects, "RESOLUTION_TIERS", tuple(other for other in dialects.RESOLUTION_TIERS if other != tier)
-    )
-    assert not all(map(fits, CASES))
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How a dialect of a test writes a size at the path `size`."""
+
+    name: str
+    size: str
+    written: str
+    form: str = "WxH"
+    sizes: tuple[str, ...] = ()
+    ratios: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = tuple(TIERS)
 
 
-def test_the_documented_example_to_the_byte() -> None:
-    prompt = "参考这张图片,生成一张产品海报。保留主体风格,背景换成明亮的摄影棚。"
-    request = ImagesRequest(operation=Operation.EDIT, prompt=prompt, size=Size(3840, 2160))
-    question = ChatQuestion(request, (LINK,))
-    assert sent(question, "gpt-image-2-chat", "gpt-image-2-chat").decode() == (
-        '{"model":"gpt-image-2-chat","messages":[{"role":"user","content":['
-        f'{{"type":"text","text":"3840x2160 \'{prompt}\'"}},'
-        f'{{"type":"image_url","image_url":{{"url":"{LINK}"}}}}]}}],"stream":false}}'
-    )
+WRITTEN = [
+    Written("a star between width and height", "1536x1024", "1536*1024", form="W*H"),
+    Written("a star in a size of a list", "1792x1008", "1792*1024", form="W*H", sizes=("1024x1024", "1792x1024")),
+    Written("the ratio as it is", "1824x1024", "57:32", form="ratio"),
+    Written("the ratio in its smallest numbers", "1536x1024", "3:2", form="ratio"),
+    Written("the nearest ratio, for one that is as far from the next as that is from it", "1536x1152", "4:3", form="ratio", ratios=("1:1", "4:3", "16:9")),
+    Written("a wide ratio of some models", "3072x1024", "4:1", form="ratio", ratios=("16:9", "4:1")),
+    Written("a small tier", "704x704", "0.5K", form="tier"),
+    Written("a tier at its limit", "2048x1024", "1K", form="tier"),
+    Written("a tier above its limit", "2064x1024", "2K", form="tier"),
+    Written("the largest tier there is", "3840x2160", "1K", form="tier", tiers=("0.5K", "1K")),
+    Written("no tier below the smallest there is", "1024x1024", "2K", form="tier", tiers=("2K", "4K")),
+    Written("the size of a list with the nearest ratio, though another has more of its pixels", "1536x1024", "750x500", sizes=("750x500", "1254x1254")),
+    Written("of two sizes of a list with one ratio, the one with the nearest pixels", "1536x1024", "1200x800", sizes=("600x400", "1200x800", "6000x4000")),
+]  # fmt: skip
 
 
-def test_images_may_be_base64_strings() -> None:
-    request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
-    image = Base64String(Bytes(b"abc"), "data:image/png;base64,")
-    body = orjson.loads(sent(ChatQuestion(request, (image,), stream=True), "metadata"))
-    assert body["messages"] == messages("a cat", "data:image/png;base64,YWJj")
+@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.name)
+def test_sizes_are_written(case: Written) -> None:
+    limits = {"0.5K": 512 * 1024, "1K": 2**21} | {tier: TIERS[tier] for tier in ("2K", "4K")}
+    assert limits == TIERS
+    dialect = Dialect(size={"size": case.form}, sizes=case.sizes, ratios=case.ratios, tiers=case.tiers)
+    width, height = map(int, case.size.split("x"))
+    assert dialect.size_at("size", RequestedSize(Size(width, height))) == case.written
 
 
-def test_a_body_is_built_once_for_each_dialect_and_model() -> None:
-    question = ChatQuestion(ImagesRequest(operation=Operation.GENERATION, prompt="a cat"))
-    body = question.body("metadata", "m")
-    assert question.body("metadata", "m") is body
-    assert question.body("openrouter", "m") is not body
-    assert question.body("metadata", "other") is not body
-    assert [orjson.loads(sent(question, "metadata", model))["model"] for model in ("m", "other")] == ["m", "other"]
+@pytest.mark.parametrize("ratio", DIALECTS["openrouter"].ratios)
+def test_every_ratio_of_openrouter_is_written(ratio: str) -> None:
+    width, height = (100 * int(part) for part in ratio.split(":"))
+    assert DIALECTS["openrouter"].size_at("image_config.aspect_ratio", RequestedSize(Size(width, height))) == ratio
 
 
-def test_questions_are_compared_without_their_bodies() -> None:
-    request = ImagesRequest(operation=Operation.GENERATION, prompt="a cat")
-    question = ChatQuestion(request)
-    question.body("metadata", "m")
-    assert question == ChatQuestion(request)
-
-
-class Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def write(self, data: bytes) -> None: ...
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self._data[offset : offset + size]
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        yield self._data
+SUFFIXES = {"1:1": "", "16:9": "-16x9", "1K": "", "4K": "-4k", "1024x1024": ":small", "3840x2160": ":large"}
 
 
 @pytest.mark.parametrize(
-    ("data", "media_type"),
+    ("size", "model"),
     [
-        (b"\x89PNG\r\n\x1a\n" + bytes(30), "image/png"),
-        (b"\xff\xd8\xff\xe0" + bytes(30), "image/jpeg"),
-        (b"?", "application/octet-stream"),
+        ({}, "m"),
+        ({"size": "1024x1024"}, "m:small"),
+        ({"size": "1824x1024"}, "m:large-16x9"),
+        ({"size": "3840x2160"}, "m:large-16x9-4k"),
+        ({"size": "2880x2880"}, "m:small-4k"),
+        ({"aspect_ratio": "1:1", "resolution": "4K"}, "m:small-4k"),
+        ({"aspect_ratio": "1:1"}, "m:small"),
     ],
 )
-def test_bytes_become_data_urls_with_the_type_that_they_have(data: bytes, media_type: str) -> None:
-    source = Bytes(data)
-    assert to_image_url(source) == Base64String(source, f"data:{media_type};base64,")
+def test_a_model_has_suffixes_for_sizes_ratios_and_tiers(size: dict[str, str], model: str) -> None:
+    dialect = Dialect(model_suffixes=SUFFIXES)
+    request = read_json(Operation.GENERATION, {"prompt": "a cat", **size})
+    assert orjson.loads(sent(ChatQuestion(request), dialect))["model"] == model
 
 
-def test_links_are_not_changed() -> None:
-    assert to_image_url("https://h/a.png") == "https://h/a.png"
+def test_qualities_are_translated() -> None:
+    dialect = Dialect(quality=("quality", "style.quality"), qualities={"high": "hd"})
+    for quality, written in (("high", "hd"), ("low", "low")):
+        body = orjson.loads(
+            sent(ChatQuestion(read_json(Operation.GENERATION, {"prompt": "a", "quality": quality})), dialect)
+        )
+        assert (body["quality"], body["style"]) == (written, {"quality": written})
+
+
+def test_constants_are_merged_below_what_is_asked_for() -> None:
+    constants = {"image": {"size": "1x1", "seed": 7}, "metadata": {"a": "ours", "team": "x"}, "user": "nobody"}
+    dialect = Dialect(size={"image.size": "WxH", "image.format.size": "WxH"}, extra_body=constants)
+    wishes = {"prompt": "a", "size": "1024x1024", "metadata": {"a": "theirs"}}
+    body = orjson.loads(sent(ChatQuestion(read_json(Operation.GENERATION, wishes)), dialect))
+    assert body["image"] == {"size": "1024x1024", "seed": 7, "format": {"size": "1024x1024"}}
+    assert (body["metadata"], body["user"]) == ({"a": "theirs", "team": "x"}, "nobody")
+    assert constants["image"] == {"size": "1x1", "seed": 7}
+
+
+def test_a_path_through_a_constant_replaces_it() -> None:
+    dialect = Dialect(size={"image.size": "WxH"}, extra_body={"image": "auto"})
+    request = read_json(Operation.GENERATION, {"prompt": "a", "size": "1024x1024"})
+    assert orjson.loads(sent(ChatQuestion(request), dialect))["image"] == {"size": "1024x1024"}
+
+
+def test_a_dialect_may_say_nothing_or_something_else_about_a_mask() -> None:
+    request = replace(read_json(Operation.GENERATION, {"prompt": "a"}), mask=InputImage(url=LINK))
+    for mask, text in (("", "a"), ("Edit there.", "a\n\nEdit there.")):
+        body = orjson.loads(sent(ChatQuestion(request), Dialect(mask=mask)))
+        assert body["messages"] == messages(text)
+
+
+def test_the_sizes_of_the_list_are_legal() -> None:
+    assert [str(parse_size(size)) for size in BUCKETS] == list(BUCKETS)

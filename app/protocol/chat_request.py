@@ -1,0 +1,123 @@
+"""Build the body of a chat request for an image, in the dialect of its upstream."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Any, NamedTuple
+
+from app.protocol.dialects import PREFIX, SENTENCES, WORDS, Dialect, RequestedSize
+from app.protocol.image_format import read_info
+from app.protocol.image_request import ImagesRequest
+from app.protocol.inline_images import ByteSink
+from app.protocol.json_stream import Base64String, StreamingJson
+
+#: Said to the model with markup, which is also the last image.
+MARKUP_INSTRUCTION = (
+    "The last picture lies over the first one and is transparent but for its marks: drawings, arrows or notes. "
+    "Do what they ask for, and leave the marks themselves out of the result."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatQuestion:
+    """What is asked of an upstream, before a dialect and a model are chosen.
+
+    `image_urls` are links or base64 that is encoded while it is sent, mask or markup last.
+    """
+
+    request: ImagesRequest
+    image_urls: tuple[str | Base64String, ...] = ()
+    stream: bool = False
+    _bodies: dict[tuple[Dialect, str, bool], StreamingJson] = field(default_factory=dict, compare=False, repr=False)
+
+    def body(self, dialect: Dialect, model: str, *, other_modalities: bool = False) -> StreamingJson:
+        """Return the request body for an upstream of this dialect. Kept, since retries and `n` > 1 send it again."""
+        key = dialect, model, other_modalities
+        if key not in self._bodies:
+            traits = replace(dialect, modalities=dialect.other_modalities) if other_modalities else dialect
+            self._bodies[key] = StreamingJson(chat_body(self, traits, model))
+        return self._bodies[key]
+
+
+class _Wish(NamedTuple):
+    """A value that an upstream is asked for: where, and by which sentence of `SENTENCES` if it is said in words."""
+
+    place: str
+    value: str
+    sentence: str
+
+
+def chat_body(question: ChatQuestion, dialect: Dialect, model: str) -> dict[str, Any]:
+    """Return the body as JSON values, with the bytes of images as `Base64String`."""
+    request = question.request
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in question.image_urls]
+    wishes = list(_wishes(request, dialect))
+    body: dict[str, Any] = {
+        "model": dialect.model(model, _requested_size(request)),
+        "messages": [{"role": "user", "content": [{"type": "text", "text": _text(request, dialect, wishes)}, *images]}],
+    }
+    if dialect.modalities:
+        body["modalities"] = list(dialect.modalities)
+    _merge(body, dialect.extra_body)
+    optional = {"metadata": request.metadata, "user": request.user, "stream": question.stream}
+    _merge(body, {name: value for name, value in optional.items() if name in dialect.send and value not in (None, {})})
+    for place, value, _ in wishes:
+        if place not in {PREFIX, WORDS}:
+            path = place.split(".")
+            _merge(body, reduce(lambda inner, key: {key: inner}, reversed(path[:-1]), {path[-1]: value}))
+    return body
+
+
+def _wishes(request: ImagesRequest, dialect: Dialect) -> Iterator[_Wish]:
+    """Yield what is asked for and has a place in the dialect."""
+    for place, form in dialect.size.items():
+        if value := dialect.size_at(place, _requested_size(request)):
+            yield _Wish(place, value, form)
+    if request.quality is not None:
+        quality = dialect.qualities.get(request.quality, request.quality)
+        yield from (_Wish(place, quality, "quality") for place in dialect.quality)
+    if request.style is not None:
+        yield from (_Wish(place, request.style, "style") for place in dialect.style)
+
+
+def _text(request: ImagesRequest, dialect: Dialect, wishes: list[_Wish]) -> str:
+    instructions = {dialect.mask: request.mask, MARKUP_INSTRUCTION: request.markup}
+    explained = [text for text, image in instructions.items() if text and image is not None]
+    sentences = " ".join(SENTENCES[each.sentence].format(each.value) for each in wishes if each.place == WORDS)
+    prompt = "\n\n".join(filter(None, (request.prompt, *explained, sentences)))
+    prefix = next((each.value for each in wishes if each.place == PREFIX), None)
+    return prompt if prefix is None else f"{prefix} '{prompt}'"
+
+
+#: The tier of each resolution that a client may name.
+_TIER_OF = {"512": "0.5K", "1K": "1K", "2K": "2K", "4K": "4K"}
+
+
+def _requested_size(request: ImagesRequest) -> RequestedSize | None:
+    if request.size is None:
+        return None
+    tier = "" if request.resolution is None else _TIER_OF[request.resolution]
+    return RequestedSize(request.size.upstream_size, tier, not tier and request.asked_size == request.aspect_ratio)
+
+
+def _merge(body: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add values to a body; objects in both are joined, and other values of `more` win. `more` is copied."""
+    for key, value in more.items():
+        if isinstance(value, Mapping):
+            inner = body[key] if isinstance(body.get(key), dict) else {}
+            _merge(inner, value)
+            body[key] = inner
+        else:
+            body[key] = value
+
+
+def to_image_url(image: ByteSink | str) -> Base64String | str:
+    """Return a link unchanged, and bytes as a data URL with the media type that the bytes have.
+
+    What clients say of the type is not used: they send `application/octet-stream`, and label a JPEG as PNG.
+    """
+    if isinstance(image, str):
+        return image
+    info = read_info(image.read_at)
+    media_type = "application/octet-stream" if info is None else info.media_type
+    return Base64String(image, f"data:{media_type};base64,")
