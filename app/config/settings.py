@@ -106,9 +106,9 @@ class Settings(BaseSettings):
     upstream_timeout: Seconds = Field(600, description="Seconds for one request, all attempts included.")
     upstream_connect_timeout: Seconds = Field(5, description="Seconds to connect to the upstream.")
     upstream_idle_timeout: Seconds = Field(300, description="Seconds of silence between two chunks of a reply.")
-    upstream_attempts: int = Field(3, ge=1, le=10, description="Attempts for one request, the first included.")
+    upstream_attempts: int = Field(3, ge=1, le=10, description="Attempts for one request, at all upstreams together.")
     retry_ambiguous: bool = Field(
-        False, description="Also retry after a 500 or 502, although such a request may then be paid for twice."
+        False, description="Also retry after a 5xx that is no timeout, although a request may then be paid for twice."
     )
 
     api_keys: ClientKeyList = Field(

@@ -24,11 +24,15 @@ MODERATION = re.compile(
     | nudity | explicit[ ]content | harmful | offensive[ ]content | self-harm | hate[ ]speech
     | sensitive[ _]?(?:words?|content|info\w*|topic|material|prompt) | new_sensitive | \b(?:is|as)[ ]sensitive
     | illegal_?detected | \bflagged\b | banned[ _](?:prompt|word) | blocked[ _]word | forbidden[ _]word | \bblocklist\b
+    | disallowed[ ](?:content|prompt|word)
+    | content [^.!?]{0,20} (?:not[ ](?:allowed|permitted)|disallowed|illegal|blocked)
+    | (?:prompt|image|input|output) [^.!?]{0,30} \b(?:blocked|censored)\b
     | copyright | infring | recitation | \bSPII\b | risk[ _]?(?:control|detect) | guardrail
     | rejected [^.!?]{0,60} (?:safety|polic|rules?\b|filter|content)
     | 敏感 | 违规 | 違規 | 违反 | 違反 | 违禁 | 不合规 | 不当(?:内容|信息) | 不适当 | 色情 | 涉黄 | 涉政
     | 内容(?:审核|安全|政策)
-    | 审核(?:未|不|失败|拒绝) | 安全审核 | 风控 | 侵权 | 使用政策
+    | 审核(?:未|不|失败|拒绝) | 安全(?:审核|系统|策略) | 触发了?安全 | 涉嫌
+    | 风控 | 侵权 | 使用政策 | 拒绝生成
     | ポリシー | 不適切 | センシティブ | 利用規約 | 정책 | 부적절 | 유해
     | inapropiad | inapropriad | inadequad | pol[ií]ticas?[ ]de | politiques?[ ]d | inappropri[ée]
     | richtlinie | unangemessen

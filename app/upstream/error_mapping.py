@@ -256,6 +256,7 @@ ERROR_RULES: tuple[ErrorRule, ...] = (
     ErrorRule("the model that we wrote", _WITH_FIELDS, _is_limners_model, _unknown_model, _OTHER, setting="model"),
     ErrorRule("another field of ours", _WITH_FIELDS, _is_limners_field, _field_refused, _OTHER, setting="dialect"),
     ErrorRule("a value that the client chose", _ANY, _about(words.CLIENTS_VALUE), _invalid_request, _FUTILE),
+    ErrorRule("a complaint under 5xx", _FAILURES, _about(words.COMPLAINT), _unknown_complaint, _FUTILE),
     ErrorRule("a model closed to the caller", {403}, _is_model, _caller_key_refused, _FUTILE, _CALLERS_KEY),
     ErrorRule("an unknown model, by code", _ANY, _about(words.MODEL_CODE), _unknown_model, _OTHER, setting="model"),
     ErrorRule("an unknown model, by words", _COMPLAINTS, _about(words.MODEL), _unknown_model, _OTHER, setting="model"),

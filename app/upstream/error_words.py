@@ -46,11 +46,20 @@ MODEL = _any_of(
     r"(?:does(?: not|n't) exist|not exist|not found|no longer|deprecated|retired|not available|not enabled)",
     *(r"do(?:es)? not have access to (?:the )?model", r"no endpoints? found", r"not a valid model"),
     *(r"\b(?:unknown|invalid|unsupported|no such) model\b", r"model\s\S{1,80}\s(?:is )?not supported", r"modelnotopen"),
-    *(r"publisher model", r"模型(?:不存在|未开通|不支持)", r"不存在.{0,10}模型", r"data policy"),
+    *(
+        r"must be verified",
+        r"not a chat model",
+        r"does not work with the specified model",
+        r"unable to access [^.!?]{0,20}model",
+    ),
+    r"model\b[^.!?\n]{0,80}(?:only|not) supported (?:in|on|with|by|for) [^.!?]{0,30}(?:endpoint|chat|\bapi\b)",
+    r"无权(?:访问|使用).{0,6}模型",
+    *(r"publisher model", r"模型(?:不存在|未开通|不支持)", r"不(?:存在|支持)的?.{0,10}模型", r"data policy"),
 )
 #: Of a 404 or 405: an API has answered, but there is no chat at this path.
 WRONG_PATH = _any_of(
-    r"invalid url", r"cannot post", r"(?:page|route|path|url)\b.{0,40}not found", r"no (?:such )?route", r"^not found$"
+    *(r"invalid url", r"cannot post", r"(?:page|route|path|url)\b.{0,40}not found", r"no (?:such )?route"),
+    *(r"^not found$", r"not found /", r"method not allowed"),
 )
 
 #: Vendors close accounts for what their users asked, in the words of a refusal.
@@ -72,7 +81,7 @@ KEY = _any_of(
         r"\binvalid (?:access |auth |bearer )?token\b(?! (?:at|near|in|count))",
         r"\btoken (?:is |has )?(?:expired|revoked)",
     ),
-    *(r"令牌(?:无效|已|状态)", r"无效的令牌", r"身份验证", r"鉴权", r"认证失败", r"密钥"),
+    *(r"令牌(?:无效|已|状态)", r"无效的令牌", r"身份验证", r"鉴权", r"认证失败", r"密钥", r"封禁"),
 )
 API_KEY = _any_of(r"\bapi[ _-]?keys?\b", r"\bcredentials?\b")
 
@@ -97,6 +106,9 @@ CLIENTS_INPUT = _any_of(
     ),
     r"(?:could not|cannot|unable to|failed to|error while) (?:download|fetch|decode|process|load|read|open|parse)",
 )
+
+#: Types and codes of a complaint, whatever its status.
+COMPLAINT = _any_of("invalid_request_error", r"\bbad[_ ]?request", "invalid_?argument", "invalid_?parameter")
 
 RATE = _any_of(
     *(
@@ -125,7 +137,7 @@ FIREWALL = _any_of(
 )
 
 #: An output that the model does not have, where another list of modalities may fit.
-MODALITIES = _any_of(r"(?:requested|output)[^.!?]{0,20} modalit")
+MODALITIES = _any_of(r"(?:requested|output|response)[^.!?]{0,40} modalit")
 
 #: Fields of a chat request that the client cannot fill, or only in Limner's name (`metadata`, `user`).
 _FIELDS = r"model|messages|modalities|image_config|metadata|stream|stream_options|user"

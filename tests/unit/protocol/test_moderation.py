@@ -23,6 +23,10 @@ REFUSALS = (
     "PROHIBITED_CONTENT",
     "content_filter",
     "Banned prompt",
+    "The prompt contains disallowed content",
+    "This content is not allowed",
+    "Content in the text prompt is blocked from AI filters.",
+    "触发了安全系统",
     "Failure to pass the risk control system",
     "blocked by our content filters",
     "Blocked by a guardrail",
@@ -40,6 +44,8 @@ OTHERS = (
     "Your account is not active, please check your billing details",
     "Invalid size",
     "The server is overloaded",
+    "Your request was blocked.",
+    "The content type is not supported",
     "Missing 'safety_identifier'",
 )
 

@@ -104,6 +104,7 @@ CASES = (
     Case("a wrong size as 429", 429, error("Invalid size '7x7'."), InvalidRequest, None, FUTILE, "Invalid size '7x7'."),
     Case("a context too long, as 500", 500, error("This model's maximum context length is 8.", "context_length_exceeded"), InvalidRequest, "context_length_exceeded", FUTILE),
     Case("a context too long, found out late", 500, error("x", "context_length_exceeded"), InvalidRequest, "context_length_exceeded", AMBIGUOUS, facts={"elapsed": 9.0}),
+    Case("a complaint under the status of a crash", 500, error("Odd.", None, "invalid_request_error"), InvalidRequest, None, FUTILE, "Odd."),
     Case("a body too large", 413, HTML, RequestTooLarge, "request_too_large", FUTILE),
     Case("too many requests", 429, error("Rate limit reached in organization org-x"), RateLimited, RATE, SAFE),
     Case("too many requests of the caller", 429, error("Rate limit reached for x."), RateLimited, RATE, SAFE, "Rate limit reached for x.", CALLERS),
@@ -299,6 +300,7 @@ def test_a_failure_tells_its_time() -> None:
     ("message", "wants"),
     [
         ("No endpoints found that support the requested output modalities: image, text", True),
+        ("The requested combination of response modalities (IMAGE, TEXT) is not supported by the model.", True),
         ("Unknown parameter: 'modalities'.", False),
     ],
 )
