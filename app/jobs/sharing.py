@@ -156,7 +156,8 @@ class JobSharing:
                 raise
             finally:
                 if job.is_unread:
-                    (self.registry.drop if is_published else self.registry.retain_or_drop)(job)
+                    is_elsewhere = is_published and not job.is_local_only
+                    (self.registry.drop if is_elsewhere else self.registry.retain_or_drop)(job)
                 elif is_own:
                     # A retry has started the job once more meanwhile.
                     self.job_table.track(job)
@@ -187,7 +188,7 @@ class JobSharing:
         except ApiError as error:
             log.warning("job_sharing_failed", job=job.id, error=error.detail or error.message)
             return False
-        return is_published and not job.is_local_only
+        return is_published
 
     async def _abandon(self, job: Job) -> str:
         return await self.job_table.abandon(job.id, job.key)

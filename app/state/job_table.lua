@@ -15,7 +15,7 @@ local FAR = 1e14
 -- All fields of a record but its outcome, which may be large.
 local FIELDS = {
   'owner', 'caller', 'fingerprint', 'keyed', 'heartbeat', 'readers', 'submitted', 'delivered', 'retry_free', 'async',
-  'loss_reported_to', 'taken_over_by',
+  'failed', 'loss_reported_to', 'taken_over_by',
 }
 
 local function key_of(id) return args.prefix .. id end
@@ -45,10 +45,11 @@ local function count_readers(id, left) return redis.call('ZCOUNT', readers_key(i
 -- The time from which any equal request may join; later than now for a job that only a retry may join, nil where none
 -- may. With an idempotency key each request may; without one only where the job has no readers, or the owner or a
 -- replica with readers has been silent for so long that it may be dead: then this may be the client which it has lost.
+-- A failure is only for those that wait for it.
 -- The more readers a job has, the later: several retries join several jobs.
 local function joinable_from(id, record)
   if record.keyed == '1' or record.retry_free == '1' then return now - FAR end
-  if record.async == '1' then return nil end
+  if record.async == '1' or record.failed == '1' then return nil end
   if record.delivered == '1' then return now + FAR end
   local last_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2]
   local lease_over = last_lease and last_lease - args.reader_lease + args.suspect_after or 0
@@ -282,7 +283,8 @@ end
 function commands.lookup()
   local record = read(args.id)
   if not record or record.caller ~= args.caller then return {'gone'} end
-  if is_orphan(record) then return {'lost'} end
+  -- One that has cost nothing is taken over by a replica with readers.
+  if is_orphan(record) and (record.submitted == '1' or count_readers(args.id, 0) == 0) then return {'lost'} end
   return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome')} or {'in_flight'}
 end
 

@@ -291,6 +291,7 @@ class JobTable(Generic[J]):
             submitted=submitted or job.was_submitted,
             delivered=job.delivered,
             retry_free=bool(outcome) and job.can_retry_free,
+            failed=bool(outcome) and job.has_failed,
         )
         ttl = self._retention(job.key) if ttl is None else ttl
         reply = await self._call("publish", job.id, job.key, outcome, required=required, fields=fields, ttl=ttl)
@@ -321,13 +322,22 @@ class JobTable(Generic[J]):
         raise JobLost(detail=f"job {job.id}")
 
     async def take_over(self, job: J) -> bool:
-        """Become the owner of a job that has cost nothing yet, or that was paid for and could not be delivered."""
-        fields = _fields(job.key, is_async=job.is_async, readers=job.readers)
-        ttl = self._retention(job.key)
-        reply = await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
+        """Become the owner of a job that has cost nothing yet, or that was paid for and could not be delivered.
+
+        Tried again where Redis does not answer: if only its reply was lost, this replica is the owner already.
+        """
+        waited = 0.0
+        while not (reply := await self._take_over(job)).answer and waited < self._timings.dead_after:
+            waited += self._timings.poll
+            await self._sleep(self._timings.poll)
         if reply.answer == "ok":
             self.track(job)
         return reply.answer == "ok"
+
+    async def _take_over(self, job: J) -> ScriptReply:
+        fields = _fields(job.key, is_async=job.is_async, readers=job.readers)
+        ttl = self._retention(job.key)
+        return await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
 
     async def unsubscribe(self, job: J) -> bool:
         """End the wait for a job of another replica. Returns False where Redis did not answer."""
@@ -449,7 +459,7 @@ def _reply(reply: list[bytes] | None) -> ScriptReply:
 
 
 def _fields(key: SharedKey, *, is_async: bool, readers: int, **more: bool) -> dict[str, Any]:
-    flags = {"submitted": False, "delivered": False, "retry_free": False, **more}
+    flags = {"submitted": False, "delivered": False, "retry_free": False, "failed": False, **more}
     flags |= {"async": is_async, "keyed": key.key is not None}
     return {
         "caller": key.caller,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost, ServiceUnavailable
+from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost, ServiceUnavailable, UpstreamTimeout
 from app.images.blob import Spool
 from app.jobs.job import Item, Job, JobKey, JobRun
 from app.state.job_table import JobTable, ScriptReply, SharingTimings
@@ -727,6 +727,50 @@ def test_a_job_is_found_by_its_id_alone(server: RedisServer, redis: Redis) -> No
         await one.claim(ME, "req_2")
         stop_heartbeat(redis, "limner:{jobs}:req_2")
         assert await other.table.lookup("req_2", "me") == ScriptReply("lost")
+
+    play(scene, server)
+
+
+def test_an_orphan_that_a_replica_waits_for_and_that_has_cost_nothing_is_not_lost(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim(KEYED, submitted=False)
+        assert await other.table.claim_or_join("req_2", KEYED, is_async=False) == "req_1"
+        stop_heartbeat(redis)
+        assert await one.table.lookup("req_1", "me") == ScriptReply("in_flight")
+        redis.delete(RECORD + ":readers")
+        assert await one.table.lookup("req_1", "me") == ScriptReply("lost")
+
+    play(scene, server)
+
+
+def test_a_failure_is_only_for_those_that_wait_for_it(server: RedisServer, redis: Redis) -> None:
+    """A request that comes later must find the result of an equal job that nobody has read yet."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(error=UpstreamTimeout("late"))
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        await finish(one, job, delivered=False)
+        assert await other.table.wait_for_result(other.job()) == b"{}"
+        assert await other.table.claim_or_join("req_3", RETRY, is_async=False) is None
+
+    play(scene, server)
+
+
+def test_a_take_over_whose_reply_was_lost_is_tried_again(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        run_script, lost = other.state.run_script, ["the first reply"]
+
+        async def lose_first_reply(*args: Any, **options: Any) -> Any:
+            reply = await run_script(*args, **options)
+            return None if lost and lost.pop() else reply
+
+        other.state.run_script = lose_first_reply  # type: ignore[method-assign]
+        assert await other.table.take_over(other.job(submitted=False))
+        assert other.pauses == 1
 
     play(scene, server)
 

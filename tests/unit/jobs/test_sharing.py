@@ -440,6 +440,10 @@ def test_a_job_that_only_this_replica_can_redeliver_stays_here() -> None:
         job.paid_replies.append(replace(read_reply(REPLY), spooled_images={"data:": Blob()}))
         assert await scene.finish(job, delivered=True)
         assert scene.table.calls == ["published"]
+        # So it does after a client has looked at its failure once more.
+        job.run.add_reader()
+        assert await scene.finish(job, delivered=True)
+        assert scene.table.calls == ["published", "unsubscribed"]
         scene.registry.close()
 
     asyncio.run(play())
