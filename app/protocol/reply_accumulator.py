@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.protocol.inline_images import InlineImageSpooler
+from app.protocol.stream_dialects import as_chat_chunk, continue_base64
 from app.protocol.usage import NO_USAGE, Usage, read_usage
 
 #: An error that came with status 200 or in the middle of a stream: an error object, read by `upstream/error_mapping`.
@@ -81,8 +82,9 @@ class ReplyAccumulator:
         return len(self.bodies) + sum(each.values for each in messages), sum(each.characters for each in messages)
 
     def _add(self, document: Mapping[str, Any]) -> bool:
+        document = as_chat_chunk(document)
         event_type = document.get("type")
-        if isinstance(event_type, str) and event_type.startswith(("response.", "image_")):
+        if isinstance(event_type, str) and event_type.startswith(("response.", "image_generation.", "image_edit.")):
             return self._add_event(event_type, document)
         has_error = self._add_usage_and_error(document)
         choices = document.get("choices")
@@ -240,7 +242,7 @@ class _MessageBuilder:
                 old.extend(value)
                 self.values += 1
             elif isinstance(old, str) and isinstance(value, str):
-                self.fields[key] = old + value if key == "refusal" else value
+                self.fields[key] = old + value if key == "refusal" else continue_base64(old, value)
                 self.characters += max(0, len(self.fields[key]) - len(old))
             elif value is not None:
                 self.fields[key] = list(value) if isinstance(value, list) else value

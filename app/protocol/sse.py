@@ -1,5 +1,6 @@
 """Read and write server-sent events as in the WHATWG's HTML standard, section 9.2."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from app.protocol.json_stream import StreamingJson
 
 #: The empty one begins a comment.
 _OTHER_FIELDS = {"", "id", "retry"}
+#: How the lines of Vercel's older data stream begin, which are no events: `0:"text"`, `d:{"finishReason": "stop"}`.
+_DATA_STREAM = re.compile("[0-9a-k]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,9 @@ class Decoder:
             self._data_size += size
         elif field == "event":
             self._name = value.removeprefix(" ")
+        elif _DATA_STREAM.fullmatch(field) and value[:1] in {'"', "[", "{"} and not self._data:
+            self.size -= size
+            yield Event(f'{{"type": "data-stream-{field}", "value": {value}}}')
         elif field not in _OTHER_FIELDS and self._data:
             self._loose.append(line)
             self._data_size += size

@@ -34,6 +34,17 @@ CASES = [
     Case("a second mark is data", b"data: \xef\xbb\xbfa\n\n", [Event("\ufeffa")]),
     Case("characters of several bytes", "data: 图🎨\n\n".encode(), [Event("图🎨")]),
     Case("bytes that are not UTF-8", b"data: \xffa\n\n", [Event("\ufffda")]),
+    Case(
+        "a data stream, which has no events",
+        b'0:"a"\nd:{"b": 1}\n8:[1]\n',
+        [
+            Event('{"type": "data-stream-0", "value": "a"}'),
+            Event('{"type": "data-stream-d", "value": {"b": 1}}'),
+            Event('{"type": "data-stream-8", "value": [1]}'),
+        ],
+    ),
+    Case("a field of one letter without JSON", b"a: x\n0:1\ndata: a\n\n", [Event("a")]),
+    Case("a line of a data stream inside an event", b'data: a\n0:"x"\n\n', [Event("a", loose_data='a\n0:"x"')]),
     Case("an event without its blank line", b"data: a\n", [Event("a")]),
     Case("an event without its line end", b"data: a", [Event("a")]),
 ]
