@@ -21,6 +21,8 @@ _MAX_DEPTH = 3
 #: Hidden parts of one kind that are removed. More are an attack: the text behind them is not read.
 _MAX_HIDDEN = 1000
 _MAX_FENCES = 50
+#: Characters that are searched at a time, and the longest match of a pattern that opens a hidden part.
+_SLICE, _MAX_OPENING = 128 * 1024, 1024
 
 _REASONING = re.compile(
     r"<(think|thinking|thoughts?|reasoning|analysis|scratchpad|(?:seed|antml):think(?:ing)?)(?:\s[^<>]{0,200})?>"
@@ -181,10 +183,19 @@ def _closing_tag(opening: re.Match[str]) -> str:
 
 def _after_unopened_reasoning(text: str) -> str:
     # Some chat templates put the opening tag into the prompt, so that the reply contains the closing one only.
-    end = _REASONING_END.search(text)
+    end = _search(_REASONING_END, text, 0, len(text))
     if end is None:
         return text
-    return text if _REASONING.search(text, 0, end.start()) else text[end.end() :]
+    return text if _search(_REASONING, text, 0, end.start()) else text[end.end() :]
+
+
+def _search(pattern: re.Pattern[str], text: str, start: int, end: int) -> re.Match[str] | None:
+    """Search a long text in slices, since Python lets no other thread run during one search."""
+    for position in range(start, end, _SLICE):
+        match = pattern.search(text, position, min(end, position + _SLICE + _MAX_OPENING))
+        if match is not None:
+            return match
+    return None
 
 
 def _remove(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[str]], str]) -> str:
@@ -195,7 +206,7 @@ def _remove(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[str
     parts: list[str] = []
     position = 0
     for _ in range(_MAX_HIDDEN):
-        start = opening.search(text, position)
+        start = _search(opening, text, position, len(text))
         if start is None:
             return "".join(parts) + text[position:] if parts else text[position:]
         parts.append(text[position : start.start()])

@@ -313,6 +313,63 @@ def test_faults_of_the_connection(fault: Fault) -> None:
         assert outcome.replies[-1].complete
 
 
+AFTER_DONE = (*chunked(STREAM, end=False), *(step for _ in range(3) for step in (chunked(delta("more"))[1], 0.01)))
+
+
+@pytest.mark.parametrize("end", [SocketFault.HANG, SocketFault.RESET, SocketFault.CLOSE], ids=lambda end: end.name)
+@pytest.mark.parametrize("script", [AFTER_DONE, AFTER_DONE[:5]], ids=["more events", "silence"])
+def test_a_stream_ends_at_its_last_mark_whatever_follows(script: Script, end: SocketFault) -> None:
+    outcome, _ = send_to_chaos((*script, end))
+    assert outcome.error is None
+    assert outcome.text == WHOLE_TEXT
+
+
+FLOOD_OF_TEXT = orjson.dumps({"choices": [{"message": {"content": "fox " * 900_000 + URL}, "finish_reason": "stop"}]})
+FLOOD_OF_EVENTS = b"".join(delta("fox " * 90) for _ in range(9_000)) + STREAM
+
+
+@pytest.mark.parametrize("body", [FLOOD_OF_TEXT, FLOOD_OF_EVENTS], ids=["JSON", "events"])
+def test_others_have_their_turns_while_a_long_reply_is_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of the event loop are counted, not seconds: a busy machine does not disturb that."""
+    monkeypatch.setattr(upstream_client, "_MAX_BUSY", -1.0)
+
+    async def run() -> tuple[Outcome, int]:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        async with (
+            run_faulty_upstream((answer(gzip.compress(body), headers=GZIP),)) as chaos,
+            open_pool(at(chaos)) as pool,
+        ):
+            task = asyncio.create_task(others())
+            outcome = await send(pool, UpstreamRequest(SMALL))
+            task.cancel()
+            return outcome, turns
+
+    outcome, turns = asyncio.run(run())
+    assert outcome.text.endswith((URL, WHOLE_TEXT))
+    assert turns > len(body) / 20_000
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_an_error_with_a_long_text_is_one(length: int) -> None:
+    body = orjson.dumps({"error": {"message": "overloaded " + "x" * length, "code": 503}})
+    outcome, chaos = send_to_chaos((answer(body),), OK)
+    assert outcome.error is not None or outcome.text == URL
+    assert len(chaos.calls) <= 2
+
+
+def test_an_endless_reply_is_disconnected() -> None:
+    outcome, _ = send_to_chaos((*chunked(*[b": wait\n\n" * 20_000] * 40, end=False), SocketFault.HANG))
+    assert isinstance(outcome.error, UpstreamInvalidReply)
+    assert "larger" in outcome.error.message
+
+
 def assert_final(error: ApiError | None) -> None:
     """Check that the message for the client names nothing internal, and that the client is asked not to retry."""
     assert error is not None
@@ -736,6 +793,12 @@ def test_a_body_that_cannot_be_read_is_no_success() -> None:
 def test_a_connection_is_used_again() -> None:
     outcome, chaos = send_to_chaos(OK, times=3)
     assert outcome.text == URL
+    assert (chaos.connections, len(chaos.calls)) == (1, 3)
+
+
+def test_a_connection_is_used_again_after_a_stream() -> None:
+    outcome, chaos = send_to_chaos((*chunked(STREAM, end=False), 0.01, b"0\r\n\r\n"), times=3)
+    assert outcome.text == WHOLE_TEXT
     assert (chaos.connections, len(chaos.calls)) == (1, 3)
 
 

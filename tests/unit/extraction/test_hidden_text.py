@@ -55,3 +55,11 @@ def test_text_behind_too_many_hidden_parts_is_not_read() -> None:
 )
 def test_an_html_page_is_known_by_its_first_tag(text: str, page: bool) -> None:
     assert is_html_page(text) is page
+
+
+@pytest.mark.parametrize("before", [128 * 1024 - 3, 128 * 1024 + 1_000, 3 * 128 * 1024 - 1])
+def test_hidden_parts_of_a_long_text_are_removed_wherever_they_begin(before: int) -> None:
+    words = "<" * before
+    assert strip_hidden(f"{words}<think>draft</think>result") == f"{words}result"
+    assert strip_hidden(f"{words}draft</think>result") == "result"
+    assert strip_hidden(f"{words}```python\ncode``` result") == f"{words} result"
