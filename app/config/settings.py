@@ -202,7 +202,8 @@ class Settings(BaseSettings):
         1000, ge=0, le=1_000_000, description="Retained results at most; the oldest are dropped first."
     )
     max_answers_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
-        ByteSize(2**30), description="Bytes of the images of retained results at most, in the spool folder."
+        ByteSize(2**30),
+        description="Bytes of retained results at most: images, in the spool folder, and undelivered replies.",
     )
     spool_dir: WritableDir | None = Field(
         None, description="Folder for temporary files of images. Unset: the system's."

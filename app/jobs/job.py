@@ -340,6 +340,16 @@ class Job:
         return self.run.is_done and not self.run.readers
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of images, in memory or in files, and of the paid replies."""
+        return self.spool.size + sum(reply.size for reply in self.paid_replies)
+
+    def drop_text(self) -> None:
+        """Drop the text of the paid replies of a run that has succeeded: only redelivery would need it."""
+        if self.run.is_done and self.run.error is None:
+            self.paid_replies[:] = [reply.without_text() for reply in self.paid_replies]
+
+    @property
     def has_failed(self) -> bool:
         """Whether the run has ended with an error."""
         return self.run.error is not None

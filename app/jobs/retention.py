@@ -104,7 +104,8 @@ class Retention:
             self._expiring.setdefault(ttl, OrderedDict())[job.id] = job
         self.protect(job)
         shelf = self._shelf_of[job.id] = self._shelves[_worth(job)]
-        shelf.add(job, job.spool.size)
+        job.drop_text()
+        shelf.add(job, job.held_bytes)
 
     def protect(self, job: Job) -> None:
         """Do not drop a job for want of room any more, since a client reads it."""

@@ -23,6 +23,8 @@ MAX_LEFT = 4 * 2**20
 _MAX_RAW = 16 * 1024
 #: What one event is counted as, beside the text in it: a stream of empty events must end, too.
 _EVENT_SIZE = 16
+#: Bytes of one value of a list or an object in Python.
+_OBJECT_SIZE = 56
 #: What keeps a connection alive before the reply, in front of events and of JSON.
 _LEAD = re.compile(rb"\A(?:[ \t\r\n\xef\xbb\xbf]+|:[^\r\n]*[\r\n])+")
 #: Reasons that say that the model was stopped in the middle of a word, or of a URL.
@@ -63,6 +65,10 @@ class ChatReply:
         """Whether `raw` is all that arrived, so that parsing it gives the same reply again."""
         # Bytes, not characters: text in most languages other than English has more bytes than characters.
         return self.complete and not self.spooled_images and len(self.raw.encode()) < _MAX_RAW
+
+    def without_text(self) -> "ChatReply":
+        """Return what remains to be known of a reply whose images have been taken out."""
+        return replace(self, messages=(), bodies=(), error=None, raw="", spooled_images={}, size=0)
 
     @property
     def refusal(self) -> str | None:
@@ -171,7 +177,11 @@ class ReplyParser:
             if ended:
                 raise _invalid("an empty body", raw)
             return ChatReply(raw=raw, complete=False)
-        return replace(self._body.reply(raw, ended), spooled_images=self._spooled, size=self.size + len(raw))
+        return replace(
+            self._body.reply(raw, ended),
+            spooled_images=self._spooled,
+            size=self.size + len(raw) + self._body.objects_size,
+        )
 
 
 def _invalid(reason: str, raw: str) -> UpstreamInvalidReply:
@@ -184,6 +194,11 @@ class _JsonBody:
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
         self.size = 0
+
+    @property
+    def objects_size(self) -> int:
+        """Bytes of the lists, objects and numbers of the document, roughly: more than of its text if it is hostile."""
+        return _OBJECT_SIZE * sum(chunk.count(sign) for chunk in self._chunks for sign in (b",", b"[", b"{"))
 
     def feed(self, data: bytes) -> bool:
         self.size += len(data)
@@ -214,7 +229,10 @@ class _EventStream:
 
     Attributes:
         is_done: The last mark has come.
+        objects_size: Bytes of lists and objects beside the text of the events.
     """
+
+    objects_size = 0
 
     def __init__(self, new_spooler: Callable[[], InlineImageSpooler] | None = None) -> None:
         self.is_done = False

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import openai
+import orjson
 import pytest
 from openai import OpenAI
 from starlette.datastructures import Headers
@@ -518,3 +519,44 @@ def test_an_invalid_idempotency_key_is_a_400(demo: RunningDemo) -> None:
         pytest.raises(openai.BadRequestError, match="Idempotency-Key"),
     ):
         client.images.generate(**GENERATION, extra_headers={"Idempotency-Key": "a b"})
+
+
+@pytest.mark.parametrize(("fault", "kept"), [(None, 0), (ImageUnavailable("404"), 50_000)], ids=["success", "failure"])
+def test_a_finished_job_keeps_the_text_of_replies_only_for_redelivery(fault: ApiError | None, kept: int) -> None:
+    async def play() -> None:
+        desk = Desk()
+        job = desk.start(ME, fault, size=1_000)
+        reply = read_reply(orjson.dumps({"choices": [{"message": {"content": "x" * 50_000}}], "usage": USAGE}))
+        job.paid_replies.append(reply)
+        assert job.held_bytes >= 51_000
+        await job.run.wait_done()
+        job.run.release()
+        await asyncio.sleep(0)
+        assert kept + 1_000 <= job.held_bytes < kept + 30_000
+        assert [each.usage for each in job.paid_replies] == [reply.usage]
+        assert (job.paid_replies[0].messages == reply.messages) is bool(kept)
+        desk.registry.close()
+
+    asyncio.run(play())
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4}
+
+
+def test_the_text_of_paid_replies_counts_as_retained_bytes() -> None:
+    async def play() -> list[bool]:
+        desk = Desk(max_retained_bytes=1_400_000)
+        reply = read_reply(orjson.dumps({"choices": [{"message": {"content": "x" * 50_000}}]}))
+        jobs = []
+        for number in range(3):
+            job = desk.start(JobKey(ME.caller, f"fox {number}"), ImageUnavailable("404"))
+            job.paid_replies += [reply] * 10
+            await job.run.wait_done()
+            job.run.release()
+            await asyncio.sleep(0)
+            jobs.append(job)
+        kept = [desk.registry.by_id(job.id) is job for job in jobs]
+        desk.registry.close()
+        return kept
+
+    assert asyncio.run(play()) == [False, True, True]

@@ -232,3 +232,10 @@ def test_pictures_without_number_are_decoded_once() -> None:
     reply = read(orjson.dumps({"choices": [{"message": {"content": f"{URL}{small} " * 300}}]}))
     assert reply.spooled_images == {}
     assert [image.url for image in find_images(reply)] == [f"{URL}{small}"]
+
+
+def test_the_size_of_a_reply_counts_its_objects() -> None:
+    plain = read(orjson.dumps({"choices": [{"message": {"content": "x" * 9_000}}]}))
+    lists = read(orjson.dumps({"choices": [{"message": {"content": "x", "z": [[]] * 3_000}}]}))
+    assert 9_000 < plain.size < 30_000
+    assert lists.size > 150_000
