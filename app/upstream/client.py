@@ -286,7 +286,7 @@ class UpstreamClient:
             came_first=came_first,
             pass_through=self.pass_through,
             secrets=self._secrets(request),
-            prompt=sent.prompt,
+            client_texts=(sent.prompt, sent.user or "", *sent.metadata.values()),
             client_fields=[name for name, value in (("metadata", sent.metadata), ("user", sent.user)) if value],
             user_agent=self._spec.user_agent,
             reason=response.reason_phrase,

@@ -22,7 +22,8 @@ class AttemptFacts:
         came_first: Nothing of a 200 came before its error, no comment and no white space either.
         pass_through: The request was sent with the caller's own key.
         secrets: Redacted wherever they occur, beside everything that looks like a key.
-        prompt: Cut out of the answer before it is searched: words that the client wrote prove nothing.
+        client_texts: The prompt and whatever else the client wrote freely. It is cut out of the answer before that is
+            searched: words that the client wrote prove nothing.
         client_fields: The fields that the client filled itself, of those that Limner sends in the client's name.
         reason: The text beside the status.
     """
@@ -32,7 +33,7 @@ class AttemptFacts:
     came_first: bool = True
     pass_through: bool = False
     secrets: Collection[str] = ()
-    prompt: str = field(default="", repr=False)
+    client_texts: Collection[str] = field(default=(), repr=False)
     client_fields: Collection[str] = ()
     user_agent: str = ""
     reason: str = ""
@@ -51,8 +52,8 @@ class UpstreamErrorBody:
         is_api_error: It is an error object in JSON, so an API has answered.
         is_page: It is an HTML page, so no API has answered.
         names_moderation: It has fields that only a safety system writes.
-        everything: The beginning of the answer as it came, with the text beside its status. The prompt is not cut out:
-            here a word is a reason not to ask again.
+        everything: The beginning of the answer as it came, with the text beside its status. The client's texts are
+            not cut out: here a word is a reason not to ask again.
         detail: For the log: status and body without keys.
     """
 
@@ -81,7 +82,7 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
     document = _parse(text)
     error = _unwrap(document)
     nodes = list(_nodes(error))
-    words = _without_echo(" ".join(_texts(error, nodes)), facts.prompt)[:MAX_LOGGED]
+    words = _without_echoes(" ".join(_texts(error, nodes)), facts.client_texts)[:MAX_LOGGED]
     return UpstreamErrorBody(
         http_status=status,
         status=status if status >= 300 else _status_in(nodes) or status,
@@ -137,11 +138,11 @@ _HTML = re.compile(r"<(?:!doctype\s+html|html|head|body|title|center|h1|p)\b", r
 _TAG = re.compile(r"<[^<>]{1,200}>")
 #: Where the stack trace of Python, Node, Java, Go or Rust begins.
 _TRACE = re.compile(
-    r"traceback \(most recent|\n?\s*File \"[^\"]{1,300}\", line|\s+at [\w.$<> \[\]]{1,120}\(|\bgoroutine [0-9]|"
+    r"traceback \(most recent|\bFile \"[^\"]{1,300}\", line|\s{1,9}at [\w.$<> \[\]]{1,120}\(|\bgoroutine [0-9]|"
     r"stack backtrace|\bCaused by:|\bpanicked at",
     re.IGNORECASE,
 )
-#: Characters of a prompt's beginning that are looked for in an answer. Shorter prompts occur by chance.
+#: Characters of a text's beginning that are looked for in an answer. Shorter texts occur by chance.
 _ECHO, _LEAST_ECHO = 12, 6
 
 
@@ -221,17 +222,17 @@ def _message_of(error: object, nodes: Collection[Mapping[str, Any]]) -> str:
 
 def _without_trace(text: str) -> str:
     trace = _TRACE.search(text)
-    return text if trace is None else text[: trace.start()]
+    return text if trace is None else text[: trace.start()].rstrip()
 
 
-def _without_echo(text: str, prompt: str) -> str:
-    """Cut the prompt out of a text, or as much of its beginning as the text has."""
-    start = prompt[:_ECHO]
-    if len(start) < _LEAST_ECHO:
-        return text
-    parts = text.split(start)
-    rest = prompt[_ECHO:]
-    return " ".join([parts[0], *(part[_common_length(part, rest) :] for part in parts[1:])])
+def _without_echoes(text: str, client_texts: Collection[str]) -> str:
+    """Cut what the client wrote out of a text, or as much of its beginning as the text has."""
+    for written in client_texts:
+        start, rest = written[:_ECHO], written[_ECHO:]
+        if len(start) >= _LEAST_ECHO:
+            first, *parts = text.split(start)
+            text = " ".join([first, *(part[_common_length(part, rest) :] for part in parts)])
+    return text
 
 
 def _common_length(first: str, second: str) -> int:

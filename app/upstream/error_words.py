@@ -1,7 +1,7 @@
 """Words in upstreams' errors that are evidence of one cause, and the fields that only Limner writes.
 
 No word has a costly default: a complaint in unknown words is shown to the client whose request it is about, moves no
-upstream and invites no repeat. Words are searched without the client's prompt.
+upstream and invites no repeat. Words are searched without what the client wrote.
 """
 
 import re

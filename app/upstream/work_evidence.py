@@ -33,9 +33,10 @@ _AFTER_SENDING = re.compile(
 def was_refused_at_once(body: UpstreamErrorBody) -> bool:
     """Return whether an error of the 5xx kind surely came before any work.
 
-    It came fast, an API said it (an error object, or `retry-after`), and it has no words of a middle box.
+    It came fast, an API said it (an error object, or `retry-after` without a page for people), and it has no words of a
+    middle box.
     """
-    is_from_api = body.is_api_error or body.wait.has_retry_after
+    is_from_api = body.is_api_error or (body.wait.has_retry_after and not body.is_page)
     return body.facts.elapsed < _PROMPT and is_from_api and not _AFTER_SENDING.search(body.everything)
 
 

@@ -196,7 +196,7 @@ def test_what_has_answered(body: object, is_api_error: bool, is_page: bool) -> N
     ],
 )
 def test_the_prompt_is_cut_out_before_words_are_searched(message: str, prompt: str, searchable: str) -> None:
-    facts = AttemptFacts(now=NOW, prompt=prompt, reason="Bad Request")
+    facts = AttemptFacts(now=NOW, client_texts=("x", prompt), reason="Bad Request")
     body = parse_error_body(400, {}, orjson.dumps({"error": {"message": message}}), facts)
     assert " ".join(body.searchable.split()) == searchable
     assert body.public_message == message
@@ -207,3 +207,8 @@ def test_the_prompt_is_cut_out_before_words_are_searched(message: str, prompt: s
 def test_an_error_of_many_objects_is_read_in_part() -> None:
     body = read({"error": {"message": "m", "details": [{"message": str(number)} for number in range(500)]}})
     assert len(body.searchable.split()) == 64
+
+
+def test_a_long_error_is_read_in_little_time() -> None:
+    """Patterns that look back at each of these spaces would take minutes."""
+    assert read({"error": {"message": "Odd." + " " * 60_000 + "x"}}).public_message == "Odd."

@@ -312,5 +312,5 @@ def test_a_model_that_cannot_answer_in_the_requested_modalities_may_do_so_in_oth
 @pytest.mark.parametrize("prompt", ["insufficient_quota", "A poster: invalid api key, model not found, no credits"])
 def test_words_of_the_client_prove_nothing(prompt: str) -> None:
     body = orjson.dumps({"error": {"message": f"Cannot paint '{prompt[:40]}'"}})
-    failure = classify(400, {}, body, AttemptFacts(now=NOW, prompt=prompt))
+    failure = classify(400, {}, body, AttemptFacts(now=NOW, client_texts=(prompt, "user-7")))
     assert (type(failure.error), failure.retry_safety) == (InvalidRequest, RetrySafety.FUTILE)

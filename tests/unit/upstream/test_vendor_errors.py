@@ -158,7 +158,7 @@ each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 def failure_of(case: Case) -> UpstreamFailure:
     body = case.body if isinstance(case.body, bytes) else orjson.dumps(case.body)
-    facts = AttemptFacts(now=0, elapsed=case.elapsed, client_fields=case.own, prompt="a fox in the snow")
+    facts = AttemptFacts(now=0, elapsed=case.elapsed, client_fields=case.own, client_texts=("a fox in the snow",))
     return classify(case.status, {}, body, facts)
 
 

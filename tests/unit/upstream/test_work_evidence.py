@@ -35,6 +35,7 @@ CASES = (
     Case("no words", b""),
     Case("an empty object", {}),
     Case("nginx", b"<html><head><title>503 Service Temporarily Unavailable</title></head><center>nginx</center></html>"),
+    Case("nginx, with a time to come back", b"<html><head><title>503 Service Temporarily Unavailable</title></head></html>", headers=RETRY),
     Case("Envoy", b"upstream connect error or disconnect/reset before headers. reset reason: connection termination", headers=RETRY),
     Case("Envoy's words in JSON", {"error": {"message": "upstream connect error or disconnect/reset before headers"}}),
     Case("Envoy without hosts", b"no healthy upstream", headers=RETRY),
@@ -69,7 +70,7 @@ def test_a_503_is_free_only_with_evidence(case: Case) -> None:
 
 
 def test_a_prompt_that_is_repeated_hides_no_word_of_a_middle_box() -> None:
-    facts = AttemptFacts(now=0, prompt="timeout")
+    facts = AttemptFacts(now=0, client_texts=("timeout",))
     assert not was_refused_at_once(parse_error_body(503, {}, orjson.dumps({"error": "The timeout was reached"}), facts))
 
 
