@@ -1,8 +1,9 @@
 """Turn a job into an HTTP response: JSON, JSON behind white space, or server-sent events; and notice disconnects."""
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -10,7 +11,7 @@ from typing import TypeVar
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from app.api.context import RequestContext
 from app.api.responses import (
@@ -37,6 +38,12 @@ KEEPALIVE_INTERVAL = 15.0
 
 #: Seconds after which it is worth asking again for a result that is not there yet.
 _POLL_AFTER = "5"
+
+#: The extension of an ASGI scope by which `app/server` tells how many bytes the client has not acknowledged.
+UNACKNOWLEDGED = "limner.unacknowledged"
+
+#: Seconds between two looks at these bytes, growing, and seconds without an acknowledgment that mean a dead connection.
+_FIRST_PAUSE, _LONGEST_PAUSE, _MAX_SILENCE = 0.005, 0.25, 3.0
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
 
@@ -102,18 +109,41 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
+async def is_acknowledged(
+    unacknowledged: Callable[[], float | None], sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+) -> bool:
+    """Return whether the client's system acknowledges everything, or at least some bytes every few seconds until then.
+
+    `unacknowledged` returns the bytes that are on their way: None where this is unknown, infinity where the connection
+    was lost with some of them. Then nobody has got the result, although all of it was written.
+    """
+    left, silence, pause = unacknowledged(), 0.0, _FIRST_PAUSE
+    while left and left < math.inf and silence < _MAX_SILENCE:
+        await sleep(pause)
+        before, left = left, unacknowledged()
+        silence = silence + pause if left == before else 0.0
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return not left
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The response to one client that waits for a job."""
+    """The response to one client that waits for a job. `scope` is that of the request."""
 
     reader: JobReader
     context: RequestContext
     watcher: DisconnectWatcher
     server_url: str
+    scope: Scope
 
     async def is_connected(self) -> bool:
         """Return whether the client is still connected."""
         return await self.watcher.is_connected()
+
+    async def is_received(self) -> bool:
+        """Return whether the client's system has acknowledged the response. Servers other than ours do not know."""
+        unacknowledged = self.scope.get("extensions", {}).get(UNACKNOWLEDGED)
+        return unacknowledged is None or await is_acknowledged(unacknowledged)
 
     def close(self, *, delivered: bool) -> None:
         """Release the job, and log its error: a response that has begun has no other place for it but its end."""
@@ -144,7 +174,7 @@ async def deliver(
     """
     context.log_fields.update(summarize_request(reader.job.request))
     server_url = public_url or str(http.base_url).rstrip("/")
-    delivery = Delivery(reader, context, watcher, server_url)
+    delivery = Delivery(reader, context, watcher, server_url, http.scope)
     try:
         return await build_response(delivery, http, keepalive)
     except ClientDisconnected:

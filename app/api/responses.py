@@ -36,8 +36,12 @@ class DeliveryEnd(Protocol):
         """Return whether the client is still connected."""
         ...
 
+    async def is_received(self) -> bool:
+        """Return whether the client's system has received all that was sent, as far as that can be known."""
+        ...
+
     def close(self, *, delivered: bool) -> None:
-        """Note the end of the response; `delivered`: its last byte was sent to a client that was still connected."""
+        """Note the end of the response; `delivered`: a client that was still connected has received all of it."""
         ...
 
 
@@ -86,6 +90,7 @@ class SizedResponse(Response):
                 last = chunk
             delivered = await self._end.is_connected()
             await send({"type": "http.response.body", "body": last})
+            delivered = delivered and await self._end.is_received()
         finally:
             self._end.close(delivered=delivered)
 
@@ -113,6 +118,7 @@ class ChunkedResponse(Response):
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             delivered = await self._end.is_connected()
             await send({"type": "http.response.body", "body": b""})
+            delivered = delivered and await self._end.is_received()
         except ClientDisconnected:
             return
         finally:

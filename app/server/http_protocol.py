@@ -5,7 +5,12 @@ parser buffers a head of any size. Stalled bodies are ended by the application (
 """
 
 import asyncio
+import fcntl
+import math
 import re
+import socket
+import sys
+import termios
 
 import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -56,6 +61,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _current: RequestResponseCycle | None = None
     #: The head of a request that offers another protocol, without this offer.
     _upgrade_request = b""
+    #: See `unacknowledged`; of a connection that is closed.
+    _left_unacknowledged: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -65,7 +72,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             CONNECTIONS_REFUSED.inc()
             self._reject(ServiceUnavailable(_TOO_MANY_CONNECTIONS, headers={"retry-after": "5"}))
 
+    def eof_received(self) -> None:
+        """Note what was on its way when the client closed the connection: it cannot be asked for any more."""
+        self._left_unacknowledged = self.unacknowledged()
+        super().eof_received()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None or self._left_unacknowledged:
+            self._left_unacknowledged = math.inf
         self._cancel_header_timer()
         self._cancel_write_timer()
         self._signal_disconnect()
@@ -195,7 +209,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
+        # The name is known to `app/api/delivery.py`, too.
+        cycle.scope.setdefault("extensions", {})["limner.unacknowledged"] = self.unacknowledged  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
+
+    def unacknowledged(self) -> float | None:
+        """Return how many bytes the client's system has not acknowledged.
+
+        None where that cannot be known, infinity where the connection was lost before they were.
+        """
+        if self.transport.is_closing():
+            return self._left_unacknowledged
+        in_system = _send_queue(self.transport.get_extra_info("socket"))
+        return None if in_system is None else self.transport.get_write_buffer_size() + in_system
 
     def _is_busy(self) -> bool:
         return self._current is not None and not self._current.response_complete
@@ -215,6 +241,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _send_queue(connection: socket.socket) -> int | None:
+    """Return how many bytes were not acknowledged (SIOCOUTQ in tcp(7)); None where the system does not tell."""
+    try:
+        return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return None
 
 
 def _head_too_large() -> RequestTooLarge:

@@ -1,17 +1,19 @@
 """The HTTP protocol with clients that are slow, silent, or do not speak HTTP."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.server.http_protocol import MAX_HEAD_BYTES, protocol_class
+from app.server.http_protocol import MAX_HEAD_BYTES, _send_queue, protocol_class
 from tests.support.raw_http import RawResponse, build_request, connect
 from tests.support.servers import serve
 
@@ -342,3 +344,8 @@ def test_a_slow_reader_is_not_cut_off(url: str) -> None:
     with connect(url) as wire:
         wire.send(build_request("GET /large"))
         assert len(wire.read_response().body) == LARGE
+
+
+def test_a_system_that_tells_nothing_of_a_send_queue_is_believed_to_have_sent_it(tmp_path: Path) -> None:
+    with (tmp_path / "no-socket").open("wb") as file:
+        assert _send_queue(cast(socket.socket, file)) is None

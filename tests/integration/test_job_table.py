@@ -54,9 +54,11 @@ class Replica:
         self.table: JobTable[Job] = JobTable(self.state, ttl=600, key_ttl=86_400, sleep=self.sleep)
         self.between: Callable[[], Coroutine[Any, Any, object]] | None = None
         self.pauses = 0
+        self.waited = 0.0
 
-    async def sleep(self, _: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.pauses += 1
+        self.waited += seconds
         if self.between is not None:
             await self.between()
 
@@ -234,6 +236,149 @@ def test_a_key_with_another_body_is_refused_everywhere(server: RedisServer, redi
             await other.table.claim_or_join("req_2", replace(KEYED, fingerprint="cat"), is_async=False)
 
     play(scene, server)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_with_a_key_an_empty_table_is_not_trusted_before_owners_have_restored_their_records(
+    closed: bool, server: RedisServer, redis: Redis
+) -> None:
+    """Redis has lost its data while a job was in flight."""
+
+    async def scene() -> None:
+        one, other = Replica(server.url, closed=closed), Replica(server.url, closed=closed)
+        job = await one.claim(KEYED)
+        never_end(job)
+        redis.flushall()
+        other.between = one.table.heartbeat
+        assert await other.table.claim_or_join("req_2", KEYED, is_async=False) == "req_1"
+        assert (other.pauses, 3 < other.waited <= 4) == (1, True)
+        job.run.call_off()
+        for replica in (one, other):
+            await replica.state.close()
+
+    asyncio.run(scene())
+
+
+def test_a_request_waits_for_no_owner_longer_than_two_heartbeats(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        assert await one.table.claim_or_join("req_1", KEYED, is_async=False) is None
+        assert 3 < one.waited <= 4
+        await other.table.claim_or_join("req_2", ME, is_async=False)
+        assert other.pauses == 0
+        redis.decrby("limner:{jobs}:epoch", 5000)
+        assert await other.table.claim_or_join("req_3", replace(KEYED, key="key-2"), is_async=False) is None
+        assert other.pauses == 0
+
+    play(scene, server)
+
+
+def test_a_replica_without_jobs_tells_the_table_that_it_is_not_new(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        assert await one.table.heartbeat() == []
+        assert redis.exists("limner:{jobs}:epoch")
+        assert redis.ttl("limner:{jobs}:epoch") == -1
+
+    play(scene, server)
+
+
+def test_heartbeats_come_sooner_while_redis_does_not_answer() -> None:
+    async def scene() -> None:
+        replica = Replica(NO_REDIS)
+        await replica.table.sleep_until_heartbeat()
+        assert replica.waited == 2
+        assert await replica.table.heartbeat() == []
+        await replica.table.sleep_until_heartbeat()
+        assert replica.waited == 2.5
+        await replica.table.sleep_until_poll()
+        assert replica.waited == 3
+        await replica.state.close()
+
+    asyncio.run(scene())
+
+
+def test_a_job_whose_last_reader_has_just_left_is_joined_although_that_is_not_published_yet(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        await one.claim()
+        assert await one.table.claim_or_join("req_2", ME, is_async=False, unread=["req_1"]) == "req_1"
+        assert redis.hget(RECORD, "readers") == "1"
+        assert await one.table.claim_or_join("req_3", ME, is_async=False) is None
+
+    play(scene, server)
+
+
+def test_a_job_that_a_client_of_another_replica_reads_is_not_joined_though_no_client_reads_it_here(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim()
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        assert await one.table.claim_or_join("req_3", ME, is_async=False, unread=["req_1"]) is None
+        assert await other.table.claim_or_join("req_4", ME, is_async=False, unread=["req_1"]) is None
+
+    play(scene, server)
+
+
+def test_a_job_without_a_record_can_only_be_joined_where_it_is(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        assert await one.table.claim_or_join("req_2", ME, is_async=False, unread=["req_1"]) == "req_1"
+        assert not redis.exists("limner:{jobs}:req_2")
+
+    play(scene, server)
+
+
+def test_a_delivered_result_is_published_when_a_retry_reaches_another_replica(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        await finish(one, job, delivered=True)
+        assert one.table.kept_for_retries() == [job]
+        assert await one.table.heartbeat() == []
+        redis.delete(RECORD)
+        assert await one.table.heartbeat() == []
+        assert redis.hget(RECORD, "delivered") == "1"
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        assert await one.table.heartbeat() == [job]
+        await finish(one, job, delivered=True)
+        assert await other.table.wait_for_result(other.job()) == b"{}"
+        assert one.table.kept_for_retries() == []
+
+    play(scene, server)
+
+
+def test_a_job_that_was_taken_over_is_not_marked_as_delivered_by_its_former_owner(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        assert await other.table.take_over(other.job(submitted=False))
+        assert await one.table.mark_delivered(job) == "not_owner"
+        assert not one.table.owns(job)
+
+    play(scene, server)
+
+
+def commands_during_a_claim(server: RedisServer, redis: Redis, equal_jobs: int) -> int:
+    async def scene(one: Replica, _: Replica) -> None:
+        # However long a busy machine takes, no job may look as if its owner were dead.
+        one.table._timings = SharingTimings(suspect_after=600, dead_after=1200)
+        for number in range(equal_jobs):
+            assert await one.table.claim_or_join(f"req_f{number}", ME, is_async=False) is None
+        redis.config_resetstat()
+        assert await one.table.claim_or_join("req_1", ME, is_async=False) is None
+
+    redis.flushall()
+    play(scene, server)
+    stats: Any = redis.info("commandstats")
+    return sum(stats[name]["calls"] for name in stats if name != "cmdstat_info")
+
+
+def test_looking_for_a_job_costs_no_more_the_more_equal_jobs_are_in_flight(server: RedisServer, redis: Redis) -> None:
+    few, many = (commands_during_a_claim(server, redis, number) for number in (3, 300))
+    assert many <= few + 3
 
 
 def test_a_claim_whose_reply_was_lost_can_be_repeated(server: RedisServer, redis: Redis) -> None:

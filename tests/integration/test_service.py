@@ -1,10 +1,14 @@
 """A request from the door to the answer: waiting, leaving, closing. Over real sockets where a client would be."""
 
 import asyncio
+import hashlib
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -35,7 +39,7 @@ from tests.support.raw_http_lines import (
     wait_until,
 )
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningDemo, run_demo
+from tests.support.servers import RunningDemo, RunningLimner, run_demo
 from tests.unit.jobs.test_registry import REQUEST, Desk
 
 HEADERS = {"authorization": "Bearer any"}
@@ -456,6 +460,62 @@ def test_a_request_starts_the_job_again_that_is_just_being_called_off(
         second = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers={"idempotency-key": "k1"})
         first.disconnect()
     assert (second.status_code, demo.state.calls) == (200, 2)
+
+
+@contextmanager
+def deaf_client(limner: RunningLimner) -> Iterator[socket.socket]:
+    """Send a request over a connection whose other end takes only the beginning of the response."""
+    address = urlsplit(limner.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((address.hostname, address.port))
+        body = orjson.dumps(GENERATION)
+        head = f"POST /v1/images/generations HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+        connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        yield connection
+
+
+@pytest.mark.parametrize("model", ["data-url", "gpt-image-2-chat"])
+@pytest.mark.parametrize("ends", [True, False], ids=["the connection ends", "the connection falls silent"])
+def test_a_result_that_was_written_into_a_dead_connection_is_not_delivered(
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch, model: str, ends: bool
+) -> None:
+    if not ends:
+        monkeypatch.setattr("app.api.delivery._MAX_SILENCE", 0.05)
+    with limner_with_model(demo, model) as limner, deaf_client(limner) as connection:
+        wait_until(lambda: any(job.run.is_done for job in limner.service.registry._by_id.values()))
+        if ends:
+            connection.close()
+        (job,) = limner.service.registry._by_id.values()
+        wait_until(lambda: not job.readers)
+        assert not job.delivered
+        again = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION)
+    assert (again.status_code, demo.state.calls) == (200, 1)
+
+
+def test_a_client_that_has_hung_up_before_its_job_starts_is_not_charged(
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.toml"
+    digest = hashlib.sha256(b"foo").hexdigest()
+    keys.write_text(f'[[keys]]\nname = "a"\nsha256 = "{digest}"\nimages = ["9/minute"]\n')
+    is_looking, may_go_on = threading.Event(), threading.Event()
+
+    async def look_for_long(*_: object, **__: object) -> None:
+        is_looking.set()
+        await asyncio.to_thread(may_go_on.wait, 10)
+
+    with limner_with_model(demo, "gpt-image-2-chat", keys_file=keys) as limner:
+        monkeypatch.setattr(limner.service.sharing.job_table, "claim_or_join", look_for_long)
+        clients = [ListeningClient(limner, GENERATION, authorization="Bearer foo") for _ in range(5)]
+        assert is_looking.wait(10)
+        for client in clients:
+            client.disconnect()
+        may_go_on.set()
+        headers = {"authorization": "Bearer foo"}
+        response = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers=headers, timeout=20)
+    assert response.headers["x-ratelimit-remaining-images"] == "8"
+    assert demo.state.calls == 1
 
 
 def test_a_bug_while_a_response_is_built_releases_the_job(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:

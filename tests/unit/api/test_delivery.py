@@ -1,6 +1,7 @@
 """A run becomes headers, JSON and events; its keep-alives over real sockets are in test_service.py."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.api.delivery import (
     DisconnectWatcher,
     encode_events,
     encode_json,
+    is_acknowledged,
     late_headers_as_comments,
     response_headers,
     stream_events,
@@ -163,6 +165,34 @@ def test_the_watcher_knows_whether_the_client_is_connected() -> None:
         return before, await watcher.is_connected()
 
     assert asyncio.run(play()) == (True, False)
+
+
+ACKNOWLEDGED: list[tuple[str, list[float | None], bool]] = [
+    ("the system cannot tell", [None], True),
+    ("nothing is on its way", [0], True),
+    ("a far client acknowledges all of it", [9000, 9000, 9000, 0], True),
+    ("a slow client acknowledges some bytes now and then", [*(90.0 - step // 9 for step in range(90 * 9)), 0], True),
+    ("the connection is closed by this server meanwhile", [9000, None], True),
+    ("the connection is lost", [9000, math.inf], False),
+    ("the client is silent", [9000] * 100, False),
+    ("the client falls silent", [9000, 5000, *([4000] * 100)], False),
+]
+
+
+@pytest.mark.parametrize(("name", "queue", "received"), ACKNOWLEDGED, ids=[row[0] for row in ACKNOWLEDGED])
+def test_a_response_is_received_if_the_system_of_the_client_acknowledges_it(
+    name: str, queue: list[float | None], received: bool
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    left = iter(queue)
+    assert asyncio.run(is_acknowledged(lambda: next(left), sleep)) is received
+    # A dead connection is given up after some seconds: its client may be asking again already.
+    assert received or math.inf in queue or 3 <= sum(waited) < 3.5
+    assert max(waited, default=0) <= 0.25
 
 
 # Headers.

@@ -46,12 +46,16 @@ class Client:
 class RecordedEnd:
     """Records how each response ended."""
 
-    def __init__(self, client: Client, ends: list[str]) -> None:
+    def __init__(self, client: Client, ends: list[str], *, is_received: bool = True) -> None:
         self._watcher = DisconnectWatcher(client.receive)
         self._ends = ends
+        self._is_received = is_received
 
     async def is_connected(self) -> bool:
         return await self._watcher.is_connected()
+
+    async def is_received(self) -> bool:
+        return self._is_received
 
     def close(self, *, delivered: bool) -> None:
         self._watcher.cancel()
@@ -149,14 +153,16 @@ def test_a_chunked_response_ends_when_its_client_has_left() -> None:
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_a_response_to_a_client_that_has_left_is_not_delivered(is_chunked: bool) -> None:
+@pytest.mark.parametrize("has_left", [False, True], ids=["it acknowledges nothing", "it has left"])
+def test_a_response_that_its_client_does_not_receive_is_not_delivered(is_chunked: bool, has_left: bool) -> None:
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield b"one"
 
     async def play() -> list[str]:
         client, ends = Client(), list[str]()
-        end = RecordedEnd(client, ends)
-        client.leave()
+        end = RecordedEnd(client, ends, is_received=has_left)
+        if has_left:
+            client.leave()
         if is_chunked:
             await ChunkedResponse(chunks(), "application/json", {}, end)({}, client.receive, client.send)
         else:

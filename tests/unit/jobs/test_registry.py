@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import math
+import sys
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -27,13 +29,19 @@ from app.errors import (
     ServiceUnavailable,
 )
 from app.images.blob import Blob, Spool
+from app.images.memory import MemoryStore
+from app.images.store import StoreConfig
 from app.jobs.job import Item, Job, JobKey, JobRun
 from app.jobs.pipeline import GenerationResult
 from app.jobs.registry import JobRegistry, job_key
+from app.jobs.service import JobReader
+from app.jobs.sharing import JobSharing
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
+from app.state.job_table import JobTable
+from app.state.shared_state import SharedState
 from tests.support.join_cases import (
     JOIN_CASES,
     JOIN_CASES_IN_FLIGHT,
@@ -196,6 +204,103 @@ def test_retained_jobs_are_limited_and_the_oldest_is_dropped_first(limits: dict[
     assert asyncio.run(play()) == kept
 
 
+@dataclass(frozen=True)
+class CrowdedCase:
+    """Finished jobs in order of arrival, more than are kept; `kept` are the numbers of those that stay.
+
+    Attributes:
+        jobs: The caller of each, with what distinguishes it: "key" for one under an idempotency key, "free" for a
+            failure that cost nothing and that a client comes back for, "delivered", or nothing.
+        sizes: How many bytes each holds.
+    """
+
+    name: str
+    jobs: list[str]
+    kept: list[int]
+    sizes: list[int]
+    max_retained: int = 3
+    max_retained_bytes: int = 1000
+
+
+CROWDED = [
+    CrowdedCase("failures that cost nothing go first, whoever caused them", ["a", "b free", "b free", "b free", "a"], [0, 3, 4], [0] * 5),
+    CrowdedCase("then delivered results", ["a delivered", "a", "b", "b"], [1, 2, 3], [0] * 4),
+    CrowdedCase("then the oldest of the caller that holds most", ["a", "b", "b", "b"], [0, 2, 3], [0] * 4),
+    CrowdedCase("a caller cannot drive out another with a key either", ["a key", "b key", "b key", "b key", "b key"], [0, 3, 4], [0] * 5),
+    CrowdedCase("of bytes, the caller that holds most bytes", ["a", "a", "b"], [0, 1], [10, 10, 30], max_retained_bytes=40),
+    CrowdedCase("what holds no bytes stays where bytes are short", ["b free", "a", "b"], [0, 2], [0, 30, 20], max_retained_bytes=40),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CROWDED, ids=lambda case: case.name)
+def test_where_there_is_no_room_the_least_valuable_jobs_are_dropped(case: CrowdedCase) -> None:
+    async def play() -> list[int]:
+        desk = Desk(max_retained=case.max_retained, max_retained_bytes=case.max_retained_bytes)
+        jobs = []
+        for number, (words, size) in enumerate(zip(case.jobs, case.sizes, strict=True)):
+            caller, _, kind = words.partition(" ")
+            key = JobKey(caller, str(number), str(number) if kind == "key" else None)
+            error = RateLimited("wait") if kind == "free" else None
+            jobs.append(
+                await desk.run(key, error, size=size, is_async=kind == "free", delivered=kind in {"delivered", "key"})
+            )
+        kept = [number for number, job in enumerate(jobs) if desk.registry.by_id(job.id) is job]
+        desk.registry.close()
+        return kept
+
+    assert asyncio.run(play()) == case.kept
+
+
+def calls_during(work: Callable[[], object]) -> int:
+    """Return how many functions Python calls in `work`, generators' steps included."""
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("idempotency_key", [None, "key-1"], ids=["without a key", "under a key"])
+def test_a_request_costs_no_more_the_more_jobs_there_are(idempotency_key: str | None) -> None:
+    """Equal ones in flight, and results that are kept, in a registry that is full."""
+
+    async def play(number: int) -> int:
+        desk = Desk(max_retained=number)
+        for each in range(number):
+            job = Job(f"req_f{each}", ME, REQUEST, Spool(), JobRun(readers=1))
+            job.run.start(endless())
+            desk.registry.add(job)
+        for each in range(number):
+            await desk.run(JobKey(f"caller-{each % 7}", str(each), f"key-{each}"), delivered=True)
+        mine = JobKey("me", "fox", idempotency_key)
+
+        def come_and_go() -> None:
+            assert desk.registry.find_joinable(mine) is None
+            desk.registry.unread(mine)
+            desk.registry.add(new)
+            desk.registry.retain_or_drop(finished)
+            new.run.release()
+
+        new = Job("req_new", mine, REQUEST, Spool(), JobRun(readers=1))
+        new.run.start(endless())
+        finished = desk.start(JobKey("me", "cat", "key-2"))
+        await finished.run.wait_done()
+        finished.run.readers = 0
+        calls = calls_during(come_and_go)
+        desk.registry.close()
+        return calls
+
+    few, many = asyncio.run(play(10)), asyncio.run(play(1000))
+    assert many <= few * 1.15
+
+
 def test_a_job_with_a_reader_is_not_dropped() -> None:
     async def play() -> None:
         desk = Desk()
@@ -254,6 +359,43 @@ def test_a_result_is_only_for_its_caller() -> None:
         assert desk.registry.get(Caller("me", None), job.id) is None
 
     asyncio.run(play())
+
+
+def test_a_result_that_is_delivered_again_is_kept_for_another_minute() -> None:
+    async def play() -> None:
+        desk = Desk()
+        job = await desk.run(ME, delivered=True)
+        desk.clock.now = 50
+        assert desk.registry.find_joinable(RETRY) is job
+        job.run.add_reader()
+        reader = JobReader(job, job.run, sharing_of(desk))
+        reader.close(delivered=True)
+        desk.clock.now = 109
+        assert desk.registry.find_joinable(RETRY) is job
+        desk.clock.now = 110
+        assert desk.registry.find_joinable(RETRY) is None
+
+    asyncio.run(play())
+
+
+def test_a_result_whose_time_is_over_while_it_is_read_is_dropped_afterwards() -> None:
+    async def play() -> None:
+        desk = Desk()
+        job = await desk.run(ME, size=10)
+        job.run.add_reader()
+        desk.clock.now = 700
+        desk.registry.drop_expired()
+        assert desk.registry.by_id(job.id) is job
+        job.run.release()
+        assert desk.registry.by_id(job.id) is None
+        assert job.spool.size == 0
+
+    asyncio.run(play())
+
+
+def sharing_of(desk: Desk) -> JobSharing:
+    table: JobTable[Job] = JobTable(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
+    return JobSharing(desk.registry, table, MemoryStore(StoreConfig("memory:", 60)))
 
 
 def test_a_restarted_job_is_like_a_new_one() -> None:

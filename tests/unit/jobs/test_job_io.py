@@ -1,0 +1,141 @@
+"""What a job remembers of its questions: what may have been paid for is never asked for again."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.errors import ApiError, JobLost, RetrySafety, SpoolFull, UpstreamError
+from app.images.blob import Spool
+from app.jobs.job import Job, JobRun
+from app.jobs.pipeline_io import JobIO
+from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_request import ChatQuestion
+from app.state.job_table import JobTable
+from app.state.shared_state import SharedState
+from app.upstream.client import UpstreamRequest
+from tests.support.join_cases import ME, PAID_REPLY, failed
+from tests.unit.jobs.test_registry import REQUEST
+
+HALF = ChatReply(complete=False)
+TABLE: JobTable[Job] = JobTable(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)
+
+
+class ScriptedPool:
+    """Upstreams whose attempts bring what `script` says: a reply, an error, or "free" for a failure that cost nothing."""
+
+    has_alternatives = False
+
+    def __init__(self, *script: ChatReply | BaseException | str) -> None:
+        self.script = script
+        self.questions = 0
+
+    async def request(
+        self, request: UpstreamRequest, model: str | None, only: str | None
+    ) -> AsyncGenerator[tuple[str, ChatReply], None]:
+        self.questions += 1
+        await request.before_send()
+        for each in self.script:
+            match each:
+                case ChatReply():
+                    yield "one", each
+                case str():
+                    request.after_free_failure()
+                    await request.before_send()
+                case _:
+                    raise each
+
+
+def job_with(*script: ChatReply | BaseException | str) -> tuple[Job, JobIO, ScriptedPool]:
+    job, pool = Job("req_1", ME, REQUEST, Spool(), JobRun()), ScriptedPool(*script)
+    return job, io_of(job, pool), pool
+
+
+def io_of(job: Job, pool: ScriptedPool) -> JobIO:
+    backends: Any = SimpleNamespace(pool=pool, job_table=TABLE)
+    return JobIO(backends, job, None)
+
+
+async def ask(io: JobIO) -> ChatReply | BaseException:
+    """Return the last snapshot, or the exception that ended the question."""
+    replies = []
+    try:
+        async with aclosing(io.ask(ChatQuestion(REQUEST, (), stream=False))) as snapshots:
+            async for reply in snapshots:
+                replies.append(reply)  # noqa: PERF401  # reason: what came before an error counts, too
+    except (ApiError, KeyError, asyncio.CancelledError) as error:
+        return error
+    return replies[-1]
+
+
+UNSAFE, FREE, FUTILE = (failed(each) for each in (RetrySafety.UNSAFE, RetrySafety.SAFE, RetrySafety.FUTILE))
+FULL = SpoolFull("full")
+BUG = KeyError("bug")
+
+#: What the upstream does; the replies that were paid for; the errors of questions that are spent; whether it may have cost.
+QUESTIONS: list[tuple[str, tuple[Any, ...], list[ChatReply], Callable[[list[ApiError]], bool], bool]] = [
+    ("a reply", (PAID_REPLY,), [PAID_REPLY], lambda spent: not spent, True),
+    ("a reply after a failure that cost nothing", ("free", PAID_REPLY), [PAID_REPLY], lambda spent: not spent, True),
+    ("a failure that may have cost something", (UNSAFE,), [], lambda spent: spent == [UNSAFE], True),
+    ("failures that cost nothing, and then one that may have", ("free", UNSAFE), [], lambda spent: spent == [UNSAFE], True),
+    ("a failure that cost nothing, and that no other attempt can mend", (FUTILE,), [], lambda spent: not spent, False),
+    ("a reply that broke off", (HALF, UNSAFE), [HALF], lambda spent: not spent, True),
+    ("no room for the reply", (FULL,), [], lambda spent: spent == [FULL], True),
+    ("a bug in the middle of a reply", (HALF, BUG), [], lambda spent: isinstance(spent[0], JobLost), True),
+    ("the end of this server in the middle of a reply", (HALF, asyncio.CancelledError()), [], lambda spent: isinstance(spent[0], JobLost), True),
+    ("the end of this server after a reply", (PAID_REPLY, asyncio.CancelledError()), [PAID_REPLY], lambda spent: not spent, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "paid", "is_spent", "may_cost"), QUESTIONS, ids=[row[0] for row in QUESTIONS]
+)
+def test_a_question_leaves_behind_what_a_further_run_must_know(
+    name: str,
+    script: tuple[Any, ...],
+    paid: list[ChatReply],
+    is_spent: Callable[[list[ApiError]], bool],
+    may_cost: bool,
+) -> None:
+    async def play() -> None:
+        job, io, _ = job_with(*script)
+        outcome = await ask(io)
+        assert job.paid_replies == paid
+        assert is_spent(job.spent_questions), job.spent_questions
+        assert job.run.may_have_cost is may_cost
+        assert job.run.question_errors == ([] if isinstance(outcome, ChatReply) else [outcome])
+        job.spool.close()
+
+    asyncio.run(play())
+
+
+def test_a_further_run_asks_only_the_questions_that_surely_cost_nothing() -> None:
+    async def play() -> None:
+        job, _, _ = job_with()
+        job.paid_replies.append(PAID_REPLY)
+        job.spent_questions.append(UNSAFE)
+        pool = ScriptedPool(read_reply(b'{"choices":[{"message":{"content":"y"}}]}'))
+        io = io_of(job, pool)
+        assert [await ask(io) for _ in range(2)] == [PAID_REPLY, UNSAFE]
+        assert (pool.questions, job.spent_questions) == (0, [UNSAFE])
+        assert job.run.question_errors == [UNSAFE]
+        assert isinstance(await ask(io), ChatReply)
+        assert pool.questions == 1
+        job.spool.close()
+
+    asyncio.run(play())
+
+
+def test_a_late_report_that_an_attempt_was_free_changes_nothing() -> None:
+    job, io, _ = job_with("free", FREE)
+
+    async def play() -> None:
+        assert await ask(io) is FREE
+        assert job.run.may_have_cost
+
+    asyncio.run(play())
+    assert isinstance(job.spent_questions[0], UpstreamError)
+    job.spool.close()
