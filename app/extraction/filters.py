@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from app.extraction.base64_runs import Base64Run
 from app.extraction.copies import is_small_copy
@@ -89,9 +90,9 @@ def is_tracking_pixel(info: ImageInfo) -> bool:
 
 def is_secondary(words: str, label: str, url: str) -> bool:
     """Check for an image beside the result: a preview, the input, a logo, an advertisement."""
-    texts = (last_clause(words), label[:MAX_LABEL])
     return (
-        any(pattern.search(text) for pattern in (PREVIEW_WORDS, INPUT_WORDS, ASIDE_WORDS) for text in texts)
+        _says_secondary(last_clause(words))
+        or _says_secondary(label[:MAX_LABEL])
         or _PROGRESS.search(label[:MAX_LABEL]) is not None
         or _SECONDARY_PATH.search(url.partition("?")[0][:_MAX_PATH]) is not None
         or is_small_copy(url)
@@ -100,7 +101,18 @@ def is_secondary(words: str, label: str, url: str) -> bool:
 
 def is_unrelated(words: str, label: str) -> bool:
     """Check for an image that is not the result even if there is no other: an example, a source, a search result."""
-    return any(UNRELATED_WORDS.search(text) for text in (last_clause(words), label[:MAX_LABEL]))
+    return _says_unrelated(last_clause(words)) or _says_unrelated(label[:MAX_LABEL])
+
+
+# Upstreams say the same words with each image, and patterns with words of many languages are slow.
+@lru_cache(4096)
+def _says_secondary(text: str) -> bool:
+    return any(pattern.search(text) for pattern in (PREVIEW_WORDS, INPUT_WORDS, ASIDE_WORDS))
+
+
+@lru_cache(4096)
+def _says_unrelated(text: str) -> bool:
+    return UNRELATED_WORDS.search(text) is not None
 
 
 def is_sample_code(words: str) -> bool:
@@ -108,6 +120,7 @@ def is_sample_code(words: str) -> bool:
     return _SAMPLE_CODE.search(words) is not None
 
 
+@lru_cache(4096)
 def last_clause(words: str) -> str:
     """Return the clause that is about the URL behind it.
 

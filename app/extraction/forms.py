@@ -41,14 +41,14 @@ class FoundImage:
         form: The name of the row of `FORMS` that found the image.
         is_secondary: A preview or the like, found because there is nothing better.
         is_guess: Nothing says that the URL leads to an image. Its bytes decide, so it is never handed out unseen.
-        copy: Which size of which image a URL leads to.
+        shown_as: Of a URL, the words in front of it and its label, which may say that it is a small copy.
     """
 
     url: str
     form: str
     is_secondary: bool = False
     is_guess: bool = False
-    copy: Copy | None = field(default=None, compare=False, repr=False)
+    shown_as: tuple[str, str] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class ImageCandidate:
     is_secondary: bool = False
     rejection: str = ""
     unlikeliness: int = 0
-    copy: Copy | None = None
+    shown_as: tuple[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -164,8 +164,7 @@ class ReplyForm:
 def _from_walker(walker: JsonWalker) -> Iterator[ImageCandidate]:
     for each in walker.fields:
         secondary = isinstance(each.value, str) and is_secondary("", "", each.value)
-        copy = read_copy(each.value, "", "") if isinstance(each.value, str) else None
-        yield ImageCandidate(each.value, is_secondary=secondary, copy=copy)
+        yield ImageCandidate(each.value, secondary, shown_as=("", "") if isinstance(each.value, str) else None)
 
 
 def _in_parts(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -213,8 +212,8 @@ def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCa
     elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
         rejection = "it is cut off"
     run = text.run_of(mention)
-    copy = read_copy(mention.url, last_clause(mention.before), mention.label) if run is None else None
-    return ImageCandidate(run or mention.url, secondary, rejection, copy=copy)
+    shown_as = (last_clause(mention.before), mention.label) if run is None else None
+    return ImageCandidate(run or mention.url, secondary, rejection, shown_as=shown_as)
 
 
 def _in_data_urls(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -326,7 +325,7 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     messages = [extractor.extract(_content_of(message, budget)) for message in reply.messages]
     found = [image for images in messages for image in images]
     structured = {form.name for form in FORMS if form.rank in _STRUCTURED_RANKS}
-    if not any(image.form in structured for image in found):
+    if reply.bodies and not any(image.form in structured for image in found):
         beside = extractor.extract(_content_beside(reply.bodies, budget))
         if not found or any(image.form in structured for image in beside):
             found = beside
@@ -338,7 +337,9 @@ def _content_of(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent
     parts, fields = JsonWalker(), JsonWalker()
     parts.walk(message["parts"])
     others = {key: value for key, value in message.items() if key not in {"content", "parts"}}
-    fields.walk({**others, "tool_calls": join_calls(others.get("tool_calls"))})
+    if "tool_calls" in others:
+        others["tool_calls"] = join_calls(others["tool_calls"])
+    fields.walk(others)
     return MessageContent(parts, fields, [message["content"]], budget)
 
 
@@ -360,6 +361,8 @@ class _Extractor:
             return secondary
         for _, forms in groupby((form for form in FORMS if form.rank != _GUESSES), lambda form: form.rank):
             found = self._without_copies([image for form in forms for image in self._accepted(form, content)])
+            if not found:
+                continue
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
                 self._reject_secondary(found)
                 return primary
@@ -380,7 +383,7 @@ class _Extractor:
             if not reason:
                 url, reason = self.candidate_filter.check(candidate.value)
             if url:
-                yield FoundImage(url, form.name, candidate.is_secondary, copy=candidate.copy)
+                yield FoundImage(url, form.name, candidate.is_secondary, shown_as=candidate.shown_as)
             else:
                 self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
 
@@ -388,8 +391,9 @@ class _Extractor:
         """Reject the smaller copies of images that are there in several sizes."""
         if len(found) < 2:
             return found
-        copies = [image.copy or Copy(f"inline {position}", 0) for position, image in enumerate(found)]
-        smaller = smaller_copies(copies)
+        # Bytes have no size in their spelling: each inline image is one of its own.
+        shown = [read_copy(image.url, *image.shown_as) if image.shown_as else Copy(image.url, 0) for image in found]
+        smaller = smaller_copies(shown)
         for position in sorted(smaller):
             reason = "it is a smaller copy of the result"
             self.rejected.append(RejectedCandidate(_shorten(found[position].url), found[position].form, reason))

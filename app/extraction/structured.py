@@ -220,13 +220,16 @@ def _is_from_page(value: Mapping[str, Any]) -> bool:
 
 def _without_smaller_copies(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Remove all but the largest of links whose keys are sizes: "small", "large", "full"."""
-    edges = {key: edge_of_label(key.replace("_", " ")) for key in islice(value, _MAX_KEYS) if _is_link(value[key])}
-    largest = max(edges.values(), default=0)
+    links = [key for key in islice(value, _MAX_KEYS) if _is_link(value[key])]
+    if len(links) < 2:
+        return value
+    edges = {key: edge_of_label(key.replace("_", " ")) for key in links}
+    largest = max(edges.values())
     return {key: each for key, each in value.items() if not 0 < edges.get(key, 0) < largest}
 
 
 def _is_link(value: object) -> bool:
-    return isinstance(value, str) and _is_url(value)
+    return isinstance(value, str) and "//" in value[:8] and _is_url(value)
 
 
 def _is_search(value: Mapping[str, Any]) -> bool:

@@ -155,9 +155,9 @@ def is_html_page(text: str) -> bool:
 def strip_hidden(text: str) -> str:
     """Remove reasoning, comments and sample code."""
     text = _final_channel(text)
-    if any(mark in text for mark in ("```", "~~~", ":::")):
+    if "```" in text or "~~~" in text or ":::" in text:
         text = _remove(text, _REASONING_FENCE, lambda fence: f"\n{fence[1]}")
-    if any(mark in text for mark in "<[◁"):
+    if "<" in text or "[" in text or "◁" in text:
         text = _after_unopened_reasoning(text)
         text = _remove(text, _REASONING, _closing_tag)
         text = _remove(text, _DETAILS, lambda _: "</details>")

@@ -21,7 +21,7 @@ _RESULT_KEYS = frozenset("answer edited final generated output outputs result re
 def join_calls(calls: object) -> object:
     """Return a message's tool calls, with the pieces joined in which a stream sends their arguments."""
     if not isinstance(calls, list):
-        return calls
+        return calls  # What only one tool has called may stand without a list.
     joined: list[Any] = []
     pieces: dict[int, list[str]] = {}
     for call in calls:
