@@ -239,3 +239,19 @@ def test_the_size_of_a_reply_counts_its_objects() -> None:
     lists = read(orjson.dumps({"choices": [{"message": {"content": "x", "z": [[]] * 3_000}}]}))
     assert 9_000 < plain.size < 30_000
     assert lists.size > 150_000
+
+
+def test_a_reply_without_its_text_keeps_what_it_has_cost() -> None:
+    whole = read(orjson.dumps({"choices": [{"message": {"content": "fox"}}], "usage": {"prompt_tokens": 3}}))
+    rest = whole.without_text()
+    assert (rest.usage, rest.messages, rest.raw, rest.size) == (whole.usage, (), "", 0)
+
+
+def test_a_parser_knows_whether_it_is_in_an_image() -> None:
+    states = []
+    parser = ReplyParser(Memory)
+    for chunk in (b'{"a":"base64,', base64_of(IMAGE)[:5_000].encode(), b'"'):
+        parser.feed(chunk)
+        states.append(parser.is_in_image)
+    assert states == [True, True, False]
+    assert not ReplyParser().is_in_image
