@@ -40,7 +40,11 @@ def decode(encoding: str, *chunks: bytes) -> bytes:
     return b"".join(part for chunk in chunks for part in decoder.feed(chunk)) + b"".join(decoder.finish())
 
 
-@pytest.mark.parametrize(("encoding", "data"), [*COMPRESSED.items(), *PLAIN.items()])
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [*COMPRESSED.items(), *PLAIN.items()],
+    ids=[*map("compressed, labelled {!r}".format, COMPRESSED), *map("plain, labelled {!r}".format, PLAIN)],
+)
 def test_a_body_is_decoded_by_its_bytes(encoding: str, data: bytes) -> None:
     assert decode(encoding, data) == TEXT
     assert decode(encoding, *(data[i : i + 1] for i in range(len(data)))) == TEXT
