@@ -254,9 +254,13 @@ class Pipeline:
             images = [image for image in images if not image.is_secondary]
         if reply is None:
             raise error or no_image_error(reply)
-        outcomes = await self.finish_all(reply, images[-self.request.n :])
-        if all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
-            outcomes += await self.finish_guesses(reply, {image.url for image in images})
+        # A preview is better than nothing, but an address beside it may lead to the image itself.
+        is_preview = bool(images) and all(image.is_secondary for image in images)
+        outcomes = await self.finish_guesses(reply, (), patient=False) if is_preview else []
+        if not outcomes:
+            outcomes = await self.finish_all(reply, images[-self.request.n :])
+        if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
+            outcomes += await self.finish_guesses(reply, {image.url for image in images}, patient=True)
         finished = tuple(outcome for outcome in outcomes if isinstance(outcome, OutputImage))
         if not finished:
             mendable = [
@@ -273,11 +277,13 @@ class Pipeline:
             tasks = [group.create_task(self.try_finish(reply, image)) for image in images]
         return [task.result() for task in tasks]
 
-    async def finish_guesses(self, reply: ChatReply, tried: Collection[str]) -> list[OutputImage | ApiError]:
+    async def finish_guesses(
+        self, reply: ChatReply, tried: Collection[str], *, patient: bool
+    ) -> list[OutputImage | ApiError]:
         """Return what became of the addresses that may lead to anything, judged by their bytes: at most `n` images.
 
-        Each is asked once, the likeliest first. Then the likeliest of those that could not be had is tried again, as a
-        new image may not be everywhere yet; after the words of a refusal no image is on its way.
+        Each is asked once, the likeliest first. Then, if `patient`, the likeliest of those that could not be had is
+        tried again, as a new image may not be everywhere yet; after the words of a refusal no image is on its way.
         """
         found = await search(reply, find_guesses, without_open_end(reply), self.sent)
         guesses = [each for each in found if each.url not in tried]
@@ -288,8 +294,9 @@ class Pipeline:
                 for guess in guesses:
                     if len(outcomes) < self.request.n:
                         outcomes += await self.finish_guess(reply, guess, missing, patient=False)
-                if missing and not outcomes and not await search(reply, is_refusal, reply):
-                    outcomes += await self.finish_guess(reply, missing[0], [], patient=True)
+                is_over = not patient or not missing or bool(outcomes) or await search(reply, is_refusal, reply)
+                for guess in [] if is_over else missing[:1]:
+                    outcomes += await self.finish_guess(reply, guess, [], patient=True)
         return outcomes
 
     async def finish_guess(

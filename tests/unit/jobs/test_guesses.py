@@ -187,6 +187,17 @@ def test_where_an_image_in_markup_is_a_page_the_other_addresses_are_looked_at() 
     assert [bytes_in(image) for image in result_of(request_for(), world).images] == [PNG]
 
 
+PREVIEW_URL = "https://out.painter.example/p/1_thumb.png"
+
+
+@pytest.mark.parametrize(("page", "image"), [(PNG, PNG), (PAGE, OTHER), (None, OTHER)])
+def test_a_preview_is_taken_only_if_no_address_beside_it_leads_to_an_image(page: bytes | None, image: bytes) -> None:
+    pages = {PREVIEW_URL: OTHER} | ({} if page is None else {U1: page})
+    world = web(f"![preview]({PREVIEW_URL})\n\nFull size: {U1}", pages)
+    assert [bytes_in(each) for each in result_of(request_for(), world).images] == [image]
+    assert world.probed == [(U1, False)]
+
+
 def test_the_error_of_a_stream_that_broke_off_wins_over_its_guesses() -> None:
     reply = text_reply(f"Voici : {U1} ", complete=False)
     with pytest.raises(UpstreamInvalidReply, match="cut"):
