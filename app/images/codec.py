@@ -53,6 +53,10 @@ DECODE_ERRORS = (
 )
 
 
+class TooComplexError(ValueError):
+    """The header demands more than is decoded, whether the file is damaged or not."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
     """Upright `pixels` in mode L, LA, RGB or RGBA, and the other contents of the file, each empty if it had none.
@@ -114,10 +118,12 @@ _MAX_DETAIL = 300
 def raising(error: ApiError) -> Iterator[None]:
     """Raise `error` in place of any of `DECODE_ERRORS`, with the cause as its `detail`.
 
-    `SpoolFull` is raised if the disk is full.
+    `SpoolFull` is raised if the disk is full, and `TooComplexError` is raised again.
     """
     try:
         yield
+    except TooComplexError:
+        raise
     except DECODE_ERRORS as cause:
         if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise SpoolFull(detail=f"LIMNER_SPOOL_DIR: {cause.strerror}") from None
@@ -156,11 +162,15 @@ def open_image(source: Source, max_pixels: int) -> ImageFile:
     """Read the header only.
 
     Raises:
-        DECODE_ERRORS: One of these, if the bytes are not an image or it has more than `max_pixels`.
+        DECODE_ERRORS: One of these, if the bytes are not an image.
+        TooComplexError: It has more than `max_pixels`, or tiles that are much larger than itself.
     """
-    image = Image.open(cast(IO[bytes], SourceReader(source)), formats=READABLE_FORMATS)
+    try:
+        image = Image.open(cast(IO[bytes], SourceReader(source)), formats=READABLE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise TooComplexError(str(error)) from None
     if image.width * image.height > max_pixels:
-        raise Image.DecompressionBombError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
+        raise TooComplexError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiles(image)
     if image.mode == "P" and image.palette is None:
@@ -190,6 +200,7 @@ def decode(image: ImageFile, ratio: float = 1.0) -> DecodedImage:
 
     Raises:
         DECODE_ERRORS: One of these, if the image is damaged.
+        TooComplexError: It is a JPEG with too many scans.
     """
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         _check_scans(image)
@@ -229,14 +240,14 @@ def _check_scans(image: JpegImagePlugin.JpegImageFile) -> None:
     while data := file.read(1 << 18):
         scans += data.count(b"\xff\xda")
     if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED_PIXELS:
-        raise ValueError(f"a JPEG of {image.width}x{image.height} pixels in {scans} scans")
+        raise TooComplexError(f"a JPEG of {image.width}x{image.height} pixels in {scans} scans")
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile) -> None:
     tags = (image.tag_v2.get(tag) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     width, height = (tag if isinstance(tag, int) else 0 for tag in tags)
     if width * height > max(MAX_TILE_PIXELS, 4 * image.width * image.height):
-        raise ValueError(f"a TIFF of {image.width}x{image.height} pixels with a tile of {width}x{height}")
+        raise TooComplexError(f"a TIFF of {image.width}x{image.height} pixels with a tile of {width}x{height}")
 
 
 def _to_plain_mode(image: Image.Image) -> Image.Image:

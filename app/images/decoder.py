@@ -26,7 +26,7 @@ import orjson
 from PIL import AvifImagePlugin, Image
 
 from app.errors import ApiError
-from app.images.codec import Source
+from app.images.codec import Source, TooComplexError
 from app.images.conversions import (
     InputOptions,
     ResultOptions,
@@ -156,6 +156,8 @@ def run_job(job: dict[str, Any], inputs: Sequence[Source], output: Output, enfor
         return OPERATIONS[job["operation"]](job["options"], inputs, limits, output)
     except NotGranted as more:
         return {"needs": more.memory}
+    except TooComplexError as error:
+        return {"too_complex": str(error)}
     except ApiError as error:
         public = {"message": error.message, "param": error.param, "code": error.code, "detail": error.detail}
         return {"error": type(error).__name__, "fields": public}

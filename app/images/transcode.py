@@ -206,6 +206,8 @@ class Transcoder:
                 except DecoderUnavailable as unavailable:
                     log.error("decoder_start_failed", error=str(unavailable))
                     raise _unavailable(job) from None
+            if "too_complex" in reply:
+                raise _explained(job.too_complex, reply["too_complex"])
             if "needs" not in reply:
                 return reply
             memory = reply["needs"]

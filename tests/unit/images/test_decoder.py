@@ -130,6 +130,12 @@ def test_an_error_is_sent_with_its_fields() -> None:
         ]
 
 
+def test_an_image_that_is_too_complex_is_told_from_a_damaged_one() -> None:
+    with Client() as client, as_blob(saved(gradient(size=(257, 256)), "PNG")) as blob:
+        client.send("prepare", (0, (None, None), None), blob)
+        assert client.run() == [{"too_complex": "257x256 is more than 65536 pixels"}]
+
+
 def test_a_full_disk_has_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -235,7 +235,7 @@ def test_a_bomb_needs_little_memory(own: Transcoder, case: Bomb) -> None:
         if case.refused is None:
             run(own.prepare(blob)).blob.close()
         else:
-            with pytest.raises(UserError) as caught:
+            with pytest.raises(UserError, match="Image 1 takes more memory or time to decode") as caught:
                 run(own.prepare(blob))
             assert caught.value.status == 400
             assert caught.value.detail is not None
