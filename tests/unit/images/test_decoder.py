@@ -130,7 +130,7 @@ def test_an_error_is_sent_with_its_fields() -> None:
         ]
 
 
-def test_an_image_that_is_too_complex_is_told_from_a_damaged_one() -> None:
+def test_an_image_that_is_too_complex_is_not_called_damaged() -> None:
     with Client() as client, as_blob(saved(gradient(size=(257, 256)), "PNG")) as blob:
         client.send("prepare", (0, (None, None), None), blob)
         assert client.run() == [{"too_complex": "257x256 is more than 65536 pixels"}]
