@@ -9,7 +9,7 @@ from random import Random
 
 import orjson
 
-from app.api.body import read_parts
+from app.api.body import parse_multipart
 from app.errors import ApiError
 from app.extraction.forms import explain
 from app.extraction.text import visible_text
@@ -104,7 +104,9 @@ def check_form(random: Random, data: bytes) -> None:
             yield chunk
 
     with suppress(ApiError):
-        parts = asyncio.run(read_parts(body(), "B", new_blob=new_blob, max_part=MAX_PART))
+        parts = asyncio.run(
+            parse_multipart(body(), "B", InlineImageSpooler(new_blob), new_blob=new_blob, max_part=MAX_PART)
+        )
         read_form(Operation.EDIT, parts)
     for blob in blobs:
         blob.close()
@@ -116,7 +118,7 @@ MAX_PART = 100_000
 def check_request(random: Random, data: bytes) -> None:
     """Feed the body in chunks through the spooler, then read the request."""
     spooler = InlineImageSpooler(Blob)
-    text = b"".join(spooler.feed(chunk) for chunk in cuts(random, data))
+    text = b"".join(spooler.feed(chunk) for chunk in cuts(random, data)) + spooler.end()
     for operation in Operation:
         with suppress(ApiError, orjson.JSONDecodeError):
             request = read_json(operation, orjson.loads(text))
