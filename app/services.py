@@ -182,7 +182,7 @@ def build_backends(settings: Settings, transport: Transport, store: ImageStore, 
         max_bytes=settings.max_image_bytes,
     )
     pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob, memory=settings.image_memory)
-    return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs)
+    return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs, settings.strip_location)
 
 
 def build_capacity(settings: Settings) -> Capacity:

@@ -36,7 +36,15 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("upstream_attempts", "retry_ambiguous"),
     ),
     "access": ("api_keys", "keys_file", "allow_anonymous", "cors_origins", "allowed_hosts"),
-    "api": ("models", "default_response_format", "mask", "shrink_inputs", "pass_image_urls", "keepalive_after"),
+    "api": (
+        "models",
+        "default_response_format",
+        "mask",
+        "shrink_inputs",
+        "strip_location",
+        "pass_image_urls",
+        "keepalive_after",
+    ),
     "downloads": ("fetch_allow", "fetch_timeout"),
     "storage": (
         *("image_store", "image_store_key", "image_store_max_bytes", "store_serve", "image_ttl", "rehost"),

@@ -72,7 +72,7 @@ class ImageEndpoints:
         watcher = DisconnectWatcher(http.receive)
         submission = Submission(
             context.id,
-            replace(request, model=request.model or deployment),
+            replace(request, model=request.model or deployment, from_page="origin" in http.headers),
             caller,
             spool,
             usage,

@@ -76,7 +76,10 @@ class ErrorExample:
 
 
 _TOO_MANY = "Invalid 'n': integer above maximum value. Expected a value <= 10, but got 11 instead."
-_ODD_SIZE = "Invalid size '100x100'. Width and height must both be divisible by 16."
+_ODD_SIZE = (
+    "Invalid size '100x100'. Width and height must both be divisible by 16. "
+    "The nearest legal sizes are 816x816 and 832x816."
+)
 
 #: Statuses that any endpoint with a key may return.
 ERROR_EXAMPLES: dict[int, ErrorExample] = {

@@ -147,6 +147,9 @@ class Settings(BaseSettings):
         description="What a mask does: `guide` tells the upstream where to edit, `exact` also puts the rest back from "
         "the original, pixel by pixel, into a PNG of the original's size.",
     )
+    strip_location: bool = Field(
+        True, description="Whether input images lose the place where they were taken before they go upstream."
+    )
     shrink_inputs: ShrinkLimits = Field(
         InputLimits(20 * 2**20, 4096),
         description="Input images over this size, or with an edge of more pixels, are made smaller, since upstreams "
@@ -232,8 +235,9 @@ class Settings(BaseSettings):
     image_ttl: Seconds = Field(86_400, description="Seconds that a stored image can be fetched.")
     rehost: Literal["never", "needed", "always"] = Field(
         "needed",
-        description="Which images get a URL of this server: `needed` (only those without a URL of their own: data "
-        "URLs, converted images), `always`, or `never` (then such an image is returned as a data URL).",
+        description="Which images get a URL of this server: `needed` (only those without a URL that clients can use: "
+        "data URLs, converted images, private addresses), `always`, or `never` (links are passed on, anything else is "
+        "returned as a data URL).",
     )
     public_url: BaseUrl | None = Field(
         None, description="How clients reach this server, for the URLs of stored images. Unset: taken from the request."

@@ -11,12 +11,13 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -27,11 +28,23 @@ from app import __version__
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
 from app.images.decompression import MAGIC_SIZE, DamagedCompressionError, ImageDecoder, UnknownCompressionError
-from app.images.ssrf import AddressBlocked, AllowRule, FetchTarget, check_addresses, check_redirect, check_url
+from app.images.ssrf import (
+    AddressBlocked,
+    AllowRule,
+    FetchTarget,
+    block_reason,
+    check_addresses,
+    check_redirect,
+    check_url,
+    host_of,
+    is_local_name,
+    origin_of,
+)
 from app.observability.logging import log
 from app.protocol.image_format import read_info
 
 MAX_REDIRECTS = 5
+UNAUTHORIZED = 401
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 #: Seconds between attempts. The image is paid for, and a CDN may take a while until all its servers have a new file.
@@ -49,6 +62,9 @@ IDLE_TIMEOUT = 30.0
 CHUNK_SIZE = 64 * 1024
 
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"limner/{__version__}"}
+
+#: No origin gets a key.
+NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
@@ -72,11 +88,13 @@ class _Download:
     Attributes:
         is_guess: Nothing says that it is an image, so only the first bytes of anything else are downloaded.
         is_internal: Only the allow list makes the host reachable, so clients must not see its URL.
+        keys: See `Fetcher.fetch`.
         last_failure: Why the attempt before failed, for the log.
     """
 
     url: str
     is_guess: bool = False
+    keys: Mapping[str, str] = field(default_factory=dict)
     is_internal: bool = False
     last_failure: str = ""
 
@@ -157,24 +175,56 @@ class Fetcher:
             await self._open_session.close()
         self._dns.close()
 
-    async def fetch(self, url: str) -> Blob:
+    async def fetch(self, url: str, keys: Mapping[str, str] = NO_KEYS) -> Blob:
         """Download an image into a new blob, which the caller closes.
 
         Redirects from https to http are followed: no secret is sent along, and the image is paid for.
+
+        Args:
+            url: Where the image is.
+            keys: By origin, the key for a request that this origin has answered with 401. No other origin gets it, nor
+                does a redirect carry it elsewhere.
 
         Raises:
             ImageUnavailable: The download has failed. The message suits the result of an upstream and the URL of a
                 client alike; for the latter the caller raises a UserError with it.
             SpoolFull: The disk of the blobs is full.
         """
-        return await self._run(_Download(url), RETRY_DELAYS)
+        return await self._run(_Download(url, keys=keys), RETRY_DELAYS)
 
-    async def probe(self, url: str, *, patient: bool) -> Blob:
+    async def probe(self, url: str, keys: Mapping[str, str] = NO_KEYS, *, patient: bool) -> Blob:
         """Download what may be an image as `fetch` does, but only the first bytes of anything else.
 
         `patient`: try again after a failure that may pass.
         """
-        return await self._run(_Download(url, is_guess=True), RETRY_DELAYS if patient else ())
+        return await self._run(_Download(url, is_guess=True, keys=keys), RETRY_DELAYS if patient else ())
+
+    async def is_public(self, url: str, keys: Mapping[str, str] = NO_KEYS) -> bool:
+        """Return whether others can download what this server can: not from a private address, nor with a key.
+
+        A name that cannot be looked up counts as public: the client may know it. Only origins of `keys` are asked.
+        """
+        host = host_of(url)
+        if isinstance(host, str):
+            try:
+                addresses = [] if is_local_name(host) else [ip_address(each) for each in await self._resolve(host)]
+            except OSError:
+                return True
+            is_public = bool(addresses) and all(block_reason(address) is None for address in addresses)
+        else:
+            is_public = host is None or block_reason(host) is None
+        return is_public and (origin_of(url) not in keys or not await self._needs_key(url))
+
+    async def _needs_key(self, url: str) -> bool:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                target = check_url(url, self._allow)
+                await self._pin_addresses(target)
+                response = await self._session.get(URL(target.url, encoded=True), allow_redirects=False)
+        except (TimeoutError, AddressBlocked, _FetchError):
+            return False
+        response.close()
+        return response.status == UNAUTHORIZED
 
     async def _run(self, download: _Download, delays: Sequence[float]) -> Blob:
         try:
@@ -206,7 +256,7 @@ class Fetcher:
         download.is_internal = any(rule.host == target.name for rule in self._allow)
         download.is_internal |= await self._pin_addresses(target)
         for _ in range(MAX_REDIRECTS + 1):
-            response = await self._session.get(URL(target.url, encoded=True), allow_redirects=False)
+            response = await self._request(target, download)
             try:
                 location = response.headers.get("Location")
                 if response.status not in REDIRECT_STATUSES or location is None:
@@ -221,6 +271,15 @@ class Fetcher:
                 reason = "it redirects to where this server may not go"
                 raise _FetchError(reason, is_transient=False, detail=error.detail) from None
         raise _FetchError(f"it redirects more than {MAX_REDIRECTS} times", is_transient=False)
+
+    async def _request(self, target: FetchTarget, download: _Download) -> aiohttp.ClientResponse:
+        url = URL(target.url, encoded=True)
+        response = await self._session.get(url, allow_redirects=False)
+        key = download.keys.get(origin_of(target.url) or "")
+        if response.status != UNAUTHORIZED or key is None:
+            return response
+        response.close()
+        return await self._session.get(url, allow_redirects=False, headers={"Authorization": f"Bearer {key}"})
 
     async def _pin_addresses(self, target: FetchTarget) -> bool:
         """Resolve and check the target. From here on, this task can connect to the checked addresses only.

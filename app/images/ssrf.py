@@ -114,6 +114,35 @@ def check_url(url: str, allow: tuple[AllowRule, ...] = ()) -> FetchTarget:
     return target
 
 
+def host_of(url: str) -> str | Address | None:
+    """Return the host of a URL, None where it cannot be read."""
+    parts = _URL.fullmatch(url)
+    authority = None if parts is None else _AUTHORITY.fullmatch(parts[2].rpartition("@")[2])
+    try:
+        return None if authority is None else parse_host(authority[1])
+    except ValueError:
+        return None
+
+
+def origin_of(url: str) -> str | None:
+    """Return scheme, host and port of a URL, None where they cannot be read or it brings a user name."""
+    parts = _URL.fullmatch(url)
+    authority = None if parts is None else _AUTHORITY.fullmatch(parts[2])
+    host = host_of(url)
+    if parts is None or authority is None or host is None:
+        return None
+    scheme = parts[1].lower()
+    return f"{scheme}://{host}:{int(authority[2]) if authority[2] else _DEFAULT_PORTS[scheme]}"
+
+
+def is_local_name(name: str) -> bool:
+    """Return whether a host name has a meaning only on this machine or in its network (RFC 6761, 6762, 8375, 9476)."""
+    return "." not in name or name.endswith(_LOCAL_SUFFIXES)
+
+
+_LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".intranet", ".corp", ".home")
+
+
 def check_redirect(target: FetchTarget, location: str, allow: tuple[AllowRule, ...] = ()) -> FetchTarget:
     """Resolve a `Location` header, usually relative, against the URL that returned it, and check the result.
 

@@ -22,6 +22,7 @@ from app.extraction.urls import has_image_ending
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion, to_image_url
 from app.protocol.data_url import decode_data_url
+from app.protocol.foreign_formats import HEAD, foreign_format
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest, InputImage
 from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request
@@ -48,8 +49,12 @@ class PipelineIO(Protocol):
         """Yield snapshots of one reply while it grows, the complete reply last. Raises `UpstreamError` and its kind."""
         ...
 
-    async def fetch(self, url: str) -> ByteSink:
-        """Download an image. Raises `ImageUnavailable`."""
+    async def fetch(self, url: str, *, is_result: bool) -> ByteSink:
+        """Download an image; only that of a result may need the upstream's key. Raises `ImageUnavailable`."""
+        ...
+
+    async def is_public(self, url: str) -> bool:
+        """Return whether a client can download what is behind a link: it is not private, and needs no key of ours."""
         ...
 
     async def probe(self, url: str, *, patient: bool) -> ByteSink:
@@ -178,6 +183,8 @@ class Pipeline:
         if self.policy.pass_links and request.mask is None and all(image.is_link for image in sent):
             return InputImages([image.url for image in sent if image.url is not None])
         originals = [await self.load_image(image, f"images[{index}]") for index, image in enumerate(request.images)]
+        for index, original in enumerate(originals):
+            _refuse_foreign(original, index)
         prepared = [await self.io.prepare(image, index) for index, image in enumerate(originals)]
         if request.markup is not None:
             markup = await self.load_image(request.markup, "markup")
@@ -199,13 +206,15 @@ class Pipeline:
         if image.source is not None:
             return image.source
         try:
-            return await self.to_blob(image.url or "")
+            return await self.to_blob(image.url or "", is_result=False)
         except ImageUnavailable as error:
             raise UserError(error.message, param=param, code="invalid_image_url", detail=error.detail) from None
         except ValueError:
             raise UserError(f"Invalid base64 in '{param}'.", param=param, code="invalid_base64") from None
 
-    async def to_blob(self, url: str, spooled: Mapping[str, ByteSink] = MappingProxyType({})) -> ByteSink:
+    async def to_blob(
+        self, url: str, spooled: Mapping[str, ByteSink] = MappingProxyType({}), *, is_result: bool = True
+    ) -> ByteSink:
         """Return the bytes behind a link or a data URL; `spooled` holds data URLs that are decoded already.
 
         Raises:
@@ -215,7 +224,7 @@ class Pipeline:
         if url in spooled:
             return spooled[url]
         if not url.startswith("data:"):
-            return await self.io.fetch(url)
+            return await self.io.fetch(url, is_result=is_result)
         blob = self.io.new_blob()
         blob.write(decode_data_url(url))
         return blob
@@ -356,7 +365,7 @@ class Pipeline:
         """
         wanted = effective_response_format(self.request, self.policy.default_format)
         is_link = not image.url.startswith("data:")
-        may_pass = wanted == "url" and is_link and self.policy.rehost != "always" and self.inputs.mask is None
+        may_pass = wanted == "url" and is_link and await self.may_pass(image.url)
         is_trusted = blob is None and has_image_ending(image.url)
         if may_pass and is_trusted and link_matches_request(image.url, self.request):
             return OutputImage(image.form, url=image.url)
@@ -376,6 +385,22 @@ class Pipeline:
         if self.policy.rehost == "never":
             return OutputImage(image.form, url=Base64String(converted, f"data:{info.media_type};base64,"), info=info)
         return OutputImage(image.form, url=await self.io.store(converted, info), info=info)
+
+    async def may_pass(self, url: str) -> bool:
+        """Return whether a link of the upstream may be the answer, because the client can do with it what it wants."""
+        if self.policy.rehost == "always" or self.inputs.mask is not None:
+            return False
+        # Scripts of a page can read a link only if its host allows it, which hosts of images seldom do. An operator who
+        # has images stored never knows that the clients reach what this server reaches.
+        return self.policy.rehost == "never" or (not self.request.from_page and await self.io.is_public(url))
+
+
+def _refuse_foreign(image: ByteSink, index: int) -> None:
+    """Raise `UserError` for a file that is known and cannot be read, with what to send instead. `index` is from 0."""
+    name = foreign_format(image.read_at(0, HEAD))
+    if name is not None:
+        message = f"Invalid image file or mode for image {index + 1}, please check your image file."
+        raise UserError(f"{message} It is {name}: send PNG, JPEG or WebP.", code="invalid_image_file")
 
 
 def _first_error(reply: ChatReply, outcomes: Sequence[OutputImage | ApiError], error: ApiError | None) -> ApiError:

@@ -10,8 +10,10 @@ from functools import partial
 from app.errors import ApiError, ImageUnavailable, JobLost, RetrySafety
 from app.extraction.partial import progress_line
 from app.images.blob import Blob
-from app.images.fetch import Fetcher
+from app.images.fetch import NO_KEYS, Fetcher
 from app.images.input_limits import InputLimits
+from app.images.location import edited, location_edits
+from app.images.ssrf import origin_of
 from app.images.store import ImageStore
 from app.images.transcode import Transcoder
 from app.jobs.job import Job, JobRun
@@ -40,6 +42,7 @@ class Backends:
     store: ImageStore
     job_table: JobTable[Job]
     input_limits: InputLimits
+    strip_location: bool = True
 
 
 @dataclass(slots=True)
@@ -168,13 +171,27 @@ class JobIO:
             telemetry.progress = line
             self._run.notify()
 
-    async def fetch(self, url: str) -> ByteSink:
-        """Download an image. Raises `ImageUnavailable`."""
-        return await self._download(self.backends.fetcher.fetch(url))
+    async def fetch(self, url: str, *, is_result: bool) -> ByteSink:
+        """Download an image; only that of a result may need the upstream's key. Raises `ImageUnavailable`."""
+        return await self._download(self.backends.fetcher.fetch(url, self._upstream_keys() if is_result else NO_KEYS))
+
+    async def is_public(self, url: str) -> bool:
+        """Return whether a client can download what is behind a link: it is not private, and needs no key of ours."""
+        return await self.backends.fetcher.is_public(url, self._upstream_keys())
+
+    def _upstream_keys(self) -> dict[str, str]:
+        """Return the keys of the upstreams by their origins: some relays ask for them where their images are, too."""
+        keys: dict[str, str] = {}
+        for member in self.backends.pool.members:
+            spec = member.spec
+            key = self.token if spec.api_key is None else spec.api_key.get_secret_value()
+            if key and self.upstream in {None, spec.name} and (origin := origin_of(spec.base_url)):
+                keys.setdefault(origin, key)
+        return keys
 
     async def probe(self, url: str, *, patient: bool) -> ByteSink:
         """Download what may be an image, but only the first bytes of anything else. Raises `ImageUnavailable`."""
-        return await self._download(self.backends.fetcher.probe(url, patient=patient))
+        return await self._download(self.backends.fetcher.probe(url, self._upstream_keys(), patient=patient))
 
     async def _download(self, download: Awaitable[Blob]) -> ByteSink:
         telemetry = self._run.telemetry
@@ -201,7 +218,19 @@ class JobIO:
             )
         if prepared.shrunk is not None:
             self._run.telemetry.shrunk.append(prepared.shrunk)
-        return self._adopt(prepared.blob, image)
+        return await self._without_place(self._adopt(prepared.blob, image))
+
+    async def _without_place(self, image: Blob) -> Blob:
+        """Return an image that does not say where it was taken: the given one if it does not, or may."""
+        edits = location_edits(image.read_at) if self.backends.strip_location else ()
+        if not edits:
+            return image
+        clean = self.job.spool.new_blob()
+        for piece in edited(image.read_at, image.size, edits):
+            clean.write(piece)
+            # A large image is copied in turns with what others do.
+            await asyncio.sleep(0)
+        return clean
 
     async def check_mask(self, mask: ByteSink, image: ByteSink) -> None:
         """Compare a mask with its image. Raises `UserError`."""

@@ -49,6 +49,7 @@ class ImagesRequest:
         ignored: Names of parameters without effect, safe in a header.
         unread: Texts in parameters that Limner does not know. Links in them are the client's own.
         size: What is asked for in the end, whichever parameters said so.
+        from_page: A script of a web page asks, which can read only links whose host allows it.
         asked_size: What the client said of the size, safe in a header.
     """
 
@@ -257,6 +258,7 @@ class ImagesRequest:
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     asked_size: str = "auto"
+    from_page: bool = False
 
     @property
     def all_images(self) -> tuple[InputImage | None, ...]:

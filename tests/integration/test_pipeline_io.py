@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -11,12 +12,12 @@ from PIL import Image, ImageChops
 
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
-from app.jobs.pipeline_io import _blob, _pixels
+from app.jobs.pipeline_io import JobIO, _blob, _pixels
 from app.observability.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
 from tests.support.raw_http_lines import GENERATION, limner_with_model
 from tests.support.sample_images import as_blob, noise, saved
-from tests.support.servers import RunningDemo, run_demo
+from tests.support.servers import RunningDemo, run_demo, run_limner
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +110,67 @@ def test_a_stream_has_comments_with_progress_and_reply_form(
     # A busy machine may miss one.
     assert lines
     assert lines == [f"progress 进度 {part}%" for part in (13, 55, 88) if f"progress 进度 {part}%" in lines]
-    assert comments[-3] == "x-limner-reply-form: address"
+    assert "x-limner-reply-form: address" in comments
+    assert comments[-1].startswith("x-limner-size: asked=auto sent=auto got=")
     assert "x-limner-reply-form" not in response.headers
 
 
 def test_only_blobs_are_converted() -> None:
     with pytest.raises(TypeError, match="bytes is not a blob"):
         _blob(b"")  # type: ignore[arg-type]
+
+
+def photo() -> bytes:
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    exif[0x8825] = {1: "N", 2: (47.0, 22.0, 6.5)}
+    file = io.BytesIO()
+    noise((64, 48)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("options", "has_place"), [({}, False), ({"strip_location": False}, True)])
+def test_an_input_image_loses_its_place_before_it_goes_upstream(
+    demo: RunningDemo, options: dict[str, Any], has_place: bool
+) -> None:
+    sent = photo()
+    with limner_with_model(demo, "gpt-image-2-chat", **options) as limner:
+        files = [("image", ("a.jpg", sent))]
+        response = httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files=files, timeout=20)
+    assert response.status_code == 200
+    url = demo.state.requests[-1].body["messages"][0]["content"][1]["image_url"]["url"]
+    got = base64.b64decode(url.partition(",")[2])
+    image = Image.open(io.BytesIO(got))
+    assert (0x8825 in image.getexif(), image.getexif()[0x010F], len(got)) == (has_place, "Camera", len(sent))
+
+
+@pytest.mark.parametrize(("rehost", "is_kept"), [("needed", True), ("never", False)])
+def test_a_link_that_only_this_server_reaches_is_kept(demo: RunningDemo, rehost: str, is_kept: bool) -> None:
+    with limner_with_model(demo, "gpt-image-2-chat", rehost=rehost) as limner:
+        body = {"prompt": "a fox", "response_format": "url"}
+        url = httpx.post(f"{limner.url}/v1/images/generations", json=body, timeout=20).json()["data"][0]["url"]
+        assert url.startswith(f"{limner.url}/kept/" if is_kept else demo.url)
+        assert httpx.get(url).content.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("keys", "upstream", "expected"),
+    [
+        (("sk-a", "sk-b", "sk-c"), None, {"https://a.example:443": "sk-a", "https://b.example:443": "sk-b"}),
+        (("sk-a", "sk-b", "sk-c"), "b", {"https://b.example:443": "sk-b"}),
+        ((None, None, None), "b", {"https://b.example:443": "sk-caller"}),
+    ],
+)
+def test_keys_of_upstreams_belong_to_their_origins(
+    demo: RunningDemo, keys: tuple[str | None, ...], upstream: str | None, expected: dict[str, str]
+) -> None:
+    addresses = {"a": "https://a.example/v1", "b": "https://b.example/v1", "c": "https://a.example/other"}
+    upstreams = [
+        {"name": name, "base_url": url, **({"api_key": key} if key else {})}
+        for (name, url), key in zip(addresses.items(), keys, strict=True)
+    ]
+    with run_limner(demo.url, upstream_base_url=None, upstream_api_key=None, upstreams=upstreams) as limner:
+        job_io = JobIO(limner.service.backends, Mock(paid_replies=[], spent_questions=[]), "sk-caller", upstream)
+        assert job_io._upstream_keys() == expected
+        nobody = JobIO(limner.service.backends, Mock(paid_replies=[], spent_questions=[]), None, upstream)
+        assert bool(nobody._upstream_keys()) == (keys[0] is not None)

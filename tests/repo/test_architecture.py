@@ -73,6 +73,7 @@ PURE = (
     *(f"upstream/{name}" for name in ("error_mapping", "error_body", "error_words", "work_evidence")),
     "images/decompression",
     "images/ssrf",
+    "images/location",
 )
 
 #: The libraries of pure code: none of them reads a clock, a disk, a socket or randomness.

@@ -65,6 +65,7 @@ class World:
     web: dict[str, bytes] = field(default_factory=lambda: {URL: PNG, JPEG_URL: PNG})
     sent: list[tuple[dict[str, Any], bool]] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
+    private: set[str] = field(default_factory=set)
     stored: list[tuple[bytes, str]] = field(default_factory=list)
     converted: bytes | None = None
     spool: Spool = field(default_factory=Spool)
@@ -93,7 +94,10 @@ class World:
         blob.write(data)
         return blob
 
-    async def fetch(self, url: str) -> Blob:
+    async def is_public(self, url: str) -> bool:
+        return url not in self.private
+
+    async def fetch(self, url: str, *, is_result: bool = True) -> Blob:
         self.fetched.append(url)
         if url not in self.web:
             raise ImageUnavailable(f"The image at {url} could not be downloaded: status 404.")
@@ -211,14 +215,20 @@ CASES = [
     Case("another name means bytes", URL, {"model": "mine"}, "bytes", fetched=True),
     Case("the operator's default holds where the client wants nothing", URL, {}, URL, {"default_format": "url"}),
     Case("the client's response_format comes before the operator's default", URL, {"response_format": "b64_json"}, "bytes", {"default_format": "url"}, fetched=True),
+    Case("a link of a private network is stored", URL, {"response_format": "url"}, "stored", {"private": True}, fetched=True, stored=True),
+    Case("a link of a private network stays a link where nothing is stored", URL, {"response_format": "url"}, URL, {"private": True, "rehost": "never"}),
+    Case("a link is stored for the scripts of a page", URL, {"response_format": "url", "from_page": True}, "stored", fetched=True, stored=True),
+    Case("a link stays a link for a page where nothing is stored", URL, {"response_format": "url", "from_page": True}, URL, {"rehost": "never"}),
     Case("events carry bytes", URL, {"stream": True, "response_format": "url"}, "bytes", fetched=True),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_form_in_which_an_image_is_returned(case: Case) -> None:
-    world = World([[image_reply(case.found)]], converted=case.converted)
-    (image,) = result_of(request_for(**case.fields), world, replace(POLICY, **case.policy)).images
+    policy = {**case.policy}
+    private = {URL} if policy.pop("private", False) else set[str]()
+    world = World([[image_reply(case.found)]], converted=case.converted, private=private)
+    (image,) = result_of(request_for(**case.fields), world, replace(POLICY, **policy)).images
     if image.source is not None:
         assert case.returned == ("bytes" if bytes_in(image) == PNG else "converted")
         assert image.info is not None
@@ -293,7 +303,7 @@ def test_a_link_to_something_else_is_not_an_image() -> None:
 @pytest.mark.parametrize("urls", [[URL], [URL, f"{URL}?2"]], ids=["one image", "two"])
 def test_a_bug_is_raised_and_no_upstream_request_stays_open(urls: list[str]) -> None:
     class BuggyWorld(World):
-        async def fetch(self, url: str) -> Blob:
+        async def fetch(self, url: str, *, is_result: bool = True) -> Blob:
             raise KeyError(url)
 
     world = BuggyWorld([[image_reply(*urls)], [text_reply("painting", complete=False)] * 50])
@@ -398,6 +408,16 @@ def test_the_mask_is_checked_and_goes_last() -> None:
     assert world.masks == [(PNG, JPEG)]
     assert world.prepared == [(JPEG, 0, None), (PNG, 1, JPEG)]
     assert sent_urls(world) == [data_url(JPEG, "image/jpeg"), data_url(PNG)]
+
+
+def test_a_file_that_cannot_be_read_is_named_before_the_upstream_is_asked() -> None:
+    world = World([[image_reply(URL)]])
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0"
+    with pytest.raises(
+        UserError, match=r"for image 2,.* It is HEIC, the format of iPhones: send PNG, JPEG or WebP\."
+    ) as caught:
+        run(edit_of(InputImage(source=world.blob(JPEG)), InputImage(source=world.blob(heic))), world)
+    assert (caught.value.code, world.sent) == ("invalid_image_file", [])
 
 
 def test_markup_goes_last_in_the_size_of_the_first_image() -> None:

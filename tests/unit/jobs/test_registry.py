@@ -5,7 +5,7 @@ import base64
 import math
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ from app.errors import (
     ServiceUnavailable,
 )
 from app.images.blob import Blob, Spool
+from app.images.fetch import NO_KEYS
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
 from app.jobs.job import Item, Job, JobKey, JobRun
@@ -577,10 +578,10 @@ def test_a_retry_that_disconnects_during_the_download_loses_nothing(demo: Runnin
         fetcher._timeout = 20
         held, left, fetch = threading.Event(), threading.Event(), fetcher.fetch
 
-        async def wait(url: str) -> Blob:
+        async def wait(url: str, keys: Mapping[str, str] = NO_KEYS) -> Blob:
             held.set()
             await asyncio.to_thread(left.wait, 10)
-            return await fetch(url)
+            return await fetch(url, keys)
 
         fetcher.fetch = wait  # type: ignore[method-assign]
         line = ListeningClient(limner, GENERATION)
