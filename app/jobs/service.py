@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.access.auth import Caller
 from app.access.capacity import Capacity
@@ -139,7 +140,11 @@ class ImageService:
             if job is not None:
                 return self._join(job, request, submission)
         remote_id = await table.claim_or_join(
-            submission.id, key, is_async=submission.is_async, unread=self.registry.unread(key)
+            submission.id,
+            key,
+            is_async=submission.is_async,
+            unread=partial(self.registry.unread, key),
+            is_here=lambda job_id: self.registry.by_id(job_id) is not None,
         )
         # Redis may not have answered, and this replica then decides alone.
         is_unknown = remote_id is None and table.is_alone

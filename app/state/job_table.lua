@@ -155,7 +155,7 @@ local function find_joinable()
       bury(id)
     else
       add_reader(id, record)
-      return {'joined', id}
+      return {record.owner == args.owner and not record.has_outcome and 'joined_own' or 'joined', id}
     end
   end
 end
@@ -214,7 +214,8 @@ function commands.heartbeat()
     local key = key_of(sign.id)
     if redis.call('HGET', key, 'owner') ~= args.owner then
       table.insert(unknown, sign.id)
-    else
+    elseif redis.call('HEXISTS', key, 'outcome') == 0 then
+      -- A sign may arrive after the outcome that was published behind it, and must not say that there are readers.
       redis.call('HSET', key, 'heartbeat', now, 'readers', sign.readers)
       if sign.submitted then redis.call('HSET', key, 'submitted', '1') end
       if not sign.delivered then

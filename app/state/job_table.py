@@ -8,6 +8,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
@@ -173,12 +174,19 @@ class JobTable(Generic[J]):
         return [self._tracked[job_id] for job_id in self._delivered]
 
     async def claim_or_join(
-        self, job_id: str, key: SharedKey, *, is_async: bool, unread: Sequence[str] = ()
+        self,
+        job_id: str,
+        key: SharedKey,
+        *,
+        is_async: bool,
+        unread: Callable[[], Sequence[str]] = tuple,
+        is_here: Callable[[str], bool] = lambda _: True,
     ) -> str | None:
         """Return the id of a job to join; None if there is none, and other replicas find the new job from now on.
 
-        `unread`: equal jobs that no client of this replica waits for. With an idempotency key this waits until an empty
-        table can be trusted: an owner may have to restore its record first.
+        With an idempotency key this waits until an empty table can be trusted: an owner may have to restore its record
+        first. `unread` returns equal jobs that no client of this replica waits for, `is_here` whether this replica
+        still has a job: one may end while Redis answers.
 
         Raises:
             IdempotencyKeyReused: The key belongs to a different request.
@@ -187,25 +195,38 @@ class JobTable(Generic[J]):
         """
         if not self.is_shared:
             return None
-        claim: dict[str, Any] = {
-            "ttl": self._retention(key),
-            "reader": job_id,
-            "is_retry": key.is_retry,
-            "unread": list(unread),
-            "fields": _fields(key, is_async=is_async, readers=0 if is_async else 1),
-        }
-        reply = await self._call("claim", job_id, key, required=True, **claim)
+        claim = partial(self._claim, job_id, key, is_async=is_async, unread=unread)
+        reply = await claim()
         if reply.answer == "young":
             await self._sleep(int(reply.value) / 1000)
-            reply = await self._call("claim", job_id, key, required=True, has_waited=True, **claim)
+            reply = await claim(has_waited=True)
+        if reply.answer in {"joined_own", "here"} and not is_here(reply.value.decode()):
+            reply = await claim(has_waited=True)
         match reply.answer:
             case "key_reused":
                 raise IdempotencyKeyReused
             case "lost":
                 raise JobLost(detail=f"job {reply.value.decode()}")
-            case "joined" | "here":
+            case "joined" | "joined_own" | "here":
                 return reply.value.decode()
         return None
+
+    async def _claim(
+        self, job_id: str, key: SharedKey, *, is_async: bool, unread: Callable[[], Sequence[str]], **more: Any
+    ) -> ScriptReply:
+        fields = _fields(key, is_async=is_async, readers=0 if is_async else 1)
+        return await self._call(
+            "claim",
+            job_id,
+            key,
+            required=True,
+            ttl=self._retention(key),
+            reader=job_id,
+            is_retry=key.is_retry,
+            unread=list(unread()),
+            fields=fields,
+            **more,
+        )
 
     async def abandon(self, job_id: str, key: SharedKey) -> str:
         """Delete the record of a job that has no outcome.

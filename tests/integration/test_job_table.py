@@ -301,7 +301,7 @@ def test_a_job_whose_last_reader_has_just_left_is_joined_although_that_is_not_pu
 ) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         await one.claim()
-        assert await one.table.claim_or_join("req_2", ME, is_async=False, unread=["req_1"]) == "req_1"
+        assert await one.table.claim_or_join("req_2", ME, is_async=False, unread=lambda: ["req_1"]) == "req_1"
         assert redis.hget(RECORD, "readers") == "1"
         assert await one.table.claim_or_join("req_3", ME, is_async=False) is None
 
@@ -314,15 +314,15 @@ def test_a_job_that_a_client_of_another_replica_reads_is_not_joined_though_no_cl
     async def scene(one: Replica, other: Replica) -> None:
         await one.claim()
         assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
-        assert await one.table.claim_or_join("req_3", ME, is_async=False, unread=["req_1"]) is None
-        assert await other.table.claim_or_join("req_4", ME, is_async=False, unread=["req_1"]) is None
+        assert await one.table.claim_or_join("req_3", ME, is_async=False, unread=lambda: ["req_1"]) is None
+        assert await other.table.claim_or_join("req_4", ME, is_async=False, unread=lambda: ["req_1"]) is None
 
     play(scene, server)
 
 
 def test_a_job_without_a_record_can_only_be_joined_where_it_is(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        assert await one.table.claim_or_join("req_2", ME, is_async=False, unread=["req_1"]) == "req_1"
+        assert await one.table.claim_or_join("req_2", ME, is_async=False, unread=lambda: ["req_1"]) == "req_1"
         assert not redis.exists("limner:{jobs}:req_2")
 
     play(scene, server)
@@ -899,6 +899,39 @@ def test_a_failure_is_only_for_those_that_wait_for_it(server: RedisServer, redis
         await finish(one, job, delivered=False)
         assert await other.table.wait_for_result(other.job()) == b"{}"
         assert await other.table.claim_or_join("req_3", RETRY, is_async=False) is None
+
+    play(scene, server)
+
+
+def test_a_heartbeat_that_arrives_after_the_outcome_changes_nothing(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        late = one.job()
+        never_end(late)
+        await finish(one, job, delivered=False)
+        one.table.track(late)
+        await one.table.heartbeat()
+        assert redis.hget(RECORD, "readers") == "0"
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
+        late.run.call_off()
+
+    play(scene, server)
+
+
+def test_a_job_that_ends_while_the_table_names_it_is_not_joined(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        await one.claim(submitted=False)
+        unread = ["req_1"]
+
+        def is_here(job_id: str) -> bool:
+            """Let the owner give the job up before it knows that the job was joined."""
+            redis.delete(RECORD)
+            unread.clear()
+            return False
+
+        claimed = await one.table.claim_or_join("req_2", ME, is_async=False, unread=lambda: unread, is_here=is_here)
+        assert claimed is None
+        assert redis.exists("limner:{jobs}:req_2")
 
     play(scene, server)
 
