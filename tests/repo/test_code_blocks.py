@@ -111,8 +111,12 @@ def read_tables(code: str, folder: Path) -> None:
     (folder / "key").write_text("sk-1")
     code = re.sub(r"/run/secrets/\w+", f"{folder}/key", code)
     code = code.replace('"9f86d0…"', f'"{hashlib.sha256(b"test").hexdigest()}"')
+    tables = tomllib.loads(code)
+    if isinstance(tables.get("upstreams"), dict):
+        # A part of an upstream's table that the page shows on its own.
+        code = f'[[upstreams]]\nname = "main"\nbase_url = "https://upstream.invalid/v1"\napi_key = "sk-1"\n{code}'
     (folder / "limner.toml").write_text(code)
-    (kind,) = tomllib.loads(code)
+    (kind,) = tables
     assert kind in {"keys", "upstreams"}
     assert parse_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").effective_upstreams
 

@@ -53,7 +53,7 @@ DECODING = (
 @pytest.mark.parametrize("case", DECODING, ids=lambda case: case.name)
 def test_the_memory_for_decoding_depends_on_mode_and_format(case: Decoding) -> None:
     image, size = opened(case.mode, case.image_format)
-    whole = 2 * size if case.image_format in {"WEBP", "AVIF"} else 0
+    whole = 2 * size if case.image_format in {"PNG", "WEBP", "AVIF"} else 0
     assert decode_cost(image, size).memory == 24 * MIB + case.per_pixel * MIB + whole
 
 
@@ -65,7 +65,8 @@ def test_the_memory_for_a_conversion_counts_what_is_scaled_and_encoded() -> None
     def memory(image: ImageFile, target: tuple[int, int], image_format: str) -> float:
         return (conversion_cost(image, size, target, image_format).memory - 24 * MIB) / MIB
 
-    assert memory(opaque, half, "png") == 8
+    # Decoding takes more than this conversion: 8 bytes a pixel, and twice the small file.
+    assert 8 < memory(opaque, half, "png") < 8.01
     assert memory(opaque, SIZE, "webp") == 14
     assert memory(transparent, SIZE, "webp") == 28
     assert memory(transparent, half, "png") == 12
