@@ -124,7 +124,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]) -> None:
     """Add all routes. `recent`: the last requests, for `/v1/status`."""
     settings, authenticator, service = services.settings, services.authenticator, services.service
-    images = image_routes(ImageEndpoints(settings, authenticator, services.recorder, service, keepalive))
+    images = image_routes(
+        ImageEndpoints(settings, authenticator, services.token_check, services.recorder, service, keepalive)
+    )
     api = APIRouter()
     api.include_router(images)
     api.include_router(model_routes(settings.list_models, authenticator))

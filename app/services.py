@@ -41,6 +41,7 @@ from app.state.shared_state import SharedState
 from app.upstream.client import Transport, UpstreamClient, open_transport
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import UpstreamSpec
+from app.upstream.token_check import TokenCheck
 
 #: Seconds between two purges of the image store, at most.
 _MAX_PURGE_INTERVAL = 600.0
@@ -58,6 +59,7 @@ class Services:
     backends: Backends
     registry: JobRegistry
     service: ImageService
+    token_check: TokenCheck
 
     @classmethod
     def build(
@@ -90,9 +92,9 @@ class Services:
             capacity=build_capacity(settings),
         )
         authenticator = build_authenticator(settings, key_file)
-        return cls(
-            settings, authenticator, key_file, build_usage_recorder(settings), state, backends, registry, service
-        )
+        token_check = build_token_check(settings, backends.pool)
+        recorder = build_usage_recorder(settings)
+        return cls(settings, authenticator, key_file, recorder, state, backends, registry, service, token_check)
 
     @property
     def pool(self) -> UpstreamPool:
@@ -139,6 +141,12 @@ def build_authenticator(settings: Settings, key_file: KeyFile | None) -> Authent
     """Return what checks client keys."""
     keys = (key.get_secret_value() for key in settings.api_keys)
     return Authenticator(keys, pass_through=settings.pass_through, key_file=key_file)
+
+
+def build_token_check(settings: Settings, pool: UpstreamPool) -> TokenCheck:
+    """Return what checks the keys that callers bring for upstreams. Callers with a key of ours are known already."""
+    is_needed = settings.pass_through and not settings.has_client_keys
+    return TokenCheck([member.client for member in pool.members] if is_needed else [])
 
 
 def pipeline_policy(settings: Settings) -> PipelinePolicy:

@@ -20,6 +20,7 @@ from app.images.blob import Spool
 from app.jobs.service import ClientLeft, ImageService, JobReader, Submission
 from app.jobs.usage_record import UsageRecorder
 from app.protocol.image_request import Operation
+from app.upstream.token_check import TokenCheck
 
 #: How Azure's paths end, and its rule for the name of a deployment.
 _AZURE = {"generations": Operation.GENERATION, "edits": Operation.EDIT}
@@ -46,6 +47,7 @@ class ImageEndpoints:
 
     settings: Settings
     authenticator: Authenticator
+    token_check: TokenCheck
     recorder: UsageRecorder
     service: ImageService
     keepalive: KeepAlive
@@ -53,11 +55,13 @@ class ImageEndpoints:
     async def handle(self, operation: Operation, http: Request, deployment: str | None = None) -> Response:
         """Answer a request for images; `deployment` is the model that an Azure path names.
 
-        The order is route, then key, then body: a stranger must not make the server read 256 MiB.
+        The order is route, then key, then body: a stranger must not make the server read 256 MiB, or download links.
+        A key that is passed through is known to the upstream only, which is asked first.
         """
         caller = self.authenticator.authenticate(http.headers)
         context = context_of(http.scope)
         context.usage = usage = self.recorder.start(context.id, caller, operation, http.headers.get("traceparent"))
+        await self.token_check.check(caller.id, caller.token)
         spool = Spool(self.settings.spool_dir)
         try:
             announced = announced_bytes(http, self.settings.max_request_bytes)

@@ -14,7 +14,7 @@ import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
 
-from app.errors import RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
+from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.chat_request import ChatQuestion
@@ -37,11 +37,16 @@ _KEEP_ALIVE = 4.0
 #: What is read of an error answer: bytes, and seconds for all of it.
 _MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
 
+<<<<<<< HEAD
 #: Seconds that a stream may take to end after its last mark.
 _LAST_WAIT = 0.1
 
 #: Bytes of a reply that are parsed and searched without letting other requests pass, and seconds that this may last.
 _LONG, _MAX_BUSY = 64 * 1024, 0.02
+=======
+#: Seconds for the answer whether a caller's key is good. Until then the caller waits.
+_TOKEN_TIMEOUT = 5.0
+>>>>>>> dd89f8d (Ask the upstream about a caller's own key before the request is read)
 
 #: Failures that surely came before the request was sent. The cause of the exception is looked at, not the exception of
 #: httpx: its transport calls every lost connection a ConnectTimeout.
@@ -117,6 +122,30 @@ class UpstreamClient:
     def pass_through(self) -> bool:
         """Whether callers bring the upstream's keys, so that a refused key is theirs."""
         return self._spec.api_key is None
+
+    async def check_token(self, token: str) -> ApiError | None:
+        """Return the error of a key that the upstream refuses; None if it accepts the key, or does not say.
+
+        Only a 401 is a refusal: many upstreams have no list of models, or show it to some keys only.
+        """
+        headers = {"authorization": f"Bearer {token}", "user-agent": self._spec.user_agent}
+        url = f"{self._spec.base_url.rstrip('/')}/models"
+        request = httpx.Request("GET", url, headers=headers, extensions=self._extensions)
+        started_at, body = self._monotonic(), b""
+        try:
+            async with asyncio.timeout(_TOKEN_TIMEOUT):
+                response = await self._transport.handle_async_request(request)
+                try:
+                    if response.status_code == 401:
+                        body = await self._read_error_body(response, started_at)
+                finally:
+                    await _close(response)
+        except (TimeoutError, *_CONNECTION_LOST):
+            return None
+        if response.status_code != 401:
+            return None
+        facts = AttemptFacts(now=self._now(), pass_through=True, secrets=(token,))
+        return classify(401, response.headers, body, facts).error
 
     async def send(
         self, request: UpstreamRequest, body: StreamingJson, started_at: float
