@@ -13,7 +13,7 @@ from structlog.contextvars import bind_contextvars
 from app.api.context import RequestContext, RequestRecord, set_context
 from app.api.responses import ErrorResponse
 from app.errors import ApiError
-from app.observability.logging import log
+from app.observability.logging import log, shorten
 
 #: Logged at level debug: probes that come every few seconds, and the two dozen files of the page.
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
@@ -73,7 +73,7 @@ class AccessLogMiddleware:
         fields = context.log_fields
         if context.usage is not None:
             fields.update(context.usage.finish({"status": status, **fields}))
-        route = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
+        route = {"method": scope["method"], "path": shorten(scope["path"]), "status": status, "ms": ms}
         level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
         log.log(level, "request", **route, **fields)
         if "/images/" in scope["path"] and scope["method"] != "OPTIONS":

@@ -1,5 +1,6 @@
 """Log events as readable lines on a terminal and as one JSON object per line elsewhere."""
 
+import json
 import logging
 import sys
 from contextlib import suppress
@@ -73,10 +74,11 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
     ]
     # structlog's default traceback shows the values of variables, which include keys and prompts.
     traceback = structlog.dev.plain_traceback
-    renderers: list[Processor] = (
+    renderers: list[Processor] = [structlog.processors.format_exc_info, _shorten_values]
+    renderers += (
         [_escape, structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=traceback)]
         if for_people
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
+        else [structlog.processors.JSONRenderer(serializer=_dumps)]
     )
     structlog.configure(
         processors=[*shared, *renderers],
@@ -93,12 +95,48 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+#: Bytes of one value as JSON. What an operator may have to read as a whole gets more: replies, stack traces, prompts.
+MAX_VALUE_BYTES = 2 * 1024
+MAX_LONG_VALUE_BYTES = 16 * 1024
+_LONG_VALUES = frozenset({"detail", "exception", "prompt"})
+
+#: Characters of ASCII that need less than `MAX_VALUE_BYTES` even if each is escaped.
+_SURELY_SHORT = MAX_VALUE_BYTES // 8
+
+
+def shorten(text: str, max_bytes: int = MAX_VALUE_BYTES) -> str:
+    """Cut a text so that it has at most `max_bytes` as JSON, in which a character has up to six bytes."""
+    if len(text) <= _SURELY_SHORT and text.isascii():
+        return text
+    # Half an emoji cannot be written.
+    cut = text[:max_bytes].encode("utf-8", "replace").decode()
+    while (size := len(_dumps(cut).encode())) > max_bytes:
+        cut = cut[: len(cut) * max_bytes // size]
+    return cut if len(cut) == len(text) else f"{cut}… ({len(text)} characters)"
+
+
+def _shorten_values(_: object, __: str, event: EventDict) -> EventDict:
+    """Bound each value: clients and upstreams choose some of them, and warnings quote what they are about."""
+    return {name: _shorten_value(name, value) for name, value in event.items()}
+
+
+def _shorten_value(name: str, value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    max_bytes = MAX_LONG_VALUE_BYTES if name in _LONG_VALUES else MAX_VALUE_BYTES
+    if isinstance(value, str):
+        return shorten(value, max_bytes)
+    text = _dumps(value)
+    return value if len(text.encode()) <= max_bytes else shorten(text, max_bytes)
+
+
 _strip_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
 
 
 def _escape(_: object, __: str, event: EventDict) -> EventDict:
     """Show control characters as escapes: clients and upstreams choose some values, and a terminal would obey them."""
-    return {name: repr(value) if _has_control_characters(value) else value for name, value in event.items()}
+    shown = {name: value for name, value in event.items() if name != "exception"}
+    return {**event, **{name: repr(value) for name, value in shown.items() if _has_control_characters(value)}}
 
 
 def _has_control_characters(value: object) -> bool:
@@ -106,4 +144,8 @@ def _has_control_characters(value: object) -> bool:
 
 
 def _dumps(event: object, **_: object) -> str:
-    return orjson.dumps(event, default=str).decode()
+    try:
+        return orjson.dumps(event, default=str).decode()
+    except orjson.JSONEncodeError:
+        # A number of more than 64 bits, or half an emoji somewhere inside.
+        return json.dumps(event, default=str)

@@ -9,7 +9,7 @@ import orjson
 import pytest
 import structlog
 
-from app.observability.logging import EVENTS, configure_logging, log
+from app.observability.logging import EVENTS, MAX_LONG_VALUE_BYTES, MAX_VALUE_BYTES, configure_logging, log, shorten
 
 APP = Path(__file__).parents[3] / "app"
 
@@ -71,6 +71,48 @@ def test_control_characters_are_escaped(form: str) -> None:
     assert len(lines) == 2
     assert all(line.isprintable() and "[2J" in line for line in lines)
     assert "狐 a" in lines[0]
+
+
+LONG = [
+    "a" * 63_000,
+    "\x00" * 63_000,
+    "狐" * 63_000,
+    "😀" * 63_000,
+    '"' * 63_000,
+    "\ud83d" * 63_000,
+    "a" * 2000 + "\x00" * 100,
+]
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: ascii(text[:1]))
+@pytest.mark.parametrize(("name", "limit"), [("path", MAX_VALUE_BYTES), ("detail", MAX_LONG_VALUE_BYTES)])
+def test_a_value_is_bounded_as_it_is_written(text: str, name: str, limit: int) -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    log.info("request", **{name: text, "names": [text, {"more": text}], "status": 200})
+    record = orjson.loads(stream.getvalue())
+    assert len(orjson.dumps(record[name])) <= limit + 50
+    assert record[name].endswith(f"… ({len(text)} characters)") or len(text) < limit
+    assert len(orjson.dumps(record["names"])) <= 2 * MAX_VALUE_BYTES
+    assert record["status"] == 200
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_warnings_and_stack_traces_of_libraries_are_bounded(form: str) -> None:
+    stream = io.StringIO()
+    configure_logging(form, "info", stream)
+    logging.getLogger("py.warnings").warning("%s", "x" * 200_000)
+    try:
+        raise KeyError("y" * 200_000)
+    except KeyError:
+        log.exception("unhandled_error")
+    assert len(stream.getvalue()) < 3 * MAX_LONG_VALUE_BYTES
+    assert "Traceback" in stream.getvalue()
+
+
+@pytest.mark.parametrize("text", ["", "a fox", "狐" * 100, "a" * MAX_VALUE_BYTES])
+def test_a_short_text_stays_as_it_is(text: str) -> None:
+    assert shorten(text, MAX_VALUE_BYTES + 2) == text
 
 
 def test_info_records_of_http_libraries_are_dropped() -> None:
