@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from app import __version__
 from app.access.auth import Authenticator
@@ -188,6 +189,7 @@ def build_backends(settings: Settings, transport: Transport, store: ImageStore, 
         allow=settings.fetch_allow,
         timeout=settings.fetch_timeout,
         max_bytes=settings.max_image_bytes,
+        own_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
     )
     pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob, memory=settings.image_memory)
     return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs, settings.strip_location)

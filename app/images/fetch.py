@@ -28,7 +28,9 @@ from app import __version__
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
 from app.images.decompression import MAGIC_SIZE, DamagedCompressionError, ImageDecoder, UnknownCompressionError
+from app.images.own_addresses import is_own_address
 from app.images.ssrf import (
+    Address,
     AddressBlocked,
     AllowRule,
     FetchTarget,
@@ -122,6 +124,8 @@ class Fetcher:
         resolve: Resolve | None = None,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         tls: ssl.SSLContext | None = None,
+        own_host: str | None = None,
+        is_own: Callable[[Address], bool] = is_own_address,
     ) -> None:
         """Open a client session.
 
@@ -133,6 +137,8 @@ class Fetcher:
             resolve: Returns the addresses of a host name and raises OSError. By default the system is queried.
             sleep: Waits between attempts.
             tls: The certificates to trust. None means those that the system trusts.
+            own_host: The host under which clients reach this server, if it is known.
+            is_own: Whether an address belongs to this machine, which is not fetched from.
         """
         self._new_blob = new_blob
         self._allow = allow
@@ -142,6 +148,7 @@ class Fetcher:
         self._resolve = resolve or self._dns.resolve
         self._sleep = sleep
         self._tls = tls
+        self._own_host, self._is_own = own_host, is_own
         self._open_session: aiohttp.ClientSession | None = None
 
     @property
@@ -288,9 +295,29 @@ class Fetcher:
             Whether only the allow list makes the target reachable.
         """
         addresses = [str(target.address)] if target.address is not None else await self._resolve_name(target.name)
-        is_internal = check_addresses(target, [ip_address(address) for address in addresses], self._allow)
+        public = await self._own_public_addresses(target)
+        is_internal = check_addresses(
+            target,
+            [ip_address(address) for address in addresses],
+            self._allow,
+            lambda address: str(address) in public or self._is_own(address),
+        )
         _pinned_addresses.set(tuple(addresses))
         return is_internal
+
+    async def _own_public_addresses(self, target: FetchTarget) -> Sequence[str]:
+        """Return the addresses under which clients reach this server, as far as they are known.
+
+        Behind NAT no interface has them. Many hosts can share the addresses of a CDN in front of this server; but over
+        TLS under another name nothing is sent to a server of this name, because its certificate does not fit.
+        """
+        host = self._own_host
+        if host is None or (target.url.startswith("https:") and target.address is None and target.name != host):
+            return ()
+        try:
+            return await self._resolve(host)
+        except OSError:
+            return ()
 
     async def _resolve_name(self, name: str) -> Sequence[str]:
         try:

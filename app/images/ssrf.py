@@ -7,7 +7,7 @@ are recognized.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import quote, urljoin
@@ -175,11 +175,21 @@ def _parse_port(text: str) -> int:
 # Addresses
 
 
-def check_addresses(target: FetchTarget, addresses: Sequence[Address], allow: tuple[AllowRule, ...]) -> bool:
+def _belongs_to_others(_: Address) -> bool:
+    return False
+
+
+def check_addresses(
+    target: FetchTarget,
+    addresses: Sequence[Address],
+    allow: tuple[AllowRule, ...],
+    is_own: Callable[[Address], bool] = _belongs_to_others,
+) -> bool:
     """Check all addresses of the target's host.
 
     One address that must not be fetched blocks the target: a name with both public and internal addresses is an attack
-    or a mistake, and which address a client tries first is chance.
+    or a mistake, and which address a client tries first is chance. `is_own` recognizes the addresses of this machine:
+    its other services may trust whoever reaches them from there.
 
     Returns:
         Whether some address is reachable only by a rule of `allow`. Such a URL must not be shown to clients.
@@ -191,7 +201,7 @@ def check_addresses(target: FetchTarget, addresses: Sequence[Address], allow: tu
         raise AddressBlocked("its host has no address")
     is_internal = False
     for address in addresses:
-        reason = block_reason(address)
+        reason = block_reason(address) or ("an address of this machine" if is_own(address) else None)
         if reason is None and target.port in ALLOWED_PORTS:
             continue
         if not any(rule.permits(target.name, address, target.port) for rule in allow):

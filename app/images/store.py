@@ -105,6 +105,12 @@ class ImageStore(Protocol):
 #: 192 random bits, which cannot be guessed, and the format. Nothing else is ever looked up in a store.
 _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(png|jpg|webp|gif|avif|bmp|tif|heic)")
 
+#: A link to a stored image.
+_LINK = re.compile(rf"https?://[^?#]*/kept/({_NAME.pattern})(?:[?#].*)?")
+
+#: Bytes of a stored image that are read at a time.
+_READ_SIZE = 2**20
+
 #: Formats that differ from their file extension.
 _FORMAT_OF_EXTENSION = {"jpg": "jpeg", "tif": "tiff"}
 
@@ -117,6 +123,28 @@ def generate_name(info: ImageInfo) -> str:
 def is_name(name: str) -> bool:
     """Whether `generate_name` could have returned this name."""
     return _NAME.fullmatch(name) is not None
+
+
+def name_in_url(url: str) -> str | None:
+    """Return the name of a stored image that a link of this server or of another one leads to.
+
+    The host does not matter: the name cannot be guessed, so a store that has it has the image of this link.
+    """
+    match = _LINK.fullmatch(url)
+    return None if match is None else match[1]
+
+
+async def copy_stored(stored: StoredImage, blob: Blob) -> None:
+    """Append a stored image to a blob, and close the image.
+
+    Raises:
+        ServiceUnavailable: The store cannot be reached.
+    """
+    try:
+        while blob.size < stored.size:
+            blob.write(await stored.read(blob.size, min(_READ_SIZE, stored.size - blob.size)))
+    finally:
+        stored.close()
 
 
 def media_type(name: str) -> str:

@@ -14,7 +14,7 @@ from app.images.fetch import NO_KEYS, Fetcher
 from app.images.input_limits import InputLimits
 from app.images.location import edited, location_edits
 from app.images.ssrf import origin_of
-from app.images.store import ImageStore
+from app.images.store import ImageStore, copy_stored, name_in_url
 from app.images.transcode import Transcoder
 from app.jobs.job import Job, JobRun
 from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
@@ -172,8 +172,18 @@ class JobIO:
             self._run.notify()
 
     async def fetch(self, url: str, *, is_result: bool) -> ByteSink:
-        """Download an image; only that of a result may need the upstream's key. Raises `ImageUnavailable`."""
-        return await self._download(self.backends.fetcher.fetch(url, self._upstream_keys() if is_result else NO_KEYS))
+        """Download an image, or read it if this server has stored it. Raises `ImageUnavailable`.
+
+        Only that of a result may need the upstream's key.
+        """
+        name = name_in_url(url)
+        stored = None if name is None else await self.backends.store.get(name)
+        if stored is None:
+            keys = self._upstream_keys() if is_result else NO_KEYS
+            return await self._download(self.backends.fetcher.fetch(url, keys))
+        blob = self.job.spool.new_blob()
+        await copy_stored(stored, blob)
+        return blob
 
     async def is_public(self, url: str) -> bool:
         """Return whether a client can download what is behind a link: it is not private, and needs no key of ours."""

@@ -14,7 +14,7 @@ import orjson
 
 from app.errors import ApiError, ImageUnavailable, JobLost, NotFound, RetrySafety, ServiceUnavailable
 from app.images.blob import Blob, Spool
-from app.images.store import ImageStore
+from app.images.store import ImageStore, copy_stored
 from app.jobs.job import Item, Job
 from app.jobs.pipeline import GenerationResult
 from app.jobs.registry import JobRegistry
@@ -27,9 +27,6 @@ from app.protocol.json_stream import Base64String
 from app.protocol.sizes import parse_size
 from app.protocol.usage import Usage
 from app.state.job_table import JobTable
-
-#: Bytes of a stored image that are read at a time.
-_READ_SIZE = 2**20
 
 #: Fields of the request in an outcome: those that the response or the log shows, never the prompt.
 _REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored", "asked_size")
@@ -300,11 +297,7 @@ async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:
     if stored is None:
         raise ImageUnavailable(_NOT_SHARED, detail="LIMNER_IMAGE_STORE: not there; do all replicas share it?")
     blob = spool.new_blob()
-    try:
-        while blob.size < stored.size:
-            blob.write(await stored.read(blob.size, min(_READ_SIZE, stored.size - blob.size)))
-    finally:
-        stored.close()
+    await copy_stored(stored, blob)
     return blob
 
 

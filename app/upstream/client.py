@@ -37,16 +37,14 @@ _KEEP_ALIVE = 4.0
 #: What is read of an error answer: bytes, and seconds for all of it.
 _MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
 
-<<<<<<< HEAD
 #: Seconds that a stream may take to end after its last mark.
 _LAST_WAIT = 0.1
 
 #: Bytes of a reply that are parsed and searched without letting other requests pass, and seconds that this may last.
 _LONG, _MAX_BUSY = 64 * 1024, 0.02
-=======
+
 #: Seconds for the answer whether a caller's key is good. Until then the caller waits.
 _TOKEN_TIMEOUT = 5.0
->>>>>>> dd89f8d (Ask the upstream about a caller's own key before the request is read)
 
 #: Failures that surely came before the request was sent. The cause of the exception is looked at, not the exception of
 #: httpx: its transport calls every lost connection a ConnectTimeout.

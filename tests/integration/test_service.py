@@ -432,6 +432,21 @@ def test_the_url_of_a_stored_image_has_the_host_of_the_client_that_gets_it(demo:
     assert demo.state.calls == 1
 
 
+def test_a_stored_image_is_an_input_without_a_download(demo: RunningDemo) -> None:
+    with limner_with_model(
+        demo, "gpt-image-2-chat", rehost="always", fetch_allow=demo.url.removeprefix("http://")
+    ) as limner:
+        made = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "response_format": "url"})
+        links = [made.json()["data"][0]["url"], f"http://127.0.0.1:1/kept/{'A' * 32}.png"]
+        edits = [
+            httpx.post(f"{limner.url}/v1/images/edits", json={"prompt": "a hat", "images": [{"image_url": link}]})
+            for link in links
+        ]
+    # Limner's own address is not open for downloads.
+    assert [edit.status_code for edit in edits] == [200, 400]
+    assert edits[1].json()["error"]["code"] == "invalid_image_url"
+
+
 @pytest.mark.parametrize("base", ["/v1", "", "/openai/deployments/gpt-image-2", "/v1/openai/deployments/gpt-image-2"])
 def test_the_location_of_a_result_is_an_address_that_answers(demo: RunningDemo, base: str) -> None:
     with limner_with_model(demo, "gpt-image-2-chat", keepalive_after=0) as limner:

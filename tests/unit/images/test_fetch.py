@@ -169,7 +169,14 @@ async def fetching(
 
     resolve_option = {} if names is None else {"resolve": resolve}
     fetcher = Fetcher(
-        **{"allow": parse_allow(allow), "new_blob": new_blob, "sleep": sleep, **resolve_option, **options}
+        **{
+            "allow": parse_allow(allow),
+            "is_own": lambda _: False,
+            "new_blob": new_blob,
+            "sleep": sleep,
+            **resolve_option,
+            **options,
+        }
     )
     try:
         yield Download(fetcher, opened, writes, slept, resolved)
@@ -932,5 +939,71 @@ def test_an_untrusted_certificate_is_refused_without_a_retry(tmp_path: Path) -> 
                     await download.read(f"https://cdn.test:{server.port}/a.png")
                 assert download.slept == []
             assert server.heads == []
+
+    run_with_manual_clock(download())
+
+
+@dataclass(frozen=True)
+class Own:
+    """`own` are addresses of interfaces, `host` the host under which clients reach this server, at `public`."""
+
+    name: str
+    url: str
+    own: tuple[str, ...] = ()
+    host: str | None = None
+    public: tuple[str, ...] | OSError = ("127.0.0.1",)
+    allow: str = ""
+    blocked: bool = True
+
+
+OWN = [
+    Own("the address of an interface", "http://127.0.0.1:PORT/", ("127.0.0.1",)),
+    Own("a name with the address of an interface", "http://cdn.example:PORT/", ("127.0.0.1",)),
+    Own("an allowed name with the address of an interface", "http://cdn.example:PORT/", ("127.0.0.1",), allow="cdn.example", blocked=False),
+    Own("the public address behind NAT", "http://127.0.0.1:PORT/", (), "images.example"),
+    Own("a name with the public address", "http://cdn.example:PORT/", (), "images.example"),
+    Own("the public address of a server that is named by it", "http://127.0.0.1:PORT/", (), "127.0.0.1"),
+    Own("the server's own name over TLS", "https://images.example:PORT/", (), "images.example"),
+    Own("another address than the public one", "http://127.0.0.1:PORT/", (), "images.example", ("93.184.216.34",), blocked=False),
+    Own("a host of this server that cannot be looked up", "http://127.0.0.1:PORT/", (), "images.example", OSError("no"), blocked=False),
+]  # fmt: skip
+
+
+@localhost_is_public
+@pytest.mark.parametrize("case", OWN, ids=lambda case: case.name)
+def test_nothing_is_downloaded_from_this_machine(case: Own) -> None:
+    async def download() -> None:
+        async with serve(reply(IMAGE)) as server:
+            names: dict[str, list[Any]] = {
+                "cdn.example": [["127.0.0.1"]],
+                "images.example": [case.public if isinstance(case.public, OSError) else list(case.public)],
+            }
+            if case.host == "127.0.0.1":
+                names["127.0.0.1"] = [["127.0.0.1"]]
+            options: dict[str, Any] = {"is_own": lambda address: str(address) in case.own, "own_host": case.host}
+            async with fetching(case.allow, names, **options) as fetcher:
+                url = case.url.replace("PORT", str(server.port))
+                if not case.blocked:
+                    assert await fetcher.read(url) == IMAGE
+                    return
+                with pytest.raises(ImageUnavailable) as caught:
+                    await fetcher.read(url)
+                assert "an address of this machine" in str(caught.value.detail)
+                assert "LIMNER_FETCH_ALLOW" in str(caught.value.detail)
+                assert not server.heads
+
+    run_with_manual_clock(download())
+
+
+@localhost_is_public
+def test_no_redirect_leads_to_this_machine() -> None:
+    async def download() -> None:
+        async with serve(reply(IMAGE)) as own, serve(redirect(f"http://images.example:{own.port}/")) as server:
+            names: dict[str, list[Sequence[str] | OSError]] = {"images.example": [["127.0.0.1"]]}
+            # The first host is this machine's too here, but allowed.
+            async with fetching(f"127.0.0.1:{server.port}", names, own_host="images.example") as fetcher:
+                with pytest.raises(ImageUnavailable, match="it redirects to where this server may not go"):
+                    await fetcher.read(f"http://127.0.0.1:{server.port}/")
+            assert (len(server.heads), len(own.heads)) == (1, 0)
 
     run_with_manual_clock(download())
