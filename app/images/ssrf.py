@@ -189,7 +189,7 @@ def check_addresses(
 
     One address that must not be fetched blocks the target: a name with both public and internal addresses is an attack
     or a mistake, and which address a client tries first is chance. `is_own` recognizes the addresses of this machine:
-    its other services may trust whoever reaches them from there.
+    its other services may trust everything that comes from there.
 
     Returns:
         Whether some address is reachable only by a rule of `allow`. Such a URL must not be shown to clients.

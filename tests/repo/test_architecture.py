@@ -54,7 +54,15 @@ MAY_USE = {
     "opentelemetry": ("observability/tracing",),
     "ssl": ("upstream/client", "images/fetch", "cli/*"),
     # `images/fetch` resolves host names, decoders have socket pairs, the servers bind the sockets on which they listen.
-    "socket": ("images/fetch", "images/decoder", "images/decoder_pool", "server/*", "cli/*", "demo/server"),
+    "socket": (
+        "images/fetch",
+        "images/own_addresses",
+        "images/decoder",
+        "images/decoder_pool",
+        "server/*",
+        "cli/*",
+        "demo/server",
+    ),
     # Images are decoded in processes of their own: the server does not import Pillow.
     "PIL": ("images/codec", "images/conversions", "images/decode_cost", "images/decoder", "demo/*"),
     **dict.fromkeys(("http", "urllib.request", "ftplib", "smtplib", "requests", "urllib3", "anyio"), ()),
