@@ -12,7 +12,6 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from app import __version__
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
 from app.images.decompression import MAGIC_SIZE, DamagedCompressionError, ImageDecoder, UnknownCompressionError
+from app.images.dns import DnsResolver
 from app.images.own_addresses import is_own_address
 from app.images.ssrf import (
     Address,
@@ -462,56 +462,3 @@ def _to_fetch_error(error: aiohttp.ClientError) -> _FetchError:
     # The text of some errors of aiohttp contains the whole URL, so only the system's own text is logged.
     detail = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
     return _FetchError(reason, is_transient=is_transient, detail=detail)
-
-
-# DNS
-
-#: A name server that does not answer occupies one of these threads until its timeout, and none that other work needs.
-DNS_THREADS = 16
-
-#: Seconds for one query, the wait for a free thread included.
-DNS_TIMEOUT = 5.0
-
-#: Seconds for which an answer is cached: a query costs as much as the rest of a small download. And names in the cache.
-DNS_CACHE_SECONDS = 10.0
-DNS_CACHE_SIZE = 1000
-
-
-class DnsResolver:
-    """Resolves host names in threads of its own, and caches the answers. Has to be closed.
-
-    The addresses are not checked. Whoever connects to them must check them each time.
-    """
-
-    def __init__(self, lookup: Callable[[str], list[str]] | None = None) -> None:
-        """`lookup`: returns the addresses of a name and may block."""
-        self._lookup = lookup or system_lookup
-        self._threads = ThreadPoolExecutor(DNS_THREADS, "limner-names")
-        self._cache: dict[str, tuple[float, list[str]]] = {}
-
-    async def resolve(self, name: str) -> list[str]:
-        """Return the addresses of a host name.
-
-        Raises:
-            TimeoutError: The system has not answered within `DNS_TIMEOUT`.
-            OSError: The system's error.
-        """
-        loop = asyncio.get_running_loop()
-        expires_at, addresses = self._cache.get(name, (0.0, []))
-        if loop.time() < expires_at:
-            return addresses
-        async with asyncio.timeout(DNS_TIMEOUT):
-            addresses = await loop.run_in_executor(self._threads, self._lookup, name)
-        if len(self._cache) >= DNS_CACHE_SIZE:
-            self._cache.clear()
-        self._cache[name] = (loop.time() + DNS_CACHE_SECONDS, addresses)
-        return addresses
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def system_lookup(name: str) -> list[str]:
-    """Query the system, which blocks. Families (IPv4, IPv6) of which this machine has no address are left out."""
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [str(address[4][0]) for address in found]

@@ -56,6 +56,7 @@ MAY_USE = {
     # `images/fetch` resolves host names, decoders have socket pairs, the servers bind the sockets on which they listen.
     "socket": (
         "images/fetch",
+        "images/dns",
         "images/own_addresses",
         "images/decoder",
         "images/decoder_pool",

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from app.images.fetch import DNS_CACHE_SECONDS, DNS_CACHE_SIZE, DNS_TIMEOUT, DnsResolver, system_lookup
+from app.images.dns import DNS_CACHE_SECONDS, DNS_CACHE_SIZE, DNS_TIMEOUT, DnsResolver, system_lookup
 from tests.support.manual_clock import advance, run_with_manual_clock
 
 
