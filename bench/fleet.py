@@ -30,11 +30,14 @@ _MAX_REDIS_TTL = 60
 _TIMEOUT = 60.0
 
 #: Seconds between two attempts of a client. A retry without any mark counts as a second client until all replicas know
-#: that the first one has disconnected, for which a busy machine needs some time.
-_RETRY_DELAY = {"key": 0.4, "count": 0.4, "plain": 1.2}
+#: that the first one has disconnected, or that the replica is dead that should have told them.
+_RETRY_DELAY = {"key": 0.4, "count": 0.4, "plain": SILENCE + 0.75}
 
 #: A client that disconnects less than this many seconds before or after the reply may have been sent the result.
 _CROSSING_SECONDS = 1.0
+
+#: Seconds between two looks at the requests that have reached the upstream.
+_LISTEN_INTERVAL = 0.05
 
 #: Seconds for which Redis stays stopped, and a killed replica.
 _REDIS_DOWNTIME, _REPLICA_DOWNTIME = 1.0, 0.2
@@ -83,7 +86,6 @@ class WantedImage:
     Attributes:
         reported_lost: How often the client was told that the image may have been paid for.
         disconnects: When the client disconnected.
-        was_interrupted: The last attempt ended with the death of a replica.
         unexpected: The last response that must not occur.
     """
 
@@ -94,17 +96,34 @@ class WantedImage:
     finished_at: float | None = None
     attempts: int = 0
     reported_lost: int = 0
-    was_interrupted: bool = False
     disconnects: list[float] = field(default_factory=list)
     unexpected: str = ""
 
 
 @dataclass(slots=True)
 class UpstreamLog:
-    """The times at which each prompt was sent upstream; the demo itself keeps only the last thousand requests."""
+    """The times at which each prompt was sent upstream; the demo itself keeps only the last thousand requests.
+
+    `lateness`: the longest time by which this process was late for something while it listened. A machine that is busy
+    answers, notices disconnects and gives heartbeats as late as that.
+    """
 
     demo: RunningDemo
     calls_by_prompt: dict[str, list[float]] = field(default_factory=dict)
+    lateness: float = 0.0
+
+    async def listen(self) -> None:
+        """Note requests soon after they arrive, until this is cancelled."""
+        while True:
+            due_at = time.monotonic() + _LISTEN_INTERVAL
+            await asyncio.sleep(_LISTEN_INTERVAL)
+            self.lateness = max(self.lateness, time.monotonic() - due_at)
+            self.collect()
+
+    @property
+    def crossing(self) -> float:
+        """How many seconds before or after the reply a disconnect may cross the result."""
+        return _CROSSING_SECONDS + 4 * self.lateness
 
     def calls(self, wanted: WantedImage) -> list[float]:
         return self.calls_by_prompt.get(wanted.prompt, [])
@@ -143,7 +162,6 @@ async def attempt(wanted: WantedImage, port: int, timeout: float) -> bool:
         wanted.disconnects.append(time.monotonic())
         return False
     except OSError:
-        wanted.was_interrupted = True
         return False
     finally:
         if connection is not None:
@@ -165,7 +183,9 @@ def check_response(wanted: WantedImage, status: int, body: bytes) -> bool:
     return True
 
 
-async def run_client(wanted: WantedImage, ports: Sequence[int], random_source: random.Random) -> None:
+async def run_client(
+    wanted: WantedImage, ports: Sequence[int], upstream: UpstreamLog, random_source: random.Random
+) -> None:
     """Send requests to random replicas, with random disconnects, until the image has arrived."""
     while time.monotonic() < wanted.started_at + _TIMEOUT:
         is_impatient = wanted.attempts < 3 and random_source.random() < 0.6
@@ -174,10 +194,8 @@ async def run_client(wanted: WantedImage, ports: Sequence[int], random_source: r
         ):
             wanted.finished_at = time.monotonic()
             return
-        # If the replica has died, they know it when it has sent no heartbeat for a while.
-        silence = SILENCE if wanted.was_interrupted and wanted.retry_style == "plain" else 0
-        await asyncio.sleep(_RETRY_DELAY[wanted.retry_style] + silence)
-        wanted.was_interrupted = False
+        # A busy machine is as late with a heartbeat as with anything else.
+        await asyncio.sleep(_RETRY_DELAY[wanted.retry_style] + 4 * upstream.lateness)
 
 
 @asynccontextmanager
@@ -217,6 +235,7 @@ async def run_clients(
 ) -> list[WantedImage]:
     images: list[WantedImage] = []
     clients = []
+    listening = asyncio.create_task(upstream.listen())
     started_at = time.monotonic()
     for number in range(int(seconds * rate)):
         await asyncio.sleep(max(0.0, started_at + number / rate - time.monotonic()))
@@ -224,30 +243,36 @@ async def run_clients(
             f"{_PROMPT}{number:06}", random_source.choice(KINDS), random_source.choice(RETRY_STYLES), time.monotonic()
         )
         images.append(wanted)
-        clients.append(asyncio.create_task(run_client(wanted, fleet.ports, random.Random(random_source.random()))))
-        upstream.collect()
+        clients.append(
+            asyncio.create_task(run_client(wanted, fleet.ports, upstream, random.Random(random_source.random())))
+        )
     await asyncio.gather(*clients)
+    listening.cancel()
     upstream.collect()
     return images
 
 
-def allowed_calls(wanted: WantedImage, call_times: Sequence[float]) -> int:
+def allowed_calls(wanted: WantedImage, call_times: Sequence[float], crossing_seconds: float) -> int:
     """Return how many upstream calls one image may cost.
 
     One generation, one more for each time that the client was told of a possibly paid image, and one more for each
-    disconnect while the result was on its way. A refused request has generated nothing, so each retry may be sent.
+    disconnect while the result was on its way, unless the client says that it retries: then it gets that result again.
+    A refused request has generated nothing, so each retry may be sent.
     """
     reply_times = [at + wanted.kind.delay for at in call_times]
     crossing = sum(
-        any(abs(disconnect - at) < _CROSSING_SECONDS for at in reply_times) for disconnect in wanted.disconnects
+        any(abs(disconnect - at) < crossing_seconds for at in reply_times) for disconnect in wanted.disconnects
     )
     if wanted.kind.status == 400:
         return wanted.attempts
-    return wanted.kind.calls + wanted.reported_lost + (0 if wanted.retry_style == "key" else crossing)
+    return wanted.kind.calls + wanted.reported_lost + (crossing if wanted.retry_style == "plain" else 0)
 
 
 def find_failures(
-    images: Sequence[WantedImage], calls: dict[str, list[float]], outages: Sequence[tuple[float, float]]
+    images: Sequence[WantedImage],
+    calls: dict[str, list[float]],
+    outages: Sequence[tuple[float, float]],
+    crossing_seconds: float = _CROSSING_SECONDS,
 ) -> list[str]:
     """Return one line for each deviation from what must hold.
 
@@ -256,27 +281,29 @@ def find_failures(
     failures: Counter[str] = Counter(wanted.unexpected for wanted in images if wanted.unexpected)
     for wanted in images:
         call_times, finished_at = calls.get(wanted.prompt, []), wanted.finished_at
-        allowed, name = allowed_calls(wanted, call_times), f"{wanted.kind.model}, {wanted.retry_style}"
+        allowed, name = (
+            allowed_calls(wanted, call_times, crossing_seconds),
+            f"{wanted.kind.model}, {wanted.retry_style}",
+        )
         if finished_at is None:
             failures[f"{name}: no image after {wanted.attempts} attempts"] += 1
-        elif not overlaps_outage(outages, wanted) and len(call_times) > allowed:
+        elif not overlaps_outage(outages, wanted, crossing_seconds) and len(call_times) > allowed:
             failures[f"{name}: {len(call_times)} calls, {allowed} allowed"] += 1
     return [f"{count} x {what}" for what, count in failures.most_common(20)]
 
 
-def overlaps_outage(outages: Sequence[tuple[float, float]], wanted: WantedImage) -> bool:
+def overlaps_outage(outages: Sequence[tuple[float, float]], wanted: WantedImage, margin: float) -> bool:
     """Return whether an image was wanted while Redis was stopped or did not know all running jobs yet."""
     finished_at = wanted.finished_at or float("inf")
-    return any(
-        wanted.started_at < until + _CROSSING_SECONDS and since - _CROSSING_SECONDS < finished_at
-        for since, until in outages
-    )
+    return any(wanted.started_at < until + margin and since - margin < finished_at for since, until in outages)
 
 
 def long_lived_keys(redis: RedisServer) -> list[str]:
     """Return one line for each key that stays in Redis for longer than any key may."""
     with Redis.from_url(redis.url, decode_responses=True) as client:
-        ttls = {str(key): client.pttl(key) for key in client.scan_iter("limner:*")}
+        # The time since which the job table exists stays.
+        keys = (str(key) for key in client.scan_iter("limner:*") if not str(key).endswith(":epoch"))
+        ttls = {key: client.pttl(key) for key in keys}
     limit = 1000 * max(_MAX_REDIS_TTL, RETENTION_WITH_KEY)
     return [f"{key} expires after {ttl} ms" for key, ttl in ttls.items() if ttl == -1 or int(str(ttl)) > limit]
 
@@ -294,18 +321,22 @@ async def run_load(fleet: Fleet, upstream: UpstreamLog, options: argparse.Namesp
     random_source = random.Random(options.seed)
     async with cause_outages(fleet, options.kill_every, options.outage_every, random_source):
         images = await run_clients(fleet, upstream, options.seconds, options.rate, random_source)
-    failures = find_failures(images, upstream.calls_by_prompt, fleet.outages) + long_lived_keys(fleet.redis)
+    failures = find_failures(images, upstream.calls_by_prompt, fleet.outages, upstream.crossing) + long_lived_keys(
+        fleet.redis
+    )
     if open_files := await open_spool_files(fleet):
         failures.append(f"{open_files} temporary files are still open")
-    during_outage = [wanted for wanted in images if overlaps_outage(fleet.outages, wanted)]
+    during_outage = [wanted for wanted in images if overlaps_outage(fleet.outages, wanted, upstream.crossing)]
     repeated = sum(
-        len(upstream.calls(wanted)) > allowed_calls(wanted, upstream.calls(wanted)) for wanted in during_outage
+        len(calls) > allowed_calls(wanted, calls, upstream.crossing)
+        for wanted, calls in ((wanted, upstream.calls(wanted)) for wanted in during_outage)
     )
     attempts, reported_lost = (
         sum(getattr(wanted, name) for wanted in images) for name in ("attempts", "reported_lost")
     )
     calls = sum(map(len, upstream.calls_by_prompt.values()))
     print(f"seed {options.seed}: {len(images)} images in {attempts} attempts, {calls} upstream calls")
+    print(f"this process was late by {upstream.lateness:.2f} s at most")
     print(f"{fleet.kills} replicas killed, {reported_lost} images reported as lost")
     print(f"{len(during_outage)} images without Redis, {repeated} of them with more calls than are allowed with it")
     print(*(f"FAIL  {line}" for line in failures), sep="\n")

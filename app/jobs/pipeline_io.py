@@ -60,9 +60,8 @@ class SentQuestion:
 
     def mark_free(self) -> None:
         """Note that an attempt has failed in a way that surely cost nothing."""
-        if self.unsettled:
-            self.unsettled -= 1
-            self.run.mark_free()
+        self.unsettled -= 1
+        self.run.mark_free()
 
 
 @dataclass(slots=True)
@@ -116,7 +115,7 @@ class JobIO:
         """Note why a question has brought no reply, or only a part of one."""
         self._run.question_errors.append(failure)
         if isinstance(failure, ApiError):
-            if failure.retry_safety is RetrySafety.FUTILE:
+            if sent.unsettled and failure.retry_safety is RetrySafety.FUTILE:
                 sent.mark_free()
         elif sent.reply is not None and not sent.reply.complete:
             # A part of a reply that this server itself has cut off is not what was paid for.

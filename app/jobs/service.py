@@ -35,10 +35,6 @@ class ClientLeft(Exception):
     """The client has left before its job was started. Nothing was charged."""
 
 
-async def _always_connected() -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A request for images, with everything that a job takes from it.
@@ -56,10 +52,10 @@ class Submission:
     caller: Caller
     spool: Spool
     usage: UsageRecord
+    is_connected: Callable[[], Awaitable[bool]]
     idempotency_key: str | None = None
     is_retry: bool = False
     is_async: bool = False
-    is_connected: Callable[[], Awaitable[bool]] = _always_connected
 
 
 @dataclass(slots=True, eq=False)

@@ -66,7 +66,12 @@ local function index(slot_key, id, move)
   if not from then return redis.call('ZREM', slot_key, id) end
   local before = tonumber(redis.call('ZSCORE', slot_key, id) or 0)
   local stays = (before < 0 and from < 0) or (before > FAR and from > FAR)
-  if move or not stays then redis.call('ZADD', slot_key, from, id) end
+  if stays and not move then return end
+  if from > FAR then
+    -- Several may be delivered in one millisecond.
+    from = math.max(from, (redis.call('ZREVRANGE', slot_key, 0, 0, 'WITHSCORES')[2] or 0) + 1)
+  end
+  redis.call('ZADD', slot_key, from, id)
 end
 
 local function write(id, fields)

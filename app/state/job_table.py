@@ -149,7 +149,7 @@ class JobTable(Generic[J]):
         self._owner = secrets.token_hex(8)
         self._tracked: dict[str, J] = {}
         self._delivered: set[str] = set()
-        self._has_answered = True
+        self._has_answered = self._is_new = True
 
     @property
     def is_shared(self) -> bool:
@@ -377,13 +377,14 @@ class JobTable(Generic[J]):
         for job in unpublished[:-_MAX_UNPUBLISHED]:
             self.untrack(job.id)
         tracked, wanted = list(self._tracked.values()), set[bytes]()
-        # Without any job too: the table must not look new when the first one comes.
-        for first in range(0, max(1, len(tracked)), _HEARTBEATS_AT_ONCE):
+        # The first one without any job, too: the table must not look new when the first job comes.
+        for first in range(0, len(tracked) or int(self._is_new), _HEARTBEATS_AT_ONCE):
             jobs = tracked[first : first + _HEARTBEATS_AT_ONCE]
             reply = await self._give_heartbeats(jobs)
             self._has_answered = reply is not None
             if reply is None:
                 return []
+            self._is_new = False
             wanted |= reply.wanted
             for job in jobs:
                 # Publishing may take long, and the other jobs must not look orphaned meanwhile.

@@ -232,6 +232,44 @@ def test_a_retry_that_says_so_joins_although_the_first_client_seems_connected(fl
     assert fleet.demo.state.calls == 1
 
 
+def test_a_repeat_at_a_replica_that_has_just_ended_its_wait_joins_the_job_again(fleet: Fleet) -> None:
+    one, other = fleet.pair("holds")
+    fleet.connect(one, GENERATION)
+    assert fleet.demo.state.wait_for_calls(1)
+    for _ in range(5):
+        follower = fleet.connect(other, GENERATION, x_stainless_retry_count="1")
+        wait_for_jobs(other, 1)
+        follower.disconnect()
+    last = fleet.connect(other, GENERATION, x_stainless_retry_count="1")
+    threading.Timer(0.2, fleet.demo.state.release).start()
+    assert b" 200 OK" in last.read_until(b"\r\n\r\n")
+    assert b"b64_json" in last.read_until(b"b64_json")
+    assert fleet.demo.state.calls == 1
+
+
+@pytest.mark.parametrize("at_other", [False, True], ids=["at the same replica", "at the other replica"])
+def test_of_three_equal_requests_one_is_cut_and_repeated_and_three_different_images_arrive(
+    fleet: Fleet, at_other: bool
+) -> None:
+    one, other = fleet.pair("holds")
+    lines = []
+    for number in range(3):
+        lines.append(fleet.connect(one, GENERATION))
+        assert fleet.demo.state.wait_for_calls(number + 1)
+    lines.pop(1).disconnect()
+    fleet.wait_until(lambda: fleet.count_unread() == 1)
+    lines.append(fleet.connect(other if at_other else one, GENERATION))
+    fleet.wait_until(lambda: fleet.count_unread() == 0 or bool(fleet.redis.keys("*:readers")))
+    fleet.demo.state.release()
+    bodies = [line.read_until(b'"usage"') for line in lines]
+    assert [body.startswith(b"HTTP/1.1 200 OK") for body in bodies] == [True] * 3
+    names = [
+        body.partition(b"x-limner-joined: ")[2][:36] or body.partition(b"x-request-id: ")[2][:36] for body in bodies
+    ]
+    assert len(set(names)) == 3
+    assert fleet.demo.state.calls == 3
+
+
 def test_an_idempotency_key_holds_at_every_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("holds")
     lines = [fleet.connect(limner, GENERATION, idempotency_key="k") for limner in (one, other)]
@@ -489,12 +527,14 @@ def test_a_job_interrupted_by_a_shutdown_is_reported_as_lost(fleet: Fleet, heade
     assert fleet.demo.state.calls == 1
 
 
-def test_records_are_restored_in_a_redis_that_has_lost_its_data(fleet: Fleet) -> None:
+def test_records_are_restored_in_a_redis_that_has_lost_its_data(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.state.shared_state._TIMEOUT", 0.5)
     one, other = fleet.pair("holds", timings=FAST_HEARTBEATS)
     submit_and_disconnect(fleet, one)
     fleet.server.kill()
     fleet.server.start()
     fleet.wait_until(lambda: bool(fleet.records()))
+    fleet.wait_until(lambda: not other.services.state.is_down)
     threading.Timer(0.2, fleet.demo.state.release).start()
     assert generate(other).headers["x-limner-joined"].startswith("req_")
     assert fleet.demo.state.calls == 1

@@ -1,6 +1,7 @@
 """A request from the door to the answer: waiting, leaving, closing. Over real sockets where a client would be."""
 
 import asyncio
+import errno
 import hashlib
 import socket
 import threading
@@ -17,7 +18,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from app.errors import ImageUnavailable
+from app.errors import ImageUnavailable, RateLimited, SpoolFull, UserError
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
@@ -265,6 +266,26 @@ def test_jobs_that_outlast_the_drain_end_with_an_error(demo: RunningDemo) -> Non
         stream.disconnect()
 
 
+def test_a_job_that_a_shutdown_ends_after_the_payment_is_redelivered(
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fetch_for_ever(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    with limner_with_model(demo, "gpt-image-2-chat", keepalive_after=0) as limner:
+        monkeypatch.setattr(limner.service.backends.fetcher, "fetch", fetch_for_ever)
+        client = ListeningClient(limner, GENERATION)
+        wait_until(lambda: any(job.paid_replies for job in limner.service.registry.active()))
+        loop = next(iter(limner.service.tasks)).get_loop()
+        asyncio.run_coroutine_threadsafe(limner.service.drain(0.01), loop).result(10)
+        assert client.read_until(b"try again").startswith(b"HTTP/1.1 503")
+        assert b"x-should-retry" not in client.received
+        client.disconnect()
+        (job,) = limner.service.registry._by_id.values()
+        assert job.needs_redelivery
+    assert demo.state.calls == 1
+
+
 def test_a_request_that_was_not_submitted_may_be_retried_elsewhere(demo: RunningDemo) -> None:
     with limner_with_model(demo, "holds", keepalive_after=0, max_concurrency=1) as limner:
         first = ListeningClient(limner, GENERATION)
@@ -475,6 +496,58 @@ def test_a_request_starts_the_job_again_that_is_just_being_called_off(
         second = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers={"idempotency-key": "k1"})
         first.disconnect()
     assert (second.status_code, demo.state.calls) == (200, 2)
+
+
+#: What goes wrong once the reply is there: the part of the server, its method, and the exception.
+AFTER_PAYMENT: list[tuple[str, str, str, Exception]] = [
+    ("no file descriptor", "fetcher", "fetch", OSError(errno.EMFILE, "Too many open files")),
+    ("a full disk", "fetcher", "fetch", SpoolFull("No room.")),
+    ("the image cannot be downloaded", "fetcher", "fetch", ImageUnavailable("404")),
+    ("the image cannot be converted", "transcoder", "convert", UserError("not an image")),
+    ("the server is busy with other conversions", "transcoder", "convert", RateLimited("wait")),
+]
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}], ids=["without a key", "under a key"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize(("name", "part", "method", "error"), AFTER_PAYMENT, ids=[row[0] for row in AFTER_PAYMENT])
+def test_after_the_payment_no_failure_loses_the_image(
+    demo: RunningDemo,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    part: str,
+    method: str,
+    error: Exception,
+    stream: bool,
+    headers: dict[str, str],
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    def ask() -> httpx.Response:
+        parameters = {**GENERATION, "output_format": "jpeg", "stream": stream}
+        return httpx.post(f"{limner.url}/v1/images/generations", json=parameters, headers=headers, timeout=20)
+
+    with limner_with_model(demo, "gpt-image-2-chat", keepalive_interval=20) as limner:
+        with monkeypatch.context() as broken:
+            broken.setattr(getattr(limner.service.backends, part), method, fail)
+            failed = [ask(), ask()]
+        again = ask()
+    assert [response.status_code >= 400 for response in failed] == [True, True], failed[0].text
+    assert again.status_code == 200, again.text
+    assert b'"b64_json"' in again.content
+    assert demo.state.calls == 1
+
+
+@pytest.mark.parametrize("model", ["error-500", "error-502", "error-425", "error-507", "error-529"])
+def test_under_a_key_a_failure_that_may_have_cost_something_is_remembered(demo: RunningDemo, model: str) -> None:
+    with limner_with_model(demo, model, keepalive_interval=20) as limner:
+        responses = [
+            httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers={"idempotency-key": "k"})
+            for _ in range(3)
+        ]
+    assert len({(response.status_code, response.text) for response in responses}) == 1
+    assert (responses[0].status_code >= 400, demo.state.calls) == (True, 1)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import ApiError, JobLost, RetrySafety, SpoolFull, UpstreamError
+from app.errors import ApiError, JobLost, RetrySafety, SpoolFull
 from app.images.blob import Spool
 from app.jobs.job import Job, JobRun
 from app.jobs.pipeline_io import JobIO
@@ -71,7 +71,7 @@ async def ask(io: JobIO) -> ChatReply | BaseException:
     return replies[-1]
 
 
-UNSAFE, FREE, FUTILE = (failed(each) for each in (RetrySafety.UNSAFE, RetrySafety.SAFE, RetrySafety.FUTILE))
+UNSAFE, FUTILE = failed(RetrySafety.UNSAFE), failed(RetrySafety.FUTILE)
 FULL = SpoolFull("full")
 BUG = KeyError("bug")
 
@@ -129,13 +129,18 @@ def test_a_further_run_asks_only_the_questions_that_surely_cost_nothing() -> Non
     asyncio.run(play())
 
 
-def test_a_late_report_that_an_attempt_was_free_changes_nothing() -> None:
-    job, io, _ = job_with("free", FREE)
+def test_a_question_that_was_never_sent_leaves_nothing_behind() -> None:
+    job, _, _ = job_with()
 
-    async def play() -> None:
-        assert await ask(io) is FREE
-        assert job.run.may_have_cost
+    class FullPool(ScriptedPool):
+        """Upstreams that have no room for the question."""
 
-    asyncio.run(play())
-    assert isinstance(job.spent_questions[0], UpstreamError)
+        async def request(self, *_: object) -> AsyncGenerator[tuple[str, ChatReply], None]:
+            for error in self.script:
+                assert isinstance(error, ApiError)
+                raise error
+            yield "one", PAID_REPLY
+
+    assert asyncio.run(ask(io_of(job, FullPool(FUTILE)))) is FUTILE
+    assert (job.spent_questions, job.run.may_have_cost) == ([], False)
     job.spool.close()
