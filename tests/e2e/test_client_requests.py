@@ -188,7 +188,7 @@ CASES = [
     Case("Cherry Studio: image repeated without brackets", post(E, b"content-type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"prompt", b"a hat"), text(b"model", b"gpt-image-2"), file(b"image", b"a.png", b"image/png", RED), file(b"image", b"b.png", b"image/png", GREEN))), "auto 'a hat'", (RED, GREEN)),
     Case("NextChat: dall-e-3 in base64", json(G, b'{"model":"dall-e-3","prompt":"a fox","response_format":"b64_json","n":1,"size":"1024x1024","quality":"hd","style":"vivid"}', b"origin: https://chat.example\r\ncontent-type: application/json\r\n"), "1024x1024 'a fox'", ignored="style", quality="high"),
     Case("AnythingLLM: a JPEG that is called a PNG", post(E, b"content-type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"model", b"gpt-image-1"), text(b"prompt", b"a hat"), file(b"image", b"reference-0.png", b"image/png", JPEG))), "auto 'a hat'", (JPEG,)),
-    Case("a bot of old: another model, another count; a link stays as large as it was painted", json(G, b'{"prompt":"a fox","num_images":1,"model":"image-alpha-001","size":"512x512","response_format":"url"}'), "1024x1024 'a fox'", format="url", ignored="num_images"),
+    Case("a bot of old: another model, another count; a link that Limner keeps has the size that was asked for", json(G, b'{"prompt":"a fox","num_images":1,"model":"image-alpha-001","size":"512x512","response_format":"url"}'), "1024x1024 'a fox'", format="url", size="512x512", ignored="num_images"),
     Case("curl as the reference shows it", post(E, b"User-Agent: curl/8.5.0\r\nAccept: */*\r\nContent-Type: multipart/form-data; boundary=%s\r\n" % CURL_BOUNDARY, form(CURL_BOUNDARY, text(b"model", b"gpt-image-2"), file(b"image[]", b"a.png", b"image/png", RED), file(b"image[]", b"b.png", b"image/png", GREEN), text(b"prompt", b"a hat"))), "auto 'a hat'", (RED, GREEN)),
     # Azure's paths contain the name of the model.
     Case("Azure: the deployment names the model", json(b"/openai/deployments/gpt-image-2/images/generations?api-version=2025-04-01-preview", b'{"prompt":"a fox","n":1}'), "auto 'a fox'"),
@@ -232,7 +232,8 @@ def check(answer: dict[str, Any], format: str, limner: RunningLimner) -> str:  #
     else:
         url = item["url"].encode()
         path = b"/" + url.split(b"/", 3)[3]
-        data = send_request(item["url"], b"GET %s HTTP/1.1\r\nHost: HOST\r\n\r\n" % path).body
+        # The host is the one that the client named, so the recorded request decides it.
+        data = send_request(limner.url, b"GET %s HTTP/1.1\r\nHost: HOST\r\n\r\n" % path).body
     with Image.open(io.BytesIO(data)) as image:
         return f"{image.width}x{image.height}"
 
