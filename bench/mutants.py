@@ -32,8 +32,8 @@ TARGETS = (
     *(
         (f"app/upstream/{name}.py", ("tests/unit/upstream",))
         for name in (
-            *("selection", "circuit_breaker", "retry", "error_mapping", "error_body", "error_words", "wait_windows"),
-            *("work_evidence", "decoding"),
+            *("selection", "circuit_breaker", "retry", "error_mapping", "error_body", "error_words", "request_fields"),
+            *("work_evidence", "wait_windows", "decoding"),
         )
     ),
     ("app/images/ssrf.py", ("tests/unit/images/test_ssrf.py", "tests/unit/images/test_host_names.py")),

@@ -19,14 +19,18 @@ from app.observability.metrics import REGISTRY
 from app.protocol.image_request import PARAMETERS
 from app.protocol.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Destination, Parameter
 from app.protocol.size_wishes import TIERS, size_for
+from app.upstream.spec import DEFAULT_MODEL
 from docs.error_texts import ERROR_TEXTS, ErrorText
 
 DOCS = Path(__file__).parent
 
 _OPERATIONS = {BOTH: "both", ONLY_GENERATION: "generations", ONLY_EDIT: "edits"}
 
-#: Defaults that depend on the user who runs the server.
-_COMPUTED_DEFAULTS = {"image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`"}
+#: Defaults that depend on the user who runs the server, or are written in another way than they are held.
+_COMPUTED_DEFAULTS = {
+    "image_store": "`~/.local/state/limner/images`, or below `XDG_STATE_HOME`",
+    "upstream_dialect": f"`{DEFAULT_MODEL}`",
+}
 
 #: The settings by subject, in the order of docs/settings.md. Each setting is in one of them.
 SUBJECTS: dict[str, tuple[str, ...]] = {

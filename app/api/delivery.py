@@ -226,7 +226,7 @@ def response_headers(
 ) -> dict[str, str]:
     """Return the headers that are known when they are sent: for a stream, only what the request itself tells."""
     values = {
-        "x-limner-ignored": ", ".join(request.ignored),
+        "x-limner-ignored": ", ".join(telemetry.ignored_of(request)),
         "x-limner-size": size_report(request, () if result is None else result.images),
         "x-limner-shrunk": ", ".join(telemetry.shrunk),
         "x-limner-upstream": ", ".join(telemetry.answered_by),

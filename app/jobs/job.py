@@ -86,6 +86,8 @@ class JobTelemetry:
         progress: The upstream's last words about its progress, on one line.
         progress_read_at: When these were looked for last, by `time.perf_counter`.
         rate_limit_headers: What the client key has left.
+        ignored: Parameters without effect: at all upstreams that may answer, and then at those that have answered. None
+            leaves it at what the request itself tells.
     """
 
     trace: RequestTrace = field(default_factory=RequestTrace)
@@ -101,6 +103,11 @@ class JobTelemetry:
     queue_seconds: float = 0.0
     progress: str = ""
     progress_read_at: float = -math.inf
+    ignored: tuple[str, ...] | None = None
+
+    def ignored_of(self, request: ImagesRequest) -> tuple[str, ...]:
+        """Return the names of the parameters of a request that have no effect, as far as is known."""
+        return request.ignored if self.ignored is None else self.ignored
 
     def overhead(self, until: float) -> float:
         """Return the seconds that Limner itself took until the given `time.perf_counter`."""

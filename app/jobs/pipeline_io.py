@@ -20,7 +20,7 @@ from app.jobs.job import Job, JobRun
 from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
 from app.observability.tracing import TraceStep
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatQuestion, ignored_at
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
@@ -125,6 +125,8 @@ class JobIO:
 
     async def _send(self, question: ChatQuestion, sent: "SentQuestion") -> AsyncGenerator[ChatReply, None]:
         telemetry = self._run.telemetry
+        if telemetry.ignored is None:
+            self._expect_ignored()
         with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
             request = UpstreamRequest(
                 question,
@@ -154,11 +156,22 @@ class JobIO:
 
     def _note_snapshot(self, upstream: str, reply: ChatReply) -> None:
         telemetry = self._run.telemetry
+        if upstream not in telemetry.upstreams:
+            ignored = ignored_at(self.job.request, self.backends.pool.member(upstream).spec.dialect)
+            before = (telemetry.ignored or ()) if telemetry.upstreams else ()
+            telemetry.ignored = tuple(dict.fromkeys((*before, *ignored)))
         telemetry.upstreams[upstream] = None
         if self.backends.pool.has_alternatives:
             telemetry.answered_by[upstream] = None
         if self.job.request.stream and not reply.complete:
             self._update_progress(reply)
+
+    def _expect_ignored(self) -> None:
+        """Note which parameters will have no effect, whichever upstream answers."""
+        request, pool = self.job.request, self.backends.pool
+        members = [pool.member(name) for name in pool.candidates(request.model, self.upstream)]
+        first, *others = [ignored_at(request, member.spec.dialect) for member in members]
+        self._run.telemetry.ignored = tuple(name for name in first if all(name in other for other in others))
 
     def _update_progress(self, reply: ChatReply) -> None:
         telemetry, now = self._run.telemetry, time.perf_counter()

@@ -233,6 +233,7 @@ async def dump_outcome(job: Job, store: ImageStore) -> bytes:
     """Serialize a finished job; its images go into the store. Raises `ImageUnavailable` where one cannot be stored."""
     request, result = job.request, job.run.result
     fields = {name: getattr(request, name) for name in _REQUEST_FIELDS}
+    fields["ignored"] = job.run.telemetry.ignored_of(request)
     document: dict[str, Any] = {"request": {**fields, "operation": request.operation, "size": request.size_text}}
     if result is not None:
         images = [await _dump_image(image, store) for image in result.images]

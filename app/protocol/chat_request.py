@@ -39,6 +39,34 @@ class ChatQuestion:
         return self._bodies[key]
 
 
+def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:
+    """Return the paths in a body that hold the client's own words, not a word or a size of the dialect's."""
+    own = {request.quality, request.style}
+    if request.asked_size != "auto":
+        own |= {_pixel_text(request), request.aspect_ratio, request.resolution}
+    paths = {wish.place for wish in _wishes(request, dialect) if wish.value in own} - {PREFIX, WORDS}
+    return paths | {name for name in ("metadata", "user") if getattr(request, name)}
+
+
+def ignored_at(request: ImagesRequest, dialect: Dialect) -> tuple[str, ...]:
+    """Return the names of parameters that the client sent and that have no effect at an upstream of this dialect."""
+    user = "safety_identifier" if request.safety_identifier else "user"
+    sent = {
+        "size": request.asked_size != "auto" and not (dialect.size or dialect.model_suffixes),
+        "quality": request.quality is not None and not dialect.quality,
+        "style": request.style is not None and not dialect.style,
+        "metadata": bool(request.metadata) and "metadata" not in dialect.send,
+        user: bool(request.user) and "user" not in dialect.send,
+    }
+    # The request itself names a style as ignored, as it is almost everywhere.
+    known = (name for name in request.ignored if name != "style")
+    return tuple(dict.fromkeys((*(name for name, is_lost in sent.items() if is_lost), *known)))
+
+
+def _pixel_text(request: ImagesRequest) -> str:
+    return "" if request.size is None else str(request.size.upstream_size)
+
+
 class _Wish(NamedTuple):
     """A value that an upstream is asked for: where, and by which sentence of `SENTENCES` if it is said in words."""
 

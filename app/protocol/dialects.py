@@ -95,6 +95,13 @@ class Dialect:
     send: tuple[str, ...] = SENT
     mask: str = MASK_INSTRUCTION
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The paths in the body that this dialect fills, besides those of `SENT`."""
+        places = {*self.size, *self.quality, *self.style} - {PREFIX, WORDS}
+        modalities = ["modalities"] if self.modalities or self.other_modalities else []
+        return tuple(dict.fromkeys((*sorted(places), *modalities, *_paths(self.extra_body))))
+
     def model(self, name: str, wish: RequestedSize | None) -> str:
         """Return the model's name with the suffixes for a size."""
         if wish is None:
@@ -183,6 +190,15 @@ DIALECTS: dict[str, Dialect] = {
     # https://creator.poe.com/api-reference/client-sdks: custom parameters are not supported.
     "poe": Dialect(size={WORDS: "ratio"}, ratios=COMMON_RATIOS, quality=(WORDS,), send=("stream",)),
 }
+
+
+def _paths(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the paths of all values that are no objects with more inside."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, f"{above}{key}.")
+        else:
+            yield above + key
 
 
 def nearest_ratio(ratios: tuple[str, ...], size: Size) -> str:

@@ -223,7 +223,10 @@ class ImagesRequest:
     style: Annotated[
         str | None,
         Parameter(
-            ChoiceParam(("vivid", "natural")), Destination.NONE, "Of dall-e-3. Say it in the prompt.", ONLY_GENERATION
+            ChoiceParam(("vivid", "natural")),
+            Destination.DIALECT,
+            "Of dall-e-3. Most upstreams have no such choice: say it in the prompt.",
+            ONLY_GENERATION,
         ),
     ] = None
     input_fidelity: Annotated[
@@ -409,7 +412,7 @@ def ignored_parameters(
 
 def _ignored_names(parameters: Iterable[Parameter], values: Mapping[str, Any]) -> Iterator[str]:
     for parameter in parameters:
-        if parameter.destination is Destination.NONE and parameter.name in values:
+        if parameter.destination in {Destination.NONE, Destination.DIALECT} and parameter.name in values:
             yield parameter.name
     if values.get("output_compression", 100) != 100 and values.get("output_format", "png") == "png":
         yield "output_compression"

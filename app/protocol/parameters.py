@@ -318,6 +318,7 @@ class Destination(StrEnum):
     PREFIX = "upstream, in front of the prompt"
     METADATA = "upstream, in `metadata`"
     TOP_LEVEL = "upstream, top level"
+    DIALECT = "upstream, if its dialect has a place for it"
     LOCAL = "handled here"
     NONE = "no effect"
 

@@ -17,7 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
 from app.protocol.chat_reply import ChatReply, ReplyParser
-from app.protocol.chat_request import ChatQuestion
+from app.protocol.chat_request import ChatQuestion, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
@@ -314,7 +314,8 @@ class UpstreamClient:
             pass_through=self.pass_through,
             secrets=self._secrets(request),
             client_texts=(sent.prompt, sent.user or "", *sent.metadata.values()),
-            client_fields=[name for name, value in (("metadata", sent.metadata), ("user", sent.user)) if value],
+            dialect_fields=self._spec.dialect.fields,
+            client_fields=client_fields(sent, self._spec.dialect),
             user_agent=self._spec.user_agent,
             reason=response.reason_phrase,
         )

@@ -24,7 +24,8 @@ class AttemptFacts:
         secrets: Redacted wherever they occur, beside everything that looks like a key.
         client_texts: The prompt and whatever else the client wrote freely. It is cut out of the answer before that is
             searched: words that the client wrote prove nothing.
-        client_fields: The fields that the client filled itself, of those that Limner sends in the client's name.
+        dialect_fields: The paths that the upstream's dialect fills, like `image_config.aspect_ratio`.
+        client_fields: Those with the client's own words in them, and `metadata` and `user` if the client sent them.
         reason: The text beside the status.
     """
 
@@ -34,6 +35,7 @@ class AttemptFacts:
     pass_through: bool = False
     secrets: Collection[str] = ()
     client_texts: Collection[str] = field(default=(), repr=False)
+    dialect_fields: Collection[str] = ()
     client_fields: Collection[str] = ()
     user_agent: str = ""
     reason: str = ""

@@ -29,6 +29,7 @@ from app.protocol.moderation import MODERATION
 from app.protocol.redaction import first_sentence
 from app.upstream import error_words as words
 from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
+from app.upstream.request_fields import limners_field
 from app.upstream.work_evidence import was_refused_at_once
 
 
@@ -104,7 +105,7 @@ def _blocked_before_upstream(body: UpstreamErrorBody) -> ApiError:
 
 
 def _field_refused(body: UpstreamErrorBody) -> ApiError:
-    field = words.limners_field(body)
+    field = limners_field(body)
     message = f"The upstream does not accept the field '{field}', which this server writes. {_OPERATOR}"
     return UpstreamNeedsOperator(message, code="upstream_dialect", detail=body.detail)
 
@@ -205,11 +206,11 @@ def _has_no_credit(body: UpstreamErrorBody) -> bool:
 
 
 def _is_limners_model(body: UpstreamErrorBody) -> bool:
-    return words.limners_field(body) == "model"
+    return limners_field(body) == "model"
 
 
 def _is_limners_field(body: UpstreamErrorBody) -> bool:
-    return words.limners_field(body) is not None
+    return limners_field(body) is not None
 
 
 def _is_api_error(body: UpstreamErrorBody) -> bool:

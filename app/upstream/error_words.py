@@ -1,12 +1,10 @@
-"""Words in upstreams' errors that are evidence of one cause, and the fields that only Limner writes.
+"""Words in upstreams' errors that are evidence of one cause.
 
 No word has a costly default: a complaint in unknown words is shown to the client whose request it is about, moves no
 upstream and invites no repeat. Words are searched without what the client wrote.
 """
 
 import re
-
-from app.upstream.error_body import UpstreamErrorBody
 
 
 def _any_of(*patterns: str) -> re.Pattern[str]:
@@ -138,48 +136,3 @@ FIREWALL = _any_of(
 
 #: An output that the model does not have, where another list of modalities may fit.
 MODALITIES = _any_of(r"(?:requested|output|response)[^.!?]{0,40} modalit")
-
-#: Fields of a chat request that the client cannot fill, or only in Limner's name (`metadata`, `user`).
-_FIELDS = r"model|messages|modalities|image_config|metadata|stream|stream_options|user"
-_LIMNERS = re.compile(rf"(?:{_FIELDS})(?:\..*)?")
-#: The parts of a message that hold what the client sent: its prompt and its pictures.
-_CLIENTS_PART = re.compile(r"messages(?:\.[0-9]+)?\.content\b.*")
-#: Upstreams that take a message's content as one text, and no list of parts.
-_WANTS_TEXT = re.compile(r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b|string_type", re.IGNORECASE)
-_UNKNOWN = r"(?:unknown|unrecognized|unexpected|unsupported|extra|additional|invalid)"
-_NAMED_IN_WORDS = re.compile(
-    rf"""
-      \b(?P<distinct>modalities|image_config|stream_options)\b
-    | ['"`](?P<quoted>{_FIELDS})['"`]
-    | {_UNKNOWN} [ ] (?:\w+[ ]){{0,3}} (?:parameter|argument|field|property|key|name|input)s? (?:[ ]supplied)? :? [ ]
-      (?P<listed>{_FIELDS})\b
-    | ^ (?P<first>metadata|messages|stream|user) (?:\.\w+)* : [ ]
-    | \b (?P<switch>stream) (?:ing)? \b [ ] (?:parameter|mode|must|is[ ](?:not|required)) | \b (?P<only>stream)[ ]?=
-    | \bsupports? [ ] (?:only[ ])? (?P<kind>stream)
-    | (?P<parts>content) [ ] (?:must|should) [ ] be [ ] (?:a[ ])? string
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_IS_UNKNOWN = re.compile(
-    rf"\b{_UNKNOWN}\b|not (?:permitted|allowed|supported)|only allowed|extra_forbidden", re.IGNORECASE
-)
-
-
-def limners_field(body: UpstreamErrorBody) -> str | None:
-    """Return the field of the request that an error is about, if only Limner or its configuration fills that field."""
-    if body.named_fields:
-        fields = [path for path in body.named_fields if _LIMNERS.fullmatch(path) and not _is_clients(path, body)]
-        return fields[0].partition(".")[0] if fields else None
-    found = _NAMED_IN_WORDS.search(body.searchable)
-    name = next(filter(None, found.groups()), "").lower() if found else ""
-    return None if not name or _is_clients(name, body) else name
-
-
-def _is_clients(path: str, body: UpstreamErrorBody) -> bool:
-    """Return whether what a field holds came from the client: its pictures and prompt, its own metadata or user."""
-    root = path.partition(".")[0]
-    if root == "messages":
-        is_form = path.endswith("content") and _WANTS_TEXT.search(body.searchable)
-        return not is_form and bool(_CLIENTS_PART.fullmatch(path) or CLIENTS_INPUT.search(body.searchable))
-    is_own = root in body.facts.client_fields
-    return is_own and (root == "metadata" or not _IS_UNKNOWN.search(body.searchable))

@@ -133,6 +133,10 @@ class UpstreamPool:
         """All upstreams, in the order of the configuration."""
         return tuple(self._members.values())
 
+    def member(self, name: str) -> PoolMember:
+        """Return the upstream of a name."""
+        return self._members[name]
+
     def circuits(self) -> dict[str, str]:
         """Return the state of each circuit breaker by the upstream's name: closed, open or half-open."""
         now = self._monotonic()
@@ -161,7 +165,7 @@ class UpstreamPool:
             RateLimited: All upstreams stayed at their concurrency limit until the time was up.
             ApiError: What the last upstream has answered, when no further attempt is allowed.
         """
-        routing = RoutingState(self._models_for(model, only), self._monotonic())
+        routing = RoutingState(self.candidates(model, only), self._monotonic())
         self._budget.deposit()
         while True:
             member = await self._select(routing)
@@ -186,7 +190,13 @@ class UpstreamPool:
             if not _swap_modalities(routing, member, outcome):
                 self._handle_failure(routing, member, outcome)
 
-    def _models_for(self, name: str | None, only: str | None) -> dict[str, str]:
+    def candidates(self, name: str | None, only: str | None = None) -> dict[str, str]:
+        """Return the upstreams that may answer for a client's model, each with its own name for the model.
+
+        Raises:
+            InvalidRequest: The client named no model, and no upstream has a default.
+            NotFound: No upstream has the model.
+        """
         resolved = {upstream: member.spec.models.resolve(name) for upstream, member in self._members.items()}
         models = {
             upstream: model for upstream, model in resolved.items() if model is not None and only in {None, upstream}

@@ -313,6 +313,14 @@ def test_the_headers_say_how_the_request_was_handled(demo: RunningDemo) -> None:
     assert response.json()["size"] == "512x512"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_dialect_carries_is_not_named_as_ignored(demo: RunningDemo, stream: bool) -> None:
+    with limner_with_model(demo, "data-url", upstream_dialect="top-level") as limner:
+        parameters = {**GENERATION, "style": "vivid", "metadata": {"a": "b"}, "seed": 7, "stream": stream}
+        response = httpx.post(f"{limner.url}/v1/images/generations", json=parameters)
+    assert response.headers["x-limner-ignored"] == "metadata, seed"
+
+
 def test_the_number_of_failed_images_is_in_a_header(demo: RunningDemo) -> None:
     with limner_with_model(demo, "limited-1", upstream_attempts=1) as limner:
         response = httpx.post(f"{limner.url}/v1/images/generations", json={**GENERATION, "n": 3})

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -14,9 +16,12 @@ from app.jobs.job import Job, JobRun
 from app.jobs.pipeline_io import JobIO
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.chat_request import ChatQuestion
+from app.protocol.dialects import DIALECTS, Dialect
+from app.protocol.sizes import Size
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
 from app.upstream.client import UpstreamRequest
+from app.upstream.spec import UpstreamSpec
 from tests.support.join_cases import ME, PAID_REPLY, failed
 from tests.unit.jobs.test_registry import REQUEST
 
@@ -32,6 +37,13 @@ class ScriptedPool:
     def __init__(self, *script: ChatReply | BaseException | str) -> None:
         self.script = script
         self.questions = 0
+        self.dialects = {"one": DIALECTS["gpt-image-2-chat"]}
+
+    def member(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(spec=UpstreamSpec("https://up.example/v1", name=name, dialect=self.dialects[name]))
+
+    def candidates(self, model: str | None, only: str | None) -> dict[str, str]:
+        return dict.fromkeys(self.dialects, "m")
 
     async def request(
         self, request: UpstreamRequest, model: str | None, only: str | None
@@ -41,7 +53,7 @@ class ScriptedPool:
         for each in self.script:
             match each:
                 case ChatReply():
-                    yield "one", each
+                    yield list(self.dialects)[-1], each
                 case str():
                     request.after_free_failure()
                     await request.before_send()
@@ -144,3 +156,42 @@ def test_a_question_that_was_never_sent_leaves_nothing_behind() -> None:
     assert asyncio.run(ask(io_of(job, FullPool(FUTILE)))) is FUTILE
     assert (job.spent_questions, job.run.may_have_cost) == ([], False)
     job.spool.close()
+
+
+LOST = ("size", "quality", "style", "metadata", "user")
+EVERYTHING = replace(
+    REQUEST, size=Size(1536, 1024), asked_size="1536x1024", quality="high", style="vivid", metadata={"a": "b"}, user="u"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "dialects", "expected", "in_the_end"),
+    [
+        ("nothing is known before", [Dialect(send=())], LOST, LOST),
+        ("what any may carry is not named yet", [DIALECTS["top-level"], Dialect(send=())], ("metadata",), LOST),
+        ("style is carried", [DIALECTS["top-level"]], ("metadata",), ("metadata",)),
+    ],
+)
+def test_parameters_are_ignored_by_the_upstream_that_answers(
+    name: str, dialects: list[Dialect], expected: tuple[str, ...], in_the_end: tuple[str, ...]
+) -> None:
+    job, io, pool = job_with(PAID_REPLY)
+    job.request = EVERYTHING
+    pool.dialects = {f"upstream {number}": dialect for number, dialect in enumerate(dialects)}
+    seen = []
+
+    async def note(*_: object) -> None:
+        seen.append(job.run.telemetry.ignored)
+
+    with patch.object(JobIO, "_before_send", note):
+        asyncio.run(ask(io))
+    assert (seen, job.run.telemetry.ignored) == ([expected], in_the_end), name
+
+
+def test_what_any_upstream_of_several_questions_ignores_is_named() -> None:
+    job, io, pool = job_with(PAID_REPLY)
+    job.request = EVERYTHING
+    for dialect in (DIALECTS["words"], DIALECTS["gpt-image-2-chat"], DIALECTS["top-level"]):
+        pool.dialects[f"upstream {len(pool.dialects)}"] = dialect
+        asyncio.run(ask(io))
+    assert job.run.telemetry.ignored == ("metadata", "user", "style")

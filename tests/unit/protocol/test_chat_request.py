@@ -1,13 +1,14 @@
 """The chat body to the byte, and the images in it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 import pytest
 
-from app.protocol.chat_request import ChatQuestion, to_image_url
-from app.protocol.dialects import DIALECTS
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.chat_request import ChatQuestion, client_fields, ignored_at, to_image_url
+from app.protocol.dialects import DIALECTS, Dialect
+from app.protocol.image_request import ImagesRequest, Operation, read_json
 from app.protocol.json_stream import Base64String
 from app.protocol.sizes import Size
 from tests.unit.protocol.test_dialects import LINK, messages, sent
@@ -79,3 +80,49 @@ def test_bytes_become_data_urls_with_the_type_that_they_have(data: bytes, media_
 
 def test_links_are_not_changed() -> None:
     assert to_image_url("https://h/a.png") == "https://h/a.png"
+
+
+WISHES = {"prompt": "a cat", "size": "1536x1024", "quality": "high", "style": "vivid", "metadata": {"a": "b"}}
+
+IGNORED: list[tuple[str, Dialect, dict[str, Any], tuple[str, ...]]] = [
+    ("a style has no place", DIALECTS["gpt-image-2-chat"], WISHES, ("style",)),
+    ("a style has a place", DIALECTS["top-level"], WISHES, ("metadata",)),
+    ("only words are read", DIALECTS["words"], {**WISHES, "user": "u"}, ("metadata", "user")),
+    ("nothing is read", Dialect(send=()), {**WISHES, "user": "u"}, ("size", "quality", "style", "metadata", "user")),
+    ("the user has another name", Dialect(send=()), {"prompt": "a cat", "safety_identifier": "u"}, ("safety_identifier",)),
+    ("a size is the suffix of a model", Dialect(model_suffixes={"4K": "-4k"}), {"prompt": "a", "size": "4K"}, ()),
+    ("nothing was asked for", Dialect(send=()), {"prompt": "a cat", "size": "auto", "quality": "auto"}, ()),
+    ("what the request itself ignores comes last", Dialect(), {**WISHES, "seed": 1}, ("size", "quality", "style", "seed")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "dialect", "parameters", "names"), IGNORED, ids=[row[0] for row in IGNORED])
+def test_a_dialect_ignores_what_it_has_no_place_for(
+    name: str, dialect: Dialect, parameters: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    assert ignored_at(read_json(Operation.GENERATION, parameters), dialect) == names
+
+
+OWN: list[tuple[str, str, dict[str, Any], set[str]]] = [
+    ("a size as the client wrote it", "top-level", {"size": "1536x1024"}, {"size"}),
+    ("a size in place of a legacy size", "top-level", {"size": "512x512"}, {"size"}),
+    ("the nearest of a list", "buckets", {"size": "1536x1024"}, set()),
+    ("a ratio that was computed", "google", {"size": "1536x1024"}, set()),
+    ("a ratio as the client wrote it", "openrouter", {"aspect_ratio": "3:2"}, {"image_config.aspect_ratio"}),
+    ("a ratio in a tier", "openrouter", {"aspect_ratio": "3:2", "resolution": "2K"}, {"image_config.aspect_ratio", "image_config.image_size"}),
+    ("a size in the prompt is in no field", "gpt-image-2-chat", {"size": "1536x1024"}, set()),
+    ("nothing but auto", "metadata", {}, set()),
+    ("quality, style and user", "top-level", {"quality": "high", "style": "vivid", "user": "u"}, {"quality", "style", "user"}),
+    ("the client's own metadata", "metadata", {"metadata": {"a": "b"}, "quality": "low"}, {"metadata", "metadata.quality"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "dialect", "parameters", "paths"), OWN, ids=[row[0] for row in OWN])
+def test_paths_with_the_clients_own_words(name: str, dialect: str, parameters: dict[str, Any], paths: set[str]) -> None:
+    request = read_json(Operation.GENERATION, {"prompt": "a cat", **parameters})
+    assert client_fields(request, DIALECTS[dialect]) == paths
+
+
+def test_a_size_of_the_keys_policy_is_not_the_clients() -> None:
+    request = ImagesRequest(operation=Operation.GENERATION, prompt="a cat", size=Size(1024, 1024))
+    assert client_fields(request, DIALECTS["top-level"]) == set()

@@ -501,3 +501,18 @@ def test_a_dialect_may_say_nothing_or_something_else_about_a_mask() -> None:
 
 def test_the_sizes_of_the_list_are_legal() -> None:
     assert [str(parse_size(size)) for size in BUCKETS] == list(BUCKETS)
+
+
+def test_a_dialect_names_the_fields_that_it_fills() -> None:
+    dialect = Dialect(
+        size={"prefix": "WxH", "options.size": "WxH"},
+        quality=("words", "quality"),
+        style=("options.style",),
+        other_modalities=("image",),
+        extra_body={"n": 1, "options": {"seed": 7, "extra": {}}, "quality": "low"},
+    )
+    assert dialect.fields == (
+        *("options.size", "options.style", "quality", "modalities", "n", "options.seed", "options.extra"),
+    )
+    assert DIALECTS["openrouter"].fields[-1] == "modalities"
+    assert DIALECTS["words"].fields == ()

@@ -671,7 +671,6 @@ def test_which_parameters_have_no_effect() -> None:
     assert without_effect == [
         "background",
         "moderation",
-        "style",
         "input_fidelity",
         "complexity",
         "frame_count",
