@@ -252,15 +252,14 @@ def late_headers_as_comments(request: ImagesRequest, telemetry: JobTelemetry, it
 
 def encode_json(request: ImagesRequest, result: GenerationResult, server_url: str) -> StreamingJson:
     """Return the body of a plain response."""
-    return StreamingJson(images_json(request, result.images, result.usage, int(time.time()), server_url))
+    return StreamingJson(images_json(request, result.images, result.usage, result.created, server_url))
 
 
 def encode_event(request: ImagesRequest, item: Item, index: int) -> StreamingEvent:
     """Return one item as an event; `index` counts the partial images."""
-    now = int(time.time())
     if isinstance(item, PartialImage):
-        return StreamingEvent(*partial_event(request, item.image, index, now))
-    return StreamingEvent(*completed_event(request, item.images[0], item.usage, now))
+        return StreamingEvent(*partial_event(request, item.image, index, int(time.time())))
+    return StreamingEvent(*completed_event(request, item.images[0], item.usage, item.created))
 
 
 def encode_events(request: ImagesRequest, run: JobRun) -> Sequence[SizedBody]:

@@ -7,6 +7,7 @@ An edit is a generation with input images. A stream is the same generator, encod
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -116,11 +117,17 @@ class PartialImage:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """All images of a request, in order of arrival. `failed` counts the questions that brought none."""
+    """All images of a request, in order of arrival.
+
+    Attributes:
+        failed: Counts the questions that brought none.
+        created: When the images were ready, in seconds since 1970: the same in each response that delivers them.
+    """
 
     images: tuple[OutputImage, ...]
     usage: Usage
     failed: int = 0
+    created: int = field(default_factory=lambda: int(time.time()), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,12 @@ async def dump_outcome(job: Job, store: ImageStore) -> bytes:
     document: dict[str, Any] = {"request": {**fields, "operation": request.operation, "size": request.size_text}}
     if result is not None:
         images = [await _dump_image(image, store) for image in result.images]
-        document["result"] = {"images": images, "usage": astuple(result.usage), "failed": result.failed}
+        document["result"] = {
+            "images": images,
+            "usage": astuple(result.usage),
+            "failed": result.failed,
+            "created": result.created,
+        }
     else:
         error = job.run.error or ApiError()
         document["error"] = _dump_error(error)
@@ -270,7 +275,9 @@ async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutco
     )
     if (result := document.get("result")) is not None:
         images = [await _load_image(image, store, spool) for image in result["images"]]
-        return JobOutcome(request, GenerationResult(tuple(images), Usage(*result["usage"]), result["failed"]))
+        return JobOutcome(
+            request, GenerationResult(tuple(images), Usage(*result["usage"]), result["failed"], result["created"])
+        )
     error = _load_error(document["error"])
     if not document["can_retry_free"]:
         return JobOutcome(request, error=error)

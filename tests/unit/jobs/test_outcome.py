@@ -100,10 +100,10 @@ def content(source: object) -> bytes:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_an_image_arrives_unchanged(case: Case) -> None:
-    sent = GenerationResult((case.image,), Usage(1, 2, 3, 4), failed=1)
+    sent = GenerationResult((case.image,), Usage(1, 2, 3, 4), failed=1, created=1_700_000_000)
     outcome, data, spool = share(result=sent)
     assert outcome.result is not None
-    assert (outcome.result.usage, outcome.result.failed) == (sent.usage, sent.failed)
+    assert (outcome.result.usage, outcome.result.failed, outcome.result.created) == (sent.usage, 1, 1_700_000_000)
     assert [comparable(image) for image in outcome.result.images] == [comparable(case.image)]
     assert spool.size == (0 if isinstance(case.image.url, str) else len(PNG))
     assert b"secret" not in data
