@@ -130,9 +130,12 @@ def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: C
     api = APIRouter()
     api.include_router(images)
     api.include_router(model_routes(settings.list_models, authenticator))
-    api.include_router(silence_routes(authenticator))
+    api.include_router(silence_routes(authenticator, service.draining))
     if settings.page:
-        api.include_router(explain_routes(authenticator, settings.client_body_timeout))
+        spool, timeout = settings.spool_dir, settings.client_body_timeout
+        api.include_router(
+            explain_routes(authenticator, service.capacity, service.draining, spool=spool, timeout=timeout)
+        )
     app.include_router(api, prefix="/v1")
     # For clients whose base URL has no /v1.
     app.include_router(api, include_in_schema=False)

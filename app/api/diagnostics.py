@@ -6,80 +6,131 @@ to find out which proxies or clients close a silent connection.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.access.auth import Authenticator
-from app.api.body import limited_body
-from app.api.responses import OrjsonResponse
-from app.errors import InvalidRequest, RateLimited
+from app.access.auth import Authenticator, Caller
+from app.access.capacity import Capacity
+from app.access.concurrency import FairSemaphore
+from app.api.body import announced_bytes, limited_body
+from app.api.delivery import DisconnectWatcher
+from app.api.responses import ClientDisconnected, OrjsonResponse
+from app.errors import InvalidRequest, RateLimited, ServiceUnavailable
 from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
+from app.images.blob import Blob
+
+T = TypeVar("T")
 
 #: Bytes of one pasted reply: enough for four million pixels in base64. A malicious one costs two seconds of CPU time.
 MAX_REPLY_BYTES = 16 * 2**20
-#: Replies that are analyzed at once; more would take CPU time away from image requests.
-MAX_CONCURRENT_EXPLAINS = 2
+#: Replies that are analyzed at once, because more would take CPU time away from image requests; and how many may wait.
+MAX_CONCURRENT_EXPLAINS, MAX_WAITING_EXPLAINS = 2, 16
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
+_SHUTTING_DOWN = "The server is shutting down. Please try again."
 
-def explain_routes(access: Authenticator, timeout: float) -> APIRouter:
+
+def explain_routes(
+    access: Authenticator, capacity: Capacity, draining: asyncio.Event, *, spool: Path | None, timeout: float
+) -> APIRouter:
     """Explaining costs no money, but needs a client key as image requests do.
 
-    `timeout`: seconds without a byte of the body.
+    Args:
+        access: Identifies callers.
+        capacity: Counts the body among the uploads of its caller.
+        draining: Set when the server drains, which ends every request that is still being received.
+        spool: The folder of bodies. A client that sends slowly holds disk space instead of memory.
+        timeout: Seconds in which a part of the body has to arrive.
     """
     router = APIRouter()
-    reading = 0
+    # Taken once the whole body is here: a client that sends slowly keeps no place from others.
+    places = FairSemaphore(MAX_CONCURRENT_EXPLAINS, MAX_WAITING_EXPLAINS)
+
+    async def receive(http: Request, caller: Caller, blob: Blob) -> None:
+        with capacity.upload(caller.id, announced_bytes(http, MAX_REPLY_BYTES)) as upload:
+            async for chunk in limited_body(http, MAX_REPLY_BYTES, timeout, upload.add):
+                blob.write(chunk)
 
     @router.post("/explain", include_in_schema=False)
     async def diagnose(http: Request) -> Response:
-        nonlocal reading
-        access.authenticate(http.headers)
-        if reading == MAX_CONCURRENT_EXPLAINS:
-            raise RateLimited("Other replies are being explained. Please try again shortly.")
-        reading += 1
-        try:
-            reply = b"".join([chunk async for chunk in limited_body(http, MAX_REPLY_BYTES, timeout)])
-            # In a thread, so that the event loop keeps serving other requests.
-            return await asyncio.to_thread(explain_reply, reply)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        finally:
-            reading -= 1
+        caller = access.authenticate(http.headers)
+        with closing(Blob(spool)) as blob:
+            try:
+                await unless_draining(receive(http, caller, blob), draining)
+                async with places.acquire(caller.id):
+                    # In a thread, so that the event loop keeps serving other requests.
+                    return await asyncio.to_thread(explain_reply, blob)
+            except ClientDisconnect:
+                return Response(status_code=499)
 
     return router
 
 
-def explain_reply(reply: bytes) -> Response:
-    pasted = parse_pasted(reply)
+async def unless_draining(work: Coroutine[None, None, T], draining: asyncio.Event) -> T:
+    """Return what `work` gives, or cancel it when the server drains.
+
+    Raises:
+        ServiceUnavailable: The server drains.
+    """
+    tasks = asyncio.create_task(work), asyncio.create_task(draining.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if draining.is_set():
+            raise ServiceUnavailable(_SHUTTING_DOWN)
+        return await tasks[0]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def explain_reply(blob: Blob) -> Response:
+    pasted = parse_pasted(blob.read_at(0, blob.size))
     return OrjsonResponse(json_report(pasted, explain(pasted.reply)), headers=_HEADERS)
 
 
-#: Limits of the silence endpoint: its length, and how many may wait at once, because each holds a connection.
-MAX_SILENCE_SECONDS, MAX_CONCURRENT_SILENCES = 900, 4
+#: The longest silence.
+MAX_SILENCE_SECONDS = 900
+#: How many requests may wait at once, of one caller and of all: each holds a connection.
+MAX_SILENCES_OF_CALLER, MAX_SILENCES = 4, 64
 
 
-def silence_routes(access: Authenticator, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> APIRouter:
-    """Silence costs no money, but needs a client key as image requests do."""
+def silence_routes(
+    access: Authenticator, draining: asyncio.Event, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+) -> APIRouter:
+    """Silence costs no money, but needs a client key as image requests do. It ends when the server drains."""
     router = APIRouter()
-    waiting = 0
+    waiting: Counter[str] = Counter()
+
+    async def pause(seconds: float) -> None:
+        await sleep(seconds)
 
     @router.get("/silence/{seconds}", include_in_schema=False)
     async def silence(seconds: str, http: Request) -> Response:
-        nonlocal waiting
-        access.authenticate(http.headers)
+        caller = access.authenticate(http.headers).id
         length = parse_seconds(seconds)
-        if waiting == MAX_CONCURRENT_SILENCES:
-            raise RateLimited("Other clients are using this endpoint. Please try again shortly.")
-        waiting += 1
+        if waiting[caller] == MAX_SILENCES_OF_CALLER or waiting.total() == MAX_SILENCES:
+            raise RateLimited("Too many requests wait at this endpoint. Please try again shortly.")
+        waiting[caller] += 1
+        watcher = DisconnectWatcher(http.receive)
         try:
-            await sleep(length)
+            await watcher.wait_for(unless_draining(pause(length), draining), None)
+        except ClientDisconnected:
+            return Response(status_code=499)
         finally:
-            waiting -= 1
+            watcher.cancel()
+            waiting[caller] -= 1
+            if not waiting[caller]:
+                del waiting[caller]
         return OrjsonResponse({"object": "silence", "seconds": length})
 
     return router

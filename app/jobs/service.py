@@ -89,7 +89,12 @@ class JobReader:
 
 @dataclass(slots=True)
 class ImageService:
-    """Accept requests for images. `tasks` holds the runs in progress, with or without readers."""
+    """Accept requests for images.
+
+    Attributes:
+        draining: Set when draining begins, for requests that wait for something else than a job.
+        tasks: The runs in progress, with or without readers.
+    """
 
     semaphore: FairSemaphore
     limits: KeyLimits
@@ -99,6 +104,7 @@ class ImageService:
     sharing: JobSharing
     capacity: Capacity
     is_draining: bool = False
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def submit(self, submission: Submission) -> JobReader:
@@ -299,6 +305,7 @@ class ImageService:
     async def drain(self, grace: float) -> None:
         """Accept no new jobs, let runs finish within `grace` seconds, and end the rest with an error."""
         self.is_draining = True
+        self.draining.set()
         if self.tasks:
             _, late = await asyncio.wait(self.tasks, timeout=grace)
             for task in late:

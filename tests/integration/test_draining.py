@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
@@ -23,6 +23,7 @@ import orjson
 import pytest
 import structlog
 
+from app.api.diagnostics import MAX_SILENCES_OF_CALLER
 from app.config.settings import Settings
 from app.observability import metrics
 from app.server.draining import (
@@ -37,6 +38,8 @@ from app.server.draining import (
     run_worker,
 )
 from tests.support.processes import run_process
+from tests.support.raw_http import connect
+from tests.support.raw_http_lines import wait_until
 from tests.support.servers import RunningDemo, run_demo
 
 BODY = {"model": "gpt-image-2", "prompt": "a fox"}
@@ -79,6 +82,27 @@ def test_jobs_that_outlast_the_grace_period_get_an_error(demo: RunningDemo, tmp_
         assert "shutting down" in answer.result().json()["error"]["message"]
         assert server.end() == 0
     demo.state.release()
+
+
+def test_draining_ends_silence_and_stalled_replies_at_once(demo: RunningDemo, tmp_path: Path) -> None:
+    silence = b"GET /v1/silence/900 HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    reply = (
+        b"POST /v1/explain HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\nexpect: 100-continue\r\n"
+        b"content-length: 9\r\n\r\n"
+    )
+    requests = [*[silence] * MAX_SILENCES_OF_CALLER, reply]
+    with run_process(demo, tmp_path) as server, ExitStack() as connections:
+        wires = [connections.enter_context(connect(server.url)) for _ in requests]
+        for wire, request in zip(wires, requests, strict=True):
+            wire.send(request)
+        assert wires[-1].read_response().status == 100
+        wait_until(lambda: httpx.get(f"{server.url}/v1/silence/0", trust_env=False).status_code == 429)
+        server.process.send_signal(signal.SIGTERM)
+        answers = [wire.read_response() for wire in wires]
+        assert {(answer.status, answer.json()["error"]["code"]) for answer in answers} == {
+            (503, "server_is_overloaded")
+        }
+        assert server.end() == 0
 
 
 def test_a_second_signal_stops_the_server_at_once(demo: RunningDemo, tmp_path: Path) -> None:

@@ -1,22 +1,21 @@
 """`POST /v1/explain` over real HTTP: its report, its key, its limits, and hostile text."""
 
-import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
-import orjson
 import pytest
-from fastapi import FastAPI
+from starlette.responses import Response
 
-from app.access.auth import Authenticator
-from app.api.diagnostics import MAX_CONCURRENT_EXPLAINS, MAX_REPLY_BYTES, explain_routes
-from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
-from app.errors import ApiError
-from app.main import handle_api_error
-from tests.support.raw_http import build_request, connect, send_request
+from app.api import diagnostics
+from app.api.diagnostics import MAX_CONCURRENT_EXPLAINS, MAX_REPLY_BYTES, MAX_WAITING_EXPLAINS
+from app.images.blob import Blob
+from tests.support.raw_http import RawConnection, build_request, connect, send_request
+from tests.support.raw_http_lines import wait_until
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningLimner, run_limner
 
@@ -31,7 +30,9 @@ def limner() -> Iterator[RunningLimner]:
 
 
 def explain(limner: RunningLimner, reply: bytes, **headers: str) -> httpx.Response:
-    return httpx.post(f"{limner.url}/v1/explain", content=reply, headers={**KEY, **headers}, trust_env=False)
+    return httpx.post(
+        f"{limner.url}/v1/explain", content=reply, headers={**KEY, **headers}, timeout=30, trust_env=False
+    )
 
 
 def test_the_report_has_the_images_and_why_other_candidates_were_rejected(limner: RunningLimner) -> None:
@@ -93,43 +94,52 @@ def test_without_the_page_the_route_does_not_exist() -> None:
         assert explain(limner, b"").status_code == 404
 
 
-def test_a_client_that_disconnects_frees_its_place(limner: RunningLimner) -> None:
-    for _ in range(MAX_CONCURRENT_EXPLAINS + 1):
-        with connect(limner.url) as wire:
-            wire.send(b"POST /v1/explain HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk-client\r\n")
-            wire.send(b"content-length: 9\r\n\r\n![a]")
-    assert explain(limner, b"").status_code == 200
+def stall(wire: RawConnection) -> None:
+    """Send a part of a request, and nothing more."""
+    wire.send(b"POST /v1/explain HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk-client\r\n")
+    wire.send(b"content-length: 9\r\n\r\n![a]")
 
 
-def make_app() -> FastAPI:
-    app = FastAPI()
-    app.add_exception_handler(ApiError, handle_api_error)
-    app.add_middleware(UnhandledErrorMiddleware)
-    app.add_middleware(AccessLogMiddleware)
-    app.include_router(explain_routes(Authenticator(["sk-client"], pass_through=False), 10))
-    return app
+def wait_for_uploads(limner: RunningLimner, count: int) -> None:
+    uploads = limner.service.capacity._uploads
+    wait_until(lambda: uploads.total() == 9 * count)
 
 
-def test_only_a_few_replies_are_read_at_once() -> None:
-    async def run() -> list[Any]:
-        reached, go = asyncio.Semaphore(0), asyncio.Event()
+def test_clients_that_stall_or_leave_keep_no_place_from_others() -> None:
+    with run_limner(NO_UPSTREAM, api_keys="sk-client") as limner, ExitStack() as open_connections:
+        for _ in range(MAX_CONCURRENT_EXPLAINS + MAX_WAITING_EXPLAINS + 1):
+            stall(open_connections.enter_context(connect(limner.url)))
+        wait_for_uploads(limner, MAX_CONCURRENT_EXPLAINS + MAX_WAITING_EXPLAINS + 1)
+        assert explain(limner, b"").status_code == 200
+        open_connections.close()
+        wait_for_uploads(limner, 0)
 
-        async def slowly() -> AsyncIterator[bytes]:
-            reached.release()
-            await go.wait()
-            yield b"![a](https://e.com/a.png)"
 
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app()), base_url="http://limner") as http:
-            reading = [
-                asyncio.create_task(http.post("/explain", content=slowly(), headers=KEY))
-                for _ in range(MAX_CONCURRENT_EXPLAINS)
-            ]
-            for _ in reading:
-                await reached.acquire()
-            answers = [await http.post("/explain", content=b"", headers=KEY)]
-            go.set()
-            answers += [await each for each in reading]
-            answers += [await http.post("/explain", content=b"", headers=KEY)]
-        return [(answer.status_code, len(orjson.loads(answer.content).get("found", ()))) for answer in answers]
+def test_bodies_count_among_the_uploads_of_their_caller() -> None:
+    with run_limner(NO_UPSTREAM, api_keys="sk-client") as limner:
+        limner.service.capacity.max_uploads = 100
+        answers = [explain(limner, bytes(51)), explain(limner, bytes(50))]
+    assert [answer.status_code for answer in answers] == [429, 200]
 
-    assert asyncio.run(run()) == [(429, 0), *[(200, 1)] * MAX_CONCURRENT_EXPLAINS, (200, 0)]
+
+def test_only_a_few_replies_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, most = threading.Semaphore(MAX_CONCURRENT_EXPLAINS), threading.Event()
+    go = threading.Event()
+
+    def slowly(blob: Blob) -> Response:
+        if not reading.acquire(blocking=False):
+            most.set()
+        go.wait(20)
+        reading.release()
+        return Response(b"{}")
+
+    monkeypatch.setattr(diagnostics, "explain_reply", slowly)
+    count = MAX_CONCURRENT_EXPLAINS + MAX_WAITING_EXPLAINS + 1
+    with run_limner(NO_UPSTREAM, api_keys="sk-client") as limner, ThreadPoolExecutor(count) as clients:
+        answers = [clients.submit(explain, limner, b"") for _ in range(count)]
+        # Of one caller, only the request that finds the queue full is refused.
+        done, _ = wait(answers, return_when=FIRST_COMPLETED)
+        go.set()
+        assert [answer.result().status_code for answer in done] == [429]
+        assert sorted(answer.result().status_code for answer in answers) == [*[200] * (count - 1), 429]
+    assert not most.is_set()
