@@ -20,7 +20,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.demo import reply_forms
 from app.demo.behaviours import BEHAVIOURS, ImageSpec, ReplyPlan, parse_model
-from app.demo.chat_request import DemoApiError, DemoChatRequest, decode_data_url, parse_chat_request, unsupported_image
+from app.demo.chat_request import (
+    DemoApiError,
+    DemoChatRequest,
+    decode_data_url,
+    parse_chat_request,
+    read_anywhere,
+    read_model,
+    unsupported_image,
+)
 from app.demo.chat_response import Sleep, respond
 from app.demo.drawing import InvalidImage, Scene, check_image, draw
 from app.demo.image_host import HostedImage
@@ -106,8 +114,10 @@ class _Demo:
     async def create_completion(self, request: Request) -> Response:
         body = await self._read_body(request)
         self._check_key(request)
-        chat_request = parse_chat_request(body)
-        plan = _plan(chat_request)
+        plan = _plan(read_model(body))
+        chat_request = parse_chat_request(body, read_anywhere if plan.family is None else plan.family.read)
+        if plan.family is not None and plan.family.needs_modality and not chat_request.has_image_modality:
+            plan = replace(plan, images=(), build_reply=reply_forms.text_only)
         for interrupt in plan.interruptions:
             response = await interrupt(InterruptionContext(chat_request, self.state, self._sleep))
             if response is not None:
@@ -178,13 +188,14 @@ class _Demo:
         hosted = HostedImage(data, media_type, spec.not_found_count, spec.truncated_count, spec.redirect_count)
         self.state.images_drawn += 1
         name = self.state.image_host.add(hosted, extension)
-        return DemoImage(f"{base_url}/images/{name}{spec.url_suffix}", data, media_type, spec.is_draft)
+        suffix = spec.url_suffix.format(width=width, height=height)
+        return DemoImage(f"{base_url}/images/{name}{suffix}", data, media_type, spec.is_draft)
 
 
-def _plan(chat_request: DemoChatRequest) -> ReplyPlan:
-    plan = parse_model(chat_request.model)
+def _plan(model: str) -> ReplyPlan:
+    plan = parse_model(model)
     if plan is None:
-        message = f"The model `{chat_request.model}` does not exist or you do not have access to it."
+        message = f"The model `{model}` does not exist or you do not have access to it."
         raise DemoApiError(message, status=404, code="model_not_found")
     return plan
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.demo import interruptions, reply_forms
 from app.demo.chat_response import TransportOptions
+from app.demo.families import FAMILIES, Family
 from app.demo.interruptions import Interruption
 from app.demo.reply_forms import ReplyBuilder
 
@@ -17,7 +18,8 @@ MODEL = "gpt-image-2-chat"
 class ImageSpec:
     """One image to draw, at `scale` times the requested size.
 
-    `url_suffix` is appended to the image's URL. The three counts are those of `HostedImage`.
+    `url_suffix` is appended to the image's URL, with `{width}` and `{height}` replaced. The three counts are those of
+    `HostedImage`.
     """
 
     is_draft: bool = False
@@ -36,8 +38,11 @@ class ImageSpec:
 class ReplyPlan:
     """How to answer one request: first the interruptions, then draw the images, build the reply and send it.
 
-    Without `build_reply` the request decides: OpenRouter's form or the documented one.
+    Without `build_reply` the request decides: OpenRouter's form or the documented one. `family` reads the request and
+    may refuse it; without one, size and quality are read wherever they are.
     """
+
+    family: Family | None = None
 
     interruptions: tuple[Interruption, ...] = ()
     images: tuple[ImageSpec, ...] = (ImageSpec(),)
@@ -106,8 +111,21 @@ def _think(plan: ReplyPlan, number: float) -> ReplyPlan:
     return replace(_drafts_first(0.5)(plan, number), build_reply=reply_forms.thinks)
 
 
+def _answer_as(family: Family) -> Change:
+    """Ask and answer as a family does."""
+
+    def change(plan: ReplyPlan, _: float) -> ReplyPlan:
+        plan = replace(plan, family=family, build_reply=family.build_reply)
+        plan = _send_with(cost=family.cost)(plan, 0)
+        return _each_image(extension="", url_suffix="?w={width}&h={height}")(plan, 0) if family.has_bare_links else plan
+
+    return change
+
+
 BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour(MODEL, "the documented sentence with the image's link", lambda plan, _: plan),
+    # One family of upstreams each: where it reads size and quality, what it refuses, and how it answers.
+    *(Behaviour(f"as-{family.name}", family.description, _answer_as(family)) for family in FAMILIES),
     # The form of the reply.
     Behaviour("markdown", "a Markdown image", _reply_with(reply_forms.markdown)),
     Behaviour("data-url", "a Markdown image with a data URL", _reply_with(reply_forms.data_url)),

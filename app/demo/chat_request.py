@@ -3,7 +3,7 @@
 import binascii
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,30 +58,55 @@ class DemoChatRequest:
     has_image_modality: bool
 
 
-def parse_chat_request(body: object) -> DemoChatRequest:
-    """Parse the JSON body of a request.
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request asks for: the size in pixels, the quality, and the prompt without what was said of them."""
+
+    width: int
+    height: int
+    quality: str
+    prompt: str
+
+
+def read_model(body: object) -> str:
+    """Return the name of the model. Raises `DemoApiError`."""
+    return read_string(_fields(body), "model")
+
+
+def read_anywhere(body: Mapping[str, Any], text: str) -> Wish:
+    """Read what is asked for wherever `gpt-image-2-chat` or OpenRouter reads it. Raises `DemoApiError`."""
+    settings = _read_metadata(body)
+    openrouter = read_object(body, "image_config")
+    prefix, prompt = split_prefix(text)
+    width, height = _read_size(prefix, settings, openrouter)
+    return Wish(width, height, _read_quality(settings, openrouter), prompt)
+
+
+def parse_chat_request(body: object, read: Callable[[Mapping[str, Any], str], Wish] = read_anywhere) -> DemoChatRequest:
+    """Parse the JSON body of a request; `read` finds what it asks for.
 
     Raises:
         DemoApiError: The body breaks one of the documented rules.
     """
-    if not isinstance(body, dict):
-        raise DemoApiError("We could not parse the JSON body of your request.")
-    model = _string(body, "model")
-    text, image_urls = _read_messages(body)
-    settings = _read_metadata(body)
-    openrouter = _object(body, "image_config")
-    prefix, prompt = split_prefix(text)
-    width, height = _read_size(prefix, settings, openrouter)
+    fields, model = _fields(body), read_model(body)
+    text, image_urls = _read_messages(fields)
+    wish = read(fields, text)
     return DemoChatRequest(
         model=model,
-        prompt=prompt,
-        width=width,
-        height=height,
-        quality=_read_quality(settings, openrouter),
+        prompt=wish.prompt,
+        width=wish.width,
+        height=wish.height,
+        quality=wish.quality,
         image_urls=image_urls,
-        stream=_boolean(body, "stream"),
-        has_image_modality="image" in _list(body, "modalities"),
+        stream=_boolean(fields, "stream"),
+        has_image_modality="image" in _list(fields, "modalities"),
     )
+
+
+def _fields(body: object) -> Mapping[str, Any]:
+    if not isinstance(body, dict):
+        raise DemoApiError("We could not parse the JSON body of your request.")
+    return body
 
 
 def split_prefix(text: str) -> tuple[str | None, str]:
@@ -113,7 +138,7 @@ def unsupported_image() -> DemoApiError:
     return DemoApiError(message, code="invalid_image_format")
 
 
-def _read_messages(body: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _read_messages(body: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Return the text of the last user message, and the images of all user messages, which are its context."""
     messages = _list(body, "messages")
     if not messages:
@@ -139,10 +164,10 @@ def _read_parts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield kind, value
 
 
-def _read_size(prefix: str | None, settings: dict[str, Any], openrouter: dict[str, Any]) -> tuple[int, int]:
-    if prefix is None and "aspect_ratio" in openrouter | settings and "size" not in settings:
-        return _from_ratio(_string(openrouter, "aspect_ratio"), _string(openrouter, "image_size", "1K"))
-    size = prefix or _string(settings, "size", _string(openrouter, "size", "auto"))
+def _read_size(prefix: str | None, settings: Mapping[str, Any], openrouter: Mapping[str, Any]) -> tuple[int, int]:
+    if prefix is None and "aspect_ratio" in {**openrouter, **settings} and "size" not in settings:
+        return _from_ratio(read_string(openrouter, "aspect_ratio"), read_string(openrouter, "image_size", "1K"))
+    size = prefix or read_string(settings, "size", read_string(openrouter, "size", "auto"))
     if size == "auto":
         return DEFAULT_SIZE
     return parse_size(size)
@@ -187,11 +212,11 @@ def _bad_size(size: str, reason: str) -> DemoApiError:
     return DemoApiError(message, type="image_generation_user_error", param="size", code="invalid_value")
 
 
-def _read_metadata(body: dict[str, Any]) -> dict[str, Any]:
+def _read_metadata(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata within OpenAI's limits: 16 pairs, keys of 64 characters, string values of 512."""
-    metadata = _object(body, "metadata")
+    metadata = read_object(body, "metadata")
     for name in metadata:
-        if len(name) > 64 or len(_string(metadata, name)) > 512:
+        if len(name) > 64 or len(read_string(metadata, name)) > 512:
             raise DemoApiError(
                 f"Invalid 'metadata.{name:.64}': string too long.", param="metadata", code="string_above_max_length"
             )
@@ -202,8 +227,8 @@ def _read_metadata(body: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-def _read_quality(settings: dict[str, Any], openrouter: dict[str, Any]) -> str:
-    quality = _string(settings, "quality", _string(openrouter, "quality", "auto"))
+def _read_quality(settings: Mapping[str, Any], openrouter: Mapping[str, Any]) -> str:
+    quality = read_string(settings, "quality", read_string(openrouter, "quality", "auto"))
     if quality not in QUALITIES:
         *names, last = (f"'{name}'" for name in QUALITIES)
         message = f"Invalid value: '{quality:.64}'. Supported values are: {', '.join(names)}, and {last}."
@@ -211,14 +236,15 @@ def _read_quality(settings: dict[str, Any], openrouter: dict[str, Any]) -> str:
     return quality
 
 
-def _list(body: dict[str, Any], name: str) -> list[Any]:
+def _list(body: Mapping[str, Any], name: str) -> list[Any]:
     value = body.get(name)
     if value is not None and not isinstance(value, list):
         raise _bad_type(name, "an array")
     return value or []
 
 
-def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+def read_object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object of a body, empty if it is missing. Raises `DemoApiError`."""
     value = body.get(name)
     if value is None:
         return {}
@@ -227,7 +253,8 @@ def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _string(body: dict[str, Any], name: str, default: str | None = None) -> str:
+def read_string(body: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """Return a string of a body; without a default it must be there. Raises `DemoApiError`."""
     value = body.get(name)
     if value is None and default is not None:
         return default
@@ -238,7 +265,7 @@ def _string(body: dict[str, Any], name: str, default: str | None = None) -> str:
     return value
 
 
-def _boolean(body: dict[str, Any], name: str) -> bool:
+def _boolean(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
         raise _bad_type(name, "a boolean")

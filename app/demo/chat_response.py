@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
 from app.demo.chat_request import DemoChatRequest
@@ -29,7 +29,7 @@ INPUT_IMAGE_TOKENS = 1105
 class TransportOptions:
     """How a reply is sent.
 
-    `chunk_pause`: seconds between the chunks of a stream; `stall_seconds`: silence in its middle.
+    `chunk_pause`: seconds between the chunks of a stream; `stall_seconds`: silence in its middle; `cost`: USD in usage.
     """
 
     body_type: Literal["as requested", "json", "stream"] = "as requested"
@@ -37,6 +37,7 @@ class TransportOptions:
     stall_seconds: float = 0
     with_done: bool = True
     with_usage: bool = True
+    cost: float | None = None
     line_end: str = "\n"
     with_comments: bool = False
     bytewise: bool = False
@@ -60,7 +61,9 @@ def respond(request: DemoChatRequest, reply: Reply, transport: TransportOptions,
     streams = request.stream if transport.body_type == "as requested" else transport.body_type == "stream"
     kind = "chat.completion.chunk" if streams else "chat.completion"
     head = {"id": f"chatcmpl-{number:06}", "object": kind, "created": int(time.time()), "model": request.model}
-    usage = _count_tokens(request, reply)
+    usage = _count_tokens(request, reply) | ({} if transport.cost is None else {"cost": transport.cost})
+    if reply.document is not None:
+        return JSONResponse(reply.document | {"usage": usage})
     if not streams:
         return _whole(head, reply, usage, transport)
     chunks = _pace(
@@ -72,7 +75,7 @@ def respond(request: DemoChatRequest, reply: Reply, transport: TransportOptions,
     return respond_with(chunks, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
 
 
-def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, int], transport: TransportOptions) -> Response:
+def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, Any], transport: TransportOptions) -> Response:
     choice = {"index": 0, "message": merge(reply.deltas), "finish_reason": reply.finish_reason}
     document = (
         head
@@ -86,7 +89,7 @@ def _whole(head: dict[str, Any], reply: Reply, usage: dict[str, int], transport:
     return kind(body, media_type="application/json")
 
 
-def _events(head: dict[str, Any], reply: Reply, usage: dict[str, int], transport: TransportOptions) -> Iterator[bytes]:
+def _events(head: dict[str, Any], reply: Reply, usage: dict[str, Any], transport: TransportOptions) -> Iterator[bytes]:
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
         return _event(orjson.dumps(head | {"choices": choices if transport.with_choices else []} | more), transport)
 
@@ -143,7 +146,7 @@ async def _pace(chunks: Sequence[bytes], transport: TransportOptions, sleep: Sle
         yield chunk
 
 
-def _count_tokens(request: DemoChatRequest, reply: Reply) -> dict[str, int]:
+def _count_tokens(request: DemoChatRequest, reply: Reply) -> dict[str, Any]:
     """Return plausible numbers. A data URL in the reply is not counted by its length."""
     prompt_tokens = 8 + len(request.prompt.encode()) // 3 + INPUT_IMAGE_TOKENS * len(request.image_urls)
     completion_tokens = 12 + sum(min(len(str(delta)), 400) for delta in reply.deltas) // 4

@@ -33,8 +33,11 @@ class DemoImage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """A reply of the chat API or, with `document`, the whole body instead of one, to which only usage is added."""
+
     deltas: Sequence[Delta]
     finish_reason: str = "stop"
+    document: dict[str, Any] | None = None
 
     @property
     def has_text_content(self) -> bool:
@@ -80,6 +83,15 @@ def b64_json(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
 def json_text(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
     text = orjson.dumps({"created": 1741570283, "data": [{"url": image.url} for image in images]})
     return Reply([{"content": text.decode()}])
+
+
+def images_body(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    """Answer with a body of the Images API."""
+    return Reply([], document={"created": 1741570283, "data": [{"url": image.url} for image in images]})
+
+
+def bare_links(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
+    return _lines(image.url for image in images)
 
 
 def content_parts(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:

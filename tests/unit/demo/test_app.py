@@ -15,6 +15,7 @@ from PIL import Image
 
 from app.demo.app import create_demo
 from app.demo.behaviours import BEHAVIOURS, MODEL
+from app.demo.families import FAMILIES
 from tests.support.servers import RunningDemo, run_demo
 
 
@@ -261,11 +262,13 @@ def test_every_behaviour_is_tested_here() -> None:
         "json-for-stream",
         "stream-for-json",
     }
+    families = {f"as-{family.name}" for family in FAMILIES}  # test_families.py
     with_failing_link = {"missing-image", "redirects", "cut-image", "not-an-image"}
     tested = (
         with_other_content
         | damaged
         | with_failing_link
+        | families
         | {row.model for row in REPLIES}
         | {row.model for row in FAILURES}
     )

@@ -20,6 +20,8 @@ CONTENT: dict[ReplyBuilder, object] = {
     reply_forms.b64_json: "b25l\ndHdv\ndGhyZWU=",
     reply_forms.json_text: '{"created":1741570283,"data":[{"url":"http://demo/1.png"},{"url":"http://demo/2.png"},'
     '{"url":"http://demo/3.png"}]}',
+    reply_forms.bare_links: "http://demo/1.png\nhttp://demo/2.png\nhttp://demo/3.png",
+    reply_forms.images_body: None,
     reply_forms.content_parts: [
         {"type": "text", "text": "Here is your picture."},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,b25l"}},
