@@ -43,6 +43,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "api": (
         "models",
         "default_response_format",
+        "size",
         "mask",
         "shrink_inputs",
         "strip_location",

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from app.errors import UserError
 from app.observability.logging import log
+from app.protocol.size_fit import SizeMode, read_size_mode
 from app.protocol.sizes import Size, parse_size
 
 #: Seconds between two checks of the file, and seconds since its last change, so that no half-written file is read.
@@ -73,6 +74,13 @@ def _parse_size(value: object) -> object:
     return size
 
 
+def _parse_size_mode(value: object) -> object:
+    mode = read_size_mode(value) if isinstance(value, str) else None
+    if mode is None:
+        raise PydanticCustomError("size_mode", 'expected "native", "exact" or "exact; fit=contain"')
+    return mode
+
+
 def _parse_expiry(value: object) -> object:
     """Return the first moment at which the key is invalid. A date counts to its end; without a zone, times are UTC."""
     try:
@@ -118,6 +126,7 @@ class ClientKey(BaseModel):
         sha256: The digest of the key, which itself is written nowhere.
         requests: Limits on requests, at most one for each period.
         images: Limits on images, at most one for each period.
+        size: Whether images get exactly the requested size; None leaves it to the server.
         concurrency: Upstream requests in flight at the same time.
         upstream: The only upstream that requests of this key are sent to.
         expires: The first moment at which the key is invalid.
@@ -133,6 +142,7 @@ class ClientKey(BaseModel):
     concurrency: Amount | None = None
     models: ModelNames = ()
     max_size: Annotated[Size, BeforeValidator(_parse_size)] | None = None
+    size: Annotated[SizeMode, BeforeValidator(_parse_size_mode)] | None = None
     max_quality: Literal["low", "medium", "high"] | None = None
     upstream: Annotated[str, BeforeValidator(_parse_upstream)] | None = None
     expires: Annotated[datetime, BeforeValidator(_parse_expiry)] | None = None

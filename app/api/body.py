@@ -18,6 +18,7 @@ from app.images.blob import Blob, Spool
 from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_form, read_json
 from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.json_text import decode_text, parse_json
+from app.protocol.size_fit import SizeMode
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -37,11 +38,17 @@ MIN_PROGRESS = 64 * 1024
 
 
 async def read_image_request(
-    operation: Operation, http: Request, spool: Spool, settings: Settings, upload: Upload
+    operation: Operation,
+    http: Request,
+    spool: Spool,
+    settings: Settings,
+    upload: Upload,
+    *,
+    size_mode: SizeMode = SizeMode.NATIVE,
 ) -> ImagesRequest:
     """Read a request body, JSON or a multipart form. Images go into blobs of the spool while they arrive.
 
-    `upload` counts the bytes as they arrive, compressed as they are.
+    `upload` counts the bytes as they arrive, compressed as they are. `size_mode`: which sizes can be made.
 
     Raises:
         InvalidRequest: The body is neither JSON nor a form, or a parameter is wrong.
@@ -58,12 +65,11 @@ async def read_image_request(
         case "multipart/form-data":
             boundary = parse_boundary(content_type)
             parts = await parse_multipart(body, boundary, spooler, new_blob=spool.new_blob, max_part=max_image)
-            return resolve_spooled(read_form(operation, parts), spooler, max_image)
+            return resolve_spooled(read_form(operation, parts, size_mode), spooler, max_image)
         case "application/json" | "text/json" | "":
             text = await collect_json(rewrite_as_utf8(body), spooler)
-            return resolve_spooled(
-                read_json(operation, parse_json(text, parse_charset(content_type))), spooler, max_image
-            )
+            document = parse_json(text, parse_charset(content_type))
+            return resolve_spooled(read_json(operation, document, size_mode), spooler, max_image)
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
 
 

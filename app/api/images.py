@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.access.auth import Authenticator
+from app.access.auth import Authenticator, Caller
 from app.api.body import announced_bytes, read_image_request
 from app.api.context import context_of
 from app.api.delivery import DisconnectWatcher, KeepAlive, accepted_response, deliver
@@ -20,6 +20,7 @@ from app.images.blob import Spool
 from app.jobs.service import ClientLeft, ImageService, JobReader, Submission
 from app.jobs.usage_record import UsageRecorder
 from app.protocol.image_request import Operation
+from app.protocol.size_fit import SIZE_HEADER, SizeMode, parse_size_header
 from app.upstream.token_check import TokenCheck
 
 #: How Azure's paths end, and its rule for the name of a deployment.
@@ -64,9 +65,10 @@ class ImageEndpoints:
         await self.token_check.check(caller.id, caller.token)
         spool = Spool(self.settings.spool_dir)
         try:
+            mode = size_mode(http.headers, caller, self.settings.size)
             announced = announced_bytes(http, self.settings.max_request_bytes)
             with usage.trace.step("read"), self.service.capacity.upload(caller.id, announced) as upload:
-                request = await read_image_request(operation, http, spool, self.settings, upload)
+                request = await read_image_request(operation, http, spool, self.settings, upload, size_mode=mode)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)
@@ -139,6 +141,17 @@ def image_routes(endpoints: ImageEndpoints) -> APIRouter:
 def is_client_retry(headers: Headers) -> bool:
     """Return whether the client, or a proxy, says that it is repeating a request. Many are silent about it."""
     return any(pattern.fullmatch(headers.get(name, "").strip()) for name, pattern in _RETRY_MARKS.items())
+
+
+def size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:
+    """Return the size mode of a request: what its header says, or its client key, or the server's `default`.
+
+    Raises:
+        UserError: The header says nothing that is known.
+    """
+    if value := headers.get(SIZE_HEADER):
+        return parse_size_header(value)
+    return default if caller.key is None or caller.key.size is None else caller.key.size
 
 
 def add_azure_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:

@@ -17,6 +17,7 @@ from app import __version__
 from app.config.settings import Settings
 from app.errors import NotFound
 from app.protocol import sizes
+from app.protocol.size_fit import SizeMode
 
 WEB_DIR = Path(__file__).parents[1] / "web"
 
@@ -118,12 +119,26 @@ def server_info(settings: Settings) -> dict[str, object]:
         "version": __version__,
         "key": "client" if settings.has_client_keys else "upstream" if settings.pass_through else "none",
         "max_image_bytes": int(settings.max_image_bytes),
-        "size": {
-            "multiple": sizes.SIZE_MULTIPLE,
-            "max_edge": sizes.MAX_EDGE,
-            "max_aspect_ratio": sizes.MAX_ASPECT_RATIO,
-            "min_pixels": sizes.MIN_PIXELS,
-            "max_pixels": sizes.MAX_PIXELS,
-            "legacy": [str(size) for size in sizes.LEGACY_SIZES],
-        },
+        "size": _NATIVE_SIZES if settings.size is SizeMode.NATIVE else _EXACT_SIZES,
     }
+
+
+#: The rules for sizes, as app/web/sizes.js applies them.
+_NATIVE_SIZES = {
+    "multiple": sizes.SIZE_MULTIPLE,
+    "min_edge": 1,
+    "max_edge": sizes.MAX_EDGE,
+    "max_aspect_ratio": sizes.MAX_ASPECT_RATIO,
+    "min_pixels": sizes.MIN_PIXELS,
+    "max_pixels": sizes.MAX_PIXELS,
+    "legacy": [str(size) for size in sizes.LEGACY_SIZES],
+}
+_EXACT_SIZES = {
+    "multiple": 1,
+    "min_edge": sizes.MIN_EXACT_EDGE,
+    "max_edge": sizes.MAX_EXACT_EDGE,
+    "max_aspect_ratio": sizes.MAX_EXACT_EDGE / sizes.MIN_EXACT_EDGE,
+    "min_pixels": sizes.MIN_EXACT_EDGE**2,
+    "max_pixels": sizes.MAX_EXACT_EDGE**2,
+    "legacy": [],
+}

@@ -19,6 +19,7 @@ from pydantic_settings import NoDecode
 from app.images.input_limits import InputLimits
 from app.images.ssrf import AllowRule, parse_allow, parse_host
 from app.images.stores import check_store_url
+from app.protocol.size_fit import SizeMode, read_size_mode
 
 PREFIX = "LIMNER_"
 
@@ -213,6 +214,13 @@ def _parse_input_limits(value: object) -> object:
     return limits
 
 
+def _parse_size_mode(value: object) -> object:
+    mode = read_size_mode(value) if isinstance(value, str) else None
+    if mode is None:
+        raise PydanticCustomError("size_mode", "native, exact, or exact; fit=contain")
+    return mode
+
+
 def _parse_allow_list(value: object) -> object:
     """Parse comma-separated rules, or the list of strings that a TOML file has in their place."""
     text = ",".join(map(str, value)) if isinstance(value, list) else value
@@ -235,6 +243,7 @@ LedgerFile = Annotated[Path, AfterValidator(_check_ledger_file)]
 OtlpEndpoint = Annotated[str, AfterValidator(_check_otlp_endpoint)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_input_limits)]
+SizeModeSetting = Annotated[SizeMode, NoDecode, BeforeValidator(_parse_size_mode)]
 AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_allow_list)]
 
 HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret)]

@@ -30,6 +30,7 @@ from app.config.field_types import (
     Seconds,
     Secret,
     ShrinkLimits,
+    SizeModeSetting,
     StateUrl,
     StoreUrl,
     StringList,
@@ -42,6 +43,7 @@ from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Ori
 from app.config.upstreams import OFFICIAL_MODELS, UpstreamEntry, UpstreamList
 from app.config.validation import with_locations
 from app.images.input_limits import InputLimits
+from app.protocol.size_fit import SizeMode
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD
 
 #: Fields that may also come from a file, named by the variable of the field with `_FILE` at its end.
@@ -142,6 +144,12 @@ class Settings(BaseSettings):
         "`b64_json`.",
     )
 
+    size: SizeModeSetting = Field(
+        SizeMode.NATIVE,
+        description="Which size images have. `native`: that of the upstream. `exact`: precisely that of the request, "
+        "which may then be [any](images-api.md#exact-sizes). `exact; fit=contain`: the same, with padding instead of "
+        "cropping.",
+    )
     mask: Literal["guide", "exact"] = Field(
         "guide",
         description="What a mask does: `guide` tells the upstream where to edit, `exact` also puts the rest back from "

@@ -29,6 +29,7 @@ from app.images.codec import (
 from app.images.decode_cost import DecodeLimits, conversion_cost, decode_cost, header_cost, masking_cost
 from app.images.input_limits import InputLimits, fit
 from app.protocol.image_format import is_complete, read_info
+from app.protocol.size_fit import SizeMode, plan_fit
 
 _Size = tuple[int, int]
 _S = TypeVar("_S", bound=Sink)
@@ -46,11 +47,22 @@ def _open(source: Source, limits: DecodeLimits) -> ImageFile:
 
 
 class ResultOptions(NamedTuple):
-    """What a result should become; None keeps it. `size` is a box into which the image is scaled down."""
+    """What a result should become; None keeps it.
+
+    Attributes:
+        size: A box into which the image is scaled down, or with another `mode` than `native` its exact size.
+        transparent: Whether padding is transparent in an opaque image, as it is in others.
+    """
 
     image_format: str | None = None
     compression: int | None = None
     size: _Size | None = None
+    mode: SizeMode = SizeMode.NATIVE
+    transparent: bool = False
+
+    @property
+    def exact_size(self) -> _Size | None:
+        return None if self.mode is SizeMode.NATIVE else self.size
 
 
 def convert(source: Source, options: ResultOptions, limits: DecodeLimits, new_sink: Callable[[], _S]) -> _S | None:
@@ -64,14 +76,40 @@ def convert(source: Source, options: ResultOptions, limits: DecodeLimits, new_si
         own_format = _FORMAT_NAMES.get(opened.format or "")
         image_format = options.image_format or own_format or "png"
         size = upright_size(opened)
-        target = fit(size, options.size)
+        target = options.exact_size or fit(size, options.size)
         is_compressed = options.compression not in {None, 100} and image_format != "png"
-        if target == size and options.image_format in {None, own_format} and not is_compressed:
+        # Many programs show the size of the file, whatever its orientation.
+        has_size = target == size and options.exact_size in {None, opened.size}
+        if has_size and options.image_format in {None, own_format} and not is_compressed:
             return None
-        limits.admit(conversion_cost(opened, source.size, target, image_format))
+        limits.admit(conversion_cost(opened, source.size, target, image_format, padded=options.exact_size is not None))
         image = decode(opened, _scale_ratio(size, target))
-        image = image.scaled(fit(image.pixels.size, target))
+        image = _fitted(image, options) if options.exact_size else image.scaled(fit(image.pixels.size, target))
         return encode(image, image_format, 100 if options.compression is None else options.compression, new_sink)
+
+
+def _fitted(image: DecodedImage, options: ResultOptions) -> DecodedImage:
+    """Return the image with exactly the size of the options."""
+    size = options.size or image.pixels.size
+    plan = plan_fit(image.pixels.size, size, options.mode)
+    if plan.scale == 1:
+        pixels = image.pixels.crop((int(plan.box[0]), int(plan.box[1]), int(plan.box[2]), int(plan.box[3])))
+    else:
+        pixels = image.pixels.resize(plan.scaled, Image.Resampling.LANCZOS, plan.box)
+    return replace(image, pixels=_padded(pixels, size, plan.offset, transparent=options.transparent))
+
+
+def _padded(pixels: Image.Image, size: _Size, offset: _Size, *, transparent: bool) -> Image.Image:
+    """Return the pixels in the middle of a white or transparent image."""
+    if pixels.size == size:
+        return pixels
+    if transparent and not pixels.mode.endswith("A"):
+        pixels = pixels.convert(f"{pixels.mode}A")
+    bands = len(pixels.getbands())
+    white = (255,) * bands if not pixels.mode.endswith("A") else (*(255,) * (bands - 1), 0)
+    canvas = Image.new(pixels.mode, size, white if bands > 1 else 255)
+    canvas.paste(pixels, offset)
+    return canvas
 
 
 # Input images

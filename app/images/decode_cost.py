@@ -100,16 +100,23 @@ def decode_cost(image: ImageFile, file_size: int) -> Cost:
     return Cost(pixels * per_pixel + 2 * whole + _FIXED_BYTES, _FIXED_SECONDS + pixels * _SECONDS_PER_PIXEL)
 
 
-def conversion_cost(image: ImageFile, file_size: int, target: tuple[int, int], image_format: str) -> Cost:
-    """Return what it takes to decode an opened image, and to encode it in another size and format."""
+def conversion_cost(
+    image: ImageFile, file_size: int, target: tuple[int, int], image_format: str, *, padded: bool = False
+) -> Cost:
+    """Return what it takes to decode an opened image, and to encode it in another size and format.
+
+    `padded`: it may also be laid on another image, with alpha.
+    """
     decoding = decode_cost(image, file_size)
-    plain = _plain_bytes(image)
+    plain = 4 if padded else _plain_bytes(image)
     source, scaled = image.width * image.height, target[0] * target[1]
     # Scaling goes through an image of the new width and the old height. Which is which before it is upright?
     between = max(target) * max(image.size)
     scaling = plain * (source + between + scaled)
     if image.has_transparency_data:  # Colors are multiplied by alpha before, and divided after.
         scaling += plain * (source + scaled)
+    if padded:
+        scaling += 2 * plain * scaled
     encoder = _ENCODER[image_format] + _WEBP_ALPHA * (image_format == "webp" and image.has_transparency_data)
     encoding = plain * source + (plain + encoder) * scaled
     memory = max(scaling, encoding) + _FIXED_BYTES

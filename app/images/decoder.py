@@ -37,6 +37,7 @@ from app.images.conversions import (
 )
 from app.images.decode_cost import Cost, DecodeLimits, NotGranted
 from app.images.input_limits import InputLimits
+from app.protocol.size_fit import SizeMode
 
 #: Bytes in front of a message, which tell its length.
 PREFIX = 4
@@ -111,8 +112,8 @@ class Output:
 
 
 def _run_convert(options: Any, inputs: Sequence[Source], limits: DecodeLimits, output: Output) -> dict[str, Any]:
-    image_format, compression, size = options
-    chosen = ResultOptions(image_format, compression, _as_size(size))
+    image_format, compression, size, mode, transparent = options
+    chosen = ResultOptions(image_format, compression, _as_size(size), SizeMode(mode), transparent)
     return _written(convert(inputs[0], chosen, limits, lambda: output))
 
 

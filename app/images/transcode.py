@@ -15,6 +15,7 @@ from app.images.blob import Blob
 from app.images.decoder_pool import DecoderExceeded, DecoderPool, DecoderUnavailable
 from app.images.memory_budget import MemoryBudget
 from app.observability.logging import log
+from app.protocol.size_fit import SizeMode
 
 _Size = tuple[int, int]
 
@@ -99,6 +100,8 @@ class Transcoder:
         image_format: str | None = None,
         compression: int | None = None,
         size: _Size | None = None,
+        mode: SizeMode = SizeMode.NATIVE,
+        transparent: bool = False,
     ) -> Blob:
         """Convert a result. Returns the same blob if nothing has to change.
 
@@ -110,12 +113,14 @@ class Transcoder:
             image_format: png, jpeg or webp. None keeps the format, or chooses png if the format cannot be written.
             compression: The API's output_compression, 0 to 100, which is the quality of jpeg and webp. 100 is its
                 default, so it is no reason to encode an image again that has the right format.
-            size: The image is scaled down to fit into it.
+            size: The image is scaled down to fit into it, or gets exactly this size.
+            mode: Whether it does, and how.
+            transparent: Whether padding is transparent in an image that is opaque.
 
         Raises:
             ImageUnavailable: The result cannot be read.
         """
-        options = image_format, compression, size
+        options = image_format, compression, size, mode, transparent
         _, made = await self._run(_Job("convert", options, [blob], caller, True, _too_complex_result()))
         return blob if made is None else made
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
@@ -29,6 +29,7 @@ from app.protocol.image_request import ImagesRequest, InputImage
 from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request
 from app.protocol.inline_images import ByteSink, probably_equal
 from app.protocol.json_stream import Base64String
+from app.protocol.size_fit import SizeMode
 from app.protocol.usage import Usage
 
 _P = ParamSpec("_P")
@@ -385,17 +386,23 @@ class Pipeline:
             blob = await self.io.apply_mask(blob, self.inputs.originals[0], self.inputs.mask)
         converted = await self.io.convert(blob, self.request)
         if converted is blob and may_pass:
-            return OutputImage(image.form, url=image.url, info=info)
-        info = read_info(converted.read_at) or info
+            return OutputImage(image.form, url=image.url, info=info, received=info)
+        made = OutputImage(image.form, info=read_info(converted.read_at) or info, received=info)
         if wanted == "b64_json":
-            return OutputImage(image.form, source=converted, info=info)
+            return replace(made, source=converted)
+        return replace(made, url=await self.link_to(converted, made.info or info))
+
+    async def link_to(self, image: ByteSink, info: ImageInfo) -> str | Base64String:
+        """Return a URL of the image: of this server, or one that holds it. Raises `ImageUnavailable`."""
         if self.policy.rehost == "never":
-            return OutputImage(image.form, url=Base64String(converted, f"data:{info.media_type};base64,"), info=info)
-        return OutputImage(image.form, url=await self.io.store(converted, info), info=info)
+            return Base64String(image, f"data:{info.media_type};base64,")
+        return await self.io.store(image, info)
 
     async def may_pass(self, url: str) -> bool:
         """Return whether a link of the upstream may be the answer, because the client can do with it what it wants."""
-        if self.policy.rehost == "always" or self.inputs.mask is not None:
+        # An exact size is a promise about bytes, which a link to other servers does not keep.
+        is_exact = self.request.size_mode is not SizeMode.NATIVE or self.inputs.mask is not None
+        if self.policy.rehost == "always" or is_exact:
             return False
         # Scripts of a page can read a link only if its host allows it, which hosts of images seldom do. An operator who
         # has images stored never knows that the clients reach what this server reaches.

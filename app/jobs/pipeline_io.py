@@ -24,6 +24,7 @@ from app.protocol.chat_request import ChatQuestion, ignored_at
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
+from app.protocol.size_fit import SizeMode
 from app.state.job_table import JobTable
 from app.upstream.client import UpstreamRequest
 from app.upstream.pool import UpstreamPool
@@ -265,10 +266,13 @@ class JobIO:
             return self._adopt(await self.backends.transcoder.apply_mask(*blobs, caller=self.job.key.caller), result)
 
     async def convert(self, image: ByteSink, request: ImagesRequest) -> ByteSink:
-        """Return the image in the format that was asked for, and in a legacy size, which upstreams do not make."""
+        """Return the image in the format that was asked for, and in a size that was asked for exactly.
+
+        So was a legacy size, which upstreams do not make.
+        """
         size, image_format, compression = request.size, request.output_format, request.output_compression
-        legacy = None if size is None or size.upstream_size == size else (size.width, size.height)
-        if legacy is None and image_format is None and compression is None:
+        is_native = size is None or (request.size_mode is SizeMode.NATIVE and size.upstream_size == size)
+        if is_native and image_format is None and compression is None:
             return image
         with self._step("convert"):
             converted = await self.backends.transcoder.convert(
@@ -276,7 +280,9 @@ class JobIO:
                 caller=self.job.key.caller,
                 image_format=image_format,
                 compression=compression,
-                size=legacy,
+                size=None if size is None or is_native else (size.width, size.height),
+                mode=request.size_mode,
+                transparent=request.background == "transparent",
             )
         return self._adopt(converted, image)
 

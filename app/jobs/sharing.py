@@ -24,12 +24,13 @@ from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.json_stream import Base64String
-from app.protocol.sizes import parse_size
+from app.protocol.size_fit import SizeMode
+from app.protocol.sizes import parse_pixels
 from app.protocol.usage import Usage
 from app.state.job_table import JobTable
 
 #: Fields of the request in an outcome: those that the response or the log shows, never the prompt.
-_REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored", "asked_size")
+_REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored", "asked_size", "size_mode")
 
 _NOT_SHARED = "The image was painted, but this server cannot find it any more."
 
@@ -253,7 +254,8 @@ async def dump_outcome(job: Job, store: ImageStore) -> bytes:
 
 
 async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
-    fields: dict[str, Any] = {"form": image.form, "info": None if image.info is None else astuple(image.info)}
+    measured = {"info": image.info, "received": image.received}
+    fields = {"form": image.form} | {name: info and astuple(info) for name, info in measured.items()}
     source = image.url.source if isinstance(image.url, Base64String) else image.source
     if source is None:
         return fields | {"url": image.url}
@@ -270,7 +272,8 @@ async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutco
     request = ImagesRequest(
         operation=Operation(fields.pop("operation")),
         prompt="",
-        size=parse_size(fields.pop("size")),
+        size=parse_pixels(fields.pop("size")),
+        size_mode=SizeMode(fields.pop("size_mode", SizeMode.NATIVE)),
         **fields | {"ignored": tuple(fields["ignored"])},
     )
     if (result := document.get("result")) is not None:
@@ -291,13 +294,13 @@ async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutco
 
 
 async def _load_image(fields: dict[str, Any], store: ImageStore, spool: Spool) -> OutputImage:
-    info = None if fields["info"] is None else ImageInfo(*fields["info"])
+    info, received = (ImageInfo(*fields[name]) if fields.get(name) else None for name in ("info", "received"))
     if "url" in fields:
-        return OutputImage(fields["form"], url=fields["url"], info=info)
+        return OutputImage(fields["form"], url=fields["url"], info=info, received=received)
     blob = await _load_blob(fields["name"], store, spool)
     if fields["prefix"] is None:
-        return OutputImage(fields["form"], source=blob, info=read_info(blob.read_at))
-    return OutputImage(fields["form"], url=Base64String(blob, fields["prefix"]), info=info)
+        return OutputImage(fields["form"], source=blob, info=read_info(blob.read_at), received=received)
+    return OutputImage(fields["form"], url=Base64String(blob, fields["prefix"]), info=info, received=received)
 
 
 async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:

@@ -14,6 +14,7 @@ from app.observability.logging import log
 from app.observability.metrics import BYTES_IN, BYTES_OUT, IMAGES, REQUESTS, STEP_SECONDS, TOKENS_IN, TOKENS_OUT
 from app.observability.tracing import OtlpTracing, RequestTrace
 from app.protocol.image_request import Operation
+from app.protocol.image_response import size_facts
 from app.protocol.usage import NO_USAGE
 
 
@@ -143,6 +144,7 @@ class UsageRecord:
             "attempts": telemetry.attempts,
             "images": len(images),
             "failed": 0 if result is None else result.failed,
+            **size_facts(job.request, images),
             "sizes": [image.info.size for image in images if image.info is not None],
             "forms": list(dict.fromkeys(image.form for image in images)),
             "usage": usage.as_images_api(),

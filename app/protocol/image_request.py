@@ -19,11 +19,13 @@ from app.protocol.parameters import (
     ObjectParam,
     Operation,
     Parameter,
+    ParameterType,
     Schema,
     StringMapParam,
     TextParam,
     is_lowered,
 )
+from app.protocol.size_fit import SizeMode
 from app.protocol.size_wishes import RatioParam, SizeParam, TierParam, resolve_size
 from app.protocol.sizes import Size
 from app.protocol.validation_errors import conflicting_values, header_safe_name, missing_parameter
@@ -51,6 +53,7 @@ class ImagesRequest:
         size: What is asked for in the end, whichever parameters said so.
         from_page: A script of a web page asks, which can read only links whose host allows it.
         asked_size: What the client said of the size, safe in a header.
+        size_mode: Whether the image gets exactly the size that the client asked for, and how.
     """
 
     operation: Operation
@@ -262,6 +265,7 @@ class ImagesRequest:
     unread: tuple[str, ...] = ()
     asked_size: str = "auto"
     from_page: bool = False
+    size_mode: SizeMode = SizeMode.NATIVE
 
     @property
     def all_images(self) -> tuple[InputImage | None, ...]:
@@ -288,6 +292,13 @@ PARAMETERS_OF = {
     for operation in Operation
 }
 
+#: The types of the same parameters where images of any size can be made, by name.
+_EXACT_TYPES: Mapping[str, ParameterType] = {
+    "size": SizeParam(is_exact=True),
+    "image_size": SizeParam(is_exact=True),
+    "resolution": TierParam(is_exact=True),
+}
+
 _IMAGE_NAMES = {
     name
     for parameter in PARAMETERS
@@ -297,8 +308,8 @@ _IMAGE_NAMES = {
 }
 
 
-def read_json(operation: Operation, body: object) -> ImagesRequest:
-    """Read the request from a body that orjson has parsed.
+def read_json(operation: Operation, body: object, mode: SizeMode = SizeMode.NATIVE) -> ImagesRequest:
+    """Read the request from a body that orjson has parsed. `mode`: which sizes can be made.
 
     Raises:
         InvalidRequest: A parameter is wrong; the first one is named, in OpenAI's wording.
@@ -310,11 +321,11 @@ def read_json(operation: Operation, body: object) -> ImagesRequest:
     given = place_json_pictures(operation, given, _known_names(operation, form=False), _IMAGE_NAMES)
     if given.get("images") and given.get("image"):
         raise conflicting_values("image")
-    return _read(operation, given, form=False)
+    return _read(operation, given, mode, form=False)
 
 
-def read_form(operation: Operation, parts: Sequence[FormPart]) -> ImagesRequest:
-    """Read the request from the parts of a form, in the order of the body.
+def read_form(operation: Operation, parts: Sequence[FormPart], mode: SizeMode = SizeMode.NATIVE) -> ImagesRequest:
+    """Read the request from the parts of a form, in the order of the body. `mode`: which sizes can be made.
 
     Raises:
         InvalidRequest: A parameter is wrong; the first one is named, in OpenAI's wording.
@@ -325,7 +336,7 @@ def read_form(operation: Operation, parts: Sequence[FormPart]) -> ImagesRequest:
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)
     given = place_form_pictures(operation, given, _known_names(operation, form=True), _IMAGE_NAMES)
-    return _read(operation, given, form=True)
+    return _read(operation, given, mode, form=True)
 
 
 def _known_names(operation: Operation, *, form: bool) -> set[str]:
@@ -337,7 +348,8 @@ def _is_empty(part: FormPart) -> bool:
     return part.value == "" if isinstance(part.value, str) else part.value.size == 0
 
 
-def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> ImagesRequest:
+def _read(operation: Operation, given: Mapping[str, Any], mode: SizeMode, *, form: bool) -> ImagesRequest:
+    exact_types = {} if mode is SizeMode.NATIVE else _EXACT_TYPES
     values: dict[str, Any] = {}
     lowered: list[str] = []
     used = set()
@@ -345,7 +357,8 @@ def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> Imag
         name = next((name for name in parameter.names(form) if name in given), None)
         if name is not None:
             used.add(name)
-            value = (parameter.type.from_form if form else parameter.type.from_json)(name, given[name])
+            kind = exact_types.get(parameter.name, parameter.type)
+            value = (kind.from_form if form else kind.from_json)(name, given[name])
             if value is not None:
                 values[parameter.name] = value
             if is_lowered(parameter.type, given[name]):
@@ -356,7 +369,7 @@ def _read(operation: Operation, given: Mapping[str, Any], *, form: bool) -> Imag
     unknown = [name for name in given if name not in used]
     ignored = ignored_parameters(PARAMETERS, values, (*lowered, *unknown))
     unread = tuple(_texts_in([given[name] for name in unknown]))
-    fields = _normalize(values) | resolve_size(operation, values)
+    fields = _normalize(values) | resolve_size(operation, values, mode)
     return ImagesRequest(operation=operation, **fields, ignored=ignored, unread=unread)
 
 

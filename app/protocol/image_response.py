@@ -1,6 +1,7 @@
 """Build responses of the Images API: one JSON object, or one event per image, with OpenAI's order of keys."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String, ByteSource
+from app.protocol.size_fit import SizeMode, upscaling
 from app.protocol.usage import Usage
 
 #: The quality that upstreams use if none is requested. dall-e's name `standard` means the same.
@@ -25,12 +27,14 @@ class OutputImage:
         form: Name of the reply form in which the image was found.
         url: A path, if this server has stored the image: its address depends on who reads the response.
         info: What the bytes say about the image; None if only its URL is known.
+        received: What the bytes of the upstream said, before Limner changed them; None as for `info`.
     """
 
     form: str
     source: ByteSource | None = None
     url: str | Base64String | None = None
     info: ImageInfo | None = None
+    received: ImageInfo | None = None
 
     def as_item(self, server_url: str = "") -> dict[str, Any]:
         """Return the item of the response. `server_url` is how its reader reaches this server, without a final slash.
@@ -62,20 +66,45 @@ def effective_response_format(request: ImagesRequest, default: str) -> str:
 def link_matches_request(url: str, request: ImagesRequest) -> bool:
     """Whether a link can be passed on without a download, because the image needs no conversion.
 
-    That is so if the client requests no output format or the one in which the link's path ends, and no compression that
-    has an effect on this format.
+    That is so if the client wishes no exact size, no output format or the one in which the link's path ends, and no
+    compression that has an effect on this format.
     """
+    if request.size_mode is not SizeMode.NATIVE:
+        return False
     requested = request.output_format
     compressed = requested not in {None, "png"} and request.output_compression not in {None, 100}
     return not compressed and (requested is None or urlsplit(url).path.lower().endswith(_ENDINGS[requested]))
 
 
 def size_report(request: ImagesRequest, images: Sequence[OutputImage] = ()) -> str:
-    """Return the value of `x-limner-size`: what was asked for, what was sent, and what came, as far as it is known."""
-    sent = "auto" if request.size is None else str(request.size.upstream_size)
-    sizes = dict.fromkeys(image.info.size for image in images if image.info is not None)
-    got = ",".join(size for size in sizes if size is not None)
-    return f"asked={request.asked_size} sent={sent}" + (f" got={got}" if got else "")
+    """Return the value of `x-limner-size`: what was asked for, what was sent, and what came, as far as it is known.
+
+    `fitted` is the size to which Limner has brought the image, `upscaled` how much larger that has made it.
+    """
+    facts = {"asked": request.asked_size, **size_facts(request, images)}
+    texts = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in facts.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items() if text)
+
+
+def size_facts(request: ImagesRequest, images: Sequence[OutputImage]) -> dict[str, Any]:
+    """Return the size that was sent, the measured sizes that came, and those that Limner made of them, each once."""
+    got, made = _sizes(image.received for image in images), _sizes(image.info for image in images)
+    facts: dict[str, Any] = {"sent": "auto" if request.size is None else str(request.size.upstream_size), "got": got}
+    if made != got or request.size_mode is not SizeMode.NATIVE:
+        facts["fitted"] = made
+    factor = max((_upscaling(request, image.received) for image in images), default=1.0)
+    return facts if factor == 1 else facts | {"upscaled": math.ceil(factor * 100) / 100}
+
+
+def _sizes(infos: Iterable[ImageInfo | None]) -> list[str]:
+    return list(dict.fromkeys(info.size for info in infos if info is not None and info.size is not None))
+
+
+def _upscaling(request: ImagesRequest, info: ImageInfo | None) -> float:
+    if request.size is None or request.size_mode is SizeMode.NATIVE or info is None:
+        return 1.0
+    pixels = (info.width, info.height) if info.width and info.height else (request.size.width, request.size.height)
+    return upscaling(pixels, request.size, request.size_mode)
 
 
 def images_json(

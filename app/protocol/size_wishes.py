@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from app.errors import UserError
 from app.protocol.parameters import FormPart, Operation, Schema, single_text
+from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import (
     LEGACY_SIZES,
     MAX_ASPECT_RATIO,
@@ -18,6 +19,7 @@ from app.protocol.sizes import (
     SIZE_MULTIPLE,
     Size,
     ceil_to_grid,
+    check_exact_size,
     check_size,
     floor_to_grid,
     invalid_size,
@@ -76,9 +78,10 @@ class SizeWish:
 
 @dataclass(frozen=True, slots=True)
 class SizeParam:
-    """The type of `size` and `image_size` (see `parameters.ParameterType`)."""
+    """The type of `size` and `image_size` (see `parameters.ParameterType`). `is_exact`: any size can be made."""
 
     holds_image: ClassVar[bool] = False
+    is_exact: bool = False
 
     def describe(self) -> str:
         legacy = " and ".join(f"`{size}`" for size in LEGACY_SIZES)
@@ -96,7 +99,7 @@ class SizeParam:
         if value in {"", "auto"}:
             return None
         if size := parse_pixels(value):
-            return SizeWish(pixels=check_size(size, value, name))
+            return SizeWish(pixels=_check(size, value, name, is_exact=self.is_exact))
         if ratio := parse_ratio(value, name):
             return SizeWish(ratio=ratio)
         if tier := _TIER_NAMES.get(value.lower()):
@@ -149,18 +152,23 @@ class TierParam:
     """The type of `resolution` (see `parameters.ParameterType`). Some services have sizes under this name."""
 
     holds_image: ClassVar[bool] = False
+    is_exact: bool = False
 
     def describe(self) -> str:
         return ", ".join(f"`{tier}`" for tier in TIERS)
 
     def from_json(self, name: str, value: object) -> SizeWish | None:
-        return SizeParam().from_json(name, str(value) if type(value) is int else value)
+        return SizeParam(self.is_exact).from_json(name, str(value) if type(value) is int else value)
 
     def from_form(self, name: str, parts: Sequence[FormPart]) -> SizeWish | None:
         return self.from_json(name, single_text(name, parts))
 
     def schema(self, form: bool) -> Schema:
         return {"type": "string", "enum": list(TIERS)}
+
+
+def _check(size: Size, text: str, param: str, *, is_exact: bool) -> Size:
+    return (check_exact_size if is_exact else check_size)(size, text, param)
 
 
 def parse_ratio(text: str, param: str) -> Ratio | None:
@@ -185,19 +193,20 @@ def _invalid_ratio(param: str, text: str, rule: str) -> UserError:
 SIZE_PARAMETERS = ("size", "image_size", "aspect_ratio", "resolution")
 
 
-def resolve_size(operation: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_size(operation: Operation, values: Mapping[str, Any], mode: SizeMode = SizeMode.NATIVE) -> dict[str, Any]:
     """Return the fields of `ImagesRequest` that the parameters of the size give together.
 
     Args:
         operation: What is asked for. A generation in a tier without a ratio is square; an edit keeps its ratio.
         values: The checked values by the names of the parameters.
+        mode: Whether the image gets exactly this size.
 
     Raises:
         UserError: Two of them contradict each other.
     """
     wishes = {name: values[name] for name in SIZE_PARAMETERS if name in values}
     ratios = [(name, wish.ratio) for name, wish in wishes.items() if wish.ratio]
-    if edges := _edges(values, ratios[0][1] if ratios else None):
+    if edges := _edges(values, ratios[0][1] if ratios else None, is_exact=mode is not SizeMode.NATIVE):
         wishes["width"] = SizeWish(pixels=edges)
     sizes = [(name, wish.pixels) for name, wish in wishes.items() if wish.pixels]
     tiers = [(name, wish.tier) for name, wish in wishes.items() if wish.tier]
@@ -210,23 +219,25 @@ def resolve_size(operation: Operation, values: Mapping[str, Any]) -> dict[str, A
     texts = {"aspect_ratio": None if ratio is None else ratio.text, "resolution": tier}
     asked = str(size) if sizes else ",".join(filter(None, texts.values()))
     image_size = wishes["image_size"].text if "image_size" in wishes else None
-    return {"size": size, "image_size": image_size, **texts, "asked_size": asked or "auto"}
+    mode = SizeMode.NATIVE if size is None else mode
+    return {"size": size, "image_size": image_size, **texts, "asked_size": asked or "auto", "size_mode": mode}
 
 
-def _edges(values: Mapping[str, Any], ratio: Ratio | None) -> Size | None:
+def _edges(values: Mapping[str, Any], ratio: Ratio | None, *, is_exact: bool) -> Size | None:
     """Return what width and height say; with a ratio, one of them is enough."""
     width: int | None = values.get("width")
     height: int | None = values.get("height")
     if width is None and height is None:
         return None
+    step = 1 if is_exact else SIZE_MULTIPLE
     if ratio is not None and width is None and height is not None:
-        width = max(1, round(height * ratio.quotient / SIZE_MULTIPLE)) * SIZE_MULTIPLE
+        width = max(1, round(height * ratio.quotient / step)) * step
     elif ratio is not None and height is None and width is not None:
-        height = max(1, round(width / ratio.quotient / SIZE_MULTIPLE)) * SIZE_MULTIPLE
+        height = max(1, round(width / ratio.quotient / step)) * step
     if width is None or height is None:
         raise missing_parameter("width" if width is None else "height")
     size = Size(width, height)
-    return check_size(size, str(size), "width")
+    return _check(size, str(size), "width", is_exact=is_exact)
 
 
 def _refuse_contradictions(

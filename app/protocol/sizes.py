@@ -28,8 +28,8 @@ class Size:
 
     @property
     def upstream_size(self) -> "Size":
-        """The size to request upstream: larger than a size of `LEGACY_SIZES`, whose image is scaled down afterwards."""
-        return LEGACY_SIZES.get(self, self)
+        """The legal size to request upstream. The image is fitted to another size afterwards, see `size_fit`."""
+        return self if is_legal(self) else LEGACY_SIZES.get(self) or covering_size(self)
 
 
 #: The small squares of dall-e-2. Clients still send them by default, but no upstream generates them any more.
@@ -89,15 +89,45 @@ def check_size(size: Size, text: str, param: str) -> Size:
     raise invalid_size(text, f"{rule} The nearest legal sizes are {nearest}.", param)
 
 
+#: The edges of an exact size.
+MIN_EXACT_EDGE, MAX_EXACT_EDGE = 16, MAX_EDGE
+
+
+def check_exact_size(size: Size, text: str, param: str) -> Size:
+    """Return the size if an image can be fitted to it; `text` is how the client wrote it. Raises `UserError`."""
+    if min(size.width, size.height) >= MIN_EXACT_EDGE and max(size.width, size.height) <= MAX_EXACT_EDGE:
+        return size
+    rule = f"Width and height of an exact size must both be between {MIN_EXACT_EDGE} and {MAX_EXACT_EDGE}."
+    raise invalid_size(text, rule, param)
+
+
+def covering_size(size: Size) -> Size:
+    """Return the nearest legal size that is as wide and as high as a size, or the nearest at all if none is.
+
+    Of those that are, it is the one that has to be made smaller by least, which keeps the ratio as far as it can be.
+    """
+    high = ceil_to_grid(size.height)
+    covering = [
+        Size(width, max(lowest, high))
+        for width, lowest, highest in _LEGAL_HEIGHTS
+        if width >= size.width and high <= highest
+    ]
+    if not covering:
+        return nearest_sizes(size)[0]
+    return min(
+        covering, key=lambda each: (max(each.width / size.width, each.height / size.height), each.width * each.height)
+    )
+
+
 def nearest_sizes(size: Size) -> Sequence[Size]:
     """Return the two legal sizes next to a size, or next to what is left of it within the limits, in its ratio."""
     width, height = _within_limits(size)
+    return sorted(_candidates(height), key=lambda each: _distance(each, width, height))[:2]
 
-    def distance(each: Size) -> float:
-        # Rounded, so that equal distances keep the order of the widths.
-        return round(math.log(each.width / width) ** 2 + math.log(each.height / height) ** 2, 9)
 
-    return sorted(_candidates(height), key=distance)[:2]
+def _distance(size: Size, width: float, height: float) -> float:
+    # Rounded, so that equal distances keep the order of the widths.
+    return round(math.log(size.width / width) ** 2 + math.log(size.height / height) ** 2, 9)
 
 
 def _within_limits(size: Size) -> tuple[float, float]:
@@ -111,13 +141,10 @@ def _within_limits(size: Size) -> tuple[float, float]:
 
 def _candidates(middle: float) -> Iterator[Size]:
     """Yield, for each legal width, the legal heights next to a height."""
-    for width in range(SIZE_MULTIPLE, MAX_EDGE + 1, SIZE_MULTIPLE):
-        lowest = max(ceil_to_grid(width / MAX_ASPECT_RATIO), ceil_to_grid(MIN_PIXELS / width))
-        highest = min(MAX_EDGE, *map(floor_to_grid, (width * MAX_ASPECT_RATIO, MAX_PIXELS / width)))
-        if lowest <= highest:
-            below = floor_to_grid(middle)
-            heights = {min(max(height, lowest), highest) for height in (below, below + SIZE_MULTIPLE)}
-            yield from (Size(width, height) for height in sorted(heights))
+    below = floor_to_grid(middle)
+    for width, lowest, highest in _LEGAL_HEIGHTS:
+        heights = {min(max(height, lowest), highest) for height in (below, below + SIZE_MULTIPLE)}
+        yield from (Size(width, height) for height in sorted(heights))
 
 
 def floor_to_grid(pixels: float) -> int:
@@ -126,6 +153,18 @@ def floor_to_grid(pixels: float) -> int:
 
 def ceil_to_grid(pixels: float) -> int:
     return math.ceil(pixels / SIZE_MULTIPLE) * SIZE_MULTIPLE
+
+
+def _legal_heights() -> Iterator[tuple[int, int, int]]:
+    """Yield each width that can be legal, with its lowest and its highest legal height."""
+    for width in range(SIZE_MULTIPLE, MAX_EDGE + 1, SIZE_MULTIPLE):
+        lowest = max(ceil_to_grid(width / MAX_ASPECT_RATIO), ceil_to_grid(MIN_PIXELS / width))
+        highest = min(MAX_EDGE, *map(floor_to_grid, (width * MAX_ASPECT_RATIO, MAX_PIXELS / width)))
+        if lowest <= highest:
+            yield width, lowest, highest
+
+
+_LEGAL_HEIGHTS = tuple(_legal_heights())
 
 
 def invalid_size(text: str, rule: str, param: str) -> UserError:

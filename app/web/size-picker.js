@@ -50,8 +50,8 @@ export class SizePicker {
   }
 
   #blanks() {
-    const { multiple, max_edge: edge, max_aspect_ratio: ratio, min_pixels: min, max_pixels: max } = this.rules;
-    return { multiple, edge, ratio, min: number(min), max: number(max) };
+    const { multiple, min_edge: least, max_edge: edge, max_aspect_ratio: ratio, min_pixels, max_pixels } = this.rules;
+    return { multiple, least, edge, ratio, min: number(min_pixels), max: number(max_pixels) };
   }
 
   #write(width, height) {

@@ -21,6 +21,7 @@ export function brokenRule(width, height, rules) {
   const [short, long] = [Math.min(width, height), Math.max(width, height)];
   if (short % rules.multiple || long % rules.multiple) return "size_multiple";
   if (long > rules.max_edge) return "size_edge";
+  if (short < rules.min_edge) return "size_min_edge";
   if (long > rules.max_aspect_ratio * short) return "size_ratio";
   if (short * long > rules.max_pixels) return "size_max";
   if (short * long < rules.min_pixels) return "size_min";

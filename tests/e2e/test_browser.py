@@ -446,6 +446,20 @@ def test_the_page_and_the_server_agree_on_sizes(page: Page) -> None:
     assert all(allowed(*near) for _, near in judged)
 
 
+def test_exact_sizes_are_offered_and_explained(browser: Browser, demo: RunningDemo) -> None:
+    with run_limner(demo.url, size="exact") as limner, open_page(browser, limner) as page:
+        page.check("input[name=size][value=custom]")
+        page.fill("#width", "1000")
+        page.fill("#height", "15")
+        expect(page.locator("#size-rule")).to_have_text("Width and height must be at least 16 pixels.")
+        page.fill("#height", "701")
+        generate(page)
+        assert shown_sizes(page) == [(1000, 701)]
+        expect(page.locator("#facts .size dd")).to_have_text(
+            "asked=1000x701 sent=1008x704 got=1008x704 fitted=1000x701"
+        )
+
+
 def test_a_key_is_required_and_stays_in_memory(browser: Browser, demo: RunningDemo) -> None:
     with run_limner(demo.url, api_keys="sk-client") as limner, open_page(browser, limner) as page:
         generate(page)

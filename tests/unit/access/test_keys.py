@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.access.keys import InvalidKeyFile, KeyFile, Rate, generate_key, parse_keys
+from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 
 DIGEST = hashlib.sha256(b"sk-alice").hexdigest()
@@ -35,6 +36,7 @@ CASES = [
     Case("concurrency", "concurrency = 4", "concurrency", 4),
     Case("models", 'models = ["gpt-image-1"]', "models", ("gpt-image-1",)),
     Case("the largest size", 'max_size = "1536x1024"', "max_size", Size(1536, 1024)),
+    Case("exact sizes", 'size = "exact; fit=contain"', "size", SizeMode.CONTAIN),
     Case("the best quality", 'max_quality = "medium"', "max_quality", "medium"),
     Case("an upstream", 'upstream = "spare"', "upstream", "spare"),
     Case("images a month", "monthly_images = 1000", "monthly_images", 1000),
@@ -67,6 +69,7 @@ WRONG = [
     Wrong("something else", "models = 1", "expected [[keys]] tables and nothing else"),
     Wrong("one table", '[keys]\nname = "alice"', "expected [[keys]] tables and nothing else"),
     Wrong("no tables", "keys = [1]", "table 1: keys: Input should be a valid dictionary or instance of ClientKey"),
+    Wrong("a size mode that does not exist", f'{HEAD}size = "big"', 'line 4: size: expected "native", "exact" or "exact; fit=contain"'),
     Wrong("no name", f'# mine\n\n[[keys]]\nsha256 = "{DIGEST}"', "line 3: name: Field required"),
     Wrong("a name that breaks logs", HEAD.replace("alice", "a b"), "line 2: name: expected 1 to 64 letters, digits and the characters . _ @ -"),
     Wrong("the key itself", HEAD.replace(DIGEST, "sk-alice"), "line 3: sha256: expected the 64 hexadecimal digits of the key's SHA-256"),

@@ -13,6 +13,7 @@ from app.config.settings import Settings, set_variable, terminal_names, unknown_
 from app.config.upstreams import OFFICIAL_MODELS
 from app.config.validation import describe_errors
 from app.images.input_limits import InputLimits
+from app.protocol.size_fit import SizeMode
 
 ROOT = Path(__file__).parents[3]
 BASE = {"LIMNER_UPSTREAM_BASE_URL": "https://api.example.com/v1"}
@@ -44,6 +45,7 @@ BAD = [
     Bad("a spool folder that does not exist", {"LIMNER_SPOOL_DIR": "/no/such"}, "LIMNER_SPOOL_DIR: invalid value '/no/such' (format: a folder that exists"),
     Bad("half of the input limits", {"LIMNER_SHRINK_INPUTS": "20MB"}, "LIMNER_SHRINK_INPUTS: invalid value '20MB' (format: a size and a number of pixels, like 20MiB,4096, or never)"),
     Bad("input limits of zero", {"LIMNER_SHRINK_INPUTS": "0,4096"}, "LIMNER_SHRINK_INPUTS: invalid value '0,4096'"),
+    Bad("a size mode that does not exist", {"LIMNER_SIZE": "1024x1024"}, "LIMNER_SIZE: invalid value '1024x1024' (format: native, exact, or exact; fit=contain)"),
     Bad("a key that would add a header", {"LIMNER_UPSTREAM_API_KEY": "sk-1\nx: y"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces)"),
     Bad("an invalid digest", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
     Bad("a key file that does not exist", {"LIMNER_UPSTREAM_API_KEY_FILE": "/no/such"}, "LIMNER_UPSTREAM_API_KEY_FILE: invalid value (format: a text file that can be read and is not empty)"),
@@ -87,6 +89,8 @@ GOOD = [
     Good("bytes with a unit", {"LIMNER_MAX_IMAGE_BYTES": "2MiB"}, {"max_image_bytes": 2 * 2**20}),
     Good("limits of input images", {"LIMNER_SHRINK_INPUTS": "5MiB, 2048"}, {"shrink_inputs": InputLimits(5 * 2**20, 2048)}),
     Good("no limit of input images", {"LIMNER_SHRINK_INPUTS": "Never"}, {"shrink_inputs": InputLimits(None, None)}),
+    Good("exact sizes", {"LIMNER_SIZE": "exact"}, {"size": SizeMode.COVER}),
+    Good("exact sizes with padding", {"LIMNER_SIZE": "exact, fit=contain"}, {"size": SizeMode.CONTAIN}),
     Good("empty means unset", {"LIMNER_PORT": "", "LIMNER_API_KEYS": ""}, {"port": 8000, "api_keys": ()}),
     Good("an upstream key on loopback only", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "::1"}),
     Good("an upstream key behind client keys", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0", "LIMNER_API_KEYS": "a,b"}),

@@ -13,6 +13,7 @@ from app.images.codec import TooComplexError
 from app.images.conversions import InputOptions, Prepared, ResultOptions, convert, prepare
 from app.images.decode_cost import Cost, DecodeLimits, NotGranted
 from app.images.input_limits import InputLimits
+from app.protocol.size_fit import SizeMode
 from tests.support.sample_images import SRGB, as_blob, as_bytes, as_image, exif, gradient, noise, png, saved
 
 LIMITS = DecodeLimits(1 << 16)
@@ -65,6 +66,12 @@ SAME = (
     Same("just as large", PNG, {"size": (24, 16)}),
     Same("smaller already", PNG, {"size": (512, 512)}),
     Same("just as large after rotation", saved(gradient(), "JPEG", exif=exif(6)), {"size": (16, 24)}),
+    Same("exactly as large", PNG, {"size": (24, 16), "mode": SizeMode.COVER}),
+    Same(
+        "exactly as large upside down",
+        saved(gradient(), "JPEG", exif=exif(3)),
+        {"size": (24, 16), "mode": SizeMode.CONTAIN},
+    ),
     Same("animated", saved(gradient(), "PNG", **MANY), {"image_format": "png"}),
 )
 
@@ -134,6 +141,63 @@ def test_a_png_with_its_orientation_after_its_pixels_is_rotated_before_it_is_sca
     made = converted(as_blob(data), size=(12, 12))
     assert made is not None
     assert as_image(made).size == (5, 8)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A result that gets exactly 12x12 pixels, or another size; `corner` and `middle` are its colors there."""
+
+    name: str
+    data: bytes
+    options: dict[str, Any]
+    expected: tuple[str, str, tuple[int, int]]
+    corner: tuple[int, ...] | int
+    middle: tuple[int, ...] | int
+
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+#: Red, with a blue square of 16 pixels in the middle, 32 wide and 16 high.
+BANNER = Image.new("RGB", (32, 16), RED)
+BANNER.paste(BLUE, (8, 0, 24, 16))
+FLAG = saved(BANNER, "PNG")
+#: The same, twice as wide, with a square of 40 pixels.
+WIDER = Image.new("RGB", (64, 16), RED)
+WIDER.paste(BLUE, (12, 0, 52, 16))
+WIDE = saved(WIDER, "PNG")
+CLEAR = saved(Image.merge("RGBA", (*BANNER.split(), Image.new("L", BANNER.size, 255))), "PNG")
+GRAY = saved(Image.new("L", (32, 16), 7), "PNG")
+COVER, CONTAIN = {"mode": SizeMode.COVER}, {"mode": SizeMode.CONTAIN}
+EXACT = (
+    Exact("cropped around the middle without scaling", FLAG, {"size": (16, 16), **COVER}, ("PNG", "RGB", (16, 16)), BLUE, BLUE),
+    Exact("cropped by as much as the ratio needs", FLAG, {"size": (24, 16), **COVER}, ("PNG", "RGB", (24, 16)), RED, BLUE),
+    Exact("scaled and cropped", WIDE, {"size": (8, 8), **COVER}, ("PNG", "RGB", (8, 8)), BLUE, BLUE),
+    Exact("enlarged", FLAG, {"size": (200, 100), **COVER}, ("PNG", "RGB", (200, 100)), RED, BLUE),
+    Exact("in another format", WIDE, {"size": (64, 64), "image_format": "webp", "compression": 100, **COVER}, ("WEBP", "RGB", (64, 64)), BLUE, BLUE),
+    Exact("padded with white", FLAG, {"size": (32, 32), **CONTAIN}, ("PNG", "RGB", (32, 32)), WHITE, BLUE),
+    Exact("scaled and padded at the sides", FLAG, {"size": (32, 8), **CONTAIN}, ("PNG", "RGB", (32, 8)), WHITE, BLUE),
+    Exact("as transparent as the image", CLEAR, {"size": (32, 32), **CONTAIN}, ("PNG", "RGBA", (32, 32)), (*WHITE, 0), (*BLUE, 255)),
+    Exact("transparent as requested", FLAG, {"size": (32, 32), "transparent": True, **CONTAIN}, ("PNG", "RGBA", (32, 32)), (*WHITE, 0), (*BLUE, 255)),
+    Exact("gray is padded with white", GRAY, {"size": (32, 32), **CONTAIN}, ("PNG", "L", (32, 32)), 255, 7),
+    Exact("gray with transparent padding", GRAY, {"size": (32, 32), "transparent": True, **CONTAIN}, ("PNG", "LA", (32, 32)), (255, 0), (7, 255)),
+    Exact("JPEG has no transparency", CLEAR, {"size": (32, 32), "image_format": "jpeg", **CONTAIN}, ("JPEG", "RGB", (32, 32)), WHITE, BLUE),
+    Exact("contained in its own ratio", FLAG, {"size": (16, 8), **CONTAIN}, ("PNG", "RGB", (16, 8)), RED, BLUE),
+    Exact("the upright image, although the file has the size", saved(BANNER, "PNG", exif=exif(6)), {"size": (32, 16), **COVER}, ("PNG", "RGB", (32, 16)), BLUE, BLUE),
+    Exact("a file that has the size once it is upright", saved(BANNER, "PNG", exif=exif(6)), {"size": (16, 32), **COVER}, ("PNG", "RGB", (16, 32)), RED, BLUE),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
+def test_a_result_gets_an_exact_size(case: Exact) -> None:
+    made = converted(as_blob(case.data), **case.options)
+    assert made is not None
+    image = as_image(made)
+    assert (image.format, image.mode, image.size) == case.expected
+    for pixel, expected in ((0, 0), case.corner), ((image.width // 2, image.height // 2), case.middle):
+        found = image.getpixel(pixel)
+        found = found if isinstance(found, tuple) else (int(found or 0),)
+        bands = expected if isinstance(expected, tuple) else (expected,)
+        assert len(found) == len(bands)
+        assert all(abs(one - other) <= 6 for one, other in zip(found, bands, strict=True)), (found, bands)
 
 
 def test_compression_is_the_quality() -> None:

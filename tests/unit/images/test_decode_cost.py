@@ -70,6 +70,7 @@ def test_the_memory_for_a_conversion_counts_what_is_scaled_and_encoded() -> None
     assert memory(opaque, SIZE, "webp") == 14
     assert memory(transparent, SIZE, "webp") == 28
     assert memory(transparent, half, "png") == 12
+    assert conversion_cost(opaque, size, half, "png", padded=True).memory == 33 * MIB
 
 
 def test_the_time_depends_on_the_pixels() -> None:

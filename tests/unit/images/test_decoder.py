@@ -83,7 +83,7 @@ def in_file(data: bytes) -> Blob:
 @pytest.mark.parametrize("hold", [as_blob, in_file], ids=["held in memory", "in a file"])
 def test_a_result_is_converted(hold: Callable[[bytes], Blob]) -> None:
     with Client() as client, hold(PNG) as blob:
-        client.send("convert", ("jpeg", 90, (12, 12)), blob)
+        client.send("convert", ("jpeg", 90, (12, 12), "native", False), blob)
         (reply,) = client.run()
         client.output.take_back(*reply["written"])
         image = as_image(client.output)
@@ -142,14 +142,14 @@ def test_a_full_disk_has_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "write", write)
     with Client() as client, as_blob(PNG) as blob:
-        client.send("convert", ("jpeg", None, None), blob)
+        client.send("convert", ("jpeg", None, None, "native", False), blob)
         (reply,) = client.run()
         assert (reply["error"], reply["fields"]["code"]) == ("SpoolFull", "spool_full")
 
 
 def test_what_needs_more_memory_than_was_granted_says_how_much() -> None:
     with Client() as client, as_blob(PNG) as blob:
-        client.send("convert", ("jpeg", None, None), blob, granted=1)
+        client.send("convert", ("jpeg", None, None, "native", False), blob, granted=1)
         (reply,) = client.run()
         assert list(reply) == ["needs"]
         assert reply["needs"] > 1 << 20
@@ -160,8 +160,8 @@ def test_a_decoder_ends_after_a_job_that_exceeds_its_limits() -> None:
         raise MemoryError("none left" * 100)
 
     with Client() as client, as_blob(PNG) as blob:
-        client.send("convert", ("jpeg", None, None), blob)
-        client.send("convert", ("jpeg", None, None), blob)
+        client.send("convert", ("jpeg", None, None, "native", False), blob)
+        client.send("convert", ("jpeg", None, None, "native", False), blob)
         (reply,) = client.run(enforce)
         assert reply["exceeded"].startswith("MemoryError: none left")
         assert len(reply["exceeded"]) == 300
@@ -177,7 +177,7 @@ def test_a_decoder_ends_if_a_job_is_cut_off() -> None:
 @LINUX
 def test_a_job_leaves_no_descriptor_open() -> None:
     with Client() as client, in_file(PNG) as blob:
-        client.send("convert", ("jpeg", None, None), blob)
+        client.send("convert", ("jpeg", None, None, "native", False), blob)
         before = len(os.listdir("/proc/self/fd"))
         client.run()
         assert len(os.listdir("/proc/self/fd")) == before

@@ -33,7 +33,12 @@ def pool() -> Iterator[DecoderPool]:
 
 
 async def convert(pool: DecoderPool, data: bytes = PNG) -> dict[str, Any]:
-    job = {"operation": "convert", "options": ("jpeg", None, None), "max_pixels": 1 << 20, "granted": 1 << 28}
+    job = {
+        "operation": "convert",
+        "options": ("jpeg", None, None, "native", False),
+        "max_pixels": 1 << 20,
+        "granted": 1 << 28,
+    }
     with as_blob(data) as blob, Blob() as output:
         return await pool.run(job, [blob], output)
 

@@ -19,18 +19,21 @@ from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.json_stream import Base64String
+from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved
 
 PNG = saved(gradient("RGB", (16, 16)), "PNG")
 INFO = ImageInfo("image/png", 16, 16, alpha=False)
+LARGE = ImageInfo("image/jpeg", 1024, 1024, alpha=False)
 REQUEST = ImagesRequest(
     operation=Operation.EDIT,
     prompt="a secret fox",
     model="gpt-image-2",
     n=2,
-    size=Size(1024, 1024),
+    size=Size(1000, 700),
+    size_mode=SizeMode.CONTAIN,
     quality="high",
     user="me",
     ignored=("style",),
@@ -83,6 +86,7 @@ CASES = [
     Case("bytes", OutputImage("b64", source=as_blob(PNG), info=INFO)),
     Case("a link that was not opened", OutputImage("markdown", url="https://h/a.png")),
     Case("a link to an image that was measured", OutputImage("markdown", url="https://h/a.png", info=INFO)),
+    Case("an image that was fitted", OutputImage("b64", source=as_blob(PNG), info=INFO, received=LARGE)),
     Case("a data URL", OutputImage("parts", url=Base64String(as_blob(PNG), "data:image/png;base64,"), info=INFO)),
 ]  # fmt: skip
 
@@ -90,7 +94,7 @@ CASES = [
 def comparable(image: OutputImage) -> tuple[object, ...]:
     """Return all of an image, with bytes in place of the blobs that hold them."""
     url = (image.url.prefix, content(image.url.source)) if isinstance(image.url, Base64String) else image.url
-    return image.form, image.info, url, image.source and content(image.source)
+    return image.form, image.info, image.received, url, image.source and content(image.source)
 
 
 def content(source: object) -> bytes:

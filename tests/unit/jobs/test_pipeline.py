@@ -23,6 +23,7 @@ from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import Base64String
+from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from tests.support.sample_images import gradient, saved
 
@@ -210,6 +211,7 @@ CASES = [
     Case("a link that has the format stays a link where nothing is stored", URL, {"response_format": "url", "output_format": "webp"}, URL, {"rehost": "never"}, fetched=True),
     Case("a link in another format is converted into a data URL where nothing is stored", URL, {"response_format": "url", "output_format": "jpeg"}, "converted data", {"rehost": "never"}, JPEG, fetched=True),
     Case("converted bytes are returned instead of the upstream's", URL, {"output_format": "jpeg"}, "converted", {}, JPEG, fetched=True),
+    Case("a link is measured and stored where an exact size is wanted", URL, {"response_format": "url", "size_mode": SizeMode.COVER}, "stored", fetched=True, stored=True),
     Case("no model means a url", URL, {"model": None}, URL),
     Case("dall-e means a url", URL, {"model": "dall-e-3"}, URL),
     Case("another name means bytes", URL, {"model": "mine"}, "bytes", fetched=True),

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
-from app.protocol.dialects import BUCKETS, DIALECTS, MASK_INSTRUCTION, TIERS, Dialect, RequestedSize
+from app.protocol.dialects import BUCKETS, DIALECTS, MASK_INSTRUCTION, TIERS, Dialect, RequestedSize, nearest_tier
 from app.protocol.image_request import InputImage, Operation, read_json
 from app.protocol.sizes import Size, parse_size
 
@@ -23,7 +23,6 @@ class Case:
     urls: tuple[str, ...] = ()
     stream: bool = False
     other_modalities: bool = False
-    upstream_size: Size | None = None
     mask: bool = False
     markup: bool = False
 
@@ -327,13 +326,6 @@ CASES = [
         other_modalities=True,
     ),
     Case(
-        "OpenRouter's smallest tier, for a size that is smaller than clients may request",
-        "openrouter",
-        {"prompt": "a cat"},
-        openrouter(aspect_ratio="1:1", image_size="0.5K"),
-        upstream_size=Size(704, 704),
-    ),
-    Case(
         "nothing but words and the stream for Poe",
         "poe",
         {**EVERYTHING, "size": "1824x1024"},
@@ -353,8 +345,6 @@ def body_of(case: Case) -> Any:
         request = replace(request, mask=InputImage(url=LINK))
     if case.markup:
         request = replace(request, markup=InputImage(url=LINK))
-    if case.upstream_size:
-        request = replace(request, size=case.upstream_size)
     question = ChatQuestion(request, case.urls, case.stream)
     return orjson.loads(sent(question, DIALECTS[case.dialect], other_modalities=case.other_modalities))
 
@@ -465,6 +455,11 @@ def test_a_model_has_suffixes_for_sizes_ratios_and_tiers(size: dict[str, str], m
     dialect = Dialect(model_suffixes=SUFFIXES)
     request = read_json(Operation.GENERATION, {"prompt": "a cat", **size})
     assert orjson.loads(sent(ChatQuestion(request), dialect))["model"] == model
+
+
+def test_a_small_size_has_the_smallest_tier() -> None:
+    # No size that clients may request is so small.
+    assert nearest_tier(DIALECTS["openrouter"].tiers, RequestedSize(Size(704, 704))) == "0.5K"
 
 
 def test_qualities_are_translated() -> None:

@@ -1,7 +1,7 @@
 """The JSON and the events of the Images API, and which form an image has in them."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -20,6 +20,7 @@ from app.protocol.image_response import (
     size_report,
 )
 from app.protocol.json_stream import Base64String, StreamingJson
+from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage
 
@@ -168,4 +169,46 @@ def test_which_links_match_the_request(url: str, parameters: dict[str, Any], mat
 )
 def test_the_size_is_reported(parameters: dict[str, str], infos: list[ImageInfo | None], report: str) -> None:
     request = read_json(Operation.GENERATION, {"prompt": "a fox", **parameters})
-    assert size_report(request, [OutputImage("form", Bytes(), info=info) for info in infos]) == report
+    images = [OutputImage("form", Bytes(), info=info, received=info) for info in infos]
+    assert size_report(request, images) == report
+
+
+HALF, FOURTH = (ImageInfo("image/png", width, height, alpha=False) for width, height in ((960, 544), (480, 272)))
+UNKNOWN = ImageInfo("image/png", None, None, alpha=False)
+HD = ImageInfo("image/png", 1920, 1080, alpha=False)
+SMALL = ImageInfo("image/png", 512, 512, alpha=False)
+MODES = (SizeMode.NATIVE, SizeMode.COVER, SizeMode.CONTAIN)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    name: str
+    parameters: dict[str, str]
+    mode: SizeMode
+    images: list[tuple[ImageInfo, ImageInfo]]
+    report: str
+
+
+FITTED = [
+    Fitted("a legacy size is fitted", {"size": "512x512"}, MODES[0], [(WEBP, SMALL)], "asked=512x512 sent=1024x1024 got=1024x1024 fitted=512x512"),
+    Fitted("nothing had to be done", {"size": "1536x1024"}, MODES[1], [(PNG, PNG)], "asked=1536x1024 sent=1536x1024 got=1536x1024 fitted=1536x1024"),
+    Fitted("made smaller", {"size": "1920x1080"}, MODES[1], [(PNG, HD)], "asked=1920x1080 sent=1920x1088 got=1536x1024 fitted=1920x1080 upscaled=1.25"),
+    Fitted("enlarged to cover", {"size": "1920x1080"}, MODES[1], [(HALF, HD)], "asked=1920x1080 sent=1920x1088 got=960x544 fitted=1920x1080 upscaled=2.0"),
+    Fitted("enlarged to be contained", {"size": "1920x1080"}, MODES[2], [(HALF, HD)], "asked=1920x1080 sent=1920x1088 got=960x544 fitted=1920x1080 upscaled=1.99"),
+    Fitted("the factor is rounded up", {"size": "1920x1080"}, MODES[1], [(PNG, HD), (FOURTH, HD)], "asked=1920x1080 sent=1920x1088 got=1536x1024,480x272 fitted=1920x1080 upscaled=4.0"),
+    Fitted("an image that could not be measured", {"size": "1920x1080"}, MODES[1], [(UNKNOWN, HD)], "asked=1920x1080 sent=1920x1088 fitted=1920x1080"),
+    Fitted("a ratio", {"aspect_ratio": "16:9"}, MODES[1], [(HD, HD)], "asked=16:9 sent=2048x1152 got=1920x1080 fitted=1920x1080 upscaled=1.07"),
+    Fitted("no size at all", {}, MODES[1], [(PNG, PNG)], "asked=auto sent=auto got=1536x1024"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FITTED, ids=lambda case: case.name)
+def test_what_was_made_of_the_image_is_reported(case: Fitted) -> None:
+    request = read_json(Operation.GENERATION, {"prompt": "a fox", **case.parameters}, case.mode)
+    images = [OutputImage("form", Bytes(), info=info, received=received) for received, info in case.images]
+    assert size_report(request, images) == case.report
+
+
+def test_a_link_does_not_match_an_exact_size() -> None:
+    request = read_json(Operation.GENERATION, {"prompt": "a fox", "size": "1024x1024"}, SizeMode.COVER)
+    assert not link_matches_request("https://h/a.png", request)
