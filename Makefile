@@ -14,7 +14,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test clients check lint types own-coverage mutants format docs-tables screenshots docs bench fuzz soak fleet lock build release-check clean
+.PHONY: help install demo run test clients check lint types own-coverage mutants format docs-tables screenshots docs bench fuzz simulate soak fleet lock build release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench: install ## Measure CPU and memory beside nginx and a minimal translator i
 
 fuzz: install ## Send randomly damaged input to all parsers, for a minute; ARGS="--seconds 600" for longer
 	$(BIN)/python -m fuzz $(ARGS)
+
+simulate: install ## Play schedules of three replicas with faults for a minute: no rule may break; ARGS="--seconds 600" for longer
+	$(BIN)/python -m simulate $(ARGS)
 
 soak: install ## Run mixed load with 30 % faults for a minute: no resource may grow; ARGS="--seconds 300" for longer
 	$(BIN)/python -m bench.soak $(ARGS)

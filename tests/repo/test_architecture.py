@@ -118,7 +118,9 @@ def parse(folder: str) -> dict[str, ast.Module]:
 
 
 SOURCES, TESTS = parse("app"), parse("tests")
-TOOLS = {f"{folder}/{name}": tree for folder in ("bench", "fuzz", "docs") for name, tree in parse(folder).items()}
+TOOLS = {
+    f"{folder}/{name}": tree for folder in ("bench", "fuzz", "simulate", "docs") for name, tree in parse(folder).items()
+}
 
 each_source = pytest.mark.parametrize("name", SOURCES)
 
@@ -265,7 +267,7 @@ def test_no_identifier_has_a_forbidden_word(name: str) -> None:
 
 TEXTS = [
     path.relative_to(ROOT).as_posix()
-    for folder in ("app", "bench", "deploy", "docs", "fuzz", "tests")
+    for folder in ("app", "bench", "deploy", "docs", "fuzz", "simulate", "tests")
     for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in {".html", ".js", ".lua", ".md", ".py", ".toml", ".yaml"} and "node_modules" not in path.parts
 ]

@@ -1,0 +1,1 @@
+"""Play many schedules of three replicas on a virtual clock, with faults by chance: `make simulate`."""

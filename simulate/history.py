@@ -1,0 +1,364 @@
+"""What has happened in a schedule, in order, and the rules that it must obey."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from simulate.clock import Clock
+from simulate.plan import Fault, Plan
+from simulate.upstream import Call
+
+if TYPE_CHECKING:
+    from simulate.clients import Attempt, Client, Received
+
+#: Seconds that all replicas need at most to learn that a client has left, while nothing is broken.
+_SETTLED = 1.0
+
+#: Seconds after the end of an outage of Redis in which replicas may still act alone.
+_AFTERMATH = 4.0
+
+#: Seconds without a heartbeat after which replicas suspect each other, with one heartbeat on the way.
+_SUSPECT = 8.0
+
+#: Seconds for which a delivered picture is kept for a retry, less some for its way.
+_KEPT = 55.0
+
+#: Requests to upstreams for one picture: attempts, the first one counted.
+_MAX_CALLS = 3
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Equal questions of one caller under one idempotency key, or without one.
+
+    Attributes:
+        clients: Those that ask it.
+        credit: For each client, how many pictures may be paid for on its behalf.
+        calls: What was asked of upstreams.
+        delivered: For each picture, the attempts whose clients got it.
+        lost: How often the loss was declared.
+        repeated: How often the question was asked again after a failure that was paid for.
+    """
+
+    name: str
+    key: str | None
+    clients: "list[Client]" = field(default_factory=list)
+    credit: "dict[Client, int]" = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    delivered: "dict[int, list[Attempt]]" = field(default_factory=dict)
+    lost: int = 0
+    repeated: int = 0
+
+    @property
+    def undelivered(self) -> list[Call]:
+        return [call for call in self.calls if call.is_received and call.number not in self.delivered]
+
+
+GroupId = tuple[int, str, int, bool, bool, str | None]
+
+
+class History:
+    """The events of a schedule, what each request may cost, and every violation of a rule.
+
+    Attributes:
+        events: Lines for people.
+        violations: Rules that were broken, each as a sentence.
+        faults: How often each kind of fault has happened.
+    """
+
+    def __init__(self, clock: Clock, plan: Plan) -> None:
+        self.events: list[tuple[float, str]] = []
+        self.violations: list[str] = []
+        self.faults: Counter[str] = Counter()
+        self.groups: dict[GroupId, Group] = {}
+        self.attempts: dict[str, Attempt] = {}
+        self.written: dict[int, float] = {}
+        self.kills: list[tuple[float, int]] = []
+        self._clock, self._plan = clock, plan
+        self._calls_by_job: Counter[str] = Counter()
+        self._trouble = [
+            fault for fault in plan.faults if fault.kind.startswith("redis") and "doubles" not in fault.kind
+        ]
+
+    # What happens.
+
+    def note(self, text: str) -> None:
+        self.events.append((self._clock.now, text))
+
+    def violate(self, rule: str) -> None:
+        self.note(f"VIOLATION: {rule}")
+        self.violations.append(rule)
+
+    def fault(self, kind: str) -> None:
+        self.faults[kind] += 1
+
+    def add_client(self, client: "Client") -> None:
+        group = self.group_of(client)
+        group.clients.append(client)
+        if client.wish.is_async and client.wish.key is None:
+            group.credit[client] = 0
+        elif client.wish.key is None or len(group.clients) == 1:
+            group.credit[client] = client.wish.n
+
+    def group_of(self, client: "Client") -> Group:
+        wish = client.wish
+        identity: GroupId = wish.caller, wish.question, wish.n, wish.stream, wish.wants_url, wish.key
+        name = f"caller {wish.caller}, {wish.question}, n {wish.n}" + (f", {wish.key}" if wish.key else "")
+        return self.groups.setdefault(identity, Group(name, wish.key))
+
+    def sent(self, attempt: "Attempt", result_id: str) -> None:
+        self.attempts[attempt.id] = attempt
+        if attempt.client.wish.key is not None:
+            self.fault("repeat with a key" if len(attempt.client.attempts) > 1 else "first with a key")
+        elif len(attempt.client.attempts) > 1:
+            self.fault("repeat with a count" if attempt.is_marked else "repeat without a mark")
+        what = f"looks for {result_id}" if result_id else self.group_of(attempt.client).name
+        retry = " (retry)" if attempt.is_marked else ""
+        self.note(
+            f"client {attempt.client.number} sends {attempt.id} to replica {attempt.replica.number}: {what}{retry}"
+        )
+
+    def arrived(self, attempt: "Attempt") -> None:
+        """Decide whether this request may be paid for although its client has asked before."""
+        client = attempt.client
+        group = self.group_of(client)
+        if client.wish.is_async and group.key is None:
+            # Whoever has lost its receipt has no way to join.
+            group.credit[client] = group.credit.get(client, 0) + client.wish.n
+        elif len(client.attempts) > 1 and self._may_pay_again(attempt, group):
+            group.credit[client] = group.credit.get(client, 0) + client.wish.n
+
+    def left(self, attempt: "Attempt", *, vanishes: bool) -> None:
+        self.fault("client vanishes" if vanishes else "client leaves")
+        self.note(f"client {attempt.client.number} {'vanishes' if vanishes else 'leaves'}: {attempt.id}")
+
+    def cut(self, attempt: "Attempt") -> None:
+        self.note(f"client {attempt.client.number} is cut off: {attempt.id}")
+
+    def called(self, call: Call) -> None:
+        attempt = self.attempts[call.job_id]
+        group = self.group_of(attempt.client)
+        group.calls.append(call)
+        self.fault(f"upstream: {call.behavior.name}")
+        self.note(f"replica {call.replica} asks upstream, call {call.number} for {call.job_id}: {call.behavior.name}")
+        self._calls_by_job[call.job_id] += 1
+        runs = 1 + sum(each.left_at is not None for client in group.clients for each in client.attempts)
+        if self._calls_by_job[call.job_id] > _MAX_CALLS * attempt.client.wish.n * runs:
+            self.violate(f"{call.job_id} was sent upstream {self._calls_by_job[call.job_id]} times")
+        self._check_that_somebody_waits(call, group)
+        if call.behavior.is_paid:
+            self._charge(call, group, attempt.client)
+
+    def charged(self, task: object) -> None:
+        """Check that a request is not charged whose client is known to have left."""
+        for attempt in self.attempts.values():
+            if (
+                attempt.exchange.task is task
+                and attempt.noticed_at is not None
+                and attempt.noticed_at < self._clock.now
+            ):
+                self.violate(f"{attempt.id} was charged after its client had left")
+
+    def answered(self, attempt: "Attempt", received: "Received") -> None:
+        """Note what a replica has written, whether or not the client is still there."""
+        group, client = self.group_of(attempt.client), attempt.client
+        text = (
+            f"pictures {list(received.pictures)}" if received.pictures else f"{received.code} {received.message[:70]}"
+        )
+        self.note(f"replica {attempt.replica.number} answers {attempt.id}: {text}")
+        if received.code not in {"ok", "accepted"}:
+            self._check_that_error_is_explained(attempt, received)
+            if (group.key is None and not group.undelivered) or (group.key is None and self._interrupted(received)):
+                group.credit[client] = client.wish.n
+        for number in received.pictures:
+            self.written[number] = self._clock.now
+            self._check_owner(number, group, attempt)
+
+    def loss_reported(self, reader: str) -> None:
+        """Note that the job table has reported a loss to a request: without a key, the next one may be paid for."""
+        if (attempt := self.attempts.get(reader)) is not None:
+            group = self.group_of(attempt.client)
+            group.lost += 1
+            if group.key is None:
+                group.credit[attempt.client] = attempt.client.wish.n
+
+    def received(self, attempt: "Attempt", received: "Received") -> None:
+        """Note what has reached a client."""
+        group = self.group_of(attempt.client)
+        self.note(f"client {attempt.client.number} receives {received.code} of {attempt.id}")
+        if received.pictures and len(set(received.pictures)) < len(received.pictures):
+            self.violate(f"{attempt.id} brought a picture twice")
+        before = set(group.delivered)
+        alone = self._acts_alone(group, 0.0)
+        if (
+            group.key is not None
+            and received.pictures
+            and before
+            and before.isdisjoint(received.pictures)
+            and not alone
+        ):
+            self.violate(f"another picture under one key: {list(received.pictures)} after {sorted(before)}")
+        for number in received.pictures:
+            group.delivered.setdefault(number, []).append(attempt)
+
+    # What each request may cost.
+
+    def trouble_between(self, begin: float, end: float) -> list[Fault]:
+        """Return the outages of Redis that may have made replicas act alone."""
+        return [each for each in self._trouble if each.at <= end and begin <= each.at + each.seconds + _AFTERMATH]
+
+    def _may_pay_again(self, attempt: "Attempt", group: Group) -> bool:
+        client = attempt.client
+        if group.key is not None:
+            return False
+        earlier = client.attempts[:-1]
+        if any(each.code == "ok" for each in earlier):
+            return True
+        return not attempt.is_marked and any(self._seems_connected(each) for each in earlier)
+
+    def _acts_alone(self, group: Group, first: float) -> bool:
+        """Return whether replicas may have gone on without Redis, or Redis has forgotten what only it knew."""
+        trouble = self.trouble_between(first - 2.0, self._clock.now)
+        if any(fault.kind != "redis empty" for fault in trouble) and not self._plan.fail_closed:
+            return True
+        return any(fault.kind == "redis empty" and self._is_forgotten(group, fault.at) for fault in trouble)
+
+    def _is_forgotten(self, group: Group, at: float) -> bool:
+        """Return whether no replica can restore what Redis knew of a question when it lost its data."""
+        is_over = any(call.over_at is not None and call.over_at <= at for call in group.calls)
+        return group.key is None or is_over or bool(self.kills) or self._slowed_down(at)
+
+    def _seems_connected(self, earlier: "Attempt") -> bool:
+        """Return whether the replicas may still take an earlier request of the same client for one that waits."""
+        now = self._clock.now
+        died_at = max((at for at, number in self.kills if number == earlier.replica.number), default=None)
+        if not earlier.replica.is_alive:
+            return died_at is None or now < died_at + _SUSPECT
+        noticed_at = earlier.noticed_at
+        if noticed_at is None:
+            return True
+        return now < noticed_at + _SETTLED or self._slowed_down(noticed_at)
+
+    def _slowed_down(self, since: float) -> bool:
+        return any(
+            fault.kind in {"replica paused", "redis doubles packets"}
+            and fault.at + fault.seconds + 2 * _SETTLED >= since
+            for fault in self._plan.faults
+        )
+
+    def _charge(self, call: Call, group: Group, client: "Client") -> None:
+        for payer in (client, *group.clients):
+            if group.credit.get(payer, 0) > 0:
+                group.credit[payer] -= 1
+                return
+        if group.key is None and self._spent(call, group) > group.repeated:
+            group.repeated += 1
+            return
+        if self._acts_alone(group, client.attempts[0].arrived_at or 0.0):
+            return
+        self.violate(f"call {call.number} for {group.name} is paid for once too often")
+
+    def _spent(self, call: Call, group: Group) -> int:
+        """Return how many requests of jobs before this one have brought nothing that a client could be given again.
+
+        Without an idempotency key a failure is not remembered: whoever asks again wants another attempt. A picture that
+        was written into a connection whose client has just left is taken for delivered.
+        """
+        wasted = [each for each in group.calls[:-1] if each.is_wasted and each.job_id != call.job_id]
+        attempt = self.attempts[call.job_id]
+        crossed = [each for each in group.undelivered if self._is_gone(each, is_retry=attempt.is_marked)]
+        return len(wasted) + len(crossed)
+
+    def _is_gone(self, call: Call, *, is_retry: bool) -> bool:
+        """Return whether a picture was written to a client that has not got it, and is not kept for this request."""
+        written_at = self.written.get(call.number)
+        return written_at is not None and not (is_retry and self._clock.now < written_at + _KEPT)
+
+    # Rules.
+
+    def _check_owner(self, number: int, group: Group, attempt: "Attempt") -> None:
+        if not any(call.number == number for call in group.calls):
+            self.violate(f"{attempt.id} got picture {number} of another question or caller")
+
+    def _check_that_somebody_waits(self, call: Call, group: Group) -> None:
+        """Check that the first request of a job is not sent after all its clients are known to have left."""
+        now = self._clock.now
+        if self._calls_by_job[call.job_id] > 1 or any(client.wish.is_async for client in group.clients):
+            return
+        attempts = [each for client in group.clients for each in client.attempts if each.arrived_at is not None]
+        if attempts and all(
+            each.noticed_at is not None and each.noticed_at < now - 0.01 and each.replica.number == call.replica
+            for each in attempts
+        ) and not self._plan.faults:  # fmt: skip
+            self.violate(f"call {call.number} was sent after its clients had left")
+
+    def _interrupted(self, received: "Received") -> bool:
+        return "shutting down" in received.message and "may have been made" in received.message
+
+    def _check_that_error_is_explained(self, attempt: "Attempt", received: "Received") -> None:
+        if not self._is_explained(attempt, received):
+            self.violate(f"{attempt.id} got an error without a cause: {received.code} {received.message}")
+
+    def _is_explained(self, attempt: "Attempt", received: "Received") -> bool:
+        code, now = received.code, self._clock.now
+        kinds = {fault.kind for fault in self._plan.faults if fault.at <= now}
+        has_trouble = bool(self.trouble_between(0, now))
+        group = self.group_of(attempt.client)
+        question = attempt.client.wish.question
+        if "shutting down" in received.message:
+            return "replica drained" in kinds
+        match code:
+            case "result_not_found" if not any(call.behavior.is_paid for call in group.calls):
+                # What cost nothing makes room for others.
+                return True
+            case "question_lost" | "result_not_found":
+                return has_trouble or bool(kinds & {"replica killed", "replica paused", "replica drained"})
+            case "server_is_overloaded":
+                return has_trouble or bool(kinds & {"replica killed", "replica paused", "replica drained", "disk full"})
+            case "idempotency_key_reused":
+                return any(other is not group and other.key == group.key for other in self.groups.values())
+            case "image_download_failed" | "spool_full" | "server_error":
+                return bool(self._plan.failing_downloads.get(question) or "download fails" in self.faults)
+            case "image_not_kept":
+                return "store full" in kinds
+        return "replica paused" in kinds or any(not call.behavior.has_picture for call in group.calls)
+
+    def check_end(self) -> None:
+        """Check, after the last look for pictures, that none is lost and that no two clients share one of several."""
+        for group in self.groups.values():
+            for call in self.missing(group):
+                self.violate(f"picture {call.number} of {group.name} is lost: neither delivered nor waiting")
+            if group.key is None:
+                self._check_twins(group)
+
+    def missing(self, group: Group) -> list[Call]:
+        """Return the paid pictures that no client has got and whose loss has no excuse."""
+        return [call for call in group.undelivered if not self._is_excused(call, group)]
+
+    def _is_excused(self, call: Call, group: Group) -> bool:
+        """Return whether the loss of a picture was declared, or two faults at once explain it."""
+        client = self.attempts[call.job_id].client
+        if client.wish.is_async and group.key is None and call.job_id not in {each.job_id for each in group.clients}:
+            return True
+        if group.key is None and self._is_gone(call, is_retry=True):
+            return True
+        if any(each.job_id == call.job_id and each.number in self.written for each in group.calls if each is not call):
+            # Of several pictures of one request, those that could be had were delivered.
+            return True
+        died = any(at >= call.at for at, _ in self.kills)
+        if call.behavior.cut and any(number == call.replica for _, number in self.kills):
+            return True
+        if group.key is not None and self._acts_alone(group, 0.0):
+            return True
+        emptied = any(fault.kind == "redis empty" and fault.at >= call.at for fault in self._trouble)
+        if died and (group.lost or self._trouble):
+            return True
+        return emptied
+
+    def _check_twins(self, group: Group) -> None:
+        """Clients with equal questions get a picture each, unless one of them came back before it was known to be gone."""
+        shared = [number for number, attempts in group.delivered.items() if len({each.client for each in attempts}) > 1]
+        if shared and not self._plan.faults and not any(
+            each.is_marked or each.left_at is not None for client in group.clients for each in client.attempts
+        ):  # fmt: skip
+            self.violate(f"clients of {group.name} share picture {shared[0]}")

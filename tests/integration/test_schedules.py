@@ -1,0 +1,95 @@
+"""Schedules of three replicas obey the rules, a seed repeats its schedule, and planted bugs are found."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulate.__main__ import main
+from simulate.plan import make_plan
+from simulate.schedule import Outcome, play, silence_log
+from simulate.upstream import BEHAVIORS
+from tests.support.planted_bugs import PLANTED_BUGS, PlantedBug
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _silence() -> Iterator[None]:
+    restore = silence_log()
+    yield
+    restore()
+
+
+def describe(outcome: Outcome) -> str:
+    lines = "\n".join(f"{at:9.4f} {text}" for at, text in outcome.events)
+    return f"{outcome.violations[0]}: python -m simulate --history --seed {outcome.seed}\n{lines}"
+
+
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_schedules_obey_the_rules(first: int) -> None:
+    for outcome in map(play, range(first, first + 50)):
+        assert not outcome.violations, describe(outcome)
+
+
+@pytest.mark.parametrize("bug", PLANTED_BUGS, ids=lambda bug: bug.what)
+def test_a_planted_bug_is_found(bug: PlantedBug, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.plant(monkeypatch)
+    assert any(play(seed).violations for seed in range(bug.first, bug.first + bug.seeds))
+
+
+def test_there_are_bugs_enough() -> None:
+    assert len({bug.what for bug in PLANTED_BUGS}) >= 20
+
+
+@pytest.mark.parametrize("seed", [7, 106, 207])
+def test_a_seed_repeats_its_schedule_whatever_was_played_before(seed: int) -> None:
+    before = play(seed, with_commands=True)
+    play(seed + 1)
+    assert play(seed, with_commands=True) == before
+
+
+def test_a_seed_repeats_its_schedule_in_another_process() -> None:
+    """With other hashes of texts, and so another order in each set of texts."""
+    command = [sys.executable, "-m", "simulate", "--history", "--seed", "3"]
+    printed = {
+        subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+    assert b"redis: claim" in printed.pop()
+
+
+def test_every_kind_of_fault_is_planned() -> None:
+    plans = [make_plan(seed) for seed in range(3000)]
+    assert len({fault.kind for plan in plans for fault in plan.faults}) == 10
+    assert {behavior.name for plan in plans for each in plan.behaviors.values() for behavior in each} == {
+        behavior.name for behavior in BEHAVIORS
+    }
+    assert {kind for plan in plans for each in plan.failing_downloads.values() for kind in each} == {
+        *("gone", "spool full", "no descriptors"),
+    }
+    assert {wish.mark for plan in plans for wish in plan.wishes} == {"key", "count", "key and count", "none"}
+
+
+def test_the_figures_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--schedules", "5", "--seed", "1", "--processes", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "first seed 1\n5 schedules in " in output
+    assert "  client leaves\n" in output
+    assert output.endswith("0 schedules with violations\n")
+
+
+def test_a_violation_is_printed_with_its_history(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next(bug for bug in PLANTED_BUGS if "slot" in bug.what).plant(monkeypatch)
+    assert main(["--schedules", "2", "--seed", "1", "--processes", "1"]) == 1
+    output = capsys.readouterr().out
+    assert "its history: python -m simulate --history --seed 1\n" in output
+    assert "VIOLATION: replica" in output

@@ -1,0 +1,152 @@
+"""Bugs that the simulated schedules must find: each changes one function, and says what breaks."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+import simulate.redis
+from app.access.concurrency import FairSemaphore
+from app.api import images as image_endpoints
+from app.api.delivery import DisconnectWatcher
+from app.errors import ImageUnavailable, RetrySafety
+from app.jobs import retention
+from app.jobs.job import Job, JobKey
+from app.jobs.pipeline_io import JobIO
+from app.jobs.registry import JobRegistry
+from app.jobs.service import JobReader
+from app.jobs.sharing import JobSharing
+from app.state.job_table import JobTable
+from app.upstream import client as upstream_client
+from app.upstream import error_mapping
+from app.upstream.error_mapping import UpstreamFailure
+from app.upstream.pool import RoutingState, UpstreamPool
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class PlantedBug:
+    """One bug. `seeds`: how many schedules from the `first` may pass before one shows it, many more than it needs today."""
+
+    what: str
+    plant: Plant
+    first: int = 0
+    seeds: int = 1500
+
+
+def attribute(owner: Any, name: str, value: Any) -> Plant:
+    """Replace an attribute of a class or module."""
+    return lambda patch: patch.setattr(owner, name, value)
+
+
+def script(*changes: tuple[str, str]) -> Plant:
+    """Replace texts of job_table.lua."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        compile_script = simulate.redis.compile_script
+
+        def compile_changed(text: str) -> Any:
+            for old, new in changes:
+                assert old in text, f"job_table.lua has no {old!r} any more"
+                text = text.replace(old, new)
+            return compile_script(text)
+
+        patch.setattr(simulate.redis, "compile_script", compile_changed)
+
+    return plant
+
+
+async def do_nothing(*_: Any, **__: Any) -> None: ...
+
+
+async def say_yes(*_: Any) -> bool:
+    return True
+
+
+async def give_no_heartbeats(_: JobTable[Job]) -> list[Job]:
+    return []
+
+
+def leave_and_call_off(reader: JobReader) -> None:
+    reader.run.call_off()
+    reader.close(delivered=False)
+
+
+CLOSE, CONNECTION_FAILURE, ASK, HANDLE_FAILURE = (
+    JobReader.close,
+    upstream_client._connection_failure,
+    JobIO.ask,
+    UpstreamPool._handle_failure,
+)
+
+
+def close_as_delivered(reader: JobReader, *, delivered: bool) -> None:
+    CLOSE(reader, delivered=True)
+
+
+def forget_attempts(pool: UpstreamPool, routing: RoutingState, member: Any, failure: UpstreamFailure) -> None:
+    HANDLE_FAILURE(pool, routing, member, failure)
+    routing.failed = 1
+
+
+def fail_safely(error: Exception, elapsed: float) -> UpstreamFailure:
+    return replace(CONNECTION_FAILURE(error, elapsed), retry_safety=RetrySafety.SAFE)
+
+
+@asynccontextmanager
+async def hold_for_ever(semaphore: FairSemaphore, caller: str, slots: int = 1) -> AsyncGenerator[None, None]:
+    await semaphore._enqueue(caller, slots)
+    yield
+
+
+async def ask_and_forget(io: JobIO, question: Any) -> AsyncGenerator[Any, None]:
+    async with aclosing(ASK(io, question)) as replies:
+        async for reply in replies:
+            yield reply
+    io.job.paid_replies.clear()
+
+
+def oldest_first(kept: retention.Retention) -> Iterator[Job]:
+    while len(kept._shelf_of) > kept._max_count:
+        jobs = (job for each in kept._expiring.values() for job in each.values())
+        yield next(job for job in jobs if job.id in kept._shelf_of)
+
+
+def only_failed_downloads(job: Job) -> bool:
+    return job.run.is_done and not job.is_remote and isinstance(job.run.error, ImageUnavailable)
+
+
+def only_undelivered(job: Job) -> bool:
+    return not (job.delivered and job.key.key is None) and (not job.has_failed or job.needs_redelivery)
+
+
+PLANTED_BUGS = (
+    PlantedBug("A 503 counts as free of cost however late it comes, so the work behind it is paid for again.", attribute(error_mapping, "was_refused_at_once", lambda _: True)),
+    PlantedBug("A full disk after the payment is a failure like others, so the picture is lost.", attribute(Job, "needs_redelivery", property(only_failed_downloads))),
+    PlantedBug("A repeat joins the latest of equal jobs, not the one that its client has lost.", script(("redis.call('ZRANGE', slot, 0, 0, 'WITHSCORES')", "redis.call('ZREVRANGE', slot, 0, 0, 'WITHSCORES')"))),
+    PlantedBug("A delivered result is dropped at once, so a retry after a dead connection pays again.", attribute(Job, "should_retain", property(only_undelivered))),
+    PlantedBug("A client that has hung up before its job starts is charged.", attribute(DisconnectWatcher, "is_connected", say_yes)),
+    PlantedBug("A repeat joins a run that was called off, and gets its false message of a shutdown.", attribute(Job, "needs_new_run", property(lambda job: job.needs_redelivery)), first=260),
+    PlantedBug("An empty table is believed at once, so a question with a key is paid for twice.", script(("args.settled_after - age() or 0", "0 or 0")), first=455),
+    PlantedBug("A key forgets failures that may have cost something, so its repeats pay again.", attribute(Job, "should_retain", property(lambda job: not job.has_failed or job.is_awaited_later or job.needs_redelivery))),
+    PlantedBug("The record does not say that the question was sent, so a replica that takes the job over pays again.", attribute(JobTable, "mark_submitted", do_nothing)),
+    PlantedBug("No heartbeats are given, so replicas that live look dead.", attribute(JobTable, "heartbeat", give_no_heartbeats)),
+    PlantedBug("Jobs are compared without their caller, so one caller gets the picture of another.", attribute(JobKey, "slot", property(lambda key: ("", key.key or key.fingerprint)))),
+    PlantedBug("Attempts are not counted, so a question is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
+    PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "leave", leave_and_call_off)),
+    PlantedBug("Every response counts as delivered, so a client that has left does not get its picture.", attribute(JobReader, "close", close_as_delivered)),
+    PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "_connection_failure", fail_safely)),
+    PlantedBug("Replies that were paid for are forgotten, so a failed download costs the picture.", attribute(JobIO, "ask", ask_and_forget)),
+    PlantedBug("A slot of the process is not given back.", attribute(FairSemaphore, "acquire", hold_for_ever)),
+    PlantedBug("Requests with one key do not wait for each other, so two at the same moment are paid for twice.", attribute(JobRegistry, "lock", lambda *_: asyncio.Lock())),
+    PlantedBug("Finished jobs are not handed over, so their results reach no other replica.", attribute(JobSharing, "on_unread", lambda *_: None), first=105),
+    PlantedBug("The retry count of a client is not read, so its retry is another question.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
+    PlantedBug("A key may be used for another request, which gets the picture of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then"))),
+    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id, 0) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
+    PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
+    PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
+)  # fmt: skip
