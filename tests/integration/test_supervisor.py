@@ -24,6 +24,7 @@ from app.server.supervisor import Supervisor, bind, find_addresses
 from tests.support import fake_workers
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http import RawConnection, build_request, connect
+from tests.support.raw_http_lines import wait_until
 from tests.support.redis import RedisServer, run_redis
 from tests.support.servers import RunningDemo, run_demo
 
@@ -395,9 +396,10 @@ def test_a_killed_worker_loses_only_its_own_jobs(demo: RunningDemo, tmp_path: Pa
             for wire in again.values():
                 wire.send(REQUEST)
                 assert wire.read_response().status == 200
+        # A request is counted once its client has acknowledged all of the response.
+        wait_until(lambda: scrape(server)['limner_questions_total{operation="image_generation",outcome="ok"}'] == 3)
         metrics = scrape(server)
         assert metrics["limner_worker_deaths_total"] == 1
-        assert metrics['limner_questions_total{operation="image_generation",outcome="ok"}'] == 3
         assert metrics["limner_turns_limit"] == 2 * 256
         server.process.send_signal(signal.SIGTERM)
         assert server.end() == 0
