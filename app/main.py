@@ -143,7 +143,7 @@ def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: C
     if settings.metrics:
         app.include_router(metrics_routes())
     app.include_router(stored_image_routes(services.store, settings.image_ttl))
-    app.include_router(status_routes(settings, service, services.pool, recent), prefix="/v1")
+    app.include_router(status_routes(settings, service, services.pool, recent, services.hourly_reports()), prefix="/v1")
     if settings.page:
         app.include_router(page_routes(settings))
     add_direct_routes(app, images)

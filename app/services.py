@@ -32,6 +32,7 @@ from app.jobs.registry import JobRegistry
 from app.jobs.service import ImageService
 from app.jobs.sharing import JobSharing
 from app.jobs.usage_record import UsageRecorder
+from app.observability.hourly import HourlyReports, HourlySummary
 from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import sample_gauges
@@ -96,6 +97,10 @@ class Services:
         token_check = build_token_check(settings, backends.pool)
         recorder = build_usage_recorder(settings)
         return cls(settings, authenticator, key_file, recorder, state, backends, registry, service, token_check)
+
+    def hourly_reports(self) -> HourlyReports:
+        """Return what sums up the last day, for the status."""
+        return HourlyReports(self.recorder.hourly or HourlySummary(), ledger_file(self.settings))
 
     @property
     def pool(self) -> UpstreamPool:
@@ -175,10 +180,16 @@ def build_store_config(settings: Settings) -> StoreConfig:
 
 def build_usage_recorder(settings: Settings) -> UsageRecorder:
     """Return where usage records are written."""
-    to_stdout = settings.ledger == STANDARD_OUTPUT
-    ledger = None if settings.ledger is None else Ledger(None if to_stdout else settings.ledger)
+    ledger = None if settings.ledger is None else Ledger(ledger_file(settings))
     tracing = None if settings.traces is None else OtlpTracing(settings.traces, __version__)
-    return UsageRecorder(ledger, tracing, log_prompts=settings.log_prompts)
+    # With a ledger file its lines are summed up, which are those of all workers.
+    hourly = HourlySummary() if ledger_file(settings) is None else None
+    return UsageRecorder(ledger, tracing, settings.log_prompts, hourly)
+
+
+def ledger_file(settings: Settings) -> Path | None:
+    """Return the file of the ledger; None if there is none, or if it is the standard output."""
+    return None if settings.ledger == STANDARD_OUTPUT else settings.ledger
 
 
 def build_backends(settings: Settings, transport: Transport, store: ImageStore, table: JobTable[Job]) -> Backends:

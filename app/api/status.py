@@ -1,8 +1,9 @@
-"""Serve `GET /v1/status` for operators: jobs in flight, queue, upstreams, the last requests and important settings."""
+"""Serve `GET /v1/status` for operators: jobs in flight, upstreams, the last day and requests, important settings."""
 
 import os
 import time
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from app.config.settings import Settings
 from app.errors import Forbidden
 from app.jobs.job import Job, summarize_request
 from app.jobs.service import ImageService
+from app.observability.hourly import HourlyReports
 from app.upstream.pool import UpstreamPool
 
 #: How many of the last image requests are listed.
@@ -41,7 +43,11 @@ _SHOWN_SETTINGS = (
 
 
 def status_routes(
-    settings: Settings, service: ImageService, pool: UpstreamPool, recent: Collection[RequestRecord]
+    settings: Settings,
+    service: ImageService,
+    pool: UpstreamPool,
+    recent: Collection[RequestRecord],
+    hourly: HourlyReports,
 ) -> APIRouter:
     """`recent`: records of the last image requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
@@ -55,7 +61,8 @@ def status_routes(
         access.authenticate(http.headers)
         if not is_open:
             raise Forbidden(_NO_STATUS_KEY, code="status_key_not_set")
-        return OrjsonResponse(build_status(service, pool, settings, recent), headers={"cache-control": "no-store"})
+        document = build_status(service, pool, settings, recent) | await hourly.read(datetime.now(UTC))
+        return OrjsonResponse(document, headers={"cache-control": "no-store"})
 
     return router
 

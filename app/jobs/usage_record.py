@@ -9,6 +9,7 @@ from typing import Any
 
 from app.access.auth import Caller
 from app.jobs.job import Job, JobRun, summarize_request
+from app.observability.hourly import HourlySummary
 from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import BYTES_IN, BYTES_OUT, IMAGES, REQUESTS, STEP_SECONDS, TOKENS_IN, TOKENS_OUT
@@ -20,11 +21,12 @@ from app.protocol.usage import NO_USAGE
 
 @dataclass(frozen=True, slots=True)
 class UsageRecorder:
-    """Where usage records are written. `log_prompts`: with the prompts."""
+    """Where usage records are written. `log_prompts`: with the prompts; `hourly`: sums of the records written here."""
 
     ledger: Ledger | None = None
     tracing: OtlpTracing | None = None
     log_prompts: bool = False
+    hourly: HourlySummary | None = None
 
     def start(self, request_id: str, caller: Caller, operation: Operation, traceparent: str | None) -> "UsageRecord":
         """Begin the record of a request whose client key has just been accepted."""
@@ -95,12 +97,15 @@ class UsageRecord:
     def _write(self, log_fields: Mapping[str, Any]) -> Mapping[str, Any]:
         fields = self._fields(log_fields)
         observe(fields)
-        if self.recorder.ledger is not None or self.recorder.tracing is not None:
+        recorder = self.recorder
+        if recorder.ledger is not None or recorder.tracing is not None or recorder.hourly is not None:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             entry = {"at": at, "request_id": self.request_id, "status": log_fields["status"], **fields}
             self.trace.end(None if fields["outcome"] == "ok" else fields["outcome"], entry)
-            if self.recorder.ledger is not None:
-                self.recorder.ledger.write(entry)
+            if recorder.ledger is not None:
+                recorder.ledger.write(entry)
+            if recorder.hourly is not None:
+                recorder.hourly.add(entry)
         return fields
 
     def _fields(self, log_fields: Mapping[str, Any]) -> dict[str, Any]:

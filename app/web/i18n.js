@@ -33,6 +33,13 @@ export function bytes(count) {
 
 export const seconds = (ms) => `${number(ms / 1000, { minimumFractionDigits: 2, maximumFractionDigits: 2 })} s`;
 
+/** `currency`: the three letters of a currency, or any other word, which is written behind the number. */
+export function money(amount, currency) {
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: 4 };
+  if (/^[A-Z]{3}$/.test(currency)) return number(amount, { style: "currency", currency, ...digits });
+  return `${number(amount, digits)} ${currency}`.trim();
+}
+
 /** Writes all texts of the markup. The event `language` makes the other scripts write theirs. */
 function write() {
   document.documentElement.lang = LOCALES[language];

@@ -1,9 +1,10 @@
 // The operators' page at /status: the report of /v1/status, refreshed every two seconds.
 
+import { barChart } from "./charts.js";
 import { serverUrl } from "./client.js";
 import { $, el, showFieldError } from "./dom.js";
 import { describeError } from "./errors.js";
-import { number, seconds, setUpLanguage, t, time } from "./i18n.js";
+import { money, number, seconds, setUpLanguage, t, time } from "./i18n.js";
 
 const REFRESH_INTERVAL = 2000;
 
@@ -62,6 +63,9 @@ function write() {
       gauge("status_in_progress", turns.used, turns.limit),
       gauge("status_waiting", turns.waiting, turns.queue),
     ),
+    el("div", { className: "charts" }, ...hourCharts(report.hours)),
+    section("status_keys", ["name", "requests", "images", "failures", "median", "p95", "cost"], report.keys.map(keyRow)),
+    section("status_failures", ["when", "id", "reason", "remedy"], report.outcomes.filter(isFailure).slice(0, 8).map(failureRow)),
     section("status_in_progress", ["id", "request", "state", "readers", "took"], report.under_way.map(jobRow)),
     section("status_upstreams", ["name", "host", "model", "circuit", "in_progress"], report.upstreams.map(upstreamRow)),
     section("status_outcomes", ["when", "id", "request", "result", "took"], report.outcomes.map(requestRow)),
@@ -83,6 +87,46 @@ function section(name, columns, rows) {
   const content = rows.length ? table : el("p", { className: "quiet" }, t("status_none"));
   const box = el("div", { className: "scroll" }, content);
   return el("section", { "aria-label": t(name) }, el("h2", { className: "label" }, t(name)), box);
+}
+
+/** Images and failures, waiting times, and a chart of the cost for each currency. */
+function hourCharts(hours) {
+  const rows = hours.map((hour) => ({ ...hour, label: time(Date.parse(hour.hour)) }));
+  const sum = (value) => rows.reduce((total, row) => total + value(row), 0);
+  const images = series("images", "status_images", (row) => row.images, number);
+  const failures = series("failures", "status_failures", (row) => row.failures, number);
+  const took = (row) => row.p95_seconds ?? 0;
+  const slowest = { ...series("took", "status_p95", took, (value) => seconds(value * 1000)), total: "" };
+  slowest.total = seconds(Math.max(...rows.map(took)) * 1000);
+  for (const each of [images, failures]) each.total = number(sum(each.value));
+  const currencies = [...new Set(rows.flatMap((row) => Object.keys(row.costs)))].sort();
+  const costs = currencies.map((currency) => {
+    const value = (row) => Number(row.costs[currency] ?? 0);
+    const cost = series("cost", "status_cost", value, (amount) => money(amount, currency));
+    return barChart(t("status_cost"), rows, [{ ...cost, total: money(sum(value), currency) }]);
+  });
+  return [barChart(t("status_by_hour"), rows, [images, failures]), barChart(t("status_waits"), rows, [slowest]), ...costs];
+}
+
+const series = (className, name, value, format) => ({
+  className,
+  name: t(name),
+  value,
+  text: (row) => `${t(name)} ${format(value(row))}`,
+});
+
+function keyRow({ name, requests, images, failures, median_seconds: median, p95_seconds: p95, costs }) {
+  const cost = Object.entries(costs).map(([currency, amount]) => money(Number(amount), currency));
+  const shown = (value) => (value === null ? "–" : seconds(value * 1000));
+  const failed = el("td", { className: failures ? "bad" : "" }, number(failures));
+  return [name, number(requests), number(images), failed, shown(median), shown(p95), cost.join(", ") || "–"];
+}
+
+const isFailure = (request) => request.status >= 400 && request.status !== 499;
+
+function failureRow({ at, id, status, error }) {
+  const { title, advice } = describeError({ status, error: { code: error } });
+  return [time(at * 1000, "medium"), codeCell(id), el("td", { className: "bad" }, t(title)), el("td", { className: "wrap" }, t(advice))];
 }
 
 const codeCell = (text) => el("td", {}, el("code", {}, text));

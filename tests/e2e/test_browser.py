@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
@@ -875,6 +877,41 @@ def test_a_reply_that_cannot_be_explained_says_why(browser: Browser, demo: Runni
         expect(page.locator("#findings")).to_be_hidden()
 
 
+def test_operators_see_the_last_day_by_hour_and_key(browser: Browser, demo: RunningDemo, tmp_path: Path) -> None:
+    """From the ledger, with costs and the last failures, each with what to do about it."""
+    now = datetime.now(UTC)
+    ledger = tmp_path / "ledger"
+    records = [
+        {
+            "at": (now - timedelta(hours=hour % 20)).isoformat(),
+            "key": f"team-{hour % 3}",
+            "outcome": "upstream_timeout" if hour % 9 == 4 else "ok",
+            "images": 0 if hour % 9 == 4 else 1 + hour % 4,
+            "seconds": {"total": 30 + 7 * (hour % 11)},
+            "cost": "0.041",
+            "currency": "USD",
+        }
+        for hour in range(90)
+    ]
+    ledger.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
+    with run_limner(demo.url, upstream_model="error-401", ledger=str(ledger)) as limner:
+        answer = httpx.post(f"{limner.url}/v1/images/generations", json={"prompt": "a fox"}, trust_env=False)
+        assert answer.status_code == 500
+        with open_page(browser, limner, "/status", color_scheme="dark") as page:
+            charts = page.locator(".chart svg")
+            expect(charts).to_have_count(3)
+            expect(charts.nth(0)).to_have_attribute(
+                "aria-label", re.compile("^Images by hour. Images: 200, Failures: 1[01]$")
+            )
+            expect(charts.nth(2)).to_have_attribute("aria-label", "Cost. Cost: $3.69")
+            expect(page.locator("section[aria-label='Keys, last 24 hours'] tbody tr")).to_have_count(4)
+            expect(page.locator("section[aria-label='Keys, last 24 hours'] tbody tr").first).to_contain_text("$1.23")
+            expect(page.locator("section[aria-label='Failures'] tbody tr")).to_contain_text(
+                "The upstream rejected this server"
+            )
+            expect(page.locator("section[aria-label='Failures'] tbody tr")).to_contain_text("The operator must check")
+
+
 def test_operators_see_jobs_upstreams_and_requests(browser: Browser, demo: RunningDemo) -> None:
     demo.state.reset()
     with (
@@ -901,5 +938,8 @@ def test_operators_see_jobs_upstreams_and_requests(browser: Browser, demo: Runni
         expect(page.locator("section[aria-label='Last requests'] tbody .good")).to_have_text("200")
         expect(page.locator("section[aria-label='In progress'] .quiet")).to_have_text("None")
         expect(page.locator("section[aria-label='Limits and settings']")).to_contain_text("LIMNER_MAX_IMAGE_BYTES")
+        expect(page.locator(".chart [aria-label='Images by hour. Images: 1, Failures: 0']")).to_be_visible()
+        expect(page.locator(".chart rect.images title")).to_have_text(re.compile(r".+: Images 1"))
+        expect(page.locator("section[aria-label='Keys, last 24 hours'] tbody tr")).to_have_count(1)
         page.click("#language")
         expect(page.locator("h1")).to_have_text("状态")
