@@ -1,49 +1,20 @@
 """Play schedules on all cores: `python -m simulate [--seconds N] [--schedules N] [--seed N]`; exits with 1 after a violation."""
 
 import argparse
-import gc
 import os
 import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing import get_context
 
-from simulate.schedule import Outcome, play, silence_log
+from simulate.figures import Figures, play_portion, prepare
+from simulate.schedule import play, silence_log
 
 #: Schedules that a process plays before it reports, and violations after which nothing more is played.
 _PORTION, _MAX_FAILURES = 100, 5
-
-
-@dataclass(slots=True)
-class Figures:
-    """Sums over schedules. `failures` are the seeds that broke a rule, each with the first rule."""
-
-    schedules: int = 0
-    requests: int = 0
-    calls: int = 0
-    commands: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[int, str]] = field(default_factory=list)
-
-    def add(self, outcome: Outcome) -> None:
-        self.schedules += 1
-        self.requests += outcome.requests
-        self.calls += outcome.calls
-        self.commands += outcome.redis_commands.total()
-        self.faults += outcome.faults
-        if outcome.violations:
-            self.failures.append((outcome.seed, outcome.violations[0]))
-
-    def merge(self, other: "Figures") -> None:
-        for name in ("schedules", "requests", "calls", "commands"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.faults += other.faults
-        self.failures += other.failures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,14 +49,6 @@ def tell(seed: int) -> int:
     return int(bool(outcome.violations))
 
 
-def play_portion(seeds: range) -> Figures:
-    """Play schedules in this process."""
-    figures = Figures()
-    for seed in seeds:
-        figures.add(play(seed))
-    return figures
-
-
 def play_many(seed: int, seconds: float, schedules: int | None, processes: int) -> Figures:
     """Play schedules until the time is over, or so many, or until too many have failed."""
     figures, deadline = Figures(), time.perf_counter() + seconds
@@ -98,7 +61,7 @@ def play_many(seed: int, seconds: float, schedules: int | None, processes: int) 
             figures.merge(play_portion(portion))
         restore()
         return figures
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_prepare) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare) as pool:
         running: set[Future[Figures]] = set()
         while True:
             is_late = schedules is None and time.perf_counter() > deadline
@@ -120,14 +83,6 @@ def _portions(seed: int, schedules: int | None) -> Iterator[range]:
         if last <= first:
             return
         yield range(first, last)
-
-
-def _prepare() -> None:
-    """Let nothing be logged, and leave garbage to `play`, which collects it between schedules."""
-    silence_log()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
 
 
 def report(figures: Figures, seconds: float) -> None:

@@ -85,6 +85,12 @@ def test_the_figures_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert output.endswith("0 schedules with violations\n")
 
 
+def test_schedules_are_played_in_several_processes() -> None:
+    command = [sys.executable, "-m", "simulate", "--schedules", "150", "--seed", "300", "--processes", "2"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "\n150 schedules in " in printed
+
+
 def test_a_violation_is_printed_with_its_history(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
