@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from app import __version__
 from app.access.auth import Authenticator
 from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit, free_bytes
 from app.access.concurrency import FairSemaphore
 from app.access.keys import KeyFile
 from app.access.limits import KeyLimits
+from app.config.connections import DIRECT
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
@@ -82,7 +85,7 @@ class Services:
         store = open_store(build_store_config(settings))
         state = SharedState(settings.shared_state, fail_closed=settings.state_down == "closed")
         table = JobTable[Job](state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl, timings=timings)
-        backends = build_backends(settings, open_transport() if transport is None else transport, store, table)
+        backends = build_backends(settings, transport, store, table)
         registry = build_registry(settings, timings)
         service = ImageService(
             semaphore=FairSemaphore(max_in_flight(settings), settings.max_queue),
@@ -192,7 +195,9 @@ def ledger_file(settings: Settings) -> Path | None:
     return None if settings.ledger == STANDARD_OUTPUT else settings.ledger
 
 
-def build_backends(settings: Settings, transport: Transport, store: ImageStore, table: JobTable[Job]) -> Backends:
+def build_backends(
+    settings: Settings, transport: Transport | None, store: ImageStore, table: JobTable[Job]
+) -> Backends:
     """Return what all jobs share."""
     new_blob = partial(Blob, settings.spool_dir)
     fetcher = Fetcher(
@@ -239,11 +244,16 @@ def max_in_flight(settings: Settings) -> int:
     return settings.max_concurrency if None in limits else min(settings.max_concurrency, total)
 
 
-def build_pool(settings: Settings, transport: Transport) -> UpstreamPool:
-    """Return the pool of all upstreams, which share one transport."""
+def build_pool(settings: Settings, transport: Transport | None = None) -> UpstreamPool:
+    """Return the pool of all upstreams. Those that are reached in the same way share a transport.
+
+    `transport` replaces all of them.
+    """
     specs = [build_spec(entry, settings, number) for number, entry in enumerate(settings.effective_upstreams, 1)]
+    ways = {(spec.proxy, spec.tls_ca): spec for spec in specs}
+    transports = {way: open_transport(spec) if transport is None else transport for way, spec in ways.items()}
     return UpstreamPool(
-        [PoolMember(spec, UpstreamClient(spec, transport)) for spec in specs],
+        [PoolMember(spec, UpstreamClient(spec, transports[spec.proxy, spec.tls_ca])) for spec in specs],
         timeout=settings.upstream_timeout,
         attempts=settings.upstream_attempts,
         ambiguous=settings.retry_ambiguous,
@@ -265,13 +275,28 @@ def build_spec(entry: UpstreamEntry, settings: Settings, number: int) -> Upstrea
         max_concurrency=entry.max_concurrency,
         base_url=entry.base_url,
         api_key=entry.api_key,
-        timeout=settings.upstream_timeout,
+        timeout=entry.timeout or settings.upstream_timeout,
+        has_own_timeout=entry.timeout is not None,
         connect_timeout=settings.upstream_connect_timeout,
-        idle_timeout=settings.upstream_idle_timeout,
+        idle_timeout=entry.idle_timeout or settings.upstream_idle_timeout,
+        headers=entry.headers,
+        proxy=proxy_of(entry, settings),
+        tls_ca=entry.tls_ca or settings.upstream_tls_ca,
+        stream=entry.stream,
+        max_images_bytes=entry.max_images_bytes or settings.upstream_max_images_bytes,
+        origin_downloads_with_key=settings.upstream_origin_downloads_with_key
+        if entry.origin_downloads_with_key is None
+        else entry.origin_downloads_with_key,
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
-        user_agent=f"limner/{__version__}",
+        user_agent=entry.user_agent or settings.upstream_user_agent or f"limner/{__version__}",
         origin={field: settings.location_of(entry, field) for field in ("base_url", "api_key", "model", "dialect")},
     )
+
+
+def proxy_of(entry: UpstreamEntry, settings: Settings) -> SecretStr | None:
+    """Return the proxy through which an upstream is reached."""
+    proxy = entry.proxy or settings.upstream_proxy
+    return None if proxy is None or proxy.get_secret_value() == DIRECT else proxy
 
 
 async def purge_expired(

@@ -26,7 +26,7 @@ from app.images.stores import open_store
 from app.main import create_app
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import placeholder_png
-from app.services import build_store_config
+from app.services import build_spec, build_store_config
 from app.state.shared_state import SharedState
 from app.upstream.client import open_transport
 
@@ -197,8 +197,9 @@ async def check_state(settings: Settings) -> str:
 
 async def check_address(settings: Settings) -> str:
     (entry,) = settings.effective_upstreams
-    url = httpx.URL(entry.base_url)
-    see = f"See {settings.location_of(entry, 'base_url')}"
+    proxy = build_spec(entry, settings, 1).proxy
+    url = httpx.URL(entry.base_url if proxy is None else proxy.get_secret_value())
+    see = f"See {settings.location_of(entry, 'base_url' if proxy is None else 'proxy')}"
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     started_at = time.perf_counter()
     try:
@@ -217,7 +218,8 @@ async def check_address(settings: Settings) -> str:
     writer.close()
     await writer.wait_closed()
     dns, connect = (resolved_at - started_at) * 1000, (connected_at - resolved_at) * 1000
-    return f"{url.host}:{port} is {peer}; name {dns:.0f} ms, connect {connect:.0f} ms"
+    what = "" if proxy is None else "the proxy "
+    return f"{what}{url.host}:{port} is {peer}; name {dns:.0f} ms, connect {connect:.0f} ms"
 
 
 async def connect_to_any(addresses: Sequence[str], port: int) -> asyncio.StreamWriter:
@@ -237,11 +239,14 @@ async def check_tls(settings: Settings) -> str:
     url = httpx.URL(entry.base_url)
     if url.scheme == "http":
         return "none: with plain http the key is sent unencrypted"
+    spec = build_spec(entry, settings, 1)
+    if spec.proxy is not None:
+        return "through the proxy, checked with the key"
     try:
         async with asyncio.timeout(settings.upstream_connect_timeout):
             _, writer = await asyncio.open_connection(url.host, url.port or 443)
             started_at = time.perf_counter()
-            await writer.start_tls(ssl.create_default_context(), server_hostname=url.host)
+            await writer.start_tls(ssl.create_default_context(cafile=spec.tls_ca), server_hostname=url.host)
     except (TimeoutError, OSError) as error:
         raise CheckFailed(f"no TLS with {url.host}: {error}") from None
     handshake = (time.perf_counter() - started_at) * 1000
@@ -256,13 +261,16 @@ async def check_key(settings: Settings) -> str:
     (entry,) = settings.effective_upstreams
     if entry.api_key is None:
         return f"none: {settings.location_of(entry, 'api_key')} is unset, callers bring their own"
-    headers = {"authorization": f"Bearer {entry.api_key.get_secret_value()}"}
+    spec = build_spec(entry, settings, 1)
+    own = {name: value.get_secret_value() for name, value in spec.headers.items()}
+    headers = {**own, "authorization": f"Bearer {entry.api_key.get_secret_value()}", "user-agent": spec.user_agent}
     try:
-        # The system's certificates, as for requests of images, not those that httpx brings along.
-        tls = ssl.create_default_context()
+        # The certificates are those for requests of images, not those that httpx brings along.
+        tls = ssl.create_default_context(cafile=spec.tls_ca)
+        proxy = None if spec.proxy is None else spec.proxy.get_secret_value()
         timeout = settings.upstream_connect_timeout + 10
-        async with httpx.AsyncClient(trust_env=False, timeout=timeout, verify=tls) as http:
-            response = await http.get(f"{entry.base_url}/models", headers=headers)
+        async with httpx.AsyncClient(trust_env=False, timeout=timeout, verify=tls, proxy=proxy) as http:
+            response = await http.get(f"{entry.base_url}/models", headers=httpx.Headers(headers, encoding="utf-8"))
     except httpx.HTTPError as error:
         raise CheckFailed(f"no answer to GET /models: {type(error).__name__}") from None
     if response.status_code in {401, 403}:
@@ -291,7 +299,7 @@ async def check_generation(settings: Settings) -> str:
     (entry,) = settings.effective_upstreams
     if entry.api_key is None:
         raise CheckFailed(f"{settings.location_of(entry, 'api_key')} is unset, so there is no key to pay with")
-    timing = TimingTransport(open_transport())
+    timing = TimingTransport(open_transport(build_spec(entry, settings, 1)))
     try:
         # Client keys are not needed, since nothing else can reach this server, and may be known by their digests only.
         app = create_app(settings.model_copy(update={"api_keys": (), "keys_file": None}), transport=timing)

@@ -18,7 +18,7 @@ import pybase64
 
 from app.cli.main import INTERRUPTED
 from app.cli.messages import print_error
-from app.config.settings import openai_variables, terminal_names
+from app.config.environment import openai_variables, terminal_names
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.protocol.sse import Decoder, Event

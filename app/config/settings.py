@@ -1,4 +1,4 @@
-"""Every setting with its description, and which settings contradict each other. Nothing else reads the environment."""
+"""Every setting with its description, and which settings contradict each other."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.config.connections import CertificateFile, HeaderTable, HeaderText, ProxyUrl
 from app.config.dialects import DialectSetting, DialectTable
+from app.config.environment import default_store
 from app.config.field_types import (
     PREFIX,
     AllowList,
@@ -40,20 +42,14 @@ from app.config.field_types import (
     variable,
 )
 from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, origin_of
-from app.config.upstreams import OFFICIAL_MODELS, UpstreamEntry, UpstreamList
+from app.config.upstreams import UpstreamEntry, UpstreamList, list_models
 from app.config.validation import with_locations
 from app.images.input_limits import InputLimits
 from app.protocol.size_fit import SizeMode
-from app.upstream.spec import DEFAULT_MODEL, WILDCARD
+from app.upstream.spec import DEFAULT_MODEL
 
 #: Fields that may also come from a file, named by the variable of the field with `_FILE` at its end.
-SECRETS = ("upstream_api_key", "api_keys", "image_store_key", "status_key")
-
-
-def _default_store() -> str:
-    """Return a folder below the user's state folder, by the XDG rules: the only foreign variable that is a setting."""
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return f"disk://{Path(home).expanduser().absolute()}/limner/images"
+SECRETS = ("upstream_api_key", "upstream_proxy", "api_keys", "image_store_key", "status_key")
 
 
 class Settings(BaseSettings):
@@ -101,6 +97,29 @@ class Settings(BaseSettings):
         description="A TOML file of settings: `[[upstreams]]` tables, and any setting by its name in "
         "lower case without `LIMNER_`. Variables win over the file. Unset: `limner.toml` in the folder where Limner is "
         "started, if it is there.",
+    )
+    upstream_headers: HeaderTable = Field(
+        {},
+        repr=False,
+        description='Headers of each request to the upstream, as JSON: `{"X-Title": "Limner", "api-key": {"file": '
+        '"/run/secrets/key"}}`. Several upstreams have [their own](upstreams.md#how-an-upstream-is-reached).',
+    )
+    upstream_user_agent: HeaderText | None = Field(
+        None, description="What Limner calls itself. Unset: `limner/` and its version; some firewalls refuse that."
+    )
+    upstream_proxy: ProxyUrl | None = Field(
+        None,
+        description="An HTTP proxy for requests to upstreams, like `http://user:password@proxy.example:3128`. "
+        "Variables such as `HTTPS_PROXY` are not read.",
+    )
+    upstream_tls_ca: CertificateFile | None = Field(
+        None, description="A file of certificates (PEM) that are trusted for upstreams, in place of the system's."
+    )
+    upstream_max_images_bytes: ByteCount | None = Field(
+        None, description="Bytes of all input images of a request together that an upstream takes. Unset: no limit."
+    )
+    upstream_origin_downloads_with_key: bool = Field(
+        True, description="Download images at an upstream's own address with its key, if they answer 401 without it."
     )
     upstream_stream: Literal["auto", "always", "never"] = Field(
         "auto", description="Whether a stream is requested from the upstream. `auto`: if the client requested one."
@@ -221,7 +240,7 @@ class Settings(BaseSettings):
     )
 
     image_store: StoreUrl = Field(
-        default_factory=_default_store,
+        default_factory=default_store,
         description="Where images that need a URL are stored: `disk:///absolute/path`, `s3://bucket/prefix`, "
         "`gs://bucket/prefix`, `az://container/prefix` or `memory:`; see "
         "[Image storage](image-storage.md).",
@@ -335,6 +354,7 @@ class Settings(BaseSettings):
                 api_key=self.upstream_api_key,
                 model=self.upstream_model,
                 dialect=self.upstream_dialect,
+                headers=self.upstream_headers,
             ),
         )
 
@@ -349,29 +369,24 @@ class Settings(BaseSettings):
         return bool(self.api_keys) or self.keys_file is not None
 
     def list_models(self, upstream: str | None = None, names: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Return the models that a client can name: those of `names`, or else of `LIMNER_MODELS`, if there are any.
+        """Return the models that a client can name: see `app.config.upstreams.list_models`.
 
-        Without either, these are the official names if all names are accepted, the upstreams' own names of their
-        default models, and the names that are mapped. Models that no upstream has are left out, or with `upstream`
-        those that the upstream of this name does not have.
+        `upstream` restricts them to those of one upstream, and `names` replaces `LIMNER_MODELS`.
         """
         entries = [entry for entry in self.effective_upstreams if upstream in {None, entry.name}]
-        chosen = [name for name in names or self.models if any(entry.model_map.resolve(name) for entry in entries)]
-        if names or self.models:
-            return tuple(dict.fromkeys(chosen))
-        defaults = [entry.model_map.default for entry in entries if entry.model_map.default is not None]
-        mapped = [name for entry in entries for name in entry.models if name != WILDCARD]
-        return tuple(dict.fromkeys((*(OFFICIAL_MODELS if defaults else ()), *defaults, *mapped)))
+        return list_models(entries, names or self.models)
 
     def location(self, field: str) -> str:
         """Return where a setting is written, for messages: `LIMNER_PORT`, or `port in limner.toml`."""
         return origin_of(field, self._origins).locate()
 
     def location_of(self, entry: UpstreamEntry, field: str) -> str:
-        """Return where `base_url`, `api_key`, `model` or `dialect` of an upstream is written, for messages."""
+        """Return where `base_url`, `api_key`, `model`, `dialect` or `proxy` of an upstream is written, for messages."""
         if not self.upstreams:
             return self.location(f"upstream_{field}")
-        from_file = field == "api_key" and entry.api_key_file is not None
+        if field == "proxy" and entry.proxy is None:
+            return self.location("upstream_proxy")
+        from_file = getattr(entry, f"{field}_file", None) is not None
         name = f"{field}_file" if from_file else "models" if field == "model" and entry.models else field
         origin = origin_of("upstreams", self._origins)
         return f"{name} of the upstream '{entry.name}' in {origin.file or origin.name}"
@@ -379,8 +394,8 @@ class Settings(BaseSettings):
 
 def single_and_list(settings: Settings) -> str | None:
     """Refuse settings for a single upstream beside a list, which they would have no effect on."""
-    single = ("upstream_base_url", "upstream_api_key", "upstream_model", "upstream_dialect")
-    given = [field for field in single if field in settings.model_fields_set and getattr(settings, field) is not None]
+    single = ("upstream_base_url", "upstream_api_key", "upstream_model", "upstream_dialect", "upstream_headers")
+    given = [field for field in single if field in settings.model_fields_set and getattr(settings, field)]
     if not settings.upstreams or not given:
         return None
     list_location = settings.location("upstreams")
@@ -465,19 +480,3 @@ def unknown_variables() -> list[str]:
     """Return the LIMNER_ variables of the environment or `.env` that are no settings; most are misspelled."""
     given = os.environ.keys() | {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
     return sorted(name for name in given - {*known_variables()} if name.startswith(PREFIX))
-
-
-def terminal_names() -> tuple[str, ...]:
-    """Return what the terminal calls itself. It only decides whether `limner paint` can show the image."""
-    return tuple(filter(None, map(os.environ.get, ("TERM", "TERM_PROGRAM"))))
-
-
-def openai_variables() -> dict[str, str]:
-    """Return the variables of the OpenAI SDKs that are set and not empty, for the client `limner paint`."""
-    names = {"base_url": "OPENAI_BASE_URL", "api_key": "OPENAI_API_KEY"}
-    return {field: value for field, name in names.items() if (value := os.environ.get(name))}
-
-
-def set_variable(name: str, value: str) -> None:
-    """Set a variable for a library that reads it in the processes that this one starts."""
-    os.environ[name] = value

@@ -1,14 +1,16 @@
 """The list of upstreams: `[[upstreams]]` tables of the configuration file, or JSON in `LIMNER_UPSTREAMS`."""
 
-from typing import Annotated, Self
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
 
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from app.config.connections import CertificateFile, HeaderTable, HeaderText, ProxyUrl, ProxyUrlFile
 from app.config.dialects import DialectSetting, DialectTable
-from app.config.field_types import HeaderSecret, HeaderSecretFile, PositiveInt, UpstreamUrl
+from app.config.field_types import ByteCount, HeaderSecret, HeaderSecretFile, PositiveInt, Seconds, UpstreamUrl
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
 #: What `GET /v1/models` lists. The model picker of n8n shows only ids that contain `gpt-image` or `dall-e`.
@@ -25,6 +27,16 @@ class UpstreamEntry(BaseModel):
             Without either of these two, the upstream has only the models that are listed.
         priority: Lower is tried first; equal ones share requests in proportion to their `weight`.
         max_concurrency: Requests in flight at once.
+
+    What is None below is as in the setting `LIMNER_UPSTREAM_…` of the same name.
+
+    Attributes:
+        headers: Sent with each request.
+        proxy: `none` stands for no proxy.
+        tls_ca: A file of the certificates that are trusted in place of the system's.
+        timeout: Seconds for one attempt here, whatever the limit of the whole request.
+        max_images_bytes: Requests whose input images have more bytes altogether do not go here.
+        origin_downloads_with_key: Images at this upstream's own address are downloaded with its key if they need it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -39,6 +51,16 @@ class UpstreamEntry(BaseModel):
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
     weight: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 1.0
     max_concurrency: PositiveInt | None = None
+    headers: HeaderTable = {}
+    user_agent: HeaderText | None = None
+    proxy_file: ProxyUrlFile | None = None
+    proxy: ProxyUrl | None = Field(default_factory=lambda given: given.get("proxy_file"))
+    tls_ca: CertificateFile | None = None
+    timeout: Seconds | None = None
+    idle_timeout: Seconds | None = None
+    stream: Literal["auto", "always", "never"] | None = None
+    max_images_bytes: ByteCount | None = None
+    origin_downloads_with_key: bool | None = None
 
     @model_validator(mode="after")
     def _check_exclusive_fields(self) -> Self:
@@ -46,6 +68,8 @@ class UpstreamEntry(BaseModel):
             raise PydanticCustomError("two_models", "either `model` or `*` in `models`: they mean the same")
         if self.api_key_file is not None and "api_key" in self.model_fields_set:
             raise PydanticCustomError("two_keys", "either `api_key` or `api_key_file`")
+        if self.proxy_file is not None and "proxy" in self.model_fields_set:
+            raise PydanticCustomError("two_proxies", "either `proxy` or `proxy_file`")
         return self
 
     @property
@@ -82,3 +106,16 @@ def _check_list(entries: tuple[UpstreamEntry, ...]) -> tuple[UpstreamEntry, ...]
 
 
 UpstreamList = Annotated[tuple[UpstreamEntry, ...], NoDecode, BeforeValidator(_parse_list), AfterValidator(_check_list)]
+
+
+def list_models(entries: Sequence[UpstreamEntry], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the models that a client can name: those of `names` if there are any.
+
+    Otherwise these are the official names if all names are accepted, the upstreams' own names of their default models,
+    and the names that are mapped. Models that no upstream has are left out.
+    """
+    if names:
+        return tuple(dict.fromkeys(name for name in names if any(entry.model_map.resolve(name) for entry in entries)))
+    defaults = [entry.model_map.default for entry in entries if entry.model_map.default is not None]
+    mapped = [name for entry in entries for name in entry.models if name != WILDCARD]
+    return tuple(dict.fromkeys((*(OFFICIAL_MODELS if defaults else ()), *defaults, *mapped)))

@@ -53,13 +53,13 @@ def _describe(problem: Mapping[str, Any]) -> str:
 
 
 def _may_be_secret(problem: Mapping[str, Any]) -> bool:
-    """Return whether the value is a key, an address with a password, or a table that may contain either.
+    """Return whether the value is a key, a header, an address with a password, or a table that may contain either.
 
     The value of a misspelled name is left out too, since the name may be meant for a key.
     """
     _, *location = problem["loc"]
     value = problem["input"]
     is_upstream = location[:1] == ["upstreams"] and (len(location) < 3 or isinstance(value, dict | list))
-    is_key = any("key" in str(step).lower() for step in problem["loc"])
+    is_key = any(word in str(step).lower() for step in problem["loc"] for word in ("key", "header", "proxy"))
     is_address = any(sign in repr(value) for sign in ("@", "password"))
     return is_key or is_upstream or is_address or problem["type"] == "extra_forbidden"

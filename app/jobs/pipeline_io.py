@@ -208,7 +208,8 @@ class JobIO:
         for member in self.backends.pool.members:
             spec = member.spec
             key = self.token if spec.api_key is None else spec.api_key.get_secret_value()
-            if key and self.upstream in {None, spec.name} and (origin := origin_of(spec.base_url)):
+            is_allowed = spec.origin_downloads_with_key and self.upstream in {None, spec.name}
+            if key and is_allowed and (origin := origin_of(spec.base_url)):
                 keys.setdefault(origin, key)
         return keys
 

@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from app.protocol.dialects import PREFIX, SENTENCES, WORDS, Dialect, RequestedSize
 from app.protocol.image_format import read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import Base64String, StreamingJson
+
+#: When a stream is requested: `auto` if the client requested one.
+StreamMode = Literal["auto", "always", "never"]
 
 #: Said to the model with markup, which is also the last image.
 MARKUP_INSTRUCTION = (
@@ -28,15 +31,29 @@ class ChatQuestion:
     request: ImagesRequest
     image_urls: tuple[str | Base64String, ...] = ()
     stream: bool = False
-    _bodies: dict[tuple[Dialect, str, bool], StreamingJson] = field(default_factory=dict, compare=False, repr=False)
+    _bodies: dict[tuple[Dialect, str, bool, bool], StreamingJson] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
-    def body(self, dialect: Dialect, model: str, *, other_modalities: bool = False) -> StreamingJson:
+    def body(
+        self, dialect: Dialect, model: str, *, other_modalities: bool = False, stream_mode: StreamMode | None = None
+    ) -> StreamingJson:
         """Return the request body for an upstream of this dialect. Kept, since retries and `n` > 1 send it again."""
-        key = dialect, model, other_modalities
+        key = dialect, model, other_modalities, self.streams(stream_mode)
         if key not in self._bodies:
             traits = replace(dialect, modalities=dialect.other_modalities) if other_modalities else dialect
-            self._bodies[key] = StreamingJson(chat_body(self, traits, model))
+            question = replace(self, stream=self.streams(stream_mode))
+            self._bodies[key] = StreamingJson(chat_body(question, traits, model))
         return self._bodies[key]
+
+    def streams(self, mode: StreamMode | None) -> bool:
+        """Return whether a stream is requested from an upstream of this mode; None leaves it at `stream`."""
+        return self.stream if mode is None else {"auto": self.request.stream, "always": True, "never": False}[mode]
+
+    @property
+    def images_bytes(self) -> int:
+        """The bytes of all images that are sent, before they become base64. Links have none."""
+        return sum(url.source.size for url in self.image_urls if isinstance(url, Base64String))
 
 
 def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:

@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from app.config.settings import Settings, set_variable
+from app.config.environment import set_variable
+from app.config.settings import Settings
 from app.observability.logging import log
 from app.server.draining import COUNT_DEATH, DRAIN, READY, RELOAD_KEYS, STOPPED_LISTENING, base_url, run_worker
 

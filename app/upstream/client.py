@@ -4,7 +4,7 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,7 @@ from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.chat_request import ChatQuestion, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
+from app.protocol.redaction import loggable_text
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
 from app.upstream.decoding import ContentDecoder
 from app.upstream.error_body import AttemptFacts
@@ -46,11 +47,16 @@ _LONG, _MAX_BUSY = 64 * 1024, 0.02
 #: Seconds for the answer whether a caller's key is good. Until then the caller waits.
 _TOKEN_TIMEOUT = 5.0
 
+#: Characters of a header below which its value is a name or a switch, and not a secret.
+_LEAST_SECRET = 8
+
 #: Failures that surely came before the request was sent. The cause of the exception is looked at, not the exception of
 #: httpx: its transport calls every lost connection a ConnectTimeout.
 _NOT_CONNECTED = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
+    # A proxy that does not let this server through to the upstream.
+    aiohttp.ClientHttpProxyError,
     httpx.ConnectError,
     httpx.ConnectTimeout,
 )
@@ -109,6 +115,9 @@ class UpstreamClient:
         self._transport = transport
         self._monotonic, self._now = monotonic, now
         self._url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
+        self._headers = {name.lower(): value.get_secret_value() for name, value in spec.headers.items()}
+        self._headers["user-agent"] = spec.user_agent
+        self._own_secrets = tuple(_secrets_of(spec))
         # Not the transport's "read" limit: silence before the answer means that an image is being made.
         self._extensions = {"timeout": {"connect": spec.connect_timeout, "pool": spec.connect_timeout}}
 
@@ -126,9 +135,10 @@ class UpstreamClient:
 
         Only a 401 is a refusal: many upstreams have no list of models, or show it to some keys only.
         """
-        headers = {"authorization": f"Bearer {token}", "user-agent": self._spec.user_agent}
+        headers = {**self._headers, "authorization": f"Bearer {token}"}
         url = f"{self._spec.base_url.rstrip('/')}/models"
-        request = httpx.Request("GET", url, headers=headers, extensions=self._extensions)
+        fields = httpx.Headers(headers, encoding="utf-8")
+        request = httpx.Request("GET", url, headers=fields, extensions=self._extensions)
         started_at, body = self._monotonic(), b""
         try:
             async with asyncio.timeout(_TOKEN_TIMEOUT):
@@ -142,7 +152,7 @@ class UpstreamClient:
             return None
         if response.status_code != 401:
             return None
-        facts = AttemptFacts(now=self._now(), pass_through=True, secrets=(token,))
+        facts = AttemptFacts(now=self._now(), pass_through=True, secrets=(token, *self._own_secrets))
         return classify(401, response.headers, body, facts).error
 
     async def send(
@@ -156,7 +166,7 @@ class UpstreamClient:
         except TimeoutError:
             return UpstreamFailure(self._timeout_error(), elapsed=stopwatch.elapsed)
         except _CONNECTION_LOST as error:
-            return _connection_failure(error, stopwatch.elapsed)
+            return _connection_failure(error, stopwatch.elapsed, self._secrets(request))
         if response.is_success:
             return PendingReply(response, stopwatch.sent_at)
         elapsed = stopwatch.elapsed
@@ -224,12 +234,12 @@ class UpstreamClient:
 
     def _build(self, request: UpstreamRequest, body: StreamingJson, stopwatch: "_Stopwatch") -> httpx.Request:
         # Built here and not by httpx's client, which would merge headers, cookies and parameters for each request.
-        accept = "text/event-stream, application/json" if request.question.stream else "application/json"
+        streams = request.question.streams(self._spec.stream)
         headers = {
+            **self._headers,
             "content-type": "application/json",
-            "accept": accept,
+            "accept": "text/event-stream, application/json" if streams else "application/json",
             "accept-encoding": "identity",
-            "user-agent": self._spec.user_agent,
             "content-length": str(body.length),
             **request.headers,
         }
@@ -326,7 +336,7 @@ class UpstreamClient:
 
     def _secrets(self, request: UpstreamRequest) -> tuple[str, ...]:
         key = self._key_for(request)
-        return (key,) if key else ()
+        return (key, *self._own_secrets) if key else self._own_secrets
 
     def _timeout_error(self, *, idle: bool = False) -> UpstreamTimeout:
         idle_timeout, timeout = self._spec.idle_timeout, self._spec.timeout
@@ -380,11 +390,22 @@ def _broke_off(how: str) -> UpstreamError:
     return UpstreamInvalidReply("The upstream broke off in its reply. The image may have been made.", detail=how)
 
 
-def _connection_failure(error: Exception, elapsed: float) -> UpstreamFailure:
+def _secrets_of(spec: UpstreamSpec) -> Iterator[str]:
+    """Yield the values of headers and the parts of the proxy's address that may be secret."""
+    for value in spec.headers.values():
+        if len(value.get_secret_value()) >= _LEAST_SECRET:
+            yield value.get_secret_value()
+    if spec.proxy is not None:
+        address = httpx.URL(spec.proxy.get_secret_value())
+        yield from filter(None, (address.userinfo.decode(), address.password))
+
+
+def _connection_failure(error: Exception, elapsed: float, secrets: Collection[str]) -> UpstreamFailure:
     """Return what it means that an attempt brought no response."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, _NOT_CONNECTED):
-        unreachable = UpstreamUnreachable("The upstream cannot be reached.", detail=_describe(error))
+        detail = loggable_text(_describe(error), secrets)
+        unreachable = UpstreamUnreachable("The upstream cannot be reached.", detail=detail)
         return UpstreamFailure(unreachable, RetrySafety.SAFE, elapsed=elapsed)
     message = "The upstream gave no readable answer. The image may have been made."
     return UpstreamFailure(UpstreamInvalidReply(message, detail=_describe(error)), elapsed=elapsed)
@@ -399,18 +420,29 @@ async def _close(response: httpx.Response) -> None:
         await response.aclose()
 
 
-def open_transport() -> Transport:
+def _proxy_at(address: str) -> httpx.Proxy:
+    """Return a proxy with its password in a header: httpx-aiohttp would use a class that aiohttp is about to remove."""
+    proxy = httpx.Proxy(address)
+    if proxy.auth is None:
+        return proxy
+    return httpx.Proxy(proxy.url, headers={"proxy-authorization": aiohttp.encode_basic_auth(*proxy.auth)})
+
+
+def open_transport(spec: UpstreamSpec | None = None) -> Transport:
     """Return a transport with as many connections as there are requests. Its session opens with the first request.
+
+    Only the proxy and the certificates of `spec` matter.
 
     Sessions are made here since the transport's own would quietly stop at 100 connections. Nothing is taken from the
     environment but the operating system's certificates (and SSL_CERT_FILE): a proxy variable would send the key through
     the proxy. It is used without httpx's client, which could follow redirects and keep cookies, and costs a tenth of a
     small request.
     """
-    context = ssl.create_default_context()
+    context = ssl.create_default_context(cafile=None if spec is None else spec.tls_ca)
+    proxy = None if spec is None or spec.proxy is None else _proxy_at(spec.proxy.get_secret_value())
 
     def open_session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=_KEEP_ALIVE)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
 
-    return AiohttpTransport(verify=context, client=open_session)
+    return AiohttpTransport(verify=context, proxy=proxy, client=open_session)

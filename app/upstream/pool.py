@@ -1,6 +1,7 @@
 """Choose the upstream for a request, and the next one after a failure that surely cost nothing."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RetrySafety, UpstreamError
+from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RequestTooLarge, RetrySafety, UpstreamError
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.chat_reply import ChatReply
@@ -80,6 +81,11 @@ class RoutingState:
     may_have_cost: bool = False
     swapped: set[str] = field(default_factory=set)
     error: ApiError = field(default_factory=partial(RateLimited, _BUSY, retry_after=10))
+
+    def start(self, spec: UpstreamSpec, now: float) -> float:
+        """Return since when the time limit of an attempt that begins now has been running."""
+        self.started_at = now if self.started_at is None else self.started_at
+        return now if spec.has_own_timeout else self.started_at
 
 
 @dataclass(slots=True)
@@ -162,14 +168,15 @@ class UpstreamPool:
 
         Raises:
             NotFound: No upstream has the model.
+            RequestTooLarge: The input images are too large for all that have it.
             RateLimited: All upstreams stayed at their concurrency limit until the time was up.
             ApiError: What the last upstream has answered, when no further attempt is allowed.
         """
-        routing = RoutingState(self.candidates(model, only), self._monotonic())
+        routing = self._route(model, only, request.question.images_bytes)
         self._budget.deposit()
         while True:
             member = await self._select(routing)
-            started_at = routing.started_at = self._monotonic() if routing.started_at is None else routing.started_at
+            started_at = routing.start(member.spec, self._monotonic())
             body = _body_for(member, request, routing)
             with self._attempt(member) as attempt:
                 await request.before_send()
@@ -207,6 +214,18 @@ class UpstreamPool:
         if not models:
             raise NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
         return models
+
+    def _route(self, model: str | None, only: str | None, size: int) -> RoutingState:
+        """Begin with the upstreams that may answer and take so many bytes of images. Raises `RequestTooLarge`."""
+        models = self.candidates(model, only)
+        limits = {name: self._members[name].spec.max_images_bytes for name in models}
+        fitting = {name: model for name, model in models.items() if size <= (limits[name] or math.inf)}
+        if not fitting:
+            largest = max(limit for limit in limits.values() if limit is not None)
+            raise RequestTooLarge(
+                f"The images have {size} bytes together, and {largest} are possible. Send fewer or smaller images."
+            )
+        return RoutingState(fitting, self._monotonic())
 
     @contextmanager
     def _attempt(self, member: PoolMember) -> Iterator[Attempt]:
@@ -329,7 +348,8 @@ class UpstreamPool:
 def _body_for(member: PoolMember, request: UpstreamRequest, routing: RoutingState) -> StreamingJson:
     model = routing.models[member.spec.name]
     swapped = model in member.with_other_modalities
-    return request.question.body(member.spec.dialect, model, other_modalities=swapped)
+    spec = member.spec
+    return request.question.body(spec.dialect, model, other_modalities=swapped, stream_mode=spec.stream)
 
 
 def _swap_modalities(routing: RoutingState, member: PoolMember, failure: UpstreamFailure) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from pydantic import SecretStr
 
@@ -43,8 +45,14 @@ class UpstreamSpec:
         api_key: `None` passes each caller's own key through.
         priority: Lower goes first; upstreams of equal priority share requests in proportion to `weight`.
         max_concurrency: Requests in flight at once; `None` is no limit.
-        timeout: For one request with all its attempts.
+        timeout: For one request with all its attempts, or with `has_own_timeout` for one attempt.
         idle_timeout: For silence inside a reply.
+        headers: Sent with each request, below those that Limner writes.
+        proxy: The address of an HTTP proxy, perhaps with user name and password.
+        tls_ca: The certificates to trust in place of the system's.
+        stream: Whether a stream is requested; None leaves that to the question.
+        max_images_bytes: The most bytes of input images that one request may have; None is no limit.
+        origin_downloads_with_key: Images at this upstream's own address may be downloaded with its key.
         origin: Where the operator has set `base_url`, `api_key`, `model` and `dialect`, to name the place in the log.
     """
 
@@ -62,4 +70,11 @@ class UpstreamSpec:
     idle_timeout: float = 300
     max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
     user_agent: str = "limner"
+    has_own_timeout: bool = False
+    headers: Mapping[str, SecretStr] = field(default_factory=dict)
+    proxy: SecretStr | None = None
+    tls_ca: Path | None = None
+    stream: Literal["auto", "always", "never"] | None = None
+    max_images_bytes: int | None = None
+    origin_downloads_with_key: bool = True
     origin: Mapping[str, str] = field(default_factory=dict)

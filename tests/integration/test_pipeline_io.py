@@ -159,16 +159,19 @@ def test_a_link_that_only_this_server_reaches_is_kept(demo: RunningDemo, rehost:
         (("sk-a", "sk-b", "sk-c"), None, {"https://a.example:443": "sk-a", "https://b.example:443": "sk-b"}),
         (("sk-a", "sk-b", "sk-c"), "b", {"https://b.example:443": "sk-b"}),
         ((None, None, None), "b", {"https://b.example:443": "sk-caller"}),
+        ((None, None, None), "d", {}),
     ],
 )
 def test_keys_of_upstreams_belong_to_their_origins(
     demo: RunningDemo, keys: tuple[str | None, ...], upstream: str | None, expected: dict[str, str]
 ) -> None:
     addresses = {"a": "https://a.example/v1", "b": "https://b.example/v1", "c": "https://a.example/other"}
-    upstreams = [
+    closed: dict[str, Any] = {"name": "d", "base_url": "https://d.example/v1", "origin_downloads_with_key": False}
+    upstreams: list[dict[str, Any]] = [
         {"name": name, "base_url": url, **({"api_key": key} if key else {})}
         for (name, url), key in zip(addresses.items(), keys, strict=True)
     ]
+    upstreams.append(closed | ({"api_key": "sk-d"} if keys[0] else {}))
     with run_limner(demo.url, upstream_base_url=None, upstream_api_key=None, upstreams=upstreams) as limner:
         job_io = JobIO(limner.service.backends, Mock(paid_replies=[], spent_questions=[]), "sk-caller", upstream)
         assert job_io._upstream_keys() == expected

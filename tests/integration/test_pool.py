@@ -29,6 +29,7 @@ from app.errors import (
     ModerationBlocked,
     NotFound,
     RateLimited,
+    RequestTooLarge,
     RetrySafety,
     Unauthorized,
     UpstreamAuth,
@@ -42,7 +43,7 @@ from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest, Operation
-from app.protocol.json_stream import StreamingJson
+from app.protocol.json_stream import Base64String, StreamingJson
 from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool
@@ -323,6 +324,67 @@ def test_each_upstream_gets_the_request_in_its_dialect_for_its_model() -> None:
     )
     assert (world.client("a").bodies, world.client("b").bodies) == ([alpha], [beta, beta])
     assert [orjson.loads(b"".join(body.chunks()))["model"] for body in (alpha, beta)] == ["alpha", "beta"]
+
+
+def test_an_upstream_has_its_own_time_for_an_attempt() -> None:
+    entries = {"a": {"timeout": 60}, "b": {"timeout": 90, "has_own_timeout": True}, "c": {"timeout": 60}}
+    world = build({"a": [LATER], "b": [LATER], "c": [LATER, OK]}, entries=entries, attempts=6)
+    assert asyncio.run(world.request()) == ("c", None)
+    assert world.tried == ["a", "b", "c", "a", "b", "c"]
+    assert [world.client(name).started_at for name in "abc"] == [[1000.0, 1000.0], [1000.0, 1030.0], [1000.0, 1000.0]]
+
+
+class Sized:
+    """An image that only has a size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        yield bytes(self.size)
+
+
+IMAGES: list[tuple[str, dict[str, int | None], str | None]] = [
+    ("all take them", {"a": None, "b": None}, "a"),
+    ("the first takes as many", {"a": 300, "b": None}, "a"),
+    ("the first takes fewer", {"a": 299, "b": None}, "b"),
+    ("none takes them", {"a": 100, "b": 299}, None),
+]
+
+
+@pytest.mark.parametrize(("name", "limits", "answers"), IMAGES, ids=[row[0] for row in IMAGES])
+def test_images_go_where_they_are_not_too_many_bytes(
+    name: str, limits: dict[str, int | None], answers: str | None
+) -> None:
+    entries = {key: {"max_images_bytes": limit} for key, limit in limits.items()}
+    world = build({"a": [OK], "b": [OK]}, entries=entries)
+    images = (Base64String(Sized(100)), "https://h/a.png", Base64String(Sized(200)))
+    question = replace(REQUEST.question, image_urls=images)
+
+    async def run() -> list[str]:
+        async with aclosing(world.pool.request(replace(REQUEST, question=question), None)) as snapshots:
+            return [snapshot.upstream async for snapshot in snapshots]
+
+    if answers is not None:
+        assert set(asyncio.run(run())) == {answers}
+        return
+    with pytest.raises(RequestTooLarge, match=r"The images have 300 bytes together, and 299 are possible\."):
+        asyncio.run(run())
+    assert world.tried == []
+
+
+def test_each_upstream_is_asked_for_a_stream_or_not() -> None:
+    entries = {"a": {"stream": "never"}, "b": {"stream": "always"}, "c": {"stream": "auto"}, "d": {}}
+    world = build({"a": [DOWN], "b": [DOWN], "c": [DOWN], "d": [OK]}, entries=entries, attempts=4)
+    question = replace(REQUEST.question, stream=True)
+
+    async def run() -> None:
+        async with aclosing(world.pool.request(replace(REQUEST, question=question), None)) as snapshots:
+            assert [snapshot.upstream async for snapshot in snapshots] == ["d", "d"]
+
+    asyncio.run(run())
+    bodies = [orjson.loads(b"".join(world.client(name).bodies[0].chunks())) for name in "abcd"]
+    assert [body["stream"] for body in bodies] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(("model", "kind", "code"), [("z", NotFound, "model_not_found"), (None, InvalidRequest, "missing_required_parameter")])  # fmt: skip

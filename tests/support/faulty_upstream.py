@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
@@ -78,19 +79,21 @@ class FaultyUpstream:
 
 
 @asynccontextmanager
-async def run_faulty_upstream(*scripts: Script) -> AsyncIterator[FaultyUpstream]:
+async def run_faulty_upstream(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[FaultyUpstream]:
     upstream = FaultyUpstream(scripts)
-    async with run_server(upstream.serve) as upstream.url:
+    async with run_server(upstream.serve, tls=tls) as upstream.url:
         yield upstream
         await asyncio.gather(*upstream.handlers)
 
 
 @asynccontextmanager
 async def run_server(
-    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], scheme: str = "http"
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    scheme: str = "http",
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """Run a server whose connections `handler` serves and closes, and yield the address of its API."""
-    server = await asyncio.start_server(handler, "127.0.0.1", 0, limit=1 << 20, backlog=300)
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, limit=1 << 20, backlog=300, ssl=tls)
     async with server:
         yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 

@@ -93,8 +93,8 @@ def forget_attempts(pool: UpstreamPool, routing: RoutingState, member: Any, fail
     routing.failed = 1
 
 
-def fail_safely(error: Exception, elapsed: float) -> UpstreamFailure:
-    return replace(CONNECTION_FAILURE(error, elapsed), retry_safety=RetrySafety.SAFE)
+def fail_safely(*failure: Any) -> UpstreamFailure:
+    return replace(CONNECTION_FAILURE(*failure), retry_safety=RetrySafety.SAFE)
 
 
 @asynccontextmanager

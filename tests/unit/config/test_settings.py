@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.config.environment import set_variable, terminal_names
 from app.config.field_types import variable
-from app.config.settings import Settings, set_variable, terminal_names, unknown_variables
+from app.config.settings import Settings, unknown_variables
 from app.config.upstreams import OFFICIAL_MODELS
 from app.config.validation import describe_errors
 from app.images.input_limits import InputLimits
