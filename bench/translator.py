@@ -15,7 +15,7 @@ import uvloop
 from bench.wire import Connection, Message, connect, head, response_head, serve
 
 _UNLIMITED = 1 << 40
-_LINK = re.compile(r"https?://127\.0\.0\.1:[0-9]+(/[^\s)]+)")
+_LINK = re.compile(r"http://[0-9.:]+(/[a-z0-9/.]+)")
 _DATA = "data:image/png;base64,"
 
 

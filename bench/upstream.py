@@ -22,6 +22,9 @@ from bench.wire import Message, response_head, serve
 #: Bytes of a request body that are kept. The prompt lies within them; images come after it.
 _MAX_BODY = 4096
 _INSTRUCTION = re.compile(rb"bench ([0-9]+) ([0-9]+) (link|data)")
+#: The host of links that clients get as they are. Limner would store what only its own machine can download. Nobody
+#: connects to this address.
+_PUBLIC_HOST = "93.184.216.34"
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -83,7 +86,8 @@ def _chunk(document: object) -> bytes:
 def content(port: int, size: int, form: str) -> str:
     if form == "data":
         return f"![image](data:image/png;base64,{pybase64.b64encode_as_string(padded_png(size))})"
-    return f"已生成图片:http://127.0.0.1:{port}/generated/{size}.png"
+    host = f"127.0.0.1:{port}" if size else _PUBLIC_HOST
+    return f"已生成图片:http://{host}/generated/{size}.png"
 
 
 @functools.cache

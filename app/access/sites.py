@@ -8,6 +8,7 @@ reads the answers too. But browsers tell where a request comes from, in headers 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from starlette.datastructures import Headers
@@ -61,7 +62,7 @@ class SitePolicy:
             if not self._may_use(origin.strip().lower(), "".join(hosts)):
                 raise Forbidden(_OTHER_ORIGIN.format(origin=origin[:_SHOWN]), code="origin_not_allowed")
         site = headers.get("sec-fetch-site", "").strip().lower()
-        if not origins and not is_page and site in self._other_sites(hosts):
+        if site and not origins and not is_page and site in self._other_sites(hosts):
             raise Forbidden(_OTHER_SITE, code="origin_not_allowed")
 
     def _other_sites(self, hosts: list[str]) -> frozenset[str]:
@@ -90,13 +91,18 @@ class SitePolicy:
 #: The name or address of a host, and its port.
 _Host = tuple[str, str]
 
+#: Hosts whose parts are remembered: clients use the same few with every request.
+_REMEMBERED_HOSTS = 64
 
+
+@lru_cache(_REMEMBERED_HOSTS)
 def _parse_host(text: str, default_port: str = "") -> _Host:
     """Parse HOST:PORT. The name is in lower case, without brackets and a final dot; empty if the text is not a host."""
     match = _HOST.fullmatch(text.strip().lower())
     return ("", "") if match is None else (match[1].strip("[]").removesuffix("."), match[2] or default_port)
 
 
+@lru_cache(_REMEMBERED_HOSTS)
 def _is_address(name: str) -> bool:
     try:
         ip_address(name)
@@ -105,6 +111,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
+@lru_cache(_REMEMBERED_HOSTS)
 def _is_loopback(name: str) -> bool:
     """Return whether a name or an address is always that of this machine. RFC 6761 reserves `localhost` and below."""
     if name == "localhost" or name.endswith(".localhost"):

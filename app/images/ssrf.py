@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import quote, urljoin
 
@@ -312,10 +313,14 @@ _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 #: Browsers, curl and inet_aton read a host whose last label is a number as an IPv4 address.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
+#: Hosts whose parts are remembered: links lead to the same few. What is no host is not remembered.
+_REMEMBERED_HOSTS = 256
+
 #: The limit of DNS (RFC 1035). Checked before IDNA encoding, which is slow for long text.
 _MAX_NAME_LENGTH = 253
 
 
+@lru_cache(_REMEMBERED_HOSTS)
 def parse_host(text: str) -> str | Address:
     """Return a host name in lower case ASCII without a final dot, or an address.
 

@@ -100,6 +100,7 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
 MAX_VALUE_BYTES = 2 * 1024
 MAX_LONG_VALUE_BYTES = 16 * 1024
 _LONG_VALUES = frozenset({"detail", "exception", "prompt"})
+_SHORT_TYPES = (int, float, type(None))
 
 #: Characters of ASCII that need less than `MAX_VALUE_BYTES` even if each is escaped.
 _SURELY_SHORT = MAX_VALUE_BYTES // 8
@@ -122,7 +123,7 @@ def _shorten_values(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _shorten_value(name: str, value: object) -> object:
-    if value is None or isinstance(value, bool | int | float):
+    if isinstance(value, _SHORT_TYPES):
         return value
     max_bytes = MAX_LONG_VALUE_BYTES if name in _LONG_VALUES else MAX_VALUE_BYTES
     if isinstance(value, str):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
 from bench import fleet, load, workloads
 from bench.load import Sample
@@ -21,6 +23,7 @@ from bench.process import choose_cores
 from bench.servers_under_test import LIMNER, TRANSLATOR, ServerUnderTest, start_upstream
 from bench.simulation import DAY, GENERATION_SECONDS, QUANTITIES, REDIS_COMMANDS, DayResult, Fleet, Period, simulate
 from bench.table import print_table, row, waiting_row
+from bench.upstream import content
 from bench.waiting_clients import ClientGroup, WaitingResult, measure_waiting
 from bench.workloads import SMALL, Workload
 from tests.support.redis import RedisServer
@@ -53,6 +56,12 @@ def test_every_workload_gets_the_right_responses(server: ServerUnderTest) -> Non
         )
         assert waiting.failed == 0
         assert waiting.added_seconds < 1
+
+
+def test_only_images_with_bytes_are_behind_links_that_limner_downloads() -> None:
+    links = [content(8000, size, "link").partition(":")[2] for size in (0, 300 * KIB)]
+    hosts = [host_of(link) for link in links]
+    assert [isinstance(host, IPv4Address) and block_reason(host) is None for host in hosts] == [True, False]
 
 
 @pytest.mark.parametrize("size", [1200, 64 * KIB])

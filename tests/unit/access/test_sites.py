@@ -1,6 +1,8 @@
 """Which pages and host names may use a server that needs no key."""
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
+from unittest.mock import patch
 
 import pytest
 from starlette.datastructures import Headers
@@ -166,3 +168,14 @@ def test_a_body_says_what_it_is(name: str, headers: dict[str, str], accepted: bo
         return
     with pytest.raises(InvalidRequest, match="no Content-Type header"):
         check_content_type(Headers(headers))
+
+
+def test_the_host_of_further_requests_is_not_parsed_again() -> None:
+    policy = SitePolicy.from_names((), (), is_local=False)
+    headers = Headers({"host": "192.168.1.5:8000"})
+    with patch("app.access.sites.ip_address", side_effect=ip_address) as parse:
+        for _ in range(3):
+            policy.check(headers)
+    assert parse.call_count <= 2
+    with patch("app.access.sites.ip_address", side_effect=AssertionError):
+        policy.check(headers)

@@ -486,3 +486,17 @@ def test_hostile_text_is_parsed_in_linear_time() -> None:
     for text in ("http://" + "[" * 7000, "http://a" + ":" * 7000, "http://" + "é." * 3000, "http://" + "1." * 3900):
         with pytest.raises(AddressBlocked):
             check_url(text)
+
+
+def test_a_host_is_parsed_once() -> None:
+    ssrf.parse_host.cache_clear()
+    for _ in range(3):
+        ssrf.parse_host("93.184.216.34")
+    assert ssrf.parse_host.cache_info().misses == 1
+
+
+def test_what_is_no_host_is_not_remembered() -> None:
+    ssrf.parse_host.cache_clear()
+    with pytest.raises(ValueError, match="name"):
+        ssrf.parse_host("no host")
+    assert ssrf.parse_host.cache_info().currsize == 0
