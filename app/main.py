@@ -41,7 +41,6 @@ EXPOSED_HEADERS = (
     "retry-after",
     "retry-after-ms",
     *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "images")),
-    "x-limner-alpha",
     "x-limner-failed",
     "x-limner-ignored",
     "x-limner-joined",

@@ -27,14 +27,7 @@ from app.jobs.job import Item, JobRun, JobTelemetry, summarize_request
 from app.jobs.pipeline import GenerationResult, PartialImage
 from app.jobs.service import JobReader
 from app.protocol.image_request import ImagesRequest
-from app.protocol.image_response import (
-    alpha_report,
-    completed_event,
-    error_event,
-    images_json,
-    partial_event,
-    size_report,
-)
+from app.protocol.image_response import completed_event, error_event, images_json, partial_event, size_report
 from app.protocol.json_stream import StreamingJson
 from app.protocol.sse import StreamingEvent, comment
 
@@ -235,7 +228,6 @@ def response_headers(
     values = {
         "x-limner-ignored": ", ".join(telemetry.ignored_of(request)),
         "x-limner-size": size_report(request, () if result is None else result.images),
-        "x-limner-alpha": alpha_report(() if result is None else result.images),
         "x-limner-shrunk": ", ".join(telemetry.shrunk),
         "x-limner-upstream": ", ".join(telemetry.answered_by),
     }

@@ -170,8 +170,8 @@ class ImagesRequest:
         str | None,
         Parameter(
             ChoiceParam(("transparent", "opaque", "auto"), default="auto"),
-            Destination.DIALECT,
-            "Many upstreams have no such choice: say it in the prompt, too.",
+            Destination.NONE,
+            "Say it in the prompt instead.",
         ),
     ] = None
     output_format: Annotated[

@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -24,7 +23,6 @@ from app.api.responses import ClientDisconnected
 from app.errors import ApiError, ModerationBlocked
 from app.jobs.job import Item, JobRun, JobTelemetry
 from app.jobs.pipeline import GenerationResult, PartialImage
-from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.usage import Usage
@@ -211,12 +209,6 @@ def test_the_headers_of_a_result() -> None:
         "x-limner-failed": "2",
         "x-limner-size": "asked=auto sent=auto",
     }
-
-
-def test_the_header_says_whether_the_image_has_an_alpha_channel() -> None:
-    image = replace(IMAGE, info=ImageInfo("image/png", 8, 8, alpha=True))
-    headers = response_headers(REQUEST, JobTelemetry(), GenerationResult((image,), Usage()))
-    assert headers["x-limner-alpha"] == "yes"
 
 
 def test_upstreams_are_named_in_the_order_of_their_first_snapshots() -> None:

@@ -38,14 +38,7 @@ def openrouter(**config: str) -> dict[str, Any]:
 
 
 #: Every wish that a dialect may carry, besides the size.
-EVERYTHING = {
-    "prompt": "a cat",
-    "quality": "high",
-    "style": "vivid",
-    "background": "transparent",
-    "user": "u",
-    "metadata": {"a": "b"},
-}
+EVERYTHING = {"prompt": "a cat", "quality": "high", "style": "vivid", "user": "u", "metadata": {"a": "b"}}
 
 CASES = [
     Case(
@@ -219,14 +212,13 @@ CASES = [
         ]
     ),
     Case(
-        "words tell size, quality, style and background after the prompt, and nothing else is sent",
+        "words tell size, quality and style after the prompt, and nothing else is sent",
         "words",
         {**EVERYTHING, "size": "1536x1024"},
         {
             "model": "m",
             "messages": messages(
-                "a cat\n\nSize of the image: 1536x1024 pixels. Quality of the image: high. Style of the image: vivid. "
-                "Background of the image: transparent."
+                "a cat\n\nSize of the image: 1536x1024 pixels. Quality of the image: high. Style of the image: vivid."
             ),
             "stream": False,
         },
@@ -262,7 +254,6 @@ CASES = [
             "size": "1024x1024",
             "quality": "high",
             "style": "vivid",
-            "background": "transparent",
         },
     ),
     *(
@@ -314,9 +305,7 @@ CASES = [
         {**EVERYTHING, "size": "1824x1024"},
         {
             "model": "m",
-            "messages": messages(
-                "a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high. Background of the image: transparent."
-            ),
+            "messages": messages("a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high."),
             "modalities": ["text", "image"],
             "user": "u",
             "stream": False,
@@ -342,9 +331,7 @@ CASES = [
         {**EVERYTHING, "size": "1824x1024"},
         {
             "model": "m",
-            "messages": messages(
-                "a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high. Background of the image: transparent."
-            ),
+            "messages": messages("a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high."),
             "stream": True,
         },
         stream=True,
@@ -516,21 +503,11 @@ def test_a_dialect_names_the_fields_that_it_fills() -> None:
         size={"prefix": "WxH", "options.size": "WxH"},
         quality=("words", "quality"),
         style=("options.style",),
-        background=("options.back",),
         other_modalities=("image",),
         extra_body={"n": 1, "options": {"seed": 7, "extra": {}}, "quality": "low"},
     )
     assert dialect.fields == (
-        *(
-            "options.back",
-            "options.size",
-            "options.style",
-            "quality",
-            "modalities",
-            "n",
-            "options.seed",
-            "options.extra",
-        ),
+        *("options.size", "options.style", "quality", "modalities", "n", "options.seed", "options.extra"),
     )
     assert DIALECTS["openrouter"].fields[-1] == "modalities"
     assert DIALECTS["words"].fields == ()

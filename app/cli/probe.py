@@ -1,0 +1,390 @@
+"""`limner probe`: find the dialect of an upstream with a few small pictures, and print its `[[upstreams]]` table."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import orjson
+from pydantic import SecretStr
+
+from app.cli.main import INTERRUPTED
+from app.cli.messages import print_error
+from app.cli.paint import Progress, live_progress
+from app.cli.settings import InvalidSettings, load_settings
+from app.config.dialects import DialectTable
+from app.config.settings import Settings
+from app.config.upstreams import UpstreamEntry
+from app.errors import ApiError, InvalidRequest, ModerationBlocked, NoImageInReply, UpstreamError
+from app.images.blob import Spool
+from app.jobs.job import Job, JobKey
+from app.jobs.pipeline import GenerationResult, Pipeline, PipelinePolicy
+from app.jobs.pipeline_io import JobIO
+from app.protocol.dialect_probe import Answer, DialectProbe, Finding, Question, names_modalities
+from app.protocol.image_request import Operation, read_json
+from app.protocol.image_response import OutputImage
+from app.protocol.sizes import Size
+from app.protocol.usage import NO_USAGE, Usage
+from app.services import Services
+from app.upstream.client import Transport, open_transport
+from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
+
+#: Pictures that are paid for at most, unless `--max-images` says otherwise.
+MAX_IMAGES = 6
+
+#: What is kept of the beginning and of the end of a reply: the words of a refusal, and the cost.
+_KEPT = 8 * 1024
+
+_COST = re.compile(rb'"cost"\s*:\s*([0-9.]+(?:[eE]-?[0-9]+)?)')
+
+#: Settings of a server that have no place in a probe. Nothing is stored, counted or repeated.
+_QUIET = {
+    "api_keys": (),
+    "keys_file": None,
+    "image_store": "memory:",
+    "shared_state": "memory:",
+    "ledger": None,
+    "traces": None,
+    "upstream_attempts": 1,
+    "retry_ambiguous": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """An answer and what else was seen of it. `cost` is in USD; `message` is the error in words for the operator."""
+
+    answer: Answer
+    seconds: float = 0
+    usage: Usage = NO_USAGE
+    cost: float | None = None
+    is_stream: bool = False
+    message: str = ""
+
+
+@dataclass(slots=True)
+class ProbeRun:
+    """All that a probe has seen, up to its end or to Ctrl-C.
+
+    `stopped`: why the probe has ended early; `is_asking`: a question is on its way, which may be paid for.
+    """
+
+    entry: UpstreamEntry
+    probe: DialectProbe = field(default_factory=DialectProbe)
+    sights: list[Sight] = field(default_factory=list)
+    stopped: str = ""
+    is_asking: bool = False
+
+    @property
+    def images(self) -> int:
+        """How many pictures may have been paid for."""
+        return sum(sight.answer.may_have_cost for sight in self.sights) + self.is_asking
+
+    @property
+    def finding(self) -> Finding | None:
+        """The dialect; None if no picture has come."""
+        return self.probe.finding() if any(sight.answer.size for sight in self.sights) else None
+
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command("probe")
+@click.option("--upstream", metavar="NAME", help="Which one of [[upstreams]]. [default: the first]")
+@click.option("--base-url", metavar="URL", help="Another upstream than that of the settings.")
+@click.option("--api-key-file", type=_FILE, metavar="FILE", help="Contains its key. [default: that of the settings]")
+@click.option("--model", metavar="NAME", help="[default: that of the settings]")
+@click.option("--max-images", type=click.IntRange(1, 20), default=MAX_IMAGES, metavar="N", show_default=True)
+@click.option("--yes", is_flag=True, help="Do not ask before spending money.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def command(
+    *,
+    upstream: str | None,
+    base_url: str | None,
+    api_key_file: Path | None,
+    model: str | None,
+    max_images: int,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Find the dialect of an upstream with a few small pictures.
+
+    They cost money. Prints the finished [[upstreams]] table.
+    """
+    settings, entry = choose_upstream(upstream, base_url, api_key_file, model)
+    if entry.api_key is None:
+        print_error("probe", "there is no key to pay with. Name its file with --api-key-file")
+        return 2
+    question = f"Paint up to {max_images} small pictures with {entry.model} at {entry.base_url}? They cost money."
+    if not yes and not click.confirm(question, err=True):
+        return 1
+    run = ProbeRun(entry)
+    code = run_probe(settings, run, max_images, Progress())
+    if as_json:
+        print(orjson.dumps(as_document(run), option=orjson.OPT_INDENT_2).decode())
+    else:
+        print("\n".join(as_toml(run, api_key_file)))
+    return code
+
+
+def choose_upstream(
+    name: str | None, base_url: str | None, api_key_file: Path | None, model: str | None
+) -> tuple[Settings, UpstreamEntry]:
+    """Return the settings, and the upstream to probe: one of theirs, changed by the options.
+
+    Raises:
+        InvalidSettings: A setting is wrong, there is no upstream of this name, or the key cannot be read.
+    """
+    # The key of the settings is for the address of the settings.
+    overrides = {} if base_url is None else {"upstreams": (), "upstream_base_url": base_url, "upstream_api_key": None}
+    settings = load_settings(**overrides)
+    entries = [entry for entry in settings.effective_upstreams if name in {None, entry.name}]
+    if not entries:
+        names = ", ".join(entry.name for entry in settings.effective_upstreams)
+        raise InvalidSettings(f"--upstream {name}: there is no such upstream, only {names}")
+    entry = entries[0]
+    key = entry.api_key if api_key_file is None else read_key(api_key_file)
+    known = entry.model_map.default or next(iter(entry.models.values()))
+    return settings, entry.model_copy(update={"model": model or known, "models": {}, "api_key": key})
+
+
+def read_key(path: Path) -> SecretStr:
+    """Return the key in a file. Raises `InvalidSettings`, without the key in its message."""
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise InvalidSettings(f"{path}: {error.strerror}") from None
+    if not re.fullmatch(rb"[!-~]+", key):
+        raise InvalidSettings(f"{path}: a key is one line of visible ASCII characters")
+    return SecretStr(key.decode())
+
+
+def run_probe(settings: Settings, run: ProbeRun, max_images: int, progress: Progress) -> int:
+    """Ask until the dialect is found or as many pictures are paid for, and return the exit code.
+
+    That is 1 if no picture has come, and 130 after Ctrl-C.
+    """
+    try:
+        with live_progress(progress):
+            asyncio.run(ask_all(settings, run, max_images, progress))
+    except KeyboardInterrupt:
+        run.stopped = "it was interrupted; the last picture may have been paid for."
+        return INTERRUPTED
+    finally:
+        progress.clear()
+    return 1 if run.finding is None else 0
+
+
+async def ask_all(settings: Settings, run: ProbeRun, max_images: int, progress: Progress) -> None:
+    """Ask one question after the other. Each may cost one picture, so none is asked that could cost one too many."""
+    while (question := run.probe.next_question()) is not None:
+        if run.images == max_images:
+            pictures = "1 picture was" if max_images == 1 else f"{max_images} pictures were"
+            run.stopped = f"{pictures} paid for, and no more was announced."
+            return
+        progress.update(f"picture {run.images + 1} of at most {max_images}: size at {', '.join(question.sizes)}")
+        run.is_asking = True
+        sight, error = await ask(settings, run.entry, question)
+        run.is_asking = False
+        run.sights.append(sight)
+        if error is not None and not is_about_question(error, sight.answer.words):
+            run.stopped = sight.message
+            return
+        run.probe.note(sight.answer)
+
+
+async def ask(settings: Settings, entry: UpstreamEntry, question: Question) -> tuple[Sight, ApiError | None]:
+    """Ask for one picture as the server does, and return what was seen of the answer, with the error if it is one."""
+    tap = ReplyTap(open_transport())
+    single = entry.model_copy(update={"dialect": DialectTable(**question.table)})
+    services = Services.build(settings.model_copy(update={**_QUIET, "upstreams": (single,)}), transport=tap)
+    request = read_json(Operation.GENERATION, {"prompt": question.prompt, "response_format": "b64_json"})
+    job = Job("probe", JobKey("probe", ""), request, Spool(settings.spool_dir))
+    policy = PipelinePolicy(stream="always" if question.stream else "never", fetch_timeout=settings.fetch_timeout)
+    started_at, image, error = time.monotonic(), None, None
+    async with services.running():
+        try:
+            steps = [step async for step in Pipeline(request, JobIO(services.backends, job, None), policy).run()]
+            (image,) = [step.images[0] for step in steps if isinstance(step, GenerationResult)]
+        except ApiError as caught:
+            error = caught
+        finally:
+            job.spool.close()
+    refusal = tap.read_refusal(AttemptFacts(now=0, secrets=secrets_of(entry), client_texts=(question.prompt,)))
+    answer = Answer(
+        question,
+        None if image is None else size_of(image),
+        "" if image is None else image.form,
+        "" if refusal is None else " ".join((refusal.searchable, refusal.param or "", *refusal.named_fields)),
+        is_reply=isinstance(error, NoImageInReply),
+        may_have_cost=job.may_have_cost,
+    )
+    usage = sum((reply.usage for reply in job.paid_replies), NO_USAGE)
+    own_words = "" if refusal is None else refusal.public_message
+    message = own_words or ("" if error is None else error.message)
+    return Sight(answer, time.monotonic() - started_at, usage, tap.cost, tap.is_stream, message), error
+
+
+def size_of(image: OutputImage) -> Size | None:
+    """Return the pixels of an image, None where its bytes do not say them."""
+    info = image.info
+    return None if info is None or info.width is None or info.height is None else Size(info.width, info.height)
+
+
+def secrets_of(entry: UpstreamEntry) -> tuple[str, ...]:
+    """Return what must not be shown."""
+    return () if entry.api_key is None else (entry.api_key.get_secret_value(),)
+
+
+def is_about_question(error: ApiError, words: str) -> bool:
+    """Return whether another question may fare better. Keys, credit, limits and outages concern all of them."""
+    if isinstance(error, ModerationBlocked):
+        return False
+    if isinstance(error, InvalidRequest) or error.code == "upstream_dialect":
+        return True
+    if error.code == "upstream_model":
+        return names_modalities(words)
+    # Sloppy relays answer 500 to a field that they do not know.
+    return type(error) is UpstreamError and error.code == UpstreamError.code
+
+
+class ReplyTap(httpx.AsyncBaseTransport):
+    """Keep the beginning and the end of the reply that passes through, and whether it is a stream."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.is_stream = False
+        self._status, self._head, self._tail = 200, b"", b""
+        self._transport = transport
+
+    def read_refusal(self, facts: AttemptFacts) -> UpstreamErrorBody | None:
+        """Return the error of an answer that is one."""
+        return parse_error_body(self._status, {}, self._head, facts) if self._status >= 400 else None
+
+    @property
+    def cost(self) -> float | None:
+        """What the upstream says that the picture has cost; the last one counts."""
+        found = _COST.findall(self._tail)
+        return float(found[-1]) if found else None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request."""
+        response = await self._transport.handle_async_request(request)
+        self._status, self._head, self._tail = response.status_code, b"", b""
+        self.is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+        response.stream = _TappedStream(response, self._keep)
+        return response
+
+    def _keep(self, chunk: bytes) -> None:
+        self._head = (self._head + chunk)[:_KEPT] if len(self._head) < _KEPT else self._head
+        self._tail = (self._tail + chunk)[-_KEPT:]
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+
+class _TappedStream(httpx.AsyncByteStream):
+    def __init__(self, response: httpx.Response, keep: Callable[[bytes], None]) -> None:
+        # httpx declares the stream to be synchronous or asynchronous.
+        self._stream: Any = response.stream
+        self._keep = keep
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._keep(chunk)
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def as_document(run: ProbeRun) -> dict[str, Any]:
+    """Return everything as JSON values."""
+    finding = run.finding
+    return {
+        "upstream": {"name": run.entry.name, "base_url": run.entry.base_url, "model": run.entry.model},
+        "dialect": None if finding is None else dict(finding.table),
+        "size_read_at": None if finding is None else finding.place,
+        "images": run.images,
+        "stopped": run.stopped or None,
+        "questions": [
+            {
+                "sizes": dict(sight.answer.question.sizes),
+                "modalities": list(sight.answer.question.modalities),
+                "size": None if sight.answer.size is None else str(sight.answer.size),
+                "reply_form": sight.answer.form or None,
+                "streamed": sight.is_stream,
+                "usage": sight.usage.as_images_api(),
+                "cost_usd": sight.cost,
+                "seconds": round(sight.seconds, 3),
+                "error": sight.message or None,
+                "may_have_cost": sight.answer.may_have_cost,
+            }
+            for sight in run.sights
+        ],
+    }
+
+
+def as_toml(run: ProbeRun, api_key_file: Path | None = None) -> list[str]:
+    """Return the lines of the table, with what was seen as comments."""
+    lines = [f"# {line}" for line in describe(run)]
+    finding = run.finding
+    if finding is None:
+        return [*lines, "# No picture has come, so there is no dialect to write."]
+    lines += ["[[upstreams]]", f"name = {_toml(run.entry.name)}", f"base_url = {_toml(run.entry.base_url)}"]
+    if api_key_file is None:
+        lines.append('api_key = "put its key here"')
+    else:
+        lines.append(f"api_key_file = {_toml(str(api_key_file.absolute()))}")
+    lines.append(f"model = {_toml(run.entry.model)}")
+    if set(finding.table) == {"preset"}:
+        return [*lines, f"dialect = {_toml(finding.preset)}"]
+    return [*lines, "", "[upstreams.dialect]", *(f"{name} = {_toml(value)}" for name, value in finding.table.items())]
+
+
+def describe(run: ProbeRun) -> list[str]:
+    """Return what was seen, a line for each answer and each trait."""
+    pictures = "1 picture" if run.images == 1 else f"{run.images} pictures"
+    lines = [f"limner probe asked for {pictures} that may have cost money."]
+    if run.stopped:
+        lines.append(f"Ended early: {run.stopped}")
+    lines += [describe_sight(sight) for sight in run.sights]
+    painted = [sight for sight in run.sights if sight.answer.size is not None]
+    finding = run.finding
+    if finding is None:
+        return lines
+    place = "The size had no effect anywhere: pictures have the size that the model chooses."
+    lines.append(place if finding.place is None else f"The size is read at: {finding.place}.")
+    streams = [sight for sight in painted if sight.answer.question.stream]
+    lines.append(
+        f"Replies: {', '.join(dict.fromkeys(sight.answer.form for sight in painted))}; "
+        + ("not streamed." if not any(sight.is_stream for sight in streams) else "streamed.")
+    )
+    tokens = painted[-1].usage.as_images_api()
+    counted = f"{tokens['input_tokens']} tokens in, {tokens['output_tokens']} out" if tokens["total_tokens"] else "none"
+    costs = [sight.cost for sight in painted if sight.cost is not None]
+    lines.append(f"Usage of the last picture: {counted}; cost: {f'{costs[-1]:g} USD' if costs else 'not told'}.")
+    return lines
+
+
+def describe_sight(sight: Sight) -> str:
+    """Return one line about an answer."""
+    asked = ", ".join(f"{value} at {path}" for path, value in sight.answer.question.sizes.items())
+    if sight.answer.size is not None:
+        return f"Asked {asked}: got {sight.answer.size} in {sight.seconds:.1f} s."
+    free = "" if sight.answer.may_have_cost else ", at no cost"
+    return f"Asked {asked}: got no picture{free}: {sight.message}"
+
+
+def _toml(value: object) -> str:
+    """Write a value as TOML: strings, lists and tables in one line. JSON's strings are TOML's, too."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return orjson.dumps(value).decode()
