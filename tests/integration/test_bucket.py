@@ -285,7 +285,7 @@ class Rehost:
 
 JPEG = {"output_format": "jpeg"}
 REHOST = [
-    Rehost("an image with a URL is not stored unless needed", {"rehost": "needed"}, "upstream"),
+    Rehost("an image whose URL only this server can reach is stored", {"rehost": "needed"}, "bucket"),
     Rehost("a converted image has no URL and is stored", {"rehost": "needed", "request": JPEG}, "bucket"),
     Rehost("everything is stored", {"rehost": "always"}, "bucket"),
     Rehost("everything is stored, and served by this server", {"rehost": "always", "store_serve": "proxy"}, "limner"),
