@@ -28,6 +28,7 @@ from app.api.status import MAX_RECENT_REQUESTS, status_routes
 from app.api.stored_images import stored_image_routes
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from app.observability.logging import configure_logging
 from app.protocol.validation_errors import truncate
 from app.services import Services
 from app.state.job_table import DEFAULT_TIMINGS, SharingTimings
@@ -75,10 +76,10 @@ def create_app(
     keepalive_interval: float = KEEPALIVE_INTERVAL,
     timings: SharingTimings = DEFAULT_TIMINGS,
 ) -> FastAPI:
-    """Return the application. Without arguments it takes its settings from the environment.
+    """Return the application. Without arguments it takes its settings from the environment and sets up the log.
 
     Args:
-        settings: What the operator has set.
+        settings: What the operator has set. Who gives it has set up the log.
         transport: Sends the requests to upstreams; None opens connections.
         keepalive_interval: Seconds of silence after which a waiting client gets a keep-alive.
         timings: How replicas watch each other.
@@ -88,7 +89,7 @@ def create_app(
         OSError: The image store cannot be opened.
         ValidationError: A setting is wrong (only where `settings` is None).
     """
-    settings = Settings() if settings is None else settings
+    settings = _settings_of_environment() if settings is None else settings
     services = Services.build(settings, transport=transport, timings=timings)
     app = LazySchemaApp(
         title="Limner",
@@ -107,6 +108,12 @@ def create_app(
     add_middleware(app, settings, recent)
     add_routes(app, services, KeepAlive(settings.keepalive_after, keepalive_interval), recent)
     return app
+
+
+def _settings_of_environment() -> Settings:
+    settings = Settings()
+    configure_logging(settings.log_format, settings.log_level)
+    return settings
 
 
 def services_of(app: FastAPI) -> Services:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 
 import pytest
+import structlog
 from hypothesis import settings
 
 #: Fixtures that several files use.
@@ -24,6 +25,10 @@ PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "ws_proxy", "w
 
 settings.register_profile("limner", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 settings.load_profile("limner")
+
+# Programs set up the log, tests do not. structlog's default stack trace shows the values of all variables, which takes
+# seconds: so long nothing else would run in a server of this process.
+structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.plain_traceback
 
 #: Connections and name lookups beyond this machine that the running test has tried.
 blocked: list[str] = []

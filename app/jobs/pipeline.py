@@ -8,7 +8,7 @@ An edit is a generation with input images. A stream is the same generator, encod
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -94,6 +94,10 @@ class PipelineIO(Protocol):
 
     async def store(self, image: ByteSink, info: ImageInfo) -> str:
         """Put the image into the image store and return its URL, a path on this server. Raises `ImageUnavailable`."""
+        ...
+
+    def report_bug(self, bug: Exception) -> None:
+        """Tell the operator of an exception that nobody has expected."""
         ...
 
 
@@ -240,23 +244,49 @@ class Pipeline:
     async def generate(
         self, question: ChatQuestion
     ) -> AsyncGenerator[PartialImage | GenerationResult | ApiError, None]:
-        """Ask one question and yield what it brings: partial images where wanted, then a result or an error."""
+        """Ask one question and yield what it brings: partial images where wanted, then a result or an error.
+
+        A bug becomes an error too: the other questions are paid for, and this one's reply may be read once more.
+        """
         tracker = PartialImageTracker(self.request.partial_images if self.request.stream else 0)
         reply, error = None, None
         try:
             async with aclosing(self.io.ask(question)) as snapshots:
                 async for reply in snapshots:
-                    if tracker.remaining:
-                        for image in tracker.superseded(await self.find_results(reply)):
-                            partial = await self.try_finish(reply, image)
-                            if isinstance(partial, OutputImage):
-                                yield PartialImage(partial)
-        except ApiError as caught:
-            error = caught
+                    for image in await self.find_partials(tracker, reply) if tracker.remaining else ():
+                        yield PartialImage(image)
+        except Exception as caught:  # noqa: BLE001  # reason: see above
+            error = self.as_api_error(caught)
+        outcome = await self.attempt(self.conclude(reply, error))
+        if isinstance(outcome, ImageUnavailable) or type(outcome) is ApiError:
+            self.undelivered.append(outcome)
+        yield outcome
+
+    async def find_partials(self, tracker: PartialImageTracker, reply: ChatReply) -> list[OutputImage]:
+        """Return the partial images that are new in a reply. The rest of it is read whatever happens here."""
+        found = await self.attempt(self.find_results(reply))
+        if isinstance(found, ApiError):
+            tracker.remaining = 0
+            return []
+        finished = [await self.try_finish(reply, image) for image in tracker.superseded(found)]
+        return [image for image in finished if isinstance(image, OutputImage)]
+
+    async def attempt(self, work: Awaitable[_T]) -> _T | ApiError:
+        """Return what `work` gives, or a failure as a value, so that it does not take other images with it."""
         try:
-            yield await self.conclude(reply, error)
-        except ApiError as caught:
-            yield caught
+            return await work
+        except Exception as caught:  # noqa: BLE001  # reason: the others are paid for
+            return self.as_api_error(caught)
+
+    def as_api_error(self, caught: Exception) -> ApiError:
+        """Return an error that a client may see. A bug is reported."""
+        if isinstance(caught, ApiError):
+            return caught
+        if isinstance(caught, OSError):
+            # No descriptor, no disk: the reply must be read to its end all the same, since it is paid for.
+            return ImageUnavailable(_NO_RESOURCES, detail=str(caught))
+        self.io.report_bug(caught)
+        return ApiError()
 
     async def conclude(self, reply: ChatReply | None, error: ApiError | None) -> GenerationResult:
         """Return what a reply has brought at its end; `error` is what it ended with, if it did not end well.
@@ -356,13 +386,7 @@ class Pipeline:
         self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None
     ) -> OutputImage | ApiError:
         """Return a failure as a value: one image that cannot be had does not take the others with it."""
-        try:
-            return await self.finish(reply, image, blob)
-        except ApiError as error:
-            return error
-        except OSError as error:
-            # No descriptor, no disk: the reply must be read to its end all the same, since it is paid for.
-            return ImageUnavailable(_NO_RESOURCES, detail=str(error))
+        return await self.attempt(self.finish(reply, image, blob))
 
     async def finish(self, reply: ChatReply, image: FoundImage, blob: ByteSink | None = None) -> OutputImage:
         """Return the image as bytes or URL, exactly as asked. `blob`: its bytes, where they were downloaded already.

@@ -17,6 +17,7 @@ from app.images.ssrf import origin_of
 from app.images.store import ImageStore, copy_stored, name_in_url
 from app.images.transcode import Transcoder
 from app.jobs.job import Job, JobRun
+from app.observability.logging import log
 from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
 from app.observability.tracing import TraceStep
 from app.protocol.chat_reply import ChatReply
@@ -105,7 +106,7 @@ class JobIO:
                 async for snapshot in snapshots:
                     sent.reply = snapshot
                     yield snapshot
-        except (Exception, asyncio.CancelledError) as failure:
+        except BaseException as failure:  # reason: noted, and raised again
             self._note_failure(sent, failure)
             raise
         finally:
@@ -297,6 +298,10 @@ class JobIO:
             STORE_ERRORS.inc()
             raise
         return url or f"/kept/{name}"
+
+    def report_bug(self, bug: Exception) -> None:
+        """Log an exception that nobody has expected."""
+        log.error("unhandled_error", exc_info=bug)
 
     def _step(self, name: str) -> TraceStep:
         return self._run.telemetry.trace.step(name)

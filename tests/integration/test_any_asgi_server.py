@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import orjson
 
 from tests.support.servers import run_demo
 
@@ -21,6 +22,7 @@ def test_the_factory_takes_its_settings_from_the_environment(tmp_path: Path) -> 
             "LIMNER_UPSTREAM_API_KEY": "sk-upstream",
             "LIMNER_FETCH_ALLOW": demo.url.removeprefix("http://"),
             "LIMNER_IMAGE_STORE": f"disk://{tmp_path}",
+            "LIMNER_LOG_FORMAT": "json",
         }
         environment = {**os.environ, **variables}
         with subprocess.Popen(COMMAND, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -31,10 +33,11 @@ def test_the_factory_takes_its_settings_from_the_environment(tmp_path: Path) -> 
                 response = httpx.post(f"{started[0]}/v1/images/generations", json=body, timeout=20, trust_env=False)
             finally:
                 process.terminate()
-            process.stderr.read()
+            log = [orjson.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
             assert process.wait(20) in {0, -15}
     assert response.status_code == 200
     assert response.json()["data"][0]["b64_json"]
+    assert [record["path"] for record in log if record["event"] == "request"] == ["/v1/images/generations"]
 
 
 def test_a_missing_setting_is_named() -> None:

@@ -513,6 +513,7 @@ AFTER_PAYMENT: list[tuple[str, str, str, Exception]] = [
     ("the image cannot be downloaded", "fetcher", "fetch", ImageUnavailable("404")),
     ("the image cannot be converted", "transcoder", "convert", UserError("not an image")),
     ("the server is busy with other conversions", "transcoder", "convert", RateLimited("wait")),
+    ("the conversion crashes", "transcoder", "convert", RuntimeError("a bug")),
 ]
 
 

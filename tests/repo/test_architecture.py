@@ -105,8 +105,9 @@ FORBIDDEN_WORDS = {
 #: Those of them that have no other meaning here, in texts. Cherry Studio is a client.
 FORBIDDEN_IN_TEXTS = re.compile(r"(?i)\b(errand|workbench|handover|(?<!cherry )studio)s?\b")
 
-#: Where any exception is logged and becomes a 500, since no caller could do it.
-LAST_RESORTS = {"jobs/job", "api/middleware", "images/decoder"}
+#: Where any exception is logged and becomes a 500, since no caller could do it. In the pipeline a caller could, but a bug
+#: with one image would take those of the other questions with it, which are paid for.
+LAST_RESORTS = {"jobs/job", "jobs/pipeline", "api/middleware", "images/decoder"}
 
 
 def parse(folder: str) -> dict[str, ast.Module]:

@@ -12,6 +12,7 @@ import pybase64
 import pytest
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamInvalidReply, UserError
+from app.extraction.forms import find_images
 from app.images.blob import Blob, Spool
 from app.jobs import pipeline
 from app.jobs.pipeline import GenerationResult, PartialImage, Pipeline, PipelinePolicy
@@ -60,9 +61,10 @@ class World:
         converted: What each conversion returns; None: nothing is to do.
         masks: The two images of each call of `check_mask`, and the original and the mask of each of `apply_mask`.
         prepared: The arguments of each call of `prepare`.
+        bugs: What was reported as one.
     """
 
-    replies: list[list[ChatReply | ApiError]]
+    replies: list[list[ChatReply | Exception]]
     web: dict[str, bytes] = field(default_factory=lambda: {URL: PNG, JPEG_URL: PNG})
     sent: list[tuple[dict[str, Any], bool]] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
@@ -72,6 +74,7 @@ class World:
     spool: Spool = field(default_factory=Spool)
     masks: list[tuple[bytes, bytes]] = field(default_factory=list)
     prepared: list[tuple[bytes, int, bytes | None]] = field(default_factory=list)
+    bugs: list[Exception] = field(default_factory=list)
     open_questions: int = 0
 
     async def ask(self, question: ChatQuestion) -> AsyncGenerator[ChatReply, None]:
@@ -81,7 +84,7 @@ class World:
         try:
             for item in self.replies[min(len(self.sent), len(self.replies)) - 1]:
                 await asyncio.sleep(0)
-                if isinstance(item, ApiError):
+                if isinstance(item, Exception):
                     raise item
                 yield item
         finally:
@@ -124,6 +127,9 @@ class World:
     async def store(self, image: ByteSink, info: ImageInfo) -> str:
         self.stored.append((content(image), info.media_type))
         return f"https://limner.example/stored/{len(self.stored)}.png"
+
+    def report_bug(self, bug: Exception) -> None:
+        self.bugs.append(bug)
 
 
 def content(image: ByteSink) -> bytes:
@@ -254,7 +260,7 @@ def test_whether_a_stream_is_requested_from_the_upstream(mode: Any, wanted: bool
 def test_n_upstream_requests_are_concurrent_with_results_in_order_of_arrival() -> None:
     urls = [f"https://cdn.example.com/gen/{number}.png" for number in range(3)]
     slow = text_reply("painting", complete=False)
-    replies: list[list[ChatReply | ApiError]] = [
+    replies: list[list[ChatReply | Exception]] = [
         [slow, slow, image_reply(urls[0])],
         [slow, image_reply(urls[1])],
         [image_reply(urls[2])],
@@ -302,17 +308,61 @@ def test_a_link_to_something_else_is_not_an_image() -> None:
         run(request_for(), World([[image_reply(URL)]], web={URL: b"<html>log in</html>"}))
 
 
-@pytest.mark.parametrize("urls", [[URL], [URL, f"{URL}?2"]], ids=["one image", "two"])
-def test_a_bug_is_raised_and_no_upstream_request_stays_open(urls: list[str]) -> None:
-    class BuggyWorld(World):
-        async def fetch(self, url: str, *, is_result: bool = True) -> Blob:
-            raise KeyError(url)
+LOST = "https://cdn.example.com/gen/lost.png"
+BUG = KeyError("a bug")
+SLOWLY: list[ChatReply | Exception] = [*[text_reply("painting", complete=False)] * 9, image_reply(URL)]
 
-    world = BuggyWorld([[image_reply(*urls)], [text_reply("painting", complete=False)] * 50])
-    with pytest.raises((KeyError, BaseExceptionGroup)) as caught:
-        run(request_for(n=2), world)
-    assert isinstance(caught.value, KeyError) or caught.group_contains(KeyError)
-    assert world.open_questions == 0
+
+class BuggyWorld(World):
+    """One download meets a bug."""
+
+    async def fetch(self, url: str, *, is_result: bool = True) -> Blob:
+        if url == LOST:
+            raise BUG
+        return await super().fetch(url, is_result=is_result)
+
+
+BUGS: list[tuple[str, list[list[ChatReply | Exception]], int]] = [
+    ("with one image of a reply", [[image_reply(LOST, URL)], [UserError("no")]], 1),
+    ("with the only image of a reply", [[image_reply(LOST)], SLOWLY], 1),
+    ("while a reply is read", [[BUG], SLOWLY], 1),
+    ("behind the image of a reply", [[image_reply(URL), BUG], [image_reply(URL)]], 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "replies", "count"), BUGS, ids=[row[0] for row in BUGS])
+def test_a_bug_does_not_take_the_other_images_with_it(
+    name: str, replies: list[list[ChatReply | Exception]], count: int
+) -> None:
+    world = BuggyWorld(replies)
+    result = result_of(request_for(n=2), world)
+    assert [bytes_in(image) for image in result.images] == [PNG] * count
+    assert (world.bugs, world.open_questions) == ([BUG], 0)
+
+
+def test_a_bug_with_all_images_is_an_error_that_a_repeat_may_mend() -> None:
+    with pytest.raises(ApiError, match="The server had an error") as caught:
+        run(request_for(n=2), BuggyWorld([[text_reply("No.")], [image_reply(LOST)]]))
+    assert type(caught.value) is ApiError
+
+
+@pytest.mark.parametrize("is_partial", [True, False], ids=["in a part of a reply", "in a whole reply"])
+def test_a_bug_in_the_search_for_images(monkeypatch: pytest.MonkeyPatch, is_partial: bool) -> None:
+    def find_with_bug(reply: ChatReply, sent: Any) -> Any:
+        if reply.complete is not is_partial:
+            raise BUG
+        return find_images(reply, sent)
+
+    monkeypatch.setattr("app.jobs.pipeline.find_images", find_with_bug)
+    world = World([[text_reply("No.")], GROWING], web=dict.fromkeys(URLS, PNG))
+    request = request_for(n=2, stream=True, partial_images=3)
+    if is_partial:
+        (result,) = run(request, world)
+        assert isinstance(result, GenerationResult)
+    else:
+        with pytest.raises(ApiError, match="The server had an error"):
+            run(request, world)
+    assert set(map(str, world.bugs)) == {str(BUG)}
 
 
 NONE: list[tuple[str, ChatReply, type[ApiError], str]] = [
@@ -344,7 +394,7 @@ def partial_reply(*urls: str) -> ChatReply:
 
 
 URLS = [f"https://cdn.example.com/gen/{number}.png" for number in range(4)]
-GROWING: list[ChatReply | ApiError] = [text_reply("10 %", complete=False), partial_reply(URLS[0]), partial_reply(*URLS[:2]), partial_reply(*URLS[:2]), partial_reply(*URLS), image_reply(*URLS)]  # fmt: skip
+GROWING: list[ChatReply | Exception] = [text_reply("10 %", complete=False), partial_reply(URLS[0]), partial_reply(*URLS[:2]), partial_reply(*URLS[:2]), partial_reply(*URLS), image_reply(*URLS)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("wanted", "shown"), [(0, 0), (1, 1), (2, 2), (3, 3)])
