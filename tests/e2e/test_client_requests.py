@@ -127,6 +127,11 @@ PHP_BOUNDARY = b"6920fa3b8c1d24.87654321"
 AIOHTTP_BOUNDARY = b"c1f0e5d4a3b2c13b2c7bd0f1d3a0b9c6"
 CURL_BOUNDARY = b"------------------------d74496d66958873e"
 DATA_URL = "data:image/png;base64," + base64.b64encode(RED).decode()
+DATA_URL_OF_GREEN = "data:image/png;base64," + base64.b64encode(GREEN).decode()
+#: reqwest writes names of headers in lower case.
+CODEX = b"content-type: application/json\r\noriginator: codex_cli_rs\r\nuser-agent: codex_cli_rs/0.142.5 (Ubuntu 24.4.0; x86_64) xterm\r\nx-openai-actor-authorization: local-image-extension\r\naccept: */*\r\n"
+SKILL = b"content-type: application/json\r\naccept: application/json\r\nx-client-request-id: 1-1\r\n"
+RUST_BOUNDARY = b"3f1e0a9bc2d47786-54f0aa1298bcde01-77cc3402fd1e98aa-0b1c2d3e4f506172"
 
 #: Ways in which a JSON edit refers to its image.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -190,6 +195,11 @@ CASES = [
     Case("AnythingLLM: a JPEG that is called a PNG", post(E, b"content-type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"model", b"gpt-image-1"), text(b"prompt", b"a hat"), file(b"image", b"reference-0.png", b"image/png", JPEG))), "auto 'a hat'", (JPEG,)),
     Case("a bot of old: another model, another count; a link that Limner keeps has the size that was asked for", json(G, b'{"prompt":"a fox","num_images":1,"model":"image-alpha-001","size":"512x512","response_format":"url"}'), "1024x1024 'a fox'", format="url", size="512x512", ignored="num_images"),
     Case("curl as the reference shows it", post(E, b"User-Agent: curl/8.5.0\r\nAccept: */*\r\nContent-Type: multipart/form-data; boundary=%s\r\n" % CURL_BOUNDARY, form(CURL_BOUNDARY, text(b"model", b"gpt-image-2"), file(b"image[]", b"a.png", b"image/png", RED), file(b"image[]", b"b.png", b"image/png", GREEN), text(b"prompt", b"a hat"))), "auto 'a hat'", (RED, GREEN)),
+    Case("Codex CLI: the image tool leaves everything to the model", json(G, b'{"prompt":"a fox","background":"auto","model":"gpt-image-2","quality":"auto","size":"auto"}', CODEX), "auto 'a fox'"),
+    Case("Codex CLI: an edit is JSON with data URLs", json(E, orjson.dumps({"images": [{"image_url": DATA_URL}, {"image_url": DATA_URL_OF_GREEN}], "prompt": "a hat", "background": "auto", "model": "gpt-image-2", "quality": "auto", "size": "auto"}), CODEX), "auto 'a hat'", (RED, GREEN)),
+    Case("cc-switch: a generation that its local routing forwards", json(G, b'{"background":"auto","model":"gpt-image-2","prompt":"a fox","quality":"auto","size":"auto"}', CODEX + b"accept-encoding: identity\r\n"), "auto 'a fox'"),
+    Case("gpt-image-2-skill: a generation, its fields in the order of the alphabet", json(G, b'{"background":"auto","model":"gpt-image-2","n":1,"output_format":"png","prompt":"a fox","quality":"high","size":"1536x1024"}', SKILL), "1536x1024 'a fox'", size="1536x1024", quality="high"),
+    Case("gpt-image-2-skill: an edit with a mask", post(E, b"x-client-request-id: 1-1\r\ncontent-type: multipart/form-data; boundary=%s\r\n" % RUST_BOUNDARY, form(RUST_BOUNDARY, text(b"model", b"gpt-image-2"), text(b"prompt", b"a hat"), text(b"background", b"auto"), text(b"output_format", b"png"), text(b"n", b"1"), text(b"moderation", b"auto"), file(b"image[]", b"image-1.png", b"image/png", RED), file(b"mask", b"mask.png", b"image/png", CLEAR))), "auto 'a hat", (RED, CLEAR)),
     # Azure's paths contain the name of the model.
     Case("Azure: the deployment names the model", json(b"/openai/deployments/gpt-image-2/images/generations?api-version=2025-04-01-preview", b'{"prompt":"a fox","n":1}'), "auto 'a fox'"),
     Case("Azure: an edit", post(b"/openai/deployments/dall-e-2/images/edits?api-version=2025-04-01-preview", b"Content-Type: multipart/form-data; boundary=B\r\n", form(b"B", text(b"prompt", b"a hat"), file(b"image[]", b"a.png", b"image/png", RED))), "auto 'a hat'", (RED,), format="url"),

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {
     *("openai-python", "openai-node", "Vercel AI SDK", "LangChain", "LangChain.js", "LlamaIndex", "LiteLLM SDK"),
     *("Haystack", "Semantic Kernel", "Open WebUI", "LibreChat", "LobeChat", "n8n", "Dify", "curl", "Go"),
-    *("Java and Spring AI", ".NET", "Ruby", "PHP"),
+    *("Java and Spring AI", ".NET", "Ruby", "PHP", "Codex CLI", "cc-switch", "gpt-image-2-skill"),
 }
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

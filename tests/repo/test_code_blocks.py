@@ -29,6 +29,7 @@ from app.cli.main import limner, main
 from app.config.field_types import variable
 from app.config.settings import Settings
 from tests.support.markdown import DOCUMENTS, ROOT, Block, blocks, without_blocks
+from tests.support.nginx import NGINX, check_site
 
 ALL_BLOCKS = [(path.relative_to(ROOT).as_posix(), block) for path in DOCUMENTS for block in blocks(path.read_text())]
 PARSED_BLOCKS = [(name, block) for name, block in ALL_BLOCKS if not block.where]
@@ -57,7 +58,21 @@ if [ "$1" = clone ]; then mkdir "${@: -1}"; fi
 """
 MAKE = f'#!/bin/bash\nexec {shutil.which("make")} --silent --dry-run --directory {ROOT} "$@" > /dev/null\n'
 RECORDER = """#!/bin/bash\nprintf '%q ' "$@" >> "$CALLS"\necho >> "$CALLS"\n"""
-STUBBED = ("curl", "docker", "git", "helm", "kubectl", "pbpaste", "pip", "pipx", "python", "sudo", "systemctl", "uv")
+STUBBED = (
+    "curl",
+    "docker",
+    "git",
+    "gpt-image-2-skill",
+    "helm",
+    "kubectl",
+    "pbpaste",
+    "pip",
+    "pipx",
+    "python",
+    "sudo",
+    "systemctl",
+    "uv",
+)
 
 
 def rehearse(code: str, folder: Path) -> None:
@@ -112,6 +127,10 @@ def read_tables(code: str, folder: Path) -> None:
     code = re.sub(r"/run/secrets/\w+", f"{folder}/key", code)
     code = code.replace('"9f86d0…"', f'"{hashlib.sha256(b"test").hexdigest()}"')
     tables = tomllib.loads(code)
+    if "model_provider" in tables:
+        # The configuration of Codex.
+        assert {"base_url", "env_key", "http_headers"} <= tables["model_providers"][tables["model_provider"]].keys()
+        return
     if isinstance(tables.get("upstreams"), dict):
         # A part of an upstream's table that the page shows on its own.
         code = f'[[upstreams]]\nname = "main"\nbase_url = "https://upstream.invalid/v1"\napi_key = "sk-1"\n{code}'
@@ -119,6 +138,14 @@ def read_tables(code: str, folder: Path) -> None:
     (kind,) = tables
     assert kind in {"keys", "upstreams"}
     assert parse_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").effective_upstreams
+
+
+def read_locations(code: str, folder: Path) -> None:
+    """Let nginx check a part of a site, with this machine in place of the other ones."""
+    if NGINX is None:
+        pytest.skip("needs nginx")
+    site = re.sub(r"(proxy_pass https?://)[^;/]+", r"\g<1>127.0.0.1:9", code)
+    assert check_site(site, folder) == ""
 
 
 GRAMMARS = {
@@ -156,6 +183,7 @@ READERS: dict[str, Callable[[str, Path], None]] = {
     "ini": read_variables,
     "toml": read_tables,
     "yaml": read_yaml,
+    "nginx": read_locations,
     "text": leave,
     **{language: read_grammar(language) for language in GRAMMARS},
 }
@@ -179,8 +207,15 @@ INVALID = {
         "if",
     ),
     "ini": ("LIMNER_PORTS=1", "LIMNER_PORT=none", "no line of settings"),
-    "toml": ("[[keys]]\nname = 1", "[[upstreams]]\nname = 'main'", "[other]", "="),
+    "toml": (
+        "model_provider = 'a'\n[model_providers.a]\nname = 'a'",
+        "[[keys]]\nname = 1",
+        "[[upstreams]]\nname = 'main'",
+        "[other]",
+        "=",
+    ),
     "yaml": ("a: b: c", "no mapping"),
+    "nginx": ("location /v1/ { proxy_pass", "location / { proxy_passes http://limner:8000; }"),
     "csharp": ("var options = new Options {",),
     "go": ("client := openai.NewClient(",),
     "php": ("$client = OpenAI::factory(;",),

@@ -22,6 +22,7 @@ from PIL import Image
 
 from app.config.settings import Settings
 from app.demo.state import DemoState
+from app.protocol.dialects import DIALECTS as DIALECT_PRESETS
 from tests.support.markdown import DOCUMENTS, LIMNER, README, ROOT, Block, blocks
 from tests.support.ports import free_ports
 from tests.support.servers import run_demo, run_limner
@@ -243,6 +244,27 @@ def test_the_documented_dialects_are_valid(table: str, tmp_path: Path) -> None:
     (entry,) = Settings(config=file).effective_upstreams
     assert entry.dialect.build().size
     assert entry.dialect.build().qualities["high"] in {"best", "hd"}
+
+
+FIVE_LINES = {
+    block.code.rpartition("dialect = ")[2].strip('"\n'): block.code
+    for block in blocks_of("docs/upstreams.md")
+    if block.code.count("\n") == 6 and 'dialect = "' in block.code
+}
+
+
+def test_each_family_has_its_lines() -> None:
+    assert list(FIVE_LINES) == list(DIALECT_PRESETS)
+
+
+@pytest.mark.parametrize("preset", FIVE_LINES)
+def test_the_lines_for_a_family_are_valid(preset: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-1")
+    file = tmp_path / "limner.toml"
+    file.write_text(re.sub(r"/run/secrets/\w+", f"{tmp_path}/key", FIVE_LINES[preset]))
+    (entry,) = Settings(config=file).effective_upstreams
+    assert entry.dialect.build() is DIALECT_PRESETS[preset]
+    assert entry.model_map.default == entry.model
 
 
 def test_the_documented_list_of_upstreams_is_valid(tmp_path: Path) -> None:

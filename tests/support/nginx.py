@@ -68,6 +68,16 @@ def run_nginx(server: str, site: str = DEPLOY_CONFIG) -> Iterator[str]:
                 process.terminate()
 
 
+def check_site(locations: str, folder: Path) -> str:
+    """Return what nginx complains of in these locations of a site; empty if they are valid."""
+    site = f"server {{ listen 127.0.0.1:9; {locations} }}"
+    config = folder / "nginx.conf"
+    config.write_text(_WRAPPER.format(folder=folder, site=site))
+    command = (str(NGINX), "-t", "-q", "-p", str(folder), "-c", str(config), "-e", str(folder / "log"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return "" if done.returncode == 0 else done.stderr
+
+
 def wait_for_port(process: subprocess.Popen[bytes], port: int, out: Path) -> None:
     deadline = time.monotonic() + 20
     while process.poll() is None and time.monotonic() < deadline:
