@@ -9,6 +9,8 @@
     ├── Forbidden                     403  invalid_request_error
     ├── NotFound                      404  invalid_request_error
     ├── MethodNotAllowed              405  invalid_request_error
+    ├── TaskCanceled                  409  invalid_request_error    task_canceled
+    ├── TaskNotCancelable             409  invalid_request_error    task_not_cancelable
     ├── RequestTimeout                408  invalid_request_error    request_timeout
     ├── RequestTooLarge               413  invalid_request_error    request_too_large
     ├── IdempotencyKeyReused          422  invalid_request_error    idempotency_key_reused
@@ -37,6 +39,8 @@ _JOB_LOST = (
     "The server that worked on this question has died, perhaps after the image was paid for. "
     "Asked again, it is paid for again."
 )
+
+_CANCELED = "The task was canceled before anything was sent to an upstream. Nothing was charged."
 
 _SPOOL_FULL = "The server has no room left for this image. Please try again later."
 
@@ -147,6 +151,21 @@ class NotFound(ApiError):
 class MethodNotAllowed(ApiError):
     status = 405
     type = "invalid_request_error"
+
+
+class TaskCanceled(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    code = "task_canceled"
+
+    def __init__(self, message: str = _CANCELED, **more: Any) -> None:
+        super().__init__(message, **more)
+
+
+class TaskNotCancelable(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    code = "task_not_cancelable"
 
 
 class RequestTimeout(ApiError):

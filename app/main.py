@@ -132,7 +132,9 @@ def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: C
     """Add all routes. `recent`: the last requests, for `/v1/status`."""
     settings, authenticator, service = services.settings, services.authenticator, services.service
     images = image_routes(
-        ImageEndpoints(settings, authenticator, services.token_check, services.recorder, service, keepalive)
+        ImageEndpoints(
+            settings, authenticator, services.token_check, services.recorder, service, services.tasks, keepalive
+        )
     )
     api = APIRouter()
     api.include_router(images)

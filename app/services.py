@@ -23,7 +23,7 @@ from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError
-from app.images.blob import Blob
+from app.images.blob import Blob, Spool
 from app.images.fetch import Fetcher
 from app.images.store import ImageStore, StoreConfig
 from app.images.stores import open_store
@@ -34,6 +34,7 @@ from app.jobs.pipeline_io import Backends
 from app.jobs.registry import JobRegistry
 from app.jobs.service import ImageService
 from app.jobs.sharing import JobSharing
+from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
 from app.observability.hourly import HourlyReports, HourlySummary
 from app.observability.ledger import Ledger
@@ -65,6 +66,7 @@ class Services:
     registry: JobRegistry
     service: ImageService
     token_check: TokenCheck
+    tasks: ImageTasks
 
     @classmethod
     def build(
@@ -96,10 +98,18 @@ class Services:
             sharing=JobSharing(registry, table, store),
             capacity=build_capacity(settings),
         )
-        authenticator = build_authenticator(settings, key_file)
-        token_check = build_token_check(settings, backends.pool)
-        recorder = build_usage_recorder(settings)
-        return cls(settings, authenticator, key_file, recorder, state, backends, registry, service, token_check)
+        return cls(
+            settings=settings,
+            authenticator=build_authenticator(settings, key_file),
+            key_file=key_file,
+            recorder=build_usage_recorder(settings),
+            state=state,
+            backends=backends,
+            registry=registry,
+            service=service,
+            token_check=build_token_check(settings, backends.pool),
+            tasks=ImageTasks(service, store, partial(Spool, settings.spool_dir)),
+        )
 
     def hourly_reports(self) -> HourlyReports:
         """Return what sums up the last day, for the status."""

@@ -21,6 +21,8 @@ from app.errors import (
     RequestTooLarge,
     ServiceUnavailable,
     SpoolFull,
+    TaskCanceled,
+    TaskNotCancelable,
     Unauthorized,
     UpstreamAuth,
     UpstreamError,
@@ -178,10 +180,22 @@ ERROR_TEXTS = (
     ErrorText(
         "result_not_found",
         (NotFound,),
-        "There is no asynchronous request with this id and key, or its result has expired.",
-        "Fetch results within ten minutes, with the same key.",
+        "There is no asynchronous request or task with this id and key, or its result has expired.",
+        "Fetch results in time, with the same key: those of tasks within a day, others within ten minutes.",
     ),
     ErrorText("", (NotFound, MethodNotAllowed), "There is no such path, or not with this method.", "Check the path."),
+    ErrorText(
+        "task_canceled",
+        (TaskCanceled,),
+        "The task was canceled by its client before anything was sent to an upstream.",
+        "Submit it again, with another `Idempotency-Key`.",
+    ),
+    ErrorText(
+        "task_not_cancelable",
+        (TaskNotCancelable,),
+        "The task was sent to an upstream, has ended, or another request waits for it; the message says which.",
+        "Poll the task.",
+    ),
     ErrorText(
         "request_timeout",
         (RequestTimeout,),

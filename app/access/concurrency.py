@@ -42,6 +42,12 @@ class FairSemaphore:
             self.in_use -= granted
             self._wake()
 
+    def check_room(self, caller: str) -> None:
+        """Raise `RateLimited` if a request of this caller would find the queue full."""
+        longest = max(map(len, self._queues.values()), default=0)
+        if self.waiting >= self._max_waiting and longest < len(self._queues.get(caller, ())) + 2:
+            raise _queue_full()
+
     def set_limit(self, limit: int) -> None:
         """Change the number of slots. Slots that are in use are not revoked."""
         self.limit = limit

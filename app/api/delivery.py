@@ -26,8 +26,10 @@ from app.errors import ApiError
 from app.jobs.job import Item, JobRun, JobTelemetry, summarize_request
 from app.jobs.pipeline import GenerationResult, PartialImage
 from app.jobs.service import JobReader
+from app.jobs.tasks import TaskView
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import completed_event, error_event, images_json, partial_event, size_report
+from app.protocol.image_task import task_id, task_receipt
 from app.protocol.json_stream import StreamingJson
 from app.protocol.sse import StreamingEvent, comment
 
@@ -173,8 +175,7 @@ async def deliver(
     `public_url` is how clients reach this server; None takes the address that this client has used.
     """
     context.log_fields.update(summarize_request(reader.job.request))
-    server_url = public_url or str(http.base_url).rstrip("/")
-    delivery = Delivery(reader, context, watcher, server_url, http.scope)
+    delivery = Delivery(reader, context, watcher, server_url_of(http, public_url), http.scope)
     try:
         return await build_response(delivery, http, keepalive)
     except ClientDisconnected:
@@ -214,9 +215,34 @@ async def build_response(delivery: Delivery, http: Request, keepalive: KeepAlive
     return SizedResponse([encode_json(request, result, delivery.server_url)], _JSON, headers, delivery)
 
 
+def server_url_of(http: Request, public_url: str | None) -> str:
+    """Return how this client reaches this server, without a final slash."""
+    return public_url or str(http.base_url).rstrip("/")
+
+
+def task_receipt_response(job_id: str, expires_at: int, http: Request) -> Response:
+    """Return the 202 for a client that polls a task."""
+    location = f"{_images_path(http)}/tasks/{task_id(job_id)}"
+    headers = {"location": location, "retry-after": _POLL_AFTER, "cache-control": "no-store"}
+    return OrjsonResponse(task_receipt(job_id, location, expires_at), 202, headers)
+
+
+def task_response(view: TaskView, http: Request, context: RequestContext) -> Response:
+    """Return a task to a client that polls it. The response closes the reader."""
+    headers = {"cache-control": "no-store"}
+    if view.reader is None:
+        return OrjsonResponse(view.document, 200, headers | {"retry-after": _POLL_AFTER})
+    delivery = Delivery(view.reader, context, DisconnectWatcher(http.receive), "", http.scope)
+    return SizedResponse([StreamingJson(view.document)], _JSON, headers, delivery)
+
+
+def _images_path(http: Request) -> str:
+    return f"{http.url.path.partition('/images/')[0]}/images"
+
+
 def accepted_response(job_id: str, http: Request) -> Response:
     """Return the 202 for a client that does not wait: it gets the result from `location`."""
-    location = f"{http.url.path.partition('/images/')[0]}/images/results/{job_id}"
+    location = f"{_images_path(http)}/results/{job_id}"
     headers = {"location": location, "retry-after": _POLL_AFTER, "preference-applied": "respond-async"}
     return OrjsonResponse({"id": job_id, "object": "image.result", "status": "in_progress"}, 202, headers)
 

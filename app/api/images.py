@@ -1,4 +1,4 @@
-"""The image endpoints: generations, edits, results, and the paths of Azure's clients."""
+"""The image endpoints: generations, edits, results, tasks, and the paths of Azure's clients."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,14 +12,23 @@ from starlette.responses import Response
 from app.access.auth import Authenticator, Caller
 from app.api.body import announced_bytes, read_image_request
 from app.api.context import context_of
-from app.api.delivery import DisconnectWatcher, KeepAlive, accepted_response, deliver
-from app.api.openapi import image_endpoint, result_endpoint
+from app.api.delivery import (
+    DisconnectWatcher,
+    KeepAlive,
+    accepted_response,
+    deliver,
+    server_url_of,
+    task_receipt_response,
+    task_response,
+)
+from app.api.openapi import image_endpoint, result_endpoint, task_endpoint, task_submission_endpoint
 from app.config.settings import Settings
-from app.errors import NotFound
+from app.errors import NotFound, UserError
 from app.images.blob import Spool
 from app.jobs.service import ClientLeft, ImageService, JobReader, Submission
+from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
-from app.protocol.image_request import Operation
+from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.size_fit import SIZE_HEADER, SizeMode, parse_size_header
 from app.upstream.token_check import TokenCheck
 
@@ -42,6 +51,9 @@ _RETIRED = (
 )
 
 
+_NO_STREAM = "A task cannot be streamed: it is polled, and has one result."
+
+
 @dataclass(frozen=True, slots=True)
 class ImageEndpoints:
     """What the image endpoints do, and what they need for it."""
@@ -51,10 +63,15 @@ class ImageEndpoints:
     token_check: TokenCheck
     recorder: UsageRecorder
     service: ImageService
+    tasks: ImageTasks
     keepalive: KeepAlive
 
-    async def handle(self, operation: Operation, http: Request, deployment: str | None = None) -> Response:
+    async def handle(
+        self, operation: Operation, http: Request, deployment: str | None = None, *, as_task: bool = False
+    ) -> Response:
         """Answer a request for images; `deployment` is the model that an Azure path names.
+
+        `as_task`: the client wants a task, as the path says; the body may say so, too.
 
         The order is route, then key, then body: a stranger must not make the server read 256 MiB, or download links.
         A key that is passed through is known to the upstream only, which is asked first.
@@ -69,6 +86,8 @@ class ImageEndpoints:
             announced = announced_bytes(http, self.settings.max_request_bytes)
             with usage.trace.step("read"), self.service.capacity.upload(caller.id, announced) as upload:
                 request = await read_image_request(operation, http, spool, self.settings, upload, size_mode=mode)
+            if as_task or request.as_task:
+                request = _as_task(request)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)
@@ -84,7 +103,7 @@ class ImageEndpoints:
             usage,
             idempotency_key=http.headers.get("idempotency-key"),
             is_retry=is_client_retry(http.headers),
-            is_async=not request.stream and "respond-async" in http.headers.get("prefer", "").lower(),
+            is_async=request.as_task or _prefers_receipt(request, http.headers),
             is_connected=watcher.is_connected,
         )
         return await self._answer(submission, watcher, http)
@@ -101,12 +120,28 @@ class ImageEndpoints:
             raise
         if submission.is_async:
             watcher.cancel()
+            if submission.request.as_task:
+                return task_receipt_response(reader.job.id, self._expires_at(reader), http)
             return accepted_response(reader.job.id, http)
         return await self._deliver(reader, watcher, http)
 
     async def _deliver(self, reader: JobReader, watcher: DisconnectWatcher, http: Request) -> Response:
         context = context_of(http.scope)
         return await deliver(reader, http, context, self.keepalive, watcher, public_url=self.settings.public_url)
+
+    def _expires_at(self, reader: JobReader) -> int:
+        return self.tasks.expires_at(self.service.registry.seconds_left(reader.job))
+
+    async def task(self, task_id: str, http: Request) -> Response:
+        """Answer a client that polls a task."""
+        caller = self.authenticator.authenticate(http.headers)
+        view = await self.tasks.look(task_id, caller, server_url_of(http, self.settings.public_url))
+        return task_response(view, http, context_of(http.scope))
+
+    async def cancel_task(self, task_id: str, http: Request) -> Response:
+        """Cancel a task, and return it."""
+        await self.tasks.cancel(task_id, self.authenticator.authenticate(http.headers))
+        return await self.task(task_id, http)
 
     async def result(self, result_id: str, http: Request) -> Response:
         """Answer a client that comes back for the result of a request that it did not wait for."""
@@ -133,9 +168,21 @@ def image_routes(endpoints: ImageEndpoints) -> APIRouter:
     async def results(result_id: str, http: Request) -> Response:
         return await endpoints.result(result_id, http)
 
+    add_task_routes(router, endpoints)
     add_azure_routes(router, endpoints)
     add_retired_routes(router, endpoints.authenticator)
     return router
+
+
+def _as_task(request: ImagesRequest) -> ImagesRequest:
+    """Return the request as one that is answered with a task. Raises `UserError` for a stream."""
+    if request.stream:
+        raise UserError(_NO_STREAM, param="stream", code="unsupported_parameter")
+    return replace(request, as_task=True)
+
+
+def _prefers_receipt(request: ImagesRequest, headers: Headers) -> bool:
+    return not request.stream and "respond-async" in headers.get("prefer", "").lower()
 
 
 def is_client_retry(headers: Headers) -> bool:
@@ -154,6 +201,31 @@ def size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:
     return default if caller.key is None or caller.key.size is None else caller.key.size
 
 
+def add_task_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:
+    """Add the endpoints of asynchronous tasks."""
+
+    @router.post(
+        "/images/generations/async", **task_submission_endpoint(Operation.GENERATION, "Generate images as a task")
+    )
+    async def generations_as_task(http: Request) -> Response:
+        return await endpoints.handle(Operation.GENERATION, http, as_task=True)
+
+    @router.post("/images/edits/async", **task_submission_endpoint(Operation.EDIT, "Edit images as a task"))
+    async def edits_as_task(http: Request) -> Response:
+        return await endpoints.handle(Operation.EDIT, http, as_task=True)
+
+    @router.get("/images/tasks/{task_id}", **task_endpoint("Get a task", "image_task"))
+    async def task(task_id: str, http: Request) -> Response:
+        return await endpoints.task(task_id, http)
+
+    @router.delete(
+        "/images/tasks/{task_id}",
+        **task_endpoint("Cancel a task that has cost nothing yet", "image_task_cancel", may_conflict=True),
+    )
+    async def cancel_task(task_id: str, http: Request) -> Response:
+        return await endpoints.cancel_task(task_id, http)
+
+
 def add_azure_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:
     """Add the paths of Azure's clients, which name the model there and seldom in the body."""
 
@@ -162,6 +234,20 @@ def add_azure_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:
         if operation not in _AZURE or not _DEPLOYMENT.fullmatch(deployment):
             raise HTTPException(404)
         return await endpoints.handle(_AZURE[operation], http, deployment)
+
+    @router.post("/openai/deployments/{deployment}/images/{operation}/async", include_in_schema=False)
+    async def azure_as_task(deployment: str, operation: str, http: Request) -> Response:
+        if operation not in _AZURE or not _DEPLOYMENT.fullmatch(deployment):
+            raise HTTPException(404)
+        return await endpoints.handle(_AZURE[operation], http, deployment, as_task=True)
+
+    @router.get("/openai/deployments/{deployment}/images/tasks/{task_id}", include_in_schema=False)
+    async def azure_task(task_id: str, http: Request) -> Response:
+        return await endpoints.task(task_id, http)
+
+    @router.delete("/openai/deployments/{deployment}/images/tasks/{task_id}", include_in_schema=False)
+    async def azure_cancel_task(task_id: str, http: Request) -> Response:
+        return await endpoints.cancel_task(task_id, http)
 
     @router.get("/openai/deployments/{deployment}/images/results/{result_id}", include_in_schema=False)
     async def azure_result(result_id: str, http: Request) -> Response:

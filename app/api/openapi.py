@@ -17,6 +17,7 @@ from app.errors import (
     RequestTimeout,
     RequestTooLarge,
     ServiceUnavailable,
+    TaskNotCancelable,
     Unauthorized,
     UpstreamTimeout,
     UserError,
@@ -63,6 +64,17 @@ RESPONSE_EXAMPLE: dict[str, Any] = {
         "total_tokens": 1392,
     },
 }
+
+#: The id of a task, and a task that is running.
+TASK_ID_EXAMPLE = "imgtask_11e38150c7c64ee994eac76878a65bca"
+TASK_EXAMPLE: dict[str, Any] = {
+    "id": TASK_ID_EXAMPLE,
+    "task_id": TASK_ID_EXAMPLE,
+    "object": "image.generation.task",
+    "status": "processing",
+    "expires_at": 1763886400,
+}
+RECEIPT_EXAMPLE = {**TASK_EXAMPLE, "poll_url": f"/v1/images/tasks/{TASK_ID_EXAMPLE}"}
 
 ACCEPTED_EXAMPLE = {"id": JOB_ID_EXAMPLE, "object": "image.result", "status": "in_progress"}
 
@@ -135,6 +147,8 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
     ),
 }
 
+_ENDED = "The task has already ended, so it cannot be canceled."
+
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
 _TOKENS = {
@@ -184,7 +198,20 @@ ACCEPTED = {
     "required": ["id", "object", "status"],
 }
 
-ERROR = {
+_TASK_FIELDS: dict[str, Any] = {
+    "id": _TEXT,
+    "task_id": _TEXT,
+    "object": {"const": "image.generation.task"},
+    "expires_at": _COUNT,
+}
+
+RECEIPT = {
+    "type": "object",
+    "properties": {**_TASK_FIELDS, "status": {"const": "processing"}, "poll_url": _TEXT},
+    "required": [*_TASK_FIELDS, "status", "poll_url"],
+}
+
+ERROR: dict[str, Any] = {
     "type": "object",
     "properties": {
         "error": {
@@ -199,6 +226,19 @@ ERROR = {
         }
     },
     "required": ["error"],
+}
+
+TASK = {
+    "type": "object",
+    "properties": {
+        **_TASK_FIELDS,
+        "status": {"enum": ["processing", "completed", "failed"]},
+        "http_status": _COUNT,
+        "image_url": _TEXT,
+        "result": IMAGES,
+        "error": ERROR["properties"]["error"],
+    },
+    "required": [*_TASK_FIELDS, "status"],
 }
 
 #: One event of a stream. `data` is JSON.
@@ -299,6 +339,7 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The `id` of a 202, as in its `location`.",
         "example": JOB_ID_EXAMPLE,
     },
+    "/v1/images/tasks/{task_id}": {"description": "The `id` of a task.", "example": TASK_ID_EXAMPLE},
     "/v1/models/{name}": {"description": "A name from `GET /v1/models`.", "example": "gpt-image-2"},
     "/kept/{name}": {
         "description": "The name at the end of the `url` in a response.",
@@ -309,27 +350,58 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 
 def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
     """Return keyword arguments for the route."""
-    form = schema(operation, form=True)
-    body = {"schema": schema(operation, form=False), "examples": REQUEST_EXAMPLES[operation]}
-    content = {"application/json": body, "multipart/form-data": {"schema": form}}
     content_200 = {
         "application/json": {"schema": IMAGES, "example": RESPONSE_EXAMPLE},
         "text/event-stream": {"schema": EVENT},
     }
+    images = {
+        "description": "The images, or with `stream` the events, the last of which holds the image.",
+        "content": content_200,
+    }
+    return _endpoint(operation, summary, operation.value, {200: images, 202: _accepted()})
+
+
+def task_submission_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
+    """Return keyword arguments for the route."""
+    receipt = json_response(RECEIPT, "The task, which is polled at `poll_url`.", RECEIPT_EXAMPLE)
+    return _endpoint(operation, summary, f"{operation}_task", {202: receipt})
+
+
+def _accepted() -> dict[str, Any]:
+    description = (
+        "With `Prefer: respond-async`: the result will be at `location`. With `async`: a task, polled at `poll_url`."
+    )
+    examples = {"respond-async": {"value": ACCEPTED_EXAMPLE}, "async": {"value": RECEIPT_EXAMPLE}}
+    content = {"schema": {"anyOf": [ACCEPTED, RECEIPT]}, "examples": examples}
+    return {"description": description, "content": {"application/json": content}}
+
+
+def _endpoint(
+    operation: Operation, summary: str, operation_id: str, responses: dict[int | str, dict[str, Any]]
+) -> dict[str, Any]:
+    body = {"schema": schema(operation, form=False), "examples": REQUEST_EXAMPLES[operation]}
+    content = {"application/json": body, "multipart/form-data": {"schema": schema(operation, form=True)}}
     return {
         "tags": ["images"],
         "summary": summary,
-        "operation_id": operation.value,
+        "operation_id": operation_id,
         "openapi_extra": {"requestBody": {"required": True, "content": content}, "parameters": _HEADERS, **NEEDS_KEY},
+        "responses": {**responses, **error_responses(*ERROR_EXAMPLES)},
+    }
+
+
+def task_endpoint(summary: str, operation_id: str, *, may_conflict: bool = False) -> dict[str, Any]:
+    """Return keyword arguments for the route. `may_conflict`: what is asked may be impossible by now."""
+    conflict = {409: json_response(ERROR, "It was sent to an upstream, or has ended.", TaskNotCancelable(_ENDED).body)}
+    return {
+        "tags": ["images"],
+        "summary": summary,
+        "operation_id": operation_id,
+        "openapi_extra": NEEDS_KEY,
         "responses": {
-            200: {
-                "description": "The images, or with `stream` the events, the last of which holds the image.",
-                "content": content_200,
-            },
-            202: json_response(
-                ACCEPTED, "With `Prefer: respond-async`: the result will be at `location`.", ACCEPTED_EXAMPLE
-            ),
-            **error_responses(*ERROR_EXAMPLES),
+            200: json_response(TASK, "The task.", TASK_EXAMPLE),
+            **(conflict if may_conflict else {}),
+            **error_responses(401, 404, 500, 503, not_found_code="result_not_found"),
         },
     }
 

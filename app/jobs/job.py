@@ -14,6 +14,7 @@ from app.errors import (
     ModerationBlocked,
     NoImageInReply,
     ServiceUnavailable,
+    TaskCanceled,
     UpstreamError,
 )
 from app.images.blob import Spool
@@ -40,12 +41,14 @@ class JobKey:
         fingerprint: Digest of all fields and of the checksums of all input images.
         key: The client's idempotency key, if it sent one.
         is_retry: The client says that it is repeating a request. Not a part of the identity.
+        is_unique: No other request can have this key.
     """
 
     caller: str
     fingerprint: str
     key: str | None = None
     is_retry: bool = False
+    is_unique: bool = False
 
     @property
     def slot(self) -> tuple[str, str]:
@@ -143,6 +146,7 @@ class JobRun:
         revision: Counts the news that are no item, such as a new progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
         is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
+        is_canceled: The client has cancelled it before it had cost anything. That is final: nothing runs the job again.
         cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
         question_errors: What questions to upstreams have ended with. All other failures came after the reply.
         on_change: Called whenever the number of readers or the state of the run has changed.
@@ -156,7 +160,7 @@ class JobRun:
         self.revision = 0
         self.state = JobState.QUEUED
         self.was_submitted = False
-        self.is_called_off = False
+        self.is_called_off = self.is_canceled = False
         self.cause: BaseException | None = None
         self.question_errors: list[BaseException] = []
         self.on_change: Callable[[], None] = lambda: None
@@ -197,7 +201,7 @@ class JobRun:
             # Without its frames, which would keep the buffers of the request alive.
             self.error = self.cause = error.with_traceback(None)
         except asyncio.CancelledError:
-            self.error = ServiceUnavailable(_SHUTTING_DOWN)
+            self.error = TaskCanceled() if self.is_canceled else ServiceUnavailable(_SHUTTING_DOWN)
             raise
         except Exception as bug:  # noqa: BLE001  # reason: a bug must not leave readers waiting; they get a 500
             log.exception("unhandled_error")
@@ -237,6 +241,11 @@ class JobRun:
             self.is_called_off = True
             self.task.cancel()
             self.on_change()
+
+    def cancel(self) -> None:
+        """Cancel a run that has cost nothing, because its client wants so."""
+        self.is_canceled = True
+        self.call_off()
 
     def mark_submitted(self) -> None:
         """Note that an attempt is put on the wire: from now on the run may cost something."""
@@ -318,6 +327,7 @@ class Job:
             sake of the paid replies, does not ask these questions again.
         delivered: The whole result was sent to a client that was still connected.
         expires_at: When the registry drops the job, by its own clock; infinite while it is needed.
+        stored_names: Names in the image store, by the index of the image, of images that were stored for a task.
         publish_lock: Serializes updates of this job in the job table.
     """
 
@@ -334,6 +344,7 @@ class Job:
     spent_questions: list[ApiError] = field(default_factory=list)
     delivered: bool = False
     expires_at: float = math.inf
+    stored_names: dict[int, str] = field(default_factory=dict)
     publish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -399,12 +410,13 @@ class Job:
         cost nothing is no such case: each replica that waits would send the request once more.
         """
         has_cost_nothing = not self.was_submitted or self.run.is_called_off
-        return self.needs_redelivery or (self.run.error is not None and has_cost_nothing)
+        is_open = self.run.error is not None and not self.run.is_canceled
+        return self.needs_redelivery or (is_open and has_cost_nothing)
 
     @property
     def needs_new_run(self) -> bool:
         """Whether a request that joins has to start a further run: for redelivery, or since the run was called off."""
-        return self.needs_redelivery or self.run.is_called_off
+        return self.needs_redelivery or (self.run.is_called_off and not self.run.is_canceled)
 
     @property
     def is_awaited_later(self) -> bool:
@@ -453,6 +465,7 @@ class Job:
         on_change, self.run.on_change = self.run.on_change, lambda: None
         self.request, self.run, self.run.on_change = request, run, on_change
         self.delivered, self.expires_at = False, math.inf
+        self.stored_names = {}
         on_change()
 
 

@@ -157,6 +157,10 @@ class JobRegistry:
         for superfluous in self._retention.superfluous():
             self.drop(superfluous)
 
+    def seconds_left(self, job: Job) -> float:
+        """Return how long the result of a job will be available, at least, if no more than the limits are kept."""
+        return self._ttl_of(job) if job.expires_at == math.inf else job.expires_at - self._now()
+
     def _ttl_of(self, job: Job) -> float:
         if job.is_only_for_retries:
             return self._delivered_ttl
@@ -195,7 +199,9 @@ def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None,
     if idempotency_key is not None and not re.fullmatch(r"[!-~]{1,255}", idempotency_key):
         message = "Invalid Idempotency-Key: expected 1 to 255 visible ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
-    names = [each.name for each in fields(request) if each.name not in {"images", "mask", "markup", "unread"}]
+    names = [
+        each.name for each in fields(request) if each.name not in {"images", "mask", "markup", "unread", "as_task"}
+    ]
     values = {name: getattr(request, name) for name in names}
     digest = hashlib.sha256(orjson.dumps(values, str, orjson.OPT_SORT_KEYS))
     for image in request.all_images:

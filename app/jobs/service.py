@@ -4,20 +4,21 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from app.access.auth import Caller
 from app.access.capacity import Capacity
 from app.access.concurrency import FairSemaphore
 from app.access.limits import KeyLimits, apply_key_policy
-from app.errors import ServiceUnavailable
+from app.errors import ServiceUnavailable, TaskNotCancelable
 from app.images.blob import Spool
 from app.jobs.job import Item, Job, JobKey, JobRun, JobState, JobTelemetry
 from app.jobs.pipeline import Pipeline, PipelinePolicy
 from app.jobs.pipeline_io import Backends, JobIO
 from app.jobs.registry import JobRegistry, job_key
-from app.jobs.sharing import JobSharing
+from app.jobs.sharing import NOT_CANCELABLE, JobSharing
 from app.jobs.usage_record import UsageRecord
 from app.protocol.image_request import ImagesRequest
 from app.protocol.sizes import Size
@@ -43,7 +44,7 @@ class Submission:
         id: The id of the request; of the job too, if the request starts one.
         spool: Holds the input images. The service takes it over.
         is_retry: The client says that it is repeating a request.
-        is_async: The client does not wait, it comes back for the result with the job's id.
+        is_async: The client does not wait, it comes back for the result with the job's id. A task is asynchronous too.
         is_connected: Returns whether the client is still connected.
     """
 
@@ -87,6 +88,13 @@ class JobReader:
         self._sharing.on_reader_left(self.job)
 
 
+class JobView(NamedTuple):
+    """The state of a job: a reader once it has ended, and seconds for which its result will be available."""
+
+    reader: JobReader | None
+    seconds_left: float
+
+
 @dataclass(slots=True)
 class ImageService:
     """Accept requests for images.
@@ -122,6 +130,9 @@ class ImageService:
             try:
                 request = apply_key_policy(submission.caller.key, submission.request)
                 key = job_key(request, submission.caller, submission.idempotency_key, is_retry=submission.is_retry)
+                if request.as_task and key.key is None:
+                    # A key that no client can send: a task is known for as long as one with a key of the client's.
+                    key = replace(key, key=f"task {submission.id}", is_unique=True)
                 async with self.registry.lock(key):
                     return await self._join_or_start(key, request, submission)
             except BaseException:  # reason: tidied up, and raised again
@@ -161,6 +172,9 @@ class ImageService:
         try:
             if not await submission.is_connected():
                 raise ClientLeft
+            if submission.is_async:
+                # While the client is there: it would learn only from the result that there was no room for its job.
+                self.semaphore.check_room(submission.caller.id)
             return await self.limits.charge(submission.caller, request.n)
         except BaseException:  # reason: tidied up, and raised again
             await self.sharing.job_table.abandon(submission.id, key)
@@ -278,29 +292,53 @@ class ImageService:
 
         Raises:
             NotFound: There is no such job of that caller, or its time is over.
-            JobLost: Its replica has died after submission.
         """
+        return (await self.look(job_id, caller, spool)).reader
+
+    async def look(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
+        """Return the state of a job, as `result` does."""
         job = self.registry.get(caller, job_id)
         if job is None:
             return await self._load_remote(job_id, caller, spool)
+        left = self.registry.seconds_left(job)
         if not job.run.is_done:
-            return None
+            return JobView(None, left)
         job.run.add_reader()
-        return JobReader(job, job.run, self.sharing)
+        return JobView(JobReader(job, job.run, self.sharing), left)
 
-    async def _load_remote(self, job_id: str, caller: Caller, spool: Spool) -> JobReader | None:
-        """Restore a finished job of another replica as if it had run here; None while it is in progress there."""
+    async def _load_remote(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
+        """Restore a finished job of another replica as if it had run here."""
         try:
-            outcome = await self.sharing.load_remote(job_id, caller.id, spool)
+            remote = await self.sharing.load_remote(job_id, caller.id, spool)
         except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
+        outcome = remote.outcome
         if outcome is None:
-            return None
+            return JobView(None, remote.seconds_left)
         job = Job(job_id, JobKey(caller.id, ""), outcome.request, spool, JobRun(readers=1), is_async=True)
         job.run.start(outcome.items(), on_unread=spool.close)
         await job.run.wait_done()
-        return JobReader(job, job.run, self.sharing)
+        return JobView(JobReader(job, job.run, self.sharing), remote.seconds_left)
+
+    async def cancel(self, job_id: str, caller: Caller) -> None:
+        """Cancel a job that has not cost anything yet and that no client waits for. Repeated, it changes nothing.
+
+        Raises:
+            NotFound: There is no such job of that caller, or its time is over.
+            TaskNotCancelable: It was submitted, has ended, or a client waits for it.
+        """
+        job = self.registry.get(caller, job_id)
+        if job is None or (job.is_remote and not job.run.is_done):
+            follower = None if job is None or job.readers else job.reader_id
+            await self.sharing.cancel_remote(job_id, caller.id, follower)
+        elif not job.run.is_canceled:
+            reasons = {"done": job.run.is_done, "submitted": job.may_have_cost, "awaited": job.readers > 0}
+            for reason, applies in reasons.items():
+                if applies:
+                    raise TaskNotCancelable(NOT_CANCELABLE[reason])
+            job.run.cancel()
+            await job.run.wait_done()
 
     async def drain(self, grace: float) -> None:
         """Accept no new jobs, let runs finish within `grace` seconds, and end the rest with an error."""

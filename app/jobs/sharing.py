@@ -6,13 +6,22 @@ never written. Reading an outcome restores the images into a spool, as if the jo
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import orjson
 
-from app.errors import ApiError, ImageUnavailable, JobLost, NotFound, RetrySafety, ServiceUnavailable
+from app.errors import (
+    ApiError,
+    ImageUnavailable,
+    JobLost,
+    NotFound,
+    RetrySafety,
+    ServiceUnavailable,
+    TaskCanceled,
+    TaskNotCancelable,
+)
 from app.images.blob import Blob, Spool
 from app.images.store import ImageStore, copy_stored
 from app.jobs.job import Item, Job
@@ -31,6 +40,19 @@ from app.state.job_table import JobTable
 
 #: Fields of the request in an outcome: those that the response or the log shows, never the prompt.
 _REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored", "asked_size", "size_mode")
+
+#: Why a job cannot be cancelled.
+NOT_CANCELABLE = {
+    "submitted": "The task was already sent to an upstream and may be charged, so it cannot be canceled. Poll it.",
+    "awaited": "Another request waits for the result of this task, so it cannot be canceled.",
+    "done": "The task has already ended, so it cannot be canceled.",
+    "lost": "The server that worked on this task has died, so it cannot be canceled. It may have been paid for.",
+}
+
+_UNASKED = (
+    "The server that was to work on this request has stopped before anything was sent to an upstream. "
+    "Nothing was charged. Please send the request again."
+)
 
 _NOT_SHARED = "The image was painted, but this server cannot find it any more."
 
@@ -77,25 +99,47 @@ class JobSharing:
         job.is_remote = False
         return None
 
-    async def load_remote(self, job_id: str, caller: str, spool: Spool) -> "JobOutcome | None":
-        """Return the outcome of a job that this replica does not know; None while it is in flight elsewhere.
+    async def load_remote(self, job_id: str, caller: str, spool: Spool) -> "RemoteJob":
+        """Return the state of a job that this replica does not know. That its replica has died is an outcome, too.
 
         Raises:
             NotFound: There is no such job of that caller.
-            JobLost: Its replica has died after submission.
             ServiceUnavailable: Redis does not answer.
         """
         reply = await self.job_table.lookup(job_id, caller)
+        left = int(reply.left) / 1000
         match reply.answer:
             case "done":
-                return await load_outcome(reply.value, self.store, spool)
+                return RemoteJob(await load_outcome(reply.value, self.store, spool), left)
             case "in_flight":
-                return None
+                return RemoteJob(None, left)
             case "lost":
-                raise JobLost(detail=f"job {job_id}")
-            case "" if self.job_table.is_shared:
-                raise ServiceUnavailable("The server cannot look for this result at the moment. Please try again.")
-        raise NotFound("This result does not exist or has expired.", code="result_not_found")
+                return RemoteJob(JobOutcome(_NO_REQUEST, error=JobLost(detail=f"job {job_id}")), left)
+            case "unasked":
+                return RemoteJob(JobOutcome(_NO_REQUEST, error=ServiceUnavailable(_UNASKED)), left)
+        raise self._unknown(reply.answer)
+
+    async def cancel_remote(self, job_id: str, caller: str, follower: str | None = None) -> None:
+        """Cancel a job that another replica runs. One that is cancelled already stays so.
+
+        `follower`: see `JobTable.cancel`.
+
+        Raises:
+            TaskNotCancelable: It was submitted, has ended, or a client waits for it.
+            NotFound: There is no such job of that caller.
+            ServiceUnavailable: Redis does not answer.
+        """
+        reply = await self.job_table.cancel(job_id, caller, _CANCELED_OUTCOME, follower=follower)
+        if reply.answer == "ok" or (reply.answer == "done" and _is_canceled(reply.value)):
+            return
+        if reply.answer in NOT_CANCELABLE:
+            raise TaskNotCancelable(NOT_CANCELABLE[reply.answer])
+        raise self._unknown(reply.answer)
+
+    def _unknown(self, answer: str) -> ApiError:
+        if not answer and self.job_table.is_shared:
+            return ServiceUnavailable("The server cannot look for this result at the moment. Please try again.")
+        return NotFound("This result does not exist or has expired.", code="result_not_found")
 
     def on_reader_left(self, job: Job) -> None:
         """Publish that a reader has left before the end of the run."""
@@ -123,6 +167,11 @@ class JobSharing:
         for job in await self.job_table.heartbeat():
             if job.is_unread and not job.publish_lock.locked():
                 self._run_in_background(self._hand_over(job))
+        for job in self.registry.active():
+            # Another replica has cancelled it for its client, or runs it now.
+            is_needed = job.is_remote or job.may_have_cost or job.readers or self.job_table.owns(job)
+            if job.is_async and not is_needed:
+                job.run.call_off()
 
     def _on_drop(self, job: Job) -> None:
         """Let other replicas forget a delivered job whose outcome was only here."""
@@ -210,6 +259,14 @@ class JobSharing:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteJob:
+    """A job of another replica: its outcome, None while it is in flight, and seconds for which it will be known."""
+
+    outcome: "JobOutcome | None"
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
 class JobOutcome:
     """A finished job of another replica: a result, or an error.
 
@@ -232,10 +289,8 @@ class JobOutcome:
 
 async def dump_outcome(job: Job, store: ImageStore) -> bytes:
     """Serialize a finished job; its images go into the store. Raises `ImageUnavailable` where one cannot be stored."""
-    request, result = job.request, job.run.result
-    fields = {name: getattr(request, name) for name in _REQUEST_FIELDS}
-    fields["ignored"] = job.run.telemetry.ignored_of(request)
-    document: dict[str, Any] = {"request": {**fields, "operation": request.operation, "size": request.size_text}}
+    result = job.run.result
+    document: dict[str, Any] = {"request": _dump_request(job.request, job.run.telemetry.ignored_of(job.request))}
     if result is not None:
         images = [await _dump_image(image, store) for image in result.images]
         document["result"] = {
@@ -253,6 +308,16 @@ async def dump_outcome(job: Job, store: ImageStore) -> bytes:
     return orjson.dumps(document)
 
 
+def _dump_request(request: ImagesRequest, ignored: Sequence[str] = ()) -> dict[str, Any]:
+    fields = {name: getattr(request, name) for name in _REQUEST_FIELDS} | {"ignored": ignored}
+    return {**fields, "operation": request.operation, "size": request.size_text}
+
+
+def _is_canceled(outcome: bytes) -> bool:
+    error: dict[str, Any] = orjson.loads(outcome).get("error", {})
+    return error.get("class") == TaskCanceled.__name__
+
+
 async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
     measured = {"info": image.info, "received": image.received}
     fields = {"form": image.form} | {name: info and astuple(info) for name, info in measured.items()}
@@ -261,7 +326,7 @@ async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
         return fields | {"url": image.url}
     if not isinstance(source, Blob) or image.info is None:
         raise TypeError("an image of a result is a measured blob")
-    name = await store.put(source, image.info)
+    name = image.stored or await store.put(source, image.info)
     return fields | {"name": name, "prefix": image.url.prefix if isinstance(image.url, Base64String) else None}
 
 
@@ -299,8 +364,10 @@ async def _load_image(fields: dict[str, Any], store: ImageStore, spool: Spool) -
         return OutputImage(fields["form"], url=fields["url"], info=info, received=received)
     blob = await _load_blob(fields["name"], store, spool)
     if fields["prefix"] is None:
-        return OutputImage(fields["form"], source=blob, info=read_info(blob.read_at), received=received)
-    return OutputImage(fields["form"], url=Base64String(blob, fields["prefix"]), info=info, received=received)
+        source, url, info = blob, None, read_info(blob.read_at)
+    else:
+        source, url = None, Base64String(blob, fields["prefix"])
+    return OutputImage(fields["form"], source=source, url=url, info=info, received=received, stored=fields["name"])
 
 
 async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:
@@ -332,3 +399,12 @@ def _subclasses(error_class: type[ApiError]) -> Iterator[type[ApiError]]:
     yield error_class
     for child in error_class.__subclasses__():
         yield from _subclasses(child)
+
+
+#: In place of a request that this replica has never seen.
+_NO_REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="")
+
+#: The outcome of a job that its client has cancelled. Nothing runs it again.
+_CANCELED_OUTCOME = orjson.dumps(
+    {"request": _dump_request(_NO_REQUEST), "error": _dump_error(TaskCanceled()), "can_retry_free": False}
+)

@@ -261,6 +261,16 @@ class ImagesRequest:
             ONLY_EDIT,
         ),
     ] = None
+    as_task: Annotated[
+        bool,
+        Parameter(
+            BooleanParam(),
+            Destination.LOCAL,
+            "Answer with a task at once, whose result is fetched later. Not together with `stream`.",
+            json_names=("async",),
+            form_names=("async",),
+        ),
+    ] = False
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     asked_size: str = "auto"

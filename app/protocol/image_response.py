@@ -28,6 +28,7 @@ class OutputImage:
         url: A path, if this server has stored the image: its address depends on who reads the response.
         info: What the bytes say about the image; None if only its URL is known.
         received: What the bytes of the upstream said, before Limner changed them; None as for `info`.
+        stored: The name of its copy in the image store, if another replica has put it there.
     """
 
     form: str
@@ -35,6 +36,7 @@ class OutputImage:
     url: str | Base64String | None = None
     info: ImageInfo | None = None
     received: ImageInfo | None = None
+    stored: str | None = None
 
     def as_item(self, server_url: str = "") -> dict[str, Any]:
         """Return the item of the response. `server_url` is how its reader reaches this server, without a final slash.
@@ -51,8 +53,8 @@ class OutputImage:
 def effective_response_format(request: ImagesRequest, default: str) -> str:
     """Return `url` or `b64_json`. Streams always carry bytes.
 
-    `default` applies if the client requests no format. If it is `auto`, the format is the one that OpenAI uses for the
-    model that the client named.
+    `default` applies if the client requests no format. If it is `auto`, a task gets links, as its clients expect; any
+    other request gets the format that OpenAI uses for the model that the client named.
     """
     if request.stream:
         return "b64_json"
@@ -60,6 +62,8 @@ def effective_response_format(request: ImagesRequest, default: str) -> str:
         return request.response_format
     if default != "auto":
         return default
+    if request.as_task:
+        return "url"
     return "url" if request.model is None or request.model.startswith("dall-e") else "b64_json"
 
 

@@ -289,9 +289,27 @@ end
 function commands.lookup()
   local record = read(args.id)
   if not record or record.caller ~= args.caller then return {'gone'} end
+  local left = string.format('%d', redis.call('PTTL', key_of(args.id)))
   -- One that has cost nothing is taken over by a replica with readers.
-  if is_orphan(record) and (record.submitted == '1' or count_readers(args.id, 0) == 0) then return {'lost'} end
-  return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome')} or {'in_flight'}
+  if is_orphan(record) and (record.submitted == '1' or count_readers(args.id, 0) == 0) then
+    return {record.submitted == '1' and 'lost' or 'unasked', '', left}
+  end
+  return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome'), left} or {'in_flight', '', left}
+end
+
+-- End a job that has surely cost nothing and that no client waits for, with the given outcome. Its owner finds out that
+-- the job is not its own any more, before it submits anything.
+function commands.cancel()
+  local record = read(args.id)
+  if not record or record.caller ~= args.caller then return {'gone'} end
+  if record.has_outcome then return {'done', redis.call('HGET', key_of(args.id), 'outcome')} end
+  if record.submitted == '1' then return {is_orphan(record) and 'lost' or 'submitted'} end
+  -- A client that has only joined with a receipt does not wait.
+  if args.reader then redis.call('ZREM', readers_key(args.id), args.reader) end
+  local is_read = record.readers + 0 > 0 and not is_orphan(record)
+  if is_read or count_readers(args.id, 0) > 0 then return {'awaited'} end
+  redis.call('HSET', key_of(args.id), 'outcome', outcome, 'failed', '1', 'readers', 0, 'owner', args.owner)
+  return {'ok'}
 end
 
 return commands[ARGV[1]]()

@@ -78,6 +78,8 @@ class SharedKey(Protocol):
     @property
     def is_retry(self) -> bool: ...
     @property
+    def is_unique(self) -> bool: ...
+    @property
     def slot(self) -> tuple[str, str]: ...
 
 
@@ -112,10 +114,14 @@ J = TypeVar("J", bound=SharedJob)
 
 
 class ScriptReply(NamedTuple):
-    """What a command of job_table.lua returns: a word, and an id or an outcome. Empty where Redis does not answer."""
+    """What a command of job_table.lua returns: a word, and an id or an outcome. Empty where Redis does not answer.
+
+    `left`: milliseconds for which the record will be kept.
+    """
 
     answer: str
     value: bytes = b""
+    left: bytes = b"0"
 
 
 class HeartbeatReply(NamedTuple):
@@ -196,7 +202,7 @@ class JobTable(Generic[J]):
         if not self.is_shared:
             return None
         claim = partial(self._claim, job_id, key, is_async=is_async, unread=unread)
-        reply = await claim()
+        reply = await claim(has_waited=key.is_unique)
         if reply.answer == "young":
             await self._sleep(int(reply.value) / 1000)
             reply = await claim(has_waited=True)
@@ -367,9 +373,26 @@ class JobTable(Generic[J]):
         return reply.answer == "ok"
 
     async def lookup(self, job_id: str, caller: str) -> ScriptReply:
-        """Look for a job by its id alone: `done` with its outcome, `in_flight`, `lost` or `gone`."""
+        """Look for a job by its id alone.
+
+        Returns:
+            `done` with its outcome; `in_flight`; `gone`; `lost`, where its replica has died after submission;
+            `unasked`, where it has died before that.
+        """
         args = {"id": job_id, "caller": caller}
         return _reply(await self._run("lookup", [_PREFIX + "unknown-slot"], args))
+
+    async def cancel(self, job_id: str, caller: str, outcome: bytes, *, follower: str | None = None) -> ScriptReply:
+        """End a job of another replica with an outcome, if it has not cost anything yet.
+
+        `follower`: the reader id under which this replica follows the job for clients that do not wait.
+
+        Returns:
+            `ok`; `done` with the outcome that it has; `submitted`; `lost`; `awaited`, where a client waits for the job;
+            `gone`.
+        """
+        args = {"id": job_id, "caller": caller} | ({} if follower is None else {"reader": follower})
+        return _reply(await self._run("cancel", [_PREFIX + "unknown-slot"], args, outcome))
 
     async def heartbeat(self) -> list[J]:
         """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome other replicas need."""

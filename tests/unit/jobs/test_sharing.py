@@ -576,12 +576,14 @@ def test_a_replica_that_stops_lets_the_others_forget_what_it_keeps_for_retries()
 def test_an_outcome_is_loaded_by_the_id_of_its_job() -> None:
     async def play() -> None:
         scene = Scene(FakeTable(outcome=finished))
-        found = await scene.sharing.load_remote("done", "me", Spool())
+        found = (await scene.sharing.load_remote("done", "me", Spool())).outcome
         assert found is not None
         assert found.result is not None
-        assert await scene.sharing.load_remote("in_flight", "me", Spool()) is None
-        with pytest.raises(JobLost):
-            await scene.sharing.load_remote("lost", "me", Spool())
+        assert (await scene.sharing.load_remote("in_flight", "me", Spool())).outcome is None
+        for answer, error in (("lost", JobLost), ("unasked", ServiceUnavailable)):
+            found = (await scene.sharing.load_remote(answer, "me", Spool())).outcome
+            assert found is not None
+            assert type(found.error) is error
         with pytest.raises(NotFound):
             await scene.sharing.load_remote("gone", "me", Spool())
         with pytest.raises(ServiceUnavailable):

@@ -634,6 +634,7 @@ SAMPLES = {
     "frame_duration_ms": Sample(1, 1),
     "svg": Sample({"model": "m"}, {"model": "m"}),
     "markup": Sample(LINK, InputImage(url=LINK)),
+    "as_task": Sample(True, True, body={"async": True}),
 }
 
 
