@@ -12,7 +12,7 @@ from app.access.auth import Caller
 from app.access.capacity import Capacity
 from app.access.concurrency import FairSemaphore
 from app.access.limits import KeyLimits, apply_key_policy
-from app.errors import ServiceUnavailable, TaskNotCancelable
+from app.errors import ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
 from app.jobs.job import Item, Job, JobKey, JobRun, JobState, JobTelemetry
 from app.jobs.pipeline import Pipeline, PipelinePolicy
@@ -297,7 +297,7 @@ class ImageService:
 
     async def look(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
         """Return the state of a job, as `result` does."""
-        job = self.registry.get(caller, job_id)
+        job = self._own_job(job_id, caller)
         if job is None:
             return await self._load_remote(job_id, caller, spool)
         left = self.registry.seconds_left(job)
@@ -305,6 +305,11 @@ class ImageService:
             return JobView(None, left)
         job.run.add_reader()
         return JobView(JobReader(job, job.run, self.sharing), left)
+
+    def _own_job(self, job_id: str, caller: Caller) -> Job | None:
+        """Return a job of this process, but none that another replica has cancelled or runs now."""
+        job = self.registry.get(caller, job_id)
+        return None if job is None or (job.run.is_called_off and not job.run.is_canceled) else job
 
     async def _load_remote(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
         """Restore a finished job of another replica as if it had run here."""
@@ -328,11 +333,11 @@ class ImageService:
             NotFound: There is no such job of that caller, or its time is over.
             TaskNotCancelable: It was submitted, has ended, or a client waits for it.
         """
-        job = self.registry.get(caller, job_id)
+        job = self._own_job(job_id, caller)
         if job is None or (job.is_remote and not job.run.is_done):
             follower = None if job is None or job.readers else job.reader_id
             await self.sharing.cancel_remote(job_id, caller.id, follower)
-        elif not job.run.is_canceled:
+        elif not isinstance(job.run.error, TaskCanceled):
             reasons = {"done": job.run.is_done, "submitted": job.may_have_cost, "awaited": job.readers > 0}
             for reason, applies in reasons.items():
                 if applies:

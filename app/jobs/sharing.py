@@ -321,13 +321,18 @@ def _is_canceled(outcome: bytes) -> bool:
 async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
     measured = {"info": image.info, "received": image.received}
     fields = {"form": image.form} | {name: info and astuple(info) for name, info in measured.items()}
-    source = image.url.source if isinstance(image.url, Base64String) else image.source
-    if source is None:
+    if image.source is None and not isinstance(image.url, Base64String):
         return fields | {"url": image.url}
+    name = image.stored or await store.put(*measured_blob(image))
+    return fields | {"name": name, "prefix": image.url.prefix if isinstance(image.url, Base64String) else None}
+
+
+def measured_blob(image: OutputImage) -> tuple[Blob, ImageInfo]:
+    """Return the bytes of an image that is not only a link, and what they say about it."""
+    source = image.url.source if isinstance(image.url, Base64String) else image.source
     if not isinstance(source, Blob) or image.info is None:
         raise TypeError("an image of a result is a measured blob")
-    name = image.stored or await store.put(source, image.info)
-    return fields | {"name": name, "prefix": image.url.prefix if isinstance(image.url, Base64String) else None}
+    return source, image.info
 
 
 async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutcome:

@@ -7,14 +7,14 @@ from typing import Any
 
 from app.access.auth import Caller
 from app.errors import ApiError, ImageUnavailable
-from app.images.blob import Blob, Spool
+from app.images.blob import Spool
 from app.images.store import ImageStore
 from app.jobs.job import Job
 from app.jobs.service import ImageService, JobReader
+from app.jobs.sharing import measured_blob
 from app.observability.logging import log
 from app.protocol.image_response import OutputImage, images_json
 from app.protocol.image_task import completed_task, failed_task, job_id_of, processing_task
-from app.protocol.json_stream import Base64String
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,6 @@ class TaskView:
 
     document: dict[str, Any]
     reader: JobReader | None = None
-
-    def close(self) -> None:
-        """Close the reader, if there is one, as that of a client that has not got the document."""
-        if self.reader is not None:
-            self.reader.close(delivered=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +66,10 @@ class ImageTasks:
         """Return a link to an image; one that the client wants as bytes is stored for it. None where this fails."""
         if isinstance(image.url, str):
             return str(image.as_item(server_url)["url"])
-        source = image.url.source if isinstance(image.url, Base64String) else image.source
-        if not isinstance(source, Blob) or image.info is None:
-            raise TypeError("an image of a result is a measured blob")
+        blob, info = measured_blob(image)
         try:
             if index not in job.stored_names:
-                job.stored_names[index] = image.stored or await self.store.put(source, image.info)
+                job.stored_names[index] = image.stored or await self.store.put(blob, info)
             name = job.stored_names[index]
             return await self.store.url_for(name) or f"{server_url}/kept/{name}"
         except ImageUnavailable as error:

@@ -885,7 +885,7 @@ def test_an_orphan_that_a_replica_waits_for_and_that_has_cost_nothing_is_not_los
         stop_heartbeat(redis)
         assert (await one.table.lookup("req_1", "me"))[:2] == ("in_flight", b"")
         redis.delete(RECORD + ":readers")
-        assert (await one.table.lookup("req_1", "me"))[:2] == ("lost", b"")
+        assert (await one.table.lookup("req_1", "me"))[:2] == ("unasked", b"")
 
     play(scene, server)
 
