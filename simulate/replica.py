@@ -19,7 +19,7 @@ from app.api.images import ImageEndpoints
 from app.api.responses import ErrorResponse
 from app.config.settings import Settings
 from app.errors import ApiError, ImageUnavailable, SpoolFull
-from app.images.blob import Blob
+from app.images.blob import Blob, Spool
 from app.images.fetch import Fetcher
 from app.images.input_limits import InputLimits
 from app.images.store import StoredImage, store_failed
@@ -30,6 +30,7 @@ from app.jobs.pipeline_io import Backends
 from app.jobs.registry import JobRegistry
 from app.jobs.service import ImageService
 from app.jobs.sharing import JobSharing
+from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import Operation
@@ -179,6 +180,7 @@ class Replica:
             token_check=TokenCheck(()),
             recorder=UsageRecorder(),
             service=self.service,
+            tasks=ImageTasks(self.service, self.service.backends.store, Spool, self.loop.time),
             keepalive=KeepAlive(outside.keepalive_after),
         )
         self.heartbeats = self.loop.start(self.service.sharing.heartbeat_loop())

@@ -9,11 +9,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
 from app.errors import IdempotencyKeyReused, JobLost, ServiceUnavailable
+from app.state.shared_job import SharedJob, SharedKey
 from app.state.shared_state import SharedState
 
 #: Heartbeats in one command; and finished jobs that are remembered while Redis is down, to be published later.
@@ -64,50 +65,6 @@ class SharingTimings:
 
 
 DEFAULT_TIMINGS = SharingTimings()
-
-
-class SharedKey(Protocol):
-    """What identifies a job in the table. `slot` may hold an idempotency key, so only its digest is written."""
-
-    @property
-    def caller(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def key(self) -> str | None: ...
-    @property
-    def is_retry(self) -> bool: ...
-    @property
-    def is_unique(self) -> bool: ...
-    @property
-    def slot(self) -> tuple[str, str]: ...
-
-
-class SharedJob(Protocol):
-    """What the table needs to know of a job."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def key(self) -> SharedKey: ...
-    @property
-    def reader_id(self) -> str: ...
-    @property
-    def readers(self) -> int: ...
-    @property
-    def is_async(self) -> bool: ...
-    @property
-    def is_unread(self) -> bool: ...
-    @property
-    def was_submitted(self) -> bool: ...
-    @property
-    def delivered(self) -> bool: ...
-    @property
-    def has_failed(self) -> bool: ...
-    @property
-    def can_retry_free(self) -> bool: ...
-    @property
-    def publish_lock(self) -> asyncio.Lock: ...
 
 
 J = TypeVar("J", bound=SharedJob)
