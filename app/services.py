@@ -66,7 +66,6 @@ class Services:
     registry: JobRegistry
     service: ImageService
     token_check: TokenCheck
-    tasks: ImageTasks
 
     @classmethod
     def build(
@@ -108,7 +107,6 @@ class Services:
             registry=registry,
             service=service,
             token_check=build_token_check(settings, backends.pool),
-            tasks=ImageTasks(service, store, partial(Spool, settings.spool_dir)),
         )
 
     def hourly_reports(self) -> HourlyReports:
@@ -124,6 +122,11 @@ class Services:
     def store(self) -> ImageStore:
         """Where images are kept that need a URL."""
         return self.backends.store
+
+    @property
+    def tasks(self) -> ImageTasks:
+        """What tells the states of asynchronous tasks."""
+        return ImageTasks(self.service, self.store, partial(Spool, self.settings.spool_dir))
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:

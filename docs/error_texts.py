@@ -185,6 +185,12 @@ ERROR_TEXTS = (
     ),
     ErrorText("", (NotFound, MethodNotAllowed), "There is no such path, or not with this method.", "Check the path."),
     ErrorText(
+        "request_timeout",
+        (RequestTimeout,),
+        "The request body stopped arriving.",
+        "Check the network. Operator: `LIMNER_CLIENT_BODY_TIMEOUT`.",
+    ),
+    ErrorText(
         "task_canceled",
         (TaskCanceled,),
         "The task was canceled by its client before anything was sent to an upstream.",
@@ -195,12 +201,6 @@ ERROR_TEXTS = (
         (TaskNotCancelable,),
         "The task was sent to an upstream, has ended, or another request waits for it; the message says which.",
         "Poll the task.",
-    ),
-    ErrorText(
-        "request_timeout",
-        (RequestTimeout,),
-        "The request body stopped arriving.",
-        "Check the network. Operator: `LIMNER_CLIENT_BODY_TIMEOUT`.",
     ),
     ErrorText(
         "request_too_large",

@@ -86,8 +86,7 @@ class ImageEndpoints:
             announced = announced_bytes(http, self.settings.max_request_bytes)
             with usage.trace.step("read"), self.service.capacity.upload(caller.id, announced) as upload:
                 request = await read_image_request(operation, http, spool, self.settings, upload, size_mode=mode)
-            if as_task or request.as_task:
-                request = _as_task(request)
+            request = _as_task(request, as_task)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)
@@ -174,11 +173,15 @@ def image_routes(endpoints: ImageEndpoints) -> APIRouter:
     return router
 
 
-def _as_task(request: ImagesRequest) -> ImagesRequest:
-    """Return the request as one that is answered with a task. Raises `UserError` for a stream."""
-    if request.stream:
+def _as_task(request: ImagesRequest, as_task: bool) -> ImagesRequest:
+    """Return the request, as one that is answered with a task if its path or its body says so.
+
+    Raises:
+        UserError: It wants a stream, too.
+    """
+    if (as_task or request.as_task) and request.stream:
         raise UserError(_NO_STREAM, param="stream", code="unsupported_parameter")
-    return replace(request, as_task=True)
+    return replace(request, as_task=as_task or request.as_task)
 
 
 def _prefers_receipt(request: ImagesRequest, headers: Headers) -> bool:

@@ -1,6 +1,6 @@
 """Write the documents of asynchronous tasks, as sub2api has introduced them and clients read them.
 
-https://github.com/Wei-Shaw/sub2api/blob/main/docs/ASYNC_IMAGE_TASKS.md
+Their contract is ASYNC_IMAGE_TASKS.md in the documentation of https://github.com/Wei-Shaw/sub2api.
 """
 
 from collections.abc import Mapping, Sequence

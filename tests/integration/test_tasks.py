@@ -357,7 +357,7 @@ def test_a_task_is_polled_at_any_replica(
     assert demo.state.calls == 1
 
 
-def test_the_death_of_a_replica_is_told_with_what_it_may_have_cost(
+def test_the_death_of_a_replica_is_an_error_that_says_what_it_may_have_cost(
     demo: RunningDemo, stack: ExitStack, server: RedisServer, redis: Redis, tmp_path: Path
 ) -> None:
     # Heartbeats that never come stand for a replica that was killed.
@@ -414,7 +414,7 @@ def test_a_task_for_which_a_client_of_another_replica_waits_is_not_cancelled(
     assert "Another request waits" in other.cancel(task).json()["error"]["message"]
 
 
-def test_a_task_is_told_apart_from_a_redis_that_is_down(demo: RunningDemo, stack: ExitStack, tmp_path: Path) -> None:
+def test_a_redis_that_is_down_is_no_missing_task(demo: RunningDemo, stack: ExitStack, tmp_path: Path) -> None:
     client = run(stack, demo, "data-url", shared_state="redis://127.0.0.1:1")
     for method in ("GET", "DELETE"):
         answer = client.ask(method, "/v1/images/tasks/imgtask_0")
