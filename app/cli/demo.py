@@ -40,7 +40,12 @@ Name a model of {url}/v1/models to see what upstreams can do, like "refuses-400"
 
 @click.command("demo")
 @click.option(
-    "--once", type=click.Path(), metavar="DIR", help="Generate one image and edit it, write both into DIR, and end."
+    "--once",
+    type=click.Path(),
+    metavar="[DIR]",
+    is_flag=False,
+    flag_value="limner-demo",
+    help="Generate one image and edit it, write both into DIR (limner-demo if none is named), and end.",
 )
 def command(once: str | None) -> int:
     """Run the server with a demo upstream: no key, no network."""

@@ -50,6 +50,12 @@ def test_once_writes_two_images_and_prints_their_sizes(tmp_path: Path, capsys: p
         assert line == f"{folder / name}: {width}x{height}, {length:,} bytes"
 
 
+def test_once_without_a_folder_writes_into_one_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--once"]) == 0
+    assert sorted(path.name for path in (tmp_path / "limner-demo").iterdir()) == ["edited.png", "generated.png"]
+
+
 def test_once_as_a_process(tmp_path: Path) -> None:
     with limner("demo", "--once", "out", folder=tmp_path) as process:
         out, err = process.communicate(timeout=60)
