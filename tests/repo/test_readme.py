@@ -113,9 +113,9 @@ def test_a_curl_command_returns_an_image(workspace: Workspace, code: str) -> Non
     response = workspace.run(
         "bash", "-euc", workspace.localize(code).replace("curl ", "curl --silent --show-error --fail ")
     )
-    if "respond-async" in code:
+    if "async" in code:
         assert response.startswith("HTTP/1.1 202")
-        location = re.search(r"^location: (/v1/images/results/\S+)$", response, re.MULTILINE)
+        location = re.search(r"^location: (/v1/images/(?:results|tasks)/\S+)$", response, re.MULTILINE)
         assert location is not None
         assert httpx.get(f"{workspace.limner}{location[1]}", trust_env=False).status_code in {200, 202}
         assert workspace.state.wait_for_calls(1)
