@@ -42,6 +42,8 @@ EXPOSED_HEADERS = (
     "retry-after",
     "retry-after-ms",
     *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "images")),
+    "x-limner-cost",
+    "x-limner-currency",
     "x-limner-failed",
     "x-limner-ignored",
     "x-limner-joined",

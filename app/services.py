@@ -41,6 +41,7 @@ from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import sample_gauges
 from app.observability.tracing import OtlpTracing
+from app.protocol.prices import PriceList
 from app.state.circuit_reports import exchange_circuit_reports
 from app.state.job_table import DEFAULT_TIMINGS, JobTable, SharingTimings
 from app.state.shared_state import SharedState
@@ -200,7 +201,7 @@ def build_usage_recorder(settings: Settings) -> UsageRecorder:
     tracing = None if settings.traces is None else OtlpTracing(settings.traces, __version__)
     # With a ledger file its lines are summed up, which are those of all workers.
     hourly = HourlySummary() if ledger_file(settings) is None else None
-    return UsageRecorder(ledger, tracing, settings.log_prompts, hourly)
+    return UsageRecorder(ledger, tracing, settings.log_prompts, hourly, settings.currency)
 
 
 def ledger_file(settings: Settings) -> Path | None:
@@ -302,6 +303,7 @@ def build_spec(entry: UpstreamEntry, settings: Settings, number: int) -> Upstrea
         else entry.origin_downloads_with_key,
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
         user_agent=entry.user_agent or settings.upstream_user_agent or f"limner/{__version__}",
+        prices=PriceList(settings.currency, tuple(row.build() for row in entry.prices)),
         origin={field: settings.location_of(entry, field) for field in ("base_url", "api_key", "model", "dialect")},
     )
 

@@ -36,6 +36,7 @@ _COMPUTED_DEFAULTS = {
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "upstream": (
         *("upstream_base_url", "upstream_api_key", "upstream_model", "upstream_dialect", "upstreams", "config"),
+        "currency",
         *("upstream_headers", "upstream_user_agent", "upstream_proxy", "upstream_tls_ca", "upstream_max_images_bytes"),
         *("upstream_origin_downloads_with_key",),
         *("upstream_stream", "upstream_timeout", "upstream_connect_timeout", "upstream_idle_timeout"),

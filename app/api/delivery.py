@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from typing import TypeVar
 
@@ -27,10 +28,12 @@ from app.jobs.job import Item, JobRun, JobTelemetry, summarize_request
 from app.jobs.pipeline import GenerationResult, PartialImage
 from app.jobs.service import JobReader
 from app.jobs.tasks import TaskView
+from app.protocol.attempt_costs import total_cost
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import completed_event, error_event, images_json, partial_event, size_report
 from app.protocol.image_task import task_id, task_receipt
 from app.protocol.json_stream import StreamingJson
+from app.protocol.money import write_amount
 from app.protocol.sse import StreamingEvent, comment
 
 T = TypeVar("T")
@@ -200,7 +203,8 @@ async def build_response(delivery: Delivery, http: Request, keepalive: KeepAlive
         await watcher.wait_for_run(run, keepalive.after or None)
     if run.error is not None and not run.items:
         error = run.error
-        return SizedResponse([StreamingJson(error.body)], _JSON, error.headers, delivery, error.status)
+        headers = cost_headers(run.telemetry) | error.headers
+        return SizedResponse([StreamingJson(error.body)], _JSON, headers, delivery, error.status)
     result = run.result
     headers = response_headers(request, run.telemetry, result)
     if job.id != delivery.context.id:
@@ -267,7 +271,18 @@ def response_headers(
         "x-limner-overhead-ms": f"{telemetry.overhead(time.perf_counter()) * 1000:.1f}",
         **early,
         **failed,
+        **cost_headers(telemetry),
     }
+
+
+def cost_headers(telemetry: JobTelemetry) -> dict[str, str]:
+    """Return what the run has cost, if all of it is known."""
+    attempts = telemetry.attempt_records
+    costs = [attempt.cost for attempt in attempts]
+    if not costs or any(cost.amount is None for cost in costs):
+        return {}
+    cost = total_cost(attempts, costs[0].currency)
+    return {"x-limner-cost": write_amount(cost.amount or Decimal(0)), "x-limner-currency": cost.currency}
 
 
 def late_headers_as_comments(request: ImagesRequest, telemetry: JobTelemetry, item: Item) -> bytes:

@@ -30,8 +30,24 @@ _NO_STATUS_KEY = (
     "Authorization: Bearer YOUR_KEY"
 )
 
+#: What a request has cost, in the words of the ledger.
+_COST_FIELDS = ("key", "cost", "currency", "cost_source")
+
 #: Fields of a request's log record that are shown. `detail` is not: it may hold text of an upstream, or a prompt.
-_SHOWN_FIELDS = ("id", "at", "method", "path", "status", "ms", "operation", "n", "size", "stream", "error")
+_SHOWN_FIELDS = (
+    "id",
+    "at",
+    "method",
+    "path",
+    "status",
+    "ms",
+    "operation",
+    "n",
+    "size",
+    "stream",
+    "error",
+    *_COST_FIELDS,
+)
 
 #: Settings that explain how the server behaves. None of them holds a secret or an address.
 _SHOWN_SETTINGS = (

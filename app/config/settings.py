@@ -121,6 +121,11 @@ class Settings(BaseSettings):
     upstream_origin_downloads_with_key: bool = Field(
         True, description="Download images at an upstream's own address with its key, if they answer 401 without it."
     )
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(
+        "USD",
+        description="The currency of all prices, costs and budgets, like `EUR`. What an upstream reports in another "
+        "one is not counted.",
+    )
     upstream_stream: Literal["auto", "always", "never"] = Field(
         "auto", description="Whether a stream is requested from the upstream. `auto`: if the client requested one."
     )

@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode
 from app.config.connections import CertificateFile, HeaderTable, HeaderText, ProxyUrl, ProxyUrlFile
 from app.config.dialects import DialectSetting, DialectTable
 from app.config.field_types import ByteCount, HeaderSecret, HeaderSecretFile, PositiveInt, Seconds, UpstreamUrl
+from app.config.prices import PriceRows
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
 #: What `GET /v1/models` lists. The model picker of n8n shows only ids that contain `gpt-image` or `dall-e`.
@@ -27,6 +28,7 @@ class UpstreamEntry(BaseModel):
             Without either of these two, the upstream has only the models that are listed.
         priority: Lower is tried first; equal ones share requests in proportion to their `weight`.
         max_concurrency: Requests in flight at once.
+        prices: What replies cost, where the upstream does not say it.
 
     What is None below is as in the setting `LIMNER_UPSTREAM_…` of the same name.
 
@@ -61,6 +63,7 @@ class UpstreamEntry(BaseModel):
     stream: Literal["auto", "always", "never"] | None = None
     max_images_bytes: ByteCount | None = None
     origin_downloads_with_key: bool | None = None
+    prices: PriceRows = ()
 
     @model_validator(mode="after")
     def _check_exclusive_fields(self) -> Self:

@@ -201,6 +201,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("broken-json", "JSON that ends in the middle", _send_with(breaks="inside the JSON")),
     Behaviour("never-done", "a stream without [DONE]", _send_with(with_done=False)),
     Behaviour("no-usage", "no usage", _send_with(with_usage=False)),
+    Behaviour("costs", "`usage.cost` of N dollars", _send_with_number("cost"), 0.04),
     Behaviour("empty-choices", "no choices", _send_with(with_choices=False)),
     Behaviour("json-for-stream", "JSON also where a stream was requested", _send_with(body_type="json")),
     Behaviour("stream-for-json", "a stream also where JSON was requested", _send_with(body_type="stream")),

@@ -21,6 +21,7 @@ from app.images.blob import Spool
 from app.jobs.pipeline import GenerationResult, PartialImage
 from app.observability.logging import log
 from app.observability.tracing import RequestTrace
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
 
@@ -85,6 +86,7 @@ class JobTelemetry:
         answered_by: Names of the upstreams that answered; empty where there is only one upstream.
         upstreams: The same, wherever there is only one, too.
         attempts: Requests that were sent to upstreams.
+        attempt_records: The same, one by one, with what each has cost.
         queue_seconds: How long the run waited for its slots.
         progress: The upstream's last words about its progress, on one line.
         progress_read_at: When these were looked for last, by `time.perf_counter`.
@@ -103,6 +105,7 @@ class JobTelemetry:
     upstreams: dict[str, None] = field(default_factory=dict)
     started_at: float = field(default_factory=time.perf_counter)
     attempts: int = 0
+    attempt_records: list[AttemptRecord] = field(default_factory=list)
     queue_seconds: float = 0.0
     progress: str = ""
     progress_read_at: float = -math.inf

@@ -309,6 +309,7 @@ class Pipeline:
         if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
             outcomes += await self.finish_guesses(reply, {image.url for image in images}, patient=True)
         finished = tuple(outcome for outcome in outcomes if isinstance(outcome, OutputImage))
+        note_images(reply, finished, has_named=bool(images) and not is_preview)
         if not finished:
             mendable = [
                 each for each in outcomes if isinstance(each, ApiError) and not isinstance(each, NoImageInReply)
@@ -439,6 +440,13 @@ def _refuse_foreign(image: ByteSink, index: int) -> None:
     if name is not None:
         message = f"Invalid image file or mode for image {index + 1}, please check your image file."
         raise UserError(f"{message} It is {name}: send PNG, JPEG or WebP.", code="invalid_image_file")
+
+
+def note_images(reply: ChatReply, finished: Sequence[OutputImage], *, has_named: bool) -> None:
+    """Note the images of a reply, for its price. An image that the reply has named counts even if it cannot be had."""
+    if reply.attempt is not None:
+        sizes = [None if image.info is None else image.info.size for image in finished]
+        reply.attempt.image_sizes = sizes or [None] * has_named
 
 
 def _first_error(reply: ChatReply, outcomes: Sequence[OutputImage | ApiError], error: ApiError | None) -> ApiError:

@@ -20,6 +20,7 @@ from app.jobs.job import Job, JobRun
 from app.observability.logging import log
 from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
 from app.observability.tracing import TraceStep
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion, ignored_at
 from app.protocol.image_format import ImageInfo, read_info
@@ -137,6 +138,7 @@ class JobIO:
                 self.job.spool.new_blob,
                 partial(self._before_send, sent),
                 sent.mark_free,
+                self._note_attempt,
             )
             asked = self.backends.pool.request(request, question.request.model, self.upstream)
             async with aclosing(asked) as snapshots:
@@ -155,6 +157,10 @@ class JobIO:
             raise asyncio.CancelledError
         self._run.telemetry.attempts += 1
         sent.mark_submitted()
+
+    def _note_attempt(self, record: AttemptRecord) -> None:
+        record.sent_at = time.time()
+        self._run.telemetry.attempt_records.append(record)
 
     def _note_snapshot(self, upstream: str, reply: ChatReply) -> None:
         telemetry = self._run.telemetry

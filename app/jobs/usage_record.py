@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,8 +12,19 @@ from app.jobs.job import Job, JobRun, summarize_request
 from app.observability.hourly import HourlySummary
 from app.observability.ledger import Ledger
 from app.observability.logging import log
-from app.observability.metrics import BYTES_IN, BYTES_OUT, IMAGES, REQUESTS, STEP_SECONDS, TOKENS_IN, TOKENS_OUT
+from app.observability.metrics import (
+    BYTES_IN,
+    BYTES_OUT,
+    COST,
+    IMAGES,
+    REQUESTS,
+    STEP_SECONDS,
+    TOKENS_IN,
+    TOKENS_OUT,
+    UNKNOWN_COSTS,
+)
 from app.observability.tracing import OtlpTracing, RequestTrace
+from app.protocol.attempt_costs import AttemptRecord, CostSource, total_cost
 from app.protocol.image_request import Operation
 from app.protocol.image_response import size_facts
 from app.protocol.usage import NO_USAGE
@@ -21,12 +32,16 @@ from app.protocol.usage import NO_USAGE
 
 @dataclass(frozen=True, slots=True)
 class UsageRecorder:
-    """Where usage records are written. `log_prompts`: with the prompts; `hourly`: sums of the records written here."""
+    """Where usage records are written.
+
+    `log_prompts`: with the prompts; `hourly`: sums of the records written here; `currency`: of all costs.
+    """
 
     ledger: Ledger | None = None
     tracing: OtlpTracing | None = None
     log_prompts: bool = False
     hourly: HourlySummary | None = None
+    currency: str = "USD"
 
     def start(self, request_id: str, caller: Caller, operation: Operation, traceparent: str | None) -> "UsageRecord":
         """Begin the record of a request whose client key has just been accepted."""
@@ -97,6 +112,8 @@ class UsageRecord:
     def _write(self, log_fields: Mapping[str, Any]) -> Mapping[str, Any]:
         fields = self._fields(log_fields)
         observe(fields)
+        if self.run is not None:
+            observe_costs(self.run.telemetry.attempt_records)
         recorder = self.recorder
         if recorder.ledger is not None or recorder.tracing is not None or recorder.hourly is not None:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -153,6 +170,8 @@ class UsageRecord:
             "sizes": [image.info.size for image in images if image.info is not None],
             "forms": list(dict.fromkeys(image.form for image in images)),
             "usage": usage.as_images_api(),
+            **total_cost(telemetry.attempt_records, self.recorder.currency).as_fields(),
+            "upstream_attempts": [attempt.as_fields() for attempt in telemetry.attempt_records],
             "seconds": {name: round(value, 6) for name, value in seconds.items()},
         }
 
@@ -180,3 +199,12 @@ def observe(fields: Mapping[str, Any]) -> None:
         IMAGES.inc(fields["images"])
         TOKENS_IN.inc(fields["usage"]["input_tokens"])
         TOKENS_OUT.inc(fields["usage"]["output_tokens"])
+
+
+def observe_costs(attempts: Sequence[AttemptRecord]) -> None:
+    """Count in the metrics what attempts have cost."""
+    for cost in (attempt.cost for attempt in attempts):
+        if cost.source is CostSource.UNKNOWN:
+            UNKNOWN_COSTS.inc()
+        elif cost.amount:
+            COST.labels(cost.currency, str(cost.source)).inc(float(cost.amount))

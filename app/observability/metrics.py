@@ -87,6 +87,11 @@ UPSTREAM_ATTEMPTS = LabelledCounter(
 IMAGES = _counter("limner_images", "Images that upstreams have generated.")
 DOWNLOADED_BYTES = _counter("limner_downloaded_bytes", "Bytes of downloaded images.")
 
+COST = _counter(
+    "limner_cost", "What upstreams have charged, by their own word or by the price list.", "currency", "source"
+)
+UNKNOWN_COSTS = _counter("limner_unknown_costs", "Requests to upstreams whose cost is unknown.")
+
 _tokens = _counter("limner_tokens", "Tokens as reported by upstreams.", "direction")
 _bytes = _counter("limner_client_bytes", "Bytes of request and response bodies.", "direction")
 TOKENS_IN, TOKENS_OUT = _tokens.labels("in"), _tokens.labels("out")

@@ -12,8 +12,10 @@ from typing import Any
 
 from app.errors import UpstreamInvalidReply
 from app.protocol import sse
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.inline_images import ByteSink, InlineImageSpooler
 from app.protocol.loose_json import read_documents
+from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
 from app.protocol.usage import NO_USAGE, Usage
 
@@ -45,6 +47,9 @@ class ChatReply:
         has_content: More arrived than an error, so the upstream may have done work that is billed.
         spooled_images: Large images, by the data URLs of the placeholders that replace them in the text.
         secrets: Keys that the reply may contain and that must not be shown to a client.
+        id: The upstream's own name of the reply, if it has one.
+        cost: What the upstream says it charged.
+        attempt: Where the reply came from, with what it has cost; None for a reply that another replica has stored.
     """
 
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -59,6 +64,9 @@ class ChatReply:
     has_content: bool = True
     spooled_images: Mapping[str, ByteSink] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    id: str | None = None
+    cost: ReportedCost | None = None
+    attempt: AttemptRecord | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_reproducible(self) -> bool:
@@ -304,6 +312,8 @@ def _build_reply(accumulator: ReplyAccumulator, raw: str, *, complete: bool, has
         bodies=tuple(accumulator.bodies),
         finish_reason=reason,
         usage=accumulator.usage,
+        id=accumulator.id,
+        cost=accumulator.cost,
         error=accumulator.error,
         raw=raw,
         complete=complete,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.protocol.inline_images import InlineImageSpooler
+from app.protocol.money import ReportedCost, read_cost
 from app.protocol.stream_dialects import as_chat_chunk, continue_base64
 from app.protocol.usage import NO_USAGE, Usage, read_usage
 
@@ -37,6 +38,8 @@ class ReplyAccumulator:
     Attributes:
         new_spooler: Makes the spoolers through which the texts of the messages go, since an image may arrive in the
             pieces of many events.
+        id: The upstream's own name of the reply, if it has one.
+        cost: What the upstream says it charged.
         size: Bytes of everything that is held, roughly.
     """
 
@@ -45,6 +48,8 @@ class ReplyAccumulator:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Usage = NO_USAGE
+    id: str | None = None
+    cost: ReportedCost | None = None
     error: ReplyError | None = None
     _choices: dict[int, "_MessageBuilder"] = field(default_factory=dict)
     _has_other_content: bool = False
@@ -53,7 +58,8 @@ class ReplyAccumulator:
     def has_content(self) -> bool:
         """Whether more arrived than an error and a role without text: then the upstream may have done work."""
         has_message = any(message.has_content for message in self._choices.values())
-        return self._has_other_content or has_message or self.usage != NO_USAGE
+        is_billed = self.usage != NO_USAGE or (self.cost is not None and self.cost.amount > 0)
+        return self._has_other_content or has_message or is_billed
 
     @property
     def is_in_image(self) -> bool:
@@ -124,8 +130,13 @@ class ReplyAccumulator:
 
     def _add_usage_and_error(self, document: Mapping[str, Any]) -> bool:
         """Return whether the document has an error."""
-        usage = read_usage(document.get("usage") or document.get("usageMetadata"))
-        self.usage = usage if usage != NO_USAGE else self.usage
+        if self.id is None and isinstance(document.get("id"), str):
+            self.id = document["id"] or None
+        if (counts := document.get("usage") or document.get("usageMetadata")) is not None:
+            usage = read_usage(counts)
+            self.usage = usage if usage != NO_USAGE else self.usage
+            # A stream may repeat its usage while it grows: the last one is the whole.
+            self.cost = read_cost(counts) or self.cost
         error = find_error(document)
         self.error = self.error or error
         return error is not None

@@ -16,6 +16,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.chat_request import ChatQuestion, client_fields
 from app.protocol.inline_images import ByteSink
@@ -81,6 +82,7 @@ class UpstreamRequest:
         before_send: Awaited before each attempt, when its upstream has been chosen and has capacity: from then on the
             request may cost something.
         after_free_failure: Called when an attempt has failed in a way that surely cost nothing.
+        on_attempt: Called with the record of each attempt before it is sent. The pool goes on writing into the record.
     """
 
     question: ChatQuestion
@@ -89,6 +91,7 @@ class UpstreamRequest:
     new_blob: Callable[[], ByteSink] | None = None
     before_send: Callable[[], Awaitable[None]] = _send_unobserved
     after_free_failure: Callable[[], None] = lambda: None
+    on_attempt: Callable[[AttemptRecord], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +335,7 @@ class UpstreamClient:
         failure = classify(response.status_code, response.headers, error_body, facts)
         if location := self._spec.origin.get(failure.setting or ""):
             failure.error.detail = f"see {location}: {failure.error.detail}"
-        return failure
+        return replace(failure, headers=response.headers)
 
     def _secrets(self, request: UpstreamRequest) -> tuple[str, ...]:
         key = self._key_for(request)

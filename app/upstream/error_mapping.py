@@ -8,7 +8,7 @@ will never work, and to send the operator to a key or an address that is right.
 
 import re
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from app.errors import (
     ApiError,
@@ -42,6 +42,7 @@ class UpstreamFailure:
         setting: The field of the upstream's configuration to look at: `base_url`, `api_key`, `model` or `dialect`.
         elapsed: Seconds from the end of sending to the failure.
         wants_other_modalities: The model cannot answer with the modalities that were requested.
+        headers: Those of the answer, if there was one.
     """
 
     error: ApiError
@@ -50,6 +51,7 @@ class UpstreamFailure:
     setting: str | None = None
     elapsed: float = 0.0
     wants_other_modalities: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Let the error carry the retry safety, for whoever remembers errors."""

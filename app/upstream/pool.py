@@ -6,13 +6,14 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RequestTooLarge, RetrySafety, UpstreamError
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.json_stream import StreamingJson
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
@@ -177,25 +178,25 @@ class UpstreamPool:
         while True:
             member = await self._select(routing)
             started_at = routing.start(member.spec, self._monotonic())
-            body = _body_for(member, request, routing)
+            body, record = _body_for(member, request, routing), _start_record(member, request, routing)
+            failure: UpstreamFailure | None = None
             with self._attempt(member) as attempt:
                 await request.before_send()
                 attempt.is_sent = True
-                outcome = await member.client.send(request, body, started_at)
-                if not isinstance(outcome, UpstreamFailure):
-                    async with aclosing(member.client.read_reply(outcome, request, started_at)) as replies:
-                        async for reply in replies:
-                            if isinstance(reply, UpstreamFailure):
-                                outcome = reply
-                            else:
-                                yield Snapshot(member.spec.name, reply)
-                if not isinstance(outcome, UpstreamFailure):
+                request.on_attempt(record)
+                async with aclosing(_attempt_once(member, request, body, started_at, record)) as outcomes:
+                    async for outcome in outcomes:
+                        if isinstance(outcome, UpstreamFailure):
+                            failure = outcome
+                        else:
+                            yield Snapshot(member.spec.name, outcome)
+                if failure is None:
                     return
-                attempt.error = outcome.error
-            if not outcome.retry_safety.may_have_cost:
+                attempt.error = failure.error
+            if not failure.retry_safety.may_have_cost:
                 request.after_free_failure()
-            if not _swap_modalities(routing, member, outcome):
-                self._handle_failure(routing, member, outcome)
+            if not _swap_modalities(routing, member, failure):
+                self._handle_failure(routing, member, failure)
 
     def candidates(self, name: str | None, only: str | None = None) -> dict[str, str]:
         """Return the upstreams that may answer for a client's model, each with its own name for the model.
@@ -350,6 +351,34 @@ def _body_for(member: PoolMember, request: UpstreamRequest, routing: RoutingStat
     swapped = model in member.with_other_modalities
     spec = member.spec
     return request.question.body(spec.dialect, model, other_modalities=swapped, stream_mode=spec.stream)
+
+
+def _start_record(member: PoolMember, request: UpstreamRequest, routing: RoutingState) -> AttemptRecord:
+    spec, asked = member.spec, request.question.request
+    size = None if asked.size is None else str(asked.size.upstream_size)
+    return AttemptRecord(spec.name, routing.models[spec.name], spec.prices, size, asked.quality)
+
+
+async def _attempt_once(
+    member: PoolMember, request: UpstreamRequest, body: StreamingJson, started_at: float, record: AttemptRecord
+) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
+    """Yield snapshots of the reply, or the failure. The record takes in what they say of the attempt."""
+    outcome = await member.client.send(request, body, started_at)
+    if isinstance(outcome, UpstreamFailure):
+        record.read_head(outcome.headers)
+        record.is_free = not outcome.retry_safety.may_have_cost
+        yield outcome
+        return
+    record.read_head(outcome.response.headers)
+    async with aclosing(member.client.read_reply(outcome, request, started_at)) as replies:
+        async for reply in replies:
+            if isinstance(reply, UpstreamFailure):
+                record.is_free = not reply.retry_safety.may_have_cost
+                yield reply
+            else:
+                record.add_ids((reply.id,))
+                record.usage, record.reported = reply.usage, reply.cost
+                yield replace(reply, attempt=record)
 
 
 def _swap_modalities(routing: RoutingState, member: PoolMember, failure: UpstreamFailure) -> bool:

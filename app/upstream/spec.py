@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from app.protocol.dialects import DIALECTS, Dialect
+from app.protocol.prices import NO_PRICES, PriceList
 
 #: The name in `ModelMap.names` that stands for all names that are not listed.
 WILDCARD = "*"
@@ -53,6 +54,7 @@ class UpstreamSpec:
         stream: Whether a stream is requested; None leaves that to the question.
         max_images_bytes: The most bytes of input images that one request may have; None is no limit.
         origin_downloads_with_key: Images at this upstream's own address may be downloaded with its key.
+        prices: What replies cost, where the upstream itself does not say it.
         origin: Where the operator has set `base_url`, `api_key`, `model` and `dialect`, to name the place in the log.
     """
 
@@ -77,4 +79,5 @@ class UpstreamSpec:
     stream: Literal["auto", "always", "never"] | None = None
     max_images_bytes: int | None = None
     origin_downloads_with_key: bool = True
+    prices: PriceList = NO_PRICES
     origin: Mapping[str, str] = field(default_factory=dict)

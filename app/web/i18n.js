@@ -35,7 +35,7 @@ export const seconds = (ms) => `${number(ms / 1000, { minimumFractionDigits: 2, 
 
 /** `currency`: the three letters of a currency, or any other word, which is written behind the number. */
 export function money(amount, currency) {
-  const digits = { minimumFractionDigits: 2, maximumFractionDigits: 4 };
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: 9 };
   if (/^[A-Z]{3}$/.test(currency)) return number(amount, { style: "currency", currency, ...digits });
   return `${number(amount, digits)} ${currency}`.trim();
 }

@@ -2,7 +2,7 @@
 
 import { $, el, icon } from "./dom.js";
 import { describeError } from "./errors.js";
-import { formName, number, seconds, t } from "./i18n.js";
+import { formName, money, number, seconds, t } from "./i18n.js";
 import { describeFile, downloadFile, fileExtension, imageElement, measureImage } from "./image-files.js";
 import { showFullSize } from "./viewer.js";
 
@@ -129,6 +129,7 @@ export function collectFacts(head, usage, took) {
     upstream: headers["x-limner-upstream-ms"],
     overhead: headers["x-limner-overhead-ms"],
     form: headers["x-limner-reply-form"],
+    cost: headers["x-limner-cost"] && [headers["x-limner-cost"], headers["x-limner-currency"]],
     tokens: usage && [usage.input_tokens, usage.output_tokens],
     failed: headers["x-limner-failed"],
     size: headers["x-limner-size"],
@@ -147,6 +148,7 @@ const FACTS = {
   overhead: (ms) => `${number(Number(ms), { maximumFractionDigits: 1 })} ms`,
   form: (forms) => forms.split(", ").map(formName).join(", "),
   tokens: ([input, output]) => t("tokens_of", { input: number(input), output: number(output) }),
+  cost: ([amount, currency]) => money(amount, currency),
   failed: String,
   size: String,
   ignored: String,

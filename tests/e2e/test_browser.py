@@ -309,6 +309,13 @@ def test_images_can_be_pasted_and_dropped(page: Page, kind: str) -> None:
     expect(page.locator("#inputs li")).to_have_count(0)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["JSON", "a stream"])
+def test_the_cost_is_shown_with_all_its_digits(browser: Browser, demo: RunningDemo, stream: bool) -> None:
+    with run_limner(demo.url, upstream_model="costs-0.0345") as limner, open_page(browser, limner) as page:
+        generate(page, stream=stream)
+        expect(page.locator("#facts .cost dd")).to_have_text("$0.0345")
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     name: str

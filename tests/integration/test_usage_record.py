@@ -115,6 +115,13 @@ CASES = [
     Case("an invalid size, which is never submitted", {"status": 400, "outcome": "invalid_value", "model": None, "delivered": None, **NO_COST}, parameters={"size": "7x7"}),
     Case("a prompt, if the operator wants it", {"prompt": "a fox"}, settings={"log_prompts": True}),
     Case("the client's trace", {"trace": TRACE}, headers={"traceparent": TRACEPARENT}),
+    Case("what the upstream has charged", {"cost": "0.04", "currency": "USD", "cost_source": "upstream"}, "costs"),
+    Case("what it says at the end of a stream", {"cost": "0.5", "cost_source": "upstream"}, "costs-0.5", {"stream": True}),
+    Case("what two images have cost", {"cost": "0.08", "cost_source": "upstream"}, "costs", {"n": 2}),
+    Case("a retry cost nothing", {"attempts": 2, "cost": "0.04", "cost_source": "upstream"}, "costs+limited-1"),
+    Case("what a refusal has cost", {"outcome": "moderation_blocked", "cost": "0.04"}, "costs+refuses"),
+    Case("a failure that surely cost nothing", {"outcome": "upstream_auth", "cost": "0", "cost_source": "upstream"}, "error-401"),
+    Case("a cost that nobody knows", {"cost": None, "currency": "EUR", "cost_source": "unknown"}, settings={"currency": "EUR"}),
     Case("no trace", {"trace": None}, headers={"traceparent": "my-trace"}),
 ]  # fmt: skip
 

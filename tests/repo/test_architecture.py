@@ -87,7 +87,17 @@ PURE = (
 
 #: The libraries of pure code: none of them reads a clock, a disk, a socket or randomness.
 PURE_LIBRARIES = {
-    *("codecs", "collections", "collections.abc", "contextlib", "dataclasses", "datetime", "email.utils", "enum"),
+    *(
+        "codecs",
+        "collections",
+        "collections.abc",
+        "contextlib",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "email.utils",
+        "enum",
+    ),
     *("functools", "html", "ipaddress", "itertools", "json", "math", "re", "string", "struct", "typing", "unicodedata"),
     *("urllib.parse", "zlib", "orjson", "pybase64", "idna"),
 }

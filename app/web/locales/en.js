@@ -74,6 +74,7 @@ export default {
   fact_overhead: "Limner's own time",
   fact_form: "Found in",
   fact_tokens: "Tokens",
+  fact_cost: "Cost",
   fact_failed: "Failed images",
   fact_size: "Size",
   fact_ignored: "Ignored parameters",

@@ -74,6 +74,7 @@ export default {
   fact_overhead: "Limner 自身用时",
   fact_form: "图片位于",
   fact_tokens: "Token",
+  fact_cost: "费用",
   fact_failed: "失败的图片",
   fact_size: "尺寸",
   fact_ignored: "被忽略的参数",

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ from starlette.types import Message
 
 from app.api.delivery import (
     DisconnectWatcher,
+    cost_headers,
     encode_events,
     encode_json,
     is_acknowledged,
@@ -23,8 +25,10 @@ from app.api.responses import ClientDisconnected
 from app.errors import ApiError, ModerationBlocked
 from app.jobs.job import Item, JobRun, JobTelemetry
 from app.jobs.pipeline import GenerationResult, PartialImage
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
+from app.protocol.money import ReportedCost
 from app.protocol.usage import Usage
 
 REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", ignored=("style", "seed"))
@@ -209,6 +213,18 @@ def test_the_headers_of_a_result() -> None:
         "x-limner-failed": "2",
         "x-limner-size": "asked=auto sent=auto",
     }
+
+
+def test_the_cost_is_in_the_headers_if_all_of_it_is_known() -> None:
+    def attempt(cost: str | None) -> AttemptRecord:
+        return AttemptRecord("main", "m", reported=None if cost is None else ReportedCost(Decimal(cost)))
+
+    telemetry = JobTelemetry(attempt_records=[attempt("0.04"), attempt("0.0400")])
+    headers = response_headers(REQUEST, telemetry, RESULT)
+    assert (headers["x-limner-cost"], headers["x-limner-currency"]) == ("0.08", "USD")
+    assert b": x-limner-cost: 0.08\n" in late_headers_as_comments(REQUEST, telemetry, RESULT)
+    assert cost_headers(JobTelemetry(attempt_records=[attempt("0.04"), attempt(None)])) == {}
+    assert cost_headers(JobTelemetry()) == {}
 
 
 def test_upstreams_are_named_in_the_order_of_their_first_snapshots() -> None:

@@ -106,6 +106,7 @@ REPLIES = (
     Reply("huge-url", "?signature=a1a1"),
     Reply("repeats", "已生成图片:http"),
     Reply("no-usage", "已生成图片:http"),
+    Reply("costs", "已生成图片:http"),
     Reply("never-done", "已生成图片:http"),
     Reply("crlf", "已生成图片:http"),
     Reply("bytewise", "已生成图片:http"),

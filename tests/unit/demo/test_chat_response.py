@@ -149,6 +149,7 @@ def test_pauses_and_stalls() -> None:
 def test_parts_that_can_be_left_out() -> None:
     assert send(TransportOptions(with_done=False), stream=True).events[-1] != b"[DONE]"
     assert "usage" not in send(TransportOptions(with_usage=False), stream=True).chunks[-1]
+    assert send(TransportOptions(cost=0.04), stream=True).chunks[-1]["usage"]["cost"] == 0.04
     assert "usage" not in orjson.loads(send(TransportOptions(with_usage=False)).body)
     assert orjson.loads(send(TransportOptions(with_choices=False)).body)["choices"] == []
     assert send(TransportOptions(with_choices=False), stream=True).deltas == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from app.errors import UpstreamInvalidReply
 from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
+from app.protocol.money import ReportedCost
 from app.protocol.usage import Usage
 
 WHOLE = orjson.dumps(
@@ -117,6 +119,42 @@ def test_an_invalid_body_is_refused_and_kept_for_the_log(body: bytes) -> None:
         read_reply(body)
     assert "could not be read" in caught.value.message
     assert body.decode().strip()[:10] in str(caught.value.detail)
+
+
+COSTLY_STREAM = (
+    b'data: {"id": "gen-1", "choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": {"cost": 0.01}}\n\n'
+    b'data: {"id": "gen-2", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+    b'data: {"id": "gen-1", "choices": [], "usage": {"prompt_tokens": 3, "cost": 0.1, "cost_details": {}}}\n\n' + DONE
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, len(COSTLY_STREAM)])
+def test_cost_and_id_are_read_from_a_stream_cut_anywhere(size: int) -> None:
+    parser = ReplyParser()
+    for start in range(0, len(COSTLY_STREAM), size):
+        parser.feed(COSTLY_STREAM[start : start + size])
+    reply = parser.reply(ended=True)
+    assert (reply.id, reply.cost) == ("gen-1", ReportedCost(Decimal("0.1")))
+
+
+BILLS = [
+    ("a JSON reply", b'{"id":"chatcmpl-1","choices":[{"message":{"content":"Hi"}}],"usage":{"cost":0.04}}', "chatcmpl-1", "0.04"),
+    ("no id and no cost", WHOLE, None, None),
+    ("an empty id", b'{"id":"","choices":[{"message":{"content":"Hi"}}]}', None, None),
+    ("an id that is no text", b'{"id":7,"choices":[{"message":{"content":"Hi"}}],"usage":null}', None, None),
+    ("an error that was charged", b'{"error":{"message":"m"},"usage":{"cost":0.04}}', None, "0.04"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "body", "reply_id", "cost"), BILLS, ids=[row[0] for row in BILLS])
+def test_cost_and_id_are_read_from_json(name: str, body: bytes, reply_id: str | None, cost: str | None) -> None:
+    reply = read_reply(body)
+    assert (reply.id, reply.cost) == (reply_id, cost and ReportedCost(Decimal(cost)))
+
+
+def test_an_error_that_was_charged_is_no_failure_before_the_work() -> None:
+    assert read_reply(b'{"error":{"message":"m"},"usage":{"cost":0.04}}').has_content
+    assert not read_reply(b'{"error":{"message":"m"},"usage":{"cost":0}}').has_content
 
 
 def test_usage_reason_and_error_are_read() -> None:
