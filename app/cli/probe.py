@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import httpx
@@ -30,9 +30,10 @@ from app.protocol.image_request import Operation, read_json
 from app.protocol.image_response import OutputImage
 from app.protocol.sizes import Size
 from app.protocol.usage import NO_USAGE, Usage
-from app.services import Services
+from app.services import Services, build_spec
 from app.upstream.client import Transport, open_transport
 from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
+from app.upstream.spec import UpstreamSpec
 
 #: Pictures that are paid for at most, unless `--max-images` says otherwise.
 MAX_IMAGES = 6
@@ -41,6 +42,11 @@ MAX_IMAGES = 6
 _KEPT = 8 * 1024
 
 _COST = re.compile(rb'"cost"\s*:\s*([0-9.]+(?:[eE]-?[0-9]+)?)')
+
+_UNREAD = "The size had no effect anywhere: pictures have the size that the model chooses."
+
+#: Fields of an upstream that the printed table has.
+_WRITTEN = {"name", "base_url", "api_key", "api_key_file", "model", "models", "dialect"}
 
 #: Settings of a server that have no place in a probe. Nothing is stored, counted or repeated.
 _QUIET = {
@@ -140,8 +146,9 @@ def choose_upstream(
     Raises:
         InvalidSettings: A setting is wrong, there is no upstream of this name, or the key cannot be read.
     """
-    # The key of the settings is for the address of the settings.
-    overrides = {} if base_url is None else {"upstreams": (), "upstream_base_url": base_url, "upstream_api_key": None}
+    # The key and the headers of the settings are for the address of the settings.
+    own: dict[str, Any] = {"upstreams": (), "upstream_api_key": None, "upstream_headers": {}}
+    overrides = {} if base_url is None else {**own, "upstream_base_url": base_url}
     settings = load_settings(**overrides)
     entries = [entry for entry in settings.effective_upstreams if name in {None, entry.name}]
     if not entries:
@@ -200,12 +207,14 @@ async def ask_all(settings: Settings, run: ProbeRun, max_images: int, progress: 
 
 async def ask(settings: Settings, entry: UpstreamEntry, question: Question) -> tuple[Sight, ApiError | None]:
     """Ask for one picture as the server does, and return what was seen of the answer, with the error if it is one."""
-    tap = ReplyTap(open_transport())
-    single = entry.model_copy(update={"dialect": DialectTable(**question.table)})
+    stream: Literal["always", "never"] = "always" if question.stream else "never"
+    single = entry.model_copy(update={"dialect": DialectTable(**question.table), "stream": stream})
+    spec = build_spec(single, settings, 1)
+    tap = ReplyTap(open_transport(spec))
     services = Services.build(settings.model_copy(update={**_QUIET, "upstreams": (single,)}), transport=tap)
     request = read_json(Operation.GENERATION, {"prompt": question.prompt, "response_format": "b64_json"})
     job = Job("probe", JobKey("probe", ""), request, Spool(settings.spool_dir))
-    policy = PipelinePolicy(stream="always" if question.stream else "never", fetch_timeout=settings.fetch_timeout)
+    policy = PipelinePolicy(stream=stream, fetch_timeout=settings.fetch_timeout)
     started_at, image, error = time.monotonic(), None, None
     async with services.running():
         try:
@@ -215,7 +224,9 @@ async def ask(settings: Settings, entry: UpstreamEntry, question: Question) -> t
             error = caught
         finally:
             job.spool.close()
-    refusal = tap.read_refusal(AttemptFacts(now=0, secrets=secrets_of(entry), client_texts=(question.prompt,)))
+    is_failure = error is not None and not isinstance(error, NoImageInReply)
+    facts = AttemptFacts(now=0, secrets=secrets_of(spec), client_texts=(question.prompt,))
+    refusal = tap.read_refusal(facts) if is_failure else None
     answer = Answer(
         question,
         None if image is None else size_of(image),
@@ -236,9 +247,10 @@ def size_of(image: OutputImage) -> Size | None:
     return None if info is None or info.width is None or info.height is None else Size(info.width, info.height)
 
 
-def secrets_of(entry: UpstreamEntry) -> tuple[str, ...]:
-    """Return what must not be shown."""
-    return () if entry.api_key is None else (entry.api_key.get_secret_value(),)
+def secrets_of(spec: UpstreamSpec) -> tuple[str, ...]:
+    """Return what must not be shown: the key, and the values of headers."""
+    secrets = [*([] if spec.api_key is None else [spec.api_key]), *spec.headers.values()]
+    return tuple(secret.get_secret_value() for secret in secrets)
 
 
 def is_about_question(error: ApiError, words: str) -> bool:
@@ -262,8 +274,9 @@ class ReplyTap(httpx.AsyncBaseTransport):
         self._transport = transport
 
     def read_refusal(self, facts: AttemptFacts) -> UpstreamErrorBody | None:
-        """Return the error of an answer that is one."""
-        return parse_error_body(self._status, {}, self._head, facts) if self._status >= 400 else None
+        """Return the error object of an answer, whatever its status; None if it has none."""
+        body = parse_error_body(self._status, {}, self._head, facts)
+        return body if body.is_api_error else None
 
     @property
     def cost(self) -> float | None:
@@ -336,6 +349,8 @@ def as_toml(run: ProbeRun, api_key_file: Path | None = None) -> list[str]:
     finding = run.finding
     if finding is None:
         return [*lines, "# No picture has come, so there is no dialect to write."]
+    if kept := sorted(name for name in run.entry.model_fields_set - _WRITTEN if getattr(run.entry, name)):
+        lines.append(f"# Keep these lines of the upstream, too: {', '.join(kept)}.")
     lines += ["[[upstreams]]", f"name = {_toml(run.entry.name)}", f"base_url = {_toml(run.entry.base_url)}"]
     if api_key_file is None:
         lines.append('api_key = "put its key here"')
@@ -358,8 +373,8 @@ def describe(run: ProbeRun) -> list[str]:
     finding = run.finding
     if finding is None:
         return lines
-    place = "The size had no effect anywhere: pictures have the size that the model chooses."
-    lines.append(place if finding.place is None else f"The size is read at: {finding.place}.")
+    unread = "Where the size is read is not known yet." if run.stopped else _UNREAD
+    lines.append(unread if finding.place is None else f"The size is read at: {finding.place}.")
     streams = [sight for sight in painted if sight.answer.question.stream]
     lines.append(
         f"Replies: {', '.join(dict.fromkeys(sight.answer.form for sight in painted))}; "

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from app.cli import probe as probe_module
 from app.cli.main import INTERRUPTED, main
 from app.cli.paint import Progress
-from app.cli.probe import ProbeRun, Sight, as_document, as_toml, is_about_question, run_probe, size_of
+from app.cli.probe import ProbeRun, Sight, as_document, as_toml, choose_upstream, is_about_question, run_probe, size_of
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, ModerationBlocked, UpstreamAuth, UpstreamError, UpstreamNeedsOperator
 from app.main import create_app
@@ -120,13 +120,43 @@ def test_no_more_is_asked_than_was_announced(demo: RunningDemo) -> None:
     code, run = probe(demo, "as-words", max_images=1)
     assert (code, run.images, demo.state.images_drawn) == (0, 1, 1)
     assert "# Ended early: 1 picture was paid for, and no more was announced." in as_toml(run)
+    assert "# Where the size is read is not known yet." in as_toml(run)
+
+
+def test_a_model_that_answers_in_words(demo: RunningDemo) -> None:
+    code, run = probe(demo, "text-only")
+    assert (code, run.finding, run.stopped) == (1, None, "")
+    code, run = probe(demo, "as-words+refuses")
+    assert (code, run.images, run.sights[0].message) == (1, 1, run.stopped)
+
+
+def test_a_model_that_chooses_its_own_size() -> None:
+    run = ProbeRun(Settings(upstream_base_url="http://h/v1", upstream_api_key="k").effective_upstreams[0])
+    run.sights.append(Sight(Answer(Question({RATIO: "4:3"}), Size(1024, 1024), "link")))
     assert "# The size had no effect anywhere: pictures have the size that the model chooses." in as_toml(run)
+
+
+def test_the_way_to_the_upstream_is_that_of_the_settings(demo: RunningDemo) -> None:
+    code, run = probe(demo, "as-words", upstream_proxy="http://127.0.0.1:9")
+    assert (code, demo.state.calls, run.images) == (1, 0, 0)
+    assert run.stopped
+
+
+def test_the_headers_of_the_settings_are_for_their_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("sk-other")
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", "http://upstream.example/v1")
+    monkeypatch.setenv("LIMNER_UPSTREAM_HEADERS", '{"x-key": "secret-of-headers"}')
+    assert set(choose_upstream(None, None, None, None)[1].headers) == {"x-key"}
+    _, other = choose_upstream(None, "http://other.example/v1", tmp_path / "key", None)
+    assert (other.base_url, dict(other.headers)) == ("http://other.example/v1", {})
+    assert other.api_key == SecretStr("sk-other")
 
 
 @pytest.mark.parametrize(
     ("model", "requests", "images", "stopped"),
     [
         ("error-401", 1, 0, "The demo upstream returns 401, as requested."),
+        ("error-in-200-401", 1, 0, "The demo upstream returns 401, as requested."),
         ("limited-30", 1, 0, ""),
         ("refuses-400", 1, 0, ""),
         ("nothing", 1, 0, "The model `nothing` does not exist"),
@@ -203,7 +233,10 @@ def folder(demo: RunningDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "key").write_text("sk-upstream\n")
     tables = (
         f'[[upstreams]]\nname = "{name}"\nbase_url = "{demo.url}/v1"\napi_key_file = "key"\n{models}\n'
-        for name, models in (("main", 'model = "as-words"'), ("spare", 'models = { gpt-image-2 = "as-poe" }'))
+        for name, models in (
+            ("main", 'model = "as-words"\nheaders = { x-title = "limner" }'),
+            ("spare", 'models = { gpt-image-2 = "as-poe" }'),
+        )
     )
     (tmp_path / "limner.toml").write_text(f'fetch_allow = "{demo.url.removeprefix("http://")}"\n{"".join(tables)}')
     monkeypatch.chdir(tmp_path)
@@ -216,6 +249,8 @@ def test_the_upstreams_of_the_settings(folder: Path, demo: RunningDemo, capsys: 
     assert found["upstream"] == {"name": "main", "base_url": f"{demo.url}/v1", "model": "as-words"}
     assert (found["dialect"], found["size_read_at"], found["images"]) == ({"preset": "words"}, "words", 2)
     assert [question["size"] for question in found["questions"]] == ["1254x1254", "1672x940"]
+    assert main(["probe", "--yes"]) == 0
+    assert "# Keep these lines of the upstream, too: headers.\n[[upstreams]]\n" in capsys.readouterr().out
     assert main(["probe", "--yes", "--upstream", "spare"]) == 0
     out = capsys.readouterr().out
     assert 'name = "spare"\n' in out
