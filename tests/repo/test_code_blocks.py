@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 import pytest
 import tree_sitter
 import tree_sitter_c_sharp
@@ -140,6 +141,10 @@ def read_tables(code: str, folder: Path) -> None:
     assert parse_keys(code) if kind == "keys" else Settings(config=folder / "limner.toml").effective_upstreams
 
 
+def read_document(code: str, folder: Path) -> None:
+    orjson.loads(code)
+
+
 def read_locations(code: str, folder: Path) -> None:
     """Let nginx check a part of a site, with this machine in place of the other ones."""
     if NGINX is None:
@@ -183,6 +188,7 @@ READERS: dict[str, Callable[[str, Path], None]] = {
     "ini": read_variables,
     "toml": read_tables,
     "yaml": read_yaml,
+    "json": read_document,
     "nginx": read_locations,
     "text": leave,
     **{language: read_grammar(language) for language in GRAMMARS},
@@ -215,6 +221,7 @@ INVALID = {
         "=",
     ),
     "yaml": ("a: b: c", "no mapping"),
+    "json": ("{", "{'id': 1}"),
     "nginx": ("location /v1/ { proxy_pass", "location / { proxy_passes http://limner:8000; }"),
     "csharp": ("var options = new Options {",),
     "go": ("client := openai.NewClient(",),
