@@ -231,6 +231,25 @@ def check_mask(mask: Source, image: Source, limits: DecodeLimits) -> None:
         raise _invalid_mask(_SIZE)
 
 
+def check_exact_mask(mask: Source, image: Source, limits: DecodeLimits) -> None:
+    """Check what `apply_mask` will need, before a result is paid for: both files can be decoded, within the limits.
+
+    The result is taken to be as large as the image.
+
+    Raises:
+        UserError: The mask or the image cannot be used.
+    """
+    check_mask(mask, image, limits)
+    with raising(_invalid_mask(_FORMAT)):
+        opened_mask = _open(mask, limits)
+    with raising(unreadable_input(0)):
+        opened = _open(image, limits)
+    limits.admit(masking_cost(opened, opened_mask, opened, (image.size, mask.size, image.size)))
+    _decode_alpha(opened_mask)
+    with raising(unreadable_input(0)):
+        decode(opened)
+
+
 def apply_mask(result: Source, original: Source, mask: Source, limits: DecodeLimits, new_sink: Callable[[], _S]) -> _S:
     """Restore the parts of the original that the mask protects. Writes a PNG of the original's size.
 

@@ -31,6 +31,7 @@ from app.images.conversions import (
     InputOptions,
     ResultOptions,
     apply_mask,
+    check_exact_mask,
     check_mask,
     convert,
     prepare,
@@ -124,8 +125,9 @@ def _run_prepare(options: Any, inputs: Sequence[Source], limits: DecodeLimits, o
     return _written(prepared.sink) | {"pixels": prepared.size, "shrunk": prepared.shrunk}
 
 
-def _run_check_mask(_: Any, inputs: Sequence[Source], limits: DecodeLimits, _output: Output) -> dict[str, Any]:
-    check_mask(inputs[0], inputs[1], limits)
+def _run_check_mask(exact: Any, inputs: Sequence[Source], limits: DecodeLimits, _output: Output) -> dict[str, Any]:
+    check = check_exact_mask if exact else check_mask
+    check(inputs[0], inputs[1], limits)
     return _written(None)
 
 

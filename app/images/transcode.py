@@ -156,14 +156,16 @@ class Transcoder:
         width, height = reply["pixels"]
         return PreparedInput(blob if made is None else made, (width, height), reply["shrunk"])
 
-    async def check_mask(self, mask: Blob, image: Blob, *, caller: str = "") -> None:
+    async def check_mask(self, mask: Blob, image: Blob, *, caller: str = "", exact: bool = False) -> None:
         """Check that a mask is a PNG with alpha and has the size of its image.
+
+        `exact`: decode both as well, as `apply_mask` will have to.
 
         Raises:
             UserError: The mask cannot be used. The message is OpenAI's.
         """
         too_complex = _too_complex_input("The mask", "invalid_mask_image_format")
-        await self._run(_Job("check_mask", None, [mask, image], caller, False, too_complex))
+        await self._run(_Job("check_mask", exact, [mask, image], caller, False, too_complex))
 
     async def apply_mask(self, result: Blob, original: Blob, mask: Blob, *, caller: str = "") -> Blob:
         """Restore the parts of the original that the mask protects. The caller closes the returned blob.

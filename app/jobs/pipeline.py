@@ -80,8 +80,12 @@ class PipelineIO(Protocol):
         """
         ...
 
-    async def check_mask(self, mask: ByteSink, image: ByteSink) -> None:
-        """Compare a mask with its image. Raises `UserError` where they do not fit."""
+    async def check_mask(self, mask: ByteSink, image: ByteSink, *, exact: bool) -> None:
+        """Compare a mask with its image; `exact`: make sure that `apply_mask` can use both.
+
+        Raises:
+            UserError: They do not fit, or cannot be used.
+        """
         ...
 
     async def apply_mask(self, result: ByteSink, original: ByteSink, mask: ByteSink) -> ByteSink:
@@ -205,9 +209,10 @@ class Pipeline:
         if request.mask is None:
             return InputImages(prepared, originals)
         mask = await self.load_image(request.mask, "mask")
-        await self.io.check_mask(mask, originals[0])
+        is_exact = self.policy.mask == "exact"
+        await self.io.check_mask(mask, originals[0], exact=is_exact)
         prepared.append(await self.io.prepare(mask, len(originals), size_of=prepared[0]))
-        return InputImages(prepared, originals, mask if self.policy.mask == "exact" else None)
+        return InputImages(prepared, originals, mask if is_exact else None)
 
     async def load_image(self, image: InputImage, param: str) -> ByteSink:
         """Return the bytes of one input image.

@@ -263,9 +263,10 @@ class JobIO:
             await asyncio.sleep(0)
         return clean
 
-    async def check_mask(self, mask: ByteSink, image: ByteSink) -> None:
-        """Compare a mask with its image. Raises `UserError`."""
-        await self.backends.transcoder.check_mask(_blob(mask), _blob(image), caller=self.job.key.caller)
+    async def check_mask(self, mask: ByteSink, image: ByteSink, *, exact: bool) -> None:
+        """Compare a mask with its image; if `exact`, decode both. Raises `UserError`."""
+        blobs, caller = (_blob(mask), _blob(image)), self.job.key.caller
+        await self.backends.transcoder.check_mask(*blobs, caller=caller, exact=exact)
 
     async def apply_mask(self, result: ByteSink, original: ByteSink, mask: ByteSink) -> ByteSink:
         """Return the result with the original's pixels wherever the mask is opaque."""

@@ -50,6 +50,18 @@ def test_an_exact_mask_keeps_every_pixel_that_it_covers(demo: RunningDemo, size:
     assert ImageChops.difference(result, original.convert("RGB")).getbbox() == (50, 30, 90, 70)
 
 
+def test_an_exact_mask_with_damaged_pixels_is_refused_before_the_upstream_is_asked(demo: RunningDemo) -> None:
+    demo.state.reset()
+    data = saved(noise((64, 64)).convert("RGBA"), "PNG")
+    start = data.index(b"IDAT") + 4
+    damaged = data[:start] + bytes(len(data) - start - 12) + data[-12:]
+    files = [("image", ("a", saved(noise((64, 64)), "PNG"))), ("mask", ("b", damaged))]
+    with limner_with_model(demo, "gpt-image-2-chat", mask="exact") as limner:
+        response = httpx.post(f"{limner.url}/v1/images/edits", data={"prompt": "a hat"}, files=files, timeout=20)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_mask_image_format")
+    assert demo.state.calls == 0
+
+
 LEGACY: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("256x256 is generated larger and scaled down", {"size": "256x256"}, (256, 256)),
     ("512x512 in another format", {"size": "512x512", "output_format": "webp"}, (512, 512)),

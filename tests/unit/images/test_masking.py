@@ -10,8 +10,8 @@ from PIL import Image, ImageChops
 
 from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
-from app.images.conversions import apply_mask, check_mask
-from app.images.decode_cost import DecodeLimits
+from app.images.conversions import apply_mask, check_exact_mask, check_mask
+from app.images.decode_cost import DecodeLimits, NotGranted, header_cost
 from tests.support.sample_images import GRAY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
 
 LIMIT = DecodeLimits(1 << 16)
@@ -69,6 +69,39 @@ def test_a_mask_is_checked(case: Case) -> None:
 def test_a_damaged_image_is_blamed_on_the_image() -> None:
     with pytest.raises(UserError, match="for image 1,"):
         check_mask(as_blob(MASK), as_blob(IMAGE[:20]), LIMIT)
+
+
+def damaged(data: bytes) -> bytes:
+    """Return a PNG whose header is whole and whose pixels are not."""
+    start = data.index(b"IDAT") + 4
+    return data[:start] + bytes(len(data) - start - 12) + data[-12:]
+
+
+def test_an_exact_mask_is_decoded_with_its_image() -> None:
+    check_exact_mask(as_blob(MASK), as_blob(IMAGE), LIMIT)
+
+
+DAMAGED_PIXELS = [
+    ("the pixels of the mask", damaged(MASK), IMAGE, "mask image must be a PNG"),
+    ("the pixels of the image", MASK, damaged(IMAGE), "for image 1,"),
+]
+
+
+@pytest.mark.parametrize(("name", "mask", "image", "message"), DAMAGED_PIXELS, ids=[row[0] for row in DAMAGED_PIXELS])
+def test_damaged_pixels_are_found_by_the_check_of_an_exact_mask(
+    name: str, mask: bytes, image: bytes, message: str
+) -> None:
+    check_mask(as_blob(mask), as_blob(image), LIMIT)
+    with pytest.raises(UserError, match=message):
+        check_exact_mask(as_blob(mask), as_blob(image), LIMIT)
+
+
+def test_an_exact_mask_needs_the_memory_of_its_application() -> None:
+    mask, image = (as_blob(saved(gradient(mode, (1024, 1024)), "PNG")) for mode in ("RGBA", "RGB"))
+    limits = DecodeLimits(1 << 20, header_cost(None, 0).memory)
+    check_mask(mask, image, limits)
+    with pytest.raises(NotGranted):
+        check_exact_mask(mask, image, limits)
 
 
 def mask(alpha: Image.Image) -> bytes:

@@ -114,7 +114,7 @@ class World:
         self.prepared.append((content(image), index, None if size_of is None else content(size_of)))
         return image
 
-    async def check_mask(self, mask: ByteSink, image: ByteSink) -> None:
+    async def check_mask(self, mask: ByteSink, image: ByteSink, *, exact: bool) -> None:
         self.masks.append((content(mask), content(image)))
 
     async def apply_mask(self, result: ByteSink, original: ByteSink, mask: ByteSink) -> Blob:
