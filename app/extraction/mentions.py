@@ -28,6 +28,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]{1,20}$")
 _HTTP_SCHEME = re.compile(r"https?$", re.IGNORECASE)
 _JSON_KEY = re.compile(r"[\"']([A-Za-z_][\w-]{0,40})[\"']\s{0,9}:\s{0,9}\[?\s{0,9}[\"']$")
 _TAG = re.compile(r"<([A-Za-z]{1,10})[\s/]")
+_TITLE = re.compile(r"\s{1,9}(?:\"[^\"\n]{0,300}\"|'[^'\n]{0,300}')\s{0,9}\)")
+_TAG_END = re.compile(rf"[^<>{MARK}]{{0,{_MARKUP_WINDOW}}}>")
 _ATTRIBUTE = re.compile(r"([A-Za-z-]{2,20})\s{0,3}$")
 _BBCODE = re.compile(r"\[(?:img|image)(?:[= ][^\[\]]{0,60})?(?:\]\s{0,9}|=[\"']?)$", re.IGNORECASE)
 _DEFINITION = re.compile(r"[ ]{0,3}\[([^\[\]]{1,80})\]:[ ]{0,9}<?")
@@ -119,7 +121,7 @@ def _start_of_url(text: str, match: re.Match[str], floor: int) -> int | None:
 
 def _read(text: str, start: int, floor: int, previous: UrlMention | None) -> UrlMention:
     before = text[max(0, start - _MARKUP_WINDOW) : start]
-    words = _last_line(before[max(0, len(before) - (start - floor)) :])
+    words = _last_line(before[max(0, len(before) - (start - max(floor, _end_of_markup(text, previous)))) :])
     lead = before.rstrip(" \t\r\n<")
     if lead.endswith("]("):
         return _read_markdown(text, start, before, previous)
@@ -159,7 +161,7 @@ def _read_markdown(text: str, start: int, before: str, previous: UrlMention | No
         return link
     opening = _opening_bracket(lead, len(lead) - 2)
     is_image = lead[:opening].endswith(("!", "！"))
-    words = _last_line(text[previous.end if previous else 0 : start - len(before) + opening].removesuffix("!"))
+    words = _last_line(text[_end_of_markup(text, previous) : start - len(before) + opening].removesuffix("!"))
     is_truncated = len(text) == end
     kind = MarkupKind.MARKDOWN if is_image else MarkupKind.LINK
     return UrlMention(kind, url, start, end, lead[opening + 1 : -2], words, is_truncated=is_truncated)
@@ -205,11 +207,26 @@ def _read_html(
         return UrlMention(MarkupKind.LINK, "", start, end)
     kind = MarkupKind.HTML if is_image else MarkupKind.LINK
     position = start - len(before) + opening
-    words = _last_line(text[previous.end if previous else 0 : position])
-    mention = UrlMention(kind, url, start, end, _alt(before[opening:]), words, tag=(attribute, position))
+    words = _last_line(text[_end_of_markup(text, previous) : position])
+    label = _alt(before[opening:]) or _alt(text[end : _end_of_tag(text, end)])
+    mention = UrlMention(kind, url, start, end, label, words, tag=(attribute, position))
     if is_image and previous and previous.tag[0] == "href" and "</a" not in text[previous.end : start]:
         mention.enclosing_link = previous
     return mention
+
+
+def _end_of_markup(text: str, previous: UrlMention | None) -> int:
+    """Return where the words behind a mention begin: its title and other attributes of its tag are no words."""
+    if previous is None:
+        return 0
+    title = None if previous.tag[0] else _TITLE.match(text, previous.end)
+    return title.end() if title else _end_of_tag(text, previous.end) if previous.tag[0] else previous.end
+
+
+def _end_of_tag(text: str, position: int) -> int:
+    """Return where the tag ends that is open at a position, which itself is returned if the tag does not end."""
+    end = _TAG_END.match(text, position)
+    return end.end() if end else position
 
 
 def _alt(tag: str) -> str:

@@ -14,7 +14,7 @@ from app.errors import UpstreamInvalidReply
 from app.protocol import sse
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.inline_images import ByteSink, InlineImageSpooler
-from app.protocol.loose_json import read_documents
+from app.protocol.loose_json import find_documents, read_documents
 from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
 from app.protocol.usage import NO_USAGE, Usage
@@ -214,18 +214,23 @@ class _JsonBody:
         return False
 
     def reply(self, raw: str, ended: bool) -> ChatReply:
-        documents, rest = read_documents(b"".join(self._chunks).decode("utf-8", "replace"))
+        text = b"".join(self._chunks).decode("utf-8", "replace")
+        documents, rest = read_documents(text)
         # A connection may break after the whole document (wrong length, no last chunk). The reply is complete then, and
         # it has been paid for.
         if not ended and (len(documents) != 1 or not isinstance(documents[0], dict) or rest.startswith("{")):
             return ChatReply(raw=raw, complete=False)
-        accumulator = ReplyAccumulator()
-        chats = [document for document in _flatten(documents) if isinstance(document, dict)]
-        if not chats:
-            raise _invalid("not a JSON object", raw)
-        for document in chats:
-            accumulator.add(document)
-        return _build_reply(accumulator, raw, complete=True)
+        return _read_documents_of_chat(documents or find_documents(text), raw)
+
+
+def _read_documents_of_chat(documents: list[Any], raw: str) -> ChatReply:
+    accumulator = ReplyAccumulator()
+    chats = [document for document in _flatten(documents) if isinstance(document, dict)]
+    if not chats:
+        raise _invalid("not a JSON object", raw)
+    for document in chats:
+        accumulator.add(document)
+    return _build_reply(accumulator, raw, complete=True)
 
 
 def _flatten(documents: list[Any]) -> list[Any]:
@@ -263,7 +268,10 @@ class _EventStream:
 
     def reply(self, raw: str, ended: bool) -> ChatReply:
         if ended and not self._is_chat:
-            raise _invalid("no event of a chat", raw)
+            documents = find_documents(raw)
+            if not documents:
+                raise _invalid("no event of a chat", raw)
+            return _read_documents_of_chat(documents, raw)
         has_end_mark = self.is_done or self._accumulator.finish_reason is not None
         complete = has_end_mark or (ended and not self._has_cut_event)
         reply = _build_reply(self._accumulator, raw, complete=complete, has_content=self._has_cut_event)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -9,6 +10,12 @@ import orjson
 #: One half of a surrogate pair, where an upstream cut a text between the two. No JSON parser accepts it.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _GAP = re.compile(r"[\s\x00\x1e\ufeff,;]*+")
+#: Characters in front of the JSON, and signs within them that may begin it: a hostile text is read that often.
+_MAX_LEAD, _MAX_STARTS = 4000, 4
+_START = re.compile(r'\{\s*+"|\[\s*+\{')
+_PAGE = re.compile(r"\s*+<(?:!doctype|html)", re.IGNORECASE)
+#: Only looked for where a document cannot be read otherwise, since a string may contain the same.
+_SPARE_COMMA = re.compile(r",(?=\s*+[}\]])")
 #: Digits of an integer that orjson can write again.
 _MAX_DIGITS = 18
 
@@ -23,6 +30,22 @@ def read_documents(text: str) -> tuple[list[Any], str]:
         return [orjson.loads(text)], ""
     except orjson.JSONDecodeError:
         return _read_loosely(text)
+
+
+def find_documents(text: str) -> list[Any]:
+    """Return the JSON documents of a text that begins with something else, or has spare commas; none of an HTML page.
+
+    Servers write warnings, comments, a call, or signs that keep browsers from running the text in front of their JSON.
+    """
+    if _PAGE.match(text):
+        return []
+    starts = [match.start() for match in islice(_START.finditer(text, 0, _MAX_LEAD), _MAX_STARTS)]
+    for start in starts:
+        for mended in (text[start:], _SPARE_COMMA.sub("", text[start:])):
+            documents, _ = read_documents(mended)
+            if any(isinstance(document, dict) for document in documents):
+                return documents
+    return []
 
 
 def _read_loosely(text: str) -> tuple[list[Any], str]:

@@ -54,8 +54,8 @@ class UpstreamErrorBody:
         is_api_error: It is an error object in JSON, so an API has answered.
         is_page: It is an HTML page, so no API has answered.
         names_moderation: It has fields that only a safety system writes.
-        everything: The beginning of the answer as it came, with the text beside its status. The client's texts are
-            not cut out: here a word is a reason not to ask again.
+        everything: The beginning of the answer as it came and as it reads, with the text beside its status. The
+            client's texts are not cut out: here a word is a reason not to ask again.
         detail: For the log: status and body without keys.
     """
 
@@ -101,7 +101,8 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
         names_moderation=any(key in node for node in nodes for key in _MODERATION_KEYS),
         moderation_details=next(filter(None, map(read_moderation_details, nodes)), None),
         wait=find_wait(headers, nodes, words, facts.now),
-        everything=f"{facts.reason} {text[:_MAX_SEARCHED]}",
+        # The text as it came has escapes in place of letters: PHP and Python write all but ASCII so.
+        everything=f"{facts.reason} {text[:_MAX_SEARCHED]} {' '.join(_texts(error, nodes))[:_MAX_SEARCHED]}",
         detail=f"upstream answered {status}: {loggable_text(body.decode(errors='replace'), facts.secrets)}",
     )
 

@@ -114,6 +114,7 @@ RATE = _any_of(
         "rate_limit_error",
         "rate limit reached",
         r"rate[ -]limit(?:ed| exceeded)",
+        r"^rate[ _-]?limit\b",
         "too many requests",
     ),
     *(

@@ -15,7 +15,9 @@ _LIMNERS = re.compile(rf"(?:{'|'.join(_FIELDS)})(?:\..*)?")
 #: The parts of a message that hold what the client sent: its prompt and its pictures.
 _CLIENTS_PART = re.compile(r"messages(?:\.[0-9]+)?\.content\b.*")
 #: Upstreams that take a message's content as one text, and no list of parts.
-_WANTS_TEXT = re.compile(r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b|string_type", re.IGNORECASE)
+_WANTS_TEXT = re.compile(
+    r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b(?! (?:with|of))|string_type", re.IGNORECASE
+)
 _UNKNOWN = r"(?:unknown|unrecognized|unexpected|unsupported|extra|additional|invalid)"
 _IS_UNKNOWN = re.compile(
     rf"\b{_UNKNOWN}\b|not (?:permitted|allowed|supported)|only allowed|extra_forbidden", re.IGNORECASE

@@ -24,7 +24,8 @@ _AFTER_SENDING = re.compile(
     | \b(?:was|were|been|already)[ ](?:\w+[ ]){0,2}(?:generated|created|rendered|painted|charged|billed|completed)
     | (?:could[ ]not|couldn't|cannot|can't|failed[ ]to|unable[ ]to)[ ](?:be[ ])?
       (?:stor|sav|upload|deliver|return|persist)
-    | 超时 | 超時 | 已生成 | 已扣费 | タイムアウト
+    | (?:fetch|get|download|retrieve|obtain)(?:ing)?[ ](?:the[ ])?(?:result|output|image|picture)
+    | 超时 | 超時 | 已生成 | 生成成功 | 已完成 | 已扣费 | (?:上传|上傳|保存|存储|下载)失[败敗] | タイムアウト
     """,
     re.VERBOSE | re.IGNORECASE,
 )

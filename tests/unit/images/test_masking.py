@@ -1,5 +1,6 @@
 """A mask is a PNG with alpha of the size of its image, and restores the original pixel by pixel."""
 
+import io
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageChops
 from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
 from app.images.conversions import apply_mask, check_exact_mask, check_mask
-from app.images.decode_cost import DecodeLimits, NotGranted, header_cost
+from app.images.decode_cost import Cost, DecodeLimits, masking_cost
 from tests.support.sample_images import GRAY, SRGB, as_blob, as_image, chunk, exif, gradient, png, saved
 
 LIMIT = DecodeLimits(1 << 16)
@@ -96,12 +97,12 @@ def test_damaged_pixels_are_found_by_the_check_of_an_exact_mask(
         check_exact_mask(as_blob(mask), as_blob(image), LIMIT)
 
 
-def test_an_exact_mask_needs_the_memory_of_its_application() -> None:
-    mask, image = (as_blob(saved(gradient(mode, (1024, 1024)), "PNG")) for mode in ("RGBA", "RGB"))
-    limits = DecodeLimits(1 << 20, header_cost(None, 0).memory)
-    check_mask(mask, image, limits)
-    with pytest.raises(NotGranted):
-        check_exact_mask(mask, image, limits)
+def test_an_exact_mask_is_checked_within_the_cost_of_its_application() -> None:
+    costs: list[Cost] = []
+    check_exact_mask(as_blob(MASK), as_blob(IMAGE), DecodeLimits(1 << 16, enforce=costs.append))
+    (opened_mask, opened) = (Image.open(io.BytesIO(data)) for data in (MASK, IMAGE))
+    sizes = len(IMAGE), len(MASK), len(IMAGE)
+    assert costs[-1] == masking_cost(opened, opened_mask, opened, sizes)
 
 
 def mask(alpha: Image.Image) -> bytes:

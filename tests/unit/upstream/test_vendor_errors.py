@@ -54,6 +54,7 @@ COMPLAINTS = (
     Case("a complaint in a language that nobody thought of", 400, e("Paluti ang imahe"), CLIENT),
     Case("FastAPI, the client's prompt", 422, {"detail": [{"loc": ["body", "prompt"], "msg": "String should have at most 800 characters", "type": "string_too_long"}]}, CLIENT),
     Case("the prompt within our messages", 400, e("Invalid 'messages[0].content[0].text': string too long.", param="messages[0].content[0].text", code="string_above_max_length"), CLIENT),
+    Case("the prompt as the whole of a message", 400, e("Invalid 'messages[0].content': string too long. Expected a string with maximum length 32000, but got a string with length 40000 instead.", param="messages[0].content", code="string_above_max_length"), CLIENT),
     Case("a picture within our messages", 400, e("Invalid image.", param="messages[0].content[1].image_url", code="invalid_image_url"), CLIENT),
     Case("a prompt too long for the model", 400, e("This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.", param="messages", code="context_length_exceeded"), CLIENT),
     Case("pictures too large, by the name of our field", 400, e("The image is too large.", param="messages"), CLIENT),

@@ -58,6 +58,10 @@ CASES = (
     Case("a store that is full", {"error": {"message": "Failed to upload the result"}}),
     Case("billed", {"error": {"message": "Request was already charged"}}),
     Case("a relay's timeout in Chinese", {"error": {"message": "请求上游超时"}}),
+    Case("a relay's timeout in Chinese, in escapes", rb'{"error": {"message": "\u8bf7\u6c42\u4e0a\u6e38\u8d85\u65f6"}}'),
+    Case("done, in escapes within a text", {"error": {"message": r'{"msg": "\u56fe\u7247\u5df2\u751f\u6210"}'}}),
+    Case("a result that was lost behind it", {"error": {"message": "Failed to fetch the result from the worker"}}),
+    Case("a picture that was lost behind it, in Chinese", {"error": {"message": "图片上传失败"}}),
     Case("an API whose words only look alike", {"error": {"message": "Original models are preset to be busy"}}, True),
 )  # fmt: skip
 
