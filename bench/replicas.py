@@ -39,7 +39,15 @@ class Fleet:
     `outages` lists when Redis was stopped and started, in seconds of the monotonic clock.
     """
 
-    def __init__(self, demo: RunningDemo, redis: RedisServer, folder: Path, count: int, models: Iterable[str]) -> None:
+    def __init__(
+        self,
+        demo: RunningDemo,
+        redis: RedisServer,
+        folder: Path,
+        count: int,
+        models: Iterable[str],
+        **settings: str,
+    ) -> None:
         self.redis = redis
         self.ports = [free_port() for _ in range(count)]
         self.outages: list[tuple[float, float]] = []
@@ -56,6 +64,7 @@ class Fleet:
             "LIMNER_ANSWER_TTL": str(RETENTION),
             "LIMNER_IDEMPOTENCY_TTL": str(RETENTION_WITH_KEY),
             "LIMNER_LOG_LEVEL": "error",
+            **settings,
         }
 
     def start(self, port: int) -> None:
@@ -80,14 +89,14 @@ class Fleet:
 
 
 @contextmanager
-def run_fleet(folder: Path, count: int, models: Iterable[str]) -> Iterator[tuple[Fleet, RunningDemo]]:
-    """Start replicas in front of a demo upstream in this process."""
+def run_fleet(folder: Path, count: int, models: Iterable[str], **settings: str) -> Iterator[tuple[Fleet, RunningDemo]]:
+    """Start replicas in front of a demo upstream in this process. `settings` are variables of theirs."""
     redis = RedisServer(folder)
     images = folder / "images"
     images.mkdir()
     redis.start()
     with run_demo(chunk_pause=0.0) as demo:
-        fleet = Fleet(demo, redis, images, count, models)
+        fleet = Fleet(demo, redis, images, count, models, **settings)
         try:
             for port in fleet.ports:
                 fleet.start(port)

@@ -16,7 +16,7 @@ from redis import Redis
 
 from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
-from bench import fleet, load, workloads
+from bench import fleet, load, task_fleet, workloads
 from bench.load import Sample
 from bench.padded_png import padded_png
 from bench.process import choose_cores
@@ -236,6 +236,33 @@ def test_a_fleet_whose_replicas_are_killed_pays_for_nothing_twice(capsys: pytest
     code, output = fleet.main(arguments), capsys.readouterr().out
     assert code == 0, output
     assert "\n0 replicas killed" not in output
+
+
+def test_no_task_is_lost_in_silence_or_paid_twice_when_replicas_are_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    arguments = ["--tasks", "60", "--rate", "15", "--seed", "3", "--replicas", "2", "--kill-every", "2"]
+    code, output = task_fleet.main(arguments), capsys.readouterr().out
+    assert code == 0, output
+    assert ", 0 replicas killed" not in output
+
+
+@pytest.mark.parametrize(
+    ("outcome", "calls", "failure"),
+    [
+        ("completed", 1, ""),
+        ("completed", 2, "1 x completed: 2 calls, 1 to 1 allowed"),
+        ("question_lost", 1, ""),
+        ("question_lost", 2, "1 x question_lost: 2 calls, 0 to 1 allowed"),
+        ("server_is_overloaded", 1, "1 x server_is_overloaded: 1 calls, 0 to 0 allowed"),
+        ("", 1, "1 x ended as nothing after 1 calls"),
+        ("404 result_not_found", 1, "1 x ended as 404 result_not_found after 1 calls"),
+    ],
+)
+def test_a_task_that_is_lost_or_paid_twice_is_found(outcome: str, calls: int, failure: str) -> None:
+    wanted = fleet.WantedImage("p", task_fleet.KIND, "key", 0.0)
+    found = task_fleet.find_failures([task_fleet.SubmittedTask(wanted, outcome)], {"p": [1.0] * calls})
+    assert found == ([failure] if failure else [])
 
 
 KIND = fleet.RequestKind("slow-0.5", 0.5)
