@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -127,8 +128,14 @@ def command(
         print_error("probe", "there is no key to pay with. Name its file with --api-key-file")
         return 2
     question = f"Paint up to {max_images} small pictures with {entry.model} at {entry.base_url}? They cost money."
-    if not yes and not click.confirm(question, err=True):
-        return 1
+    try:
+        if not yes and not click.confirm(question, err=True):
+            return 1
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        print_error("probe", "there is nobody to ask. Say --yes to spend money without a question")
+        return 2
     run = ProbeRun(entry)
     code = run_probe(settings, run, max_images, Progress())
     if as_json:

@@ -32,6 +32,9 @@ FEW_SIZES = ("1024x1024", "1024x1792", "1792x1024")
 _MODALITY = re.compile(r"modalit", re.IGNORECASE)
 _STREAM = re.compile(r"\bstream(?:ing)?\b", re.IGNORECASE)
 _QUALITY = re.compile(r"\bquality\b", re.IGNORECASE)
+#: The words of dall-e-3 for qualities, in the list of those that are taken.
+_OLD_QUALITIES = re.compile(r"\bstandard\b.*\bhd\b|\bhd\b.*\bstandard\b", re.IGNORECASE | re.DOTALL)
+OLD_QUALITIES = {"low": "standard", "medium": "standard", "high": "hd"}
 #: What says that a field is not known, instead of its value.
 _UNKNOWN = re.compile(r"(?i)unknown|unsupported param|unrecogni[sz]ed|unexpected|not permitted|cannot find|extra[ _]")
 
@@ -316,7 +319,8 @@ class DialectProbe:
         if any(unsent.get(name) for name in preset.send):
             yield "send", [name for name in preset.send if not unsent.get(name)]
         if preset.quality and not self._quality:
-            yield "quality", []
+            refusals = " ".join(answer.words for answer in self.answers if _QUALITY.search(answer.words))
+            yield ("qualities", OLD_QUALITIES) if _OLD_QUALITIES.search(refusals) else ("quality", [])
 
 
 def _named(sizes: Mapping[str, str], words: str) -> list[str]:

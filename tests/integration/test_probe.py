@@ -1,6 +1,8 @@
 """`limner probe` against the demo upstream in the guise of each family, and against upstreams that cannot be probed."""
 
 import asyncio
+import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -297,6 +299,24 @@ def test_nothing_is_asked_without_consent(
     monkeypatch.setattr(click, "confirm", refuse)
     assert main(["probe", "--max-images", "3"]) == 1
     assert questions == [f"Paint up to 3 small pictures with as-words at {demo.url}/v1? They cost money."]
+    assert demo.state.calls == 0
+
+
+@pytest.mark.parametrize(("is_terminal", "code"), [(True, INTERRUPTED), (False, 2)])
+def test_no_answer_to_the_question(
+    folder: Path,
+    demo: RunningDemo,
+    is_terminal: bool,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    demo.state.reset()
+    stdin = io.StringIO()
+    monkeypatch.setattr(stdin, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert main(["probe"]) == code
+    assert ("Say --yes" in capsys.readouterr().err) == (not is_terminal)
     assert demo.state.calls == 0
 
 
