@@ -44,6 +44,7 @@ EXPOSED_HEADERS = (
     *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "images")),
     "x-limner-cost",
     "x-limner-currency",
+    "x-limner-alpha",
     "x-limner-failed",
     "x-limner-ignored",
     "x-limner-joined",

@@ -30,7 +30,14 @@ from app.jobs.service import JobReader
 from app.jobs.tasks import TaskView
 from app.protocol.attempt_costs import total_cost
 from app.protocol.image_request import ImagesRequest
-from app.protocol.image_response import completed_event, error_event, images_json, partial_event, size_report
+from app.protocol.image_response import (
+    alpha_report,
+    completed_event,
+    error_event,
+    images_json,
+    partial_event,
+    size_report,
+)
 from app.protocol.image_task import task_id, task_receipt
 from app.protocol.json_stream import StreamingJson
 from app.protocol.money import write_amount
@@ -258,6 +265,7 @@ def response_headers(
     values = {
         "x-limner-ignored": ", ".join(telemetry.ignored_of(request)),
         "x-limner-size": size_report(request, () if result is None else result.images),
+        "x-limner-alpha": alpha_report(() if result is None else result.images),
         "x-limner-shrunk": ", ".join(telemetry.shrunk),
         "x-limner-upstream": ", ".join(telemetry.answered_by),
     }

@@ -79,6 +79,7 @@ class DialectTable(BaseModel):
     quality: tuple[_BodyPath, ...] = ()
     qualities: dict[Literal["low", "medium", "high"], str] = {}
     style: tuple[_BodyPath, ...] = ()
+    background: tuple[_BodyPath, ...] = ()
     modalities: tuple[str, ...] = ()
     other_modalities: tuple[str, ...] = ()
     extra_body: Annotated[dict[str, Any], AfterValidator(_check_constants)] = {}

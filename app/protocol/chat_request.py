@@ -58,7 +58,7 @@ class ChatQuestion:
 
 def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:
     """Return the paths in a body that hold the client's own words, not a word or a size of the dialect's."""
-    own = {request.quality, request.style}
+    own = {request.quality, request.style, request.background}
     if request.asked_size != "auto":
         own |= {_pixel_text(request), request.aspect_ratio, request.resolution}
     paths = {wish.place for wish in _wishes(request, dialect) if wish.value in own} - {PREFIX, WORDS}
@@ -72,11 +72,12 @@ def ignored_at(request: ImagesRequest, dialect: Dialect) -> tuple[str, ...]:
         "size": request.asked_size != "auto" and not (dialect.size or dialect.model_suffixes),
         "quality": request.quality is not None and not dialect.quality,
         "style": request.style is not None and not dialect.style,
+        "background": request.background is not None and not dialect.background,
         "metadata": bool(request.metadata) and "metadata" not in dialect.send,
         user: bool(request.user) and "user" not in dialect.send,
     }
-    # The request itself names a style as ignored, as it is almost everywhere.
-    known = (name for name in request.ignored if name != "style")
+    # The request itself names these as ignored, as they are almost everywhere.
+    known = (name for name in request.ignored if name not in {"style", "background"})
     return tuple(dict.fromkeys((*(name for name, is_lost in sent.items() if is_lost), *known)))
 
 
@@ -123,6 +124,8 @@ def _wishes(request: ImagesRequest, dialect: Dialect) -> Iterator[_Wish]:
         yield from (_Wish(place, quality, "quality") for place in dialect.quality)
     if request.style is not None:
         yield from (_Wish(place, request.style, "style") for place in dialect.style)
+    if request.background is not None:
+        yield from (_Wish(place, request.background, "background") for place in dialect.background)
 
 
 def _text(request: ImagesRequest, dialect: Dialect, wishes: list[_Wish]) -> str:

@@ -73,6 +73,7 @@ class Dialect:
         quality: The places of the quality.
         qualities: The upstream's words for qualities; those that are missing are sent as they are.
         style: The places of the style.
+        background: The places of the background, which is `transparent` or `opaque`.
         modalities: Sent as they are, if there are any.
         other_modalities: What is requested instead where a model cannot answer with these.
         extra_body: Constants of the body. The other fields win over them.
@@ -89,6 +90,7 @@ class Dialect:
     quality: tuple[str, ...] = ()
     qualities: Mapping[str, str] = field(default_factory=dict)
     style: tuple[str, ...] = ()
+    background: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     other_modalities: tuple[str, ...] = ()
     extra_body: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Dialect:
     @property
     def fields(self) -> tuple[str, ...]:
         """The paths in the body that this dialect fills, besides those of `SENT`."""
-        places = {*self.size, *self.quality, *self.style} - {PREFIX, WORDS}
+        places = {*self.size, *self.quality, *self.style, *self.background} - {PREFIX, WORDS}
         modalities = ["modalities"] if self.modalities or self.other_modalities else []
         return tuple(dict.fromkeys((*sorted(places), *modalities, *_paths(self.extra_body))))
 
@@ -142,6 +144,7 @@ SENTENCES = {
     "tier": "Resolution of the image: {}.",
     "quality": "Quality of the image: {}.",
     "style": "Style of the image: {}.",
+    "background": "Background of the image: {}.",
 }
 
 _RATIO_AND_TIER = {"image_config.aspect_ratio": "ratio", "image_config.image_size": "tier"}
@@ -151,12 +154,13 @@ DIALECTS: dict[str, Dialect] = {
     # `auto` too, because a prompt may begin with a size of its own.
     "metadata": Dialect(size={"metadata.size": "WxH"}, auto_size="auto", quality=("metadata.quality",)),
     # Resellers' models that read nothing but the conversation, like gpt-image-2-all and sora_image.
-    "words": Dialect(size={WORDS: "WxH"}, quality=(WORDS,), style=(WORDS,), send=("stream",)),
+    "words": Dialect(size={WORDS: "WxH"}, quality=(WORDS,), style=(WORDS,), background=(WORDS,), send=("stream",)),
     # gpt-4o-image and others that take the fields of the Images API. Several questions make several images.
     "top-level": Dialect(
         size={"size": "WxH"},
         quality=("quality",),
         style=("style",),
+        background=("background",),
         extra_body={"n": 1},
         send=("user", "stream"),
     ),
@@ -183,12 +187,15 @@ DIALECTS: dict[str, Dialect] = {
         size={WORDS: "ratio"},
         ratios=COMMON_RATIOS,
         quality=(WORDS,),
+        background=(WORDS,),
         modalities=("text", "image"),
         other_modalities=("image",),
         send=("user", "stream"),
     ),
     # https://creator.poe.com/api-reference/client-sdks: custom parameters are not supported.
-    "poe": Dialect(size={WORDS: "ratio"}, ratios=COMMON_RATIOS, quality=(WORDS,), send=("stream",)),
+    "poe": Dialect(
+        size={WORDS: "ratio"}, ratios=COMMON_RATIOS, quality=(WORDS,), background=(WORDS,), send=("stream",)
+    ),
 }
 
 

@@ -170,8 +170,8 @@ class ImagesRequest:
         str | None,
         Parameter(
             ChoiceParam(("transparent", "opaque", "auto"), default="auto"),
-            Destination.NONE,
-            "Say it in the prompt instead.",
+            Destination.DIALECT,
+            "Many upstreams have no such choice: say it in the prompt, too.",
         ),
     ] = None
     output_format: Annotated[

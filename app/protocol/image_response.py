@@ -80,6 +80,11 @@ def link_matches_request(url: str, request: ImagesRequest) -> bool:
     return not compressed and (requested is None or urlsplit(url).path.lower().endswith(_ENDINGS[requested]))
 
 
+def alpha_report(images: Sequence[OutputImage]) -> str:
+    """Return the value of `x-limner-alpha`: whether images have an alpha channel; empty if none could be measured."""
+    return ", ".join(dict.fromkeys("yes" if image.info.alpha else "no" for image in images if image.info is not None))
+
+
 def size_report(request: ImagesRequest, images: Sequence[OutputImage] = ()) -> str:
     """Return the value of `x-limner-size`: what was asked for, what was sent, and what came, as far as it is known.
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator
 from decimal import Decimal
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -26,6 +27,7 @@ from app.errors import ApiError, ModerationBlocked
 from app.jobs.job import Item, JobRun, JobTelemetry
 from app.jobs.pipeline import GenerationResult, PartialImage
 from app.protocol.attempt_costs import AttemptRecord
+from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
 from app.protocol.money import ReportedCost
@@ -225,6 +227,10 @@ def test_the_cost_is_in_the_headers_if_all_of_it_is_known() -> None:
     assert b": x-limner-cost: 0.08\n" in late_headers_as_comments(REQUEST, telemetry, RESULT)
     assert cost_headers(JobTelemetry(attempt_records=[attempt("0.04"), attempt(None)])) == {}
     assert cost_headers(JobTelemetry()) == {}
+def test_the_header_says_whether_the_image_has_an_alpha_channel() -> None:
+    image = replace(IMAGE, info=ImageInfo("image/png", 8, 8, alpha=True))
+    headers = response_headers(REQUEST, JobTelemetry(), GenerationResult((image,), Usage()))
+    assert headers["x-limner-alpha"] == "yes"
 
 
 def test_upstreams_are_named_in_the_order_of_their_first_snapshots() -> None:

@@ -87,6 +87,8 @@ WISHES = {"prompt": "a cat", "size": "1536x1024", "quality": "high", "style": "v
 IGNORED: list[tuple[str, Dialect, dict[str, Any], tuple[str, ...]]] = [
     ("a style has no place", DIALECTS["gpt-image-2-chat"], WISHES, ("style",)),
     ("a style has a place", DIALECTS["top-level"], WISHES, ("metadata",)),
+    ("a background has no place", DIALECTS["openrouter"], {"prompt": "a", "background": "opaque"}, ("background",)),
+    ("a background has a place", DIALECTS["top-level"], {"prompt": "a", "background": "transparent"}, ()),
     ("only words are read", DIALECTS["words"], {**WISHES, "user": "u"}, ("metadata", "user")),
     ("nothing is read", Dialect(send=()), {**WISHES, "user": "u"}, ("size", "quality", "style", "metadata", "user")),
     ("the user has another name", Dialect(send=()), {"prompt": "a cat", "safety_identifier": "u"}, ("safety_identifier",)),
@@ -113,6 +115,7 @@ OWN: list[tuple[str, str, dict[str, Any], set[str]]] = [
     ("a size in the prompt is in no field", "gpt-image-2-chat", {"size": "1536x1024"}, set()),
     ("nothing but auto", "metadata", {}, set()),
     ("quality, style and user", "top-level", {"quality": "high", "style": "vivid", "user": "u"}, {"quality", "style", "user"}),
+    ("a background", "top-level", {"background": "opaque"}, {"background"}),
     ("the client's own metadata", "metadata", {"metadata": {"a": "b"}, "quality": "low"}, {"metadata", "metadata.quality"}),
 ]  # fmt: skip
 

@@ -38,7 +38,14 @@ def openrouter(**config: str) -> dict[str, Any]:
 
 
 #: Every wish that a dialect may carry, besides the size.
-EVERYTHING = {"prompt": "a cat", "quality": "high", "style": "vivid", "user": "u", "metadata": {"a": "b"}}
+EVERYTHING = {
+    "prompt": "a cat",
+    "quality": "high",
+    "style": "vivid",
+    "background": "transparent",
+    "user": "u",
+    "metadata": {"a": "b"},
+}
 
 CASES = [
     Case(
@@ -212,13 +219,14 @@ CASES = [
         ]
     ),
     Case(
-        "words tell size, quality and style after the prompt, and nothing else is sent",
+        "words tell size, quality, style and background after the prompt, and nothing else is sent",
         "words",
         {**EVERYTHING, "size": "1536x1024"},
         {
             "model": "m",
             "messages": messages(
-                "a cat\n\nSize of the image: 1536x1024 pixels. Quality of the image: high. Style of the image: vivid."
+                "a cat\n\nSize of the image: 1536x1024 pixels. Quality of the image: high. Style of the image: vivid. "
+                "Background of the image: transparent."
             ),
             "stream": False,
         },
@@ -254,6 +262,7 @@ CASES = [
             "size": "1024x1024",
             "quality": "high",
             "style": "vivid",
+            "background": "transparent",
         },
     ),
     *(
@@ -305,7 +314,9 @@ CASES = [
         {**EVERYTHING, "size": "1824x1024"},
         {
             "model": "m",
-            "messages": messages("a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high."),
+            "messages": messages(
+                "a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high. Background of the image: transparent."
+            ),
             "modalities": ["text", "image"],
             "user": "u",
             "stream": False,
@@ -331,7 +342,9 @@ CASES = [
         {**EVERYTHING, "size": "1824x1024"},
         {
             "model": "m",
-            "messages": messages("a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high."),
+            "messages": messages(
+                "a cat\n\nAspect ratio of the image: 16:9. Quality of the image: high. Background of the image: transparent."
+            ),
             "stream": True,
         },
         stream=True,
@@ -503,11 +516,21 @@ def test_a_dialect_names_the_fields_that_it_fills() -> None:
         size={"prefix": "WxH", "options.size": "WxH"},
         quality=("words", "quality"),
         style=("options.style",),
+        background=("options.back",),
         other_modalities=("image",),
         extra_body={"n": 1, "options": {"seed": 7, "extra": {}}, "quality": "low"},
     )
     assert dialect.fields == (
-        *("options.size", "options.style", "quality", "modalities", "n", "options.seed", "options.extra"),
+        *(
+            "options.back",
+            "options.size",
+            "options.style",
+            "quality",
+            "modalities",
+            "n",
+            "options.seed",
+            "options.extra",
+        ),
     )
     assert DIALECTS["openrouter"].fields[-1] == "modalities"
     assert DIALECTS["words"].fields == ()

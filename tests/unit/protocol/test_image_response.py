@@ -11,6 +11,7 @@ from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation, read_json
 from app.protocol.image_response import (
     OutputImage,
+    alpha_report,
     completed_event,
     effective_response_format,
     error_event,
@@ -207,6 +208,14 @@ def test_what_was_made_of_the_image_is_reported(case: Fitted) -> None:
     request = read_json(Operation.GENERATION, {"prompt": "a fox", **case.parameters}, case.mode)
     images = [OutputImage("form", Bytes(), info=info, received=received) for received, info in case.images]
     assert size_report(request, images) == case.report
+
+
+@pytest.mark.parametrize(
+    ("infos", "report"),
+    [([], ""), ([None], ""), ([PNG], "no"), ([WEBP, None, WEBP], "yes"), ([PNG, WEBP, PNG], "no, yes")],
+)
+def test_alpha_is_what_the_images_have(infos: list[ImageInfo | None], report: str) -> None:
+    assert alpha_report([OutputImage("form", Bytes(), info=info) for info in infos]) == report
 
 
 def test_a_link_does_not_match_an_exact_size() -> None:
