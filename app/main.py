@@ -17,6 +17,7 @@ from app.api.context import RequestRecord, context_of
 from app.api.delivery import KEEPALIVE_INTERVAL, KeepAlive
 from app.api.diagnostics import explain_routes, silence_routes
 from app.api.health import health_routes, metrics_routes
+from app.api.image_models import ImageModels, image_model_routes
 from app.api.images import ImageEndpoints, image_routes
 from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
 from app.api.models import model_routes
@@ -45,6 +46,7 @@ EXPOSED_HEADERS = (
     "x-limner-cost",
     "x-limner-currency",
     "x-limner-alpha",
+    "x-limner-dry-run",
     "x-limner-failed",
     "x-limner-ignored",
     "x-limner-joined",
@@ -142,6 +144,8 @@ def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: C
     api = APIRouter()
     api.include_router(images)
     api.include_router(model_routes(settings.list_models, authenticator))
+    image_models = ImageModels(services.pool, settings.list_models, settings.default_response_format)
+    api.include_router(image_model_routes(image_models, authenticator))
     api.include_router(silence_routes(authenticator, service.draining))
     if settings.page:
         spool, timeout = settings.spool_dir, settings.client_body_timeout

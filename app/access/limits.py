@@ -110,10 +110,7 @@ class KeyLimits:
         key = caller.key
         if key is None:
             return {}
-        for rate in key.images:
-            if images > rate.amount:
-                message = f"Invalid 'n': this key may ask for {rate.amount} images per {rate.period}, but got {images}."
-                raise InvalidRequest(message, param="n", code="invalid_value")
+        check_image_count(key, images)
         return await self._state.with_counters(key.name, lambda counters: self._charge(counters, key, images))
 
     async def _charge(self, counters: Counters, key: ClientKey, images: int) -> dict[str, str]:
@@ -191,6 +188,14 @@ def _format_duration(seconds: int) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
+def check_image_count(key: ClientKey | None, images: int) -> None:
+    """Raise `InvalidRequest` for more images than a limit of the key can ever hold."""
+    for rate in () if key is None else key.images:
+        if images > rate.amount:
+            message = f"Invalid 'n': this key may ask for {rate.amount} images per {rate.period}, but got {images}."
+            raise InvalidRequest(message, param="n", code="invalid_value")
 
 
 def apply_key_policy(key: ClientKey | None, request: ImagesRequest) -> ImagesRequest:

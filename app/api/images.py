@@ -1,6 +1,7 @@
 """The image endpoints: generations, edits, results, tasks, and the paths of Azure's clients."""
 
 import re
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from starlette.responses import Response
 
 from app.access.auth import Authenticator, Caller
 from app.api.body import announced_bytes, read_image_request
-from app.api.context import context_of
+from app.api.context import RequestContext, context_of
 from app.api.delivery import (
     DisconnectWatcher,
     KeepAlive,
@@ -22,12 +23,14 @@ from app.api.delivery import (
     task_response,
 )
 from app.api.openapi import image_endpoint, result_endpoint, task_endpoint, task_submission_endpoint
+from app.api.responses import OrjsonResponse
 from app.config.settings import Settings
 from app.errors import NotFound, UserError
 from app.images.blob import Spool
+from app.jobs.dry_run import DRY_RUN_HEADER, dry_run, is_dry_run
 from app.jobs.service import ClientLeft, ImageService, JobReader, Submission
 from app.jobs.tasks import ImageTasks
-from app.jobs.usage_record import UsageRecorder
+from app.jobs.usage_record import UsageRecord, UsageRecorder
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.size_fit import SIZE_HEADER, SizeMode, parse_size_header
 from app.upstream.token_check import TokenCheck
@@ -78,25 +81,27 @@ class ImageEndpoints:
         """
         caller = self.authenticator.authenticate(http.headers)
         context = context_of(http.scope)
-        context.usage = usage = self.recorder.start(context.id, caller, operation, http.headers.get("traceparent"))
-        await self.token_check.check(caller.id, caller.token)
+        is_dry = is_dry_run(http.headers.get(DRY_RUN_HEADER, ""))
+        usage = self.recorder.start(context.id, caller, operation, http.headers.get("traceparent"))
+        if not is_dry:
+            context.usage = usage
+            await self.token_check.check(caller.id, caller.token)
         spool = Spool(self.settings.spool_dir)
         try:
-            mode = size_mode(http.headers, caller, self.settings.size)
-            announced = announced_bytes(http, self.settings.max_request_bytes)
-            with usage.trace.step("read"), self.service.capacity.upload(caller.id, announced) as upload:
-                request = await read_image_request(operation, http, spool, self.settings, upload, size_mode=mode)
-            request = _as_task(request, as_task)
+            request = _as_task(await self._read(operation, http, spool, caller, usage), as_task)
         except ClientDisconnect:
             spool.close()
             return Response(status_code=499)
         except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
+        request = replace(request, model=request.model or deployment, from_page="origin" in http.headers)
+        if is_dry:
+            return self._plan(request, caller, spool, context)
         watcher = DisconnectWatcher(http.receive)
         submission = Submission(
             context.id,
-            replace(request, model=request.model or deployment, from_page="origin" in http.headers),
+            request,
             caller,
             spool,
             usage,
@@ -106,6 +111,22 @@ class ImageEndpoints:
             is_connected=watcher.is_connected,
         )
         return await self._answer(submission, watcher, http)
+
+    async def _read(
+        self, operation: Operation, http: Request, spool: Spool, caller: Caller, usage: UsageRecord
+    ) -> ImagesRequest:
+        mode = size_mode(http.headers, caller, self.settings.size)
+        announced = announced_bytes(http, self.settings.max_request_bytes)
+        with usage.trace.step("read"), self.service.capacity.upload(caller.id, announced) as upload:
+            return await read_image_request(operation, http, spool, self.settings, upload, size_mode=mode)
+
+    def _plan(self, request: ImagesRequest, caller: Caller, spool: Spool, context: RequestContext) -> Response:
+        """Answer what the request would do. Nothing is charged, recorded or sent anywhere."""
+        context.log_fields["dry_run"] = True
+        backends = self.service.backends
+        with closing(spool):
+            plan = dry_run(request, caller, backends.pool, self.service.policy, backends.input_limits)
+        return OrjsonResponse(plan, headers={DRY_RUN_HEADER: "true"})
 
     async def _answer(self, submission: Submission, watcher: DisconnectWatcher, http: Request) -> Response:
         """Submit a request and answer its client."""

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from app.access.auth import Authenticator
 from app.api.openapi import MODEL, MODELS, NEEDS_KEY, error_responses, json_response
 from app.api.responses import OrjsonResponse
+from app.config.upstreams import OFFICIAL_MODELS, RETIRED_MODELS
 from app.errors import NotFound
 
 #: 2024-12-01: a fixed date, so that responses can be cached and compared.
@@ -22,11 +23,10 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     """List the models that the caller may use: all of them, or those that its entry in the key file allows."""
     router = APIRouter(tags=["models"])
 
-    def cards(http: Request) -> dict[str, dict[str, object]]:
+    def names(http: Request) -> tuple[str, ...]:
         client_key = access.authenticate(http.headers).key
         upstream, allowed = (None, ()) if client_key is None else (client_key.upstream, client_key.models)
-        names = list_models(upstream, allowed)
-        return {name: {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"} for name in names}
+        return tuple(list_models(upstream, allowed))
 
     @router.head("/models", include_in_schema=False)
     @router.get(
@@ -36,7 +36,7 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
         openapi_extra=NEEDS_KEY,
     )
     async def models(http: Request) -> Response:
-        return OrjsonResponse({"object": "list", "data": list(cards(http).values())})
+        return OrjsonResponse({"object": "list", "data": [_card(name) for name in names(http)]})
 
     @router.head("/models/{name:path}", include_in_schema=False)
     @router.get(
@@ -46,9 +46,15 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
         openapi_extra=NEEDS_KEY,
     )
     async def model(name: str, http: Request) -> Response:
-        card = cards(http).get(name)
-        if card is None:
+        listed = names(http)
+        # Where all names are accepted, so are those of models that OpenAI has shut down.
+        is_retired = name in RETIRED_MODELS and {*OFFICIAL_MODELS} <= {*listed}
+        if name not in listed and not is_retired:
             raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
-        return OrjsonResponse(card)
+        return OrjsonResponse(_card(name))
 
     return router
+
+
+def _card(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "limner"}

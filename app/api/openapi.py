@@ -260,6 +260,124 @@ MODELS = {
     "required": ["object", "data"],
 }
 
+_SCHEMA = {"type": "object", "description": "A JSON schema."}
+_NUMBER_OR_NULL = {"type": ["integer", "null"]}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_TEXTS = {"type": "array", "items": _TEXT}
+_TEXTS_OR_NULL = {"anyOf": [_TEXTS, {"type": "null"}]}
+_RATES = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"amount": _COUNT, "period": {"enum": ["minute", "hour", "day"]}},
+        "required": ["amount", "period"],
+    },
+}
+_PRICE = {
+    "type": "object",
+    "description": "What one image costs; amounts are decimal numbers as texts.",
+    "properties": {"amount": _TEXT, "currency": _TEXT, "sizes": _TEXTS, "qualities": _TEXTS},
+    "required": ["amount", "currency"],
+}
+
+IMAGE_MODEL = {
+    "type": "object",
+    "properties": {
+        "id": _TEXT,
+        "object": {"const": "image.model"},
+        "owned_by": _TEXT,
+        "default_response_format": {"enum": ["url", "b64_json"]},
+        "sizes": {
+            "type": "object",
+            "properties": {
+                **dict.fromkeys(("multiple_of", "min_pixels", "max_pixels", "max_edge", "max_aspect_ratio"), _COUNT),
+                **dict.fromkeys(("upstream_sizes", "upstream_ratios"), _TEXTS_OR_NULL),
+            },
+            "required": ["multiple_of", "min_pixels", "max_pixels", "max_edge", "max_aspect_ratio"],
+        },
+        "parameters": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    "operations": _TEXTS,
+                    "required": {"type": "boolean"},
+                    "effect": {"enum": ["here", "upstream", "none"]},
+                    "schema": _SCHEMA,
+                },
+                "required": ["operations", "required", "effect", "schema"],
+            },
+        },
+        "prices": {"type": "array", "items": _PRICE},
+    },
+    "required": ["id", "object", "owned_by", "default_response_format", "sizes", "parameters", "prices"],
+}
+
+IMAGE_MODELS = {
+    "type": "object",
+    "properties": {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": IMAGE_MODEL},
+        "limits": {
+            "type": ["object", "null"],
+            "description": "The limits of the key, null if it has no entry in the key file.",
+            "properties": {
+                "requests": _RATES,
+                "images": _RATES,
+                "monthly_images": _NUMBER_OR_NULL,
+                "concurrency": _NUMBER_OR_NULL,
+                "max_size": _TEXT_OR_NULL,
+                "max_quality": _TEXT_OR_NULL,
+            },
+        },
+    },
+    "required": ["object", "data", "limits"],
+}
+
+IMAGE_MODEL_EXAMPLE: dict[str, Any] = {
+    "object": "list",
+    "data": [
+        {
+            "id": "gpt-image-2",
+            "object": "image.model",
+            "owned_by": "limner",
+            "default_response_format": "b64_json",
+            "sizes": {
+                "multiple_of": 16,
+                "min_pixels": 655360,
+                "max_pixels": 8294400,
+                "max_edge": 3840,
+                "max_aspect_ratio": 3,
+                "upstream_sizes": None,
+                "upstream_ratios": None,
+            },
+            "parameters": {
+                "quality": {
+                    "operations": ["image_edit", "image_generation"],
+                    "required": False,
+                    "effect": "upstream",
+                    "schema": {"type": "string", "enum": ["low", "medium", "high", "auto"]},
+                }
+            },
+            "prices": [],
+        }
+    ],
+    "limits": None,
+}
+
+DRY_RUN = {
+    "type": "object",
+    "properties": {
+        "object": {"const": "image.dry_run"},
+        "upstream": _TEXT,
+        "requests": _COUNT,
+        "price": {"anyOf": [_PRICE, {"type": "null"}]},
+        "ignored": _TEXTS,
+        "body": {"type": "object", "description": "The chat request, with placeholders for images."},
+    },
+    "required": ["object", "upstream", "requests", "price", "ignored", "body"],
+}
+
 STATUS = {"type": "object", "properties": {"status": _TEXT}, "required": ["status"]}
 
 READINESS = {
@@ -331,6 +449,13 @@ _HEADERS = [
         "schema": {"type": "string"},
         "example": "respond-async",
     },
+    {
+        "name": "x-limner-dry-run",
+        "in": "header",
+        "description": "`true` answers what would be sent, and sends it to nobody.",
+        "schema": {"enum": ["true", "false"]},
+        "example": "false",
+    },
 ]
 
 #: The parameters of paths.
@@ -351,7 +476,7 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
     """Return keyword arguments for the route."""
     content_200 = {
-        "application/json": {"schema": IMAGES, "example": RESPONSE_EXAMPLE},
+        "application/json": {"schema": {"anyOf": [IMAGES, DRY_RUN]}, "example": RESPONSE_EXAMPLE},
         "text/event-stream": {"schema": EVENT},
     }
     images = {

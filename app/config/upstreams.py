@@ -15,7 +15,15 @@ from app.config.prices import PriceRows
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
 #: What `GET /v1/models` lists. The model picker of n8n shows only ids that contain `gpt-image` or `dall-e`.
-OFFICIAL_MODELS = ("gpt-image-2", "gpt-image-1.5", "gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
+OFFICIAL_MODELS = (
+    *("gpt-image-2", "gpt-image-2-2026-04-21"),
+    *("gpt-image-2.5-sunburst", "gpt-image-2.5-sunburst-2026-09-08"),
+    *("gpt-image-2.5-flare", "gpt-image-2.5-flare-2026-09-08"),
+    *("gpt-image-2.6-sunburst", "gpt-image-2.6-flare", "gpt-image-1.5", "gpt-image-1-mini", "chatgpt-image-latest"),
+)
+
+#: Models that OpenAI has shut down. Clients that still name them are served.
+RETIRED_MODELS = ("gpt-image-1", "dall-e-3", "dall-e-2")
 
 
 class UpstreamEntry(BaseModel):

@@ -116,6 +116,15 @@ class PipelinePolicy:
     pass_links: bool = False
     fetch_timeout: float = 120.0
 
+    def wants_stream(self, request: ImagesRequest) -> bool:
+        """Return whether an upstream without a rule of its own is asked for a stream."""
+        return {"auto": request.stream, "always": True, "never": False}[self.stream]
+
+    def passes_links(self, request: ImagesRequest) -> bool:
+        """Return whether the input images are links that are passed on instead of downloaded."""
+        images = [image for image in request.all_images if image is not None]
+        return self.pass_links and request.mask is None and all(image.is_link for image in images)
+
 
 @dataclass(frozen=True, slots=True)
 class PartialImage:
@@ -171,7 +180,7 @@ class Pipeline:
         question = ChatQuestion(
             self.request,
             tuple(to_image_url(image) for image in self.inputs.prepared),
-            stream={"auto": self.request.stream, "always": True, "never": False}[self.policy.stream],
+            stream=self.policy.wants_stream(self.request),
         )
         images: list[OutputImage] = []
         usage = Usage()
@@ -196,7 +205,7 @@ class Pipeline:
         """Load and prepare the input images. Raises `UserError` for what is not an image."""
         request = self.request
         sent = [image for image in request.all_images if image is not None]
-        if self.policy.pass_links and request.mask is None and all(image.is_link for image in sent):
+        if self.policy.passes_links(request):
             return InputImages([image.url for image in sent if image.url is not None])
         originals = [await self.load_image(image, f"images[{index}]") for index, image in enumerate(request.images)]
         for index, original in enumerate(originals):

@@ -65,20 +65,38 @@ def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:
     return paths | {name for name in ("metadata", "user") if getattr(request, name)}
 
 
+def carried_parameters(dialect: Dialect) -> dict[str, bool]:
+    """Return whether an upstream of a dialect is told each of the parameters for which that depends on the dialect."""
+    size, user = bool(dialect.size or dialect.model_suffixes), "user" in dialect.send
+    return {
+        **dict.fromkeys(("size", *_SIZE_PARAMETERS), size),
+        "quality": bool(dialect.quality),
+        "style": bool(dialect.style),
+        "background": bool(dialect.background),
+        "metadata": "metadata" in dialect.send,
+        "user": user,
+        "safety_identifier": user,
+    }
+
+
+#: Other parameters that say something of the size.
+_SIZE_PARAMETERS = ("image_size", "aspect_ratio", "resolution", "width", "height")
+
+
 def ignored_at(request: ImagesRequest, dialect: Dialect) -> tuple[str, ...]:
     """Return the names of parameters that the client sent and that have no effect at an upstream of this dialect."""
-    user = "safety_identifier" if request.safety_identifier else "user"
-    sent = {
-        "size": request.asked_size != "auto" and not (dialect.size or dialect.model_suffixes),
-        "quality": request.quality is not None and not dialect.quality,
-        "style": request.style is not None and not dialect.style,
-        "background": request.background is not None and not dialect.background,
-        "metadata": bool(request.metadata) and "metadata" not in dialect.send,
-        user: bool(request.user) and "user" not in dialect.send,
+    carried = carried_parameters(dialect)
+    wishes = {
+        "size": request.asked_size != "auto",
+        "quality": request.quality is not None,
+        "style": request.style is not None,
+        "background": request.background is not None,
+        "metadata": bool(request.metadata),
+        "safety_identifier" if request.safety_identifier else "user": bool(request.user),
     }
     # The request itself names these as ignored, as they are almost everywhere.
     known = (name for name in request.ignored if name not in {"style", "background"})
-    return tuple(dict.fromkeys((*(name for name, is_lost in sent.items() if is_lost), *known)))
+    return tuple(dict.fromkeys((*(name for name, is_sent in wishes.items() if is_sent and not carried[name]), *known)))
 
 
 def _pixel_text(request: ImagesRequest) -> str:

@@ -60,11 +60,16 @@ def effective_response_format(request: ImagesRequest, default: str) -> str:
         return "b64_json"
     if request.response_format is not None:
         return request.response_format
+    if default == "auto" and request.as_task:
+        return "url"
+    return default_response_format(request.model, default)
+
+
+def default_response_format(model: str | None, default: str) -> str:
+    """Return the format for clients that request none, by the model that they name."""
     if default != "auto":
         return default
-    if request.as_task:
-        return "url"
-    return "url" if request.model is None or request.model.startswith("dall-e") else "b64_json"
+    return "url" if model is None or model.startswith("dall-e") else "b64_json"
 
 
 def link_matches_request(url: str, request: ImagesRequest) -> bool:

@@ -133,6 +133,12 @@ class UpstreamClient:
         """Whether callers bring the upstream's keys, so that a refused key is theirs."""
         return self._spec.api_key is None
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown of the configuration: the upstream key, headers, the password of the proxy."""
+        key = self._spec.api_key
+        return self._own_secrets if key is None else (key.get_secret_value(), *self._own_secrets)
+
     async def check_token(self, token: str) -> ApiError | None:
         """Return the error of a key that the upstream refuses; None if it accepts the key, or does not say.
 

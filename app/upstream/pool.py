@@ -15,6 +15,7 @@ from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
+from app.protocol.chat_request import ChatQuestion
 from app.protocol.json_stream import StreamingJson
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
 from app.upstream.client import UpstreamClient, UpstreamRequest
@@ -178,7 +179,7 @@ class UpstreamPool:
         while True:
             member = await self._select(routing)
             started_at = routing.start(member.spec, self._monotonic())
-            body, record = _body_for(member, request, routing), _start_record(member, request, routing)
+            body, record = _body_for(member, request.question, routing), _start_record(member, request, routing)
             failure: UpstreamFailure | None = None
             with self._attempt(member) as attempt:
                 await request.before_send()
@@ -197,6 +198,17 @@ class UpstreamPool:
                 request.after_free_failure()
             if not _swap_modalities(routing, member, failure):
                 self._handle_failure(routing, member, failure)
+
+    def preview(
+        self, question: ChatQuestion, model: str | None, only: str | None, images_bytes: int
+    ) -> tuple[PoolMember, StreamingJson]:
+        """Return the upstream that a request would go to now, and what it would be sent. Raises as `request` does."""
+        routing = self._route(model, only, images_bytes)
+        choice = self._choose(routing)
+        if isinstance(choice, NoCandidate):  # All are busy: the request would wait.
+            choice = min(routing.models, key=lambda name: self._members[name].spec.priority)
+        member = self._members[choice]
+        return member, _body_for(member, question, routing)
 
     def candidates(self, name: str | None, only: str | None = None) -> dict[str, str]:
         """Return the upstreams that may answer for a client's model, each with its own name for the model.
@@ -346,11 +358,11 @@ class UpstreamPool:
         routing.tried.discard(name)
 
 
-def _body_for(member: PoolMember, request: UpstreamRequest, routing: RoutingState) -> StreamingJson:
+def _body_for(member: PoolMember, question: ChatQuestion, routing: RoutingState) -> StreamingJson:
     model = routing.models[member.spec.name]
     swapped = model in member.with_other_modalities
     spec = member.spec
-    return request.question.body(spec.dialect, model, other_modalities=swapped, stream_mode=spec.stream)
+    return question.body(spec.dialect, model, other_modalities=swapped, stream_mode=spec.stream)
 
 
 def _start_record(member: PoolMember, request: UpstreamRequest, routing: RoutingState) -> AttemptRecord:

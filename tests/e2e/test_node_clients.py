@@ -307,7 +307,7 @@ def test_a_failure_that_may_have_cost_something_is_not_retried(node: Node, demo:
 @pytest.mark.parametrize("client", OFFICIAL)
 def test_models_are_listed(node: Node, limner: RunningLimner, client: str) -> None:
     outcome = node.run(client, limner, method="models.list")
-    assert {"gpt-image-2", "dall-e-3"} <= {model["id"] for model in outcome.items}
+    assert {"gpt-image-2", "chatgpt-image-latest"} <= {model["id"] for model in outcome.items}
 
 
 @pytest.mark.parametrize("client", VERCEL)

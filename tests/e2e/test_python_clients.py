@@ -184,8 +184,9 @@ def test_a_stream_ends_in_one_completed_event(client: OpenAI, edit: bool) -> Non
 
 def test_models_are_listed(client: OpenAI) -> None:
     names = [model.id for model in client.models.list()]
-    assert {"gpt-image-2", "gpt-image-2-chat", "dall-e-3"} <= set(names)
+    assert {"gpt-image-2", "gpt-image-2-chat", "chatgpt-image-latest"} <= set(names)
     assert client.models.retrieve("gpt-image-2").id == "gpt-image-2"
+    assert client.models.retrieve("dall-e-3").id == "dall-e-3"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")
 

@@ -1,0 +1,129 @@
+"""Serve `GET /v1/images/models`: what a caller may ask of each model here, as JSON schemas and numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.access.auth import Authenticator
+from app.access.keys import ClientKey, Rate
+from app.api.models import ListModels
+from app.api.openapi import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS, NEEDS_KEY, error_responses, json_response
+from app.api.responses import OrjsonResponse
+from app.protocol.chat_request import carried_parameters
+from app.protocol.dialects import Dialect
+from app.protocol.image_request import PARAMETERS
+from app.protocol.image_response import default_response_format
+from app.protocol.parameters import ChoiceParam, Destination, Parameter
+from app.protocol.sizes import MAX_ASPECT_RATIO, MAX_EDGE, MAX_PIXELS, MIN_PIXELS, SIZE_MULTIPLE
+from app.upstream.pool import UpstreamPool
+
+#: From the least to the best, as the limits of keys count them.
+_QUALITIES = ("low", "medium", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageModels:
+    """Describe models. `default_format`: the setting `LIMNER_DEFAULT_RESPONSE_FORMAT`."""
+
+    pool: UpstreamPool
+    list_models: ListModels
+    default_format: str
+
+    def describe(self, key: ClientKey | None) -> dict[str, Any]:
+        """Return the descriptors of all models that a key permits, and the limits of that key."""
+        upstream, allowed = (None, ()) if key is None else (key.upstream, key.models)
+        models = [self._describe_model(name, key, upstream) for name in self.list_models(upstream, allowed)]
+        return {"object": "list", "data": models, "limits": None if key is None else _limits(key)}
+
+    def _describe_model(self, name: str, key: ClientKey | None, upstream: str | None) -> dict[str, Any]:
+        dialects = [self.pool.member(each).spec.dialect for each in self.pool.candidates(name, upstream)]
+        return {
+            "id": name,
+            "object": "image.model",
+            "owned_by": "limner",
+            "default_response_format": default_response_format(name, self.default_format),
+            "sizes": _sizes(dialects, key),
+            "parameters": {each.names(form=False)[0]: _describe(each, dialects, key) for each in PARAMETERS},
+            "prices": [],
+        }
+
+
+def _sizes(dialects: Sequence[Dialect], key: ClientKey | None) -> dict[str, Any]:
+    """Return the limits of a size, and what becomes of it: lists are None where any upstream takes all."""
+    largest = None if key is None else key.max_size
+    return {
+        "multiple_of": SIZE_MULTIPLE,
+        "min_pixels": MIN_PIXELS,
+        "max_pixels": MAX_PIXELS if largest is None else largest.width * largest.height,
+        "max_edge": MAX_EDGE,
+        "max_aspect_ratio": MAX_ASPECT_RATIO,
+        "upstream_sizes": _union([dialect.sizes for dialect in dialects]),
+        "upstream_ratios": _union([dialect.ratios for dialect in dialects]),
+    }
+
+
+def _union(lists: Sequence[tuple[str, ...]]) -> list[str] | None:
+    return list(dict.fromkeys(value for each in lists for value in each)) if all(lists) else None
+
+
+def _describe(parameter: Parameter, dialects: Sequence[Dialect], key: ClientKey | None) -> dict[str, Any]:
+    whole = parameter.schema(form=False)
+    schema: dict[str, Any] = {**(whole["anyOf"][0] if "anyOf" in whole else whole)}
+    schema["description"] = parameter.description
+    if isinstance(parameter.type, ChoiceParam):
+        schema["enum"] = list(parameter.type.values)
+    if key is not None and parameter.name == "n" and key.images:
+        schema["maximum"] = min(schema["maximum"], *(rate.amount for rate in key.images))
+    if key is not None and parameter.name == "quality" and key.max_quality is not None:
+        refused = _QUALITIES[_QUALITIES.index(key.max_quality) + 1 :]
+        schema["enum"] = [value for value in schema["enum"] if value not in refused]
+    return {
+        "operations": sorted(operation.value for operation in parameter.operations),
+        "required": parameter.required,
+        "effect": _effect(parameter, [carried_parameters(dialect) for dialect in dialects]),
+        "schema": schema,
+    }
+
+
+def _effect(parameter: Parameter, carried: Sequence[Mapping[str, bool]]) -> str:
+    """Return where a parameter has an effect: `here`, `upstream` (at one at least that has the model), or `none`."""
+    if parameter.destination is Destination.NONE:
+        return "none"
+    if parameter.destination is Destination.LOCAL:
+        return "here"
+    return "upstream" if any(each.get(parameter.name, True) for each in carried) else "none"
+
+
+def _limits(key: ClientKey) -> dict[str, Any]:
+    return {
+        "requests": [_rate(rate) for rate in key.requests],
+        "images": [_rate(rate) for rate in key.images],
+        "monthly_images": key.monthly_images,
+        "concurrency": key.concurrency,
+        "max_size": None if key.max_size is None else str(key.max_size),
+        "max_quality": key.max_quality,
+    }
+
+
+def _rate(rate: Rate) -> dict[str, Any]:
+    return {"amount": rate.amount, "period": rate.period}
+
+
+def image_model_routes(models: ImageModels, access: Authenticator) -> APIRouter:
+    """Return the route that describes the models that a caller may use."""
+    router = APIRouter(tags=["models"])
+
+    @router.head("/images/models", include_in_schema=False)
+    @router.get(
+        "/images/models",
+        summary="Describe what may be asked of each model: parameters, sizes, limits of the key, prices",
+        responses={200: json_response(IMAGE_MODELS, "The models.", IMAGE_MODEL_EXAMPLE), **error_responses(401)},
+        openapi_extra=NEEDS_KEY,
+    )
+    async def image_models(http: Request) -> Response:
+        return OrjsonResponse(models.describe(access.authenticate(http.headers).key))
+
+    return router

@@ -1,0 +1,93 @@
+"""Say what a request would do, without doing it: the chat body, the upstream, the price. Nobody is asked or charged."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from app.access.auth import Caller
+from app.access.limits import apply_key_policy, check_image_count
+from app.errors import UserError
+from app.images.input_limits import InputLimits
+from app.jobs.pipeline import PipelinePolicy
+from app.protocol.chat_request import ChatQuestion, ignored_at
+from app.protocol.image_request import ImagesRequest, InputImage
+from app.protocol.redaction import redact_keys
+from app.protocol.validation_errors import quote
+from app.upstream.pool import UpstreamPool
+
+#: The request header that asks for a dry run.
+DRY_RUN_HEADER = "x-limner-dry-run"
+
+_YES, _NO = {"true", "1", "yes", "on"}, {"", "false", "0", "no", "off"}
+
+
+def is_dry_run(value: str) -> bool:
+    """Return whether the value of the header asks for a dry run.
+
+    Raises:
+        UserError: It means neither. To take it for a no would cost an image that nobody wants.
+    """
+    word = value.strip().lower()
+    if word not in _YES | _NO:
+        message = f"Invalid value of the header {DRY_RUN_HEADER}: '{quote(value)}'. Expected 'true' or 'false'."
+        raise UserError(message, param=DRY_RUN_HEADER, code="invalid_value")
+    return word in _YES
+
+
+def dry_run(
+    request: ImagesRequest, caller: Caller, pool: UpstreamPool, policy: PipelinePolicy, limits: InputLimits
+) -> dict[str, Any]:
+    """Return what would be sent for a request, after the checks of the client key.
+
+    Images are placeholders: they are neither downloaded nor converted.
+
+    Raises:
+        ApiError: The request would be refused before anything is sent.
+    """
+    key = caller.key
+    request = apply_key_policy(key, request)
+    check_image_count(key, request.n)
+    names = {id(image): f"images[{index}]" for index, image in enumerate(request.images)}
+    names |= {id(image): name for name, image in (("mask", request.mask), ("markup", request.markup)) if image}
+    images = [image for image in (*request.images, request.markup, request.mask) if image is not None]
+    passes_links = policy.passes_links(request)
+    question = ChatQuestion(
+        request,
+        tuple(
+            image.url if passes_links and image.url is not None else _placeholder(names[id(image)], image)
+            for image in images
+        ),
+        stream=policy.wants_stream(request),
+    )
+    sent = sum(min(_size(image), limits.max_bytes or _size(image)) for image in images)
+    upstream = None if key is None else key.upstream
+    member, chat = pool.preview(question, request.model, upstream, sent)
+    secrets = [value for each in pool.members for value in each.client.secrets]
+    body = orjson.loads(b"".join(chat.chunks()))
+    return {
+        "object": "image.dry_run",
+        "upstream": member.spec.name,
+        "requests": request.n,
+        "price": None,
+        "ignored": ignored_at(request, member.spec.dialect),
+        "body": {name: value if name == "messages" else _redacted(value, secrets) for name, value in body.items()},
+    }
+
+
+def _size(image: InputImage) -> int:
+    return 0 if image.source is None else image.source.size
+
+
+def _placeholder(name: str, image: InputImage) -> str:
+    what = "a link, which is downloaded" if image.is_link else f"{_size(image)} bytes" if image.source else "base64"
+    return f"<{name}: {what}>"
+
+
+def _redacted(value: Any, secrets: list[str]) -> Any:
+    """Return a value of the body without keys: constants of a dialect may hold one."""
+    if isinstance(value, Mapping):
+        return {name: _redacted(each, secrets) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_redacted(each, secrets) for each in value]
+    return redact_keys(value, secrets) if isinstance(value, str) else value
