@@ -214,14 +214,17 @@ def build_backends(
 ) -> Backends:
     """Return what all jobs share."""
     new_blob = partial(Blob, settings.spool_dir)
+    pool = build_pool(settings, transport)
+    specs = [member.spec for member in pool.members]
     fetcher = Fetcher(
         new_blob=new_blob,
+        certificates={spec.base_url: spec.tls_ca for spec in specs if spec.tls_ca is not None},
         allow=settings.fetch_allow,
         timeout=settings.fetch_timeout,
         max_bytes=settings.max_image_bytes,
         own_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
     )
-    pool, transcoder = build_pool(settings, transport), Transcoder(new_blob=new_blob, memory=settings.image_memory)
+    transcoder = Transcoder(new_blob=new_blob, memory=settings.image_memory)
     return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs, settings.strip_location)
 
 

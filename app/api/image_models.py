@@ -1,6 +1,6 @@
 """Serve `GET /v1/images/models`: what a caller may ask of each model here, as JSON schemas and numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,18 @@ from starlette.responses import Response
 from app.access.auth import Authenticator
 from app.access.keys import ClientKey, Rate
 from app.api.models import ListModels
-from app.api.openapi import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS, NEEDS_KEY, error_responses, json_response
+from app.api.openapi import NEEDS_KEY, error_responses, json_response
+from app.api.planning_schemas import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS
 from app.api.responses import OrjsonResponse
 from app.protocol.chat_request import carried_parameters
 from app.protocol.dialects import Dialect
 from app.protocol.image_request import PARAMETERS
 from app.protocol.image_response import default_response_format
+from app.protocol.money import write_amount
 from app.protocol.parameters import ChoiceParam, Destination, Parameter
 from app.protocol.sizes import MAX_ASPECT_RATIO, MAX_EDGE, MAX_PIXELS, MIN_PIXELS, SIZE_MULTIPLE
 from app.upstream.pool import UpstreamPool
+from app.upstream.spec import UpstreamSpec
 
 #: From the least to the best, as the limits of keys count them.
 _QUALITIES = ("low", "medium", "high")
@@ -39,7 +42,8 @@ class ImageModels:
         return {"object": "list", "data": models, "limits": None if key is None else _limits(key)}
 
     def _describe_model(self, name: str, key: ClientKey | None, upstream: str | None) -> dict[str, Any]:
-        dialects = [self.pool.member(each).spec.dialect for each in self.pool.candidates(name, upstream)]
+        specs = [(self.pool.member(each).spec, model) for each, model in self.pool.candidates(name, upstream).items()]
+        dialects = [spec.dialect for spec, _ in specs]
         return {
             "id": name,
             "object": "image.model",
@@ -47,8 +51,21 @@ class ImageModels:
             "default_response_format": default_response_format(name, self.default_format),
             "sizes": _sizes(dialects, key),
             "parameters": {each.names(form=False)[0]: _describe(each, dialects, key) for each in PARAMETERS},
-            "prices": [],
+            "prices": [price for spec, model in specs for price in _prices(spec, model)],
         }
+
+
+def _prices(spec: UpstreamSpec, model: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an upstream's price list that may apply to one of its models."""
+    for row in spec.prices.rows:
+        if not row.models or model in row.models:
+            amounts = {"image": row.image, "million_tokens_in": row.tokens_in, "million_tokens_out": row.tokens_out}
+            yield {
+                **{name: None if amount is None else write_amount(amount) for name, amount in amounts.items()},
+                "currency": spec.prices.currency,
+                "sizes": list(row.sizes),
+                "qualities": list(row.qualities),
+            }
 
 
 def _sizes(dialects: Sequence[Dialect], key: ClientKey | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The image endpoints: generations, edits, results, tasks, and the paths of Azure's clients."""
 
 import re
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
@@ -88,13 +88,9 @@ class ImageEndpoints:
             await self.token_check.check(caller.id, caller.token)
         spool = Spool(self.settings.spool_dir)
         try:
-            request = _as_task(await self._read(operation, http, spool, caller, usage), as_task)
+            request = await self._read(http, spool, usage, as_task=as_task)
         except ClientDisconnect:
-            spool.close()
             return Response(status_code=499)
-        except BaseException:  # reason: tidied up, and raised again
-            spool.close()
-            raise
         request = replace(request, model=request.model or deployment, from_page="origin" in http.headers)
         if is_dry:
             return self._plan(request, caller, spool, context)
@@ -112,13 +108,17 @@ class ImageEndpoints:
         )
         return await self._answer(submission, watcher, http)
 
-    async def _read(
-        self, operation: Operation, http: Request, spool: Spool, caller: Caller, usage: UsageRecord
-    ) -> ImagesRequest:
-        mode = size_mode(http.headers, caller, self.settings.size)
-        announced = announced_bytes(http, self.settings.max_request_bytes)
-        with usage.trace.step("read"), self.service.capacity.upload(caller.id, announced) as upload:
-            return await read_image_request(operation, http, spool, self.settings, upload, size_mode=mode)
+    async def _read(self, http: Request, spool: Spool, usage: UsageRecord, *, as_task: bool) -> ImagesRequest:
+        """Return the request that the body makes; where it makes none, close the spool."""
+        with ExitStack() as on_error:
+            on_error.callback(spool.close)
+            mode = size_mode(http.headers, usage.caller, self.settings.size)
+            announced = announced_bytes(http, self.settings.max_request_bytes)
+            with usage.trace.step("read"), self.service.capacity.upload(usage.caller.id, announced) as upload:
+                request = await read_image_request(usage.operation, http, spool, self.settings, upload, size_mode=mode)
+            request = _as_task(request, as_task)
+            on_error.pop_all()
+        return request
 
     def _plan(self, request: ImagesRequest, caller: Caller, spool: Spool, context: RequestContext) -> Response:
         """Answer what the request would do. Nothing is charged, recorded or sent anywhere."""

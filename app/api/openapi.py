@@ -6,6 +6,7 @@ The endpoints read and write their bodies themselves, so FastAPI cannot derive t
 from dataclasses import dataclass
 from typing import Any
 
+from app.api.planning_schemas import DRY_RUN
 from app.errors import (
     ApiError,
     Forbidden,
@@ -260,122 +261,11 @@ MODELS = {
     "required": ["object", "data"],
 }
 
-_SCHEMA = {"type": "object", "description": "A JSON schema."}
-_NUMBER_OR_NULL = {"type": ["integer", "null"]}
-_TEXT_OR_NULL = {"type": ["string", "null"]}
-_TEXTS = {"type": "array", "items": _TEXT}
-_TEXTS_OR_NULL = {"anyOf": [_TEXTS, {"type": "null"}]}
-_RATES = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {"amount": _COUNT, "period": {"enum": ["minute", "hour", "day"]}},
-        "required": ["amount", "period"],
-    },
-}
-_PRICE = {
+#: The fields of images stand at the top, where readers of the document look for them.
+IMAGES_OR_DRY_RUN = {
     "type": "object",
-    "description": "What one image costs; amounts are decimal numbers as texts.",
-    "properties": {"amount": _TEXT, "currency": _TEXT, "sizes": _TEXTS, "qualities": _TEXTS},
-    "required": ["amount", "currency"],
-}
-
-IMAGE_MODEL = {
-    "type": "object",
-    "properties": {
-        "id": _TEXT,
-        "object": {"const": "image.model"},
-        "owned_by": _TEXT,
-        "default_response_format": {"enum": ["url", "b64_json"]},
-        "sizes": {
-            "type": "object",
-            "properties": {
-                **dict.fromkeys(("multiple_of", "min_pixels", "max_pixels", "max_edge", "max_aspect_ratio"), _COUNT),
-                **dict.fromkeys(("upstream_sizes", "upstream_ratios"), _TEXTS_OR_NULL),
-            },
-            "required": ["multiple_of", "min_pixels", "max_pixels", "max_edge", "max_aspect_ratio"],
-        },
-        "parameters": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "properties": {
-                    "operations": _TEXTS,
-                    "required": {"type": "boolean"},
-                    "effect": {"enum": ["here", "upstream", "none"]},
-                    "schema": _SCHEMA,
-                },
-                "required": ["operations", "required", "effect", "schema"],
-            },
-        },
-        "prices": {"type": "array", "items": _PRICE},
-    },
-    "required": ["id", "object", "owned_by", "default_response_format", "sizes", "parameters", "prices"],
-}
-
-IMAGE_MODELS = {
-    "type": "object",
-    "properties": {
-        "object": {"const": "list"},
-        "data": {"type": "array", "items": IMAGE_MODEL},
-        "limits": {
-            "type": ["object", "null"],
-            "description": "The limits of the key, null if it has no entry in the key file.",
-            "properties": {
-                "requests": _RATES,
-                "images": _RATES,
-                "monthly_images": _NUMBER_OR_NULL,
-                "concurrency": _NUMBER_OR_NULL,
-                "max_size": _TEXT_OR_NULL,
-                "max_quality": _TEXT_OR_NULL,
-            },
-        },
-    },
-    "required": ["object", "data", "limits"],
-}
-
-IMAGE_MODEL_EXAMPLE: dict[str, Any] = {
-    "object": "list",
-    "data": [
-        {
-            "id": "gpt-image-2",
-            "object": "image.model",
-            "owned_by": "limner",
-            "default_response_format": "b64_json",
-            "sizes": {
-                "multiple_of": 16,
-                "min_pixels": 655360,
-                "max_pixels": 8294400,
-                "max_edge": 3840,
-                "max_aspect_ratio": 3,
-                "upstream_sizes": None,
-                "upstream_ratios": None,
-            },
-            "parameters": {
-                "quality": {
-                    "operations": ["image_edit", "image_generation"],
-                    "required": False,
-                    "effect": "upstream",
-                    "schema": {"type": "string", "enum": ["low", "medium", "high", "auto"]},
-                }
-            },
-            "prices": [],
-        }
-    ],
-    "limits": None,
-}
-
-DRY_RUN = {
-    "type": "object",
-    "properties": {
-        "object": {"const": "image.dry_run"},
-        "upstream": _TEXT,
-        "requests": _COUNT,
-        "price": {"anyOf": [_PRICE, {"type": "null"}]},
-        "ignored": _TEXTS,
-        "body": {"type": "object", "description": "The chat request, with placeholders for images."},
-    },
-    "required": ["object", "upstream", "requests", "price", "ignored", "body"],
+    "properties": IMAGES["properties"],
+    "anyOf": [{"required": IMAGES["required"]}, DRY_RUN],
 }
 
 STATUS = {"type": "object", "properties": {"status": _TEXT}, "required": ["status"]}
@@ -476,7 +366,7 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
     """Return keyword arguments for the route."""
     content_200 = {
-        "application/json": {"schema": {"anyOf": [IMAGES, DRY_RUN]}, "example": RESPONSE_EXAMPLE},
+        "application/json": {"schema": IMAGES_OR_DRY_RUN, "example": RESPONSE_EXAMPLE},
         "text/event-stream": {"schema": EVENT},
     }
     images = {
@@ -517,7 +407,10 @@ def _endpoint(
 
 def task_endpoint(summary: str, operation_id: str, *, may_conflict: bool = False) -> dict[str, Any]:
     """Return keyword arguments for the route. `may_conflict`: what is asked may be impossible by now."""
-    conflict = {409: json_response(ERROR, "It was sent to an upstream, or has ended.", TaskNotCancelable(_ENDED).body)}
+    ended = TaskNotCancelable(_ENDED)
+    content = {"schema": ERROR, "examples": {ended.code or ended.type: {"value": ended.body}}}
+    described = "It was sent to an upstream, or has ended."
+    conflict = {409: {"description": described, "content": {"application/json": content}}}
     return {
         "tags": ["images"],
         "summary": summary,

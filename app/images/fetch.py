@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -124,6 +125,7 @@ class Fetcher:
         resolve: Resolve | None = None,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         tls: ssl.SSLContext | None = None,
+        certificates: Mapping[str, Path] = MappingProxyType({}),
         own_host: str | None = None,
         is_own: Callable[[Address], bool] = is_own_address,
     ) -> None:
@@ -137,6 +139,7 @@ class Fetcher:
             resolve: Returns the addresses of a host name and raises OSError. By default the system is queried.
             sleep: Waits between attempts.
             tls: The certificates to trust. None means those that the system trusts.
+            certificates: By the address of an upstream, the file of those to trust at its origin instead.
             own_host: The host under which clients reach this server, if it is known.
             is_own: Whether an address belongs to this machine, which is not fetched from.
         """
@@ -148,6 +151,8 @@ class Fetcher:
         self._resolve = resolve or self._dns.resolve
         self._sleep = sleep
         self._tls = tls
+        files = {origin_of(url): file for url, file in certificates.items()}
+        self._tls_of = {origin: ssl.create_default_context(cafile=file) for origin, file in files.items()}
         self._own_host, self._is_own = own_host, is_own
         self._open_session: aiohttp.ClientSession | None = None
 
@@ -227,7 +232,7 @@ class Fetcher:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 target = check_url(url, self._allow)
                 await self._pin_addresses(target)
-                response = await self._session.get(URL(target.url, encoded=True), allow_redirects=False)
+                response = await self._get(target)
         except (TimeoutError, AddressBlocked, _FetchError):
             return False
         response.close()
@@ -280,13 +285,16 @@ class Fetcher:
         raise _FetchError(f"it redirects more than {MAX_REDIRECTS} times", is_transient=False)
 
     async def _request(self, target: FetchTarget, download: _Download) -> aiohttp.ClientResponse:
-        url = URL(target.url, encoded=True)
-        response = await self._session.get(url, allow_redirects=False)
+        response = await self._get(target)
         key = download.keys.get(origin_of(target.url) or "")
         if response.status != UNAUTHORIZED or key is None:
             return response
         response.close()
-        return await self._session.get(url, allow_redirects=False, headers={"Authorization": f"Bearer {key}"})
+        return await self._get(target, {"Authorization": f"Bearer {key}"})
+
+    async def _get(self, target: FetchTarget, headers: Mapping[str, str] = NO_KEYS) -> aiohttp.ClientResponse:
+        tls = self._tls_of.get(origin_of(target.url), True)
+        return await self._session.get(URL(target.url, encoded=True), allow_redirects=False, headers=headers, ssl=tls)
 
     async def _pin_addresses(self, target: FetchTarget) -> bool:
         """Resolve and check the target. From here on, this task can connect to the checked addresses only.

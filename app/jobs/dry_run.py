@@ -10,11 +10,13 @@ from app.access.limits import apply_key_policy, check_image_count
 from app.errors import UserError
 from app.images.input_limits import InputLimits
 from app.jobs.pipeline import PipelinePolicy
-from app.protocol.chat_request import ChatQuestion, ignored_at
+from app.protocol.chat_request import ChatQuestion, ignored_at, wants_stream
 from app.protocol.image_request import ImagesRequest, InputImage
+from app.protocol.money import write_amount
 from app.protocol.redaction import redact_keys
 from app.protocol.validation_errors import quote
 from app.upstream.pool import UpstreamPool
+from app.upstream.spec import UpstreamSpec
 
 #: The request header that asks for a dry run.
 DRY_RUN_HEADER = "x-limner-dry-run"
@@ -51,14 +53,14 @@ def dry_run(
     names = {id(image): f"images[{index}]" for index, image in enumerate(request.images)}
     names |= {id(image): name for name, image in (("mask", request.mask), ("markup", request.markup)) if image}
     images = [image for image in (*request.images, request.markup, request.mask) if image is not None]
-    passes_links = policy.passes_links(request)
+    passes_links = policy.pass_links and request.has_only_links
     question = ChatQuestion(
         request,
         tuple(
             image.url if passes_links and image.url is not None else _placeholder(names[id(image)], image)
             for image in images
         ),
-        stream=policy.wants_stream(request),
+        stream=wants_stream(policy.stream, request),
     )
     sent = sum(min(_size(image), limits.max_bytes or _size(image)) for image in images)
     upstream = None if key is None else key.upstream
@@ -69,10 +71,21 @@ def dry_run(
         "object": "image.dry_run",
         "upstream": member.spec.name,
         "requests": request.n,
-        "price": None,
+        "price": _price(request, member.spec, pool.candidates(request.model, upstream)[member.spec.name]),
         "ignored": ignored_at(request, member.spec.dialect),
         "body": {name: value if name == "messages" else _redacted(value, secrets) for name, value in body.items()},
     }
+
+
+def _price(request: ImagesRequest, spec: UpstreamSpec, model: str) -> dict[str, Any] | None:
+    """Return what all images of a request cost together, None where the price list cannot tell."""
+    size = None if request.size is None else str(request.size.upstream_size)
+    row = spec.prices.find(model, size, request.quality)
+    possible = [each for each in spec.prices.rows if each.holds(model, size, request.quality, unknown=True)]
+    is_unclear = None in {size, request.quality} and len(possible) > 1
+    if row is None or row.image is None or is_unclear or (row.tokens_in, row.tokens_out) != (None, None):
+        return None
+    return {"amount": write_amount(request.n * row.image), "currency": spec.prices.currency}
 
 
 def _size(image: InputImage) -> int:

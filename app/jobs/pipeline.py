@@ -21,7 +21,7 @@ from app.extraction.partial import PartialImageTracker, without_open_end
 from app.extraction.refusal import is_refusal, no_image_error
 from app.extraction.urls import has_image_ending
 from app.protocol.chat_reply import ChatReply
-from app.protocol.chat_request import ChatQuestion, to_image_url
+from app.protocol.chat_request import ChatQuestion, to_image_url, wants_stream
 from app.protocol.data_url import decode_data_url
 from app.protocol.foreign_formats import HEAD, foreign_format
 from app.protocol.image_format import ImageInfo, read_info
@@ -116,15 +116,6 @@ class PipelinePolicy:
     pass_links: bool = False
     fetch_timeout: float = 120.0
 
-    def wants_stream(self, request: ImagesRequest) -> bool:
-        """Return whether an upstream without a rule of its own is asked for a stream."""
-        return {"auto": request.stream, "always": True, "never": False}[self.stream]
-
-    def passes_links(self, request: ImagesRequest) -> bool:
-        """Return whether the input images are links that are passed on instead of downloaded."""
-        images = [image for image in request.all_images if image is not None]
-        return self.pass_links and request.mask is None and all(image.is_link for image in images)
-
 
 @dataclass(frozen=True, slots=True)
 class PartialImage:
@@ -180,7 +171,7 @@ class Pipeline:
         question = ChatQuestion(
             self.request,
             tuple(to_image_url(image) for image in self.inputs.prepared),
-            stream=self.policy.wants_stream(self.request),
+            stream=wants_stream(self.policy.stream, self.request),
         )
         images: list[OutputImage] = []
         usage = Usage()
@@ -205,7 +196,7 @@ class Pipeline:
         """Load and prepare the input images. Raises `UserError` for what is not an image."""
         request = self.request
         sent = [image for image in request.all_images if image is not None]
-        if self.policy.passes_links(request):
+        if self.policy.pass_links and request.has_only_links:
             return InputImages([image.url for image in sent if image.url is not None])
         originals = [await self.load_image(image, f"images[{index}]") for index, image in enumerate(request.images)]
         for index, original in enumerate(originals):

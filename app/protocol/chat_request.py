@@ -48,12 +48,17 @@ class ChatQuestion:
 
     def streams(self, mode: StreamMode | None) -> bool:
         """Return whether a stream is requested from an upstream of this mode; None leaves it at `stream`."""
-        return self.stream if mode is None else {"auto": self.request.stream, "always": True, "never": False}[mode]
+        return self.stream if mode is None else wants_stream(mode, self.request)
 
     @property
     def images_bytes(self) -> int:
         """The bytes of all images that are sent, before they become base64. Links have none."""
         return sum(url.source.size for url in self.image_urls if isinstance(url, Base64String))
+
+
+def wants_stream(mode: StreamMode, request: ImagesRequest) -> bool:
+    """Return whether a stream is requested for a request."""
+    return {"auto": request.stream, "always": True, "never": False}[mode]
 
 
 def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:

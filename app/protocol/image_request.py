@@ -283,6 +283,11 @@ class ImagesRequest:
         return (*self.images, self.mask, self.markup)
 
     @property
+    def has_only_links(self) -> bool:
+        """Whether all images are links, which need no look of ours. A mask does."""
+        return self.mask is None and all(image.is_link for image in self.all_images if image is not None)
+
+    @property
     def size_text(self) -> str:
         """The requested size as the API writes it: `WIDTHxHEIGHT` or `auto`."""
         return "auto" if self.size is None else str(self.size)

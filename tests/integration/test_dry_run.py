@@ -152,6 +152,31 @@ def test_the_upstream_is_the_one_that_would_be_asked(demo: RunningDemo) -> None:
     assert (second["body"]["modalities"], second["body"]["stream"]) == (["image", "text"], False)
 
 
+PRICES = [
+    {"image": "0.04"},
+    {"size": "1536x1024", "quality": "high", "image": "0.0625"},
+    {"model": "counted", "image": "0.01", "tokens_out": "30"},
+]
+PRICED: list[tuple[str, str, dict[str, Any], dict[str, str] | None]] = [
+    ("the row that fits", "m", FOX, {"amount": "0.125", "currency": "EUR"}),
+    ("the row for all", "m", {**FOX, "quality": "low"}, {"amount": "0.08", "currency": "EUR"}),
+    ("a size that the model chooses", "m", {**FOX, "size": "auto"}, None),
+    ("a price of tokens, which are not known yet", "counted", FOX, None),
+    ("only the row for all is possible", "m", {**FOX, "size": "auto", "quality": "low"}, {"amount": "0.08", "currency": "EUR"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "model", "body", "price"), PRICED, ids=[row[0] for row in PRICED])
+def test_a_price_that_is_known_is_answered(
+    demo: RunningDemo, name: str, model: str, body: dict[str, Any], price: dict[str, str] | None
+) -> None:
+    prices = PRICES if model == "m" else PRICES[2:]
+    entry = {"name": "a", "base_url": f"{demo.url}/v1", "api_key": "sk-1", "model": model, "prices": prices}
+    options: dict[str, Any] = {"upstream_base_url": None, "upstream_api_key": None, "currency": "EUR"}
+    with run_limner(demo.url, upstreams=[entry], **options) as limner:
+        assert ask(limner.url, {**body, "n": 2}).json()["price"] == price
+
+
 def test_callers_own_keys_are_not_checked_at_the_upstream(demo: RunningDemo) -> None:
     with run_limner("http://127.0.0.1:9", upstream_api_key=None) as limner:
         response = ask(limner.url, FOX, {**DRY, "authorization": "Bearer sk-mine"})

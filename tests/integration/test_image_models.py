@@ -9,7 +9,7 @@ import httpx
 import pytest
 from jsonschema_rs import Draft202012Validator
 
-from app.api.openapi import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS
+from app.api.planning_schemas import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS
 from app.protocol.image_request import PARAMETERS
 from tests.support.servers import RunningLimner, run_limner
 
@@ -31,8 +31,13 @@ name = "free"
 sha256 = "{hashlib.sha256(b"sk-free").hexdigest()}"
 """
 UPSTREAM = {"base_url": "http://127.0.0.1:9/v1", "api_key": "sk-1"}
+PRICES = [
+    {"size": ["1024x1024"], "quality": "low", "image": "0.040"},
+    {"model": "gpt-image-2-chat", "tokens_in": "5", "tokens_out": "30"},
+    {"model": "other", "image": "9"},
+]
 UPSTREAMS = [
-    UPSTREAM | {"name": "words", "dialect": "words"},
+    UPSTREAM | {"name": "words", "dialect": "words", "prices": PRICES},
     UPSTREAM | {"name": "buckets", "models": {"boxed": "b"}, "dialect": {"sizes": ["1024x1024"], "size": {"s": "WxH"}}},
     UPSTREAM | {"name": "mute", "models": {"mute": "m"}, "dialect": {"mask": ""}},
     UPSTREAM | {"name": "ratios", "models": {"shaped": "r"}, "dialect": "poe", "priority": 1},
@@ -116,6 +121,14 @@ def test_sizes_are_those_of_the_upstreams_and_of_the_rules(limner: RunningLimner
         "upstream_sizes": None,
         "upstream_ratios": None,
     }
+
+
+def test_prices_are_those_of_the_upstreams_that_have_the_model(limner: RunningLimner) -> None:
+    common = {"image": None, "million_tokens_in": None, "million_tokens_out": None, "currency": "USD"}
+    assert described(limner)["data"][0]["prices"] == [
+        {**common, "image": "0.04", "sizes": ["1024x1024"], "qualities": ["low"]},
+        {**common, "million_tokens_in": "5", "million_tokens_out": "30", "sizes": [], "qualities": []},
+    ]
 
 
 def test_a_key_sees_its_own_models_and_limits(limner: RunningLimner) -> None:

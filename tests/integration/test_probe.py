@@ -26,6 +26,7 @@ from app.protocol.dialects import COMMON_RATIOS, DIALECTS
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_response import OutputImage
 from app.protocol.sizes import Size
+from tests.support.proxy import run_proxy
 from tests.support.servers import RunningDemo, run_demo
 
 
@@ -77,6 +78,20 @@ def test_the_dialect_that_is_found_tells_the_family_the_size(demo: RunningDemo, 
     found = read_table(as_toml(run), tmp_path)
     again = settings(demo, f"as-{family}", upstream_dialect=found.effective_upstreams[0].dialect)
     assert asyncio.run(paint_wide(again)) > 1.2
+
+
+def test_the_upstream_is_probed_through_its_proxy_and_with_its_headers(demo: RunningDemo) -> None:
+    async def run() -> tuple[int, list[bytes]]:
+        async with run_proxy(demo.url) as proxy:
+            more: dict[str, Any] = {"upstream_proxy": proxy.address, "upstream_headers": {"X-Title": "Gallery"}}
+            code, _ = await asyncio.to_thread(probe, demo, "as-words", **more)
+            return code, proxy.heads
+
+    code, heads = asyncio.run(run())
+    assert code == 0
+    assert heads
+    assert all(head.startswith(f"POST {demo.url}/v1/chat/completions ".encode()) for head in heads)
+    assert all(b"gallery" in head.lower() for head in heads)
 
 
 async def paint_wide(given: Settings) -> float:

@@ -3,8 +3,8 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator
-from decimal import Decimal
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -227,6 +227,8 @@ def test_the_cost_is_in_the_headers_if_all_of_it_is_known() -> None:
     assert b": x-limner-cost: 0.08\n" in late_headers_as_comments(REQUEST, telemetry, RESULT)
     assert cost_headers(JobTelemetry(attempt_records=[attempt("0.04"), attempt(None)])) == {}
     assert cost_headers(JobTelemetry()) == {}
+
+
 def test_the_header_says_whether_the_image_has_an_alpha_channel() -> None:
     image = replace(IMAGE, info=ImageInfo("image/png", 8, 8, alpha=True))
     headers = response_headers(REQUEST, JobTelemetry(), GenerationResult((image,), Usage()))

@@ -931,6 +931,24 @@ def test_a_certificate_is_verified_for_the_name_though_the_address_is_pinned(tmp
     run_with_manual_clock(download())
 
 
+def test_images_of_an_upstream_are_trusted_by_its_own_certificate(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(CERTIFICATE)
+
+    async def download() -> None:
+        async with serve(reply(IMAGE), tls=server_tls(tmp_path)) as server:
+            names: dict[str, list[Sequence[str] | OSError]] = {"cdn.test": [["127.0.0.1"]]}
+            for port, is_trusted in ((server.port, True), (1, False)):
+                trusted = {f"https://cdn.test:{port}/v1": tmp_path / "ca.pem"}
+                async with fetching(f"cdn.test:{server.port}", names, certificates=trusted) as download:
+                    if is_trusted:
+                        assert await download.read(f"https://cdn.test:{server.port}/a.png") == IMAGE
+                        continue
+                    with pytest.raises(ImageUnavailable, match="its host cannot be trusted"):
+                        await download.read(f"https://cdn.test:{server.port}/a.png")
+
+    run_with_manual_clock(download())
+
+
 def test_an_untrusted_certificate_is_refused_without_a_retry(tmp_path: Path) -> None:
     async def download() -> None:
         async with serve(reply(IMAGE), tls=server_tls(tmp_path)) as server:
