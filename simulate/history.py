@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from simulate.clock import Clock
 from simulate.plan import Fault, Plan
+from simulate.replica import MAX_RETAINED
 from simulate.upstream import Call
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class History:
 
     def _slowed_down(self, since: float) -> bool:
         return any(
-            fault.kind in {"replica paused", "redis doubles packets"}
+            (fault.kind == "replica paused" or fault.kind.startswith("redis"))
             and fault.at + fault.seconds + 2 * _SETTLED >= since
             for fault in self._plan.faults
         )
@@ -272,7 +273,15 @@ class History:
     def _is_gone(self, call: Call, *, is_retry: bool) -> bool:
         """Return whether a picture was written to a client that has not got it, and is not kept for this request."""
         written_at = self.written.get(call.number)
-        return written_at is not None and not (is_retry and self._clock.now < written_at + _KEPT)
+        if written_at is None:
+            return False
+        return not is_retry or self._clock.now >= written_at + _KEPT or self._has_no_room(call.replica)
+
+    def _has_no_room(self, replica: int) -> bool:
+        """Return whether a replica has kept so many results that the first delivered ones had to go."""
+        calls = (call for group in self.groups.values() for call in group.calls)
+        jobs = {call.job_id for call in calls if call.behavior.is_paid and call.replica == replica}
+        return len(jobs) > MAX_RETAINED
 
     # Rules.
 
