@@ -62,12 +62,14 @@ class JobSharing:
     """Publish the jobs of this replica, and take over what others have published.
 
     A replica that shares nothing keeps everything in its registry. `background` holds the tasks that still publish.
+    `is_draining`: no delivered result stays here any more, since a retry would find this replica gone.
     """
 
     registry: JobRegistry
     job_table: JobTable[Job]
     store: ImageStore
     background: set[asyncio.Task[None]] = field(default_factory=set)
+    is_draining: bool = False
 
     def __post_init__(self) -> None:
         self.registry.on_drop = self._on_drop
@@ -174,18 +176,23 @@ class JobSharing:
                 job.run.call_off()
 
     def _on_drop(self, job: Job) -> None:
-        """Let other replicas forget a delivered job whose outcome was only here."""
+        """Let other replicas forget a delivered job whose outcome was only here.
+
+        At the end of this replica its record stays: a retry then learns that the image was paid for and is lost.
+        """
         if self.job_table.is_kept_for_retries(job):
             self.job_table.untrack(job.id)
-            self._run_in_background(self._forget(job))
+            if not self.is_draining:
+                self._run_in_background(self._forget(job))
 
     async def _forget(self, job: Job) -> None:
         await self._abandon(job)
 
     async def drain(self, seconds: float) -> None:
-        """Wait until everything is published that other replicas may be asked for, `seconds` at most."""
+        """Publish everything that other replicas may be asked for, also delivered results; wait `seconds` at most."""
+        self.is_draining = True
         for job in self.job_table.kept_for_retries():
-            self._on_drop(job)
+            self._run_in_background(self._hand_over(job))
         if self.background:
             await asyncio.wait(self.background, timeout=seconds)
 
@@ -216,11 +223,13 @@ class JobSharing:
             self.job_table.untrack(job.id)
             return True
         is_here = self.registry.by_id(job.id) is job
-        is_wanted = is_here and job.should_retain and not job.is_only_for_retries
+        is_kept = is_here and job.is_only_for_retries and not self.is_draining
+        is_wanted = is_here and job.should_retain and not is_kept
+        briefly = not is_wanted or job.is_only_for_retries
         if not is_wanted:
-            leave = self.job_table.mark_delivered(job) if is_here and job.is_only_for_retries else self._abandon(job)
-            answer = await leave
-            if answer != "awaited":
+            answer = await (self.job_table.mark_delivered(job) if is_kept else self._abandon(job))
+            must_publish = answer == "awaited" or (is_kept and answer == "ok" and self.is_draining)
+            if not must_publish:
                 return answer != "" and not self.job_table.is_kept_for_retries(job)
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
@@ -231,7 +240,7 @@ class JobSharing:
             return True
         try:
             outcome = await dump_outcome(job, self.store)
-            is_published = await self.job_table.publish_result(job, outcome, briefly=not is_wanted)
+            is_published = await self.job_table.publish_result(job, outcome, briefly=briefly)
         except ApiError as error:
             log.warning("job_sharing_failed", job=job.id, error=error.detail or error.message)
             return False

@@ -516,6 +516,17 @@ def test_a_replica_that_stops_leaves_its_results_to_the_others(fleet: Fleet) -> 
     assert fleet.demo.state.calls == 1
 
 
+def test_a_replica_that_stops_leaves_what_it_has_delivered_to_retries(fleet: Fleet) -> None:
+    other = fleet.replica("data-url")
+    with ExitStack() as brief:
+        first = generate(Fleet(fleet.demo, fleet.server, fleet.folder, brief).replica("data-url"))
+    again = generate(other, x_stainless_retry_count="1")
+    assert again.headers["x-limner-joined"] == first.headers["x-request-id"]
+    assert again.json()["data"] == first.json()["data"]
+    assert fleet.demo.state.calls == 1
+    assert "x-limner-joined" not in generate(other).headers
+
+
 @pytest.mark.parametrize("headers", [{}, {"idempotency_key": "k"}], ids=["without a key", "under a key"])
 def test_a_job_interrupted_by_a_shutdown_is_reported_as_lost(fleet: Fleet, headers: Any) -> None:
     other = fleet.replica("holds")

@@ -116,6 +116,13 @@ def oldest_first(kept: retention.Retention) -> Iterator[Job]:
         yield next(job for job in jobs if job.id in kept._shelf_of)
 
 
+async def forget_delivered(sharing: JobSharing, seconds: float) -> None:
+    for job in sharing.job_table.kept_for_retries():
+        sharing.registry.drop(job)
+    if sharing.background:
+        await asyncio.wait(sharing.background, timeout=seconds)
+
+
 def only_failed_downloads(job: Job) -> bool:
     return job.run.is_done and not job.is_remote and isinstance(job.run.error, ImageUnavailable)
 
@@ -149,4 +156,5 @@ PLANTED_BUGS = (
     PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id, 0) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
+    PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), first=206_650, seeds=3000),
 )  # fmt: skip

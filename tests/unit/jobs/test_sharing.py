@@ -78,6 +78,7 @@ class FakeTable:
 
     async def mark_delivered(self, job: Job) -> str:
         self.calls.append("marked as delivered")
+        self.meanwhile()
         if self.down or self.awaited:
             return "awaited" if self.awaited else ""
         self.kept.add(job.id)
@@ -561,14 +562,55 @@ def test_a_delivered_job_is_published_for_a_retry_at_another_replica_and_forgott
     asyncio.run(play())
 
 
-def test_a_replica_that_stops_lets_the_others_forget_what_it_keeps_for_retries() -> None:
+def test_a_replica_that_stops_hands_over_what_it_keeps_for_retries() -> None:
     async def play() -> None:
         scene = Scene(FakeTable())
-        await scene.finish(scene.start(), delivered=True)
+        job = scene.start()
+        assert await scene.finish(job, delivered=True)
         await scene.sharing.drain(10)
-        assert scene.table.calls == ["marked as delivered", "abandoned"]
+        assert scene.table.calls == ["marked as delivered", "published briefly"]
+        assert scene.registry.by_id(job.id) is None
+
+    asyncio.run(play())
+
+
+def test_a_job_that_is_delivered_at_the_end_of_its_replica_is_published_at_once() -> None:
+    async def play() -> None:
+        scene = Scene(FakeTable())
+        job = scene.start()
+        await scene.sharing.drain(10)
+        assert not await scene.finish(job, delivered=True)
+        assert scene.table.calls == ["published briefly"]
+
+    asyncio.run(play())
+
+
+def test_a_job_that_is_marked_as_delivered_when_its_replica_stops_is_published() -> None:
+    async def play() -> None:
+        scene = Scene(FakeTable())
+        scene.table.meanwhile = lambda: setattr(scene.sharing, "is_draining", True)
+        assert not await scene.finish(scene.start(), delivered=True)
+        assert scene.table.calls == ["marked as delivered", "published briefly"]
+
+    asyncio.run(play())
+
+
+def test_a_delivered_job_that_cannot_be_stored_when_its_replica_stops_looks_lost_to_a_retry() -> None:
+    """Its record without an outcome stays, and becomes an orphan."""
+    blob = as_blob(PNG)
+    result = GenerationResult((OutputImage("form", source=blob, info=read_info(blob.read_at)),), ANSWER.usage)
+
+    async def play() -> None:
+        scene = Scene(FakeTable(), broken=True)
+        await scene.finish(scene.start(result=result), delivered=True)
+        with capture_logs() as logs:
+            await scene.sharing.drain(10)
+        assert [each["event"] for each in logs] == ["job_sharing_failed"]
+        assert scene.table.kept
         scene.registry.close()
+        assert scene.table.calls == ["marked as delivered"]
         assert not scene.sharing.background
+        assert not scene.table.owned
 
     asyncio.run(play())
 
