@@ -11,7 +11,7 @@ import pybase64
 
 from simulate.clock import Clock
 from simulate.history import History
-from simulate.pictures import call_of, call_of_link
+from simulate.images import call_of, call_of_link
 from simulate.plan import Wish
 from simulate.replica import Exchange, Replica
 
@@ -66,10 +66,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What a response says: pictures by the upstream requests that made them, or an error."""
+    """What a response says: images by the upstream requests that made them, or an error."""
 
     code: str
-    pictures: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
     message: str = ""
     job_id: str = ""
     may_repeat: bool = False
@@ -250,10 +250,10 @@ def read_response(exchange: Exchange) -> Received:
     if exchange.status == 202:
         return Received("accepted", job_id=document["id"])
     images = document.get("data", [document])
-    return Received("ok", tuple(_picture_of(image) for image in images))
+    return Received("ok", tuple(_image_of(image) for image in images))
 
 
-def _picture_of(image: dict[str, str]) -> int:
+def _image_of(image: dict[str, str]) -> int:
     if "b64_json" in image:
         return call_of(pybase64.b64decode(image["b64_json"]))
     return call_of_link(image["url"])

@@ -21,10 +21,10 @@ _AFTERMATH = 4.0
 #: Seconds without a heartbeat after which replicas suspect each other, with one heartbeat on the way.
 _SUSPECT = 8.0
 
-#: Seconds for which a delivered picture is kept for a retry, less some for its way.
+#: Seconds for which a delivered image is kept for a retry, less some for its way.
 _KEPT = 55.0
 
-#: Requests to upstreams for one picture: attempts, the first one counted.
+#: Requests to upstreams for one image: attempts, the first one counted.
 _MAX_CALLS = 3
 
 
@@ -34,9 +34,9 @@ class Group:
 
     Attributes:
         clients: Those that ask it.
-        credit: For each client, how many pictures may be paid for on its behalf.
+        credit: For each client, how many images may be paid for on its behalf.
         calls: What was asked of upstreams.
-        delivered: For each picture, the attempts whose clients got it.
+        delivered: For each image, the attempts whose clients got it.
         lost: How often the loss was declared.
         repeated: How often the question was asked again after a failure that was paid for.
     """
@@ -163,15 +163,13 @@ class History:
     def answered(self, attempt: "Attempt", received: "Received") -> None:
         """Note what a replica has written, whether or not the client is still there."""
         group, client = self.group_of(attempt.client), attempt.client
-        text = (
-            f"pictures {list(received.pictures)}" if received.pictures else f"{received.code} {received.message[:70]}"
-        )
+        text = f"images {list(received.images)}" if received.images else f"{received.code} {received.message[:70]}"
         self.note(f"replica {attempt.replica.number} answers {attempt.id}: {text}")
         if received.code not in {"ok", "accepted"}:
             self._check_that_error_is_explained(attempt, received)
             if (group.key is None and not group.undelivered) or (group.key is None and self._interrupted(received)):
                 group.credit[client] = client.wish.n
-        for number in received.pictures:
+        for number in received.images:
             self.written[number] = self._clock.now
             self._check_owner(number, group, attempt)
 
@@ -187,19 +185,13 @@ class History:
         """Note what has reached a client."""
         group = self.group_of(attempt.client)
         self.note(f"client {attempt.client.number} receives {received.code} of {attempt.id}")
-        if received.pictures and len(set(received.pictures)) < len(received.pictures):
-            self.violate(f"{attempt.id} brought a picture twice")
+        if received.images and len(set(received.images)) < len(received.images):
+            self.violate(f"{attempt.id} brought an image twice")
         before = set(group.delivered)
         alone = self._acts_alone(group, 0.0)
-        if (
-            group.key is not None
-            and received.pictures
-            and before
-            and before.isdisjoint(received.pictures)
-            and not alone
-        ):
-            self.violate(f"another picture under one key: {list(received.pictures)} after {sorted(before)}")
-        for number in received.pictures:
+        if group.key is not None and received.images and before and before.isdisjoint(received.images) and not alone:
+            self.violate(f"another image under one key: {list(received.images)} after {sorted(before)}")
+        for number in received.images:
             group.delivered.setdefault(number, []).append(attempt)
 
     # What each request may cost.
@@ -262,7 +254,7 @@ class History:
     def _spent(self, call: Call, group: Group) -> int:
         """Return how many requests of jobs before this one have brought nothing that a client could be given again.
 
-        Without an idempotency key a failure is not remembered: whoever asks again wants another attempt. A picture that
+        Without an idempotency key a failure is not remembered: whoever asks again wants another attempt. An image that
         was written into a connection whose client has just left is taken for delivered.
         """
         wasted = [each for each in group.calls[:-1] if each.is_wasted and each.job_id != call.job_id]
@@ -271,7 +263,7 @@ class History:
         return len(wasted) + len(crossed)
 
     def _is_gone(self, call: Call, *, is_retry: bool) -> bool:
-        """Return whether a picture was written to a client that has not got it, and is not kept for this request."""
+        """Return whether an image was written to a client that has not got it, and is not kept for this request."""
         written_at = self.written.get(call.number)
         if written_at is None:
             return False
@@ -287,7 +279,7 @@ class History:
 
     def _check_owner(self, number: int, group: Group, attempt: "Attempt") -> None:
         if not any(call.number == number for call in group.calls):
-            self.violate(f"{attempt.id} got picture {number} of another question or caller")
+            self.violate(f"{attempt.id} got image {number} of another question or caller")
 
     def _check_that_somebody_waits(self, call: Call, group: Group) -> None:
         """Check that the first request of a job is not sent after all its clients are known to have left."""
@@ -330,29 +322,29 @@ class History:
                 return bool(self._plan.failing_downloads.get(question) or "download fails" in self.faults)
             case "image_not_kept":
                 return "store full" in kinds
-        return "replica paused" in kinds or any(not call.behavior.has_picture for call in group.calls)
+        return "replica paused" in kinds or any(not call.behavior.has_image for call in group.calls)
 
     def check_end(self) -> None:
-        """Check, after the last look for pictures, that none is lost and that no two clients share one of several."""
+        """Check, after the last look for images, that none is lost and that no two clients share one of several."""
         for group in self.groups.values():
             for call in self.missing(group):
-                self.violate(f"picture {call.number} of {group.name} is lost: neither delivered nor waiting")
+                self.violate(f"image {call.number} of {group.name} is lost: neither delivered nor waiting")
             if group.key is None:
                 self._check_twins(group)
 
     def missing(self, group: Group) -> list[Call]:
-        """Return the paid pictures that no client has got and whose loss has no excuse."""
+        """Return the paid images that no client has got and whose loss has no excuse."""
         return [call for call in group.undelivered if not self._is_excused(call, group)]
 
     def _is_excused(self, call: Call, group: Group) -> bool:
-        """Return whether the loss of a picture was declared, or two faults at once explain it."""
+        """Return whether the loss of an image was declared, or two faults at once explain it."""
         client = self.attempts[call.job_id].client
         if client.wish.is_async and group.key is None and call.job_id not in {each.job_id for each in group.clients}:
             return True
         if group.key is None and self._is_gone(call, is_retry=True):
             return True
         if any(each.job_id == call.job_id and each.number in self.written for each in group.calls if each is not call):
-            # Of several pictures of one request, those that could be had were delivered.
+            # Of several images of one request, those that could be had were delivered.
             return True
         died = any(at >= call.at for at, _ in self.kills)
         if call.behavior.cut and any(number == call.replica for _, number in self.kills):
@@ -365,9 +357,9 @@ class History:
         return emptied
 
     def _check_twins(self, group: Group) -> None:
-        """Clients with equal questions get a picture each, unless one of them came back before it was known to be gone."""
+        """Clients with equal questions get an image each, unless one of them came back before it was known to be gone."""
         shared = [number for number, attempts in group.delivered.items() if len({each.client for each in attempts}) > 1]
         if shared and not self._plan.faults and not any(
             each.is_marked or each.left_at is not None for client in group.clients for each in client.attempts
         ):  # fmt: skip
-            self.violate(f"clients of {group.name} share picture {shared[0]}")
+            self.violate(f"clients of {group.name} share image {shared[0]}")

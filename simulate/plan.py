@@ -1,4 +1,4 @@
-"""What one schedule is about: who wants which pictures, what the upstream does, and what breaks when; all from a seed."""
+"""What one schedule is about: who wants which images, what the upstream does, and what breaks when; all from a seed."""
 
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -14,7 +14,7 @@ MARKS = ("key", "count", "key and count", "none")
 
 @dataclass(slots=True)
 class Wish:
-    """One picture, or several, that one client wants; it asks until it has them or gives up.
+    """One image, or several, that one client wants; it asks until it has them or gives up.
 
     Attributes:
         question: The prompt.
@@ -144,7 +144,7 @@ def _noise(chance: Random, behaviors: dict[str, list[Behavior]], prefix: str) ->
 
 
 def _equal_wishes(chance: Random, index: int, question: str, caller: int) -> list[Wish]:
-    """Return one wish, or several equal ones of the same caller, as SDKs send them for several pictures."""
+    """Return one wish, or several equal ones of the same caller, as SDKs send them for several images."""
     first = _wish(chance, index, question, caller)
     twins = chance.choice((0, 0, 0, 1, 2)) if not first.is_async else 0
     return [first] + [_twin(chance, first) for _ in range(twins)]

@@ -41,7 +41,7 @@ from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import ModelMap, UpstreamSpec
 from app.upstream.token_check import TokenCheck
 from simulate.clock import Clock, ReplicaLoop
-from simulate.pictures import call_of, call_of_link, picture
+from simulate.images import call_of, call_of_link, image_of
 from simulate.redis import SimulatedRedis, SimulatedRedisClient
 from simulate.upstream import SimulatedTransport, SimulatedUpstream
 
@@ -62,8 +62,8 @@ class Outside:
     """What all replicas share, and what goes wrong there.
 
     Attributes:
-        failing_downloads: How many downloads of each question's pictures fail from now on, and how.
-        full_disk: There is no room for a picture, before it is asked for.
+        failing_downloads: How many downloads of each question's images fail from now on, and how.
+        full_disk: There is no room for an image, before it is asked for.
         on_charge: Takes the task of each request that is charged.
         full_store: The image store takes nothing.
     """
@@ -83,7 +83,7 @@ class Outside:
 
 
 class SimulatedFetcher:
-    """Downloads pictures, after a while, or fails."""
+    """Downloads images, after a while, or fails."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
@@ -96,7 +96,7 @@ class SimulatedFetcher:
         if failures:
             raise _DOWNLOAD_FAILURES[failures.pop()]()
         blob = Blob()
-        blob.write(picture(call))
+        blob.write(image_of(call))
         return blob
 
     async def probe(self, url: str, _: object = None, *, patient: bool = True) -> Blob:
@@ -192,7 +192,7 @@ class Replica:
             ttl=600, key_ttl=86_400, max_retained=MAX_RETAINED, max_retained_bytes=2**30, now=self.loop.time
         )
         fetcher = cast(Fetcher, SimulatedFetcher(outside))
-        transcoder = cast(Transcoder, None)  # No picture is converted.
+        transcoder = cast(Transcoder, None)  # No image is converted.
         return ImageService(
             semaphore=FairSemaphore(8, 64),
             limits=SimulatedLimits(self.state, outside),

@@ -104,7 +104,7 @@ class Schedule:
             client.start()
         try:
             self._run_until_quiet()
-            self._look_for_waiting_pictures()
+            self._look_for_waiting_images()
             self._check_that_nothing_is_held()
         except ScheduleEndless:
             self.history.violate("the schedule does not end")
@@ -192,8 +192,8 @@ class Schedule:
 
     # The end.
 
-    def _look_for_waiting_pictures(self) -> None:
-        """Come back for every paid picture that no client has got, as its client would."""
+    def _look_for_waiting_images(self) -> None:
+        """Come back for every paid image that no client has got, as its client would."""
         self.outside.failing_downloads.clear()
         for group in list(self.history.groups.values()):
             # One of several equal jobs is found after the others, and some are known to one replica only.

@@ -13,7 +13,7 @@ import pybase64
 from aiohttp.client_reqrep import ConnectionKey
 
 from simulate.clock import Clock, ReplicaLoop
-from simulate.pictures import link, picture
+from simulate.images import image_of, link
 
 #: Seconds on the wire.
 _WIRE = 0.002
@@ -28,9 +28,9 @@ class Behavior:
 
     Attributes:
         is_paid: It did the work, and wants money for it, whatever the answer was.
-        has_picture: A picture is in what it sent.
+        has_image: An image is in what it sent.
         status: Of the answer; 0 for none.
-        body: Of the answer; `CALL` and `DATA` stand for a link to the picture and for the picture.
+        body: Of the answer; `CALL` and `DATA` stand for a link to the image and for the image.
         before: Sent ahead of the body, while the work goes on.
         cut: The connection breaks after the body.
         seconds: The range of the time until the answer.
@@ -40,7 +40,7 @@ class Behavior:
 
     name: str
     is_paid: bool = True
-    has_picture: bool = False
+    has_image: bool = False
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -82,17 +82,17 @@ def _error(message: str, **more: Any) -> bytes:
 
 
 _JSON, _SSE, _HTML = ({"content-type": kind} for kind in ("application/json", "text/event-stream", "text/html"))
-_LINK, _DATA = "![picture](CALL)", "![picture](DATA)"
+_LINK, _DATA = "![image](CALL)", "![image](DATA)"
 _EVENTS = _event(_LINK) + _event("", "stop") + b"data: [DONE]\n\n"
 _ENVOY = b"upstream connect error or disconnect/reset before headers. reset reason: connection timeout"
 _PAGE = b"<html><head><title>503 Backend fetch failed</title></head></html>"
 
-#: Answers with a picture, and failures that cost nothing, and failures after the work.
+#: Answers with an image, and failures that cost nothing, and failures after the work.
 BEHAVIORS = (
-    Behavior("a link", has_picture=True, body=_chat(_LINK), headers=_JSON, weight=20),
-    Behavior("the bytes", has_picture=True, body=_chat(_DATA), headers=_JSON, weight=12),
-    Behavior("events with a link", has_picture=True, body=_EVENTS, headers=_SSE, before=b": working\n\n", weight=8),
-    Behavior("a link, then cut", has_picture=True, body=_event(_LINK + "\n"), headers=_SSE, cut=True, weight=3),
+    Behavior("a link", has_image=True, body=_chat(_LINK), headers=_JSON, weight=20),
+    Behavior("the bytes", has_image=True, body=_chat(_DATA), headers=_JSON, weight=12),
+    Behavior("events with a link", has_image=True, body=_EVENTS, headers=_SSE, before=b": working\n\n", weight=8),
+    Behavior("a link, then cut", has_image=True, body=_event(_LINK + "\n"), headers=_SSE, cut=True, weight=3),
     Behavior("refused", is_paid=False, status=0, failure=_refused, seconds=_REFUSAL, weight=4),
     Behavior("429", is_paid=False, status=429, body=_error("Too many requests"), headers=_JSON, seconds=_REFUSAL, weight=3),
     Behavior("429, later", is_paid=False, status=429, body=_error("Slow down"), headers={"retry-after": "2"}, seconds=_REFUSAL, weight=2),
@@ -125,7 +125,7 @@ BEHAVIORS = (
 )  # fmt: skip
 
 _BY_NAME = {behavior.name: behavior for behavior in BEHAVIORS}
-GOOD = tuple(behavior for behavior in BEHAVIORS if behavior.has_picture and not behavior.cut)
+GOOD = tuple(behavior for behavior in BEHAVIORS if behavior.has_image and not behavior.cut)
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +137,7 @@ class Call:
         question: The prompt.
         job_id: The id of the job that asked.
         replica: Who asked.
-        is_received: The picture has reached the replica.
+        is_received: The image has reached the replica.
         over_at: When the exchange ended, well or not.
     """
 
@@ -152,7 +152,7 @@ class Call:
 
     @property
     def is_wasted(self) -> bool:
-        """Whether it was paid for and has ended without a picture."""
+        """Whether it was paid for and has ended without an image."""
         return self.over_at is not None and self.behavior.is_paid and not self.is_received
 
 
@@ -229,9 +229,9 @@ class _Body(httpx.AsyncByteStream):
             yield behavior.before
             await asyncio.sleep(self._seconds)
         body = behavior.body
-        if behavior.has_picture:
+        if behavior.has_image:
             number = self._call.number
-            data = b"data:image/png;base64," + pybase64.b64encode(picture(number))
+            data = b"data:image/png;base64," + pybase64.b64encode(image_of(number))
             self._call.is_received = True
             body = body.replace(b"CALL", link(number).encode()).replace(b"DATA", data)
         if body:
