@@ -233,8 +233,9 @@ class History:
         return now < noticed_at + _SETTLED or self._slowed_down(noticed_at)
 
     def _slowed_down(self, since: float) -> bool:
+        """Return whether news of a client may have been late. An empty Redis is quick."""
         return any(
-            (fault.kind == "replica paused" or fault.kind.startswith("redis"))
+            (fault.kind == "replica paused" or (fault.kind.startswith("redis") and fault.kind != "redis empty"))
             and fault.at + fault.seconds + 2 * _SETTLED >= since
             for fault in self._plan.faults
         )
