@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": "Show which images are found in a chat reply, and why not others.",
     "keys": "Make keys for clients.",
     "ledger": "Sum up what LIMNER_LEDGER has recorded.",
+    "reconcile": "Compare the ledger with the bill of an upstream.",
 }
 
 #: The exit code after Ctrl-C: 128 + SIGINT, as shells count.

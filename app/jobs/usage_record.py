@@ -116,7 +116,7 @@ class UsageRecord:
             observe_costs(self.run.telemetry.attempt_records)
         recorder = self.recorder
         if recorder.ledger is not None or recorder.tracing is not None or recorder.hourly is not None:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
             entry = {"at": at, "request_id": self.request_id, "status": log_fields["status"], **fields}
             self.trace.end(None if fields["outcome"] == "ok" else fields["outcome"], entry)
             if recorder.ledger is not None:

@@ -1,5 +1,6 @@
 """An upstream without sockets that keeps a bill, and fails in all the ways that cost money or do not."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -33,7 +34,8 @@ class BillingUpstream(httpx.AsyncBaseTransport):
     """The upstream. `bill` has a row for each request on which it has worked, in the columns of OpenRouter's export.
 
     Attributes:
-        fault: Returns what happens to the next request: `ok`, `busy`, `refused`, `lost`, `broken` or `text`.
+        fault: Returns what happens to the next request: `ok`, `busy`, `refused`, `timeout`, `lost`, `broken`, `text`, or
+            `silent`, a timeout before any work.
         cost: Returns what the next image costs.
         reports: Whether a reply says its cost.
         now: Seconds since 1970.
@@ -50,6 +52,8 @@ class BillingUpstream(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         model = orjson.loads(await request.aread())["model"]
         fault, number = self.fault(), next(self._numbers)
+        if fault == "silent":
+            raise TimeoutError
         if fault == "refused":
             raise httpx.ConnectError("refused")
         if fault == "busy":
@@ -57,6 +61,8 @@ class BillingUpstream(httpx.AsyncBaseTransport):
         cost, at = self.cost(), datetime.fromtimestamp(self.now(), UTC)
         row = {"generation_id": f"gen-{number}", "created_at": f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3]}
         self.bill.append({**row, "cost_total": cost, "model_permaslug": model})
+        if fault == "timeout":
+            raise TimeoutError
         if fault == "lost":
             raise httpx.ReadError("connection lost")
         if fault == "broken":
@@ -97,6 +103,8 @@ async def billed_limner(
     entry = {"name": "main", "base_url": "https://up.example/v1", "api_key": "sk-up", "model": "m", "prices": prices}
     defaults = {"upstreams": [entry], "image_store": "memory:", "ledger": str(folder / "ledger.jsonl")}
     app = create_app(Settings(**{**defaults, **settings}), transport=upstream)
+    # Retries do not wait.
+    app.state.services.pool._sleep = lambda _: asyncio.sleep(0)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http,
