@@ -42,7 +42,11 @@ EXPOSED_HEADERS = (
     "location",
     "retry-after",
     "retry-after-ms",
-    *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "images")),
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for what in ("limit", "remaining", "reset")
+        for kind in ("requests", "images", "cost")
+    ),
     "x-limner-cost",
     "x-limner-currency",
     "x-limner-alpha",

@@ -91,7 +91,7 @@ class Services:
         registry = build_registry(settings, timings)
         service = ImageService(
             semaphore=FairSemaphore(max_in_flight(settings), settings.max_queue),
-            limits=KeyLimits(state, settings.max_queue),
+            limits=KeyLimits(state, settings.max_queue, currency=settings.currency),
             backends=backends,
             policy=pipeline_policy(settings),
             registry=registry,

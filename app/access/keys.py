@@ -10,6 +10,7 @@ import time
 import tomllib
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from app.errors import UserError
 from app.observability.logging import log
+from app.protocol.money import parse_amount
 from app.protocol.size_fit import SizeMode, read_size_mode
 from app.protocol.sizes import Size, parse_size
 
@@ -62,6 +64,13 @@ def _check_rates(rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
     if len({rate.period for rate in rates}) < len(rates):
         raise PydanticCustomError("rates", "expected one limit at most for a minute, an hour and a day each")
     return rates
+
+
+def _parse_money(value: object) -> object:
+    amount = value if isinstance(value, Decimal) else parse_amount(value)
+    if amount is None:
+        raise PydanticCustomError("money", 'expected an amount of money in quotes, like "50.00"')
+    return amount
 
 
 def _parse_size(value: object) -> object:
@@ -131,6 +140,7 @@ class ClientKey(BaseModel):
         upstream: The only upstream that requests of this key are sent to.
         expires: The first moment at which the key is invalid.
         monthly_images: Images in a calendar month, in UTC.
+        monthly_cost: Money in a calendar month, in UTC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
@@ -147,6 +157,7 @@ class ClientKey(BaseModel):
     upstream: Annotated[str, BeforeValidator(_parse_upstream)] | None = None
     expires: Annotated[datetime, BeforeValidator(_parse_expiry)] | None = None
     monthly_images: Amount | None = None
+    monthly_cost: Annotated[Decimal, BeforeValidator(_parse_money)] | None = None
 
 
 class _FileVersion(NamedTuple):

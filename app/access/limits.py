@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from app.access.auth import Caller
+from app.access.budgets import MoneyBudgets
 from app.access.concurrency import FairSemaphore
 from app.access.keys import ClientKey, Rate
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
@@ -60,8 +61,11 @@ class LimitWindow:
 class KeyLimits:
     """The limits of all client keys, counted in the shared state."""
 
-    def __init__(self, state: SharedState, max_waiting: int, now: Callable[[], float] = time.time) -> None:
-        """`max_waiting`: requests of one key that may wait for a slot. `now`: resemaphore seconds since the epoch."""
+    def __init__(
+        self, state: SharedState, max_waiting: int, now: Callable[[], float] = time.time, currency: str = "USD"
+    ) -> None:
+        """`max_waiting`: requests of one key that may wait for a slot. `now`: returns seconds since the epoch."""
+        self.budgets = MoneyBudgets(state, currency, now)
         self._state = state
         self._max_waiting = max_waiting
         self._now = now
@@ -117,7 +121,7 @@ class KeyLimits:
         # All limits are read before any is charged, so that a refused request is charged to none. Should two replicas
         # charge at the same moment, each limit still holds; only a shorter limit may be charged for a request that a
         # longer one refuses.
-        month = f"month/{key.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
+        month = self._month_of(key)
         if key.monthly_images is not None and await counters.get(month) + images > key.monthly_images:
             raise _budget_exhausted(key.monthly_images)
         windows = [await self._read_window(counters, window) for window in _limit_windows(key, images)]
@@ -130,6 +134,13 @@ class KeyLimits:
         if key.monthly_images is not None:
             await self._spend_budget(counters, month, images, key.monthly_images)
         return _rate_limit_headers([replace(window, used=window.used + window.cost) for window in windows])
+
+    async def used_images(self, key: ClientKey) -> int:
+        """Return how many images of this month's budget are used."""
+        return await self._state.with_counters(key.name, lambda counters: counters.get(self._month_of(key)))
+
+    def _month_of(self, key: ClientKey) -> str:
+        return f"month/{key.name}/{datetime.fromtimestamp(self._now(), UTC):%Y-%m}"
 
     async def _read_window(self, counters: Counters, window: LimitWindow) -> LimitWindow:
         start, used = await counters.get_moving_window(window.counter, window.rate.amount, window.seconds)

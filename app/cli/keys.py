@@ -1,16 +1,117 @@
-"""`limner keys new`: make a key for a client, and its table for the file that `LIMNER_KEYS_FILE` names."""
+"""`limner keys`: show what client keys have used, and make new ones for the file that `LIMNER_KEYS_FILE` names."""
 
+import asyncio
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import click
+import orjson
 
-from app.access.keys import InvalidKeyFile, generate_key
+from app.access.keys import ClientKey, InvalidKeyFile, generate_key, parse_keys
+from app.access.limits import KeyLimits
+from app.cli.ledger import align_columns
 from app.cli.messages import print_error
+from app.cli.settings import load_settings
+from app.config.field_types import STANDARD_OUTPUT
+from app.config.settings import Settings
+from app.protocol.money import write_amount
+from app.state.shared_state import SharedState
 
 
-@click.group("keys")
-def command() -> None:
-    """Make keys for clients."""
+class MonthlyUse(NamedTuple):
+    """What a key has used this month."""
+
+    images: int
+    cost: Decimal
+
+
+@click.group("keys", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> int:
+    """Show what client keys have used, and make new ones.
+
+    Without a command: what each key of LIMNER_KEYS_FILE has used this month.
+    """
+    return 0 if context.invoked_subcommand is not None else show_use(load_settings())
+
+
+def show_use(settings: Settings) -> int:
+    """Print a line for each key and return the exit code."""
+    if settings.keys_file is None:
+        print_error("keys", "LIMNER_KEYS_FILE is not set")
+        return 2
+    try:
+        keys = parse_keys(settings.keys_file.read_text("utf-8"))
+        uses = read_uses(settings, keys)
+    except InvalidKeyFile as error:
+        print_error("keys", f"{settings.keys_file}: {error}")
+        return 2
+    except OSError as error:
+        print_error("keys", str(error))
+        return 1
+    print("\n".join(align_columns(use_table(keys, uses, settings.currency))))
+    return 0
+
+
+def read_uses(settings: Settings, keys: Sequence[ClientKey]) -> dict[str, MonthlyUse] | None:
+    """Return what each key has used: from the shared state, or else from the ledger; None where neither is set.
+
+    Raises:
+        OSError: Redis or the ledger cannot be read.
+    """
+    if settings.shared_state != "memory:":
+        return asyncio.run(_read_shared(settings, keys))
+    if settings.ledger is None or settings.ledger == STANDARD_OUTPUT:
+        return None
+    with settings.ledger.open("rb") as lines:
+        return sum_ledger(lines, f"{datetime.now(UTC):%Y-%m}", settings.currency)
+
+
+async def _read_shared(settings: Settings, keys: Sequence[ClientKey]) -> dict[str, MonthlyUse]:
+    state = SharedState(settings.shared_state, fail_closed=True)
+    limits = KeyLimits(state, 0, currency=settings.currency)
+    try:
+        await state.ping()
+        return {key.name: MonthlyUse(await limits.used_images(key), await limits.budgets.used(key)) for key in keys}
+    finally:
+        await state.close()
+
+
+def sum_ledger(lines: Iterable[bytes], month: str, currency: str) -> dict[str, MonthlyUse]:
+    """Sum up the images and costs of a month like `2026-11`, by key."""
+    images, costs = Counter[str](), dict[str, Decimal]()
+    for entry in _entries_of(lines, month):
+        name = str(entry.get("key"))
+        images[name] += entry.get("images", 0)
+        if entry.get("cost") is not None and entry.get("currency") == currency:
+            costs[name] = costs.get(name, Decimal(0)) + Decimal(entry["cost"])
+    return {name: MonthlyUse(images[name], costs.get(name, Decimal(0))) for name in images}
+
+
+def _entries_of(lines: Iterable[bytes], month: str) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            entry = orjson.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and str(entry.get("at")).startswith(month):
+            yield entry
+
+
+def use_table(
+    keys: Sequence[ClientKey], uses: dict[str, MonthlyUse] | None, currency: str
+) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the table. Without `uses` nothing is known: a dash."""
+    yield ("key", "images", "of", f"cost {currency}", "of")
+    for key in keys:
+        use = None if uses is None else uses.get(key.name, MonthlyUse(0, Decimal(0)))
+        images, cost = ("-", "-") if use is None else (str(use.images), write_amount(use.cost))
+        limits = key.monthly_images, None if key.monthly_cost is None else write_amount(key.monthly_cost)
+        yield (key.name, images, str(limits[0] or "-"), cost, limits[1] or "-")
 
 
 @command.command("new")

@@ -19,7 +19,7 @@ COMMANDS = {
     "probe": "Find the dialect of an upstream with a few small pictures.",
     "paint": "Generate or edit images with any server of the Images API.",
     "explain": "Show which images are found in a chat reply, and why not others.",
-    "keys": "Make keys for clients.",
+    "keys": "Show what client keys have used, and make new ones.",
     "ledger": "Sum up what LIMNER_LEDGER has recorded.",
     "reconcile": "Compare the ledger with the bill of an upstream.",
 }

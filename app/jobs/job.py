@@ -24,6 +24,7 @@ from app.observability.tracing import RequestTrace
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
+from app.state.budget import Reservation
 
 #: Errors that a reply itself has caused: a further look at it would end in the same way.
 _REPLY_AT_FAULT = (ModerationBlocked, NoImageInReply, UpstreamError)
@@ -91,6 +92,7 @@ class JobTelemetry:
         progress: The upstream's last words about its progress, on one line.
         progress_read_at: When these were looked for last, by `time.perf_counter`.
         rate_limit_headers: What the client key has left.
+        reservation: What is reserved of the budget of the client key until the cost is known.
         ignored: Parameters without effect: at all upstreams that may answer, and then at those that have answered. None
             leaves it at what the request itself tells.
     """
@@ -106,6 +108,7 @@ class JobTelemetry:
     started_at: float = field(default_factory=time.perf_counter)
     attempts: int = 0
     attempt_records: list[AttemptRecord] = field(default_factory=list)
+    reservation: Reservation | None = None
     queue_seconds: float = 0.0
     progress: str = ""
     progress_read_at: float = -math.inf

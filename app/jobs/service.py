@@ -5,12 +5,15 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import partial
 from typing import NamedTuple
 
 from app.access.auth import Caller
+from app.access.budgets import Grant
 from app.access.capacity import Capacity
 from app.access.concurrency import FairSemaphore
+from app.access.keys import ClientKey
 from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
@@ -20,6 +23,7 @@ from app.jobs.pipeline_io import Backends, JobIO
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.sharing import NOT_CANCELABLE, JobSharing
 from app.jobs.usage_record import UsageRecord
+from app.protocol.attempt_costs import budgeted_cost
 from app.protocol.image_request import ImagesRequest
 from app.protocol.sizes import Size
 
@@ -114,6 +118,7 @@ class ImageService:
     is_draining: bool = False
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    settlements: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def submit(self, submission: Submission) -> JobReader:
         """Join or start the job of a request, and return a reader of it.
@@ -164,26 +169,40 @@ class ImageService:
         job = self.registry.find_joinable(key) if is_unknown else self.registry.by_id(remote_id)
         if job is not None:
             return self._join(job, request, submission)
-        rate_limit_headers = {} if remote_id is not None else await self._charge(request, key, submission)
-        return self._add_job(remote_id, rate_limit_headers, key, request, submission)
+        grant = Grant() if remote_id is not None else await self._charge(request, key, submission)
+        return self._add_job(remote_id, grant, key, request, submission)
 
-    async def _charge(self, request: ImagesRequest, key: JobKey, submission: Submission) -> dict[str, str]:
-        """Charge a new job, and return what the client key has left."""
+    async def _charge(self, request: ImagesRequest, key: JobKey, submission: Submission) -> Grant:
+        """Charge a new job, and return what it may spend and what the client key has left."""
         try:
             if not await submission.is_connected():
                 raise ClientLeft
             if submission.is_async:
                 # While the client is there: it would learn only from the result that there was no room for its job.
                 self.semaphore.check_room(submission.caller.id)
-            return await self.limits.charge(submission.caller, request.n)
+            return await self._reserve_and_charge(request, submission.caller)
         except BaseException:  # reason: tidied up, and raised again
             await self.sharing.job_table.abandon(submission.id, key)
             raise
 
+    async def _reserve_and_charge(self, request: ImagesRequest, caller: Caller) -> Grant:
+        """Reserve the price first: a request that is refused by any limit counts for none."""
+        client_key, budgets = caller.key, self.limits.budgets
+        has_budget = client_key is not None and client_key.monthly_cost is not None
+        only = None if client_key is None else client_key.upstream
+        price = request.n * self.backends.pool.highest_price(request, only) if has_budget else Decimal(0)
+        grant = await budgets.reserve(client_key, price)
+        try:
+            headers = await self.limits.charge(caller, request.n)
+        except BaseException:  # reason: tidied up, and raised again
+            await budgets.settle(client_key, grant.reservation, Decimal(0))
+            raise
+        return Grant(grant.reservation, headers | grant.headers)
+
     def _add_job(
         self,
         remote_id: str | None,
-        rate_limit_headers: dict[str, str],
+        grant: Grant,
         key: JobKey,
         request: ImagesRequest,
         submission: Submission,
@@ -194,7 +213,7 @@ class ImageService:
             key,
             request,
             submission.spool,
-            JobRun(JobTelemetry(submission.usage.trace, rate_limit_headers)),
+            JobRun(JobTelemetry(submission.usage.trace, grant.headers, reservation=grant.reservation)),
             is_async=submission.is_async,
             reader_id=submission.id,
             is_remote=remote_id is not None,
@@ -225,10 +244,16 @@ class ImageService:
         """Start the present run of a job. When it ends, `on_done` is called in the order that is written here."""
         run, usage = job.run, submission.usage
         reader = self._reader(job, submission)
-        work = self._follow_remote if job.is_remote else self._run
+        work = (self._follow_remote if job.is_remote else self._run)(job, submission)
+        client_key = submission.caller.key
+        has_budget = client_key is not None and client_key.monthly_cost is not None
         task = run.start(
-            work(job, submission),
-            on_done=[lambda: self.tasks.discard(task), lambda: usage.end_run(run)],
+            self._settled(work, run, client_key) if has_budget else work,
+            on_done=[
+                lambda: self.tasks.discard(task),
+                lambda: usage.end_run(run),
+                lambda: self._settle_unstarted(run, client_key),
+            ],
             on_unread=lambda: self.sharing.on_unread(job),
         )
         self.tasks.add(task)
@@ -238,6 +263,29 @@ class ImageService:
             usage.start_run(job)
             self.sharing.job_table.track(job)
         return reader
+
+    async def _settled(
+        self, items: AsyncGenerator[Item, None], run: JobRun, client_key: ClientKey | None
+    ) -> AsyncGenerator[Item, None]:
+        """Yield the items of a run, and count its real cost before its end is known to clients."""
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+        finally:
+            await self._settle(run, client_key)
+
+    async def _settle(self, run: JobRun, client_key: ClientKey | None) -> None:
+        reservation, run.telemetry.reservation = run.telemetry.reservation, None
+        cost = budgeted_cost(run.telemetry.attempt_records)
+        await self.limits.budgets.settle(client_key, reservation, cost)
+
+    def _settle_unstarted(self, run: JobRun, client_key: ClientKey | None) -> None:
+        """Release what is reserved for a run that was cancelled before its first step."""
+        if run.telemetry.reservation is not None:
+            task = asyncio.create_task(self._settle(run, client_key))
+            self.settlements.add(task)
+            task.add_done_callback(self.settlements.discard)
 
     async def _follow_remote(self, job: Job, submission: Submission) -> AsyncGenerator[Item, None]:
         """Yield the result of another replica, or run the job here where that replica cannot and nothing is lost."""
@@ -354,4 +402,5 @@ class ImageService:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*self.settlements, return_exceptions=True)
         await self.sharing.drain(grace)

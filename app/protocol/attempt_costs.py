@@ -110,6 +110,12 @@ class AttemptRecord:
         }
 
 
+def budgeted_cost(attempts: Sequence[AttemptRecord]) -> Decimal:
+    """Return what the attempts count in a budget. A cost that is unknown counts as what was reserved for it."""
+    amounts = [(attempt.cost.amount, attempt) for attempt in attempts]
+    return sum((attempt.reserve if amount is None else amount for amount, attempt in amounts), Decimal(0))
+
+
 def total_cost(attempts: Sequence[AttemptRecord], currency: str) -> Charge:
     """Return what the attempts have cost together; its source is the weakest of theirs."""
     costs = [attempt.cost for attempt in attempts]

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
+from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import StreamingJson
 from app.upstream.circuit_breaker import CircuitBreaker, Permit
 from app.upstream.client import UpstreamClient, UpstreamRequest
@@ -209,6 +211,16 @@ class UpstreamPool:
             choice = min(routing.models, key=lambda name: self._members[name].spec.priority)
         member = self._members[choice]
         return member, _body_for(member, question, routing)
+
+    def highest_price(self, asked: ImagesRequest, only: str | None = None) -> Decimal:
+        """Return the most that one image may cost at the upstreams that may be asked; 0 where no price is known."""
+        size = None if asked.size is None else str(asked.size.upstream_size)
+        prices = [Decimal(0)]
+        for name, member in self._members.items():
+            model = member.spec.models.resolve(asked.model)
+            if model is not None and only in {None, name}:
+                prices.append(member.spec.prices.reserve(model, size, asked.quality))
+        return max(prices)
 
     def candidates(self, name: str | None, only: str | None = None) -> dict[str, str]:
         """Return the upstreams that may answer for a client's model, each with its own name for the model.

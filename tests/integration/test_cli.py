@@ -159,7 +159,7 @@ USAGE = {
     "no file to write to": (["paint", "a fox"], 2, "Error: Missing option '-o'."),
     "no image at all": (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "Error: Invalid value for '-n': 0 is not in the range 1<=x<=10."),
     "an unknown option": (["serve", "--port", "1"], 2, "Error: No such option '--port'."),
-    "no action for keys": (["keys"], 2, "Commands:\n  new "),
+    "help for keys": (["keys", "--help"], 0, "Commands:\n  new "),
     "a group that a ledger does not have": (["ledger", "--by", "hour"], 2, "Error: Invalid value for '--by': 'hour' is not one of 'key', 'day', 'outcome', 'model'."),
 }  # fmt: skip
 

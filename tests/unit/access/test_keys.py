@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ CASES = [
     Case("the best quality", 'max_quality = "medium"', "max_quality", "medium"),
     Case("an upstream", 'upstream = "spare"', "upstream", "spare"),
     Case("images a month", "monthly_images = 1000", "monthly_images", 1000),
+    Case("money a month", 'monthly_cost = "50.00"', "monthly_cost", Decimal("50.00")),
+    Case("whole money a month", "monthly_cost = 50", "monthly_cost", Decimal(50)),
     Case("a date counts to its end", "expires = 2027-01-31", "expires", datetime(2027, 2, 1, tzinfo=UTC)),
     Case("a date as text, without hyphens", 'expires = "20270131"', "expires", datetime(2027, 2, 1, tzinfo=UTC)),
     Case("the last date means never", "expires = 9999-12-31", "expires", datetime.max.replace(tzinfo=UTC)),
@@ -70,6 +73,7 @@ WRONG = [
     Wrong("one table", '[keys]\nname = "alice"', "expected [[keys]] tables and nothing else"),
     Wrong("no tables", "keys = [1]", "table 1: keys: Input should be a valid dictionary or instance of ClientKey"),
     Wrong("a size mode that does not exist", f'{HEAD}size = "big"', 'line 4: size: expected "native", "exact" or "exact; fit=contain"'),
+    Wrong("money that is not exact", f"{HEAD}monthly_cost = 0.1", 'line 4: monthly_cost: expected an amount of money in quotes, like "50.00"'),
     Wrong("no name", f'# mine\n\n[[keys]]\nsha256 = "{DIGEST}"', "line 3: name: Field required"),
     Wrong("a name that breaks logs", HEAD.replace("alice", "a b"), "line 2: name: expected 1 to 64 letters, digits and the characters . _ @ -"),
     Wrong("the key itself", HEAD.replace(DIGEST, "sk-alice"), "line 3: sha256: expected the 64 hexadecimal digits of the key's SHA-256"),

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from app.protocol.attempt_costs import AttemptRecord, Charge, CostSource, total_cost
+from app.protocol.attempt_costs import AttemptRecord, Charge, CostSource, budgeted_cost, total_cost
 from app.protocol.money import ReportedCost
 from app.protocol.prices import Price, PriceList
 
@@ -69,3 +69,13 @@ def test_the_total_has_the_weakest_source() -> None:
     assert total_cost([known, unknown, listed], "USD") == Charge(Decimal("0.07"), CostSource.UNKNOWN, "USD")
     assert total_cost([unknown], "EUR").as_fields() == {"cost": None, "currency": "EUR", "cost_source": "unknown"}
     assert total_cost([], "USD").as_fields() == {"cost": "0", "currency": "USD", "cost_source": "upstream"}
+
+
+def test_an_unknown_cost_counts_in_a_budget_as_its_price() -> None:
+    free, known, unknown = (
+        record(is_free=True),
+        record(reported=ReportedCost(Decimal("0.03"))),
+        record(size="1536x1024"),
+    )
+    assert budgeted_cost([free, known, unknown]) == Decimal("0.09")
+    assert budgeted_cost([]) == 0
