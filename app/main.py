@@ -202,7 +202,7 @@ async def handle_api_error(http: Request, error: Exception) -> Response:
     """Send the message to the client, and put the detail into the log."""
     if not isinstance(error, ApiError):
         raise error
-    context_of(http.scope).log_fields.update(error=error.code or error.type, detail=error.detail)
+    context_of(http.scope).note_error(error)
     return ErrorResponse(error)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from app.errors import ApiError
 from app.jobs.usage_record import UsageRecord
 
 #: What `/v1/status` remembers of a request for images: the fields of its log line.
@@ -23,12 +24,19 @@ class RequestContext:
         started_at: By `time.perf_counter`.
         log_fields: What the access log line tells besides route, status and time. Routes add to it.
         usage: The usage record, once the client key of a request for images is accepted.
+        error: What the request has ended with, if it has failed.
     """
 
     id: str
     started_at: float = field(default_factory=time.perf_counter)
     log_fields: dict[str, object] = field(default_factory=dict)
     usage: UsageRecord | None = None
+    error: ApiError | None = None
+
+    def note_error(self, error: ApiError) -> None:
+        """Take the error into the log line, its detail included."""
+        self.error = error
+        self.log_fields.update(error=error.code or error.type, detail=error.detail)
 
 
 def set_context(scope: Scope, context: RequestContext) -> None:

@@ -162,7 +162,7 @@ class Delivery:
         self.watcher.cancel()
         error = self.reader.run.error
         if error is not None:
-            self.context.log_fields.update(error=error.code or error.type, detail=error.detail)
+            self.context.note_error(error)
         self.reader.close(delivered=delivered)
 
     def leave(self) -> None:

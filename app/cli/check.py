@@ -15,11 +15,12 @@ import click
 import httpx
 import orjson
 
+from app.api.context import context_of
 from app.api.diagnostics import parse_seconds
 from app.cli.main import COMMANDS_PAGE
 from app.cli.settings import load_settings
 from app.config.settings import Settings
-from app.errors import ApiError, InvalidRequest
+from app.errors import ApiError, InvalidRequest, UpstreamAuth
 from app.images.blob import Blob
 from app.images.store import ImageStore, StoredImage
 from app.images.stores import open_store
@@ -29,20 +30,15 @@ from app.protocol.inline_images import placeholder_png
 from app.services import build_spec, build_store_config
 from app.state.shared_state import SharedState
 from app.upstream.client import open_transport
+from app.upstream.error_body import AttemptFacts
+from app.upstream.error_mapping import classify
+from app.upstream.spec import UpstreamSpec
 
 #: An image of some hundred bytes. Stores cannot delete a single image, so it stays until it expires.
 _SAMPLE = placeholder_png(0)
 
 #: Seconds for the link of a stored image.
 _LINK_TIMEOUT = 5.0
-
-#: The setting of an upstream that an error is about, by the code of the error.
-FIELD_BY_ERROR_CODE = {
-    "upstream_auth": "api_key",
-    "upstream_quota": "api_key",
-    "upstream_model": "model",
-    "upstream_dialect": "dialect",
-}
 
 #: What helps if a proxy cuts silent responses.
 _IDLE_TIMEOUT_REMEDY = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"
@@ -273,13 +269,44 @@ async def check_key(settings: Settings) -> str:
             response = await http.get(f"{entry.base_url}/models", headers=httpx.Headers(headers, encoding="utf-8"))
     except httpx.HTTPError as error:
         raise CheckFailed(f"no answer to GET /models: {type(error).__name__}") from None
-    if response.status_code in {401, 403}:
-        location = settings.location_of(entry, "api_key")
-        raise CheckFailed(f"the upstream refuses {location} with status {response.status_code}")
     if not response.is_success:
-        return f"not checked: GET /models answers {response.status_code}"
+        return describe_refusal(response, spec)
     models = dict.fromkeys(model for model in (entry.model_map.default, *entry.models.values()) if model is not None)
     return f"accepted; {', '.join(describe_model(response.content, model) for model in models)}"
+
+
+def describe_refusal(response: httpx.Response, spec: UpstreamSpec) -> str:
+    """Return why the key could not be checked: many upstreams have no list of models, or show it to nobody.
+
+    Raises:
+        CheckFailed: There is evidence that the key is refused, or that the account has no credit.
+    """
+    secrets = () if spec.api_key is None else (spec.api_key.get_secret_value(),)
+    facts = AttemptFacts(time.time(), secrets=secrets, user_agent=spec.user_agent, reason=response.reason_phrase)
+    failure = classify(response.status_code, response.headers, response.content, facts)
+    quote, place = _quote(failure.error.upstream_said), spec.origin["api_key"]
+    if isinstance(failure.error, UpstreamAuth):
+        raise CheckFailed(_join(f"the upstream refuses {place} with status {response.status_code}", quote))
+    if failure.setting == "api_key":
+        raise CheckFailed(_join(failure.error.message, f"See {place}", quote))
+    return _join(f"not checked: GET /models answers {response.status_code}", quote)
+
+
+def describe_failure(error: ApiError) -> str:
+    """Return the message, the place of the setting to mend, and what the upstream said unless the message has it."""
+    place = f"See {error.place}" if error.place else ""
+    return _join(error.message, place, "" if error.upstream_said in error.message else _quote(error.upstream_said))
+
+
+def _quote(said: str) -> str:
+    return f"The upstream says: {said}" if said else ""
+
+
+def _join(*sentences: str) -> str:
+    *others, last = filter(None, sentences)
+    return " ".join(
+        [*(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}." for sentence in others), last]
+    )
 
 
 def describe_model(body: bytes, model: str) -> str:
@@ -305,16 +332,21 @@ async def check_generation(settings: Settings) -> str:
         app = create_app(settings.model_copy(update={"api_keys": (), "keys_file": None}), transport=timing)
     except OSError as error:
         raise CheckFailed(f"LIMNER_IMAGE_STORE cannot be opened: {error}") from None
+    errors: list[ApiError | None] = []
+
+    async def note_error(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+        errors.append(context_of(scope).error)
+
     body = {"prompt": "A small lighthouse", "size": "1024x1024", "quality": "low", "response_format": "b64_json"}
     model = {} if entry.model_map.default is not None else {"model": next(iter(entry.models))}
     async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
+        transport = httpx.ASGITransport(note_error)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as http:  # noqa: S113
             response = await http.post("/v1/images/generations", json=body | model)
-    document = response.json()
     if not response.is_success:
-        message, field = document["error"]["message"], FIELD_BY_ERROR_CODE.get(document["error"]["code"])
-        raise CheckFailed(message if field is None else f"{message} See {settings.location_of(entry, field)}")
+        raise CheckFailed(describe_failure(errors[0] or ApiError()))
+    document = response.json()
     return f"{document['size']} {document['output_format']}, {describe_generation(response.headers, timing)}"
 
 

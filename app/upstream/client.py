@@ -340,6 +340,7 @@ class UpstreamClient:
         )
         failure = classify(response.status_code, response.headers, error_body, facts)
         if location := self._spec.origin.get(failure.setting or ""):
+            failure.error.place = location
             failure.error.detail = f"see {location}: {failure.error.detail}"
         return replace(failure, headers=response.headers)
 

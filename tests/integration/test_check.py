@@ -61,7 +61,7 @@ CASES = [
     Case("a wrong key", {"upstream_api_key": "sk-wrong"}, (*REACHED, "FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401"), 1),
     Case("a wrong key in the variable for clients", {"api_keys": "sk-upstream", "upstream_api_key": "sk-wrong"}, (*REACHED, "FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401"), 1),
     Case("a model that is not listed", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT among its ", NO_IMAGE)),
-    Case("an address without the list", KEYED | {"upstream_base_url": "URL/v2"}, (*REACHED, "ok    key      not checked: GET /models answers 404 (", NO_IMAGE)),
+    Case("an address without the list", KEYED | {"upstream_base_url": "URL/v2"}, (*REACHED, "ok    key      not checked: GET /models answers 404. The upstream says: Invalid URL (GET /v2/models) (", NO_IMAGE)),
     Case("an image", KEYED, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
     Case("an image although clients need a key, known by its digest", KEYED | {"api_keys": f"sha256:{'a' * 64}"}, (*ACCEPTED, "ok    paint    1024x1024 png, found as "), paint=True),
     Case("a model that the upstream does not have", KEYED | {"upstream_model": "nothing"}, (*REACHED, "ok    key      accepted; nothing is NOT", "FAIL  paint    The upstream does not offer the model that this server asks for. Only the operator of this server can mend that. See LIMNER_UPSTREAM_MODEL"), 1, paint=True),
@@ -111,6 +111,59 @@ def test_the_generation_comes_last(
     monkeypatch.setattr(check_module, "check_generation", paint_one)
     assert run_checks(settings("http://127.0.0.1:9", tmp_path), with_generation=paint) == 0
     assert capsys.readouterr().out.startswith("ok    paint    done (" if paint else NO_IMAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an upstream answers to GET /models, and to a chat request."""
+
+    name: str
+    status: int
+    body: Any
+    line: str
+
+
+SAYS = "The upstream says: "
+KEY_STEP = [
+    Answer("a bare 403", 403, {"message": "Forbidden"}, f"ok    key      not checked: GET /models answers 403. {SAYS}Forbidden ("),
+    Answer("a 403 about the key", 403, {"error": {"message": "This API key has been disabled."}}, f"FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 403. {SAYS}This API key has been disabled."),
+    Answer("a 401 with words", 401, {"error": {"message": "Invalid token. Ask sk-upstream-admin at 10.0.0.7"}}, f"FAIL  key      the upstream refuses LIMNER_UPSTREAM_API_KEY with status 401. {SAYS}Invalid token."),
+    Answer("a 402", 402, {"error": {"message": "Top up first."}}, f"FAIL  key      This server's account with the upstream has no credit left. See LIMNER_UPSTREAM_API_KEY. {SAYS}Top up first."),
+    Answer("a page of a firewall", 403, b"<html><title>Just a moment...</title></html>", "ok    key      not checked: GET /models answers 403 ("),
+]  # fmt: skip
+PAINT_STEP = [
+    Answer("a model that is not there", 404, {"error": {"message": "The model `x` does not exist or you do not have access to it."}}, f"FAIL  paint    The upstream does not offer the model that this server asks for. Only the operator of this server can mend that. See LIMNER_UPSTREAM_MODEL. {SAYS}The model `x` does not exist or you do not have access to it."),
+    Answer("a field of the dialect", 400, {"error": {"message": "Unknown parameter: 'metadata'.", "param": "metadata"}}, f"FAIL  paint    The upstream does not accept the field 'metadata', which this server writes. Only the operator of this server can mend that. See LIMNER_UPSTREAM_DIALECT. {SAYS}Unknown parameter: 'metadata'."),
+    Answer("an address without an API", 404, b"<html>nginx</html>", "FAIL  paint    The upstream has nothing at the configured address (status 404). Only the operator of this server can mend that. See LIMNER_UPSTREAM_BASE_URL"),
+    Answer("a failure in the upstream's words", 500, {"error": {"message": "Out of GPUs at http://10.0.0.7/."}}, f"FAIL  paint    The upstream answered with an error (status 500). {SAYS}Out of GPUs at"),
+    Answer("a complaint, whose words are the message", 400, {"error": {"message": "Too bright."}}, "FAIL  paint    Too bright."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "step"),
+    [*((answer, "key") for answer in KEY_STEP), *((answer, "paint") for answer in PAINT_STEP)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_the_upstreams_own_words_are_quoted(
+    answer: Answer, step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = answer.body if isinstance(answer.body, bytes) else orjson.dumps(answer.body)
+
+    async def respond(_: Request) -> Response:
+        return Response(body, answer.status)
+
+    async def hide(_: Request) -> Response:
+        return Response(status_code=404)
+
+    models = Route("/v1/models", respond if step == "key" else hide)
+    with serve(Starlette(routes=[models, Route("/v1/chat/completions", respond, methods=["POST"])])) as url:
+        given = settings(url, tmp_path, upstream_api_key="sk-upstream", upstream_attempts=1)
+        run_checks(given, with_generation=step == "paint")
+    lines = capsys.readouterr().out.splitlines()
+    line = next(line for line in lines if line.split()[1:2] == [step])
+    assert line.startswith(answer.line)
+    assert not re.search("10.0.0.7|sk-upstream", line)
 
 
 def failure(capsys: pytest.CaptureFixture[str]) -> str:
