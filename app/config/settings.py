@@ -43,7 +43,7 @@ from app.config.field_types import (
 )
 from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, origin_of
 from app.config.upstreams import UpstreamEntry, UpstreamList, list_models
-from app.config.validation import with_locations
+from app.config.validation import names_of, with_locations
 from app.images.input_limits import InputLimits
 from app.protocol.size_fit import SizeMode
 from app.upstream.spec import DEFAULT_MODEL
@@ -342,7 +342,7 @@ class Settings(BaseSettings):
         try:
             settings = validate(optional | values)
         except ValidationError as error:
-            raise with_locations(error, origins) from None
+            raise with_locations(error, origins, names_of(values.get("upstreams"))) from None
         settings._origins = origins
         for rule in CROSS_FIELD_RULES:
             if (message := rule(settings)) is not None:

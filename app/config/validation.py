@@ -3,9 +3,11 @@
 A value is left out where it could be a secret or contain one.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -15,18 +17,47 @@ from app.config.sources import Origin, origin_of
 SETTINGS_PAGE = "docs/settings.md"
 
 
-def with_locations(error: ValidationError, origins: Mapping[str, Origin]) -> ValidationError:
-    """Return the same error with a readable place in front of the location of each problem."""
+#: The key of a problem's context that holds the name of an upstream.
+_UPSTREAM = "upstream_name"
+#: Names of upstreams that are shown: those that are valid.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def names_of(upstreams: object) -> list[str | None]:
+    """Return the names in a list of upstreams that has not been checked, JSON or a list; None where there is none."""
+    try:
+        entries = orjson.loads(upstreams) if isinstance(upstreams, str) else upstreams
+    except orjson.JSONDecodeError:
+        entries = None
+    names = (
+        [each.get("name") if isinstance(each, dict) else None for each in entries] if isinstance(entries, list) else []
+    )
+    return [name if isinstance(name, str) and _NAME.fullmatch(name) else None for name in names]
+
+
+def with_locations(
+    error: ValidationError, origins: Mapping[str, Origin], upstreams: Sequence[str | None] = ()
+) -> ValidationError:
+    """Return the same error with a readable place in front of the location of each problem.
+
+    `upstreams`: the names in the list of upstreams, as far as they are known.
+    """
     details = []
     for problem in error.errors(include_url=False, include_context=False):
         if problem["type"] == "default_factory_not_called":
             # The default depends on a value that is wrong itself and has its own line.
             continue
-        kind = PydanticCustomError(problem["type"], problem["msg"])
+        name = _name_of_upstream(problem["loc"], upstreams)
+        kind = PydanticCustomError(problem["type"], problem["msg"], {_UPSTREAM: name} if name else None)
         # What is wrong is the name of a key, which is in the place already.
         loc = tuple(step for step in problem["loc"] if step != "[key]")
         details.append(InitErrorDetails(type=kind, loc=_with_place(loc, origins), input=problem["input"]))
     return ValidationError.from_exception_data(error.title, details, hide_input=True)
+
+
+def _name_of_upstream(location: Sequence[int | str], upstreams: Sequence[str | None]) -> str | None:
+    index = location[1] if location[0] == "upstreams" and len(location) > 1 else None
+    return upstreams[index] if isinstance(index, int) and index < len(upstreams) else None
 
 
 def _with_place(location: tuple[int | str, ...], origins: Mapping[str, Origin]) -> tuple[int | str, ...]:
@@ -38,8 +69,13 @@ def _with_place(location: tuple[int | str, ...], origins: Mapping[str, Origin]) 
 
 def describe_errors(error: ValidationError) -> list[str]:
     """Return one line for each problem of an error that building `Settings` has raised."""
-    problems = error.errors(include_url=False, include_context=False)
-    return [f"{_describe(problem)}. See {SETTINGS_PAGE}" for problem in problems]
+    problems = error.errors(include_url=False)
+    return [f"{_describe(problem)}{_describe_upstream(problem)}. See {SETTINGS_PAGE}" for problem in problems]
+
+
+def _describe_upstream(problem: Mapping[str, Any]) -> str:
+    name = problem.get("ctx", {}).get(_UPSTREAM)
+    return f", for the upstream '{name}'" if name else ""
 
 
 def _describe(problem: Mapping[str, Any]) -> str:

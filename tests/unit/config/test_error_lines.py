@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config.settings import Settings
-from app.config.validation import describe_errors
+from app.config.validation import describe_errors, names_of
 
 GOOD = {"name": "main", "base_url": "https://main.example/v1", "api_key": "sk-main"}
 SPARE = {"name": "spare", "base_url": "https://spare.example/v1", "api_key": "sk-spare"}
@@ -107,3 +107,24 @@ def test_each_problem_is_described_in_one_line(case: Case, tmp_path: Path) -> No
         assert line.endswith("See docs/settings.md")
         assert "\n" not in line
         assert "sk-" not in line
+
+
+BAD = {"name": "main", "base_url": "http://h/v1", "weight": 0}
+NAMED: list[tuple[str, dict[str, Any], str]] = [
+    ("by its name in JSON", listed(SPARE, BAD), "LIMNER_UPSTREAMS[1].weight: invalid value 0 (format: Input should be greater than 0), for the upstream 'main'. See docs/settings.md"),
+    ("by its name in a list", {"upstreams": [BAD]}, "LIMNER_UPSTREAMS[0].weight: invalid value 0 (format: Input should be greater than 0), for the upstream 'main'. See docs/settings.md"),
+    ("without a name", listed({"base_url": "http://h/v1"}), "LIMNER_UPSTREAMS[0].name: required but not set. See docs/settings.md"),
+    ("with an invalid name", listed(BAD | {"name": "The Main", "weight": 1}), "LIMNER_UPSTREAMS[0].name: invalid value 'The Main' (format: String should match pattern '^[a-z0-9][a-z0-9._-]{0,62}$'). See docs/settings.md"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "given", "line"), NAMED, ids=[row[0] for row in NAMED])
+def test_an_upstream_is_named(name: str, given: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(**given)
+    assert line in describe_errors(caught.value)
+
+
+def test_names_are_read_from_a_list_that_may_be_anything() -> None:
+    assert names_of(None) == names_of("{") == names_of(7) == names_of("{}") == []
+    assert names_of('[{"name": 7}, "main", {"name": "main"}]') == [None, None, "main"]
