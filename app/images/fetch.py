@@ -44,7 +44,7 @@ from app.images.ssrf import (
     origin_of,
 )
 from app.observability.logging import log
-from app.protocol.image_format import read_info
+from app.protocol.image_format import is_complete, read_info
 
 MAX_REDIRECTS = 5
 UNAUTHORIZED = 401
@@ -251,9 +251,15 @@ class Fetcher:
             raise download.failed(str(error), error.detail) from None
 
     async def _download_with_retries(self, download: _Download, delays: Sequence[float]) -> Blob:
+        cut_off_at = 0
         for delay in delays:
             try:
-                return await self._attempt(download)
+                blob = await self._attempt(download)
+                if blob.size == cut_off_at or not _is_cut_off(blob):
+                    return blob
+                cut_off_at = blob.size
+                blob.close()
+                raise _FetchError("it is not complete", is_transient=True)
             except _FetchError as error:
                 if not error.is_transient:
                     raise
@@ -390,6 +396,14 @@ class _Collected:
         self.blob.write(b"".join(self._chunks))
         self._chunks.clear()
         self.size = 0
+
+
+def _is_cut_off(blob: Blob) -> bool:
+    """Return whether the end of an image is missing: it may still be written, or the host may have broken off.
+
+    One that has as many bytes the next time will not become larger.
+    """
+    return read_info(blob.read_at) is not None and not is_complete(blob.read_at, blob.size)
 
 
 def _too_large(max_bytes: int) -> _FetchError:

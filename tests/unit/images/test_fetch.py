@@ -234,6 +234,10 @@ SUCCESSES = [
     Success("a body that is cut off", (reply(IMAGE[:9], length=2048), reply(IMAGE)), attempts=2),
     Success("chunks that are cut off", (chunked(IMAGE, end=b""), reply(IMAGE)), attempts=2),
     Success("a chunk that is cut off", (chunked(end=b"ff\r\nabc"), reply(IMAGE)), attempts=2),
+    Success(
+        "an image whose end is still missing", (reply(PNG[:-20]), reply(PNG[:-9]), reply(PNG)), attempts=3, body=PNG
+    ),
+    Success("an image whose end never comes", (reply(PNG[:-20]), reply(PNG[:-20])), attempts=2, body=PNG[:-20]),
     Success("malformed chunks", (chunked(IMAGE, end=b"zz\r\n"), reply(IMAGE)), attempts=2),
     Success("a connection closed before any answer", (b"", reply(IMAGE)), attempts=2),
     Success("a connection closed inside the head", (b"HTTP/1.1 200 OK\r\nConte", reply(IMAGE)), attempts=2),
