@@ -68,7 +68,7 @@ class ApiError(Exception):
     `extra` joins the error object beside the four keys (`moderation_details`). `retry_safety` is that of the upstream
     attempts that led to the error, None where there was no attempt. `counts_against_upstream`: it is a failure of the
     upstream itself (a 5xx, silence, broken transport), so its circuit breaker counts it. For the operator there are
-    `upstream_said`, the upstream's own first sentence without keys and addresses, and `place`, the setting to look at.
+    `upstream_sentence`, the upstream's own first sentence without keys and addresses, and `place`, the setting to mend.
     """
 
     status: ClassVar[int] = 500
@@ -76,7 +76,7 @@ class ApiError(Exception):
     code: str | None = None
     should_retry: bool | None = False
     retry_safety: RetrySafety | None = None
-    upstream_said: str = ""
+    upstream_sentence: str = ""
     place: str | None = None
     counts_against_upstream: bool = False
 

@@ -284,7 +284,7 @@ def describe_refusal(response: httpx.Response, spec: UpstreamSpec) -> str:
     secrets = () if spec.api_key is None else (spec.api_key.get_secret_value(),)
     facts = AttemptFacts(time.time(), secrets=secrets, user_agent=spec.user_agent, reason=response.reason_phrase)
     failure = classify(response.status_code, response.headers, response.content, facts)
-    quote, place = _quote(failure.error.upstream_said), spec.origin["api_key"]
+    quote, place = _quote(failure.error.upstream_sentence), spec.origin["api_key"]
     if isinstance(failure.error, UpstreamAuth):
         raise CheckFailed(_join(f"the upstream refuses {place} with status {response.status_code}", quote))
     if failure.setting == "api_key":
@@ -295,11 +295,13 @@ def describe_refusal(response: httpx.Response, spec: UpstreamSpec) -> str:
 def describe_failure(error: ApiError) -> str:
     """Return the message, the place of the setting to mend, and what the upstream said unless the message has it."""
     place = f"See {error.place}" if error.place else ""
-    return _join(error.message, place, "" if error.upstream_said in error.message else _quote(error.upstream_said))
+    return _join(
+        error.message, place, "" if error.upstream_sentence in error.message else _quote(error.upstream_sentence)
+    )
 
 
-def _quote(said: str) -> str:
-    return f"The upstream says: {said}" if said else ""
+def _quote(sentence: str) -> str:
+    return f"The upstream says: {sentence}" if sentence else ""
 
 
 def _join(*sentences: str) -> str:

@@ -301,7 +301,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, facts: Attemp
     error_body = parse_error_body(status, headers, body, facts)
     rule = next(rule for rule in ERROR_RULES if _matches(rule, error_body))
     error, retry_safety = rule.build_error(error_body), _weigh(rule.retry_safety, error_body)
-    error.upstream_said = first_sentence(error_body.public_message)
+    error.upstream_sentence = first_sentence(error_body.public_message)
     if retry_safety.may_have_cost:
         error.should_retry = False
     if error_body.status < 500:
