@@ -2,7 +2,6 @@
 
 import json
 import re
-from itertools import islice
 from typing import Any
 
 import orjson
@@ -10,8 +9,8 @@ import orjson
 #: One half of a surrogate pair, where an upstream cut a text between the two. No JSON parser accepts it.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _GAP = re.compile(r"[\s\x00\x1e\ufeff,;]*+")
-#: Characters in front of the JSON, and signs within them that may begin it: a hostile text is read that often.
-_MAX_LEAD, _MAX_STARTS = 4000, 4
+#: Characters in front of the JSON.
+_MAX_LEAD = 4000
 _START = re.compile(r'\{\s*+"|\[\s*+\{')
 _PAGE = re.compile(r"\s*+<(?:!doctype|html)", re.IGNORECASE)
 #: Only looked for where a document cannot be read otherwise, since a string may contain the same.
@@ -39,13 +38,13 @@ def find_documents(text: str) -> list[Any]:
     """
     if _PAGE.match(text):
         return []
-    starts = [match.start() for match in islice(_START.finditer(text, 0, _MAX_LEAD), _MAX_STARTS)]
-    for start in starts:
-        for mended in (text[start:], _SPARE_COMMA.sub("", text[start:])):
-            documents, _ = read_documents(mended)
-            if any(isinstance(document, dict) for document in documents):
-                return documents
-    return []
+    start = _START.search(text, 0, _MAX_LEAD)
+    if start is None:
+        return []
+    # Only from the first sign on: in a document that is cut off, a later one begins a part of it.
+    rest = text[start.start() :]
+    attempts = (read_documents(mended)[0] for mended in (rest, _SPARE_COMMA.sub("", rest)))
+    return next((found for found in attempts if any(isinstance(document, dict) for document in found)), [])
 
 
 def _read_loosely(text: str) -> tuple[list[Any], str]:
