@@ -6,12 +6,13 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import uvloop
 
+from bench.crowd import crowd_of, crowd_rows, measure_crowd
 from bench.load import Sample, measure_load, warm_up
 from bench.process import Cores, Process, choose_cores
 from bench.servers_under_test import (
@@ -24,7 +25,7 @@ from bench.servers_under_test import (
     ServerUnderTest,
     start_upstream,
 )
-from bench.table import print_table, print_waiting, row, waiting_row
+from bench.table import print_crowds, print_table, print_waiting, row, waiting_row
 from bench.waiting_clients import ClientGroup, WaitingResult, measure_waiting
 from bench.workloads import SMALL, WORKLOADS, Workload
 
@@ -39,12 +40,16 @@ class Plan:
         rounds: Number of times that everything is measured.
         seconds: Duration of one workload on one server with one number of connections.
         groups: Waiting clients, each with the servers on which they are measured.
+        crowds: Numbers of requests that wait while others are measured.
+        crowd_seconds: How long a crowd waits after its last client has arrived.
         concurrency: Restricts the workloads that list this number to it; None measures all numbers that they list.
     """
 
     rounds: int
     seconds: float
     groups: tuple[tuple[ClientGroup, tuple[ServerUnderTest, ...]], ...]
+    crowds: tuple[int, ...]
+    crowd_seconds: float
     concurrency: int | None = None
     workloads: tuple[Workload, ...] = WORKLOADS
 
@@ -60,6 +65,8 @@ _FULL = Plan(
         (_STREAMS, (LIMNER_WITH_FAST_KEEPALIVE,)),
         (_MANY_STREAMS, (LIMNER_WITH_FAST_KEEPALIVE,)),
     ),
+    crowds=(10, 1000, 8000),
+    crowd_seconds=30.0,
 )
 _QUICK = Plan(
     1,
@@ -68,6 +75,8 @@ _QUICK = Plan(
         (ClientGroup("plain JSON", 200, arrival_seconds=1.0, reply_delay=2.0), (LIMNER,)),
         (ClientGroup("streams", 100, arrival_seconds=0.5, reply_delay=2.0, stream=True), (LIMNER_WITH_FAST_KEEPALIVE,)),
     ),
+    crowds=(10, 200),
+    crowd_seconds=2.0,
     concurrency=8,
     workloads=tuple(workload for workload in WORKLOADS if "2 MiB" not in workload.name),
 )
@@ -84,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.only.split(",")
     workloads = [workload for workload in plan.workloads if any(name in workload.name for name in names)]
     groups = [pair for pair in plan.groups if any(name in f"waiting {pair[0].name}" for name in names)]
+    if not any(name in "under way" for name in names):
+        plan = replace(plan, crowds=())
     return measure_all(workloads, groups, plan, options.rounds or plan.rounds)
 
 
@@ -112,7 +123,11 @@ def measure_all(
         ]
         if waiting_rows:
             print_waiting(waiting_rows)
-    failed = sum(int(cells[-1]) for cells in (*rows, *waiting_rows))
+        crowds = _crowd_rows(upstream, cores, plan)
+        if crowds:
+            print()
+            print_crowds(crowds)
+    failed = sum(int(cells[-1]) for cells in (*rows, *waiting_rows, *crowds))
     return 1 if failed else 0
 
 
@@ -167,6 +182,16 @@ def _idle_memory(server: ServerUnderTest, process: Process) -> float:
 def _measure_waiting(server: ServerUnderTest, group: ClientGroup, upstream: Process, cores: Cores) -> WaitingResult:
     with server.start(upstream.port, cores.measured) as process:
         return uvloop.run(measure_waiting(process, group, _idle_memory(server, process)))
+
+
+def _crowd_rows(upstream: Process, cores: Cores, plan: Plan) -> list[list[str]]:
+    """Measure crowds once, each on a server of its own: they take minutes, and are compared with each other only."""
+    results = []
+    for count in plan.crowds:
+        with LIMNER.start(upstream.port, cores.measured) as process:
+            group, idle_memory = crowd_of(count, plan.crowd_seconds), _idle_memory(LIMNER, process)
+            results.append((group, measure_crowd(process, upstream.port, group, plan.seconds, idle_memory)))
+    return crowd_rows(results)
 
 
 def describe_machine(cores: Cores) -> str:

@@ -53,7 +53,7 @@ def _uvicorn(port: int, _upstream_port: int, _folder: Path) -> list[str]:
 def _limner_environment(upstream_port: int, folder: Path) -> dict[str, str]:
     """Configure Limner like a production server, with three exceptions.
 
-    Images may be fetched from this machine, 1,000 requests may wait at a time, and input images of 20 MiB are sent
+    Images may be fetched from this machine, 10,000 requests may wait at a time, and input images of 20 MiB are sent
     unchanged.
     """
     return {
@@ -61,7 +61,7 @@ def _limner_environment(upstream_port: int, folder: Path) -> dict[str, str]:
         "LIMNER_UPSTREAM_API_KEY": "sk-upstream",
         "LIMNER_FETCH_ALLOW": f"127.0.0.1:{upstream_port}",
         "LIMNER_IMAGE_STORE": f"disk://{folder}",
-        "LIMNER_MAX_CONCURRENCY": "2000",
+        "LIMNER_MAX_CONCURRENCY": "10000",
         "LIMNER_MAX_REQUEST_BYTES": "512MiB",
         "LIMNER_SHRINK_INPUTS": "20MiB,4096",
     }

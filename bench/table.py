@@ -19,6 +19,9 @@ _WAITING_COLUMNS = (
 )
 
 
+_CROWD_COLUMNS = (*("under way", "CPU ms", "× the first", "KiB each", "added p99 ms", "MiB kept afterwards", "failed"),)
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """Several rounds together: medians of times, maxima of memory.
@@ -88,6 +91,10 @@ def print_table(rows: Iterable[Sequence[str]], write: Callable[[str], object] = 
 
 def print_waiting(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
     _write(_WAITING_COLUMNS, rows, write)
+
+
+def print_crowds(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
+    _write(_CROWD_COLUMNS, rows, write)
 
 
 def _write(columns: Sequence[str], rows: Iterable[Sequence[str]], write: Callable[[str], object]) -> None:

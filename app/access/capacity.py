@@ -58,6 +58,7 @@ class Capacity:
     clock: Callable[[], float] = time.monotonic
     _reserved: int = 0
     _uploads: Counter[str] = field(default_factory=Counter)
+    _all_uploads: int = 0
     _opened: int = 0
     _limit: int = 0
     _counted_at: float | None = None
@@ -97,9 +98,15 @@ class Capacity:
             upload.grow_to(announced)
             yield upload
         finally:
-            self._uploads[caller] -= upload.counted
+            self._count_upload(caller, -upload.counted)
+
+    def _count_upload(self, caller: str, more: int) -> None:
+        """Add bytes to those under way, in a time that does not depend on the number of callers."""
+        self._uploads[caller] += more
+        self._all_uploads += more
+        if not self._uploads[caller]:
             # Counters keep names with a count of 0, and there may be many callers.
-            self._uploads += Counter()
+            del self._uploads[caller]
 
     def _check_disk(self, size: int) -> None:
         if size and self.free_bytes() < self._reserved + size:
@@ -140,12 +147,12 @@ class Upload:
         more = size - self.counted
         if more <= 0:
             return
-        uploads, most = self.capacity._uploads, self.capacity.max_uploads
-        if uploads[self.caller] + more > most // 2:
+        capacity, most = self.capacity, self.capacity.max_uploads
+        if capacity._uploads[self.caller] + more > most // 2:
             raise RateLimited(_CALLERS_UPLOADS, retry_after=_RETRY_AFTER)
-        if uploads.total() + more > most:
+        if capacity._all_uploads + more > most:
             raise _unavailable(_NO_UPLOADS, f"more than LIMNER_MAX_UPLOAD_BYTES ({most}) are being received")
-        uploads[self.caller] += more
+        capacity._count_upload(self.caller, more)
         self.counted = size
 
 

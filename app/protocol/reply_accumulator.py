@@ -289,6 +289,8 @@ def _text_of_part(part: object) -> str | None:
 
 _SUCCESS_CODES = (None, 0, 200, "0", "200", "success", "")
 _FAILURE_STATUSES = ("error", "fail", "failed", *range(400, 600))
+#: A document without these keys has no error: most events of a stream.
+_ERROR_MARKS = frozenset({"error", "errors", "detail", "success", "code", "status"})
 #: If a document with an error has no error object, these of its keys make one.
 _ERROR_KEYS = ("message", "msg", "detail", "error", "title", "type", "param", "code", "status")
 
@@ -304,6 +306,8 @@ def find_error(document: Mapping[str, Any]) -> ReplyError | None:
 
 
 def _find_error_object(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    if _ERROR_MARKS.isdisjoint(document):
+        return None
     for name in ("error", "errors", "detail"):
         value = document.get(name)
         first = value[0] if isinstance(value, list) and value else value

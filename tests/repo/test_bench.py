@@ -17,12 +17,13 @@ from redis import Redis
 from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
 from bench import fleet, load, task_fleet, workloads
+from bench.crowd import CrowdResult, crowd_of, crowd_rows, measure_crowd
 from bench.load import Sample
 from bench.padded_png import padded_png
 from bench.process import choose_cores
 from bench.servers_under_test import LIMNER, TRANSLATOR, ServerUnderTest, start_upstream
 from bench.simulation import DAY, GENERATION_SECONDS, QUANTITIES, REDIS_COMMANDS, DayResult, Fleet, Period, simulate
-from bench.table import print_table, row, waiting_row
+from bench.table import print_crowds, print_table, row, waiting_row
 from bench.upstream import content
 from bench.waiting_clients import ClientGroup, WaitingResult, measure_waiting
 from bench.workloads import SMALL, Workload
@@ -113,6 +114,25 @@ def test_the_table_has_medians_of_times_and_maxima_of_memory() -> None:
 def test_waiting_is_reported_per_request() -> None:
     line = waiting_row("limner", ClientGroup("plain JSON", 512, 1.0, 1.0), [WaitingResult(0, 10.0, 0.004, 1.024, 0)])
     assert line == ["plain JSON", "limner", "512", "10.0", "20", "4.0", "2.00", "0", "0"]
+
+
+def test_a_request_amid_a_crowd_is_compared_with_one_amid_the_first_crowd() -> None:
+    def result(cpu: float, peak: float) -> CrowdResult:
+        return CrowdResult(Sample(10, 1, cpu, 1.0, 0.0), WaitingResult(2, peak, 0.004, 1.0, 0), 1.5)
+
+    rows = crowd_rows([(crowd_of(10, 1.0), result(0.02, 1.0)), (crowd_of(1024, 1.0), result(0.03, 50.0))])
+    assert rows == [["10", "2.00", "1.00", "102", "4.0", "1.5", "3"], ["1024", "3.00", "1.50", "50", "4.0", "1.5", "3"]]
+    lines: list[str] = []
+    print_crowds(rows, lines.append)
+    assert len({len(text) for text in lines}) == 1
+
+
+def test_requests_are_answered_while_a_crowd_waits() -> None:
+    core = choose_cores().others
+    with start_upstream(core) as upstream, LIMNER.start(upstream.port, core) as process:
+        group = ClientGroup("crowd", 3, arrival_seconds=0.03, reply_delay=0.3)
+        result = measure_crowd(process, upstream.port, group, 0, process.memory)
+    assert (result.sample.done, result.sample.failed, result.waiting.failed) == (8, 0, 0)
 
 
 def flat(images_per_hour: float, hours: float) -> tuple[Period, ...]:

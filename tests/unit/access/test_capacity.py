@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections import Counter
+from collections.abc import Iterator, ValuesView
 from pathlib import Path
 
 import pytest
@@ -172,6 +174,25 @@ def test_callers_without_uploads_are_forgotten(machine: Machine) -> None:
         with capacity.upload(str(number), 1):
             pass
     assert len(capacity._uploads) == 0
+
+
+class UnlistedCounter(Counter[str]):
+    """Cannot be walked through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError
+
+    def values(self) -> ValuesView[int]:
+        raise AssertionError
+
+
+def test_no_chunk_of_an_upload_looks_at_the_other_callers(machine: Machine) -> None:
+    capacity = machine.capacity()
+    capacity._uploads = UnlistedCounter()
+    with capacity.upload("a", 10), capacity.upload("b", 10) as upload:
+        upload.add(20)
+        assert capacity._all_uploads == 30
+    assert capacity._all_uploads == 0
 
 
 def test_open_descriptors_are_counted(tmp_path: Path) -> None:
