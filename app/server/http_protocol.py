@@ -11,6 +11,7 @@ import re
 import socket
 import sys
 import termios
+from dataclasses import dataclass
 
 import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -33,6 +34,28 @@ _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 _TOO_MANY_CONNECTIONS = "The server has too many open connections. Please try again later."
 
 _NOT_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
+
+
+@dataclass(slots=True)
+class Acknowledgments:
+    """What the client's system has acknowledged of a connection.
+
+    A request refers to this object, and not to the protocol, which refers to the request: in a circle all of them would
+    stay in memory until the next collection. `left`: the result after the connection was closed.
+    """
+
+    transport: asyncio.Transport
+    left: float | None = None
+
+    def __call__(self) -> float | None:
+        """Return how many bytes the client's system has not acknowledged.
+
+        None where that cannot be known, infinity where the connection was lost before they were.
+        """
+        if self.transport.is_closing():
+            return self.left
+        in_system = _send_queue(self.transport.get_extra_info("socket"))
+        return None if in_system is None else self.transport.get_write_buffer_size() + in_system
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -61,11 +84,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _current: RequestResponseCycle | None = None
     #: The head of a request that offers another protocol, without this offer.
     _upgrade_request = b""
-    #: See `unacknowledged`; of a connection that is closed.
-    _left_unacknowledged: float | None = None
+    _acknowledgments: "Acknowledgments"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._acknowledgments = Acknowledgments(transport)
         self.timeout_keep_alive = self.header_timeout  # type: ignore[assignment]  # only loop.call_later gets it
         self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
         if len(self.connections) > self.max_connections:
@@ -74,12 +97,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """Note what was on its way when the client closed the connection: it cannot be asked for any more."""
-        self._left_unacknowledged = self.unacknowledged()
+        self._acknowledgments.left = self._acknowledgments()
         super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None or self._left_unacknowledged:
-            self._left_unacknowledged = math.inf
+        if exc is not None or self._acknowledgments.left:
+            self._acknowledgments.left = math.inf
         self._cancel_header_timer()
         self._cancel_write_timer()
         self._signal_disconnect()
@@ -210,18 +233,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
         # The name is known to `app/api/delivery.py`, too.
-        cycle.scope.setdefault("extensions", {})["limner.unacknowledged"] = self.unacknowledged  # type: ignore[assignment]
+        cycle.scope.setdefault("extensions", {})["limner.unacknowledged"] = self._acknowledgments  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
-
-    def unacknowledged(self) -> float | None:
-        """Return how many bytes the client's system has not acknowledged.
-
-        None where that cannot be known, infinity where the connection was lost before they were.
-        """
-        if self.transport.is_closing():
-            return self._left_unacknowledged
-        in_system = _send_queue(self.transport.get_extra_info("socket"))
-        return None if in_system is None else self.transport.get_write_buffer_size() + in_system
 
     def _is_busy(self) -> bool:
         return self._current is not None and not self._current.response_complete

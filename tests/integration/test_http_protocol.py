@@ -1,8 +1,11 @@
 """The HTTP protocol with clients that are slow, silent, or do not speak HTTP."""
 
 import asyncio
+import gc
+import math
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +16,9 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.server.http_protocol import MAX_HEAD_BYTES, _send_queue, protocol_class
+from app.server.http_protocol import MAX_HEAD_BYTES, Acknowledgments, LimitedHttpProtocol, _send_queue, protocol_class
 from tests.support.raw_http import RawResponse, build_request, connect
+from tests.support.raw_http_lines import wait_until
 from tests.support.servers import serve
 
 HEADER_TIMEOUT = WRITE_TIMEOUT = 0.15
@@ -349,3 +353,29 @@ def test_a_slow_reader_is_not_cut_off(url: str) -> None:
 def test_a_system_that_tells_nothing_of_a_send_queue_is_believed_to_have_sent_it(tmp_path: Path) -> None:
     with (tmp_path / "no-socket").open("wb") as file:
         assert _send_queue(cast(socket.socket, file)) is None
+
+
+def test_a_closed_connection_leaves_no_circle_of_references(patient_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Circles stay in memory until the next full collection, which is rare."""
+    connection_made, protocols = LimitedHttpProtocol.connection_made, list[weakref.ref[LimitedHttpProtocol]]()
+
+    def watch(protocol: LimitedHttpProtocol, transport: asyncio.Transport) -> None:
+        protocols.append(weakref.ref(protocol))
+        connection_made(protocol, transport)
+
+    monkeypatch.setattr(LimitedHttpProtocol, "connection_made", watch)
+    gc.disable()
+    try:
+        exchange(patient_url, b"GET / HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: len(protocols) == 1 and protocols[0]() is None)
+    finally:
+        gc.enable()
+
+
+def test_what_was_on_its_way_is_known_after_the_connection_was_closed() -> None:
+    class ClosedTransport(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return True
+
+    assert Acknowledgments(ClosedTransport(), math.inf)() == math.inf
+    assert Acknowledgments(ClosedTransport())() is None
