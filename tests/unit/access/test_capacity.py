@@ -3,7 +3,7 @@
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator, ValuesView
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -182,7 +182,7 @@ class UnlistedCounter(Counter[str]):
     def __iter__(self) -> Iterator[str]:
         raise AssertionError
 
-    def values(self) -> ValuesView[int]:
+    def total(self) -> int:
         raise AssertionError
 
 
