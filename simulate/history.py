@@ -165,6 +165,8 @@ class History:
         group, client = self.group_of(attempt.client), attempt.client
         text = f"images {list(received.images)}" if received.images else f"{received.code} {received.message[:70]}"
         self.note(f"replica {attempt.replica.number} answers {attempt.id}: {text}")
+        # A client that looks for its result by the id of the job is told here, and not by the job table.
+        group.lost += received.code == "question_lost"
         if received.code not in {"ok", "accepted"}:
             self._check_that_error_is_explained(attempt, received)
             if (group.key is None and not group.undelivered) or (group.key is None and self._interrupted(received)):
