@@ -18,6 +18,7 @@ from app.errors import (
     RequestTimeout,
     RequestTooLarge,
     ServiceUnavailable,
+    TaskCanceled,
     TaskNotCancelable,
     Unauthorized,
     UpstreamTimeout,
@@ -123,6 +124,10 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
         "The body of the request did not arrive in time.",
         (RequestTimeout("The body of the request did not come: no byte within 60 s."),),
     ),
+    409: ErrorExample(
+        "The task was canceled, or cannot be canceled any more.",
+        (TaskCanceled(), TaskNotCancelable("The task has already ended, so it cannot be canceled.")),
+    ),
     413: ErrorExample(
         "The body, or one image in it, is too large.",
         (RequestTooLarge("One image of the request is larger than the limit of 67108864 bytes."),),
@@ -147,8 +152,6 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
         "The server is shutting down.", (ServiceUnavailable("The server is shutting down. Please try again."),)
     ),
 }
-
-_ENDED = "The task has already ended, so it cannot be canceled."
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -379,7 +382,7 @@ def image_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
 def task_submission_endpoint(operation: Operation, summary: str) -> dict[str, Any]:
     """Return keyword arguments for the route."""
     receipt = json_response(RECEIPT, "The task, which is polled at `poll_url`.", RECEIPT_EXAMPLE)
-    return _endpoint(operation, summary, f"{operation}_task", {202: receipt})
+    return _endpoint(operation, summary, f"{operation}_task", {202: receipt}) | {"status_code": 202}
 
 
 def _accepted() -> dict[str, Any]:
@@ -407,10 +410,7 @@ def _endpoint(
 
 def task_endpoint(summary: str, operation_id: str, *, may_conflict: bool = False) -> dict[str, Any]:
     """Return keyword arguments for the route. `may_conflict`: what is asked may be impossible by now."""
-    ended = TaskNotCancelable(_ENDED)
-    content = {"schema": ERROR, "examples": {ended.code or ended.type: {"value": ended.body}}}
-    described = "It was sent to an upstream, or has ended."
-    conflict = {409: {"description": described, "content": {"application/json": content}}}
+    conflict = (409,) if may_conflict else ()
     return {
         "tags": ["images"],
         "summary": summary,
@@ -418,8 +418,7 @@ def task_endpoint(summary: str, operation_id: str, *, may_conflict: bool = False
         "openapi_extra": NEEDS_KEY,
         "responses": {
             200: json_response(TASK, "The task.", TASK_EXAMPLE),
-            **(conflict if may_conflict else {}),
-            **error_responses(401, 404, 500, 503, not_found_code="result_not_found"),
+            **error_responses(401, 404, *conflict, 500, 503, not_found_code="result_not_found"),
         },
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.access.auth import Caller
-from app.errors import ApiError, ImageUnavailable
+from app.errors import ApiError
 from app.images.blob import Spool
 from app.images.store import ImageStore
 from app.jobs.job import Job
@@ -72,6 +72,6 @@ class ImageTasks:
                 job.stored_names[index] = image.stored or await self.store.put(blob, info)
             name = job.stored_names[index]
             return await self.store.url_for(name) or f"{server_url}/kept/{name}"
-        except ImageUnavailable as error:
+        except ApiError as error:
             log.warning("task_link_failed", job=job.id, error=error.detail or error.message)
             return None

@@ -25,7 +25,9 @@ from app.api.openapi import (
     IMAGES,
     MODEL,
     MODELS,
+    RECEIPT,
     STATUS,
+    TASK,
     USAGE,
     error_responses,
     patch_schema,
@@ -67,6 +69,9 @@ def test_every_endpoint_is_listed_with_its_statuses(document: dict[str, Any]) ->
     assert operations["GET /kept/{name}"] == {200, 404}
     for path in IMAGE_PATHS.values():
         assert operations[f"POST {path}"] == {200, 202, *ERROR_EXAMPLES}
+        assert operations[f"POST {path}/async"] == {202, *ERROR_EXAMPLES}
+    assert operations["GET /v1/images/tasks/{task_id}"] == {200, 401, 404, 500, 503}
+    assert operations["DELETE /v1/images/tasks/{task_id}"] == {200, 401, 404, 409, 500, 503}
     assert operations["GET /v1/images/results/{result_id}"] == {200, 202, *ERROR_EXAMPLES}
     assert not [name for name in operations if "variations" in name]
 
@@ -124,7 +129,7 @@ def test_the_described_response_is_the_real_one() -> None:
     assert set(response["usage"]) == set(USAGE["properties"])
 
 
-@pytest.mark.parametrize("schema", [IMAGES, EVENT, ERROR, MODEL, MODELS, STATUS])
+@pytest.mark.parametrize("schema", [IMAGES, EVENT, ERROR, MODEL, MODELS, STATUS, RECEIPT, TASK])
 def test_each_response_schema_is_valid(schema: dict[str, Any]) -> None:
     Draft202012Validator(schema)
     assert not Draft202012Validator(schema).is_valid({})

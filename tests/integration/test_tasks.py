@@ -166,7 +166,7 @@ def test_a_task_can_be_submitted(path: str, demo: RunningDemo, stack: ExitStack)
     assert client.cancel(task).status_code == 409
 
 
-@pytest.mark.parametrize("operation", ["other", "generations"])
+@pytest.mark.parametrize("operation", ["other", "generations"], ids=["an operation that is none", "a deployment that is none"])  # fmt: skip
 def test_a_path_of_azure_has_no_other_tasks(operation: str, demo: RunningDemo, stack: ExitStack) -> None:
     client = run(stack, demo, "data-url")
     deployment = "dall-e-3" if operation == "other" else "no%20name"

@@ -135,6 +135,9 @@ def test_an_error_event_nests_the_error() -> None:
         ({"model": "dall-e-3"}, "auto", "url"),
         ({"model": None}, "auto", "url"),
         ({"model": "gpt-image-2"}, "auto", "b64_json"),
+        ({"model": "gpt-image-2", "as_task": True}, "auto", "url"),
+        ({"as_task": True}, "b64_json", "b64_json"),
+        ({"as_task": True, "response_format": "b64_json"}, "auto", "b64_json"),
     ],
 )
 def test_a_link_or_bytes(parameters: dict[str, Any], default: str, format: str) -> None:  # noqa: A002  the field's name
