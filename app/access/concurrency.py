@@ -42,8 +42,10 @@ class FairSemaphore:
             self.in_use -= granted
             self._wake()
 
-    def check_room(self, caller: str) -> None:
+    def check_room(self, caller: str, slots: int = 1) -> None:
         """Raise `RateLimited` if a request of this caller would find the queue full."""
+        if self._has_room(min(slots, self.limit)):
+            return
         longest = max(map(len, self._queues.values()), default=0)
         if self.waiting >= self._max_waiting and longest < len(self._queues.get(caller, ())) + 2:
             raise _queue_full()
@@ -56,7 +58,7 @@ class FairSemaphore:
     async def _enqueue(self, caller: str, slots: int) -> int:
         """Wait for the slots and return how many were granted."""
         granted = min(slots, self.limit)
-        if not self._queues and self.in_use + granted <= self.limit:
+        if self._has_room(granted):
             self.in_use += granted
             return granted
         if self.waiting >= self._max_waiting and not self._evict_from_longest_queue(caller):
@@ -70,6 +72,9 @@ class FairSemaphore:
             self._cancel(caller, waiter)
             raise
         return waiter.slots
+
+    def _has_room(self, slots: int) -> bool:
+        return not self._queues and self.in_use + slots <= self.limit
 
     def _evict_from_longest_queue(self, caller: str) -> bool:
         """Reject the last request of the longest queue if `caller` has fewer waiting, and return whether it was done.

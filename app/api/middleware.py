@@ -19,6 +19,9 @@ from app.observability.logging import log, shorten
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
 
 
+#: Requests that would fill the list of the last ones: clients poll a task every few seconds.
+_POLLED = "/images/tasks/"
+
 #: What base URLs end in, in front of an endpoint of the API, or `/v1` twice in front of anything.
 _PREFIXES = re.compile("^(?:(?:/openai|/api|/v1|/v1beta)+(?=/(?:images|models)(?:/|$))|(?:/v1){2,}(?=/|$))")
 
@@ -76,7 +79,7 @@ class AccessLogMiddleware:
         route = {"method": scope["method"], "path": shorten(scope["path"]), "status": status, "ms": ms}
         level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
         log.log(level, "request", **route, **fields)
-        if "/images/" in scope["path"] and scope["method"] != "OPTIONS":
+        if "/images/" in scope["path"] and scope["method"] != "OPTIONS" and _POLLED not in scope["path"]:
             self._recent.append({"id": context.id, "at": time.time(), **route, **fields})
 
 

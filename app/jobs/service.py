@@ -179,7 +179,7 @@ class ImageService:
                 raise ClientLeft
             if submission.is_async:
                 # While the client is there: it would learn only from the result that there was no room for its job.
-                self.semaphore.check_room(submission.caller.id)
+                self.semaphore.check_room(submission.caller.id, request.n)
             return await self._reserve_and_charge(request, submission.caller)
         except BaseException:  # reason: tidied up, and raised again
             await self.sharing.job_table.abandon(submission.id, key)

@@ -263,6 +263,23 @@ def test_a_task_that_finds_the_queue_full_is_refused_at_once(demo: RunningDemo, 
     assert [client.wait(task)["status"] for task in tasks] == ["completed"] * 2
 
 
+def test_a_task_needs_no_queue_while_a_slot_is_free(demo: RunningDemo, stack: ExitStack) -> None:
+    client = run(stack, demo, "holds+data-url", max_concurrency=1, max_queue=0)
+    task = client.submit()
+    assert demo.state.wait_for_calls(1)
+    assert client.ask("POST", SUBMIT, json=GENERATION).status_code == 429
+    demo.state.release()
+    assert client.wait(task)["status"] == "completed"
+
+
+def test_polls_are_not_among_the_last_requests(demo: RunningDemo, stack: ExitStack) -> None:
+    client = run(stack, demo, "data-url", api_keys="sk-me")
+    task = client.submit()
+    client.wait(task)
+    client.cancel(task)
+    assert len(client.ask("GET", "/v1/status").json()["outcomes"]) == 1
+
+
 # Cancellation
 
 

@@ -89,6 +89,42 @@ def test_a_full_queue_rejects_requests_with_a_retry_after() -> None:
     with_clients(1, 1, steps)
 
 
+def test_room_is_refused_exactly_where_a_request_would_be() -> None:
+    async def steps(clients: Clients) -> None:
+        clients.semaphore.check_room("a", 7)
+        await clients.start("a1")
+        clients.semaphore.check_room("a")
+        await clients.start("a2")
+        for caller in ("a", "b"):
+            with pytest.raises(RateLimited):
+                clients.semaphore.check_room(caller)
+        await clients.finish("a1")
+        clients.semaphore.check_room("b")
+
+    with_clients(1, 1, steps)
+
+
+def test_there_is_room_without_a_queue_while_a_slot_is_free() -> None:
+    async def steps(clients: Clients) -> None:
+        clients.semaphore.check_room("a")
+        await clients.start("a1")
+        with pytest.raises(RateLimited):
+            clients.semaphore.check_room("a")
+
+    with_clients(1, 0, steps)
+
+
+def test_there_is_room_for_a_caller_that_takes_the_place_of_one_with_more() -> None:
+    async def steps(clients: Clients) -> None:
+        for name in ("a1", "a2", "a3"):
+            await clients.start(name)
+        clients.semaphore.check_room("b")
+        with pytest.raises(RateLimited):
+            clients.semaphore.check_room("a")
+
+    with_clients(1, 2, steps)
+
+
 def test_a_request_gets_all_its_slots_together_and_is_not_overtaken() -> None:
     async def steps(clients: Clients) -> None:
         await clients.start("a1", 2)
