@@ -140,8 +140,10 @@ def test_the_time_of_a_task_is_true_when_it_ends(demo: RunningDemo, stack: ExitS
     clock = 1000.0
     registry._now = lambda: clock  # reason: the clock of the registry is an argument of its own, not a setting
     task = client.submit()
-    done = client.wait(task)
-    assert done["expires_at"] - int(time.time()) in {0, 1}
+    client.wait(task)
+    before = time.time()
+    expires_at = client.poll(task)["expires_at"]
+    assert int(before) + 1 <= expires_at <= time.time() + 1
     clock += 0.9
     assert client.poll(task)["status"] == "completed"
     clock += 0.2
@@ -361,7 +363,7 @@ def test_a_task_is_polled_at_any_replica(
     task = one.submit({**GENERATION, "response_format": response_format})
     processing = other.poll(task)
     assert processing["status"] == "processing"
-    assert abs(processing["expires_at"] - time.time() - DAY) < 30
+    assert abs(processing["expires_at"] - time.time() - DAY) < 300
     demo.state.release()
     done = other.wait(task)
     assert httpx.get(done["image_url"], trust_env=False).content.startswith(b"\x89PNG")
@@ -389,7 +391,7 @@ def test_the_death_of_a_replica_is_an_error_that_says_what_it_may_have_cost(
     assert (lost["status"], lost["http_status"], lost["error"]["code"]) == ("failed", 500, "question_lost")
     assert (unasked["status"], unasked["http_status"]) == ("failed", 503)
     assert "Nothing was charged" in unasked["error"]["message"]
-    assert all(abs(task["expires_at"] - time.time() - DAY) < 30 for task in (lost, unasked))
+    assert all(abs(task["expires_at"] - time.time() - DAY) < 300 for task in (lost, unasked))
     assert "has died" in other.cancel(submitted).json()["error"]["message"]
     assert other.cancel(waiting).json()["error"]["code"] == "task_canceled"
 
