@@ -25,7 +25,7 @@ from bench.wire import Message, connect, head
 KIND = RequestKind("slow-0.6", 0.6, response_format="url")
 
 #: Seconds within which every task must have ended, between two polls, and for which a killed replica stays away.
-_TIMEOUT, _POLL_INTERVAL, _DOWNTIME = 120.0, 1.0, 0.2
+_TIMEOUT, _POLL_INTERVAL, _DOWNTIME = 300.0, 1.0, 0.2
 
 #: Between two attempts to submit, while a replica is down or its queue is full.
 _SUBMIT_INTERVAL = 0.3
@@ -164,7 +164,7 @@ async def run_tasks(fleet: Fleet, upstream: UpstreamLog, options: argparse.Names
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("task_fleet", description=__doc__)
     parser.add_argument("--tasks", type=int, default=10_000)
-    parser.add_argument("--rate", type=float, default=30, help="new tasks per second")
+    parser.add_argument("--rate", type=float, default=8, help="new tasks per second")
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--kill-every", type=float, default=5, help="seconds between two kills of a replica")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
