@@ -15,9 +15,10 @@ export function barChart(title, rows, series) {
   const step = WIDTH / rows.length;
   const bars = rows.flatMap((row, at) => column(row, at * step, step, highest, series));
   const summary = series.map((each) => `${each.name}: ${each.total}`).join(", ");
+  const label = `${title}. ${summary}`;
   const drawing = svg(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}. ${summary}` },
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
     ...bars,
     svg("path", { class: "axis", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }),
   );

@@ -8,6 +8,11 @@ import { money, number, seconds, setUpLanguage, t, time } from "./i18n.js";
 
 const REFRESH_INTERVAL = 2000;
 
+/** How many of the last failures are shown. */
+const MAX_FAILURES = 8;
+
+const KEY_COLUMNS = ["name", "requests", "images", "failures", "median", "p95", "cost"];
+
 let report = null;
 let timer = null;
 
@@ -64,8 +69,8 @@ function write() {
       gauge("status_waiting", turns.waiting, turns.queue),
     ),
     el("div", { className: "charts" }, ...hourCharts(report.hours)),
-    section("status_keys", ["name", "requests", "images", "failures", "median", "p95", "cost"], report.keys.map(keyRow)),
-    section("status_failures", ["when", "id", "reason", "remedy"], report.outcomes.filter(isFailure).slice(0, 8).map(failureRow)),
+    section("status_keys", KEY_COLUMNS, report.keys.map(keyRow)),
+    section("status_failures", ["when", "id", "reason", "remedy"], lastFailures(report.outcomes)),
     section("status_in_progress", ["id", "request", "state", "readers", "took"], report.under_way.map(jobRow)),
     section("status_upstreams", ["name", "host", "model", "circuit", "in_progress"], report.upstreams.map(upstreamRow)),
     section("status_outcomes", ["when", "id", "request", "result", "took"], report.outcomes.map(requestRow)),
@@ -105,7 +110,8 @@ function hourCharts(hours) {
     const cost = series("cost", "status_cost", value, (amount) => money(amount, currency));
     return barChart(t("status_cost"), rows, [{ ...cost, total: money(sum(value), currency) }]);
   });
-  return [barChart(t("status_by_hour"), rows, [images, failures]), barChart(t("status_waits"), rows, [slowest]), ...costs];
+  const made = barChart(t("status_by_hour"), rows, [images, failures]);
+  return [made, barChart(t("status_waits"), rows, [slowest]), ...costs];
 }
 
 const series = (className, name, value, format) => ({
@@ -122,11 +128,15 @@ function keyRow({ name, requests, images, failures, median_seconds: median, p95_
   return [name, number(requests), number(images), failed, shown(median), shown(p95), cost.join(", ") || "–"];
 }
 
-const isFailure = (request) => request.status >= 400 && request.status !== 499;
+function lastFailures(requests) {
+  const failed = requests.filter(({ status }) => status >= 400 && status !== 499);
+  return failed.slice(0, MAX_FAILURES).map(failureRow);
+}
 
 function failureRow({ at, id, status, error }) {
   const { title, advice } = describeError({ status, error: { code: error } });
-  return [time(at * 1000, "medium"), codeCell(id), el("td", { className: "bad" }, t(title)), el("td", { className: "wrap" }, t(advice))];
+  const reason = el("td", { className: "bad" }, t(title));
+  return [time(at * 1000, "medium"), codeCell(id), reason, el("td", { className: "wrap" }, t(advice))];
 }
 
 const codeCell = (text) => el("td", {}, el("code", {}, text));

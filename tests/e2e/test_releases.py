@@ -29,6 +29,7 @@ METADATA = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "WHEEL", "entry_
 SHIPPED = {
     *(".ci", ".dockerignore", ".editorconfig", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile"),
     *("LICENSE", "Makefile", "PKG-INFO", "README.md", "README.zh-CN.md", "SECURITY.md", "app", "bench", "deploy", "docs", "fuzz", "mkdocs.yml"),
+    "simulate",
     *("pyproject.toml", "tests", "requirements.lock", "requirements-build.lock", "requirements-dev.lock"),
     "requirements-docs.lock",
 }  # fmt: skip

@@ -103,7 +103,13 @@ def test_the_job_table_works_as_in_a_real_redis(redis: Redis, seed: int) -> None
         args: list[Any] = [command, orjson.dumps(arguments), outcome]
         seconds, rest = divmod(int(now), 1000)
         real = redis.eval(WITH_TIME + SCRIPT, len(keys), *keys, *args, seconds, rest * 1000)
-        assert run_script(SCRIPT, keys, args, now) == real, (step, command, arguments)
+        simulated = run_script(SCRIPT, keys, args, now)
+        assert without_lifetime(command, simulated) == without_lifetime(command, real), (step, command, arguments)
+
+
+def without_lifetime(command: str, answer: Any) -> Any:
+    """Return an answer without the milliseconds that a key has left to live: in the real Redis these are real time."""
+    return answer[:2] if command == "lookup" and isinstance(answer, list) else answer
 
 
 COMMANDS: list[list[Any]] = [
