@@ -48,6 +48,7 @@ EXPOSED_HEADERS = (
         for kind in ("requests", "images", "cost")
     ),
     "x-limner-cost",
+    "x-limner-credentials",
     "x-limner-currency",
     "x-limner-alpha",
     "x-limner-dry-run",

@@ -179,6 +179,7 @@ def pipeline_policy(settings: Settings) -> PipelinePolicy:
         default_format=settings.default_response_format,
         rehost=settings.rehost,
         mask=settings.mask,
+        credentials=settings.credentials,
         pass_links=settings.pass_image_urls,
         fetch_timeout=settings.fetch_timeout,
     )

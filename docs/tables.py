@@ -48,6 +48,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "default_response_format",
         "size",
         "mask",
+        "credentials",
         "shrink_inputs",
         "strip_location",
         "pass_image_urls",

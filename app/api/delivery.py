@@ -33,6 +33,7 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import (
     alpha_report,
     completed_event,
+    credentials_report,
     error_event,
     images_json,
     partial_event,
@@ -262,10 +263,13 @@ def response_headers(
     request: ImagesRequest, telemetry: JobTelemetry, result: GenerationResult | None = None
 ) -> dict[str, str]:
     """Return the headers that are known when they are sent: for a stream, only what the request itself tells."""
+    images = () if result is None else result.images
+    unmet = [name for image in images for name in image.ignored]
     values = {
-        "x-limner-ignored": ", ".join(telemetry.ignored_of(request)),
-        "x-limner-size": size_report(request, () if result is None else result.images),
-        "x-limner-alpha": alpha_report(() if result is None else result.images),
+        "x-limner-ignored": ", ".join(dict.fromkeys((*telemetry.ignored_of(request), *unmet))),
+        "x-limner-size": size_report(request, images),
+        "x-limner-alpha": alpha_report(images),
+        "x-limner-credentials": credentials_report(images),
         "x-limner-shrunk": ", ".join(telemetry.shrunk),
         "x-limner-upstream": ", ".join(telemetry.answered_by),
     }

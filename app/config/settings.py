@@ -182,6 +182,11 @@ class Settings(BaseSettings):
     strip_location: bool = Field(
         True, description="Whether input images lose the place where they were taken before they go upstream."
     )
+    credentials: Literal["strip", "keep"] = Field(
+        "strip",
+        description="What happens to a [signed manifest](provenance.md) if an image would have to be converted. "
+        "`strip`: it is lost, and the header `x-limner-credentials` says so. `keep`: the image is not converted.",
+    )
     shrink_inputs: ShrinkLimits = Field(
         InputLimits(20 * 2**20, 4096),
         description="Input images over this size, or with an edge of more pixels, are made smaller, since upstreams "

@@ -28,6 +28,8 @@ from app.images.codec import (
 )
 from app.images.decode_cost import DecodeLimits, conversion_cost, decode_cost, header_cost, masking_cost
 from app.images.input_limits import InputLimits, fit
+from app.images.provenance import GENERATED, PARTLY_GENERATED, marked
+from app.protocol.credentials import has_credentials
 from app.protocol.image_format import is_complete, read_info
 from app.protocol.size_fit import SizeMode, plan_fit
 
@@ -85,6 +87,8 @@ def convert(source: Source, options: ResultOptions, limits: DecodeLimits, new_si
         limits.admit(conversion_cost(opened, source.size, target, image_format, padded=options.exact_size is not None))
         image = decode(opened, _scale_ratio(size, target))
         image = _fitted(image, options) if options.exact_size else image.scaled(fit(image.pixels.size, target))
+        if has_credentials(source.read_at):
+            image = marked(image, GENERATED, image_format)
         return encode(image, image_format, 100 if options.compression is None else options.compression, new_sink)
 
 
@@ -281,7 +285,10 @@ def apply_mask(result: Source, original: Source, mask: Source, limits: DecodeLim
         mode = "RGBA" if any(image.pixels.mode.endswith("A") for image in (kept, generated)) else "RGB"
         pixels = _in_mode(generated.pixels, mode)
         pixels.paste(_in_mode(kept.pixels, mode), mask=alpha)
-        return encode(replace(generated, pixels=pixels, profile=kept.profile), "png", 100, new_sink)
+        masked = replace(generated, pixels=pixels, profile=kept.profile)
+        if has_credentials(result.read_at):
+            masked = marked(masked, PARTLY_GENERATED, "png")
+        return encode(masked, "png", 100, new_sink)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -22,11 +22,12 @@ from app.extraction.refusal import is_refusal, no_image_error
 from app.extraction.urls import has_image_ending
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion, to_image_url, wants_stream
+from app.protocol.credentials import has_credentials
 from app.protocol.data_url import decode_data_url
 from app.protocol.foreign_formats import HEAD, foreign_format
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest, InputImage
-from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request
+from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request, unmet_wishes
 from app.protocol.inline_images import ByteSink, probably_equal
 from app.protocol.json_stream import Base64String
 from app.protocol.size_fit import SizeMode
@@ -113,6 +114,7 @@ class PipelinePolicy:
     default_format: Literal["auto", "url", "b64_json"] = "auto"
     rehost: Literal["never", "needed", "always"] = "needed"
     mask: Literal["guide", "exact"] = "guide"
+    credentials: Literal["strip", "keep"] = "strip"
     pass_links: bool = False
     fetch_timeout: float = 120.0
 
@@ -412,15 +414,24 @@ class Pipeline:
         if info is None or is_tracking_pixel(info):
             message = "The upstream answered with a link to something that is not an image."
             raise NoImageInReply(message, detail=image.url)
-        if self.inputs.mask is not None:
-            blob = await self.io.apply_mask(blob, self.inputs.originals[0], self.inputs.mask)
-        converted = await self.io.convert(blob, self.request)
+        made, converted = await self.convert(OutputImage(image.form, info=info, received=info), blob)
         if converted is blob and may_pass:
-            return OutputImage(image.form, url=image.url, info=info, received=info)
-        made = OutputImage(image.form, info=read_info(converted.read_at) or info, received=info)
+            return replace(made, url=image.url)
         if wanted == "b64_json":
             return replace(made, source=converted)
         return replace(made, url=await self.link_to(converted, made.info or info))
+
+    async def convert(self, image: OutputImage, blob: ByteSink) -> tuple[OutputImage, ByteSink]:
+        """Return the image as it was asked for, with its bytes: the same blob where nothing is to do."""
+        is_signed = has_credentials(blob.read_at)
+        if is_signed and image.info and self.policy.credentials == "keep" and self.inputs.mask is None:
+            return replace(image, credentials="kept", ignored=unmet_wishes(self.request, image.info)), blob
+        converted = blob
+        if self.inputs.mask is not None:
+            converted = await self.io.apply_mask(blob, self.inputs.originals[0], self.inputs.mask)
+        converted = await self.io.convert(converted, self.request)
+        credentials = "none" if not is_signed else "kept" if converted is blob else "stripped"
+        return replace(image, info=read_info(converted.read_at) or image.info, credentials=credentials), converted
 
     async def link_to(self, image: ByteSink, info: ImageInfo) -> str | Base64String:
         """Return a URL of the image: of this server, or one that holds it. Raises `ImageUnavailable`."""

@@ -7,7 +7,7 @@ never written. Reading an outcome restores the images into a spool, as if the jo
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -41,6 +41,8 @@ from app.state.job_table import JobTable
 #: Fields of the request in an outcome: those that the response or the log shows, never the prompt.
 _REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored", "asked_size", "size_mode")
 
+#: Fields of an image in an outcome that are texts.
+_IMAGE_FIELDS = ("form", "credentials", "ignored")
 #: Why a job cannot be cancelled.
 NOT_CANCELABLE = {
     "submitted": "The task was already sent to an upstream and may be charged, so it cannot be canceled. Poll it.",
@@ -329,7 +331,8 @@ def _is_canceled(outcome: bytes) -> bool:
 
 async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
     measured = {"info": image.info, "received": image.received}
-    fields = {"form": image.form} | {name: info and astuple(info) for name, info in measured.items()}
+    fields: dict[str, Any] = {name: getattr(image, name) for name in _IMAGE_FIELDS}
+    fields |= {name: info and astuple(info) for name, info in measured.items()}
     if image.source is None and not isinstance(image.url, Base64String):
         return fields | {"url": image.url}
     name = image.stored or await store.put(*measured_blob(image))
@@ -374,14 +377,14 @@ async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutco
 
 async def _load_image(fields: dict[str, Any], store: ImageStore, spool: Spool) -> OutputImage:
     info, received = (ImageInfo(*fields[name]) if fields.get(name) else None for name in ("info", "received"))
+    credentials, ignored = fields.get("credentials"), tuple(fields.get("ignored", ()))
+    image = OutputImage(fields["form"], info=info, received=received, credentials=credentials, ignored=ignored)
     if "url" in fields:
-        return OutputImage(fields["form"], url=fields["url"], info=info, received=received)
+        return replace(image, url=fields["url"])
     blob = await _load_blob(fields["name"], store, spool)
     if fields["prefix"] is None:
-        source, url, info = blob, None, read_info(blob.read_at)
-    else:
-        source, url = None, Base64String(blob, fields["prefix"])
-    return OutputImage(fields["form"], source=source, url=url, info=info, received=received, stored=fields["name"])
+        return replace(image, source=blob, info=read_info(blob.read_at), stored=fields["name"])
+    return replace(image, url=Base64String(blob, fields["prefix"]), stored=fields["name"])
 
 
 async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:

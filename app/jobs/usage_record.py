@@ -168,6 +168,7 @@ class UsageRecord:
             "failed": 0 if result is None else result.failed,
             **size_facts(job.request, images),
             "sizes": [image.info.size for image in images if image.info is not None],
+            "credentials": list(dict.fromkeys(image.credentials for image in images if image.credentials)),
             "forms": list(dict.fromkeys(image.form for image in images)),
             "usage": usage.as_images_api(),
             **total_cost(telemetry.attempt_records, self.recorder.currency).as_fields(),

@@ -27,6 +27,9 @@ class OutputImage:
         form: Name of the reply form in which the image was found.
         url: A path, if this server has stored the image: its address depends on who reads the response.
         info: What the bytes say about the image; None if only its URL is known.
+        credentials: Whether a signed manifest of the upstream was `kept` or `stripped`, or there was `none`; None if
+            its bytes are not known.
+        ignored: Names of parameters that had to be ignored to keep it.
         received: What the bytes of the upstream said, before Limner changed them; None as for `info`.
         stored: The name of its copy in the image store, if another replica has put it there.
     """
@@ -37,6 +40,8 @@ class OutputImage:
     info: ImageInfo | None = None
     received: ImageInfo | None = None
     stored: str | None = None
+    credentials: str | None = None
+    ignored: tuple[str, ...] = ()
 
     def as_item(self, server_url: str = "") -> dict[str, Any]:
         """Return the item of the response. `server_url` is how its reader reaches this server, without a final slash.
@@ -85,6 +90,23 @@ def link_matches_request(url: str, request: ImagesRequest) -> bool:
     return not compressed and (requested is None or urlsplit(url).path.lower().endswith(_ENDINGS[requested]))
 
 
+def unmet_wishes(request: ImagesRequest, info: ImageInfo) -> tuple[str, ...]:
+    """Return the names of the parameters that only a conversion of an image could fulfill."""
+    size, image_format = request.size, request.output_format
+    is_native = size is None or (request.size_mode is SizeMode.NATIVE and size.upstream_size == size)
+    unmet = {
+        "output_format": image_format not in {None, info.format},
+        "output_compression": request.output_compression not in {None, 100} and (image_format or info.format) != "png",
+        "size": not is_native and info.size != str(size),
+    }
+    return tuple(name for name, is_unmet in unmet.items() if is_unmet)
+
+
+def credentials_report(images: Sequence[OutputImage]) -> str:
+    """Return the value of `x-limner-credentials`: what became of signed manifests; empty if nothing is known."""
+    return ", ".join(dict.fromkeys(image.credentials for image in images if image.credentials is not None))
+
+
 def alpha_report(images: Sequence[OutputImage]) -> str:
     """Return the value of `x-limner-alpha`: whether images have an alpha channel; empty if none could be measured."""
     return ", ".join(dict.fromkeys("yes" if image.info.alpha else "no" for image in images if image.info is not None))
@@ -104,9 +126,10 @@ def size_facts(request: ImagesRequest, images: Sequence[OutputImage]) -> dict[st
     """Return the size that was sent, the measured sizes that came, and those that Limner made of them, each once."""
     got, made = _sizes(image.received for image in images), _sizes(image.info for image in images)
     facts: dict[str, Any] = {"sent": "auto" if request.size is None else str(request.size.upstream_size), "got": got}
-    if made != got or request.size_mode is not SizeMode.NATIVE:
+    if made != got or (request.size_mode is not SizeMode.NATIVE and made in ([], [str(request.size)])):
         facts["fitted"] = made
-    factor = max((_upscaling(request, image.received) for image in images), default=1.0)
+    fitted = [image for image in images if image.info != image.received]
+    factor = max((_upscaling(request, image.received) for image in fitted), default=1.0)
     return facts if factor == 1 else facts | {"upscaled": math.ceil(factor * 100) / 100}
 
 

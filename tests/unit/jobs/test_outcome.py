@@ -86,7 +86,7 @@ CASES = [
     Case("bytes", OutputImage("b64", source=as_blob(PNG), info=INFO)),
     Case("a link that was not opened", OutputImage("markdown", url="https://h/a.png")),
     Case("a link to an image that was measured", OutputImage("markdown", url="https://h/a.png", info=INFO)),
-    Case("an image that was fitted", OutputImage("b64", source=as_blob(PNG), info=INFO, received=LARGE)),
+    Case("an image that was fitted", OutputImage("b64", source=as_blob(PNG), info=INFO, received=LARGE, credentials="kept", ignored=("size",))),
     Case("a data URL", OutputImage("parts", url=Base64String(as_blob(PNG), "data:image/png;base64,"), info=INFO)),
 ]  # fmt: skip
 
@@ -94,7 +94,15 @@ CASES = [
 def comparable(image: OutputImage) -> tuple[object, ...]:
     """Return all of an image, with bytes in place of the blobs that hold them."""
     url = (image.url.prefix, content(image.url.source)) if isinstance(image.url, Base64String) else image.url
-    return image.form, image.info, image.received, url, image.source and content(image.source)
+    return (
+        image.form,
+        image.info,
+        image.received,
+        image.credentials,
+        image.ignored,
+        url,
+        image.source and content(image.source),
+    )
 
 
 def content(source: object) -> bytes:

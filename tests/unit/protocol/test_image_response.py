@@ -13,12 +13,14 @@ from app.protocol.image_response import (
     OutputImage,
     alpha_report,
     completed_event,
+    credentials_report,
     effective_response_format,
     error_event,
     images_json,
     link_matches_request,
     partial_event,
     size_report,
+    unmet_wishes,
 )
 from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.size_fit import SizeMode
@@ -180,7 +182,7 @@ def test_the_size_is_reported(parameters: dict[str, str], infos: list[ImageInfo 
 HALF, FOURTH = (ImageInfo("image/png", width, height, alpha=False) for width, height in ((960, 544), (480, 272)))
 UNKNOWN = ImageInfo("image/png", None, None, alpha=False)
 HD = ImageInfo("image/png", 1920, 1080, alpha=False)
-SMALL = ImageInfo("image/png", 512, 512, alpha=False)
+SMALL, LARGE = ImageInfo("image/png", 512, 512, alpha=False), ImageInfo("image/png", 2048, 1152, alpha=False)
 MODES = (SizeMode.NATIVE, SizeMode.COVER, SizeMode.CONTAIN)
 
 
@@ -201,7 +203,7 @@ FITTED = [
     Fitted("enlarged to be contained", {"size": "1920x1080"}, MODES[2], [(HALF, HD)], "asked=1920x1080 sent=1920x1088 got=960x544 fitted=1920x1080 upscaled=1.99"),
     Fitted("the factor is rounded up", {"size": "1920x1080"}, MODES[1], [(PNG, HD), (FOURTH, HD)], "asked=1920x1080 sent=1920x1088 got=1536x1024,480x272 fitted=1920x1080 upscaled=4.0"),
     Fitted("an image that could not be measured", {"size": "1920x1080"}, MODES[1], [(UNKNOWN, HD)], "asked=1920x1080 sent=1920x1088 fitted=1920x1080"),
-    Fitted("a ratio", {"aspect_ratio": "16:9"}, MODES[1], [(HD, HD)], "asked=16:9 sent=2048x1152 got=1920x1080 fitted=1920x1080 upscaled=1.07"),
+    Fitted("a ratio", {"aspect_ratio": "16:9"}, MODES[1], [(HD, LARGE)], "asked=16:9 sent=2048x1152 got=1920x1080 fitted=2048x1152 upscaled=1.07"),
     Fitted("no size at all", {}, MODES[1], [(PNG, PNG)], "asked=auto sent=auto got=1536x1024"),
 ]  # fmt: skip
 
@@ -219,6 +221,48 @@ def test_what_was_made_of_the_image_is_reported(case: Fitted) -> None:
 )
 def test_alpha_is_what_the_images_have(infos: list[ImageInfo | None], report: str) -> None:
     assert alpha_report([OutputImage("form", Bytes(), info=info) for info in infos]) == report
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """What only a conversion of a PNG of 1536x1024 could fulfill."""
+
+    name: str
+    parameters: dict[str, Any]
+    unmet: tuple[str, ...]
+    mode: SizeMode = SizeMode.NATIVE
+    info: ImageInfo = PNG
+
+
+UNMET = [
+    Unmet("nothing was wished", {}, ()),
+    Unmet("its own format", {"output_format": "png", "output_compression": 50}, ()),
+    Unmet("another format", {"output_format": "webp"}, ("output_format",)),
+    Unmet("compression", {"output_format": "webp", "output_compression": 50}, ("output_compression",), info=WEBP),
+    Unmet("compression without a format", {"output_compression": 50}, ("output_compression",), info=WEBP),
+    Unmet("no compression", {"output_format": "webp", "output_compression": 100}, (), info=WEBP),
+    Unmet("another native size is the upstream's affair", {"size": "1024x1024"}, ()),
+    Unmet("a legacy size", {"size": "512x512"}, ("size",)),
+    Unmet("an exact size that it has", {"size": "1536x1024"}, (), SizeMode.COVER),
+    Unmet("another exact size", {"size": "1500x1000"}, ("size",), SizeMode.CONTAIN),
+]
+
+
+@pytest.mark.parametrize("case", UNMET, ids=lambda case: case.name)
+def test_what_a_kept_image_does_not_fulfill(case: Unmet) -> None:
+    request = read_json(Operation.GENERATION, {"prompt": "a fox", **case.parameters}, case.mode)
+    assert unmet_wishes(request, case.info) == case.unmet
+
+
+def test_what_became_of_manifests_is_said_once() -> None:
+    images = [OutputImage("form", credentials=each) for each in ("kept", None, "stripped", "kept")]
+    assert (credentials_report(images), credentials_report([])) == ("kept, stripped", "")
+
+
+def test_a_kept_image_was_not_fitted() -> None:
+    request = read_json(Operation.GENERATION, {"prompt": "a fox", "size": "3000x2000"}, SizeMode.COVER)
+    image = OutputImage("form", Bytes(), info=PNG, received=PNG)
+    assert size_report(request, [image]) == "asked=3000x2000 sent=3008x2000 got=1536x1024"
 
 
 def test_a_link_does_not_match_an_exact_size() -> None:

@@ -1,0 +1,101 @@
+"""Find signed provenance (C2PA manifests) in image files, without checking its signature."""
+
+from collections.abc import Callable
+
+from app.protocol.image_format import ReadAt, read_info
+
+#: Chunks, segments or boxes that are read at most. Encoders of PNG write chunks of 8 KiB.
+_MAX_STEPS = 16_384
+
+#: Bytes at the start of a GIF that are searched, and those of a segment of a JPEG.
+_HEAD, _SEGMENT = 64 * 1024, 64
+
+#: The type of the box in AVIF and HEIC, and the tag in TIFF.
+_BOX_TYPE = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+_TIFF_TAG = 0xCD41
+
+
+def has_credentials(read_at: ReadAt) -> bool:
+    """Return whether an image file holds a C2PA manifest, valid or not."""
+    info = read_info(read_at)
+    return info is not None and info.format in _FINDERS and _FINDERS[info.format](read_at)
+
+
+def _in_png(read_at: ReadAt) -> bool:
+    offset = 8
+    for _ in range(_MAX_STEPS):
+        chunk = read_at(offset, 8)
+        if len(chunk) < 8 or chunk[4:] == b"IEND":
+            return False
+        if chunk[4:] == b"caBX":
+            return True
+        offset += 12 + int.from_bytes(chunk[:4], "big")
+    return False
+
+
+def _in_jpeg(read_at: ReadAt) -> bool:
+    """Look for an APP11 segment with a JUMBF box. JPEG XT uses the same segment for boxes of other types."""
+    offset = 2
+    for _ in range(_MAX_STEPS):
+        segment = read_at(offset, _SEGMENT)
+        if len(segment) < 4 or segment[0] != 0xFF or segment[1] in {0xDA, 0xD9}:
+            return False
+        length = int.from_bytes(segment[2:4], "big")
+        if segment[1] == 0xEB and (b"jumb" in segment[: length + 2] or b"c2pa" in segment[: length + 2]):
+            return True
+        offset += 1 if segment[1] == 0xFF else 2 + length
+    return False
+
+
+def _in_webp(read_at: ReadAt) -> bool:
+    offset = 12
+    for _ in range(_MAX_STEPS):
+        chunk = read_at(offset, 8)
+        if len(chunk) < 8:
+            return False
+        if chunk[:4] == b"C2PA":
+            return True
+        length = int.from_bytes(chunk[4:], "little")
+        offset += 8 + length + length % 2
+    return False
+
+
+def _in_gif(read_at: ReadAt) -> bool:
+    return b"\x21\xff\x0bC2PA_GIF" in read_at(0, _HEAD)
+
+
+def _in_iso(read_at: ReadAt) -> bool:
+    offset = 0
+    for _ in range(_MAX_STEPS):
+        box = read_at(offset, 32)
+        length, header = int.from_bytes(box[:4], "big"), 8
+        if length == 1:
+            length, header = int.from_bytes(box[8:16], "big"), 16
+        if box[4:8] == b"uuid" and box[header : header + 16] == _BOX_TYPE:
+            return True
+        if length < header:  # The last box, or the end of the file.
+            return False
+        offset += length
+    return False
+
+
+def _in_tiff(read_at: ReadAt) -> bool:
+    order = "<" if read_at(0, 1) == b"I" else ">"
+    directory = _number(read_at(4, 4), order)
+    entries = min(512, _number(read_at(directory, 2), order))
+    return any(_number(read_at(directory + 2 + 12 * entry, 2), order) == _TIFF_TAG for entry in range(entries))
+
+
+def _number(data: bytes, order: str) -> int:
+    return int.from_bytes(data, "little" if order == "<" else "big")
+
+
+_FINDERS: dict[str, Callable[[ReadAt], bool]] = {
+    "png": _in_png,
+    "jpeg": _in_jpeg,
+    "webp": _in_webp,
+    "gif": _in_gif,
+    "avif": _in_iso,
+    "heic": _in_iso,
+    "tiff": _in_tiff,
+}
