@@ -86,18 +86,19 @@ def waiting_row(name: str, group: ClientGroup, results: Sequence[WaitingResult])
 
 
 def print_table(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
-    _write(_COLUMNS, rows, write)
+    write_table(_COLUMNS, rows, write)
 
 
 def print_waiting(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
-    _write(_WAITING_COLUMNS, rows, write)
+    write_table(_WAITING_COLUMNS, rows, write)
 
 
 def print_crowds(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
-    _write(_CROWD_COLUMNS, rows, write)
+    write_table(_CROWD_COLUMNS, rows, write)
 
 
-def _write(columns: Sequence[str], rows: Iterable[Sequence[str]], write: Callable[[str], object]) -> None:
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], write: Callable[[str], object]) -> None:
+    """Write a Markdown table, line by line."""
     lines = [columns, *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     lines.insert(1, ["-" * width for width in widths])

@@ -102,6 +102,13 @@ def test_large_and_small_files_are_handed_over(shared: Transcoder, edge: int) ->
             assert made.checksum == copy.checksum
 
 
+def test_no_amount_of_detail_is_too_much_for_webp(shared: Transcoder) -> None:
+    # The encoder needs ten times as much memory for noise as for a plain image.
+    data = saved(Image.merge("RGB", [Image.effect_noise((1920, 1440), 200) for _ in "RGB"]), "PNG", compress_level=0)
+    with as_blob(data) as blob, run(shared.convert(blob, image_format="webp", compression=100)) as made:
+        assert as_image(made).size == (1920, 1440)
+
+
 # Errors
 
 
