@@ -1,19 +1,17 @@
 """Measure conversions in decoder processes beside the same calls of Pillow in a process of its own.
 
-CPU time is that of all processes that take part. Memory is the peak of one decoder, less what it holds without an image.
+CPU time is that of all processes that take part. Memory is the peak of one decoder, less what it holds before.
 With `--vips PYTHON`, an interpreter that has pyvips makes the same files too.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -128,13 +126,15 @@ def peak_memory() -> int:
     return max(int(text.partition("VmHWM:")[2].split()[0]) * 1024 for text in lines)
 
 
-async def measure_limner(conversion: Conversion, path: Path, at_once: int, count: int) -> tuple[float, float, int]:
+async def measure_limner(
+    conversion: Conversion, data: bytes, small: bytes, at_once: int, count: int
+) -> tuple[float, float, int]:
     """Return CPU seconds and elapsed seconds for each image, and the bytes of memory of one decoder."""
     transcoder = Transcoder(decoders=2)
     transcoder.start()
     mode = SizeMode.NATIVE if conversion.size is None else SizeMode.COVER
     with Blob() as blob:
-        blob.write(path.read_bytes())
+        blob.write(data)
 
         async def convert() -> None:
             made = await transcoder.convert(
@@ -142,9 +142,9 @@ async def measure_limner(conversion: Conversion, path: Path, at_once: int, count
             )
             made.close() if made is not blob else None
 
-        small = Blob()
-        small.write(path.with_name("small.png").read_bytes())
-        await asyncio.gather(*(transcoder.convert(small, image_format="jpeg") for _ in range(2)))
+        warming = Blob()
+        warming.write(small)
+        await asyncio.gather(*(transcoder.convert(warming, image_format="jpeg") for _ in range(2)))
         idle = peak_memory()
         cpu, started = cpu_seconds(), time.perf_counter()
         for _ in range(count):
@@ -170,10 +170,13 @@ def measure(conversion: Conversion, folder: Path, vips: str | None, rounds: int,
     path = folder / f"{conversion.source[0]}.png"
     if not path.exists():
         draw(conversion.source, path)
+    small = path.with_name("small.png").read_bytes()
     count = 6 if conversion.source[0] < 2000 else 2
     limner, bare, other = [], [], []
     for _ in range(rounds):
-        limner.append(asyncio.run(measure_limner(conversion, path, at_once, max(1, count // at_once))))
+        limner.append(
+            asyncio.run(measure_limner(conversion, path.read_bytes(), small, at_once, max(1, count // at_once)))
+        )
         bare.append(measure_bare("pillow", sys.executable, conversion, path, count))
         if vips:
             other.append(measure_bare("vips", vips, conversion, path, count))
