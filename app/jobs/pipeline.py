@@ -20,6 +20,7 @@ from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.extraction.partial import PartialImageTracker, without_open_end
 from app.extraction.refusal import is_refusal, no_image_error
 from app.extraction.urls import has_image_ending
+from app.jobs.concurrent_items import run_concurrently
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion, to_image_url, wants_stream
 from app.protocol.credentials import has_credentials
@@ -480,32 +481,3 @@ async def search(reply: ChatReply, function: Callable[_P, _T], *args: _P.args, *
     if reply.size < _LONG:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)
-
-
-async def run_concurrently(
-    generations: Sequence[AsyncGenerator[PartialImage | GenerationResult | ApiError, None]],
-) -> AsyncGenerator[PartialImage | GenerationResult | ApiError, None]:
-    """Yield the items of all generators in order of arrival."""
-    arrived: asyncio.Queue[PartialImage | GenerationResult | ApiError | asyncio.Task[None]] = asyncio.Queue()
-
-    async def drain(generation: AsyncGenerator[PartialImage | GenerationResult | ApiError, None]) -> None:
-        async with aclosing(generation):
-            async for item in generation:
-                arrived.put_nowait(item)
-
-    tasks = [asyncio.create_task(drain(generation)) for generation in generations]
-    for task in tasks:
-        task.add_done_callback(arrived.put_nowait)
-    try:
-        running = len(tasks)
-        while running:
-            item = await arrived.get()
-            if isinstance(item, asyncio.Task):
-                running -= 1
-                item.result()
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -254,7 +254,7 @@ def test_what_a_kept_image_does_not_fulfill(case: Unmet) -> None:
     assert unmet_wishes(request, case.info) == case.unmet
 
 
-def test_what_became_of_manifests_is_said_once() -> None:
+def test_the_fate_of_manifests_is_reported_once() -> None:
     images = [OutputImage("form", credentials=each) for each in ("kept", None, "stripped", "kept")]
     assert (credentials_report(images), credentials_report([])) == ("kept, stripped", "")
 
