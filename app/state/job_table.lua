@@ -120,10 +120,14 @@ local function mark_delivered(id)
   index(slot, id, true)
 end
 
--- How long this table has existed. It may have been empty before because Redis has lost its data.
-local function age()
+-- When this table began. It may have been empty before because Redis has lost its data.
+local function epoch()
   redis.call('SET', key_of('epoch'), now, 'NX')
-  return now - redis.call('GET', key_of('epoch'))
+  return redis.call('GET', key_of('epoch'))
+end
+
+local function age()
+  return now - epoch()
 end
 
 -- Without an idempotency key the loss of a job is reported to one request; a client that asks again after that wants to
@@ -169,7 +173,8 @@ local commands = {}
 
 -- Join a job of the slot, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
 -- published that yet. One without a record is `here`: no other replica can have joined it. Where the table is so young
--- that owners may not have restored their records yet, a request with an idempotency key has to wait.
+-- that owners may not have restored their records yet, a request with an idempotency key has to wait. It names the table
+-- that it has waited for, because Redis may lose its data once more meanwhile.
 function commands.claim()
   redis.call('ZREM', slot, args.id)
   redis.call('ZREMRANGEBYSCORE', slot, FAR, FAR + now - args.delivered_for)
@@ -183,8 +188,9 @@ function commands.claim()
   end
   local found = find_joinable()
   if found then return found end
-  local wait = args.keyed and not args.has_waited and args.settled_after - age() or 0
-  if wait > 0 then return {'young', string.format('%d', wait)} end
+  local must_wait = args.keyed and not args.has_waited and args.waited_for ~= epoch()
+  local wait = must_wait and args.settled_after - age() or 0
+  if wait > 0 then return {'young', string.format('%d ', wait) .. epoch()} end
   write(args.id, args.fields)
   return {'claimed', args.id}
 end

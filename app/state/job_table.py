@@ -160,9 +160,11 @@ class JobTable(Generic[J]):
             return None
         claim = partial(self._claim, job_id, key, is_async=is_async, unread=unread)
         reply = await claim(has_waited=key.is_unique)
-        if reply.answer == "young":
-            await self._sleep(int(reply.value) / 1000)
-            reply = await claim(has_waited=True)
+        while reply.answer == "young":
+            # Redis may lose its data once more while this waits: then the table is a new one.
+            milliseconds, epoch = reply.value.decode().split()
+            await self._sleep(int(milliseconds) / 1000)
+            reply = await claim(waited_for=epoch)
         if reply.answer in {"joined_own", "here"} and not is_here(reply.value.decode()):
             reply = await claim(has_waited=True)
         match reply.answer:

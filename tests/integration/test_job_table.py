@@ -272,6 +272,32 @@ def test_a_request_waits_for_no_owner_longer_than_two_heartbeats(server: RedisSe
     play(scene, server)
 
 
+def test_a_redis_that_loses_its_data_while_a_request_waits_is_waited_for_again(
+    server: RedisServer, redis: Redis
+) -> None:
+    """The owner of an equal job restores its record in the second of the two waits."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        owned = await one.claim(KEYED)
+        redis.flushall()
+
+        async def between() -> None:
+            if other.pauses > 1:
+                await one.table.mark_submitted(owned)
+                return
+            redis.flushall()
+            lost_at = redis.time()
+            # Tables are told apart by the millisecond in which they began.
+            while redis.time()[1] // 1000 == lost_at[1] // 1000:
+                pass
+
+        other.between = between
+        assert await other.table.claim_or_join("req_2", KEYED, is_async=False) == owned.id
+        assert other.pauses == 2
+
+    play(scene, server)
+
+
 def test_a_replica_without_jobs_tells_the_table_that_it_is_not_new(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         assert await one.table.heartbeat() == []
