@@ -8,7 +8,9 @@ from pathlib import Path
 
 import httpx
 import orjson
+import pytest
 
+from app.main import create_app, services_of
 from tests.support.servers import run_demo
 
 ROOT = Path(__file__).parents[2]
@@ -44,3 +46,14 @@ def test_a_missing_setting_is_named() -> None:
     done = subprocess.run(COMMAND, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode != 0
     assert "LIMNER_UPSTREAM_BASE_URL" in done.stderr
+
+
+def test_the_log_obeys_the_environment_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configured: list[tuple[str, str]] = []
+    monkeypatch.setattr("app.main.configure_logging", lambda *given: configured.append(given))
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", "https://upstream.invalid/v1")
+    monkeypatch.setenv("LIMNER_IMAGE_STORE", f"disk://{tmp_path}")
+    monkeypatch.setenv("LIMNER_LOG_LEVEL", "warning")
+    settings = services_of(create_app()).settings
+    assert settings.upstream_base_url == "https://upstream.invalid/v1"
+    assert configured == [("auto", "warning")]

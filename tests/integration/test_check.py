@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.cli import check as check_module
-from app.cli.check import CheckFailed, TimingTransport, describe_model, run_checks
+from app.cli.check import CheckFailed, TimingTransport, check_tls, describe_model, run_checks
 from app.config.settings import Settings
 from app.demo.app import create_demo
 from tests.support.certificates import CERTIFICATE, KEY
@@ -416,3 +416,8 @@ def test_a_proxy_that_cuts_the_silence(tmp_path: Path) -> None:
         public = settings(url, tmp_path, public_url=url)
         with pytest.raises(CheckFailed, match=r"^cut after 0 s: status 504\. Set LIMNER_KEEPALIVE_AFTER to less"):
             asyncio.run(check_module.check_idle_timeout(public, 0.01))
+
+
+def test_the_certificate_behind_a_proxy_is_checked_with_the_key() -> None:
+    settings = Settings(upstream_base_url="https://upstream.invalid/v1", upstream_proxy="http://127.0.0.1:9")
+    assert asyncio.run(check_tls(settings)) == "through the proxy, checked with the key"
