@@ -70,7 +70,7 @@ function write() {
     ),
     el("div", { className: "charts" }, ...hourCharts(report.hours)),
     section("status_keys", KEY_COLUMNS, report.keys.map(keyRow)),
-    section("status_failures", ["when", "id", "reason", "remedy"], lastFailures(report.outcomes)),
+    section("status_last_failures", ["when", "id", "reason", "remedy"], lastFailures(report.outcomes)),
     section("status_in_progress", ["id", "request", "state", "readers", "took"], report.under_way.map(jobRow)),
     section("status_upstreams", ["name", "host", "model", "circuit", "in_progress"], report.upstreams.map(upstreamRow)),
     section("status_outcomes", ["when", "id", "request", "result", "took"], report.outcomes.map(requestRow)),

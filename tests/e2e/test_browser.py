@@ -913,10 +913,12 @@ def test_operators_see_the_last_day_by_hour_and_key(browser: Browser, demo: Runn
             expect(charts.nth(2)).to_have_attribute("aria-label", "Cost. Cost: $3.69")
             expect(page.locator("section[aria-label='Keys, last 24 hours'] tbody tr")).to_have_count(4)
             expect(page.locator("section[aria-label='Keys, last 24 hours'] tbody tr").first).to_contain_text("$1.23")
-            expect(page.locator("section[aria-label='Failures'] tbody tr")).to_contain_text(
+            expect(page.locator("section[aria-label='Last failures of this process'] tbody tr")).to_contain_text(
                 "The upstream rejected this server"
             )
-            expect(page.locator("section[aria-label='Failures'] tbody tr")).to_contain_text("The operator must check")
+            expect(page.locator("section[aria-label='Last failures of this process'] tbody tr")).to_contain_text(
+                "The operator must check"
+            )
 
 
 def test_operators_see_jobs_upstreams_and_requests(browser: Browser, demo: RunningDemo) -> None:

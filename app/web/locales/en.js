@@ -232,6 +232,7 @@ export default {
   status_waits: "Waiting time by hour",
   status_images: "Images",
   status_failures: "Failures",
+  status_last_failures: "Last failures of this process",
   status_cost: "Cost",
   status_keys: "Keys, last 24 hours",
   status_requests: "Requests",

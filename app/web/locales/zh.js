@@ -232,6 +232,7 @@ export default {
   status_waits: "每小时等待时间",
   status_images: "图片",
   status_failures: "失败",
+  status_last_failures: "本进程最近的失败",
   status_cost: "费用",
   status_keys: "密钥（最近 24 小时）",
   status_requests: "请求",
