@@ -82,13 +82,16 @@ function commands.HINCRBY(key, name, more)
   return value
 end
 
-function commands.HDEL(key, name)
-  local hash = find(key, 'hash')
-  if not hash or hash.items[text(name)] == nil then return 0 end
-  hash.items[text(name)], hash.n = nil, hash.n - 1
-  drop_if_empty(key, hash)
+-- Remove one item of a hash or a sorted set. Returns how many were removed.
+local function remove(key, kind, name)
+  local value = find(key, kind)
+  if not value or value.items[text(name)] == nil then return 0 end
+  value.items[text(name)], value.n = nil, value.n - 1
+  drop_if_empty(key, value)
   return 1
 end
+
+function commands.HDEL(key, name) return remove(key, 'hash', name) end
 
 function commands.DEL(...)
   local deleted = 0
@@ -132,13 +135,7 @@ function commands.ZADD(key, score, member)
   return added
 end
 
-function commands.ZREM(key, member)
-  local set = find(key, 'zset')
-  if not set or set.items[text(member)] == nil then return 0 end
-  set.items[text(member)], set.n = nil, set.n - 1
-  drop_if_empty(key, set)
-  return 1
-end
+function commands.ZREM(key, member) return remove(key, 'zset', member) end
 
 -- Only with an inclusive minimum and `+inf`.
 function commands.ZCOUNT(key, least, most)

@@ -160,7 +160,7 @@ def build(
     `entries` are more fields of the specs, by name. With `spec`, all clients have this one instead of their own.
     """
     tried: list[str] = []
-    time = Time()
+    clock = Time()
     members = []
     for priority, (name, script) in zip(count(), scripts.items()):
         more = {"priority": priority} | (entries or {}).get(name, {})
@@ -177,8 +177,8 @@ def build(
         )
         members.append(PoolMember(own, ScriptedClient(tried, name, script, spec or own)))
     random = chance.random if isinstance(chance, Random) else lambda: chance
-    pool = UpstreamPool(members, sleep=time.sleep, monotonic=time.read, chance=random, **options)
-    return World(members, pool, tried, time)
+    pool = UpstreamPool(members, sleep=clock.sleep, monotonic=clock.read, chance=random, **options)
+    return World(members, pool, tried, clock)
 
 
 DOWN = UpstreamFailure(UpstreamUnreachable("down", detail="down"), RetrySafety.SAFE)

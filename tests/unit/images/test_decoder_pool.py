@@ -47,6 +47,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+async def job_of_stopped(pool: DecoderPool, decoders: set[int]) -> asyncio.Task[dict[str, Any]]:
+    """Stop the decoders, and return a conversion that one of them has been given."""
+    for pid in decoders:
+        os.kill(pid, signal.SIGSTOP)
+    job = asyncio.create_task(convert(pool))
+    await asyncio.sleep(0)
+    return job
+
+
 async def started(pool: DecoderPool) -> tuple[int, set[int]]:
     """Start the pool, and return the process ids of the template and the decoders."""
     pool.start()
@@ -167,10 +176,7 @@ def test_a_template_that_ends_before_it_has_forked_is_replaced(
 def test_a_job_whose_decoder_is_killed_has_exceeded_its_limits(pool: DecoderPool) -> None:
     async def scenario() -> None:
         template, decoders = await started(pool)
-        for pid in decoders:
-            os.kill(pid, signal.SIGSTOP)
-        job = asyncio.create_task(convert(pool))
-        await asyncio.sleep(0)
+        job = await job_of_stopped(pool, decoders)
         for pid in decoders:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(DecoderExceeded, match="the process has ended"):
@@ -261,10 +267,7 @@ def test_a_decoder_is_replaced_after_many_jobs(pool: DecoderPool, monkeypatch: p
 def test_a_job_that_is_cancelled_ends_its_decoder(pool: DecoderPool) -> None:
     async def scenario() -> None:
         template, decoders = await started(pool)
-        for pid in decoders:
-            os.kill(pid, signal.SIGSTOP)
-        job = asyncio.create_task(convert(pool))
-        await asyncio.sleep(0)
+        job = await job_of_stopped(pool, decoders)
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
@@ -300,10 +303,7 @@ def test_closing_ends_all_processes(pool: DecoderPool) -> None:
 def test_a_pool_that_was_closed_keeps_no_decoder_warm(pool: DecoderPool) -> None:
     async def scenario() -> None:
         template, decoders = await started(pool)
-        for pid in decoders:
-            os.kill(pid, signal.SIGSTOP)
-        job = asyncio.create_task(convert(pool))
-        await asyncio.sleep(0)
+        job = await job_of_stopped(pool, decoders)
         pool.close()
         for pid in decoders:
             os.kill(pid, signal.SIGKILL)
