@@ -8,8 +8,9 @@ import click
 from app.access.keys import InvalidKeyFile, KeyFile
 from app.cli.main import INTERRUPTED
 from app.cli.settings import load_settings
-from app.config.settings import Settings, unknown_variables
+from app.config.settings import Settings
 from app.config.validation import SETTINGS_PAGE
+from app.config.variables import unknown_variables
 from app.images.stores import open_store
 from app.observability.logging import log
 from app.server.draining import DrainingServer

@@ -1,6 +1,5 @@
 """Every setting with its description, and which settings contradict each other."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,8 +8,6 @@ from pydantic import ByteSize, Field, FilePath, ModelWrapValidatorHandler, Priva
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -335,7 +332,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the files of secrets and the configuration file behind all variables."""
-        secrets = FileSecretsSource(settings_cls, SECRETS, _variables())
+        secrets = FileSecretsSource(settings_cls, SECRETS)
         return init_settings, env_settings, dotenv_settings, secrets, ConfigFileSource(settings_cls, SECRETS)
 
     @model_validator(mode="wrap")
@@ -469,24 +466,3 @@ CROSS_FIELD_RULES = (
     unshared_processes,
     uploads_below_a_request,
 )
-
-
-def _variables() -> dict[str, str | None]:
-    """Return all variables of the environment and `.env` that are not empty, in lower case and without prefix."""
-    given = {**DotEnvSettingsSource(Settings).env_vars, **EnvSettingsSource(Settings).env_vars}
-    prefix = PREFIX.lower()
-    return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
-
-
-def known_variables() -> list[str]:
-    """Return the names of all variables that are settings, in the order of the documentation."""
-    names = []
-    for field in Settings.model_fields:
-        names += [variable(field), variable(f"{field}_file")] if field in SECRETS else [variable(field)]
-    return names
-
-
-def unknown_variables() -> list[str]:
-    """Return the LIMNER_ variables of the environment or `.env` that are no settings; most are misspelled."""
-    given = os.environ.keys() | {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
-    return sorted(name for name in given - {*known_variables()} if name.startswith(PREFIX))

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, InitSettingsSource
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, InitSettingsSource
 
-from app.config.field_types import read_secret_file, variable
+from app.config.field_types import PREFIX, read_secret_file, variable
 
 #: The configuration file that is read when no variable names another one.
 CONFIG_FILE = "limner.toml"
@@ -40,22 +40,26 @@ def origin_of(field: str, origins: Mapping[str, Origin]) -> Origin:
 class FileSecretsSource(InitSettingsSource):
     """Read secrets from the files that `LIMNER_<NAME>_FILE` variables name.
 
-    `secrets` are the fields that may come from a file. `variables` are all variables, by their names in lower case and
-    without prefix.
+    `secrets` are the fields that may come from a file.
 
     Raises:
         ValidationError: A file cannot be read or is empty, or the secret itself is set too.
     """
 
-    def __init__(
-        self, settings_type: type[BaseSettings], secrets: Collection[str], variables: Mapping[str, str | None]
-    ) -> None:
-        super().__init__(settings_type, dict(variables))
+    def __init__(self, settings_type: type[BaseSettings], secrets: Collection[str]) -> None:
+        super().__init__(settings_type, _variables(settings_type))
         self._secrets = secrets
 
     def __call__(self) -> dict[str, Any]:
         found = _read_secrets(self.init_kwargs, self._secrets, lambda field: Origin(variable(field)))
         return _without_set(found, self.current_state.keys())
+
+
+def _variables(settings_type: type[BaseSettings]) -> dict[str, str | None]:
+    """Return all variables of the environment and `.env` that are not empty, in lower case and without prefix."""
+    given = {**DotEnvSettingsSource(settings_type).env_vars, **EnvSettingsSource(settings_type).env_vars}
+    prefix = PREFIX.lower()
+    return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
 
 
 class ConfigFileSource(InitSettingsSource):

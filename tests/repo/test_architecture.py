@@ -230,7 +230,7 @@ def test_pure_code_has_no_input_or_output(name: str) -> None:
 def test_only_the_settings_read_the_environment(name: str) -> None:
     readers = [node for node in ast.walk(SOURCES[name]) if isinstance(node, ast.Attribute)]
     found = [node.lineno for node in readers if node.attr in {"environ", "environb", "getenv"}]
-    assert name in {"config/settings", "config/environment"} or not found, f"lines {found}"
+    assert name in {"config/variables", "config/environment"} or not found, f"lines {found}"
 
 
 def test_no_class_name_is_defined_twice() -> None:

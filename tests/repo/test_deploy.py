@@ -11,7 +11,8 @@ import orjson
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.config.settings import Settings, known_variables
+from app.config.settings import Settings
+from app.config.variables import known_variables
 from app.main import create_app
 from app.observability.metrics import REGISTRY
 from tests.support.helm import CHART, Chart, values

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.config.settings import Settings, known_variables
+from app.config.settings import Settings
+from app.config.variables import known_variables
 from app.errors import ApiError
 from app.extraction.forms import FORMS
 from app.protocol.dialects import DIALECTS

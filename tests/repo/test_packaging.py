@@ -19,7 +19,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from app import __version__
-from app.config.settings import Settings, known_variables
+from app.config.settings import Settings
+from app.config.variables import known_variables
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

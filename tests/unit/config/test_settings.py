@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from app.config.environment import set_variable, terminal_names
 from app.config.field_types import variable
-from app.config.settings import Settings, unknown_variables
+from app.config.settings import Settings
 from app.config.upstreams import OFFICIAL_MODELS
 from app.config.validation import describe_errors
+from app.config.variables import unknown_variables
 from app.images.input_limits import InputLimits
 from app.protocol.size_fit import SizeMode
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from app.config.settings import SECRETS, Settings, known_variables
+from app.config.settings import SECRETS, Settings
 from app.config.validation import describe_errors
+from app.config.variables import known_variables
 from app.images.input_limits import InputLimits
 
 URL = "https://variable.example/v1"

@@ -1,0 +1,22 @@
+"""The names of all variables that are settings, and variables that look like one and are none."""
+
+import os
+
+from pydantic_settings import DotEnvSettingsSource
+
+from app.config.field_types import PREFIX, variable
+from app.config.settings import SECRETS, Settings
+
+
+def known_variables() -> list[str]:
+    """Return the names of all variables that are settings, in the order of the documentation."""
+    names = []
+    for field in Settings.model_fields:
+        names += [variable(field), variable(f"{field}_file")] if field in SECRETS else [variable(field)]
+    return names
+
+
+def unknown_variables() -> list[str]:
+    """Return the LIMNER_ variables of the environment or `.env` that are no settings; most are misspelled."""
+    given = os.environ.keys() | {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
+    return sorted(name for name in given - {*known_variables()} if name.startswith(PREFIX))
