@@ -166,11 +166,6 @@ class Delivery:
             self.context.note_error(error)
         self.reader.close(delivered=delivered)
 
-    def leave(self) -> None:
-        """Release the job of a client that has left before the response began."""
-        self.watcher.cancel()
-        self.reader.leave()
-
 
 async def deliver(
     reader: JobReader,
@@ -190,7 +185,7 @@ async def deliver(
     try:
         return await build_response(delivery, http, keepalive)
     except ClientDisconnected:
-        delivery.leave()
+        delivery.close(delivered=False)
         return Response(status_code=499)
     except BaseException:  # reason: tidied up, and raised again
         delivery.close(delivered=False)

@@ -75,14 +75,13 @@ class JobReader:
     run: JobRun
     _sharing: JobSharing
 
-    def leave(self) -> None:
-        """Note that the client has left, and cancel the run if it has cost nothing and no other client waits for it."""
+    def close(self, *, delivered: bool) -> None:
+        """Release the run; `delivered`: the client has got all of the result.
+
+        A client that leaves earlier, whatever it has read, ends a run that has cost nothing and that no other waits for.
+        """
         if self.run.readers == 1 and not self.job.is_awaited_later and not self.job.may_have_cost:
             self.run.call_off()
-        self.close(delivered=False)
-
-    def close(self, *, delivered: bool) -> None:
-        """Release the run; `delivered`: the client has got all of the result."""
         if self.run is self.job.run:
             self.job.delivered = self.job.delivered or delivered
             if delivered and self.job.is_only_for_retries:

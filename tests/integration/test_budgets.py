@@ -296,7 +296,7 @@ def test_a_request_whose_client_leaves_before_the_run_begins_releases_what_it_ha
             usage = recorder.start("req_1", caller, Operation.GENERATION, None)
             reader = await service.submit(Submission("req_1", request, caller, Spool(None), usage, is_connected=always))
             assert await service.limits.budgets.used(key_with("0.10")) == Decimal("0.04")
-            reader.leave()
+            reader.close(delivered=False)
             await reader.run.wait_done()
             await service.drain(1)
             assert await service.limits.budgets.used(key_with("0.10")) == 0

@@ -35,6 +35,16 @@ def test_schedules_obey_the_rules(first: int) -> None:
         assert not outcome.violations, describe(outcome)
 
 
+#: Seeds of schedules that have broken a rule, each with what was mended.
+MENDED = {400_704: "A client left a job of another replica after the first keep-alive, and still counted as its reader."}
+
+
+@pytest.mark.parametrize("seed", MENDED, ids=MENDED.get)
+def test_a_schedule_that_has_broken_a_rule_obeys_it_now(seed: int) -> None:
+    outcome = play(seed, with_commands=True)
+    assert not outcome.violations, describe(outcome)
+
+
 @pytest.mark.parametrize("bug", PLANTED_BUGS, ids=lambda bug: bug.what)
 def test_a_planted_bug_is_found(bug: PlantedBug, monkeypatch: pytest.MonkeyPatch) -> None:
     bug.plant(monkeypatch)

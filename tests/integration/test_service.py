@@ -301,6 +301,25 @@ def test_a_request_that_was_not_submitted_may_be_retried_elsewhere(demo: Running
     assert demo.state.calls == 1
 
 
+@pytest.mark.parametrize(
+    ("stream", "sign"), [(False, b"1\r\n \r\n"), (True, b": keep-alive\n\n")], ids=["plain JSON", "a stream"]
+)
+def test_a_client_that_leaves_the_queue_after_keepalives_is_charged_nothing(
+    demo: RunningDemo, stream: bool, sign: bytes
+) -> None:
+    with limner_with_model(demo, "holds", keepalive_after=0.02, max_concurrency=1) as limner:
+        first = ListeningClient(limner, GENERATION)
+        demo.state.wait_for_calls(1)
+        second = ListeningClient(limner, {**GENERATION, "prompt": "another", "stream": stream})
+        second.read_until(sign)
+        second.disconnect()
+        wait_for_jobs(limner, 1)
+        demo.state.release()
+        first.read_until(b"b64_json")
+        first.disconnect()
+    assert demo.state.calls == 1
+
+
 def test_the_headers_say_how_the_request_was_handled(demo: RunningDemo) -> None:
     with limner_with_model(demo, "data-url") as limner:
         parameters = {**GENERATION, "style": "vivid", "seed": 7, "size": "512x512", "n": 2}

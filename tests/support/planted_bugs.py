@@ -71,11 +71,6 @@ async def give_no_heartbeats(_: JobTable[Job]) -> list[Job]:
     return []
 
 
-def leave_and_call_off(reader: JobReader) -> None:
-    reader.run.call_off()
-    reader.close(delivered=False)
-
-
 CLOSE, CONNECTION_FAILURE, ASK, HANDLE_FAILURE = (
     JobReader.close,
     upstream_client._connection_failure,
@@ -86,6 +81,17 @@ CLOSE, CONNECTION_FAILURE, ASK, HANDLE_FAILURE = (
 
 def close_as_delivered(reader: JobReader, *, delivered: bool) -> None:
     CLOSE(reader, delivered=True)
+
+
+def close_and_call_off(reader: JobReader, *, delivered: bool) -> None:
+    reader.run.call_off()
+    CLOSE(reader, delivered=delivered)
+
+
+def close_and_follow(reader: JobReader, *, delivered: bool) -> None:
+    if reader.job.is_remote and not delivered:
+        reader.run.call_off = lambda: None  # type: ignore[method-assign]
+    CLOSE(reader, delivered=delivered)
 
 
 def forget_attempts(pool: UpstreamPool, routing: RoutingState, member: Any, failure: UpstreamFailure) -> None:
@@ -144,7 +150,8 @@ PLANTED_BUGS = (
     PlantedBug("No heartbeats are given, so replicas that live look dead.", attribute(JobTable, "heartbeat", give_no_heartbeats)),
     PlantedBug("Jobs are compared without their caller, so one caller gets the image of another.", attribute(JobKey, "slot", property(lambda key: ("", key.key or key.fingerprint)))),
     PlantedBug("Attempts are not counted, so a question is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
-    PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "leave", leave_and_call_off)),
+    PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "close", close_and_call_off)),
+    PlantedBug("A replica goes on following a job whose client has left, so the repeat of that client pays again.", attribute(JobReader, "close", close_and_follow), first=400_704),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
     PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "_connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
