@@ -78,7 +78,7 @@ class JobReader:
     def close(self, *, delivered: bool) -> None:
         """Release the run; `delivered`: the client has got all of the result.
 
-        A client that leaves earlier, whatever it has read, ends a run that has cost nothing and that no other waits for.
+        A client that leaves earlier, even after keep-alives, ends a run that has cost nothing and that no other reads.
         """
         if self.run.readers == 1 and not self.job.is_awaited_later and not self.job.may_have_cost:
             self.run.call_off()

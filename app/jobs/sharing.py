@@ -199,10 +199,13 @@ class JobSharing:
             await asyncio.wait(self.background, timeout=seconds)
 
     async def _hand_over(self, job: Job) -> None:
-        """Publish a finished job, then drop or retain it. Repeated when a reader that came meanwhile has left."""
+        """Publish a finished job, then drop or retain it. Repeated when a reader that came meanwhile has left.
+
+        A retry may start the job once more meanwhile, and that run may end, too. It is handed over afterwards.
+        """
         is_published = False
         async with job.publish_lock:
-            is_own = self.job_table.owns(job)
+            is_own, run = self.job_table.owns(job), job.run
             try:
                 if job.is_unread:
                     publish = self._publish_result if is_own else self.job_table.unsubscribe
@@ -211,11 +214,10 @@ class JobSharing:
                 self.job_table.untrack(job.id)
                 raise
             finally:
-                if job.is_unread:
+                if job.is_unread and job.run is run:
                     is_elsewhere = is_published and not job.is_local_only
                     (self.registry.drop if is_elsewhere else self.registry.retain_or_drop)(job)
                 elif is_own:
-                    # A retry has started the job once more meanwhile.
                     self.job_table.track(job)
 
     async def _publish_result(self, job: Job) -> bool:

@@ -652,6 +652,50 @@ def test_a_job_that_a_retry_starts_once_more_while_it_is_handed_over_keeps_its_o
     asyncio.run(play())
 
 
+@dataclass
+class SlowTable(FakeTable):
+    """A job table that answers its first command late."""
+
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def publish_result(self, job: Job, outcome: bytes, *, briefly: bool) -> bool:
+        is_published = await super().publish_result(job, outcome, briefly=briefly)
+        await self.answers.wait()
+        return is_published
+
+    async def unsubscribe(self, job: Job) -> bool:
+        is_published = await super().unsubscribe(job)
+        await self.answers.wait()
+        return is_published
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own", "another replica's"])
+def test_a_job_that_a_retry_starts_and_ends_while_it_is_handed_over_is_handed_over_once_more(own: bool) -> None:
+    async def work() -> AsyncGenerator[Item, None]:
+        yield ANSWER
+
+    async def play() -> None:
+        table = SlowTable()
+        scene = Scene(table)
+        job = scene.start(error=ImageUnavailable("404"), own=own)
+        await job.run.wait_done()
+        job.run.release()
+        await asyncio.sleep(0)
+        job.restart(REQUEST, Spool(), JobRun(readers=1))
+        job.is_remote = False
+        table.track(job)
+        job.run.start(work(), on_unread=lambda: scene.sharing.on_unread(job))
+        await job.run.wait_done()
+        job.run.release()
+        await asyncio.sleep(0)
+        table.answers.set()
+        await scene.settle()
+        assert table.calls == ["published" if own else "unsubscribed", "published"]
+        assert scene.registry.by_id(job.id) is None
+
+    asyncio.run(play())
+
+
 def test_no_disconnect_calls_off_a_redelivery_that_is_being_taken_over() -> None:
     async def play() -> None:
         scene = Scene(FakeTable())
