@@ -4,6 +4,7 @@ An image that was paid for and finds the disk full can be delivered only to a cl
 for the images of a request is reserved before the upstream is asked: a request without room gets a free 503.
 """
 
+import math
 import os
 import resource
 import time
@@ -21,6 +22,9 @@ _RETRY_AFTER = 5
 #: Seconds for which a count of open descriptors is good enough: counting 20,000 of them takes 5 ms. What was granted
 #: since is added to it. A count that says that there are too many is repeated sooner, before a request is refused.
 _COUNT_EVERY, _COUNT_WHEN_FULL = 1.0, 0.05
+
+#: Seconds for which the free bytes of the disk are good enough. What was granted since is taken off.
+_MEASURE_EVERY = 0.25
 
 #: Descriptors that one image needs at most: two connections to the upstream, one blob, and one for its converted form.
 _PER_IMAGE = 4
@@ -62,6 +66,8 @@ class Capacity:
     _opened: int = 0
     _limit: int = 0
     _counted_at: float | None = None
+    _free: int = 0
+    _measured_at: float = -math.inf
 
     @contextmanager
     def reserve(self, images: int, pixels: int) -> Iterator[None]:
@@ -109,8 +115,14 @@ class Capacity:
             del self._uploads[caller]
 
     def _check_disk(self, size: int) -> None:
-        if size and self.free_bytes() < self._reserved + size:
+        if not size:
+            return
+        now = self.clock()
+        if now - self._measured_at >= _MEASURE_EVERY or self._free < self._reserved + size:
+            self._free, self._measured_at = self.free_bytes(), now
+        if self._free < self._reserved + size:
             raise _unavailable(_NO_DISK, "LIMNER_SPOOL_DIR has too little room")
+        self._free -= size
 
     def _check_descriptors(self, needed: int) -> None:
         self._count_descriptors(_COUNT_EVERY)

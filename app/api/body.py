@@ -131,6 +131,8 @@ def resolve_spooled(request: ImagesRequest, spooler: InlineImageSpooler, max_ima
         InvalidRequest: An image is cut off, or stands where none belongs.
         RequestTooLarge: An image has more than `max_image` bytes.
     """
+    if not spooler.spooled and not spooler.discarded:
+        return request
     if spooler.discarded:
         message = "Invalid image file: the base64 of an image in the request is cut off, or no image."
         raise UserError(message, code="invalid_image_file")

@@ -284,11 +284,10 @@ def response_headers(
 
 def cost_headers(telemetry: JobTelemetry) -> dict[str, str]:
     """Return what the run has cost, if all of it is known."""
-    attempts = telemetry.attempt_records
-    costs = [attempt.cost for attempt in attempts]
+    costs = [attempt.cost for attempt in telemetry.attempt_records]
     if not costs or any(cost.amount is None for cost in costs):
         return {}
-    cost = total_cost(attempts, costs[0].currency)
+    cost = total_cost(costs, costs[0].currency)
     return {"x-limner-cost": write_amount(cost.amount or Decimal(0)), "x-limner-currency": cost.currency}
 
 

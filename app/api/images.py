@@ -91,7 +91,8 @@ class ImageEndpoints:
             request = await self._read(http, spool, usage, as_task=as_task)
         except ClientDisconnect:
             return Response(status_code=499)
-        request = replace(request, model=request.model or deployment, from_page="origin" in http.headers)
+        if "origin" in http.headers or (deployment and request.model is None):
+            request = replace(request, model=request.model or deployment, from_page="origin" in http.headers)
         if is_dry:
             return self._plan(request, caller, spool, context)
         watcher = DisconnectWatcher(http.receive)
@@ -202,7 +203,7 @@ def _as_task(request: ImagesRequest, as_task: bool) -> ImagesRequest:
     """
     if (as_task or request.as_task) and request.stream:
         raise UserError(_NO_STREAM, param="stream", code="unsupported_parameter")
-    return replace(request, as_task=as_task or request.as_task)
+    return replace(request, as_task=True) if as_task and not request.as_task else request
 
 
 def _prefers_receipt(request: ImagesRequest, headers: Headers) -> bool:

@@ -2,8 +2,8 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections import deque
 
 from starlette.datastructures import MutableHeaders
@@ -41,7 +41,7 @@ class AccessLogMiddleware:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        context = RequestContext(f"req_{uuid.uuid4().hex}")
+        context = RequestContext(f"req_{secrets.token_hex(16)}")
         set_context(scope, context)
         scope["path"] = normalize_path(scope["path"])
         bind_contextvars(request_id=context.id)

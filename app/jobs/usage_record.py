@@ -24,7 +24,7 @@ from app.observability.metrics import (
     UNKNOWN_COSTS,
 )
 from app.observability.tracing import OtlpTracing, RequestTrace
-from app.protocol.attempt_costs import AttemptRecord, CostSource, total_cost
+from app.protocol.attempt_costs import Charge, CostSource, total_cost
 from app.protocol.image_request import Operation
 from app.protocol.image_response import size_facts
 from app.protocol.usage import NO_USAGE
@@ -110,10 +110,11 @@ class UsageRecord:
         return self._write(log_fields) if self.run is None else {}
 
     def _write(self, log_fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        fields = self._fields(log_fields)
+        attempts = () if self.run is None else self.run.telemetry.attempt_records
+        costs = [attempt.cost for attempt in attempts]
+        fields = self._fields(log_fields, costs)
         observe(fields)
-        if self.run is not None:
-            observe_costs(self.run.telemetry.attempt_records)
+        observe_costs(costs)
         recorder = self.recorder
         if recorder.ledger is not None or recorder.tracing is not None or recorder.hourly is not None:
             at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
@@ -122,10 +123,11 @@ class UsageRecord:
             if recorder.ledger is not None:
                 recorder.ledger.write(entry)
             if recorder.hourly is not None:
-                recorder.hourly.add(entry)
+                # The hour is the same in each entry for an hour, and reading it costs more than all the sums.
+                recorder.hourly.add(entry, hour=at[:13])
         return fields
 
-    def _fields(self, log_fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _fields(self, log_fields: Mapping[str, Any], costs: Sequence[Charge]) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "key": self.caller.name or self.caller.id,
             "operation": self.operation.value,
@@ -145,9 +147,9 @@ class UsageRecord:
             fields["joined"] = job.id
         if run is None:
             return fields | {"seconds": {"total": round(total, 6)}}
-        return fields | self._cost_fields(job, run, total)
+        return fields | self._cost_fields(job, run, total, costs)
 
-    def _cost_fields(self, job: Job, run: JobRun, total: float) -> dict[str, Any]:
+    def _cost_fields(self, job: Job, run: JobRun, total: float, costs: Sequence[Charge]) -> dict[str, Any]:
         telemetry, result = run.telemetry, run.result
         images = () if result is None else result.images
         usage = sum((reply.usage for reply in job.paid_replies[self._paid_before :]), NO_USAGE)
@@ -171,8 +173,10 @@ class UsageRecord:
             "credentials": list(dict.fromkeys(image.credentials for image in images if image.credentials)),
             "forms": list(dict.fromkeys(image.form for image in images)),
             "usage": usage.as_images_api(),
-            **total_cost(telemetry.attempt_records, self.recorder.currency).as_fields(),
-            "upstream_attempts": [attempt.as_fields() for attempt in telemetry.attempt_records],
+            **total_cost(costs, self.recorder.currency).as_fields(),
+            "upstream_attempts": [
+                attempt.as_fields(cost) for attempt, cost in zip(telemetry.attempt_records, costs, strict=True)
+            ],
             "seconds": {name: round(value, 6) for name, value in seconds.items()},
         }
 
@@ -202,9 +206,9 @@ def observe(fields: Mapping[str, Any]) -> None:
         TOKENS_OUT.inc(fields["usage"]["output_tokens"])
 
 
-def observe_costs(attempts: Sequence[AttemptRecord]) -> None:
+def observe_costs(costs: Sequence[Charge]) -> None:
     """Count in the metrics what attempts have cost."""
-    for cost in (attempt.cost for attempt in attempts):
+    for cost in costs:
         if cost.source is CostSource.UNKNOWN:
             UNKNOWN_COSTS.inc()
         elif cost.amount:

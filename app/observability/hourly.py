@@ -45,14 +45,17 @@ class Sums:
     times: Counter[int] = field(default_factory=Counter)
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Add one record of the ledger."""
+        """Add one record of the ledger. All of it is read first: a record that is none changes nothing."""
+        is_failure, images = entry["outcome"] not in {"ok", "client_gone"}, int(entry.get("images", 0))
+        has_run, cost = "images" in entry, _decimal(entry.get("cost"))
+        step = round(math.log(max(entry["seconds"]["total"], 0.001)) / _STEP) if has_run else 0
         self.requests += 1
-        self.failures += entry["outcome"] not in {"ok", "client_gone"}
-        self.images += entry.get("images", 0)
-        if (cost := _decimal(entry.get("cost"))) is not None:
+        self.failures += is_failure
+        self.images += images
+        if has_run:
+            self.times[step] += 1
+        if cost is not None:
             self.costs[str(entry.get("currency") or "")] += cost  # type: ignore[assignment]  # a Counter of decimals
-        if "images" in entry:
-            self.times[round(math.log(max(entry["seconds"]["total"], 0.001)) / _STEP)] += 1
 
     def merge(self, other: "Sums") -> None:
         """Add other sums to these."""
@@ -88,13 +91,17 @@ class HourlySummary:
     def __init__(self) -> None:
         self._hours: OrderedDict[str, dict[str, Sums]] = OrderedDict()
 
-    def add(self, entry: Mapping[str, Any]) -> None:
+    def add(self, entry: Mapping[str, Any], hour: str | None = None) -> None:
         """Add one record of the ledger. Records older than the hours that are remembered are left out.
+
+        `hour`: the hour of the record in UTC, where it is known already.
 
         Raises:
             KeyError, TypeError, ValueError: It is no such record.
         """
-        hour, name = f"{datetime.fromisoformat(entry['at']).astimezone(UTC):%Y-%m-%dT%H}", str(entry["key"])
+        name = str(entry["key"])
+        if hour is None:
+            hour = f"{datetime.fromisoformat(entry['at']).astimezone(UTC):%Y-%m-%dT%H}"
         if hour not in self._hours:
             if len(self._hours) >= MAX_HOURS and hour < min(self._hours):
                 return
@@ -102,9 +109,10 @@ class HourlySummary:
             while len(self._hours) > MAX_HOURS:
                 del self._hours[min(self._hours)]
         keys = self._hours[hour]
-        sums = Sums()
+        name = name if name in keys or len(keys) < MAX_KEYS else "other"
+        sums = keys.get(name) or Sums()
         sums.add(entry)
-        keys.setdefault(name if name in keys or len(keys) < MAX_KEYS else "other", Sums()).merge(sums)
+        keys[name] = sums
 
     def report(self, now: datetime, hours: int = 24) -> dict[str, Any]:
         """Return the sums of the last hours, the oldest first, of all keys together and of each key over all hours."""

@@ -76,12 +76,9 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
     ]
     # structlog's default traceback shows the values of variables, which include keys and prompts.
     traceback = structlog.dev.plain_traceback
-    renderers: list[Processor] = [structlog.processors.format_exc_info, _shorten_values]
-    renderers += (
-        [_escape, structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=traceback)]
-        if for_people
-        else [structlog.processors.JSONRenderer(serializer=_dumps)]
-    )
+    console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=traceback)
+    renderers: list[Processor] = [structlog.processors.format_exc_info]
+    renderers += [_shorten_values, _escape, console] if for_people else [_render_json]
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -146,7 +143,16 @@ def _has_control_characters(value: object) -> bool:
     return isinstance(value, str) and not value.isprintable()
 
 
-def _dumps(event: object, **_: object) -> str:
+def _render_json(logger: object, method: str, event: EventDict) -> str:
+    """Write a record as JSON. Only if all of it is long, its values are measured, each by writing it."""
+    with suppress(orjson.JSONEncodeError):
+        line = orjson.dumps(event, default=str)
+        if len(line) <= MAX_VALUE_BYTES:
+            return line.decode()
+    return _dumps(_shorten_values(logger, method, event))
+
+
+def _dumps(event: object) -> str:
     try:
         return orjson.dumps(event, default=str).decode()
     except orjson.JSONEncodeError:

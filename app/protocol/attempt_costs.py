@@ -97,9 +97,9 @@ class AttemptRecord:
         """What the attempt counts as while its cost is unknown."""
         return self.prices.reserve(self.model, self.size, self.quality)
 
-    def as_fields(self) -> dict[str, Any]:
-        """Return the attempt as the ledger has it."""
-        cost = self.cost.as_fields()
+    def as_fields(self, charge: Charge) -> dict[str, Any]:
+        """Return the attempt as the ledger has it; `charge` is its cost."""
+        cost = charge.as_fields()
         return {
             "at": round(self.sent_at, 3),
             "upstream": self.upstream,
@@ -116,9 +116,8 @@ def budgeted_cost(attempts: Sequence[AttemptRecord]) -> Decimal:
     return sum((attempt.reserve if amount is None else amount for amount, attempt in amounts), Decimal(0))
 
 
-def total_cost(attempts: Sequence[AttemptRecord], currency: str) -> Charge:
-    """Return what the attempts have cost together; its source is the weakest of theirs."""
-    costs = [attempt.cost for attempt in attempts]
+def total_cost(costs: Sequence[Charge], currency: str) -> Charge:
+    """Return what attempts with these costs have cost together; its source is the weakest of theirs."""
     known = [cost.amount for cost in costs if cost.amount is not None]
     amount = sum(known, Decimal(0)) if known or not costs else None
     ranks = [*CostSource]

@@ -39,10 +39,11 @@ class ChatQuestion:
         self, dialect: Dialect, model: str, *, other_modalities: bool = False, stream_mode: StreamMode | None = None
     ) -> StreamingJson:
         """Return the request body for an upstream of this dialect. Kept, since retries and `n` > 1 send it again."""
-        key = dialect, model, other_modalities, self.streams(stream_mode)
+        streams = self.streams(stream_mode)
+        key = dialect, model, other_modalities, streams
         if key not in self._bodies:
             traits = replace(dialect, modalities=dialect.other_modalities) if other_modalities else dialect
-            question = replace(self, stream=self.streams(stream_mode))
+            question = self if streams == self.stream else replace(self, stream=streams)
             self._bodies[key] = StreamingJson(chat_body(question, traits, model))
         return self._bodies[key]
 

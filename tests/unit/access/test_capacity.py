@@ -21,16 +21,20 @@ class Machine:
         self.free = 100 * MIB
         self.opened = 100
         self.limit = 1024
-        self.counts = 0
+        self.counts = self.measurements = 0
         self.now = 0.0
 
     def count(self) -> int:
         self.counts += 1
         return self.opened
 
+    def measure(self) -> int:
+        self.measurements += 1
+        return self.free
+
     def capacity(self, max_uploads: int = 100, max_image_bytes: int = 64 * MIB) -> Capacity:
         return Capacity(
-            free_bytes=lambda: self.free,
+            free_bytes=self.measure,
             open_descriptors=self.count,
             descriptor_limit=lambda: self.limit,
             max_image_bytes=max_image_bytes,
@@ -57,6 +61,24 @@ def test_an_image_reserves_four_bytes_a_pixel(machine: Machine) -> None:
         raise AssertionError
     assert_invites_retry(caught.value, 503)
     assert caught.value.detail == "LIMNER_SPOOL_DIR has too little room"
+
+
+def test_the_disk_is_measured_a_few_times_a_second(machine: Machine) -> None:
+    capacity = machine.capacity()
+    for now in (0.0, 0.1, 0.2, 0.25, 0.3):
+        machine.now = now
+        with capacity.upload("a", 10), capacity.reserve(1, 1):
+            pass
+    assert machine.measurements == 2
+
+
+def test_what_was_written_since_the_last_measurement_is_taken_off(machine: Machine) -> None:
+    capacity = machine.capacity()
+    for _ in range(4):
+        with capacity.reserve(1, 6 * MIB):
+            machine.free -= 24 * MIB
+    with pytest.raises(ServiceUnavailable), capacity.reserve(1, 6 * MIB):
+        raise AssertionError
 
 
 def test_no_image_reserves_more_than_the_largest_that_is_accepted(machine: Machine) -> None:

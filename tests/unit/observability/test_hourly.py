@@ -62,6 +62,12 @@ def test_hours_without_requests_are_there_too() -> None:
     assert [(each["hour"][11:13], each["requests"]) for each in hours] == [("09", 1), ("10", 0), ("11", 0), ("12", 0)]
 
 
+def test_an_hour_that_is_known_is_not_read_again() -> None:
+    summary = HourlySummary()
+    summary.add(entry() | {"at": "?"}, hour="2026-03-01T12")
+    assert summary.report(NOW, 1)["hours"][0]["requests"] == 1
+
+
 def test_keys_are_summed_over_the_hours_and_those_with_most_requests_come_first() -> None:
     keys = report(entry(key="b"), entry(5, key="b"), entry(key="a"), entry(key="c"), entry(30, key="old"))["keys"]
     assert [(each["name"], each["requests"]) for each in keys] == [("b", 2), ("a", 1), ("c", 1)]

@@ -9,6 +9,7 @@ import orjson
 import pytest
 import structlog
 
+from app.observability import logging as logging_module
 from app.observability.logging import EVENTS, MAX_LONG_VALUE_BYTES, MAX_VALUE_BYTES, configure_logging, log, shorten
 
 APP = Path(__file__).parents[3] / "app"
@@ -95,6 +96,21 @@ def test_a_value_is_bounded_as_it_is_written(text: str, name: str, limit: int) -
     assert record[name].endswith(f"… ({len(text)} characters)") or len(text) < limit
     assert len(orjson.dumps(record["names"])) <= 2 * MAX_VALUE_BYTES
     assert record["status"] == 200
+
+
+def test_a_short_record_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    monkeypatch.setattr(logging_module, "_dumps", None)
+    log.info("request", names=["a", "b"], seconds={"total": 1.0})
+    assert orjson.loads(stream.getvalue())["names"] == ["a", "b"]
+
+
+def test_half_an_emoji_in_a_short_record_is_replaced() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    log.info("request", path="/\ud83d")
+    assert orjson.loads(stream.getvalue())["path"] == "/?"
 
 
 @pytest.mark.parametrize("form", ["console", "json"])

@@ -52,7 +52,7 @@ def test_ids_are_kept_once_in_their_order() -> None:
     attempt.add_ids((None, "chatcmpl-1", "req_1", "", 7, "x" * 200, "a\nb"))
     assert attempt.ids == ["req_1", "2026", "chatcmpl-1"]
     attempt.sent_at, attempt.image_sizes = 1_700_000_000.12345, (None,)
-    assert attempt.as_fields() == {
+    assert attempt.as_fields(attempt.cost) == {
         "at": 1_700_000_000.123,
         "upstream": "main",
         "model": "m",
@@ -65,9 +65,11 @@ def test_ids_are_kept_once_in_their_order() -> None:
 
 def test_the_total_has_the_weakest_source() -> None:
     known, listed, unknown = record(reported=ReportedCost(Decimal("0.03"))), record(image_sizes=(None,)), record()
-    assert total_cost([known, listed], "USD") == Charge(Decimal("0.07"), CostSource.TABLE, "USD")
-    assert total_cost([known, unknown, listed], "USD") == Charge(Decimal("0.07"), CostSource.UNKNOWN, "USD")
-    assert total_cost([unknown], "EUR").as_fields() == {"cost": None, "currency": "EUR", "cost_source": "unknown"}
+    assert total_cost([known.cost, listed.cost], "USD") == Charge(Decimal("0.07"), CostSource.TABLE, "USD")
+    assert total_cost([known.cost, unknown.cost, listed.cost], "USD") == Charge(
+        Decimal("0.07"), CostSource.UNKNOWN, "USD"
+    )
+    assert total_cost([unknown.cost], "EUR").as_fields() == {"cost": None, "currency": "EUR", "cost_source": "unknown"}
     assert total_cost([], "USD").as_fields() == {"cost": "0", "currency": "USD", "cost_source": "upstream"}
 
 
