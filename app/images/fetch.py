@@ -1,19 +1,14 @@
 """Download images, with protection against server-side request forgery and endless bodies.
 
-The only file that downloads. Each URL and each address it resolves to is checked, and only checked addresses are
-connected to. Redirects, bytes and the duration are limited.
-
-It uses aiohttp directly, not httpx on top of it: a download is only a GET, and the httpx layer would cost more than
-everything else and cut the bytes into chunks of 16 KiB.
+The only file that downloads. Redirects, bytes and the duration are limited; which addresses are reached decides
+`GuardedHttp`.
 """
 
 import asyncio
 import re
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,14 +16,12 @@ from types import MappingProxyType
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from app import __version__
 from app.errors import ImageUnavailable
 from app.images.blob import Blob
 from app.images.decompression import MAGIC_SIZE, DamagedCompressionError, ImageDecoder, UnknownCompressionError
-from app.images.dns import DnsResolver
+from app.images.guarded_http import CONNECT_TIMEOUT, FetchError, GuardedHttp, Resolve, to_fetch_error
 from app.images.own_addresses import is_own_address
 from app.images.ssrf import (
     Address,
@@ -36,9 +29,7 @@ from app.images.ssrf import (
     AllowRule,
     FetchTarget,
     block_reason,
-    check_addresses,
     check_redirect,
-    check_url,
     host_of,
     is_local_name,
     origin_of,
@@ -57,10 +48,6 @@ RETRY_DELAYS = (0.2, 0.6, 1.8, 5.0)
 #: storages answer so for a file that is not there yet, unless the caller may list the bucket.
 TRANSIENT_STATUSES = frozenset({202, 403, 404, 408, 425, 429})
 
-#: Seconds for a connection, and for the next byte. The timeout of the whole download applies as well.
-CONNECT_TIMEOUT = 10.0
-IDLE_TIMEOUT = 30.0
-
 #: Bytes that are collected before they are written. A slow host sends many small chunks, and each write may go to disk.
 CHUNK_SIZE = 64 * 1024
 
@@ -68,20 +55,6 @@ _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"
 
 #: No origin gets a key.
 NO_KEYS: Mapping[str, str] = MappingProxyType({})
-
-Resolve = Callable[[str], Awaitable[Sequence[str]]]
-
-
-class _FetchError(Exception):
-    """One attempt has failed. The message may be shown to clients, `detail` is only for the log.
-
-    `is_transient`: the next attempt may succeed.
-    """
-
-    def __init__(self, reason: str, *, is_transient: bool, detail: str = "") -> None:
-        super().__init__(reason)
-        self.is_transient = is_transient
-        self.detail = detail
 
 
 @dataclass(slots=True)
@@ -129,63 +102,28 @@ class Fetcher:
         own_host: str | None = None,
         is_own: Callable[[Address], bool] = is_own_address,
     ) -> None:
-        """Open a client session.
+        """Keep what downloads need. No connection is opened yet.
 
-        Args:
-            new_blob: Creates the blob of a download.
-            allow: Hosts and networks that may be fetched although they are not public.
-            timeout: Seconds for a whole download, retries included.
-            max_bytes: The limit of an image.
-            resolve: Returns the addresses of a host name and raises OSError. By default the system is queried.
-            sleep: Waits between attempts.
-            tls: The certificates to trust. None means those that the system trusts.
-            certificates: By the address of an upstream, the file of those to trust at its origin instead.
-            own_host: The host under which clients reach this server, if it is known.
-            is_own: Whether an address belongs to this machine, which is not fetched from.
+        `new_blob` creates the blob of a download, `timeout` is that of a whole download with its retries, in seconds,
+        `max_bytes` limits an image, and `sleep` waits between attempts. The rest is as for `GuardedHttp`.
         """
         self._new_blob = new_blob
         self._allow = allow
         self._timeout = timeout
         self._max_bytes = max_bytes
-        self._dns = DnsResolver()
-        self._resolve = resolve or self._dns.resolve
         self._sleep = sleep
-        self._tls = tls
-        files = {origin_of(url): file for url, file in certificates.items()}
-        self._tls_of = {origin: ssl.create_default_context(cafile=file) for origin, file in files.items()}
-        self._own_host, self._is_own = own_host, is_own
-        self._open_session: aiohttp.ClientSession | None = None
-
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        # Opened by the first download, since aiohttp needs a running event loop for it.
-        if self._open_session is None:
-            self._open_session = self._new_session()
-        return self._open_session
-
-    def _new_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                force_close=True,
-                use_dns_cache=False,
-                resolver=_PinnedResolver(),
-                socket_factory=_open_socket,
-                ssl=self._tls or True,
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=IDLE_TIMEOUT),
+        self._http = GuardedHttp(
             headers=_HEADERS,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=CHUNK_SIZE,
-            middlewares=(_no_implicit_retry,),
+            allow=allow,
+            resolve=resolve,
+            tls=tls,
+            certificates=certificates,
+            own_host=own_host,
+            is_own=is_own,
         )
 
     async def close(self) -> None:
-        if self._open_session is not None:
-            await self._open_session.close()
-        self._dns.close()
+        await self._http.close()
 
     async def fetch(self, url: str, keys: Mapping[str, str] = NO_KEYS) -> Blob:
         """Download an image into a new blob, which the caller closes.
@@ -219,7 +157,7 @@ class Fetcher:
         host = host_of(url)
         if isinstance(host, str):
             try:
-                addresses = [] if is_local_name(host) else [ip_address(each) for each in await self._resolve(host)]
+                addresses = [] if is_local_name(host) else [ip_address(each) for each in await self._http.resolve(host)]
             except OSError:
                 return True
             is_public = bool(addresses) and all(block_reason(address) is None for address in addresses)
@@ -230,10 +168,10 @@ class Fetcher:
     async def _needs_key(self, url: str) -> bool:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                target = check_url(url, self._allow)
-                await self._pin_addresses(target)
+                target = self._http.check(url)
+                await self._http.pin(target)
                 response = await self._get(target)
-        except (TimeoutError, AddressBlocked, _FetchError):
+        except (TimeoutError, AddressBlocked, FetchError):
             return False
         response.close()
         return response.status == UNAUTHORIZED
@@ -247,7 +185,7 @@ class Fetcher:
         except AddressBlocked as error:
             download.is_internal = True
             raise download.failed(str(error), error.detail) from None
-        except _FetchError as error:
+        except FetchError as error:
             raise download.failed(str(error), error.detail) from None
 
     async def _download_with_retries(self, download: _Download, delays: Sequence[float]) -> Blob:
@@ -259,8 +197,8 @@ class Fetcher:
                     return blob
                 cut_off_at = blob.size
                 blob.close()
-                raise _FetchError("it is not complete", is_transient=True)
-            except _FetchError as error:
+                raise FetchError("it is not complete", is_transient=True)
+            except FetchError as error:
                 if not error.is_transient:
                     raise
                 download.last_failure = f"before that: {error}"
@@ -270,9 +208,9 @@ class Fetcher:
 
     async def _attempt(self, download: _Download) -> Blob:
         """Try once, always from the first URL: the target of a redirect may be signed for only a minute."""
-        target = check_url(download.url, self._allow)
+        target = self._http.check(download.url)
         download.is_internal = any(rule.host == target.name for rule in self._allow)
-        download.is_internal |= await self._pin_addresses(target)
+        download.is_internal |= await self._http.pin(target)
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._request(target, download)
             try:
@@ -284,11 +222,11 @@ class Fetcher:
                 response.close()
             try:
                 target = check_redirect(target, location, self._allow)
-                await self._pin_addresses(target)
+                await self._http.pin(target)
             except AddressBlocked as error:
                 reason = "it redirects to where this server may not go"
-                raise _FetchError(reason, is_transient=False, detail=error.detail) from None
-        raise _FetchError(f"it redirects more than {MAX_REDIRECTS} times", is_transient=False)
+                raise FetchError(reason, is_transient=False, detail=error.detail) from None
+        raise FetchError(f"it redirects more than {MAX_REDIRECTS} times", is_transient=False)
 
     async def _request(self, target: FetchTarget, download: _Download) -> aiohttp.ClientResponse:
         response = await self._get(target)
@@ -299,59 +237,19 @@ class Fetcher:
         return await self._get(target, {"Authorization": f"Bearer {key}"})
 
     async def _get(self, target: FetchTarget, headers: Mapping[str, str] = NO_KEYS) -> aiohttp.ClientResponse:
-        tls = self._tls_of.get(origin_of(target.url), True)
-        return await self._session.get(URL(target.url, encoded=True), allow_redirects=False, headers=headers, ssl=tls)
-
-    async def _pin_addresses(self, target: FetchTarget) -> bool:
-        """Resolve and check the target. From here on, this task can connect to the checked addresses only.
-
-        Returns:
-            Whether only the allow list makes the target reachable.
-        """
-        addresses = [str(target.address)] if target.address is not None else await self._resolve_name(target.name)
-        public = await self._own_public_addresses(target)
-        is_internal = check_addresses(
-            target,
-            [ip_address(address) for address in addresses],
-            self._allow,
-            lambda address: str(address) in public or self._is_own(address),
-        )
-        _pinned_addresses.set(tuple(addresses))
-        return is_internal
-
-    async def _own_public_addresses(self, target: FetchTarget) -> Sequence[str]:
-        """Return the addresses under which clients reach this server, as far as they are known.
-
-        Behind NAT no interface has them. Many hosts can share the addresses of a CDN in front of this server; but over
-        TLS under another name nothing is sent to a server of this name, because its certificate does not fit.
-        """
-        host = self._own_host
-        if host is None or (target.url.startswith("https:") and target.address is None and target.name != host):
-            return ()
-        try:
-            return await self._resolve(host)
-        except OSError:
-            return ()
-
-    async def _resolve_name(self, name: str) -> Sequence[str]:
-        try:
-            return await self._resolve(name)
-        except OSError as error:
-            is_transient = isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN
-            reason = "its host name could not be looked up"
-            raise _FetchError(reason, is_transient=is_transient, detail=str(error)) from None
+        return await self._http.send("GET", target, headers)
 
     async def _receive(self, response: aiohttp.ClientResponse, is_guess: bool) -> Blob:
         if response.status not in {200, 203}:
             is_transient = response.status in TRANSIENT_STATUSES or response.status >= 500
-            raise _FetchError(f"its host answered {response.status}", is_transient=is_transient)
+            raise FetchError(f"its host answered {response.status}", is_transient=is_transient)
         if (response.content_length or 0) > self._max_bytes and not is_guess:
             raise _too_large(self._max_bytes)
         with ExitStack() as on_error:
             blob = on_error.enter_context(self._new_blob())
             await self._copy_to_blob(response, blob, is_guess)
             if not blob.size:
-                raise _FetchError("its host sent no bytes", is_transient=True)
+                raise FetchError("its host sent no bytes", is_transient=True)
             on_error.pop_all()
         return blob
 
@@ -406,8 +304,8 @@ def _is_cut_off(blob: Blob) -> bool:
     return read_info(blob.read_at) is not None and not is_complete(blob.read_at, blob.size)
 
 
-def _too_large(max_bytes: int) -> _FetchError:
-    return _FetchError(f"it is larger than {max_bytes:,} bytes", is_transient=False)
+def _too_large(max_bytes: int) -> FetchError:
+    return FetchError(f"it is larger than {max_bytes:,} bytes", is_transient=False)
 
 
 def _decode(decoder: ImageDecoder, chunk: bytes | None) -> Iterator[bytes]:
@@ -415,72 +313,13 @@ def _decode(decoder: ImageDecoder, chunk: bytes | None) -> Iterator[bytes]:
     try:
         yield from decoder.end() if chunk is None else decoder.feed(chunk)
     except UnknownCompressionError:
-        raise _FetchError("its host sent it compressed", is_transient=False) from None
+        raise FetchError("its host sent it compressed", is_transient=False) from None
     except DamagedCompressionError as error:
-        raise _FetchError("its compression is damaged", is_transient=True, detail=str(error)) from None
-
-
-# Connecting to checked addresses only
-
-#: The addresses that this task may connect to at present. A task downloads one image, one redirect after the other.
-_pinned_addresses: ContextVar[tuple[str, ...]] = ContextVar("_pinned_addresses", default=())
-
-
-class _PinnedResolver(AbstractResolver):
-    """Gives the connector the checked addresses instead of resolving the name again, as its addresses may change."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        return [
-            {"hostname": host, "host": address, "port": port, "family": family, "proto": 0, "flags": 0}
-            for address in _pinned_addresses.get()
-        ]
-
-    async def close(self) -> None: ...
-
-
-def _open_socket(address_info: tuple[Any, ...]) -> socket.socket:
-    # The connector calls no resolver for a URL with a literal address, but calls this function for every connection.
-    family, kind, protocol, _, address = address_info
-    if address[0] not in _pinned_addresses.get():
-        raise RuntimeError("an address that was not checked")
-    return socket.socket(family, kind, protocol)
-
-
-# Errors of the connection
-
-#: For each class of error: the reason shown to clients, and whether it is transient. The first match applies.
-CLIENT_ERRORS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
-    (aiohttp.ClientSSLError, "its host cannot be trusted (TLS)", False),
-    (aiohttp.ClientConnectorError, "its host cannot be reached", True),
-    (aiohttp.ServerTimeoutError, "its host fell silent", True),
-    (aiohttp.ClientResponseError, "its host answered in no HTTP", True),
-    (aiohttp.ClientPayloadError, "it broke off before its end", True),
-    (aiohttp.ClientError, "its host broke the connection", True),
-)
-
-
-async def _no_implicit_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    # aiohttp by itself repeats a GET when the connection breaks, unless a middleware raises another error. Attempts are
-    # counted here, with delays between them.
-    try:
-        return await send(request)
-    except aiohttp.ClientError as error:
-        raise _to_fetch_error(error) from None
+        raise FetchError("its compression is damaged", is_transient=True, detail=str(error)) from None
 
 
 async def _read_chunk(body: aiohttp.StreamReader) -> bytes:
     try:
         return await body.readany()
     except aiohttp.ClientError as error:
-        raise _to_fetch_error(error) from None
-
-
-def _to_fetch_error(error: aiohttp.ClientError) -> _FetchError:
-    reason, is_transient = next(
-        (reason, transient) for kind, reason, transient in CLIENT_ERRORS if isinstance(error, kind)
-    )
-    # The text of some errors of aiohttp contains the whole URL, so only the system's own text is logged.
-    detail = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-    return _FetchError(reason, is_transient=is_transient, detail=detail)
+        raise to_fetch_error(error) from None

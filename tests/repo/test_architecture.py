@@ -48,14 +48,14 @@ MAY_USE = {
     # Outgoing connections. The commands connect as a client of Limner or to check an upstream, the demo to its own image host.
     "httpx": ("upstream/client", "cli/*", "demo/*"),
     "httpx_aiohttp": ("upstream/client",),
-    "aiohttp": ("upstream/client", "images/fetch"),
+    "aiohttp": ("upstream/client", "images/fetch", "images/guarded_http"),
     "obstore": ("images/bucket",),
     "redis": ("state/*",),
     "opentelemetry": ("observability/tracing",),
-    "ssl": ("upstream/client", "images/fetch", "config/connections", "cli/*"),
-    # `images/fetch` resolves host names, decoders have socket pairs, the servers bind the sockets on which they listen.
+    "ssl": ("upstream/client", "images/fetch", "images/guarded_http", "config/connections", "cli/*"),
+    # `images/guarded_http` resolves host names, decoders have socket pairs, the servers bind the sockets on which they listen.
     "socket": (
-        "images/fetch",
+        "images/guarded_http",
         "images/dns",
         "images/own_addresses",
         "images/decoder",

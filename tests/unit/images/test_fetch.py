@@ -23,7 +23,8 @@ from app import __version__
 from app.errors import ImageUnavailable, SpoolFull
 from app.images import ssrf
 from app.images.blob import Blob
-from app.images.fetch import CHUNK_SIZE, CLIENT_ERRORS, MAX_REDIRECTS, RETRY_DELAYS, Fetcher
+from app.images.fetch import CHUNK_SIZE, MAX_REDIRECTS, RETRY_DELAYS, Fetcher
+from app.images.guarded_http import CLIENT_ERRORS
 from app.images.ssrf import parse_allow
 from tests.support.certificates import CERTIFICATE, KEY
 from tests.support.manual_clock import advance, run_with_manual_clock
@@ -794,7 +795,7 @@ def test_the_connector_refuses_addresses_that_were_not_checked() -> None:
     async def download() -> None:
         async with serve(reply(b"canary")) as canary, fetching(f"127.0.0.1:{canary.port}") as download:
             with pytest.raises(RuntimeError, match="an address that was not checked"):
-                await download.fetcher._session.get(canary.url)
+                await download.fetcher._http._session.get(canary.url)
             assert canary.heads == []
             assert await download.read(canary.url) == b"canary"
 
