@@ -3,16 +3,13 @@
 from collections import deque
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
-from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from app import __version__
 from app.api.context import RequestRecord, context_of
 from app.api.delivery import KEEPALIVE_INTERVAL, KeepAlive
 from app.api.diagnostics import explain_routes, silence_routes
@@ -21,9 +18,9 @@ from app.api.image_models import ImageModels, image_model_routes
 from app.api.images import ImageEndpoints, image_routes
 from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware
 from app.api.models import model_routes
-from app.api.openapi import patch_schema
 from app.api.pages import page_routes
 from app.api.responses import ErrorResponse
+from app.api.route_table import RouteTable, schema_routes
 from app.api.site_guard import SiteGuardMiddleware
 from app.api.status import MAX_RECENT_REQUESTS, status_routes
 from app.api.stored_images import stored_image_routes
@@ -70,22 +67,13 @@ _MAX_PATH = 100
 _SERVED = "This server makes images: /v1/images/generations, /v1/images/edits and /v1/models."
 
 
-class LazySchemaApp(FastAPI):
-    """Build the OpenAPI document at the first request for it: it takes a megabyte, and most servers never send it."""
-
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            patch_schema(super().openapi())
-        return super().openapi()
-
-
 def create_app(
     settings: Settings | None = None,
     *,
     transport: Transport | None = None,
     keepalive_interval: float = KEEPALIVE_INTERVAL,
     timings: SharingTimings = DEFAULT_TIMINGS,
-) -> FastAPI:
+) -> Starlette:
     """Return the application. Without arguments it takes its settings from the environment and sets up the log.
 
     Args:
@@ -101,16 +89,8 @@ def create_app(
     """
     settings = _settings_of_environment() if settings is None else settings
     services = Services.build(settings, transport=transport, timings=timings)
-    app = LazySchemaApp(
-        title="Limner",
-        version=__version__,
-        summary="The OpenAI Images API in front of a chat model that generates images.",
-        lifespan=_lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},
-    )
+    app = Starlette(lifespan=_lifespan)
+    app.router.redirect_slashes = False
     app.state.services = services
     app.add_exception_handler(ApiError, handle_api_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
@@ -126,51 +106,57 @@ def _settings_of_environment() -> Settings:
     return settings
 
 
-def services_of(app: FastAPI) -> Services:
+def services_of(app: Starlette) -> Services:
     """Return the services of an application that `create_app` has made."""
     services: Services = app.state.services
     return services
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+async def _lifespan(app: Starlette) -> AsyncGenerator[None, None]:
     async with services_of(app).running():
         yield
 
 
-def add_routes(app: FastAPI, services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]) -> None:
-    """Add all routes. `recent`: the last requests, for `/v1/status`."""
+def add_routes(app: Starlette, services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]) -> None:
+    """Add all routes, and their description. `recent`: the last requests, for `/v1/status`."""
+    tables = route_tables(services, keepalive, recent)
+    app.router.routes += [route for table, prefixes in tables for prefix in prefixes for route in table.routes(prefix)]
+    app.router.routes += schema_routes([(table, prefixes[0]) for table, prefixes in tables]).routes()
+
+
+def route_tables(
+    services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]
+) -> list[tuple[RouteTable, tuple[str, ...]]]:
+    """Return the routes with their prefixes, in the order in which they are tried. The first prefix is documented."""
     settings, authenticator, service = services.settings, services.authenticator, services.service
-    images = image_routes(
-        ImageEndpoints(
-            settings, authenticator, services.token_check, services.recorder, service, services.tasks, keepalive
-        )
+    endpoints = ImageEndpoints(
+        settings, authenticator, services.token_check, services.recorder, service, services.tasks, keepalive
     )
-    api = APIRouter()
-    api.include_router(images)
-    api.include_router(model_routes(settings.list_models, authenticator))
     image_models = ImageModels(services.pool, settings.list_models, settings.default_response_format)
-    api.include_router(image_model_routes(image_models, authenticator))
-    api.include_router(silence_routes(authenticator, service.draining))
-    if settings.page:
-        spool, timeout = settings.spool_dir, settings.client_body_timeout
-        api.include_router(
-            explain_routes(authenticator, service.capacity, service.draining, spool=spool, timeout=timeout)
-        )
-    app.include_router(api, prefix="/v1")
-    # For clients whose base URL has no /v1.
-    app.include_router(api, include_in_schema=False)
-    app.include_router(health_routes(service, services.pool))
+    spool, timeout = settings.spool_dir, settings.client_body_timeout
+    # Also without /v1, for clients whose base URL has none.
+    api, root, v1 = ("/v1", ""), ("",), ("/v1",)
+    tables = [
+        (image_routes(endpoints), api),
+        (model_routes(settings.list_models, authenticator), api),
+        (image_model_routes(image_models, authenticator), api),
+        (silence_routes(authenticator, service.draining), api),
+        (health_routes(service, services.pool), root),
+    ]
     if settings.metrics:
-        app.include_router(metrics_routes())
-    app.include_router(stored_image_routes(services.store, settings.image_ttl))
-    app.include_router(status_routes(settings, service, services.pool, recent, services.hourly_reports()), prefix="/v1")
+        tables.append((metrics_routes(), root))
+    tables += [
+        (stored_image_routes(services.store, settings.image_ttl), root),
+        (status_routes(settings, service, services.pool, recent, services.hourly_reports()), v1),
+    ]
     if settings.page:
-        app.include_router(page_routes(settings))
-    add_direct_routes(app, images)
+        explain = explain_routes(authenticator, service.capacity, service.draining, spool=spool, timeout=timeout)
+        tables += [(explain, api), (page_routes(settings), root)]
+    return tables
 
 
-def add_middleware(app: FastAPI, settings: Settings, recent: deque[RequestRecord]) -> None:
+def add_middleware(app: Starlette, settings: Settings, recent: deque[RequestRecord]) -> None:
     """Add the middleware. The last one added receives a request first."""
     app.add_middleware(UnhandledErrorMiddleware)
     app.add_middleware(SiteGuardMiddleware, settings=settings)
@@ -184,19 +170,6 @@ def add_middleware(app: FastAPI, settings: Settings, recent: deque[RequestRecord
         max_age=86_400,
     )
     app.add_middleware(AccessLogMiddleware, recent=recent)
-
-
-def add_direct_routes(app: FastAPI, router: APIRouter) -> None:
-    """Serve these routes without FastAPI, which would double their cost. It only describes them in the schema.
-
-    Routes with parameters in their path stay with FastAPI.
-    """
-    plain = [route for route in router.routes if isinstance(route, APIRoute) and "{" not in route.path]
-    app.router.routes[:0] = [
-        Route(f"{prefix}{route.path}", route.endpoint, methods=list(route.methods or ()))
-        for prefix in ("/v1", "")
-        for route in plain
-    ]
 
 
 async def handle_api_error(http: Request, error: Exception) -> Response:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
 
 from app.access.capacity import Upload
 from app.api.content_encoding import decompress_body, rewrite_as_utf8

@@ -12,8 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.access.auth import Authenticator, Caller
@@ -22,6 +21,7 @@ from app.access.concurrency import FairSemaphore
 from app.api.body import announced_bytes, limited_body
 from app.api.delivery import DisconnectWatcher
 from app.api.responses import ClientDisconnected, OrjsonResponse
+from app.api.route_table import RouteTable
 from app.errors import InvalidRequest, RateLimited, ServiceUnavailable
 from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
@@ -41,7 +41,7 @@ _SHUTTING_DOWN = "The server is shutting down. Please try again."
 
 def explain_routes(
     access: Authenticator, capacity: Capacity, draining: asyncio.Event, *, spool: Path | None, timeout: float
-) -> APIRouter:
+) -> RouteTable:
     """Explaining costs no money, but needs a client key as image requests do.
 
     Args:
@@ -51,7 +51,7 @@ def explain_routes(
         spool: The folder of bodies. A client that sends slowly holds disk space instead of memory.
         timeout: Seconds in which a part of the body has to arrive.
     """
-    router = APIRouter()
+    router = RouteTable()
     # Taken once the whole body is here: a client that sends slowly keeps no place from others.
     places = FairSemaphore(MAX_CONCURRENT_EXPLAINS, MAX_WAITING_EXPLAINS)
 
@@ -60,7 +60,7 @@ def explain_routes(
             async for chunk in limited_body(http, MAX_REPLY_BYTES, timeout, upload.add):
                 blob.write(chunk)
 
-    @router.post("/explain", include_in_schema=False)
+    @router.add("/explain", ("POST",))
     async def diagnose(http: Request) -> Response:
         caller = access.authenticate(http.headers)
         with closing(Blob(spool)) as blob:
@@ -106,15 +106,15 @@ MAX_SILENCES_OF_CALLER, MAX_SILENCES = 4, 64
 
 def silence_routes(
     access: Authenticator, draining: asyncio.Event, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-) -> APIRouter:
+) -> RouteTable:
     """Silence costs no money, but needs a client key as image requests do. It ends when the server drains."""
-    router = APIRouter()
+    router = RouteTable()
     waiting: Counter[str] = Counter()
 
     async def pause(seconds: float) -> None:
         await sleep(seconds)
 
-    @router.get("/silence/{seconds}", include_in_schema=False)
+    @router.add("/silence/{seconds}", ("GET",))
     async def silence(seconds: str, http: Request) -> Response:
         caller = access.authenticate(http.headers).id
         length = parse_seconds(seconds)

@@ -1,29 +1,32 @@
 """Serve `/healthz`, `/readyz` and `/metrics` for load balancers, orchestrators and Prometheus."""
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.openapi import READINESS, STATUS, error_responses, json_response
 from app.api.responses import OrjsonResponse
+from app.api.route_table import RouteTable
 from app.errors import ServiceUnavailable
 from app.jobs.service import ImageService
 from app.observability.metrics import render
 from app.upstream.pool import UpstreamPool
 
 
-def health_routes(service: ImageService, pool: UpstreamPool) -> APIRouter:
-    router = APIRouter(tags=["operations"])
+def health_routes(service: ImageService, pool: UpstreamPool) -> RouteTable:
+    router = RouteTable(("operations",))
 
-    @router.head("/healthz", include_in_schema=False)
-    @router.get(
-        "/healthz", summary="Whether the process is alive", responses={200: json_response(STATUS, "It is alive.")}
+    @router.add(
+        "/healthz",
+        ("GET", "HEAD"),
+        summary="Whether the process is alive",
+        responses={200: json_response(STATUS, "It is alive.")},
     )
     async def healthz() -> Response:
         return OrjsonResponse({"status": "ok"})
 
-    @router.head("/readyz", include_in_schema=False)
-    @router.get(
+    @router.add(
         "/readyz",
+        ("GET", "HEAD"),
         summary="Whether the server accepts requests: not while it is shutting down",
         responses={200: json_response(READINESS, "It accepts requests."), **error_responses(503)},
     )
@@ -36,14 +39,14 @@ def health_routes(service: ImageService, pool: UpstreamPool) -> APIRouter:
     return router
 
 
-def metrics_routes() -> APIRouter:
+def metrics_routes() -> RouteTable:
     """Metrics need no key: they show neither callers nor prompts."""
-    router = APIRouter(tags=["operations"])
+    router = RouteTable(("operations",))
 
-    # Not async, so FastAPI runs it in a thread: with several workers it reads the files of all.
-    @router.head("/metrics", include_in_schema=False)
-    @router.get(
+    # Not async, so Starlette runs it in a thread: with several workers it reads the files of all.
+    @router.add(
         "/metrics",
+        ("GET", "HEAD"),
         summary="Metrics for Prometheus",
         responses={200: {"description": "All metrics.", "content": {"text/plain": {}}}},
         response_class=Response,

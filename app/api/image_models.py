@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access.auth import Authenticator
@@ -13,6 +13,7 @@ from app.api.models import ListModels
 from app.api.openapi import NEEDS_KEY, error_responses, json_response
 from app.api.planning_schemas import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS
 from app.api.responses import OrjsonResponse
+from app.api.route_table import RouteTable
 from app.protocol.chat_request import carried_parameters
 from app.protocol.dialects import Dialect
 from app.protocol.image_request import PARAMETERS
@@ -129,13 +130,13 @@ def _rate(rate: Rate) -> dict[str, Any]:
     return {"amount": rate.amount, "period": rate.period}
 
 
-def image_model_routes(models: ImageModels, access: Authenticator) -> APIRouter:
+def image_model_routes(models: ImageModels, access: Authenticator) -> RouteTable:
     """Return the route that describes the models that a caller may use."""
-    router = APIRouter(tags=["models"])
+    router = RouteTable(("models",))
 
-    @router.head("/images/models", include_in_schema=False)
-    @router.get(
+    @router.add(
         "/images/models",
+        ("GET", "HEAD"),
         summary="Describe what may be asked of each model: parameters, sizes, limits of the key, prices",
         responses={200: json_response(IMAGE_MODELS, "The models.", IMAGE_MODEL_EXAMPLE), **error_responses(401)},
         openapi_extra=NEEDS_KEY,

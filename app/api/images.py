@@ -4,10 +4,9 @@ import re
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
-from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.access.auth import Authenticator, Caller
@@ -24,6 +23,7 @@ from app.api.delivery import (
 )
 from app.api.openapi import image_endpoint, result_endpoint, task_endpoint, task_submission_endpoint
 from app.api.responses import OrjsonResponse
+from app.api.route_table import RouteTable
 from app.config.settings import Settings
 from app.errors import NotFound, UserError
 from app.images.blob import Spool
@@ -173,19 +173,19 @@ class ImageEndpoints:
         return await self._deliver(reader, DisconnectWatcher(http.receive), http)
 
 
-def image_routes(endpoints: ImageEndpoints) -> APIRouter:
+def image_routes(endpoints: ImageEndpoints) -> RouteTable:
     """Return the routes of the image endpoints."""
-    router = APIRouter()
+    router = RouteTable()
 
-    @router.post("/images/generations", **image_endpoint(Operation.GENERATION, "Generate images"))
+    @router.add("/images/generations", ("POST",), **image_endpoint(Operation.GENERATION, "Generate images"))
     async def generations(http: Request) -> Response:
         return await endpoints.handle(Operation.GENERATION, http)
 
-    @router.post("/images/edits", **image_endpoint(Operation.EDIT, "Generate images from input images"))
+    @router.add("/images/edits", ("POST",), **image_endpoint(Operation.EDIT, "Generate images from input images"))
     async def edits(http: Request) -> Response:
         return await endpoints.handle(Operation.EDIT, http)
 
-    @router.get("/images/results/{result_id}", **result_endpoint())
+    @router.add("/images/results/{result_id}", ("GET",), **result_endpoint())
     async def results(result_id: str, http: Request) -> Response:
         return await endpoints.result(result_id, http)
 
@@ -226,63 +226,66 @@ def size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:
     return default if caller.key is None or caller.key.size is None else caller.key.size
 
 
-def add_task_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:
+def add_task_routes(router: RouteTable, endpoints: ImageEndpoints) -> None:
     """Add the endpoints of asynchronous tasks."""
 
-    @router.post(
-        "/images/generations/async", **task_submission_endpoint(Operation.GENERATION, "Generate images as a task")
+    @router.add(
+        "/images/generations/async",
+        ("POST",),
+        **task_submission_endpoint(Operation.GENERATION, "Generate images as a task"),
     )
     async def generations_as_task(http: Request) -> Response:
         return await endpoints.handle(Operation.GENERATION, http, as_task=True)
 
-    @router.post("/images/edits/async", **task_submission_endpoint(Operation.EDIT, "Edit images as a task"))
+    @router.add("/images/edits/async", ("POST",), **task_submission_endpoint(Operation.EDIT, "Edit images as a task"))
     async def edits_as_task(http: Request) -> Response:
         return await endpoints.handle(Operation.EDIT, http, as_task=True)
 
-    @router.get("/images/tasks/{task_id}", **task_endpoint("Get a task", "image_task"))
+    @router.add("/images/tasks/{task_id}", ("GET",), **task_endpoint("Get a task", "image_task"))
     async def task(task_id: str, http: Request) -> Response:
         return await endpoints.task(task_id, http)
 
-    @router.delete(
+    @router.add(
         "/images/tasks/{task_id}",
+        ("DELETE",),
         **task_endpoint("Cancel a task that has cost nothing yet", "image_task_cancel", may_conflict=True),
     )
     async def cancel_task(task_id: str, http: Request) -> Response:
         return await endpoints.cancel_task(task_id, http)
 
 
-def add_azure_routes(router: APIRouter, endpoints: ImageEndpoints) -> None:
+def add_azure_routes(router: RouteTable, endpoints: ImageEndpoints) -> None:
     """Add the paths of Azure's clients, which name the model there and seldom in the body."""
 
-    @router.post("/openai/deployments/{deployment}/images/{operation}", include_in_schema=False)
+    @router.add("/openai/deployments/{deployment}/images/{operation}", ("POST",))
     async def azure(deployment: str, operation: str, http: Request) -> Response:
         if operation not in _AZURE or not _DEPLOYMENT.fullmatch(deployment):
             raise HTTPException(404)
         return await endpoints.handle(_AZURE[operation], http, deployment)
 
-    @router.post("/openai/deployments/{deployment}/images/{operation}/async", include_in_schema=False)
+    @router.add("/openai/deployments/{deployment}/images/{operation}/async", ("POST",))
     async def azure_as_task(deployment: str, operation: str, http: Request) -> Response:
         if operation not in _AZURE or not _DEPLOYMENT.fullmatch(deployment):
             raise HTTPException(404)
         return await endpoints.handle(_AZURE[operation], http, deployment, as_task=True)
 
-    @router.get("/openai/deployments/{deployment}/images/tasks/{task_id}", include_in_schema=False)
+    @router.add("/openai/deployments/{deployment}/images/tasks/{task_id}", ("GET",))
     async def azure_task(task_id: str, http: Request) -> Response:
         return await endpoints.task(task_id, http)
 
-    @router.delete("/openai/deployments/{deployment}/images/tasks/{task_id}", include_in_schema=False)
+    @router.add("/openai/deployments/{deployment}/images/tasks/{task_id}", ("DELETE",))
     async def azure_cancel_task(task_id: str, http: Request) -> Response:
         return await endpoints.cancel_task(task_id, http)
 
-    @router.get("/openai/deployments/{deployment}/images/results/{result_id}", include_in_schema=False)
+    @router.add("/openai/deployments/{deployment}/images/results/{result_id}", ("GET",))
     async def azure_result(result_id: str, http: Request) -> Response:
         return await endpoints.result(result_id, http)
 
 
-def add_retired_routes(router: APIRouter, authenticator: Authenticator) -> None:
+def add_retired_routes(router: RouteTable, authenticator: Authenticator) -> None:
     """Add the endpoints that OpenAI has retired, with an error that says what to use instead."""
 
-    @router.post("/images/variations", include_in_schema=False)
+    @router.add("/images/variations", ("POST",))
     async def variations(http: Request) -> Response:
         authenticator.authenticate(http.headers)
         raise NotFound(_RETIRED, code="endpoint_retired")

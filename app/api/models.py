@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access.auth import Authenticator
 from app.api.openapi import MODEL, MODELS, NEEDS_KEY, error_responses, json_response
 from app.api.responses import OrjsonResponse
+from app.api.route_table import RouteTable
 from app.config.upstreams import OFFICIAL_MODELS, RETIRED_MODELS
 from app.errors import NotFound
 
@@ -19,18 +20,18 @@ _CREATED = 1_733_011_200
 ListModels = Callable[[str | None, tuple[str, ...]], Iterable[str]]
 
 
-def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
+def model_routes(list_models: ListModels, access: Authenticator) -> RouteTable:
     """List the models that the caller may use: all of them, or those that its entry in the key file allows."""
-    router = APIRouter(tags=["models"])
+    router = RouteTable(("models",))
 
     def names(http: Request) -> tuple[str, ...]:
         client_key = access.authenticate(http.headers).key
         upstream, allowed = (None, ()) if client_key is None else (client_key.upstream, client_key.models)
         return tuple(list_models(upstream, allowed))
 
-    @router.head("/models", include_in_schema=False)
-    @router.get(
+    @router.add(
         "/models",
+        ("GET", "HEAD"),
         summary="List the models that are known; other names are accepted too",
         responses={200: json_response(MODELS, "The models."), **error_responses(401)},
         openapi_extra=NEEDS_KEY,
@@ -38,9 +39,9 @@ def model_routes(list_models: ListModels, access: Authenticator) -> APIRouter:
     async def models(http: Request) -> Response:
         return OrjsonResponse({"object": "list", "data": [_card(name) for name in names(http)]})
 
-    @router.head("/models/{name:path}", include_in_schema=False)
-    @router.get(
+    @router.add(
         "/models/{name:path}",
+        ("GET", "HEAD"),
         summary="Get one model",
         responses={200: json_response(MODEL, "The model."), **error_responses(401, 404)},
         openapi_extra=NEEDS_KEY,

@@ -10,10 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import orjson
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app import __version__
+from app.api.route_table import RouteTable
 from app.config.settings import Settings
 from app.errors import NotFound
 from app.protocol import sizes
@@ -65,14 +66,14 @@ class Asset:
     etag: str
 
 
-def page_routes(settings: Settings) -> APIRouter:
+def page_routes(settings: Settings) -> RouteTable:
     """Serve the pages. They need no key: they are the same for every visitor and hold no secret.
 
     Raises:
         OSError: A file of app/web cannot be read.
     """
     assets = dict(load_assets(settings))
-    router = APIRouter()
+    router = RouteTable()
 
     def respond(name: str, http: Request) -> Response:
         found = assets.get(name)
@@ -96,8 +97,8 @@ def page_routes(settings: Settings) -> APIRouter:
         return respond(name, http)
 
     for path in _PAGES:
-        router.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
-    router.add_api_route("/web/{name:path}", asset, methods=["GET", "HEAD"], include_in_schema=False)
+        router.add(path, ("GET", "HEAD"))(page)
+    router.add("/web/{name:path}", ("GET", "HEAD"))(asset)
     return router
 
 

@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app import __version__
 from app.access.auth import Authenticator
 from app.api.context import RequestRecord
 from app.api.responses import OrjsonResponse
+from app.api.route_table import RouteTable
 from app.config.field_types import is_loopback, variable
 from app.config.settings import Settings
 from app.errors import Forbidden
@@ -64,15 +65,15 @@ def status_routes(
     pool: UpstreamPool,
     recent: Collection[RequestRecord],
     hourly: HourlyReports,
-) -> APIRouter:
+) -> RouteTable:
     """`recent`: records of the last image requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
     access = Authenticator((key.get_secret_value() for key in keys), pass_through=False)
     # Keys of the key file belong to clients with limits, not to operators, so they do not open the status.
     is_open = bool(keys) or (is_loopback(settings.host) and not settings.has_client_keys)
-    router = APIRouter()
+    router = RouteTable()
 
-    @router.get("/status", include_in_schema=False)
+    @router.add("/status", ("GET",))
     async def status(http: Request) -> Response:
         access.authenticate(http.headers)
         if not is_open:

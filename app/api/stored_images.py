@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from email.utils import formatdate
 
-from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.openapi import error_responses
+from app.api.route_table import RouteTable
 from app.errors import NotFound
 from app.images.store import ImageStore, StoredImage, cache_control, media_type
 
@@ -94,9 +95,9 @@ def requested_range(headers: Headers, stored: StoredImage, modified: str) -> ran
     return parse_range(headers.get("range"), stored.size)
 
 
-def stored_image_routes(store: ImageStore, ttl: float) -> APIRouter:
+def stored_image_routes(store: ImageStore, ttl: float) -> RouteTable:
     """Serve stored images, without a key since their names cannot be guessed. They are kept for `ttl` seconds."""
-    router = APIRouter(tags=["kept images"])
+    router = RouteTable(("kept images",))
     headers = {
         "cache-control": cache_control(ttl),
         "x-content-type-options": "nosniff",
@@ -104,9 +105,9 @@ def stored_image_routes(store: ImageStore, ttl: float) -> APIRouter:
         "cross-origin-resource-policy": "cross-origin",
     }
 
-    @router.head("/kept/{name}", include_in_schema=False)
-    @router.get(
+    @router.add(
         "/kept/{name}",
+        ("GET", "HEAD"),
         summary="Get a stored image until it expires",
         response_class=Response,
         responses={

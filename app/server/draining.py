@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from structlog.contextvars import bind_contextvars
 
 from app.config.settings import Settings
@@ -39,7 +39,7 @@ class DrainingServer(uvicorn.Server):
     While it drains, `/readyz` fails and requests that would start new work get a 503.
     """
 
-    def __init__(self, settings: Settings, app: FastAPI | None = None) -> None:
+    def __init__(self, settings: Settings, app: Starlette | None = None) -> None:
         """Serve `app`, which `create_app` has made; None makes one from the settings."""
         # Half of the descriptors are for connections of clients, the rest for upstreams and for images.
         max_connections = raise_descriptor_limit() // 2
@@ -73,8 +73,8 @@ class DrainingServer(uvicorn.Server):
         """
         await super().startup(sockets)
         # Requests leave no reference cycles behind. With the default thresholds the collector walks through all modules
-        # every few requests: a fifth of the CPU time, and pauses of 0.25 s with a thousand waiting requests.
-        gc.collect()
+        # every few requests: a fifth of the CPU time, and pauses of 0.25 s with a thousand waiting requests. Nothing is
+        # collected before: that takes 40 ms and frees less than 0.1 MiB.
         gc.freeze()
         gc.set_threshold(10_000, 50, 1_000)
         self._loop = asyncio.get_running_loop()

@@ -4,10 +4,9 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from limits.aio.storage import MemoryStorage, RedisStorage
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from app.errors import ApiError, ServiceUnavailable
 from app.observability.logging import log
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The methods used of both: `acquire_entry` and `get_moving_window` for limits, `incr` and `get` for plain numbers.
-Counters = MemoryStorage | RedisStorage
-
 #: Seconds for one command, and seconds to wait after a failure before Redis is tried again.
 _TIMEOUT = 1.0
 
@@ -31,6 +27,15 @@ _LOCK_TIMEOUT, _LOCK_POLL_INTERVAL = 1.0, 0.01
 
 #: Connections to Redis, and seconds that a command waits for a free one.
 _MAX_CONNECTIONS, _CONNECTION_WAIT = 16, 10.0
+
+
+class Counters(Protocol):
+    """What is used of the storages of `limits`, in memory and in Redis: windows for limits, and plain numbers."""
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool: ...
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]: ...
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int: ...
+    async def get(self, key: str) -> int: ...
 
 
 class SharedState:
@@ -45,11 +50,17 @@ class SharedState:
         self._fail_closed = fail_closed
         self._now = now
         self._retry_at: float | None = None
-        self._local_counters = MemoryStorage()
         self._connection_errors: tuple[type[Exception], ...] = (OSError,)
         self._redis = None if url == "memory:" else self._connect(url)
         self._redis_counters = None if self._redis is None else _open_counters(self._redis)
         self._scripts: dict[str, AsyncScript] = {}
+
+    @cached_property
+    def _local_counters(self) -> Counters:
+        # Imported here: most servers count nothing, and should not pay for 55 modules.
+        from limits.aio.storage import MemoryStorage  # noqa: PLC0415
+
+        return MemoryStorage()
 
     @property
     def is_shared(self) -> bool:
@@ -193,7 +204,9 @@ def redis_address(url: str) -> str:
     return re.sub("^valkey", "redis", url)
 
 
-def _open_counters(redis: "Redis") -> RedisStorage:
+def _open_counters(redis: "Redis") -> Counters:
+    from limits.aio.storage import RedisStorage  # noqa: PLC0415  # reason: as above
+
     return RedisStorage(
         # Only parsed: connections come from the pool. So the password is not repeated here.
         "async+redis://",

@@ -68,9 +68,10 @@ MAY_USE = {
     "PIL": ("images/codec", "images/conversions", "images/decode_cost", "images/decoder", "demo/*"),
     **dict.fromkeys(("http", "urllib.request", "ftplib", "smtplib", "requests", "urllib3", "anyio"), ()),
     # Incoming connections.
-    "starlette": ("api/*", "main", "demo/*"),
+    "starlette": ("api/*", "main", "server/draining", "demo/*"),
     "starlette.datastructures": ("access/auth", "access/sites", "api/*"),
-    "fastapi": ("api/*", "main", "server/*"),
+    # It only describes the routes, when somebody asks for the schema.
+    "fastapi": ("api/route_table",),
     "uvicorn": ("server/*", "demo/*"),
 }
 

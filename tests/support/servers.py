@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from app.config.settings import Settings
 from app.demo.app import create_demo
@@ -41,7 +41,7 @@ class RunningLimner:
     """`url` has no path; the API is under `url + "/v1"`."""
 
     url: str
-    app: FastAPI
+    app: Starlette
 
     @property
     def services(self) -> Services:

@@ -1,0 +1,71 @@
+"""What `limner serve` needs to start, which an operator pays for in memory and a container in seconds."""
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from app.cli import main as cli
+
+ROOT = Path(__file__).parents[2]
+
+#: Serve until the server is ready, then print the modules that are there.
+CODE = """
+import sys
+from app.cli.main import limner
+limner.get_command(None, "serve")
+from app.config.settings import Settings
+from app.server.draining import DrainingServer
+class Server(DrainingServer):
+    def _on_started(self, loop):
+        print(*sys.modules)
+        self.should_exit = True
+Server(Settings(upstream_base_url="http://127.0.0.1:9/v1", port=0, image_store=f"disk://{sys.argv[1]}")).run()
+"""
+
+#: Modules that a plain server does without until a request needs them, and what needs them.
+NEEDED_LATER = {
+    "fastapi": "the OpenAPI document",
+    "pydantic.v1": "FastAPI, for parameters in paths",
+    "opentelemetry": "FastAPI, and LIMNER_TRACES",
+    "limits": "a client key with limits",
+    "redis": "LIMNER_SHARED_STATE",
+    "obstore": "a bucket as the image store",
+    "PIL": "nothing in this process: decoders have their own",
+    "rich": "structlog's colored tracebacks, which are not used",
+    "greenlet": "structlog's contexts of greenlets, which are not used",
+    "watchfiles": "uvicorn's reloader, which is not used",
+    "app.demo": "limner demo",
+    "app.cli.check": "limner check",
+    "app.server.supervisor": "LIMNER_WORKERS",
+    "unittest": "nothing",
+}
+
+
+def test_a_server_that_waits_for_its_first_request_has_imported_nothing_that_only_some_need(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CODE, str(tmp_path)]
+    loaded = {*subprocess.check_output(command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True).split()}
+    assert {"uvicorn", "starlette", "aiohttp", "app.main"} <= loaded
+    assert {*NEEDED_LATER} & loaded == set()
+
+
+def test_what_is_hidden_from_libraries_can_be_imported_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "rich", raising=False)
+    monkeypatch.setitem(sys.modules, "watchfiles", click)
+    with cli._lean_imports():
+        assert [sys.modules[name] for name in ("rich", "watchfiles")] == [None, click]
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert "rich" not in sys.modules
+    assert sys.modules["watchfiles"] is click
+
+
+def test_a_command_that_cannot_be_imported_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "rich", raising=False)
+    with pytest.raises(ImportError), cli._lean_imports():
+        import app.cli.nothing  # type: ignore[import-not-found]  # noqa: F401
+    assert gc.isenabled()
+    assert "rich" not in sys.modules
