@@ -14,7 +14,7 @@ from app.errors import UpstreamInvalidReply
 from app.protocol import sse
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.inline_images import ByteSink, InlineImageSpooler
-from app.protocol.loose_json import find_documents, read_documents
+from app.protocol.loose_json import OpenDocument, find_documents, read_documents
 from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
 from app.protocol.usage import NO_USAGE, Usage
@@ -249,10 +249,11 @@ class _EventStream:
 
     def __init__(self, new_spooler: Callable[[], InlineImageSpooler] | None = None) -> None:
         self.is_done = False
-        self._decoder = sse.Decoder()
+        self._decoder = sse.Decoder(keeps_loose_lines=True)
         self._accumulator = ReplyAccumulator(new_spooler)
         self._is_chat = False
         self._has_cut_event = False
+        self._open: OpenDocument | None = None
         self._events_size = 0
 
     @property
@@ -273,8 +274,8 @@ class _EventStream:
                 raise _invalid("no event of a chat", raw)
             return _read_documents_of_chat(documents, raw)
         has_end_mark = self.is_done or self._accumulator.finish_reason is not None
-        complete = has_end_mark or (ended and not self._has_cut_event)
-        reply = _build_reply(self._accumulator, raw, complete=complete, has_content=self._has_cut_event)
+        complete = has_end_mark or (ended and not self._has_cut)
+        reply = _build_reply(self._accumulator, raw, complete=complete, has_content=self._has_cut)
         return reply if has_end_mark else replace(reply, has_open_end=True)
 
     def _add(self, events: list[sse.Event]) -> bool:
@@ -290,12 +291,38 @@ class _EventStream:
         if event.data.strip(' "') == "[DONE]":
             self.is_done = True
             return False
+        if event.loose_data and not event.data:
+            return self._continue(event)
+        self._has_cut_event, self._open = self._has_cut, None
         documents = [each for each in _flatten(_documents_of(event)) if isinstance(each, dict)]
         if not documents:
             # Some upstreams keep the connection alive with events that are not JSON; those are ignored.
             self._events_size += len(event.data)
-            self._has_cut_event = self._has_cut_event or event.data.lstrip().startswith("{")
+            if event.data.lstrip().startswith("{"):
+                self._open = OpenDocument()
+                self._open.add(event.loose_data or event.data)
             return False
+        return self._add_documents(documents, event)
+
+    @property
+    def _has_cut(self) -> bool:
+        """Whether the JSON of an event was cut off."""
+        return self._has_cut_event or self._open is not None
+
+    def _continue(self, event: sse.Event) -> bool:
+        """Take lines of no field: the rest of a JSON document with a blank line, or else nothing that matters."""
+        document = self._open
+        self._events_size += len(event.loose_data)
+        if document is None or not document.is_open:
+            return False
+        if document.add(event.loose_data):
+            return False
+        whole = sse.Event(document.text, event.name)
+        self._events_size -= document.size
+        self._open = None
+        return self._add_event(whole)
+
+    def _add_documents(self, documents: list[Any], event: sse.Event) -> bool:
         self._is_chat = True
         has_grown = False
         for document in documents:

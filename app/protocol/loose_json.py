@@ -15,6 +15,9 @@ _START = re.compile(r'\{\s*+"|\[\s*+\{')
 _PAGE = re.compile(r"\s*+<(?:!doctype|html)", re.IGNORECASE)
 #: Only looked for where a document cannot be read otherwise, since a string may contain the same.
 _SPARE_COMMA = re.compile(r",(?=\s*+[}\]])")
+#: A string, and the rest of one that has begun.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRING_END = re.compile(r'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 #: Digits of an integer that orjson can write again.
 _MAX_DIGITS = 18
 
@@ -45,6 +48,43 @@ def find_documents(text: str) -> list[Any]:
     rest = text[start.start() :]
     attempts = (read_documents(mended)[0] for mended in (rest, _SPARE_COMMA.sub("", rest)))
     return next((found for found in attempts if any(isinstance(document, dict) for document in found)), [])
+
+
+class OpenDocument:
+    """The text of a JSON document that was cut into pieces at blank lines. Its work is linear in that text.
+
+    Attributes:
+        size: Characters so far.
+        is_open: More must follow: a string, an object or a list has no end yet.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[str] = []
+        self._is_in_string = False
+        self._depth = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_in_string or self._depth > 0
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join(self._pieces)
+
+    def add(self, piece: str) -> bool:
+        """Take the next piece, and return whether more must follow."""
+        self._pieces.append(piece)
+        self.size += len(piece)
+        if self._is_in_string:
+            end = _STRING_END.match(piece)
+            if end is None:
+                return True
+            piece = piece[end.end() :]
+        outside, quote, _ = _STRING.sub("", piece).partition('"')
+        self._is_in_string = bool(quote)
+        self._depth += outside.count("{") + outside.count("[") - outside.count("}") - outside.count("]")
+        return self.is_open
 
 
 def _read_loosely(text: str) -> tuple[list[Any], str]:

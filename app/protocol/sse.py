@@ -20,7 +20,8 @@ class Event:
     Attributes:
         name: The field `event`, as in the standard `message` if it is missing.
         loose_data: The data with lines of no field in between, if there were any. The standard ignores these lines,
-            but they may be the rest of a text whose line breaks an upstream forgot to escape.
+            but they may be the rest of a text whose line breaks an upstream forgot to escape. Behind a blank line of
+            such a text they are alone, and `data` is empty.
     """
 
     data: str
@@ -38,8 +39,10 @@ class Decoder:
             and the unfinished event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_loose_lines: bool = False) -> None:
+        """`keeps_loose_lines`: lines of no field without any data are an event, too."""
         self.size = 0
+        self._keeps_loose_lines = keeps_loose_lines
         self._line: list[bytes] = []
         self._data: list[str] = []
         self._loose: list[str] = []
@@ -88,6 +91,8 @@ class Decoder:
         if not line:
             yield from self._dispatch(size)
         elif field == "data":
+            if self._loose and not self._data:
+                yield self._take(0)
             self._data.append(value.removeprefix(" "))
             self._loose.append(self._data[-1])
             self._data_size += size
@@ -96,18 +101,23 @@ class Decoder:
         elif _DATA_STREAM.fullmatch(field) and value[:1] in {'"', "[", "{"} and not self._data:
             self.size -= size
             yield Event(f'{{"type": "data-stream-{field}", "value": {value}}}')
-        elif field not in _OTHER_FIELDS and self._data:
+        elif field not in _OTHER_FIELDS and (self._data or self._keeps_loose_lines):
             self._loose.append(line)
             self._data_size += size
 
     def _dispatch(self, size: int) -> Iterator[Event]:
-        if self._data:
-            data, loose = "\n".join(self._data), "\n".join(self._loose)
-            self.size -= self._data_size + size
-            yield Event(data, self._name or "message", loose if loose != data else "")
+        if self._loose:
+            yield self._take(size)
+        self._name = ""
+
+    def _take(self, size: int) -> Event:
+        """Return the event so far; its end has `size` bytes."""
+        data, loose = "\n".join(self._data), "\n".join(self._loose)
+        self.size -= self._data_size + size
+        self._data_size = 0
         self._data.clear()
         self._loose.clear()
-        self._data_size, self._name = 0, ""
+        return Event(data, self._name or "message", loose if loose != data else "")
 
 
 class StreamingEvent:

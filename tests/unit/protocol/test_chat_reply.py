@@ -67,6 +67,30 @@ READABLE = [
     Case("two documents in an event", line("a").rstrip() + line("b").removeprefix(b"data: ") + DONE, "ab"),
     Case("a list in an event", b"data: [" + line("a")[6:].rstrip() + b"]\n\n" + DONE, "a"),
     Case("a line break in a string of an event", line("a").replace(b'"a"', b'"a\nb"') + DONE, "a\nb"),
+    Case("a blank line in a string of an event", line("a").replace(b'"a"', b'"a\n\nb"') + DONE, "a\n\nb"),
+    Case(
+        "several blank lines in a string of an event",
+        line("c") + line("a").replace(b'"a"', b'"a {\\"}]\n\nb\n- c: d\n\ne"') + line("f") + DONE,
+        'ca {"}]\n\nb\n- c: d\n\nef',
+    ),
+    Case(
+        "a blank line with CR LF in a string of an event", line("a").replace(b'"a"', b'"a\r\n\r\nb"') + DONE, "a\n\nb"
+    ),
+    Case(
+        "a blank line between the fields of an event",
+        line("a").replace(b'"delta"', b'\n\n"delta"') + line("b") + DONE,
+        "ab",
+    ),
+    Case("a blank line in the last string of a stream", line("a").replace(b'"a"', b'"a\n\nb"').rstrip(), "a\n\nb"),
+    Case(
+        "an event behind lines of no field",
+        line("a").replace(b'"a"', b'"a\n\nb"').rstrip() + b"\n" + line("c") + DONE,
+        "a\n\nbc",
+    ),
+    Case("lines of no field behind an event that is no chat", b"data: ping\n\nstrange\n\n" + line("a") + DONE, "a"),
+    Case("lines of no field behind a broken event", b"data: {]}\n\nstrange\n\n" + line("a") + DONE, "a"),
+    Case("an event that is cut off and another one", b'data: {"choices\n\nstrange\n\n' + line("a") + DONE, "a"),
+    Case("an event that is never whole", b'data: {"choices\n\n":, "": {}}\n\n' + line("a") + DONE, "a"),
     Case("a string in several lines of data", line("a").replace(b'"a"', b'"a\ndata: b"') + DONE, "a\nb"),
     Case("a line of no field behind the data", line("a").rstrip() + b"\nstrange: 1\n\n" + DONE, "a"),
     Case("a line of no field in front of the data", b"strange\n" + line("a") + DONE, "a"),

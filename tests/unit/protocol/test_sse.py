@@ -69,6 +69,31 @@ def test_events_are_read_in_any_cut(case: Case, cuts: list[int]) -> None:
     assert read(case.body, cuts) == case.events
 
 
+LOOSE_CASES = [
+    Case("lines behind a blank line", b"data: a\n\nb\nc\n\nd", [Event("a"), Event("", loose_data="b\nc"), Event("", loose_data="d")]),
+    Case("lines in front of the data", b"event: x\nb\ndata: a\n\n", [Event("", "x", "b"), Event("a", "x")]),
+    Case("lines within the data", b"data: a\nb\ndata: c\n\n", [Event("a\nc", loose_data="a\nb\nc")]),
+    Case("other fields alone", b"id: 1\n\nevent: x\n\n: b\n\n", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOOSE_CASES, ids=lambda case: case.name)
+def test_lines_of_no_field_are_kept_where_they_are_wanted(case: Case) -> None:
+    for size in (1, len(case.body)):
+        decoder = Decoder(keeps_loose_lines=True)
+        pieces = [case.body[at : at + size] for at in range(0, len(case.body), size)]
+        events = [event for piece in pieces for event in decoder.feed(piece)]
+        assert events + decoder.end() == case.events
+
+
+def test_lines_of_no_field_are_counted_until_they_are_an_event() -> None:
+    decoder = Decoder(keeps_loose_lines=True)
+    decoder.feed(b"data: a\n\nb\n")
+    assert decoder.size == len(b"b\n")
+    decoder.feed(b"\n")
+    assert decoder.size == 0
+
+
 def test_what_is_written_can_be_read() -> None:
     body = comment() + b"".join(StreamingEvent("image_generation.completed", {"a": 1}).chunks()) + comment("bye")
     assert read(body, []) == [Event('{"a":1}', "image_generation.completed")]
