@@ -221,6 +221,7 @@ def build_backends(
         new_blob=new_blob,
         certificates={spec.base_url: spec.tls_ca for spec in specs if spec.tls_ca is not None},
         allow=settings.fetch_allow,
+        proxy=download_proxy(settings),
         timeout=settings.fetch_timeout,
         max_bytes=settings.max_image_bytes,
         own_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
@@ -315,7 +316,17 @@ def build_spec(entry: UpstreamEntry, settings: Settings, number: int) -> Upstrea
 def proxy_of(entry: UpstreamEntry, settings: Settings) -> SecretStr | None:
     """Return the proxy through which an upstream is reached."""
     proxy = entry.proxy or settings.upstream_proxy
-    return None if proxy is None or proxy.get_secret_value() == DIRECT else proxy
+    return None if _address_of(proxy) is None else proxy
+
+
+def download_proxy(settings: Settings) -> str | None:
+    """Return the address of the proxy through which images are downloaded."""
+    return _address_of(settings.fetch_proxy or settings.upstream_proxy)
+
+
+def _address_of(proxy: SecretStr | None) -> str | None:
+    address = None if proxy is None else proxy.get_secret_value()
+    return None if address == DIRECT else address
 
 
 async def purge_expired(

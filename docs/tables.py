@@ -54,7 +54,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "pass_image_urls",
         "keepalive_after",
     ),
-    "downloads": ("fetch_allow", "fetch_timeout"),
+    "downloads": ("fetch_allow", "fetch_proxy", "fetch_timeout"),
     "storage": (
         *("image_store", "image_store_key", "image_store_max_bytes", "store_serve", "image_ttl", "rehost"),
         "public_url",

@@ -46,7 +46,7 @@ from app.protocol.size_fit import SizeMode
 from app.upstream.spec import DEFAULT_MODEL
 
 #: Fields that may also come from a file, named by the variable of the field with `_FILE` at its end.
-SECRETS = ("upstream_api_key", "upstream_proxy", "api_keys", "image_store_key", "status_key")
+SECRETS = ("upstream_api_key", "upstream_proxy", "fetch_proxy", "api_keys", "image_store_key", "status_key")
 
 
 class Settings(BaseSettings):
@@ -198,6 +198,11 @@ class Settings(BaseSettings):
         (),
         description="Comma-separated CIDRs, hosts or `host:port` that image downloads may reach although they are not "
         "public. An entry with a port opens only that port, one without opens every port.",
+    )
+    fetch_proxy: ProxyUrl | None = Field(
+        None,
+        description="An HTTP proxy for image downloads, as `LIMNER_UPSTREAM_PROXY`, which is used where this is unset; "
+        "`none`: download directly. What `LIMNER_FETCH_ALLOW` opens is always reached directly.",
     )
     fetch_timeout: Seconds = Field(120, description="Seconds for one image download, retries included.")
     max_image_bytes: ByteCount = Field(ByteSize(64 * 2**20), description="Bytes of one image, in or out.")

@@ -13,7 +13,7 @@ from app.extraction.words import RESULT_WORDS, SIZE_WORDS
 
 #: Pixels of an edge for each rank of `SIZE_WORDS`: only their order matters.
 _EDGES = (128, 256, 512, 2048, 100_000)
-#: A URL that says no size is the image itself; only a name for the full size says more.
+#: A URL that says no size is the image itself; only a name for the full size or a factor (fox@2x.png) says more.
 _UNNAMED = 50_000
 #: No upstream paints images whose longer edge is shorter.
 _MIN_RESULT = 512
@@ -119,7 +119,8 @@ def _edge_of_name(name: str) -> int:
     if known:
         return known
     if name.lower() in {"1x", "2x", "3x", "4x"}:
-        return 512 * int(name[0])
+        # A file without a factor is the one of factor 1.
+        return _UNNAMED + int(name[0]) - 1
     numbers = [int(number) for number in _DIGITS.findall(name)]
     return max((number for number in numbers if 16 <= number <= 8192), default=0)
 

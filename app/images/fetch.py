@@ -99,6 +99,7 @@ class Fetcher:
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         tls: ssl.SSLContext | None = None,
         certificates: Mapping[str, Path] = MappingProxyType({}),
+        proxy: str | None = None,
         own_host: str | None = None,
         is_own: Callable[[Address], bool] = is_own_address,
     ) -> None:
@@ -118,6 +119,7 @@ class Fetcher:
             resolve=resolve,
             tls=tls,
             certificates=certificates,
+            proxy=proxy,
             own_host=own_host,
             is_own=is_own,
         )

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +22,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from app.images.dns import DnsResolver
+from app.images.download_proxy import DownloadProxy, read_proxy
 from app.images.own_addresses import is_own_address
-from app.images.ssrf import Address, AllowRule, FetchTarget, check_addresses, check_url, origin_of
+from app.images.ssrf import Address, AllowRule, FetchTarget, check_addresses, check_url, is_local_name, origin_of
 
 #: Seconds for a connection, and for the next byte.
 CONNECT_TIMEOUT = 10.0
@@ -57,6 +59,7 @@ class GuardedHttp:
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
         certificates: Mapping[str, Path] = MappingProxyType({}),
+        proxy: str | None = None,
         own_host: str | None = None,
         is_own: Callable[[Address], bool] = is_own_address,
     ) -> None:
@@ -68,6 +71,7 @@ class GuardedHttp:
             resolve: Returns the addresses of a host name and raises OSError. By default the system is queried.
             tls: The certificates to trust. None means those that the system trusts.
             certificates: By the address of an upstream, the file of those to trust at its origin instead.
+            proxy: The address of an HTTP proxy that leads to everything but what `allow` opens.
             own_host: The host under which clients reach this server, if it is known.
             is_own: Whether an address belongs to this machine, which is not reached.
         """
@@ -76,8 +80,8 @@ class GuardedHttp:
         self._dns = DnsResolver()
         self.resolve = resolve or self._dns.resolve
         self._tls = tls
-        files = {origin_of(url): file for url, file in certificates.items()}
-        self._tls_of = {origin: ssl.create_default_context(cafile=file) for origin, file in files.items()}
+        self._tls_of = {origin_of(url): ssl.create_default_context(cafile=file) for url, file in certificates.items()}
+        self._proxy = None if proxy is None else read_proxy(proxy)
         self._own_host, self._is_own = own_host, is_own
         self._open_session: aiohttp.ClientSession | None = None
 
@@ -126,15 +130,12 @@ class GuardedHttp:
             AddressBlocked: One of its addresses may not be reached.
             FetchError: Its name could not be looked up.
         """
-        addresses = [str(target.address)] if target.address is not None else await self._resolve_name(target.name)
-        public = await self._own_public_addresses(target)
-        is_internal = check_addresses(
-            target,
-            [ip_address(address) for address in addresses],
-            self._allow,
-            lambda address: str(address) in public or self._is_own(address),
-        )
-        _pinned_addresses.set(tuple(addresses))
+        addresses = await self._addresses_of(target)
+        is_internal = (bool(addresses) or self._proxy is None) and await self._check(target, addresses)
+        if self._proxy is None or is_internal:
+            _route.set(_Route(tuple(addresses)))
+        else:
+            _route.set(_Route(await self._addresses_of_proxy(self._proxy), self._proxy))
         return is_internal
 
     async def send(
@@ -147,7 +148,40 @@ class GuardedHttp:
         """
         tls = self._tls_of.get(origin_of(target.url), True)
         url = URL(target.url, encoded=True)
-        return await self._session.request(method, url, allow_redirects=False, headers=headers, data=body, ssl=tls)
+        proxy = _route.get().proxy
+        way = {"headers": headers} if proxy is None else proxy.options(target.url, headers)
+        return await self._session.request(method, url, allow_redirects=False, data=body, ssl=tls, **way)
+
+    async def _addresses_of(self, target: FetchTarget) -> Sequence[str]:
+        """Return the addresses of the target, none where only the proxy may know them."""
+        if target.address is not None:
+            return [str(target.address)]
+        try:
+            return await self._resolve_name(target.name)
+        except FetchError:
+            # Where only a proxy leads out, name servers often know no names of the world outside. Where such a name
+            # leads is then the proxy's decision, but not that of a name with a meaning in this network.
+            is_ours = is_local_name(target.name) or any(rule.host == target.name for rule in self._allow)
+            if self._proxy is None or is_ours:
+                raise
+            return []
+
+    async def _addresses_of_proxy(self, proxy: DownloadProxy) -> tuple[str, ...]:
+        try:
+            return tuple(await self.resolve(proxy.host))
+        except OSError as error:
+            detail = f"the proxy's name could not be looked up: {error}"
+            raise FetchError("its host cannot be reached", is_transient=True, detail=detail) from None
+
+    async def _check(self, target: FetchTarget, addresses: Sequence[str]) -> bool:
+        """Return whether only the allow list makes the target reachable. Raises `AddressBlocked`."""
+        public = await self._own_public_addresses(target)
+        return check_addresses(
+            target,
+            [ip_address(address) for address in addresses],
+            self._allow,
+            lambda address: str(address) in public or self._is_own(address),
+        )
 
     async def _own_public_addresses(self, target: FetchTarget) -> Sequence[str]:
         """Return the addresses under which clients reach this server, as far as they are known.
@@ -174,8 +208,20 @@ class GuardedHttp:
 
 # Connecting to checked addresses only
 
-#: The addresses that this task may connect to at present. A task sends one request after the other.
-_pinned_addresses: ContextVar[tuple[str, ...]] = ContextVar("_pinned_addresses", default=())
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The addresses that a task may connect to: those of the target, or of the proxy that leads to it."""
+
+    addresses: tuple[str, ...] = ()
+    proxy: DownloadProxy | None = None
+
+
+#: Where a task has pinned nothing: no address may be connected to.
+_NOWHERE = _Route()
+
+#: The route of this task at present. A task sends one request after the other.
+_route: ContextVar[_Route] = ContextVar("_route", default=_NOWHERE)
 
 
 class _PinnedResolver(AbstractResolver):
@@ -186,7 +232,7 @@ class _PinnedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         return [
             {"hostname": host, "host": address, "port": port, "family": family, "proto": 0, "flags": 0}
-            for address in _pinned_addresses.get()
+            for address in _route.get().addresses
         ]
 
     async def close(self) -> None: ...
@@ -195,7 +241,7 @@ class _PinnedResolver(AbstractResolver):
 def _open_socket(address_info: tuple[Any, ...]) -> socket.socket:
     # The connector calls no resolver for a URL with a literal address, but calls this function for every connection.
     family, kind, protocol, _, address = address_info
-    if address[0] not in _pinned_addresses.get():
+    if address[0] not in _route.get().addresses:
         raise RuntimeError("an address that was not checked")
     return socket.socket(family, kind, protocol)
 
@@ -207,6 +253,7 @@ CLIENT_ERRORS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
     (aiohttp.ClientSSLError, "its host cannot be trusted (TLS)", False),
     (aiohttp.ClientConnectorError, "its host cannot be reached", True),
     (aiohttp.ServerTimeoutError, "its host fell silent", True),
+    (aiohttp.ClientHttpProxyError, "the way to its host is closed", True),
     (aiohttp.ClientResponseError, "its host answered in no HTTP", True),
     (aiohttp.ClientPayloadError, "it broke off before its end", True),
     (aiohttp.ClientError, "its host broke the connection", True),
@@ -229,4 +276,6 @@ def to_fetch_error(error: aiohttp.ClientError) -> FetchError:
     )
     # The text of some errors of aiohttp contains the whole URL, so only the system's own text is logged.
     detail = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        detail = f"the proxy answered {error.status}"
     return FetchError(reason, is_transient=is_transient, detail=detail)

@@ -48,7 +48,7 @@ MAY_USE = {
     # Outgoing connections. The commands connect as a client of Limner or to check an upstream, the demo to its own image host.
     "httpx": ("upstream/client", "cli/*", "demo/*"),
     "httpx_aiohttp": ("upstream/client",),
-    "aiohttp": ("upstream/client", "images/fetch", "images/guarded_http"),
+    "aiohttp": ("upstream/client", "images/fetch", "images/guarded_http", "images/download_proxy"),
     "obstore": ("images/bucket",),
     "redis": ("state/*",),
     "opentelemetry": ("observability/tracing",),

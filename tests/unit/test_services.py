@@ -9,7 +9,7 @@ import pytest
 from app import __version__
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
-from app.services import build_pool, build_spec, build_usage_recorder, max_in_flight
+from app.services import build_pool, build_spec, build_usage_recorder, download_proxy, max_in_flight
 from app.upstream.client import open_transport
 
 LIMITS: dict[str, tuple[list[int | None], int]] = {
@@ -87,3 +87,21 @@ def test_an_upstream_without_anything_is_reached_directly() -> None:
     spec = build_spec(entry, settings, 1)
     assert (spec.proxy, spec.tls_ca, spec.max_images_bytes, spec.origin_downloads_with_key) == (None, None, None, True)
     assert spec.user_agent == f"limner/{__version__}"
+
+
+PROXIES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "none is set: downloads are direct": ({}, None),
+    "that of the upstream leads out": ({"upstream_proxy": "http://up:3128"}, "http://up:3128"),
+    "one of their own": ({"upstream_proxy": "http://up:3128", "fetch_proxy": "http://down:3128"}, "http://down:3128"),
+    "only one of their own": ({"fetch_proxy": "http://down:3128"}, "http://down:3128"),
+    "downloads are direct, whatever the upstream needs": (
+        {"upstream_proxy": "http://up:3128", "fetch_proxy": "none"},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_images_are_downloaded_the_way_that_leads_out(name: str) -> None:
+    fields, expected = PROXIES[name]
+    assert download_proxy(Settings(upstream_base_url="http://h/v1", **fields)) == expected
