@@ -14,7 +14,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test clients check lint types own-coverage mutants format docs-tables screenshots docs bench fuzz simulate soak fleet lock build release-check clean
+.PHONY: help install demo run test clients check lint types own-coverage mutants format docs-tables screenshots docs bench bench-peers fuzz simulate soak fleet lock build release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ docs: docs-tables .venv-docs/.installed ## Build the documentation into site/; a
 bench: install ## Measure CPU and memory beside nginx and a minimal translator in the same run
 	$(BIN)/python -m bench $(ARGS)
 
+bench-peers: install ## Measure LiteLLM and Portkey in the same table; installs them into .venv-peers (1 GB, Node.js)
+	$(BIN)/python -m bench.peers $(ARGS)
+
 fuzz: install ## Send randomly damaged input to all parsers, for a minute; ARGS="--seconds 600" for longer
 	$(BIN)/python -m fuzz $(ARGS)
 
@@ -133,5 +136,5 @@ release-check: ## Check that the tag TAG=v1.2.3 is the version, and that CHANGEL
 	@grep -m 1 '^## ' CHANGELOG.md | grep -qF '## [$(TAG:v%=%)] - ' || { echo "CHANGELOG.md does not begin with $(TAG)"; exit 1; }
 
 clean: ## Remove .venv/ and the files that tools have written
-	rm -rf $(VENV) .venv-clients .venv-docs site tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	rm -rf $(VENV) .venv-clients .venv-docs .venv-peers site tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
 	find app tests -name __pycache__ -prune -exec rm -rf {} +

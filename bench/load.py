@@ -31,7 +31,7 @@ async def measure_load(
 
     `idle_memory` is the memory of the idle server in MiB.
     """
-    request = workload.request()
+    request = workload.request(process.headers)
     await _received_bytes(upstream_port)
     connections = [await connect(process.port, MAX_KEPT_BODY) for _ in range(concurrency)]
     process.reset_peak()
@@ -81,7 +81,7 @@ async def warm_up(process: Process, workload: Workload, requests: int) -> None:
     """
     connection = await connect(process.port, MAX_KEPT_BODY)
     for _ in range(requests):
-        response = await connection.send(workload.request())
+        response = await connection.send(workload.request(process.headers))
         if response.status != 200 or not workload.accepts_body_of(response.size):
             raise RuntimeError(f"{workload.name}: {response.status}, {response.size} bytes: {response.body!r}")
     connection.close()

@@ -22,12 +22,14 @@ class ServerUnderTest:
         command: Makes the command line from the server's port, the upstream's port and a temporary folder.
         environment: Makes additional environment variables from the upstream's port and that folder.
         installed: Says whether the program exists on this machine.
+        headers: Makes the lines that each request's head has in addition, from the upstream's port.
     """
 
     name: str
     command: Callable[[int, int, Path], Sequence[str]]
     environment: Callable[[int, Path], dict[str, str]] = field(default=lambda _upstream_port, _folder: {})
     installed: Callable[[], bool] = field(default=lambda: True)
+    headers: Callable[[int], tuple[str, ...]] = field(default=lambda _upstream_port: ())
 
     @contextmanager
     def start(self, upstream_port: int, core: int) -> Iterator[Process]:
@@ -37,7 +39,7 @@ class ServerUnderTest:
             environment = self.environment(upstream_port, Path(folder))
             if "LIMNER_UPSTREAM_BASE_URL" in environment:
                 environment["LIMNER_PORT"] = str(port)
-            with run(command, port, core, environment) as process:
+            with run(command, port, core, environment, self.headers(upstream_port)) as process:
                 yield process
 
 

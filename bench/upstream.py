@@ -1,8 +1,9 @@
 """Serve a chat upstream that costs next to nothing: documented replies, at once or after a delay, and their images.
 
 The prompt controls the reply: `bench SIZE DELAY FORM`, where SIZE is the size of the image in bytes, DELAY the time
-until the reply in milliseconds, and FORM `link` or `data`. `/count` returns the bytes of all requests since its last
-call.
+until the reply in milliseconds, and FORM `link` or `data`. Below `/openrouter` the reply has OpenRouter's form.
+Requests of the Images API, from servers that only forward them, get its responses. `/count` returns the bytes of all
+requests since its last call.
 
 Run it with `python -m bench.upstream PORT`.
 """
@@ -11,6 +12,7 @@ import asyncio
 import functools
 import re
 import sys
+from collections.abc import Mapping
 
 import orjson
 import pybase64
@@ -19,12 +21,15 @@ import uvloop
 from bench.padded_png import padded_png
 from bench.wire import Message, response_head, serve
 
-#: Bytes of a request body that are kept. The prompt lies within them; images come after it.
+#: Bytes of a request body that are kept. The prompt of a generation lies within them.
 _MAX_BODY = 4096
 _INSTRUCTION = re.compile(rb"bench ([0-9]+) ([0-9]+) (link|data)")
+#: Some servers write the prompt of an edit after the images. Each edit of the workloads wants a link.
+_MARKS_OF_EDITS = (b"data:image/png;base64,", b"image/png\r\n")
 #: The host of links that clients get as they are. Limner would store what only its own machine can download. Nobody
 #: connects to this address.
 _PUBLIC_HOST = "93.184.216.34"
+_PUBLIC_URL = f"http://{_PUBLIC_HOST}/generated/0.png"
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -47,14 +52,14 @@ class Upstream:
             self._chat(request, transport)
 
     def _chat(self, request: Message, transport: asyncio.Transport) -> None:
-        instruction = _INSTRUCTION.search(request.body)
+        instruction = read_instruction(request.body)
         if instruction is None:
             transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
             return
-        size, delay, form = int(instruction[1]), int(instruction[2]) / 1000, instruction[3].decode()
-        if request.url.startswith(b"/v1/images/") and b"b64_json" in request.body:
-            # The request comes through nginx, which must transfer the same bytes as Limner.
-            body = images_json(size)
+        size, delay, form = instruction
+        if request.url.startswith((b"/v1/images/", b"/openrouter/")):
+            is_chat = request.url.startswith(b"/openrouter/")
+            body = openrouter_json(size, form) if is_chat else images_json(size)
             transport.write(response_head(len(body)))
             transport.write(body)
             return
@@ -83,28 +88,52 @@ def _chunk(document: object) -> bytes:
     return f"{len(event):x}\r\n".encode() + event + b"\r\n"
 
 
+def read_instruction(body: bytes) -> tuple[int, float, str] | None:
+    """Return the size of the image in bytes, the delay in seconds and the form of the reply."""
+    found = _INSTRUCTION.search(body)
+    if found is not None:
+        return int(found[1]), int(found[2]) / 1000, found[3].decode()
+    return (0, 0.0, "link") if any(mark in body for mark in _MARKS_OF_EDITS) else None
+
+
 def content(port: int, size: int, form: str) -> str:
     if form == "data":
-        return f"![image](data:image/png;base64,{pybase64.b64encode_as_string(padded_png(size))})"
+        return f"![image]({_data_url(size)})"
     host = f"127.0.0.1:{port}" if size else _PUBLIC_HOST
     return f"已生成图片:http://{host}/generated/{size}.png"
 
 
+def _data_url(size: int) -> str:
+    return f"data:image/png;base64,{pybase64.b64encode_as_string(padded_png(size))}"
+
+
 @functools.cache
 def images_json(size: int) -> bytes:
-    return orjson.dumps({"created": 1741570283, "data": [{"b64_json": pybase64.b64encode_as_string(padded_png(size))}]})
+    """Return a response of the Images API: an image of this size, or a URL."""
+    image = {"b64_json": pybase64.b64encode_as_string(padded_png(size))} if size else {"url": _PUBLIC_URL}
+    return orjson.dumps({"created": 1741570283, "data": [image]})
+
+
+@functools.cache
+def openrouter_json(size: int, form: str) -> bytes:
+    """Return a reply with the image in a field of its own, as OpenRouter has it."""
+    url = _data_url(size) if form == "data" else _PUBLIC_URL
+    return _reply_json({"content": "", "images": [{"type": "image_url", "image_url": {"url": url}}]})
 
 
 @functools.cache
 def reply_json(port: int, size: int, form: str) -> bytes:
     """Return the reply exactly as documented."""
-    message = {"role": "assistant", "content": content(port, size, form)}
+    return _reply_json({"content": content(port, size, form)})
+
+
+def _reply_json(message: Mapping[str, object]) -> bytes:
     document = {
         "id": "chatcmpl-example",
         "object": "chat.completion",
         "created": 1741570283,
         "model": "gpt-image-2-chat",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1117, "completion_tokens": 46, "total_tokens": 1163},
     }
     return orjson.dumps(document)

@@ -1,5 +1,6 @@
 """The workloads that are measured: the requests, and the size of a correct response."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,15 +50,17 @@ class Workload:
     def prompt(self, delay: float = 0) -> str:
         return f"bench {self.output_bytes} {delay * 1000:.0f} {self.form}"
 
-    def request(self) -> list[bytes]:
-        """Return head and body in chunks; equal input images share their bytes."""
-        return self._edit_request() if self.input_images else generation_request(self.prompt(), self.response_format)
+    def request(self, headers: Sequence[str] = ()) -> list[bytes]:
+        """Return head and body in chunks; equal input images share their bytes. `headers` are further lines."""
+        if self.input_images:
+            return self._edit_request(headers)
+        return generation_request(self.prompt(), self.response_format, headers=headers)
 
     def accepts_body_of(self, size: int) -> bool:
         """Return whether a response body of this size can hold the requested image and not much else."""
         return 0 <= size - (self.output_bytes + 2) // 3 * 4 < 2048
 
-    def _edit_request(self) -> list[bytes]:
+    def _edit_request(self, headers: Sequence[str]) -> list[bytes]:
         fields = {
             "prompt": self.prompt(),
             "model": "gpt-image-2",
@@ -70,17 +73,20 @@ class Workload:
             body += [padded_png(self.input_bytes), b"\r\n"]
         body.append(f"--{_BOUNDARY}--\r\n".encode())
         request_line = "POST /v1/images/edits HTTP/1.1"
-        return [head(request_line, sum(map(len, body)), f"multipart/form-data; boundary={_BOUNDARY}", _KEY), *body]
+        content_type = f"multipart/form-data; boundary={_BOUNDARY}"
+        return [head(request_line, sum(map(len, body)), content_type, _KEY, *headers), *body]
 
 
 def _part(disposition: str, headers: str = "") -> bytes:
     return f"--{_BOUNDARY}\r\ncontent-disposition: form-data; {disposition}\r\n{headers}\r\n".encode()
 
 
-def generation_request(prompt: str, response_format: str, *, stream: bool = False) -> list[bytes]:
+def generation_request(
+    prompt: str, response_format: str, *, stream: bool = False, headers: Sequence[str] = ()
+) -> list[bytes]:
     fields = {"model": "gpt-image-2", "prompt": prompt, "size": "1024x1024"}
     body = orjson.dumps({**fields, "stream": True} if stream else {**fields, "response_format": response_format})
-    return [head("POST /v1/images/generations HTTP/1.1", len(body), "application/json", _KEY), body]
+    return [head("POST /v1/images/generations HTTP/1.1", len(body), "application/json", _KEY, *headers), body]
 
 
 SMALL = Workload("url")
