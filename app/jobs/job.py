@@ -422,7 +422,12 @@ class Job:
     @property
     def needs_new_run(self) -> bool:
         """Whether a request that joins has to start a further run: for redelivery, or since the run was called off."""
-        return self.needs_redelivery or (self.run.is_called_off and not self.run.is_canceled)
+        return self.needs_redelivery or (self.run.is_called_off and not self.run.is_canceled and not self.is_remote)
+
+    @property
+    def has_ended_following(self) -> bool:
+        """Whether this replica has ended its wait for another one, which may forget the job from now on."""
+        return self.run.is_called_off and self.is_remote
 
     @property
     def is_awaited_later(self) -> bool:
@@ -454,7 +459,7 @@ class Job:
         """
         if self.needs_new_run:
             return Joining.ANYONE
-        if self.run.is_done and not self.should_retain:
+        if self.has_ended_following or (self.run.is_done and not self.should_retain):
             return Joining.NOBODY
         if self.key.key is not None:
             return Joining.ANYONE

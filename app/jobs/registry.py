@@ -80,7 +80,9 @@ class JobRegistry:
         return self._locks.setdefault(key.slot, asyncio.Lock())
 
     def add(self, job: Job) -> None:
-        """Add a job, so that equal requests and its id find it."""
+        """Add a job, so that equal requests and its id find it, and no longer an earlier one with that id."""
+        if (earlier := self._by_id.get(job.id)) is not None:
+            self.drop(earlier)
         self._by_id[job.id] = job
         job.run.on_change = partial(self._reindex, job)
         self._reindex(job)
@@ -168,7 +170,8 @@ class JobRegistry:
 
     def drop(self, job: Job) -> None:
         """Forget a job and close its spool."""
-        if self._by_id.pop(job.id, None) is not None:
+        if self._by_id.get(job.id) is job:
+            del self._by_id[job.id]
             self._remove_from_index(job)
             self._retention.forget(job)
             job.run.on_change = _ignore

@@ -165,11 +165,22 @@ class ImageService:
         )
         # Redis may not have answered, and this replica then decides alone.
         is_unknown = remote_id is None and table.is_alone
-        job = self.registry.find_joinable(key) if is_unknown else self.registry.by_id(remote_id)
+        job = self.registry.find_joinable(key) if is_unknown else await self._present_job(remote_id)
         if job is not None:
             return self._join(job, request, submission)
         grant = Grant() if remote_id is not None else await self._charge(request, key, submission)
         return self._add_job(remote_id, grant, key, request, submission)
+
+    async def _present_job(self, job_id: str | None) -> Job | None:
+        """Return the job with that id, None where this replica has to begin to follow it.
+
+        A wait for another replica that was called off is over when Redis has answered its last command, which may have
+        made this replica the owner.
+        """
+        job = self.registry.by_id(job_id)
+        if job is not None and job.has_ended_following:
+            await job.run.wait_done()
+        return None if job is None or job.has_ended_following else job
 
     async def _charge(self, request: ImagesRequest, key: JobKey, submission: Submission) -> Grant:
         """Charge a new job, and return what it may spend and what the client key has left."""

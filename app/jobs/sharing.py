@@ -86,6 +86,13 @@ class JobSharing:
             ApiError: What the other replica's run has ended with.
             JobLost: The other replica has died after submission.
         """
+        try:
+            return await self._await_outcome(job)
+        finally:
+            # Where this is cancelled, too: the table may have made this replica the owner already.
+            job.is_remote = not self.job_table.owns(job)
+
+    async def _await_outcome(self, job: Job) -> GenerationResult | None:
         while (data := await self.job_table.wait_for_result(job)) is not None:
             outcome = await load_outcome(data, self.store, job.spool)
             if outcome.error is None:
@@ -95,12 +102,11 @@ class JobSharing:
             # Before the job is taken over: from then on no disconnect of a client may end the redelivery.
             job.paid_replies[:], job.spent_questions[:] = outcome.paid_replies, outcome.spent_questions
             if await self.job_table.take_over(job):
-                break
+                return None
             # Another replica was faster, and runs the job now. The error is no news of that run.
             job.paid_replies.clear()
             job.spent_questions.clear()
             await self.job_table.sleep_until_poll()
-        job.is_remote = False
         return None
 
     async def load_remote(self, job_id: str, caller: str, spool: Spool) -> "RemoteJob":

@@ -68,6 +68,7 @@ DEFAULT_TIMINGS = SharingTimings()
 
 
 J = TypeVar("J", bound=SharedJob)
+T = TypeVar("T")
 
 
 class ScriptReply(NamedTuple):
@@ -313,17 +314,19 @@ class JobTable(Generic[J]):
         Tried again where Redis does not answer: if only its reply was lost, this replica is the owner already.
         """
         waited = 0.0
-        while not (reply := await self._take_over(job)).answer and waited < self._timings.dead_after:
+        while not (answer := await _to_its_end(self._take_over(job))) and waited < self._timings.dead_after:
             waited += self._timings.poll
             await self._sleep(self._timings.poll)
-        if reply.answer == "ok":
-            self.track(job)
-        return reply.answer == "ok"
+        return answer == "ok"
 
-    async def _take_over(self, job: J) -> ScriptReply:
+    async def _take_over(self, job: J) -> str:
+        """Return what the table answers. The owner gives heartbeats, also where its caller is cancelled meanwhile."""
         fields = _fields(job.key, is_async=job.is_async, readers=job.readers)
         ttl = self._retention(job.key)
-        return await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
+        reply = await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
+        if reply.answer == "ok":
+            self.track(job)
+        return reply.answer
 
     async def unsubscribe(self, job: J) -> bool:
         """End the wait for a job of another replica. Returns False where Redis did not answer."""
@@ -393,7 +396,8 @@ class JobTable(Generic[J]):
         signs = [
             {
                 "id": job.id,
-                "readers": job.readers,
+                # A client that has everything keeps its place until the table knows that the job was delivered.
+                "readers": job.readers or int(job.delivered and not self.is_kept_for_retries(job)),
                 "submitted": job.was_submitted,
                 "delivered": self.is_kept_for_retries(job),
                 "ttl": round(self._retention(job.key) * 1000),
@@ -445,7 +449,7 @@ class JobTable(Generic[J]):
         return await _to_its_end(work)
 
 
-async def _to_its_end(command: Coroutine[Any, Any, list[bytes] | None]) -> list[bytes] | None:
+async def _to_its_end(command: Coroutine[Any, Any, T]) -> T:
     """Return what a command brings. A cancelled caller waits for it, too.
 
     A command that was given up may still reach Redis, after the commands that follow it, and undo what these have done.

@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
+from app.jobs.job import Job
 from app.state.job_table import SharingTimings
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http_lines import GENERATION, ListeningClient, is_between_attempts, wait_for_jobs, wait_until
@@ -397,6 +398,40 @@ def test_a_client_that_leaves_the_queue_leaves_the_job_to_the_one_that_waits_at_
     assert fleet.demo.state.wait_for_calls(2)
     fleet.demo.state.release()
     assert b"b64_json" in retry.read_until(b"b64_json")
+    assert fleet.demo.state.calls == 2
+
+
+@pytest.mark.parametrize("headers", [{"Idempotency_Key": "k1"}, {"x_stainless_retry_count": "1"}], ids=["with a key", "a retry"])  # fmt: skip
+def test_the_repeat_of_a_client_that_has_just_left_follows_no_job_that_is_gone(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, headers: dict[str, Any]
+) -> None:
+    """While Redis answers that this replica waits no more, the owner may abandon the job, which has cost nothing."""
+    one, other = fleet.pair("holds", max_concurrency=1)
+    submit_and_disconnect(fleet, one, {**GENERATION, "prompt": "something else"})
+    first = fleet.connect(one, **headers)
+    wait_for_jobs(one, 2)
+    second = fleet.connect(other, **headers)
+    wait_for_jobs(other, 1)
+    table, may_go_on, has_left = other.service.sharing.job_table, threading.Event(), threading.Event()
+    unsubscribe = table.unsubscribe
+
+    async def unsubscribe_slowly(job: Job) -> bool:
+        is_done = await unsubscribe(job)
+        has_left.set()
+        await asyncio.to_thread(may_go_on.wait, 10)
+        return is_done
+
+    monkeypatch.setattr(table, "unsubscribe", unsubscribe_slowly)
+    second.disconnect()
+    assert has_left.wait(10)
+    first.disconnect()
+    wait_for_jobs(one, 1)
+    fleet.wait_until(lambda: len(fleet.records()) == 1)
+    repeat = fleet.connect(other, **headers)
+    assert fleet.demo.state.wait_for_calls(2)
+    may_go_on.set()
+    fleet.demo.state.release()
+    assert b"b64_json" in repeat.read_until(b"b64_json")
     assert fleet.demo.state.calls == 2
 
 

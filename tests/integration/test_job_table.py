@@ -979,6 +979,48 @@ def test_a_take_over_whose_reply_was_lost_is_tried_again(server: RedisServer, re
     play(scene, server)
 
 
+def test_a_take_over_belongs_to_a_replica_whose_client_leaves_meanwhile(server: RedisServer, redis: Redis) -> None:
+    """Otherwise the job would have an owner that gives no heartbeats, and look lost."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        run_script, sent, answered = other.state.run_script, asyncio.Event(), asyncio.Event()
+
+        async def answer_late(*args: Any, **options: Any) -> Any:
+            reply = await run_script(*args, **options)
+            sent.set()
+            await answered.wait()
+            return reply
+
+        other.state.run_script = answer_late  # type: ignore[method-assign]
+        job = other.job(submitted=False)
+        caller = asyncio.create_task(other.table.take_over(job))
+        await sent.wait()
+        caller.cancel()
+        answered.set()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert other.table.owns(job)
+
+    play(scene, server)
+
+
+def test_a_heartbeat_does_not_offer_to_others_what_was_just_delivered(server: RedisServer, redis: Redis) -> None:
+    """The client has everything, and the command that says so is still on its way."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        await job.run.wait_done()
+        job.delivered, job.run.readers = True, 0
+        await one.table.heartbeat()
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) is None
+        assert await other.table.claim_or_join("req_3", RETRY, is_async=False) == "req_1"
+        assert await one.table.mark_delivered(job) == "awaited"
+
+    play(scene, server)
+
+
 @pytest.mark.parametrize("url", ["memory:", NO_REDIS], ids=["nothing is shared", "Redis is down"])
 def test_alone_a_replica_behaves_as_if_there_were_no_other(url: str) -> None:
     async def scene() -> None:

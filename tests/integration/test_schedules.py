@@ -39,6 +39,9 @@ def test_schedules_obey_the_rules(first: int) -> None:
 MENDED = {
     400_704: "A client left a job of another replica after the first keep-alive, and still counted as its reader.",
     500_026: "A retry ended while the run before it was handed over, and its result was dropped with that run.",
+    603_464: "A client left while its replica took a job over, which then had an owner without heartbeats.",
+    610_779: "A heartbeat offered an image to the next client before Redis knew that it was delivered.",
+    616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 
 

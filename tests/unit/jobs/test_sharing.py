@@ -114,11 +114,17 @@ class FakeTable:
         return not self.down
 
     async def wait_for_result(self, job: Job) -> bytes | None:
+        if self.outcome is None:
+            self.track(job)
         return self.outcome
 
     async def take_over(self, job: Job) -> bool:
         self.calls.append("took over")
         self.meanwhile()
+        if not self.taken_over:
+            self.track(job)
+        # A caller that was cancelled learns it here.
+        await asyncio.sleep(0)
         return not self.taken_over
 
     async def sleep_until_poll(self) -> None:
@@ -495,13 +501,14 @@ def test_the_loss_of_a_job_to_another_replica_is_only_logged() -> None:
     asyncio.run(play())
 
 
-def outcome_of(error: ApiError | None = None) -> bytes:
-    """Return the outcome of a job with one paid reply."""
+def outcome_of(error: ApiError | None = None, *, paid: bool = True) -> bytes:
+    """Return the outcome of a job with one paid reply, or without one."""
 
     async def write() -> bytes:
         scene = Scene(FakeTable(is_shared=False))
         job = scene.start(error=error)
-        job.paid_replies.append(read_reply(REPLY))
+        job.run.was_submitted = paid
+        job.paid_replies += [read_reply(REPLY)] * paid
         await job.run.wait_done()
         return await dump_outcome(job, scene.store)
 
@@ -510,6 +517,7 @@ def outcome_of(error: ApiError | None = None) -> bytes:
 
 FINISHED = outcome_of()
 UNDELIVERED = outcome_of(ImageUnavailable("404"))
+UNASKED = outcome_of(ServiceUnavailable("The server is shutting down."), paid=False)
 OUTCOMES: list[tuple[str, bytes | None, bool, str]] = [
     ("a result", FINISHED, False, "result"),
     ("a refusal", outcome_of(ModerationBlocked("no")), False, "moderation_blocked"),
@@ -650,6 +658,31 @@ def test_a_job_that_a_retry_starts_once_more_while_it_is_handed_over_keeps_its_o
         scene.registry.close()
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("paid", [True, False], ids=["what was paid for", "what has cost nothing"])
+def test_a_job_that_is_taken_over_when_its_run_ends_is_left_to_other_replicas(paid: bool) -> None:
+    """At the end of this replica, or since its client leaves."""
+
+    async def play() -> list[str]:
+        scene = Scene(FakeTable(outcome=UNDELIVERED if paid else UNASKED, awaited=True))
+
+        async def follow() -> AsyncGenerator[Item, None]:
+            await scene.sharing.await_remote(job)
+            yield ANSWER
+
+        job = Job("req_1", ME, REQUEST, Spool(), JobRun(readers=1), is_remote=True)
+        scene.registry.add(job)
+        scene.table.meanwhile = lambda: job.run.task and job.run.task.cancel()
+        job.run.start(follow(), on_unread=lambda: scene.sharing.on_unread(job))
+        await job.run.wait_done()
+        job.run.release()
+        await asyncio.sleep(0)
+        await scene.settle()
+        assert scene.registry.by_id("req_1") is None
+        return scene.table.calls
+
+    assert asyncio.run(play()) == ["took over", *([] if paid else ["abandoned"]), "published" + " briefly" * (not paid)]
 
 
 @dataclass
