@@ -1,7 +1,7 @@
 """Create the ASGI application: middleware, routers and exception handlers around the services."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -9,10 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.context import RequestRecord, context_of
 from app.api.delivery import KEEPALIVE_INTERVAL, KeepAlive
 from app.api.diagnostics import explain_routes, silence_routes
+from app.api.front import Answer, FrontApp
 from app.api.health import health_routes, metrics_routes
 from app.api.image_models import ImageModels, image_model_routes
 from app.api.images import ImageEndpoints, image_routes
@@ -67,6 +69,20 @@ _MAX_PATH = 100
 _SERVED = "This server makes images: /v1/images/generations, /v1/images/edits and /v1/models."
 
 
+class LimnerApp(Starlette):
+    """Starlette behind an ASGI application of ours, `front`, which gets each request first."""
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self.front(scope, receive, send)
+
+    async def serve_behind_front(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what the front has handed over."""
+        await super().__call__(scope, receive, send)
+
+
 def create_app(
     settings: Settings | None = None,
     *,
@@ -89,14 +105,16 @@ def create_app(
     """
     settings = _settings_of_environment() if settings is None else settings
     services = Services.build(settings, transport=transport, timings=timings)
-    app = Starlette(lifespan=_lifespan)
+    app = LimnerApp(lifespan=_lifespan)
     app.router.redirect_slashes = False
     app.state.services = services
     app.add_exception_handler(ApiError, handle_api_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     recent: deque[RequestRecord] = deque(maxlen=MAX_RECENT_REQUESTS)
-    add_middleware(app, settings, recent)
-    add_routes(app, services, KeepAlive(settings.keepalive_after, keepalive_interval), recent)
+    add_middleware(app, settings)
+    tables = route_tables(services, KeepAlive(settings.keepalive_after, keepalive_interval), recent)
+    add_routes(app, tables)
+    add_front(app, tables, settings, recent)
     return app
 
 
@@ -118,17 +136,18 @@ async def _lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         yield
 
 
-def add_routes(app: Starlette, services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]) -> None:
-    """Add all routes, and their description. `recent`: the last requests, for `/v1/status`."""
-    tables = route_tables(services, keepalive, recent)
+#: Routes, and the prefixes below which they are served. The first prefix is documented.
+_Tables = list[tuple[RouteTable, tuple[str, ...]]]
+
+
+def add_routes(app: Starlette, tables: _Tables) -> None:
+    """Add all routes, and their description."""
     app.router.routes += [route for table, prefixes in tables for prefix in prefixes for route in table.routes(prefix)]
     app.router.routes += schema_routes([(table, prefixes[0]) for table, prefixes in tables]).routes()
 
 
-def route_tables(
-    services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]
-) -> list[tuple[RouteTable, tuple[str, ...]]]:
-    """Return the routes with their prefixes, in the order in which they are tried. The first prefix is documented."""
+def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]) -> _Tables:
+    """Return the routes in the order in which they are tried. `recent`: the last requests, for `/v1/status`."""
     settings, authenticator, service = services.settings, services.authenticator, services.service
     endpoints = ImageEndpoints(
         settings, authenticator, services.token_check, services.recorder, service, services.tasks, keepalive
@@ -156,8 +175,8 @@ def route_tables(
     return tables
 
 
-def add_middleware(app: Starlette, settings: Settings, recent: deque[RequestRecord]) -> None:
-    """Add the middleware. The last one added receives a request first."""
+def add_middleware(app: Starlette, settings: Settings) -> None:
+    """Add the middleware of requests that Starlette serves. The last one added receives a request first."""
     app.add_middleware(UnhandledErrorMiddleware)
     app.add_middleware(SiteGuardMiddleware, settings=settings)
     app.add_middleware(
@@ -169,7 +188,21 @@ def add_middleware(app: Starlette, settings: Settings, recent: deque[RequestReco
         allow_private_network=True,
         max_age=86_400,
     )
-    app.add_middleware(AccessLogMiddleware, recent=recent)
+
+
+def add_front(app: LimnerApp, tables: _Tables, settings: Settings, recent: deque[RequestRecord]) -> None:
+    """Put the front before Starlette. `recent` gets the log lines of requests for images."""
+    front = FrontApp(app.serve_behind_front, dict(front_endpoints(tables)), settings)
+    app.front = AccessLogMiddleware(front, recent)
+
+
+def front_endpoints(tables: _Tables) -> Iterator[tuple[tuple[str, str], Answer]]:
+    """Yield what the front serves itself, by method and path: requests for images."""
+    for table, prefixes in tables:
+        for each in table.endpoints:
+            if each.methods == ("POST",) and each.path.startswith("/images/") and "{" not in each.path:
+                for prefix in prefixes:
+                    yield ("POST", f"{prefix}{each.path}"), each.handler
 
 
 async def handle_api_error(http: Request, error: Exception) -> Response:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
 from app.access.capacity import Upload
-from app.api.content_encoding import decompress_body, rewrite_as_utf8
+from app.api.content_encoding import PeekableBody, decompress_body, rewrite_as_utf8
 from app.config.settings import Settings
 from app.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UserError
 from app.images.blob import Blob, Spool
@@ -58,16 +59,18 @@ async def read_image_request(
     """
     content_type = http.headers.get("content-type", "application/json")
     max_bytes, max_image = settings.max_request_bytes, settings.max_image_bytes
-    body = limited_body(http, max_bytes, settings.client_body_timeout, upload.add)
-    body = decompress_body(body, http.headers.get("content-encoding", ""), max_bytes)
+    encoding = http.headers.get("content-encoding", "")
+    body = PeekableBody(limited_body(http, max_bytes, settings.client_body_timeout, upload.add))
     spooler = InlineImageSpooler(spool.new_blob)
     match content_type.partition(";")[0].strip().lower():
         case "multipart/form-data":
             boundary = parse_boundary(content_type)
+            body = await decompress_body(body, encoding, max_bytes)
             parts = await parse_multipart(body, boundary, spooler, new_blob=spool.new_blob, max_part=max_image)
             return resolve_spooled(read_form(operation, parts, size_mode), spooler, max_image)
         case "application/json" | "text/json" | "":
-            text = await collect_json(rewrite_as_utf8(body), spooler)
+            body = await rewrite_as_utf8(await decompress_body(body, encoding, max_bytes))
+            text = await collect_json(body, spooler)
             document = parse_json(text, parse_charset(content_type))
             return resolve_spooled(read_json(operation, document, size_mode), spooler, max_image)
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
@@ -93,14 +96,16 @@ async def limited_body(
     """Yield the body as it arrives. `count` is called with the bytes of each chunk; what it raises ends the body.
 
     Raises:
-        RequestTooLarge: It is announced with, or has, more than `max_bytes`.
+        RequestTooLarge: It has more than `max_bytes`.
         RequestTimeout: Within `timeout` seconds less than `MIN_PROGRESS` bytes have come.
+        ClientDisconnect: The client has left before the end.
     """
-    announced_bytes(http, max_bytes)
     loop = asyncio.get_running_loop()
-    chunks = aiter(http.stream())
     received, progress, deadline = 0, 0, loop.time() + timeout
-    while (chunk := await _next_chunk(chunks, deadline, timeout)) is not None:
+    is_ended = False
+    while not is_ended:
+        message = await _next_message(http.receive, deadline, timeout)
+        chunk, is_ended = message.get("body", b""), not message.get("more_body", False)
         count(len(chunk))
         received += len(chunk)
         if received > max_bytes:
@@ -111,13 +116,16 @@ async def limited_body(
         yield chunk
 
 
-async def _next_chunk(chunks: AsyncIterator[bytes], deadline: float, timeout: float) -> bytes | None:
+async def _next_message(receive: Receive, deadline: float, timeout: float) -> Message:
     try:
         async with asyncio.timeout_at(deadline):
-            return await anext(chunks, None)
+            message = await receive()
     except TimeoutError:
-        message = f"The body of the request came too slowly: less than {MIN_PROGRESS} bytes within {timeout:g} s."
-        raise RequestTimeout(message, headers={"connection": "close"}) from None
+        reason = f"The body of the request came too slowly: less than {MIN_PROGRESS} bytes within {timeout:g} s."
+        raise RequestTimeout(reason, headers={"connection": "close"}) from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

@@ -84,29 +84,50 @@ def find_decompressor(head: bytes, encoding: str) -> Decompressor | None:
     raise InvalidRequest(message, code="invalid_value")
 
 
-async def decompress_body(body: AsyncIterator[bytes], encoding: str, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield the body without its compression. `encoding`: the value of `content-encoding`.
+class PeekableBody:
+    """A body whose first bytes can be looked at before it is read. Empty chunks are left out."""
 
-    Raises:
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._head = b""
+
+    async def peek(self, size: int) -> bytes:
+        """Return the first bytes of what is left: at least `size`, unless there are fewer."""
+        while len(self._head) < size and (chunk := await anext(self._chunks, None)) is not None:
+            self._head += chunk
+        return self._head
+
+    def __aiter__(self) -> "PeekableBody":
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk, self._head = self._head, b""
+        while not chunk:
+            chunk = await anext(self._chunks)
+        return chunk
+
+
+async def decompress_body(body: PeekableBody, encoding: str, max_bytes: int) -> PeekableBody:
+    """Return the body without its compression. `encoding`: the value of `content-encoding`.
+
+    Raises, also while the body is read:
         InvalidRequest: The compression is not supported, or the compressed data is damaged.
         RequestTooLarge: The decompressed body has more than `max_bytes`.
     """
-    decompressor: Decompressor | None = None
-    is_begun = False
+    decompressor = find_decompressor(await body.peek(4), encoding)
+    return body if decompressor is None else PeekableBody(_decompressed(body, decompressor, max_bytes))
+
+
+async def _decompressed(body: PeekableBody, decompressor: Decompressor, max_bytes: int) -> AsyncIterator[bytes]:
     size = 0
-    async for data in with_head(body, 4):
-        if not is_begun:
-            is_begun, decompressor = True, find_decompressor(data, encoding)
-        if decompressor is None:
-            yield data
-            continue
+    async for data in body:
         for chunk in _decompress(decompressor, data):
             size += len(chunk)
             if size > max_bytes:
                 raise RequestTooLarge(f"Maximum content size limit ({max_bytes}) exceeded, decompressed.")
             yield chunk
             await asyncio.sleep(0)
-    if decompressor is not None and not decompressor.eof:
+    if not decompressor.eof:
         raise _damaged("it ends too early")
 
 
@@ -127,25 +148,13 @@ def _damaged(reason: str) -> InvalidRequest:
     return InvalidRequest(f"The compressed body of the request is damaged: {reason}.")
 
 
-async def rewrite_as_utf8(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield a JSON document in UTF-8 where its first bytes say UTF-16 or UTF-32, else as it comes."""
-    decoder: codecs.IncrementalDecoder | None = None
-    is_begun = False
-    async for data in with_head(body, 4):
-        if not is_begun:
-            is_begun, encoding = True, wide_encoding(data)
-            decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
-        yield data if decoder is None else decoder.decode(data).encode()
+async def rewrite_as_utf8(body: PeekableBody) -> PeekableBody:
+    """Return a JSON document in UTF-8 where its first bytes say UTF-16 or UTF-32, else as it is."""
+    encoding = wide_encoding(await body.peek(4))
+    return PeekableBody(_rewritten(body, encoding)) if encoding else body
 
 
-async def with_head(body: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
-    """Yield the body with a first chunk of at least `size` bytes, unless all of it is shorter, and no empty chunks."""
-    head = b""
-    async for chunk in body:
-        head += chunk
-        if len(head) < size or not chunk:
-            continue
-        yield head
-        head, size = b"", 0
-    if head:
-        yield head
+async def _rewritten(body: PeekableBody, encoding: str) -> AsyncIterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    async for data in body:
+        yield decoder.decode(data).encode()

@@ -5,8 +5,8 @@ import re
 import secrets
 import time
 from collections import deque
+from collections.abc import Iterable
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
@@ -57,11 +57,7 @@ class AccessLogMiddleware:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = context.id
-                headers["x-content-type-options"] = "nosniff"
-                # Images, prompts in errors and links without a key: nothing that a shared cache may keep unasked.
-                headers.setdefault("cache-control", "no-store")
+                message["headers"] = add_headers(message["headers"], context.id)
             bytes_out += len(message.get("body", b""))
             await send(message)
 
@@ -83,6 +79,16 @@ class AccessLogMiddleware:
             self._recent.append({"id": context.id, "at": time.time(), **route, **fields})
 
 
+def add_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response with those that each response has."""
+    ours = {b"x-request-id": request_id.encode(), b"x-content-type-options": b"nosniff"}
+    # Images, prompts in errors and links without a key: nothing that a shared cache may keep unasked.
+    defaults = {b"cache-control": b"no-store", b"vary": b"Origin"}
+    given = [pair for pair in headers if pair[0] not in ours]
+    names = {name for name, _ in given}
+    return [*given, *ours.items(), *(pair for pair in defaults.items() if pair[0] not in names)]
+
+
 def normalize_path(path: str) -> str:
     """Return a path without repeated or trailing slashes, and with one `/v1` in place of all that clients begin with.
 
@@ -90,7 +96,7 @@ def normalize_path(path: str) -> str:
     `/v1` to a base URL that already ends in it; Azure's newer clients and Groq's request `/openai/v1/…`, and base URLs
     that were copied from DeepInfra, Gemini or OpenRouter bring `/v1/openai`, `/v1beta/openai` and `/api/v1`.
     """
-    single = re.sub("/{2,}", "/", path).rstrip("/") or "/"
+    single = (re.sub("/{2,}", "/", path) if "//" in path else path).rstrip("/") or "/"
     return _PREFIXES.sub("/v1", single)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from weakref import WeakValueDictionary
 
 import orjson
@@ -30,6 +31,12 @@ from app.protocol.image_request import ImagesRequest, InputImage
 #: Where a request looks for a job to join, in this order; one that says it is a retry looks further.
 _ALL_JOIN = (Joining.ANYONE,)
 _RETRIES_JOIN = (Joining.ANYONE, Joining.RETRIES, Joining.RETRIES_LAST)
+
+#: The fields of a request that make other requests the same job. Images count by their checksums.
+_KEY_FIELDS = tuple(
+    each.name for each in fields(ImagesRequest) if each.name not in {"images", "mask", "markup", "unread", "as_task"}
+)
+_key_values = attrgetter(*_KEY_FIELDS)
 
 #: Jobs that `unread` returns at most.
 _MAX_NAMED = 16
@@ -202,10 +209,7 @@ def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None,
     if idempotency_key is not None and not re.fullmatch(r"[!-~]{1,255}", idempotency_key):
         message = "Invalid Idempotency-Key: expected 1 to 255 visible ASCII characters."
         raise InvalidRequest(message, param="Idempotency-Key", code="invalid_value")
-    names = [
-        each.name for each in fields(request) if each.name not in {"images", "mask", "markup", "unread", "as_task"}
-    ]
-    values = {name: getattr(request, name) for name in names}
+    values = dict(zip(_KEY_FIELDS, _key_values(request), strict=True))
     digest = hashlib.sha256(orjson.dumps(values, str, orjson.OPT_SORT_KEYS))
     for image in request.all_images:
         digest.update(_image_digest(image))

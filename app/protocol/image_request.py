@@ -38,6 +38,9 @@ _MAX_IGNORED = 32
 #: Values of unknown parameters, and characters in them, that are searched for the client's own links.
 _MAX_UNREAD_VALUES, _MAX_UNREAD = 1000, 64 * 1024
 
+#: Where values go that have no effect, or may have none.
+_MAY_HAVE_NO_EFFECT = (Destination.NONE, Destination.DIALECT)
+
 #: Entries of the client's metadata that would override those of Limner.
 _RESERVED_METADATA = {"size", "quality"}
 
@@ -314,6 +317,38 @@ _EXACT_TYPES: Mapping[str, ParameterType] = {
     "resolution": TierParam(is_exact=True),
 }
 
+
+@dataclass(frozen=True, slots=True)
+class ParameterTable:
+    """The parameters of one operation, with what is looked up for each request in one kind of body.
+
+    Attributes:
+        places: The place in `rows` of each name under which clients send a parameter.
+        required: The places of those that every request needs.
+        never_null: Their names; elsewhere null means a missing value.
+    """
+
+    rows: tuple[Parameter, ...]
+    names: tuple[tuple[str, ...], ...]
+    places: Mapping[str, int]
+    required: frozenset[int]
+    never_null: frozenset[str]
+
+
+def parameter_table(rows: tuple[Parameter, ...], *, form: bool) -> ParameterTable:
+    names = tuple(row.names(form) for row in rows)
+    places = {name: place for place, each in enumerate(names) for name in each}
+    required = frozenset(place for place, row in enumerate(rows) if row.required)
+    return ParameterTable(rows, names, places, required, frozenset(names[place][0] for place in required))
+
+
+#: By operation, and whether the body is a form.
+TABLES = {
+    (operation, form): parameter_table(PARAMETERS_OF[operation], form=form)
+    for operation in Operation
+    for form in (False, True)
+}
+
 _IMAGE_NAMES = {
     name
     for parameter in PARAMETERS
@@ -331,9 +366,9 @@ def read_json(operation: Operation, body: object, mode: SizeMode = SizeMode.NATI
     """
     if not isinstance(body, dict):
         raise InvalidRequest("The body of the request must be a JSON object.", code="invalid_type")
-    never_null = {parameter.names(form=False)[0] for parameter in PARAMETERS_OF[operation] if parameter.required}
-    given = {name: value for name, value in body.items() if value is not None or name in never_null}
-    given = place_json_pictures(operation, given, _known_names(operation, form=False), _IMAGE_NAMES)
+    table = TABLES[operation, False]
+    given = {name: value for name, value in body.items() if value is not None or name in table.never_null}
+    given = place_json_pictures(operation, given, table.places.keys(), _IMAGE_NAMES)
     if given.get("images") and given.get("image"):
         raise conflicting_values("image")
     return _read(operation, given, mode, form=False)
@@ -350,12 +385,8 @@ def read_form(operation: Operation, parts: Sequence[FormPart], mode: SizeMode = 
         name = part.name.partition("[")[0]
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)
-    given = place_form_pictures(operation, given, _known_names(operation, form=True), _IMAGE_NAMES)
+    given = place_form_pictures(operation, given, TABLES[operation, True].places.keys(), _IMAGE_NAMES)
     return _read(operation, given, mode, form=True)
-
-
-def _known_names(operation: Operation, *, form: bool) -> set[str]:
-    return {name for parameter in PARAMETERS_OF[operation] for name in parameter.names(form)}
 
 
 def _is_empty(part: FormPart) -> bool:
@@ -368,21 +399,23 @@ def _read(operation: Operation, given: Mapping[str, Any], mode: SizeMode, *, for
     values: dict[str, Any] = {}
     lowered: list[str] = []
     used = set()
-    for parameter in PARAMETERS_OF[operation]:
-        name = next((name for name in parameter.names(form) if name in given), None)
-        if name is not None:
-            used.add(name)
-            kind = exact_types.get(parameter.name, parameter.type)
-            value = (kind.from_form if form else kind.from_json)(name, given[name])
-            if value is not None:
-                values[parameter.name] = value
-            if is_lowered(parameter.type, given[name]):
-                lowered.append(name)
-        elif parameter.required:
-            raise missing_parameter(parameter.names(form)[0])
+    table = TABLES[operation, form]
+    # In the order of the table: the first wrong parameter there is named, however the body is ordered.
+    for place in sorted({table.places[name] for name in given if name in table.places} | table.required):
+        parameter, names = table.rows[place], table.names[place]
+        name = next((name for name in names if name in given), None)
+        if name is None:
+            raise missing_parameter(names[0])
+        used.add(name)
+        kind = exact_types.get(parameter.name, parameter.type)
+        value = (kind.from_form if form else kind.from_json)(name, given[name])
+        if value is not None:
+            values[parameter.name] = value
+        if is_lowered(parameter.type, given[name]):
+            lowered.append(name)
     _check_combinations(values)
     unknown = [name for name in given if name not in used]
-    ignored = ignored_parameters(PARAMETERS, values, (*lowered, *unknown))
+    ignored = ignored_parameters(table.rows, values, (*lowered, *unknown))
     unread = tuple(_texts_in([given[name] for name in unknown]))
     fields = _normalize(values) | resolve_size(operation, values, mode)
     return ImagesRequest(operation=operation, **fields, ignored=ignored, unread=unread)
@@ -440,7 +473,7 @@ def ignored_parameters(
 
 def _ignored_names(parameters: Iterable[Parameter], values: Mapping[str, Any]) -> Iterator[str]:
     for parameter in parameters:
-        if parameter.destination in {Destination.NONE, Destination.DIALECT} and parameter.name in values:
+        if parameter.name in values and parameter.destination in _MAY_HAVE_NO_EFFECT:
             yield parameter.name
     if values.get("output_compression", 100) != 100 and values.get("output_format", "png") == "png":
         yield "output_compression"

@@ -1,6 +1,6 @@
 """Put pictures under unknown names where they belong, or refuse them before the request costs money."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ _FREE_VALUES = ("metadata", "svg")
 
 
 def place_json_pictures(
-    operation: Operation, given: dict[str, Any], known: set[str], images: set[str]
+    operation: Operation, given: dict[str, Any], known: Set[str], images: Set[str]
 ) -> dict[str, Any]:
     """Return the parameters of a JSON body with all pictures under known names.
 
@@ -37,7 +37,7 @@ def place_json_pictures(
 
 
 def place_form_pictures(
-    operation: Operation, given: dict[str, list[FormPart]], known: set[str], images: set[str]
+    operation: Operation, given: dict[str, list[FormPart]], known: Set[str], images: Set[str]
 ) -> dict[str, list[FormPart]]:
     """Do the same for the parts of a form. Any file counts as a picture."""
     files = {name for name, parts in given.items() if any(not isinstance(part.value, str) for part in parts)}
@@ -50,7 +50,7 @@ def place_form_pictures(
     return {**{name: value for name, value in given.items() if name not in held}, "image": parts}
 
 
-def _find(given: Mapping[str, Any], known: set[str]) -> dict[str, str]:
+def _find(given: Mapping[str, Any], known: Set[str]) -> dict[str, str]:
     searched = {name: value for name, value in given.items() if name not in known or name in _FREE_VALUES}
     return find_pictures(searched, sure_only=frozenset({"metadata"}))
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from app.errors import UserError
 from app.protocol.validation_errors import quote
@@ -14,6 +15,9 @@ MAX_EDGE = 3840
 MAX_ASPECT_RATIO = 3
 MAX_PIXELS = 3840 * 2160
 MIN_PIXELS = 655_360
+
+#: Sizes that are judged once: clients send the same few, and each is judged six times in a request.
+_REMEMBERED_SIZES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ LEGACY_SIZES = {Size(256, 256): Size(1024, 1024), Size(512, 512): Size(1024, 102
 _PIXELS = re.compile(r"([1-9][0-9]{0,8}) ?[xX×✕*] ?([1-9][0-9]{0,8})(?: ?px)?")
 
 
+@lru_cache(_REMEMBERED_SIZES)
 def _broken_rule(size: Size) -> str | None:
     short, long = sorted((size.width, size.height))
     rules = (

@@ -1,12 +1,14 @@
 """A body that stops or drips is cut off; one that is merely slow is not."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from app.api.body import MIN_PROGRESS, announced_bytes, limited_body
 from app.errors import RequestTimeout, RequestTooLarge
@@ -48,15 +50,18 @@ def test_a_body_has_to_make_progress(case: Case) -> None:
         loop = runner.get_loop()
         assert isinstance(loop, JumpingLoop)
 
-        async def stream() -> AsyncIterator[bytes]:
-            for _ in range(case.count):
-                loop.advanced += case.pause
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                yield bytes(case.size)
+        sent = 0
+
+        async def receive() -> Message:
+            nonlocal sent
+            sent += 1
+            loop.advanced += case.pause
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": bytes(case.size), "more_body": sent < case.count}
 
         async def read() -> int:
-            http: Any = SimpleNamespace(headers={}, stream=stream)
+            http: Any = SimpleNamespace(receive=receive)
             return sum([len(chunk) async for chunk in limited_body(http, 2**30, 60.0)])
 
         if case.arrives:
@@ -64,6 +69,32 @@ def test_a_body_has_to_make_progress(case: Case) -> None:
         else:
             with pytest.raises(RequestTimeout, match="too slowly: less than 65536 bytes within 60 s"):
                 runner.run(read())
+
+
+def test_one_timer_waits_for_a_body_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Mock(wraps=asyncio.timeout_at)
+    monkeypatch.setattr(asyncio, "timeout_at", timers)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def read() -> list[bytes]:
+        http: Any = SimpleNamespace(receive=receive)
+        return [chunk async for chunk in limited_body(http, 100, 60.0)]
+
+    assert (asyncio.run(read()), timers.call_count) == ([b"{}"], 1)
+
+
+def test_a_client_that_leaves_ends_its_body() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def read() -> list[bytes]:
+        http: Any = SimpleNamespace(receive=receive)
+        return [chunk async for chunk in limited_body(http, 100, 60.0)]
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.content_encoding import MAX_CHUNK, decompress_body, rewrite_as_utf8, with_head
+from app.api.content_encoding import MAX_CHUNK, PeekableBody, decompress_body, rewrite_as_utf8
 from app.errors import InvalidRequest, RequestTooLarge
 
 BODY = b'{"prompt":"a fox"}' + b" " * 300_000
@@ -29,7 +29,8 @@ async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
 
 def decompressed(body: bytes, encoding: str, size: int = 10**6, max_bytes: int = 10**6) -> bytes:
     async def read() -> bytes:
-        chunks = [chunk async for chunk in decompress_body(pieces(body, size), encoding, max_bytes)]
+        whole = await decompress_body(PeekableBody(pieces(body, size)), encoding, max_bytes)
+        chunks = [chunk async for chunk in whole]
         assert all(len(chunk) <= max(MAX_CHUNK, size) for chunk in chunks)
         return b"".join(chunks)
 
@@ -122,14 +123,17 @@ def test_json_in_wide_encodings_is_rewritten(encoding: str, size: int) -> None:
     text = '{"prompt":"猫 \U0001f98a"}'
 
     async def read() -> bytes:
-        return b"".join([chunk async for chunk in rewrite_as_utf8(pieces(text.encode(encoding), size))])
+        rewritten = await rewrite_as_utf8(PeekableBody(pieces(text.encode(encoding), size)))
+        return b"".join([chunk async for chunk in rewritten])
 
     assert asyncio.run(read()).decode("utf-8-sig") == text
 
 
 def test_the_first_chunk_is_long_enough_to_judge() -> None:
     async def read(body: bytes) -> list[bytes]:
-        return [chunk async for chunk in with_head(pieces(body, 1), 4)]
+        peekable = PeekableBody(pieces(body, 1))
+        assert await peekable.peek(4) == body[:4]
+        return [chunk async for chunk in peekable]
 
     assert asyncio.run(read(b"abcdef")) == [b"abcd", b"e", b"f"]
     assert asyncio.run(read(b"abc")) == [b"abc"]
