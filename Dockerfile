@@ -8,11 +8,13 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
 
 FROM python AS build
 WORKDIR /src
-COPY requirements.lock requirements-build.lock ./
-# requirements.lock holds what limner[otel] needs too, so that LIMNER_TRACES works.
+COPY requirements.lock requirements-c2pa.lock requirements-build.lock ./
+# requirements.lock holds what limner[otel] needs too, so that LIMNER_TRACES works. For signed images (limner[c2pa], 40 MB
+# more) build with --build-arg EXTRA=-c2pa.
+ARG EXTRA=
 # The locks list everything, so nothing is resolved (--no-deps). Wheels only: this stage has no compiler either, and a missing wheel shall fail here and not at run time.
 RUN python -m venv --without-pip /opt/limner \
-    && pip --python /opt/limner/bin/python install --no-deps --require-hashes --only-binary :all: -r requirements.lock \
+    && pip --python /opt/limner/bin/python install --no-deps --require-hashes --only-binary :all: -r requirements${EXTRA}.lock \
     && pip install --no-deps --require-hashes --only-binary :all: -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app app

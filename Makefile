@@ -123,7 +123,8 @@ fleet: install ## Kill replicas, stop Redis, disconnect clients, for a minute: n
 
 lock: install ## Update the lock files from pyproject.toml; ARGS=--upgrade takes newer releases
 	$(COMPILE) pyproject.toml --extra otel --output-file requirements.lock $(ARGS)
-	$(COMPILE) pyproject.toml --extra dev --extra otel --constraint requirements.lock --output-file requirements-dev.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra otel --extra c2pa --constraint requirements.lock --output-file requirements-c2pa.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra dev --extra otel --extra c2pa --constraint requirements-c2pa.lock --output-file requirements-dev.lock $(ARGS)
 	$(COMPILE) docs/requirements.in --output-file requirements-docs.lock $(ARGS)
 	$(COMPILE) tests/clients/python/requirements.in --output-file tests/clients/python/requirements.lock $(ARGS)
 	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock $(ARGS)

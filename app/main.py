@@ -100,6 +100,7 @@ def create_app(
 
     Raises:
         InvalidKeyFile: The file of client keys cannot be read or used.
+        InvalidSigner: The certificate or the key for signing cannot be used.
         OSError: The image store cannot be opened.
         ValidationError: A setting is wrong (only where `settings` is None).
     """

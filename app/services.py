@@ -25,6 +25,7 @@ from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError
 from app.images.blob import Blob, Spool
 from app.images.fetch import Fetcher
+from app.images.signer import Signer, SigningKey, load_signing_key
 from app.images.store import ImageStore, StoreConfig
 from app.images.stores import open_store
 from app.images.transcode import Transcoder
@@ -80,10 +81,10 @@ class Services:
 
         Raises:
             InvalidKeyFile: The file of client keys cannot be read or used.
+            InvalidSigner: The certificate or the key for signing cannot be used.
             OSError: The image store cannot be opened.
         """
-        names = [entry.name for entry in settings.effective_upstreams]
-        key_file = None if settings.keys_file is None else KeyFile(settings.keys_file, names)
+        key_file = open_key_file(settings)
         store = open_store(build_store_config(settings))
         state = SharedState(settings.shared_state, fail_closed=settings.state_down == "closed")
         table = JobTable[Job](state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl, timings=timings)
@@ -133,6 +134,8 @@ class Services:
     async def running(self) -> AsyncGenerator[None, None]:
         """Run the background tasks. At the end, drain the service, then close everything in the opposite order."""
         self.backends.transcoder.start()
+        if self.backends.signer is not None:
+            self.backends.signer.start()
         tasks = [asyncio.create_task(work) for work in self.background_tasks()]
         try:
             yield
@@ -146,6 +149,8 @@ class Services:
             await self.pool.close()
             await self.backends.fetcher.close()
             self.backends.transcoder.close()
+            if self.backends.signer is not None:
+                self.backends.signer.close()
             self.store.close()
             await self.recorder.close()
 
@@ -158,6 +163,12 @@ class Services:
             self.service.sharing.heartbeat_loop(),
             exchange_circuit_reports(self.state, self.pool),
         ]
+
+
+def open_key_file(settings: Settings) -> KeyFile | None:
+    """Return the file of client keys, if there is one. Raises `InvalidKeyFile`."""
+    names = [entry.name for entry in settings.effective_upstreams]
+    return None if settings.keys_file is None else KeyFile(settings.keys_file, names)
 
 
 def build_authenticator(settings: Settings, key_file: KeyFile | None) -> Authenticator:
@@ -180,6 +191,7 @@ def pipeline_policy(settings: Settings) -> PipelinePolicy:
         rehost=settings.rehost,
         mask=settings.mask,
         credentials=settings.credentials,
+        sign="never" if settings.sign_certificates is None else settings.sign,
         pass_links=settings.pass_image_urls,
         fetch_timeout=settings.fetch_timeout,
     )
@@ -227,7 +239,38 @@ def build_backends(
         own_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
     )
     transcoder = Transcoder(new_blob=new_blob, memory=settings.image_memory)
-    return Backends(pool, fetcher, transcoder, store, table, settings.shrink_inputs, settings.strip_location)
+    limits, strips_location = settings.shrink_inputs, settings.strip_location
+    return Backends(pool, fetcher, transcoder, store, table, limits, strips_location, build_signer(settings, new_blob))
+
+
+def signing_key(settings: Settings) -> SigningKey | None:
+    """Return the key that signs converted images, if there is one, after it has signed a sample.
+
+    Raises:
+        InvalidSigner: The certificate or the key cannot be used.
+    """
+    if settings.sign_certificates is None or settings.sign_key is None:
+        return None
+    return load_signing_key(settings.sign_certificates, settings.sign_key.get_secret_value())
+
+
+def build_signer(settings: Settings, new_blob: Callable[[], Blob] = Blob) -> Signer | None:
+    """Return what signs converted images, None if there is no certificate.
+
+    Raises:
+        InvalidSigner: The certificate or the key cannot be used.
+    """
+    key = signing_key(settings)
+    if key is None:
+        return None
+    log.info("signing", subject=key.subject, algorithm=key.algorithm, until=key.until.isoformat())
+    return Signer(
+        key,
+        version=__version__,
+        timestamps=settings.sign_timestamps,
+        new_blob=new_blob,
+        memory=settings.image_memory,
+    )
 
 
 def build_capacity(settings: Settings) -> Capacity:

@@ -49,6 +49,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "size",
         "mask",
         "credentials",
+        *("sign_certificates", "sign_key", "sign", "sign_timestamps"),
         "shrink_inputs",
         "strip_location",
         "pass_image_urls",

@@ -22,12 +22,13 @@ from app.cli.settings import load_settings
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, UpstreamAuth
 from app.images.blob import Blob
+from app.images.signer import InvalidSigner
 from app.images.store import ImageStore, StoredImage
 from app.images.stores import open_store
 from app.main import create_app
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import placeholder_png
-from app.services import build_spec, build_store_config
+from app.services import build_spec, build_store_config, signing_key
 from app.state.shared_state import SharedState
 from app.upstream.client import open_transport
 from app.upstream.error_body import AttemptFacts
@@ -126,9 +127,19 @@ def run_check(check: Check, settings: Settings) -> bool:
 
 
 def environment_checks(settings: Settings) -> list[Check]:
-    """Return the checks of the image store and the shared state, of those that are in use."""
+    """Return the checks of the image store, the shared state and the signing key, of those that are in use."""
     checks = [Check("store", check_store)] if settings.rehost != "never" else []
-    return [*checks, Check("state", check_state)] if settings.shared_state != "memory:" else checks
+    checks += [Check("state", check_state)] if settings.shared_state != "memory:" else []
+    return [*checks, Check("sign", check_signing)] if settings.sign_certificates is not None else checks
+
+
+async def check_signing(settings: Settings) -> str:
+    """Sign a sample."""
+    try:
+        key = signing_key(settings)
+    except InvalidSigner as error:
+        raise CheckFailed(str(error)) from None
+    return "no certificate" if key is None else f"{key.subject}, until {key.until:%Y-%m-%d}"
 
 
 async def check_store(settings: Settings) -> str:

@@ -11,10 +11,11 @@ from app.cli.settings import load_settings
 from app.config.settings import Settings
 from app.config.validation import SETTINGS_PAGE
 from app.config.variables import unknown_variables
+from app.images.signer import InvalidSigner
 from app.images.stores import open_store
 from app.observability.logging import log
 from app.server.draining import DrainingServer
-from app.services import build_store_config
+from app.services import build_store_config, signing_key
 
 if TYPE_CHECKING:
     from app.server.supervisor import Supervisor
@@ -29,6 +30,9 @@ def command() -> int:
         server = open_supervisor(settings) if settings.workers > 1 else DrainingServer(settings)
     except InvalidKeyFile as error:
         print(f"LIMNER_KEYS_FILE: {error}. See {SETTINGS_PAGE}", file=sys.stderr)
+        return 2
+    except InvalidSigner as error:
+        print(f"{error}. See {SETTINGS_PAGE}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"LIMNER_IMAGE_STORE: cannot be opened: {error}. See {SETTINGS_PAGE}", file=sys.stderr)
@@ -71,6 +75,7 @@ def open_supervisor(settings: Settings) -> "Supervisor":
 
     Raises:
         InvalidKeyFile: The file of keys is wrong.
+        InvalidSigner: The certificate or the key for signing cannot be used.
         OSError: The image store cannot be opened.
     """
     from app.server.supervisor import Supervisor  # noqa: PLC0415
@@ -78,4 +83,5 @@ def open_supervisor(settings: Settings) -> "Supervisor":
     if settings.keys_file is not None:
         KeyFile(settings.keys_file)
     open_store(build_store_config(settings)).close()
+    signing_key(settings)
     return Supervisor(settings)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, FilePath, SecretStr, TypeAdapter
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from app.images.input_limits import InputLimits
+from app.images.signer import is_available
 from app.images.ssrf import AllowRule, parse_allow, parse_host
 from app.images.stores import check_store_url
 from app.protocol.size_fit import SizeMode, read_size_mode
@@ -181,6 +182,12 @@ def _check_otlp_endpoint(value: str) -> str:
     return _check_base_url(value)
 
 
+def _check_signing_extra(value: Path) -> Path:
+    if not is_available():
+        raise PydanticCustomError("extra", "needs a package that is not installed: pip install 'limner[c2pa]'")
+    return value
+
+
 def _check_header_secret(value: SecretStr) -> SecretStr:
     # The key is sent in a header: with a line break in it, the rest of the key would become further headers.
     if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
@@ -240,6 +247,7 @@ UpstreamUrl = Annotated[str, AfterValidator(_check_upstream_url)]
 WritableDir = Annotated[Path, AfterValidator(_check_writable_dir)]
 StateUrl = Annotated[str, AfterValidator(_check_state_url)]
 LedgerFile = Annotated[Path, AfterValidator(_check_ledger_file)]
+SigningCertificates = Annotated[FilePath, AfterValidator(_check_signing_extra)]
 OtlpEndpoint = Annotated[str, AfterValidator(_check_otlp_endpoint)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 ShrinkLimits = Annotated[InputLimits, NoDecode, BeforeValidator(_parse_input_limits)]

@@ -6,11 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, FilePath, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.config.connections import CertificateFile, HeaderTable, HeaderText, ProxyUrl
 from app.config.dialects import DialectSetting, DialectTable
@@ -29,6 +25,7 @@ from app.config.field_types import (
     Seconds,
     Secret,
     ShrinkLimits,
+    SigningCertificates,
     SizeModeSetting,
     StateUrl,
     StoreUrl,
@@ -46,7 +43,7 @@ from app.protocol.size_fit import SizeMode
 from app.upstream.spec import DEFAULT_MODEL
 
 #: Fields that may also come from a file, named by the variable of the field with `_FILE` at its end.
-SECRETS = ("upstream_api_key", "upstream_proxy", "fetch_proxy", "api_keys", "image_store_key", "status_key")
+SECRETS = ("upstream_api_key", "upstream_proxy", "fetch_proxy", "api_keys", "image_store_key", "sign_key", "status_key")
 
 
 class Settings(BaseSettings):
@@ -182,7 +179,23 @@ class Settings(BaseSettings):
     credentials: Literal["strip", "keep"] = Field(
         "strip",
         description="What happens to a [signed manifest](provenance.md) if an image would have to be converted. "
-        "`strip`: it is lost, and the header `x-limner-credentials` says so. `keep`: the image is not converted.",
+        "`strip`: it is lost, and the header `x-limner-credentials` says so. `keep`: the image is only converted if "
+        "the new file is signed.",
+    )
+    sign_certificates: SigningCertificates | None = Field(
+        None,
+        description="A PEM file with the certificate that [signs](provenance.md#signing) converted images, followed by "
+        "those that have issued it. Needs `limner[c2pa]`.",
+    )
+    sign_key: Secret | None = Field(None, description="The private key of the certificate, as PEM without a password.")
+    sign: Literal["stripped", "converted"] = Field(
+        "stripped",
+        description="Which images are signed: `stripped` (those that would lose a signed manifest), or each that was "
+        "`converted`.",
+    )
+    sign_timestamps: BaseUrl | None = Field(
+        None,
+        description="A time-stamp authority (RFC 3161) that confirms when an image was signed. Unset: none is asked.",
     )
     shrink_inputs: ShrinkLimits = Field(
         InputLimits(20 * 2**20, 4096),
@@ -463,6 +476,16 @@ def uploads_below_a_request(settings: Settings) -> str | None:
     )
 
 
+def incomplete_signing(settings: Settings) -> str | None:
+    """Refuse a part of what signing needs, which would have no effect."""
+    given = [field for field in ("sign_key", "sign_timestamps", "sign") if field in settings.model_fields_set]
+    if settings.sign_certificates is None and given:
+        return f"{settings.location(given[0])}: has no effect without LIMNER_SIGN_CERTIFICATES"
+    if settings.sign_certificates is not None and settings.sign_key is None:
+        return "LIMNER_SIGN_KEY: unset, while LIMNER_SIGN_CERTIFICATES is set. Set it, or LIMNER_SIGN_KEY_FILE"
+    return None
+
+
 #: Each returns the line for an operator if values that are valid by themselves contradict each other.
 CROSS_FIELD_RULES = (
     single_and_list,
@@ -470,4 +493,5 @@ CROSS_FIELD_RULES = (
     memory_store_with_workers,
     unshared_processes,
     uploads_below_a_request,
+    incomplete_signing,
 )

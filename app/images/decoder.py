@@ -38,6 +38,7 @@ from app.images.conversions import (
 )
 from app.images.decode_cost import Cost, DecodeLimits, NotGranted
 from app.images.input_limits import InputLimits
+from app.images.manifests import SigningOptions, sign
 from app.protocol.size_fit import SizeMode
 
 #: Bytes in front of a message, which tell its length.
@@ -135,12 +136,18 @@ def _run_apply_mask(_: Any, inputs: Sequence[Source], limits: DecodeLimits, outp
     return _written(apply_mask(inputs[0], inputs[1], inputs[2], limits, lambda: output))
 
 
+def _run_sign(options: Any, inputs: Sequence[Source], limits: DecodeLimits, output: Output) -> dict[str, Any]:
+    output.write(sign(inputs[0], inputs[1], SigningOptions(*options), limits))
+    return _written(output)
+
+
 #: What a job may ask for.
 OPERATIONS: dict[str, Callable[[Any, Sequence[Source], DecodeLimits, Output], dict[str, Any]]] = {
     "convert": _run_convert,
     "prepare": _run_prepare,
     "check_mask": _run_check_mask,
     "apply_mask": _run_apply_mask,
+    "sign": _run_sign,
 }
 
 

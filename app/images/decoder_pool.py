@@ -32,7 +32,7 @@ _MAX_START_SECONDS = 60.0
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; from app.images.decoder import main; main(int(sys.argv[1]))"
 
 #: The whole environment of the template, which thus holds no key. Images of more than 8 MiB are returned to the system.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(8 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20),
@@ -54,8 +54,9 @@ class DecoderPool:
     cancelled, its process ends at once.
     """
 
-    def __init__(self, warm: int) -> None:
+    def __init__(self, warm: int, max_seconds: float = _MAX_SECONDS) -> None:
         self._warm = warm
+        self._max_seconds = max_seconds
         self._idle: list[_Channel] = []
         self._template: _Template | None = None
 
@@ -76,10 +77,10 @@ class DecoderPool:
         with ExitStack() as on_error:
             on_error.callback(self._replace, channel)
             try:
-                async with asyncio.timeout(_MAX_SECONDS):
+                async with asyncio.timeout(self._max_seconds):
                     reply = await channel.ask(job, inputs, output)
             except TimeoutError:
-                raise DecoderExceeded(f"no reply within {_MAX_SECONDS} s") from None
+                raise DecoderExceeded(f"no reply within {self._max_seconds} s") from None
             except ConnectionError:
                 raise DecoderExceeded("the process has ended") from None
             if "exceeded" in reply:
@@ -155,7 +156,7 @@ class _Template:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[number],
                 cwd="/",
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 # Ctrl-C is for the server, which still needs the decoders while it drains.
                 start_new_session=True,
             )

@@ -8,7 +8,7 @@ from app.images.codec import JPEG_MAX_METADATA, DecodedImage
 #: https://cv.iptc.org/newscodes/digitalsourcetype/
 GENERATED, PARTLY_GENERATED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 
-_VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 #: The keyword of XMP in a PNG.
 _PNG_XMP = "XML:com.adobe.xmp"
@@ -38,6 +38,6 @@ def with_source_type(xmp: bytes, source_type: str) -> bytes:
     """Return an XMP packet that names a digital source type: the packet's own, or else this one."""
     if b"DigitalSourceType" in xmp:
         return xmp
-    description = _DESCRIPTION.format(_VOCABULARY + source_type)
+    description = _DESCRIPTION.format(VOCABULARY + source_type)
     end = xmp.rfind(b"</rdf:RDF>")
     return _PACKET.format(description).encode() if end < 0 else xmp[:end] + description.encode() + xmp[end:]

@@ -5,16 +5,14 @@ change. This process never decodes an image.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from app.errors import ApiError, ImageUnavailable, ServiceUnavailable, SpoolFull, UserError
+from app.errors import ApiError, ImageUnavailable, UserError
 from app.images.blob import Blob
-from app.images.decoder_pool import DecoderExceeded, DecoderPool, DecoderUnavailable
+from app.images.decoder_jobs import DecoderJob, DecoderJobs
+from app.images.decoder_pool import DecoderPool
 from app.images.memory_budget import MemoryBudget
-from app.observability.logging import log
 from app.protocol.size_fit import SizeMode
 
 _Size = tuple[int, int]
@@ -32,9 +30,6 @@ DECODERS = max(2, min(4, os.cpu_count() or 2))
 MAX_INPUT_BYTES = 20 * 1024 * 1024
 MAX_INPUT_EDGE = 4096
 
-#: The errors that decoders send.
-_ERRORS: dict[str, type[ApiError]] = {error.__name__: error for error in (UserError, ImageUnavailable, SpoolFull)}
-
 
 @dataclass(frozen=True, slots=True)
 class PreparedInput:
@@ -49,24 +44,6 @@ class PreparedInput:
     blob: Blob
     size: _Size
     shrunk: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Something for a decoder.
-
-    Attributes:
-        caller: Who waits for it.
-        is_paid: Whether it concerns a result, which was paid for.
-        too_complex: The error if it exceeds its limits.
-    """
-
-    operation: str
-    options: Any
-    inputs: Sequence[Blob]
-    caller: str
-    is_paid: bool
-    too_complex: ApiError
 
 
 class Transcoder:
@@ -85,8 +62,7 @@ class Transcoder:
     ) -> None:
         self.budget = MemoryBudget(memory, decoders)
         self._pool = DecoderPool(decoders)
-        self._max_pixels = max_pixels
-        self._new_blob = new_blob
+        self._jobs = DecoderJobs(self._pool, self.budget, new_blob, max_pixels)
 
     def start(self) -> None:
         """Start the decoders, so that the first image does not wait for them."""
@@ -121,7 +97,7 @@ class Transcoder:
             ImageUnavailable: The result cannot be read.
         """
         options = image_format, compression, size, mode, transparent
-        _, made = await self._run(_Job("convert", options, [blob], caller, True, _too_complex_result()))
+        _, made = await self._jobs.run(DecoderJob("convert", options, [blob], caller, True, _too_complex_result()))
         return blob if made is None else made
 
     async def prepare(
@@ -152,7 +128,9 @@ class Transcoder:
         """
         limits = (max_bytes, max_edge) if size is None else (None, None)
         too_complex = _too_complex_input(f"Image {index + 1}", "invalid_image_file")
-        reply, made = await self._run(_Job("prepare", (index, limits, size), [blob], caller, False, too_complex))
+        reply, made = await self._jobs.run(
+            DecoderJob("prepare", (index, limits, size), [blob], caller, False, too_complex)
+        )
         width, height = reply["pixels"]
         return PreparedInput(blob if made is None else made, (width, height), reply["shrunk"])
 
@@ -165,7 +143,7 @@ class Transcoder:
             UserError: The mask cannot be used. The message is OpenAI's.
         """
         too_complex = _too_complex_input("The mask", "invalid_mask_image_format")
-        await self._run(_Job("check_mask", exact, [mask, image], caller, False, too_complex))
+        await self._jobs.run(DecoderJob("check_mask", exact, [mask, image], caller, False, too_complex))
 
     async def apply_mask(self, result: Blob, original: Blob, mask: Blob, *, caller: str = "") -> Blob:
         """Restore the parts of the original that the mask protects. The caller closes the returned blob.
@@ -174,57 +152,13 @@ class Transcoder:
             UserError: The mask or the original cannot be used.
             ImageUnavailable: The result cannot be read.
         """
-        job = _Job("apply_mask", None, [result, original, mask], caller, True, _too_complex_result())
-        _, made = await self._run(job)
+        job = DecoderJob("apply_mask", None, [result, original, mask], caller, True, _too_complex_result())
+        _, made = await self._jobs.run(job)
         return result if made is None else made
 
     def close(self) -> None:
         """End the decoders."""
         self._pool.close()
-
-    async def _run(self, job: _Job) -> tuple[dict[str, Any], Blob | None]:
-        """Do the job. Returns the reply, and what has been written if there is something."""
-        output = self._new_blob()
-        with ExitStack() as unused:
-            unused.callback(output.close)
-            reply = await self._run_within_budget(job, output)
-            if "error" in reply:
-                raise _ERRORS[reply["error"]](**reply["fields"])
-            if reply["written"] is None:
-                return reply, None
-            output.take_back(*reply["written"])
-            unused.pop_all()
-            return reply, output
-
-    async def _run_within_budget(self, job: _Job, output: Blob) -> dict[str, Any]:
-        memory = self.budget.share
-        while True:
-            message = {
-                "operation": job.operation,
-                "options": job.options,
-                "max_pixels": self._max_pixels,
-                "granted": memory,
-            }
-            async with self.budget.hold(job.caller, memory, paid=job.is_paid):
-                try:
-                    reply = await self._pool.run(message, job.inputs, output)
-                except DecoderExceeded as exceeded:
-                    raise _explained(job.too_complex, str(exceeded)) from None
-                except DecoderUnavailable as unavailable:
-                    log.error("decoder_start_failed", error=str(unavailable))
-                    raise _unavailable(job) from None
-            if "too_complex" in reply:
-                raise _explained(job.too_complex, reply["too_complex"])
-            if "needs" not in reply:
-                return reply
-            memory = reply["needs"]
-            if memory > self.budget.limit(paid=job.is_paid):
-                raise _explained(job.too_complex, f"{memory} bytes are more than LIMNER_IMAGE_MEMORY permits")
-
-
-def _explained(error: ApiError, detail: str) -> ApiError:
-    error.detail = detail
-    return error
 
 
 def _too_complex_input(subject: str, code: str) -> ApiError:
@@ -235,10 +169,3 @@ def _too_complex_input(subject: str, code: str) -> ApiError:
 def _too_complex_result() -> ApiError:
     message = "The image that was generated takes more memory or time to convert than this server permits."
     return ImageUnavailable(message, code="image_unreadable")
-
-
-def _unavailable(job: _Job) -> ApiError:
-    message = "The server cannot start a process that decodes images. Please try again later."
-    if job.is_paid:
-        return ImageUnavailable(message, code="image_unreadable")
-    return ServiceUnavailable(message, headers={"retry-after": "5"})

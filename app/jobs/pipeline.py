@@ -98,6 +98,12 @@ class PipelineIO(Protocol):
         """Return the image in the format and size that was asked for: the very same blob where nothing is to do."""
         ...
 
+    async def sign(
+        self, image: ByteSink, original: ByteSink, *, is_ingredient: bool, is_masked: bool
+    ) -> ByteSink | None:
+        """Return a copy of a converted image that the operator has signed, None if it could not be signed."""
+        ...
+
     async def store(self, image: ByteSink, info: ImageInfo) -> str:
         """Put the image into the image store and return its URL, a path on this server. Raises `ImageUnavailable`."""
         ...
@@ -116,6 +122,7 @@ class PipelinePolicy:
     rehost: Literal["never", "needed", "always"] = "needed"
     mask: Literal["guide", "exact"] = "guide"
     credentials: Literal["strip", "keep"] = "strip"
+    sign: Literal["never", "stripped", "converted"] = "never"
     pass_links: bool = False
     fetch_timeout: float = 120.0
 
@@ -424,15 +431,24 @@ class Pipeline:
 
     async def convert(self, image: OutputImage, blob: ByteSink) -> tuple[OutputImage, ByteSink]:
         """Return the image as it was asked for, with its bytes: the same blob where nothing is to do."""
-        is_signed = has_credentials(blob.read_at)
-        if is_signed and image.info and self.policy.credentials == "keep" and self.inputs.mask is None:
+        is_signed, sign = has_credentials(blob.read_at), self.policy.sign
+        is_masked = self.inputs.mask is not None
+        is_kept = is_signed and self.policy.credentials == "keep" and not is_masked
+        made, signed = blob if is_kept and sign == "never" else await self.apply_wishes(blob), None
+        if made is not blob and (sign == "converted" or (sign == "stripped" and is_signed)):
+            signed = await self.io.sign(made, blob, is_ingredient=is_signed, is_masked=is_masked)
+        if is_kept and signed is None and image.info is not None:
             return replace(image, credentials="kept", ignored=unmet_wishes(self.request, image.info)), blob
-        converted = blob
+        credentials = "none" if not is_signed else "kept" if made is blob else "stripped"
+        if signed is not None:
+            made, credentials = signed, "signed"
+        return replace(image, info=read_info(made.read_at) or image.info, credentials=credentials), made
+
+    async def apply_wishes(self, blob: ByteSink) -> ByteSink:
+        """Return the image with the mask, the format and the size of the request: the same blob if nothing changes."""
         if self.inputs.mask is not None:
-            converted = await self.io.apply_mask(blob, self.inputs.originals[0], self.inputs.mask)
-        converted = await self.io.convert(converted, self.request)
-        credentials = "none" if not is_signed else "kept" if converted is blob else "stripped"
-        return replace(image, info=read_info(converted.read_at) or image.info, credentials=credentials), converted
+            blob = await self.io.apply_mask(blob, self.inputs.originals[0], self.inputs.mask)
+        return await self.io.convert(blob, self.request)
 
     async def link_to(self, image: ByteSink, info: ImageInfo) -> str | Base64String:
         """Return a URL of the image: of this server, or one that holds it. Raises `ImageUnavailable`."""

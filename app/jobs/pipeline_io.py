@@ -13,12 +13,13 @@ from app.images.blob import Blob
 from app.images.fetch import NO_KEYS, Fetcher
 from app.images.input_limits import InputLimits
 from app.images.location import edited, location_edits
+from app.images.signer import Signer
 from app.images.ssrf import origin_of
 from app.images.store import ImageStore, copy_stored, name_in_url
 from app.images.transcode import Transcoder
 from app.jobs.job import Job, JobRun
 from app.observability.logging import log
-from app.observability.metrics import DOWNLOADED_BYTES, STORE_ERRORS
+from app.observability.metrics import DOWNLOADED_BYTES, SIGNING_ERRORS, STORE_ERRORS
 from app.observability.tracing import TraceStep
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
@@ -46,6 +47,7 @@ class Backends:
     job_table: JobTable[Job]
     input_limits: InputLimits
     strip_location: bool = True
+    signer: Signer | None = None
 
 
 @dataclass(slots=True)
@@ -294,6 +296,24 @@ class JobIO:
                 transparent=request.background == "transparent",
             )
         return self._adopt(converted, image)
+
+    async def sign(
+        self, image: ByteSink, original: ByteSink, *, is_ingredient: bool, is_masked: bool
+    ) -> ByteSink | None:
+        """Return a signed copy of a converted image. None if that failed, of which the operator learns."""
+        signer = self.backends.signer
+        if signer is None:
+            return None
+        blobs, caller = (_blob(image), _blob(original)), self.job.key.caller
+        try:
+            with self._step("sign"):
+                signed = await signer.sign(*blobs, caller=caller, is_ingredient=is_ingredient, is_masked=is_masked)
+        except (ApiError, OSError) as error:
+            SIGNING_ERRORS.inc()
+            detail = error.detail or error.message if isinstance(error, ApiError) else str(error)
+            log.error("signing_failed", error=detail)
+            return None
+        return self._adopt(signed, image)
 
     async def store(self, image: ByteSink, info: ImageInfo) -> str:
         """Put the image into the image store and return its URL, a path on this server. Raises `ImageUnavailable`."""

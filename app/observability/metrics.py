@@ -97,8 +97,12 @@ _bytes = _counter("limner_client_bytes", "Bytes of request and response bodies."
 TOKENS_IN, TOKENS_OUT = _tokens.labels("in"), _tokens.labels("out")
 BYTES_IN, BYTES_OUT = _bytes.labels("in"), _bytes.labels("out")
 
-_errors = _counter("limner_part_errors", "Failures of the image store, the shared state and the ledger.", "part")
-STORE_ERRORS, STATE_ERRORS, LEDGER_ERRORS = (_errors.labels(part) for part in ("store", "state", "ledger"))
+_errors = _counter(
+    "limner_part_errors", "Failures of the image store, the shared state, the ledger and of signing.", "part"
+)
+STORE_ERRORS, STATE_ERRORS, LEDGER_ERRORS, SIGNING_ERRORS = (
+    _errors.labels(part) for part in ("store", "state", "ledger", "signing")
+)
 
 CONNECTIONS_REFUSED = _counter("limner_refused_connections", "Connections beyond the limit, which got a 503.")
 WORKER_DEATHS = _counter("limner_worker_deaths", "Workers that ended while the server was not shutting down.")
@@ -111,7 +115,7 @@ _step_seconds = Histogram(
 STEP_SECONDS = {
     step: _step_seconds.labels(step)
     for step in (
-        *("read", "turn", "prepare", "ask", "fetch", "restore", "convert", "keep", "send"),
+        *("read", "turn", "prepare", "ask", "fetch", "restore", "convert", "sign", "keep", "send"),
         *("total", "overhead"),
     )
 }

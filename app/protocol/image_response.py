@@ -27,8 +27,8 @@ class OutputImage:
         form: Name of the reply form in which the image was found.
         url: A path, if this server has stored the image: its address depends on who reads the response.
         info: What the bytes say about the image; None if only its URL is known.
-        credentials: Whether a signed manifest of the upstream was `kept` or `stripped`, or there was `none`; None if
-            its bytes are not known.
+        credentials: Whether a signed manifest of the upstream was `kept` or `stripped`, the operator has `signed` the
+            image, or there was `none`; None if its bytes are not known.
         ignored: Names of parameters that had to be ignored to keep it.
         received: What the bytes of the upstream said, before Limner changed them; None as for `info`.
         stored: The name of its copy in the image store, if another replica has put it there.

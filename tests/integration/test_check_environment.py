@@ -1,17 +1,20 @@
 """The checks of the image store and the shared state."""
 
 import asyncio
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from app.cli.check import CheckFailed, check_link, check_state, check_store, environment_checks
+from app.cli.check import CheckFailed, check_link, check_signing, check_state, check_store, environment_checks
 from app.config.settings import Settings
 from tests.support.redis import RedisServer
 from tests.support.seaweedfs import RunningWeed, run_weed
+from tests.support.signing import credentials
 
 
 def settings(**more: Any) -> Settings:
@@ -55,6 +58,15 @@ def test_a_bucket_is_written_and_read_and_its_link_followed(weed: RunningWeed) -
 def test_a_link_that_only_clients_can_reach_is_no_failure(weed: RunningWeed) -> None:
     line = asyncio.run(check_store(bucket(weed, weed.key, "&public=http://127.0.0.1:9")))
     assert line == "an image was written and read; its link to 127.0.0.1:9 cannot be reached from here: ConnectError"
+
+
+def test_a_sample_is_signed(tmp_path: Path) -> None:
+    options = settings(**credentials().write(tmp_path))
+    assert [step.name for step in environment_checks(options)] == ["store", "sign"]
+    assert re.fullmatch(r"CN=Signer,O=Test, until 20\d\d-\d\d-\d\d", asyncio.run(check_signing(options)))
+    assert asyncio.run(check_signing(settings())) == "no certificate"
+    wrong = options.model_copy(update={"sign_key": SecretStr("sk-1")})
+    assert failure(check_signing, wrong) == "LIMNER_SIGN_KEY: is no private key that can be read, as PEM"
 
 
 def failure(run: Callable[[Settings], Any], options: Settings) -> str:

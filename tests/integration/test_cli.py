@@ -92,6 +92,12 @@ BAD = [
     Bad("a file of keys that is none", WHERE | {"LIMNER_KEYS_FILE": __file__}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See docs/settings.md",)),
     Bad("a file of keys that is not there", WHERE | {"LIMNER_KEYS_FILE": "/nowhere"}, ("LIMNER_KEYS_FILE: invalid value (format: Path does not point to a file). See docs/settings.md",)),
     Bad("a file of keys that is none, before any worker is started", WHERE | {"LIMNER_KEYS_FILE": __file__, "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_KEYS_FILE: Expected '=' after a key in a key/value pair (at line 1, column 3). See docs/settings.md",)),
+    Bad("certificates that are none", WHERE | {"LIMNER_SIGN_CERTIFICATES": __file__, "LIMNER_SIGN_KEY": "k"}, ("LIMNER_SIGN_CERTIFICATES: has no certificates that can be read, as PEM. See docs/settings.md",)),
+    Bad("certificates that are none, before any worker is started", WHERE | {"LIMNER_SIGN_CERTIFICATES": __file__, "LIMNER_SIGN_KEY": "k", "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_SIGN_CERTIFICATES: has no certificates that can be read, as PEM. See docs/settings.md",)),
+    Bad("a certificate without a key", WHERE | {"LIMNER_SIGN_CERTIFICATES": __file__}, ("LIMNER_SIGN_KEY: unset, while LIMNER_SIGN_CERTIFICATES is set. Set it, or LIMNER_SIGN_KEY_FILE. See docs/settings.md",)),
+    Bad("a key without a certificate", WHERE | {"LIMNER_SIGN_KEY_FILE": __file__}, ("LIMNER_SIGN_KEY_FILE: has no effect without LIMNER_SIGN_CERTIFICATES. See docs/settings.md",)),
+    Bad("time stamps without a certificate", WHERE | {"LIMNER_SIGN_TIMESTAMPS": "http://tsa.example"}, ("LIMNER_SIGN_TIMESTAMPS: has no effect without LIMNER_SIGN_CERTIFICATES. See docs/settings.md",)),
+    Bad("which images are signed, without a certificate", WHERE | {"LIMNER_SIGN": "converted"}, ("LIMNER_SIGN: has no effect without LIMNER_SIGN_CERTIFICATES. See docs/settings.md",)),
     Bad("a store that cannot be made, before any worker is started", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images", "LIMNER_WORKERS": "2", "LIMNER_SHARED_STATE": "redis://h"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See docs/settings.md",)),
     Bad("a store that cannot be made", WHERE | {"LIMNER_IMAGE_STORE": "disk:///dev/null/images"}, ("LIMNER_IMAGE_STORE: cannot be opened: [Errno 20] Not a directory: '/dev/null/images'. See docs/settings.md",)),
 ]  # fmt: skip

@@ -66,6 +66,8 @@ MAY_USE = {
     ),
     # Images are decoded in processes of their own: the server does not import Pillow.
     "PIL": ("images/codec", "images/conversions", "images/decode_cost", "images/decoder", "demo/*"),
+    # Files that others have signed are parsed where the key is, but never in the server.
+    **dict.fromkeys(("c2pa", "cryptography"), ("images/manifests",)),
     **dict.fromkeys(("http", "urllib.request", "ftplib", "smtplib", "requests", "urllib3", "anyio"), ()),
     # Incoming connections.
     "starlette": ("api/*", "main", "server/draining", "demo/*"),

@@ -24,7 +24,7 @@ from app.config.variables import known_variables
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-c2pa.lock")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -52,11 +52,12 @@ def test_a_lock_pins_and_hashes_everything_and_names_no_index(name: str) -> None
 
 
 def test_the_locks_hold_what_the_project_asks_for() -> None:
-    run, dev, build = map(locked, LOCKS)
+    run, dev, build, signing = map(locked, LOCKS)
     extras = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
     assert names(PROJECT["dependencies"]) <= set(run)
     assert names(extras) <= set(dev)
     assert names(PROJECT["optional-dependencies"]["otel"]) <= set(run), "the image could not send traces"
+    assert {*run, *names(PROJECT["optional-dependencies"]["c2pa"])} <= set(signing), "the image could not sign images"
     assert "hatchling" in build
     for text in [*PROJECT["dependencies"], *extras]:
         requirement = Requirement(text)
@@ -64,7 +65,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
         assert requirement.specifier.contains(pin.version), f"{requirement} is locked as {pin}: run make lock"
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock", "requirements-c2pa.lock"])
 def test_the_tested_releases_are_those_that_run(name: str) -> None:
     """The development lock has the same releases as the lock of the image."""
     dev = locked("requirements-dev.lock")

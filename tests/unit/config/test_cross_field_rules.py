@@ -42,6 +42,8 @@ CASES = [
     Case("several workers and replicas that share a Redis", SHARED | {"workers": 2, "replicas": 2}),
     Case("one worker, and images in its memory", SINGLE | {"image_store": "memory:"}),
     Case("uploads of two of the largest requests", SINGLE | {"max_upload_bytes": "10MiB", "max_request_bytes": "5MiB"}),
+    Case("certificates for signing, without a key", SINGLE | {"sign_certificates": __file__}, "LIMNER_SIGN_KEY: unset, while LIMNER_SIGN_CERTIFICATES is set"),
+    Case("a key for signing, without certificates", SINGLE | {"sign_key": "k"}, "LIMNER_SIGN_KEY: has no effect without LIMNER_SIGN_CERTIFICATES"),
     Case("uploads of less than two of the largest requests", SINGLE | {"max_upload_bytes": "9MiB", "max_request_bytes": "5MiB"}, "LIMNER_MAX_UPLOAD_BYTES: 9437184 is less than twice LIMNER_MAX_REQUEST_BYTES"),
 ]  # fmt: skip
 

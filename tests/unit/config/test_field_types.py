@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
+from app.config import field_types
 from app.config.field_types import (
     STANDARD_OUTPUT,
     BaseUrl,
@@ -18,6 +19,7 @@ from app.config.field_types import (
     LedgerFile,
     OtlpEndpoint,
     ShrinkLimits,
+    SigningCertificates,
     StateUrl,
     StringList,
     UpstreamUrl,
@@ -134,6 +136,13 @@ def test_a_collector_needs_a_package_that_is_optional(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ValidationError, match=r"pip install 'limner\[otel\]'"):
         TypeAdapter(OtlpEndpoint).validate_python("http://127.0.0.1:4318")
+
+
+def test_signing_needs_packages_that_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TypeAdapter(SigningCertificates).validate_python(__file__) == Path(__file__)
+    monkeypatch.setattr(field_types, "is_available", lambda: False)
+    with pytest.raises(ValidationError, match=r"pip install 'limner\[c2pa\]'"):
+        TypeAdapter(SigningCertificates).validate_python(__file__)
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.com", False)])  # fmt: skip

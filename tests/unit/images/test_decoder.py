@@ -24,6 +24,7 @@ from app.images.blob import Blob
 from app.images.decode_cost import Cost
 from app.images.decoder import HeldBytes, Output, SharedFile, ending_with, enforce_cost, run_template, serve
 from tests.support.sample_images import as_blob, as_bytes, as_image, gradient, saved
+from tests.support.signing import credentials, read_manifest
 
 ROOT = Path(__file__).parents[3]
 PNG, JPEG = (saved(gradient(), name) for name in ("PNG", "JPEG"))
@@ -112,6 +113,15 @@ def test_masks_are_checked_and_applied() -> None:
         assert checked == {"written": None}
         client.output.take_back(*applied["written"])
         assert as_image(client.output).size == (24, 16)
+
+
+def test_an_image_is_signed() -> None:
+    who = credentials()
+    with Client() as client, as_blob(JPEG) as image, in_file(PNG) as original:
+        client.send("sign", (who.chain, who.pem(), "es256", None, "1.2.3", False, False), image, original)
+        (signed,) = client.run()
+        client.output.take_back(*signed["written"])
+        assert read_manifest(as_bytes(client.output), "jpeg").state == "Valid"
 
 
 def test_an_error_is_sent_with_its_fields() -> None:

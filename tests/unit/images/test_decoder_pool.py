@@ -202,7 +202,7 @@ def test_a_job_without_a_reply_is_given_up(pool: DecoderPool, monkeypatch: pytes
         _, decoders = await started(pool)
         for pid in decoders:
             os.kill(pid, signal.SIGSTOP)
-        monkeypatch.setattr(decoder_pool, "_MAX_SECONDS", 0.0)
+        monkeypatch.setattr(pool, "_max_seconds", 0.0)
         with pytest.raises(DecoderExceeded, match="no reply within"):
             await convert(pool)
         for pid in decoders:

@@ -27,6 +27,7 @@ from app.protocol.json_stream import Base64String
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from tests.support.sample_images import gradient, saved
+from tests.support.signed_images import signed as signed_file
 
 PNG = saved(gradient(size=(8, 8)), "PNG")
 JPEG = saved(gradient(size=(8, 8)), "JPEG")
@@ -61,6 +62,8 @@ class World:
         converted: What each conversion returns; None: nothing is to do.
         masks: The two images of each call of `check_mask`, and the original and the mask of each of `apply_mask`.
         prepared: The arguments of each call of `prepare`.
+        signed: What signing returns; None: it fails.
+        signings: What each call of `sign` was asked for.
         bugs: What was reported as one.
     """
 
@@ -71,6 +74,8 @@ class World:
     private: set[str] = field(default_factory=set)
     stored: list[tuple[bytes, str]] = field(default_factory=list)
     converted: bytes | None = None
+    signed: bytes | None = None
+    signings: list[tuple[bytes, bytes, bool, bool]] = field(default_factory=list)
     spool: Spool = field(default_factory=Spool)
     masks: list[tuple[bytes, bytes]] = field(default_factory=list)
     prepared: list[tuple[bytes, int, bytes | None]] = field(default_factory=list)
@@ -123,6 +128,10 @@ class World:
 
     async def convert(self, image: ByteSink, request: ImagesRequest) -> ByteSink:
         return image if self.converted is None else self.blob(self.converted)
+
+    async def sign(self, image: ByteSink, original: ByteSink, *, is_ingredient: bool, is_masked: bool) -> Blob | None:
+        self.signings.append((content(image), content(original), is_ingredient, is_masked))
+        return None if self.signed is None else self.blob(self.signed)
 
     async def store(self, image: ByteSink, info: ImageInfo) -> str:
         self.stored.append((content(image), info.media_type))
@@ -247,6 +256,53 @@ def test_the_form_in_which_an_image_is_returned(case: Case) -> None:
     else:
         assert image.url == ("https://limner.example/stored/1.png" if case.returned == "stored" else case.returned)
     assert (bool(world.fetched), bool(world.stored)) == (case.fetched, case.stored)
+
+
+SIGNED = signed_file(PNG)
+
+
+@dataclass(frozen=True)
+class Signing:
+    """What becomes of a manifest: the upstream's `found` image, `converted` and `signed` where they are not None."""
+
+    name: str
+    policy: dict[str, Any]
+    found: bytes
+    converted: bytes | None
+    signed: bytes | None
+    returned: bytes
+    credentials: str
+    asked: bool = True
+    ignored: tuple[str, ...] = ()
+
+
+STRIPPED, CONVERTED, KEPT = {"sign": "stripped"}, {"sign": "converted"}, {"credentials": "keep"}
+SIGNINGS = [
+    Signing("nobody signs", {}, SIGNED, JPEG, WEBP, JPEG, "stripped", asked=False),
+    Signing("nobody signs, and a manifest is kept", KEPT, SIGNED, JPEG, WEBP, SIGNED, "kept", asked=False, ignored=("output_format",)),
+    Signing("a manifest would be lost", STRIPPED, SIGNED, JPEG, WEBP, WEBP, "signed"),
+    Signing("a manifest would be lost, and nothing can be signed", STRIPPED, SIGNED, JPEG, None, JPEG, "stripped"),
+    Signing("there is no manifest to lose", STRIPPED, PNG, JPEG, WEBP, JPEG, "none", asked=False),
+    Signing("all that is converted is signed", CONVERTED, PNG, JPEG, WEBP, WEBP, "signed"),
+    Signing("all that is converted is signed, with a manifest", CONVERTED, SIGNED, JPEG, WEBP, WEBP, "signed"),
+    Signing("all that is converted is signed, but cannot be", CONVERTED, PNG, JPEG, None, JPEG, "none"),
+    Signing("nothing is converted", CONVERTED, SIGNED, None, WEBP, SIGNED, "kept", asked=False),
+    Signing("nothing is converted, and there is no manifest", CONVERTED, PNG, None, WEBP, PNG, "none", asked=False),
+    Signing("a manifest is kept by signing", STRIPPED | KEPT, SIGNED, JPEG, WEBP, WEBP, "signed"),
+    Signing("a manifest is kept where signing fails", STRIPPED | KEPT, SIGNED, JPEG, None, SIGNED, "kept", ignored=("output_format",)),
+    Signing("a manifest is kept where nothing is converted", STRIPPED | KEPT, SIGNED, None, WEBP, SIGNED, "kept", asked=False, ignored=("output_format",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SIGNINGS, ids=lambda case: case.name)
+def test_what_becomes_of_a_manifest(case: Signing) -> None:
+    world = World([[image_reply(URL)]], web={URL: case.found}, converted=case.converted, signed=case.signed)
+    request = request_for(output_format="jpeg", response_format="b64_json")
+    (image,) = result_of(request, world, replace(POLICY, **case.policy)).images
+    assert (bytes_in(image), image.credentials, image.ignored) == (case.returned, case.credentials, case.ignored)
+    assert image.info is not None
+    assert image.info.format == ("jpeg" if case.returned is JPEG else "webp" if case.returned is WEBP else "png")
+    assert world.signings == ([(case.converted, case.found, case.found is SIGNED, False)] if case.asked else [])
 
 
 @pytest.mark.parametrize(("mode", "wanted", "stream"), [("auto", False, False), ("auto", True, True), ("always", False, True), ("never", True, False)])  # fmt: skip
@@ -495,6 +551,15 @@ def test_an_exact_mask_restores_what_it_covers(form: str) -> None:
     assert world.masks == [(PNG, JPEG), (JPEG, PNG)]
     assert image.info == ImageInfo("image/webp", 8, 8, alpha=False)
     assert world.stored == ([(WEBP, "image/webp")] if form == "url" else [])
+
+
+@pytest.mark.parametrize(("signs", "credentials"), [(True, "signed"), (False, "stripped")])
+def test_what_a_mask_has_changed_is_signed_as_such_even_where_manifests_are_kept(signs: bool, credentials: str) -> None:
+    world = World([[image_reply(URL)]], web={URL: SIGNED}, signed=JPEG if signs else None)
+    request = edit_of(InputImage(source=world.blob(JPEG)), mask=InputImage(source=world.blob(PNG)))
+    (image,) = result_of(request, world, replace(POLICY, mask="exact", sign="stripped", credentials="keep")).images
+    assert (bytes_in(image), image.credentials) == (JPEG if signs else WEBP, credentials)
+    assert world.signings == [(WEBP, SIGNED, True, True)]
 
 
 PASSED_ON: list[tuple[str, dict[str, Any], bool]] = [
