@@ -81,8 +81,7 @@ class KeyLimits:
         """
         return nullcontext() if caller.key is None else self._locks.setdefault(caller.key.name, asyncio.Lock())
 
-    @asynccontextmanager
-    async def slot(self, caller: Caller, slots: int) -> AsyncIterator[None]:
+    def slot(self, caller: Caller, slots: int) -> AbstractAsyncContextManager[None]:
         """Hold `slots` of the concurrency of the caller's key.
 
         Slots of this process are acquired first, because its queue is bounded and fair, then those of all replicas.
@@ -93,13 +92,16 @@ class KeyLimits:
         """
         key = caller.key
         if key is None or key.concurrency is None:
-            yield
-            return
+            return nullcontext()
         semaphore = self._semaphores.setdefault(key.name, FairSemaphore(key.concurrency, self._max_waiting))
         semaphore.set_limit(key.concurrency)
+        return self._slot(caller, key.name, semaphore, slots)
+
+    @asynccontextmanager
+    async def _slot(self, caller: Caller, name: str, semaphore: FairSemaphore, slots: int) -> AsyncIterator[None]:
         async with (
             semaphore.acquire(caller.id, slots),
-            self._shared_semaphore.acquire(key.name, slots, lambda: semaphore.limit),
+            self._shared_semaphore.acquire(name, slots, lambda: semaphore.limit),
         ):
             yield
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from app.api.context import RequestContext
 from app.api.responses import (
@@ -141,13 +141,18 @@ async def is_acknowledged(
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The response to one client that waits for a job. `scope` is that of the request."""
+    """The response to one client that waits for a job. `public_url`: see `deliver`."""
 
     reader: JobReader
     context: RequestContext
     watcher: DisconnectWatcher
-    server_url: str
-    scope: Scope
+    http: Request
+    public_url: str | None = None
+
+    @property
+    def server_url(self) -> str:
+        """How this client reaches this server."""
+        return server_url_of(self.http, self.public_url)
 
     async def is_connected(self) -> bool:
         """Return whether the client is still connected."""
@@ -155,7 +160,7 @@ class Delivery:
 
     async def is_received(self) -> bool:
         """Return whether the client's system has acknowledged the response. Servers other than ours do not know."""
-        unacknowledged = self.scope.get("extensions", {}).get(UNACKNOWLEDGED)
+        unacknowledged = self.http.scope.get("extensions", {}).get(UNACKNOWLEDGED)
         return unacknowledged is None or await is_acknowledged(unacknowledged)
 
     def close(self, *, delivered: bool) -> None:
@@ -181,9 +186,9 @@ async def deliver(
     `public_url` is how clients reach this server; None takes the address that this client has used.
     """
     context.log_fields.update(summarize_request(reader.job.request))
-    delivery = Delivery(reader, context, watcher, server_url_of(http, public_url), http.scope)
+    delivery = Delivery(reader, context, watcher, http, public_url)
     try:
-        return await build_response(delivery, http, keepalive)
+        return await build_response(delivery, keepalive)
     except ClientDisconnected:
         delivery.close(delivered=False)
         return Response(status_code=499)
@@ -192,11 +197,11 @@ async def deliver(
         raise
 
 
-async def build_response(delivery: Delivery, http: Request, keepalive: KeepAlive) -> Response:
+async def build_response(delivery: Delivery, keepalive: KeepAlive) -> Response:
     """Return the response in the form that fits. Raises `ClientDisconnected` if the client leaves before it begins."""
     job, run, watcher = delivery.reader.job, delivery.reader.run, delivery.watcher
     request = job.request
-    is_old = http.scope["http_version"] == "1.0"
+    is_old = delivery.http.scope["http_version"] == "1.0"
     if is_old:
         # HTTP/1.0 has no chunks: the client gets everything at the end.
         await watcher.wait_for_run(run, None)
@@ -219,7 +224,8 @@ async def build_response(delivery: Delivery, http: Request, keepalive: KeepAlive
     if result is None:
         chunks = stream_json_with_keepalive(request, run, watcher, keepalive.interval, delivery.server_url)
         return ChunkedResponse(chunks, _JSON, headers, delivery)
-    return SizedResponse([encode_json(request, result, delivery.server_url)], _JSON, headers, delivery)
+    server_url = delivery.server_url if any(image.is_stored for image in result.images) else ""
+    return SizedResponse([encode_json(request, result, server_url)], _JSON, headers, delivery)
 
 
 def server_url_of(http: Request, public_url: str | None) -> str:
@@ -239,7 +245,7 @@ def task_response(view: TaskView, http: Request, context: RequestContext) -> Res
     headers = {"cache-control": "no-store"}
     if view.reader is None:
         return OrjsonResponse(view.document, 200, headers | {"retry-after": _POLL_AFTER})
-    delivery = Delivery(view.reader, context, DisconnectWatcher(http.receive), "", http.scope)
+    delivery = Delivery(view.reader, context, DisconnectWatcher(http.receive), http)
     return SizedResponse([StreamingJson(view.document)], _JSON, headers, delivery)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 from app.errors import ApiError, ImageUnavailable, JobLost, RetrySafety
 from app.extraction.partial import progress_line
@@ -30,10 +30,13 @@ from app.protocol.inline_images import ByteSink
 from app.protocol.size_fit import SizeMode
 from app.state.job_table import JobTable
 from app.upstream.client import UpstreamRequest
-from app.upstream.pool import UpstreamPool
+from app.upstream.pool import Snapshot, UpstreamPool
 
 #: Seconds between two looks at what an upstream says of its progress: each look reads the whole reply.
 _PROGRESS_INTERVAL = 0.5
+
+#: The origins of upstreams, of which there are few.
+_origin_of_upstream = lru_cache(256)(origin_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +106,16 @@ class JobIO:
         if earlier is not None:
             self._run.question_errors.append(earlier)
             raise earlier
-        sent = SentQuestion(self._run)
+        sent, telemetry = SentQuestion(self._run), self._run.telemetry
+        if telemetry.ignored is None:
+            self._expect_ignored()
         try:
-            async with aclosing(self._send(question, sent)) as snapshots:
-                async for snapshot in snapshots:
-                    sent.reply = snapshot
-                    yield snapshot
+            with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
+                async with aclosing(self._send(question, sent, step)) as snapshots:
+                    async for upstream, reply in snapshots:
+                        self._note_snapshot(upstream, reply)
+                        sent.reply = reply
+                        yield reply
         except BaseException as failure:  # reason: noted, and raised again
             self._note_failure(sent, failure)
             raise
@@ -128,25 +135,17 @@ class JobIO:
         if sent.unsettled and sent.reply is None:
             self.job.spent_questions.append(failure if isinstance(failure, ApiError) else JobLost())
 
-    async def _send(self, question: ChatQuestion, sent: "SentQuestion") -> AsyncGenerator[ChatReply, None]:
-        telemetry = self._run.telemetry
-        if telemetry.ignored is None:
-            self._expect_ignored()
-        with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
-            request = UpstreamRequest(
-                question,
-                self.token,
-                {"x-request-id": self.job.id, **step.headers},
-                self.job.spool.new_blob,
-                partial(self._before_send, sent),
-                sent.mark_free,
-                self._note_attempt,
-            )
-            asked = self.backends.pool.request(request, question.request.model, self.upstream)
-            async with aclosing(asked) as snapshots:
-                async for upstream, reply in snapshots:
-                    self._note_snapshot(upstream, reply)
-                    yield reply
+    def _send(self, question: ChatQuestion, sent: "SentQuestion", step: TraceStep) -> AsyncGenerator[Snapshot, None]:
+        request = UpstreamRequest(
+            question,
+            self.token,
+            {"x-request-id": self.job.id, **step.headers},
+            self.job.spool.new_blob,
+            partial(self._before_send, sent),
+            sent.mark_free,
+            self._note_attempt,
+        )
+        return self.backends.pool.request(request, question.request.model, self.upstream)
 
     async def _before_send(self, sent: "SentQuestion") -> None:
         """Announce the job to other replicas before it may cost something, once for all its questions."""
@@ -218,7 +217,7 @@ class JobIO:
             spec = member.spec
             key = self.token if spec.api_key is None else spec.api_key.get_secret_value()
             is_allowed = spec.origin_downloads_with_key and self.upstream in {None, spec.name}
-            if key and is_allowed and (origin := origin_of(spec.base_url)):
+            if key and is_allowed and (origin := _origin_of_upstream(spec.base_url)):
                 keys.setdefault(origin, key)
         return keys
 

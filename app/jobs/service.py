@@ -315,17 +315,17 @@ class ImageService:
         """
         run, caller, request = job.run, submission.caller, job.request
         upstream = None if caller.key is None else caller.key.upstream
-        io = JobIO(self.backends, job, caller.token, upstream)
+        size = _USUAL_SIZE if request.size is None else request.size.upstream_size
+        pipeline = Pipeline(request, JobIO(self.backends, job, caller.token, upstream), self.policy)
         with run.telemetry.trace.step("turn") as queued:
-            async with (
-                self.limits.slot(caller, request.n),
-                self.semaphore.acquire(caller.id, request.n),
-                aclosing(self._run_pipeline(request, io)) as items,
-            ):
+            async with self.limits.slot(caller, request.n), self.semaphore.acquire(caller.id, request.n):
                 run.telemetry.queue_seconds = queued.stop()
                 try:
-                    async for item in items:
-                        yield item
+                    # Room for the images is reserved before anything is paid for.
+                    with self.capacity.reserve(request.n, size.width * size.height):
+                        async with aclosing(pipeline.run()) as items:
+                            async for item in items:
+                                yield item
                 except asyncio.CancelledError:
                     if run.state is not JobState.SUBMITTED:
                         raise
@@ -334,14 +334,6 @@ class ImageService:
                         raise ServiceUnavailable(_SHUTTING_DOWN) from None
                     run.interrupt()
                     raise ServiceUnavailable(_INTERRUPTED, headers={"x-should-retry": "false"}) from None
-
-    async def _run_pipeline(self, request: ImagesRequest, io: JobIO) -> AsyncGenerator[Item, None]:
-        """Run the pipeline with room for its images, which is reserved before anything is paid for."""
-        size = _USUAL_SIZE if request.size is None else request.size.upstream_size
-        with self.capacity.reserve(request.n, size.width * size.height):
-            async with aclosing(Pipeline(request, io, self.policy).run()) as items:
-                async for item in items:
-                    yield item
 
     async def result(self, job_id: str, caller: Caller, spool: Spool) -> JobReader | None:
         """Return a reader of a finished job, None while it is in progress. May be called as often as wanted.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, Literal, NamedTuple
 
 from app.protocol.dialects import PREFIX, SENTENCES, WORDS, Dialect, RequestedSize
@@ -10,6 +10,9 @@ from app.protocol.image_format import read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import Base64String, StreamingJson
+
+#: Dialects of which is remembered what they carry: there is one for each upstream.
+_REMEMBERED_DIALECTS = 256
 
 #: When a stream is requested: `auto` if the client requested one.
 StreamMode = Literal["auto", "always", "never"]
@@ -71,7 +74,8 @@ def client_fields(request: ImagesRequest, dialect: Dialect) -> set[str]:
     return paths | {name for name in ("metadata", "user") if getattr(request, name)}
 
 
-def carried_parameters(dialect: Dialect) -> dict[str, bool]:
+@lru_cache(_REMEMBERED_DIALECTS)
+def carried_parameters(dialect: Dialect) -> Mapping[str, bool]:
     """Return whether an upstream of a dialect is told each of the parameters for which that depends on the dialect."""
     size, user = bool(dialect.size or dialect.model_suffixes), "user" in dialect.send
     return {

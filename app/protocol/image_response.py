@@ -51,8 +51,12 @@ class OutputImage:
         """
         if self.source is not None:
             return {"b64_json": Base64String(self.source)}
-        is_path = isinstance(self.url, str) and self.url.startswith("/")
-        return {"url": f"{server_url}{self.url}" if is_path else self.url}
+        return {"url": f"{server_url}{self.url}" if self.is_stored else self.url}
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether this server has stored the image, so that its URL is a path."""
+        return isinstance(self.url, str) and self.url.startswith("/")
 
 
 def effective_response_format(request: ImagesRequest, default: str) -> str:

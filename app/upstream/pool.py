@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import partial
 from typing import NamedTuple
 
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RequestTooLarge, RetrySafety, UpstreamError
@@ -71,7 +70,7 @@ class RoutingState:
         is_prepaid: The retry budget has paid for the next attempt already.
         may_have_cost: One of the attempts may have been paid for.
         swapped: Upstreams that were asked again with the dialect's other modalities.
-        error: Raised when no further attempt is allowed.
+        error: The failure that a client is told of; None as long as no attempt has failed.
     """
 
     models: Mapping[str, str]
@@ -84,7 +83,12 @@ class RoutingState:
     is_prepaid: bool = False
     may_have_cost: bool = False
     swapped: set[str] = field(default_factory=set)
-    error: ApiError = field(default_factory=partial(RateLimited, _BUSY, retry_after=10))
+    error: ApiError | None = None
+
+    @property
+    def last_error(self) -> ApiError:
+        """What to raise when no further attempt is allowed."""
+        return self.error or RateLimited(_BUSY, retry_after=10)
 
     def start(self, spec: UpstreamSpec, now: float) -> float:
         """Return since when the time limit of an attempt that begins now has been running."""
@@ -305,7 +309,7 @@ class UpstreamPool:
             # At the end, an error that time may mend is more useful to the client than one that only the operator can.
             routing.error = failure.error
         if routing.failed >= self._attempts or (is_ambiguous and not self._budget.withdraw()):
-            raise _final(routing.error, routing)
+            raise _final(routing.last_error, routing)
         routing.is_prepaid = is_ambiguous
         routing.tried.add(name)
         delay = retry_delay(
@@ -321,7 +325,7 @@ class UpstreamPool:
             routing.retry_at[name] = routing.failed_at + delay
 
     async def _select(self, routing: RoutingState) -> PoolMember:
-        """Return the upstream for the next attempt. Raises `routing.error` where there is none."""
+        """Return the upstream for the next attempt. Raises `routing.last_error` where there is none."""
         while isinstance(choice := self._choose(routing), NoCandidate):
             if choice is NoCandidate.BUSY:
                 await self._wait_for_capacity(routing)
@@ -350,12 +354,12 @@ class UpstreamPool:
             async with asyncio.timeout(routing.queued_at + self._timeout - self._monotonic()):
                 await self._freed.wait()
         except TimeoutError:
-            raise _final(routing.error, routing) from None
+            raise _final(routing.last_error, routing) from None
 
     async def _wait_before_retry(self, routing: RoutingState) -> None:
         """Wait until an upstream that has turned the request away may be tried again, the first one that allows it."""
         if not routing.retry_at or not (routing.is_prepaid or self._budget.withdraw()):
-            raise _final(routing.error, routing)
+            raise _final(routing.last_error, routing)
         routing.is_prepaid = False
         name = min(routing.retry_at, key=routing.retry_at.__getitem__)
         seconds = max(0.0, routing.retry_at.pop(name) - routing.failed_at)
@@ -364,7 +368,7 @@ class UpstreamPool:
             upstream=name,
             attempt=routing.failed,
             seconds=round(seconds, 3),
-            reason=routing.error.detail,
+            reason=routing.last_error.detail,
         )
         await self._sleep(seconds)
         routing.tried.discard(name)
