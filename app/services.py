@@ -46,10 +46,11 @@ from app.protocol.prices import PriceList
 from app.state.circuit_reports import exchange_circuit_reports
 from app.state.job_table import DEFAULT_TIMINGS, JobTable, SharingTimings
 from app.state.shared_state import SharedState
-from app.upstream.client import Transport, UpstreamClient, open_transport
+from app.upstream.client import UpstreamClient
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import UpstreamSpec
 from app.upstream.token_check import TokenCheck
+from app.upstream.transport import Transport, open_transport
 
 #: Seconds between two purges of the image store, at most.
 _MAX_PURGE_INTERVAL = 600.0

@@ -184,7 +184,7 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         upstream, clock = self._upstream, self._upstream.clock
         arrived: asyncio.Future[Call] = self._loop.create_future()
-        content = request.content.decode() if isinstance(request.stream, httpx.ByteStream) else ""
+        content = b"".join(request.stream).decode() if isinstance(request.stream, httpx.ByteStream) else ""
         question = content[(at := content.index("question ")) : at + 12]
         job_id = request.headers["x-request-id"]
 

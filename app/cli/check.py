@@ -30,10 +30,10 @@ from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import placeholder_png
 from app.services import build_spec, build_store_config, signing_key
 from app.state.shared_state import SharedState
-from app.upstream.client import open_transport
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import classify
 from app.upstream.spec import UpstreamSpec
+from app.upstream.transport import open_transport
 
 #: An image of some hundred bytes. Stores cannot delete a single image, so it stays until it expires.
 _SAMPLE = placeholder_png(0)

@@ -32,9 +32,9 @@ from app.protocol.image_response import OutputImage
 from app.protocol.sizes import Size
 from app.protocol.usage import NO_USAGE, Usage
 from app.services import Services, build_spec
-from app.upstream.client import Transport, open_transport
 from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
 from app.upstream.spec import UpstreamSpec
+from app.upstream.transport import Transport, open_transport
 
 #: Pictures that are paid for at most, unless `--max-images` says otherwise.
 MAX_IMAGES = 6

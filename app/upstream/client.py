@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, suppress
@@ -12,7 +11,6 @@ from typing import Any
 import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
 
 from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
 from app.extraction.forms import find_images
@@ -27,14 +25,11 @@ from app.upstream.decoding import ContentDecoder
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
+from app.upstream.transport import Transport
 from app.upstream.work_evidence import error_came_first
 
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
 _MAX_SENT_WHOLE = 64 * 1024
-
-#: Seconds that an unused connection is kept: less than the shortest limit of common servers (5 s: Node and uvicorn). If
-#: the server closes it while a request is on its way, there is no way to know whether that request was paid for.
-_KEEP_ALIVE = 4.0
 
 #: What is read of an error answer: bytes, and seconds for all of it.
 _MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
@@ -62,10 +57,6 @@ _NOT_CONNECTED = (
     httpx.ConnectTimeout,
 )
 _CONNECTION_LOST = (httpx.HTTPError, aiohttp.ClientError)
-
-
-#: What sends requests: `open_transport` makes one, tests and `limner check` have others.
-Transport = httpx.AsyncBaseTransport
 
 
 async def _send_unobserved() -> None:
@@ -254,9 +245,11 @@ class UpstreamClient:
         }
         if key := self._key_for(request):
             headers["authorization"] = f"Bearer {key}"
-        content = b"".join(body.chunks()) if body.length <= _MAX_SENT_WHOLE else _encode(body, stopwatch)
+        is_small = body.length <= _MAX_SENT_WHOLE
+        # Not as `content`, for which httpx looks through the headers and adds its own.
+        stream = httpx.ByteStream(b"".join(body.chunks())) if is_small else _EncodedBody(body, stopwatch)
         fields = httpx.Headers(headers, encoding="utf-8")
-        return httpx.Request("POST", self._url, headers=fields, content=content, extensions=self._extensions)
+        return httpx.Request("POST", self._url, headers=fields, stream=stream, extensions=self._extensions)
 
     def _key_for(self, request: UpstreamRequest) -> str | None:
         return request.api_key if self._spec.api_key is None else self._spec.api_key.get_secret_value()
@@ -372,10 +365,16 @@ class _Stopwatch:
         return self.monotonic() - self.sent_at
 
 
-async def _encode(body: StreamingJson, stopwatch: _Stopwatch) -> AsyncIterator[bytes]:
-    for chunk in body.chunks():
-        yield chunk
-    stopwatch.restart()
+class _EncodedBody(httpx.AsyncByteStream):
+    """A large body, encoded while it is being sent."""
+
+    def __init__(self, body: StreamingJson, stopwatch: _Stopwatch) -> None:
+        self._body, self._stopwatch = body, stopwatch
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self._body.chunks():
+            yield chunk
+        self._stopwatch.restart()
 
 
 async def _await_end(chunks: AsyncIterator[bytes]) -> None:
@@ -428,33 +427,3 @@ def _describe(error: Exception) -> str:
 async def _close(response: httpx.Response) -> None:
     with suppress(*_CONNECTION_LOST):
         await response.aclose()
-
-
-def _proxy_at(address: str) -> httpx.Proxy:
-    """Return a proxy with its password in a header: httpx-aiohttp would use a class that aiohttp is about to remove."""
-    proxy = httpx.Proxy(address)
-    if proxy.auth is None:
-        return proxy
-    return httpx.Proxy(proxy.url, headers={"proxy-authorization": aiohttp.encode_basic_auth(*proxy.auth)})
-
-
-def open_transport(spec: UpstreamSpec | None = None) -> Transport:
-    """Return a transport with as many connections as there are requests. Its session opens with the first request.
-
-    Only the proxy and the certificates of `spec` matter.
-
-    Sessions are made here since the transport's own would quietly stop at 100 connections. Nothing is taken from the
-    environment but the operating system's certificates (and SSL_CERT_FILE): a proxy variable would send the key through
-    the proxy. It is used without httpx's client, which could follow redirects and keep cookies, and costs a tenth of a
-    small request.
-    """
-    # True is the context that aiohttp has made anyway: one more takes 1 MiB, and 20 ms at the start.
-    context = True if spec is None or spec.tls_ca is None else ssl.create_default_context(cafile=spec.tls_ca)
-    proxy = None if spec is None or spec.proxy is None else _proxy_at(spec.proxy.get_secret_value())
-
-    def open_session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=_KEEP_ALIVE)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-
-    # Its own context serves its own sessions, of which there are none: this one trusts nobody.
-    return AiohttpTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), proxy=proxy, client=open_session)

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import os
 import socket
-import ssl
 import time
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -18,7 +17,6 @@ import httpx
 import orjson
 import pytest
 import respx
-from httpx_aiohttp import AiohttpTransport
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -44,10 +42,11 @@ from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.upstream import client as upstream_client
-from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest, open_transport
+from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import DEFAULT_MODEL, UpstreamSpec
+from app.upstream.transport import AiohttpTransport, open_transport
 from tests.support.faulty_upstream import FaultyUpstream, Script, SocketFault, run_faulty_upstream, run_server
 
 KEY = "sk-limner-test-upstream"
@@ -887,12 +886,7 @@ def test_certificates_are_checked() -> None:
     async def run() -> object:
         async with open_transport() as transport:
             assert isinstance(transport, AiohttpTransport)
-            # Its own context serves no session: should one come to use it, it trusts nobody.
-            assert (transport.ssl_context.verify_mode, transport.ssl_context.cert_store_stats()["x509"]) == (
-                ssl.CERT_REQUIRED,
-                0,
-            )
-            async with transport.get_client() as session:
+            async with transport.new_session() as session:
                 assert isinstance(session.connector, aiohttp.TCPConnector)
                 return session.connector._ssl
 

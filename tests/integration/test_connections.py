@@ -20,9 +20,10 @@ from app.errors import ApiError, UpstreamUnreachable
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.image_request import ImagesRequest, Operation
 from app.services import build_pool
-from app.upstream.client import UpstreamClient, UpstreamRequest, open_transport
+from app.upstream.client import UpstreamClient, UpstreamRequest
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import UpstreamSpec
+from app.upstream.transport import open_transport
 from tests.support.certificates import CERTIFICATE, KEY
 from tests.support.faulty_upstream import FaultyUpstream, run_faulty_upstream
 from tests.support.proxy import Proxy, run_proxy

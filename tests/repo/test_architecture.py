@@ -46,13 +46,18 @@ MAY_IMPORT_ONLY = {"jobs/pipeline": {"errors", "protocol", "extraction", "jobs/c
 #: The libraries that open connections or speak HTTP, each with the files that may import it.
 MAY_USE = {
     # Outgoing connections. The commands connect as a client of Limner or to check an upstream, the demo to its own image host.
-    "httpx": ("upstream/client", "cli/*", "demo/*"),
-    "httpx_aiohttp": ("upstream/client",),
-    "aiohttp": ("upstream/client", "images/fetch", "images/guarded_http", "images/download_proxy"),
+    "httpx": ("upstream/client", "upstream/transport", "cli/*", "demo/*"),
+    "aiohttp": (
+        "upstream/client",
+        "upstream/transport",
+        "images/fetch",
+        "images/guarded_http",
+        "images/download_proxy",
+    ),
     "obstore": ("images/bucket",),
     "redis": ("state/*",),
     "opentelemetry": ("observability/tracing",),
-    "ssl": ("upstream/client", "images/fetch", "images/guarded_http", "config/connections", "cli/*"),
+    "ssl": ("upstream/transport", "images/fetch", "images/guarded_http", "config/connections", "cli/*"),
     # `images/guarded_http` resolves host names, decoders have socket pairs, the servers bind the sockets on which they listen.
     "socket": (
         "images/guarded_http",

@@ -10,7 +10,7 @@ from app import __version__
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.services import build_pool, build_spec, build_usage_recorder, download_proxy, max_in_flight
-from app.upstream.client import open_transport
+from app.upstream.transport import open_transport
 
 LIMITS: dict[str, tuple[list[int | None], int]] = {
     "one without a limit: as many as the process takes": ([4, None], 100),

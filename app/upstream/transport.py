@@ -1,0 +1,120 @@
+"""HTTP connections to upstreams, by aiohttp behind the interface of httpx, which tests and commands implement, too."""
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import httpx
+
+from app.upstream.spec import UpstreamSpec
+
+#: What sends requests: `open_transport` makes one, tests and `limner check` have others.
+Transport = httpx.AsyncBaseTransport
+
+#: Seconds that an unused connection is kept: less than the shortest limit of common servers (5 s: Node and uvicorn). If
+#: the server closes it while a request is on its way, there is no way to know whether that request was paid for.
+_KEEP_ALIVE = 4.0
+
+
+def open_transport(spec: UpstreamSpec | None = None) -> Transport:
+    """Return a transport with as many connections as there are requests. Its session opens with the first request.
+
+    Only the proxy and the certificates of `spec` matter.
+    """
+    # True is the context that aiohttp has made anyway: one more takes 1 MiB, and 20 ms at the start.
+    context = True if spec is None or spec.tls_ca is None else ssl.create_default_context(cafile=spec.tls_ca)
+    proxy = None if spec is None or spec.proxy is None else httpx.Proxy(spec.proxy.get_secret_value())
+    return AiohttpTransport(context, proxy)
+
+
+class AiohttpTransport(httpx.AsyncBaseTransport):
+    """Connections to one upstream.
+
+    Nothing is taken from the environment but the operating system's certificates (and SSL_CERT_FILE): a proxy variable
+    would send the key through the proxy. It is used without httpx's client, which could follow redirects and keep
+    cookies, and costs a tenth of a small request.
+    """
+
+    def __init__(self, context: ssl.SSLContext | bool, proxy: httpx.Proxy | None = None) -> None:
+        self._context = context
+        self._proxy = _proxy_options(proxy)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return when the head of its response has come.
+
+        Raises:
+            httpx.TransportError: There is no response. The cause is the exception of aiohttp.
+        """
+        if self._session is None:
+            self._session = self.new_session()
+        seconds = request.extensions["timeout"]
+        try:
+            response = await self._session.request(
+                request.method,
+                str(request.url),
+                headers={name.decode(): value.decode() for name, value in request.headers.raw},
+                data=_body_of(request),
+                allow_redirects=False,
+                auto_decompress=False,
+                timeout=aiohttp.ClientTimeout(sock_connect=seconds["connect"], connect=seconds["pool"]),
+                **self._proxy,
+            )
+        except aiohttp.ClientError as error:
+            raise httpx.TransportError(str(error)) from error
+        reason = (response.reason or "").encode()
+        stream = _ResponseStream(response)
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=stream, extensions={"reason_phrase": reason}
+        )
+
+    def new_session(self) -> aiohttp.ClientSession:
+        """Return a session, which needs a running event loop."""
+        # Without a limit: aiohttp's own would quietly stop at 100 connections.
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._context, keepalive_timeout=_KEEP_ALIVE)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class _ResponseStream(httpx.AsyncByteStream):
+    """The body of a response, in pieces as they come."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._response.content.readany()
+        except aiohttp.ClientError as error:
+            raise httpx.ReadError(str(error)) from error
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it where the body was not read to its end."""
+        self._response.release()
+        await self._response.wait_for_close()
+
+
+def _body_of(request: httpx.Request) -> Any:
+    """Return the bytes of a small body, and the stream of a large one."""
+    if isinstance(request.stream, httpx.ByteStream):
+        return b"".join(request.stream) or None
+    return request.stream
+
+
+def _proxy_options(proxy: httpx.Proxy | None) -> Mapping[str, Any]:
+    """Return the proxy for aiohttp, its password in a header: aiohttp is about to remove its class for passwords."""
+    if proxy is None:
+        return {}
+    password = {} if proxy.auth is None else {"proxy-authorization": aiohttp.encode_basic_auth(*proxy.auth)}
+    return {"proxy": str(proxy.url), "proxy_headers": password}
