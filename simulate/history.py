@@ -77,6 +77,7 @@ class History:
         self.kills: list[tuple[float, int]] = []
         self._clock, self._plan = clock, plan
         self._calls_by_job: Counter[str] = Counter()
+        self._claims: set[str] = set()
         self._trouble = [
             fault for fault in plan.faults if fault.kind.startswith("redis") and "doubles" not in fault.kind
         ]
@@ -182,6 +183,21 @@ class History:
             group.lost += 1
             if group.key is None:
                 group.credit[attempt.client] = attempt.client.wish.n
+
+    def claimed(self, request_id: str) -> None:
+        """Note that the job table has a new job for a request.
+
+        A retry may have overtaken it. Where its client is gone without a sign, nobody can know that one would be enough.
+        """
+        if request_id in self._claims:
+            return
+        self._claims.add(request_id)
+        attempt = self.attempts[request_id]
+        client, group = attempt.client, self.group_of(attempt.client)
+        retries = [each for each in client.attempts if each.is_marked and each.number > attempt.number]
+        is_gone = attempt.left_at is not None and attempt.noticed_at is None
+        if group.key is None and is_gone and any(each.id in self._claims for each in retries):
+            group.credit[client] += client.wish.n
 
     def received(self, attempt: "Attempt", received: "Received") -> None:
         """Note what has reached a client."""

@@ -54,6 +54,7 @@ class SimulatedRedis:
         is_closing: The schedule is over: every command fails at once.
         note: Takes a line for each command, if the history is to tell of them.
         on_lost: Takes the reader that a loss is reported to.
+        on_claimed: Takes the request that a new job is claimed for.
         executed: Commands by name.
     """
 
@@ -66,6 +67,7 @@ class SimulatedRedis:
     is_closing: bool = False
     note: Callable[[str], None] | None = None
     on_lost: Callable[[str], None] = lambda _: None
+    on_claimed: Callable[[str], None] = lambda _: None
     executed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -86,6 +88,8 @@ class SimulatedRedis:
         reply = run_script(text, keys, args, 1e12 + round(self.clock.now * 1000))
         if self.note is not None:
             self.note(_describe(args, reply))
+        if reply[0] == b"claimed":
+            self.on_claimed(reply[1].decode())
         if reply[0] == b"lost":
             self.on_lost(orjson.loads(args[1]).get("reader", ""))
         return reply

@@ -63,6 +63,7 @@ class Schedule:
             self.chance,
             note=self.history.note if with_commands else None,
             on_lost=self.history.loss_reported,
+            on_claimed=self.history.claimed,
         )
         upstream = SimulatedUpstream(
             self.clock, self.chance, {name: list(each) for name, each in plan.behaviors.items()}, self.history.called

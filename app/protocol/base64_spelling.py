@@ -98,6 +98,24 @@ def _find_first_bytes(data: bytes, position: int, end: int) -> int:
 #: An image directly behind the line break at the end of another one.
 _NEXT_IMAGE = b"(?:" + b"|".join(map(re.escape, _MAGIC)) + b")"
 
+#: The first bytes of an image where it may not continue another one.
+IMAGE_START = re.compile(_NEXT_IMAGE)
+#: Behind a quote, so many groups of letters are a piece of base64 that began earlier. No text has lines of such words.
+_GROUP, _MIN_GROUPS = 8, 128
+_LETTER_GROUP = b"(?:" + _ANY_CHARACTER + b"{0,%d}" % (_GROUP - 1) + _BLANKS + b")?" + _ANY_CHARACTER + b"{%d}" % _GROUP
+_PIECE_START = re.compile(b'"(?:' + _BLANKS + b")?+(?=(?:" + _LETTER_GROUP + b"){%d})" % _MIN_GROUPS)
+#: The end of a chunk that may be the start of one.
+_OPEN_PIECE = re.compile(
+    b'"(?:'
+    + _ANY_CHARACTER
+    + b"|"
+    + _BLANK
+    + b"){0,%d}+" % (2 * _GROUP * _MIN_GROUPS)
+    + b"(?:"
+    + _CUT_ESCAPE
+    + rb")?\Z"
+)
+
 PADDING = re.compile(_PADDING + rb"(?:(?:" + _BLANKS + rb")?+" + _PADDING + rb")?+")
 BLANKS = re.compile(_BLANKS)
 LINE = re.compile(rb"(?:" + _CHARACTER + rb"++|" + _ESCAPED_CHARACTER + rb")*+")
@@ -125,6 +143,18 @@ def held_back(data: bytes, position: int) -> int:
         if data[-length:] in _BEGINNINGS:
             return length
     return 0
+
+
+def find_piece(data: bytes, position: int, end: int) -> int:
+    """Return where a string that has only letters of base64 begins in front of `end`, -1 if nowhere."""
+    match = _PIECE_START.search(data, position)
+    return match.end() if match and match.end() <= end else -1
+
+
+def held_back_piece(data: bytes, position: int) -> int:
+    """Return the number of bytes at the end of `data`, behind `position`, that may be the start of a piece."""
+    quote = data.rfind(b'"', position)
+    return len(data) - quote if quote >= 0 and _OPEN_PIECE.match(data, quote) else 0
 
 
 _CODED = re.compile(_BACKSLASHES + rb"u00([0-7][0-9A-Fa-f])|%([0-7][0-9A-Fa-f])|&#x([0-9A-Fa-f]{2});|&#([0-9]{2});")

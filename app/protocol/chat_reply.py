@@ -13,7 +13,7 @@ from typing import Any
 from app.errors import UpstreamInvalidReply
 from app.protocol import sse
 from app.protocol.attempt_costs import AttemptRecord
-from app.protocol.inline_images import ByteSink, InlineImageSpooler
+from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece
 from app.protocol.loose_json import OpenDocument, find_documents, read_documents
 from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
@@ -21,6 +21,8 @@ from app.protocol.usage import NO_USAGE, Usage
 
 #: Bytes of a reply without its images. A million words are less.
 MAX_LEFT = 4 * 2**20
+#: The share of these that base64 without a complete image may take. The rest is for the text around it.
+_PUT_BACK = (15, 16)
 #: Bytes of a body that are kept for the log.
 _MAX_RAW = 16 * 1024
 #: What one event is counted as, beside the text in it: a stream of empty events must end, too.
@@ -108,11 +110,13 @@ class ReplyParser:
         """
         self._max_left = max_left
         self._spooled: dict[str, ByteSink] = {}
-        self._new_spooler: Callable[[], InlineImageSpooler] | None = None
+        self._new_spooler: Callable[..., InlineImageSpooler] | None = None
         self._spooler: InlineImageSpooler | None = None
+        self._pieces: list[Piece] = []
         if new_sink is not None:
-            self._new_spooler = partial(InlineImageSpooler, new_sink, self._spooled, max_left)
-            self._spooler = self._new_spooler()
+            max_put_back = max_left * _PUT_BACK[0] // _PUT_BACK[1]
+            self._new_spooler = partial(InlineImageSpooler, new_sink, self._spooled, max_put_back, self._pieces)
+            self._spooler = self._new_spooler(keeps_pieces=True)
         self._body: _JsonBody | _EventStream | None = None
         self._raw: list[bytes] = []
         self._raw_capacity = _MAX_RAW
@@ -161,7 +165,8 @@ class ReplyParser:
             data = self._without_lead(data)
             if not data or self._comment:
                 return False
-            self._body = _JsonBody() if data[:1] in b"{[<" else _EventStream(self._new_spooler)
+            is_json = data[:1] in b"{[<"
+            self._body = (_JsonBody if is_json else _EventStream)(self._new_spooler)
         return self._body.feed(data)
 
     def _without_lead(self, data: bytes) -> bytes:
@@ -199,7 +204,8 @@ def _invalid(reason: str, raw: str) -> UpstreamInvalidReply:
 class _JsonBody:
     """A body that is not a stream of events: one JSON document, a list of them, or several one behind the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_spooler: Callable[[], InlineImageSpooler] | None = None) -> None:
+        self._new_spooler = new_spooler
         self._chunks: list[bytes] = []
         self.size = 0
 
@@ -220,16 +226,19 @@ class _JsonBody:
         # it has been paid for.
         if not ended and (len(documents) != 1 or not isinstance(documents[0], dict) or rest.startswith("{")):
             return ChatReply(raw=raw, complete=False)
-        return _read_documents_of_chat(documents or find_documents(text), raw)
+        return _read_documents_of_chat(documents or find_documents(text), raw, self._new_spooler)
 
 
-def _read_documents_of_chat(documents: list[Any], raw: str) -> ChatReply:
-    accumulator = ReplyAccumulator()
+def _read_documents_of_chat(
+    documents: list[Any], raw: str, new_spooler: Callable[[], InlineImageSpooler] | None = None
+) -> ChatReply:
+    accumulator = ReplyAccumulator(new_spooler)
     chats = [document for document in _flatten(documents) if isinstance(document, dict)]
     if not chats:
         raise _invalid("not a JSON object", raw)
     for document in chats:
         accumulator.add(document)
+    accumulator.end()
     return _build_reply(accumulator, raw, complete=True)
 
 

@@ -7,19 +7,23 @@ stay, in plain base64 whatever their spelling was. Used for chat replies, for th
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 import pybase64
 
 from app.protocol.base64_spelling import (
     BLANKS,
+    IMAGE_START,
     LINE,
     LOOKBEHIND,
     PADDING,
+    find_piece,
     find_start,
     held_back,
+    held_back_piece,
     lines_pattern,
     open_end_pattern,
     standard,
@@ -53,6 +57,37 @@ class ByteSink(ByteSource, Protocol):
     def read_at(self, offset: int, size: int) -> bytes: ...
 
 
+#: What stands in place of a piece of an image: signs that no text has.
+_PIECE_MARK = "\ue000piece %d\ue001"
+_PIECE = re.compile("\ue000piece ([0-9]{1,4})\ue001".encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Base64 that is no image by itself, but may be the start of one or continue one.
+
+    Attributes:
+        sink: The bytes of the whole groups of four letters, and perhaps more.
+        rest: The letters behind these groups.
+    """
+
+    sink: ByteSink
+    whole_groups: int
+    rest: bytes
+
+    @property
+    def length(self) -> int:
+        return self.whole_groups * 4 + len(self.rest)
+
+    def letters(self) -> Iterator[bytes]:
+        """Yield the base64 as it came."""
+        left = self.whole_groups * 4
+        for chunk in base64_chunks(self.sink):
+            yield chunk[:left]
+            left -= min(left, len(chunk))
+        yield self.rest
+
+
 class InlineImageSpooler:
     """Filter a JSON body or a text: large base64 images go into sinks, the rest passes through.
 
@@ -62,16 +97,32 @@ class InlineImageSpooler:
     """
 
     def __init__(
-        self, new_sink: Callable[[], ByteSink], spooled: dict[str, ByteSink] | None = None, max_put_back: int = 0
+        self,
+        new_sink: Callable[[], ByteSink],
+        spooled: dict[str, ByteSink] | None = None,
+        max_put_back: int = 0,
+        pieces: list[Piece] | None = None,
+        *,
+        keeps_pieces: bool = False,
     ) -> None:
-        """Several spoolers may share `spooled`.
+        """Several spoolers may share `spooled` and `pieces`.
 
-        `max_put_back`: bytes of large base64 that is no complete image and is put back, since it may be a part of one.
+        Args:
+            new_sink: Makes what takes an image.
+            spooled: The images so far.
+            max_put_back: Letters of large base64 without a complete image that are put back: it may be a part of one.
+            pieces: Further parts, which are joined where their marks follow each other.
+            keeps_pieces: More base64 that is no complete image becomes such a part, also without a beginning.
         """
         self.spooled = {} if spooled is None else spooled
+        self._pieces = [] if pieces is None else pieces
+        self._keeps_pieces = keeps_pieces
+        #: Those that are not joined yet. An upstream may repeat the signs of a mark.
+        self._left: dict[int, Piece] = {}
+        self._seen = 0
         self.discarded = 0
         self._new_sink = new_sink
-        self._max_put_back = max_put_back
+        self._may_put_back = max_put_back
         self._run: _Base64Run | None = None
         self._held = b""
         # The start of the body is no middle of a word.
@@ -96,23 +147,38 @@ class InlineImageSpooler:
     def _filter(self, data: bytes, *, is_last: bool) -> bytes:
         data, position, out = self._before + self._held + data, len(self._before), []
         self._before = self._held = b""
+        self._left |= {number: self._pieces[number] for number in range(self._seen, len(self._pieces))}
+        self._seen = len(self._pieces)
         while True:
             if self._run is None:
-                start = find_start(data, position)
+                start, is_piece = self._find_start(data, position)
                 if start < 0:
                     break
                 out.append(data[position:start])
-                position, self._run = start, _Base64Run(self._new_sink)
+                position, self._run = start, _Base64Run(self._new_sink, self._left, is_piece=is_piece)
             position, has_ended = self._run.feed(data, position, is_last=is_last)
             if not has_ended:
                 self._held = data[position:]
                 return b"".join(out)
             out.append(self._replace(self._run))
             self._run = None
-        cut = len(data) if is_last else len(data) - held_back(data, position)
+        cut = len(data) if is_last else len(data) - self._held_back(data, position)
         self._held, self._before = data[cut:], data[max(0, cut - LOOKBEHIND) : cut]
         out.append(data[position:cut])
         return b"".join(out)
+
+    def _find_start(self, data: bytes, position: int) -> tuple[int, bool]:
+        """Return where base64 may begin, -1 if nowhere, and whether it begins there as a piece does."""
+        start = find_start(data, position)
+        if self._keeps_pieces:
+            piece = find_piece(data, position, len(data) if start < 0 else start - 1)
+            return (start, False) if piece < 0 else (piece, True)
+        marks = _PIECE.finditer(data, position) if self._left else ()
+        mark = next((mark.start() for mark in marks if int(mark[1]) in self._left), -1)
+        return (mark, False) if mark >= 0 and (start < 0 or mark < start) else (start, False)
+
+    def _held_back(self, data: bytes, position: int) -> int:
+        return max(held_back(data, position), held_back_piece(data, position) if self._keeps_pieces else 0)
 
     def _replace(self, run: "_Base64Run") -> bytes:
         run.end()
@@ -121,10 +187,7 @@ class InlineImageSpooler:
             return pybase64.b64encode(data) if is_complete(bytes_reader(data), len(data)) else run.unchanged
         sink = run.flush()
         if not is_complete(sink.read_at, sink.size):
-            if sink.size <= max(_MIN_IMAGE, self._max_put_back):
-                return b"".join(base64_chunks(sink))[: run.whole_groups * 4] + run.rest
-            self.discarded += 1
-            return b""
+            return self._put_back(Piece(sink, run.whole_groups, run.rest))
         if sink.size < _MIN_IMAGE:
             return b"".join(base64_chunks(sink))
         # Some relays send the same image twice, in a field and in the text. It gets one placeholder.
@@ -133,6 +196,18 @@ class InlineImageSpooler:
             url = f"data:image/png;base64,{pybase64.b64encode_as_string(placeholder_png(len(self.spooled)))}"
             self.spooled[url] = sink
         return url.partition(",")[2].encode()
+
+    def _put_back(self, piece: Piece) -> bytes:
+        """Return what stands in place of base64 that is no complete image."""
+        is_small = piece.sink.size <= _MIN_IMAGE
+        if is_small or piece.length <= self._may_put_back:
+            self._may_put_back -= 0 if is_small else piece.length
+            return b"".join(piece.letters())
+        if self._keeps_pieces:
+            self._pieces.append(piece)
+            return (_PIECE_MARK % (len(self._pieces) - 1)).encode()
+        self.discarded += 1
+        return b""
 
 
 class _Base64Run:
@@ -145,11 +220,13 @@ class _Base64Run:
         whole_groups: Number of groups of four letters in front of them.
     """
 
-    def __init__(self, new_sink: Callable[[], ByteSink]) -> None:
+    def __init__(self, new_sink: Callable[[], ByteSink], pieces: dict[int, Piece], *, is_piece: bool) -> None:
+        """`pieces`: what marks stand for, each once. `is_piece`: the padding belongs to no group of this run."""
         self.size = self.whole_groups = 0
         self.unchanged: bytes | None = b""
         self.rest = b""
         self._new_sink = new_sink
+        self._pieces, self._is_piece = pieces, is_piece
         self._sink: ByteSink | None = None
         self._head = self._tail = b""
         self._portion: list[bytes] = []
@@ -169,6 +246,9 @@ class _Base64Run:
             end = _end_of(lines_pattern(self._min_line), data, position)
             self._take(data[position:end])
             position = end
+            if (after := self._take_piece(data, position)) > position:
+                position = after
+                continue
             if not is_last and open_end_pattern(self._min_line).match(data, position):
                 return position, False
             end, has_ended = self._judge(data, position)
@@ -176,6 +256,27 @@ class _Base64Run:
             position = end
             if has_ended:
                 return position, True
+
+    def _take_piece(self, data: bytes, position: int) -> int:
+        """Decode the piece whose mark is at `position`, perhaps behind blanks, and return its end."""
+        mark = self._piece_mark(data, _end_of(BLANKS, data, position))
+        if mark is None:
+            return position
+        piece = self._pieces[int(mark[1])]
+        if self._letters and IMAGE_START.match(next(piece.letters())):
+            return position
+        del self._pieces[int(mark[1])]
+        self.unchanged = None
+        with suppress(ValueError):
+            for letters in piece.letters():
+                self._decode(letters)
+        # Padding within is the end of something else.
+        self.rest = self.rest.rstrip(b"=")
+        return mark.end()
+
+    def _piece_mark(self, data: bytes, position: int) -> re.Match[bytes] | None:
+        mark = _PIECE.match(data, position) if self._pieces else None
+        return mark if mark and int(mark[1]) in self._pieces else None
 
     def _take_plain(self, data: bytes, position: int) -> int:
         """Decode base64 in plain spelling: ten times as fast as in any other."""
@@ -204,13 +305,15 @@ class _Base64Run:
     def _judge(self, data: bytes, position: int) -> tuple[int, bool]:
         """Return the end of what belongs to the base64 behind its last line, and whether it ends there."""
         if padding := PADDING.match(data, position):
-            return padding.end(), True
+            return (position if self._is_piece else padding.end()), True
         blanks = BLANKS.match(data, position)
         end = position if blanks is None else _end_of(LINE, data, blanks.end())
         if blanks is None or end == blanks.end():
             return position, True
-        if not self._letters:
-            return blanks.end(), False
+        # A line in front of a piece was cut, however short it is.
+        is_cut = self._piece_mark(data, end) is not None
+        if is_cut or not self._letters:
+            return (end if is_cut else blanks.end()), False
         line = standard(data[blanks.end() : end])
         if self._letters < _MIN_LINE == self._min_line:
             self._min_line = max(_MIN_SHORT_LINE, self._letters)
@@ -220,7 +323,7 @@ class _Base64Run:
         if len(line) >= self._min_line:
             return blanks.end(), False
         if padding := PADDING.match(data, end):
-            return padding.end(), True
+            return (end if self._is_piece else padding.end()), True
         is_last_line = self._ends_image(line) or (blanks[0] != b" " and (self._letters + len(line)) % 4 == 0)
         return end if is_last_line else position, True
 

@@ -74,7 +74,17 @@ local function index(slot_key, id, move)
   redis.call('ZADD', slot_key, from, id)
 end
 
+-- Commands of one owner may overtake each other. A number of readers that was sent earlier than the one that is known is
+-- no news: a heartbeat must not say that a client is there whose end of waiting is known already. Returns whether it is news.
+local function is_news(id)
+  local known = redis.call('HGET', key_of(id), 'sequence')
+  if redis.call('HGET', key_of(id), 'owner') == args.owner and known and known + 0 > args.sequence then return false end
+  redis.call('HSET', key_of(id), 'sequence', args.sequence)
+  return true
+end
+
 local function write(id, fields)
+  if not is_news(id) then fields.readers = redis.call('HGET', key_of(id), 'readers') end
   for name, value in pairs(fields) do redis.call('HSET', key_of(id), name, value) end
   redis.call('HSET', key_of(id), 'owner', args.owner, 'heartbeat', now)
   redis.call('PEXPIRE', key_of(id), args.ttl)
@@ -106,6 +116,7 @@ end
 -- Count one more reader. The owner counts those that it has itself, until its next heartbeat says how many they are.
 local function add_reader(id, record)
   if record.owner == args.owner and not record.has_outcome then
+    is_news(id)
     redis.call('HINCRBY', key_of(id), 'readers', 1)
   else
     lease(id, args.reader_lease)
@@ -181,7 +192,7 @@ function commands.claim()
   for _, id in ipairs(args.unread) do
     local record = read(id)
     if not record then return {'here', id} end
-    if record.owner == args.owner then
+    if record.owner == args.owner and is_news(id) then
       redis.call('HSET', key_of(id), 'readers', 0)
       index(slot, id)
     end
@@ -227,7 +238,8 @@ function commands.heartbeat()
       table.insert(unknown, sign.id)
     elseif redis.call('HEXISTS', key, 'outcome') == 0 then
       -- A sign may arrive after the outcome that was published behind it, and must not say that there are readers.
-      redis.call('HSET', key, 'heartbeat', now, 'readers', sign.readers)
+      redis.call('HSET', key, 'heartbeat', now)
+      if is_news(sign.id) then redis.call('HSET', key, 'readers', sign.readers) end
       if sign.submitted then redis.call('HSET', key, 'submitted', '1') end
       if not sign.delivered then
         extend(key, sign.ttl)

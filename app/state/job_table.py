@@ -113,6 +113,7 @@ class JobTable(Generic[J]):
         self._owner = secrets.token_hex(8)
         self._tracked: dict[str, J] = {}
         self._delivered: set[str] = set()
+        self._sequence = 0
         self._has_answered = self._is_new = True
 
     @property
@@ -444,7 +445,9 @@ class JobTable(Generic[J]):
     ) -> list[bytes] | None:
         """Return what job_table.lua answers; None where Redis does not."""
         timings = {argument: round(getattr(self._timings, name) * 1000) for argument, name in _TIMINGS.items()}
-        document = orjson.dumps({**args, **timings, "prefix": _PREFIX, "owner": self._owner})
+        self._sequence += 1
+        more = {"prefix": _PREFIX, "owner": self._owner, "sequence": self._sequence}
+        document = orjson.dumps({**args, **timings, **more})
         work = self._state.run_script("job_table.lua", slots, [command, document, outcome], required=required)
         return await _to_its_end(work)
 

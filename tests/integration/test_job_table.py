@@ -1006,6 +1006,64 @@ def test_a_take_over_belongs_to_a_replica_whose_client_leaves_meanwhile(server: 
     play(scene, server)
 
 
+def test_a_heartbeat_that_is_overtaken_by_the_leave_of_a_client_does_not_count_it(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        never_end(job)
+        run_script, may_go_on = one.state.run_script, asyncio.Event()
+
+        async def run_later(*args: Any, **options: Any) -> Any:
+            if args[2][0] == "heartbeat":
+                await may_go_on.wait()
+            return await run_script(*args, **options)
+
+        one.state.run_script = run_later  # type: ignore[method-assign]
+        heartbeat = asyncio.create_task(one.table.heartbeat())
+        await asyncio.sleep(0)
+        job.run.readers = 0
+        await one.table.publish_status(job)
+        may_go_on.set()
+        await heartbeat
+        assert redis.hget(RECORD, "readers") == "0"
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
+        job.run.call_off()
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize("overtaken", [False, True], ids=["in order", "overtaken by a heartbeat"])
+def test_a_state_that_was_published_earlier_changes_no_number_of_readers(
+    server: RedisServer, redis: Redis, overtaken: bool
+) -> None:
+    """A client of the same replica has joined meanwhile."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        never_end(job, readers=0)
+        run_script, may_go_on = one.state.run_script, asyncio.Event()
+
+        async def run_later(*args: Any, **options: Any) -> Any:
+            if args[2][0] == "publish" and overtaken:
+                await may_go_on.wait()
+            return await run_script(*args, **options)
+
+        one.state.run_script = run_later  # type: ignore[method-assign]
+        publish = asyncio.create_task(one.table.publish_status(job))
+        await asyncio.sleep(0)
+        if not overtaken:
+            await publish
+        job.run.readers = 2
+        await one.table.heartbeat()
+        may_go_on.set()
+        await publish
+        assert redis.hget(RECORD, "readers") == "2"
+        job.run.call_off()
+
+    play(scene, server)
+
+
 def test_a_heartbeat_does_not_offer_to_others_what_was_just_delivered(server: RedisServer, redis: Redis) -> None:
     """The client has everything, and the command that says so is still on its way."""
 

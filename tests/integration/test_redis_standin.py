@@ -86,6 +86,7 @@ def random_command(chance: Random) -> tuple[str, dict[str, Any], bytes]:
         ],
         "ttl": 10**7,
         "prefix": "limner:{jobs}:",
+        "sequence": chance.randrange(50),
         **TIMINGS,
     }
     return command, arguments, chance.choice((b"", b"{}", "ü".encode())) if command == "publish" else b""

@@ -41,6 +41,8 @@ MENDED = {
     500_026: "A retry ended while the run before it was handed over, and its result was dropped with that run.",
     603_464: "A client left while its replica took a job over, which then had an owner without heartbeats.",
     610_779: "A heartbeat offered an image to the next client before Redis knew that it was delivered.",
+    823_976: "A heartbeat that was sent before a client left arrived after the news of that, and counted the client again.",
+    833_818: "A retry overtook its first request, whose client had gone without a sign: that is allowed.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

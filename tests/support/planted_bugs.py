@@ -71,12 +71,25 @@ async def give_no_heartbeats(_: JobTable[Job]) -> list[Job]:
     return []
 
 
-CLOSE, CONNECTION_FAILURE, ASK, HANDLE_FAILURE = (
+CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE = (
     JobReader.close,
+    JobTable._give_heartbeats,
     upstream_client._connection_failure,
     JobIO.ask,
     UpstreamPool._handle_failure,
 )
+
+
+async def give_plain_heartbeats(table: JobTable[Job], jobs: list[Job]) -> Any:
+    before = [job.delivered for job in jobs]
+    for job in jobs:
+        job.delivered = False
+    reply = HEARTBEATS(table, jobs)
+    waiting = asyncio.ensure_future(reply)
+    await asyncio.sleep(0)
+    for job, delivered in zip(jobs, before, strict=True):
+        job.delivered = job.delivered or delivered
+    return await waiting
 
 
 def close_as_delivered(reader: JobReader, *, delivered: bool) -> None:
@@ -152,6 +165,8 @@ PLANTED_BUGS = (
     PlantedBug("Attempts are not counted, so a question is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
     PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "close", close_and_call_off)),
     PlantedBug("A replica goes on following a job whose client has left, so the repeat of that client pays again.", attribute(JobReader, "close", close_and_follow), first=400_704),
+    PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("known + 0 > args.sequence", "false")), first=823_976),
+    PlantedBug("A heartbeat offers what was just delivered, so two equal requests get one image.", attribute(JobTable, "_give_heartbeats", give_plain_heartbeats), first=610_779),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
     PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "_connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),

@@ -76,6 +76,105 @@ def test_events_and_chunks_may_be_cut_anywhere(spelling: Spelling, events: list[
     assert images_of(read(stream(text, *events), *chunks)) == [IMAGE]
 
 
+def parts(*texts: str) -> bytes:
+    content = [{"type": "text", "text": text} for text in texts]
+    return orjson.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
+
+
+def read_small(data: bytes, size: int = 10_000) -> ChatReply:
+    """Read a reply with a small limit, so that large pieces need not be that large."""
+    parser = ReplyParser(Memory, max_left=LIMIT)
+    for at in range(0, len(data), size):
+        parser.feed(data[at : at + size])
+    return parser.reply(ended=True)
+
+
+LARGE = png(Random(8).randbytes(900_000))
+LARGE_TEXT = f"Here: ![x]({URL}{base64_of(LARGE)})\nDone."
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        (600_000,), (300_001, 600_002), (290_003, 580_000, 870_001), (100, 600_000), (600_000, len(LARGE_TEXT) - 20),
+        (600_000, len(LARGE_TEXT) - 8), (200_000, 400_001, 600_002, 800_003, 1_000_004), (599_999, 600_103, 610_000),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_stream", [True, False], ids=["events", "JSON parts"])
+def test_a_picture_may_come_in_pieces_that_are_larger_than_what_is_kept(
+    edges: tuple[int, ...], is_stream: bool
+) -> None:
+    bounds = (0, *edges, len(LARGE_TEXT))
+    pieces = [LARGE_TEXT[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    data = b"".join(map(delta, pieces)) + DONE if is_stream else parts(*pieces)
+    for size in (10_000, 65_536, len(data)):
+        reply = read_small(data, size)
+        assert images_of(reply) == [LARGE]
+        assert len(reply.messages[0]["content"]) < 500
+        assert reply.messages[0]["content"].endswith("Done.")
+
+
+#: Lines of an event are none within its text.
+@pytest.mark.parametrize("spelling", [each for each in SPELLINGS if each.name != "lines of an event"], ids=lambda spelling: spelling.name)  # fmt: skip
+def test_a_spelled_picture_may_come_in_large_pieces(spelling: Spelling) -> None:
+    text = f"![x]({URL}{spelling.spell(base64_of(LARGE))})"
+    half = next(at for at in range(len(text) // 2, len(text)) if text[at - 8 : at + 8].isalnum())
+    assert images_of(read_small(delta(text[:half]) + delta(text[half:]) + DONE)) == [LARGE]
+
+
+def test_two_pictures_in_large_pieces_are_two() -> None:
+    other = png(Random(9).randbytes(900_000))
+    texts = [f"![x]({URL}{base64_of(image)})" for image in (LARGE, other)]
+    pieces = [text[a:b] for text in texts for a, b in ((0, 700_000), (700_000, None))]
+    assert images_of(read_small(b"".join(map(delta, pieces)) + DONE)) == [LARGE, other]
+
+
+def test_a_picture_in_large_pieces_begins_behind_another_one_that_is_cut_off() -> None:
+    text = base64_of(LARGE)
+    pieces = [URL + text[:700_000], text[:700_000], text[700_000:], " Done."]
+    assert images_of(read_small(b"".join(map(delta, pieces)) + DONE)) == [LARGE]
+
+
+def test_large_pieces_of_pictures_that_never_end_are_left_out() -> None:
+    pieces = [f"![x]({URL}{base64_of(LARGE)[:700_000]}", f"![y]({URL}{base64_of(LARGE)[:700_000]}", "Sorry."]
+    for data in (b"".join(map(delta, pieces)) + DONE, parts(*pieces)):
+        reply = read_small(data)
+        assert images_of(reply) == []
+        assert len(reply.messages[0]["content"]) < 500
+
+
+@pytest.mark.parametrize("cut", [700_000, 700_001, 700_002, 700_003])
+@pytest.mark.parametrize("padding", ["=", "=="])
+def test_large_pieces_with_padding_between_them_are_no_picture(cut: int, padding: str) -> None:
+    text = f"{URL}{base64_of(LARGE)}"
+    pieces = [
+        text[:cut] + padding,
+        text[cut : cut + 300_001] + padding,
+        text[cut + 300_001 :] + padding,
+        "QUJD" * 500,
+        " Sorry.",
+    ]
+    reply = read_small(b"".join(map(delta, pieces)) + DONE)
+    assert images_of(reply) == []
+    assert reply.messages[0]["content"].endswith("Sorry.")
+
+
+def test_large_base64_that_is_no_picture_is_left_out() -> None:
+    reply = read_small(delta("A fox", sound="ABCD" * 200_000) + delta("", more="abcd" * 100) + DONE)
+    assert reply.messages[0]["content"] == "A fox"
+    assert len(reply.messages[0]["sound"]) < 20
+    assert images_of(reply) == []
+
+
+def test_signs_of_pieces_that_are_not_there_or_were_joined_are_text() -> None:
+    signs = "\ue000piece 0\ue001", "\ue000piece 7\ue001"
+    texts = (signs[1], LARGE_TEXT[:700_000], LARGE_TEXT[700_000:], signs[1], " b", signs[0], "c")
+    reply = read_small(b"".join(map(delta, texts)) + DONE)
+    assert images_of(reply) == [LARGE]
+    assert reply.messages[0]["content"].startswith(signs[1])
+    assert reply.messages[0]["content"].endswith(f"Done.{signs[1]} b{signs[0]}c")
+
+
 def test_pictures_of_several_choices_may_come_in_turns() -> None:
     texts = [f"{URL}{base64_of(png(Random(seed).randbytes(80_000)))}" for seed in (1, 2)]
     events = []
