@@ -102,8 +102,10 @@ _NEXT_IMAGE = b"(?:" + b"|".join(map(re.escape, _MAGIC)) + b")"
 IMAGE_START = re.compile(_NEXT_IMAGE)
 #: Behind a quote, so many groups of letters are a piece of base64 that began earlier. No text has lines of such words.
 _GROUP, _MIN_GROUPS = 8, 128
-_LETTER_GROUP = b"(?:" + _ANY_CHARACTER + b"{0,%d}" % (_GROUP - 1) + _BLANKS + b")?" + _ANY_CHARACTER + b"{%d}" % _GROUP
-_PIECE_START = re.compile(b'"(?:' + _BLANKS + b")?+(?=(?:" + _LETTER_GROUP + b"){%d})" % _MIN_GROUPS)
+_EIGHT_CHARACTERS = (
+    b"(?:" + _ANY_CHARACTER + b"{0,%d}" % (_GROUP - 1) + _BLANKS + b")?" + _ANY_CHARACTER + b"{%d}" % _GROUP
+)
+_PIECE_START = re.compile(b'"(?:' + _BLANKS + b")?+(?=(?:" + _EIGHT_CHARACTERS + b"){%d})" % _MIN_GROUPS)
 #: The end of a chunk that may be the start of one.
 _OPEN_PIECE = re.compile(
     b'"(?:'

@@ -206,13 +206,16 @@ function commands.claim()
   return {'claimed', args.id}
 end
 
--- Store the state of a job, or its outcome. Restores what Redis has forgotten. `submitted` never goes back.
+-- Store the state of a job, or its outcome. Restores what Redis has forgotten. `submitted` never goes back. A job without
+-- an outcome runs again, or was delivered: the outcome of an earlier run would be an error that no replica can mend.
 function commands.publish()
   if is_owned_by_another(args.id) then return {'not_owner'} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
   if outcome ~= '' then
     if count_readers(args.id, 0) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
     redis.call('HSET', key_of(args.id), 'outcome', outcome)
+  else
+    redis.call('HDEL', key_of(args.id), 'outcome')
   end
   write(args.id, args.fields)
   return {'ok'}
@@ -222,6 +225,7 @@ end
 function commands.deliver()
   if is_owned_by_another(args.id) then return {'not_owner'} end
   if count_readers(args.id, 0) > 0 then return {'awaited'} end
+  redis.call('HDEL', key_of(args.id), 'outcome')
   write(args.id, args.fields)
   mark_delivered(args.id)
   return {'ok'}

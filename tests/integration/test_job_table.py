@@ -1006,6 +1006,28 @@ def test_a_take_over_belongs_to_a_replica_whose_client_leaves_meanwhile(server: 
     play(scene, server)
 
 
+@pytest.mark.parametrize("delivered", [True, False], ids=["and has delivered it", "and runs it"])
+def test_the_error_of_an_earlier_run_is_forgotten_when_its_owner_has_started_the_job_again(
+    server: RedisServer, redis: Redis, delivered: bool
+) -> None:
+    """The reply to the publication was lost, so the job is still here. Others must wait for the present run."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(error=ImageUnavailable("404"), paid=True)
+        await finish(one, job, delivered=True)
+        assert redis.hget(RECORD, "retry_free") == "1"
+        never_end(job)
+        one.table.track(job)
+        if delivered:
+            assert await one.table.mark_delivered(job) == "ok"
+        else:
+            await one.table.publish_status(job)
+        assert (await other.table._call("poll", "req_1", ME, reader="you")).answer == "in_flight"
+        job.run.call_off()
+
+    play(scene, server)
+
+
 def test_a_heartbeat_that_is_overtaken_by_the_leave_of_a_client_does_not_count_it(
     server: RedisServer, redis: Redis
 ) -> None:

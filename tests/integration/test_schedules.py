@@ -43,6 +43,7 @@ MENDED = {
     610_779: "A heartbeat offered an image to the next client before Redis knew that it was delivered.",
     823_976: "A heartbeat that was sent before a client left arrived after the news of that, and counted the client again.",
     833_818: "A retry overtook its first request, whose client had gone without a sign: that is allowed.",
+    913_605: "An outcome stayed whose publication was not answered, so others waited for ever for what its owner had delivered.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

@@ -167,6 +167,7 @@ PLANTED_BUGS = (
     PlantedBug("A replica goes on following a job whose client has left, so the repeat of that client pays again.", attribute(JobReader, "close", close_and_follow), first=400_704),
     PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("known + 0 > args.sequence", "false")), first=823_976),
     PlantedBug("A heartbeat offers what was just delivered, so two equal requests get one image.", attribute(JobTable, "_give_heartbeats", give_plain_heartbeats), first=610_779),
+    PlantedBug("The error of an earlier run stays in the table, so a retry waits for ever.", script(("  else\n    redis.call('HDEL', key_of(args.id), 'outcome')\n  end", "  end"), ("  redis.call('HDEL', key_of(args.id), 'outcome')\n  write", "  write")), first=913_605),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
     PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "_connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
