@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from app.protocol.chat_reply import ChatReply
+from app.protocol.json_objects import objects_in
 from app.protocol.moderation import MODERATION, read_moderation_details
 from app.protocol.sse import Decoder
 
@@ -97,16 +98,7 @@ def _parse(text: str) -> Any:
 
 
 def _nodes(document: Any) -> Iterator[dict[str, Any]]:
-    level, count = [document], 0
-    for _ in range(_MAX_DEPTH):
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, dict) and count < _MAX_NODES:
-                count += 1
-                yield value
-            children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-            inner += [child for child in children if isinstance(child, dict | list)]
-        level = inner
+    return objects_in(document, limit=_MAX_NODES, depth=_MAX_DEPTH)
 
 
 def _reasons_of(node: Mapping[str, Any]) -> Iterator[Reason]:

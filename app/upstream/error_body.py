@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.protocol.json_objects import objects_in
 from app.protocol.moderation import read_moderation_details
 from app.protocol.redaction import MAX_LOGGED, loggable_text, public_text
 from app.upstream.wait_windows import WaitWindow, find_wait
@@ -83,7 +84,7 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
     text = body.decode("utf-8-sig", errors="replace").strip()
     document = _parse(text)
     error = _unwrap(document)
-    nodes = list(_nodes(error))
+    nodes = list(objects_in(error, limit=_MAX_NODES, depth=_MAX_DEPTH, values_of=_values_of))
     words = _without_echoes(" ".join(_texts(error, nodes)), facts.client_texts)[:MAX_LOGGED]
     return UpstreamErrorBody(
         http_status=status,
@@ -175,24 +176,16 @@ def _unwrap(document: object) -> object:
     return document
 
 
-def _nodes(error: object) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of an error, the outer ones first, those that a text contains as JSON among them."""
-    level, count = [error], 0
-    for _ in range(_MAX_DEPTH):
-        inner: list[object] = []
-        for value in level:
-            if isinstance(value, dict) and count < _MAX_NODES:
-                count += 1
-                yield value
-                inner += [each for key, each in value.items() if key.lower() not in _ECHO_KEYS]
-            elif isinstance(value, list):
-                inner += value[:_MAX_NODES]
-            elif isinstance(value, str):
-                inner += _embedded_json(value)
-        level = inner
+def _values_of(value: object) -> list[Any]:
+    """Return what an error holds directly, JSON within a text included, and echoes of the request left out."""
+    if isinstance(value, dict):
+        return [each for key, each in value.items() if key.lower() not in _ECHO_KEYS]
+    if isinstance(value, list):
+        return value[:_MAX_NODES]
+    return _embedded_json(value) if isinstance(value, str) else []
 
 
-def _embedded_json(text: str) -> list[object]:
+def _embedded_json(text: str) -> list[Any]:
     """Return the JSON object within a text: relays put the error of their own upstream there."""
     start, end = text.find("{"), text.rfind("}") + 1
     if not 0 <= start < end:
