@@ -18,7 +18,8 @@ from app.images.input_limits import InputLimits
 from app.observability.metrics import REGISTRY
 from app.protocol.image_request import PARAMETERS
 from app.protocol.parameters import BOTH, ONLY_EDIT, ONLY_GENERATION, Destination, Parameter
-from app.protocol.size_wishes import TIERS, size_for
+from app.protocol.size_wishes import size_for
+from app.protocol.tiers import RESOLUTIONS
 from app.upstream.spec import DEFAULT_MODEL
 from docs.error_texts import ERROR_TEXTS, ErrorText
 
@@ -132,11 +133,11 @@ _RATIOS = ("1:1", "5:4", "4:3", "3:2", "16:10", "16:9", "2:1", "21:9", "3:1")
 
 def ratios_table() -> str:
     rows = (
-        (f"`{ratio}`", *(str(size_for(width / height, tier)) for tier in (None, *TIERS)))
+        (f"`{ratio}`", *(str(size_for(width / height, tier)) for tier in (None, *RESOLUTIONS)))
         for ratio in _RATIOS
         for width, height in [map(int, ratio.split(":"))]
     )
-    return _table(("ratio", "alone", *(f"`{tier}`" for tier in TIERS)), rows)
+    return _table(("ratio", "alone", *(f"`{tier}`" for tier in RESOLUTIONS)), rows)
 
 
 def ignored_parameters() -> str:

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.protocol.dialects import DIALECTS, SIZE_FORMS, TIERS, Dialect
+from app.protocol.dialects import DIALECTS, SIZE_FORMS, Dialect
+from app.protocol.tiers import TIERS
 
 #: Fields of the body that Limner writes itself.
 _OURS = ("messages", "model", "stream")

@@ -10,6 +10,7 @@ from app.protocol.image_format import read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import Base64String, StreamingJson
+from app.protocol.tiers import RESOLUTIONS
 
 #: Dialects of which is remembered what they carry: there is one for each upstream.
 _REMEMBERED_DIALECTS = 256
@@ -165,14 +166,10 @@ def _text(request: ImagesRequest, dialect: Dialect, wishes: list[_Wish]) -> str:
     return prompt if prefix is None else f"{prefix} '{prompt}'"
 
 
-#: The tier of each resolution that a client may name.
-_TIER_OF = {"512": "0.5K", "1K": "1K", "2K": "2K", "4K": "4K"}
-
-
 def _requested_size(request: ImagesRequest) -> RequestedSize | None:
     if request.size is None:
         return None
-    tier = "" if request.resolution is None else _TIER_OF[request.resolution]
+    tier = "" if request.resolution is None else RESOLUTIONS[request.resolution].name
     return RequestedSize(request.size.upstream_size, tier, not tier and request.asked_size == request.aspect_ratio)
 
 

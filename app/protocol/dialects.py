@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.protocol.sizes import Size
+from app.protocol.tiers import TIERS
 
 #: Places of a value that are no path in the body: in front of the prompt, and in a sentence after it.
 PREFIX, WORDS = "prefix", "words"
@@ -26,10 +27,6 @@ MASK_INSTRUCTION = (
 #: The aspect ratios that all image models of OpenRouter and Google have in common, and those that some have.
 COMMON_RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 RARE_RATIOS = ("1:4", "4:1", "1:8", "8:1")
-
-#: The largest number of pixels of each tier. 1K, 2K and 4K have about 1, 4 and 16 million; 3840x2160, which is sold as
-#: 4K, has 8.
-TIERS = {"0.5K": 512 * 1024, "1K": 2 * 1024**2, "2K": 6 * 1024**2, "4K": math.inf}
 
 #: Sizes of upstreams that take only those of a list, ten ratios in three tiers.
 BUCKETS = (
@@ -217,8 +214,8 @@ def nearest_tier(tiers: tuple[str, ...], wish: RequestedSize) -> str:
     """Return the smallest tier that is as large as a wish, or the largest there is; empty where the model chooses."""
     if wish.is_ratio_only:
         return ""
-    pixels = TIERS[wish.tier] if wish.tier else wish.size.width * wish.size.height
-    return next((tier for tier in tiers if pixels <= TIERS[tier]), tiers[-1])
+    pixels = TIERS[wish.tier].max_pixels if wish.tier else wish.size.width * wish.size.height
+    return next((tier for tier in tiers if pixels <= TIERS[tier].max_pixels), tiers[-1])
 
 
 def _nearest_size(sizes: tuple[str, ...], size: Size) -> str:

@@ -26,11 +26,11 @@ from app.protocol.sizes import (
     is_legal,
     parse_pixels,
 )
+from app.protocol.tiers import RESOLUTIONS
 from app.protocol.validation_errors import missing_parameter, quote, wrong_type
 
-#: The tiers, by the spellings in which clients send them. Each name is the length of an edge.
-TIERS = {"512": 512, "1K": 1024, "2K": 2048, "4K": MAX_EDGE}
-_TIER_NAMES = {**{name.lower(): name for name in TIERS}, "0.5k": "512", "512px": "512"}
+#: The tiers, by the spellings in which clients send them.
+_TIER_NAMES = {**{name.lower(): name for name in RESOLUTIONS}, "0.5k": "512", "512px": "512"}
 
 #: The short edge of an aspect ratio that comes without a tier: 2:3 is then OpenAI's own 1024x1536.
 _USUAL_EDGE = 1024
@@ -88,7 +88,7 @@ class SizeParam:
         return (
             f"`auto`; `WIDTHxHEIGHT`: multiples of {SIZE_MULTIPLE}, longest edge ≤ {MAX_EDGE}, "
             f"ratio ≤ {MAX_ASPECT_RATIO}:1, {MIN_PIXELS} to {MAX_PIXELS} pixels; {legacy} are scaled down; "
-            f"a ratio like `16:9`; {', '.join(f'`{tier}`' for tier in TIERS)}"
+            f"a ratio like `16:9`; {', '.join(f'`{tier}`' for tier in RESOLUTIONS)}"
         )
 
     def from_json(self, name: str, value: object) -> SizeWish | None:
@@ -110,7 +110,7 @@ class SizeParam:
         return self.from_json(name, single_text(name, parts))
 
     def schema(self, form: bool) -> Schema:
-        return {"type": "string", "pattern": f"^(|auto|{_SCHEMA_PIXELS}|{_SCHEMA_RATIO}|{'|'.join(TIERS)})$"}
+        return {"type": "string", "pattern": f"^(|auto|{_SCHEMA_PIXELS}|{_SCHEMA_RATIO}|{'|'.join(RESOLUTIONS)})$"}
 
 
 _SCHEMA_RATIO = "[1-9][0-9]?:[1-9][0-9]?"
@@ -155,7 +155,7 @@ class TierParam:
     is_exact: bool = False
 
     def describe(self) -> str:
-        return ", ".join(f"`{tier}`" for tier in TIERS)
+        return ", ".join(f"`{tier}`" for tier in RESOLUTIONS)
 
     def from_json(self, name: str, value: object) -> SizeWish | None:
         return SizeParam(self.is_exact).from_json(name, str(value) if type(value) is int else value)
@@ -164,7 +164,7 @@ class TierParam:
         return self.from_json(name, single_text(name, parts))
 
     def schema(self, form: bool) -> Schema:
-        return {"type": "string", "enum": list(TIERS)}
+        return {"type": "string", "enum": list(RESOLUTIONS)}
 
 
 def _check(size: Size, text: str, param: str, *, is_exact: bool) -> Size:
@@ -253,7 +253,7 @@ def _refuse_contradictions(
             if abs(math.log(size.width / size.height / ratio.quotient)) > _SAME_RATIO:
                 raise _contradiction(name, other)
         for other, tier in tiers:
-            edge, lengths = TIERS[tier], (math.sqrt(size.width * size.height), max(size.width, size.height))
+            edge, lengths = RESOLUTIONS[tier].edge, (math.sqrt(size.width * size.height), max(size.width, size.height))
             if all(max(length / edge, edge / length) > _SAME_TIER for length in lengths):
                 raise _contradiction(name, other)
 
@@ -296,5 +296,7 @@ def _detour(size: Size, tier: str | None) -> float:
         short = min(size.width, size.height)
         # A smaller one is no choice at all, unless no other has this ratio.
         return math.log(short / _USUAL_EDGE) if short >= _USUAL_EDGE else 10 + math.log(_USUAL_EDGE / short)
-    length = math.sqrt(size.width * size.height) if TIERS[tier] <= _USUAL_EDGE else max(size.width, size.height)
-    return abs(math.log(length / TIERS[tier]))
+    length = (
+        math.sqrt(size.width * size.height) if RESOLUTIONS[tier].edge <= _USUAL_EDGE else max(size.width, size.height)
+    )
+    return abs(math.log(length / RESOLUTIONS[tier].edge))

@@ -7,9 +7,10 @@ import orjson
 import pytest
 
 from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
-from app.protocol.dialects import BUCKETS, DIALECTS, MASK_INSTRUCTION, TIERS, Dialect, RequestedSize, nearest_tier
+from app.protocol.dialects import BUCKETS, DIALECTS, MASK_INSTRUCTION, Dialect, RequestedSize, nearest_tier
 from app.protocol.image_request import InputImage, Operation, read_json
 from app.protocol.sizes import Size, parse_size
+from app.protocol.tiers import TIERS
 
 LINK = "https://example.com/source-image.png"
 
@@ -436,8 +437,8 @@ WRITTEN = [
 
 @pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.name)
 def test_sizes_are_written(case: Written) -> None:
-    limits = {"0.5K": 512 * 1024, "1K": 2**21} | {tier: TIERS[tier] for tier in ("2K", "4K")}
-    assert limits == TIERS
+    limits = {"0.5K": 512 * 1024, "1K": 2**21} | {tier: TIERS[tier].max_pixels for tier in ("2K", "4K")}
+    assert limits == {name: tier.max_pixels for name, tier in TIERS.items()}
     dialect = Dialect(size={"size": case.form}, sizes=case.sizes, ratios=case.ratios, tiers=case.tiers)
     width, height = map(int, case.size.split("x"))
     assert dialect.size_at("size", RequestedSize(Size(width, height))) == case.written

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidRequest, UserError
 from app.protocol.image_request import FormPart, Operation, read_form, read_json
-from app.protocol.size_wishes import TIERS, RatioParam, SizeParam, TierParam, parse_ratio, size_for
+from app.protocol.size_wishes import RatioParam, SizeParam, TierParam, parse_ratio, size_for
 from app.protocol.sizes import LEGACY_SIZES, is_legal
+from app.protocol.tiers import RESOLUTIONS
 
 GENERATION, EDIT = Operation
 
@@ -141,10 +142,10 @@ TABLE = {
 def test_the_sizes_of_usual_ratios(ratio: str) -> None:
     parsed = parse_ratio(ratio, "size")
     assert parsed is not None
-    assert " ".join(str(size_for(parsed.quotient, tier)) for tier in (None, *TIERS)) == TABLE[ratio]
+    assert " ".join(str(size_for(parsed.quotient, tier)) for tier in (None, *RESOLUTIONS)) == TABLE[ratio]
 
 
-@given(st.floats(math.log(1 / 3) + 1e-6, math.log(3) - 1e-6), st.sampled_from([None, *TIERS]))
+@given(st.floats(math.log(1 / 3) + 1e-6, math.log(3) - 1e-6), st.sampled_from([None, *RESOLUTIONS]))
 @settings(max_examples=200)
 def test_any_ratio_becomes_a_legal_size_of_about_its_shape(logarithm: float, tier: str | None) -> None:
     size = size_for(math.exp(logarithm), tier)
@@ -155,7 +156,7 @@ def test_any_ratio_becomes_a_legal_size_of_about_its_shape(logarithm: float, tie
 @given(st.floats(math.log(1 / 3) + 1e-6, math.log(3) - 1e-6))
 @settings(max_examples=100)
 def test_a_higher_tier_never_has_fewer_pixels(logarithm: float) -> None:
-    pixels = [size.width * size.height for size in (size_for(math.exp(logarithm), tier) for tier in TIERS)]
+    pixels = [size.width * size.height for size in (size_for(math.exp(logarithm), tier) for tier in RESOLUTIONS)]
     assert pixels == sorted(pixels)
 
 
