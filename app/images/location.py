@@ -6,11 +6,13 @@ where a PNG has compressed metadata.
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-ReadAt = Callable[[int, int], bytes]
+from app.protocol.file_parts import jpeg_segments, png_chunks, webp_chunks
+from app.protocol.image_format import ReadAt
+
 Order = Literal["little", "big"]
 
 #: Segments, chunks or directory entries that are read before the search is given up.
@@ -67,21 +69,14 @@ def edited(read_at: ReadAt, size: int, edits: Sequence[Edit]) -> Iterator[bytes]
 
 
 def _jpeg_edits(read_at: ReadAt, offset: int, *, is_first: bool = True) -> Iterator[Edit]:
-    has_more = False
-    for _ in range(_MAX_STEPS):
-        segment = read_at(offset, 4)
-        if len(segment) < 4 or segment[0] != 0xFF or segment[1] == 0xDA:
-            break
-        if segment[1] == 0xFF:  # A fill byte.
-            offset += 1
-            continue
-        length = int.from_bytes(segment[2:], "big")
-        if segment[1] == 0xE1:
-            yield from _changed(offset + 4, read_at(offset + 4, max(0, length - 2)))
-        has_more |= segment[1] == 0xE2 and read_at(offset + 4, 4) == _MORE_IMAGES
-        offset += 2 + length
+    has_more, end = False, offset
+    for segment in jpeg_segments(read_at, offset, _MAX_STEPS):
+        end = segment.offset + segment.length
+        if segment.kind == b"\xe1":
+            yield from _changed(segment.offset, read_at(segment.offset, segment.length))
+        has_more |= segment.kind == b"\xe2" and read_at(segment.offset, 4) == _MORE_IMAGES
     if has_more and is_first:
-        yield from _later_edits(read_at, offset)
+        yield from _later_edits(read_at, end)
 
 
 def _later_edits(read_at: ReadAt, offset: int) -> Iterator[Edit]:
@@ -97,15 +92,9 @@ def _later_edits(read_at: ReadAt, offset: int) -> Iterator[Edit]:
 
 
 def _webp_edits(read_at: ReadAt) -> Iterator[Edit]:
-    offset = 12
-    for _ in range(_MAX_STEPS):
-        head = read_at(offset, 8)
-        if len(head) < 8:
-            return
-        length = int.from_bytes(head[4:], "little")
-        if head[:4] in {b"EXIF", b"XMP "}:
-            yield from _changed(offset + 8, read_at(offset + 8, length))
-        offset += 8 + length + length % 2
+    for chunk in webp_chunks(read_at, _MAX_STEPS):
+        if chunk.kind in {b"EXIF", b"XMP "}:
+            yield from _changed(chunk.offset, read_at(chunk.offset, chunk.length))
 
 
 def _changed(offset: int, data: bytes) -> Iterator[Edit]:
@@ -115,20 +104,15 @@ def _changed(offset: int, data: bytes) -> Iterator[Edit]:
 
 
 def _png_edits(read_at: ReadAt) -> Iterator[Edit]:
-    offset = 8
-    for _ in range(_MAX_STEPS):
-        head = read_at(offset, 8)
-        if len(head) < 8:
-            return
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind in {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}:
-            data = read_at(offset + 8, length)
-            clean = without_place(data) if kind == b"eXIf" else _clean_text(kind, data)
+    for chunk in png_chunks(read_at, _MAX_STEPS):
+        if chunk.kind in {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}:
+            data = read_at(chunk.offset, chunk.length)
+            clean = without_place(data) if chunk.kind == b"eXIf" else _clean_text(chunk.kind, data)
             if clean is None:
-                yield Edit(offset, 12 + length, b"")
+                yield Edit(chunk.offset - 8, 12 + chunk.length, b"")
             elif clean != data:
-                yield Edit(offset + 8, length + 4, clean + zlib.crc32(kind + clean).to_bytes(4, "big"))
-        offset += 12 + length
+                checksum = zlib.crc32(chunk.kind + clean).to_bytes(4, "big")
+                yield Edit(chunk.offset, chunk.length + 4, clean + checksum)
 
 
 def _clean_text(kind: bytes, data: bytes) -> bytes | None:

@@ -1,14 +1,16 @@
 """Find signed provenance (C2PA manifests) in image files, without checking its signature."""
 
 from collections.abc import Callable
+from itertools import takewhile
 
+from app.protocol.file_parts import jpeg_segments, png_chunks, webp_chunks
 from app.protocol.image_format import ReadAt, read_info
 
 #: Chunks, segments or boxes that are read at most. Encoders of PNG write chunks of 8 KiB.
 _MAX_STEPS = 16_384
 
 #: Bytes at the start of a GIF that are searched, and those of a segment of a JPEG.
-_HEAD, _SEGMENT = 64 * 1024, 64
+_HEAD, _SEGMENT = 64 * 1024, 60
 
 #: The type of the box in AVIF and HEIC, and the tag in TIFF.
 _BOX_TYPE = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
@@ -22,42 +24,19 @@ def has_credentials(read_at: ReadAt) -> bool:
 
 
 def _in_png(read_at: ReadAt) -> bool:
-    offset = 8
-    for _ in range(_MAX_STEPS):
-        chunk = read_at(offset, 8)
-        if len(chunk) < 8 or chunk[4:] == b"IEND":
-            return False
-        if chunk[4:] == b"caBX":
-            return True
-        offset += 12 + int.from_bytes(chunk[:4], "big")
-    return False
+    chunks = takewhile(lambda chunk: chunk.kind != b"IEND", png_chunks(read_at, _MAX_STEPS))
+    return any(chunk.kind == b"caBX" for chunk in chunks)
 
 
 def _in_jpeg(read_at: ReadAt) -> bool:
     """Look for an APP11 segment with a JUMBF box. JPEG XT uses the same segment for boxes of other types."""
-    offset = 2
-    for _ in range(_MAX_STEPS):
-        segment = read_at(offset, _SEGMENT)
-        if len(segment) < 4 or segment[0] != 0xFF or segment[1] in {0xDA, 0xD9}:
-            return False
-        length = int.from_bytes(segment[2:4], "big")
-        if segment[1] == 0xEB and (b"jumb" in segment[: length + 2] or b"c2pa" in segment[: length + 2]):
-            return True
-        offset += 1 if segment[1] == 0xFF else 2 + length
-    return False
+    segments = (segment for segment in jpeg_segments(read_at, 2, _MAX_STEPS) if segment.kind == b"\xeb")
+    heads = (read_at(segment.offset, min(_SEGMENT, segment.length)) for segment in segments)
+    return any(b"jumb" in head or b"c2pa" in head for head in heads)
 
 
 def _in_webp(read_at: ReadAt) -> bool:
-    offset = 12
-    for _ in range(_MAX_STEPS):
-        chunk = read_at(offset, 8)
-        if len(chunk) < 8:
-            return False
-        if chunk[:4] == b"C2PA":
-            return True
-        length = int.from_bytes(chunk[4:], "little")
-        offset += 8 + length + length % 2
-    return False
+    return any(chunk.kind == b"C2PA" for chunk in webp_chunks(read_at, _MAX_STEPS))
 
 
 def _in_gif(read_at: ReadAt) -> bool:
