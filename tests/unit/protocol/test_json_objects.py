@@ -23,7 +23,7 @@ def test_objects_are_found(name: str, document: Any, limit: int, depth: int, fou
     assert ["".join(each) for each in objects_in(document, limit=limit, depth=depth)] == found
 
 
-def test_what_lies_in_a_value_may_be_told() -> None:
+def test_a_function_may_say_what_lies_in_a_value() -> None:
     """Some upstreams write JSON into texts."""
     found = objects_in(
         {"a": "x"},
