@@ -55,6 +55,9 @@ _POLL_AFTER = "5"
 #: The extension of an ASGI scope by which `app/server` tells how many bytes the client has not acknowledged.
 UNACKNOWLEDGED = "limner.unacknowledged"
 
+#: The extension by which it tells that the client has left.
+DISCONNECT = "limner.disconnect"
+
 #: Seconds between two looks at these bytes, growing, and seconds without an acknowledgment that mean a dead connection.
 _FIRST_PAUSE, _LONGEST_PAUSE, _MAX_SILENCE = 0.005, 0.25, 3.0
 
@@ -72,8 +75,15 @@ class KeepAlive:
 class DisconnectWatcher:
     """Watch whether the client is still connected, from the moment its request body has been read."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._disconnected = asyncio.create_task(_wait_for_disconnect(receive))
+    def __init__(self, receive: Receive, disconnect: Callable[[], asyncio.Future[None]] | None = None) -> None:
+        """Begin to watch. `disconnect`: returns a future that ends when the client leaves, which needs no task."""
+        self._disconnected: asyncio.Future[None]
+        self._disconnected = asyncio.create_task(_wait_for_disconnect(receive)) if disconnect is None else disconnect()
+
+    @classmethod
+    def of(cls, http: Request) -> "DisconnectWatcher":
+        """Watch the client of a request."""
+        return cls(http.receive, http.scope.get("extensions", {}).get(DISCONNECT))
 
     async def wait_for(self, work: Awaitable[T], seconds: float | None) -> T | None:
         """Return what `work` gives, None where it is not ready in time; it is cancelled then.
@@ -245,7 +255,7 @@ def task_response(view: TaskView, http: Request, context: RequestContext) -> Res
     headers = {"cache-control": "no-store"}
     if view.reader is None:
         return OrjsonResponse(view.document, 200, headers | {"retry-after": _POLL_AFTER})
-    delivery = Delivery(view.reader, context, DisconnectWatcher(http.receive), http)
+    delivery = Delivery(view.reader, context, DisconnectWatcher.of(http), http)
     return SizedResponse([StreamingJson(view.document)], _JSON, headers, delivery)
 
 

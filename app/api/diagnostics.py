@@ -121,7 +121,7 @@ def silence_routes(
         if waiting[caller] == MAX_SILENCES_OF_CALLER or waiting.total() == MAX_SILENCES:
             raise RateLimited("Too many requests wait at this endpoint. Please try again shortly.")
         waiting[caller] += 1
-        watcher = DisconnectWatcher(http.receive)
+        watcher = DisconnectWatcher.of(http)
         try:
             await watcher.wait_for(unless_draining(pause(length), draining), None)
         except ClientDisconnected:

@@ -95,7 +95,7 @@ class ImageEndpoints:
             request = replace(request, model=request.model or deployment, from_page="origin" in http.headers)
         if is_dry:
             return self._plan(request, caller, spool, context)
-        watcher = DisconnectWatcher(http.receive)
+        watcher = DisconnectWatcher.of(http)
         submission = Submission(
             context.id,
             request,
@@ -170,7 +170,7 @@ class ImageEndpoints:
         reader = await self.service.result(result_id, caller, Spool(self.settings.spool_dir))
         if reader is None:
             return accepted_response(result_id, http)
-        return await self._deliver(reader, DisconnectWatcher(http.receive), http)
+        return await self._deliver(reader, DisconnectWatcher.of(http), http)
 
 
 def image_routes(endpoints: ImageEndpoints) -> RouteTable:
@@ -212,7 +212,7 @@ def _prefers_receipt(request: ImagesRequest, headers: Headers) -> bool:
 
 def is_client_retry(headers: Headers) -> bool:
     """Return whether the client, or a proxy, says that it is repeating a request. Many are silent about it."""
-    return any(pattern.fullmatch(headers.get(name, "").strip()) for name, pattern in _RETRY_MARKS.items())
+    return any(_RETRY_MARKS[name].fullmatch(headers[name].strip()) for name in _RETRY_MARKS.keys() & headers.keys())
 
 
 def size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:

@@ -280,10 +280,18 @@ FORMS = (
     ReplyForm("guessed-field", 9, _in_unknown_fields),
     ReplyForm("guessed-address", 9, _in_bare_urls),
 )
-#: Ranks of the forms that need no text to be searched.
-_STRUCTURED_RANKS = range(2)
+#: The forms that need no text to be searched: those of the first two ranks.
+_STRUCTURED = frozenset(form.name for form in FORMS if form.rank < 2)
 #: The rank of the forms whose candidates are only guesses.
 _GUESSES = 9
+
+
+def ranks_of(forms: Iterable[ReplyForm]) -> list[list[ReplyForm]]:
+    """Return the forms by rank, without those that are guesses."""
+    return [[*equals] for rank, equals in groupby(forms, lambda form: form.rank) if rank != _GUESSES]
+
+
+RANKS = ranks_of(FORMS)
 
 
 def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
@@ -324,10 +332,9 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     budget = UrlBudget()
     messages = [extractor.extract(_content_of(message, budget)) for message in reply.messages]
     found = [image for images in messages for image in images]
-    structured = {form.name for form in FORMS if form.rank in _STRUCTURED_RANKS}
-    if reply.bodies and not any(image.form in structured for image in found):
+    if reply.bodies and not any(image.form in _STRUCTURED for image in found):
         beside = extractor.extract(_content_beside(reply.bodies, budget))
-        if not found or any(image.form in structured for image in beside):
+        if not found or any(image.form in _STRUCTURED for image in beside):
             found = beside
     unique = {image.url: image for image in reversed(found)}
     return reversed(unique.values())
@@ -359,7 +366,7 @@ class _Extractor:
         secondary: list[FoundImage] = []
         if content.is_empty:
             return secondary
-        for _, forms in groupby((form for form in FORMS if form.rank != _GUESSES), lambda form: form.rank):
+        for forms in RANKS:
             found = self._without_copies([image for form in forms for image in self._accepted(form, content)])
             if not found:
                 continue

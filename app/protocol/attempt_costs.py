@@ -69,8 +69,10 @@ class AttemptRecord:
 
     def read_head(self, headers: Mapping[str, str]) -> None:
         """Take in the head of the response."""
-        self.add_ids(headers.get(name) for name in _ID_HEADERS)
-        self._from_header = read_cost_header(headers)
+        # Copied, since looking a name up in the headers of a response takes longer than this.
+        fields = {name.lower(): value for name, value in headers.items()}
+        self.add_ids([fields.get(name) for name in _ID_HEADERS])
+        self._from_header = read_cost_header(fields)
 
     def add_ids(self, ids: Any) -> None:
         """Add the upstream's names of the request that are usable and new."""

@@ -103,12 +103,19 @@ class ReplyParser:
     The cost of `feed` depends on its chunk only; chunks are joined in `reply`.
     """
 
-    def __init__(self, new_sink: Callable[[], ByteSink] | None = None, max_left: int = MAX_LEFT) -> None:
+    def __init__(
+        self,
+        new_sink: Callable[[], ByteSink] | None = None,
+        max_left: int = MAX_LEFT,
+        secrets: tuple[str, ...] = (),
+        attempt: AttemptRecord | None = None,
+    ) -> None:
         """With `new_sink`, large images are written to sinks while they arrive. Without it they stay in the text.
 
-        `max_left`: bytes that the reply may have without its spooled images.
+        `max_left`: bytes that the reply may have without its spooled images. `secrets`, `attempt`: of its replies.
         """
         self._max_left = max_left
+        self._secrets, self._attempt = secrets, attempt
         self._spooled: dict[str, ByteSink] = {}
         self._new_spooler: Callable[..., InlineImageSpooler] | None = None
         self._spooler: InlineImageSpooler | None = None
@@ -189,11 +196,13 @@ class ReplyParser:
         if self._body is None:
             if ended:
                 raise _invalid("an empty body", raw)
-            return ChatReply(raw=raw, complete=False)
+            return ChatReply(raw=raw, complete=False, secrets=self._secrets, attempt=self._attempt)
         return replace(
             self._body.reply(raw, ended),
             spooled_images=self._spooled,
             size=self.size + len(raw) + self._body.objects_size,
+            secrets=self._secrets,
+            attempt=self._attempt,
         )
 
 

@@ -71,7 +71,11 @@ def read_cost_header(headers: Mapping[str, str]) -> ReportedCost | None:
     Of several, the largest is the total. A 0 proves nothing: the head of a stream is sent before the work, and gateways
     write it where they know no price.
     """
-    found = [read_amount(value) for name, value in headers.items() if _COST_HEADER.fullmatch(name.lower())]
+    found = [
+        read_amount(value)
+        for name, value in headers.items()
+        if "cost" in name.lower() and _COST_HEADER.fullmatch(name.lower())
+    ]
     return max((cost for cost in found if cost is not None and cost.amount), key=lambda cost: cost.amount, default=None)
 
 

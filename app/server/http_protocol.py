@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import ApiError, InvalidRequest, RequestTimeout, RequestTooLarge, ServiceUnavailable
@@ -58,6 +59,32 @@ class Acknowledgments:
         return None if in_system is None else self.transport.get_write_buffer_size() + in_system
 
 
+@dataclass(slots=True)
+class Disconnect:
+    """Whether the client of a connection has left. Refers to no protocol, for the same reason.
+
+    A task that waits for the next message of the request would tell it, too, at the price of one task a request.
+    """
+
+    flow: FlowControl
+    has_come: bool = False
+    waiter: asyncio.Future[None] | None = None
+
+    def __call__(self) -> asyncio.Future[None]:
+        """Return a future that ends when the client leaves. A connection serves one request at a time."""
+        # Behind a large body, reading is paused, and only by reading it is noticed that a connection was closed.
+        self.flow.resume_reading()
+        self.waiter = asyncio.get_running_loop().create_future()
+        if self.has_come:
+            self.waiter.set_result(None)
+        return self.waiter
+
+    def report(self) -> None:
+        self.has_come = True
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
 class LimitedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
@@ -84,11 +111,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _current: RequestResponseCycle | None = None
     #: The head of a request that offers another protocol, without this offer.
     _upgrade_request = b""
-    _acknowledgments: "Acknowledgments"
+    _acknowledgments: Acknowledgments
+    _disconnect: Disconnect
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._acknowledgments = Acknowledgments(transport)
+        self._disconnect = Disconnect(self.flow)
         self.timeout_keep_alive = self.header_timeout  # type: ignore[assignment]  # only loop.call_later gets it
         self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
         if len(self.connections) > self.max_connections:
@@ -232,8 +261,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
-        # The name is known to `app/api/delivery.py`, too.
-        cycle.scope.setdefault("extensions", {})["limner.unacknowledged"] = self._acknowledgments  # type: ignore[assignment]
+        # The names are known to `app/api/delivery.py`, too.
+        extensions = cycle.scope.setdefault("extensions", {})
+        extensions["limner.unacknowledged"] = self._acknowledgments  # type: ignore[assignment]
+        extensions["limner.disconnect"] = self._disconnect  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def _is_busy(self) -> bool:
@@ -244,6 +275,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._current is not None and not self._current.response_complete:
             self._current.disconnected = True
             self._current.message_event.set()
+            self._disconnect.report()
 
     def _cancel_header_timer(self) -> None:
         if self._header_timer is not None:

@@ -177,7 +177,11 @@ class UpstreamClient:
         return self._classify(response, error_body, request, elapsed)
 
     async def read_reply(
-        self, pending: PendingReply, request: UpstreamRequest, started_at: float
+        self,
+        pending: PendingReply,
+        request: UpstreamRequest,
+        started_at: float,
+        record: AttemptRecord | None = None,
     ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
         """Yield snapshots of the reply while it grows, and the last one when it has ended.
 
@@ -189,12 +193,13 @@ class UpstreamClient:
             UpstreamError: The reply could not be read, broke off or took too long.
             ApiError: What the upstream's error object means.
         """
-        parser, response = ReplyParser(request.new_blob), pending.response
+        parser = ReplyParser(request.new_blob, secrets=self._secrets(request), attempt=record)
+        response = pending.response
         try:
             async with aclosing(self._snapshots(response, parser, started_at)) as snapshots:
                 async for reply in snapshots:
                     if reply.has_content:
-                        yield replace(reply, secrets=self._secrets(request))
+                        yield reply
             reply, end = await _read(parser, ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
             parser.end()
@@ -209,7 +214,7 @@ class UpstreamClient:
         if failure is not None and not reply.has_content and not await _has_images(reply):
             yield failure
             return
-        yield replace(reply, secrets=self._secrets(request))
+        yield reply
         if failure is not None:
             failure.error.retry_safety = RetrySafety.UNSAFE
             raise failure.error

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -398,7 +398,7 @@ async def _attempt_once(
         yield outcome
         return
     record.read_head(outcome.response.headers)
-    async with aclosing(member.client.read_reply(outcome, request, started_at)) as replies:
+    async with aclosing(member.client.read_reply(outcome, request, started_at, record)) as replies:
         async for reply in replies:
             if isinstance(reply, UpstreamFailure):
                 record.is_free = not reply.retry_safety.may_have_cost
@@ -406,7 +406,7 @@ async def _attempt_once(
             else:
                 record.add_ids((reply.id,))
                 record.usage, record.reported = reply.usage, reply.cost
-                yield replace(reply, attempt=record)
+                yield reply
 
 
 def _swap_modalities(routing: RoutingState, member: PoolMember, failure: UpstreamFailure) -> bool:

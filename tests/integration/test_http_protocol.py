@@ -15,8 +15,16 @@ from typing import Any, cast
 import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.server.http_protocol import MAX_HEAD_BYTES, Acknowledgments, LimitedHttpProtocol, _send_queue, protocol_class
+from app.server.http_protocol import (
+    MAX_HEAD_BYTES,
+    Acknowledgments,
+    Disconnect,
+    LimitedHttpProtocol,
+    _send_queue,
+    protocol_class,
+)
 from tests.support.raw_http import RawResponse, build_request, connect
 from tests.support.raw_http_lines import wait_until
 from tests.support.servers import serve
@@ -370,6 +378,42 @@ def test_a_closed_connection_leaves_no_circle_of_references(patient_url: str, mo
         wait_until(lambda: len(protocols) == 1 and protocols[0]() is None)
     finally:
         gc.enable()
+
+
+def test_the_application_is_told_when_the_client_leaves() -> None:
+    told = threading.Event()
+
+    async def wait(scope: Scope, _: Receive, __: Send) -> None:
+        await scope["extensions"]["limner.disconnect"]()
+        told.set()
+
+    with serve(wait, http=protocol_class(5, 5)) as url:
+        with connect(url) as wire:
+            wire.send(build_request("GET /"))
+            assert not told.wait(0.05)
+        assert told.wait(10)
+
+
+class Flow(FlowControl):
+    """Count how often reading is resumed."""
+
+    def __init__(self) -> None:
+        self.resumed = 0
+
+    def resume_reading(self) -> None:
+        self.resumed += 1
+
+
+def test_a_client_that_has_left_before_anyone_asks_has_left() -> None:
+    async def play() -> tuple[bool, bool, bool, int]:
+        disconnect = Disconnect(flow := Flow())
+        first = disconnect()
+        before = first.done()
+        disconnect.report()
+        disconnect.report()
+        return before, first.done(), disconnect().done(), flow.resumed
+
+    assert asyncio.run(play()) == (False, True, True, 2)
 
 
 def test_what_was_on_its_way_is_known_after_the_connection_was_closed() -> None:

@@ -39,6 +39,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS
@@ -109,7 +110,11 @@ class ScriptedClient(UpstreamClient):
         return PendingReply(httpx.Response(200, extensions={"step": step}), 0.0)
 
     async def read_reply(
-        self, pending: PendingReply, request: UpstreamRequest, started_at: float
+        self,
+        pending: PendingReply,
+        request: UpstreamRequest,
+        started_at: float,
+        record: AttemptRecord | None = None,
     ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
         step = pending.response.extensions["step"]
         if isinstance(step, ErrorIn200):

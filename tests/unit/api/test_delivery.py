@@ -9,9 +9,11 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.requests import Request
 from starlette.types import Message
 
 from app.api.delivery import (
+    DISCONNECT,
     DisconnectWatcher,
     cost_headers,
     encode_events,
@@ -352,3 +354,27 @@ def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) 
         # One stray byte, so that no client takes the error for a success.
         assert isinstance(run.error, ApiError)
         assert document == orjson.dumps(run.error.body) + b"!"
+
+
+def test_a_server_that_tells_of_disconnects_needs_no_task_for_them() -> None:
+    async def play() -> tuple[int, bool, bool]:
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        http = Request({"type": "http", "extensions": {DISCONNECT: lambda: told}}, Client().receive)
+        before = len(asyncio.all_tasks())
+        watcher = DisconnectWatcher.of(http)
+        tasks, connected = len(asyncio.all_tasks()) - before, await watcher.is_connected()
+        told.set_result(None)
+        return tasks, connected, await watcher.is_connected()
+
+    assert asyncio.run(play()) == (0, True, False)
+
+
+def test_other_servers_are_asked_by_a_task() -> None:
+    async def play() -> tuple[bool, bool]:
+        client = Client()
+        watcher = DisconnectWatcher.of(Request({"type": "http"}, client.receive))
+        before = await watcher.is_connected()
+        client.leave()
+        return before, await watcher.is_connected()
+
+    assert asyncio.run(play()) == (True, False)
