@@ -9,10 +9,10 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from app.errors import RateLimited, ServiceUnavailable
 
@@ -69,9 +69,8 @@ class Capacity:
     _free: int = 0
     _measured_at: float = -math.inf
 
-    @contextmanager
-    def reserve(self, images: int, pixels: int) -> Iterator[None]:
-        """Hold room for `images` images of `pixels` each, until the request has ended.
+    def reserve(self, images: int, pixels: int) -> "ReservedRoom":
+        """Hold room for `images` images of `pixels` each, until the end of a `with`.
 
         An image needs 4 bytes a pixel at most: formats that compress nothing of RGBA are hardly larger.
 
@@ -83,15 +82,10 @@ class Capacity:
         self._check_descriptors(images * _PER_IMAGE)
         size = images * min(self.max_image_bytes, 4 * pixels)
         self._check_disk(size)
-        self._reserved += size
-        try:
-            yield
-        finally:
-            self._reserved -= size
+        return ReservedRoom(self, size)
 
-    @contextmanager
-    def upload(self, caller: str, announced: int) -> Iterator["Upload"]:
-        """Count a request body of `announced` bytes (0 if unknown) as under way.
+    def upload(self, caller: str, announced: int) -> "Upload":
+        """Count a request body of `announced` bytes (0 if unknown) as under way, until the end of a `with`.
 
         Raises:
             RateLimited: The caller has too many bytes under way.
@@ -100,11 +94,8 @@ class Capacity:
         self._check_descriptors(0)
         self._check_disk(announced)
         upload = Upload(self, caller)
-        try:
-            upload.grow_to(announced)
-            yield upload
-        finally:
-            self._count_upload(caller, -upload.counted)
+        upload.grow_to(announced)
+        return upload
 
     def _count_upload(self, caller: str, more: int) -> None:
         """Add bytes to those under way, in a time that does not depend on the number of callers."""
@@ -141,6 +132,20 @@ class Capacity:
 
 
 @dataclass(slots=True)
+class ReservedRoom:
+    """Room on the disk for the images of one request, in bytes. No generator: each request for images has one."""
+
+    capacity: Capacity
+    size: int
+
+    def __enter__(self) -> None:
+        self.capacity._reserved += self.size
+
+    def __exit__(self, *_: object) -> None:
+        self.capacity._reserved -= self.size
+
+
+@dataclass(slots=True)
 class Upload:
     """One request body under way. `counted` is the larger of the announced and the received bytes."""
 
@@ -148,6 +153,12 @@ class Upload:
     caller: str
     counted: int = 0
     received: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.capacity._count_upload(self.caller, -self.counted)
 
     def add(self, size: int) -> None:
         """Note that `size` more bytes have arrived. Raises as `Capacity.upload`."""

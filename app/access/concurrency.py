@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from app.errors import RateLimited
 
@@ -26,37 +24,18 @@ class FairSemaphore:
         self._max_waiting = max_waiting
         self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
 
-    @asynccontextmanager
-    async def acquire(self, caller: str, slots: int = 1) -> AsyncIterator[None]:
-        """Hold `slots` slots, which are granted together, so that no request holds some while it waits for others.
+    def acquire(self, caller: str, slots: int = 1) -> "HeldSlots":
+        """Hold `slots` slots for an `async with`. They are granted together: no request holds some while it waits.
 
         A request that needs more slots than there are holds all of them.
 
         Raises:
             RateLimited: The queue is full.
         """
-        granted = await self._enqueue(caller, slots)
-        try:
-            yield
-        finally:
-            self.in_use -= granted
-            self._wake()
+        return HeldSlots(self, caller, slots)
 
-    def check_room(self, caller: str, slots: int = 1) -> None:
-        """Raise `RateLimited` if a request of this caller would find the queue full."""
-        if self._has_room(min(slots, self.limit)):
-            return
-        longest = max(map(len, self._queues.values()), default=0)
-        if self.waiting >= self._max_waiting and longest < len(self._queues.get(caller, ())) + 2:
-            raise _queue_full()
-
-    def set_limit(self, limit: int) -> None:
-        """Change the number of slots. Slots that are in use are not revoked."""
-        self.limit = limit
-        self._wake()
-
-    async def _enqueue(self, caller: str, slots: int) -> int:
-        """Wait for the slots and return how many were granted."""
+    async def take(self, caller: str, slots: int) -> int:
+        """Wait for the slots and return how many were granted. They have to be given back."""
         granted = min(slots, self.limit)
         if self._has_room(granted):
             self.in_use += granted
@@ -72,6 +51,23 @@ class FairSemaphore:
             self._cancel(caller, waiter)
             raise
         return waiter.slots
+
+    def give_back(self, granted: int) -> None:
+        self.in_use -= granted
+        self._wake()
+
+    def check_room(self, caller: str, slots: int = 1) -> None:
+        """Raise `RateLimited` if a request of this caller would find the queue full."""
+        if self._has_room(min(slots, self.limit)):
+            return
+        longest = max(map(len, self._queues.values()), default=0)
+        if self.waiting >= self._max_waiting and longest < len(self._queues.get(caller, ())) + 2:
+            raise _queue_full()
+
+    def set_limit(self, limit: int) -> None:
+        """Change the number of slots. Slots that are in use are not revoked."""
+        self.limit = limit
+        self._wake()
 
     def _has_room(self, slots: int) -> bool:
         return not self._queues and self.in_use + slots <= self.limit
@@ -119,6 +115,22 @@ class FairSemaphore:
             if not waiter.granted.cancelled():
                 self.in_use += waiter.slots
                 waiter.granted.set_result(None)
+
+
+class HeldSlots:
+    """Slots of a semaphore, taken and given back by an `async with`. No generator: each request for images has one."""
+
+    __slots__ = ("_caller", "_granted", "_semaphore", "_slots")
+
+    def __init__(self, semaphore: FairSemaphore, caller: str, slots: int) -> None:
+        self._semaphore, self._caller, self._slots = semaphore, caller, slots
+        self._granted = 0
+
+    async def __aenter__(self) -> None:
+        self._granted = await self._semaphore.take(self._caller, self._slots)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._semaphore.give_back(self._granted)
 
 
 class _Waiter:

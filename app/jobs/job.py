@@ -397,9 +397,11 @@ class Job:
     @property
     def needs_redelivery(self) -> bool:
         """Whether the upstream was paid and only the delivery failed, however: a further run costs nothing."""
-        error = self.run.error if self.run.is_done and not self.is_remote else None
-        if error is None or isinstance(error, ImageUnavailable):
-            return error is not None
+        error = self.run.error
+        if error is None or self.is_remote or not self.run.is_done:
+            return False
+        if isinstance(error, ImageUnavailable):
+            return True
         is_answered = bool(self.paid_replies) and not isinstance(error, _REPLY_AT_FAULT)
         return is_answered and not any(each is self.run.cause for each in self.run.question_errors)
 
@@ -446,7 +448,7 @@ class Job:
 
         A failure is only remembered under an idempotency key, and only if it may have cost something.
         """
-        if self.is_awaited_later or self.needs_redelivery or not self.has_failed:
+        if not self.has_failed or self.is_awaited_later or self.needs_redelivery:
             return True
         return self.key.key is not None and self.may_have_cost
 

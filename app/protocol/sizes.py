@@ -33,18 +33,22 @@ class Size:
     @property
     def upstream_size(self) -> "Size":
         """The legal size to request upstream. The image is fitted to another size afterwards, see `size_fit`."""
-        return self if is_legal(self) else LEGACY_SIZES.get(self) or covering_size(self)
+        return _upstream_size(self)
 
 
 #: The small squares of dall-e-2. Clients still send them by default, but no upstream generates them any more.
 LEGACY_SIZES = {Size(256, 256): Size(1024, 1024), Size(512, 512): Size(1024, 1024)}
 
 
+@lru_cache(_REMEMBERED_SIZES)
+def _upstream_size(size: Size) -> Size:
+    return size if is_legal(size) else LEGACY_SIZES.get(size) or covering_size(size)
+
+
 #: `1024x1024`, also with a capital X, a times sign or an asterisk, spaces around it, and `px` behind it.
 _PIXELS = re.compile(r"([1-9][0-9]{0,8}) ?[xX×✕*] ?([1-9][0-9]{0,8})(?: ?px)?")
 
 
-@lru_cache(_REMEMBERED_SIZES)
 def _broken_rule(size: Size) -> str | None:
     short, long = sorted((size.width, size.height))
     rules = (
@@ -60,6 +64,7 @@ def _broken_rule(size: Size) -> str | None:
     return next((rule for broken, rule in rules if broken), None)
 
 
+@lru_cache(_REMEMBERED_SIZES)
 def is_legal(size: Size) -> bool:
     """Return whether upstreams make images of this size."""
     return _broken_rule(size) is None

@@ -177,11 +177,7 @@ class UpstreamClient:
         return self._classify(response, error_body, request, elapsed)
 
     async def read_reply(
-        self,
-        pending: PendingReply,
-        request: UpstreamRequest,
-        started_at: float,
-        record: AttemptRecord | None = None,
+        self, pending: PendingReply, request: UpstreamRequest, started_at: float, record: AttemptRecord | None = None
     ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
         """Yield snapshots of the reply while it grows, and the last one when it has ended.
 

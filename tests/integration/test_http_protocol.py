@@ -380,18 +380,21 @@ def test_a_closed_connection_leaves_no_circle_of_references(patient_url: str, mo
         gc.enable()
 
 
-def test_the_application_is_told_when_the_client_leaves() -> None:
-    told = threading.Event()
+def test_the_application_learns_that_the_client_leaves() -> None:
+    learned = threading.Event()
 
-    async def wait(scope: Scope, _: Receive, __: Send) -> None:
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await App()(scope, receive, send)
+            return
         await scope["extensions"]["limner.disconnect"]()
-        told.set()
+        learned.set()
 
     with serve(wait, http=protocol_class(5, 5)) as url:
         with connect(url) as wire:
             wire.send(build_request("GET /"))
-            assert not told.wait(0.05)
-        assert told.wait(10)
+            assert not learned.wait(0.05)
+        assert learned.wait(10)
 
 
 class Flow(FlowControl):

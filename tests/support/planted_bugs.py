@@ -118,7 +118,7 @@ def fail_safely(*failure: Any) -> UpstreamFailure:
 
 @asynccontextmanager
 async def hold_for_ever(semaphore: FairSemaphore, caller: str, slots: int = 1) -> AsyncGenerator[None, None]:
-    await semaphore._enqueue(caller, slots)
+    await semaphore.take(caller, slots)
     yield
 
 

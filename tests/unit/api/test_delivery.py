@@ -358,12 +358,12 @@ def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) 
 
 def test_a_server_that_tells_of_disconnects_needs_no_task_for_them() -> None:
     async def play() -> tuple[int, bool, bool]:
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        http = Request({"type": "http", "extensions": {DISCONNECT: lambda: told}}, Client().receive)
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        http = Request({"type": "http", "extensions": {DISCONNECT: lambda: left}}, Client().receive)
         before = len(asyncio.all_tasks())
         watcher = DisconnectWatcher.of(http)
         tasks, connected = len(asyncio.all_tasks()) - before, await watcher.is_connected()
-        told.set_result(None)
+        left.set_result(None)
         return tasks, connected, await watcher.is_connected()
 
     assert asyncio.run(play()) == (0, True, False)
