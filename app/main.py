@@ -151,7 +151,14 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[Re
     """Return the routes in the order in which they are tried. `recent`: the last requests, for `/v1/status`."""
     settings, authenticator, service = services.settings, services.authenticator, services.service
     endpoints = ImageEndpoints(
-        settings, authenticator, services.token_check, services.recorder, service, services.tasks, keepalive
+        settings,
+        authenticator,
+        services.token_check,
+        services.recorder,
+        service,
+        services.tasks,
+        services.webhooks,
+        keepalive,
     )
     image_models = ImageModels(services.pool, settings.list_models, settings.default_response_format)
     spool, timeout = settings.spool_dir, settings.client_body_timeout

@@ -18,6 +18,7 @@ from app.access.capacity import Capacity, count_open_descriptors, descriptor_lim
 from app.access.concurrency import FairSemaphore
 from app.access.keys import KeyFile
 from app.access.limits import KeyLimits
+from app.access.webhook_secrets import WebhookSecrets
 from app.config.connections import DIRECT
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
@@ -25,6 +26,7 @@ from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError
 from app.images.blob import Blob, Spool
 from app.images.fetch import Fetcher
+from app.images.guarded_http import GuardedHttp
 from app.images.signer import Signer, SigningKey, load_signing_key
 from app.images.store import ImageStore, StoreConfig
 from app.images.stores import open_store
@@ -37,6 +39,8 @@ from app.jobs.service import ImageService
 from app.jobs.sharing import JobSharing
 from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
+from app.jobs.webhook_sender import HEADERS, WebhookSender
+from app.jobs.webhooks import Webhooks
 from app.observability.hourly import HourlyReports, HourlySummary
 from app.observability.ledger import Ledger
 from app.observability.logging import log
@@ -46,6 +50,7 @@ from app.protocol.prices import PriceList
 from app.state.circuit_reports import exchange_circuit_reports
 from app.state.job_table import DEFAULT_TIMINGS, JobTable, SharingTimings
 from app.state.shared_state import SharedState
+from app.state.webhook_queue import WebhookQueue
 from app.upstream.client import UpstreamClient
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import UpstreamSpec
@@ -69,6 +74,7 @@ class Services:
     registry: JobRegistry
     service: ImageService
     token_check: TokenCheck
+    webhooks: Webhooks
 
     @classmethod
     def build(
@@ -91,18 +97,11 @@ class Services:
         table = JobTable[Job](state, ttl=settings.answer_ttl, key_ttl=settings.idempotency_ttl, timings=timings)
         backends = build_backends(settings, transport, store, table)
         registry = build_registry(settings, timings)
-        service = ImageService(
-            semaphore=FairSemaphore(max_in_flight(settings), settings.max_queue),
-            limits=KeyLimits(state, settings.max_queue, currency=settings.currency),
-            backends=backends,
-            policy=pipeline_policy(settings),
-            registry=registry,
-            sharing=JobSharing(registry, table, store),
-            capacity=build_capacity(settings),
-        )
+        service = build_service(settings, state, backends, registry)
+        authenticator = build_authenticator(settings, key_file)
         return cls(
             settings=settings,
-            authenticator=build_authenticator(settings, key_file),
+            authenticator=authenticator,
             key_file=key_file,
             recorder=build_usage_recorder(settings),
             state=state,
@@ -110,6 +109,7 @@ class Services:
             registry=registry,
             service=service,
             token_check=build_token_check(settings, backends.pool),
+            webhooks=build_webhooks(settings, state, authenticator, service),
         )
 
     def hourly_reports(self) -> HourlyReports:
@@ -129,7 +129,7 @@ class Services:
     @property
     def tasks(self) -> ImageTasks:
         """What tells the states of asynchronous tasks."""
-        return ImageTasks(self.service, self.store, partial(Spool, self.settings.spool_dir))
+        return self.webhooks.tasks
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -142,6 +142,7 @@ class Services:
             yield
         finally:
             await self.service.drain(self.settings.shutdown_grace)
+            await self.webhooks.drain()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,6 +150,7 @@ class Services:
             await self.state.close()
             await self.pool.close()
             await self.backends.fetcher.close()
+            await self.webhooks.sender.http.close()
             self.backends.transcoder.close()
             if self.backends.signer is not None:
                 self.backends.signer.close()
@@ -163,6 +165,7 @@ class Services:
             sample_gauges(self.service.semaphore, self.pool.public_circuits),
             self.service.sharing.heartbeat_loop(),
             exchange_circuit_reports(self.state, self.pool),
+            self.webhooks.send_forever(),
         ]
 
 
@@ -170,6 +173,42 @@ def open_key_file(settings: Settings) -> KeyFile | None:
     """Return the file of client keys, if there is one. Raises `InvalidKeyFile`."""
     names = [entry.name for entry in settings.effective_upstreams]
     return None if settings.keys_file is None else KeyFile(settings.keys_file, names)
+
+
+def build_service(settings: Settings, state: SharedState, backends: Backends, registry: JobRegistry) -> ImageService:
+    """Return what accepts requests for images."""
+    return ImageService(
+        semaphore=FairSemaphore(max_in_flight(settings), settings.max_queue),
+        limits=KeyLimits(state, settings.max_queue, currency=settings.currency),
+        backends=backends,
+        policy=pipeline_policy(settings),
+        registry=registry,
+        sharing=JobSharing(registry, backends.job_table, backends.store),
+        capacity=build_capacity(settings),
+    )
+
+
+def build_webhooks(
+    settings: Settings, state: SharedState, authenticator: Authenticator, service: ImageService
+) -> Webhooks:
+    """Return what tells clients that their asynchronous requests have ended."""
+    http = GuardedHttp(
+        headers=HEADERS, allow=settings.fetch_allow, proxy=download_proxy(settings), own_host=own_host(settings)
+    )
+    root = settings.webhook_secret
+    return Webhooks(
+        queue=WebhookQueue(state),
+        tasks=ImageTasks(service, service.backends.store, partial(Spool, settings.spool_dir)),
+        sender=WebhookSender(http),
+        secrets=WebhookSecrets(authenticator, None if root is None else root.get_secret_value().encode()),
+        # The file may allow them to a key at any time.
+        is_used=settings.webhooks or settings.keys_file is not None,
+    )
+
+
+def own_host(settings: Settings) -> str | None:
+    """Return the host under which clients reach this server, if it is known."""
+    return None if settings.public_url is None else urlsplit(settings.public_url).hostname
 
 
 def build_authenticator(settings: Settings, key_file: KeyFile | None) -> Authenticator:
@@ -237,7 +276,7 @@ def build_backends(
         proxy=download_proxy(settings),
         timeout=settings.fetch_timeout,
         max_bytes=settings.max_image_bytes,
-        own_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
+        own_host=own_host(settings),
     )
     transcoder = Transcoder(new_blob=new_blob, memory=settings.image_memory)
     limits, strips_location = settings.shrink_inputs, settings.strip_location

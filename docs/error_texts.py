@@ -96,8 +96,9 @@ ERROR_TEXTS = (
     ErrorText(
         "unsupported_parameter",
         _BAD_REQUEST[1:],
-        "Two parameters exclude each other, such as `stream` and `n` above 1.",
-        "Leave out one of them.",
+        "Two parameters exclude each other, such as `stream` and `n` above 1, or one needs what the request is not: "
+        "`webhook_url` needs an asynchronous request.",
+        "Leave out one of them, or make the request asynchronous.",
     ),
     ErrorText(
         "invalid_image_file",
@@ -162,6 +163,12 @@ ERROR_TEXTS = (
         (Forbidden,),
         "The upstream forbids this request; its words are in the message.",
         "Change the request. Operator: the words may be about the account; `detail` in the log has all of them.",
+    ),
+    ErrorText(
+        "webhooks_not_allowed",
+        (Forbidden,),
+        "The request names a `webhook_url`, and webhooks are not allowed.",
+        "Leave it out and poll. Operator: set `LIMNER_WEBHOOKS=true`, or `webhooks = true` for the key.",
     ),
     ErrorText("status_key_not_set", (Forbidden,), "`/v1/status` has no key.", "Operator: set `LIMNER_STATUS_KEY`."),
     ErrorText(

@@ -44,6 +44,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("upstream_attempts", "retry_ambiguous"),
     ),
     "access": ("api_keys", "keys_file", "allow_anonymous", "cors_origins", "allowed_hosts"),
+    "webhooks": ("webhooks", "webhook_secret"),
     "api": (
         "models",
         "default_response_format",

@@ -32,6 +32,7 @@ from app.jobs.service import ImageService
 from app.jobs.sharing import JobSharing
 from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
+from app.jobs.webhooks import Webhooks
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import Operation
 from app.state.job_table import JobTable, SharingTimings
@@ -181,6 +182,7 @@ class Replica:
             recorder=UsageRecorder(),
             service=self.service,
             tasks=ImageTasks(self.service, self.service.backends.store, Spool, self.loop.time),
+            webhooks=cast(Webhooks, None),  # No request names one.
             keepalive=KeepAlive(outside.keepalive_after),
         )
         self.heartbeats = self.loop.start(self.service.sharing.heartbeat_loop())

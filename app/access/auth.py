@@ -2,9 +2,10 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from starlette.datastructures import Headers
 
@@ -37,6 +38,18 @@ class Caller:
         return None if self.key is None else self.key.name
 
 
+class KnownKey(NamedTuple):
+    """A key that this server accepts: its digest, and its entry if it is in the key file."""
+
+    digest: bytes
+    key: ClientKey | None
+
+    @property
+    def caller(self) -> str:
+        """The id of the callers that present the key."""
+        return _id_of(self.digest)
+
+
 class Authenticator:
     """Accepts the keys of the settings and those of the key file.
 
@@ -61,6 +74,12 @@ class Authenticator:
             raise Unauthorized(_NO_KEY)
         key = self._match_key(token) if needs_known_key and token is not None else None
         return Caller(_fingerprint(token), token, key)
+
+    def known_keys(self) -> Iterator[KnownKey]:
+        """Yield all keys that are accepted, whether or not they have expired."""
+        entries = () if self._key_file is None else self._key_file.keys
+        yield from (KnownKey(entry.sha256, entry) for entry in entries)
+        yield from (KnownKey(digest, None) for digest in self._digests)
 
     def _match_key(self, token: str) -> ClientKey | None:
         """Return the entry of the key file, or None for a key of the settings."""
@@ -95,4 +114,8 @@ def _parse_bearer(headers: Headers) -> str | None:
 
 
 def _fingerprint(token: str | None) -> str:
-    return hashlib.sha256((token or "").encode("latin-1")).hexdigest()[:16]
+    return _id_of(hashlib.sha256((token or "").encode("latin-1")).digest())
+
+
+def _id_of(digest: bytes) -> str:
+    return digest.hex()[:16]

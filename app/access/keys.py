@@ -22,6 +22,7 @@ from app.observability.logging import log
 from app.protocol.money import parse_amount
 from app.protocol.size_fit import SizeMode, read_size_mode
 from app.protocol.sizes import Size, parse_size
+from app.protocol.webhook_signature import parse_secret
 
 #: Seconds between two checks of the file, and seconds since its last change, so that no half-written file is read.
 _CHECK_INTERVAL = 1.0
@@ -71,6 +72,13 @@ def _parse_money(value: object) -> object:
     if amount is None:
         raise PydanticCustomError("money", 'expected an amount of money in quotes, like "50.00"')
     return amount
+
+
+def _parse_webhook_secret(value: object) -> object:
+    try:
+        return parse_secret(value) if isinstance(value, str) else parse_secret("")
+    except ValueError as error:
+        raise PydanticCustomError("webhook_secret", "{reason}", {"reason": str(error)}) from None
 
 
 def _parse_size(value: object) -> object:
@@ -141,6 +149,8 @@ class ClientKey(BaseModel):
         expires: The first moment at which the key is invalid.
         monthly_images: Images in a calendar month, in UTC.
         monthly_cost: Money in a calendar month, in UTC.
+        webhooks: Whether requests may name an address that is told when they end; None leaves it to the server.
+        webhook_secret: What signs these webhooks; None leaves it to the server.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
@@ -158,6 +168,8 @@ class ClientKey(BaseModel):
     expires: Annotated[datetime, BeforeValidator(_parse_expiry)] | None = None
     monthly_images: Amount | None = None
     monthly_cost: Annotated[Decimal, BeforeValidator(_parse_money)] | None = None
+    webhooks: Annotated[bool, Field(strict=True)] | None = None
+    webhook_secret: Annotated[bytes, BeforeValidator(_parse_webhook_secret)] | None = Field(None, repr=False)
 
 
 class _FileVersion(NamedTuple):
@@ -207,6 +219,11 @@ class KeyFile:
             if version != self._version and not self._was_just_written(version):
                 self.reload()
         return self._keys.get(digest)
+
+    @property
+    def keys(self) -> Collection[ClientKey]:
+        """The entries of all keys, as the file was read last."""
+        return self._keys.values()
 
     def reload(self) -> None:
         """Read the file now. A file with mistakes is logged once and changes nothing."""

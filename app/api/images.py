@@ -24,6 +24,7 @@ from app.api.delivery import (
 from app.api.openapi import image_endpoint, result_endpoint, task_endpoint, task_submission_endpoint
 from app.api.responses import OrjsonResponse
 from app.api.route_table import RouteTable
+from app.api.webhook_requests import with_webhook
 from app.config.settings import Settings
 from app.errors import NotFound, UserError
 from app.images.blob import Spool
@@ -31,6 +32,7 @@ from app.jobs.dry_run import DRY_RUN_HEADER, dry_run, is_dry_run
 from app.jobs.service import ClientLeft, ImageService, JobReader, Submission
 from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecord, UsageRecorder
+from app.jobs.webhooks import Webhooks
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.size_fit import SIZE_HEADER, SizeMode, parse_size_header
 from app.upstream.token_check import TokenCheck
@@ -67,6 +69,7 @@ class ImageEndpoints:
     recorder: UsageRecorder
     service: ImageService
     tasks: ImageTasks
+    webhooks: Webhooks
     keepalive: KeepAlive
 
     async def handle(
@@ -104,7 +107,7 @@ class ImageEndpoints:
             usage,
             idempotency_key=http.headers.get("idempotency-key"),
             is_retry=is_client_retry(http.headers),
-            is_async=request.as_task or _prefers_receipt(request, http.headers),
+            is_async=_is_async(request, http.headers),
             is_connected=watcher.is_connected,
         )
         return await self._answer(submission, watcher, http)
@@ -117,9 +120,19 @@ class ImageEndpoints:
             announced = announced_bytes(http, self.settings.max_request_bytes)
             with usage.trace.step("read"), self.service.capacity.upload(usage.caller.id, announced) as upload:
                 request = await read_image_request(usage.operation, http, spool, self.settings, upload, size_mode=mode)
-            request = _as_task(request, as_task)
+            request = await self._with_webhook(_as_task(request, as_task), http, usage.caller)
             on_error.pop_all()
         return request
+
+    async def _with_webhook(self, request: ImagesRequest, http: Request, caller: Caller) -> ImagesRequest:
+        return await with_webhook(
+            request,
+            http.headers,
+            caller,
+            self.webhooks,
+            is_allowed=self.settings.webhooks,
+            is_async=_is_async(request, http.headers),
+        )
 
     def _plan(self, request: ImagesRequest, caller: Caller, spool: Spool, context: RequestContext) -> Response:
         """Answer what the request would do. Nothing is charged, recorded or sent anywhere."""
@@ -141,6 +154,9 @@ class ImageEndpoints:
             raise
         if submission.is_async:
             watcher.cancel()
+            if submission.request.webhook_url is not None:
+                server_url = server_url_of(http, self.settings.public_url)
+                await self.webhooks.register(reader.job, submission.request.webhook_url, server_url)
             if submission.request.as_task:
                 return task_receipt_response(reader.job.id, self._expires_at(reader), http)
             return accepted_response(reader.job.id, http)
@@ -206,8 +222,9 @@ def _as_task(request: ImagesRequest, as_task: bool) -> ImagesRequest:
     return replace(request, as_task=True) if as_task and not request.as_task else request
 
 
-def _prefers_receipt(request: ImagesRequest, headers: Headers) -> bool:
-    return not request.stream and "respond-async" in headers.get("prefer", "").lower()
+def _is_async(request: ImagesRequest, headers: Headers) -> bool:
+    prefers_receipt = not request.stream and "respond-async" in headers.get("prefer", "").lower()
+    return request.as_task or prefers_receipt
 
 
 def is_client_retry(headers: Headers) -> bool:

@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 import click
 import orjson
 
-from app.access.keys import ClientKey, InvalidKeyFile, generate_key, parse_keys
+from app.access.auth import Authenticator
+from app.access.keys import ClientKey, InvalidKeyFile, KeyFile, generate_key, parse_keys
 from app.access.limits import KeyLimits
+from app.access.webhook_secrets import WebhookSecrets
 from app.cli.ledger import align_columns
 from app.cli.messages import print_error
 from app.cli.settings import load_settings
 from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.protocol.money import write_amount
+from app.protocol.webhook_signature import write_secret
 from app.state.shared_state import SharedState
 
 
@@ -112,6 +115,43 @@ def use_table(
         images, cost = ("-", "-") if use is None else (str(use.images), write_amount(use.cost))
         limits = key.monthly_images, None if key.monthly_cost is None else write_amount(key.monthly_cost)
         yield (key.name, images, str(limits[0] or "-"), cost, limits[1] or "-")
+
+
+@command.command("webhook-secrets")
+@click.argument("name", required=False)
+def webhook_secrets(name: str | None) -> int:
+    """Show the secrets that sign webhooks: of the client key NAME, or of all.
+
+    A key of LIMNER_API_KEYS has the name under which the ledger knows it.
+    """
+    settings = load_settings()
+    try:
+        found = dict(list_webhook_secrets(settings))
+    except InvalidKeyFile as error:
+        print_error("keys", f"{settings.keys_file}: {error}")
+        return 2
+    if name is not None and name not in found:
+        print_error("keys", f"NAME: there is no key {name}")
+        return 2
+    print("\n".join(align_columns([(key, found[key]) for key in found if name in {None, key}])))
+    return 0
+
+
+def list_webhook_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the name of each client key and the secret of its webhooks.
+
+    Raises:
+        InvalidKeyFile: The file of keys cannot be used.
+    """
+    file = None if settings.keys_file is None else KeyFile(settings.keys_file)
+    authenticator = Authenticator(
+        (key.get_secret_value() for key in settings.api_keys), pass_through=settings.pass_through, key_file=file
+    )
+    root = settings.webhook_secret
+    secrets = WebhookSecrets(authenticator, None if root is None else root.get_secret_value().encode())
+    for known in authenticator.known_keys():
+        name = known.caller if known.key is None else known.key.name
+        yield name, write_secret(secrets.secret_of(known))
 
 
 @command.command("new")

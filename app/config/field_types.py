@@ -24,6 +24,9 @@ from app.protocol.size_fit import SizeMode, read_size_mode
 
 PREFIX = "LIMNER_"
 
+#: Characters of a secret from which others are made.
+MIN_SECRET = 24
+
 #: A file name with which command line programs mean their standard output.
 STANDARD_OUTPUT = Path("-")
 
@@ -195,6 +198,12 @@ def _check_header_secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_long_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < MIN_SECRET:
+        raise PydanticCustomError("secret", "{least} characters or more", {"least": MIN_SECRET})
+    return value
+
+
 def _check_client_key(value: SecretStr) -> SecretStr:
     if re.fullmatch(r"sha256:(?![0-9a-f]{64}$).*", value.get_secret_value()):
         raise PydanticCustomError("digest", "a key, or sha256: and the 64 hexadecimal digits of its SHA-256")
@@ -257,6 +266,7 @@ AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_al
 HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret)]
 HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(_read_file)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
+LongSecret = Annotated[SecretStr, AfterValidator(_check_long_secret)]
 ClientKeyList = Annotated[
     tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...], NoDecode, BeforeValidator(_split)
 ]

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.config.connections import CertificateFile, HeaderTable, HeaderText, ProxyUrl
+from app.config.contradictions import CROSS_FIELD_RULES
 from app.config.dialects import DialectSetting, DialectTable
 from app.config.environment import default_store
 from app.config.field_types import (
@@ -20,6 +21,7 @@ from app.config.field_types import (
     HeaderSecret,
     HostList,
     LedgerFile,
+    LongSecret,
     OtlpEndpoint,
     PositiveInt,
     Seconds,
@@ -32,8 +34,6 @@ from app.config.field_types import (
     StringList,
     UpstreamUrl,
     WritableDir,
-    is_loopback,
-    variable,
 )
 from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, origin_of
 from app.config.upstreams import UpstreamEntry, UpstreamList, list_models
@@ -43,7 +43,10 @@ from app.protocol.size_fit import SizeMode
 from app.upstream.spec import DEFAULT_MODEL
 
 #: Fields that may also come from a file, named by the variable of the field with `_FILE` at its end.
-SECRETS = ("upstream_api_key", "upstream_proxy", "fetch_proxy", "api_keys", "image_store_key", "sign_key", "status_key")
+SECRETS = (
+    *("upstream_api_key", "upstream_proxy", "fetch_proxy", "api_keys", "image_store_key", "sign_key", "status_key"),
+    "webhook_secret",
+)
 
 
 class Settings(BaseSettings):
@@ -137,6 +140,16 @@ class Settings(BaseSettings):
         "hexadecimal digits stand for a key by its digest.",
     )
     keys_file: FilePath | None = Field(None, description="A TOML file of [keys and limits](keys-and-limits.md).")
+    webhooks: bool = Field(
+        False,
+        description="Whether asynchronous requests may name an address that is [told when they end](webhooks.md). A "
+        "client key can have its own `webhooks`.",
+    )
+    webhook_secret: LongSecret | None = Field(
+        None,
+        description="24 characters or more, the same at all servers, from which the secret of each client key is made "
+        "that signs its webhooks. Unset: they are made from the digests of the keys.",
+    )
     shared_state: StateUrl = Field(
         "memory:", repr=False, description="`redis://host:6379`: makes [several servers](replicas.md) work as one."
     )
@@ -415,83 +428,3 @@ class Settings(BaseSettings):
         name = f"{field}_file" if from_file else "models" if field == "model" and entry.models else field
         origin = origin_of("upstreams", self._origins)
         return f"{name} of the upstream '{entry.name}' in {origin.file or origin.name}"
-
-
-def single_and_list(settings: Settings) -> str | None:
-    """Refuse settings for a single upstream beside a list, which they would have no effect on."""
-    single = ("upstream_base_url", "upstream_api_key", "upstream_model", "upstream_dialect", "upstream_headers")
-    given = [field for field in single if field in settings.model_fields_set and getattr(settings, field)]
-    if not settings.upstreams or not given:
-        return None
-    list_location = settings.location("upstreams")
-    return f"{settings.location(given[0])}: set together with {list_location}, where each upstream has its own"
-
-
-def unprotected_bind(settings: Settings) -> str | None:
-    """Refuse to listen to other machines with an upstream key, but without client keys."""
-    is_protected = settings.pass_through or settings.has_client_keys or settings.allow_anonymous
-    if is_protected or is_loopback(settings.host):
-        return None
-    return (
-        f"LIMNER_API_KEYS: unset, while LIMNER_HOST={settings.host} is reachable by others: anyone could spend the "
-        "upstream key. Set LIMNER_API_KEYS, or LIMNER_ALLOW_ANONYMOUS=true if that is intended"
-    )
-
-
-def memory_store_with_workers(settings: Settings) -> str | None:
-    """Refuse an image store that each process has for itself, if there are several processes."""
-    several = _several_processes(settings)
-    if several is None or settings.image_store != "memory:":
-        return None
-    return (
-        f"LIMNER_IMAGE_STORE: memory: is visible to one process only, and {several}: most links to images would not "
-        "work. Keep images on disk or in a bucket"
-    )
-
-
-def unshared_processes(settings: Settings) -> str | None:
-    """Refuse several processes that know nothing of each other's jobs, unless the operator accepts it."""
-    several = _several_processes(settings)
-    if several is None or settings.shared_state != "memory:" or settings.allow_unshared:
-        return None
-    return (
-        f"LIMNER_SHARED_STATE: unset, while {several}: a request that is repeated at another process would be paid for "
-        "twice. Set LIMNER_SHARED_STATE to redis://…, or LIMNER_ALLOW_UNSHARED=true if you accept that"
-    )
-
-
-def _several_processes(settings: Settings) -> str | None:
-    """Return the setting that makes more than one process serve clients."""
-    counts = {"workers": settings.workers, "replicas": settings.replicas}
-    return next((f"{variable(field)}={count}" for field, count in counts.items() if count > 1), None)
-
-
-def uploads_below_a_request(settings: Settings) -> str | None:
-    """Refuse a limit of all uploads that the largest request alone would exceed."""
-    if settings.max_upload_bytes >= 2 * settings.max_request_bytes:
-        return None
-    return (
-        f"LIMNER_MAX_UPLOAD_BYTES: {settings.max_upload_bytes} is less than twice LIMNER_MAX_REQUEST_BYTES "
-        f"({settings.max_request_bytes}): a caller may use half of it, and could not send the largest request"
-    )
-
-
-def incomplete_signing(settings: Settings) -> str | None:
-    """Refuse a part of what signing needs, which would have no effect."""
-    given = [field for field in ("sign_key", "sign_timestamps", "sign") if field in settings.model_fields_set]
-    if settings.sign_certificates is None and given:
-        return f"{settings.location(given[0])}: has no effect without LIMNER_SIGN_CERTIFICATES"
-    if settings.sign_certificates is not None and settings.sign_key is None:
-        return "LIMNER_SIGN_KEY: unset, while LIMNER_SIGN_CERTIFICATES is set. Set it, or LIMNER_SIGN_KEY_FILE"
-    return None
-
-
-#: Each returns the line for an operator if values that are valid by themselves contradict each other.
-CROSS_FIELD_RULES = (
-    single_and_list,
-    unprotected_bind,
-    memory_store_with_workers,
-    unshared_processes,
-    uploads_below_a_request,
-    incomplete_signing,
-)

@@ -96,6 +96,6 @@ def _may_be_secret(problem: Mapping[str, Any]) -> bool:
     _, *location = problem["loc"]
     value = problem["input"]
     is_upstream = location[:1] == ["upstreams"] and (len(location) < 3 or isinstance(value, dict | list))
-    is_key = any(word in str(step).lower() for step in problem["loc"] for word in ("key", "header", "proxy"))
+    is_key = any(word in str(step).lower() for step in problem["loc"] for word in ("key", "header", "proxy", "secret"))
     is_address = any(sign in repr(value) for sign in ("@", "password"))
     return is_key or is_upstream or is_address or problem["type"] == "extra_forbidden"

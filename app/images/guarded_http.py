@@ -127,16 +127,25 @@ class GuardedHttp:
             Whether only the allow list makes the target reachable.
 
         Raises:
+            AddressBlocked, FetchError: As for `resolve_checked`.
+        """
+        addresses, is_internal = await self.resolve_checked(target)
+        if self._proxy is None or is_internal:
+            _route.set(_Route(addresses))
+        else:
+            _route.set(_Route(await self._addresses_of_proxy(self._proxy), self._proxy))
+        return is_internal
+
+    async def resolve_checked(self, target: FetchTarget) -> tuple[tuple[str, ...], bool]:
+        """Return the addresses of the target, and whether only the allow list makes it reachable.
+
+        Raises:
             AddressBlocked: One of its addresses may not be reached.
             FetchError: Its name could not be looked up.
         """
         addresses = await self._addresses_of(target)
         is_internal = (bool(addresses) or self._proxy is None) and await self._check(target, addresses)
-        if self._proxy is None or is_internal:
-            _route.set(_Route(tuple(addresses)))
-        else:
-            _route.set(_Route(await self._addresses_of_proxy(self._proxy), self._proxy))
-        return is_internal
+        return tuple(addresses), is_internal
 
     async def send(
         self, method: str, target: FetchTarget, headers: Mapping[str, str], body: bytes | None = None

@@ -33,9 +33,8 @@ _ALL_JOIN = (Joining.ANYONE,)
 _RETRIES_JOIN = (Joining.ANYONE, Joining.RETRIES, Joining.RETRIES_LAST)
 
 #: The fields of a request that make other requests the same job. Images count by their checksums.
-_KEY_FIELDS = tuple(
-    each.name for each in fields(ImagesRequest) if each.name not in {"images", "mask", "markup", "unread", "as_task"}
-)
+_NO_KEY_FIELDS = {"images", "mask", "markup", "unread", "as_task", "webhook_url"}
+_KEY_FIELDS = tuple(each.name for each in fields(ImagesRequest) if each.name not in _NO_KEY_FIELDS)
 _key_values = attrgetter(*_KEY_FIELDS)
 
 #: Jobs that `unread` returns at most.

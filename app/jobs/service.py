@@ -134,7 +134,7 @@ class ImageService:
             try:
                 request = apply_key_policy(submission.caller.key, submission.request)
                 key = job_key(request, submission.caller, submission.idempotency_key, is_retry=submission.is_retry)
-                if request.as_task and key.key is None:
+                if (request.as_task or request.webhook_url) and key.key is None:
                     # A key that no client can send: a task is known for as long as one with a key of the client's.
                     key = replace(key, key=f"task {submission.id}", is_unique=True)
                 async with self.registry.lock(key):
@@ -355,6 +355,11 @@ class ImageService:
             return JobView(None, left)
         job.run.add_reader()
         return JobView(JobReader(job, job.run, self.sharing), left)
+
+    async def has_ended(self, job_id: str, caller: Caller) -> bool:
+        """Return whether a job has ended. Raises as `look` does."""
+        job = self._own_job(job_id, caller)
+        return await self.sharing.has_ended(job_id, caller.id) if job is None else job.run.is_done
 
     def _own_job(self, job_id: str, caller: Caller) -> Job | None:
         """Return a job of this process, but none that another replica has cancelled or runs now."""

@@ -129,6 +129,18 @@ class JobSharing:
                 return RemoteJob(JobOutcome(_NO_REQUEST, error=ServiceUnavailable(_UNASKED)), left)
         raise self._unknown(reply.answer)
 
+    async def has_ended(self, job_id: str, caller: str) -> bool:
+        """Return whether a job that this replica does not know has ended, if only by the death of its replica.
+
+        Raises:
+            NotFound: There is no such job of that caller.
+            ServiceUnavailable: Redis does not answer.
+        """
+        reply = await self.job_table.lookup(job_id, caller)
+        if reply.answer in {"done", "in_flight", "lost", "unasked"}:
+            return reply.answer != "in_flight"
+        raise self._unknown(reply.answer)
+
     async def cancel_remote(self, job_id: str, caller: str, follower: str | None = None) -> None:
         """Cancel a job that another replica runs. One that is cancelled already stays so.
 

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.access.auth import Caller
-from app.errors import ApiError
+from app.errors import ApiError, ImageUnavailable
 from app.images.blob import Spool
 from app.images.store import ImageStore
 from app.jobs.job import Job
@@ -52,11 +52,44 @@ class ImageTasks:
             return TaskView(processing_task(job_id, expires_at))
         result = reader.run.result
         if result is None:
-            error = reader.run.error or ApiError()
-            return TaskView(failed_task(job_id, error.status, error.body["error"], expires_at), reader)
+            return TaskView(_failed(reader, expires_at), reader)
         links = [await self._link(reader.job, index, image, server_url) for index, image in enumerate(result.images)]
         body = images_json(reader.job.request, result.images, result.usage, result.created, server_url)
         return TaskView(completed_task(job_id, body, links, expires_at), reader)
+
+    async def has_ended(self, job_id: str, caller: Caller) -> bool:
+        """Return whether the task of a job has ended. Raises as `look` does."""
+        return await self.service.has_ended(job_id, caller)
+
+    async def look_for_webhook(self, job_id: str, caller: Caller, server_url: str) -> dict[str, Any] | None:
+        """Return a task that has ended, with links in place of all bytes. None while it runs.
+
+        Raises:
+            NotFound, ServiceUnavailable: As for `look`.
+            ImageUnavailable: An image cannot be stored at present, or is not there any more.
+        """
+        reader, seconds_left = await self.service.look(job_id, caller, self.new_spool())
+        if reader is None:
+            return None
+        try:
+            result, expires_at = reader.run.result, self.expires_at(seconds_left)
+            if result is None:
+                return _failed(reader, expires_at)
+            links = [
+                await self._required_link(reader.job, index, image, server_url)
+                for index, image in enumerate(result.images)
+            ]
+            images = [replace(image, source=None, url=link) for image, link in zip(result.images, links, strict=True)]
+            body = images_json(reader.job.request, images, result.usage, result.created, server_url)
+            return completed_task(job_id, body, links, expires_at)
+        finally:
+            reader.close(delivered=False)
+
+    async def _required_link(self, job: Job, index: int, image: OutputImage, server_url: str) -> str:
+        link = await self._link(job, index, image, server_url)
+        if link is None:
+            raise ImageUnavailable
+        return link
 
     async def cancel(self, task_id: str, caller: Caller) -> None:
         """Cancel a task, see `ImageService.cancel`."""
@@ -75,3 +108,8 @@ class ImageTasks:
         except ApiError as error:
             log.warning("task_link_failed", job=job.id, error=error.detail or error.message)
             return None
+
+
+def _failed(reader: JobReader, expires_at: int) -> dict[str, Any]:
+    error = reader.run.error or ApiError()
+    return failed_task(reader.job.id, error.status, error.body["error"], expires_at)

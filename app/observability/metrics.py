@@ -105,6 +105,19 @@ STORE_ERRORS, STATE_ERRORS, LEDGER_ERRORS, SIGNING_ERRORS = (
 )
 
 CONNECTIONS_REFUSED = _counter("limner_refused_connections", "Connections beyond the limit, which got a 503.")
+_webhooks = _counter("limner_webhooks", "Attempts to deliver webhooks, by how they ended.", "outcome")
+#: By outcome. After `failed` there is another attempt, after all others there is none.
+WEBHOOKS = {
+    outcome: _webhooks.labels(outcome) for outcome in ("delivered", "failed", "gone", "given_up", "expired", "unsigned")
+}
+# The maximum: with a Redis each worker counts those of all.
+WEBHOOKS_PENDING = Gauge(
+    "limner_webhooks_pending",
+    "Webhooks that have not been delivered yet, those of running tasks among them.",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
+
 WORKER_DEATHS = _counter("limner_worker_deaths", "Workers that ended while the server was not shutting down.")
 
 _step_seconds = Histogram(

@@ -274,6 +274,10 @@ class ImagesRequest:
             form_names=("async",),
         ),
     ] = False
+    webhook_url: Annotated[
+        str | None,
+        Parameter(TextParam(2048, one_line=True), Destination.LOCAL, "Is told when an asynchronous request has ended."),
+    ] = None
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     asked_size: str = "auto"

@@ -50,5 +50,13 @@ def failed_task(job_id: str, status: int, error: Mapping[str, Any], expires_at: 
     return {**_head(job_id), "status": "failed", "http_status": status, "error": error, "expires_at": expires_at}
 
 
+def task_event(task: Mapping[str, Any], ended_at: str) -> dict[str, Any]:
+    """Return what a webhook tells of a task that has ended: the task, as its client would poll it, without its images.
+
+    The two fields ahead of it are those that Standard Webhooks recommend, beside the data itself.
+    """
+    return {"type": f"{task['object']}.{task['status']}", "timestamp": ended_at, **task}
+
+
 def _head(job_id: str) -> dict[str, Any]:
     return {"id": task_id(job_id), "task_id": task_id(job_id), "object": "image.generation.task"}

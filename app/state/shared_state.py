@@ -1,5 +1,6 @@
 """Share state between replicas in Redis, and carry on alone while Redis is down."""
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -153,7 +154,7 @@ class SharedState:
             # This caller tries Redis again. The others must not wait for the outcome.
             self._retry_at = self._now() + 2 * _TIMEOUT
         try:
-            result = await use()
+            result = await _with_cancellation(use)
         except self._connection_errors as error:
             self._mark_down(error)
             return None
@@ -197,6 +198,25 @@ class SharedState:
             socket_connect_timeout=_TIMEOUT,
         )
         return Redis.from_pool(pool)
+
+
+async def _with_cancellation(use: Callable[[], Awaitable[T]]) -> T:
+    """Call `use`, and raise the cancellation of this task that it has swallowed.
+
+    redis-py sends by `asyncio.wait_for`, which in Python 3.11 returns the result where it is ready at the moment of the
+    cancellation. A loop of commands that was cancelled would go on for ever, and whoever waits for its end, too.
+    """
+    count = _cancellations()
+    result = await use()
+    if _cancellations() > count:
+        raise asyncio.CancelledError
+    return result
+
+
+def _cancellations() -> int:
+    """Return how often this task was cancelled. What runs outside of a task cannot be."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def redis_address(url: str) -> str:

@@ -26,6 +26,7 @@ from app.cli.main import limner as limner_group
 from app.cli.messages import PAGES
 from app.cli.paint import PaintOptions
 from app.config.settings import Settings
+from app.protocol.webhook_signature import derive_secret, write_secret
 from tests.support.raw_http import build_request, connect, send_request
 from tests.support.servers import run_demo
 
@@ -325,6 +326,33 @@ def test_a_wrong_name_of_a_key_is_one_line(capsys: pytest.CaptureFixture[str]) -
         "limner keys: NAME: expected 1 to 64 letters, digits and the characters . _ @ -. See docs/keys-and-limits.md\n"
     )
     assert capsys.readouterr() == ("", err)
+
+
+def test_the_secrets_of_webhooks_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = hashlib.sha256(b"sk-shop")
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[[keys]]\nname = "shop"\nsha256 = "{digest.hexdigest()}"\n')
+    for name, value in (WHERE | {"LIMNER_API_KEYS": "sk-plain", "LIMNER_KEYS_FILE": str(keys)}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["keys", "webhook-secrets"]) == 0
+    rows = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert list(rows) == ["shop", hashlib.sha256(b"sk-plain").hexdigest()[:16]]
+    assert rows["shop"] == write_secret(derive_secret(digest.digest(), digest.hexdigest()[:16]))
+    monkeypatch.setenv("LIMNER_WEBHOOK_SECRET", "a secret of all servers of ours")
+    assert main(["keys", "webhook-secrets", "shop"]) == 0
+    line = capsys.readouterr().out
+    assert line.split()[0] == "shop"
+    assert line.split()[1] not in rows.values()
+    assert main(["keys", "webhook-secrets", "other"]) == 2
+    assert "there is no key other" in capsys.readouterr().err
+    keys.write_text("keys")
+    assert main(["keys", "webhook-secrets"]) == 2
+    assert str(keys) in capsys.readouterr().err
+    monkeypatch.delenv("LIMNER_KEYS_FILE")
+    assert main(["keys", "webhook-secrets"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 CLOSED = {

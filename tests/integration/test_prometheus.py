@@ -64,7 +64,13 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometh
     folder = tmp_path_factory.mktemp("prometheus")
     Image.new("RGB", (64, 64), "teal").save(folder / "photo.png")
     with run_demo() as demo:
-        upstream = {"name": "demo", "base_url": f"{demo.url}/v1", "api_key": "sk-upstream", "models": MODELS}
+        upstream = {
+            "name": "demo",
+            "base_url": f"{demo.url}/v1",
+            "api_key": "sk-upstream",
+            "models": MODELS,
+            "prices": [{"image": "0.04"}],
+        }
         one = {"upstream_base_url": None, "upstream_api_key": None}
         with run_limner(demo.url, upstreams=[upstream], **one) as limner:
             lines = list(scrape(limner, folder))

@@ -297,3 +297,51 @@ def test_one_caller_tries_redis_again_and_the_others_do_not_wait(redis: RedisSer
         await state.close()
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_a_loop_of_commands_ends_whenever_it_is_cancelled(steps: int, redis: RedisServer) -> None:
+    """Sending a command in Python 3.11 swallows a cancellation that comes at a certain step of the event loop."""
+
+    async def check() -> None:
+        state = SharedState(redis.url, fail_closed=False)
+        commands = 0
+
+        async def repeat() -> None:
+            nonlocal commands
+            while commands < 500:
+                commands += 1
+                await state.run(lambda client: client.get("nothing"))
+
+        await state.ping()
+        task = asyncio.create_task(repeat())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert commands <= steps + 2
+        await state.close()
+
+    asyncio.run(check())
+
+
+def test_what_runs_after_a_cancellation_is_not_cancelled_once_more(redis: RedisServer) -> None:
+    async def check() -> None:
+        state = SharedState(redis.url, fail_closed=False)
+        found: list[object] = []
+
+        async def tidy_up() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                found.append(await state.run(lambda client: client.set("tidied", "up")))
+
+        task = asyncio.create_task(tidy_up())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert (task.cancelled(), found) == (True, [True])
+        await state.close()
+
+    asyncio.run(check())

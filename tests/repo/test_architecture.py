@@ -107,7 +107,7 @@ PURE_LIBRARIES = {
         "enum",
     ),
     *("functools", "html", "ipaddress", "itertools", "json", "math", "re", "string", "struct", "typing", "unicodedata"),
-    *("urllib.parse", "zlib", "orjson", "pybase64", "idna"),
+    *("hashlib", "hmac", "urllib.parse", "zlib", "orjson", "pybase64", "idna"),
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "now", "today", "utcnow", "formatdate", "localtime"}
 

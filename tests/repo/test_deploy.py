@@ -274,8 +274,9 @@ def test_each_alert_is_in_the_operations_page() -> None:
     assert documented == [rule["alert"] for rule in ALERTS]
 
 
-def test_alerts_use_documented_error_codes() -> None:
-    documented = set(re.findall(r"`([a-z_]+)`", (DEPLOY.parent / "docs" / "errors.md").read_text()))
+def test_alerts_use_documented_outcomes() -> None:
+    pages = [(DEPLOY.parent / "docs" / name).read_text() for name in ("errors.md", "webhooks.md")]
+    documented = set(re.findall(r"`([a-z_]+)`", "".join(pages)))
     used = {code for query in QUERIES for codes in re.findall('outcome=~?"(.+?)"', query) for code in codes.split("|")}
     assert used - {"upstream_.*", "server_error"} <= documented
 

@@ -4,13 +4,17 @@ Blocks after `<!-- run -->` are run in one folder that holds an image and a mask
 tests/e2e/test_recipes.py runs those of docs/clients.md. The Chinese README has the blocks of the English one.
 """
 
+import hashlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,8 +27,10 @@ from PIL import Image
 from app.config.settings import Settings
 from app.demo.state import DemoState
 from app.protocol.dialects import DIALECTS as DIALECT_PRESETS
+from app.protocol.webhook_signature import signed_headers, write_secret
 from tests.support.markdown import DOCUMENTS, LIMNER, README, ROOT, Block, blocks
 from tests.support.ports import free_ports
+from tests.support.raw_http_lines import wait_until
 from tests.support.servers import run_demo, run_limner
 
 CHINESE = ROOT / "README.zh-CN.md"
@@ -282,9 +288,55 @@ def test_the_documented_list_of_upstreams_is_valid(tmp_path: Path) -> None:
 
 
 def test_every_block_marked_to_be_run_is_run_by_a_test() -> None:
-    starts = ("curl ", f"{COMMAND} check", f"{COMMAND} paint", f"{COMMAND} ledger", "echo 'Here it is", "from base64")
+    starts = (
+        "curl ",
+        f"{COMMAND} check",
+        f"{COMMAND} paint",
+        f"{COMMAND} ledger",
+        "echo 'Here it is",
+        "from base64",
+        "import base64",
+    )
     assert [block.code for _, block in RUN if not block.code.startswith(starts)] == []
     assert {name for name, block in RUN if block.code.startswith(f"{COMMAND} paint")} == {"README.md", "docs/cli.md", "docs/index.md"}  # fmt: skip
     assert {name for name, _ in RUN} == {
-        *("README.md", "docs/cli.md", "docs/idempotency.md", "docs/images-api.md", "docs/index.md"),
+        *("README.md", "docs/cli.md", "docs/idempotency.md", "docs/images-api.md", "docs/index.md", "docs/webhooks.md"),
     }
+
+
+def test_the_receiver_of_webhooks_accepts_what_limner_sends_and_nothing_else(tmp_path: Path) -> None:
+    (code,) = runnable("import base64", "docs/webhooks.md")
+    (port,) = free_ports(1)
+    secret = bytes(range(32))
+    environment = os.environ | {"WEBHOOK_SECRET": write_secret(secret), "PORT": str(port)}
+    digest = hashlib.sha256(b"sk-shop").hexdigest()
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[[keys]]\nname = "shop"\nsha256 = "{digest}"\nwebhook_secret = "{write_secret(secret)}"\n')
+    program = (sys.executable, "-W", "error", "-c", code)
+    with ExitStack() as stack:
+        receiver = stack.enter_context(
+            subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        )
+        stack.callback(receiver.kill)
+        demo = stack.enter_context(run_demo())
+        allow = f"{urlsplit(demo.url).netloc},127.0.0.1:{port}"
+        options = {"webhooks": True, "keys_file": str(keys), "fetch_allow": allow}
+        limner = stack.enter_context(run_limner(demo.url, **options))
+        wait_until(lambda: is_listening(port))
+        address = f"http://127.0.0.1:{port}/"
+        task = httpx.post(
+            f"{limner.url}/v1/images/generations/async",
+            json={"prompt": "a fox", "webhook_url": address},
+            headers={"authorization": "Bearer sk-shop"},
+        ).json()
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline().startswith(f"{task['id']} completed http")
+        now = int(time.time())
+        for secret_used, sent_at in ((bytes(32), now), (secret, now - 3600)):
+            forged = signed_headers(secret_used, "msg_2", sent_at, b"{}")
+            assert httpx.post(address, content=b"{}", headers=forged).status_code == 401
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0

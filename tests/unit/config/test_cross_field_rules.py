@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.config.settings import CROSS_FIELD_RULES, Settings
+from app.config.contradictions import CROSS_FIELD_RULES
+from app.config.settings import Settings
 
 SINGLE = {"upstream_base_url": "http://h/v1"}
 LISTED = {"upstreams": [{"name": "main", "base_url": "http://h/v1", "api_key": "sk-1"}]}
@@ -41,6 +42,9 @@ CASES = [
     Case("several workers and replicas that share nothing on purpose", SINGLE | {"workers": 2, "replicas": 2, "allow_unshared": True}),
     Case("several workers and replicas that share a Redis", SHARED | {"workers": 2, "replicas": 2}),
     Case("one worker, and images in its memory", SINGLE | {"image_store": "memory:"}),
+    Case("webhooks of clients with keys", SINGLE | {"webhooks": True, "upstream_api_key": "sk-1", "api_keys": "a"}),
+    Case("webhooks of clients without keys, and a secret", SINGLE | {"webhooks": True, "webhook_secret": "x" * 24}),
+    Case("webhooks of clients without keys, and nothing secret", SINGLE | {"webhooks": True}, "LIMNER_WEBHOOK_SECRET: unset, while LIMNER_WEBHOOKS=true and no client has a key of this server"),
     Case("uploads of two of the largest requests", SINGLE | {"max_upload_bytes": "10MiB", "max_request_bytes": "5MiB"}),
     Case("certificates for signing, without a key", SINGLE | {"sign_certificates": __file__}, "LIMNER_SIGN_KEY: unset, while LIMNER_SIGN_CERTIFICATES is set"),
     Case("a key for signing, without certificates", SINGLE | {"sign_key": "k"}, "LIMNER_SIGN_KEY: has no effect without LIMNER_SIGN_CERTIFICATES"),

@@ -52,6 +52,7 @@ BAD = [
     Bad("a key that would add a header", {"LIMNER_UPSTREAM_API_KEY": "sk-1\nx: y"}, "LIMNER_UPSTREAM_API_KEY: invalid value (format: visible ASCII characters without spaces)"),
     Bad("an invalid digest", {"LIMNER_API_KEYS": "sha256:sk-1"}, "LIMNER_API_KEYS: invalid value (format: a key, or sha256: and the 64"),
     Bad("a key file that does not exist", {"LIMNER_UPSTREAM_API_KEY_FILE": "/no/such"}, "LIMNER_UPSTREAM_API_KEY_FILE: invalid value (format: a text file that can be read and is not empty)"),
+    Bad("a secret that is too short", {"LIMNER_WEBHOOK_SECRET": "sk-short"}, "LIMNER_WEBHOOK_SECRET: invalid value (format: "),
     Bad("listening to others with an upstream key", {"LIMNER_UPSTREAM_API_KEY": "sk-1", "LIMNER_HOST": "0.0.0.0"}, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0"),
 ]  # fmt: skip
 

@@ -150,6 +150,7 @@ def test_every_secret_may_come_from_a_file() -> None:
         "LIMNER_UPSTREAM_PROXY_FILE",
         "LIMNER_API_KEYS_FILE",
         "LIMNER_KEYS_FILE",
+        "LIMNER_WEBHOOK_SECRET_FILE",
         "LIMNER_SIGN_KEY_FILE",
         "LIMNER_FETCH_PROXY_FILE",
         "LIMNER_IMAGE_STORE_KEY_FILE",

@@ -635,6 +635,7 @@ SAMPLES = {
     "svg": Sample({"model": "m"}, {"model": "m"}),
     "markup": Sample(LINK, InputImage(url=LINK)),
     "as_task": Sample(True, True, body={"async": True}),
+    "webhook_url": Sample("https://h/x", "https://h/x"),
 }
 
 
