@@ -392,6 +392,10 @@ class ImageService:
         if job is None or (job.is_remote and not job.run.is_done):
             follower = None if job is None or job.readers else job.reader_id
             await self.sharing.cancel_remote(job_id, caller.id, follower)
+            if job is not None and not job.run.is_done:
+                # It would find out only when it asks for the outcome again.
+                job.run.cancel()
+                await job.run.wait_done()
         elif not isinstance(job.run.error, TaskCanceled):
             reasons = {"done": job.run.is_done, "submitted": job.may_have_cost, "awaited": job.readers > 0}
             for reason, applies in reasons.items():

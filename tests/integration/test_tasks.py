@@ -420,6 +420,20 @@ def test_a_task_is_cancelled_at_any_replica(
     assert demo.state.calls == 1
 
 
+def test_a_replica_that_follows_a_task_says_at_once_that_it_was_cancelled(
+    demo: RunningDemo, stack: ExitStack, server: RedisServer, redis: Redis, tmp_path: Path
+) -> None:
+    timings = SharingTimings(poll=3600)
+    one, other = pair(stack, demo, server, tmp_path, "holds+data-url", max_concurrency=1, timings=timings)
+    one.submit()
+    assert demo.state.wait_for_calls(1)
+    waiting = one.submit(idempotency_key="k")
+    assert other.submit(idempotency_key="k")["id"] == waiting["id"]
+    wait_until(lambda: bool(redis.exists(record(redis, waiting) + ":readers")))
+    assert other.cancel(waiting).json()["error"]["code"] == "task_canceled"
+    assert other.poll(waiting)["error"]["code"] == "task_canceled"
+
+
 def test_a_task_for_which_a_client_of_another_replica_waits_is_not_cancelled(
     demo: RunningDemo, stack: ExitStack, server: RedisServer, redis: Redis, tmp_path: Path
 ) -> None:
