@@ -276,7 +276,12 @@ class ImagesRequest:
     ] = False
     webhook_url: Annotated[
         str | None,
-        Parameter(TextParam(2048, one_line=True), Destination.LOCAL, "Is told when an asynchronous request has ended."),
+        Parameter(
+            TextParam(2048, one_line=True),
+            Destination.LOCAL,
+            "Is told when a task has ended.",
+            examples=("https://a.example/b",),
+        ),
     ] = None
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
