@@ -206,12 +206,7 @@ class ImagesRequest:
     ] = None
     user: Annotated[
         str | None,
-        Parameter(
-            TextParam(512),
-            Destination.TOP_LEVEL,
-            "Identifies the end user, without a `safety_identifier`.",
-            examples=("u-17",),
-        ),
+        Parameter(TextParam(512), Destination.TOP_LEVEL, "The same, by its older name.", examples=("u-17",)),
     ] = None
     metadata: Annotated[
         Mapping[str, str],
