@@ -125,6 +125,11 @@ class UpstreamLog:
         """How many seconds before or after the reply a disconnect may cross the result."""
         return _CROSSING_SECONDS + 4 * self.lateness
 
+    @property
+    def total(self) -> int:
+        """How many requests were sent upstream."""
+        return sum(map(len, self.calls_by_prompt.values()))
+
     def calls(self, wanted: WantedImage) -> list[float]:
         return self.calls_by_prompt.get(wanted.prompt, [])
 
@@ -289,7 +294,18 @@ def find_failures(
             failures[f"{name}: no image after {wanted.attempts} attempts"] += 1
         elif not overlaps_outage(outages, wanted, crossing_seconds) and len(call_times) > allowed:
             failures[f"{name}: {len(call_times)} calls, {allowed} allowed"] += 1
+    return most_common(failures)
+
+
+def most_common(failures: Counter[str]) -> list[str]:
+    """Return a line for each kind of failure, those that occurred most often first."""
     return [f"{count} x {what}" for what, count in failures.most_common(20)]
+
+
+def print_failures(failures: Sequence[str]) -> int:
+    """Print the failures, and return the exit code."""
+    print(*(f"FAIL  {line}" for line in failures), sep="\n")
+    return int(bool(failures))
 
 
 def overlaps_outage(outages: Sequence[tuple[float, float]], wanted: WantedImage, margin: float) -> bool:
@@ -334,13 +350,11 @@ async def run_load(fleet: Fleet, upstream: UpstreamLog, options: argparse.Namesp
     attempts, reported_lost = (
         sum(getattr(wanted, name) for wanted in images) for name in ("attempts", "reported_lost")
     )
-    calls = sum(map(len, upstream.calls_by_prompt.values()))
-    print(f"seed {options.seed}: {len(images)} images in {attempts} attempts, {calls} upstream calls")
+    print(f"seed {options.seed}: {len(images)} images in {attempts} attempts, {upstream.total} upstream calls")
     print(f"this process was late by {upstream.lateness:.2f} s at most")
     print(f"{fleet.kills} replicas killed, {reported_lost} images reported as lost")
     print(f"{len(during_outage)} images without Redis, {repeated} of them with more calls than are allowed with it")
-    print(*(f"FAIL  {line}" for line in failures), sep="\n")
-    return int(bool(failures))
+    return print_failures(failures)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

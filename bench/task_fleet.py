@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import orjson
 
-from bench.fleet import RequestKind, UpstreamLog, WantedImage
+from bench.fleet import RequestKind, UpstreamLog, WantedImage, most_common, print_failures
 from bench.replicas import Fleet, run_fleet
 from bench.wire import Message, connect, head
 
@@ -118,7 +118,7 @@ def find_failures(tasks: Sequence[SubmittedTask], calls: dict[str, list[float]])
             least, most = ALLOWED_CALLS[task.outcome]
             if not least <= count <= most:
                 failures[f"{task.outcome}: {count} calls, {least} to {most} allowed"] += 1
-    return [f"{count} x {what}" for what, count in failures.most_common(20)]
+    return most_common(failures)
 
 
 @asynccontextmanager
@@ -181,12 +181,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = asyncio.run(run_tasks(fleet, upstream, options))
         seconds = time.monotonic() - started_at
     failures = find_failures(tasks, upstream.calls_by_prompt)
-    calls = sum(map(len, upstream.calls_by_prompt.values()))
     outcomes = Counter(task.outcome for task in tasks)
-    print(f"seed {options.seed}: {len(tasks)} tasks in {seconds:.0f} s, {fleet.kills} replicas killed, {calls} calls")
+    done = f"{len(tasks)} tasks in {seconds:.0f} s"
+    print(f"seed {options.seed}: {done}, {fleet.kills} replicas killed, {upstream.total} calls")
     print(*(f"{count} {outcome}" for outcome, count in outcomes.most_common()), sep=", ")
-    print(*(f"FAIL  {line}" for line in failures), sep="\n")
-    return int(bool(failures))
+    return print_failures(failures)
 
 
 if __name__ == "__main__":

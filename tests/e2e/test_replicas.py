@@ -18,7 +18,7 @@ from app.jobs.job import Job
 from app.state.job_table import SharingTimings
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http_lines import GENERATION, ListeningClient, is_between_attempts, wait_for_jobs, wait_until
-from tests.support.redis import RedisServer, run_redis
+from tests.support.redis import RedisServer
 from tests.support.seaweedfs import RunningWeed
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
@@ -27,25 +27,13 @@ FAST_POLLS = SharingTimings(poll=0.02)
 FAST_HEARTBEATS = replace(FAST_POLLS, heartbeat=0.02, suspect_after=0.05)
 
 
+pytestmark = pytest.mark.usefixtures("replicas_at_rest")
+
+
 @pytest.fixture(scope="module")
 def demo() -> Iterator[RunningDemo]:
     with run_demo() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _reset(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Do not take a machine that is busy with other tests for a Redis that is down."""
-    monkeypatch.setattr("app.state.shared_state._TIMEOUT", 10.0)
-    demo.state.reset()
-    yield
-    demo.state.release()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with run_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @dataclass

@@ -18,7 +18,7 @@ from app.errors import ImageUnavailable
 from app.images.disk import DiskStore
 from app.state.job_table import SharingTimings
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs, wait_until
-from tests.support.redis import RedisServer, run_redis
+from tests.support.redis import RedisServer
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 
@@ -27,24 +27,13 @@ DAY = 86_400
 PICTURE = saved(gradient(), "PNG")
 
 
+pytestmark = pytest.mark.usefixtures("replicas_at_rest")
+
+
 @pytest.fixture(scope="module")
 def demo() -> Iterator[RunningDemo]:
     with run_demo() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _reset(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("app.state.shared_state._TIMEOUT", 10.0)
-    demo.state.reset()
-    yield
-    demo.state.release()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with run_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture
