@@ -38,7 +38,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, context: ssl.SSLContext | bool, proxy: httpx.Proxy | None = None) -> None:
         self._context = context
-        self._proxy = _proxy_options(proxy)
+        self._proxy = None if proxy is None else str(proxy.url)
+        self._password = _password_header(proxy)
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -50,16 +51,16 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         if self._session is None:
             self._session = self.new_session()
         seconds = request.extensions["timeout"]
+        headers = {name.decode(): value.decode() for name, value in request.headers.raw}
         try:
             response = await self._session.request(
                 request.method,
                 str(request.url),
-                headers={name.decode(): value.decode() for name, value in request.headers.raw},
+                **self._options(request.url.scheme, headers),
                 data=_body_of(request),
                 allow_redirects=False,
                 auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=seconds["connect"], connect=seconds["pool"]),
-                **self._proxy,
             )
         except aiohttp.ClientError as error:
             raise httpx.TransportError(str(error)) from error
@@ -68,6 +69,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             response.status, headers=response.raw_headers, stream=stream, extensions={"reason_phrase": reason}
         )
+
+    def _options(self, scheme: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
+        """Return the headers of a request, and the way that it goes."""
+        if self._proxy is None:
+            return {"headers": headers}
+        if scheme == "https":
+            return {"headers": headers, "proxy": self._proxy, "proxy_headers": {**self._password}}
+        # The proxy reads the head of a plain request itself, and gets none of its own.
+        return {"headers": {**headers, **self._password}, "proxy": self._proxy}
 
     def new_session(self) -> aiohttp.ClientSession:
         """Return a session, which needs a running event loop."""
@@ -112,9 +122,8 @@ def _body_of(request: httpx.Request) -> Any:
     return request.stream
 
 
-def _proxy_options(proxy: httpx.Proxy | None) -> Mapping[str, Any]:
-    """Return the proxy for aiohttp, its password in a header: aiohttp is about to remove its class for passwords."""
-    if proxy is None:
+def _password_header(proxy: httpx.Proxy | None) -> Mapping[str, str]:
+    """Return the user and the password of a proxy as a header: aiohttp is about to remove its class for them."""
+    if proxy is None or proxy.auth is None:
         return {}
-    password = {} if proxy.auth is None else {"proxy-authorization": aiohttp.encode_basic_auth(*proxy.auth)}
-    return {"proxy": str(proxy.url), "proxy_headers": password}
+    return {"proxy-authorization": aiohttp.encode_basic_auth(*proxy.auth)}

@@ -128,6 +128,7 @@ def test_a_plain_upstream_behind_a_proxy() -> None:
     reply, proxy = asyncio.run(run())
     assert reply == [LINK]
     assert proxy.heads[0].startswith(b"POST http://cdn.test/v1/chat/completions HTTP/1.1\r\n")
+    assert b64encode(f"limner:{PASSWORD}".encode()) in proxy.heads[0]
 
 
 def test_headers_are_sent_below_limners_own() -> None:
