@@ -134,7 +134,7 @@ class ReplyText:
         for value in values:
             if isinstance(value, str):
                 walker.texts.append(value)
-            else:
+            elif value is not None:
                 walker.walk(value)
         return walker
 
@@ -233,7 +233,10 @@ def _json_documents(text: str) -> list[str]:
 
     Only these few are tried, so the work stays within a few times the length of the text.
     """
-    fenced = [part.partition("```")[0].strip() for part in _JSON_FENCE.split(text, _MAX_FENCES)[1:]]
+    parts = _JSON_FENCE.split(text, _MAX_FENCES)[1:] if "```" in text else ()
+    fenced = [part.partition("```")[0].strip() for part in parts]
+    if "{" not in text:
+        return fenced
     start, end = text.find("{"), text.rfind("}") + 1
     list_start, list_end = text.find("[{"), text.rfind("}]") + 2
     return [*fenced, text[start:end], text[list_start:list_end] if list_start >= 0 else ""]

@@ -246,7 +246,7 @@ def _read_documents_of_chat(
     if not chats:
         raise _invalid("not a JSON object", raw)
     for document in chats:
-        accumulator.add(document)
+        accumulator.take(document)
     accumulator.end()
     return _build_reply(accumulator, raw, complete=True)
 

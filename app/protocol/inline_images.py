@@ -142,6 +142,8 @@ class InlineImageSpooler:
 
     def end(self) -> bytes:
         """Return what was held back, at the end of the body."""
+        if self._run is None and not self._held:
+            return b""
         return self._filter(b"", is_last=True)
 
     def _filter(self, data: bytes, *, is_last: bool) -> bytes:

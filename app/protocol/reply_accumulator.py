@@ -77,7 +77,7 @@ class ReplyAccumulator:
     def add(self, document: Mapping[str, Any], size: int = 0) -> bool:
         """Add one document, which has `size` bytes, and return whether it had more than its envelope."""
         values, characters = self._amount()
-        has_grown = self._add(document)
+        has_grown = self.take(document)
         values_now, characters_now = self._amount()
         self.size += characters_now - characters + (size if values_now > values else 0)
         return has_grown
@@ -87,7 +87,8 @@ class ReplyAccumulator:
         messages = self._choices.values()
         return len(self.bodies) + sum(each.values for each in messages), sum(each.characters for each in messages)
 
-    def _add(self, document: Mapping[str, Any]) -> bool:
+    def take(self, document: Mapping[str, Any]) -> bool:
+        """Add one document of a body that is measured elsewhere."""
         document = as_chat_chunk(document)
         event_type = document.get("type")
         if isinstance(event_type, str) and event_type.startswith(("response.", "image_generation.", "image_edit.")):
@@ -113,7 +114,7 @@ class ReplyAccumulator:
         response, item, delta = event.get("response"), event.get("item"), event.get("delta")
         if event_type in _LAST_EVENTS and isinstance(response, dict):
             self.finish_reason = self.finish_reason or event_type.removeprefix("response.")
-            return self._add(response)
+            return self.take(response)
         self._has_other_content = True
         if event_type == "response.output_item.done" and isinstance(item, dict):
             self.bodies.append({"output": [item]})

@@ -264,11 +264,15 @@ class UpstreamClient:
         """Yield the decompressed body until `is_done`. Raises `UpstreamTimeout` and `UpstreamInvalidReply`."""
         decoder = ContentDecoder(response.headers.get("content-encoding", ""))
         received = decoded = 0
-        idle_timeout = math.inf
+        idle_timeout, length = math.inf, _length_of(response)
         # The stream itself, which is declared to be of either kind: `aiter_raw` costs one more generator a chunk.
         stream: Any = response.stream
         async with aclosing(aiter(stream)) as chunks:
-            while (data := await self._next_chunk(chunks, idle_timeout, self._time_left(started_at))) is not None:
+            # Behind the last byte, nothing is waited for: each wait needs a timer.
+            while received != length:
+                data = await self._next_chunk(chunks, idle_timeout, self._time_left(started_at))
+                if data is None:
+                    break
                 received += len(data)
                 for chunk in decoder.feed(data):
                     decoded += len(chunk)
@@ -376,6 +380,13 @@ class _EncodedBody(httpx.AsyncByteStream):
         for chunk in self._body.chunks():
             yield chunk
         self._stopwatch.restart()
+
+
+def _length_of(response: httpx.Response) -> int | None:
+    """Return how many bytes the body has before it is decompressed, None if the head does not say."""
+    length = response.headers.get("content-length", "")
+    # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
+    return int(length) if length.isdecimal() and len(length) < 20 else None
 
 
 async def _await_end(chunks: AsyncIterator[bytes]) -> None:

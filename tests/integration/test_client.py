@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import httpx
@@ -908,6 +909,32 @@ def read_stream(*chunks: bytes) -> Outcome:
             return await send(pool, UpstreamRequest(ChatQuestion(CAT, stream=True)))
 
     return asyncio.run(run())
+
+
+def test_a_reply_of_known_length_needs_two_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Mock(wraps=asyncio.timeout)
+    monkeypatch.setattr(asyncio, "timeout", timers)
+
+    async def run() -> Outcome:
+        async with httpx.MockTransport(lambda _: httpx.Response(200, content=REPLY)) as transport:
+            pool = build(replace(QUICK, base_url="https://upstream.test/v1"), transport)
+            return await send(pool, UpstreamRequest(ChatQuestion(CAT)))
+
+    outcome = asyncio.run(run())
+    assert outcome.replies[-1].complete
+    # One until the head has come, and one until the body has.
+    assert timers.call_count == 2
+
+
+@pytest.mark.parametrize("length", ["", "x", "-1", "9" * 5000])
+def test_a_length_that_is_none_is_left_to_the_connection(length: str) -> None:
+    async def run() -> Outcome:
+        answer = httpx.Response(200, headers={"content-length": length}, stream=httpx.ByteStream(REPLY))
+        async with httpx.MockTransport(lambda _: answer) as transport:
+            pool = build(replace(QUICK, base_url="https://upstream.test/v1"), transport)
+            return await send(pool, UpstreamRequest(ChatQuestion(CAT)))
+
+    assert asyncio.run(run()).replies[-1].complete
 
 
 def test_snapshots_come_when_an_image_may_have() -> None:
