@@ -159,9 +159,9 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[Re
         services.tasks,
         services.webhooks,
         keepalive,
+        services.new_spool,
     )
     image_models = ImageModels(services.pool, settings.list_models, settings.default_response_format)
-    spool, timeout = settings.spool_dir, settings.client_body_timeout
     # Also without /v1, for clients whose base URL has none.
     api, root, v1 = ("/v1", ""), ("",), ("/v1",)
     tables = [
@@ -178,7 +178,13 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[Re
         (status_routes(settings, service, services.pool, recent, services.hourly_reports()), v1),
     ]
     if settings.page:
-        explain = explain_routes(authenticator, service.capacity, service.draining, spool=spool, timeout=timeout)
+        explain = explain_routes(
+            authenticator,
+            service.capacity,
+            service.draining,
+            new_blob=services.new_blob,
+            timeout=settings.client_body_timeout,
+        )
         tables += [(explain, api), (page_routes(settings), root)]
     return tables
 

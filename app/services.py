@@ -24,7 +24,7 @@ from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError
-from app.images.blob import Blob, Spool
+from app.images.blob import Blob, Spool, SpoolMemory
 from app.images.fetch import Fetcher
 from app.images.guarded_http import GuardedHttp
 from app.images.signer import Signer, SigningKey, load_signing_key
@@ -112,6 +112,19 @@ class Services:
             webhooks=build_webhooks(settings, state, authenticator, service),
         )
 
+    @property
+    def spool_memory(self) -> SpoolMemory:
+        """What the blobs of all requests hold in memory."""
+        return self.backends.spool_memory
+
+    def new_blob(self) -> Blob:
+        """Return an empty blob that no spool owns."""
+        return Blob(self.settings.spool_dir, memory=self.spool_memory)
+
+    def new_spool(self) -> Spool:
+        """Return an empty spool."""
+        return Spool(self.settings.spool_dir, self.spool_memory)
+
     def hourly_reports(self) -> HourlyReports:
         """Return what sums up the last day, for the status."""
         return HourlyReports(self.recorder.hourly or HourlySummary(), ledger_file(self.settings))
@@ -198,7 +211,9 @@ def build_webhooks(
     root = settings.webhook_secret
     return Webhooks(
         queue=WebhookQueue(state),
-        tasks=ImageTasks(service, service.backends.store, partial(Spool, settings.spool_dir)),
+        tasks=ImageTasks(
+            service, service.backends.store, partial(Spool, settings.spool_dir, service.backends.spool_memory)
+        ),
         sender=WebhookSender(http),
         secrets=WebhookSecrets(authenticator, None if root is None else root.get_secret_value().encode()),
         # The file may allow them to a key at any time.
@@ -266,7 +281,8 @@ def build_backends(
     settings: Settings, transport: Transport | None, store: ImageStore, table: JobTable[Job]
 ) -> Backends:
     """Return what all jobs share."""
-    new_blob = partial(Blob, settings.spool_dir)
+    memory = SpoolMemory(settings.spool_memory)
+    new_blob = partial(Blob, settings.spool_dir, memory=memory)
     pool = build_pool(settings, transport)
     specs = [member.spec for member in pool.members]
     fetcher = Fetcher(
@@ -280,7 +296,8 @@ def build_backends(
     )
     transcoder = Transcoder(new_blob=new_blob, memory=settings.image_memory)
     limits, strips_location = settings.shrink_inputs, settings.strip_location
-    return Backends(pool, fetcher, transcoder, store, table, limits, strips_location, build_signer(settings, new_blob))
+    signer = build_signer(settings, new_blob)
+    return Backends(pool, fetcher, transcoder, store, table, limits, strips_location, signer, memory)
 
 
 def signing_key(settings: Settings) -> SigningKey | None:

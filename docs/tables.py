@@ -66,7 +66,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "server": ("host", "port", "workers", "replicas", "shutdown_grace", "page", "status_key"),
     "limits": (
         *("max_concurrency", "max_queue", "max_request_bytes", "max_image_bytes", "max_upload_bytes", "image_memory"),
-        *("client_header_timeout", "client_body_timeout", "spool_dir"),
+        *("client_header_timeout", "client_body_timeout", "spool_dir", "spool_memory"),
     ),
     "shared": ("shared_state", "state_down", "allow_unshared"),
     "observability": ("log_level", "log_format", "log_prompts", "ledger", "metrics", "traces"),

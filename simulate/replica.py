@@ -184,6 +184,7 @@ class Replica:
             tasks=ImageTasks(self.service, self.service.backends.store, Spool, self.loop.time),
             webhooks=cast(Webhooks, None),  # No request names one.
             keepalive=KeepAlive(outside.keepalive_after),
+            new_spool=Spool,
         )
         self.heartbeats = self.loop.start(self.service.sharing.heartbeat_loop())
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -61,12 +62,14 @@ async def read_image_request(
     max_bytes, max_image = settings.max_request_bytes, settings.max_image_bytes
     encoding = http.headers.get("content-encoding", "")
     body = PeekableBody(limited_body(http, max_bytes, settings.client_body_timeout, upload.add))
-    spooler = InlineImageSpooler(spool.new_blob)
+    # An equal request is recognized by the checksums of its images.
+    new_blob = partial(spool.new_blob, with_checksum=True)
+    spooler = InlineImageSpooler(new_blob)
     match content_type.partition(";")[0].strip().lower():
         case "multipart/form-data":
             boundary = parse_boundary(content_type)
             body = await decompress_body(body, encoding, max_bytes)
-            parts = await parse_multipart(body, boundary, spooler, new_blob=spool.new_blob, max_part=max_image)
+            parts = await parse_multipart(body, boundary, spooler, new_blob=new_blob, max_part=max_image)
             return resolve_spooled(read_form(operation, parts, size_mode), spooler, max_image)
         case "application/json" | "text/json" | "":
             body = await rewrite_as_utf8(await decompress_body(body, encoding, max_bytes))
@@ -264,7 +267,8 @@ class _MultipartHandler:
             self._add_text(b'"')
 
     def _write(self, data: bytes, start: int, end: int) -> None:
-        chunk = memoryview(data)[start:end]
+        # Most pieces of a large file are whole, and are held in memory as they came.
+        chunk = data if end - start == len(data) else memoryview(data)[start:end]
         if self._file is None:
             self._add_text(chunk)
             return

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
-from pathlib import Path
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -40,7 +39,12 @@ _SHUTTING_DOWN = "The server is shutting down. Please try again."
 
 
 def explain_routes(
-    access: Authenticator, capacity: Capacity, draining: asyncio.Event, *, spool: Path | None, timeout: float
+    access: Authenticator,
+    capacity: Capacity,
+    draining: asyncio.Event,
+    *,
+    new_blob: Callable[[], Blob],
+    timeout: float,
 ) -> RouteTable:
     """Explaining costs no money, but needs a client key as image requests do.
 
@@ -48,7 +52,7 @@ def explain_routes(
         access: Identifies callers.
         capacity: Counts the body among the uploads of its caller.
         draining: Set when the server drains, which ends every request that is still being received.
-        spool: The folder of bodies. A client that sends slowly holds disk space instead of memory.
+        new_blob: Makes the blobs for bodies. Clients that send slowly hold little memory.
         timeout: Seconds in which a part of the body has to arrive.
     """
     router = RouteTable()
@@ -63,7 +67,7 @@ def explain_routes(
     @router.add("/explain", ("POST",))
     async def diagnose(http: Request) -> Response:
         caller = access.authenticate(http.headers)
-        with closing(Blob(spool)) as blob:
+        with closing(new_blob()) as blob:
             try:
                 await unless_draining(receive(http, caller, blob), draining)
                 async with places.acquire(caller.id):

@@ -1,6 +1,7 @@
 """The image endpoints: generations, edits, results, tasks, and the paths of Azure's clients."""
 
 import re
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
@@ -71,6 +72,7 @@ class ImageEndpoints:
     tasks: ImageTasks
     webhooks: Webhooks
     keepalive: KeepAlive
+    new_spool: Callable[[], Spool]
 
     async def handle(
         self, operation: Operation, http: Request, deployment: str | None = None, *, as_task: bool = False
@@ -89,7 +91,7 @@ class ImageEndpoints:
         if not is_dry:
             context.usage = usage
             await self.token_check.check(caller.id, caller.token)
-        spool = Spool(self.settings.spool_dir)
+        spool = self.new_spool()
         try:
             request = await self._read(http, spool, usage, as_task=as_task)
         except ClientDisconnect:
@@ -183,7 +185,7 @@ class ImageEndpoints:
     async def result(self, result_id: str, http: Request) -> Response:
         """Answer a client that comes back for the result of a request that it did not wait for."""
         caller = self.authenticator.authenticate(http.headers)
-        reader = await self.service.result(result_id, caller, Spool(self.settings.spool_dir))
+        reader = await self.service.result(result_id, caller, self.new_spool())
         if reader is None:
             return accepted_response(result_id, http)
         return await self._deliver(reader, DisconnectWatcher.of(http), http)

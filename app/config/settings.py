@@ -266,15 +266,17 @@ class Settings(BaseSettings):
         600, description="Seconds that an undelivered result is kept for the same request of the same caller."
     )
     idempotency_ttl: Seconds = Field(86_400, description="Seconds that a result under an `Idempotency-Key` is kept.")
-    max_answers: int = Field(
-        1000, ge=0, le=1_000_000, description="Retained results at most; the oldest are dropped first."
-    )
+    max_answers: int = Field(1000, ge=0, le=1_000_000, description="Retained results at most; the oldest go first.")
     max_answers_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
         ByteSize(2**30),
-        description="Bytes of retained results at most: images, in the spool folder, and undelivered replies.",
+        description="Bytes of retained results at most: images, in memory or in files, and undelivered replies.",
     )
     spool_dir: WritableDir | None = Field(
-        None, description="Folder for temporary files of images. Unset: the system's."
+        None, description="Folder for temporary files of images; unset: the system's."
+    )
+    spool_memory: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(64 * 2**20),
+        description="Bytes of images that a worker holds in memory instead. Images of more than 4 MiB are in files.",
     )
 
     image_store: StoreUrl = Field(

@@ -1,4 +1,4 @@
-"""Hold the bytes of images: small ones in memory, large ones in an unnamed temporary file.
+"""Hold the bytes of images: in memory while there is room, otherwise in unnamed temporary files, as large ones are.
 
 An unnamed file disappears with the process, so that a crash leaves nothing behind.
 """
@@ -7,37 +7,82 @@ import errno
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from bisect import bisect_right
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from app.errors import SpoolFull
-from app.observability.metrics import SPOOL_BYTES
+from app.observability.metrics import SPOOL_BYTES, SPOOL_MEMORY
 
-#: Bytes that one blob may hold in memory. Most input images of a chat are smaller, a photo is larger.
-MAX_IN_MEMORY = 256 * 1024
+#: Bytes that one blob may hold in memory: most generated images are smaller.
+MAX_IN_MEMORY = 4 * 2**20
+
+#: Bytes that all blobs of a process may hold in memory, unless the operator sets another limit.
+DEFAULT_MEMORY = 64 * 2**20
+
+#: Bytes up to which what another process has written into a file moves into memory: reading it costs less than to hold
+#: a descriptor.
+_MOVED = 256 * 1024
 
 #: A full disk, a used up quota, and no descriptor left for this process or for the machine.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
 
 
+@dataclass(slots=True)
+class SpoolMemory:
+    """The bytes that blobs hold in memory, of all blobs that share this object: those of one process."""
+
+    limit: int = DEFAULT_MEMORY
+    used: int = 0
+
+    def take(self, size: int) -> bool:
+        """Count `size` more bytes, if there is room for them. Return whether there is."""
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        SPOOL_MEMORY.inc(size)
+        return True
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+        SPOOL_MEMORY.dec(size)
+
+
 class Blob:
     """Bytes that are appended, and can be read by several readers at once.
 
-    Attributes:
-        size: Bytes written so far.
-        checksum: The CRC-32 of these bytes.
+    `size`: bytes written so far.
     """
 
-    def __init__(self, directory: Path | None = None, in_memory: int = MAX_IN_MEMORY) -> None:
-        """`directory`: where the file is created, by default the system's; `in_memory`: bytes to hold before that."""
+    def __init__(
+        self,
+        directory: Path | None = None,
+        in_memory: int = MAX_IN_MEMORY,
+        memory: SpoolMemory | None = None,
+        *,
+        with_checksum: bool = False,
+    ) -> None:
+        """Create an empty blob.
+
+        Args:
+            directory: Where the file is created, by default the system's folder.
+            in_memory: Bytes to hold before that, at most.
+            memory: What all blobs together may hold; None means that this one shares it with no other.
+            with_checksum: Compute the checksum while bytes are written, since it will be needed. It takes as long as
+                all the rest of writing.
+        """
         self.size = 0
-        self.checksum = 0
         self._directory = directory
         self._in_memory = in_memory
-        self._memory = bytearray()
+        self._budget = SpoolMemory() if memory is None else memory
+        self._checksum = 0 if with_checksum else None
+        self._pieces: list[bytes] = []
+        #: Where each piece ends.
+        self._ends: list[int] = []
         self._file: IO[bytes] | None = None
 
     def write(self, data: bytes | memoryview) -> None:
@@ -47,23 +92,51 @@ class Blob:
             SpoolFull: The disk or its quota is full, or no descriptor is free for the file.
         """
         self.size += len(data)
-        self.checksum = zlib.crc32(data, self.checksum)
-        if self._file is None and self.size <= self._in_memory:
-            self._memory += data
+        if self._checksum is not None:
+            self._checksum = zlib.crc32(data, self._checksum)
+        if self._file is None and self.size <= self._in_memory and self._budget.take(len(data)):
+            self._keep(data)
             return
         if self._file is not None:
             SPOOL_BYTES.inc(len(data))
         with _refusing_without_room():
             _write_all(self._open_file(), data)
 
+    def _keep(self, data: bytes | memoryview) -> None:
+        """Hold bytes in memory that the budget has room for: as they came, which copies nothing."""
+        if data:
+            # A view would keep all of its buffer.
+            self._pieces.append(bytes(data))
+            self._ends.append(len(data) + (self._ends[-1] if self._ends else 0))
+
     def _open_file(self) -> int:
         """Return the descriptor of the file, which is created with the bytes held in memory first."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115  closed by `close`
+            with ExitStack() as on_error:
+                # If there is no room for all of them, they are still in memory.
+                file = on_error.enter_context(tempfile.TemporaryFile(dir=self._directory, buffering=0))
+                for piece in self._pieces:
+                    _write_all(file.fileno(), piece)
+                on_error.pop_all()
+            self._file = file
             SPOOL_BYTES.inc(self.size)
-            _write_all(self._file.fileno(), self._memory)
-            self._memory = bytearray()
+            self._drop_pieces()
         return self._file.fileno()
+
+    def _drop_pieces(self) -> None:
+        if self._ends:
+            self._budget.give_back(self._ends[-1])
+        self._pieces, self._ends = [], []
+
+    @property
+    def checksum(self) -> int:
+        """The CRC-32 of all bytes, for which they are read again unless it was asked for from the start."""
+        if self._checksum is not None:
+            return self._checksum
+        checksum = 0
+        for chunk in self.chunks(_MOVED):
+            checksum = zlib.crc32(chunk, checksum)
+        return checksum
 
     @property
     def file_descriptor(self) -> int | None:
@@ -71,7 +144,7 @@ class Blob:
         return None if self._file is None else self._file.fileno()
 
     def lend_file(self) -> int:
-        """Return the descriptor of a file, in which another process may write the bytes of this empty blob.
+        """Return the descriptor of a file with the bytes: for another process to read, or to write if there are none.
 
         Raises:
             SpoolFull: The disk or its quota is full, or no descriptor is free for the file.
@@ -79,20 +152,29 @@ class Blob:
         with _refusing_without_room():
             return self._open_file()
 
-    def take_back(self, size: int, checksum: int) -> None:
+    def take_back(self, size: int) -> None:
         """Take over what another process has written into the file that was lent. Few bytes move into memory."""
-        self.size, self.checksum = size, checksum
+        self.size, self._checksum = size, None
         SPOOL_BYTES.inc(size)
-        if self._file is not None and size <= self._in_memory:
-            memory = bytearray(self.read_at(0, size))
-            self.close()
-            self._memory, self._file = memory, None
+        if self._file is not None and size <= _MOVED and self._budget.take(size):
+            data = self.read_at(0, size)
+            self._close_file()
+            self._file = None
+            self._keep(data)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`, fewer only at the end."""
-        if self._file is None:
-            return bytes(memoryview(self._memory)[offset : offset + size])
-        return os.pread(self._file.fileno(), size, offset)
+        if self._file is not None:
+            return os.pread(self._file.fileno(), size, offset)
+        return b"".join(self._slices(offset, offset + size))
+
+    def _slices(self, start: int, end: int) -> Iterator[memoryview]:
+        for index in range(bisect_right(self._ends, start), len(self._ends)):
+            piece = self._pieces[index]
+            piece_start = self._ends[index] - len(piece)
+            if piece_start >= end:
+                return
+            yield memoryview(piece)[max(0, start - piece_start) : end - piece_start]
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Yield all bytes in chunks of `size`. Each chunk is read when it is requested."""
@@ -101,7 +183,10 @@ class Blob:
 
     def close(self) -> None:
         """Release the bytes. May be called again; afterwards nothing may be read."""
-        self._memory = bytearray()
+        self._drop_pieces()
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._file is not None and not self._file.closed:
             self._file.close()
             SPOOL_BYTES.dec(self.size)
@@ -133,8 +218,10 @@ def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
 class Spool:
     """Owns the blobs of one request and closes them together."""
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, memory: SpoolMemory | None = None) -> None:
+        """`directory` and `memory`: see `Blob`."""
         self._directory = directory
+        self._memory = SpoolMemory() if memory is None else memory
         self._blobs: list[Blob] = []
 
     @property
@@ -142,8 +229,8 @@ class Spool:
         """The bytes of all blobs."""
         return sum(blob.size for blob in self._blobs)
 
-    def new_blob(self) -> Blob:
-        return self.add(Blob(self._directory))
+    def new_blob(self, *, with_checksum: bool = False) -> Blob:
+        return self.add(Blob(self._directory, memory=self._memory, with_checksum=with_checksum))
 
     def add(self, blob: Blob) -> Blob:
         """Take ownership of `blob` and return it."""
@@ -154,6 +241,14 @@ class Spool:
         """Take ownership of the blobs of another spool, which is empty afterwards."""
         self._blobs += other._blobs
         other._blobs = []
+
+    def close_all_but(self, needed: Collection[object]) -> None:
+        """Close the blobs that are not needed any more."""
+        ids = {id(blob) for blob in needed}
+        blobs, self._blobs = self._blobs, [blob for blob in self._blobs if id(blob) in ids]
+        for blob in blobs:
+            if id(blob) not in ids:
+                blob.close()
 
     def close(self) -> None:
         while self._blobs:

@@ -16,7 +16,6 @@ import select
 import signal
 import socket
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -94,12 +93,10 @@ class Output:
 
     def __init__(self, descriptor: int) -> None:
         self.size = 0
-        self.checksum = 0
         self._descriptor = descriptor
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
-        self.checksum = zlib.crc32(view, self.checksum)
         self.size += len(view)
         while view:  # write(2) may write less than it was given, particularly on a disk that is nearly full.
             view = view[os.write(self._descriptor, view) :]
@@ -107,7 +104,7 @@ class Output:
     def close(self) -> None:
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self.size = self.checksum = 0
+        self.size = 0
 
 
 # Jobs
@@ -156,7 +153,7 @@ def _as_size(value: Any) -> tuple[int, int] | None:
 
 
 def _written(output: Output | None) -> dict[str, Any]:
-    return {"written": None if output is None else [output.size, output.checksum]}
+    return {"written": None if output is None else output.size}
 
 
 def run_job(job: dict[str, Any], inputs: Sequence[Source], output: Output, enforce: Callable[[Cost], object]) -> Any:

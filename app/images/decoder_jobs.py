@@ -52,7 +52,7 @@ class DecoderJobs:
                 raise _ERRORS[reply["error"]](**reply["fields"])
             if reply["written"] is None:
                 return reply, None
-            output.take_back(*reply["written"])
+            output.take_back(reply["written"])
             unused.pop_all()
             return reply, output
 

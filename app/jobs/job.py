@@ -368,10 +368,13 @@ class Job:
         """Bytes of images, in memory or in files, and of the paid replies."""
         return self.spool.size + sum(reply.size for reply in self.paid_replies)
 
-    def drop_text(self) -> None:
-        """Drop the text of the paid replies of a run that has succeeded: only redelivery would need it."""
+    def drop_unneeded(self) -> None:
+        """Drop the input images and the text of the replies of a run that has succeeded: only redelivery needs them."""
         if self.run.is_done and self.run.error is None:
             self.paid_replies[:] = [reply.without_text() for reply in self.paid_replies]
+            drafts = [item.image for item in self.run.items if isinstance(item, PartialImage)]
+            images = [*drafts, *(() if self.run.result is None else self.run.result.images)]
+            self.spool.close_all_but([image.delivered_source for image in images])
 
     @property
     def has_failed(self) -> bool:

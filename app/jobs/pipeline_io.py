@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 
 from app.errors import ApiError, ImageUnavailable, JobLost, RetrySafety
 from app.extraction.partial import progress_line
-from app.images.blob import Blob
+from app.images.blob import Blob, SpoolMemory
 from app.images.fetch import NO_KEYS, Fetcher
 from app.images.input_limits import InputLimits
 from app.images.location import edited, location_edits
@@ -51,6 +51,7 @@ class Backends:
     input_limits: InputLimits
     strip_location: bool = True
     signer: Signer | None = None
+    spool_memory: SpoolMemory = field(default_factory=SpoolMemory)
 
 
 @dataclass(slots=True)

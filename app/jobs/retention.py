@@ -104,7 +104,7 @@ class Retention:
             self._expiring.setdefault(ttl, OrderedDict())[job.id] = job
         self.protect(job)
         shelf = self._shelf_of[job.id] = self._shelves[_worth(job)]
-        job.drop_text()
+        job.drop_unneeded()
         shelf.add(job, job.held_bytes)
 
     def protect(self, job: Job) -> None:

@@ -361,7 +361,7 @@ async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
 
 def measured_blob(image: OutputImage) -> tuple[Blob, ImageInfo]:
     """Return the bytes of an image that is not only a link, and what they say about it."""
-    source = image.url.source if isinstance(image.url, Base64String) else image.source
+    source = image.delivered_source
     if not isinstance(source, Blob) or image.info is None:
         raise TypeError("an image of a result is a measured blob")
     return source, image.info

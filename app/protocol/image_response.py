@@ -43,6 +43,11 @@ class OutputImage:
     credentials: str | None = None
     ignored: tuple[str, ...] = ()
 
+    @property
+    def delivered_source(self) -> ByteSource | None:
+        """The bytes that a response holds: those of the image, or of its data URL; None for a link."""
+        return self.url.source if isinstance(self.url, Base64String) else self.source
+
     def as_item(self, server_url: str = "") -> dict[str, Any]:
         """Return the item of the response. `server_url` is how its reader reaches this server, without a final slash.
 

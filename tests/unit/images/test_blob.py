@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import SpoolFull
-from app.images.blob import MAX_IN_MEMORY, Blob, Spool
+from app.images.blob import DEFAULT_MEMORY, MAX_IN_MEMORY, Blob, Spool, SpoolMemory
 from app.observability.metrics import REGISTRY
 
 
@@ -71,10 +71,10 @@ def watch_files(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
 @pytest.mark.parametrize(
     ("size", "files"), [(MAX_IN_MEMORY, 0), (MAX_IN_MEMORY + 1, 1)], ids=["at the limit", "one byte over"]
 )
-def test_a_quarter_of_a_mebibyte_is_held_in_memory(size: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_mebibytes_are_held_in_memory(size: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = watch_files(monkeypatch)
     with write(Blob(), bytes(size)):
-        assert (MAX_IN_MEMORY, len(opened)) == (256 * 1024, files)
+        assert (MAX_IN_MEMORY, len(opened)) == (4 * 2**20, files)
 
 
 @given(pieces=st.lists(st.binary(max_size=12), max_size=8), step=st.integers(1, 7), at=st.integers(0, 60))
@@ -88,9 +88,10 @@ def test_any_bytes_are_read_back_in_chunks_of_any_size(pieces: list[bytes], step
         assert blob.checksum == zlib.crc32(whole)
 
 
+@pytest.mark.parametrize("with_checksum", [False, True], ids=["when it is wanted", "while bytes are written"])
 @pytest.mark.parametrize("in_memory", [100, 0], ids=["memory", "file"])
-def test_the_checksum_covers_all_writes(in_memory: int) -> None:
-    with Blob(in_memory=in_memory) as blob:
+def test_the_checksum_covers_all_writes(in_memory: int, with_checksum: bool) -> None:
+    with Blob(in_memory=in_memory, with_checksum=with_checksum) as blob:
         assert blob.checksum == 0
         write(blob, b"1234", b"56789")
         # The check value of CRC-32, as published in catalogs of CRC algorithms.
@@ -238,6 +239,84 @@ def test_a_spool_absorbs_the_blobs_of_another() -> None:
     assert (spool.size, other.size) == (3, 0)
     other.close()
     assert blob.read_at(0, 3) == b"abc"
+
+
+def test_a_spool_keeps_only_the_blobs_that_are_needed() -> None:
+    memory = SpoolMemory()
+    spool = Spool(memory=memory)
+    result, _ = write(spool.new_blob(), b"result"), write(spool.new_blob(), b"the input image")
+    spool.close_all_but([result, None])
+    assert (spool.size, result.read_at(0, 10), memory.used) == (6, b"result", 6)
+    spool.close()
+    assert (spool.size, memory.used) == (0, 0)
+
+
+# The memory that all blobs share
+
+
+def test_a_blob_for_which_no_memory_is_left_goes_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, memory = watch_files(monkeypatch), SpoolMemory(limit=10)
+    first, second = Blob(tmp_path, memory=memory), Blob(tmp_path, memory=memory)
+    write(first, b"123456")
+    write(second, b"ab", b"cd")
+    assert (memory.used, opened) == (10, [])
+    write(second, b"ef")
+    assert (memory.used, opened, second.read_at(0, 9)) == (6, [tmp_path], b"abcdef")
+    write(first, b"7890")
+    assert (memory.used, first.file_descriptor, first.read_at(0, 99)) == (10, None, b"1234567890")
+    for blob in (first, second, first):
+        blob.close()
+    assert memory.used == 0
+
+
+def test_without_memory_each_blob_is_a_file() -> None:
+    with write(Blob(memory=SpoolMemory(0)), b"", b"a") as blob:
+        assert blob.file_descriptor is not None
+
+
+def test_memory_is_given_back_by_a_blob_that_is_lent_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SpoolMemory()
+    with write(Blob(memory=memory), b"image") as blob:
+        assert memory.used == 5
+        assert os.pread(blob.lend_file(), 9, 0) == b"image"
+        assert (memory.used, blob.read_at(1, 3)) == (0, b"mag")
+
+
+def test_bytes_for_which_a_full_disk_has_no_room_are_still_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SpoolMemory()
+    with write(Blob(memory=memory), b"a paid image") as blob:
+        monkeypatch.setattr(os, "write", full_disk(errno.ENOSPC, 3))
+        with pytest.raises(SpoolFull):
+            blob.lend_file()
+        assert (blob.read_at(0, 99), blob.file_descriptor, memory.used) == (b"a paid image", None, 12)
+
+
+@pytest.mark.parametrize("limit", [4, 5, DEFAULT_MEMORY])
+def test_few_bytes_of_another_process_move_into_memory_if_there_is_room(limit: int) -> None:
+    memory = SpoolMemory(limit)
+    with Blob(memory=memory) as blob:
+        os.write(blob.lend_file(), b"image")
+        blob.take_back(5)
+        assert (blob.file_descriptor is None, memory.used) == ((True, 5) if limit > 4 else (False, 0))
+        assert (blob.read_at(0, 9), blob.checksum) == (b"image", zlib.crc32(b"image"))
+    assert memory.used == 0
+
+
+def test_many_bytes_of_another_process_stay_in_its_file() -> None:
+    with Blob() as blob:
+        os.write(blob.lend_file(), bytes(300 * 1024))
+        blob.take_back(300 * 1024)
+        assert blob.file_descriptor is not None
+
+
+def test_bytes_in_memory_are_counted_until_the_blob_is_closed() -> None:
+    def held() -> float:
+        return REGISTRY.get_sample_value("limner_spool_memory_bytes") or 0.0
+
+    before = held()
+    with write(Blob(in_memory=8), b"12345678"), write(Blob(in_memory=8), b"123456789"):
+        assert held() - before == 8
+    assert held() == before
 
 
 def test_bytes_in_files_are_counted_until_the_blob_is_closed() -> None:

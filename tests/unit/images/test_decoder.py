@@ -86,11 +86,9 @@ def test_a_result_is_converted(hold: Callable[[bytes], Blob]) -> None:
     with Client() as client, hold(PNG) as blob:
         client.send("convert", ("jpeg", 90, (12, 12), "native", False), blob)
         (reply,) = client.run()
-        client.output.take_back(*reply["written"])
+        client.output.take_back(reply["written"])
         image = as_image(client.output)
         assert (image.format, image.size) == ("JPEG", (12, 8))
-        expected = as_blob(as_bytes(client.output))
-        assert client.output.checksum == expected.checksum
 
 
 def test_inputs_are_prepared_one_after_the_other() -> None:
@@ -111,7 +109,7 @@ def test_masks_are_checked_and_applied() -> None:
         client.send("apply_mask", None, result, image, mask)
         checked, applied = client.run()
         assert checked == {"written": None}
-        client.output.take_back(*applied["written"])
+        client.output.take_back(applied["written"])
         assert as_image(client.output).size == (24, 16)
 
 
@@ -120,7 +118,7 @@ def test_an_image_is_signed() -> None:
     with Client() as client, as_blob(JPEG) as image, in_file(PNG) as original:
         client.send("sign", (who.chain, who.pem(), "es256", None, "1.2.3", False, False), image, original)
         (signed,) = client.run()
-        client.output.take_back(*signed["written"])
+        client.output.take_back(signed["written"])
         assert read_manifest(as_bytes(client.output), "jpeg").state == "Valid"
 
 
@@ -214,9 +212,8 @@ def test_an_output_is_emptied_for_another_attempt(monkeypatch: pytest.MonkeyPatc
         output.write(b"the first attempt")
         output.close()
         output.write(memoryview(b"the second"))
-        blob.take_back(output.size, output.checksum)
+        blob.take_back(output.size)
         assert as_bytes(blob) == b"the second"
-        assert blob.checksum == as_blob(b"the second").checksum
 
 
 # Limits

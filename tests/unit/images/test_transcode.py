@@ -98,8 +98,6 @@ def test_large_and_small_files_are_handed_over(shared: Transcoder, edge: int) ->
     with as_blob(saved(noise, "PNG")) as blob, run(shared.convert(blob, image_format="webp", compression=100)) as made:
         assert as_image(made).size == (edge, edge)
         assert [file.file_descriptor is None for file in (blob, made)] == [edge == 64] * 2
-        with as_blob(as_bytes(made)) as copy:
-            assert made.checksum == copy.checksum
 
 
 def test_no_amount_of_detail_is_too_much_for_webp(shared: Transcoder) -> None:

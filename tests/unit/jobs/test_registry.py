@@ -33,13 +33,14 @@ from app.images.fetch import NO_KEYS
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
 from app.jobs.job import Item, Job, JobKey, JobRun
-from app.jobs.pipeline import GenerationResult
+from app.jobs.pipeline import GenerationResult, PartialImage
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.service import JobReader
 from app.jobs.sharing import JobSharing
 from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest, InputImage, Operation
 from app.protocol.image_response import OutputImage
+from app.protocol.json_stream import Base64String
 from app.protocol.usage import Usage
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
@@ -100,11 +101,12 @@ class Desk:
         async def work() -> AsyncGenerator[Item, None]:
             if fault is not None:
                 raise fault
-            yield ANSWER
+            yield GenerationResult((OutputImage("form", blob, "https://h/a.png"),), Usage())
 
         self.count += 1
         spool = Spool()
-        spool.new_blob().write(bytes(size))
+        blob = spool.new_blob()
+        blob.write(bytes(size))
         job = Job(f"req_{self.count}", key, REQUEST, spool, JobRun(readers=1), is_async=is_async)
         job.run.start(work(), on_unread=lambda: self.registry.retain_or_drop(job))
         self.registry.add(job)
@@ -665,20 +667,45 @@ def test_an_invalid_idempotency_key_is_a_400(demo: RunningDemo) -> None:
 
 
 @pytest.mark.parametrize(("fault", "kept"), [(None, 0), (ImageUnavailable("404"), 50_000)], ids=["success", "failure"])
-def test_a_finished_job_keeps_the_text_of_replies_only_for_redelivery(fault: ApiError | None, kept: int) -> None:
+def test_a_finished_job_keeps_its_input_and_the_text_of_replies_only_for_redelivery(
+    fault: ApiError | None, kept: int
+) -> None:
     async def play() -> None:
         desk = Desk()
         job = desk.start(ME, fault, size=1_000)
         reply = read_reply(orjson.dumps({"choices": [{"message": {"content": "x" * 50_000}}], "usage": USAGE}))
         job.paid_replies.append(reply)
         assert job.held_bytes >= 51_000
+        job.spool.new_blob().write(b"the input image" * 1_000)
         await job.run.wait_done()
         job.run.release()
         await asyncio.sleep(0)
-        assert kept + 1_000 <= job.held_bytes < kept + 30_000
+        assert kept + 1_000 <= job.held_bytes < kept + 45_000
+        assert job.spool.size == (16_000 if fault else 1_000)
         assert [each.usage for each in job.paid_replies] == [reply.usage]
         assert (job.paid_replies[0].messages == reply.messages) is bool(kept)
         desk.registry.close()
+
+    asyncio.run(play())
+
+
+def test_a_finished_job_keeps_the_bytes_that_its_results_need() -> None:
+    async def play() -> None:
+        spool = Spool()
+        draft, linked, plain = (spool.add(blob_of(data)) for data in (b"draft", b"linked", b"plain"))
+        spool.add(blob_of(b"input"))
+
+        async def work() -> AsyncGenerator[Item, None]:
+            yield PartialImage(OutputImage("form", draft))
+            images = OutputImage("form", url=Base64String(linked)), OutputImage("form", plain), OutputImage("form")
+            yield GenerationResult(images, Usage())
+
+        job = Job("req_1", ME, REQUEST, spool)
+        job.run.start(work())
+        await job.run.wait_done()
+        job.drop_unneeded()
+        assert [blob.read_at(0, 9) for blob in spool._blobs] == [b"draft", b"linked", b"plain"]
+        spool.close()
 
     asyncio.run(play())
 
