@@ -168,7 +168,7 @@ def test_an_image_that_cannot_be_signed_is_delivered_all_the_same(
     original = genuinely_signed(plain("png"), "png")
     monkeypatch.setattr(upstream[0], "answer", original)
     before = errors()
-    with serve(Web(b"no time stamp")) as url, structlog.testing.capture_logs() as logs:
+    with serve(Web(lambda _: b"no time stamp")) as url, structlog.testing.capture_logs() as logs:
         options = {"sign_timestamps": url, "credentials": policy, **credentials().write(tmp_path)}
         with run_limner(upstream[1], **options) as limner:
             response = generate(limner, output_format="webp")

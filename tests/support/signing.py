@@ -1,7 +1,9 @@
 """Certificates for signing images, made when they are needed, and files that were signed with them."""
 
 import io
-from collections.abc import Iterable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -10,6 +12,7 @@ from typing import Any
 
 import c2pa  # type: ignore[import-untyped]
 import orjson
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -78,13 +81,14 @@ def credentials(
     begins: timedelta = timedelta(days=-1),
     ends: timedelta = timedelta(days=9),
     usages: Iterable[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.EMAIL_PROTECTION,),
+    is_usage_critical: bool = False,
 ) -> Credentials:
     """Return the certificate of a signer, issued by another one that nobody trusts."""
     now = datetime.now(UTC)
     key, issuing_key = key_of(kind), ec.generate_private_key(ec.SECP256R1())
     issuer = _name("Root")
     leaf = _certificate(_name("Signer"), issuer, key.public_key(), (now + begins, now + ends), is_authority=False)
-    leaf = leaf.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    leaf = leaf.add_extension(x509.ExtendedKeyUsage(usages), critical=is_usage_critical)
     leaf = leaf.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing_key.public_key()), critical=False
     )
@@ -148,6 +152,7 @@ class Manifest:
         actions: What was done, in order.
         source_types: Of these actions, where they have one, without the address of the vocabulary.
         parents: Who signed each file from which this one was made.
+        time: When it was signed, by the word of a time-stamp authority.
     """
 
     state: str
@@ -157,6 +162,7 @@ class Manifest:
     actions: tuple[str, ...]
     source_types: tuple[str, ...]
     parents: tuple[str, ...]
+    time: str | None
 
 
 def read_manifest(data: bytes, image_format: str) -> Manifest:
@@ -174,19 +180,50 @@ def read_manifest(data: bytes, image_format: str) -> Manifest:
         actions=tuple(action["action"] for action in actions),
         source_types=tuple(filter(None, types)),
         parents=tuple(each["claim_generator_info"][0]["name"] for each in parents),
+        time=active["signature_info"].get("time"),
     )
 
 
 @dataclass(slots=True)
 class Web:
-    """A server that answers everything with the same body, and counts the requests."""
+    """A server that answers everything in the same way, and counts the requests."""
 
-    body: bytes = b""
+    answer: Callable[[bytes], bytes] = lambda _: b""
     requests: list[str] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self.requests.append(scope["path"])
+            body, has_more = b"", True
+            while has_more:
+                message = await receive()
+                body, has_more = body + message.get("body", b""), message.get("more_body", False)
             headers = [(b"content-type", b"application/timestamp-reply")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": self.body})
+            await send({"type": "http.response.body", "body": self.answer(body)})
+
+
+@dataclass(frozen=True, slots=True)
+class TimeStampAuthority:
+    """Answers queries for time stamps (RFC 3161), with the program openssl."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if shutil.which("openssl") is None:
+            pytest.skip("needs openssl")
+        who = credentials("rsa", usages=[ExtendedKeyUsageOID.TIME_STAMPING], is_usage_critical=True)
+        certificate, end, issuer = who.chain.partition("-----END CERTIFICATE-----\n")
+        texts = {"key": who.pem(), "signer": certificate + end, "chain": issuer, "serial": "01"}
+        policy = "default_policy = 1.2.3.4\ndigests = sha256, sha384, sha512\nsigner_digest = sha256\n"
+        texts["settings"] = f"[tsa]\ndefault_tsa = t\n[t]\nserial = {self.folder / 'serial'}\n{policy}"
+        for name, text in texts.items():
+            (self.folder / name).write_text(text)
+
+    def answer(self, query: bytes) -> bytes:
+        (self.folder / "query").write_bytes(query)
+        names = {"queryfile": "query", "inkey": "key", "signer": "signer", "chain": "chain", "config": "settings"}
+        options = [word for option, name in names.items() for word in (f"-{option}", str(self.folder / name))]
+        command = ["openssl", "ts", "-reply", *options, "-out", str(self.folder / "reply")]
+        subprocess.run(command, check=True, capture_output=True)
+        return (self.folder / "reply").read_bytes()

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from app.errors import ImageUnavailable
 from app.images import signer as signer_module
 from app.images.blob import Blob
 from app.images.signer import InvalidSigner, Signer, SigningKey, is_available, load_signing_key
+from app.images.transcode import Transcoder
 from tests.support.decoders import decoders_of, template_of
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved
 from tests.support.servers import serve
-from tests.support.signing import Web, credentials, genuinely_signed, read_manifest
+from tests.support.signing import TimeStampAuthority, Web, credentials, genuinely_signed, read_manifest
 
 PNG, JPEG = (saved(gradient("RGB", (64, 48)), name) for name in ("png", "jpeg"))
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
@@ -62,11 +64,18 @@ def test_an_image_is_signed(signer: Signer, is_in_file: bool) -> None:
 
 @LINUX
 def test_images_are_signed_where_none_is_decoded(signer: Signer) -> None:
+    transcoder = Transcoder(decoders=2)
+
+    async def sign_and_convert(image: Blob, original: Blob) -> None:
+        (await signer.sign(image, original)).close()
+        (await transcoder.convert(image, image_format="png")).close()
+
     with as_blob(JPEG) as image, as_blob(PNG) as original:
-        asyncio.run(signer.sign(image, original)).close()
-    libraries = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in decoders_of(template_of(signer._pool))}
-    assert any("libc2pa" in maps for maps in libraries.values())
-    assert "libc2pa" not in Path("/proc/self/maps").read_text() or "c2pa" in sys.modules
+        asyncio.run(sign_and_convert(image, original))
+    for pool, signs in ((signer._pool, True), (transcoder._pool, False)):
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in decoders_of(template_of(pool))]
+        assert any("libc2pa" in each for each in maps) is signs
+    transcoder.close()
 
 
 def test_what_cannot_be_signed_says_why_and_does_not_hinder_the_next(signer: Signer) -> None:
@@ -82,13 +91,23 @@ def test_more_memory_than_there_is_is_not_asked_for(key: SigningKey) -> None:
     signer.close()
 
 
-def test_a_time_stamp_is_asked_for_where_the_operator_wants_it(key: SigningKey) -> None:
-    web = Web(b"no time stamp")
+def test_a_time_stamp_is_asked_for_where_the_operator_wants_it(key: SigningKey, tmp_path: Path) -> None:
+    web = Web(TimeStampAuthority(tmp_path).answer)
     with serve(web) as url, as_blob(JPEG) as image, as_blob(PNG) as original:
         signer = Signer(key, version="1.2.3", timestamps=f"{url}/stamp")
+        with asyncio.run(signer.sign(image, original)) as made:
+            found = read_manifest(as_bytes(made), "jpeg")
+        signer.close()
+    assert (found.state, web.requests) == ("Valid", ["/stamp"])
+    assert found.time is not None
+    assert abs(datetime.fromisoformat(found.time) - datetime.now(UTC)) < timedelta(hours=1)
+
+
+def test_an_authority_that_answers_something_else_leaves_the_image_unsigned(key: SigningKey) -> None:
+    with serve(Web(lambda _: b"no time stamp")) as url, as_blob(JPEG) as image, as_blob(PNG) as original:
+        signer = Signer(key, version="1.2.3", timestamps=url)
         assert failure(signer, image, original)
         signer.close()
-    assert web.requests == ["/stamp"]
 
 
 def test_an_authority_that_does_not_answer_in_time_leaves_the_image_unsigned(key: SigningKey) -> None:
