@@ -320,7 +320,7 @@ def build_signer(settings: Settings, new_blob: Callable[[], Blob] = Blob) -> Sig
     key = signing_key(settings)
     if key is None:
         return None
-    log.info("signing", subject=key.subject, algorithm=key.algorithm, until=key.until.isoformat())
+    log.info("signing_ready", subject=key.subject, algorithm=key.algorithm, until=key.until.isoformat())
     return Signer(
         key,
         version=__version__,

@@ -22,6 +22,8 @@ EVENTS = {
     "upstream_retry": "the same upstream is tried again after a pause",
     "image_download_retry": "an image could not be downloaded and is tried again",
     "decoder_start_failed": "no process could be started that decodes an image",
+    "signing_ready": "a sample was signed at the start: converted images will be, until the certificate ends",
+    "signing_failed": "a converted image could not be signed, and is delivered without a signature",
     "store_purge": "expired images were deleted from the image store",
     "store_purge_failed": "the image store did not delete expired images",
     "job_sharing_failed": "other replicas could not be informed about a job",
