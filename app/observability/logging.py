@@ -24,6 +24,8 @@ EVENTS = {
     "decoder_start_failed": "no process could be started that decodes an image",
     "signing_ready": "a sample was signed at the start: converted images will be, until the certificate ends",
     "signing_failed": "a converted image could not be signed, and is delivered without a signature",
+    "webhook_look_failed": "it could not be seen whether the task of a webhook has ended; it is looked at again",
+    "webhooks_lost": "the server stops with webhooks that were not sent, and no Redis keeps them",
     "store_purge": "expired images were deleted from the image store",
     "store_purge_failed": "the image store did not delete expired images",
     "job_sharing_failed": "other replicas could not be informed about a job",
