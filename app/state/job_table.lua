@@ -84,7 +84,7 @@ local function is_news(id)
 end
 
 local function write(id, fields)
-  if not is_news(id) then fields.readers = redis.call('HGET', key_of(id), 'readers') end
+  is_news(id)
   for name, value in pairs(fields) do redis.call('HSET', key_of(id), name, value) end
   redis.call('HSET', key_of(id), 'owner', args.owner, 'heartbeat', now)
   redis.call('PEXPIRE', key_of(id), args.ttl)
@@ -217,6 +217,10 @@ function commands.publish()
   else
     redis.call('HDEL', key_of(args.id), 'outcome')
   end
+  -- An outcome waits for anyone, whoever has joined while it was published.
+  if not is_news(args.id) and outcome == '' then
+    args.fields.readers = redis.call('HGET', key_of(args.id), 'readers')
+  end
   write(args.id, args.fields)
   return {'ok'}
 end
@@ -267,7 +271,9 @@ function commands.poll()
     was_reported_to_another(args.id, record, args.reader)
     return {'lost'}
   end
-  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)
+  -- A replica that sends an outcome does not look again. Should it die, the next request may be that of its client.
+  lease(args.id, args.reader_lease)
+  if record.has_outcome then extend(key_of(args.id), args.delivery_lease) end
   if is_orphan(record) then return {'orphaned'} end
   return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome')} or {'in_flight'}
 end

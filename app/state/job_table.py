@@ -46,7 +46,7 @@ class SharingTimings:
         dead_after: Without a heartbeat, after which a replica is taken for dead.
         poll: Between two looks at a job of another replica.
         reader_lease: How long a replica counts as a reader after a look.
-        delivery_lease: The same while it sends what it has found.
+        delivery_lease: How long an outcome is kept at least, once a replica sends it.
         delivered: How long a delivered result is kept for requests that say they are retries.
     """
 

@@ -44,6 +44,8 @@ MENDED = {
     823_976: "A heartbeat that was sent before a client left arrived after the news of that, and counted the client again.",
     833_818: "A retry overtook its first request, whose client had gone without a sign: that is allowed.",
     913_605: "An outcome stayed whose publication was not answered, so others waited for ever for what its owner had delivered.",
+    1_014_867: "A client joined and left while an outcome was published, and the next request paid again.",
+    1_017_178: "A replica died while it sent an outcome, and was not suspected for a minute.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 
