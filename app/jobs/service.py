@@ -167,7 +167,10 @@ class ImageService:
         is_unknown = remote_id is None and table.is_alone
         job = self.registry.find_joinable(key) if is_unknown else await self._present_job(remote_id)
         if job is not None:
-            return self._join(job, request, submission)
+            reader = self._join(job, request, submission)
+            if remote_id is not None:
+                self.sharing.on_joined(job, submission.id)
+            return reader
         grant = Grant() if remote_id is not None else await self._charge(request, key, submission)
         return self._add_job(remote_id, grant, key, request, submission)
 

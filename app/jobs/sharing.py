@@ -168,6 +168,14 @@ class JobSharing:
         if self.job_table.owns(job) and not job.run.is_done:
             self._run_in_background(self._publish_status(job))
 
+    def on_joined(self, job: Job, request_id: str) -> None:
+        """End the lease of a request that has joined a job which this replica follows already."""
+        if job.is_remote and request_id != job.reader_id:
+            self._run_in_background(self._end_lease(job, request_id))
+
+    async def _end_lease(self, job: Job, request_id: str) -> None:
+        await self.job_table.unsubscribe(job, request_id)
+
     def on_unread(self, job: Job) -> None:
         """Hand a finished job over, or retain it here. A retry may have started the job once more meanwhile."""
         if not job.is_unread:

@@ -329,10 +329,13 @@ class JobTable(Generic[J]):
             self.track(job)
         return reply.answer
 
-    async def unsubscribe(self, job: J) -> bool:
-        """End the wait for a job of another replica. Returns False where Redis did not answer."""
-        delivered = job.delivered and not job.has_failed
-        reply = await self._call("unsubscribe", job.id, job.key, reader=job.reader_id, delivered=delivered)
+    async def unsubscribe(self, job: J, reader_id: str | None = None) -> bool:
+        """End the wait for a job of another replica. Returns False where Redis did not answer.
+
+        `reader_id`: a request that has joined a job which this replica waited for already: its lease is one too many.
+        """
+        delivered = reader_id is None and job.delivered and not job.has_failed
+        reply = await self._call("unsubscribe", job.id, job.key, reader=reader_id or job.reader_id, delivered=delivered)
         return reply.answer == "ok"
 
     async def lookup(self, job_id: str, caller: str) -> ScriptReply:

@@ -423,6 +423,23 @@ def test_the_repeat_of_a_client_that_has_just_left_follows_no_job_that_is_gone(
     assert fleet.demo.state.calls == 2
 
 
+def test_two_clients_that_follow_a_job_at_one_replica_leave_no_lease_behind(fleet: Fleet) -> None:
+    """With one, the next request without a mark would be another client's, and paid for."""
+    one, other = fleet.pair("holds")
+    submit_and_disconnect(fleet, one)
+    lines = []
+    for count in (1, 2):
+        lines.append(fleet.connect(other, x_stainless_retry_count=str(count)))
+        fleet.wait_until(lambda: sum(job.readers for job in other.service.registry.active()) == len(lines))
+    (record,) = fleet.records()
+    for line in lines:
+        line.disconnect()
+    fleet.wait_until(lambda: not fleet.redis.exists(record + b":readers"))
+    threading.Timer(0.2, fleet.demo.state.release).start()
+    assert generate(other).status_code == 200
+    assert fleet.demo.state.calls == 1
+
+
 def test_a_client_that_leaves_between_two_attempts_leaves_the_job_to_the_one_at_another_replica(fleet: Fleet) -> None:
     one, other = fleet.pair("limited-1")
     first = fleet.connect(one, Idempotency_Key="k1")
