@@ -168,6 +168,8 @@ PLANTED_BUGS = (
     PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("known + 0 > args.sequence", "false")), first=823_976),
     PlantedBug("A heartbeat offers what was just delivered, so two equal requests get one image.", attribute(JobTable, "_give_heartbeats", give_plain_heartbeats), first=610_779),
     PlantedBug("The error of an earlier run stays in the table, so a retry waits for ever.", script(("  else\n    redis.call('HDEL', key_of(args.id), 'outcome')\n  end", "  end"), ("  redis.call('HDEL', key_of(args.id), 'outcome')\n  write", "  write")), first=913_605),
+    PlantedBug("An outcome counts a client that has joined while it was published, so the next request pays again.", script(("if not is_news(args.id) and outcome == '' then", "if not is_news(args.id) then")), first=1_014_867),
+    PlantedBug("A replica that sends an outcome is suspected late, so after its death the repeat of its client pays again.", script(("  lease(args.id, args.reader_lease)\n  if record", "  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)\n  if record")), first=1_017_178),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
     PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "_connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
