@@ -89,6 +89,7 @@ class JobIO:
     _run: JobRun = field(init=False)
     _earlier: Iterator[ChatReply | ApiError] = field(init=False)
     _announcement: asyncio.Future[None] | None = None
+    _ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._run = self.job.run
@@ -167,7 +168,7 @@ class JobIO:
     def _note_snapshot(self, upstream: str, reply: ChatReply) -> None:
         telemetry = self._run.telemetry
         if upstream not in telemetry.upstreams:
-            ignored = ignored_at(self.job.request, self.backends.pool.member(upstream).spec.dialect)
+            ignored = self._ignored_at(upstream)
             before = (telemetry.ignored or ()) if telemetry.upstreams else ()
             telemetry.ignored = tuple(dict.fromkeys((*before, *ignored)))
         telemetry.upstreams[upstream] = None
@@ -178,10 +179,16 @@ class JobIO:
 
     def _expect_ignored(self) -> None:
         """Note which parameters will have no effect, whichever upstream answers."""
-        request, pool = self.job.request, self.backends.pool
-        members = [pool.member(name) for name in pool.candidates(request.model, self.upstream)]
-        first, *others = [ignored_at(request, member.spec.dialect) for member in members]
+        names = self.backends.pool.candidates(self.job.request.model, self.upstream)
+        first, *others = [self._ignored_at(name) for name in names]
         self._run.telemetry.ignored = tuple(name for name in first if all(name in other for other in others))
+
+    def _ignored_at(self, upstream: str) -> tuple[str, ...]:
+        """Return the parameters that have no effect at an upstream."""
+        if upstream not in self._ignored:
+            dialect = self.backends.pool.member(upstream).spec.dialect
+            self._ignored[upstream] = ignored_at(self.job.request, dialect)
+        return self._ignored[upstream]
 
     def _update_progress(self, reply: ChatReply) -> None:
         telemetry, now = self._run.telemetry, time.perf_counter()

@@ -149,6 +149,8 @@ def held_back(data: bytes, position: int) -> int:
 
 def find_piece(data: bytes, position: int, end: int) -> int:
     """Return where a string that has only letters of base64 begins in front of `end`, -1 if nowhere."""
+    if len(data) - position < _GROUP * _MIN_GROUPS:
+        return -1
     match = _PIECE_START.search(data, position)
     return match.end() if match and match.end() <= end else -1
 
