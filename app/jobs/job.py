@@ -217,7 +217,9 @@ class JobRun:
         if self.state is not JobState.INTERRUPTED:
             self.state = JobState.SUCCEEDED if self.error is None else JobState.FAILED
         self._wake_readers()
-        for callback in self._on_done:
+        # Not kept: they refer to everything of the request, and a finished job is retained for a minute.
+        callbacks, self._on_done = self._on_done, ()
+        for callback in callbacks:
             callback()
         self._is_finished = True
         self.on_change()

@@ -1,6 +1,7 @@
 """One execution of a job: its items, its readers, its end and its state."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
@@ -311,3 +312,22 @@ def test_the_state_of_a_run_that_has_ended(order: Exception | None, is_interrupt
         return run.state
 
     assert asyncio.run(play()) is state
+
+
+def test_a_run_that_has_ended_holds_nothing_of_the_request_that_started_it() -> None:
+    class Request:
+        def end(self) -> None:
+            """Stand for the usage record, the input images and all else that a callback holds."""
+
+    async def play() -> tuple[bool, bool]:
+        work, run, request = Work(), JobRun(), Request()
+        held = weakref.ref(request)
+        task = run.start(work.items(), on_done=[request.end])
+        del request
+        before = held() is not None
+        work.orders.put_nowait(None)
+        await task
+        await asyncio.sleep(0)
+        return before, held() is not None
+
+    assert asyncio.run(play()) == (True, False)
