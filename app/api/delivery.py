@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -72,11 +72,24 @@ class KeepAlive:
     interval: float = KEEPALIVE_INTERVAL
 
 
+class DisconnectSignal(Protocol):
+    """What the server tells of a client that leaves."""
+
+    def __call__(self) -> asyncio.Future[None]:
+        """Return a future that ends when the client leaves."""
+        ...
+
+    def has_left(self) -> bool:
+        """Return whether the client has left by now."""
+        ...
+
+
 class DisconnectWatcher:
     """Watch whether the client is still connected, from the moment its request body has been read."""
 
-    def __init__(self, receive: Receive, disconnect: Callable[[], asyncio.Future[None]] | None = None) -> None:
-        """Begin to watch. `disconnect`: returns a future that ends when the client leaves, which needs no task."""
+    def __init__(self, receive: Receive, disconnect: DisconnectSignal | None = None) -> None:
+        """Begin to watch: by `disconnect`, where the server has it, which needs no task."""
+        self._disconnect = disconnect
         self._disconnected: asyncio.Future[None]
         self._disconnected = asyncio.create_task(_wait_for_disconnect(receive)) if disconnect is None else disconnect()
 
@@ -115,9 +128,11 @@ class DisconnectWatcher:
     async def is_connected(self) -> bool:
         """Return whether the client is still connected.
 
-        The event loop gets two turns first, in which uvicorn reports a connection that was closed and the task here
-        notices it. That depends on uvicorn and the loop, so a test with a real connection guards it.
+        Where the server does not know, the event loop gets two turns, in which uvicorn reports a connection that was
+        closed and the task here notices it.
         """
+        if self._disconnect is not None:
+            return not self._disconnect.has_left()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return not self._disconnected.done()

@@ -67,8 +67,13 @@ class Disconnect:
     """
 
     flow: FlowControl
+    transport: asyncio.Transport
     has_come: bool = False
     waiter: asyncio.Future[None] | None = None
+
+    def has_left(self) -> bool:
+        """Return whether the client has left, also where the event loop has not read so yet."""
+        return self.has_come or self.transport.is_closing() or is_closed(self.transport.get_extra_info("socket"))
 
     def __call__(self) -> asyncio.Future[None]:
         """Return a future that ends when the client leaves. A connection serves one request at a time."""
@@ -117,7 +122,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._acknowledgments = Acknowledgments(transport)
-        self._disconnect = Disconnect(self.flow)
+        self._disconnect = Disconnect(self.flow, transport)
         self.timeout_keep_alive = self.header_timeout  # type: ignore[assignment]  # only loop.call_later gets it
         self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
         if len(self.connections) > self.max_connections:
@@ -286,6 +291,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Return whether the other side has closed or reset a connection, of which nothing is read."""
+    # Not the socket itself, which the event loop wraps: it lets others use it for nothing but its number.
+    peeked = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection.fileno())
+    try:
+        return not peeked.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        peeked.detach()
 
 
 def _send_queue(connection: socket.socket) -> int | None:

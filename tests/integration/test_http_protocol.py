@@ -4,6 +4,7 @@ import asyncio
 import gc
 import math
 import socket
+import struct
 import threading
 import weakref
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from app.server.http_protocol import (
     Disconnect,
     LimitedHttpProtocol,
     _send_queue,
+    is_closed,
     protocol_class,
 )
 from tests.support.raw_http import RawResponse, build_request, connect
@@ -408,15 +410,62 @@ class Flow(FlowControl):
 
 
 def test_a_client_that_has_left_before_anyone_asks_has_left() -> None:
-    async def play() -> tuple[bool, bool, bool, int]:
-        disconnect = Disconnect(flow := Flow())
+    async def play() -> tuple[bool, bool, bool, bool, int]:
+        disconnect = Disconnect(flow := Flow(), asyncio.Transport())
         first = disconnect()
         before = first.done()
         disconnect.report()
         disconnect.report()
-        return before, first.done(), disconnect().done(), flow.resumed
+        return before, first.done(), disconnect().done(), disconnect.has_left(), flow.resumed
 
-    assert asyncio.run(play()) == (False, True, True, 2)
+    assert asyncio.run(play()) == (False, True, True, True, 2)
+
+
+def test_a_client_has_left_even_if_the_event_loop_has_not_read_so() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not is_closed(ours)
+        theirs.send(b"more")
+        assert not is_closed(ours)
+        assert ours.recv(4) == b"more"
+        theirs.close()
+        assert is_closed(ours)
+
+
+def test_a_client_that_resets_its_connection_has_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        ours, _ = server.accept()
+        with ours:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            wait_until(lambda: is_closed(ours))
+
+
+def test_the_server_knows_at_once_that_its_client_has_left() -> None:
+    answers: list[bool] = []
+    asked = threading.Event()
+    leave = threading.Event()
+
+    async def ask(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await App()(scope, receive, send)
+            return
+        disconnect = scope["extensions"]["limner.disconnect"]
+        answers.append(disconnect.has_left())
+        asked.set()
+        # The event loop stands still, and reads nothing of what happens meanwhile.
+        leave.wait(10)
+        answers.append(disconnect.has_left())
+        asked.set()
+
+    with serve(ask, http=protocol_class(5, 5)) as url:
+        with connect(url) as wire:
+            wire.send(build_request("GET /"))
+            assert asked.wait(10)
+            asked.clear()
+        leave.set()
+        assert asked.wait(10)
+    assert answers == [False, True]
 
 
 def test_what_was_on_its_way_is_known_after_the_connection_was_closed() -> None:

@@ -356,17 +356,32 @@ def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) 
         assert document == orjson.dumps(run.error.body) + b"!"
 
 
-def test_a_server_that_tells_of_disconnects_needs_no_task_for_them() -> None:
-    async def play() -> tuple[int, bool, bool]:
-        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        http = Request({"type": "http", "extensions": {DISCONNECT: lambda: left}}, Client().receive)
+class Server:
+    """A server that knows whether its client has left."""
+
+    def __init__(self) -> None:
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __call__(self) -> asyncio.Future[None]:
+        return self.left
+
+    def has_left(self) -> bool:
+        return self.left.done()
+
+
+def test_a_server_that_knows_of_disconnects_needs_no_task_and_no_turn_of_the_loop() -> None:
+    async def play() -> tuple[int, bool, bool, list[str]]:
+        server, turns = Server(), list[str]()
+        http = Request({"type": "http", "extensions": {DISCONNECT: server}}, Client().receive)
         before = len(asyncio.all_tasks())
         watcher = DisconnectWatcher.of(http)
-        tasks, connected = len(asyncio.all_tasks()) - before, await watcher.is_connected()
-        left.set_result(None)
-        return tasks, connected, await watcher.is_connected()
+        tasks = len(asyncio.all_tasks()) - before
+        asyncio.get_running_loop().call_soon(turns.append, "a turn")
+        connected = await watcher.is_connected()
+        server.left.set_result(None)
+        return tasks, connected, await watcher.is_connected(), [*turns]
 
-    assert asyncio.run(play()) == (0, True, False)
+    assert asyncio.run(play()) == (0, True, False, [])
 
 
 def test_other_servers_are_asked_by_a_task() -> None:
