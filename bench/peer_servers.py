@@ -108,9 +108,10 @@ def install(
 
 
 def _explain(peer: Peer, command: Sequence[str], output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if "err" in line.lower()] or output.split("\n")
-    message = f"{peer.package} could not be installed: {lines[-1] or f'{command[0]} failed'}"
-    return f"{message.rstrip('.')}. It is downloaded from a package index, so this needs the network."
+    lines = [line.strip() for line in output.splitlines() if "err" in line.lower()] or output.splitlines()
+    # npm says more in its second line than in its first, and ends with the name of a log.
+    reason = "; ".join(lines[:2])[:300].rstrip(".") or f"{command[0]} failed"
+    return f"{peer.package} could not be installed: {reason}. It comes from a package index, which needs the network."
 
 
 # Servers

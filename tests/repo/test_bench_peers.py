@@ -210,8 +210,12 @@ def test_the_message_names_node_where_it_is_missing(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "errors", "reason"),
     [
-        ("the last line with an error", "warning\nERROR: no route\nERROR: nothing found\nbye", "ERROR: nothing found"),
-        ("the last line without one", "one\ntwo", "two"),
+        (
+            "the lines with an error",
+            "warning\nERROR: no route\nERROR: nothing found\nERROR: see the log",
+            "ERROR: no route; ERROR: nothing found",
+        ),
+        ("lines without one", "one\ntwo.", "one; two"),
         ("silence", "", "npm failed"),
     ],
 )
@@ -224,7 +228,7 @@ def test_a_package_that_cannot_be_downloaded_is_named(
     package = PEERS["portkey"].package
     assert (
         str(raised.value)
-        == f"{package} could not be installed: {reason}. It is downloaded from a package index, so this needs the network."
+        == f"{package} could not be installed: {reason}. It comes from a package index, which needs the network."
     )
 
 
