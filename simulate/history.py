@@ -316,7 +316,8 @@ class History:
         return "shutting down" in received.message and "may have been made" in received.message
 
     def _check_that_error_is_explained(self, attempt: "Attempt", received: "Received") -> None:
-        if not self._is_explained(attempt, received):
+        was_handed_over = "taken over" in received.message and self._has_just_left_here(attempt)
+        if not was_handed_over and not self._is_explained(attempt, received):
             self.violate(f"{attempt.id} got an error without a cause: {received.code} {received.message}")
 
     def _is_explained(self, attempt: "Attempt", received: "Received") -> bool:
@@ -342,6 +343,16 @@ class History:
             case "image_not_kept":
                 return "store full" in kinds
         return "replica paused" in kinds or any(not call.behavior.has_image for call in group.calls)
+
+    def _has_just_left_here(self, attempt: "Attempt") -> bool:
+        """Return whether the same client has left the same replica within the time in which a job is handed over."""
+        earlier = [each for each in attempt.client.attempts if each.number < attempt.number]
+        return any(
+            each.replica is attempt.replica
+            and each.noticed_at is not None
+            and (attempt.arrived_at or 0.0) < each.noticed_at + _SETTLED
+            for each in earlier
+        )
 
     def check_end(self) -> None:
         """Check, after the last look for images, that none is lost and that no two clients share one of several."""

@@ -74,6 +74,8 @@ local function index(slot_key, id, move)
   redis.call('ZADD', slot_key, from, id)
 end
 
+local function has_outcome(id) return redis.call('HEXISTS', key_of(id), 'outcome') == 1 end
+
 -- Commands of one owner may overtake each other. A number of readers that was sent earlier than the one that is known is
 -- no news: a heartbeat must not say that a client is there whose end of waiting is known already. Returns whether it is news.
 local function is_news(id)
@@ -207,20 +209,22 @@ function commands.claim()
 end
 
 -- Store the state of a job, or its outcome. Restores what Redis has forgotten. `submitted` never goes back. A job without
--- an outcome runs again, or was delivered: the outcome of an earlier run would be an error that no replica can mend.
+-- an outcome runs again, or was delivered: the outcome of an earlier run would be an error that no replica can mend. A state
+-- that was given up may arrive behind the outcome, and is no news then.
 function commands.publish()
   if is_owned_by_another(args.id) then return {'not_owner'} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
+  local news = is_news(args.id)
   if outcome ~= '' then
     if count_readers(args.id, 0) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
     redis.call('HSET', key_of(args.id), 'outcome', outcome)
+  elseif not news and has_outcome(args.id) then
+    return {'ok'}
   else
     redis.call('HDEL', key_of(args.id), 'outcome')
   end
   -- An outcome waits for anyone, whoever has joined while it was published.
-  if not is_news(args.id) and outcome == '' then
-    args.fields.readers = redis.call('HGET', key_of(args.id), 'readers')
-  end
+  if not news and outcome == '' then args.fields.readers = redis.call('HGET', key_of(args.id), 'readers') end
   write(args.id, args.fields)
   return {'ok'}
 end
@@ -229,6 +233,7 @@ end
 function commands.deliver()
   if is_owned_by_another(args.id) then return {'not_owner'} end
   if count_readers(args.id, 0) > 0 then return {'awaited'} end
+  if not is_news(args.id) and has_outcome(args.id) then return {'ok'} end
   redis.call('HDEL', key_of(args.id), 'outcome')
   write(args.id, args.fields)
   mark_delivered(args.id)

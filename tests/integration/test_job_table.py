@@ -1108,6 +1108,30 @@ def test_an_outcome_is_for_the_next_request_although_one_has_joined_while_it_was
     play(scene, server)
 
 
+@pytest.mark.parametrize("command", ["publish", "deliver"])
+def test_a_command_that_was_given_up_takes_no_outcome_away(server: RedisServer, redis: Redis, command: str) -> None:
+    """It arrives behind the outcome, which would be lost: its owner has forgotten it."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        never_end(job)
+        run_script, late = one.state.run_script, list[Any]()
+
+        async def give_up(*args: Any, **options: Any) -> Any:
+            late.append(args)
+
+        one.state.run_script = give_up  # type: ignore[method-assign]
+        await (one.table.publish_status(job) if command == "publish" else one.table.mark_delivered(job))
+        one.state.run_script = run_script  # type: ignore[method-assign]
+        job.run.call_off()
+        assert await one.table.publish_result(job, b"{}", briefly=False)
+        await run_script(*late[0])
+        assert redis.hget(RECORD, "outcome") == "{}"
+        assert redis.hget(RECORD, "delivered") == "0"
+
+    play(scene, server)
+
+
 def test_a_new_owner_counts_its_readers_anew(server: RedisServer, redis: Redis) -> None:
     """Whatever the former owner has counted, and however many commands it has sent."""
 

@@ -46,6 +46,8 @@ MENDED = {
     913_605: "An outcome stayed whose publication was not answered, so others waited for ever for what its owner had delivered.",
     1_014_867: "A client joined and left while an outcome was published, and the next request paid again.",
     1_017_178: "A replica died while it sent an outcome, and was not suspected for a minute.",
+    1_121_466: "A state whose publication was given up arrived behind the outcome, and took it away.",
+    1_102_720: "A repeat was told that another replica had just taken its job over: that is allowed.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 
