@@ -14,6 +14,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from app.demo.drawing import Scene
 from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
 from bench import fleet, load, task_fleet, workloads
@@ -265,6 +266,12 @@ def test_no_task_is_lost_in_silence_or_paid_twice_when_replicas_are_killed(capsy
     code, output = task_fleet.main(arguments), capsys.readouterr().out
     assert code == 0, output
     assert ", 0 replicas killed" not in output
+
+
+def test_the_upstream_of_the_task_fleet_draws_once() -> None:
+    """Drawing one image for each task would take all of a processor, and tasks would end as nothing for want of time."""
+    one, other = (task_fleet.draw_again(Scene(prompt, 64, 64)) for prompt in ("fleet 000001", "fleet 000002"))
+    assert one is other
 
 
 @pytest.mark.parametrize(
