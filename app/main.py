@@ -164,6 +164,8 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[Re
     image_models = ImageModels(services.pool, settings.list_models, settings.default_response_format)
     # Also without /v1, for clients whose base URL has none.
     api, root, v1 = ("/v1", ""), ("",), ("/v1",)
+    hourly, usage = services.hourly_reports(), services.key_usage()
+    status = status_routes(settings, service, services.pool, recent, hourly=hourly, usage=usage)
     tables = [
         (image_routes(endpoints), api),
         (model_routes(settings.list_models, authenticator), api),
@@ -175,7 +177,7 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[Re
         tables.append((metrics_routes(), root))
     tables += [
         (stored_image_routes(services.store, settings.image_ttl), root),
-        (status_routes(settings, service, services.pool, recent, services.hourly_reports()), v1),
+        (status, v1),
     ]
     if settings.page:
         explain = explain_routes(

@@ -16,6 +16,7 @@ from app import __version__
 from app.access.auth import Authenticator
 from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit, free_bytes
 from app.access.concurrency import FairSemaphore
+from app.access.key_usage import KeyUsage
 from app.access.keys import KeyFile
 from app.access.limits import KeyLimits
 from app.access.webhook_secrets import WebhookSecrets
@@ -128,6 +129,11 @@ class Services:
     def hourly_reports(self) -> HourlyReports:
         """Return what sums up the last day, for the status."""
         return HourlyReports(self.recorder.hourly or HourlySummary(), ledger_file(self.settings))
+
+    def key_usage(self) -> KeyUsage:
+        """Return what reports the use of the limits of client keys, for the status."""
+        file = self.key_file
+        return KeyUsage(self.service.limits, lambda: () if file is None else file.keys, self.settings.currency)
 
     @property
     def pool(self) -> UpstreamPool:

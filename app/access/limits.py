@@ -137,6 +137,17 @@ class KeyLimits:
             await self._spend_budget(counters, month, images, key.monthly_images)
         return _rate_limit_headers([replace(window, used=window.used + window.cost) for window in windows])
 
+    async def used_windows(self, key: ClientKey) -> list[LimitWindow]:
+        """Return the limits of the key on requests and images, with what is used of each."""
+        return await self._state.with_counters(key.name, lambda counters: self._read_windows(counters, key))
+
+    async def _read_windows(self, counters: Counters, key: ClientKey) -> list[LimitWindow]:
+        return [await self._read_window(counters, window) for window in _limit_windows(key, 0)]
+
+    def slots_in_use(self, key: ClientKey) -> int:
+        """Return how many slots of the key are in use in this process."""
+        return self._semaphores[key.name].in_use if key.name in self._semaphores else 0
+
     async def used_images(self, key: ClientKey) -> int:
         """Return how many images of this month's budget are used."""
         return await self._state.with_counters(key.name, lambda counters: counters.get(self._month_of(key)))

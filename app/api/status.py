@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from app import __version__
 from app.access.auth import Authenticator
+from app.access.key_usage import KeyUsage
 from app.api.context import RequestRecord
 from app.api.responses import OrjsonResponse
 from app.api.route_table import RouteTable
@@ -64,7 +65,9 @@ def status_routes(
     service: ImageService,
     pool: UpstreamPool,
     recent: Collection[RequestRecord],
+    *,
     hourly: HourlyReports,
+    usage: KeyUsage,
 ) -> RouteTable:
     """`recent`: records of the last image requests, oldest first."""
     keys = (settings.status_key,) if settings.status_key is not None else settings.api_keys
@@ -79,6 +82,7 @@ def status_routes(
         if not is_open:
             raise Forbidden(_NO_STATUS_KEY, code="status_key_not_set")
         document = build_status(service, pool, settings, recent) | await hourly.read(datetime.now(UTC))
+        document["key_limits"] = await usage.read()
         return OrjsonResponse(document, headers={"cache-control": "no-store"})
 
     return router

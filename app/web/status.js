@@ -13,6 +13,8 @@ const MAX_FAILURES = 8;
 
 const KEY_COLUMNS = ["name", "requests", "images", "failures", "median", "p95", "cost"];
 
+const LIMIT_COLUMNS = ["name", "limit", "used", "of_limit", "share"];
+
 let report = null;
 let timer = null;
 
@@ -70,6 +72,7 @@ function write() {
     ),
     el("div", { className: "charts" }, ...hourCharts(report.hours)),
     section("status_keys", KEY_COLUMNS, report.keys.map(keyRow)),
+    ...(report.key_limits.length ? [section("status_key_limits", LIMIT_COLUMNS, report.key_limits.map(limitRow))] : []),
     section("status_last_failures", ["when", "id", "reason", "remedy"], lastFailures(report.outcomes)),
     section("status_in_progress", ["id", "request", "state", "readers", "took"], report.under_way.map(jobRow)),
     section("status_upstreams", ["name", "host", "model", "circuit", "in_progress"], report.upstreams.map(upstreamRow)),
@@ -126,6 +129,20 @@ function keyRow({ name, requests, images, failures, median_seconds: median, p95_
   const shown = (value) => (value === null ? "–" : seconds(value * 1000));
   const failed = el("td", { className: failures ? "bad" : "" }, number(failures));
   return [name, number(requests), number(images), failed, shown(median), shown(p95), cost.join(", ") || "–"];
+}
+
+/** `used` is null where the shared state does not tell it. */
+function limitRow({ key, kind, period, limit, used, currency }) {
+  const shown = (value) => (currency ? money(Number(value), currency) : number(value));
+  const name = t(`status_limit_${kind}`, { period: period && t(`status_${period}`) });
+  const share = el("td", {});
+  if (used !== null) {
+    const label = `${key}, ${name}`;
+    share.append(el("meter", { min: 0, max: Number(limit), value: Number(used), "aria-label": label }));
+  }
+  const isFull = used !== null && Number(used) >= Number(limit);
+  const amount = el("td", { className: isFull ? "bad" : "" }, used === null ? "–" : shown(used));
+  return [key, name, amount, shown(limit), share];
 }
 
 function lastFailures(requests) {

@@ -1,6 +1,7 @@
 """The pages in a real Chromium, with a real server and the demo upstream."""
 
 import base64
+import hashlib
 import io
 import re
 import subprocess
@@ -919,6 +920,44 @@ def test_operators_see_the_last_day_by_hour_and_key(browser: Browser, demo: Runn
             expect(page.locator("section[aria-label='Last failures of this process'] tbody tr")).to_contain_text(
                 "The operator must check"
             )
+
+
+def test_operators_see_what_keys_have_used_of_their_limits(browser: Browser, demo: RunningDemo, tmp_path: Path) -> None:
+    demo.state.reset()
+    (tmp_path / "keys.toml").write_text(
+        f'[[keys]]\nname = "shop"\nsha256 = "{hashlib.sha256(b"sk-shop").hexdigest()}"\nconcurrency = 4\n'
+        f'images = ["2/hour"]\nmonthly_images = 50\nmonthly_cost = "2.50"\n'
+        f'[[keys]]\nname = "free"\nsha256 = "{hashlib.sha256(b"sk-free").hexdigest()}"\n'
+    )
+    upstream = {"name": "demo", "base_url": f"{demo.url}/v1", "api_key": "sk-1", "model": "data-url", "prices": [{"image": "0.04"}]}  # fmt: skip
+    options = {
+        "upstream_base_url": None,
+        "upstream_api_key": None,
+        "upstreams": [upstream],
+        "status_key": "sk-operator",
+    }
+    with run_limner(demo.url, keys_file=str(tmp_path / "keys.toml"), **options) as limner:
+        answer = httpx.post(
+            f"{limner.url}/v1/images/generations",
+            json={"prompt": "a fox", "n": 2},
+            headers={"authorization": "Bearer sk-shop"},
+            trust_env=False,
+        )
+        assert answer.status_code == 200, answer.text
+        with open_page(browser, limner, "/status") as page:
+            page.fill("#key", "sk-operator")
+            page.keyboard.press("Enter")
+            rows = page.locator("section[aria-label='Limits of keys'] tbody tr")
+            expect(rows).to_have_count(4)
+            expect(rows.nth(0)).to_contain_text("shopimages a hour22")
+            expect(rows.nth(0).locator(".bad")).to_have_text("2")
+            expect(rows.nth(1)).to_contain_text("images a month250")
+            expect(rows.nth(2)).to_contain_text("cost a month$0.08$2.50")
+            expect(rows.nth(2).locator("meter")).to_have_attribute("aria-label", "shop, cost a month")
+            assert rows.nth(2).locator("meter").evaluate("meter => meter.value / meter.max") == pytest.approx(0.032)
+            expect(rows.nth(3)).to_contain_text("requests in flight04")
+            page.click("#language")
+            expect(page.locator("section[aria-label='密钥限额'] tbody tr").nth(1)).to_contain_text("每月图片数")
 
 
 def test_operators_see_jobs_upstreams_and_requests(browser: Browser, demo: RunningDemo) -> None:
