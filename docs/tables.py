@@ -37,6 +37,7 @@ _COMPUTED_DEFAULTS = {
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "upstream": (
         *("upstream_base_url", "upstream_api_key", "upstream_model", "upstream_dialect", "upstreams", "config"),
+        "upstream_prices",
         "currency",
         *("upstream_headers", "upstream_user_agent", "upstream_proxy", "upstream_tls_ca", "upstream_max_images_bytes"),
         *("upstream_origin_downloads_with_key",),

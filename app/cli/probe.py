@@ -154,7 +154,7 @@ def choose_upstream(
         InvalidSettings: A setting is wrong, there is no upstream of this name, or the key cannot be read.
     """
     # The key and the headers of the settings are for the address of the settings.
-    own: dict[str, Any] = {"upstreams": (), "upstream_api_key": None, "upstream_headers": {}}
+    own: dict[str, Any] = {"upstreams": (), "upstream_api_key": None, "upstream_headers": {}, "upstream_prices": ()}
     overrides = {} if base_url is None else {**own, "upstream_base_url": base_url}
     settings = load_settings(**overrides)
     entries = [entry for entry in settings.effective_upstreams if name in {None, entry.name}]

@@ -48,7 +48,10 @@ class AllSettings(Protocol):
 
 def single_and_list(settings: AllSettings) -> str | None:
     """Refuse settings for a single upstream beside a list, which they would have no effect on."""
-    single = ("upstream_base_url", "upstream_api_key", "upstream_model", "upstream_dialect", "upstream_headers")
+    single = (
+        *("upstream_base_url", "upstream_api_key", "upstream_model", "upstream_dialect", "upstream_headers"),
+        "upstream_prices",
+    )
     given = [field for field in single if field in settings.model_fields_set and getattr(settings, field)]
     if not settings.upstreams or not given:
         return None

@@ -3,8 +3,10 @@
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
+import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
 
 from app.protocol.money import parse_amount
 from app.protocol.prices import Price
@@ -70,4 +72,20 @@ def _check_rows(rows: tuple[PriceTable, ...]) -> tuple[PriceTable, ...]:
     return rows
 
 
+def _parse_rows(value: object) -> object:
+    """Parse JSON, or the price of every image. A list, as TOML has it, stays as it is."""
+    if not isinstance(value, str):
+        return value
+    if parse_amount(value.strip()) is not None:
+        return [{"image": value.strip()}]
+    try:
+        rows = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise PydanticCustomError("prices", 'the price of an image like 0.04, or a JSON list like [{"image": "0.04"}]')
+    return rows
+
+
 PriceRows = Annotated[tuple[PriceTable, ...], AfterValidator(_check_rows)]
+PriceSetting = Annotated[PriceRows, NoDecode, BeforeValidator(_parse_rows)]

@@ -35,6 +35,7 @@ from app.config.field_types import (
     UpstreamUrl,
     WritableDir,
 )
+from app.config.prices import PriceSetting
 from app.config.sources import ORIGINS, ConfigFileSource, FileSecretsSource, Origin, origin_of
 from app.config.upstreams import UpstreamEntry, UpstreamList, list_models
 from app.config.validation import names_of, with_locations
@@ -100,6 +101,11 @@ class Settings(BaseSettings):
         repr=False,
         description='Headers of each request to the upstream, as JSON: `{"X-Title": "Limner", "api-key": {"file": '
         '"/run/secrets/key"}}`. Several upstreams have [their own](upstreams.md#how-an-upstream-is-reached).',
+    )
+    upstream_prices: PriceSetting = Field(
+        (),
+        description="What the upstream charges, if it does not say so itself: the price of an image like `0.04`, or a "
+        "JSON list of [rows](upstreams.md#costs). Several upstreams have their own.",
     )
     upstream_user_agent: HeaderText | None = Field(
         None, description="What Limner calls itself. Unset: `limner/` and its version; some firewalls refuse that."
@@ -395,6 +401,7 @@ class Settings(BaseSettings):
                 model=self.upstream_model,
                 dialect=self.upstream_dialect,
                 headers=self.upstream_headers,
+                prices=self.upstream_prices,
             ),
         )
 

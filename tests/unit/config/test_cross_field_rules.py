@@ -29,6 +29,7 @@ CASES = [
     Case("a list, and the address for a single upstream is unset", LISTED | {"upstream_base_url": None}),
     Case("a list, and an address for a single upstream", LISTED | SINGLE, "LIMNER_UPSTREAM_BASE_URL: set together with LIMNER_UPSTREAMS, where"),
     Case("a list, and a model for a single upstream", LISTED | {"upstream_model": "x"}, "LIMNER_UPSTREAM_MODEL: set together with LIMNER_UPSTREAMS, where"),
+    Case("a list, and prices for a single upstream", LISTED | {"upstream_prices": "0.04"}, "LIMNER_UPSTREAM_PRICES: set together with LIMNER_UPSTREAMS, where"),
     Case("an upstream key, and anyone can connect", OPEN, "LIMNER_API_KEYS: unset, while LIMNER_HOST=0.0.0.0 is reachable by others"),
     Case("an upstream key, and only this machine can connect", OPEN | {"host": "::1"}),
     Case("an upstream key behind client keys", OPEN | {"api_keys": "a"}),

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from app.config.prices import PriceTable
 from app.config.settings import Settings
 from app.protocol.prices import Price
 
@@ -69,3 +71,44 @@ def test_the_currency_is_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().currency == "USD"
     with pytest.raises(ValidationError, match="currency"):
         Settings(currency="dollars")
+
+
+@dataclass(frozen=True)
+class Variable:
+    name: str
+    value: str
+    prices: tuple[Price, ...]
+
+
+def image_price(amount: str, **more: Any) -> Price:
+    return PriceTable(image=Decimal(amount), **more).build()
+
+
+VARIABLES = [
+    Variable("nothing", "", ()),
+    Variable("the price of every image", "0.04", (image_price("0.04"),)),
+    Variable("rows", '[{"image": "0.04"}, {"quality": "high", "image": "0.25"}]', (image_price("0.04"), image_price("0.25", quality=("high",)))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VARIABLES, ids=lambda case: case.name)
+def test_a_variable_holds_the_prices_of_a_single_upstream(case: Variable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", "http://h/v1")
+    monkeypatch.setenv("LIMNER_UPSTREAM_PRICES", case.value)
+    (upstream,) = Settings().effective_upstreams
+    assert tuple(row.build() for row in upstream.prices) == case.prices
+
+
+def test_a_file_holds_the_prices_of_a_single_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "limner.toml").write_text('upstream_base_url = "http://h/v1"\nupstream_prices = [{image = "0.04"}]\n')
+    (upstream,) = Settings().effective_upstreams
+    assert [row.image for row in upstream.prices] == [Decimal("0.04")]
+
+
+@pytest.mark.parametrize("value", ["cheap", "{}", "[1]", "-1", '[{"image": 0.04}]', '[{"picture": "1"}]'])
+def test_a_variable_with_other_prices_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_UPSTREAM_BASE_URL", "http://h/v1")
+    monkeypatch.setenv("LIMNER_UPSTREAM_PRICES", value)
+    with pytest.raises(ValidationError, match="LIMNER_UPSTREAM_PRICES"):
+        Settings()
