@@ -175,10 +175,7 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[Re
     ]
     if settings.metrics:
         tables.append((metrics_routes(), root))
-    tables += [
-        (stored_image_routes(services.store, settings.image_ttl), root),
-        (status, v1),
-    ]
+    tables += [(stored_image_routes(services.store, settings.image_ttl), root), (status, v1)]
     if settings.page:
         explain = explain_routes(
             authenticator,

@@ -1,5 +1,6 @@
 """Webhooks: asked for, signed, delivered and sent again, at one server and over replicas, to a receiver on loopback."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -22,7 +23,8 @@ from app.images.disk import DiskStore
 from app.protocol.webhook_signature import derive_secret, write_secret
 from app.services import Services
 from app.state.job_table import SharingTimings
-from app.state.webhook import WebhookTimings
+from app.state.shared_state import SharedState
+from app.state.webhook import Webhook, WebhookTimings, slot_of
 from app.state.webhook_queue import WebhookQueue
 from tests.support.ports import free_ports
 from tests.support.processes import LimnerProcess, run_process
@@ -608,3 +610,21 @@ def test_the_cancellation_at_another_replica_is_sent(
     assert other.ask("DELETE", task["poll_url"]).status_code == 200
     (webhook,) = receiver.wait()
     assert (webhook.event["id"], webhook.event["error"]["code"]) == (task["id"], "task_canceled")
+
+
+@hurry
+def test_a_webhook_whose_task_no_replica_knows_is_forgotten(
+    demo: RunningDemo, stack: ExitStack, server: RedisServer, redis: Redis, tmp_path: Path
+) -> None:
+    async def add() -> None:
+        state = SharedState(server.url, fail_closed=True)
+        url = "https://shop.example/"
+        webhook = Webhook(slot_of("req_0", url), "msg_0", "req_0", "caller", url, "shop.example", "http://limner")
+        assert await WebhookQueue(state, FAST).add(webhook)
+        await state.close()
+
+    asyncio.run(add())
+    with capture_logs() as lines:
+        run(stack, demo, "data-url", shared_state=server.url, image_store=f"disk://{tmp_path}")
+        wait_until(lambda: not redis.hlen("limner:webhooks:records"))
+        wait_until(lambda: any(line.get("outcome") == "expired" for line in lines))
