@@ -5,6 +5,7 @@ where this one dies. The task is written anew at each attempt, so that its links
 """
 
 import asyncio
+import logging
 import random
 import secrets
 import time
@@ -165,7 +166,8 @@ class Webhooks:
         is_well = attempt.outcome in {WebhookOutcome.DELIVERED, WebhookOutcome.GONE}
         fields = {"next_in": round(after)} if after is not None else {}
         # Only the host of the address, whose path may be a secret.
-        (log.info if is_well else log.warning)(
+        log.log(
+            logging.INFO if is_well else logging.WARNING,
             "webhook_sent",
             webhook=webhook.id,
             job=webhook.job,

@@ -24,6 +24,7 @@ EVENTS = {
     "decoder_start_failed": "no process could be started that decodes an image",
     "signing_ready": "a sample was signed at the start: converted images will be, until the certificate ends",
     "signing_failed": "a converted image could not be signed, and is delivered without a signature",
+    "webhook_sent": "a webhook was sent, with what became of it; only the host of its address is named",
     "webhook_look_failed": "it could not be seen whether the task of a webhook has ended; it is looked at again",
     "webhooks_lost": "the server stops with webhooks that were not sent, and no Redis keeps them",
     "store_purge": "expired images were deleted from the image store",

@@ -31,7 +31,7 @@ SHIPPED = {
     *("LICENSE", "Makefile", "PKG-INFO", "README.md", "README.zh-CN.md", "SECURITY.md", "app", "bench", "deploy", "docs", "fuzz", "mkdocs.yml"),
     "simulate",
     *("pyproject.toml", "tests", "requirements.lock", "requirements-build.lock", "requirements-dev.lock"),
-    "requirements-docs.lock",
+    *("requirements-c2pa.lock", "requirements-docs.lock"),
 }  # fmt: skip
 
 
