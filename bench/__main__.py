@@ -13,6 +13,7 @@ from statistics import median
 import uvloop
 
 from bench.crowd import crowd_of, crowd_rows, measure_crowd
+from bench.latency import LATENCY_WORKLOADS, latency_row, measure_latency
 from bench.load import Sample, measure_load, warm_up
 from bench.process import Cores, Process, choose_cores
 from bench.servers_under_test import (
@@ -25,7 +26,7 @@ from bench.servers_under_test import (
     ServerUnderTest,
     start_upstream,
 )
-from bench.table import print_crowds, print_table, print_waiting, row, waiting_row
+from bench.table import print_crowds, print_latency, print_table, print_waiting, row, waiting_row
 from bench.waiting_clients import ClientGroup, WaitingResult, measure_waiting
 from bench.workloads import SMALL, WORKLOADS, Workload
 
@@ -42,6 +43,7 @@ class Plan:
         groups: Waiting clients, each with the servers on which they are measured.
         crowds: Numbers of requests that wait while others are measured.
         crowd_seconds: How long a crowd waits after its last client has arrived.
+        latencies: Images whose latency is measured, each with `latency_requests`.
         concurrency: Restricts the workloads that list this number to it; None measures all numbers that they list.
     """
 
@@ -52,6 +54,8 @@ class Plan:
     crowd_seconds: float
     concurrency: int | None = None
     workloads: tuple[Workload, ...] = WORKLOADS
+    latencies: tuple[Workload, ...] = LATENCY_WORKLOADS
+    latency_requests: int = 30
 
 
 _PLAIN_CLIENTS = ClientGroup("plain JSON", 1000, arrival_seconds=5.0, reply_delay=8.0)
@@ -78,6 +82,7 @@ _QUICK = Plan(
     crowds=(10, 200),
     crowd_seconds=2.0,
     concurrency=8,
+    latency_requests=5,
     workloads=tuple(workload for workload in WORKLOADS if "2 MiB" not in workload.name),
 )
 
@@ -95,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     groups = [pair for pair in plan.groups if any(name in f"waiting {pair[0].name}" for name in names)]
     if not any(name in "under way" for name in names):
         plan = replace(plan, crowds=())
+    if not any(name in "latency" for name in names):
+        plan = replace(plan, latencies=())
     return measure_all(workloads, groups, plan, options.rounds or plan.rounds)
 
 
@@ -123,11 +130,15 @@ def measure_all(
         ]
         if waiting_rows:
             print_waiting(waiting_rows)
+        latencies = [_latency_row(workload, upstream, cores, plan) for workload in plan.latencies]
+        if latencies:
+            print()
+            print_latency(latencies)
         crowds = _crowd_rows(upstream, cores, plan)
         if crowds:
             print()
             print_crowds(crowds)
-    failed = sum(int(cells[-1]) for cells in (*rows, *waiting_rows, *crowds))
+    failed = sum(int(cells[-1]) for cells in (*rows, *waiting_rows, *latencies, *crowds))
     return 1 if failed else 0
 
 
@@ -182,6 +193,13 @@ def _idle_memory(server: ServerUnderTest, process: Process) -> float:
 def _measure_waiting(server: ServerUnderTest, group: ClientGroup, upstream: Process, cores: Cores) -> WaitingResult:
     with server.start(upstream.port, cores.measured) as process:
         return uvloop.run(measure_waiting(process, group, _idle_memory(server, process)))
+
+
+def _latency_row(workload: Workload, upstream: Process, cores: Cores, plan: Plan) -> list[str]:
+    with LIMNER.start(upstream.port, cores.measured) as process:
+        uvloop.run(warm_up(process, workload, 2))
+        result = uvloop.run(measure_latency(process, upstream.port, workload, plan.latency_requests))
+        return latency_row(workload, result)
 
 
 def _crowd_rows(upstream: Process, cores: Cores, plan: Plan) -> list[list[str]]:

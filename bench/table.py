@@ -19,6 +19,7 @@ _WAITING_COLUMNS = (
 )
 
 
+_LATENCY_COLUMNS = ("latency", "direct download ms", "through Limner ms", "added ms", "added %", "failed")
 _CROWD_COLUMNS = (*("under way", "CPU ms", "× the first", "KiB each", "added p99 ms", "MiB kept afterwards", "failed"),)
 
 
@@ -95,6 +96,10 @@ def print_waiting(rows: Iterable[Sequence[str]], write: Callable[[str], object] 
 
 def print_crowds(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
     write_table(_CROWD_COLUMNS, rows, write)
+
+
+def print_latency(rows: Iterable[Sequence[str]], write: Callable[[str], object] = print) -> None:
+    write_table(_LATENCY_COLUMNS, rows, write)
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], write: Callable[[str], object]) -> None:

@@ -1,7 +1,8 @@
 """Serve a chat upstream that costs next to nothing: documented replies, at once or after a delay, and their images.
 
 The prompt controls the reply: `bench SIZE DELAY FORM`, where SIZE is the size of the image in bytes, DELAY the time
-until the reply in milliseconds, and FORM `link` or `data`. Below `/openrouter` the reply has OpenRouter's form.
+until the reply in milliseconds, and FORM `link`, `data` or `paced`: a link whose image comes at 50 MiB/s. Below
+`/openrouter` the reply has OpenRouter's form.
 Requests of the Images API, from servers that only forward them, get its responses. `/count` returns the bytes of all
 requests since its last call.
 
@@ -19,17 +20,20 @@ import pybase64
 import uvloop
 
 from bench.padded_png import padded_png
+from bench.process import MIB
 from bench.wire import Message, response_head, serve
 
 #: Bytes of a request body that are kept. The prompt of a generation lies within them.
 _MAX_BODY = 4096
-_INSTRUCTION = re.compile(rb"bench ([0-9]+) ([0-9]+) (link|data)")
+_INSTRUCTION = re.compile(rb"bench ([0-9]+) ([0-9]+) (link|data|paced)")
 #: Some servers write the prompt of an edit after the images. Each edit of the workloads wants a link.
 _MARKS_OF_EDITS = (b"data:image/png;base64,", b"image/png\r\n")
 #: The host of links that clients get as they are. Limner would store what only its own machine can download. Nobody
 #: connects to this address.
 _PUBLIC_HOST = "93.184.216.34"
 _PUBLIC_URL = f"http://{_PUBLIC_HOST}/generated/0.png"
+#: Bytes a second of a paced image, and of each of its pieces.
+_PACE, _PIECE = 50 * MIB, 256 * 1024
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -43,6 +47,10 @@ class Upstream:
             data = padded_png(int(request.url.removeprefix(b"/generated/").removesuffix(b".png")))
             transport.write(response_head(len(data), "image/png"))
             transport.write(data)
+        elif request.url.startswith(b"/paced/"):
+            data = padded_png(int(request.url.removeprefix(b"/paced/").removesuffix(b".png")))
+            transport.write(response_head(len(data), "image/png"))
+            _write_paced(transport, memoryview(data), asyncio.get_running_loop().time())
         elif request.url == b"/count":
             body = str(self._received).encode()
             self._received = 0
@@ -83,6 +91,14 @@ class Upstream:
         transport.write(last + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
 
 
+def _write_paced(transport: asyncio.Transport, data: memoryview, due_at: float) -> None:
+    """Write a piece of `data` now, and the next ones when they are due."""
+    transport.write(data[:_PIECE])
+    if len(data) > _PIECE and not transport.is_closing():
+        due_at += _PIECE / _PACE
+        asyncio.get_running_loop().call_at(due_at, _write_paced, transport, data[_PIECE:], due_at)
+
+
 def _chunk(document: object) -> bytes:
     event = b"data: " + orjson.dumps(document) + b"\n\n"
     return f"{len(event):x}\r\n".encode() + event + b"\r\n"
@@ -100,7 +116,7 @@ def content(port: int, size: int, form: str) -> str:
     if form == "data":
         return f"![image]({_data_url(size)})"
     host = f"127.0.0.1:{port}" if size else _PUBLIC_HOST
-    return f"已生成图片:http://{host}/generated/{size}.png"
+    return f"已生成图片:http://{host}/{'paced' if form == 'paced' else 'generated'}/{size}.png"
 
 
 def _data_url(size: int) -> str:

@@ -22,7 +22,7 @@ class Workload:
         output_bytes: Size of the generated image when it is returned as base64; 0 for a URL.
         input_bytes: Size of one input image.
         input_images: Number of input images; 0 for a generation, more for an edit.
-        form: How the upstream's reply carries the image.
+        form: How the upstream's reply carries the image; `paced`: by a link whose host sends 50 MiB/s.
         concurrency: Numbers of parallel connections with which the workload is measured.
     """
 
@@ -30,8 +30,13 @@ class Workload:
     output_bytes: int = 0
     input_bytes: int = 0
     input_images: int = 0
-    form: Literal["link", "data"] = "link"
+    form: Literal["link", "data", "paced"] = "link"
     concurrency: tuple[int, ...] = (1, 8, 32)
+
+    @property
+    def path(self) -> str:
+        """The path of the generated image at the upstream."""
+        return f"/{'paced' if self.form == 'paced' else 'generated'}/{self.output_bytes}.png"
 
     @property
     def response_format(self) -> str:

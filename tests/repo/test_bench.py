@@ -19,6 +19,7 @@ from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
 from bench import fleet, load, task_fleet, workloads
 from bench.crowd import CrowdResult, crowd_of, crowd_rows, measure_crowd
+from bench.latency import LatencyResult, latency_row, measure_latency
 from bench.load import Sample
 from bench.padded_png import padded_png
 from bench.process import choose_cores
@@ -58,6 +59,16 @@ def test_every_workload_gets_the_right_responses(server: ServerUnderTest) -> Non
         )
         assert waiting.failed == 0
         assert waiting.added_seconds < 1
+
+
+@pytest.mark.parametrize("form", ["link", "paced"])
+def test_the_latency_is_that_of_the_right_responses(form: Any) -> None:
+    core, workload = choose_cores().others, Workload("large", output_bytes=600 * KIB, form=form)
+    with start_upstream(core) as upstream, LIMNER.start(upstream.port, core) as process:
+        result = asyncio.run(measure_latency(process, upstream.port, workload, 2))
+    assert (len(result.direct), len(result.through), result.failed) == (2, 2, 0)
+    row = latency_row(workload, LatencyResult((0.2, 0.4, 0.2), (0.3, 0.25), 1))
+    assert row == ["large", "200.0", "275.0", "75.0", "38", "1"]
 
 
 def test_only_images_with_bytes_are_behind_links_that_limner_downloads() -> None:
