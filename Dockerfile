@@ -38,7 +38,9 @@ ENV PATH=/opt/limner/bin:$PATH \
     LIMNER_SPOOL_DIR=/var/lib/limner/spool \
     MALLOC_TRIM_THRESHOLD_=67108864 \
     MALLOC_MMAP_THRESHOLD_=33554432 \
-    MALLOC_TOP_PAD_=1048576
+    MALLOC_TOP_PAD_=1048576 \
+    PYTHONMALLOC=malloc
+# PYTHONMALLOC: Python's own allocator would not give back what a crowd has left behind.
 # MALLOC_: by default glibc requests the buffers of each image from the kernel again, a fifth of the CPU time of an image.
 USER 10001:10001
 WORKDIR /var/lib/limner

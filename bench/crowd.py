@@ -14,6 +14,12 @@ from bench.workloads import SMALL
 #: Clients that arrive in a second, and connections of the requests that are measured.
 _ARRIVALS, _CONNECTIONS = 250, 8
 
+#: Seconds until the server has returned what was freed, and until the results have expired that nobody asks for again.
+_PAUSE, _REST = 2.0, 80.0
+
+#: Clients that leave so much memory behind that it is worth waiting for its return.
+_LARGE = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class CrowdResult:
@@ -22,12 +28,14 @@ class CrowdResult:
     Attributes:
         sample: The requests that were answered at once while the crowd waited.
         waiting: The crowd itself; its CPU time includes that of the sample.
-        kept_memory: Resident memory above that of the idle server when the crowd has gone, in MiB.
+        kept_memory: Resident memory above that of the idle server two seconds after the crowd has gone, in MiB.
+        rest_memory: The same when the retained results have expired, too; None where that was not awaited.
     """
 
     sample: Sample
     waiting: WaitingResult
     kept_memory: float
+    rest_memory: float | None = None
 
 
 def crowd_of(count: int, seconds: float) -> ClientGroup:
@@ -54,7 +62,12 @@ async def _measure(
     waiting = await crowd
     # The peak was begun anew by the sample, so the crowd's is the higher of both.
     waiting = replace(waiting, added_memory=max(waiting.added_memory, sample.peak))
-    return CrowdResult(sample, waiting, process.memory - idle_memory)
+    await asyncio.sleep(_PAUSE)
+    kept_memory = process.memory - idle_memory
+    if group.count < _LARGE:
+        return CrowdResult(sample, waiting, kept_memory)
+    await asyncio.sleep(_REST)
+    return CrowdResult(sample, waiting, kept_memory, process.memory - idle_memory)
 
 
 def crowd_rows(results: Sequence[tuple[ClientGroup, CrowdResult]]) -> list[list[str]]:
@@ -68,6 +81,7 @@ def crowd_rows(results: Sequence[tuple[ClientGroup, CrowdResult]]) -> list[list[
             f"{result.waiting.added_memory * 1024 / group.count:.0f}",
             f"{result.waiting.added_seconds * 1000:.1f}",
             f"{result.kept_memory:.1f}",
+            "-" if result.rest_memory is None else f"{result.rest_memory:.1f}",
             str(result.sample.failed + result.waiting.failed),
         ]
         for cpu, (group, result) in zip(milliseconds, results, strict=True)

@@ -52,6 +52,15 @@ def _uvicorn(port: int, _upstream_port: int, _folder: Path) -> list[str]:
     return _python("-m", "uvicorn", "bench.baseline_app:app", "--port", str(port), *options)
 
 
+#: How the container image and the systemd unit set up the allocator.
+MALLOC = {
+    "PYTHONMALLOC": "malloc",
+    "MALLOC_TRIM_THRESHOLD_": "67108864",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TOP_PAD_": "1048576",
+}
+
+
 def _limner_environment(upstream_port: int, folder: Path) -> dict[str, str]:
     """Configure Limner like a production server, with three exceptions.
 
@@ -66,6 +75,8 @@ def _limner_environment(upstream_port: int, folder: Path) -> dict[str, str]:
         "LIMNER_MAX_CONCURRENCY": "10000",
         "LIMNER_MAX_REQUEST_BYTES": "512MiB",
         "LIMNER_SHRINK_INPUTS": "20MiB,4096",
+        # As in the container image and in the systemd unit.
+        **MALLOC,
     }
 
 

@@ -20,7 +20,9 @@ _WAITING_COLUMNS = (
 
 
 _LATENCY_COLUMNS = ("latency", "direct download ms", "through Limner ms", "added ms", "added %", "failed")
-_CROWD_COLUMNS = (*("under way", "CPU ms", "× the first", "KiB each", "added p99 ms", "MiB kept afterwards", "failed"),)
+_CROWD_COLUMNS = (
+    *("under way", "CPU ms", "× the first", "KiB each", "added p99 ms", "MiB kept afterwards", "80 s later", "failed"),
+)
 
 
 @dataclass(frozen=True, slots=True)

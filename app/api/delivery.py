@@ -24,10 +24,11 @@ from app.api.responses import (
     coalesce,
 )
 from app.errors import ApiError
-from app.jobs.job import Item, JobRun, JobTelemetry, summarize_request
+from app.jobs.job import Item, JobRun, summarize_request
 from app.jobs.pipeline import GenerationResult, PartialImage
 from app.jobs.service import JobReader
 from app.jobs.tasks import TaskView
+from app.jobs.telemetry import JobTelemetry
 from app.protocol.attempt_costs import total_cost
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import (

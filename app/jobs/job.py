@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,12 +18,10 @@ from app.errors import (
 )
 from app.images.blob import Spool
 from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.telemetry import JobTelemetry
 from app.observability.logging import log
-from app.observability.tracing import RequestTrace
-from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
-from app.state.budget import Reservation
 
 #: Errors that a reply itself has caused: a further look at it would end in the same way.
 _REPLY_AT_FAULT = (ModerationBlocked, NoImageInReply, UpstreamError)
@@ -58,71 +55,6 @@ class JobKey:
         return self.caller, f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
 
 
-class OverlapTimer:
-    """Measure the seconds during which at least one of several things was in progress."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._running = 0
-        self._since = 0.0
-
-    def __enter__(self) -> None:
-        if not self._running:
-            self._since = time.perf_counter()
-        self._running += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._running -= 1
-        if not self._running:
-            self.seconds += time.perf_counter() - self._since
-
-
-@dataclass(slots=True)
-class JobTelemetry:
-    """What one run has cost and how long it took, for headers, the log, the ledger and traces.
-
-    Attributes:
-        waiting: Runs while anything outside is waited for; `upstream` and `download` run while these are.
-        shrunk: Input images that were made smaller, each in ASCII for a header.
-        answered_by: Names of the upstreams that answered; empty where there is only one upstream.
-        upstreams: The same, wherever there is only one, too.
-        attempts: Requests that were sent to upstreams.
-        attempt_records: The same, one by one, with what each has cost.
-        queue_seconds: How long the run waited for its slots.
-        progress: The upstream's last words about its progress, on one line.
-        progress_read_at: When these were looked for last, by `time.perf_counter`.
-        rate_limit_headers: What the client key has left.
-        reservation: What is reserved of the budget of the client key until the cost is known.
-        ignored: Parameters without effect: at all upstreams that may answer, and then at those that have answered. None
-            leaves it at what the request itself tells.
-    """
-
-    trace: RequestTrace = field(default_factory=RequestTrace)
-    rate_limit_headers: Mapping[str, str] = field(default_factory=dict)
-    waiting: OverlapTimer = field(default_factory=OverlapTimer)
-    upstream: OverlapTimer = field(default_factory=OverlapTimer)
-    download: OverlapTimer = field(default_factory=OverlapTimer)
-    shrunk: list[str] = field(default_factory=list)
-    answered_by: dict[str, None] = field(default_factory=dict)
-    upstreams: dict[str, None] = field(default_factory=dict)
-    started_at: float = field(default_factory=time.perf_counter)
-    attempts: int = 0
-    attempt_records: list[AttemptRecord] = field(default_factory=list)
-    reservation: Reservation | None = None
-    queue_seconds: float = 0.0
-    progress: str = ""
-    progress_read_at: float = -math.inf
-    ignored: tuple[str, ...] | None = None
-
-    def ignored_of(self, request: ImagesRequest) -> tuple[str, ...]:
-        """Return the names of the parameters of a request that have no effect, as far as is known."""
-        return request.ignored if self.ignored is None else self.ignored
-
-    def overhead(self, until: float) -> float:
-        """Return the seconds that Limner itself took until the given `time.perf_counter`."""
-        return max(0.0, until - self.started_at - self.waiting.seconds - self.queue_seconds)
-
-
 class JobState(Enum):
     """How far a run has come."""
 
@@ -131,6 +63,10 @@ class JobState(Enum):
     SUCCEEDED = "the result is there"
     FAILED = "the run has ended with an error"
     INTERRUPTED = "this replica shut down after submission, so whether the image was paid for is unknown"
+
+
+def _do_nothing() -> None:
+    return
 
 
 class Joining(Enum):
@@ -175,7 +111,8 @@ class JobRun:
         self._is_finished = False
         self._on_done: Sequence[Callable[[], None]] = ()
         self._on_unread: Callable[[], None] = lambda: None
-        self._news = asyncio.Event()
+        # Made when somebody waits for it: it takes 0.8 KB, and most readers wait for the task instead.
+        self._news: asyncio.Event | None = None
 
     def start(
         self,
@@ -221,9 +158,17 @@ class JobRun:
         callbacks, self._on_done = self._on_done, ()
         for callback in callbacks:
             callback()
+        # They refer to this run: in a circle with it, everything would stay in memory until the next collection.
+        self._on_done = ()
         self._is_finished = True
         self.on_change()
         self._report_if_unread()
+
+    def detach(self) -> None:
+        """Report nothing any more to those who have dropped the job, and forget them if no reader needs them."""
+        self.on_change = _do_nothing
+        if self._is_finished and not self.readers:
+            self._on_unread = _do_nothing
 
     @property
     def is_done(self) -> bool:
@@ -283,8 +228,14 @@ class JobRun:
 
     def _wake_readers(self) -> None:
         # Readers that come later must find something new to wait for.
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        news, self._news = self._news, None
+        if news is not None:
+            news.set()
+
+    async def _wait_for_news(self) -> None:
+        if self._news is None:
+            self._news = asyncio.Event()
+        await self._news.wait()
 
     async def wait_for_item(self, have: int, revision: int | None = None) -> bool:
         """Wait until there are more than `have` items, or another `revision` than the given one, or the end.
@@ -293,13 +244,13 @@ class JobRun:
             False where nothing is left to read.
         """
         while len(self.items) <= have and not self.is_done and revision in {None, self.revision}:
-            await self._news.wait()
+            await self._wait_for_news()
         return len(self.items) > have or not self.is_done
 
     async def wait_done(self) -> None:
         """Wait for the end of the run, however it ends."""
         while not self.is_done:
-            await self._news.wait()
+            await self._wait_for_news()
 
     def add_reader(self) -> None:
         """Count one more reader, which must call `release` at the end."""

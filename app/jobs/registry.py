@@ -180,7 +180,7 @@ class JobRegistry:
             del self._by_id[job.id]
             self._remove_from_index(job)
             self._retention.forget(job)
-            job.run.on_change = _ignore
+            job.run.detach()
             self.on_drop(job)
         job.spool.close()
 
@@ -193,10 +193,6 @@ class JobRegistry:
         """Drop the jobs for which no client came back in time."""
         for job in self._retention.expired(self._now()):
             self.drop(job)
-
-
-def _ignore() -> None:
-    """Do nothing for a job that is not registered any more."""
 
 
 def job_key(request: ImagesRequest, caller: Caller, idempotency_key: str | None, *, is_retry: bool) -> JobKey:

@@ -17,11 +17,12 @@ from app.access.keys import ClientKey
 from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
-from app.jobs.job import Item, Job, JobKey, JobRun, JobState, JobTelemetry
+from app.jobs.job import Item, Job, JobKey, JobRun, JobState
 from app.jobs.pipeline import Pipeline, PipelinePolicy
 from app.jobs.pipeline_io import Backends, JobIO
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.sharing import NOT_CANCELABLE, JobSharing
+from app.jobs.telemetry import JobTelemetry
 from app.jobs.usage_record import UsageRecord
 from app.protocol.attempt_costs import budgeted_cost
 from app.protocol.image_request import ImagesRequest

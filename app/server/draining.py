@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from app.main import create_app, services_of
 from app.observability.logging import configure_logging, log
 from app.observability.metrics import WORKER_DEATHS
 from app.server.descriptors import raise_descriptor_limit
+from app.server.freed_memory import FreedMemory
 from app.server.http_protocol import protocol_class
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class DrainingServer(uvicorn.Server):
         self._grace = settings.shutdown_grace
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._freed_memory = FreedMemory()
         super().__init__(
             # uvicorn's `auto` would silently fall back to a slow event loop and parser if an import fails.
             uvicorn.Config(
@@ -80,6 +83,13 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._reload_keys_on_sighup(self._loop)
         self._on_started(self._loop)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Drop expired results and freed memory, once a second. uvicorn calls this ten times as often."""
+        if counter % 10 == 0:
+            self._services.registry.drop_expired()
+            self._freed_memory.look(len(self._services.service.tasks), time.monotonic())
+        return await super().on_tick(counter)
 
     def _on_started(self, _: asyncio.AbstractEventLoop) -> None:
         log.info("server_ready", address=base_url(self.servers[0].sockets[0].getsockname()))

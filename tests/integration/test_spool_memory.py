@@ -1,6 +1,8 @@
 """What images hold of LIMNER_SPOOL_MEMORY is given back, however a request ends."""
 
+import gc
 import socket
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -85,6 +87,21 @@ def test_memory_is_given_back(way: Way, demo: RunningDemo) -> None:
         wait_until(lambda: (memory.used > 0) is way.kept)
         limner.services.registry.close()
         assert memory.used == 0
+
+
+def test_a_job_that_is_dropped_is_freed_at_once(demo: RunningDemo) -> None:
+    """And not only by the collector, which seldom runs: jobs would remain, in circles with their runs."""
+    with limner_with_model(demo, "data-url") as limner:
+        assert generate(limner) == 200
+        jobs = limner.services.registry._by_id
+        wait_until(lambda: bool(jobs) and not any(job.run.readers for job in jobs.values()))
+        (run,) = [weakref.ref(job.run) for job in jobs.values()]
+        gc.disable()
+        try:
+            limner.services.registry.close()
+            wait_until(lambda: run() is None)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("memory", ["0", "1MiB"])

@@ -129,11 +129,14 @@ def test_waiting_is_reported_per_request() -> None:
 
 
 def test_a_request_amid_a_crowd_is_compared_with_one_amid_the_first_crowd() -> None:
-    def result(cpu: float, peak: float) -> CrowdResult:
-        return CrowdResult(Sample(10, 1, cpu, 1.0, 0.0), WaitingResult(2, peak, 0.004, 1.0, 0), 1.5)
+    def result(cpu: float, peak: float, rest: float | None) -> CrowdResult:
+        return CrowdResult(Sample(10, 1, cpu, 1.0, 0.0), WaitingResult(2, peak, 0.004, 1.0, 0), 1.5, rest)
 
-    rows = crowd_rows([(crowd_of(10, 1.0), result(0.02, 1.0)), (crowd_of(1024, 1.0), result(0.03, 50.0))])
-    assert rows == [["10", "2.00", "1.00", "102", "4.0", "1.5", "3"], ["1024", "3.00", "1.50", "50", "4.0", "1.5", "3"]]
+    rows = crowd_rows([(crowd_of(10, 1.0), result(0.02, 1.0, None)), (crowd_of(1024, 1.0), result(0.03, 50.0, 0.7))])
+    assert rows == [
+        ["10", "2.00", "1.00", "102", "4.0", "1.5", "-", "3"],
+        ["1024", "3.00", "1.50", "50", "4.0", "1.5", "0.7", "3"],
+    ]
     lines: list[str] = []
     print_crowds(rows, lines.append)
     assert len({len(text) for text in lines}) == 1

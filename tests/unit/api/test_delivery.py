@@ -26,8 +26,9 @@ from app.api.delivery import (
 )
 from app.api.responses import ClientDisconnected
 from app.errors import ApiError, ModerationBlocked
-from app.jobs.job import Item, JobRun, JobTelemetry
+from app.jobs.job import Item, JobRun
 from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.telemetry import JobTelemetry
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest, Operation

@@ -2,7 +2,7 @@
 
 import time
 
-from app.jobs.job import JobTelemetry, OverlapTimer
+from app.jobs.telemetry import JobTelemetry, OverlapTimer
 
 
 def test_a_timer_counts_overlapping_work_once() -> None:

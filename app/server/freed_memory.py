@@ -1,0 +1,43 @@
+"""Return memory to the system when a crowd of requests has gone.
+
+glibc keeps what was freed for later requests. After 4,000 requests that waited at the same time these were 260 MiB.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable
+
+#: Requests in flight at once that are a crowd: fewer leave less than 10 MiB behind.
+_CROWD = 128
+
+#: Seconds after which their retained results have expired, most of which were delivered.
+_LATER = 75.0
+
+
+def find_malloc_trim() -> Callable[[], object]:
+    """Return glibc's function that returns freed memory; one that does nothing where there is another C library."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return int
+    # Keeps nothing at the end of the heap. Not called in a thread: others could not allocate memory meanwhile.
+    return lambda: trim(ctypes.c_size_t(0))
+
+
+class FreedMemory:
+    """Notices when a crowd has gone. `release` returns freed memory to the system."""
+
+    def __init__(self, release: Callable[[], object] | None = None) -> None:
+        self._release = find_malloc_trim() if release is None else release
+        self._most = 0
+        self._again_at = math.inf
+
+    def look(self, in_flight: int, now: float) -> None:
+        """Note the requests in flight, and release memory if most of a crowd has gone, and once more a little later."""
+        self._most = max(self._most, in_flight)
+        if self._most >= _CROWD and in_flight <= self._most // 4:
+            self._most, self._again_at = in_flight, now + _LATER
+            self._release()
+        elif now >= self._again_at:
+            self._again_at = math.inf
+            self._release()
