@@ -1,7 +1,7 @@
 """Decide when a growing reply is worth a search for images."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 #: What most images in a stream begin with.
@@ -15,10 +15,16 @@ _EVENT_END = re.compile(rb"[\r\n](?:(?<=\r)\n)?+(?:\r?\n|\r)++")
 _PIECE = 16 * 1024
 
 
-def split_events(chunk: bytes) -> Iterator[bytes]:
-    """Split a chunk behind its events, since a partial image may be in any of them, and into pieces of bounded size."""
+def split_events(chunk: bytes, is_in_image: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
+    """Split a chunk behind its events, since a partial image may be in any of them, and into pieces of bounded size.
+
+    `is_in_image` says, after each piece, whether base64 is arriving. The rest of the chunk is then one piece.
+    """
     start = 0
     while start < len(chunk):
+        if is_in_image():
+            yield chunk[start:]
+            return
         match = _EVENT_END.search(chunk, start, start + _PIECE)
         end = match.end() if match else min(start + _PIECE, len(chunk))
         yield chunk[start:end]

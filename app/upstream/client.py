@@ -224,7 +224,7 @@ class UpstreamClient:
         paused_at = time.perf_counter()
         async with aclosing(self._decoded_chunks(response, started_at, lambda: parser.is_done)) as chunks:
             async for chunk in chunks:
-                for piece in (chunk,) if parser.is_in_image else split_events(chunk):
+                for piece in split_events(chunk, lambda: parser.is_in_image):
                     grown = parser.feed(piece)
                     if throttle.should_snapshot(piece, parser.size, grown=grown):
                         yield parser.reply()

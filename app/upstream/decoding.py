@@ -86,7 +86,8 @@ def _window_bits(head: bytes, encoding: str) -> int | None:
     """
     if head.startswith(_GZIP):
         return _GZIP_HEADER
-    if _NOT_TEXT.search(head) is None or encoding in {"", "identity"}:
+    # In this order: `head` may be all of a reply of several MiB.
+    if encoding in {"", "identity"} or _NOT_TEXT.search(head) is None:
         return None
     if "deflate" in encoding:
         # Either with zlib's header, as the standard says, or without, as some servers do.

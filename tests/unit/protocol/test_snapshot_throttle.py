@@ -58,3 +58,10 @@ def test_all_searches_together_are_linear() -> None:
 )
 def test_a_chunk_is_split_behind_its_events(chunk: bytes, events: list[bytes]) -> None:
     assert list(split_events(chunk)) == events
+
+
+def test_the_rest_of_a_chunk_in_which_an_image_begins_is_one_piece() -> None:
+    chunk, in_image = b"data: 1\n\ndata: image\n\n" + b"a\n\n" * 20_000, iter((False, False, True))
+    pieces = list(split_events(chunk, lambda: next(in_image)))
+    assert pieces == [b"data: 1\n\n", b"data: image\n\n", b"a\n\n" * 20_000]
+    assert list(split_events(chunk, lambda: True)) == [chunk]
