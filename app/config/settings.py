@@ -282,7 +282,7 @@ class Settings(BaseSettings):
     )
     spool_memory: Annotated[ByteSize, Field(ge=0)] = Field(
         ByteSize(64 * 2**20),
-        description="Bytes of images that a worker holds in memory instead. Images of more than 4 MiB are in files.",
+        description="Bytes of images that a worker holds in memory instead. Images of more than 256 KiB are in files.",
     )
 
     image_store: StoreUrl = Field(

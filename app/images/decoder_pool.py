@@ -38,10 +38,6 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20),
 }
 
-#: Bytes of an input that are handed over in a message if memory holds them. More move into a file: that copies them
-#: once, a message three times.
-_MAX_HELD = 256 * 1024
-
 
 class DecoderExceeded(Exception):
     """A job has exceeded its limits, or its process has ended. The text says more, for the log."""
@@ -204,7 +200,7 @@ class _Channel:
 
     async def ask(self, job: Mapping[str, Any], inputs: Sequence[Blob], output: Blob) -> dict[str, Any]:
         """Hand over a job, and return the reply. Raises `ConnectionError` if the process has ended."""
-        files = [blob.file_descriptor if blob.size <= _MAX_HELD else blob.lend_file() for blob in inputs]
+        files = [blob.file_descriptor for blob in inputs]
         kinds = [(blob.size, file is None) for blob, file in zip(inputs, files, strict=True)]
         message = orjson.dumps({**job, "inputs": kinds})
         descriptors = [*(file for file in files if file is not None), output.lend_file()]

@@ -158,8 +158,6 @@ class JobRun:
         callbacks, self._on_done = self._on_done, ()
         for callback in callbacks:
             callback()
-        # They refer to this run: in a circle with it, everything would stay in memory until the next collection.
-        self._on_done = ()
         self._is_finished = True
         self.on_change()
         self._report_if_unread()

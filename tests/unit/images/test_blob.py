@@ -71,10 +71,10 @@ def watch_files(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
 @pytest.mark.parametrize(
     ("size", "files"), [(MAX_IN_MEMORY, 0), (MAX_IN_MEMORY + 1, 1)], ids=["at the limit", "one byte over"]
 )
-def test_four_mebibytes_are_held_in_memory(size: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quarter_of_a_mebibyte_is_held_in_memory(size: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = watch_files(monkeypatch)
     with write(Blob(), bytes(size)):
-        assert (MAX_IN_MEMORY, len(opened)) == (4 * 2**20, files)
+        assert (MAX_IN_MEMORY, len(opened)) == (256 * 1024, files)
 
 
 @given(pieces=st.lists(st.binary(max_size=12), max_size=8), step=st.integers(1, 7), at=st.integers(0, 60))
