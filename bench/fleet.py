@@ -207,6 +207,8 @@ async def run_client(
 async def cause_outages(
     fleet: Fleet, kill_every: float, outage_every: float, random_source: random.Random
 ) -> AsyncIterator[None]:
+    """Kill a replica every so many seconds, and stop Redis; `math.inf`: never."""
+
     async def kill_replicas() -> None:
         while True:
             await asyncio.sleep(kill_every * random_source.uniform(0.7, 1.3))

@@ -5,12 +5,12 @@
 
 import argparse
 import asyncio
+import math
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,15 +19,15 @@ from unittest import mock
 import orjson
 
 from app.demo.drawing import Scene, draw
-from bench.fleet import RequestKind, UpstreamLog, WantedImage, most_common, print_failures
+from bench.fleet import RequestKind, UpstreamLog, WantedImage, cause_outages, most_common, print_failures
 from bench.replicas import Fleet, run_fleet
 from bench.wire import Message, connect, head
 
 #: The upstream answers after a while with a link.
 KIND = RequestKind("slow-0.6", 0.6, response_format="url")
 
-#: Seconds within which every task must have ended, between two polls, and for which a killed replica stays away.
-_TIMEOUT, _POLL_INTERVAL, _DOWNTIME = 300.0, 1.0, 0.2
+#: Seconds within which every task must have ended, and between two polls.
+_TIMEOUT, _POLL_INTERVAL = 300.0, 1.0
 
 #: Between two attempts to submit, while a replica is down or its queue is full.
 _SUBMIT_INTERVAL = 0.3
@@ -132,32 +132,12 @@ def find_failures(tasks: Sequence[SubmittedTask], calls: dict[str, list[float]])
     return most_common(failures)
 
 
-@asynccontextmanager
-async def kill_replicas(fleet: Fleet, every: float, chance: random.Random) -> AsyncIterator[None]:
-    async def kill() -> None:
-        while True:
-            await asyncio.sleep(every * chance.uniform(0.7, 1.3))
-            port = chance.choice(fleet.ports)
-            await asyncio.to_thread(fleet.kill, port)
-            await asyncio.sleep(_DOWNTIME)
-            await asyncio.to_thread(fleet.start, port)
-
-    task = asyncio.create_task(kill())
-    try:
-        yield
-    finally:
-        task.cancel()
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        if not isinstance(outcome, asyncio.CancelledError):
-            raise RuntimeError("the kills have stopped") from outcome
-
-
 async def run_tasks(fleet: Fleet, upstream: UpstreamLog, options: argparse.Namespace) -> list[SubmittedTask]:
     chance = random.Random(options.seed)
     tasks: list[SubmittedTask] = []
     clients: set[asyncio.Task[None]] = set()
     started_at = time.monotonic()
-    async with kill_replicas(fleet, options.kill_every, chance):
+    async with cause_outages(fleet, options.kill_every, math.inf, chance):
         while len(tasks) < options.tasks or any(not client.done() for client in clients):
             if len(tasks) < options.tasks:
                 await asyncio.sleep(max(0.0, started_at + len(tasks) / options.rate - time.monotonic()))
