@@ -14,11 +14,13 @@ import httpx
 import pytest
 from redis import Redis
 
+from app.config.settings import Settings
 from app.demo.drawing import Scene
 from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
 from bench import fleet, load, task_fleet, workloads
 from bench.crowd import CrowdResult, crowd_of, crowd_rows, measure_crowd
+from bench.instrumented_server import create_instrumented_app
 from bench.latency import LatencyResult, latency_row, measure_latency
 from bench.load import Sample
 from bench.padded_png import padded_png
@@ -262,6 +264,19 @@ def test_the_table_of_the_documentation_is_what_the_simulation_prints() -> None:
 
 
 # The fleet test: nothing is paid for twice, and if something were, the test would fail.
+
+
+def test_the_server_of_the_soak_test_tells_what_it_holds(tmp_path: Path) -> None:
+    settings = Settings(upstream_base_url="http://127.0.0.1:9/v1", image_store=f"disk://{tmp_path}")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_instrumented_app(settings))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/gauges")
+
+    gauges = asyncio.run(ask()).json()
+    assert (gauges["jobs"], gauges["slots"]) == (0, 0)
+    assert gauges["tasks"] > 0
 
 
 def test_a_fleet_whose_replicas_are_killed_pays_for_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
