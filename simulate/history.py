@@ -78,6 +78,7 @@ class History:
         self._clock, self._plan = clock, plan
         self._calls_by_job: Counter[str] = Counter()
         self._claims: set[str] = set()
+        self._take_overs: Counter[str] = Counter()
         self._trouble = [
             fault for fault in plan.faults if fault.kind.startswith("redis") and "doubles" not in fault.kind
         ]
@@ -144,7 +145,8 @@ class History:
         self.fault(f"upstream: {call.behavior.name}")
         self.note(f"replica {call.replica} asks upstream, call {call.number} for {call.job_id}: {call.behavior.name}")
         self._calls_by_job[call.job_id] += 1
-        runs = 1 + sum(each.left_at is not None for client in group.clients for each in client.attempts)
+        left = sum(each.left_at is not None for client in group.clients for each in client.attempts)
+        runs = 1 + left + self._take_overs[call.job_id]
         if self._calls_by_job[call.job_id] > _MAX_CALLS * attempt.client.wish.n * runs:
             self.violate(f"{call.job_id} was sent upstream {self._calls_by_job[call.job_id]} times")
         self._check_that_somebody_waits(call, group)
@@ -183,6 +185,10 @@ class History:
             group.lost += 1
             if group.key is None:
                 group.credit[attempt.client] = attempt.client.wish.n
+
+    def taken_over(self, job_id: str) -> None:
+        """Note that another replica runs a job now, which begins to count its attempts."""
+        self._take_overs[job_id] += 1
 
     def claimed(self, request_id: str) -> None:
         """Note that the job table has a new job for a request.
@@ -278,7 +284,9 @@ class History:
         """
         wasted = [each for each in group.calls[:-1] if each.is_wasted and each.job_id != call.job_id]
         attempt = self.attempts[call.job_id]
-        crossed = [each for each in group.undelivered if self._is_gone(each, is_retry=attempt.is_marked)]
+        gone = {each.job_id for each in group.undelivered if self._is_gone(each, is_retry=attempt.is_marked)}
+        # An image of the same response that could not be had is gone with it.
+        crossed = [each for each in group.undelivered if each.job_id in gone]
         return len(wasted) + len(crossed)
 
     def _is_gone(self, call: Call, *, is_retry: bool) -> bool:

@@ -55,6 +55,7 @@ class SimulatedRedis:
         note: Takes a line for each command, if the history is to tell of them.
         on_lost: Takes the reader that a loss is reported to.
         on_claimed: Takes the request that a new job is claimed for.
+        on_taken_over: Takes the job that another replica has taken over.
         executed: Commands by name.
     """
 
@@ -68,6 +69,7 @@ class SimulatedRedis:
     note: Callable[[str], None] | None = None
     on_lost: Callable[[str], None] = lambda _: None
     on_claimed: Callable[[str], None] = lambda _: None
+    on_taken_over: Callable[[str], None] = lambda _: None
     executed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -90,6 +92,8 @@ class SimulatedRedis:
             self.note(_describe(args, reply))
         if reply[0] == b"claimed":
             self.on_claimed(reply[1].decode())
+        if args[0] == "take_over" and reply[0] == b"ok":
+            self.on_taken_over(orjson.loads(args[1])["id"])
         if reply[0] == b"lost":
             self.on_lost(orjson.loads(args[1]).get("reader", ""))
         return reply

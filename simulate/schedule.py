@@ -64,6 +64,7 @@ class Schedule:
             note=self.history.note if with_commands else None,
             on_lost=self.history.loss_reported,
             on_claimed=self.history.claimed,
+            on_taken_over=self.history.taken_over,
         )
         upstream = SimulatedUpstream(
             self.clock, self.chance, {name: list(each) for name, each in plan.behaviors.items()}, self.history.called

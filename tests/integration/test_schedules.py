@@ -48,6 +48,8 @@ MENDED = {
     1_017_178: "A replica died while it sent an outcome, and was not suspected for a minute.",
     1_121_466: "A state whose publication was given up arrived behind the outcome, and took it away.",
     1_102_720: "A repeat was told that another replica had just taken its job over: that is allowed.",
+    1_208_067: "A response with one of two images crossed the leave of its client, who then asked for both: that is allowed.",
+    1_218_922: "A job that had failed at no cost was sent again by the replica that took it over: that is allowed.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 
