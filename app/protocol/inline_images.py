@@ -69,11 +69,13 @@ class Piece:
     Attributes:
         sink: The bytes of the whole groups of four letters, and perhaps more.
         rest: The letters behind these groups.
+        min_line: The least letters of its lines. What continues it has the same lines.
     """
 
     sink: ByteSink
     whole_groups: int
     rest: bytes
+    min_line: int
 
     @property
     def length(self) -> int:
@@ -189,7 +191,7 @@ class InlineImageSpooler:
             return pybase64.b64encode(data) if is_complete(bytes_reader(data), len(data)) else run.unchanged
         sink = run.flush()
         if not is_complete(sink.read_at, sink.size):
-            return self._put_back(Piece(sink, run.whole_groups, run.rest))
+            return self._put_back(Piece(sink, run.whole_groups, run.rest, run.min_line))
         if sink.size < _MIN_IMAGE:
             return b"".join(base64_chunks(sink))
         # Some relays send the same image twice, in a field and in the text. It gets one placeholder.
@@ -202,7 +204,9 @@ class InlineImageSpooler:
     def _put_back(self, piece: Piece) -> bytes:
         """Return what stands in place of base64 that is no complete image."""
         is_small = piece.sink.size <= _MIN_IMAGE
-        if is_small or piece.length <= self._may_put_back:
+        # Letters alone do not say how short the lines are that continue them.
+        is_known = piece.min_line == _MIN_LINE or not self._keeps_pieces
+        if is_small or (is_known and piece.length <= self._may_put_back):
             self._may_put_back -= 0 if is_small else piece.length
             return b"".join(piece.letters())
         if self._keeps_pieces:
@@ -220,6 +224,7 @@ class _Base64Run:
         unchanged: The base64 as it came, None once it is too long.
         rest: Letters at the end that are too few for a whole group.
         whole_groups: Number of groups of four letters in front of them.
+        min_line: The least letters of a line behind another one.
     """
 
     def __init__(self, new_sink: Callable[[], ByteSink], pieces: dict[int, Piece], *, is_piece: bool) -> None:
@@ -234,7 +239,7 @@ class _Base64Run:
         self._portion: list[bytes] = []
         self._portion_size = 0
         self._letters = 0
-        self._min_line = _MIN_LINE
+        self.min_line = _MIN_LINE
 
     def feed(self, data: bytes, position: int, *, is_last: bool) -> tuple[int, bool]:
         """Decode the base64 in `data` at `position`.
@@ -245,13 +250,13 @@ class _Base64Run:
         """
         position = self._take_plain(data, position)
         while True:
-            end = _end_of(lines_pattern(self._min_line), data, position)
+            end = _end_of(lines_pattern(self.min_line), data, position)
             self._take(data[position:end])
             position = end
             if (after := self._take_piece(data, position)) > position:
                 position = after
                 continue
-            if not is_last and open_end_pattern(self._min_line).match(data, position):
+            if not is_last and open_end_pattern(self.min_line).match(data, position):
                 return position, False
             end, has_ended = self._judge(data, position)
             self._take(data[position:end])
@@ -269,6 +274,7 @@ class _Base64Run:
             return position
         del self._pieces[int(mark[1])]
         self.unchanged = None
+        self.min_line = min(self.min_line, piece.min_line)
         with suppress(ValueError):
             for letters in piece.letters():
                 self._decode(letters)
@@ -317,12 +323,12 @@ class _Base64Run:
         if is_cut or not self._letters:
             return (end if is_cut else blanks.end()), False
         line = standard(data[blanks.end() : end])
-        if self._letters < _MIN_LINE == self._min_line:
-            self._min_line = max(_MIN_SHORT_LINE, self._letters)
+        if self._letters < _MIN_LINE == self.min_line:
+            self.min_line = max(_MIN_SHORT_LINE, self._letters)
             return position, False
         if self._ends_image():
             return position, True
-        if len(line) >= self._min_line:
+        if len(line) >= self.min_line:
             return blanks.end(), False
         if padding := PADDING.match(data, end):
             return (end if self._is_piece else padding.end()), True

@@ -65,6 +65,15 @@ def test_a_spelled_picture_may_come_in_many_events(spelling: Spelling) -> None:
     assert images_of(read(stream(text, *range(7_001, len(text), 7_001)))) == [IMAGE]
 
 
+@each_spelling
+@pytest.mark.parametrize("size", [20, 77_000, 201_032, 201_058, 201_066])
+def test_a_spelled_picture_may_come_in_two_unequal_events(spelling: Spelling, size: int) -> None:
+    """The second event may be too small to be a piece of its own, and be cut inside a line or an escape."""
+    text = f"{spelling.spell(base64_of(IMAGE))} is the picture"
+    assert images_of(read(stream(text, size))) == [IMAGE]
+    assert images_of(read(stream(text, len(text) - size))) == [IMAGE]
+
+
 @settings(max_examples=40)
 @given(
     st.sampled_from(SPELLINGS),
