@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.protocol.chat_request import ChatQuestion, client_fields, ignored_at, to_image_url
+from app.protocol.chat_request import ChatQuestion, StreamMode, client_fields, ignored_at, to_image_url, wants_stream
 from app.protocol.dialects import DIALECTS, Dialect
 from app.protocol.image_request import ImagesRequest, Operation, read_json
 from app.protocol.json_stream import Base64String
@@ -129,3 +129,16 @@ def test_paths_with_the_clients_own_words(name: str, dialect: str, parameters: d
 def test_a_size_of_the_keys_policy_is_not_the_clients() -> None:
     request = ImagesRequest(operation=Operation.GENERATION, prompt="a cat", size=Size(1024, 1024))
     assert client_fields(request, DIALECTS["top-level"]) == set()
+
+
+def test_the_bytes_of_images_are_counted_before_they_become_base64() -> None:
+    request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
+    images = (Base64String(Bytes(b"abc"), "data:image/png;base64,"), "https://example.com/a.png")
+    assert ChatQuestion(request, images).images_bytes == 3
+
+
+@pytest.mark.parametrize(("mode", "asked", "streams"), [("auto", True, True), ("auto", False, False), ("always", False, True), ("never", True, False)])  # fmt: skip
+def test_whether_a_stream_is_requested(mode: StreamMode, asked: bool, streams: bool) -> None:
+    request = ImagesRequest(operation=Operation.GENERATION, prompt="a cat", stream=asked)
+    assert wants_stream(mode, request) is streams
+    assert ChatQuestion(request, stream=not streams).streams(mode) is streams

@@ -758,3 +758,19 @@ def test_any_form_is_read_or_refused(operation: Operation, given_parts: list[For
 def test_texts_of_unknown_parts_of_a_form_are_kept_for_their_links() -> None:
     parts = [FormPart("prompt", "a fox"), FormPart("webhook", "https://a.example/x"), FormPart("seed", "1")]
     assert read_form(GENERATION, parts).unread == ("https://a.example/x",)
+
+
+LINKED = {"image_url": "https://example.com/a.png"}
+INLINE = {"image_url": "data:image/png;base64,iVBORw0KGgo="}
+
+
+@pytest.mark.parametrize(
+    ("images", "more", "only_links"),
+    [([LINKED, LINKED], {}, True), ([LINKED, INLINE], {}, False), ([LINKED], {"mask": LINKED}, False)],
+    ids=["links", "one image is inline", "a mask must be looked at"],
+)
+def test_whether_all_images_are_links_that_need_no_look(
+    images: list[dict[str, str]], more: dict[str, Any], only_links: bool
+) -> None:
+    request = read_json(Operation.EDIT, {"prompt": "a cat", "images": images, **more})
+    assert request.has_only_links is only_links

@@ -87,6 +87,13 @@ def test_an_image_without_a_store_is_a_data_url() -> None:
     assert b'{"url":"data:image/png;base64,YWJj"}' in written(document)
 
 
+def test_a_response_holds_the_bytes_of_an_image_or_of_its_data_url() -> None:
+    source = Bytes()
+    assert OutputImage("form", source=source).delivered_source is source
+    assert OutputImage("form", url=Base64String(source, "data:image/png;base64,")).delivered_source is source
+    assert OutputImage("form", url="https://example.com/a.png").delivered_source is None
+
+
 @pytest.mark.parametrize("operation", Operation)
 def test_the_completed_event_has_every_required_field(operation: Operation) -> None:
     request = ImagesRequest(operation=operation, prompt="a fox", stream=True)
