@@ -391,10 +391,10 @@ class TimingTransport(httpx.AsyncBaseTransport):
         started_at = self._now()
         response = await self._transport.handle_async_request(request)
         self.first_byte = self._now() - started_at
-        response.stream = _TimedStream(response, lambda: self._stop(started_at))
+        response.stream = _TimedStream(response, lambda: self._note_chunk(started_at))
         return response
 
-    def _stop(self, started_at: float) -> None:
+    def _note_chunk(self, started_at: float) -> None:
         self.last_byte = self._now() - started_at
 
     async def aclose(self) -> None:
@@ -402,15 +402,16 @@ class TimingTransport(httpx.AsyncBaseTransport):
 
 
 class _TimedStream(httpx.AsyncByteStream):
-    def __init__(self, response: httpx.Response, on_end: Callable[[], None]) -> None:
+    def __init__(self, response: httpx.Response, on_chunk: Callable[[], None]) -> None:
         # httpx declares the stream to be synchronous or asynchronous.
         self._stream: Any = response.stream
-        self._on_end = on_end
+        self._on_chunk = on_chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        # At each chunk, since who knows the length of the body does not wait for its end.
         async for chunk in self._stream:
+            self._on_chunk()
             yield chunk
-        self._on_end()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
