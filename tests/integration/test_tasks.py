@@ -36,23 +36,6 @@ def demo() -> Iterator[RunningDemo]:
         yield running
 
 
-@pytest.fixture
-def redis(server: RedisServer) -> Iterator[Redis]:
-    with Redis.from_url(server.url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def stack(demo: RunningDemo) -> Iterator[ExitStack]:
-    """Close everything at the end; the upstream answers then, so that no server waits for it."""
-    with ExitStack() as stack:
-        try:
-            yield stack
-        finally:
-            demo.state.release()
-
-
 @dataclass
 class Client:
     """A client with a key."""

@@ -29,7 +29,7 @@ from app.state.webhook_queue import WebhookQueue
 from tests.support.ports import free_ports
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http_lines import GENERATION, limner_with_model, wait_until
-from tests.support.redis import RedisServer, run_redis
+from tests.support.redis import RedisServer
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, RunningLimner, run_demo
 from tests.support.webhook_receiver import (
@@ -61,16 +61,6 @@ def _reset(demo: RunningDemo) -> Iterator[None]:
     demo.state.reset()
     yield
     demo.state.release()
-
-
-@pytest.fixture
-def stack(demo: RunningDemo) -> Iterator[ExitStack]:
-    """Close everything at the end; the upstream answers then, so that no server waits for it."""
-    with ExitStack() as stack:
-        try:
-            yield stack
-        finally:
-            demo.state.release()
 
 
 @dataclass
@@ -503,19 +493,6 @@ def test_a_host_gets_one_webhook_a_second(demo: RunningDemo, stack: ExitStack, m
 
 
 # Several replicas
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with run_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def redis(server: RedisServer) -> Iterator[Redis]:
-    with Redis.from_url(server.url) as client:
-        client.flushall()
-        yield client
 
 
 def hurry_up(redis: Redis) -> None:

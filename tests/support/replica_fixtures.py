@@ -1,8 +1,10 @@
 """Fixtures for tests of several replicas. They use the `demo` of the test's own module."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
+from redis import Redis
 
 from tests.support.redis import RedisServer, run_redis
 from tests.support.servers import RunningDemo
@@ -13,6 +15,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Return the Redis of all replicas of a module."""
     with run_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture
+def redis(server: RedisServer) -> Iterator[Redis]:
+    """Return a client of that Redis, which is empty at first."""
+    with Redis.from_url(server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def stack(demo: RunningDemo) -> Iterator[ExitStack]:
+    """Close everything at the end; the upstream answers then, so that no server waits for it."""
+    with ExitStack() as stack:
+        try:
+            yield stack
+        finally:
+            demo.state.release()
 
 
 @pytest.fixture
