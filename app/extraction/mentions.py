@@ -17,6 +17,7 @@ from app.extraction.urls import read_bare_url, read_delimited_url
 _MAX_MENTIONS = 250
 _MAX_REFERENCES = 1000
 _MAX_BRACKETS = 64
+_MAX_SOURCES = 32
 #: Characters before a URL that are searched for its markup.
 _MARKUP_WINDOW = 2000
 #: Characters before a URL that are kept as words.
@@ -34,10 +35,16 @@ _ATTRIBUTE = re.compile(r"([A-Za-z-]{2,20})\s{0,3}$")
 _BBCODE = re.compile(r"\[(?:img|image)(?:[= ][^\[\]]{0,60})?(?:\]\s{0,9}|=[\"']?)$", re.IGNORECASE)
 _DEFINITION = re.compile(r"[ ]{0,3}\[([^\[\]]{1,80})\]:[ ]{0,9}<?")
 _REFERENCE = re.compile(r"!\[([^\[\]\n]{0,300})\](?:\[([^\[\]\n]{0,80})\])?")
+#: One copy in a `srcset`: its URL, and how wide or how dense it is.
+_SOURCE = re.compile(
+    rf"([^\s,\"'<>{MARK}][^\s\"'<>{MARK}]*?)(?:\s{{1,9}}([0-9]{{1,6}}(?:\.[0-9]{{1,3}})?)([wx]))?\s{{0,9}}(?:,\s{{1,9}}|(?=[\"'>]))"
+)
 #: Attributes of <img> that hold the image, by preference: pages that load images lazily put a placeholder into src.
-_IMAGE_ATTRIBUTES = {"data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
+_IMAGE_ATTRIBUTES = {"data-srcset": 4, "srcset": 3, "data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
+#: Attributes that list one image in several sizes.
+_SOURCE_ATTRIBUTES = frozenset({"srcset", "data-srcset"})
 #: Attributes of any other tag that hold a link.
-_LINK_ATTRIBUTES = frozenset({"href", "src", "srcset", "content", "data-url"})
+_LINK_ATTRIBUTES = frozenset({"href", "src", "srcset", "data-srcset", "content", "data-url"})
 
 
 class MarkupKind(Enum):
@@ -61,7 +68,7 @@ class UrlMention:
         label: The alternative text of an image, or the words of a link.
         before: The words in front of the URL, at most back to the previous URL.
         enclosing_link: The link that an image stands inside of.
-        tag: The name of the HTML attribute, and the position of its tag in the text.
+        tag: The name of the HTML attribute, and the position of its tag in the text, or of the <picture> around it.
         key: The JSON key in front of the URL.
         definition: The name that a Markdown reference definition gives to the URL.
         is_truncated: The text ends before the markup around the URL is closed.
@@ -205,14 +212,35 @@ def _read_html(
     is_image = name == "img" and attribute in _IMAGE_ATTRIBUTES
     if not is_image and attribute not in _LINK_ATTRIBUTES:
         return UrlMention(MarkupKind.LINK, "", start, end)
+    if attribute in _SOURCE_ATTRIBUTES:
+        url, end, is_image = _largest_source(text, start) or (url, end, False)
     kind = MarkupKind.HTML if is_image else MarkupKind.LINK
     position = start - len(before) + opening
     words = _last_line(text[_end_of_markup(text, previous) : position])
     label = _alt(before[opening:]) or _alt(text[end : _end_of_tag(text, end)])
+    picture = before.rfind("<picture", before.rfind("</picture") + 1)
+    position = start - len(before) + picture if picture >= 0 else position
     mention = UrlMention(kind, url, start, end, label, words, tag=(attribute, position))
     if is_image and previous and previous.tag[0] == "href" and "</a" not in text[previous.end : start]:
         mention.enclosing_link = previous
     return mention
+
+
+def _largest_source(text: str, start: int) -> tuple[str, int, bool] | None:
+    """Return the URL of the largest copy in a `srcset` that begins here, where the list ends, and whether it has sizes.
+
+    A copy of density 1 is no larger than what stands in `src`.
+    """
+    sources: list[re.Match[str]] = []
+    for _ in range(_MAX_SOURCES):
+        match = _SOURCE.match(text, sources[-1].end() if sources else start)
+        if match is None:
+            break
+        sources.append(match)
+    if not sources:
+        return None
+    largest = max(sources, key=lambda source: float(source[2] or 0))
+    return largest[1], sources[-1].end(), largest[3] == "w" or float(largest[2] or 0) > 1
 
 
 def _end_of_markup(text: str, previous: UrlMention | None) -> int:
@@ -258,9 +286,16 @@ def _best_of_each_tag(mentions: list[UrlMention]) -> list[UrlMention]:
         if mention.kind is MarkupKind.HTML:
             position = mention.tag[1]
             other = best.get(position)
-            if other is None or _IMAGE_ATTRIBUTES[mention.tag[0]] > _IMAGE_ATTRIBUTES[other.tag[0]]:
+            if other is None or _is_better(mention, other):
                 best[position] = mention
     return [mention for mention in mentions if mention.kind is not MarkupKind.HTML or best[mention.tag[1]] is mention]
+
+
+def _is_better(mention: UrlMention, other: UrlMention) -> bool:
+    """Return whether a URL of a tag holds the image rather than another. A whole file is no smaller than its copies."""
+    if mention.url.startswith(f"{other.url}?") or other.url.startswith(f"{mention.url}?"):
+        return len(mention.url) < len(other.url)
+    return _IMAGE_ATTRIBUTES[mention.tag[0]] > _IMAGE_ATTRIBUTES[other.tag[0]]
 
 
 def _without_labels(text: str, mentions: list[UrlMention]) -> list[UrlMention]:

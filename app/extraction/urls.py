@@ -61,15 +61,17 @@ _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
 
 
-#: No URL contains control characters, and they would steer the terminal or log that shows the URL.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: No URL contains control characters, and they would steer the terminal or log that shows the URL. Programs that color
+#: their output write some directly behind a URL.
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
+_CONTROL = re.compile(f"[{_CONTROLS}]")
 
 #: A URL in prose: up to white space, a quote, a bracket or punctuation of CJK text. An IPv6 address may be the host.
 _BARE = re.compile(
-    rf"[^\s<>\"`|{{}}^\\\[\]{_INVISIBLE}{MARK}，。、；：！？（）【】《》〈〉「」『』〔〕“”‘’…·]+"
-    r"|(?<=//)\[[0-9a-fA-F:.]{2,45}\][^\s<>\"`|{}^\\\[\]]{0,2000}"
+    rf"[^\s<>\"`|{{}}^\\\[\]{_CONTROLS}{_INVISIBLE}{MARK}，。、；：！？（）【】《》〈〉「」『』〔〕“”‘’…·]+"
+    r"|(?<=//)\[[0-9a-fA-F:.]{2,45}\][^\s<>\"`|{}^\\\[\]\x00-\x1f\x7f-\x9f]{0,2000}"
 )
-_DELIMITED = re.compile(rf"[^\s<>\"\\{_INVISIBLE}{MARK}]+")
+_DELIMITED = re.compile(rf"[^\s<>\"\\{_CONTROLS}{_INVISIBLE}{MARK}]+")
 _PARENTHESIS = re.compile(r"[()]")
 #: More parentheses in one URL are not counted.
 _MAX_PARENTHESES = 64

@@ -256,6 +256,11 @@ def _named_fields(nodes: Collection[Mapping[str, Any]]) -> Iterator[str]:
         for key in ("param", "loc", "field", "parameter"):
             value = node.get(key)
             steps = value if isinstance(value, list) else [value] if isinstance(value, str) else []
-            path = re.sub(r"[\[\].]+", ".", ".".join(map(str, steps))).strip(".").removeprefix("body.")
+            path = plain_path(".".join(map(str, steps))).removeprefix("body.")
             if path:
                 yield path
+
+
+def plain_path(path: str) -> str:
+    """Return the path of a field with dots alone: `messages[0].content` is `messages.0.content`."""
+    return re.sub(r"[\[\].]+", ".", path).strip(".")

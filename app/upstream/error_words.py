@@ -17,6 +17,7 @@ CREDIT = _any_of(
     *(
         r"billing[_ ]hard[_ ]limit",
         r"billing[_ ]?(?:not[_ ]active|(?:is )?disabled|not enabled)",
+        r"account (?:is )?(?:not (?:yet )?active|inactive)",
         r"spend_limit_exceeded",
     ),
     *(r"credit[_ ]balance", r"\b(?:no|not|any|enough|out of|more|all|available|remaining)\b[^.!?]{0,20}\bcredits?\b"),

@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from app.upstream.error_body import UpstreamErrorBody
+from app.upstream.error_body import UpstreamErrorBody, plain_path
 from app.upstream.error_words import CLIENTS_INPUT
 
 #: Fields of a chat request that the client cannot fill, or only in Limner's name (`metadata`, `user`).
@@ -17,6 +17,12 @@ _CLIENTS_PART = re.compile(r"messages(?:\.[0-9]+)?\.content\b.*")
 #: Upstreams that take a message's content as one text, and no list of parts.
 _WANTS_TEXT = re.compile(
     r"(?:be|expected|expects) (?:an? )?(?:valid )?str(?:ing)?\b(?! (?:with|of))|string_type", re.IGNORECASE
+)
+#: Upstreams whose parts of a message are others than those that were written, whatever they hold.
+_WANTS_OTHER_PARTS = re.compile(
+    r"\bfield required\b|\bunknown variant\b|inputs are not permitted|unknown (?:content|part) type"
+    r"|content type .{0,40}not supported",
+    re.IGNORECASE,
 )
 _UNKNOWN = r"(?:unknown|unrecognized|unexpected|unsupported|extra|additional|invalid)"
 _IS_UNKNOWN = re.compile(
@@ -44,7 +50,8 @@ def limners_field(body: UpstreamErrorBody) -> str | None:
     found = _pattern(tuple(body.facts.dialect_fields)).search(body.searchable)
     if found is None:
         return None
-    return _limners("messages.content" if found["parts"] else next(filter(None, found.groups())).lower(), body)
+    name = "messages.content" if found["parts"] else next(filter(None, found.groups())).lower()
+    return _limners(plain_path(name), body)
 
 
 @lru_cache(maxsize=64)
@@ -59,6 +66,7 @@ def _pattern(dialect_fields: tuple[str, ...]) -> re.Pattern[str]:
         | ['"`](?P<quoted>{every})['"`]
         | {_UNKNOWN} [ ] (?:\w+[ ]){{0,3}} (?:parameter|argument|field|property|key|name|input)s? (?:[ ]supplied)?
           :? [ ] (?P<listed>{every})\b
+        | \b (?P<path>messages (?:\[[0-9]{{1,4}}\] | \.[0-9]{{1,4}}\b) (?:\.\w+ | \[[0-9]{{1,4}}\])*)
         | ^ (?P<first>metadata|messages|stream|user|{own}) (?:\.\w+)* : [ ]
         | \b (?P<switch>stream) (?:ing)? \b [ ] (?:parameter|mode|must|is[ ](?:not|required)) | \b (?P<only>stream)[ ]?=
         | \bsupports? [ ] (?:only[ ])? (?P<kind>stream)
@@ -108,7 +116,8 @@ def _is_clients(path: str, body: UpstreamErrorBody) -> bool:
     """Return whether what a field holds came from the client: its pictures and prompt, its own metadata or user."""
     root = path.partition(".")[0]
     if root == "messages":
-        is_form = path.endswith("content") and _WANTS_TEXT.search(body.searchable)
+        wants_text = path.endswith("content") and _WANTS_TEXT.search(body.searchable)
+        is_form = wants_text or _WANTS_OTHER_PARTS.search(body.searchable)
         return not is_form and bool(_CLIENTS_PART.fullmatch(path) or CLIENTS_INPUT.search(body.searchable))
     is_own = root in body.facts.client_fields
     return is_own and (root == "metadata" or not _IS_UNKNOWN.search(body.searchable))
