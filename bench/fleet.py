@@ -5,12 +5,15 @@
 
 import argparse
 import asyncio
+import math
 import random
+import re
 import sys
 import time
+from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +21,7 @@ from tempfile import TemporaryDirectory
 import orjson
 from redis import Redis
 
+from bench.lateness import Lateness
 from bench.replicas import RETENTION_WITH_KEY, SILENCE, Fleet, run_fleet
 from bench.wire import connect, head
 from tests.support.redis import RedisServer
@@ -26,7 +30,8 @@ from tests.support.servers import RunningDemo
 #: Highest time to live in Redis that any key may have at the end, in seconds, unless results are retained longer.
 _MAX_REDIS_TTL = 60
 
-#: Seconds within which every client must get its image.
+#: Seconds within which every client must get its image, from its first attempt or from the last fault that it has met.
+#: No new fault begins when so many seconds have passed since the last client came.
 _TIMEOUT = 60.0
 
 #: Seconds between two attempts of a client. A retry without any mark counts as a second client until all replicas know
@@ -43,6 +48,12 @@ _LISTEN_INTERVAL = 0.05
 _REDIS_DOWNTIME, _REPLICA_DOWNTIME = 1.0, 0.2
 
 _UNLIMITED = 2**24
+
+#: Seconds of a wait that does not end.
+_FOREVER = 1e6
+
+#: Images in a response. Each has its prompt in it.
+_BASE64 = re.compile(rb'"b64_json": ?"([A-Za-z0-9+/=]+)"')
 
 #: Beginning of each prompt; six digits follow.
 _PROMPT = "fleet "
@@ -84,6 +95,7 @@ class WantedImage:
     """One image that a client wants, over all of its attempts. Times are those of the monotonic clock of this process.
 
     Attributes:
+        met_fault_at: When the client last met a replica that is away, or learned of the death of one.
         reported_lost: How often the client was told that the image may have been paid for.
         disconnects: When the client disconnected.
         unexpected: The last response that must not occur.
@@ -94,36 +106,43 @@ class WantedImage:
     retry_style: str
     started_at: float
     finished_at: float | None = None
+    met_fault_at: float = 0.0
     attempts: int = 0
     reported_lost: int = 0
     disconnects: list[float] = field(default_factory=list)
     unexpected: str = ""
+
+    def deadline(self, last_fault_at: float) -> float:
+        """Return when the client gives up. A replica that is away at any other time is no excuse."""
+        return max(self.started_at, min(self.met_fault_at, last_fault_at)) + _TIMEOUT
 
 
 @dataclass(slots=True)
 class UpstreamLog:
     """The times at which each prompt was sent upstream; the demo itself keeps only the last thousand requests.
 
-    `lateness`: the longest time by which this process was late for something while it listened. A machine that is busy
-    answers, notices disconnects and gives heartbeats as late as that.
+    `lateness`: a machine that is busy answers, notices disconnects and gives heartbeats as late as that.
     """
 
     demo: RunningDemo
     calls_by_prompt: dict[str, list[float]] = field(default_factory=dict)
-    lateness: float = 0.0
+    lateness: Lateness = field(default_factory=Lateness)
 
     async def listen(self) -> None:
         """Note requests soon after they arrive, until this is cancelled."""
         while True:
-            due_at = time.monotonic() + _LISTEN_INTERVAL
             await asyncio.sleep(_LISTEN_INTERVAL)
-            self.lateness = max(self.lateness, time.monotonic() - due_at)
             self.collect()
 
     @property
     def crossing(self) -> float:
         """How many seconds before or after the reply a disconnect may cross the result."""
-        return _CROSSING_SECONDS + 4 * self.lateness
+        return _CROSSING_SECONDS + 4 * self.lateness.seconds
+
+    @property
+    def port(self) -> int:
+        """The port of the upstream."""
+        return int(self.demo.url.rpartition(":")[2])
 
     @property
     def total(self) -> int:
@@ -167,6 +186,7 @@ async def attempt(wanted: WantedImage, port: int, timeout: float) -> bool:
         wanted.disconnects.append(time.monotonic())
         return False
     except OSError:
+        wanted.met_fault_at = time.monotonic()
         return False
     finally:
         if connection is not None:
@@ -177,6 +197,7 @@ async def attempt(wanted: WantedImage, port: int, timeout: float) -> bool:
 def check_response(wanted: WantedImage, status: int, body: bytes) -> bool:
     if b'"question_lost"' in body:
         wanted.reported_lost += 1
+        wanted.met_fault_at = time.monotonic()
         return False
     if status == 503 or b'"server_is_overloaded"' in body:
         return False
@@ -185,76 +206,82 @@ def check_response(wanted: WantedImage, status: int, body: bytes) -> bool:
     )
     if status != wanted.kind.status or marker not in body:
         wanted.unexpected = f"{wanted.kind.model}: {status} {body[:300].decode('utf-8', 'replace')}"
+    elif any(wanted.prompt.encode() not in b64decode(image) for image in _BASE64.findall(body)):
+        wanted.unexpected = f"{wanted.kind.model}: the image of another client"
     return True
 
 
-async def run_client(
-    wanted: WantedImage, ports: Sequence[int], upstream: UpstreamLog, random_source: random.Random
-) -> None:
+async def run_client(wanted: WantedImage, fleet: Fleet, upstream: UpstreamLog, random_source: random.Random) -> None:
     """Send requests to random replicas, with random disconnects, until the image has arrived."""
-    while time.monotonic() < wanted.started_at + _TIMEOUT:
+    while time.monotonic() < wanted.deadline(fleet.last_fault_at):
         is_impatient = wanted.attempts < 3 and random_source.random() < 0.6
         if await attempt(
-            wanted, random_source.choice(ports), random_source.uniform(0.02, 0.9) if is_impatient else _TIMEOUT
+            wanted, random_source.choice(fleet.ports), random_source.uniform(0.02, 0.9) if is_impatient else _TIMEOUT
         ):
             wanted.finished_at = time.monotonic()
             return
         # A busy machine is as late with a heartbeat as with anything else.
-        await asyncio.sleep(_RETRY_DELAY[wanted.retry_style] + 4 * upstream.lateness)
+        await asyncio.sleep(_RETRY_DELAY[wanted.retry_style] + 4 * upstream.lateness.seconds)
 
 
 @asynccontextmanager
 async def cause_outages(
     fleet: Fleet, kill_every: float, outage_every: float, random_source: random.Random
 ) -> AsyncIterator[None]:
-    """Kill a replica every so many seconds, and stop Redis; `math.inf`: never."""
+    """Kill a replica every so many seconds, and stop Redis; `math.inf`: never. At the end all of them run again."""
+    ended = asyncio.Event()
+
+    async def wait(seconds: float) -> bool:
+        """Return False at the end."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), min(seconds, _FOREVER))
+        return not ended.is_set()
 
     async def kill_replicas() -> None:
-        while True:
-            await asyncio.sleep(kill_every * random_source.uniform(0.7, 1.3))
+        while await wait(kill_every * random_source.uniform(0.7, 1.3)):
             port = random_source.choice(fleet.ports)
             await asyncio.to_thread(fleet.kill, port)
             await asyncio.sleep(_REPLICA_DOWNTIME)
             await asyncio.to_thread(fleet.start, port)
+            fleet.last_fault_at = time.monotonic()
 
     async def kill_redis() -> None:
-        while True:
-            await asyncio.sleep(outage_every)
+        while await wait(outage_every):
             started_at = time.monotonic()
             await asyncio.to_thread(fleet.redis.kill)
             await asyncio.sleep(_REDIS_DOWNTIME)
             await asyncio.to_thread(fleet.redis.start)
-            fleet.outages.append((started_at, time.monotonic()))
+            fleet.last_fault_at = time.monotonic()
+            fleet.outages.append((started_at, fleet.last_fault_at))
 
     tasks = [asyncio.create_task(kill_replicas()), asyncio.create_task(kill_redis())]
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if not isinstance(outcome, asyncio.CancelledError):
-                raise RuntimeError("the outages have stopped") from outcome
+        ended.set()
+        await asyncio.gather(*tasks)
 
 
-async def run_clients(
-    fleet: Fleet, upstream: UpstreamLog, seconds: float, rate: float, random_source: random.Random
-) -> list[WantedImage]:
+async def run_clients(fleet: Fleet, upstream: UpstreamLog, options: argparse.Namespace) -> list[WantedImage]:
+    """Run clients under outages. These end at last, and each client must get its image then."""
+    random_source = random.Random(options.seed)
     images: list[WantedImage] = []
     clients = []
-    listening = asyncio.create_task(upstream.listen())
-    started_at = time.monotonic()
-    for number in range(int(seconds * rate)):
-        await asyncio.sleep(max(0.0, started_at + number / rate - time.monotonic()))
-        wanted = WantedImage(
-            f"{_PROMPT}{number:06}", random_source.choice(KINDS), random_source.choice(RETRY_STYLES), time.monotonic()
-        )
-        images.append(wanted)
-        clients.append(
-            asyncio.create_task(run_client(wanted, fleet.ports, upstream, random.Random(random_source.random())))
-        )
+    ports = [*fleet.ports, upstream.port]
+    observers = [asyncio.create_task(each) for each in (upstream.listen(), upstream.lateness.watch(ports))]
+    async with cause_outages(fleet, options.kill_every, options.outage_every, random_source):
+        started_at = time.monotonic()
+        for number in range(int(options.seconds * options.rate)):
+            await asyncio.sleep(max(0.0, started_at + number / options.rate - time.monotonic()))
+            kind, style = random_source.choice(KINDS), random_source.choice(RETRY_STYLES)
+            wanted = WantedImage(f"{_PROMPT}{number:06}", kind, style, time.monotonic())
+            images.append(wanted)
+            chance = random.Random(random_source.random())
+            clients.append(asyncio.create_task(run_client(wanted, fleet, upstream, chance)))
+        await asyncio.wait(clients, timeout=_TIMEOUT)
     await asyncio.gather(*clients)
-    listening.cancel()
+    for observer in observers:
+        observer.cancel()
     upstream.collect()
     return images
 
@@ -336,9 +363,7 @@ async def open_spool_files(fleet: Fleet) -> int:
 
 
 async def run_load(fleet: Fleet, upstream: UpstreamLog, options: argparse.Namespace) -> int:
-    random_source = random.Random(options.seed)
-    async with cause_outages(fleet, options.kill_every, options.outage_every, random_source):
-        images = await run_clients(fleet, upstream, options.seconds, options.rate, random_source)
+    images = await run_clients(fleet, upstream, options)
     failures = find_failures(images, upstream.calls_by_prompt, fleet.outages, upstream.crossing) + long_lived_keys(
         fleet.redis
     )
@@ -353,7 +378,11 @@ async def run_load(fleet: Fleet, upstream: UpstreamLog, options: argparse.Namesp
         sum(getattr(wanted, name) for wanted in images) for name in ("attempts", "reported_lost")
     )
     print(f"seed {options.seed}: {len(images)} images in {attempts} attempts, {upstream.total} upstream calls")
-    print(f"this process was late by {upstream.lateness:.2f} s at most")
+    print(f"this machine was late by {upstream.lateness.seconds:.2f} s at most")
+    slow = sum((wanted.finished_at or math.inf) > wanted.started_at + _TIMEOUT for wanted in images)
+    print(
+        f"{slow} images took longer than {_TIMEOUT:.0f} s, since their clients met one killed replica after the other"
+    )
     print(f"{fleet.kills} replicas killed, {reported_lost} images reported as lost")
     print(f"{len(during_outage)} images without Redis, {repeated} of them with more calls than are allowed with it")
     return print_failures(failures)

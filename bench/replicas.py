@@ -14,10 +14,12 @@ from pathlib import Path
 import orjson
 
 from app.config.settings import Settings
+from app.demo.drawing import Scene
 from app.main import create_app
 from app.observability.logging import configure_logging
 from app.server.draining import DrainingServer
 from app.state.job_table import SharingTimings
+from bench.padded_png import labeled_png
 from bench.process import Process, choose_cores, free_port, run
 from bench.soak import open_files
 from tests.support.redis import RedisServer
@@ -32,11 +34,25 @@ SILENCE = TIMINGS.suspect_after
 #: Seconds for which results are retained, without and with an idempotency key: on a busy machine a retry may come late.
 RETENTION, RETENTION_WITH_KEY = 8, 20
 
+#: Bytes of an image: more than Limner holds in memory.
+_IMAGE_SIZE = 300 * 1024
+
+
+def draw_label(scene: Scene, _encoding: str) -> bytes:
+    """Return an image that names its prompt, and costs next to no processor time.
+
+    The demo's own images take 70 ms of a processor each. Two cores draw fewer than the clients of a fleet test want,
+    who then wait ever longer for the upstream, until the death of a replica loses all that are in flight.
+    """
+    return labeled_png(scene.width, scene.height, scene.prompt, _IMAGE_SIZE)
+
 
 class Fleet:
     """Replicas over one Redis and one folder.
 
-    `outages` lists when Redis was stopped and started, in seconds of the monotonic clock.
+    Attributes, in seconds of the monotonic clock:
+        outages: When Redis was stopped and started.
+        last_fault_at: When the last outage ended, of Redis or of a replica.
     """
 
     def __init__(
@@ -51,6 +67,7 @@ class Fleet:
         self.redis = redis
         self.ports = [free_port() for _ in range(count)]
         self.outages: list[tuple[float, float]] = []
+        self.last_fault_at = 0.0
         self.kills = 0
         self._replicas: dict[int, ExitStack] = {}
         self._processes: dict[int, Process] = {}
@@ -95,7 +112,7 @@ def run_fleet(folder: Path, count: int, models: Iterable[str], **settings: str) 
     images = folder / "images"
     images.mkdir()
     redis.start()
-    with run_demo(chunk_pause=0.0) as demo:
+    with run_demo(chunk_pause=0.0, draw=draw_label) as demo:
         fleet = Fleet(demo, redis, images, count, models, **settings)
         try:
             for port in fleet.ports:

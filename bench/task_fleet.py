@@ -11,14 +11,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest import mock
 
 import orjson
 
-from app.demo.drawing import Scene, draw
 from bench.fleet import RequestKind, UpstreamLog, WantedImage, cause_outages, most_common, print_failures
 from bench.replicas import Fleet, run_fleet
 from bench.wire import Message, connect, head
@@ -34,10 +32,6 @@ _SUBMIT_INTERVAL = 0.3
 
 _MAX_BODY = 2**16
 
-#: What the upstream draws for every task. An image of its own for each would take 90 ms of a processor: at ten tasks a
-#: second, tasks would wait minutes for the upstream, and the death of a replica would lose all of them.
-_PROMPT = "fleet"
-
 #: Links are passed on, no task is refused for want of room, and none expires while a slow machine catches up.
 _SETTINGS = {"LIMNER_REHOST": "never", "LIMNER_MAX_QUEUE": "5000", "LIMNER_IDEMPOTENCY_TTL": "600"}
 
@@ -48,11 +42,6 @@ class SubmittedTask:
 
     wanted: WantedImage
     outcome: str = ""
-
-
-def draw_again(scene: Scene, encoding: str = "PNG") -> bytes:
-    """Return the same image for all tasks, which is drawn once."""
-    return draw(replace(scene, prompt=_PROMPT), encoding)
 
 
 async def exchange(port: int, request: Sequence[bytes]) -> Message | None:
@@ -161,7 +150,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     options = parser.parse_args(arguments)
     with (
-        mock.patch("app.demo.app.draw", draw_again),
         TemporaryDirectory(prefix="task-fleet-") as folder,
         run_fleet(Path(folder), options.replicas, [KIND.model], **_SETTINGS) as (
             fleet,

@@ -1,7 +1,7 @@
 """The routes of the demo upstream: chat completions, the list of models, and the images it has drawn."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,9 @@ LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 #: Images drawn at once. A pool of its own, because the event loop needs the default one for DNS look-ups.
 MAX_DRAWING_THREADS = 2
 
+#: Returns the file of a scene in an encoding.
+Draw = Callable[[Scene, str], bytes]
+
 _HTML_PAGE = b"<!doctype html><title>Please log in</title><h1>Please log in</h1>"
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -52,6 +55,7 @@ def create_demo(
     chunk_pause: float = 0.0,
     api_key: str | None = None,
     sleep: Sleep = asyncio.sleep,
+    draw: Draw = draw,
 ) -> Starlette:
     """Create the app. Its `app.state.demo` is the DemoState.
 
@@ -60,8 +64,9 @@ def create_demo(
         chunk_pause: Seconds between the chunks of a stream.
         api_key: The only Bearer token that is accepted; by default any or none.
         sleep: Replaced by tests.
+        draw: Replaced where the time that drawing takes would be in the way. Called in a thread.
     """
-    demo = _Demo(public_url, chunk_pause, api_key, sleep)
+    demo = _Demo(public_url, chunk_pause, api_key, sleep, draw)
     routes = [
         *(
             Route(path, demo.create_completion, methods=["POST"])
@@ -98,12 +103,15 @@ class InFlightCounter:
 
 
 class _Demo:
-    def __init__(self, public_url: str | None, chunk_pause: float, api_key: str | None, sleep: Sleep) -> None:
+    def __init__(
+        self, public_url: str | None, chunk_pause: float, api_key: str | None, sleep: Sleep, draw: Draw
+    ) -> None:
         self.state = DemoState()
         self._public_url = public_url
         self._chunk_pause = chunk_pause
         self._api_key = api_key
         self._sleep = sleep
+        self._draw = draw
         self._drawing_pool = ThreadPoolExecutor(MAX_DRAWING_THREADS, "demo-drawing")
 
     async def list_models(self, request: Request) -> Response:
@@ -181,7 +189,7 @@ class _Demo:
         if spec.is_html_page:
             data, media_type = _HTML_PAGE, "text/html"
         else:
-            draw_file = partial(draw, replace(scene, width=width, height=height), spec.encoding)
+            draw_file = partial(self._draw, replace(scene, width=width, height=height), spec.encoding)
             data = await asyncio.get_running_loop().run_in_executor(self._drawing_pool, draw_file)
             media_type = spec.media_type or f"image/{spec.encoding.lower()}"
         extension = _EXTENSIONS[spec.encoding] if spec.extension is None else spec.extension

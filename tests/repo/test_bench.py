@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import io
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from itertools import pairwise
@@ -14,10 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from redis import Redis
 
 from app.config.settings import Settings
 from app.demo.drawing import Scene
+from app.images.blob import MAX_IN_MEMORY
 from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
 from app.state.job_table import SharingTimings
@@ -25,9 +29,11 @@ from bench import fleet, load, task_fleet, workloads
 from bench.crowd import CrowdResult, crowd_of, crowd_rows, measure_crowd
 from bench.instrumented_server import create_instrumented_app
 from bench.latency import LatencyResult, latency_row, measure_latency
+from bench.lateness import Lateness
 from bench.load import Sample
 from bench.padded_png import padded_png
-from bench.process import choose_cores
+from bench.process import choose_cores, free_port
+from bench.replicas import draw_label
 from bench.servers_under_test import LIMNER, TRANSLATOR, ServerUnderTest, start_upstream
 from bench.simulation import DAY, GENERATION_SECONDS, QUANTITIES, REDIS_COMMANDS, DayResult, Fleet, Period, simulate
 from bench.table import print_crowds, print_table, row, waiting_row
@@ -38,6 +44,7 @@ from tests.support.redis import RedisServer
 from tests.support.servers import run_demo, run_limner
 
 KIB = 1024
+KIND = fleet.RequestKind("slow-0.5", 0.5)
 ROOT = Path(__file__).parents[2]
 WORKLOAD_KINDS = (
     SMALL,
@@ -306,10 +313,64 @@ def test_no_task_is_lost_in_silence_or_paid_twice_when_replicas_are_killed(capsy
     assert ", 0 replicas killed" not in output
 
 
-def test_the_upstream_of_the_task_fleet_draws_once() -> None:
-    """Drawing one image for each task would take all of a processor, and tasks would end as nothing for want of time."""
-    one, other = (task_fleet.draw_again(Scene(prompt, 64, 64)) for prompt in ("fleet 000001", "fleet 000002"))
-    assert one is other
+def test_the_upstream_of_a_fleet_draws_images_that_cost_nothing_and_name_their_prompts() -> None:
+    """Drawn by the demo, they would take all of a processor, and clients would end as nothing for want of time."""
+    one, other = (draw_label(Scene(prompt, 1024, 640), "PNG") for prompt in ("fleet 000001", "fleet 000002"))
+    assert (b"fleet 000001" in one, b"fleet 000001" in other) == (True, False)
+    with Image.open(io.BytesIO(one)) as image:
+        image.load()
+    assert (image.size, len(one) > MAX_IN_MEMORY) == ((1024, 640), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "unexpected"),
+    [
+        ("its own image", b'{"data":[{"b64_json":"%s"}]}' % b64encode(b"a fleet 000001"), ""),
+        ("the image of another client", b'{"data":[{"b64_json":"%s"}]}' % b64encode(b"a fleet 000002"), "slow-0.5: the image of another client"),
+        ("a link", b'{"data":[{"url":"http://127.0.0.1/kept/a.png"}]}', ""),
+    ],
+)  # fmt: skip
+def test_a_client_knows_its_own_image(name: str, body: bytes, unexpected: str) -> None:
+    wanted = fleet.WantedImage("fleet 000001", KIND, "key", 0.0)
+    assert fleet.check_response(wanted, 200, body)
+    assert wanted.unexpected == unexpected, name
+
+
+@pytest.mark.parametrize(
+    ("name", "met_fault_at", "last_fault_at", "deadline"),
+    [
+        ("no fault", 0.0, 90.0, 70.0),
+        ("a fault while replicas are killed", 50.0, 90.0, 110.0),
+        ("a fault when no replica is killed any more", 95.0, 90.0, 150.0),
+        ("a fault where none was ever killed", 95.0, 0.0, 70.0),
+    ],
+)
+def test_a_client_gives_up_in_time(name: str, met_fault_at: float, last_fault_at: float, deadline: float) -> None:
+    wanted = fleet.WantedImage("p", KIND, "key", 10.0, met_fault_at=met_fault_at)
+    assert wanted.deadline(last_fault_at) == deadline, name
+
+
+def test_a_server_that_is_late_makes_the_machine_late() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clock[0] += 3.0
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async def sleep(seconds: float) -> None:
+        if lateness.by_port:
+            raise asyncio.CancelledError
+        clock[0] += seconds + 0.5
+
+    async def measure() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            # The second server is away.
+            await lateness.watch([server.sockets[0].getsockname()[1], free_port()])
+
+    clock = [100.0]
+    lateness = Lateness(now=lambda: clock[0], sleep=sleep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(measure())
+    assert (list(lateness.by_port.values()), lateness.seconds) == ([3.0], 3.0)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +391,6 @@ def test_a_task_that_is_lost_or_paid_twice_is_found(outcome: str, calls: int, fa
     assert found == ([failure] if failure else [])
 
 
-KIND = fleet.RequestKind("slow-0.5", 0.5)
 FLEET_CASES: list[tuple[str, dict[str, Any], list[float], str]] = [
     ("one call", {}, [1.0], ""),
     ("two calls", {}, [1.0, 2.0], "1 x slow-0.5, plain: 2 calls, 1 allowed"),
