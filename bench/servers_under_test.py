@@ -1,5 +1,6 @@
 """The servers that are compared, and how each of them is started in front of the upstream."""
 
+import compileall
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -118,6 +119,8 @@ BASELINE = ServerUnderTest("baseline", _uvicorn)
 
 @contextmanager
 def start_upstream(core: int) -> Iterator[Process]:
+    """Start the upstream, after Limner was compiled as pip compiles what it installs: else each start might do it."""
+    compileall.compile_dir(Path(__file__).parents[1] / "app", quiet=1)
     port = free_port()
     with run(_python("-m", "bench.upstream", str(port)), port, core, {}) as process:
         yield process
