@@ -29,6 +29,7 @@ from app.images.blob import Blob, Spool, SpoolMemory
 from app.images.fetch import Fetcher
 from app.images.guarded_http import GuardedHttp
 from app.images.signer import Signer, SigningKey, load_signing_key
+from app.images.spare_files import MAX_SPARE_BYTES, SpareFiles
 from app.images.store import ImageStore, StoreConfig
 from app.images.stores import open_store
 from app.images.transcode import Transcoder
@@ -115,7 +116,7 @@ class Services:
 
     @property
     def spool_memory(self) -> SpoolMemory:
-        """What the blobs of all requests hold in memory."""
+        """What the blobs of all requests hold in memory, and the files that they no longer need."""
         return self.backends.spool_memory
 
     def new_blob(self) -> Blob:
@@ -170,6 +171,7 @@ class Services:
             await self.pool.close()
             await self.backends.fetcher.close()
             await self.webhooks.sender.http.close()
+            self.spool_memory.spare_files.close()
             self.backends.transcoder.close()
             if self.backends.signer is not None:
                 self.backends.signer.close()
@@ -180,7 +182,12 @@ class Services:
         """Return what goes on while the server runs, whether or not there are requests."""
         settings = self.settings
         return [
-            purge_expired(self.store, self.registry, min(_MAX_PURGE_INTERVAL, settings.image_ttl, settings.answer_ttl)),
+            purge_expired(
+                self.store,
+                self.registry,
+                self.spool_memory.spare_files,
+                min(_MAX_PURGE_INTERVAL, settings.image_ttl, settings.answer_ttl),
+            ),
             sample_gauges(self.service.semaphore, self.pool.public_circuits),
             self.service.sharing.heartbeat_loop(),
             exchange_circuit_reports(self.state, self.pool),
@@ -287,7 +294,7 @@ def build_backends(
     settings: Settings, transport: Transport | None, store: ImageStore, table: JobTable[Job]
 ) -> Backends:
     """Return what all jobs share."""
-    memory = SpoolMemory(settings.spool_memory)
+    memory = SpoolMemory(settings.spool_memory, spare_files=SpareFiles(MAX_SPARE_BYTES))
     new_blob = partial(Blob, settings.spool_dir, memory=memory)
     pool = build_pool(settings, transport)
     specs = [member.spec for member in pool.members]
@@ -438,12 +445,14 @@ def _address_of(proxy: SecretStr | None) -> str | None:
 async def purge_expired(
     store: ImageStore,
     registry: JobRegistry,
+    spare_files: SpareFiles,
     seconds: float,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> None:
-    """Drop expired jobs and stored images, every `seconds`, for ever."""
+    """Drop expired jobs, stored images and spare files, every `seconds`, for ever."""
     while True:
         registry.drop_expired()
+        spare_files.close()
         try:
             log.debug("store_purge", removed=await store.delete_expired())
         except ApiError as error:

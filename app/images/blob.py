@@ -9,13 +9,14 @@ import tempfile
 import zlib
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from app.errors import SpoolFull
+from app.images.spare_files import SpareFiles
 from app.observability.metrics import SPOOL_BYTES, SPOOL_MEMORY
 
 #: Bytes that one blob may hold in memory. A larger one costs as much CPU time there as in a file: a request with 2 MiB,
@@ -34,10 +35,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
 
 @dataclass(slots=True)
 class SpoolMemory:
-    """The bytes that blobs hold in memory, of all blobs that share this object: those of one process."""
+    """What blobs share, those of one process: the bytes that they may hold in memory, and the files of closed ones."""
 
     limit: int = DEFAULT_MEMORY
     used: int = 0
+    spare_files: SpareFiles = field(default_factory=SpareFiles)
 
     def take(self, size: int) -> bool:
         """Count `size` more bytes, if there is room for them. Return whether there is."""
@@ -71,7 +73,8 @@ class Blob:
         Args:
             directory: Where the file is created, by default the system's folder.
             in_memory: Bytes to hold before that, at most.
-            memory: What all blobs together may hold; None means that this one shares it with no other.
+            memory: What all blobs together may hold, with their spare files, which are in the same folder; None means
+                that this one shares it with no other.
             with_checksum: Compute the checksum while bytes are written, since it will be needed. It takes as long as
                 all the rest of writing.
         """
@@ -84,6 +87,10 @@ class Blob:
         #: Where each piece ends.
         self._ends: list[int] = []
         self._file: IO[bytes] | None = None
+        #: Where the bytes end that an earlier blob has left in the file.
+        self._left_over = 0
+        #: Another process may still use the file when this blob is closed.
+        self._is_lent = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`.
@@ -99,8 +106,14 @@ class Blob:
             return
         if self._file is not None:
             SPOOL_BYTES.inc(len(data))
-        with _refusing_without_room():
-            _write_all(self._open_file(), data)
+        file = self._open_file()
+        try:
+            _write_all(file.fileno(), data)
+        except OSError as error:
+            # What follows is not of this blob.
+            file.truncate()
+            self._left_over = 0
+            raise self._refusal(error) from None
 
     def _keep(self, data: bytes | memoryview) -> None:
         """Hold bytes in memory that the budget has room for: as they came, which copies nothing."""
@@ -109,19 +122,40 @@ class Blob:
             self._pieces.append(bytes(data))
             self._ends.append(len(data) + (self._ends[-1] if self._ends else 0))
 
-    def _open_file(self) -> int:
-        """Return the descriptor of the file, which is created with the bytes held in memory first."""
+    def _open_file(self) -> IO[bytes]:
+        """Return the file, which is created with the bytes held in memory first.
+
+        Raises:
+            SpoolFull: There is no room for it. The bytes are still in memory.
+        """
         if self._file is None:
-            with ExitStack() as on_error:
-                # If there is no room for all of them, they are still in memory.
-                file = on_error.enter_context(tempfile.TemporaryFile(dir=self._directory, buffering=0))
-                for piece in self._pieces:
-                    _write_all(file.fileno(), piece)
-                on_error.pop_all()
-            self._file = file
+            try:
+                with ExitStack() as on_error:
+                    file, left_over = self._new_file()
+                    on_error.enter_context(file)
+                    for piece in self._pieces:
+                        _write_all(file.fileno(), piece)
+                    on_error.pop_all()
+            except OSError as error:
+                raise self._refusal(error) from None
+            self._file, self._left_over = file, left_over
             SPOOL_BYTES.inc(self.size)
             self._drop_pieces()
-        return self._file.fileno()
+        return self._file
+
+    def _new_file(self) -> tuple[IO[bytes], int]:
+        """Return a file to write, and where the bytes end that it still has."""
+        spare = self._budget.spare_files.take()
+        if spare is None:
+            return tempfile.TemporaryFile(dir=self._directory, buffering=0), 0
+        return spare.open(), spare.size
+
+    def _refusal(self, error: OSError) -> Exception:
+        """Return what to raise for an error of the disk."""
+        if error.errno not in _NO_ROOM:
+            return error
+        self._budget.spare_files.close()
+        return SpoolFull(detail=f"LIMNER_SPOOL_DIR: {error.strerror}")
 
     def _drop_pieces(self) -> None:
         if self._ends:
@@ -140,8 +174,14 @@ class Blob:
 
     @property
     def file_descriptor(self) -> int | None:
-        """The descriptor of the file, None while the bytes are held in memory. Its position belongs to `write`."""
-        return None if self._file is None else self._file.fileno()
+        """The descriptor of the file, for other processes; None while the bytes are held in memory.
+
+        Its position belongs to `write`.
+        """
+        if self._file is None:
+            return None
+        self._is_lent = True
+        return self._whole_file(self._file)
 
     def lend_file(self) -> int:
         """Return the descriptor of a file with the bytes: for another process to read, or to write if there are none.
@@ -149,8 +189,8 @@ class Blob:
         Raises:
             SpoolFull: The disk or its quota is full, or no descriptor is free for the file.
         """
-        with _refusing_without_room():
-            return self._open_file()
+        self._is_lent = True
+        return self._whole_file(self._open_file())
 
     def take_back(self, size: int) -> None:
         """Take over what another process has written into the file that was lent. Few bytes move into memory."""
@@ -165,8 +205,15 @@ class Blob:
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`, fewer only at the end."""
         if self._file is not None:
-            return os.pread(self._file.fileno(), size, offset)
+            return os.pread(self._whole_file(self._file), size, offset)
         return b"".join(self._slices(offset, offset + size))
+
+    def _whole_file(self, file: IO[bytes]) -> int:
+        """Return the descriptor of the file, which has the bytes of this blob and no others from here on."""
+        if self._left_over > self.size:
+            os.ftruncate(file.fileno(), self.size)
+        self._left_over = 0
+        return file.fileno()
 
     def _slices(self, start: int, end: int) -> Iterator[memoryview]:
         for index in range(bisect_right(self._ends, start), len(self._ends)):
@@ -188,6 +235,8 @@ class Blob:
 
     def _close_file(self) -> None:
         if self._file is not None and not self._file.closed:
+            if not self._is_lent:
+                self._budget.spare_files.keep(self._file, max(self.size, self._left_over))
             self._file.close()
             SPOOL_BYTES.dec(self.size)
 
@@ -196,16 +245,6 @@ class Blob:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-@contextmanager
-def _refusing_without_room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise SpoolFull(detail=f"LIMNER_SPOOL_DIR: {error.strerror}") from None
 
 
 def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:

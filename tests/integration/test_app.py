@@ -15,6 +15,8 @@ from starlette.requests import Request
 from app.api.context import RequestContext, context_of, set_context
 from app.config.settings import Settings
 from app.errors import NotFound
+from app.images.blob import Blob, SpoolMemory
+from app.images.spare_files import SpareFiles
 from app.images.store import store_unreachable
 from app.jobs.registry import JobRegistry
 from app.main import EXPOSED_HEADERS, create_app, handle_api_error, handle_http_exception, services_of
@@ -222,8 +224,12 @@ def test_the_store_is_purged_periodically() -> None:
             raise Enough
 
     store, registry = Store(), JobRegistry(ttl=1, key_ttl=1, max_retained=1, max_retained_bytes=1)
+    memory = SpoolMemory(0, spare_files=SpareFiles(10))
+    with Blob(memory=memory) as blob:
+        blob.write(b"image")
     with structlog.testing.capture_logs() as records, pytest.raises(Enough):
-        asyncio.run(purge_expired(store, registry, 7.0, sleep))  # type: ignore[arg-type]
+        asyncio.run(purge_expired(store, registry, memory.spare_files, 7.0, sleep))  # type: ignore[arg-type]
+    assert memory.spare_files.take() is None
     assert (store.purges, slept) == (3, [7.0] * 3)
     assert [record.get("removed") for record in records] == [1, None, 3]
     assert records[1]["log_level"] == "warning"
