@@ -21,6 +21,7 @@ from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_
 from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.json_text import decode_text, parse_json
 from app.protocol.size_fit import SizeMode
+from app.protocol.validation_errors import header_safe_name
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -291,7 +292,11 @@ class _MultipartHandler:
         try:
             return decode_text(self._text[1:-1], parse_charset(self._type.decode("latin-1")))
         except UnicodeDecodeError:
-            raise InvalidRequest("A text field of the form is not valid UTF-8.") from None
+            field = header_safe_name(self._name)
+            message = (
+                f"The text field '{field}' is not valid UTF-8. A file needs a file name or a Content-Type."
+            )
+            raise InvalidRequest(message, param=field) from None
 
     def _finish(self) -> None:
         self.ended = True
