@@ -17,7 +17,7 @@ import structlog
 from hypothesis import settings
 
 #: Fixtures that several files use.
-pytest_plugins = ["tests.support.replica_fixtures", "tests.support.store_fixtures"]
+pytest_plugins = ["tests.support.replica_fixtures", "tests.support.store_fixtures", "tests.support.upstream_fixtures"]
 
 #: Prefixes of the variables from which the tools of object stores take keys and addresses.
 CLOUD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")

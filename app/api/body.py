@@ -293,9 +293,7 @@ class _MultipartHandler:
             return decode_text(self._text[1:-1], parse_charset(self._type.decode("latin-1")))
         except UnicodeDecodeError:
             field = header_safe_name(self._name)
-            message = (
-                f"The text field '{field}' is not valid UTF-8. A file needs a file name or a Content-Type."
-            )
+            message = f"The text field '{field}' is not valid UTF-8. A file needs a file name or a Content-Type."
             raise InvalidRequest(message, param=field) from None
 
     def _finish(self) -> None:

@@ -32,12 +32,6 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def limner(demo: RunningDemo) -> Iterator[RunningLimner]:
     with run_limner(demo.url) as running:
         yield running

@@ -11,13 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.support.raw_http import RawResponse, chunked_body, connect, send_request
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
+from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
 
 @pytest.fixture(scope="module")

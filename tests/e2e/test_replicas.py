@@ -20,7 +20,7 @@ from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http_lines import GENERATION, ListeningClient, is_between_attempts, wait_for_jobs, wait_until
 from tests.support.redis import RedisServer
 from tests.support.seaweedfs import RunningWeed
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
 EPOCH = b"limner:{jobs}:epoch"
 FAST_POLLS = SharingTimings(poll=0.02)
@@ -28,12 +28,6 @@ FAST_HEARTBEATS = replace(FAST_POLLS, heartbeat=0.02, suspect_after=0.05)
 
 
 pytestmark = pytest.mark.usefixtures("replicas_at_rest")
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 @dataclass

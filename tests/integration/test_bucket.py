@@ -19,7 +19,7 @@ from app.images.bucket import BucketLocation, BucketStore, describe_error, parse
 from app.images.store import StoreConfig
 from tests.support.fake_clouds import Clouds
 from tests.support.seaweedfs import RunningWeed
-from tests.support.servers import RunningDemo, run_demo, run_limner
+from tests.support.servers import RunningDemo, run_limner
 from tests.support.store_fixtures import AZURE_KEY, DAY, PNG, put, read, service_account
 
 NAME = "a" * 32 + ".png"
@@ -252,12 +252,6 @@ def test_without_a_configured_key_that_of_the_environment_is_used(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     store = BucketStore(replace(s3_store, key=None))
     assert read(store, put(store, b"image")) == b"image"
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 def generate(demo: RunningDemo, config: StoreConfig, **options: Any) -> tuple[str, bytes, str, str]:

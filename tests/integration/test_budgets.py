@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 import pytest
-import structlog
 
 from app.access.auth import Caller
 from app.access.budgets import MoneyBudgets
@@ -31,6 +30,8 @@ from app.upstream.spec import ModelMap, UpstreamSpec
 from tests.support.billing_upstream import BillingUpstream, billed_limner
 from tests.support.redis import RedisServer, run_redis
 
+pytestmark = pytest.mark.usefixtures("default_log")
+
 HEAD = f'[[keys]]\nname = "shop"\nsha256 = "{hashlib.sha256(b"sk-shop").hexdigest()}"\n'
 PRICES = ({"image": "0.04"},)
 
@@ -39,12 +40,6 @@ PRICES = ({"image": "0.04"},)
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     with run_redis(tmp_path) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _reset_log() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def key_with(budget: str) -> ClientKey:

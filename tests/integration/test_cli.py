@@ -30,15 +30,10 @@ from app.protocol.webhook_signature import derive_secret, write_secret
 from tests.support.raw_http import build_request, connect, send_request
 from tests.support.servers import run_demo
 
+pytestmark = pytest.mark.usefixtures("default_log")
+
 NOWHERE = "http://127.0.0.1:9/v1"
 WHERE = {"LIMNER_UPSTREAM_BASE_URL": NOWHERE}
-
-
-@pytest.fixture(autouse=True)
-def _default_log() -> Iterator[None]:
-    """Undo that commands configure the log to write to the standard error of this test."""
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -14,18 +14,11 @@ from app.protocol.credentials import has_credentials
 from app.protocol.image_format import bytes_reader
 from tests.support.raw_http_lines import GENERATION
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningLimner, run_limner, serve
+from tests.support.servers import RunningLimner, run_limner
 from tests.support.signed_images import signed
 from tests.support.wayward_upstream import WaywardUpstream
 
 FORMATS = ("png", "jpeg", "webp")
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[tuple[WaywardUpstream, str]]:
-    wayward = WaywardUpstream()
-    with serve(wayward.app()) as url:
-        yield wayward, url
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,11 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-import structlog
 from PIL import Image
 
 from app.cli import demo as demo_module
@@ -21,14 +19,9 @@ from app.cli.main import BROKEN_PIPE, main
 from tests.integration.test_cli import limner
 from tests.support.raw_http import build_request, send_request
 
+pytestmark = pytest.mark.usefixtures("default_log")
+
 SIZES = {"generated.png": (1536, 1024), "edited.png": (1024, 1536)}
-
-
-@pytest.fixture(autouse=True)
-def _default_log() -> Iterator[None]:
-    """Undo that the demo configures the log to write to the standard error of this test."""
-    yield
-    structlog.reset_defaults()
 
 
 def sizes(folder: Path) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
@@ -40,15 +40,9 @@ from app.server.draining import (
 from tests.support.processes import run_process
 from tests.support.raw_http import connect
 from tests.support.raw_http_lines import wait_until
-from tests.support.servers import RunningDemo, run_demo
+from tests.support.servers import RunningDemo
 
 BODY = {"model": "gpt-image-2", "prompt": "a fox"}
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 def generate(url: str) -> httpx.Response:

@@ -1,7 +1,6 @@
 """`x-limner-dry-run: true` tells what a request would do: nobody is asked, nothing is charged, no secret is shown."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from app.jobs.dry_run import is_dry_run
 from app.observability.metrics import REGISTRY
 from tests.support.sample_images import noise, saved
-from tests.support.servers import RunningDemo, run_demo, run_limner
+from tests.support.servers import RunningDemo, run_limner
 
 DRY = {"x-limner-dry-run": "true"}
 GUEST = {**DRY, "authorization": "Bearer sk-guest"}
@@ -26,12 +25,6 @@ monthly_images = 3
 max_size = "1024x1024"
 max_quality = "medium"
 """
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 def ask(url: str, body: dict[str, Any], headers: dict[str, str] = DRY) -> httpx.Response:

@@ -21,7 +21,7 @@ from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size, is_legal
 from tests.support.raw_http_lines import GENERATION
 from tests.support.sample_images import as_blob, as_image, gradient, saved
-from tests.support.servers import RunningLimner, run_limner, serve
+from tests.support.servers import RunningLimner, run_limner
 from tests.support.wayward_upstream import WaywardUpstream, random_image
 
 WEB_FORMATS = [None, "png", "jpeg", "webp"]
@@ -56,13 +56,6 @@ def test_hundreds_of_images_get_exactly_the_size_that_is_wished() -> None:
 
 
 # The server
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[tuple[WaywardUpstream, str]]:
-    wayward = WaywardUpstream()
-    with serve(wayward.app()) as url:
-        yield wayward, url
 
 
 @pytest.fixture(scope="module")

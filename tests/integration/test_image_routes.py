@@ -20,17 +20,11 @@ from app.config.settings import Settings
 from app.main import create_app
 from tests.support.raw_http import build_request, chunked_body, connect, send_request
 from tests.support.sample_images import chunk
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
 KEY = "authorization: Bearer sk-client"
 LIMIT = 256 * 1024
 IMAGE_LIMIT = 128 * 1024
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from app.protocol.sizes import Size
 from app.state.shared_state import SharedState
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.redis import RedisServer, run_redis
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
 HEAD = f'[[keys]]\nname = "alice"\nsha256 = "{hashlib.sha256(b"sk-alice").hexdigest()}"\n'
 KEY = {"authorization": "Bearer sk-alice"}
@@ -232,12 +232,6 @@ def test_the_concurrency_of_a_key_is_limited() -> None:
                 pass
 
     asyncio.run(check())
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 def ask(limner: RunningLimner, prompt: str, **headers: str) -> httpx.Response:

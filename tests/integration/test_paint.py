@@ -21,16 +21,10 @@ from starlette.routing import Route
 from app.cli import paint as paint_module
 from app.cli.paint import PaintOptions, Progress, error_text, output_paths, paint
 from tests.support.sample_images import noise, saved
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner, serve
+from tests.support.servers import RunningDemo, RunningLimner, run_limner, serve
 
 PNG = saved(noise((64, 48)), "PNG")
 BASE64 = base64.b64encode(PNG).decode()
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

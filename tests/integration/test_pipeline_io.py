@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -17,13 +16,7 @@ from app.observability.metrics import REGISTRY
 from app.protocol.image_format import ImageInfo
 from tests.support.raw_http_lines import GENERATION, limner_with_model
 from tests.support.sample_images import as_blob, noise, saved
-from tests.support.servers import RunningDemo, run_demo, run_limner
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
+from tests.support.servers import RunningDemo, run_limner
 
 
 def opened(b64_json: str) -> Image.Image:

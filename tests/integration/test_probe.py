@@ -11,7 +11,6 @@ import click
 import httpx
 import orjson
 import pytest
-import structlog
 from pydantic import SecretStr
 
 from app.cli import probe as probe_module
@@ -29,12 +28,7 @@ from app.protocol.sizes import Size
 from tests.support.proxy import run_proxy
 from tests.support.servers import RunningDemo, run_demo
 
-
-@pytest.fixture(autouse=True)
-def _default_log() -> Iterator[None]:
-    """Undo that the command configures the log to write to the standard error of this test."""
-    yield
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("default_log")
 
 
 @pytest.fixture(scope="module")

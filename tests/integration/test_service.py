@@ -40,23 +40,12 @@ from tests.support.raw_http_lines import (
     wait_until,
 )
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningDemo, RunningLimner, run_demo
+from tests.support.servers import RunningDemo, RunningLimner
 from tests.unit.jobs.test_registry import REQUEST, Desk
 
+pytestmark = pytest.mark.usefixtures("demo_at_rest")
+
 HEADERS = {"authorization": "Bearer any"}
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _reset(demo: RunningDemo) -> Iterator[None]:
-    demo.state.reset()
-    yield
-    demo.state.release()
 
 
 def test_plain_json_that_waits_begins_with_white_space(demo: RunningDemo) -> None:

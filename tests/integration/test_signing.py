@@ -24,13 +24,6 @@ FORMATS = ("png", "jpeg", "webp")
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[tuple[WaywardUpstream, str]]:
-    wayward = WaywardUpstream()
-    with serve(wayward.app()) as url:
-        yield wayward, url
-
-
-@pytest.fixture(scope="module")
 def signing(upstream: tuple[WaywardUpstream, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLimner]:
     with run_limner(upstream[1], **credentials().write(tmp_path_factory.mktemp("signing"))) as limner:
         yield limner

@@ -7,19 +7,13 @@ from typing import Any
 import pytest
 
 from tests.support.raw_http import RawResponse, build_request, send_request
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
 EVIL, REBOUND, IMAGE = "origin: https://evil.example", "host: evil.example", "sec-fetch-site: cross-site"
 LOCAL_APP = "origin: http://localhost:3000"
 JSON = "content-type: application/json"
 BODY = b'{"prompt":"a fox","response_format":"b64_json"}'
 GENERATION = "POST /v1/images/generations"
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

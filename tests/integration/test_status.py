@@ -11,15 +11,9 @@ import httpx
 import pytest
 
 from tests.support.raw_http_lines import GENERATION, ListeningClient, wait_for_jobs
-from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
+from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
 KEY = {"authorization": "Bearer sk-client"}
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http import RawConnection, build_request, connect
 from tests.support.raw_http_lines import wait_until
 from tests.support.redis import RedisServer, run_redis
-from tests.support.servers import RunningDemo, run_demo
+from tests.support.servers import RunningDemo
 
 Record = dict[str, Any]
 
@@ -324,12 +324,6 @@ def test_ipv6() -> None:
 
 
 # Real processes from here on.
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 @contextmanager

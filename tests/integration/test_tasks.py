@@ -2,7 +2,6 @@
 
 import base64
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from app.state.job_table import SharingTimings
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs, wait_until
 from tests.support.redis import RedisServer
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningDemo, RunningLimner, run_demo
+from tests.support.servers import RunningDemo, RunningLimner
 
 SUBMIT = "/v1/images/generations/async"
 DAY = 86_400
@@ -28,12 +27,6 @@ PICTURE = saved(gradient(), "PNG")
 
 
 pytestmark = pytest.mark.usefixtures("replicas_at_rest")
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 @dataclass

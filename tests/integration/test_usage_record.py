@@ -25,23 +25,12 @@ from app.protocol.image_request import Operation
 from tests.support.raw_http import build_request, connect
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningDemo, RunningLimner, run_demo
+from tests.support.servers import RunningDemo, RunningLimner
+
+pytestmark = pytest.mark.usefixtures("demo_at_rest")
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _reset(demo: RunningDemo) -> Iterator[None]:
-    demo.state.reset()
-    yield
-    demo.state.release()
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +30,7 @@ from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http_lines import GENERATION, limner_with_model, wait_until
 from tests.support.redis import RedisServer
 from tests.support.sample_images import gradient, saved
-from tests.support.servers import RunningDemo, RunningLimner, run_demo
+from tests.support.servers import RunningDemo, RunningLimner
 from tests.support.webhook_receiver import (
     OK,
     Answer,
@@ -45,22 +44,11 @@ from tests.support.webhook_receiver import (
     status,
 )
 
+pytestmark = pytest.mark.usefixtures("demo_at_rest")
+
 KEY = "sk-me"
 SUBMIT = "/v1/images/generations/async"
 PICTURE = saved(gradient(), "PNG")
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _reset(demo: RunningDemo) -> Iterator[None]:
-    demo.state.reset()
-    yield
-    demo.state.release()
 
 
 @dataclass

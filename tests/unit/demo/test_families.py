@@ -1,6 +1,5 @@
 """Each family of the demo upstream: where it reads size and quality, what it makes of them, what it refuses, its reply."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from app.demo.chat_request import DemoApiError, Wish, parse_chat_request
 from app.demo.families import FAMILIES
-from tests.support.servers import RunningDemo, run_demo
+from tests.support.servers import RunningDemo
 
 BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -118,12 +117,6 @@ def test_a_family_refuses(case: Refusal) -> None:
 
 def test_a_wish_has_pixels() -> None:
     assert BY_NAME["words"].read({}, "a fox") == Wish(1254, 1254, "auto", "a fox")
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
 
 
 def answer(demo: RunningDemo, family: str, **body: Any) -> Any:

@@ -5,7 +5,7 @@ import base64
 import math
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,9 @@ from tests.support.join_cases import (
     TwinCase,
 )
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
-from tests.support.servers import RunningDemo, RunningLimner, run_demo
+from tests.support.servers import RunningDemo, RunningLimner
+
+pytestmark = pytest.mark.usefixtures("demo_at_rest")
 
 ANSWER = GenerationResult((OutputImage("form", url="https://h/a.png"),), Usage())
 REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox")
@@ -467,19 +469,6 @@ def test_a_job_key_has_the_headers_of_the_caller(idempotency_key: str | None, is
 def test_an_invalid_idempotency_key_is_rejected(key: str) -> None:
     with pytest.raises(InvalidRequest, match="Idempotency-Key"):
         job_key(REQUEST, Caller("me", None), key, is_retry=False)
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[RunningDemo]:
-    with run_demo() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _reset(demo: RunningDemo) -> Iterator[None]:
-    demo.state.reset()
-    yield
-    demo.state.release()
 
 
 def ask(limner: RunningLimner, asked: dict[str, Any] = GENERATION, **headers: str) -> httpx.Response:
