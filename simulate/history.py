@@ -24,6 +24,9 @@ _SUSPECT = 8.0
 #: Seconds for which a delivered image is kept for a retry, less some for its way.
 _KEPT = 55.0
 
+#: Faults that hold up news.
+_LATE = {"replica paused", "redis down", "redis slow", "redis loses packets"}
+
 #: Requests to upstreams for one image: attempts, the first one counted.
 _MAX_CALLS = 3
 
@@ -257,11 +260,9 @@ class History:
         return now < noticed_at + _SETTLED or self._slowed_down(noticed_at)
 
     def _slowed_down(self, since: float) -> bool:
-        """Return whether news of a client may have been late. An empty Redis is quick."""
+        """Return whether news of a client may have been late. An empty Redis is quick, and one that gets a command twice."""
         return any(
-            (fault.kind == "replica paused" or (fault.kind.startswith("redis") and fault.kind != "redis empty"))
-            and fault.at + fault.seconds + 2 * _SETTLED >= since
-            for fault in self._plan.faults
+            fault.kind in _LATE and fault.at + fault.seconds + 2 * _SETTLED >= since for fault in self._plan.faults
         )
 
     def _charge(self, call: Call, group: Group, client: "Client") -> None:

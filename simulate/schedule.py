@@ -202,9 +202,10 @@ class Schedule:
             tries = len(self.replicas) * (1 + len({call.job_id for call in group.calls}))
             while self.history.missing(group) and tries:
                 tries -= 1
-                self._look(group, self.replicas[tries % len(self.replicas)])
+                self._look(group, tries)
 
-    def _look(self, group: Group, replica: Replica) -> None:
+    def _look(self, group: Group, tries: int) -> None:
+        """Send one more request for a missing image, or look for it by one of the ids that clients know."""
         first = group.clients[0].wish
         mark = "count" if group.key is None else "key"
         wish = Wish(
@@ -213,9 +214,10 @@ class Schedule:
         client = Client(len(self.clients), wish, self)
         self.clients.append(client)
         group.clients.append(client)
-        job_ids = [each.job_id for each in group.clients if each.job_id]
-        client.job_id = job_ids[-1] if job_ids and group.key is None else ""
-        self._only = replica
+        round_number, number = divmod(tries, len(self.replicas))
+        job_ids = self._known_ids(group)
+        client.job_id = job_ids[round_number % len(job_ids)] if job_ids else ""
+        self._only = self.replicas[number]
         missing = len(self.history.missing(group))
         client.ask(is_repeat=True, result_id=client.job_id)
         self._run_until_quiet()
@@ -224,6 +226,14 @@ class Schedule:
             client.ask(is_repeat=True)
             self._run_until_quiet()
         self._only = None
+
+    def _known_ids(self, group: Group) -> list[str]:
+        """Return the ids of jobs by which clients can still get an image. Under a key each request brings it."""
+        if group.key is not None:
+            return []
+        known = [client.job_id for client in group.clients if client.job_id]
+        missing = {call.job_id for call in self.history.missing(group)}
+        return [job_id for job_id in known if job_id in missing] or known[-1:]
 
     def _check_that_nothing_is_held(self) -> None:
         for replica in self.replicas:

@@ -152,7 +152,7 @@ class ImageService:
         """
         table = self.sharing.job_table
         if self.is_draining or key.key is not None or table.is_alone:
-            job = self.registry.find_joinable(key)
+            job = await self._joinable_here(key)
             if self.is_draining and (job is None or job.needs_new_run):
                 raise ServiceUnavailable(_SHUTTING_DOWN)
             if job is not None:
@@ -174,6 +174,19 @@ class ImageService:
             return reader
         grant = Grant() if remote_id is not None else await self._charge(request, key, submission)
         return self._add_job(remote_id, grant, key, request, submission)
+
+    async def _joinable_here(self, key: JobKey) -> Job | None:
+        """Return the job of this replica that a request joins.
+
+        The end of a run that was called off is told to the table first: then the job may be gone, and another replica
+        may have begun an equal one.
+        """
+        while (job := self.registry.find_joinable(key)) is not None:
+            if not (job.run.is_called_off and job.publish_lock.locked()):
+                return job
+            async with job.publish_lock:
+                pass
+        return None
 
     async def _present_job(self, job_id: str | None) -> Job | None:
         """Return the job with that id, None where this replica has to begin to follow it.

@@ -76,11 +76,16 @@ end
 
 local function has_outcome(id) return redis.call('HEXISTS', key_of(id), 'outcome') == 1 end
 
+-- The number of the latest command of this owner that told of a job; 0 where the job is not its own.
+local function latest_command(id)
+  local owner, sequence = unpack(redis.call('HMGET', key_of(id), 'owner', 'sequence'))
+  return owner == args.owner and tonumber(sequence or 0) or 0
+end
+
 -- Commands of one owner may overtake each other. A number of readers that was sent earlier than the one that is known is
 -- no news: a heartbeat must not say that a client is there whose end of waiting is known already. Returns whether it is news.
 local function is_news(id)
-  local known = redis.call('HGET', key_of(id), 'sequence')
-  if redis.call('HGET', key_of(id), 'owner') == args.owner and known and known + 0 > args.sequence then return false end
+  if latest_command(id) > args.sequence then return false end
   redis.call('HSET', key_of(id), 'sequence', args.sequence)
   return true
 end
@@ -115,9 +120,12 @@ local function lease(id, milliseconds)
   extend(key_of(id), milliseconds)
 end
 
+-- Whether a job is run by the replica that asks.
+local function is_run_here(record) return record.owner == args.owner and not record.has_outcome end
+
 -- Count one more reader. The owner counts those that it has itself, until its next heartbeat says how many they are.
 local function add_reader(id, record)
-  if record.owner == args.owner and not record.has_outcome then
+  if is_run_here(record) then
     is_news(id)
     redis.call('HINCRBY', key_of(id), 'readers', 1)
   else
@@ -151,6 +159,36 @@ local function was_reported_to_another(id, record, reader)
   return false
 end
 
+local function joined(id, record) return {is_run_here(record) and 'joined_own' or 'joined', id} end
+
+-- What this request was told when this very claim came for the first time, or nil. The reply to that was lost. The replica
+-- may have been paused before it sent the claim once more, and another one may have taken the job over meanwhile, finished
+-- it, and delivered it: then the request joins it.
+local function told_before()
+  local record = read(args.id)
+  if record and record.owner == args.owner then
+    write(args.id, args.fields)
+    return {'claimed', args.id}
+  end
+  local id = args.id
+  if not record then
+    local by
+    id, by = unpack(redis.call('HMGET', key_of(args.id), 'joined', 'joined_by'))
+    record = id and by + 0 == args.sequence and read(id)
+  end
+  if not record then return nil end
+  if not is_run_here(record) then add_reader(id, record) end
+  return joined(id, record)
+end
+
+-- Count the request as a reader, and note what it has joined, should its claim come once more.
+local function join(id, record)
+  add_reader(id, record)
+  redis.call('HSET', key_of(args.id), 'joined', id, 'joined_by', args.sequence)
+  redis.call('PEXPIRE', key_of(args.id), args.delivery_lease)
+  return joined(id, record)
+end
+
 -- A job of the slot that the request may join: what it is told, or nil. Only the first in order is looked at. Records
 -- that are in the way are removed, and places that are out of date are mended, each once.
 local function find_joinable()
@@ -176,8 +214,7 @@ local function find_joinable()
       -- If replicas wait for an orphan, one of them takes it over; otherwise this request replaces it.
       bury(id)
     else
-      add_reader(id, record)
-      return {record.owner == args.owner and not record.has_outcome and 'joined_own' or 'joined', id}
+      return join(id, record)
     end
   end
 end
@@ -189,7 +226,8 @@ local commands = {}
 -- that owners may not have restored their records yet, a request with an idempotency key has to wait. It names the table
 -- that it has waited for, because Redis may lose its data once more meanwhile.
 function commands.claim()
-  redis.call('ZREM', slot, args.id)
+  local told = told_before()
+  if told then return told end
   redis.call('ZREMRANGEBYSCORE', slot, FAR, FAR + now - args.delivered_for)
   for _, id in ipairs(args.unread) do
     local record = read(id)
@@ -208,11 +246,24 @@ function commands.claim()
   return {'claimed', args.id}
 end
 
+-- Whether the table has forgotten a job with an idempotency key, and another one has taken its place.
+local function is_replaced(id)
+  if not args.keyed or read(id) then return false end
+  while true do
+    local other = redis.call('ZRANGE', slot, 0, 0, 'WITHSCORES')[1]
+    if not other or other == id then return false end
+    if read(other) then return true end
+    redis.call('ZREM', slot, other)
+  end
+end
+
 -- Store the state of a job, or its outcome. Restores what Redis has forgotten. `submitted` never goes back. A job without
 -- an outcome runs again, or was delivered: the outcome of an earlier run would be an error that no replica can mend. A state
 -- that was given up may arrive behind the outcome, and is no news then.
 function commands.publish()
-  if is_owned_by_another(args.id) then return {'not_owner'} end
+  if is_owned_by_another(args.id) or (args.submitting and is_replaced(args.id)) then return {'not_owner'} end
+  -- An outcome that comes once more is there already, and may have been delivered since.
+  if outcome ~= '' and has_outcome(args.id) and latest_command(args.id) >= args.sequence then return {'ok'} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
   local news = is_news(args.id)
   if outcome ~= '' then

@@ -282,7 +282,9 @@ class JobTable(Generic[J]):
             failed=bool(outcome) and job.has_failed,
         )
         ttl = self._retention(job.key) if ttl is None else ttl
-        reply = await self._call("publish", job.id, job.key, outcome, required=required, fields=fields, ttl=ttl)
+        # A run that has sent something already is told of, whatever has taken its place.
+        more = {"required": required, "submitting": submitted and not job.was_submitted}
+        reply = await self._call("publish", job.id, job.key, outcome, fields=fields, ttl=ttl, **more)
         if reply.answer == "not_owner":
             self.untrack(job.id)
             raise ServiceUnavailable(_TAKEN_OVER)

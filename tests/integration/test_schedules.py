@@ -50,6 +50,10 @@ MENDED = {
     1_102_720: "A repeat was told that another replica had just taken its job over: that is allowed.",
     1_208_067: "A response with one of two images crossed the leave of its client, who then asked for both: that is allowed.",
     1_218_922: "A job that had failed at no cost was sent again by the replica that took it over: that is allowed.",
+    2_007_128: "A replica was paused while it claimed, and its claim came once more when others had delivered the result.",
+    2_011_869: "A client that looked for one of two equal asynchronous results was sent to the other: the look at the end was wrong.",
+    2_031_302: "A repeat started a job again whose record was just being deleted, beside an equal job of another replica.",
+    334: "A repeat joined a job, the reply was lost, and its claim came once more: it was taken for another client.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -512,6 +512,40 @@ def test_a_request_starts_the_job_again_that_is_just_being_called_off(
         second = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers={"idempotency-key": "k1"})
         first.disconnect()
     assert (second.status_code, demo.state.calls) == (200, 2)
+
+
+def test_a_request_does_not_start_a_job_again_that_is_just_being_forgotten(
+    demo: RunningDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record may be gone already, and another replica may have begun an equal job."""
+    with limner_with_model(demo, "limited-1", keepalive_after=0) as limner:
+        registry = limner.service.registry
+        find_joinable = registry.find_joinable
+
+        class Forgetting(asyncio.Lock):
+            """Is held by who tells the table that the job has ended, and drops it then."""
+
+            def locked(self) -> bool:
+                return True
+
+            async def acquire(self) -> Literal[True]:
+                registry.drop(forgotten)
+                return await super().acquire()
+
+        def find_called_off(key: JobKey) -> Job | None:
+            if forgotten in registry.active():
+                forgotten.run.call_off()
+            return find_joinable(key)
+
+        first = ListeningClient(limner, GENERATION, Idempotency_Key="k1")
+        wait_until(lambda: is_between_attempts(limner))
+        (forgotten,) = registry.active()
+        forgotten.publish_lock = Forgetting()
+        monkeypatch.setattr(registry, "find_joinable", find_called_off)
+        second = httpx.post(f"{limner.url}/v1/images/generations", json=GENERATION, headers={"idempotency-key": "k1"})
+        first.disconnect()
+    assert second.status_code == 200
+    assert "x-limner-joined" not in second.headers
 
 
 #: What goes wrong once the reply is there: the part of the server, its method, and the exception.
