@@ -81,6 +81,7 @@ class History:
         self._clock, self._plan = clock, plan
         self._calls_by_job: Counter[str] = Counter()
         self._claims: set[str] = set()
+        self._announced: dict[str, float] = {}
         self._take_overs: Counter[str] = Counter()
         self._trouble = [
             fault for fault in plan.faults if fault.kind.startswith("redis") and "doubles" not in fault.kind
@@ -193,6 +194,10 @@ class History:
         """Note that another replica runs a job now, which begins to count its attempts."""
         self._take_overs[job_id] += 1
 
+    def announced(self, job_id: str) -> None:
+        """Note that the job table knows of a job that it may cost something."""
+        self._announced.setdefault(job_id, self._clock.now)
+
     def claimed(self, request_id: str) -> None:
         """Note that the job table has a new job for a request.
 
@@ -244,9 +249,15 @@ class History:
         return any(fault.kind == "redis empty" and self._is_forgotten(group, fault.at) for fault in trouble)
 
     def _is_forgotten(self, group: Group, at: float) -> bool:
-        """Return whether no replica can restore what Redis knew of a question when it lost its data."""
+        """Return whether no replica can restore what Redis knew of a question when it lost its data.
+
+        A question that was not announced by then is not sent beside another one with its key.
+        """
+        if group.key is None:
+            return True
+        was_announced = any(self._announced.get(call.job_id, at) < at for call in group.calls)
         is_over = any(call.over_at is not None and call.over_at <= at for call in group.calls)
-        return group.key is None or is_over or bool(self.kills) or self._slowed_down(at)
+        return was_announced and (is_over or bool(self.kills) or self._slowed_down(at))
 
     def _seems_connected(self, earlier: "Attempt") -> bool:
         """Return whether the replicas may still take an earlier request of the same client for one that waits."""

@@ -56,6 +56,7 @@ class SimulatedRedis:
         on_lost: Takes the reader that a loss is reported to.
         on_claimed: Takes the request that a new job is claimed for.
         on_taken_over: Takes the job that another replica has taken over.
+        on_announced: Takes the job that is about to be sent, or was.
         executed: Commands by name.
     """
 
@@ -70,6 +71,7 @@ class SimulatedRedis:
     on_lost: Callable[[str], None] = lambda _: None
     on_claimed: Callable[[str], None] = lambda _: None
     on_taken_over: Callable[[str], None] = lambda _: None
+    on_announced: Callable[[str], None] = lambda _: None
     executed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -92,8 +94,11 @@ class SimulatedRedis:
             self.note(_describe(args, reply))
         if reply[0] == b"claimed":
             self.on_claimed(reply[1].decode())
-        if args[0] == "take_over" and reply[0] == b"ok":
-            self.on_taken_over(orjson.loads(args[1])["id"])
+        if reply[0] == b"ok":
+            if args[0] == "take_over":
+                self.on_taken_over(orjson.loads(args[1])["id"])
+            elif args[0] == "publish":
+                self.on_announced(orjson.loads(args[1])["id"])
         if reply[0] == b"lost":
             self.on_lost(orjson.loads(args[1]).get("reader", ""))
         return reply

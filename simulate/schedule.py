@@ -65,6 +65,7 @@ class Schedule:
             on_lost=self.history.loss_reported,
             on_claimed=self.history.claimed,
             on_taken_over=self.history.taken_over,
+            on_announced=self.history.announced,
         )
         upstream = SimulatedUpstream(
             self.clock, self.chance, {name: list(each) for name, each in plan.behaviors.items()}, self.history.called

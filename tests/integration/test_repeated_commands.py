@@ -83,7 +83,7 @@ class Case:
     name: str
     key: JobKey
     between: Scene
-    told: list[str]
+    expected: list[str]
 
 
 CASES = [
@@ -103,7 +103,7 @@ def test_a_claim_comes_once_more(case: Case, server: RedisServer, redis: Redis) 
         repeat = remember(one, "claim")
         assert await one.table.claim_or_join("req_1", key, is_async=False) is None
         await case.between(other, redis)
-        assert await repeat() == case.told
+        assert await repeat() == case.expected
 
     redis.set("limner:{jobs}:epoch", 0)
     play(scene, server)

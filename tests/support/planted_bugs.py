@@ -17,7 +17,7 @@ from app.jobs import retention
 from app.jobs.job import Job, JobKey
 from app.jobs.pipeline_io import JobIO
 from app.jobs.registry import JobRegistry
-from app.jobs.service import JobReader
+from app.jobs.service import ImageService, JobReader
 from app.jobs.sharing import JobSharing
 from app.state.job_table import JobTable
 from app.upstream import client as upstream_client
@@ -56,6 +56,16 @@ def script(*changes: tuple[str, str]) -> Plant:
             return compile_script(text)
 
         patch.setattr(simulate.redis, "compile_script", compile_changed)
+
+    return plant
+
+
+def both(*plants: Plant) -> Plant:
+    """Break a rule and what would hide that."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        for each in plants:
+            each(patch)
 
     return plant
 
@@ -142,6 +152,10 @@ async def forget_delivered(sharing: JobSharing, seconds: float) -> None:
         await asyncio.wait(sharing.background, timeout=seconds)
 
 
+async def find_at_once(service: ImageService, key: JobKey) -> Job | None:
+    return service.registry.find_joinable(key)
+
+
 def only_failed_downloads(job: Job) -> bool:
     return job.run.is_done and not job.is_remote and isinstance(job.run.error, ImageUnavailable)
 
@@ -165,7 +179,7 @@ PLANTED_BUGS = (
     PlantedBug("Attempts are not counted, so a question is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
     PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "close", close_and_call_off)),
     PlantedBug("A replica goes on following a job whose client has left, so the repeat of that client pays again.", attribute(JobReader, "close", close_and_follow), first=400_704),
-    PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("known + 0 > args.sequence", "false")), first=823_976),
+    PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("latest_command(id) > args.sequence", "false")), first=823_976),
     PlantedBug("A heartbeat offers what was just delivered, so two equal requests get one image.", attribute(JobTable, "_give_heartbeats", give_plain_heartbeats), first=610_779),
     PlantedBug("The error of an earlier run stays in the table, so a retry waits for ever.", script(("  else\n    redis.call('HDEL', key_of(args.id), 'outcome')\n  end", "  end"), ("  redis.call('HDEL', key_of(args.id), 'outcome')\n  write", "  write")), first=913_605),
     PlantedBug("An outcome counts a client that has joined while it was published, so the next request pays again.", script(("if not news and outcome == '' then", "if not news then")), first=1_014_867),
@@ -182,5 +196,8 @@ PLANTED_BUGS = (
     PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id, 0) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
+    PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil"))),
+    PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), first=2_007_128),
+    PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("or (args.submitting and is_replaced(args.id))", "")), attribute(ImageService, "_joinable_here", find_at_once)), first=2_031_302),
     PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), first=206_650, seeds=3000),
 )  # fmt: skip
