@@ -24,8 +24,8 @@ from app.api.responses import (
     coalesce,
 )
 from app.errors import ApiError
-from app.jobs.job import Item, JobRun, summarize_request
-from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.job import JobRun, summarize_request
+from app.jobs.pipeline import GenerationResult, Item, PartialImage
 from app.jobs.service import JobReader
 from app.jobs.tasks import TaskView
 from app.jobs.telemetry import JobTelemetry

@@ -24,7 +24,7 @@ from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError, InvalidRequest, ModerationBlocked, NoImageInReply, UpstreamError
 from app.images.blob import Spool
 from app.jobs.job import Job, JobKey
-from app.jobs.pipeline import GenerationResult, Pipeline, PipelinePolicy
+from app.jobs.pipeline import GenerationResult, Item, Pipeline, PipelinePolicy
 from app.jobs.pipeline_io import JobIO
 from app.protocol.dialect_probe import Answer, DialectProbe, Finding, Question, names_modalities
 from app.protocol.image_request import Operation, read_json
@@ -225,8 +225,9 @@ async def ask(settings: Settings, entry: UpstreamEntry, question: Question) -> t
     started_at, image, error = time.monotonic(), None, None
     async with services.running():
         try:
-            steps = [step async for step in Pipeline(request, JobIO(services.backends, job, None), policy).run()]
-            (image,) = [step.images[0] for step in steps if isinstance(step, GenerationResult)]
+            items: list[Item] = []
+            await Pipeline(request, JobIO(services.backends, job, None), policy).run(items.append)
+            (image,) = [item.images[0] for item in items if isinstance(item, GenerationResult)]
         except ApiError as caught:
             error = caught
         finally:

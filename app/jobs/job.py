@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,7 +16,7 @@ from app.errors import (
     UpstreamError,
 )
 from app.images.blob import Spool
-from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
 from app.jobs.telemetry import JobTelemetry
 from app.observability.logging import log
 from app.protocol.chat_reply import ChatReply
@@ -27,8 +26,6 @@ from app.protocol.image_request import ImagesRequest
 _REPLY_AT_FAULT = (ModerationBlocked, NoImageInReply, UpstreamError)
 
 _SHUTTING_DOWN = "The server is shutting down. Please try again."
-
-Item = PartialImage | GenerationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,30 +113,31 @@ class JobRun:
 
     def start(
         self,
-        items: AsyncGenerator[Item, None],
+        work: Callable[[Emit], Awaitable[None]],
         *,
         on_done: Sequence[Callable[[], None]] = (),
         on_unread: Callable[[], None] = lambda: None,
     ) -> asyncio.Task[None]:
-        """Start the task that collects `items`, and return it.
+        """Start the task that does the work and collects its items, and return it.
 
         Args:
-            items: The work itself.
+            work: The work itself. It is given what takes its items.
             on_done: Called once, in order, when the task has ended.
             on_unread: Called when the task has ended and has no readers (left), after `on_done`; again when a reader
                 that came later has left.
         """
         self._on_done, self._on_unread = on_done, on_unread
-        self.task = asyncio.create_task(self._collect(items))
+        self.task = asyncio.create_task(self._collect(work))
         self.task.add_done_callback(self._finish)
         return self.task
 
-    async def _collect(self, items: AsyncGenerator[Item, None]) -> None:
+    def _take(self, item: Item) -> None:
+        self.items.append(item)
+        self._wake_readers()
+
+    async def _collect(self, work: Callable[[Emit], Awaitable[None]]) -> None:
         try:
-            async with aclosing(items):
-                async for item in items:
-                    self.items.append(item)
-                    self._wake_readers()
+            await work(self._take)
         except ApiError as error:
             # Without its frames, which would keep the buffers of the request alive.
             self.error = self.cause = error.with_traceback(None)

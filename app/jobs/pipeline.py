@@ -3,13 +3,13 @@
     load the input images ─▶ write the question ─▶ ask the upstream, n times side by side ─▶ find images in each reply
     ─▶ download or decode each ─▶ measure ─▶ convert if asked ─▶ store if it needs a URL ─▶ one item of the result
 
-An edit is a generation with input images. A stream is the same generator, encoded item by item.
+An edit is a generation with input images. A stream is the same run, encoded item by item.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, ParamSpec, Protocol, TypeVar
@@ -20,7 +20,7 @@ from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.extraction.partial import PartialImageTracker, without_open_end
 from app.extraction.refusal import is_refusal, no_image_error
 from app.extraction.urls import has_image_ending
-from app.jobs.concurrent_items import run_concurrently
+from app.jobs.concurrent_work import run_concurrently
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion, to_image_url, wants_stream
 from app.protocol.credentials import has_credentials
@@ -49,8 +49,11 @@ class PipelineIO(Protocol):
     Images are `ByteSink`s that `new_blob`, `fetch` and the other methods have made; the pipeline closes none of them.
     """
 
-    def ask(self, question: ChatQuestion) -> AsyncGenerator[ChatReply, None]:
-        """Yield snapshots of one reply while it grows, the complete reply last. Raises `UpstreamError` and its kind."""
+    async def ask(self, question: ChatQuestion, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
+        """Await `on_reply` with snapshots of one reply while it grows, the complete reply last.
+
+        Raises `UpstreamError` and its kind, also after snapshots.
+        """
         ...
 
     async def fetch(self, url: str, *, is_result: bool) -> ByteSink:
@@ -149,6 +152,11 @@ class GenerationResult:
     created: int = field(default_factory=lambda: int(time.time()), compare=False)
 
 
+#: What a run brings, and what takes it.
+Item = PartialImage | GenerationResult
+Emit = Callable[[Item], None]
+
+
 @dataclass(frozen=True, slots=True)
 class InputImages:
     """The input images: as they go upstream (blobs or links), and as they came. `mask` is set if it holds exactly."""
@@ -171,8 +179,8 @@ class Pipeline:
     inputs: InputImages = InputImages()
     undelivered: list[ApiError] = field(default_factory=list)
 
-    async def run(self) -> AsyncGenerator[PartialImage | GenerationResult, None]:
-        """Yield partial images as they come, then one result.
+    async def run(self, emit: Emit) -> None:
+        """Emit partial images as they come, then one result.
 
         Raises:
             ApiError: If no question has brought an image, the first error that a repeat may mend, or the first at all.
@@ -183,24 +191,14 @@ class Pipeline:
             tuple(to_image_url(image) for image in self.inputs.prepared),
             stream=wants_stream(self.policy.stream, self.request),
         )
-        images: list[OutputImage] = []
-        usage = Usage()
-        errors: list[ApiError] = []
-        generations = [self.generate(question) for _ in range(self.request.n)]
-        items = generations[0] if len(generations) == 1 else run_concurrently(generations)
-        async with aclosing(items):
-            async for item in items:
-                match item:
-                    case PartialImage():
-                        yield item
-                    case GenerationResult():
-                        images += item.images
-                        usage += item.usage
-                    case _:
-                        errors.append(item)
-        if not images:
+        outcomes = await run_concurrently([self.generate(question, emit) for _ in range(self.request.n)])
+        results = [outcome for outcome in outcomes if isinstance(outcome, GenerationResult)]
+        errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
+        if not results:
             raise (self.undelivered or errors)[0]
-        yield GenerationResult(tuple(images[: self.request.n]), usage, failed=len(errors))
+        images = tuple(image for result in results for image in result.images)
+        usage = sum((result.usage for result in results), Usage())
+        emit(GenerationResult(images[: self.request.n], usage, failed=len(errors)))
 
     async def load_inputs(self) -> InputImages:
         """Load and prepare the input images. Raises `UserError` for what is not an image."""
@@ -256,26 +254,29 @@ class Pipeline:
         blob.write(decode_data_url(url))
         return blob
 
-    async def generate(
-        self, question: ChatQuestion
-    ) -> AsyncGenerator[PartialImage | GenerationResult | ApiError, None]:
-        """Ask one question and yield what it brings: partial images where wanted, then a result or an error.
+    async def generate(self, question: ChatQuestion, emit: Emit) -> GenerationResult | ApiError:
+        """Ask one question, emit the partial images that it brings, where wanted, and return its result or error.
 
         A bug becomes an error too: the other questions are paid for, and this one's reply may be read once more.
         """
         tracker = PartialImageTracker(self.request.partial_images if self.request.stream else 0)
-        reply, error = None, None
+        reply: ChatReply | None = None
+        error = None
+
+        async def take(snapshot: ChatReply) -> None:
+            nonlocal reply
+            reply = snapshot
+            for image in await self.find_partials(tracker, snapshot) if tracker.remaining else ():
+                emit(PartialImage(image))
+
         try:
-            async with aclosing(self.io.ask(question)) as snapshots:
-                async for reply in snapshots:
-                    for image in await self.find_partials(tracker, reply) if tracker.remaining else ():
-                        yield PartialImage(image)
+            await self.io.ask(question, take)
         except Exception as caught:  # noqa: BLE001  # reason: see above
             error = self.as_api_error(caught)
         outcome = await self.attempt(self.conclude(reply, error))
         if isinstance(outcome, ImageUnavailable) or type(outcome) is ApiError:
             self.undelivered.append(outcome)
-        yield outcome
+        return outcome
 
     async def find_partials(self, tracker: PartialImageTracker, reply: ChatReply) -> list[OutputImage]:
         """Return the partial images that are new in a reply. The rest of it is read whatever happens here."""

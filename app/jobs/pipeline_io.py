@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -30,7 +29,7 @@ from app.protocol.inline_images import ByteSink
 from app.protocol.size_fit import SizeMode
 from app.state.job_table import JobTable
 from app.upstream.client import UpstreamRequest
-from app.upstream.pool import Snapshot, UpstreamPool
+from app.upstream.pool import UpstreamPool
 
 #: Seconds between two looks at what an upstream says of its progress: each look reads the whole reply.
 _PROGRESS_INTERVAL = 0.5
@@ -95,29 +94,33 @@ class JobIO:
         self._run = self.job.run
         self._earlier = iter((*self.job.paid_replies, *self.job.spent_questions))
 
-    async def ask(self, question: ChatQuestion) -> AsyncGenerator[ChatReply, None]:
-        """Yield snapshots of one reply. What the questions of an earlier run have brought is not asked for again.
+    async def ask(self, question: ChatQuestion, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
+        """Await `on_reply` with snapshots of one reply, as `UpstreamRequest` says.
+
+        What the questions of an earlier run have brought is not asked for again.
 
         Raises:
             ApiError: What the upstream has answered, in this run or in the earlier one.
         """
         earlier = next(self._earlier, None)
         if isinstance(earlier, ChatReply):
-            yield earlier
-            return
+            return await on_reply(earlier)
         if earlier is not None:
             self._run.question_errors.append(earlier)
             raise earlier
         sent, telemetry = SentQuestion(self._run), self._run.telemetry
         if telemetry.ignored is None:
             self._expect_ignored()
+
+        async def take(upstream: str, reply: ChatReply) -> None:
+            self._note_snapshot(upstream, reply)
+            sent.reply = reply
+            await on_reply(reply)
+
         try:
             with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
-                async with aclosing(self._send(question, sent, step)) as snapshots:
-                    async for upstream, reply in snapshots:
-                        self._note_snapshot(upstream, reply)
-                        sent.reply = reply
-                        yield reply
+                request = self._request(question, sent, step, take)
+                await self.backends.pool.request(request, question.request.model, self.upstream)
         except BaseException as failure:  # reason: noted, and raised again
             self._note_failure(sent, failure)
             raise
@@ -137,8 +140,14 @@ class JobIO:
         if sent.unsettled and sent.reply is None:
             self.job.spent_questions.append(failure if isinstance(failure, ApiError) else JobLost())
 
-    def _send(self, question: ChatQuestion, sent: "SentQuestion", step: TraceStep) -> AsyncGenerator[Snapshot, None]:
-        request = UpstreamRequest(
+    def _request(
+        self,
+        question: ChatQuestion,
+        sent: "SentQuestion",
+        step: TraceStep,
+        on_reply: Callable[[str, ChatReply], Awaitable[None]],
+    ) -> UpstreamRequest:
+        return UpstreamRequest(
             question,
             self.token,
             {"x-request-id": self.job.id, **step.headers},
@@ -146,8 +155,8 @@ class JobIO:
             partial(self._before_send, sent),
             sent.mark_free,
             self._note_attempt,
+            on_reply,
         )
-        return self.backends.pool.request(request, question.request.model, self.upstream)
 
     async def _before_send(self, sent: "SentQuestion") -> None:
         """Announce the job to other replicas before it may cost something, once for all its questions."""

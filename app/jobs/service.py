@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -17,8 +16,8 @@ from app.access.keys import ClientKey
 from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
-from app.jobs.job import Item, Job, JobKey, JobRun, JobState
-from app.jobs.pipeline import Pipeline, PipelinePolicy
+from app.jobs.job import Job, JobKey, JobRun, JobState
+from app.jobs.pipeline import Emit, Pipeline, PipelinePolicy
 from app.jobs.pipeline_io import Backends, JobIO
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.sharing import NOT_CANCELABLE, JobSharing
@@ -271,11 +270,11 @@ class ImageService:
         """Start the present run of a job. When it ends, `on_done` is called in the order that is written here."""
         run, usage = job.run, submission.usage
         reader = self._reader(job, submission)
-        work = (self._follow_remote if job.is_remote else self._run)(job, submission)
+        work = partial(self._follow_remote if job.is_remote else self._run, job, submission)
         client_key = submission.caller.key
         has_budget = client_key is not None and client_key.monthly_cost is not None
         task = run.start(
-            self._settled(work, run, client_key) if has_budget else work,
+            partial(self._run_and_settle, work, run, client_key) if has_budget else work,
             on_done=[
                 lambda: self.tasks.discard(task),
                 lambda: usage.end_run(run),
@@ -291,14 +290,12 @@ class ImageService:
             self.sharing.job_table.track(job)
         return reader
 
-    async def _settled(
-        self, items: AsyncGenerator[Item, None], run: JobRun, client_key: ClientKey | None
-    ) -> AsyncGenerator[Item, None]:
-        """Yield the items of a run, and count its real cost before its end is known to clients."""
+    async def _run_and_settle(
+        self, work: Callable[[Emit], Awaitable[None]], run: JobRun, client_key: ClientKey | None, emit: Emit
+    ) -> None:
+        """Do the work of a run, and count its real cost before its end is known to clients."""
         try:
-            async with aclosing(items):
-                async for item in items:
-                    yield item
+            await work(emit)
         finally:
             await self._settle(run, client_key)
 
@@ -314,18 +311,16 @@ class ImageService:
             self.settlements.add(task)
             task.add_done_callback(self.settlements.discard)
 
-    async def _follow_remote(self, job: Job, submission: Submission) -> AsyncGenerator[Item, None]:
-        """Yield the result of another replica, or run the job here where that replica cannot and nothing is lost."""
+    async def _follow_remote(self, job: Job, submission: Submission, emit: Emit) -> None:
+        """Emit the result of another replica, or run the job here where that replica cannot and nothing is lost."""
         result = await self.sharing.await_remote(job)
         if result is not None:
-            yield result
+            emit(result)
             return
         submission.usage.start_run(job)
-        async with aclosing(self._run(job, submission)) as items:
-            async for item in items:
-                yield item
+        await self._run(job, submission, emit)
 
-    async def _run(self, job: Job, submission: Submission) -> AsyncGenerator[Item, None]:
+    async def _run(self, job: Job, submission: Submission, emit: Emit) -> None:
         """Run the pipeline with a slot of the client key and one of this process.
 
         The key's slot comes first: a request that waits for it holds no slot that others could use.
@@ -340,9 +335,7 @@ class ImageService:
                 try:
                     # Room for the images is reserved before anything is paid for.
                     with self.capacity.reserve(request.n, size.width * size.height):
-                        async with aclosing(pipeline.run()) as items:
-                            async for item in items:
-                                yield item
+                        await pipeline.run(emit)
                 except asyncio.CancelledError:
                     if run.state is not JobState.SUBMITTED:
                         raise
@@ -394,7 +387,7 @@ class ImageService:
         if outcome is None:
             return JobView(None, remote.seconds_left)
         job = Job(job_id, JobKey(caller.id, ""), outcome.request, spool, JobRun(readers=1), is_async=True)
-        job.run.start(outcome.items(), on_unread=spool.close)
+        job.run.start(outcome.emit, on_unread=spool.close)
         await job.run.wait_done()
         return JobView(JobReader(job, job.run, self.sharing), remote.seconds_left)
 

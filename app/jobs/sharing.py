@@ -6,7 +6,7 @@ never written. Reading an outcome restores the images into a spool, as if the jo
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
@@ -24,8 +24,8 @@ from app.errors import (
 )
 from app.images.blob import Blob, Spool
 from app.images.store import ImageStore, copy_stored
-from app.jobs.job import Item, Job
-from app.jobs.pipeline import GenerationResult
+from app.jobs.job import Job
+from app.jobs.pipeline import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.observability.logging import log
 from app.protocol.chat_reply import ChatReply, read_reply
@@ -319,11 +319,11 @@ class JobOutcome:
     spent_questions: tuple[ApiError, ...] = ()
     can_retry_free: bool = False
 
-    async def items(self) -> AsyncGenerator[Item, None]:
-        """Yield the result as a run brings it. Raises the error."""
+    async def emit(self, emit: Emit) -> None:
+        """Emit the result as a run brings it. Raises the error."""
         if self.result is None:
             raise self.error or ApiError()
-        yield self.result
+        emit(self.result)
 
 
 async def dump_outcome(job: Job, store: ImageStore) -> bytes:

@@ -74,6 +74,11 @@ class AttemptRecord:
         self.add_ids([fields.get(name) for name in _ID_HEADERS])
         self._from_header = read_cost_header(fields)
 
+    def read_reply(self, reply_id: str | None, usage: Usage, reported: ReportedCost | None) -> None:
+        """Take in what the body of the response says, of which more may follow."""
+        self.add_ids((reply_id,))
+        self.usage, self.reported = usage, reported
+
     def add_ids(self, ids: Any) -> None:
         """Add the upstream's names of the request that are usable and new."""
         for each in ids:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -59,7 +59,7 @@ _NOT_CONNECTED = (
 _CONNECTION_LOST = (httpx.HTTPError, aiohttp.ClientError)
 
 
-async def _send_unobserved() -> None:
+async def _unobserved(*_: object) -> None:
     return
 
 
@@ -74,15 +74,18 @@ class UpstreamRequest:
             request may cost something.
         after_free_failure: Called when an attempt has failed in a way that surely cost nothing.
         on_attempt: Called with the record of each attempt before it is sent. The pool goes on writing into the record.
+        on_reply: Awaited with the upstream's name and a snapshot of its reply, each time that the reply has grown, and
+            at its end. An error may follow. No generator: each layer of these costs nearly 1 % of a small request.
     """
 
     question: ChatQuestion
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     new_blob: Callable[[], ByteSink] | None = None
-    before_send: Callable[[], Awaitable[None]] = _send_unobserved
+    before_send: Callable[[], Awaitable[None]] = _unobserved
     after_free_failure: Callable[[], None] = lambda: None
     on_attempt: Callable[[AttemptRecord], None] = lambda _: None
+    on_reply: Callable[[str, ChatReply], Awaitable[None]] = _unobserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +180,13 @@ class UpstreamClient:
         return self._classify(response, error_body, request, elapsed)
 
     async def read_reply(
-        self, pending: PendingReply, request: UpstreamRequest, started_at: float, record: AttemptRecord | None = None
-    ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
-        """Yield snapshots of the reply while it grows, and the last one when it has ended.
+        self, pending: PendingReply, request: UpstreamRequest, started_at: float, record: AttemptRecord
+    ) -> UpstreamFailure | None:
+        """Report snapshots of the reply to `request.on_reply` while it grows, and the last one when it has ended.
 
-        A reply that is nothing but an error object yields one `UpstreamFailure`, as if the error had come as a status.
-        A stream that breaks off yields what had come (`complete` is false) before it raises: an image that was named by
-        then was paid for and is good.
+        A reply that is nothing but an error object is not reported but returned as a failure, as if the error had come
+        as a status. A stream that breaks off is reported as far as it had come (`complete` is false) before the error
+        is raised: an image that was named by then was paid for and is good.
 
         Raises:
             UpstreamError: The reply could not be read, broke off or took too long.
@@ -192,10 +195,7 @@ class UpstreamClient:
         parser = ReplyParser(request.new_blob, secrets=self._secrets(request), attempt=record)
         response = pending.response
         try:
-            async with aclosing(self._snapshots(response, parser, started_at)) as snapshots:
-                async for reply in snapshots:
-                    if reply.has_content:
-                        yield reply
+            await self._parse(parser, response, request, started_at, record)
             reply, end = await _read(parser, ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
             parser.end()
@@ -208,30 +208,46 @@ class UpstreamClient:
             error_body = orjson.dumps({"error": reply.error})
             failure = self._classify(response, error_body, request, elapsed, came_first=came_first)
         if failure is not None and not reply.has_content and not await _has_images(reply):
-            yield failure
-            return
-        yield reply
+            return failure
+        await self._report(reply, request, record)
         if failure is not None:
             failure.error.retry_safety = RetrySafety.UNSAFE
             raise failure.error
         if not reply.complete:
             raise end
+        return None
 
-    async def _snapshots(
-        self, response: httpx.Response, parser: ReplyParser, started_at: float
-    ) -> AsyncGenerator[ChatReply, None]:
+    async def _parse(
+        self,
+        parser: ReplyParser,
+        response: httpx.Response,
+        request: UpstreamRequest,
+        started_at: float,
+        record: AttemptRecord,
+    ) -> None:
+        """Give the body to the parser, and report snapshots on the way."""
         throttle = SnapshotThrottle()
         paused_at = time.perf_counter()
-        async with aclosing(self._decoded_chunks(response, started_at, lambda: parser.is_done)) as chunks:
-            async for chunk in chunks:
-                for piece in split_events(chunk, lambda: parser.is_in_image):
-                    grown = parser.feed(piece)
-                    if throttle.should_snapshot(piece, parser.size, grown=grown):
-                        yield parser.reply()
-                    # Data that is there already is read without a pause, and decompressed data may be endless.
-                    if time.perf_counter() - paused_at > _MAX_BUSY:
-                        await asyncio.sleep(0)
-                        paused_at = time.perf_counter()
+
+        async def take(chunk: bytes) -> bool:
+            nonlocal paused_at
+            for piece in split_events(chunk, lambda: parser.is_in_image):
+                grown = parser.feed(piece)
+                if throttle.should_snapshot(piece, parser.size, grown=grown):
+                    reply = parser.reply()
+                    if reply.has_content:
+                        await self._report(reply, request, record)
+                # Data that is there already is read without a pause, and decompressed data may be endless.
+                if time.perf_counter() - paused_at > _MAX_BUSY:
+                    await asyncio.sleep(0)
+                    paused_at = time.perf_counter()
+            return parser.is_done
+
+        await self._read_body(response, started_at, take)
+
+    async def _report(self, reply: ChatReply, request: UpstreamRequest, record: AttemptRecord) -> None:
+        record.read_reply(reply.id, reply.usage, reply.cost)
+        await request.on_reply(self._spec.name, reply)
 
     def _build(self, request: UpstreamRequest, body: StreamingJson, stopwatch: "_Stopwatch") -> httpx.Request:
         # Built here and not by httpx's client, which would merge headers, cookies and parameters for each request.
@@ -258,10 +274,13 @@ class UpstreamClient:
     def _time_left(self, started_at: float) -> float:
         return started_at + self._spec.timeout - self._monotonic()
 
-    async def _decoded_chunks(
-        self, response: httpx.Response, started_at: float, is_done: Callable[[], bool] = lambda: False
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the decompressed body until `is_done`. Raises `UpstreamTimeout` and `UpstreamInvalidReply`."""
+    async def _read_body(
+        self, response: httpx.Response, started_at: float, take: Callable[[bytes], Awaitable[bool]]
+    ) -> None:
+        """Give the decompressed body to `take`, chunk by chunk, until that returns that it needs no more.
+
+        Raises `UpstreamTimeout` and `UpstreamInvalidReply`.
+        """
         decoder = ContentDecoder(response.headers.get("content-encoding", ""))
         received = decoded = 0
         idle_timeout, length = math.inf, _length_of(response)
@@ -277,14 +296,13 @@ class UpstreamClient:
                 for chunk in decoder.feed(data):
                     decoded += len(chunk)
                     self._check_size(max(received, decoded))
-                    yield chunk
-                    if is_done():
+                    if await take(chunk):
                         await _await_end(chunks)
                         return
                 idle_timeout = self._spec.idle_timeout
         for chunk in decoder.finish():
             self._check_size(decoded + len(chunk))
-            yield chunk
+            await take(chunk)
 
     async def _next_chunk(self, chunks: AsyncIterator[bytes], idle_timeout: float, time_left: float) -> bytes | None:
         try:
@@ -303,15 +321,14 @@ class UpstreamClient:
     async def _read_error_body(self, response: httpx.Response, started_at: float) -> bytes:
         """Return as much as comes: the status says enough where the body is endless, slow or damaged."""
         body = bytearray()
+
+        async def take(chunk: bytes) -> bool:
+            body.extend(chunk)
+            return len(body) >= _MAX_ERROR_BODY
+
         with suppress(UpstreamError, TimeoutError):
-            async with (
-                asyncio.timeout(_ERROR_BODY_TIMEOUT),
-                aclosing(self._decoded_chunks(response, started_at)) as chunks,
-            ):
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) >= _MAX_ERROR_BODY:
-                        break
+            async with asyncio.timeout(_ERROR_BODY_TIMEOUT):
+                await self._read_body(response, started_at, take)
         return bytes(body[:_MAX_ERROR_BODY])
 
     def _classify(
@@ -390,7 +407,7 @@ def _length_of(response: httpx.Response) -> int | None:
 
 
 async def _await_end(chunks: AsyncIterator[bytes]) -> None:
-    """Wait briefly for the end of a stream whose last mark has come: then its connection can be used again."""
+    """Wait briefly for the end of a body of which enough was read: then its connection can be used again."""
     with suppress(TimeoutError, *_CONNECTION_LOST):
         async with asyncio.timeout(_LAST_WAIT):
             await anext(chunks, None)

@@ -4,17 +4,15 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import NamedTuple
 
 from app.errors import ApiError, InvalidRequest, NotFound, RateLimited, RequestTooLarge, RetrySafety, UpstreamError
 from app.observability.logging import log
 from app.observability.metrics import UPSTREAM_ATTEMPTS
 from app.protocol.attempt_costs import AttemptRecord
-from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import StreamingJson
@@ -29,13 +27,6 @@ from app.upstream.spec import UpstreamSpec
 _LAST = 1_000_000
 
 _BUSY = "All upstreams are busy. Please try again later."
-
-
-class Snapshot(NamedTuple):
-    """A reply so far, and the name of the upstream that gives it."""
-
-    upstream: str
-    reply: ChatReply
 
 
 @dataclass(slots=True, eq=False)
@@ -164,13 +155,11 @@ class UpstreamPool:
         """Choose these upstreams last, since other replicas report them down. Each call replaces the previous names."""
         self._reported_down = names
 
-    async def request(
-        self, request: UpstreamRequest, model: str | None, only: str | None = None
-    ) -> AsyncGenerator[Snapshot, None]:
-        """Send a request to the best available upstream and yield snapshots of its reply, the complete reply last.
+    async def request(self, request: UpstreamRequest, model: str | None, only: str | None = None) -> None:
+        """Send a request to the best available upstream; `request.on_reply` gets its reply.
 
         Args:
-            request: What to send, and what to call before each attempt and after one that cost nothing.
+            request: What to send, and what to call before each attempt, after one that cost nothing, and with a reply.
             model: The model that the client named, if any; mapped to each upstream's own name.
             only: Restrict the request to the upstream of this name.
 
@@ -186,17 +175,11 @@ class UpstreamPool:
             member = await self._select(routing)
             started_at = routing.start(member.spec, self._monotonic())
             body, record = _body_for(member, request.question, routing), _start_record(member, request, routing)
-            failure: UpstreamFailure | None = None
             with self._attempt(member) as attempt:
                 await request.before_send()
                 attempt.is_sent = True
                 request.on_attempt(record)
-                async with aclosing(_attempt_once(member, request, body, started_at, record)) as outcomes:
-                    async for outcome in outcomes:
-                        if isinstance(outcome, UpstreamFailure):
-                            failure = outcome
-                        else:
-                            yield Snapshot(member.spec.name, outcome)
+                failure = await _attempt_once(member, request, body, started_at, record)
                 if failure is None:
                     return
                 attempt.error = failure.error
@@ -389,24 +372,18 @@ def _start_record(member: PoolMember, request: UpstreamRequest, routing: Routing
 
 async def _attempt_once(
     member: PoolMember, request: UpstreamRequest, body: StreamingJson, started_at: float, record: AttemptRecord
-) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
-    """Yield snapshots of the reply, or the failure. The record takes in what they say of the attempt."""
+) -> UpstreamFailure | None:
+    """Report the reply to the request, or return the failure. The record takes in what they say of the attempt."""
     outcome = await member.client.send(request, body, started_at)
     if isinstance(outcome, UpstreamFailure):
         record.read_head(outcome.headers)
-        record.is_free = not outcome.retry_safety.may_have_cost
-        yield outcome
-        return
-    record.read_head(outcome.response.headers)
-    async with aclosing(member.client.read_reply(outcome, request, started_at, record)) as replies:
-        async for reply in replies:
-            if isinstance(reply, UpstreamFailure):
-                record.is_free = not reply.retry_safety.may_have_cost
-                yield reply
-            else:
-                record.add_ids((reply.id,))
-                record.usage, record.reported = reply.usage, reply.cost
-                yield reply
+        failure: UpstreamFailure | None = outcome
+    else:
+        record.read_head(outcome.response.headers)
+        failure = await member.client.read_reply(outcome, request, started_at, record)
+    if failure is not None:
+        record.is_free = not failure.retry_safety.may_have_cost
+    return failure
 
 
 def _swap_modalities(routing: RoutingState, member: PoolMember, failure: UpstreamFailure) -> bool:

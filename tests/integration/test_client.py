@@ -6,8 +6,8 @@ import os
 import socket
 import time
 import tracemalloc
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -142,21 +142,20 @@ def build(config: Config, transport: httpx.AsyncBaseTransport, clock: Clock | No
     )
 
 
-async def snapshots_of(pool: UpstreamPool, request: UpstreamRequest) -> AsyncGenerator[ChatReply, None]:
-    async with aclosing(pool.request(request, None)) as snapshots:
-        async for name, reply in snapshots:
-            assert name == "alone"
-            yield reply
-
-
-async def send(pool: UpstreamPool, request: UpstreamRequest) -> Outcome:
+async def send(
+    pool: UpstreamPool, request: UpstreamRequest, on_reply: Callable[[ChatReply], None] = lambda _: None
+) -> Outcome:
     outcome = Outcome()
-    async with aclosing(snapshots_of(pool, request)) as replies:
-        try:
-            async for reply in replies:
-                outcome.replies.append(reply)
-        except ApiError as error:
-            outcome.error = error
+
+    async def take(name: str, reply: ChatReply) -> None:
+        assert name == "alone"
+        outcome.replies.append(reply)
+        on_reply(reply)
+
+    try:
+        await pool.request(replace(request, on_reply=take), None)
+    except ApiError as error:
+        outcome.error = error
     return outcome
 
 
@@ -876,8 +875,10 @@ def test_the_connection_of_a_reply_that_is_not_read_to_its_end_is_closed() -> No
     async def run() -> None:
         script: Script = (*chunked(delta(URL), end=False), SocketFault.HANG)
         async with run_faulty_upstream(script) as chaos, open_pool(at(chaos)) as pool:
-            async with aclosing(snapshots_of(pool, UpstreamRequest(SMALL))) as snapshots:
-                assert not (await anext(snapshots)).complete
+            first = asyncio.get_running_loop().create_future()
+            reading = asyncio.create_task(send(pool, UpstreamRequest(SMALL), first.set_result))
+            assert not (await first).complete
+            reading.cancel()
             await chaos.client_disconnected.wait()
 
     asyncio.run(run())

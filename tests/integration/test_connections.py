@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from app.cli.check import run_checks
 from app.config.settings import Settings
 from app.errors import ApiError, UpstreamUnreachable
+from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.image_request import ImagesRequest, Operation
 from app.services import build_pool
@@ -62,11 +63,22 @@ async def open_pool(spec: UpstreamSpec) -> AsyncGenerator[UpstreamPool, None]:
 
 async def ask(spec: UpstreamSpec) -> list[Any] | ApiError:
     """Return the texts of a reply, or the error."""
-    async with open_pool(spec) as pool, aclosing(pool.request(REQUEST, None)) as snapshots:
+    texts: list[Any] = []
+    async with open_pool(spec) as pool:
         try:
-            return [message["content"] async for _, reply in snapshots for message in reply.messages][-1:]
+            await pool.request(collecting(texts), None)
         except ApiError as error:
             return error
+    return texts[-1:]
+
+
+def collecting(texts: list[Any], request: UpstreamRequest = REQUEST) -> UpstreamRequest:
+    """Return a request that collects the texts of the snapshots of its reply."""
+
+    async def take(_: str, reply: ChatReply) -> None:
+        texts.extend(message["content"] for message in reply.messages)
+
+    return replace(request, on_reply=take)
 
 
 def proxied(spec: UpstreamSpec, proxy: Proxy) -> UpstreamSpec:
@@ -138,8 +150,10 @@ def test_headers_are_sent_below_limners_own() -> None:
     async def run() -> FaultyUpstream:
         async with run_faulty_upstream(OK) as upstream:
             spec = replace(SPEC, base_url=upstream.url, headers=headers, user_agent="Mozilla/5.0")
-            async with open_pool(spec) as pool, aclosing(pool.request(request, None)) as snapshots:
-                assert len([snapshot async for snapshot in snapshots]) == 1
+            texts: list[Any] = []
+            async with open_pool(spec) as pool:
+                await pool.request(collecting(texts, request), None)
+            assert len(texts) == 1
             return upstream
 
     lines = asyncio.run(run()).calls[0].partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]

@@ -1,7 +1,7 @@
 """Replicas join each other's jobs by the rules that hold within one process; against a real Redis."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,8 @@ from redis import Redis
 
 from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost, ServiceUnavailable, UpstreamTimeout
 from app.images.blob import Spool
-from app.jobs.job import Item, Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.pipeline import Emit
 from app.state.job_table import JobTable, SharingTimings
 from app.state.shared_state import SharedState
 from tests.support.join_cases import (
@@ -74,14 +75,14 @@ class Replica:
     ) -> Job:
         """Return a job whose run ends at the next turn of the loop; `paid`: with a reply."""
 
-        async def work() -> AsyncGenerator[Item, None]:
+        async def work(emit: Emit) -> None:
             if error is not None:
                 raise error
-            yield ANSWER
+            emit(ANSWER)
 
         run = JobRun(readers=0 if is_async else 1)
         run.was_submitted = submitted
-        run.start(work())
+        run.start(work)
         job = Job(job_id, key, REQUEST, Spool(), run, is_async=is_async, reader_id="me")
         job.paid_replies += [PAID_REPLY] * paid
         return job
@@ -121,16 +122,15 @@ async def finish(replica: Replica, job: Job, *, delivered: bool) -> None:
         assert await replica.table.publish_result(job, b"{}", briefly=not is_wanted)
 
 
-async def endless() -> AsyncGenerator[Item, None]:
+async def endless(_: Emit) -> None:
     await asyncio.Event().wait()
-    yield ANSWER
 
 
 def never_end(job: Job, *, submitted: bool = True, readers: int = 1) -> None:
     """Give a job a run that goes on until it is cancelled."""
     job.run = JobRun(readers=readers)
     job.run.was_submitted = submitted
-    job.run.start(endless())
+    job.run.start(endless)
 
 
 def stop_heartbeat(redis: Redis, record: str = RECORD) -> None:

@@ -6,9 +6,9 @@ First with scripted upstreams, where time is a number; then with demo upstreams 
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -110,20 +110,25 @@ class ScriptedClient(UpstreamClient):
         return PendingReply(httpx.Response(200, extensions={"step": step}), 0.0)
 
     async def read_reply(
-        self,
-        pending: PendingReply,
-        request: UpstreamRequest,
-        started_at: float,
-        record: AttemptRecord | None = None,
-    ) -> AsyncGenerator[ChatReply | UpstreamFailure, None]:
+        self, pending: PendingReply, request: UpstreamRequest, started_at: float, record: AttemptRecord
+    ) -> UpstreamFailure | None:
         step = pending.response.extensions["step"]
         if isinstance(step, ErrorIn200):
-            yield step.failure
-            return
-        yield REPLY
+            return step.failure
+        await request.on_reply(self.name, REPLY)
         if step is not None:
             raise step
-        yield REPLY
+        await request.on_reply(self.name, REPLY)
+        return None
+
+
+def noting(names: list[Any], request: UpstreamRequest = REQUEST) -> UpstreamRequest:
+    """Return a request that notes which upstream each snapshot of its reply comes from."""
+
+    async def take(name: str, _: ChatReply) -> None:
+        names.append(name)
+
+    return replace(request, on_reply=take)
 
 
 @dataclass
@@ -137,14 +142,13 @@ class World:
 
     async def request(self, model: str | None = None) -> tuple[str | None, ApiError | None]:
         """Send one request. Return the name of the upstream that replied, and the error at the end, if any."""
-        name = None
-        async with aclosing(self.pool.request(REQUEST, model)) as snapshots:
-            try:
-                async for name, _ in snapshots:  # noqa: B007
-                    pass
-            except ApiError as error:
-                return name, error
-        return name, None
+        names: list[str | None] = [None]
+        error = None
+        try:
+            await self.pool.request(noting(names), model)
+        except ApiError as caught:
+            error = caught
+        return names[-1], error
 
     def client(self, name: str) -> ScriptedClient:
         (found,) = [member.client for member in self.members if member.spec.name == name]
@@ -318,8 +322,9 @@ def test_each_upstream_gets_the_request_in_its_dialect_for_its_model() -> None:
     world = build({"a": [DOWN], "b": [OK]}, entries=entries)
 
     async def run(model: str | None) -> None:
-        async with aclosing(world.pool.request(REQUEST, model)) as snapshots:
-            assert [snapshot.upstream async for snapshot in snapshots] == ["b", "b"]
+        names: list[str] = []
+        await world.pool.request(noting(names), model)
+        assert names == ["b", "b"]
 
     asyncio.run(run("x"))
     asyncio.run(run(None))
@@ -367,8 +372,9 @@ def test_images_go_where_they_are_not_too_many_bytes(
     question = replace(REQUEST.question, image_urls=images)
 
     async def run() -> list[str]:
-        async with aclosing(world.pool.request(replace(REQUEST, question=question), None)) as snapshots:
-            return [snapshot.upstream async for snapshot in snapshots]
+        names: list[str] = []
+        await world.pool.request(noting(names, replace(REQUEST, question=question)), None)
+        return names
 
     if answers is not None:
         assert set(asyncio.run(run())) == {answers}
@@ -384,8 +390,9 @@ def test_each_upstream_is_asked_for_a_stream_or_not() -> None:
     question = replace(REQUEST.question, stream=True)
 
     async def run() -> None:
-        async with aclosing(world.pool.request(replace(REQUEST, question=question), None)) as snapshots:
-            assert [snapshot.upstream async for snapshot in snapshots] == ["d", "d"]
+        names: list[str] = []
+        await world.pool.request(noting(names, replace(REQUEST, question=question)), None)
+        assert names == ["d", "d"]
 
     asyncio.run(run())
     bodies = [orjson.loads(b"".join(world.client(name).bodies[0].chunks())) for name in "abcd"]
@@ -551,10 +558,13 @@ def test_a_probe_that_is_cancelled_does_not_count() -> None:
 def test_a_reader_that_leaves_says_nothing_about_the_upstream() -> None:
     world = build({"a": [OK]})
 
+    async def leave(*_: object) -> None:
+        raise asyncio.CancelledError
+
     async def run() -> None:
         for _ in range(9):
-            async with aclosing(world.pool.request(REQUEST, None)) as snapshots:
-                await anext(snapshots)
+            with pytest.raises(asyncio.CancelledError):
+                await world.pool.request(replace(REQUEST, on_reply=leave), None)
         assert world.members[0].in_flight == 0
 
     asyncio.run(run())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,10 +132,8 @@ async def hold_for_ever(semaphore: FairSemaphore, caller: str, slots: int = 1) -
     yield
 
 
-async def ask_and_forget(io: JobIO, question: Any) -> AsyncGenerator[Any, None]:
-    async with aclosing(ASK(io, question)) as replies:
-        async for reply in replies:
-            yield reply
+async def ask_and_forget(io: JobIO, question: Any, on_reply: Any) -> None:
+    await ASK(io, question, on_reply)
     io.job.paid_replies.clear()
 
 

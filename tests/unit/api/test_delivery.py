@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -26,8 +26,8 @@ from app.api.delivery import (
 )
 from app.api.responses import ClientDisconnected
 from app.errors import ApiError, ModerationBlocked
-from app.jobs.job import Item, JobRun
-from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.job import JobRun
+from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
 from app.jobs.telemetry import JobTelemetry
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.image_format import ImageInfo
@@ -60,14 +60,21 @@ class Client:
         self._has_left.set()
 
 
-async def items(*given: Item, error: Exception | None = None) -> AsyncGenerator[Item, None]:
-    for item in given:
-        yield item
-    if error is not None:
-        raise error
+Work = Callable[[Emit], Awaitable[None]]
 
 
-def start(work: AsyncGenerator[Item, None], telemetry: JobTelemetry | None = None) -> JobRun:
+def items(*given: Item, error: Exception | None = None) -> Work:
+    async def work(emit: Emit) -> None:
+        for item in given:
+            emit(item)
+            await asyncio.sleep(0)
+        if error is not None:
+            raise error
+
+    return work
+
+
+def start(work: Work, telemetry: JobTelemetry | None = None) -> JobRun:
     run = JobRun(telemetry, readers=1)
     run.start(work)
     return run
@@ -85,9 +92,8 @@ async def never() -> bool:
     return await asyncio.Event().wait()
 
 
-async def no_items() -> AsyncGenerator[Item, None]:
+async def no_items(_: Emit) -> None:
     await never()
-    yield RESULT
 
 
 def test_the_watcher_returns_what_is_ready_in_time() -> None:
@@ -118,7 +124,7 @@ def test_the_watcher_waits_for_a_run_without_cancelling_it() -> None:
         assert await watcher.wait_for_run(short, None)
         assert await watcher.wait_for_run(short, None)
         assert not await watcher.wait_for_run(JobRun(), None)
-        endless = start(no_items())
+        endless = start(no_items)
         assert not await watcher.wait_for_run(endless, 0.001)
         assert not endless.is_done
         endless.call_off()
@@ -132,7 +138,7 @@ def test_a_run_goes_on_when_the_client_has_left() -> None:
         client = Client()
         watcher = DisconnectWatcher(client.receive)
         client.leave()
-        endless = start(no_items())
+        endless = start(no_items)
         with pytest.raises(ClientDisconnected):
             await watcher.wait_for_run(endless, None)
         assert not endless.is_done
@@ -257,7 +263,7 @@ def test_a_partial_image_has_no_late_headers() -> None:
 # Bodies.
 
 
-async def events_of(telemetry: JobTelemetry, work: AsyncGenerator[Item, None]) -> list[bytes]:
+async def events_of(telemetry: JobTelemetry, work: Work) -> list[bytes]:
     watcher = DisconnectWatcher(Client().receive)
     try:
         return [chunk async for chunk in stream_events(REQUEST, start(work, telemetry), watcher, 60)]
@@ -298,12 +304,12 @@ def test_each_progress_line_is_sent_once_and_replaces_a_keep_alive() -> None:
     async def play() -> list[bytes]:
         done = asyncio.Event()
 
-        async def work() -> AsyncGenerator[Item, None]:
+        async def work(emit: Emit) -> None:
             await done.wait()
-            yield RESULT
+            emit(RESULT)
 
         sent = []
-        watcher, run = DisconnectWatcher(Client().receive), start(work())
+        watcher, run = DisconnectWatcher(Client().receive), start(work)
         async for chunk in stream_events(REQUEST, run, watcher, 0.001):
             sent.append(chunk)
             if len(sent) in {1, 3}:
@@ -335,13 +341,13 @@ def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) 
     async def play() -> tuple[bytes, JobRun]:
         release = asyncio.Event()
 
-        async def work() -> AsyncGenerator[Item, None]:
+        async def work(emit: Emit) -> None:
             await release.wait()
             if error is not None:
                 raise error
-            yield RESULT
+            emit(RESULT)
 
-        run = start(work())
+        run = start(work)
         return b"".join(await late_json(run, release)), run
 
     body, run = asyncio.run(play())

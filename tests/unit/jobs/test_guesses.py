@@ -1,7 +1,6 @@
 """An address that may lead to anything is judged by its bytes: in every language, and never by its words."""
 
 import asyncio
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,11 +42,12 @@ def web(text: str, pages: dict[str, bytes], **more: Any) -> Web:
 
 
 async def collect(pipeline: Pipeline) -> PartialImage | GenerationResult | ApiError:
+    items: list[PartialImage | GenerationResult] = []
     try:
-        async with aclosing(pipeline.run()) as items:
-            return [item async for item in items][-1]
+        await pipeline.run(items.append)
     except ApiError as error:
         return error
+    return items[-1]
 
 
 def test_every_sentence_in_every_language_gives_its_image() -> None:

@@ -1,8 +1,7 @@
 """What a job remembers of its questions: what may have been paid for is never asked for again."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -45,15 +44,13 @@ class ScriptedPool:
     def candidates(self, model: str | None, only: str | None) -> dict[str, str]:
         return dict.fromkeys(self.dialects, "m")
 
-    async def request(
-        self, request: UpstreamRequest, model: str | None, only: str | None
-    ) -> AsyncGenerator[tuple[str, ChatReply], None]:
+    async def request(self, request: UpstreamRequest, model: str | None, only: str | None) -> None:
         self.questions += 1
         await request.before_send()
         for each in self.script:
             match each:
                 case ChatReply():
-                    yield list(self.dialects)[-1], each
+                    await request.on_reply(list(self.dialects)[-1], each)
                 case str():
                     request.after_free_failure()
                     await request.before_send()
@@ -73,11 +70,13 @@ def io_of(job: Job, pool: ScriptedPool) -> JobIO:
 
 async def ask(io: JobIO) -> ChatReply | BaseException:
     """Return the last snapshot, or the exception that ended the question."""
-    replies = []
+    replies: list[ChatReply] = []
+
+    async def take(reply: ChatReply) -> None:
+        replies.append(reply)
+
     try:
-        async with aclosing(io.ask(ChatQuestion(REQUEST, (), stream=False))) as snapshots:
-            async for reply in snapshots:
-                replies.append(reply)  # noqa: PERF401  # reason: what came before an error counts, too
+        await io.ask(ChatQuestion(REQUEST, (), stream=False), take)
     except (ApiError, KeyError, asyncio.CancelledError) as error:
         return error
     return replies[-1]
@@ -147,11 +146,10 @@ def test_a_question_that_was_never_sent_leaves_nothing_behind() -> None:
     class FullPool(ScriptedPool):
         """Upstreams that have no room for the question."""
 
-        async def request(self, *_: object) -> AsyncGenerator[tuple[str, ChatReply], None]:
-            for error in self.script:
-                assert isinstance(error, ApiError)
-                raise error
-            yield "one", PAID_REPLY
+        async def request(self, *_: object) -> None:
+            (error,) = self.script
+            assert isinstance(error, ApiError)
+            raise error
 
     assert asyncio.run(ask(io_of(job, FullPool(FUTILE)))) is FUTILE
     assert (job.spent_questions, job.run.may_have_cost) == ([], False)

@@ -2,7 +2,6 @@
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +9,8 @@ import pytest
 
 from app.errors import ApiError, NotFound, ServiceUnavailable
 from app.images.blob import Spool
-from app.jobs.job import Item, Job, JobRun, JobState
-from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.job import Job, JobRun, JobState
+from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
 from app.jobs.pipeline_io import JobIO, SentQuestion
 from app.protocol.image_request import ImagesRequest, Operation
 from app.protocol.image_response import OutputImage
@@ -29,26 +28,26 @@ RESULT = GenerationResult((IMAGE,), Usage())
 class Work:
     """Items on demand. `orders`: what comes next, an item or an exception; None is the end.
 
-    `calls`: what the run has reported, in order. `is_closed`: the generator was closed.
+    `calls`: what the run has reported, in order. `has_ended`: the work has ended.
     """
 
     def __init__(self) -> None:
         self.orders: asyncio.Queue[Item | Exception | None] = asyncio.Queue()
         self.calls: list[str] = []
-        self.is_closed = False
+        self.has_ended = False
 
-    async def items(self) -> AsyncGenerator[Item, None]:
+    async def do(self, emit: Emit) -> None:
         try:
             while (order := await self.orders.get()) is not None:
                 if isinstance(order, Exception):
                     raise order
-                yield order
+                emit(order)
         finally:
-            self.is_closed = True
+            self.has_ended = True
 
     def start(self, readers: int = 1) -> JobRun:
         run = JobRun(readers=readers)
-        run.start(self.items(), on_unread=lambda: self.calls.append("unread"))
+        run.start(self.do, on_unread=lambda: self.calls.append("unread"))
         return run
 
 
@@ -79,7 +78,7 @@ def test_a_run_goes_on_when_its_reader_has_left_and_reports_its_end() -> None:
         work.orders.put_nowait(None)
         await run.wait_done()
         await asyncio.sleep(0)
-        assert (run.items, work.calls, work.is_closed) == ([PARTIAL], ["unread"], True)
+        assert (run.items, work.calls, work.has_ended) == ([PARTIAL], ["unread"], True)
 
     asyncio.run(play())
 
@@ -173,7 +172,7 @@ def test_the_callbacks_of_the_end_are_called_in_order_before_the_one_of_an_unrea
         work, run = Work(), JobRun()
         work.orders.put_nowait(None)
         on_done = [lambda: calls.append("first"), lambda: calls.append("second")]
-        task = run.start(work.items(), on_done=on_done, on_unread=lambda: calls.append("unread"))
+        task = run.start(work.do, on_done=on_done, on_unread=lambda: calls.append("unread"))
         assert task is run.task
         assert not run.is_done
         await run.wait_done()
@@ -216,7 +215,7 @@ def test_the_error_of_a_cancelled_run_says_that_the_server_is_shutting_down() ->
         await run.wait_done()
         assert isinstance(run.error, ServiceUnavailable)
         assert run.is_cancelled
-        assert work.is_closed
+        assert work.has_ended
 
     asyncio.run(play())
 
@@ -322,7 +321,7 @@ def test_a_run_that_has_ended_holds_nothing_of_the_request_that_started_it() -> 
     async def play() -> tuple[bool, bool]:
         work, run, request = Work(), JobRun(), Request()
         held = weakref.ref(request)
-        task = run.start(work.items(), on_done=[request.end])
+        task = run.start(work.do, on_done=[request.end])
         del request
         before = held() is not None
         work.orders.put_nowait(None)

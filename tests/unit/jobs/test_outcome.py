@@ -1,7 +1,6 @@
 """An outcome that one replica writes and another reads loses nothing but the prompt."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +10,8 @@ from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, 
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Item, Job, JobKey, JobRun
-from app.jobs.pipeline import GenerationResult
+from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.pipeline import Emit, GenerationResult, Item
 from app.jobs.sharing import JobOutcome, dump_outcome, load_outcome
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo
@@ -50,15 +49,15 @@ async def run_job(
 ) -> Job:
     """Return a job whose run has ended with this result or error; with neither, it has brought nothing at all."""
 
-    async def work() -> AsyncGenerator[Item, None]:
+    async def work(emit: Emit) -> None:
         if error is not None:
             raise error
         if result is not None:
-            yield result
+            emit(result)
 
     run = JobRun(readers=1)
     run.was_submitted = submitted
-    run.start(work())
+    run.start(work)
     await run.wait_done()
     return Job("req_1", JobKey("me", "fox"), REQUEST, Spool(), run, paid_replies=list(replies))
 
@@ -182,10 +181,12 @@ def test_an_image_that_was_not_measured_is_a_bug() -> None:
 
 
 @pytest.mark.parametrize("ending", [{"result": GenerationResult((), Usage())}, {"error": ModerationBlocked("no")}])
-def test_an_outcome_yields_the_items_of_a_run(ending: dict[str, Any]) -> None:
+def test_an_outcome_brings_the_items_of_a_run(ending: dict[str, Any]) -> None:
     async def items() -> list[Item]:
         outcome, _, _ = await asyncio.to_thread(share, **ending)
-        return [item async for item in outcome.items()]
+        brought: list[Item] = []
+        await outcome.emit(brought.append)
+        return brought
 
     if "error" in ending:
         with pytest.raises(ModerationBlocked):

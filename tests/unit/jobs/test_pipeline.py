@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,7 +82,7 @@ class World:
     bugs: list[Exception] = field(default_factory=list)
     open_questions: int = 0
 
-    async def ask(self, question: ChatQuestion) -> AsyncGenerator[ChatReply, None]:
+    async def ask(self, question: ChatQuestion, on_reply: Callable[[ChatReply], Awaitable[None]]) -> None:
         body = question.body(DIALECTS["gpt-image-2-chat"], "gpt-image-2-chat")
         self.sent.append((orjson.loads(b"".join(body.chunks())), question.stream))
         self.open_questions += 1
@@ -91,7 +91,7 @@ class World:
                 await asyncio.sleep(0)
                 if isinstance(item, Exception):
                     raise item
-                yield item
+                await on_reply(item)
         finally:
             self.open_questions -= 1
 
@@ -154,11 +154,9 @@ POLICY = PipelinePolicy()
 
 
 def run(request: ImagesRequest, world: World, policy: PipelinePolicy = POLICY) -> list[PartialImage | GenerationResult]:
-    async def collect() -> list[PartialImage | GenerationResult]:
-        async with aclosing(Pipeline(request, world, policy).run()) as items:
-            return [item async for item in items]
-
-    return asyncio.run(collect())
+    items: list[PartialImage | GenerationResult] = []
+    asyncio.run(Pipeline(request, world, policy).run(items.append))
+    return items
 
 
 def result_of(request: ImagesRequest, world: World, policy: PipelinePolicy = POLICY) -> GenerationResult:

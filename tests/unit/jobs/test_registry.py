@@ -5,7 +5,7 @@ import base64
 import math
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +32,8 @@ from app.images.blob import Blob, Spool
 from app.images.fetch import NO_KEYS
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Item, Job, JobKey, JobRun
-from app.jobs.pipeline import GenerationResult, PartialImage
+from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.pipeline import Emit, GenerationResult, PartialImage
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.service import JobReader
 from app.jobs.sharing import JobSharing
@@ -100,17 +100,17 @@ class Desk:
         return job
 
     def start(self, key: JobKey, fault: ApiError | None = None, *, size: int = 0, is_async: bool = False) -> Job:
-        async def work() -> AsyncGenerator[Item, None]:
+        async def work(emit: Emit) -> None:
             if fault is not None:
                 raise fault
-            yield GenerationResult((OutputImage("form", blob, "https://h/a.png"),), Usage())
+            emit(GenerationResult((OutputImage("form", blob, "https://h/a.png"),), Usage()))
 
         self.count += 1
         spool = Spool()
         blob = spool.new_blob()
         blob.write(bytes(size))
         job = Job(f"req_{self.count}", key, REQUEST, spool, JobRun(readers=1), is_async=is_async)
-        job.run.start(work(), on_unread=lambda: self.registry.retain_or_drop(job))
+        job.run.start(work, on_unread=lambda: self.registry.retain_or_drop(job))
         self.registry.add(job)
         return job
 
@@ -142,9 +142,8 @@ def test_a_request_joins_a_job_in_flight_by_the_joining_rules(case: JoinCase) ->
     assert asyncio.run(play()) is case.joins
 
 
-async def endless() -> AsyncGenerator[Item, None]:
+async def endless(_: Emit) -> None:
     await asyncio.Event().wait()
-    yield ANSWER
 
 
 @pytest.mark.parametrize("case", TWIN_CASES, ids=lambda case: case.name)
@@ -158,7 +157,7 @@ def test_of_several_equal_jobs_a_request_joins_the_one_that_its_client_has_lost(
                 continue
             job = Job(f"req_{len(jobs) + 1}", ME, REQUEST, Spool(), JobRun(readers=1))
             desk.count += 1
-            job.run.start(endless())
+            job.run.start(endless)
             desk.registry.add(job)
             if state == "unread":
                 job.run.release()
@@ -280,7 +279,7 @@ def test_a_request_costs_no_more_the_more_jobs_there_are(idempotency_key: str | 
         desk = Desk(max_retained=number)
         for each in range(number):
             job = Job(f"req_f{each}", ME, REQUEST, Spool(), JobRun(readers=1))
-            job.run.start(endless())
+            job.run.start(endless)
             desk.registry.add(job)
         for each in range(number):
             await desk.run(JobKey(f"caller-{each % 7}", str(each), f"key-{each}"), delivered=True)
@@ -294,7 +293,7 @@ def test_a_request_costs_no_more_the_more_jobs_there_are(idempotency_key: str | 
             new.run.release()
 
         new = Job("req_new", mine, REQUEST, Spool(), JobRun(readers=1))
-        new.run.start(endless())
+        new.run.start(endless)
         finished = desk.start(JobKey("me", "cat", "key-2"))
         await finished.run.wait_done()
         finished.run.readers = 0
@@ -684,13 +683,13 @@ def test_a_finished_job_keeps_the_bytes_that_its_results_need() -> None:
         draft, linked, plain = (spool.add(blob_of(data)) for data in (b"draft", b"linked", b"plain"))
         spool.add(blob_of(b"input"))
 
-        async def work() -> AsyncGenerator[Item, None]:
-            yield PartialImage(OutputImage("form", draft))
+        async def work(emit: Emit) -> None:
+            emit(PartialImage(OutputImage("form", draft)))
             images = OutputImage("form", url=Base64String(linked)), OutputImage("form", plain), OutputImage("form")
-            yield GenerationResult(images, Usage())
+            emit(GenerationResult(images, Usage()))
 
         job = Job("req_1", ME, REQUEST, spool)
-        job.run.start(work())
+        job.run.start(work)
         await job.run.wait_done()
         job.drop_unneeded()
         assert [blob.read_at(0, 9) for blob in spool._blobs] == [b"draft", b"linked", b"plain"]

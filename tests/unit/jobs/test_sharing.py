@@ -1,7 +1,7 @@
 """Which outcomes stay with a replica and which are published. tests/e2e/test_replicas.py does it over real sockets."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -12,8 +12,8 @@ from app.errors import ApiError, ImageUnavailable, JobLost, ModerationBlocked, N
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, store_failed
-from app.jobs.job import Item, Job, JobKey, JobRun
-from app.jobs.pipeline import GenerationResult
+from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.pipeline import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.jobs.sharing import JobSharing, dump_outcome
 from app.protocol.chat_reply import read_reply
@@ -162,16 +162,16 @@ class Scene:
     ) -> Job:
         """Start a job with one reader, `own` or another replica's, that ends at the next turn of the loop."""
 
-        async def work() -> AsyncGenerator[Item, None]:
+        async def work(emit: Emit) -> None:
             if interrupted:
                 job.run.interrupt()
             if error is not None:
                 raise error
-            yield result
+            emit(result)
 
         job = Job("req_1", key, REQUEST, Spool(), JobRun(readers=1), is_remote=not own)
         job.run.was_submitted = True
-        job.run.start(work(), on_unread=lambda: self.sharing.on_unread(job))
+        job.run.start(work, on_unread=lambda: self.sharing.on_unread(job))
         self.registry.add(job)
         if own:
             self.table.owned.add(job.id)
@@ -321,7 +321,7 @@ def test_a_job_that_was_restarted_is_not_published() -> None:
         await asyncio.sleep(0)
         job.run.release()
         job.run = JobRun()
-        job.run.start(endless())
+        job.run.start(endless)
         await scene.sharing.drain(10)
         scene.sharing.on_unread(job)
         assert not scene.sharing.background
@@ -333,9 +333,8 @@ def test_a_job_that_was_restarted_is_not_published() -> None:
     asyncio.run(play())
 
 
-async def endless() -> AsyncGenerator[Item, None]:
+async def endless(_: Emit) -> None:
     await asyncio.Event().wait()
-    yield ANSWER
 
 
 LATER: list[tuple[str, bool, bool, list[str]]] = [
@@ -667,14 +666,14 @@ def test_a_job_that_is_taken_over_when_its_run_ends_is_left_to_other_replicas(pa
     async def play() -> list[str]:
         scene = Scene(FakeTable(outcome=UNDELIVERED if paid else UNASKED, awaited=True))
 
-        async def follow() -> AsyncGenerator[Item, None]:
+        async def follow(emit: Emit) -> None:
             await scene.sharing.await_remote(job)
-            yield ANSWER
+            emit(ANSWER)
 
         job = Job("req_1", ME, REQUEST, Spool(), JobRun(readers=1), is_remote=True)
         scene.registry.add(job)
         scene.table.meanwhile = lambda: job.run.task and job.run.task.cancel()
-        job.run.start(follow(), on_unread=lambda: scene.sharing.on_unread(job))
+        job.run.start(follow, on_unread=lambda: scene.sharing.on_unread(job))
         await job.run.wait_done()
         job.run.release()
         await asyncio.sleep(0)
@@ -704,8 +703,8 @@ class SlowTable(FakeTable):
 
 @pytest.mark.parametrize("own", [True, False], ids=["its own", "another replica's"])
 def test_a_job_that_a_retry_starts_and_ends_while_it_is_handed_over_is_handed_over_once_more(own: bool) -> None:
-    async def work() -> AsyncGenerator[Item, None]:
-        yield ANSWER
+    async def work(emit: Emit) -> None:
+        emit(ANSWER)
 
     async def play() -> None:
         table = SlowTable()
@@ -717,7 +716,7 @@ def test_a_job_that_a_retry_starts_and_ends_while_it_is_handed_over_is_handed_ov
         job.restart(REQUEST, Spool(), JobRun(readers=1))
         job.is_remote = False
         table.track(job)
-        job.run.start(work(), on_unread=lambda: scene.sharing.on_unread(job))
+        job.run.start(work, on_unread=lambda: scene.sharing.on_unread(job))
         await job.run.wait_done()
         job.run.release()
         await asyncio.sleep(0)

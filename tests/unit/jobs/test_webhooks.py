@@ -15,6 +15,7 @@ from app.access.webhook_secrets import WebhookSecrets
 from app.errors import ApiError, ImageUnavailable, NotFound, ServiceUnavailable
 from app.jobs import webhooks as module
 from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.pipeline import Emit
 from app.jobs.tasks import ImageTasks
 from app.jobs.webhook_sender import WebhookAttempt, WebhookSender
 from app.jobs.webhooks import Webhooks
@@ -103,15 +104,14 @@ class World:
         return self.webhooks
 
     async def register(self, url: str = URL, job_id: str = "req_1", caller: str = "caller") -> None:
-        async def nothing() -> Any:
+        async def nothing(_: Emit) -> None:
             return
-            yield
 
         run = JobRun()
         job = Job(job_id, JobKey(caller, "what"), cast(Any, None), cast(Any, None), run)
         self.jobs.append(job)
         await self.webhooks.register(job, url, "https://limner.example")
-        run.start(nothing())
+        run.start(nothing)
         await self.settle()
 
     async def settle(self) -> None:
