@@ -122,6 +122,7 @@ class Fetcher:
             proxy=proxy,
             own_host=own_host,
             is_own=is_own,
+            keeps_connections=True,
         )
 
     async def close(self) -> None:
@@ -220,7 +221,8 @@ class Fetcher:
                 if response.status not in REDIRECT_STATUSES or location is None:
                     return await self._receive(response, download.is_guess)
             finally:
-                # Not by `async with`, which would wait: cancellation there would leave the blob open.
+                # Not by `async with`, which would wait: cancellation there would leave the blob open. It closes the
+                # connection, too, unless all of the response has been read.
                 response.close()
             try:
                 target = check_redirect(target, location, self._allow)

@@ -1,7 +1,7 @@
 """Make HTTP requests to checked addresses only, against server-side request forgery.
 
-Each URL and each address it resolves to is checked, and only checked addresses are connected to. Redirects are not
-followed.
+Each URL and each address it resolves to is checked for each request, and only checked addresses are connected to. A
+kept connection is used again only if it was opened to the same addresses. Redirects are not followed.
 
 It uses aiohttp directly, not httpx on top of it: a download is only a GET, and the httpx layer would cost more than
 everything else and cut the bytes into chunks of 16 KiB.
@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
 from app.images.dns import DnsResolver
@@ -29,6 +30,10 @@ from app.images.ssrf import Address, AllowRule, FetchTarget, check_addresses, ch
 #: Seconds for a connection, and for the next byte.
 CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 30.0
+
+#: Seconds that an unused connection is kept, where connections are kept: less than the shortest limit of common servers
+#: (5 s: Node and uvicorn).
+KEEP_ALIVE = 4.0
 
 #: Bytes of a response that are read ahead.
 READ_AHEAD = 64 * 1024
@@ -62,6 +67,7 @@ class GuardedHttp:
         proxy: str | None = None,
         own_host: str | None = None,
         is_own: Callable[[Address], bool] = is_own_address,
+        keeps_connections: bool = False,
     ) -> None:
         """Keep what requests need. No connection is opened yet.
 
@@ -74,6 +80,7 @@ class GuardedHttp:
             proxy: The address of an HTTP proxy that leads to everything but what `allow` opens.
             own_host: The host under which clients reach this server, if it is known.
             is_own: Whether an address belongs to this machine, which is not reached.
+            keeps_connections: The connection of a response that was read to its end serves a later request, too.
         """
         self._headers = headers
         self._allow = allow
@@ -83,6 +90,7 @@ class GuardedHttp:
         self._tls_of = {origin_of(url): ssl.create_default_context(cafile=file) for url, file in certificates.items()}
         self._proxy = None if proxy is None else read_proxy(proxy)
         self._own_host, self._is_own = own_host, is_own
+        self._keeps_connections = keeps_connections
         self._open_session: aiohttp.ClientSession | None = None
 
     @property
@@ -96,8 +104,8 @@ class GuardedHttp:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,
-                force_close=True,
                 use_dns_cache=False,
+                **({"keepalive_timeout": KEEP_ALIVE} if self._keeps_connections else {"force_close": True}),
                 resolver=_PinnedResolver(),
                 socket_factory=_open_socket,
                 ssl=self._tls or True,
@@ -108,7 +116,8 @@ class GuardedHttp:
             auto_decompress=False,
             trust_env=False,
             read_bufsize=READ_AHEAD,
-            middlewares=(_no_implicit_retry,),
+            request_class=_PinnedRequest,
+            middlewares=(_only_stale_connections_replaced,),
         )
 
     async def close(self) -> None:
@@ -218,12 +227,16 @@ class GuardedHttp:
 # Connecting to checked addresses only
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Route:
-    """The addresses that a task may connect to: those of the target, or of the proxy that leads to it."""
+    """The addresses that a task may connect to: those of the target, or of the proxy that leads to it.
+
+    `is_new`: a connection was opened for the present request, none was kept for it.
+    """
 
     addresses: tuple[str, ...] = ()
     proxy: DownloadProxy | None = None
+    is_new: bool = False
 
 
 #: Where a task has pinned nothing: no address may be connected to.
@@ -250,9 +263,23 @@ class _PinnedResolver(AbstractResolver):
 def _open_socket(address_info: tuple[Any, ...]) -> socket.socket:
     # The connector calls no resolver for a URL with a literal address, but calls this function for every connection.
     family, kind, protocol, _, address = address_info
-    if address[0] not in _route.get().addresses:
+    route = _route.get()
+    if address[0] not in route.addresses:
         raise RuntimeError("an address that was not checked")
+    route.is_new = True
     return socket.socket(family, kind, protocol)
+
+
+class _PinnedRequest(aiohttp.ClientRequest):
+    """A request that gets a kept connection only if it was opened to the very addresses that are checked for it now.
+
+    The connector finds kept connections by a key with the host's name and without its addresses, which may change.
+    """
+
+    @property
+    def connection_key(self) -> ConnectionKey:
+        # The field is free: no request names another host for TLS than its URL does.
+        return super().connection_key._replace(server_hostname=" ".join(sorted(_route.get().addresses)))
 
 
 # Errors of the connection
@@ -269,13 +296,24 @@ CLIENT_ERRORS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
 )
 
 
-async def _no_implicit_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    # aiohttp by itself repeats a GET when the connection breaks, unless a middleware raises another error. Attempts are
-    # counted by those who send them, with delays between them.
-    try:
-        return await send(request)
-    except aiohttp.ClientError as error:
-        raise to_fetch_error(error) from None
+#: A connection that ended before the head of a response.
+_BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+
+async def _only_stale_connections_replaced(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    # aiohttp by itself repeats a GET when any connection breaks, unless a middleware raises another error. Attempts are
+    # counted by those who send them, with delays between them. Only a kept connection that its host closes just now is
+    # no attempt.
+    route = _route.get()
+    while True:
+        route.is_new = False
+        try:
+            return await send(request)
+        except aiohttp.ClientError as error:
+            if route.is_new or not isinstance(error, _BROKEN):
+                raise to_fetch_error(error) from None
 
 
 def to_fetch_error(error: aiohttp.ClientError) -> FetchError:

@@ -617,7 +617,7 @@ def test_a_full_disk_is_not_blamed_on_the_host() -> None:
 
 
 def test_a_request_has_only_the_necessary_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No cookies, no credentials, no proxy of the environment, no keep-alive; a signature in the URL is not changed."""
+    """No cookies, no credentials, no proxy of the environment; a signature in the URL is not changed."""
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret")
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
 
@@ -637,7 +637,6 @@ def test_a_request_has_only_the_necessary_headers(monkeypatch: pytest.MonkeyPatc
             assert sorted(filter(None, second.split("\r\n")[1:])) == [
                 "Accept-Encoding: identity",
                 "Accept: image/*",
-                "Connection: close",
                 f"Host: 127.0.0.1:{server.port}",
                 f"User-Agent: limner/{__version__}",
             ]
