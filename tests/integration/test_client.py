@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import tracemalloc
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -854,6 +855,27 @@ def test_more_than_a_hundred_requests_wait_at_once() -> None:
             return await asyncio.gather(*(send(pool, UpstreamRequest(SMALL)) for _ in range(230)))
 
     assert {outcome.text for outcome in asyncio.run(run())} == {URL}
+
+
+def test_a_request_is_not_held_while_its_upstream_works() -> None:
+    """Thousands wait at the same time."""
+
+    async def run() -> bool:
+        async with run_faulty_upstream((SocketFault.HANG,)) as chaos:
+            transport = open_transport()
+            options = {"timeout": {"connect": 5, "pool": 5}}
+            request = httpx.Request("POST", chaos.url, content=b"a cat", extensions=options)
+            is_held, sending = weakref.ref(request), asyncio.create_task(transport.handle_async_request(request))
+            del request
+            await chaos.was_called.wait()
+            try:
+                return is_held() is not None
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+                await transport.aclose()
+
+    assert not asyncio.run(run())
 
 
 @pytest.mark.parametrize("script", [(SocketFault.HANG,), (answer(b"", length=9), SocketFault.HANG)])

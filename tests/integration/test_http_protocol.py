@@ -382,6 +382,25 @@ def test_a_closed_connection_leaves_no_circle_of_references(patient_url: str, mo
         gc.enable()
 
 
+def test_a_connection_that_waits_holds_no_dictionary_and_no_deque_of_its_own(app: App) -> None:
+    protocols: list[LimitedHttpProtocol] = []
+
+    class Observed(protocol_class(LONG, LONG)):  # type: ignore[misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            protocols.append(self)
+
+    with serve(app, http=Observed) as url, connect(url) as wire:
+        wire.send(build_request("GET /open").replace(b"HOST", wire.host.encode()))
+        wait_until(lambda: bool(protocols) and protocols[0]._current is not None)
+        (protocol,) = protocols
+        # Python shares the names of an object's first 30 attributes with others of its class.
+        assert len(vars(protocol)) <= 30
+        events = protocol.cycle.message_event, protocol.flow._is_writable_event
+        small = [protocol.pipeline, *(event._waiters for event in events)]
+        assert [isinstance(each, list) for each in small] == [True, True, True]
+
+
 def test_the_application_learns_that_the_client_leaves() -> None:
     learned = threading.Event()
 

@@ -363,6 +363,89 @@ def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) 
         assert document == orjson.dumps(run.error.body) + b"!"
 
 
+def test_the_watcher_tells_news_in_time_and_the_end() -> None:
+    async def play() -> None:
+        watcher = DisconnectWatcher(Client().receive)
+        run = start(items(RESULT))
+        assert await watcher.wait_for_news(run, 0, None, math.inf) is True
+        assert await watcher.wait_for_news(run, 1, None, math.inf) is False
+        endless = start(no_items)
+        assert await watcher.wait_for_news(endless, 0, None, 0.001) is None
+        endless.call_off()
+        assert await watcher.wait_for_news(endless, 0, None, math.inf) is False
+        watcher.cancel()
+
+    asyncio.run(play())
+
+
+def test_the_watcher_passes_over_revisions_that_nobody_has_asked_for() -> None:
+    async def play() -> None:
+        watcher = DisconnectWatcher(Client().receive)
+        run = start(no_items)
+        unaware, aware = (
+            asyncio.create_task(watcher.wait_for_news(run, 0, revision, math.inf)) for revision in (None, 0)
+        )
+        await asyncio.sleep(0)
+        run.notify()
+        assert await aware is True
+        run.call_off()
+        assert await unaware is False
+        watcher.cancel()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("has_left_before", [True, False])
+def test_the_watcher_waits_for_no_news_when_the_client_has_left(has_left_before: bool) -> None:
+    async def play() -> None:
+        server = Server()
+        watcher, run = DisconnectWatcher(Client().receive, server), start(no_items)
+        if has_left_before:
+            server.left.set_result(None)
+        waiting = asyncio.create_task(watcher.wait_for_news(run, 0, None, math.inf))
+        await asyncio.sleep(0)
+        if not has_left_before:
+            server.left.set_result(None)
+        with pytest.raises(ClientDisconnected):
+            await waiting
+        assert not run.is_done
+        run.call_off()
+
+    asyncio.run(play())
+
+
+def test_clients_wait_without_tasks_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        server, loop = Server(), asyncio.get_running_loop()
+        watcher, run = DisconnectWatcher(Client().receive, server), start(no_items)
+        assert run.task is not None
+        timers: list[asyncio.TimerHandle] = []
+        call_later = loop.call_later
+
+        def note(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
+            timers.append(call_later(*arguments, **options))
+            return timers[-1]
+
+        monkeypatch.setattr(loop, "call_later", note)
+        own = asyncio.create_task(watcher.wait_for_news(run, 0, None, 30)), asyncio.create_task(wait_long(watcher, run))
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {*own, run.task, asyncio.current_task()}
+        assert "_wake(" in repr(run.task)
+        assert "_wake(" in repr(run.news())
+        server.left.set_result(None)
+        await asyncio.gather(*own, return_exceptions=True)
+        assert [timer.cancelled() for timer in timers] == [True, True]
+        # What has woken them is gone from what all who wait share.
+        assert "_wake(" not in repr(run.task) + repr(run.news())
+        run.call_off()
+
+    asyncio.run(play())
+
+
+async def wait_long(watcher: DisconnectWatcher, run: JobRun) -> bool:
+    return await watcher.wait_for_run(run, 30)
+
+
 class Server:
     """A server that knows whether its client has left."""
 

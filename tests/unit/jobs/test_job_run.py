@@ -51,17 +51,23 @@ class Work:
         return run
 
 
+async def wait_for_more(run: JobRun, have: int, revision: int | None = None) -> bool:
+    while (more := run.has_more(have, revision)) is None:
+        await asyncio.shield(run.news())
+    return more
+
+
 def test_items_are_read_as_they_come_until_the_end() -> None:
     async def play() -> None:
         work = Work()
         run = work.start()
-        waiting = asyncio.create_task(run.wait_for_item(0))
+        waiting = asyncio.create_task(wait_for_more(run, 0))
         await asyncio.sleep(0)
         work.orders.put_nowait(PARTIAL)
         assert await waiting
         work.orders.put_nowait(None)
         await run.wait_done()
-        assert (run.items, run.error, await run.wait_for_item(1)) == ([PARTIAL], None, False)
+        assert (run.items, run.error, await wait_for_more(run, 1)) == ([PARTIAL], None, False)
         assert work.calls == []
         run.release()
         assert work.calls == ["unread"]
@@ -88,7 +94,7 @@ def test_each_reader_reads_from_the_first_item() -> None:
         work = Work()
         run = work.start()
         run.add_reader()
-        readers = [asyncio.create_task(run.wait_for_item(0)) for _ in range(2)]
+        readers = [asyncio.create_task(wait_for_more(run, 0)) for _ in range(2)]
         await asyncio.sleep(0)
         work.orders.put_nowait(PARTIAL)
         work.orders.put_nowait(None)
@@ -112,9 +118,24 @@ def test_a_reader_that_comes_after_the_end_is_reported_when_it_leaves() -> None:
         await asyncio.sleep(0)
         assert work.calls == ["unread"]
         run.add_reader()
-        assert await run.wait_for_item(0)
+        assert await wait_for_more(run, 0)
         run.release()
         assert work.calls == ["unread", "unread"]
+
+    asyncio.run(play())
+
+
+def test_one_that_no_longer_waits_for_the_end_takes_it_from_nobody() -> None:
+    async def play() -> None:
+        work = Work()
+        run = work.start()
+        first, second = asyncio.create_task(run.wait_done()), asyncio.create_task(run.wait_done())
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        work.orders.put_nowait(None)
+        await second
+        assert first.cancelled()
 
     asyncio.run(play())
 
@@ -123,17 +144,17 @@ def test_a_reader_that_passes_a_revision_is_woken_by_news_that_are_no_item() -> 
     async def play() -> None:
         work = Work()
         run = work.start()
-        with_revision, without = (asyncio.create_task(run.wait_for_item(0, revision)) for revision in (0, None))
+        with_revision, without = (asyncio.create_task(wait_for_more(run, 0, revision)) for revision in (0, None))
         await asyncio.sleep(0)
         run.notify()
         assert await with_revision
-        assert await run.wait_for_item(0, 0)
+        assert await wait_for_more(run, 0, 0)
         assert not without.done()
         work.orders.put_nowait(PARTIAL)
         assert await without
         work.orders.put_nowait(None)
         await run.wait_done()
-        assert not await run.wait_for_item(1, 0)
+        assert not await wait_for_more(run, 1, 0)
         run.release()
 
     asyncio.run(play())
@@ -187,7 +208,7 @@ def test_an_error_ends_the_run_without_the_frames_of_the_error() -> None:
         work = Work()
         run = work.start()
         work.orders.put_nowait(NotFound("no"))
-        assert await run.wait_for_item(0) is False
+        assert await wait_for_more(run, 0) is False
         assert isinstance(run.error, NotFound)
         assert run.error.__traceback__ is None
 
