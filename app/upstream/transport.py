@@ -67,7 +67,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         except aiohttp.ClientError as error:
             raise httpx.TransportError(str(error)) from error
         reason = (response.reason or "").encode()
-        stream = _ResponseStream(response)
+        stream = ResponseStream(response)
         return httpx.Response(
             response.status, headers=response.raw_headers, stream=stream, extensions={"reason_phrase": reason}
         )
@@ -94,7 +94,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             await self._session.close()
 
 
-class _ResponseStream(httpx.AsyncByteStream):
+class ResponseStream(httpx.AsyncByteStream):
     """The body of a response, in pieces as they come."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -107,7 +107,11 @@ class _ResponseStream(httpx.AsyncByteStream):
         try:
             piece = await self._response.content.readany()
         except aiohttp.ClientError as error:
-            raise httpx.ReadError(str(error)) from error
+            # aiohttp tells of the end of a connection before it hands out what had come by then. That was paid for, and
+            # may name the image.
+            piece = self._response.content._read_nowait(-1)
+            if not piece:
+                raise httpx.ReadError(str(error)) from error
         if not piece:
             raise StopAsyncIteration
         return piece
