@@ -67,7 +67,7 @@ class Webhooks:
     is_used: bool
     now: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    chance: Callable[[], float] = random.random
+    chance: Callable[[], float] = random.SystemRandom().random
     background: set[asyncio.Task[None]] = field(default_factory=set)
     _sending: Counter[str] = field(default_factory=Counter)
     _is_draining: bool = False

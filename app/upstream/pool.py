@@ -28,6 +28,9 @@ _LAST = 1_000_000
 
 _BUSY = "All upstreams are busy. Please try again later."
 
+#: Draws from no state that other code of the process draws from, or seeds.
+_CHANCE = random.SystemRandom().random
+
 
 @dataclass(slots=True, eq=False)
 class PoolMember:
@@ -113,7 +116,7 @@ class UpstreamPool:
         ambiguous: bool = False,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = _CHANCE,
     ) -> None:
         """`timeout` is in seconds; `chance` returns numbers from [0, 1)."""
         self._members = {member.spec.name: member for member in members}
