@@ -106,7 +106,7 @@ class JobRun:
         self._unsettled = 0
         self.task: asyncio.Task[None] | None = None
         self._is_finished = False
-        self._on_done: Sequence[Callable[[], None]] = ()
+        self._on_done: Sequence[Callable[[asyncio.Task[None]], None]] = ()
         self._on_unread: Callable[[], None] = lambda: None
         # Made when somebody waits for it: most readers wait for the task instead.
         self._news: asyncio.Future[None] | None = None
@@ -115,14 +115,14 @@ class JobRun:
         self,
         work: Callable[[Emit], Awaitable[None]],
         *,
-        on_done: Sequence[Callable[[], None]] = (),
+        on_done: Sequence[Callable[[asyncio.Task[None]], None]] = (),
         on_unread: Callable[[], None] = lambda: None,
     ) -> asyncio.Task[None]:
         """Start the task that does the work and collects its items, and return it.
 
         Args:
             work: The work itself. It is given what takes its items.
-            on_done: Called once, in order, when the task has ended.
+            on_done: Called once, in order, with the task when it has ended.
             on_unread: Called when the task has ended and has no readers (left), after `on_done`; again when a reader
                 that came later has left.
         """
@@ -148,14 +148,14 @@ class JobRun:
             log.exception("unhandled_error")
             self.error, self.cause = ApiError(), bug.with_traceback(None)
 
-    def _finish(self, _: asyncio.Task[None]) -> None:
+    def _finish(self, task: asyncio.Task[None]) -> None:
         if self.state is not JobState.INTERRUPTED:
             self.state = JobState.SUCCEEDED if self.error is None else JobState.FAILED
         self._wake_readers()
         # Not kept: they refer to everything of the request, and a finished job is retained for a minute.
         callbacks, self._on_done = self._on_done, ()
         for callback in callbacks:
-            callback()
+            callback(task)
         self._is_finished = True
         self.on_change()
         self._report_if_unread()

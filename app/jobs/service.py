@@ -275,12 +275,9 @@ class ImageService:
         has_budget = client_key is not None and client_key.monthly_cost is not None
         task = run.start(
             partial(self._run_and_settle, work, run, client_key) if has_budget else work,
-            on_done=[
-                lambda: self.tasks.discard(task),
-                lambda: usage.end_run(run),
-                lambda: self._settle_unstarted(run, client_key),
-            ],
-            on_unread=lambda: self.sharing.on_unread(job),
+            # No closures: each takes 0.2 KiB, for as long as the run waits for its upstream.
+            on_done=[self.tasks.discard, partial(self._end, run, usage, client_key)],
+            on_unread=partial(self.sharing.on_unread, job),
         )
         self.tasks.add(task)
         if job.is_remote:
@@ -289,6 +286,10 @@ class ImageService:
             usage.start_run(job)
             self.sharing.job_table.track(job)
         return reader
+
+    def _end(self, run: JobRun, usage: UsageRecord, client_key: ClientKey | None, _: asyncio.Task[None]) -> None:
+        usage.end_run(run)
+        self._settle_unstarted(run, client_key)
 
     async def _run_and_settle(
         self, work: Callable[[Emit], Awaitable[None]], run: JobRun, client_key: ClientKey | None, emit: Emit

@@ -878,6 +878,17 @@ def test_a_request_is_not_held_while_its_upstream_works() -> None:
     assert not asyncio.run(run())
 
 
+def test_requests_share_the_names_of_their_headers() -> None:
+    """Else aiohttp makes names of its own type for each of them."""
+    transport = AiohttpTransport(context=True)
+    first, second = (
+        transport._options(httpx.Request("POST", "http://h", headers={"x-request-id": value})) for value in ("a", "b")
+    )
+    assert [*map(id, first["headers"])] == [*map(id, second["headers"])]
+    assert {type(name) for name in first["headers"]} == {type(aiohttp.hdrs.ACCEPT)}
+    assert (first["headers"]["x-request-id"], second["headers"]["x-request-id"]) == ("a", "b")
+
+
 @pytest.mark.parametrize("script", [(SocketFault.HANG,), (answer(b"", length=9), SocketFault.HANG)])
 def test_a_request_that_is_cancelled_leaves_nothing_behind(script: Script) -> None:
     async def run() -> None:

@@ -192,13 +192,13 @@ def test_the_callbacks_of_the_end_are_called_in_order_before_the_one_of_an_unrea
         calls: list[str] = []
         work, run = Work(), JobRun()
         work.orders.put_nowait(None)
-        on_done = [lambda: calls.append("first"), lambda: calls.append("second")]
+        on_done = [lambda task: calls.append(f"first of {task is run.task}"), lambda _: calls.append("second")]
         task = run.start(work.do, on_done=on_done, on_unread=lambda: calls.append("unread"))
         assert task is run.task
         assert not run.is_done
         await run.wait_done()
         await asyncio.sleep(0)
-        assert (run.is_done, calls) == (True, ["first", "second", "unread"])
+        assert (run.is_done, calls) == (True, ["first of True", "second", "unread"])
 
     asyncio.run(play())
 
@@ -336,7 +336,7 @@ def test_the_state_of_a_run_that_has_ended(order: Exception | None, is_interrupt
 
 def test_a_run_that_has_ended_holds_nothing_of_the_request_that_started_it() -> None:
     class Request:
-        def end(self) -> None:
+        def end(self, _: asyncio.Task[None]) -> None:
             """Stand for the usage record, the input images and all else that a callback holds."""
 
     async def play() -> tuple[bool, bool]:
