@@ -37,6 +37,8 @@ KEEP_ALIVE = 4.0
 
 #: Bytes of a response that are read ahead.
 READ_AHEAD = 64 * 1024
+#: Characters of a line and number of headers that a response may have: those of CDNs are longer than aiohttp's limits.
+_MAX_LINE, _MAX_HEADERS = 64 * 1024, 500
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
@@ -116,6 +118,9 @@ class GuardedHttp:
             auto_decompress=False,
             trust_env=False,
             read_bufsize=READ_AHEAD,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_HEADERS,
             request_class=_PinnedRequest,
             middlewares=(_only_stale_connections_replaced,),
         )

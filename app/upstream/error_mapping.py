@@ -228,7 +228,8 @@ def _is_clients_input(body: UpstreamErrorBody) -> bool:
 
 
 _COMPLAINTS = (*range(200, 300), *range(400, 500))
-_FAILURES = range(500, 1000)
+#: There is no status below 100, and one below 200 is not the last.
+_FAILURES = (*range(200), *range(500, 1000))
 _ANY = (*_COMPLAINTS, *_FAILURES)
 #: Under these a refusal in words is believed: 401 and 402 are about the account.
 _WITH_REFUSALS = frozenset(_ANY) - {401, 402}

@@ -17,6 +17,10 @@ Transport = httpx.AsyncBaseTransport
 #: the server closes it while a request is on its way, there is no way to know whether that request was paid for.
 _KEEP_ALIVE = 4.0
 
+#: What the head of a response may have: the characters of a line, and headers. aiohttp itself takes 8190 and 128, which
+#: proxies with cookies, policies and traces exceed; the reply behind such a head is paid for all the same.
+_MAX_LINE, _MAX_HEADERS = 256 * 1024, 2000
+
 
 def open_transport(spec: UpstreamSpec | None = None) -> Transport:
     """Return a transport with as many connections as there are requests. Its session opens with the first request.
@@ -87,7 +91,14 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Return a session, which needs a running event loop."""
         # Without a limit: aiohttp's own would quietly stop at 100 connections.
         connector = aiohttp.TCPConnector(limit=0, ssl=self._context, keepalive_timeout=_KEEP_ALIVE)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_HEADERS,
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -76,3 +76,13 @@ def test_what_has_arrived_is_read_before_the_end_is_noticed(framing: str, reset:
     assert data == TEXT
     # A body without a length ends with its connection, in whatever way.
     assert broke_off is (framing != "no end")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    ["x-policy: " + "a" * 200_000 + "\r\n", "".join(f"x-{number}: a\r\n" for number in range(1500))],
+    ids=["a long one", "many"],
+)
+def test_a_reply_behind_many_headers_is_read(headers: str) -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%s\r\n%s" % (len(TEXT), headers.encode(), TEXT)
+    assert asyncio.run(read(answer, reset=False, late=False)) == (TEXT, False)

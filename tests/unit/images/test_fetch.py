@@ -213,6 +213,10 @@ SUCCESSES = [
     Success("a body in chunks", (chunked(IMAGE[:1000], IMAGE[1000:]),)),
     Success("a body up to the end of the connection", (b"HTTP/1.0 200 OK\r\n\r\n" + IMAGE,)),
     Success("a body that was passed on by a proxy", (reply(IMAGE, 203),)),
+    Success(
+        "a head as long as those of some CDNs",
+        (reply(IMAGE, 200, f"x-policy: {'a' * 30_000}", *(f"x-{number}: a" for number in range(300))),),
+    ),
     Success("a body with the requested encoding", (reply(IMAGE, 200, "Content-Encoding: identity"),)),
     Success(
         "a body with the encoding of an upload, which some stores leave",

@@ -157,6 +157,8 @@ CASES = (
     Case("our key refused inside a 200", 200, error("x", "invalid_api_key"), UpstreamAuth, AUTH, OTHER),
     Case("our key refused inside a 200, Anthropic's words", 200, error("invalid x-api-key", type="authentication_error"), UpstreamAuth, AUTH, OTHER),
     Case("no credit inside a 200, Anthropic's words", 200, error("Your credit balance is too low to access the API."), UpstreamNeedsOperator, UPSTREAM_QUOTA, OTHER),
+    Case("a status that there is not", 99, b"", UpstreamError, "upstream_error"),
+    Case("a status that is not the last", 101, b"", UpstreamError, "upstream_error"),
     Case("a crash inside a 200", 200, error("x", 500), UpstreamError, "upstream_error"),
     Case("a crash inside a 200, by its type", 200, error("x", None, "server_error"), UpstreamError, "upstream_error"),
 )  # fmt: skip
