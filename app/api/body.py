@@ -18,8 +18,8 @@ from app.config.settings import Settings
 from app.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UserError
 from app.images.blob import Blob, Spool
 from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_form, read_json
-from app.protocol.inline_images import InlineImageSpooler
-from app.protocol.json_text import decode_text, parse_json
+from app.protocol.inline_images import InlineImageSpooler, may_hold_base64
+from app.protocol.json_text import decode_text, parse_json, wide_encoding
 from app.protocol.size_fit import SizeMode
 from app.protocol.validation_errors import header_safe_name
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: Bytes of JSON, or of all text fields of a form, without their images: a hundred times the longest prompt.
 MAX_TEXT = 4 * 2**20
+
+#: Bytes of a body that is read as a whole. Between the pieces of a larger one, other requests pass.
+_SMALL = 64 * 1024
 
 #: Parts of a form: 16 images, a mask, and several times the parameters of the API.
 MAX_PARTS = 256
@@ -62,22 +65,34 @@ async def read_image_request(
     content_type = http.headers.get("content-type", "application/json")
     max_bytes, max_image = settings.max_request_bytes, settings.max_image_bytes
     encoding = http.headers.get("content-encoding", "")
-    body = PeekableBody(limited_body(http, max_bytes, settings.client_body_timeout, upload.add))
+    chunks = LimitedBody(http, max_bytes, settings.client_body_timeout, upload.add)
     # An equal request is recognized by the checksums of its images.
     new_blob = partial(spool.new_blob, with_checksum=True)
     spooler = InlineImageSpooler(new_blob)
     match content_type.partition(";")[0].strip().lower():
         case "multipart/form-data":
             boundary = parse_boundary(content_type)
-            body = await decompress_body(body, encoding, max_bytes)
+            body = await decompress_body(PeekableBody(chunks), encoding, max_bytes)
             parts = await parse_multipart(body, boundary, spooler, new_blob=new_blob, max_part=max_image)
             return resolve_spooled(read_form(operation, parts, size_mode), spooler, max_image)
         case "application/json" | "text/json" | "":
-            body = await rewrite_as_utf8(await decompress_body(body, encoding, max_bytes))
-            text = await collect_json(body, spooler)
+            text = await read_json_text(chunks, encoding, max_bytes, spooler)
             document = parse_json(text, parse_charset(content_type))
             return resolve_spooled(read_json(operation, document, size_mode), spooler, max_image)
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
+
+
+async def read_json_text(
+    chunks: "LimitedBody", encoding: str, max_bytes: int, spooler: InlineImageSpooler
+) -> bytes | bytearray:
+    """Return a JSON body in UTF-8 without its large images. Raises as `read_image_request` does."""
+    first = await anext(chunks, b"")
+    # Most requests come as a whole, with nothing to decompress, to rewrite or to take out.
+    is_plain = chunks.has_ended and len(first) <= _SMALL and first.startswith(b"{") and not wide_encoding(first)
+    if is_plain and not may_hold_base64(first):
+        return first
+    body = await decompress_body(PeekableBody(chunks, first), encoding, max_bytes)
+    return await collect_json(await rewrite_as_utf8(body), spooler)
 
 
 def announced_bytes(http: Request, max_bytes: int) -> int:
@@ -94,30 +109,41 @@ def announced_bytes(http: Request, max_bytes: int) -> int:
     return length
 
 
-async def limited_body(
-    http: Request, max_bytes: int, timeout: float, count: Callable[[int], None] = lambda _: None
-) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives. `count` is called with the bytes of each chunk; what it raises ends the body.
+class LimitedBody:
+    """A body as it arrives, in chunks. `has_ended`: its last chunk has come."""
 
-    Raises:
-        RequestTooLarge: It has more than `max_bytes`.
-        RequestTimeout: Within `timeout` seconds less than `MIN_PROGRESS` bytes have come.
-        ClientDisconnect: The client has left before the end.
-    """
-    loop = asyncio.get_running_loop()
-    received, progress, deadline = 0, 0, loop.time() + timeout
-    is_ended = False
-    while not is_ended:
-        message = await _next_message(http.receive, deadline, timeout)
-        chunk, is_ended = message.get("body", b""), not message.get("more_body", False)
-        count(len(chunk))
-        received += len(chunk)
-        if received > max_bytes:
-            raise _too_large(max_bytes)
-        progress += len(chunk)
-        if progress >= MIN_PROGRESS:
-            progress, deadline = 0, loop.time() + timeout
-        yield chunk
+    def __init__(
+        self, http: Request, max_bytes: int, timeout: float, count: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """`count` is called with the bytes of each chunk; what it raises ends the body.
+
+        Raises, while the body is read:
+            RequestTooLarge: It has more than `max_bytes`.
+            RequestTimeout: Within `timeout` seconds less than `MIN_PROGRESS` bytes have come.
+            ClientDisconnect: The client has left before the end.
+        """
+        self.has_ended = False
+        self._receive, self._max_bytes, self._timeout, self._count = http.receive, max_bytes, timeout, count
+        self._loop = asyncio.get_running_loop()
+        self._received, self._progress, self._deadline = 0, 0, self._loop.time() + timeout
+
+    def __aiter__(self) -> "LimitedBody":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.has_ended:
+            raise StopAsyncIteration
+        message = await _next_message(self._receive, self._deadline, self._timeout)
+        chunk: bytes = message.get("body", b"")
+        self.has_ended = not message.get("more_body", False)
+        self._count(len(chunk))
+        self._received += len(chunk)
+        if self._received > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        self._progress += len(chunk)
+        if self._progress >= MIN_PROGRESS:
+            self._progress, self._deadline = 0, self._loop.time() + self._timeout
+        return chunk
 
 
 async def _next_message(receive: Receive, deadline: float, timeout: float) -> Message:

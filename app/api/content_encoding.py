@@ -87,9 +87,10 @@ def find_decompressor(head: bytes, encoding: str) -> Decompressor | None:
 class PeekableBody:
     """A body whose first bytes can be looked at before it is read. Empty chunks are left out."""
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], head: bytes = b"") -> None:
+        """`head`: the first chunk, if it was read already."""
         self._chunks = chunks
-        self._head = b""
+        self._head = head
 
     async def peek(self, size: int) -> bytes:
         """Return the first bytes of what is left: at least `size`, unless there are fewer."""

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from app.access.auth import Authenticator, Caller
 from app.access.capacity import Capacity
 from app.access.concurrency import FairSemaphore
-from app.api.body import announced_bytes, limited_body
+from app.api.body import LimitedBody, announced_bytes
 from app.api.delivery import DisconnectWatcher
 from app.api.responses import ClientDisconnected, OrjsonResponse
 from app.api.route_table import RouteTable
@@ -61,7 +61,7 @@ def explain_routes(
 
     async def receive(http: Request, caller: Caller, blob: Blob) -> None:
         with capacity.upload(caller.id, announced_bytes(http, MAX_REPLY_BYTES)) as upload:
-            async for chunk in limited_body(http, MAX_REPLY_BYTES, timeout, upload.add):
+            async for chunk in LimitedBody(http, MAX_REPLY_BYTES, timeout, upload.add):
                 blob.write(chunk)
 
     @router.add("/explain", ("POST",))

@@ -15,7 +15,7 @@ from app.extraction.copies import Copy, read_copy, smaller_copies
 from app.extraction.filters import CandidateFilter, is_sample_code, is_secondary, is_unrelated, last_clause
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
-from app.extraction.structured import JsonWalker, is_auxiliary_key
+from app.extraction.structured import NO_JSON, ImageField, JsonWalker, is_auxiliary_key, walk_json
 from app.extraction.text import ReplyText
 from app.extraction.tool_calls import images_in_calls, join_calls
 from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image
@@ -126,8 +126,8 @@ class MessageContent:
         texts = [ReplyText(raw) for raw in self._raw_texts[:_MAX_TEXTS] if raw]
         for text in texts:
             if len(texts) < _MAX_TEXTS:
-                texts.extend(text.nested_texts(text.whole_json))
-                texts.extend(text.nested_texts(text.embedded_json))
+                texts += text.nested_texts(text.whole_json)
+                texts += text.nested_texts(text.embedded_json)
         return texts
 
     @cached_property
@@ -142,7 +142,7 @@ class MessageContent:
         found: list[tuple[ReplyText, UrlMention]] = []
         for text in self.texts:
             if self._budget.remaining > 0:
-                found.extend((text, mention) for mention in text.mentions)
+                found += [(text, mention) for mention in text.mentions]
                 self._budget.remaining -= len(text.mentions)
         return found
 
@@ -161,31 +161,31 @@ class ReplyForm:
     find: Callable[[MessageContent], Iterable[ImageCandidate]]
 
 
-def _from_walker(walker: JsonWalker) -> Iterator[ImageCandidate]:
-    for each in walker.fields:
-        secondary = isinstance(each.value, str) and is_secondary("", "", each.value)
-        yield ImageCandidate(each.value, secondary, shown_as=("", "") if isinstance(each.value, str) else None)
+def _from_field(each: ImageField) -> ImageCandidate:
+    if not isinstance(each.value, str):
+        return ImageCandidate(each.value)
+    return ImageCandidate(each.value, is_secondary("", "", each.value), shown_as=("", ""))
 
 
-def _in_parts(content: MessageContent) -> Iterator[ImageCandidate]:
-    return _from_walker(content.part_walker)
+def _in_parts(content: MessageContent) -> Iterable[ImageCandidate]:
+    return map(_from_field, content.part_walker.fields)
 
 
-def _in_fields(content: MessageContent) -> Iterator[ImageCandidate]:
-    return _from_walker(content.field_walker)
+def _in_fields(content: MessageContent) -> Iterable[ImageCandidate]:
+    return map(_from_field, content.field_walker.fields)
 
 
-def _in_whole_json(content: MessageContent) -> Iterator[ImageCandidate]:
-    return (candidate for text in content.texts for candidate in _from_walker(text.whole_json))
+def _in_whole_json(content: MessageContent) -> Iterable[ImageCandidate]:
+    return [_from_field(each) for text in content.texts for each in text.whole_json.fields]
 
 
-def _in_embedded_json(content: MessageContent) -> Iterator[ImageCandidate]:
-    return (candidate for text in content.texts for candidate in _from_walker(text.embedded_json))
+def _in_embedded_json(content: MessageContent) -> Iterable[ImageCandidate]:
+    return [_from_field(each) for text in content.texts for each in text.embedded_json.fields]
 
 
 def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
     def find(content: MessageContent) -> Iterable[ImageCandidate]:
-        return (_shown_image(text, mention) for text, mention in content.mentions if mention.kind is kind)
+        return [_shown_image(text, mention) for text, mention in content.mentions if mention.kind is kind]
 
     return find
 
@@ -341,19 +341,14 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
 
 
 def _content_of(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent:
-    parts, fields = JsonWalker(), JsonWalker()
-    parts.walk(message["parts"])
     others = {key: value for key, value in message.items() if key not in {"content", "parts"}}
     if "tool_calls" in others:
         others["tool_calls"] = join_calls(others["tool_calls"])
-    fields.walk(others)
-    return MessageContent(parts, fields, [message["content"]], budget)
+    return MessageContent(walk_json(message["parts"]), walk_json(others), [message["content"]], budget)
 
 
 def _content_beside(bodies: Iterable[Mapping[str, Any]], budget: UrlBudget) -> MessageContent:
-    fields = JsonWalker()
-    fields.walk(list(bodies))
-    return MessageContent(JsonWalker(), fields, (), budget)
+    return MessageContent(NO_JSON, walk_json(list(bodies)), (), budget)
 
 
 @dataclass(slots=True)
@@ -367,7 +362,7 @@ class _Extractor:
         if content.is_empty:
             return secondary
         for forms in RANKS:
-            found = self._without_copies([image for form in forms for image in self._accepted(form, content)])
+            found = self._without_copies(self._accepted(forms, content))
             if not found:
                 continue
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
@@ -384,15 +379,18 @@ class _Extractor:
                 if url:
                     yield candidate.unlikeliness, FoundImage(url, form.name, is_guess=True)
 
-    def _accepted(self, form: ReplyForm, content: MessageContent) -> Iterator[FoundImage]:
-        for candidate in form.find(content):
+    def _accepted(self, forms: Iterable[ReplyForm], content: MessageContent) -> list[FoundImage]:
+        found = []
+        candidates = ((form, candidate) for form in forms for candidate in form.find(content))
+        for form, candidate in candidates:
             url, reason = "", candidate.rejection
             if not reason:
                 url, reason = self.candidate_filter.check(candidate.value)
             if url:
-                yield FoundImage(url, form.name, candidate.is_secondary, shown_as=candidate.shown_as)
+                found.append(FoundImage(url, form.name, candidate.is_secondary, shown_as=candidate.shown_as))
             else:
                 self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
+        return found
 
     def _without_copies(self, found: list[FoundImage]) -> list[FoundImage]:
         """Reject the smaller copies of images that are there in several sizes."""

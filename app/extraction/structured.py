@@ -194,6 +194,19 @@ class JsonWalker:
             self.texts.append(value)
 
 
+#: What a value without anything in it gives. Nothing is added to it.
+NO_JSON = JsonWalker()
+
+
+def walk_json(value: object) -> JsonWalker:
+    """Return what a JSON value contains."""
+    if not value:
+        return NO_JSON
+    walker = JsonWalker()
+    walker.walk(value)
+    return walker
+
+
 def is_auxiliary_key(key: str) -> bool:
     """Check for a key whose value is not the result, such as `thumbnail_url`."""
     return not AUXILIARY_WORDS.isdisjoint(words_of(key))

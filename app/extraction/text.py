@@ -4,7 +4,7 @@ Hidden is what a person does not see as the answer: reasoning, comments, sample 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import orjson
 
 from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run, strip_base64
 from app.extraction.mentions import UrlMention, find_mentions
-from app.extraction.structured import JsonWalker
+from app.extraction.structured import NO_JSON, JsonWalker, walk_json
 from app.extraction.urls import UrlKind, classify_url
 from app.protocol.chat_reply import ChatReply
 
@@ -112,14 +112,15 @@ class ReplyText:
         """The images of JSON in code blocks or between words."""
         return self._walk([_parse_json(document) for document in _json_documents(self.visible)])
 
-    def nested_texts(self, walker: JsonWalker) -> Iterator["ReplyText"]:
-        """Yield the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""
-        if self._depth < _MAX_DEPTH:
-            yield from (ReplyText(text, self.runs, self._depth + 1) for text in walker.texts)
+    def nested_texts(self, walker: JsonWalker) -> list["ReplyText"]:
+        """Return the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""
+        if self._depth >= _MAX_DEPTH:
+            return []
+        return [ReplyText(text, self.runs, self._depth + 1) for text in walker.texts]
 
     def run_of(self, mention: UrlMention) -> Base64Run | None:
         """Return the run of base64 that stands in place of a URL, `None` where it is a URL."""
-        return resolve_run(mention.url, self.runs)
+        return resolve_run(mention.url, self.runs) if self.runs else None
 
     @cached_property
     def _document(self) -> Any:
@@ -130,20 +131,21 @@ class ReplyText:
         return isinstance(self._document, dict | list)
 
     def _walk(self, values: list[Any]) -> JsonWalker:
+        found = [value for value in values if value is not None]
+        if not found:
+            return NO_JSON
         walker = JsonWalker(self.runs)
-        for value in values:
+        for value in found:
             if isinstance(value, str):
                 walker.texts.append(value)
-            elif value is not None:
+            else:
                 walker.walk(value)
         return walker
 
 
 def visible_text(reply: ChatReply) -> str:
     """Return what the model says in words, without reasoning and without images written as base64."""
-    walker = JsonWalker()
-    walker.walk(list(reply.bodies))
-    texts = [message["content"] for message in reply.messages] + walker.texts
+    texts = [message["content"] for message in reply.messages] + walk_json(list(reply.bodies)).texts
     return "\n".join(filter(None, (strip_hidden(strip_base64(text)).strip() for text in texts)))
 
 

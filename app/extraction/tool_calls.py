@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from app.extraction.keys import words_of
-from app.extraction.structured import ImageField, JsonWalker
+from app.extraction.structured import ImageField, walk_json
 
 #: Names of tools whose arguments are images to work on, not their result.
 _WORKS_ON_IMAGES = re.compile(
@@ -58,9 +58,7 @@ def images_in_calls(calls: Iterable[tuple[str, object]]) -> Iterator[ImageField]
         if _WORKS_ON_IMAGES.search(name):
             keys = values if isinstance(values, dict) else {}
             values = {key: keys[key] for key in keys if words_of(key) & _RESULT_KEYS}
-        walker = JsonWalker()
-        walker.walk(values)
-        yield from walker.fields
+        yield from walk_json(values).fields
 
 
 def _parse(arguments: object) -> object:

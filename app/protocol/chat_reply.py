@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.errors import UpstreamInvalidReply
 from app.protocol import sse
 from app.protocol.attempt_costs import AttemptRecord
-from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece
+from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece, may_hold_base64
 from app.protocol.loose_json import OpenDocument, find_documents, read_documents
 from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
@@ -124,6 +124,7 @@ class ReplyParser:
             max_put_back = max_left * _PUT_BACK[0] // _PUT_BACK[1]
             self._new_spooler = partial(InlineImageSpooler, new_sink, self._spooled, max_put_back, self._pieces)
             self._spooler = self._new_spooler(keeps_pieces=True)
+        self._has_base64 = True
         self._body: _JsonBody | _EventStream | None = None
         self._raw: list[bytes] = []
         self._raw_capacity = _MAX_RAW
@@ -157,6 +158,12 @@ class ReplyParser:
             raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.", detail=detail)
         return has_grown
 
+    def feed_all(self, data: bytes) -> bool:
+        """Take a body that has come as a whole, as `feed` does. Where no base64 begins in it, nothing is held back."""
+        if self._spooler is not None and not may_hold_base64(data):
+            self._spooler, self._has_base64 = None, False
+        return self.feed(data)
+
     def end(self) -> None:
         """Take in what was held back, since nothing follows: the body has ended or has broken off."""
         if self._spooler is not None:
@@ -173,7 +180,7 @@ class ReplyParser:
             if not data or self._comment:
                 return False
             is_json = data[:1] in b"{[<"
-            self._body = (_JsonBody if is_json else _EventStream)(self._new_spooler)
+            self._body = _JsonBody(self._new_spooler, self._has_base64) if is_json else _EventStream(self._new_spooler)
         return self._body.feed(data)
 
     def _without_lead(self, data: bytes) -> bytes:
@@ -197,24 +204,30 @@ class ReplyParser:
             if ended:
                 raise _invalid("an empty body", raw)
             return ChatReply(raw=raw, complete=False, secrets=self._secrets, attempt=self._attempt)
-        return replace(
-            self._body.reply(raw, ended),
-            spooled_images=self._spooled,
-            size=self.size + len(raw) + self._body.objects_size,
-            secrets=self._secrets,
-            attempt=self._attempt,
-        )
+        size = self.size + len(raw) + self._body.objects_size
+        return self._body.reply(_Origin(raw, self._spooled, size, self._secrets, self._attempt), ended)
 
 
 def _invalid(reason: str, raw: str) -> UpstreamInvalidReply:
     return UpstreamInvalidReply("The upstream's answer could not be read.", detail=f"{reason}: {raw[:2000]}")
 
 
+class _Origin(NamedTuple):
+    """What each snapshot of a reply has from its parser; see `ChatReply`."""
+
+    raw: str
+    spooled_images: Mapping[str, ByteSink]
+    size: int
+    secrets: tuple[str, ...]
+    attempt: AttemptRecord | None
+
+
 class _JsonBody:
     """A body that is not a stream of events: one JSON document, a list of them, or several one behind the other."""
 
-    def __init__(self, new_spooler: Callable[[], InlineImageSpooler] | None = None) -> None:
-        self._new_spooler = new_spooler
+    def __init__(self, new_spooler: Callable[[], InlineImageSpooler] | None, has_base64: bool) -> None:
+        """`has_base64`: base64 may begin in the body, as far as is known."""
+        self._new_spooler, self._has_base64 = new_spooler, has_base64
         self._chunks: list[bytes] = []
         self.size = 0
 
@@ -228,27 +241,38 @@ class _JsonBody:
         self._chunks.append(data)
         return False
 
-    def reply(self, raw: str, ended: bool) -> ChatReply:
+    def reply(self, origin: _Origin, ended: bool) -> ChatReply:
         text = b"".join(self._chunks).decode("utf-8", "replace")
         documents, rest = read_documents(text)
         # A connection may break after the whole document (wrong length, no last chunk). The reply is complete then, and
         # it has been paid for.
         if not ended and (len(documents) != 1 or not isinstance(documents[0], dict) or rest.startswith("{")):
-            return ChatReply(raw=raw, complete=False)
-        return _read_documents_of_chat(documents or find_documents(text), raw, self._new_spooler)
+            return _incomplete(origin)
+        # A text without escapes, and in one piece, has no base64 that its body has not.
+        is_plain = not self._has_base64 and "\\" not in text and _has_text_in_one_piece(documents)
+        new_spooler = None if is_plain else self._new_spooler
+        return _read_documents_of_chat(documents or find_documents(text), origin, new_spooler)
+
+
+def _has_text_in_one_piece(documents: list[Any]) -> bool:
+    """Check for the usual chat completion: one choice, whose message has a text."""
+    match documents:
+        case [{"choices": [{"message": {"content": str()}, **others}]}]:
+            return others.keys().isdisjoint(("text", "delta"))
+    return False
 
 
 def _read_documents_of_chat(
-    documents: list[Any], raw: str, new_spooler: Callable[[], InlineImageSpooler] | None = None
+    documents: list[Any], origin: _Origin, new_spooler: Callable[[], InlineImageSpooler] | None = None
 ) -> ChatReply:
     accumulator = ReplyAccumulator(new_spooler)
     chats = [document for document in _flatten(documents) if isinstance(document, dict)]
     if not chats:
-        raise _invalid("not a JSON object", raw)
+        raise _invalid("not a JSON object", origin.raw)
     for document in chats:
         accumulator.take(document)
     accumulator.end()
-    return _build_reply(accumulator, raw, complete=True)
+    return _build_reply(accumulator, origin, complete=True)
 
 
 def _flatten(documents: list[Any]) -> list[Any]:
@@ -285,16 +309,17 @@ class _EventStream:
         self._add(self._decoder.end())
         self._accumulator.end()
 
-    def reply(self, raw: str, ended: bool) -> ChatReply:
+    def reply(self, origin: _Origin, ended: bool) -> ChatReply:
         if ended and not self._is_chat:
-            documents = find_documents(raw)
+            documents = find_documents(origin.raw)
             if not documents:
-                raise _invalid("no event of a chat", raw)
-            return _read_documents_of_chat(documents, raw)
+                raise _invalid("no event of a chat", origin.raw)
+            return _read_documents_of_chat(documents, origin)
         has_end_mark = self.is_done or self._accumulator.finish_reason is not None
         complete = has_end_mark or (ended and not self._has_cut)
-        reply = _build_reply(self._accumulator, raw, complete=complete, has_content=self._has_cut)
-        return reply if has_end_mark else replace(reply, has_open_end=True)
+        return _build_reply(
+            self._accumulator, origin, complete=complete, has_content=self._has_cut, has_end_mark=has_end_mark
+        )
 
     def _add(self, events: list[sse.Event]) -> bool:
         has_grown = False
@@ -358,7 +383,18 @@ def _documents_of(event: sse.Event) -> list[Any]:
     return read_documents(event.loose_data)[0] if event.loose_data and (rest or not documents) else documents
 
 
-def _build_reply(accumulator: ReplyAccumulator, raw: str, *, complete: bool, has_content: bool = False) -> ChatReply:
+def _incomplete(origin: _Origin) -> ChatReply:
+    return ChatReply(complete=False, **origin._asdict())
+
+
+def _build_reply(
+    accumulator: ReplyAccumulator,
+    origin: _Origin,
+    *,
+    complete: bool,
+    has_content: bool = False,
+    has_end_mark: bool = True,
+) -> ChatReply:
     reason = accumulator.finish_reason
     return ChatReply(
         messages=accumulator.messages(),
@@ -368,8 +404,12 @@ def _build_reply(accumulator: ReplyAccumulator, raw: str, *, complete: bool, has
         id=accumulator.id,
         cost=accumulator.cost,
         error=accumulator.error,
-        raw=raw,
+        raw=origin.raw,
         complete=complete,
-        has_open_end=reason is not None and _CUT_REASON.search(reason) is not None,
+        has_open_end=not has_end_mark or (reason is not None and _CUT_REASON.search(reason) is not None),
+        size=origin.size,
         has_content=has_content or accumulator.has_content,
+        spooled_images=origin.spooled_images,
+        secrets=origin.secrets,
+        attempt=origin.attempt,
     )

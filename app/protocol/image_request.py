@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_type_hints
 
 from app.errors import InvalidRequest, UserError
 from app.protocol.input_images import ImageListParam, ImageParam, InputImage
-from app.protocol.misplaced_pictures import place_form_pictures, place_json_pictures
+from app.protocol.misplaced_pictures import FREE_VALUES, place_form_pictures, place_json_pictures
 from app.protocol.parameters import (
     ONLY_EDIT,
     ONLY_GENERATION,
@@ -328,8 +328,8 @@ class ParameterTable:
 
     Attributes:
         places: The place in `rows` of each name under which clients send a parameter.
-        required: The places of those that every request needs.
-        never_null: Their names; elsewhere null means a missing value.
+        required: The places of those that every request needs; `never_null`: their names, elsewhere null means missing.
+        checked: The names whose values cannot hold a picture that belongs elsewhere.
     """
 
     rows: tuple[Parameter, ...]
@@ -337,13 +337,15 @@ class ParameterTable:
     places: Mapping[str, int]
     required: frozenset[int]
     never_null: frozenset[str]
+    checked: frozenset[str]
 
 
 def parameter_table(rows: tuple[Parameter, ...], *, form: bool) -> ParameterTable:
     names = tuple(row.names(form) for row in rows)
     places = {name: place for place, each in enumerate(names) for name in each}
     required = frozenset(place for place, row in enumerate(rows) if row.required)
-    return ParameterTable(rows, names, places, required, frozenset(names[place][0] for place in required))
+    never_null = frozenset(names[place][0] for place in required)
+    return ParameterTable(rows, names, places, required, never_null, frozenset(places.keys() - FREE_VALUES))
 
 
 #: By operation, and whether the body is a form.
@@ -372,7 +374,8 @@ def read_json(operation: Operation, body: object, mode: SizeMode = SizeMode.NATI
         raise InvalidRequest("The body of the request must be a JSON object.", code="invalid_type")
     table = TABLES[operation, False]
     given = {name: value for name, value in body.items() if value is not None or name in table.never_null}
-    given = place_json_pictures(operation, given, table.places.keys(), _IMAGE_NAMES)
+    if not given.keys() <= table.checked:
+        given = place_json_pictures(operation, given, table.places.keys(), _IMAGE_NAMES)
     if given.get("images") and given.get("image"):
         raise conflicting_values("image")
     return _read(operation, given, mode, form=False)
@@ -407,7 +410,7 @@ def _read(operation: Operation, given: Mapping[str, Any], mode: SizeMode, *, for
     # In the order of the table: the first wrong parameter there is named, however the body is ordered.
     for place in sorted({table.places[name] for name in given if name in table.places} | table.required):
         parameter, names = table.rows[place], table.names[place]
-        name = next((name for name in names if name in given), None)
+        name = names[0] if names[0] in given else next((name for name in names if name in given), None)
         if name is None:
             raise missing_parameter(names[0])
         used.add(name)

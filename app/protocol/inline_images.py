@@ -216,6 +216,12 @@ class InlineImageSpooler:
         return b""
 
 
+def may_hold_base64(data: bytes) -> bool:
+    """Return whether a spooler may find anything in a body that has come as a whole."""
+    # The start of the body is no middle of a word.
+    return find_start(b" " + data, 1) >= 0 or find_piece(data, 0, len(data)) >= 0
+
+
 class _Base64Run:
     """Base64 that is being decoded into a sink while it arrives.
 

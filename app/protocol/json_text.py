@@ -45,6 +45,8 @@ _ZEROS = {
 
 def wide_encoding(head: bytes) -> str | None:
     """Return the encoding of a JSON document whose first four bytes say UTF-16 or UTF-32, else None."""
+    if head[:4].isascii() and b"\0" not in head[:4]:
+        return None
     marked = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
     return marked or _ZEROS.get("".join("0" if byte == 0 else "x" for byte in head[:4]))
 

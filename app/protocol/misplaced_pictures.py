@@ -10,7 +10,7 @@ from app.protocol.parameters import FormPart, Operation
 from app.protocol.validation_errors import header_safe_name
 
 #: Parameters with free values. Those in `metadata` go upstream, so that a link in it is not lost.
-_FREE_VALUES = ("metadata", "svg")
+FREE_VALUES = frozenset({"metadata", "svg"})
 
 
 def place_json_pictures(
@@ -51,7 +51,7 @@ def place_form_pictures(
 
 
 def _find(given: Mapping[str, Any], known: Set[str]) -> dict[str, str]:
-    searched = {name: value for name, value in given.items() if name not in known or name in _FREE_VALUES}
+    searched = {name: value for name, value in given.items() if name not in known or name in FREE_VALUES}
     return find_pictures(searched, sure_only=frozenset({"metadata"}))
 
 

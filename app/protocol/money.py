@@ -1,7 +1,7 @@
 """Amounts of money as exact decimals: read them from what upstreams and operators write, write and count them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -42,27 +42,29 @@ def read_cost(usage: object) -> ReportedCost | None:
 
     Where the operator's own key at a provider was used (`is_byok`), the provider's charge comes on top.
     """
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     details = usage.get("cost_details")
-    details = details if isinstance(details, Mapping) else {}
-    found = next(_amounts(usage, _TOTALS), None)
+    details = details if isinstance(details, dict) else {}
+    found = _first_amount(usage, _TOTALS)
     if found is None:
-        return next(_amounts(details, _DETAILS), None)
+        return _first_amount(details, _DETAILS)
     provider = read_amount(details.get("upstream_inference_cost")) if usage.get("is_byok") is True else None
     return found if provider is None else ReportedCost(found.amount + provider.amount, found.currency)
 
 
-def _amounts(usage: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[ReportedCost]:
-    for name in names:
-        value = usage.get(name)
-        if isinstance(value, Mapping):
+def _first_amount(usage: Mapping[str, Any], names: tuple[str, ...]) -> ReportedCost | None:
+    for value in [usage[name] for name in names if name in usage]:
+        if isinstance(value, dict):
             # Some list the parts beside their total.
-            yield from _amounts(value, _DETAILS)
-        elif (amount := read_amount(value)) is not None:
+            found = _first_amount(value, _DETAILS)
+        elif (found := read_amount(value)) is not None:
             currency = usage.get("currency")
             known = currency.upper() if isinstance(currency, str) and re.fullmatch("[A-Za-z]{3}", currency) else None
-            yield ReportedCost(amount.amount, amount.currency or known)
+            found = ReportedCost(found.amount, found.currency or known)
+        if found is not None:
+            return found
+    return None
 
 
 def read_cost_header(headers: Mapping[str, str]) -> ReportedCost | None:

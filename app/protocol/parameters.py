@@ -300,10 +300,11 @@ def _entries(name: str, part: FormPart) -> dict[str, object]:
 
 def is_lowered(kind: "ParameterType", given: object) -> bool:
     """Return whether a value of a JSON body or the parts of a form are accepted, but mean less than was asked for."""
-    values = [
-        part.value if isinstance(part, FormPart) else part for part in (given if isinstance(given, list) else [given])
-    ]
-    return isinstance(kind, ChoiceParam) and any(isinstance(value, str) and value in kind.lowered for value in values)
+    if not isinstance(kind, ChoiceParam) or not kind.lowered:
+        return False
+    parts = given if isinstance(given, list) else [given]
+    values = [part.value if isinstance(part, FormPart) else part for part in parts]
+    return any(isinstance(value, str) and value in kind.lowered for value in values)
 
 
 class Operation(StrEnum):

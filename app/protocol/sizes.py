@@ -92,9 +92,9 @@ def parse_size(text: str, param: str = "size") -> Size | None:
 
 def check_size(size: Size, text: str, param: str) -> Size:
     """Return the size if it is legal or a legacy size; `text` is how the client wrote it. Raises `UserError`."""
-    rule = None if size in LEGACY_SIZES else _broken_rule(size)
-    if rule is None:
+    if size in LEGACY_SIZES or is_legal(size):
         return size
+    rule = _broken_rule(size)
     nearest = " and ".join(map(str, nearest_sizes(size)))
     raise invalid_size(text, f"{rule} The nearest legal sizes are {nearest}.", param)
 

@@ -41,7 +41,7 @@ def read_usage(value: object) -> Usage:
 
     Input counts as text and output as image tokens unless the details say otherwise.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return NO_USAGE
     if _GEMINI_KEYS & value.keys():
         value = _from_gemini(value)
@@ -68,7 +68,7 @@ def _from_gemini(usage: Mapping[str, Any]) -> dict[str, Any]:
 def _by_modality(details: object) -> dict[str, int]:
     counts: dict[str, int] = {}
     for entry in details if isinstance(details, list) else ():
-        if isinstance(entry, Mapping) and isinstance(entry.get("modality"), str):
+        if isinstance(entry, dict) and isinstance(entry.get("modality"), str):
             name = f"{entry['modality'].lower()}_tokens"
             counts[name] = counts.get(name, 0) + _count(entry.get("tokenCount"))
     return counts
@@ -78,7 +78,7 @@ def _read_side(usage: Mapping[str, Any], names: tuple[str, str], rare: str, usua
     """Return all tokens of one side (input or output), and how many of them are of the rare kind."""
     for name in names:
         details = usage.get(f"{name}_tokens_details")
-        counts = details if isinstance(details, Mapping) else {}
+        counts = details if isinstance(details, dict) else {}
         of_rare, of_usual = _count(counts.get(rare)), _count(counts.get(usual))
         total = _count(usage.get(f"{name}_tokens")) or of_rare + of_usual
         if total:

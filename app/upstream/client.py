@@ -21,11 +21,11 @@ from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.redaction import loggable_text
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
-from app.upstream.decoding import ContentDecoder
+from app.upstream.decoding import ContentDecoder, is_plain
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
-from app.upstream.transport import Transport
+from app.upstream.transport import ResponseStream, Transport
 from app.upstream.work_evidence import error_came_first
 
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
@@ -229,8 +229,11 @@ class UpstreamClient:
         throttle = SnapshotThrottle()
         paused_at = time.perf_counter()
 
-        async def take(chunk: bytes) -> bool:
+        async def take(chunk: bytes, is_all: bool) -> bool:
             nonlocal paused_at
+            if is_all and len(chunk) < _LONG and chunk.startswith(b"{"):
+                parser.feed_all(chunk)
+                return True
             for piece in split_events(chunk, lambda: parser.is_in_image):
                 grown = parser.feed(piece)
                 if throttle.should_snapshot(piece, parser.size, grown=grown):
@@ -275,13 +278,16 @@ class UpstreamClient:
         return started_at + self._spec.timeout - self._monotonic()
 
     async def _read_body(
-        self, response: httpx.Response, started_at: float, take: Callable[[bytes], Awaitable[bool]]
+        self, response: httpx.Response, started_at: float, take: Callable[[bytes, bool], Awaitable[bool]]
     ) -> None:
         """Give the decompressed body to `take`, chunk by chunk, until that returns that it needs no more.
 
+        The second argument of `take` says whether the chunk is all of the body.
+
         Raises `UpstreamTimeout` and `UpstreamInvalidReply`.
         """
-        decoder = ContentDecoder(response.headers.get("content-encoding", ""))
+        encoding = response.headers.get("content-encoding", "")
+        decoder = ContentDecoder(encoding)
         received = decoded = 0
         idle_timeout, length = math.inf, _length_of(response)
         # The stream itself, which is declared to be of either kind: `aiter_raw` costs one more generator a chunk.
@@ -293,18 +299,25 @@ class UpstreamClient:
                 if data is None:
                     break
                 received += len(data)
+                if len(data) == length and is_plain(data, encoding):
+                    self._check_size(length)
+                    await take(data, True)
+                    return
                 for chunk in decoder.feed(data):
                     decoded += len(chunk)
                     self._check_size(max(received, decoded))
-                    if await take(chunk):
+                    if await take(chunk, False):
                         await _await_end(chunks)
                         return
                 idle_timeout = self._spec.idle_timeout
         for chunk in decoder.finish():
             self._check_size(decoded + len(chunk))
-            await take(chunk)
+            await take(chunk, False)
 
     async def _next_chunk(self, chunks: AsyncIterator[bytes], idle_timeout: float, time_left: float) -> bytes | None:
+        # What is there already needs no timer.
+        if time_left > 0 and isinstance(chunks, ResponseStream) and (data := chunks.arrived()):
+            return data
         try:
             async with asyncio.timeout(min(idle_timeout, time_left)):
                 return await anext(chunks, None)
@@ -322,7 +335,7 @@ class UpstreamClient:
         """Return as much as comes: the status says enough where the body is endless, slow or damaged."""
         body = bytearray()
 
-        async def take(chunk: bytes) -> bool:
+        async def take(chunk: bytes, _: bool) -> bool:
             body.extend(chunk)
             return len(body) >= _MAX_ERROR_BODY
 

@@ -78,6 +78,11 @@ class ContentDecoder:
         yield from self._inflater.feed(head)
 
 
+def is_plain(body: bytes, content_encoding: str) -> bool:
+    """Return whether a body that has come as a whole is not compressed. Raises as `ContentDecoder.feed` does."""
+    return _window_bits(body, content_encoding.rpartition(",")[2].strip().lower()) is None
+
+
 def _window_bits(head: bytes, encoding: str) -> int | None:
     """Return zlib's parameter for data that begins with `head`, None if the data is not compressed.
 

@@ -128,6 +128,11 @@ class ResponseStream(httpx.AsyncByteStream):
             raise StopAsyncIteration
         return piece
 
+    def arrived(self) -> bytes:
+        """Return what has arrived and was not read yet, without waiting."""
+        content = self._response.content
+        return content.read_nowait() if content.exception() is None else b""
+
     async def aclose(self) -> None:
         """Give the connection back, or close it where the body was not read to its end."""
         self._response.release()

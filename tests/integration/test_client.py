@@ -960,6 +960,18 @@ def test_a_reply_of_known_length_needs_two_timers(monkeypatch: pytest.MonkeyPatc
     assert timers.call_count == 2
 
 
+def test_a_reply_that_comes_with_its_head_needs_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Mock(wraps=asyncio.timeout)
+
+    async def run() -> Outcome:
+        async with run_faulty_upstream((answer(REPLY),)) as chaos, open_pool(at(chaos)) as pool:
+            monkeypatch.setattr(asyncio, "timeout", timers)
+            return await send(pool, UpstreamRequest(SMALL))
+
+    assert asyncio.run(run()).text == URL
+    assert timers.call_count == 1
+
+
 @pytest.mark.parametrize("length", ["", "x", "-1", "9" * 5000])
 def test_a_length_that_is_none_is_left_to_the_connection(length: str) -> None:
     async def run() -> Outcome:

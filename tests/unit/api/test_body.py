@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.api.body import MIN_PROGRESS, announced_bytes, limited_body
+from app.api.body import MIN_PROGRESS, LimitedBody, announced_bytes
 from app.errors import RequestTimeout, RequestTooLarge
 
 
@@ -62,7 +62,7 @@ def test_a_body_has_to_make_progress(case: Case) -> None:
 
         async def read() -> int:
             http: Any = SimpleNamespace(receive=receive)
-            return sum([len(chunk) async for chunk in limited_body(http, 2**30, 60.0)])
+            return sum([len(chunk) async for chunk in LimitedBody(http, 2**30, 60.0)])
 
         if case.arrives:
             assert runner.run(read()) == case.size * case.count
@@ -80,7 +80,7 @@ def test_one_timer_waits_for_a_body_that_is_there(monkeypatch: pytest.MonkeyPatc
 
     async def read() -> list[bytes]:
         http: Any = SimpleNamespace(receive=receive)
-        return [chunk async for chunk in limited_body(http, 100, 60.0)]
+        return [chunk async for chunk in LimitedBody(http, 100, 60.0)]
 
     assert (asyncio.run(read()), timers.call_count) == ([b"{}"], 1)
 
@@ -91,7 +91,7 @@ def test_a_client_that_leaves_ends_its_body() -> None:
 
     async def read() -> list[bytes]:
         http: Any = SimpleNamespace(receive=receive)
-        return [chunk async for chunk in limited_body(http, 100, 60.0)]
+        return [chunk async for chunk in LimitedBody(http, 100, 60.0)]
 
     with pytest.raises(ClientDisconnect):
         asyncio.run(read())

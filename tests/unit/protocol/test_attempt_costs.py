@@ -50,6 +50,7 @@ def test_ids_are_kept_once_in_their_order() -> None:
     attempt = record()
     attempt.read_head({"x-oneapi-request-id": "2026", "x-request-id": "req_1"})
     attempt.add_ids((None, "chatcmpl-1", "req_1", "", 7, "x" * 200, "a\nb"))
+    attempt.read_reply("chatcmpl-1", attempt.usage, attempt.reported)
     assert attempt.ids == ["req_1", "2026", "chatcmpl-1"]
     attempt.sent_at, attempt.image_sizes = 1_700_000_000.12345, (None,)
     assert attempt.as_fields(attempt.cost) == {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UpstreamInvalidReply
-from app.upstream.decoding import MAX_CHUNK, ContentDecoder
+from app.upstream.decoding import MAX_CHUNK, ContentDecoder, is_plain
 
 TEXT = b'{"choices":[]}' * 9000
 GZIP = gzip.compress(TEXT)
@@ -110,3 +110,9 @@ def test_layers_have_a_limit() -> None:
     for _ in range(5):
         data = gzip.compress(data)
     assert decode("gzip", data).startswith(b"\x1f\x8b")
+
+
+@pytest.mark.parametrize("encoding", [*COMPRESSED, *PLAIN])
+def test_whether_a_whole_body_is_compressed(encoding: str) -> None:
+    assert is_plain(TEXT, encoding)
+    assert not is_plain(COMPRESSED.get(encoding, GZIP), encoding)
