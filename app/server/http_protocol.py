@@ -12,6 +12,7 @@ import socket
 import sys
 import termios
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -247,6 +248,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
+        cycle: Any = self.cycle
+        if not cycle.body:
+            # To an empty `bytes` uvicorn adds a piece without copying it, and hands it on without copying it.
+            cycle.body = b""
+        elif isinstance(cycle.body, bytes):
+            # More pieces have come before the application has asked. There may be thousands.
+            cycle.body = bytearray(cycle.body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
