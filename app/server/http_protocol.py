@@ -85,6 +85,12 @@ class Disconnect:
             self.waiter.set_result(None)
         return self.waiter
 
+    async def has_room(self) -> bool:
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+        return not self.has_come
+
     def report(self) -> None:
         self.has_come = True
         if self.waiter is not None and not self.waiter.done():

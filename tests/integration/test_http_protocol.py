@@ -440,6 +440,22 @@ def test_a_client_that_has_left_before_anyone_asks_has_left() -> None:
     assert asyncio.run(play()) == (False, True, True, True, 2)
 
 
+def test_there_is_room_when_the_connection_takes_more_and_none_for_a_client_that_has_left() -> None:
+    async def play() -> list[bool]:
+        disconnect = Disconnect(flow := FlowControl(asyncio.Transport()), asyncio.Transport())
+        rooms = [await disconnect.has_room()]
+        flow.pause_writing()
+        waiting = asyncio.create_task(disconnect.has_room())
+        await asyncio.sleep(0)
+        rooms.append(waiting.done())
+        flow.resume_writing()
+        rooms.append(await waiting)
+        disconnect.report()
+        return [*rooms, await disconnect.has_room()]
+
+    assert asyncio.run(play()) == [True, False, True, False]
+
+
 def test_a_client_has_left_even_if_the_event_loop_has_not_read_so() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
