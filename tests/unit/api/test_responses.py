@@ -210,10 +210,11 @@ class SlowEnd(RecordedEnd):
 
     def __init__(self, client: Client, ends: list[str], *, leaves: bool) -> None:
         super().__init__(client, ends)
-        self.room = asyncio.Event()
+        self.asked, self.room = asyncio.Event(), asyncio.Event()
         self._leaves = leaves
 
     async def has_room(self) -> bool:
+        self.asked.set()
         await self.room.wait()
         return not self._leaves
 
@@ -228,9 +229,9 @@ def test_no_chunk_is_made_before_there_is_room_for_it(is_chunked: bool, leaves: 
         length = 300_000
 
         def chunks(self) -> Iterator[bytes]:
-            for letter in (b"a", b"b", b"c"):
-                made.append(letter)
-                yield letter * 100_000
+            for byte in (b"a", b"b", b"c"):
+                made.append(byte)
+                yield byte * 100_000
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         for chunk in Body().chunks():
@@ -245,7 +246,7 @@ def test_no_chunk_is_made_before_there_is_room_for_it(is_chunked: bool, leaves: 
             else SizedResponse([Body()], "application/json", {}, end)
         )
         task = asyncio.create_task(response({"type": "http"}, client.receive, client.send))
-        await asyncio.sleep(0.01)
+        await end.asked.wait()
         assert made == [b"a"]
         end.room.set()
         await task
