@@ -30,6 +30,10 @@ _QUALITIES = ("low", "medium", "high")
 _BUDGET_COUNTER_TTL = 32 * 86_400
 
 
+#: What is held where there is no limit.
+_NOTHING = nullcontext()
+
+
 @dataclass(frozen=True, slots=True)
 class LimitWindow:
     """One limit, what a request would use of it, and how much is used.
@@ -79,7 +83,7 @@ class KeyLimits:
         Held while a request looks for an equal job and is charged, so that the second of two equal requests finds the
         job of the first and is not charged.
         """
-        return nullcontext() if caller.key is None else self._locks.setdefault(caller.key.name, asyncio.Lock())
+        return _NOTHING if caller.key is None else self._locks.setdefault(caller.key.name, asyncio.Lock())
 
     def slot(self, caller: Caller, slots: int) -> AbstractAsyncContextManager[None]:
         """Hold `slots` of the concurrency of the caller's key.
@@ -92,7 +96,7 @@ class KeyLimits:
         """
         key = caller.key
         if key is None or key.concurrency is None:
-            return nullcontext()
+            return _NOTHING
         semaphore = self._semaphores.setdefault(key.name, FairSemaphore(key.concurrency, self._max_waiting))
         semaphore.set_limit(key.concurrency)
         return self._slot(caller, key.name, semaphore, slots)

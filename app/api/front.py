@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.context import context_of
 from app.api.middleware import UnhandledErrorMiddleware
+from app.api.request_headers import RequestHeaders, headers_of
 from app.api.responses import ErrorResponse
 from app.api.site_guard import SiteGuardMiddleware
 from app.config.settings import Settings
@@ -15,6 +16,19 @@ from app.errors import ApiError
 
 #: Answers one request. What it raises of `app/errors.py` is sent to the client.
 Answer = Callable[[Request], Awaitable[Response]]
+
+
+class FrontRequest(Request):
+    """A request whose headers are found at once."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        super().__init__(scope, receive)
+        self._found = headers_of(scope)
+
+    @property
+    def headers(self) -> RequestHeaders:
+        """The headers."""
+        return self._found
 
 
 class FrontApp:
@@ -37,10 +51,10 @@ class FrontApp:
     def _is_own(self, scope: Scope) -> bool:
         if scope["type"] != "http" or (scope["method"], scope["path"]) not in self._endpoints:
             return False
-        return all(name != b"origin" for name, _ in scope["headers"])
+        return "origin" not in headers_of(scope)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http = Request(scope, receive)
+        http = FrontRequest(scope, receive)
         response: Response
         try:
             response = await self._endpoints[scope["method"], scope["path"]](http)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers
@@ -84,10 +84,11 @@ class ImageEndpoints:
         The order is route, then key, then body: a stranger must not make the server read 256 MiB, or download links.
         A key that is passed through is known to the upstream only, which is asked first.
         """
-        caller = self.authenticator.authenticate(http.headers)
+        headers = http.headers
+        caller = self.authenticator.authenticate(headers)
         context = context_of(http.scope)
-        is_dry = is_dry_run(http.headers.get(DRY_RUN_HEADER, ""))
-        usage = self.recorder.start(context.id, caller, operation, http.headers.get("traceparent"))
+        is_dry = is_dry_run(headers.get(DRY_RUN_HEADER, ""))
+        usage = self.recorder.start(context.id, caller, operation, headers.get("traceparent"))
         if not is_dry:
             context.usage = usage
             await self.token_check.check(caller.id, caller.token)
@@ -96,8 +97,8 @@ class ImageEndpoints:
             request = await self._read(http, spool, usage, as_task=as_task)
         except ClientDisconnect:
             return Response(status_code=499)
-        if "origin" in http.headers or (deployment and request.model is None):
-            request = replace(request, model=request.model or deployment, from_page="origin" in http.headers)
+        if "origin" in headers or (deployment and request.model is None):
+            request = replace(request, model=request.model or deployment, from_page="origin" in headers)
         if is_dry:
             return self._plan(request, caller, spool, context)
         watcher = DisconnectWatcher.of(http)
@@ -107,24 +108,24 @@ class ImageEndpoints:
             caller,
             spool,
             usage,
-            idempotency_key=http.headers.get("idempotency-key"),
-            is_retry=is_client_retry(http.headers),
-            is_async=_is_async(request, http.headers),
+            idempotency_key=headers.get("idempotency-key"),
+            is_retry=is_client_retry(headers),
+            is_async=_is_async(request, headers),
             is_connected=watcher.is_connected,
         )
         return await self._answer(submission, watcher, http)
 
     async def _read(self, http: Request, spool: Spool, usage: UsageRecord, *, as_task: bool) -> ImagesRequest:
         """Return the request that the body makes; where it makes none, close the spool."""
-        with ExitStack() as on_error:
-            on_error.callback(spool.close)
+        try:
             mode = size_mode(http.headers, usage.caller, self.settings.size)
             announced = announced_bytes(http, self.settings.max_request_bytes)
             with usage.trace.step("read"), self.service.capacity.upload(usage.caller.id, announced) as upload:
                 request = await read_image_request(usage.operation, http, spool, self.settings, upload, size_mode=mode)
-            request = await self._with_webhook(_as_task(request, as_task), http, usage.caller)
-            on_error.pop_all()
-        return request
+            return await self._with_webhook(_as_task(request, as_task), http, usage.caller)
+        except BaseException:  # reason: tidied up, and raised again
+            spool.close()
+            raise
 
     async def _with_webhook(self, request: ImagesRequest, http: Request, caller: Caller) -> ImagesRequest:
         return await with_webhook(
@@ -231,7 +232,7 @@ def _is_async(request: ImagesRequest, headers: Headers) -> bool:
 
 def is_client_retry(headers: Headers) -> bool:
     """Return whether the client, or a proxy, says that it is repeating a request. Many are silent about it."""
-    return any(_RETRY_MARKS[name].fullmatch(headers[name].strip()) for name in _RETRY_MARKS.keys() & headers.keys())
+    return any(_RETRY_MARKS[name].fullmatch(headers[name].strip()) for name in _RETRY_MARKS if name in headers)
 
 
 def size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:

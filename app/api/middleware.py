@@ -26,6 +26,13 @@ _POLLED = "/images/tasks/"
 _PREFIXES = re.compile("^(?:(?:/openai|/api|/v1|/v1beta)+(?=/(?:images|models)(?:/|$))|(?:/v1){2,}(?=/|$))")
 
 
+#: Headers of ours, which no response sets itself.
+_OURS = (b"x-request-id", b"x-content-type-options")
+
+#: Images, prompts in errors and links without a key: nothing that a shared cache may keep unasked.
+_DEFAULTS = ((b"cache-control", b"no-store"), (b"vary", b"Origin"))
+
+
 class AccessLogMiddleware:
     """Give each request an id and a context, send the id in `x-request-id`, and log one line when it has ended.
 
@@ -72,21 +79,19 @@ class AccessLogMiddleware:
         fields = context.log_fields
         if context.usage is not None:
             fields.update(context.usage.finish({"status": status, **fields}))
-        route = {"method": scope["method"], "path": shorten(scope["path"]), "status": status, "ms": ms}
+        record = {"method": scope["method"], "path": shorten(scope["path"]), "status": status, "ms": ms, **fields}
         level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
-        log.log(level, "request", **route, **fields)
+        log.log(level, "request", **record)
         if "/images/" in scope["path"] and scope["method"] != "OPTIONS" and _POLLED not in scope["path"]:
-            self._recent.append({"id": context.id, "at": time.time(), **route, **fields})
+            self._recent.append({"id": context.id, "at": time.time(), **record})
 
 
 def add_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
     """Return the headers of a response with those that each response has."""
-    ours = {b"x-request-id": request_id.encode(), b"x-content-type-options": b"nosniff"}
-    # Images, prompts in errors and links without a key: nothing that a shared cache may keep unasked.
-    defaults = {b"cache-control": b"no-store", b"vary": b"Origin"}
-    given = [pair for pair in headers if pair[0] not in ours]
-    names = {name for name, _ in given}
-    return [*given, *ours.items(), *(pair for pair in defaults.items() if pair[0] not in names)]
+    given = [pair for pair in headers if pair[0] not in _OURS]
+    names = [name for name, _ in given]
+    ours = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    return given + ours + [pair for pair in _DEFAULTS if pair[0] not in names]
 
 
 def normalize_path(path: str) -> str:

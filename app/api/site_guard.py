@@ -2,11 +2,11 @@
 
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.sites import SitePolicy, check_content_type
 from app.api.context import context_of
+from app.api.request_headers import headers_of
 from app.api.responses import ErrorResponse
 from app.config.field_types import is_loopback
 from app.config.settings import Settings
@@ -36,7 +36,7 @@ class SiteGuardMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._is_guarded(scope["path"]):
-            headers, path = Headers(scope=scope), scope["path"]
+            headers, path = headers_of(scope), scope["path"]
             try:
                 self._policy.check(headers, is_page=path in _PAGES or path.startswith(_PAGE_FILES))
                 check_content_type(headers)

@@ -35,6 +35,8 @@ _STARTS = (
     ),
     re.compile(rf"AAAA(?:(?<!{_NOT_BEFORE}AAAA)|(?<={_BREAK}AAAA)){_ALPHABET}GZ0eXB{_ALPHABET}{{48}}"),
 )
+#: What all of them begin with.
+_LITERALS = ("data:", *(magic for magic, _ in _MAGIC), "AAAA")
 #: No pattern of `_STARTS` matches more characters than these.
 _MAX_START = 200
 _LINE = re.compile(rf"(?:{_ALPHABET}+|%(?:2[BFbf]|3[Dd]))*(?:={{1,2}})?")
@@ -78,6 +80,8 @@ def extract_base64(text: str) -> tuple[str, tuple[Base64Run, ...]]:
     """Return the text with `MARK number MARK` in place of each run, and the runs by number."""
     if MARK in text:
         text = text.replace(MARK, "")
+    if not any(map(text.__contains__, _LITERALS)):
+        return text, ()
     parts: list[str] = []
     runs: list[Base64Run] = []
     lookahead: list[_Lookahead] = [(0, None)] * len(_STARTS)

@@ -77,7 +77,9 @@ def read_copy(url: str, words: str, label: str) -> Copy:
 
 def is_small_copy(url: str) -> bool:
     """Check for a URL that says itself that it leads to a small copy."""
-    return _SMALL.search(url, 8, _MAX_URL) is not None and _copy_by_url(url).edge < _MIN_RESULT
+    # Behind the host, whose numbers are no sizes.
+    path = max(url.find("/", 8), 8)
+    return _SMALL.search(url, path, _MAX_URL) is not None and _copy_by_url(url).edge < _MIN_RESULT
 
 
 def smaller_copies(copies: Sequence[Copy]) -> set[int]:

@@ -362,9 +362,10 @@ class _Extractor:
         if content.is_empty:
             return secondary
         for forms in RANKS:
-            found = self._without_copies(self._accepted(forms, content))
-            if not found:
+            accepted = self._accepted(forms, content)
+            if not accepted:
                 continue
+            found = self._without_copies(accepted)
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
                 self._reject_secondary(found)
                 return primary
@@ -381,15 +382,15 @@ class _Extractor:
 
     def _accepted(self, forms: Iterable[ReplyForm], content: MessageContent) -> list[FoundImage]:
         found = []
-        candidates = ((form, candidate) for form in forms for candidate in form.find(content))
-        for form, candidate in candidates:
-            url, reason = "", candidate.rejection
-            if not reason:
-                url, reason = self.candidate_filter.check(candidate.value)
-            if url:
-                found.append(FoundImage(url, form.name, candidate.is_secondary, shown_as=candidate.shown_as))
-            else:
-                self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
+        for form in forms:
+            for candidate in form.find(content):
+                url, reason = "", candidate.rejection
+                if not reason:
+                    url, reason = self.candidate_filter.check(candidate.value)
+                if url:
+                    found.append(FoundImage(url, form.name, candidate.is_secondary, shown_as=candidate.shown_as))
+                else:
+                    self.rejected.append(RejectedCandidate(_shorten(candidate.value), form.name, reason))
         return found
 
     def _without_copies(self, found: list[FoundImage]) -> list[FoundImage]:

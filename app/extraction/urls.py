@@ -6,12 +6,15 @@ Everything here is decided by the characters of the URL; nothing is requested.
 import html
 import re
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import unquote
 
 from app.extraction.base64_runs import MARK
 
 #: Longer URLs are ignored. Signed URLs of object stores have 1 to 3 KB.
 MAX_URL_LENGTH = 8192
+#: URLs whose parts are remembered: those of the replies that are searched at present.
+_REMEMBERED = 32
 #: The kind of a URL shows within this many characters of the ends of its parts.
 _NEAR_END = 256
 
@@ -202,8 +205,9 @@ def read_delimited_url(text: str, start: int, closing: str) -> tuple[str, int]:
     return url[:length], start + length
 
 
+@lru_cache(_REMEMBERED)
 def _split(url: str) -> tuple[str, str, str]:
-    """Return the host (with user and port), the path and the query."""
+    """Return the host (with user and port), the path and the query. Each URL of a reply is split several times."""
     rest = url.partition("://")[2].partition("#")[0]
     address, _, query = rest.partition("?")
     host, slash, path = address.partition("/")

@@ -178,8 +178,9 @@ class JobRun:
 
     @property
     def result(self) -> GenerationResult | None:
-        """The result, None where the run has not come so far."""
-        return next((item for item in self.items if isinstance(item, GenerationResult)), None)
+        """The result, which is the last item; None where the run has not come so far."""
+        last = self.items[-1] if self.items else None
+        return last if isinstance(last, GenerationResult) else None
 
     def call_off(self) -> None:
         """Cancel a run that has cost nothing and that no client waits for. Nothing is sent from now on.
@@ -416,10 +417,11 @@ class Job:
         With an idempotency key each one may; without one the next request may where the job's client has left, and
         otherwise only one that says it is a retry. Whether a job of another replica has clients is known there.
         """
-        if self.needs_new_run:
-            return Joining.ANYONE
-        if self.has_ended_following or (self.run.is_done and not self.should_retain):
-            return Joining.NOBODY
+        if self.run.error is not None or self.run.is_called_off:
+            if self.needs_new_run:
+                return Joining.ANYONE
+            if self.has_ended_following or (self.run.is_done and not self.should_retain):
+                return Joining.NOBODY
         if self.key.key is not None:
             return Joining.ANYONE
         if self.is_async:

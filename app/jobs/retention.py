@@ -114,9 +114,10 @@ class Retention:
             shelf.remove(job)
 
     def forget(self, job: Job) -> None:
-        """Forget everything of a job."""
-        self.protect(job)
-        self._stop_timer(job)
+        """Forget everything of a job. One that is not kept has no timer."""
+        if job.id in self._ttl_of:
+            self.protect(job)
+            self._stop_timer(job)
 
     def _stop_timer(self, job: Job) -> None:
         ttl = self._ttl_of.pop(job.id, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.access.auth import Caller
 from app.jobs.job import Job, JobRun, summarize_request
-from app.observability.hourly import HourlySummary
+from app.observability.hourly import HourlySummary, name_hour
 from app.observability.ledger import Ledger
 from app.observability.logging import log
 from app.observability.metrics import (
@@ -116,15 +116,15 @@ class UsageRecord:
         observe(fields)
         observe_costs(costs)
         recorder = self.recorder
-        if recorder.ledger is not None or recorder.tracing is not None or recorder.hourly is not None:
-            at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
+        now = time.time()
+        if recorder.ledger is not None or recorder.tracing is not None:
+            at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
             entry = {"at": at, "request_id": self.request_id, "status": log_fields["status"], **fields}
             self.trace.end(None if fields["outcome"] == "ok" else fields["outcome"], entry)
             if recorder.ledger is not None:
                 recorder.ledger.write(entry)
-            if recorder.hourly is not None:
-                # The hour is the same in each entry for an hour, and reading it costs more than all the sums.
-                recorder.hourly.add(entry, hour=at[:13])
+        if recorder.hourly is not None:
+            recorder.hourly.add(fields, hour=name_hour(int(now) // 3600))
         return fields
 
     def _fields(self, log_fields: Mapping[str, Any], costs: Sequence[Charge]) -> dict[str, Any]:

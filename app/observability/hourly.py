@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ class Sums:
             if left <= 0:
                 return round(math.exp(step * _STEP), 3)
         return None
+
+
+@lru_cache(2)
+def name_hour(hour: int) -> str:
+    """Return the name of an hour since 1970, as records have it: the same for thousands of them."""
+    return f"{datetime.fromtimestamp(hour * 3600, UTC):%Y-%m-%dT%H}"
 
 
 class HourlySummary:

@@ -71,7 +71,7 @@ class AttemptRecord:
         """Take in the head of the response."""
         # Copied, since looking a name up in the headers of a response takes longer than this.
         fields = {name.lower(): value for name, value in headers.items()}
-        self.add_ids([fields.get(name) for name in _ID_HEADERS])
+        self.add_ids([fields[name] for name in _ID_HEADERS if name in fields])
         self._from_header = read_cost_header(fields)
 
     def read_reply(self, reply_id: str | None, usage: Usage, reported: ReportedCost | None) -> None:

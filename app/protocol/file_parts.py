@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: `read_at(offset, size)` returns `size` bytes, fewer only at the end of the file.
-ReadAt = Callable[[int, int], bytes]
+from app.protocol.image_format import ReadAt
 
 
 @dataclass(frozen=True, slots=True)

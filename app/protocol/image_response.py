@@ -133,8 +133,11 @@ def size_report(request: ImagesRequest, images: Sequence[OutputImage] = ()) -> s
 
 def size_facts(request: ImagesRequest, images: Sequence[OutputImage]) -> dict[str, Any]:
     """Return the size that was sent, the measured sizes that came, and those that Limner made of them, each once."""
+    sent = "auto" if request.size is None else str(request.size.upstream_size)
+    if request.size_mode is SizeMode.NATIVE and not any(image.info or image.received for image in images):
+        return {"sent": sent, "got": []}
     got, made = _sizes(image.received for image in images), _sizes(image.info for image in images)
-    facts: dict[str, Any] = {"sent": "auto" if request.size is None else str(request.size.upstream_size), "got": got}
+    facts: dict[str, Any] = {"sent": sent, "got": got}
     if made != got or (request.size_mode is not SizeMode.NATIVE and made in ([], [str(request.size)])):
         facts["fitted"] = made
     fitted = [image for image in images if image.info != image.received]

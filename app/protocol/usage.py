@@ -78,8 +78,9 @@ def _read_side(usage: Mapping[str, Any], names: tuple[str, str], rare: str, usua
     """Return all tokens of one side (input or output), and how many of them are of the rare kind."""
     for name in names:
         details = usage.get(f"{name}_tokens_details")
-        counts = details if isinstance(details, dict) else {}
-        of_rare, of_usual = _count(counts.get(rare)), _count(counts.get(usual))
+        of_rare = of_usual = 0
+        if isinstance(details, dict):
+            of_rare, of_usual = _count(details.get(rare)), _count(details.get(usual))
         total = _count(usage.get(f"{name}_tokens")) or of_rare + of_usual
         if total:
             return total, min(total, of_rare) if of_rare or not of_usual else max(0, total - of_usual)

@@ -25,7 +25,7 @@ from app.upstream.decoding import ContentDecoder, is_plain
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
-from app.upstream.transport import ResponseStream, Transport
+from app.upstream.transport import PlainRequest, ResponseStream, Transport
 from app.upstream.work_evidence import error_came_first
 
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
@@ -90,10 +90,14 @@ class UpstreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class PendingReply:
-    """A reply of which only the head has been read. `sent_at`: when the request had been sent."""
+    """A reply of which only the head has been read. `sent_at`: when the request had been sent.
+
+    `headers`: those of the response by their names in lower case, among which a name is found at once.
+    """
 
     response: httpx.Response
     sent_at: float
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class UpstreamClient:
@@ -171,7 +175,7 @@ class UpstreamClient:
         except _CONNECTION_LOST as error:
             return _connection_failure(error, stopwatch.elapsed, self._secrets(request))
         if response.is_success:
-            return PendingReply(response, stopwatch.sent_at)
+            return PendingReply(response, stopwatch.sent_at, _fields_of(response))
         elapsed = stopwatch.elapsed
         try:
             error_body = await self._read_error_body(response, started_at)
@@ -195,7 +199,7 @@ class UpstreamClient:
         parser = ReplyParser(request.new_blob, secrets=self._secrets(request), attempt=record)
         response = pending.response
         try:
-            await self._parse(parser, response, request, started_at, record)
+            await self._parse(parser, pending, request, started_at, record)
             reply, end = await _read(parser, ended=True), _broke_off("in the middle of an event")
         except UpstreamError as error:
             parser.end()
@@ -220,7 +224,7 @@ class UpstreamClient:
     async def _parse(
         self,
         parser: ReplyParser,
-        response: httpx.Response,
+        pending: PendingReply,
         request: UpstreamRequest,
         started_at: float,
         record: AttemptRecord,
@@ -246,14 +250,13 @@ class UpstreamClient:
                     paused_at = time.perf_counter()
             return parser.is_done
 
-        await self._read_body(response, started_at, take)
+        await self._read_body(pending.response, pending.headers, started_at, take)
 
     async def _report(self, reply: ChatReply, request: UpstreamRequest, record: AttemptRecord) -> None:
         record.read_reply(reply.id, reply.usage, reply.cost)
         await request.on_reply(self._spec.name, reply)
 
     def _build(self, request: UpstreamRequest, body: StreamingJson, stopwatch: "_Stopwatch") -> httpx.Request:
-        # Built here and not by httpx's client, which would merge headers, cookies and parameters for each request.
         streams = request.question.streams(self._spec.stream)
         headers = {
             **self._headers,
@@ -268,8 +271,7 @@ class UpstreamClient:
         is_small = body.length <= _MAX_SENT_WHOLE
         # Not as `content`, for which httpx looks through the headers and adds its own.
         stream = httpx.ByteStream(b"".join(body.chunks())) if is_small else _EncodedBody(body, stopwatch)
-        fields = httpx.Headers(headers, encoding="utf-8")
-        return httpx.Request("POST", self._url, headers=fields, stream=stream, extensions=self._extensions)
+        return PlainRequest(self._url, headers, stream, self._extensions)
 
     def _key_for(self, request: UpstreamRequest) -> str | None:
         return request.api_key if self._spec.api_key is None else self._spec.api_key.get_secret_value()
@@ -278,7 +280,11 @@ class UpstreamClient:
         return started_at + self._spec.timeout - self._monotonic()
 
     async def _read_body(
-        self, response: httpx.Response, started_at: float, take: Callable[[bytes, bool], Awaitable[bool]]
+        self,
+        response: httpx.Response,
+        headers: Mapping[str, str],
+        started_at: float,
+        take: Callable[[bytes, bool], Awaitable[bool]],
     ) -> None:
         """Give the decompressed body to `take`, chunk by chunk, until that returns that it needs no more.
 
@@ -286,10 +292,10 @@ class UpstreamClient:
 
         Raises `UpstreamTimeout` and `UpstreamInvalidReply`.
         """
-        encoding = response.headers.get("content-encoding", "")
+        encoding = headers.get("content-encoding", "")
         decoder = ContentDecoder(encoding)
         received = decoded = 0
-        idle_timeout, length = math.inf, _length_of(response)
+        idle_timeout, length = math.inf, _length_of(headers)
         # The stream itself, which is declared to be of either kind: `aiter_raw` costs one more generator a chunk.
         stream: Any = response.stream
         async with aclosing(aiter(stream)) as chunks:
@@ -341,7 +347,7 @@ class UpstreamClient:
 
         with suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(_ERROR_BODY_TIMEOUT):
-                await self._read_body(response, started_at, take)
+                await self._read_body(response, _fields_of(response), started_at, take)
         return bytes(body[:_MAX_ERROR_BODY])
 
     def _classify(
@@ -412,9 +418,13 @@ class _EncodedBody(httpx.AsyncByteStream):
         self._stopwatch.restart()
 
 
-def _length_of(response: httpx.Response) -> int | None:
+def _fields_of(response: httpx.Response) -> dict[str, str]:
+    return dict(response.headers.items())
+
+
+def _length_of(headers: Mapping[str, str]) -> int | None:
     """Return how many bytes the body has before it is decompressed, None if the head does not say."""
-    length = response.headers.get("content-length", "")
+    length = headers.get("content-length", "")
     # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
     return int(length) if length.isdecimal() and len(length) < 20 else None
 

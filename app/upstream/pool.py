@@ -4,8 +4,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -90,15 +89,6 @@ class RoutingState:
         return now if spec.has_own_timeout else self.started_at
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One request to one upstream; `error` is what it has answered, if it has not succeeded."""
-
-    permit: Permit
-    is_sent: bool = False
-    error: ApiError | None = None
-
-
 class UpstreamPool:
     """All upstreams of this server.
 
@@ -178,14 +168,9 @@ class UpstreamPool:
             member = await self._select(routing)
             started_at = routing.start(member.spec, self._monotonic())
             body, record = _body_for(member, request.question, routing), _start_record(member, request, routing)
-            with self._attempt(member) as attempt:
-                await request.before_send()
-                attempt.is_sent = True
-                request.on_attempt(record)
-                failure = await _attempt_once(member, request, body, started_at, record)
-                if failure is None:
-                    return
-                attempt.error = failure.error
+            failure = await self._attempt(member, request, body, started_at, record)
+            if failure is None:
+                return
             if not failure.retry_safety.may_have_cost:
                 request.after_free_failure()
             if not _swap_modalities(routing, member, failure):
@@ -242,27 +227,37 @@ class UpstreamPool:
             )
         return RoutingState(fitting, self._monotonic())
 
-    @contextmanager
-    def _attempt(self, member: PoolMember) -> Iterator[Attempt]:
-        """Take a slot of the upstream, and report the outcome to its circuit breaker.
+    async def _attempt(
+        self,
+        member: PoolMember,
+        request: UpstreamRequest,
+        body: StreamingJson,
+        started_at: float,
+        record: AttemptRecord,
+    ) -> UpstreamFailure | None:
+        """Take a slot of the upstream for one attempt, and report the outcome to its circuit breaker.
 
         Nothing is reported of an attempt that was not sent, that was cancelled, or that ended with a complaint.
         """
-        attempt = Attempt(member.circuit.acquire(self._monotonic()))
+        permit, is_sent = member.circuit.acquire(self._monotonic()), False
         member.in_flight += 1
         try:
-            yield attempt
+            await request.before_send()
+            is_sent = True
+            request.on_attempt(record)
+            failure = await _attempt_once(member, request, body, started_at, record)
         except ApiError as error:
-            if attempt.is_sent:
-                self._record_outcome(member, attempt.permit, error)
+            if is_sent:
+                self._record_outcome(member, permit, error)
             else:
-                member.circuit.cancel(attempt.permit)
+                member.circuit.cancel(permit)
             raise
         except BaseException:  # reason: tidied up, and raised again
-            member.circuit.cancel(attempt.permit)
+            member.circuit.cancel(permit)
             raise
         else:
-            self._record_outcome(member, attempt.permit, attempt.error)
+            self._record_outcome(member, permit, None if failure is None else failure.error)
+            return failure
         finally:
             member.in_flight -= 1
             self._freed.set()
@@ -382,7 +377,7 @@ async def _attempt_once(
         record.read_head(outcome.headers)
         failure: UpstreamFailure | None = outcome
     else:
-        record.read_head(outcome.response.headers)
+        record.read_head(outcome.headers)
         failure = await member.client.read_reply(outcome, request, started_at, record)
     if failure is not None:
         record.is_free = not failure.retry_safety.may_have_cost

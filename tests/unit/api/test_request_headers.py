@@ -1,0 +1,30 @@
+"""The headers of a request are found at once, and are those that Starlette finds."""
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from app.api.request_headers import RequestHeaders, headers_of
+
+RAW = [(b"host", b"a.example"), (b"x-tag", b"one"), (b"x-tag", b"tw\xf6"), (b"accept", b"*/*")]
+
+
+@pytest.mark.parametrize("name", ["host", "x-tag", "accept", "x-none"])
+def test_a_header_is_the_one_that_starlette_finds(name: str) -> None:
+    ours, theirs = RequestHeaders(RAW), Headers(raw=RAW)
+    assert ours.get(name) == theirs.get(name)
+    assert ours.get(name, "else") == theirs.get(name, "else")
+    assert ours.getlist(name) == theirs.getlist(name)
+    assert (name in ours) is (name in theirs)
+    assert ours.keys() == theirs.keys()
+
+
+def test_a_header_that_is_missing_is_a_key_error() -> None:
+    assert RequestHeaders(RAW)["x-tag"] == "one"
+    with pytest.raises(KeyError):
+        RequestHeaders(RAW)["x-none"]
+
+
+def test_the_headers_of_a_request_are_indexed_once() -> None:
+    scope: Scope = {"type": "http", "headers": RAW}
+    assert headers_of(scope) is headers_of(scope)
