@@ -31,7 +31,7 @@ from app.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from app.observability.logging import configure_logging
 from app.protocol.validation_errors import truncate
 from app.services import Services
-from app.state.job_table import DEFAULT_TIMINGS, SharingTimings
+from app.state.timings import DEFAULT_TIMINGS, SharingTimings
 from app.upstream.transport import Transport
 
 #: Headers that browsers show to scripts; they hide all others.

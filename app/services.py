@@ -50,8 +50,9 @@ from app.observability.metrics import sample_gauges
 from app.observability.tracing import OtlpTracing
 from app.protocol.prices import PriceList
 from app.state.circuit_reports import exchange_circuit_reports
-from app.state.job_table import DEFAULT_TIMINGS, JobTable, SharingTimings
+from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
+from app.state.timings import DEFAULT_TIMINGS, SharingTimings
 from app.state.webhook_queue import WebhookQueue
 from app.upstream.client import UpstreamClient
 from app.upstream.pool import PoolMember, UpstreamPool
@@ -190,6 +191,7 @@ class Services:
             ),
             sample_gauges(self.service.semaphore, self.pool.public_circuits),
             self.service.sharing.heartbeat_loop(),
+            self.service.sharing.presence_loop(),
             exchange_circuit_reports(self.state, self.pool),
             self.webhooks.send_forever(),
         ]

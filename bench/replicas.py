@@ -18,7 +18,7 @@ from app.demo.drawing import Scene
 from app.main import create_app
 from app.observability.logging import configure_logging
 from app.server.draining import DrainingServer
-from app.state.job_table import SharingTimings
+from app.state.timings import SharingTimings
 from bench.padded_png import labeled_png
 from bench.process import Process, choose_cores, free_port, run
 from bench.soak import open_files

@@ -35,8 +35,9 @@ from app.jobs.usage_record import UsageRecorder
 from app.jobs.webhooks import Webhooks
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import Operation
-from app.state.job_table import JobTable, SharingTimings
+from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
+from app.state.timings import SharingTimings
 from app.upstream.client import UpstreamClient
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import ModelMap, UpstreamSpec

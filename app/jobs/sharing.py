@@ -192,6 +192,15 @@ class JobSharing:
             # A task of its own: a bug is logged and must not end the loop, without which this replica looks dead.
             await asyncio.wait({self._run_in_background(self._heartbeat())})
 
+    async def presence_loop(self) -> None:
+        """Tell Redis for ever that this replica reaches it, also while it has no jobs.
+
+        A silence of all replicas thus means that Redis was away, and not that the owners of jobs have died.
+        """
+        while self.job_table.is_shared:
+            await self.job_table.sleep_until_heartbeat()
+            await self.job_table.tell_presence()
+
     async def _heartbeat(self) -> None:
         self.registry.drop_expired()
         for job in await self.job_table.heartbeat():

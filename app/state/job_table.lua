@@ -1,7 +1,8 @@
 -- Which replica runs which job, which replicas have readers waiting for it, and its outcome. One call is one atomic step.
 -- KEYS[1]: a slot, which orders the ids of all jobs with the same key by the time from which a request may join them.
 -- ARGV: command, its arguments as JSON, an outcome.
--- Times are in milliseconds, by the clock of Redis. A record without an outcome whose heartbeat has stopped is an orphan.
+-- Times are in milliseconds, by the clock of Redis. A record without an outcome whose heartbeat has stopped is an orphan,
+-- unless Redis itself was away.
 -- Every command may arrive twice, since its reply can be lost on the way.
 
 local slot, args, outcome = KEYS[1], cjson.decode(ARGV[2]), ARGV[3]
@@ -11,6 +12,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- More than any time. Unread jobs are ordered by the time since which they are unread, less this; delivered ones by the
 -- time of delivery, plus this: so unread jobs come first, and delivered ones last.
 local FAR = 1e14
+
+-- Since when commands have come without a long silence. Idle replicas give heartbeats too, so a long silence says that Redis
+-- was stopped, restarted or cut off: no owner could reach it.
+local reached_since = redis.call('GET', args.prefix .. 'reached') or now
+redis.call('SET', args.prefix .. 'reached', reached_since)
+redis.call('PEXPIRE', args.prefix .. 'reached', args.silent_after)
 
 -- All fields of a record but its outcome, which may be large.
 local FIELDS = {
@@ -39,6 +46,9 @@ local function extend(key, milliseconds)
   if redis.call('PTTL', key) < milliseconds then redis.call('PEXPIRE', key, milliseconds) end
 end
 
+-- The last time at which an owner gave a heartbeat, or began to be able to give one.
+local function last_sign(record) return math.max(record.heartbeat, reached_since) end
+
 -- Count the replicas whose lease lasts for so many milliseconds more.
 local function count_readers(id, left) return redis.call('ZCOUNT', readers_key(id), now + left, '+inf') end
 
@@ -55,7 +65,7 @@ local function joinable_from(id, record)
   local lease_over = last_lease and last_lease - args.reader_lease + args.suspect_after or 0
   if record.readers + 0 == 0 and lease_over < now then return now - FAR end
   local readers = record.readers + count_readers(id, 0)
-  local silent_from = record.has_outcome and FAR or record.heartbeat + args.suspect_after * math.max(1, readers)
+  local silent_from = record.has_outcome and FAR or last_sign(record) + args.suspect_after * math.max(1, readers)
   return record.readers + 0 == 0 and math.min(silent_from, lease_over) or silent_from
 end
 
@@ -111,7 +121,7 @@ local function bury(id)
   redis.call('PEXPIRE', key_of(id), args.delivery_lease)
 end
 
-local function is_orphan(record) return not record.has_outcome and now - record.heartbeat > args.dead_after end
+local function is_orphan(record) return not record.has_outcome and now - last_sign(record) > args.dead_after end
 
 -- Note that this replica has readers for the job. A job with readers is not forgotten.
 local function lease(id, milliseconds)

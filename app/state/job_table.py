@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -16,6 +15,7 @@ import orjson
 from app.errors import IdempotencyKeyReused, JobLost, ServiceUnavailable
 from app.state.shared_job import SharedJob, SharedKey
 from app.state.shared_state import SharedState
+from app.state.timings import DEFAULT_TIMINGS, SharingTimings
 
 #: Heartbeats in one command; and finished jobs that are remembered while Redis is down, to be published later.
 _HEARTBEATS_AT_ONCE, _MAX_UNPUBLISHED = 200, 1000
@@ -23,48 +23,7 @@ _HEARTBEATS_AT_ONCE, _MAX_UNPUBLISHED = 200, 1000
 #: One hash tag in all keys keeps them on one node of a cluster.
 _PREFIX = "limner:{jobs}:"
 
-#: Arguments of the script, and the timings that they hold in milliseconds.
-_TIMINGS = {
-    "suspect_after": "suspect_after",
-    "dead_after": "dead_after",
-    "reader_lease": "reader_lease",
-    "delivery_lease": "delivery_lease",
-    "delivered_for": "delivered",
-    "settled_after": "settled_after",
-}
-
 _TAKEN_OVER = "Another replica of this server has taken over the question. Please ask again: that costs nothing more."
-
-
-@dataclass(frozen=True, slots=True)
-class SharingTimings:
-    """Times in seconds by which replicas watch each other.
-
-    Attributes:
-        heartbeat: Between two heartbeats of a replica.
-        suspect_after: Without a heartbeat, after which a replica may be dead.
-        dead_after: Without a heartbeat, after which a replica is taken for dead.
-        poll: Between two looks at a job of another replica.
-        reader_lease: How long a replica counts as a reader after a look.
-        delivery_lease: How long an outcome is kept at least, once a replica sends it.
-        delivered: How long a delivered result is kept for requests that say they are retries.
-    """
-
-    heartbeat: float = 2.0
-    suspect_after: float = 5.0
-    dead_after: float = 15.0
-    poll: float = 0.5
-    reader_lease: float = 15.0
-    delivery_lease: float = 60.0
-    delivered: float = 60.0
-
-    @property
-    def settled_after(self) -> float:
-        """Seconds after which a Redis that was empty is known to hold the records of all owners that live."""
-        return 2 * self.heartbeat
-
-
-DEFAULT_TIMINGS = SharingTimings()
 
 
 J = TypeVar("J", bound=SharedJob)
@@ -293,11 +252,13 @@ class JobTable(Generic[J]):
     async def wait_for_result(self, job: J) -> bytes | None:
         """Return the outcome of a job of another replica; None where this replica has taken the job over.
 
+        While Redis does not answer, nothing says that the other replica has died. It keeps the outcome for later.
+
         Raises:
             JobLost: Its replica has died after submission, or no replica knows the job any more.
         """
-        missed = 0.0
-        while missed < self._timings.dead_after:
+        missing = unanswered = 0.0
+        while missing < self._timings.dead_after and unanswered < self._ttl:
             reply = await self._call("poll", job.id, job.key, reader=job.reader_id)
             match reply.answer:
                 case "done":
@@ -307,7 +268,8 @@ class JobTable(Generic[J]):
                 case "orphaned" if await self.take_over(job):
                     return None
             # The owners restore their records in a Redis that has lost its data, so wait for that.
-            missed = missed + self._timings.poll if reply.answer in {"gone", ""} else 0.0
+            missing = missing + self._timings.poll if reply.answer == "gone" else 0.0
+            unanswered = 0.0 if reply.answer else unanswered + self._timings.poll
             await self._sleep(self._timings.poll)
         raise JobLost(detail=f"job {job.id}")
 
@@ -383,6 +345,11 @@ class JobTable(Generic[J]):
                     await self._restore(job)
         return [job for job in tracked if self._is_unpublished(job) or (job.id.encode() in wanted and job.is_unread)]
 
+    async def tell_presence(self) -> None:
+        """Let Redis know that it can be reached, though this replica has no jobs to give heartbeats for."""
+        if not self._tracked:
+            await self._run("heartbeat", [_PREFIX + "unknown-slot"], {"signs": []})
+
     def _is_unpublished(self, job: J) -> bool:
         return job.is_unread and self.owns(job) and not self.is_kept_for_retries(job)
 
@@ -449,10 +416,9 @@ class JobTable(Generic[J]):
         self, command: str, slots: list[str], args: dict[str, Any], outcome: bytes = b"", *, required: bool = False
     ) -> list[bytes] | None:
         """Return what job_table.lua answers; None where Redis does not."""
-        timings = {argument: round(getattr(self._timings, name) * 1000) for argument, name in _TIMINGS.items()}
         self._sequence += 1
         more = {"prefix": _PREFIX, "owner": self._owner, "sequence": self._sequence}
-        document = orjson.dumps({**args, **timings, **more})
+        document = orjson.dumps({**args, **self._timings.arguments, **more})
         work = self._state.run_script("job_table.lua", slots, [command, document, outcome], required=required)
         return await _to_its_end(work)
 

@@ -15,14 +15,14 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from app.jobs.job import Job
-from app.state.job_table import SharingTimings
+from app.state.timings import SharingTimings
 from tests.support.processes import LimnerProcess, run_process
 from tests.support.raw_http_lines import GENERATION, ListeningClient, is_between_attempts, wait_for_jobs, wait_until
 from tests.support.redis import RedisServer
 from tests.support.seaweedfs import RunningWeed
 from tests.support.servers import RunningDemo, RunningLimner, run_limner
 
-EPOCH = b"limner:{jobs}:epoch"
+EPOCH, REACHED = b"limner:{jobs}:epoch", b"limner:{jobs}:reached"
 FAST_POLLS = SharingTimings(poll=0.02)
 FAST_HEARTBEATS = replace(FAST_POLLS, heartbeat=0.02, suspect_after=0.05)
 
@@ -68,8 +68,9 @@ class Fleet:
         return client
 
     def records(self) -> list[bytes]:
-        keys = self.redis.scan_iter("limner:{jobs}:req_*")
-        return [key for key in keys if not key.endswith(b":readers") and self.redis.hget(key, "delivered") != b"1"]
+        """Return the records of jobs that are not delivered, without what is known of requests that joined one."""
+        keys = [key for key in self.redis.scan_iter("limner:{jobs}:req_*") if not key.endswith(b":readers")]
+        return [key for key in keys if self.redis.hget(key, "owner") and self.redis.hget(key, "delivered") != b"1"]
 
     def count_unread(self) -> int:
         """Return the number of jobs in the table that have no reader at their owner."""
@@ -101,6 +102,8 @@ def fleet(demo: RunningDemo, server: RedisServer, tmp_path: Path) -> Iterator[Fl
         made.redis.flushall()
         # No request with an idempotency key has to wait for owners that restore their records.
         made.redis.set(EPOCH, 0)
+        # Redis was always there, so an owner that looks silent looks dead.
+        made.redis.set(REACHED, 0)
         yield made
         demo.state.release()
 

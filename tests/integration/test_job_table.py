@@ -12,8 +12,9 @@ from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost
 from app.images.blob import Spool
 from app.jobs.job import Job, JobKey, JobRun
 from app.jobs.pipeline import Emit
-from app.state.job_table import JobTable, SharingTimings
+from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
+from app.state.timings import SharingTimings
 from tests.support.join_cases import (
     JOIN_CASES,
     JOIN_CASES_IN_FLIGHT,
@@ -30,6 +31,7 @@ from tests.unit.jobs.test_registry import ANSWER, REQUEST
 
 NO_REDIS = "redis://127.0.0.1:9"
 RECORD = "limner:{jobs}:req_1"
+REACHED = "limner:{jobs}:reached"
 SLOTS = "limner:{jobs}:joinable:*"
 
 
@@ -134,7 +136,9 @@ def never_end(job: Job, *, submitted: bool = True, readers: int = 1) -> None:
 
 
 def stop_heartbeat(redis: Redis, record: str = RECORD) -> None:
+    """Make an owner look silent to a Redis that was always there."""
     redis.hset(record, mapping={"heartbeat": 0})
+    redis.set(REACHED, 0)
 
 
 @pytest.mark.parametrize("case", [case for case in JOIN_CASES if not case.later], ids=lambda case: case.name)
@@ -305,6 +309,108 @@ def test_a_replica_without_jobs_tells_the_table_that_it_is_not_new(server: Redis
         assert redis.ttl("limner:{jobs}:epoch") == -1
 
     play(scene, server)
+
+
+def come_back(redis: Redis, away: int = 60) -> None:
+    """Make Redis look as if it had been away for so many seconds, with all its data."""
+    redis.hincrby(RECORD, "heartbeat", -1000 * away)
+    redis.delete(REACHED)
+
+
+def test_an_owner_is_not_dead_because_redis_was_away(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+
+        async def go_on() -> None:
+            if other.pauses == 3:
+                assert await one.table.heartbeat() == []
+            if other.pauses == 40:
+                await finish(one, job, delivered=False)
+
+        other.between = go_on
+        come_back(redis)
+        assert await other.table.wait_for_result(other.job()) == b"{}"
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize("key", [KEYED, RETRY], ids=["with a key", "a retry"])
+def test_a_repeat_joins_what_an_owner_runs_when_redis_is_back(key: JobKey, server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim(replace(key, is_retry=False))
+        come_back(redis)
+        assert await other.table.claim_or_join("req_2", key, is_async=False) == "req_1"
+
+    play(scene, server)
+
+
+def test_an_equal_request_is_a_second_one_when_redis_is_back(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim()
+        come_back(redis)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) is None
+
+    play(scene, server)
+
+
+def test_an_owner_is_dead_that_stays_silent_after_redis_is_back(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim()
+        come_back(redis)
+
+        async def pass_time() -> None:
+            redis.decrby(REACHED, 500)
+
+        other.between = pass_time
+        with pytest.raises(JobLost):
+            await other.table.wait_for_result(other.job())
+        assert 15 <= other.waited <= 16
+
+    play(scene, server)
+
+
+def test_a_replica_without_jobs_shows_that_redis_is_there(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        await one.table.tell_presence()
+        since = redis.get(REACHED)
+        redis.pexpire(REACHED, 100)
+        await one.table.tell_presence()
+        assert redis.get(REACHED) == since
+        assert 10_000 < redis.pttl(REACHED) <= 11_000
+        await one.claim()
+        redis.delete(REACHED)
+        # Its heartbeats show it now.
+        await one.table.tell_presence()
+        assert not redis.exists(REACHED)
+
+    play(scene, server)
+
+
+def test_a_replica_waits_for_an_outcome_while_redis_is_away(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        run = other.state.run_script
+
+        async def answer_nothing(*_: Any, **__: Any) -> None:
+            if other.pauses > 400:
+                other.state.run_script = run  # type: ignore[method-assign]
+                await finish(one, job, delivered=False)
+
+        other.state.run_script = answer_nothing  # type: ignore[method-assign]
+        assert await other.table.wait_for_result(other.job()) == b"{}"
+
+    play(scene, server)
+
+
+def test_a_replica_waits_no_longer_than_an_outcome_is_kept_while_redis_is_away() -> None:
+    async def scene() -> None:
+        replica = Replica(NO_REDIS)
+        with pytest.raises(JobLost):
+            await replica.table.wait_for_result(replica.job())
+        assert replica.waited == 600
+        await replica.state.close()
+
+    asyncio.run(scene())
 
 
 def test_heartbeats_come_sooner_while_redis_does_not_answer() -> None:
@@ -540,6 +646,7 @@ def test_a_request_joins_a_job_whose_owner_may_be_dead(
     async def scene(one: Replica, other: Replica) -> None:
         await one.claim()
         redis.hincrby(RECORD, "heartbeat", -1000 * seconds)
+        redis.decrby(REACHED, 1000 * seconds)
         assert await other.table.claim_or_join("req_2", ME, is_async=False) == ("req_1" if joins else None)
 
     play(scene, server)

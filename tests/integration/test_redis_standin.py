@@ -42,6 +42,7 @@ TIMINGS = {
     "delivery_lease": 60_000,
     "delivered_for": 60_000,
     "settled_after": 6000,
+    "silent_after": 700,
 }
 
 

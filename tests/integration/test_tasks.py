@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from app.errors import ImageUnavailable
 from app.images.disk import DiskStore
-from app.state.job_table import SharingTimings
+from app.state.timings import SharingTimings
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs, wait_until
 from tests.support.redis import RedisServer
 from tests.support.sample_images import gradient, saved
@@ -316,8 +316,9 @@ def record(redis: Redis, task: dict[str, Any]) -> str:
 
 
 def stop_heartbeat(redis: Redis, task: dict[str, Any]) -> None:
-    """Make the owner of a task look dead for good."""
+    """Make the owner of a task look dead for good, to a Redis that was always there."""
     redis.hset(record(redis, task), mapping={"owner": "a dead replica", "heartbeat": 0})
+    redis.set("limner:{jobs}:reached", 0)
 
 
 @pytest.mark.parametrize("response_format", ["url", "b64_json"])

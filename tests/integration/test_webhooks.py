@@ -21,8 +21,8 @@ from app.errors import ImageUnavailable
 from app.images.disk import DiskStore
 from app.protocol.webhook_signature import derive_secret, write_secret
 from app.services import Services
-from app.state.job_table import SharingTimings
 from app.state.shared_state import SharedState
+from app.state.timings import SharingTimings
 from app.state.webhook import Webhook, WebhookTimings, slot_of
 from app.state.webhook_queue import WebhookQueue
 from tests.support.ports import free_ports
@@ -497,6 +497,7 @@ def stop_heartbeats(redis: Redis) -> None:
     for name in redis.scan_iter("limner:{jobs}:req_*"):
         if redis.type(name) == b"hash":
             redis.hset(name, mapping={"heartbeat": 0})
+    redis.set("limner:{jobs}:reached", 0)
 
 
 @hurry

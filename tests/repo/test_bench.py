@@ -24,7 +24,7 @@ from app.demo.drawing import Scene
 from app.images.blob import MAX_IN_MEMORY
 from app.images.ssrf import block_reason, host_of
 from app.protocol.image_format import sniff
-from app.state.job_table import SharingTimings
+from app.state.timings import SharingTimings
 from bench import fleet, load, task_fleet, workloads
 from bench.crowd import CrowdResult, crowd_of, crowd_rows, measure_crowd
 from bench.instrumented_server import create_instrumented_app

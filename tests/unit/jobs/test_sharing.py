@@ -40,6 +40,7 @@ class FakeTable:
         pauses: Heartbeats until the loop is cancelled.
         tracked: The jobs of this replica; `owned` are the ids of those that it still gives heartbeats for.
         calls: What was published, in order.
+        presences: How often this replica told that it reaches Redis.
         meanwhile: Called while Redis works on a command.
     """
 
@@ -53,6 +54,7 @@ class FakeTable:
     owned: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    presences: int = 0
     meanwhile: Callable[[], object] = lambda: None
 
     def owns(self, job: Job) -> bool:
@@ -104,6 +106,9 @@ class FakeTable:
         if self.pauses == 0:
             raise asyncio.CancelledError
         self.pauses -= 1
+
+    async def tell_presence(self) -> None:
+        self.presences += 1
 
     async def heartbeat(self) -> list[Job]:
         return [job for job in self.tracked if job.id in self.owned]
@@ -377,6 +382,18 @@ def test_a_heartbeat_does_not_publish_a_job_that_has_readers() -> None:
         await scene.finish(job, delivered=True)
         scene.table.is_shared = False
         await scene.sharing.heartbeat_loop()
+
+    asyncio.run(play())
+
+
+def test_a_replica_tells_its_presence_for_as_long_as_it_shares_anything() -> None:
+    async def play() -> None:
+        scene = Scene(FakeTable(pauses=3))
+        with pytest.raises(asyncio.CancelledError):
+            await scene.sharing.presence_loop()
+        assert scene.table.presences == 3
+        scene.table.is_shared = False
+        await scene.sharing.presence_loop()
 
     asyncio.run(play())
 
