@@ -32,6 +32,9 @@ MAX_TEXT = 4 * 2**20
 #: Bytes of a body that is read as a whole. Between the pieces of a larger one, other requests pass.
 _SMALL = 64 * 1024
 
+#: Bytes of a text that go through the spooler at a time. Most texts are shorter, and go through it at once.
+_TEXT_PIECE = 64 * 1024
+
 #: Parts of a form: 16 images, a mask, and several times the parameters of the API.
 MAX_PARTS = 256
 
@@ -252,6 +255,8 @@ class _MultipartHandler:
         self._disposition = b""
         self._type = b""
         self._name = ""
+        #: What came of a text and did not go through the spooler yet.
+        self._pending = bytearray()
         self._text = bytearray()
         self._text_size = 0
         self._file: Blob | None = None
@@ -291,22 +296,24 @@ class _MultipartHandler:
         is_file = named or self._type.startswith((b"image/", b"application/octet-stream"))
         self._file = self._new_blob() if is_file else None
         self._text.clear()
-        if self._file is None:
-            # The spooler reads JSON: quotes tell it where a text begins and ends.
-            self._add_text(b'"')
+        # The spooler reads JSON: quotes tell it where a text begins and ends.
+        self._pending[:] = b'"'
 
     def _write(self, data: bytes, start: int, end: int) -> None:
         # Most pieces of a large file are whole, and are held in memory as they came.
         chunk = data if end - start == len(data) else memoryview(data)[start:end]
         if self._file is None:
-            self._add_text(chunk)
+            self._pending += chunk
+            if len(self._pending) >= _TEXT_PIECE:
+                self._spool_text()
             return
         self._file.write(chunk)
         if self._file.size > self._max_part:
             raise RequestTooLarge(f"One part of the form is larger than the limit of {self._max_part} bytes.")
 
-    def _add_text(self, chunk: bytes | memoryview) -> None:
-        left = self._spooler.feed(bytes(chunk))
+    def _spool_text(self) -> None:
+        left = self._spooler.feed(bytes(self._pending))
+        self._pending.clear()
         self._text += left
         self._text_size += len(left)
         if self._text_size > MAX_TEXT:
@@ -316,7 +323,8 @@ class _MultipartHandler:
         self.parts.append(FormPart(self._name, self._file if self._file is not None else self._decode()))
 
     def _decode(self) -> str:
-        self._add_text(b'"')
+        self._pending += b'"'
+        self._spool_text()
         try:
             return decode_text(self._text[1:-1], parse_charset(self._type.decode("latin-1")))
         except UnicodeDecodeError:

@@ -85,6 +85,10 @@ class DisconnectSignal(Protocol):
         """Return whether the client has left by now."""
         ...
 
+    async def has_room(self) -> bool:
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        ...
+
 
 class DisconnectWatcher:
     """Watch whether the client is still connected, from the moment its request body has been read."""
@@ -152,6 +156,13 @@ class DisconnectWatcher:
         await asyncio.sleep(0)
         return not self._disconnected.done()
 
+    async def has_room(self) -> bool:
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read.
+
+        Other servers wait when they get more, and hold these bytes meanwhile.
+        """
+        return not self._disconnected.done() if self._disconnect is None else await self._disconnect.has_room()
+
     def cancel(self) -> None:
         """Stop watching."""
         self._disconnected.cancel()
@@ -218,6 +229,10 @@ class Delivery:
     def server_url(self) -> str:
         """How this client reaches this server."""
         return server_url_of(self.http, self.public_url)
+
+    async def has_room(self) -> bool:
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        return await self.watcher.has_room()
 
     async def is_connected(self) -> bool:
         """Return whether the client is still connected."""

@@ -32,6 +32,10 @@ class SizedBody(Protocol):
 class DeliveryEnd(Protocol):
     """What a response reports to: whether its client is still there, and that it has ended."""
 
+    async def has_room(self) -> bool:
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        ...
+
     async def is_connected(self) -> bool:
         """Return whether the client is still connected."""
         ...
@@ -75,21 +79,26 @@ class SizedResponse(Response):
     ) -> None:
         self.media_type = media_type
         self._bodies, self._end = bodies, end
-        length = sum(body.length for body in bodies)
-        super().__init__(None, status, {"content-length": str(length), **headers})
+        self._length = sum(body.length for body in bodies)
+        super().__init__(None, status, {"content-length": str(self._length), **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the bodies, and report whether the client got them."""
+        """Send the bodies, and report whether the client got them. Each chunk is made when there is room for it."""
         delivered = False
+        left = self._length
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            last = b""
             for chunk in coalesce(chain.from_iterable(body.chunks() for body in self._bodies)):
-                if last:
-                    await send({"type": "http.response.body", "body": last, "more_body": True})
-                last = chunk
+                left -= len(chunk)
+                if not left:
+                    break
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if not await self._end.has_room():
+                    return
+            else:
+                chunk = b""
             delivered = await self._end.is_connected()
-            await send({"type": "http.response.body", "body": last})
+            await send({"type": "http.response.body", "body": chunk})
             delivered = delivered and await self._end.is_received()
         finally:
             self._end.close(delivered=delivered)
@@ -116,6 +125,8 @@ class ChunkedResponse(Response):
             async with aclosing(self._chunks):
                 async for chunk in self._chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    if not await self._end.has_room():
+                        return
             delivered = await self._end.is_connected()
             await send({"type": "http.response.body", "body": b""})
             delivered = delivered and await self._end.is_received()

@@ -89,8 +89,8 @@ class Blob:
         self._file: IO[bytes] | None = None
         #: Where the bytes end that an earlier blob has left in the file.
         self._left_over = 0
-        #: Another process may still use the file when this blob is closed.
-        self._is_lent = False
+        #: How many other processes may still use the file, even when this blob is closed.
+        self._loans = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`.
@@ -145,7 +145,8 @@ class Blob:
 
     def _new_file(self) -> tuple[IO[bytes], int]:
         """Return a file to write, and where the bytes end that it still has."""
-        spare = self._budget.spare_files.take()
+        # What is lent without bytes often gets none.
+        spare = self._budget.spare_files.take(empty=not self.size)
         if spare is None:
             return tempfile.TemporaryFile(dir=self._directory, buffering=0), 0
         return spare.open(), spare.size
@@ -174,23 +175,24 @@ class Blob:
 
     @property
     def file_descriptor(self) -> int | None:
-        """The descriptor of the file, for other processes; None while the bytes are held in memory.
-
-        Its position belongs to `write`.
-        """
-        if self._file is None:
-            return None
-        self._is_lent = True
-        return self._whole_file(self._file)
+        """The descriptor of the file, None while the bytes are held in memory. Its position belongs to `write`."""
+        return None if self._file is None else self._file.fileno()
 
     def lend_file(self) -> int:
         """Return the descriptor of a file with the bytes: for another process to read, or to write if there are none.
 
+        `end_loan` says that it does not use the file any more.
+
         Raises:
             SpoolFull: The disk or its quota is full, or no descriptor is free for the file.
         """
-        self._is_lent = True
-        return self._whole_file(self._open_file())
+        descriptor = self._whole_file(self._open_file())
+        self._loans += 1
+        return descriptor
+
+    def end_loan(self) -> None:
+        """Note that a process to which the file was lent has closed it."""
+        self._loans -= 1
 
     def take_back(self, size: int) -> None:
         """Take over what another process has written into the file that was lent. Few bytes move into memory."""
@@ -235,7 +237,7 @@ class Blob:
 
     def _close_file(self) -> None:
         if self._file is not None and not self._file.closed:
-            if not self._is_lent:
+            if not self._loans:
                 self._budget.spare_files.keep(self._file, max(self.size, self._left_over))
             self._file.close()
             SPOOL_BYTES.dec(self.size)

@@ -200,7 +200,7 @@ class _Channel:
 
     async def ask(self, job: Mapping[str, Any], inputs: Sequence[Blob], output: Blob) -> dict[str, Any]:
         """Hand over a job, and return the reply. Raises `ConnectionError` if the process has ended."""
-        files = [blob.file_descriptor for blob in inputs]
+        files = [None if blob.file_descriptor is None else blob.lend_file() for blob in inputs]
         kinds = [(blob.size, file is None) for blob, file in zip(inputs, files, strict=True)]
         message = orjson.dumps({**job, "inputs": kinds})
         descriptors = [*(file for file in files if file is not None), output.lend_file()]
@@ -209,7 +209,11 @@ class _Channel:
         held = (blob.read_at(0, blob.size) for blob, file in zip(inputs, files, strict=True) if file is None)
         await asyncio.get_running_loop().sock_sendall(self._socket, b"".join((message, *held)))
         length = await self._receive(_PREFIX)
-        return orjson.loads(await self._receive(int.from_bytes(length)))  # type: ignore[no-any-return]
+        reply: dict[str, Any] = orjson.loads(await self._receive(int.from_bytes(length)))
+        # It has closed them before it replied. A process that did not reply may still use them.
+        for blob in (*(blob for blob, file in zip(inputs, files, strict=True) if file is not None), output):
+            blob.end_loan()
+        return reply
 
     def close(self) -> None:
         self._socket.close()

@@ -1,7 +1,7 @@
 """Find where an image file says at which place it was taken, and what to write instead: nothing is encoded again.
 
 Pure. Reads metadata only, in EXIF and XMP of JPEG, PNG and WebP; pixels are not looked at. A file is only made shorter
-where a PNG has compressed metadata.
+where a PNG has compressed metadata, and where a phone has appended a film to a photo: films name their place, too.
 """
 
 import re
@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from app.protocol.file_parts import jpeg_segments, png_chunks, webp_chunks
-from app.protocol.image_format import ReadAt
+from app.protocol.file_parts import ReadAt, jpeg_segments, png_chunks, webp_chunks
 
 Order = Literal["little", "big"]
 
@@ -20,12 +19,17 @@ _MAX_STEPS = 1024
 #: Metadata of a PNG that is larger, once decompressed, is dropped unread: it may have a place, and no reader needs it.
 _MAX_METADATA = 4 * 2**20
 _COPY = 256 * 1024
+#: Bytes of the head of a film that are recognized.
+_FILM_HEAD = 12
 
 _EXIF = b"Exif\0\0"
 #: How a JPEG with EXIF begins, and the segment that says that others follow the first, as phones make them (MPF).
 _NEXT_IMAGE = b"\xff\xd8\xff\xe1"
 _MORE_IMAGES = b"MPF\0"
 _GPS_DIRECTORY = 0x8825
+#: What XMP calls a photo with a film behind it, and how the film begins: an MP4 or QuickTime file.
+_HAS_FILM = re.compile(rb":(?:MotionPhoto|MicroVideo)\b")
+_FILM = re.compile(rb"\0\0\0[\x08-\x80]ftyp(?!avi[fs]|hei[cxms]|hev[cxms]|mif1|msf1)")
 
 #: Bytes of one value, by TIFF's types.
 _TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
@@ -69,14 +73,29 @@ def edited(read_at: ReadAt, size: int, edits: Sequence[Edit]) -> Iterator[bytes]
 
 
 def _jpeg_edits(read_at: ReadAt, offset: int, *, is_first: bool = True) -> Iterator[Edit]:
-    has_more, end = False, offset
+    has_more, has_film, end = False, False, offset
     for segment in jpeg_segments(read_at, offset, _MAX_STEPS):
         end = segment.offset + segment.length
         if segment.kind == b"\xe1":
-            yield from _changed(segment.offset, read_at(segment.offset, segment.length))
+            data = read_at(segment.offset, segment.length)
+            yield from _changed(segment.offset, data)
+            has_film |= _HAS_FILM.search(data) is not None
         has_more |= segment.kind == b"\xe2" and read_at(segment.offset, 4) == _MORE_IMAGES
+    film = _film_edit(read_at, end) if has_film and is_first else None
     if has_more and is_first:
-        yield from _later_edits(read_at, end)
+        yield from (edit for edit in _later_edits(read_at, end) if film is None or edit.offset < film.offset)
+    if film is not None:
+        yield film
+
+
+def _film_edit(read_at: ReadAt, offset: int) -> Edit | None:
+    """Return the edit that drops a film behind an image, up to the end of the file."""
+    start = None
+    while len(piece := read_at(offset, _COPY)) >= _FILM_HEAD:
+        match = _FILM.search(piece) if start is None else None
+        start = offset + match.start() if match else start
+        offset += len(piece) - _FILM_HEAD + 1
+    return None if start is None else Edit(start, offset + len(piece) - start, b"")
 
 
 def _later_edits(read_at: ReadAt, offset: int) -> Iterator[Edit]:

@@ -17,7 +17,8 @@ from app.errors import ImageUnavailable
 from app.images.codec import Source, SourceReader
 from app.images.decode_cost import Cost, DecodeLimits
 from app.images.provenance import PARTLY_GENERATED, VOCABULARY
-from app.protocol.image_format import ReadAt, read_info
+from app.protocol.file_parts import ReadAt
+from app.protocol.image_format import read_info
 from app.protocol.inline_images import placeholder_png
 
 #: What a certificate must be issued for, one of these: signing claims of C2PA, documents, or e-mails. The library knows

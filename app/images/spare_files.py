@@ -13,7 +13,7 @@ from app.observability.metrics import SPOOL_BYTES
 
 #: Bytes of all spare files of a process, and their number: some images, as many as come and go at the same time.
 MAX_SPARE_BYTES = 64 * 2**20
-MAX_SPARE_FILES = 16
+MAX_SPARE_FILES = 64
 
 
 class SpareFile(NamedTuple):
@@ -34,11 +34,11 @@ class SpareFiles:
     _size: int = 0
     _files: list[SpareFile] = field(default_factory=list)
 
-    def take(self) -> SpareFile | None:
-        """Return a file, if there is one. The caller owns it."""
-        if not self._files:
+    def take(self, *, empty: bool = False) -> SpareFile | None:
+        """Return a file, if there is one. The caller owns it. `empty`: one without bytes, which would be cut off."""
+        if not self._files or (empty and self._files[0].size):
             return None
-        spare = self._files.pop()
+        spare = self._files.pop(0 if empty else -1)
         self._count(-spare.size)
         return spare
 
@@ -48,7 +48,8 @@ class SpareFiles:
             return
         # A descriptor of its own: what still refers to `file` can neither read nor write it once it is closed.
         with suppress(OSError):
-            self._files.append(SpareFile(os.dup(file.fileno()), size))
+            # Empty ones come first.
+            self._files.insert(len(self._files) if size else 0, SpareFile(os.dup(file.fileno()), size))
             self._count(size)
 
     def close(self) -> None:

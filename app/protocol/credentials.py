@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from itertools import takewhile
 
-from app.protocol.file_parts import jpeg_segments, png_chunks, webp_chunks
-from app.protocol.image_format import ReadAt, read_info
+from app.protocol.file_parts import ReadAt, jpeg_segments, png_chunks, webp_chunks
+from app.protocol.image_format import read_info
 
 #: Chunks, segments or boxes that are read at most. Encoders of PNG write chunks of 8 KiB.
 _MAX_STEPS = 16_384

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from app.protocol.image_format import ReadAt
+#: `read_at(offset, size)` returns `size` bytes, fewer only at the end of the file.
+ReadAt = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)

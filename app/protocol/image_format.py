@@ -5,8 +5,8 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: `read_at(offset, size)` returns `size` bytes, fewer only at the end of the file.
-ReadAt = Callable[[int, int], bytes]
+from app.protocol.file_parts import ReadAt, jpeg_segments
+
 #: Width and height (None if not found), and whether some pixel may be transparent.
 Measurement = tuple[int | None, int | None, bool]
 
@@ -14,7 +14,7 @@ Measurement = tuple[int | None, int | None, bool]
 _MAX_STEPS = 512
 #: Bytes at the start of an AVIF or HEIC that are searched for sizes.
 _HEAD = 64 * 1024
-#: Bytes at the end of a file that are searched for the end of a PNG or JPEG.
+#: Bytes at the end of a file that are searched first for the end of a PNG or JPEG, and of each further piece.
 _TAIL = 64 * 1024
 
 
@@ -50,7 +50,8 @@ def _has_trns(read_at: ReadAt) -> bool:
 
 
 def _is_complete_png(read_at: ReadAt, size: int) -> bool:
-    return _last_bytes(read_at, size).rfind(b"IEND\xaeB`\x82") > 0
+    end = b"IEND\xaeB`\x82"
+    return end in _last_bytes(read_at, size) or _contains(read_at, 33, end)
 
 
 #: Start-of-frame markers; C4, C8 and CC in the same range have other meanings.
@@ -58,18 +59,11 @@ _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def _measure_jpeg(read_at: ReadAt) -> Measurement:
-    offset = 2
-    for _ in range(_MAX_STEPS):
-        segment = read_at(offset, 9)
-        if len(segment) < 9 or segment[0] != 0xFF:
-            break
-        if segment[1] == 0xFF:  # A fill byte.
-            offset += 1
-            continue
-        if segment[1] in _SOF:
-            height, width = struct.unpack(">HH", segment[5:9])
+    for segment in jpeg_segments(read_at, 2, _MAX_STEPS):
+        size = read_at(segment.offset + 1, 4) if segment.kind[0] in _SOF else b""
+        if len(size) == 4:
+            height, width = struct.unpack(">HH", size)
             return width, height, False
-        offset += 2 + int.from_bytes(segment[2:4], "big")
     return None, None, False
 
 
@@ -77,7 +71,13 @@ def _is_complete_jpeg(read_at: ReadAt, size: int) -> bool:
     # An end-of-image marker must follow the last scan; that of an embedded thumbnail precedes the image's own scan.
     tail = _last_bytes(read_at, size)
     scan = tail.rfind(b"\xff\xda")
-    return tail.rfind(b"\xff\xd9") > scan and (scan > 0 or size > len(tail))
+    if tail.rfind(b"\xff\xd9") > scan and (scan > 0 or size > len(tail)):
+        return True
+    # Phones append a film to a photo. Within a scan no other marker looks like the end.
+    first = 2
+    for segment in jpeg_segments(read_at, 2, _MAX_STEPS):
+        first = segment.offset + segment.length
+    return read_at(first, 16).lstrip(b"\xff").startswith(b"\xda") and _contains(read_at, first, b"\xff\xd9")
 
 
 def _measure_webp(read_at: ReadAt) -> Measurement:
@@ -101,6 +101,17 @@ def _is_complete_webp(read_at: ReadAt, size: int) -> bool:
 
 def _last_bytes(read_at: ReadAt, size: int) -> bytes:
     return read_at(max(0, size - _TAIL), _TAIL)
+
+
+def _contains(read_at: ReadAt, offset: int, mark: bytes) -> bool:
+    """Return whether a mark stands anywhere behind an offset. The whole file is read for it, in pieces."""
+    overlap = b""
+    while piece := read_at(offset, _TAIL):
+        if mark in overlap + piece:
+            return True
+        overlap = piece[1 - len(mark) :]
+        offset += len(piece)
+    return False
 
 
 def _le(data: bytes) -> int:
@@ -262,8 +273,8 @@ def sniff(data: bytes) -> ImageInfo | None:
 def is_complete(read_at: ReadAt, size: int) -> bool:
     """Check whether a file of `size` bytes is an image that is not cut off. A truncated image still begins like one.
 
-    Reads about 64 KiB at most. A PNG or JPEG may have up to 64 KiB of other data after its end. Of a TIFF only the
-    directory is checked.
+    Reads about 64 KiB, and all of a PNG or JPEG whose last 64 KiB do not show its end: other data may follow. Of a TIFF
+    only the directory is checked.
     """
     spec = _find_format(read_at)
     return spec is not None and spec.is_complete(read_at, size)

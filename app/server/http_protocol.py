@@ -12,6 +12,7 @@ import socket
 import sys
 import termios
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -83,6 +84,12 @@ class Disconnect:
         if self.has_come:
             self.waiter.set_result(None)
         return self.waiter
+
+    async def has_room(self) -> bool:
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+        return not self.has_come
 
     def report(self) -> None:
         self.has_come = True
@@ -247,6 +254,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
+        cycle: Any = self.cycle
+        if not cycle.body:
+            # To an empty `bytes` uvicorn adds a piece without copying it, and hands it on without copying it.
+            cycle.body = b""
+        elif isinstance(cycle.body, bytes):
+            # More pieces have come before the application has asked. There may be thousands.
+            cycle.body = bytearray(cycle.body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -440,6 +440,22 @@ def test_a_client_that_has_left_before_anyone_asks_has_left() -> None:
     assert asyncio.run(play()) == (False, True, True, True, 2)
 
 
+def test_there_is_room_when_the_connection_takes_more_and_none_for_a_client_that_has_left() -> None:
+    async def play() -> list[bool]:
+        disconnect = Disconnect(flow := FlowControl(asyncio.Transport()), asyncio.Transport())
+        rooms = [await disconnect.has_room()]
+        flow.pause_writing()
+        waiting = asyncio.create_task(disconnect.has_room())
+        await asyncio.sleep(0)
+        rooms.append(waiting.done())
+        flow.resume_writing()
+        rooms.append(await waiting)
+        disconnect.report()
+        return [*rooms, await disconnect.has_room()]
+
+    assert asyncio.run(play()) == [True, False, True, False]
+
+
 def test_a_client_has_left_even_if_the_event_loop_has_not_read_so() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -494,3 +510,47 @@ def test_what_was_on_its_way_is_known_after_the_connection_was_closed() -> None:
 
     assert Acknowledgments(ClosedTransport(), math.inf)() == math.inf
     assert Acknowledgments(ClosedTransport())() is None
+
+
+@dataclass(frozen=True)
+class Pieces:
+    name: str
+    body: bytes
+    parts: int
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        Pieces("one piece", b"1000\r\n" + bytes(4096) + b"\r\n0\r\n\r\n", 1),
+        Pieces("pieces that come together", b"1\r\na\r\n" * 500 + b"0\r\n\r\n", 500),
+    ],
+    ids=lambda sent: sent.name,
+)
+def test_a_piece_of_a_body_is_handed_on_as_it_came(sent: Pieces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not copied, unless further pieces come before the application asks; these are not copied one by one."""
+    pieces: list[bytes] = []
+    got: list[bytes] = []
+    kinds: list[type] = []
+    on_body = LimitedHttpProtocol.on_body
+
+    def watch(protocol: LimitedHttpProtocol, body: bytes) -> None:
+        pieces.append(body)
+        on_body(protocol, body)
+        kinds.append(type(protocol.cycle.body))
+
+    async def collect(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await App()(scope, receive, send)
+            return
+        got.extend([chunk async for chunk in Request(scope, receive).stream() if chunk])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    monkeypatch.setattr(LimitedHttpProtocol, "on_body", watch)
+    with serve(collect, http=protocol_class(LONG, LONG)) as url:
+        head = b"POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        assert exchange(url, head + sent.body)[0].status == 200
+    assert (len(pieces), b"".join(got)) == (sent.parts, b"".join(pieces))
+    assert kinds == [bytes, *[bytearray] * (sent.parts - 1)]
+    assert sent.parts > 1 or got[0] is pieces[0]

@@ -458,6 +458,9 @@ class Server:
     def has_left(self) -> bool:
         return self.left.done()
 
+    async def has_room(self) -> bool:
+        return not self.left.done()
+
 
 def test_a_server_that_knows_of_disconnects_needs_no_task_and_no_turn_of_the_loop() -> None:
     async def play() -> tuple[int, bool, bool, list[str]]:

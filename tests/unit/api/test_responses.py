@@ -51,6 +51,9 @@ class RecordedEnd:
         self._ends = ends
         self._is_received = is_received
 
+    async def has_room(self) -> bool:
+        return await self._watcher.has_room()
+
     async def is_connected(self) -> bool:
         return await self._watcher.is_connected()
 
@@ -60,6 +63,19 @@ class RecordedEnd:
     def close(self, *, delivered: bool) -> None:
         self._watcher.cancel()
         self._ends.append("delivered" if delivered else "not delivered")
+
+
+def test_the_end_of_a_client_that_has_left_has_no_room() -> None:
+    """With a server that does not tell whether there is room."""
+
+    async def play() -> list[bool]:
+        client = Client()
+        end = RecordedEnd(client, [])
+        rooms = [await end.has_room()]
+        client.leave()
+        return [*rooms, await end.is_connected(), await end.has_room()]
+
+    assert asyncio.run(play()) == [True, False, False]
 
 
 def test_an_error_is_answered_with_its_status_body_and_headers() -> None:
@@ -171,6 +187,75 @@ def test_a_response_that_its_client_does_not_receive_is_not_delivered(is_chunked
         return ends
 
     assert asyncio.run(play()) == ["not delivered"]
+
+
+def test_a_body_that_ends_too_early_is_not_filled_up() -> None:
+    class Body:
+        length = 300_000
+
+        def chunks(self) -> Iterator[bytes]:
+            yield b"a" * 100_000
+
+    async def play() -> Client:
+        client = Client()
+        response = SizedResponse([Body()], "application/json", {}, RecordedEnd(client, []))
+        await response({"type": "http"}, client.receive, client.send)
+        return client
+
+    assert asyncio.run(play()).body == b"a" * 100_000
+
+
+class SlowEnd(RecordedEnd):
+    """The end of a response to a client that reads nothing until `room` is set; `leaves`: it leaves then."""
+
+    def __init__(self, client: Client, ends: list[str], *, leaves: bool) -> None:
+        super().__init__(client, ends)
+        self.asked, self.room = asyncio.Event(), asyncio.Event()
+        self._leaves = leaves
+
+    async def has_room(self) -> bool:
+        self.asked.set()
+        await self.room.wait()
+        return not self._leaves
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_no_chunk_is_made_before_there_is_room_for_it(is_chunked: bool, leaves: bool) -> None:
+    made: list[bytes] = []
+    ends: list[str] = []
+
+    class Body:
+        length = 300_000
+
+        def chunks(self) -> Iterator[bytes]:
+            for byte in (b"a", b"b", b"c"):
+                made.append(byte)
+                yield byte * 100_000
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        for chunk in Body().chunks():
+            yield chunk
+
+    async def play() -> Client:
+        client = Client()
+        end = SlowEnd(client, ends, leaves=leaves)
+        response = (
+            ChunkedResponse(chunks(), "application/json", {}, end)
+            if is_chunked
+            else SizedResponse([Body()], "application/json", {}, end)
+        )
+        task = asyncio.create_task(response({"type": "http"}, client.receive, client.send))
+        await end.asked.wait()
+        assert made == [b"a"]
+        end.room.set()
+        await task
+        return client
+
+    client = asyncio.run(play())
+    assert made == ([b"a"] if leaves else [b"a", b"b", b"c"])
+    assert [client.body[at : at + 1] for at in (0, 100_000, 200_000)] == ([b"a", b"", b""] if leaves else made)
+    assert ends == ["not delivered" if leaves else "delivered"]
 
 
 def test_small_chunks_are_joined_and_large_ones_not_held() -> None:

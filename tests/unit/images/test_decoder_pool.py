@@ -13,14 +13,21 @@ from typing import Any, TypeVar
 import pytest
 
 from app.images import decoder_pool
-from app.images.blob import Blob
+from app.images.blob import Blob, SpoolMemory
 from app.images.decoder_pool import DecoderExceeded, DecoderPool, DecoderUnavailable
+from app.images.spare_files import SpareFiles
 from tests.support.decoders import decoders_of, is_alive, template_of, until
 from tests.support.sample_images import as_blob, gradient, saved
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[3]
 PNG = saved(gradient(), "PNG")
+JOB = {
+    "operation": "convert",
+    "options": ("jpeg", None, None, "native", False),
+    "max_pixels": 1 << 20,
+    "granted": 1 << 28,
+}
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
@@ -33,14 +40,8 @@ def pool() -> Iterator[DecoderPool]:
 
 
 async def convert(pool: DecoderPool, data: bytes = PNG) -> dict[str, Any]:
-    job = {
-        "operation": "convert",
-        "options": ("jpeg", None, None, "native", False),
-        "max_pixels": 1 << 20,
-        "granted": 1 << 28,
-    }
     with as_blob(data) as blob, Blob() as output:
-        return await pool.run(job, [blob], output)
+        return await pool.run(JOB, [blob], output)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -77,6 +78,33 @@ def test_the_same_decoder_does_one_job_after_the_other(pool: DecoderPool) -> Non
 
 def test_a_job_waits_for_a_decoder_that_has_just_been_started(pool: DecoderPool) -> None:
     assert run(convert(pool))["written"]
+
+
+def test_files_that_a_decoder_has_closed_are_used_again(pool: DecoderPool) -> None:
+    """Not those of a job that was given up: its decoder may still write."""
+    memory = SpoolMemory(0, spare_files=SpareFiles(2**20))
+
+    async def scenario(*, given_up: bool) -> int:
+        _, decoders = await started(pool)
+        blob, output = Blob(memory=memory), Blob(memory=memory)
+        blob.write(PNG)
+        for pid in decoders if given_up else ():
+            os.kill(pid, signal.SIGSTOP)
+        job = asyncio.create_task(pool.run(JOB, [blob], output))
+        await asyncio.sleep(0)
+        if given_up:
+            job.cancel()
+        await asyncio.wait([job])
+        blob.close()
+        output.close()
+        kept = 0
+        while (spare := memory.spare_files.take()) is not None:
+            os.close(spare.descriptor)
+            kept += 1
+        return kept
+
+    assert run(scenario(given_up=False)) == 2
+    assert run(scenario(given_up=True)) == 0
 
 
 def test_starting_twice_starts_no_more(pool: DecoderPool) -> None:

@@ -143,6 +143,38 @@ def test_all_images_of_a_phone_lose_the_place() -> None:
     assert cleaned(alone)[len(first) :] == second
 
 
+MOTION = b'<x:xmpmeta xmlns:Camera="c"><rdf:Description Camera:MotionPhoto="1"/></x:xmpmeta>'
+FILM = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + b"\xa9xyz\0\x12\x15\xc7+47.3685+008.5417/" + bytes(300_000)
+
+
+@pytest.mark.parametrize("length", [0, 1, 256 * 1024 - 700, 600_000])
+def test_a_film_behind_a_photo_is_dropped(length: int) -> None:
+    photo = saved("JPEG", exif=EXIF, xmp=MOTION) + bytes(length)
+    clean = cleaned(photo + FILM)
+    assert len(clean) == len(photo)
+    assert clean == cleaned(photo)
+
+
+def test_a_film_behind_several_images_is_dropped() -> None:
+    first, second = saved("JPEG", exif=EXIF, xmp=MOTION), saved("JPEG", exif=EXIF)
+    second = second[:2] + second[20:]  # Without JFIF, as phones write it.
+    photo = first[:2] + b"\xff\xe2\x00\x0aMPF\0abcd" + first[2:] + second
+    assert cleaned(photo + FILM + second) == cleaned(photo)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved("JPEG", xmp=MOTION),
+        saved("JPEG", xmp=MOTION) + b"\0\0\0\x18ftypheic" + bytes(99),
+        saved("JPEG") + FILM,
+    ],
+    ids=["no film", "another image", "no word of a film"],
+)
+def test_what_is_behind_a_photo_stays_where_it_is_no_film(data: bytes) -> None:
+    assert cleaned(data) == data
+
+
 def test_a_place_in_big_endian_exif_and_behind_other_entries() -> None:
     entries = [(0x010F, 2, 4, b"abc\0"), (GPS, 4, 1, (100).to_bytes(4, "big")), (0x9999, 3, 1, b"\0\1\0\0")]
     tiff = b"MM\0*\0\0\0\x08" + len(entries).to_bytes(2, "big")

@@ -54,10 +54,9 @@ def test_a_file_that_is_used_again_has_only_the_new_bytes(
 
 
 def test_a_file_that_is_used_again_is_as_large_as_its_blob_for_other_processes(memory: SpoolMemory) -> None:
-    for lend in (lambda blob: blob.file_descriptor, Blob.lend_file):
-        write(Blob(memory=memory), b"a long secret").close()
-        with write(Blob(memory=memory), b"image") as blob:
-            assert os.fstat(lend(blob)).st_size == 5
+    write(Blob(memory=memory), b"a long secret").close()
+    with write(Blob(memory=memory), b"image") as blob:
+        assert os.fstat(blob.lend_file()).st_size == 5
 
 
 @given(
@@ -98,15 +97,35 @@ def test_a_closed_blob_does_not_read_the_file_that_another_one_has(memory: Spool
         first.close()
 
 
-@pytest.mark.parametrize("lend", [lambda blob: blob.file_descriptor, Blob.lend_file], ids=["to read", "to write"])
+@pytest.mark.parametrize(
+    ("loans", "ended", "used_again"),
+    [(1, 0, False), (1, 1, True), (2, 1, False), (2, 2, True)],
+    ids=["by one", "by none any more", "by one of two", "by none of two any more"],
+)
 def test_a_file_that_another_process_may_still_use_is_not_used_again(
-    lend: object, memory: SpoolMemory, monkeypatch: pytest.MonkeyPatch
+    loans: int, ended: int, used_again: bool, memory: SpoolMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = watch_files(monkeypatch)
     with write(Blob(memory=memory), b"image") as blob:
-        assert callable(lend)
-        lend(blob)
+        for _ in range(loans):
+            blob.lend_file()
+        for _ in range(ended):
+            blob.end_loan()
     with write(Blob(memory=memory), b"another"):
+        assert len(opened) == (1 if used_again else 2)
+
+
+def test_an_empty_file_is_lent_for_bytes_that_another_process_may_write(
+    memory: SpoolMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = watch_files(monkeypatch)
+    write(Blob(memory=memory), b"a large image").close()
+    for files in (2, 2, 2):
+        with Blob(memory=memory) as output:
+            output.lend_file()
+            output.end_loan()
+        assert len(opened) == files
+    with write(Blob(memory=memory), b"image"), write(Blob(memory=memory), b"another"):
         assert len(opened) == 2
 
 

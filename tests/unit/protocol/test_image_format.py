@@ -94,9 +94,12 @@ PADDING = bytes(100_000)
         (CASES[3].data[:-2] + PADDING + b"\xff\xd9", True),
         (CASES[3].data[:-2] + PADDING, False),
         (CASES[3].data + bytes(60_000), True),
-        (CASES[3].data + PADDING, False),
+        (CASES[3].data + PADDING, True),
+        (CASES[3].data[:-1] + PADDING + b"\xff\xd9" + b"\xff\xda" + PADDING, True),
+        (CASES[3].data[:2] + PADDING + b"\xff\xd9" + PADDING, False),
         (CASES[0].data + bytes(60_000), True),
-        (CASES[0].data + PADDING, False),
+        (CASES[0].data + PADDING, True),
+        (CASES[0].data[:-12] + bytes(64_711) + CASES[0].data[-12:] + PADDING, True),
         (CASES[0].data[:-12] + PADDING, False),
     ],
     ids=[
@@ -104,12 +107,15 @@ PADDING = bytes(100_000)
         "a large JPEG without its end",
         "a JPEG with a little behind its end",
         "a JPEG with much behind its end",
+        "a JPEG with a film behind its end that has the mark of a scan",
+        "a JPEG without pixels",
         "a PNG with a little behind its end",
         "a PNG with much behind its end",
+        "a PNG whose end is cut by two pieces",
         "a large PNG without its end",
     ],
 )
-def test_the_end_is_looked_for_in_the_last_64_kib(data: bytes, complete: bool) -> None:
+def test_the_end_is_found_wherever_it_is(data: bytes, complete: bool) -> None:
     assert is_complete(bytes_reader(data), len(data)) is complete
 
 
