@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from bench.wire import connect, head
 #: Seconds between two measurements.
 _INTERVAL = 0.25
 
+#: Rounds of measurements that tell how late the machine is now.
+_ROUNDS = 8
+
 
 @dataclass(slots=True)
 class Lateness:
@@ -19,10 +23,12 @@ class Lateness:
     Attributes:
         seconds: The longest so far.
         by_port: The longest answer of each server, without those that were killed meanwhile.
+        rounds: The longest of each of the last rounds.
     """
 
     seconds: float = 0.0
     by_port: dict[int, float] = field(default_factory=dict)
+    rounds: deque[float] = field(default_factory=lambda: deque([0.0], _ROUNDS))
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
@@ -31,11 +37,17 @@ class Lateness:
         while True:
             due_at = self.now() + _INTERVAL
             await self.sleep(_INTERVAL)
-            self.seconds = max(self.seconds, self.now() - due_at)
-            await asyncio.gather(*map(self._ask, ports))
+            own = self.now() - due_at
+            self.rounds.append(max(own, *await asyncio.gather(*map(self._ask, ports))))
+            self.seconds = max(self.seconds, self.recent)
 
-    async def _ask(self, port: int) -> None:
-        """Note how long a server takes for a request that costs nothing."""
+    @property
+    def recent(self) -> float:
+        """The longest of the last rounds: how late the machine is now."""
+        return max(self.rounds)
+
+    async def _ask(self, port: int) -> float:
+        """Return how long a server takes for a request that costs nothing, 0 where it is away."""
         sent_at = self.now()
         with suppress(OSError):
             connection = await connect(port, 0)
@@ -45,4 +57,5 @@ class Lateness:
                 connection.close()
             seconds = self.now() - sent_at
             self.by_port[port] = max(self.by_port.get(port, 0.0), seconds)
-            self.seconds = max(self.seconds, seconds)
+            return seconds
+        return 0.0

@@ -25,7 +25,7 @@ from app.upstream.decoding import ContentDecoder, is_plain
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
 from app.upstream.spec import UpstreamSpec
-from app.upstream.transport import PlainRequest, ResponseStream, Transport
+from app.upstream.transport import NothingSent, PlainRequest, ResponseStream, Transport
 from app.upstream.work_evidence import error_came_first
 
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
@@ -464,7 +464,7 @@ def _secrets_of(spec: UpstreamSpec) -> Iterator[str]:
 def _connection_failure(error: Exception, elapsed: float, secrets: Collection[str]) -> UpstreamFailure:
     """Return what it means that an attempt brought no response."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    if isinstance(cause, _NOT_CONNECTED):
+    if isinstance(error, NothingSent) or isinstance(cause, _NOT_CONNECTED):
         detail = loggable_text(_describe(error), secrets)
         unreachable = UpstreamUnreachable("The upstream cannot be reached.", detail=detail)
         return UpstreamFailure(unreachable, RetrySafety.SAFE, elapsed=elapsed)

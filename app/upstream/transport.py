@@ -1,12 +1,16 @@
 """HTTP connections to upstreams, by aiohttp behind the interface of httpx, which tests and commands implement, too."""
 
+import asyncio
+import select
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
+from weakref import WeakSet
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
 
 from app.upstream.spec import UpstreamSpec
 
@@ -20,6 +24,9 @@ _KEEP_ALIVE = 4.0
 #: What the head of a response may have: the characters of a line, and headers. aiohttp itself takes 8190 and 128, which
 #: proxies with cookies, policies and traces exceed; the reply behind such a head is paid for all the same.
 _MAX_LINE, _MAX_HEADERS = 256 * 1024, 2000
+
+#: The end of a connection, for `poll`, which always tells of errors too. Only Linux knows the end of one direction.
+_ENDED = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 
 def open_transport(spec: UpstreamSpec | None = None) -> Transport:
@@ -72,6 +79,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Send a request, and return when the head of its response has come.
 
         Raises:
+            NothingSent: The connection ended before a byte was written.
             httpx.TransportError: There is no response. The cause is the exception of aiohttp.
         """
         if self._session is None:
@@ -86,12 +94,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(sock_connect=seconds["connect"], connect=seconds["pool"]),
         )
+        is_one_piece = isinstance(request.stream, httpx.ByteStream)
         # Many wait for their upstreams at the same time, and this takes 4 KiB, which nobody needs meanwhile.
         del request
         try:
             response = await sending
         except aiohttp.ClientError as error:
-            raise httpx.TransportError(str(error)) from error
+            # What aiohttp raises instead of writing. Head and body of a small request are written at once.
+            is_unsent = is_one_piece and isinstance(error.__cause__, aiohttp.ClientConnectionResetError)
+            raise (NothingSent if is_unsent else httpx.TransportError)(str(error)) from error
         reason = (response.reason or "").encode()
         stream = ResponseStream(response)
         return httpx.Response(
@@ -112,7 +123,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     def new_session(self) -> aiohttp.ClientSession:
         """Return a session, which needs a running event loop."""
         # Without a limit: aiohttp's own would quietly stop at 100 connections.
-        connector = aiohttp.TCPConnector(limit=0, ssl=self._context, keepalive_timeout=_KEEP_ALIVE)
+        connector = LiveConnector(limit=0, ssl=self._context, keepalive_timeout=_KEEP_ALIVE)
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -126,6 +137,42 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
+
+
+class NothingSent(httpx.TransportError):
+    """The connection ended before a byte of the request was written."""
+
+
+class LiveConnector(aiohttp.TCPConnector):
+    """Connections of which none is used again whose end has arrived.
+
+    A busy process reads of that end only later, and nothing tells then whether the request was paid for.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used = WeakSet[ResponseHandler]()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """Return a new connection, or a used one that its server has not closed."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            # Neither is None before the connection is released.
+            protocol = cast("ResponseHandler", connection.protocol)
+            transport = cast("asyncio.Transport", connection.transport)
+            if protocol not in self._used or not _has_ended(transport):
+                self._used.add(protocol)
+                return connection
+            connection.close()
+
+
+def _has_ended(transport: asyncio.Transport) -> bool:
+    """Ask the system whether the other side has closed a connection."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), _ENDED)
+    return bool(poll.poll(0))
 
 
 class ResponseStream(httpx.AsyncByteStream):

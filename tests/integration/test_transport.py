@@ -1,16 +1,19 @@
 """What has arrived of a response is read, however the connection ends, and however late it is looked at."""
 
 import asyncio
+import os
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import aiohttp
 import httpx
 import pytest
+import uvloop
 
-from app.upstream.transport import ResponseStream, open_transport
+from app.upstream.transport import NothingSent, ResponseStream, open_transport
 
 TEXT = b"data: one\n\ndata: two\n\n"
 HEADS = {
@@ -86,3 +89,108 @@ def test_what_has_arrived_is_read_before_the_end_is_noticed(framing: str, reset:
 def test_a_reply_behind_many_headers_is_read(headers: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%s\r\n%s" % (len(TEXT), headers.encode(), TEXT)
     assert asyncio.run(read(answer, reset=False, late=False)) == (TEXT, False)
+
+
+@asynccontextmanager
+async def keeping_server() -> AsyncGenerator[tuple[str, list[asyncio.StreamWriter]], None]:
+    """Serve empty answers on connections that stay open; yields the URL and the server's ends of the connections."""
+    ends: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        with suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}/", ends
+        for end in ends:
+            end.close()
+
+
+async def ask(transport: httpx.AsyncBaseTransport, url: str, body: Any = b"") -> int:
+    length = {"content-length": "2"} if body else {}
+    extensions = {"timeout": httpx.Timeout(10).as_dict()}
+    request = httpx.Request("POST", url, headers=length, content=body, extensions=extensions)
+    response = await transport.handle_async_request(request)
+    await response.aclose()
+    return response.status_code
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_connection_is_not_used_again_that_its_server_has_just_closed(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A busy process has not read of the end yet. A request on such a connection may or may not have been paid for."""
+
+    async def run() -> None:
+        async with keeping_server() as (url, ends), open_transport() as transport:
+            for count in (1, 1, 2):
+                if count == 2:
+                    # Without a turn of the loop in between.
+                    with socket.socket(fileno=os.dup(ends[0].get_extra_info("socket").fileno())) as end:
+                        end.shutdown(socket.SHUT_WR)
+                assert await ask(transport, url) == 204
+                assert len(ends) == count
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
+
+
+def test_a_server_that_closes_each_new_connection_is_not_asked_for_ever() -> None:
+    async def run() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        connect, accepted = aiohttp.TCPConnector.connect, 0
+
+        async def connect_and_close(*args: Any) -> Any:
+            nonlocal accepted
+            connection = await connect(*args)
+            listener.accept()[0].close()
+            accepted += 1
+            return connection
+
+        with listener, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(aiohttp.TCPConnector, "connect", connect_and_close)
+            async with open_transport() as transport:
+                with pytest.raises(httpx.TransportError):
+                    await ask(transport, f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        assert accepted == 1
+
+    asyncio.run(run())
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    yield b"{"
+    yield b"}"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "error"),
+    [
+        ("nothing of a small request was written", b"{}", NothingSent),
+        ("of a large one, a part may have been", pieces, httpx.TransportError),
+    ],
+)
+def test_it_is_known_whether_a_request_was_written(name: str, body: Any, error: type[Exception]) -> None:
+    """A connection may end between the look at it and the first byte."""
+
+    async def run() -> type[Exception]:
+        connect = aiohttp.TCPConnector.connect
+
+        async def connect_and_lose(*args: Any) -> Any:
+            connection = await connect(*args)
+            patch.setattr(connection.transport, "is_closing", lambda: True)
+            return connection
+
+        async with keeping_server() as (url, _), open_transport() as transport:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(aiohttp.TCPConnector, "connect", connect_and_lose)
+                with pytest.raises(httpx.TransportError) as raised:
+                    await ask(transport, url, body() if callable(body) else body)
+        return raised.type
+
+    assert asyncio.run(run()) is error, name

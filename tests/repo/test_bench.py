@@ -336,6 +336,15 @@ def test_a_client_knows_its_own_image(name: str, body: bytes, unexpected: str) -
     assert wanted.unexpected == unexpected, name
 
 
+def test_a_late_machine_takes_an_early_503_for_a_late_one() -> None:
+    body = b'{"error":{"code":"upstream_overloaded"}}'
+    wanted = fleet.WantedImage("p", KIND, "key", 0.0)
+    assert not fleet.check_response(wanted, 500, body, lateness=3.0)
+    assert (wanted.reported_lost, wanted.unexpected) == (1, "")
+    assert fleet.check_response(wanted, 500, body, lateness=0.1)
+    assert wanted.unexpected
+
+
 @pytest.mark.parametrize(
     ("name", "met_fault_at", "last_fault_at", "deadline"),
     [
@@ -348,16 +357,19 @@ def test_a_client_knows_its_own_image(name: str, body: bytes, unexpected: str) -
 def test_a_client_gives_up_in_time(name: str, met_fault_at: float, last_fault_at: float, deadline: float) -> None:
     wanted = fleet.WantedImage("p", KIND, "key", 10.0, met_fault_at=met_fault_at)
     assert wanted.deadline(last_fault_at) == deadline, name
+    wanted.disconnects += [20.0, 120.0]
+    assert wanted.deadline(last_fault_at) == max(deadline, 180.0), name
 
 
 def test_a_server_that_is_late_makes_the_machine_late() -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        clock[0] += 3.0
+        clock[0] += 3.0 if len(rounds) < 5 else 0.1
         writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
         writer.close()
 
     async def sleep(seconds: float) -> None:
-        if lateness.by_port:
+        rounds.append(lateness.recent)
+        if len(rounds) == 20:
             raise asyncio.CancelledError
         clock[0] += seconds + 0.5
 
@@ -367,10 +379,13 @@ def test_a_server_that_is_late_makes_the_machine_late() -> None:
             await lateness.watch([server.sockets[0].getsockname()[1], free_port()])
 
     clock = [100.0]
+    rounds: list[float] = []
     lateness = Lateness(now=lambda: clock[0], sleep=sleep)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(measure())
     assert (list(lateness.by_port.values()), lateness.seconds) == ([3.0], 3.0)
+    # It is no longer late when it was not for a while.
+    assert (rounds[0], rounds[4], rounds[-1]) == (0.0, 3.0, 0.5)
 
 
 @pytest.mark.parametrize(
