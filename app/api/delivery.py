@@ -63,7 +63,7 @@ DISCONNECT = "limner.disconnect"
 #: Seconds between two looks at these bytes, growing, and seconds without an acknowledgment that mean a dead connection.
 _FIRST_PAUSE, _LONGEST_PAUSE, _MAX_SILENCE = 0.005, 0.25, 3.0
 
-_JSON, _EVENTS = "application/json", "text/event-stream"
+_JSON, _EVENTS = "application/json", "text/event-stream; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,14 +21,10 @@ Answer = Callable[[Request], Awaitable[Response]]
 class FrontRequest(Request):
     """A request whose headers are found at once."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        super().__init__(scope, receive)
-        self._found = headers_of(scope)
-
     @property
     def headers(self) -> RequestHeaders:
         """The headers."""
-        return self._found
+        return headers_of(self.scope)
 
 
 class FrontApp:

@@ -23,6 +23,7 @@ from app.api.delivery import (
     task_response,
 )
 from app.api.openapi import image_endpoint, result_endpoint, task_endpoint, task_submission_endpoint
+from app.api.request_headers import forget_headers
 from app.api.responses import OrjsonResponse
 from app.api.route_table import RouteTable
 from app.api.webhook_requests import with_webhook
@@ -102,17 +103,9 @@ class ImageEndpoints:
         if is_dry:
             return self._plan(request, caller, spool, context)
         watcher = DisconnectWatcher.of(http)
-        submission = Submission(
-            context.id,
-            request,
-            caller,
-            spool,
-            usage,
-            idempotency_key=headers.get("idempotency-key"),
-            is_retry=is_client_retry(headers),
-            is_async=_is_async(request, headers),
-            is_connected=watcher.is_connected,
-        )
+        submission = _submission(http, request, usage, spool, watcher)
+        del headers
+        forget_headers(http.scope)
         return await self._answer(submission, watcher, http)
 
     async def _read(self, http: Request, spool: Spool, usage: UsageRecord, *, as_task: bool) -> ImagesRequest:
@@ -212,6 +205,23 @@ def image_routes(endpoints: ImageEndpoints) -> RouteTable:
     add_azure_routes(router, endpoints)
     add_retired_routes(router, endpoints.authenticator)
     return router
+
+
+def _submission(
+    http: Request, request: ImagesRequest, usage: UsageRecord, spool: Spool, watcher: DisconnectWatcher
+) -> Submission:
+    headers = http.headers
+    return Submission(
+        usage.request_id,
+        request,
+        usage.caller,
+        spool,
+        usage,
+        idempotency_key=headers.get("idempotency-key"),
+        is_retry=is_client_retry(headers),
+        is_async=_is_async(request, headers),
+        is_connected=watcher.is_connected,
+    )
 
 
 def _as_task(request: ImagesRequest, as_task: bool) -> ImagesRequest:

@@ -14,26 +14,28 @@ class RequestHeaders(Headers):
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
         super().__init__(raw=raw)
         # Of several headers of one name, the first counts.
-        self._first = dict(reversed(raw))
+        first = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
+        self._first = first
+        self.get = first.get  # type: ignore[method-assign]  # the dictionary itself is asked, without a call of ours
 
     def __getitem__(self, key: str) -> str:
-        return self._first[key.encode("latin-1")].decode("latin-1")
+        return self._first[key]
 
     def __contains__(self, key: Any) -> bool:
-        return key.encode("latin-1") in self._first
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the header of that name, or the default."""
-        value = self._first.get(key.encode("latin-1"))
-        return default if value is None else value.decode("latin-1")
+        return key in self._first
 
     def getlist(self, key: str) -> list[str]:
         """Return all headers of that name."""
-        return super().getlist(key) if key.encode("latin-1") in self._first else []
+        return super().getlist(key) if key in self._first else []
+
+
+def forget_headers(scope: Scope) -> None:
+    """Drop the index of the headers, which takes 2 KiB, of a request that is about to wait."""
+    scope.pop(_KEY, None)
 
 
 def headers_of(scope: Scope) -> RequestHeaders:
-    """Return the headers of a request, made once."""
+    """Return the headers of a request, indexed when they are asked for first."""
     headers: RequestHeaders | None = scope.get(_KEY)
     if headers is None:
         headers = scope[_KEY] = RequestHeaders(list(scope["headers"]))

@@ -77,10 +77,12 @@ class SizedResponse(Response):
         end: DeliveryEnd,
         status: int = 200,
     ) -> None:
-        self.media_type = media_type
         self._bodies, self._end = bodies, end
-        self._length = sum(body.length for body in bodies)
-        super().__init__(None, status, {"content-length": str(self._length), **headers})
+        self._length = sum([body.length for body in bodies])
+        fields = {"content-length": str(self._length), **headers, "content-type": media_type}
+        # Not by Starlette, which looks for a body and for headers that it would add.
+        self.status_code, self.background = status, None
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the bodies, and report whether the client got them. Each chunk is made when there is room for it."""

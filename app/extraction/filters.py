@@ -35,7 +35,7 @@ _SAMPLE_CODE = re.compile(
 )
 _CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")
 
-_NOT_IMAGES = {UrlKind.VIDEO, UrlKind.OTHER_FILE}
+_NOT_IMAGES = (UrlKind.VIDEO, UrlKind.OTHER_FILE)
 
 
 class CandidateFilter:

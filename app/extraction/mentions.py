@@ -55,8 +55,8 @@ class MarkupKind(Enum):
     PLAIN = "plain address"
 
 
-#: Markup that shows an image, in place of only leading to one.
-IMAGE_MARKUP = frozenset({MarkupKind.MARKDOWN, MarkupKind.HTML, MarkupKind.BBCODE})
+#: Markup that shows an image, in place of only leading to one. No set, which would hash the kind of each mention.
+IMAGE_MARKUP = (MarkupKind.MARKDOWN, MarkupKind.HTML, MarkupKind.BBCODE)
 
 
 @dataclass(slots=True)

@@ -186,7 +186,7 @@ class JsonWalker:
         elif _is_url(value):
             kind = classify_url(value)
             is_named = bool(words & NAMING_WORDS) and words <= RESULT_KEY_WORDS and kind is not UrlKind.PAGE
-            if declared or is_named or kind in {UrlKind.IMAGE, UrlKind.VIDEO, UrlKind.OTHER_FILE}:
+            if declared or is_named or kind in (UrlKind.IMAGE, UrlKind.VIDEO, UrlKind.OTHER_FILE):
                 self.fields.append(ImageField(value.strip(), path, declared))
             elif may_be_image(value) and len(self.unknown) < _MAX_FOUND:
                 self.unknown.append(value.strip())

@@ -69,9 +69,14 @@ _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#
 
 
 class ReplyText:
-    """One text of a reply. Everything read from it is read on first use and kept.
+    """One text of a reply, prepared.
 
     A text without any URL, base64 or bytes, and the HTML page of a gateway, count as empty.
+
+    Attributes:
+        visible: The text without hidden parts. Empty where it is a JSON document: there, keys tell more than words.
+        whole_json: The images of the text where all of it is one JSON document.
+        embedded_json: The images of JSON in code blocks or between words.
     """
 
     def __init__(self, raw: str, runs: tuple[Base64Run, ...] | None = None, depth: int = 0) -> None:
@@ -81,18 +86,11 @@ class ReplyText:
             raw, runs = extract_base64(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
         self.runs = runs
         has_image = "//" in raw or MARK in raw or _NUMBERS.search(raw) is not None
-        self._raw = raw if has_image and not is_html_page(raw) else ""
-
-    @cached_property
-    def visible(self) -> str:
-        """The text without hidden parts. Empty where it is a JSON document: there, keys tell more than words."""
-        text = "" if self._is_json else self._raw
-        if "&amp;" in text:
-            text = _ESCAPED_ENTITY.sub("&", text)
-        for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):
-            for escape, character in table if sign in text else ():
-                text = text.replace(escape, character)
-        return strip_hidden(text)
+        raw = raw if has_image and not is_html_page(raw) else ""
+        document = _parse_json(raw.strip())
+        self.visible = "" if isinstance(document, dict | list) else _visible(raw)
+        self.whole_json = self._walk([document])
+        self.embedded_json = self._walk([_parse_json(part) for part in _json_documents(self.visible)])
 
     @cached_property
     def mentions(self) -> list[UrlMention]:
@@ -101,16 +99,6 @@ class ReplyText:
     @cached_property
     def has_video(self) -> bool:
         return any(classify_url(mention.url) is UrlKind.VIDEO for mention in self.mentions)
-
-    @cached_property
-    def whole_json(self) -> JsonWalker:
-        """The images of the text where all of it is one JSON document."""
-        return self._walk([self._document])
-
-    @cached_property
-    def embedded_json(self) -> JsonWalker:
-        """The images of JSON in code blocks or between words."""
-        return self._walk([_parse_json(document) for document in _json_documents(self.visible)])
 
     def nested_texts(self, walker: JsonWalker) -> list["ReplyText"]:
         """Return the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""
@@ -121,14 +109,6 @@ class ReplyText:
     def run_of(self, mention: UrlMention) -> Base64Run | None:
         """Return the run of base64 that stands in place of a URL, `None` where it is a URL."""
         return resolve_run(mention.url, self.runs) if self.runs else None
-
-    @cached_property
-    def _document(self) -> Any:
-        return _parse_json(self._raw.strip())
-
-    @property
-    def _is_json(self) -> bool:
-        return isinstance(self._document, dict | list)
 
     def _walk(self, values: list[Any]) -> JsonWalker:
         found = [value for value in values if value is not None]
@@ -141,6 +121,15 @@ class ReplyText:
             else:
                 walker.walk(value)
         return walker
+
+
+def _visible(text: str) -> str:
+    if "&amp;" in text:
+        text = _ESCAPED_ENTITY.sub("&", text)
+    for sign, table in (("\\", _ESCAPES), ("&", _ENTITIES)):
+        for escape, character in table if sign in text else ():
+            text = text.replace(escape, character)
+    return strip_hidden(text)
 
 
 def visible_text(reply: ChatReply) -> str:

@@ -127,7 +127,7 @@ def may_be_image(url: str) -> bool:
     """Check for a URL that says nothing of what it leads to: its bytes must be looked at. The home page is none."""
     _, path, query = _split(url)
     is_root = path in {"", "/"} and not query
-    return not is_root and classify_url(url) in {UrlKind.UNKNOWN, UrlKind.PAGE}
+    return not is_root and classify_url(url) in (UrlKind.UNKNOWN, UrlKind.PAGE)
 
 
 def _names_image(query: str) -> bool:

@@ -118,7 +118,10 @@ def check_url(url: str, allow: tuple[AllowRule, ...] = ()) -> FetchTarget:
 def host_of(url: str) -> str | Address | None:
     """Return the host of a URL, None where it cannot be read."""
     parts = _URL.fullmatch(url)
-    authority = None if parts is None else _AUTHORITY.fullmatch(parts[2].rpartition("@")[2])
+    return None if parts is None else _host_in(_AUTHORITY.fullmatch(parts[2].rpartition("@")[2]))
+
+
+def _host_in(authority: re.Match[str] | None) -> str | Address | None:
     try:
         return None if authority is None else parse_host(authority[1])
     except ValueError:
@@ -129,7 +132,7 @@ def origin_of(url: str) -> str | None:
     """Return scheme, host and port of a URL, None where they cannot be read or it brings a user name."""
     parts = _URL.fullmatch(url)
     authority = None if parts is None else _AUTHORITY.fullmatch(parts[2])
-    host = host_of(url)
+    host = _host_in(authority)
     if parts is None or authority is None or host is None:
         return None
     scheme = parts[1].lower()

@@ -60,6 +60,15 @@ _MAX_BEGINNING = max(map(len, _BEGINNINGS))
 LOOKBEHIND = 6
 
 
+#: What stands in every text with a start.
+_LITERALS = (*_MARK_NAMES, *_MAGIC, *_SPELLED_JPEG, b"AAAA")
+
+
+def may_have_start(data: bytes) -> bool:
+    """Return False where `find_start` would find nothing: for most texts without a search by patterns."""
+    return any(map(data.__contains__, _LITERALS))
+
+
 #: Bytes that are searched at a time, so that many starts close to each other do not make the search quadratic.
 _WINDOW = 8 * 1024
 

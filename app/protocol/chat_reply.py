@@ -6,7 +6,7 @@ images go into sinks, and all the rest may have `MAX_LEFT` bytes.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,7 +78,17 @@ class ChatReply:
 
     def without_text(self) -> "ChatReply":
         """Return what remains to be known of a reply whose images have been taken out."""
-        return replace(self, messages=(), bodies=(), error=None, raw="", spooled_images={}, size=0)
+        return ChatReply(
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            complete=self.complete,
+            has_open_end=self.has_open_end,
+            has_content=self.has_content,
+            secrets=self.secrets,
+            id=self.id,
+            cost=self.cost,
+            attempt=self.attempt,
+        )
 
     @property
     def refusal(self) -> str | None:

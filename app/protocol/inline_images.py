@@ -25,6 +25,7 @@ from app.protocol.base64_spelling import (
     held_back,
     held_back_piece,
     lines_pattern,
+    may_have_start,
     open_end_pattern,
     standard,
 )
@@ -219,7 +220,8 @@ class InlineImageSpooler:
 def may_hold_base64(data: bytes) -> bool:
     """Return whether a spooler may find anything in a body that has come as a whole."""
     # The start of the body is no middle of a word.
-    return find_start(b" " + data, 1) >= 0 or find_piece(data, 0, len(data)) >= 0
+    has_start = may_have_start(data) and find_start(b" " + data, 1) >= 0
+    return has_start or find_piece(data, 0, len(data)) >= 0
 
 
 class _Base64Run:

@@ -80,9 +80,11 @@ class PriceList:
 
         A reply without an image may be free or not: only a price per token can tell.
         """
+        if not self.rows:
+            return None
         rows = [self.find(model, size, quality) for size in sizes or (None,)]
         known = [row for row in rows if row is not None]
-        if not self.rows or len(known) < len(rows):
+        if len(known) < len(rows):
             return None
         # The tokens of a reply are counted once, whatever the number of its images.
         of_tokens = max((row.of_tokens(usage) for row in known), key=lambda price: (price is None, price or 0))

@@ -57,9 +57,9 @@ class ReplyAccumulator:
     @property
     def has_content(self) -> bool:
         """Whether more arrived than an error and a role without text: then the upstream may have done work."""
-        has_message = any(message.has_content for message in self._choices.values())
-        is_billed = self.usage != NO_USAGE or (self.cost is not None and self.cost.amount > 0)
-        return self._has_other_content or has_message or is_billed
+        if self._has_other_content or any(message.has_content for message in self._choices.values()):
+            return True
+        return self.usage != NO_USAGE or (self.cost is not None and self.cost.amount > 0)
 
     @property
     def is_in_image(self) -> bool:

@@ -33,6 +33,9 @@ _LINGER_SECONDS = 2.0
 #: Names, addresses and ports. Underscores too, because services of a compose file are named with them.
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
+#: Read nothing, and do not wait.
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 _TOO_MANY_CONNECTIONS = "The server has too many open connections. Please try again later."
 
 _NOT_HTTP = "This is not a request in HTTP/1.1 as this server understands it."
@@ -184,8 +187,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._was_rejected:
             return
-        if self._header_timer is None and not self._is_busy():
-            self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
         self._pending += len(data)
         self._unset_keepalive_if_required()
         try:
@@ -194,6 +195,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._reject(self._error or InvalidRequest(_NOT_HTTP))
         if self._pending > MAX_HEAD_BYTES and not self._was_rejected:
             self._reject(_head_too_large())
+        # Most heads come as a whole, and their requests are under way by now.
+        if self._header_timer is None and not self._is_busy():
+            self._header_timer = self.loop.call_later(self.header_timeout, self._on_header_timeout)
 
     def _feed(self, data: bytes) -> None:
         """Parse bytes. A request that offers another protocol is parsed a second time without the offer.
@@ -346,7 +350,7 @@ def is_closed(connection: socket.socket) -> bool:
     # Not the socket itself, which the event loop wraps: it lets others use it for nothing but its number.
     peeked = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection.fileno())
     try:
-        return not peeked.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return not peeked.recv(1, _PEEK)
     except BlockingIOError:
         return False
     except OSError:

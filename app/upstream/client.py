@@ -119,6 +119,7 @@ class UpstreamClient:
         self._headers = {name.lower(): value.get_secret_value() for name, value in spec.headers.items()}
         self._headers["user-agent"] = spec.user_agent
         self._own_secrets = tuple(_secrets_of(spec))
+        self._api_key = None if spec.api_key is None else spec.api_key.get_secret_value()
         # Not the transport's "read" limit: silence before the answer means that an image is being made.
         self._extensions = {"timeout": {"connect": spec.connect_timeout, "pool": spec.connect_timeout}}
 
@@ -134,8 +135,7 @@ class UpstreamClient:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown of the configuration: the upstream key, headers, the password of the proxy."""
-        key = self._spec.api_key
-        return self._own_secrets if key is None else (key.get_secret_value(), *self._own_secrets)
+        return self._own_secrets if self._api_key is None else (self._api_key, *self._own_secrets)
 
     async def check_token(self, token: str) -> ApiError | None:
         """Return the error of a key that the upstream refuses; None if it accepts the key, or does not say.
@@ -274,7 +274,7 @@ class UpstreamClient:
         return PlainRequest(self._url, headers, stream, self._extensions)
 
     def _key_for(self, request: UpstreamRequest) -> str | None:
-        return request.api_key if self._spec.api_key is None else self._spec.api_key.get_secret_value()
+        return request.api_key if self._api_key is None else self._api_key
 
     def _time_left(self, started_at: float) -> float:
         return started_at + self._spec.timeout - self._monotonic()

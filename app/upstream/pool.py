@@ -114,7 +114,8 @@ class UpstreamPool:
         self._sleep, self._monotonic, self._chance = sleep, monotonic, chance
         self._reported_down: Collection[str] = ()
         self._budget = RetryBudget()
-        self._freed = asyncio.Event()
+        #: Made by the first request that waits for the end of another one's attempt.
+        self._freed: asyncio.Event | None = None
 
     async def close(self) -> None:
         """Close the connections to all upstreams."""
@@ -260,8 +261,9 @@ class UpstreamPool:
             return failure
         finally:
             member.in_flight -= 1
-            self._freed.set()
-            self._freed = asyncio.Event()
+            if self._freed is not None:
+                self._freed.set()
+                self._freed = None
 
     def _record_outcome(self, member: PoolMember, permit: Permit, error: ApiError | None) -> None:
         name, now = member.spec.name, self._monotonic()
@@ -331,6 +333,8 @@ class UpstreamPool:
 
     async def _wait_for_capacity(self, routing: RoutingState) -> None:
         """Wait until an attempt somewhere has ended."""
+        if self._freed is None:
+            self._freed = asyncio.Event()
         try:
             async with asyncio.timeout(routing.queued_at + self._timeout - self._monotonic()):
                 await self._freed.wait()

@@ -4,7 +4,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.api.request_headers import RequestHeaders, headers_of
+from app.api.request_headers import RequestHeaders, forget_headers, headers_of
 
 RAW = [(b"host", b"a.example"), (b"x-tag", b"one"), (b"x-tag", b"tw\xf6"), (b"accept", b"*/*")]
 
@@ -27,4 +27,8 @@ def test_a_header_that_is_missing_is_a_key_error() -> None:
 
 def test_the_headers_of_a_request_are_indexed_once() -> None:
     scope: Scope = {"type": "http", "headers": RAW}
-    assert headers_of(scope) is headers_of(scope)
+    first = headers_of(scope)
+    assert headers_of(scope) is first
+    forget_headers(scope)
+    assert headers_of(scope) is not first
+    assert headers_of(scope) == first

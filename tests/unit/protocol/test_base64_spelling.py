@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.extraction.forms import find_images
-from app.protocol.base64_spelling import standard
+from app.protocol.base64_spelling import find_start, may_have_start, standard
 from app.protocol.chat_reply import ReplyParser
 from app.protocol.image_format import ends_like_image
 from app.protocol.inline_images import InlineImageSpooler
@@ -192,6 +192,20 @@ def test_a_spooler_knows_whether_it_is_in_an_image() -> None:
         spooler.feed(part)
         states.append(spooler.is_in_image)
     assert states == [False, True, True, True, False]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["base64,", "BASE64%2C", "base64://", "iVBORw0KGgo", "AAAAIGZ0eXB", "/9j/", "\\/9j\\/", "x", '"', "A" * 12]
+        ),
+        max_size=6,
+    )
+)
+def test_a_text_without_the_letters_of_a_start_has_none(pieces: list[str]) -> None:
+    text = "".join(pieces).encode()
+    assert may_have_start(text) or find_start(text, 0) < 0
+    assert not may_have_start(b"a fox, no picture")
 
 
 def test_what_is_held_back_comes_at_the_end() -> None:
