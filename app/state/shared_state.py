@@ -197,7 +197,27 @@ class SharedState:
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
         )
+        pool.connection_class = _with_uvloop(pool.connection_class)
         return Redis.from_pool(pool)
+
+
+def _with_uvloop(connection_class: Any) -> Any:
+    """Return a class of connections that also know a lost connection by the exception of uvloop, and open another one.
+
+    redis-py expects what asyncio does: to write to a connection that was lost meanwhile is a `ConnectionError`.
+    """
+    from redis.exceptions import ConnectionError as LostConnection  # noqa: PLC0415  # reason: as above
+
+    class Connection(connection_class):  # type: ignore[misc]  # reason: there is one for TCP, for TLS and for sockets
+        async def send_packed_command(self, *args: Any, **options: Any) -> None:
+            try:
+                await super().send_packed_command(*args, **options)
+            except RuntimeError as error:
+                if "the handler is closed" not in str(error):
+                    raise
+                raise LostConnection(str(error)) from error
+
+    return Connection
 
 
 async def _with_cancellation(use: Callable[[], Awaitable[T]]) -> T:

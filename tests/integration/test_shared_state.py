@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from structlog.testing import capture_logs
 
 from app.config.field_types import StateUrl
@@ -344,4 +347,45 @@ def test_what_runs_after_a_cancellation_is_not_cancelled_once_more(redis: RedisS
         assert (task.cancelled(), found) == (True, [True])
         await state.close()
 
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_connection_that_uvloop_has_closed_is_a_lost_one(times: int, redis: RedisServer) -> None:
+    """Another one is opened, and where that is lost, too, Redis is down."""
+
+    async def check() -> None:
+        state = SharedState(redis.url, fail_closed=False)
+        assert await state.run(lambda client: client.set("name", "value"))
+        losses = iter(range(times))
+
+        async def send(connection: Any, *args: Any) -> None:
+            if next(losses, None) is not None:
+                transport = connection._writer.transport
+                transport.abort()
+                for _ in range(9):
+                    await asyncio.sleep(0)  # until the handle is closed
+            await whole(connection, *args)
+
+        whole = AbstractConnection._send_packed_command
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AbstractConnection, "_send_packed_command", send)
+            found = await state.run(lambda client: client.get("name"))
+        assert (found, state.is_down) == ((b"value", False) if times == 1 else (None, True))
+        await state.close()
+
+    uvloop.run(check())
+
+
+def test_a_bug_is_no_lost_connection(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        state = SharedState(redis.url, fail_closed=False)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await state.run(lambda client: client.get("name"))
+        await state.close()
+
+    async def send(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(AbstractConnection, "_send_packed_command", send)
     asyncio.run(check())
