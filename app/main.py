@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.context import RequestRecord, context_of
+from app.api.context import context_of
 from app.api.delivery import KEEPALIVE_INTERVAL, KeepAlive
 from app.api.diagnostics import explain_routes, silence_routes
 from app.api.front import Answer, FrontApp
@@ -111,7 +111,7 @@ def create_app(
     app.state.services = services
     app.add_exception_handler(ApiError, handle_api_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
-    recent: deque[RequestRecord] = deque(maxlen=MAX_RECENT_REQUESTS)
+    recent: deque[bytes] = deque(maxlen=MAX_RECENT_REQUESTS)
     add_middleware(app, settings)
     tables = route_tables(services, KeepAlive(settings.keepalive_after, keepalive_interval), recent)
     add_routes(app, tables)
@@ -147,7 +147,7 @@ def add_routes(app: Starlette, tables: _Tables) -> None:
     app.router.routes += schema_routes([(table, prefixes[0]) for table, prefixes in tables]).routes()
 
 
-def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[RequestRecord]) -> _Tables:
+def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[bytes]) -> _Tables:
     """Return the routes in the order in which they are tried. `recent`: the last requests, for `/v1/status`."""
     settings, authenticator, service = services.settings, services.authenticator, services.service
     endpoints = ImageEndpoints(
@@ -203,7 +203,7 @@ def add_middleware(app: Starlette, settings: Settings) -> None:
     )
 
 
-def add_front(app: LimnerApp, tables: _Tables, settings: Settings, recent: deque[RequestRecord]) -> None:
+def add_front(app: LimnerApp, tables: _Tables, settings: Settings, recent: deque[bytes]) -> None:
     """Put the front before Starlette. `recent` gets the log lines of requests for images."""
     front = FrontApp(app.serve_behind_front, dict(front_endpoints(tables)), settings)
     app.front = AccessLogMiddleware(front, recent)

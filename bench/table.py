@@ -14,7 +14,7 @@ _COLUMNS = (
     *("MiB over idle", "per request", "translator's MiB", "failed"),
 )
 _WAITING_COLUMNS = (
-    *("waiting", "server", "requests", "MiB over idle", "KiB each", "added p99 ms", "CPU ms each"),
+    *("waiting", "server", "requests", "MiB over idle", "KiB each", "MiB with results", "added p99 ms", "CPU ms each"),
     *("keep-alives", "failed"),
 )
 
@@ -74,13 +74,14 @@ def row(workload: Workload, concurrency: int, samples: Mapping[str, Sequence[Sam
 
 
 def waiting_row(name: str, group: ClientGroup, results: Sequence[WaitingResult]) -> list[str]:
-    peak = max(result.added_memory for result in results)
+    waiting = max(result.waiting_memory for result in results)
     return [
         group.name,
         name,
         str(group.count),
-        f"{peak:.1f}",
-        f"{peak * 1024 / group.count:.0f}",
+        f"{waiting:.1f}",
+        f"{waiting * 1024 / group.count:.0f}",
+        f"{max(result.added_memory for result in results):.1f}",
         f"{median(result.added_seconds for result in results) * 1000:.1f}",
         f"{median(result.cpu_seconds for result in results) / group.count * 1000:.2f}",
         str(min(result.keepalives for result in results)),

@@ -13,6 +13,9 @@ from bench.workloads import SMALL, Workload, generation_request
 #: A streamed image is returned as base64.
 _STREAMED = Workload("streamed", output_bytes=64 * 1024)
 
+#: Seconds before the first response at which the memory of all that wait is read.
+_LEAD = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class ClientGroup:
@@ -31,13 +34,15 @@ class WaitingResult:
 
     Attributes:
         failed: Number of requests without the correct response.
-        added_memory: Peak of resident memory above that of the idle server, in MiB.
+        waiting_memory: Peak of resident memory above that of the idle server while all of them wait, in MiB.
+        added_memory: The same until all of them have been answered; it includes the results that are kept.
         added_seconds: 99th percentile of the latencies, less the upstream's own.
         cpu_seconds: Of all requests together.
         keepalives: The smallest number of keep-alive comments in a stream.
     """
 
     failed: int
+    waiting_memory: float
     added_memory: float
     added_seconds: float
     cpu_seconds: float
@@ -60,11 +65,14 @@ async def measure_waiting(process: Process, group: ClientGroup, idle_memory: flo
     tasks = [
         asyncio.create_task(_run_client(process.port, group, request, index * interval)) for index in range(group.count)
     ]
+    await asyncio.sleep(group.reply_delay - _LEAD)
+    waiting_memory = process.peak - idle_memory
     results = await asyncio.gather(*tasks)
     correct = [result for result in results if result.is_correct]
     added_seconds = sorted(result.added_seconds for result in correct)
     return WaitingResult(
         failed=group.count - len(correct),
+        waiting_memory=waiting_memory,
         added_memory=process.peak - idle_memory,
         added_seconds=added_seconds[len(added_seconds) * 99 // 100] if added_seconds else 0.0,
         cpu_seconds=process.cpu_seconds - cpu_seconds,

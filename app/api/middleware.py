@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from app.api.context import RequestContext, RequestRecord, set_context
+from app.api.context import RequestContext, encode_record, set_context
 from app.api.responses import ErrorResponse
 from app.errors import ApiError
 from app.observability.logging import log, shorten
@@ -37,10 +37,10 @@ class AccessLogMiddleware:
     """Give each request an id and a context, send the id in `x-request-id`, and log one line when it has ended.
 
     The line has the log fields of the context and what its usage record adds. Those of requests for images are appended
-    to `recent` too, with the time at which they ended. Everything that is logged meanwhile has the request's id.
+    to `recent` too, encoded, with the time at which they ended. All that is logged meanwhile has the request's id.
     """
 
-    def __init__(self, app: ASGIApp, recent: deque[RequestRecord] | None = None) -> None:
+    def __init__(self, app: ASGIApp, recent: deque[bytes] | None = None) -> None:
         self._app = app
         self._recent = deque(maxlen=0) if recent is None else recent
 
@@ -83,7 +83,7 @@ class AccessLogMiddleware:
         level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
         log.log(level, "request", **record)
         if "/images/" in scope["path"] and scope["method"] != "OPTIONS" and _POLLED not in scope["path"]:
-            self._recent.append({"id": context.id, "at": time.time(), **record})
+            self._recent.append(encode_record({"id": context.id, "at": time.time(), **record}))
 
 
 def add_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:

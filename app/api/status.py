@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app import __version__
 from app.access.auth import Authenticator
 from app.access.key_usage import KeyUsage
-from app.api.context import RequestRecord
 from app.api.responses import OrjsonResponse
 from app.api.route_table import RouteTable
 from app.config.field_types import is_loopback, variable
@@ -32,25 +32,6 @@ _NO_STATUS_KEY = (
     "Authorization: Bearer YOUR_KEY"
 )
 
-#: What a request has cost, in the words of the ledger.
-_COST_FIELDS = ("key", "cost", "currency", "cost_source")
-
-#: Fields of a request's log record that are shown. `detail` is not: it may hold text of an upstream, or a prompt.
-_SHOWN_FIELDS = (
-    "id",
-    "at",
-    "method",
-    "path",
-    "status",
-    "ms",
-    "operation",
-    "n",
-    "size",
-    "stream",
-    "error",
-    *_COST_FIELDS,
-)
-
 #: Settings that explain how the server behaves. None of them holds a secret or an address.
 _SHOWN_SETTINGS = (
     *("upstream_stream", "upstream_timeout", "upstream_attempts"),
@@ -64,7 +45,7 @@ def status_routes(
     settings: Settings,
     service: ImageService,
     pool: UpstreamPool,
-    recent: Collection[RequestRecord],
+    recent: Collection[bytes],
     *,
     hourly: HourlyReports,
     usage: KeyUsage,
@@ -89,7 +70,7 @@ def status_routes(
 
 
 def build_status(
-    service: ImageService, pool: UpstreamPool, settings: Settings, recent: Collection[RequestRecord]
+    service: ImageService, pool: UpstreamPool, settings: Settings, recent: Collection[bytes]
 ) -> dict[str, Any]:
     semaphore = service.semaphore
     return {
@@ -107,7 +88,7 @@ def build_status(
         },
         "under_way": [describe_job(job) for job in service.registry.active()],
         "upstreams": describe_upstreams(pool),
-        "outcomes": [{name: record.get(name) for name in _SHOWN_FIELDS} for record in reversed(list(recent))],
+        "outcomes": [orjson.loads(record) for record in reversed(list(recent))],
         "settings": {variable(name): to_json_number(getattr(settings, name)) for name in _SHOWN_SETTINGS},
     }
 

@@ -136,13 +136,16 @@ def test_the_table_has_medians_of_times_and_maxima_of_memory() -> None:
 
 
 def test_waiting_is_reported_per_request() -> None:
-    line = waiting_row("limner", ClientGroup("plain JSON", 512, 1.0, 1.0), [WaitingResult(0, 10.0, 0.004, 1.024, 0)])
-    assert line == ["plain JSON", "limner", "512", "10.0", "20", "4.0", "2.00", "0", "0"]
+    result = WaitingResult(
+        0, waiting_memory=10.0, added_memory=42.0, added_seconds=0.004, cpu_seconds=1.024, keepalives=0
+    )
+    line = waiting_row("limner", ClientGroup("plain JSON", 512, 1.0, 1.0), [result])
+    assert line == ["plain JSON", "limner", "512", "10.0", "20", "42.0", "4.0", "2.00", "0", "0"]
 
 
 def test_a_request_amid_a_crowd_is_compared_with_one_amid_the_first_crowd() -> None:
     def result(cpu: float, peak: float, rest: float | None) -> CrowdResult:
-        return CrowdResult(Sample(10, 1, cpu, 1.0, 0.0), WaitingResult(2, peak, 0.004, 1.0, 0), 1.5, rest)
+        return CrowdResult(Sample(10, 1, cpu, 1.0, 0.0), WaitingResult(2, 0.0, peak, 0.004, 1.0, 0), 1.5, rest)
 
     rows = crowd_rows([(crowd_of(10, 1.0), result(0.02, 1.0, None)), (crowd_of(1024, 1.0), result(0.03, 50.0, 0.7))])
     assert rows == [
