@@ -35,7 +35,7 @@ from app.images.ssrf import (
     origin_of,
 )
 from app.observability.logging import log
-from app.protocol.image_format import is_complete, read_info
+from app.protocol.image_format import is_cut_off, read_info
 
 MAX_REDIRECTS = 5
 UNAUTHORIZED = 401
@@ -196,8 +196,10 @@ class Fetcher:
         for delay in delays:
             try:
                 blob = await self._attempt(download)
-                if blob.size == cut_off_at or not _is_cut_off(blob):
+                # One that has as many bytes the next time will not become larger.
+                if blob.size == cut_off_at or not is_cut_off(blob.read_at, blob.size):
                     return blob
+                # It may still be written, or the host may have broken off.
                 cut_off_at = blob.size
                 blob.close()
                 raise FetchError("it is not complete", is_transient=True)
@@ -298,14 +300,6 @@ class _Collected:
         self.blob.write(b"".join(self._chunks))
         self._chunks.clear()
         self.size = 0
-
-
-def _is_cut_off(blob: Blob) -> bool:
-    """Return whether the end of an image is missing: it may still be written, or the host may have broken off.
-
-    One that has as many bytes the next time will not become larger.
-    """
-    return read_info(blob.read_at) is not None and not is_complete(blob.read_at, blob.size)
 
 
 def _too_large(max_bytes: int) -> FetchError:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from app.protocol.file_parts import ReadAt, jpeg_segments, png_chunks, webp_chunks
-from app.protocol.image_format import read_info
+from app.protocol.image_format import find_format
 
 #: Chunks, segments or boxes that are read at most. Encoders of PNG write chunks of 8 KiB.
 _MAX_STEPS = 16_384
@@ -19,8 +19,8 @@ _TIFF_TAG = 0xCD41
 
 def has_credentials(read_at: ReadAt) -> bool:
     """Return whether an image file holds a C2PA manifest, valid or not."""
-    info = read_info(read_at)
-    return info is not None and info.format in _FINDERS and _FINDERS[info.format](read_at)
+    image_format = find_format(read_at)
+    return image_format in _FINDERS and _FINDERS[image_format](read_at)
 
 
 def _in_png(read_at: ReadAt) -> bool:

@@ -270,6 +270,18 @@ def sniff(data: bytes) -> ImageInfo | None:
     return read_info(bytes_reader(data))
 
 
+def find_format(read_at: ReadAt) -> str | None:
+    """Return the format of an image file, None if it is unknown. Reads 16 bytes."""
+    spec = _find_format(read_at)
+    return None if spec is None else spec.format
+
+
+def is_cut_off(read_at: ReadAt, size: int) -> bool:
+    """Check whether a file of `size` bytes is an image whose end is missing. Reads as `is_complete` does."""
+    spec = _find_format(read_at)
+    return spec is not None and not spec.is_complete(read_at, size)
+
+
 def is_complete(read_at: ReadAt, size: int) -> bool:
     """Check whether a file of `size` bytes is an image that is not cut off. A truncated image still begins like one.
 

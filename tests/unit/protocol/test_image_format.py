@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.protocol.image_format import FORMATS, FormatSpec, ImageInfo, bytes_reader, is_complete, sniff
+from app.protocol.image_format import FORMATS, FormatSpec, ImageInfo, bytes_reader, is_complete, is_cut_off, sniff
 from tests.unit.protocol.test_data_url import CASES
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
@@ -83,6 +83,8 @@ CASES_OF_ODD_FILES = [
 def test_an_unusual_file_is_described_as_far_as_possible(case: Case) -> None:
     assert sniff(case.data) == case.info
     assert is_complete(bytes_reader(case.data), len(case.data)) is case.complete
+    is_image = sniff(case.data) is not None
+    assert is_cut_off(bytes_reader(case.data), len(case.data)) is (is_image and not case.complete)
 
 
 PADDING = bytes(100_000)
