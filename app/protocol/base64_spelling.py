@@ -170,20 +170,13 @@ def held_back_piece(data: bytes, position: int) -> int:
     return len(data) - quote if quote >= 0 and _OPEN_PIECE.match(data, quote) else 0
 
 
-_CODED = re.compile(_BACKSLASHES + rb"u00([0-7][0-9A-Fa-f])|%([0-7][0-9A-Fa-f])|&#x([0-9A-Fa-f]{2});|&#([0-9]{2});")
 _LINE_BREAKS = (b"\\n", b"\\r", b"\\t", b"data:")
-#: The escapes that encoders write. A replacement costs a tenth of what `_CODED` costs.
-_COMMON = tuple(
-    (lead + code, character)
-    for lead in (b"\\u00", b"%")
-    for code, character in ((b"2F", b"/"), (b"2f", b"/"), (b"2B", b"+"), (b"2b", b"+"), (b"3D", b"="), (b"3d", b"="))
+_ENTITIES = tuple(
+    (b"&#%b;" % code, b"%c" % character)
+    for character in b"+-/="
+    for code in (b"%d" % character, b"x%02X" % character, b"x%02x" % character)
 )
 _STANDARD = bytes.maketrans(b"-_", b"+/")
-
-
-def _decode_escape(match: re.Match[bytes]) -> bytes:
-    code = match[1] or match[2] or match[3]
-    return bytes((int(code, 16) if code else int(match[4]),))
 
 
 def standard(base64: bytes) -> bytes:
@@ -193,8 +186,11 @@ def standard(base64: bytes) -> bytes:
             base64 = base64.replace(b"\\\\", b"\\")
         for line_break in _LINE_BREAKS:
             base64 = base64.replace(line_break, b"")
-        for escape, character in _COMMON:
-            base64 = base64.replace(escape, character)
-        if b"\\u" in base64 or b"%" in base64 or b"&" in base64:
-            base64 = _CODED.sub(_decode_escape, base64)
+        if b"&" in base64:
+            for entity, character in _ENTITIES:
+                base64 = base64.replace(entity, character)
+        if b"\\u" in base64 or b"%" in base64:
+            # Python's own escapes, decoded in C: a function called for each takes forty times as long.
+            plain = base64.replace(b"\\/", b"/").replace(b"%", b"\\x")
+            base64 = plain.decode("unicode_escape").encode("latin-1")
     return base64.translate(_STANDARD, b"\\ \t\r\n")

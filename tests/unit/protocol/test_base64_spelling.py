@@ -1,5 +1,6 @@
 """Images in base64 of any spelling are taken out of a body in any cut, byte for byte."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -16,6 +17,8 @@ from app.protocol.chat_reply import ReplyParser
 from app.protocol.image_format import ends_like_image
 from app.protocol.inline_images import InlineImageSpooler
 from tests.unit.protocol.test_inline_images import Memory, jpeg, png, webp
+
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 LARGE = png(Random(3).randbytes(66_000))
 SMALL = png(Random(4).randbytes(700))
@@ -43,6 +46,8 @@ SPELLINGS = [
     Spelling("signs escaped by number", lambda text: text.replace("/", "\\u002f").replace("+", "\\u002B")),
     Spelling("signs escaped by number, twice", lambda text: text.replace("/", "\\\\u002F").replace("=", "\\\\u003d")),
     Spelling("a letter escaped by number", lambda text: text.replace("Q", "\\u0051").replace("a", "\\u0061")),
+    Spelling("every letter escaped by number", lambda text: "".join(f"\\u00{ord(each):02x}" for each in text)),
+    Spelling("every letter behind a percent sign", lambda text: "".join(f"%{ord(each):02X}" for each in text)),
     Spelling("the URL-safe alphabet", lambda text: text.replace("+", "-").replace("/", "_")),
     Spelling("percent signs", lambda text: text.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D")),
     Spelling("a letter behind a percent sign", lambda text: text.replace("Q", "%51").replace("z", "%7A")),
@@ -65,6 +70,20 @@ SPELLINGS = [
 ]  # fmt: skip
 
 each_spelling = pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.name)
+
+
+@pytest.mark.parametrize("escape", ["\\u00%02x", "\\\\u00%02X", "%%%02X", "%%%02x"])
+def test_escapes_are_decoded_without_a_call_for_each(escape: str) -> None:
+    """A reply of 27 MB in such escapes kept other requests waiting for half a second."""
+    spelled = "".join(escape % ord(each) for each in ALPHABET * 10).encode()
+    calls: list[str] = []
+    sys.setprofile(lambda _, event, __: calls.append(event))
+    try:
+        plain = standard(spelled)
+    finally:
+        sys.setprofile(None)
+    assert plain == ALPHABET.encode() * 10
+    assert len(calls) < 50
 
 
 def body(spelled: str, mark: str = "data:image/png;base64,") -> bytes:
