@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from app.images.blob import Blob, Spool
 from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_form, read_json
 from app.protocol.inline_images import InlineImageSpooler, may_hold_base64
 from app.protocol.json_text import decode_text, parse_json, wide_encoding
+from app.protocol.pace import Pace
 from app.protocol.size_fit import SizeMode
 from app.protocol.validation_errors import header_safe_name
 
@@ -33,7 +35,10 @@ MAX_TEXT = 4 * 2**20
 _SMALL = 64 * 1024
 
 #: Bytes of a text that go through the spooler at a time. Most texts are shorter, and go through it at once.
-_TEXT_PIECE = 64 * 1024
+_TEXT_PIECE = 4 * 1024
+
+#: Seconds of parsing after which other requests pass.
+_SLOW = 0.002
 
 #: Parts of a form: 16 images, a mask, and several times the parameters of the API.
 MAX_PARTS = 256
@@ -191,11 +196,30 @@ def resolve_spooled(request: ImagesRequest, spooler: InlineImageSpooler, max_ima
 async def collect_json(body: AsyncIterator[bytes], spooler: InlineImageSpooler) -> bytearray:
     """Return the JSON without its large images. All of it is held in memory, so it must be small."""
     text = bytearray()
-    async for chunk in body:
-        text += spooler.feed(chunk)
+
+    def take(piece: bytes) -> None:
+        text.extend(spooler.feed(piece))
         if len(text) > MAX_TEXT:
             raise RequestTooLarge(f"The JSON of the request, without its pictures, is larger than {MAX_TEXT} bytes.")
+
+    await parse_paced(body, take)
     return text + spooler.end()
+
+
+async def parse_paced(body: AsyncIterator[bytes], parse: Callable[[bytes], object]) -> None:
+    """Give a body to `parse`, in pieces between which other requests pass where parsing them takes long."""
+    pace = Pace()
+    async for chunk in body:
+        start = 0
+        while start < len(chunk):
+            piece = chunk[start : start + pace.size]
+            began_at = time.perf_counter()
+            parse(piece)
+            seconds = time.perf_counter() - began_at
+            pace.note(len(piece), seconds)
+            start += len(piece)
+            if seconds > _SLOW:
+                await asyncio.sleep(0)
 
 
 def parse_charset(content_type: str) -> str:
@@ -231,8 +255,7 @@ async def parse_multipart(
     form = _MultipartHandler(spooler, new_blob, max_part)
     parser = MultipartParser(boundary, form.callbacks)
     try:
-        async for chunk in body:
-            parser.write(chunk)
+        await parse_paced(body, parser.write)
         parser.finalize()
     except FormParserError:
         raise InvalidRequest(_MALFORMED) from None

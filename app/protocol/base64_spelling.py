@@ -160,8 +160,13 @@ def find_piece(data: bytes, position: int, end: int) -> int:
     """Return where a string that has only letters of base64 begins in front of `end`, -1 if nowhere."""
     if len(data) - position < _GROUP * _MIN_GROUPS:
         return -1
-    match = _PIECE_START.search(data, position)
-    return match.end() if match and match.end() <= end else -1
+    # Not by a search to the end of the data: it would be repeated for each of many starts.
+    quote = data.find(b'"', position, end)
+    while quote >= 0:
+        if (match := _PIECE_START.match(data, quote)) and match.end() <= end:
+            return match.end()
+        quote = data.find(b'"', quote + 1, end)
+    return -1
 
 
 def held_back_piece(data: bytes, position: int) -> int:

@@ -15,18 +15,18 @@ _EVENT_END = re.compile(rb"[\r\n](?:(?<=\r)\n)?+(?:\r?\n|\r)++")
 _PIECE = 16 * 1024
 
 
-def split_events(chunk: bytes, is_in_image: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
+def split_events(chunk: bytes, base64_size: Callable[[], int] = lambda: 0) -> Iterator[bytes]:
     """Split a chunk behind its events, since a partial image may be in any of them, and into pieces of bounded size.
 
-    `is_in_image` says, after each piece, whether base64 is arriving. The rest of the chunk is then one piece.
+    `base64_size` says, after each piece, how large the next one may be while base64 is arriving; 0: none is arriving.
     """
     start = 0
     while start < len(chunk):
-        if is_in_image():
-            yield chunk[start:]
-            return
-        match = _EVENT_END.search(chunk, start, start + _PIECE)
-        end = match.end() if match else min(start + _PIECE, len(chunk))
+        if size := base64_size():
+            end = min(start + size, len(chunk))
+        else:
+            match = _EVENT_END.search(chunk, start, start + _PIECE)
+            end = match.end() if match else min(start + _PIECE, len(chunk))
         yield chunk[start:end]
         start = end
 

@@ -19,6 +19,7 @@ from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.chat_request import ChatQuestion, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
+from app.protocol.pace import Pace
 from app.protocol.redaction import loggable_text
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
 from app.upstream.decoding import ContentDecoder, is_plain
@@ -38,7 +39,7 @@ _MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
 _LAST_WAIT = 0.1
 
 #: Bytes of a reply that are parsed and searched without letting other requests pass, and seconds that this may last.
-_LONG, _MAX_BUSY = 64 * 1024, 0.02
+_LONG, _MAX_BUSY = 64 * 1024, 0.01
 
 #: Seconds for the answer whether a caller's key is good. Until then the caller waits.
 _TOKEN_TIMEOUT = 5.0
@@ -230,7 +231,7 @@ class UpstreamClient:
         record: AttemptRecord,
     ) -> None:
         """Give the body to the parser, and report snapshots on the way."""
-        throttle = SnapshotThrottle()
+        throttle, pace = SnapshotThrottle(), Pace()
         paused_at = time.perf_counter()
 
         async def take(chunk: bytes, is_all: bool) -> bool:
@@ -238,8 +239,10 @@ class UpstreamClient:
             if is_all and len(chunk) < _LONG and chunk.startswith(b"{"):
                 parser.feed_all(chunk)
                 return True
-            for piece in split_events(chunk, lambda: parser.is_in_image):
+            for piece in split_events(chunk, lambda: pace.size if parser.is_in_image else 0):
+                began_at = time.perf_counter()
                 grown = parser.feed(piece)
+                pace.note(len(piece), time.perf_counter() - began_at)
                 if throttle.should_snapshot(piece, parser.size, grown=grown):
                     reply = parser.reply()
                     if reply.has_content:

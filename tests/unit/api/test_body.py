@@ -1,6 +1,8 @@
 """A body that stops or drips is cut off; one that is merely slow is not."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.api.body import MIN_PROGRESS, LimitedBody, announced_bytes
+from app.api.body import MIN_PROGRESS, LimitedBody, announced_bytes, parse_paced
 from app.errors import RequestTimeout, RequestTooLarge
 
 
@@ -111,3 +113,35 @@ def test_a_length_over_the_limit_is_refused(length: str) -> None:
     http: Any = SimpleNamespace(headers={"content-length": length})
     with pytest.raises(RequestTooLarge, match=r"\(100\) exceeded"):
         announced_bytes(http, 100)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes", "turns"), [(0.05, [16_384] + [2_048] * 12, 13), (0.0, [16_384, 24_576], 0)]
+)
+def test_other_requests_pass_while_a_body_is_parsed_slowly(
+    seconds: float, sizes: list[int], turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    now = 0.0
+    body = bytes(range(256)) * 160
+
+    def parse(piece: bytes) -> None:
+        nonlocal now
+        now += seconds
+        parsed.append(piece)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    async def play() -> int:
+        task = asyncio.create_task(parse_paced(chunks(), parse))
+        passed = -1
+        while not task.done():
+            await asyncio.sleep(0)
+            passed += 1
+        return passed
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    assert asyncio.run(play()) == turns
+    assert b"".join(parsed) == body
+    assert [len(piece) for piece in parsed] == sizes

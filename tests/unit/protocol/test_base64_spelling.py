@@ -1,5 +1,6 @@
 """Images in base64 of any spelling are taken out of a body in any cut, byte for byte."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.extraction.forms import find_images
-from app.protocol.base64_spelling import find_start, may_have_start, standard
+from app.protocol import base64_spelling
+from app.protocol.base64_spelling import _PIECE_START, find_piece, find_start, may_have_start, standard
 from app.protocol.chat_reply import ReplyParser
 from app.protocol.image_format import ends_like_image
 from app.protocol.inline_images import InlineImageSpooler
@@ -70,6 +72,25 @@ SPELLINGS = [
 ]  # fmt: skip
 
 each_spelling = pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.name)
+
+
+def test_a_piece_is_not_searched_for_behind_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be searched for to the end of the data, and once more for each of many starts."""
+    piece = b'"' + b"QUJDREVG" * 200
+    tried: list[int] = []
+
+    class Pattern:
+        def match(self, data: bytes, position: int) -> re.Match[bytes] | None:
+            tried.append(position)
+            return _PIECE_START.match(data, position)
+
+    monkeypatch.setattr(base64_spelling, "_PIECE_START", Pattern())
+    text = b'"a" ' * 300
+    data = text + piece + text + piece
+    assert find_piece(data, 0, len(text)) == -1
+    assert max(tried) < len(text)
+    assert find_piece(data, 0, len(data)) == len(text) + 1
+    assert find_piece(data, len(text) + 5, len(data)) == len(data) - len(piece) + 1
 
 
 @pytest.mark.parametrize("escape", ["\\u00%02x", "\\\\u00%02X", "%%%02X", "%%%02x"])

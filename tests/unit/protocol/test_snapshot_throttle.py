@@ -60,8 +60,10 @@ def test_a_chunk_is_split_behind_its_events(chunk: bytes, events: list[bytes]) -
     assert list(split_events(chunk)) == events
 
 
-def test_the_rest_of_a_chunk_in_which_an_image_begins_is_one_piece() -> None:
-    chunk, in_image = b"data: 1\n\ndata: image\n\n" + b"a\n\n" * 20_000, iter((False, False, True))
-    pieces = list(split_events(chunk, lambda: next(in_image)))
-    assert pieces == [b"data: 1\n\n", b"data: image\n\n", b"a\n\n" * 20_000]
-    assert list(split_events(chunk, lambda: True)) == [chunk]
+def test_base64_is_cut_into_pieces_of_the_size_that_is_wanted() -> None:
+    chunk, sizes = b"data: 1\n\ndata: image\n\n" + b"a\n\n" * 20_000, iter((0, 0, 50_000, 4_000, 0, 10**6))
+    pieces = list(split_events(chunk, lambda: next(sizes)))
+    assert b"".join(pieces) == chunk
+    assert pieces[:2] == [b"data: 1\n\n", b"data: image\n\n"]
+    assert [len(piece) for piece in pieces[2:]] == [50_000, 4_000, 3, 5_997]
+    assert list(split_events(chunk, lambda: 10**6)) == [chunk]
