@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 import orjson
 import pybase64
 
+from simulate.attempts import Attempt, Received
 from simulate.clock import Clock
 from simulate.history import History
 from simulate.images import call_of, call_of_link
@@ -28,51 +28,6 @@ _LOOK_EVERY, _MAX_LOOKS = 3.0, 12
 _REPEATED = {408, 409, 429, 500, 502, 503, 504}
 
 _EVENT = re.compile(rb"^data: (\{.*\})$", re.MULTILINE)
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One request of a client.
-
-    Attributes:
-        is_marked: It says that it is a retry.
-        arrived_at: When it reached the replica.
-        left_at: When the client left, if it did before it had the response.
-        answered_at: When the replica had written the whole response.
-        is_over: The client waits no more.
-        code: What the response said: `ok`, `accepted` or the code of an error; empty before it was received.
-    """
-
-    number: int
-    client: "Client"
-    replica: Replica
-    is_marked: bool
-    exchange: Exchange = field(init=False)
-    arrived_at: float | None = None
-    left_at: float | None = None
-    answered_at: float | None = None
-    is_over: bool = False
-    code: str = ""
-
-    @property
-    def id(self) -> str:
-        return f"req_{self.number}"
-
-    @property
-    def noticed_at(self) -> float | None:
-        """When the replica noticed that the client has left."""
-        return self.exchange.disconnected_at
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What a response says: images by the upstream requests that made them, or an error."""
-
-    code: str
-    images: tuple[int, ...] = ()
-    message: str = ""
-    job_id: str = ""
-    may_repeat: bool = False
 
 
 class World(Protocol):

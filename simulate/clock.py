@@ -159,6 +159,11 @@ class ReplicaLoop(asyncio.AbstractEventLoop):
         finally:
             asyncio._set_running_loop(None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to be run."""
+        return not self.ready and all(task.done() for task in self.tasks)
+
     def cancel_tasks(self) -> None:
         """Cancel everything that is left, as the end of a process does."""
         for task in self.tasks:

@@ -2,15 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from simulate.attempts import Asker, Attempt, Received
 from simulate.clock import Clock
 from simulate.plan import Fault, Plan
 from simulate.replica import MAX_RETAINED
 from simulate.upstream import Call
-
-if TYPE_CHECKING:
-    from simulate.clients import Attempt, Client, Received
 
 #: Seconds that all replicas need at most to learn that a client has left, while nothing is broken.
 _SETTLED = 1.0
@@ -24,8 +21,14 @@ _SUSPECT = 8.0
 #: Seconds for which a delivered image is kept for a retry, less some for its way.
 _KEPT = 55.0
 
+#: Seconds in which what a replica has sent is on its way to an upstream.
+_WIRE = 0.01
+
 #: Faults that hold up news.
 _LATE = {"replica paused", "redis down", "redis slow", "redis loses packets"}
+
+#: Faults that leave no doubt about who is connected.
+_HARMLESS = {"redis doubles packets", "store full", "disk full"}
 
 #: Requests to upstreams for one image: attempts, the first one counted.
 _MAX_CALLS = 3
@@ -46,10 +49,10 @@ class Group:
 
     name: str
     key: str | None
-    clients: "list[Client]" = field(default_factory=list)
-    credit: "dict[Client, int]" = field(default_factory=dict)
+    clients: list[Asker] = field(default_factory=list)
+    credit: dict[Asker, int] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
-    delivered: "dict[int, list[Attempt]]" = field(default_factory=dict)
+    delivered: dict[int, list[Attempt]] = field(default_factory=dict)
     lost: int = 0
     repeated: int = 0
 
@@ -81,6 +84,7 @@ class History:
         self._clock, self._plan = clock, plan
         self._calls_by_job: Counter[str] = Counter()
         self._claims: set[str] = set()
+        self._overtaken: set[str] = set()
         self._announced: dict[str, float] = {}
         self._take_overs: Counter[str] = Counter()
         self._trouble = [
@@ -99,7 +103,7 @@ class History:
     def fault(self, kind: str) -> None:
         self.faults[kind] += 1
 
-    def add_client(self, client: "Client") -> None:
+    def add_client(self, client: Asker) -> None:
         group = self.group_of(client)
         group.clients.append(client)
         if client.wish.is_async and client.wish.key is None:
@@ -107,13 +111,13 @@ class History:
         elif client.wish.key is None or len(group.clients) == 1:
             group.credit[client] = client.wish.n
 
-    def group_of(self, client: "Client") -> Group:
+    def group_of(self, client: Asker) -> Group:
         wish = client.wish
         identity: GroupId = wish.caller, wish.question, wish.n, wish.stream, wish.wants_url, wish.key
         name = f"caller {wish.caller}, {wish.question}, n {wish.n}" + (f", {wish.key}" if wish.key else "")
         return self.groups.setdefault(identity, Group(name, wish.key))
 
-    def sent(self, attempt: "Attempt", result_id: str) -> None:
+    def sent(self, attempt: Attempt, result_id: str) -> None:
         self.attempts[attempt.id] = attempt
         if attempt.client.wish.key is not None:
             self.fault("repeat with a key" if len(attempt.client.attempts) > 1 else "first with a key")
@@ -125,7 +129,7 @@ class History:
             f"client {attempt.client.number} sends {attempt.id} to replica {attempt.replica.number}: {what}{retry}"
         )
 
-    def arrived(self, attempt: "Attempt") -> None:
+    def arrived(self, attempt: Attempt) -> None:
         """Decide whether this request may be paid for although its client has asked before."""
         client = attempt.client
         group = self.group_of(client)
@@ -135,11 +139,11 @@ class History:
         elif len(client.attempts) > 1 and self._may_pay_again(attempt, group):
             group.credit[client] = group.credit.get(client, 0) + client.wish.n
 
-    def left(self, attempt: "Attempt", *, vanishes: bool) -> None:
+    def left(self, attempt: Attempt, *, vanishes: bool) -> None:
         self.fault("client vanishes" if vanishes else "client leaves")
         self.note(f"client {attempt.client.number} {'vanishes' if vanishes else 'leaves'}: {attempt.id}")
 
-    def cut(self, attempt: "Attempt") -> None:
+    def cut(self, attempt: Attempt) -> None:
         self.note(f"client {attempt.client.number} is cut off: {attempt.id}")
 
     def called(self, call: Call) -> None:
@@ -149,11 +153,10 @@ class History:
         self.fault(f"upstream: {call.behavior.name}")
         self.note(f"replica {call.replica} asks upstream, call {call.number} for {call.job_id}: {call.behavior.name}")
         self._calls_by_job[call.job_id] += 1
-        left = sum(each.left_at is not None for client in group.clients for each in client.attempts)
-        runs = 1 + left + self._take_overs[call.job_id]
-        if self._calls_by_job[call.job_id] > _MAX_CALLS * attempt.client.wish.n * runs:
+        if self._calls_by_job[call.job_id] > self._allowed_calls(call.job_id, group) * attempt.client.wish.n:
             self.violate(f"{call.job_id} was sent upstream {self._calls_by_job[call.job_id]} times")
         self._check_that_somebody_waits(call, group)
+        self._credit_overtaken(attempt, group)
         if call.behavior.is_paid:
             self._charge(call, group, attempt.client)
 
@@ -167,7 +170,7 @@ class History:
             ):
                 self.violate(f"{attempt.id} was charged after its client had left")
 
-    def answered(self, attempt: "Attempt", received: "Received") -> None:
+    def answered(self, attempt: Attempt, received: Received) -> None:
         """Note what a replica has written, whether or not the client is still there."""
         group, client = self.group_of(attempt.client), attempt.client
         text = f"images {list(received.images)}" if received.images else f"{received.code} {received.message[:70]}"
@@ -199,21 +202,14 @@ class History:
         self._announced.setdefault(job_id, self._clock.now)
 
     def claimed(self, request_id: str) -> None:
-        """Note that the job table has a new job for a request.
-
-        A retry may have overtaken it. Where its client is gone without a sign, nobody can know that one would be enough.
-        """
-        if request_id in self._claims:
-            return
-        self._claims.add(request_id)
+        """Note that the job table has a new job for a request, which one of its retries may have overtaken."""
         attempt = self.attempts[request_id]
-        client, group = attempt.client, self.group_of(attempt.client)
-        retries = [each for each in client.attempts if each.is_marked and each.number > attempt.number]
-        is_gone = attempt.left_at is not None and attempt.noticed_at is None
-        if group.key is None and is_gone and any(each.id in self._claims for each in retries):
-            group.credit[client] += client.wish.n
+        retries = [each for each in attempt.client.attempts if each.is_marked and each.number > attempt.number]
+        if request_id not in self._claims and any(each.id in self._claims for each in retries):
+            self._overtaken.add(request_id)
+        self._claims.add(request_id)
 
-    def received(self, attempt: "Attempt", received: "Received") -> None:
+    def received(self, attempt: Attempt, received: Received) -> None:
         """Note what has reached a client."""
         group = self.group_of(attempt.client)
         self.note(f"client {attempt.client.number} receives {received.code} of {attempt.id}")
@@ -232,7 +228,7 @@ class History:
         """Return the outages of Redis that may have made replicas act alone."""
         return [each for each in self._trouble if each.at <= end and begin <= each.at + each.seconds + _AFTERMATH]
 
-    def _may_pay_again(self, attempt: "Attempt", group: Group) -> bool:
+    def _may_pay_again(self, attempt: Attempt, group: Group) -> bool:
         client = attempt.client
         if group.key is not None:
             return False
@@ -240,6 +236,22 @@ class History:
         if any(each.code == "ok" for each in earlier):
             return True
         return not attempt.is_marked and any(self._seems_connected(each) for each in earlier)
+
+    def _allowed_calls(self, job_id: str, group: Group) -> int:
+        """Return how often one image of a job may be asked for: each client that left, and each new owner, begins anew."""
+        left = sum(each.left_at is not None for client in group.clients for each in client.attempts)
+        return _MAX_CALLS * (1 + left + self._take_overs[job_id])
+
+    def _credit_overtaken(self, attempt: Attempt, group: Group) -> None:
+        """Allow a request that a retry has overtaken, and whose client is gone without a sign, to be paid for as well."""
+        if attempt.id in self._overtaken:
+            self._overtaken.remove(attempt.id)
+            if group.key is None and attempt.left_at is not None and not self._is_noticed(attempt):
+                group.credit[attempt.client] += attempt.client.wish.n
+
+    def _is_noticed(self, attempt: Attempt) -> bool:
+        """Return whether a replica knew that a client had left before the question could have gone out."""
+        return attempt.noticed_at is not None and attempt.noticed_at < self._clock.now - _WIRE
 
     def _acts_alone(self, group: Group, first: float) -> bool:
         """Return whether replicas may have gone on without Redis, or Redis has forgotten what only it knew."""
@@ -259,7 +271,7 @@ class History:
         is_over = any(call.over_at is not None and call.over_at <= at for call in group.calls)
         return was_announced and (is_over or bool(self.kills) or self._slowed_down(at))
 
-    def _seems_connected(self, earlier: "Attempt") -> bool:
+    def _seems_connected(self, earlier: Attempt) -> bool:
         """Return whether the replicas may still take an earlier request of the same client for one that waits."""
         now = self._clock.now
         died_at = max((at for at, number in self.kills if number == earlier.replica.number), default=None)
@@ -276,7 +288,7 @@ class History:
             fault.kind in _LATE and fault.at + fault.seconds + 2 * _SETTLED >= since for fault in self._plan.faults
         )
 
-    def _charge(self, call: Call, group: Group, client: "Client") -> None:
+    def _charge(self, call: Call, group: Group, client: Asker) -> None:
         for payer in (client, *group.clients):
             if group.credit.get(payer, 0) > 0:
                 group.credit[payer] -= 1
@@ -297,9 +309,11 @@ class History:
         wasted = [each for each in group.calls[:-1] if each.is_wasted and each.job_id != call.job_id]
         attempt = self.attempts[call.job_id]
         gone = {each.job_id for each in group.undelivered if self._is_gone(each, is_retry=attempt.is_marked)}
-        # An image of the same response that could not be had is gone with it.
-        crossed = [each for each in group.undelivered if each.job_id in gone]
-        return len(wasted) + len(crossed)
+        return len(wasted) + len(self._gone_with(gone, group))
+
+    def _gone_with(self, gone: set[str], group: Group) -> list[Call]:
+        """Return the images that are gone with the response of a job, also those that could not be had in time for it."""
+        return [each for each in group.undelivered if each.job_id in gone]
 
     def _is_gone(self, call: Call, *, is_retry: bool) -> bool:
         """Return whether an image was written to a client that has not got it, and is not kept for this request."""
@@ -316,31 +330,28 @@ class History:
 
     # Rules.
 
-    def _check_owner(self, number: int, group: Group, attempt: "Attempt") -> None:
+    def _check_owner(self, number: int, group: Group, attempt: Attempt) -> None:
         if not any(call.number == number for call in group.calls):
             self.violate(f"{attempt.id} got image {number} of another question or caller")
 
     def _check_that_somebody_waits(self, call: Call, group: Group) -> None:
         """Check that the first request of a job is not sent after all its clients are known to have left."""
-        now = self._clock.now
         if self._calls_by_job[call.job_id] > 1 or any(client.wish.is_async for client in group.clients):
             return
         attempts = [each for client in group.clients for each in client.attempts if each.arrived_at is not None]
-        if attempts and all(
-            each.noticed_at is not None and each.noticed_at < now - 0.01 and each.replica.number == call.replica
-            for each in attempts
-        ) and not self._plan.faults:  # fmt: skip
+        are_gone = all(self._is_noticed(each) and each.replica.number == call.replica for each in attempts)
+        if attempts and are_gone and not self._plan.faults:
             self.violate(f"call {call.number} was sent after its clients had left")
 
-    def _interrupted(self, received: "Received") -> bool:
+    def _interrupted(self, received: Received) -> bool:
         return "shutting down" in received.message and "may have been made" in received.message
 
-    def _check_that_error_is_explained(self, attempt: "Attempt", received: "Received") -> None:
+    def _check_that_error_is_explained(self, attempt: Attempt, received: Received) -> None:
         was_handed_over = "taken over" in received.message and self._has_just_left_here(attempt)
         if not was_handed_over and not self._is_explained(attempt, received):
             self.violate(f"{attempt.id} got an error without a cause: {received.code} {received.message}")
 
-    def _is_explained(self, attempt: "Attempt", received: "Received") -> bool:
+    def _is_explained(self, attempt: Attempt, received: Received) -> bool:
         code, now = received.code, self._clock.now
         kinds = {fault.kind for fault in self._plan.faults if fault.at <= now}
         has_trouble = bool(self.trouble_between(0, now))
@@ -364,7 +375,7 @@ class History:
                 return "store full" in kinds
         return "replica paused" in kinds or any(not call.behavior.has_image for call in group.calls)
 
-    def _has_just_left_here(self, attempt: "Attempt") -> bool:
+    def _has_just_left_here(self, attempt: Attempt) -> bool:
         """Return whether the same client has left the same replica within the time in which a job is handed over."""
         earlier = [each for each in attempt.client.attempts if each.number < attempt.number]
         return any(
@@ -407,9 +418,10 @@ class History:
         return emptied
 
     def _check_twins(self, group: Group) -> None:
-        """Clients with equal questions get an image each, unless one of them came back before it was known to be gone."""
-        shared = [number for number, attempts in group.delivered.items() if len({each.client for each in attempts}) > 1]
-        if shared and not self._plan.faults and not any(
-            each.is_marked or each.left_at is not None for client in group.clients for each in client.attempts
-        ):  # fmt: skip
-            self.violate(f"clients of {group.name} share image {shared[0]}")
+        """Check that equal requests get an image each. Only one that says it is a retry may get that of another client."""
+        if not all(fault.kind in _HARMLESS for fault in self._plan.faults):
+            return
+        for number, attempts in group.delivered.items():
+            clients = {each.client for each in attempts}
+            if len(clients) > 1 and not any(each.is_marked or each.client.wish.is_async for each in attempts):
+                self.violate(f"clients of {group.name} share image {number}")

@@ -84,7 +84,7 @@ class Schedule:
         self.replicas = [Replica(number, self.outside) for number in range(REPLICAS if plan.is_shared else 1)]
         self.dead: list[Replica] = []
         self.clients = [Client(index, wish, self) for index, wish in enumerate(plan.wishes)]
-        self._drained: set[int] = set()
+        self._is_over = False
         self._requests = 0
         self._only: Replica | None = None
 
@@ -169,7 +169,7 @@ class Schedule:
         self.clock.after(fault.seconds, lambda: setattr(owner, name, type(before)()))
 
     def _kill(self, replica: Replica, fault: Fault) -> None:
-        if not replica.is_alive:
+        if self._is_over or not replica.is_alive:
             return
         self.history.note(f"replica {replica.number} dies")
         self.history.kills.append((self.clock.now, replica.number))
@@ -181,6 +181,8 @@ class Schedule:
         self.clock.after(fault.seconds, lambda: self._start(replica.number))
 
     def _start(self, number: int) -> None:
+        if self._is_over:
+            return
         self.history.note(f"replica {number} starts")
         self.replicas[number] = Replica(number, self.outside)
 
@@ -251,24 +253,29 @@ class Schedule:
                 self.history.violate(f"{attempt.id} ended with {error!r}")
 
     def _clean_up(self) -> None:
-        """End every task, so that nothing of this schedule lives on in the next one."""
+        """End every task, also those of dead replicas, so that nothing of this schedule lives on in the next one.
+
+        Nothing breaks any more, but what is on its way to Redis or back still arrives.
+        """
         redis = self.outside.redis
-        redis.is_closing, redis.extra_delay, redis.lost = True, 0.0, 0.0
-        replicas = (*self.replicas, *self.dead)
+        self._is_over = redis.is_closing = True
+        redis.extra_delay = redis.lost = 0.0
+        replicas = dict.fromkeys((*self.replicas, *self.dead))
         for replica in replicas:
             replica.loop.is_stopped = replica.loop.is_dead = False
             replica.loop.do(replica.service.registry.close)
         for _ in range(8):
             for replica in replicas:
                 replica.loop.do(replica.loop.cancel_tasks)
-            tasks = [task for replica in replicas for task in replica.loop.tasks]
-            if all(task.done() for task in tasks):
+            self.clock.run(lambda: all(replica.loop.is_idle for replica in replicas), self.clock.now + _CLEAN_UP)
+            if all(replica.loop.is_idle for replica in replicas):
                 break
-            self.clock.run(lambda: all(task.done() for task in tasks), self.clock.now + _CLEAN_UP)  # noqa: B023
-        for task in (
-            task for replica in replicas for task in replica.loop.tasks if task.done() and not task.cancelled()
-        ):
-            task.exception()
+        for replica in replicas:
+            for task in replica.loop.tasks:
+                if not task.done():
+                    self.history.violate(f"a task of replica {replica.number} does not end: {task.get_coro()!r}")
+                elif not task.cancelled():
+                    task.exception()
 
 
 def play(seed: int, *, with_commands: bool = False) -> Outcome:

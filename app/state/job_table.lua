@@ -55,12 +55,15 @@ local function count_readers(id, left) return redis.call('ZCOUNT', readers_key(i
 -- The time from which any equal request may join; later than now for a job that only a retry may join, nil where none
 -- may. With an idempotency key each request may; without one only where the job has no readers, or the owner or a
 -- replica with readers has been silent for so long that it may be dead: then this may be the client which it has lost.
--- A failure is only for those that wait for it.
+-- A failure is only for those that wait for it, unless a further run brings what was paid for.
 -- The more readers a job has, the later: several retries join several jobs.
 local function joinable_from(id, record)
-  if record.keyed == '1' or record.retry_free == '1' then return now - FAR end
-  if record.async == '1' or record.failed == '1' then return nil end
-  if record.delivered == '1' then return now + FAR end
+  if record.keyed == '1' then return now - FAR end
+  if record.async == '1' and (record.retry_free ~= '1' or record.submitted ~= '1') then return nil end
+  if record.retry_free ~= '1' then
+    if record.failed == '1' then return nil end
+    if record.delivered == '1' then return now + FAR end
+  end
   local last_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2]
   local lease_over = last_lease and last_lease - args.reader_lease + args.suspect_after or 0
   if record.readers + 0 == 0 and lease_over < now then return now - FAR end
@@ -348,15 +351,16 @@ end
 -- several replicas that try, one succeeds.
 function commands.take_over()
   local record = read(args.id)
-  if record and record.taken_over_by == args.reader then return {'ok'} end
+  if record and record.taken_over_by == args.reader then return {'ok', record.async} end
   local is_free = record and (record.retry_free == '1' or (is_orphan(record) and record.submitted == '0'))
   if not is_free then return {'not_owner'} end
   redis.call('HDEL', key_of(args.id), 'outcome')
   redis.call('ZREM', readers_key(args.id), args.reader)
-  -- A job that was paid for stays so, whichever replica delivers it.
+  -- A job that was paid for stays so, whichever replica delivers it; and a client that does not wait still comes back.
   args.fields.submitted, args.fields.taken_over_by = record.submitted, args.reader
+  if record.async == '1' then args.fields.async = '1' end
   write(args.id, args.fields)
-  return {'ok'}
+  return {'ok', args.fields.async}
 end
 
 -- End the lease of this replica's readers, who may have been delivered the result.

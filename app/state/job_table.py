@@ -290,6 +290,8 @@ class JobTable(Generic[J]):
         ttl = self._retention(job.key)
         reply = await self._call("take_over", job.id, job.key, reader=job.reader_id, fields=fields, ttl=ttl)
         if reply.answer == "ok":
+            # Whoever has started the job may come back for it by its id alone.
+            job.is_async = job.is_async or reply.value == b"1"
             self.track(job)
         return reply.answer
 

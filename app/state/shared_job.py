@@ -22,7 +22,9 @@ class SharedKey(Protocol):
 
 
 class SharedJob(Protocol):
-    """What the table needs to know of a job."""
+    """What the table needs to know of a job, and tells it."""
+
+    is_async: bool
 
     @property
     def id(self) -> str: ...
@@ -32,8 +34,6 @@ class SharedJob(Protocol):
     def reader_id(self) -> str: ...
     @property
     def readers(self) -> int: ...
-    @property
-    def is_async(self) -> bool: ...
     @property
     def is_unread(self) -> bool: ...
     @property

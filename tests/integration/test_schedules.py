@@ -1,14 +1,17 @@
 """Schedules of three replicas obey the rules, a seed repeats its schedule, and planted bugs are found."""
 
+import gc
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from simulate.__main__ import main
+from simulate.clock import ReplicaLoop
 from simulate.plan import make_plan
 from simulate.schedule import Outcome, play, silence_log
 from simulate.upstream import BEHAVIORS
@@ -51,6 +54,7 @@ MENDED = {
     1_208_067: "A response with one of two images crossed the leave of its client, who then asked for both: that is allowed.",
     1_218_922: "A job that had failed at no cost was sent again by the replica that took it over: that is allowed.",
     2_007_128: "A replica was paused while it claimed, and its claim came once more when others had delivered the result.",
+    4_014_962: "A request took over an asynchronous job that had failed at no cost, and its client did not find it any more.",
     2_011_869: "A client that looked for one of two equal asynchronous results was sent to the other: the look at the end was wrong.",
     2_031_302: "A repeat started a job again whose record was just being deleted, beside an equal job of another replica.",
     334: "A repeat joined a job, the reply was lost, and its claim came once more: it was taken for another client.",
@@ -79,6 +83,23 @@ def test_a_seed_repeats_its_schedule_whatever_was_played_before(seed: int) -> No
     before = play(seed, with_commands=True)
     play(seed + 1)
     assert play(seed, with_commands=True) == before
+
+
+@pytest.mark.parametrize("seed", [3_002_547, 3_002_739])
+def test_nothing_of_a_schedule_lives_on(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that is just being stopped when the schedule ends would leave coroutines behind that nobody awaits."""
+    left: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outcome = play(seed)
+        gc.collect()
+    assert (outcome.violations, left, [str(each.message) for each in caught]) == ([], [], [])
+
+
+def test_a_task_that_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReplicaLoop, "cancel_tasks", lambda _: None)
+    assert "a task of replica 0 does not end: <coroutine object JobSharing.heartbeat_loop" in play(1).violations[0]
 
 
 def test_a_seed_repeats_its_schedule_in_another_process() -> None:

@@ -200,6 +200,20 @@ def test_no_file_imports_itself_in_a_circle() -> None:
     tuple(TopologicalSorter({name: imports(name) for name in SOURCES}).static_order())
 
 
+def test_no_tool_imports_itself_in_a_circle() -> None:
+    """Not even where only the types are needed."""
+    known = {name.replace("/", ".").removesuffix(".__init__"): tree for name, tree in TOOLS.items()}
+    graph = {
+        name: {
+            f"{node.module}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module in known and node.module != name
+        }
+        for name, tree in known.items()
+    }
+    tuple(TopologicalSorter(graph).static_order())
+
+
 def test_the_packages_stand_on_few_floors() -> None:
     below: dict[str, set[str]] = defaultdict(set)
     for name in SOURCES:

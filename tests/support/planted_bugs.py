@@ -12,7 +12,7 @@ import simulate.redis
 from app.access.concurrency import FairSemaphore
 from app.api import images as image_endpoints
 from app.api.delivery import DisconnectWatcher
-from app.errors import ImageUnavailable, RetrySafety
+from app.errors import ImageUnavailable, RetrySafety, UpstreamError
 from app.jobs import retention
 from app.jobs.job import Job, JobKey
 from app.jobs.pipeline_io import JobIO
@@ -24,18 +24,28 @@ from app.upstream import client as upstream_client
 from app.upstream import error_mapping
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import RoutingState, UpstreamPool
+from simulate.attempts import Attempt
+from simulate.history import Group, History
+from simulate.upstream import Call
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass(frozen=True)
 class PlantedBug:
-    """One bug. `seeds`: how many schedules from the `first` may pass before one shows it, many more than it needs today."""
+    """One bug.
+
+    Attributes:
+        first: The seed of the first schedule that is searched for it.
+        seeds: How many schedules may pass before one shows it, many more than it needs today.
+        hidden_by: Makes the checker so loose that it misses the bug, by a little more than what no code can know.
+    """
 
     what: str
     plant: Plant
     first: int = 0
     seeds: int = 1500
+    hidden_by: Plant | None = None
 
 
 def attribute(owner: Any, name: str, value: Any) -> Plant:
@@ -81,12 +91,14 @@ async def give_no_heartbeats(_: JobTable[Job]) -> list[Job]:
     return []
 
 
-CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE = (
+CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EXCUSED = (
     JobReader.close,
     JobTable._give_heartbeats,
     upstream_client._connection_failure,
     JobIO.ask,
     UpstreamPool._handle_failure,
+    History._allowed_calls,
+    History._is_excused,
 )
 
 
@@ -115,6 +127,48 @@ def close_and_follow(reader: JobReader, *, delivered: bool) -> None:
     if reader.job.is_remote and not delivered:
         reader.run.call_off = lambda: None  # type: ignore[method-assign]
     CLOSE(reader, delivered=delivered)
+
+
+def close_and_go_on(reader: JobReader, *, delivered: bool) -> None:
+    if not reader.job.is_remote:
+        reader.run.call_off = lambda: None  # type: ignore[method-assign]
+    CLOSE(reader, delivered=delivered)
+
+
+#: The outcome of an asynchronous job takes the one before it away.
+KEEP_THE_LATEST = """
+    if args.fields.async == '1' and not args.keyed then
+      local earlier = redis.call('GET', slot .. ':latest')
+      if earlier and earlier ~= args.id then delete(earlier) end
+      redis.call('SET', slot .. ':latest', args.id)
+    end
+"""
+
+
+def allow_after_a_take_over(history: History, job_id: str, group: Group) -> int:
+    return 1000 if history._take_overs[job_id] else ALLOWED_CALLS(history, job_id, group)
+
+
+def credit_whoever_left(history: History, attempt: Attempt, group: Group) -> None:
+    if attempt.id in history._overtaken and attempt.left_at is not None:
+        history._overtaken.remove(attempt.id)
+        group.credit[attempt.client] += attempt.client.wish.n
+
+
+async def ask_for_ever(io: JobIO, question: Any) -> AsyncGenerator[Any, None]:
+    while True:
+        try:
+            async with aclosing(ASK(io, question)) as replies:
+                async for reply in replies:
+                    yield reply
+            return
+        except UpstreamError:
+            if io.job.id == io.job.reader_id or io.job.may_have_cost:
+                raise
+
+
+def excuse_asynchronous(history: History, call: Call, group: Group) -> bool:
+    return any(client.wish.is_async for client in group.clients) or IS_EXCUSED(history, call, group)
 
 
 def forget_attempts(pool: UpstreamPool, routing: RoutingState, member: Any, failure: UpstreamFailure) -> None:
@@ -197,5 +251,35 @@ PLANTED_BUGS = (
     PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil"))),
     PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), first=2_007_128),
     PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("or (args.submitting and is_replaced(args.id))", "")), attribute(ImageService, "_joinable_here", find_at_once)), first=2_031_302),
+    PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), first=90_700),
+    PlantedBug("The replica that takes over an asynchronous job forgets it, so its client does not find it any more.", script(("if record.async == '1' then args.fields.async = '1' end", "")), first=152_600),
+    PlantedBug(
+        "A client that leaves before its question is sent does not end the run, so its retry is paid for beside it.",
+        attribute(JobReader, "close", close_and_go_on),
+        hidden_by=attribute(History, "_credit_overtaken", credit_whoever_left),
+    ),
+    PlantedBug(
+        "A replica that is silent for a second loses its jobs, and tells clients that another has taken them over.",
+        script(
+            ("if is_orphan(record) then return {'orphaned'} end", "if now - record.heartbeat > 1000 then return {'orphaned'} end"),
+            ("(is_orphan(record) and record.submitted == '0')", "record.submitted == '0'"),
+        ),
+        hidden_by=attribute(History, "_has_just_left_here", lambda *_: True),
+    ),
+    PlantedBug(
+        "A repeat without a mark joins nothing, so it is paid for while its image waits.",
+        script(("from and (takes_any or from <= now)", "from and takes_any")),
+        hidden_by=attribute(History, "_gone_with", lambda _, __, group: group.undelivered),
+    ),
+    PlantedBug(
+        "A replica that has taken a job over does not count its attempts.",
+        attribute(JobIO, "ask", ask_for_ever),
+        hidden_by=attribute(History, "_allowed_calls", allow_after_a_take_over),
+    ),
+    PlantedBug(
+        "Of several equal asynchronous results only the latest is kept.",
+        script(("    redis.call('HSET', key_of(args.id), 'outcome', outcome)\n", "    redis.call('HSET', key_of(args.id), 'outcome', outcome)\n" + KEEP_THE_LATEST)),
+        hidden_by=attribute(History, "_is_excused", excuse_asynchronous),
+    ),
     PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), first=206_650, seeds=3000),
 )  # fmt: skip

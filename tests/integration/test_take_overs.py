@@ -1,0 +1,94 @@
+"""Which requests may join a job whose result has to be had again, and what a replica keeps of a job that it takes over."""
+
+import pytest
+from redis import Redis
+
+from app.errors import ImageUnavailable, ServiceUnavailable
+from app.jobs.job import Job, JobKey
+from tests.integration.test_job_table import Replica, finish, play, stop_heartbeat
+from tests.support.join_cases import KEYED, ME, RETRY
+from tests.support.redis import RedisServer
+
+
+async def follow(replica: Replica, key: JobKey = ME, reader: str = "req_2") -> Job:
+    """Return the first job at this replica, which a request has joined there."""
+    assert await replica.table.claim_or_join(reader, key, is_async=False) == "req_1"
+    job = replica.job(key)
+    job.reader_id = reader
+    return job
+
+
+async def fail(replica: Replica, error: Exception, *, key: JobKey = ME, is_async: bool = False, paid: bool) -> None:
+    """Publish the failure of the first job."""
+    assert isinstance(error, ImageUnavailable | ServiceUnavailable)
+    job = await replica.claim(key, error=error, is_async=is_async, paid=paid, submitted=paid)
+    await job.run.wait_done()
+    job.run.readers = 0
+    assert await replica.table.publish_result(job, b"{}", briefly=False)
+
+
+def test_an_image_that_has_to_be_had_again_is_for_one_request_and_for_retries(
+    server: RedisServer, redis: Redis
+) -> None:
+    """The request that has joined first takes the job over. Another client wants an image of its own."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ImageUnavailable("404"), paid=True)
+        await follow(other)
+        assert await one.table.claim_or_join("req_3", ME, is_async=False) is None
+        assert await one.table.claim_or_join("req_4", RETRY, is_async=False) == "req_1"
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["whose client waits", "whose client comes back"])
+def test_an_image_that_has_to_be_had_again_is_for_the_next_request(
+    server: RedisServer, redis: Redis, is_async: bool
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ImageUnavailable("404"), is_async=is_async, paid=True)
+        await follow(other)
+
+    play(scene, server)
+
+
+def test_an_asynchronous_job_that_has_cost_nothing_is_only_for_its_client(server: RedisServer, redis: Redis) -> None:
+    """Whoever joined would share its image."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ServiceUnavailable("no room"), is_async=True, paid=False)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) is None
+        assert (await other.table.lookup("req_1", ME.caller)).answer == "done"
+
+    play(scene, server)
+
+
+@pytest.mark.parametrize("repeats", [1, 2], ids=["once", "once more, since the reply was lost"])
+def test_a_job_that_is_taken_over_stays_asynchronous(server: RedisServer, redis: Redis, repeats: int) -> None:
+    """The client that has begun it comes back for it, however the run of the new owner ends."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ServiceUnavailable("no room"), key=KEYED, is_async=True, paid=False)
+        job = await follow(other, KEYED)
+        before = job.is_async
+        assert [await other.table.take_over(job) for _ in range(repeats)] == [True] * repeats
+        assert (before, job.is_async) == (False, True)
+        await finish(other, job, delivered=True)
+        assert (await one.table.lookup("req_1", ME.caller)).answer == "done"
+
+    redis.set("limner:{jobs}:epoch", 0)
+    play(scene, server)
+
+
+def test_a_job_that_is_taken_over_for_a_client_that_comes_back_is_asynchronous(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        job = other.job(submitted=False, is_async=True)
+        assert await other.table.take_over(job)
+        assert job.is_async
+        assert redis.hget("limner:{jobs}:req_1", "async") == b"1"
+
+    play(scene, server)
