@@ -68,6 +68,8 @@ class Plan:
 
     Attributes:
         is_shared: Three replicas share a Redis; otherwise there is one that shares nothing.
+        held: Commands of the job table, each by its name and its number among those, that are held up on their way: for how
+            many seconds there, and for how many back.
     """
 
     seed: int
@@ -78,6 +80,7 @@ class Plan:
     fail_closed: bool
     keepalive_after: float
     is_shared: bool = True
+    held: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     @property
     def is_calm(self) -> bool:

@@ -57,7 +57,8 @@ class SimulatedRedis:
         on_claimed: Takes the request that a new job is claimed for.
         on_taken_over: Takes the job that another replica has taken over.
         on_announced: Takes the job that is about to be sent, or was.
-        executed: Commands by name.
+        held: What is held up, see `Plan`.
+        sent, executed: Commands by name.
     """
 
     clock: Clock
@@ -72,6 +73,8 @@ class SimulatedRedis:
     on_claimed: Callable[[str], None] = lambda _: None
     on_taken_over: Callable[[str], None] = lambda _: None
     on_announced: Callable[[str], None] = lambda _: None
+    held: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    sent: Counter[str] = field(default_factory=Counter)
     executed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -138,7 +141,9 @@ class SimulatedRedisClient:
         if redis.is_down:
             clock.after(_REFUSAL, lambda: loop.deliver(_fail, reply, ConnectionError("refused")))
             return await reply
-        chance, sent_at = redis.chance, clock.now
+        chance, sent_at, name = redis.chance, clock.now, args[0]
+        redis.sent[name] += 1
+        held_there, held_back = redis.held.get((name, redis.sent[name]), (0.0, 0.0))
 
         def time_out() -> None:
             left = max(0.0, sent_at + _TIMEOUT - clock.now)
@@ -148,7 +153,7 @@ class SimulatedRedisClient:
             if redis.is_down or redis.is_closing:
                 loop.deliver(_fail, reply, ConnectionError("reset"))
                 return
-            answer, back = redis.execute(text, keys, args), redis.delay()
+            answer, back = redis.execute(text, keys, args), redis.delay() + held_back
             if may_reset and chance.random() < redis.doubled:
                 loop.deliver(_fail, reply, ConnectionError("reset"))
             elif chance.random() < redis.lost or clock.now + back >= sent_at + _TIMEOUT:
@@ -156,7 +161,7 @@ class SimulatedRedisClient:
             else:
                 clock.after(back, lambda: loop.deliver(_succeed, reply, answer))
 
-        there = redis.delay()
+        there = redis.delay() + held_there
         if chance.random() < redis.lost:
             time_out()
             return await reply

@@ -187,7 +187,8 @@ class Replica:
             keepalive=KeepAlive(outside.keepalive_after),
             new_spool=Spool,
         )
-        self.heartbeats = self.loop.start(self.service.sharing.heartbeat_loop())
+        for work in (self.service.sharing.heartbeat_loop(), self.service.sharing.presence_loop()):
+            self.loop.start(work)
 
     def _build_service(self) -> ImageService:
         outside = self.outside

@@ -61,6 +61,7 @@ class Schedule:
         redis = SimulatedRedis(
             self.clock,
             self.chance,
+            held=plan.held,
             note=self.history.note if with_commands else None,
             on_lost=self.history.loss_reported,
             on_claimed=self.history.claimed,
@@ -260,6 +261,7 @@ class Schedule:
         redis = self.outside.redis
         self._is_over = redis.is_closing = True
         redis.extra_delay = redis.lost = 0.0
+        self.clock.turns = 0
         replicas = dict.fromkeys((*self.replicas, *self.dead))
         for replica in replicas:
             replica.loop.is_stopped = replica.loop.is_dead = False
@@ -278,8 +280,10 @@ class Schedule:
                     task.exception()
 
 
-def play(seed: int, *, with_commands: bool = False) -> Outcome:
-    """Play the schedule of a seed; `with_commands`: its history tells of every command that Redis got.
+def play(seed: int, *, with_commands: bool = False, situation: Callable[[Plan, Random], None] | None = None) -> Outcome:
+    """Play the schedule of a seed.
+
+    `with_commands`: its history tells of every command that Redis got. `situation`: changes the plan, with chance.
 
     The same seed gives the same history: garbage is collected between schedules only, since finalizers would change the
     course of one, and code that measures how long it has been busy finds that it took no time.
@@ -287,7 +291,10 @@ def play(seed: int, *, with_commands: bool = False) -> Outcome:
     is_enabled, perf_counter = gc.isenabled(), time.perf_counter
     if seed % _COLLECT_EVERY == 0:
         gc.collect()
-    schedule = Schedule(make_plan(seed), with_commands=with_commands)
+    plan = make_plan(seed)
+    if situation is not None:
+        situation(plan, Random(seed))
+    schedule = Schedule(plan, with_commands=with_commands)
     gc.disable()
     time.perf_counter = lambda: schedule.clock.now
     try:

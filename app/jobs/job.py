@@ -142,13 +142,19 @@ class JobRun:
             # Without its frames, which would keep the buffers of the request alive.
             self.error = self.cause = error.with_traceback(None)
         except asyncio.CancelledError:
-            self.error = TaskCanceled() if self.is_canceled else ServiceUnavailable(_SHUTTING_DOWN)
+            self._note_cancellation()
             raise
         except Exception as bug:  # noqa: BLE001  # reason: a bug must not leave readers waiting; they get a 500
             log.exception("unhandled_error")
             self.error, self.cause = ApiError(), bug.with_traceback(None)
 
+    def _note_cancellation(self) -> None:
+        self.error = TaskCanceled() if self.is_canceled else ServiceUnavailable(_SHUTTING_DOWN)
+
     def _finish(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and self.error is None:
+            # Before its first step, so `_collect` has not begun. It must not look like a success without a result.
+            self._note_cancellation()
         if self.state is not JobState.INTERRUPTED:
             self.state = JobState.SUCCEEDED if self.error is None else JobState.FAILED
         self._wake_readers()

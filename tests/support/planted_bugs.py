@@ -14,7 +14,7 @@ from app.api import images as image_endpoints
 from app.api.delivery import DisconnectWatcher
 from app.errors import ImageUnavailable, RetrySafety, UpstreamError
 from app.jobs import retention
-from app.jobs.job import Job, JobKey
+from app.jobs.job import Job, JobKey, JobRun
 from app.jobs.pipeline_io import JobIO
 from app.jobs.registry import JobRegistry
 from app.jobs.service import ImageService, JobReader
@@ -26,7 +26,19 @@ from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import RoutingState, UpstreamPool
 from simulate.attempts import Attempt
 from simulate.history import Group, History
+from simulate.schedule import Outcome, play
 from simulate.upstream import Call
+from tests.support.situations import (
+    Situation,
+    a_client_joins_and_is_gone_before_the_run_begins,
+    a_client_joins_and_leaves_while_its_result_is_published,
+    a_client_leaves_at_a_heartbeat,
+    a_client_leaves_when_its_key_is_claimed,
+    a_replica_dies_while_it_sends_the_result_of_another,
+    a_replica_is_paused_while_it_claims_under_a_key,
+    the_news_of_a_leave_is_slow,
+    the_reply_to_a_published_failure_is_lost,
+)
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -38,6 +50,7 @@ class PlantedBug:
     Attributes:
         first: The seed of the first schedule that is searched for it.
         seeds: How many schedules may pass before one shows it, many more than it needs today.
+        situation: What the schedules are about, where chance seldom brings it about.
         hidden_by: Makes the checker so loose that it misses the bug, by a little more than what no code can know.
     """
 
@@ -45,7 +58,21 @@ class PlantedBug:
     plant: Plant
     first: int = 0
     seeds: int = 1500
+    situation: Situation | None = None
     hidden_by: Plant | None = None
+
+    def found(self) -> Iterator[int]:
+        """Yield the seeds of the schedules that show the bug."""
+        for seed in range(self.first, self.first + self.seeds):
+            with pytest.MonkeyPatch.context() as patch:
+                self.plant(patch)
+                is_found = bool(self.play(seed).violations)
+            if is_found:
+                yield seed
+
+    def play(self, seed: int) -> Outcome:
+        """Play one schedule in which the bug may show."""
+        return play(seed, situation=self.situation)
 
 
 def attribute(owner: Any, name: str, value: Any) -> Plant:
@@ -91,7 +118,7 @@ async def give_no_heartbeats(_: JobTable[Job]) -> list[Job]:
     return []
 
 
-CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EXCUSED = (
+CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EXCUSED, FINISH = (
     JobReader.close,
     JobTable._give_heartbeats,
     upstream_client._connection_failure,
@@ -99,6 +126,7 @@ CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EX
     UpstreamPool._handle_failure,
     History._allowed_calls,
     History._is_excused,
+    JobRun._finish,
 )
 
 
@@ -149,19 +177,16 @@ def allow_after_a_take_over(history: History, job_id: str, group: Group) -> int:
     return 1000 if history._take_overs[job_id] else ALLOWED_CALLS(history, job_id, group)
 
 
-def credit_whoever_left(history: History, attempt: Attempt, group: Group) -> None:
-    if attempt.id in history._overtaken and attempt.left_at is not None:
-        history._overtaken.remove(attempt.id)
+def credit_retries_of_the_vanished(history: History, attempt: Attempt, group: Group) -> None:
+    earlier = [each for each in attempt.client.attempts if each.number < attempt.number]
+    if any(each.left_at is not None and not history._is_noticed(each) for each in earlier):
         group.credit[attempt.client] += attempt.client.wish.n
 
 
-async def ask_for_ever(io: JobIO, question: Any) -> AsyncGenerator[Any, None]:
+async def ask_for_ever(io: JobIO, question: Any, on_reply: Any) -> None:
     while True:
         try:
-            async with aclosing(ASK(io, question)) as replies:
-                async for reply in replies:
-                    yield reply
-            return
+            return await ASK(io, question, on_reply)
         except UpstreamError:
             if io.job.id == io.job.reader_id or io.job.may_have_cost:
                 raise
@@ -204,6 +229,12 @@ async def forget_delivered(sharing: JobSharing, seconds: float) -> None:
         await asyncio.wait(sharing.background, timeout=seconds)
 
 
+def finish_as_if_begun(run: JobRun, task: Any) -> None:
+    if run.error is None:
+        run._note_cancellation = lambda: None  # type: ignore[method-assign]
+    FINISH(run, task)
+
+
 async def find_at_once(service: ImageService, key: JobKey) -> Job | None:
     return service.registry.find_joinable(key)
 
@@ -231,12 +262,12 @@ PLANTED_BUGS = (
     PlantedBug("Attempts are not counted, so a question is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
     PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "close", close_and_call_off)),
     PlantedBug("A replica goes on following a job whose client has left, so the repeat of that client pays again.", attribute(JobReader, "close", close_and_follow), first=400_704),
-    PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("latest_command(id) > args.sequence", "false")), first=823_976),
+    PlantedBug("A heartbeat that was sent before a client left says that it is there, so the repeat of that client pays again.", script(("latest_command(id) > args.sequence", "false")), situation=a_client_leaves_at_a_heartbeat),
     PlantedBug("A heartbeat offers what was just delivered, so two equal requests get one image.", attribute(JobTable, "_give_heartbeats", give_plain_heartbeats), first=610_779),
-    PlantedBug("The error of an earlier run stays in the table, so a retry waits for ever.", script(("  else\n    redis.call('HDEL', key_of(args.id), 'outcome')\n  end", "  end"), ("  redis.call('HDEL', key_of(args.id), 'outcome')\n  write", "  write")), first=913_605),
-    PlantedBug("An outcome counts a client that has joined while it was published, so the next request pays again.", script(("if not news and outcome == '' then", "if not news then")), first=1_014_867),
-    PlantedBug("A replica that sends an outcome is suspected late, so after its death the repeat of its client pays again.", script(("  lease(args.id, args.reader_lease)\n  if record", "  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)\n  if record")), first=1_017_178),
-    PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not news and has_outcome(args.id) then\n    return {'ok'}\n", "")), first=1_121_466),
+    PlantedBug("The error of an earlier run stays in the table, so a retry waits for ever.", script(("  else\n    redis.call('HDEL', key_of(args.id), 'outcome')\n  end", "  end"), ("  redis.call('HDEL', key_of(args.id), 'outcome')\n  write", "  write")), situation=the_reply_to_a_published_failure_is_lost),
+    PlantedBug("An outcome counts a client that has joined while it was published, so the next request pays again.", script(("if not news and outcome == '' then", "if not news then")), situation=a_client_joins_and_leaves_while_its_result_is_published),
+    PlantedBug("A replica that sends an outcome is suspected late, so after its death the repeat of its client pays again.", script(("  lease(args.id, args.reader_lease)\n  if record", "  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)\n  if record")), situation=a_replica_dies_while_it_sends_the_result_of_another),
+    PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not news and has_outcome(args.id) then\n    return {'ok'}\n", "")), situation=the_news_of_a_leave_is_slow),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
     PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "_connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
@@ -248,38 +279,43 @@ PLANTED_BUGS = (
     PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id, 0) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
-    PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil"))),
-    PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), first=2_007_128),
-    PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("or (args.submitting and is_replaced(args.id))", "")), attribute(ImageService, "_joinable_here", find_at_once)), first=2_031_302),
+    PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil")), first=300),
+    PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), situation=a_replica_is_paused_while_it_claims_under_a_key),
+    PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("or (args.submitting and is_replaced(args.id))", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
     PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), first=90_700),
     PlantedBug("The replica that takes over an asynchronous job forgets it, so its client does not find it any more.", script(("if record.async == '1' then args.fields.async = '1' end", "")), first=152_600),
     PlantedBug(
-        "A client that leaves before its question is sent does not end the run, so its retry is paid for beside it.",
+        "A client that leaves before its question is sent does not end the run.",
         attribute(JobReader, "close", close_and_go_on),
-        hidden_by=attribute(History, "_credit_overtaken", credit_whoever_left),
     ),
     PlantedBug(
-        "A replica that is silent for a second loses its jobs, and tells clients that another has taken them over.",
-        script(
-            ("if is_orphan(record) then return {'orphaned'} end", "if now - record.heartbeat > 1000 then return {'orphaned'} end"),
-            ("(is_orphan(record) and record.submitted == '0')", "record.submitted == '0'"),
-        ),
+        "A retry joins no job whose client seems to wait, so it is paid for beside its first request.",
+        script(("local takes_any = args.keyed or args.is_retry", "local takes_any = args.keyed")),
+        hidden_by=attribute(History, "_credit_overtaken", credit_retries_of_the_vanished),
+    ),
+    PlantedBug(
+        "A replica gives a job up that another replica waits for, and tells its client that it was taken over.",
+        script(("args.submitting and is_replaced(args.id)", "args.submitting and (is_replaced(args.id) or count_readers(args.id, 0) > 0)")),
         hidden_by=attribute(History, "_has_just_left_here", lambda *_: True),
     ),
     PlantedBug(
         "A repeat without a mark joins nothing, so it is paid for while its image waits.",
-        script(("from and (takes_any or from <= now)", "from and takes_any")),
+        script(("    if not id then return nil end\n    local record", "    if not id or not takes_any then return nil end\n    local record")),
         hidden_by=attribute(History, "_gone_with", lambda _, __, group: group.undelivered),
     ),
     PlantedBug(
         "A replica that has taken a job over does not count its attempts.",
         attribute(JobIO, "ask", ask_for_ever),
+        first=3000,
+        seeds=6000,
         hidden_by=attribute(History, "_allowed_calls", allow_after_a_take_over),
     ),
     PlantedBug(
         "Of several equal asynchronous results only the latest is kept.",
         script(("    redis.call('HSET', key_of(args.id), 'outcome', outcome)\n", "    redis.call('HSET', key_of(args.id), 'outcome', outcome)\n" + KEEP_THE_LATEST)),
+        first=700,
         hidden_by=attribute(History, "_is_excused", excuse_asynchronous),
     ),
+    PlantedBug("A run that is cancelled before its first step looks like a success, so the next client gets a failure of the server.", attribute(JobRun, "_finish", finish_as_if_begun), situation=a_client_joins_and_is_gone_before_the_run_begins),
     PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), first=206_650, seeds=3000),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import ApiError, NotFound, ServiceUnavailable
+from app.errors import ApiError, NotFound, ServiceUnavailable, TaskCanceled
 from app.images.blob import Spool
 from app.jobs.job import Job, JobRun, JobState
 from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
@@ -237,6 +237,23 @@ def test_the_error_of_a_cancelled_run_says_that_the_server_is_shutting_down() ->
         assert isinstance(run.error, ServiceUnavailable)
         assert run.is_cancelled
         assert work.has_ended
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("by_client", [False, True], ids=["called off", "cancelled by its client"])
+def test_a_run_that_is_cancelled_before_its_first_step_has_failed(by_client: bool) -> None:
+    """Otherwise others would be told that it has succeeded, and find no result."""
+
+    async def play() -> None:
+        work = Work()
+        run = JobRun()
+        run.start(work.do)
+        (run.cancel if by_client else run.call_off)()
+        await run.wait_done()
+        await asyncio.sleep(0)
+        assert isinstance(run.error, TaskCanceled if by_client else ServiceUnavailable)
+        assert (run.state, work.has_ended) == (JobState.FAILED, False)
 
     asyncio.run(play())
 

@@ -1,0 +1,83 @@
+"""Schedules that are about one situation, which seldom comes by chance: what a plan is changed to."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from random import Random
+
+from simulate.plan import Fault, Plan, Wish
+from simulate.upstream import GOOD
+
+Situation = Callable[[Plan, Random], None]
+
+
+def _begin(
+    plan: Plan, *faults: Fault, clients: int = 1, seconds: tuple[float, float] = (0.1, 8.0), **wish: object
+) -> None:
+    """Let some equal clients ask for one good image, while only these faults happen."""
+    question = plan.wishes[0].question
+    first = Wish(0, question, "none", 0.5, patience=[None] * 3, leaves_after_steps=[None] * 3, vanishes=[False] * 3)
+    first = replace(first, **wish)  # type: ignore[arg-type]  # reason: fields of a wish
+    plan.wishes[:] = [deepcopy(first) for _ in range(clients)]
+    plan.faults[:] = faults
+    plan.behaviors.clear()
+    plan.behaviors[question] = [replace(GOOD[plan.seed % len(GOOD)], seconds=seconds)]
+    plan.failing_downloads.clear()
+    plan.held.clear()
+    plan.is_shared, plan.keepalive_after = True, 240.0
+
+
+def a_client_leaves_at_a_heartbeat(plan: Plan, chance: Random) -> None:
+    """Heartbeats are given every two seconds."""
+    _begin(plan, starts_at=0.5, patience=[1.5 - 0.03 * chance.random(), None, None], pauses=[1.1, 1.1, 1.1])
+
+
+def the_reply_to_a_published_failure_is_lost(plan: Plan, chance: Random) -> None:
+    """Let its client come back meanwhile, and later another one, which was hardly there, with a retry count."""
+    pause = 0.5 + 0.5 * chance.random()
+    _begin(plan, clients=2, seconds=(1.0, 1.2), mark="count", patience=[0.8, None, None], pauses=[pause, 3.0, 3.0])
+    plan.held.update({("publish", 3): (0.0, 2.0), ("publish", 4): (0.0, 2.0)})
+    plan.failing_downloads[plan.wishes[0].question] = ["gone"]
+    hasty = plan.wishes[1]
+    hasty.starts_at, hasty.patience[0], hasty.leaves_after_steps[0], hasty.pauses[0] = 0.2, 0.1, 1, 8.0
+
+
+def a_replica_dies_while_it_sends_the_result_of_another(plan: Plan, chance: Random) -> None:
+    death = Fault("replica killed", 2.0 + 9 * chance.random(), 20.0, replica=plan.seed % 3)
+    _begin(plan, death, starts_at=0.2, patience=[0.5, None, None], pauses=[1.5, 10.0, 10.0], stalls=3.0)
+
+
+def the_news_of_a_leave_is_slow(plan: Plan, chance: Random) -> None:
+    """Let it be sent once more, and let the result be published meanwhile."""
+    _begin(plan, seconds=(2.1, 2.3), patience=[1.0, None, None], pauses=[9.0, 3.0, 3.0])
+    plan.held["publish", 2] = 1.5 + 0.3 * chance.random(), 0.0
+
+
+def a_replica_is_paused_while_it_claims_under_a_key(plan: Plan, chance: Random) -> None:
+    slow = Fault("redis slow", 3.4 + chance.random(), 5 + 3 * chance.random())
+    pause = Fault("replica paused", 4.5 + 3 * chance.random(), 17 + 7 * chance.random(), replica=plan.seed % 3)
+    _begin(plan, slow, pause, clients=3, mark="key and count", key="key", starts_at=1.0, pauses=[3.0, 3.0, 9.0])
+    plan.fail_closed = True
+
+
+def a_client_leaves_when_its_key_is_claimed(plan: Plan, chance: Random) -> None:
+    """And comes back at once. Redis is empty at first, so keys are claimed four seconds after the first command."""
+    _begin(plan, clients=2, mark="key", key="key", starts_at=1.0, pauses=[0.05, 3.0, 3.0])
+    plan.held.update({("publish", 1): (0.05, 0.05), ("abandon", 1): (0.0, 0.2)})
+    first, second = plan.wishes
+    first.patience[0] = 4.01 + 0.06 * chance.random()
+    second.starts_at = 5.1 + 0.15 * chance.random()
+
+
+def a_client_joins_and_leaves_while_its_result_is_published(plan: Plan, chance: Random) -> None:
+    stays = 0.02 + 0.2 * chance.random()
+    pause = 0.3 + 0.3 * chance.random()
+    _begin(plan, seconds=(1.0, 1.1), patience=[0.8, stays, None], pauses=[pause, 3.0, 3.0])
+    plan.held.update({("publish", 3): (0.5, 0.0), ("claim", 2): (0.0, 0.3)})
+
+
+def a_client_joins_and_is_gone_before_the_run_begins(plan: Plan, chance: Random) -> None:
+    """Let the run before be called off, while its announcement is on its way."""
+    stays = 0.02 + 0.05 * chance.random()
+    _begin(plan, patience=[0.1 + 0.05 * chance.random(), stays, None], pauses=[0.02, 1.5, 3.0])
+    plan.held.update({("publish", 1): (0.3, 0.1), ("claim", 2): (0.0, 0.1 + 0.3 * chance.random())})
