@@ -34,10 +34,13 @@ from tests.support.situations import (
     a_client_joins_and_leaves_while_its_result_is_published,
     a_client_leaves_at_a_heartbeat,
     a_client_leaves_when_its_key_is_claimed,
+    a_key_comes_with_two_questions,
     a_replica_dies_while_it_sends_the_result_of_another,
+    a_replica_drains_what_it_wrote_into_a_dead_connection,
     a_replica_is_paused_while_it_claims_under_a_key,
     the_news_of_a_leave_is_slow,
     the_reply_to_a_published_failure_is_lost,
+    two_clients_ask_at_once_for_an_image_that_has_to_be_had_again,
 )
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -275,14 +278,14 @@ PLANTED_BUGS = (
     PlantedBug("Requests with one key do not wait for each other, so two at the same moment are paid for twice.", attribute(JobRegistry, "lock", lambda *_: asyncio.Lock())),
     PlantedBug("Finished jobs are not handed over, so their results reach no other replica.", attribute(JobSharing, "on_unread", lambda *_: None), first=105),
     PlantedBug("The retry count of a client is not read, so its retry is another question.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
-    PlantedBug("A key may be used for another request, which gets the image of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then"))),
+    PlantedBug("A key may be used for another request, which gets the image of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then")), situation=a_key_comes_with_two_questions),
     PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id, 0) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
     PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil")), first=300),
     PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), situation=a_replica_is_paused_while_it_claims_under_a_key),
     PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("or (args.submitting and is_replaced(args.id))", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
-    PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), first=90_700),
+    PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), situation=two_clients_ask_at_once_for_an_image_that_has_to_be_had_again),
     PlantedBug("The replica that takes over an asynchronous job forgets it, so its client does not find it any more.", script(("if record.async == '1' then args.fields.async = '1' end", "")), first=152_600),
     PlantedBug(
         "A client that leaves before its question is sent does not end the run.",
@@ -317,5 +320,5 @@ PLANTED_BUGS = (
         hidden_by=attribute(History, "_is_excused", excuse_asynchronous),
     ),
     PlantedBug("A run that is cancelled before its first step looks like a success, so the next client gets a failure of the server.", attribute(JobRun, "_finish", finish_as_if_begun), situation=a_client_joins_and_is_gone_before_the_run_begins),
-    PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), first=206_650, seeds=3000),
+    PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), situation=a_replica_drains_what_it_wrote_into_a_dead_connection),
 )  # fmt: skip

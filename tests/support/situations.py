@@ -79,5 +79,24 @@ def a_client_joins_and_leaves_while_its_result_is_published(plan: Plan, chance: 
 def a_client_joins_and_is_gone_before_the_run_begins(plan: Plan, chance: Random) -> None:
     """Let the run before be called off, while its announcement is on its way."""
     stays = 0.02 + 0.05 * chance.random()
-    _begin(plan, patience=[0.1 + 0.05 * chance.random(), stays, None], pauses=[0.02, 1.5, 3.0])
+    _begin(plan, stream=True, patience=[0.1 + 0.05 * chance.random(), stays, None], pauses=[0.02, 1.5, 3.0])
     plan.held.update({("publish", 1): (0.3, 0.1), ("claim", 2): (0.0, 0.1 + 0.3 * chance.random())})
+
+
+def a_replica_drains_what_it_wrote_into_a_dead_connection(plan: Plan, chance: Random) -> None:
+    drained = Fault("replica drained", 2.5 + chance.random(), 1.0, replica=plan.seed % 3)
+    _begin(plan, drained, seconds=(1.0, 1.2), mark="count", patience=[0.8, None, None], pauses=[9.0, 3.0, 3.0])
+    plan.wishes[0].vanishes[0] = True
+
+
+def two_clients_ask_at_once_for_an_image_that_has_to_be_had_again(plan: Plan, chance: Random) -> None:
+    _begin(plan, clients=3, seconds=(1.0, 1.2), patience=[None] * 3, pauses=[30.0] * 3)
+    plan.failing_downloads[plan.wishes[0].question] = ["gone"]
+    plan.wishes[0].patience[0] = 0.8
+    for wish in plan.wishes[1:]:
+        wish.starts_at = 5.0 + 0.01 * chance.random()
+
+
+def a_key_comes_with_two_questions(plan: Plan, chance: Random) -> None:
+    _begin(plan, clients=2, mark="key", key="key", starts_at=4.0 * chance.random())
+    plan.wishes[1].wants_url = True
