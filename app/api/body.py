@@ -327,7 +327,8 @@ class _MultipartHandler:
         chunk = data if end - start == len(data) else memoryview(data)[start:end]
         if self._file is None:
             self._pending += chunk
-            if len(self._pending) >= _TEXT_PIECE:
+            # A long text at once from then on: how long a piece takes is measured.
+            if self._text or len(self._pending) >= _TEXT_PIECE:
                 self._spool_text()
             return
         self._file.write(chunk)

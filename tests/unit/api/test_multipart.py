@@ -146,3 +146,24 @@ def test_boundaries_that_are_none(boundary: str) -> None:
         return
     with pytest.raises(InvalidRequest, match="needs a boundary"):
         parse_boundary(f"multipart/form-data{boundary}")
+
+
+def test_a_long_text_is_spooled_as_it_comes() -> None:
+    """Otherwise one piece would take no time, and the next one the time of several."""
+    fed: list[int] = []
+
+    class Spooler(InlineImageSpooler):
+        def feed(self, data: bytes) -> bytes:
+            fed.append(len(data))
+            return super().feed(data)
+
+    async def arrive() -> AsyncIterator[bytes]:
+        whole = part('form-data; name="prompt"', b"0" * 8_000) + END
+        yield whole[:5_000]
+        for start in range(5_000, 7_000, 500):
+            yield whole[start : start + 500]
+        yield whole[7_000:]
+
+    asyncio.run(parse_multipart(arrive(), BOUNDARY, Spooler(Blob), new_blob=Blob, max_part=1))
+    assert len(fed) == 7
+    assert max(fed[1:]) < 1_200

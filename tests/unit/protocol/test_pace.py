@@ -8,8 +8,8 @@ from app.protocol.pace import Pace
 @pytest.mark.parametrize(
     ("count", "seconds", "size"),
     [
-        (16_384, 0.0, 256 * 1024),
-        (16_384, 0.000_01, 256 * 1024),
+        (16_384, 0.0, 32_768),
+        (16_384, 0.000_01, 32_768),
         (16_384, 0.005, 16_384),
         (16_384, 0.05, 2 * 1024),
         (10_000, 0.01, 5_000),
@@ -31,3 +31,11 @@ def test_the_next_piece_is_as_large_as_the_last_one_was_fast(count: int, seconds
     assert pace.size == 16 * 1024
     pace.note(count, seconds)
     assert pace.size == size
+
+
+def test_a_piece_is_at_most_twice_as_large_as_before() -> None:
+    pace, sizes = Pace(), []
+    for _ in range(5):
+        pace.note(pace.size, 0.0)
+        sizes.append(pace.size // 1024)
+    assert sizes == [32, 64, 128, 128, 128]
