@@ -212,7 +212,7 @@ def build_service(settings: Settings, state: SharedState, backends: Backends, re
         policy=pipeline_policy(settings),
         registry=registry,
         sharing=JobSharing(registry, backends.job_table, backends.store),
-        capacity=build_capacity(settings),
+        capacity=build_capacity(settings, backends.spool_memory.spare_files),
     )
 
 
@@ -345,11 +345,11 @@ def build_signer(settings: Settings, new_blob: Callable[[], Blob] = Blob) -> Sig
     )
 
 
-def build_capacity(settings: Settings) -> Capacity:
+def build_capacity(settings: Settings, spare_files: SpareFiles) -> Capacity:
     """Return what refuses work for which this machine has no room."""
     folder = Path(tempfile.gettempdir()) if settings.spool_dir is None else settings.spool_dir
     return Capacity(
-        free_bytes=partial(free_bytes, folder),
+        free_bytes=lambda: free_bytes(folder) + spare_files.size,
         open_descriptors=count_open_descriptors,
         descriptor_limit=descriptor_limit,
         max_uploads=settings.max_upload_bytes,

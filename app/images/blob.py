@@ -108,12 +108,12 @@ class Blob:
             SPOOL_BYTES.inc(len(data))
         file = self._open_file()
         try:
-            _write_all(file.fileno(), data)
+            self._write_all(file.fileno(), data)
         except OSError as error:
             # What follows is not of this blob.
             file.truncate()
             self._left_over = 0
-            raise self._refusal(error) from None
+            raise _refusal(error) from None
 
     def _keep(self, data: bytes | memoryview) -> None:
         """Hold bytes in memory that the budget has room for: as they came, which copies nothing."""
@@ -134,10 +134,10 @@ class Blob:
                     file, left_over = self._new_file()
                     on_error.enter_context(file)
                     for piece in self._pieces:
-                        _write_all(file.fileno(), piece)
+                        self._write_all(file.fileno(), piece)
                     on_error.pop_all()
             except OSError as error:
-                raise self._refusal(error) from None
+                raise _refusal(error) from None
             self._file, self._left_over = file, left_over
             SPOOL_BYTES.inc(self.size)
             self._drop_pieces()
@@ -151,12 +151,16 @@ class Blob:
             return tempfile.TemporaryFile(dir=self._directory, buffering=0), 0
         return spare.open(), spare.size
 
-    def _refusal(self, error: OSError) -> Exception:
-        """Return what to raise for an error of the disk."""
-        if error.errno not in _NO_ROOM:
-            return error
-        self._budget.spare_files.close()
-        return SpoolFull(detail=f"LIMNER_SPOOL_DIR: {error.strerror}")
+    def _write_all(self, descriptor: int, data: bytes | memoryview) -> None:
+        """Write bytes, also in the room of the spare files."""
+        # write(2) may write less than it was given, particularly on a disk that is nearly full.
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(descriptor, view) :]
+            except OSError as error:
+                if error.errno not in _NO_ROOM or not self._budget.spare_files.close():
+                    raise
 
     def _drop_pieces(self) -> None:
         if self._ends:
@@ -249,11 +253,11 @@ class Blob:
         self.close()
 
 
-def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
-    # write(2) may write less than it was given, particularly on a disk that is nearly full.
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _refusal(error: OSError) -> Exception:
+    """Return what to raise for an error of the disk."""
+    if error.errno not in _NO_ROOM:
+        return error
+    return SpoolFull(detail=f"LIMNER_SPOOL_DIR: {error.strerror}")
 
 
 class Spool:

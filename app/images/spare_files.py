@@ -28,10 +28,10 @@ class SpareFile(NamedTuple):
 
 @dataclass(slots=True)
 class SpareFiles:
-    """The spare files of all blobs of one folder, of at most `limit` bytes."""
+    """The spare files of all blobs of one folder, of at most `limit` bytes. `size`: their bytes, which may be used."""
 
     limit: int = 0
-    _size: int = 0
+    size: int = 0
     _files: list[SpareFile] = field(default_factory=list)
 
     def take(self, *, empty: bool = False) -> SpareFile | None:
@@ -44,7 +44,7 @@ class SpareFiles:
 
     def keep(self, file: IO[bytes], size: int) -> None:
         """Keep a file that has `size` bytes, if there is room for it. `file` itself is not needed any more."""
-        if self._size + size > self.limit or len(self._files) >= MAX_SPARE_FILES:
+        if self.size + size > self.limit or len(self._files) >= MAX_SPARE_FILES:
             return
         # A descriptor of its own: what still refers to `file` can neither read nor write it once it is closed.
         with suppress(OSError):
@@ -52,11 +52,13 @@ class SpareFiles:
             self._files.insert(len(self._files) if size else 0, SpareFile(os.dup(file.fileno()), size))
             self._count(size)
 
-    def close(self) -> None:
-        """Give up all spare files, with their room on the disk."""
+    def close(self) -> bool:
+        """Give up all spare files, with their room on the disk. Return whether there was any."""
+        had_some = bool(self._files)
         while (spare := self.take()) is not None:
             os.close(spare.descriptor)
+        return had_some
 
     def _count(self, size: int) -> None:
-        self._size += size
+        self.size += size
         SPOOL_BYTES.inc(size)

@@ -236,6 +236,13 @@ def test_the_store_is_purged_periodically() -> None:
     assert records[1]["error"] == "LIMNER_IMAGE_STORE: away for a while"
 
 
+def test_the_room_of_spare_files_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.free_bytes", lambda _: 1000)
+    services = services_of(create_app(settings(tmp_path)))
+    services.spool_memory.spare_files.size = 24
+    assert services.service.capacity.free_bytes() == 1024
+
+
 def test_closing_cancels_jobs_that_do_not_end(tmp_path: Path) -> None:
     app = create_app(settings(tmp_path, shutdown_grace=0.01))
 

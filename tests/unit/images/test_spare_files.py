@@ -158,11 +158,30 @@ def test_spare_files_are_counted_until_they_are_given_up(memory: SpoolMemory) ->
     assert spooled() == before
 
 
-def test_a_full_disk_gets_the_room_of_the_spare_files(memory: SpoolMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = spooled()
+def test_a_full_disk_takes_bytes_in_the_room_of_the_spare_files(
+    memory: SpoolMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = write(Blob(memory=memory), b"a secret"), write(Blob(memory=memory), b"another secret")
     second.close()
     first.close()
+    real = os.write
+
+    def write_if_none_is_spare(descriptor: int, data: bytes) -> int:
+        if memory.spare_files.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write_if_none_is_spare)
+    with write(Blob(memory=memory), b"image") as blob:
+        assert blob.read_at(0, 99) == b"image"
+        assert not memory.spare_files.close()
+
+
+def test_of_a_disk_that_is_full_without_spare_files_no_earlier_bytes_are_read(
+    memory: SpoolMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = spooled()
+    write(Blob(memory=memory), b"a secret").close()
     monkeypatch.setattr(os, "write", full_disk(errno.ENOSPC, 3))
     with Blob(memory=memory) as blob:
         with pytest.raises(SpoolFull):
