@@ -1,5 +1,6 @@
 """Take the screenshots of docs/page.md from a demo in a real browser, so that they show today's page."""
 
+import hashlib
 import io
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -7,14 +8,21 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+import httpx
 import orjson
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from tests.support.browser import open_page, run_browser
-from tests.support.servers import RunningDemo, run_demo, run_limner
+from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
 IMAGES = Path(__file__).parent / "images"
+
+#: What `/status` is opened with.
+_STATUS_KEY = "sk-operator"
+
+#: Room for the charts and the limits of keys.
+_TALL = {"width": 1280, "height": 1180}
 
 _REPLY = """> progress **100%**
 ![A lighthouse](https://images.example/lighthouse-1.png) ![Another](https://images.example/lighthouse-2.png)
@@ -49,13 +57,57 @@ def _result(browser: Browser, demo: RunningDemo) -> None:
         _save(page, "page-explain", ".explain")
 
 
+#: Limits of client keys, and how many images each of them has got when the screenshot is taken.
+_KEYS = (
+    ("shop", 'images = ["20/hour"]\nmonthly_images = 100\nmonthly_cost = "1.00"\nconcurrency = 8', 14),
+    ("newsroom", "monthly_images = 25", 4),
+)
+
+
 def _status(browser: Browser, demo: RunningDemo) -> None:
     with TemporaryDirectory() as folder:
-        ledger = Path(folder, "ledger")
+        ledger, keys = Path(folder, "ledger"), Path(folder, "keys.toml")
         ledger.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in _records()))
-        with run_limner(demo.url, ledger=str(ledger)) as limner, open_page(browser, limner, "/status") as page:
+        keys.write_text(
+            "".join(f'[[keys]]\nname = "{name}"\nsha256 = "{_digest(name)}"\n{limits}\n' for name, limits, _ in _KEYS)
+        )
+        upstreams = [
+            {
+                "name": "demo",
+                "base_url": f"{demo.url}/v1",
+                "api_key": "sk-1",
+                "model": "data-url",
+                "prices": [{"image": "0.041"}],
+            }
+        ]
+        unset = {"upstream_base_url": None, "upstream_api_key": None}
+        options = {"ledger": str(ledger), "keys_file": str(keys), "status_key": _STATUS_KEY, "upstreams": upstreams}
+        with (
+            run_limner(demo.url, **unset, **options) as limner,
+            open_page(browser, limner, "/status", viewport=_TALL) as page,
+        ):
+            for name, _, images in _KEYS:
+                _use_key(limner, name, images)
+            page.fill("#key", _STATUS_KEY)
+            page.keyboard.press("Enter")
             page.wait_for_selector(".chart rect")
+            page.wait_for_selector("section[aria-label='Limits of keys'] meter")
             _save(page, "page-status")
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(f"sk-{name}".encode()).hexdigest()
+
+
+def _use_key(limner: RunningLimner, name: str, images: int) -> None:
+    """Generate images with a client key."""
+    headers = {"authorization": f"Bearer sk-{name}"}
+    while images:
+        n = min(images, 10)
+        body = {"prompt": "A lighthouse", "n": n, "size": "1024x1024"}
+        url = f"{limner.url}/v1/images/generations"
+        httpx.post(url, json=body, headers=headers, trust_env=False, timeout=60).raise_for_status()
+        images -= n
 
 
 def _records() -> Iterator[dict[str, object]]:

@@ -27,8 +27,8 @@ COMMANDS = {
 }
 
 #: Libraries that others import if they find them: structlog for colored tracebacks and for the contexts of greenlets,
-#: uvicorn for its reloader, httpx for its command. Nothing here uses any of that.
-_UNUSED = ("rich", "greenlet", "watchfiles", "pygments")
+#: uvicorn for its reloader, httpx for its command, aiohttp for responses in zstd. Nothing here uses any of that.
+_UNUSED = ("rich", "greenlet", "watchfiles", "pygments", "backports.zstd")
 
 #: The exit code after Ctrl-C: 128 + SIGINT, as shells count.
 INTERRUPTED = 130

@@ -31,6 +31,7 @@ class Server(DrainingServer):
         print(*sys.modules)
         self.should_exit = True
 Server(Settings(upstream_base_url="http://127.0.0.1:9/v1", port=0, image_store=f"disk://{sys.argv[1]}")).run()
+import app.api.zstd_body
 """
 
 #: Modules that a plain server does without until a request needs them, and what needs them.
@@ -42,6 +43,7 @@ NEEDED_LATER = {
     "redis": "LIMNER_SHARED_STATE",
     "obstore": "a bucket as the image store",
     "PIL": "nothing in this process: decoders have their own",
+    "backports.zstd": "a request in zstd; aiohttp, for responses in it, which are not asked for",
     "pygments": "the command of httpx, which is not used",
     "rich": "structlog's colored tracebacks, which are not used",
     "greenlet": "structlog's contexts of greenlets, which are not used",
