@@ -351,8 +351,8 @@ def overlaps_outage(outages: Sequence[tuple[float, float]], wanted: WantedImage,
 def long_lived_keys(redis: RedisServer) -> list[str]:
     """Return one line for each key that stays in Redis for longer than any key may."""
     with Redis.from_url(redis.url, decode_responses=True) as client:
-        # The time since which the job table exists stays.
-        keys = (str(key) for key in client.scan_iter("limner:*") if not str(key).endswith(":epoch"))
+        # The time since which the job table exists stays, and the run of Redis that it belongs to.
+        keys = (str(key) for key in client.scan_iter("limner:*") if not str(key).endswith((":epoch", ":run")))
         ttls = {key: client.pttl(key) for key in keys}
     limit = 1000 * max(_MAX_REDIS_TTL, RETENTION_WITH_KEY)
     return [f"{key} expires after {ttl} ms" for key, ttl in ttls.items() if ttl == -1 or int(str(ttl)) > limit]

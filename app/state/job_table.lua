@@ -154,8 +154,18 @@ local function mark_delivered(id)
   index(slot, id, true)
 end
 
--- When this table began. It may have been empty before because Redis has lost its data.
+-- Which run of Redis this is; empty where Redis does not say.
+local function this_run()
+  local _, facts = pcall(redis.call, 'INFO', 'server')
+  return type(facts) == 'string' and string.match(facts, 'run_id:(%w+)') or ''
+end
+
+-- When this table began. It may have been empty before because Redis has lost its data. A new run of Redis, or a replica of
+-- it that has taken its place, may lack what was written last, so the table begins anew.
 local function epoch()
+  local before, run = redis.call('GET', key_of('run')), this_run()
+  if before and before ~= run then redis.call('DEL', key_of('epoch')) end
+  redis.call('SET', key_of('run'), run)
   redis.call('SET', key_of('epoch'), now, 'NX')
   return redis.call('GET', key_of('epoch'))
 end
@@ -202,16 +212,18 @@ local function join(id, record)
   return joined(id, record)
 end
 
+-- Whether the client may have sent the request before, so that it may join a job that has readers.
+local function takes_any() return args.keyed or args.is_retry end
+
 -- A job of the slot that the request may join: what it is told, or nil. Only the first in order is looked at. Records
 -- that are in the way are removed, and places that are out of date are mended, each once.
 local function find_joinable()
-  local takes_any = args.keyed or args.is_retry
   while true do
     local id, place = unpack(redis.call('ZRANGE', slot, 0, 0, 'WITHSCORES'))
     if not id then return nil end
     local record = read(id)
     local from = record and joinable_from(id, record)
-    local may_join = from and (takes_any or from <= now)
+    local may_join = from and (takes_any() or from <= now)
     if not from then
       redis.call('ZREM', slot, id)
     elseif record.fingerprint ~= args.fields.fingerprint then
@@ -236,8 +248,8 @@ local commands = {}
 
 -- Join a job of the slot, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
 -- published that yet. One without a record is `here`: no other replica can have joined it. Where the table is so young
--- that owners may not have restored their records yet, a request with an idempotency key has to wait. It names the table
--- that it has waited for, because Redis may lose its data once more meanwhile.
+-- that owners may not have restored their records yet, a request with an idempotency key has to wait, and so has a retry.
+-- It names the table that it has waited for, because Redis may lose its data once more meanwhile.
 function commands.claim()
   local told = told_before()
   if told then return told end
@@ -252,7 +264,7 @@ function commands.claim()
   end
   local found = find_joinable()
   if found then return found end
-  local must_wait = args.keyed and not args.has_waited and args.waited_for ~= epoch()
+  local must_wait = takes_any() and not args.has_waited and args.waited_for ~= epoch()
   local wait = must_wait and args.settled_after - age() or 0
   if wait > 0 then return {'young', string.format('%d ', wait) .. epoch()} end
   write(args.id, args.fields)

@@ -108,9 +108,9 @@ class JobTable(Generic[J]):
     ) -> str | None:
         """Return the id of a job to join; None if there is none, and other replicas find the new job from now on.
 
-        With an idempotency key this waits until an empty table can be trusted: an owner may have to restore its record
-        first. `unread` returns equal jobs that no client of this replica waits for, `is_here` whether this replica
-        still has a job: one may end while Redis answers.
+        With an idempotency key, and as a retry, this waits until a new table can be trusted: an owner may have to
+        restore its record first. `unread` returns equal jobs that no client of this replica waits for, `is_here`
+        whether this replica still has a job: one may end while Redis answers.
 
         Raises:
             IdempotencyKeyReused: The key belongs to a different request.

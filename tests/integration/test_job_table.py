@@ -31,7 +31,7 @@ from tests.unit.jobs.test_registry import ANSWER, REQUEST
 
 NO_REDIS = "redis://127.0.0.1:9"
 RECORD = "limner:{jobs}:req_1"
-REACHED = "limner:{jobs}:reached"
+REACHED, EPOCH, RUN = (f"limner:{{jobs}}:{name}" for name in ("reached", "epoch", "run"))
 SLOTS = "limner:{jobs}:joinable:*"
 
 
@@ -242,19 +242,34 @@ def test_a_key_with_another_body_is_refused_everywhere(server: RedisServer, redi
     play(scene, server)
 
 
+def lose_everything(redis: Redis) -> None:
+    redis.flushall()
+
+
+def lose_the_last_writes(redis: Redis) -> None:
+    """Restore what an earlier run of Redis had written to its disk."""
+    for name in redis.scan_iter("limner:{jobs}:*"):
+        if name not in {EPOCH, RUN}:
+            redis.delete(name)
+    redis.set(EPOCH, 0)
+    redis.set(RUN, "an earlier one")
+
+
+@pytest.mark.parametrize("key", [KEYED, RETRY], ids=["with a key", "a retry"])
+@pytest.mark.parametrize("lose", [lose_everything, lose_the_last_writes])
 @pytest.mark.parametrize("closed", [False, True])
-def test_with_a_key_an_empty_table_is_not_trusted_before_owners_have_restored_their_records(
-    closed: bool, server: RedisServer, redis: Redis
+def test_a_new_table_is_not_trusted_before_owners_have_restored_their_records(
+    closed: bool, lose: Callable[[Redis], None], key: JobKey, server: RedisServer, redis: Redis
 ) -> None:
     """Redis has lost its data while a job was in flight."""
 
     async def scene() -> None:
         one, other = Replica(server.url, closed=closed), Replica(server.url, closed=closed)
-        job = await one.claim(KEYED)
+        job = await one.claim(replace(key, is_retry=False))
         never_end(job)
-        redis.flushall()
+        lose(redis)
         other.between = one.table.heartbeat
-        assert await other.table.claim_or_join("req_2", KEYED, is_async=False) == "req_1"
+        assert await other.table.claim_or_join("req_2", key, is_async=False) == "req_1"
         assert (other.pauses, 3 < other.waited <= 4) == (1, True)
         job.run.call_off()
         for replica in (one, other):
