@@ -263,7 +263,12 @@ class Fetcher:
         """Write the body, decompressed where it is compressed. Of a guess that is no image, write only the start."""
         decoder = ImageDecoder(response.headers.get("Content-Encoding", ""))
         collected = _Collected(blob, self._max_bytes)
+        received = 0
         while chunk := await _read_chunk(response.content):
+            received += len(chunk)
+            if received > self._max_bytes:
+                # Compressed data may be endless and hold nothing.
+                raise _too_large(self._max_bytes)
             for decoded in _decode(decoder, chunk):
                 collected.add(decoded)
                 if decoder.is_compressed:

@@ -24,7 +24,7 @@ from app.errors import ImageUnavailable, SpoolFull
 from app.images import ssrf
 from app.images.blob import Blob
 from app.images.fetch import CHUNK_SIZE, MAX_REDIRECTS, RETRY_DELAYS, Fetcher
-from app.images.guarded_http import CLIENT_ERRORS
+from app.images.guarded_http import CLIENT_ERRORS, MAX_INTERIM
 from app.images.ssrf import parse_allow
 from tests.support.certificates import CERTIFICATE, KEY
 from tests.support.manual_clock import advance, run_with_manual_clock
@@ -559,6 +559,41 @@ def test_the_timeout_includes_the_retry_delays_and_the_log_has_the_last_failure(
             with pytest.raises(ImageUnavailable, match="longer than 120 seconds") as caught:
                 await download.read(server.url)
             assert "before that: its host answered 503" in str(caught.value.detail)
+            assert len(server.heads) == 1
+
+    run_with_manual_clock(download())
+
+
+def test_an_endless_body_that_holds_nothing_ends_at_the_limit() -> None:
+    compressor = zlib.compressobj(wbits=31)
+    start = compressor.compress(PNG) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+    async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + start)
+        while True:
+            # Stored blocks without bytes.
+            writer.write(b"\0\0\0\xff\xff" * 1_000)
+            await writer.drain()
+
+    async def download() -> None:
+        async with serve(endless) as server, fetching(f"127.0.0.1:{server.port}", max_bytes=100_000) as download:
+            with pytest.raises(ImageUnavailable, match="larger than 100,000 bytes"):
+                await download.read(server.url)
+
+    run_with_manual_clock(download())
+
+
+@pytest.mark.parametrize("count", [MAX_INTERIM, MAX_INTERIM + 1])
+def test_few_interim_responses_are_passed_over(count: int) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * count
+
+    async def download() -> None:
+        async with serve(interim + reply(IMAGE)) as server, fetching(f"127.0.0.1:{server.port}") as download:
+            if count == MAX_INTERIM:
+                assert await download.read(server.url) == IMAGE
+                return
+            with pytest.raises(ImageUnavailable, match="its host answered in no HTTP"):
+                await download.read(server.url)
             assert len(server.heads) == 1
 
     run_with_manual_clock(download())
