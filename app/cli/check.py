@@ -41,6 +41,11 @@ _SAMPLE = placeholder_png(0)
 #: Seconds for the link of a stored image.
 _LINK_TIMEOUT = 5.0
 
+#: What is wrong with a Redis that drops keys.
+_MAY_DROP = (
+    "drops records when its memory is full, so that repeats pay again: its maxmemory-policy is {}, set noeviction"
+)
+
 #: What helps if a proxy cuts silent responses.
 _IDLE_TIMEOUT_REMEDY = "Set LIMNER_KEEPALIVE_AFTER to less, or have clients stream"
 
@@ -195,11 +200,12 @@ async def check_state(settings: Settings) -> str:
     state = SharedState(settings.shared_state, fail_closed=False)
     try:
         await state.ping()
+        policy = await state.eviction_policy()
     except OSError as error:
         raise CheckFailed(f"no answer from {host}: {error}. See LIMNER_SHARED_STATE") from None
     finally:
         await state.close()
-    return f"{host} answers"
+    return f"{host} answers" if policy is None else f"{host} answers, but {_MAY_DROP.format(policy)}"
 
 
 async def check_address(settings: Settings) -> str:

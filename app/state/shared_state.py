@@ -89,6 +89,12 @@ class SharedState:
         except self._connection_errors as error:
             raise ConnectionError(str(error)) from None
 
+    async def eviction_policy(self) -> str | None:
+        """Return by which rule Redis drops keys when its memory is full; None where it drops none, or does not say."""
+        memory = await self.run(lambda redis: redis.info("memory")) or {}
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        return policy if memory.get("maxmemory") and policy != "noeviction" else None
+
     async def with_counters(self, name: str, use: Callable[[Counters], Awaitable[T]]) -> T:
         """Call `use` with the shared counters, or with those of this process while Redis is down.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from app.cli.check import CheckFailed, check_link, check_signing, check_state, check_store, environment_checks
 from app.config.settings import Settings
@@ -112,6 +113,14 @@ def test_redis_answers_or_is_down_or_refuses_the_password(tmp_path: Path) -> Non
     redis.start()
     try:
         assert asyncio.run(check_state(settings(shared_state=redis.url))) == f"{host} answers"
+        with Redis.from_url(redis.url) as client:
+            client.config_set("maxmemory-policy", "volatile-lru")
+            # It drops nothing as long as its memory has no limit.
+            assert asyncio.run(check_state(settings(shared_state=redis.url))) == f"{host} answers"
+            client.config_set("maxmemory", "100mb")
+        found = asyncio.run(check_state(settings(shared_state=redis.url)))
+        assert found.startswith(f"{host} answers, but drops records when its memory is full")
+        assert found.endswith("its maxmemory-policy is volatile-lru, set noeviction")
         line = failure(check_state, options)
     finally:
         redis.kill()
