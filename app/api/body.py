@@ -70,9 +70,10 @@ async def read_image_request(
         RequestTimeout: The client has stopped sending, or sends too slowly.
         RateLimited, ServiceUnavailable: Too many bytes of requests are being received.
     """
-    content_type = http.headers.get("content-type", "application/json")
+    headers = http.headers
+    content_type = headers.get("content-type", "application/json")
     max_bytes, max_image = settings.max_request_bytes, settings.max_image_bytes
-    encoding = http.headers.get("content-encoding", "")
+    encoding = headers.get("content-encoding", "")
     chunks = LimitedBody(http, max_bytes, settings.client_body_timeout, upload.add)
     # An equal request is recognized by the checksums of its images.
     new_blob = partial(spool.new_blob, with_checksum=True)

@@ -359,7 +359,7 @@ def response_headers(
         return early
     failed = {"x-limner-failed": str(result.failed)} if result.failed else {}
     return {
-        "x-limner-reply-form": ", ".join(dict.fromkeys(image.form for image in result.images)),
+        "x-limner-reply-form": ", ".join(dict.fromkeys([image.form for image in result.images])),
         "x-limner-upstream-ms": f"{telemetry.upstream.seconds * 1000:.0f}",
         "x-limner-overhead-ms": f"{telemetry.overhead(time.perf_counter()) * 1000:.1f}",
         **early,
@@ -371,7 +371,7 @@ def response_headers(
 def cost_headers(telemetry: JobTelemetry) -> dict[str, str]:
     """Return what the run has cost, if all of it is known."""
     costs = [attempt.cost for attempt in telemetry.attempt_records]
-    if not costs or any(cost.amount is None for cost in costs):
+    if not costs or None in [cost.amount for cost in costs]:
         return {}
     cost = total_cost(costs, costs[0].currency)
     return {"x-limner-cost": write_amount(cost.amount or Decimal(0)), "x-limner-currency": cost.currency}

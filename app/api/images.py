@@ -110,24 +110,25 @@ class ImageEndpoints:
 
     async def _read(self, http: Request, spool: Spool, usage: UsageRecord, *, as_task: bool) -> ImagesRequest:
         """Return the request that the body makes; where it makes none, close the spool."""
+        headers = http.headers
         try:
-            mode = size_mode(http.headers, usage.caller, self.settings.size)
+            mode = size_mode(headers, usage.caller, self.settings.size)
             announced = announced_bytes(http, self.settings.max_request_bytes)
             with usage.trace.step("read"), self.service.capacity.upload(usage.caller.id, announced) as upload:
                 request = await read_image_request(usage.operation, http, spool, self.settings, upload, size_mode=mode)
-            return await self._with_webhook(_as_task(request, as_task), http, usage.caller)
+            return await self._with_webhook(_as_task(request, as_task), headers, usage.caller)
         except BaseException:  # reason: tidied up, and raised again
             spool.close()
             raise
 
-    async def _with_webhook(self, request: ImagesRequest, http: Request, caller: Caller) -> ImagesRequest:
+    async def _with_webhook(self, request: ImagesRequest, headers: Headers, caller: Caller) -> ImagesRequest:
         return await with_webhook(
             request,
-            http.headers,
+            headers,
             caller,
             self.webhooks,
             is_allowed=self.settings.webhooks,
-            is_async=_is_async(request, http.headers),
+            is_async=_is_async(request, headers),
         )
 
     def _plan(self, request: ImagesRequest, caller: Caller, spool: Spool, context: RequestContext) -> Response:

@@ -196,9 +196,9 @@ class Pipeline:
         errors = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
         if not results:
             raise (self.undelivered or errors)[0]
-        images = tuple(image for result in results for image in result.images)
-        usage = sum((result.usage for result in results), Usage())
-        emit(GenerationResult(images[: self.request.n], usage, failed=len(errors)))
+        images = [image for result in results for image in result.images]
+        usage = sum([result.usage for result in results[1:]], results[0].usage)
+        emit(GenerationResult(tuple(images[: self.request.n]), usage, failed=len(errors)))
 
     async def load_inputs(self) -> InputImages:
         """Load and prepare the input images. Raises `UserError` for what is not an image."""
@@ -324,7 +324,7 @@ class Pipeline:
             outcomes = await self.finish_all(reply, images[-self.request.n :])
         if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
             outcomes += await self.finish_guesses(reply, {image.url for image in images}, patient=True)
-        finished = tuple(outcome for outcome in outcomes if isinstance(outcome, OutputImage))
+        finished = tuple([outcome for outcome in outcomes if isinstance(outcome, OutputImage)])
         note_images(reply, finished, has_named=bool(images) and not is_preview)
         if not finished:
             mendable = [

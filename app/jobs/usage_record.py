@@ -152,7 +152,7 @@ class UsageRecord:
     def _cost_fields(self, job: Job, run: JobRun, total: float, costs: Sequence[Charge]) -> dict[str, Any]:
         telemetry, result = run.telemetry, run.result
         images = () if result is None else result.images
-        usage = sum((reply.usage for reply in job.paid_replies[self._paid_before :]), NO_USAGE)
+        usage = sum([reply.usage for reply in job.paid_replies[self._paid_before :]], NO_USAGE)
         now = time.perf_counter()
         run_ended_at = now if self._run_ended_at is None else self._run_ended_at
         seconds = {
@@ -170,8 +170,8 @@ class UsageRecord:
             "failed": 0 if result is None else result.failed,
             **size_facts(job.request, images),
             "sizes": [image.info.size for image in images if image.info is not None],
-            "credentials": list(dict.fromkeys(image.credentials for image in images if image.credentials)),
-            "forms": list(dict.fromkeys(image.form for image in images)),
+            "credentials": list(dict.fromkeys([image.credentials for image in images if image.credentials])),
+            "forms": list(dict.fromkeys([image.form for image in images])),
             "usage": usage.as_images_api(),
             **total_cost(costs, self.recorder.currency).as_fields(),
             "upstream_attempts": [

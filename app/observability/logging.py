@@ -84,10 +84,11 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
     console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=traceback)
     renderers: list[Processor] = [structlog.processors.format_exc_info]
     renderers += [_shorten_values, _escape, console] if for_people else [_render_json]
+    logger = BestEffortLogger(stream)
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: BestEffortLogger(stream),
+        logger_factory=lambda *_: logger,
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)

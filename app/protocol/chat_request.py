@@ -160,10 +160,10 @@ def _wishes(request: ImagesRequest, dialect: Dialect) -> Iterator[_Wish]:
 def _text(request: ImagesRequest, dialect: Dialect, wishes: list[_Wish]) -> str:
     instructions = {dialect.mask: request.mask, MARKUP_INSTRUCTION: request.markup}
     explained = [text for text, image in instructions.items() if text and image is not None]
-    sentences = " ".join(SENTENCES[each.sentence].format(each.value) for each in wishes if each.place == WORDS)
+    sentences = " ".join([SENTENCES[each.sentence].format(each.value) for each in wishes if each.place == WORDS])
     prompt = "\n\n".join(filter(None, (request.prompt, *explained, sentences)))
-    prefix = next((each.value for each in wishes if each.place == PREFIX), None)
-    return prompt if prefix is None else f"{prefix} '{prompt}'"
+    prefixes = [each.value for each in wishes if each.place == PREFIX]
+    return f"{prefixes[0]} '{prompt}'" if prefixes else prompt
 
 
 def _requested_size(request: ImagesRequest) -> RequestedSize | None:

@@ -113,12 +113,12 @@ def unmet_wishes(request: ImagesRequest, info: ImageInfo) -> tuple[str, ...]:
 
 def credentials_report(images: Sequence[OutputImage]) -> str:
     """Return the value of `x-limner-credentials`: what became of signed manifests; empty if nothing is known."""
-    return ", ".join(dict.fromkeys(image.credentials for image in images if image.credentials is not None))
+    return ", ".join(dict.fromkeys([image.credentials for image in images if image.credentials is not None]))
 
 
 def alpha_report(images: Sequence[OutputImage]) -> str:
     """Return the value of `x-limner-alpha`: whether images have an alpha channel; empty if none could be measured."""
-    return ", ".join(dict.fromkeys("yes" if image.info.alpha else "no" for image in images if image.info is not None))
+    return ", ".join(dict.fromkeys(["yes" if image.info.alpha else "no" for image in images if image.info is not None]))
 
 
 def size_report(request: ImagesRequest, images: Sequence[OutputImage] = ()) -> str:

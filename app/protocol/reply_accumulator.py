@@ -72,7 +72,7 @@ class ReplyAccumulator:
             message.end()
 
     def messages(self) -> tuple[dict[str, Any], ...]:
-        return tuple(self._choices[index].snapshot() for index in sorted(self._choices))
+        return tuple([self._choices[index].snapshot() for index in sorted(self._choices)])
 
     def add(self, document: Mapping[str, Any], size: int = 0) -> bool:
         """Add one document, which has `size` bytes, and return whether it had more than its envelope."""
@@ -151,7 +151,8 @@ class ReplyAccumulator:
         for name in ("delta", "message"):
             if isinstance(choice.get(name), dict):
                 message.add(choice[name], is_message=name == "message")
-        message.merge({key: value for key, value in choice.items() if key not in _CHOICE_KEYS})
+        if not choice.keys() <= _CHOICE_KEYS:
+            message.merge({key: value for key, value in choice.items() if key not in _CHOICE_KEYS})
         reason = choice.get("finish_reason")
         self.finish_reason = reason if isinstance(reason, str) and reason else self.finish_reason
         self.error = self.error or find_error(choice)
@@ -229,7 +230,7 @@ class _MessageBuilder:
         """Add a delta, or with `is_message` a whole message."""
         content = message.get("content")
         if isinstance(content, str):
-            if is_message:
+            if is_message and (self._length or self.spooler is not None):
                 self._drop_repeated(content)
             self.append(content)
         elif isinstance(content, list | dict):

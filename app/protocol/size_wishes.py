@@ -210,7 +210,8 @@ def resolve_size(operation: Operation, values: Mapping[str, Any], mode: SizeMode
         wishes["width"] = SizeWish(pixels=edges)
     sizes = [(name, wish.pixels) for name, wish in wishes.items() if wish.pixels]
     tiers = [(name, wish.tier) for name, wish in wishes.items() if wish.tier]
-    _refuse_contradictions(sizes, ratios, tiers)
+    if len(wishes) > 1:
+        _refuse_contradictions(sizes, ratios, tiers)
     size, ratio, tier = (found[0][1] if found else None for found in (sizes, ratios, tiers))
     if size is None and ratio:
         size = size_for(ratio.quotient, tier)

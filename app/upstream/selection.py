@@ -38,13 +38,15 @@ def select(candidates: Sequence[Candidate], random: float) -> str | NoCandidate:
 
     An open circuit is a reason to go elsewhere, not to refuse: if all circuits are open, they do not count.
     """
-    all_open = not any(candidate.available for candidate in candidates)
+    all_open = True not in [candidate.available for candidate in candidates]
     untried = [each for each in candidates if not each.tried and (each.available or all_open)]
     free = [each for each in untried if not each.full]
     if not free:
         return NoCandidate.BUSY if untried else NoCandidate.EXHAUSTED
-    first = min(each.priority for each in free)
+    first = min([each.priority for each in free])
     equals = [each for each in free if each.priority == first]
+    if len(equals) == 1:
+        return equals[0].name
     *sums, total = accumulate(each.weight for each in equals)
     return next(
         (each.name for each, so_far in zip(equals, sums, strict=False) if random * total < so_far), equals[-1].name
