@@ -207,10 +207,18 @@ async def collect_json(body: AsyncIterator[bytes], spooler: InlineImageSpooler) 
     return text + spooler.end()
 
 
-async def parse_paced(body: AsyncIterator[bytes], parse: Callable[[bytes], object]) -> None:
-    """Give a body to `parse`, in pieces between which other requests pass where parsing them takes long."""
+async def parse_paced(
+    body: AsyncIterator[bytes], parse: Callable[[bytes], object], is_in_file: Callable[[], bool] = lambda: False
+) -> None:
+    """Give a body to `parse`, in pieces between which other requests pass where parsing them takes long.
+
+    `is_in_file` says whether the bytes of a file are arriving: they are only written, and are not cut, which copies.
+    """
     pace = Pace()
     async for chunk in body:
+        if is_in_file():
+            parse(chunk)
+            continue
         start = 0
         while start < len(chunk):
             piece = chunk[start : start + pace.size]
@@ -256,7 +264,7 @@ async def parse_multipart(
     form = _MultipartHandler(spooler, new_blob, max_part)
     parser = MultipartParser(boundary, form.callbacks)
     try:
-        await parse_paced(body, parser.write)
+        await parse_paced(body, parser.write, lambda: form.is_in_file)
         parser.finalize()
     except FormParserError:
         raise InvalidRequest(_MALFORMED) from None
@@ -284,6 +292,7 @@ class _MultipartHandler:
         self._text = bytearray()
         self._text_size = 0
         self._file: Blob | None = None
+        self.is_in_file = False
         self.callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
@@ -319,6 +328,7 @@ class _MultipartHandler:
         # openai-java and Spring name no file where they were given bytes, a stream or a list.
         is_file = named or self._type.startswith((b"image/", b"application/octet-stream"))
         self._file = self._new_blob() if is_file else None
+        self.is_in_file = self._file is not None
         self._text.clear()
         # The spooler reads JSON: quotes tell it where a text begins and ends.
         self._pending[:] = b'"'
@@ -345,6 +355,7 @@ class _MultipartHandler:
             raise RequestTooLarge(f"The texts of the form, without pictures, are larger than {MAX_TEXT} bytes.")
 
     def _close(self) -> None:
+        self.is_in_file = False
         self.parts.append(FormPart(self._name, self._file if self._file is not None else self._decode()))
 
     def _decode(self) -> str:

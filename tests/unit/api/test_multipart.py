@@ -167,3 +167,24 @@ def test_a_long_text_is_spooled_as_it_comes() -> None:
     asyncio.run(parse_multipart(arrive(), BOUNDARY, Spooler(Blob), new_blob=Blob, max_part=1))
     assert len(fed) == 7
     assert max(fed[1:]) < 1_200
+
+
+def test_the_bytes_of_a_file_are_written_as_they_come() -> None:
+    written: list[int] = []
+
+    class Watched(Blob):
+        def write(self, data: bytes | memoryview) -> None:
+            written.append(len(data))
+            super().write(data)
+
+    async def arrive() -> AsyncIterator[bytes]:
+        yield part('form-data; name="image"; filename="a"', b"0" * 100)[:-2]
+        yield b"1" * 500_000
+        yield b"\r\n" + part('form-data; name="prompt"', b"2" * 100_000) + END
+
+    with ExitStack() as blobs:
+        new_blob = lambda: blobs.enter_context(Watched())  # noqa: E731
+        spooler = InlineImageSpooler(new_blob)
+        parts = asyncio.run(parse_multipart(arrive(), BOUNDARY, spooler, new_blob=new_blob, max_part=10**6))
+    assert [part.name for part in parts] == ["image", "prompt"]
+    assert max(written) == 500_000
