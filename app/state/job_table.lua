@@ -190,7 +190,8 @@ local function joined(id, record) return {is_run_here(record) and 'joined_own' o
 local function told_before()
   local record = read(args.id)
   if record and record.owner == args.owner then
-    write(args.id, args.fields)
+    -- A claim that was given up may arrive behind what the owner has told since.
+    if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end
     return {'claimed', args.id}
   end
   local id = args.id

@@ -109,6 +109,22 @@ def test_a_claim_comes_once_more(case: Case, server: RedisServer, redis: Redis) 
     play(scene, server)
 
 
+def test_a_claim_that_was_given_up_does_not_undo_what_its_owner_has_told_since(
+    server: RedisServer, redis: Redis
+) -> None:
+    """Otherwise another replica would take the job over, and pay again, if this one died."""
+
+    async def scene(one: Replica, _: Replica) -> None:
+        repeat = remember(one, "claim")
+        job = await one.claim()
+        never_end(job)
+        assert await repeat() == ["claimed", "req_1"]
+        assert redis.hget(RECORD, "submitted") == b"1"
+        job.run.call_off()
+
+    play(scene, server)
+
+
 def test_a_request_whose_job_was_taken_over_gets_its_result(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
         repeat = remember(one, "claim")
