@@ -38,6 +38,7 @@ from tests.support.situations import (
     a_replica_dies_while_it_sends_the_result_of_another,
     a_replica_drains_what_it_wrote_into_a_dead_connection,
     a_replica_is_paused_while_it_claims_under_a_key,
+    an_owner_dies_when_its_claim_has_come_once_more,
     the_news_of_a_leave_is_slow,
     the_reply_to_a_published_failure_is_lost,
     two_clients_ask_at_once_for_an_image_that_has_to_be_had_again,
@@ -319,6 +320,7 @@ PLANTED_BUGS = (
         first=700,
         hidden_by=attribute(History, "_is_excused", excuse_asynchronous),
     ),
+    PlantedBug("A claim that comes late says that nothing was sent, so another replica takes the job over and pays again.", script(("if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end", "write(args.id, args.fields)")), situation=an_owner_dies_when_its_claim_has_come_once_more),
     PlantedBug("A run that is cancelled before its first step looks like a success, so the next client gets a failure of the server.", attribute(JobRun, "_finish", finish_as_if_begun), situation=a_client_joins_and_is_gone_before_the_run_begins),
     PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), situation=a_replica_drains_what_it_wrote_into_a_dead_connection),
 )  # fmt: skip

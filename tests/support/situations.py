@@ -100,3 +100,10 @@ def two_clients_ask_at_once_for_an_image_that_has_to_be_had_again(plan: Plan, ch
 def a_key_comes_with_two_questions(plan: Plan, chance: Random) -> None:
     _begin(plan, clients=2, mark="key", key="key", starts_at=4.0 * chance.random())
     plan.wishes[1].wants_url = True
+
+
+def an_owner_dies_when_its_claim_has_come_once_more(plan: Plan, chance: Random) -> None:
+    """Let the first copy of it arrive behind the second, and behind the announcement."""
+    death = Fault("replica killed", 2.3 + 1.5 * chance.random(), 30.0, replica=plan.seed % 3)
+    _begin(plan, death, starts_at=0.75, seconds=(5.0, 8.0), pauses=[10.0, 3.0, 3.0])
+    plan.held["claim", 1] = 1.45, 0.0
