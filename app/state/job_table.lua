@@ -10,7 +10,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- More than any time. Unread jobs are ordered by the time since which they are unread, less this; delivered ones by the
--- time of delivery, plus this: so unread jobs come first, and delivered ones last.
+-- time of delivery, plus this: so unread jobs come first, and delivered ones last. A result that a client seems to read has
+-- this very place.
 local FAR = 1e14
 
 -- Since when commands have come without a long silence. Idle replicas give heartbeats too, so a long silence says that Redis
@@ -124,6 +125,12 @@ local function bury(id)
   redis.call('PEXPIRE', key_of(id), args.delivery_lease)
 end
 
+-- Whether the owner has given a job up by a command that was sent later: this one comes late, and nobody would run the job.
+local function was_given_up(id)
+  local owner, by, sequence = unpack(redis.call('HMGET', key_of(id), 'owner', 'given_up_by', 'sequence'))
+  return not owner and by == args.owner and sequence + 0 > args.sequence
+end
+
 local function is_orphan(record) return not record.has_outcome and now - last_sign(record) > args.dead_after end
 
 -- Note that this replica has readers for the job. A job with readers is not forgotten.
@@ -189,6 +196,7 @@ local function joined(id, record) return {is_run_here(record) and 'joined_own' o
 -- it, and delivered it: then the request joins it.
 local function told_before()
   local record = read(args.id)
+  if was_given_up(args.id) then return {'claimed', args.id} end
   if record and record.owner == args.owner then
     -- A claim that was given up may arrive behind what the owner has told since.
     if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end
@@ -254,7 +262,7 @@ local commands = {}
 function commands.claim()
   local told = told_before()
   if told then return told end
-  redis.call('ZREMRANGEBYSCORE', slot, FAR, FAR + now - args.delivered_for)
+  redis.call('ZREMRANGEBYSCORE', slot, FAR + 1, FAR + now - args.delivered_for)
   for _, id in ipairs(args.unread) do
     local record = read(id)
     if not record then return {'here', id} end
@@ -287,7 +295,8 @@ end
 -- an outcome runs again, or was delivered: the outcome of an earlier run would be an error that no replica can mend. A state
 -- that was given up may arrive behind the outcome, and is no news then.
 function commands.publish()
-  if is_owned_by_another(args.id) or (args.submitting and is_replaced(args.id)) then return {'not_owner'} end
+  if is_owned_by_another(args.id) or was_given_up(args.id) then return {'not_owner'} end
+  if args.submitting and is_replaced(args.id) then return {'not_owner'} end
   -- An outcome that comes once more is there already, and may have been delivered since.
   if outcome ~= '' and has_outcome(args.id) and latest_command(args.id) >= args.sequence then return {'ok'} end
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
@@ -308,7 +317,7 @@ end
 
 -- Note that the owner has delivered a job, and keeps the outcome to itself until another replica asks for it.
 function commands.deliver()
-  if is_owned_by_another(args.id) then return {'not_owner'} end
+  if is_owned_by_another(args.id) or was_given_up(args.id) then return {'not_owner'} end
   if count_readers(args.id, 0) > 0 then return {'awaited'} end
   if not is_news(args.id) and has_outcome(args.id) then return {'ok'} end
   redis.call('HDEL', key_of(args.id), 'outcome')
@@ -388,11 +397,14 @@ function commands.unsubscribe()
   return {'ok'}
 end
 
--- Delete the record of a job without an outcome, unless other replicas wait for one.
+-- Delete the record of a job without an outcome, unless other replicas wait for one. For a while it is remembered that this
+-- was done: a command that was sent before may still be on its way.
 function commands.abandon()
   if is_owned_by_another(args.id) then return {'not_owner'} end
   if count_readers(args.id, 0) > 0 then return {'awaited'} end
   delete(args.id)
+  redis.call('HSET', key_of(args.id), 'given_up_by', args.owner, 'sequence', args.sequence)
+  redis.call('PEXPIRE', key_of(args.id), args.delivery_lease)
   return {'ok'}
 end
 

@@ -208,7 +208,7 @@ def test_a_request_that_waits_at_another_replica_counts_as_a_reader(server: Redi
         follower.reader_id = "req_2"
         assert await other.table.unsubscribe(follower)
         assert await one.table.abandon("req_1", ME) == "ok"
-        assert not redis.exists(RECORD)
+        assert not redis.hexists(RECORD, "owner")
 
     play(scene, server)
 

@@ -125,6 +125,40 @@ def test_a_claim_that_was_given_up_does_not_undo_what_its_owner_has_told_since(
     play(scene, server)
 
 
+@pytest.mark.parametrize("command", ["claim", "publish", "deliver"])
+def test_a_command_that_comes_late_brings_no_job_back_that_its_owner_has_given_up(
+    server: RedisServer, redis: Redis, command: str
+) -> None:
+    """Nobody would run it, and whoever asks for it would be told after a while that it is lost."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        repeat = remember(one, command)
+        job = await one.claim(KEYED)
+        never_end(job)
+        await one.table.mark_delivered(job)
+        assert await one.table.abandon("req_1", KEYED) == "ok"
+        await repeat()
+        assert await other.table.claim_or_join("req_2", KEYED, is_async=False) is None
+        assert 0 < redis.ttl(RECORD) <= 60
+        job.run.call_off()
+
+    redis.set("limner:{jobs}:epoch", 0)
+    play(scene, server)
+
+
+def test_a_job_that_was_given_up_begins_once_more(server: RedisServer, redis: Redis) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(submitted=False)
+        never_end(job, submitted=False)
+        assert await one.table.abandon("req_1", ME) == "ok"
+        one.table.track(job)
+        await one.table.mark_submitted(job)
+        assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        job.run.call_off()
+
+    play(scene, server)
+
+
 def test_a_request_whose_job_was_taken_over_gets_its_result(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
         repeat = remember(one, "claim")
@@ -253,4 +287,23 @@ def test_a_job_that_was_forgotten_is_restored(server: RedisServer, redis: Redis,
         job.run.call_off()
 
     redis.set("limner:{jobs}:epoch", 0)
+    play(scene, server)
+
+
+def test_a_result_that_a_client_seems_to_read_is_for_retries(server: RedisServer, redis: Redis) -> None:
+    """A client had joined just before it was published. Later claims must not take it for delivered long ago."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        await job.run.wait_done()
+        assert await one.table.publish_result(job, b"{}", briefly=False)
+        assert redis.hget(RECORD, "readers") == b"1"
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) is None
+        assert await other.table.claim_or_join("req_3", RETRY, is_async=False) == "req_2"
+        assert await other.table.claim_or_join("req_4", RETRY, is_async=False) == "req_2"
+        await other.table.abandon("req_2", ME)
+        redis.delete("limner:{jobs}:req_2:readers")
+        assert await other.table.abandon("req_2", ME) == "ok"
+        assert await other.table.claim_or_join("req_5", RETRY, is_async=False) == "req_1"
+
     play(scene, server)

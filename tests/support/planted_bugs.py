@@ -34,6 +34,7 @@ from tests.support.situations import (
     a_client_joins_and_leaves_while_its_result_is_published,
     a_client_leaves_at_a_heartbeat,
     a_client_leaves_when_its_key_is_claimed,
+    a_client_vanishes_when_its_result_is_published,
     a_key_comes_with_two_questions,
     a_replica_dies_while_it_sends_the_result_of_another,
     a_replica_drains_what_it_wrote_into_a_dead_connection,
@@ -285,7 +286,7 @@ PLANTED_BUGS = (
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
     PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil")), first=300),
     PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), situation=a_replica_is_paused_while_it_claims_under_a_key),
-    PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("or (args.submitting and is_replaced(args.id))", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
+    PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("if args.submitting and is_replaced(args.id) then return {'not_owner'} end", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
     PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), situation=two_clients_ask_at_once_for_an_image_that_has_to_be_had_again),
     PlantedBug("The replica that takes over an asynchronous job forgets it, so its client does not find it any more.", script(("if record.async == '1' then args.fields.async = '1' end", "")), first=152_600),
     PlantedBug(
@@ -299,7 +300,7 @@ PLANTED_BUGS = (
     ),
     PlantedBug(
         "A replica gives a job up that another replica waits for, and tells its client that it was taken over.",
-        script(("args.submitting and is_replaced(args.id)", "args.submitting and (is_replaced(args.id) or count_readers(args.id, 0) > 0)")),
+        script(("if args.submitting and is_replaced(args.id)", "if args.submitting and (is_replaced(args.id) or count_readers(args.id, 0) > 0)")),
         hidden_by=attribute(History, "_has_just_left_here", lambda *_: True),
     ),
     PlantedBug(
@@ -321,6 +322,7 @@ PLANTED_BUGS = (
         hidden_by=attribute(History, "_is_excused", excuse_asynchronous),
     ),
     PlantedBug("A claim that comes late says that nothing was sent, so another replica takes the job over and pays again.", script(("if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end", "write(args.id, args.fields)")), situation=an_owner_dies_when_its_claim_has_come_once_more),
+    PlantedBug("A result that a client seems to read counts as delivered long ago, so a retry pays again.", script(("slot, FAR + 1, FAR + now", "slot, FAR, FAR + now")), situation=a_client_vanishes_when_its_result_is_published),
     PlantedBug("A run that is cancelled before its first step looks like a success, so the next client gets a failure of the server.", attribute(JobRun, "_finish", finish_as_if_begun), situation=a_client_joins_and_is_gone_before_the_run_begins),
     PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), situation=a_replica_drains_what_it_wrote_into_a_dead_connection),
 )  # fmt: skip

@@ -107,3 +107,10 @@ def an_owner_dies_when_its_claim_has_come_once_more(plan: Plan, chance: Random) 
     death = Fault("replica killed", 2.3 + 1.5 * chance.random(), 30.0, replica=plan.seed % 3)
     _begin(plan, death, starts_at=0.75, seconds=(5.0, 8.0), pauses=[10.0, 3.0, 3.0])
     plan.held["claim", 1] = 1.45, 0.0
+
+
+def a_client_vanishes_when_its_result_is_published(plan: Plan, chance: Random) -> None:
+    """Let it leave before, and come back just then."""
+    pause = 0.02 + 0.12 * chance.random()
+    _begin(plan, seconds=(1.0, 1.02), mark="count", patience=[0.97, 0.1, None], pauses=[pause, 0.5, 3.0], stalls=3.0)
+    plan.wishes[0].vanishes[1] = True
