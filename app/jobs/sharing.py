@@ -273,8 +273,8 @@ class JobSharing:
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False
-        if not is_here:
-            # The registry did not keep it for as long as Redis was down.
+        if not is_here and (job.run.result is not None or job.paid_replies):
+            # The registry did not keep its images for as long as Redis was down.
             self.job_table.untrack(job.id)
             return True
         try:

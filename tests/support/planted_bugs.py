@@ -295,7 +295,7 @@ PLANTED_BUGS = (
     ),
     PlantedBug(
         "A retry joins no job whose client seems to wait, so it is paid for beside its first request.",
-        script(("local takes_any = args.keyed or args.is_retry", "local takes_any = args.keyed")),
+        script(("(takes_any() or from <= now)", "(args.keyed or from <= now)")),
         hidden_by=attribute(History, "_credit_overtaken", credit_retries_of_the_vanished),
     ),
     PlantedBug(
@@ -305,7 +305,7 @@ PLANTED_BUGS = (
     ),
     PlantedBug(
         "A repeat without a mark joins nothing, so it is paid for while its image waits.",
-        script(("    if not id then return nil end\n    local record", "    if not id or not takes_any then return nil end\n    local record")),
+        script(("    if not id then return nil end\n    local record", "    if not id or not takes_any() then return nil end\n    local record")),
         hidden_by=attribute(History, "_gone_with", lambda _, __, group: group.undelivered),
     ),
     PlantedBug(

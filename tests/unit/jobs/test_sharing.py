@@ -434,6 +434,24 @@ def test_a_delivered_job_that_was_dropped_cannot_be_published_later() -> None:
     asyncio.run(play())
 
 
+def test_a_failure_that_was_dropped_is_published_later_where_another_replica_waits_for_it() -> None:
+    """Otherwise its client would be told that the image may have been paid for."""
+
+    async def play() -> None:
+        scene = Scene(FakeTable(down=True))
+        job = scene.start(error=ServiceUnavailable("called off"))
+        await scene.finish(job, delivered=False)
+        assert scene.registry.by_id(job.id) is None
+        scene.table.down, scene.table.awaited = False, True
+        with pytest.raises(asyncio.CancelledError):
+            await scene.sharing.heartbeat_loop()
+        await scene.sharing.drain(10)
+        assert scene.table.calls == ["abandoned", "abandoned", "published briefly"]
+        assert not scene.table.owned
+
+    asyncio.run(play())
+
+
 INTERRUPTED: list[tuple[str, JobKey, bool, list[str]]] = [
     ("no client was told", ME, False, []),
     ("its client was told", ME, True, ["abandoned"]),
