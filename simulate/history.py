@@ -182,7 +182,9 @@ class History:
             if (group.key is None and not group.undelivered) or (group.key is None and self._interrupted(received)):
                 group.credit[client] = client.wish.n
         for number in received.images:
-            self.written[number] = self._clock.now
+            if not self._is_noticed(attempt):
+                # Otherwise the replica knows that it has delivered nothing.
+                self.written[number] = self._clock.now
             self._check_owner(number, group, attempt)
 
     def loss_reported(self, reader: str) -> None:

@@ -12,14 +12,23 @@ Situation = Callable[[Plan, Random], None]
 
 
 def _begin(
-    plan: Plan, *faults: Fault, clients: int = 1, seconds: tuple[float, float] = (0.1, 8.0), **wish: object
+    plan: Plan,
+    *faults: Fault,
+    clients: int = 1,
+    seconds: tuple[float, float] = (0.1, 8.0),
+    is_young: bool = False,
+    **wish: object,
 ) -> None:
     """Let some equal clients ask for one good image, while only these faults happen."""
     question = plan.wishes[0].question
     first = Wish(0, question, "none", 0.5, patience=[None] * 3, leaves_after_steps=[None] * 3, vanishes=[False] * 3)
     first = replace(first, **wish)  # type: ignore[arg-type]  # reason: fields of a wish
     plan.wishes[:] = [deepcopy(first) for _ in range(clients)]
-    plan.faults[:] = faults
+    # Not before retries and keys have no reason to wait, or just then.
+    later = 0.0 if is_young else 6.0
+    plan.faults[:] = [replace(fault, at=fault.at + later) for fault in faults]
+    for each in plan.wishes:
+        each.starts_at += later
     plan.behaviors.clear()
     plan.behaviors[question] = [replace(GOOD[plan.seed % len(GOOD)], seconds=seconds)]
     plan.failing_downloads.clear()
@@ -33,13 +42,14 @@ def a_client_leaves_at_a_heartbeat(plan: Plan, chance: Random) -> None:
 
 
 def the_reply_to_a_published_failure_is_lost(plan: Plan, chance: Random) -> None:
-    """Let its client come back meanwhile, and later another one, which was hardly there, with a retry count."""
-    pause = 0.5 + 0.5 * chance.random()
+    """Let its client come back while Redis is taken for down, and later another one, which was hardly there."""
+    pause = 2.7 + 0.8 * chance.random()
     _begin(plan, clients=2, seconds=(1.0, 1.2), mark="count", patience=[0.8, None, None], pauses=[pause, 3.0, 3.0])
     plan.held.update({("publish", 3): (0.0, 2.0), ("publish", 4): (0.0, 2.0)})
     plan.failing_downloads[plan.wishes[0].question] = ["gone"]
     hasty = plan.wishes[1]
-    hasty.starts_at, hasty.patience[0], hasty.leaves_after_steps[0], hasty.pauses[0] = 0.2, 0.1, 1, 8.0
+    hasty.starts_at -= 0.3
+    hasty.patience[0], hasty.leaves_after_steps[0], hasty.pauses[0] = 0.1, 1, 8.0
 
 
 def a_replica_dies_while_it_sends_the_result_of_another(plan: Plan, chance: Random) -> None:
@@ -56,13 +66,23 @@ def the_news_of_a_leave_is_slow(plan: Plan, chance: Random) -> None:
 def a_replica_is_paused_while_it_claims_under_a_key(plan: Plan, chance: Random) -> None:
     slow = Fault("redis slow", 3.4 + chance.random(), 5 + 3 * chance.random())
     pause = Fault("replica paused", 4.5 + 3 * chance.random(), 17 + 7 * chance.random(), replica=plan.seed % 3)
-    _begin(plan, slow, pause, clients=3, mark="key and count", key="key", starts_at=1.0, pauses=[3.0, 3.0, 9.0])
+    _begin(
+        plan,
+        slow,
+        pause,
+        clients=3,
+        is_young=True,
+        mark="key and count",
+        key="key",
+        starts_at=1.0,
+        pauses=[3.0, 3.0, 9.0],
+    )
     plan.fail_closed = True
 
 
 def a_client_leaves_when_its_key_is_claimed(plan: Plan, chance: Random) -> None:
     """And comes back at once. Redis is empty at first, so keys are claimed four seconds after the first command."""
-    _begin(plan, clients=2, mark="key", key="key", starts_at=1.0, pauses=[0.05, 3.0, 3.0])
+    _begin(plan, clients=2, is_young=True, mark="key", key="key", starts_at=1.0, pauses=[0.05, 3.0, 3.0])
     plan.held.update({("publish", 1): (0.05, 0.05), ("abandon", 1): (0.0, 0.2)})
     first, second = plan.wishes
     first.patience[0] = 4.01 + 0.06 * chance.random()
@@ -71,8 +91,9 @@ def a_client_leaves_when_its_key_is_claimed(plan: Plan, chance: Random) -> None:
 
 def a_client_joins_and_leaves_while_its_result_is_published(plan: Plan, chance: Random) -> None:
     stays = 0.02 + 0.2 * chance.random()
-    pause = 0.3 + 0.3 * chance.random()
-    _begin(plan, seconds=(1.0, 1.1), patience=[0.8, stays, None], pauses=[pause, 3.0, 3.0])
+    pause = 1.45 + 0.3 * chance.random()
+    # Between two heartbeats, which would mend it.
+    _begin(plan, starts_at=0.1, seconds=(2.2, 2.3), patience=[0.8, stays, None], pauses=[pause, 3.0, 3.0])
     plan.held.update({("publish", 3): (0.5, 0.0), ("claim", 2): (0.0, 0.3)})
 
 
@@ -94,7 +115,7 @@ def two_clients_ask_at_once_for_an_image_that_has_to_be_had_again(plan: Plan, ch
     plan.failing_downloads[plan.wishes[0].question] = ["gone"]
     plan.wishes[0].patience[0] = 0.8
     for wish in plan.wishes[1:]:
-        wish.starts_at = 5.0 + 0.01 * chance.random()
+        wish.starts_at += 4.5 + 0.01 * chance.random()
 
 
 def a_key_comes_with_two_questions(plan: Plan, chance: Random) -> None:
