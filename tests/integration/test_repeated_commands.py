@@ -109,7 +109,7 @@ def test_a_claim_comes_once_more(case: Case, server: RedisServer, redis: Redis) 
     play(scene, server)
 
 
-def test_a_claim_that_was_given_up_does_not_undo_what_its_owner_has_told_since(
+def test_a_claim_that_was_given_up_does_not_undo_what_its_owner_has_published(
     server: RedisServer, redis: Redis
 ) -> None:
     """Otherwise another replica would take the job over, and pay again, if this one died."""
