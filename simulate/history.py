@@ -44,6 +44,7 @@ class Group:
         calls: What was asked of upstreams.
         delivered: For each image, the attempts whose clients got it.
         lost: How often the loss was declared.
+        interrupted: When a client was told that its replica stops, and that the image may have been made.
         repeated: How often the question was asked again after a failure that was paid for.
     """
 
@@ -54,6 +55,7 @@ class Group:
     calls: list[Call] = field(default_factory=list)
     delivered: dict[int, list[Attempt]] = field(default_factory=dict)
     lost: int = 0
+    interrupted: list[float] = field(default_factory=list)
     repeated: int = 0
 
     @property
@@ -177,6 +179,8 @@ class History:
         self.note(f"replica {attempt.replica.number} answers {attempt.id}: {text}")
         # A client that looks for its result by the id of the job is told here, and not by the job table.
         group.lost += received.code == "question_lost"
+        if self._interrupted(received):
+            group.interrupted.append(self._clock.now)
         if received.code not in {"ok", "accepted"}:
             self._check_that_error_is_explained(attempt, received)
             if (group.key is None and not group.undelivered) or (group.key is None and self._interrupted(received)):
@@ -409,6 +413,8 @@ class History:
         if any(each.job_id == call.job_id and each.number in self.written for each in group.calls if each is not call):
             # Of several images of one request, those that could be had were delivered.
             return True
+        if self._was_cut_off(call, group):
+            return True
         died = any(at >= call.at for at, _ in self.kills)
         if call.behavior.cut and any(number == call.replica for _, number in self.kills):
             return True
@@ -418,6 +424,10 @@ class History:
         if died and (group.lost or self._trouble):
             return True
         return emptied
+
+    def _was_cut_off(self, call: Call, group: Group) -> bool:
+        """Return whether the reply came at the very moment at which its replica had to stop, and said so."""
+        return any(abs(at - call.received_at) < _WIRE for at in group.interrupted)
 
     def _check_twins(self, group: Group) -> None:
         """Check that equal requests get an image each. Only one that says it is a retry may get that of another client."""

@@ -138,6 +138,7 @@ class Call:
         job_id: The id of the job that asked.
         replica: Who asked.
         is_received: The image has reached the replica.
+        received_at: When it has.
         over_at: When the exchange ended, well or not.
     """
 
@@ -148,6 +149,7 @@ class Call:
     behavior: Behavior
     at: float
     is_received: bool = False
+    received_at: float = 0.0
     over_at: float | None = None
 
     @property
@@ -232,7 +234,7 @@ class _Body(httpx.AsyncByteStream):
         if behavior.has_image:
             number = self._call.number
             data = b"data:image/png;base64," + pybase64.b64encode(image_of(number))
-            self._call.is_received = True
+            self._call.is_received, self._call.received_at = True, self._clock.now
             body = body.replace(b"CALL", link(number).encode()).replace(b"DATA", data)
         if body:
             yield body

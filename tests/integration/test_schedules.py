@@ -58,6 +58,7 @@ MENDED = {
     4_014_962: "A request took over an asynchronous job that had failed at no cost, and its client did not find it any more.",
     5_017_021: "A run was cancelled before its first step, and published as a success without a result.",
     6_017_738: "A result that a client seemed to read counted as delivered long ago, and its retry paid again.",
+    8_037_584: "A reply came while its replica was paused, whose time to stop was over then: that is allowed.",
     2_011_869: "A client that looked for one of two equal asynchronous results was sent to the other: the look at the end was wrong.",
     2_031_302: "A repeat started a job again whose record was just being deleted, beside an equal job of another replica.",
     334: "A repeat joined a job, the reply was lost, and its claim came once more: it was taken for another client.",

@@ -12,12 +12,13 @@ import simulate.redis
 from app.access.concurrency import FairSemaphore
 from app.api import images as image_endpoints
 from app.api.delivery import DisconnectWatcher
-from app.errors import ImageUnavailable, RetrySafety, UpstreamError
+from app.errors import ImageUnavailable, RetrySafety, ServiceUnavailable, UpstreamError
 from app.jobs import retention
 from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.pipeline import Emit
 from app.jobs.pipeline_io import JobIO
 from app.jobs.registry import JobRegistry
-from app.jobs.service import ImageService, JobReader
+from app.jobs.service import _INTERRUPTED, ImageService, JobReader, Submission
 from app.jobs.sharing import JobSharing
 from app.state.job_table import JobTable
 from app.upstream import client as upstream_client
@@ -39,6 +40,7 @@ from tests.support.situations import (
     a_replica_dies_while_it_sends_the_result_of_another,
     a_replica_drains_what_it_wrote_into_a_dead_connection,
     a_replica_is_paused_while_it_claims_under_a_key,
+    a_replica_stops_while_it_downloads,
     an_owner_dies_when_its_claim_has_come_once_more,
     the_news_of_a_leave_is_slow,
     the_reply_to_a_published_failure_is_lost,
@@ -123,7 +125,7 @@ async def give_no_heartbeats(_: JobTable[Job]) -> list[Job]:
     return []
 
 
-CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EXCUSED, FINISH = (
+CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EXCUSED, FINISH, RUN = (
     JobReader.close,
     JobTable._give_heartbeats,
     upstream_client._connection_failure,
@@ -132,6 +134,7 @@ CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EX
     History._allowed_calls,
     History._is_excused,
     JobRun._finish,
+    ImageService._run,
 )
 
 
@@ -240,6 +243,17 @@ def finish_as_if_begun(run: JobRun, task: Any) -> None:
     FINISH(run, task)
 
 
+async def run_and_forget(service: ImageService, job: Job, submission: Submission, emit: Emit) -> None:
+    try:
+        await RUN(service, job, submission, emit)
+    except ServiceUnavailable:
+        if not job.paid_replies:
+            raise
+        job.paid_replies.clear()
+        job.run.interrupt()
+        raise ServiceUnavailable(_INTERRUPTED) from None
+
+
 async def find_at_once(service: ImageService, key: JobKey) -> Job | None:
     return service.registry.find_joinable(key)
 
@@ -314,6 +328,12 @@ PLANTED_BUGS = (
         first=3000,
         seeds=6000,
         hidden_by=attribute(History, "_allowed_calls", allow_after_a_take_over),
+    ),
+    PlantedBug(
+        "A replica that stops while it downloads an image forgets the reply, so the image is lost.",
+        attribute(ImageService, "_run", run_and_forget),
+        hidden_by=attribute(History, "_was_cut_off", lambda _, __, group: bool(group.interrupted)),
+        situation=a_replica_stops_while_it_downloads,
     ),
     PlantedBug(
         "Of several equal asynchronous results only the latest is kept.",

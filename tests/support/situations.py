@@ -135,3 +135,8 @@ def a_client_vanishes_when_its_result_is_published(plan: Plan, chance: Random) -
     pause = 0.02 + 0.12 * chance.random()
     _begin(plan, seconds=(1.0, 1.02), mark="count", patience=[0.97, 0.1, None], pauses=[pause, 0.5, 3.0], stalls=3.0)
     plan.wishes[0].vanishes[1] = True
+
+
+def a_replica_stops_while_it_downloads(plan: Plan, chance: Random) -> None:
+    stop = Fault("replica drained", 1.3, 0.3 + 0.1 * chance.random(), replica=plan.seed % 3)
+    _begin(plan, stop, seconds=(1.0, 1.1), mark="count", pauses=[9.0, 3.0, 3.0])
