@@ -18,7 +18,7 @@ from app.extraction.forms import find_images
 from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.upstream.decoding import ContentDecoder
-from tests.unit.protocol.test_base64_spelling import SPELLINGS, Spelling, base64_of, each_spelling
+from tests.unit.protocol.test_base64_spelling import WITH_LETTERS, Spelling, base64_of, each_spelling
 from tests.unit.protocol.test_inline_images import Memory, png
 
 IMAGE = png(Random(5).randbytes(200_000))
@@ -65,7 +65,7 @@ def test_a_spelled_picture_may_come_in_many_events(spelling: Spelling) -> None:
     assert images_of(read(stream(text, *range(7_001, len(text), 7_001)))) == [IMAGE]
 
 
-@each_spelling
+@pytest.mark.parametrize("spelling", WITH_LETTERS, ids=lambda spelling: spelling.name)
 @pytest.mark.parametrize("size", [20, 77_000, 201_032, 201_058, 201_066])
 def test_a_spelled_picture_may_come_in_two_unequal_events(spelling: Spelling, size: int) -> None:
     """The second event may be too small to be a piece of its own, and be cut inside a line or an escape."""
@@ -76,7 +76,7 @@ def test_a_spelled_picture_may_come_in_two_unequal_events(spelling: Spelling, si
 
 @settings(max_examples=40)
 @given(
-    st.sampled_from(SPELLINGS),
+    st.sampled_from(WITH_LETTERS),
     st.lists(st.integers(0, 270_000), max_size=6),
     st.lists(st.integers(0, 280_000), max_size=6),
 )
@@ -124,7 +124,7 @@ def test_a_picture_may_come_in_pieces_that_are_larger_than_what_is_kept(
 
 
 #: Lines of an event are none within its text.
-@pytest.mark.parametrize("spelling", [each for each in SPELLINGS if each.name != "lines of an event"], ids=lambda spelling: spelling.name)  # fmt: skip
+@pytest.mark.parametrize("spelling", [each for each in WITH_LETTERS if each.name != "lines of an event"], ids=lambda spelling: spelling.name)  # fmt: skip
 def test_a_spelled_picture_may_come_in_large_pieces(spelling: Spelling) -> None:
     text = f"![x]({URL}{spelling.spell(base64_of(LARGE))})"
     half = next(at for at in range(len(text) // 2, len(text)) if text[at - 8 : at + 8].isalnum())
