@@ -13,10 +13,12 @@ async def run_concurrently(works: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]
         return [await works[0]]
     arrived: list[_T] = []
 
-    async def run(work: Coroutine[Any, Any, _T]) -> None:
-        arrived.append(await work)
+    def take(task: asyncio.Task[_T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            arrived.append(task.result())
 
+    # The works themselves are the tasks: one within another task would never be awaited if that is cancelled at once.
     async with asyncio.TaskGroup() as group:
         for work in works:
-            group.create_task(run(work))
+            group.create_task(work).add_done_callback(take)
     return arrived
