@@ -445,8 +445,12 @@ def test_the_url_of_a_stored_image_has_the_host_of_the_request(demo: RunningDemo
         assert reply.json()["data"][0]["url"].startswith(link or f"{limner.url}/kept/")
 
 
-def test_an_interrupted_form_leaves_nothing_behind(limner: RunningLimner) -> None:
+def test_an_interrupted_form_leaves_nothing_behind(limner: RunningLimner, monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptor and no temporary file stays open; the images are large enough to be spooled."""
+    # Files are kept for a minute to be used again. Here there are none to use, and none is kept.
+    spare_files = limner.services.spool_memory.spare_files
+    spare_files.close()
+    monkeypatch.setattr(spare_files, "limit", -1)
     body = PROMPT + picture(b"a.png", PNG + bytes(2**20)) * 4
     before = temporary_files()
     with connect(limner.url) as wire:
