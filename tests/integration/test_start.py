@@ -2,6 +2,7 @@
 
 import gc
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,17 @@ def test_a_command_that_cannot_be_imported_leaves_everything_as_it_was(monkeypat
         import app.cli.nothing  # type: ignore[import-not-found]  # noqa: F401
     assert gc.isenabled()
     assert "rich" not in sys.modules
+
+
+def test_only_contexts_that_verify_load_the_certificates_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading: list[ssl.VerifyMode] = []
+
+    def load(context: ssl.SSLContext) -> None:
+        loading.append(context.verify_mode)
+
+    monkeypatch.setattr(ssl.SSLContext, "set_default_verify_paths", load)
+    with cli._certificates_where_needed():
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_default_verify_paths()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_default_verify_paths()
+    assert loading == [ssl.CERT_REQUIRED]
+    assert ssl.SSLContext.set_default_verify_paths is load
