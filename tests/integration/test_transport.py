@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from app.upstream.transport import NothingSent, ResponseStream, open_transport
+from tests.support.tcp_server import listen
 
 TEXT = b"data: one\n\ndata: two\n\n"
 HEADS = {
@@ -38,10 +39,8 @@ async def upstream(answer: bytes, *, reset: bool, ended: asyncio.Event) -> Async
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        yield f"http://{host}:{port}/"
+    async with listen(serve) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 async def read(answer: bytes, *, reset: bool, late: bool) -> tuple[bytes, bool]:
@@ -104,10 +103,8 @@ async def keeping_server() -> AsyncGenerator[tuple[str, list[asyncio.StreamWrite
                 writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        yield f"http://{host}:{port}/", ends
+    async with listen(serve) as port:
+        yield f"http://127.0.0.1:{port}/", ends
         for end in ends:
             end.close()
 

@@ -344,12 +344,12 @@ def test_a_pool_that_was_closed_keeps_no_decoder_warm(pool: DecoderPool) -> None
 
 def test_the_processes_end_with_a_server_that_is_killed() -> None:
     code = """
-import time
+import signal
 from app.images.decoder_pool import DecoderPool
 pool = DecoderPool(2)
 pool.start()
 print(pool._template._process.pid, flush=True)
-time.sleep(600)
+signal.pause()
 """
     environment = {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as server:

@@ -29,6 +29,7 @@ from app.images.ssrf import parse_allow
 from tests.support.certificates import CERTIFICATE, KEY
 from tests.support.manual_clock import advance, run_with_manual_clock
 from tests.support.sample_images import gradient, saved
+from tests.support.tcp_server import listen
 
 ATTEMPTS = len(RETRY_DELAYS) + 1
 IMAGE = bytes(range(256)) * 8
@@ -99,12 +100,8 @@ async def serve(
     *answers: bytes | Behave, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Server]:
     served = Server(list(answers))
-    server = await asyncio.start_server(served.handle, host, port, ssl=tls)
-    served.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listen(served.handle, host, port, tls) as served.port:
         yield served
-    finally:
-        server.close()
 
 
 class WatchedBlob(Blob):

@@ -13,6 +13,7 @@ from app.images.fetch import RETRY_DELAYS
 from app.images.guarded_http import KEEP_ALIVE, GuardedHttp
 from app.images.ssrf import parse_allow
 from tests.support.manual_clock import run_with_manual_clock
+from tests.support.tcp_server import listen
 from tests.unit.images.test_fetch import IMAGE, Download, chunked, fetching, redirect, reply
 
 #: The server ends the connection in place of an answer, or after it.
@@ -58,12 +59,8 @@ async def serve(
     *answers: bytes, host: str = "127.0.0.1", port: int = 0, hangs_up_after: int = 10**6
 ) -> AsyncIterator[Server]:
     served = Server(list(answers), hangs_up_after)
-    server = await asyncio.start_server(served.handle, host, port)
-    served.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listen(served.handle, host, port) as served.port:
         yield served
-    finally:
-        server.close()
 
 
 async def read_twice(download: Download, url: str) -> None:
