@@ -18,8 +18,9 @@ from app.images.ssrf import AddressBlocked, check_url
 from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
-from app.protocol.image_request import Operation, read_form, read_json
 from app.protocol.inline_images import InlineImageSpooler
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_form, read_json
 from app.protocol.sse import Decoder
 from fuzz.mutation import Stock
 from tests.support.reply_corpus import read_corpus

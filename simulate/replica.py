@@ -34,7 +34,7 @@ from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
 from app.jobs.webhooks import Webhooks
 from app.protocol.image_format import ImageInfo
-from app.protocol.image_request import Operation
+from app.protocol.parameters import Operation
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
 from app.state.timings import SharingTimings

@@ -18,10 +18,12 @@ from app.api.content_encoding import PeekableBody, decompress_body, rewrite_as_u
 from app.config.settings import Settings
 from app.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UserError
 from app.images.blob import Blob, Spool
-from app.protocol.image_request import FormPart, ImagesRequest, Operation, read_form, read_json
+from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import InlineImageSpooler, may_hold_base64
 from app.protocol.json_text import decode_text, parse_json, wide_encoding
 from app.protocol.pace import Pace
+from app.protocol.parameters import FormPart, Operation
+from app.protocol.request_parser import read_form, read_json
 from app.protocol.size_fit import SizeMode
 from app.protocol.validation_errors import header_safe_name
 

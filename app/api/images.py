@@ -35,7 +35,8 @@ from app.jobs.service import ClientLeft, ImageService, JobReader, Submission
 from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecord, UsageRecorder
 from app.jobs.webhooks import Webhooks
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest
+from app.protocol.parameters import Operation
 from app.protocol.size_fit import SIZE_HEADER, SizeMode, parse_size_header
 from app.upstream.token_check import TokenCheck
 

@@ -24,7 +24,8 @@ from app.errors import (
     UpstreamTimeout,
     UserError,
 )
-from app.protocol.image_request import Operation, schema
+from app.protocol.image_request import schema
+from app.protocol.parameters import Operation
 
 #: The name of a stored image, and the id of a job.
 IMAGE_NAME_EXAMPLE = "Zk3v0yq1mE7r9wXc5uT8bN2hD4jL6pAf.png"

@@ -27,8 +27,9 @@ from app.jobs.job import Job, JobKey
 from app.jobs.pipeline import GenerationResult, Item, Pipeline, PipelinePolicy
 from app.jobs.pipeline_io import JobIO
 from app.protocol.dialect_probe import Answer, DialectProbe, Finding, Question, names_modalities
-from app.protocol.image_request import Operation, read_json
 from app.protocol.image_response import OutputImage
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size
 from app.protocol.usage import NO_USAGE, Usage
 from app.services import Services, build_spec

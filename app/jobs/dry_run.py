@@ -11,7 +11,8 @@ from app.errors import UserError
 from app.images.input_limits import InputLimits
 from app.jobs.pipeline import PipelinePolicy
 from app.protocol.chat_request import ChatQuestion, ignored_at, wants_stream
-from app.protocol.image_request import ImagesRequest, InputImage
+from app.protocol.image_request import ImagesRequest
+from app.protocol.input_images import InputImage
 from app.protocol.money import write_amount
 from app.protocol.redaction import redact_keys
 from app.protocol.validation_errors import quote

@@ -27,9 +27,10 @@ from app.protocol.credentials import has_credentials
 from app.protocol.data_url import decode_data_url
 from app.protocol.foreign_formats import HEAD, foreign_format
 from app.protocol.image_format import ImageInfo, read_info
-from app.protocol.image_request import ImagesRequest, InputImage
+from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage, effective_response_format, link_matches_request, unmet_wishes
 from app.protocol.inline_images import ByteSink, probably_equal
+from app.protocol.input_images import InputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.size_fit import SizeMode
 from app.protocol.usage import Usage

@@ -26,7 +26,8 @@ from app.errors import IdempotencyKeyReused, InvalidRequest
 from app.images.blob import Blob
 from app.jobs.job import Job, JobKey, Joining
 from app.jobs.retention import Retention
-from app.protocol.image_request import ImagesRequest, InputImage
+from app.protocol.image_request import ImagesRequest
+from app.protocol.input_images import InputImage
 
 #: Where a request looks for a job to join, in this order; one that says it is a retry looks further.
 _ALL_JOIN = (Joining.ANYONE,)

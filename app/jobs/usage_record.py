@@ -25,8 +25,8 @@ from app.observability.metrics import (
 )
 from app.observability.tracing import OtlpTracing, RequestTrace
 from app.protocol.attempt_costs import Charge, CostSource, total_cost
-from app.protocol.image_request import Operation
 from app.protocol.image_response import size_facts
+from app.protocol.parameters import Operation
 from app.protocol.usage import NO_USAGE
 
 

@@ -19,8 +19,9 @@ from app.cli.main import main
 from app.errors import RateLimited, ServiceUnavailable
 from app.images.blob import Spool
 from app.jobs.service import Submission
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest
 from app.protocol.money import from_units
+from app.protocol.parameters import Operation
 from app.protocol.prices import Price, PriceList
 from app.protocol.sizes import Size
 from app.state.budget import BudgetCounters, Granted

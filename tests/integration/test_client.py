@@ -41,8 +41,9 @@ from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
+from app.protocol.parameters import Operation
 from app.upstream import client as upstream_client
 from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure

@@ -19,7 +19,8 @@ from app.config.settings import Settings
 from app.errors import ApiError, UpstreamUnreachable
 from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest
+from app.protocol.parameters import Operation
 from app.services import build_pool
 from app.upstream.client import UpstreamClient, UpstreamRequest
 from app.upstream.pool import PoolMember, UpstreamPool

@@ -21,7 +21,8 @@ from app.api.openapi import (
 )
 from app.errors import ApiError
 from app.images.store import is_name
-from app.protocol.image_request import Operation, read_json
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_json
 from tests.support.servers import RunningLimner, run_demo, run_limner
 
 EXAMPLES = [(status, error) for status, each in ERROR_EXAMPLES.items() for error in each.examples]

@@ -19,7 +19,8 @@ from app.access.auth import Caller
 from app.access.keys import ClientKey, parse_keys
 from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import ApiError, InvalidRequest, RateLimited
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest
+from app.protocol.parameters import Operation
 from app.protocol.sizes import Size
 from app.state.shared_state import SharedState
 from tests.support.processes import LimnerProcess, run_process

@@ -32,9 +32,9 @@ from app.api.openapi import (
     error_responses,
     patch_schema,
 )
-from app.protocol.image_request import PARAMETERS, ImagesRequest, Operation
+from app.protocol.image_request import PARAMETERS, ImagesRequest
 from app.protocol.image_response import images_json
-from app.protocol.parameters import Destination, Parameter
+from app.protocol.parameters import Destination, Operation, Parameter
 from app.protocol.usage import Usage
 from tests.support.servers import RunningLimner, run_demo, run_limner
 

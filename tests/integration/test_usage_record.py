@@ -21,7 +21,7 @@ from app.observability import tracing as traces
 from app.observability.logging import configure_logging
 from app.observability.metrics import REGISTRY
 from app.observability.tracing import OtlpTracing
-from app.protocol.image_request import Operation
+from app.protocol.parameters import Operation
 from tests.support.raw_http import build_request, connect
 from tests.support.raw_http_lines import GENERATION, ListeningClient, limner_with_model, wait_for_jobs
 from tests.support.sample_images import gradient, saved

@@ -31,9 +31,10 @@ from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
 from app.jobs.telemetry import JobTelemetry
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.image_format import ImageInfo
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
 from app.protocol.money import ReportedCost
+from app.protocol.parameters import Operation
 from app.protocol.usage import Usage
 
 REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", ignored=("style", "seed"))

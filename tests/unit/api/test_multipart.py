@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from app.api.body import MAX_PARTS, MAX_TEXT, parse_boundary, parse_multipart
 from app.errors import InvalidRequest, RequestTooLarge
 from app.images.blob import Blob
-from app.protocol.image_request import FormPart
 from app.protocol.inline_images import InlineImageSpooler
+from app.protocol.parameters import FormPart
 
 BOUNDARY = "limner-0123"
 

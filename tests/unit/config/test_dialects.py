@@ -9,7 +9,8 @@ import pytest
 from app.config.settings import Settings
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS, Dialect
-from app.protocol.image_request import Operation, read_json
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_json
 
 ONE: Any = {"upstream_base_url": "https://h/v1"}
 

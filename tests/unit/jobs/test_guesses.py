@@ -9,7 +9,8 @@ import pytest
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
 from app.images.blob import Blob
 from app.jobs.pipeline import GenerationResult, PartialImage, Pipeline, PipelinePolicy
-from app.protocol.image_request import InputImage, Operation
+from app.protocol.input_images import InputImage
+from app.protocol.parameters import Operation
 from tests.support.guess_corpus import IMAGE_URL, PAGE_URLS, refusals, results
 from tests.support.sample_images import gradient, saved
 from tests.unit.jobs.test_pipeline import PNG, World, bytes_in, request_for, result_of, run, text_reply

@@ -12,8 +12,9 @@ from app.images.blob import Spool
 from app.jobs.job import Job, JobRun, JobState
 from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
 from app.jobs.pipeline_io import JobIO, SentQuestion
-from app.protocol.image_request import ImagesRequest, Operation
+from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
+from app.protocol.parameters import Operation
 from app.protocol.usage import Usage
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState

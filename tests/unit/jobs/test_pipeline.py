@@ -20,10 +20,12 @@ from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_format import ImageInfo
-from app.protocol.image_request import ImagesRequest, InputImage, Operation
+from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
 from app.protocol.inline_images import ByteSink
+from app.protocol.input_images import InputImage
 from app.protocol.json_stream import Base64String
+from app.protocol.parameters import Operation
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from tests.support.sample_images import gradient, saved

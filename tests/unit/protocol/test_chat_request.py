@@ -8,8 +8,10 @@ import pytest
 
 from app.protocol.chat_request import ChatQuestion, StreamMode, client_fields, ignored_at, to_image_url, wants_stream
 from app.protocol.dialects import DIALECTS, Dialect
-from app.protocol.image_request import ImagesRequest, Operation, read_json
+from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size
 from tests.unit.protocol.test_dialects import LINK, messages, sent
 

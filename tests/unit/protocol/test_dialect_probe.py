@@ -24,7 +24,8 @@ from app.protocol.dialect_probe import (
     names_modalities,
 )
 from app.protocol.dialects import BUCKETS, COMMON_RATIOS, PREFIX, WORDS, Dialect
-from app.protocol.image_request import Operation, read_json
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size
 
 Upstream = Callable[[Question], Answer]

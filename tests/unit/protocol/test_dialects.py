@@ -8,7 +8,9 @@ import pytest
 
 from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
 from app.protocol.dialects import BUCKETS, DIALECTS, MASK_INSTRUCTION, Dialect, RequestedSize, nearest_tier
-from app.protocol.image_request import InputImage, Operation, read_json
+from app.protocol.input_images import InputImage
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size, parse_size
 from app.protocol.tiers import TIERS
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.protocol.image_request import ignored_parameters, is_reserved_metadata
+from app.protocol.ignored_parameters import ignored_parameters, is_reserved_metadata
 from app.protocol.parameters import Destination, Parameter, TextParam
 
 ROWS = (

@@ -11,18 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.protocol import image_request
-from app.protocol.image_request import (
-    PARAMETERS,
-    FormPart,
-    ImagesRequest,
-    InputImage,
-    Operation,
-    read_form,
-    read_json,
-    schema,
-)
-from app.protocol.parameters import Destination
+from app.protocol import request_parser
+from app.protocol.image_request import PARAMETERS, PARAMETERS_OF, ImagesRequest, schema
+from app.protocol.input_images import InputImage
+from app.protocol.parameters import Destination, FormPart, Operation
+from app.protocol.request_parser import read_form, read_json
 from app.protocol.sizes import Size
 
 GENERATION, EDIT = Operation.GENERATION, Operation.EDIT
@@ -653,8 +646,8 @@ def test_each_parameter_is_read(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_each_parameter_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     operation = SAMPLES[name].operation
-    rows = tuple(row for row in image_request.PARAMETERS_OF[operation] if row.name != name)
-    monkeypatch.setitem(image_request.TABLES, (operation, False), image_request.parameter_table(rows, form=False))
+    rows = tuple(row for row in PARAMETERS_OF[operation] if row.name != name)
+    monkeypatch.setitem(request_parser.TABLES, (operation, False), request_parser.parameter_table(rows, form=False))
     with suppress(TypeError, InvalidRequest):  # the prompt has no default, and an image without a place is refused
         request = read_json(operation, body_with(name))
         assert getattr(request, name) != SAMPLES[name].read

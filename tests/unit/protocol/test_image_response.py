@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from app.protocol.image_format import ImageInfo
-from app.protocol.image_request import ImagesRequest, Operation, read_json
+from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import (
     OutputImage,
     alpha_report,
@@ -23,6 +23,8 @@ from app.protocol.image_response import (
     unmet_wishes,
 )
 from app.protocol.json_stream import Base64String, StreamingJson
+from app.protocol.parameters import Operation
+from app.protocol.request_parser import read_json
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.protocol.image_request import FormPart, InputImage, Operation, read_form, read_json
 from app.protocol.inline_images import placeholder_png
+from app.protocol.input_images import InputImage
+from app.protocol.parameters import FormPart, Operation
+from app.protocol.request_parser import read_form, read_json
 
 LINK = "https://example.com/cat.png"
 NAKED = "https://cdn.example.com/a/8f14e45f"

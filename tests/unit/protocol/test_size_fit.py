@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from app.errors import UserError
-from app.protocol.image_request import FormPart, Operation, read_form, read_json
+from app.protocol.parameters import FormPart, Operation
+from app.protocol.request_parser import read_form, read_json
 from app.protocol.size_fit import FitPlan, Pixels, SizeMode, parse_size_header, plan_fit, read_size_mode, upscaling
 from app.protocol.sizes import MAX_EDGE, SIZE_MULTIPLE, Size, covering_size, is_legal
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest, UserError
-from app.protocol.image_request import FormPart, Operation, read_form, read_json
+from app.protocol.parameters import FormPart, Operation
+from app.protocol.request_parser import read_form, read_json
 from app.protocol.size_wishes import RatioParam, SizeParam, TierParam, parse_ratio, size_for
 from app.protocol.sizes import LEGACY_SIZES, is_legal
 from app.protocol.tiers import RESOLUTIONS
