@@ -34,7 +34,7 @@ from app.images.store import ImageStore, StoreConfig
 from app.images.stores import open_store
 from app.images.transcode import Transcoder
 from app.jobs.job import Job
-from app.jobs.pipeline import PipelinePolicy
+from app.jobs.pipeline_interface import PipelinePolicy
 from app.jobs.pipeline_io import Backends
 from app.jobs.registry import JobRegistry
 from app.jobs.service import ImageService

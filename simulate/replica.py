@@ -25,7 +25,7 @@ from app.images.input_limits import InputLimits
 from app.images.store import StoredImage, store_failed
 from app.images.transcode import Transcoder
 from app.jobs.job import Job
-from app.jobs.pipeline import PipelinePolicy
+from app.jobs.pipeline_interface import PipelinePolicy
 from app.jobs.pipeline_io import Backends
 from app.jobs.registry import JobRegistry
 from app.jobs.service import ImageService

@@ -26,7 +26,7 @@ from app.api.responses import (
 )
 from app.errors import ApiError
 from app.jobs.job import JobRun, summarize_request
-from app.jobs.pipeline import GenerationResult, Item, PartialImage
+from app.jobs.pipeline_interface import GenerationResult, Item, PartialImage
 from app.jobs.service import JobReader
 from app.jobs.tasks import TaskView
 from app.jobs.telemetry import JobTelemetry

@@ -24,7 +24,8 @@ from app.config.upstreams import UpstreamEntry
 from app.errors import ApiError, InvalidRequest, ModerationBlocked, NoImageInReply, UpstreamError
 from app.images.blob import Spool
 from app.jobs.job import Job, JobKey
-from app.jobs.pipeline import GenerationResult, Item, Pipeline, PipelinePolicy
+from app.jobs.pipeline import Pipeline
+from app.jobs.pipeline_interface import GenerationResult, Item, PipelinePolicy
 from app.jobs.pipeline_io import JobIO
 from app.protocol.dialect_probe import Answer, DialectProbe, Finding, Question, names_modalities
 from app.protocol.image_response import OutputImage

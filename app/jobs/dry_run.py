@@ -9,7 +9,7 @@ from app.access.auth import Caller
 from app.access.limits import apply_key_policy, check_image_count
 from app.errors import UserError
 from app.images.input_limits import InputLimits
-from app.jobs.pipeline import PipelinePolicy
+from app.jobs.pipeline_interface import PipelinePolicy
 from app.protocol.chat_request import ChatQuestion, ignored_at, wants_stream
 from app.protocol.image_request import ImagesRequest
 from app.protocol.input_images import InputImage

@@ -16,7 +16,7 @@ from app.errors import (
     UpstreamError,
 )
 from app.images.blob import Spool
-from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
+from app.jobs.pipeline_interface import Emit, GenerationResult, Item, PartialImage
 from app.jobs.telemetry import JobTelemetry
 from app.observability.logging import log
 from app.protocol.chat_reply import ChatReply

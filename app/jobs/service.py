@@ -17,7 +17,8 @@ from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
 from app.jobs.job import Job, JobKey, JobRun, JobState
-from app.jobs.pipeline import Emit, Pipeline, PipelinePolicy
+from app.jobs.pipeline import Pipeline
+from app.jobs.pipeline_interface import Emit, PipelinePolicy
 from app.jobs.pipeline_io import Backends, JobIO
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.sharing import NOT_CANCELABLE, JobSharing

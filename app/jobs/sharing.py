@@ -25,7 +25,7 @@ from app.errors import (
 from app.images.blob import Blob, Spool
 from app.images.store import ImageStore, copy_stored
 from app.jobs.job import Job
-from app.jobs.pipeline import Emit, GenerationResult
+from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.observability.logging import log
 from app.protocol.chat_reply import ChatReply, read_reply

@@ -11,7 +11,7 @@ from redis import Redis
 from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost, ServiceUnavailable, UpstreamTimeout
 from app.images.blob import Spool
 from app.jobs.job import Job, JobKey, JobRun
-from app.jobs.pipeline import Emit
+from app.jobs.pipeline_interface import Emit
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState
 from app.state.timings import SharingTimings

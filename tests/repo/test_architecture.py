@@ -41,7 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAX_FLOORS = 9
 
 #: Files with fewer rights than their package: the way of a request knows neither HTTP nor Redis nor the disk.
-MAY_IMPORT_ONLY = {"jobs/pipeline": {"errors", "protocol", "extraction", "jobs/concurrent_work"}}
+MAY_IMPORT_ONLY = {
+    "jobs/pipeline": {"errors", "protocol", "extraction", "jobs/concurrent_work", "jobs/pipeline_interface"},
+    "jobs/pipeline_interface": {"protocol"},
+}
 
 #: The libraries that open connections or speak HTTP, each with the files that may import it.
 MAY_USE = {

@@ -15,7 +15,7 @@ from app.api.delivery import DisconnectWatcher
 from app.errors import ImageUnavailable, RetrySafety, ServiceUnavailable, UpstreamError
 from app.jobs import retention
 from app.jobs.job import Job, JobKey, JobRun
-from app.jobs.pipeline import Emit
+from app.jobs.pipeline_interface import Emit
 from app.jobs.pipeline_io import JobIO
 from app.jobs.registry import JobRegistry
 from app.jobs.service import _INTERRUPTED, ImageService, JobReader, Submission

@@ -27,7 +27,7 @@ from app.api.delivery import (
 from app.api.responses import ClientDisconnected
 from app.errors import ApiError, ModerationBlocked
 from app.jobs.job import JobRun
-from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
+from app.jobs.pipeline_interface import Emit, GenerationResult, Item, PartialImage
 from app.jobs.telemetry import JobTelemetry
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.image_format import ImageInfo

@@ -8,7 +8,8 @@ import pytest
 
 from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
 from app.images.blob import Blob
-from app.jobs.pipeline import GenerationResult, PartialImage, Pipeline, PipelinePolicy
+from app.jobs.pipeline import Pipeline
+from app.jobs.pipeline_interface import GenerationResult, PartialImage, PipelinePolicy
 from app.protocol.input_images import InputImage
 from app.protocol.parameters import Operation
 from tests.support.guess_corpus import IMAGE_URL, PAGE_URLS, refusals, results

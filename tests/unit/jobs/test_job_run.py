@@ -10,7 +10,7 @@ import pytest
 from app.errors import ApiError, NotFound, ServiceUnavailable, TaskCanceled
 from app.images.blob import Spool
 from app.jobs.job import Job, JobRun, JobState
-from app.jobs.pipeline import Emit, GenerationResult, Item, PartialImage
+from app.jobs.pipeline_interface import Emit, GenerationResult, Item, PartialImage
 from app.jobs.pipeline_io import JobIO, SentQuestion
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage

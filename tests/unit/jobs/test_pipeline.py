@@ -15,7 +15,8 @@ from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NoImageInR
 from app.extraction.forms import find_images
 from app.images.blob import Blob, Spool
 from app.jobs import pipeline
-from app.jobs.pipeline import GenerationResult, PartialImage, Pipeline, PipelinePolicy
+from app.jobs.pipeline import Pipeline
+from app.jobs.pipeline_interface import GenerationResult, PartialImage, PipelinePolicy
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
 from app.protocol.dialects import DIALECTS

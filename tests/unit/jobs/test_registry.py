@@ -33,7 +33,7 @@ from app.images.fetch import NO_KEYS
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
 from app.jobs.job import Job, JobKey, JobRun
-from app.jobs.pipeline import Emit, GenerationResult, PartialImage
+from app.jobs.pipeline_interface import Emit, GenerationResult, PartialImage
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.service import JobReader
 from app.jobs.sharing import JobSharing

@@ -13,7 +13,7 @@ from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, store_failed
 from app.jobs.job import Job, JobKey, JobRun
-from app.jobs.pipeline import Emit, GenerationResult
+from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.jobs.sharing import JobSharing, dump_outcome
 from app.protocol.chat_reply import read_reply
