@@ -1,18 +1,14 @@
 """Send one request to one upstream and read its reply. The only file that talks to upstreams."""
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import aiohttp
 import httpx
 import orjson
 
-from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply, UpstreamTimeout, UpstreamUnreachable
+from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply
 from app.extraction.forms import find_images
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply, ReplyParser
@@ -20,23 +16,17 @@ from app.protocol.chat_request import ChatQuestion, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.pace import Pace
-from app.protocol.redaction import loggable_text
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
-from app.upstream.decoding import ContentDecoder, is_plain
+from app.upstream.connection_errors import CONNECTION_LOST, connection_failure
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
+from app.upstream.response_body import BodyReader, close, fields_of
 from app.upstream.spec import UpstreamSpec
-from app.upstream.transport import NothingSent, PlainRequest, ResponseStream, Transport
+from app.upstream.transport import PlainRequest, Transport
 from app.upstream.work_evidence import error_came_first
 
 #: A body up to this size is sent in one piece; a larger one is encoded while it is being sent.
 _MAX_SENT_WHOLE = 64 * 1024
-
-#: What is read of an error answer: bytes, and seconds for all of it.
-_MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
-
-#: Seconds that a stream may take to end after its last mark.
-_LAST_WAIT = 0.1
 
 #: Bytes of a reply that are parsed and searched without letting other requests pass, and seconds that this may last.
 _LONG, _MAX_BUSY = 64 * 1024, 0.01
@@ -46,18 +36,6 @@ _TOKEN_TIMEOUT = 5.0
 
 #: Characters of a header below which its value is a name or a switch, and not a secret.
 _LEAST_SECRET = 8
-
-#: Failures that surely came before the request was sent. The cause of the exception is looked at, not the exception of
-#: httpx: its transport calls every lost connection a ConnectTimeout.
-_NOT_CONNECTED = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    # A proxy that does not let this server through to the upstream.
-    aiohttp.ClientHttpProxyError,
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-)
-_CONNECTION_LOST = (httpx.HTTPError, aiohttp.ClientError)
 
 
 async def _unobserved(*_: object) -> None:
@@ -116,6 +94,7 @@ class UpstreamClient:
         self._spec = spec
         self._transport = transport
         self._monotonic, self._now = monotonic, now
+        self._bodies = BodyReader(spec, monotonic)
         self._url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
         self._headers = {name.lower(): value.get_secret_value() for name, value in spec.headers.items()}
         self._headers["user-agent"] = spec.user_agent
@@ -153,10 +132,10 @@ class UpstreamClient:
                 response = await self._transport.handle_async_request(request)
                 try:
                     if response.status_code == 401:
-                        body = await self._read_error_body(response, started_at)
+                        body = await self._bodies.read_error(response, started_at)
                 finally:
-                    await _close(response)
-        except (TimeoutError, *_CONNECTION_LOST):
+                    await close(response)
+        except (TimeoutError, *CONNECTION_LOST):
             return None
         if response.status_code != 401:
             return None
@@ -169,19 +148,19 @@ class UpstreamClient:
         """Return a reply of which only the head has been read; `read_reply` reads and closes it."""
         stopwatch = _Stopwatch(self._monotonic)
         try:
-            async with asyncio.timeout(self._time_left(started_at)):
+            async with asyncio.timeout(self._bodies.time_left(started_at)):
                 response = await self._transport.handle_async_request(self._build(request, body, stopwatch))
         except TimeoutError:
-            return UpstreamFailure(self._timeout_error(), elapsed=stopwatch.elapsed)
-        except _CONNECTION_LOST as error:
-            return _connection_failure(error, stopwatch.elapsed, self._secrets(request))
+            return UpstreamFailure(self._bodies.timeout_error(), elapsed=stopwatch.elapsed)
+        except CONNECTION_LOST as error:
+            return connection_failure(error, stopwatch.elapsed, self._secrets(request))
         if response.is_success:
-            return PendingReply(response, stopwatch.sent_at, _fields_of(response))
+            return PendingReply(response, stopwatch.sent_at, fields_of(response))
         elapsed = stopwatch.elapsed
         try:
-            error_body = await self._read_error_body(response, started_at)
+            error_body = await self._bodies.read_error(response, started_at)
         finally:
-            await _close(response)
+            await close(response)
         return self._classify(response, error_body, request, elapsed)
 
     async def read_reply(
@@ -206,7 +185,7 @@ class UpstreamClient:
             parser.end()
             reply, end = await _read(parser), error
         finally:
-            await _close(response)
+            await close(response)
         failure = None
         if reply.error is not None:
             elapsed, came_first = self._monotonic() - pending.sent_at, error_came_first(reply.raw)
@@ -253,7 +232,7 @@ class UpstreamClient:
                     paused_at = time.perf_counter()
             return parser.is_done
 
-        await self._read_body(pending.response, pending.headers, started_at, take)
+        await self._bodies.read(pending.response, pending.headers, started_at, take)
 
     async def _report(self, reply: ChatReply, request: UpstreamRequest, record: AttemptRecord) -> None:
         record.read_reply(reply.id, reply.usage, reply.cost)
@@ -278,80 +257,6 @@ class UpstreamClient:
 
     def _key_for(self, request: UpstreamRequest) -> str | None:
         return request.api_key if self._api_key is None else self._api_key
-
-    def _time_left(self, started_at: float) -> float:
-        return started_at + self._spec.timeout - self._monotonic()
-
-    async def _read_body(
-        self,
-        response: httpx.Response,
-        headers: Mapping[str, str],
-        started_at: float,
-        take: Callable[[bytes, bool], Awaitable[bool]],
-    ) -> None:
-        """Give the decompressed body to `take`, chunk by chunk, until that returns that it needs no more.
-
-        The second argument of `take` says whether the chunk is all of the body.
-
-        Raises `UpstreamTimeout` and `UpstreamInvalidReply`.
-        """
-        encoding = headers.get("content-encoding", "")
-        decoder = ContentDecoder(encoding)
-        received = decoded = 0
-        idle_timeout, length = math.inf, _length_of(headers)
-        # The stream itself, which is declared to be of either kind: `aiter_raw` costs one more generator a chunk.
-        stream: Any = response.stream
-        async with aclosing(aiter(stream)) as chunks:
-            # Behind the last byte, nothing is waited for: each wait needs a timer.
-            while received != length:
-                data = await self._next_chunk(chunks, idle_timeout, self._time_left(started_at))
-                if data is None:
-                    break
-                received += len(data)
-                if len(data) == length and is_plain(data, encoding):
-                    self._check_size(length)
-                    await take(data, True)
-                    return
-                for chunk in decoder.feed(data):
-                    decoded += len(chunk)
-                    self._check_size(max(received, decoded))
-                    if await take(chunk, False):
-                        await _await_end(chunks)
-                        return
-                idle_timeout = self._spec.idle_timeout
-        for chunk in decoder.finish():
-            self._check_size(decoded + len(chunk))
-            await take(chunk, False)
-
-    async def _next_chunk(self, chunks: AsyncIterator[bytes], idle_timeout: float, time_left: float) -> bytes | None:
-        # What is there already needs no timer.
-        if time_left > 0 and isinstance(chunks, ResponseStream) and (data := chunks.arrived()):
-            return data
-        try:
-            async with asyncio.timeout(min(idle_timeout, time_left)):
-                return await anext(chunks, None)
-        except TimeoutError:
-            raise self._timeout_error(idle=idle_timeout < time_left) from None
-        except _CONNECTION_LOST as error:
-            message = "The upstream broke off in the middle of its reply. The image may have been made."
-            raise UpstreamInvalidReply(message, detail=_describe(error)) from None
-
-    def _check_size(self, size: int) -> None:
-        if size > self._spec.max_reply_bytes:
-            raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.")
-
-    async def _read_error_body(self, response: httpx.Response, started_at: float) -> bytes:
-        """Return as much as comes: the status says enough where the body is endless, slow or damaged."""
-        body = bytearray()
-
-        async def take(chunk: bytes, _: bool) -> bool:
-            body.extend(chunk)
-            return len(body) >= _MAX_ERROR_BODY
-
-        with suppress(UpstreamError, TimeoutError):
-            async with asyncio.timeout(_ERROR_BODY_TIMEOUT):
-                await self._read_body(response, _fields_of(response), started_at, take)
-        return bytes(body[:_MAX_ERROR_BODY])
 
     def _classify(
         self,
@@ -385,11 +290,6 @@ class UpstreamClient:
         key = self._key_for(request)
         return (key, *self._own_secrets) if key else self._own_secrets
 
-    def _timeout_error(self, *, idle: bool = False) -> UpstreamTimeout:
-        idle_timeout, timeout = self._spec.idle_timeout, self._spec.timeout
-        what = f"fell silent for {idle_timeout:g} s in its reply" if idle else f"did not finish within {timeout:g} s"
-        return UpstreamTimeout(f"The upstream {what}. The image may have been made.")
-
 
 @dataclass(slots=True)
 class _Stopwatch:
@@ -421,24 +321,6 @@ class _EncodedBody(httpx.AsyncByteStream):
         self._stopwatch.restart()
 
 
-def _fields_of(response: httpx.Response) -> dict[str, str]:
-    return dict(response.headers.items())
-
-
-def _length_of(headers: Mapping[str, str]) -> int | None:
-    """Return how many bytes the body has before it is decompressed, None if the head does not say."""
-    length = headers.get("content-length", "")
-    # int() refuses numbers of more than 4,300 digits with a ValueError of its own.
-    return int(length) if length.isdecimal() and len(length) < 20 else None
-
-
-async def _await_end(chunks: AsyncIterator[bytes]) -> None:
-    """Wait briefly for the end of a body of which enough was read: then its connection can be used again."""
-    with suppress(TimeoutError, *_CONNECTION_LOST):
-        async with asyncio.timeout(_LAST_WAIT):
-            await anext(chunks, None)
-
-
 async def _read(parser: ReplyParser, *, ended: bool = False) -> ChatReply:
     """Return what a parser has read. What is long is read in a thread, since other requests must not wait for it."""
     if parser.size < _LONG:
@@ -462,23 +344,3 @@ def _secrets_of(spec: UpstreamSpec) -> Iterator[str]:
     if spec.proxy is not None:
         address = httpx.URL(spec.proxy.get_secret_value())
         yield from filter(None, (address.userinfo.decode(), address.password))
-
-
-def _connection_failure(error: Exception, elapsed: float, secrets: Collection[str]) -> UpstreamFailure:
-    """Return what it means that an attempt brought no response."""
-    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    if isinstance(error, NothingSent) or isinstance(cause, _NOT_CONNECTED):
-        detail = loggable_text(_describe(error), secrets)
-        unreachable = UpstreamUnreachable("The upstream cannot be reached.", detail=detail)
-        return UpstreamFailure(unreachable, RetrySafety.SAFE, elapsed=elapsed)
-    message = "The upstream gave no readable answer. The image may have been made."
-    return UpstreamFailure(UpstreamInvalidReply(message, detail=_describe(error)), elapsed=elapsed)
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
-
-
-async def _close(response: httpx.Response) -> None:
-    with suppress(*_CONNECTION_LOST):
-        await response.aclose()

@@ -45,6 +45,7 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.protocol.parameters import Operation
 from app.upstream import client as upstream_client
+from app.upstream import response_body
 from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool
@@ -676,7 +677,7 @@ def test_a_503_is_repeated_only_if_it_came_fast(late: Late) -> None:
 
 @pytest.mark.parametrize("body", ["", "Your key sk-limner-test-upstream is odd"])
 def test_a_slow_error_is_not_waited_for(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_client, "_ERROR_BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr(response_body, "_ERROR_BODY_TIMEOUT", 0.05)
     slow = (answer(body.encode(), "400 Bad Request", length=999), SocketFault.HANG)
     outcome, _ = send_to_chaos(slow)
     assert isinstance(outcome.error, InvalidRequest)

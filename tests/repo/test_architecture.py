@@ -49,10 +49,17 @@ MAY_IMPORT_ONLY = {
 #: The libraries that open connections or speak HTTP, each with the files that may import it.
 MAY_USE = {
     # Outgoing connections. The commands connect as a client of Limner or to check an upstream, the demo to its own image host.
-    "httpx": ("upstream/client", "upstream/transport", "cli/*", "demo/*"),
-    "aiohttp": (
+    "httpx": (
         "upstream/client",
         "upstream/transport",
+        "upstream/connection_errors",
+        "upstream/response_body",
+        "cli/*",
+        "demo/*",
+    ),
+    "aiohttp": (
+        "upstream/transport",
+        "upstream/connection_errors",
         "images/fetch",
         "images/guarded_http",
         "images/download_proxy",

@@ -23,6 +23,7 @@ from app.jobs.sharing import JobSharing
 from app.state.job_table import JobTable
 from app.upstream import client as upstream_client
 from app.upstream import error_mapping
+from app.upstream.connection_errors import connection_failure
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import RoutingState, UpstreamPool
 from simulate.attempts import Attempt
@@ -128,7 +129,7 @@ async def give_no_heartbeats(_: JobTable[Job]) -> list[Job]:
 CLOSE, HEARTBEATS, CONNECTION_FAILURE, ASK, HANDLE_FAILURE, ALLOWED_CALLS, IS_EXCUSED, FINISH, RUN = (
     JobReader.close,
     JobTable._give_heartbeats,
-    upstream_client._connection_failure,
+    connection_failure,
     JobIO.ask,
     UpstreamPool._handle_failure,
     History._allowed_calls,
@@ -288,7 +289,7 @@ PLANTED_BUGS = (
     PlantedBug("A replica that sends an outcome is suspected late, so after its death the repeat of its client pays again.", script(("  lease(args.id, args.reader_lease)\n  if record", "  lease(args.id, record.has_outcome and args.delivery_lease or args.reader_lease)\n  if record")), situation=a_replica_dies_while_it_sends_the_result_of_another),
     PlantedBug("A state that was given up takes away the outcome that was published after it, so the image is lost.", script(("  elseif not news and has_outcome(args.id) then\n    return {'ok'}\n", "")), situation=the_news_of_a_leave_is_slow),
     PlantedBug("Every response counts as delivered, so a client that has left does not get its image.", attribute(JobReader, "close", close_as_delivered)),
-    PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "_connection_failure", fail_safely)),
+    PlantedBug("A connection that broke after sending counts as never made, so the question is paid for twice.", attribute(upstream_client, "connection_failure", fail_safely)),
     PlantedBug("Replies that were paid for are forgotten, so a failed download costs the image.", attribute(JobIO, "ask", ask_and_forget)),
     PlantedBug("A slot of the process is not given back.", attribute(FairSemaphore, "acquire", hold_for_ever)),
     PlantedBug("Requests with one key do not wait for each other, so two at the same moment are paid for twice.", attribute(JobRegistry, "lock", lambda *_: asyncio.Lock())),
