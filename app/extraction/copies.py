@@ -35,6 +35,7 @@ _NUMBER = rf"[0-9]{{2,4}}x[0-9]{{2,4}}|[wh][0-9]{{2,4}}|[0-9]{{2,4}}(?:w|h|px|p)
 #: A size at the end of a file's name, as a segment of the path, or behind the name.
 _IN_NAME = re.compile(rf"[_.@-]({_NAME}|{_NUMBER}|[sml]|[1-4]x)(?=\.[a-z]{{3,4}}$)", re.IGNORECASE)
 _IN_PATH = re.compile(rf"/({_NAME}|{_NUMBER})(?=/)", re.IGNORECASE)
+_SIZE_AT_END = re.compile(rf"(/(?:{_NAME}|{_NUMBER}))(?=\?|$)", re.IGNORECASE)
 _BEHIND = re.compile(r"[!@~:]([\w.-]{1,60})$")
 _ENDING = re.compile(r"\.[a-z]{3,4}$", re.IGNORECASE)
 _SIZE_PARAMETERS = frozenset("w width h height size sz s resize imwidth max maxwidth".split())
@@ -80,6 +81,15 @@ def is_small_copy(url: str) -> bool:
     # Behind the host, whose numbers are no sizes.
     path = max(url.find("/", 8), 8)
     return _SMALL.search(url, path, _MAX_URL) is not None and _copy_by_url(url).edge < _MIN_RESULT
+
+
+def is_larger_copy(url: str, other: str) -> bool:
+    """Check whether two URLs are copies of one image, and the first one the larger of them.
+
+    A size may also be the last segment of the path, which elsewhere may as well be a number.
+    """
+    one, two = (_copy_by_url(_SIZE_AT_END.sub(r"\1/", each, count=1)) for each in (url, other))
+    return one.name == two.name and one.edge > two.edge
 
 
 def smaller_copies(copies: Sequence[Copy]) -> set[int]:

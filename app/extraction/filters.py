@@ -8,9 +8,9 @@ from collections.abc import Collection
 from functools import lru_cache
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.copies import is_small_copy
+from app.extraction.copies import is_larger_copy, is_small_copy
 from app.extraction.own_links import ClientTexts
-from app.extraction.urls import UrlKind, classify_url, is_placeholder, normalize_url
+from app.extraction.urls import UrlKind, classify_url, file_name, is_placeholder, may_be_image, normalize_url
 from app.extraction.words import ASIDE_WORDS, INPUT_WORDS, PREVIEW_WORDS, UNRELATED_WORDS
 from app.protocol.data_url import image_data_url
 from app.protocol.image_format import ImageInfo, bytes_reader, is_complete, sniff
@@ -97,6 +97,28 @@ def is_secondary(words: str, label: str, url: str) -> bool:
         or _SECONDARY_PATH.search(url.partition("?")[0][:_MAX_PATH]) is not None
         or is_small_copy(url)
     )
+
+
+def is_beside(words: str, label: str) -> bool:
+    """Check for words of an image that is not the result in whatever size: the input, a logo, an advertisement."""
+    return any(
+        pattern.search(text)
+        for pattern in (INPUT_WORDS, ASIDE_WORDS)
+        for text in (last_clause(words), label[:MAX_LABEL])
+    )
+
+
+def leads_to_larger_image(link: str, image: str) -> bool:
+    """Check whether the link around an image names an image itself: the whole one, as far as neither says otherwise.
+
+    A link that says nothing of what it leads to counts only if it is the same address but for a larger size: it may be
+    a page, or a button that costs money.
+    """
+    if classify_url(link) is UrlKind.IMAGE:
+        # A link for saving the same file leads to no larger one.
+        is_same = "download" in link and file_name(link) == file_name(image)
+        return not is_same and not (is_small_copy(link) and is_larger_copy(image, link))
+    return may_be_image(link) and is_larger_copy(link, image)
 
 
 def is_unrelated(words: str, label: str) -> bool:

@@ -5,14 +5,22 @@ sample reply in `tests/data/` that no other form covers.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run
 from app.extraction.copies import Copy, read_copy, smaller_copies
-from app.extraction.filters import CandidateFilter, is_sample_code, is_secondary, is_unrelated, last_clause
+from app.extraction.filters import (
+    CandidateFilter,
+    is_beside,
+    is_sample_code,
+    is_secondary,
+    is_unrelated,
+    last_clause,
+    leads_to_larger_image,
+)
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
 from app.extraction.structured import NO_JSON, ImageField, JsonWalker, is_auxiliary_key, walk_json
@@ -185,20 +193,22 @@ def _in_embedded_json(content: MessageContent) -> Iterable[ImageCandidate]:
 
 def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
     def find(content: MessageContent) -> Iterable[ImageCandidate]:
-        return [_shown_image(text, mention) for text, mention in content.mentions if mention.kind is kind]
+        shown = [_shown_images(text, mention) for text, mention in content.mentions if mention.kind is kind]
+        return [candidate for candidates in shown for candidate in candidates]
 
     return find
 
 
-def _shown_image(text: ReplyText, mention: UrlMention) -> ImageCandidate:
-    """Return the candidate of an image in markup. A thumbnail that links to the full image stands for that image."""
+def _shown_images(text: ReplyText, mention: UrlMention) -> Iterator[ImageCandidate]:
+    """Yield the candidates of an image in markup. One that links to a larger image stands for that image."""
     link = mention.enclosing_link
-    secondary = is_secondary(mention.before, mention.label, mention.url)
-    if link is not None and secondary:
-        if classify_url(link.url) is UrlKind.IMAGE:
-            return ImageCandidate(link.url)
-        return ImageCandidate(mention.url, rejection="it is a small copy that leads to a page")
-    return _candidate(text, mention, secondary)
+    candidate = _candidate(text, mention, is_secondary(mention.before, mention.label, mention.url))
+    if link is not None and text.run_of(mention) is None and leads_to_larger_image(link.url, mention.url):
+        yield replace(candidate, value=link.url, is_secondary=is_beside(mention.before, mention.label), shown_as=None)
+        candidate = replace(candidate, is_secondary=True)
+    elif link is not None and candidate.is_secondary:
+        candidate = replace(candidate, rejection="it is a small copy that leads to a page")
+    yield candidate
 
 
 def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCandidate:

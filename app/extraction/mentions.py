@@ -33,6 +33,14 @@ _TITLE = re.compile(r"\s{1,9}(?:\"[^\"\n]{0,300}\"|'[^'\n]{0,300}')\s{0,9}\)")
 _TAG_END = re.compile(rf"[^<>{MARK}]{{0,{_MARKUP_WINDOW}}}>")
 _ATTRIBUTE = re.compile(r"([A-Za-z-]{2,20})\s{0,3}$")
 _BBCODE = re.compile(r"\[(?:img|image)(?:[= ][^\[\]]{0,60})?(?:\]\s{0,9}|=[\"']?)$", re.IGNORECASE)
+_BBCODE_LINK = re.compile(r"\[url=[\"']?$", re.IGNORECASE)
+_LINK_END = re.compile(r"</a\b|\[/url\]", re.IGNORECASE)
+#: The markup between the two URLs of `[![label](image)](link)`, of which the image may be HTML or BBCode as well.
+_CLOSES_LINK = re.compile(
+    r">?\s{0,9}(?:(?:\"[^\"\n]{0,300}\"|'[^'\n]{0,300}')\s{0,9})?\)(?:\{[^{}\n]{0,200}\})?\]\(\s{0,9}<?"
+    r"|[^<>\n]{0,300}>\s{0,9}\]\(\s{0,9}<?|\[/ima?ge?\]\s{0,9}\]\(\s{0,9}<?",
+    re.IGNORECASE,
+)
 _DEFINITION = re.compile(r"[ ]{0,3}\[([^\[\]]{1,80})\]:[ ]{0,9}<?")
 _REFERENCE = re.compile(r"!\[([^\[\]\n]{0,300})\](?:\[([^\[\]\n]{0,80})\])?")
 #: One copy in a `srcset`: its URL, and how wide or how dense it is.
@@ -137,7 +145,8 @@ def _read(text: str, start: int, floor: int, previous: UrlMention | None) -> Url
         return _read_html(text, start, before, tag, previous)
     if _BBCODE.search(before[-80:]):
         url, end = read_delimited_url(text, start, "[]")
-        return UrlMention(MarkupKind.BBCODE, url, start, end, before=words)
+        link = _link_around(text, start, previous)
+        return UrlMention(MarkupKind.BBCODE, url, start, end, before=words, enclosing_link=link)
     url, end = _read_plain(text, start, before)
     definition = _DEFINITION.fullmatch(before.rpartition("\n")[2])
     key = _JSON_KEY.search(before[-80:])
@@ -162,7 +171,7 @@ def _read_plain(text: str, start: int, before: str) -> tuple[str, int]:
 def _read_markdown(text: str, start: int, before: str, previous: UrlMention | None) -> UrlMention:
     url, end = read_delimited_url(text, start, ">" if before.endswith("<") else ")")
     lead = before.rstrip(" \t\r\n<")
-    if previous is not None and previous.kind is MarkupKind.MARKDOWN and _closes_link(text[previous.end : start]):
+    if previous is not None and previous.kind in IMAGE_MARKUP and _CLOSES_LINK.fullmatch(text, previous.end, start):
         link = UrlMention(MarkupKind.LINK, url, start, end, label=previous.label, before=previous.before)
         previous.enclosing_link = link
         return link
@@ -171,12 +180,16 @@ def _read_markdown(text: str, start: int, before: str, previous: UrlMention | No
     words = _last_line(text[_end_of_markup(text, previous) : start - len(before) + opening].removesuffix("!"))
     is_truncated = len(text) == end
     kind = MarkupKind.MARKDOWN if is_image else MarkupKind.LINK
-    return UrlMention(kind, url, start, end, lead[opening + 1 : -2], words, is_truncated=is_truncated)
+    around = _link_around(text, start, previous) if is_image else None
+    return UrlMention(kind, url, start, end, lead[opening + 1 : -2], words, around, is_truncated=is_truncated)
 
 
-def _closes_link(between: str) -> bool:
-    """Check for the markup between the two URLs of `[![label](image)](link)`."""
-    return between.strip(" >\n") == ")]("
+def _link_around(text: str, start: int, previous: UrlMention | None) -> UrlMention | None:
+    """Return the link whose markup is open where an image begins: `<a href=…>` or `[url=…]`."""
+    if previous is None or previous.enclosing_link is not None:
+        return None
+    is_open = previous.tag[0] == "href" or _BBCODE_LINK.search(text, max(0, previous.start - 8), previous.start)
+    return previous if is_open and not _LINK_END.search(text, previous.end, start) else None
 
 
 def _opening_bracket(text: str, end: int) -> int:
@@ -221,8 +234,7 @@ def _read_html(
     picture = before.rfind("<picture", before.rfind("</picture") + 1)
     position = start - len(before) + picture if picture >= 0 else position
     mention = UrlMention(kind, url, start, end, label, words, tag=(attribute, position))
-    if is_image and previous and previous.tag[0] == "href" and "</a" not in text[previous.end : start]:
-        mention.enclosing_link = previous
+    mention.enclosing_link = _link_around(text, start, previous) if is_image else None
     return mention
 
 
