@@ -191,7 +191,6 @@ class Services:
             ),
             sample_gauges(self.service.semaphore, self.pool.public_circuits),
             self.service.sharing.heartbeat_loop(),
-            self.service.sharing.presence_loop(),
             exchange_circuit_reports(self.state, self.pool),
             self.webhooks.send_forever(),
         ]

@@ -62,6 +62,10 @@ class Group:
     def undelivered(self) -> list[Call]:
         return [call for call in self.calls if call.is_received and call.number not in self.delivered]
 
+    def allow_one_more(self, client: Asker) -> None:
+        """Allow the next request of a client to be paid for. It may have sent several that already are allowed."""
+        self.credit[client] = max(self.credit.get(client, 0), client.wish.n)
+
 
 GroupId = tuple[int, str, int, bool, bool, str | None]
 
@@ -183,8 +187,8 @@ class History:
             group.interrupted.append(self._clock.now)
         if received.code not in {"ok", "accepted"}:
             self._check_that_error_is_explained(attempt, received)
-            if (group.key is None and not group.undelivered) or (group.key is None and self._interrupted(received)):
-                group.credit[client] = client.wish.n
+            if group.key is None and (not group.undelivered or self._interrupted(received)):
+                group.allow_one_more(client)
         for number in received.images:
             if not self._is_noticed(attempt):
                 # Otherwise the replica knows that it has delivered nothing.
@@ -197,7 +201,18 @@ class History:
             group = self.group_of(attempt.client)
             group.lost += 1
             if group.key is None:
-                group.credit[attempt.client] = attempt.client.wish.n
+                group.allow_one_more(attempt.client)
+
+    def joined(self, request_id: str, job_id: str) -> None:
+        """Note which job a request has joined.
+
+        A retry takes what another client has left while its own first request seems to wait still. The other client
+        then finds nothing, and its repeat is paid for.
+        """
+        attempt, owner = self.attempts[request_id], self.attempts[job_id].client
+        group = self.group_of(attempt.client)
+        if group.key is None and owner is not attempt.client and self._seems_to_ask_twice(attempt):
+            group.credit[owner] = group.credit.get(owner, 0) + owner.wish.n
 
     def taken_over(self, job_id: str) -> None:
         """Note that another replica runs a job now, which begins to count its attempts."""
@@ -241,7 +256,12 @@ class History:
         earlier = client.attempts[:-1]
         if any(each.code == "ok" for each in earlier):
             return True
-        return not attempt.is_marked and any(self._seems_connected(each) for each in earlier)
+        return not attempt.is_marked and self._seems_to_ask_twice(attempt)
+
+    def _seems_to_ask_twice(self, attempt: Attempt) -> bool:
+        """Return whether the replicas may still take an earlier request of the same client for one that waits."""
+        earlier = (each for each in attempt.client.attempts if each.number < attempt.number)
+        return any(self._seems_connected(each) for each in earlier)
 
     def _allowed_calls(self, job_id: str, group: Group) -> int:
         """Return how often one image of a job may be asked for: each client that left, and each new owner, begins anew."""
@@ -278,7 +298,7 @@ class History:
         return was_announced and (is_over or bool(self.kills) or self._slowed_down(at))
 
     def _seems_connected(self, earlier: Attempt) -> bool:
-        """Return whether the replicas may still take an earlier request of the same client for one that waits."""
+        """Return whether the replicas may still take a request for one whose client waits."""
         now = self._clock.now
         died_at = max((at for at, number in self.kills if number == earlier.replica.number), default=None)
         if not earlier.replica.is_alive:

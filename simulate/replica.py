@@ -28,7 +28,7 @@ from app.jobs.job import Job
 from app.jobs.pipeline_interface import PipelinePolicy
 from app.jobs.pipeline_io import Backends
 from app.jobs.registry import JobRegistry
-from app.jobs.service import ImageService
+from app.jobs.service import ImageService, JobReader, Submission
 from app.jobs.sharing import JobSharing
 from app.jobs.tasks import ImageTasks
 from app.jobs.usage_record import UsageRecorder
@@ -67,6 +67,7 @@ class Outside:
         failing_downloads: How many downloads of each question's images fail from now on, and how.
         full_disk: There is no room for an image, before it is asked for.
         on_charge: Takes the task of each request that is charged.
+        on_joined: Takes the id of each request that has joined a job, and that of the job.
         full_store: The image store takes nothing.
     """
 
@@ -81,6 +82,7 @@ class Outside:
     full_store: bool = False
     full_disk: bool = False
     on_charge: Callable[[object], None] = lambda _: None
+    on_joined: Callable[[str, str], None] = lambda *_: None
     stored: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -164,6 +166,19 @@ class SimulatedLimits(KeyLimits):
         return await super().charge(caller, images)
 
 
+@dataclass(slots=True)
+class SimulatedService(ImageService):
+    """Tells the checker which job each request has joined."""
+
+    outside: Outside = field(kw_only=True)
+
+    async def submit(self, submission: Submission) -> JobReader:
+        reader = await ImageService.submit(self, submission)
+        if reader.job.id != submission.id:
+            self.outside.on_joined(submission.id, reader.job.id)
+        return reader
+
+
 class Replica:
     """One server process. `number` stays the same when it is started again."""
 
@@ -187,8 +202,7 @@ class Replica:
             keepalive=KeepAlive(outside.keepalive_after),
             new_spool=Spool,
         )
-        for work in (self.service.sharing.heartbeat_loop(), self.service.sharing.presence_loop()):
-            self.loop.start(work)
+        self.loop.start(self.service.sharing.heartbeat_loop())
 
     def _build_service(self) -> ImageService:
         outside = self.outside
@@ -198,7 +212,8 @@ class Replica:
         )
         fetcher = cast(Fetcher, SimulatedFetcher(outside))
         transcoder = cast(Transcoder, None)  # No image is converted.
-        return ImageService(
+        return SimulatedService(
+            outside=outside,
             semaphore=FairSemaphore(8, 64),
             limits=SimulatedLimits(self.state, outside),
             backends=Backends(self._build_pool(), fetcher, transcoder, store, self.table, InputLimits(2**24, 4096)),

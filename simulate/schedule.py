@@ -81,6 +81,7 @@ class Schedule:
             plan.is_shared,
             {name: list(each) for name, each in plan.failing_downloads.items()},
             on_charge=self.history.charged,
+            on_joined=self.history.joined,
         )
         self.replicas = [Replica(number, self.outside) for number in range(REPLICAS if plan.is_shared else 1)]
         self.dead: list[Replica] = []

@@ -209,7 +209,7 @@ class ImageService:
                 self.semaphore.check_room(submission.caller.id, request.n)
             return await self._reserve_and_charge(request, submission.caller)
         except BaseException:  # reason: tidied up, and raised again
-            await self.sharing.job_table.abandon(submission.id, key)
+            await self.sharing.job_table.withdraw(submission.id, key)
             raise
 
     async def _reserve_and_charge(self, request: ImagesRequest, caller: Caller) -> Grant:

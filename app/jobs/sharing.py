@@ -193,15 +193,6 @@ class JobSharing:
             # A task of its own: a bug is logged and must not end the loop, without which this replica looks dead.
             await asyncio.wait({self._run_in_background(self._heartbeat())})
 
-    async def presence_loop(self) -> None:
-        """Tell Redis for ever that this replica reaches it, also while it has no jobs.
-
-        A silence of all replicas thus means that Redis was away, and not that the owners of jobs have died.
-        """
-        while self.job_table.is_shared:
-            await self.job_table.sleep_until_heartbeat()
-            await self.job_table.tell_presence()
-
     async def _heartbeat(self) -> None:
         self.registry.drop_expired()
         for job in await self.job_table.heartbeat():
@@ -219,12 +210,12 @@ class JobSharing:
         At the end of this replica its record stays: a retry then learns that the image was paid for and is lost.
         """
         if self.job_table.is_kept_for_retries(job):
-            self.job_table.untrack(job.id)
+            self.job_table.untrack(job)
             if not self.is_draining:
                 self._run_in_background(self._forget(job))
 
     async def _forget(self, job: Job) -> None:
-        await self._abandon(job)
+        await self.job_table.abandon(job)
 
     async def drain(self, seconds: float) -> None:
         """Publish everything that other replicas may be asked for, also delivered results; wait `seconds` at most."""
@@ -247,7 +238,7 @@ class JobSharing:
                     publish = self._publish_result if is_own else self.job_table.unsubscribe
                     is_published = await publish(job)
             except BaseException:  # reason: tidied up, and raised again
-                self.job_table.untrack(job.id)
+                self.job_table.untrack(job)
                 raise
             finally:
                 if job.is_unread and job.run is run:
@@ -260,14 +251,14 @@ class JobSharing:
         """Return False if this replica has to keep the job."""
         if job.was_interrupted and (job.key.key is not None or not job.delivered):
             # As if this replica had died: a client that repeats the request learns that it may have been paid for.
-            self.job_table.untrack(job.id)
+            self.job_table.untrack(job)
             return True
         is_here = self.registry.by_id(job.id) is job
         is_kept = is_here and job.is_only_for_retries and not self.is_draining
         is_wanted = is_here and job.should_retain and not is_kept
         briefly = not is_wanted or job.is_only_for_retries
         if not is_wanted:
-            answer = await (self.job_table.mark_delivered(job) if is_kept else self._abandon(job))
+            answer = await (self.job_table.mark_delivered(job) if is_kept else self.job_table.abandon(job))
             must_publish = answer == "awaited" or (is_kept and answer == "ok" and self.is_draining)
             if not must_publish:
                 return answer != "" and not self.job_table.is_kept_for_retries(job)
@@ -276,7 +267,7 @@ class JobSharing:
             return False
         if not is_here and (job.run.result is not None or job.paid_replies):
             # The registry did not keep its images for as long as Redis was down.
-            self.job_table.untrack(job.id)
+            self.job_table.untrack(job)
             return True
         try:
             outcome = await dump_outcome(job, self.store)
@@ -285,9 +276,6 @@ class JobSharing:
             log.warning("job_sharing_failed", job=job.id, error=error.detail or error.message)
             return False
         return is_published
-
-    async def _abandon(self, job: Job) -> str:
-        return await self.job_table.abandon(job.id, job.key)
 
     async def _publish_status(self, job: Job) -> None:
         try:

@@ -73,7 +73,7 @@ class JobTable(Generic[J]):
         self._tracked: dict[str, J] = {}
         self._delivered: set[str] = set()
         self._sequence = 0
-        self._has_answered = self._is_new = True
+        self._has_answered = True
 
     @property
     def is_shared(self) -> bool:
@@ -81,8 +81,11 @@ class JobTable(Generic[J]):
         return self._state.is_shared
 
     def owns(self, job: J) -> bool:
-        """Return whether this replica gives heartbeats for the job."""
-        return job.id in self._tracked
+        """Return whether this replica gives heartbeats for the job.
+
+        It may have had another job with that id before: one whose outcome it has taken over again from the table.
+        """
+        return self._tracked.get(job.id) is job
 
     @property
     def is_alone(self) -> bool:
@@ -91,7 +94,7 @@ class JobTable(Generic[J]):
 
     def is_kept_for_retries(self, job: J) -> bool:
         """Return whether the table knows the job as delivered, and its outcome is only here."""
-        return job.id in self._delivered
+        return job.id in self._delivered and self.owns(job)
 
     def kept_for_retries(self) -> list[J]:
         """Return the delivered jobs whose outcome is only here."""
@@ -154,26 +157,33 @@ class JobTable(Generic[J]):
             **more,
         )
 
-    async def abandon(self, job_id: str, key: SharedKey) -> str:
+    async def withdraw(self, job_id: str, key: SharedKey) -> None:
+        """Delete the record of a claim that no job has come of."""
+        await self._call("abandon", job_id, key)
+
+    async def abandon(self, job: J) -> str:
         """Delete the record of a job that has no outcome.
 
         Returns:
             `ok`; `awaited`, where other replicas wait for an outcome; empty, where Redis did not answer.
         """
-        answer = (await self._call("abandon", job_id, key)).answer
-        if answer in {"ok", "not_owner"}:
-            self.untrack(job_id)
-        return "ok" if answer == "not_owner" else answer
+        answer = (await self._call("abandon", job.id, job.key)).answer
+        if answer not in {"ok", "not_owner"}:
+            return answer
+        self.untrack(job)
+        return "ok"
 
     def track(self, job: J) -> None:
         """Give heartbeats for the job from now on."""
-        if self.is_shared:
+        if self.is_shared and not self.owns(job):
             self._tracked[job.id] = job
+            self._delivered.discard(job.id)
 
-    def untrack(self, job_id: str) -> None:
+    def untrack(self, job: J) -> None:
         """Give no more heartbeats: the outcome is published, or the job is to look orphaned."""
-        self._tracked.pop(job_id, None)
-        self._delivered.discard(job_id)
+        if self.owns(job):
+            del self._tracked[job.id]
+            self._delivered.discard(job.id)
 
     async def mark_submitted(self, job: J) -> None:
         """Publish that the job may cost something from now on, so that no other replica runs it should this one die.
@@ -204,7 +214,7 @@ class JobTable(Generic[J]):
         ttl = self._ttl if job.key.key is None else self._key_ttl
         is_published = await self._publish(job, outcome, ttl=self._timings.delivery_lease if briefly else ttl)
         if is_published:
-            self.untrack(job.id)
+            self.untrack(job)
         return is_published
 
     async def mark_delivered(self, job: J) -> str:
@@ -219,7 +229,7 @@ class JobTable(Generic[J]):
         if answer == "ok" and self.owns(job):
             self._delivered.add(job.id)
         elif answer == "not_owner":
-            self.untrack(job.id)
+            self.untrack(job)
         return answer
 
     async def _publish(
@@ -245,7 +255,7 @@ class JobTable(Generic[J]):
         more = {"required": required, "submitting": submitted and not job.was_submitted}
         reply = await self._call("publish", job.id, job.key, outcome, fields=fields, ttl=ttl, **more)
         if reply.answer == "not_owner":
-            self.untrack(job.id)
+            self.untrack(job)
             raise ServiceUnavailable(_TAKEN_OVER)
         return reply.answer == "ok"
 
@@ -327,30 +337,28 @@ class JobTable(Generic[J]):
         return _reply(await self._run("cancel", [_PREFIX + "unknown-slot"], args, outcome))
 
     async def heartbeat(self) -> list[J]:
-        """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome other replicas need."""
+        """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome other replicas need.
+
+        Without any job, too: a silence of all replicas thus means that Redis was away, and not that owners have died.
+        """
         unpublished = [job for job in self._tracked.values() if self._is_unpublished(job)]
         for job in unpublished[:-_MAX_UNPUBLISHED]:
-            self.untrack(job.id)
+            self.untrack(job)
         tracked, wanted = list(self._tracked.values()), set[bytes]()
-        # The first one without any job, too: the table must not look new when the first job comes.
-        for first in range(0, len(tracked) or int(self._is_new), _HEARTBEATS_AT_ONCE):
+        for first in range(0, len(tracked) or 1, _HEARTBEATS_AT_ONCE):
             jobs = tracked[first : first + _HEARTBEATS_AT_ONCE]
             reply = await self._give_heartbeats(jobs)
             self._has_answered = reply is not None
             if reply is None:
                 return []
-            self._is_new = False
             wanted |= reply.wanted
             for job in jobs:
                 # Publishing may take long, and the other jobs must not look orphaned meanwhile.
                 if job.id.encode() in reply.unknown and not job.publish_lock.locked():
                     await self._restore(job)
-        return [job for job in tracked if self._is_unpublished(job) or (job.id.encode() in wanted and job.is_unread)]
-
-    async def tell_presence(self) -> None:
-        """Let Redis know that it can be reached, though this replica has no jobs to give heartbeats for."""
-        if not self._tracked:
-            await self._run("heartbeat", [_PREFIX + "unknown-slot"], {"signs": []})
+        # What was published meanwhile may be the job of another request by now, under the same id.
+        unread = [job for job in tracked if job.is_unread and self.owns(job)]
+        return [job for job in unread if job.id.encode() in wanted or not self.is_kept_for_retries(job)]
 
     def _is_unpublished(self, job: J) -> bool:
         return job.is_unread and self.owns(job) and not self.is_kept_for_retries(job)

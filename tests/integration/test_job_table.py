@@ -117,7 +117,7 @@ async def finish(replica: Replica, job: Job, *, delivered: bool) -> None:
     job.delivered = delivered
     job.run.readers = 0
     is_wanted = job.should_retain and not job.is_only_for_retries
-    leave = replica.table.mark_delivered(job) if job.is_only_for_retries else replica.table.abandon(job.id, job.key)
+    leave = replica.table.mark_delivered(job) if job.is_only_for_retries else replica.table.abandon(job)
     if is_wanted:
         leave.close()
     if is_wanted or await leave == "awaited":
@@ -202,12 +202,12 @@ def test_a_request_that_waits_at_another_replica_counts_as_a_reader(server: Redi
         assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
         job.run.call_off()
         assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
-        assert await one.table.abandon("req_1", ME) == "awaited"
+        assert await one.table.abandon(job) == "awaited"
         assert redis.exists(RECORD)
         follower = other.job()
         follower.reader_id = "req_2"
         assert await other.table.unsubscribe(follower)
-        assert await one.table.abandon("req_1", ME) == "ok"
+        assert await one.table.abandon(job) == "ok"
         assert not redis.hexists(RECORD, "owner")
 
     play(scene, server)
@@ -386,17 +386,12 @@ def test_an_owner_is_dead_that_stays_silent_after_redis_is_back(server: RedisSer
 
 def test_a_replica_without_jobs_shows_that_redis_is_there(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
-        await one.table.tell_presence()
+        await one.table.heartbeat()
         since = redis.get(REACHED)
         redis.pexpire(REACHED, 100)
-        await one.table.tell_presence()
+        await one.table.heartbeat()
         assert redis.get(REACHED) == since
         assert 10_000 < redis.pttl(REACHED) <= 11_000
-        await one.claim()
-        redis.delete(REACHED)
-        # Its heartbeats show it now.
-        await one.table.tell_presence()
-        assert not redis.exists(REACHED)
 
     play(scene, server)
 
@@ -646,7 +641,7 @@ def test_a_delivered_result_is_only_for_replicas_that_wait_for_it_already_and_fo
         await finish(one, job, delivered=True)
         assert await other.table.wait_for_result(other.job()) == b"{}"
         assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
-        await other.table.abandon("req_3", ME)
+        await other.table.withdraw("req_3", ME)
         assert await other.table.claim_or_join("req_4", RETRY, is_async=False) == "req_1"
 
     play(scene, server)
@@ -738,7 +733,7 @@ def test_heartbeats_are_given_until_the_outcome_is_published(server: RedisServer
         redis.flushall()
         await one.table.heartbeat()
         assert [redis.exists(f"limner:{{jobs}}:{job.id}") for job in jobs] == [1, 1, 0]
-        one.table.untrack("req_2")
+        one.table.untrack(read)
         redis.flushall()
         assert await one.table.heartbeat() == [unread]
         assert [redis.exists(f"limner:{{jobs}}:{job.id}") for job in jobs] == [1, 0, 0]
@@ -986,7 +981,7 @@ def test_a_former_owner_does_not_delete_the_record_of_the_new_one(server: RedisS
         job = await one.claim(submitted=False)
         stop_heartbeat(redis)
         assert await other.table.take_over(other.job(submitted=False))
-        assert await one.table.abandon("req_1", ME) == "ok"
+        assert await one.table.abandon(job) == "ok"
         assert not one.table.owns(job)
         assert redis.hget(RECORD, "owner") == other.table._owner
 
@@ -1301,7 +1296,7 @@ def test_alone_a_replica_behaves_as_if_there_were_no_other(url: str) -> None:
         assert not await table.publish_result(job, b"{}", briefly=False)
         assert not await table.unsubscribe(job)
         assert not await table.take_over(job)
-        assert await table.abandon("req_1", ME) == ""
+        assert await table.abandon(job) == ""
         assert (await table.lookup("req_1", "me")).answer == ""
         assert await table.heartbeat() == []
         await replica.state.close()
@@ -1337,7 +1332,7 @@ def test_a_command_that_was_sent_is_waited_for_by_a_caller_that_is_cancelled() -
                 return [b"ok"]
 
         table: JobTable[Job] = JobTable(SlowState("memory:", fail_closed=False), ttl=600, key_ttl=86_400)
-        caller = asyncio.create_task(table.abandon("req_1", ME))
+        caller = asyncio.create_task(table.withdraw("req_1", ME))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         caller.cancel()

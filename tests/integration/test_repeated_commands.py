@@ -66,9 +66,10 @@ async def take_over_and_publish(other: Replica, redis: Redis) -> None:
 
 async def take_over_and_forget(other: Replica, redis: Redis) -> None:
     stop_heartbeat(redis)
-    assert await other.table.take_over(other.job(KEYED, submitted=False))
+    job = other.job(KEYED, submitted=False)
+    assert await other.table.take_over(job)
     redis.delete("limner:{jobs}:req_1:readers")
-    assert await other.table.abandon("req_1", KEYED) == "ok"
+    assert await other.table.abandon(job) == "ok"
 
 
 async def take_its_place(other: Replica, redis: Redis) -> None:
@@ -136,7 +137,7 @@ def test_a_command_that_comes_late_brings_no_job_back_that_its_owner_has_given_u
         job = await one.claim(KEYED)
         never_end(job)
         await one.table.mark_delivered(job)
-        assert await one.table.abandon("req_1", KEYED) == "ok"
+        assert await one.table.abandon(job) == "ok"
         await repeat()
         assert await other.table.claim_or_join("req_2", KEYED, is_async=False) is None
         assert 0 < redis.ttl(RECORD) <= 60
@@ -150,7 +151,7 @@ def test_a_job_that_was_given_up_begins_once_more(server: RedisServer, redis: Re
     async def scene(one: Replica, other: Replica) -> None:
         job = await one.claim(submitted=False)
         never_end(job, submitted=False)
-        assert await one.table.abandon("req_1", ME) == "ok"
+        assert await one.table.abandon(job) == "ok"
         one.table.track(job)
         await one.table.mark_submitted(job)
         assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
@@ -301,9 +302,9 @@ def test_a_result_that_a_client_seems_to_read_is_for_retries(server: RedisServer
         assert await other.table.claim_or_join("req_2", ME, is_async=False) is None
         assert await other.table.claim_or_join("req_3", RETRY, is_async=False) == "req_2"
         assert await other.table.claim_or_join("req_4", RETRY, is_async=False) == "req_2"
-        await other.table.abandon("req_2", ME)
+        await other.table.withdraw("req_2", ME)
         redis.delete("limner:{jobs}:req_2:readers")
-        assert await other.table.abandon("req_2", ME) == "ok"
+        await other.table.withdraw("req_2", ME)
         assert await other.table.claim_or_join("req_5", RETRY, is_async=False) == "req_1"
 
     play(scene, server)

@@ -62,6 +62,8 @@ MENDED = {
     2_011_869: "A client that looked for one of two equal asynchronous results was sent to the other: the look at the end was wrong.",
     2_031_302: "A repeat started a job again whose record was just being deleted, beside an equal job of another replica.",
     334: "A repeat joined a job, the reply was lost, and its claim came once more: it was taken for another client.",
+    120_322_813: "A retry took what another client had left, while its own first request seemed to wait: that is allowed.",
+    120_341_276: "A failure was told late to one of four requests that all might be paid for: the look at the costs was wrong.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

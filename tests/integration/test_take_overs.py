@@ -1,5 +1,7 @@
 """Which requests may join a job whose result has to be had again, and what a replica keeps of a job that it takes over."""
 
+from typing import Any
+
 import pytest
 from redis import Redis
 
@@ -90,5 +92,47 @@ def test_a_job_that_is_taken_over_for_a_client_that_comes_back_is_asynchronous(
         assert await other.table.take_over(job)
         assert job.is_async
         assert redis.hget("limner:{jobs}:req_1", "async") == b"1"
+
+    play(scene, server)
+
+
+def test_a_heartbeat_offers_no_job_whose_id_another_job_of_this_replica_has_by_now(
+    server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure was published while Redis answered, and a request has taken the job over at the same replica."""
+
+    async def scene(one: Replica, _: Replica) -> None:
+        failed = await one.claim(KEYED, error=ImageUnavailable("404"), paid=True)
+        await failed.run.wait_done()
+        failed.run.readers = 0
+        give = one.table._give_heartbeats
+
+        async def give_slowly(jobs: list[Job]) -> Any:
+            reply = await give(jobs)
+            assert await one.table.publish_result(failed, b"{}", briefly=False)
+            assert await one.table.take_over(again := await follow(one, KEYED))
+            assert (one.table.owns(again), one.table.owns(failed)) == (True, False)
+            return reply
+
+        monkeypatch.setattr(one.table, "_give_heartbeats", give_slowly)
+        assert await one.table.heartbeat() == []
+
+    redis.set("limner:{jobs}:epoch", 0)
+    play(scene, server)
+
+
+def test_a_job_that_is_taken_over_is_not_taken_for_the_one_that_was_delivered(
+    server: RedisServer, redis: Redis
+) -> None:
+    async def scene(one: Replica, _: Replica) -> None:
+        before, after = await one.claim(), one.job()
+        await before.run.wait_done()
+        before.run.readers = 0
+        assert await one.table.mark_delivered(before) == "ok"
+        one.table.track(after)
+        assert not any(one.table.is_kept_for_retries(job) for job in (before, after))
+        assert one.table.kept_for_retries() == []
+        one.table.untrack(before)
+        assert one.table.owns(after)
 
     play(scene, server)

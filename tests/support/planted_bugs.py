@@ -37,11 +37,13 @@ from tests.support.situations import (
     a_client_leaves_at_a_heartbeat,
     a_client_leaves_when_its_key_is_claimed,
     a_client_vanishes_when_its_result_is_published,
+    a_failed_download_is_repeated_while_a_heartbeat_is_on_its_way,
     a_key_comes_with_two_questions,
     a_replica_dies_while_it_sends_the_result_of_another,
     a_replica_drains_what_it_wrote_into_a_dead_connection,
     a_replica_is_paused_while_it_claims_under_a_key,
     a_replica_stops_while_it_downloads,
+    a_retry_takes_what_another_client_has_left,
     an_owner_dies_when_its_claim_has_come_once_more,
     the_news_of_a_leave_is_slow,
     the_reply_to_a_published_failure_is_lost,
@@ -182,6 +184,19 @@ KEEP_THE_LATEST = """
 """
 
 
+#: A request that does not say that it is a retry begins a new job.
+JOIN_NOTHING_WITHOUT_A_MARK = (
+    "    if not id then return nil end\n    local record",
+    "    if not id or not takes_any() then return nil end\n    local record",
+)
+
+
+def credit_whoever_may_have_lost(history: History, request_id: str, job_id: str) -> None:
+    owner = history.attempts[job_id].client
+    if owner is not history.attempts[request_id].client:
+        history.group_of(owner).credit[owner] += owner.wish.n
+
+
 def allow_after_a_take_over(history: History, job_id: str, group: Group) -> int:
     return 1000 if history._take_overs[job_id] else ALLOWED_CALLS(history, job_id, group)
 
@@ -223,6 +238,10 @@ async def hold_for_ever(semaphore: FairSemaphore, caller: str, slots: int = 1) -
 async def ask_and_forget(io: JobIO, question: Any, on_reply: Any) -> None:
     await ASK(io, question, on_reply)
     io.job.paid_replies.clear()
+
+
+def owns_by_id(table: JobTable[Job], job: Job) -> bool:
+    return job.id in table._tracked
 
 
 def oldest_first(kept: retention.Retention) -> Iterator[Job]:
@@ -320,7 +339,7 @@ PLANTED_BUGS = (
     ),
     PlantedBug(
         "A repeat without a mark joins nothing, so it is paid for while its image waits.",
-        script(("    if not id then return nil end\n    local record", "    if not id or not takes_any() then return nil end\n    local record")),
+        script(JOIN_NOTHING_WITHOUT_A_MARK),
         hidden_by=attribute(History, "_gone_with", lambda _, __, group: group.undelivered),
     ),
     PlantedBug(
@@ -346,4 +365,11 @@ PLANTED_BUGS = (
     PlantedBug("A result that a client seems to read counts as delivered long ago, so a retry pays again.", script(("slot, FAR + 1, FAR + now", "slot, FAR, FAR + now")), situation=a_client_vanishes_when_its_result_is_published),
     PlantedBug("A run that is cancelled before its first step looks like a success, so the next client gets a failure of the server.", attribute(JobRun, "_finish", finish_as_if_begun), situation=a_client_joins_and_is_gone_before_the_run_begins),
     PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), situation=a_replica_drains_what_it_wrote_into_a_dead_connection),
+    PlantedBug("A job is known by its id alone, so what was published before takes the run of another request for its own.", attribute(JobTable, "owns", owns_by_id), situation=a_failed_download_is_repeated_while_a_heartbeat_is_on_its_way),
+    PlantedBug(
+        "A repeat without a mark joins nothing, so it is paid for while the image of another client waits that has taken its own.",
+        script(JOIN_NOTHING_WITHOUT_A_MARK),
+        hidden_by=attribute(History, "joined", credit_whoever_may_have_lost),
+        situation=a_retry_takes_what_another_client_has_left,
+    ),
 )  # fmt: skip

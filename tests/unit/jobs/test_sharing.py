@@ -40,7 +40,6 @@ class FakeTable:
         pauses: Heartbeats until the loop is cancelled.
         tracked: The jobs of this replica; `owned` are the ids of those that it still gives heartbeats for.
         calls: What was published, in order.
-        presences: How often this replica told that it reaches Redis.
         meanwhile: Called while Redis works on a command.
     """
 
@@ -54,7 +53,6 @@ class FakeTable:
     owned: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
-    presences: int = 0
     meanwhile: Callable[[], object] = lambda: None
 
     def owns(self, job: Job) -> bool:
@@ -68,9 +66,9 @@ class FakeTable:
     def track(self, job: Job) -> None:
         self.owned.add(job.id)
 
-    def untrack(self, job_id: str) -> None:
-        self.owned.discard(job_id)
-        self.kept.discard(job_id)
+    def untrack(self, job: Job) -> None:
+        self.owned.discard(job.id)
+        self.kept.discard(job.id)
 
     def is_kept_for_retries(self, job: Job) -> bool:
         return job.id in self.kept
@@ -86,29 +84,26 @@ class FakeTable:
         self.kept.add(job.id)
         return "ok"
 
-    async def abandon(self, job_id: str, key: JobKey) -> str:
+    async def abandon(self, job: Job) -> str:
         self.calls.append("abandoned")
         self.meanwhile()
         if self.down:
             return ""
         if self.awaited:
             return "awaited"
-        self.untrack(job_id)
+        self.untrack(job)
         return "ok"
 
     async def publish_result(self, job: Job, outcome: bytes, *, briefly: bool) -> bool:
         self.calls.append("published briefly" if briefly else "published")
         if not self.down:
-            self.untrack(job.id)
+            self.untrack(job)
         return not self.down
 
     async def sleep_until_heartbeat(self) -> None:
         if self.pauses == 0:
             raise asyncio.CancelledError
         self.pauses -= 1
-
-    async def tell_presence(self) -> None:
-        self.presences += 1
 
     async def heartbeat(self) -> list[Job]:
         return [job for job in self.tracked if job.id in self.owned]
@@ -382,18 +377,6 @@ def test_a_heartbeat_does_not_publish_a_job_that_has_readers() -> None:
         await scene.finish(job, delivered=True)
         scene.table.is_shared = False
         await scene.sharing.heartbeat_loop()
-
-    asyncio.run(play())
-
-
-def test_a_replica_tells_its_presence_for_as_long_as_it_shares_anything() -> None:
-    async def play() -> None:
-        scene = Scene(FakeTable(pauses=3))
-        with pytest.raises(asyncio.CancelledError):
-            await scene.sharing.presence_loop()
-        assert scene.table.presences == 3
-        scene.table.is_shared = False
-        await scene.sharing.presence_loop()
 
     asyncio.run(play())
 
