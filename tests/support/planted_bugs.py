@@ -358,7 +358,7 @@ PLANTED_BUGS = (
     PlantedBug(
         "Of several equal asynchronous results only the latest is kept.",
         script(("    redis.call('HSET', key_of(args.id), 'outcome', outcome)\n", "    redis.call('HSET', key_of(args.id), 'outcome', outcome)\n" + KEEP_THE_LATEST)),
-        first=700,
+        first=3600,
         hidden_by=attribute(History, "_is_excused", excuse_asynchronous),
     ),
     PlantedBug("A claim that comes late says that nothing was sent, so another replica takes the job over and pays again.", script(("if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end", "write(args.id, args.fields)")), situation=an_owner_dies_when_its_claim_has_come_once_more),
