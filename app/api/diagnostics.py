@@ -18,7 +18,7 @@ from app.access.auth import Authenticator, Caller
 from app.access.capacity import Capacity
 from app.access.concurrency import FairSemaphore
 from app.api.body import LimitedBody, announced_bytes
-from app.api.delivery import DisconnectWatcher
+from app.api.disconnects import DisconnectWatcher
 from app.api.responses import ClientDisconnected, OrjsonResponse
 from app.api.route_table import RouteTable
 from app.errors import InvalidRequest, RateLimited, ServiceUnavailable

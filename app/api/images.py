@@ -13,15 +13,8 @@ from starlette.responses import Response
 from app.access.auth import Authenticator, Caller
 from app.api.body import announced_bytes, read_image_request
 from app.api.context import RequestContext, context_of
-from app.api.delivery import (
-    DisconnectWatcher,
-    KeepAlive,
-    accepted_response,
-    deliver,
-    server_url_of,
-    task_receipt_response,
-    task_response,
-)
+from app.api.delivery import KeepAlive, accepted_response, deliver, server_url_of, task_receipt_response, task_response
+from app.api.disconnects import DisconnectWatcher
 from app.api.openapi import image_endpoint, result_endpoint, task_endpoint, task_submission_endpoint
 from app.api.request_headers import forget_headers
 from app.api.responses import OrjsonResponse

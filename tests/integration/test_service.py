@@ -620,7 +620,7 @@ def test_a_result_that_was_written_into_a_dead_connection_is_not_delivered(
     demo: RunningDemo, monkeypatch: pytest.MonkeyPatch, model: str, ends: bool
 ) -> None:
     if not ends:
-        monkeypatch.setattr("app.api.delivery._MAX_SILENCE", 0.05)
+        monkeypatch.setattr("app.api.disconnects._MAX_SILENCE", 0.05)
     with limner_with_model(demo, model) as limner, deaf_client(limner) as connection:
         wait_until(lambda: any(job.run.is_done for job in limner.service.registry._by_id.values()))
         if ends:

@@ -11,7 +11,7 @@ import pytest
 import simulate.redis
 from app.access.concurrency import FairSemaphore
 from app.api import images as image_endpoints
-from app.api.delivery import DisconnectWatcher
+from app.api.disconnects import DisconnectWatcher
 from app.errors import ImageUnavailable, RetrySafety, ServiceUnavailable, UpstreamError
 from app.jobs import retention
 from app.jobs.job import Job, JobKey, JobRun

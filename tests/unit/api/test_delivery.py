@@ -13,17 +13,15 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from app.api.delivery import (
-    DISCONNECT,
-    DisconnectWatcher,
     cost_headers,
     encode_events,
     encode_json,
-    is_acknowledged,
     late_headers_as_comments,
     response_headers,
     stream_events,
     stream_json_with_keepalive,
 )
+from app.api.disconnects import DISCONNECT, DisconnectWatcher, is_acknowledged
 from app.api.responses import ClientDisconnected
 from app.errors import ApiError, ModerationBlocked
 from app.jobs.job import JobRun

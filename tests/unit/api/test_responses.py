@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 import pytest
 from starlette.types import Message
 
-from app.api.delivery import DisconnectWatcher
+from app.api.disconnects import DisconnectWatcher
 from app.api.responses import ChunkedResponse, ClientDisconnected, ErrorResponse, SizedResponse, coalesce
 from app.errors import NotFound
 from app.images.blob import Blob
