@@ -44,6 +44,9 @@ _CANCELED = "The task was canceled before anything was sent to an upstream. Noth
 
 _SPOOL_FULL = "The server has no room left for this image. Please try again later."
 
+#: Of a server that drains. The client may ask another one.
+SHUTTING_DOWN = "The server is shutting down. Please try again."
+
 _KEY_REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
 
 

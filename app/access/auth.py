@@ -51,7 +51,7 @@ class KnownKey(NamedTuple):
 
 
 class Authenticator:
-    """Accepts the keys of the settings and those of the key file.
+    """Accept the keys of the settings and those of the key file.
 
     Without either, every request is accepted; in pass-through mode it still needs a key to pass on.
     """

@@ -17,18 +17,17 @@ from app.access.concurrency import FairSemaphore
 from app.access.keys import ClientKey, Rate
 from app.errors import Forbidden, InvalidRequest, RateLimited, UserError
 from app.protocol.image_request import ImagesRequest
-from app.protocol.sizes import Size
 from app.protocol.validation_errors import quote
 from app.state.semaphore import DistributedSemaphore
 from app.state.shared_state import Counters, SharedState
 
 _SECONDS = {"minute": 60, "hour": 3_600, "day": 86_400}
 
-_QUALITIES = ("low", "medium", "high")
+#: From the least to the best.
+QUALITIES = ("low", "medium", "high")
 
 #: Seconds after which a month's counter expires: the longest month and a day.
 _BUDGET_COUNTER_TTL = 32 * 86_400
-
 
 #: What is held where there is no limit.
 _NOTHING = nullcontext()
@@ -239,14 +238,10 @@ def apply_key_policy(key: ClientKey | None, request: ImagesRequest) -> ImagesReq
         named = f"the model '{quote(request.model)}'" if request.model else "requests that name no model"
         raise Forbidden(f"This key does not have access to {named}.", param="model", code="model_not_found")
     size, quality = request.size or key.max_size, request.quality or key.max_quality
-    if size and key.max_size and _pixels(size.upstream_size) > _pixels(key.max_size):
+    if size and key.max_size and size.upstream_size.pixels > key.max_size.pixels:
         message = f"Invalid size '{size}'. This key may ask for as many pixels as {key.max_size} has."
         raise UserError(message, param="size", code="invalid_value")
-    if quality and key.max_quality and _QUALITIES.index(quality) > _QUALITIES.index(key.max_quality):
+    if quality and key.max_quality and QUALITIES.index(quality) > QUALITIES.index(key.max_quality):
         message = f"Invalid value: '{quality}'. This key may ask for '{key.max_quality}' at most."
         raise UserError(message, param="quality", code="invalid_value")
     return replace(request, size=size, quality=quality)
-
-
-def _pixels(size: Size) -> int:
-    return size.width * size.height

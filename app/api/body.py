@@ -47,7 +47,6 @@ MAX_PARTS = 256
 
 _MALFORMED = "We could not parse the multipart body of your request."
 
-
 #: Bytes of a body that have to arrive within the time limit: 1 KiB/s with the default of 60 s. A client that sends
 #: a byte now and then would otherwise hold its connection, its blobs and its share of the uploads for ever.
 MIN_PROGRESS = 64 * 1024
@@ -203,7 +202,7 @@ async def collect_json(body: AsyncIterator[bytes], spooler: InlineImageSpooler) 
     def take(piece: bytes) -> None:
         text.extend(spooler.feed(piece))
         if len(text) > MAX_TEXT:
-            raise RequestTooLarge(f"The JSON of the request, without its pictures, is larger than {MAX_TEXT} bytes.")
+            raise RequestTooLarge(f"The JSON of the request, without its images, is larger than {MAX_TEXT} bytes.")
 
     await parse_paced(body, take)
     return text + spooler.end()
@@ -354,7 +353,7 @@ class _MultipartHandler:
         self._text += left
         self._text_size += len(left)
         if self._text_size > MAX_TEXT:
-            raise RequestTooLarge(f"The texts of the form, without pictures, are larger than {MAX_TEXT} bytes.")
+            raise RequestTooLarge(f"The texts of the form, without images, are larger than {MAX_TEXT} bytes.")
 
     def _close(self) -> None:
         self.is_in_file = False

@@ -21,7 +21,7 @@ from app.api.body import LimitedBody, announced_bytes
 from app.api.disconnects import DisconnectWatcher
 from app.api.responses import ClientDisconnected, OrjsonResponse
 from app.api.route_table import RouteTable
-from app.errors import InvalidRequest, RateLimited, ServiceUnavailable
+from app.errors import SHUTTING_DOWN, InvalidRequest, RateLimited, ServiceUnavailable
 from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
 from app.images.blob import Blob
@@ -34,8 +34,6 @@ MAX_REPLY_BYTES = 16 * 2**20
 MAX_CONCURRENT_EXPLAINS, MAX_WAITING_EXPLAINS = 2, 16
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-
-_SHUTTING_DOWN = "The server is shutting down. Please try again."
 
 
 def explain_routes(
@@ -89,7 +87,7 @@ async def unless_draining(work: Coroutine[None, None, T], draining: asyncio.Even
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if draining.is_set():
-            raise ServiceUnavailable(_SHUTTING_DOWN)
+            raise ServiceUnavailable(SHUTTING_DOWN)
         return await tasks[0]
     finally:
         for task in tasks:

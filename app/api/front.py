@@ -28,7 +28,7 @@ class FrontRequest(Request):
 
 
 class FrontApp:
-    """Serves some endpoints without Starlette, whose layers cost a twentieth of a request for a link.
+    """Serve some endpoints without Starlette, whose layers cost a twentieth of a request for a link.
 
     The endpoints are routes of Starlette, too: for other methods, and for requests of web pages, which get the headers
     of CORS there.

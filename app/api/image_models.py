@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from app.access.auth import Authenticator
 from app.access.keys import ClientKey, Rate
+from app.access.limits import QUALITIES
 from app.api.models import ListModels
 from app.api.openapi import NEEDS_KEY, error_responses, json_response
 from app.api.planning_schemas import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS
@@ -23,9 +24,6 @@ from app.protocol.parameters import ChoiceParam, Destination, Parameter
 from app.protocol.sizes import MAX_ASPECT_RATIO, MAX_EDGE, MAX_PIXELS, MIN_PIXELS, SIZE_MULTIPLE
 from app.upstream.pool import UpstreamPool
 from app.upstream.spec import UpstreamSpec
-
-#: From the least to the best, as the limits of keys count them.
-_QUALITIES = ("low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def _sizes(dialects: Sequence[Dialect], key: ClientKey | None) -> dict[str, Any]
     return {
         "multiple_of": SIZE_MULTIPLE,
         "min_pixels": MIN_PIXELS,
-        "max_pixels": MAX_PIXELS if largest is None else largest.width * largest.height,
+        "max_pixels": MAX_PIXELS if largest is None else largest.pixels,
         "max_edge": MAX_EDGE,
         "max_aspect_ratio": MAX_ASPECT_RATIO,
         "upstream_sizes": _union([dialect.sizes for dialect in dialects]),
@@ -96,7 +94,7 @@ def _describe(parameter: Parameter, dialects: Sequence[Dialect], key: ClientKey 
     if key is not None and parameter.name == "n" and key.images:
         schema["maximum"] = min(schema["maximum"], *(rate.amount for rate in key.images))
     if key is not None and parameter.name == "quality" and key.max_quality is not None:
-        refused = _QUALITIES[_QUALITIES.index(key.max_quality) + 1 :]
+        refused = QUALITIES[QUALITIES.index(key.max_quality) + 1 :]
         schema["enum"] = [value for value in schema["enum"] if value not in refused]
     return {
         "operations": sorted(operation.value for operation in parameter.operations),

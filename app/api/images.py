@@ -51,7 +51,6 @@ _RETIRED = (
     "should differ."
 )
 
-
 _NO_STREAM = "A task cannot be streamed: it is polled, and has one result."
 
 

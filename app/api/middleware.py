@@ -18,13 +18,11 @@ from app.observability.logging import log, shorten
 #: Logged at level debug: probes that come every few seconds, and the two dozen files of the page.
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics", "/web/", "/v1/status")
 
-
 #: Requests that would fill the list of the last ones: clients poll a task every few seconds.
 _POLLED = "/images/tasks/"
 
 #: What base URLs end in, in front of an endpoint of the API, or `/v1` twice in front of anything.
 _PREFIXES = re.compile("^(?:(?:/openai|/api|/v1|/v1beta)+(?=/(?:images|models)(?:/|$))|(?:/v1){2,}(?=/|$))")
-
 
 #: Headers of ours, which no response sets itself.
 _OURS = (b"x-request-id", b"x-content-type-options")
@@ -106,7 +104,7 @@ def normalize_path(path: str) -> str:
 
 
 class UnhandledErrorMiddleware:
-    """Turns unhandled errors into a 500 in OpenAI's format. Their stack trace goes to the log only."""
+    """Turn unhandled errors into a 500 in OpenAI's format. Their stack trace goes to the log only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

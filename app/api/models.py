@@ -15,7 +15,6 @@ from app.errors import NotFound
 #: 2024-12-01: a fixed date, so that responses can be cached and compared.
 _CREATED = 1_733_011_200
 
-
 #: Returns the model names of one upstream (None: of all), restricted to the given names if there are any.
 ListModels = Callable[[str | None, tuple[str, ...]], Iterable[str]]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.api.planning_schemas import DRY_RUN
 from app.errors import (
+    SHUTTING_DOWN,
     ApiError,
     Forbidden,
     IdempotencyKeyReused,
@@ -123,7 +124,7 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
     ),
     408: ErrorExample(
         "The body of the request did not arrive in time.",
-        (RequestTimeout("The body of the request did not come: no byte within 60 s."),),
+        (RequestTimeout("The body of the request came too slowly: less than 65536 bytes within 60 s."),),
     ),
     409: ErrorExample(
         "The task was canceled, or cannot be canceled any more.",
@@ -135,11 +136,7 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
     ),
     422: ErrorExample(
         "The Idempotency-Key was used with another body.",
-        (
-            IdempotencyKeyReused(
-                "This Idempotency-Key was used with another request body. Use a new key for a new question."
-            ),
-        ),
+        (IdempotencyKeyReused(),),
     ),
     429: ErrorExample(
         "Too many requests; `retry-after` says when to try again.",
@@ -149,9 +146,7 @@ ERROR_EXAMPLES: dict[int, ErrorExample] = {
         "The upstream or this server failed; `x-should-retry: false` if a repeated request might be billed twice.",
         (UpstreamTimeout("The upstream did not finish within 600 s. The image may have been made."), ApiError()),
     ),
-    503: ErrorExample(
-        "The server is shutting down.", (ServiceUnavailable("The server is shutting down. Please try again."),)
-    ),
+    503: ErrorExample("The server is shutting down.", (ServiceUnavailable(SHUTTING_DOWN),)),
 }
 
 _TEXT = {"type": "string"}

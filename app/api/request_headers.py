@@ -9,7 +9,7 @@ _KEY = "limner.headers"
 
 
 class RequestHeaders(Headers):
-    """Finds a header without a walk over all of them. Names are given in lower case, as ASGI has them."""
+    """Find a header without a walk over all of them. Names are given in lower case, as ASGI has them."""
 
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
         super().__init__(raw=raw)

@@ -22,7 +22,7 @@ _PAGE_FILES = "/web/"
 
 
 class SiteGuardMiddleware:
-    """Answers requests from pages of other sites, and under names that are not this server's, with a 403."""
+    """Answer requests from pages of other sites, and under names that are not this server's, with a 403."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app

@@ -42,7 +42,7 @@ _CHUNK_BYTES = 2**20
 
 
 class StoredImageResponse(Response):
-    """Sends a stored image, and closes it afterwards. `headers` are those that all stored images have."""
+    """Send a stored image, and close it afterwards. `headers` are those that all stored images have."""
 
     def __init__(self, stored: StoredImage, request_headers: Headers, headers: Mapping[str, str]) -> None:
         self._stored = stored

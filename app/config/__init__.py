@@ -1,4 +1,4 @@
 """Settings: read from the environment, `.env`, `limner.toml` and secret files, and checked.
 
-Only `settings.py` reads the environment. May import `protocol`, `images` and the `spec` of `upstream`.
+Nothing else reads the environment. May import `protocol`, `images` and the `spec` of `upstream`.
 """

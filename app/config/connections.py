@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from app.config.field_types import read_secret_file
+from app.config.field_types import read_named_file, read_secret_file
 
 #: What stands for no proxy, where one is set for all upstreams.
 DIRECT = "none"
@@ -99,10 +99,6 @@ def _check_proxy(value: SecretStr) -> SecretStr:
     return value
 
 
-def _read_file(value: object) -> object:
-    return read_secret_file(value) if isinstance(value, str | Path) else value
-
-
 def _check_certificates(value: Path) -> Path:
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -124,5 +120,5 @@ HeaderTable = Annotated[
     BeforeValidator(_parse_headers),
 ]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_check_proxy)]
-ProxyUrlFile = Annotated[ProxyUrl, BeforeValidator(_read_file)]
+ProxyUrlFile = Annotated[ProxyUrl, BeforeValidator(read_named_file)]
 CertificateFile = Annotated[Path, AfterValidator(_check_certificates)]

@@ -210,7 +210,8 @@ def _check_client_key(value: SecretStr) -> SecretStr:
     return _check_header_secret(value)
 
 
-def _read_file(value: object) -> object:
+def read_named_file(value: object) -> object:
+    """Return the secret in the file that a setting names. What cannot be a path is left to the next check."""
     return read_secret_file(value) if isinstance(value, str | Path) else value
 
 
@@ -264,7 +265,7 @@ SizeModeSetting = Annotated[SizeMode, NoDecode, BeforeValidator(_parse_size_mode
 AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_allow_list)]
 
 HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret)]
-HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(_read_file)]
+HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(read_named_file)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 LongSecret = Annotated[SecretStr, AfterValidator(_check_long_secret)]
 ClientKeyList = Annotated[

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         description="The upstream's key. Unset: each caller's own Bearer token is passed on (pass-through).",
     )
     upstream_model: str = Field(
-        "gpt-image-2-chat",
+        DEFAULT_MODEL,
         min_length=1,
         description="The model that is requested from the upstream, whatever the client named.",
     )

@@ -31,7 +31,7 @@ class HostedImage:
 
 
 class TruncatedResponse(Response):
-    """Announces the whole body and sends half of it, so that the server closes the connection."""
+    """Announce the whole body and send half of it, so that the server closes the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -261,7 +261,7 @@ def _refusal(error: OSError) -> Exception:
 
 
 class Spool:
-    """Owns the blobs of one request and closes them together."""
+    """Own the blobs of one request and close them together."""
 
     def __init__(self, directory: Path | None = None, memory: SpoolMemory | None = None) -> None:
         """`directory` and `memory`: see `Blob`."""

@@ -402,7 +402,7 @@ def reset_orientation(exif: bytes) -> tuple[bytes, int]:
 
 
 class SourceReader(io.RawIOBase):
-    """Reads a source without copying it, and never beyond its end.
+    """Read a source without copying it, and never beyond its end.
 
     It has no descriptor that Pillow could use: another process may read the same file at another position.
     """
@@ -430,7 +430,7 @@ class SourceReader(io.RawIOBase):
 
 
 class SinkWriter(io.RawIOBase):
-    """Appends to a sink."""
+    """Append to a sink."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

@@ -34,7 +34,7 @@ class DecoderJob:
 
 
 class DecoderJobs:
-    """Does jobs in the processes of a pool. Those that wait for one remain blobs."""
+    """Do jobs in the processes of a pool. Those that wait for one remain blobs."""
 
     def __init__(self, pool: DecoderPool, budget: MemoryBudget, new_blob: Callable[[], Blob], max_pixels: int) -> None:
         self._pool = pool

@@ -48,7 +48,7 @@ class DecoderUnavailable(Exception):
 
 
 class DecoderPool:
-    """Runs each job in a process of its own, of which `warm` wait for jobs.
+    """Run each job in a process of its own, of which `warm` wait for jobs.
 
     The processes have no descriptor of this process but their socket, and end when it is closed. Where a call is
     cancelled, its process ends at once.

@@ -17,7 +17,7 @@ DNS_CACHE_SIZE = 1000
 
 
 class DnsResolver:
-    """Resolves host names in threads of its own, and caches the answers. Has to be closed.
+    """Resolve host names in threads of its own, and cache the answers. Has to be closed.
 
     The addresses are not checked. Whoever connects to them must check them each time.
     """

@@ -257,7 +257,7 @@ _route: ContextVar[_Route] = ContextVar("_route", default=_NOWHERE)
 
 
 class _PinnedResolver(AbstractResolver):
-    """Gives the connector the checked addresses instead of resolving the name again, as its addresses may change."""
+    """Give the connector the checked addresses instead of resolving the name again, as its addresses may change."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

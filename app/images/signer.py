@@ -89,7 +89,7 @@ def load_signing_key(certificates: Path, key: str) -> SigningKey:
 
 
 class Signer:
-    """Signs images that were converted."""
+    """Sign images that were converted."""
 
     def __init__(
         self,

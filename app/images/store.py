@@ -65,7 +65,7 @@ class StoredImage:
 
 
 class ImageStore(Protocol):
-    """Keeps images until they expire."""
+    """Keep images until they expire."""
 
     async def put(self, blob: Blob, info: ImageInfo) -> str:
         """Store an image and return its name. The caller keeps the blob.

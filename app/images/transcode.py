@@ -47,7 +47,7 @@ class PreparedInput:
 
 
 class Transcoder:
-    """Converts images. Those that wait for a decoder remain blobs.
+    """Convert images. Those that wait for a decoder remain blobs.
 
     A call that is cancelled ends at once, and its decoder with it.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from app.errors import (
+    SHUTTING_DOWN,
     ApiError,
     ImageUnavailable,
     ModerationBlocked,
@@ -24,8 +25,6 @@ from app.protocol.image_request import ImagesRequest
 
 #: Errors that a reply itself has caused: a further look at it would end in the same way.
 _REPLY_AT_FAULT = (ModerationBlocked, NoImageInReply, UpstreamError)
-
-_SHUTTING_DOWN = "The server is shutting down. Please try again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ class JobRun:
             self.error, self.cause = ApiError(), bug.with_traceback(None)
 
     def _note_cancellation(self) -> None:
-        self.error = TaskCanceled() if self.is_canceled else ServiceUnavailable(_SHUTTING_DOWN)
+        self.error = TaskCanceled() if self.is_canceled else ServiceUnavailable(SHUTTING_DOWN)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() and self.error is None:

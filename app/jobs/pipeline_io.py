@@ -128,7 +128,7 @@ class JobIO:
             if sent.reply is not None:
                 self.job.paid_replies.append(sent.reply)
 
-    def _note_failure(self, sent: "SentQuestion", failure: BaseException) -> None:
+    def _note_failure(self, sent: SentQuestion, failure: BaseException) -> None:
         """Note why a question has brought no reply, or only a part of one."""
         self._run.question_errors.append(failure)
         if isinstance(failure, ApiError):
@@ -143,7 +143,7 @@ class JobIO:
     def _request(
         self,
         question: ChatQuestion,
-        sent: "SentQuestion",
+        sent: SentQuestion,
         step: TraceStep,
         on_reply: Callable[[str, ChatReply], Awaitable[None]],
     ) -> UpstreamRequest:
@@ -158,7 +158,7 @@ class JobIO:
             on_reply,
         )
 
-    async def _before_send(self, sent: "SentQuestion") -> None:
+    async def _before_send(self, sent: SentQuestion) -> None:
         """Announce the job to other replicas before it may cost something, once for all its questions."""
         if self.backends.job_table.is_shared:
             if self._announcement is None:

@@ -14,7 +14,7 @@ from app.access.capacity import Capacity
 from app.access.concurrency import FairSemaphore
 from app.access.keys import ClientKey
 from app.access.limits import KeyLimits, apply_key_policy
-from app.errors import ServiceUnavailable, TaskCanceled, TaskNotCancelable
+from app.errors import SHUTTING_DOWN, ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
 from app.jobs.job import Job, JobKey, JobRun, JobState
 from app.jobs.pipeline import Pipeline
@@ -30,8 +30,6 @@ from app.protocol.sizes import Size
 
 #: What models generate if no size is requested, or one a little smaller.
 _USUAL_SIZE = Size(1536, 1024)
-
-_SHUTTING_DOWN = "The server is shutting down. Please try again."
 
 #: No retry is invited: another server would pay for the image once more.
 _INTERRUPTED = "The server is shutting down. The image may have been made."
@@ -154,7 +152,7 @@ class ImageService:
         if self.is_draining or key.key is not None or table.is_alone:
             job = await self._joinable_here(key)
             if self.is_draining and (job is None or job.needs_new_run):
-                raise ServiceUnavailable(_SHUTTING_DOWN)
+                raise ServiceUnavailable(SHUTTING_DOWN)
             if job is not None:
                 return self._join(job, request, submission)
         remote_id = await table.claim_or_join(
@@ -336,14 +334,14 @@ class ImageService:
                 run.telemetry.queue_seconds = queued.stop()
                 try:
                     # Room for the images is reserved before anything is paid for.
-                    with self.capacity.reserve(request.n, size.width * size.height):
+                    with self.capacity.reserve(request.n, size.pixels):
                         await pipeline.run(emit)
                 except asyncio.CancelledError:
                     if run.state is not JobState.SUBMITTED:
                         raise
                     if job.paid_replies:
                         # Whoever repeats the request gets what these replies bring, at no further cost.
-                        raise ServiceUnavailable(_SHUTTING_DOWN) from None
+                        raise ServiceUnavailable(SHUTTING_DOWN) from None
                     run.interrupt()
                     raise ServiceUnavailable(_INTERRUPTED, headers={"x-should-retry": "false"}) from None
 

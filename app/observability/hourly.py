@@ -137,7 +137,7 @@ class HourlySummary:
 
 
 class LedgerFollower:
-    """Reads what has been appended to a ledger file since the last time, also after the file was rotated."""
+    """Read what has been appended to a ledger file since the last time, also after the file was rotated."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

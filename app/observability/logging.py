@@ -43,8 +43,8 @@ EVENTS = {
     "worker_died": "a worker process ended although the server is not shutting down",
     "worker_start_failed": "a worker process could not be started",
     "worker_restarts_stopped": "every worker died soon after its start, so the server ends",
-    "task_link_failed": "An image of an asynchronous task has no link, because it could not be stored",
-    "ledger_read_failed": "The ledger file could not be read for the status page",
+    "task_link_failed": "an image of an asynchronous task has no link, because it could not be stored",
+    "ledger_read_failed": "the ledger file could not be read for the status page",
     "ledger_write_failed": "a line of the ledger was lost; logged once until a line is written again",
     "unknown_variable": "an environment variable begins with LIMNER_ but is not a setting",
     "open_access_warning": "the server has no client keys",
@@ -57,7 +57,7 @@ _NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access", "asyncio", "python_m
 
 
 class BestEffortLogger(structlog.WriteLogger):
-    """Drops records that cannot be written (full disk, closed pipe), so that logging never fails a request."""
+    """Drop records that cannot be written (full disk, closed pipe), so that logging never fails a request."""
 
     def msg(self, message: str) -> None:
         with suppress(OSError):

@@ -88,7 +88,7 @@ class RequestTrace:
 
 
 class OtlpTracing:
-    """Sends spans to a collector that speaks OTLP over HTTP, from a thread of its own, until closed.
+    """Send spans to a collector that speaks OTLP over HTTP, from a thread of its own, until closed.
 
     Needs the extra `limner[otel]`; therefore OpenTelemetry is imported inside the methods. `exporter` replaces the
     OTLP exporter.

@@ -214,7 +214,7 @@ def nearest_tier(tiers: tuple[str, ...], wish: RequestedSize) -> str:
     """Return the smallest tier that is as large as a wish, or the largest there is; empty where the model chooses."""
     if wish.is_ratio_only:
         return ""
-    pixels = TIERS[wish.tier].max_pixels if wish.tier else wish.size.width * wish.size.height
+    pixels = TIERS[wish.tier].max_pixels if wish.tier else wish.size.pixels
     return next((tier for tier in tiers if pixels <= TIERS[tier].max_pixels), tiers[-1])
 
 
@@ -227,7 +227,7 @@ def _nearest_size(sizes: tuple[str, ...], size: Size) -> str:
 
 def _pixel_distance(text: str, size: Size) -> float:
     width, height = map(int, text.split("x"))
-    return abs(math.log(width * height / (size.width * size.height)))
+    return abs(math.log(width * height / size.pixels))
 
 
 def _distance(shape: list[str], size: Size) -> float:

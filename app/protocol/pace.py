@@ -11,7 +11,7 @@ _LEAST, _FIRST, _MOST = 2 * 1024, 16 * 1024, 128 * 1024
 
 @dataclass(slots=True)
 class Pace:
-    """Learns from each piece how large the next one may be, at most twice as large as before.
+    """Learn from each piece how large the next one may be, at most twice as large as before.
 
     128 KiB of base64 take 0.05 ms or, if it is hostile, 200 ms.
 

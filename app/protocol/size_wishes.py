@@ -254,7 +254,7 @@ def _refuse_contradictions(
             if abs(math.log(size.width / size.height / ratio.quotient)) > _SAME_RATIO:
                 raise _contradiction(name, other)
         for other, tier in tiers:
-            edge, lengths = RESOLUTIONS[tier].edge, (math.sqrt(size.width * size.height), max(size.width, size.height))
+            edge, lengths = RESOLUTIONS[tier].edge, (math.sqrt(size.pixels), max(size.width, size.height))
             if all(max(length / edge, edge / length) > _SAME_TIER for length in lengths):
                 raise _contradiction(name, other)
 
@@ -297,7 +297,5 @@ def _detour(size: Size, tier: str | None) -> float:
         short = min(size.width, size.height)
         # A smaller one is no choice at all, unless no other has this ratio.
         return math.log(short / _USUAL_EDGE) if short >= _USUAL_EDGE else 10 + math.log(_USUAL_EDGE / short)
-    length = (
-        math.sqrt(size.width * size.height) if RESOLUTIONS[tier].edge <= _USUAL_EDGE else max(size.width, size.height)
-    )
+    length = math.sqrt(size.pixels) if RESOLUTIONS[tier].edge <= _USUAL_EDGE else max(size.width, size.height)
     return abs(math.log(length / RESOLUTIONS[tier].edge))

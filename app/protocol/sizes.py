@@ -31,6 +31,11 @@ class Size:
         return f"{self.width}x{self.height}"
 
     @property
+    def pixels(self) -> int:
+        """How many pixels an image of this size has."""
+        return self.width * self.height
+
+    @property
     def upstream_size(self) -> "Size":
         """The legal size to request upstream. The image is fitted to another size afterwards, see `size_fit`."""
         return _upstream_size(self)
@@ -124,9 +129,7 @@ def covering_size(size: Size) -> Size:
     ]
     if not covering:
         return nearest_sizes(size)[0]
-    return min(
-        covering, key=lambda each: (max(each.width / size.width, each.height / size.height), each.width * each.height)
-    )
+    return min(covering, key=lambda each: (max(each.width / size.width, each.height / size.height), each.pixels))
 
 
 def nearest_sizes(size: Size) -> Sequence[Size]:
@@ -143,7 +146,7 @@ def _distance(size: Size, width: float, height: float) -> float:
 def _within_limits(size: Size) -> tuple[float, float]:
     """Return width and height with a ratio, edges and pixels that are allowed, off the grid."""
     ratio = min(max(size.width / size.height, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
-    pixels: float = min(max(size.width * size.height, MIN_PIXELS), MAX_PIXELS)
+    pixels: float = min(max(size.pixels, MIN_PIXELS), MAX_PIXELS)
     # At this ratio, the longer edge has as many pixels as this at most.
     pixels = min(pixels, MAX_EDGE**2 * min(ratio, 1 / ratio))
     return math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)

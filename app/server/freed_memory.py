@@ -26,7 +26,7 @@ def find_malloc_trim() -> Callable[[], object]:
 
 
 class FreedMemory:
-    """Notices when a crowd has gone. `release` returns freed memory to the system, `collect` frees more before."""
+    """Notice when a crowd has gone. `release` returns freed memory to the system, `collect` frees more before."""
 
     def __init__(self, release: Callable[[], object] | None = None, collect: Callable[[], object] = gc.collect) -> None:
         self._release = find_malloc_trim() if release is None else release

@@ -318,7 +318,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
-        # The names are known to `app/api/disconnects.py`, too.
+        # `app/api/disconnects.py` reads them under the same names.
         extensions = cycle.scope.setdefault("extensions", {})
         extensions["limner.unacknowledged"] = self._acknowledgments  # type: ignore[assignment]
         extensions["limner.disconnect"] = self._disconnect  # type: ignore[assignment]

@@ -55,7 +55,7 @@ class WorkerHandle:
 
 
 class Supervisor:
-    """Keeps the configured number of workers running.
+    """Keep the configured number of workers running.
 
     The first SIGTERM or SIGINT makes the workers drain, a second one kills them; SIGHUP makes them reload the key file.
     """

@@ -1,4 +1,4 @@
-"""Send one request to one upstream and read its reply. The only file that talks to upstreams."""
+"""Send one request to one upstream and read its reply."""
 
 import asyncio
 import time

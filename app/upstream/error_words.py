@@ -84,7 +84,7 @@ KEY = _any_of(
 )
 API_KEY = _any_of(r"\bapi[ _-]?keys?\b", r"\bcredentials?\b")
 
-#: What the client asked for: a size, a picture, the length of the prompt.
+#: What the client asked for: a size, an image, the length of the prompt.
 CLIENTS_VALUE = _any_of(
     *("invalid[_ ]size", "invalid value:", "invalid type for", "unsupported value", "invalid_value", "invalid_image"),
     *("context_length_exceeded", "maximum context length", "prompt is too long", "string_above_max_length"),

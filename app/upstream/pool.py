@@ -377,11 +377,11 @@ async def _attempt_once(
 ) -> UpstreamFailure | None:
     """Report the reply to the request, or return the failure. The record takes in what they say of the attempt."""
     outcome = await member.client.send(request, body, started_at)
+    record.read_head(outcome.headers)
+    failure: UpstreamFailure | None
     if isinstance(outcome, UpstreamFailure):
-        record.read_head(outcome.headers)
-        failure: UpstreamFailure | None = outcome
+        failure = outcome
     else:
-        record.read_head(outcome.headers)
         failure = await member.client.read_reply(outcome, request, started_at, record)
     if failure is not None:
         record.is_free = not failure.retry_safety.may_have_cost

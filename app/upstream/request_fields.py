@@ -8,11 +8,11 @@ from app.upstream.error_words import CLIENTS_INPUT
 
 #: Fields of a chat request that the client cannot fill, or only in Limner's name (`metadata`, `user`).
 _FIELDS = (
-    *("model", "messages", "modalities", "image_config", "extra_body", "metadata", "stream", "stream_options"),
-    "user",
+    *("model", "messages", "modalities", "image_config", "extra_body"),
+    *("metadata", "stream", "stream_options", "user"),
 )
 _LIMNERS = re.compile(rf"(?:{'|'.join(_FIELDS)})(?:\..*)?")
-#: The parts of a message that hold what the client sent: its prompt and its pictures.
+#: The parts of a message that hold what the client sent: its prompt and its images.
 _CLIENTS_PART = re.compile(r"messages(?:\.[0-9]+)?\.content\b.*")
 #: Upstreams that take a message's content as one text, and no list of parts.
 _WANTS_TEXT = re.compile(
@@ -113,7 +113,7 @@ def _plain_steps(path: str) -> list[str]:
 
 
 def _is_clients(path: str, body: UpstreamErrorBody) -> bool:
-    """Return whether what a field holds came from the client: its pictures and prompt, its own metadata or user."""
+    """Return whether what a field holds came from the client: its images and prompt, its own metadata or user."""
     root = path.partition(".")[0]
     if root == "messages":
         wants_text = path.endswith("content") and _WANTS_TEXT.search(body.searchable)

@@ -21,7 +21,7 @@ class KeyChecker(Protocol):
 
 
 class TokenCheck:
-    """Knows for a minute which keys are refused. Requests that come at the same time wait for one answer.
+    """Remember for a minute which keys are refused. Requests that come at the same time wait for one answer.
 
     A key is refused if every upstream refuses it. Without `upstreams` none is.
     """
