@@ -212,6 +212,8 @@ class Blob:
         """Return up to `size` bytes from `offset`, fewer only at the end."""
         if self._file is not None:
             return os.pread(self._whole_file(self._file), size, offset)
+        if len(self._pieces) == 1:
+            return self._pieces[0][offset : offset + size]
         return b"".join(self._slices(offset, offset + size))
 
     def _whole_file(self, file: IO[bytes]) -> int:

@@ -329,7 +329,8 @@ class Pipeline:
         credentials = "none" if not is_signed else "kept" if made is blob else "stripped"
         if signed is not None:
             made, credentials = signed, "signed"
-        return replace(image, info=read_info(made.read_at) or image.info, credentials=credentials), made
+        info = image.info if made is blob else read_info(made.read_at) or image.info
+        return replace(image, info=info, credentials=credentials), made
 
     async def apply_wishes(self, blob: ByteSink) -> ByteSink:
         """Return the image with the mask, the format and the size of the request: the same blob if nothing changes."""

@@ -17,6 +17,9 @@ _HEAD = 64 * 1024
 #: Bytes at the end of a file that are searched first for the end of a PNG or JPEG, and of each further piece.
 _TAIL = 64 * 1024
 
+#: What files of a format end with.
+_ENDS = {"png": b"IEND\xaeB`\x82", "jpeg": b"\xff\xd9", "gif": b"\0;"}
+
 
 @dataclass(frozen=True, slots=True)
 class FormatSpec:
@@ -50,8 +53,10 @@ def _has_trns(read_at: ReadAt) -> bool:
 
 
 def _is_complete_png(read_at: ReadAt, size: int) -> bool:
-    end = b"IEND\xaeB`\x82"
-    return end in _last_bytes(read_at, size) or _contains(read_at, 33, end)
+    end = _ENDS["png"]
+    # Nothing follows most of them, and the last 64 KiB need not be read.
+    is_at_end = read_at(max(0, size - len(end)), len(end)) == end
+    return is_at_end or end in _last_bytes(read_at, size) or _contains(read_at, 33, end)
 
 
 #: Start-of-frame markers; C4, C8 and CC in the same range have other meanings.
@@ -290,10 +295,6 @@ def is_complete(read_at: ReadAt, size: int) -> bool:
     """
     spec = _find_format(read_at)
     return spec is not None and spec.is_complete(read_at, size)
-
-
-#: What files of a format end with.
-_ENDS = {"png": b"IEND\xaeB`\x82", "jpeg": b"\xff\xd9", "gif": b"\0;"}
 
 
 def ends_like_image(head: bytes, tail: bytes, size: int) -> bool:

@@ -17,9 +17,11 @@ from app.images.blob import Blob, Spool
 from app.jobs import pipeline
 from app.jobs.pipeline import Pipeline
 from app.jobs.pipeline_interface import GenerationResult, PartialImage, PipelinePolicy
+from app.protocol import image_format
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
 from app.protocol.dialects import DIALECTS
+from app.protocol.file_parts import ReadAt
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
@@ -194,6 +196,18 @@ def test_a_linked_image_is_downloaded_and_measured() -> None:
             False,
         )
     ]
+
+
+def test_an_image_that_stays_as_it_came_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[ImageInfo | None] = []
+
+    def read_info(read_at: ReadAt) -> ImageInfo | None:
+        measured.append(image_format.read_info(read_at))
+        return measured[-1]
+
+    monkeypatch.setattr(pipeline, "read_info", read_info)
+    (image,) = result_of(request_for(), World([[image_reply(URL)]])).images
+    assert measured == [image.info]
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,18 @@ def test_the_end_is_found_wherever_it_is(data: bytes, complete: bool) -> None:
     assert is_complete(bytes_reader(data), len(data)) is complete
 
 
+def test_of_most_png_files_only_the_ends_are_read() -> None:
+    data = CASES[0].data[:-12] + PADDING + CASES[0].data[-12:]
+    sizes: list[int] = []
+
+    def read_at(offset: int, size: int) -> bytes:
+        sizes.append(size)
+        return data[offset : offset + size]
+
+    assert is_complete(read_at, len(data))
+    assert sum(sizes) < 32
+
+
 @pytest.mark.parametrize("spec", FORMATS, ids=lambda spec: spec.format)
 def test_every_row_is_needed(spec: FormatSpec) -> None:
     files = [case.data for case in CASES] + [HEIC]
