@@ -69,19 +69,21 @@ class AccessLogMiddleware:
         try:
             await self._app(scope, counting_receive, send_with_id)
         finally:
-            context.log_fields.update(bytes_in=bytes_in, bytes_out=bytes_out)
-            self._log(scope, context, status)
+            context.log_fields.update(status=status, bytes_in=bytes_in, bytes_out=bytes_out)
+            self._log(scope, context)
 
-    def _log(self, scope: Scope, context: RequestContext, status: int) -> None:
+    def _log(self, scope: Scope, context: RequestContext) -> None:
         ms = round((time.perf_counter() - context.started_at) * 1000, 1)
         fields = context.log_fields
         if context.usage is not None:
-            fields.update(context.usage.finish({"status": status, **fields}))
-        record = {"method": scope["method"], "path": shorten(scope["path"]), "status": status, "ms": ms, **fields}
+            fields.update(context.usage.finish(fields))
+        line = {"method": scope["method"], "path": shorten(scope["path"]), "status": fields["status"], "ms": ms}
+        record = line | fields
         level = logging.DEBUG if scope["path"].startswith(_QUIET_PATHS) else logging.INFO
         log.log(level, "request", **record)
         if "/images/" in scope["path"] and scope["method"] != "OPTIONS" and _POLLED not in scope["path"]:
-            self._recent.append(encode_record({"id": context.id, "at": time.time(), **record}))
+            record.update(id=context.id, at=time.time())
+            self._recent.append(encode_record(record))
 
 
 def add_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:

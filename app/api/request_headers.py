@@ -16,6 +16,7 @@ class RequestHeaders(Headers):
         # Of several headers of one name, the first counts.
         first = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
         self._first = first
+        self._has_repeated = len(first) < len(raw)
         self.get = first.get  # type: ignore[method-assign]  # the dictionary itself is asked, without a call of ours
 
     def __getitem__(self, key: str) -> str:
@@ -26,7 +27,9 @@ class RequestHeaders(Headers):
 
     def getlist(self, key: str) -> list[str]:
         """Return all headers of that name."""
-        return super().getlist(key) if key in self._first else []
+        if key not in self._first:
+            return []
+        return super().getlist(key) if self._has_repeated else [self._first[key]]
 
 
 def forget_headers(scope: Scope) -> None:

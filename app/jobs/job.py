@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 
 from app.errors import (
     SHUTTING_DOWN,
@@ -65,7 +65,7 @@ def _do_nothing() -> None:
     return
 
 
-class Joining(Enum):
+class Joining(StrEnum):
     """Which equal requests may join a job."""
 
     ANYONE = "the next one: no client waits for what the job brings"

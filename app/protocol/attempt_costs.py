@@ -26,6 +26,9 @@ class CostSource(StrEnum):
     UNKNOWN = "unknown"
 
 
+_SOURCES = tuple(CostSource)
+
+
 @dataclass(frozen=True, slots=True)
 class Charge:
     """What one or several attempts have cost. `amount` leaves out what is unknown; None if nothing is known."""
@@ -68,11 +71,9 @@ class AttemptRecord:
     _from_header: ReportedCost | None = None
 
     def read_head(self, headers: Mapping[str, str]) -> None:
-        """Take in the head of the response."""
-        # Copied, since looking a name up in the headers of a response takes longer than this.
-        fields = {name.lower(): value for name, value in headers.items()}
-        self.add_ids([fields[name] for name in _ID_HEADERS if name in fields])
-        self._from_header = read_cost_header(fields)
+        """Take in the head of the response. The names of its headers are in lower case."""
+        self.add_ids([headers[name] for name in _ID_HEADERS if name in headers])
+        self._from_header = read_cost_header(headers)
 
     def read_reply(self, reply_id: str | None, usage: Usage, reported: ReportedCost | None) -> None:
         """Take in what the body of the response says, of which more may follow."""
@@ -125,8 +126,9 @@ def budgeted_cost(attempts: Sequence[AttemptRecord]) -> Decimal:
 
 def total_cost(costs: Sequence[Charge], currency: str) -> Charge:
     """Return what attempts with these costs have cost together; its source is the weakest of theirs."""
+    if len(costs) == 1 and costs[0].currency == currency:
+        return costs[0]
     known = [cost.amount for cost in costs if cost.amount is not None]
     amount = sum(known, Decimal(0)) if known or not costs else None
-    ranks = [*CostSource]
-    source = max((cost.source for cost in costs), key=ranks.index, default=CostSource.UPSTREAM)
+    source = max((cost.source for cost in costs), key=_SOURCES.index, default=CostSource.UPSTREAM)
     return Charge(amount, source, currency)

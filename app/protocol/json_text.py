@@ -76,6 +76,8 @@ def decode_text(data: bytes | bytearray, charset: str = "") -> str:
 
 def _charset_name(charset: str) -> str:
     """Return Python's name for a charset; that of UTF-8 where Python knows none of this name."""
+    if not charset:
+        return "utf-8"
     try:
         b"a".decode(charset, "replace")  # Refuses codecs that encode no text, like `hex`.
         return codecs.lookup(charset).name

@@ -68,16 +68,12 @@ def _first_amount(usage: Mapping[str, Any], names: tuple[str, ...]) -> ReportedC
 
 
 def read_cost_header(headers: Mapping[str, str]) -> ReportedCost | None:
-    """Read the cost from the headers of a response; None where there is none.
+    """Read the cost from the headers of a response, whose names are in lower case; None where there is none.
 
     Of several, the largest is the total. A 0 proves nothing: the head of a stream is sent before the work, and gateways
     write it where they know no price.
     """
-    found = [
-        read_amount(value)
-        for name, value in headers.items()
-        if "cost" in name.lower() and _COST_HEADER.fullmatch(name.lower())
-    ]
+    found = [read_amount(value) for name, value in headers.items() if "cost" in name and _COST_HEADER.fullmatch(name)]
     return max((cost for cost in found if cost is not None and cost.amount), key=lambda cost: cost.amount, default=None)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import math
 import re
+import select
 import socket
 import sys
 import termios
@@ -33,8 +34,8 @@ _LINGER_SECONDS = 2.0
 #: Names, addresses and ports. Underscores too, because services of a compose file are named with them.
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
-#: Read nothing, and do not wait.
-_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+#: The end of a connection, for `poll`, which always tells of errors too. Only Linux knows the end of one direction.
+_ENDED = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 _TOO_MANY_CONNECTIONS = "The server has too many open connections. Please try again later."
 
@@ -347,16 +348,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 def is_closed(connection: socket.socket) -> bool:
     """Return whether the other side has closed or reset a connection, of which nothing is read."""
-    # Not the socket itself, which the event loop wraps: it lets others use it for nothing but its number.
-    peeked = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection.fileno())
-    try:
-        return not peeked.recv(1, _PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        peeked.detach()
+    # Not by a look at its next byte, which takes a second socket and four times as long.
+    poll = select.poll()
+    poll.register(connection.fileno(), _ENDED)
+    return bool(poll.poll(0))
 
 
 def _send_queue(connection: socket.socket) -> int | None:

@@ -180,7 +180,7 @@ class UpstreamClient:
         response = pending.response
         try:
             await self._parse(parser, pending, request, started_at, record)
-            reply, end = await _read(parser, ended=True), _broke_off("in the middle of an event")
+            reply, end = await _read(parser, ended=True), None
         except UpstreamError as error:
             parser.end()
             reply, end = await _read(parser), error
@@ -198,7 +198,7 @@ class UpstreamClient:
             failure.error.retry_safety = RetrySafety.UNSAFE
             raise failure.error
         if not reply.complete:
-            raise end
+            raise end or _broke_off("in the middle of an event")
         return None
 
     async def _parse(

@@ -329,7 +329,7 @@ class UpstreamPool:
             )
             for name in routing.models
         ]
-        return select(candidates, self._chance())
+        return select(candidates, self._chance() if self.has_alternatives else 0.0)
 
     async def _wait_for_capacity(self, routing: RoutingState) -> None:
         """Wait until an attempt somewhere has ended."""

@@ -129,5 +129,7 @@ async def _await_end(chunks: AsyncIterator[bytes]) -> None:
 
 async def close(response: httpx.Response) -> None:
     """Release the connection of a response, whether or not it was read to its end."""
+    # Its stream alone, which is declared to be of either kind: httpx would only note that, with a context of its own.
+    stream: Any = response.stream
     with suppress(*CONNECTION_LOST):
-        await response.aclose()
+        await stream.aclose()

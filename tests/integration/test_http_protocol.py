@@ -467,6 +467,13 @@ def test_a_client_has_left_even_if_the_event_loop_has_not_read_so() -> None:
         assert is_closed(ours)
 
 
+def test_a_look_at_a_connection_makes_no_other_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        monkeypatch.setattr(socket, "socket", None)
+        assert not is_closed(ours)
+
+
 def test_a_client_that_resets_its_connection_has_left() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         ours, _ = server.accept()

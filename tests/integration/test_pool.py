@@ -423,6 +423,21 @@ def test_upstreams_of_equal_priority_share_by_weight() -> None:
     assert 80 <= world.tried.count("a") <= 120
 
 
+def test_a_single_upstream_is_not_drawn_by_lot() -> None:
+    class Lots(Random):
+        drawn = 0
+
+        def random(self) -> float:
+            self.drawn += 1
+            return 0.0
+
+    lots = Lots()
+    asyncio.run(build({"a": [OK]}, chance=lots).request())
+    assert lots.drawn == 0
+    asyncio.run(build({"a": [OK], "b": [OK]}, chance=lots).request())
+    assert lots.drawn == 1
+
+
 def test_failovers_that_cost_nothing_are_not_taken_from_the_retry_budget() -> None:
     """Forty requests at once find the first upstream down before its circuit could open."""
     world = build({"a": [DOWN], "b": [OK]})

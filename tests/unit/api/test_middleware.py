@@ -65,7 +65,7 @@ def test_the_fields_of_the_usage_record_become_part_of_the_record(log_lines: io.
 
     class Usage:
         def finish(self, log_fields: Mapping[str, Any]) -> Mapping[str, Any]:
-            finished.append(log_fields)
+            finished.append({**log_fields})
             return {"outcome": "fine"}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,9 +9,10 @@ from app.api.request_headers import RequestHeaders, forget_headers, headers_of
 RAW = [(b"host", b"a.example"), (b"x-tag", b"one"), (b"x-tag", b"tw\xf6"), (b"accept", b"*/*")]
 
 
+@pytest.mark.parametrize("raw", [RAW, RAW[:2]], ids=["one of them is there twice", "each is there once"])
 @pytest.mark.parametrize("name", ["host", "x-tag", "accept", "x-none"])
-def test_a_header_is_the_one_that_starlette_finds(name: str) -> None:
-    ours, theirs = RequestHeaders(RAW), Headers(raw=RAW)
+def test_a_header_is_the_one_that_starlette_finds(name: str, raw: list[tuple[bytes, bytes]]) -> None:
+    ours, theirs = RequestHeaders(raw), Headers(raw=raw)
     assert ours.get(name) == theirs.get(name)
     assert ours.get(name, "else") == theirs.get(name, "else")
     assert ours.getlist(name) == theirs.getlist(name)

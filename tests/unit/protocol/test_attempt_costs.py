@@ -71,6 +71,7 @@ def test_the_total_has_the_weakest_source() -> None:
         Decimal("0.07"), CostSource.UNKNOWN, "USD"
     )
     assert total_cost([unknown.cost], "EUR").as_fields() == {"cost": None, "currency": "EUR", "cost_source": "unknown"}
+    assert total_cost([known.cost], "USD") == known.cost
     assert total_cost([], "USD").as_fields() == {"cost": "0", "currency": "USD", "cost_source": "upstream"}
 
 

@@ -91,7 +91,7 @@ def test_the_digits_of_json_are_not_lost() -> None:
 
 HEADERS = [
     Case("LiteLLM", {"x-litellm-response-cost": "3.45e-05"}, usd("0.0000345")),
-    Case("in capitals", {"X-Request-Cost": "0.04"}, usd("0.04")),
+    Case("the cost of a request", {"x-request-cost": "0.04"}, usd("0.04")),
     Case("the shortest name", {"x-cost": "0.04"}, usd("0.04")),
     Case("with the currency in its name", {"x-total-cost-usd": "0.04"}, usd("0.04")),
     Case("a total beside its parts", {"x-input-cost": "0.01", "x-total-cost": "0.05", "x-output-cost": "0.04"}, usd("0.05")),
