@@ -18,7 +18,7 @@ COMMANDS = {
     "serve": "Run the server.",
     "demo": "Run the server with a demo upstream: no key, no network.",
     "check": "Try the image store, the shared state, and each upstream.",
-    "probe": "Find the dialect of an upstream with a few small pictures.",
+    "probe": "Find the dialect of an upstream with a few small images.",
     "paint": "Generate or edit images with any server of the Images API.",
     "explain": "Show which images are found in a chat reply, and why not others.",
     "keys": "Show what client keys have used, and make new ones.",

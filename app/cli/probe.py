@@ -1,4 +1,4 @@
-"""`limner probe`: find the dialect of an upstream with a few small pictures, and print its `[[upstreams]]` table."""
+"""`limner probe`: find the dialect of an upstream with a few small images, and print its `[[upstreams]]` table."""
 
 import asyncio
 import re
@@ -38,7 +38,7 @@ from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error
 from app.upstream.spec import UpstreamSpec
 from app.upstream.transport import Transport, open_transport
 
-#: Pictures that are paid for at most, unless `--max-images` says otherwise.
+#: Images that are paid for at most, unless `--max-images` says otherwise.
 MAX_IMAGES = 6
 
 #: What is kept of the beginning and of the end of a reply: the words of a refusal, and the cost.
@@ -46,7 +46,7 @@ _KEPT = 8 * 1024
 
 _COST = re.compile(rb'"cost"\s*:\s*([0-9.]+(?:[eE]-?[0-9]+)?)')
 
-_UNREAD = "The size had no effect anywhere: pictures have the size that the model chooses."
+_UNREAD = "The size had no effect anywhere: images have the size that the model chooses."
 
 #: Fields of an upstream that the printed table has.
 _WRITTEN = {"name", "base_url", "api_key", "api_key_file", "model", "models", "dialect"}
@@ -91,12 +91,12 @@ class ProbeRun:
 
     @property
     def images(self) -> int:
-        """How many pictures may have been paid for."""
+        """How many images may have been paid for."""
         return sum(sight.answer.may_have_cost for sight in self.sights) + self.is_asking
 
     @property
     def finding(self) -> Finding | None:
-        """The dialect; None if no picture has come."""
+        """The dialect; None if no image has come."""
         return self.probe.finding() if any(sight.answer.size for sight in self.sights) else None
 
 
@@ -121,7 +121,7 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Find the dialect of an upstream with a few small pictures.
+    """Find the dialect of an upstream with a few small images.
 
     They cost money. Prints the finished [[upstreams]] table.
     """
@@ -129,7 +129,7 @@ def command(
     if entry.api_key is None:
         print_error("probe", "there is no key to pay with. Name its file with --api-key-file")
         return 2
-    question = f"Paint up to {max_images} small pictures with {entry.model} at {entry.base_url}? They cost money."
+    question = f"Generate up to {max_images} small images with {entry.model} at {entry.base_url}? They cost money."
     try:
         if not yes and not click.confirm(question, err=True):
             return 1
@@ -181,15 +181,15 @@ def read_key(path: Path) -> SecretStr:
 
 
 def run_probe(settings: Settings, run: ProbeRun, max_images: int, progress: Progress) -> int:
-    """Ask until the dialect is found or as many pictures are paid for, and return the exit code.
+    """Ask until the dialect is found or as many images are paid for, and return the exit code.
 
-    That is 1 if no picture has come, and 130 after Ctrl-C.
+    That is 1 if no image has come, and 130 after Ctrl-C.
     """
     try:
         with live_progress(progress):
             asyncio.run(ask_all(settings, run, max_images, progress))
     except KeyboardInterrupt:
-        run.stopped = "it was interrupted; the last picture may have been paid for."
+        run.stopped = "it was interrupted; the last image may have been paid for."
         return INTERRUPTED
     finally:
         progress.clear()
@@ -197,13 +197,13 @@ def run_probe(settings: Settings, run: ProbeRun, max_images: int, progress: Prog
 
 
 async def ask_all(settings: Settings, run: ProbeRun, max_images: int, progress: Progress) -> None:
-    """Ask one question after the other. Each may cost one picture, so none is asked that could cost one too many."""
+    """Ask one question after the other. Each may cost one image, so none is asked that could cost one too many."""
     while (question := run.probe.next_question()) is not None:
         if run.images == max_images:
-            pictures = "1 picture was" if max_images == 1 else f"{max_images} pictures were"
-            run.stopped = f"{pictures} paid for, and no more was announced."
+            images = "1 image was" if max_images == 1 else f"{max_images} images were"
+            run.stopped = f"{images} paid for, and no more was announced."
             return
-        progress.update(f"picture {run.images + 1} of at most {max_images}: size at {', '.join(question.sizes)}")
+        progress.update(f"image {run.images + 1} of at most {max_images}: size at {', '.join(question.sizes)}")
         run.is_asking = True
         sight, error = await ask(settings, run.entry, question)
         run.is_asking = False
@@ -215,7 +215,7 @@ async def ask_all(settings: Settings, run: ProbeRun, max_images: int, progress: 
 
 
 async def ask(settings: Settings, entry: UpstreamEntry, question: Question) -> tuple[Sight, ApiError | None]:
-    """Ask for one picture as the server does, and return what was seen of the answer, with the error if it is one."""
+    """Ask for one image as the server does, and return what was seen of the answer, with the error if it is one."""
     stream: Literal["always", "never"] = "always" if question.stream else "never"
     single = entry.model_copy(update={"dialect": DialectTable(**question.table), "stream": stream})
     spec = build_spec(single, settings, 1)
@@ -290,7 +290,7 @@ class ReplyTap(httpx.AsyncBaseTransport):
 
     @property
     def cost(self) -> float | None:
-        """What the upstream says that the picture has cost; the last one counts."""
+        """What the upstream says that the image has cost; the last one counts."""
         found = _COST.findall(self._tail)
         return float(found[-1]) if found else None
 
@@ -358,7 +358,7 @@ def as_toml(run: ProbeRun, api_key_file: Path | None = None) -> list[str]:
     lines = [f"# {line}" for line in describe(run)]
     finding = run.finding
     if finding is None:
-        return [*lines, "# No picture has come, so there is no dialect to write."]
+        return [*lines, "# No image has come, so there is no dialect to write."]
     if kept := sorted(name for name in run.entry.model_fields_set - _WRITTEN if getattr(run.entry, name)):
         lines.append(f"# Keep these lines of the upstream, too: {', '.join(kept)}.")
     lines += ["[[upstreams]]", f"name = {_toml(run.entry.name)}", f"base_url = {_toml(run.entry.base_url)}"]
@@ -374,8 +374,8 @@ def as_toml(run: ProbeRun, api_key_file: Path | None = None) -> list[str]:
 
 def describe(run: ProbeRun) -> list[str]:
     """Return what was seen, a line for each answer and each trait."""
-    pictures = "1 picture" if run.images == 1 else f"{run.images} pictures"
-    lines = [f"limner probe asked for {pictures} that may have cost money."]
+    images = "1 image" if run.images == 1 else f"{run.images} images"
+    lines = [f"limner probe asked for {images} that may have cost money."]
     if run.stopped:
         lines.append(f"Ended early: {run.stopped}")
     lines += [describe_sight(sight) for sight in run.sights]
@@ -393,7 +393,7 @@ def describe(run: ProbeRun) -> list[str]:
     tokens = painted[-1].usage.as_images_api()
     counted = f"{tokens['input_tokens']} tokens in, {tokens['output_tokens']} out" if tokens["total_tokens"] else "none"
     costs = [sight.cost for sight in painted if sight.cost is not None]
-    lines.append(f"Usage of the last picture: {counted}; cost: {f'{costs[-1]:g} USD' if costs else 'not told'}.")
+    lines.append(f"Usage of the last image: {counted}; cost: {f'{costs[-1]:g} USD' if costs else 'not reported'}.")
     return lines
 
 
@@ -403,7 +403,7 @@ def describe_sight(sight: Sight) -> str:
     if sight.answer.size is not None:
         return f"Asked {asked}: got {sight.answer.size} in {sight.seconds:.1f} s."
     free = "" if sight.answer.may_have_cost else ", at no cost"
-    return f"Asked {asked}: got no picture{free}: {sight.message}"
+    return f"Asked {asked}: got no image{free}: {sight.message}"
 
 
 def _toml(value: object) -> str:

@@ -1,6 +1,6 @@
 """Plan the questions that find the dialect of an unknown upstream, and decide from the pixels that come back.
 
-One picture asks for a different size at each place where some family reads one: the shape of the picture tells which
+One image asks for a different size at each place where some family reads one: the shape of the image tells which
 place was read. What is refused costs nothing and is asked again without what the refusal names. Sizes in the text are
 another question, since a model may take any words for a wish.
 """
@@ -23,7 +23,7 @@ _TOLERANCE = 0.09
 #: No model paints a shape that is twice as long as wide unless it is asked to.
 _STRIKING = math.log(2)
 
-#: From here on a picture is wide, or tall.
+#: From here on an image is wide, or tall.
 _CLEARLY = math.log(1.2)
 
 #: The sizes of gpt-4o-image at most resellers.
@@ -80,7 +80,7 @@ _TALL, _WIDE = "832x1456", "16:9"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One picture to ask for. `sizes` has a value for each place that is asked."""
+    """One image to ask for. `sizes` has a value for each place that is asked."""
 
     sizes: Mapping[str, str]
     modalities: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Question:
 
     @property
     def table(self) -> dict[str, Any]:
-        """The dialect that writes the other sizes, as a table. A low quality makes the picture cheaper."""
+        """The dialect that writes the other sizes, as a table. A low quality makes the image cheaper."""
         body: dict[str, Any] = {}
         for path, value in self.sizes.items():
             if path in _PLACES:
@@ -110,9 +110,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a question: a picture of a size, or the upstream's words instead.
+    """What came back for a question: an image of a size, or the upstream's words instead.
 
-    `is_reply`: the words are a reply without a picture, not an error.
+    `is_reply`: the words are a reply without an image, not an error.
     """
 
     question: Question
@@ -187,11 +187,11 @@ class DialectProbe:
         """Draw the conclusion from an answer to the last question."""
         self.answers.append(answer)
         if answer.size is not None:
-            self._note_picture(answer, answer.size)
+            self._note_image(answer, answer.size)
         elif answer.is_reply or not self._leave_out(answer):
             self._note_silence(answer)
 
-    def _note_picture(self, answer: Answer, size: Size) -> None:
+    def _note_image(self, answer: Answer, size: Size) -> None:
         read = _place_of(answer.question.sizes, size)
         match self._step:
             case "fields" if read is not None:
@@ -261,7 +261,7 @@ class DialectProbe:
             self._refused.add(path)
 
     def _note_silence(self, answer: Answer) -> None:
-        """Go on after an answer without a picture that names nothing."""
+        """Go on after an answer without an image that names nothing."""
         question = answer.question
         match self._step:
             case "prefix" | "confirm" if not question.modalities and self._modalities[0]:
@@ -305,7 +305,7 @@ class DialectProbe:
         return "vercel" if painted and painted[-1].form == "field" and painted[-1].question.modalities else "words"
 
     def _made(self) -> set[str]:
-        """Return the sizes of the pictures whose size was asked for where it was read."""
+        """Return the sizes of the images whose size was asked for where it was read."""
         return {str(answer.size) for answer in self.answers if answer.size and self.place in answer.question.sizes}
 
     def _limits(self, preset: Dialect | None) -> Iterator[tuple[str, Any]]:
@@ -342,7 +342,7 @@ def _put(body: dict[str, Any], path: Sequence[str], value: str) -> None:
 
 
 def _place_of(sizes: Mapping[str, str], size: Size) -> str | None:
-    """Return the place whose value has the shape of a picture."""
+    """Return the place whose value has the shape of an image."""
     distances = {
         path: -1.0 if _is_exact(value, size) else abs(_shape_of(value) - _shape(size)) for path, value in sizes.items()
     }

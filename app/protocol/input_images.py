@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.errors import InvalidRequest
-from app.protocol.held_pictures import is_base64_of_image
+from app.protocol.held_images import is_base64_of_image
 from app.protocol.inline_images import ByteSink
 from app.protocol.parameters import FormPart, Schema
 from app.protocol.validation_errors import conflicting_values, empty_list, too_long, too_many_items, wrong_type
@@ -168,7 +168,7 @@ def _read_item(name: str, item: object) -> InputImage:
         raise InvalidRequest(message, param=name, code="invalid_value")
     path, value = f"{name}.{keys[0]}", item[keys[0]]
     if keys == ["file_id"]:
-        message = f"Invalid '{path}': this server keeps no files. Send the picture itself or a link in 'image_url'."
+        message = f"Invalid '{path}': this server keeps no files. Send the image itself or a link in 'image_url'."
         raise InvalidRequest(message, param=path, code="invalid_value")
     if isinstance(value, dict):
         inner = next((key for key in _SOURCES if value.get(key) is not None), "url")

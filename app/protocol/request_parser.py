@@ -8,7 +8,7 @@ from typing import Any
 from app.errors import InvalidRequest, UserError
 from app.protocol.ignored_parameters import ignored_parameters, is_reserved_metadata
 from app.protocol.image_request import PARAMETERS, PARAMETERS_OF, ImagesRequest
-from app.protocol.misplaced_pictures import FREE_VALUES, place_form_pictures, place_json_pictures
+from app.protocol.misplaced_images import FREE_VALUES, place_form_images, place_json_images
 from app.protocol.parameters import FormPart, Operation, Parameter, ParameterType, is_lowered
 from app.protocol.size_fit import SizeMode
 from app.protocol.size_wishes import SizeParam, TierParam, resolve_size
@@ -32,7 +32,7 @@ class ParameterTable:
     Attributes:
         places: The place in `rows` of each name under which clients send a parameter.
         required: The places of those that every request needs; `never_null`: their names, elsewhere null means missing.
-        checked: The names whose values cannot hold a picture that belongs elsewhere.
+        checked: The names whose values cannot hold an image that belongs elsewhere.
     """
 
     rows: tuple[Parameter, ...]
@@ -78,7 +78,7 @@ def read_json(operation: Operation, body: object, mode: SizeMode = SizeMode.NATI
     table = TABLES[operation, False]
     given = {name: value for name, value in body.items() if value is not None or name in table.never_null}
     if not given.keys() <= table.checked:
-        given = place_json_pictures(operation, given, table.places.keys(), _IMAGE_NAMES)
+        given = place_json_images(operation, given, table.places.keys(), _IMAGE_NAMES)
     if given.get("images") and given.get("image"):
         raise conflicting_values("image")
     return _read(operation, given, mode, form=False)
@@ -95,7 +95,7 @@ def read_form(operation: Operation, parts: Sequence[FormPart], mode: SizeMode = 
         name = part.name.partition("[")[0]
         if name == "prompt" or not _is_empty(part):
             given.setdefault(name, []).append(part)
-    given = place_form_pictures(operation, given, TABLES[operation, True].places.keys(), _IMAGE_NAMES)
+    given = place_form_images(operation, given, TABLES[operation, True].places.keys(), _IMAGE_NAMES)
     return _read(operation, given, mode, form=True)
 
 

@@ -148,7 +148,7 @@ CASES = [
     Case("a too large image", build_request(EDITS, KEY, JSON, body=edit(IMAGE_LIMIT + 1)), 413, f"One image of the request is larger than the limit of {IMAGE_LIMIT} bytes.", "request_too_large"),
     Case("a large image where none is allowed", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"%s"}' % base64.b64encode(png(75_000))), 400, "The request holds base64 of an image where no image belongs.", "invalid_value"),
     Case("a large image as markup", build_request(EDITS, KEY, JSON, body=edit(75_000).replace(b'"prompt"', b'"markup":{"b64_json":"%s"},"prompt"' % base64.b64encode(png(76_000))))),
-    Case("a large image under an unknown name", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a hat","init_image":"%s"}' % base64.b64encode(png(75_000))), 400, "Unknown parameter: 'init_image'. To edit pictures, use /v1/images/edits with 'images'.", "unknown_parameter"),
+    Case("a large image under an unknown name", build_request(GENERATIONS, KEY, JSON, body=b'{"prompt":"a hat","init_image":"%s"}' % base64.b64encode(png(75_000))), 400, "Unknown parameter: 'init_image'. To edit images, use /v1/images/edits with 'images'.", "unknown_parameter"),
     Case("a large image under an unknown name whose meaning is plain", build_request(EDITS, KEY, JSON, body=b'{"prompt":"a hat","response_format":"url","init_image":"%s"}' % base64.b64encode(png(75_000)))),
     # Other content types.
     Case("a form with URL encoding", build_request(GENERATIONS, KEY, "content-type: application/x-www-form-urlencoded", body=b"prompt=a+fox"), 400, WRONG_TYPE),

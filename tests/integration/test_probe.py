@@ -67,7 +67,7 @@ def test_the_dialect_of_each_family_is_found(demo: RunningDemo, family: str, tmp
 
 @pytest.mark.parametrize("family", DIALECTS)
 def test_the_dialect_that_is_found_tells_the_family_the_size(demo: RunningDemo, family: str, tmp_path: Path) -> None:
-    """Ask once more with the table that was printed: a wide picture is wide."""
+    """Ask once more with the table that was printed: a wide image is wide."""
     _, run = probe(demo, f"as-{family}")
     found = read_table(as_toml(run), tmp_path)
     again = settings(demo, f"as-{family}", upstream_dialect=found.effective_upstreams[0].dialect)
@@ -100,10 +100,9 @@ async def paint_wide(given: Settings) -> float:
 def test_what_was_seen_is_written_above_the_table(demo: RunningDemo) -> None:
     _, run = probe(demo, "as-openrouter")
     text = "\n".join(as_toml(run, Path("/keys/openrouter")))
-    assert "# limner probe asked for 1 picture that may have cost money.\n" in text
+    assert "# limner probe asked for 1 image that may have cost money.\n" in text
     assert (
-        "got no picture, at no cost: No endpoints found that support the requested output modalities: image, text"
-        in text
+        "got no image, at no cost: No endpoints found that support the requested output modalities: image, text" in text
     )
     assert "21:9 at image_config.aspect_ratio, 4:3 at aspect_ratio: got 1536x672 in " in text
     assert "# The size is read at: image_config.aspect_ratio.\n# Replies: field; streamed.\n" in text
@@ -124,13 +123,13 @@ def test_a_dialect_that_no_preset_has(tmp_path: Path) -> None:
 def test_replies_that_are_not_streamed_and_count_nothing(demo: RunningDemo) -> None:
     _, run = probe(demo, "as-top-level+no-usage+json-for-stream")
     text = "\n".join(as_toml(run))
-    assert "# Replies: markdown-image; not streamed.\n# Usage of the last picture: none; cost: not told.\n" in text
+    assert "# Replies: markdown-image; not streamed.\n# Usage of the last image: none; cost: not reported.\n" in text
 
 
 def test_no_more_is_asked_than_was_announced(demo: RunningDemo) -> None:
     code, run = probe(demo, "as-words", max_images=1)
     assert (code, run.images, demo.state.images_drawn) == (0, 1, 1)
-    assert "# Ended early: 1 picture was paid for, and no more was announced." in as_toml(run)
+    assert "# Ended early: 1 image was paid for, and no more was announced." in as_toml(run)
     assert "# Where the size is read is not known yet." in as_toml(run)
 
 
@@ -144,7 +143,7 @@ def test_a_model_that_answers_in_words(demo: RunningDemo) -> None:
 def test_a_model_that_chooses_its_own_size() -> None:
     run = ProbeRun(Settings(upstream_base_url="http://h/v1", upstream_api_key="k").effective_upstreams[0])
     run.sights.append(Sight(Answer(Question({RATIO: "4:3"}), Size(1024, 1024), "link")))
-    assert "# The size had no effect anywhere: pictures have the size that the model chooses." in as_toml(run)
+    assert "# The size had no effect anywhere: images have the size that the model chooses." in as_toml(run)
 
 
 def test_the_way_to_the_upstream_is_that_of_the_settings(demo: RunningDemo) -> None:
@@ -181,10 +180,10 @@ def test_an_upstream_that_cannot_be_probed_is_asked_once(
     assert (code, demo.state.calls, run.finding) == (1, requests, None)
     assert run.images >= images
     assert run.stopped.startswith(stopped)
-    assert as_toml(run)[-1] == "# No picture has come, so there is no dialect to write."
+    assert as_toml(run)[-1] == "# No image has come, so there is no dialect to write."
 
 
-def test_failures_that_may_have_cost_something_count_as_pictures(demo: RunningDemo) -> None:
+def test_failures_that_may_have_cost_something_count_as_images(demo: RunningDemo) -> None:
     code, run = probe(demo, "error-500", max_images=3)
     assert (code, run.images, demo.state.calls) == (1, 3, 3)
 
@@ -210,7 +209,7 @@ def test_ctrl_c_leaves_what_was_seen(demo: RunningDemo, monkeypatch: pytest.Monk
     assert (code, run.images) == (INTERRUPTED, 2)
     text = "\n".join(as_toml(run))
     assert text.startswith(
-        "# limner probe asked for 2 pictures that may have cost money.\n# Ended early: it was interrupted"
+        "# limner probe asked for 2 images that may have cost money.\n# Ended early: it was interrupted"
     )
     assert 'dialect = "words"' in text
 
@@ -275,7 +274,7 @@ def test_another_upstream_than_that_of_the_settings(
     assert main([*options, "--api-key-file", "key"]) == 0
     out, err = capsys.readouterr()
     assert f'api_key_file = "{folder}/key"\nmodel = "as-google"\ndialect = "google"\n' in out
-    assert "picture 1 of at most 6: size at metadata.size, " in err
+    assert "image 1 of at most 6: size at metadata.size, " in err
     assert "sk-upstream" not in out + err
     # The key of the settings is for the address of the settings.
     assert main(options) == 2
@@ -307,7 +306,7 @@ def test_nothing_is_asked_without_consent(
 
     monkeypatch.setattr(click, "confirm", refuse)
     assert main(["probe", "--max-images", "3"]) == 1
-    assert questions == [f"Paint up to 3 small pictures with as-words at {demo.url}/v1? They cost money."]
+    assert questions == [f"Generate up to 3 small images with as-words at {demo.url}/v1? They cost money."]
     assert demo.state.calls == 0
 
 

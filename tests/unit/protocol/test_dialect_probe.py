@@ -178,7 +178,7 @@ CASES = (
     Case("a refusal of streams that names nothing", refusing(reads(WORDS, make=own_pixels), "Bad request", lambda question: question.stream), preset("poe", send=[]), WORDS, 1, 10),
     Case("a refusal of everything", lambda question: refused(question, "Bad request"), preset("poe", send=[]), None, 0, 10),
     Case("replies in words only", silent, preset("words"), None, 2),
-    Case("words that lead to no picture the second time", lambda question: silent(question) if PREFIX not in question.sizes else Answer(question, Size(832, 1248)), preset("gpt-image-2-chat"), PREFIX, 3),
+    Case("words that lead to no image the second time", lambda question: silent(question) if PREFIX not in question.sizes else Answer(question, Size(832, 1248)), preset("gpt-image-2-chat"), PREFIX, 3),
 )  # fmt: skip
 
 

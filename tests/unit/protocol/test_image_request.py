@@ -199,7 +199,7 @@ class Wrong:
 
 
 TWICE = "Invalid parameter: '{}'. This parameter already has a different value in your parameters."
-TO_EDITS = "Unknown parameter: '{}'. To edit pictures, use /v1/images/edits with '{}'."
+TO_EDITS = "Unknown parameter: '{}'. To edit images, use /v1/images/edits with '{}'."
 
 WRONG_JSON = [
     Wrong("a list", [], "The body of the request must be a JSON object.", None, "invalid_type"),

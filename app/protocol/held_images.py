@@ -1,6 +1,6 @@
-"""Find pictures in parameters that this server does not know, judged by what a value holds and not by its name.
+"""Find images in parameters that this server does not know, judged by what a value holds and not by its name.
 
-A picture that is overlooked costs money, since an image is then made from the prompt alone and paid for. A link that is
+An image that is overlooked costs money, since an image is then made from the prompt alone and paid for. A link that is
 taken for one by mistake costs a request, which is refused with a sentence that says how to send it.
 """
 
@@ -22,7 +22,7 @@ _MAX_VALUES = 100_000
 #: The smallest PNG has 90 characters of base64, the smallest GIF 47.
 _MIN_BASE64 = 40
 
-#: No picture, link to one or name of a file is shorter.
+#: No image, link to one or name of a file is shorter.
 _MIN_LENGTH = 10
 
 #: Characters and bytes from which base64 and a format are recognized.
@@ -40,7 +40,7 @@ _FILE_ID = re.compile(r"file-(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,}")
 _IMAGE_ENDING = re.compile(r"\.(?:png|jpe?g|jfif|webp|gif|avif|hei[cf]|jxl|bmp|tiff?|svg|dng|psd)$", re.IGNORECASE)
 _OTHER_ENDING = re.compile(r"\.[a-z][a-z0-9]{0,10}$", re.IGNORECASE)
 
-#: Words in names of fields that say picture, whatever the link looks like. Those after the first line may also name a
+#: Words in names of fields that say image, whatever the link looks like. Those after the first line may also name a
 #: page or a ticket, so they say nothing of values that go upstream anyway.
 _SURE_WORDS = frozenset("image images img imgs picture pictures photo photos mask masks".split())
 _IMAGE_WORDS = _SURE_WORDS | frozenset("init inpaint input inputs reference references ref refs control sketch".split())
@@ -52,19 +52,19 @@ _OTHER_WORDS = frozenset(
     "webhook webhooks website".split()
 )
 
-#: Names under which a picture in an edit without `images` can only be meant as the image to edit: all of its words.
+#: Names under which an image in an edit without `images` can only be meant as the image to edit: all of its words.
 _INPUT_WORDS = frozenset(
     "image images img imgs input inputs init reference references ref refs source src picture pictures photo photos "
     "url urls uri uris base64 b64 json data file files original".split()
 )
 
 
-def find_pictures(values: Mapping[str, object], sure_only: frozenset[str] = frozenset()) -> dict[str, str]:
-    """Return the names of the parameters that hold a picture, each with the place of its first one, safe in a message.
+def find_held_images(values: Mapping[str, object], sure_only: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Return the names of the parameters that hold an image, each with the place of its first one, safe in a message.
 
     Args:
         values: Parameters by name, as orjson has parsed them, or texts of a form.
-        sure_only: Names of parameters that go upstream anyway: there a link counts only where a name says picture.
+        sure_only: Names of parameters that go upstream anyway: there a link counts only where a name says image.
 
     Raises:
         InvalidRequest: There are too many values to look at each.
@@ -76,7 +76,7 @@ def find_pictures(values: Mapping[str, object], sure_only: frozenset[str] = froz
             count += 1
             if count > _MAX_VALUES:
                 raise _too_many(name)
-            if isinstance(each, bytes) or _is_picture(path, each, name in sure_only):
+            if isinstance(each, bytes) or _is_image(path, each, name in sure_only):
                 found[name] = header_safe_name(path)
                 break
     return found
@@ -89,7 +89,7 @@ def _too_many(name: str) -> InvalidRequest:
 
 
 def is_input_name(name: str) -> bool:
-    """Return whether each word of a name says that its picture is one to edit."""
+    """Return whether each word of a name says that its image is one to edit."""
     words = _words(name)
     return bool(words) and words <= _INPUT_WORDS
 
@@ -147,7 +147,7 @@ def _byte_head(value: object) -> str | bytes:
     return bytes(numbers) if len(numbers) == _HEAD and sniff(bytes(numbers)) else ""
 
 
-def _is_picture(path: str, text: str, sure_only: bool) -> bool:
+def _is_image(path: str, text: str, sure_only: bool) -> bool:
     if len(text) < _MIN_LENGTH:
         return False
     text = text.strip()

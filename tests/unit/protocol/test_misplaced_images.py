@@ -1,4 +1,4 @@
-"""A picture under an unknown name is read where its meaning is plain, else refused, and never dropped."""
+"""An image under an unknown name is read where its meaning is plain, else refused, and never dropped."""
 
 import base64
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class File:
 
 @dataclass(frozen=True)
 class Case:
-    """`place`: the place that the message names; empty if there is no picture."""
+    """`place`: the place that the message names; empty if there is no image."""
 
     name: str
     body: dict[str, Any]
@@ -63,7 +63,7 @@ HELD = [
     Case("an object with base64", {"reference_image": {"b64_json": BASE64}}, "reference_image.b64_json"),
     Case("Gemini's parts", {"contents": [{"parts": [{"text": "a"}, {"inlineData": {"data": BASE64}}]}]}, "contents[0].parts[1].inlineData.data"),
     Case("chat messages", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": NAKED}}]}]}, "messages[0].content[0].image_url.url"),
-    Case("a picture within a text", {"messages": [{"content": f"Edit ![this]({DATA}) please"}]}, "messages[0].content"),
+    Case("an image within a text", {"messages": [{"content": f"Edit ![this]({DATA}) please"}]}, "messages[0].content"),
     Case("extra_body as it stands", {"extra_body": {"image": [LINK]}}, "extra_body.image[0]"),
     Case("a list of lists", {"xs": [[[[{"y": DATA}]]]]}, "xs[0][0][0][0].y"),
     Case("JSON within a text", {"input_references": orjson.dumps([{"image_url": LINK}]).decode()}, "input_references[0].image_url"),
@@ -75,9 +75,9 @@ HELD = [
     Case("a link without an ending under a name that says nothing", {"foo": NAKED}, "foo"),
     Case("a bucket", {"input_uri": "gs://bucket/cat"}, "input_uri"),
     Case("an image made by a script", {"reference": "https://example.com/cat.php?id=1"}, "reference"),
-    Case("a picture in metadata", {"metadata": {"picture": DATA}}, "metadata.picture"),
-    Case("a link to a picture in metadata", {"metadata": {"image_url": NAKED}}, "metadata.image_url"),
-    Case("a picture in the object of vector images", {"svg": {"template": DATA}}, "svg.template"),
+    Case("an image in metadata", {"metadata": {"picture": DATA}}, "metadata.picture"),
+    Case("a link to an image in metadata", {"metadata": {"image_url": NAKED}}, "metadata.image_url"),
+    Case("an image in the object of vector images", {"svg": {"template": DATA}}, "svg.template"),
     Case("the first of two", {"seed": 1, "a": DATA, "b": DATA}, "a"),
     Case("a name that no header can carry", {"bild \n": DATA}, "bild__"),
     Case("a long name", {"x" * 500: DATA}, "x" * 64),
@@ -106,17 +106,17 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("case", HELD, ids=lambda case: case.name)
-def test_a_picture_is_refused_on_generations(case: Case) -> None:
+def test_an_image_is_refused_on_generations(case: Case) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_json(GENERATION, {"prompt": "p", **case.body})
     assert caught.value.message == (
-        f"Unknown parameter: '{case.place}'. To edit pictures, use /v1/images/edits with 'images'."
+        f"Unknown parameter: '{case.place}'. To edit images, use /v1/images/edits with 'images'."
     )
     assert (caught.value.param, caught.value.code) == (case.place, "unknown_parameter")
 
 
 @pytest.mark.parametrize("case", HELD, ids=lambda case: case.name)
-def test_a_picture_beside_the_images_of_an_edit_is_refused(case: Case) -> None:
+def test_an_image_beside_the_images_of_an_edit_is_refused(case: Case) -> None:
     with pytest.raises(InvalidRequest, match="use 'images'") as caught:
         read_json(EDIT, {"prompt": "p", "images": [LINK], **case.body})
     assert caught.value.param == case.place
@@ -156,7 +156,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.name)
-def test_the_only_pictures_of_an_edit_are_its_images_if_their_name_says_so(case: Plain) -> None:
+def test_the_only_images_of_an_edit_are_its_images_if_their_name_says_so(case: Plain) -> None:
     request = read_json(EDIT, {"prompt": "p", **case.body})
     assert request.images == tuple(InputImage(url=url) for url in case.urls)
     assert not set(request.ignored) & case.body.keys()
@@ -164,15 +164,15 @@ def test_the_only_pictures_of_an_edit_are_its_images_if_their_name_says_so(case:
 
 UNCLEAR = [
     Case("a mask, but no image", {"mask_image": DATA}, "For a mask on /v1/images/edits, use 'mask'."),
-    Case("a picture that controls", {"control_image": DATA}, "use 'images' (array)"),
+    Case("an image that controls", {"control_image": DATA}, "use 'images' (array)"),
     Case("a style", {"style_reference": DATA}, "use 'images' (array)"),
     Case("two names, whose order is not known", {"init_image": DATA, "reference_image": DATA}, "use 'images' (array)"),
-    Case("a picture deep within", {"extra_body": {"image": DATA}}, "use 'images' (array)"),
+    Case("an image deep within", {"extra_body": {"image": DATA}}, "use 'images' (array)"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", UNCLEAR, ids=lambda case: case.name)
-def test_a_picture_whose_meaning_is_not_plain_is_refused(case: Case) -> None:
+def test_an_image_whose_meaning_is_not_plain_is_refused(case: Case) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_json(EDIT, {"prompt": "p", **case.body})
     assert case.place in caught.value.message
@@ -200,7 +200,7 @@ def form(*parts: tuple[str, Any]) -> list[FormPart]:
         (form(("file", FILE)), [InputImage(source=FILE)]),
     ],
 )
-def test_the_only_pictures_of_a_form_are_its_images(parts: list[FormPart], images: list[InputImage]) -> None:
+def test_the_only_images_of_a_form_are_its_images(parts: list[FormPart], images: list[InputImage]) -> None:
     assert read_form(EDIT, parts).images == tuple(images)
 
 
@@ -216,7 +216,7 @@ def test_the_only_pictures_of_a_form_are_its_images(parts: list[FormPart], image
         (EDIT, form(("control", FILE)), "control"),
     ],
 )
-def test_a_picture_in_a_form_is_refused(operation: Operation, parts: list[FormPart], place: str) -> None:
+def test_an_image_in_a_form_is_refused(operation: Operation, parts: list[FormPart], place: str) -> None:
     with pytest.raises(InvalidRequest, match="Unknown parameter") as caught:
         read_form(operation, parts)
     assert caught.value.param == place
@@ -234,6 +234,6 @@ nested = st.recursive(
 
 
 @given(name=names, value=nested)
-def test_no_picture_is_dropped_wherever_it_stands(name: str, value: Any) -> None:
+def test_no_image_is_dropped_wherever_it_stands(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match="Unknown parameter"):
         read_json(GENERATION, {"prompt": "p", name: value})

@@ -1,11 +1,11 @@
-"""Put pictures under unknown names where they belong, or refuse them before the request costs money."""
+"""Put images under unknown names where they belong, or refuse them before the request costs money."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
 from app.errors import InvalidRequest
-from app.protocol.held_pictures import find_pictures, is_input_name, name_words, parse_text
+from app.protocol.held_images import find_held_images, is_input_name, name_words, parse_text
 from app.protocol.parameters import FormPart, Operation
 from app.protocol.validation_errors import header_safe_name
 
@@ -13,10 +13,8 @@ from app.protocol.validation_errors import header_safe_name
 FREE_VALUES = frozenset({"metadata", "svg"})
 
 
-def place_json_pictures(
-    operation: Operation, given: dict[str, Any], known: Set[str], images: Set[str]
-) -> dict[str, Any]:
-    """Return the parameters of a JSON body with all pictures under known names.
+def place_json_images(operation: Operation, given: dict[str, Any], known: Set[str], images: Set[str]) -> dict[str, Any]:
+    """Return the parameters of a JSON body with all images under known names.
 
     Args:
         operation: What the endpoint does.
@@ -25,7 +23,7 @@ def place_json_pictures(
         images: The names that hold images in any operation.
 
     Raises:
-        InvalidRequest: A picture stands where it is not clear what it is meant for.
+        InvalidRequest: An image stands where it is not clear what it is meant for.
     """
     held = {name: header_safe_name(name) for name, value in given.items() if name in images - known and value}
     held |= _find({name: value for name, value in given.items() if name not in held}, known)
@@ -36,10 +34,10 @@ def place_json_pictures(
     return {**{name: value for name, value in given.items() if name not in held}, "images": items}
 
 
-def place_form_pictures(
+def place_form_images(
     operation: Operation, given: dict[str, list[FormPart]], known: Set[str], images: Set[str]
 ) -> dict[str, list[FormPart]]:
-    """Do the same for the parts of a form. Any file counts as a picture."""
+    """Do the same for the parts of a form. Any file counts as an image."""
     files = {name for name, parts in given.items() if any(not isinstance(part.value, str) for part in parts)}
     held = {name: header_safe_name(name) for name in given if name in (files | images) - known}
     held |= _find({name: _value(parts) for name, parts in given.items() if name not in held}, known)
@@ -52,11 +50,11 @@ def place_form_pictures(
 
 def _find(given: Mapping[str, Any], known: Set[str]) -> dict[str, str]:
     searched = {name: value for name, value in given.items() if name not in known or name in FREE_VALUES}
-    return find_pictures(searched, sure_only=frozenset({"metadata"}))
+    return find_held_images(searched, sure_only=frozenset({"metadata"}))
 
 
 def _are_inputs(operation: Operation, given: Mapping[str, Any], held: Mapping[str, str]) -> bool:
-    """Return whether the pictures can only be the images to edit: there are no others, and their name says so."""
+    """Return whether the images can only be the images to edit: there are no others, and their name says so."""
     is_given = any(given.get(name) for name in ("images", "image") if name not in held)
     if operation is not Operation.EDIT or not held or is_given:
         return False
@@ -73,13 +71,13 @@ def _items(value: object) -> Sequence[object]:
 
 
 def _refuse(operation: Operation, held: Mapping[str, str], *, form: bool) -> None:
-    """Raise `InvalidRequest` for the first picture, if there is one."""
+    """Raise `InvalidRequest` for the first image, if there is one."""
     if not held:
         return
     name, path = next(iter(held.items()))
     if operation is Operation.GENERATION:
         field = "image" if form else "images"
-        remedy = f"To edit pictures, use /v1/images/edits with '{field}'."
+        remedy = f"To edit images, use /v1/images/edits with '{field}'."
     elif "mask" in name_words(name):
         remedy = "For a mask on /v1/images/edits, use 'mask'."
     elif form:
