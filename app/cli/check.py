@@ -74,7 +74,8 @@ def _parse_patience(_: click.Context, __: click.Parameter, value: str | None) ->
     flag_value="150",
     callback=_parse_patience,
     metavar="[SECONDS]",
-    help="Also try so much silence, or 150 s, through LIMNER_PUBLIC_URL of the running server.",
+    help="Also test whether LIMNER_PUBLIC_URL leads to the running server, and the connection stays open for so many "
+    "seconds of silence: 150 if no number is given.",
 )
 def command(paint: bool, patience: float | None) -> int:
     """Try the image store, the shared state, and each upstream."""

@@ -34,7 +34,7 @@ Open {url}/ in a browser, or paste this:
       -d '{{"model": "gpt-image-2", "prompt": "{prompt}", "size": "1536x1024", "response_format": "url"}}'
 
 In an existing client change two lines: base_url="{url}/v1", api_key="demo".
-Name a model of {url}/v1/models to see what upstreams can do, like "refuses-400". Ctrl-C ends it.
+Model names of {url}/v1/models, like "refuses-400", show what upstreams can do. Ctrl-C ends the demo.
 """
 
 
@@ -48,7 +48,10 @@ Name a model of {url}/v1/models to see what upstreams can do, like "refuses-400"
     help="Generate one image and edit it, write both into DIR (limner-demo if none is named), and end.",
 )
 def command(once: str | None) -> int:
-    """Run the server with a demo upstream: no key, no network."""
+    """Run the server with a demo upstream: no key, no network.
+
+    LIMNER_PORT and LIMNER_HOST choose where it listens, by default at 127.0.0.1:8000.
+    """
     return run_demo(once)
 
 

@@ -117,7 +117,7 @@ def use_table(
         yield (key.name, images, str(limits[0] or "-"), cost, limits[1] or "-")
 
 
-@command.command("webhook-secrets")
+@command.command("webhook-secrets", short_help="Show the secrets that sign webhooks.")
 @click.argument("name", required=False)
 def webhook_secrets(name: str | None) -> int:
     """Show the secrets that sign webhooks: of the client key NAME, or of all.

@@ -26,6 +26,9 @@ COMMANDS = {
     "reconcile": "Compare the ledger with the bill of an upstream.",
 }
 
+#: Subcommands that do what the settings say, and take few options.
+_WITH_SETTINGS = {"serve", "demo", "check"}
+
 #: Libraries that others import if they find them: structlog for colored tracebacks and for the contexts of greenlets,
 #: uvicorn for its reloader, httpx for its command, aiohttp for responses in zstd. Nothing here uses any of that.
 _UNUSED = ("rich", "greenlet", "watchfiles", "pygments", "backports.zstd")
@@ -165,6 +168,17 @@ def limner(context: click.Context) -> int:
     return 2
 
 
+def _variable_for(error: click.UsageError) -> str | None:
+    """Return the variable to set in place of an option that a command does not have: `limner serve --port 80`."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None or error.ctx.command.name not in _WITH_SETTINGS:
+        return None
+    from app.config.field_types import variable  # noqa: PLC0415  # reason: help and completion do without
+    from app.config.variables import known_variables  # noqa: PLC0415
+
+    name = variable(error.option_name.removeprefix("--").replace("-", "_"))
+    return name if name in known_variables() else None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code.
 
@@ -175,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(limner.main(arguments, prog_name="limner", standalone_mode=False))
     except click.UsageError as error:
         error.show()
+        if (name := _variable_for(error)) is not None:
+            print(f"Settings are variables, not options: set {name}.", file=sys.stderr)
         print(f"See {COMMANDS_PAGE}", file=sys.stderr)
         return error.exit_code
     except click.ClickException as error:

@@ -8,6 +8,7 @@ from app.cli.main import COMMANDS_PAGE
 PAGES = {"keys": "docs/keys-and-limits.md", "paint": "docs/errors.md"}
 
 
-def print_error(command: str, message: str) -> None:
-    """Print the message to the standard error, without a period at its end or with one."""
-    print(f"limner {command}: {message.removesuffix('.')}. See {PAGES.get(command, COMMANDS_PAGE)}", file=sys.stderr)
+def print_error(command: str, message: str, page: str | None = None) -> None:
+    """Print the message to the standard error, without a period at its end or with one. `page`: another one."""
+    page = page or PAGES.get(command, COMMANDS_PAGE)
+    print(f"limner {command}: {message.removesuffix('.')}. See {page}", file=sys.stderr)

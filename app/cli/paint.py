@@ -16,7 +16,7 @@ import httpx
 import orjson
 import pybase64
 
-from app.cli.main import INTERRUPTED
+from app.cli.main import COMMANDS_PAGE, INTERRUPTED
 from app.cli.messages import print_error
 from app.config.environment import openai_variables, terminal_names
 from app.protocol.data_url import decode_data_url
@@ -121,7 +121,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--partial-images", type=click.IntRange(1, 10), metavar="COUNT", help="They may cost extra.")
 @click.option("--no-stream", "stream", flag_value=False, default=True, help="For servers that cannot stream.")
-@click.option("--timeout", type=float, metavar="SECONDS", help=f"Of silence. [default: {TIMEOUT}]")
+@click.option("--timeout", type=float, metavar="SECONDS", help=f"The longest silence. [default: {TIMEOUT}]")
 def command(**options: Any) -> int:
     """Generate or edit images with any server of the Images API.
 
@@ -143,8 +143,9 @@ def paint(options: PaintOptions) -> int:
         write_images(options, images)
     except (PaintError, OSError) as error:
         progress.clear()
-        print_error("paint", str(error))
-        return 2 if isinstance(error, UsageError) else 1
+        is_usage = isinstance(error, UsageError)
+        print_error("paint", str(error), COMMANDS_PAGE if is_usage else None)
+        return 2 if is_usage else 1
     except KeyboardInterrupt:
         progress.clear()
         return INTERRUPTED
@@ -169,8 +170,6 @@ def request_images(options: PaintOptions, progress: "Progress") -> list[bytes]:
             return [image_bytes(item, progress) for item in items]
     except httpx.ReadTimeout:
         raise PaintError(f"no data for {options.timeout:g} s; the image may have been generated") from None
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        raise UsageError(f"not an http(s) address: {options.base_url}") from None
     except (httpx.ConnectError, httpx.ConnectTimeout):
         raise PaintError(
             f"no server answers at {options.base_url}. Name another one with --base-url or OPENAI_BASE_URL"
@@ -182,6 +181,8 @@ def request_images(options: PaintOptions, progress: "Progress") -> list[bytes]:
 
 def build_request(options: PaintOptions) -> dict[str, Any]:
     """Return the arguments for httpx. What could fail after the request is checked here, before it costs money."""
+    if not is_address(options.base_url):
+        raise UsageError(f"not an http(s) address: {options.base_url}")
     if options.mask and not options.images:
         raise UsageError("--mask needs an --image")
     if not options.out.parent.is_dir():
@@ -192,6 +193,15 @@ def build_request(options: PaintOptions) -> dict[str, Any]:
     files += [("mask", options.mask)] if options.mask else []
     form = {name: str(value).lower() if value is True else str(value) for name, value in options.fields().items()}
     return {"url": "images/edits", "data": form, "files": [(name, file_part(path)) for name, path in files]}
+
+
+def is_address(text: str) -> bool:
+    """Return whether requests can be sent to an address."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in {"http", "https"} and bool(url.host)
 
 
 def file_part(path: Path) -> tuple[str, bytes, str]:
@@ -316,7 +326,10 @@ def image_bytes(item: Mapping[str, Any], progress: "Progress") -> bytes:
     progress.update("downloading")
     tls = ssl.create_default_context()
     with httpx.Client(verify=tls, trust_env=False, follow_redirects=True, timeout=60) as http:
-        response = http.get(url)
+        try:
+            response = http.get(url)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+            raise PaintError(f"the image was generated, but its address cannot be used: {url}") from None
     if not response.is_success:
         raise PaintError(f"the image was generated, but its address answers {response.status_code}: {url}")
     return response.content

@@ -291,6 +291,7 @@ def _parse_decimal(_: click.Context, __: click.Parameter, text: str | None) -> D
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
+    metavar="FILE",
     help="The ledger; may be repeated, for files that were rotated.",
 )
 @click.option("--preset", type=click.Choice([*PRESETS]), help="Whose bill it is. By default its columns tell.")
@@ -299,19 +300,30 @@ def _parse_decimal(_: click.Context, __: click.Parameter, text: str | None) -> D
     "columns",
     multiple=True,
     callback=_parse_columns,
+    metavar="WHAT=NAME",
     help="A column of the bill: id=NAME, cost=NAME, at=NAME, model=NAME. NAME+NAME for several.",
 )
-@click.option("--divide", callback=_parse_decimal, help="What costs of the bill are divided by to get the currency.")
-@click.option("--upstream", help="Compare only attempts at the upstream of this name.")
+@click.option(
+    "--divide",
+    callback=_parse_decimal,
+    metavar="N",
+    help="Divide the costs of the bill by this: by 100 if it has cents.",
+)
+@click.option("--upstream", metavar="NAME", help="Compare only attempts at the upstream of this name.")
 @click.option("--month", metavar="YYYY-MM", help="Compare only this month, in UTC.")
 @click.option(
     "--window",
     default=600.0,
     show_default=True,
-    help="Seconds by which a bill may be later than a request without an id.",
+    metavar="SECONDS",
+    help="How much later than a request without an id its row of the bill may be.",
 )
 @click.option(
-    "--tolerance", default="0", callback=_parse_decimal, help="A difference between two amounts that counts as none."
+    "--tolerance",
+    default="0",
+    callback=_parse_decimal,
+    metavar="AMOUNT",
+    help="Two amounts that differ by no more count as equal.",
 )
 @click.option("--json", "is_json", is_flag=True, help="Print everything as JSON.")
 def command(bill: Path, ledgers: Sequence[Path], is_json: bool, **options: Any) -> int:

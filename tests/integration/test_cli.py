@@ -161,6 +161,8 @@ USAGE = {
     "no file to write to": (["paint", "a fox"], 2, "Error: Missing option '-o'."),
     "no image at all": (["paint", "a fox", "-o", "a.png", "-n", "0"], 2, "Error: Invalid value for '-n': 0 is not in the range 1<=x<=10."),
     "an unknown option": (["serve", "--port", "1"], 2, "Error: No such option '--port'."),
+    "an option that is a setting": (["serve", "--max-queue", "1"], 2, "Settings are variables, not options: set LIMNER_MAX_QUEUE.\n"),
+    "an option of a client": (["paint", "a fox", "--models", "a"], 2, "Error: No such option '--models'."),
     "help for keys": (["keys", "--help"], 0, "Commands:\n  new "),
     "a group that a ledger does not have": (["ledger", "--by", "hour"], 2, "Error: Invalid value for '--by': 'hour' is not one of 'key', 'day', 'outcome', 'model'."),
 }  # fmt: skip
@@ -172,6 +174,7 @@ def test_wrong_usage_ends_with_2_and_help_with_0(name: str, capsys: pytest.Captu
     assert main(arguments) == code
     output = capsys.readouterr()[code == 2]
     assert text in output
+    assert ("Settings are variables" in output) == (name in {"an unknown option", "an option that is a setting"})
     if "Error: " in output:
         assert output.splitlines()[-1] == "See docs/cli.md"
 

@@ -160,6 +160,7 @@ CASES = [
     Case("a list of texts", b'{"data":["a"]}', 'limner paint: the response has no images: {"data":["a"]}'),
     Case("a number", b"7", "limner paint: the response has no images: 7"),
     Case("an item without an image", b'{"data":[{}]}', "limner paint: the response has neither b64_json nor url"),
+    Case("a link that is no address", b'{"data":[{"url":"http://[::1"}]}', "limner paint: the image was generated, but its address cannot be used: http://[::1"),
     Case("invalid base64", b'{"data":[{"b64_json":"%%%"}]}', "limner paint: the image is not valid base64"),
     Case("bytes that are no image", b'{"data":[{"b64_json":"AAAA"}]}', written=1),
 ]  # fmt: skip
@@ -218,6 +219,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "a key that is not there": ({"api_key_file": Path("/none")}, "/none: No such file or directory"),
     "a folder that is not there": ({"out": Path("/none/out.png")}, "no such folder: /none"),
     "an address without a scheme": ({"base_url": "127.0.0.1:8000"}, "not an http(s) address: 127.0.0.1:8000"),
+    "an address without a host": ({"base_url": "http:/v1"}, "not an http(s) address: http:/v1"),
     "an address that is none": ({"base_url": "http://[::1"}, "not an http(s) address: http://[::1"),
 }
 
@@ -240,7 +242,7 @@ def test_a_key_that_cannot_be_sent_is_one_line(
     key: dict[str, Any] = {"api_key_file": tmp_path / "key"} if is_file else {"api_key": text}
     assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url, **key)) == 2
     location = tmp_path / "key" if is_file else "OPENAI_API_KEY"
-    line = f"limner paint: {location}: a key is one line of visible ASCII characters. See docs/errors.md\n"
+    line = f"limner paint: {location}: a key is one line of visible ASCII characters. See docs/cli.md\n"
     assert capsys.readouterr().err == line
     assert api.requests == []
 
@@ -254,7 +256,7 @@ def test_the_key_of_the_environment_is_sent(api: Api, tmp_path: Path) -> None:
 def test_wrong_usage_sends_nothing(name: str, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes, message = UNUSABLE[name]
     assert paint(replace(PaintOptions("a fox", tmp_path / "out.png", api.url), **changes)) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"limner paint: {message}. See docs/errors.md"
+    assert capsys.readouterr().err == f"limner paint: {message}. See docs/cli.md\n"
     assert api.requests == []
 
 
