@@ -41,6 +41,7 @@ from app.protocol.image_task import task_id, task_receipt
 from app.protocol.json_stream import StreamingJson
 from app.protocol.money import write_amount
 from app.protocol.sse import StreamingEvent, comment
+from app.protocol.values import value_class
 
 #: Seconds without a byte after which a keep-alive is sent: middle boxes cut silent connections after 60 to 120 s.
 KEEPALIVE_INTERVAL = 15.0
@@ -59,7 +60,7 @@ class KeepAlive:
     interval: float = KEEPALIVE_INTERVAL
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Delivery:
     """The response to one client that waits for a job. `public_url`: see `deliver`."""
 

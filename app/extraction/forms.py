@@ -29,6 +29,7 @@ from app.extraction.tool_calls import images_in_calls, join_calls
 from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import truncate
+from app.protocol.values import value_class
 
 #: URLs looked at in one reply. More are not the answer to one request.
 _MAX_URLS = 500
@@ -40,7 +41,7 @@ _MAX_GUESSES = 4
 _MAX_SHOWN = 200
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class FoundImage:
     """One image of a reply.
 
@@ -89,7 +90,7 @@ class ExtractionResult:
     guesses: tuple[FoundImage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class ImageCandidate:
     """Something in a reply that looks like an image.
 

@@ -22,12 +22,13 @@ from app.jobs.telemetry import JobTelemetry
 from app.observability.logging import log
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_request import ImagesRequest
+from app.protocol.values import value_class
 
 #: Errors that a reply itself has caused: a further look at it would end in the same way.
 _REPLY_AT_FAULT = (ModerationBlocked, NoImageInReply, UpstreamError)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class JobKey:
     """Identify a job: two requests with equal keys are the same job.
 

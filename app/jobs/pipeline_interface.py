@@ -12,6 +12,7 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
 from app.protocol.inline_images import ByteSink
 from app.protocol.usage import Usage
+from app.protocol.values import value_class
 
 
 class PipelineIO(Protocol):
@@ -108,7 +109,7 @@ class PartialImage:
     image: OutputImage
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class GenerationResult:
     """All images of a request, in order of arrival.
 

@@ -27,6 +27,7 @@ from app.jobs.usage_record import UsageRecord
 from app.protocol.attempt_costs import budgeted_cost
 from app.protocol.image_request import ImagesRequest
 from app.protocol.sizes import Size
+from app.protocol.values import value_class
 
 #: What models generate if no size is requested, or one a little smaller.
 _USUAL_SIZE = Size(1536, 1024)
@@ -39,7 +40,7 @@ class ClientLeft(Exception):
     """The client has left before its job was started. Nothing was charged."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Submission:
     """A request for images, with everything that a job takes from it.
 

@@ -9,6 +9,7 @@ from typing import Any
 from app.protocol.money import ReportedCost, read_cost_header, write_amount
 from app.protocol.prices import NO_PRICES, PriceList
 from app.protocol.usage import NO_USAGE, Usage
+from app.protocol.values import value_class
 
 #: Headers in which upstreams name a request: those of OpenAI and most others, of new-api and its relatives, of
 #: OpenRouter, and of Anthropic.
@@ -29,7 +30,7 @@ class CostSource(StrEnum):
 _SOURCES = tuple(CostSource)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Charge:
     """What one or several attempts have cost. `amount` leaves out what is unknown; None if nothing is known."""
 

@@ -6,7 +6,7 @@ images go into sinks, and all the rest may have `MAX_LEFT` bytes.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from app.protocol.loose_json import OpenDocument, find_documents, read_documents
 from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
 from app.protocol.usage import NO_USAGE, Usage
+from app.protocol.values import value_class
 
 #: Bytes of a reply without its images. A million words are less.
 MAX_LEFT = 4 * 2**20
@@ -35,7 +36,7 @@ _LEAD = re.compile(rb"\A(?:[ \t\r\n\xef\xbb\xbf]+|:[^\r\n]*[\r\n])+")
 _CUT_REASON = re.compile(r"length|limit|max|incomplete|truncat", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class ChatReply:
     """What an upstream replied, or has replied so far.
 

@@ -1,7 +1,7 @@
 """Build the body of a chat request for an image, in the dialect of its upstream."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache, reduce
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.tiers import RESOLUTIONS
+from app.protocol.values import value_class
 
 #: Dialects of which is remembered what they carry: there is one for each upstream.
 _REMEMBERED_DIALECTS = 256
@@ -25,7 +26,7 @@ MARKUP_INSTRUCTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class ChatQuestion:
     """What is asked of an upstream, before a dialect and a model are chosen.
 

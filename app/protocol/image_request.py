@@ -1,7 +1,7 @@
 """Describe requests of the Images API: every parameter, with its type and where its value goes."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, field, replace
 from typing import Annotated, Any, get_type_hints
 
 from app.protocol.input_images import ImageListParam, ImageParam, InputImage
@@ -22,9 +22,10 @@ from app.protocol.parameters import (
 from app.protocol.size_fit import SizeMode
 from app.protocol.size_wishes import RatioParam, SizeParam, TierParam
 from app.protocol.sizes import Size
+from app.protocol.values import value_class
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class
 class ImagesRequest:
     """One checked request. Its fields stand in the order of the checks; None leaves the choice to the model.
 
@@ -38,6 +39,7 @@ class ImagesRequest:
         size_mode: Whether the image gets exactly the size that the client asked for, and how.
     """
 
+    _: KW_ONLY
     operation: Operation
     model: Annotated[
         str | None,

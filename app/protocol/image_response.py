@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String, ByteSource
 from app.protocol.size_fit import SizeMode, upscaling
 from app.protocol.usage import Usage
+from app.protocol.values import value_class
 
 #: The quality that upstreams use if none is requested. dall-e's name `standard` means the same.
 _STANDARD_QUALITY = "medium"
@@ -19,7 +19,7 @@ _STANDARD_QUALITY = "medium"
 _ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class OutputImage:
     """One image of a response: its bytes or a URL, whichever was requested.
 

@@ -1,11 +1,12 @@
 """Convert token counts from the forms in which upstreams report them into that of the Images API."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from app.protocol.values import value_class
 
-@dataclass(frozen=True, slots=True)
+
+@value_class
 class Usage:
     input_image_tokens: int = 0
     input_text_tokens: int = 0

@@ -17,6 +17,7 @@ from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.pace import Pace
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
+from app.protocol.values import value_class
 from app.upstream.connection_errors import CONNECTION_LOST, connection_failure
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import UpstreamFailure, classify
@@ -42,7 +43,7 @@ async def _unobserved(*_: object) -> None:
     return
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class UpstreamRequest:
     """What is sent to whichever upstream is chosen.
 
@@ -67,7 +68,7 @@ class UpstreamRequest:
     on_reply: Callable[[str, ChatReply], Awaitable[None]] = _unobserved
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class PendingReply:
     """A reply of which only the head has been read. `sent_at`: when the request had been sent.
 

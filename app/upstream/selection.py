@@ -1,12 +1,13 @@
 """Select the upstream for the next attempt, by priority, weight and availability."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
 
+from app.protocol.values import value_class
 
-@dataclass(frozen=True, slots=True)
+
+@value_class
 class Candidate:
     """An upstream that has the requested model.
 
