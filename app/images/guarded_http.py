@@ -20,9 +20,9 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import Connection
 from yarl import URL
 
+from app.bounded_responses import BoundedConnector, EndlessOverhead
 from app.images.dns import DnsResolver
 from app.images.download_proxy import DownloadProxy, read_proxy
 from app.images.own_addresses import is_own_address
@@ -35,9 +35,6 @@ IDLE_TIMEOUT = 30.0
 #: Seconds that an unused connection is kept, where connections are kept: less than the shortest limit of common servers
 #: (5 s: Node and uvicorn).
 KEEP_ALIVE = 4.0
-
-#: Interim responses in front of the final one. Few hosts send any.
-MAX_INTERIM = 16
 
 #: Bytes of a response that are read ahead.
 READ_AHEAD = 64 * 1024
@@ -108,7 +105,7 @@ class GuardedHttp:
 
     def _new_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=BoundedConnector(
                 limit=0,
                 use_dns_cache=False,
                 **({"keepalive_timeout": KEEP_ALIVE} if self._keeps_connections else {"force_close": True}),
@@ -126,7 +123,6 @@ class GuardedHttp:
             max_field_size=_MAX_LINE,
             max_headers=_MAX_HEADERS,
             request_class=_PinnedRequest,
-            response_class=_SoonFinalResponse,
             middlewares=(_only_stale_connections_replaced,),
         )
 
@@ -296,6 +292,7 @@ class _PinnedRequest(aiohttp.ClientRequest):
 
 #: For each class of error: the reason shown to clients, and whether it is transient. The first match applies.
 CLIENT_ERRORS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
+    (EndlessOverhead, "its host answered in no HTTP", False),
     (aiohttp.ClientSSLError, "its host cannot be trusted (TLS)", False),
     (aiohttp.ClientConnectorError, "its host cannot be reached", True),
     (aiohttp.ServerTimeoutError, "its host fell silent", True),
@@ -304,32 +301,6 @@ CLIENT_ERRORS: tuple[tuple[type[aiohttp.ClientError], str, bool], ...] = (
     (aiohttp.ClientPayloadError, "it broke off before its end", True),
     (aiohttp.ClientError, "its host broke the connection", True),
 )
-
-
-class _SoonFinalResponse(aiohttp.ClientResponse):
-    """A response that comes behind a few interim ones at most (RFC 9110, 15.2).
-
-    aiohttp reads as many as come. An endless stream of them kept all other requests waiting for seconds.
-    """
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """Read until the head of the final response. Raises `FetchError` if it does not come soon."""
-        protocol: Any = connection.protocol
-        read, left = protocol.read, MAX_INTERIM
-
-        async def read_one_of_few() -> Any:
-            nonlocal left
-            message = await read()
-            left -= message[0].code < 200
-            if left < 0:
-                raise FetchError("its host answered in no HTTP", is_transient=False, detail="only interim responses")
-            return message
-
-        protocol.read = read_one_of_few
-        try:
-            return await super().start(connection)
-        finally:
-            del protocol.read
 
 
 #: A connection that ended before the head of a response.

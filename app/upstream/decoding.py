@@ -18,6 +18,12 @@ _HEAD_SIZE = 16
 #: Compressed data that is compressed again is decompressed so many times.
 _MAX_LAYERS = 3
 
+#: Compressed bytes that may bring nothing, and how many more there may be for each byte that they do bring. Real data
+#: is hardly longer than what it holds, but an endless row of empty parts keeps a core busy.
+_MAX_BARREN, _FOR_EACH_BYTE = 2**20, 16
+#: What each part of gzip counts beside its bytes: it takes as long as so many of them.
+_PART_SIZE = 256
+
 _GZIP = b"\x1f\x8b"
 _GZIP_HEADER, _NO_HEADER = zlib.MAX_WBITS | 16, -zlib.MAX_WBITS
 #: Control characters that no text contains. Compressed data has some among its first bytes.
@@ -111,6 +117,7 @@ class _Inflater:
         self._decompressor = zlib.decompressobj(window_bits)
         self._inner = inner
         self._rest = b""
+        self._barren_left = _MAX_BARREN
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         data = self._rest + data
@@ -122,11 +129,20 @@ class _Inflater:
                     self._rest = data if data == _GZIP[:1] else b""
                     return
                 self._decompressor = zlib.decompressobj(self._window_bits)
+                self._barren_left -= _PART_SIZE
+            size = len(data)
             try:
-                yield from self._inner.feed(self._decompressor.decompress(data, MAX_CHUNK))
+                inflated = self._decompressor.decompress(data, MAX_CHUNK)
             except zlib.error as error:
                 raise UpstreamInvalidReply("The upstream's compressed reply is damaged.", detail=str(error)) from None
             data = self._decompressor.unused_data if self._decompressor.eof else self._decompressor.unconsumed_tail
+            self._check_yield(size - len(data), len(inflated))
+            yield from self._inner.feed(inflated)
+
+    def _check_yield(self, taken: int, brought: int) -> None:
+        self._barren_left = min(_MAX_BARREN, self._barren_left + brought * _FOR_EACH_BYTE - taken)
+        if self._barren_left < 0:
+            raise UpstreamInvalidReply("The upstream's compressed reply has no end.", detail="and nothing in it")
 
     def finish(self) -> Iterator[bytes]:
         if not self._decompressor.eof:

@@ -12,6 +12,7 @@ import aiohttp
 import httpx
 from aiohttp.client_proto import ResponseHandler
 
+from app.bounded_responses import BoundedConnector
 from app.upstream.spec import UpstreamSpec
 
 #: What sends requests: `open_transport` makes one, tests and `limner check` have others.
@@ -143,7 +144,7 @@ class NothingSent(httpx.TransportError):
     """The connection ended before a byte of the request was written."""
 
 
-class LiveConnector(aiohttp.TCPConnector):
+class LiveConnector(BoundedConnector):
     """Connections of which none is used again whose end has arrived.
 
     A busy process reads of that end only later, and nothing tells then whether the request was paid for.

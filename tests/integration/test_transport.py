@@ -13,6 +13,7 @@ import httpx
 import pytest
 import uvloop
 
+from app.bounded_responses import MAX_INTERIM
 from app.upstream.transport import NothingSent, ResponseStream, open_transport
 from tests.support.tcp_server import listen
 
@@ -88,6 +89,20 @@ def test_what_has_arrived_is_read_before_the_end_is_noticed(framing: str, reset:
 def test_a_reply_behind_many_headers_is_read(headers: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%s\r\n%s" % (len(TEXT), headers.encode(), TEXT)
     assert asyncio.run(read(answer, reset=False, late=False)) == (TEXT, False)
+
+
+def test_an_upstream_that_only_sends_interim_responses_is_given_up() -> None:
+    """More in `test_bounded_responses.py`."""
+    answer = b"HTTP/1.1 102 Processing\r\n\r\n" * (MAX_INTERIM + 1) + HEADS["a length"]
+
+    async def run() -> None:
+        ended = asyncio.Event()
+        ended.set()
+        async with upstream(answer, reset=False, ended=ended) as url, open_transport() as transport:
+            with pytest.raises(httpx.TransportError):
+                await ask(transport, url)
+
+    asyncio.run(run())
 
 
 @asynccontextmanager

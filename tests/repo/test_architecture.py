@@ -15,19 +15,32 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-_CORE = {"errors", "observability", "protocol", "extraction", "access", "images", "state", "upstream", "jobs", "config"}
+_CORE = {
+    "errors",
+    "bounded_responses",
+    "observability",
+    "protocol",
+    "extraction",
+    "access",
+    "images",
+    "state",
+    "upstream",
+    "jobs",
+    "config",
+}
 
 #: For each package or top-level module: what it may import besides itself. `*` stands for everything.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "bounded_responses": set(),
     "observability": set(),
     "protocol": {"errors"},
     "extraction": {"errors", "protocol"},
     "state": {"errors", "observability"},
     "access": {"errors", "observability", "protocol", "state"},
-    "images": {"errors", "observability", "protocol"},
-    "upstream": {"errors", "observability", "protocol", "extraction"},
-    "jobs": _CORE - {"config", "jobs"},
+    "images": {"errors", "bounded_responses", "observability", "protocol"},
+    "upstream": {"errors", "bounded_responses", "observability", "protocol", "extraction"},
+    "jobs": _CORE - {"bounded_responses", "config", "jobs"},
     "config": {"protocol", "images", "upstream/spec"},
     "api": _CORE,
     "services": _CORE,
@@ -58,6 +71,7 @@ MAY_USE = {
         "demo/*",
     ),
     "aiohttp": (
+        "bounded_responses",
         "upstream/transport",
         "upstream/connection_errors",
         "images/fetch",

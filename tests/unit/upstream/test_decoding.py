@@ -116,3 +116,42 @@ def test_layers_have_a_limit() -> None:
 def test_whether_a_whole_body_is_compressed(encoding: str) -> None:
     assert is_plain(TEXT, encoding)
     assert not is_plain(COMPRESSED.get(encoding, GZIP), encoding)
+
+
+def parts_of(data: bytes, size: int) -> bytes:
+    """Compress each `size` bytes as a part of their own."""
+    return b"".join(gzip.compress(data[at : at + size]) for at in range(0, len(data), size))
+
+
+SYNC = zlib.compressobj(wbits=31)
+#: The start of a body, and then blocks without bytes.
+EMPTY_BLOCKS = SYNC.compress(TEXT) + SYNC.flush(zlib.Z_SYNC_FLUSH) + b"\0\0\0\xff\xff" * 300_000
+EMPTY_PARTS = gzip.compress(b"") * 5_000
+BARREN = {
+    "empty parts": EMPTY_PARTS,
+    "empty parts behind a body": GZIP + EMPTY_PARTS,
+    "parts with a single byte": parts_of(bytes(6_000), 1),
+    "empty blocks behind a body": EMPTY_BLOCKS,
+    "a name without an end": b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * 2**21,
+    "empty parts, compressed again": gzip.compress(EMPTY_PARTS),
+    "empty parts, compressed twice": gzip.compress(gzip.compress(EMPTY_PARTS * 100)),
+}
+
+
+@pytest.mark.parametrize("data", BARREN.values(), ids=BARREN)
+def test_compressed_data_that_brings_nothing_is_given_up(data: bytes) -> None:
+    with pytest.raises(UpstreamInvalidReply, match="has no end"):
+        decode("gzip", *(data[at : at + 50_000] for at in range(0, len(data), 50_000)))
+
+
+def test_what_came_before_that_is_kept() -> None:
+    decoded: list[bytes] = []
+    with pytest.raises(UpstreamInvalidReply):
+        decoded.extend(ContentDecoder("gzip").feed(GZIP + EMPTY_PARTS))
+    assert b"".join(decoded) == TEXT
+
+
+@pytest.mark.parametrize("size", [20, 100, 30_000])
+def test_each_event_may_be_a_part_of_its_own(size: int) -> None:
+    text = TEXT + TEXT
+    assert decode("gzip", parts_of(text, size)) == text
