@@ -4,10 +4,11 @@ from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from app.config.field_types import written_as
 from app.protocol.dialects import DIALECTS, SIZE_FORMS, Dialect
 from app.protocol.tiers import TIERS
 
@@ -56,8 +57,16 @@ def _check_constants(value: dict[str, Any]) -> dict[str, Any]:
 
 PresetName = Annotated[str, AfterValidator(_check_preset)]
 #: A path, or one of the words `prefix` and `words`, which look like paths of one step.
-_BodyPath = Annotated[str, Field(pattern=f"^{_PATH}$"), AfterValidator(_check_place)]
-_Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@-]{0,64}$")]
+_BodyPath = Annotated[
+    str, written_as(_PATH, "a path in the body, like image_config.aspect_ratio"), AfterValidator(_check_place)
+]
+_SizeText = Annotated[str, written_as(_SIZE, "a size like 1536x1024")]
+_RatioText = Annotated[str, written_as(_RATIO, "a ratio like 16:9")]
+_SizeOrTier = Annotated[
+    str,
+    written_as(f"{_SIZE}|{_RATIO}|{'|'.join(TIERS)}", "a size like 1536x1024, a ratio like 16:9, or a tier: 2K"),
+]
+_Suffix = Annotated[str, written_as(r"[A-Za-z0-9._:/@-]{0,64}", "up to 64 letters, digits and . _ : / @ -")]
 
 
 class DialectTable(BaseModel):
@@ -70,13 +79,13 @@ class DialectTable(BaseModel):
 
     preset: PresetName | None = None
     size: dict[_BodyPath, Annotated[str, AfterValidator(_check_form)]] = {}
-    sizes: tuple[Annotated[str, Field(pattern=f"^{_SIZE}$")], ...] = ()
-    ratios: tuple[Annotated[str, Field(pattern=f"^{_RATIO}$")], ...] = ()
+    sizes: tuple[_SizeText, ...] = ()
+    ratios: tuple[_RatioText, ...] = ()
     tiers: Annotated[tuple[Annotated[str, AfterValidator(_check_tier)], ...], AfterValidator(_check_not_empty)] = (
         "1K",
     )
     auto_size: str = ""
-    model_suffixes: dict[Annotated[str, Field(pattern=f"^({_SIZE}|{_RATIO}|{'|'.join(TIERS)})$")], _Suffix] = {}
+    model_suffixes: dict[_SizeOrTier, _Suffix] = {}
     quality: tuple[_BodyPath, ...] = ()
     qualities: dict[Literal["low", "medium", "high"], str] = {}
     style: tuple[_BodyPath, ...] = ()

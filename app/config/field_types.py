@@ -31,6 +31,17 @@ MIN_SECRET = 24
 STANDARD_OUTPUT = Path("-")
 
 
+def written_as(pattern: str, form: str) -> AfterValidator:
+    """Return a check that a text matches a pattern; `form` says in words what is expected."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise PydanticCustomError("form", "{form}", {"form": form})
+        return value
+
+    return AfterValidator(check)
+
+
 def variable(field: str) -> str:
     """Return the name of the environment variable for a field of `Settings`."""
     return PREFIX + field.upper()
@@ -267,6 +278,7 @@ AllowList = Annotated[tuple[AllowRule, ...], NoDecode, BeforeValidator(_parse_al
 HeaderSecret = Annotated[SecretStr, AfterValidator(_check_header_secret)]
 HeaderSecretFile = Annotated[HeaderSecret, BeforeValidator(read_named_file)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
+Currency = Annotated[str, written_as("[A-Z]{3}", "three capital letters, like EUR")]
 LongSecret = Annotated[SecretStr, AfterValidator(_check_long_secret)]
 ClientKeyList = Annotated[
     tuple[Annotated[SecretStr, AfterValidator(_check_client_key)], ...], NoDecode, BeforeValidator(_split)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from app.config.field_types import written_as
 from app.protocol.money import parse_amount
 from app.protocol.prices import Price
 
@@ -29,7 +30,8 @@ def _to_list(value: object) -> object:
 Amount = Annotated[Decimal, BeforeValidator(_parse_amount)]
 _Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_to_list)]
 _Sizes = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")], ...], BeforeValidator(_to_list)
+    tuple[Annotated[str, written_as("[1-9][0-9]{1,4}x[1-9][0-9]{1,4}", "a size like 1536x1024")], ...],
+    BeforeValidator(_to_list),
 ]
 
 

@@ -18,6 +18,7 @@ from app.config.field_types import (
     BaseUrl,
     ByteCount,
     ClientKeyList,
+    Currency,
     HeaderSecret,
     HostList,
     LedgerFile,
@@ -124,7 +125,7 @@ class Settings(BaseSettings):
     upstream_origin_downloads_with_key: bool = Field(
         True, description="Download images at an upstream's own address with its key, if they answer 401 without it."
     )
-    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(
+    currency: Currency = Field(
         "USD",
         description="The currency of all prices, costs and budgets, like `EUR`. What an upstream reports in another "
         "one is not counted.",

@@ -89,8 +89,10 @@ class ConfigFileSource(InitSettingsSource):
         """Return what the file sets, and under `ORIGINS` where."""
         try:
             table = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise _invalid(f"{path}: cannot be read: {type(error).__name__}") from None
+        except OSError as error:
+            raise _invalid(f"{path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise _invalid(f"{path}: is not UTF-8") from None
         except tomllib.TOMLDecodeError as error:
             # The message names line and column, and quotes no values.
             raise _invalid(f"{path}: is not TOML: {error}") from None

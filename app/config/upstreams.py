@@ -10,7 +10,15 @@ from pydantic_settings import NoDecode
 
 from app.config.connections import CertificateFile, HeaderTable, HeaderText, ProxyUrl, ProxyUrlFile
 from app.config.dialects import DialectSetting, DialectTable
-from app.config.field_types import ByteCount, HeaderSecret, HeaderSecretFile, PositiveInt, Seconds, UpstreamUrl
+from app.config.field_types import (
+    ByteCount,
+    HeaderSecret,
+    HeaderSecretFile,
+    PositiveInt,
+    Seconds,
+    UpstreamUrl,
+    written_as,
+)
 from app.config.prices import PriceRows
 from app.upstream.spec import DEFAULT_MODEL, WILDCARD, ModelMap
 
@@ -51,7 +59,7 @@ class UpstreamEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    name: Annotated[str, written_as(r"[a-z0-9][a-z0-9._-]{0,62}", "1 to 63 small letters, digits and . _ -")]
     base_url: UpstreamUrl
     api_key_file: HeaderSecretFile | None = None
     api_key: HeaderSecret | None = Field(default_factory=lambda given: given.get("api_key_file"))

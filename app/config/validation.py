@@ -23,6 +23,24 @@ _UPSTREAM = "upstream_name"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
+#: What is expected, by pydantic's name of the mistake, where its own words would be of Python or say more than that.
+FORMATS = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("dict_type", "model_type"), "a table"),
+    **dict.fromkeys(("byte_size", "byte_size_unit"), "a number of bytes, like 64MiB"),
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "tuple_type": "a list",
+    "path_not_file": "a file that exists",
+}
+
+
+#: Mistakes that are not about a value.
+_WHOLE_LINES = {"missing": "required but not set", "extra_forbidden": "there is no such setting"}
+
+
 def names_of(upstreams: object) -> list[str | None]:
     """Return the names in a list of upstreams that has not been checked, JSON or a list; None where there is none."""
     try:
@@ -82,10 +100,11 @@ def _describe(problem: Mapping[str, Any]) -> str:
     if not problem["loc"]:
         return str(problem["msg"])
     place = problem["loc"][0]
-    if problem["type"] == "missing":
-        return f"{place}: required but not set"
+    if problem["type"] in _WHOLE_LINES:
+        return f"{place}: {_WHOLE_LINES[problem['type']]}"
     shown = "" if _may_be_secret(problem) else f" {problem['input']!r}"
-    return f"{place}: invalid value{shown} (format: {problem['msg']})"
+    form = FORMATS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+    return f"{place}: invalid value{shown} (format: {form})"
 
 
 def _may_be_secret(problem: Mapping[str, Any]) -> bool:

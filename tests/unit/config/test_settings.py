@@ -36,7 +36,7 @@ BAD = [
     Bad("a query in the address", {"LIMNER_PUBLIC_URL": "https://h/?a=b"}, "LIMNER_PUBLIC_URL: invalid value 'https://h/?a=b'"),
     Bad("an unknown dialect", {"LIMNER_UPSTREAM_DIALECT": "klingon"}, "LIMNER_UPSTREAM_DIALECT: invalid value 'klingon' (format: one of gpt-image-2-chat, metadata, words, "),
     Bad("a host with a port", {"LIMNER_ALLOWED_HOSTS": "h:80"}, "LIMNER_ALLOWED_HOSTS: invalid value 'h:80' (format: names or addresses without scheme and port, like images.example.com, or *: "),
-    Bad("an unknown choice", {"LIMNER_REHOST": "maybe"}, "LIMNER_REHOST: invalid value 'maybe' (format: Input should be 'never', 'needed' or 'always')"),
+    Bad("an unknown choice", {"LIMNER_REHOST": "maybe"}, "LIMNER_REHOST: invalid value 'maybe' (format: 'never', 'needed' or 'always')"),
     Bad("a port that is too high", {"LIMNER_PORT": "70000"}, "LIMNER_PORT: invalid value '70000'"),
     Bad("infinite seconds", {"LIMNER_UPSTREAM_TIMEOUT": "inf"}, "LIMNER_UPSTREAM_TIMEOUT: invalid value 'inf'"),
     Bad("zero attempts", {"LIMNER_UPSTREAM_ATTEMPTS": "0"}, "LIMNER_UPSTREAM_ATTEMPTS: invalid value '0'"),
