@@ -16,6 +16,7 @@ from app.extraction.refusal import no_image_error
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
+from app.protocol.reply_encoding import is_image
 
 #: Characters of a URL or a text on one line of a terminal.
 _MAX_SHOWN = 160
@@ -66,10 +67,15 @@ def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
 
 
 def _parse_body(pasted: bytes) -> PastedReply:
+    words = pasted.decode("utf-8", "replace")
     try:
         reply = read_reply(pasted)
     except UpstreamInvalidReply:
-        return _in_body("plain words", {"message": {"content": pasted.decode("utf-8", "replace")}})
+        return _in_body("plain words", {"message": {"content": words}})
+    if is_image(pasted):
+        return PastedReply("an image", reply)
+    if [message["content"] for message in reply.messages] == [words]:
+        return PastedReply("plain words", reply)
     return PastedReply("a body in JSON" if pasted.lstrip()[:1] in b"{[" else "a stream of events", reply)
 
 

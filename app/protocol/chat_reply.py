@@ -6,17 +6,21 @@ images go into sinks, and all the rest may have `MAX_LEFT` bytes.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from app.errors import UpstreamInvalidReply
 from app.protocol import sse
 from app.protocol.attempt_costs import AttemptRecord
+from app.protocol.image_body import ImageBody
 from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece, may_hold_base64
 from app.protocol.loose_json import OpenDocument, find_documents, read_documents
+from app.protocol.moderation import MODERATION
 from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
+from app.protocol.reply_encoding import ReplyBytes, is_plain_text
+from app.protocol.text_body import is_page, join_words, words_in
 from app.protocol.usage import NO_USAGE, Usage
 from app.protocol.values import value_class
 
@@ -52,6 +56,8 @@ class ChatReply:
         secrets: Keys that the reply may contain and that must not be shown to a client.
         id: The upstream's own name of the reply, if it has one.
         cost: What the upstream says it charged.
+        is_doubtful: The body is no JSON and no stream but a text, which a server in between may have written. Only an
+            image in it shows that the upstream has replied.
         attempt: Where the reply came from, with what it has cost; None for a reply that another replica has stored.
     """
 
@@ -69,13 +75,15 @@ class ChatReply:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     id: str | None = None
     cost: ReportedCost | None = None
+    is_doubtful: bool = False
     attempt: AttemptRecord | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_reproducible(self) -> bool:
         """Whether `raw` is all that arrived, so that parsing it gives the same reply again."""
         # Bytes, not characters: text in most languages other than English has more bytes than characters.
-        return self.complete and not self.spooled_images and len(self.raw.encode()) < _MAX_RAW
+        is_read_whole = self.complete and not self.is_doubtful and not self.spooled_images
+        return is_read_whole and len(self.raw.encode()) < _MAX_RAW
 
     def without_text(self) -> "ChatReply":
         """Return what remains to be known of a reply whose images have been taken out."""
@@ -120,11 +128,19 @@ class ReplyParser:
         max_left: int = MAX_LEFT,
         secrets: tuple[str, ...] = (),
         attempt: AttemptRecord | None = None,
+        charset: str = "",
     ) -> None:
         """With `new_sink`, large images are written to sinks while they arrive. Without it they stay in the text.
 
-        `max_left`: bytes that the reply may have without its spooled images. `secrets`, `attempt`: of its replies.
+        Args:
+            new_sink: Makes what takes an image.
+            max_left: Bytes that the reply may have without its spooled images.
+            secrets: Those of its replies.
+            attempt: That of its replies.
+            charset: The charset that the upstream declares.
         """
+        self._bytes = ReplyBytes(charset, new_sink)
+        self._doubtful: ChatReply | None = None
         self._max_left = max_left
         self._secrets, self._attempt = secrets, attempt
         self._spooled: dict[str, ByteSink] = {}
@@ -149,8 +165,8 @@ class ReplyParser:
 
     @property
     def is_in_image(self) -> bool:
-        """Whether base64 is arriving: a chunk of it costs little, however large it is."""
-        return self._spooler is not None and self._spooler.is_in_image
+        """Whether an image is arriving: a chunk of it costs little, however large it is."""
+        return self._bytes.image is not None or (self._spooler is not None and self._spooler.is_in_image)
 
     @property
     def size(self) -> int:
@@ -163,6 +179,7 @@ class ReplyParser:
         Raises:
             UpstreamInvalidReply: The reply without its images is larger than `max_left`.
         """
+        data = self._bytes.feed(data)
         has_grown = self._add(data if self._spooler is None else self._spooler.feed(data))
         if self.size > self._max_left:
             detail = f"more than {self._max_left} bytes beside its images"
@@ -171,12 +188,14 @@ class ReplyParser:
 
     def feed_all(self, data: bytes) -> bool:
         """Take a body that has come as a whole, as `feed` does. Where no base64 begins in it, nothing is held back."""
-        if self._spooler is not None and not may_hold_base64(data):
+        if self._spooler is not None and is_plain_text(data) and not may_hold_base64(data):
             self._spooler, self._has_base64 = None, False
         return self.feed(data)
 
     def end(self) -> None:
         """Take in what was held back, since nothing follows: the body has ended or has broken off."""
+        if rest := self._bytes.end():
+            self._add(rest if self._spooler is None else self._spooler.feed(rest))
         if self._spooler is not None:
             self._add(self._spooler.end())
         if isinstance(self._body, _EventStream):
@@ -211,12 +230,31 @@ class ReplyParser:
         if ended:
             self.end()
         raw = b"".join(self._raw).decode("utf-8", "replace")
+        if self._bytes.image is not None:
+            return self._image_reply(self._bytes.image, ended)
+        if self._doubtful is not None:
+            return self._doubtful
         if self._body is None:
             if ended:
                 raise _invalid("an empty body", raw)
             return ChatReply(raw=raw, complete=False, secrets=self._secrets, attempt=self._attempt)
         size = self.size + len(raw) + self._body.objects_size
-        return self._body.reply(_Origin(raw, self._spooled, size, self._secrets, self._attempt), ended)
+        origin = _Origin(raw, self._spooled, size, self._secrets, self._attempt)
+        try:
+            return self._body.reply(origin, ended)
+        except UpstreamInvalidReply:
+            self._doubtful = _read_text(self._body.text, origin)
+            if self._doubtful.is_doubtful:
+                raise
+            return self._doubtful
+
+    def _image_reply(self, image: ImageBody, ended: bool) -> ChatReply:
+        if not image.is_whole:
+            if ended:
+                raise _invalid("an image whose end is missing", "")
+            return ChatReply(complete=False, secrets=self._secrets, attempt=self._attempt)
+        message, spooled = image.message()
+        return ChatReply((message,), spooled_images=spooled, secrets=self._secrets, attempt=self._attempt)
 
 
 def _invalid(reason: str, raw: str) -> UpstreamInvalidReply:
@@ -247,13 +285,17 @@ class _JsonBody:
         """Bytes of the lists, objects and numbers of the document, roughly: more than of its text if it is hostile."""
         return _OBJECT_SIZE * sum(chunk.count(sign) for chunk in self._chunks for sign in (b",", b"[", b"{"))
 
+    @property
+    def text(self) -> str:
+        return b"".join(self._chunks).decode("utf-8", "replace")
+
     def feed(self, data: bytes) -> bool:
         self.size += len(data)
         self._chunks.append(data)
         return False
 
     def reply(self, origin: _Origin, ended: bool) -> ChatReply:
-        text = b"".join(self._chunks).decode("utf-8", "replace")
+        text = self.text
         documents, rest = read_documents(text)
         # A connection may break after the whole document (wrong length, no last chunk). The reply is complete then, and
         # it has been paid for.
@@ -308,21 +350,36 @@ class _EventStream:
         self._has_cut_event = False
         self._open: OpenDocument | None = None
         self._events_size = 0
+        self._unread: list[bytes] = []
+        self._words: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What has arrived, until a document of a chat has come. Of events without JSON their data."""
+        return join_words(self._words) or b"".join(self._unread).decode("utf-8", "replace")
 
     @property
     def size(self) -> int:
         return self._decoder.size + self._events_size + self._accumulator.size
 
     def feed(self, data: bytes) -> bool:
-        return self._add(self._decoder.feed(data))
+        has_grown = self._add(self._decoder.feed(data))
+        if self._is_chat:
+            self._unread.clear()
+        else:
+            self._unread.append(data)
+        return has_grown
 
     def end(self) -> None:
         self._add(self._decoder.end())
+        if self.is_done and self._words:
+            self._accumulator.add({"choices": [{"delta": {"content": join_words(self._words)}}]})
+            self._words.clear()
         self._accumulator.end()
 
     def reply(self, origin: _Origin, ended: bool) -> ChatReply:
         if ended and not self._is_chat:
-            documents = find_documents(origin.raw)
+            documents = find_documents(self.text)
             if not documents:
                 raise _invalid("no event of a chat", origin.raw)
             return _read_documents_of_chat(documents, origin)
@@ -355,6 +412,8 @@ class _EventStream:
             if event.data.lstrip().startswith("{"):
                 self._open = OpenDocument()
                 self._open.add(event.loose_data or event.data)
+            elif not self._is_chat:
+                self._words.append(event.loose_data or event.data)
             return False
         return self._add_documents(documents, event)
 
@@ -378,6 +437,7 @@ class _EventStream:
 
     def _add_documents(self, documents: list[Any], event: sse.Event) -> bool:
         self._is_chat = True
+        self._words.clear()
         has_grown = False
         for document in documents:
             is_bare_error = event.name == "error" and "error" not in document
@@ -392,6 +452,20 @@ def _documents_of(event: sse.Event) -> list[Any]:
     documents, rest = read_documents(event.data) if event.data.lstrip()[:1] in {"{", "["} else ([], "")
     # A line break within a string of the JSON ends a line of the event.
     return read_documents(event.loose_data)[0] if event.loose_data and (rest or not documents) else documents
+
+
+def _read_text(body: str, origin: _Origin) -> ChatReply:
+    """Return a body that is neither JSON nor events as the text of a reply, without a message if it is a page.
+
+    The words of a safety system are the upstream's. Anything else may come from a server in between.
+    """
+    if is_page(body) and not origin.spooled_images:
+        return replace(_incomplete(origin), is_doubtful=True)
+    text = words_in(body)
+    is_open = text.startswith(("{", "["))
+    is_refusal = not is_open and MODERATION.search(text, 0, _MAX_RAW) is not None
+    reply = ChatReply(({"content": text, "parts": []},), has_open_end=is_open, is_doubtful=not is_refusal)
+    return replace(reply, **origin._asdict())
 
 
 def _incomplete(origin: _Origin) -> ChatReply:

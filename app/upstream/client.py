@@ -9,13 +9,14 @@ import httpx
 import orjson
 
 from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply
-from app.extraction.forms import find_images
+from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.chat_request import ChatQuestion, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.pace import Pace
+from app.protocol.reply_encoding import charset_of
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
 from app.protocol.values import value_class
 from app.upstream.connection_errors import CONNECTION_LOST, connection_failure
@@ -177,7 +178,8 @@ class UpstreamClient:
             UpstreamError: The reply could not be read, broke off or took too long.
             ApiError: What the upstream's error object means.
         """
-        parser = ReplyParser(request.new_blob, secrets=self._secrets(request), attempt=record)
+        charset = charset_of(pending.headers.get("content-type", ""))
+        parser = ReplyParser(request.new_blob, secrets=self._secrets(request), attempt=record, charset=charset)
         response = pending.response
         try:
             await self._parse(parser, pending, request, started_at, record)
@@ -198,8 +200,8 @@ class UpstreamClient:
         if failure is not None:
             failure.error.retry_safety = RetrySafety.UNSAFE
             raise failure.error
-        if not reply.complete:
-            raise end or _broke_off("in the middle of an event")
+        if not reply.complete or reply.is_doubtful:
+            await _raise_unless_good(reply, end or _broke_off("in the middle of an event"))
         return None
 
     async def _parse(
@@ -329,8 +331,22 @@ async def _read(parser: ReplyParser, *, ended: bool = False) -> ChatReply:
     return await asyncio.to_thread(parser.reply, ended=ended)
 
 
+async def _raise_unless_good(reply: ChatReply, end: UpstreamError) -> None:
+    """Raise what a reply ended with, unless it is a text with an image in it."""
+    if reply.is_doubtful:
+        if await _has_images(reply):
+            return
+        # What an address leads to is seen only later: it may be the image.
+        end.counts_against_upstream = not await _search(reply, find_guesses)
+    raise end
+
+
 async def _has_images(reply: ChatReply) -> bool:
-    return bool(find_images(reply) if reply.size < _LONG else await asyncio.to_thread(find_images, reply))
+    return bool(await _search(reply, find_images))
+
+
+async def _search(reply: ChatReply, function: Callable[[ChatReply], list[FoundImage]]) -> list[FoundImage]:
+    return function(reply) if reply.size < _LONG else await asyncio.to_thread(function, reply)
 
 
 def _broke_off(how: str) -> UpstreamError:

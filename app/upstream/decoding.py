@@ -4,11 +4,13 @@ The bytes decide, not the header `content-encoding`: some relays decompress a re
 of character sets into it. The reply was paid for all the same.
 """
 
+import codecs
 import re
 import zlib
 from collections.abc import Iterator
 
 from app.errors import UpstreamInvalidReply
+from app.protocol.reply_encoding import is_image
 
 #: Bytes that are decompressed at a time. A caller that counts them notices a decompression bomb one chunk late at most.
 MAX_CHUNK = 64 * 1024
@@ -26,6 +28,9 @@ _PART_SIZE = 256
 
 _GZIP = b"\x1f\x8b"
 _GZIP_HEADER, _NO_HEADER = zlib.MAX_WBITS | 16, -zlib.MAX_WBITS
+#: Encodings that are not read, and what may be shown of any other.
+_UNKNOWN = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+_NAME = re.compile(r"[a-z0-9._-]{1,20}")
 #: Control characters that no text contains. Compressed data has some among its first bytes.
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
@@ -98,7 +103,9 @@ def _window_bits(head: bytes, encoding: str) -> int | None:
     if head.startswith(_GZIP):
         return _GZIP_HEADER
     # In this order: `head` may be all of a reply of several MiB.
-    if encoding in {"", "identity"} or _NOT_TEXT.search(head) is None:
+    if encoding in {"", "identity"} or (_NOT_TEXT.search(head) is None and not _is_unknown(head, encoding)):
+        return None
+    if is_image(head):
         return None
     if "deflate" in encoding:
         # Either with zlib's header, as the standard says, or without, as some servers do.
@@ -106,7 +113,20 @@ def _window_bits(head: bytes, encoding: str) -> int | None:
         return zlib.MAX_WBITS if has_header else _NO_HEADER
     if "gzip" in encoding:
         raise UpstreamInvalidReply("The upstream's compressed reply is damaged.", detail=f"not gzip: {head!r}")
-    raise UpstreamInvalidReply("The upstream compressed its reply in a way that nobody asked for.", detail=encoding)
+    name = f"with '{encoding}'" if _NAME.fullmatch(encoding) else "in an unknown way"
+    message = f"The upstream compressed its reply {name}, which this server neither asked for nor reads."
+    raise UpstreamInvalidReply(message, detail=f"content-encoding: {encoding}")
+
+
+def _is_unknown(head: bytes, encoding: str) -> bool:
+    """Return whether bytes without control characters are compressed all the same: a text would be UTF-8."""
+    if encoding not in _UNKNOWN:
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head[:_HEAD_SIZE])
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 class _Inflater:

@@ -15,6 +15,7 @@ const KINDS = {
   "one message": "kind_message",
   "a body in JSON": "kind_body",
   "a stream of events": "kind_stream",
+  "an image": "kind_image",
 };
 const REASONS = {
   "it is a small copy that leads to a page": "reason_small_copy",

@@ -42,6 +42,7 @@ from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest
+from app.protocol.inline_images import placeholder_png
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.protocol.parameters import Operation
 from app.upstream import client as upstream_client
@@ -58,6 +59,8 @@ CALLERS_KEY = "sk-limner-test-caller"
 URL = "https://example.com/generated-image.png"
 CAT = ImagesRequest(operation=Operation.GENERATION, prompt="a cat")
 SMALL = ChatQuestion(CAT)
+
+PNG = placeholder_png(1)
 
 REPLY = orjson.dumps(
     {
@@ -238,7 +241,13 @@ FAULTS = (
     Fault("a reset after the body", (*OK, SocketFault.RESET), text=URL),
     Fault("no word at all", (SocketFault.HANG,), UpstreamTimeout, config=IMPATIENT),
     Fault("half a head, then silence", (b"HTTP/1.1 200 OK\r\n", SocketFault.HANG), UpstreamTimeout, config=IMPATIENT),
-    Fault("a head, then silence: an image in the making", (*HEAD, 0.15, REPLY[:9]), UpstreamInvalidReply, config=IDLE),
+    Fault(
+        "a head, then silence: an image in the making",
+        (*HEAD, 0.15, REPLY[:9]),
+        UpstreamInvalidReply,
+        REPLY[:9].decode(),
+        config=IDLE,
+    ),
     Fault("a head, then silence for ever", (*HEAD, SocketFault.HANG), UpstreamTimeout, config=BOTH),
     Fault("half a body, then silence", (*CUT, SocketFault.HANG), UpstreamTimeout, config=IDLE),
     Fault("a byte now and then", DRIP, UpstreamTimeout, config=BOTH),
@@ -285,8 +294,14 @@ FAULTS = (
     Fault("a label that is a charset", (answer(REPLY, headers="content-encoding: utf-8\r\n"),), text=URL),
     Fault("gzip without a label", (answer(ZIPPED),), text=URL),
     Fault("an unknown compression", (answer(ZIPPED[3:], headers="content-encoding: br\r\n"),), UpstreamInvalidReply),
-    Fault("HTML with status 200", (answer(b"<html>hello</html>"),), UpstreamInvalidReply),
-    Fault("broken JSON", (answer(REPLY[:-4]),), UpstreamInvalidReply),
+    Fault("HTML with status 200", (answer(b"<html>hello</html>"),), UpstreamInvalidReply, "hello"),
+    Fault("JSON whose end is missing, behind the image", (answer(REPLY[:-4]),), text=REPLY[:-4].decode()),
+    Fault(
+        "JSON whose end is missing, within the image",
+        (answer(REPLY[:110]),),
+        UpstreamInvalidReply,
+        REPLY[:110].decode(),
+    ),
     Fault("nothing with status 200", (answer(b""),), UpstreamInvalidReply),
     Fault("nothing with status 204", (b"HTTP/1.1 204 No Content\r\n\r\n",), UpstreamInvalidReply),
     Fault(
@@ -310,7 +325,7 @@ def test_faults_of_the_connection(fault: Fault) -> None:
     assert outcome.text == fault.text
     if fault.kind:
         assert_final(outcome.error)
-        assert not any(reply.complete for reply in outcome.replies)
+        assert not any(reply.complete and not reply.is_doubtful for reply in outcome.replies)
     else:
         assert outcome.replies[-1].complete
 
@@ -994,6 +1009,64 @@ def test_snapshots_come_when_an_image_may_have() -> None:
     assert any(str(reply.messages[0]["content"]).endswith(URL) for reply in outcome.replies)
     # The text of each may be shown to clients, so each names what must not be.
     assert {reply.secrets for reply in outcome.replies} == {(KEY,)}
+
+
+@dataclass(frozen=True, slots=True)
+class OddBody:
+    """A body of 200 that is no JSON. `is_good`: there is an image in it; `counts`: the upstream counts as failing."""
+
+    name: str
+    kind: str
+    body: bytes
+    text: str = ""
+    is_good: bool = True
+    counts: bool = False
+
+
+ODD_BODIES = [
+    OddBody("a sentence with a link to an image", "text/plain", f"Done: {URL}".encode(), f"Done: {URL}"),
+    OddBody("an image in a fragment of HTML", "text/html", b"<img src='%s'>" % URL.encode(), f"<img src='{URL}'>"),
+    OddBody("JSON in UTF-16", "application/json", REPLY.decode().encode("utf-16"), URL),
+    OddBody(
+        "JSON in a charset", "application/json; charset=gbk", REPLY.replace(b"https", b"\xba\xfc https"), f"狐 {URL}"
+    ),
+    OddBody("a sentence with an address", "text/plain", b"See https://e.example/x7", "See https://e.example/x7", False),
+    OddBody("a sentence", "text/plain", b"upstream connect error", "upstream connect error", False, True),
+    OddBody("a page with an icon", "text/html", b"<title>502</title><img src='%s'>" % URL.encode(), "", False, True),
+    OddBody("an image whose end is missing", "image/png", b"\x89PNG\r\n\x1a\n" + bytes(90), "", False, True),
+]
+
+
+@pytest.mark.parametrize("case", ODD_BODIES, ids=lambda case: case.name)
+def test_a_body_that_is_no_chat_is_judged_by_the_images_in_it(case: OddBody) -> None:
+    outcome, _ = send_to_chaos((answer(case.body, kind=case.kind),))
+    assert (outcome.error is None, outcome.text) == (case.is_good, case.text)
+    if outcome.error is not None:
+        assert isinstance(outcome.error, UpstreamInvalidReply)
+        assert outcome.error.counts_against_upstream is case.counts
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/octet-stream", "application/json"])
+def test_a_body_that_is_an_image_goes_into_a_blob_in_pieces(kind: str) -> None:
+    piece, count = os.urandom(64 * 1024), 128
+    start = PNG[:-12] + (count * len(piece)).to_bytes(4, "big") + b"tEXt"
+    size = len(start) + count * len(piece) + 4 + 12
+    script = (answer(start, kind=kind, length=size), *[piece] * count, bytes(4) + PNG[-12:])
+
+    async def run(blob: Blob) -> tuple[Outcome, int]:
+        async with run_faulty_upstream(script) as chaos, open_pool(at(chaos)) as pool:
+            tracemalloc.start()
+            outcome = await send(pool, UpstreamRequest(SMALL, new_blob=lambda: blob))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        return outcome, peak
+
+    with Blob() as blob:
+        outcome, peak = asyncio.run(run(blob))
+        assert outcome.error is None
+        assert list(outcome.replies[-1].spooled_images.values()) == [blob]
+        assert (blob.size, blob.read_at(size - 12, 12)) == (size, PNG[-12:])
+        assert peak < 3 * 1024 * 1024
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=6).map(sorted))

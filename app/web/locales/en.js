@@ -144,6 +144,7 @@ export default {
   kind_message: "one message",
   kind_body: "a body in JSON",
   kind_stream: "a stream of events",
+  kind_image: "an image",
   reason_small_copy: "it is a small copy that leads to a page",
   reason_words: "the words around it say that it is not the result",
   reason_poster: "the reply is a video, and this its poster",

@@ -144,6 +144,7 @@ export default {
   kind_message: "单条消息",
   kind_body: " JSON 正文",
   kind_stream: "事件流",
+  kind_image: "图片",
   reason_small_copy: "是指向网页的缩略图",
   reason_words: "周围的文字说明它不是结果",
   reason_poster: "回复是视频，这只是它的封面",

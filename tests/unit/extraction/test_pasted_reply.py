@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from app.extraction.explain import parse_pasted
 from app.extraction.forms import find_images
+from app.protocol.inline_images import placeholder_png
 
 A = "https://cdn.example/a.png"
 STREAM = f'data: {{"choices":[{{"delta":{{"content":"![a]({A})"}}}}]}}\n\ndata: [DONE]\n\n'
@@ -44,6 +45,7 @@ CASES = [
     Case("an empty list", "[]", "plain words", ()),
     Case("a number", "7", "plain words", ()),
     Case("nothing", "", "plain words", ()),
+    Case("words of a safety system", "Your request was flagged by our moderation.", "plain words", ()),
     Case("a message that nests too deeply", f'{{"content":{"[" * 500}"![a]({A})"{"]" * 500}}}', "a body in JSON", ()),
 ]  # fmt: skip
 
@@ -53,6 +55,12 @@ def test_pasted_bytes_are_read_as_what_they_are(case: Case) -> None:
     pasted = parse_pasted(case.pasted.encode())
     assert pasted.kind == case.kind
     assert tuple(image.url for image in find_images(pasted.reply)) == case.found
+
+
+def test_an_image_is_read_as_one() -> None:
+    pasted = parse_pasted(placeholder_png(1))
+    assert pasted.kind == "an image"
+    assert [image.form for image in find_images(pasted.reply)] == ["content-part"]
 
 
 def test_a_truncated_stream_is_incomplete() -> None:

@@ -101,8 +101,31 @@ def test_a_damaged_body_is_refused(encoding: str, data: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "nonsense"])
 def test_other_compressions_are_refused(encoding: str) -> None:
-    with pytest.raises(UpstreamInvalidReply, match="nobody asked"):
+    with pytest.raises(UpstreamInvalidReply, match=f"with '{encoding}', which this server neither asked for nor reads"):
         decode(encoding, b"\x28\xb5\x2f\xfd\x24\x00" + bytes(20))
+
+
+def test_a_compression_whose_name_is_none_is_refused_without_it() -> None:
+    with pytest.raises(UpstreamInvalidReply, match="in an unknown way"):
+        decode("<script>", bytes(20))
+
+
+@pytest.mark.parametrize("data", [b"\xa1\x38\x8f\xe2" * 8, b"[\xff]" * 9], ids=["no UTF-8", "brackets"])
+def test_a_compression_without_control_characters_is_refused(data: bytes) -> None:
+    with pytest.raises(UpstreamInvalidReply, match="'br'"):
+        decode("br", data)
+
+
+def test_a_text_whose_label_is_wrong_is_read() -> None:
+    text = ("图" * 9).encode()
+    assert decode("br", text) == text
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "binary"])
+def test_an_image_whose_label_is_wrong_is_read(encoding: str) -> None:
+    image = b"\x89PNG\r\n\x1a\n" + bytes(30)
+    assert decode(encoding, image) == image
+    assert is_plain(image, encoding)
 
 
 def test_layers_have_a_limit() -> None:
