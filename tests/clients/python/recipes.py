@@ -26,7 +26,7 @@ def limner() -> Iterator[RunningLimner]:
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "PAINTER_KEY": "demo"}
+    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "IMAGES_KEY": "demo"}
     command = (str(PYTHON), "-c", code)
     return subprocess.run(
         command, cwd=folder, env=QUIET | environment, capture_output=True, text=True, timeout=300, check=False
