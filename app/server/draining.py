@@ -31,6 +31,9 @@ READY, STOPPED_LISTENING = b"ready", b"leaving"
 #: Messages of the supervisor to a worker.
 DRAIN, RELOAD_KEYS, COUNT_DEATH = b"drain", b"reload", b"count death"
 
+#: The settings that say where the server listens, for messages.
+ADDRESS_SETTINGS = "LIMNER_HOST, LIMNER_PORT"
+
 #: Seconds for slow clients to read the rest of their responses, after all jobs have finished.
 _CLOSE_TIMEOUT = 30
 
@@ -74,7 +77,13 @@ class DrainingServer(uvicorn.Server):
         Raises:
             SystemExit: The application cannot start, or the address cannot be bound.
         """
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            # uvicorn has logged the reason, but does not know the settings.
+            if not self.lifespan.should_exit:
+                log.error("server_bind_failed", see=ADDRESS_SETTINGS)
+            raise
         # Requests leave no reference cycles behind. With the default thresholds the collector walks through all modules
         # every few requests: a fifth of the CPU time, and pauses of 0.25 s with a thousand waiting requests. Nothing is
         # collected before: that takes 40 ms and frees less than 0.1 MiB.

@@ -23,7 +23,16 @@ from prometheus_client.multiprocess import mark_process_dead
 from app.config.environment import set_variable
 from app.config.settings import Settings
 from app.observability.logging import log
-from app.server.draining import COUNT_DEATH, DRAIN, READY, RELOAD_KEYS, STOPPED_LISTENING, base_url, run_worker
+from app.server.draining import (
+    ADDRESS_SETTINGS,
+    COUNT_DEATH,
+    DRAIN,
+    READY,
+    RELOAD_KEYS,
+    STOPPED_LISTENING,
+    base_url,
+    run_worker,
+)
 
 #: Each worker is a fresh interpreter. A fork would copy locks that threads of this process hold.
 _SPAWN = multiprocessing.get_context("spawn")
@@ -246,7 +255,7 @@ async def find_addresses(host: str, port: int) -> list[Address]:
     try:
         server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
     except OSError as error:
-        log.error("server_bind_failed", error=str(error))
+        log.error("server_bind_failed", error=str(error), see=ADDRESS_SETTINGS)
         raise SystemExit(1) from None
     addresses = [(found.family, found.getsockname()[:2]) for found in server.sockets]
     server.close()

@@ -547,5 +547,6 @@ def test_a_port_that_is_in_use_is_logged_and_exit_code_1(tmp_path: Path) -> None
         with limner("serve", folder=tmp_path, **WHERE | {"LIMNER_PORT": port}) as process:
             out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (1, "")
-    (fault,) = [record for record in records(err) if record["level"] == "error"]
-    assert "address already in use" in fault["event"]
+    reason, fault = [record for record in records(err) if record["level"] == "error"]
+    assert "address already in use" in reason["event"]
+    assert (fault["event"], fault["see"]) == ("server_bind_failed", "LIMNER_HOST, LIMNER_PORT")

@@ -211,9 +211,10 @@ def test_a_server_that_cannot_listen_is_not_ready(demo: RunningDemo, tmp_path: P
             upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=taken.getsockname()[1]
         )
         server = DrainingServer(settings)
-        with pytest.raises(SystemExit):
+        with structlog.testing.capture_logs() as records, pytest.raises(SystemExit):
             server.run()
     assert server._loop is None
+    assert {"event": "server_bind_failed", "log_level": "error", "see": "LIMNER_HOST, LIMNER_PORT"} in records
 
 
 def test_a_server_whose_services_do_not_open_does_not_start(demo: RunningDemo, tmp_path: Path) -> None:
@@ -222,9 +223,10 @@ def test_a_server_whose_services_do_not_open_does_not_start(demo: RunningDemo, t
 
     server = DrainingServer(Settings(upstream_base_url=f"{demo.url}/v1", image_store=f"disk://{tmp_path}", port=0))
     server.config.app.router.lifespan_context = fail  # type: ignore[union-attr]
-    with pytest.raises(SystemExit):
+    with structlog.testing.capture_logs() as records, pytest.raises(SystemExit):
         server.run()
     assert not server.started
+    assert "server_bind_failed" not in [record["event"] for record in records]
 
 
 @pytest.mark.parametrize(("has_file", "event"), [(True, "key_file_loaded"), (False, "reload_ignored")])

@@ -307,6 +307,7 @@ def test_a_port_in_use_is_logged(log: Log) -> None:
     assert ended.value.code == 1
     assert log.records[0]["event"] == "server_bind_failed"
     assert "address already in use" in log.records[0]["error"]
+    assert log.records[0]["see"] == "LIMNER_HOST, LIMNER_PORT"
 
 
 def test_a_host_name_means_all_its_addresses() -> None:
