@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 import pytest
 from starlette.requests import Request
-from starlette.types import Message
 
 from app.api.delivery import (
     cost_headers,
@@ -34,29 +33,12 @@ from app.protocol.image_response import OutputImage
 from app.protocol.money import ReportedCost
 from app.protocol.parameters import Operation
 from app.protocol.usage import Usage
+from tests.support.asgi_client import AsgiClient
 
 REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="a fox", ignored=("style", "seed"))
 IMAGE = OutputImage("markdown-image", url="https://h/a.png")
 RESULT = GenerationResult((IMAGE, OutputImage("address", url="https://h/b.png"), IMAGE), Usage(), failed=2)
 KEEP_ALIVE = b": keep-alive\n\n"
-
-
-class Client:
-    """The receiving side of an ASGI call whose request body has been read."""
-
-    def __init__(self) -> None:
-        self._has_left = asyncio.Event()
-        self._first = True
-
-    async def receive(self) -> Message:
-        if self._first:
-            self._first = False
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self._has_left.wait()
-        return {"type": "http.disconnect"}
-
-    def leave(self) -> None:
-        self._has_left.set()
 
 
 Work = Callable[[Emit], Awaitable[None]]
@@ -97,7 +79,7 @@ async def no_items(_: Emit) -> None:
 
 def test_the_watcher_returns_what_is_ready_in_time() -> None:
     async def play() -> None:
-        watcher = DisconnectWatcher(Client().receive)
+        watcher = DisconnectWatcher(AsgiClient().receive)
         assert await watcher.wait_for(soon(7), None) == 7
         watcher.cancel()
 
@@ -106,7 +88,7 @@ def test_the_watcher_returns_what_is_ready_in_time() -> None:
 
 def test_the_watcher_returns_none_when_the_time_is_over_and_cancels_the_work() -> None:
     async def play() -> None:
-        watcher = DisconnectWatcher(Client().receive)
+        watcher = DisconnectWatcher(AsgiClient().receive)
         work = asyncio.ensure_future(never())
         assert await watcher.wait_for(work, 0.001) is None
         await asyncio.sleep(0)
@@ -118,7 +100,7 @@ def test_the_watcher_returns_none_when_the_time_is_over_and_cancels_the_work() -
 
 def test_the_watcher_waits_for_a_run_without_cancelling_it() -> None:
     async def play() -> None:
-        watcher = DisconnectWatcher(Client().receive)
+        watcher = DisconnectWatcher(AsgiClient().receive)
         short = start(items(RESULT))
         assert await watcher.wait_for_run(short, None)
         assert await watcher.wait_for_run(short, None)
@@ -134,7 +116,7 @@ def test_the_watcher_waits_for_a_run_without_cancelling_it() -> None:
 
 def test_a_run_goes_on_when_the_client_has_left() -> None:
     async def play() -> None:
-        client = Client()
+        client = AsgiClient()
         watcher = DisconnectWatcher(client.receive)
         client.leave()
         endless = start(no_items)
@@ -148,7 +130,7 @@ def test_a_run_goes_on_when_the_client_has_left() -> None:
 
 def test_the_watcher_raises_when_the_client_has_left() -> None:
     async def play() -> None:
-        client = Client()
+        client = AsgiClient()
         watcher = DisconnectWatcher(client.receive)
         client.leave()
         with pytest.raises(ClientDisconnected):
@@ -159,7 +141,7 @@ def test_the_watcher_raises_when_the_client_has_left() -> None:
 
 def test_work_that_is_done_counts_even_if_the_client_has_left() -> None:
     async def play() -> None:
-        client = Client()
+        client = AsgiClient()
         client.leave()
         watcher = DisconnectWatcher(client.receive)
         done = asyncio.get_running_loop().create_future()
@@ -172,7 +154,7 @@ def test_work_that_is_done_counts_even_if_the_client_has_left() -> None:
 
 def test_the_watcher_knows_whether_the_client_is_connected() -> None:
     async def play() -> tuple[bool, bool]:
-        client = Client()
+        client = AsgiClient()
         watcher = DisconnectWatcher(client.receive)
         before = await watcher.is_connected()
         client.leave()
@@ -263,7 +245,7 @@ def test_a_partial_image_has_no_late_headers() -> None:
 
 
 async def events_of(telemetry: JobTelemetry, work: Work) -> list[bytes]:
-    watcher = DisconnectWatcher(Client().receive)
+    watcher = DisconnectWatcher(AsgiClient().receive)
     try:
         return [chunk async for chunk in stream_events(REQUEST, start(work, telemetry), watcher, 60)]
     finally:
@@ -308,7 +290,7 @@ def test_each_progress_line_is_sent_once_and_replaces_a_keep_alive() -> None:
             emit(RESULT)
 
         sent = []
-        watcher, run = DisconnectWatcher(Client().receive), start(work)
+        watcher, run = DisconnectWatcher(AsgiClient().receive), start(work)
         async for chunk in stream_events(REQUEST, run, watcher, 0.001):
             sent.append(chunk)
             if len(sent) in {1, 3}:
@@ -326,7 +308,7 @@ def test_each_progress_line_is_sent_once_and_replaces_a_keep_alive() -> None:
 async def late_json(run: JobRun, release: asyncio.Event) -> list[bytes]:
     """Return the chunks of a JSON response whose run goes on after two keep-alives."""
     sent = []
-    watcher = DisconnectWatcher(Client().receive)
+    watcher = DisconnectWatcher(AsgiClient().receive)
     async for chunk in stream_json_with_keepalive(REQUEST, run, watcher, 0.001, "http://h"):
         sent.append(chunk)
         if len(sent) == 2:
@@ -364,7 +346,7 @@ def test_white_space_is_sent_until_the_result_is_there(error: Exception | None) 
 
 def test_the_watcher_tells_news_in_time_and_the_end() -> None:
     async def play() -> None:
-        watcher = DisconnectWatcher(Client().receive)
+        watcher = DisconnectWatcher(AsgiClient().receive)
         run = start(items(RESULT))
         assert await watcher.wait_for_news(run, 0, None, math.inf) is True
         assert await watcher.wait_for_news(run, 1, None, math.inf) is False
@@ -379,7 +361,7 @@ def test_the_watcher_tells_news_in_time_and_the_end() -> None:
 
 def test_the_watcher_passes_over_revisions_that_nobody_has_asked_for() -> None:
     async def play() -> None:
-        watcher = DisconnectWatcher(Client().receive)
+        watcher = DisconnectWatcher(AsgiClient().receive)
         run = start(no_items)
         unaware, aware = (
             asyncio.create_task(watcher.wait_for_news(run, 0, revision, math.inf)) for revision in (None, 0)
@@ -398,7 +380,7 @@ def test_the_watcher_passes_over_revisions_that_nobody_has_asked_for() -> None:
 def test_the_watcher_waits_for_no_news_when_the_client_has_left(has_left_before: bool) -> None:
     async def play() -> None:
         server = Server()
-        watcher, run = DisconnectWatcher(Client().receive, server), start(no_items)
+        watcher, run = DisconnectWatcher(AsgiClient().receive, server), start(no_items)
         if has_left_before:
             server.left.set_result(None)
         waiting = asyncio.create_task(watcher.wait_for_news(run, 0, None, math.inf))
@@ -416,7 +398,7 @@ def test_the_watcher_waits_for_no_news_when_the_client_has_left(has_left_before:
 def test_clients_wait_without_tasks_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         server, loop = Server(), asyncio.get_running_loop()
-        watcher, run = DisconnectWatcher(Client().receive, server), start(no_items)
+        watcher, run = DisconnectWatcher(AsgiClient().receive, server), start(no_items)
         assert run.task is not None
         timers: list[asyncio.TimerHandle] = []
         call_later = loop.call_later
@@ -464,7 +446,7 @@ class Server:
 def test_a_server_that_knows_of_disconnects_needs_no_task_and_no_turn_of_the_loop() -> None:
     async def play() -> tuple[int, bool, bool, list[str]]:
         server, turns = Server(), list[str]()
-        http = Request({"type": "http", "extensions": {DISCONNECT: server}}, Client().receive)
+        http = Request({"type": "http", "extensions": {DISCONNECT: server}}, AsgiClient().receive)
         before = len(asyncio.all_tasks())
         watcher = DisconnectWatcher.of(http)
         tasks = len(asyncio.all_tasks()) - before
@@ -478,7 +460,7 @@ def test_a_server_that_knows_of_disconnects_needs_no_task_and_no_turn_of_the_loo
 
 def test_other_servers_are_asked_by_a_task() -> None:
     async def play() -> tuple[bool, bool]:
-        client = Client()
+        client = AsgiClient()
         watcher = DisconnectWatcher.of(Request({"type": "http"}, client.receive))
         before = await watcher.is_connected()
         client.leave()

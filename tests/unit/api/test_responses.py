@@ -11,42 +11,13 @@ from app.api.responses import ChunkedResponse, ClientDisconnected, ErrorResponse
 from app.errors import NotFound
 from app.images.blob import Blob
 from app.protocol.json_stream import Base64String, StreamingJson
-
-
-class Client:
-    """The other side of an ASGI call: `leave` closes the connection."""
-
-    def __init__(self) -> None:
-        self.sent: list[Message] = []
-        self._has_left = asyncio.Event()
-        self._first = True
-
-    async def receive(self) -> Message:
-        if self._first:
-            self._first = False
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self._has_left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        self.sent.append(message)
-
-    def leave(self) -> None:
-        self._has_left.set()
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+from tests.support.asgi_client import AsgiClient
 
 
 class RecordedEnd:
     """Records how each response ended."""
 
-    def __init__(self, client: Client, ends: list[str], *, is_received: bool = True) -> None:
+    def __init__(self, client: AsgiClient, ends: list[str], *, is_received: bool = True) -> None:
         self._watcher = DisconnectWatcher(client.receive)
         self._ends = ends
         self._is_received = is_received
@@ -69,7 +40,7 @@ def test_the_end_of_a_client_that_has_left_has_no_room() -> None:
     """With a server that does not tell whether there is room."""
 
     async def play() -> list[bool]:
-        client = Client()
+        client = AsgiClient()
         end = RecordedEnd(client, [])
         rooms = [await end.has_room()]
         client.leave()
@@ -79,8 +50,8 @@ def test_the_end_of_a_client_that_has_left_has_no_room() -> None:
 
 
 def test_an_error_is_answered_with_its_status_body_and_headers() -> None:
-    async def play() -> Client:
-        client = Client()
+    async def play() -> AsgiClient:
+        client = AsgiClient()
         await ErrorResponse(NotFound("no", code="x"))({"type": "http"}, client.receive, client.send)
         return client
 
@@ -92,8 +63,8 @@ def test_an_error_is_answered_with_its_status_body_and_headers() -> None:
 
 
 def test_images_are_sent_in_chunks_and_their_length_is_sent_ahead() -> None:
-    async def play(blob: Blob) -> tuple[Client, list[str]]:
-        client, ends = Client(), list[str]()
+    async def play(blob: Blob) -> tuple[AsgiClient, list[str]]:
+        client, ends = AsgiClient(), list[str]()
         response = SizedResponse(
             [StreamingJson({"b64_json": Base64String(blob)})],
             "application/json",
@@ -114,7 +85,7 @@ def test_images_are_sent_in_chunks_and_their_length_is_sent_ahead() -> None:
 
 def test_the_end_is_reported_when_the_connection_breaks() -> None:
     async def play() -> list[str]:
-        client, ends = Client(), list[str]()
+        client, ends = AsgiClient(), list[str]()
 
         async def send(message: Message) -> None:
             raise OSError("gone")
@@ -134,8 +105,8 @@ def test_chunks_are_sent_one_by_one_and_never_held_back() -> None:
 
     ends: list[str] = []
 
-    async def play() -> Client:
-        client = Client()
+    async def play() -> AsgiClient:
+        client = AsgiClient()
         response = ChunkedResponse(chunks(), "text/event-stream", {"x-a": "b"}, RecordedEnd(client, ends))
         await response({"type": "http"}, client.receive, client.send)
         return client
@@ -158,8 +129,8 @@ def test_a_chunked_response_ends_when_its_client_has_left() -> None:
         finally:
             closed.append("chunks")
 
-    async def play() -> Client:
-        client = Client()
+    async def play() -> AsgiClient:
+        client = AsgiClient()
         response = ChunkedResponse(chunks(), "application/json", {}, RecordedEnd(client, closed))
         await response({"type": "http"}, client.receive, client.send)
         return client
@@ -175,7 +146,7 @@ def test_a_response_that_its_client_does_not_receive_is_not_delivered(is_chunked
         yield b"one"
 
     async def play() -> list[str]:
-        client, ends = Client(), list[str]()
+        client, ends = AsgiClient(), list[str]()
         end = RecordedEnd(client, ends, is_received=has_left)
         if has_left:
             client.leave()
@@ -196,8 +167,8 @@ def test_a_body_that_ends_too_early_is_not_filled_up() -> None:
         def chunks(self) -> Iterator[bytes]:
             yield b"a" * 100_000
 
-    async def play() -> Client:
-        client = Client()
+    async def play() -> AsgiClient:
+        client = AsgiClient()
         response = SizedResponse([Body()], "application/json", {}, RecordedEnd(client, []))
         await response({"type": "http"}, client.receive, client.send)
         return client
@@ -208,7 +179,7 @@ def test_a_body_that_ends_too_early_is_not_filled_up() -> None:
 class SlowEnd(RecordedEnd):
     """The end of a response to a client that reads nothing until `room` is set; `leaves`: it leaves then."""
 
-    def __init__(self, client: Client, ends: list[str], *, leaves: bool) -> None:
+    def __init__(self, client: AsgiClient, ends: list[str], *, leaves: bool) -> None:
         super().__init__(client, ends)
         self.asked, self.room = asyncio.Event(), asyncio.Event()
         self._leaves = leaves
@@ -237,8 +208,8 @@ def test_no_chunk_is_made_before_there_is_room_for_it(is_chunked: bool, leaves: 
         for chunk in Body().chunks():
             yield chunk
 
-    async def play() -> Client:
-        client = Client()
+    async def play() -> AsgiClient:
+        client = AsgiClient()
         end = SlowEnd(client, ends, leaves=leaves)
         response = (
             ChunkedResponse(chunks(), "application/json", {}, end)

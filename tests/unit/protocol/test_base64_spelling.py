@@ -18,7 +18,8 @@ from app.protocol.base64_spelling import _PIECE_START, find_piece, find_start, m
 from app.protocol.chat_reply import ReplyParser
 from app.protocol.image_format import ends_like_image
 from app.protocol.inline_images import InlineImageSpooler
-from tests.unit.protocol.test_inline_images import Memory, jpeg, png, webp
+from tests.support.memory_sink import MemorySink
+from tests.unit.protocol.test_inline_images import jpeg, png, webp
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
@@ -114,7 +115,7 @@ def body(spelled: str, mark: str = "data:image/png;base64,") -> bytes:
 
 
 def spool(data: bytes, *edges: int) -> tuple[bytes, list[bytes]]:
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     edges = (0, *sorted(edges), len(data))
     out = b"".join(spooler.feed(data[a:b]) for a, b in zip(edges, edges[1:], strict=False)) + spooler.end()
     return out, [sink.read_at(0, sink.size) for sink in spooler.spooled.values()]
@@ -207,7 +208,7 @@ def test_what_is_no_image_stays_as_it_is(text: str) -> None:
 def test_a_part_of_an_image_is_put_back_if_there_is_room() -> None:
     part = base64_of(png(Random(3).randbytes(100_000)))[:100_001]
     for max_put_back, out in ((2**20, f'"base64,{part}"'), (0, '"base64,"')):
-        spooler = InlineImageSpooler(Memory, max_put_back=max_put_back)
+        spooler = InlineImageSpooler(MemorySink, max_put_back=max_put_back)
         assert spooler.feed(f'"base64,{part}"'.encode()) == out.encode()
         assert spooler.discarded == (max_put_back == 0)
 
@@ -228,7 +229,7 @@ def test_an_image_behind_many_words_is_found(image: bytes) -> None:
 
 
 def test_a_spooler_knows_whether_it_is_in_an_image() -> None:
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     states = []
     for part in (b"words bas", b"e64,", base64_of(SMALL)[:99].encode(), base64_of(SMALL)[99:].encode(), b'"'):
         spooler.feed(part)
@@ -251,7 +252,7 @@ def test_a_text_without_the_letters_of_a_start_has_none(pieces: list[str]) -> No
 
 
 def test_what_is_held_back_comes_at_the_end() -> None:
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     assert spooler.feed(b"words bas") == b"words "
     assert spooler.end() == b"bas"
     assert spooler.feed(f"base64,{base64_of(LARGE)}".encode()) == b"base64,"
@@ -269,7 +270,7 @@ def test_base64_becomes_standard(spelling: Spelling) -> None:
 def test_a_spelled_image_in_a_reply_is_found(cut: int) -> None:
     for spelling in SPELLINGS:
         data = f'{{"choices":[{{"message":{{"content":"![x](data:image/png;base64,{spelling.spell(base64_of(LARGE))})"}}}}]}}'
-        parser = ReplyParser(Memory)
+        parser = ReplyParser(MemorySink)
         parser.feed(data[:cut].encode())
         parser.feed(data[cut:].encode())
         reply = parser.reply(ended=True)

@@ -1,6 +1,5 @@
 """Bodies of chat upstreams, whole or in chunks, valid or not."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -14,6 +13,7 @@ from app.extraction.text import visible_text
 from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
 from app.protocol.money import ReportedCost
 from app.protocol.usage import Usage
+from tests.support.memory_sink import MemorySink
 
 WHOLE = orjson.dumps(
     {
@@ -284,19 +284,7 @@ def test_refusals_are_not_part_of_the_text() -> None:
 
 
 def test_a_reply_without_large_images_is_the_same_with_sinks() -> None:
-    class Memory(bytearray):
-        size = property(len)
-
-        def write(self, data: bytes) -> None:
-            self += data
-
-        def read_at(self, offset: int, size: int) -> bytes:
-            return bytes(self[offset : offset + size])
-
-        def chunks(self, size: int) -> Iterator[bytes]:
-            return (self.read_at(offset, size) for offset in range(0, len(self), size))
-
-    parser = ReplyParser(Memory)
+    parser = ReplyParser(MemorySink)
     for start in range(0, len(WHOLE), 9):
         parser.feed(WHOLE[start : start + 9])
     reply = parser.reply(ended=True)

@@ -1,6 +1,5 @@
 """The chat body to the byte, and the images in it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -13,6 +12,7 @@ from app.protocol.json_stream import Base64String
 from app.protocol.parameters import Operation
 from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size
+from tests.support.memory_sink import MemorySink
 from tests.unit.protocol.test_dialects import LINK, messages, sent
 
 
@@ -29,7 +29,7 @@ def test_the_documented_example_to_the_byte() -> None:
 
 def test_images_may_be_base64_strings() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
-    image = Base64String(Bytes(b"abc"), "data:image/png;base64,")
+    image = Base64String(MemorySink(b"abc"), "data:image/png;base64,")
     body = orjson.loads(sent(ChatQuestion(request, (image,), stream=True), DIALECTS["metadata"]))
     assert body["messages"] == messages("a cat", "data:image/png;base64,YWJj")
 
@@ -53,20 +53,6 @@ def test_questions_are_compared_without_their_bodies() -> None:
     assert question == ChatQuestion(request)
 
 
-class Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def write(self, data: bytes) -> None: ...
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self._data[offset : offset + size]
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        yield self._data
-
-
 @pytest.mark.parametrize(
     ("data", "media_type"),
     [
@@ -76,7 +62,7 @@ class Bytes:
     ],
 )
 def test_bytes_become_data_urls_with_the_type_that_they_have(data: bytes, media_type: str) -> None:
-    source = Bytes(data)
+    source = MemorySink(data)
     assert to_image_url(source) == Base64String(source, f"data:{media_type};base64,")
 
 
@@ -135,7 +121,7 @@ def test_a_size_of_the_keys_policy_is_not_the_clients() -> None:
 
 def test_the_bytes_of_images_are_counted_before_they_become_base64() -> None:
     request = ImagesRequest(operation=Operation.EDIT, prompt="a cat")
-    images = (Base64String(Bytes(b"abc"), "data:image/png;base64,"), "https://example.com/a.png")
+    images = (Base64String(MemorySink(b"abc"), "data:image/png;base64,"), "https://example.com/a.png")
     assert ChatQuestion(request, images).images_bytes == 3
 
 

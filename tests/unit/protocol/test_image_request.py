@@ -1,6 +1,6 @@
 """Requests are read from JSON and from forms, or refused with the official wording; every parameter is needed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,31 +17,14 @@ from app.protocol.input_images import InputImage
 from app.protocol.parameters import Destination, FormPart, Operation
 from app.protocol.request_parser import read_form, read_json
 from app.protocol.sizes import Size
+from tests.support.memory_sink import MemorySink
 
 GENERATION, EDIT = Operation.GENERATION, Operation.EDIT
 LINK = "https://example.com/cat.png"
 IRE, IGU = "invalid_request_error", "image_generation_user_error"
 
 
-class File:
-    def __init__(self, data: bytes = b"abc") -> None:
-        self.data = data
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self.data[offset : offset + size]
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        yield self.data
-
-
-ONE, TWO, EMPTY = File(), File(b"def"), File(b"")
+ONE, TWO, EMPTY = MemorySink(b"abc"), MemorySink(b"def"), MemorySink()
 
 
 def parts(*given: tuple[str, Any]) -> list[FormPart]:

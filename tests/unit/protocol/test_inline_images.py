@@ -1,6 +1,5 @@
 """Large images are taken out of a body in any cut, and everything else stays as it is."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from random import Random
@@ -16,29 +15,9 @@ from app.extraction.forms import find_images
 from app.protocol.chat_reply import ReplyParser
 from app.protocol.image_format import bytes_reader, is_complete, sniff
 from app.protocol.inline_images import InlineImageSpooler, placeholder_png
+from tests.support.memory_sink import MemorySink
 
 NOISE = Random(7).randbytes(150_000)
-
-
-class Memory:
-    def __init__(self) -> None:
-        self.data = b""
-        self.writes = 0
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-        self.writes += 1
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self.data[offset : offset + size]
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        for offset in range(0, len(self.data), size):
-            yield self.data[offset : offset + size]
 
 
 def png(noise: bytes = NOISE) -> bytes:
@@ -63,7 +42,7 @@ def body(content: object, **message: object) -> bytes:
 
 
 def spool(data: bytes, cut: int = 16_384) -> tuple[bytes, list[bytes]]:
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     out = b"".join(spooler.feed(data[start : start + cut]) for start in range(0, len(data), cut))
     return out, [sink.read_at(0, sink.size) for sink in spooler.spooled.values()]
 
@@ -118,7 +97,7 @@ def found(data: bytes) -> list[str]:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.images], ids=lambda case: case.name)
 def test_the_placeholder_is_found_in_place_of_the_image(case: Case) -> None:
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     assert found(spooler.feed(case.body[:20_000]) + spooler.feed(case.body[20_000:])) == list(spooler.spooled)
 
 
@@ -129,7 +108,7 @@ def test_a_small_image_is_put_back_unchanged() -> None:
 
 @given(cuts=st.lists(st.integers(1, len(CASES[5].body)), max_size=6))
 def test_the_body_may_be_cut_anywhere(cuts: list[int]) -> None:
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     edges = [0, *sorted(cuts), len(CASES[5].body)]
     out = b"".join(spooler.feed(CASES[5].body[a:b]) for a, b in zip(edges, edges[1:], strict=False))
     restored = out
@@ -139,10 +118,10 @@ def test_the_body_may_be_cut_anywhere(cuts: list[int]) -> None:
 
 
 def test_bytes_are_written_to_the_sink_in_portions() -> None:
-    sinks: list[Memory] = []
+    sinks: list[MemorySink] = []
 
-    def new() -> Memory:
-        sinks.append(Memory())
+    def new() -> MemorySink:
+        sinks.append(MemorySink())
         return sinks[-1]
 
     spooler = InlineImageSpooler(new)
@@ -153,7 +132,7 @@ def test_bytes_are_written_to_the_sink_in_portions() -> None:
 
 
 def test_discarded_base64_is_counted() -> None:
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     spooler.feed(body(f"data:text/plain;base64,{b64(NOISE)}"))
     assert spooler.discarded == 1
 
@@ -162,7 +141,7 @@ def test_discarded_base64_is_counted() -> None:
 @pytest.mark.parametrize("more", [b'"', b"c" * 600 + b'"', b"=" * 600, b"*"])
 def test_invalid_base64_raises_nothing(end: bytes, more: bytes) -> None:
     """The invalid character is at the border of two chunks."""
-    spooler = InlineImageSpooler(Memory)
+    spooler = InlineImageSpooler(MemorySink)
     spooler.feed(b'{"a":"data:image/png;base64,' + b"A" * 600 + end)
     spooler.feed(more)
     spooler.feed(b'"}')
@@ -175,8 +154,8 @@ def test_nothing_of_an_unfinished_run_is_returned() -> None:
     assert images == []
 
 
-@pytest.mark.parametrize(("new_sink", "spooled"), [(Memory, [png()]), (None, [])])
-def test_a_parser_spools_large_images_if_it_has_sinks(new_sink: type[Memory] | None, spooled: list[bytes]) -> None:
+@pytest.mark.parametrize(("new_sink", "spooled"), [(MemorySink, [png()]), (None, [])])
+def test_a_parser_spools_large_images_if_it_has_sinks(new_sink: type[MemorySink] | None, spooled: list[bytes]) -> None:
     parser = ReplyParser(new_sink)
     parser.feed(body(f"![image](data:image/png;base64,{b64(png())})"))
     sinks = parser.reply(ended=True).spooled_images.values()

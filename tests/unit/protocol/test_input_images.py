@@ -1,7 +1,6 @@
 """Input images are read in every shape that clients send, and refused with a name and a reason."""
 
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,30 +10,13 @@ import pytest
 from app.errors import InvalidRequest
 from app.protocol.input_images import MAX_LINK_LENGTH, ImageListParam, ImageParam, InputImage
 from app.protocol.parameters import FormPart
+from tests.support.memory_sink import MemorySink
+from tests.support.refusals import assert_invalid
 
 MANY = ImageListParam(16)
 LINK = "https://example.com/cat.png"
 BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAX+XDSwAAAABJRU5ErkJggg=="
 DATA = f"data:image/png;base64,{BASE64}"
-
-
-class File:
-    def __init__(self, name: str = "", data: bytes = b"abc") -> None:
-        self.name = name
-        self.data = data
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self.data[offset : offset + size]
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        yield self.data
 
 
 @dataclass(frozen=True)
@@ -176,22 +158,14 @@ WRONG_JSON = [
 ]
 
 
-def check(caught: InvalidRequest, case: Wrong) -> None:
-    if case.message.endswith("…"):
-        assert caught.message.startswith(case.message[:-1])
-    else:
-        assert caught.message == case.message
-    assert (caught.type, caught.param, caught.code) == ("invalid_request_error", case.param, case.code)
-
-
 @pytest.mark.parametrize("case", WRONG_JSON, ids=lambda case: case.name)
 def test_wrong_json_is_refused(case: Wrong) -> None:
     with pytest.raises(InvalidRequest) as caught:
         MANY.from_json("images", case.value)
-    check(caught.value, case)
+    assert_invalid(caught.value, case.message, case.param, case.code)
 
 
-ONE, TWO, THREE = File("one"), File("two"), File("three")
+ONE, TWO, THREE = MemorySink(b"abc"), MemorySink(b"abc"), MemorySink(b"abc")
 
 
 @dataclass(frozen=True)
@@ -251,7 +225,7 @@ WRONG_FORM = [
 def test_wrong_forms_are_refused(case: Wrong) -> None:
     with pytest.raises(InvalidRequest) as caught:
         MANY.from_form("image", case.value)
-    check(caught.value, case)
+    assert_invalid(caught.value, case.message, case.param, case.code)
 
 
 def test_a_mask_is_one_image() -> None:
@@ -264,20 +238,20 @@ def test_a_mask_is_one_image() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(ONE, File("the same bytes")), (LINK, LINK), (LINK, f" {LINK}")],
+    [(ONE, MemorySink(b"abc")), (LINK, LINK), (LINK, f" {LINK}")],
     ids=["files", "links", "links but for white space"],
 )
-def test_a_mask_that_is_sent_twice_is_one_mask(first: File | str, second: File | str) -> None:
+def test_a_mask_that_is_sent_twice_is_one_mask(first: MemorySink | str, second: MemorySink | str) -> None:
     mask = ImageParam().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
     assert mask == (InputImage(url=LINK) if isinstance(first, str) else InputImage(first))
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(ONE, File(data=b"abd")), (ONE, File(data=b"abcd")), (ONE, LINK), (LINK, ONE), (LINK, f"{LINK}?2")],
+    [(ONE, MemorySink(b"abd")), (ONE, MemorySink(b"abcd")), (ONE, LINK), (LINK, ONE), (LINK, f"{LINK}?2")],
     ids=["one byte", "length", "a file and a link", "a link and a file", "links"],
 )
-def test_two_different_masks_are_refused(first: File | str, second: File | str) -> None:
+def test_two_different_masks_are_refused(first: MemorySink | str, second: MemorySink | str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         ImageParam().from_form("mask", [FormPart("mask", first), FormPart("mask[]", second)])
     message = "Invalid parameter: 'mask'. This parameter already has a different value in your parameters."
@@ -315,7 +289,7 @@ def test_which_images_are_links(url: str | None, is_link: bool) -> None:
 
 
 def test_a_placeholder_is_resolved_to_the_spooled_bytes() -> None:
-    source = File("large")
+    source = MemorySink(b"abc")
     spooled = {"data:image/png;base64,c3RhbmQtaW4=": source}
     assert InputImage(url="data:image/jpeg;base64,c3RhbmQtaW4=").resolve_spooled(spooled) == InputImage(source=source)
     for other in (

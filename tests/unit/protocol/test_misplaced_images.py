@@ -1,7 +1,6 @@
 """An image under an unknown name is read where its meaning is plain, else refused, and never dropped."""
 
 import base64
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from app.protocol.inline_images import placeholder_png
 from app.protocol.input_images import InputImage
 from app.protocol.parameters import FormPart, Operation
 from app.protocol.request_parser import read_form, read_json
+from tests.support.memory_sink import MemorySink
 
 LINK = "https://example.com/cat.png"
 NAKED = "https://cdn.example.com/a/8f14e45f"
@@ -26,18 +26,6 @@ JPEG_AS_BYTES = (
     f"data:application/octet-stream;base64,{base64.b64encode(bytes.fromhex('ffd8ffe0') + bytes(60)).decode()}"
 )
 GENERATION, EDIT = Operation
-
-
-class File:
-    size = 3
-
-    def write(self, data: bytes) -> None: ...
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return b"abc"[offset : offset + size]
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        yield b"abc"
 
 
 @dataclass(frozen=True)
@@ -178,7 +166,7 @@ def test_an_image_whose_meaning_is_not_plain_is_refused(case: Case) -> None:
     assert case.place in caught.value.message
 
 
-FILE = File()
+FILE = MemorySink(b"abc")
 
 
 def test_all_images_of_a_request_are_listed() -> None:

@@ -11,7 +11,7 @@ from app.errors import UpstreamInvalidReply
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.inline_images import placeholder_png
 from app.protocol.reply_encoding import charset_of
-from tests.unit.protocol.test_inline_images import Memory
+from tests.support.memory_sink import MemorySink
 
 PNG = placeholder_png(7)
 GIF = pybase64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -22,7 +22,7 @@ WHOLE = {"choices": [{"message": {"content": "图 Привет"}}]}
 LINK = "https://a.example/x7f"
 
 
-def parse(body: bytes, size: int, charset: str = "", *, new_sink: Callable[[], Memory] | None = None) -> ChatReply:
+def parse(body: bytes, size: int, charset: str = "", *, new_sink: Callable[[], MemorySink] | None = None) -> ChatReply:
     """Parse a body in pieces of a size. Where it cannot be read, return what is left as its text."""
     parser = ReplyParser(new_sink, charset=charset)
     for start in range(0, len(body), size):
@@ -50,7 +50,7 @@ def test_a_body_that_is_an_image_is_the_reply(image: bytes, size: int) -> None:
 
 @SIZES
 def test_a_body_that_is_an_image_goes_into_a_sink(size: int) -> None:
-    reply = parse(PNG, size, new_sink=Memory)
+    reply = parse(PNG, size, new_sink=MemorySink)
     ((url, sink),) = reply.spooled_images.items()
     assert sink.read_at(0, 10_000) == PNG
     assert reply.messages[0]["parts"][0]["image_url"]["url"] == url
@@ -58,7 +58,7 @@ def test_a_body_that_is_an_image_goes_into_a_sink(size: int) -> None:
 
 
 def test_an_image_is_whole_as_soon_as_its_end_has_come() -> None:
-    parser = ReplyParser(Memory)
+    parser = ReplyParser(MemorySink)
     parser.feed(PNG[:-1])
     assert parser.is_in_image
     assert (parser.reply().complete, parser.reply().messages, parser.size) == (False, (), 0)
@@ -121,7 +121,7 @@ def test_a_body_is_read_in_its_encoding(case: Encoded, size: int) -> None:
 
 
 def test_a_whole_body_in_utf_16_keeps_its_images() -> None:
-    parser = ReplyParser(Memory)
+    parser = ReplyParser(MemorySink)
     url = f"data:image/png;base64,{pybase64.b64encode_as_string(PNG)}"
     parser.feed_all(orjson.dumps({"choices": [{"message": {"content": f"![x]({url})"}}]}).decode().encode("utf-16-le"))
     assert url in parser.reply(ended=True).messages[0]["content"]
@@ -197,7 +197,7 @@ def test_a_page_with_a_large_image_in_it_is_a_reply() -> None:
     noise = bytes(range(256)) * 400
     image = PNG[:-12] + len(noise).to_bytes(4, "big") + b"tEXt" + noise + bytes(4) + PNG[-12:]
     body = f'<html><title>x</title><img src="data:image/png;base64,{pybase64.b64encode_as_string(image)}"></html>'
-    reply = parse(body.encode(), 100_000, new_sink=Memory)
+    reply = parse(body.encode(), 100_000, new_sink=MemorySink)
     ((url, sink),) = reply.spooled_images.items()
     assert sink.size == len(image)
     assert url in reply.messages[0]["content"]

@@ -18,8 +18,9 @@ from app.extraction.forms import find_images
 from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.upstream.decoding import ContentDecoder
+from tests.support.memory_sink import MemorySink
 from tests.unit.protocol.test_base64_spelling import WITH_LETTERS, Spelling, base64_of, each_spelling
-from tests.unit.protocol.test_inline_images import Memory, png
+from tests.unit.protocol.test_inline_images import png
 
 IMAGE = png(Random(5).randbytes(200_000))
 #: In place of `MAX_LEFT`, so that the tests are quick.
@@ -39,7 +40,7 @@ def stream(text: str, *edges: int) -> bytes:
 
 
 def read(data: bytes, *edges: int) -> ChatReply:
-    parser = ReplyParser(Memory)
+    parser = ReplyParser(MemorySink)
     bounds = (0, *sorted(edges), len(data))
     for a, b in zip(bounds, bounds[1:], strict=False):
         parser.feed(data[a:b])
@@ -92,7 +93,7 @@ def parts(*texts: str) -> bytes:
 
 def read_small(data: bytes, size: int = 10_000) -> ChatReply:
     """Read a reply with a small limit, so that large pieces need not be that large."""
-    parser = ReplyParser(Memory, max_left=LIMIT)
+    parser = ReplyParser(MemorySink, max_left=LIMIT)
     for at in range(0, len(data), size):
         parser.feed(data[at : at + size])
     return parser.reply(ended=True)
@@ -203,7 +204,7 @@ def test_a_picture_that_a_whole_message_repeats_is_one() -> None:
 
 
 def test_a_picture_is_there_where_the_stream_breaks_off_behind_it() -> None:
-    parser = ReplyParser(Memory)
+    parser = ReplyParser(MemorySink)
     parser.feed(stream(f"{URL}{base64_of(IMAGE)}", 100_000).removesuffix(DONE))
     assert find_images(parser.reply()) == []
     assert parser.reply().has_content
@@ -357,7 +358,7 @@ def test_a_reply_without_its_text_keeps_what_it_has_cost() -> None:
 
 def test_a_parser_knows_whether_it_is_in_an_image() -> None:
     states = []
-    parser = ReplyParser(Memory)
+    parser = ReplyParser(MemorySink)
     for chunk in (b'{"a":"base64,', base64_of(IMAGE)[:5_000].encode(), b'"'):
         parser.feed(chunk)
         states.append(parser.is_in_image)

@@ -10,9 +10,9 @@ import pytest
 from app.errors import UpstreamInvalidReply
 from app.protocol.chat_reply import ReplyParser
 from app.protocol.inline_images import InlineImageSpooler, placeholder_png
+from tests.support.memory_sink import MemorySink
 from tests.support.reply_corpus import read_corpus
 from tests.unit.protocol.test_base64_spelling import SPELLINGS
-from tests.unit.protocol.test_inline_images import Memory
 
 NOISE = Random(3).randbytes(90_000)
 
@@ -77,7 +77,7 @@ def outcome_of(parser: ReplyParser) -> object:
 
 @pytest.mark.parametrize("case", [*BODIES, *CORPUS], ids=lambda case: case.name)
 def test_a_whole_body_gives_the_same_reply_as_its_pieces(case: Body) -> None:
-    whole, pieces = ReplyParser(Memory), ReplyParser(Memory)
+    whole, pieces = ReplyParser(MemorySink), ReplyParser(MemorySink)
     assert whole.feed_all(case.body) is False
     pieces.feed(case.body[:-1])
     pieces.feed(case.body[-1:])
@@ -87,7 +87,7 @@ def test_a_whole_body_gives_the_same_reply_as_its_pieces(case: Body) -> None:
 def test_a_spelled_image_in_a_whole_body_gives_the_same_reply() -> None:
     for spelling in SPELLINGS:
         text = f'{{"choices":[{{"message":{{"content":"![x](data:image/png;base64,{spelling.spell(SMALL)})"}}}}]}}'
-        whole, pieces = ReplyParser(Memory), ReplyParser(Memory)
+        whole, pieces = ReplyParser(MemorySink), ReplyParser(MemorySink)
         whole.feed_all(text.encode())
         pieces.feed(text.encode())
         assert whole.reply(ended=True).messages == pieces.reply(ended=True).messages, spelling.name
@@ -102,7 +102,7 @@ def test_a_parser_without_sinks_takes_a_whole_body() -> None:
 def test_the_usual_reply_passes_no_spooler(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[bytes] = []
     monkeypatch.setattr(InlineImageSpooler, "feed", lambda _, data: fed.append(data))
-    parser = ReplyParser(Memory)
+    parser = ReplyParser(MemorySink)
     parser.feed_all(BODIES[0].body)
     assert parser.reply(ended=True).messages[0]["content"] == "![fox](https://h/a.png)"
     assert fed == []
