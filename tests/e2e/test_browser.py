@@ -158,7 +158,7 @@ def test_a_long_prompt_is_cut_in_names(page: Page) -> None:
     assert len(name) < 120
 
 
-def test_several_images(page: Page, demo: RunningDemo) -> None:
+def test_all_images_of_a_request_are_shown(page: Page, demo: RunningDemo) -> None:
     page.uncheck("#stream")
     page.fill("#count", "3")
     generate(page, stream=False)

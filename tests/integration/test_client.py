@@ -563,7 +563,7 @@ ANSWERS = (
 
 
 @pytest.mark.parametrize("case", ANSWERS, ids=lambda case: case.name)
-def test_answers(case: Answer) -> None:
+def test_an_answer_becomes_a_reply_or_an_error(case: Answer) -> None:
     clock = Clock()
     router = respx.MockRouter(assert_all_mocked=True)
     route = router.post("https://upstream.test/v1/chat/completions")

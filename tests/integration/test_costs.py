@@ -43,7 +43,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_image_costs(case: Case, tmp_path: Path) -> None:
+def test_an_image_costs_what_the_upstream_or_the_price_list_says(case: Case, tmp_path: Path) -> None:
     async def check() -> BilledLimner:
         async with billed_limner(BillingUpstream(**case.upstream), tmp_path, case.prices) as limner:
             response = await limner.generate(**case.parameters)

@@ -311,7 +311,7 @@ def test_the_line_is_drawn_while_waiting(monkeypatch: pytest.MonkeyPatch) -> Non
         assert enough.wait(10)
 
 
-def test_output_paths() -> None:
+def test_several_images_get_numbers_in_their_names() -> None:
     assert list(output_paths(Path("a/b.png"), 1)) == [Path("a/b.png")]
     assert list(output_paths(Path("a/b.png"), 2)) == [Path("a/b-1.png"), Path("a/b-2.png")]
     assert list(output_paths(Path("b"), 2)) == [Path("b-1"), Path("b-2")]

@@ -289,7 +289,9 @@ def test_another_upstream_than_that_of_the_settings(
         (["--api-key-file", "limner.toml"], "limner.toml: a key is one line of visible ASCII characters"),
     ],
 )
-def test_a_wrong_option(folder: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_refused(
+    folder: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["probe", "--yes", *options]) == 2
     assert message in capsys.readouterr().err
 

@@ -317,7 +317,7 @@ def test_a_host_name_means_all_its_addresses() -> None:
         bind(address).close()
 
 
-def test_ipv6() -> None:
+def test_a_socket_for_ipv6_takes_no_ipv4() -> None:
     if not socket.has_ipv6:
         pytest.skip("IPv6")
     with bind((socket.AF_INET6, ("::1", 0))) as bound:

@@ -167,7 +167,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_body_and_headers(case: Case) -> None:
+def test_an_error_has_its_status_body_and_headers(case: Case) -> None:
     keys = {"message": case.message, "type": case.type, "param": case.param, "code": case.code}
     assert case.error.status == case.status
     assert case.error.body == {"error": keys | case.more}

@@ -40,7 +40,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_requested_part(case: Case) -> None:
+def test_the_requested_part_is_read_from_the_header(case: Case) -> None:
     assert parse_range(case.header, 10) == case.part
 
 

@@ -87,7 +87,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("cut", ["whole", "byte by byte"])
-def test_forms(case: Case, cut: str) -> None:
+def test_a_form_is_read_or_refused(case: Case, cut: str) -> None:
     cuts = tuple(range(len(case.body))) if cut == "byte by byte" else ()
     if not case.refused:
         assert read(case.body, cuts) == case.parts
@@ -133,7 +133,7 @@ BOUNDARIES = {
 
 
 @pytest.mark.parametrize("content_type", BOUNDARIES)
-def test_boundaries(content_type: str) -> None:
+def test_the_boundary_is_read_from_the_content_type(content_type: str) -> None:
     assert parse_boundary(content_type) == BOUNDARIES[content_type]
 
 

@@ -64,7 +64,7 @@ def test_every_group_has_a_case() -> None:
     assert {case.by for case in CASES} == set(GROUPS)
 
 
-def test_the_whole_table() -> None:
+def test_the_table_has_a_line_for_each_key_and_a_total() -> None:
     assert summarize(LINES, "key").as_table() == [
         "key  requests  ok  joined  images  attempts  tokens in  tokens out  MB in  MB out  mean s  cost  currency    source",
         "k1          3   2       0       4         5         40       2,000    1.0     6.0    40.0  0.15       USD  upstream",
@@ -105,7 +105,7 @@ def test_costs_are_summed(case: Costs) -> None:
     assert total.replace(" + ", "+").split()[-3:] == case.cells
 
 
-def test_sums_in_json() -> None:
+def test_sums_are_exact_in_json() -> None:
     lines = [*LINES, orjson.dumps(entry(**cost("2.5", "unknown", "EUR"))), b"half a line"]
     document = summarize(lines, "key").as_document()
     figures = {"requests": 4, "ok": 3, "joined": 0, "images": 5, "attempts": 6}

@@ -146,5 +146,5 @@ def test_signing_needs_packages_that_are_optional(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.com", False)])  # fmt: skip
-def test_loopback(host: str, loopback: bool) -> None:
+def test_a_host_is_loopback_or_not(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback

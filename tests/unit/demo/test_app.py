@@ -154,7 +154,7 @@ def test_openrouter_requests_get_openrouter_s_form(demo: RunningDemo, client: ht
     assert format_and_size(pybase64.b64decode(url.partition(",")[2])) == ("PNG", (1248, 832))
 
 
-def test_a_filtered_image(demo: RunningDemo, client: httpx.Client) -> None:
+def test_a_filtered_image_has_no_content(demo: RunningDemo, client: httpx.Client) -> None:
     choice = post(client, ask("content-filter")).json()["choices"][0]
     assert choice == {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": "content_filter"}
 
@@ -179,7 +179,7 @@ FAILURES = (
 
 
 @pytest.mark.parametrize("row", FAILURES, ids=lambda row: row.model)
-def test_errors(demo: RunningDemo, client: httpx.Client, row: Failure) -> None:
+def test_a_model_that_fails_answers_with_its_statuses(demo: RunningDemo, client: httpx.Client, row: Failure) -> None:
     answers = [post(client, ask(row.model)) for _ in row.statuses]
     assert tuple(answer.status_code for answer in answers) == row.statuses
     assert answers[0].json()["error"]["code"] == row.code
@@ -282,25 +282,25 @@ def test_every_behaviour_is_tested_here() -> None:
     ("path", "status"),
     [("/v1/chat/completions", 200), ("/chat/completions", 200), ("/v1/images/generations", 404), ("/", 404)],
 )
-def test_routes(demo: RunningDemo, client: httpx.Client, path: str, status: int) -> None:
+def test_only_its_own_paths_are_answered(demo: RunningDemo, client: httpx.Client, path: str, status: int) -> None:
     answer = client.post(path, json=ask())
     assert answer.status_code == status
     assert status == 200 or answer.json()["error"]["message"] == f"Invalid URL (POST {path})"
 
 
-def test_methods(client: httpx.Client) -> None:
+def test_a_chat_must_be_posted(client: httpx.Client) -> None:
     answer = client.get("/v1/chat/completions")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_models(client: httpx.Client) -> None:
+def test_all_behaviours_are_listed_as_models(client: httpx.Client) -> None:
     models = client.get("/v1/models").json()
     assert [model["id"] for model in models["data"]] == [row.title for row in BEHAVIOURS]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"\xff"', b'{"model":NaN}'])
-def test_invalid_bodies(demo: RunningDemo, client: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_no_json_is_refused(demo: RunningDemo, client: httpx.Client, body: bytes) -> None:
     answer = client.post("/v1/chat/completions", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "We could not parse the JSON body of your request."
@@ -314,7 +314,7 @@ def test_requests_are_recorded(demo: RunningDemo, client: httpx.Client) -> None:
     assert (seen.path, seen.body, seen.headers["authorization"]) == ("/chat/completions", body, "Bearer sk-1")
 
 
-def test_input_images(demo: RunningDemo, client: httpx.Client) -> None:
+def test_input_images_are_shown_in_the_sky(demo: RunningDemo, client: httpx.Client) -> None:
     (link,) = links(content(post(client, ask())))
     data = as_data_url(make_image())
     parts = [
@@ -340,7 +340,7 @@ def test_input_images(demo: RunningDemo, client: httpx.Client) -> None:
         ("http://127.0.0.1:port/", "invalid_image_url"),
     ],
 )
-def test_invalid_input_images(demo: RunningDemo, client: httpx.Client, url: str, code: str) -> None:
+def test_an_invalid_input_image_is_refused(demo: RunningDemo, client: httpx.Client, url: str, code: str) -> None:
     answer = post(client, ask(content=[{"type": "text", "text": "x"}, image_part(url)]))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     assert demo.state.images_drawn == 0

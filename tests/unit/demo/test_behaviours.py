@@ -72,5 +72,5 @@ def test_the_same_name_with_a_number_is_another_row(name: str) -> None:
         *("slow-3601", "error-200", "error-600", "html-99", "flaky-1234567"),
     ],
 )
-def test_unknown_names(model: str) -> None:
+def test_an_unknown_name_is_no_behaviour(model: str) -> None:
     assert parse_model(model) is None

@@ -45,7 +45,7 @@ PREFIXES = (
 
 
 @pytest.mark.parametrize("case", PREFIXES, ids=lambda case: case.id)
-def test_prefix(case: Prefix) -> None:
+def test_the_size_in_front_is_split_from_the_prompt(case: Prefix) -> None:
     assert split_prefix(case.text) == (case.size, case.prompt)
 
 
@@ -81,7 +81,7 @@ SIZES = (
 
 
 @pytest.mark.parametrize("case", SIZES, ids=lambda case: case.id)
-def test_size(case: Size) -> None:
+def test_the_size_is_read_where_the_family_reads_it(case: Size) -> None:
     request = parse_chat_request(case.body)
     assert (request.width, request.height) == case.size
 
@@ -131,7 +131,7 @@ def test_the_images_of_the_whole_conversation_and_the_text_of_its_end() -> None:
     assert request.has_image_modality
 
 
-def test_requests_without_images() -> None:
+def test_quality_stream_and_modalities_are_read() -> None:
     request = parse_chat_request(ask(stream=None, modalities=None, metadata={"quality": "high", "note": "x"}))
     assert (request.quality, request.stream, request.has_image_modality) == ("high", False, False)
     assert parse_chat_request(ask(image_config={"quality": "low"})).quality == "low"
@@ -180,7 +180,7 @@ INVALID = (
 
 
 @pytest.mark.parametrize("case", INVALID, ids=lambda case: case.id)
-def test_invalid_requests(case: Invalid) -> None:
+def test_an_invalid_request_is_refused(case: Invalid) -> None:
     with pytest.raises(DemoApiError) as caught:
         parse_chat_request(case.body)
     assert caught.value.status == 400
@@ -189,7 +189,7 @@ def test_invalid_requests(case: Invalid) -> None:
     assert (error["param"], error["code"]) == (case.param, case.code)
 
 
-def test_data_urls() -> None:
+def test_data_urls_are_decoded() -> None:
     assert decode_data_url(PIXEL) == b"\x89PNG\r\n\x1a\n"
     assert decode_data_url("https://example.com/a.png") is None
     for damaged in ("data:image/png;base64,@@", "data:image/png;base64,é"):

@@ -138,7 +138,7 @@ def test_a_stream_has_the_content_of_the_json_reply(reply: Reply) -> None:
     assert len(answer.events) < 80
 
 
-def test_pauses_and_stalls() -> None:
+def test_a_stream_pauses_between_chunks_or_stalls_once() -> None:
     assert send(TransportOptions(), stream=True).slept == []
     answer = send(TransportOptions(chunk_pause=0.25), stream=True)
     assert answer.slept == [0.25] * (len(answer.events) - 1)
@@ -172,7 +172,7 @@ def test_other_line_ends_and_comments() -> None:
     assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT
 
 
-def test_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_may_be_sent_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both replies name the second in which they were made.
     monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
     answer = send(TransportOptions(bytewise=True), stream=True)
@@ -198,7 +198,7 @@ def test_breaking_off_after_the_link() -> None:
     assert "".join(delta.get("content", "") for delta in answer.deltas) == TEXT + "\n"
 
 
-def test_truncated_json() -> None:
+def test_json_may_be_cut_off() -> None:
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(send(TransportOptions(breaks="inside the JSON")).body)
     answer = send(TransportOptions(breaks="inside the JSON"), stream=True)

@@ -28,19 +28,19 @@ def open_image(data: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
-def test_any_prompt(prompt: str) -> None:
+def test_any_prompt_can_be_drawn(prompt: str) -> None:
     with open_image(draw(Scene(prompt, 1024, 640))) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (1024, 640), "RGB")
 
 
 @pytest.mark.parametrize("size", [(3840, 2160), (2400, 800), (800, 2400), (256, 160), (64, 32)])
-def test_any_size(size: tuple[int, int]) -> None:
+def test_an_image_of_any_size_is_drawn(size: tuple[int, int]) -> None:
     with open_image(draw(Scene("a fox", *size))) as image:
         assert image.size == size
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_any_encoding(encoding: str) -> None:
+def test_an_image_is_drawn_in_any_encoding(encoding: str) -> None:
     with open_image(draw(Scene("a fox", 1024, 640), encoding)) as image:
         assert image.format == encoding
 

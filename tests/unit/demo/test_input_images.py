@@ -35,13 +35,13 @@ def count(image: Image.Image, color: tuple[int, int, int]) -> int:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
-def test_any_mode(mode: str) -> None:
+def test_an_image_of_any_mode_is_accepted(mode: str) -> None:
     encoding = {"CMYK": "JPEG", "F": "TIFF"}.get(mode, "PNG")
     check_image(encode(Image.new(mode, (40, 30)), encoding))
 
 
 @pytest.mark.parametrize("encoding", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_any_encoding(encoding: str) -> None:
+def test_an_image_in_any_encoding_is_accepted(encoding: str) -> None:
     check_image(encode(Image.new("RGB", (40, 30), (9, 99, 200)), encoding))
 
 
@@ -62,12 +62,12 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
-def test_damaged_images(data: bytes) -> None:
+def test_a_damaged_image_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidImage):
         check_image(data)
 
 
-def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "MAX_PIXELS", 64 * 64 - 1)
     with pytest.raises(InvalidImage, match="too many pixels"):
         check_image(RED)

@@ -38,19 +38,19 @@ def raised_error(interruption: Interruption, context: InterruptionContext) -> De
     return caught.value
 
 
-def test_waiting() -> None:
+def test_a_delay_sleeps_and_answers_then() -> None:
     clock = Clock()
     assert pass_through(interruptions.delay(30), make_context(clock=clock)) is None
     assert clock.slept == [30]
 
 
-def test_holding() -> None:
+def test_a_held_request_is_answered_after_the_release() -> None:
     state = DemoState()
     state.release()
     assert pass_through(interruptions.wait_for_release, make_context(state)) is None
 
 
-def test_rejection_by_moderation() -> None:
+def test_moderation_rejects_with_details() -> None:
     error: dict[str, Any] = raised_error(interruptions.reject_as_unsafe, make_context()).body["error"]
     assert error["code"] == "moderation_blocked"
     assert error["moderation_details"] == {"moderation_stage": "input", "categories": ["violence"]}
@@ -77,7 +77,7 @@ def test_a_rate_limit_for_the_first_call() -> None:
         (524, "server_error", None),
     ],
 )
-def test_any_status(status: int, kind: str, code: str | None) -> None:
+def test_any_status_can_be_returned(status: int, kind: str, code: str | None) -> None:
     error = raised_error(interruptions.return_error(status), make_context())
     assert (error.status, error.body["error"]["type"], error.body["error"]["code"]) == (status, kind, code)
 

@@ -43,17 +43,17 @@ def build(builder: ReplyBuilder, *images: DemoImage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("builder", CONTENT, ids=lambda builder: builder.__name__)
-def test_content(builder: ReplyBuilder) -> None:
+def test_each_form_writes_its_content(builder: ReplyBuilder) -> None:
     message = build(builder, DRAFT, FINAL, OTHER)
     assert message["role"] == "assistant"
     assert message["content"] == CONTENT[builder]
 
 
-def test_the_documented_sentence() -> None:
+def test_the_documented_form_is_one_sentence() -> None:
     assert build(reply_forms.documented, FINAL) == {"role": "assistant", "content": "已生成图片:http://demo/2.png"}
 
 
-def test_the_images_field() -> None:
+def test_the_images_field_counts_its_images() -> None:
     images = build(reply_forms.images_field, FINAL, OTHER)["images"]
     assert images[1] == {"type": "image_url", "index": 1, "image_url": {"url": "data:image/png;base64,dGhyZWU="}}
     assert [image["index"] for image in images] == [0, 1]
@@ -63,7 +63,7 @@ def test_a_draft_is_part_of_the_reasoning() -> None:
     assert build(reply_forms.thinks, DRAFT, FINAL)["reasoning_content"] == "A first try: http://demo/1.png\n"
 
 
-def test_finish_reasons() -> None:
+def test_a_filtered_reply_says_why_it_ended() -> None:
     assert reply_forms.filtered([], []).finish_reason == "content_filter"
     assert reply_forms.documented([FINAL], []).finish_reason == "stop"
 

@@ -37,7 +37,7 @@ def test_counting_by_model_and_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [state.count_repeat("n", "a"), state.count_repeat("m", "a")] == [1, 0]
 
 
-def test_reset() -> None:
+def test_a_reset_forgets_everything() -> None:
     state = DemoState()
     state.record_request(seen())
     state.count_repeat("m", "a")
@@ -48,7 +48,7 @@ def test_reset() -> None:
     assert state.count_repeat("m", "a") == 0
 
 
-def test_waiting_for_calls() -> None:
+def test_a_test_can_wait_for_calls() -> None:
     state = DemoState()
     assert not state.wait_for_calls(1, timeout=0)
     thread = threading.Thread(target=state.record_request, args=(seen(),))
@@ -57,7 +57,7 @@ def test_waiting_for_calls() -> None:
     thread.join()
 
 
-def test_waiting_until_idle() -> None:
+def test_a_test_can_wait_until_all_calls_have_ended() -> None:
     state = DemoState()
     state.change_in_flight(+1)
     assert not state.wait_until_idle(timeout=0)

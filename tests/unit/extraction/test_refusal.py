@@ -44,7 +44,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_refusals(case: Case) -> None:
+def test_a_reply_without_an_image_is_a_refusal_or_not(case: Case) -> None:
     assert is_refusal(case.reply) is case.refused
     error = no_image_error(case.reply)
     assert type(error) is (ModerationBlocked if case.refused else NoImageInReply)

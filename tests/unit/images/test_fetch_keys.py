@@ -143,11 +143,11 @@ def test_a_link_at_an_upstream_that_may_not_be_fetched_is_left_to_the_client() -
         ("ftp://api.example", None),
     ],
 )
-def test_origins(url: str, origin: str | None) -> None:
+def test_the_origin_of_a_url_has_its_port(url: str, origin: str | None) -> None:
     assert origin_of(url) == origin
 
 
-def test_hosts() -> None:
+def test_hosts_are_read_from_urls_and_known_as_local() -> None:
     assert host_of("https://user@API.example:99999/a") == "api.example"
     assert host_of("https://[::1/a") is None
     assert host_of("mailto:a@b") is None

@@ -230,7 +230,7 @@ class CrowdedCase:
 
 CROWDED = [
     CrowdedCase("failures that cost nothing go first, whoever caused them", ["a", "b free", "b free", "b free", "a"], [0, 3, 4], [0] * 5),
-    CrowdedCase("then delivered results", ["a delivered", "a", "b", "b"], [1, 2, 3], [0] * 4),
+    CrowdedCase("then delivered results, whoever has them", ["a delivered", "b", "b", "b"], [1, 2, 3], [0] * 4),
     CrowdedCase("then the oldest of the caller that holds most", ["a", "b", "b", "b"], [0, 2, 3], [0] * 4),
     CrowdedCase("a caller cannot drive out another with a key either", ["a key", "b key", "b key", "b key", "b key"], [0, 3, 4], [0] * 5),
     CrowdedCase("of bytes, the caller that holds most bytes", ["a", "a", "b"], [0, 1], [10, 10, 30], max_retained_bytes=40),

@@ -239,5 +239,5 @@ def test_a_question_without_quality_and_stream() -> None:
 
 
 @pytest.mark.parametrize(("words", "is_named"), [("unsupported MODALITIES", True), ("a modal window", False)])
-def test_words_about_modalities(words: str, is_named: bool) -> None:
+def test_words_about_modalities_are_recognized(words: str, is_named: bool) -> None:
     assert names_modalities(words) == is_named

@@ -377,7 +377,7 @@ def fits(case: Case) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_bodies(case: Case) -> None:
+def test_a_body_is_written_in_its_dialect(case: Case) -> None:
     assert body_of(case) == case.body
 
 

@@ -68,7 +68,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
-def test_what_is_written(case: Case) -> None:
+def test_a_document_is_written_with_the_length_that_was_announced(case: Case) -> None:
     stream = StreamingJson(case.document)
     assert b"".join(stream.chunks()) == case.written
     assert stream.length == len(case.written)

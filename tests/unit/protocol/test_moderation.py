@@ -56,7 +56,7 @@ def test_words_of_safety_systems(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", OTHERS)
-def test_words_of_others(text: str) -> None:
+def test_other_words_are_no_moderation(text: str) -> None:
     assert not MODERATION.search(text)
 
 

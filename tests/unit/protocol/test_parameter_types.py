@@ -405,7 +405,7 @@ def test_wrong_forms_are_refused(case: Wrong) -> None:
         (StringMapParam(), "up to 16 pairs, keys ≤ 64, values ≤ 512 characters"),
     ],
 )
-def test_limits_in_words(type_: ParameterType, words: str) -> None:
+def test_a_type_states_its_limits_in_words(type_: ParameterType, words: str) -> None:
     assert type_.describe() == words
 
 

@@ -47,7 +47,7 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("case", ALLOWED, ids=lambda case: case.name)
-def test_allowed(case: Allowed) -> None:
+def test_an_allowed_size_is_read_and_has_a_size_upstream(case: Allowed) -> None:
     size = parse_size(case.text)
     assert (size and str(size)) == case.size
     assert (size and str(size.upstream_size)) == case.upstream_size
@@ -109,7 +109,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_refused(case: Refused) -> None:
+def test_a_size_that_breaks_a_rule_is_refused(case: Refused) -> None:
     with pytest.raises(UserError) as caught:
         parse_size(case.text)
     error = caught.value

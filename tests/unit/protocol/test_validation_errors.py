@@ -89,7 +89,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_errors(case: Case) -> None:
+def test_each_error_has_the_official_message_parameter_and_code(case: Case) -> None:
     error = case.error
     assert (error.status, error.type) == (400, "invalid_request_error")
     assert (error.message, error.param, error.code) == (case.message, case.param, case.code)

@@ -63,7 +63,7 @@ def test_a_receiver_that_never_answers_is_tried_with_growing_delays_for_a_day() 
         ("nothing comes after it", 21, 86_400, 0, 0, None),
     ],
 )
-def test_the_next_attempt(
+def test_the_next_attempt_comes_later_each_time_or_never(
     name: str, attempts: int, since_end: float, retry_after: float, chance: float, seconds: float | None
 ) -> None:
     assert seconds_until_retry(attempts, since_end, retry_after, chance) == seconds

@@ -180,7 +180,7 @@ def test_the_fields_that_an_error_names(named: Named) -> None:
         (b"<Error>no</Error>", False, False),
     ],
 )
-def test_what_has_answered(body: object, is_api_error: bool, is_page: bool) -> None:
+def test_an_api_differs_from_a_page(body: object, is_api_error: bool, is_page: bool) -> None:
     parsed = read(body)
     assert (parsed.is_api_error, parsed.is_page) == (is_api_error, is_page)
 
