@@ -65,12 +65,13 @@ def _named(found: ReplyReasons, reply: ChatReply) -> str:
     named = [f"{reason.name} {reason.value}" for reason in found.reasons if not reason.is_sentence]
     if found.task is not None:
         named.append(f"task {found.task}")
-    shown = [truncate(redact_secrets(text, reply.secrets), _MAX_REASON) for text in named]
+    shown = [truncate(redact_secrets(text[:_MAX_SEARCHED], reply.secrets), _MAX_REASON) for text in named]
     return f" ({', '.join(shown)})" if shown else ""
 
 
 def _words_of(reply: ChatReply, found: ReplyReasons) -> str:
     """Return what the model, or else the upstream, says for people."""
     sentences = [reason.value for reason in found.reasons if reason.is_sentence]
-    text = visible_text(reply)[:_MAX_SEARCHED] or reply.refusal or " ".join(sentences)
-    return truncate(redact_secrets(" ".join(text.split()), reply.secrets), _MAX_QUOTED)
+    text = visible_text(reply) or reply.refusal or " ".join(sentences)
+    # Longer texts would keep others waiting.
+    return truncate(redact_secrets(" ".join(text[:_MAX_SEARCHED].split()), reply.secrets), _MAX_QUOTED)

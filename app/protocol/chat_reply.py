@@ -155,8 +155,7 @@ class ReplyParser:
         self._body: _JsonBody | _EventStream | None = None
         self._raw: list[bytes] = []
         self._raw_capacity = _MAX_RAW
-        self._comment = b""
-        self._lead_size = 0
+        self._comment, self._lead_size = b"", 0
 
     @property
     def is_done(self) -> bool:
@@ -172,6 +171,11 @@ class ReplyParser:
     def size(self) -> int:
         """Bytes that were read, without images and without what repeats with each event."""
         return self._lead_size + (0 if self._body is None else self._body.size)
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the event that has begun, which the next chunk may end."""
+        return self._body.decoder.pending if isinstance(self._body, _EventStream) else 0
 
     def feed(self, data: bytes) -> bool:
         """Take the next chunk and return whether the reply has grown by content.
@@ -300,7 +304,7 @@ class _JsonBody:
         # A connection may break after the whole document (wrong length, no last chunk). The reply is complete then, and
         # it has been paid for.
         if not ended and (len(documents) != 1 or not isinstance(documents[0], dict) or rest.startswith("{")):
-            return _incomplete(origin)
+            return ChatReply(complete=False, **origin._asdict())
         # A text without escapes, and in one piece, has no base64 that its body has not.
         is_plain = not self._has_base64 and "\\" not in text and _has_text_in_one_piece(documents)
         new_spooler = None if is_plain else self._new_spooler
@@ -344,7 +348,7 @@ class _EventStream:
 
     def __init__(self, new_spooler: Callable[[], InlineImageSpooler] | None = None) -> None:
         self.is_done = False
-        self._decoder = sse.Decoder(keeps_loose_lines=True)
+        self.decoder = sse.Decoder(keeps_loose_lines=True)
         self._accumulator = ReplyAccumulator(new_spooler)
         self._is_chat = False
         self._has_cut_event = False
@@ -360,10 +364,10 @@ class _EventStream:
 
     @property
     def size(self) -> int:
-        return self._decoder.size + self._events_size + self._accumulator.size
+        return self.decoder.size + self._events_size + self._accumulator.size
 
     def feed(self, data: bytes) -> bool:
-        has_grown = self._add(self._decoder.feed(data))
+        has_grown = self._add(self.decoder.feed(data))
         if self._is_chat:
             self._unread.clear()
         else:
@@ -371,7 +375,7 @@ class _EventStream:
         return has_grown
 
     def end(self) -> None:
-        self._add(self._decoder.end())
+        self._add(self.decoder.end())
         if self.is_done and self._words:
             self._accumulator.add({"choices": [{"delta": {"content": join_words(self._words)}}]})
             self._words.clear()
@@ -460,16 +464,12 @@ def _read_text(body: str, origin: _Origin) -> ChatReply:
     The words of a safety system are the upstream's. Anything else may come from a server in between.
     """
     if is_page(body) and not origin.spooled_images:
-        return replace(_incomplete(origin), is_doubtful=True)
+        return ChatReply(complete=False, is_doubtful=True, **origin._asdict())
     text = words_in(body)
     is_open = text.startswith(("{", "["))
     is_refusal = not is_open and MODERATION.search(text, 0, _MAX_RAW) is not None
     reply = ChatReply(({"content": text, "parts": []},), has_open_end=is_open, is_doubtful=not is_refusal)
     return replace(reply, **origin._asdict())
-
-
-def _incomplete(origin: _Origin) -> ChatReply:
-    return ChatReply(complete=False, **origin._asdict())
 
 
 def _build_reply(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from app.protocol.inline_images import InlineImageSpooler
@@ -291,6 +292,8 @@ def _text_of_part(part: object) -> str | None:
 
 _SUCCESS_CODES = (None, 0, 200, "0", "200", "success", "")
 _FAILURE_STATUSES = ("error", "fail", "failed", *range(400, 600))
+#: Characters of an error that are read, and of the name of one of its fields.
+_MAX_ERROR, _MAX_KEY = 32 * 1024, 64
 #: A document without these keys has no error: most events of a stream.
 _ERROR_MARKS = frozenset({"error", "errors", "detail", "success", "code", "status"})
 #: If a document with an error has no error object, these of its keys make one.
@@ -304,7 +307,7 @@ def find_error(document: Mapping[str, Any]) -> ReplyError | None:
     in place of choices.
     """
     error = _find_error_object(document)
-    return None if error is None else _limit_depth(error)
+    return None if error is None else _Excerpt().of(error)
 
 
 def _find_error_object(document: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -331,10 +334,27 @@ def _error_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: document[key] for key in _ERROR_KEYS if key in document}
 
 
-def _limit_depth(value: Any, levels: int = 8) -> Any:
-    """Cut a value off below `levels`: real errors are not so deep, and orjson reads deeper nesting than it writes."""
-    if isinstance(value, dict):
-        return {key: _limit_depth(each, levels - 1) for key, each in value.items()} if levels else {}
-    if isinstance(value, list):
-        return [_limit_depth(each, levels - 1) for each in value] if levels else []
-    return value
+@dataclass(slots=True)
+class _Excerpt:
+    """Copies the part of a value that is read: real errors are short, and orjson reads deeper nesting than it writes.
+
+    `left`: characters that are still copied.
+    """
+
+    left: int = _MAX_ERROR
+
+    def of(self, value: Any, levels: int = 8) -> Any:
+        """Return the first part of a value."""
+        if isinstance(value, str):
+            value = value[: self.left]
+            self.left -= len(value)
+        elif isinstance(value, dict):
+            pairs = takewhile(self._take, value.items() if levels else ())
+            return {key[:_MAX_KEY]: self.of(each, levels - 1) for key, each in pairs}
+        elif isinstance(value, list):
+            return [self.of(each, levels - 1) for each in takewhile(self._take, value if levels else ())]
+        return value
+
+    def _take(self, _: object) -> bool:
+        self.left -= _MAX_KEY
+        return self.left > 0

@@ -44,12 +44,18 @@ class Decoder:
         self.size = 0
         self._keeps_loose_lines = keeps_loose_lines
         self._line: list[bytes] = []
+        self._line_size = 0
         self._data: list[str] = []
         self._loose: list[str] = []
         self._data_size = 0
         self._name = ""
         self._is_first = True
         self._after_cr = False
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the event that has begun."""
+        return self._data_size + self._line_size
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that `data` completes."""
@@ -73,10 +79,11 @@ class Decoder:
         self.size += len(data)
         for line in lines:
             self._line.append(line)
-            size = sum(map(len, self._line)) + 1
+            size, self._line_size = self._line_size + len(line) + 1, 0
             yield from self._read_line(self._decode_line(), size)
         if rest:
             self._line.append(rest)
+            self._line_size += len(rest)
 
     def _decode_line(self) -> str:
         line = b"".join(self._line)

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import httpx
 import orjson
@@ -38,6 +40,8 @@ _TOKEN_TIMEOUT = 5.0
 
 #: Characters of a header below which its value is a name or a switch, and not a secret.
 _LEAST_SECRET = 8
+
+_T = TypeVar("_T")
 
 
 async def _unobserved(*_: object) -> None:
@@ -183,10 +187,10 @@ class UpstreamClient:
         response = pending.response
         try:
             await self._parse(parser, pending, request, started_at, record)
-            reply, end = await _read(parser, ended=True), None
+            reply, end = await _in_turn(parser.size, partial(parser.reply, ended=True)), None
         except UpstreamError as error:
-            parser.end()
-            reply, end = await _read(parser), error
+            await _in_turn(parser.size, parser.end)
+            reply, end = await _in_turn(parser.size, parser.reply), error
         finally:
             await close(response)
         failure = None
@@ -223,7 +227,7 @@ class UpstreamClient:
                 return True
             for piece in split_events(chunk, lambda: pace.size if parser.is_in_image else 0):
                 began_at = time.perf_counter()
-                grown = parser.feed(piece)
+                grown = await _in_turn(parser.pending, partial(parser.feed, piece))
                 pace.note(len(piece), time.perf_counter() - began_at)
                 if throttle.should_snapshot(piece, parser.size, grown=grown):
                     reply = parser.reply()
@@ -324,11 +328,9 @@ class _EncodedBody(httpx.AsyncByteStream):
         self._stopwatch.restart()
 
 
-async def _read(parser: ReplyParser, *, ended: bool = False) -> ChatReply:
-    """Return what a parser has read. What is long is read in a thread, since other requests must not wait for it."""
-    if parser.size < _LONG:
-        return parser.reply(ended=ended)
-    return await asyncio.to_thread(parser.reply, ended=ended)
+async def _in_turn(size: int, function: Callable[[], _T]) -> _T:
+    """Call a function that reads so many bytes: in a thread if these are many, since others must not wait for it."""
+    return function() if size < _LONG else await asyncio.to_thread(function)
 
 
 async def _raise_unless_good(reply: ChatReply, end: UpstreamError) -> None:
@@ -346,7 +348,7 @@ async def _has_images(reply: ChatReply) -> bool:
 
 
 async def _search(reply: ChatReply, function: Callable[[ChatReply], list[FoundImage]]) -> list[FoundImage]:
-    return function(reply) if reply.size < _LONG else await asyncio.to_thread(function, reply)
+    return await _in_turn(reply.size, partial(function, reply))
 
 
 def _broke_off(how: str) -> UpstreamError:

@@ -57,6 +57,7 @@ class UpstreamErrorBody:
         names_moderation: It has fields that only a safety system writes.
         everything: The beginning of the answer as it came and as it reads, with the text beside its status. The
             client's texts are not cut out: here a word is a reason not to ask again.
+        is_all_searched: `everything` is all of the answer.
         detail: For the log: status and body without keys.
     """
 
@@ -76,6 +77,7 @@ class UpstreamErrorBody:
     moderation_details: Mapping[str, Any] | None = None
     wait: WaitWindow = field(default_factory=WaitWindow)
     everything: str = ""
+    is_all_searched: bool = True
     detail: str = ""
 
 
@@ -85,7 +87,8 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
     document = _parse(text)
     error = _unwrap(document)
     nodes = list(objects_in(error, limit=_MAX_NODES, depth=_MAX_DEPTH, values_of=_values_of))
-    words = _without_echoes(" ".join(_texts(error, nodes)), facts.client_texts)[:MAX_LOGGED]
+    texts = " ".join(_texts(error, nodes))
+    words = _without_echoes(texts, facts.client_texts)[:MAX_LOGGED]
     return UpstreamErrorBody(
         http_status=status,
         status=status if status >= 300 else _status_in(nodes) or status,
@@ -103,7 +106,8 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
         moderation_details=next(filter(None, map(read_moderation_details, nodes)), None),
         wait=find_wait(headers, nodes, words, facts.now),
         # The text as it came has escapes in place of letters: PHP and Python write all but ASCII so.
-        everything=f"{facts.reason} {text[:_MAX_SEARCHED]} {' '.join(_texts(error, nodes))[:_MAX_SEARCHED]}",
+        everything=f"{facts.reason} {text[:_MAX_SEARCHED]} {texts[:_MAX_SEARCHED]}",
+        is_all_searched=max(len(text), len(texts)) <= _MAX_SEARCHED,
         detail=f"upstream answered {status}: {loggable_text(body.decode(errors='replace'), facts.secrets)}",
     )
 

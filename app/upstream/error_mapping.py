@@ -30,7 +30,7 @@ from app.protocol.redaction import first_sentence
 from app.upstream import error_words as words
 from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
 from app.upstream.request_fields import limners_field
-from app.upstream.work_evidence import was_refused_at_once
+from app.upstream.work_evidence import came_at_once, was_refused_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +245,8 @@ _NOT_HERE = {404, 405, 410}
 _OUR_KEY, _CALLERS_KEY = False, True
 _SAFE, _OTHER, _FUTILE = RetrySafety.SAFE, RetrySafety.OTHER_UPSTREAM, RetrySafety.FUTILE
 _AMBIGUOUS = RetrySafety.AMBIGUOUS
+#: What a rule has that rests on a status alone.
+_BARE_EVIDENCE = (None, _is_api_error)
 
 #: The first rule that matches counts.
 ERROR_RULES: tuple[ErrorRule, ...] = (
@@ -301,7 +303,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, facts: Attemp
     """
     error_body = parse_error_body(status, headers, body, facts)
     rule = next(rule for rule in ERROR_RULES if _matches(rule, error_body))
-    error, retry_safety = rule.build_error(error_body), _weigh(rule.retry_safety, error_body)
+    error, retry_safety = rule.build_error(error_body), _weigh(rule, error_body)
     error.upstream_sentence = first_sentence(error_body.public_message)
     if retry_safety.may_have_cost:
         error.should_retry = False
@@ -326,15 +328,19 @@ def _matches(rule: ErrorRule, body: UpstreamErrorBody) -> bool:
     )
 
 
-def _weigh(retry_safety: RetrySafety, body: UpstreamErrorBody) -> RetrySafety:
+def _weigh(rule: ErrorRule, body: UpstreamErrorBody) -> RetrySafety:
     """Return the retry safety that the evidence leaves of what a rule claims.
 
     Inside a 200 the upstream had begun to answer, so only what came first and at once is believed to be free of cost.
+    A status alone proves nothing once an image may have been made: what is not found then may be the image.
     """
     is_inside_200 = body.http_status < 300
     doubtful = RetrySafety.UNSAFE if is_inside_200 else RetrySafety.AMBIGUOUS
-    if retry_safety.may_have_cost:
-        return RetrySafety.UNSAFE if is_inside_200 else retry_safety
+    if rule.retry_safety.may_have_cost:
+        return RetrySafety.UNSAFE if is_inside_200 else rule.retry_safety
     if is_inside_200 and not body.facts.came_first:
         return doubtful
-    return doubtful if body.status >= 500 and not was_refused_at_once(body) else retry_safety
+    is_bare = rule.retry_safety is _OTHER and rule.matches in _BARE_EVIDENCE
+    if is_bare and not came_at_once(body):
+        return doubtful
+    return doubtful if body.status >= 500 and not was_refused_at_once(body) else rule.retry_safety

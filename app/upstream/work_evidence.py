@@ -20,12 +20,18 @@ _AFTER_SENDING = re.compile(
     | gateway | proxy | time[sd]?[ -]?out | deadline | too[ ]long | broken[ ]pipe | \beof\b | hang[ ]?up
     | connection[ ](?:refused|closed|terminat|abort|lost|error|fail)
     | context[ ]cancel | econn | incomplete | server[ ]closed
+    | \bgoaway | stream[ ]error | internal_error; | \b(?:50[24]|52[0-7])\b
+    | (?:bad|invalid|empty|no|unexpected|malformed|without[ ]an?)[ ](?:\w+[ ]){0,2}(?:response|reply|answer|end[ ]of)
+    | (?:pars|decod|read|unmarshal)(?:e|ing)?[ ](?:the[ ])?(?:\w+[ ]){0,2}(?:response|reply|answer|body|json|stream)
+    | \b(?:died|crashed|killed|exited|interrupted|aborted|cancell?ed|lost)\b
     | remote[ ]end | cloudfront | akamai | load[ ]?balancer | no[ ]healthy[ ]upstream
     | \b(?:was|were|been|already)[ ](?:\w+[ ]){0,2}(?:generated|created|rendered|painted|charged|billed|completed)
     | (?:could[ ]not|couldn't|cannot|can't|failed[ ]to|unable[ ]to)[ ](?:be[ ])?
       (?:stor|sav|upload|deliver|return|persist)
     | (?:fetch|get|download|retrieve|obtain)(?:ing)?[ ](?:the[ ])?(?:result|output|image|picture)
-    | 超时 | 超時 | 已生成 | 生成成功 | 已完成 | 已扣费 | (?:上传|上傳|保存|存储|下载)失[败敗] | タイムアウト
+    | zeitüberschreitung | tiempo[ ]de[ ]espera | délai | тайм-?аут | 시간[ ]?초과 | 생성[ ]?완료
+    | 保存に失敗 | 生成(?:は|が)完了 | 超时 | 超時
+    | 已生成 | 生成成功 | 已完成 | 已扣费 | (?:上传|上傳|保存|存储|下载)失[败敗] | タイムアウト
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -35,10 +41,16 @@ def was_refused_at_once(body: UpstreamErrorBody) -> bool:
     """Return whether an error of the 5xx kind surely came before any work.
 
     It came fast, an API said it (an error object, or `retry-after` without a page for people), and it has no words of a
-    middle box.
+    middle box, as far as it was searched: to the end.
     """
     is_from_api = body.is_api_error or (body.wait.has_retry_after and not body.is_page)
-    return body.facts.elapsed < _PROMPT and is_from_api and not _AFTER_SENDING.search(body.everything)
+    is_searched = body.is_all_searched and not _AFTER_SENDING.search(body.everything)
+    return came_at_once(body) and is_from_api and is_searched
+
+
+def came_at_once(body: UpstreamErrorBody) -> bool:
+    """Return whether an answer came before an image can have been made."""
+    return body.facts.elapsed < _PROMPT
 
 
 def error_came_first(raw: str) -> bool:

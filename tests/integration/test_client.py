@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import os
 import socket
+import threading
 import time
 import tracemalloc
 import weakref
@@ -45,6 +46,7 @@ from app.protocol.image_request import ImagesRequest
 from app.protocol.inline_images import placeholder_png
 from app.protocol.json_stream import Base64String, ByteSource, StreamingJson
 from app.protocol.parameters import Operation
+from app.protocol.reply_accumulator import ReplyAccumulator
 from app.upstream import client as upstream_client
 from app.upstream import response_body
 from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
@@ -218,7 +220,7 @@ HALF = STREAM[: STREAM.index(b"generated")]
 FLOOD = b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 20_000 + b"\r\n"
 RETRY = "retry-after: 0\r\n"
 BUSY = answer(b"", "503 Busy", headers=RETRY)
-ENDLESS = answer(b"x" * 100_000, "503 Busy", headers=RETRY, length=10**9)
+ENDLESS = answer(b"x" * 100_000, "429 Slow", headers=RETRY, length=10**9)
 
 IMPATIENT = replace(QUICK, timeout=0.15)
 IDLE = replace(QUICK, idle_timeout=0.1)
@@ -371,6 +373,30 @@ def test_others_have_their_turns_while_a_long_reply_is_read(body: bytes, monkeyp
     outcome, turns = asyncio.run(run())
     assert outcome.text.endswith((URL, WHOLE_TEXT))
     assert turns > len(body) / 20_000
+
+
+LONG_EVENT = b"data: " + orjson.dumps({"choices": [], **{f"key {number}": number for number in range(20_000)}})
+LONG_EVENTS: dict[str, Script] = {
+    "whole": chunked(LONG_EVENT, b"\n\n", STREAM),
+    "without its end": chunked(LONG_EVENT),
+    "in lines": chunked(LONG_EVENT.replace(b",", b",\ndata: "), b"\n\n", STREAM),
+    "broken off": (*chunked(LONG_EVENT, b"\n\n" + LONG_EVENT, end=False), SocketFault.CLOSE),
+}
+
+
+@pytest.mark.parametrize("script", LONG_EVENTS.values(), ids=LONG_EVENTS)
+def test_a_long_event_is_parsed_in_a_thread(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[bool, list[int]] = {False: [], True: []}
+    add = ReplyAccumulator.add
+
+    def watched_add(accumulator: ReplyAccumulator, document: Mapping[str, Any], size: int = 0) -> bool:
+        sizes[threading.current_thread() is threading.main_thread()].append(size)
+        return add(accumulator, document, size)
+
+    monkeypatch.setattr(ReplyAccumulator, "add", watched_add)
+    send_to_chaos(script)
+    assert max(sizes[False]) > 100_000
+    assert max(sizes[True], default=0) < 100_000
 
 
 @pytest.mark.parametrize("length", [10, 100_000])

@@ -352,3 +352,18 @@ def test_thoughts_are_not_kept(thoughts: object) -> None:
     assert "reasoning_content" not in reply.messages[0]
     assert reply.size < 40_000
     assert not read_reply(event.replace(b"Hm.", b"").replace(b'[{"text":""}]', b"[]") + DONE).has_content
+
+
+def test_it_is_known_how_much_the_next_chunk_may_parse() -> None:
+    parser = ReplyParser()
+    sizes = []
+    for chunk in (b"data: {}\n", b": wait\n", b"data: ", b"12345", b"\n", b"\n", b"data"):
+        parser.feed(chunk)
+        sizes.append(parser.pending)
+    assert sizes == [9, 9, 15, 20, 21, 0, 4]
+
+
+def test_a_body_of_json_is_parsed_at_its_end() -> None:
+    parser = ReplyParser()
+    parser.feed(b'{"choices": ')
+    assert parser.pending == 0

@@ -194,6 +194,23 @@ def test_errors_are_read_in_every_form(case: ErrorCase) -> None:
     assert accumulate(case.document).error == case.error
 
 
+LONG_ERRORS = {
+    "a long text": {"message": "m" * 10**6},
+    "many texts": {str(number): "m" * 100 for number in range(10**4)},
+    "many numbers": {str(number): number for number in range(10**5)},
+    "a long list": {"loc": ["m"] * 10**5},
+    "many lists": {"loc": [[]] * 10**5},
+    "long names": {"m" * 10**5 + str(number): 1 for number in range(10)},
+}
+
+
+@pytest.mark.parametrize("error", LONG_ERRORS.values(), ids=LONG_ERRORS)
+def test_of_an_error_no_more_is_read_than_can_be_one(error: dict[str, Any]) -> None:
+    read = find_error({"error": error})
+    assert read
+    assert len(orjson.dumps(read)) < 40_000
+
+
 def test_an_error_may_stand_in_a_choice_and_the_first_one_counts() -> None:
     assert accumulate(chunk({}, error={"message": "a"}), {"error": "b"}).error == {"message": "a"}
 

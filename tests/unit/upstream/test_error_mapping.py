@@ -62,6 +62,7 @@ DIALECT, TIMEOUT = "upstream_dialect", "upstream_timeout"
 
 CASES = (
     Case("a temporary redirect", 307, b"", UpstreamNeedsOperator, "upstream_broken", OTHER),
+    Case("a redirect to a result, after the work", 303, b"", UpstreamNeedsOperator, "upstream_broken", AMBIGUOUS, facts={"elapsed": 20.0}),
     Case("a permanent redirect with words of refusal", 301, error("content policy"), UpstreamNeedsOperator, "upstream_broken", OTHER),
     Case("a refusal by OpenAI", 400, error(BLOCKED, "moderation_blocked", "image_generation_user_error"), ModerationBlocked, BLOCKED_CODE, message=BLOCKED),
     Case("a refusal by OpenAI, older form", 400, error("Your request was rejected as a result of our safety system.", "content_policy_violation"), ModerationBlocked, BLOCKED_CODE),
@@ -128,6 +129,9 @@ CASES = (
     Case("a wrong address", 404, HTML, UpstreamNeedsOperator, "upstream_error", OTHER, message="The upstream has nothing at the configured address (status 404). Only the operator of this server can mend that."),
     Case("a wrong method", 405, b"", UpstreamNeedsOperator, "upstream_error", OTHER),
     Case("a removed address", 410, HTML, UpstreamNeedsOperator, "upstream_error", OTHER),
+    Case("nothing at an address, after the work", 404, HTML, UpstreamNeedsOperator, "upstream_error", AMBIGUOUS, facts={"elapsed": 9.0}),
+    Case("an API that does not find its own image", 404, error("Result file not found"), UpstreamNeedsOperator, UPSTREAM_MODEL, AMBIGUOUS, facts={"elapsed": 9.0}),
+    Case("an unknown model, found out late", 404, error("x", "model_not_found"), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER, facts={"elapsed": 9.0}),
     Case("a path that the API does not know", 404, error("Invalid URL (POST /v2/chat/completions)"), UpstreamNeedsOperator, "upstream_error", OTHER, message="The upstream's API has no chat at the configured path (status 404). Only the operator of this server can mend that."),
     Case("an API that has nothing that fits", 404, error("No provider fits your routing."), UpstreamNeedsOperator, UPSTREAM_MODEL, OTHER),
     Case("an input that is not found", 404, error("Failed to download image from the given URL"), InvalidRequest, None, FUTILE, "Failed to download image from the given URL"),
