@@ -25,10 +25,21 @@ _KEPT = 55.0
 _WIRE = 0.01
 
 #: Faults that hold up news.
-_LATE = {"replica paused", "redis down", "redis slow", "redis loses packets"}
+_LATE = {"replica paused", "redis down", "redis slow", "redis stalls", "redis loses packets"}
 
 #: Faults that leave no doubt about who is connected.
 _HARMLESS = {"redis doubles packets", "store full", "disk full"}
+
+#: Faults after which nobody may know of a job any more. A Redis that was away with its data is none.
+_FORGETTING = {"redis empty", "replica killed", "replica paused", "replica drained"}
+
+#: Faults that explain an error, by its code.
+_CAUSES = {
+    "question_lost": _FORGETTING,
+    "result_not_found": _FORGETTING,
+    "server_is_overloaded": _FORGETTING | _LATE | {"disk full"},
+    "image_not_kept": {"store full"},
+}
 
 #: Requests to upstreams for one image: attempts, the first one counted.
 _MAX_CALLS = 3
@@ -380,25 +391,20 @@ class History:
     def _is_explained(self, attempt: Attempt, received: Received) -> bool:
         code, now = received.code, self._clock.now
         kinds = {fault.kind for fault in self._plan.faults if fault.at <= now}
-        has_trouble = bool(self.trouble_between(0, now))
         group = self.group_of(attempt.client)
         question = attempt.client.wish.question
         if "shutting down" in received.message:
             return "replica drained" in kinds
+        if code == "result_not_found" and not any(call.behavior.is_paid for call in group.calls):
+            # What cost nothing makes room for others.
+            return True
+        if code in _CAUSES:
+            return not kinds.isdisjoint(_CAUSES[code])
         match code:
-            case "result_not_found" if not any(call.behavior.is_paid for call in group.calls):
-                # What cost nothing makes room for others.
-                return True
-            case "question_lost" | "result_not_found":
-                return has_trouble or bool(kinds & {"replica killed", "replica paused", "replica drained"})
-            case "server_is_overloaded":
-                return has_trouble or bool(kinds & {"replica killed", "replica paused", "replica drained", "disk full"})
             case "idempotency_key_reused":
                 return any(other is not group and other.key == group.key for other in self.groups.values())
             case "image_download_failed" | "spool_full" | "server_error":
                 return bool(self._plan.failing_downloads.get(question) or "download fails" in self.faults)
-            case "image_not_kept":
-                return "store full" in kinds
         return "replica paused" in kinds or any(not call.behavior.has_image for call in group.calls)
 
     def _has_just_left_here(self, attempt: Attempt) -> bool:

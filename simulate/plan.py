@@ -95,6 +95,7 @@ FAULTS: dict[str, tuple[float, tuple[float, float]]] = {
     "replica drained": (2.0, (0.5, 5.0)),
     "redis down": (2.0, (0.5, 6.0)),
     "redis slow": (2.0, (0.5, 8.0)),
+    "redis stalls": (2.0, (0.5, 25.0)),
     "redis empty": (4.0, (0.0, 0.0)),
     "redis loses packets": (2.0, (1.0, 8.0)),
     "redis doubles packets": (3.0, (2.0, 20.0)),

@@ -48,6 +48,7 @@ class SimulatedRedis:
 
     Attributes:
         is_down: Connections are refused, and what was on its way is lost.
+        stalled: Commands that wait until Redis goes on; None while it works.
         extra_delay: The most seconds that are added to each way, while Redis is slow.
         lost: The share of packets that do not arrive.
         doubled: The share of commands that arrive twice, since the connection breaks before their reply.
@@ -64,6 +65,7 @@ class SimulatedRedis:
     clock: Clock
     chance: Random
     is_down: bool = False
+    stalled: "list[Callable[[], None]] | None" = None
     extra_delay: float = 0.0
     lost: float = 0.0
     doubled: float = 0.0
@@ -83,6 +85,24 @@ class SimulatedRedis:
     def flush(self) -> None:
         """Lose all data."""
         _STANDIN.flush()
+
+    def stall(self, seconds: float) -> None:
+        """Execute nothing for a while: then everything that has come, also what nobody waits for any more."""
+        self.stalled = []
+        self.clock.after(seconds, self._go_on)
+
+    def take(self, execute: Callable[[], None], give_up: Callable[[], None]) -> None:
+        """Execute a command now, or let its sender give up while it waits."""
+        if self.stalled is None:
+            execute()
+        else:
+            self.stalled.append(execute)
+            give_up()
+
+    def _go_on(self) -> None:
+        stalled, self.stalled = self.stalled or [], None
+        for execute in stalled:
+            execute()
 
     def delay(self) -> float:
         """Return the seconds of one way."""
@@ -165,7 +185,7 @@ class SimulatedRedisClient:
         if chance.random() < redis.lost:
             time_out()
             return await reply
-        clock.after(there, arrive)
+        clock.after(there, lambda: redis.take(arrive, time_out))
         if there >= _TIMEOUT:
             time_out()
         return await reply

@@ -153,6 +153,8 @@ class Schedule:
             self._switch(fault)
         elif fault.kind == "redis empty":
             redis.flush()
+        elif fault.kind == "redis stalls":
+            redis.stall(fault.seconds)
         elif fault.kind == "replica killed":
             replica.loop.after_steps(fault.after_steps, lambda: self._kill(replica, fault))
             replica.loop.deliver(lambda: None)

@@ -265,7 +265,7 @@ class JobSharing:
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False
-        if not is_here and (job.run.result is not None or job.paid_replies):
+        if not is_here and (job.run.result is not None or job.is_local_only):
             # The registry did not keep its images for as long as Redis was down.
             self.job_table.untrack(job)
             return True

@@ -104,6 +104,13 @@ local function is_news(id)
   return true
 end
 
+-- How many readers a job has, by the number that its owner has told. That knows nothing yet of a reader whose claim was on its
+-- way when the number was sent, although the claim may have arrived before it.
+local function count_told(id, readers, claim)
+  local joined_by = redis.call('HGET', key_of(id), 'joined_here_by')
+  return readers + (joined_by and joined_by + 0 == claim and 1 or 0)
+end
+
 local function write(id, fields)
   is_news(id)
   for name, value in pairs(fields) do redis.call('HSET', key_of(id), name, value) end
@@ -148,6 +155,7 @@ local function add_reader(id, record)
   if is_run_here(record) then
     is_news(id)
     redis.call('HINCRBY', key_of(id), 'readers', 1)
+    redis.call('HSET', key_of(id), 'joined_here_by', args.sequence)
   else
     lease(id, args.reader_lease)
   end
@@ -310,7 +318,10 @@ function commands.publish()
     redis.call('HDEL', key_of(args.id), 'outcome')
   end
   -- An outcome waits for anyone, whoever has joined while it was published.
-  if not news and outcome == '' then args.fields.readers = redis.call('HGET', key_of(args.id), 'readers') end
+  if outcome == '' then
+    local told = count_told(args.id, args.fields.readers, args.claim)
+    args.fields.readers = news and told or redis.call('HGET', key_of(args.id), 'readers')
+  end
   write(args.id, args.fields)
   return {'ok'}
 end
@@ -338,7 +349,9 @@ function commands.heartbeat()
     elseif redis.call('HEXISTS', key, 'outcome') == 0 then
       -- A sign may arrive after the outcome that was published behind it, and must not say that there are readers.
       redis.call('HSET', key, 'heartbeat', now)
-      if is_news(sign.id) then redis.call('HSET', key, 'readers', sign.readers) end
+      if is_news(sign.id) then
+        redis.call('HSET', key, 'readers', count_told(sign.id, sign.readers, sign.claim))
+      end
       if sign.submitted then redis.call('HSET', key, 'submitted', '1') end
       if not sign.delivered then
         extend(key, sign.ttl)
@@ -377,6 +390,7 @@ function commands.take_over()
   local is_free = record and (record.retry_free == '1' or (is_orphan(record) and record.submitted == '0'))
   if not is_free then return {'not_owner'} end
   redis.call('HDEL', key_of(args.id), 'outcome')
+  redis.call('HDEL', key_of(args.id), 'joined_here_by')
   redis.call('ZREM', readers_key(args.id), args.reader)
   -- A job that was paid for stays so, whichever replica delivers it; and a client that does not wait still comes back.
   args.fields.submitted, args.fields.taken_over_by = record.submitted, args.reader

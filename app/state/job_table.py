@@ -72,6 +72,8 @@ class JobTable(Generic[J]):
         self._owner = secrets.token_hex(8)
         self._tracked: dict[str, J] = {}
         self._delivered: set[str] = set()
+        #: By slot, the sequence number of a claim that is on its way: the registry sends one at a time.
+        self._claims: dict[str, int] = {}
         self._sequence = 0
         self._has_answered = True
 
@@ -143,19 +145,24 @@ class JobTable(Generic[J]):
     async def _claim(
         self, job_id: str, key: SharedKey, *, is_async: bool, unread: Callable[[], Sequence[str]], **more: Any
     ) -> ScriptReply:
-        fields = _fields(key, is_async=is_async, readers=0 if is_async else 1)
-        return await self._call(
-            "claim",
-            job_id,
-            key,
-            required=True,
-            ttl=self._retention(key),
-            reader=job_id,
-            is_retry=key.is_retry,
-            unread=list(unread()),
-            fields=fields,
-            **more,
-        )
+        fields, slot = _fields(key, is_async=is_async, readers=0 if is_async else 1), _slot_key(key)
+        self._claims[slot] = self._sequence + 1
+        try:
+            return await self._call(
+                "claim",
+                job_id,
+                key,
+                required=True,
+                ttl=self._retention(key),
+                reader=job_id,
+                is_retry=key.is_retry,
+                unread=list(unread()),
+                fields=fields,
+                **more,
+            )
+        finally:
+            # Whoever has sent it counts the reader before the next turn of the loop.
+            self._claims.pop(slot, None)
 
     async def withdraw(self, job_id: str, key: SharedKey) -> None:
         """Delete the record of a claim that no job has come of."""
@@ -253,6 +260,7 @@ class JobTable(Generic[J]):
         ttl = self._retention(job.key) if ttl is None else ttl
         # A run that has sent something already is told of, whatever has taken its place.
         more = {"required": required, "submitting": submitted and not job.was_submitted}
+        more["claim"] = self._claims.get(_slot_key(job.key), 0)
         reply = await self._call("publish", job.id, job.key, outcome, fields=fields, ttl=ttl, **more)
         if reply.answer == "not_owner":
             self.untrack(job)
@@ -376,19 +384,20 @@ class JobTable(Generic[J]):
 
         One command for many jobs, since Redis may be slow.
         """
+        slots = [_slot_key(job.key) for job in jobs]
         signs = [
             {
                 "id": job.id,
+                "claim": self._claims.get(slot, 0),
                 # A client that has everything keeps its place until the table knows that the job was delivered.
                 "readers": job.readers or int(job.delivered and not self.is_kept_for_retries(job)),
                 "submitted": job.was_submitted,
                 "delivered": self.is_kept_for_retries(job),
                 "ttl": round(self._retention(job.key) * 1000),
             }
-            for job in jobs
+            for job, slot in zip(jobs, slots, strict=True)
         ]
-        slots = [_slot_key(job.key) for job in jobs] or [_PREFIX + "unknown-slot"]
-        reply = await self._run("heartbeat", slots, {"signs": signs})
+        reply = await self._run("heartbeat", slots or [_PREFIX + "unknown-slot"], {"signs": signs})
         if reply is None:
             return None
         middle = reply.index(b"")

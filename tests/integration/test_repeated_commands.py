@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from app.errors import ServiceUnavailable
-from app.jobs.job import JobKey
+from app.jobs.job import Job, JobKey
 from tests.integration.test_job_table import (
     RECORD,
     SLOTS,
@@ -306,5 +306,48 @@ def test_a_result_that_a_client_seems_to_read_is_for_retries(server: RedisServer
         redis.delete("limner:{jobs}:req_2:readers")
         await other.table.withdraw("req_2", ME)
         assert await other.table.claim_or_join("req_5", RETRY, is_async=False) == "req_1"
+
+    play(scene, server)
+
+
+async def give_a_heartbeat(owner: Replica, _: Job) -> None:
+    await owner.table.heartbeat()
+
+
+async def tell_that_a_reader_left(owner: Replica, job: Job) -> None:
+    job.run.readers -= 1
+    await owner.table.publish_status(job)
+
+
+@pytest.mark.parametrize("tell", [give_a_heartbeat, tell_that_a_reader_left])
+@pytest.mark.parametrize("is_first", [False, True], ids=["which has arrived", "which arrives later"])
+def test_news_of_readers_that_cross_the_claim_of_another_reader_do_not_hide_it(
+    server: RedisServer, redis: Redis, tell: Callable[[Replica, Job], Awaitable[None]], is_first: bool
+) -> None:
+    """The owner does not know of that reader yet. A third client must not join it, and share its image."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        never_end(job)
+        run_script = one.state.run_script
+
+        async def cross(*args: Any, **options: Any) -> Any:
+            one.state.run_script = run_script  # type: ignore[method-assign]
+            if is_first:
+                await tell(one, job)
+            reply = await run_script(*args, **options)
+            if not is_first:
+                await tell(one, job)
+            return reply
+
+        one.state.run_script = cross  # type: ignore[method-assign]
+        assert await one.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+        assert redis.hget(RECORD, "readers") == b"%d" % (job.readers + 1)
+        assert await other.table.claim_or_join("req_3", ME, is_async=False) is None
+        # From now on the owner knows of it, also where it has left.
+        job.run.readers = 0
+        await one.table.heartbeat()
+        assert await other.table.claim_or_join("req_4", ME, is_async=False) == "req_1"
+        job.run.call_off()
 
     play(scene, server)

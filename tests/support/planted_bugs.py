@@ -34,6 +34,7 @@ from tests.support.situations import (
     Situation,
     a_client_joins_and_is_gone_before_the_run_begins,
     a_client_joins_and_leaves_while_its_result_is_published,
+    a_client_joins_at_a_heartbeat,
     a_client_leaves_at_a_heartbeat,
     a_client_leaves_when_its_key_is_claimed,
     a_client_vanishes_when_its_result_is_published,
@@ -372,4 +373,5 @@ PLANTED_BUGS = (
         hidden_by=attribute(History, "joined", credit_whoever_may_have_lost),
         situation=a_retry_takes_what_another_client_has_left,
     ),
+    PlantedBug("A heartbeat forgets a reader that its replica does not know of yet, so another client shares its image.", script(("joined_by + 0 == claim and 1 or 0", "0 or 0")), situation=a_client_joins_at_a_heartbeat),
 )  # fmt: skip

@@ -159,3 +159,13 @@ def a_retry_takes_what_another_client_has_left(plan: Plan, chance: Random) -> No
     first.vanishes[0] = chance.random() < 0.5
     second.starts_at += 0.05
     second.patience[0], second.pauses[0] = 0.5, 3.5
+
+
+def a_client_joins_at_a_heartbeat(plan: Plan, chance: Random) -> None:
+    """Let the reply to its claim come after the fourth heartbeat, and let another client ask soon after that."""
+    _begin(plan, clients=3, seconds=(6.0, 8.0), pauses=[9.0] * 3)
+    first, second, third = plan.wishes
+    first.patience[0] = 0.5
+    second.starts_at += 1.4 + 0.05 * chance.random()
+    third.starts_at += 2.2
+    plan.held["claim", 2] = 0.0, 0.3

@@ -8,7 +8,15 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from app.errors import ApiError, ImageUnavailable, JobLost, ModerationBlocked, NotFound, ServiceUnavailable
+from app.errors import (
+    ApiError,
+    ImageUnavailable,
+    JobLost,
+    ModerationBlocked,
+    NoImageInReply,
+    NotFound,
+    ServiceUnavailable,
+)
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, store_failed
@@ -16,7 +24,7 @@ from app.jobs.job import Job, JobKey, JobRun
 from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.jobs.sharing import JobSharing, dump_outcome
-from app.protocol.chat_reply import read_reply
+from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_response import OutputImage
 from app.state.job_table import JobTable, ScriptReply
@@ -417,19 +425,34 @@ def test_a_delivered_job_that_was_dropped_cannot_be_published_later() -> None:
     asyncio.run(play())
 
 
-def test_a_failure_that_was_dropped_is_published_later_where_another_replica_waits_for_it() -> None:
-    """Otherwise its client would be told that the image may have been paid for."""
+SPOOLED_REPLY = replace(read_reply(REPLY), spooled_images={"data:": Blob()})
+
+DROPPED: list[tuple[str, ApiError, list[ChatReply], bool]] = [
+    ("a run that was called off", ServiceUnavailable("called off"), [], True),
+    ("a reply without an image", NoImageInReply("I cannot draw today."), [read_reply(REPLY)], True),
+    ("a download that every replica can repeat", ImageUnavailable("404"), [read_reply(REPLY)], True),
+    ("an image that came with the reply, and is lost", ImageUnavailable("no room"), [SPOOLED_REPLY], False),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "replies", "is_told"), DROPPED, ids=[row[0] for row in DROPPED])
+def test_a_failure_that_was_dropped_is_published_later_where_another_replica_waits_for_it(
+    name: str, error: ApiError, replies: list[ChatReply], is_told: bool
+) -> None:
+    """Otherwise its client would be told that the replica has died."""
 
     async def play() -> None:
         scene = Scene(FakeTable(down=True))
-        job = scene.start(error=ServiceUnavailable("called off"))
+        job = scene.start(error=error)
+        job.paid_replies += replies
         await scene.finish(job, delivered=False)
-        assert scene.registry.by_id(job.id) is None
+        scene.registry.drop(job)
         scene.table.down, scene.table.awaited = False, True
+        scene.table.calls.clear()
         with pytest.raises(asyncio.CancelledError):
             await scene.sharing.heartbeat_loop()
         await scene.sharing.drain(10)
-        assert scene.table.calls == ["abandoned", "abandoned", "published briefly"]
+        assert scene.table.calls[-1:] == (["published briefly"] if is_told else ["abandoned"])
         assert not scene.table.owned
 
     asyncio.run(play())
@@ -461,7 +484,7 @@ def test_a_job_that_only_this_replica_can_redeliver_stays_here() -> None:
     async def play() -> None:
         scene = Scene(FakeTable())
         job = scene.start(error=ImageUnavailable("no room"))
-        job.paid_replies.append(replace(read_reply(REPLY), spooled_images={"data:": Blob()}))
+        job.paid_replies.append(SPOOLED_REPLY)
         assert await scene.finish(job, delivered=True)
         assert scene.table.calls == ["published"]
         # So it does after a client has looked at its failure once more.
