@@ -36,7 +36,7 @@ _FORGETTING = {"redis empty", "replica killed", "replica paused", "replica drain
 #: Faults that explain an error, by its code.
 _CAUSES = {
     "question_lost": _FORGETTING,
-    "result_not_found": _FORGETTING,
+    "result_not_found": _FORGETTING | _LATE,
     "server_is_overloaded": _FORGETTING | _LATE | {"disk full"},
     "image_not_kept": {"store full"},
 }

@@ -57,6 +57,7 @@ _UNASKED = (
     "Nothing was charged. Please send the request again."
 )
 
+_NOT_FOUND_YET = "The server cannot look for this result at the moment. Please try again."
 _NOT_SHARED = "The image was painted, but this server cannot find it any more."
 
 
@@ -160,8 +161,8 @@ class JobSharing:
         raise self._unknown(reply.answer)
 
     def _unknown(self, answer: str) -> ApiError:
-        if not answer and self.job_table.is_shared:
-            return ServiceUnavailable("The server cannot look for this result at the moment. Please try again.")
+        if answer == "young" or (not answer and self.job_table.is_shared):
+            return ServiceUnavailable(_NOT_FOUND_YET, headers={"retry-after": "5"})
         return NotFound("This result does not exist or has expired.", code="result_not_found")
 
     def on_reader_left(self, job: Job) -> None:

@@ -422,10 +422,17 @@ function commands.abandon()
   return {'ok'}
 end
 
+-- Why a caller does not find its job; nil where it does. If the table is young, the owner may not have restored the record yet.
+local function why_unknown(record)
+  if record then return record.caller ~= args.caller and 'gone' or nil end
+  return age() < args.settled_after and 'young' or 'gone'
+end
+
 -- The state of a job, for a client that comes back with its id alone.
 function commands.lookup()
   local record = read(args.id)
-  if not record or record.caller ~= args.caller then return {'gone'} end
+  local unknown = why_unknown(record)
+  if unknown then return {unknown} end
   local left = string.format('%d', redis.call('PTTL', key_of(args.id)))
   -- One that has cost nothing is taken over by a replica with readers.
   if is_orphan(record) and (record.submitted == '1' or count_readers(args.id, 0) == 0) then
@@ -438,7 +445,8 @@ end
 -- the job is not its own any more, before it submits anything.
 function commands.cancel()
   local record = read(args.id)
-  if not record or record.caller ~= args.caller then return {'gone'} end
+  local unknown = why_unknown(record)
+  if unknown then return {unknown} end
   if record.has_outcome then return {'done', redis.call('HGET', key_of(args.id), 'outcome')} end
   if record.submitted == '1' then return {is_orphan(record) and 'lost' or 'submitted'} end
   -- A client that has only joined with a receipt does not wait.

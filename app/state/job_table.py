@@ -259,9 +259,10 @@ class JobTable(Generic[J]):
         )
         ttl = self._retention(job.key) if ttl is None else ttl
         # A run that has sent something already is told of, whatever has taken its place.
-        more = {"required": required, "submitting": submitted and not job.was_submitted}
-        more["claim"] = self._claims.get(_slot_key(job.key), 0)
-        reply = await self._call("publish", job.id, job.key, outcome, fields=fields, ttl=ttl, **more)
+        is_first = submitted and not job.was_submitted
+        claim = self._claims.get(_slot_key(job.key), 0)
+        more = {"fields": fields, "submitting": is_first, "claim": claim}
+        reply = await self._call("publish", job.id, job.key, outcome, required=required, ttl=ttl, **more)
         if reply.answer == "not_owner":
             self.untrack(job)
             raise ServiceUnavailable(_TAKEN_OVER)
@@ -326,8 +327,9 @@ class JobTable(Generic[J]):
         """Look for a job by its id alone.
 
         Returns:
-            `done` with its outcome; `in_flight`; `gone`; `lost`, where its replica has died after submission;
-            `unasked`, where it has died before that.
+            `done` with its outcome; `in_flight`; `gone`; `young`, where Redis has lost its data and the owner may still
+            restore the record; `lost`, where its replica has died after submission; `unasked`, where it has died before
+            that.
         """
         args = {"id": job_id, "caller": caller}
         return _reply(await self._run("lookup", [_PREFIX + "unknown-slot"], args))
@@ -339,7 +341,7 @@ class JobTable(Generic[J]):
 
         Returns:
             `ok`; `done` with the outcome that it has; `submitted`; `lost`; `awaited`, where a client waits for the job;
-            `gone`.
+            `gone`; `young`, see `lookup`.
         """
         args = {"id": job_id, "caller": caller} | ({} if follower is None else {"reader": follower})
         return _reply(await self._run("cancel", [_PREFIX + "unknown-slot"], args, outcome))

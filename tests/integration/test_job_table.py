@@ -999,8 +999,28 @@ def test_a_submitted_job_stays_submitted(server: RedisServer, redis: Redis) -> N
     play(scene, server)
 
 
+def test_a_new_table_does_not_say_that_a_job_is_gone(server: RedisServer, redis: Redis) -> None:
+    """Redis has lost its data, and the owner may give its next heartbeat in two seconds."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(is_async=True)
+        never_end(job)
+        redis.flushall()
+        assert (await other.table.lookup("req_1", "me")).answer == "young"
+        assert (await other.table.cancel("req_1", "me", b"{}")).answer == "young"
+        await one.table.heartbeat()
+        assert (await other.table.lookup("req_1", "me")).answer == "in_flight"
+        redis.decrby(EPOCH, 5000)
+        assert (await other.table.lookup("req_9", "me")).answer == "gone"
+        assert (await other.table.cancel("req_9", "me", b"{}")).answer == "gone"
+        job.run.call_off()
+
+    play(scene, server)
+
+
 def test_a_job_is_found_by_its_id_alone(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, other: Replica) -> None:
+        redis.set(EPOCH, 0)
         job = await one.claim(is_async=True)
         assert (await other.table.lookup("req_1", "me"))[:2] == ("in_flight", b"")
         assert (await other.table.lookup("req_1", "you"))[:2] == ("gone", b"")

@@ -142,15 +142,6 @@ def a_replica_stops_while_it_downloads(plan: Plan, chance: Random) -> None:
     _begin(plan, stop, seconds=(1.0, 1.1), mark="count", pauses=[9.0, 3.0, 3.0])
 
 
-def a_failed_download_is_repeated_while_a_heartbeat_is_on_its_way(plan: Plan, chance: Random) -> None:
-    """Let another client wait for the result at another replica. All replicas give their fourth heartbeat then."""
-    pause = 0.02 + 0.06 * chance.random()
-    _begin(plan, clients=2, seconds=(1.4, 1.42), mark="key", key="key", starts_at=0.55, pauses=[pause, 0.05, 3.0])
-    plan.failing_downloads[plan.wishes[0].question] = ["spool full"]
-    plan.wishes[1].starts_at += 0.75
-    plan.held.update({("heartbeat", number): (0.0, 0.5) for number in (10, 11, 12)})
-
-
 def a_retry_takes_what_another_client_has_left(plan: Plan, chance: Random) -> None:
     """Let the first request of the retry seem to wait still, or let it be known that its client has left."""
     _begin(plan, clients=2, seconds=(6.0, 8.0), pauses=[3.0] * 3)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import math
 import sys
 import threading
@@ -265,11 +266,15 @@ def calls_during(work: Callable[[], object]) -> int:
         nonlocal calls
         calls += event == "call"
 
+    # Finalizers of other tests' garbage would be counted too.
+    gc.collect()
+    gc.disable()
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls
 
 
