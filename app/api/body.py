@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from app.access.capacity import Upload
 from app.api.content_encoding import PeekableBody, decompress_body, rewrite_as_utf8
@@ -46,6 +46,9 @@ _SLOW = 0.002
 MAX_PARTS = 256
 
 _MALFORMED = "We could not parse the multipart body of your request."
+
+#: The extension of an ASGI scope by which `app/server` tells whether more of the body is there, or the end of it.
+ARRIVED = "limner.arrived"
 
 #: Bytes of a body that have to arrive within the time limit: 1 KiB/s with the default of 60 s. A client that sends
 #: a byte now and then would otherwise hold its connection, its blobs and its share of the uploads for ever.
@@ -134,6 +137,7 @@ class LimitedBody:
         """
         self.has_ended = False
         self._receive, self._max_bytes, self._timeout, self._count = http.receive, max_bytes, timeout, count
+        self._has_arrived: Callable[[], bool] = http.scope.get("extensions", {}).get(ARRIVED, lambda: False)
         self._loop = asyncio.get_running_loop()
         self._received, self._progress, self._deadline = 0, 0, self._loop.time() + timeout
 
@@ -143,7 +147,10 @@ class LimitedBody:
     async def __anext__(self) -> bytes:
         if self.has_ended:
             raise StopAsyncIteration
-        message = await _next_message(self._receive, self._deadline, self._timeout)
+        # What is there already needs no timer.
+        message = await (self._receive() if self._has_arrived() else self._wait_for_message())
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         chunk: bytes = message.get("body", b"")
         self.has_ended = not message.get("more_body", False)
         self._count(len(chunk))
@@ -155,17 +162,14 @@ class LimitedBody:
             self._progress, self._deadline = 0, self._loop.time() + self._timeout
         return chunk
 
-
-async def _next_message(receive: Receive, deadline: float, timeout: float) -> Message:
-    try:
-        async with asyncio.timeout_at(deadline):
-            message = await receive()
-    except TimeoutError:
-        reason = f"The body of the request came too slowly: less than {MIN_PROGRESS} bytes within {timeout:g} s."
-        raise RequestTimeout(reason, headers={"connection": "close"}) from None
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return message
+    async def _wait_for_message(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            pace = f"less than {MIN_PROGRESS} bytes within {self._timeout:g} s"
+            headers = {"connection": "close"}
+            raise RequestTimeout(f"The body of the request came too slowly: {pace}.", headers=headers) from None
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

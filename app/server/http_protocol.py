@@ -227,8 +227,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._head_started = False
         self.transport.set_write_buffer_limits()
         super().on_headers_complete()
-        # Its task has not begun yet.
-        self.cycle.message_event = _SmallEvent()
+        # Its task has not begun yet. `app/api/body.py` reads the extension under the same name.
+        self.cycle.message_event = arrival = _SmallEvent()
+        self.cycle.scope.setdefault("extensions", {})["limner.arrived"] = arrival.is_set  # type: ignore[assignment]
         # Trailers after a chunked body are appended to this list; they are not headers of the request.
         self.headers = []
         if self.expect_100_continue:

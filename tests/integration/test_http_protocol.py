@@ -418,6 +418,32 @@ def test_the_application_learns_that_the_client_leaves() -> None:
         assert learned.wait(10)
 
 
+def test_the_application_knows_whether_a_message_has_arrived() -> None:
+    known: list[bool] = []
+    asked = threading.Event()
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            has_arrived = scope["extensions"]["limner.arrived"]
+            known.append(has_arrived())
+            asked.set()
+            await receive()
+            known.append(has_arrived())
+        await App()(scope, receive, send)
+
+    head = build_request("POST /early", "content-length: 2")
+    with serve(note, http=protocol_class(5, 5)) as url, connect(url) as wire:
+        wire.send(head + b"{}")
+        assert wire.read_response().status == 200
+        assert known == [True, False]
+        asked.clear()
+        wire.send(head)
+        assert asked.wait(10)
+        wire.send(b"{}")
+        assert wire.read_response().status == 200
+        assert known == [True, False, False, False]
+
+
 class Flow(FlowControl):
     """Count how often reading is resumed."""
 

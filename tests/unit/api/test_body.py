@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.api.body import MIN_PROGRESS, LimitedBody, announced_bytes, parse_paced
+from app.api.body import ARRIVED, MIN_PROGRESS, LimitedBody, announced_bytes, parse_paced
 from app.errors import RequestTimeout, RequestTooLarge
 
 
@@ -63,7 +63,7 @@ def test_a_body_has_to_make_progress(case: Case) -> None:
             return {"type": "http.request", "body": bytes(case.size), "more_body": sent < case.count}
 
         async def read() -> int:
-            http: Any = SimpleNamespace(receive=receive)
+            http: Any = SimpleNamespace(receive=receive, scope={})
             return sum([len(chunk) async for chunk in LimitedBody(http, 2**30, 60.0)])
 
         if case.arrives:
@@ -73,18 +73,28 @@ def test_a_body_has_to_make_progress(case: Case) -> None:
                 runner.run(read())
 
 
-def test_one_timer_waits_for_a_body_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    timers = Mock(wraps=asyncio.timeout_at)
-    monkeypatch.setattr(asyncio, "timeout_at", timers)
+@pytest.mark.parametrize(
+    ("arrived", "timers"),
+    [([], 2), ([False, True], 1), ([True, True], 0)],
+    ids=["the server does not know", "the second chunk is there", "both chunks are there"],
+)
+def test_a_chunk_that_is_there_needs_no_timer(
+    arrived: list[bool], timers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Mock(wraps=asyncio.timeout_at)
+    monkeypatch.setattr(asyncio, "timeout_at", made)
+    chunks = iter([b"{", b"}"])
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"{}", "more_body": False}
+        chunk = next(chunks)
+        return {"type": "http.request", "body": chunk, "more_body": chunk == b"{"}
 
     async def read() -> list[bytes]:
-        http: Any = SimpleNamespace(receive=receive)
+        extensions = {ARRIVED: iter(arrived).__next__} if arrived else {}
+        http: Any = SimpleNamespace(receive=receive, scope={"extensions": extensions})
         return [chunk async for chunk in LimitedBody(http, 100, 60.0)]
 
-    assert (asyncio.run(read()), timers.call_count) == ([b"{}"], 1)
+    assert (asyncio.run(read()), made.call_count) == ([b"{", b"}"], timers)
 
 
 def test_a_client_that_leaves_ends_its_body() -> None:
@@ -92,7 +102,7 @@ def test_a_client_that_leaves_ends_its_body() -> None:
         return {"type": "http.disconnect"}
 
     async def read() -> list[bytes]:
-        http: Any = SimpleNamespace(receive=receive)
+        http: Any = SimpleNamespace(receive=receive, scope={})
         return [chunk async for chunk in LimitedBody(http, 100, 60.0)]
 
     with pytest.raises(ClientDisconnect):
