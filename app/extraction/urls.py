@@ -52,13 +52,12 @@ _PAGE_PATH = re.compile(
     r"|readme|issues|invite|join|settings|billing|status|tutorials?|tags?|topics?|questions|gallery|explore|share|chat)(?:/|$)",
     re.IGNORECASE,
 )
-#: Sample code, badges, spinners, blank pixels, thumbnails of search engines.
+#: Sample code, badges, spinners, blank pixels, thumbnails of search engines: in lower case, which is searched faster.
 _PLACEHOLDER = re.compile(
     r"placeholder|placehold\.|dummyimage|fakeimg|lorempixel|//(?:img\.)?shields\.io|//badgen\.net|/badges?/"
     r"|[/_.=-](?:your|insert)[-_]?(?:generated)?[-_]?(?:image|img|picture|photo|file|url|link|domain|cdn|bucket|host|server)s?\b"
     r"|/path[-_/]to[-_/]|image[-_]url[-_]here|\bx{3,}\b|[{<\[][a-z_ ]{0,20}(?:url|id|image)[}>\]]|\.\.\.|…"
-    r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)|[/_-]pixel\.gif|//encrypted-tbn[0-9]|[?&]q=tbn:|/th\?id=OIP",
-    re.IGNORECASE,
+    r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)|[/_-]pixel\.gif|//encrypted-tbn[0-9]|[?&]q=tbn:|/th\?id=oip"
 )
 _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
@@ -136,7 +135,7 @@ def _names_image(query: str) -> bool:
 
 def is_placeholder(url: str) -> bool:
     """Check for a URL that is no result: an example from sample code, or a badge, a spinner, a blank pixel."""
-    return _PLACEHOLDER.search(unquote(url[:_NEAR_END])) is not None
+    return _PLACEHOLDER.search(unquote(url[:_NEAR_END]).lower()) is not None
 
 
 def normalize_url(url: str) -> str | None:

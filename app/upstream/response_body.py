@@ -13,7 +13,7 @@ from app.errors import UpstreamError, UpstreamInvalidReply, UpstreamTimeout
 from app.upstream.connection_errors import CONNECTION_LOST, describe
 from app.upstream.decoding import ContentDecoder, is_plain
 from app.upstream.spec import UpstreamSpec
-from app.upstream.transport import ResponseStream
+from app.upstream.transport import PlainResponse, ResponseStream
 
 #: What is read of an error answer: bytes, and seconds for all of it.
 _MAX_ERROR_BODY, _ERROR_BODY_TIMEOUT = 64 * 1024, 5.0
@@ -110,7 +110,7 @@ class BodyReader:
 
 def fields_of(response: httpx.Response) -> dict[str, str]:
     """Return the headers by their names in lower case."""
-    return dict(response.headers.items())
+    return response.fields if isinstance(response, PlainResponse) else dict(response.headers.items())
 
 
 def _length_of(headers: Mapping[str, str]) -> int | None:
@@ -129,7 +129,5 @@ async def _await_end(chunks: AsyncIterator[bytes]) -> None:
 
 async def close(response: httpx.Response) -> None:
     """Release the connection of a response, whether or not it was read to its end."""
-    # Its stream alone, which is declared to be of either kind: httpx would only note that, with a context of its own.
-    stream: Any = response.stream
     with suppress(*CONNECTION_LOST):
-        await stream.aclose()
+        await response.aclose()

@@ -62,6 +62,41 @@ class PlainRequest(httpx.Request):
         return httpx.Headers(self.fields, encoding="utf-8")
 
 
+class PlainResponse(httpx.Response):
+    """A response that is not prepared as httpx does it, which reads and copies each header three times."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status_code = response.status
+        self.stream: ResponseStream = ResponseStream(response)
+        self.extensions = {"reason_phrase": (response.reason or "").encode()}
+        self._raw_headers = response.raw_headers
+
+    @property
+    def headers(self) -> httpx.Headers:  # type: ignore[override]  # nobody changes them
+        """The headers."""
+        return httpx.Headers(self._raw_headers)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The same by their names in lower case. Of one name, all values are joined."""
+        fields: dict[str, str] = {}
+        for raw_name, raw_value in self._raw_headers:
+            name, value = raw_name.decode("latin-1").lower(), _decode(raw_value)
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+        return fields
+
+    async def aclose(self) -> None:
+        """Close the body."""
+        await self.stream.aclose()
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """Connections to one upstream.
 
@@ -104,11 +139,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             # What aiohttp raises instead of writing. Head and body of a small request are written at once.
             is_unsent = is_one_piece and isinstance(error.__cause__, aiohttp.ClientConnectionResetError)
             raise (NothingSent if is_unsent else httpx.TransportError)(str(error)) from error
-        reason = (response.reason or "").encode()
-        stream = ResponseStream(response)
-        return httpx.Response(
-            response.status, headers=response.raw_headers, stream=stream, extensions={"reason_phrase": reason}
-        )
+        return PlainResponse(response)
 
     def _options(self, request: httpx.Request) -> Mapping[str, Any]:
         """Return the headers of a request, and the way that it goes."""

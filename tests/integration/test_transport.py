@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -14,7 +15,8 @@ import pytest
 import uvloop
 
 from app.bounded_responses import MAX_INTERIM
-from app.upstream.transport import NothingSent, ResponseStream, open_transport
+from app.upstream.response_body import fields_of
+from app.upstream.transport import NothingSent, PlainResponse, ResponseStream, open_transport
 from tests.support.tcp_server import listen
 
 TEXT = b"data: one\n\ndata: two\n\n"
@@ -89,6 +91,24 @@ def test_what_has_arrived_is_read_before_the_end_is_noticed(framing: str, reset:
 def test_a_reply_behind_many_headers_is_read(headers: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%s\r\n%s" % (len(TEXT), headers.encode(), TEXT)
     assert asyncio.run(read(answer, reset=False, late=False)) == (TEXT, False)
+
+
+RAW_HEADERS = [
+    pytest.param(((b"Content-Type", b"text/plain"), (b"X-Id", b"1")), id="names in capitals"),
+    pytest.param(((b"x-id", b"1"), (b"X-Id", b"2")), id="a name that is there twice"),
+    pytest.param(((b"x-id", "好".encode()),), id="UTF-8"),
+    pytest.param(((b"x-id", b"\xe9"),), id="Latin-1"),
+    pytest.param((), id="none"),
+]
+
+
+@pytest.mark.parametrize("raw", RAW_HEADERS)
+def test_the_headers_of_a_response_are_those_that_httpx_reads(raw: Any) -> None:
+    response = PlainResponse(SimpleNamespace(status=200, reason="OK", raw_headers=raw))  # type: ignore[arg-type]
+    theirs = httpx.Response(200, headers=raw, extensions={"reason_phrase": b"OK"})
+    assert response.fields == fields_of(response) == dict(theirs.headers.items())
+    assert response.headers == theirs.headers
+    assert (response.is_success, response.reason_phrase) == (True, "OK")
 
 
 def test_an_upstream_that_only_sends_interim_responses_is_given_up() -> None:
