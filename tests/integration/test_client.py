@@ -30,6 +30,7 @@ from app.errors import (
     ModerationBlocked,
     RateLimited,
     RequestTooLarge,
+    RetrySafety,
     Unauthorized,
     UpstreamAuth,
     UpstreamError,
@@ -330,6 +331,18 @@ def test_faults_of_the_connection(fault: Fault) -> None:
         assert not any(reply.complete and not reply.is_doubtful for reply in outcome.replies)
     else:
         assert outcome.replies[-1].complete
+
+
+def test_an_error_beside_words_may_have_cost_something_whatever_it_says() -> None:
+    """A wrong size alone costs nothing. Words beside it show that the model was at work."""
+    alone = {"error": {"message": "Invalid size", "type": "invalid_request_error", "code": "invalid_value"}}
+    beside = alone | {"choices": [{"message": {"content": "Painting …"}}]}
+    safeties = []
+    for document in (alone, beside):
+        error = send_to_chaos((answer(orjson.dumps(document)),))[0].error
+        assert isinstance(error, InvalidRequest)
+        safeties.append(error.retry_safety)
+    assert safeties == [RetrySafety.FUTILE, RetrySafety.UNSAFE]
 
 
 AFTER_DONE = (*chunked(STREAM, end=False), *(step for _ in range(3) for step in (chunked(delta("more"))[1], 0.01)))

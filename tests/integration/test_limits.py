@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -115,6 +116,15 @@ def test_the_headers_show_what_is_left_and_a_refusal_is_like_openais() -> None:
         assert isinstance(await meter.charge(alice, 1), RateLimited)
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("periods", [("minute", "hour"), ("hour", "minute")])
+def test_of_limits_with_equally_little_left_the_headers_show_the_longest(periods: tuple[str, str]) -> None:
+    alice = caller("requests = [" + ", ".join(f'"3/{period}"' for period in periods) + "]")
+    headers = asyncio.run(Meter().charge(alice))
+    assert isinstance(headers, dict)
+    assert headers["x-ratelimit-remaining-requests"] == "2"
+    assert re.fullmatch("1h0m0s|59m[0-9]+s", headers["x-ratelimit-reset-requests"])
 
 
 def test_more_images_than_a_limit_ever_permits_are_an_invalid_request() -> None:
