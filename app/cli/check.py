@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from app.api.context import context_of
 from app.api.diagnostics import parse_seconds
 from app.cli.main import COMMANDS_PAGE
 from app.cli.settings import load_settings
+from app.cli.tapped_stream import TappedStream
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, UpstreamAuth
 from app.images.blob import Blob
@@ -398,7 +399,7 @@ class TimingTransport(httpx.AsyncBaseTransport):
         started_at = self._now()
         response = await self._transport.handle_async_request(request)
         self.first_byte = self._now() - started_at
-        response.stream = _TimedStream(response, lambda: self._note_chunk(started_at))
+        response.stream = TappedStream(response, lambda _: self._note_chunk(started_at))
         return response
 
     def _note_chunk(self, started_at: float) -> None:
@@ -406,22 +407,6 @@ class TimingTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._transport.aclose()
-
-
-class _TimedStream(httpx.AsyncByteStream):
-    def __init__(self, response: httpx.Response, on_chunk: Callable[[], None]) -> None:
-        # httpx declares the stream to be synchronous or asynchronous.
-        self._stream: Any = response.stream
-        self._on_chunk = on_chunk
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        # At each chunk, since who knows the length of the body does not wait for its end.
-        async for chunk in self._stream:
-            self._on_chunk()
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 async def check_idle_timeout(settings: Settings, seconds: float) -> str:

@@ -3,13 +3,11 @@
 import re
 import ssl
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 import httpx
@@ -18,6 +16,7 @@ import pybase64
 
 from app.cli.main import COMMANDS_PAGE, INTERRUPTED
 from app.cli.messages import print_error
+from app.cli.terminal import Progress, live_progress, show_image
 from app.config.environment import openai_variables, terminal_names
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
@@ -28,29 +27,11 @@ BASE_URL = "http://127.0.0.1:8000/v1"
 MODEL = "gpt-image-2"
 TIMEOUT = 900
 
-#: Seconds between two drawings of the progress line.
-_REDRAW_INTERVAL = 0.1
-
 #: The `output_format` for the suffix of a file; for others the API's default is used.
 _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 #: What to do about a status, behind the message of the error.
 _REMEDIES = {401: " (set OPENAI_API_KEY to your key, or name its file with --api-key-file)"}
-
-#: The protocol in which a terminal shows images, by its name in TERM or TERM_PROGRAM.
-TERMINAL_PROTOCOLS = {
-    "xterm-kitty": "kitty",
-    "xterm-ghostty": "kitty",
-    "ghostty": "kitty",
-    "iTerm.app": "iterm2",
-    "WezTerm": "iterm2",
-}
-
-#: Width of an image on the terminal, in columns.
-_IMAGE_COLUMNS = 60
-
-#: The kitty protocol's limit for one chunk of base64.
-_KITTY_CHUNK = 4096
 
 
 class PaintError(Exception):
@@ -155,7 +136,7 @@ def paint(options: PaintOptions) -> int:
     return 0
 
 
-def request_images(options: PaintOptions, progress: "Progress") -> list[bytes]:
+def request_images(options: PaintOptions, progress: Progress) -> list[bytes]:
     """Return the bytes of all images of the response.
 
     Raises:
@@ -245,7 +226,7 @@ def open_client(options: PaintOptions, key: str) -> Iterator[httpx.Client]:
         yield http
 
 
-def read_response(response: httpx.Response, progress: "Progress") -> list[Mapping[str, Any]]:
+def read_response(response: httpx.Response, progress: Progress) -> list[Mapping[str, Any]]:
     """Return the items with images: of events or, from a server that cannot stream, of JSON.
 
     Raises:
@@ -262,7 +243,7 @@ def read_response(response: httpx.Response, progress: "Progress") -> list[Mappin
     return items
 
 
-def read_events(response: httpx.Response, progress: "Progress") -> Mapping[str, Any]:
+def read_events(response: httpx.Response, progress: Progress) -> Mapping[str, Any]:
     """Return the data of the event with the complete image.
 
     Raises:
@@ -311,7 +292,7 @@ def error_text(body: bytes) -> str:
     return line if len(line) <= 500 else f"{line[:499]}…"
 
 
-def image_bytes(item: Mapping[str, Any], progress: "Progress") -> bytes:
+def image_bytes(item: Mapping[str, Any], progress: Progress) -> bytes:
     """Return the bytes of an item's image. A link may lead anywhere, so it is requested without the key."""
     try:
         if isinstance(data := item.get("b64_json"), str):
@@ -350,88 +331,3 @@ def output_paths(out: Path, count: int) -> Iterator[Path]:
         yield out
     else:
         yield from (out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1))
-
-
-def show_image(image: bytes, names: Iterable[str], stream: TextIO) -> None:
-    """Show the image if `stream` is a terminal that can show it. `names` are what the terminal calls itself."""
-    protocol = next((TERMINAL_PROTOCOLS[name] for name in names if name in TERMINAL_PROTOCOLS), None)
-    if not stream.isatty():
-        return
-    if protocol == "iterm2":
-        stream.write(f"{iterm2_sequence(image)}\n")
-    elif protocol == "kitty" and image.startswith(b"\x89PNG"):
-        stream.writelines((*kitty_sequences(image), "\n"))
-    stream.flush()
-
-
-def iterm2_sequence(image: bytes) -> str:
-    """Return the image in the protocol of https://iterm2.com/documentation-images.html."""
-    data = pybase64.b64encode(image).decode()
-    return f"\x1b]1337;File=inline=1;width={_IMAGE_COLUMNS};size={len(image)}:{data}\x07"
-
-
-def kitty_sequences(image: bytes) -> Iterator[str]:
-    """Yield a PNG in chunks, of which only the first has the parameters of the image.
-
-    The protocol, https://sw.kovidgoyal.net/kitty/graphics-protocol/, has no other compressed format.
-    """
-    data = pybase64.b64encode(image).decode()
-    for start in range(0, len(data), _KITTY_CHUNK):
-        control = f"a=T,f=100,q=2,c={_IMAGE_COLUMNS}," if start == 0 else ""
-        more = int(start + _KITTY_CHUNK < len(data))
-        yield f"\x1b_G{control}m={more};{data[start : start + _KITTY_CHUNK]}\x1b\\"
-
-
-class Progress:
-    """Show the seconds since the start and a message.
-
-    On a terminal that is one line, drawn again and again. Elsewhere each new message is a line.
-    """
-
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream or sys.stderr
-        self._clock = clock
-        self._started_at = clock()
-        self._is_live = self._stream.isatty()
-        self._message = ""
-
-    def update(self, message: str) -> None:
-        self._message = message
-        if self._is_live:
-            self.draw()
-        else:
-            self._write(f"{self._line}\n")
-
-    def draw(self) -> None:
-        if self._is_live:
-            self._write(f"\r\x1b[K{self._line}")
-
-    def clear(self) -> None:
-        if self._is_live:
-            self._write("\r\x1b[K")
-
-    @property
-    def _line(self) -> str:
-        return f"{self._clock() - self._started_at:6.1f} s  {self._message}"
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
-
-
-@contextmanager
-def live_progress(progress: Progress) -> Iterator[None]:
-    """Draw the line again and again, in a thread, until the block ends."""
-    done = threading.Event()
-
-    def draw() -> None:
-        while not done.wait(_REDRAW_INTERVAL):
-            progress.draw()
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

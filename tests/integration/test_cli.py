@@ -220,7 +220,8 @@ def test_a_command_loads_no_other_command() -> None:
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
     assert loaded.split() == ["app.cli.main", "app.cli.serve", "app.cli.settings"]
     modules = {path.stem for path in (root / "app/cli").glob("*.py")}
-    assert modules == {*COMMANDS, "__init__", "bills", "main", "messages", "settings"}
+    shared = {"__init__", "bills", "main", "messages", "probe_report", "settings", "tapped_stream", "terminal"}
+    assert modules == {*COMMANDS, *shared}
 
 
 def test_help_and_completion_load_no_command() -> None:

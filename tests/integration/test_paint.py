@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.cli import paint as paint_module
-from app.cli.paint import PaintOptions, Progress, error_text, output_paths, paint
+from app.cli import terminal as terminal_module
+from app.cli.paint import PaintOptions, error_text, output_paths, paint
+from app.cli.terminal import Progress, live_progress
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningDemo, RunningLimner, run_limner, serve
 
@@ -284,7 +285,7 @@ def test_a_request_that_does_not_end_well(
     def fail(response: httpx.Response, progress: Progress) -> None:
         raise kind("broken")
 
-    monkeypatch.setattr(paint_module, "read_response", fail)
+    monkeypatch.setattr("app.cli.paint.read_response", fail)
     assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url)) == code
     assert capsys.readouterr().err.endswith(line.replace("URL", api.url))
 
@@ -306,8 +307,8 @@ def test_the_line_is_drawn_while_waiting(monkeypatch: pytest.MonkeyPatch) -> Non
                 enough.set()
 
     terminal, enough = Terminal(), threading.Event()
-    monkeypatch.setattr(paint_module, "_REDRAW_INTERVAL", 0)
-    with paint_module.live_progress(Progress(terminal)):
+    monkeypatch.setattr(terminal_module, "_REDRAW_INTERVAL", 0)
+    with live_progress(Progress(terminal)):
         assert enough.wait(10)
 
 

@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from app.cli import probe as probe_module
 from app.cli.main import INTERRUPTED, main
-from app.cli.paint import Progress
-from app.cli.probe import ProbeRun, Sight, as_document, as_toml, choose_upstream, is_about_question, run_probe, size_of
+from app.cli.probe import choose_upstream, is_about_question, run_probe, size_of
+from app.cli.probe_report import ProbeRun, Sight, as_document, as_toml
+from app.cli.terminal import Progress
 from app.config.settings import Settings
 from app.errors import ApiError, InvalidRequest, ModerationBlocked, UpstreamAuth, UpstreamError, UpstreamNeedsOperator
 from app.main import create_app

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from app.cli.paint import TERMINAL_PROTOCOLS, Progress, kitty_sequences, show_image
+from app.cli.terminal import TERMINAL_PROTOCOLS, Progress, kitty_sequences, show_image
 from tests.support.sample_images import noise, saved
 
 PNG, JPEG = saved(noise((120, 90)), "PNG"), saved(noise((120, 90)), "JPEG")
