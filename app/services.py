@@ -211,7 +211,7 @@ def build_service(settings: Settings, state: SharedState, backends: Backends, re
         policy=pipeline_policy(settings),
         registry=registry,
         sharing=JobSharing(registry, backends.job_table, backends.store),
-        capacity=build_capacity(settings, backends.spool_memory.spare_files),
+        capacity=build_capacity(settings, backends.spool_memory.spare_files, registry.make_room),
     )
 
 
@@ -344,8 +344,8 @@ def build_signer(settings: Settings, new_blob: Callable[[], Blob] = Blob) -> Sig
     )
 
 
-def build_capacity(settings: Settings, spare_files: SpareFiles) -> Capacity:
-    """Return what refuses work for which this machine has no room."""
+def build_capacity(settings: Settings, spare_files: SpareFiles, make_room: Callable[[int], bool]) -> Capacity:
+    """Return what refuses work for which this machine has no room, and calls `make_room` before that."""
     folder = Path(tempfile.gettempdir()) if settings.spool_dir is None else settings.spool_dir
     return Capacity(
         free_bytes=lambda: free_bytes(folder) + spare_files.size,
@@ -353,6 +353,7 @@ def build_capacity(settings: Settings, spare_files: SpareFiles) -> Capacity:
         descriptor_limit=descriptor_limit,
         max_uploads=settings.max_upload_bytes,
         max_image_bytes=settings.max_image_bytes,
+        make_room=make_room,
     )
 
 

@@ -51,6 +51,7 @@ class Capacity:
         descriptor_limit: Returns how many it may have open.
         max_image_bytes: The largest image that is accepted.
         max_uploads: Bytes of request bodies that may be under way at once; half of it for each caller.
+        make_room: Frees so many bytes of the disk, if it can. Returns whether it has tried.
         clock: Returns seconds that never go back.
     """
 
@@ -59,6 +60,7 @@ class Capacity:
     descriptor_limit: Callable[[], int]
     max_image_bytes: int
     max_uploads: int
+    make_room: Callable[[int], bool] = lambda _: False
     clock: Callable[[], float] = time.monotonic
     _reserved: int = 0
     _uploads: Counter[str] = field(default_factory=Counter)
@@ -111,8 +113,10 @@ class Capacity:
         now = self.clock()
         if now - self._measured_at >= _MEASURE_EVERY or self._free < self._reserved + size:
             self._free, self._measured_at = self.free_bytes(), now
-        if self._free < self._reserved + size:
-            raise _unavailable(_NO_DISK, "LIMNER_SPOOL_DIR has too little room")
+        while self._free < self._reserved + size:
+            if not self.make_room(self._reserved + size - self._free):
+                raise _unavailable(_NO_DISK, "LIMNER_SPOOL_DIR has too little room")
+            self._free = self.free_bytes()
         self._free -= size
 
     def _check_descriptors(self, needed: int) -> None:

@@ -166,6 +166,17 @@ class JobRegistry:
         for superfluous in self._retention.superfluous():
             self.drop(superfluous)
 
+    def make_room(self, size: int) -> bool:
+        """Drop results that were delivered or cost nothing until so many bytes are free. Return whether there were any.
+
+        Where they would not be enough, none is dropped.
+        """
+        dropped = False
+        for job in self._retention.dispensable(size):
+            self.drop(job)
+            dropped = True
+        return dropped
+
     def seconds_left(self, job: Job) -> float:
         """Return how long the result of a job will be available, at least, if no more than the limits are kept."""
         return self._ttl_of(job) if job.expires_at == math.inf else job.expires_at - self._now()

@@ -139,6 +139,20 @@ class Retention:
         while sum(shelf.size for shelf in self._shelves) > self._max_size:
             yield next(shelf for shelf in self._shelves if shelf.size).oldest_of_largest(by_size=True)
 
+    def dispensable(self, size: int) -> Iterator[Job]:
+        """Yield jobs whose loss costs nobody an image, until so many bytes are free; none if these are not enough.
+
+        The caller forgets each of them before it asks for the next.
+        """
+        shelves = self._shelves[:_WORTH_AN_IMAGE]
+        least = sum(shelf.size for shelf in shelves) - size
+        while 0 <= least < sum(shelf.size for shelf in shelves):
+            yield next(shelf for shelf in shelves if shelf.size).oldest_of_largest(by_size=True)
+
+
+#: From this worth on, a client that comes back pays again if the job is gone.
+_WORTH_AN_IMAGE = 2
+
 
 def _worth(job: Job) -> int:
     """Return 0 for a job that cost nothing, 1 for one whose result was delivered, 2 for all others."""

@@ -106,6 +106,30 @@ def test_an_upload_leaves_the_room_that_is_reserved(machine: Machine) -> None:
             raise AssertionError
 
 
+@pytest.mark.parametrize(("kept", "has_room"), [([30, 30], True), ([10, 9, 5], True), ([10, 3], False), ([], False)])
+def test_before_work_is_refused_room_is_made_on_the_disk(machine: Machine, kept: list[int], has_room: bool) -> None:
+    """`kept`: MiB that each call frees, at most."""
+    missing: list[int] = []
+
+    def make_room(size: int) -> bool:
+        missing.append(size // MIB)
+        if not kept:
+            return False
+        machine.free += kept.pop(0) * MIB
+        return True
+
+    capacity = machine.capacity()
+    capacity.make_room = make_room
+    try:
+        with capacity.reserve(5, 6 * MIB):
+            pass
+        admitted = True
+    except ServiceUnavailable:
+        admitted = False
+    assert admitted is has_room
+    assert missing[0] == 20
+
+
 def test_a_body_of_unknown_length_is_accepted_on_a_full_disk(machine: Machine) -> None:
     """Most of them are small and never touch the disk; a large one meets the full disk when it is written."""
     machine.free = 0

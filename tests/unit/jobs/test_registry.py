@@ -239,23 +239,63 @@ CROWDED = [
 ]  # fmt: skip
 
 
+async def run_all(desk: Desk, jobs: list[str], sizes: list[int]) -> list[Job]:
+    """Run the jobs of a `CrowdedCase`."""
+    done = []
+    for number, (words, size) in enumerate(zip(jobs, sizes, strict=True)):
+        caller, _, kind = words.partition(" ")
+        key = JobKey(caller, str(number), str(number) if kind == "key" else None)
+        error = RateLimited("wait") if kind == "free" else None
+        done.append(
+            await desk.run(key, error, size=size, is_async=kind == "free", delivered=kind in {"delivered", "key"})
+        )
+    return done
+
+
 @pytest.mark.parametrize("case", CROWDED, ids=lambda case: case.name)
 def test_where_there_is_no_room_the_least_valuable_jobs_are_dropped(case: CrowdedCase) -> None:
     async def play() -> list[int]:
         desk = Desk(max_retained=case.max_retained, max_retained_bytes=case.max_retained_bytes)
-        jobs = []
-        for number, (words, size) in enumerate(zip(case.jobs, case.sizes, strict=True)):
-            caller, _, kind = words.partition(" ")
-            key = JobKey(caller, str(number), str(number) if kind == "key" else None)
-            error = RateLimited("wait") if kind == "free" else None
-            jobs.append(
-                await desk.run(key, error, size=size, is_async=kind == "free", delivered=kind in {"delivered", "key"})
-            )
+        jobs = await run_all(desk, case.jobs, case.sizes)
         kept = [number for number, job in enumerate(jobs) if desk.registry.by_id(job.id) is job]
         desk.registry.close()
         return kept
 
     assert asyncio.run(play()) == case.kept
+
+
+@dataclass(frozen=True)
+class ShortDisk:
+    """Finished jobs as in `CrowdedCase`, and how many bytes are missing on the disk."""
+
+    name: str
+    jobs: list[str]
+    sizes: list[int]
+    missing: int
+    kept: list[int]
+
+
+SHORT_DISKS = [
+    ShortDisk("delivered results go, the oldest of the caller that holds most", ["a delivered", "b delivered", "b delivered"], [10, 10, 10], 5, [0, 2]),
+    ShortDisk("as many as are needed", ["a delivered", "b delivered", "b delivered"], [10, 10, 10], 15, [2]),
+    ShortDisk("failures that cost nothing go first", ["a delivered", "a free"], [10, 10], 10, [0]),
+    ShortDisk("undelivered results stay", ["a", "a delivered", "a"], [10, 10, 10], 10, [0, 2]),
+    ShortDisk("results under a key stay", ["a key", "a delivered"], [10, 10], 10, [0]),
+    ShortDisk("none goes where all are not enough", ["a delivered", "a delivered", "a"], [10, 10, 10], 21, [0, 1, 2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHORT_DISKS, ids=lambda case: case.name)
+def test_a_short_disk_costs_nobody_an_image(case: ShortDisk) -> None:
+    async def play() -> tuple[list[int], bool]:
+        desk = Desk()
+        jobs = await run_all(desk, case.jobs, case.sizes)
+        has_made_room = desk.registry.make_room(case.missing)
+        kept = [number for number, job in enumerate(jobs) if desk.registry.by_id(job.id) is job]
+        desk.registry.close()
+        return kept, has_made_room
+
+    assert asyncio.run(play()) == (case.kept, len(case.kept) < len(case.jobs))
 
 
 def calls_during(work: Callable[[], object]) -> int:
