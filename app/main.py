@@ -62,7 +62,6 @@ EXPOSED_HEADERS = (
     "x-limner-upstream-ms",
 )
 
-
 #: Characters that an error quotes of a path.
 _MAX_PATH = 100
 

@@ -222,17 +222,22 @@ def build_webhooks(
     http = GuardedHttp(
         headers=HEADERS, allow=settings.fetch_allow, proxy=download_proxy(settings), own_host=own_host(settings)
     )
-    root = settings.webhook_secret
     return Webhooks(
         queue=WebhookQueue(state),
         tasks=ImageTasks(
             service, service.backends.store, partial(Spool, settings.spool_dir, service.backends.spool_memory)
         ),
         sender=WebhookSender(http),
-        secrets=WebhookSecrets(authenticator, None if root is None else root.get_secret_value().encode()),
+        secrets=build_webhook_secrets(settings, authenticator),
         # The file may allow them to a key at any time.
         is_used=settings.webhooks or settings.keys_file is not None,
     )
+
+
+def build_webhook_secrets(settings: Settings, authenticator: Authenticator) -> WebhookSecrets:
+    """Return what finds the secrets that sign webhooks."""
+    root = settings.webhook_secret
+    return WebhookSecrets(authenticator, None if root is None else root.get_secret_value().encode())
 
 
 def own_host(settings: Settings) -> str | None:

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import click
 import orjson
 
-from app.access.auth import Authenticator
-from app.access.keys import ClientKey, InvalidKeyFile, KeyFile, generate_key, parse_keys
+from app.access.keys import ClientKey, InvalidKeyFile, generate_key, parse_keys
 from app.access.limits import KeyLimits
-from app.access.webhook_secrets import WebhookSecrets
 from app.cli.ledger import align_columns
 from app.cli.messages import print_error
 from app.cli.settings import load_settings
@@ -22,6 +20,7 @@ from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.protocol.money import write_amount
 from app.protocol.webhook_signature import write_secret
+from app.services import build_authenticator, build_webhook_secrets, open_key_file
 from app.state.shared_state import SharedState
 
 
@@ -143,12 +142,8 @@ def list_webhook_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
     Raises:
         InvalidKeyFile: The file of keys cannot be used.
     """
-    file = None if settings.keys_file is None else KeyFile(settings.keys_file)
-    authenticator = Authenticator(
-        (key.get_secret_value() for key in settings.api_keys), pass_through=settings.pass_through, key_file=file
-    )
-    root = settings.webhook_secret
-    secrets = WebhookSecrets(authenticator, None if root is None else root.get_secret_value().encode())
+    authenticator = build_authenticator(settings, open_key_file(settings))
+    secrets = build_webhook_secrets(settings, authenticator)
     for known in authenticator.known_keys():
         name = known.caller if known.key is None else known.key.name
         yield name, write_secret(secrets.secret_of(known))
