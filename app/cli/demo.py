@@ -17,7 +17,7 @@ from app.cli.settings import load_settings
 from app.config.settings import Settings
 from app.config.upstreams import UpstreamEntry
 from app.demo.app import create_demo
-from app.demo.behaviours import EXAMPLES, MODEL, parse_model
+from app.demo.behaviors import EXAMPLES, MODEL, parse_model
 from app.demo.server import serve
 from app.main import create_app
 from app.observability.logging import log
@@ -130,9 +130,9 @@ def describe_address_error(error: OSError, host: str, port: int) -> str:
 
 
 def demo_entry(settings: Settings) -> UpstreamEntry:
-    """Return the demo upstream with a model map: names of the demo's special behaviours stand for themselves.
+    """Return the demo upstream with a model map: names of the demo's special behaviors stand for themselves.
 
-    Any other name stands for LIMNER_UPSTREAM_MODEL if that is a behaviour too, and else for the demo's default model:
+    Any other name stands for LIMNER_UPSTREAM_MODEL if that is a behavior too, and else for the demo's default model:
     the setting may belong to another upstream, which the operator uses in production.
     """
     (upstream,) = settings.effective_upstreams

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.demo import reply_forms
-from app.demo.behaviours import BEHAVIOURS, ImageSpec, ReplyPlan, parse_model
+from app.demo.behaviors import BEHAVIORS, ImageSpec, ReplyPlan, parse_model
 from app.demo.chat_request import (
     DemoApiError,
     DemoChatRequest,
@@ -116,7 +116,7 @@ class _Demo:
 
     async def list_models(self, request: Request) -> Response:
         self._check_key(request)
-        models = [{"id": row.title, "object": "model", "created": 0, "owned_by": "demo"} for row in BEHAVIOURS]
+        models = [{"id": row.title, "object": "model", "created": 0, "owned_by": "demo"} for row in BEHAVIORS]
         return JSONResponse({"object": "list", "data": models})
 
     async def create_completion(self, request: Request) -> Response:

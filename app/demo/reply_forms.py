@@ -124,7 +124,7 @@ def filtered(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
 
 
 def text_only(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:
-    return Reply([{"content": "What a lovely idea! Which colours would you like?"}])
+    return Reply([{"content": "What a lovely idea! Which colors would you like?"}])
 
 
 def echoes_input(images: Sequence[DemoImage], input_urls: Sequence[str]) -> Reply:

@@ -85,7 +85,7 @@ class JobRun:
         revision: Counts the news that are no item, such as a new progress line.
         was_submitted: Something was sent to an upstream, whether or not it has cost anything.
         is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
-        is_canceled: The client has cancelled it before it had cost anything. That is final: nothing runs the job again.
+        is_canceled_by_client: The client has canceled it before it had cost anything. Nothing runs the job again.
         cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
         question_errors: What questions to upstreams have ended with. All other failures came after the reply.
         on_change: Called whenever the number of readers or the state of the run has changed.
@@ -99,7 +99,7 @@ class JobRun:
         self.revision = 0
         self.state = JobState.QUEUED
         self.was_submitted = False
-        self.is_called_off = self.is_canceled = False
+        self.is_called_off = self.is_canceled_by_client = False
         self.cause: BaseException | None = None
         self.question_errors: list[BaseException] = []
         self.on_change: Callable[[], None] = lambda: None
@@ -149,7 +149,7 @@ class JobRun:
             self.error, self.cause = ApiError(), bug.with_traceback(None)
 
     def _note_cancellation(self) -> None:
-        self.error = TaskCanceled() if self.is_canceled else ServiceUnavailable(SHUTTING_DOWN)
+        self.error = TaskCanceled() if self.is_canceled_by_client else ServiceUnavailable(SHUTTING_DOWN)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() and self.error is None:
@@ -178,7 +178,7 @@ class JobRun:
         return self.task is not None and self.task.done()
 
     @property
-    def is_cancelled(self) -> bool:
+    def was_task_cancelled(self) -> bool:
         """Whether the task was cancelled before it had cost anything."""
         return self.task is not None and self.task.cancelled()
 
@@ -200,7 +200,7 @@ class JobRun:
 
     def cancel(self) -> None:
         """Cancel a run that has cost nothing, because its client wants so."""
-        self.is_canceled = True
+        self.is_canceled_by_client = True
         self.call_off()
 
     def mark_submitted(self) -> None:
@@ -382,13 +382,15 @@ class Job:
         cost nothing is no such case: each replica that waits would send the request once more.
         """
         has_cost_nothing = not self.was_submitted or self.run.is_called_off
-        is_open = self.run.error is not None and not self.run.is_canceled
+        is_open = self.run.error is not None and not self.run.is_canceled_by_client
         return self.needs_redelivery or (is_open and has_cost_nothing)
 
     @property
     def needs_new_run(self) -> bool:
         """Whether a request that joins has to start a further run: for redelivery, or since the run was called off."""
-        return self.needs_redelivery or (self.run.is_called_off and not self.run.is_canceled and not self.is_remote)
+        return self.needs_redelivery or (
+            self.run.is_called_off and not self.run.is_canceled_by_client and not self.is_remote
+        )
 
     @property
     def has_ended_following(self) -> bool:

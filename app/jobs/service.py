@@ -375,7 +375,7 @@ class ImageService:
     def _own_job(self, job_id: str, caller: Caller) -> Job | None:
         """Return a job of this process, but none that another replica has cancelled or runs now."""
         job = self.registry.get(caller, job_id)
-        return None if job is None or (job.run.is_called_off and not job.run.is_canceled) else job
+        return None if job is None or (job.run.is_called_off and not job.run.is_canceled_by_client) else job
 
     async def _load_remote(self, job_id: str, caller: Caller, spool: Spool) -> JobView:
         """Restore a finished job of another replica as if it had run here."""

@@ -20,9 +20,9 @@ def limner(demo: RunningDemo) -> Iterator[RunningLimner]:
         yield running
 
 
-def image_bytes(colour: str, format: str = "PNG") -> bytes:  # noqa: A002
+def image_bytes(color: str, format: str = "PNG") -> bytes:  # noqa: A002
     file = io.BytesIO()
-    Image.new("RGBA" if colour == "clear" else "RGB", (64, 64), (0, 0, 0, 0) if colour == "clear" else colour).save(
+    Image.new("RGBA" if color == "clear" else "RGB", (64, 64), (0, 0, 0, 0) if color == "clear" else color).save(
         file, format
     )
     return file.getvalue()

@@ -147,8 +147,8 @@ def limner_with_fast_keepalive(demo: RunningDemo, model: str) -> Iterator[Runnin
 def files(tmp_path: Path) -> dict[str, bytes]:
     """Write three images and a mask, and return their paths."""
     made = {"red.png": ("RGB", "red"), "green.png": ("RGB", "green"), "blue.png": ("RGB", "blue"), "mask.png": ("RGBA", (0, 0, 0, 0))}  # fmt: skip
-    for name, (mode, colour) in made.items():
-        Image.new(mode, (64, 64), colour).save(tmp_path / name)  # type: ignore[arg-type]
+    for name, (mode, color) in made.items():
+        Image.new(mode, (64, 64), color).save(tmp_path / name)  # type: ignore[arg-type]
     return {str(tmp_path / name): (tmp_path / name).read_bytes() for name in made}
 
 

@@ -42,9 +42,9 @@ def size_of(b64_json: str | None) -> tuple[int, int]:
         return image.size
 
 
-def png(size: tuple[int, int] = (64, 64), mode: str = "RGB", colour: Any = "red") -> bytes:
+def png(size: tuple[int, int] = (64, 64), mode: str = "RGB", color: Any = "red") -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, "PNG")
+    Image.new(mode, size, color).save(file, "PNG")
     return file.getvalue()
 
 
@@ -115,8 +115,8 @@ def test_an_edit_with_one_image(client: OpenAI, demo: RunningDemo, tmp_path: Pat
 
 
 def test_an_edit_with_three_images_and_a_mask(client: OpenAI, demo: RunningDemo) -> None:
-    pictures = [png(colour=colour) for colour in ("red", "green", "blue")]
-    mask = png(mode="RGBA", colour=(0, 0, 0, 0))
+    pictures = [png(color=color) for color in ("red", "green", "blue")]
+    mask = png(mode="RGBA", color=(0, 0, 0, 0))
     demo.state.reset()
     answer = client.images.edit(model="gpt-image-2", image=pictures, mask=mask, prompt="a hat")
     assert answer.data is not None

@@ -22,7 +22,7 @@ URL = "/v1/images/generations"
 
 @contextmanager
 def client_of(model: str, **options: Any) -> Iterator[tuple[httpx.Client, RunningDemo]]:
-    """Yield a client of Caddy, and the upstream with this behaviour."""
+    """Yield a client of Caddy, and the upstream with this behavior."""
     with (
         run_demo() as demo,
         run_limner(demo.url, upstream_model=model, shutdown_grace=1, keepalive_interval=0.02, **options) as limner,

@@ -85,16 +85,16 @@ class Named:
 
 NAMED = [
     Named("any name", None, "gpt-image-2"),
-    Named("a behaviour", None, "refuses-400", 400, "moderation_blocked"),
-    Named("a behaviour with a number", None, "error-402", 500, "upstream_quota"),
-    Named("any name, if the setting is a behaviour", "error-in-200-401", "gpt-image-2", 500, "upstream_auth"),
-    Named("a behaviour, if the setting is another one", "error-401", "text-only", 400, "no_image_in_reply"),
+    Named("a behavior", None, "refuses-400", 400, "moderation_blocked"),
+    Named("a behavior with a number", None, "error-402", 500, "upstream_quota"),
+    Named("any name, if the setting is a behavior", "error-in-200-401", "gpt-image-2", 500, "upstream_auth"),
+    Named("a behavior, if the setting is another one", "error-401", "text-only", 400, "no_image_in_reply"),
     Named("any name, if the setting belongs to another upstream", "openai/gpt-5-image", "gpt-image-2"),
 ]
 
 
 @pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
-def test_a_model_name_selects_a_behaviour(case: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_name_selects_a_behavior(case: Named, monkeypatch: pytest.MonkeyPatch) -> None:
     if case.setting is not None:
         monkeypatch.setenv("LIMNER_UPSTREAM_MODEL", case.setting)
     with demo_module.running(fixed_port=False) as url:

@@ -774,7 +774,7 @@ class Fleet:
 def running(
     models: dict[str, str], entries: dict[str, dict[str, Any]] | None = None, **options: Any
 ) -> Iterator[Fleet]:
-    """Demo upstreams with these behaviours, tried in this order. `down`: nothing listens there."""
+    """Demo upstreams with these behaviors, tried in this order. `down`: nothing listens there."""
     with ExitStack() as stack:
         demos = {name: stack.enter_context(run_demo(api_key=f"sk-{name}")) for name in models}
         listed = []

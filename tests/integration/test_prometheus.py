@@ -25,7 +25,7 @@ TARGETS = [
 #: The start of the demo run in seconds since 1970, and the simulated interval of its scrapes.
 START, SCRAPE_INTERVAL = 1_800_000_000, 30
 
-#: The behaviour of the demo upstream by the model that a client names.
+#: The behavior of the demo upstream by the model that a client names.
 MODELS = {"gpt-image-2": "gpt-image-2-chat", "refused": "refuses-400", "broken": "error-500", "*": "gpt-image-2-chat"}
 
 

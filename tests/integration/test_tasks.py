@@ -307,7 +307,7 @@ def pair(stack: ExitStack, demo: RunningDemo, server: RedisServer, folder: Path,
     return one, other
 
 
-def is_cancelled(client: Client, task: dict[str, Any]) -> bool:
+def is_canceled(client: Client, task: dict[str, Any]) -> bool:
     return client.cancel(task).is_success
 
 
@@ -374,7 +374,7 @@ def test_a_task_is_cancelled_at_any_replica(
     # The other replica follows the task for a client that has submitted it once more.
     assert other.submit(idempotency_key="k")["id"] == waiting["id"]
     for client in (other, other, one):
-        wait_until(partial(is_cancelled, client, waiting))
+        wait_until(partial(is_canceled, client, waiting))
         assert client.cancel(waiting).json()["error"]["code"] == "task_canceled"
     wait_for_jobs(one.limner, 1)
     assert [client.wait(waiting)["error"]["code"] for client in (one, other)] == ["task_canceled"] * 2

@@ -308,7 +308,7 @@ def words_of(identifier: str) -> set[str]:
         ("read_letter", {"read", "letter"}),
         ("OtelSpan2", {"otel", "span"}),
         ("HTTPError", {"http", "error"}),
-        ("behaviours", {"behaviours"}),
+        ("behaviors", {"behaviors"}),
     ],
 )
 def test_an_identifier_consists_of_words(identifier: str, words: set[str]) -> None:

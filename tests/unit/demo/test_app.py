@@ -1,4 +1,4 @@
-"""The demo upstream over real HTTP: every behaviour, keys, input images, errors."""
+"""The demo upstream over real HTTP: every behavior, keys, input images, errors."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from app.demo.app import create_demo
-from app.demo.behaviours import BEHAVIOURS, MODEL
+from app.demo.behaviors import BEHAVIORS, MODEL
 from app.demo.families import FAMILIES
 from tests.support.servers import RunningDemo, run_demo
 
@@ -244,8 +244,8 @@ def test_held_requests_wait_for_the_release(demo: RunningDemo, client: httpx.Cli
     assert demo.state.wait_until_idle()
 
 
-def test_every_behaviour_is_tested_here() -> None:
-    """A new behaviour needs a row in one of the tests above."""
+def test_every_behavior_is_tested_here() -> None:
+    """A new behavior needs a row in one of the tests above."""
     with_other_content = {
         "data-url",
         "b64-json",
@@ -273,7 +273,7 @@ def test_every_behaviour_is_tested_here() -> None:
         | {row.model for row in REPLIES}
         | {row.model for row in FAILURES}
     )
-    for row in BEHAVIOURS:
+    for row in BEHAVIORS:
         numbered = {model for model in tested if model.startswith(row.name + "-")} if row.default is not None else set()
         assert row.name in tested or numbered, row.title
 
@@ -294,9 +294,9 @@ def test_a_chat_must_be_posted(client: httpx.Client) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_all_behaviours_are_listed_as_models(client: httpx.Client) -> None:
+def test_all_behaviors_are_listed_as_models(client: httpx.Client) -> None:
     models = client.get("/v1/models").json()
-    assert [model["id"] for model in models["data"]] == [row.title for row in BEHAVIOURS]
+    assert [model["id"] for model in models["data"]] == [row.title for row in BEHAVIORS]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"\xff"', b'{"model":NaN}'])

@@ -32,7 +32,7 @@ CONTENT: dict[ReplyBuilder, object] = {
     reply_forms.thinks: "已生成图片:http://demo/2.png\n已生成图片:http://demo/3.png",
     reply_forms.refuses: "I can't generate that image. It violates our usage policies: https://policies.invalid/usage.",
     reply_forms.filtered: None,
-    reply_forms.text_only: "What a lovely idea! Which colours would you like?",
+    reply_forms.text_only: "What a lovely idea! Which colors would you like?",
     reply_forms.echoes_input: "I see what you sent. What shall I change?\n![your picture](http://mine/a.png)",
     reply_forms.says_nothing: "",
 }

@@ -1,4 +1,4 @@
-"""Map model names to behaviours of the demo upstream: one table row for each oddity that a gateway must handle."""
+"""Map model names to behaviors of the demo upstream: one table row for each oddity that a gateway must handle."""
 
 import re
 from collections.abc import Callable
@@ -55,7 +55,7 @@ Change = Callable[[ReplyPlan, float], ReplyPlan]
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class Behavior:
     """One word of a model name and the change that it makes to the plan.
 
     `default` is used for N when the name has no number; None means that the name takes no number. N must lie between
@@ -122,62 +122,62 @@ def _answer_as(family: Family) -> Change:
     return change
 
 
-BEHAVIOURS: tuple[Behaviour, ...] = (
-    Behaviour(MODEL, "the documented sentence with the image's link", lambda plan, _: plan),
+BEHAVIORS: tuple[Behavior, ...] = (
+    Behavior(MODEL, "the documented sentence with the image's link", lambda plan, _: plan),
     # One family of upstreams each: where it reads size and quality, what it refuses, and how it answers.
-    *(Behaviour(f"as-{family.name}", family.description, _answer_as(family)) for family in FAMILIES),
+    *(Behavior(f"as-{family.name}", family.description, _answer_as(family)) for family in FAMILIES),
     # The form of the reply.
-    Behaviour("markdown", "a Markdown image", _reply_with(reply_forms.markdown)),
-    Behaviour("data-url", "a Markdown image with a data URL", _reply_with(reply_forms.data_url)),
-    Behaviour("content-parts", "a list of content parts with a data URL", _reply_with(reply_forms.content_parts)),
-    Behaviour("images-field", "`message.images`, as OpenRouter sends it", _reply_with(reply_forms.images_field)),
-    Behaviour("b64-json", "nothing but base64", _reply_with(reply_forms.b64_json)),
-    Behaviour("json-text", "JSON of the Images API as text", _reply_with(reply_forms.json_text)),
-    Behaviour("html", "an HTML image", _reply_with(reply_forms.html)),
-    Behaviour("thinks", "a draft in `reasoning_content`, then the image", _think),
-    Behaviour("refuses", "a refusal in words, with a link to the rules", _reply_without_image(reply_forms.refuses)),
-    Behaviour("content-filter", "no content, finish_reason content_filter", _reply_without_image(reply_forms.filtered)),
-    Behaviour("text-only", "a friendly question instead of an image", _reply_without_image(reply_forms.text_only)),
-    Behaviour("echoes-input", "the client's own images again", _reply_without_image(reply_forms.echoes_input)),
-    Behaviour("says-nothing", "empty content", _reply_without_image(reply_forms.says_nothing)),
+    Behavior("markdown", "a Markdown image", _reply_with(reply_forms.markdown)),
+    Behavior("data-url", "a Markdown image with a data URL", _reply_with(reply_forms.data_url)),
+    Behavior("content-parts", "a list of content parts with a data URL", _reply_with(reply_forms.content_parts)),
+    Behavior("images-field", "`message.images`, as OpenRouter sends it", _reply_with(reply_forms.images_field)),
+    Behavior("b64-json", "nothing but base64", _reply_with(reply_forms.b64_json)),
+    Behavior("json-text", "JSON of the Images API as text", _reply_with(reply_forms.json_text)),
+    Behavior("html", "an HTML image", _reply_with(reply_forms.html)),
+    Behavior("thinks", "a draft in `reasoning_content`, then the image", _think),
+    Behavior("refuses", "a refusal in words, with a link to the rules", _reply_without_image(reply_forms.refuses)),
+    Behavior("content-filter", "no content, finish_reason content_filter", _reply_without_image(reply_forms.filtered)),
+    Behavior("text-only", "a friendly question instead of an image", _reply_without_image(reply_forms.text_only)),
+    Behavior("echoes-input", "the client's own images again", _reply_without_image(reply_forms.echoes_input)),
+    Behavior("says-nothing", "empty content", _reply_without_image(reply_forms.says_nothing)),
     # The image, and how its link behaves.
-    Behaviour("previews", "two smaller images first, then the final one", _drafts_first(0.25, 0.5)),
-    Behaviour("two-images", "two different images", lambda plan, _: replace(plan, images=plan.images * 2)),
-    Behaviour("wrong-size", "half the requested size", _each_image(scale=0.5)),
-    Behaviour("jpeg", "a JPEG file", _each_image(encoding="JPEG")),
-    Behaviour("webp", "a WebP file", _each_image(encoding="WEBP")),
-    Behaviour(
+    Behavior("previews", "two smaller images first, then the final one", _drafts_first(0.25, 0.5)),
+    Behavior("two-images", "two different images", lambda plan, _: replace(plan, images=plan.images * 2)),
+    Behavior("wrong-size", "half the requested size", _each_image(scale=0.5)),
+    Behavior("jpeg", "a JPEG file", _each_image(encoding="JPEG")),
+    Behavior("webp", "a WebP file", _each_image(encoding="WEBP")),
+    Behavior(
         "octet-stream",
         "a link without extension or type",
         _each_image(extension="", media_type="application/octet-stream"),
     ),
-    Behaviour("not-an-image", "a link to an HTML page", _each_image(is_html_page=True)),
-    Behaviour("huge-url", "a link of 4,000 characters", _each_image(url_suffix="?signature=" + "a1" * 2000)),
-    Behaviour("missing-image", "a link that is 404 N times, then works", _each_image_with_number("not_found_count"), 2),
-    Behaviour("redirects", "a link that redirects N times", _each_image_with_number("redirect_count"), 1),
-    Behaviour(
+    Behavior("not-an-image", "a link to an HTML page", _each_image(is_html_page=True)),
+    Behavior("huge-url", "a link of 4,000 characters", _each_image(url_suffix="?signature=" + "a1" * 2000)),
+    Behavior("missing-image", "a link that is 404 N times, then works", _each_image_with_number("not_found_count"), 2),
+    Behavior("redirects", "a link that redirects N times", _each_image_with_number("redirect_count"), 1),
+    Behavior(
         "cut-image",
         "a link whose download breaks off N times, then works",
         _each_image_with_number("truncated_count"),
         1,
     ),
     # What replaces the reply, or comes before it.
-    Behaviour("slow", "N seconds of silence before the reply", _interrupt_with(interruptions.delay), 1),
-    Behaviour("holds", "no reply before a test releases it", _interrupt_with(lambda _: interruptions.wait_for_release)),
-    Behaviour(
+    Behavior("slow", "N seconds of silence before the reply", _interrupt_with(interruptions.delay), 1),
+    Behavior("holds", "no reply before a test releases it", _interrupt_with(lambda _: interruptions.wait_for_release)),
+    Behavior(
         "refuses-400",
         "error 400 moderation_blocked",
         _interrupt_with(lambda _: interruptions.reject_as_unsafe),
     ),
-    Behaviour("flaky", "503 the first N times for a prompt", _interrupt_with(interruptions.fail_first_calls), 1),
-    Behaviour(
+    Behavior("flaky", "503 the first N times for a prompt", _interrupt_with(interruptions.fail_first_calls), 1),
+    Behavior(
         "limited",
         "429 with retry-after N the first time for a prompt",
         _interrupt_with(interruptions.rate_limit_once),
         1,
     ),
-    Behaviour("error", "status N with an error object", _interrupt_with(interruptions.return_error), 500, 400, 599),
-    Behaviour(
+    Behavior("error", "status N with an error object", _interrupt_with(interruptions.return_error), 500, 400, 599),
+    Behavior(
         "html",
         "status N with a gateway's HTML page",
         _interrupt_with(interruptions.return_html_error),
@@ -185,7 +185,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         400,
         599,
     ),
-    Behaviour(
+    Behavior(
         "error-in-200",
         "the error object of status N, with status 200",
         _interrupt_with(interruptions.return_error_as_200),
@@ -194,38 +194,38 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         599,
     ),
     # How the reply is sent.
-    Behaviour("pace", "N seconds between the chunks of a stream", _send_with_number("chunk_pause"), 0.05),
-    Behaviour("stalls", "N seconds of silence in the middle of a stream", _send_with_number("stall_seconds"), 1),
-    Behaviour("breaks-mid-stream", "the connection breaks off inside the link", _send_with(breaks="inside the link")),
-    Behaviour("breaks-after-url", "the connection breaks off after the link", _send_with(breaks="after the link")),
-    Behaviour("broken-json", "JSON that ends in the middle", _send_with(breaks="inside the JSON")),
-    Behaviour("never-done", "a stream without [DONE]", _send_with(with_done=False)),
-    Behaviour("no-usage", "no usage", _send_with(with_usage=False)),
-    Behaviour("costs", "`usage.cost` of N dollars", _send_with_number("cost"), 0.04),
-    Behaviour("empty-choices", "no choices", _send_with(with_choices=False)),
-    Behaviour("json-for-stream", "JSON also where a stream was requested", _send_with(body_type="json")),
-    Behaviour("stream-for-json", "a stream also where JSON was requested", _send_with(body_type="stream")),
-    Behaviour("repeats", "a last chunk with the whole message once more", _send_with(repeat_message=True)),
-    Behaviour(
+    Behavior("pace", "N seconds between the chunks of a stream", _send_with_number("chunk_pause"), 0.05),
+    Behavior("stalls", "N seconds of silence in the middle of a stream", _send_with_number("stall_seconds"), 1),
+    Behavior("breaks-mid-stream", "the connection breaks off inside the link", _send_with(breaks="inside the link")),
+    Behavior("breaks-after-url", "the connection breaks off after the link", _send_with(breaks="after the link")),
+    Behavior("broken-json", "JSON that ends in the middle", _send_with(breaks="inside the JSON")),
+    Behavior("never-done", "a stream without [DONE]", _send_with(with_done=False)),
+    Behavior("no-usage", "no usage", _send_with(with_usage=False)),
+    Behavior("costs", "`usage.cost` of N dollars", _send_with_number("cost"), 0.04),
+    Behavior("empty-choices", "no choices", _send_with(with_choices=False)),
+    Behavior("json-for-stream", "JSON also where a stream was requested", _send_with(body_type="json")),
+    Behavior("stream-for-json", "a stream also where JSON was requested", _send_with(body_type="stream")),
+    Behavior("repeats", "a last chunk with the whole message once more", _send_with(repeat_message=True)),
+    Behavior(
         "crlf",
         "lines that end with CR LF, comments between them",
         _send_with(line_end="\r\n", with_comments=True),
     ),
-    Behaviour("bytewise", "a stream byte by byte, cut inside characters", _send_with(bytewise=True)),
+    Behavior("bytewise", "a stream byte by byte, cut inside characters", _send_with(bytewise=True)),
 )
 
 #: Model names that can be tried without a test that releases them: each row, and numbers with a special meaning.
 EXAMPLES = (
-    *dict.fromkeys(behaviour.name for behaviour in BEHAVIOURS if behaviour.name != "holds"),
+    *dict.fromkeys(behavior.name for behavior in BEHAVIORS if behavior.name != "holds"),
     *("error-401", "error-402", "error-429", "error-in-200-402", "html-504", "slow-30"),
 )
 
-_PLAIN = {behaviour.name: behaviour for behaviour in BEHAVIOURS if behaviour.default is None}
-_NUMBERED = {behaviour.name: behaviour for behaviour in BEHAVIOURS if behaviour.default is not None}
+_PLAIN = {behavior.name: behavior for behavior in BEHAVIORS if behavior.default is None}
+_NUMBERED = {behavior.name: behavior for behavior in BEHAVIORS if behavior.default is not None}
 
 
 def parse_model(model: str) -> ReplyPlan | None:
-    """Parse names of BEHAVIOURS joined by `+`, with numbers where they take one: `previews+slow-30`.
+    """Parse names of BEHAVIORS joined by `+`, with numbers where they take one: `previews+slow-30`.
 
     Returns None for an unknown model.
     """
@@ -243,5 +243,5 @@ def parse_model(model: str) -> ReplyPlan | None:
     return plan
 
 
-def _is_number(digits: str, row: Behaviour) -> bool:
+def _is_number(digits: str, row: Behavior) -> bool:
     return bool(re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", digits)) and row.minimum <= float(digits) <= row.maximum

@@ -1,11 +1,11 @@
-"""Model names select behaviours: alone, with a number, and joined."""
+"""Model names select behaviors: alone, with a number, and joined."""
 
 from dataclasses import replace
 
 import pytest
 
 from app.demo import reply_forms
-from app.demo.behaviours import BEHAVIOURS, MODEL, Behaviour, ImageSpec, ReplyPlan, parse_model
+from app.demo.behaviors import BEHAVIORS, MODEL, Behavior, ImageSpec, ReplyPlan, parse_model
 
 
 def plan_of(model: str) -> ReplyPlan:
@@ -18,15 +18,15 @@ def test_the_documented_model_changes_nothing() -> None:
     assert plan_of(MODEL) == ReplyPlan()
 
 
-@pytest.mark.parametrize("row", [row for row in BEHAVIOURS if row.name != MODEL], ids=lambda row: row.title)
-def test_every_row_changes_the_plan(row: Behaviour) -> None:
+@pytest.mark.parametrize("row", [row for row in BEHAVIORS if row.name != MODEL], ids=lambda row: row.title)
+def test_every_row_changes_the_plan(row: Behavior) -> None:
     model = row.name if row.default is None else f"{row.name}-{row.default:g}"
     assert plan_of(model) != ReplyPlan()
 
 
 def test_titles_are_unique_and_every_row_has_a_description() -> None:
-    assert len({row.title for row in BEHAVIOURS}) == len(BEHAVIOURS)
-    assert all(row.description for row in BEHAVIOURS)
+    assert len({row.title for row in BEHAVIORS}) == len(BEHAVIORS)
+    assert all(row.description for row in BEHAVIORS)
 
 
 def test_names_with_a_number_have_a_default() -> None:
@@ -72,5 +72,5 @@ def test_the_same_name_with_a_number_is_another_row(name: str) -> None:
         *("slow-3601", "error-200", "error-600", "html-99", "flaky-1234567"),
     ],
 )
-def test_an_unknown_name_is_no_behaviour(model: str) -> None:
+def test_an_unknown_name_is_no_behavior(model: str) -> None:
     assert parse_model(model) is None
