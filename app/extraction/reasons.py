@@ -46,12 +46,13 @@ class ReplyReasons:
 def find_reasons(reply: ChatReply) -> ReplyReasons:
     """Find the reasons of a reply without an image."""
     nodes = [node for document in (*_documents(reply.raw), *reply.bodies) for node in _nodes(document)]
+    # Relays of tasks put a document about the task into the text.
+    nodes += _nodes([_parse(str(message.get("content", ""))) for message in reply.messages])
     found = [reason for node in nodes for reason in _reasons_of(node)]
     if reply.finish_reason is not None:
         found.insert(0, _reason("finish_reason", reply.finish_reason))
     named = {(each.name, each.value): each for each in found if each.value.lower() not in _NORMAL}
-    tickets = _nodes([_parse(str(message.get("content", ""))) for message in reply.messages])
-    task = next(filter(None, map(_task_of, (*nodes, *tickets))), None)
+    task = next(filter(None, map(_task_of, nodes)), None)
     return ReplyReasons(tuple(named.values())[:_MAX_REASONS], task)
 
 
@@ -77,6 +78,14 @@ _REFUSAL = re.compile(
 _COMPLAINT_KEYS = ("status_msg", "error_msg")
 _STATUS_KEYS = ("status", "task_status", "taskStatus")
 _FAILED = re.compile(r"fail(?:ed|ure)?|incomplete|error|rejected|blocked", re.IGNORECASE)
+#: What a failed task says of the cause: a code and a message, or one of them.
+_WHY_KEYS = (
+    *("code", "message", "msg", "failReason", "fail_reason", "failure_reason", "failed_reason", "failureReason"),
+    *("error_message", "errorMessage", "error_msg", "reason", "detail"),
+)
+#: Values of yes or no with which safety systems mark what they have stopped.
+_UNSAFE_FLAG = re.compile(r"nsfw|flagged|moderated|censored|unsafe|^filtered$|content_filtered", re.IGNORECASE)
+_SAFE_FLAG = re.compile(r"respect_moderation|is_?safe|safe|passed_moderation", re.IGNORECASE)
 _TASK_KEYS = ("task_id", "taskId")
 _TASK_OBJECT = re.compile(r"(?:\w+\.)?task", re.IGNORECASE)
 
@@ -109,8 +118,11 @@ def _reasons_of(node: Mapping[str, Any]) -> Iterator[Reason]:
     if isinstance(incomplete, dict) and isinstance(incomplete.get("reason"), str):
         yield _reason("incomplete_details", incomplete["reason"])
     status = next((node[key] for key in _STATUS_KEYS if isinstance(node.get(key), str)), "")
-    if _FAILED.fullmatch(status):
+    if _FAILED.fullmatch(status) or MODERATION.search(status):
         yield from _failed_call(node, status)
+    elif isinstance(node.get("error"), dict):
+        yield from _failed_call(node, "")
+    yield from (Reason(key, str(value).lower(), is_refusal=True) for key, value in node.items() if _is_flag(key, value))
     yield from (_reason(key, node[key]) for key in _COMPLAINT_KEYS if isinstance(node.get(key), str) and node[key])
 
 
@@ -120,16 +132,24 @@ def _reason(name: str, value: str) -> Reason:
     return Reason(name, value, is_refusal, is_sentence)
 
 
+def _is_flag(key: str, value: object) -> bool:
+    """Return whether a value of yes or no says that a safety system has stopped an image."""
+    if value is False:
+        return _SAFE_FLAG.fullmatch(key) is not None
+    return (value is True or (isinstance(value, list) and True in value)) and _UNSAFE_FLAG.search(key) is not None
+
+
 def _failed_call(call: Mapping[str, Any], status: str) -> Iterator[Reason]:
-    """Yield why a call of a tool, such as `image_generation_call`, or a task of a relay has failed."""
+    """Yield why a call of a tool, such as `image_generation_call`, a task of a relay or one image of several failed."""
     given = call.get("error")
     error = given if isinstance(given, dict) else {"message": given} if isinstance(given, str) else call
     details = read_moderation_details(error) or read_moderation_details(call)
-    texts = [error[key] for key in ("code", "message") if isinstance(error.get(key), str)]
+    texts = [error[key] for key in _WHY_KEYS if isinstance(error.get(key), str) and error[key]][:2]
     value = ": ".join(texts) or status
-    if texts or details or isinstance(call.get("type"), str):
-        name = call["type"] if isinstance(call.get("type"), str) else "status"
-        yield Reason(name, value, details is not None or bool(MODERATION.search(value)), False, details)
+    is_refusal = details is not None or bool(MODERATION.search(f"{status} {value}"))
+    if texts or is_refusal or isinstance(call.get("type"), str):
+        name = call["type"] if isinstance(call.get("type"), str) else "status" if status else "error"
+        yield Reason(name, value, is_refusal, False, details)
 
 
 def _task_of(node: Mapping[str, Any]) -> str | None:

@@ -18,8 +18,9 @@ from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece, may_
 from app.protocol.loose_json import OpenDocument, find_documents, read_documents
 from app.protocol.moderation import MODERATION
 from app.protocol.money import ReportedCost
-from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError
+from app.protocol.reply_accumulator import ReplyAccumulator
 from app.protocol.reply_encoding import ReplyBytes, is_plain_text
+from app.protocol.reply_errors import ReplyError
 from app.protocol.text_body import is_page, join_words, words_in
 from app.protocol.usage import NO_USAGE, Usage
 from app.protocol.values import value_class
@@ -327,7 +328,7 @@ def _read_documents_of_chat(
     if not chats:
         raise _invalid("not a JSON object", origin.raw)
     for document in chats:
-        accumulator.take(document)
+        accumulator.take(document, is_piece=len(chats) > 1)
     accumulator.end()
     return _build_reply(accumulator, origin, complete=True)
 

@@ -3,16 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
+from app.protocol.chat_robots import as_choices
 from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.money import ReportedCost, read_cost
+from app.protocol.reply_errors import ReplyError, find_error
 from app.protocol.stream_dialects import as_chat_chunk, continue_base64
 from app.protocol.usage import NO_USAGE, Usage, read_usage
-
-#: An error that came with status 200 or in the middle of a stream: an error object, read by `upstream/error_mapping`.
-ReplyError = Mapping[str, Any]
 
 #: Keys of a document that never hold an image.
 _ENVELOPE_KEYS = frozenset(
@@ -78,7 +76,7 @@ class ReplyAccumulator:
     def add(self, document: Mapping[str, Any], size: int = 0) -> bool:
         """Add one document, which has `size` bytes, and return whether it had more than its envelope."""
         values, characters = self._amount()
-        has_grown = self.take(document)
+        has_grown = self.take(document, is_piece=True)
         values_now, characters_now = self._amount()
         self.size += characters_now - characters + (size if values_now > values else 0)
         return has_grown
@@ -88,9 +86,11 @@ class ReplyAccumulator:
         messages = self._choices.values()
         return len(self.bodies) + sum(each.values for each in messages), sum(each.characters for each in messages)
 
-    def take(self, document: Mapping[str, Any]) -> bool:
-        """Add one document of a body that is measured elsewhere."""
+    def take(self, document: Mapping[str, Any], *, is_piece: bool = False) -> bool:
+        """Add one document of a body that is measured elsewhere. `is_piece`: it is one of several."""
         document = as_chat_chunk(document)
+        if "choices" not in document:
+            document = as_choices(document, is_piece=is_piece)
         event_type = document.get("type")
         if isinstance(event_type, str) and event_type.startswith(("response.", "image_generation.", "image_edit.")):
             return self._add_event(event_type, document)
@@ -123,9 +123,10 @@ class ReplyAccumulator:
         if event_type == "response.output_text.delta" and isinstance(delta, str):
             self._choice(0).append(delta)
             return True
-        if event_type.endswith(".completed") and not event_type.startswith("response."):
+        if not event_type.startswith("response.") and not event_type.endswith("partial_image"):
             self._add_usage_and_error(event)
-            self.finish_reason = "stop"
+            if event_type.endswith(".completed"):
+                self.finish_reason = "stop"
             self.bodies.append({"data": [dict(event)]})
             return True
         return False
@@ -288,73 +289,3 @@ def _text_of_part(part: object) -> str | None:
         return None
     text = part.get("text")
     return text if isinstance(text, str) else None
-
-
-_SUCCESS_CODES = (None, 0, 200, "0", "200", "success", "")
-_FAILURE_STATUSES = ("error", "fail", "failed", *range(400, 600))
-#: Characters of an error that are read, and of the name of one of its fields.
-_MAX_ERROR, _MAX_KEY = 32 * 1024, 64
-#: A document without these keys has no error: most events of a stream.
-_ERROR_MARKS = frozenset({"error", "errors", "detail", "success", "code", "status"})
-#: If a document with an error has no error object, these of its keys make one.
-_ERROR_KEYS = ("message", "msg", "detail", "error", "title", "type", "param", "code", "status")
-
-
-def find_error(document: Mapping[str, Any]) -> ReplyError | None:
-    """Return the error object of a document, or None.
-
-    Upstreams write `error`, `errors` or `detail`, each an object, a list of objects or a text, or a code and a message
-    in place of choices.
-    """
-    error = _find_error_object(document)
-    return None if error is None else _Excerpt().of(error)
-
-
-def _find_error_object(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    if _ERROR_MARKS.isdisjoint(document):
-        return None
-    for name in ("error", "errors", "detail"):
-        value = document.get(name)
-        first = value[0] if isinstance(value, list) and value else value
-        if isinstance(first, dict) and first:
-            return first
-        if isinstance(first, str) and first:
-            return {**_error_fields(document), "message": first}
-    has_failed = (
-        document.get("error") is True
-        or document.get("success") is False
-        or document.get("code") not in _SUCCESS_CODES
-        or document.get("status") in _FAILURE_STATUSES
-    )
-    has_message = any(isinstance(document.get(name), str) for name in ("message", "msg"))
-    return _error_fields(document) if has_failed and has_message else None
-
-
-def _error_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: document[key] for key in _ERROR_KEYS if key in document}
-
-
-@dataclass(slots=True)
-class _Excerpt:
-    """Copies the part of a value that is read: real errors are short, and orjson reads deeper nesting than it writes.
-
-    `left`: characters that are still copied.
-    """
-
-    left: int = _MAX_ERROR
-
-    def of(self, value: Any, levels: int = 8) -> Any:
-        """Return the first part of a value."""
-        if isinstance(value, str):
-            value = value[: self.left]
-            self.left -= len(value)
-        elif isinstance(value, dict):
-            pairs = takewhile(self._take, value.items() if levels else ())
-            return {key[:_MAX_KEY]: self.of(each, levels - 1) for key, each in pairs}
-        elif isinstance(value, list):
-            return [self.of(each, levels - 1) for each in takewhile(self._take, value if levels else ())]
-        return value
-
-    def _take(self, _: object) -> bool:
-        self.left -= _MAX_KEY
-        return self.left > 0

@@ -75,6 +75,8 @@ KEY = _any_of(
     r"(?:incorrect|missing|required|expired|disabled|not found|reported|leaked|revoked|suspended)",
     r"\b(?:incorrect|invalid|missing|wrong|expired|unknown|no|valid) (?:x-)?api[ _-]?key",
     *(r"authentication[_ ]?(?:error|failed|failure|required|fails)", r"\bunauthenticated\b", r"not authenticated"),
+    r"\blog-?in fail",
+    r"\b(?:carry|provide|include|supply|pass) (?:(?:the|an?|your|valid|correct) ){0,2}(?:api )?(?:secret )?key\b",
     r"\b(?:missing|invalid|no|bad) (?:auth|authentication|authorization|credential)",
     *(
         r"\binvalid (?:access |auth |bearer )?token\b(?! (?:at|near|in|count))",

@@ -4,7 +4,7 @@ import re
 
 import orjson
 
-from app.protocol.reply_accumulator import find_error
+from app.protocol.reply_errors import find_error
 from app.protocol.sse import Decoder
 from app.upstream.error_body import UpstreamErrorBody
 

@@ -34,6 +34,8 @@ REFUSALS = (
     "コンテンツポリシーに違反しています",
     "El prompt infringe las políticas de uso",
     "Запрещённый запрос",
+    "input content audit failed",
+    "The image did not pass the review.",
 )
 OTHERS = (
     "Unknown parameter: 'moderation'.",

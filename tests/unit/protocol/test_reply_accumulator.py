@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.protocol.reply_accumulator import ReplyAccumulator, ReplyError, find_error
+from app.protocol.reply_accumulator import ReplyAccumulator
+from app.protocol.reply_errors import ReplyError, find_error
 from app.protocol.usage import Usage
 
 
@@ -112,6 +113,18 @@ def test_only_the_final_image_of_an_images_stream_is_kept() -> None:
     assert (result.finish_reason, result.usage) == ("stop", Usage(0, 0, 4))
 
 
+def test_each_image_of_a_stream_of_several_is_kept() -> None:
+    error = {"code": "OutputImageSensitiveContentDetected", "message": "m"}
+    made = {"type": "image_generation.partial_succeeded", "image_index": 0, "url": "u"}
+    result = accumulate(
+        made,
+        {"type": "image_generation.partial_failed", "image_index": 1, "error": error},
+        {"type": "image_generation.completed", "usage": {"output_tokens": 4}},
+    )
+    assert result.bodies[0] == {"data": [made]}
+    assert (result.error, result.finish_reason, result.usage) == (error, "stop", Usage(0, 0, 4))
+
+
 def test_usage_is_read_in_the_form_of_gemini() -> None:
     result = accumulate(
         {"candidates": [{"content": {}}], "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 9}}
@@ -185,6 +198,20 @@ ERRORS = [
     ErrorCase("an empty error", {"error": None, "choices": []}, None),
     ErrorCase("empty errors of all kinds", {"error": {}, "errors": [], "detail": ""}, None),
     ErrorCase("a list that holds no error", {"error": [1]}, None),
+    ErrorCase(
+        "a status of MiniMax",
+        {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        {"code": 1008, "message": "insufficient balance"},
+    ),
+    ErrorCase("a head", {"header": {"code": 10013, "message": "m"}, "payload": None}, {"code": 10013, "message": "m"}),
+    ErrorCase("capital letters", {"Response": {"Error": {"Code": "c", "Message": "m"}}}, {"code": "c", "message": "m"}),
+    ErrorCase("a head of success", {"base_resp": {"status_code": 0, "status_msg": "success"}}, None),
+    ErrorCase("a head of success with an unknown code", {"status": {"code": 10000, "msg": "OK!"}}, None),
+    ErrorCase("a head without words", {"header": {"code": 7}}, None),
+    ErrorCase("a head without a code", {"header": {"message": "m"}}, None),
+    ErrorCase("a head whose code is none", {"header": {"code": [7], "message": "m"}}, None),
+    ErrorCase("an empty error within", {"response": {"error": {}}}, None),
+    ErrorCase("a head beside choices", {"header": {"code": 7, "message": "m"}, "choices": []}, None),
 ]
 
 

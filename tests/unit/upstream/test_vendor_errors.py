@@ -122,6 +122,8 @@ OPERATORS = (
     Case("new-api, a token", 401, e("无效的令牌 (request id: 7)", type="new_api_error"), AUTH),
     Case("an account that is closed", 403, e("Your account has been suspended for violations of our terms", type="x"), AUTH),
     Case("OpenRouter, credits", 402, e("This request requires more credits, or fewer max_tokens.", code=402), QUOTA),
+    Case("MiniMax, a key", 200, e("login fail: Please carry the API secret key in the 'Authorization' field", code=1004), AUTH),
+    Case("a key that is to be sent", 400, e("Please provide a valid API key in the header."), AUTH),
     Case("OpenRouter, the limit of a key", 403, e("Key limit exceeded (total limit).", code=403), QUOTA),
     Case("DashScope, arrears", 400, {"code": "Arrearage", "message": "Access denied, please make sure your account is in good standing."}, QUOTA),
     Case("Ark, overdue", 403, e("The request failed because your account has an overdue balance.", code="AccountOverdueError"), QUOTA),

@@ -1,0 +1,91 @@
+"""Turn documents of chat robots and agent frameworks into chunks of chat completions: Dify, Coze, LangChain, Gemini.
+
+Their documents have no `choices`. They tell the words of a reply piece by piece, or the whole conversation as a list.
+"""
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Any
+
+Document = Mapping[str, Any]
+
+#: How messages of a conversation name who has written them, or what kind they are of.
+_HUMAN = frozenset({"user", "human", "system", "developer", "question"})
+_TOOL = frozenset({"tool", "tool_response", "tool_output", "function"})
+#: What is no part of the reply: suggestions for the next question, signs of the end, calls.
+_ASIDE = frozenset({"follow_up", "verbose", "knowledge", "function_call", "tool_call"})
+#: Where conversations stand.
+_LISTS = ("messages", "data", "output", "result")
+#: Keys of the words of a reply, where each document of a stream has the next piece of them.
+_PIECES = ("answer", "response", "completion")
+
+
+def as_choices(document: Document, *, is_piece: bool) -> Document:
+    """Return the document with `choices`, or unchanged if it is of no robot.
+
+    `is_piece`: it is one of several documents of a reply.
+    """
+    for key in _LISTS:
+        value = document.get(key)
+        messages = value.get("messages") if isinstance(value, dict) else value
+        if isinstance(messages, list) and _is_conversation(messages):
+            return _with_messages(document, {key}, _contents_of(messages))
+    if document.get("role") == "assistant" and isinstance(document.get("content"), str):
+        return _with_messages(document, {"content", "role", "type"}, _contents_of([document]))
+    if is_piece and isinstance(document.get("candidates"), list):
+        return _gemini(document)
+    piece = next((key for key in _PIECES if isinstance(document.get(key), str)), None)
+    if piece is None or not is_piece:
+        return document
+    delta = {"index": 0, "delta": {"content": document[piece]}}
+    return {**_without(document, {piece}), "choices": [delta]}
+
+
+def _gemini(document: Document) -> Document:
+    """Take the words out of Gemini's candidates, which a stream may cut within a URL. Images stay where they are."""
+    candidates = list(map(_split_words, document["candidates"]))
+    choices = [{"index": index, "delta": {"content": words}} for index, (words, _) in enumerate(candidates) if words]
+    return {**document, "choices": choices, "candidates": [candidate for _, candidate in candidates]}
+
+
+def _split_words(candidate: Any) -> tuple[str, Any]:
+    """Return the words of a candidate, and the candidate without them."""
+    content = candidate.get("content") if isinstance(candidate, dict) else None
+    parts = content.get("parts") if isinstance(content, dict) else None
+    if not isinstance(parts, list):
+        return "", candidate
+    words = "".join(part["text"] for part in parts if _is_text(part))
+    return words, {**candidate, "content": {**content, "parts": [part for part in parts if not _is_text(part)]}}
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str) and not part.get("thought")
+
+
+def _with_messages(document: Document, keys: Container[str], contents: Iterable[object]) -> Document:
+    """Return the document with messages in place of some of its keys. A whole message may repeat pieces before it."""
+    choices = [{"index": 0, "message": {"content": content}} for content in contents]
+    return {**_without(document, keys), "choices": choices}
+
+
+def _without(document: Document, keys: Container[str]) -> Document:
+    return {key: value for key, value in document.items() if key not in keys}
+
+
+def _is_conversation(messages: list[Any]) -> bool:
+    return bool(messages) and all(isinstance(each, dict) and "content" in each and _kinds(each) for each in messages)
+
+
+def _kinds(message: Document) -> set[str]:
+    """Return who has written a message, and of which kind it is."""
+    return {value.lower() for value in (message.get("role"), message.get("type")) if isinstance(value, str)}
+
+
+def _contents_of(messages: list[Document]) -> Iterator[object]:
+    """Yield what came after the last message of a person."""
+    people = [index for index, each in enumerate(messages) if _kinds(each) & _HUMAN]
+    for message in messages[people[-1] + 1 if people else 0 :]:
+        kinds, content = _kinds(message), message["content"]
+        if kinds & _TOOL:
+            yield [{"type": "tool_result", "content": content}]
+        elif not kinds & _ASIDE:
+            yield content
