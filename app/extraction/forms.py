@@ -23,6 +23,7 @@ from app.extraction.filters import (
 )
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
+from app.extraction.relative_links import paths_in
 from app.extraction.structured import NO_JSON, ImageField, JsonWalker, is_auxiliary_key, walk_json
 from app.extraction.text import ReplyText
 from app.extraction.tool_calls import images_in_calls, join_calls
@@ -117,8 +118,14 @@ class UrlBudget:
 class MessageContent:
     """What one message contains, or what a reply contains beside its messages. Read on first use and kept."""
 
-    def __init__(self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], budget: UrlBudget) -> None:
-        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text."""
+    def __init__(
+        self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], budget: UrlBudget, origin: str
+    ) -> None:
+        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text.
+
+        `origin`: where paths without a host are read.
+        """
+        self.origin = origin
         self.part_walker = parts
         self.field_walker = fields
         self._budget = budget
@@ -261,6 +268,9 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
             is_alone = len(text.visible.strip()) <= len(mention.url) + 4
             words = unlikeliness(mention.before, mention.label, mention.url)
             yield ImageCandidate(mention.url, unlikeliness=words - 2 * is_alone + is_auxiliary_key(mention.key))
+    if content.origin:
+        for path in [path for text in content.texts for path in paths_in(text.visible)]:
+            yield ImageCandidate(content.origin + path, unlikeliness=unlikeliness("", "", path) - 1)
 
 
 def _in_tool_calls(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -271,7 +281,10 @@ def _in_unknown_fields(content: MessageContent) -> Iterator[ImageCandidate]:
     """Yield URLs of JSON whose keys do not say what they are."""
     for walker in content.walkers:
         for url in walker.unknown:
-            yield ImageCandidate(url, unlikeliness=unlikeliness("", "", url))
+            if not url.startswith("/") or url.startswith("//"):
+                yield ImageCandidate(url, unlikeliness=unlikeliness("", "", url))
+            elif content.origin:
+                yield ImageCandidate(content.origin + url, unlikeliness=unlikeliness("", "", url))
 
 
 #: In the order of their ranks.
@@ -318,8 +331,8 @@ def find_guesses(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImag
     """Return the URLs that may lead to an image although nothing says so, the likeliest first, a few at most."""
     extractor = _Extractor(CandidateFilter(sent))
     budget = UrlBudget()
-    contents = [_content_of(message, budget) for message in reply.messages]
-    contents.append(_content_beside(reply.bodies, budget))
+    contents = [_content_of(message, budget, reply.upstream_origin) for message in reply.messages]
+    contents.append(_content_beside(reply, budget))
     guesses = sorted((guess for content in contents for guess in extractor.guess(content)), key=lambda each: each[0])
     unique = {guess.url: guess for _, guess in reversed(guesses)}
     return list(reversed(unique.values()))[:_MAX_GUESSES]
@@ -341,25 +354,25 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     they hold none at all, or if it holds one in structured form.
     """
     budget = UrlBudget()
-    messages = [extractor.extract(_content_of(message, budget)) for message in reply.messages]
+    messages = [extractor.extract(_content_of(message, budget, reply.upstream_origin)) for message in reply.messages]
     found = [image for images in messages for image in images]
     if reply.bodies and not any(image.form in _STRUCTURED for image in found):
-        beside = extractor.extract(_content_beside(reply.bodies, budget))
+        beside = extractor.extract(_content_beside(reply, budget))
         if not found or any(image.form in _STRUCTURED for image in beside):
             found = beside
     unique = {image.url: image for image in reversed(found)}
     return reversed(unique.values())
 
 
-def _content_of(message: Mapping[str, Any], budget: UrlBudget) -> MessageContent:
+def _content_of(message: Mapping[str, Any], budget: UrlBudget, origin: str) -> MessageContent:
     others = {key: value for key, value in message.items() if key not in {"content", "parts"}}
     if "tool_calls" in others:
         others["tool_calls"] = join_calls(others["tool_calls"])
-    return MessageContent(walk_json(message["parts"]), walk_json(others), [message["content"]], budget)
+    return MessageContent(walk_json(message["parts"]), walk_json(others), [message["content"]], budget, origin)
 
 
-def _content_beside(bodies: Iterable[Mapping[str, Any]], budget: UrlBudget) -> MessageContent:
-    return MessageContent(NO_JSON, walk_json(list(bodies)), (), budget)
+def _content_beside(reply: ChatReply, budget: UrlBudget) -> MessageContent:
+    return MessageContent(NO_JSON, walk_json(list(reply.bodies)), (), budget, reply.upstream_origin)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from app.extraction.keys import (
     TEXT_WORDS,
     words_of,
 )
+from app.extraction.relative_links import is_path
 from app.extraction.urls import MAX_URL_LENGTH, UrlKind, classify_url, has_image_ending, may_be_image
 from app.protocol.image_format import bytes_reader, is_complete, sniff
 
@@ -62,8 +63,9 @@ _MIN_NAMED_BYTES = 64
 _PIECE = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _BASE64_PREFIX = re.compile(r"data:|(?:image/[a-z.+-]{1,20};)?base64,", re.IGNORECASE)
 _URL = re.compile(r"\s*(?:https?:)?//[^\s<>\"]+[^\s<>\")\],.;]\s*", re.IGNORECASE)
+_SPACED_URL = re.compile(r"\s*https?://[^\s<>\"]+(?: (?!\S*://)[^\s<>\"]+){1,20}\s*", re.IGNORECASE)
 #: A string with one of these is a text that shows an image, whatever its key is called.
-_IMAGE_MARKUP = ("](http", "](data:", "<img")
+_IMAGE_MARKUP = ("](http", "](data:", "](/", "<img")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ class JsonWalker:
         runs: Base64 that was cut out of the text from which the values were parsed.
         fields: The images, in order.
         texts: Strings to search as text.
-        unknown: URLs that may lead to anything, under keys that do not say to what.
+        unknown: URLs that may lead to anything, under keys that do not say to what, and paths under keys of images or
+            links.
         calls: Names and arguments of calls of tools.
     """
 
@@ -190,6 +193,8 @@ class JsonWalker:
                 self.fields.append(ImageField(value.strip(), path, declared))
             elif may_be_image(value) and len(self.unknown) < _MAX_FOUND:
                 self.unknown.append(value.strip())
+        elif (declared or words & (LINK_WORDS | IMAGE_WORDS)) and is_path(value):
+            self.unknown.append(value)
         elif words & TEXT_WORDS or any(markup in value for markup in _IMAGE_MARKUP):
             self.texts.append(value)
 
@@ -291,4 +296,6 @@ def _is_base64(value: str, is_named: bool) -> bool:
 
 
 def _is_url(value: str) -> bool:
-    return len(value) <= MAX_URL_LENGTH and _URL.fullmatch(value) is not None
+    """Check for a string that is nothing but a URL. A URL with blanks is one if it ends like an image."""
+    is_spaced = _SPACED_URL.fullmatch(value, 0, MAX_URL_LENGTH) and classify_url(value.strip()) is UrlKind.IMAGE
+    return len(value) <= MAX_URL_LENGTH and bool(_URL.fullmatch(value) or is_spaced)

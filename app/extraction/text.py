@@ -12,6 +12,7 @@ import orjson
 
 from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run, strip_base64
 from app.extraction.mentions import UrlMention, find_mentions
+from app.extraction.relative_links import may_have_path
 from app.extraction.structured import NO_JSON, JsonWalker, walk_json
 from app.extraction.urls import UrlKind, classify_url
 from app.protocol.chat_reply import ChatReply
@@ -85,7 +86,7 @@ class ReplyText:
         if runs is None:
             raw, runs = extract_base64(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
         self.runs = runs
-        has_image = "//" in raw or MARK in raw or _NUMBERS.search(raw) is not None
+        has_image = "//" in raw or MARK in raw or may_have_path(raw) or _NUMBERS.search(raw) is not None
         raw = raw if has_image and not is_html_page(raw) else ""
         document = _parse_json(raw.strip())
         self.visible = "" if isinstance(document, dict | list) else _visible(raw)

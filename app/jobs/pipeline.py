@@ -18,7 +18,7 @@ from app.extraction.filters import is_tracking_pixel
 from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.extraction.partial import PartialImageTracker, without_open_end
 from app.extraction.refusal import is_refusal, no_image_error
-from app.extraction.urls import has_image_ending
+from app.extraction.urls import file_name, has_image_ending
 from app.jobs.concurrent_work import run_concurrently
 from app.jobs.pipeline_interface import Emit, GenerationResult, PartialImage, PipelineIO, PipelinePolicy
 from app.protocol.chat_reply import ChatReply
@@ -208,6 +208,8 @@ class Pipeline:
         outcomes = await self.finish_guesses(reply, (), patient=False) if is_preview else []
         if not outcomes:
             outcomes = await self.finish_all(reply, images[-self.request.n :])
+        if images and not any(isinstance(outcome, OutputImage) for outcome in outcomes):
+            outcomes += await self.finish_others(reply, images, outcomes)
         if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
             outcomes += await self.finish_guesses(reply, {image.url for image in images}, patient=True)
         finished = tuple([outcome for outcome in outcomes if isinstance(outcome, OutputImage)])
@@ -226,6 +228,23 @@ class Pipeline:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.try_finish(reply, image)) for image in images]
         return [task.result() for task in tasks]
+
+    async def finish_others(
+        self, reply: ChatReply, tried: Sequence[FoundImage], outcomes: Sequence[OutputImage | ApiError]
+    ) -> list[OutputImage | ApiError]:
+        """Return what became of the same files elsewhere and of images that count less, where no better one was had.
+
+        A preview stands for an image only if that is none: one that cannot be had now may be there for a repeat.
+        """
+        names = {file_name(image.url) for image in tried[-self.request.n :]}
+        others = [image for image in tried[: -self.request.n] if file_name(image.url) in names]
+        failed = [*self.sent, *(image.url for image in tried)]
+        others += await search(reply, find_images, without_open_end(reply), failed)
+        if not all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
+            others = [image for image in others if not image.is_secondary]
+        others = [image for image in others if not await self.is_input_echo(reply, image)]
+        finished = await self.finish_all(reply, others[-self.request.n :])
+        return [outcome for outcome in finished if isinstance(outcome, OutputImage)]
 
     async def finish_guesses(
         self, reply: ChatReply, tried: Collection[str], *, patient: bool

@@ -15,10 +15,10 @@ from app.protocol import sse
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.image_body import ImageBody
 from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece, may_hold_base64
-from app.protocol.loose_json import OpenDocument, find_documents, read_documents
+from app.protocol.loose_json import OpenDocument, find_documents, flatten, read_documents
 from app.protocol.moderation import MODERATION
 from app.protocol.money import ReportedCost
-from app.protocol.reply_accumulator import ReplyAccumulator
+from app.protocol.reply_accumulator import ReplyAccumulator, has_text_in_one_piece
 from app.protocol.reply_encoding import ReplyBytes, is_plain_text
 from app.protocol.reply_errors import ReplyError
 from app.protocol.text_body import is_page, join_words, words_in
@@ -37,6 +37,8 @@ _EVENT_SIZE = 16
 _OBJECT_SIZE = 56
 #: What keeps a connection alive before the reply, in front of events and of JSON.
 _LEAD = re.compile(rb"\A(?:[ \t\r\n\xef\xbb\xbf]+|:[^\r\n]*[\r\n])+")
+#: What may begin a path without a host, which only whoever knows the upstream can read.
+_PATHS = re.compile(r"\]\(\s*<?/[^/]|[\"'=]/[^/]")
 #: Reasons that say that the model was stopped in the middle of a word, or of a URL.
 _CUT_REASON = re.compile(r"length|limit|max|incomplete|truncat", re.IGNORECASE)
 
@@ -57,8 +59,8 @@ class ChatReply:
         secrets: Keys that the reply may contain and that must not be shown to a client.
         id: The upstream's own name of the reply, if it has one.
         cost: What the upstream says it charged.
-        is_doubtful: The body is no JSON and no stream but a text, which a server in between may have written. Only an
-            image in it shows that the upstream has replied.
+        is_doubtful: The body is a text that a server in between may have written, unless there is an image in it.
+        upstream_origin: Scheme, host and port of the upstream, where paths without a host are read; empty if unknown.
         attempt: Where the reply came from, with what it has cost; None for a reply that another replica has stored.
     """
 
@@ -77,6 +79,7 @@ class ChatReply:
     id: str | None = None
     cost: ReportedCost | None = None
     is_doubtful: bool = False
+    upstream_origin: str = ""
     attempt: AttemptRecord | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -84,6 +87,8 @@ class ChatReply:
         """Whether `raw` is all that arrived, so that parsing it gives the same reply again."""
         # Bytes, not characters: text in most languages other than English has more bytes than characters.
         is_read_whole = self.complete and not self.is_doubtful and not self.spooled_images
+        if self.upstream_origin and _PATHS.search(self.raw):
+            return False
         return is_read_whole and len(self.raw.encode()) < _MAX_RAW
 
     def without_text(self) -> "ChatReply":
@@ -129,7 +134,9 @@ class ReplyParser:
         max_left: int = MAX_LEFT,
         secrets: tuple[str, ...] = (),
         attempt: AttemptRecord | None = None,
+        *,
         charset: str = "",
+        upstream_origin: str = "",
     ) -> None:
         """With `new_sink`, large images are written to sinks while they arrive. Without it they stay in the text.
 
@@ -139,7 +146,9 @@ class ReplyParser:
             secrets: Those of its replies.
             attempt: That of its replies.
             charset: The charset that the upstream declares.
+            upstream_origin: That of its replies.
         """
+        self._upstream_origin = upstream_origin
         self._bytes = ReplyBytes(charset, new_sink)
         self._doubtful: ChatReply | None = None
         self._max_left = max_left
@@ -244,7 +253,7 @@ class ReplyParser:
                 raise _invalid("an empty body", raw)
             return ChatReply(raw=raw, complete=False, secrets=self._secrets, attempt=self._attempt)
         size = self.size + len(raw) + self._body.objects_size
-        origin = _Origin(raw, self._spooled, size, self._secrets, self._attempt)
+        origin = _Origin(raw, self._spooled, size, self._secrets, self._upstream_origin, self._attempt)
         try:
             return self._body.reply(origin, ended)
         except UpstreamInvalidReply:
@@ -273,6 +282,7 @@ class _Origin(NamedTuple):
     spooled_images: Mapping[str, ByteSink]
     size: int
     secrets: tuple[str, ...]
+    upstream_origin: str
     attempt: AttemptRecord | None
 
 
@@ -307,34 +317,22 @@ class _JsonBody:
         if not ended and (len(documents) != 1 or not isinstance(documents[0], dict) or rest.startswith("{")):
             return ChatReply(complete=False, **origin._asdict())
         # A text without escapes, and in one piece, has no base64 that its body has not.
-        is_plain = not self._has_base64 and "\\" not in text and _has_text_in_one_piece(documents)
+        is_plain = not self._has_base64 and "\\" not in text and has_text_in_one_piece(documents)
         new_spooler = None if is_plain else self._new_spooler
         return _read_documents_of_chat(documents or find_documents(text), origin, new_spooler)
-
-
-def _has_text_in_one_piece(documents: list[Any]) -> bool:
-    """Check for the usual chat completion: one choice, whose message has a text."""
-    match documents:
-        case [{"choices": [{"message": {"content": str()}, **others}]}]:
-            return others.keys().isdisjoint(("text", "delta"))
-    return False
 
 
 def _read_documents_of_chat(
     documents: list[Any], origin: _Origin, new_spooler: Callable[[], InlineImageSpooler] | None = None
 ) -> ChatReply:
     accumulator = ReplyAccumulator(new_spooler)
-    chats = [document for document in _flatten(documents) if isinstance(document, dict)]
+    chats = [document for document in flatten(documents) if isinstance(document, dict)]
     if not chats:
         raise _invalid("not a JSON object", origin.raw)
     for document in chats:
         accumulator.take(document, is_piece=len(chats) > 1)
     accumulator.end()
     return _build_reply(accumulator, origin, complete=True)
-
-
-def _flatten(documents: list[Any]) -> list[Any]:
-    return [each for document in documents for each in (document if isinstance(document, list) else [document])]
 
 
 class _EventStream:
@@ -410,7 +408,7 @@ class _EventStream:
         if event.loose_data and not event.data:
             return self._continue(event)
         self._has_cut_event, self._open = self._has_cut, None
-        documents = [each for each in _flatten(_documents_of(event)) if isinstance(each, dict)]
+        documents = [each for each in flatten(_documents_of(event)) if isinstance(each, dict)]
         if not documents:
             # Some upstreams keep the connection alive with events that are not JSON; those are ignored.
             self._events_size += len(event.data)
@@ -497,5 +495,6 @@ def _build_reply(
         has_content=has_content or accumulator.has_content,
         spooled_images=origin.spooled_images,
         secrets=origin.secrets,
+        upstream_origin=origin.upstream_origin,
         attempt=origin.attempt,
     )

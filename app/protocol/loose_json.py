@@ -50,6 +50,11 @@ def find_documents(text: str) -> list[Any]:
     return next((found for found in attempts if any(isinstance(document, dict) for document in found)), [])
 
 
+def flatten(documents: list[Any]) -> list[Any]:
+    """Return the documents, with the items of those that are lists in their place."""
+    return [each for document in documents for each in (document if isinstance(document, list) else [document])]
+
+
 class OpenDocument:
     """The text of a JSON document that was cut into pieces at blank lines. Its work is linear in that text.
 

@@ -289,3 +289,11 @@ def _text_of_part(part: object) -> str | None:
         return None
     text = part.get("text")
     return text if isinstance(text, str) else None
+
+
+def has_text_in_one_piece(documents: list[Any]) -> bool:
+    """Check for the usual chat completion: one choice, whose message has a text."""
+    match documents:
+        case [{"choices": [{"message": {"content": str()}, **others}]}]:
+            return others.keys().isdisjoint(("text", "delta"))
+    return False

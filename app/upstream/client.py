@@ -102,6 +102,7 @@ class UpstreamClient:
         self._monotonic, self._now = monotonic, now
         self._bodies = BodyReader(spec, monotonic)
         self._url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
+        self._origin = str(self._url.join("/")).rstrip("/")
         self._headers = {name.lower(): value.get_secret_value() for name, value in spec.headers.items()}
         self._headers["user-agent"] = spec.user_agent
         self._own_secrets = tuple(_secrets_of(spec))
@@ -183,7 +184,13 @@ class UpstreamClient:
             ApiError: What the upstream's error object means.
         """
         charset = charset_of(pending.headers.get("content-type", ""))
-        parser = ReplyParser(request.new_blob, secrets=self._secrets(request), attempt=record, charset=charset)
+        parser = ReplyParser(
+            request.new_blob,
+            secrets=self._secrets(request),
+            attempt=record,
+            charset=charset,
+            upstream_origin=self._origin,
+        )
         response = pending.response
         try:
             await self._parse(parser, pending, request, started_at, record)

@@ -58,7 +58,7 @@ CASES = (
     Case("a failed call in words", call(error="boom"), f"{NO_IMAGE} (image_generation_call boom). It said nothing."),
     Case("a failed call without a reason", call(), f"{NO_IMAGE} (image_generation_call failed). It said nothing."),
     Case("a failed task of Midjourney, in the text", chat('{"status": "FAILURE", "failReason": "Banned prompt detected"}'), f'{REJECTED} (status Banned prompt detected). It said: {{"status": "FAILURE", "failReason": "Banned prompt detected"}}', True),
-    Case("a failed task with a code and a message", {"x": {"x": {"task_status": "FAILED", "code": "Busy", "msg": "m"}, "y": {"status": "failed", "msg": ""}}}, f"{NO_IMAGE} (status Busy: m). It said nothing."),
+    Case("a failed task with a code and a message", {"x": {"x": {"task_status": "FAILED", "code": "Busy", "msg": "m"}, "y": {"status": "failed", "msg": ""}}}, f"{NO_IMAGE} (status Busy: m). It said: m"),
     Case("a status that names the safety system", {"status": "Content Moderated", "result": None}, f"{REJECTED} (status Content Moderated).", True),
     Case("each image failed", {"data": [{"error": {"code": "OutputImageSensitiveContentDetected", "message": "m"}}]}, f"{REJECTED} (error OutputImageSensitiveContentDetected: m).", True),
     Case("each image failed, for another reason", {"data": [{"error": {"message": "m"}}, {"error": {}}]}, f"{NO_IMAGE} (error m). It said nothing."),

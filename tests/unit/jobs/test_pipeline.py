@@ -380,6 +380,41 @@ def test_a_link_to_something_else_is_not_an_image() -> None:
 
 
 LOST = "https://cdn.example.com/gen/lost.png"
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """`found`: the image that is returned although LOST cannot be had; None: the error stays."""
+
+    name: str
+    text: str
+    found: str | None
+    web: dict[str, bytes]
+
+
+ELSEWHERE = "https://mirror.example.com/a/lost.png"
+SUBSTITUTES = [
+    Substitute("a link to another image", f"![x]({LOST})\n\nMirror: {URL}", URL, {URL: PNG}),
+    Substitute("the same file elsewhere", f"A: {ELSEWHERE}\nB: {LOST}", ELSEWHERE, {ELSEWHERE: PNG}),
+    Substitute("an earlier image of another name", f"![a]({URL})\n![b]({LOST})", None, {URL: PNG}),
+    Substitute("a preview of an image that cannot be had", f"![preview]({URL}) ![x]({LOST})", None, {URL: PNG}),
+    Substitute("a preview of what is no image", f"![preview]({URL}) ![x]({LOST})", URL, {URL: PNG, LOST: b"<html>"}),
+    Substitute("a small image whose link leads to none", f"[![x]({URL})]({LOST})", URL, {URL: PNG, LOST: b"<html>"}),
+    Substitute("an image that cannot be had either", f"![x]({LOST})\n\nMirror: {URL}", None, {}),
+]
+
+
+@pytest.mark.parametrize("case", SUBSTITUTES, ids=lambda case: case.name)
+def test_what_stands_for_an_image_that_cannot_be_had(case: Substitute) -> None:
+    world = World([[text_reply(case.text)]], web=case.web)
+    if case.found is None:
+        with pytest.raises(ImageUnavailable, match=LOST):
+            run(request_for(), world)
+    else:
+        assert [bytes_in(image) for image in result_of(request_for(), world).images] == [PNG]
+        assert world.fetched[-1] == case.found
+
+
 BUG = KeyError("a bug")
 SLOWLY: list[ChatReply | Exception] = [*[text_reply("painting", complete=False)] * 9, image_reply(URL)]
 
