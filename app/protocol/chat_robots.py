@@ -50,9 +50,9 @@ def _gemini(document: Document) -> Document:
 def _split_words(candidate: Any) -> tuple[str, Any]:
     """Return the words of a candidate, and the candidate without them."""
     content = candidate.get("content") if isinstance(candidate, dict) else None
-    parts = content.get("parts") if isinstance(content, dict) else None
-    if not isinstance(parts, list):
+    if not isinstance(content, dict) or not isinstance(content.get("parts"), list):
         return "", candidate
+    parts = content["parts"]
     words = "".join(part["text"] for part in parts if _is_text(part))
     return words, {**candidate, "content": {**content, "parts": [part for part in parts if not _is_text(part)]}}
 

@@ -183,14 +183,7 @@ class UpstreamClient:
             UpstreamError: The reply could not be read, broke off or took too long.
             ApiError: What the upstream's error object means.
         """
-        charset = charset_of(pending.headers.get("content-type", ""))
-        parser = ReplyParser(
-            request.new_blob,
-            secrets=self._secrets(request),
-            attempt=record,
-            charset=charset,
-            upstream_origin=self._origin,
-        )
+        parser = self._parser(pending, request, record)
         response = pending.response
         try:
             await self._parse(parser, pending, request, started_at, record)
@@ -214,6 +207,15 @@ class UpstreamClient:
         if not reply.complete or reply.is_doubtful:
             await _raise_unless_good(reply, end or _broke_off("in the middle of an event"))
         return None
+
+    def _parser(self, pending: PendingReply, request: UpstreamRequest, record: AttemptRecord) -> ReplyParser:
+        return ReplyParser(
+            request.new_blob,
+            secrets=self._secrets(request),
+            attempt=record,
+            charset=charset_of(pending.headers.get("content-type", "")),
+            upstream_origin=self._origin,
+        )
 
     async def _parse(
         self,
