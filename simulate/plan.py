@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[float, tuple[float, float]]] = {
     "replica killed": (5.0, (0.2, 20.0)),
     "replica paused": (4.0, (0.1, 25.0)),
     "replica drained": (2.0, (0.5, 5.0)),
-    "redis down": (2.0, (0.5, 6.0)),
+    "redis down": (2.0, (0.5, 20.0)),
     "redis slow": (2.0, (0.5, 8.0)),
     "redis stalls": (2.0, (0.5, 25.0)),
     "redis empty": (4.0, (0.0, 0.0)),

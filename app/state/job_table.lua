@@ -50,8 +50,11 @@ end
 -- The last time at which an owner gave a heartbeat, or began to be able to give one.
 local function last_sign(record) return math.max(record.heartbeat, reached_since) end
 
--- Count the replicas whose lease lasts for so many milliseconds more.
-local function count_readers(id, left) return redis.call('ZCOUNT', readers_key(id), now + left, '+inf') end
+-- Count the replicas with a lease. Where Redis was away, nobody could renew one, and those that wait do so soon.
+local function count_readers(id)
+  local from = reached_since + args.reader_lease > now and '-inf' or now
+  return redis.call('ZCOUNT', readers_key(id), from, '+inf')
+end
 
 -- The time from which any equal request may join; later than now for a job that only a retry may join, nil where none
 -- may. With an idempotency key each request may; without one only where the job has no readers, or the owner or a
@@ -66,9 +69,10 @@ local function joinable_from(id, record)
     if record.delivered == '1' then return now + FAR end
   end
   local last_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2]
-  local lease_over = last_lease and last_lease - args.reader_lease + args.suspect_after or 0
+  local last_look = last_lease and math.max(last_lease - args.reader_lease, reached_since)
+  local lease_over = last_look and last_look + args.suspect_after or 0
   if record.readers + 0 == 0 and lease_over < now then return now - FAR end
-  local readers = record.readers + count_readers(id, 0)
+  local readers = record.readers + count_readers(id)
   local silent_from = record.has_outcome and FAR or last_sign(record) + args.suspect_after * math.max(1, readers)
   return record.readers + 0 == 0 and math.min(silent_from, lease_over) or silent_from
 end
@@ -143,7 +147,8 @@ local function is_orphan(record) return not record.has_outcome and now - last_si
 -- Note that this replica has readers for the job. A job with readers is not forgotten.
 local function lease(id, milliseconds)
   redis.call('ZADD', readers_key(id), now + milliseconds, args.reader)
-  extend(readers_key(id), milliseconds)
+  -- Longer than the lease: it must not be forgotten while Redis is away.
+  extend(readers_key(id), milliseconds + args.delivery_lease)
   extend(key_of(id), milliseconds)
 end
 
@@ -165,7 +170,7 @@ end
 -- A delivered result stays for a while, for requests that say they are retries.
 local function mark_delivered(id)
   redis.call('HSET', key_of(id), 'delivered', '1')
-  if count_readers(id, 0) == 0 then redis.call('PEXPIRE', key_of(id), args.delivered_for) end
+  if count_readers(id) == 0 then redis.call('PEXPIRE', key_of(id), args.delivered_for) end
   index(slot, id, true)
 end
 
@@ -252,7 +257,7 @@ local function find_joinable()
     elseif is_orphan(record) and record.submitted == '1' then
       if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
       delete(id)
-    elseif is_orphan(record) and count_readers(id, 0) == 0 then
+    elseif is_orphan(record) and count_readers(id) == 0 then
       -- If replicas wait for an orphan, one of them takes it over; otherwise this request replaces it.
       bury(id)
     else
@@ -310,7 +315,7 @@ function commands.publish()
   if redis.call('HGET', key_of(args.id), 'submitted') == '1' then args.fields.submitted = '1' end
   local news = is_news(args.id)
   if outcome ~= '' then
-    if count_readers(args.id, 0) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
+    if count_readers(args.id) > 0 then args.ttl = math.max(args.ttl, args.delivery_lease) end
     redis.call('HSET', key_of(args.id), 'outcome', outcome)
   elseif not news and has_outcome(args.id) then
     return {'ok'}
@@ -329,7 +334,7 @@ end
 -- Note that the owner has delivered a job, and keeps the outcome to itself until another replica asks for it.
 function commands.deliver()
   if is_owned_by_another(args.id) or was_given_up(args.id) then return {'not_owner'} end
-  if count_readers(args.id, 0) > 0 then return {'awaited'} end
+  if count_readers(args.id) > 0 then return {'awaited'} end
   if not is_news(args.id) and has_outcome(args.id) then return {'ok'} end
   redis.call('HDEL', key_of(args.id), 'outcome')
   write(args.id, args.fields)
@@ -356,7 +361,7 @@ function commands.heartbeat()
       if not sign.delivered then
         extend(key, sign.ttl)
         extend(KEYS[i], sign.ttl)
-      elseif count_readers(sign.id, 0) > 0 then
+      elseif count_readers(sign.id) > 0 then
         table.insert(wanted, sign.id)
       end
       index(KEYS[i], sign.id)
@@ -415,7 +420,7 @@ end
 -- was done: a command that was sent before may still be on its way.
 function commands.abandon()
   if is_owned_by_another(args.id) then return {'not_owner'} end
-  if count_readers(args.id, 0) > 0 then return {'awaited'} end
+  if count_readers(args.id) > 0 then return {'awaited'} end
   delete(args.id)
   redis.call('HSET', key_of(args.id), 'given_up_by', args.owner, 'sequence', args.sequence)
   redis.call('PEXPIRE', key_of(args.id), args.delivery_lease)
@@ -435,7 +440,7 @@ function commands.lookup()
   if unknown then return {unknown} end
   local left = string.format('%d', redis.call('PTTL', key_of(args.id)))
   -- One that has cost nothing is taken over by a replica with readers.
-  if is_orphan(record) and (record.submitted == '1' or count_readers(args.id, 0) == 0) then
+  if is_orphan(record) and (record.submitted == '1' or count_readers(args.id) == 0) then
     return {record.submitted == '1' and 'lost' or 'unasked', '', left}
   end
   return record.has_outcome and {'done', redis.call('HGET', key_of(args.id), 'outcome'), left} or {'in_flight', '', left}
@@ -452,7 +457,7 @@ function commands.cancel()
   -- A client that has only joined with a receipt does not wait.
   if args.reader then redis.call('ZREM', readers_key(args.id), args.reader) end
   local is_read = record.readers + 0 > 0 and not is_orphan(record)
-  if is_read or count_readers(args.id, 0) > 0 then return {'awaited'} end
+  if is_read or count_readers(args.id) > 0 then return {'awaited'} end
   redis.call('HSET', key_of(args.id), 'outcome', outcome, 'failed', '1', 'readers', 0, 'owner', args.owner)
   return {'ok'}
 end

@@ -384,6 +384,30 @@ def test_an_owner_is_dead_that_stays_silent_after_redis_is_back(server: RedisSer
     play(scene, server)
 
 
+@pytest.mark.parametrize("was_away", [True, False], ids=["since Redis was away", "since it is dead"])
+def test_a_lease_that_could_not_be_renewed_lasts(server: RedisServer, redis: Redis, was_away: bool) -> None:
+    """The owner may have ended while Redis was away, and its news may come before the next look of whoever waits."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim()
+        never_end(job, readers=0)
+        await one.table.publish_status(job)
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
+        readers = RECORD + ":readers"
+        assert redis.pttl(readers) > 60_000
+        redis.zincrby(readers, -60_000, "req_2")
+        if was_away:
+            redis.delete(REACHED)
+        else:
+            redis.decrby(REACHED, 60_000)
+        assert (await other.table.claim_or_join("req_3", ME, is_async=False) is None) is was_away
+        job.run.call_off()
+        redis.zrem(readers, "req_3")
+        assert await one.table.abandon(job) == ("awaited" if was_away else "ok")
+
+    play(scene, server)
+
+
 def test_a_replica_without_jobs_shows_that_redis_is_there(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         await one.table.heartbeat()
@@ -605,6 +629,7 @@ def test_the_next_request_gets_what_a_replica_was_sending_when_it_died(server: R
         other.between = lambda: finish(one, job, delivered=False)
         await other.table.wait_for_result(other.job())
         assert await one.table.claim_or_join("req_2", ME, is_async=False) is None
+        redis.set(REACHED, 0)
         redis.zincrby(f"{RECORD}:readers", -1000 * SharingTimings().suspect_after, "me")
         assert await one.table.claim_or_join("req_3", ME, is_async=False) == "req_1"
 
@@ -672,6 +697,7 @@ def test_a_request_joins_a_job_whose_only_waiting_replica_may_be_dead(
         await one.claim()
         redis.hset(RECORD, "readers", 0)
         assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
+        redis.set(REACHED, 0)
         redis.zincrby(f"{RECORD}:readers", -1000 * seconds, "req_2")
         assert await one.table.claim_or_join("req_3", ME, is_async=False) == ("req_1" if joins else None)
 

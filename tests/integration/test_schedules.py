@@ -66,6 +66,7 @@ MENDED = {
     120_341_276: "A failure was told late to one of four requests that all might be paid for: the look at the costs was wrong.",
     480: "A failure was dropped while Redis was away, and a client that waited for it was told that its replica had died.",
     3_005_001: "A heartbeat was sent while a client joined, and the next client joined as well and got the same image.",
+    4_067_774: "A replica waited for another while Redis stood still, and was forgotten as soon as that went on.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

@@ -39,6 +39,7 @@ from tests.support.situations import (
     a_client_leaves_when_its_key_is_claimed,
     a_client_vanishes_when_its_result_is_published,
     a_key_comes_with_two_questions,
+    a_question_fails_while_redis_is_away,
     a_replica_dies_while_it_sends_the_result_of_another,
     a_replica_drains_what_it_wrote_into_a_dead_connection,
     a_replica_is_paused_while_it_claims_under_a_key,
@@ -311,7 +312,7 @@ PLANTED_BUGS = (
     PlantedBug("Finished jobs are not handed over, so their results reach no other replica.", attribute(JobSharing, "on_unread", lambda *_: None), first=105),
     PlantedBug("The retry count of a client is not read, so its retry is another question.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
     PlantedBug("A key may be used for another request, which gets the image of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then")), situation=a_key_comes_with_two_questions),
-    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id, 0) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
+    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
     PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil")), first=300),
@@ -330,7 +331,7 @@ PLANTED_BUGS = (
     ),
     PlantedBug(
         "A replica gives a job up that another replica waits for, and tells its client that it was taken over.",
-        script(("if args.submitting and is_replaced(args.id)", "if args.submitting and (is_replaced(args.id) or count_readers(args.id, 0) > 0)")),
+        script(("if args.submitting and is_replaced(args.id)", "if args.submitting and (is_replaced(args.id) or count_readers(args.id) > 0)")),
         hidden_by=attribute(History, "_has_just_left_here", lambda *_: True),
     ),
     PlantedBug(
@@ -368,4 +369,5 @@ PLANTED_BUGS = (
         situation=a_retry_takes_what_another_client_has_left,
     ),
     PlantedBug("A heartbeat forgets a reader that its replica does not know of yet, so another client shares its image.", script(("joined_by + 0 == claim and 1 or 0", "0 or 0")), situation=a_client_joins_at_a_heartbeat),
+    PlantedBug("A replica that cannot look at a job while Redis is away does not wait for it any more, and the job is forgotten.", script(("reached_since + args.reader_lease > now and '-inf' or now", "now")), situation=a_question_fails_while_redis_is_away),
 )  # fmt: skip

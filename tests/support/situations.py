@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 from simulate.plan import Fault, Plan, Wish
-from simulate.upstream import GOOD
+from simulate.upstream import BEHAVIORS, GOOD
 
 Situation = Callable[[Plan, Random], None]
 
@@ -160,3 +160,12 @@ def a_client_joins_at_a_heartbeat(plan: Plan, chance: Random) -> None:
     second.starts_at += 1.4 + 0.05 * chance.random()
     third.starts_at += 2.2
     plan.held["claim", 2] = 0.0, 0.3
+
+
+def a_question_fails_while_redis_is_away(plan: Plan, chance: Random) -> None:
+    """Let its client wait at another replica by then."""
+    away = Fault("redis down", 3.5, 17.0 + 3 * chance.random())
+    _begin(plan, away, patience=[1.0, None, None], pauses=[0.5, 3.0, 3.0])
+    failure = next(each for each in BEHAVIORS if each.name == "503 after the work")
+    plan.behaviors[plan.wishes[0].question] = [replace(failure, seconds=(4.0, 8.0))]
+    plan.fail_closed = True
