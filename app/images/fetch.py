@@ -240,8 +240,10 @@ class Fetcher:
 
     async def _request(self, target: FetchTarget, download: _Download) -> aiohttp.ClientResponse:
         response = await self._get(target)
+        if response.status != UNAUTHORIZED:
+            return response
         key = download.keys.get(origin_of(target.url) or "")
-        if response.status != UNAUTHORIZED or key is None:
+        if key is None:
             return response
         response.close()
         return await self._get(target, {"Authorization": f"Bearer {key}"})
