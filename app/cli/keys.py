@@ -129,6 +129,9 @@ def webhook_secrets(name: str | None) -> int:
     except InvalidKeyFile as error:
         print_error("keys", f"{settings.keys_file}: {error}")
         return 2
+    if not found:
+        print_error("keys", "there are no client keys: set LIMNER_API_KEYS or LIMNER_KEYS_FILE")
+        return 2
     if name is not None and name not in found:
         print_error("keys", f"NAME: there is no key {name}")
         return 2

@@ -1,5 +1,6 @@
 """`limner paint`: a small client of any Images API, which shows how long it takes and writes the images into files."""
 
+import os
 import re
 import ssl
 import sys
@@ -26,6 +27,9 @@ from app.protocol.sse import Decoder, Event
 BASE_URL = "http://127.0.0.1:8000/v1"
 MODEL = "gpt-image-2"
 TIMEOUT = 900
+
+#: Seconds of silence at most: a day.
+_MAX_TIMEOUT = 86_400
 
 #: The `output_format` for the suffix of a file; for others the API's default is used.
 _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -166,8 +170,13 @@ def build_request(options: PaintOptions) -> dict[str, Any]:
         raise UsageError(f"not an http(s) address: {options.base_url}")
     if options.mask and not options.images:
         raise UsageError("--mask needs an --image")
+    if not 1 <= options.timeout <= _MAX_TIMEOUT:
+        raise UsageError(f"--timeout: expected 1 to {_MAX_TIMEOUT} seconds")
     if not options.out.parent.is_dir():
         raise UsageError(f"no such folder: {options.out.parent}")
+    for path in output_paths(options.out, options.n):
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"{path}: cannot be written")
     if not options.images:
         return {"url": "images/generations", "json": options.fields()}
     files = [("image[]" if len(options.images) > 1 else "image", path) for path in options.images]

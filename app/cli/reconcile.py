@@ -1,5 +1,6 @@
 """`limner reconcile`: compare what the ledger says with the bill of an upstream, row by row."""
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -274,13 +275,32 @@ def _parse_columns(_: click.Context, __: click.Parameter, given: Sequence[str]) 
     return columns
 
 
-def _parse_decimal(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
-    if text is None:
-        return None
+def _parse_divisor(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
+    number = None if text is None else _read_number(text)
+    if number == 0:
+        raise click.BadParameter("expected a number above 0")
+    return number
+
+
+def _parse_tolerance(_: click.Context, __: click.Parameter, text: str) -> Decimal:
+    return _read_number(text)
+
+
+def _read_number(text: str) -> Decimal:
     try:
-        return Decimal(text)
+        number = Decimal(text)
     except ArithmeticError:
-        raise click.BadParameter("expected a number") from None
+        number = Decimal("nan")
+    if not number.is_finite() or number < 0:
+        raise click.BadParameter("expected a number that is not negative")
+    return number
+
+
+def _parse_month(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    # In a month that does not exist nothing differs, which would look as if all were well.
+    if text is not None and not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", text):
+        raise click.BadParameter("expected a month like 2026-11")
+    return text
 
 
 @click.command("reconcile")
@@ -305,14 +325,15 @@ def _parse_decimal(_: click.Context, __: click.Parameter, text: str | None) -> D
 )
 @click.option(
     "--divide",
-    callback=_parse_decimal,
+    callback=_parse_divisor,
     metavar="N",
     help="Divide the costs of the bill by this: by 100 if it has cents.",
 )
 @click.option("--upstream", metavar="NAME", help="Compare only attempts at the upstream of this name.")
-@click.option("--month", metavar="YYYY-MM", help="Compare only this month, in UTC.")
+@click.option("--month", callback=_parse_month, metavar="YYYY-MM", help="Compare only this month, in UTC.")
 @click.option(
     "--window",
+    type=click.FloatRange(min=0),
     default=600.0,
     show_default=True,
     metavar="SECONDS",
@@ -321,7 +342,7 @@ def _parse_decimal(_: click.Context, __: click.Parameter, text: str | None) -> D
 @click.option(
     "--tolerance",
     default="0",
-    callback=_parse_decimal,
+    callback=_parse_tolerance,
     metavar="AMOUNT",
     help="Two amounts that differ by no more count as equal.",
 )

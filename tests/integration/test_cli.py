@@ -352,6 +352,9 @@ def test_the_secrets_of_webhooks_are_shown(
     monkeypatch.delenv("LIMNER_KEYS_FILE")
     assert main(["keys", "webhook-secrets"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
+    monkeypatch.delenv("LIMNER_API_KEYS")
+    assert main(["keys", "webhook-secrets"]) == 2
+    assert "there are no client keys: set LIMNER_API_KEYS or LIMNER_KEYS_FILE" in capsys.readouterr().err
 
 
 CLOSED = {

@@ -1,6 +1,7 @@
 """`limner paint` against Limner, and against APIs with unexpected responses."""
 
 import base64
+import errno
 import io
 import socket
 import threading
@@ -219,6 +220,10 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "an image that is not there": ({"images": (Path("/none.png"),)}, "/none.png: No such file or directory"),
     "a key that is not there": ({"api_key_file": Path("/none")}, "/none: No such file or directory"),
     "a folder that is not there": ({"out": Path("/none/out.png")}, "no such folder: /none"),
+    "a folder in place of a file": ({"out": Path("/")}, "/: cannot be written"),
+    "no time at all": ({"timeout": 0.0}, "--timeout: expected 1 to 86400 seconds"),
+    "a time that is no number": ({"timeout": float("nan")}, "--timeout: expected 1 to 86400 seconds"),
+    "a time without an end": ({"timeout": float("inf")}, "--timeout: expected 1 to 86400 seconds"),
     "an address without a scheme": ({"base_url": "127.0.0.1:8000"}, "not an http(s) address: 127.0.0.1:8000"),
     "an address without a host": ({"base_url": "http:/v1"}, "not an http(s) address: http:/v1"),
     "an address that is none": ({"base_url": "http://[::1"}, "not an http(s) address: http://[::1"),
@@ -261,6 +266,22 @@ def test_wrong_usage_sends_nothing(name: str, api: Api, tmp_path: Path, capsys: 
     assert api.requests == []
 
 
+@pytest.mark.parametrize("exists", [True, False], ids=["a file that is there", "a new file"])
+def test_nothing_is_paid_for_that_cannot_be_written(
+    exists: bool, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`root`, who may run the tests, may write everywhere."""
+    second = tmp_path / "out-2.png"
+    if exists:
+        second.write_bytes(b"")
+    denied = second if exists else tmp_path
+    monkeypatch.setattr("os.access", lambda path, _: path != denied)
+    assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url, n=2)) == 2
+    path = second if exists else tmp_path / "out-1.png"
+    assert capsys.readouterr().err == f"limner paint: {path}: cannot be written. See docs/cli.md\n"
+    assert api.requests == []
+
+
 def test_no_server_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -290,11 +311,16 @@ def test_a_request_that_does_not_end_well(
     assert capsys.readouterr().err.endswith(line.replace("URL", api.url))
 
 
-def test_a_file_that_cannot_be_written(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "out.png").mkdir()
+def test_a_disk_that_is_full_at_the_end_is_one_line(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
     api.answers(body=b'{"data":[{"b64_json":"AAAA"}]}')
     assert paint(PaintOptions("a fox", tmp_path / "out.png", api.url)) == 1
-    assert "Is a directory" in capsys.readouterr().err
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_the_line_is_drawn_while_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

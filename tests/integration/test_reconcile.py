@@ -198,8 +198,29 @@ def test_the_command_explains_what_is_wrong(tmp_path: Path, capsys: pytest.Captu
     assert "name its columns" in capsys.readouterr().err
     assert main([*known[:3], str(tmp_path / "none")]) == 2
     assert "No such file" in capsys.readouterr().err
-    assert main([*known, "--divide", "much"]) == 2
     assert main([*known, "--column", "price=a"]) == 2
+
+
+WRONG_OPTIONS = {
+    "a divisor in words": ("--divide", "much", "expected a number that is not negative"),
+    "a divisor of zero": ("--divide", "0", "expected a number above 0"),
+    "a negative divisor": ("--divide", "-3", "expected a number that is not negative"),
+    "a tolerance without an end": ("--tolerance", "Infinity", "expected a number that is not negative"),
+    "a month in words": ("--month", "november", "expected a month like 2026-11"),
+    "a thirteenth month": ("--month", "2026-13", "expected a month like 2026-11"),
+    "a negative window": ("--window", "-5", "not in the range x>=0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
+def test_an_option_that_would_explain_everything_away_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, value, message = WRONG_OPTIONS[name]
+    (tmp_path / "bill").write_text("generation_id,cost_total\na,0.1\n")
+    (tmp_path / "ledger").write_text("")
+    assert main(["reconcile", str(tmp_path / "bill"), "--ledger", str(tmp_path / "ledger"), option, value]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_month_with_failures_leaves_nothing_unexplained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
