@@ -74,7 +74,7 @@ lint: install ## Check rules and layout with ruff
 types: install ## Check types with mypy --strict
 	$(BIN)/mypy
 
-PURE_UPSTREAM := selection circuit_breaker retry error_mapping error_body error_words request_fields wait_windows work_evidence decoding
+PURE_UPSTREAM := selection circuit_breaker retry error_mapping error_body error_words request_fields wait_windows work_evidence decoding mending
 OWN := $(BIN)/pytest -qq --no-header
 
 own-coverage: install ## Check that the unit tests of each pure package cover it in full, without the other tests

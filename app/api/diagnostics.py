@@ -25,6 +25,7 @@ from app.errors import SHUTTING_DOWN, InvalidRequest, RateLimited, ServiceUnavai
 from app.extraction.explain import json_report, parse_pasted
 from app.extraction.forms import explain
 from app.images.blob import Blob
+from app.upstream.mending import place_of_error
 
 T = TypeVar("T")
 
@@ -96,8 +97,12 @@ async def unless_draining(work: Coroutine[None, None, T], draining: asyncio.Even
 
 
 def explain_reply(blob: Blob) -> Response:
-    pasted = parse_pasted(blob.read_at(0, blob.size))
-    return OrjsonResponse(json_report(pasted, explain(pasted.reply)), headers=_HEADERS)
+    data = blob.read_at(0, blob.size)
+    pasted = parse_pasted(data)
+    report = json_report(pasted, explain(pasted.reply))
+    if not report["found"] and (place := place_of_error(data, is_error=pasted.reply.error is not None)):
+        report["mend"] = place
+    return OrjsonResponse(report, headers=_HEADERS)
 
 
 #: The longest silence.

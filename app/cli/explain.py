@@ -1,6 +1,5 @@
 """`limner explain`: show which images are found in a chat reply, in which form, and why others are rejected."""
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +8,9 @@ import click
 import orjson
 
 from app.cli.messages import print_error
-from app.extraction.explain import json_report, parse_pasted, text_report
+from app.extraction.explain import json_report, parse_pasted, place_of_nothing, text_report
 from app.extraction.forms import explain as search
-from app.upstream.error_body import AttemptFacts
-from app.upstream.error_mapping import classify
-
-_LOGGED = re.compile(rb"upstream answered ([1-5][0-9]{2}): (.*)", re.DOTALL)
+from app.upstream.mending import place_of_error
 
 
 @click.command("explain")
@@ -38,27 +34,13 @@ def explain_file(file: str, *, sent: Sequence[str] = (), as_json: bool = False) 
         return 2
     pasted = parse_pasted(data)
     findings = search(pasted.reply, sent)
-    place = None if findings.images else place_to_mend(data, is_error=pasted.reply.error is not None)
+    place = place_of_error(data, is_error=pasted.reply.error is not None) or place_of_nothing(pasted, findings)
+    place = None if findings.images else place
     if as_json:
-        mend = {} if place is None else {"mend": place}
-        print(orjson.dumps(json_report(pasted, findings) | mend, option=orjson.OPT_INDENT_2).decode())
+        report = {**json_report(pasted, findings), "mend": place}
+        print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
         print("\n".join(text_report(pasted, findings)))
         if place is not None:
             print(f"mend     {place}")
     return 0 if findings.images else 1
-
-
-def place_to_mend(pasted: bytes, *, is_error: bool) -> str | None:
-    """Return the setting that an upstream's error is about, None where there is no error of that kind.
-
-    The error is pasted as its body (`is_error`), or as the `detail` of a log line, which has the status as well.
-    """
-    logged = _LOGGED.search(pasted)
-    if not logged and not is_error:
-        return None
-    status, body = (int(logged[1]), logged[2]) if logged else (200, pasted)
-    failure = classify(status, {}, body, AttemptFacts(now=0.0))
-    if failure.setting is None:
-        return None
-    return f"LIMNER_UPSTREAM_{failure.setting.upper()}, or {failure.setting} of the upstream in limner.toml"

@@ -12,7 +12,8 @@ import orjson
 
 from app.errors import UpstreamInvalidReply
 from app.extraction.forms import ExtractionResult
-from app.extraction.refusal import no_image_error
+from app.extraction.places import OF_A_GUESS, OF_NOTHING, place_of_form, place_of_reason
+from app.extraction.refusal import is_refusal, no_image_error
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
@@ -92,14 +93,17 @@ def text_report(pasted: PastedReply, result: ExtractionResult) -> Iterator[str]:
         yield f"  {number}. {image.form}: {describe_url(image.url)}"
         if image.is_secondary:
             yield "     a preview or the like, taken because there is nothing better"
+        yield f"     if it is wrong: {place_of_form(image.form)}"
     if result.guesses and not result.images:
         yield f"guessed  {len(result.guesses)}, not downloaded here: for a request, the bytes behind them decide"
         for guess in result.guesses:
             yield f"  - {guess.form}: {printable(guess.url)}"
+        yield f"    to mend: {OF_A_GUESS}"
     yield f"dropped  {len(result.rejected)}"
     for rejected in result.rejected:
         yield f"  - {rejected.form}: {printable(rejected.candidate)}"
         yield f"    {rejected.reason}"
+        yield f"    to mend: {place_of_reason(rejected.reason)}"
     if not result.images:
         condition = "if none is an image: " if result.guesses else ""
         yield f"answer   {condition}{printable(client_error(pasted), _MAX_ERROR)}"
@@ -109,17 +113,34 @@ def json_report(pasted: PastedReply, result: ExtractionResult) -> dict[str, Any]
     """Return the report for programs, with URLs in full.
 
     `guessed`: addresses that may lead to anything, likeliest first. They are downloaded only while a request is served.
+    `mend`: where to mend what was read wrong.
     """
     return {
         "read_as": pasted.kind,
         "complete": pasted.reply.complete,
-        "found": [{"form": each.form, "url": each.url, "is_lesser": each.is_secondary} for each in result.images],
-        "guessed": [{"form": each.form, "url": each.url} for each in result.guesses],
+        "found": [
+            {"form": each.form, "url": each.url, "is_lesser": each.is_secondary, "mend": place_of_form(each.form)}
+            for each in result.images
+        ],
+        "guessed": [{"form": each.form, "url": each.url, "mend": OF_A_GUESS} for each in result.guesses],
         "dropped": [
-            {"form": each.form, "candidate": each.candidate, "reason": each.reason} for each in result.rejected
+            {
+                "form": each.form,
+                "candidate": each.candidate,
+                "reason": each.reason,
+                "mend": place_of_reason(each.reason),
+            }
+            for each in result.rejected
         ],
         "answer": None if result.images else client_error(pasted),
+        "mend": place_of_nothing(pasted, result),
     }
+
+
+def place_of_nothing(pasted: PastedReply, result: ExtractionResult) -> str | None:
+    """Return where to mend that no image was found, None where one was, or where the reply says why there is none."""
+    says_why = bool(result.images) or pasted.reply.error is not None or is_refusal(pasted.reply)
+    return None if says_why else OF_NOTHING
 
 
 def client_error(pasted: PastedReply) -> str:

@@ -42,13 +42,20 @@ def test_the_report_has_the_images_and_why_other_candidates_were_rejected(limner
     assert answer.json() == {
         "read_as": "plain words",
         "complete": True,
-        "found": [{"form": "markdown-image", "url": image, "is_lesser": False}],
+        "found": [{"form": "markdown-image", "url": image, "is_lesser": False, "mend": "markdown-image of FORMS in app/extraction/forms.py"}],
         "guessed": [],
-        "dropped": [{"form": "markdown-image", "candidate": "https://e.com/a.svg", "reason": "it leads to a file that is not an image"}],
+        "dropped": [{"form": "markdown-image", "candidate": "https://e.com/a.svg", "reason": "it leads to a file that is not an image", "mend": "_OTHER_SUFFIXES in app/extraction/urls.py"}],
         "answer": None,
+        "mend": None,
     }  # fmt: skip
     headers = [answer.headers[name] for name in ("content-type", "cache-control", "x-content-type-options")]
     assert headers == ["application/json", "no-store", "nosniff"]
+
+
+def test_the_setting_that_an_error_is_about_is_named(limner: RunningLimner) -> None:
+    error = b'{"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}}'
+    assert explain(limner, error).json()["mend"].startswith("LIMNER_UPSTREAM_API_KEY")
+    assert explain(limner, b"upstream answered 404: no").json()["mend"].startswith("LIMNER_UPSTREAM_BASE_URL")
 
 
 @dataclass(frozen=True, slots=True)

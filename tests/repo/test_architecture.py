@@ -111,7 +111,10 @@ PURE = (
     "protocol/*",
     "extraction/*",
     *(f"upstream/{name}" for name in ("selection", "circuit_breaker", "retry", "decoding", "wait_windows")),
-    *(f"upstream/{name}" for name in ("error_mapping", "error_body", "error_words", "request_fields", "work_evidence")),
+    *(
+        f"upstream/{name}"
+        for name in ("error_mapping", "error_body", "error_words", "request_fields", "work_evidence", "mending")
+    ),
     "images/decompression",
     "images/ssrf",
     "images/location",

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from app.cli.explain import explain_file
+from app.extraction.places import OF_NOTHING
 
 KEY = "LIMNER_UPSTREAM_API_KEY, or api_key of the upstream in limner.toml"
 MODEL = "LIMNER_UPSTREAM_MODEL, or model of the upstream in limner.toml"
@@ -16,7 +17,8 @@ CASES = [
     ("a line of the log, with its status", 'upstream answered 404: {"error": {"message": "The model x is not found."}}', MODEL),
     ("a field that only this server writes", '{"error": {"message": "Unknown parameter.", "param": "modalities"}}', DIALECT),
     ("a refusal, which is about the prompt", '{"error": {"message": "Against our policy.", "code": "content_policy_violation"}}', None),
-    ("words of a model about a key", "Your API key is invalid, said the fox.", None),
+    ("words of a model about a key", "Your API key is invalid, said the fox.", OF_NOTHING),
+    ("a refusal in words", "I cannot help with that: it violates our content policy.", None),
     ("an image beside an error", '{"choices": [{"message": {"content": "![x](https://e.com/a.png)"}}], "error": {"code": "invalid_api_key"}}', None),
 ]  # fmt: skip
 
@@ -31,4 +33,4 @@ def test_the_place_to_mend_is_named(
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("mend")] == ([] if place is None else [f"mend     {place}"])
     explain_file(str(file), as_json=True)
-    assert orjson.loads(capsys.readouterr().out).get("mend") == place
+    assert orjson.loads(capsys.readouterr().out)["mend"] == place

@@ -11,10 +11,13 @@ import pytest
 
 from app.cli.explain import explain_file
 from app.extraction.explain import describe_url, printable
+from app.extraction.places import OF_A_GUESS, OF_NOTHING
 from tests.support.sample_images import noise, saved
 
 IMAGE = saved(noise((64, 48)), "PNG")
 DATA_URL = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
+
+MARKDOWN = "     if it is wrong: markdown-image of FORMS in app/extraction/forms.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,15 @@ class Case:
 
 
 CASES = [
-    Case("an image", "![fox](https://e.com/a.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", "dropped  0")),
-    Case("an image and an SVG", "![fox](https://e.com/a.png) ![logo](https://e.com/a.svg)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", "dropped  1", "  - markdown-image: https://e.com/a.svg", "    it leads to a file that is not an image")),
-    Case("an image that the client sent", "![fox](https://e.com/a.png)", ("read as  plain words", "found    0", "dropped  1", "  - markdown-image: https://e.com/a.png", "    the client itself had sent it", "answer   400 no_image_in_reply: The upstream's reply contains no image. It said: ![fox](https://e.com/a.png)"), 1, ("https://e.com/a.png",)),
-    Case("nothing better than a preview", "![thumbnail](https://e.com/thumb.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/thumb.png", "     a preview or the like, taken because there is nothing better", "dropped  0")),
-    Case("addresses that may lead to anything", "Aqui está: https://e.com/r/7f https://e.com/regras", ("read as  plain words", "found    0", "guessed  2, not downloaded here: for a request, the bytes behind them decide", "  - guessed-address: https://e.com/r/7f", "  - guessed-address: https://e.com/regras", "dropped  0", "answer   if none is an image: 400 no_image_in_reply: The upstream's reply contains no image. It said: Aqui está: https://e.com/r/7f https://e.com/regras"), 1),
+    Case("an image", "![fox](https://e.com/a.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", MARKDOWN, "dropped  0")),
+    Case("an image and an SVG", "![fox](https://e.com/a.png) ![logo](https://e.com/a.svg)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/a.png", MARKDOWN, "dropped  1", "  - markdown-image: https://e.com/a.svg", "    it leads to a file that is not an image", "    to mend: _OTHER_SUFFIXES in app/extraction/urls.py")),
+    Case("an image that the client sent", "![fox](https://e.com/a.png)", ("read as  plain words", "found    0", "dropped  1", "  - markdown-image: https://e.com/a.png", "    the client itself had sent it", "    to mend: ClientTexts in app/extraction/own_links.py", "answer   400 no_image_in_reply: The upstream's reply contains no image. It said: ![fox](https://e.com/a.png)", f"mend     {OF_NOTHING}"), 1, ("https://e.com/a.png",)),
+    Case("nothing better than a preview", "![thumbnail](https://e.com/thumb.png)", ("read as  plain words", "found    1", "  1. markdown-image: https://e.com/thumb.png", "     a preview or the like, taken because there is nothing better", MARKDOWN, "dropped  0")),
+    Case("addresses that may lead to anything", "Aqui está: https://e.com/r/7f https://e.com/regras", ("read as  plain words", "found    0", "guessed  2, not downloaded here: for a request, the bytes behind them decide", "  - guessed-address: https://e.com/r/7f", "  - guessed-address: https://e.com/regras", f"    to mend: {OF_A_GUESS}", "dropped  0", "answer   if none is an image: 400 no_image_in_reply: The upstream's reply contains no image. It said: Aqui está: https://e.com/r/7f https://e.com/regras", f"mend     {OF_NOTHING}"), 1),
     Case("a refusal", "I cannot help with that: it violates our content policy.", ("read as  plain words", "found    0", "dropped  0", "answer   400 moderation_blocked: Your request was rejected by the safety system of the upstream. It said: I cannot help with that: it violates our content policy."), 1),
     Case("an error", '{"error":{"message":"busy","type":null,"code":7}}', ("read as  a body in JSON", "found    0", "dropped  0", 'answer   the upstream\'s own error: {"message":"busy","type":null,"code":7}'), 1),
     Case("an error that nests too deeply", '{"error":{"a":' + "[" * 400 + "]" * 400 + "}}", ("read as  a body in JSON", "found    0", "dropped  0", 'answer   the upstream\'s own error: {"a":[[[[[[[[]]]]]]]]}'), 1),
-    Case("a stream that broke off", 'data: {"choices":[{"delta":{"content":"Wait"}}]}\n\ndata: {"cho', ("read as  a stream of events, which broke off", "found    0", "dropped  0", "answer   400 no_image_in_reply: The upstream's reply contains no image. It said: Wait"), 1),
+    Case("a stream that broke off", 'data: {"choices":[{"delta":{"content":"Wait"}}]}\n\ndata: {"cho', ("read as  a stream of events, which broke off", "found    0", "dropped  0", "answer   400 no_image_in_reply: The upstream's reply contains no image. It said: Wait", f"mend     {OF_NOTHING}"), 1),
 ]  # fmt: skip
 
 
@@ -61,10 +64,11 @@ def test_the_report_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert orjson.loads(capsys.readouterr().out) == {
         "read_as": "plain words",
         "complete": True,
-        "found": [{"form": "markdown-image", "url": url, "is_lesser": False}],
+        "found": [{"form": "markdown-image", "url": url, "is_lesser": False, "mend": "markdown-image of FORMS in app/extraction/forms.py"}],
         "guessed": [],
-        "dropped": [{"form": "markdown-image", "candidate": "https://e.com/a.svg", "reason": "it leads to a file that is not an image"}],
+        "dropped": [{"form": "markdown-image", "candidate": "https://e.com/a.svg", "reason": "it leads to a file that is not an image", "mend": "_OTHER_SUFFIXES in app/extraction/urls.py"}],
         "answer": None,
+        "mend": None,
     }  # fmt: skip
     monkeypatch.setattr(sys, "stdin", Pipe(b"Hello"))
     assert explain_file("-", as_json=True) == 1
