@@ -7,6 +7,7 @@ Gemini's `promptFeedback`, the `incomplete_details` and failed calls of the Resp
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -76,16 +77,14 @@ _REFUSAL = re.compile(
 )
 #: What relays say of a failure within a 200, beside a number.
 _COMPLAINT_KEYS = ("status_msg", "error_msg")
-_STATUS_KEYS = ("status", "task_status", "taskStatus")
+_STATUS_KEYS = ("status", "task_status", "taskStatus", "state")
 _FAILED = re.compile(r"fail(?:ed|ure)?|incomplete|error|rejected|blocked", re.IGNORECASE)
 #: What a failed task says of the cause: a code and a message, or one of them.
-_WHY_KEYS = (
-    *("code", "message", "msg", "failReason", "fail_reason", "failure_reason", "failed_reason", "failureReason"),
-    *("error_message", "errorMessage", "error_msg", "reason", "detail"),
-)
+_WHY_KEY = re.compile(r"fail|err(?:or|_|$)|reason|msg|message|code|detail|cause|descri", re.IGNORECASE)
+_MAX_WHY = 2
 #: Values of yes or no with which safety systems mark what they have stopped.
 _UNSAFE_FLAG = re.compile(r"nsfw|flagged|moderated|censored|unsafe|^filtered$|content_filtered", re.IGNORECASE)
-_SAFE_FLAG = re.compile(r"respect_moderation|is_?safe|safe|passed_moderation", re.IGNORECASE)
+_SAFE_FLAG = re.compile(r"respect_moderation|(?:is_?)?(?:[a-z]{1,20}_)?safe|passed_moderation", re.IGNORECASE)
 _TASK_KEYS = ("task_id", "taskId")
 _TASK_OBJECT = re.compile(r"(?:\w+\.)?task", re.IGNORECASE)
 
@@ -144,7 +143,8 @@ def _failed_call(call: Mapping[str, Any], status: str) -> Iterator[Reason]:
     given = call.get("error")
     error = given if isinstance(given, dict) else {"message": given} if isinstance(given, str) else call
     details = read_moderation_details(error) or read_moderation_details(call)
-    texts = [error[key] for key in _WHY_KEYS if isinstance(error.get(key), str) and error[key]][:2]
+    causes = (value for key, value in error.items() if _WHY_KEY.search(key) and isinstance(value, str) and value)
+    texts = [*islice(causes, _MAX_WHY)]
     value = ": ".join(texts) or status
     is_refusal = details is not None or bool(MODERATION.search(f"{status} {value}"))
     if texts or is_refusal or isinstance(call.get("type"), str):

@@ -25,7 +25,7 @@ MODERATION = re.compile(
     | sensitive[ _]?(?:words?|content|info\w*|topic|material|prompt) | new_sensitive | \b(?:is|as)[ ]sensitive
     | illegal_?detected | \bflagged\b | banned[ _](?:prompt|word) | blocked[ _]word | forbidden[ _]word | \bblocklist\b
     | disallowed[ ](?:content|prompt|word)
-    | content[ _]audit | audit[ _](?:fail|reject|block|not)
+    | content[ _]audit | audit_?(?:submit_?)?illegal | audit[ _](?:fail|reject|block|not)
     | (?:did|does|has)[ ]not[ ]pass [^.!?]{0,20} (?:audit|review|check)
     | content [^.!?]{0,20} (?:not[ ](?:allowed|permitted)|disallowed|illegal|blocked)
     | (?:prompt|image|input|output) [^.!?]{0,30} \b(?:blocked|censored)\b
