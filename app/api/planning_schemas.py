@@ -1,4 +1,4 @@
-"""Schemas of what is told before anything is asked: descriptions of models, and dry runs."""
+"""Schemas for clients that plan a request: descriptions of models, and dry runs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Read which address a request wants to have told when it ends, and refuse it before anything is spent."""
+"""Read the address that a request names for its webhook, and refuse it before anything is spent."""
 
 from dataclasses import replace
 

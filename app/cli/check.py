@@ -295,7 +295,7 @@ async def check_key(settings: Settings) -> str:
 
 
 def describe_refusal(response: httpx.Response, spec: UpstreamSpec) -> str:
-    """Return why the key could not be checked: many upstreams have no list of models, or show it to nobody.
+    """Return why the key could not be checked: many upstreams have no list of models, or do not show it.
 
     Raises:
         CheckFailed: There is evidence that the key is refused, or that the account has no credit.

@@ -95,7 +95,7 @@ def command(
     except click.Abort:
         if sys.stdin.isatty():
             raise  # Ctrl-C
-        print_error("probe", "there is nobody to ask. Say --yes to spend money without a question")
+        print_error("probe", "the question cannot be asked here. Say --yes to spend money without it")
         return 2
     run = ProbeRun(entry)
     code = run_probe(settings, run, max_images, Progress())

@@ -1,4 +1,4 @@
-"""Say what a request would do, without doing it: the chat body, the upstream, the price. Nobody is asked or charged."""
+"""Say what a request would do, without doing it: the chat body, the upstream, the price. Nothing is sent or charged."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ def is_dry_run(value: str) -> bool:
     """Return whether the value of the header asks for a dry run.
 
     Raises:
-        UserError: It means neither. To take it for a no would cost an image that nobody wants.
+        UserError: It means neither. Read as a no, it would cost an image that the client does not want.
     """
     word = value.strip().lower()
     if word not in _YES | _NO:

@@ -199,7 +199,7 @@ class JobRun:
             self.on_change()
 
     def cancel(self) -> None:
-        """Cancel a run that has cost nothing, because its client wants so."""
+        """Cancel a run that has cost nothing, at the wish of its client."""
         self.is_canceled_by_client = True
         self.call_off()
 

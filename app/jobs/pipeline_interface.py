@@ -84,7 +84,7 @@ class PipelineIO(Protocol):
         ...
 
     def report_bug(self, bug: Exception) -> None:
-        """Tell the operator of an exception that nobody has expected."""
+        """Log an unexpected exception, which is a bug."""
         ...
 
 

@@ -343,7 +343,7 @@ class JobIO:
         return url or f"/kept/{name}"
 
     def report_bug(self, bug: Exception) -> None:
-        """Log an exception that nobody has expected."""
+        """Log an unexpected exception, which is a bug."""
         log.error("unhandled_error", exc_info=bug)
 
     def _step(self, name: str) -> TraceStep:

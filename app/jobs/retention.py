@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 
 from app.jobs.job import Job
 
-#: Entries of a heap that may be out of date before it is built anew.
+#: Entries of a heap that may be out of date before it is rebuilt.
 _SPARE = 64
 
 

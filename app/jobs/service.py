@@ -177,8 +177,8 @@ class ImageService:
     async def _joinable_here(self, key: JobKey) -> Job | None:
         """Return the job of this replica that a request joins.
 
-        The end of a run that was called off is told to the table first: then the job may be gone, and another replica
-        may have begun an equal one.
+        The end of a run that was called off is reported to the table first. Then the job may be gone, and another
+        replica may have begun an equal one.
         """
         while (job := self.registry.find_joinable(key)) is not None:
             if not (job.run.is_called_off and job.publish_lock.locked()):

@@ -1,7 +1,7 @@
 """Tell the receivers of webhooks that asynchronous requests have ended.
 
 A webhook is delivered at least once: it is sent until its receiver accepts it, for a day, and another replica goes on
-where this one dies. The task is written anew at each attempt, so that its links are fresh.
+where this one dies. The task is written again for each attempt, so that its links are fresh.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ _REMEMBERED_DIALECTS = 256
 #: When a stream is requested: `auto` if the client requested one.
 StreamMode = Literal["auto", "always", "never"]
 
-#: Said to the model with markup, which is also the last image.
+#: The sentence for the model about markup, which is the last image, like a mask.
 MARKUP_INSTRUCTION = (
     "The last picture lies over the first one and is transparent but for its marks: drawings, arrows or notes. "
     "Do what they ask for, and leave the marks themselves out of the result."

@@ -18,7 +18,7 @@ PREFIX, WORDS = "prefix", "words"
 #: Fields of a request that a dialect may leave out.
 SENT = ("metadata", "user", "stream")
 
-#: Said to the model with a mask, unless the dialect has other words. The mask is always the last image.
+#: The sentence for the model about a mask, unless the dialect has another one. The mask is always the last image.
 MASK_INSTRUCTION = (
     "The last picture is a mask for the first one: change only the area where the mask is transparent, "
     "and keep everything else exactly as it is."
@@ -75,7 +75,7 @@ class Dialect:
         other_modalities: What is requested instead where a model cannot answer with these.
         extra_body: Constants of the body. The other fields win over them.
         send: Which of `SENT` are sent.
-        mask: Said to the model about a mask; empty: nothing.
+        mask: The sentence for the model about a mask; empty for none.
     """
 
     size: Mapping[str, str] = field(default_factory=dict)

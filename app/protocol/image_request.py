@@ -255,7 +255,7 @@ class ImagesRequest:
         Parameter(
             TextParam(2048, one_line=True),
             Destination.LOCAL,
-            "Is told when a task has ended.",
+            "An address that gets a webhook when a task has ended.",
             examples=("https://a.example/b",),
         ),
     ] = None

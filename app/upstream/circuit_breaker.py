@@ -1,4 +1,4 @@
-"""A circuit breaker: decide whether an upstream has failed so often of late that another one should be preferred.
+"""A circuit breaker: decide whether an upstream has recently failed so often that another one should be preferred.
 
 closed     ── failures in a row, or a share of failures ──▶ open
 open       ── its time is over ──▶ half-open

@@ -54,7 +54,7 @@ class UpstreamFailure:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Let the error carry the retry safety, for whoever remembers errors."""
+        """Let the error carry the retry safety, for those who keep errors."""
         self.error.retry_safety = self.retry_safety
 
 

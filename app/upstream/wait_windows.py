@@ -1,6 +1,6 @@
 """Find how long an upstream asks to wait: in headers, in fields of its error, or in its words.
 
-Every number is returned however absurd; whoever waits decides what is too long.
+Every number is returned, however absurd; the caller decides what is too long.
 """
 
 import math
