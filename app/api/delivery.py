@@ -21,7 +21,8 @@ from app.api.responses import (
     coalesce,
 )
 from app.errors import ApiError
-from app.jobs.job import JobRun, summarize_request
+from app.jobs.job import summarize_request
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import GenerationResult, Item, PartialImage
 from app.jobs.service import JobReader
 from app.jobs.tasks import TaskView

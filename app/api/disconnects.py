@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from app.api.responses import ClientDisconnected
-from app.jobs.job import JobRun
+from app.jobs.job_run import JobRun
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from app.images.signer import Signer
 from app.images.ssrf import origin_of
 from app.images.store import ImageStore, copy_stored, name_in_url
 from app.images.transcode import Transcoder
-from app.jobs.job import Job, JobRun
+from app.jobs.job import Job
+from app.jobs.job_run import JobRun
 from app.observability.logging import log
 from app.observability.metrics import DOWNLOADED_BYTES, SIGNING_ERRORS, STORE_ERRORS
 from app.observability.tracing import TraceStep

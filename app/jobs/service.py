@@ -16,7 +16,8 @@ from app.access.keys import ClientKey
 from app.access.limits import KeyLimits, apply_key_policy
 from app.errors import SHUTTING_DOWN, ServiceUnavailable, TaskCanceled, TaskNotCancelable
 from app.images.blob import Spool
-from app.jobs.job import Job, JobKey, JobRun, JobState
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun, JobState
 from app.jobs.pipeline import Pipeline
 from app.jobs.pipeline_interface import Emit, PipelinePolicy
 from app.jobs.pipeline_io import Backends, JobIO

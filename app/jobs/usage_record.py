@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.access.auth import Caller
-from app.jobs.job import Job, JobRun, summarize_request
+from app.jobs.job import Job, summarize_request
+from app.jobs.job_run import JobRun
 from app.observability.hourly import HourlySummary, name_hour
 from app.observability.ledger import Ledger
 from app.observability.logging import log

@@ -10,7 +10,8 @@ from redis import Redis
 
 from app.errors import ApiError, IdempotencyKeyReused, ImageUnavailable, JobLost, ServiceUnavailable, UpstreamTimeout
 from app.images.blob import Spool
-from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState

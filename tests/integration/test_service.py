@@ -22,7 +22,8 @@ from app.errors import ImageUnavailable, RateLimited, SpoolFull, UserError
 from app.images.blob import Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun
 from app.jobs.service import JobReader
 from app.jobs.sharing import JobSharing
 from app.protocol.data_url import decode_data_url

@@ -152,7 +152,7 @@ FORBIDDEN_IN_TEXTS = re.compile(r"(?i)\b(errand|workbench|handover|(?<!cherry )s
 
 #: Where any exception is logged and becomes a 500, since no caller could do it. In the pipeline a caller could, but a bug
 #: with one image would take those of the other questions with it, which are paid for.
-LAST_RESORTS = {"jobs/job", "jobs/pipeline", "api/middleware", "images/decoder"}
+LAST_RESORTS = {"jobs/job_run", "jobs/pipeline", "api/middleware", "images/decoder"}
 
 
 def parse(folder: str) -> dict[str, ast.Module]:

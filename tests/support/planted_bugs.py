@@ -14,7 +14,8 @@ from app.api import images as image_endpoints
 from app.api.disconnects import DisconnectWatcher
 from app.errors import ImageUnavailable, RetrySafety, ServiceUnavailable, UpstreamError
 from app.jobs import retention
-from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit
 from app.jobs.pipeline_io import JobIO
 from app.jobs.registry import JobRegistry

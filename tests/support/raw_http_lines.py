@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from app.jobs.job import JobState
+from app.jobs.job_run import JobState
 from tests.support.processes import LimnerProcess
 from tests.support.servers import RunningDemo, RunningLimner, run_limner
 

@@ -23,7 +23,7 @@ from app.api.delivery import (
 from app.api.disconnects import DISCONNECT, DisconnectWatcher, is_acknowledged
 from app.api.responses import ClientDisconnected
 from app.errors import ApiError, ModerationBlocked
-from app.jobs.job import JobRun
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit, GenerationResult, Item, PartialImage
 from app.jobs.telemetry import JobTelemetry
 from app.protocol.attempt_costs import AttemptRecord

@@ -11,7 +11,8 @@ import pytest
 
 from app.errors import ApiError, JobLost, RetrySafety, SpoolFull
 from app.images.blob import Spool
-from app.jobs.job import Job, JobRun
+from app.jobs.job import Job
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_io import JobIO
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.chat_request import ChatQuestion

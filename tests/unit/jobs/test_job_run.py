@@ -9,7 +9,8 @@ import pytest
 
 from app.errors import ApiError, NotFound, ServiceUnavailable, TaskCanceled
 from app.images.blob import Spool
-from app.jobs.job import Job, JobRun, JobState
+from app.jobs.job import Job
+from app.jobs.job_run import JobRun, JobState
 from app.jobs.pipeline_interface import Emit, GenerationResult, Item, PartialImage
 from app.jobs.pipeline_io import JobIO, SentQuestion
 from app.protocol.image_request import ImagesRequest

@@ -10,7 +10,8 @@ from app.errors import ApiError, ImageUnavailable, ModerationBlocked, NotFound, 
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit, GenerationResult, Item
 from app.jobs.sharing import JobOutcome, dump_outcome, load_outcome
 from app.protocol.chat_reply import ChatReply, read_reply

@@ -33,7 +33,8 @@ from app.images.blob import Blob, Spool
 from app.images.fetch import NO_KEYS
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
-from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit, GenerationResult, PartialImage
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.service import JobReader

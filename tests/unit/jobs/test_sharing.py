@@ -20,7 +20,8 @@ from app.errors import (
 from app.images.blob import Blob, Spool
 from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, store_failed
-from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.jobs.sharing import JobSharing, dump_outcome

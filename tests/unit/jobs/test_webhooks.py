@@ -14,7 +14,8 @@ from app.access.auth import Caller
 from app.access.webhook_secrets import WebhookSecrets
 from app.errors import ApiError, ImageUnavailable, NotFound, ServiceUnavailable
 from app.jobs import webhooks as module
-from app.jobs.job import Job, JobKey, JobRun
+from app.jobs.job import Job, JobKey
+from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit
 from app.jobs.tasks import ImageTasks
 from app.jobs.webhook_sender import WebhookAttempt, WebhookSender

@@ -1,0 +1,227 @@
+"""One execution of a job: the task that collects what it brings, and the readers that wait for that."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+
+from app.errors import SHUTTING_DOWN, ApiError, ServiceUnavailable, TaskCanceled
+from app.jobs.pipeline_interface import Emit, GenerationResult, Item
+from app.jobs.telemetry import JobTelemetry
+from app.observability.logging import log
+
+
+class JobState(Enum):
+    """How far a run has come."""
+
+    QUEUED = "nothing is in flight that may cost something"
+    SUBMITTED = "a request was put on the wire and has not failed in a way that cost nothing"
+    SUCCEEDED = "the result is there"
+    FAILED = "the run has ended with an error"
+    INTERRUPTED = "this replica shut down after submission, so whether the image was paid for is unknown"
+
+
+def _do_nothing() -> None:
+    return
+
+
+class JobRun:
+    """One execution of a job: a task that collects items, and the readers that wait for them.
+
+    Attributes:
+        items: What the run has brought so far. Every reader reads from the first item.
+        error: What the run ended with, if it did not succeed.
+        readers: Client connections that wait for the result.
+        revision: Counts the news that are no item, such as a new progress line.
+        was_submitted: Something was sent to an upstream, whether or not it has cost anything.
+        is_called_off: The run was cancelled before it had cost anything, since no client waited for it any more.
+        is_canceled_by_client: The client has canceled it before it had cost anything. Nothing runs the job again.
+        cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
+        question_errors: What questions to upstreams have ended with. All other failures came after the reply.
+        on_change: Called whenever the number of readers or the state of the run has changed.
+    """
+
+    def __init__(self, telemetry: JobTelemetry | None = None, *, readers: int = 0) -> None:
+        self.telemetry = JobTelemetry() if telemetry is None else telemetry
+        self.items: list[Item] = []
+        self.error: ApiError | None = None
+        self.readers = readers
+        self.revision = 0
+        self.state = JobState.QUEUED
+        self.was_submitted = False
+        self.is_called_off = self.is_canceled_by_client = False
+        self.cause: BaseException | None = None
+        self.question_errors: list[BaseException] = []
+        self.on_change: Callable[[], None] = lambda: None
+        self._unsettled = 0
+        self.task: asyncio.Task[None] | None = None
+        self._is_finished = False
+        self._on_done: Sequence[Callable[[asyncio.Task[None]], None]] = ()
+        self._on_unread: Callable[[], None] = lambda: None
+        # Made when somebody waits for it: most readers wait for the task instead.
+        self._news: asyncio.Future[None] | None = None
+
+    def start(
+        self,
+        work: Callable[[Emit], Awaitable[None]],
+        *,
+        on_done: Sequence[Callable[[asyncio.Task[None]], None]] = (),
+        on_unread: Callable[[], None] = lambda: None,
+    ) -> asyncio.Task[None]:
+        """Start the task that does the work and collects its items, and return it.
+
+        Args:
+            work: The work itself. It is given what takes its items.
+            on_done: Called once, in order, with the task when it has ended.
+            on_unread: Called when the task has ended and has no readers (left), after `on_done`; again when a reader
+                that came later has left.
+        """
+        self._on_done, self._on_unread = on_done, on_unread
+        self.task = asyncio.create_task(self._collect(work))
+        self.task.add_done_callback(self._finish)
+        return self.task
+
+    def _take(self, item: Item) -> None:
+        self.items.append(item)
+        self._wake_readers()
+
+    async def _collect(self, work: Callable[[Emit], Awaitable[None]]) -> None:
+        try:
+            await work(self._take)
+        except ApiError as error:
+            # Without its frames, which would keep the buffers of the request alive.
+            self.error = self.cause = error.with_traceback(None)
+        except asyncio.CancelledError:
+            self._note_cancellation()
+            raise
+        except Exception as bug:  # noqa: BLE001  # reason: a bug must not leave readers waiting; they get a 500
+            log.exception("unhandled_error")
+            self.error, self.cause = ApiError(), bug.with_traceback(None)
+
+    def _note_cancellation(self) -> None:
+        self.error = TaskCanceled() if self.is_canceled_by_client else ServiceUnavailable(SHUTTING_DOWN)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and self.error is None:
+            # Before its first step, so `_collect` has not begun. It must not look like a success without a result.
+            self._note_cancellation()
+        if self.state is not JobState.INTERRUPTED:
+            self.state = JobState.SUCCEEDED if self.error is None else JobState.FAILED
+        self._wake_readers()
+        # Not kept: they refer to everything of the request, and a finished job is retained for a minute.
+        callbacks, self._on_done = self._on_done, ()
+        for callback in callbacks:
+            callback(task)
+        self._is_finished = True
+        self.on_change()
+        self._report_if_unread()
+
+    def detach(self) -> None:
+        """Report nothing any more to those who have dropped the job, and forget them if no reader needs them."""
+        self.on_change = _do_nothing
+        if self._is_finished and not self.readers:
+            self._on_unread = _do_nothing
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the task has ended, for whatever reason."""
+        return self.task is not None and self.task.done()
+
+    @property
+    def was_task_cancelled(self) -> bool:
+        """Whether the task was cancelled before it had cost anything."""
+        return self.task is not None and self.task.cancelled()
+
+    @property
+    def result(self) -> GenerationResult | None:
+        """The result, which is the last item; None where the run has not come so far."""
+        last = self.items[-1] if self.items else None
+        return last if isinstance(last, GenerationResult) else None
+
+    def call_off(self) -> None:
+        """Cancel a run that has cost nothing and that no client waits for. Nothing is sent from now on.
+
+        The cancellation reaches the tasks of several questions one step of the event loop later than this flag.
+        """
+        if self.task is not None and not self.task.done():
+            self.is_called_off = True
+            self.task.cancel()
+            self.on_change()
+
+    def cancel(self) -> None:
+        """Cancel a run that has cost nothing, at the wish of its client."""
+        self.is_canceled_by_client = True
+        self.call_off()
+
+    def mark_submitted(self) -> None:
+        """Note that an attempt is put on the wire: from now on the run may cost something."""
+        self.was_submitted = True
+        self._unsettled += 1
+        self.state = JobState.SUBMITTED
+
+    def mark_free(self) -> None:
+        """Note that an attempt has failed in a way that surely cost nothing."""
+        self._unsettled -= 1
+        if not self._unsettled:
+            self.state = JobState.QUEUED
+
+    @property
+    def may_have_cost(self) -> bool:
+        """Whether an attempt was put on the wire that has not failed in a way that cost nothing."""
+        return self._unsettled > 0
+
+    def interrupt(self) -> None:
+        """Note that this replica ends the run after submission."""
+        self.state = JobState.INTERRUPTED
+
+    def notify(self) -> None:
+        """Tell readers of something new that is no item."""
+        self.revision += 1
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        # Readers that come later must find something new to wait for.
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+    def news(self) -> asyncio.Future[None]:
+        """Return a future that ends with the next news: an item, a revision or the end.
+
+        All who wait share it, so nobody may cancel it: who awaits it has to shield it.
+        """
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        return self._news
+
+    def has_more(self, have: int, revision: int | None = None) -> bool | None:
+        """Return whether there are more than `have` items, or another `revision` than the given one.
+
+        False where nothing is left to read, None where it is still unknown.
+        """
+        if len(self.items) > have:
+            return True
+        if self.is_done:
+            return False
+        return None if revision in {None, self.revision} else True
+
+    async def wait_done(self) -> None:
+        """Wait for the end of the run, however it ends."""
+        while not self.is_done:
+            await asyncio.shield(self.news())
+
+    def add_reader(self) -> None:
+        """Count one more reader, which must call `release` at the end."""
+        self.readers += 1
+        self.on_change()
+
+    def release(self) -> None:
+        """Note that a reader has got everything, or has left."""
+        self.readers -= 1
+        self.on_change()
+        self._report_if_unread()
+
+    def _report_if_unread(self) -> None:
+        # A reader can be woken by the last item and release the run before `_finish` has run. The report must wait for
+        # `_finish`, which calls this method again.
+        if self.readers == 0 and self._is_finished:
+            self._on_unread()
