@@ -39,10 +39,14 @@ class BoundedConnector(aiohttp.TCPConnector):
 
 
 class BoundedProtocol(ResponseHandler):
-    """One connection. It is closed when its server sends too much, or anything that nobody has asked for."""
+    """One connection. It is closed when its server sends too much, or anything that nobody has asked for.
+
+    `is_used`: whether it was handed out, as far as a connector notes that.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        self.is_used = False
         self._overhead_left, self._interim_left = MAX_OVERHEAD, MAX_INTERIM
         self._body: StreamReader | None = None
 

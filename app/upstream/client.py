@@ -101,8 +101,9 @@ class UpstreamClient:
         self._transport = transport
         self._monotonic, self._now = monotonic, now
         self._bodies = BodyReader(spec, monotonic)
-        self._url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
-        self._origin = str(self._url.join("/")).rstrip("/")
+        url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
+        self._address = str(url)
+        self._origin = str(url.join("/")).rstrip("/")
         self._headers = {name.lower(): value.get_secret_value() for name, value in spec.headers.items()}
         self._headers["user-agent"] = spec.user_agent
         self._own_secrets = tuple(_secrets_of(spec))
@@ -269,7 +270,7 @@ class UpstreamClient:
         is_small = body.length <= _MAX_SENT_WHOLE
         # Not as `content`, for which httpx looks through the headers and adds its own.
         stream = httpx.ByteStream(b"".join(body.chunks())) if is_small else _EncodedBody(body, stopwatch)
-        return PlainRequest(self._url, headers, stream, self._extensions)
+        return PlainRequest(self._address, headers, stream, self._extensions)
 
     def _key_for(self, request: UpstreamRequest) -> str | None:
         return request.api_key if self._api_key is None else self._api_key

@@ -6,13 +6,11 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from typing import Any, cast
-from weakref import WeakSet
 
 import aiohttp
 import httpx
-from aiohttp.client_proto import ResponseHandler
 
-from app.bounded_responses import BoundedConnector
+from app.bounded_responses import BoundedConnector, BoundedProtocol
 from app.upstream.spec import UpstreamSpec
 
 #: What sends requests: `open_transport` makes one, tests and `limner check` have others.
@@ -44,17 +42,24 @@ def open_transport(spec: UpstreamSpec | None = None) -> Transport:
 class PlainRequest(httpx.Request):
     """A POST that is not prepared as httpx does it, which reads and copies each header four times.
 
-    `fields`: its headers, by name. httpx's form of them is made where it is asked for: not by the transport below.
+    `address`: its URL; `fields`: its headers, by name. httpx's forms of them are made where they are asked for: not by
+    the transport below.
     """
 
     def __init__(
         self,
-        url: httpx.URL,
+        address: str,
         fields: Mapping[str, str],
         stream: httpx.AsyncByteStream | httpx.ByteStream,
         extensions: dict[str, Any],
     ) -> None:
-        self.method, self.url, self.fields, self.stream, self.extensions = "POST", url, fields, stream, extensions
+        self.method, self.address, self.fields = "POST", address, fields
+        self.stream, self.extensions = stream, extensions
+
+    @property
+    def url(self) -> httpx.URL:  # type: ignore[override]  # nobody changes it
+        """The URL."""
+        return httpx.URL(self.address)
 
     @property
     def headers(self) -> httpx.Headers:  # type: ignore[override]  # nobody changes them
@@ -123,12 +128,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         seconds = request.extensions["timeout"]
         sending = self._session.request(
             request.method,
-            str(request.url),
+            request.address if isinstance(request, PlainRequest) else str(request.url),
             **self._options(request),
             data=_body_of(request),
             allow_redirects=False,
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=seconds["connect"], connect=seconds["pool"]),
+            timeout=_limits(seconds["connect"], seconds["pool"]),
         )
         is_one_piece = isinstance(request.stream, httpx.ByteStream)
         # Many wait for their upstreams at the same time, and this takes 4 KiB, which nobody needs meanwhile.
@@ -181,10 +186,6 @@ class LiveConnector(BoundedConnector):
     A busy process reads of that end only later, and nothing tells then whether the request was paid for.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._used = WeakSet[ResponseHandler]()
-
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> aiohttp.connector.Connection:
@@ -192,10 +193,10 @@ class LiveConnector(BoundedConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             # Neither is None before the connection is released.
-            protocol = cast("ResponseHandler", connection.protocol)
+            protocol = cast("BoundedProtocol", connection.protocol)
             transport = cast("asyncio.Transport", connection.transport)
-            if protocol not in self._used or not _has_ended(transport):
-                self._used.add(protocol)
+            if not protocol.is_used or not _has_ended(transport):
+                protocol.is_used = True
                 return connection
             connection.close()
 
@@ -238,6 +239,12 @@ class ResponseStream(httpx.AsyncByteStream):
         """Give the connection back, or close it where the body was not read to its end."""
         self._response.release()
         await self._response.wait_for_close()
+
+
+@cache
+def _limits(connect: float | None, pool: float | None) -> aiohttp.ClientTimeout:
+    """Return the time limits of requests to an upstream: the same for all of them."""
+    return aiohttp.ClientTimeout(sock_connect=connect, connect=pool)
 
 
 @cache

@@ -16,7 +16,7 @@ import uvloop
 
 from app.bounded_responses import MAX_INTERIM
 from app.upstream.response_body import fields_of
-from app.upstream.transport import NothingSent, PlainResponse, ResponseStream, open_transport
+from app.upstream.transport import NothingSent, PlainRequest, PlainResponse, ResponseStream, open_transport
 from tests.support.tcp_server import listen
 
 TEXT = b"data: one\n\ndata: two\n\n"
@@ -91,6 +91,13 @@ def test_what_has_arrived_is_read_before_the_end_is_noticed(framing: str, reset:
 def test_a_reply_behind_many_headers_is_read(headers: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%s\r\n%s" % (len(TEXT), headers.encode(), TEXT)
     assert asyncio.run(read(answer, reset=False, late=False)) == (TEXT, False)
+
+
+def test_httpx_reads_what_a_plain_request_has_as_text() -> None:
+    request = PlainRequest("https://a.example/v1?b=c", {"accept": "*/*"}, httpx.ByteStream(b"{}"), {})
+    theirs = httpx.Request("POST", "https://a.example/v1?b=c", headers={"accept": "*/*"})
+    assert (request.method, request.url) == (theirs.method, theirs.url)
+    assert request.headers["accept"] == theirs.headers["accept"]
 
 
 RAW_HEADERS = [
