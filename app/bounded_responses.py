@@ -6,11 +6,15 @@ as it comes, while other requests wait: for 2 s, with 2 GiB of memory.
 """
 
 import asyncio
+import os
+import socket
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.helpers import _EXC_SENTINEL
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
@@ -49,6 +53,7 @@ class BoundedProtocol(ResponseHandler):
         self.is_used = False
         self._overhead_left, self._interim_left = MAX_OVERHEAD, MAX_INTERIM
         self._body: StreamReader | None = None
+        self._has_ended = False
 
     def set_response_params(self, **options: Any) -> None:
         """Prepare for the response to the next request."""
@@ -74,6 +79,29 @@ class BoundedProtocol(ResponseHandler):
         if self.is_connected() and self._overhead_left + size * (1 + _MORE_FOR_EACH_BYTE) < 0:
             self._refuse()
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Read what has arrived before the connection was reset, and end."""
+        self._read_the_rest(exc)
+        super().connection_lost(exc)
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
+        """End the connection with an error, unless its response has arrived."""
+        self._read_the_rest(exc)
+        super().set_exception(exc, exc_cause)
+
+    def _read_the_rest(self, exc: BaseException | None) -> None:
+        """Read what the system still has of a response in front of a reset.
+
+        A server may answer before it has read all of a request, and close the connection. What it sent is still there,
+        but event loops stop reading when a write fails. What is encrypted can be read by nobody else then.
+        """
+        transport, had_ended, self._has_ended = self.transport, self._has_ended, True
+        if had_ended or not isinstance(exc, OSError) or self._body is not None or transport is None:
+            return
+        is_plain = transport.get_extra_info("sslcontext") is None
+        if data := _arrived(transport.get_extra_info("socket").fileno()) if is_plain else b"":
+            super().data_received(data)
+
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take the head of a response, and its body."""
         message, body = data
@@ -95,3 +123,10 @@ class BoundedProtocol(ResponseHandler):
         self.set_exception(EndlessOverhead())
         # Not `self.abort`, after which nobody would learn that the body has broken off.
         cast("asyncio.Transport", self.transport).abort()
+
+
+def _arrived(descriptor: int) -> bytes:
+    """Return what a socket has received, as far as a short response goes."""
+    with socket.socket(fileno=os.dup(descriptor)) as end, suppress(OSError):
+        return end.recv(_PIECE, socket.MSG_DONTWAIT)
+    return b""

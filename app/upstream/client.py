@@ -335,6 +335,8 @@ class _EncodedBody(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self._body.chunks():
             yield chunk
+            # An early answer is read before more is sent. Many chunks are taken at once otherwise.
+            await asyncio.sleep(0)
         self._stopwatch.restart()
 
 

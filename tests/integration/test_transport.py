@@ -7,7 +7,7 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import httpx
@@ -200,6 +200,46 @@ def test_a_server_that_closes_each_new_connection_is_not_asked_for_ever() -> Non
         assert accepted == 1
 
     asyncio.run(run())
+
+
+REFUSAL = b'{"error": {"message": "too large"}}'
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("length", [len(REFUSAL), len(REFUSAL) + 1], ids=["whole", "cut off"])
+def test_an_answer_is_read_that_comes_before_the_request_is_sent_and_is_followed_by_a_reset(
+    length: int, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """The next piece of the body fails to be written before the loop reads anything."""
+    head = b"HTTP/1.1 413 Too Large\r\ncontent-length: %d\r\n\r\n" % length
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    async def large_body() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield bytes(2**16)
+            await asyncio.sleep(0)
+        end, _ = listener.accept()
+        end.sendall(head + REFUSAL)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.close()
+        while True:
+            yield bytes(2**16)
+
+    async def run() -> tuple[int, bytes]:
+        url, data = f"http://127.0.0.1:{listener.getsockname()[1]}/", b""
+        extensions = {"timeout": httpx.Timeout(10).as_dict()}
+        headers = {"content-length": "100000000"}
+        request = httpx.Request("POST", url, headers=headers, content=large_body(), extensions=extensions)
+        async with open_transport() as transport:
+            response = await transport.handle_async_request(request)
+            with suppress(httpx.ReadError):
+                async for piece in cast("ResponseStream", response.stream):
+                    data += piece
+            await response.aclose()
+        return response.status_code, data
+
+    with listener, asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(run()) == (413, REFUSAL)
 
 
 async def pieces() -> AsyncIterator[bytes]:

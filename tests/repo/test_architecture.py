@@ -83,7 +83,9 @@ MAY_USE = {
     "opentelemetry": ("observability/tracing",),
     "ssl": ("upstream/transport", "images/fetch", "images/guarded_http", "config/connections", "cli/*"),
     # `images/guarded_http` resolves host names, decoders have socket pairs, the servers bind the sockets on which they listen.
+    # `bounded_responses` reads what is left on a connection that was reset.
     "socket": (
+        "bounded_responses",
         "images/guarded_http",
         "images/dns",
         "images/own_addresses",
