@@ -34,6 +34,9 @@ _LINGER_SECONDS = 2.0
 #: Names, addresses and ports. Underscores too, because services of a compose file are named with them.
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]*")
 
+#: A target with the name of its host, as clients of proxies send it.
+_ABSOLUTE_TARGET = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+
 #: The end of a connection, for `poll`, which always tells of errors too. Only Linux knows the end of one direction.
 _ENDED = getattr(select, "POLLRDHUP", select.POLLHUP)
 
@@ -246,10 +249,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._error = _head_too_large()
         elif self.parser.get_http_version() not in {"1.0", "1.1"} or self.parser.get_method() == b"CONNECT":
             self._error = InvalidRequest(_NOT_HTTP)
+        if not self.url.startswith(b"/") and (absolute := _ABSOLUTE_TARGET.match(self.url)):
+            # RFC 9112, 3.2.2: the header is ignored then.
+            self.headers[:] = [*(field for field in self.headers if field[0] != b"host"), (b"host", absolute[1])]
         hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
+        is_one = len(hosts) == 1 or (not hosts and self.parser.get_http_version() != "1.1")
+        if not is_one or not all(map(_HOST.fullmatch, hosts)):
             # RFC 9112, 3.2. URLs of stored images are made from this header.
-            self._error = InvalidRequest("The Host header of the request is not the name of a host.")
+            self._error = InvalidRequest("The request needs one Host header with the name of a host.")
         if self._error is not None:
             raise self._error
 

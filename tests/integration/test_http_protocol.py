@@ -183,6 +183,8 @@ BROKEN = [
     Broken("a space before the colon", (b"GET / HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n",)),
     Broken("a folded header", (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n",)),
     Broken("only a line feed", (b"GET / HTTP/1.1\nHost: h\n\n",)),
+    Broken("no name of a host", (b"GET /healthz HTTP/1.1\r\n\r\n",)),
+    Broken("a target with a user", (b"GET http://localhost@h/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",)),
     Broken("a tunnel", (b"CONNECT h:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",)),
     Broken("a tunnel to a path", (b"CONNECT /v1 HTTP/1.1\r\nHost: localhost\r\n\r\n",)),
     Broken("two lengths", (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",)),
@@ -227,9 +229,9 @@ def test_an_invalid_request_is_rejected_and_the_connection_closed(patient_url: s
 
 
 def test_a_head_of_exactly_the_limit_is_accepted(patient_url: str) -> None:
-    line = b"GET / HTTP/1.1\r\nX:"
+    line = b"GET / HTTP/1.1\r\nHost:h\r\nX:"
     with connect(patient_url) as wire:
-        wire.send(line + b"a" * (MAX_HEAD_BYTES - len("/X")) + b"\r\n\r\n")
+        wire.send(line + b"a" * (MAX_HEAD_BYTES - len("/HosthX")) + b"\r\n\r\n")
         assert wire.read_response().status == 200
 
 

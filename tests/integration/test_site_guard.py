@@ -62,6 +62,22 @@ def test_a_page_of_another_site_is_refused(limner: RunningLimner, demo: RunningD
     assert "needs no key" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("target", "header", "status"),
+    [
+        ("http://evil.example/v1/models", "host: localhost", 403),
+        ("HTTP://evil.example:80/v1/models", "host: 127.0.0.1", 403),
+        ("http://localhost/v1/models", "host: evil.example", 200),
+        ("http://[::1]:8000/v1/models?a=http://evil.example", "host: localhost", 200),
+        ("/v1/models?a=http://evil.example", "host: localhost", 200),
+    ],
+)
+def test_the_host_in_the_target_replaces_the_header(
+    limner: RunningLimner, target: str, header: str, status: int
+) -> None:
+    assert send(limner, f"GET {target}", header).status == status
+
+
 def test_an_image_element_of_another_site_s_page_is_refused(limner: RunningLimner) -> None:
     assert [send(limner, line, IMAGE).status for line in ("GET /v1/silence/0", "GET /v1/status", "GET /")] == [
         403,
