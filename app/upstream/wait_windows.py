@@ -44,7 +44,7 @@ def find_wait(headers: Mapping[str, str], nodes: Iterable[Mapping[str, object]],
     nodes = list(nodes)
     header = parse_retry_after(headers, now)
     inner = [_headers_in(node) for node in nodes]
-    named = [header, *(parse_retry_after(each, now) for each in inner), *_fields_of(nodes, now), *_words_of(text)]
+    named = [header, *(parse_retry_after(each, now) for each in inner), *_fields_of(nodes, now), *_words_of(text, now)]
     resets = [each for source in (headers, *inner) for each in _resets_of(source, now)]
     return WaitWindow(_longest(named), _longest(resets), header is not None)
 
@@ -76,6 +76,27 @@ _WAIT_WORDS = re.compile(
     rf"\b[^.;!?0-9\n]{{0,60}}?({_DURATION})"
     rf"|({_DURATION})\s?(?:之?[后後]|以降|後に)",
     re.IGNORECASE,
+)
+#: Units in other languages by their stems, beside those that English has as well.
+_STEMS = {
+    1: "sekund|second|segund|secund|секунд|초|ثاني|ثوان|saniye|giây|detik|วินาที|सेकंड|सेकेंड|saniy|שני",
+    60: "minut|минут|хвилин|분|دقيق|دقائق|dakika|phút|menit|นาที|मिनट|דקו",
+    3600: "stunde|heure|hora|ore|ora|час|годин|시간|ساع|saat|giờ|jam|godzin|uur|uren|ชั่วโมง|घंट|שע",
+}
+_STEM = "|".join(_STEMS.values())
+#: Words in front of a duration and behind it which say that it is one to wait.
+_FOREIGN_WAIT = re.compile(
+    rf"\b(?:dans|en|em|tra|fra|om|za|через|sau|dalam|بعد|în|peste)\s({_NUMBER})\s?({_STEM})"
+    # English says "in 60 seconds" of a limit, too.
+    rf"|\bin\s({_NUMBER})\s?(sekund|minut(?=en\b)|stunde)"
+    rf"|({_NUMBER})\s?({_STEM})[^\s0-9]{{0,8}}\s?(?:후|뒤|이후|sonra|बाद|içinde|보다)"
+    rf"|(?:รอ|อีก|ใน|chờ|tunggu|подождите|attendez|esper[ea]|warten sie|aspetta|wacht)\s?({_NUMBER})\s?({_STEM})",
+    re.IGNORECASE,
+)
+#: A time at which a limit ends.
+_TIME = re.compile(
+    r"\b(20[0-9]{2}-[0-9]{2}-[0-9]{2})(?:T|\s(?:at\s)?)([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.[0-9]{1,9})?"
+    r"\s?(Z\b|UTC|GMT|[+-][0-9]{2}:[0-9]{2})?"
 )
 #: Fields that name a wait, without `_`, `-` and case. The number of each is in seconds unless it says otherwise.
 _WAIT_FIELDS = {
@@ -137,9 +158,18 @@ def _seconds_of(unit: str) -> float:
     return next(_UNIT_SECONDS[name] for name in longest_first if unit.startswith(name))
 
 
-def _words_of(text: str) -> Iterator[float]:
+def _words_of(text: str, now: float) -> Iterator[float | None]:
     for match in _WAIT_WORDS.finditer(text):
         yield _duration(match[1] or match[2])
+    for match in _FOREIGN_WAIT.finditer(text):
+        number, unit = [each for each in match.groups() if each is not None]
+        seconds = next(seconds for seconds, stems in _STEMS.items() if re.fullmatch(stems, unit, re.IGNORECASE))
+        yield float(number) * seconds
+    for match in _TIME.finditer(text):
+        zone = match[3] if match[3] and match[3][0] in "+-" else "+00:00"
+        until = _parse_iso_date(f"{match[1]}T{match[2]}{zone}")
+        # A time that is over is when something happened.
+        yield until - now if until is not None and until > now else None
 
 
 def _headers_in(node: Mapping[str, object]) -> dict[str, str]:

@@ -56,6 +56,33 @@ def test_retry_after_is_parsed(wait: Wait) -> None:
     assert parse_retry_after(wait.headers, NOW) == wait.seconds
 
 
+IN_WORDS = [
+    ("German", "Zu viele Anfragen. Versuchen Sie es in 12 Sekunden erneut.", 12),
+    ("French", "Trop de requêtes. Réessayez dans 2 minutes.", 120),
+    ("Spanish", "Demasiadas solicitudes. Inténtelo de nuevo en 12 segundos.", 12),
+    ("Italian", "Riprova tra 12 secondi.", 12),
+    ("Russian", "Слишком много запросов, повторите через 2 секунды", 2),
+    ("Korean", "요청이 너무 많습니다. 30초 후에 다시 시도하세요.", 30),
+    ("Arabic", "حاول مرة أخرى بعد 12 ثانية", 12),
+    ("Turkish", "Lütfen 3 dakika sonra tekrar deneyin.", 180),
+    ("Vietnamese", "Vui lòng thử lại sau 12 giây.", 12),
+    ("Indonesian", "Coba lagi dalam 1 jam.", 3600),
+    ("Hindi", "12 सेकंड बाद पुनः प्रयास करें", 12),
+    ("Thai", "กรุณารอ 12 วินาที", 12),
+    ("a limit in English, which is no wait", "5 requests in 60 seconds are allowed.", None),
+    ("a limit in Russian, which is no wait", "не более 5 запросов за 60 секунд", None),
+    ("a time", "You will regain access on 2026-11-22 at 10:05 UTC.", 300),
+    ("a time with a zone", "Resets 2026-11-22T12:00:07.5+02:00", 7),
+    ("a time that is over", "since 2026-11-22T09:00:00Z", None),
+    ("a time that is none", "at 2026-99-22 10:05", None),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "seconds"), IN_WORDS, ids=[row[0] for row in IN_WORDS])
+def test_words_in_other_languages_are_read(name: str, text: str, seconds: float | None) -> None:
+    assert find_wait({}, [], text, NOW).named == seconds
+
+
 @given(st.text(max_size=60) | st.datetimes().map(lambda date: format_datetime(date.replace(tzinfo=UTC), usegmt=True)))
 def test_no_retry_after_makes_it_fail(value: str) -> None:
     seconds = parse_retry_after({"retry-after": value, "date": value}, NOW)
