@@ -17,7 +17,7 @@ from app.extraction.refusal import is_refusal, no_image_error
 from app.protocol.chat_reply import ChatReply, read_reply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
-from app.protocol.reply_encoding import is_image
+from app.protocol.reply_encoding import in_utf8, is_image
 
 #: Characters of a URL or a text on one line of a terminal.
 _MAX_SHOWN = 160
@@ -38,7 +38,10 @@ def parse_pasted(pasted: bytes) -> PastedReply:
 
     Bytes that are no part of a reply are taken for the text of a message.
     """
-    pasted = pasted.removeprefix(b"\xef\xbb\xbf")
+    if is_image(pasted):
+        return _parse_image(pasted)
+    # Shells of Windows write UTF-16 into files.
+    pasted = in_utf8(pasted).removeprefix(b"\xef\xbb\xbf")
     try:
         value = orjson.loads(pasted)
     except orjson.JSONDecodeError:
@@ -68,16 +71,18 @@ def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
 
 
 def _parse_body(pasted: bytes) -> PastedReply:
-    words = pasted.decode("utf-8", "replace")
     try:
         reply = read_reply(pasted)
     except UpstreamInvalidReply:
-        return _in_body("plain words", {"message": {"content": words}})
-    if is_image(pasted):
-        return PastedReply("an image", reply)
-    if [message["content"] for message in reply.messages] == [words]:
-        return PastedReply("plain words", reply)
+        return _in_body("plain words", {"message": {"content": pasted.decode("utf-8", "replace")}})
     return PastedReply("a body in JSON" if pasted.lstrip()[:1] in b"{[" else "a stream of events", reply)
+
+
+def _parse_image(pasted: bytes) -> PastedReply:
+    try:
+        return PastedReply("an image", read_reply(pasted))
+    except UpstreamInvalidReply:
+        return _in_body("an image", {"message": {"content": ""}})
 
 
 def _in_body(kind: str, choice: dict[str, Any]) -> PastedReply:

@@ -6,7 +6,7 @@ judge that; this module only reads.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 
@@ -76,6 +76,7 @@ class UrlMention:
         label: The alternative text of an image, or the words of a link.
         before: The words in front of the URL, at most back to the previous URL.
         enclosing_link: The link that an image stands inside of.
+        open_link: The link whose markup is still open behind the URL.
         tag: The name of the HTML attribute, and the position of its tag in the text, or of the <picture> around it.
         key: The JSON key in front of the URL.
         definition: The name that a Markdown reference definition gives to the URL.
@@ -89,6 +90,7 @@ class UrlMention:
     label: str = ""
     before: str = ""
     enclosing_link: "UrlMention | None" = None
+    open_link: "UrlMention | None" = field(default=None, repr=False, compare=False)
     tag: tuple[str, int] = ("", 0)
     key: str = ""
     definition: str = ""
@@ -113,6 +115,7 @@ def _scan(text: str) -> Iterator[UrlMention]:
             position = match.end()
             continue
         mention = _read(text, start, position, previous)
+        mention.open_link = mention if _opens_link(text, mention) else _link_around(text, start, previous)
         position = max(mention.end, match.end())
         if mention.url:
             previous = mention
@@ -181,15 +184,20 @@ def _read_markdown(text: str, start: int, before: str, previous: UrlMention | No
     is_truncated = len(text) == end
     kind = MarkupKind.MARKDOWN if is_image else MarkupKind.LINK
     around = _link_around(text, start, previous) if is_image else None
-    return UrlMention(kind, url, start, end, lead[opening + 1 : -2], words, around, is_truncated=is_truncated)
+    label = lead[opening + 1 : -2]
+    return UrlMention(kind, url, start, end, label, words, around, is_truncated=is_truncated)
+
+
+def _opens_link(text: str, mention: UrlMention) -> bool:
+    """Check for `<a href=…>` or `[url=…]`."""
+    is_bbcode = _BBCODE_LINK.search(text, max(0, mention.start - 8), mention.start)
+    return mention.tag[0] == "href" or is_bbcode is not None
 
 
 def _link_around(text: str, start: int, previous: UrlMention | None) -> UrlMention | None:
-    """Return the link whose markup is open where an image begins: `<a href=…>` or `[url=…]`."""
-    if previous is None or previous.enclosing_link is not None:
-        return None
-    is_open = previous.tag[0] == "href" or _BBCODE_LINK.search(text, max(0, previous.start - 8), previous.start)
-    return previous if is_open and not _LINK_END.search(text, previous.end, start) else None
+    """Return the link whose markup is open where something begins."""
+    link = None if previous is None else previous.open_link
+    return None if previous is None or link is None or _LINK_END.search(text, previous.end, start) else link
 
 
 def _opening_bracket(text: str, end: int) -> int:

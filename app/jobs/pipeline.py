@@ -40,6 +40,9 @@ _T = TypeVar("_T")
 #: Bytes of a reply that are searched without letting other requests pass.
 _LONG = 64 * 1024
 
+#: The longer edge of an image below which it is an icon, and how many images in front of one are looked at.
+_LEAST_EDGE, _MAX_EARLIER = 64, 4
+
 _NO_RESOURCES = "The image was made, but this server has no room for it now. Please ask again: that costs nothing more."
 
 
@@ -208,6 +211,8 @@ class Pipeline:
         outcomes = await self.finish_guesses(reply, (), patient=False) if is_preview else []
         if not outcomes:
             outcomes = await self.finish_all(reply, images[-self.request.n :])
+        if len(images) > self.request.n and all(map(_is_icon, outcomes)):
+            outcomes = await self.finish_larger(reply, images[: -self.request.n]) or outcomes
         if images and not any(isinstance(outcome, OutputImage) for outcome in outcomes):
             outcomes += await self.finish_others(reply, images, outcomes)
         if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
@@ -228,6 +233,12 @@ class Pipeline:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.try_finish(reply, image)) for image in images]
         return [task.result() for task in tasks]
+
+    async def finish_larger(self, reply: ChatReply, images: Sequence[FoundImage]) -> list[OutputImage | ApiError]:
+        """Return the last of the earlier images that are no icons: buttons and emoji may stand behind the result."""
+        finished = await self.finish_all(reply, images[-_MAX_EARLIER:])
+        larger = [each for each in finished if isinstance(each, OutputImage) and not _is_icon(each)]
+        return [*larger[-self.request.n :]]
 
     async def finish_others(
         self, reply: ChatReply, tried: Sequence[FoundImage], outcomes: Sequence[OutputImage | ApiError]
@@ -372,6 +383,12 @@ class Pipeline:
         # Scripts of a page can read a link only if its host allows it, which hosts of images seldom do. An operator who
         # has images stored never knows that the clients reach what this server reaches.
         return self.policy.rehost == "never" or (not self.request.from_page and await self.io.is_public(url))
+
+
+def _is_icon(outcome: OutputImage | ApiError) -> bool:
+    """Return whether an image is smaller than any that an upstream paints."""
+    info = outcome.received if isinstance(outcome, OutputImage) else None
+    return info is not None and max(info.width or _LEAST_EDGE, info.height or _LEAST_EDGE) < _LEAST_EDGE
 
 
 def _refuse_foreign(image: ByteSink, index: int) -> None:

@@ -6,7 +6,7 @@ images go into sinks, and all the rest may have `MAX_LEFT` bytes.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.image_body import ImageBody
 from app.protocol.inline_images import ByteSink, InlineImageSpooler, Piece, may_hold_base64
 from app.protocol.loose_json import OpenDocument, find_documents, flatten, read_documents
-from app.protocol.moderation import MODERATION
 from app.protocol.money import ReportedCost
 from app.protocol.reply_accumulator import ReplyAccumulator, has_text_in_one_piece
 from app.protocol.reply_encoding import ReplyBytes, is_plain_text
@@ -59,7 +58,7 @@ class ChatReply:
         secrets: Keys that the reply may contain and that must not be shown to a client.
         id: The upstream's own name of the reply, if it has one.
         cost: What the upstream says it charged.
-        is_doubtful: The body is a text that a server in between may have written, unless there is an image in it.
+        is_doubtful: The body is a text, which a server in between may have written unless it has an image or declines.
         upstream_origin: Scheme, host and port of the upstream, where paths without a host are read; empty if unknown.
         attempt: Where the reply came from, with what it has cost; None for a reply that another replica has stored.
     """
@@ -258,9 +257,7 @@ class ReplyParser:
             return self._body.reply(origin, ended)
         except UpstreamInvalidReply:
             self._doubtful = _read_text(self._body.text, origin)
-            if self._doubtful.is_doubtful:
-                raise
-            return self._doubtful
+            raise
 
     def _image_reply(self, image: ImageBody, ended: bool) -> ChatReply:
         if not image.is_whole:
@@ -458,17 +455,12 @@ def _documents_of(event: sse.Event) -> list[Any]:
 
 
 def _read_text(body: str, origin: _Origin) -> ChatReply:
-    """Return a body that is neither JSON nor events as the text of a reply, without a message if it is a page.
-
-    The words of a safety system are the upstream's. Anything else may come from a server in between.
-    """
+    """Return a body that is neither JSON nor events as the text of a reply, without a message if it is a page."""
     if is_page(body) and not origin.spooled_images:
         return ChatReply(complete=False, is_doubtful=True, **origin._asdict())
     text = words_in(body)
-    is_open = text.startswith(("{", "["))
-    is_refusal = not is_open and MODERATION.search(text, 0, _MAX_RAW) is not None
-    reply = ChatReply(({"content": text, "parts": []},), has_open_end=is_open, is_doubtful=not is_refusal)
-    return replace(reply, **origin._asdict())
+    message = {"content": text, "parts": []}
+    return ChatReply((message,), has_open_end=text.startswith(("{", "[")), is_doubtful=True, **origin._asdict())
 
 
 def _build_reply(

@@ -79,6 +79,12 @@ def charset_of(content_type: str) -> str:
     return "" if value in {"utf-8", "utf8", "us-ascii"} else value
 
 
+def in_utf8(body: bytes) -> bytes:
+    """Return a whole text in UTF-8."""
+    reader = ReplyBytes("", None)
+    return reader.feed(body) + reader.end()
+
+
 def is_plain_text(head: bytes) -> bool:
     """Return whether a body surely begins as a text in UTF-8 or in another superset of ASCII."""
     start = head[:4]

@@ -12,6 +12,7 @@ import orjson
 
 from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidReply
 from app.extraction.forms import FoundImage, find_guesses, find_images
+from app.extraction.refusal import is_refusal
 from app.protocol.attempt_costs import AttemptRecord
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.chat_request import ChatQuestion, client_fields
@@ -346,9 +347,9 @@ async def _in_turn(size: int, function: Callable[[], _T]) -> _T:
 
 
 async def _raise_unless_good(reply: ChatReply, end: UpstreamError) -> None:
-    """Raise what a reply ended with, unless it is a text with an image in it."""
+    """Raise what a reply ended with, unless it is a text with an image in it, or one in which the model declines."""
     if reply.is_doubtful:
-        if await _has_images(reply):
+        if await _has_images(reply) or is_refusal(reply):
             return
         # What an address leads to is seen only later: it may be the image.
         end.counts_against_upstream = not await _search(reply, find_guesses)

@@ -1052,7 +1052,7 @@ def test_snapshots_come_when_an_image_may_have() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OddBody:
-    """A body of 200 that is no JSON. `is_good`: there is an image in it; `counts`: the upstream counts as failing."""
+    """A body of 200 that is no JSON. `is_good`: it is the upstream's reply; `counts`: the upstream counts as failing."""
 
     name: str
     kind: str
@@ -1065,6 +1065,12 @@ class OddBody:
 ODD_BODIES = [
     OddBody("a sentence with a link to an image", "text/plain", f"Done: {URL}".encode(), f"Done: {URL}"),
     OddBody("an image in a fragment of HTML", "text/html", b"<img src='%s'>" % URL.encode(), f"<img src='{URL}'>"),
+    OddBody(
+        "a model that declines",
+        "text/plain",
+        b"I'm sorry, I can't help with that.",
+        "I'm sorry, I can't help with that.",
+    ),
     OddBody("JSON in UTF-16", "application/json", REPLY.decode().encode("utf-16"), URL),
     OddBody(
         "JSON in a charset", "application/json; charset=gbk", REPLY.replace(b"https", b"\xba\xfc https"), f"狐 {URL}"

@@ -42,7 +42,10 @@ def around(link: str, image: str) -> dict[str, str]:
     }
 
 
+PICTURE = f'<picture><source srcset="{PAGE}/512"><img src="{IMAGE}"></picture>'
 CASES = [
+    Case("a <picture> in a link", f'<a href="{LARGE}">{PICTURE}</a>', LARGE, IMAGE),
+    Case("a <picture> behind a link", f'<a href="{LARGE}">x</a>{PICTURE}', IMAGE),
     *(Case(f"a link to an image: {name}", text, LARGE, IMAGE) for name, text in around(LARGE, IMAGE).items()),
     *(Case(f"a link to a page: {name}", text, IMAGE) for name, text in around(PAGE, IMAGE).items()),
     Case("a link that is known to be smaller", f"[![x]({IMAGE})](https://cdn.example.com/gen/a1_small.png)", IMAGE),

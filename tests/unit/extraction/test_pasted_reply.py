@@ -63,6 +63,17 @@ def test_an_image_is_read_as_one() -> None:
     assert [image.form for image in find_images(pasted.reply)] == ["content-part"]
 
 
+def test_an_image_whose_end_is_missing_is_none() -> None:
+    pasted = parse_pasted(placeholder_png(1)[:-5])
+    assert (pasted.kind, find_images(pasted.reply)) == ("an image", [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_other_encodings_are_read(encoding: str) -> None:
+    pasted = parse_pasted(CASES[0].pasted.encode(encoding))
+    assert (pasted.kind, [image.url for image in find_images(pasted.reply)]) == (CASES[0].kind, [A])
+
+
 def test_a_truncated_stream_is_incomplete() -> None:
     assert not parse_pasted(STREAM.partition("\n\n")[0].encode() + b'\n\ndata: {"choi').reply.complete
 

@@ -415,6 +415,24 @@ def test_what_stands_for_an_image_that_cannot_be_had(case: Substitute) -> None:
         assert world.fetched[-1] == case.found
 
 
+LARGE = saved(gradient(size=(120, 80)), "PNG")
+ICONS = [
+    ("a button behind the result", [(URL, LARGE), (LOST, PNG)], LARGE),
+    ("nothing but icons", [(URL, PNG), (LOST, PNG)], PNG),
+    ("an earlier image that cannot be had", [(URL, b""), (LOST, PNG)], PNG),
+    ("an image behind an icon", [(URL, PNG), (LOST, LARGE)], LARGE),
+    ("a version behind a version", [(URL, PNG), (JPEG_URL, LARGE), (LOST, LARGE + b"2")], LARGE + b"2"),
+]
+
+
+@pytest.mark.parametrize(("name", "images", "found"), ICONS, ids=[row[0] for row in ICONS])
+def test_an_icon_is_the_result_only_if_there_is_nothing_else(
+    name: str, images: list[tuple[str, bytes]], found: bytes
+) -> None:
+    world = World([[image_reply(*[url for url, _ in images])]], web={url: data for url, data in images if data})
+    assert [bytes_in(image) for image in result_of(request_for(), world).images] == [found]
+
+
 BUG = KeyError("a bug")
 SLOWLY: list[ChatReply | Exception] = [*[text_reply("painting", complete=False)] * 9, image_reply(URL)]
 
@@ -505,7 +523,7 @@ GROWING: list[ChatReply | Exception] = [text_reply("10 %", complete=False), part
 
 @pytest.mark.parametrize(("wanted", "shown"), [(0, 0), (1, 1), (2, 2), (3, 3)])
 def test_partial_images_come_before_the_final_one(wanted: int, shown: int) -> None:
-    world = World([GROWING], web=dict.fromkeys(URLS, PNG))
+    world = World([GROWING], web=dict.fromkeys(URLS, LARGE))
     *partials, result = run(request_for(stream=True, partial_images=wanted), world)
     assert all(isinstance(partial, PartialImage) for partial in partials)
     assert world.fetched == [*URLS[:shown], URLS[3]]

@@ -163,7 +163,6 @@ TEXTS = [
     Text("a list of links", f'["{LINK}"]'),
     Text("events with lines of text", f"data: Ready:\n\ndata: {LINK}\n\n", f"Ready:\n{LINK}"),
     Text("events with words of a text", "data: Rea\n\ndata: dy:\n\ndata:  https://a\n\n", "Ready: https://a"),
-    Text("words of a safety system", "Your request was flagged by our moderation.", is_doubtful=False),
     Text("events with words, and the last mark", f"data: {LINK}\n\ndata: [DONE]\n\n", LINK, is_doubtful=False),
 ]
 
