@@ -231,8 +231,9 @@ async def handle_http_exception(http: Request, error: Exception) -> Response:
         raise error
     line = f"{http.method} {truncate(http.url.path, _MAX_PATH)}"
     served = f". {_SERVED}" if http.url.path.startswith("/v1") else ""
+    methods = " or ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
     errors = {
         404: NotFound(f"Invalid URL ({line}){served}"),
-        405: MethodNotAllowed(f"Not allowed: {line}", headers=error.headers),
+        405: MethodNotAllowed(f"Not allowed: {line}. Use {methods}.", headers=error.headers),
     }
     return ErrorResponse(errors.get(error.status_code) or InvalidRequest(str(error.detail)))

@@ -59,9 +59,9 @@ FRAMEWORK = [
     Framework("an escaped question mark", "GET /a%3Fb", 404, "Invalid URL (GET /a%3Fb)"),
     Framework("escapes that are not UTF-8", "GET /%ff%00", 404, "Invalid URL (GET /\ufffd\x00)"),
     Framework("an invalid host", "GET /v1/nothing", 404, f"Invalid URL (GET /v1/nothing). {SERVED}", ("host: [",)),
-    Framework("another method", "GET /v1/images/generations", 405, "Not allowed: GET /v1/images/generations"),
-    Framework("an unknown method", "PROPFIND /healthz", 405, "Not allowed: PROPFIND /healthz"),
-    Framework("OPTIONS without a preflight", "OPTIONS /v1/models", 405, "Not allowed: OPTIONS /v1/models"),
+    Framework("another method", "GET /v1/images/generations", 405, "Not allowed: GET /v1/images/generations. Use POST."),
+    Framework("an unknown method", "PROPFIND /healthz", 405, "Not allowed: PROPFIND /healthz. Use GET or HEAD."),
+    Framework("OPTIONS without a preflight", "OPTIONS /v1/models", 405, "Not allowed: OPTIONS /v1/models. Use GET or HEAD."),
 ]  # fmt: skip
 
 

@@ -168,7 +168,7 @@ CASES = [
     Case("no key and endless chunks", build_request(EDITS, FORM, CHUNKED), 401, "You didn't provide an API key…"),
     Case("two keys, one of them right", build_request(GENERATIONS, KEY, "authorization: Bearer x", body=SMALL), 401, "Malformed Authorization header…"),
     Case("the route before the key", build_request("POST /v1/images/nothing", "content-length: 1073741824"), 404, "Invalid URL (POST /v1/images/nothing). This server makes images…"),
-    Case("the method before the key", build_request("PUT /v1/images/edits", "content-length: 1073741824"), 405, "Not allowed: PUT /v1/images/edits"),
+    Case("the method before the key", build_request("PUT /v1/images/edits", "content-length: 1073741824"), 405, "Not allowed: PUT /v1/images/edits. Use POST."),
     Case("a result without a key", build_request("GET /v1/images/results/req_0"), 401, "You didn't provide an API key…"),
     Case("an unknown result", build_request("GET /v1/images/results/req_0", KEY), 404, "This result does not exist or has expired.", "result_not_found"),
     Case("a retired endpoint", build_request("POST /v1/images/variations", KEY, "content-length: 1073741824"), 404, "The images/variations endpoint has been retired. Use /v1/images/edits…", "endpoint_retired"),
