@@ -30,8 +30,11 @@ _LATE = {"replica paused", "redis down", "redis slow", "redis stalls", "redis lo
 #: Faults that leave no doubt about who is connected.
 _HARMLESS = {"redis doubles packets", "store full", "disk full"}
 
+#: Faults by which Redis loses data when they are over: all, or the latest.
+_EMPTIED = {"redis empty", "redis falls back"}
+
 #: Faults after which nobody may know of a job any more. A Redis that was away with its data is none.
-_FORGETTING = {"redis empty", "replica killed", "replica paused", "replica drained"}
+_FORGETTING = {*_EMPTIED, "replica killed", "replica paused", "replica drained"}
 
 #: Faults that explain an error, by its code.
 _CAUSES = {
@@ -258,7 +261,7 @@ class History:
 
     def trouble_between(self, begin: float, end: float) -> list[Fault]:
         """Return the outages of Redis that may have made replicas act alone."""
-        return [each for each in self._trouble if each.at <= end and begin <= each.at + each.seconds + _AFTERMATH]
+        return [each for each in self._trouble if each.at <= end and begin <= each.end + _AFTERMATH]
 
     def _may_pay_again(self, attempt: Attempt, group: Group) -> bool:
         client = attempt.client
@@ -293,9 +296,9 @@ class History:
     def _acts_alone(self, group: Group, first: float) -> bool:
         """Return whether replicas may have gone on without Redis, or Redis has forgotten what only it knew."""
         trouble = self.trouble_between(first - 2.0, self._clock.now)
-        if any(fault.kind != "redis empty" for fault in trouble) and not self._plan.fail_closed:
+        if any(fault.kind not in _EMPTIED for fault in trouble) and not self._plan.fail_closed:
             return True
-        return any(fault.kind == "redis empty" and self._is_forgotten(group, fault.at) for fault in trouble)
+        return any(fault.kind in _EMPTIED and self._is_forgotten(group, fault.end) for fault in trouble)
 
     def _is_forgotten(self, group: Group, at: float) -> bool:
         """Return whether no replica can restore what Redis knew of a question when it lost its data.
@@ -321,9 +324,7 @@ class History:
 
     def _slowed_down(self, since: float) -> bool:
         """Return whether news of a client may have been late. An empty Redis is quick, and one that gets a command twice."""
-        return any(
-            fault.kind in _LATE and fault.at + fault.seconds + 2 * _SETTLED >= since for fault in self._plan.faults
-        )
+        return any(fault.kind in _LATE and fault.end + 2 * _SETTLED >= since for fault in self._plan.faults)
 
     def _charge(self, call: Call, group: Group, client: Asker) -> None:
         for payer in (client, *group.clients):
@@ -446,7 +447,7 @@ class History:
             return True
         if group.key is not None and self._acts_alone(group, 0.0):
             return True
-        emptied = any(fault.kind == "redis empty" and fault.at >= call.at for fault in self._trouble)
+        emptied = any(fault.kind in _EMPTIED and fault.end >= call.at for fault in self._trouble)
         if died and (group.lost or self._trouble):
             return True
         return emptied

@@ -61,6 +61,10 @@ class Fault:
     replica: int = 0
     after_steps: int = 0
 
+    @property
+    def end(self) -> float:
+        return self.at + self.seconds
+
 
 @dataclass(slots=True)
 class Plan:
@@ -96,6 +100,7 @@ FAULTS: dict[str, tuple[float, tuple[float, float]]] = {
     "redis down": (2.0, (0.5, 20.0)),
     "redis slow": (2.0, (0.5, 8.0)),
     "redis stalls": (2.0, (0.5, 25.0)),
+    "redis falls back": (1.5, (0.1, 8.0)),
     "redis empty": (4.0, (0.0, 0.0)),
     "redis loses packets": (2.0, (1.0, 8.0)),
     "redis doubles packets": (3.0, (2.0, 20.0)),

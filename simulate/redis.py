@@ -86,6 +86,11 @@ class SimulatedRedis:
         """Lose all data."""
         _STANDIN.flush()
 
+    def fall_back(self, seconds: float) -> None:
+        """Write the data to the disk now, and start again with it after a while, without what was written since."""
+        _STANDIN.save()
+        self.clock.after(seconds, _STANDIN.restore)
+
     def stall(self, seconds: float) -> None:
         """Execute nothing for a while: then everything that has come, also what nobody waits for any more."""
         self.stalled = []

@@ -1,7 +1,8 @@
 -- A stand-in for the commands of Redis that job_table.lua uses, for tests of schedules: all data in tables of Lua.
--- Returns functions: `run` one command of a script, `set_time` in milliseconds, `flush`, and `call` as scripts do.
+-- Returns functions: `call` as scripts do, `set_time` in milliseconds, `flush`, `save`, and `restore` what was saved, in a new run.
 
-local values, expires, now = {}, {}, 0
+local values, expires, now, run = {}, {}, 0, 1
+local saved
 
 local function text(value)
   if type(value) == 'number' then return string.format('%.17g', value) end
@@ -40,8 +41,7 @@ function commands.TIME()
   return {string.format('%d', math.floor(now / 1000)), string.format('%d', (now % 1000) * 1000)}
 end
 
--- All schedules are one run of Redis.
-function commands.INFO() return 'run_id:1\r\n' end
+function commands.INFO() return 'run_id:' .. run .. '\r\n' end
 
 function commands.HSET(key, ...)
   local hash, added, fields = find_or_make(key, 'hash'), 0, {...}
@@ -201,8 +201,20 @@ local function call(name, ...)
   return command(...)
 end
 
+local function copy(table)
+  if type(table) ~= 'table' then return table end
+  local same = {}
+  for key, value in pairs(table) do same[key] = copy(value) end
+  return same
+end
+
 return {
   call = call,
   set_time = function(milliseconds) now = milliseconds end,
   flush = function() values, expires = {}, {} end,
+  save = function() saved = {copy(values), copy(expires)} end,
+  restore = function()
+    values, expires = unpack(saved)
+    run = run + 1
+  end,
 }

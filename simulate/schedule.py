@@ -153,6 +153,8 @@ class Schedule:
             self._switch(fault)
         elif fault.kind == "redis empty":
             redis.flush()
+        elif fault.kind == "redis falls back":
+            redis.fall_back(fault.seconds)
         elif fault.kind == "redis stalls":
             redis.stall(fault.seconds)
         elif fault.kind == "replica killed":

@@ -20,6 +20,9 @@ local reached_since = redis.call('GET', args.prefix .. 'reached') or now
 redis.call('SET', args.prefix .. 'reached', reached_since)
 redis.call('PEXPIRE', args.prefix .. 'reached', args.silent_after)
 
+-- When this table began: no record that it has been told of is older.
+redis.call('SET', args.prefix .. 'epoch', now, 'NX')
+
 -- All fields of a record but its outcome, which may be large.
 local FIELDS = {
   'owner', 'caller', 'fingerprint', 'keyed', 'heartbeat', 'readers', 'submitted', 'delivered', 'retry_free', 'async',
@@ -37,9 +40,31 @@ local function read(id)
   return record.owner and record.owner ~= '' and record
 end
 
+-- Which run of Redis this is; empty where Redis does not say.
+local function this_run()
+  local _, facts = pcall(redis.call, 'INFO', 'server')
+  return type(facts) == 'string' and string.match(facts, 'run_id:(%w+)') or ''
+end
+
+-- When this table began. It may have been empty before because Redis has lost its data. A new run of Redis, or a replica of
+-- it that has taken its place, may lack what was written last, so the table begins anew.
+local function epoch()
+  local before, run = redis.call('GET', key_of('run')), this_run()
+  if before and before ~= run then redis.call('SET', key_of('epoch'), now) end
+  redis.call('SET', key_of('run'), run)
+  return redis.call('GET', key_of('epoch'))
+end
+
+local function age() return now - epoch() end
+
+-- Whether a record is of an earlier run of Redis, and its owner has not confirmed it since: it may have given the job up, or
+-- lost it to another one, and Redis has forgotten that.
+local function is_stale(record) return record.heartbeat + 0 < tonumber(epoch()) end
+
+-- Whether a job has another owner. One that does not confirm it after a restart of Redis is none any more.
 local function is_owned_by_another(id)
-  local owner = redis.call('HGET', key_of(id), 'owner')
-  return owner and owner ~= args.owner
+  local owner, heartbeat = unpack(redis.call('HMGET', key_of(id), 'owner', 'heartbeat'))
+  return owner and owner ~= args.owner and not (heartbeat and is_stale({heartbeat = heartbeat}))
 end
 
 -- Let a key live for at least so many milliseconds more.
@@ -144,6 +169,11 @@ end
 
 local function is_orphan(record) return not record.has_outcome and now - last_sign(record) > args.dead_after end
 
+-- Whether a job that has cost nothing is known from an earlier run of Redis only, though its owner had the time to confirm it.
+local function was_given_up_before(record)
+  return not record.has_outcome and record.submitted == '0' and is_stale(record) and age() >= args.settled_after
+end
+
 -- Note that this replica has readers for the job. A job with readers is not forgotten.
 local function lease(id, milliseconds)
   redis.call('ZADD', readers_key(id), now + milliseconds, args.reader)
@@ -172,26 +202,6 @@ local function mark_delivered(id)
   redis.call('HSET', key_of(id), 'delivered', '1')
   if count_readers(id) == 0 then redis.call('PEXPIRE', key_of(id), args.delivered_for) end
   index(slot, id, true)
-end
-
--- Which run of Redis this is; empty where Redis does not say.
-local function this_run()
-  local _, facts = pcall(redis.call, 'INFO', 'server')
-  return type(facts) == 'string' and string.match(facts, 'run_id:(%w+)') or ''
-end
-
--- When this table began. It may have been empty before because Redis has lost its data. A new run of Redis, or a replica of
--- it that has taken its place, may lack what was written last, so the table begins anew.
-local function epoch()
-  local before, run = redis.call('GET', key_of('run')), this_run()
-  if before and before ~= run then redis.call('DEL', key_of('epoch')) end
-  redis.call('SET', key_of('run'), run)
-  redis.call('SET', key_of('epoch'), now, 'NX')
-  return redis.call('GET', key_of('epoch'))
-end
-
-local function age()
-  return now - epoch()
 end
 
 -- Without an idempotency key the loss of a job is reported to one request; a client that asks again after that wants to
@@ -257,7 +267,7 @@ local function find_joinable()
     elseif is_orphan(record) and record.submitted == '1' then
       if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
       delete(id)
-    elseif is_orphan(record) and count_readers(id) == 0 then
+    elseif (is_orphan(record) or was_given_up_before(record)) and count_readers(id) == 0 then
       -- If replicas wait for an orphan, one of them takes it over; otherwise this request replaces it.
       bury(id)
     else
@@ -392,6 +402,8 @@ end
 function commands.take_over()
   local record = read(args.id)
   if record and record.taken_over_by == args.reader then return {'ok', record.async} end
+  -- Another replica may have taken it over already, and tells so with its next heartbeat.
+  if record and is_stale(record) and age() < args.settled_after then return {'young'} end
   local is_free = record and (record.retry_free == '1' or (is_orphan(record) and record.submitted == '0'))
   if not is_free then return {'not_owner'} end
   redis.call('HDEL', key_of(args.id), 'outcome')

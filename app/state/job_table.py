@@ -295,10 +295,14 @@ class JobTable(Generic[J]):
     async def take_over(self, job: J) -> bool:
         """Become the owner of a job that has cost nothing yet, or that was paid for and could not be delivered.
 
-        Tried again where Redis does not answer: if only its reply was lost, this replica is the owner already.
+        Tried again where Redis does not answer: if only its reply was lost, this replica is the owner already. Also
+        where Redis has fallen back to older data: another replica may be the owner, and tells so with its heartbeat.
         """
         waited = 0.0
-        while not (answer := await _to_its_end(self._take_over(job))) and waited < self._timings.dead_after:
+        while (answer := await _to_its_end(self._take_over(job))) in {
+            "",
+            "young",
+        } and waited < self._timings.dead_after:
             waited += self._timings.poll
             await self._sleep(self._timings.poll)
         return answer == "ok"

@@ -139,7 +139,7 @@ def never_end(job: Job, *, submitted: bool = True, readers: int = 1) -> None:
 def stop_heartbeat(redis: Redis, record: str = RECORD) -> None:
     """Make an owner look silent to a Redis that was always there."""
     redis.hset(record, mapping={"heartbeat": 0})
-    redis.set(REACHED, 0)
+    redis.mset({REACHED: 0, EPOCH: 0})
 
 
 @pytest.mark.parametrize("case", [case for case in JOIN_CASES if not case.later], ids=lambda case: case.name)

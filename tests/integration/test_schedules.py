@@ -139,7 +139,7 @@ def test_a_seed_repeats_its_schedule_in_another_process() -> None:
 
 def test_every_kind_of_fault_is_planned() -> None:
     plans = [make_plan(seed) for seed in range(3000)]
-    assert len({fault.kind for plan in plans for fault in plan.faults}) == 11
+    assert len({fault.kind for plan in plans for fault in plan.faults}) == 12
     assert {behavior.name for plan in plans for each in plan.behaviors.values() for behavior in each} == {
         behavior.name for behavior in BEHAVIORS
     }

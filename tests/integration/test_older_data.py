@@ -1,0 +1,134 @@
+"""Redis starts again with what it had written to its disk a while ago: what it tells of jobs may be out of date."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from app.errors import ServiceUnavailable
+from tests.integration.test_job_table import EPOCH, RUN, Replica, finish, never_end, play
+from tests.integration.test_take_overs import fail, follow
+from tests.support.join_cases import KEYED, ME
+from tests.support.redis import RedisServer, run_redis
+
+
+class Disk:
+    """What Redis has written to its disk."""
+
+    def __init__(self, server: RedisServer) -> None:
+        # The data are no texts.
+        self._redis: Redis = Redis.from_url(server.url)
+        self._saved: dict[bytes, bytes] = {}
+
+    def save(self) -> None:
+        self._saved = {name: self._redis.dump(name) or b"" for name in self._redis.scan_iter()}
+
+    def fall_back(self) -> None:
+        """Let Redis have what it had saved, a minute ago."""
+        self._redis.flushall()
+        for name, value in self._saved.items():
+            self._redis.restore(name, 0, value)
+            if self._redis.type(name) == b"hash":
+                self._redis.hincrby(name.decode(), "heartbeat", -60_000)
+        self._redis.set(RUN, "an earlier one")
+
+    def let_owners_answer(self) -> None:
+        """Let so much time pass that each owner has given a heartbeat."""
+        self._redis.decrby(EPOCH, 5000)
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with run_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def disk(server: RedisServer) -> Iterator[Disk]:
+    disk = Disk(server)
+    disk._redis.flushall()
+    disk._redis.set(EPOCH, 0)
+    yield disk
+    disk.close()
+
+
+def test_a_job_that_was_given_up_is_not_joined_beside_the_one_that_has_taken_its_place(
+    server: RedisServer, disk: Disk
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(KEYED, submitted=False)
+        disk.save()
+        await one.table.abandon(job)
+        later = await other.claim(KEYED, "req_2")
+        never_end(later)
+        disk.fall_back()
+        await other.table.heartbeat()
+        disk.let_owners_answer()
+        assert await one.table.claim_or_join("req_3", KEYED, is_async=False) == "req_2"
+        later.run.call_off()
+
+    play(scene, server)
+
+
+def test_a_job_that_its_owner_goes_on_with_is_joined(server: RedisServer, disk: Disk) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(KEYED, submitted=False)
+        never_end(job, submitted=False)
+        disk.save()
+        disk.fall_back()
+        await one.table.heartbeat()
+        disk.let_owners_answer()
+        assert await other.table.claim_or_join("req_2", KEYED, is_async=False) == "req_1"
+        job.run.call_off()
+
+    play(scene, server)
+
+
+def test_a_job_that_was_taken_over_is_not_taken_over_once_more(server: RedisServer, disk: Disk) -> None:
+    """Redis has forgotten the take-over. The new owner tells of it while others wait for the table to settle."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ServiceUnavailable("no room"), key=KEYED, paid=False)
+        disk.save()
+        job = await follow(other, KEYED)
+        assert await other.table.take_over(job)
+        never_end(job)
+        await other.table.mark_submitted(job)
+        disk.fall_back()
+        one.between = other.table.heartbeat
+        assert not await one.table.take_over(await follow(one, KEYED, "req_3"))
+        assert one.pauses == 1
+        assert other.table.owns(job)
+        job.run.call_off()
+
+    play(scene, server)
+
+
+def test_what_no_owner_confirms_is_taken_over_when_the_table_has_settled(server: RedisServer, disk: Disk) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ServiceUnavailable("no room"), key=KEYED, paid=False)
+        disk.save()
+        disk.fall_back()
+
+        async def wait() -> None:
+            disk.let_owners_answer()
+
+        other.between = wait
+        assert await other.table.take_over(await follow(other, KEYED))
+        assert other.pauses == 1
+
+    play(scene, server)
+
+
+def test_an_outcome_that_was_written_before_is_delivered(server: RedisServer, disk: Disk) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await finish(one, await one.claim(ME), delivered=False)
+        disk.save()
+        disk.fall_back()
+        assert await other.table.claim_or_join("req_2", ME, is_async=False) == "req_1"
+        assert await other.table.wait_for_result(other.job()) == b"{}"
+
+    play(scene, server)
