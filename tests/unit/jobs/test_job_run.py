@@ -332,10 +332,10 @@ def test_a_job_that_was_interrupted_after_submission_may_have_cost_something() -
 @pytest.mark.parametrize(
     ("order", "is_interrupted", "state"),
     [
-        (None, False, JobState.SUCCEEDED),
-        (NotFound("no"), False, JobState.FAILED),
-        (KeyError("bug"), False, JobState.FAILED),
-        (NotFound("no"), True, JobState.INTERRUPTED),
+        pytest.param(None, False, JobState.SUCCEEDED, id="work that ended"),
+        pytest.param(NotFound("no"), False, JobState.FAILED, id="work that failed"),
+        pytest.param(KeyError("bug"), False, JobState.FAILED, id="a bug in the work"),
+        pytest.param(NotFound("no"), True, JobState.INTERRUPTED, id="work that failed after the interruption"),
     ],
 )
 def test_the_state_of_a_run_that_has_ended(order: Exception | None, is_interrupted: bool, state: JobState) -> None:

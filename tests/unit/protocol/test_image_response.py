@@ -158,14 +158,25 @@ def test_a_link_or_bytes(parameters: dict[str, Any], default: str, format: str) 
 @pytest.mark.parametrize(
     ("url", "parameters", "matches"),
     [
-        ("https://h/a.png", {}, True),
-        ("https://h/a", {"output_compression": 50}, True),
-        ("https://h/a.JPG?signed", {"output_format": "jpeg"}, True),
-        ("https://h/a.jpeg", {"output_format": "jpeg", "output_compression": 100}, True),
-        ("https://h/a.jpeg", {"output_format": "jpeg", "output_compression": 50}, False),
-        ("https://h/a.png", {"output_format": "png", "output_compression": 50}, True),
-        ("https://h/a.png", {"output_format": "webp"}, False),
-        ("https://h/a?b=.png", {"output_format": "png"}, False),
+        pytest.param("https://h/a.png", {}, True, id="no format asked for"),
+        pytest.param("https://h/a", {"output_compression": 50}, True, id="a compression without a format"),
+        pytest.param(
+            "https://h/a.JPG?signed",
+            {"output_format": "jpeg"},
+            True,
+            id="the other ending of JPEG, in capitals, before a query",
+        ),
+        pytest.param(
+            "https://h/a.jpeg", {"output_format": "jpeg", "output_compression": 100}, True, id="the full quality"
+        ),
+        pytest.param(
+            "https://h/a.jpeg", {"output_format": "jpeg", "output_compression": 50}, False, id="a lower quality"
+        ),
+        pytest.param(
+            "https://h/a.png", {"output_format": "png", "output_compression": 50}, True, id="a compression of a PNG"
+        ),
+        pytest.param("https://h/a.png", {"output_format": "webp"}, False, id="another format"),
+        pytest.param("https://h/a?b=.png", {"output_format": "png"}, False, id="the ending is in the query"),
     ],
 )
 def test_which_links_match_the_request(url: str, parameters: dict[str, Any], matches: bool) -> None:
@@ -226,7 +237,13 @@ def test_what_was_made_of_the_image_is_reported(case: Fitted) -> None:
 
 @pytest.mark.parametrize(
     ("infos", "report"),
-    [([], ""), ([None], ""), ([PNG], "no"), ([WEBP, None, WEBP], "yes"), ([PNG, WEBP, PNG], "no, yes")],
+    [
+        pytest.param([], "", id="no image"),
+        pytest.param([None], "", id="an unmeasured image"),
+        pytest.param([PNG], "no", id="an image without alpha"),
+        pytest.param([WEBP, None, WEBP], "yes", id="all measured images have alpha"),
+        pytest.param([PNG, WEBP, PNG], "no, yes", id="some have alpha"),
+    ],
 )
 def test_alpha_is_what_the_images_have(infos: list[ImageInfo | None], report: str) -> None:
     assert alpha_report([OutputImage("form", Bytes(), info=info) for info in infos]) == report

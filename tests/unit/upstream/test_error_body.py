@@ -113,17 +113,19 @@ def test_the_detail_for_the_log_keeps_addresses_but_no_keys() -> None:
 @pytest.mark.parametrize(
     ("status", "error", "expected"),
     [
-        (200, {"code": 503}, 503),
-        (200, {"code": "429"}, 429),
-        (200, {"code": "x", "status": 400}, 400),
-        (200, {"code": "rate_limit_exceeded"}, 429),
-        (200, {"code": "rate_limit_exceeded", "status": 503}, 503),
-        (200, {"code": 200}, 200),
-        (200, {"code": 50300}, 200),
-        (200, "503", 200),
-        (200, {"status": "RESOURCE_EXHAUSTED"}, 429),
-        (200, {"type": "server_error"}, 500),
-        (400, {"code": 503}, 400),
+        pytest.param(200, {"code": 503}, 503, id="a code that is a status"),
+        pytest.param(200, {"code": "429"}, 429, id="a status as text"),
+        pytest.param(200, {"code": "x", "status": 400}, 400, id="a status beside an unknown code"),
+        pytest.param(200, {"code": "rate_limit_exceeded"}, 429, id="a code in words"),
+        pytest.param(
+            200, {"code": "rate_limit_exceeded", "status": 503}, 503, id="a status goes before a code in words"
+        ),
+        pytest.param(200, {"code": 200}, 200, id="a code that is no failure"),
+        pytest.param(200, {"code": 50300}, 200, id="a number that is no status"),
+        pytest.param(200, "503", 200, id="an error that is only text"),
+        pytest.param(200, {"status": "RESOURCE_EXHAUSTED"}, 429, id="a status in words"),
+        pytest.param(200, {"type": "server_error"}, 500, id="a type in words"),
+        pytest.param(400, {"code": 503}, 400, id="the status of the answer goes first"),
     ],
 )
 def test_a_status_inside_a_200_counts(status: int, error: object, expected: int) -> None:
@@ -170,14 +172,14 @@ def test_the_fields_that_an_error_names(named: Named) -> None:
 @pytest.mark.parametrize(
     ("body", "is_api_error", "is_page"),
     [
-        ({"error": {"message": "m"}}, True, False),
-        ({"error": "m"}, True, False),
-        ({}, False, False),
-        ([], False, False),
-        (b"no", False, False),
-        (b"", False, False),
-        (b"<html>no</html>", False, True),
-        (b"<Error>no</Error>", False, False),
+        pytest.param({"error": {"message": "m"}}, True, False, id="an error object"),
+        pytest.param({"error": "m"}, True, False, id="an error as text"),
+        pytest.param({}, False, False, id="an empty object"),
+        pytest.param([], False, False, id="an empty list"),
+        pytest.param(b"no", False, False, id="plain text"),
+        pytest.param(b"", False, False, id="an empty body"),
+        pytest.param(b"<html>no</html>", False, True, id="a page"),
+        pytest.param(b"<Error>no</Error>", False, False, id="XML that is no page"),
     ],
 )
 def test_an_api_differs_from_a_page(body: object, is_api_error: bool, is_page: bool) -> None:
@@ -188,11 +190,16 @@ def test_an_api_differs_from_a_page(body: object, is_api_error: bool, is_page: b
 @pytest.mark.parametrize(
     ("message", "prompt", "searchable"),
     [
-        ("refused: a fox in the snow.", "a fox in the snow", "refused: ."),
-        ("refused: a fox in the snow…, a fox in the sky", "a fox in the snow at night", "refused: …, ky"),
-        ("refused: nude", "nude", "refused: nude"),
-        ("refused", "a fox in the snow", "refused"),
-        ("a fox in the snow", "a fox in the snow", ""),
+        pytest.param("refused: a fox in the snow.", "a fox in the snow", "refused: .", id="the whole prompt"),
+        pytest.param(
+            "refused: a fox in the snow…, a fox in the sky",
+            "a fox in the snow at night",
+            "refused: …, ky",
+            id="the beginning of the prompt",
+        ),
+        pytest.param("refused: nude", "nude", "refused: nude", id="a prompt too short to be cut out"),
+        pytest.param("refused", "a fox in the snow", "refused", id="a message without the prompt"),
+        pytest.param("a fox in the snow", "a fox in the snow", "", id="a message that is the prompt"),
     ],
 )
 def test_the_prompt_is_cut_out_before_words_are_searched(message: str, prompt: str, searchable: str) -> None:
