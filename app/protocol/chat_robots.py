@@ -28,7 +28,7 @@ def as_choices(document: Document, *, is_piece: bool) -> Document:
         value = document.get(key)
         messages = value.get("messages") if isinstance(value, dict) else value
         if isinstance(messages, list) and _is_conversation(messages):
-            return _with_messages(document, {key}, _contents_of(messages))
+            return _with_messages(document, {key}, _joined(_contents_of(messages)))
     if document.get("role") == "assistant" and isinstance(document.get("content"), str):
         return _with_messages(document, {"content", "role", "type"}, _contents_of([document]))
     if is_piece and isinstance(document.get("candidates"), list):
@@ -61,6 +61,14 @@ def _is_text(part: object) -> bool:
     return isinstance(part, dict) and isinstance(part.get("text"), str) and not part.get("thought")
 
 
+def _joined(contents: Iterable[object]) -> Iterator[object]:
+    """Yield the texts of several messages as one, in lines of their own, and then the rest."""
+    found = list(contents)
+    texts = [content for content in found if isinstance(content, str)]
+    yield "\n\n".join(texts)
+    yield from (content for content in found if not isinstance(content, str))
+
+
 def _with_messages(document: Document, keys: Container[str], contents: Iterable[object]) -> Document:
     """Return the document with messages in place of some of its keys. A whole message may repeat pieces before it."""
     choices = [{"index": 0, "message": {"content": content}} for content in contents]
@@ -85,7 +93,8 @@ def _contents_of(messages: list[Document]) -> Iterator[object]:
     people = [index for index, each in enumerate(messages) if _kinds(each) & _HUMAN]
     for message in messages[people[-1] + 1 if people else 0 :]:
         kinds, content = _kinds(message), message["content"]
-        if kinds & _TOOL:
+        if kinds & _TOOL and not isinstance(content, str):
             yield [{"type": "tool_result", "content": content}]
+        # What a tool has written counts less than what the answer shows, as in any text.
         elif not kinds & _ASIDE:
             yield content

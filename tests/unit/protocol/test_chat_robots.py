@@ -49,14 +49,14 @@ CASES = [
                 },
             }
         ],
-        "Done",
-        [tool_result('{"u": 1}')],
+        '{"u": 1}\n\nDone',
     ),
     Case(
         "pieces of Coze, and the whole that repeats them",
         [says("assistant", "Do", "answer"), says("assistant", "ne", "answer"), says("assistant", "Done", "answer")],
         "Done",
     ),
+    Case("two answers", [{"messages": [says("assistant", "https://h/a"), says("assistant", "Done")]}], "https://h/a\n\nDone"),
     Case("a sign of the end of Coze", [says("assistant", '{"msg_type": "end"}', "verbose")]),
     Case(
         "a conversation of LangChain",
@@ -66,13 +66,14 @@ CASES = [
                     {"type": "human", "content": "draft"},
                     {"type": "ai", "content": "Old"},
                     {"type": "human", "content": "a fox"},
+                    {"type": "tool", "content": [IMAGE]},
                     {"type": "tool", "content": "New"},
                     {"type": "ai", "content": "Done"},
                 ]
             }
         ],
-        "Done",
-        [tool_result("New")],
+        "New\n\nDone",
+        [tool_result([IMAGE])],
     ),
     Case(
         "a conversation beside images",
