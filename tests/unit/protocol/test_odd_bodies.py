@@ -10,7 +10,7 @@ import pytest
 from app.errors import UpstreamInvalidReply
 from app.protocol.chat_reply import ChatReply, ReplyParser
 from app.protocol.inline_images import placeholder_png
-from app.protocol.reply_encoding import charset_of
+from app.protocol.reply_encoding import charset_of, in_utf8
 from tests.support.memory_sink import MemorySink
 
 PNG = placeholder_png(7)
@@ -118,6 +118,18 @@ ENCODED = [
 @pytest.mark.parametrize("case", ENCODED, ids=lambda case: case.name)
 def test_a_body_is_read_in_its_encoding(case: Encoded, size: int) -> None:
     assert [message["content"] for message in parse(case.body, size, case.charset).messages] == [case.text]
+
+
+def test_a_whole_text_becomes_utf_8() -> None:
+    assert in_utf8("图".encode("utf-16")) == "\ufeff图".encode()
+    assert in_utf8(b"a") == b"a"
+
+
+def test_a_reply_with_a_path_is_read_again_only_by_who_knows_its_upstream() -> None:
+    for content, is_reproducible in (("![x](/files/a.png)", False), ("![x](https://h/a.png)", True)):
+        parser = ReplyParser(upstream_origin="https://h")
+        parser.feed(orjson.dumps({"choices": [{"message": {"content": content}}]}))
+        assert parser.reply(ended=True).is_reproducible is is_reproducible
 
 
 def test_a_whole_body_in_utf_16_keeps_its_images() -> None:
