@@ -36,7 +36,7 @@ class JobKey:
     is_unique: bool = False
 
     @property
-    def slot(self) -> tuple[str, str]:
+    def group(self) -> tuple[str, str]:
         """Where the registry and the job table look: under the idempotency key, or else under the fingerprint."""
         return self.caller, f"what {self.fingerprint}" if self.key is None else f"key {self.key}"
 

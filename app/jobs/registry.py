@@ -84,7 +84,7 @@ class JobRegistry:
 
         Of two equal requests, the second then finds the job of the first.
         """
-        return self._locks.setdefault(key.slot, asyncio.Lock())
+        return self._locks.setdefault(key.group, asyncio.Lock())
 
     def add(self, job: Job) -> None:
         """Add a job, so that equal requests and its id find it, and no longer an earlier one with that id."""
@@ -102,7 +102,7 @@ class JobRegistry:
         if self._joining.get(job.id) is not joining:
             self._remove_from_index(job)
             self._joining[job.id] = joining
-            self._joinable.setdefault((job.key.slot, joining), OrderedDict())[job.id] = job
+            self._joinable.setdefault((job.key.group, joining), OrderedDict())[job.id] = job
         if job.expires_at == math.inf:
             self._retention.forget(job)
         elif job.run.readers:
@@ -112,10 +112,10 @@ class JobRegistry:
         joining = self._joining.pop(job.id, None)
         if joining is None:
             return
-        jobs = self._joinable[job.key.slot, joining]
+        jobs = self._joinable[job.key.group, joining]
         del jobs[job.id]
         if not jobs:
-            del self._joinable[job.key.slot, joining]
+            del self._joinable[job.key.group, joining]
 
     def find_joinable(self, key: JobKey) -> Job | None:
         """Return the job that this request joins: one that no client waits for, or else what a retry may join.
@@ -127,7 +127,7 @@ class JobRegistry:
         """
         self.drop_expired()
         for joining in _RETRIES_JOIN if key.is_retry else _ALL_JOIN:
-            jobs = self._joinable.get((key.slot, joining))
+            jobs = self._joinable.get((key.group, joining))
             if jobs is not None:
                 job = next(iter(jobs.values()))
                 jobs.move_to_end(job.id)
@@ -139,7 +139,7 @@ class JobRegistry:
     def unread(self, key: JobKey) -> list[str]:
         """Return the ids of some jobs that any request with that key may join, the oldest first."""
         self.drop_expired()
-        return list(islice(self._joinable.get((key.slot, Joining.ANYONE), ()), _MAX_NAMED))
+        return list(islice(self._joinable.get((key.group, Joining.ANYONE), ()), _MAX_NAMED))
 
     def get(self, caller: Caller, job_id: str) -> Job | None:
         """Return the caller's job with that id."""

@@ -58,7 +58,7 @@ _UNASKED = (
 )
 
 _NOT_FOUND_YET = "The server cannot look for this result at the moment. Please try again."
-_NOT_SHARED = "The image was painted, but this server cannot find it any more."
+_NOT_SHARED = "The image was made, but this server cannot find it any more."
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class JobSharing:
     registry: JobRegistry
     job_table: JobTable[Job]
     store: ImageStore
-    background: set[asyncio.Task[None]] = field(default_factory=set)
+    background: set[asyncio.Task[object]] = field(default_factory=set)
     is_draining: bool = False
 
     def __post_init__(self) -> None:
@@ -173,10 +173,7 @@ class JobSharing:
     def on_joined(self, job: Job, request_id: str) -> None:
         """End the lease of a request that has joined a job which this replica follows already."""
         if job.is_remote and request_id != job.reader_id:
-            self._run_in_background(self._end_lease(job, request_id))
-
-    async def _end_lease(self, job: Job, request_id: str) -> None:
-        await self.job_table.unsubscribe(job, request_id)
+            self._run_in_background(self.job_table.unsubscribe(job, request_id))
 
     def on_unread(self, job: Job) -> None:
         """Hand a finished job over, or retain it here. A retry may have started the job once more meanwhile."""
@@ -213,10 +210,7 @@ class JobSharing:
         if self.job_table.is_kept_for_retries(job):
             self.job_table.untrack(job)
             if not self.is_draining:
-                self._run_in_background(self._forget(job))
-
-    async def _forget(self, job: Job) -> None:
-        await self.job_table.abandon(job)
+                self._run_in_background(self.job_table.abandon(job))
 
     async def drain(self, seconds: float) -> None:
         """Publish everything that other replicas may be asked for, also delivered results; wait `seconds` at most."""
@@ -284,13 +278,13 @@ class JobSharing:
         except ServiceUnavailable as error:
             log.warning("job_sharing_failed", job=job.id, error=error.message)
 
-    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _run_in_background(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         task = asyncio.create_task(work)
         self.background.add(task)
         task.add_done_callback(self._on_background_done)
         return task
 
-    def _on_background_done(self, task: asyncio.Task[None]) -> None:
+    def _on_background_done(self, task: asyncio.Task[object]) -> None:
         self.background.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             log.error("unhandled_error", exc_info=bug)

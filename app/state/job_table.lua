@@ -1,11 +1,11 @@
 -- Which replica runs which job, which replicas have readers waiting for it, and its outcome. One call is one atomic step.
--- KEYS[1]: a slot, which orders the ids of all jobs with the same key by the time from which a request may join them.
+-- KEYS[1]: a group, which orders the ids of all jobs with the same key by the time from which a request may join them.
 -- ARGV: command, its arguments as JSON, an outcome.
 -- Times are in milliseconds, by the clock of Redis. A record without an outcome whose heartbeat has stopped is an orphan,
 -- unless Redis itself was away.
 -- Every command may arrive twice, since its reply can be lost on the way.
 
-local slot, args, outcome = KEYS[1], cjson.decode(ARGV[2]), ARGV[3]
+local group, args, outcome = KEYS[1], cjson.decode(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -102,19 +102,19 @@ local function joinable_from(id, record)
   return record.readers + 0 == 0 and math.min(silent_from, lease_over) or silent_from
 end
 
--- Order a job among those of its slot. One that stays unread, or delivered, keeps its place unless it is to `move`.
-local function index(slot_key, id, move)
+-- Order a job among those of its group. One that stays unread, or delivered, keeps its place unless it is to `move`.
+local function index(group_key, id, move)
   local record = read(id)
   local from = record and joinable_from(id, record)
-  if not from then return redis.call('ZREM', slot_key, id) end
-  local before = tonumber(redis.call('ZSCORE', slot_key, id) or 0)
+  if not from then return redis.call('ZREM', group_key, id) end
+  local before = tonumber(redis.call('ZSCORE', group_key, id) or 0)
   local stays = (before < 0 and from < 0) or (before > FAR and from > FAR)
   if stays and not move then return end
   if from > FAR then
     -- Several may be delivered in one millisecond.
-    from = math.max(from, (redis.call('ZREVRANGE', slot_key, 0, 0, 'WITHSCORES')[2] or 0) + 1)
+    from = math.max(from, (redis.call('ZREVRANGE', group_key, 0, 0, 'WITHSCORES')[2] or 0) + 1)
   end
-  redis.call('ZADD', slot_key, from, id)
+  redis.call('ZADD', group_key, from, id)
 end
 
 local function has_outcome(id) return redis.call('HEXISTS', key_of(id), 'outcome') == 1 end
@@ -145,13 +145,13 @@ local function write(id, fields)
   for name, value in pairs(fields) do redis.call('HSET', key_of(id), name, value) end
   redis.call('HSET', key_of(id), 'owner', args.owner, 'heartbeat', now)
   redis.call('PEXPIRE', key_of(id), args.ttl)
-  index(slot, id)
-  extend(slot, args.ttl)
+  index(group, id)
+  extend(group, args.ttl)
 end
 
 local function delete(id)
   redis.call('DEL', key_of(id), readers_key(id))
-  redis.call('ZREM', slot, id)
+  redis.call('ZREM', group, id)
 end
 
 -- Leave a tombstone: the owner may only have been slow, and must find out that the job is not its own any more.
@@ -194,14 +194,14 @@ local function add_reader(id, record)
   else
     lease(id, args.reader_lease)
   end
-  index(slot, id, true)
+  index(group, id, true)
 end
 
 -- A delivered result stays for a while, for requests that say they are retries.
 local function mark_delivered(id)
   redis.call('HSET', key_of(id), 'delivered', '1')
   if count_readers(id) == 0 then redis.call('PEXPIRE', key_of(id), args.delivered_for) end
-  index(slot, id, true)
+  index(group, id, true)
 end
 
 -- Without an idempotency key the loss of a job is reported to one request; a client that asks again after that wants to
@@ -247,23 +247,23 @@ end
 -- Whether the client may have sent the request before, so that it may join a job that has readers.
 local function takes_any() return args.keyed or args.is_retry end
 
--- A job of the slot that the request may join: what it is told, or nil. Only the first in order is looked at. Records
+-- A job of the group that the request may join: what it is told, or nil. Only the first in order is looked at. Records
 -- that are in the way are removed, and places that are out of date are mended, each once.
 local function find_joinable()
   while true do
-    local id, place = unpack(redis.call('ZRANGE', slot, 0, 0, 'WITHSCORES'))
+    local id, place = unpack(redis.call('ZRANGE', group, 0, 0, 'WITHSCORES'))
     if not id then return nil end
     local record = read(id)
     local from = record and joinable_from(id, record)
     local may_join = from and (takes_any() or from <= now)
     if not from then
-      redis.call('ZREM', slot, id)
+      redis.call('ZREM', group, id)
     elseif record.fingerprint ~= args.fields.fingerprint then
       return {'key_reused', id}
     elseif not may_join and place + 0 > now then
       return nil
     elseif not may_join then
-      redis.call('ZADD', slot, from, id)
+      redis.call('ZADD', group, from, id)
     elseif is_orphan(record) and record.submitted == '1' then
       if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
       delete(id)
@@ -278,20 +278,20 @@ end
 
 local commands = {}
 
--- Join a job of the slot, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
+-- Join a job of the group, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
 -- published that yet. One without a record is `here`: no other replica can have joined it. Where the table is so young
 -- that owners may not have restored their records yet, a request with an idempotency key has to wait, and so has a retry.
 -- It names the table that it has waited for, because Redis may lose its data once more meanwhile.
 function commands.claim()
   local told = told_before()
   if told then return told end
-  redis.call('ZREMRANGEBYSCORE', slot, FAR + 1, FAR + now - args.delivered_for)
+  redis.call('ZREMRANGEBYSCORE', group, FAR + 1, FAR + now - args.delivered_for)
   for _, id in ipairs(args.unread) do
     local record = read(id)
     if not record then return {'here', id} end
     if record.owner == args.owner and is_news(id) then
       redis.call('HSET', key_of(id), 'readers', 0)
-      index(slot, id)
+      index(group, id)
     end
   end
   local found = find_joinable()
@@ -307,10 +307,10 @@ end
 local function is_replaced(id)
   if not args.keyed or read(id) then return false end
   while true do
-    local other = redis.call('ZRANGE', slot, 0, 0, 'WITHSCORES')[1]
+    local other = redis.call('ZRANGE', group, 0, 0, 'WITHSCORES')[1]
     if not other or other == id then return false end
     if read(other) then return true end
-    redis.call('ZREM', slot, other)
+    redis.call('ZREM', group, other)
   end
 end
 
@@ -352,7 +352,7 @@ function commands.deliver()
   return {'ok'}
 end
 
--- Renew the heartbeats of all jobs of an owner; KEYS[i] is the slot of signs[i]. Returns the ids that are not its own,
+-- Renew the heartbeats of all jobs of an owner; KEYS[i] is the group of signs[i]. Returns the ids that are not its own,
 -- and after an empty one the ids of delivered jobs whose outcome another replica waits for.
 function commands.heartbeat()
   local unknown, wanted = {'ok'}, {}
@@ -423,7 +423,7 @@ function commands.unsubscribe()
   if record and record.has_outcome and args.delivered and record.keyed ~= '1' then
     mark_delivered(args.id)
   elseif record then
-    index(slot, args.id)
+    index(group, args.id)
   end
   return {'ok'}
 end

@@ -72,7 +72,7 @@ class JobTable(Generic[J]):
         self._owner = secrets.token_hex(8)
         self._tracked: dict[str, J] = {}
         self._delivered: set[str] = set()
-        #: By slot, the sequence number of a claim that is on its way: the registry sends one at a time.
+        #: By group, the sequence number of a claim that is on its way: the registry sends one at a time.
         self._claims: dict[str, int] = {}
         self._sequence = 0
         self._has_answered = True
@@ -145,8 +145,8 @@ class JobTable(Generic[J]):
     async def _claim(
         self, job_id: str, key: SharedKey, *, is_async: bool, unread: Callable[[], Sequence[str]], **more: Any
     ) -> ScriptReply:
-        fields, slot = _fields(key, is_async=is_async, readers=0 if is_async else 1), _slot_key(key)
-        self._claims[slot] = self._sequence + 1
+        fields, group = _fields(key, is_async=is_async, readers=0 if is_async else 1), _group_key(key)
+        self._claims[group] = self._sequence + 1
         try:
             return await self._call(
                 "claim",
@@ -162,7 +162,7 @@ class JobTable(Generic[J]):
             )
         finally:
             # Whoever has sent it counts the reader before the next turn of the loop.
-            self._claims.pop(slot, None)
+            self._claims.pop(group, None)
 
     async def withdraw(self, job_id: str, key: SharedKey) -> None:
         """Delete the record of a claim that no job has come of."""
@@ -260,7 +260,7 @@ class JobTable(Generic[J]):
         ttl = self._retention(job.key) if ttl is None else ttl
         # A run that has sent something already is told of, whatever has taken its place.
         is_first = submitted and not job.was_submitted
-        claim = self._claims.get(_slot_key(job.key), 0)
+        claim = self._claims.get(_group_key(job.key), 0)
         more = {"fields": fields, "submitting": is_first, "claim": claim}
         reply = await self._call("publish", job.id, job.key, outcome, required=required, ttl=ttl, **more)
         if reply.answer == "not_owner":
@@ -336,7 +336,7 @@ class JobTable(Generic[J]):
             that.
         """
         args = {"id": job_id, "caller": caller}
-        return _reply(await self._run("lookup", [_PREFIX + "unknown-slot"], args))
+        return _reply(await self._run("lookup", [_PREFIX + "unknown-group"], args))
 
     async def cancel(self, job_id: str, caller: str, outcome: bytes, *, follower: str | None = None) -> ScriptReply:
         """End a job of another replica with an outcome, if it has not cost anything yet.
@@ -348,7 +348,7 @@ class JobTable(Generic[J]):
             `gone`; `young`, see `lookup`.
         """
         args = {"id": job_id, "caller": caller} | ({} if follower is None else {"reader": follower})
-        return _reply(await self._run("cancel", [_PREFIX + "unknown-slot"], args, outcome))
+        return _reply(await self._run("cancel", [_PREFIX + "unknown-group"], args, outcome))
 
     async def heartbeat(self) -> list[J]:
         """Give heartbeats for all jobs of this replica. Returns finished jobs whose outcome other replicas need.
@@ -390,20 +390,20 @@ class JobTable(Generic[J]):
 
         One command for many jobs, since Redis may be slow.
         """
-        slots = [_slot_key(job.key) for job in jobs]
+        groups = [_group_key(job.key) for job in jobs]
         signs = [
             {
                 "id": job.id,
-                "claim": self._claims.get(slot, 0),
+                "claim": self._claims.get(group, 0),
                 # A client that has everything keeps its place until the table knows that the job was delivered.
                 "readers": job.readers or int(job.delivered and not self.is_kept_for_retries(job)),
                 "submitted": job.was_submitted,
                 "delivered": self.is_kept_for_retries(job),
                 "ttl": round(self._retention(job.key) * 1000),
             }
-            for job, slot in zip(jobs, slots, strict=True)
+            for job, group in zip(jobs, groups, strict=True)
         ]
-        reply = await self._run("heartbeat", slots or [_PREFIX + "unknown-slot"], {"signs": signs})
+        reply = await self._run("heartbeat", groups or [_PREFIX + "unknown-group"], {"signs": signs})
         if reply is None:
             return None
         middle = reply.index(b"")
@@ -435,16 +435,16 @@ class JobTable(Generic[J]):
         **more: Any,
     ) -> ScriptReply:
         args = {"id": job_id, "keyed": key.key is not None, "ttl": max(1, round(ttl * 1000)), **more}
-        return _reply(await self._run(command, [_slot_key(key)], args, outcome, required=required))
+        return _reply(await self._run(command, [_group_key(key)], args, outcome, required=required))
 
     async def _run(
-        self, command: str, slots: list[str], args: dict[str, Any], outcome: bytes = b"", *, required: bool = False
+        self, command: str, groups: list[str], args: dict[str, Any], outcome: bytes = b"", *, required: bool = False
     ) -> list[bytes] | None:
         """Return what job_table.lua answers; None where Redis does not."""
         self._sequence += 1
         more = {"prefix": _PREFIX, "owner": self._owner, "sequence": self._sequence}
         document = orjson.dumps({**args, **self._timings.arguments, **more})
-        work = self._state.run_script("job_table.lua", slots, [command, document, outcome], required=required)
+        work = self._state.run_script("job_table.lua", groups, [command, document, outcome], required=required)
         return await _to_its_end(work)
 
 
@@ -476,6 +476,6 @@ def _fields(key: SharedKey, *, is_async: bool, readers: int, **more: bool) -> di
     }
 
 
-def _slot_key(key: SharedKey) -> str:
+def _group_key(key: SharedKey) -> str:
     # An idempotency key may be a secret of the client's, so its digest stands for it.
-    return _PREFIX + "joinable:" + hashlib.sha256("\0".join(key.slot).encode()).hexdigest()
+    return _PREFIX + "joinable:" + hashlib.sha256("\0".join(key.group).encode()).hexdigest()

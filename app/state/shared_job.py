@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class SharedKey(Protocol):
-    """What identifies a job in the table. `slot` may hold an idempotency key, so only its digest is written."""
+    """What identifies a job in the table. `group` may hold an idempotency key, so only its digest is written."""
 
     @property
     def caller(self) -> str: ...
@@ -18,7 +18,7 @@ class SharedKey(Protocol):
     @property
     def is_unique(self) -> bool: ...
     @property
-    def slot(self) -> tuple[str, str]: ...
+    def group(self) -> tuple[str, str]: ...
 
 
 class SharedJob(Protocol):

@@ -33,7 +33,7 @@ from tests.unit.jobs.test_registry import ANSWER, REQUEST
 NO_REDIS = "redis://127.0.0.1:9"
 RECORD = "limner:{jobs}:req_1"
 REACHED, EPOCH, RUN = (f"limner:{{jobs}}:{name}" for name in ("reached", "epoch", "run"))
-SLOTS = "limner:{jobs}:joinable:*"
+GROUPS = "limner:{jobs}:joinable:*"
 
 
 @pytest.fixture(scope="module")
@@ -551,8 +551,8 @@ def test_looking_for_a_job_costs_no_more_the_more_equal_jobs_are_in_flight(serve
 def test_a_claim_whose_reply_was_lost_can_be_repeated(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         assert [await one.table.claim_or_join("req_1", RETRY, is_async=False) for _ in range(2)] == [None, None]
-        (slot,) = redis.keys(SLOTS)
-        assert redis.zrange(slot, 0, -1) == ["req_1"]
+        (group,) = redis.keys(GROUPS)
+        assert redis.zrange(group, 0, -1) == ["req_1"]
 
     play(scene, server)
 
@@ -787,17 +787,17 @@ def test_heartbeats_of_many_jobs_are_few_commands(
     play(scene, server)
 
 
-def test_a_heartbeat_keeps_the_slot_and_updates_the_record(server: RedisServer, redis: Redis) -> None:
+def test_a_heartbeat_keeps_the_group_and_updates_the_record(server: RedisServer, redis: Redis) -> None:
     async def scene(one: Replica, _: Replica) -> None:
         job = await one.claim(submitted=False)
         job.run.was_submitted = True
         job.run.readers = 2
-        (slot,) = redis.keys(SLOTS)
-        redis.pexpire(slot, 5000)
+        (group,) = redis.keys(GROUPS)
+        redis.pexpire(group, 5000)
         redis.pexpire(RECORD, 5000)
         await one.table.heartbeat()
         assert redis.hmget(RECORD, "readers", "submitted") == ["2", "1"]
-        assert min(redis.ttl(slot), redis.ttl(RECORD)) > 500
+        assert min(redis.ttl(group), redis.ttl(RECORD)) > 500
 
     play(scene, server)
 

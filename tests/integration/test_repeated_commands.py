@@ -10,8 +10,8 @@ from redis import Redis
 from app.errors import ServiceUnavailable
 from app.jobs.job import Job, JobKey
 from tests.integration.test_job_table import (
+    GROUPS,
     RECORD,
-    SLOTS,
     Replica,
     finish,
     never_end,
@@ -281,7 +281,7 @@ def test_a_job_that_was_forgotten_is_restored(server: RedisServer, redis: Redis,
         redis.delete(RECORD)
         if is_first:
             # A place without a job.
-            redis.zadd(redis.keys(SLOTS)[0], {"req_0": -1e14})
+            redis.zadd(redis.keys(GROUPS)[0], {"req_0": -1e14})
         else:
             await other.claim(KEYED, "req_2")
         await one.table.mark_submitted(job)

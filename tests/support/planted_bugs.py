@@ -179,9 +179,9 @@ def close_and_go_on(reader: JobReader, *, delivered: bool) -> None:
 #: The outcome of an asynchronous job takes the one before it away.
 KEEP_THE_LATEST = """
     if args.fields.async == '1' and not args.keyed then
-      local earlier = redis.call('GET', slot .. ':latest')
+      local earlier = redis.call('GET', group .. ':latest')
       if earlier and earlier ~= args.id then delete(earlier) end
-      redis.call('SET', slot .. ':latest', args.id)
+      redis.call('SET', group .. ':latest', args.id)
     end
 """
 
@@ -287,7 +287,7 @@ def only_undelivered(job: Job) -> bool:
 PLANTED_BUGS = (
     PlantedBug("A 503 counts as free of cost however late it comes, so the work behind it is paid for again.", attribute(error_mapping, "was_refused_at_once", lambda _: True)),
     PlantedBug("A full disk after the payment is a failure like others, so the image is lost.", attribute(Job, "needs_redelivery", property(only_failed_downloads))),
-    PlantedBug("A repeat joins the latest of equal jobs, not the one that its client has lost.", script(("redis.call('ZRANGE', slot, 0, 0, 'WITHSCORES')", "redis.call('ZREVRANGE', slot, 0, 0, 'WITHSCORES')"))),
+    PlantedBug("A repeat joins the latest of equal jobs, not the one that its client has lost.", script(("redis.call('ZRANGE', group, 0, 0, 'WITHSCORES')", "redis.call('ZREVRANGE', group, 0, 0, 'WITHSCORES')"))),
     PlantedBug("A delivered result is dropped at once, so a retry after a dead connection pays again.", attribute(Job, "should_retain", property(only_undelivered))),
     PlantedBug("A client that has hung up before its job starts is charged.", attribute(DisconnectWatcher, "is_connected", say_yes)),
     PlantedBug("A repeat joins a run that was called off, and gets its false message of a shutdown.", attribute(Job, "needs_new_run", property(lambda job: job.needs_redelivery)), first=260),
@@ -295,7 +295,7 @@ PLANTED_BUGS = (
     PlantedBug("A key forgets failures that may have cost something, so its repeats pay again.", attribute(Job, "should_retain", property(lambda job: not job.has_failed or job.is_awaited_later or job.needs_redelivery))),
     PlantedBug("The record does not say that the question was sent, so a replica that takes the job over pays again.", attribute(JobTable, "mark_submitted", do_nothing)),
     PlantedBug("No heartbeats are given, so replicas that live look dead.", attribute(JobTable, "heartbeat", give_no_heartbeats)),
-    PlantedBug("Jobs are compared without their caller, so one caller gets the image of another.", attribute(JobKey, "slot", property(lambda key: ("", key.key or key.fingerprint)))),
+    PlantedBug("Jobs are compared without their caller, so one caller gets the image of another.", attribute(JobKey, "group", property(lambda key: ("", key.key or key.fingerprint)))),
     PlantedBug("Attempts are not counted, so a question is sent again and again.", attribute(UpstreamPool, "_handle_failure", forget_attempts)),
     PlantedBug("A client that leaves ends a run that was paid for.", attribute(JobReader, "close", close_and_call_off)),
     PlantedBug("A replica goes on following a job whose client has left, so the repeat of that client pays again.", attribute(JobReader, "close", close_and_follow), first=400_704),
@@ -360,7 +360,7 @@ PLANTED_BUGS = (
         hidden_by=attribute(History, "_is_excused", excuse_asynchronous),
     ),
     PlantedBug("A claim that comes late says that nothing was sent, so another replica takes the job over and pays again.", script(("if latest_command(args.id) <= args.sequence then write(args.id, args.fields) end", "write(args.id, args.fields)")), situation=an_owner_dies_when_its_claim_has_come_once_more),
-    PlantedBug("A result that a client seems to read counts as delivered long ago, so a retry pays again.", script(("slot, FAR + 1, FAR + now", "slot, FAR, FAR + now")), situation=a_client_vanishes_when_its_result_is_published),
+    PlantedBug("A result that a client seems to read counts as delivered long ago, so a retry pays again.", script(("group, FAR + 1, FAR + now", "group, FAR, FAR + now")), situation=a_client_vanishes_when_its_result_is_published),
     PlantedBug("A run that is cancelled before its first step looks like a success, so the next client gets a failure of the server.", attribute(JobRun, "_finish", finish_as_if_begun), situation=a_client_joins_and_is_gone_before_the_run_begins),
     PlantedBug("A replica that stops forgets what it has delivered, so a retry after a dead connection pays again.", attribute(JobSharing, "drain", forget_delivered), situation=a_replica_drains_what_it_wrote_into_a_dead_connection),
     PlantedBug(
