@@ -51,6 +51,7 @@ _DIGITS = re.compile(r"[0-9]+")
 _AREA = re.compile(r"([0-9]{2,5})\s?[x×✕*]\s?([0-9]{2,5})", re.IGNORECASE)
 _LABEL_NUMBER = re.compile(rf"([0-9]{{1,5}})\s?(k|px|pixels?|p|w)\b|\b({_COMMON})\b", re.IGNORECASE)
 
+_ORDINAL = re.compile(r"[\s#№(]{1,3}([1-9][0-9]?)[\s:：).\]-]{0,4}$")
 #: Words that a label of a size may have beside the size.
 _FILLERS = re.compile(
     r"\b(?:size|version|px|pixels?|copy|quality|resolution|format|größe|auflösung|taille|tamaño|tamanho|formato|dimensione?|maat"
@@ -69,10 +70,12 @@ class Copy:
 
 def read_copy(url: str, words: str, label: str) -> Copy:
     """Return which image the URL is a copy of, and how large."""
-    by_label = edge_of_label(label) or edge_of_label(words)
-    if by_label:
-        # Copies with a size as their label stand beside each other, under whatever names.
-        return Copy("", by_label)
+    for text in (label, words):
+        # "Thumbnail 2": of several images, each has copies.
+        number = _ORDINAL.search(text[:_MAX_LABEL])
+        if edge := edge_of_label(text) or (edge_of_label(text[: number.start()]) if number else 0):
+            # Copies with a size as their label stand beside each other, under whatever names.
+            return Copy(number[1] if number else "", edge)
     return _copy_by_url(url)
 
 

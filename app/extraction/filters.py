@@ -30,7 +30,7 @@ _SECONDARY_PATH = re.compile(
 #: Searched in the label only: the line above a result often counts up to 100 %.
 _PROGRESS = re.compile(r"\b[0-9]{1,3}\s?%|progress|进度", re.IGNORECASE)
 _SAMPLE_CODE = re.compile(
-    r"(?:^|[\s$>#`])(?:curl|wget|aria2c|axel|iwr|Invoke-WebRequest|https?ie?)\s(?:.*\s)?[\"'`<(]?$|[\w.]\([rf]?[\"'`]$",
+    r"(?:^|[\s$>#`])(?:curl|wget|aria2c|axel|iwr|Invoke-WebRequest|https?ie?)\s(?:.*\s)?[\"'`<(]?$|[\w.](?<!\burl)\([rf]?[\"'`]$",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[。！？!?；;，,](?=.)|\.\s+(?=.)")

@@ -220,16 +220,15 @@ def _shown_images(text: ReplyText, mention: UrlMention) -> Iterator[ImageCandida
 
 
 def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCandidate:
-    rejection = ""
+    rejection, run = "", text.run_of(mention)
     if is_unrelated(mention.before, mention.label) or is_auxiliary_key(mention.key):
         rejection = "the words around it say that it is not the result"
-    elif mention.kind not in IMAGE_MARKUP and is_sample_code(mention.before):
+    elif run is None and mention.kind not in IMAGE_MARKUP and is_sample_code(mention.before):
         rejection = "it stands in a command"
     elif text.has_video:
         rejection = "the reply is a video, and this its poster"
     elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
         rejection = "it is cut off"
-    run = text.run_of(mention)
     shown_as = (last_clause(mention.before), mention.label) if run is None else None
     return ImageCandidate(run or mention.url, secondary, rejection, shown_as=shown_as)
 
