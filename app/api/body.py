@@ -90,9 +90,15 @@ async def read_image_request(
             return resolve_spooled(read_form(operation, parts, size_mode), spooler, max_image)
         case "application/json" | "text/json" | "":
             text = await read_json_text(chunks, encoding, max_bytes, spooler)
-            document = parse_json(text, parse_charset(content_type))
-            return resolve_spooled(read_json(operation, document, size_mode), spooler, max_image)
+            read = partial(_read_json, operation, text, parse_charset(content_type), size_mode)
+            # A quarter of a million of values take 0.3 s.
+            request = read() if len(text) <= _SMALL else await asyncio.to_thread(read)
+            return resolve_spooled(request, spooler, max_image)
     raise InvalidRequest("Unsupported content type. Use 'application/json' or 'multipart/form-data'.")
+
+
+def _read_json(operation: Operation, text: bytes | bytearray, charset: str, size_mode: SizeMode) -> ImagesRequest:
+    return read_json(operation, parse_json(text, charset), size_mode)
 
 
 async def read_json_text(

@@ -1,6 +1,7 @@
 """A body that stops or drips is cut off; one that is merely slow is not."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.api.body import ARRIVED, MIN_PROGRESS, LimitedBody, announced_bytes, parse_paced
+from app.api import body as api_body
+from app.api.body import ARRIVED, MIN_PROGRESS, LimitedBody, announced_bytes, parse_paced, read_image_request
 from app.errors import RequestTimeout, RequestTooLarge
+from app.images.blob import Spool
+from app.protocol.json_text import parse_json
+from app.protocol.parameters import Operation
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -155,3 +160,24 @@ def test_other_requests_pass_while_a_body_is_parsed_slowly(
     assert asyncio.run(play()) == turns
     assert b"".join(parsed) == body
     assert [len(piece) for piece in parsed] == sizes
+
+
+@pytest.mark.parametrize(("length", "in_thread"), [(10, False), (50_000, False), (70_000, True)])
+def test_a_long_document_is_parsed_in_a_thread(length: int, in_thread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others must not wait for the 0.3 s that hostile ones take."""
+    document = b'{"prompt": "a fox", "other": "%s"}' % (b"a " * (length // 2))
+    threads: list[threading.Thread] = []
+
+    def watched_parse(text: bytes, charset: str) -> object:
+        threads.append(threading.current_thread())
+        return parse_json(text, charset)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": document, "more_body": False}
+
+    http: Any = SimpleNamespace(headers={}, receive=receive, scope={})
+    settings: Any = SimpleNamespace(max_request_bytes=10**6, max_image_bytes=10**6, client_body_timeout=60.0)
+    monkeypatch.setattr(api_body, "parse_json", watched_parse)
+    request = asyncio.run(read_image_request(Operation.GENERATION, http, Spool(), settings, Mock()))
+    assert request.prompt == "a fox"
+    assert (threads[0] is not threading.main_thread()) is in_thread
