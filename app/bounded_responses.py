@@ -126,7 +126,7 @@ class BoundedProtocol(ResponseHandler):
 
 
 def _arrived(descriptor: int) -> bytes:
-    """Return what a socket has received, as far as a short response goes."""
-    with socket.socket(fileno=os.dup(descriptor)) as end, suppress(OSError):
+    """Return what a socket has received, as far as a short response goes; nothing if no descriptor is left for that."""
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as end:
         return end.recv(_PIECE, socket.MSG_DONTWAIT)
     return b""

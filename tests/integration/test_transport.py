@@ -1,6 +1,7 @@
 """What has arrived of a response is read, however the connection ends, and however late it is looked at."""
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -8,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import aiohttp
 import httpx
@@ -205,12 +207,11 @@ def test_a_server_that_closes_each_new_connection_is_not_asked_for_ever() -> Non
 REFUSAL = b'{"error": {"message": "too large"}}'
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize("length", [len(REFUSAL), len(REFUSAL) + 1], ids=["whole", "cut off"])
-def test_an_answer_is_read_that_comes_before_the_request_is_sent_and_is_followed_by_a_reset(
-    length: int, loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    """The next piece of the body fails to be written before the loop reads anything."""
+def ask_one_that_refuses_at_once(length: int, loop: Callable[[], asyncio.AbstractEventLoop]) -> tuple[int, bytes]:
+    """Return what is read of an answer, with `length` in its head, that a reset follows while the request is sent.
+
+    The next piece of the request fails to be written before the loop reads anything.
+    """
     head = b"HTTP/1.1 413 Too Large\r\ncontent-length: %d\r\n\r\n" % length
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -239,7 +240,24 @@ def test_an_answer_is_read_that_comes_before_the_request_is_sent_and_is_followed
         return response.status_code, data
 
     with listener, asyncio.Runner(loop_factory=loop) as runner:
-        assert runner.run(run()) == (413, REFUSAL)
+        return runner.run(run())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("length", [len(REFUSAL), len(REFUSAL) + 1], ids=["whole", "cut off"])
+def test_an_answer_is_read_that_a_reset_follows_while_the_request_is_sent(
+    length: int, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    assert ask_one_that_refuses_at_once(length, loop) == (413, REFUSAL)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_without_a_free_descriptor_such_an_answer_is_lost(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "dup", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(httpx.TransportError):
+        ask_one_that_refuses_at_once(len(REFUSAL), loop)
 
 
 async def pieces() -> AsyncIterator[bytes]:
