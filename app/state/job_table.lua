@@ -20,8 +20,6 @@ local reached_since = redis.call('GET', args.prefix .. 'reached') or now
 redis.call('SET', args.prefix .. 'reached', reached_since)
 redis.call('PEXPIRE', args.prefix .. 'reached', args.silent_after)
 
--- When this table began: no record that it has been told of is older.
-redis.call('SET', args.prefix .. 'epoch', now, 'NX')
 
 -- All fields of a record but its outcome, which may be large.
 local FIELDS = {
@@ -46,8 +44,10 @@ local function this_run()
   return type(facts) == 'string' and string.match(facts, 'run_id:(%w+)') or ''
 end
 
--- When this table began. It may have been empty before because Redis has lost its data. A new run of Redis, or a replica of
--- it that has taken its place, may lack what was written last, so the table begins anew.
+-- When this table began: no record that it has been told of is older. Redis may have lost its data then.
+if redis.call('SET', key_of('epoch'), now, 'NX') then redis.call('SET', key_of('run'), this_run()) end
+
+-- A new run of Redis, or a replica of it that has taken its place, may lack what was written last, so the table begins anew.
 local function epoch()
   local before, run = redis.call('GET', key_of('run')), this_run()
   if before and before ~= run then redis.call('SET', key_of('epoch'), now) end
@@ -61,10 +61,9 @@ local function age() return now - epoch() end
 -- lost it to another one, and Redis has forgotten that.
 local function is_stale(record) return record.heartbeat + 0 < tonumber(epoch()) end
 
--- Whether a job has another owner. One that does not confirm it after a restart of Redis is none any more.
 local function is_owned_by_another(id)
-  local owner, heartbeat = unpack(redis.call('HMGET', key_of(id), 'owner', 'heartbeat'))
-  return owner and owner ~= args.owner and not (heartbeat and is_stale({heartbeat = heartbeat}))
+  local owner = redis.call('HGET', key_of(id), 'owner')
+  return owner and owner ~= args.owner
 end
 
 -- Let a key live for at least so many milliseconds more.
@@ -169,9 +168,12 @@ end
 
 local function is_orphan(record) return not record.has_outcome and now - last_sign(record) > args.dead_after end
 
--- Whether a job that has cost nothing is known from an earlier run of Redis only, though its owner had the time to confirm it.
-local function was_given_up_before(record)
-  return not record.has_outcome and record.submitted == '0' and is_stale(record) and age() >= args.settled_after
+-- Whether nothing is lost with a job that an earlier run of Redis has left. Its owner may have given it up since, or another
+-- one taken it over: in this run neither the owner nor a replica that waits has come for it.
+local function is_unconfirmed(id, record)
+  local is_worthless = record.submitted == '0' and (record.retry_free == '1' or not record.has_outcome)
+  local latest_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2] or 0
+  return is_worthless and is_stale(record) and latest_lease - args.reader_lease < tonumber(epoch())
 end
 
 -- Note that this replica has readers for the job. A job with readers is not forgotten.
@@ -247,6 +249,14 @@ end
 -- Whether the client may have sent the request before, so that it may join a job that has readers.
 local function takes_any() return args.keyed or args.is_retry end
 
+-- For how long a request has to wait before it may claim a job: where the table is so young that owners may not have restored
+-- their records yet, one with an idempotency key has to wait, and so has a retry. It names the table that it has waited for,
+-- because Redis may lose its data once more meanwhile.
+local function time_to_wait()
+  local must_wait = takes_any() and not args.has_waited and args.waited_for ~= epoch()
+  return must_wait and args.settled_after - age() or 0
+end
+
 -- A job of the group that the request may join: what it is told, or nil. Only the first in order is looked at. Records
 -- that are in the way are removed, and places that are out of date are mended, each once.
 local function find_joinable()
@@ -267,7 +277,9 @@ local function find_joinable()
     elseif is_orphan(record) and record.submitted == '1' then
       if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
       delete(id)
-    elseif (is_orphan(record) or was_given_up_before(record)) and count_readers(id) == 0 then
+    elseif is_unconfirmed(id, record) and time_to_wait() > 0 then
+      return nil
+    elseif is_unconfirmed(id, record) or (is_orphan(record) and count_readers(id) == 0) then
       -- If replicas wait for an orphan, one of them takes it over; otherwise this request replaces it.
       bury(id)
     else
@@ -279,9 +291,7 @@ end
 local commands = {}
 
 -- Join a job of the group, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
--- published that yet. One without a record is `here`: no other replica can have joined it. Where the table is so young
--- that owners may not have restored their records yet, a request with an idempotency key has to wait, and so has a retry.
--- It names the table that it has waited for, because Redis may lose its data once more meanwhile.
+-- published that yet. One without a record is `here`: no other replica can have joined it.
 function commands.claim()
   local told = told_before()
   if told then return told end
@@ -296,8 +306,7 @@ function commands.claim()
   end
   local found = find_joinable()
   if found then return found end
-  local must_wait = takes_any() and not args.has_waited and args.waited_for ~= epoch()
-  local wait = must_wait and args.settled_after - age() or 0
+  local wait = time_to_wait()
   if wait > 0 then return {'young', string.format('%d ', wait) .. epoch()} end
   write(args.id, args.fields)
   return {'claimed', args.id}
@@ -318,7 +327,10 @@ end
 -- an outcome runs again, or was delivered: the outcome of an earlier run would be an error that no replica can mend. A state
 -- that was given up may arrive behind the outcome, and is no news then.
 function commands.publish()
-  if is_owned_by_another(args.id) or was_given_up(args.id) then return {'not_owner'} end
+  -- An owner that does not confirm a record after a restart of Redis may have lost the job to this one before.
+  local record = read(args.id)
+  local has_owner = is_owned_by_another(args.id) and not (record and is_stale(record))
+  if has_owner or was_given_up(args.id) then return {'not_owner'} end
   if args.submitting and is_replaced(args.id) then return {'not_owner'} end
   -- An outcome that comes once more is there already, and may have been delivered since.
   if outcome ~= '' and has_outcome(args.id) and latest_command(args.id) >= args.sequence then return {'ok'} end

@@ -299,13 +299,17 @@ class JobTable(Generic[J]):
         where Redis has fallen back to older data: another replica may be the owner, and tells so with its heartbeat.
         """
         waited = 0.0
-        while (answer := await _to_its_end(self._take_over(job))) in {
-            "",
-            "young",
-        } and waited < self._timings.dead_after:
-            waited += self._timings.poll
-            await self._sleep(self._timings.poll)
-        return answer == "ok"
+        try:
+            while True:
+                answer = await _to_its_end(self._take_over(job))
+                if answer not in {"", "young"} or waited >= self._timings.dead_after:
+                    return answer == "ok"
+                waited += self._timings.poll
+                await self._sleep(self._timings.poll)
+        except asyncio.CancelledError:
+            # Redis may have made this replica the owner, which then has to hand the job over.
+            self.track(job)
+            raise
 
     async def _take_over(self, job: J) -> str:
         """Return what the table answers. The owner gives heartbeats, also where its caller is cancelled meanwhile."""

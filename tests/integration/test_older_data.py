@@ -32,7 +32,7 @@ class Disk:
                 self._redis.hincrby(name.decode(), "heartbeat", -60_000)
         self._redis.set(RUN, "an earlier one")
 
-    def let_owners_answer(self) -> None:
+    async def let_owners_answer(self) -> None:
         """Let so much time pass that each owner has given a heartbeat."""
         self._redis.decrby(EPOCH, 5000)
 
@@ -66,7 +66,7 @@ def test_a_job_that_was_given_up_is_not_joined_beside_the_one_that_has_taken_its
         never_end(later)
         disk.fall_back()
         await other.table.heartbeat()
-        disk.let_owners_answer()
+        await disk.let_owners_answer()
         assert await one.table.claim_or_join("req_3", KEYED, is_async=False) == "req_2"
         later.run.call_off()
 
@@ -80,7 +80,7 @@ def test_a_job_that_its_owner_goes_on_with_is_joined(server: RedisServer, disk: 
         disk.save()
         disk.fall_back()
         await one.table.heartbeat()
-        disk.let_owners_answer()
+        await disk.let_owners_answer()
         assert await other.table.claim_or_join("req_2", KEYED, is_async=False) == "req_1"
         job.run.call_off()
 
@@ -107,17 +107,32 @@ def test_a_job_that_was_taken_over_is_not_taken_over_once_more(server: RedisServ
     play(scene, server)
 
 
-def test_what_no_owner_confirms_is_taken_over_when_the_table_has_settled(server: RedisServer, disk: Disk) -> None:
+def test_a_failure_that_nobody_confirms_is_not_joined_when_the_table_has_settled(
+    server: RedisServer, disk: Disk
+) -> None:
+    """It has cost nothing, and may have been taken over since by a replica that has paid."""
+
     async def scene(one: Replica, other: Replica) -> None:
         await fail(one, ServiceUnavailable("no room"), key=KEYED, paid=False)
         disk.save()
         disk.fall_back()
+        other.between = disk.let_owners_answer
+        assert await other.table.claim_or_join("req_2", KEYED, is_async=False) is None
+        assert other.pauses == 1
 
-        async def wait() -> None:
-            disk.let_owners_answer()
+    play(scene, server)
 
-        other.between = wait
-        assert await other.table.take_over(await follow(other, KEYED))
+
+def test_a_failure_that_another_replica_waits_for_is_taken_over_when_the_table_has_settled(
+    server: RedisServer, disk: Disk
+) -> None:
+    async def scene(one: Replica, other: Replica) -> None:
+        await fail(one, ServiceUnavailable("no room"), key=KEYED, paid=False)
+        disk.save()
+        job = await follow(other, KEYED)
+        disk.fall_back()
+        other.between = disk.let_owners_answer
+        assert await other.table.take_over(job)
         assert other.pauses == 1
 
     play(scene, server)

@@ -67,6 +67,9 @@ MENDED = {
     480: "A failure was dropped while Redis was away, and a client that waited for it was told that its replica had died.",
     3_005_001: "A heartbeat was sent while a client joined, and the next client joined as well and got the same image.",
     4_067_774: "A replica waited for another while Redis stood still, and was forgotten as soon as that went on.",
+    6_008_200: "Redis fell back to the moment of its first command, and that was not noticed.",
+    6_021_161: "Redis fell back to a failure that had cost nothing, and a repeat joined that beside the run that was paid for.",
+    6_037_135: "A client left while its replica took a job over whose reply was lost, so the job had an owner that did not know it.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

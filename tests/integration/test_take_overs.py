@@ -1,5 +1,6 @@
 """Which requests may join a job whose result has to be had again, and what a replica keeps of a job that it takes over."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -134,5 +135,37 @@ def test_a_job_that_is_taken_over_is_not_taken_for_the_one_that_was_delivered(
         assert one.table.kept_for_retries() == []
         one.table.untrack(before)
         assert one.table.owns(after)
+
+    play(scene, server)
+
+
+def test_a_job_that_was_taken_over_for_a_client_that_has_left_is_handed_over(
+    server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply of Redis was lost, so the replica does not know that it is the owner."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        await one.claim(submitted=False)
+        stop_heartbeat(redis)
+        run_script = other.state.run_script
+
+        async def lose_the_reply(*args: Any, **options: Any) -> None:
+            await run_script(*args, **options)
+
+        monkeypatch.setattr(other.state, "run_script", lose_the_reply)
+
+        async def leave() -> None:
+            waiting.cancel()
+            await asyncio.sleep(0)
+
+        other.between = leave
+        job = other.job(submitted=False)
+        waiting = asyncio.ensure_future(other.table.take_over(job))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        monkeypatch.undo()
+        assert other.table.owns(job)
+        assert await other.table.abandon(job) == "ok"
+        assert await one.table.claim_or_join("req_2", ME, is_async=False) is None
 
     play(scene, server)
