@@ -133,10 +133,14 @@ def _visible(text: str) -> str:
     return strip_hidden(text)
 
 
+#: Characters of each text in which words are looked for. A few thousand are read, behind images that are not large.
+_MAX_VISIBLE = 2**19
+
+
 def visible_text(reply: ChatReply) -> str:
     """Return what the model says in words, without reasoning and without images written as base64."""
     texts = [message["content"] for message in reply.messages] + walk_json(list(reply.bodies)).texts
-    return "\n".join(filter(None, (strip_hidden(strip_base64(text)).strip() for text in texts)))
+    return "\n".join(filter(None, (strip_hidden(strip_base64(text[:_MAX_VISIBLE])).strip() for text in texts)))
 
 
 def is_html_page(text: str) -> bool:

@@ -88,14 +88,14 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
     error = _unwrap(document)
     nodes = list(objects_in(error, limit=_MAX_NODES, depth=_MAX_DEPTH, values_of=_values_of))
     texts = " ".join(_texts(error, nodes))
-    words = _without_echoes(texts, facts.client_texts)[:MAX_LOGGED]
+    words = _without_echoes(texts[:_MAX_ECHOED], facts.client_texts)[:MAX_LOGGED]
     return UpstreamErrorBody(
         http_status=status,
         status=status if status >= 300 else _status_in(nodes) or status,
         headers=headers,
         facts=facts,
         searchable=words,
-        public_message=public_text(_without_trace(_message_of(error, nodes)), facts.secrets),
+        public_message=public_text(_without_trace(_message_of(error, nodes)[:_MAX_SEARCHED]), facts.secrets),
         type=_name_of(nodes, "type", facts.secrets),
         param=_name_of(nodes, "param", facts.secrets),
         code=_name_of(nodes, "code", facts.secrets),
@@ -114,6 +114,8 @@ def parse_error_body(status: int, headers: Mapping[str, str], body: bytes, facts
 
 #: Characters of an answer that are searched for the words of middle boxes.
 _MAX_SEARCHED = 4000
+#: Characters of an answer in which the client's own texts are looked for: longer than the longest prompt.
+_MAX_ECHOED = 64 * 1024
 #: Objects of an error that are read, and the depth to which they are: `{"error": {"error": …}}` occurs.
 _MAX_NODES, _MAX_DEPTH = 64, 8
 _MESSAGE_KEYS = (

@@ -1,7 +1,8 @@
 """Texts of a reply, prepared for searching."""
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.text import ReplyText
+from app.extraction.text import ReplyText, visible_text
+from app.protocol.chat_reply import ChatReply
 from tests.unit.extraction.test_base64_runs import PNG
 
 URL = "https://a.example/x.png"
@@ -45,3 +46,10 @@ def test_texts_inside_texts_are_read_down_to_a_depth() -> None:
 def test_a_video_is_recognized() -> None:
     assert ReplyText("https://a.example/x.mp4").has_video
     assert not ReplyText(URL).has_video
+
+
+def test_words_are_looked_for_in_as_much_as_is_read() -> None:
+    """A whole text of 4 MiB takes 0.2 s, in which nothing else happens."""
+    reply = ChatReply(messages=({"content": "a fox " * 10**6, "parts": ()},))
+    assert visible_text(reply).startswith("a fox a fox")
+    assert len(visible_text(reply)) < 10**6

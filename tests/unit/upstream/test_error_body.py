@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from unittest.mock import Mock
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.upstream import error_body
 from app.upstream.error_body import AttemptFacts, UpstreamErrorBody, parse_error_body
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
@@ -219,3 +221,14 @@ def test_an_error_of_many_objects_is_read_in_part() -> None:
 def test_a_long_error_is_read_in_little_time() -> None:
     """Patterns that look back at each of these spaces would take minutes."""
     assert read({"error": {"message": "Odd." + " " * 60_000 + "x"}}).public_message == "Odd."
+
+
+def test_no_more_of_a_long_error_is_searched_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pasted error may have several MiB, and each search of all of it takes 0.1 s in which nothing else happens."""
+    trace = Mock()
+    trace.search.return_value = None
+    monkeypatch.setattr(error_body, "_TRACE", trace)
+    body = orjson.dumps({"error": {"message": "busy " * 10**6}})
+    parsed = parse_error_body(503, {}, body, AttemptFacts(now=0, client_texts=("a prompt that is not in it",)))
+    assert len(trace.search.call_args.args[0]) == 4000
+    assert parsed.public_message.startswith("busy busy")
