@@ -15,11 +15,12 @@ from app.extraction.forms import explain
 from app.extraction.text import visible_text
 from app.images.blob import Blob
 from app.images.ssrf import AddressBlocked, check_url
-from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.protocol.inline_images import InlineImageSpooler
 from app.protocol.parameters import Operation
+from app.protocol.reply_parser import ReplyParser, read_reply
 from app.protocol.request_parser import read_form, read_json
 from app.protocol.sse import Decoder
 from fuzz.mutation import Stock

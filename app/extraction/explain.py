@@ -14,10 +14,11 @@ from app.errors import UpstreamInvalidReply
 from app.extraction.forms import ExtractionResult
 from app.extraction.places import OF_A_GUESS, OF_NOTHING, place_of_form, place_of_reason
 from app.extraction.refusal import is_refusal, no_image_error
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import sniff
 from app.protocol.reply_encoding import in_utf8, is_image
+from app.protocol.reply_parser import read_reply
 
 #: Characters of a URL or a text on one line of a terminal.
 _MAX_SHOWN = 160

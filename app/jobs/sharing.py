@@ -28,12 +28,13 @@ from app.jobs.job import Job
 from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.observability.logging import log
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.parameters import Operation
+from app.protocol.reply_parser import read_reply
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import parse_pixels
 from app.protocol.usage import Usage

@@ -14,12 +14,13 @@ from app.errors import ApiError, RetrySafety, UpstreamError, UpstreamInvalidRepl
 from app.extraction.forms import FoundImage, find_guesses, find_images
 from app.extraction.refusal import is_refusal
 from app.protocol.attempt_costs import AttemptRecord
-from app.protocol.chat_reply import ChatReply, ReplyParser
+from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion, client_fields
 from app.protocol.inline_images import ByteSink
 from app.protocol.json_stream import StreamingJson
 from app.protocol.pace import Pace
 from app.protocol.reply_encoding import charset_of
+from app.protocol.reply_parser import ReplyParser
 from app.protocol.snapshot_throttle import SnapshotThrottle, split_events
 from app.protocol.values import value_class
 from app.upstream.connection_errors import CONNECTION_LOST, connection_failure

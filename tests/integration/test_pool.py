@@ -40,12 +40,13 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.protocol.attempt_costs import AttemptRecord
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS
 from app.protocol.image_request import ImagesRequest
 from app.protocol.json_stream import Base64String, StreamingJson
 from app.protocol.parameters import Operation
+from app.protocol.reply_parser import read_reply
 from app.upstream.client import PendingReply, UpstreamClient, UpstreamRequest
 from app.upstream.error_mapping import UpstreamFailure
 from app.upstream.pool import PoolMember, UpstreamPool

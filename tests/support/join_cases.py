@@ -21,7 +21,8 @@ from app.errors import (
     UserError,
 )
 from app.jobs.job import JobKey
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
+from app.protocol.reply_parser import read_reply
 
 #: A reply that was paid for.
 PAID_REPLY: ChatReply = read_reply(b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}')

@@ -12,7 +12,8 @@ from app.errors import UpstreamInvalidReply
 from app.extraction import forms
 from app.extraction.forms import FORMS, ExtractionResult, explain, find_images
 from app.extraction.text import visible_text
-from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
+from app.protocol.chat_reply import ChatReply
+from app.protocol.reply_parser import ReplyParser, read_reply
 from tests.support.reply_corpus import CorpusReply, read_corpus
 
 CORPUS = read_corpus("replies.jsonl") + read_corpus("more_replies.jsonl")

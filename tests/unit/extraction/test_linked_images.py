@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from app.extraction.forms import explain
-from app.protocol.chat_reply import read_reply
+from app.protocol.reply_parser import read_reply
 
 IMAGE = "https://cdn.example.com/gen/a1.png"
 LARGE = "https://cdn.example.com/gen/b2.png"

@@ -7,7 +7,7 @@ import pytest
 
 from app.extraction.forms import FoundImage, explain
 from app.extraction.partial import PartialImageTracker, without_open_end
-from app.protocol.chat_reply import ReplyParser, read_reply
+from app.protocol.reply_parser import ReplyParser, read_reply
 
 URL = "https://cdn.example.com/gen/1"
 #: A complete PNG of 8x8 pixels.

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from app.errors import ModerationBlocked, NoImageInReply
 from app.extraction.reasons import find_reasons
 from app.extraction.refusal import no_image_error
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
+from app.protocol.reply_parser import read_reply
 
 DETAILS = {"moderation_stage": "output", "categories": ["violence"]}
 NO_IMAGE = "The upstream's reply contains no image"

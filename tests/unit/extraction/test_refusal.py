@@ -8,7 +8,8 @@ import pytest
 
 from app.errors import ApiError, ModerationBlocked, NoImageInReply, UpstreamInvalidReply
 from app.extraction.refusal import is_refusal, no_image_error
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
+from app.protocol.reply_parser import read_reply
 
 
 def reply(content: object, **more: object) -> ChatReply:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from app.extraction.forms import find_guesses, find_images
-from app.protocol.chat_reply import ReplyParser
+from app.protocol.reply_parser import ReplyParser
 
 ORIGIN = "http://upstream.example:8080"
 URL = "https://cdn.example.com/gen/a1.png"

@@ -14,9 +14,10 @@ from app.images.blob import Spool
 from app.jobs.job import Job
 from app.jobs.job_run import JobRun
 from app.jobs.pipeline_io import JobIO
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.dialects import DIALECTS, Dialect
+from app.protocol.reply_parser import read_reply
 from app.protocol.sizes import Size
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState

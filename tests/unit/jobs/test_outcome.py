@@ -14,12 +14,13 @@ from app.jobs.job import Job, JobKey
 from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit, GenerationResult, Item
 from app.jobs.sharing import JobOutcome, dump_outcome, load_outcome
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.parameters import Operation
+from app.protocol.reply_parser import read_reply
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage

@@ -18,7 +18,7 @@ from app.jobs import pipeline
 from app.jobs.pipeline import Pipeline
 from app.jobs.pipeline_interface import GenerationResult, PartialImage, PipelinePolicy
 from app.protocol import image_format
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import MARKUP_INSTRUCTION, ChatQuestion
 from app.protocol.dialects import DIALECTS
 from app.protocol.file_parts import ReadAt
@@ -29,6 +29,7 @@ from app.protocol.inline_images import ByteSink
 from app.protocol.input_images import InputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.parameters import Operation
+from app.protocol.reply_parser import read_reply
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from tests.support.sample_images import gradient, saved

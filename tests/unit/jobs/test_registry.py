@@ -39,12 +39,12 @@ from app.jobs.pipeline_interface import Emit, GenerationResult, PartialImage
 from app.jobs.registry import JobRegistry, job_key
 from app.jobs.service import JobReader
 from app.jobs.sharing import JobSharing
-from app.protocol.chat_reply import read_reply
 from app.protocol.image_request import ImagesRequest
 from app.protocol.image_response import OutputImage
 from app.protocol.input_images import InputImage
 from app.protocol.json_stream import Base64String
 from app.protocol.parameters import Operation
+from app.protocol.reply_parser import read_reply
 from app.protocol.usage import Usage
 from app.state.job_table import JobTable
 from app.state.shared_state import SharedState

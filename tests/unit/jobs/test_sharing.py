@@ -25,9 +25,10 @@ from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
 from app.jobs.sharing import JobSharing, dump_outcome
-from app.protocol.chat_reply import ChatReply, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_response import OutputImage
+from app.protocol.reply_parser import read_reply
 from app.state.job_table import JobTable, ScriptReply
 from tests.support.join_cases import KEYED, ME
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved

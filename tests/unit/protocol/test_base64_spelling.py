@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from app.extraction.forms import find_images
 from app.protocol import base64_spelling
 from app.protocol.base64_spelling import _PIECE_START, find_piece, find_start, may_have_start, standard
-from app.protocol.chat_reply import ReplyParser
 from app.protocol.image_format import ends_like_image
 from app.protocol.inline_images import InlineImageSpooler
+from app.protocol.reply_parser import ReplyParser
 from tests.support.memory_sink import MemorySink
 from tests.unit.protocol.test_inline_images import jpeg, png, webp
 

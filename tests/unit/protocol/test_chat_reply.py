@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamInvalidReply
 from app.extraction.text import visible_text
-from app.protocol.chat_reply import ChatReply, ReplyParser, read_reply
+from app.protocol.chat_reply import ChatReply
 from app.protocol.money import ReportedCost
+from app.protocol.reply_parser import ReplyParser, read_reply
 from app.protocol.usage import Usage
 from tests.support.memory_sink import MemorySink
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.extraction.forms import find_images
-from app.protocol.chat_reply import ReplyParser
 from app.protocol.image_format import bytes_reader, is_complete, sniff
 from app.protocol.inline_images import InlineImageSpooler, placeholder_png
+from app.protocol.reply_parser import ReplyParser
 from tests.support.memory_sink import MemorySink
 
 NOISE = Random(7).randbytes(150_000)

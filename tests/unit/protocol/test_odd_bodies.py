@@ -8,9 +8,10 @@ import pybase64
 import pytest
 
 from app.errors import UpstreamInvalidReply
-from app.protocol.chat_reply import ChatReply, ReplyParser
+from app.protocol.chat_reply import ChatReply
 from app.protocol.inline_images import placeholder_png
 from app.protocol.reply_encoding import charset_of, in_utf8
+from app.protocol.reply_parser import ReplyParser
 from tests.support.memory_sink import MemorySink
 
 PNG = placeholder_png(7)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from app.errors import UpstreamInvalidReply
 from app.extraction.forms import find_images
 from app.images.blob import Blob
-from app.protocol.chat_reply import ChatReply, ReplyParser
+from app.protocol.chat_reply import ChatReply
+from app.protocol.reply_parser import ReplyParser
 from app.upstream.decoding import ContentDecoder
 from tests.support.memory_sink import MemorySink
 from tests.unit.protocol.test_base64_spelling import WITH_LETTERS, Spelling, base64_of, each_spelling
