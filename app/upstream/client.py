@@ -102,7 +102,6 @@ class UpstreamClient:
         self._spec = spec
         self._transport = transport
         self._monotonic, self._now = monotonic, now
-        self._bodies = BodyReader(spec, monotonic)
         url = httpx.URL(f"{spec.base_url.rstrip('/')}/chat/completions")
         self._address = str(url)
         self._origin = str(url.join("/")).rstrip("/")
@@ -110,6 +109,7 @@ class UpstreamClient:
         self._headers["user-agent"] = spec.user_agent
         self._own_secrets = tuple(_secrets_of(spec))
         self._api_key = None if spec.api_key is None else spec.api_key.get_secret_value()
+        self._bodies = BodyReader(spec, monotonic, self.secrets)
         # Not the transport's "read" limit: silence before the answer means that an image is being made.
         self._extensions = {"timeout": {"connect": spec.connect_timeout, "pool": spec.connect_timeout}}
 

@@ -28,14 +28,15 @@ CONNECTION_LOST = (httpx.HTTPError, aiohttp.ClientError)
 def connection_failure(error: Exception, elapsed: float, secrets: Collection[str]) -> UpstreamFailure:
     """Return what it means that an attempt brought no response."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    detail = describe(error, secrets)
     if isinstance(error, NothingSent) or isinstance(cause, _NOT_CONNECTED):
-        detail = loggable_text(describe(error), secrets)
         unreachable = UpstreamUnreachable("The upstream cannot be reached.", detail=detail)
         return UpstreamFailure(unreachable, RetrySafety.SAFE, elapsed=elapsed)
     message = "The upstream gave no readable answer. The image may have been made."
-    return UpstreamFailure(UpstreamInvalidReply(message, detail=describe(error)), elapsed=elapsed)
+    return UpstreamFailure(UpstreamInvalidReply(message, detail=detail), elapsed=elapsed)
 
 
-def describe(error: Exception) -> str:
-    """Return an exception of a transport as text for the log, with its cause where it has one."""
-    return f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
+def describe(error: Exception, secrets: Collection[str]) -> str:
+    """Return the cause of an exception of a transport as text for the log. It may quote what the upstream has sent."""
+    cause = error.__cause__ or error
+    return loggable_text(f"{type(cause).__name__}: {cause}", secrets)

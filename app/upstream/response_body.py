@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +24,14 @@ _LAST_WAIT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class BodyReader:
-    """Read response bodies of one upstream. A request's time limit counts from `started_at`, by `monotonic`."""
+    """Read response bodies of one upstream. A request's time limit counts from `started_at`, by `monotonic`.
+
+    `secrets`: what must not be in the log.
+    """
 
     spec: UpstreamSpec
     monotonic: Callable[[], float]
+    secrets: Collection[str] = ()
 
     def time_left(self, started_at: float) -> float:
         return started_at + self.spec.timeout - self.monotonic()
@@ -88,7 +92,7 @@ class BodyReader:
             raise self.timeout_error(idle=idle_timeout < time_left) from None
         except CONNECTION_LOST as error:
             message = "The upstream broke off in the middle of its reply. The image may have been made."
-            raise UpstreamInvalidReply(message, detail=describe(error)) from None
+            raise UpstreamInvalidReply(message, detail=describe(error, self.secrets)) from None
 
     def _check_size(self, size: int) -> None:
         if size > self.spec.max_reply_bytes:
