@@ -38,10 +38,6 @@ class ImageDecoder:
         self._head: bytes | None = b""
         self._decompressor: zlib._Decompress | None = None
 
-    @property
-    def is_compressed(self) -> bool:
-        return self._decompressor is not None
-
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield decoded bytes, at most `MAX_CHUNK` of compressed data at a time.
 
