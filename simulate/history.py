@@ -106,6 +106,7 @@ class History:
         self._claims: set[str] = set()
         self._overtaken: set[str] = set()
         self._announced: dict[str, float] = {}
+        self._asynchronous: set[str] = set()
         self._take_overs: Counter[str] = Counter()
         self._trouble = [
             fault for fault in plan.faults if fault.kind.startswith("redis") and "doubles" not in fault.kind
@@ -225,6 +226,8 @@ class History:
         """
         attempt, owner = self.attempts[request_id], self.attempts[job_id].client
         group = self.group_of(attempt.client)
+        if attempt.client.wish.is_async:
+            self._asynchronous.add(job_id)
         if group.key is None and owner is not attempt.client and self._seems_to_ask_twice(attempt):
             group.credit[owner] = group.credit.get(owner, 0) + owner.wish.n
 
@@ -433,7 +436,9 @@ class History:
     def _is_excused(self, call: Call, group: Group) -> bool:
         """Return whether the loss of an image was declared, or two faults at once explain it."""
         client = self.attempts[call.job_id].client
-        if client.wish.is_async and group.key is None and call.job_id not in {each.job_id for each in group.clients}:
+        is_asynchronous = client.wish.is_async or call.job_id in self._asynchronous
+        if is_asynchronous and group.key is None and call.job_id not in {each.job_id for each in group.clients}:
+            # Its receipts were lost, also that of a client which has joined a job of another one.
             return True
         if group.key is None and self._is_gone(call, is_retry=True):
             return True

@@ -172,8 +172,11 @@ class JobSharing:
             self._run_in_background(self._publish_status(job))
 
     def on_joined(self, job: Job, request_id: str) -> None:
-        """End the lease of a request that has joined a job which this replica follows already."""
-        if job.is_remote and request_id != job.reader_id:
+        """End the lease of a request, unless this replica follows the job under that id.
+
+        It may follow the job under another id, or run it itself: also where the table had an outcome of an earlier run.
+        """
+        if not job.is_remote or request_id != job.reader_id:
             self._run_in_background(self.job_table.unsubscribe(job, request_id))
 
     def on_unread(self, job: Job) -> None:

@@ -70,6 +70,8 @@ MENDED = {
     6_008_200: "Redis fell back to the moment of its first command, and that was not noticed.",
     6_021_161: "Redis fell back to a failure that had cost nothing, and a repeat joined that beside the run that was paid for.",
     6_037_135: "A client left while its replica took a job over whose reply was lost, so the job had an owner that did not know it.",
+    1_000_109_166: "A request joined an outcome whose job was still here, and its lease hid the job from its next repeat.",
+    1_000_108_036: "Both receipts of a client were lost, which had joined the job of another client: that is allowed.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

@@ -118,8 +118,8 @@ class FakeTable:
     async def heartbeat(self) -> list[Job]:
         return [job for job in self.tracked if job.id in self.owned]
 
-    async def unsubscribe(self, job: Job) -> bool:
-        self.calls.append("unsubscribed")
+    async def unsubscribe(self, job: Job, reader_id: str | None = None) -> bool:
+        self.calls.append("unsubscribed" if reader_id is None else f"{reader_id} unsubscribed")
         self.meanwhile()
         return not self.down
 
@@ -739,8 +739,8 @@ class SlowTable(FakeTable):
         await self.answers.wait()
         return is_published
 
-    async def unsubscribe(self, job: Job) -> bool:
-        is_published = await super().unsubscribe(job)
+    async def unsubscribe(self, job: Job, reader_id: str | None = None) -> bool:
+        is_published = await super().unsubscribe(job, reader_id)
         await self.answers.wait()
         return is_published
 
@@ -786,5 +786,30 @@ def test_no_disconnect_calls_off_a_redelivery_that_is_being_taken_over() -> None
         assert await scene.sharing.await_remote(job) is None
         assert may_have_cost == [True]
         scene.registry.close()
+
+    asyncio.run(play())
+
+
+LEASES: list[tuple[str, bool, str, list[str]]] = [
+    ("a job that runs here", True, "req_1", ["req_1 unsubscribed"]),
+    ("a job that this replica follows for another request", False, "req_2", ["req_2 unsubscribed"]),
+    ("a job that this replica follows for this request", False, "req_1", []),
+]
+
+
+@pytest.mark.parametrize(("name", "own", "request_id", "calls"), LEASES, ids=[row[0] for row in LEASES])
+def test_a_request_has_a_lease_only_for_a_job_that_is_followed_for_it(
+    name: str, own: bool, request_id: str, calls: list[str]
+) -> None:
+    """One that nobody renews would hide the job from the next request of the same client for some seconds."""
+
+    async def play() -> None:
+        scene = Scene(FakeTable())
+        job = scene.start(own=own)
+        job.reader_id = "req_1"
+        scene.sharing.on_joined(job, request_id)
+        await scene.settle()
+        assert scene.table.calls == calls
+        await scene.finish(job, delivered=True)
 
     asyncio.run(play())
