@@ -320,7 +320,6 @@ PLANTED_BUGS = (
     PlantedBug("A claim that comes once more takes the job away from the replica that has finished it, and pays again.", script(("if record and record.owner == args.owner then", "if record then")), situation=a_replica_is_paused_while_it_claims_under_a_key),
     PlantedBug("A job begins although its record was deleted and another has taken its place, so both are paid for.", both(script(("if args.submitting and is_replaced(args.id) then return {'not_owner'} end", "")), attribute(ImageService, "_joinable_here", find_at_once)), situation=a_client_leaves_when_its_key_is_claimed),
     PlantedBug("An image that could not be delivered is for everyone at once, so two clients share it.", script(("  if record.keyed == '1' then return", "  if record.keyed == '1' or record.retry_free == '1' then return")), situation=two_clients_ask_at_once_for_an_image_that_has_to_be_had_again),
-    PlantedBug("The replica that takes over an asynchronous job forgets it, so its client does not find it any more.", script(("if record.async == '1' then args.fields.async = '1' end", "")), first=152_600),
     PlantedBug(
         "A client that leaves before its question is sent does not end the run.",
         attribute(JobReader, "close", close_and_go_on),
