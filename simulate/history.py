@@ -281,9 +281,13 @@ class History:
         return any(self._seems_connected(each) for each in earlier)
 
     def _allowed_calls(self, job_id: str, group: Group) -> int:
-        """Return how often one image of a job may be asked for: each client that left, and each new owner, begins anew."""
-        left = sum(each.left_at is not None for client in group.clients for each in client.attempts)
-        return _MAX_CALLS * (1 + left + self._take_overs[job_id])
+        """Return how often one image of a job may be asked for.
+
+        Each new owner begins anew, and so does each repeat of a client that has left or was told of a failure.
+        """
+        attempts = [each for client in group.clients for each in client.attempts]
+        unserved = sum(each.left_at is not None or each.code not in {"", "ok"} for each in attempts)
+        return _MAX_CALLS * (1 + unserved + self._take_overs[job_id])
 
     def _credit_overtaken(self, attempt: Attempt, group: Group) -> None:
         """Allow a request that a retry has overtaken, and whose client is gone without a sign, to be paid for as well."""

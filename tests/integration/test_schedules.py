@@ -72,6 +72,7 @@ MENDED = {
     6_037_135: "A client left while its replica took a job over whose reply was lost, so the job had an owner that did not know it.",
     1_000_109_166: "A request joined an outcome whose job was still here, and its lease hid the job from its next repeat.",
     1_000_108_036: "Both receipts of a client were lost, which had joined the job of another client: that is allowed.",
+    2_000_060_818: "A question that had failed at no cost was asked once more by a repeat after a failure: that is allowed.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 
