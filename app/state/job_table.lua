@@ -172,8 +172,9 @@ local function is_orphan(record) return not record.has_outcome and now - last_si
 -- one taken it over: in this run neither the owner nor a replica that waits has come for it.
 local function is_unconfirmed(id, record)
   local is_worthless = record.submitted == '0' and (record.retry_free == '1' or not record.has_outcome)
+  if not is_worthless or not is_stale(record) then return false end
   local latest_lease = redis.call('ZREVRANGE', readers_key(id), 0, 0, 'WITHSCORES')[2] or 0
-  return is_worthless and is_stale(record) and latest_lease - args.reader_lease < tonumber(epoch())
+  return latest_lease - args.reader_lease < tonumber(epoch())
 end
 
 -- Note that this replica has readers for the job. A job with readers is not forgotten.
@@ -277,9 +278,10 @@ local function find_joinable()
     elseif is_orphan(record) and record.submitted == '1' then
       if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
       delete(id)
-    elseif is_unconfirmed(id, record) and time_to_wait() > 0 then
-      return nil
-    elseif is_unconfirmed(id, record) or (is_orphan(record) and count_readers(id) == 0) then
+    elseif is_unconfirmed(id, record) then
+      if time_to_wait() > 0 then return nil end
+      bury(id)
+    elseif is_orphan(record) and count_readers(id) == 0 then
       -- If replicas wait for an orphan, one of them takes it over; otherwise this request replaces it.
       bury(id)
     else

@@ -9,7 +9,7 @@ from app.errors import ServiceUnavailable
 from tests.integration.test_job_table import EPOCH, RUN, Replica, finish, never_end, play
 from tests.integration.test_take_overs import fail, follow
 from tests.support.join_cases import KEYED, ME
-from tests.support.redis import RedisServer, run_redis
+from tests.support.redis import RedisServer
 
 
 class Disk:
@@ -38,12 +38,6 @@ class Disk:
 
     def close(self) -> None:
         self._redis.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with run_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture
