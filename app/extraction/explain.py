@@ -11,14 +11,15 @@ from typing import Any
 import orjson
 
 from app.errors import UpstreamInvalidReply
-from app.extraction.forms import ExtractionResult
-from app.extraction.places import OF_A_GUESS, OF_NOTHING, place_of_form, place_of_reason
+from app.extraction.forms import MAX_CANDIDATE, ExtractionResult
+from app.extraction.places import OF_A_GUESS, OF_A_LONG_TEXT, OF_NOTHING, place_of_form, place_of_reason
 from app.extraction.refusal import is_refusal, no_image_error
 from app.protocol.chat_reply import ChatReply
-from app.protocol.data_url import decode_data_url
+from app.protocol.data_url import decode_data_url, image_data_url
 from app.protocol.image_format import sniff
 from app.protocol.reply_encoding import in_utf8, is_image
 from app.protocol.reply_parser import read_reply
+from app.protocol.validation_errors import truncate
 
 #: Characters of a URL or a text on one line of a terminal.
 _MAX_SHOWN = 160
@@ -28,16 +29,51 @@ _MAX_ERROR = 400
 
 @dataclass(frozen=True, slots=True)
 class PastedReply:
-    """`kind`: what the pasted bytes were read as. The page translates these words (`app/web/explainer.js`)."""
+    """A reply, or a part of one.
+
+    Attributes:
+        kind: What the pasted bytes were read as. The page translates these words (`app/web/explainer.js`).
+        reply: Empty if it is too long.
+        too_long: What a client gets for a reply that is longer, without its images, than any may be.
+    """
 
     kind: str
     reply: ChatReply
+    too_long: UpstreamInvalidReply | None = None
+
+    def in_full(self, url: str) -> str:
+        """Return a URL of the reply, with the bytes of a large image in place of its placeholder."""
+        image = self.reply.spooled_images.get(url)
+        return url if image is None else image_data_url(image.read_at(0, image.size))
+
+
+class _HeldImage:
+    """The bytes of a large image. They are in memory, as what was pasted is."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return bytes(self._data[offset : offset + size])
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield all bytes in chunks of `size`."""
+        for offset in range(0, self.size, size):
+            yield self.read_at(offset, size)
 
 
 def parse_pasted(pasted: bytes) -> PastedReply:
     """Read pasted bytes as the most specific part of a chat reply that they can be. Never fails.
 
-    Bytes that are no part of a reply are taken for the text of a message.
+    Bytes that are no part of a reply are taken for the text of a message. Only what is no image has a limit, as
+    while a request is served.
     """
     if is_image(pasted):
         return _parse_image(pasted)
@@ -73,7 +109,7 @@ def _as_choice(value: object) -> tuple[str, dict[str, Any] | None]:
 
 def _parse_body(pasted: bytes) -> PastedReply:
     try:
-        reply = read_reply(pasted)
+        reply = read_reply(pasted, _HeldImage)
     except UpstreamInvalidReply:
         return _in_body("plain words", {"message": {"content": pasted.decode("utf-8", "replace")}})
     return PastedReply("a body in JSON" if pasted.lstrip()[:1] in b"{[" else "a stream of events", reply)
@@ -81,13 +117,17 @@ def _parse_body(pasted: bytes) -> PastedReply:
 
 def _parse_image(pasted: bytes) -> PastedReply:
     try:
-        return PastedReply("an image", read_reply(pasted))
+        return PastedReply("an image", read_reply(pasted, _HeldImage))
     except UpstreamInvalidReply:
         return _in_body("an image", {"message": {"content": ""}})
 
 
 def _in_body(kind: str, choice: dict[str, Any]) -> PastedReply:
-    return PastedReply(kind, read_reply(orjson.dumps({"choices": [choice]})))
+    body = orjson.dumps({"choices": [choice]})
+    try:
+        return PastedReply(kind, read_reply(body, _HeldImage))
+    except UpstreamInvalidReply as error:
+        return PastedReply(kind, ChatReply(), too_long=error)
 
 
 def text_report(pasted: PastedReply, result: ExtractionResult) -> Iterator[str]:
@@ -96,7 +136,7 @@ def text_report(pasted: PastedReply, result: ExtractionResult) -> Iterator[str]:
     yield f"read as  {pasted.kind}{suffix}"
     yield f"found    {len(result.images)}"
     for number, image in enumerate(result.images, 1):
-        yield f"  {number}. {image.form}: {describe_url(image.url)}"
+        yield f"  {number}. {image.form}: {describe_url(pasted.in_full(image.url))}"
         if image.is_secondary:
             yield "     a preview or the like, taken because there is nothing better"
         yield f"     if it is wrong: {place_of_form(image.form)}"
@@ -107,7 +147,7 @@ def text_report(pasted: PastedReply, result: ExtractionResult) -> Iterator[str]:
         yield f"    to mend: {OF_A_GUESS}"
     yield f"dropped  {len(result.rejected)}"
     for rejected in result.rejected:
-        yield f"  - {rejected.form}: {printable(rejected.candidate)}"
+        yield f"  - {rejected.form}: {printable(pasted.in_full(rejected.candidate))}"
         yield f"    {rejected.reason}"
         yield f"    to mend: {place_of_reason(rejected.reason)}"
     if not result.images:
@@ -125,14 +165,19 @@ def json_report(pasted: PastedReply, result: ExtractionResult) -> dict[str, Any]
         "read_as": pasted.kind,
         "complete": pasted.reply.complete,
         "found": [
-            {"form": each.form, "url": each.url, "is_lesser": each.is_secondary, "mend": place_of_form(each.form)}
+            {
+                "form": each.form,
+                "url": pasted.in_full(each.url),
+                "is_lesser": each.is_secondary,
+                "mend": place_of_form(each.form),
+            }
             for each in result.images
         ],
         "guessed": [{"form": each.form, "url": each.url, "mend": OF_A_GUESS} for each in result.guesses],
         "dropped": [
             {
                 "form": each.form,
-                "candidate": each.candidate,
+                "candidate": truncate(pasted.in_full(each.candidate), MAX_CANDIDATE),
                 "reason": each.reason,
                 "mend": place_of_reason(each.reason),
             }
@@ -145,6 +190,8 @@ def json_report(pasted: PastedReply, result: ExtractionResult) -> dict[str, Any]
 
 def place_of_nothing(pasted: PastedReply, result: ExtractionResult) -> str | None:
     """Return where to mend that no image was found, None where one was, or where the reply says why there is none."""
+    if pasted.too_long is not None:
+        return OF_A_LONG_TEXT
     says_why = bool(result.images) or pasted.reply.error is not None or is_refusal(pasted.reply)
     return None if says_why else OF_NOTHING
 
@@ -153,7 +200,7 @@ def client_error(pasted: PastedReply) -> str:
     """Return the error that a client would receive for a reply without an image."""
     if pasted.reply.error is not None:
         return f"the upstream's own error: {orjson.dumps(pasted.reply.error).decode()}"
-    error = no_image_error(pasted.reply)
+    error = pasted.too_long or no_image_error(pasted.reply)
     return f"{error.status} {error.code}: {error.message}"
 
 

@@ -39,7 +39,7 @@ _MAX_TEXTS = 500
 #: Guesses of one reply that are downloaded at most.
 _MAX_GUESSES = 4
 #: Characters of a rejected candidate that are shown.
-_MAX_SHOWN = 200
+MAX_CANDIDATE = 200
 
 
 @value_class
@@ -445,4 +445,4 @@ def _without_download_links(images: list[FoundImage]) -> list[FoundImage]:
 
 def _shorten(value: str | Base64Run) -> str:
     text = value.prefix + value.payload[:80] if isinstance(value, Base64Run) else value
-    return truncate(text, _MAX_SHOWN)
+    return truncate(text, MAX_CANDIDATE)

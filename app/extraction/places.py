@@ -33,6 +33,8 @@ _OF_REASONS: Mapping[str, str] = {
 OF_A_GUESS = "LIMNER_FETCH_ALLOW if its host is in your network; RESULT_WORDS in app/extraction/words.py for the order"
 #: Of a reply without any image: another model may paint, or the reply has a form that is not known.
 OF_NOTHING = f"LIMNER_UPSTREAM_MODEL and LIMNER_UPSTREAM_DIALECT if the model did not paint; else FORMS in {_FORMS}"
+#: Of a reply that is longer, without its images, than any may be.
+OF_A_LONG_TEXT = "MAX_LEFT in app/protocol/reply_parser.py"
 
 
 def place_of_reason(reason: str) -> str:

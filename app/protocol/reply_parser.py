@@ -18,20 +18,23 @@ from app.protocol.reply_encoding import ReplyBytes, is_plain_text
 
 #: Bytes of a reply without its images. A million words are less.
 MAX_LEFT = 4 * 2**20
+#: Bytes of a whole body that are parsed at a time, so that one that is too large is given up early.
+_CHUNK = 2**20
 #: The share of these that base64 without a complete image may take. The rest is for the text around it.
 _PUT_BACK = (15, 16)
 #: What keeps a connection alive before the reply, in front of events and of JSON.
 _LEAD = re.compile(rb"\A(?:[ \t\r\n\xef\xbb\xbf]+|:[^\r\n]*[\r\n])+")
 
 
-def read_reply(body: bytes) -> ChatReply:
-    """Parse a whole body, JSON or events.
+def read_reply(body: bytes, new_sink: Callable[[], ByteSink] | None = None) -> ChatReply:
+    """Parse a whole body, JSON or events; `new_sink` is that of `ReplyParser`.
 
     Raises:
-        UpstreamInvalidReply: The body is neither.
+        UpstreamInvalidReply: The body is neither, or too large without its images.
     """
-    parser = ReplyParser()
-    parser.feed(body)
+    parser = ReplyParser(new_sink)
+    for offset in range(0, len(body), _CHUNK):
+        parser.feed(body[offset : offset + _CHUNK])
     return parser.reply(ended=True)
 
 

@@ -73,6 +73,8 @@ CASES = [
     Case("JSON that nests too deeply", b'{"content":' + b"[" * 900 + b"]" * 900 + b"}", "a body in JSON"),
     Case("an error that nests too deeply", b'{"error":{"a":' + b"[" * 900 + b"]" * 900 + b"}}", "a body in JSON"),
     Case("a hundred thousand brackets", b"[" * 100_000, "plain words"),
+    Case("three million NUL bytes", bytes(3_000_000), "plain words"),
+    Case("four million brackets", b"[" * 4_200_000, "plain words"),
     Case("a hundred thousand unfinished images", b"![](" * 100_000, "plain words"),
     Case("a stream whose last event is cut off", b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' * 10_000 + b"data: {", "a stream of events"),
 ]  # fmt: skip

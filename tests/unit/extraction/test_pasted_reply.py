@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.extraction.explain import parse_pasted
-from app.extraction.forms import find_images
+from app.extraction.explain import json_report, parse_pasted, text_report
+from app.extraction.forms import MAX_CANDIDATE, explain, find_images
+from app.extraction.places import OF_A_LONG_TEXT
+from app.protocol.data_url import image_data_url
 from app.protocol.inline_images import placeholder_png
+from app.protocol.reply_parser import MAX_LEFT
+from tests.support.sample_images import noise, saved
 
 A = "https://cdn.example/a.png"
 STREAM = f'data: {{"choices":[{{"delta":{{"content":"![a]({A})"}}}}]}}\n\ndata: [DONE]\n\n'
@@ -66,6 +71,79 @@ def test_an_image_is_read_as_one() -> None:
 def test_an_image_whose_end_is_missing_is_none() -> None:
     pasted = parse_pasted(placeholder_png(1)[:-5])
     assert (pasted.kind, find_images(pasted.reply)) == ("an image", [])
+
+
+#: Longer in base64 than any reply may be without its images.
+LARGE = saved(noise((1100, 1100)), "PNG")
+LARGE_URL = image_data_url(LARGE)
+LARGE_CASES = [
+    Case("a body", f'{{"choices":[{{"message":{{"content":"![a]({LARGE_URL})"}}}}]}}', "a body in JSON"),
+    Case("a body that escapes slashes", f'{{"content":null,"image":"{LARGE_URL}"}}'.replace("/", "\\/"), "one message"),
+    Case("a stream", f'data: {{"choices":[{{"delta":{{"content":"{LARGE_URL}"}}}}]}}\n\n', "a stream of events"),
+    Case("plain words", f"Here it is: ![a]({LARGE_URL})", "plain words"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LARGE_CASES, ids=lambda case: case.name)
+def test_a_large_image_is_found_and_reported_in_full(case: Case) -> None:
+    pasted = parse_pasted(case.pasted.encode())
+    report = json_report(pasted, explain(pasted.reply))
+    assert len(LARGE_URL) > MAX_LEFT
+    assert (report["read_as"], [each["url"] for each in report["found"]]) == (case.kind, [LARGE_URL])
+
+
+def test_a_large_image_that_is_dropped_is_reported_with_its_start() -> None:
+    words = f"Your input image: ![input image]({LARGE_URL}). The result: ![result]({A})"
+    pasted = parse_pasted(words.encode())
+    report = json_report(pasted, explain(pasted.reply, [LARGE_URL]))
+    assert [each["url"] for each in report["found"]] == [A]
+    assert [each["candidate"][:-1] for each in report["dropped"]] == [LARGE_URL[: MAX_CANDIDATE - 1]]
+    assert f"  - markdown-image: {LARGE_URL[:159]}…" in text_report(pasted, explain(pasted.reply, [LARGE_URL]))
+
+
+def test_a_large_image_that_is_cut_off_is_dropped_for_that_reason() -> None:
+    pasted = parse_pasted(f"![a]({LARGE_URL[: MAX_LEFT // 4]})".encode())
+    report = json_report(pasted, explain(pasted.reply))
+    assert [each["reason"] for each in report["dropped"]] == ["its bytes are cut off"]
+
+
+def test_a_large_image_file_is_read_as_one() -> None:
+    pasted = parse_pasted(LARGE)
+    report = json_report(pasted, explain(pasted.reply))
+    assert (report["read_as"], [each["url"] for each in report["found"]]) == ("an image", [LARGE_URL])
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    name: str
+    pasted: bytes
+    kind: str
+
+
+TOO_LONG = [
+    TooLong("NUL bytes", bytes(MAX_LEFT), "plain words"),
+    TooLong("bytes that are not text", b"\xff" * MAX_LEFT, "plain words"),
+    TooLong("brackets", b"[" * MAX_LEFT, "plain words"),
+    TooLong("line breaks", b"\n" * (MAX_LEFT + 1), "plain words"),
+    TooLong("a stream of nothing", b"data:\n" * (MAX_LEFT // 5), "plain words"),
+    TooLong("a text in JSON", orjson.dumps("x " * (MAX_LEFT // 2)), "a JSON text"),
+    TooLong("a message", orjson.dumps({"content": "x " * (MAX_LEFT // 2)}), "one message"),
+]
+
+
+@pytest.mark.parametrize("case", TOO_LONG, ids=lambda case: case.name)
+def test_what_is_too_long_for_a_reply_gets_the_error_of_a_client(case: TooLong) -> None:
+    pasted = parse_pasted(case.pasted)
+    report = json_report(pasted, explain(pasted.reply))
+    assert report == {
+        "read_as": case.kind,
+        "complete": True,
+        "found": [],
+        "guessed": [],
+        "dropped": [],
+        "answer": "500 upstream_broken: The upstream's reply is larger than this server takes.",
+        "mend": OF_A_LONG_TEXT,
+    }
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
