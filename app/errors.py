@@ -36,8 +36,8 @@ from enum import Enum
 from typing import Any, ClassVar
 
 _JOB_LOST = (
-    "The server that worked on this question has died, perhaps after the image was paid for. "
-    "Asked again, it is paid for again."
+    "The server that worked on this request has died, perhaps after the image was paid for. "
+    "If you send the request again, it is paid for again."
 )
 
 _CANCELED = "The task was canceled before anything was sent to an upstream. Nothing was charged."
@@ -47,7 +47,7 @@ _SPOOL_FULL = "The server has no room left for this image. Please try again late
 #: Of a server that drains. The client may ask another one.
 SHUTTING_DOWN = "The server is shutting down. Please try again."
 
-_KEY_REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new question."
+_KEY_REUSED = "This Idempotency-Key was used with another request body. Use a new key for a new request."
 
 
 class RetrySafety(Enum):

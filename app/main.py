@@ -92,7 +92,7 @@ def create_app(
     """Return the application. Without arguments it takes its settings from the environment and sets up the log.
 
     Args:
-        settings: What the operator has set. Who gives it has set up the log.
+        settings: What the operator has set. A caller that passes them has set up the log.
         transport: Sends the requests to upstreams; None opens connections.
         keepalive_interval: Seconds of silence after which a waiting client gets a keep-alive.
         timings: How replicas watch each other.
@@ -160,7 +160,7 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[by
         keepalive,
         services.new_spool,
     )
-    image_models = ImageModels(services.pool, settings.list_models, settings.default_response_format)
+    image_models = ImageModels(services.pool, settings)
     # Also without /v1, for clients whose base URL has none.
     api, root, v1 = ("/v1", ""), ("",), ("/v1",)
     hourly, usage = services.hourly_reports(), services.key_usage()

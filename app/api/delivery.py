@@ -77,7 +77,7 @@ class Delivery:
         return server_url_of(self.http, self.public_url)
 
     async def has_room(self) -> bool:
-        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as is known."""
         return await self.watcher.has_room()
 
     async def is_connected(self) -> bool:

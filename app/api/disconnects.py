@@ -36,7 +36,7 @@ class DisconnectSignal(Protocol):
         ...
 
     async def has_room(self) -> bool:
-        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as is known."""
         ...
 
 
@@ -107,7 +107,7 @@ class DisconnectWatcher:
         return not self._disconnected.done()
 
     async def has_room(self) -> bool:
-        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read.
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as is known.
 
         Other servers wait when they get more, and hold these bytes meanwhile.
         """

@@ -10,35 +10,36 @@ from starlette.responses import Response
 from app.access.auth import Authenticator
 from app.access.keys import ClientKey, Rate
 from app.access.limits import QUALITIES
-from app.api.models import ListModels
 from app.api.openapi import NEEDS_KEY, error_responses, json_response
 from app.api.planning_schemas import IMAGE_MODEL_EXAMPLE, IMAGE_MODELS
 from app.api.responses import OrjsonResponse
 from app.api.route_table import RouteTable
+from app.api.size_rules import size_mode_of, size_rules
+from app.config.settings import Settings
 from app.protocol.chat_request import carried_parameters
 from app.protocol.dialects import Dialect
 from app.protocol.image_request import PARAMETERS
 from app.protocol.image_response import default_response_format
 from app.protocol.money import write_amount
 from app.protocol.parameters import ChoiceParam, Destination, Parameter
-from app.protocol.sizes import MAX_ASPECT_RATIO, MAX_EDGE, MAX_PIXELS, MIN_PIXELS, SIZE_MULTIPLE
+from app.protocol.size_fit import SizeMode
 from app.upstream.pool import UpstreamPool
 from app.upstream.spec import UpstreamSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ImageModels:
-    """Describe models. `default_format`: the setting `LIMNER_DEFAULT_RESPONSE_FORMAT`."""
+    """Describe models, as the settings and the upstreams of the server have them."""
 
     pool: UpstreamPool
-    list_models: ListModels
-    default_format: str
+    settings: Settings
 
     def describe(self, key: ClientKey | None) -> dict[str, Any]:
         """Return the descriptors of all models that a key permits, and the limits of that key."""
         upstream, allowed = (None, ()) if key is None else (key.upstream, key.models)
-        models = [self._describe_model(name, key, upstream) for name in self.list_models(upstream, allowed)]
-        return {"object": "list", "data": models, "limits": None if key is None else _limits(key)}
+        models = [self._describe_model(name, key, upstream) for name in self.settings.list_models(upstream, allowed)]
+        limits = None if key is None else _limits(key, self.settings.currency)
+        return {"object": "list", "data": models, "limits": limits}
 
     def _describe_model(self, name: str, key: ClientKey | None, upstream: str | None) -> dict[str, Any]:
         specs = [(self.pool.member(each).spec, model) for each, model in self.pool.candidates(name, upstream).items()]
@@ -47,8 +48,8 @@ class ImageModels:
             "id": name,
             "object": "image.model",
             "owned_by": "limner",
-            "default_response_format": default_response_format(name, self.default_format),
-            "sizes": _sizes(dialects, key),
+            "default_response_format": default_response_format(name, self.settings.default_response_format),
+            "sizes": _sizes(dialects, key, size_mode_of(key, self.settings.size)),
             "parameters": {each.names(form=False)[0]: _describe(each, dialects, key) for each in PARAMETERS},
             "prices": [price for spec, model in specs for price in _prices(spec, model)],
         }
@@ -67,15 +68,18 @@ def _prices(spec: UpstreamSpec, model: str) -> Iterator[dict[str, Any]]:
             }
 
 
-def _sizes(dialects: Sequence[Dialect], key: ClientKey | None) -> dict[str, Any]:
+def _sizes(dialects: Sequence[Dialect], key: ClientKey | None, mode: SizeMode) -> dict[str, Any]:
     """Return the limits of a size, and what becomes of it: lists are None where any upstream takes all."""
+    rules = size_rules(mode)
     largest = None if key is None else key.max_size
     return {
-        "multiple_of": SIZE_MULTIPLE,
-        "min_pixels": MIN_PIXELS,
-        "max_pixels": MAX_PIXELS if largest is None else largest.pixels,
-        "max_edge": MAX_EDGE,
-        "max_aspect_ratio": MAX_ASPECT_RATIO,
+        "mode": mode.value,
+        "multiple_of": rules.multiple,
+        "min_pixels": rules.min_pixels,
+        "max_pixels": rules.max_pixels if largest is None else largest.pixels,
+        "min_edge": rules.min_edge,
+        "max_edge": rules.max_edge,
+        "max_aspect_ratio": rules.max_aspect_ratio,
         "upstream_sizes": _union([dialect.sizes for dialect in dialects]),
         "upstream_ratios": _union([dialect.ratios for dialect in dialects]),
     }
@@ -113,11 +117,13 @@ def _effect(parameter: Parameter, carried: Sequence[Mapping[str, bool]]) -> str:
     return "upstream" if any(each.get(parameter.name, True) for each in carried) else "none"
 
 
-def _limits(key: ClientKey) -> dict[str, Any]:
+def _limits(key: ClientKey, currency: str) -> dict[str, Any]:
+    monthly_cost = key.monthly_cost
     return {
         "requests": [_rate(rate) for rate in key.requests],
         "images": [_rate(rate) for rate in key.images],
         "monthly_images": key.monthly_images,
+        "monthly_cost": None if monthly_cost is None else {"amount": write_amount(monthly_cost), "currency": currency},
         "concurrency": key.concurrency,
         "max_size": None if key.max_size is None else str(key.max_size),
         "max_quality": key.max_quality,

@@ -19,6 +19,7 @@ from app.api.openapi import image_endpoint, result_endpoint, task_endpoint, task
 from app.api.request_headers import forget_headers
 from app.api.responses import OrjsonResponse
 from app.api.route_table import RouteTable
+from app.api.size_rules import size_mode_of
 from app.api.webhook_requests import with_webhook
 from app.config.settings import Settings
 from app.errors import NotFound, UserError
@@ -243,11 +244,11 @@ def size_mode(headers: Headers, caller: Caller, default: SizeMode) -> SizeMode:
     """Return the size mode of a request: what its header says, or its client key, or the server's `default`.
 
     Raises:
-        UserError: The header says nothing that is known.
+        UserError: The header has another value than those that are known.
     """
     if value := headers.get(SIZE_HEADER):
         return parse_size_header(value)
-    return default if caller.key is None or caller.key.size is None else caller.key.size
+    return size_mode_of(caller.key, default)
 
 
 def add_task_routes(router: RouteTable, endpoints: ImageEndpoints) -> None:

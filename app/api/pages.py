@@ -15,10 +15,9 @@ from starlette.responses import Response
 
 from app import __version__
 from app.api.route_table import RouteTable
+from app.api.size_rules import size_rules
 from app.config.settings import Settings
 from app.errors import NotFound
-from app.protocol import sizes
-from app.protocol.size_fit import SizeMode
 
 WEB_DIR = Path(__file__).parents[1] / "web"
 
@@ -116,30 +115,11 @@ def make_asset(name: str, body: bytes) -> Asset:
 
 def server_info(settings: Settings) -> dict[str, object]:
     """Return what the page needs to know: which kind of key the server takes, and the rules for images."""
+    rules = size_rules(settings.size)
     return {
         "version": __version__,
         "key": "client" if settings.has_client_keys else "upstream" if settings.pass_through else "none",
         "max_image_bytes": int(settings.max_image_bytes),
-        "size": _NATIVE_SIZES if settings.size is SizeMode.NATIVE else _EXACT_SIZES,
+        # As app/web/sizes.js applies them.
+        "size": {**rules._asdict(), "legacy": [str(size) for size in rules.legacy]},
     }
-
-
-#: The rules for sizes, as app/web/sizes.js applies them.
-_NATIVE_SIZES = {
-    "multiple": sizes.SIZE_MULTIPLE,
-    "min_edge": 1,
-    "max_edge": sizes.MAX_EDGE,
-    "max_aspect_ratio": sizes.MAX_ASPECT_RATIO,
-    "min_pixels": sizes.MIN_PIXELS,
-    "max_pixels": sizes.MAX_PIXELS,
-    "legacy": [str(size) for size in sizes.LEGACY_SIZES],
-}
-_EXACT_SIZES = {
-    "multiple": 1,
-    "min_edge": sizes.MIN_EXACT_EDGE,
-    "max_edge": sizes.MAX_EXACT_EDGE,
-    "max_aspect_ratio": sizes.MAX_EXACT_EDGE / sizes.MIN_EXACT_EDGE,
-    "min_pixels": sizes.MIN_EXACT_EDGE**2,
-    "max_pixels": sizes.MAX_EXACT_EDGE**2,
-    "legacy": [],
-}

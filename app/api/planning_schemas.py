@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from app.protocol.size_fit import SizeMode
+
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
 _SCHEMA = {"type": "object", "description": "A JSON schema."}
@@ -30,10 +32,12 @@ _PRICE = {
 }
 _AMOUNT = {
     "type": "object",
-    "description": "What all images cost together, as a decimal number in a text.",
+    "description": "Money: a decimal number in a text.",
     "properties": {"amount": _TEXT, "currency": _TEXT},
     "required": ["amount", "currency"],
 }
+
+_SIZE_RULES = ("multiple_of", "min_pixels", "max_pixels", "min_edge", "max_edge", "max_aspect_ratio")
 
 IMAGE_MODEL = {
     "type": "object",
@@ -45,10 +49,11 @@ IMAGE_MODEL = {
         "sizes": {
             "type": "object",
             "properties": {
-                **dict.fromkeys(("multiple_of", "min_pixels", "max_pixels", "max_edge", "max_aspect_ratio"), _COUNT),
+                "mode": {"enum": [mode.value for mode in SizeMode]},
+                **dict.fromkeys(_SIZE_RULES, _COUNT),
                 **dict.fromkeys(("upstream_sizes", "upstream_ratios"), _TEXTS_OR_NULL),
             },
-            "required": ["multiple_of", "min_pixels", "max_pixels", "max_edge", "max_aspect_ratio"],
+            "required": ["mode", *_SIZE_RULES],
         },
         "parameters": {
             "type": "object",
@@ -80,6 +85,7 @@ IMAGE_MODELS = {
                 "requests": _RATES,
                 "images": _RATES,
                 "monthly_images": _NUMBER_OR_NULL,
+                "monthly_cost": {"anyOf": [_AMOUNT, {"type": "null"}]},
                 "concurrency": _NUMBER_OR_NULL,
                 "max_size": _TEXT_OR_NULL,
                 "max_quality": _TEXT_OR_NULL,
@@ -98,9 +104,11 @@ IMAGE_MODEL_EXAMPLE: dict[str, Any] = {
             "owned_by": "limner",
             "default_response_format": "b64_json",
             "sizes": {
+                "mode": "native",
                 "multiple_of": 16,
                 "min_pixels": 655360,
                 "max_pixels": 8294400,
+                "min_edge": 16,
                 "max_edge": 3840,
                 "max_aspect_ratio": 3,
                 "upstream_sizes": None,

@@ -33,7 +33,7 @@ class DeliveryEnd(Protocol):
     """What a response reports to: whether its client is still there, and that it has ended."""
 
     async def has_room(self) -> bool:
-        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as is known."""
         ...
 
     async def is_connected(self) -> bool:

@@ -34,7 +34,7 @@ Open {url}/ in a browser, or paste this:
       -d '{{"model": "gpt-image-2", "prompt": "{prompt}", "size": "1536x1024", "response_format": "url"}}'
 
 In an existing client change two lines: base_url="{url}/v1", api_key="demo".
-Model names of {url}/v1/models, like "refuses-400", show what upstreams can do. Ctrl-C ends the demo.
+The model name "refuses-400", and others of {url}/v1/models, show what upstreams can do. Ctrl-C ends the demo.
 """
 
 

@@ -27,6 +27,8 @@ def command(file: str, sent: Sequence[str], as_json: bool) -> int:
 
 def explain_file(file: str, *, sent: Sequence[str] = (), as_json: bool = False) -> int:
     """Print the report and return the exit code: 0 if an image was found, 1 if not, 2 if the file cannot be read."""
+    if file == "-" and sys.stdin.isatty():
+        print("Paste the reply. End it with Ctrl-D at the beginning of a line.", file=sys.stderr)
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:

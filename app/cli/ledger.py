@@ -116,7 +116,8 @@ class LedgerSummary:
         """Return the lines of a table, the total last. Lines that cannot be read are counted below it."""
         rows = [self.groups[name].as_row(name) for name in sorted(self.groups)]
         table = align_columns([(self.by, *_COLUMNS), *rows, self.total.as_row("all")])
-        return [*table, f"{self.unreadable} lines cannot be read"] if self.unreadable else table
+        unreadable = "1 line" if self.unreadable == 1 else f"{self.unreadable} lines"
+        return [*table, f"{unreadable} cannot be read"] if self.unreadable else table
 
     def as_document(self) -> dict[str, Any]:
         """Return the sums for JSON."""
@@ -139,6 +140,9 @@ def command(file: str, by: str, is_json: bool) -> int:
 
     FILE is the ledger. Without FILE the standard input is read.
     """
+    if file == "-" and sys.stdin.isatty():
+        print_error("ledger", "name the file of the ledger, or let another program write it to the standard input")
+        return 2
     return report_ledger(file, by, is_json=is_json)
 
 

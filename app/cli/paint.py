@@ -104,7 +104,7 @@ _FILE = click.Path(path_type=Path)
     metavar="FILE",
     help="Contains the key. [default: OPENAI_API_KEY, else the key 'limner']",
 )
-@click.option("--partial-images", type=click.IntRange(1, 10), metavar="COUNT", help="They may cost extra.")
+@click.option("--partial-images", type=click.IntRange(1, 3), metavar="COUNT", help="They may cost extra.")
 @click.option("--no-stream", "stream", flag_value=False, default=True, help="For servers that cannot stream.")
 @click.option("--timeout", type=float, metavar="SECONDS", help=f"The longest silence. [default: {TIMEOUT}]")
 def command(**options: Any) -> int:

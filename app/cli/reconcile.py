@@ -337,14 +337,14 @@ def _parse_month(_: click.Context, __: click.Parameter, text: str | None) -> str
     default=600.0,
     show_default=True,
     metavar="SECONDS",
-    help="How much later than a request without an id its row of the bill may be.",
+    help="Without an id: how much later than its request a row of the bill may be.",
 )
 @click.option(
     "--tolerance",
     default="0",
     callback=_parse_tolerance,
     metavar="AMOUNT",
-    help="Two amounts that differ by no more count as equal.",
+    help="Two amounts that differ by no more count as equal. [default: 0]",
 )
 @click.option("--json", "is_json", is_flag=True, help="Print everything as JSON.")
 def command(bill: Path, ledgers: Sequence[Path], is_json: bool, **options: Any) -> int:

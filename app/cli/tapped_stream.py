@@ -15,7 +15,7 @@ class TappedStream(httpx.AsyncByteStream):
         self._on_chunk = on_chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        # At each chunk, not at the end: who knows the length of the body does not wait for its end.
+        # At each chunk, not at the end: a reader that knows the length of the body does not wait for its end.
         async for chunk in self._stream:
             self._on_chunk(chunk)
             yield chunk

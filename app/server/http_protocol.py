@@ -72,34 +72,35 @@ class Disconnect:
     """Whether the client of a connection has left. Refers to no protocol, for the same reason.
 
     A task that waits for the next message of the request would tell it, too, at the price of one task a request.
+    `is_reported`: the event loop has noticed that the client has left.
     """
 
     flow: FlowControl
     transport: asyncio.Transport
-    has_come: bool = False
+    is_reported: bool = False
     waiter: asyncio.Future[None] | None = None
 
     def has_left(self) -> bool:
         """Return whether the client has left, also where the event loop has not read so yet."""
-        return self.has_come or self.transport.is_closing() or is_closed(self.transport.get_extra_info("socket"))
+        return self.is_reported or self.transport.is_closing() or is_closed(self.transport.get_extra_info("socket"))
 
     def __call__(self) -> asyncio.Future[None]:
         """Return a future that ends when the client leaves. A connection serves one request at a time."""
         # Behind a large body, reading is paused, and only by reading it is noticed that a connection was closed.
         self.flow.resume_reading()
         self.waiter = asyncio.get_running_loop().create_future()
-        if self.has_come:
+        if self.is_reported:
             self.waiter.set_result(None)
         return self.waiter
 
     async def has_room(self) -> bool:
-        """Wait until the connection takes more bytes. Return whether the client is there, as far as that was read."""
+        """Wait until the connection takes more bytes. Return whether the client is there, as far as is known."""
         if self.flow.write_paused:
             await self.flow.drain()
-        return not self.has_come
+        return not self.is_reported
 
     def report(self) -> None:
-        self.has_come = True
+        self.is_reported = True
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 

@@ -21,6 +21,7 @@ models = ["gpt-image-2", "dall-e-3"]
 requests = ["30/minute"]
 images = ["3/minute", "20/day"]
 monthly_images = 500
+monthly_cost = "50.00"
 concurrency = 2
 max_size = "1024x1024"
 max_quality = "low"
@@ -29,6 +30,11 @@ upstream = "words"
 [[keys]]
 name = "free"
 sha256 = "{hashlib.sha256(b"sk-free").hexdigest()}"
+
+[[keys]]
+name = "exact"
+sha256 = "{hashlib.sha256(b"sk-exact").hexdigest()}"
+size = "exact; fit=contain"
 """
 UPSTREAM = {"base_url": "http://127.0.0.1:9/v1", "api_key": "sk-1"}
 PRICES = [
@@ -73,6 +79,7 @@ def test_all_models_that_are_listed_are_described(limner: RunningLimner) -> None
         "requests": [],
         "images": [],
         "monthly_images": None,
+        "monthly_cost": None,
         "concurrency": None,
         "max_size": None,
         "max_quality": None,
@@ -113,14 +120,39 @@ def test_an_effect_is_that_of_the_dialects(limner: RunningLimner, name: str, eff
 def test_sizes_are_those_of_the_upstreams_and_of_the_rules(limner: RunningLimner) -> None:
     models = {model["id"]: model for model in described(limner)["data"]}
     assert models["gpt-image-2"]["sizes"] == {
+        "mode": "native",
         "multiple_of": 16,
         "min_pixels": 655_360,
         "max_pixels": 3840 * 2160,
+        "min_edge": 16,
         "max_edge": 3840,
         "max_aspect_ratio": 3,
         "upstream_sizes": None,
         "upstream_ratios": None,
     }
+
+
+EXACT_SIZES = {
+    "multiple_of": 1,
+    "min_pixels": 16 * 16,
+    "max_pixels": 3840 * 3840,
+    "min_edge": 16,
+    "max_edge": 3840,
+    "max_aspect_ratio": 240,
+    "upstream_sizes": None,
+    "upstream_ratios": None,
+}
+
+
+def test_sizes_of_a_key_with_exact_sizes_are_what_it_may_ask_for(limner: RunningLimner) -> None:
+    model = described(limner, "sk-exact")["data"][0]
+    assert model["sizes"] == {"mode": "exact; fit=contain", **EXACT_SIZES}
+
+
+def test_sizes_of_a_server_with_exact_sizes_are_what_any_client_may_ask_for() -> None:
+    with run_limner("http://127.0.0.1:9", size="exact", api_keys="sk-one") as limner:
+        model = described(limner, "sk-one")["data"][0]
+    assert model["sizes"] == {"mode": "exact", **EXACT_SIZES}
 
 
 def test_prices_are_those_of_the_upstreams_that_have_the_model(limner: RunningLimner) -> None:
@@ -143,6 +175,7 @@ def test_a_key_sees_its_own_models_and_limits(limner: RunningLimner) -> None:
         "requests": [{"amount": 30, "period": "minute"}],
         "images": [{"amount": 3, "period": "minute"}, {"amount": 20, "period": "day"}],
         "monthly_images": 500,
+        "monthly_cost": {"amount": "50", "currency": "USD"},
         "concurrency": 2,
         "max_size": "1024x1024",
         "max_quality": "low",

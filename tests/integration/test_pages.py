@@ -161,7 +161,7 @@ def test_the_page_learns_the_rules_but_no_secret(http: httpx.Client) -> None:
         "version": __version__,
         "key": "client",
         "max_image_bytes": 64 * 2**20,
-        "size": {"multiple": 16, "min_edge": 1, "max_edge": 3840, "max_aspect_ratio": 3, "min_pixels": 655_360, "max_pixels": 8_294_400, "legacy": ["256x256", "512x512"]},
+        "size": {"multiple": 16, "min_edge": 16, "max_edge": 3840, "max_aspect_ratio": 3, "min_pixels": 655_360, "max_pixels": 8_294_400, "legacy": ["256x256", "512x512"]},
     }  # fmt: skip
     assert "sk-" not in answer.text
 

@@ -2,7 +2,6 @@
 
 import base64
 import errno
-import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from app.cli.paint import PaintOptions, error_text, output_paths, paint
 from app.cli.terminal import Progress, live_progress
 from tests.support.sample_images import noise, saved
 from tests.support.servers import RunningDemo, RunningLimner, run_limner, serve
+from tests.support.terminal import Terminal
 
 PNG = saved(noise((64, 48)), "PNG")
 BASE64 = base64.b64encode(PNG).decode()
@@ -324,15 +324,12 @@ def test_a_disk_that_is_full_at_the_end_is_one_line(
 
 
 def test_the_line_is_drawn_while_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
+    class WatchedTerminal(Terminal):
         def flush(self) -> None:
             if self.getvalue().count("\r") == 3:
                 enough.set()
 
-    terminal, enough = Terminal(), threading.Event()
+    terminal, enough = WatchedTerminal(), threading.Event()
     monkeypatch.setattr(terminal_module, "_REDRAW_INTERVAL", 0)
     with live_progress(Progress(terminal)):
         assert enough.wait(10)

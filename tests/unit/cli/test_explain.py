@@ -1,5 +1,7 @@
 """`limner explain` names the setting that an upstream's error is about."""
 
+import io
+import sys
 from pathlib import Path
 
 import orjson
@@ -7,6 +9,7 @@ import pytest
 
 from app.cli.explain import explain_file
 from app.extraction.places import OF_NOTHING
+from tests.support.terminal import Keyboard
 
 KEY = "LIMNER_UPSTREAM_API_KEY, or api_key of the upstream in limner.toml"
 MODEL = "LIMNER_UPSTREAM_MODEL, or model of the upstream in limner.toml"
@@ -34,3 +37,22 @@ def test_the_place_to_mend_is_named(
     assert [line for line in lines if line.startswith("mend")] == ([] if place is None else [f"mend     {place}"])
     explain_file(str(file), as_json=True)
     assert orjson.loads(capsys.readouterr().out)["mend"] == place
+
+
+def test_at_a_terminal_a_line_says_how_to_end_the_reply(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Keyboard(b"![fox](https://e.com/fox.png)\n"))
+    assert explain_file("-") == 0
+    out, err = capsys.readouterr()
+    assert ("https://e.com/fox.png" in out, err) == (
+        True,
+        "Paste the reply. End it with Ctrl-D at the beginning of a line.\n",
+    )
+
+
+def test_a_reply_from_another_program_is_read_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"![fox](https://e.com/fox.png)\n")))
+    assert (explain_file("-"), capsys.readouterr().err) == (0, "")

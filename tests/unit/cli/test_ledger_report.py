@@ -11,6 +11,7 @@ import pytest
 
 from app.cli.ledger import GROUPS, report_ledger, summarize
 from app.cli.main import main
+from tests.support.terminal import Keyboard
 
 
 def entry(**more: Any) -> dict[str, Any]:
@@ -131,7 +132,7 @@ UNREADABLE = [b'{"at": "2026', b"[]", b"7", b'{"at": "2026-11-22"}', orjson.dump
 @pytest.mark.parametrize("line", UNREADABLE)
 def test_a_line_that_cannot_be_read_is_counted_and_left_out(line: bytes) -> None:
     *table, last = summarize([*LINES, line, b"\n"], "key").as_table()
-    assert (table, last) == (summarize(LINES, "key").as_table(), "1 lines cannot be read")
+    assert (table, last) == (summarize(LINES, "key").as_table(), "1 line cannot be read")
 
 
 def test_an_empty_ledger_has_an_empty_table() -> None:
@@ -156,6 +157,18 @@ def test_the_standard_input_is_summed(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES[0])))
     assert report_ledger("-", "model") == 0
     assert capsys.readouterr().out.splitlines() == summarize(LINES[:1], "model").as_table()
+
+
+def test_more_lines_that_cannot_be_read_are_counted() -> None:
+    assert summarize([b"7", b"[]"], "key").as_table()[-1] == "2 lines cannot be read"
+
+
+def test_nobody_waits_at_a_terminal_for_a_ledger(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Keyboard(b""))
+    assert main(["ledger"]) == 2
+    assert capsys.readouterr().err.startswith("limner ledger: name the file of the ledger, or ")
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,13 +8,9 @@ import pytest
 
 from app.cli.terminal import TERMINAL_PROTOCOLS, Progress, kitty_sequences, show_image
 from tests.support.sample_images import noise, saved
+from tests.support.terminal import Terminal
 
 PNG, JPEG = saved(noise((120, 90)), "PNG"), saved(noise((120, 90)), "JPEG")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_on_a_terminal_one_line_is_drawn_again_and_again() -> None:

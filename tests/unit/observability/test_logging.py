@@ -11,6 +11,7 @@ import structlog
 
 from app.observability import logging as logging_module
 from app.observability.logging import EVENTS, MAX_LONG_VALUE_BYTES, MAX_VALUE_BYTES, configure_logging, log, shorten
+from tests.support.terminal import Terminal
 
 APP = Path(__file__).parents[3] / "app"
 
@@ -22,11 +23,6 @@ def _restore() -> Iterator[None]:
     yield
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_the_log_is_json_lines_without_a_terminal() -> None:
