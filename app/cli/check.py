@@ -29,7 +29,8 @@ from app.images.stores import open_store
 from app.main import create_app
 from app.protocol.image_format import ImageInfo
 from app.protocol.inline_images import placeholder_png
-from app.services import build_spec, build_store_config, signing_key
+from app.services.images import build_store_config, signing_key
+from app.services.upstreams import build_spec
 from app.state.shared_state import SharedState
 from app.upstream.error_body import AttemptFacts
 from app.upstream.error_mapping import classify

@@ -20,7 +20,7 @@ from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
 from app.protocol.money import write_amount
 from app.protocol.webhook_signature import write_secret
-from app.services import build_authenticator, build_webhook_secrets, open_key_file
+from app.services.callers import build_authenticator, build_webhook_secrets, open_key_file
 from app.state.shared_state import SharedState
 
 

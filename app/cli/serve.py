@@ -15,7 +15,7 @@ from app.images.signer import InvalidSigner
 from app.images.stores import open_store
 from app.observability.logging import log
 from app.server.draining import DrainingServer
-from app.services import build_store_config, signing_key
+from app.services.images import build_store_config, signing_key
 
 if TYPE_CHECKING:
     from app.server.supervisor import Supervisor

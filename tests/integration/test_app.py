@@ -20,7 +20,7 @@ from app.images.spare_files import SpareFiles
 from app.images.store import store_unreachable
 from app.jobs.registry import JobRegistry
 from app.main import EXPOSED_HEADERS, create_app, handle_api_error, handle_http_exception, services_of
-from app.services import purge_expired
+from app.services.services import purge_expired
 from tests.support.raw_http import RawResponse, build_request, connect, send_request
 from tests.support.servers import RunningLimner, run_demo, run_limner
 
@@ -237,7 +237,7 @@ def test_the_store_is_purged_periodically() -> None:
 
 
 def test_the_room_of_spare_files_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("app.services.images.free_bytes", lambda _: 1000)
     services = services_of(create_app(settings(tmp_path)))
     services.spool_memory.spare_files.size = 24
     assert services.service.capacity.free_bytes() == 1024

@@ -21,7 +21,7 @@ from app.protocol.chat_reply import ChatReply
 from app.protocol.chat_request import ChatQuestion
 from app.protocol.image_request import ImagesRequest
 from app.protocol.parameters import Operation
-from app.services import build_pool
+from app.services.upstreams import build_pool
 from app.upstream.client import UpstreamClient, UpstreamRequest
 from app.upstream.pool import PoolMember, UpstreamPool
 from app.upstream.spec import UpstreamSpec

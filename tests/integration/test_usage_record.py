@@ -332,7 +332,9 @@ def test_each_step_is_a_span_and_the_trace_goes_upstream(
     demo: RunningDemo, recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr("app.services.OtlpTracing", lambda address, version: OtlpTracing(address, version, exporter))
+    monkeypatch.setattr(
+        "app.services.callers.OtlpTracing", lambda address, version: OtlpTracing(address, version, exporter)
+    )
     edit: Any = {"files": {"image": ("a", saved(gradient(size=(5000, 20)), "PNG"))}, "timeout": 20}
     with recorded_limner(demo, recording, traces="http://127.0.0.1:9", log_prompts=True) as limner:
         form = {"prompt": "a hat", "output_format": "webp", "response_format": "url"}

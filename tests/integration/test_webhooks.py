@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from app.errors import ImageUnavailable
 from app.images.disk import DiskStore
 from app.protocol.webhook_signature import derive_secret, write_secret
-from app.services import Services
+from app.services.services import Services
 from app.state.shared_state import SharedState
 from app.state.timings import SharingTimings
 from app.state.webhook import Webhook, WebhookTimings, slot_of
@@ -121,7 +121,7 @@ FAST = WebhookTimings(look_after=0.05, lease=45.0, interval=0.02)
 @pytest.fixture
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten all times, and take a machine that is busy with other tests for no Redis that is down."""
-    monkeypatch.setattr("app.services.WebhookQueue", partial(WebhookQueue, timings=FAST))
+    monkeypatch.setattr("app.services.callers.WebhookQueue", partial(WebhookQueue, timings=FAST))
     monkeypatch.setattr("app.jobs.webhooks._INTERVAL", 0.01)
     monkeypatch.setattr("app.protocol.webhook_retries.DELAYS", (0.01,))
     monkeypatch.setattr("app.state.shared_state._TIMEOUT", 10.0)
@@ -464,7 +464,7 @@ def has_size(queue: WebhookQueue, size: int) -> bool:
 
 def test_a_host_gets_one_webhook_a_second(demo: RunningDemo, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("app.services.WebhookQueue", partial(WebhookQueue, now=lambda: now))
+    monkeypatch.setattr("app.services.callers.WebhookQueue", partial(WebhookQueue, now=lambda: now))
     monkeypatch.setattr("app.jobs.webhooks._INTERVAL", 0.01)
     receiver = stack.enter_context(run_receiver())
     client = run(stack, demo, "data-url", receiver)

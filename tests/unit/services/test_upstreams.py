@@ -1,15 +1,13 @@
-"""The parts of the server that are built from the settings."""
+"""Upstreams as the settings describe them."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app import __version__
-from app.config.field_types import STANDARD_OUTPUT
 from app.config.settings import Settings
-from app.services import build_pool, build_spec, build_usage_recorder, download_proxy, max_in_flight
+from app.services.upstreams import build_pool, build_spec, max_in_flight
 from app.upstream.transport import open_transport
 
 LIMITS: dict[str, tuple[list[int | None], int]] = {
@@ -27,14 +25,6 @@ def test_requests_for_full_upstreams_wait_in_the_fair_queue(name: str) -> None:
         for index, limit in enumerate(limits)
     ]
     assert max_in_flight(Settings(upstreams=listed, max_concurrency=100)) == expected
-
-
-@pytest.mark.parametrize("ledger", [None, STANDARD_OUTPUT, Path("ledger.jsonl")], ids=str)
-def test_usage_records_are_written_where_the_operator_wants_them(ledger: Path | None, tmp_path: Path) -> None:
-    file = tmp_path / ledger if ledger not in {None, STANDARD_OUTPUT} else ledger
-    recorder = build_usage_recorder(Settings(upstream_base_url="http://h/v1", ledger=file))
-    asyncio.run(recorder.close())
-    assert (recorder.ledger is None) is (ledger is None)
 
 
 def test_the_upstream_that_single_variables_describe_is_one_of_a_list() -> None:
@@ -87,21 +77,3 @@ def test_an_upstream_without_anything_is_reached_directly() -> None:
     spec = build_spec(entry, settings, 1)
     assert (spec.proxy, spec.tls_ca, spec.max_images_bytes, spec.origin_downloads_with_key) == (None, None, None, True)
     assert spec.user_agent == f"limner/{__version__}"
-
-
-PROXIES: dict[str, tuple[dict[str, Any], str | None]] = {
-    "none is set: downloads are direct": ({}, None),
-    "that of the upstream leads out": ({"upstream_proxy": "http://up:3128"}, "http://up:3128"),
-    "one of their own": ({"upstream_proxy": "http://up:3128", "fetch_proxy": "http://down:3128"}, "http://down:3128"),
-    "only one of their own": ({"fetch_proxy": "http://down:3128"}, "http://down:3128"),
-    "downloads are direct, whatever the upstream needs": (
-        {"upstream_proxy": "http://up:3128", "fetch_proxy": "none"},
-        None,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PROXIES)
-def test_images_are_downloaded_the_way_that_leads_out(name: str) -> None:
-    fields, expected = PROXIES[name]
-    assert download_proxy(Settings(upstream_base_url="http://h/v1", **fields)) == expected
