@@ -160,6 +160,14 @@ local function bury(id)
   redis.call('PEXPIRE', key_of(id), args.delivery_lease)
 end
 
+-- Delete a record of the replica that asks. For a while it is remembered that this was done: a command that was sent before
+-- may still be on its way.
+local function give_up(id)
+  delete(id)
+  redis.call('HSET', key_of(id), 'given_up_by', args.owner, 'sequence', args.sequence)
+  redis.call('PEXPIRE', key_of(id), args.delivery_lease)
+end
+
 -- Whether the owner has given a job up by a command that was sent later: this one comes late, and nobody would run the job.
 local function was_given_up(id)
   local owner, by, sequence = unpack(redis.call('HMGET', key_of(id), 'owner', 'given_up_by', 'sequence'))
@@ -185,12 +193,18 @@ local function lease(id, milliseconds)
   extend(key_of(id), milliseconds)
 end
 
+-- Whether the replica that asks runs a job, by its record.
+local function is_own(record) return record.owner == args.owner and not record.has_outcome end
+
+-- Whether the replica that asks has given a job up, and Redis has not heard of it yet.
+local function is_given_up(id, record) return id == args.given_up and is_own(record) end
+
 -- Whether a job is run by the replica that asks.
-local function is_run_here(record) return record.owner == args.owner and not record.has_outcome end
+local function is_run_here(id, record) return is_own(record) and not is_given_up(id, record) end
 
 -- Count one more reader. The owner counts those that it has itself, until its next heartbeat says how many they are.
 local function add_reader(id, record)
-  if is_run_here(record) then
+  if is_run_here(id, record) then
     is_news(id)
     redis.call('HINCRBY', key_of(id), 'readers', 1)
     redis.call('HSET', key_of(id), 'joined_here_by', args.sequence)
@@ -215,7 +229,7 @@ local function was_reported_to_another(id, record, reader)
   return false
 end
 
-local function joined(id, record) return {is_run_here(record) and 'joined_own' or 'joined', id} end
+local function joined(id, record) return {is_run_here(id, record) and 'joined_own' or 'joined', id} end
 
 -- What this request was told when this very claim came for the first time, or nil. The reply to that was lost. The replica
 -- may have been paused before it sent the claim once more, and another one may have taken the job over meanwhile, finished
@@ -235,7 +249,7 @@ local function told_before()
     record = id and by + 0 == args.sequence and read(id)
   end
   if not record then return nil end
-  if not is_run_here(record) then add_reader(id, record) end
+  if not is_run_here(id, record) then add_reader(id, record) end
   return joined(id, record)
 end
 
@@ -275,6 +289,8 @@ local function find_joinable()
       return nil
     elseif not may_join then
       redis.call('ZADD', group, from, id)
+    elseif is_given_up(id, record) and count_readers(id) == 0 then
+      give_up(id)
     elseif is_orphan(record) and record.submitted == '1' then
       if not was_reported_to_another(id, record, args.id) then return {'lost', id} end
       delete(id)
@@ -293,7 +309,8 @@ end
 local commands = {}
 
 -- Join a job of the group, or claim a new one. `unread`: jobs that have no readers at this replica, which may not have
--- published that yet. One without a record is `here`: no other replica can have joined it.
+-- published that yet. One without a record is `here`: no other replica can have joined it. `given_up`: a job of this
+-- replica that nobody wants. The request joins it only where other replicas wait for it, so that its outcome is on its way.
 function commands.claim()
   local told = told_before()
   if told then return told end
@@ -442,14 +459,11 @@ function commands.unsubscribe()
   return {'ok'}
 end
 
--- Delete the record of a job without an outcome, unless other replicas wait for one. For a while it is remembered that this
--- was done: a command that was sent before may still be on its way.
+-- Delete the record of a job without an outcome, unless other replicas wait for one.
 function commands.abandon()
   if is_owned_by_another(args.id) then return {'not_owner'} end
   if count_readers(args.id) > 0 then return {'awaited'} end
-  delete(args.id)
-  redis.call('HSET', key_of(args.id), 'given_up_by', args.owner, 'sequence', args.sequence)
-  redis.call('PEXPIRE', key_of(args.id), args.delivery_lease)
+  give_up(args.id)
   return {'ok'}
 end
 

@@ -132,7 +132,7 @@ class JobTable(Generic[J]):
             await self._sleep(int(milliseconds) / 1000)
             reply = await claim(waited_for=epoch)
         if reply.answer in {"joined_own", "here"} and not is_here(reply.value.decode()):
-            reply = await claim(has_waited=True)
+            reply = await claim(has_waited=True, given_up=self._given_up(reply.value.decode()))
         match reply.answer:
             case "key_reused":
                 raise IdempotencyKeyReused
@@ -163,6 +163,11 @@ class JobTable(Generic[J]):
         finally:
             # Whoever has sent it counts the reader before the next turn of the loop.
             self._claims.pop(group, None)
+
+    def _given_up(self, job_id: str) -> str:
+        """Return the id if nobody wants what has become of the job; Redis may not have taken the news yet."""
+        job = self._tracked.get(job_id)
+        return job_id if job is not None and job.is_unread and not job.should_retain else ""
 
     async def withdraw(self, job_id: str, key: SharedKey) -> None:
         """Delete the record of a claim that no job has come of."""

@@ -112,6 +112,12 @@ def play(scene: Callable[[Replica, Replica], Awaitable[None]], server: RedisServ
     asyncio.run(run())
 
 
+async def finish_untold(job: Job) -> None:
+    """Let the run end and its reader leave, without any news to the table."""
+    await job.run.wait_done()
+    job.run.readers = 0
+
+
 async def finish(replica: Replica, job: Job, *, delivered: bool) -> None:
     """Wait for the end of the run, let its reader leave, and publish the outcome if anybody may come back for it."""
     await job.run.wait_done()
@@ -1118,6 +1124,28 @@ def test_a_job_that_ends_while_the_table_names_it_is_not_joined(server: RedisSer
         assert claimed is None
         assert redis.exists("limner:{jobs}:req_2")
 
+    play(scene, server)
+
+
+@pytest.mark.parametrize("is_awaited", [False, True], ids=["that nobody waits for", "that another replica waits for"])
+def test_a_failure_that_the_table_has_not_heard_of_is_joined_by_nobody_else(
+    server: RedisServer, redis: Redis, is_awaited: bool
+) -> None:
+    """A request that joined it would wait for an owner that knows nothing of it, and be told that its image is lost."""
+
+    async def scene(one: Replica, other: Replica) -> None:
+        job = await one.claim(error=UpstreamTimeout("late"))
+        if is_awaited:
+            assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
+            redis.zadd(f"{RECORD}:readers", {"req_2": 9e14})
+        await finish_untold(job)
+        joined = await one.table.claim_or_join("req_3", RETRY, is_async=False, is_here=lambda _: False)
+        assert joined == ("req_1" if is_awaited else None)
+        assert redis.hget(RECORD, "owner") is None or is_awaited
+        # The request counts as one that waits elsewhere: it learns of the outcome like the others.
+        assert is_awaited == (redis.zscore(f"{RECORD}:readers", "req_3") is not None)
+
+    redis.set(EPOCH, 0)
     play(scene, server)
 
 
