@@ -452,8 +452,6 @@ class History:
         if self._was_cut_off(call, group):
             return True
         died = any(at >= call.at for at, _ in self.kills)
-        if call.behavior.cut and any(number == call.replica for _, number in self.kills):
-            return True
         if group.key is not None and self._acts_alone(group, 0.0):
             return True
         emptied = any(fault.kind in _EMPTIED and fault.end >= call.at for fault in self._trouble)

@@ -67,6 +67,7 @@ class Job:
         delivered: The whole result was sent to a client that was still connected.
         expires_at: When the registry drops the job, by its own clock; infinite while it is needed.
         stored_names: Names in the image store, by the index of the image, of images that were stored for a task.
+        is_only_here: What was paid for could not be shared, so only this replica can deliver it.
         publish_lock: Serializes updates of this job in the job table.
     """
 
@@ -84,6 +85,7 @@ class Job:
     delivered: bool = False
     expires_at: float = math.inf
     stored_names: dict[int, str] = field(default_factory=dict)
+    is_only_here: bool = False
     publish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -142,9 +144,10 @@ class Job:
         return is_answered and not any(each is self.run.cause for each in self.run.question_errors)
 
     @property
-    def is_local_only(self) -> bool:
-        """Whether no other replica can redeliver the job, since its images came with the replies."""
-        return self.needs_redelivery and not all(reply.is_reproducible for reply in self.paid_replies)
+    def needs_spool(self) -> bool:
+        """Whether images that a client may come back for are in the spool alone."""
+        came_with_replies = self.needs_redelivery and any(reply.spooled_images for reply in self.paid_replies)
+        return self.run.result is not None or came_with_replies
 
     @property
     def can_retry_free(self) -> bool:
@@ -216,7 +219,7 @@ class Job:
         self.spool.absorb(spool)
         on_change, self.run.on_change = self.run.on_change, lambda: None
         self.request, self.run, self.run.on_change = request, run, on_change
-        self.delivered, self.expires_at = False, math.inf
+        self.delivered, self.is_only_here, self.expires_at = False, False, math.inf
         self.stored_names = {}
         on_change()
 

@@ -158,7 +158,8 @@ class JobRegistry:
     def retain_or_drop(self, job: Job) -> None:
         """Keep a finished job that has no readers if a client may come back for it, otherwise drop it."""
         now = self._now()
-        if not job.should_retain or job.expires_at <= now:
+        is_known = self._by_id.get(job.id) is job
+        if not is_known or not job.should_retain or job.expires_at <= now:
             self.drop(job)
             return
         self._retention.keep(job, self._ttl_of(job), now)

@@ -1,50 +1,29 @@
 """Share finished jobs between replicas.
 
-A finished job that another replica may still be asked for is written to the job table as an *outcome*: JSON with sizes,
-usage and either the error or the names of the images, which are put into the shared image store first. Prompts are
-never written. Reading an outcome restores the images into a spool, as if the job had run here.
+A finished job that another replica may still be asked for is written to the job table as an outcome (`outcome.py`).
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from app.errors import (
     ApiError,
-    ImageUnavailable,
     JobLost,
     NotFound,
-    RetrySafety,
     ServiceUnavailable,
-    TaskCanceled,
     TaskNotCancelable,
 )
-from app.images.blob import Blob, Spool
-from app.images.store import ImageStore, copy_stored
+from app.images.blob import Spool
+from app.images.store import ImageStore
 from app.jobs.job import Job
-from app.jobs.pipeline_interface import Emit, GenerationResult
+from app.jobs.outcome import CANCELED_OUTCOME, NO_REQUEST, JobOutcome, dump_outcome, is_canceled, load_outcome
+from app.jobs.pipeline_interface import GenerationResult
 from app.jobs.registry import JobRegistry
 from app.observability.logging import log
-from app.protocol.chat_reply import ChatReply
-from app.protocol.image_format import ImageInfo, read_info
-from app.protocol.image_request import ImagesRequest
-from app.protocol.image_response import OutputImage
-from app.protocol.json_stream import Base64String
-from app.protocol.parameters import Operation
-from app.protocol.reply_parser import read_reply
-from app.protocol.size_fit import SizeMode
-from app.protocol.sizes import parse_pixels
-from app.protocol.usage import Usage
 from app.state.job_table import JobTable
 
-#: Fields of the request in an outcome: those that the response or the log shows, never the prompt.
-_REQUEST_FIELDS = ("model", "n", "quality", "safety_identifier", "stream", "ignored", "asked_size", "size_mode")
-
-#: Fields of an image in an outcome that are texts.
-_IMAGE_FIELDS = ("form", "credentials", "ignored")
 #: Why a job cannot be cancelled.
 NOT_CANCELABLE = {
     "submitted": "The task was already sent to an upstream and may be charged, so it cannot be canceled. Poll it.",
@@ -59,7 +38,6 @@ _UNASKED = (
 )
 
 _NOT_FOUND_YET = "The server cannot look for this result at the moment. Please try again."
-_NOT_SHARED = "The image was made, but this server cannot find it any more."
 
 
 @dataclass(slots=True)
@@ -127,9 +105,9 @@ class JobSharing:
             case "in_flight":
                 return RemoteJob(None, left)
             case "lost":
-                return RemoteJob(JobOutcome(_NO_REQUEST, error=JobLost(detail=f"job {job_id}")), left)
+                return RemoteJob(JobOutcome(NO_REQUEST, error=JobLost(detail=f"job {job_id}")), left)
             case "unasked":
-                return RemoteJob(JobOutcome(_NO_REQUEST, error=ServiceUnavailable(_UNASKED)), left)
+                return RemoteJob(JobOutcome(NO_REQUEST, error=ServiceUnavailable(_UNASKED)), left)
         raise self._unknown(reply.answer)
 
     async def has_ended(self, job_id: str, caller: str) -> bool:
@@ -154,8 +132,8 @@ class JobSharing:
             NotFound: There is no such job of that caller.
             ServiceUnavailable: Redis does not answer.
         """
-        reply = await self.job_table.cancel(job_id, caller, _CANCELED_OUTCOME, follower=follower)
-        if reply.answer == "ok" or (reply.answer == "done" and _is_canceled(reply.value)):
+        reply = await self.job_table.cancel(job_id, caller, CANCELED_OUTCOME, follower=follower)
+        if reply.answer == "ok" or (reply.answer == "done" and is_canceled(reply.value)):
             return
         if reply.answer in NOT_CANCELABLE:
             raise TaskNotCancelable(NOT_CANCELABLE[reply.answer])
@@ -241,7 +219,7 @@ class JobSharing:
                 raise
             finally:
                 if job.is_unread and job.run is run:
-                    is_elsewhere = is_published and not job.is_local_only
+                    is_elsewhere = is_published and not job.is_only_here
                     (self.registry.drop if is_elsewhere else self.registry.retain_or_drop)(job)
                 elif is_own:
                     self.job_table.track(job)
@@ -264,12 +242,13 @@ class JobSharing:
         if not job.is_unread:
             # A retry has started the job once more meanwhile, so there is no outcome yet.
             return False
-        if not is_here and (job.run.result is not None or job.is_local_only):
+        if not is_here and job.needs_spool:
             # The registry did not keep its images for as long as Redis was down.
             self.job_table.untrack(job)
             return True
         try:
-            outcome = await dump_outcome(job, self.store)
+            outcome, is_whole = await dump_outcome(job, self.store)
+            job.is_only_here = not is_whole
             is_published = await self.job_table.publish_result(job, outcome, briefly=briefly)
         except ApiError as error:
             log.warning("job_sharing_failed", job=job.id, error=error.detail or error.message)
@@ -298,155 +277,5 @@ class JobSharing:
 class RemoteJob:
     """A job of another replica: its outcome, None while it is in flight, and seconds for which it will be known."""
 
-    outcome: "JobOutcome | None"
+    outcome: JobOutcome | None
     seconds_left: float
-
-
-@dataclass(frozen=True, slots=True)
-class JobOutcome:
-    """A finished job of another replica: a result, or an error.
-
-    `can_retry_free`: a further run with the `paid_replies` costs nothing more, without the `spent_questions`.
-    """
-
-    request: ImagesRequest
-    result: GenerationResult | None = None
-    error: ApiError | None = None
-    paid_replies: tuple[ChatReply, ...] = ()
-    spent_questions: tuple[ApiError, ...] = ()
-    can_retry_free: bool = False
-
-    async def emit(self, emit: Emit) -> None:
-        """Emit the result as a run brings it. Raises the error."""
-        if self.result is None:
-            raise self.error or ApiError()
-        emit(self.result)
-
-
-async def dump_outcome(job: Job, store: ImageStore) -> bytes:
-    """Serialize a finished job; its images go into the store. Raises `ImageUnavailable` where one cannot be stored."""
-    result = job.run.result
-    document: dict[str, Any] = {"request": _dump_request(job.request, job.run.telemetry.ignored_of(job.request))}
-    if result is not None:
-        images = [await _dump_image(image, store) for image in result.images]
-        document["result"] = {
-            "images": images,
-            "usage": astuple(result.usage),
-            "failed": result.failed,
-            "created": result.created,
-        }
-    else:
-        error = job.run.error or ApiError()
-        document["error"] = _dump_error(error)
-        document["spent"] = [_dump_error(each) for each in job.spent_questions]
-        document["replies"] = [reply.raw for reply in job.paid_replies]
-        document["can_retry_free"] = job.can_retry_free and not job.is_local_only
-    return orjson.dumps(document)
-
-
-def _dump_request(request: ImagesRequest, ignored: Sequence[str] = ()) -> dict[str, Any]:
-    fields = {name: getattr(request, name) for name in _REQUEST_FIELDS} | {"ignored": ignored}
-    return {**fields, "operation": request.operation, "size": request.size_text}
-
-
-def _is_canceled(outcome: bytes) -> bool:
-    error: dict[str, Any] = orjson.loads(outcome).get("error", {})
-    return error.get("class") == TaskCanceled.__name__
-
-
-async def _dump_image(image: OutputImage, store: ImageStore) -> dict[str, Any]:
-    measured = {"info": image.info, "received": image.received}
-    fields: dict[str, Any] = {name: getattr(image, name) for name in _IMAGE_FIELDS}
-    fields |= {name: info and astuple(info) for name, info in measured.items()}
-    if image.source is None and not isinstance(image.url, Base64String):
-        return fields | {"url": image.url}
-    name = image.stored or await store.put(*measured_blob(image))
-    return fields | {"name": name, "prefix": image.url.prefix if isinstance(image.url, Base64String) else None}
-
-
-def measured_blob(image: OutputImage) -> tuple[Blob, ImageInfo]:
-    """Return the bytes of an image that is not only a link, and what they say about it."""
-    source = image.delivered_source
-    if not isinstance(source, Blob) or image.info is None:
-        raise TypeError("an image of a result is a measured blob")
-    return source, image.info
-
-
-async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutcome:
-    """Restore an outcome, its images into the spool. Raises `ImageUnavailable` for one that is not in the store."""
-    document = orjson.loads(data)
-    fields = document["request"]
-    request = ImagesRequest(
-        operation=Operation(fields.pop("operation")),
-        prompt="",
-        size=parse_pixels(fields.pop("size")),
-        size_mode=SizeMode(fields.pop("size_mode", SizeMode.NATIVE)),
-        **fields | {"ignored": tuple(fields["ignored"])},
-    )
-    if (result := document.get("result")) is not None:
-        images = [await _load_image(image, store, spool) for image in result["images"]]
-        return JobOutcome(
-            request, GenerationResult(tuple(images), Usage(*result["usage"]), result["failed"], result["created"])
-        )
-    error = _load_error(document["error"])
-    if not document["can_retry_free"]:
-        return JobOutcome(request, error=error)
-    return JobOutcome(
-        request,
-        error=error,
-        paid_replies=tuple(read_reply(raw.encode()) for raw in document["replies"]),
-        spent_questions=tuple(_load_error(each) for each in document["spent"]),
-        can_retry_free=True,
-    )
-
-
-async def _load_image(fields: dict[str, Any], store: ImageStore, spool: Spool) -> OutputImage:
-    info, received = (ImageInfo(*fields[name]) if fields.get(name) else None for name in ("info", "received"))
-    credentials, ignored = fields.get("credentials"), tuple(fields.get("ignored", ()))
-    image = OutputImage(fields["form"], info=info, received=received, credentials=credentials, ignored=ignored)
-    if "url" in fields:
-        return replace(image, url=fields["url"])
-    blob = await _load_blob(fields["name"], store, spool)
-    if fields["prefix"] is None:
-        return replace(image, source=blob, info=read_info(blob.read_at), stored=fields["name"])
-    return replace(image, url=Base64String(blob, fields["prefix"]), stored=fields["name"])
-
-
-async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:
-    stored = await store.get(name)
-    if stored is None:
-        raise ImageUnavailable(_NOT_SHARED, detail="LIMNER_IMAGE_STORE: not there; do all replicas share it?")
-    blob = spool.new_blob()
-    await copy_stored(stored, blob)
-    return blob
-
-
-def _dump_error(error: ApiError) -> dict[str, Any]:
-    safety = None if error.retry_safety is None else error.retry_safety.name
-    return {"class": type(error).__name__, "headers": error.headers, "retry_safety": safety, **error.body}
-
-
-def _load_error(fields: dict[str, Any]) -> ApiError:
-    """Restore an error of the class that it had."""
-    classes = {each.__name__: each for each in _subclasses(ApiError)}
-    error_class = classes.get(fields["class"], ApiError)
-    error, extra = error_class.__new__(error_class), fields["error"]
-    standard = {name: extra.pop(name) for name in ("param", "code", "type")}
-    ApiError.__init__(error, extra.pop("message"), extra=extra, headers=fields["headers"], **standard)
-    error.retry_safety = None if fields["retry_safety"] is None else RetrySafety[fields["retry_safety"]]
-    return error
-
-
-def _subclasses(error_class: type[ApiError]) -> Iterator[type[ApiError]]:
-    yield error_class
-    for child in error_class.__subclasses__():
-        yield from _subclasses(child)
-
-
-#: In place of a request that this replica has never seen.
-_NO_REQUEST = ImagesRequest(operation=Operation.GENERATION, prompt="")
-
-#: The outcome of a job that its client has cancelled. Nothing runs it again.
-_CANCELED_OUTCOME = orjson.dumps(
-    {"request": _dump_request(_NO_REQUEST), "error": _dump_error(TaskCanceled()), "can_retry_free": False}
-)

@@ -10,8 +10,8 @@ from app.errors import ApiError, ImageUnavailable
 from app.images.blob import Spool
 from app.images.store import ImageStore
 from app.jobs.job import Job
+from app.jobs.outcome import measured_blob
 from app.jobs.service import ImageService, JobReader
-from app.jobs.sharing import measured_blob
 from app.observability.logging import log
 from app.protocol.image_response import OutputImage, images_json
 from app.protocol.image_task import completed_task, failed_task, job_id_of, processing_task

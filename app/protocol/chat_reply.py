@@ -1,6 +1,5 @@
 """What a chat has replied: its messages, how it ended, and what is known of it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -14,8 +13,6 @@ from app.protocol.values import value_class
 
 #: Bytes of a body that are kept for the log.
 MAX_RAW = 16 * 1024
-#: What may begin a path without a host, which only whoever knows the upstream can read.
-_PATHS = re.compile(r"\]\(\s*<?/[^/]|[\"'=]/[^/]")
 
 
 @value_class
@@ -56,15 +53,6 @@ class ChatReply:
     is_doubtful: bool = False
     upstream_origin: str = ""
     attempt: AttemptRecord | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def is_reproducible(self) -> bool:
-        """Whether `raw` is all that arrived, so that parsing it gives the same reply again."""
-        # Bytes, not characters: text in most languages other than English has more bytes than characters.
-        is_read_whole = self.complete and not self.is_doubtful and not self.spooled_images
-        if self.upstream_origin and _PATHS.search(self.raw):
-            return False
-        return is_read_whole and len(self.raw.encode()) < MAX_RAW
 
     def without_text(self) -> "ChatReply":
         """Return what remains to be known of a reply whose images have been taken out."""

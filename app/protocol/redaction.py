@@ -29,6 +29,13 @@ _LEAST_SENTENCE = 16
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
+def redact_literally(text: str, secrets: Collection[str]) -> str:
+    """Replace the given secrets by `[key]`, and nothing else."""
+    for secret in secrets:
+        text = text.replace(secret, "[key]")
+    return text
+
+
 def redact_keys(text: str, secrets: Collection[str] = ()) -> str:
     """Replace API keys by `[key]`: the given `secrets` literally, and whatever looks like a key."""
     return _replace(text, secrets, KEY_PATTERNS)
@@ -59,14 +66,11 @@ def loggable_text(text: str, secrets: Collection[str] = ()) -> str:
 def _replace_in_short(text: str, secrets: Collection[str], patterns: _Patterns) -> str:
     # Secrets are replaced before the text is cut, because half a secret would not be found. The patterns
     # see only what is kept.
-    for secret in secrets:
-        text = text.replace(secret, "[key]")
-    return _replace(text[:MAX_LOGGED], (), patterns)
+    return _replace(redact_literally(text, secrets)[:MAX_LOGGED], (), patterns)
 
 
 def _replace(text: str, secrets: Collection[str], patterns: _Patterns) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "[key]")
+    text = redact_literally(text, secrets)
     for pattern, placeholder in patterns:
         text = pattern.sub(placeholder, text)
     return text

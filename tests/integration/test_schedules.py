@@ -73,6 +73,9 @@ MENDED = {
     1_000_109_166: "A request joined an outcome whose job was still here, and its lease hid the job from its next repeat.",
     1_000_108_036: "Both receipts of a client were lost, which had joined the job of another client: that is allowed.",
     2_000_060_818: "A question that had failed at no cost was asked once more by a repeat after a failure: that is allowed.",
+    2_656_858_097: "A repeat joined a failure that its replica had dropped, and was told that its image was lost.",
+    2_656_895_480: "One of two paid replies was cut, and no other replica could deliver the image of the other.",
+    2_656_951_280: "A replica stopped with two paid replies, and the others repeated its error.",
     616_807: "A repeat followed a job again that its owner had forgotten meanwhile, and was told that it was lost.",
 }
 

@@ -56,10 +56,3 @@ def test_a_path_is_a_guess_at_the_origin_of_the_upstream(case: Case) -> None:
 def test_a_path_is_nothing_where_the_upstream_is_unknown(case: Case) -> None:
     guesses = find_guesses(read(case.message, "").reply(ended=True))
     assert all("://" in guess.url for guess in guesses)
-
-
-def test_a_reply_with_paths_is_read_again_only_by_who_knows_its_upstream() -> None:
-    assert not read("![x](/files/a.png)").reply(ended=True).is_reproducible
-    assert not read({"image": "/o/x7"}).reply(ended=True).is_reproducible
-    assert read("![x](/files/a.png)", "").reply(ended=True).is_reproducible
-    assert read(f"![x]({URL})").reply(ended=True).is_reproducible

@@ -12,8 +12,8 @@ from app.images.memory import MemoryStore
 from app.images.store import StoreConfig
 from app.jobs.job import Job, JobKey
 from app.jobs.job_run import JobRun
+from app.jobs.outcome import JobOutcome, dump_outcome, load_outcome
 from app.jobs.pipeline_interface import Emit, GenerationResult, Item
-from app.jobs.sharing import JobOutcome, dump_outcome, load_outcome
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo
 from app.protocol.image_request import ImagesRequest
@@ -24,7 +24,7 @@ from app.protocol.reply_parser import read_reply
 from app.protocol.size_fit import SizeMode
 from app.protocol.sizes import Size
 from app.protocol.usage import Usage
-from tests.support.sample_images import as_blob, as_bytes, gradient, saved
+from tests.support.sample_images import as_blob, as_bytes, gradient, noise, saved
 
 PNG = saved(gradient("RGB", (16, 16)), "PNG")
 INFO = ImageInfo("image/png", 16, 16, alpha=False)
@@ -65,12 +65,13 @@ async def run_job(
     return Job("req_1", JobKey("me", "fox"), REQUEST, Spool(), run, paid_replies=list(replies))
 
 
-def share(*, lose_images: bool = False, **ending: Any) -> tuple[JobOutcome, bytes, Spool]:
+def share(*, lose_images: bool = False, is_only_here: bool = False, **ending: Any) -> tuple[JobOutcome, bytes, Spool]:
     """Write the outcome of a job and read it. Returns it with the bytes that were written and the reader's spool."""
 
     async def scene() -> tuple[JobOutcome, bytes, Spool]:
-        store, spool = MemoryStore(StoreConfig("memory:", 60)), Spool()
-        data = await dump_outcome(await run_job(**ending), store)
+        store, spool = MemoryStore(StoreConfig("memory:", 60, max_bytes=100_000)), Spool()
+        data, is_whole = await dump_outcome(await run_job(**ending), store)
+        assert is_whole is not is_only_here
         if lose_images:
             store.close()
         return await load_outcome(data, store, spool), data, spool
@@ -167,9 +168,25 @@ def test_a_job_that_cost_nothing_can_be_run_again() -> None:
     assert outcome.paid_replies == ()
 
 
-@pytest.mark.parametrize("reply", [replace(read_reply(REPLY), raw="x" * 16 * 1024), replace(read_reply(REPLY), complete=False), replace(read_reply(REPLY), spooled_images={"data:": as_blob(PNG)})], ids=["longer than what is kept", "cut", "with images of its own"])  # fmt: skip
-def test_a_job_whose_reply_cannot_be_written_is_not_run_by_another_replica(reply: ChatReply) -> None:
-    outcome, _, _ = share(error=ImageUnavailable("404"), replies=(read_reply(REPLY), reply))
+def test_an_image_that_came_with_a_paid_reply_arrives_with_it() -> None:
+    reply = replace(read_reply(REPLY), spooled_images={"data:1": as_blob(PNG)})
+    outcome, data, spool = share(error=ImageUnavailable("404"), replies=(read_reply(REPLY), reply))
+    assert outcome.can_retry_free
+    assert content(outcome.paid_replies[1].spooled_images["data:1"]) == PNG
+    assert spool.size == len(PNG)
+    assert len(data) < 2000
+
+
+UNWRITABLE = [
+    ("longer than what is shared", replace(read_reply(REPLY), size=2**21)),
+    ("with base64 that is no image", replace(read_reply(REPLY), spooled_images={"data:1": as_blob(b"no image")})),
+    ("with an image that does not fit into the store", replace(read_reply(REPLY), spooled_images={"data:1": as_blob(saved(noise((300, 300)), "PNG"))})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "reply"), UNWRITABLE, ids=[row[0] for row in UNWRITABLE])
+def test_a_job_whose_reply_cannot_be_written_is_not_run_by_another_replica(name: str, reply: ChatReply) -> None:
+    outcome, _, _ = share(error=ImageUnavailable("404"), replies=(read_reply(REPLY), reply), is_only_here=True)
     assert (outcome.can_retry_free, outcome.paid_replies) == (False, ())
 
 

@@ -195,6 +195,20 @@ def test_an_idempotency_key_with_another_body_is_rejected() -> None:
     asyncio.run(play())
 
 
+def test_a_job_that_was_dropped_is_not_kept_again() -> None:
+    """It would be in the way of all others that have to make room, for ever."""
+
+    async def play() -> None:
+        desk = Desk(max_retained=1)
+        dropped = await desk.run(ME)
+        desk.registry.drop(dropped)
+        desk.registry.retain_or_drop(dropped)
+        assert [(await desk.run(ME)).id for _ in range(3)] == ["req_2", "req_3", "req_4"]
+        assert desk.registry.unread(ME) == ["req_4"]
+
+    asyncio.run(play())
+
+
 @pytest.mark.parametrize(("limits", "kept"), [({"max_retained": 2}, [False, True, True]), ({"max_retained_bytes": 25}, [False, True, True]), ({"max_retained": 0}, [False] * 3)])  # fmt: skip
 def test_retained_jobs_are_limited_and_the_oldest_is_dropped_first(limits: dict[str, int], kept: list[bool]) -> None:
     async def play() -> list[bool]:

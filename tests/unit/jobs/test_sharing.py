@@ -22,9 +22,10 @@ from app.images.memory import MemoryStore
 from app.images.store import StoreConfig, store_failed
 from app.jobs.job import Job, JobKey
 from app.jobs.job_run import JobRun
+from app.jobs.outcome import dump_outcome
 from app.jobs.pipeline_interface import Emit, GenerationResult
 from app.jobs.registry import JobRegistry
-from app.jobs.sharing import JobSharing, dump_outcome
+from app.jobs.sharing import JobSharing
 from app.protocol.chat_reply import ChatReply
 from app.protocol.image_format import ImageInfo, read_info
 from app.protocol.image_response import OutputImage
@@ -428,12 +429,14 @@ def test_a_delivered_job_that_was_dropped_cannot_be_published_later() -> None:
 
 
 SPOOLED_REPLY = replace(read_reply(REPLY), spooled_images={"data:": Blob()})
+LARGE_REPLY = replace(read_reply(REPLY), size=2**21)
 
 DROPPED: list[tuple[str, ApiError, list[ChatReply], bool]] = [
     ("a run that was called off", ServiceUnavailable("called off"), [], True),
     ("a reply without an image", NoImageInReply("I cannot draw today."), [read_reply(REPLY)], True),
     ("a download that every replica can repeat", ImageUnavailable("404"), [read_reply(REPLY)], True),
     ("an image that came with the reply, and is lost", ImageUnavailable("no room"), [SPOOLED_REPLY], False),
+    ("a reply that is too large to be shared", ImageUnavailable("no room"), [LARGE_REPLY], True),
 ]
 
 
@@ -552,7 +555,7 @@ def outcome_of(error: ApiError | None = None, *, paid: bool = True) -> bytes:
         job.run.was_submitted = paid
         job.paid_replies += [read_reply(REPLY)] * paid
         await job.run.wait_done()
-        return await dump_outcome(job, scene.store)
+        return (await dump_outcome(job, scene.store))[0]
 
     return asyncio.run(write())
 
@@ -779,7 +782,7 @@ def test_no_disconnect_calls_off_a_redelivery_that_is_being_taken_over() -> None
         await lost.run.wait_done()
         lost.paid_replies.append(read_reply(REPLY))
         lost.is_remote = False
-        scene.table.outcome = await dump_outcome(lost, scene.store)
+        scene.table.outcome, _ = await dump_outcome(lost, scene.store)
         job = Job("req_2", ME, REQUEST, Spool(), JobRun(readers=1), is_remote=True)
         may_have_cost: list[bool] = []
         scene.table.meanwhile = lambda: may_have_cost.append(job.may_have_cost)

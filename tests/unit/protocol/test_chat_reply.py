@@ -1,6 +1,6 @@
 """Bodies of chat upstreams, whole or in chunks, valid or not."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 
 import orjson
@@ -248,12 +248,6 @@ def test_the_first_bytes_are_kept_for_the_log() -> None:
 
 def test_the_representation_of_a_reply_shows_no_secret() -> None:
     assert "sk-secret" not in repr(ChatReply(secrets=("sk-secret",)))
-
-
-def test_a_reply_is_reproducible_if_its_raw_text_is_all_of_it() -> None:
-    assert read_reply(WHOLE).is_reproducible
-    assert not replace(read_reply(WHOLE), complete=False).is_reproducible
-    assert not read_reply(WHOLE + b" " * 16 * 1024).is_reproducible
 
 
 @dataclass(frozen=True)

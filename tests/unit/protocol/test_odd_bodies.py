@@ -55,7 +55,6 @@ def test_a_body_that_is_an_image_goes_into_a_sink(size: int) -> None:
     ((url, sink),) = reply.spooled_images.items()
     assert sink.read_at(0, 10_000) == PNG
     assert reply.messages[0]["parts"][0]["image_url"]["url"] == url
-    assert not reply.is_reproducible
 
 
 def test_an_image_is_whole_as_soon_as_its_end_has_come() -> None:
@@ -126,13 +125,6 @@ def test_a_whole_text_becomes_utf_8() -> None:
     assert in_utf8(b"a") == b"a"
 
 
-def test_a_reply_with_a_path_is_read_again_only_by_who_knows_its_upstream() -> None:
-    for content, is_reproducible in (("![x](/files/a.png)", False), ("![x](https://h/a.png)", True)):
-        parser = ReplyParser(upstream_origin="https://h")
-        parser.feed(orjson.dumps({"choices": [{"message": {"content": content}}]}))
-        assert parser.reply(ended=True).is_reproducible is is_reproducible
-
-
 def test_a_whole_body_in_utf_16_keeps_its_images() -> None:
     parser = ReplyParser(MemorySink)
     url = f"data:image/png;base64,{pybase64.b64encode_as_string(PNG)}"
@@ -186,7 +178,6 @@ def test_a_text_is_kept_as_the_text_of_a_reply(case: Text, size: int) -> None:
     reply = parse(case.body.encode(), size)
     assert [message["content"] for message in reply.messages] == [case.body if case.text is None else case.text]
     assert (reply.is_doubtful, reply.complete) == (case.is_doubtful, True)
-    assert reply.is_reproducible is not case.is_doubtful
 
 
 PAGES = [
