@@ -112,7 +112,7 @@ def play(scene: Callable[[Replica, Replica], Awaitable[None]], server: RedisServ
     asyncio.run(run())
 
 
-async def finish_untold(job: Job) -> None:
+async def end_quietly(job: Job) -> None:
     """Let the run end and its reader leave, without any news to the table."""
     await job.run.wait_done()
     job.run.readers = 0
@@ -1138,7 +1138,7 @@ def test_a_failure_that_the_table_has_not_heard_of_is_joined_by_nobody_else(
         if is_awaited:
             assert await other.table.claim_or_join("req_2", RETRY, is_async=False) == "req_1"
             redis.zadd(f"{RECORD}:readers", {"req_2": 9e14})
-        await finish_untold(job)
+        await end_quietly(job)
         joined = await one.table.claim_or_join("req_3", RETRY, is_async=False, is_here=lambda _: False)
         assert joined == ("req_1" if is_awaited else None)
         assert redis.hget(RECORD, "owner") is None or is_awaited

@@ -13,7 +13,7 @@ from app.access.concurrency import FairSemaphore
 from app.api import images as image_endpoints
 from app.api.disconnects import DisconnectWatcher
 from app.errors import ImageUnavailable, RetrySafety, ServiceUnavailable, UpstreamError
-from app.jobs import retention
+from app.jobs import outcome, retention
 from app.jobs.job import Job, JobKey
 from app.jobs.job_run import JobRun
 from app.jobs.pipeline_interface import Emit
@@ -21,6 +21,7 @@ from app.jobs.pipeline_io import JobIO
 from app.jobs.registry import JobRegistry
 from app.jobs.service import _INTERRUPTED, ImageService, JobReader, Submission
 from app.jobs.sharing import JobSharing
+from app.protocol.stored_reply import dump_reply
 from app.state.job_table import JobTable
 from app.upstream import client as upstream_client
 from app.upstream import error_mapping
@@ -42,6 +43,7 @@ from tests.support.situations import (
     a_key_comes_with_two_questions,
     a_question_fails_while_redis_is_away,
     a_replica_dies_while_it_sends_the_result_of_another,
+    a_replica_dies_with_a_reply_that_was_cut,
     a_replica_drains_what_it_wrote_into_a_dead_connection,
     a_replica_is_paused_while_it_claims_under_a_key,
     a_replica_stops_while_it_downloads,
@@ -313,7 +315,8 @@ PLANTED_BUGS = (
     PlantedBug("Finished jobs are not handed over, so their results reach no other replica.", attribute(JobSharing, "on_unread", lambda *_: None), first=105),
     PlantedBug("The retry count of a client is not read, so its retry is another question.", attribute(image_endpoints, "is_client_retry", lambda _: False)),
     PlantedBug("A key may be used for another request, which gets the image of the first.", script(("elseif record.fingerprint ~= args.fields.fingerprint then", "elseif false then")), situation=a_key_comes_with_two_questions),
-    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {'awaited'} end\n  delete(args.id)", "delete(args.id)"))),
+    PlantedBug("An owner abandons a job that another replica waits for.", script(("if count_readers(args.id) > 0 then return {'awaited'} end\n  give_up(args.id)", "give_up(args.id)"))),
+    PlantedBug("A reply that was cut is not shared, so the image that it has named is lost with its replica.", attribute(outcome, "dump_reply", lambda reply: dump_reply(reply) if reply.complete else None), situation=a_replica_dies_with_a_reply_that_was_cut),
     PlantedBug("The loss of a job is not declared; another replica takes it over and pays again.", script(("if is_orphan(record) and record.submitted == '1' then\n    was_reported", "if false then\n    was_reported"), ("(is_orphan(record) and record.submitted == '0')", "is_orphan(record)"))),
     PlantedBug("The longest kept result is dropped first, whatever it cost.", attribute(retention.Retention, "superfluous", oldest_first), first=740),
     PlantedBug("A claim that comes once more is taken for another client's, so a repeat pays again.", script(("record = id and by + 0 == args.sequence and read(id)", "record = nil")), first=300),

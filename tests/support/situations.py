@@ -169,3 +169,12 @@ def a_question_fails_while_redis_is_away(plan: Plan, chance: Random) -> None:
     failure = next(each for each in BEHAVIORS if each.name == "503 after the work")
     plan.behaviors[plan.wishes[0].question] = [replace(failure, seconds=(4.0, 8.0))]
     plan.fail_closed = True
+
+
+def a_replica_dies_with_a_reply_that_was_cut(plan: Plan, chance: Random) -> None:
+    """Let it die when its client knows that the image could not be downloaded."""
+    death = Fault("replica killed", 4.0 + 2 * chance.random(), 30.0, replica=plan.seed % 3)
+    _begin(plan, death, pauses=[9.0, 3.0, 3.0])
+    cut = next(each for each in BEHAVIORS if each.name == "a link, then cut")
+    plan.behaviors[plan.wishes[0].question] = [replace(cut, seconds=(0.1, 1.0))]
+    plan.failing_downloads[plan.wishes[0].question] = ["gone"]
