@@ -1128,7 +1128,7 @@ def test_a_job_that_ends_while_the_table_names_it_is_not_joined(server: RedisSer
 
 
 @pytest.mark.parametrize("is_awaited", [False, True], ids=["that nobody waits for", "that another replica waits for"])
-def test_no_other_request_joins_a_failure_that_the_table_has_not_heard_of(
+def test_no_other_request_joins_a_failure_that_the_table_does_not_know_yet(
     server: RedisServer, redis: Redis, is_awaited: bool
 ) -> None:
     """A request that joined it would wait for an owner that knows nothing of it, and be told that its image is lost."""
