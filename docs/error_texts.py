@@ -299,9 +299,10 @@ ERROR_TEXTS = (
     ErrorText(
         "question_lost",
         (JobLost,),
-        "The server that ran the job died, perhaps after paying. A client gets this error once, or "
-        "always under an `Idempotency-Key`.",
-        "Send the request again if it is worth another payment. Operator: find out why the server died.",
+        "The server that ran the job died, perhaps after paying, or had no room for the reply, on the disk and in "
+        "memory. A client gets this error once, or always under an `Idempotency-Key`.",
+        "Send the request again if it is worth another payment. Operator: find out why the server died, or give "
+        "`LIMNER_SPOOL_DIR` room.",
         costs="maybe",
     ),
     ErrorText(

@@ -26,6 +26,9 @@ MAX_IN_MEMORY = 256 * 1024
 #: Bytes that all blobs of a process may hold in memory, unless the operator sets another limit.
 DEFAULT_MEMORY = 64 * 2**20
 
+#: Bytes beyond that limit, for images that were paid for and for which the disk has no room: a few of the largest.
+RESCUE_MEMORY = 128 * 2**20
+
 #: Bytes that are read at a time for a checksum.
 _READ = 256 * 1024
 
@@ -41,9 +44,9 @@ class SpoolMemory:
     used: int = 0
     spare_files: SpareFiles = field(default_factory=SpareFiles)
 
-    def take(self, size: int) -> bool:
-        """Count `size` more bytes, if there is room for them. Return whether there is."""
-        if self.used + size > self.limit:
+    def take(self, size: int, *, is_rescue: bool = False) -> bool:
+        """Count `size` more bytes, if there is room for them. Return whether there is; for a rescue there is more."""
+        if self.used + size > self.limit + RESCUE_MEMORY * is_rescue:
             return False
         self.used += size
         SPOOL_MEMORY.inc(size)
@@ -67,6 +70,7 @@ class Blob:
         memory: SpoolMemory | None = None,
         *,
         with_checksum: bool = False,
+        is_paid: bool = False,
     ) -> None:
         """Create an empty blob.
 
@@ -77,6 +81,7 @@ class Blob:
                 that this one shares it with no other.
             with_checksum: Compute the checksum while bytes are written, since it will be needed. It takes as long as
                 all the rest of writing.
+            is_paid: Hold the bytes in memory where the disk has no room: they cannot be had a second time for free.
         """
         self.size = 0
         self._directory = directory
@@ -91,6 +96,7 @@ class Blob:
         self._left_over = 0
         #: How many other processes may still use the file, even when this blob is closed.
         self._loans = 0
+        self._is_paid, self._is_rescued = is_paid, False
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`.
@@ -101,11 +107,22 @@ class Blob:
         self.size += len(data)
         if self._checksum is not None:
             self._checksum = zlib.crc32(data, self._checksum)
-        if self._file is None and self.size <= self._in_memory and self._budget.take(len(data)):
+        if self._file is None and self._is_held(self.size) and self._budget.take(len(data), is_rescue=self._is_rescued):
             self._keep(data)
             return
         if self._file is not None:
             SPOOL_BYTES.inc(len(data))
+        try:
+            self._write_to_file(data)
+        except SpoolFull:
+            if not self._rescue(data):
+                raise
+
+    def _is_held(self, size: int) -> bool:
+        """Return whether `size` bytes belong into memory."""
+        return self._is_rescued or size <= self._in_memory
+
+    def _write_to_file(self, data: bytes | memoryview) -> None:
         file = self._open_file()
         try:
             self._write_all(file.fileno(), data)
@@ -114,6 +131,20 @@ class Blob:
             file.truncate()
             self._left_over = 0
             raise _refusal(error) from None
+
+    def _rescue(self, data: bytes | memoryview) -> bool:
+        """Move the bytes into memory, with `data`, which the disk has not taken. Return whether that was possible."""
+        written = self.size - len(data) if self._file is not None else 0
+        if not self._is_paid or not self._budget.take(written + len(data), is_rescue=True):
+            return False
+        self._is_rescued = True
+        if self._file is not None:
+            self._keep(os.pread(self._file.fileno(), written, 0))
+            self._file.close()
+            self._file = None
+            SPOOL_BYTES.dec(self.size)
+        self._keep(data)
+        return True
 
     def _keep(self, data: bytes | memoryview) -> None:
         """Hold bytes in memory that the budget has room for: as they came, which copies nothing."""
@@ -276,8 +307,8 @@ class Spool:
         """The bytes of all blobs."""
         return sum(blob.size for blob in self._blobs)
 
-    def new_blob(self, *, with_checksum: bool = False) -> Blob:
-        return self.add(Blob(self._directory, memory=self._memory, with_checksum=with_checksum))
+    def new_blob(self, *, with_checksum: bool = False, is_paid: bool = False) -> Blob:
+        return self.add(Blob(self._directory, memory=self._memory, with_checksum=with_checksum, is_paid=is_paid))
 
     def add(self, blob: Blob) -> Blob:
         """Take ownership of `blob` and return it."""

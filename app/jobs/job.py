@@ -104,8 +104,8 @@ class Job:
         return self.spool.size + sum(reply.size for reply in self.paid_replies)
 
     def drop_unneeded(self) -> None:
-        """Drop the input images and the text of the replies of a run that has succeeded: only redelivery needs them."""
-        if self.run.is_done and self.run.error is None:
+        """Drop the input images and the text of the replies of a run that has ended: only redelivery needs them."""
+        if self.run.is_done and not self.needs_redelivery:
             self.paid_replies[:] = [reply.without_text() for reply in self.paid_replies]
             drafts = [item.image for item in self.run.items if isinstance(item, PartialImage)]
             images = [*drafts, *(() if self.run.result is None else self.run.result.images)]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
-from app.errors import ApiError, ImageUnavailable, JobLost, RetrySafety
+from app.errors import ApiError, ImageUnavailable, JobLost, RetrySafety, SpoolFull
 from app.extraction.partial import progress_line
 from app.images.blob import Blob, SpoolMemory
 from app.images.fetch import NO_KEYS, Fetcher
@@ -34,6 +34,11 @@ from app.upstream.pool import UpstreamPool
 
 #: Seconds between two looks at what an upstream says of its progress: each look reads the whole reply.
 _PROGRESS_INTERVAL = 0.5
+
+_NO_ROOM_FOR_REPLY = (
+    "The upstream has answered, but this server has no room left for the image, neither on its disk nor in its memory. "
+    "Asked again, it is paid for again."
+)
 
 #: The origins of upstreams, of which there are few.
 _origin_of_upstream = lru_cache(256)(origin_of)
@@ -122,6 +127,10 @@ class JobIO:
             with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
                 request = self._request(question, sent, step, take)
                 await self.backends.pool.request(request, question.request.model, self.upstream)
+        except SpoolFull as full:
+            error = _reply_lost(full) if sent.unsettled else full
+            self._note_failure(sent, error)
+            raise error from None
         except BaseException as failure:  # reason: noted, and raised again
             self._note_failure(sent, failure)
             raise
@@ -132,7 +141,7 @@ class JobIO:
     def _note_failure(self, sent: SentQuestion, failure: BaseException) -> None:
         """Note why a question has brought no reply, or only a part of one."""
         self._run.question_errors.append(failure)
-        if isinstance(failure, ApiError):
+        if isinstance(failure, ApiError) and not isinstance(failure, JobLost):
             if sent.unsettled and failure.retry_safety is RetrySafety.FUTILE:
                 sent.mark_free()
         elif sent.reply is not None and not sent.reply.complete:
@@ -152,7 +161,7 @@ class JobIO:
             question,
             self.token,
             {"x-request-id": self.job.id, **step.headers},
-            self.job.spool.new_blob,
+            partial(self.job.spool.new_blob, is_paid=True),
             partial(self._before_send, sent),
             sent.mark_free,
             self._note_attempt,
@@ -353,6 +362,11 @@ class JobIO:
     def _adopt(self, made: Blob, given: ByteSink) -> Blob:
         """Let the job's spool close a new blob; the given one is in it already."""
         return made if made is given else self.job.spool.add(made)
+
+
+def _reply_lost(full: SpoolFull) -> JobLost:
+    """Return the error for a reply that was paid for and cannot be held: no invitation to retry, which pays again."""
+    return JobLost(_NO_ROOM_FOR_REPLY, detail=full.detail)
 
 
 def _blob(image: ByteSink) -> Blob:

@@ -139,7 +139,9 @@ _turns = _gauge(
 _TURNS_USED, _TURNS_WAITING = _turns.labels("used"), _turns.labels("waiting")
 _TURNS_LIMIT = _gauge("limner_turns_limit", "Upstream requests that may be in flight at once.")
 SPOOL_BYTES = _gauge("limner_spool_bytes", "Bytes in temporary image files, with up to 64 MiB of spare ones.")
-SPOOL_MEMORY = _gauge("limner_spool_memory_bytes", "Bytes of images in memory, of at most LIMNER_SPOOL_MEMORY.")
+SPOOL_MEMORY = _gauge(
+    "limner_spool_memory_bytes", "Bytes of images in memory: at most LIMNER_SPOOL_MEMORY, 128 MiB more on a full disk."
+)
 
 # The maximum over the workers: one worker with an open circuit is worth an alert.
 _CIRCUITS = Gauge(

@@ -14,8 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import SpoolFull
+from app.images import blob as blob_module
 from app.images.blob import DEFAULT_MEMORY, MAX_IN_MEMORY, Blob, Spool, SpoolMemory
 from app.observability.metrics import REGISTRY
+
+
+def spooled() -> float:
+    return REGISTRY.get_sample_value("limner_spool_bytes") or 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,62 @@ def test_a_full_disk_is_an_error_that_clients_retry(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("in_memory", [0, 2, 12], ids=["in a file", "in memory, then in a file", "in memory at first"])
+@pytest.mark.parametrize("error", FULL, ids=lambda error: error.name)
+def test_what_was_paid_for_is_held_in_memory_where_the_disk_has_no_room(
+    error: DiskError, in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, before = SpoolMemory(16), spooled()
+    with Blob(tmp_path, in_memory, memory, is_paid=True) as blob:
+        write(blob, b"01")
+        monkeypatch.setattr(os, "write", full_disk(error.number, error.after))
+        write(blob, b"23456789", b"ab")
+        blob.write(memoryview(b"cdefgh" * 9))
+        assert (blob.read_at(0, 99), blob.size) == (b"0123456789ab" + b"cdefgh" * 9, 66)
+        assert b"".join(blob.chunks(7)) == blob.read_at(0, 99)
+        assert (blob.file_descriptor, memory.used, spooled() - before) == (None, 66, 0)
+    assert (memory.used, spooled() - before, list(tmp_path.iterdir())) == (0, 0, [])
+
+
+def test_what_was_paid_for_is_written_to_the_disk_as_long_as_it_has_room(tmp_path: Path) -> None:
+    memory = SpoolMemory(4)
+    with write(Blob(tmp_path, memory=memory, is_paid=True), b"0123", b"4567") as blob:
+        assert (blob.file_descriptor is not None, memory.used) == (True, 0)
+
+
+def test_no_more_is_held_than_there_is_memory_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, before = SpoolMemory(4), spooled()
+    monkeypatch.setattr(blob_module, "RESCUE_MEMORY", 8)
+    paid, other = Blob(tmp_path, 2, memory, is_paid=True), Blob(tmp_path, 2, memory)
+    with paid, other:
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", full_disk(errno.ENOSPC, 0))
+            write(paid, b"0123456789ab")
+            for blob in (paid, other):
+                with pytest.raises(SpoolFull):
+                    blob.write(b"c")
+            assert (paid.read_at(0, 99), memory.used) == (b"0123456789ab", 12)
+        # The disk has room again, so the bytes go there, and other images get the memory.
+        paid = write(Blob(tmp_path, 2, memory, is_paid=True), b"de", b"f")
+        assert (paid.read_at(0, 99), paid.file_descriptor is not None) == (b"def", True)
+        paid.close()
+    assert (memory.used, spooled() - before) == (0, 0)
+
+
+def test_what_is_held_in_memory_moves_to_the_disk_once_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = SpoolMemory(0)
+    with Blob(tmp_path, memory=memory, is_paid=True) as blob:
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", full_disk(errno.ENOSPC, 3))
+            write(blob, b"a paid ", b"image")
+        assert os.pread(blob.lend_file(), 99, 0) == b"a paid image"
+        assert (blob.read_at(2, 4), memory.used) == (b"paid", 0)
+        write(blob, b"!")
+        assert (blob.read_at(0, 99), memory.used) == (b"a paid image!", 0)
+
+
 def test_a_folder_without_room_for_another_file_is_a_full_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -320,9 +381,6 @@ def test_bytes_in_memory_are_counted_until_the_blob_is_closed() -> None:
 
 
 def test_bytes_in_files_are_counted_until_the_blob_is_closed() -> None:
-    def spooled() -> float:
-        return REGISTRY.get_sample_value("limner_spool_bytes") or 0.0
-
     before = spooled()
     small, large = write(Blob(in_memory=8), b"12345678"), write(Blob(in_memory=8), b"1234", b"56789", b"abc")
     assert spooled() - before == 12

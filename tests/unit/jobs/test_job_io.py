@@ -96,7 +96,8 @@ QUESTIONS: list[tuple[str, tuple[Any, ...], list[ChatReply], Callable[[list[ApiE
     ("failures that cost nothing, and then one that may have", ("free", UNSAFE), [], lambda spent: spent == [UNSAFE], True),
     ("a failure that cost nothing, and that no other attempt can mend", (FUTILE,), [], lambda spent: not spent, False),
     ("a reply that broke off", (HALF, UNSAFE), [HALF], lambda spent: not spent, True),
-    ("no room for the reply", (FULL,), [], lambda spent: spent == [FULL], True),
+    ("no room for the reply", (FULL,), [], lambda spent: isinstance(spent[0], JobLost), True),
+    ("no room for the rest of a reply", (HALF, FULL), [], lambda spent: isinstance(spent[0], JobLost), True),
     ("a bug in the middle of a reply", (HALF, BUG), [], lambda spent: isinstance(spent[0], JobLost), True),
     ("the end of this server in the middle of a reply", (HALF, asyncio.CancelledError()), [], lambda spent: isinstance(spent[0], JobLost), True),
     ("the end of this server after a reply", (PAID_REPLY, asyncio.CancelledError()), [PAID_REPLY], lambda spent: not spent, True),
@@ -142,7 +143,20 @@ def test_a_further_run_asks_only_the_questions_that_surely_cost_nothing() -> Non
     asyncio.run(play())
 
 
-def test_a_question_that_was_never_sent_leaves_nothing_behind() -> None:
+def test_a_reply_for_which_there_was_no_room_invites_no_retry() -> None:
+    job, io, _ = job_with(SpoolFull("full", detail="LIMNER_SPOOL_DIR: No space left on device"))
+    error = asyncio.run(ask(io))
+    assert isinstance(error, JobLost)
+    assert (error.status, error.headers, error.detail) == (
+        500,
+        {"x-should-retry": "false"},
+        "LIMNER_SPOOL_DIR: No space left on device",
+    )
+    job.spool.close()
+
+
+@pytest.mark.parametrize("error", [FUTILE, FULL])
+def test_a_question_that_was_never_sent_leaves_nothing_behind(error: ApiError) -> None:
     job, _, _ = job_with()
 
     class FullPool(ScriptedPool):
@@ -153,7 +167,7 @@ def test_a_question_that_was_never_sent_leaves_nothing_behind() -> None:
             assert isinstance(error, ApiError)
             raise error
 
-    assert asyncio.run(ask(io_of(job, FullPool(FUTILE)))) is FUTILE
+    assert asyncio.run(ask(io_of(job, FullPool(error)))) is error
     assert (job.spent_questions, job.run.may_have_cost) == ([], False)
     job.spool.close()
 

@@ -1,0 +1,105 @@
+"""A reply for which the disk has no room: its image was paid for, so it is delivered from memory, or no retry invited."""
+
+import asyncio
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.images import blob
+from app.protocol.data_url import image_data_url
+from tests.support import billing_upstream
+from tests.support.billing_upstream import BilledLimner, BillingUpstream, billed_limner
+from tests.support.sample_images import noise, saved
+
+IMAGE = saved(noise((700, 700)), "PNG")
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """`function`: what fails, of `module`; at its first `successes` calls it does not."""
+
+    name: str
+    module: Any
+    function: str
+    number: int
+    successes: int = 0
+
+
+SHORTAGES = [
+    Shortage("no file can be made", tempfile, "TemporaryFile", errno.ENOSPC),
+    Shortage("no descriptor is left for a file", tempfile, "TemporaryFile", errno.EMFILE),
+    Shortage("nothing can be written", os, "write", errno.ENOSPC),
+    Shortage("the disk becomes full within the image", os, "write", errno.ENOSPC, 1),
+    Shortage("the quota is used up within the image", os, "write", errno.EDQUOT, 2),
+]
+
+
+def failing(shortage: Shortage) -> Callable[..., Any]:
+    real, left = getattr(shortage.module, shortage.function), shortage.successes
+
+    def fail(*args: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(shortage.number, os.strerror(shortage.number))
+        return real(*args, **options)
+
+    return fail
+
+
+@pytest.fixture(autouse=True)
+def large_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(billing_upstream, "IMAGE", image_data_url(IMAGE))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda shortage: shortage.name)
+def test_an_image_for_which_the_disk_has_no_room_is_delivered(
+    shortage: Shortage, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = BillingUpstream()
+
+    async def play() -> tuple[httpx.Response, int]:
+        async with billed_limner(upstream, tmp_path, spool_memory="0") as limner:
+            with monkeypatch.context() as full:
+                full.setattr(shortage.module, shortage.function, failing(shortage))
+                return await limner.generate(stream=stream), limner.services.spool_memory.used
+
+    response, used = asyncio.run(play())
+    assert response.status_code == 200, response.text
+    assert image_data_url(IMAGE).partition(",")[2] in response.text
+    assert (len(upstream.bill), used) == (1, len(IMAGE))
+
+
+@pytest.mark.parametrize("key", [{}, {"idempotency-key": "k"}], ids=["without a key", "under a key"])
+def test_where_no_memory_is_left_either_no_retry_is_invited(
+    key: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = BillingUpstream()
+
+    async def ask(limner: BilledLimner) -> httpx.Response:
+        body = {"model": "gpt-image-2", "prompt": "a fox"}
+        return await limner.http.post("/v1/images/generations", json=body, headers=key)
+
+    async def play() -> list[httpx.Response]:
+        async with billed_limner(upstream, tmp_path, spool_memory="0") as limner:
+            with monkeypatch.context() as full:
+                full.setattr(blob, "RESCUE_MEMORY", len(IMAGE) - 1)
+                full.setattr(os, "write", failing(Shortage("", os, "write", errno.ENOSPC, 1)))
+                lost = await ask(limner)
+            assert limner.services.spool_memory.used == 0
+            return [lost, await ask(limner)]
+
+    lost, again = asyncio.run(play())
+    error = lost.json()["error"]
+    assert (lost.status_code, lost.headers["x-should-retry"], error["code"]) == (500, "false", "question_lost")
+    assert "Asked again, it is paid for again." in error["message"]
+    # The client has been told. Its next request without a key is its own decision; one under the key never pays twice.
+    assert (again.status_code, len(upstream.bill)) == ((500, 1) if key else (200, 2))
