@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ import pytest
 from PIL import Image
 
 from app.protocol.sse import comment
+from tests.support.node_clients import FOLDER, need_node_clients
 from tests.support.servers import RunningDemo, RunningLimner, run_demo, run_limner
 
-FOLDER = Path(__file__).parents[1] / "clients" / "node"
 KEY = "sk-client"
 
 #: Seconds that a client may be silent; none of these tasks takes more than one.
@@ -97,14 +96,6 @@ class Node:
         assert line, "the Node process has ended or was killed by the watchdog"
         message: dict[str, Any] = orjson.loads(line)
         return message
-
-
-def need_node_clients() -> None:
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    if not (FOLDER / "node_modules" / ".installed").exists():
-        pytest.skip("the Node clients are not installed: `make test` installs them")
 
 
 @pytest.fixture(scope="module")

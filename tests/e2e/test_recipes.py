@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.e2e.test_client_requests import CASES
-from tests.e2e.test_node_clients import FOLDER as NODE
-from tests.e2e.test_node_clients import need_node_clients
 from tests.support.markdown import LIMNER, Block
+from tests.support.node_clients import FOLDER as NODE
+from tests.support.node_clients import need_node_clients
 from tests.support.recipes import RECIPES, Recipe
 from tests.support.servers import RunningLimner, run_demo, run_limner
 

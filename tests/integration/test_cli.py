@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from app.cli.messages import PAGES
 from app.cli.paint import PaintOptions
 from app.config.settings import Settings
 from app.protocol.webhook_signature import derive_secret, write_secret
+from tests.support.command_line import limner
 from tests.support.raw_http import build_request, connect, send_request
 from tests.support.servers import run_demo
 
@@ -40,20 +39,6 @@ WHERE = {"LIMNER_UPSTREAM_BASE_URL": NOWHERE}
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LIMNER_IMAGE_STORE", f"disk://{tmp_path}/store")
     return tmp_path
-
-
-@contextmanager
-def limner(*arguments: str, folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `limner` in a process without the variables of the user who runs the tests."""
-    root = str(Path(__file__).parents[2])
-    own = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": root, "LIMNER_PORT": "0", **environment}
-    command = [sys.executable, "-m", "app", *arguments]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=own, cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def records(text: str) -> list[dict[str, Any]]:

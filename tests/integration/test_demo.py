@@ -16,7 +16,7 @@ from PIL import Image
 from app.cli import demo as demo_module
 from app.cli.demo import run_demo
 from app.cli.main import BROKEN_PIPE, main
-from tests.integration.test_cli import limner
+from tests.support.command_line import limner
 from tests.support.raw_http import build_request, send_request
 
 pytestmark = pytest.mark.usefixtures("default_log")

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from packaging.version import Version
 from app import __version__
 from app.config.settings import Settings
 from app.config.variables import known_variables
+from tests.support.metadata import PROJECT
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-c2pa.lock")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 

@@ -13,8 +13,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from app import __version__
-from tests.e2e.test_node_clients import FOLDER, need_node_clients
-from tests.repo.test_packaging import PROJECT
+from tests.support.metadata import PROJECT
+from tests.support.node_clients import FOLDER, need_node_clients
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}

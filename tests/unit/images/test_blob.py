@@ -4,10 +4,8 @@ import errno
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +15,7 @@ from app.errors import SpoolFull
 from app.images import blob as blob_module
 from app.images.blob import DEFAULT_MEMORY, MAX_IN_MEMORY, Blob, Spool, SpoolMemory
 from app.observability.metrics import REGISTRY
+from tests.support.blob_files import full_disk, watch_files, write
 
 
 def spooled() -> float:
@@ -41,12 +40,6 @@ CASES = [
 ]
 
 
-def write(blob: Blob, *chunks: bytes) -> Blob:
-    for chunk in chunks:
-        blob.write(chunk)
-    return blob
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_small_blobs_are_held_in_memory_and_large_ones_in_a_file(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,20 +50,6 @@ def test_small_blobs_are_held_in_memory_and_large_ones_in_a_file(
         assert opened == [tmp_path] * case.in_file
         assert (blob.size, blob.read_at(0, 1000)) == (len(whole), whole)
         assert b"".join(blob.chunks(3)) == whole
-
-
-def watch_files(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
-    """Return a list that gets the folder of every temporary file created from now on."""
-    opened: list[Path | None] = []
-    real = tempfile.TemporaryFile
-
-    def create(**options: Any) -> IO[bytes]:
-        opened.append(options["dir"])
-        file: IO[bytes] = real(**options)
-        return file
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", create)
-    return opened
 
 
 @pytest.mark.parametrize(
@@ -162,22 +141,6 @@ def test_a_partial_write_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
     with write(Blob(in_memory=2), b"ab", b"cdefghij", b"k") as blob:
         assert blob.read_at(0, 100) == b"abcdefghijk"
-
-
-def full_disk(number: int, after: int) -> Callable[[int, bytes], int]:
-    """Return a replacement of `os.write` that accepts `after` bytes and then fails with the error `number`."""
-    real = os.write
-    left = after
-
-    def write(descriptor: int, data: bytes) -> int:
-        nonlocal left
-        if left == 0:
-            raise OSError(number, os.strerror(number))
-        written = real(descriptor, bytes(data)[:left])
-        left -= written
-        return written
-
-    return write
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import pytest
 from app.errors import ImageUnavailable
 from app.images.fetch import Fetcher
 from app.images.ssrf import host_of, is_local_name, origin_of
+from tests.support.downloads import IMAGE, fetching, redirect, reply, serve
 from tests.support.manual_clock import run_with_manual_clock
-from tests.unit.images.test_fetch import IMAGE, fetching, redirect, reply, serve
 
 KEY = "Authorization: Bearer sk-up"
 

@@ -11,8 +11,8 @@ import pytest
 from app.errors import ImageUnavailable
 from app.images.download_proxy import read_proxy
 from tests.support.certificates import CERTIFICATE
+from tests.support.downloads import ATTEMPTS, IMAGE, fetching, redirect, reply, serve, server_tls
 from tests.support.proxy import run_proxy
-from tests.unit.images.test_fetch import ATTEMPTS, IMAGE, fetching, redirect, reply, serve, server_tls
 
 #: What name servers answer in a network that lets only a proxy out.
 UNKNOWN = OSError("no such name")

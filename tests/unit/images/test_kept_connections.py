@@ -12,9 +12,9 @@ from app.errors import ImageUnavailable
 from app.images.fetch import RETRY_DELAYS
 from app.images.guarded_http import KEEP_ALIVE, GuardedHttp
 from app.images.ssrf import parse_allow
+from tests.support.downloads import IMAGE, Download, chunked, fetching, redirect, reply
 from tests.support.manual_clock import run_with_manual_clock
 from tests.support.tcp_server import listen
-from tests.unit.images.test_fetch import IMAGE, Download, chunked, fetching, redirect, reply
 
 #: The server ends the connection in place of an answer, or after it.
 HANG_UP = b""

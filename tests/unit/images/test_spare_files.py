@@ -13,7 +13,7 @@ from app.errors import SpoolFull
 from app.images.blob import Blob, SpoolMemory
 from app.images.spare_files import MAX_SPARE_FILES, SpareFiles
 from app.observability.metrics import REGISTRY
-from tests.unit.images.test_blob import full_disk, watch_files, write
+from tests.support.blob_files import full_disk, watch_files, write
 
 
 @pytest.fixture
