@@ -121,6 +121,8 @@ async def _decompressed(body: PeekableBody, decompressor: Decompressor, max_byte
                 raise RequestTooLarge(f"Maximum content size limit ({max_bytes}) exceeded, decompressed.")
             yield chunk
             await asyncio.sleep(0)
+        # Not held while more is waited for.
+        del data, chunk
     if not decompressor.eof:
         raise _damaged("it ends too early")
 
@@ -152,3 +154,5 @@ async def _rewritten(body: PeekableBody, encoding: str) -> AsyncIterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     async for data in body:
         yield decoder.decode(data).encode()
+        # Not held while more is waited for.
+        del data

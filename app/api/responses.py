@@ -95,6 +95,8 @@ class SizedResponse(Response):
                 if not left:
                     break
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                # Freed once it is written: the next one gets the same memory.
+                del chunk
                 if not await self._end.has_room():
                     return
             else:
@@ -145,8 +147,16 @@ def coalesce(chunks: Iterable[bytes]) -> Iterable[bytes]:
     for chunk in chunks:
         held.append(chunk)
         size += len(chunk)
+        del chunk
         if size >= _MIN_CHUNK:
-            yield b"".join(held)
-            held, size = [], 0
+            size = 0
+            yield _take_all(held)
     if held:
-        yield b"".join(held)
+        yield _take_all(held)
+
+
+def _take_all(held: list[bytes]) -> bytes:
+    """Return what is held, and hold it no more."""
+    joined = b"".join(held)
+    held.clear()
+    return joined

@@ -287,6 +287,8 @@ class Fetcher:
                 if read_info(blob.read_at) is None:
                     return
                 is_guess = False
+            # Not held while the next one is waited for: 250 KiB for each download.
+            chunk = decoded = b""
         for decoded in _decode(decoder, None):
             collected.add(decoded)
         collected.flush()

@@ -36,8 +36,8 @@ from app.protocol.json_stream import ByteSource, base64_chunks
 _MIN_IMAGE = 64 * 1024
 #: Base64 up to this length is kept as it came, so that what is no image can be put back unchanged.
 _MAX_UNCHANGED = 96 * 1024
-#: Decoded bytes are written to the sink in portions of this size.
-_PORTION = 256 * 1024
+#: Decoded bytes are written to the sink in portions of at least this size. What is not written is held for each image.
+_PORTION = 64 * 1024
 
 #: A line with at least this many letters and no blank is not prose, so base64 continues there. Where the first line is
 #: shorter, all lines are.

@@ -25,10 +25,17 @@ def split_events(chunk: bytes, base64_size: Callable[[], int] = lambda: 0) -> It
         if size := base64_size():
             end = min(start + size, len(chunk))
         else:
-            match = _EVENT_END.search(chunk, start, start + _PIECE)
-            end = match.end() if match else min(start + _PIECE, len(chunk))
+            end = _event_end(chunk, start, min(start + _PIECE, len(chunk)))
         yield chunk[start:end]
         start = end
+
+
+def _event_end(chunk: bytes, start: int, end: int) -> int:
+    """Return where the first event ends, `end` if none does."""
+    # Line breaks are found first: in 16 KiB of base64, which has none, the pattern alone would take 66 µs.
+    breaks = [at for at in (chunk.find(b"\n", start, end), chunk.find(b"\r", start, end)) if at >= 0]
+    match = _EVENT_END.search(chunk, min(breaks), end) if breaks else None
+    return match.end() if match else end
 
 
 #: Bytes that may be searched after what looks like an image: so many, and so many times the reply.

@@ -76,6 +76,7 @@ class BodyReader:
                     if await take(chunk, False):
                         await _await_end(chunks)
                         return
+                data = chunk = b""  # Not held while the next one is waited for: 250 KiB for each reply.
                 idle_timeout = self.spec.idle_timeout
         for chunk in decoder.finish():
             self._check_size(decoded + len(chunk))

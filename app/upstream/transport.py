@@ -24,6 +24,9 @@ _KEEP_ALIVE = 4.0
 #: proxies with cookies, policies and traces exceed; the reply behind such a head is paid for all the same.
 _MAX_LINE, _MAX_HEADERS = 256 * 1024, 2000
 
+#: Bytes of a reply that are received ahead. With aiohttp's own limit it joins up to 750 KiB before they are read.
+_READ_AHEAD = 64 * 1024
+
 #: The end of a connection, for `poll`, which always tells of errors too. Only Linux knows the end of one direction.
 _ENDED = getattr(select, "POLLRDHUP", select.POLLHUP)
 
@@ -165,6 +168,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
+            read_bufsize=_READ_AHEAD,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
             max_headers=_MAX_HEADERS,

@@ -128,7 +128,7 @@ def test_bytes_are_written_to_the_sink_in_portions() -> None:
     data = body(f"![a](data:image/png;base64,{b64(png(NOISE * 8))})")
     for start in range(0, len(data), 4096):
         spooler.feed(data[start : start + 4096])
-    assert sinks[0].writes < 10
+    assert sinks[0].writes <= 1 + sinks[0].size // (64 * 1024)
 
 
 def test_discarded_base64_is_counted() -> None:
