@@ -5,7 +5,7 @@ replies are a part of it. Images go into the shared image store, and the outcome
 Reading an outcome restores the images into a spool, as if the job had run here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -42,13 +42,16 @@ _NOT_SHARED = "The image was made, but this server cannot find it any more."
 class JobOutcome:
     """A finished job of another replica: a result, or an error.
 
-    `can_retry_free`: a further run with the `paid_replies` costs nothing more, without the `spent_questions`.
+    Attributes:
+        stored_replies: The replies that were paid for, as they are written, where `can_retry_free`.
+        spent_questions: See `Job`.
+        can_retry_free: A further run with the paid replies, without the spent questions, costs nothing more.
     """
 
     request: ImagesRequest
     result: GenerationResult | None = None
     error: ApiError | None = None
-    paid_replies: tuple[ChatReply, ...] = ()
+    stored_replies: Sequence[Mapping[str, Any]] = ()
     spent_questions: tuple[ApiError, ...] = ()
     can_retry_free: bool = False
 
@@ -57,6 +60,14 @@ class JobOutcome:
         if self.result is None:
             raise self.error or ApiError()
         emit(self.result)
+
+    async def load_paid_replies(self, store: ImageStore, spool: Spool) -> list[ChatReply]:
+        """Read the replies, their images into the spool. Raises `ImageUnavailable` for one that is not in the store."""
+        replies = []
+        for reply in self.stored_replies:
+            images = {url: await _load_blob(name, store, spool) for url, name in reply["images"].items()}
+            replies.append(load_reply(reply["text"], images))
+        return replies
 
 
 async def dump_outcome(job: Job, store: ImageStore) -> tuple[bytes, bool]:
@@ -164,7 +175,7 @@ async def load_outcome(data: bytes, store: ImageStore, spool: Spool) -> JobOutco
     return JobOutcome(
         request,
         error=error,
-        paid_replies=tuple([await _load_reply(reply, store, spool) for reply in document["paid_replies"]]),
+        stored_replies=document["paid_replies"],
         spent_questions=tuple(_load_error(each) for each in document["spent"]),
         can_retry_free=True,
     )
@@ -180,11 +191,6 @@ async def _load_image(fields: dict[str, Any], store: ImageStore, spool: Spool) -
     if fields["prefix"] is None:
         return replace(image, source=blob, info=read_info(blob.read_at), stored=fields["name"])
     return replace(image, url=Base64String(blob, fields["prefix"]), stored=fields["name"])
-
-
-async def _load_reply(fields: dict[str, Any], store: ImageStore, spool: Spool) -> ChatReply:
-    images = {url: await _load_blob(name, store, spool) for url, name in fields["images"].items()}
-    return load_reply(fields["text"], images)
 
 
 async def _load_blob(name: str, store: ImageStore, spool: Spool) -> Blob:

@@ -81,7 +81,8 @@ class JobSharing:
             if not outcome.can_retry_free:
                 raise outcome.error
             # Before the job is taken over: from then on no disconnect of a client may end the redelivery.
-            job.paid_replies[:], job.spent_questions[:] = outcome.paid_replies, outcome.spent_questions
+            job.paid_replies[:] = await outcome.load_paid_replies(self.store, job.spool)
+            job.spent_questions[:] = outcome.spent_questions
             if await self.job_table.take_over(job):
                 return None
             # Another replica was faster, and runs the job now. The error is no news of that run.

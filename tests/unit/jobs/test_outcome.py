@@ -79,6 +79,10 @@ def share(*, lose_images: bool = False, is_only_here: bool = False, **ending: An
     return asyncio.run(scene())
 
 
+def paid_replies(outcome: JobOutcome) -> list[ChatReply]:
+    return asyncio.run(outcome.load_paid_replies(MemoryStore(StoreConfig("memory:", 60)), Spool()))
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -159,22 +163,34 @@ def test_a_job_that_needs_redelivery_arrives_with_its_paid_replies() -> None:
     reply = read_reply(REPLY)
     outcome, _, _ = share(error=ImageUnavailable("404"), replies=(reply,))
     assert outcome.can_retry_free
-    assert outcome.paid_replies == (reply,)
+    assert paid_replies(outcome) == [reply]
 
 
 def test_a_job_that_cost_nothing_can_be_run_again() -> None:
     outcome, _, _ = share(error=RateLimited("the queue is full"), submitted=False)
     assert outcome.can_retry_free
-    assert outcome.paid_replies == ()
+    assert paid_replies(outcome) == []
 
 
 def test_an_image_that_came_with_a_paid_reply_arrives_with_it() -> None:
     reply = replace(read_reply(REPLY), spooled_images={"data:1": as_blob(PNG)})
-    outcome, data, spool = share(error=ImageUnavailable("404"), replies=(read_reply(REPLY), reply))
-    assert outcome.can_retry_free
-    assert content(outcome.paid_replies[1].spooled_images["data:1"]) == PNG
-    assert spool.size == len(PNG)
-    assert len(data) < 2000
+
+    async def scene() -> None:
+        store, spool = MemoryStore(StoreConfig("memory:", 60)), Spool()
+        job = await run_job(error=ImageUnavailable("404"), replies=(read_reply(REPLY), reply))
+        data, _ = await dump_outcome(job, store)
+        outcome = await load_outcome(data, store, spool)
+        assert outcome.can_retry_free
+        # Whoever only looks at the failure does not read the image.
+        assert (spool.size, len(data) < 2000) == (0, True)
+        _, second = await outcome.load_paid_replies(store, spool)
+        assert content(second.spooled_images["data:1"]) == PNG
+        assert spool.size == len(PNG)
+        store.close()
+        with pytest.raises(ImageUnavailable, match="cannot find it"):
+            await outcome.load_paid_replies(store, spool)
+
+    asyncio.run(scene())
 
 
 UNWRITABLE = [
@@ -187,7 +203,7 @@ UNWRITABLE = [
 @pytest.mark.parametrize(("name", "reply"), UNWRITABLE, ids=[row[0] for row in UNWRITABLE])
 def test_a_job_whose_reply_cannot_be_written_is_not_run_by_another_replica(name: str, reply: ChatReply) -> None:
     outcome, _, _ = share(error=ImageUnavailable("404"), replies=(read_reply(REPLY), reply), is_only_here=True)
-    assert (outcome.can_retry_free, outcome.paid_replies) == (False, ())
+    assert (outcome.can_retry_free, outcome.stored_replies) == (False, ())
 
 
 def test_an_image_that_is_not_in_the_readers_store_is_an_error() -> None:
