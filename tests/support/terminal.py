@@ -1,4 +1,4 @@
-"""Standard streams of a program that runs at a terminal."""
+"""Standard streams of a program: those of a terminal, and a pipe."""
 
 import io
 
@@ -10,11 +10,15 @@ class Terminal(io.StringIO):
         return True
 
 
-class Keyboard(io.TextIOWrapper):
-    """What somebody types at a terminal, and then the end."""
+class Pipe(io.TextIOWrapper):
+    """What another program has written, and then the end."""
 
-    def __init__(self, typed: bytes) -> None:
-        super().__init__(io.BytesIO(typed))
+    def __init__(self, written: bytes) -> None:
+        super().__init__(io.BytesIO(written))
+
+
+class Keyboard(Pipe):
+    """What somebody types at a terminal, and then the end."""
 
     def isatty(self) -> bool:
         return True

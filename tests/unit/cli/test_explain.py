@@ -1,6 +1,5 @@
 """`limner explain` names the setting that an upstream's error is about."""
 
-import io
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from app.cli.explain import explain_file
 from app.extraction.places import OF_NOTHING
-from tests.support.terminal import Keyboard
+from tests.support.terminal import Keyboard, Pipe
 
 KEY = "LIMNER_UPSTREAM_API_KEY, or api_key of the upstream in limner.toml"
 MODEL = "LIMNER_UPSTREAM_MODEL, or model of the upstream in limner.toml"
@@ -54,5 +53,5 @@ def test_at_a_terminal_a_line_says_how_to_end_the_reply(
 def test_a_reply_from_another_program_is_read_in_silence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"![fox](https://e.com/fox.png)\n")))
+    monkeypatch.setattr(sys, "stdin", Pipe(b"![fox](https://e.com/fox.png)\n"))
     assert (explain_file("-"), capsys.readouterr().err) == (0, "")

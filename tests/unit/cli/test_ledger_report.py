@@ -1,6 +1,5 @@
 """Sums of the ledger, and lines that cannot be read."""
 
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from app.cli.ledger import GROUPS, report_ledger, summarize
 from app.cli.main import main
-from tests.support.terminal import Keyboard
+from tests.support.terminal import Keyboard, Pipe
 
 
 def entry(**more: Any) -> dict[str, Any]:
@@ -154,7 +153,7 @@ def test_a_file_is_summed_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_standard_input_is_summed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES[0])))
+    monkeypatch.setattr(sys, "stdin", Pipe(LINES[0]))
     assert report_ledger("-", "model") == 0
     assert capsys.readouterr().out.splitlines() == summarize(LINES[:1], "model").as_table()
 

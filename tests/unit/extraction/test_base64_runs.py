@@ -6,14 +6,14 @@ import pybase64
 import pytest
 
 from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run
-from tests.unit.protocol.test_data_url import CASES
+from tests.support.image_files import JPEG_BASE64 as JPEG
+from tests.support.image_files import PNG as PNG_FILE
+from tests.support.image_files import PNG_BASE64 as PNG
 
-PNG = pybase64.b64encode_as_string(CASES[0].data)
-JPEG = pybase64.b64encode_as_string(CASES[3].data)
 #: Longer than the slices that the decoder validates.
-LARGE = pybase64.b64encode_as_string(CASES[0].data + bytes(range(256)) * 800)
+LARGE = pybase64.b64encode_as_string(PNG_FILE + bytes(range(256)) * 800)
 #: Cut or filled up to a length that needs padding, whatever length the PNG encoder produces.
-PADDED = pybase64.b64encode_as_string((CASES[0].data + bytes(3))[: len(CASES[0].data) // 3 * 3 + 1])
+PADDED = pybase64.b64encode_as_string((PNG_FILE + bytes(3))[: len(PNG_FILE) // 3 * 3 + 1])
 SAFE = LARGE.replace("+", "-").replace("/", "_")
 ONE = f"{MARK}0{MARK}"
 
@@ -53,9 +53,9 @@ CASES_OF_TEXT = [
     ),
     Case(
         "several lines whose breaks became blanks",
-        f"{HEAD}{wrapped(PNG, ' ')})",
+        f"{HEAD}{wrapped(PADDED, ' ')})",
         f"{ONE})",
-        (Base64Run(HEAD, wrapped(PNG, " ")),),
+        (Base64Run(HEAD, wrapped(PADDED, " ")),),
     ),
     Case("a word behind padding", f"{HEAD}{PADDED}\ndone", f"{ONE}\ndone", (Base64Run(HEAD, PADDED),)),
     Case("a word below", f"{HEAD}{'A' * 40}\nok", f"{ONE}\nok", (Base64Run(HEAD, "A" * 40),)),

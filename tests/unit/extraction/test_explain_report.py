@@ -1,7 +1,6 @@
 """`limner explain`: its report for people and its report for programs."""
 
 import base64
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from app.cli.explain import explain_file
 from app.extraction.explain import describe_url, printable
 from app.extraction.places import OF_A_GUESS, OF_NOTHING
 from tests.support.sample_images import noise, saved
+from tests.support.terminal import Pipe
 
 IMAGE = saved(noise((64, 48)), "PNG")
 DATA_URL = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
@@ -50,11 +50,6 @@ def test_the_report_for_people(case: Case, tmp_path: Path, capsys: pytest.Captur
     file.write_text(case.pasted)
     assert explain_file(str(file), sent=case.sent) == case.code
     assert tuple(capsys.readouterr().out.splitlines()) == case.printed
-
-
-class Pipe:
-    def __init__(self, data: bytes) -> None:
-        self.buffer = io.BytesIO(data)
 
 
 def test_the_report_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

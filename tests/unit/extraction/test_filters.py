@@ -8,9 +8,8 @@ from PIL import Image
 
 from app.extraction.base64_runs import Base64Run
 from app.extraction.filters import CandidateFilter
-from tests.unit.protocol.test_data_url import CASES
+from tests.support.image_files import PNG
 
-PNG = CASES[0].data
 BASE64 = pybase64.b64encode_as_string(PNG)
 HEAD = "data:image/png;base64,"
 URL = "https://a.example/x.png"

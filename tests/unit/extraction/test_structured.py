@@ -7,7 +7,7 @@ import pytest
 
 from app.extraction.base64_runs import MARK, Base64Run
 from app.extraction.structured import JsonWalker, is_auxiliary_key
-from tests.unit.extraction.test_base64_runs import PNG
+from tests.support.image_files import PNG_BASE64 as PNG
 
 URL = "https://a.example/x.png"
 OPEN = "https://a.example/files/1"

@@ -3,7 +3,7 @@
 from app.extraction.base64_runs import Base64Run
 from app.extraction.text import ReplyText, visible_text
 from app.protocol.chat_reply import ChatReply
-from tests.unit.extraction.test_base64_runs import PNG
+from tests.support.image_files import PNG_BASE64 as PNG
 
 URL = "https://a.example/x.png"
 

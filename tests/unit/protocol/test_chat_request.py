@@ -12,8 +12,8 @@ from app.protocol.json_stream import Base64String
 from app.protocol.parameters import Operation
 from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size
+from tests.support.chat_messages import LINK, messages, sent
 from tests.support.memory_sink import MemorySink
-from tests.unit.protocol.test_dialects import LINK, messages, sent
 
 
 def test_the_documented_example_to_the_byte() -> None:

@@ -1,72 +1,27 @@
 """Images of every format as Pillow writes them: type, size, alpha and completeness; data URLs in many spellings."""
 
-import io
 from dataclasses import dataclass
 
 import pybase64
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from app.protocol.data_url import decode_base64, decode_data_url, image_data_url
 from app.protocol.image_format import ImageInfo, bytes_reader, is_complete, read_info, sniff
+from tests.support.image_files import IMAGE_FILES, PNG, ImageFile, picture
 
 
-def picture(format_: str, mode: str = "RGB", size: tuple[int, int] = (21, 13), **options: object) -> bytes:
-    file = io.BytesIO()
-    image = Image.effect_noise(size, 90).convert(mode)
-    if mode == "RGBA":
-        image.putpixel((2, 2), (9, 9, 9, 0))
-    image.save(file, format_, **options)
-    return file.getvalue()
-
-
-def palette_with_trns() -> bytes:
-    return picture("PNG", "P", transparency=3)
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    data: bytes
-    info: ImageInfo
-    extension: str
-
-
-def info(format_: str, *, alpha: bool = False) -> ImageInfo:
-    return ImageInfo(f"image/{format_}", 21, 13, alpha)
-
-
-CASES = [
-    Case("a PNG without alpha", picture("PNG"), info("png"), "png"),
-    Case("a PNG with an alpha channel", picture("PNG", "RGBA"), info("png", alpha=True), "png"),
-    Case("a PNG whose palette has transparent colors", palette_with_trns(), info("png", alpha=True), "png"),
-    Case("a JPEG", picture("JPEG"), info("jpeg"), "jpg"),
-    Case("a progressive JPEG", picture("JPEG", progressive=True), info("jpeg"), "jpg"),
-    Case("a JPEG with a long comment", picture("JPEG", comment=b"\xff\xd9" * 30000), info("jpeg"), "jpg"),
-    Case("a lossy WebP", picture("WEBP"), info("webp"), "webp"),
-    Case("a lossless WebP", picture("WEBP", lossless=True), info("webp"), "webp"),
-    Case("a WebP with alpha", picture("WEBP", "RGBA"), info("webp", alpha=True), "webp"),
-    Case("a lossless WebP with alpha", picture("WEBP", "RGBA", lossless=True), info("webp", alpha=True), "webp"),
-    Case("a GIF", picture("GIF"), info("gif"), "gif"),
-    Case("a GIF with a transparent color", picture("GIF", "RGBA"), info("gif", alpha=True), "gif"),
-    Case("an AVIF", picture("AVIF"), info("avif"), "avif"),
-    Case("a BMP", picture("BMP"), info("bmp"), "bmp"),
-    Case("a TIFF", picture("TIFF"), info("tiff"), "tif"),
-]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_type_size_and_alpha_are_read_from_the_bytes(case: Case) -> None:
+@pytest.mark.parametrize("case", IMAGE_FILES, ids=lambda case: case.name)
+def test_type_size_and_alpha_are_read_from_the_bytes(case: ImageFile) -> None:
     assert sniff(case.data) == case.info
     assert case.info.size == "21x13"
     assert case.info.extension == case.extension
     assert is_complete(bytes_reader(case.data), len(case.data))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_file_that_is_cut_off_is_recognized_but_not_complete(case: Case) -> None:
+@pytest.mark.parametrize("case", IMAGE_FILES, ids=lambda case: case.name)
+def test_a_file_that_is_cut_off_is_recognized_but_not_complete(case: ImageFile) -> None:
     cut = case.data[: len(case.data) * 2 // 3]
     found = sniff(cut)
     assert found is not None
@@ -96,14 +51,13 @@ def test_an_image_of_unknown_size_has_none() -> None:
     assert ImageInfo("image/png", None, None, False).size is None
 
 
-@given(st.sampled_from(CASES), st.integers(0, 400), st.binary(max_size=40))
-def test_damaged_files_raise_nothing(case: Case, at: int, junk: bytes) -> None:
+@given(st.sampled_from(IMAGE_FILES), st.integers(0, 400), st.binary(max_size=40))
+def test_damaged_files_raise_nothing(case: ImageFile, at: int, junk: bytes) -> None:
     for data in (case.data[:at], case.data[:16] + junk, case.data[:at] + junk + case.data[at:]):
         sniff(data)
         is_complete(bytes_reader(data), len(data))
 
 
-PNG = CASES[0].data
 BASE64 = pybase64.b64encode_as_string(PNG)
 
 

@@ -13,8 +13,7 @@ from app.protocol.parameters import Operation
 from app.protocol.request_parser import read_json
 from app.protocol.sizes import Size, parse_size
 from app.protocol.tiers import TIERS
-
-LINK = "https://example.com/source-image.png"
+from tests.support.chat_messages import LINK, messages, sent
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,6 @@ class Case:
     other_modalities: bool = False
     mask: bool = False
     markup: bool = False
-
-
-def messages(text: str, *urls: str) -> list[dict[str, Any]]:
-    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return [{"role": "user", "content": [{"type": "text", "text": text}, *images]}]
 
 
 def openrouter(**config: str) -> dict[str, Any]:
@@ -363,13 +357,6 @@ def body_of(case: Case) -> Any:
         request = replace(request, markup=InputImage(url=LINK))
     question = ChatQuestion(request, case.urls, case.stream)
     return orjson.loads(sent(question, DIALECTS[case.dialect], other_modalities=case.other_modalities))
-
-
-def sent(question: ChatQuestion, dialect: Dialect, model: str = "m", *, other_modalities: bool = False) -> bytes:
-    body = question.body(dialect, model, other_modalities=other_modalities)
-    data = b"".join(body.chunks())
-    assert len(data) == body.length
-    return data
 
 
 def fits(case: Case) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from app.protocol.image_format import FORMATS, FormatSpec, ImageInfo, bytes_reader, is_complete, is_cut_off, sniff
-from tests.unit.protocol.test_data_url import CASES
+from tests.support.image_files import IMAGE_FILES, JPEG, PNG
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
 META = b"\0\0\0\x20meta\0\0\0\0" + b"\0\0\0\x14ispe\0\0\0\0" + struct.pack(">II", 21, 13)
@@ -30,14 +30,14 @@ def bmp(header: bytes) -> bytes:
 
 CASES_OF_ODD_FILES = [
     Case("a PNG of eight bytes", b"\x89PNG\r\n\x1a\n", info("png"), False),
-    Case("a PNG that ends in its first chunk", CASES[0].data[:40], info("png", 21, 13), False),
+    Case("a PNG that ends in its first chunk", PNG[:40], info("png", 21, 13), False),
     Case(
         "a PNG of chunks without pixels",
-        CASES[0].data[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 600,
+        PNG[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 600,
         info("png", 21, 13),
         False,
     ),
-    Case("a JPEG with fill bytes", b"\xff\xd8\xff\xff\xff" + CASES[3].data[3:], info("jpeg", 21, 13), True),
+    Case("a JPEG with fill bytes", b"\xff\xd8\xff\xff\xff" + JPEG[3:], info("jpeg", 21, 13), True),
     Case("a JPEG of markers only", b"\xff\xd8" + b"\xff\xe0\0\2" * 600, info("jpeg"), False),
     Case("a JPEG whose segments end in zeros", b"\xff\xd8\xff\xe0\0\2" + b"\0" * 20, info("jpeg"), False),
     Case("a WebP without a size", b"RIFF\x40\0\0\0WEBPVP8 ", info("webp"), False),
@@ -93,16 +93,16 @@ PADDING = bytes(100_000)
 @pytest.mark.parametrize(
     ("data", "complete"),
     [
-        (CASES[3].data[:-2] + PADDING + b"\xff\xd9", True),
-        (CASES[3].data[:-2] + PADDING, False),
-        (CASES[3].data + bytes(60_000), True),
-        (CASES[3].data + PADDING, True),
-        (CASES[3].data[:-1] + PADDING + b"\xff\xd9" + b"\xff\xda" + PADDING, True),
-        (CASES[3].data[:2] + PADDING + b"\xff\xd9" + PADDING, False),
-        (CASES[0].data + bytes(60_000), True),
-        (CASES[0].data + PADDING, True),
-        (CASES[0].data[:-12] + bytes(64_711) + CASES[0].data[-12:] + PADDING, True),
-        (CASES[0].data[:-12] + PADDING, False),
+        (JPEG[:-2] + PADDING + b"\xff\xd9", True),
+        (JPEG[:-2] + PADDING, False),
+        (JPEG + bytes(60_000), True),
+        (JPEG + PADDING, True),
+        (JPEG[:-1] + PADDING + b"\xff\xd9" + b"\xff\xda" + PADDING, True),
+        (JPEG[:2] + PADDING + b"\xff\xd9" + PADDING, False),
+        (PNG + bytes(60_000), True),
+        (PNG + PADDING, True),
+        (PNG[:-12] + bytes(64_711) + PNG[-12:] + PADDING, True),
+        (PNG[:-12] + PADDING, False),
     ],
     ids=[
         "a large JPEG",
@@ -122,7 +122,7 @@ def test_the_end_is_found_wherever_it_is(data: bytes, complete: bool) -> None:
 
 
 def test_of_most_png_files_only_the_ends_are_read() -> None:
-    data = CASES[0].data[:-12] + PADDING + CASES[0].data[-12:]
+    data = PNG[:-12] + PADDING + PNG[-12:]
     sizes: list[int] = []
 
     def read_at(offset: int, size: int) -> bytes:
@@ -135,6 +135,6 @@ def test_of_most_png_files_only_the_ends_are_read() -> None:
 
 @pytest.mark.parametrize("spec", FORMATS, ids=lambda spec: spec.format)
 def test_every_row_is_needed(spec: FormatSpec) -> None:
-    files = [case.data for case in CASES] + [HEIC]
+    files = [case.data for case in IMAGE_FILES] + [HEIC]
     needing = [data for data in files if [other for other in FORMATS if other.magic.match(data[:16])] == [spec]]
     assert needing

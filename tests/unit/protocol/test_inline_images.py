@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from io import BytesIO
-from random import Random
 
 import orjson
 import pybase64
@@ -15,22 +14,8 @@ from app.extraction.forms import find_images
 from app.protocol.image_format import bytes_reader, is_complete, sniff
 from app.protocol.inline_images import InlineImageSpooler, placeholder_png
 from app.protocol.reply_parser import ReplyParser
+from tests.support.large_images import NOISE, jpeg, png, webp
 from tests.support.memory_sink import MemorySink
-
-NOISE = Random(7).randbytes(150_000)
-
-
-def png(noise: bytes = NOISE) -> bytes:
-    small = placeholder_png(99)
-    return small[:-12] + len(noise).to_bytes(4, "big") + b"tEXt" + noise + b"\0\0\0\0" + small[-12:]
-
-
-def jpeg() -> bytes:
-    return b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + NOISE + b"\xff\xd9"
-
-
-def webp() -> bytes:
-    return b"RIFF" + (len(NOISE) + 12).to_bytes(4, "little") + b"WEBPVP8L" + len(NOISE).to_bytes(4, "little") + NOISE
 
 
 def b64(data: bytes) -> str:

@@ -19,9 +19,9 @@ from app.images.blob import Blob
 from app.protocol.chat_reply import ChatReply
 from app.protocol.reply_parser import ReplyParser
 from app.upstream.decoding import ContentDecoder
+from tests.support.base64_spellings import WITH_LETTERS, Spelling, base64_of, each_spelling
+from tests.support.large_images import png
 from tests.support.memory_sink import MemorySink
-from tests.unit.protocol.test_base64_spelling import WITH_LETTERS, Spelling, base64_of, each_spelling
-from tests.unit.protocol.test_inline_images import png
 
 IMAGE = png(Random(5).randbytes(200_000))
 #: In place of `MAX_LEFT`, so that the tests are quick.

@@ -10,9 +10,9 @@ import pytest
 from app.errors import UpstreamInvalidReply
 from app.protocol.inline_images import InlineImageSpooler, placeholder_png
 from app.protocol.reply_parser import ReplyParser
+from tests.support.base64_spellings import SPELLINGS
 from tests.support.memory_sink import MemorySink
 from tests.support.reply_corpus import read_corpus
-from tests.unit.protocol.test_base64_spelling import SPELLINGS
 
 NOISE = Random(3).randbytes(90_000)
 
