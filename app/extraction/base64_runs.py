@@ -20,7 +20,7 @@ _NUMBERED_MARK = re.compile(rf"{MARK}([0-9]{{1,6}}){MARK}")
 _MAX_RUNS = 1000
 _ALPHABET = "[A-Za-z0-9+/_-]"
 #: Base64 without a data URL's head must not follow one of these: it would be the middle of a longer word or URL.
-_NOT_BEFORE = "[A-Za-z0-9+/_%=-]"
+_NOT_BEFORE = "[A-Za-z0-9+/_%-]"
 #: The escape of a line break ends with a letter, too.
 _BREAK = r"\\[nrt]"
 #: How the first bytes of each image format look in base64, and how many more characters must follow: with fewer, words

@@ -14,9 +14,9 @@ from app.extraction.words import RESULT_WORDS, SIZE_WORDS
 #: Pixels of an edge for each rank of `SIZE_WORDS`: only their order matters.
 _EDGES = (128, 256, 512, 2048, 100_000)
 #: A URL that says no size is the image itself; only a name for the full size or a factor (fox@2x.png) says more.
-_UNNAMED = 50_000
+UNNAMED = 50_000
 #: No upstream paints images whose longer edge is shorter.
-_MIN_RESULT = 512
+MIN_RESULT = 512
 #: Characters of a URL that are read.
 _MAX_URL = 2000
 #: Characters of a label. A longer one describes the image.
@@ -35,6 +35,11 @@ _NUMBER = rf"[0-9]{{2,4}}x[0-9]{{2,4}}|[wh][0-9]{{2,4}}|[0-9]{{2,4}}(?:w|h|px|p)
 #: A size at the end of a file's name, as a segment of the path, or behind the name.
 _IN_NAME = re.compile(rf"[_.@-]({_NAME}|{_NUMBER}|[sml]|[1-4]x)(?=\.[a-z]{{3,4}}$)", re.IGNORECASE)
 _IN_PATH = re.compile(rf"/({_NAME}|{_NUMBER})(?=/)", re.IGNORECASE)
+#: Options of an image server in a segment of the path, with a size among them: "width=400,quality=80", "w_400".
+_OPTIONS = re.compile(
+    r"(?:/cdn-cgi/image)?/((?:[a-z]{1,12}[=_:][\w.:-]{1,30},)*(?:w|h|width|height)[=_:][0-9]{2,4}(?:,[\w=.:-]{1,40})*)(?=/)",
+    re.IGNORECASE,
+)
 _SIZE_AT_END = re.compile(rf"(/(?:{_NAME}|{_NUMBER}))(?=\?|$)", re.IGNORECASE)
 _BEHIND = re.compile(r"[!@~:]([\w.-]{1,60})$")
 _ENDING = re.compile(r"\.[a-z]{3,4}$", re.IGNORECASE)
@@ -83,7 +88,7 @@ def is_small_copy(url: str) -> bool:
     """Check for a URL that says itself that it leads to a small copy."""
     # Behind the host, whose numbers are no sizes.
     path = max(url.find("/", 8), 8)
-    return _SMALL.search(url, path, _MAX_URL) is not None and _copy_by_url(url).edge < _MIN_RESULT
+    return _SMALL.search(url, path, _MAX_URL) is not None and _copy_by_url(url).edge < MIN_RESULT
 
 
 def is_larger_copy(url: str, other: str) -> bool:
@@ -114,7 +119,7 @@ def _copy_by_url(url: str) -> Copy:
         edges.append(_edge_of_name(match[1]))
         return ""
 
-    path = _IN_PATH.sub(take, _IN_NAME.sub(take, address))
+    path = _OPTIONS.sub(take, _IN_PATH.sub(take, _IN_NAME.sub(take, address)))
     folder, slash, name = path.rpartition("/")
     path = folder + slash + _IN_NAME.sub(take, _BEHIND.sub(take, name))
     kept = []
@@ -125,7 +130,7 @@ def _copy_by_url(url: str) -> Copy:
         elif key.lower() not in _OTHER_PARAMETERS and not _SIGNATURE.match(key.lower()):
             kept.append(parameter)
     named = [edge for edge in edges if edge]
-    return Copy("?".join([_ENDING.sub("", path), *kept]), min(named, default=_UNNAMED))
+    return Copy("?".join([_ENDING.sub("", path), *kept]), min(named, default=UNNAMED))
 
 
 def _edge_of_name(name: str) -> int:
@@ -135,7 +140,7 @@ def _edge_of_name(name: str) -> int:
         return known
     if name.lower() in {"1x", "2x", "3x", "4x"}:
         # A file without a factor is the one of factor 1.
-        return _UNNAMED + int(name[0]) - 1
+        return UNNAMED + int(name[0]) - 1
     numbers = [int(number) for number in _DIGITS.findall(name)]
     return max((number for number in numbers if 16 <= number <= 8192), default=0)
 

@@ -4,14 +4,14 @@ To add a form, write a function from a `MessageContent` to candidates and give i
 sample reply in `tests/data/` that no other form covers.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 from app.extraction.base64_runs import Base64Run
-from app.extraction.copies import Copy, read_copy, smaller_copies
+from app.extraction.copies import Copy, is_larger_copy, read_copy, smaller_copies
 from app.extraction.filters import (
     CandidateFilter,
     is_beside,
@@ -23,11 +23,12 @@ from app.extraction.filters import (
 )
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
+from app.extraction.posters import is_poster
 from app.extraction.relative_links import paths_in
 from app.extraction.structured import NO_JSON, ImageField, JsonWalker, is_auxiliary_key, walk_json
 from app.extraction.text import ReplyText
 from app.extraction.tool_calls import images_in_calls, join_calls
-from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image
+from app.extraction.urls import UrlKind, classify_url, file_name, may_be_image, without_last_words
 from app.protocol.chat_reply import ChatReply
 from app.protocol.validation_errors import truncate
 from app.protocol.values import value_class
@@ -38,6 +39,8 @@ _MAX_URLS = 500
 _MAX_TEXTS = 500
 #: Guesses of one reply that are downloaded at most.
 _MAX_GUESSES = 4
+#: Pairs of images that are compared to find out which is larger.
+_MAX_COMPARED = 64
 #: Characters of a rejected candidate that are shown.
 MAX_CANDIDATE = 200
 
@@ -162,6 +165,16 @@ class MessageContent:
                 self._budget.remaining -= len(text.mentions)
         return found
 
+    @cached_property
+    def has_image_without_link(self) -> bool:
+        """Whether an image is shown that leads nowhere and may be the result. Those that lead to pages are buttons."""
+        return any(
+            mention.enclosing_link is None
+            and mention.kind in IMAGE_MARKUP
+            and not is_secondary(mention.before, mention.label, mention.url)
+            for _, mention in self.mentions
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
@@ -179,8 +192,9 @@ class ReplyForm:
 
 def _from_field(each: ImageField) -> ImageCandidate:
     if not isinstance(each.value, str):
-        return ImageCandidate(each.value)
-    return ImageCandidate(each.value, is_secondary("", "", each.value), shown_as=("", ""))
+        return ImageCandidate(each.value, each.is_secondary)
+    secondary = each.is_secondary or is_secondary("", "", each.value)
+    return ImageCandidate(each.value, secondary, shown_as=("", ""))
 
 
 def _in_parts(content: MessageContent) -> Iterable[ImageCandidate]:
@@ -201,16 +215,18 @@ def _in_embedded_json(content: MessageContent) -> Iterable[ImageCandidate]:
 
 def _in_markup(kind: MarkupKind) -> Callable[[MessageContent], Iterable[ImageCandidate]]:
     def find(content: MessageContent) -> Iterable[ImageCandidate]:
-        shown = [_shown_images(text, mention) for text, mention in content.mentions if mention.kind is kind]
+        shown = [_shown_images(content, text, mention) for text, mention in content.mentions if mention.kind is kind]
         return [candidate for candidates in shown for candidate in candidates]
 
     return find
 
 
-def _shown_images(text: ReplyText, mention: UrlMention) -> Iterator[ImageCandidate]:
+def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention) -> Iterator[ImageCandidate]:
     """Yield the candidates of an image in markup. One that links to a larger image stands for that image."""
     link = mention.enclosing_link
-    candidate = _candidate(text, mention, is_secondary(mention.before, mention.label, mention.url))
+    is_button = link is not None and link.url != mention.url and content.has_image_without_link
+    secondary = is_button or mention.is_icon or is_secondary(mention.before, mention.label, mention.url)
+    candidate = _candidate(text, mention, secondary)
     if link is not None and text.run_of(mention) is None and leads_to_larger_image(link.url, mention.url):
         yield replace(candidate, value=link.url, is_secondary=is_beside(mention.before, mention.label), shown_as=None)
         candidate = replace(candidate, is_secondary=True)
@@ -225,8 +241,8 @@ def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCa
         rejection = "the words around it say that it is not the result"
     elif run is None and mention.kind not in IMAGE_MARKUP and is_sample_code(mention.before):
         rejection = "it stands in a command"
-    elif text.has_video:
-        rejection = "the reply is a video, and this its poster"
+    elif is_poster(mention, text.videos):
+        rejection = "it is the poster of a video"
     elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
         rejection = "it is cut off"
     shown_as = (last_clause(mention.before), mention.label) if run is None else None
@@ -262,11 +278,14 @@ def _in_bare_urls(content: MessageContent) -> Iterator[ImageCandidate]:
     for text, mention in content.mentions:
         is_url = mention.kind not in IMAGE_MARKUP and text.run_of(mention) is None
         is_open = may_be_image(mention.url) or is_sample_code(mention.before)
-        if is_url and is_open and not (mention.is_truncated or text.has_video):
+        if is_url and is_open and not (mention.is_truncated or is_poster(mention, text.videos)):
             # A URL that is all that the text says, but for its markup, is the answer.
             is_alone = len(text.visible.strip()) <= len(mention.url) + 4
             words = unlikeliness(mention.before, mention.label, mention.url)
-            yield ImageCandidate(mention.url, unlikeliness=words - 2 * is_alone + is_auxiliary_key(mention.key))
+            unlikely = words - 2 * is_alone + is_auxiliary_key(mention.key)
+            yield ImageCandidate(mention.url, unlikeliness=unlikely)
+            if (shorter := without_last_words(mention.url)) != mention.url:
+                yield ImageCandidate(shorter, unlikeliness=unlikely + 1)
     if content.origin:
         for path in [path for text in content.texts for path in paths_in(text.visible)]:
             yield ImageCandidate(content.origin + path, unlikeliness=unlikeliness("", "", path) - 1)
@@ -357,7 +376,7 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     found = [image for images in messages for image in images]
     if reply.bodies and not any(image.form in _STRUCTURED for image in found):
         beside = extractor.extract(_content_beside(reply, budget))
-        if not found or any(image.form in _STRUCTURED for image in beside):
+        if not found or any(image.form in _STRUCTURED and not image.is_secondary for image in beside):
             found = beside
     unique = {image.url: image for image in reversed(found)}
     return reversed(unique.values())
@@ -392,7 +411,8 @@ class _Extractor:
             if primary := _without_download_links([image for image in found if not image.is_secondary]):
                 self._reject_secondary(found)
                 return primary
-            secondary = secondary or found
+            if not secondary or _are_larger_copies(found, secondary):
+                secondary = found
         return secondary
 
     def guess(self, content: MessageContent) -> Iterator[tuple[int, FoundImage]]:
@@ -433,6 +453,12 @@ class _Extractor:
             if image.is_secondary:
                 reason = "it is a preview, an advertisement or the like beside the result"
                 self.rejected.append(RejectedCandidate(_shorten(image.url), image.form, reason))
+
+
+def _are_larger_copies(images: Sequence[FoundImage], others: Sequence[FoundImage]) -> bool:
+    """Check for the larger copy of an image, each shown in another form."""
+    is_few = len(images) * len(others) <= _MAX_COMPARED
+    return is_few and any(is_larger_copy(one.url, other.url) for one in images for other in others)
 
 
 def _without_download_links(images: list[FoundImage]) -> list[FoundImage]:

@@ -1,9 +1,13 @@
 """What the keys of JSON objects say about the strings below them, in English and in other languages."""
 
 import re
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
+from typing import TypeVar
 
 from app.extraction.words import ASIDE_WORDS, IMAGE_KEYS, INPUT_WORDS, LINK_KEYS, PREVIEW_WORDS, RESULT_KEYS
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 #: A word of a key: camelCase, snake_case and kebab-case are all split.
 _KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
@@ -12,12 +16,32 @@ _KEY_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 AUXILIARY_WORDS = frozenset(
     """
     api arguments audio avatar callback cancel citation citations cover debug doc docs documentation draft
-    error errors favicon get grounding help homepage icon init input inputs logo logprobs mask messages
-    moderation page parameters partial permalink policy poster preview previews prompt reasoning ref reference
-    referenced references refusal request search self sources status support terms thinking thought thoughts
-    thumb thumbnail thumbnails thumbs tmb usage video videos watermark web webhook website
+    error errors favicon frame get grounding help history homepage icon init input inputs logo logprobs mask
+    messages moderation page parameters params partial permalink policy poster preview previews previous profile
+    prompt query question reasoning recommendations recommended ref reference referenced references refusal
+    related request search self sources status suggestions support terms thinking thought thoughts thumb
+    thumbnail thumbnails thumbs tmb usage user video videos watermark web webhook website
     """.split()
 )
+#: A key or a label with one of these words holds an image that counts less than any other: one that the client has sent
+#: to be used, or an advertisement. A product may as well paint such images, so they count where there is nothing else.
+BESIDE_WORDS = frozenset(
+    """
+    ad ads advert banner before canny control controlnet depth pose promo promotion qr qrcode sponsor sponsored
+    style template
+    """.split()
+)
+#: Two kinds of keys that mean the image before and the image after the change where both stand in one object. Alone
+#: they mean nothing: "original" is the largest copy beside a thumbnail.
+ORIGIN_WORDS = frozenset("base before from in old original source src".split())
+OUTCOME_WORDS = frozenset(
+    """
+    after changed dest destination dst edited enhanced final generated modified new out output outputs processed
+    result results to transformed upscaled
+    """.split()
+)
+#: A key with one of these words lists copies of the image beside it.
+COPIES_WORDS = frozenset("crops formats renditions resolutions sizes variants versions".split())
 IMAGE_WORDS = frozenset(
     """
     artwork gif image images img imgs jpeg jpg photo photos pic pics picture pictures png sample samples webp
@@ -49,6 +73,8 @@ _MEANINGS = ((IMAGE_KEYS, "image"), (LINK_KEYS, "url"), (RESULT_KEYS, "result"),
 #: Only for keys in other scripts: in English these words have other meanings as keys.
 _OTHER_MEANINGS = ((INPUT_WORDS, "input"), (ASIDE_WORDS, "logo"))
 _KNOWN_WORDS = AUXILIARY_WORDS | BYTES_WORDS | RESULT_KEY_WORDS
+#: What the label of an image may consist of to be more than a description of what the image shows.
+_LABEL_WORDS = _KNOWN_WORDS | BESIDE_WORDS | ORIGIN_WORDS | OUTCOME_WORDS
 
 
 @lru_cache(1024)
@@ -71,3 +97,21 @@ def _split(word: str) -> tuple[str, ...]:
     """Split a word into two known words, nothing where it has no two."""
     splits = ((word[:end], word[end:]) for end in range(2, len(word) - 1))
     return next((pair for pair in splits if pair[0] in _KNOWN_WORDS and pair[1] in _KNOWN_WORDS), ())
+
+
+def words_of_label(label: str) -> frozenset[str]:
+    """Split the label of an image into words, none where the label describes what the image shows."""
+    words = words_of(label)
+    return words if words <= _LABEL_WORDS else frozenset()
+
+
+def is_beside(words: frozenset[str]) -> bool:
+    """Check for the words of a key or a label that holds an image beside the result."""
+    return not words.isdisjoint(BESIDE_WORDS | AUXILIARY_WORDS) and words.isdisjoint(OUTCOME_WORDS)
+
+
+def origins_among(named: Mapping[_Key, frozenset[str]]) -> frozenset[_Key]:
+    """Return which of several keys or labels, given with their words, name the image before a change."""
+    if all(words.isdisjoint(OUTCOME_WORDS) for words in named.values()):
+        return frozenset()
+    return frozenset(key for key, words in named.items() if words & ORIGIN_WORDS and not words & OUTCOME_WORDS)

@@ -6,11 +6,12 @@ judge that; this module only reads.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 
 from app.extraction.base64_runs import MARK
+from app.extraction.tables import words_in_table
 from app.extraction.urls import read_bare_url, read_delimited_url
 
 #: URLs read from one text. A reply has a few; a text with more is no reply.
@@ -31,7 +32,7 @@ _JSON_KEY = re.compile(r"[\"']([A-Za-z_][\w-]{0,40})[\"']\s{0,9}:\s{0,9}\[?\s{0,
 _TAG = re.compile(r"<([A-Za-z]{1,10})[\s/]")
 _TITLE = re.compile(r"\s{1,9}(?:\"[^\"\n]{0,300}\"|'[^'\n]{0,300}')\s{0,9}\)")
 _TAG_END = re.compile(rf"[^<>{MARK}]{{0,{_MARKUP_WINDOW}}}>")
-_ATTRIBUTE = re.compile(r"([A-Za-z-]{2,20})\s{0,3}$")
+_ATTRIBUTE = re.compile(r"([A-Za-z:-]{2,30})\s{0,3}$")
 _BBCODE = re.compile(r"\[(?:img|image)(?:[= ][^\[\]]{0,60})?(?:\]\s{0,9}|=[\"']?)$", re.IGNORECASE)
 _BBCODE_LINK = re.compile(r"\[url=[\"']?$", re.IGNORECASE)
 _LINK_END = re.compile(r"</a\b|\[/url\]", re.IGNORECASE)
@@ -51,8 +52,12 @@ _SOURCE = re.compile(
 _IMAGE_ATTRIBUTES = {"data-srcset": 4, "srcset": 3, "data-src": 2, "data-original": 2, "data-lazy-src": 2, "src": 1}
 #: Attributes that list one image in several sizes.
 _SOURCE_ATTRIBUTES = frozenset({"srcset", "data-srcset"})
-#: Attributes of any other tag that hold a link.
-_LINK_ATTRIBUTES = frozenset({"href", "src", "srcset", "data-srcset", "content", "data-url"})
+#: Attributes of any tag that name a vocabulary, or lead to where a form is sent, and never to an image.
+_OTHER_ATTRIBUTES = frozenset(
+    "action cite codebase formaction itemid itemtype manifest ping profile vocab xmlns".split()
+)
+#: How wide an image is shown, in pixels: as wide as a letter or two, it is an icon.
+_ICON = re.compile(r"\bwidth\s{0,3}[=:]\s{0,3}[\"']?\s{0,3}[0-9]{1,2}(?:px)?(?=[\s\"';/>]|$)", re.IGNORECASE)
 
 
 class MarkupKind(Enum):
@@ -81,6 +86,7 @@ class UrlMention:
         key: The JSON key in front of the URL.
         definition: The name that a Markdown reference definition gives to the URL.
         is_truncated: The text ends before the markup around the URL is closed.
+        is_icon: The image is shown as large as an icon.
     """
 
     kind: MarkupKind
@@ -95,11 +101,12 @@ class UrlMention:
     key: str = ""
     definition: str = ""
     is_truncated: bool = False
+    is_icon: bool = False
 
 
 def find_mentions(text: str) -> list[UrlMention]:
     """Return the URLs of the text in order, `_MAX_MENTIONS` at most."""
-    mentions = list(_scan(text))
+    mentions = _join_org_links(text, list(_scan(text)))
     _resolve_references(text, mentions)
     return _without_labels(text, _best_of_each_tag(mentions))
 
@@ -115,6 +122,7 @@ def _scan(text: str) -> Iterator[UrlMention]:
             position = match.end()
             continue
         mention = _read(text, start, position, previous)
+        mention.before = words_in_table(text, start) or mention.before
         mention.open_link = mention if _opens_link(text, mention) else _link_around(text, start, previous)
         position = max(mention.end, match.end())
         if mention.url:
@@ -221,7 +229,11 @@ def _open_tag(before: str) -> tuple[str, str, int] | None:
         return None
     attribute = _ATTRIBUTE.search(value, max(0, len(value) - 24), len(value) - 1)
     tag = _TAG.match(before, opening)
-    return (tag[1].lower(), attribute[1].lower(), opening) if tag and attribute else None
+    if not tag or not attribute:
+        return None
+    # "xlink:href" leads where "href" does; "xmlns:xlink" leads nowhere.
+    space, _, name = attribute[1].lower().rpartition(":")
+    return tag[1].lower(), space if space == "xmlns" else name, opening
 
 
 def _read_html(
@@ -231,18 +243,21 @@ def _read_html(
     quote = before.rstrip()[-1:]
     url, end = read_delimited_url(text, start, quote if quote and quote in "\"'" else " >")
     is_image = name == "img" and attribute in _IMAGE_ATTRIBUTES
-    if not is_image and attribute not in _LINK_ATTRIBUTES:
+    if attribute in _OTHER_ATTRIBUTES:
         return UrlMention(MarkupKind.LINK, "", start, end)
     if attribute in _SOURCE_ATTRIBUTES:
         url, end, is_image = _largest_source(text, start) or (url, end, False)
     kind = MarkupKind.HTML if is_image else MarkupKind.LINK
     position = start - len(before) + opening
     words = _last_line(text[_end_of_markup(text, previous) : position])
-    label = _alt(before[opening:]) or _alt(text[end : _end_of_tag(text, end)])
+    inside = (before[opening:], text[end : _end_of_tag(text, end)])
+    label = _alt(inside[0]) or _alt(inside[1])
     picture = before.rfind("<picture", before.rfind("</picture") + 1)
     position = start - len(before) + picture if picture >= 0 else position
     mention = UrlMention(kind, url, start, end, label, words, tag=(attribute, position))
     mention.enclosing_link = _link_around(text, start, previous) if is_image else None
+    mention.key = "" if is_image else attribute
+    mention.is_icon = any(map(_ICON.search, inside))
     return mention
 
 
@@ -287,6 +302,18 @@ def _last_line(before: str) -> str:
     """Return the last line with words in front of a URL: the line of the URL, or the one above if that has none."""
     lines = [line for line in before[-_MAX_WORDS:].splitlines() if line.strip(" \t>*-#`_|:：\"'<([1234567890.")]
     return lines[-1] if lines else ""
+
+
+def _join_org_links(text: str, mentions: list[UrlMention]) -> list[UrlMention]:
+    """Turn `[[link][image]]` of Org mode into an image within a link."""
+    joined: list[UrlMention] = []
+    for mention in mentions:
+        link = joined[-1] if joined else None
+        if link and text[link.start - 2 : link.start] == "[[" and text[link.end : mention.start] == "][":
+            mention.kind, mention.enclosing_link = MarkupKind.MARKDOWN, replace(link, kind=MarkupKind.LINK)
+            joined.pop()
+        joined.append(mention)
+    return joined
 
 
 def _resolve_references(text: str, mentions: list[UrlMention]) -> None:

@@ -22,7 +22,7 @@ _OF_REASONS: Mapping[str, str] = {
     "it is a small copy that leads to a page": f"leads_to_larger_image in {_FILTERS}",
     "the words around it say that it is not the result": f"UNRELATED_WORDS in {_WORDS}",
     "it stands in a command": f"_SAMPLE_CODE in {_FILTERS}",
-    "the reply is a video, and this its poster": f"_VIDEO_SUFFIXES in {_URLS}",
+    "it is the poster of a video": "is_poster in app/extraction/posters.py",
     "it is cut off": "LIMNER_UPSTREAM_TIMEOUT, LIMNER_UPSTREAM_IDLE_TIMEOUT, or the limits of the upstream",
     "it is a smaller copy of the result": "smaller_copies in app/extraction/copies.py",
     "it is a preview, an advertisement or the like beside the result": (

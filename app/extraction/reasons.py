@@ -73,7 +73,8 @@ _BLOCK_KEYS = frozenset(
 )
 _SENTENCE_KEYS = frozenset("finishMessage finish_message blockReasonMessage block_reason_message".split())
 _REFUSAL = re.compile(
-    r"safety|content_?filter|prohibit|blocklist|spii|recitation|moderat|sensitive|refus|guardrail", re.IGNORECASE
+    r"safety|content_?filter|filter reason|prohibit|blocklist|spii|recitation|moderat|sensitive|refus|guardrail",
+    re.IGNORECASE,
 )
 #: What relays say of a failure within a 200, beside a number.
 _COMPLAINT_KEYS = ("status_msg", "error_msg")
@@ -113,6 +114,8 @@ def _reasons_of(node: Mapping[str, Any]) -> Iterator[Reason]:
     for key, value in node.items():
         if isinstance(value, str) and value and key in _CODE_KEYS | _BLOCK_KEYS | _SENTENCE_KEYS:
             yield _reason(key, value)
+        elif isinstance(value, list) and key.rstrip("s") in _CODE_KEYS:
+            yield from (_reason(key, each) for each in value if isinstance(each, str) and each)
     incomplete = node.get("incomplete_details")
     if isinstance(incomplete, dict) and isinstance(incomplete.get("reason"), str):
         yield _reason("incomplete_details", incomplete["reason"])

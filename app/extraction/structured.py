@@ -1,7 +1,7 @@
 """Find images in JSON values, by what the keys and types of objects say about the strings below them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -9,16 +9,21 @@ from typing import Any
 import pybase64
 
 from app.extraction.base64_runs import Base64Run, resolve_run
-from app.extraction.copies import edge_of_label
+from app.extraction.copies import MIN_RESULT, UNNAMED, edge_of_label
 from app.extraction.keys import (
     AUXILIARY_WORDS,
     BYTES_WORDS,
+    COPIES_WORDS,
     IMAGE_WORDS,
     LINK_WORDS,
     NAMING_WORDS,
+    OUTCOME_WORDS,
     RESULT_KEY_WORDS,
     TEXT_WORDS,
+    is_beside,
+    origins_among,
     words_of,
+    words_of_label,
 )
 from app.extraction.relative_links import is_path
 from app.extraction.urls import MAX_URL_LENGTH, UrlKind, classify_url, has_image_ending, may_be_image
@@ -43,9 +48,12 @@ _AUXILIARY_TYPE = re.compile(
 _OTHER_MEDIA = re.compile(
     r"(?:audio|video)\b|(?:font|model)/|application/(?!octet-stream|json|x-ndjson)", re.IGNORECASE
 )
+_MEDIA_TYPE_KEYS = ("mime_type", "mimeType", "media_type", "mediaType", "content_type", "contentType")
 #: Keys for the page on which an image was found: the result of a search.
 _ORIGIN_KEYS = ("origin_url", "originUrl", "source_page", "host_page_url", "hostPageUrl", "context_link", "contextLink")
 _SEARCH_WORDS = frozenset({"citation", "citations", "search", "references"})
+#: Keys whose value says what the image of an object is for.
+_LABEL_KEYS = ("role", "kind", "type", "purpose", "label", "name", "title", "category", "tag", "stage")
 #: States of a task whose image does not exist yet.
 _UNFINISHED = frozenset(
     """
@@ -75,11 +83,32 @@ class ImageField:
     Attributes:
         path: The keys that lead to the string, joined by dots.
         declared: A key or a type says that the string is an image, so its looks do not matter.
+        is_secondary: A key or a label says that the image stands beside the result.
     """
 
     value: str | Base64Run
     path: str
     declared: bool
+    is_secondary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands in a document. `path`, `declared`, `is_secondary`: as of an image there."""
+
+    path: str = ""
+    declared: bool = False
+    is_secondary: bool = False
+    depth: int = 0
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of the last key."""
+        return words_of(self.path.rpartition(".")[2])
+
+
+#: Where a document begins.
+_TOP = _Place()
 
 
 @dataclass(slots=True)
@@ -103,39 +132,47 @@ class JsonWalker:
     _pieces: list[str] = field(default_factory=list)
     _remaining: int = _MAX_VALUES
 
-    def walk(self, value: object, path: str = "", *, declared: bool = False, depth: int = 0) -> None:
-        if depth > _MAX_DEPTH or self._is_full():
+    def walk(self, value: object, place: _Place = _TOP) -> None:
+        if place.depth > _MAX_DEPTH or self._is_full():
             return
         if isinstance(value, str):
-            self._add_string(value, path, declared)
+            self._add_string(value, place)
         elif isinstance(value, list):
-            self._add_bytes(value, path, declared)
-            for item in value:
-                # Other items are not visited: arrays of numbers are long.
-                if isinstance(item, str | list | dict):
-                    self.walk(item, path, declared=declared, depth=depth + 1)
+            self._add_bytes(value, place)
+            self._walk_list(value, place)
         elif isinstance(value, dict):
             if type(value.get("0")) is int:
-                self._add_bytes(list(value.values()), path, declared)
-            self._walk_object(value, path, declared, depth)
-        if depth == 0:
+                self._add_bytes(list(value.values()), place)
+            self._walk_object(value, place)
+        if place.depth == 0:
             self._join_pieces()
 
     def _is_full(self) -> bool:
         self._remaining -= 1
         return self._remaining < 0 or len(self.fields) >= _MAX_FOUND or len(self.texts) >= _MAX_FOUND
 
-    def _walk_object(self, value: Mapping[str, Any], path: str, declared: bool, depth: int) -> None:
+    def _walk_list(self, items: Sequence[object], place: _Place) -> None:
+        # Other items are not visited: arrays of numbers are long.
+        visited = [item for item in items if isinstance(item, str | list | dict)]
+        labels = {id(item): _label_of(item) for item in visited if isinstance(item, dict)}
+        origins = origins_among(labels) if len(labels) > 1 else frozenset()
+        for item in _without_small_copies(visited):
+            is_secondary = place.is_secondary or id(item) in origins
+            self.walk(item, replace(place, is_secondary=is_secondary, depth=place.depth + 1))
+
+    def _walk_object(self, value: Mapping[str, Any], place: _Place) -> None:
         """Walk the keys by preference. Behind a string that is an image, strings of image keys are its variants."""
         arguments = value.get("arguments") or (value.get("input") if value.get("type") == "tool_use" else None)
         if arguments and isinstance(value.get("name"), str):
             self.calls.append((value["name"], arguments))
         if _is_auxiliary(value):
             return
-        declared = declared or _declares_image(value)
+        declared = place.declared or _declares_image(value)
+        is_labeled_beside = place.is_secondary or is_beside(_label_of(value))
         has_image, is_search = False, _is_search(value)
         value = _without_smaller_copies(value)
-        for key in sorted(islice(value, _MAX_KEYS), key=_preference):
+        origins = origins_among({key: words_of(key) for key in islice(value, _MAX_KEYS)})
+        for key in sorted(islice(value, _MAX_KEYS), key=lambda key: (key in origins, _preference(key))):
             words = words_of(key)
             is_variant = isinstance(value[key], str) and bool(words & (LINK_WORDS | IMAGE_WORDS | BYTES_WORDS))
             if words & AUXILIARY_WORDS or (is_variant and (has_image or _is_unready(value, key, words))):
@@ -143,12 +180,19 @@ class JsonWalker:
             if is_search and words & IMAGE_WORDS and isinstance(value[key], list) and not _holds_bytes(value[key]):
                 continue
             count = len(self.fields)
-            inner = declared or bool(words & IMAGE_WORDS)
-            self.walk(value[key], f"{path}.{key}" if path else key, declared=inner, depth=depth + 1)
+            is_copy = has_image and bool(words & COPIES_WORDS)
+            is_secondary = is_labeled_beside or is_beside(words) or key in origins or is_copy
+            inner = _Place(
+                path=f"{place.path}.{key}" if place.path else key,
+                declared=declared or bool(words & IMAGE_WORDS),
+                is_secondary=is_secondary and not words & OUTCOME_WORDS,
+                depth=place.depth + 1,
+            )
+            self.walk(value[key], inner)
             # Numbered keys (`image1`, `image2`) are different images.
             has_image = has_image or (is_variant and len(self.fields) > count and not key[-1:].isdigit())
 
-    def _add_bytes(self, numbers: Sequence[object], path: str, declared: bool) -> None:
+    def _add_bytes(self, numbers: Sequence[object], place: _Place) -> None:
         """Add an image that is written as a list of its bytes, as JavaScript writes a Buffer or a Uint8Array."""
         if not numbers or type(numbers[0]) is not int:
             return
@@ -157,7 +201,10 @@ class JsonWalker:
         except (TypeError, ValueError):
             return
         if data:
-            self.fields.append(ImageField(Base64Run("", pybase64.b64encode_as_string(data)), path, declared))
+            self._add(Base64Run("", pybase64.b64encode_as_string(data)), place)
+
+    def _add(self, value: str | Base64Run, place: _Place) -> None:
+        self.fields.append(ImageField(value, place.path, place.declared, place.is_secondary))
 
     def _continues(self, value: str, path: str) -> bool:
         """Check for a piece of the base64 that the last field begins; if it is one, keep it."""
@@ -176,26 +223,26 @@ class JsonWalker:
             self.fields[-1] = replace(self.fields[-1], value=joined)
             self._pieces.clear()
 
-    def _add_string(self, value: str, path: str, declared: bool) -> None:
-        words = words_of(path.rpartition(".")[2])
-        if not value.startswith(_MAGIC) and self._continues(value, path):
+    def _add_string(self, value: str, place: _Place) -> None:
+        words, declared = place.words, place.declared
+        if not value.startswith(_MAGIC) and self._continues(value, place.path):
             return
         self._join_pieces()
         if self.runs and (run := resolve_run(value.strip(), self.runs)):
-            self.fields.append(ImageField(run, path, declared))
+            self._add(run, place)
         elif _is_base64(value, bool(words & BYTES_WORDS)):
             prefix, _, payload = value.rpartition(",")
-            self.fields.append(ImageField(Base64Run(prefix and prefix + ",", payload), path, declared))
+            self._add(Base64Run(prefix and prefix + ",", payload), place)
         elif _is_url(value):
             kind = classify_url(value)
             is_named = bool(words & NAMING_WORDS) and words <= RESULT_KEY_WORDS and kind is not UrlKind.PAGE
             if declared or is_named or kind in (UrlKind.IMAGE, UrlKind.VIDEO, UrlKind.OTHER_FILE):
-                self.fields.append(ImageField(value.strip(), path, declared))
+                self._add(value.strip(), place)
             elif may_be_image(value) and len(self.unknown) < _MAX_FOUND:
                 self.unknown.append(value.strip())
         elif (declared or words & (LINK_WORDS | IMAGE_WORDS)) and is_path(value):
             self.unknown.append(value)
-        elif words & TEXT_WORDS or any(markup in value for markup in _IMAGE_MARKUP):
+        elif (words & TEXT_WORDS and "id" not in words) or any(markup in value for markup in _IMAGE_MARKUP):
             self.texts.append(value)
 
 
@@ -219,7 +266,7 @@ def is_auxiliary_key(key: str) -> bool:
 
 def _is_auxiliary(value: Mapping[str, Any]) -> bool:
     type_name = value.get("type")
-    media_type = value.get("mime_type") or value.get("mimeType") or value.get("media_type") or value.get("content_type")
+    media_type = next((value[key] for key in _MEDIA_TYPE_KEYS if value.get(key)), None)
     return (
         value.get("thought") is True
         or value.get("role") in ("user", "system", "developer")
@@ -236,14 +283,41 @@ def _is_from_page(value: Mapping[str, Any]) -> bool:
     return isinstance(image, str) and has_image_ending(image) and any(not has_image_ending(page) for page in pages)
 
 
+def _label_of(value: Mapping[str, Any]) -> frozenset[str]:
+    """Return the words with which an object says what its image is for."""
+    labels = [value[key] for key in _LABEL_KEYS if isinstance(value.get(key), str)]
+    return frozenset[str]().union(*map(words_of_label, labels))
+
+
 def _without_smaller_copies(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Remove all but the largest of links whose keys are sizes: "small", "large", "full"."""
-    links = [key for key in islice(value, _MAX_KEYS) if _is_link(value[key])]
+    """Remove all but the largest of images whose keys are sizes: "small", "large", "image_hd"."""
+    links = [key for key in islice(value, _MAX_KEYS) if _holds_link(value[key])]
     if len(links) < 2:
         return value
     edges = {key: edge_of_label(key.replace("_", " ")) for key in links}
+    if any(edges.values()):
+        # A key that says no size holds the image itself; only the full size is larger.
+        edges |= {key: UNNAMED for key, edge in edges.items() if not edge and words_of(key) <= LINK_WORDS | IMAGE_WORDS}
     largest = max(edges.values())
     return {key: each for key, each in value.items() if not 0 < edges.get(key, 0) < largest}
+
+
+def _without_small_copies(items: Sequence[object]) -> Iterator[object]:
+    """Yield the items of a list without images that say that they are smaller than any result, beside a larger one."""
+    edges = [_edge_of_item(item) for item in items]
+    is_any_large = any(edge >= MIN_RESULT for edge in edges)
+    return (item for item, edge in zip(items, edges, strict=True) if not (is_any_large and 0 < edge < MIN_RESULT))
+
+
+def _edge_of_item(item: object) -> int:
+    """Return the longer edge that an object with an image says, 0 where it says none."""
+    if not isinstance(item, dict) or not any(map(_is_link, islice(item.values(), _MAX_KEYS))):
+        return 0
+    return max([item[key] for key in ("width", "height") if type(item.get(key)) is int], default=0)
+
+
+def _holds_link(value: object) -> bool:
+    return _is_link(value) or (isinstance(value, dict) and any(map(_is_link, islice(value.values(), _MAX_KEYS))))
 
 
 def _is_link(value: object) -> bool:
@@ -263,7 +337,8 @@ def _holds_bytes(items: Sequence[object]) -> bool:
 
 
 def _declares_image(value: Mapping[str, Any]) -> bool:
-    return any(isinstance(value.get(key), str) and "image" in value[key] for key in ("type", "mime_type", "mimeType"))
+    names = [value[key] for key in ("type", *_MEDIA_TYPE_KEYS) if isinstance(value.get(key), str)]
+    return any("image" in name.lower() for name in names)
 
 
 def _is_unready(value: Mapping[str, Any], key: str, words: frozenset[str]) -> bool:

@@ -53,7 +53,13 @@ _NUMBERS = re.compile(r"\b(?:137,\s?80,|255,\s?216,\s?255|82,\s?73,\s?70,|71,\s?
 #: Languages of sample code, which shows how something is done. A code block in any other language may hold the result.
 _CODE = re.compile(
     r"```[ \t]*(?:python|py|bash|sh|shell|zsh|console|curl|http|javascript|js|typescript|ts|jsx|tsx|node|java|go|golang"
-    r"|php|ruby|rust|c|cpp|csharp|cs|kotlin|swift|powershell|sql|lua|css|svg|dockerfile|yaml|toml)\b",
+    r"|php|ruby|rust|c|cpp|csharp|cs|kotlin|swift|powershell|sql|lua|css|svg|dockerfile)\b",
+    re.IGNORECASE,
+)
+#: A call of a tool that the model writes into its text. What it is called with is no result; its answer may be.
+_CALL = re.compile(
+    r"<((?:[a-z]{1,12}:)?(?:tool_calls?|function_calls?|tool_use))(?:\s[^<>]{0,200})?>"
+    r"|```[ \t]*(?:tool_code|tool_calls?|function_calls?|tool_use)\b",
     re.IGNORECASE,
 )
 _HTML_PAGE = re.compile(r"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
@@ -84,22 +90,26 @@ class ReplyText:
         """Cut the base64 out of `raw`, or take `runs` where `raw` comes from a text whose base64 is cut out already."""
         self._depth = depth
         if runs is None:
-            raw, runs = extract_base64(raw.replace("\\/", "/").replace("base64://", "data:;base64,"))
+            raw, runs = extract_base64(_plain_slashes(raw).replace("base64://", "data:;base64,"))
         self.runs = runs
         has_image = "//" in raw or MARK in raw or may_have_path(raw) or _NUMBERS.search(raw) is not None
         raw = raw if has_image and not is_html_page(raw) else ""
         document = _parse_json(raw.strip())
-        self.visible = "" if isinstance(document, dict | list) else _visible(raw)
+        text = "" if isinstance(document, dict | list) else _visible(raw)
+        self.visible, calls = _cut_out(text, _CALL, _call_end)
         self.whole_json = self._walk([document])
-        self.embedded_json = self._walk([_parse_json(part) for part in _json_documents(self.visible)])
+        parts = [part for text in (self.visible, *calls) for part in _json_documents(text)]
+        self.embedded_json = self._walk([_parse_json(part) for part in parts])
 
     @cached_property
     def mentions(self) -> list[UrlMention]:
         return find_mentions(self.visible)
 
     @cached_property
-    def has_video(self) -> bool:
-        return any(classify_url(mention.url) is UrlKind.VIDEO for mention in self.mentions)
+    def videos(self) -> frozenset[str]:
+        """The URLs of videos in the text."""
+        links = [mention.enclosing_link for mention in self.mentions if mention.enclosing_link is not None]
+        return frozenset(each.url for each in (*self.mentions, *links) if classify_url(each.url) is UrlKind.VIDEO)
 
     def nested_texts(self, walker: JsonWalker) -> list["ReplyText"]:
         """Return the texts that the JSON of this text contains, down to `_MAX_DEPTH`."""
@@ -122,6 +132,13 @@ class ReplyText:
             else:
                 walker.walk(value)
         return walker
+
+
+def _plain_slashes(text: str) -> str:
+    """Return the text without the escapes of slashes in JSON, which would hide that there is a URL."""
+    for escape in ("\\/", "\\u002f", "\\u002F"):
+        text = text.replace(escape, "/")
+    return text
 
 
 def _visible(text: str) -> str:
@@ -177,6 +194,10 @@ def _closing_tag(opening: re.Match[str]) -> str:
     return _CLOSING_TAGS[group - 1].format(opening[group])
 
 
+def _call_end(opening: re.Match[str]) -> str:
+    return f"</{opening[1]}>" if opening[1] else "```"
+
+
 def _after_unopened_reasoning(text: str) -> str:
     # Some chat templates put the opening tag into the prompt, so that the reply contains the closing one only.
     end = _search(_REASONING_END, text, 0, len(text))
@@ -195,23 +216,30 @@ def _search(pattern: re.Pattern[str], text: str, start: int, end: int) -> re.Mat
 
 
 def _remove(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[str]], str]) -> str:
-    """Remove each part from a match of `opening` to its closing tag.
+    """Remove each part from a match of `opening` to its closing tag."""
+    return _cut_out(text, opening, closing)[0]
+
+
+def _cut_out(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[str]], str]) -> tuple[str, list[str]]:
+    """Cut each part from a match of `opening` to its closing tag out; return the rest and the parts.
 
     A part without closing tag reaches to the end of the text: the reply was cut off inside.
     """
+    rest: list[str] = []
     parts: list[str] = []
     position = 0
     for _ in range(_MAX_HIDDEN):
         start = _search(opening, text, position, len(text))
         if start is None:
-            return "".join(parts) + text[position:] if parts else text[position:]
-        parts.append(text[position : start.start()])
+            return ("".join(rest) + text[position:] if rest else text[position:]), parts
+        rest.append(text[position : start.start()])
         tag = closing(start)
         end = text.find(tag, start.end())
+        parts.append(text[start.end() : end if end >= 0 else len(text)])
         if end < 0:
             break
         position = end + len(tag)
-    return "".join(parts)
+    return "".join(rest), parts
 
 
 def _parse_json(document: str) -> Any:

@@ -81,6 +81,9 @@ _MAX_PARENTHESES = 64
 _NEXT_URL = re.compile(r"(?<![=/&?#%(@])https?://", re.IGNORECASE)
 #: Behind a complete URL the next entry of a list: ",url=…" as chat robots write it.
 _NEXT_ENTRY = re.compile(r"(?<=png|jpg|gif|ebp|peg),(?=[a-z]{1,10}=)")
+#: Behind a complete URL something in parentheses, a field of a list, or a suffix of the language.
+_NEXT_WORDS = re.compile(rf"(?<=\.)(?:{_IMAGE})(?=[(,;'])", re.IGNORECASE)
+_LAST_WORDS = re.compile(r"[(,;'][^/?#]{0,200}$")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _NON_ASCII_IMAGE = re.compile(rf".*\.(?:{_IMAGE})(?![A-Za-z0-9])(?:\?[!-~]*)?", re.IGNORECASE)
 #: The rest of a file name that contains blanks, up to the closing `>`, quote or parenthesis.
@@ -176,8 +179,15 @@ def read_bare_url(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int
     if following is None and "," in url:
         following = _NEXT_ENTRY.search(url)
     url = url[: following.start()] if following else url
+    if (name := _NEXT_WORDS.search(url)) and classify_url(url) is not UrlKind.IMAGE:
+        url = url[: name.end()]
     url = _cut_non_ascii(_cut_parenthesis(url)).rstrip(".,;:!?'*~$" + ("_" if in_emphasis else ""))
     return url, start + len(url)
+
+
+def without_last_words(url: str) -> str:
+    """Return the URL without what may be words that follow it without a blank: "…/fox(1024x1024)", "…/fox,5"."""
+    return _LAST_WORDS.sub("", url)
 
 
 def read_delimited_url(text: str, start: int, closing: str) -> tuple[str, int]:

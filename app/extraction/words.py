@@ -35,6 +35,14 @@ PREVIEW_WORDS = compile_words(
     תצוגה_מקדימה תמונה_ממוזערת
     """
 )
+#: The still that stands for a video.
+POSTER_WORDS = compile_words(
+    """
+    poster* cover first_frame last_frame key_frame keyframe still titelbild* affiche couverture portada capa copertina
+    locandina omslag okładk* kapak sampul ảnh_bìa обложк* постер* обкладинк* 封面 首帧 首幀 尾帧 尾幀 カバー 表紙
+    ポスター 표지 포스터 غلاف कवर ปก
+    """
+)
 #: The image before the change, or what the client sent for it.
 INPUT_WORDS = compile_words(
     """
@@ -50,7 +58,8 @@ ASIDE_WORDS = compile_words(
     """
     similar logo icon avatar banner badge qr_code qr sponsor sponsored advert* ad ads werbung anzeige publicité
     publicidad publicidade pubblicità reclame reklam* reklama iklan quảng_cáo реклам* 类似 類似 示例 头像 頭像 图标
-    圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา
+    圖標 广告 廣告 推广 推廣 赞助 贊助 二维码 二維碼 客服 広告 광고 إعلان विज्ञापन โฆษณา join_us follow_us
+    subscribe donate buy_me_a_coffee patreon discord telegram телеграм* whatsapp wechat weixin 微信 关注 關注 フォロー
     """
 )
 #: Keys of JSON objects that hold the image, its link, or what a tool has made.

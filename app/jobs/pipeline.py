@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 _LONG = 64 * 1024
 
 #: The longer edge of an image below which it is an icon, and how many images in front of one are looked at.
-_LEAST_EDGE, _MAX_EARLIER = 64, 4
+_LEAST_EDGE, _MAX_EARLIER = 100, 4
 
 _NO_RESOURCES = "The image was made, but this server has no room for it now. Please ask again: that costs nothing more."
 
@@ -213,6 +213,8 @@ class Pipeline:
             outcomes = await self.finish_all(reply, images[-self.request.n :])
         if len(images) > self.request.n and all(map(_is_icon, outcomes)):
             outcomes = await self.finish_larger(reply, images[: -self.request.n]) or outcomes
+        if outcomes and all(map(_is_icon, outcomes)) and await search(reply, is_refusal, reply):
+            raise no_image_error(reply)  # A warning sign, or the vendor's logo.
         if images and not any(isinstance(outcome, OutputImage) for outcome in outcomes):
             outcomes += await self.finish_others(reply, images, outcomes)
         if not is_preview and all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
@@ -248,10 +250,12 @@ class Pipeline:
         A preview stands for an image only if that is none: one that cannot be had now may be there for a repeat.
         """
         names = {file_name(image.url) for image in tried[-self.request.n :]}
-        others = [image for image in tried[: -self.request.n] if file_name(image.url) in names]
+        # A link that leads to a page or a file of another kind was none to an image, so the images before it count.
+        are_none = all(isinstance(outcome, NoImageInReply) for outcome in outcomes)
+        others = [image for image in tried[: -self.request.n] if are_none or file_name(image.url) in names]
         failed = [*self.sent, *(image.url for image in tried)]
         others += await search(reply, find_images, without_open_end(reply), failed)
-        if not all(isinstance(outcome, NoImageInReply) for outcome in outcomes):
+        if not are_none:
             others = [image for image in others if not image.is_secondary]
         others = [image for image in others if not await self.is_input_echo(reply, image)]
         finished = await self.finish_all(reply, others[-self.request.n :])

@@ -237,7 +237,10 @@ class _MessageBuilder:
             self.append(content)
         elif isinstance(content, list | dict):
             self._add_parts(content if isinstance(content, list) else [content])
-        self.merge({key: value for key, value in message.items() if key not in {"content", "role"}})
+        if isinstance(parts := message.get("parts"), list):
+            # The texts of the parts are the content once more, where there is one.
+            self._add_parts([part for part in parts if not content or _text_of_part(part) is None])
+        self.merge({key: value for key, value in message.items() if key not in {"content", "parts", "role"}})
 
     def _drop_repeated(self, content: str) -> None:
         """Drop the text so far where a whole message at the end of a stream repeats it."""

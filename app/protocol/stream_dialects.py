@@ -13,6 +13,9 @@ Document = Mapping[str, Any]
 #: them, with this type and the character behind it.
 DATA_STREAM = "data-stream-"
 _IMAGE_START = re.compile(r"iVBORw0KGgo|/9j/|UklGR|R0lGOD|data:image/")
+#: Events of other protocols of agents, such as AG-UI, with the next piece of the text.
+_TEXT_EVENT = re.compile(r"text|message|content|answer", re.IGNORECASE)
+_OTHER_EVENT = re.compile(r"think|reason|tool|call|response\.|audio|transcript", re.IGNORECASE)
 _PIECE = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 
 
@@ -26,6 +29,8 @@ def as_chat_chunk(document: Document) -> Document:
         return _ui_data(document)
     if translate is None and kind.startswith(("reasoning-", "source-", "tool-input-", DATA_STREAM)):
         return {}
+    if translate is None and isinstance(document.get("delta"), str) and _TEXT_EVENT.search(kind):
+        return document if _OTHER_EVENT.search(kind) else _text(document["delta"])
     return document if translate is None else translate(document)
 
 

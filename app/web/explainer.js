@@ -20,7 +20,7 @@ const KINDS = {
 const REASONS = {
   "it is a small copy that leads to a page": "reason_small_copy",
   "the words around it say that it is not the result": "reason_words",
-  "the reply is a video, and this its poster": "reason_poster",
+  "it is the poster of a video": "reason_poster",
   "it is cut off": "reason_cut",
   "it is a smaller copy of the result": "reason_smaller",
   "it stands in a command": "reason_command",

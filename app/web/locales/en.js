@@ -147,7 +147,7 @@ export default {
   kind_image: "an image",
   reason_small_copy: "it is a small copy that leads to a page",
   reason_words: "the words around it say that it is not the result",
-  reason_poster: "the reply is a video, and this its poster",
+  reason_poster: "it is the poster of a video",
   reason_command: "it stands in a command",
   reason_smaller: "it is a smaller copy of the result",
   reason_cut: "it is cut off",

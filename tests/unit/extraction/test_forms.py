@@ -98,7 +98,7 @@ class Explained:
 EXPLAINED = [
     Explained("a URL of another scheme", "![x](ftp://a.example/x.png)", "markdown-image", "no http"),
     Explained("a placeholder", "![x](https://via.placeholder.com/9.png)", "markdown-image", "stands where a picture"),
-    Explained("a video", "![x](https://a.example/x.mp4)", "markdown-image", "its poster"),
+    Explained("a video", "![x](https://a.example/x.mp4)", "markdown-image", "leads to a video"),
     Explained("a document", "![x](https://a.example/x.pdf)", "markdown-image", "a file that is not an image"),
     Explained("bytes of an HTML page", "data:image/png;base64,PGh0bWw+dXBzdHJlYW0g", "data-url", "no image"),
     Explained("truncated bytes", f"{PNG[:200]}", "data-url", "cut off"),

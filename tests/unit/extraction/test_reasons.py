@@ -52,6 +52,8 @@ CASES = (
     Case("Gemini's feedback, for any reason", {"promptFeedback": {"blockReason": "OTHER"}}, f"{REJECTED} (blockReason OTHER).", True),
     Case("Gemini's candidate", {"candidates": [{"finishReason": "IMAGE_SAFETY", "finishMessage": "The image was filtered out."}]}, f"{REJECTED} (finish_reason IMAGE_SAFETY, finishReason IMAGE_SAFETY). It said: The image was filtered out.", True),
     Case("Gemini's candidate, in a sentence only", {"candidates": [{"finishReason": "OTHER", "finishMessage": "It violates our policies."}]}, f"{REJECTED} (finish_reason OTHER, finishReason OTHER). It said: It violates our policies.", True),
+    Case("a list of reasons, as Bedrock has it", {"images": [None], "finish_reasons": ["Filter reason: prompt"]}, f"{REJECTED} (finish_reasons Filter reason: prompt).", True),
+    Case("a list of reasons that are none", {"images": [None], "finish_reasons": [None, "SUCCESS", ""]}, f"{NO_IMAGE}. It said nothing."),
     Case("Vertex's filter", {"predictions": [{"raiFilteredReason": "58061214"}]}, f"{REJECTED} (raiFilteredReason 58061214).", True),
     Case("a failed call", call(error={"code": "moderation_blocked", "message": "No.", "moderation_details": DETAILS}), f"{REJECTED} (image_generation_call moderation_blocked: No.).", True),
     Case("a failed call with its details outside", call(moderation_details=DETAILS), f"{REJECTED} (image_generation_call failed).", True),

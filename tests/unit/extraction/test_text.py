@@ -43,9 +43,9 @@ def test_texts_inside_texts_are_read_down_to_a_depth() -> None:
     assert 2 <= depth <= 4
 
 
-def test_a_video_is_recognized() -> None:
-    assert ReplyText("https://a.example/x.mp4").has_video
-    assert not ReplyText(URL).has_video
+def test_videos_are_recognized_in_the_text_and_around_images() -> None:
+    text = ReplyText(f"https://a.example/x.mp4 {URL} [![still]({URL})](https://a.example/y.webm)")
+    assert text.videos == {"https://a.example/x.mp4", "https://a.example/y.webm"}
 
 
 def test_words_are_looked_for_in_as_much_as_is_read() -> None:

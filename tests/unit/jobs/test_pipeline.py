@@ -398,6 +398,7 @@ SUBSTITUTES = [
     Substitute("a link to another image", f"![x]({LOST})\n\nMirror: {URL}", URL, {URL: PNG}),
     Substitute("the same file elsewhere", f"A: {ELSEWHERE}\nB: {LOST}", ELSEWHERE, {ELSEWHERE: PNG}),
     Substitute("an earlier image of another name", f"![a]({URL})\n![b]({LOST})", None, {URL: PNG}),
+    Substitute("an image before what is none", f"![a]({URL})\n![b]({LOST})", URL, {URL: PNG, LOST: b"<html>"}),
     Substitute("a preview of an image that cannot be had", f"![preview]({URL}) ![x]({LOST})", None, {URL: PNG}),
     Substitute("a preview of what is no image", f"![preview]({URL}) ![x]({LOST})", URL, {URL: PNG, LOST: b"<html>"}),
     Substitute("a small image whose link leads to none", f"[![x]({URL})]({LOST})", URL, {URL: PNG, LOST: b"<html>"}),
@@ -432,6 +433,12 @@ def test_an_icon_is_the_result_only_if_there_is_nothing_else(
 ) -> None:
     world = World([[image_reply(*[url for url, _ in images])]], web={url: data for url, data in images if data})
     assert [bytes_in(image) for image in result_of(request_for(), world).images] == [found]
+
+
+def test_an_icon_beside_a_refusal_is_no_result() -> None:
+    world = World([[text_reply(f"![!]({URL}) This was blocked by our content policy.")]], web={URL: PNG})
+    with pytest.raises(ModerationBlocked, match="content policy"):
+        run(request_for(), world)
 
 
 BUG = KeyError("a bug")

@@ -46,6 +46,8 @@ CASES = [
     Case(
         "parts of text", [chunk({"content": [{"type": "text", "text": "a"}, "b"]}), chunk({"content": ["c"]})], "a\nbc"
     ),
+    Case("parts in a field of their own", [chunk({"parts": [{"type": "text", "text": "a"}]})], "a"),
+    Case("parts that repeat the content", [chunk({"content": "a", "parts": [{"type": "text", "text": "a"}]})], "a"),
     Case("an old completion", [{"choices": [{"text": "a"}]}], "a"),
     Case("a message that is text", [{"choices": [{"message": "a"}]}], "a"),
     Case("Ollama", [{"message": {"content": "a"}}, {"message": {"content": "b"}, "done_reason": "stop"}], "ab"),

@@ -37,6 +37,8 @@ FILE = part({"type": "image_url", "image_url": {"url": URL}})
 CASES = [
     Case("a chunk stays one", {"type": "ping", "choices": []}, {"type": "ping", "choices": []}),
     Case("an unknown type stays", {"type": "answer", "content": "x"}, {"type": "answer", "content": "x"}),
+    Case("text of another protocol", {"type": "TEXT_MESSAGE_CONTENT", "delta": "a"}, chunk({"content": "a"})),
+    Case("its thoughts stay", {"type": "THINKING_TEXT_MESSAGE", "delta": "a"}, {"type": "THINKING_TEXT_MESSAGE", "delta": "a"}),
     Case("a type that is no text stays", {"type": 1}, {"type": 1}),
     Case(
         "a whole message",

@@ -1,0 +1,33 @@
+"""Find the header of a column in a Markdown table: it says what the images of the column are."""
+
+import re
+
+#: Characters in front of a cell in which its table must begin, and characters of one row.
+_MAX_TABLE, _MAX_ROW = 8 * 1024, 2048
+_DELIMITER_ROW = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)*")
+#: Where the markup of an image or a link begins.
+_MARKUP = re.compile(r"!?\[|<")
+
+
+def words_in_table(text: str, position: int) -> str:
+    """Return the header of the column in which a URL stands, with the words before the URL in its cell.
+
+    The text is empty outside of tables, in headers, and where the table is too long.
+    """
+    row_start = text.rfind("\n", max(0, position - _MAX_ROW), position) + 1
+    row = text[row_start:position]
+    if (row_start == 0 and position > _MAX_ROW) or "|" not in text[row_start : position + _MAX_ROW].partition("\n")[0]:
+        return ""
+    *lines, _ = text[max(0, row_start - _MAX_TABLE) : row_start].split("\n")
+    rows: list[str] = []
+    while lines and "|" in lines[-1]:
+        rows.append(lines.pop())
+    if len(rows) < 2 or not _DELIMITER_ROW.fullmatch(rows[-2]):
+        return ""
+    header, cells = (cells_of(each) for each in (rows[-1], row))
+    name = header[len(cells) - 1] if len(cells) <= len(header) else ""
+    return f"{name}: {_MARKUP.split(cells[-1])[0].strip()}"
+
+
+def cells_of(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().removeprefix("|").split("|")]
