@@ -6,8 +6,7 @@ import pytest
 from redis import Redis
 
 from app.errors import ServiceUnavailable
-from tests.integration.test_job_table import EPOCH, RUN, Replica, finish, never_end, play
-from tests.integration.test_take_overs import fail, follow
+from tests.support.job_tables import EPOCH, RUN, Replica, fail, finish, follow, never_end, play
 from tests.support.join_cases import KEYED, ME
 from tests.support.redis import RedisServer
 

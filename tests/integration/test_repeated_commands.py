@@ -9,15 +9,7 @@ from redis import Redis
 
 from app.errors import ServiceUnavailable
 from app.jobs.job import Job, JobKey
-from tests.integration.test_job_table import (
-    GROUPS,
-    RECORD,
-    Replica,
-    finish,
-    never_end,
-    play,
-    stop_heartbeat,
-)
+from tests.support.job_tables import GROUPS, RECORD, Replica, finish, never_end, play, stop_heartbeat
 from tests.support.join_cases import KEYED, ME, RETRY
 from tests.support.redis import RedisServer
 

@@ -40,9 +40,9 @@ from tests.support.raw_http_lines import (
     wait_for_jobs,
     wait_until,
 )
+from tests.support.registries import REQUEST, Desk
 from tests.support.sample_images import gradient, saved
 from tests.support.servers import RunningDemo, RunningLimner
-from tests.unit.jobs.test_registry import REQUEST, Desk
 
 pytestmark = pytest.mark.usefixtures("demo_at_rest")
 

@@ -7,27 +7,10 @@ import pytest
 from redis import Redis
 
 from app.errors import ImageUnavailable, ServiceUnavailable
-from app.jobs.job import Job, JobKey
-from tests.integration.test_job_table import Replica, finish, play, stop_heartbeat
+from app.jobs.job import Job
+from tests.support.job_tables import Replica, fail, finish, follow, play, stop_heartbeat
 from tests.support.join_cases import KEYED, ME, RETRY
 from tests.support.redis import RedisServer
-
-
-async def follow(replica: Replica, key: JobKey = ME, reader: str = "req_2") -> Job:
-    """Return the first job at this replica, which a request has joined there."""
-    assert await replica.table.claim_or_join(reader, key, is_async=False) == "req_1"
-    job = replica.job(key)
-    job.reader_id = reader
-    return job
-
-
-async def fail(replica: Replica, error: Exception, *, key: JobKey = ME, is_async: bool = False, paid: bool) -> None:
-    """Publish the failure of the first job."""
-    assert isinstance(error, ImageUnavailable | ServiceUnavailable)
-    job = await replica.claim(key, error=error, is_async=is_async, paid=paid, submitted=paid)
-    await job.run.wait_done()
-    job.run.readers = 0
-    assert await replica.table.publish_result(job, b"{}", briefly=False)
 
 
 def test_an_image_that_has_to_be_had_again_is_for_one_request_and_for_retries(

@@ -13,8 +13,8 @@ from app.jobs.pipeline_interface import GenerationResult, PartialImage, Pipeline
 from app.protocol.input_images import InputImage
 from app.protocol.parameters import Operation
 from tests.support.guess_corpus import IMAGE_URL, PAGE_URLS, refusals, results
+from tests.support.pipeline_world import PNG, World, bytes_in, request_for, result_of, run, text_reply
 from tests.support.sample_images import gradient, saved
-from tests.unit.jobs.test_pipeline import PNG, World, bytes_in, request_for, result_of, run, text_reply
 
 OTHER = saved(gradient(size=(9, 9)), "PNG")
 PAGE = b"<!DOCTYPE html><html><title>Rules</title></html>"

@@ -24,7 +24,7 @@ from app.state.shared_state import SharedState
 from app.upstream.client import UpstreamRequest
 from app.upstream.spec import UpstreamSpec
 from tests.support.join_cases import ME, PAID_REPLY, failed
-from tests.unit.jobs.test_registry import REQUEST
+from tests.support.registries import REQUEST
 
 HALF = ChatReply(complete=False)
 TABLE: JobTable[Job] = JobTable(SharedState("memory:", fail_closed=False), ttl=600, key_ttl=600)

@@ -32,8 +32,8 @@ from app.protocol.image_response import OutputImage
 from app.protocol.reply_parser import read_reply
 from app.state.job_table import JobTable, ScriptReply
 from tests.support.join_cases import KEYED, ME
+from tests.support.registries import ANSWER, REQUEST
 from tests.support.sample_images import as_blob, as_bytes, gradient, saved
-from tests.unit.jobs.test_registry import ANSWER, REQUEST
 
 PNG = saved(gradient("RGB", (16, 16)), "PNG")
 REPLY = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'
