@@ -148,6 +148,9 @@ class SimulatedStore:
 
         return StoredImage(name, len(data), 0.0, read)
 
+    async def free_bytes(self) -> int | None:
+        return None
+
     async def delete_expired(self) -> int:
         return 0
 

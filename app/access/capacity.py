@@ -36,6 +36,7 @@ _SPARE_DESCRIPTORS = 32
 _SPARE_SHARE = 16
 
 _NO_DISK = "The server has no room left for images. Please try again later."
+_NO_STORE = "The server has no room left to store images. Please try again later, or request b64_json."
 _NO_DESCRIPTORS = "The server has too many open connections and files. Please try again later."
 _NO_UPLOADS = "The server receives too many large requests at once. Please try again later."
 _CALLERS_UPLOADS = "Too many bytes of your requests are being received at once. Send fewer large requests at a time."
@@ -51,6 +52,7 @@ class Capacity:
         descriptor_limit: Returns how many it may have open.
         max_image_bytes: The largest image that is accepted.
         max_uploads: Bytes of request bodies that may be under way at once; half of it for each caller.
+        stores_in_spool: Whether images are stored on the disk of the spool folder.
         make_room: Frees so many bytes of the disk, if it can. Returns whether it has tried.
         clock: Returns seconds that never go back.
     """
@@ -60,9 +62,11 @@ class Capacity:
     descriptor_limit: Callable[[], int]
     max_image_bytes: int
     max_uploads: int
+    stores_in_spool: bool = False
     make_room: Callable[[int], bool] = lambda _: False
     clock: Callable[[], float] = time.monotonic
     _reserved: int = 0
+    _reserved_to_store: int = 0
     _uploads: Counter[str] = field(default_factory=Counter)
     _all_uploads: int = 0
     _opened: int = 0
@@ -71,8 +75,10 @@ class Capacity:
     _free: int = 0
     _measured_at: float = -math.inf
 
-    def reserve(self, images: int, pixels: int) -> "ReservedRoom":
+    def reserve(self, images: int, pixels: int, free_to_store: int | None = None) -> "ReservedRoom":
         """Hold room for `images` images of `pixels` each, until the end of a `with`.
+
+        Where the images will be stored, `free_to_store` says how many bytes are free there.
 
         An image needs 4 bytes a pixel at most: formats that compress nothing of RGBA are hardly larger.
 
@@ -84,7 +90,12 @@ class Capacity:
         self._check_descriptors(images * _PER_IMAGE)
         size = images * min(self.max_image_bytes, 4 * pixels)
         self._check_disk(size)
-        return ReservedRoom(self, size)
+        if free_to_store is None:
+            return ReservedRoom(self, size)
+        spooled = self._reserved + size if self.stores_in_spool else 0
+        if free_to_store < spooled + self._reserved_to_store + size:
+            raise _unavailable(_NO_STORE, "LIMNER_IMAGE_STORE has too little room")
+        return ReservedRoom(self, size, size)
 
     def upload(self, caller: str, announced: int) -> "Upload":
         """Count a request body of `announced` bytes (0 if unknown) as under way, until the end of a `with`.
@@ -141,12 +152,15 @@ class ReservedRoom:
 
     capacity: Capacity
     size: int
+    to_store: int = 0
 
     def __enter__(self) -> None:
         self.capacity._reserved += self.size
+        self.capacity._reserved_to_store += self.to_store
 
     def __exit__(self, *_: object) -> None:
         self.capacity._reserved -= self.size
+        self.capacity._reserved_to_store -= self.to_store
 
 
 @dataclass(slots=True)

@@ -181,6 +181,9 @@ class BucketStore:
             return None
         return StoredImage(name, meta["size"], modified, partial(self._read, name))
 
+    async def free_bytes(self) -> int | None:
+        return None
+
     async def delete_expired(self) -> int:
         """Delete expired images, if the URL of the bucket demands it: listing a large bucket costs money.
 

@@ -77,6 +77,13 @@ class DiskStore:
         except OSError as error:
             raise store_unreachable(str(error)) from None
 
+    async def free_bytes(self) -> int | None:
+        try:
+            room = await self._run(partial(os.statvfs, self._folder))
+        except OSError:
+            return None
+        return room.f_bavail * room.f_frsize
+
     async def delete_expired(self) -> int:
         try:
             return await self._run(self._delete_expired)

@@ -45,6 +45,9 @@ class MemoryStore:
 
         return StoredImage(name, len(data), stored_at, read)
 
+    async def free_bytes(self) -> int | None:
+        return None
+
     async def delete_expired(self) -> int:
         before = len(self._images)
         while self._images and self._is_expired(next(iter(self._images.values()))[1]):

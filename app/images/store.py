@@ -91,6 +91,10 @@ class ImageStore(Protocol):
         """
         ...
 
+    async def free_bytes(self) -> int | None:
+        """Return how many bytes can be stored, None if that is unknown."""
+        ...
+
     async def delete_expired(self) -> int:
         """Delete expired images and return how many there were.
 

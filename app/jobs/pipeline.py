@@ -68,6 +68,16 @@ class Pipeline:
     inputs: InputImages = InputImages()
     undelivered: list[ApiError] = field(default_factory=list)
 
+    @property
+    def stores_results(self) -> bool:
+        """Whether results will be stored, unless the upstream brings links that clients may have."""
+        return self.policy.rehost != "never" and self.wanted_format == "url"
+
+    @property
+    def wanted_format(self) -> str:
+        """`url` or `b64_json`."""
+        return effective_response_format(self.request, self.policy.default_format)
+
     async def run(self, emit: Emit) -> None:
         """Emit partial images as they come, then one result.
 
@@ -332,9 +342,8 @@ class Pipeline:
             ImageUnavailable: It cannot be downloaded or stored.
             NoImageInReply: What was found is not an image.
         """
-        wanted = effective_response_format(self.request, self.policy.default_format)
         is_link = not image.url.startswith("data:")
-        may_pass = wanted == "url" and is_link and await self.may_pass(image.url)
+        may_pass = self.wanted_format == "url" and is_link and await self.may_pass(image.url)
         is_trusted = blob is None and has_image_ending(image.url)
         if may_pass and is_trusted and link_matches_request(image.url, self.request):
             return OutputImage(image.form, url=image.url)
@@ -346,7 +355,7 @@ class Pipeline:
         made, converted = await self.convert(OutputImage(image.form, info=info, received=info), blob)
         if converted is blob and may_pass:
             return replace(made, url=image.url)
-        if wanted == "b64_json":
+        if self.wanted_format == "b64_json":
             return replace(made, source=converted)
         return replace(made, url=await self.link_to(converted, made.info or info))
 

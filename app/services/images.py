@@ -10,6 +10,7 @@ from app import __version__
 from app.access.capacity import Capacity, count_open_descriptors, descriptor_limit, free_bytes
 from app.config.settings import Settings
 from app.images.blob import Blob, SpoolMemory
+from app.images.disk import parse_disk_url
 from app.images.fetch import Fetcher
 from app.images.signer import Signer, SigningKey, load_signing_key
 from app.images.spare_files import MAX_SPARE_BYTES, SpareFiles
@@ -96,8 +97,15 @@ def build_capacity(settings: Settings, spare_files: SpareFiles, make_room: Calla
         descriptor_limit=descriptor_limit,
         max_uploads=settings.max_upload_bytes,
         max_image_bytes=settings.max_image_bytes,
+        stores_in_spool=stores_in(settings, folder),
         make_room=make_room,
     )
+
+
+def stores_in(settings: Settings, folder: Path) -> bool:
+    """Return whether images are stored on the disk of that folder."""
+    is_disk = settings.image_store.startswith("disk:")
+    return is_disk and parse_disk_url(settings.image_store).stat().st_dev == folder.stat().st_dev
 
 
 def download_proxy(settings: Settings) -> str | None:

@@ -20,6 +20,7 @@ from app.images.spare_files import SpareFiles
 from app.images.store import store_unreachable
 from app.jobs.registry import JobRegistry
 from app.main import EXPOSED_HEADERS, create_app, handle_api_error, handle_http_exception, services_of
+from app.services.images import stores_in
 from app.services.services import purge_expired
 from tests.support.raw_http import RawResponse, build_request, connect, send_request
 from tests.support.servers import RunningLimner, run_demo, run_limner
@@ -241,6 +242,17 @@ def test_the_room_of_spare_files_is_free(tmp_path: Path, monkeypatch: pytest.Mon
     services = services_of(create_app(settings(tmp_path)))
     services.spool_memory.spare_files.size = 24
     assert services.service.capacity.free_bytes() == 1024
+
+
+@pytest.mark.parametrize(
+    ("store", "folder", "shares"),
+    [("disk://{}/images", "{}", True), ("disk://{}/images", "/proc", False), ("memory:", "{}", False)],
+)
+def test_whether_images_are_stored_on_the_disk_of_the_spool_is_found_out(
+    store: str, folder: str, shares: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    assert stores_in(settings(tmp_path, image_store=store.format(tmp_path)), Path(folder.format(tmp_path))) is shares
 
 
 def test_closing_cancels_jobs_that_do_not_end(tmp_path: Path) -> None:

@@ -103,3 +103,45 @@ def test_where_no_memory_is_left_either_no_retry_is_invited(
     assert "Asked again, it is paid for again." in error["message"]
     # The client has been told. Its next request without a key is its own decision; one under the key never pays twice.
     assert (again.status_code, len(upstream.bill)) == ((500, 1) if key else (200, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class FullStore:
+    name: str
+    parameters: dict[str, Any]
+    settings: dict[str, Any]
+    status: int
+
+
+FULL_STORES = [
+    FullStore("a link is wanted", {"response_format": "url"}, {}, 503),
+    FullStore("a link is the default of the model", {"model": "dall-e-3"}, {}, 503),
+    FullStore("a link is the operator's default", {}, {"default_response_format": "url"}, 503),
+    FullStore("bytes are wanted", {"response_format": "b64_json"}, {}, 200),
+    FullStore("a stream carries bytes", {"response_format": "url", "stream": True}, {}, 200),
+    FullStore("the operator stores nothing", {"response_format": "url"}, {"rehost": "never"}, 200),
+]
+
+
+@pytest.mark.parametrize("case", FULL_STORES, ids=lambda case: case.name)
+def test_nothing_is_paid_for_that_the_image_store_has_no_room_for(case: FullStore, tmp_path: Path) -> None:
+    """The same request is answered as soon as there is room again."""
+    upstream = BillingUpstream()
+    options: dict[str, Any] = {"image_store": f"disk://{tmp_path}/images", **case.settings}
+
+    async def few() -> int:
+        return 1000
+
+    async def play() -> list[httpx.Response]:
+        async with billed_limner(upstream, tmp_path, **options) as limner:
+            store_of = limner.services.store
+            free, store_of.free_bytes = store_of.free_bytes, few  # type: ignore[method-assign]
+            first = await limner.generate(**case.parameters)
+            assert len(upstream.bill) == (case.status == 200)
+            store_of.free_bytes = free  # type: ignore[method-assign]
+            return [first, await limner.generate(**case.parameters)]
+
+    first, second = asyncio.run(play())
+    assert (first.status_code, second.status_code) == (case.status, 200), first.text
+    if case.status == 503:
+        assert (first.headers["retry-after"], first.json()["error"]["code"]) == ("5", "server_is_overloaded")

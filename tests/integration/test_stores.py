@@ -85,6 +85,12 @@ def test_other_names_are_not_found(config: StoreConfig, name: str, tmp_path: Pat
         assert asyncio.run(store.get(name)) is None
 
 
+def test_only_the_room_on_a_disk_is_known(config: StoreConfig) -> None:
+    with opened(config) as store:
+        free = asyncio.run(store.free_bytes())
+    assert (free is not None and free > len(LARGE)) is config.url.startswith("disk:")
+
+
 def test_an_expired_image_is_not_found_and_is_deleted(config: StoreConfig) -> None:
     separator = "&" if "?" in config.url else "?"
     deleting = f"{config.url}{separator}sweep=true" if config.url.partition(":")[0] in BUCKETS else config.url

@@ -32,13 +32,16 @@ class Machine:
         self.measurements += 1
         return self.free
 
-    def capacity(self, max_uploads: int = 100, max_image_bytes: int = 64 * MIB) -> Capacity:
+    def capacity(
+        self, max_uploads: int = 100, max_image_bytes: int = 64 * MIB, *, stores_in_spool: bool = False
+    ) -> Capacity:
         return Capacity(
             free_bytes=self.measure,
             open_descriptors=self.count,
             descriptor_limit=lambda: self.limit,
             max_image_bytes=max_image_bytes,
             max_uploads=max_uploads,
+            stores_in_spool=stores_in_spool,
             clock=lambda: self.now,
         )
 
@@ -88,12 +91,40 @@ def test_no_image_reserves_more_than_the_largest_that_is_accepted(machine: Machi
         raise AssertionError
 
 
+@pytest.mark.parametrize(("free", "fits"), [(8 * MIB, True), (8 * MIB - 1, False)])
+def test_images_that_will_be_stored_need_room_in_the_store_too(machine: Machine, free: int, fits: bool) -> None:
+    """Four MiB are in use by another request."""
+    capacity = machine.capacity()
+    with capacity.reserve(1, MIB, 100 * MIB), capacity.reserve(5, MIB):
+        if fits:
+            with capacity.reserve(1, MIB, free):
+                pass
+        else:
+            with pytest.raises(ServiceUnavailable) as caught, capacity.reserve(1, MIB, free):
+                raise AssertionError
+            assert_invites_retry(caught.value, 503)
+            assert caught.value.detail == "LIMNER_IMAGE_STORE has too little room"
+
+
+@pytest.mark.parametrize(("free", "fits"), [(20 * MIB, True), (20 * MIB - 1, False)])
+def test_on_one_disk_an_image_needs_room_in_the_spool_and_in_the_store(machine: Machine, free: int, fits: bool) -> None:
+    machine.free = free
+    capacity = machine.capacity(stores_in_spool=True)
+    with capacity.reserve(1, MIB, free), capacity.reserve(1, MIB):
+        if fits:
+            with capacity.reserve(1, MIB, free):
+                pass
+        else:
+            with pytest.raises(ServiceUnavailable, match="store images"), capacity.reserve(1, MIB, free):
+                raise AssertionError
+
+
 def test_room_is_given_back_at_the_end(machine: Machine) -> None:
     capacity = machine.capacity()
     for _ in range(3):
-        with pytest.raises(KeyError), capacity.reserve(4, 6 * MIB):
+        with pytest.raises(KeyError), capacity.reserve(4, 6 * MIB, 96 * MIB):
             raise KeyError
-    with capacity.reserve(4, 6 * MIB):
+    with capacity.reserve(4, 6 * MIB, 96 * MIB):
         pass
 
 

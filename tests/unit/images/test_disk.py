@@ -213,3 +213,9 @@ def test_the_blob_remains_readable(stores: list[DiskStore], tmp_path: Path) -> N
 def test_a_relative_path_is_rejected(url: str) -> None:
     with pytest.raises(ValueError, match="disk:///absolute/path"):
         parse_disk_url(url)
+
+
+def test_the_room_in_a_folder_that_is_gone_is_unknown(stores: list[DiskStore], tmp_path: Path) -> None:
+    store = store_at(stores, tmp_path / "images")
+    (tmp_path / "images").rmdir()
+    assert asyncio.run(store.free_bytes()) is None
