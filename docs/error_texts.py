@@ -285,7 +285,8 @@ ERROR_TEXTS = (
     ErrorText(
         "upstream_broken",
         (UpstreamInvalidReply, UpstreamNeedsOperator),
-        "The upstream's reply cannot be parsed, ended early, has more than 4 MiB beside its images, or is a redirect.",
+        "The upstream's reply cannot be parsed, ended early, has more than 4 MiB beside its images or more than four "
+        "times `LIMNER_MAX_IMAGE_BYTES` with them, or is a redirect.",
         "Operator: see `detail` in the log; `limner explain` reads the raw reply.",
         costs="maybe; a redirect does not",
     ),

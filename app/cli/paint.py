@@ -1,7 +1,6 @@
 """`limner paint`: a small client of any Images API, which shows how long it takes and writes the images into files."""
 
 import os
-import re
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import httpx
 import orjson
 import pybase64
 
+from app.cli.key_files import UnusableKey, check_key, read_key_file
 from app.cli.main import COMMANDS_PAGE, INTERRUPTED
 from app.cli.messages import print_error
 from app.cli.terminal import Progress, live_progress, show_image
@@ -214,12 +214,12 @@ def read_key(options: PaintOptions) -> str:
     Raises:
         UsageError: The file cannot be read, or its content cannot be a key. The message does not contain the key.
     """
-    location, key = "OPENAI_API_KEY", options.api_key.encode("utf-8", "surrogateescape")
-    if options.api_key_file is not None:
-        location, key = str(options.api_key_file), read_file(options.api_key_file).strip()
-    if not re.fullmatch(rb"[!-~]+", key):
-        raise UsageError(f"{location}: a key is one line of visible ASCII characters")
-    return key.decode()
+    try:
+        if options.api_key_file is not None:
+            return read_key_file(options.api_key_file)
+        return check_key(options.api_key.encode("utf-8", "surrogateescape"), "OPENAI_API_KEY")
+    except UnusableKey as error:
+        raise UsageError(str(error)) from None
 
 
 @contextmanager

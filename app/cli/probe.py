@@ -12,6 +12,7 @@ import httpx
 import orjson
 from pydantic import SecretStr
 
+from app.cli.key_files import UnusableKey, read_key_file
 from app.cli.main import INTERRUPTED
 from app.cli.messages import print_error
 from app.cli.probe_report import ProbeRun, Sight, as_document, as_toml
@@ -124,20 +125,17 @@ def choose_upstream(
         names = ", ".join(entry.name for entry in settings.effective_upstreams)
         raise InvalidSettings(f"--upstream {name}: there is no such upstream, only {names}")
     entry = entries[0]
-    key = entry.api_key if api_key_file is None else read_key(api_key_file)
+    key = entry.api_key if api_key_file is None else read_secret_key(api_key_file)
     known = entry.model_map.default or next(iter(entry.models.values()))
     return settings, entry.model_copy(update={"model": model or known, "models": {}, "api_key": key})
 
 
-def read_key(path: Path) -> SecretStr:
+def read_secret_key(path: Path) -> SecretStr:
     """Return the key in a file. Raises `InvalidSettings`, without the key in its message."""
     try:
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise InvalidSettings(f"{path}: {error.strerror}") from None
-    if not re.fullmatch(rb"[!-~]+", key):
-        raise InvalidSettings(f"{path}: a key is one line of visible ASCII characters")
-    return SecretStr(key.decode())
+        return SecretStr(read_key_file(path))
+    except UnusableKey as error:
+        raise InvalidSettings(str(error)) from None
 
 
 def run_probe(settings: Settings, run: ProbeRun, max_images: int, progress: Progress) -> int:

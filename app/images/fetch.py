@@ -1,7 +1,7 @@
 """Download images, with protection against server-side request forgery and endless bodies.
 
-The only file that downloads. Redirects, bytes and the duration are limited; which addresses are reached decides
-`GuardedHttp`.
+The only file that downloads. Redirects, bytes and the duration are limited; `GuardedHttp` decides which addresses are
+reached.
 """
 
 import asyncio

@@ -58,11 +58,10 @@ class Transcoder:
         new_blob: Callable[[], Blob] = Blob,
         memory: int = MEMORY,
         decoders: int = DECODERS,
-        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.budget = MemoryBudget(memory, decoders)
         self._pool = DecoderPool(decoders)
-        self._jobs = DecoderJobs(self._pool, self.budget, new_blob, max_pixels)
+        self._jobs = DecoderJobs(self._pool, self.budget, new_blob, MAX_PIXELS)
 
     def start(self) -> None:
         """Start the decoders, so that the first image does not wait for them."""

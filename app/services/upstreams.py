@@ -57,6 +57,7 @@ def build_spec(entry: UpstreamEntry, settings: Settings, number: int) -> Upstrea
         origin_downloads_with_key=settings.upstream_origin_downloads_with_key
         if entry.origin_downloads_with_key is None
         else entry.origin_downloads_with_key,
+        # Four of the largest images, in base64, which is a third longer.
         max_reply_bytes=4 * settings.max_image_bytes * 4 // 3,
         user_agent=entry.user_agent or settings.upstream_user_agent or f"limner/{__version__}",
         prices=PriceList(settings.currency, tuple(row.build() for row in entry.prices)),

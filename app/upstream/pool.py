@@ -93,8 +93,8 @@ class UpstreamPool:
     """All upstreams of this server.
 
     A request has `attempts`: the first one, its retries and its failovers to upstreams that were not tried yet. Retries
-    are taken from the retry budget. A failover is so only after a failure that may have cost something, which needs
-    `ambiguous`: after others each upstream gets no more requests than without it.
+    are taken from the retry budget, and so are failovers after a failure that may have cost something, which only
+    `ambiguous` allows. All other failovers are free: they send no upstream more requests than it would get anyway.
     """
 
     def __init__(

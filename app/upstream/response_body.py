@@ -97,7 +97,8 @@ class BodyReader:
 
     def _check_size(self, size: int) -> None:
         if size > self.spec.max_reply_bytes:
-            raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.")
+            detail = f"more than {self.spec.max_reply_bytes} bytes: four times LIMNER_MAX_IMAGE_BYTES, in base64"
+            raise UpstreamInvalidReply("The upstream's reply is larger than this server takes.", detail=detail)
 
     async def read_error(self, response: httpx.Response, started_at: float) -> bytes:
         """Return what comes of an error answer: its status says enough if the body is endless, slow or damaged."""

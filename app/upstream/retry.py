@@ -34,7 +34,7 @@ def retry_delay(
         elapsed: Seconds since the request started.
         deadline: Seconds after which the request ends, counted as `elapsed`.
         random: From [0, 1).
-        retry_ambiguous: Also retry what probably cost nothing.
+        retry_ambiguous: Also retry after a failure that may have cost something.
     """
     allowed = {RetrySafety.SAFE, RetrySafety.AMBIGUOUS} if retry_ambiguous else {RetrySafety.SAFE}
     if failure.retry_safety not in allowed or attempt >= max_attempts:

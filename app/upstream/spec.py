@@ -52,6 +52,7 @@ class UpstreamSpec:
         proxy: The address of an HTTP proxy, perhaps with user name and password.
         tls_ca: The certificates to trust in place of the system's.
         stream: Whether a stream is requested; None leaves that to the question.
+        max_reply_bytes: Of one reply, all of its images included.
         max_images_bytes: The most bytes of input images that one request may have; None is no limit.
         origin_downloads_with_key: Images at this upstream's own address may be downloaded with its key.
         prices: What replies cost, where the upstream itself does not say it.
@@ -70,7 +71,7 @@ class UpstreamSpec:
     timeout: float = 600
     connect_timeout: float = 5
     idle_timeout: float = 300
-    max_reply_bytes: int = 4 * 64 * 1024 * 1024 * 4 // 3
+    max_reply_bytes: int = 4 * 64 * 2**20 * 4 // 3
     user_agent: str = "limner"
     has_own_timeout: bool = False
     headers: Mapping[str, SecretStr] = field(default_factory=dict)

@@ -61,8 +61,11 @@ _UNIT_SECONDS = {
     "分": 60,
     "h": 3600,
     "小时": 3600,
+    "小時": 3600,
+    "d": 86_400,
+    "天": 86_400,
+    "日": 86_400,
 }
-_UNIT_SECONDS |= {"小時": 3600, "d": 86_400, "天": 86_400, "日": 86_400}
 _UNITS = (
     r"(?:milliseconds?|millis|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![A-Za-z])"
     r"|毫秒|秒钟?|分钟|分鐘|分|小时|小時|天|日"

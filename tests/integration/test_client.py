@@ -333,6 +333,12 @@ def test_faults_of_the_connection(fault: Fault) -> None:
         assert outcome.replies[-1].complete
 
 
+def test_the_log_of_a_reply_that_is_too_large_names_the_limit_to_raise() -> None:
+    error = send_to_chaos((answer(b" " * 300_000),), config=TINY)[0].error
+    assert isinstance(error, UpstreamInvalidReply)
+    assert error.detail == "more than 200000 bytes: four times LIMNER_MAX_IMAGE_BYTES, in base64"
+
+
 def test_an_error_beside_words_may_have_cost_something_whatever_it_says() -> None:
     """A wrong size alone costs nothing. Words beside it show that the model was at work."""
     alone = {"error": {"message": "Invalid size", "type": "invalid_request_error", "code": "invalid_value"}}

@@ -378,6 +378,17 @@ def test_no_file_has_a_meaningless_name() -> None:
     assert not words & EMPTY_NAMES
 
 
+#: Test files whose table is the subject of another test.
+SUBJECTS = {"tests.repo.test_architecture", "tests.e2e.test_client_requests"}
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_test_file_imports_no_other_one(name: str) -> None:
+    """It would run the imports and fixtures of the other one, and could not be read alone. `tests/support` is for both."""
+    others = {each for each in imported_modules(TESTS[name]) if re.search(r"^tests\..*\btest_", each)}
+    assert others <= SUBJECTS
+
+
 @pytest.mark.parametrize("name", TESTS)
 def test_no_test_sleeps(name: str) -> None:
     """`asyncio.sleep(0)` lets others run and costs no time."""
