@@ -73,9 +73,11 @@ class DisconnectWatcher:
 
     async def wait_for_run(self, run: JobRun, seconds: float | None) -> bool:
         """Return whether the run has ended in time. Raises `ClientDisconnected` if the client has left first."""
-        # Even if the run has ended: the event loop then has a turn to report a connection that was closed.
         if run.task is not None:
             await _wait_for_either(run.task, self._disconnected, seconds)
+        else:
+            # The run has ended, but the event loop has a turn to report a connection that was closed.
+            await asyncio.sleep(0)
         if not run.is_done and self._disconnected.done():
             raise ClientDisconnected
         return run.is_done

@@ -38,6 +38,7 @@ class JobRun:
         cause: The exception behind `error`; the error itself, unless that hides a bug or a failure of the system.
         question_errors: What questions to upstreams have ended with. All other failures came after the reply.
         on_change: Called whenever the number of readers or the state of the run has changed.
+        task: What runs, until it has ended.
     """
 
     def __init__(self, telemetry: JobTelemetry | None = None, *, readers: int = 0) -> None:
@@ -54,7 +55,7 @@ class JobRun:
         self.on_change: Callable[[], None] = lambda: None
         self._unsettled = 0
         self.task: asyncio.Task[None] | None = None
-        self._is_finished = False
+        self._is_finished = self._was_cancelled = False
         self._on_done: Sequence[Callable[[asyncio.Task[None]], None]] = ()
         self._on_unread: Callable[[], None] = lambda: None
         # Made when somebody waits for it: most readers wait for the task instead.
@@ -111,7 +112,9 @@ class JobRun:
         callbacks, self._on_done = self._on_done, ()
         for callback in callbacks:
             callback(task)
-        self._is_finished = True
+        self._is_finished, self._was_cancelled = True, task.cancelled()
+        # With its coroutine and its context it would hold 1 KiB for as long as the job is retained.
+        self.task = None
         self.on_change()
         self._report_if_unread()
 
@@ -124,12 +127,12 @@ class JobRun:
     @property
     def is_done(self) -> bool:
         """Whether the task has ended, for whatever reason."""
-        return self.task is not None and self.task.done()
+        return self._is_finished or (self.task is not None and self.task.done())
 
     @property
     def was_task_cancelled(self) -> bool:
         """Whether the task was cancelled before it had cost anything."""
-        return self.task is not None and self.task.cancelled()
+        return self._was_cancelled or (self.task is not None and self.task.cancelled())
 
     @property
     def result(self) -> GenerationResult | None:

@@ -517,13 +517,14 @@ def test_a_slow_client_does_not_make_its_replica_look_dead(fleet: Fleet) -> None
     assert fleet.demo.state.wait_for_calls(1)
     (job,) = one.service.registry.active()
     assert job.run.task is not None
+    loop = job.run.task.get_loop()
     job.run.add_reader()
     fleet.demo.state.release()
     wait_for_jobs(one, 0)
     fleet.expire_heartbeats()
     (record,) = fleet.records()
     fleet.wait_until(lambda: fleet.redis.hget(record, "heartbeat") != b"0")
-    threading.Timer(0.2, job.run.task.get_loop().call_soon_threadsafe, [job.run.release]).start()
+    threading.Timer(0.2, loop.call_soon_threadsafe, [job.run.release]).start()
     assert generate(other, idempotency_key="k").status_code == 200
     assert fleet.demo.state.calls == 1
 

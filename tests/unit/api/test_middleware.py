@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import tracemalloc
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.context import context_of
+from app.api.context import context_of, encode_record
 from app.api.middleware import AccessLogMiddleware, UnhandledErrorMiddleware, normalize_path
 from app.errors import NotFound
 from app.observability.logging import configure_logging
@@ -96,6 +97,15 @@ def test_a_record_of_the_last_requests_is_one_object_without_details(log_lines: 
     assert expected.items() <= record.items()
     assert "detail" not in record
     assert type(encoded) is bytes
+
+
+def test_a_record_of_the_last_requests_takes_no_more_memory_than_it_is_long() -> None:
+    fields: dict[str, object] = {"id": "req_1", "path": "/v1/images/generations", "status": 200}
+    tracemalloc.start()
+    kept = [encode_record(fields) for _ in range(100)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / len(kept) < len(kept[0]) + 200
 
 
 def test_probes_do_not_fill_the_log(log_lines: io.StringIO) -> None:

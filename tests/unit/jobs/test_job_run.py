@@ -205,6 +205,25 @@ def test_the_callbacks_of_the_end_are_called_in_order_before_the_one_of_an_unrea
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["run to its end", "cancelled"])
+def test_a_run_that_has_ended_does_not_hold_its_task(is_cancelled: bool) -> None:
+    """Its job may be retained for a minute, with a thousand others."""
+
+    async def play() -> None:
+        work, run = Work(), JobRun()
+        task = weakref.ref(run.start(work.do))
+        if is_cancelled:
+            run.call_off()
+        else:
+            work.orders.put_nowait(None)
+        await run.wait_done()
+        await asyncio.sleep(0)
+        assert (run.is_done, run.was_task_cancelled) == (True, is_cancelled)
+        assert (run.task, task()) == (None, None)
+
+    asyncio.run(play())
+
+
 def test_an_error_ends_the_run_without_the_frames_of_the_error() -> None:
     async def play() -> None:
         work = Work()
