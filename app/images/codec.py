@@ -144,6 +144,32 @@ def unreadable_result() -> ImageUnavailable:
 
 # Decoding
 
+#: Bytes of text in a PNG that are read, decompressed, and of one text or profile; Pillow's own limits are 64 and 1 MiB.
+#: What is longer is left out. Several copies must fit into what a conversion is granted beside its pixels.
+_MAX_TEXT, _MAX_METADATA = 16 << 20, 8 << 20
+
+_METADATA_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
+
+
+class LenientPngStream(PngImagePlugin.PngStream):
+    """The chunks of a PNG, without metadata that is too long or damaged: an image is worth more than its text."""
+
+    def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        """Read a chunk, and return its bytes for the checksum."""
+        if cid not in _METADATA_CHUNKS:
+            return super().call(cid, pos, length)
+        if self.text_memory + length <= _MAX_TEXT:
+            try:
+                return super().call(cid, pos, length)
+            except (ValueError, SyntaxError, IndexError):
+                cast(IO[bytes], self.fp).seek(pos)
+        return cast(IO[bytes], self.fp).read(length)
+
+
+PngImagePlugin.MAX_TEXT_MEMORY, PngImagePlugin.MAX_TEXT_CHUNK = _MAX_TEXT, _MAX_METADATA
+# Pillow has no other place where a PNG with such metadata could be read.
+setattr(PngImagePlugin, "PngStream", LenientPngStream)  # noqa: B010  # reason: a type cannot be assigned to
+
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -4,7 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -296,12 +296,6 @@ DAMAGED = (
     Damaged("a PNG bomb", saved(Image.new("1", (1 << 9, 1 << 8)), "PNG")),
     Damaged("a PNG bomb that Pillow warns about", png((9500, 9500), 1, 0, b"")),
     Damaged("a PNG bomb that Pillow refuses", png((1 << 16, 1 << 16), 1, 0, b"")),
-    Damaged(
-        "a PNG whose compressed text grows without end",
-        saved(gradient(), "PNG")[:33]
-        + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 21)))
-        + saved(gradient(), "PNG")[33:],
-    ),
     Damaged("a palette PNG without a palette", png((1, 1), 8, 3, b"\0")),
     Damaged(
         "a JPEG with too many scans",
@@ -525,6 +519,51 @@ class Metadata:
 
 
 TEXT_PNG = saved(gradient(), "PNG")[:-12] + chunk(b"tEXt", b"late\0text") + chunk(b"IEND", b"")
+
+
+def png_with(*chunks: bytes) -> bytes:
+    """Return a PNG with these chunks before its pixels, and a text behind them."""
+    return TEXT_PNG[:33] + b"".join(chunks) + TEXT_PNG[33:]
+
+
+def squeezed(keyword: str, size: int) -> bytes:
+    return chunk(b"zTXt", keyword.encode() + b"\0\0" + zlib.compress(b"x" * size))
+
+
+LATE = DecodedImage(gradient(), text={"late": "text"})
+LONGEST, ALL_TEXT = 8 << 20, 16 << 20
+
+#: Upstreams write their prompts and whole workflows into files.
+LONG_METADATA = (
+    Metadata("a long text", png_with(squeezed("k", LONGEST)), replace(LATE, text={"k": "x" * LONGEST, "late": "text"})),
+    Metadata("no text that grows without end", png_with(squeezed("k", LONGEST + 1)), LATE),
+    Metadata(
+        "no text of other scripts that grows without end",
+        png_with(chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(LONGEST + 1)))),
+        LATE,
+    ),
+    Metadata(
+        "no profile that grows without end",
+        png_with(chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(LONGEST + 1)))),
+        LATE,
+    ),
+    Metadata("no text in another compression", png_with(chunk(b"zTXt", b"k\0\1text")), LATE),
+    Metadata("no profile without an end of its name", png_with(chunk(b"iCCP", b"p")), LATE),
+)
+
+
+@pytest.mark.parametrize("case", LONG_METADATA, ids=lambda case: case.name)
+def test_metadata_that_is_too_long_or_damaged_costs_no_image(case: Metadata) -> None:
+    image, expected = decoded(case.data), case.image
+    assert (image.profile, image.text) == (expected.profile, expected.text)
+    assert distance(image.pixels, gradient()) == 0
+
+
+def test_all_texts_of_an_image_together_are_bounded() -> None:
+    text = decoded(png_with(*(squeezed(f"k{number}", LONGEST - 100) for number in range(9)))).text
+    assert set(text) == {"k0", "k1", "late"}
+    assert sum(map(len, text.values())) <= ALL_TEXT
+
 
 METADATA = (
     Metadata(

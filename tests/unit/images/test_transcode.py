@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from app.images.decoder_pool import DecoderPool
 from app.images.transcode import PreparedInput, Transcoder
 from tests.support.decoders import decoders_of, measured_memory, template_of, until
 from tests.support.image_bombs import jpeg_with_scans, rotated_palette_png, tiff_with_tile, transparent_palette_png
-from tests.support.sample_images import as_blob, as_bytes, as_image, gradient, saved
+from tests.support.sample_images import as_blob, as_bytes, as_image, chunk, gradient, saved
 
 T = TypeVar("T")
 
@@ -50,6 +51,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 # Conversions
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize(("texts", "size"), [(1, 60 << 20), (20, 3 << 20)], ids=["one endless text", "many long texts"])
+def test_a_result_is_converted_whatever_text_is_in_it(
+    texts: int, size: int, image_format: str, shared: Transcoder
+) -> None:
+    written = [chunk(b"zTXt", b"%d\0\0" % number + zlib.compress(bytes(size))) for number in range(texts)]
+    blob = as_blob(PNG[:33] + b"".join(written) + PNG[33:])
+    with blob, run(shared.convert(blob, image_format=image_format, size=(12, 12))) as made:
+        assert as_image(made).size == (12, 8)
 
 
 def test_a_result_is_converted(shared: Transcoder) -> None:
