@@ -29,10 +29,10 @@ MODERATION = re.compile(
     | (?:did|does|has)[ ]not[ ]pass [^.!?]{0,20} (?:audit|review|check)
     | content [^.!?]{0,20} (?:not[ ](?:allowed|permitted)|disallowed|illegal|blocked)
     | (?:prompt|image|input|output) [^.!?]{0,30} \b(?:blocked|censored)\b
-    | copyright | infring | recitation | \bSPII\b | risk[ _]?(?:control|detect) | guardrail
+    | copyright | infring | recitation | \bSPII\b | risk[ _]?(?:control|detect|not[ ]pass) | guardrail
     | rejected [^.!?]{0,60} (?:safety|polic|rules?\b|filter|content)
     | 敏感 | 违规 | 違規 | 违反 | 違反 | 违禁 | 不合规 | 不当(?:内容|信息) | 不适当 | 色情 | 涉黄 | 涉政
-    | 内容(?:审核|安全|政策)
+    | 内容(?:审核|安全|政策) | 不符合[^。！？]{0,12}(?:安全|规范|政策|规定|准则)
     | 审核(?:未|不|失败|拒绝) | 安全(?:审核|系统|策略) | 触发了?安全 | 涉嫌
     | 风控 | 侵权 | 使用政策 | 拒绝生成
     | ポリシー | 不適切 | センシティブ | 利用規約 | 정책 | 부적절 | 유해

@@ -33,7 +33,7 @@ def find_error(document: Mapping[str, Any]) -> ReplyError | None:
     """
     error = _find_error_object(document)
     if error is None and "choices" not in document:
-        error = _find_inner_error(document)
+        error = _coded_error(document) or _find_inner_error(document)
     return None if error is None else _Excerpt().of(error)
 
 

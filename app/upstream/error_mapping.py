@@ -160,6 +160,11 @@ _nothing_fits = _our_words(
     "upstream_model",
 )
 _key_refused = _our_words(UpstreamAuth, f"The upstream refused this server's key (status {{status}}). {_OPERATOR}")
+_not_served_here = _our_words(
+    UpstreamNeedsOperator,
+    f"The upstream does not serve the country of this server (status {{status}}). {_OPERATOR}",
+    "upstream_blocked",
+)
 _wrong_address = _our_words(
     UpstreamNeedsOperator, f"The upstream has nothing at the configured address (status {{status}}). {_OPERATOR}"
 )
@@ -252,6 +257,7 @@ _BARE_EVIDENCE = (None, _is_api_error)
 ERROR_RULES: tuple[ErrorRule, ...] = (
     ErrorRule("a redirect", range(300, 400), None, _redirected, _OTHER, setting="base_url"),
     ErrorRule("a firewall", {403, 406, 407, 511}, _is_blocked, _blocked_before_upstream, _OTHER),
+    ErrorRule("a country that is not served", _COMPLAINTS, _about(words.REGION), _not_served_here, _OTHER),
     ErrorRule("a challenge", {429, 503}, _is_challenged, _blocked_before_upstream, _OTHER),
     ErrorRule("a refusal, by words", _WITH_REFUSALS, _is_refusal, _moderation_blocked),
     ErrorRule("a refusal, by status", {451}, None, _moderation_blocked),

@@ -29,6 +29,7 @@ CREDIT = _any_of(
         "overdueerror",
     ),
     *(r"payment (?:is )?required", r"\bunpaid\b", r"key limit exceeded", r"quota (?:is )?(?:exhausted|not enough)"),
+    *(r"\bfree[_ ]?(?:tier|trial|quota)\b[^.!?]{0,40}(?:exhausted|used up|expired|ended)", r"freetieronly"),
     *(r"pre_consume_token_quota", r"good standing", r"欠费", r"余额", r"额度(?:不足|已用尽)", r"充值"),
 )
 #: Words of a used-up account that vendors also write where only a minute's limit is reached.
@@ -84,7 +85,17 @@ KEY = _any_of(
     ),
     *(r"令牌(?:无效|已|状态)", r"无效的令牌", r"身份验证", r"鉴权", r"认证失败", r"密钥", r"封禁"),
 )
-API_KEY = _any_of(r"\bapi[ _-]?keys?\b", r"\bcredentials?\b")
+API_KEY = _any_of(
+    *(r"\bapi[ _-]?keys?\b", r"\bcredentials?\b", r"\b(?:this|your) (?:key|token)\b", r"\bsecurity token\b", "令牌"),
+    r"\bip\b[^.!?]{0,40}\b(?:allow|white)[ -]?list",
+)
+#: Where this server stands: vendors serve some countries only.
+REGION = _any_of(
+    *("unsupported_country", r"\bcountry\b[^.!?]{0,60}not (?:supported|available|allowed|served)"),
+    r"\buser location\b[^.!?]{0,40}not (?:supported|available|allowed|served)",
+    r"not (?:supported|available|allowed|offered) in your (?:country|region|location)",
+    r"所在的?(?:国家|地区)",
+)
 
 #: What the client asked for: a size, an image, the length of the prompt.
 CLIENTS_VALUE = _any_of(
@@ -125,12 +136,21 @@ RATE = _any_of(
         r"concurren\w{1,8}\b[^.!?]{0,30}(?:limit|exceed)",
         "请求过于频繁",
         "请求频率",
+        "请求(?:过|太)多",
+        "リクエストが多すぎ",
+        r"요청이 (?:너무 )?많",
         "限流",
         "并发(?:数)?(?:超|限)",
     ),
 )
 OVERLOAD = _any_of(
-    "server_is_overloaded", "overloaded_error", "slow_down", r"\boverloaded\b", "负载已饱和", "at capacity"
+    "server_is_overloaded",
+    "overloaded_error",
+    "slow_down",
+    r"\boverloaded\b",
+    "负载已饱和",
+    "at capacity",
+    "(?:系统|服务器?|模型)繁忙",
 )
 
 #: What stands before an API and shuts this server out: Cloudflare's challenges and bans, other firewalls.

@@ -36,6 +36,8 @@ REFUSALS = (
     "Запрещённый запрос",
     "input content audit failed",
     "The image did not pass the review.",
+    "Post Img Risk Not Pass",
+    "提示词不符合平台安全规范",
 )
 OTHERS = (
     "Unknown parameter: 'moderation'.",
@@ -45,6 +47,7 @@ OTHERS = (
     "duplicate key value violates unique constraint",
     "Your account is not active, please check your billing details",
     "Invalid size",
+    "尺寸不符合要求",
     "The server is overloaded",
     "Your request was blocked.",
     "The content type is not supported",
