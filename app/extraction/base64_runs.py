@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pybase64
 
+from app.extraction.slices import search_in_slices
 from app.protocol.data_url import decode_base64
 
 #: Encloses the number of a run that was cut out: a character of Unicode's private use area, which no URL contains.
@@ -122,7 +123,7 @@ def _next_start(text: str, position: int, lookahead: list[_Lookahead]) -> re.Mat
         searched, match = lookahead[index]
         if match is None or match.start() < position:
             searched = max(searched, position)
-            match = pattern.search(text, searched, limit + _MAX_START) if searched < limit else None
+            match = search_in_slices(pattern, text, searched, min(limit + _MAX_START, len(text)))
             lookahead[index] = (match.start() if match else max(searched, limit), match)
         if match is not None and match.start() < limit:
             first, limit = match, match.start()

@@ -11,6 +11,7 @@ from enum import Enum
 from itertools import islice
 
 from app.extraction.base64_runs import MARK
+from app.extraction.slices import search_in_slices
 from app.extraction.tables import words_in_table
 from app.extraction.urls import read_bare_url, read_delimited_url
 
@@ -114,7 +115,7 @@ def find_mentions(text: str) -> list[UrlMention]:
 def _scan(text: str) -> Iterator[UrlMention]:
     previous, position = None, 0
     for _ in range(_MAX_MENTIONS):
-        match = _START.search(text, position)
+        match = search_in_slices(_START, text, position, len(text))
         if match is None:
             return
         start = _start_of_url(text, match, position)

@@ -13,6 +13,7 @@ import orjson
 from app.extraction.base64_runs import MARK, Base64Run, extract_base64, resolve_run, strip_base64
 from app.extraction.mentions import UrlMention, find_mentions
 from app.extraction.relative_links import may_have_path
+from app.extraction.slices import search_in_slices
 from app.extraction.structured import NO_JSON, JsonWalker, walk_json
 from app.extraction.urls import UrlKind, classify_url
 from app.protocol.chat_reply import ChatReply
@@ -22,8 +23,6 @@ _MAX_DEPTH = 3
 #: Hidden parts of one kind that are removed. More are an attack: the text behind them is not read.
 _MAX_HIDDEN = 1000
 _MAX_FENCES = 50
-#: Characters that are searched at a time, and the longest match of a pattern that opens a hidden part.
-_SLICE, _MAX_OPENING = 128 * 1024, 1024
 
 _REASONING = re.compile(
     r"<(think|thinking|thoughts?|reasoning|analysis|scratchpad|(?:seed|antml):think(?:ing)?)(?:\s[^<>]{0,200})?>"
@@ -92,7 +91,7 @@ class ReplyText:
         if runs is None:
             raw, runs = extract_base64(_plain_slashes(raw).replace("base64://", "data:;base64,"))
         self.runs = runs
-        has_image = "//" in raw or MARK in raw or may_have_path(raw) or _NUMBERS.search(raw) is not None
+        has_image = "//" in raw or MARK in raw or may_have_path(raw) or _has_numbers(raw)
         raw = raw if has_image and not is_html_page(raw) else ""
         document = _parse_json(raw.strip())
         text = "" if isinstance(document, dict | list) else _visible(raw)
@@ -132,6 +131,10 @@ class ReplyText:
             else:
                 walker.walk(value)
         return walker
+
+
+def _has_numbers(text: str) -> bool:
+    return search_in_slices(_NUMBERS, text, 0, len(text)) is not None
 
 
 def _plain_slashes(text: str) -> str:
@@ -200,19 +203,10 @@ def _call_end(opening: re.Match[str]) -> str:
 
 def _after_unopened_reasoning(text: str) -> str:
     # Some chat templates put the opening tag into the prompt, so that the reply contains the closing one only.
-    end = _search(_REASONING_END, text, 0, len(text))
+    end = search_in_slices(_REASONING_END, text, 0, len(text))
     if end is None:
         return text
-    return text if _search(_REASONING, text, 0, end.start()) else text[end.end() :]
-
-
-def _search(pattern: re.Pattern[str], text: str, start: int, end: int) -> re.Match[str] | None:
-    """Search a long text in slices, since Python lets no other thread run during one search."""
-    for position in range(start, end, _SLICE):
-        match = pattern.search(text, position, min(end, position + _SLICE + _MAX_OPENING))
-        if match is not None:
-            return match
-    return None
+    return text if search_in_slices(_REASONING, text, 0, end.start()) else text[end.end() :]
 
 
 def _remove(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[str]], str]) -> str:
@@ -229,7 +223,7 @@ def _cut_out(text: str, opening: re.Pattern[str], closing: Callable[[re.Match[st
     parts: list[str] = []
     position = 0
     for _ in range(_MAX_HIDDEN):
-        start = _search(opening, text, position, len(text))
+        start = search_in_slices(opening, text, position, len(text))
         if start is None:
             return ("".join(rest) + text[position:] if rest else text[position:]), parts
         rest.append(text[position : start.start()])
