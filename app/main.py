@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -159,6 +160,7 @@ def route_tables(services: Services, keepalive: KeepAlive, recent: Collection[by
         services.webhooks,
         keepalive,
         services.new_spool,
+        public_path(settings),
     )
     image_models = ImageModels(services.pool, settings)
     # Also without /v1, for clients whose base URL has none.
@@ -205,7 +207,12 @@ def add_middleware(app: Starlette, settings: Settings) -> None:
 def add_front(app: LimnerApp, tables: _Tables, settings: Settings, recent: deque[bytes]) -> None:
     """Put the front before Starlette. `recent` gets the log lines of requests for images."""
     front = FrontApp(app.serve_behind_front, dict(front_endpoints(tables)), settings)
-    app.front = AccessLogMiddleware(front, recent)
+    app.front = AccessLogMiddleware(front, recent, public_path=public_path(settings))
+
+
+def public_path(settings: Settings) -> str:
+    """Return the path of `LIMNER_PUBLIC_URL`, below which clients reach this server; empty if they reach it at `/`."""
+    return "" if settings.public_url is None else urlsplit(settings.public_url).path.rstrip("/")
 
 
 def front_endpoints(tables: _Tables) -> Iterator[tuple[tuple[str, str], Answer]]:

@@ -159,9 +159,9 @@ def server_url_of(http: Request, public_url: str | None) -> str:
     return public_url or str(http.base_url).rstrip("/")
 
 
-def task_receipt_response(job_id: str, expires_at: int, http: Request) -> Response:
-    """Return the 202 for a client that polls a task."""
-    location = f"{_images_path(http)}/tasks/{task_id(job_id)}"
+def task_receipt_response(job_id: str, expires_at: int, http: Request, public_path: str) -> Response:
+    """Return the 202 for a client that polls a task. `public_path`: see `accepted_response`."""
+    location = f"{public_path}{_images_path(http)}/tasks/{task_id(job_id)}"
     headers = {"location": location, "retry-after": _POLL_AFTER, "cache-control": "no-store"}
     return OrjsonResponse(task_receipt(job_id, location, expires_at), 202, headers)
 
@@ -179,9 +179,12 @@ def _images_path(http: Request) -> str:
     return f"{http.url.path.partition('/images/')[0]}/images"
 
 
-def accepted_response(job_id: str, http: Request) -> Response:
-    """Return the 202 for a client that does not wait: it gets the result from `location`."""
-    location = f"{_images_path(http)}/results/{job_id}"
+def accepted_response(job_id: str, http: Request, public_path: str) -> Response:
+    """Return the 202 for a client that does not wait: it gets the result from `location`.
+
+    `public_path` is the path below which clients reach this server. Its proxy may have removed it.
+    """
+    location = f"{public_path}{_images_path(http)}/results/{job_id}"
     headers = {"location": location, "retry-after": _POLL_AFTER, "preference-applied": "respond-async"}
     return OrjsonResponse({"id": job_id, "object": "image.result", "status": "in_progress"}, 202, headers)
 

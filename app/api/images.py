@@ -57,7 +57,10 @@ _NO_STREAM = "A task cannot be streamed: it is polled, and has one result."
 
 @dataclass(frozen=True, slots=True)
 class ImageEndpoints:
-    """What the image endpoints do, and what they need for it."""
+    """What the image endpoints do, and what they need for it.
+
+    `public_path` is the path below which clients reach this server.
+    """
 
     settings: Settings
     authenticator: Authenticator
@@ -68,6 +71,7 @@ class ImageEndpoints:
     webhooks: Webhooks
     keepalive: KeepAlive
     new_spool: Callable[[], Spool]
+    public_path: str = ""
 
     async def handle(
         self, operation: Operation, http: Request, deployment: str | None = None, *, as_task: bool = False
@@ -149,8 +153,8 @@ class ImageEndpoints:
                 server_url = server_url_of(http, self.settings.public_url)
                 await self.webhooks.register(reader.job, submission.request.webhook_url, server_url)
             if submission.request.as_task:
-                return task_receipt_response(reader.job.id, self._expires_at(reader), http)
-            return accepted_response(reader.job.id, http)
+                return task_receipt_response(reader.job.id, self._expires_at(reader), http, self.public_path)
+            return accepted_response(reader.job.id, http, self.public_path)
         return await self._deliver(reader, watcher, http)
 
     async def _deliver(self, reader: JobReader, watcher: DisconnectWatcher, http: Request) -> Response:
@@ -176,7 +180,7 @@ class ImageEndpoints:
         caller = self.authenticator.authenticate(http.headers)
         reader = await self.service.result(result_id, caller, self.new_spool())
         if reader is None:
-            return accepted_response(result_id, http)
+            return accepted_response(result_id, http, self.public_path)
         return await self._deliver(reader, DisconnectWatcher.of(http), http)
 
 

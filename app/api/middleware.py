@@ -38,8 +38,10 @@ class AccessLogMiddleware:
     to `recent` too, encoded, with the time at which they ended. All that is logged meanwhile has the request's id.
     """
 
-    def __init__(self, app: ASGIApp, recent: deque[bytes] | None = None) -> None:
+    def __init__(self, app: ASGIApp, recent: deque[bytes] | None = None, *, public_path: str = "") -> None:
+        """`public_path` is the path below which clients reach this server. Most proxies remove it from requests."""
         self._app = app
+        self._public_path = f"{public_path}/" if public_path else ""
         self._recent = deque(maxlen=0) if recent is None else recent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +50,10 @@ class AccessLogMiddleware:
             return await self._app(scope, receive, send)
         context = RequestContext(f"req_{secrets.token_hex(16)}")
         set_context(scope, context)
-        scope["path"] = normalize_path(scope["path"])
+        path = scope["path"]
+        if self._public_path and path.startswith(self._public_path):
+            path = path[len(self._public_path) - 1 :]
+        scope["path"] = normalize_path(path)
         bind_contextvars(request_id=context.id)
         status = bytes_in = bytes_out = 0
 

@@ -65,6 +65,29 @@ def run(stack: ExitStack, demo: RunningDemo, model: str, **options: Any) -> Clie
     return Client(stack.enter_context(limner_with_model(demo, model, **options)))
 
 
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/v1/images/generations", "/limner/v1/images/results/req_"),
+        ("/v1/images/generations/async", "/limner/v1/images/tasks/imgtask_"),
+        ("/openai/v1/images/generations", "/limner/v1/images/results/req_"),
+        ("/images/generations/async", "/limner/images/tasks/imgtask_"),
+        ("/openai/deployments/gpt/images/generations", "/limner/openai/deployments/gpt/images/results/req_"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/limner"], ids=["its proxy removes the path", "its proxy keeps the path"])
+def test_below_a_path_a_client_finds_its_result(
+    prefix: str, path: str, location: str, demo: RunningDemo, stack: ExitStack
+) -> None:
+    client = run(stack, demo, "data-url", public_url="https://images.invalid/limner/")
+    accepted = client.ask("POST", f"{prefix}{path}", json=GENERATION, headers={"prefer": "respond-async"})
+    assert (accepted.status_code, accepted.headers["location"].startswith(location)) == (202, True)
+    found = accepted.headers["location"].removeprefix("" if prefix else "/limner")
+    assert client.ask("GET", found).status_code in {200, 202}
+    assert client.ask("GET", f"/limnerx{path}").status_code == 404
+    wait_until(lambda: not client.limner.service.tasks)
+
+
 def test_a_task_is_accepted_polled_and_completed(demo: RunningDemo, stack: ExitStack) -> None:
     client = run(stack, demo, "holds+data-url")
     before = time.time()
