@@ -161,14 +161,8 @@ class Services:
 
     def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what goes on while the server runs, whether or not there are requests."""
-        settings = self.settings
         return [
-            purge_expired(
-                self.store,
-                self.registry,
-                self.spool_memory.spare_files,
-                min(_MAX_PURGE_INTERVAL, settings.image_ttl, settings.answer_ttl),
-            ),
+            purge_expired(self.store, self.registry, self.spool_memory.spare_files, purge_interval(self.settings)),
             sample_gauges(self.service.semaphore, self.pool.public_circuits),
             self.service.sharing.heartbeat_loop(),
             exchange_circuit_reports(self.state, self.pool),
@@ -212,6 +206,11 @@ def pipeline_policy(settings: Settings) -> PipelinePolicy:
         pass_links=settings.pass_image_urls,
         fetch_timeout=settings.fetch_timeout,
     )
+
+
+def purge_interval(settings: Settings) -> float:
+    """Return the seconds between two purges: nothing is there for more than twice as long as it should be."""
+    return min(_MAX_PURGE_INTERVAL, settings.image_ttl, settings.answer_ttl)
 
 
 async def purge_expired(

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from redis import Redis
 
 from app.access.auth import Caller
 from app.access.budgets import MoneyBudgets
@@ -191,6 +192,24 @@ def test_a_budget_that_is_used_up_refuses_requests_whose_price_is_unknown(spent:
         assert await budgets.used(key) == Decimal(spent) + Decimal("0.04")
 
     asyncio.run(check())
+
+
+def test_a_refusal_leaves_no_open_reservation_in_redis(redis: RedisServer) -> None:
+    """Each would stay there to the end of the month."""
+
+    async def check() -> None:
+        state = SharedState(redis.url, fail_closed=False)
+        budgets = MoneyBudgets(state, "USD")
+        key = key_with("0.10")
+        grant = await budgets.reserve(key, Decimal("0.10"))
+        with pytest.raises(RateLimited):
+            await budgets.reserve(key, Decimal(0))
+        await budgets.settle(key, grant.reservation, Decimal("0.10"))
+        await state.close()
+
+    asyncio.run(check())
+    with Redis.from_url(redis.url, decode_responses=True) as client:
+        assert [name for name in client.scan_iter() if str(name).endswith(":open")] == []
 
 
 # The whole server.

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import orjson
 import pytest
 import structlog
@@ -17,6 +18,7 @@ from PIL import Image
 from starlette.types import Message
 
 from app.config.settings import Settings
+from app.images.fetch import Fetcher
 from app.main import create_app
 from tests.support.raw_http import build_request, chunked_body, connect, send_request
 from tests.support.sample_images import chunk
@@ -286,3 +288,21 @@ def test_json_that_is_large_without_its_images_is_rejected(demo: RunningDemo) ->
         body = b'{"prompt":"a fox","more":[' + b"{}," * 1_500_000
         response = send_request(limner.url, build_request(GENERATIONS, "authorization: Bearer x", JSON, body=body))
     assert (response.status, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_a_script_of_a_page_gets_a_link_that_it_can_read(demo: RunningDemo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts of images seldom let the scripts of other sites read them."""
+
+    async def is_public(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(Fetcher, "is_public", is_public)
+    key = {"authorization": "Bearer sk-client"}
+    with run_limner(demo.url, api_keys="sk-client") as limner, httpx.Client(trust_env=False, headers=key) as http:
+        request = {"prompt": "a fox", "response_format": "url"}
+        by_program, by_page = (
+            http.post(f"{limner.url}/v1/images/generations", json=request, headers=headers).json()["data"][0]["url"]
+            for headers in ({}, {"origin": "https://app.example"})
+        )
+    assert by_program.startswith(demo.url)
+    assert by_page.startswith(f"{limner.url}/kept/")

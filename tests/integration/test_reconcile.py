@@ -66,6 +66,8 @@ CASES = [
     Case("a timeout, and a row of another model", [entry("req_1", attempt(None))], [row("0.04", "gen-7", model="other")], {"unbilled_unknowns": 1, "unknown_rows": 1}, "0.04"),
     Case("a dated name of the model", [entry("req_1", attempt(None))], [row("0.04", "gen-7", model="m-20261101")], {"settled": 1}),
     Case("a row without a time fits nothing", [entry("req_1", attempt(None))], [row("0.04", "", at="")], {"unbilled_unknowns": 1, "unknown_rows": 1}, "0.04"),
+    Case("a row that is older by the difference of two clocks", [entry("req_1", attempt(None))], [row("0.04", at="2026-11-10 11:59:10")], {"settled": 1}),
+    Case("a row that is older", [entry("req_1", attempt(None))], [row("0.04", at="2026-11-10 11:58:50")], {"unbilled_unknowns": 1, "unknown_rows": 1}, "0.04"),
     Case("two timeouts and one row", [entry("req_1", attempt(None)), entry("req_2", attempt(None))], [row("0.04")], {"settled": 1, "unbilled_unknowns": 1}),
     Case("the upstream bills by the id of the request", [entry("req_1", attempt("0.04"), attempt("0.05"))], [row("0.05", "req_1"), row("0.04", "req_1")], {"matched": 2}),
     Case("a replica that died with two images", [LOST, LOST], [row("0.04", "gen-1"), row("0.04", "gen-2"), row("0.04", "gen-3")], {"settled": 1, "unknown_rows": 1}, "0.04"),

@@ -66,6 +66,20 @@ def test_callers_take_turns() -> None:
     run(scenario())
 
 
+def test_unpaid_work_that_would_fit_waits_behind_paid_work() -> None:
+    async def scenario() -> None:
+        work = Work(MemoryBudget(MEMORY, COUNT))
+        await work.start("a paid", 50, paid=True)
+        await work.start("b paid", 40, paid=True)
+        await work.start("c unpaid", 10)
+        assert work.begun == ["a paid"]
+        await work.end("a paid")
+        assert work.begun == ["a paid", "b paid", "c unpaid"]
+        await work.end_all()
+
+    run(scenario())
+
+
 def test_eight_heavy_edits_of_one_caller_do_not_delay_the_result_of_another() -> None:
     async def scenario() -> None:
         work = Work(MemoryBudget(MEMORY, COUNT))
