@@ -123,12 +123,18 @@ class Capacity:
             return
         now = self.clock()
         if now - self._measured_at >= _MEASURE_EVERY or self._free < self._reserved + size:
-            self._free, self._measured_at = self.free_bytes(), now
+            self._free, self._measured_at = self._measure(), now
         while self._free < self._reserved + size:
             if not self.make_room(self._reserved + size - self._free):
                 raise _unavailable(_NO_DISK, "LIMNER_SPOOL_DIR has too little room")
-            self._free = self.free_bytes()
+            self._free = self._measure()
         self._free -= size
+
+    def _measure(self) -> int:
+        try:
+            return self.free_bytes()
+        except OSError as error:
+            raise _unavailable(_NO_DISK, f"LIMNER_SPOOL_DIR: {error.strerror}") from None
 
     def _check_descriptors(self, needed: int) -> None:
         self._count_descriptors(_COUNT_EVERY)

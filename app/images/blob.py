@@ -81,7 +81,7 @@ class Blob:
                 that this one shares it with no other.
             with_checksum: Compute the checksum while bytes are written, since it will be needed. It takes as long as
                 all the rest of writing.
-            is_paid: Hold the bytes in memory where the disk has no room: they cannot be had a second time for free.
+            is_paid: Hold the bytes in memory where the disk does not take them, since to get them again costs money.
         """
         self.size = 0
         self._directory = directory
@@ -114,7 +114,8 @@ class Blob:
             SPOOL_BYTES.inc(len(data))
         try:
             self._write_to_file(data)
-        except SpoolFull:
+        except (SpoolFull, OSError):
+            # Whatever the disk has: the folder may be gone, or its file system read-only since an error.
             if not self._rescue(data):
                 raise
 

@@ -127,8 +127,8 @@ class JobIO:
             with telemetry.waiting, telemetry.upstream, telemetry.trace.step("ask") as step:
                 request = self._request(question, sent, step, take)
                 await self.backends.pool.request(request, question.request.model, self.upstream)
-        except SpoolFull as full:
-            error = _reply_lost(full) if sent.unsettled else full
+        except (SpoolFull, OSError) as failure:
+            error = _reply_lost(failure) if sent.unsettled else failure
             self._note_failure(sent, error)
             raise error from None
         except BaseException as failure:  # reason: noted, and raised again
@@ -364,9 +364,10 @@ class JobIO:
         return made if made is given else self.job.spool.add(made)
 
 
-def _reply_lost(full: SpoolFull) -> JobLost:
+def _reply_lost(failure: SpoolFull | OSError) -> JobLost:
     """Return the error for a reply that was paid for and cannot be held: no invitation to retry, which pays again."""
-    return JobLost(_NO_ROOM_FOR_REPLY, detail=full.detail)
+    detail = failure.detail if isinstance(failure, SpoolFull) else f"{type(failure).__name__}: {failure.strerror}"
+    return JobLost(_NO_ROOM_FOR_REPLY, detail=detail)
 
 
 def _blob(image: ByteSink) -> Blob:

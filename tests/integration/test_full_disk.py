@@ -35,6 +35,8 @@ class Shortage:
 SHORTAGES = [
     Shortage("no file can be made", tempfile, "TemporaryFile", errno.ENOSPC),
     Shortage("no descriptor is left for a file", tempfile, "TemporaryFile", errno.EMFILE),
+    Shortage("the folder is gone", tempfile, "TemporaryFile", errno.ENOENT),
+    Shortage("the disk fails", os, "write", errno.EIO, 1),
     Shortage("nothing can be written", os, "write", errno.ENOSPC),
     Shortage("the disk becomes full within the image", os, "write", errno.ENOSPC, 1),
     Shortage("the quota is used up within the image", os, "write", errno.EDQUOT, 2),
@@ -78,9 +80,10 @@ def test_an_image_for_which_the_disk_has_no_room_is_delivered(
     assert (len(upstream.bill), used) == (1, len(IMAGE))
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["a full disk", "a disk that fails"])
 @pytest.mark.parametrize("key", [{}, {"idempotency-key": "k"}], ids=["without a key", "under a key"])
 def test_where_no_memory_is_left_either_no_retry_is_invited(
-    key: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: dict[str, str], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upstream = BillingUpstream()
 
@@ -92,7 +95,7 @@ def test_where_no_memory_is_left_either_no_retry_is_invited(
         async with billed_limner(upstream, tmp_path, spool_memory="0") as limner:
             with monkeypatch.context() as full:
                 full.setattr(blob, "RESCUE_MEMORY", len(IMAGE) - 1)
-                full.setattr(os, "write", failing(Shortage("", os, "write", errno.ENOSPC, 1)))
+                full.setattr(os, "write", failing(Shortage("", os, "write", number, 1)))
                 lost = await ask(limner)
             assert limner.services.spool_memory.used == 0
             return [lost, await ask(limner)]

@@ -128,6 +128,19 @@ def test_room_is_given_back_at_the_end(machine: Machine) -> None:
         pass
 
 
+def test_a_folder_that_is_gone_has_no_room(machine: Machine) -> None:
+    capacity = machine.capacity()
+
+    def measure() -> int:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    capacity.free_bytes = measure
+    with pytest.raises(ServiceUnavailable) as caught, capacity.reserve(1, 1):
+        raise AssertionError
+    assert_invites_retry(caught.value, 503)
+    assert caught.value.detail == "LIMNER_SPOOL_DIR: No such file or directory"
+
+
 def test_an_upload_leaves_the_room_that_is_reserved(machine: Machine) -> None:
     capacity = machine.capacity(max_uploads=1000 * MIB)
     with capacity.reserve(4, 6 * MIB):

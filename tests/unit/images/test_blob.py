@@ -150,6 +150,11 @@ class DiskError:
     after: int
 
 
+BROKEN = [
+    DiskError("a disk that fails", errno.EIO, 0),
+    DiskError("a file system that became read-only", errno.EROFS, 3),
+]
+
 FULL = [
     DiskError("a disk without space", errno.ENOSPC, 0),
     DiskError("a disk that fills up within a write", errno.ENOSPC, 5),
@@ -174,7 +179,7 @@ def test_a_full_disk_is_an_error_that_clients_retry(
 
 
 @pytest.mark.parametrize("in_memory", [0, 2, 12], ids=["in a file", "in memory, then in a file", "in memory at first"])
-@pytest.mark.parametrize("error", FULL, ids=lambda error: error.name)
+@pytest.mark.parametrize("error", [*FULL, *BROKEN], ids=lambda error: error.name)
 def test_what_was_paid_for_is_held_in_memory_where_the_disk_has_no_room(
     error: DiskError, in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
