@@ -138,7 +138,8 @@ def _has_transparent_color(blocks: bytes) -> bool:
 
 
 def _is_complete_gif(read_at: ReadAt, size: int) -> bool:
-    return read_at(max(0, size - 64), 64).rstrip(b"\0\r\n ").endswith(b";")
+    # The blocks of an image and of an extension end with a zero, so this is in front of the last byte.
+    return read_at(max(0, size - 64), 64).rstrip(b"\0\r\n ").endswith(b"\0;")
 
 
 def _measure_iso(read_at: ReadAt) -> Measurement:
@@ -194,24 +195,50 @@ def _measure_tiff(read_at: ReadAt) -> Measurement:
 
 def _tiff_tags(read_at: ReadAt, order: str) -> Iterator[tuple[int, int]]:
     """Yield tags and values of type SHORT (3) and LONG (4), whose values are stored in the entry itself."""
-    head = read_at(0, 8)
-    if len(head) < 8:
-        return
-    (directory,) = struct.unpack_from(order + "I", head, 4)
-    entries = read_at(directory + 2, 12 * min(_MAX_STEPS, _tiff_count(read_at(directory, 2), order)))
+    entries, _ = _tiff_entries(read_at, order)
     for at in range(0, len(entries) - 11, 12):
         tag, value_type = struct.unpack_from(order + "HH", entries, at)
         if value_type in {3, 4}:
             yield tag, struct.unpack_from(order + ("H" if value_type == 3 else "I"), entries, at + 8)[0]
 
 
+def _tiff_entries(read_at: ReadAt, order: str) -> tuple[bytes, bool]:
+    """Return the entries of the first directory, and whether they are all there."""
+    head = read_at(0, 8)
+    if len(head) < 8:
+        return b"", False
+    (directory,) = struct.unpack_from(order + "I", head, 4)
+    size = 12 * min(_MAX_STEPS, _tiff_count(read_at(directory, 2), order))
+    entries = read_at(directory + 2, size)
+    return entries, len(entries) == size
+
+
 def _tiff_count(data: bytes, order: str) -> int:
     return int.from_bytes(data, "little" if order == "<" else "big")
 
 
-def _is_complete_tiff(read_at: ReadAt, _: int) -> bool:
-    # Directory and pixels stand in any order, so only the presence of the directory can be checked cheaply.
-    return _measure_tiff(read_at)[0] is not None
+#: Tags of the offsets and of the lengths of strips, and of tiles.
+_TIFF_PIXELS = ((273, 279), (324, 325))
+
+
+def _is_complete_tiff(read_at: ReadAt, size: int) -> bool:
+    """Check for the directory and for the last strip or tile: directory and pixels stand in any order."""
+    order = "<" if read_at(0, 1) == b"I" else ">"
+    entries, is_whole = _tiff_entries(read_at, order)
+    last = dict(_last_values(read_at, order, entries))
+    ends = [last[offset] + last[length] for offset, length in _TIFF_PIXELS if offset in last and length in last]
+    return is_whole and _measure_tiff(read_at)[0] is not None and all(end <= size for end in ends)
+
+
+def _last_values(read_at: ReadAt, order: str, entries: bytes) -> Iterator[tuple[int, int]]:
+    """Yield tags and the last of their values of type SHORT and LONG. Four bytes of them are stored in the entry."""
+    for at in range(0, len(entries) - 11, 12):
+        tag, value_type, count, start = struct.unpack_from(order + "HHII", entries, at)
+        width = {3: 2, 4: 4}.get(value_type, 0)
+        if width and count * width <= 4:
+            yield tag, _tiff_count(entries[at + 8 :][: count * width][-width:], order)
+        elif width:
+            yield tag, _tiff_count(read_at(start + (count - 1) * width, width), order)
 
 
 def _magic(pattern: bytes) -> re.Pattern[bytes]:
@@ -291,7 +318,7 @@ def is_complete(read_at: ReadAt, size: int) -> bool:
     """Check whether a file of `size` bytes is an image that is not cut off. A truncated image still begins like one.
 
     Reads about 64 KiB, and all of a PNG or JPEG whose last 64 KiB do not show its end: other data may follow. Of a TIFF
-    only the directory is checked.
+    the directory and the end of the first page's pixels are checked.
     """
     spec = _find_format(read_at)
     return spec is not None and spec.is_complete(read_at, size)

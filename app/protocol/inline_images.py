@@ -189,7 +189,9 @@ class InlineImageSpooler:
         run.end()
         if run.unchanged is not None and run.size < _MIN_IMAGE:
             data = run.take()
-            return pybase64.b64encode(data) if is_complete(bytes_reader(data), len(data)) else run.unchanged
+            # Letters beside whole groups may be the start of more that follows in the next piece of the text.
+            is_whole = not run.rest and is_complete(bytes_reader(data), len(data))
+            return pybase64.b64encode(data) if is_whole else run.unchanged
         sink = run.flush()
         if not is_complete(sink.read_at, sink.size):
             return self._put_back(Piece(sink, run.whole_groups, run.rest, run.min_line))

@@ -12,6 +12,20 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
 META = b"\0\0\0\x20meta\0\0\0\0" + b"\0\0\0\x14ispe\0\0\0\0" + struct.pack(">II", 21, 13)
 
 
+def tiff_of_strips(*ends: int) -> bytes:
+    """Return a TIFF of 21x13 pixels with strips of ten bytes behind 110 bytes of directory, each `end` further on."""
+    entries = (
+        struct.pack("<HHIHH", 256, 3, 1, 21, 0),
+        struct.pack("<HHIHH", 257, 3, 1, 13, 0),
+        struct.pack("<HHII", 273, 4, len(ends), 80),
+        struct.pack("<HHIHH", 279, 3, len(ends), 10, 10),
+        struct.pack("<HHII", 282, 5, 1, 100),
+    )
+    directory = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries)
+    offsets = struct.pack(f"<{len(ends)}I", *(100 + end for end in ends))
+    return (directory.ljust(80, b"\0") + offsets).ljust(160, b"\0")
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -65,6 +79,10 @@ CASES_OF_ODD_FILES = [
     Case("a BMP without a size", bmp(b"\x28\0\0\0"), info("bmp"), False),
     Case("a TIFF of eight bytes", b"II*\0\x08\0\0\0", info("tiff"), False),
     Case("a TIFF whose directory is not there", b"II*\0\xff\0\0\0", info("tiff"), False),
+    Case("a TIFF with two strips", tiff_of_strips(40, 50), info("tiff", 21, 13), True),
+    Case("a TIFF whose last strip is cut off", tiff_of_strips(40, 500), info("tiff", 21, 13), False),
+    Case("a TIFF whose directory is cut off", tiff_of_strips(40, 50)[:40], info("tiff", 21, 13), False),
+    Case("a GIF that is cut off behind a semicolon", b"GIF89a\x15\0\x0d\0\0\0\0,;", info("gif", 21, 13), False),
     Case("a TIFF of four bytes", b"MM\0*", info("tiff"), False),
     Case(
         "a TIFF in the other byte order, with alpha",

@@ -1,6 +1,6 @@
 """Large images are taken out of a body in any cut, and everything else stays as it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import orjson
@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.extraction.forms import find_images
+from app.protocol.data_url import decode_data_url
 from app.protocol.image_format import bytes_reader, is_complete, sniff
 from app.protocol.inline_images import InlineImageSpooler, placeholder_png
 from app.protocol.reply_parser import ReplyParser
+from tests.support.image_files import IMAGE_FILES, ImageFile
 from tests.support.large_images import NOISE, jpeg, png, webp
 from tests.support.memory_sink import MemorySink
 
@@ -145,6 +147,22 @@ def test_a_parser_spools_large_images_if_it_has_sinks(new_sink: type[MemorySink]
     parser.feed(body(f"![image](data:image/png;base64,{b64(png())})"))
     sinks = parser.reply(ended=True).spooled_images.values()
     assert [sink.read_at(0, sink.size) for sink in sinks] == spooled
+
+
+WITH_A_FILM = replace(IMAGE_FILES[3], name="a JPEG with a film behind it", data=IMAGE_FILES[3].data + b"a film" * 200)
+
+
+@pytest.mark.parametrize("image", [*IMAGE_FILES, WITH_A_FILM], ids=lambda image: image.name)
+@pytest.mark.parametrize("size", [41, 62, 63, 64, 250, 1502])
+def test_an_image_stays_whole_in_the_pieces_of_a_stream(image: ImageFile, size: int) -> None:
+    """The first piece alone may look like a whole image, and has letters beside whole groups of four."""
+    text = f"![fox](data:image/png;base64,{b64(image.data)})"
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    chunks = [orjson.dumps({"choices": [{"delta": {"content": piece}}]}) for piece in pieces]
+    parser = ReplyParser(MemorySink)
+    parser.feed(b"".join(b"data: %b\n\n" % chunk for chunk in chunks))
+    (found,) = find_images(parser.reply(ended=True))
+    assert decode_data_url(found.url) == image.data
 
 
 def test_placeholders_are_images_and_all_are_different() -> None:
