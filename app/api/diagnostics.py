@@ -123,6 +123,7 @@ def silence_routes(
 
     @router.add("/silence/{seconds}", ("GET",))
     async def silence(seconds: str, http: Request) -> Response:
+        nonlocal waiting
         caller = access.authenticate(http.headers).id
         length = parse_seconds(seconds)
         if waiting[caller] == MAX_SILENCES_OF_CALLER or waiting.total() == MAX_SILENCES:
@@ -135,9 +136,8 @@ def silence_routes(
             return Response(status_code=499)
         finally:
             watcher.cancel()
-            waiting[caller] -= 1
-            if not waiting[caller]:
-                del waiting[caller]
+            # Unlike `waiting[caller] -= 1`, this forgets callers of whom none waits any more.
+            waiting -= Counter([caller])
         return OrjsonResponse({"object": "silence", "seconds": length})
 
     return router

@@ -37,7 +37,7 @@ FORMATS = {
 }
 
 
-#: Mistakes that are not about a value.
+#: Mistakes that are not about a value. That of a misspelled name is not shown: the name may be meant for a key.
 _WHOLE_LINES = {"missing": "required but not set", "extra_forbidden": "there is no such setting"}
 
 
@@ -108,13 +108,10 @@ def _describe(problem: Mapping[str, Any]) -> str:
 
 
 def _may_be_secret(problem: Mapping[str, Any]) -> bool:
-    """Return whether the value is a key, a header, an address with a password, or a table that may contain either.
-
-    The value of a misspelled name is left out too, since the name may be meant for a key.
-    """
+    """Return whether the value is a key, a header, an address with a password, or a table that may contain either."""
     _, *location = problem["loc"]
     value = problem["input"]
     is_upstream = location[:1] == ["upstreams"] and (len(location) < 3 or isinstance(value, dict | list))
     is_key = any(word in str(step).lower() for step in problem["loc"] for word in ("key", "header", "proxy", "secret"))
     is_address = any(sign in repr(value) for sign in ("@", "password"))
-    return is_key or is_upstream or is_address or problem["type"] == "extra_forbidden"
+    return is_key or is_upstream or is_address

@@ -91,6 +91,7 @@ CASES = [
     Case("a model with a slash in its name", "/v1/models/a/b", headers=KEY, expected=CARD | {"id": "a/b"}),
     Case("a model with an escaped slash", "/v1/models/a%2Fb", headers=KEY, expected=CARD | {"id": "a/b"}),
     Case("an unknown model", "/v1/models/two", 404, KEY, ("model_not_found", "model", "The model 'two' does not exist.")),
+    Case("a model that is shut down, of a server that lists its own models", "/v1/models/dall-e-3", 404, KEY, ("model_not_found", "model", "The model 'dall-e-3' does not exist.")),
     Case("a model with a name too long to repeat", f"/v1/models/{'x' * 200}", 404, KEY, ("model_not_found", "model", f"The model '{'x' * 100}' does not exist.")),
     Case("all models without a key", "/v1/models", 401, {}, (None, None, "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).")),
     Case("an unknown model with a wrong key", "/v1/models/two", 401, {"authorization": "Bearer sk-wrong"}, ("invalid_api_key", None, "Incorrect API key provided.")),

@@ -486,17 +486,25 @@ def test_a_model_that_cannot_answer_with_words_is_asked_once_more_for_images_alo
     assert world.time.waits == []
 
 
-@pytest.mark.parametrize(
-    ("dialect", "failure", "tried"),
-    [
-        ("openrouter", WORDLESS, "aab"),
-        ("gpt-image-2-chat", WORDLESS, "ab"),
-        ("openrouter", replace(WORDLESS, retry_safety=RetrySafety.AMBIGUOUS), "a"),
-    ],
-)
-def test_other_modalities_are_tried_once_and_only_where_that_costs_nothing(
-    dialect: str, failure: UpstreamFailure, tried: str
-) -> None:
+def test_a_model_that_later_refuses_images_alone_is_asked_for_words_again() -> None:
+    world = build({"a": [WORDLESS, OK, WORDLESS, OK], "b": [OK]}, entries={"a": {"dialect": "openrouter"}}, attempts=1)
+    asyncio.run(world.request())
+    asyncio.run(world.request())
+    wanted = [orjson.loads(b"".join(body.chunks()))["modalities"] for body in world.client("a").bodies]
+    assert wanted == [["image", "text"], ["image"], ["image"], ["image", "text"]]
+
+
+AMBIGUOUS_WORDLESS = replace(WORDLESS, retry_safety=RetrySafety.AMBIGUOUS)
+OTHER_MODALITIES: dict[str, tuple[str, UpstreamFailure, str]] = {
+    "once, then the next upstream": ("openrouter", WORDLESS, "aab"),
+    "not in a dialect without others": ("gpt-image-2-chat", WORDLESS, "ab"),
+    "not after what may have cost something": ("openrouter", AMBIGUOUS_WORDLESS, "a"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_MODALITIES)
+def test_other_modalities_are_tried_once_and_only_where_that_costs_nothing(name: str) -> None:
+    dialect, failure, tried = OTHER_MODALITIES[name]
     world = build({"a": [failure], "b": [OK]}, entries={"a": {"dialect": dialect}})
     asyncio.run(world.request())
     assert "".join(world.tried) == tried

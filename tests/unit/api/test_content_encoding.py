@@ -108,6 +108,26 @@ def test_a_bomb_is_stopped_at_the_limit(write: Callable[[bytes], bytes]) -> None
         decompressed(bomb, "gzip")
 
 
+def test_others_have_their_turns_while_a_body_is_decompressed() -> None:
+    async def run() -> int:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        task = asyncio.create_task(others())
+        body = PeekableBody(pieces(gzip.compress(b" " * 10**6), 10**6))
+        async for _ in await decompress_body(body, "gzip", 10**6):
+            pass
+        task.cancel()
+        return turns
+
+    assert asyncio.run(run()) >= 10**6 // MAX_CHUNK
+
+
 def test_zstd_may_demand_only_a_small_window() -> None:
     large = zstd.compress(BODY, options={zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0})  # fmt: skip
     stream = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
