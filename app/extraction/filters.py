@@ -11,7 +11,7 @@ from app.extraction.base64_runs import Base64Run
 from app.extraction.copies import is_larger_copy, is_small_copy
 from app.extraction.own_links import ClientTexts
 from app.extraction.urls import UrlKind, classify_url, file_name, is_placeholder, may_be_image, normalize_url
-from app.extraction.words import ASIDE_WORDS, INPUT_WORDS, PREVIEW_WORDS, UNRELATED_WORDS
+from app.extraction.words import ASIDE_WORDS, AWAY_WORDS, INPUT_WORDS, PREVIEW_WORDS, UNRELATED_WORDS
 from app.protocol.data_url import image_data_url
 from app.protocol.image_format import ImageInfo, bytes_reader, is_complete, sniff
 
@@ -46,7 +46,7 @@ class CandidateFilter:
 
     def __init__(self, sent: Collection[str]) -> None:
         """`sent`: what the client itself has sent: URLs and data URLs of its images, and texts that may have more."""
-        self._client = ClientTexts(sent)
+        self.client = ClientTexts(sent)
 
     def check(self, value: str | Base64Run) -> tuple[str, str]:
         """Return the normalized URL and an empty reason, or an empty URL and the reason in plain words."""
@@ -60,7 +60,7 @@ class CandidateFilter:
             return "", "it stands where a picture belongs, but is none"
         if (kind := classify_url(url)) in _NOT_IMAGES:
             return "", f"it leads to {kind.value}"
-        if self._client.has_link(url):
+        if self.client.has_link(url):
             return "", "the client itself had sent it"
         return url, ""
 
@@ -76,7 +76,7 @@ class CandidateFilter:
             return "", "its bytes are cut off"
         if is_tracking_pixel(info):
             return "", "it is a single pixel, which stands where a picture belongs"
-        return ("", "the client itself had sent it") if self._client.has_image(data) else (image_data_url(data), "")
+        return ("", "the client itself had sent it") if self.client.has_image(data) else (image_data_url(data), "")
 
 
 def is_tracking_pixel(info: ImageInfo) -> bool:
@@ -122,8 +122,13 @@ def leads_to_larger_image(link: str, image: str) -> bool:
 
 
 def is_unrelated(words: str, label: str) -> bool:
-    """Check for an image that is not the result even if there is no other: an example, a source, a search result."""
+    """Check for an image that is not the result even if there is no other: a source, a search result."""
     return _says_unrelated(last_clause(words)) or _says_unrelated(label[:MAX_LABEL])
+
+
+def leads_away(words: str, label: str) -> bool:
+    """Check for words that send the reader elsewhere: to an example, to documentation."""
+    return any(AWAY_WORDS.search(text) is not None for text in (last_clause(words), label[:MAX_LABEL]))
 
 
 # Upstreams say the same words with each image, and patterns with words of many languages are slow.

@@ -19,10 +19,12 @@ from app.extraction.filters import (
     is_secondary,
     is_unrelated,
     last_clause,
+    leads_away,
     leads_to_larger_image,
 )
 from app.extraction.guesses import unlikeliness
 from app.extraction.mentions import IMAGE_MARKUP, MarkupKind, UrlMention
+from app.extraction.own_links import ClientTexts
 from app.extraction.posters import is_poster
 from app.extraction.relative_links import paths_in
 from app.extraction.structured import NO_JSON, ImageField, JsonWalker, is_auxiliary_key, walk_json
@@ -112,26 +114,29 @@ class ImageCandidate:
 
 
 @dataclass(slots=True)
-class UrlBudget:
-    """How many more URLs of one reply are looked at. All messages of the reply share one budget."""
+class Surroundings:
+    """What is known beside a message.
 
-    remaining: int = _MAX_URLS
+    Attributes:
+        origin: Where paths without a host are read.
+        client: What the client has sent.
+        url_budget: How many more URLs are looked at. All messages of a reply share it.
+    """
+
+    origin: str
+    client: ClientTexts
+    url_budget: int = _MAX_URLS
 
 
 class MessageContent:
     """What one message contains, or what a reply contains beside its messages. Read on first use and kept."""
 
-    def __init__(
-        self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], budget: UrlBudget, origin: str
-    ) -> None:
-        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text.
-
-        `origin`: where paths without a host are read.
-        """
-        self.origin = origin
+    def __init__(self, parts: JsonWalker, fields: JsonWalker, texts: Iterable[str], around: Surroundings) -> None:
+        """`parts`: the content parts; `fields`: the other fields of the message; `texts`: its plain text."""
+        self.origin = around.origin
         self.part_walker = parts
         self.field_walker = fields
-        self._budget = budget
+        self._around = around
         self._raw_texts = (*texts, *parts.texts, *fields.texts)
 
     @property
@@ -160,10 +165,18 @@ class MessageContent:
         """The URLs of all texts, each with its text, as far as the budget allows."""
         found: list[tuple[ReplyText, UrlMention]] = []
         for text in self.texts:
-            if self._budget.remaining > 0:
-                found += [(text, mention) for mention in text.mentions]
-                self._budget.remaining -= len(text.mentions)
+            if self._around.url_budget > 0:
+                found += [(text, self._without_prompt(mention)) for mention in text.mentions]
+                self._around.url_budget -= len(text.mentions)
         return found
+
+    def _without_prompt(self, mention: UrlMention) -> UrlMention:
+        """Return the mention without words of the prompt, which many upstreams repeat as its label or above it."""
+        has_words = self._around.client.has_words
+        is_label, is_before = (bool(each) and has_words(each) for each in (mention.label, mention.before))
+        if not (is_label or is_before):
+            return mention
+        return replace(mention, label="" if is_label else mention.label, before="" if is_before else mention.before)
 
     @cached_property
     def has_image_without_link(self) -> bool:
@@ -237,16 +250,22 @@ def _shown_images(content: MessageContent, text: ReplyText, mention: UrlMention)
 
 def _candidate(text: ReplyText, mention: UrlMention, secondary: bool) -> ImageCandidate:
     rejection, run = "", text.run_of(mention)
-    if is_unrelated(mention.before, mention.label) or is_auxiliary_key(mention.key):
+    leads_elsewhere = leads_away(mention.before, mention.label)
+    is_shown = mention.kind in IMAGE_MARKUP
+    if (
+        is_unrelated(mention.before, mention.label)
+        or is_auxiliary_key(mention.key)
+        or (leads_elsewhere and not is_shown)
+    ):
         rejection = "the words around it say that it is not the result"
-    elif run is None and mention.kind not in IMAGE_MARKUP and is_sample_code(mention.before):
+    elif run is None and not is_shown and is_sample_code(mention.before):
         rejection = "it stands in a command"
     elif is_poster(mention, text.videos):
         rejection = "it is the poster of a video"
     elif mention.is_truncated and classify_url(mention.url) is not UrlKind.IMAGE:
         rejection = "it is cut off"
     shown_as = (last_clause(mention.before), mention.label) if run is None else None
-    return ImageCandidate(run or mention.url, secondary, rejection, shown_as=shown_as)
+    return ImageCandidate(run or mention.url, secondary or leads_elsewhere, rejection, shown_as=shown_as)
 
 
 def _in_data_urls(content: MessageContent) -> Iterator[ImageCandidate]:
@@ -348,9 +367,9 @@ def find_images(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage
 def find_guesses(reply: ChatReply, sent: Collection[str] = ()) -> list[FoundImage]:
     """Return the URLs that may lead to an image although nothing says so, the likeliest first, a few at most."""
     extractor = _Extractor(CandidateFilter(sent))
-    budget = UrlBudget()
-    contents = [_content_of(message, budget, reply.upstream_origin) for message in reply.messages]
-    contents.append(_content_beside(reply, budget))
+    around = Surroundings(reply.upstream_origin, extractor.candidate_filter.client)
+    contents = [_content_of(message, around) for message in reply.messages]
+    contents.append(_content_beside(reply, around))
     guesses = sorted((guess for content in contents for guess in extractor.guess(content)), key=lambda each: each[0])
     unique = {guess.url: guess for _, guess in reversed(guesses)}
     return list(reversed(unique.values()))[:_MAX_GUESSES]
@@ -371,26 +390,26 @@ def _search(reply: ChatReply, extractor: "_Extractor") -> Iterable[FoundImage]:
     What stands beside the messages is searched if they hold no image in structured form. It replaces their images if
     they hold none at all, or if it holds one in structured form.
     """
-    budget = UrlBudget()
-    messages = [extractor.extract(_content_of(message, budget, reply.upstream_origin)) for message in reply.messages]
+    around = Surroundings(reply.upstream_origin, extractor.candidate_filter.client)
+    messages = [extractor.extract(_content_of(message, around)) for message in reply.messages]
     found = [image for images in messages for image in images]
     if reply.bodies and not any(image.form in _STRUCTURED for image in found):
-        beside = extractor.extract(_content_beside(reply, budget))
+        beside = extractor.extract(_content_beside(reply, around))
         if not found or any(image.form in _STRUCTURED and not image.is_secondary for image in beside):
             found = beside
     unique = {image.url: image for image in reversed(found)}
     return reversed(unique.values())
 
 
-def _content_of(message: Mapping[str, Any], budget: UrlBudget, origin: str) -> MessageContent:
+def _content_of(message: Mapping[str, Any], around: Surroundings) -> MessageContent:
     others = {key: value for key, value in message.items() if key not in {"content", "parts"}}
     if "tool_calls" in others:
         others["tool_calls"] = join_calls(others["tool_calls"])
-    return MessageContent(walk_json(message["parts"]), walk_json(others), [message["content"]], budget, origin)
+    return MessageContent(walk_json(message["parts"]), walk_json(others), [message["content"]], around)
 
 
-def _content_beside(reply: ChatReply, budget: UrlBudget) -> MessageContent:
-    return MessageContent(NO_JSON, walk_json(list(reply.bodies)), (), budget, reply.upstream_origin)
+def _content_beside(reply: ChatReply, around: Surroundings) -> MessageContent:
+    return MessageContent(NO_JSON, walk_json(list(reply.bodies)), (), around)
 
 
 @dataclass(slots=True)

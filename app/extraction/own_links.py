@@ -1,4 +1,7 @@
-"""Recognize what the client itself has sent: its links and its images come back in some replies, but are no results."""
+"""Recognize what the client itself has sent and the reply repeats.
+
+Its links and its images are no results, and the words of its prompt say nothing about the image beside them.
+"""
 
 import html
 import re
@@ -16,6 +19,12 @@ _SCHEME = re.compile(r"^https?://")
 _CONTINUES = re.compile(r"[\w/%-]|\.\w")
 _BEGINS = re.compile(r"[\w-]$")
 _END = "/.,;:!?'\")]}&*_`> "
+#: What stands around a prompt that is repeated: markup, quotes, a name such as "Prompt:", dots where it was cut off.
+_NAME = re.compile(r"^[^\s:：][^:：]{0,24}[:：]\s*")
+_AROUND_PROMPT = " \t>*_#`|-.…\"'“”„«»「」『』《》:："
+#: With fewer letters, words stand in the prompt and in the reply by chance: "logo"; within a long prompt, with fewer
+#: than many: "the original image".
+_LEAST_WORDS, _MUCH = 4, 40
 
 
 class ClientTexts:
@@ -32,6 +41,16 @@ class ClientTexts:
     @cached_property
     def _runs(self) -> list[Base64Run]:
         return [run for text in self._texts for run in extract_base64(text)[1]]
+
+    @cached_property
+    def _words(self) -> list[str]:
+        """The texts that are no data URLs, in lower case and with single blanks."""
+        return [_plain_words(text) for text in self._texts if text[:5].lower() != "data:"]
+
+    def has_words(self, words: str) -> bool:
+        """Check for words that repeat a text of the client: its beginning, or much of it."""
+        spellings = {_plain_words(words), _plain_words(_NAME.sub("", words.strip(_AROUND_PROMPT)))}
+        return any(_repeats(each, text) for each in spellings if len(each) >= _LEAST_WORDS for text in self._words)
 
     def has_link(self, url: str) -> bool:
         """Check for a link of the client, however it is escaped, with http or https, with or without its query."""
@@ -54,6 +73,15 @@ class ClientTexts:
                 return True
             start = self._plain.find(link, end)
         return False
+
+
+def _plain_words(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(_AROUND_PROMPT)
+
+
+def _repeats(words: str, text: str) -> bool:
+    is_much = len(words) >= min(_MUCH, len(text) / 2)
+    return text.startswith(words) or (is_much and words in text)
 
 
 def _has_link(text: str) -> bool:

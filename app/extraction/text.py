@@ -3,6 +3,7 @@
 Hidden is what a person does not see as the answer: reasoning, comments, sample code.
 """
 
+import html
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -52,7 +53,9 @@ _NUMBERS = re.compile(r"\b(?:137,\s?80,|255,\s?216,\s?255|82,\s?73,\s?70,|71,\s?
 #: Languages of sample code, which shows how something is done. A code block in any other language may hold the result.
 _CODE = re.compile(
     r"```[ \t]*(?:python|py|bash|sh|shell|zsh|console|curl|http|javascript|js|typescript|ts|jsx|tsx|node|java|go|golang"
-    r"|php|ruby|rust|c|cpp|csharp|cs|kotlin|swift|powershell|sql|lua|css|svg|dockerfile)\b",
+    r"|php|ruby|rust|c|cpp|csharp|cs|kotlin|swift|powershell|sql|lua|css|svg|dockerfile)\b(?!:)"
+    # A block that begins with a brace, a bracket or a URL is data in whatever language.
+    r"(?![^\n`]{0,80}\n\s{0,80}(?:[{\[]|!\[|https?://|data:))",
     re.IGNORECASE,
 )
 #: A call of a tool that the model writes into its text. What it is called with is no result; its answer may be.
@@ -71,6 +74,12 @@ _ESCAPES = (
 )
 #: An entity that was escaped again: "&amp;lt;", "&amp;amp;quot;".
 _ESCAPED_ENTITY = re.compile(r"&(?:amp;)+(?=(?:lt|gt|quot|#34|#39|#x27|amp);)")
+#: Numbered entities of printable ASCII, as template engines write slashes. Quotes, brackets of tags and backslashes
+#: mean something in the JSON and HTML around a URL.
+_NUMBERED_ENTITY = re.compile(
+    r"&#(?!34;|39;|60;|62;|92;|x22;|x27;|x3[ce];|x5c;)(?:x[2-7][0-9a-f]|3[3-9]|[4-9][0-9]|1[01][0-9]|12[0-6]);",
+    re.IGNORECASE,
+)
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"))
 
 
@@ -138,10 +147,10 @@ def _has_numbers(text: str) -> bool:
 
 
 def _plain_slashes(text: str) -> str:
-    """Return the text without the escapes of slashes in JSON, which would hide that there is a URL."""
+    """Return the text without the escapes of slashes in JSON and HTML, which would hide that there is a URL."""
     for escape in ("\\/", "\\u002f", "\\u002F"):
         text = text.replace(escape, "/")
-    return text
+    return _NUMBERED_ENTITY.sub(lambda entity: html.unescape(entity[0]), text) if "&#" in text else text
 
 
 def _visible(text: str) -> str:

@@ -60,6 +60,8 @@ _PLACEHOLDER = re.compile(
     r"|[/_-](?:spinner|loading|loader|spacer|blank)[-_0-9x]{0,12}\.(?:gif|png|svg|webp)|[/_-]pixel\.gif|//encrypted-tbn[0-9]|[?&]q=tbn:|/th\?id=oip"
 )
 _HOST = re.compile(r"(?:[^\s/?#@]{1,200}@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
+#: What an HTML entity in a URL may stand for.
+_IN_URL = re.compile(r"[\w/&=?#.:%+~@!$()*,;-]")
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
 
 
@@ -88,9 +90,9 @@ _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _NON_ASCII_IMAGE = re.compile(rf".*\.(?:{_IMAGE})(?![A-Za-z0-9])(?:\?[!-~]*)?", re.IGNORECASE)
 #: The rest of a file name that contains blanks, up to the closing `>`, quote or parenthesis.
 _REST_IN_MARKUP = re.compile(r"([ ][^\n()<>\"']{1,300})[>\"']")
-_REST_IN_MARKDOWN = re.compile(r"([ ][^\n()<>\"]{1,300})\)")
+_REST_IN_MARKDOWN = re.compile(r"([ ](?:[^\n()<>\"]|\([^\n()<>\"]{0,60}\)){1,300})\)")
 #: What follows a complete URL in Markdown: a title, a size, or the end of the link.
-_END_OF_MARKDOWN = re.compile(r"\s+(?:[\"'(“]|=[0-9%]*x)|\s*[>)]")
+_END_OF_MARKDOWN = re.compile(r"\s+(?:[\"'“]|\([^()\n]{0,300}\)\s*\)|=[0-9%]*x)|\s*[>)]")
 
 
 class UrlKind(Enum):
@@ -178,10 +180,11 @@ def read_bare_url(text: str, start: int, *, in_emphasis: bool) -> tuple[str, int
     following = _NEXT_URL.search(url, 8) if "://" in url[8:] else None
     if following is None and "," in url:
         following = _NEXT_ENTRY.search(url)
-    url = url[: following.start()] if following else url
+    url = _cut_entity(url[: following.start()] if following else url)
     if (name := _NEXT_WORDS.search(url)) and classify_url(url) is not UrlKind.IMAGE:
         url = url[: name.end()]
-    url = _cut_non_ascii(_cut_parenthesis(url)).rstrip(".,;:!?'*~$" + ("_" if in_emphasis else ""))
+    url = _cut_non_ascii(_cut_parenthesis(url)).rstrip(".,;:!?'*~$%" + ("_" if in_emphasis else ""))
+    url = url.removesuffix("==") if text.startswith("==", start - 2) else url
     return url, start + len(url)
 
 
@@ -253,6 +256,13 @@ def _cut_parenthesis(url: str) -> str:
         if depth < 0 or count > _MAX_PARENTHESES:
             return url[: match.start()]
     return url
+
+
+def _cut_entity(url: str) -> str:
+    """Cut the URL at the first HTML entity of a character that ends URLs in prose: a quote, a blank."""
+    entities = _ENTITY.finditer(url) if "&" in url else ()
+    ends = (entity.start() for entity in entities if _IN_URL.fullmatch(html.unescape(entity[0])) is None)
+    return url[: next(ends, len(url))]
 
 
 def _cut_non_ascii(url: str) -> str:

@@ -110,13 +110,21 @@ ELSEWHERE_WORDS = compile_words(
     ขออภัย กฎ
     """
 )
-#: What says that an image is not the result even if there is no other: an example, a source, a search result.
+#: What says that an image is not the result even if there is no other: its source, a search result, a code to scan.
 UNRELATED_WORDS = re.compile(
-    r"\b(?:for example|e\.g\.|search results?|image search|web search|courtesy of|see also|read more|learn more"
-    r"|powered by|on the (?:web|internet)|from (?:the )?(?:web|internet|google|bing|unsplash|pexels|pixabay|wiki\w*))\b"
-    r"|\b(?:sources?|references?|citations?|quellen?|fuentes?|fonti?|fontes?|bronn?en?|źródł[oa]|kaynak|sumber|nguồn|источники?)"
-    r"\s?[:：]|documentation|例如|比如|搜索结果|搜尋結果|(?:来源|來源|出典|출처|المصدر|स्रोत|ที่มา)\s?[:：]"
-    r"|出处|參考資料|参考资料|参考链接|文档|教程|扫码|加群|交流群|公众号",
+    r"\b(?:search results?|image search|web search|courtesy of|on the (?:web|internet)"
+    r"|from (?:the )?(?:web|internet|google|bing|wiki\w*))\b"
+    # Names of places for photos, whose spelling is the same in all languages.
+    r"|\b(?:unsplash|pexels|pixabay|shutterstock|wikimedia)\b"
+    r"|\b(?:sources?|ref(?:erence)?s?|citations?|quellen?|fuentes?|fonti?|fontes?|bronn?en?|źródł[oa]|kaynak|sumber|nguồn|источники?)"
+    r"\s?[:：]|搜索结果|搜尋結果|(?:来源|來源|出典|출처|المصدر|स्रोत|ที่มา)\s?[:：]"
+    r"|出处|參考資料|参考资料|参考链接|扫码|加群|交流群|关注.{0,8}公众号",
+    re.IGNORECASE,
+)
+#: What sends the reader elsewhere, or is what an image is about: an example, documentation. Of an image that is shown,
+#: these words may repeat what it shows, so they count only beside a better one.
+AWAY_WORDS = re.compile(
+    r"\b(?:for example|e\.g\.|see also|read more|learn more|powered by)\b|documentation|例如|比如|文档|教程|公众号",
     re.IGNORECASE,
 )
 #: Sizes in which one image is offered, by rank. Words that stand alone in a label or at the end of a name.

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.extraction.filters import is_secondary, is_unrelated, last_clause
+from app.extraction.filters import is_secondary, is_unrelated, last_clause, leads_away
+from app.extraction.own_links import ClientTexts
 
 URL = "https://cdn.example.com/gen/a1.png"
 
@@ -29,10 +30,51 @@ def test_a_secondary_image_is_known_by_words_label_or_path(words: str, label: st
 
 @pytest.mark.parametrize(
     ("words", "label", "unrelated"),
-    [("Source: ", "", True), ("", "powered by x", True), ("来源：", "", True), ("Result: ", "image", False)],
+    [
+        ("Source: ", "", True),
+        ("", "fox from Wikimedia", True),
+        ("", "powered by x", False),
+        ("来源：", "", True),
+        ("Result: ", "image", False),
+    ],
 )
 def test_an_unrelated_image_is_known_by_words(words: str, label: str, unrelated: bool) -> None:
     assert is_unrelated(words, label) is unrelated
+
+
+@pytest.mark.parametrize(
+    ("words", "label", "away"),
+    [
+        ("For example: ", "", True),
+        ("", "documentation of a fox", True),
+        ("教程：", "", True),
+        ("Result: ", "fox", False),
+    ],
+)
+def test_an_image_beside_the_result_may_stand_in_documentation(words: str, label: str, away: bool) -> None:
+    assert leads_away(words, label) is away
+
+
+PROMPT = "Edit this: keep the original image, but  paint a red fox with a hat in the foreground"
+
+
+@pytest.mark.parametrize(
+    ("words", "repeated"),
+    [
+        (PROMPT, True),
+        ("Edit this: keep the original...", True),
+        (f"**Prompt:** {PROMPT.upper()}", True),
+        ("keep the original image, but paint a red fox with a hat", True),
+        ("original image", False),
+        ("Edi", False),
+        ("Result:", False),
+        ("data:image/png", False),
+    ],
+)
+def test_words_that_repeat_the_prompt_are_recognized_by_its_beginning_or_by_much_of_it(
+    words: str, repeated: bool
+) -> None:
+    assert ClientTexts([PROMPT, "data:image/png;base64,iVBORw0KGgo"]).has_words(words) is repeated
 
 
 @pytest.mark.parametrize(
